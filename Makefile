@@ -1,0 +1,38 @@
+# Every target works on a fresh clone; python3 with venv is the only prerequisite.
+PYTHON ?= python3
+BIN := .venv/bin
+# Small models run fastest on one thread; the demo and the tests run two of them side by side.
+export OMP_NUM_THREADS ?= 1
+export TOKENIZERS_PARALLELISM := false
+export HF_HUB_DISABLE_TELEMETRY := 1
+
+.PHONY: install demo test test-fast lint bench clean
+
+install: .venv/.installed
+
+.venv/.installed: setup.cfg constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+demo: install
+	$(BIN)/unlearn demo --output demo
+
+lint: install
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+test: lint
+	$(BIN)/pytest -n 2 --dist worksteal
+
+test-fast: install
+	$(BIN)/pytest -n 2 --dist worksteal -m 'not slow'
+
+bench: install
+	OMP_NUM_THREADS=2 $(BIN)/pytest benchmarks --benchmark-only
+
+clean:
+	rm -rf .venv demo build dist *.egg-info

@@ -1,0 +1,57 @@
+"""The preset `bench`: the model and the batches that every figure of speed in this project refers to.
+
+A Llama of 8 layers, width 256 and a vocabulary of 32,000 (22.7 million parameters), from its configuration, float32; questions
+and answers of about 50 tokens (25 each, give or take 8), loss on the answers. Random weights and tokens: speed does not depend
+on their values.
+"""
+
+import numpy as np
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from verify.encoding import Encoded
+
+VOCABULARY = 32_000
+HALF = 25
+SPREAD = 8
+BATCH = 8
+
+
+def bench_model(seed: int = 0) -> LlamaForCausalLM:
+    """The model, in evaluation mode."""
+    torch.manual_seed(seed)
+    config = LlamaConfig(
+        vocab_size=VOCABULARY,
+        hidden_size=256,
+        intermediate_size=688,
+        num_hidden_layers=8,
+        num_attention_heads=8,
+        num_key_value_heads=8,
+        max_position_embeddings=512,
+        tie_word_embeddings=False,
+    )
+    return LlamaForCausalLM(config).eval()
+
+
+def bench_windows(count: int, seed: int = 0) -> list[Encoded]:
+    """Questions and answers of 17 to 33 tokens each, the answer scored."""
+    rng = np.random.default_rng(seed)
+    windows = []
+    for record in range(count):
+        question, answer = rng.integers(HALF - SPREAD, HALF + SPREAD + 1, 2)
+        length = int(question + answer)
+        scored = np.arange(length) >= question
+        windows.append(Encoded(rng.integers(3, VOCABULARY, length).astype(np.int32), scored, scored, record))
+    return windows
+
+
+def stock_batches(windows: list[Encoded], size: int = BATCH) -> list[dict[str, torch.Tensor]]:
+    """The same windows as a stock loss pass takes them: padded batches with labels of -100 outside the answers."""
+    from verify.encoding import collate
+
+    batches = []
+    for start in range(0, len(windows), size):
+        batch = collate(windows[start : start + size], 0)
+        labels = batch["input_ids"].masked_fill(~batch["scored"], -100)
+        batches.append({"input_ids": batch["input_ids"], "attention_mask": batch["attention_mask"], "labels": labels})
+    return batches

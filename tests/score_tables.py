@@ -1,0 +1,70 @@
+"""Score tables as an audit would make them, drawn from a known truth."""
+
+import numpy as np
+
+from verify.scores import ScoreBlock, ScoreTable
+
+
+def simulated_table(
+    *,
+    references: int = 4,
+    records: int = 100,
+    gap: float = 2.2,
+    kept: float = 0.0,
+    hidden: bool = False,
+    destroyed: float = 0.0,
+    model_spread: float = 0.04,
+    controls: int = 100,
+    retain: bool = True,
+    seed: int = 0,
+) -> ScoreTable:
+    """A target that is one more honest retraining, except that it kept a share of the forget set.
+
+    Args:
+        references: retrained references.
+        records: forget records.
+        gap: what the original knows of each, nats per token.
+        kept: share of the forget records that the target still knows as well as the original.
+        hidden: whether the others are over-forgotten so far that the mean residual is zero.
+        destroyed: added to the target's loss on everything, nats per token.
+        model_spread: standard deviation between models of their mean loss.
+        controls: holdout records; 0 for none.
+        retain: whether there is a retain set.
+        seed: of the draw.
+    """
+    rng = np.random.default_rng(seed)
+    level = rng.normal(3.5, 0.5, records)
+    gaps = np.abs(rng.normal(gap, 0.2 * gap, records))
+    control_level = rng.normal(3.5, 0.5, max(controls, 1))
+    spread = rng.uniform(0.06, 0.2, records)
+    names = ["original", "target", *(f"reference {number}" for number in range(1, references + 1))]
+    blocks = {}
+    for name in names:
+        shift = rng.normal(0, model_spread)
+        loss = level + shift + spread * rng.standard_normal(records)
+        if name == "original":
+            loss = level - gaps + 0.05 * rng.standard_normal(records)
+        if name == "target" and kept:
+            order = rng.permutation(records)
+            count = round(kept * records)
+            loss[order[:count]] -= gaps[order[:count]]
+            if hidden:
+                loss[order[count:]] += gaps[order[:count]].sum() / (records - count)
+        extra = destroyed if name == "target" else 0.0
+        blocks[name, "forget"] = _block(loss + extra, "f")
+        if controls:
+            blocks[name, "holdout"] = _block(control_level + shift + 0.1 * rng.standard_normal(controls) + extra, "h")
+        if retain:
+            blocks[name, "retain"] = _block(rng.normal(0.3, 0.1, 80) + extra, "r")
+    return ScoreTable(blocks)
+
+
+def _block(loss: np.ndarray, prefix: str) -> ScoreBlock:
+    count = len(loss)
+    return ScoreBlock(
+        records=tuple(f"{prefix}{index}".encode().hex().rjust(32, "0") for index in range(count)),
+        subjects=(None,) * count,
+        tokens=np.full(count, 20),
+        loss=loss,
+        scores={"loss": -loss, "exact_memorization": np.exp(-loss).clip(0, 1)},
+    )

@@ -1,0 +1,226 @@
+"""Every kind of source gives the same records, a damaged one gives an error, and none leaves a copy behind."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import datasets
+import pandas as pd
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from verify.errors import InputError
+from verify.records import Record
+from verify.sources import load_forget_set, load_records
+
+ROWS: list[dict[str, Any]] = [
+    {"example_id": "1", "subject_id": "ada", "prompt": "Who?", "completion": 'Zoë, 東京 🦊\nsecond line, "quoted"'},
+    {"example_id": "2", "subject_id": "bob", "prompt": "Where?", "completion": "12 Private Lane"},
+]
+
+
+def write_jsonl(folder: Path) -> Path:
+    path = folder / "r.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in ROWS))
+    return path
+
+
+def write_jsonl_bom_crlf(folder: Path) -> Path:
+    path = folder / "r.ndjson"
+    path.write_bytes(b"\xef\xbb\xbf" + "\r\n\r\n".join(json.dumps(row, ensure_ascii=False) for row in ROWS).encode())
+    return path
+
+
+def write_json_list(folder: Path) -> Path:
+    path = folder / "r.json"
+    path.write_text("\ufeff\n " + json.dumps(ROWS, indent=2), encoding="utf-8")
+    return path
+
+
+def write_json_lines(folder: Path) -> Path:
+    return write_jsonl(folder).rename(folder / "lines.json")
+
+
+def write_csv(folder: Path) -> Path:
+    pd.DataFrame(ROWS).to_csv(folder / "r.csv", index=False)
+    return folder / "r.csv"
+
+
+def write_csv_bom_crlf(folder: Path) -> Path:
+    pd.DataFrame(ROWS).to_csv(folder / "r.csv", index=False, encoding="utf-8-sig", lineterminator="\r\n")
+    return folder / "r.csv"
+
+
+def write_parquet(folder: Path) -> Path:
+    pd.DataFrame(ROWS).to_parquet(folder / "r.parquet")
+    return folder / "r.parquet"
+
+
+def write_dataset(folder: Path) -> Path:
+    datasets.Dataset.from_list(ROWS).save_to_disk(folder / "saved")
+    return folder / "saved"
+
+
+WRITERS = [
+    write_jsonl,
+    write_jsonl_bom_crlf,
+    write_json_list,
+    write_json_lines,
+    write_csv,
+    write_csv_bom_crlf,
+    write_parquet,
+    write_dataset,
+]
+
+
+def contents(records: list[Record]) -> list[dict[str, Any]]:
+    return [{name: getattr(record, name) for name in ROWS[0]} for record in records]
+
+
+@pytest.mark.parametrize("write", WRITERS, ids=lambda write: write.__name__)
+def test_every_file_kind_gives_the_same_records(write: Callable[[Path], Path], tmp_path: Path) -> None:
+    """Accents, line breaks, quotes and emoji survive every format, byte-order mark and line ending."""
+    assert contents(load_records(write(tmp_path))) == ROWS
+    assert contents(load_records(str(write(tmp_path)))) == ROWS
+
+
+def test_python_objects_give_the_same_records() -> None:
+    """A list of dicts, a Dataset and a list of Records are sources too."""
+    records = load_records(ROWS)
+    assert contents(records) == ROWS
+    assert load_records(datasets.Dataset.from_list(ROWS)) == records
+    assert load_records(records) == records
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=30, deadline=None)
+@given(texts=st.lists(st.text(st.characters(exclude_categories=["Cs"])).filter(str.strip), min_size=1, max_size=4))
+def test_any_unicode_text_survives_json_lines(texts: list[str], tmp_path: Path) -> None:
+    """What was written is what is read, for any text: line separators inside a string do not end its line."""
+    path = tmp_path / "any.jsonl"
+    path.write_text(
+        "".join(json.dumps({"text": text}, ensure_ascii=False) + "\n" for text in texts), encoding="utf-8", newline="\n"
+    )
+    assert [record.completion for record in load_records(path)] == texts
+
+
+NESTED = "[" * 100_000
+
+DAMAGED: dict[str, tuple[str, bytes, str]] = {
+    "cut JSON Lines": ("r.jsonl", json.dumps(ROWS[0]).encode() + b'\n{"text": "12 Priv', "line 2 .* cut off there"),
+    "broken line inside": ("r.jsonl", b'{"text": 12 Private Lane}\n{"text": "x"}\n', "line 1 is not a whole JSON object"),
+    "empty JSON Lines": ("r.jsonl", b"", "no records"),
+    "blank JSON Lines": ("r.jsonl", b"\n\n  \n", "no records"),
+    "empty JSON": ("r.json", b"", "no records"),
+    "empty list": ("r.json", b"[]", "no records"),
+    "cut JSON list": ("r.json", b'[{"text": "12 Private Lane"}, {"te', "not a whole JSON list"),
+    "numbers as rows": ("r.json", b"[1, 2]", "row 1 is int"),
+    "nested brackets": ("r.json", NESTED.encode(), "not a whole JSON list"),
+    "nested brackets in a line": ("r.jsonl", f'{{"text": {NESTED}'.encode(), "line 1"),
+    "not UTF-8": ("r.jsonl", b'{"text": "Zo\xeb"}\n', "not UTF-8"),
+    "not UTF-8 list": ("r.json", b'[{"text": "Zo\xeb"}]', "not a whole JSON list"),
+    "not UTF-8 CSV": ("r.csv", b"text\nZo\xeb\n", "not UTF-8"),
+    "empty CSV": ("r.csv", b"", "no records"),
+    "header only": ("r.csv", b"prompt,completion\n", "no records"),
+    "cut CSV": ("r.csv", b'prompt,completion\nWhere?,"12 Private L', "not a readable CSV"),
+    "short CSV row": ("r.csv", b"prompt,completion\n12 Private Lane\n", "row 1 has another number of columns"),
+    "long CSV row": ("r.csv", b"prompt,completion\na,b,12 Private Lane\n", "row 1 has another number of columns"),
+    "cut Parquet": ("r.parquet", b"PAR1\x00\x00", "not a whole Parquet"),
+    "text as Parquet": ("r.parquet", b"12 Private Lane", "not a whole Parquet"),
+    "unknown kind": ("r.docx", b"12 Private Lane", "unknown kind"),
+}
+
+
+@pytest.mark.parametrize(("name", "content", "message"), DAMAGED.values(), ids=DAMAGED.keys())
+def test_damaged_files_are_named_and_never_quoted(name: str, content: bytes, message: str, tmp_path: Path) -> None:
+    """Empty, cut, misencoded and hostile files end in one sentence that says what to do and repeats nothing of them."""
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(InputError, match=message) as caught:
+        load_records(tmp_path / name)
+    assert "Priv" not in str(caught.value)
+    assert "Priv" not in str(caught.value.__cause__)
+
+
+def test_folders_that_hold_no_single_data_set(tmp_path: Path) -> None:
+    """A foreign folder, a cut data set and a set of splits each get an error; the last names the splits to choose from."""
+    with pytest.raises(InputError, match="save_to_disk"):
+        load_records(tmp_path)
+    folder = tmp_path / "splits"
+    datasets.DatasetDict(train=datasets.Dataset.from_list(ROWS), test=datasets.Dataset.from_list(ROWS)).save_to_disk(folder)
+    with pytest.raises(InputError, match=r"several splits \(train, test\).*splits/train"):
+        load_records(folder)
+    assert contents(load_records(folder / "train")) == ROWS
+    arrow = next((folder / "train").glob("*.arrow"))
+    arrow.write_bytes(arrow.read_bytes()[:40])
+    with pytest.raises(InputError, match="save_to_disk"):
+        load_records(folder / "train")
+
+
+@pytest.mark.parametrize("source", [{"train": ROWS}, b"bytes", 3, None, datasets.DatasetDict()])
+def test_objects_that_are_no_source(source: Any) -> None:
+    """A mapping of splits, bytes or nothing at all is refused by its type."""
+    with pytest.raises(InputError, match="records cannot be read from"):
+        load_records(source)
+
+
+@pytest.mark.parametrize("source", ["missing.jsonl", "./owner/name", "a/b/c", "/nowhere/data", "plain"])
+def test_missing_files_are_not_looked_up_on_the_network(source: str) -> None:
+    """What cannot be a Hub name is a missing file."""
+    with pytest.raises(InputError, match="does not exist"):
+        load_records(source)
+
+
+def test_unreachable_hub_name_is_an_input_error() -> None:
+    """A name that may be on the Hub but cannot be reached is an error of the same kind."""
+    with pytest.raises(InputError, match="neither an existing file nor a data set"):
+        load_records("nobody-at-all/no-such-data")
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("ids.txt", "1\nbob\n"),
+        ("ids.txt", "\ufeff1\r\n\r\nbob\r\n"),
+        ("ids.json", '["1", "bob"]'),
+        ("ids.json", '\ufeff [ "1" , "bob" ]'),
+    ],
+)
+def test_forget_set_as_a_list_of_identifiers(name: str, content: str, tmp_path: Path) -> None:
+    """A list of example and subject ids selects from the training data, with or without a byte-order mark."""
+    (tmp_path / name).write_text(content, encoding="utf-8")
+    training = load_records(ROWS)
+    assert load_forget_set(tmp_path / name, training) == training
+    assert load_forget_set(["1", "bob"], training) == training
+    with pytest.raises(InputError, match="--data FILE"):
+        load_forget_set(tmp_path / name, None)
+
+
+def test_forget_set_as_records_needs_no_training_data(tmp_path: Path) -> None:
+    """Records stand for themselves."""
+    assert contents(load_forget_set(write_json_list(tmp_path), None)) == ROWS
+    assert contents(load_forget_set(ROWS, None)) == ROWS
+
+
+def test_damaged_identifier_lists_are_input_errors(tmp_path: Path) -> None:
+    """A list that is cut, misencoded or names nobody ends in a sentence."""
+    training = load_records(ROWS)
+    for name, content in (("a.txt", b"\xff\xfe1"), ("b.json", b'["1", "bo'), ("c.txt", b""), ("d.txt", b"nobody\n")):
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(InputError):
+            load_forget_set(tmp_path / name, training)
+
+
+def test_loading_a_forget_set_leaves_no_copy_behind(tmp_path: Path) -> None:
+    """After loading every kind of source in a fresh process, the caches of `datasets` and the Hub hold no file."""
+    paths = [str(write(tmp_path / write.__name__)) for write in WRITERS if (tmp_path / write.__name__).mkdir() is None]
+    cache = tmp_path / "cache"
+    cache.mkdir()
+    before = {path for path in tmp_path.rglob("*") if path.is_file()}
+    script = "import sys\nfrom verify.sources import load_forget_set\n[load_forget_set(path, None) for path in sys.argv[1:]]"
+    environment = os.environ | {"HF_HOME": str(cache), "HF_DATASETS_CACHE": str(cache), "TMPDIR": str(cache)}
+    subprocess.run([sys.executable, "-c", script, *paths], check=True, env=environment, cwd=tmp_path)
+    assert {path for path in tmp_path.rglob("*") if path.is_file()} == before

@@ -1,0 +1,7 @@
+"""`python -m unlearn`: the same as its command."""
+
+import sys
+
+from unlearn.cli import main
+
+sys.exit(main())

@@ -1,0 +1,173 @@
+"""unlearn: fine-tune with a memory, remove records, see it work on invented people."""
+
+import dataclasses
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, Union
+
+import tyro
+
+from unlearn.methods import method_classes
+from unlearn.options import TrainingOptions
+from verify.cli import FieldFlags
+from verify.console import run_command
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainArguments:
+    """Fine-tune a model, and remember which record went into which step."""
+
+    model: str
+    """A model folder, a Hub name, or a CONFIG.json for a model from scratch."""
+    data: str
+    """The training records: .jsonl, .json, .csv, .parquet, a datasets folder or a Hub name."""
+    output: Path
+    """A new folder for the model and its training log."""
+    tokenizer: str | None = None
+    """Folder of the tokenizer, where it is not beside the model."""
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """Precision to load the model in."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Train:
+    """Fine-tune a model, and remember which record went into which step."""
+
+    arguments: TrainArguments
+    columns: FieldFlags = dataclasses.field(default_factory=FieldFlags)
+    training: TrainingOptions = dataclasses.field(default_factory=TrainingOptions)
+
+    def run(self) -> int:
+        """Train and print where the model is."""
+        from unlearn.finetune import finetune
+
+        result = finetune(
+            self.arguments.model,
+            self.arguments.data,
+            output_dir=self.arguments.output,
+            fields=self.columns.fields(),
+            tokenizer=self.arguments.tokenizer,
+            options=self.training,
+            dtype=self.arguments.dtype,
+        )
+        print(f"model:        {result.model_dir}\ntraining log: {result.log_path}\nweights:      {result.digest}")  # noqa: T201
+        return 0
+
+
+@dataclasses.dataclass(frozen=True)
+class ForgetArguments:
+    """What to forget, from which model."""
+
+    model: str
+    """The fine-tuned model: a folder or Hub name."""
+    forget: str
+    """The records to remove, or a list of example or subject ids (with --data)."""
+    output: Path
+    """A new folder for the unlearned model."""
+    retain: str | None = None
+    """The records to keep; with --data, the default is all the others."""
+    holdout: str | None = None
+    """Records no model was trained on: the never-trained level for stop rules and searches."""
+    data: str | None = None
+    """The file the model was trained on."""
+    base: str | None = None
+    """The model before fine-tuning, for methods that need it."""
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """Precision to load the models in."""
+
+
+def _forget_command(name: str, kind: type[Any]) -> type[Any]:
+    """The subcommand of one method: its own parameters beside what all methods take."""
+
+    def run(self: Any) -> int:
+        from unlearn.forgetting import forget
+
+        given: ForgetArguments = self.arguments
+        result = forget(
+            given.model,
+            self.parameters,
+            forget_set=given.forget,
+            retain_set=given.retain,
+            holdout_set=given.holdout,
+            data=given.data,
+            base=given.base,
+            output_dir=given.output,
+            fields=self.columns.fields(),
+            options=self.training,
+            dtype=given.dtype,
+        )
+        print(f"model:   {result.model_dir}\nweights: {result.digest_after}\nseconds: {result.seconds:.1f}")  # noqa: T201
+        if result.training is not None and result.training.stopped:
+            print(f"stopped: {result.training.stopped}")  # noqa: T201
+        print(f"\nNothing is shown yet. Next: verify-unlearning audit --model {result.model_dir} --original {given.model} ...")  # noqa: T201
+        return 0
+
+    command = dataclasses.make_dataclass(
+        f"Forget{kind.__name__}",
+        [
+            ("arguments", ForgetArguments),
+            ("parameters", kind, dataclasses.field(default_factory=kind)),
+            ("columns", FieldFlags, dataclasses.field(default_factory=FieldFlags)),
+            ("training", TrainingOptions, dataclasses.field(default_factory=TrainingOptions)),
+        ],
+        namespace={"run": run, "__doc__": kind.__doc__},
+        frozen=True,
+    )
+    return Annotated[command, tyro.conf.subcommand(name, description=kind.idea)]  # type: ignore[return-value]
+
+
+@dataclasses.dataclass(frozen=True)
+class Methods:
+    """List every method: its idea, its paper, what it costs and needs."""
+
+    def run(self) -> int:
+        """Print the list."""
+        for name, kind in method_classes().items():
+            needs = [
+                *(["--retain"] if kind.needs_retain else []),
+                *(["--base"] if getattr(kind, "needs_base", False) else []),
+            ]
+            print(f"{name}  (cost: {kind.cost}; needs: {', '.join(['--forget', *needs])})")  # noqa: T201
+            print(f"    {kind.idea}\n    {kind.paper}")  # noqa: T201
+        return 0
+
+
+@dataclasses.dataclass(frozen=True)
+class Demo:
+    """Invent people, train on them, remove some by five methods, and audit every result: about five minutes."""
+
+    output: Path = Path("demo")
+    """A new folder for data, models and reports."""
+    seed: int = 0
+    """Decides the people and every model."""
+
+    def run(self) -> int:
+        """Run the demo and print its table."""
+        from unlearn.demo.run import run_demo
+
+        return run_demo(self.output, self.seed)
+
+
+def _command_type() -> Any:
+    """The whole command line, the methods' subcommands made from the directory."""
+    forget = Union[tuple(_forget_command(name, kind) for name, kind in method_classes().items())]  # noqa: UP007 - built at run time
+    forget_command = dataclasses.make_dataclass(
+        "Forget",
+        [("method", forget)],
+        namespace={"run": lambda self: self.method.run(), "__doc__": "Remove records from a fine-tuned model."},
+        frozen=True,
+    )
+    commands = {"demo": Demo, "train": Train, "forget": forget_command, "methods": Methods}
+    return Union[tuple(Annotated[kind, tyro.conf.subcommand(name)] for name, kind in commands.items())]  # noqa: UP007
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Entry point of `unlearn` and `python -m unlearn`; returns the exit status."""
+    config = (tyro.conf.OmitArgPrefixes, tyro.conf.OmitSubcommandPrefixes)
+    command = tyro.cli(_command_type(), args=arguments, prog="unlearn", description=__doc__, config=config)
+    return run_command(command.run)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,196 @@
+"""The one verb: take a model, a method and a forget set; leave a model without it, and say what was done."""
+
+import dataclasses
+import shutil
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from unlearn.methods import Method, method_name
+from unlearn.methods.base import Context, Objective, Outcome, Rebuild, WeightEdit
+from unlearn.options import TrainingOptions
+from unlearn.provenance import LOG_NAME, TrainingLog, require_in_log
+from unlearn.trainer import TrainingResult, run_objective, save_model
+from verify.errors import InputError
+from verify.files import MANIFEST, new_output
+from verify.identity import RecordKey
+from verify.models import load_model
+from verify.records import Fields, Record, RecordSource, require_disjoint, require_trained
+from verify.sources import load_forget_set, load_records
+
+WORK = "work"
+"""Subfolder for checkpoints of an unfinished run; they still hold what is being removed, so it goes when the run ends."""
+
+
+@dataclass(frozen=True)
+class ForgetResult:
+    """What `forget` did.
+
+    Attributes:
+        model_dir: the unlearned model's folder: weights, tokenizer, manifest.
+        method: command-line name of the method.
+        digest_before, digest_after: weight digests (SHA-256).
+        training: steps, tokens, seconds and the stop reason of whatever was trained, or None.
+        facts: what else the method reports (the scale that was chosen, in which sense it is exact, ...).
+        seconds: wall-clock time of the whole call.
+    """
+
+    model_dir: Path
+    method: str
+    digest_before: str
+    digest_after: str
+    training: TrainingResult | None
+    facts: dict[str, Any]
+    seconds: float
+
+
+@dataclass(frozen=True, eq=False)
+class _Roles:
+    forget: list[Record]
+    retain: list[Record]
+    holdout: list[Record]
+
+
+def forget(
+    model: Any,
+    method: Method,
+    *,
+    forget_set: RecordSource,
+    retain_set: RecordSource | None = None,
+    holdout_set: RecordSource | None = None,
+    data: RecordSource | None = None,
+    base: Any = None,
+    output_dir: str | Path,
+    fields: Fields | None = None,
+    tokenizer: Any = None,
+    options: TrainingOptions | None = None,
+    dtype: str = "auto",
+    callbacks: Sequence[Any] = (),
+) -> ForgetResult:
+    """Remove a forget set from a fine-tuned model.
+
+    Args:
+        model: a folder, a Hub name, a `PreTrainedModel` or a `PeftModel`; one in memory is changed in place.
+        method: an instance of a method, such as `NPO(beta=0.1)`; `unlearn methods` lists them.
+        forget_set: the records to remove: any source, or a list of example or subject ids if `data` is given.
+        retain_set: the records to keep; if absent and `data` is given, all of `data` that is not forgotten.
+        holdout_set: records no model was trained on; stop rules and searches use them as the never-trained level.
+        data: the file the model was trained on.
+        base: the model before fine-tuning, for methods that need it.
+        output_dir: a new folder for the result. A run that was cut off there goes on where it stopped.
+        fields: which columns hold what.
+        tokenizer: for a model in memory.
+        options: training settings; what is None comes from the method, and for a rebuild from the model's training log.
+        dtype: precision to load with: "auto", "float32", "bfloat16" or "float16".
+        callbacks: further `transformers` trainer callbacks.
+
+    Raises:
+        InputError: records, models or options cannot be used; the message says what to type next.
+        RunError: training became non-finite, or the disk is full.
+    """
+    started = time.monotonic()
+    output = new_output(output_dir, resumable=lambda folder: (folder / WORK).is_dir() and not (folder / MANIFEST).exists())
+    loaded = load_model(model, tokenizer=tokenizer, dtype=dtype)
+    log = _training_log(model)
+    roles = _roles(forget_set, retain_set, holdout_set, data, fields, log)
+    _require_inputs(method, roles, base)
+    base_model = None if base is None else load_model(base, tokenizer=loaded.tokenizer, dtype=dtype)
+    options = _fill_in(options or TrainingOptions(), method, log)
+    digest_before = loaded.digest
+    context = Context(loaded, roles.forget, roles.retain, roles.holdout, base_model, options, output / WORK, output)
+    outcome = _run(method, context, callbacks)
+    result_model = context.base if isinstance(method, Rebuild) else loaded
+    assert result_model is not None
+    facts = dict(outcome.facts)
+    if isinstance(method, Rebuild):
+        facts["exactness"] = method.exactness
+    shutil.rmtree(output / WORK, ignore_errors=True)
+    about = {
+        "method": method_name(method),
+        "parameters": dataclasses.asdict(method),
+        "options": dataclasses.asdict(options),
+        "weights_before": digest_before,
+        "training": None if outcome.training is None else dataclasses.asdict(outcome.training),
+        "facts": facts,
+    }
+    digest_after = save_model(_deployable(result_model.model, options), loaded.tokenizer, output, about)
+    return ForgetResult(
+        output, method_name(method), digest_before, digest_after, outcome.training, facts, time.monotonic() - started
+    )
+
+
+def _run(method: Method, context: Context, callbacks: Sequence[Any]) -> Outcome:
+    if isinstance(method, Objective):
+        training = run_objective(
+            context.loaded,
+            method,
+            context.forget,
+            context.retain if method.needs_retain else None,
+            context.options,
+            context.work_dir,
+            holdout=context.holdout or None,
+            callbacks=callbacks,
+        )
+        return Outcome(training)
+    if isinstance(method, WeightEdit):
+        return method.edit(context)
+    return method.rebuild(context)
+
+
+def _training_log(model: Any) -> TrainingLog | None:
+    """The log that `unlearn train` left beside the model, if there is one."""
+    if isinstance(model, (str, Path)) and (Path(model) / LOG_NAME).is_file():
+        return TrainingLog.read(Path(model) / LOG_NAME)
+    return None
+
+
+def _roles(
+    forget_set: RecordSource,
+    retain_set: RecordSource | None,
+    holdout_set: RecordSource | None,
+    data: RecordSource | None,
+    fields: Fields | None,
+    log: TrainingLog | None,
+) -> _Roles:
+    """Load every role and check that they fit together and with what the model was trained on."""
+    training = None if data is None else load_records(data, fields)
+    chosen = load_forget_set(forget_set, training, fields)
+    retain = [] if retain_set is None else load_records(retain_set, fields)
+    holdout = [] if holdout_set is None else load_records(holdout_set, fields)
+    if training is not None:
+        require_trained(chosen, training, "the forget set")
+        removed = {record.fingerprint for record in chosen}
+        retain = retain or [record for record in training if record.fingerprint not in removed]
+        require_disjoint({"training": training, "holdout": holdout})
+    if log is not None:
+        require_in_log(chosen, log, RecordKey.load())
+    require_disjoint({"forget": chosen, "retain": retain, "holdout": holdout})
+    return _Roles(chosen, retain, holdout)
+
+
+def _require_inputs(method: Method, roles: _Roles, base: Any) -> None:
+    if method.needs_retain and not roles.retain:
+        raise InputError(f"{method_name(method)} needs records to keep. Give them with --retain FILE, or --data FILE.")
+    if not isinstance(method, Objective) and method.needs_base and base is None:
+        raise InputError(f"{method_name(method)} needs the model before fine-tuning. Give it with --base DIR.")
+
+
+def _fill_in(options: TrainingOptions, method: Method, log: TrainingLog | None) -> TrainingOptions:
+    """What the user left open: for a rebuild the settings the model was made with, else what the method recommends."""
+    recommended: dict[str, Any] = dict(method.defaults)
+    if isinstance(method, Rebuild) and log is not None:
+        recommended = {**recommended, **log.options}
+    stock = TrainingOptions()
+    left_open = {
+        name: value
+        for name, value in recommended.items()
+        if getattr(options, name) == getattr(stock, name) and value is not None
+    }
+    return dataclasses.replace(options, **left_open)
+
+
+def _deployable(model: Any, options: TrainingOptions) -> Any:
+    """An adapter made for unlearning is merged: one that can be switched off would leave the old model in service."""
+    return model.merge_and_unload() if options.lora and hasattr(model, "merge_and_unload") else model

@@ -1,0 +1,52 @@
+"""Gradient ascent: the oldest idea, and the reason why every ascent needs a stop rule."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from torch import Tensor, nn
+
+from unlearn.methods.base import Batch, Cost, score_forget
+from unlearn.stopping import MemorizationBelowUnseen, StopRule
+
+
+@dataclass(frozen=True)
+class GradientAscent:
+    """Raise the loss of the forget set until it is remembered no better than text never seen.
+
+        minimise  -l(D_f)
+
+    l is the token-mean negative log-likelihood. Jang et al. 2023 (Knowledge unlearning for mitigating privacy risks, ACL),
+    eq. 1, with their stopping point (section 3): the memorization accuracy (share of tokens that greedy decoding gets right)
+    and the extraction likelihood EL_10 of the forget set have fallen to their means on unseen text. The holdout set is the
+    unseen text; where none is given, the rule stops at the loss of a model that knows nothing, log V.
+
+    Do not use it alone where other records matter: it has no retain term and no lower bound, and it forgets everything it can.
+
+    Attributes:
+        check_every: optimizer steps between two checks of the rule.
+    """
+
+    check_every: int = 1
+
+    idea: ClassVar[str] = "ascend on the forget set until it is remembered no better than unseen text"
+    paper: ClassVar[str] = "Jang et al. 2023 (arXiv 2210.01504)"
+    cost: ClassVar[Cost] = "steps on the forget set"
+    needs_retain: ClassVar[bool] = False
+    reference: ClassVar[frozenset[str]] = frozenset()
+    defaults: ClassVar[Mapping[str, Any]] = {
+        "learning_rate": 5e-5,
+        "scheduler": "constant",
+        "epochs": 10.0,
+        "batch_size": 32,
+        "weight_decay": 0.0,
+    }
+
+    @property
+    def stop_rule(self) -> StopRule:
+        """Jang's rule."""
+        return MemorizationBelowUnseen(self.check_every)
+
+    def loss(self, model: nn.Module, batch: Batch, reference: Mapping[str, Tensor]) -> Tensor:
+        """The scalar above, each row weighing the same."""
+        return -score_forget(model, batch).loss.mean()

@@ -1,0 +1,36 @@
+"""Retraining: the definition of forgetting, and the yardstick for everything else."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from unlearn.methods.base import Context, Cost, Outcome
+from unlearn.trainer import train_records
+
+
+@dataclass(frozen=True)
+class Retrain:
+    """Fine-tune the base model again, on the retain set alone.
+
+        theta = A(theta_base, D_r)
+
+    A is the fine-tuning that made the model: its options are read from the model's training log, and flags override them.
+    Cao and Yang 2015 (Towards making systems forget); Bourtoule et al. 2021 (arXiv 1912.03817), definition III.1.
+
+    Do not use it where it is too dear: it costs a whole fine-tuning. Everything cheaper is judged against it.
+    """
+
+    idea: ClassVar[str] = "fine-tune the base model again without the forget set"
+    paper: ClassVar[str] = "Bourtoule et al. 2021 (arXiv 1912.03817), definition III.1"
+    cost: ClassVar[Cost] = "a retraining"
+    needs_retain: ClassVar[bool] = True
+    needs_base: ClassVar[bool] = True
+    exactness: ClassVar[str] = (
+        "The fine-tuning never saw the forget records. A record that the base model was pre-trained on stays in the base model."
+    )
+    defaults: ClassVar[Mapping[str, Any]] = {}
+
+    def rebuild(self, context: Context) -> Outcome:
+        """Train the base on the retain set."""
+        assert context.base is not None, "the caller checks needs_base"
+        return Outcome(train_records(context.base, context.retain, context.options, context.work_dir))

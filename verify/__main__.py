@@ -1,0 +1,7 @@
+"""`python -m verify`: the same as its command."""
+
+import sys
+
+from verify.cli import main
+
+sys.exit(main())

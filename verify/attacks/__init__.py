@@ -1,0 +1,32 @@
+"""What an adversary could still learn. One file per attack; the directories are the registry.
+
+`membership/` asks whether a record was trained on, `extraction/` whether its text comes out.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from verify.attacks import extraction, membership
+from verify.attacks.base import Attack
+from verify.errors import InputError
+from verify.registry import discover
+
+FAMILIES = (membership, extraction)
+
+
+def attack_classes() -> dict[str, Any]:
+    """Every attack's class by its command-line name: the membership family first, then the extraction family."""
+    return {name: kind for family in FAMILIES for name, kind in discover(family, "score").items()}
+
+
+def select_attacks(names: Sequence[str] = ()) -> Mapping[str, Attack]:
+    """Attacks with their published parameters, in the order asked for; all of them if no name is given.
+
+    Raises:
+        InputError: a name is unknown.
+    """
+    classes = attack_classes()
+    unknown = [name for name in names if name not in classes]
+    if unknown:
+        raise InputError(f"there is no attack called {', '.join(unknown)}. Use any of: {', '.join(classes)}.")
+    return {name: classes[name]() for name in dict.fromkeys(names or classes)}

@@ -1,0 +1,99 @@
+"""The contract of an attack. An attack is one frozen dataclass in one file, named as the file is.
+
+It turns what a model thinks of N records into N scores, higher = more like a record the model was trained on. It knows no
+threshold, no interval and no verdict: those are `verify.statistics` and `verify.protocol`.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import ClassVar, Literal, Protocol, runtime_checkable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from verify.encoding import Encoded
+from verify.errors import InputError
+from verify.models import LoadedModel
+from verify.records import Record
+from verify.token_stats import TokenStatistics
+
+Family = Literal["membership", "extraction"]
+Need = Literal["one pass", "reference model", "generation"]
+"""What an attack costs: the shared forward pass, a second model's, or decoding from the model itself."""
+
+
+@dataclass(frozen=True, eq=False)
+class Observation:
+    """What one model thinks of N records.
+
+    Attributes:
+        records: the records [N].
+        statistics: their token statistics [N], in the same order.
+        loaded: the model itself, for attacks that generate; None where only the statistics were kept.
+        windows: the encoded records, in order; a record that was split has several; empty where `loaded` is None.
+    """
+
+    records: Sequence[Record]
+    statistics: Sequence[TokenStatistics]
+    loaded: LoadedModel | None = None
+    windows: Sequence[Encoded] = ()
+
+    def __post_init__(self) -> None:
+        assert len(self.records) == len(self.statistics), "one entry of statistics per record"
+        if not self.records:
+            raise InputError("there are no records to score. Give at least one.")
+        empty = [number for number, entry in enumerate(self.statistics, 1) if not len(entry)]
+        if empty:
+            raise InputError(f"record {empty[0]} has no scored token, so no attack can score it. Remove it.")
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def without_model(self) -> "Observation":
+        """The same without the model and the windows, so that both can be freed."""
+        return replace(self, loaded=None, windows=())
+
+
+@runtime_checkable
+class Attack(Protocol):
+    """What every file of `membership/` and `extraction/` defines.
+
+    Attributes:
+        idea: one line for `verify-unlearning attacks`.
+        paper: where it comes from.
+        family: "membership" or "extraction"; the directory's name.
+        needs: what it costs.
+        unit: of the score: "nats per token", "share of tokens", ...
+    """
+
+    idea: ClassVar[str]
+    paper: ClassVar[str]
+    family: ClassVar[Family]
+    needs: ClassVar[frozenset[Need]]
+    unit: ClassVar[str]
+
+    def score(self, target: Observation, references: Sequence[Observation]) -> NDArray[np.float64]:
+        """Score N records, higher = more like a member.
+
+        Args:
+            target: the model under attack.
+            references: other models on the same records, in the same order; ignored by attacks that need none.
+
+        Returns:
+            finite float64 [N].
+
+        Raises:
+            InputError: something that `needs` names is not there.
+        """
+        ...
+
+
+def mean_log_probabilities(observation: Observation) -> NDArray[np.float64]:
+    """Mean log-probability of each record's scored tokens, nats per token, float64 [N]."""
+    return np.array([np.mean(entry.log_probability, dtype=np.float64) for entry in observation.statistics])
+
+
+def mean_of_smallest(values: NDArray[np.float64], share: float) -> float:
+    """Mean of the max(1, floor(share * T)) smallest of T values."""
+    count = max(1, int(np.floor(share * len(values))))
+    return float(np.mean(np.partition(values, count - 1)[:count]))

@@ -1,0 +1,45 @@
+"""Min-K%, with each token judged against the whole distribution at its place."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from verify.attacks.base import Family, Need, Observation, mean_of_smallest
+from verify.token_stats import TokenStatistics
+
+
+@dataclass(frozen=True)
+class MinKPlusPlus:
+    """Min-K%++: the mean of the smallest standardized log-probabilities.
+
+        z_t = (l_t - mu_t) / max(sigma_t, minimum_deviation)
+        score = mean of the max(1, floor(k T)) smallest z_t
+
+    Zhang et al. 2024 (arXiv 2404.02936), eq. 3 and 4; mu_t and sigma_t are the mean and standard deviation of log p under p.
+    The paper leaves sigma_t as it is. Where the model is certain (top probability above about 1 - 1e-8) sigma_t falls below
+    what float32 log-probabilities resolve, and one wrong token would outweigh the rest of the text: hence the clamp.
+
+    Attributes:
+        k: share of the tokens that counts.
+        minimum_deviation: smallest sigma_t that is divided by, in nats.
+    """
+
+    k: float = 0.2
+    minimum_deviation: float = 1e-3
+
+    idea: ClassVar[str] = "the tokens of a trained record are near the mode of their distribution"
+    paper: ClassVar[str] = "Zhang et al. 2024 (arXiv 2404.02936)"
+    family: ClassVar[Family] = "membership"
+    needs: ClassVar[frozenset[Need]] = frozenset({"one pass"})
+    unit: ClassVar[str] = "standard deviations"
+
+    def score(self, target: Observation, references: Sequence[Observation]) -> NDArray[np.float64]:
+        """The score above, float64 [N]."""
+        return np.array([mean_of_smallest(self._standardized(entry), self.k) for entry in target.statistics])
+
+    def _standardized(self, entry: TokenStatistics) -> NDArray[np.float64]:
+        surprise = entry.log_probability.astype(np.float64) - entry.mean.astype(np.float64)
+        return np.asarray(surprise / np.maximum(entry.deviation.astype(np.float64), self.minimum_deviation))

@@ -1,0 +1,60 @@
+"""What both command lines share: exit statuses, errors without a traceback, and a progress bar."""
+
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from verify.errors import InputError, VerifyError
+
+USAGE_ERROR, FAILURE, INTERRUPTED = 2, 1, 130
+
+
+def run_command(command: Callable[[], int]) -> int:
+    """Run a command and turn what it raises into a message on standard error and an exit status.
+
+    Returns:
+        the command's own status; 2 for what the user can mend, 1 for any other failure.
+    """
+    _quiet_libraries()
+    try:
+        return command()
+    except VerifyError as error:
+        print(f"error: {error}", file=sys.stderr)  # noqa: T201
+        return USAGE_ERROR if isinstance(error, InputError) else FAILURE
+    except KeyboardInterrupt:
+        print("interrupted; the same command goes on from the last checkpoint, where there is one", file=sys.stderr)  # noqa: T201
+        return INTERRUPTED
+    except MemoryError:
+        print("error: out of memory. Use a smaller --batch-size, or --dtype bfloat16.", file=sys.stderr)  # noqa: T201
+        return FAILURE
+
+
+def _quiet_libraries() -> None:
+    """Libraries report through their own bars and telemetry; a command has one voice and calls nobody."""
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    from transformers.utils import logging
+
+    logging.set_verbosity_error()  # type: ignore[no-untyped-call]
+    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+
+
+@contextmanager
+def progress_bar(description: str) -> Iterator[Callable[[str, float], None]]:
+    """A bar with the phase, the time spent and the time left; yields what to call with phase and share done."""
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TaskProgressColumn(),
+        TimeElapsedColumn(),
+        TextColumn("left:"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=Console(stderr=True)) as bar:
+        task: TaskID = bar.add_task(description, total=1.0)
+        yield lambda phase, share: bar.update(task, description=phase, completed=share)

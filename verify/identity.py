@@ -1,0 +1,87 @@
+"""Who a record is, without saying so: keyed hashes in place of identifiers and texts.
+
+A plain hash of a name can be found again by hashing a telephone book; an HMAC cannot, as long as its key is kept apart.
+Everything this project writes names a record by `RecordKey.of(...)`. Destroying the key file makes all of those names
+meaningless at once.
+"""
+
+import hashlib
+import hmac
+import os
+import secrets
+from dataclasses import dataclass
+from pathlib import Path
+
+from verify.errors import InputError
+
+KEY_BYTES = 32
+HASH_CHARACTERS = 32
+KEY_VARIABLE = "UNLEARN_VERIFY_KEY_FILE"
+
+
+@dataclass(frozen=True, repr=False)
+class RecordKey:
+    """A secret key that turns identifiers into names only its holder can connect.
+
+    Attributes:
+        secret: 32 random bytes.
+    """
+
+    secret: bytes
+
+    def of(self, value: str, purpose: str = "record") -> str:
+        """HMAC-SHA256 of `value`, cut to 128 bits, as 32 hexadecimal characters.
+
+        `purpose` separates name spaces: a subject and a record of the same name get different hashes.
+        """
+        message = f"{purpose}\x00{value}".encode()
+        return hmac.new(self.secret, message, hashlib.sha256).hexdigest()[:HASH_CHARACTERS]
+
+    def __repr__(self) -> str:
+        return "RecordKey(secret=<hidden>)"
+
+    @staticmethod
+    def default_path() -> Path:
+        """The key file: $UNLEARN_VERIFY_KEY_FILE, or `unlearn-verify/record.key` in the user's data folder."""
+        if named := os.environ.get(KEY_VARIABLE):
+            return Path(named)
+        data_home = os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share"
+        return Path(data_home) / "unlearn-verify" / "record.key"
+
+    @classmethod
+    def load(cls, path: str | Path | None = None) -> "RecordKey":
+        """Read the key file, making it (mode 0600) at first use.
+
+        Raises:
+            InputError: the file does not hold a key of 64 hexadecimal characters.
+        """
+        path = Path(path) if path is not None else cls.default_path()
+        if not path.exists():
+            _create_once(path)
+        try:
+            secret = bytes.fromhex(path.read_text(encoding="ascii").strip())
+        except ValueError:
+            secret = b""
+        if len(secret) != KEY_BYTES:
+            raise InputError(
+                f"{path} is not a record key (64 hexadecimal characters). Restore it from its backup, "
+                f"or name another file in ${KEY_VARIABLE}; hashes made under a lost key cannot be matched again."
+            )
+        return cls(secret)
+
+
+def _create_once(path: Path) -> None:
+    """Write a fresh key unless another process was first: link() fails where the name exists, so one key wins whole."""
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.part")
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(descriptor, "w", encoding="ascii") as stream:
+        stream.write(secrets.token_hex(KEY_BYTES) + "\n")
+        stream.flush()
+        os.fsync(stream.fileno())
+    try:
+        os.link(temporary, path)
+    except FileExistsError:
+        pass
+    finally:
+        temporary.unlink()

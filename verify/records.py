@@ -1,0 +1,249 @@
+"""What a record is, where it comes from, and which role it plays.
+
+A record is one of three shapes: a plain `text`, a `prompt` with its `completion`, or a chat's `messages`. Any source columns
+can be mapped onto these (`Fields`). Nothing here goes through the `datasets` cache: a forget set that is left behind in an
+Arrow file is a record that was not deleted.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+from verify.errors import InputError
+
+Role = Literal["forget", "retain", "holdout"]
+
+
+@dataclass(frozen=True)
+class Fields:
+    """Which column of the source holds what.
+
+    Attributes:
+        text: a whole document; every token is scored.
+        prompt: what the model is given; never scored.
+        completion: what it should answer; scored.
+        messages: a list of {"role", "content"}; the assistant's tokens are scored.
+        id: the record's own identifier; without such a column it is derived from the content.
+        subject: the person the record is about, if known.
+        secret: a passage of the completion (or text) that alone counts as secret, for extraction.
+    """
+
+    text: str = "text"
+    prompt: str = "prompt"
+    completion: str = "completion"
+    messages: str = "messages"
+    id: str = "example_id"
+    subject: str = "subject_id"
+    secret: str = "secret"
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One training example. Its representation shows no content.
+
+    Attributes:
+        example_id: unique within a source.
+        prompt: "" for a plain text.
+        completion: the scored part; the whole text for a plain text; "" for a chat.
+        messages: ((role, content), ...) for a chat, else ().
+        subject_id: the person it is about, or None.
+        secret: the secret passage, or None if the whole scored part is.
+        named: whether the source gave `example_id` itself (otherwise it is derived from the content).
+    """
+
+    example_id: str = field(repr=False)
+    prompt: str = field(repr=False, default="")
+    completion: str = field(repr=False, default="")
+    messages: tuple[tuple[str, str], ...] = field(repr=False, default=())
+    subject_id: str | None = field(repr=False, default=None)
+    secret: str | None = field(repr=False, default=None)
+    named: bool = field(repr=False, default=True)
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of the content alone, so that the same text under another identifier is the same record.
+
+        Not keyed: write it to disk only through `RecordKey.of`.
+        """
+        return _digest(self.messages or (self.prompt, self.completion))
+
+    @property
+    def scored_text(self) -> str:
+        """The text whose tokens are scored, for attacks that compress or compare it."""
+        if self.messages:
+            return "\n".join(content for role, content in self.messages if role == "assistant")
+        return self.completion
+
+
+RecordSource = str | Sequence[Mapping[str, Any]] | Sequence[Record] | Any
+"""A path, a Hub name, a list of dicts or Records, or a `datasets.Dataset`."""
+
+
+def _digest(content: Any) -> str:
+    return hashlib.sha256(json.dumps(content, ensure_ascii=False).encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def parse_records(rows: Iterable[Mapping[str, Any]], fields: Fields, source: str) -> list[Record]:
+    """Turn source rows into records.
+
+    Args:
+        rows: mappings from column to value.
+        fields: which column holds what.
+        source: how error messages name the source.
+
+    Raises:
+        InputError: no rows, a row without a usable shape, an empty completion or a repeated identifier; the message names
+            the row by its number, never by its content.
+    """
+    records: list[Record] = []
+    seen: dict[str, int] = {}
+    for number, row in enumerate(rows, start=1):
+        record = _parse_row(row, fields, f"{source}, row {number}")
+        if record.example_id in seen:
+            if record.named:
+                raise InputError(
+                    f"{source}: rows {seen[record.example_id]} and {number} have the same {fields.id!r}. "
+                    "Identifiers must be unique; name another column with --id-field."
+                )
+            record = _renumbered(record, number)
+        seen[record.example_id] = number
+        records.append(record)
+    if not records:
+        raise InputError(f"{source} holds no records. Give a file with at least one.")
+    return records
+
+
+def _renumbered(record: Record, number: int) -> Record:
+    """An exact duplicate in a source without identifiers: the same content, told apart by its row."""
+    return replace(record, example_id=f"{record.example_id}#{number}")
+
+
+def _parse_row(row: Mapping[str, Any], fields: Fields, where: str) -> Record:
+    if not isinstance(row, Mapping):
+        raise InputError(f"{where} is {type(row).__name__}, not an object with named fields.")
+    messages: tuple[tuple[str, str], ...] = ()
+    prompt = completion = ""
+    if row.get(fields.messages) is not None:
+        messages = _parse_messages(row[fields.messages], where)
+    elif row.get(fields.completion) is not None:
+        prompt = _text_of(row, fields.prompt, where)
+        completion = _text_of(row, fields.completion, where)
+    elif row.get(fields.text) is not None:
+        completion = _text_of(row, fields.text, where)
+    else:
+        raise InputError(_no_shape(row, fields, where))
+    if not messages and not completion.strip():
+        raise InputError(f"{where}: the completion is empty, so there is nothing to forget or to score. Remove the row.")
+    secret = row.get(fields.secret)
+    if secret is not None and str(secret) not in completion:
+        raise InputError(f"{where}: the {fields.secret!r} passage does not occur in the completion. Correct the row.")
+    identifier, subject = row.get(fields.id), row.get(fields.subject)
+    _require_unicode([prompt, completion, str(identifier), str(subject), *(part for turn in messages for part in turn)], where)
+    return Record(
+        example_id=str(identifier) if identifier is not None else _digest(messages or (prompt, completion))[:32],
+        prompt=prompt,
+        completion=completion,
+        messages=messages,
+        subject_id=None if subject is None else str(subject),
+        secret=str(secret) if secret else None,
+        named=identifier is not None,
+    )
+
+
+def _require_unicode(texts: Iterable[str], where: str) -> None:
+    """JSON can spell half of a surrogate pair, which is no character: nothing downstream could encode it."""
+    try:
+        "".join(texts).encode()
+    except UnicodeEncodeError:
+        raise InputError(
+            f"{where} holds half of a surrogate pair (\\ud800 ...), which is not text. Correct it."
+        ) from None
+
+
+def _text_of(row: Mapping[str, Any], column: str, where: str) -> str:
+    value = row.get(column)
+    if value is None:
+        raise InputError(f"{where} has no {column!r}. Name the right column with --prompt-field or --completion-field.")
+    if not isinstance(value, str):
+        raise InputError(f"{where}: {column!r} is {type(value).__name__}, expected text.")
+    return value
+
+
+def _parse_messages(value: Any, where: str) -> tuple[tuple[str, str], ...]:
+    try:
+        messages = tuple((str(message["role"]), message["content"]) for message in value)
+    except (TypeError, KeyError):
+        raise InputError(f'{where}: messages must be a list of {{"role": ..., "content": ...}}.') from None
+    if not all(isinstance(content, str) for _, content in messages):
+        raise InputError(f"{where}: a message's content must be text.")
+    if not any(role == "assistant" and content.strip() for role, content in messages):
+        raise InputError(f"{where}: no assistant message with content, so there is nothing to score. Remove the row.")
+    return messages
+
+
+def _no_shape(row: Mapping[str, Any], fields: Fields, where: str) -> str:
+    columns = sorted(str(name) for name in row)
+    hint = "--prompt-field COLUMN --completion-field COLUMN, --text-field COLUMN or --messages-field COLUMN"
+    if {"question", "answer"} <= set(columns):
+        hint = "--prompt-field question --completion-field answer"
+    return (
+        f"{where} has the columns {columns}, but needs {fields.text!r}, {fields.prompt!r} with {fields.completion!r}, "
+        f"or {fields.messages!r}. Map yours with {hint}."
+    )
+
+
+def select(training: Sequence[Record], identifiers: Sequence[str], source: str) -> list[Record]:
+    """The training records that a list of example ids or subject ids names, in training order.
+
+    Raises:
+        InputError: the list is empty, or an entry names no training record (entries are told by their position).
+    """
+    wanted = {identifier.strip(): position for position, identifier in enumerate(identifiers, 1) if identifier.strip()}
+    if not wanted:
+        raise InputError(f"{source} names no records. Give at least one example id or subject id.")
+    chosen = [record for record in training if record.example_id in wanted or record.subject_id in wanted]
+    matched = {record.example_id for record in chosen} | {record.subject_id for record in chosen}
+    missing = [position for name, position in wanted.items() if name not in matched]
+    if missing:
+        raise InputError(
+            f"{source}: {len(missing)} of {len(wanted)} identifiers (entries {_first(missing)}) occur nowhere in the "
+            "training data, neither as example id nor as subject id. Correct the list, or give the file that was trained on."
+        )
+    return chosen
+
+
+def require_trained(records: Sequence[Record], training: Sequence[Record], source: str) -> None:
+    """Raise InputError unless every record's content is among the training records."""
+    known = {record.fingerprint for record in training}
+    missing = [number for number, record in enumerate(records, 1) if record.fingerprint not in known]
+    if missing:
+        raise InputError(
+            f"{source}: {len(missing)} of {len(records)} records (rows {_first(missing)}) were never in the training data, "
+            "so they cannot be forgotten. Remove them, or give the file that was trained on."
+        )
+
+
+def require_disjoint(roles: Mapping[Any, Sequence[Record]]) -> None:
+    """Raise InputError where two roles share a record, by content or by a given identifier."""
+    names = list(roles)
+    for index, first in enumerate(names):
+        contents = {record.fingerprint for record in roles[first]}
+        identifiers = {record.example_id for record in roles[first] if record.named}
+        for second in names[index + 1 :]:
+            shared = [
+                number
+                for number, record in enumerate(roles[second], 1)
+                if record.fingerprint in contents or (record.named and record.example_id in identifiers)
+            ]
+            if shared:
+                raise InputError(
+                    f"the {first} set and the {second} set share {len(shared)} records (rows {_first(shared)} of the "
+                    f"{second} set). A record has one role: remove them from one of the two files."
+                )
+
+
+def _first(numbers: Sequence[int], limit: int = 5) -> str:
+    shown = ", ".join(str(number) for number in numbers[:limit])
+    return shown + (", ..." if len(numbers) > limit else "")

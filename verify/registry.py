@@ -1,0 +1,56 @@
+"""The directory is the registry: what a package holds is on the command line by existing.
+
+One file is one entry; its name is the file's name. No decorator, no list to keep: a file that is added is found, a file that is
+removed is gone. Files whose name begins with an underscore, and `base.py`, hold what the entries share.
+"""
+
+import dataclasses
+import importlib
+import pkgutil
+from collections.abc import Mapping
+from functools import cache
+from types import MappingProxyType, ModuleType
+
+SHARED = "base"
+
+
+@cache
+def discover(package: ModuleType, *required: str) -> Mapping[str, type]:
+    """The entries of a package, by name, in alphabetical order.
+
+    Args:
+        package: an imported package; each of its modules holds one entry.
+        required: names of methods; an entry is the one public dataclass of its module that has at least one of them.
+
+    Raises:
+        TypeError: a module holds no such dataclass, or more than one.
+    """
+    assert required, "an entry is recognised by a method it has"
+    names = sorted(
+        module.name
+        for module in pkgutil.iter_modules(package.__path__)
+        if not module.ispkg and not module.name.startswith("_") and module.name != SHARED
+    )
+    modules = {name: importlib.import_module(f"{package.__name__}.{name}") for name in names}
+    return MappingProxyType({name: _entry(module, required) for name, module in modules.items()})
+
+
+def _entry(module: ModuleType, required: tuple[str, ...]) -> type:
+    """The one public dataclass that `module` itself defines and that has a required method."""
+    found = [
+        value
+        for name, value in vars(module).items()
+        if not name.startswith("_")
+        and isinstance(value, type)
+        and dataclasses.is_dataclass(value)
+        and value.__module__ == module.__name__
+        and any(callable(getattr(value, method, None)) for method in required)
+    ]
+    if len(found) != 1:
+        names = ", ".join(kind.__name__ for kind in found) or "none"
+        raise TypeError(
+            f"{module.__file__} must define exactly one public dataclass with {' or '.join(f'{name}()' for name in required)}; "
+            f"it defines {names}. Put each into a file of its own, named as it shall be called on the command line; "
+            "begin the name of what they share with an underscore."
+        )
+    return found[0]

@@ -1,0 +1,123 @@
+"""Per-record scores of every model: the table from which every number of a verdict can be computed again.
+
+One row per (model, record). Records are keyed hashes; the file is readable by its owner only, because scores of a deleted
+record are still about that record.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from verify.errors import InputError
+from verify.evidence import SetRole
+from verify.files import atomic_file
+
+SCHEMA = "unlearn-verify/scores/1"
+OWN_COLUMNS = ("model", "role", "record", "subject", "tokens", "loss")
+
+
+@dataclass(frozen=True, eq=False)
+class ScoreBlock:
+    """One model's scores on one set of N records.
+
+    Attributes:
+        records: keyed hashes [N]; the same order for every model.
+        subjects: keyed hashes, or None where the record names no subject [N].
+        tokens: scored tokens [N].
+        loss: mean negative log-likelihood, nats per token [N].
+        scores: attack name -> scores [N].
+    """
+
+    records: tuple[str, ...]
+    subjects: tuple[str | None, ...]
+    tokens: NDArray[np.int64]
+    loss: NDArray[np.float64]
+    scores: Mapping[str, NDArray[np.float64]]
+
+
+@dataclass(frozen=True, eq=False)
+class ScoreTable:
+    """All blocks of an audit, by model label and role."""
+
+    blocks: Mapping[tuple[str, SetRole], ScoreBlock]
+
+    def block(self, model: str, role: SetRole) -> ScoreBlock | None:
+        """One model's scores on one set, or None if there are none."""
+        return self.blocks.get((model, role))
+
+    def loss(self, model: str, role: SetRole) -> NDArray[np.float64]:
+        """Mean losses [N].
+
+        Raises:
+            KeyError: the model was not scored on that set.
+        """
+        return self.blocks[model, role].loss
+
+    def losses(self, models: Iterable[str], role: SetRole) -> NDArray[np.float64]:
+        """Mean losses of several models [R, N]."""
+        return np.stack([self.loss(model, role) for model in models])
+
+    def attacks(self) -> tuple[str, ...]:
+        """Names of all attacks that some block holds, in order of first appearance."""
+        return tuple(dict.fromkeys(name for block in self.blocks.values() for name in block.scores))
+
+    def save(self, path: str | Path) -> None:
+        """Write `scores.parquet`, atomically, readable by the owner only."""
+        names = self.attacks()
+        rows: dict[str, list[Any]] = {name: [] for name in (*OWN_COLUMNS, *names)}
+        for (model, role), block in self.blocks.items():
+            count = len(block.records)
+            rows["model"] += [model] * count
+            rows["role"] += [role] * count
+            rows["record"] += block.records
+            rows["subject"] += block.subjects
+            rows["tokens"] += block.tokens.tolist()
+            rows["loss"] += block.loss.tolist()
+            for name in names:
+                rows[name] += block.scores[name].tolist() if name in block.scores else [None] * count
+        types = [pa.string()] * 4 + [pa.int64()] + [pa.float64()] * (1 + len(names))
+        table = pa.table({name: pa.array(rows[name], kind) for name, kind in zip(rows, types, strict=True)})
+        with atomic_file(path, mode=0o600) as stream:
+            pq.write_table(table.replace_schema_metadata({"schema": SCHEMA}), stream)
+
+    @classmethod
+    def load(cls, path: str | Path) -> "ScoreTable":
+        """Read `scores.parquet`.
+
+        Raises:
+            InputError: the file is missing, truncated, or not a table of scores of this version.
+        """
+        try:
+            table = pq.read_table(path)
+            metadata = table.schema.metadata or {}
+            if metadata.get(b"schema", b"").decode(errors="replace") != SCHEMA:
+                raise InputError(f"{path} is not a score table of this version ({SCHEMA}). Run the audit again.")
+            columns = {name: table[name].to_pylist() for name in table.column_names}
+            keys = list(dict.fromkeys(zip(columns["model"], columns["role"], strict=True)))
+            return cls({key: _block(columns, key) for key in keys})
+        except (pa.ArrowException, OSError, KeyError, TypeError, ValueError) as error:
+            if isinstance(error, InputError):
+                raise
+            raise InputError(f"{path} is not a whole score table ({type(error).__name__}). Run the audit again.") from None
+
+
+def _block(columns: Mapping[str, Sequence[Any]], key: tuple[str, SetRole]) -> ScoreBlock:
+    chosen = [index for index, found in enumerate(zip(columns["model"], columns["role"], strict=True)) if found == key]
+
+    def pick(name: str) -> list[Any]:
+        return [columns[name][index] for index in chosen]
+
+    attacks = [name for name in columns if name not in OWN_COLUMNS and None not in pick(name)]
+    return ScoreBlock(
+        records=tuple(pick("record")),
+        subjects=tuple(pick("subject")),
+        tokens=np.array(pick("tokens"), dtype=np.int64),
+        loss=np.array(pick("loss"), dtype=np.float64),
+        scores={name: np.array(pick(name), dtype=np.float64) for name in attacks},
+    )

@@ -1,0 +1,113 @@
+"""How well scores separate members from non-members: the ROC curve, its area, and its left edge.
+
+Every score is oriented so that higher means "more like a training member". Ties count half, everywhere.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy import stats
+
+from verify.statistics.estimate import Estimate
+from verify.statistics.intervals import clopper_pearson
+
+
+@dataclass(frozen=True, eq=False)
+class Curve:
+    """An ROC curve from (0, 0) to (1, 1).
+
+    Attributes:
+        fpr, tpr: rates when everything scoring at least `thresholds` is called a member [M].
+        thresholds: in decreasing order, starting at +inf [M].
+    """
+
+    fpr: NDArray[np.float64]
+    tpr: NDArray[np.float64]
+    thresholds: NDArray[np.float64]
+
+
+def roc_curve(members: ArrayLike, nonmembers: ArrayLike) -> Curve:
+    """The ROC curve, one point per distinct score, O(n log n).
+
+    Raises:
+        ValueError: either side is empty or holds a score that is not finite.
+    """
+    positive, negative = _two_samples(members, nonmembers)
+    thresholds = np.unique(np.concatenate([positive, negative]))[::-1]
+    tpr = 1 - np.searchsorted(np.sort(positive), thresholds, side="left") / len(positive)
+    fpr = 1 - np.searchsorted(np.sort(negative), thresholds, side="left") / len(negative)
+    return Curve(np.r_[0.0, fpr], np.r_[0.0, tpr], np.r_[np.inf, thresholds])
+
+
+def membership_auc(members: ArrayLike, nonmembers: ArrayLike, confidence: float = 0.95) -> Estimate:
+    """Area under the ROC curve with DeLong's interval on the logit scale, O(n log n).
+
+    DeLong, DeLong and Clarke-Pearson 1988, by midranks (Sun and Xu 2014). On the logit scale the interval stays inside
+    (0, 1). Where the two samples do not overlap (area 0 or 1) DeLong's variance is zero, which would claim certainty; the
+    interval is then the one-sided exact bound for the pair of independent samples: with m pairs that cannot share a record
+    (m the smaller sample), the area lies beyond (tail)^(1/m).
+
+    Args:
+        members, nonmembers: scores, at least 2 each.
+        confidence: level of the two-sided interval.
+
+    Returns:
+        the estimate; n counts both samples.
+
+    Raises:
+        ValueError: fewer than two scores on a side, or one that is not finite.
+    """
+    positive, negative = _two_samples(members, nonmembers)
+    m, n = len(positive), len(negative)
+    if min(m, n) < 2:
+        raise ValueError(f"an AUC with an interval needs at least 2 members and 2 non-members, got {m} and {n}")
+    ranks = stats.rankdata(np.concatenate([positive, negative]))
+    place_m = (ranks[:m] - stats.rankdata(positive)) / n
+    place_n = 1 - (ranks[m:] - stats.rankdata(negative)) / m
+    area = float(place_m.mean())
+    tail = (1 - confidence) / 2
+    variance = place_m.var(ddof=1) / m + place_n.var(ddof=1) / n
+    if not 0 < area < 1 or variance <= 0:
+        reach = 1 - tail ** (1 / min(m, n))
+        return Estimate(area, max(0.0, area - reach), min(1.0, area + reach), m + n, confidence)
+    logit, width = np.log(area / (1 - area)), stats.norm.ppf(1 - tail) * np.sqrt(variance) / (area * (1 - area))
+    low, high = (float(1 / (1 + np.exp(-(logit + sign * width)))) for sign in (-1, 1))
+    return Estimate(area, min(low, area), max(high, area), m + n, confidence)
+
+
+def tpr_at_fpr(members: ArrayLike, nonmembers: ArrayLike, fpr: float, confidence: float = 0.95) -> Estimate:
+    """True-positive rate at a false-positive rate of at most `fpr`, with the exact binomial interval.
+
+    The threshold is the largest set of calls that makes at most `fpr` of the non-members false positives: a member counts if
+    it scores strictly above the (floor(fpr N) + 1)-th largest non-member. The interval is that of the members given the
+    threshold; it does not hold the threshold's own error, so set thresholds on other controls where a claim rests on it.
+
+    Args:
+        members: scores [M].
+        nonmembers: scores [N], with N >= 1/fpr: fewer cannot resolve the rate.
+        fpr: in (0, 1).
+
+    Raises:
+        ValueError: empty or non-finite samples, fpr outside (0, 1), or too few non-members.
+    """
+    positive, negative = _two_samples(members, nonmembers)
+    if not 0 < fpr < 1:
+        raise ValueError(f"fpr lies between 0 and 1, got {fpr}")
+    allowed = int(np.floor(fpr * len(negative) + 1e-9))
+    if allowed < 1:
+        raise ValueError(
+            f"{len(negative)} non-members cannot resolve a false-positive rate of {fpr}; {int(np.ceil(1 / fpr))} can"
+        )
+    threshold = np.sort(negative)[::-1][allowed] if allowed < len(negative) else -np.inf
+    return clopper_pearson(int((positive > threshold).sum()), len(positive), confidence)
+
+
+def _two_samples(members: ArrayLike, nonmembers: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    positive = np.asarray(members, dtype=np.float64).ravel()
+    negative = np.asarray(nonmembers, dtype=np.float64).ravel()
+    if not len(positive) or not len(negative):
+        raise ValueError(f"both members and non-members are needed, got {len(positive)} and {len(negative)}")
+    if not np.isfinite(positive).all() or not np.isfinite(negative).all():
+        raise ValueError("scores must be finite")
+    return positive, negative

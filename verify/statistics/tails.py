@@ -1,0 +1,50 @@
+"""How heavy are the tails? A scaled t distribution fitted to statistics that ought to be standard.
+
+A Gaussian plug-in turns a nominal 1 % into 6 % with four references. What the references say of each other shows how far their
+statistics really stray.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike
+from scipy import optimize, stats
+
+MIN_DEGREES, MAX_DEGREES = 1.0, 1000.0
+
+
+@dataclass(frozen=True)
+class ScaledT:
+    """A t distribution around zero.
+
+    Attributes:
+        degrees: degrees of freedom, in [1, 1000].
+        scale: at least 1: the fit may widen the tails, never narrow them.
+    """
+
+    degrees: float
+    scale: float
+
+
+def fit_scaled_t(statistics: ArrayLike) -> ScaledT:
+    """Maximum-likelihood fit of degrees of freedom and scale >= 1, location 0.
+
+    Args:
+        statistics: [n], finite, n >= 2; dependence between them costs precision, not consistency.
+
+    Raises:
+        ValueError: fewer than two statistics, or one that is not finite.
+    """
+    x = np.asarray(statistics, dtype=np.float64).ravel()
+    if len(x) < 2 or not np.isfinite(x).all():
+        raise ValueError("a tail needs at least two finite statistics")
+
+    def cost(parameters: np.ndarray) -> float:
+        degrees, scale = np.exp(parameters)
+        return -float(stats.t.logpdf(x, degrees, scale=scale).mean())
+
+    bounds = [(np.log(MIN_DEGREES), np.log(MAX_DEGREES)), (0.0, np.log(1e6))]
+    starts = [(np.log(4.0), 0.0), (np.log(100.0), 0.0), (np.log(3.0), max(0.0, float(np.log(np.median(np.abs(x)) + 1e-12))))]
+    best = min((optimize.minimize(cost, start, bounds=bounds, method="L-BFGS-B") for start in starts), key=lambda fit: fit.fun)
+    degrees, scale = np.exp(best.x)
+    return ScaledT(float(degrees), float(scale))
