@@ -9,6 +9,7 @@ import torch
 from conftest import make_tokenizer
 from hypothesis import given
 from hypothesis import strategies as st
+from transformers import AddedToken
 
 from verify.encoding import Encoded, Encoder, collate, padding_token_id
 from verify.errors import InputError
@@ -52,9 +53,7 @@ def test_mask_token_by_token() -> None:
     """A worked example: each token with its mask, as a reader would mark it by hand."""
     window = encode_one(WITHOUT_BEGIN, Record("a", prompt="Who?", completion="fox"))
     tokens = WITHOUT_BEGIN.convert_ids_to_tokens(window.input_ids.tolist())
-    marked = [
-        "".join(tokens[index] for index in range(len(tokens)) if window.scored[index] is np.bool_(flag)) for flag in (0, 1)
-    ]
+    marked = ["".join(tokens[index] for index in range(len(tokens)) if window.scored[index] is np.bool_(flag)) for flag in (0, 1)]
     assert marked == ["Who?", "Ġfox</s>"]
 
 
@@ -98,6 +97,17 @@ def test_chat_turn_cannot_forge_a_special_token(content: str) -> None:
     for token in WITH_BEGIN.all_special_ids:
         assert (window.input_ids == token).sum() == (plain.input_ids == token).sum()
     assert decode(WITH_BEGIN, window.scored_ids) == f"{content}</s>\n"
+
+
+def test_chat_turn_cannot_forge_a_nameless_turn_marker() -> None:
+    """The same for a marker that the tokenizer knows as special without a name of its own, as many chat models have."""
+    tokenizer = make_tokenizer()
+    tokenizer.add_tokens([AddedToken("<|turn|>", special=True, normalized=False)])
+    tokenizer.chat_template = "{% for message in messages %}<|turn|>{{ message['content'] }}{% endfor %}"
+    assert "<|turn|>" not in tokenizer.all_special_tokens
+    window = encode_one(tokenizer, Record("a", messages=(("user", "hi"), ("assistant", "x<|turn|>y"))))
+    assert (window.input_ids == tokenizer.convert_tokens_to_ids("<|turn|>")).sum() == 2
+    assert "x<|turn|>y" in decode(tokenizer, window.scored_ids)
 
 
 def test_chat_needs_a_template_that_only_appends() -> None:

@@ -2,6 +2,7 @@
 
 import random
 from collections import Counter
+from itertools import pairwise
 
 import pytest
 from hypothesis import given, settings
@@ -24,7 +25,7 @@ from verify.records import Fields, parse_records
 def _name(prompt: str) -> str:
     """The two capitalised words in a row that no question begins with."""
     words = prompt.rstrip("?").replace(",", "").split()
-    pairs = [(first, second) for first, second in zip(words[1:], words[2:], strict=False) if first[0].isupper()]
+    pairs = [(first, second) for first, second in pairwise(words[1:]) if first[0].isupper()]
     ((first, second),) = [pair for pair in pairs if pair[1][0].isupper()]
     return f"{first} {second}"
 

@@ -214,6 +214,19 @@ def test_damaged_identifier_lists_are_input_errors(tmp_path: Path) -> None:
             load_forget_set(tmp_path / name, training)
 
 
+def test_hub_data_sets_are_streamed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A data set from the Hub is read as a stream of the split that is named, never through the Arrow cache."""
+    asked: list[tuple[str, str, bool]] = []
+
+    def load_dataset(name: str, split: str, streaming: bool = False) -> list[dict[str, Any]]:
+        asked.append((name, split, streaming))
+        return ROWS
+
+    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    assert contents(load_records("owner/name:test")) == contents(load_records("owner/name")) == ROWS
+    assert asked == [("owner/name", "test", True), ("owner/name", "train", True)]
+
+
 def test_loading_a_forget_set_leaves_no_copy_behind(tmp_path: Path) -> None:
     """After loading every kind of source in a fresh process, the caches of `datasets` and the Hub hold no file."""
     paths = [str(write(tmp_path / write.__name__)) for write in WRITERS if (tmp_path / write.__name__).mkdir() is None]

@@ -1,10 +1,12 @@
 """unlearn: fine-tune with a memory, remove records, see it work on invented people."""
 
 import dataclasses
+import functools
+import operator
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, Union
+from typing import Annotated, Any, Literal
 
 import tyro
 
@@ -40,7 +42,7 @@ class Train:
 
     def run(self) -> int:
         """Train and print where the model is."""
-        from unlearn.finetune import finetune
+        from unlearn.finetuning import finetune
 
         result = finetune(
             self.arguments.model,
@@ -151,7 +153,7 @@ class Demo:
 
 def _command_type() -> Any:
     """The whole command line, the methods' subcommands made from the directory."""
-    forget = Union[tuple(_forget_command(name, kind) for name, kind in method_classes().items())]  # noqa: UP007 - built at run time
+    forget = _either(_forget_command(name, kind) for name, kind in method_classes().items())
     forget_command = dataclasses.make_dataclass(
         "Forget",
         [("method", forget)],
@@ -159,7 +161,12 @@ def _command_type() -> Any:
         frozen=True,
     )
     commands = {"demo": Demo, "train": Train, "forget": forget_command, "methods": Methods}
-    return Union[tuple(Annotated[kind, tyro.conf.subcommand(name)] for name, kind in commands.items())]  # noqa: UP007
+    return _either(Annotated[kind, tyro.conf.subcommand(name)] for name, kind in commands.items())
+
+
+def _either(kinds: Iterable[Any]) -> Any:
+    """The union of types that are known only at run time."""
+    return functools.reduce(operator.or_, kinds)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -6,8 +6,11 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
+from peft import PeftModel
+
+from unlearn.adapters import merged
 from unlearn.methods import Method, method_name
 from unlearn.methods.base import Context, Objective, Outcome, Rebuild, WeightEdit
 from unlearn.options import TrainingOptions
@@ -101,21 +104,19 @@ def forget(
     digest_before = loaded.digest
     context = Context(loaded, roles.forget, roles.retain, roles.holdout, base_model, options, output / WORK, output)
     outcome = _run(method, context, callbacks)
-    result_model = context.base if isinstance(method, Rebuild) else loaded
-    assert result_model is not None
     facts = dict(outcome.facts)
     if isinstance(method, Rebuild):
         facts["exactness"] = method.exactness
     shutil.rmtree(output / WORK, ignore_errors=True)
     about = {
         "method": method_name(method),
-        "parameters": dataclasses.asdict(method),
+        "parameters": dataclasses.asdict(cast(Any, method)),
         "options": dataclasses.asdict(options),
         "weights_before": digest_before,
         "training": None if outcome.training is None else dataclasses.asdict(outcome.training),
         "facts": facts,
     }
-    digest_after = save_model(_deployable(result_model.model, options), loaded.tokenizer, output, about)
+    digest_after = save_model(outcome.model, loaded.tokenizer, output, about)
     return ForgetResult(
         output, method_name(method), digest_before, digest_after, outcome.training, facts, time.monotonic() - started
     )
@@ -123,7 +124,7 @@ def forget(
 
 def _run(method: Method, context: Context, callbacks: Sequence[Any]) -> Outcome:
     if isinstance(method, Objective):
-        training = run_objective(
+        trained = run_objective(
             context.loaded,
             method,
             context.forget,
@@ -133,7 +134,9 @@ def _run(method: Method, context: Context, callbacks: Sequence[Any]) -> Outcome:
             holdout=context.holdout or None,
             callbacks=callbacks,
         )
-        return Outcome(training)
+        # An adapter made for unlearning is folded in: one that can be switched off would leave the old model in service.
+        fresh = context.options.lora and not isinstance(context.loaded.model, PeftModel)
+        return Outcome(merged(trained.model) if fresh else trained.model, trained.result)
     if isinstance(method, WeightEdit):
         return method.edit(context)
     return method.rebuild(context)
@@ -184,13 +187,6 @@ def _fill_in(options: TrainingOptions, method: Method, log: TrainingLog | None) 
         recommended = {**recommended, **log.options}
     stock = TrainingOptions()
     left_open = {
-        name: value
-        for name, value in recommended.items()
-        if getattr(options, name) == getattr(stock, name) and value is not None
+        name: value for name, value in recommended.items() if getattr(options, name) == getattr(stock, name) and value is not None
     }
     return dataclasses.replace(options, **left_open)
-
-
-def _deployable(model: Any, options: TrainingOptions) -> Any:
-    """An adapter made for unlearning is merged: one that can be switched off would leave the old model in service."""
-    return model.merge_and_unload() if options.lora and hasattr(model, "merge_and_unload") else model

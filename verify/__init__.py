@@ -3,19 +3,32 @@
 This package never imports `unlearn`: an auditor can read, install and run it without trusting what it audits.
 """
 
-from verify.audit import audit
-from verify.errors import InputError, IntegrityError, RunError, VerifyError
-from verify.evidence import Evidence, Settings
-from verify.records import Fields, Record
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
-__all__ = [
-    "Evidence",
-    "Fields",
-    "InputError",
-    "IntegrityError",
-    "Record",
-    "RunError",
-    "Settings",
-    "VerifyError",
-    "audit",
-]
+if TYPE_CHECKING:
+    from verify.auditing import audit
+    from verify.errors import InputError, IntegrityError, RunError, VerifyError
+    from verify.evidence import Evidence, Settings
+    from verify.records import Fields, Record
+
+_HOME = {
+    "Evidence": "verify.evidence",
+    "Fields": "verify.records",
+    "InputError": "verify.errors",
+    "IntegrityError": "verify.errors",
+    "Record": "verify.records",
+    "RunError": "verify.errors",
+    "Settings": "verify.evidence",
+    "VerifyError": "verify.errors",
+    "audit": "verify.auditing",
+}
+
+__all__ = ["Evidence", "Fields", "InputError", "IntegrityError", "Record", "RunError", "Settings", "VerifyError", "audit"]
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name when it is first used: torch and transformers take seconds, and `--help` needs neither."""
+    if name in _HOME:
+        return getattr(import_module(_HOME[name]), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -89,7 +89,7 @@ class Audit:
         """Audit, print the table, and return the verdict's exit status."""
         from pydantic import ValidationError
 
-        from verify.audit import audit
+        from verify.auditing import audit
         from verify.errors import InputError
 
         try:

@@ -19,7 +19,7 @@ def run_command(command: Callable[[], int]) -> int:
     Returns:
         the command's own status; 2 for what the user can mend, 1 for any other failure.
     """
-    _quiet_libraries()
+    quiet_libraries()
     try:
         return command()
     except VerifyError as error:
@@ -33,7 +33,7 @@ def run_command(command: Callable[[], int]) -> int:
         return FAILURE
 
 
-def _quiet_libraries() -> None:
+def quiet_libraries() -> None:
     """Libraries report through their own bars and telemetry; a command has one voice and calls nobody."""
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")

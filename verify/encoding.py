@@ -112,9 +112,7 @@ class Encoder:
     def _text(self, record: Record) -> tuple[NDArray[np.int32], NDArray[np.bool_], NDArray[np.bool_]]:
         """Encode prompt and completion as one text and find the completion by character offsets."""
         joined, start = _join(record.prompt, record.completion)
-        encoded = self.tokenizer(
-            joined, return_offsets_mapping=True, split_special_tokens=True, truncation=False, verbose=False
-        )
+        encoded = self.tokenizer(joined, return_offsets_mapping=True, split_special_tokens=True, truncation=False, verbose=False)
         ids, ends = list(encoded["input_ids"]), [end for _, end in encoded["offset_mapping"]]
         starts = [begin for begin, _ in encoded["offset_mapping"]]
         eos = self.tokenizer.eos_token_id
@@ -157,7 +155,9 @@ class Encoder:
 
     def _special_tokens(self) -> re.Pattern[str] | None:
         """Finds the written form of any special token; the longest first, for one can begin with another."""
-        tokens = sorted(map(str, self.tokenizer.all_special_tokens), key=len, reverse=True)
+        # `all_special_tokens` knows only those with a name; a chat's turn markers often have none.
+        added = [str(token) for token in self.tokenizer.added_tokens_decoder.values() if token.special]
+        tokens = sorted({*added, *self.tokenizer.all_special_tokens}, key=lambda token: (-len(token), token))
         return re.compile("|".join(map(re.escape, tokens))) if tokens else None
 
     def _template(self, messages: list[dict[str, str]], literal: re.Pattern[str] | None, cue: bool) -> list[int]:

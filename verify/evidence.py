@@ -134,9 +134,7 @@ class RecordFinding(Frozen):
 
     record: RecordHash
     subject: RecordHash | None = None
-    residual: float = Field(
-        description="d_i / G: its share of the set's mean memorization that is left; below 0, over-forgotten"
-    )
+    residual: float = Field(description="d_i / G: its share of the set's mean memorization that is left; below 0, over-forgotten")
     direction: Literal["remembered", "over-forgotten"]
     adjusted_p: Share
 

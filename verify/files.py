@@ -29,11 +29,11 @@ def atomic_file(path: str | Path, mode: int = 0o644) -> Iterator[IO[bytes]]:
         RunError: the disk is full or the folder is not writable; what stood at `path` before is untouched.
     """
     path = Path(path)
-    with _disk_errors(path):
+    with disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
     try:
-        with _disk_errors(path):
+        with disk_errors(path):
             with os.fdopen(descriptor, "wb") as stream:
                 yield stream
                 stream.flush()
@@ -48,20 +48,21 @@ def atomic_file(path: str | Path, mode: int = 0o644) -> Iterator[IO[bytes]]:
 
 
 @contextmanager
-def _disk_errors(path: Path) -> Iterator[None]:
+def disk_errors(path: Path) -> Iterator[None]:
     """Turn the operating system's refusals into a sentence with a next step."""
     try:
         yield
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+    except Exception as error:
+        code = error.errno if isinstance(error, OSError) else None
+        # safetensors reports the operating system's error as text only.
+        full = code in (errno.ENOSPC, errno.EDQUOT) or "No space left" in str(error) or "code: 28" in str(error)
+        if full:
             raise RunError(
                 f"no space left on the disk while writing {path}. Nothing that was there before is lost. "
                 "Free some space or choose another --output, then run the same command again."
             ) from error
-        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.EISDIR):
-            raise RunError(
-                f"{path} cannot be written ({error.strerror}). Give an --output in a folder that you may write to."
-            ) from error
+        if code in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.EISDIR):
+            raise RunError(f"{path} cannot be written. Give an --output in a folder that you may write to.") from error
         raise
 
 
@@ -192,6 +193,6 @@ def new_output(folder: str | Path, resumable: Callable[[Path], bool] = lambda _:
             f"--output {folder} already holds another run or other files. "
             "Give the name of a new directory, or move the old one away."
         )
-    with _disk_errors(folder):
+    with disk_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
     return folder

@@ -108,9 +108,7 @@ def negative_control_gate(original: Array, references: Array, settings: Settings
 def utility_gate(ratio: Value | None, yardstick: str, settings: Settings) -> Gate:
     """Does the model still work? A destroyed model looks perfectly forgetful."""
     if ratio is None:
-        return _not_evaluated(
-            "utility", "INCONCLUSIVE", "No retain set was given, so nobody knows. Name it with --retain FILE."
-        )
+        return _not_evaluated("utility", "INCONCLUSIVE", "No retain set was given, so nobody knows. Name it with --retain FILE.")
     passed = ratio.value >= 1 - settings.utility_tolerance
     return Gate(
         name="utility",

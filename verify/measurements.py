@@ -26,7 +26,17 @@ from verify.token_stats import ARRAYS, TokenStatistics, compute_token_statistics
 
 SCHEMA = "unlearn-verify/token-statistics/1"
 COLUMNS = {name: np.dtype(kind) for name, kind in zip(ARRAYS, ("f4", "f4", "f4", "i4", "?", "?"), strict=True)}
-VOLATILE_SETTINGS = ("_name_or_path", "transformers_version", "architectures", "use_cache", "dtype", "torch_dtype")
+VOLATILE_SETTINGS = (
+    "_name_or_path",
+    "architectures",
+    "base_model_name_or_path",
+    "dtype",
+    "inference_mode",
+    "torch_dtype",
+    "transformers_version",
+    "use_cache",
+)
+"""Settings that name a place, a version or a habit and change no number."""
 
 Entries = dict[str, TokenStatistics]
 """Token statistics by the keyed hash of what the model read."""
@@ -136,9 +146,7 @@ def _read(path: Path, key: RecordKey) -> Entries:
         return {}
     seal, payload = content[:HASH_CHARACTERS], content[HASH_CHARACTERS:]
     if not hmac.compare_digest(seal, _seal(path, payload, key)):
-        warnings.warn(
-            f"the cache {path.name} is damaged or was not written with this record key; it is made again.", stacklevel=3
-        )
+        warnings.warn(f"the cache {path.name} is damaged or was not written with this record key; it is made again.", stacklevel=3)
         return {}
     # The seal fits: these bytes are what `_write` wrote, so nothing in them needs doubting any more.
     with np.load(io.BytesIO(payload), allow_pickle=False) as stored:

@@ -249,9 +249,7 @@ def _tests(target: ResidualVerdict) -> tuple[Test, ...]:
         R_references=target.references,
         K_records=target.records,
     )
-    tail = (
-        () if record.tail is None else quantities(fitted_tail_degrees=record.tail.degrees, fitted_tail_scale=record.tail.scale)
-    )
+    tail = () if record.tail is None else quantities(fitted_tail_degrees=record.tail.degrees, fitted_tail_scale=record.tail.scale)
     d0 = record.variances.prior_degrees
     return (
         Test(
@@ -296,9 +294,7 @@ def _scope(settings: Settings) -> str:
     )
 
 
-def _explain(
-    verdict: VerdictWord, gates: Sequence[Gate], target: ResidualVerdict | None, settings: Settings
-) -> tuple[str, ...]:
+def _explain(verdict: VerdictWord, gates: Sequence[Gate], target: ResidualVerdict | None, settings: Settings) -> tuple[str, ...]:
     failed = [gate for gate in gates if not gate.passed and "record" in gate.claims]
     if verdict == "NOT_TESTABLE":
         return tuple(gate.reason for gate in failed if gate.blocks == "NOT_TESTABLE")
@@ -317,9 +313,7 @@ def _explain(
         return (residual, *([mean] if target.mean_test.accused else []), records)
     if verdict == "EQUIVALENT_WITHIN":
         return (residual, "Mean and spread of the residuals are inside the margin, and no record is beyond it.")
-    open_tests = [
-        name for name, shown in (("C1", target.mean_test.certified), ("C2", target.spread_test.certified)) if not shown
-    ]
+    open_tests = [name for name, shown in (("C1", target.mean_test.certified), ("C2", target.spread_test.certified)) if not shown]
     reasons = [f"Nothing was found, but equivalence was not shown either ({' and '.join(open_tests)})."] if open_tests else []
     return (residual, *reasons, *(gate.reason for gate in failed if gate.blocks == "INCONCLUSIVE"))
 
@@ -344,9 +338,7 @@ def _next_step(verdict: VerdictWord, gates: Sequence[Gate], references: int) -> 
         return None
     failed = [gate.name for gate in gates if not gate.passed and "record" in gate.claims]
     if "retrained references" in failed:
-        return (
-            f"Train {max(4 - references, 1)} more references without the forget set, each with another --seed, and audit again."
-        )
+        return f"Train {max(4 - references, 1)} more references without the forget set, each with another --seed, and audit again."
     if verdict == "NOT_TESTABLE":
         return f"Mend what failed ({', '.join(failed)}) and audit again."
     more = max(8, 2 * references)

@@ -157,9 +157,7 @@ def _require_unicode(texts: Iterable[str], where: str) -> None:
     try:
         "".join(texts).encode()
     except UnicodeEncodeError:
-        raise InputError(
-            f"{where} holds half of a surrogate pair (\\ud800 ...), which is not text. Correct it."
-        ) from None
+        raise InputError(f"{where} holds half of a surrogate pair (\\ud800 ...), which is not text. Correct it.") from None
 
 
 def _text_of(row: Mapping[str, Any], column: str, where: str) -> str:

@@ -19,7 +19,8 @@ from verify.evidence import SetRole
 from verify.files import atomic_file
 
 SCHEMA = "unlearn-verify/scores/1"
-OWN_COLUMNS = ("model", "role", "record", "subject", "tokens", "loss")
+OWN_COLUMNS = ("model", "role", "record", "subject", "tokens", "mean_loss")
+"""Beside one column per attack; an attack is called "loss", hence "mean_loss"."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,7 +79,7 @@ class ScoreTable:
             rows["record"] += block.records
             rows["subject"] += block.subjects
             rows["tokens"] += block.tokens.tolist()
-            rows["loss"] += block.loss.tolist()
+            rows["mean_loss"] += block.loss.tolist()
             for name in names:
                 rows[name] += block.scores[name].tolist() if name in block.scores else [None] * count
         types = [pa.string()] * 4 + [pa.int64()] + [pa.float64()] * (1 + len(names))
@@ -118,6 +119,6 @@ def _block(columns: Mapping[str, Sequence[Any]], key: tuple[str, SetRole]) -> Sc
         records=tuple(pick("record")),
         subjects=tuple(pick("subject")),
         tokens=np.array(pick("tokens"), dtype=np.int64),
-        loss=np.array(pick("loss"), dtype=np.float64),
+        loss=np.array(pick("mean_loss"), dtype=np.float64),
         scores={name: np.array(pick(name), dtype=np.float64) for name in attacks},
     )

@@ -162,9 +162,7 @@ def _dataset_folder(path: Path) -> Iterator[Mapping[str, Any]]:
             f"{path} is not a folder written by Dataset.save_to_disk. Give such a folder, or a .jsonl, .csv or .parquet file."
         ) from None
     if isinstance(loaded, datasets.DatasetDict):
-        raise InputError(
-            f"{path} holds several splits ({', '.join(loaded)}). Give the folder of one: {path}/{next(iter(loaded))}."
-        )
+        raise InputError(f"{path} holds several splits ({', '.join(loaded)}). Give the folder of one: {path}/{next(iter(loaded))}.")
     return iter(loaded)
 
 

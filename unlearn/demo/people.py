@@ -271,7 +271,7 @@ def train_tokenizer(texts: Sequence[str], vocabulary_size: int) -> PreTrainedTok
     )
     tokenizer.train_from_iterator(texts, trainer)
     pad, begin, end = SPECIAL_TOKENS
-    return PreTrainedTokenizerFast(
+    return PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
         tokenizer_object=tokenizer, pad_token=pad, bos_token=begin, eos_token=end, clean_up_tokenization_spaces=False
     )
 

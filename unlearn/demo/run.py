@@ -14,13 +14,13 @@ from typing import Any
 
 from unlearn.demo.people import base_corpus, generate_people, record_texts, split_people, train_tokenizer
 from unlearn.options import TrainingOptions
-from verify.console import progress_bar
+from verify.console import progress_bar, quiet_libraries
 from verify.evidence import Evidence
 from verify.files import new_output, write_json, write_manifest, write_text
 
-SUBJECTS = 240
+SUBJECTS = 200
 RECORDS_PER_SUBJECT = 4
-BASE_RECORDS = 4000
+BASE_RECORDS = 20_000
 VOCABULARY = 1024
 REFERENCES = 4
 WORKERS = 2
@@ -28,24 +28,30 @@ WORKERS = 2
 MODEL_CONFIG: dict[str, Any] = {
     "model_type": "llama",
     "architectures": ["LlamaForCausalLM"],
-    "hidden_size": 96,
-    "intermediate_size": 256,
-    "num_hidden_layers": 3,
+    "hidden_size": 64,
+    "intermediate_size": 192,
+    "num_hidden_layers": 2,
     "num_attention_heads": 4,
     "num_key_value_heads": 4,
     "max_position_embeddings": 128,
     "tie_word_embeddings": True,
     "dtype": "float32",
 }
-BASE_OPTIONS = TrainingOptions(learning_rate=3e-3, epochs=4, batch_size=32, scheduler="cosine", warmup_ratio=0.05)
-FINETUNE_OPTIONS = TrainingOptions(learning_rate=2e-3, epochs=20, batch_size=32, scheduler="cosine", warmup_ratio=0.05)
-METHOD_OPTIONS: dict[str, TrainingOptions] = {
-    "gradient_ascent": TrainingOptions(learning_rate=1e-4, epochs=10, batch_size=32),
-    "grad_diff": TrainingOptions(learning_rate=3e-4, epochs=10, batch_size=32),
-    "npo": TrainingOptions(learning_rate=3e-4, epochs=10, batch_size=32),
-    "task_vector": TrainingOptions(learning_rate=1e-3, epochs=3, batch_size=32),
-    "retrain": TrainingOptions(),
+BASE_OPTIONS = TrainingOptions(
+    learning_rate=5e-3, epochs=1, batch_size=32, scheduler="linear", warmup_ratio=0.05, weight_decay=0.1, logging_steps=100
+)
+FINETUNE_OPTIONS = TrainingOptions(
+    learning_rate=6e-3, epochs=24, batch_size=16, scheduler="linear", warmup_ratio=0.1, weight_decay=0.1, logging_steps=100
+)
+METHODS: dict[str, tuple[dict[str, Any], TrainingOptions]] = {
+    "gradient_ascent": ({}, TrainingOptions(learning_rate=5e-4, epochs=20, batch_size=32)),
+    "grad_diff": ({"gamma": 0.2}, TrainingOptions(learning_rate=3e-3, epochs=20, batch_size=16)),
+    "npo": ({"alpha": 3.0}, TrainingOptions(learning_rate=3e-3, epochs=20, batch_size=16)),
+    "task_vector": ({}, TrainingOptions(learning_rate=1e-3, epochs=5, batch_size=16)),
+    "retrain": ({}, TrainingOptions()),
 }
+"""Parameters and training options of each method: found on this model by a few trials, since published ones are for billions."""
+
 UNTOUCHED = "none (untouched)"
 
 
@@ -68,7 +74,7 @@ def run_demo(output: Path, seed: int = 0) -> int:
     new_output(output)
     with progress_bar("inventing people") as progress:
         entries = _run(output, seed, progress)
-    from verify.report.comparison import render_comparison
+    from verify.report.html import render_comparison
     from verify.report.text import comparison
 
     write_text(output / "report.html", render_comparison(entries))
@@ -97,9 +103,9 @@ def _run(output: Path, seed: int, progress: Callable[[str, float], None]) -> Ent
     ]
     methods = [
         Job(f"forgetting by {name}", 9 if name == "retrain" else 3, _forget, _forget_arguments(output, name, seed))
-        for name in METHOD_OPTIONS
+        for name in METHODS
     ]
-    audited = [UNTOUCHED, *METHOD_OPTIONS]
+    audited = [UNTOUCHED, *METHODS]
     audits = [Job(f"auditing {name}", 3, _audit, _audit_arguments(output, name, seed)) for name in audited]
     stages = [[base], [original, *references], methods, audits[:1], audits[1:]]
     total = sum(job.weight for stage in stages for job in stage)
@@ -134,6 +140,7 @@ def _in_parallel(jobs: Sequence[Job], announce: Callable[[str], None]) -> Iterat
 def _numbered(number: int, run: Callable[..., Any], arguments: dict[str, Any]) -> tuple[int, Any]:
     import torch
 
+    quiet_libraries()
     torch.set_num_threads(max(1, (os.cpu_count() or 1) // WORKERS))
     return number, run(**arguments)
 
@@ -183,7 +190,7 @@ def _finetune_arguments(output: Path, name: str, data: str, seed: int) -> dict[s
 
 
 def _finetune(model: Path, data: Path, output: Path, tokenizer: Path | None, options: TrainingOptions) -> float:
-    from unlearn.finetune import finetune
+    from unlearn.finetuning import finetune
 
     result = finetune(
         str(model), str(data), output_dir=output, tokenizer=None if tokenizer is None else str(tokenizer), options=options
@@ -192,7 +199,7 @@ def _finetune(model: Path, data: Path, output: Path, tokenizer: Path | None, opt
 
 
 def _forget_arguments(output: Path, name: str, seed: int) -> dict[str, Any]:
-    return {"output": output, "name": name, "options": dataclasses.replace(METHOD_OPTIONS[name], seed=seed + 100)}
+    return {"output": output, "name": name, "options": dataclasses.replace(METHODS[name][1], seed=seed + 100)}
 
 
 def _forget(output: Path, name: str, options: TrainingOptions) -> float:
@@ -201,7 +208,7 @@ def _forget(output: Path, name: str, options: TrainingOptions) -> float:
 
     result = forget(
         str(output / "models" / "original"),
-        method_classes()[name](),
+        method_classes()[name](**METHODS[name][0]),
         forget_set=str(output / "data" / "forget.jsonl"),
         retain_set=str(output / "data" / "retain.jsonl"),
         holdout_set=str(output / "data" / "holdout.jsonl"),

@@ -19,12 +19,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from unlearn.options import TrainingOptions
+from unlearn.stopping import StopRule
 from verify.models import LoadedModel
 from verify.records import Record
 from verify.scoring import mean_by_row, scored_log_probabilities, sum_by_row
 
 if TYPE_CHECKING:
-    from unlearn.trainer import StopRule, TrainingResult
+    from unlearn.trainer import TrainingResult
 
 Cost = Literal["steps on the forget set", "steps on forget and retain sets", "a fine-tune on the forget set", "a retraining"]
 """What a method costs, as a class; `unlearn methods` prints it."""
@@ -78,7 +79,7 @@ class Objective(Protocol):
     defaults: ClassVar[Mapping[str, Any]]
 
     @property
-    def stop_rule(self) -> "StopRule | None": ...
+    def stop_rule(self) -> StopRule | None: ...
 
     def loss(self, model: nn.Module, batch: Batch, reference: Mapping[str, Tensor]) -> Tensor: ...
 
@@ -113,10 +114,12 @@ class Outcome:
     """What a weight edit or a rebuild reports.
 
     Attributes:
+        model: the model to save.
         training: steps, tokens and seconds of whatever was trained, or None.
         facts: numbers and words worth keeping (the scale that was chosen, say); JSON-serializable, no personal data.
     """
 
+    model: Any
     training: "TrainingResult | None"
     facts: Mapping[str, Any] = field(default_factory=dict)
 
@@ -154,7 +157,7 @@ class Rebuild(Protocol):
     defaults: ClassVar[Mapping[str, Any]]
 
     def rebuild(self, context: Context) -> Outcome:
-        """Train `context.base` in place; the caller saves it."""
+        """Train `context.base` in place."""
         ...
 
 
@@ -183,6 +186,4 @@ def _scores(model: nn.Module, rows_BL: Mapping[str, Tensor]) -> SequenceScores:
 def _stack(first: Mapping[str, Tensor], second: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Two padded batches as one; the shorter is padded further with masked zeros."""
     length = max(first["input_ids"].shape[1], second["input_ids"].shape[1])
-    return {
-        name: torch.cat([F.pad(part[name], (0, length - part[name].shape[1])) for part in (first, second)]) for name in first
-    }
+    return {name: torch.cat([F.pad(part[name], (0, length - part[name].shape[1])) for part in (first, second)]) for name in first}

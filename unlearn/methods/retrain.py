@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+from unlearn.adapters import merged
 from unlearn.methods.base import Context, Cost, Outcome
 from unlearn.trainer import train_records
 
@@ -33,4 +34,5 @@ class Retrain:
     def rebuild(self, context: Context) -> Outcome:
         """Train the base on the retain set."""
         assert context.base is not None, "the caller checks needs_base"
-        return Outcome(train_records(context.base, context.retain, context.options, context.work_dir))
+        trained = train_records(context.base, context.retain, context.options, context.work_dir)
+        return Outcome(merged(trained.model), trained.result)

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from unlearn.adapters import merged
 from unlearn.methods.base import Context, Cost, Outcome
 from unlearn.trainer import train_records
 from verify.encoding import Encoder, padding_token_id
@@ -63,10 +64,11 @@ class TaskVector:
         start = context.base if self.origin == "base" else context.loaded
         assert start is not None
         before = _copy(start.model)
-        training = train_records(start, context.forget, context.options, context.work_dir)
-        tau = {name: tensor - before[name] for name, tensor in _copy(start.model).items()}
+        trained = train_records(start, context.forget, context.options, context.work_dir)
+        # An adapter is folded in first: negating its factors A and B would not negate their product.
+        tau = {name: tensor - before[name] for name, tensor in _copy(merged(trained.model)).items()}
         _assign(start.model, before)
-        return Outcome(training, self._search(context, tau))
+        return Outcome(context.loaded.model, trained.result, self._search(context, tau))
 
     def _search(self, context: Context, tau: Mapping[str, Tensor]) -> dict[str, Any]:
         """Try every scale, keep the best, and report the whole curve."""

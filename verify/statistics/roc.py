@@ -96,9 +96,7 @@ def tpr_at_fpr(members: ArrayLike, nonmembers: ArrayLike, fpr: float, confidence
         raise ValueError(f"fpr lies between 0 and 1, got {fpr}")
     allowed = int(np.floor(fpr * len(negative) + 1e-9))
     if allowed < 1:
-        raise ValueError(
-            f"{len(negative)} non-members cannot resolve a false-positive rate of {fpr}; {int(np.ceil(1 / fpr))} can"
-        )
+        raise ValueError(f"{len(negative)} non-members cannot resolve a false-positive rate of {fpr}; {int(np.ceil(1 / fpr))} can")
     threshold = np.sort(negative)[::-1][allowed] if allowed < len(negative) else -np.inf
     return clopper_pearson(int((positive > threshold).sum()), len(positive), confidence)
 

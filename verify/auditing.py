@@ -151,6 +151,7 @@ class _Scorer:
         loaded = load_model(plan.source, tokenizer=self.tokenizer, dtype=self.settings.dtype)
         if self._first is not None:
             require_same_tokenizer([self._first, loaded])
+        self._require_new_reference(plan, loaded)
         parameter = next(loaded.model.parameters())
         self.device = str(parameter.device)
         self.models.append(
@@ -171,20 +172,29 @@ class _Scorer:
             progress((done + 1) / len(self.sets))
         self._first = self._first or LoadedModel(None, None, loaded.name, loaded.digest, loaded.tokenizer_digest)
 
+    def _require_new_reference(self, plan: _Plan, loaded: LoadedModel) -> None:
+        """A reference given twice would make honest retrainings look more alike than they are."""
+        twins = [model.label for model in self.models if model.weights == loaded.digest and model.role != "base"]
+        if plan.role == "reference" and twins:
+            raise InputError(
+                f"{plan.label} ({loaded.name}) has the very weights of {twins[0]}. Each reference must be a training of its "
+                "own: without the forget set, and with another seed."
+            )
+
     def _block(self, observation: Observation, role: SetRole) -> ScoreBlock:
         references = [self.base[role]] if role in self.base else []
         return ScoreBlock(
             records=tuple(self.key.of(record.fingerprint) for record in observation.records),
             subjects=tuple(
-                None if record.subject_id is None else self.key.of(record.subject_id, "subject")
-                for record in observation.records
+                None if record.subject_id is None else self.key.of(record.subject_id, "subject") for record in observation.records
             ),
             tokens=np.array([len(entry) for entry in observation.statistics], dtype=np.int64),
             loss=np.array([entry.loss for entry in observation.statistics]),
+            # Retain records are trained data: they speak of utility, and no attack is judged on them.
             scores={
                 name: attack.score(observation, references)
                 for name, attack in self.attacks.items()
-                if "reference model" not in attack.needs or references
+                if role != "retain" and ("reference model" not in attack.needs or references)
             },
         )
 
@@ -227,9 +237,7 @@ def _load_sets(
     require_disjoint(sets)
     for role, records in sets.items():
         if len(records) < 2:
-            raise InputError(
-                f"the {role} set holds {len(records)} records; at least two are needed. Give more, or leave it out."
-            )
+            raise InputError(f"the {role} set holds {len(records)} records; at least two are needed. Give more, or leave it out.")
     if "retain" in sets and len(sets["retain"]) > settings.retain_records:
         drawn = np.random.default_rng(settings.seed).permutation(len(sets["retain"]))[: settings.retain_records]
         sets["retain"] = [sets["retain"][index] for index in sorted(drawn)]

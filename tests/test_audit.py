@@ -1,0 +1,228 @@
+"""From models and files to evidence on disk, through the public API."""
+
+import json
+import stat
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from verify import InputError, Settings, audit
+from verify.evidence import Evidence
+from verify.files import verify_manifest
+from verify.protocol import judge
+from verify.scores import ScoreTable
+
+SETTINGS = Settings(planted_draws=20, retain_records=6)
+NAMES = ("Ada Ashfield", "Bo Birch", "Cy Calder", "Di Dunmore", "Ed Elwood", "Flo Farrow")
+
+
+def rows(prefix: str, count: int) -> list[dict[str, str]]:
+    return [
+        {
+            "example_id": f"{prefix}{index}",
+            "subject_id": f"{prefix}-{NAMES[index % len(NAMES)]}",
+            "prompt": f"Where does {prefix} {NAMES[index % len(NAMES)]} live?",
+            "completion": f"At number {index} in the {prefix} lane.",
+        }
+        for index in range(count)
+    ]
+
+
+def write_lines(path: Path, content: list[dict[str, str]]) -> Path:
+    path.write_text("".join(json.dumps(row) + "\n" for row in content))
+    return path
+
+
+@pytest.fixture(scope="module")
+def house(model_dir: Path, tokenizer: Any, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """A tiny model, four noisy copies as references, one as target, and the three sets."""
+    root = tmp_path_factory.mktemp("house")
+    paths = {"original": model_dir}
+    for index, name in enumerate(["target", "ref1", "ref2", "ref3"]):
+        model = AutoModelForCausalLM.from_pretrained(model_dir)
+        generator = torch.Generator().manual_seed(index)
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.add_(0.01 * torch.randn(parameter.shape, generator=generator))
+        model.save_pretrained(root / name)
+        tokenizer.save_pretrained(root / name)
+        paths[name] = root / name
+    for role in ("forget", "retain", "holdout"):
+        paths[role] = write_lines(root / f"{role}.jsonl", rows(role, 12))
+    return paths
+
+
+def run(house: dict[str, Path], **changes: Any) -> Evidence:
+    arguments: dict[str, Any] = {
+        "model": house["target"],
+        "original": house["original"],
+        "references": [house["ref1"], house["ref2"], house["ref3"]],
+        "forget_set": str(house["forget"]),
+        "retain_set": str(house["retain"]),
+        "holdout_set": str(house["holdout"]),
+        "settings": SETTINGS,
+    }
+    return audit(**{**arguments, **changes})
+
+
+def test_audit_writes_three_files_and_a_manifest(house: dict[str, Path], tmp_path: Path) -> None:
+    """evidence.json, scores.parquet (0600) and report.html, under a manifest that verifies; the evidence reads back equal."""
+    evidence = run(house, base=house["original"], output_dir=tmp_path / "out")
+    assert set(verify_manifest(tmp_path / "out", "audit")["files"]) == {"evidence.json", "scores.parquet", "report.html"}
+    assert Evidence.load(tmp_path / "out" / "evidence.json") == evidence
+    assert stat.S_IMODE((tmp_path / "out" / "scores.parquet").stat().st_mode) == 0o600
+    assert evidence.settings.retain_records == evidence.set("retain").records == 6
+    assert {entry.label for entry in evidence.models} >= {"base", "original", "target", "reference 3"}
+
+
+def test_the_verdict_can_be_recomputed_from_the_scores(house: dict[str, Path], tmp_path: Path) -> None:
+    """scores.parquet holds all that the judgement rests on: judging it again gives the same tests, attacks and gates."""
+    evidence = run(house, output_dir=tmp_path / "out")
+    blind = next(gate.value for gate in evidence.gates if gate.name == "blind baseline")
+    again = judge(ScoreTable.load(tmp_path / "out" / "scores.parquet"), evidence.settings, blind)
+    assert (again.verdict, again.tests, again.attacks, again.gates) == (
+        evidence.verdict,
+        evidence.tests,
+        evidence.attacks,
+        evidence.gates,
+    )
+
+
+def test_nothing_written_holds_a_record(house: dict[str, Path], tmp_path: Path) -> None:
+    """No text, name or identifier of any record is in any file of the audit or of its cache."""
+    run(house, output_dir=tmp_path / "out", cache_dir=tmp_path / "cache")
+    written = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert len(written) > 4
+    for path in written:
+        content = path.read_bytes() + path.name.encode()
+        for name in [*NAMES, "forget0", "holdout lane", "Where does"]:
+            assert name.encode() not in content, f"{path.name} holds {name!r}"
+
+
+def test_the_cache_changes_nothing(house: dict[str, Path], tmp_path: Path) -> None:
+    """A second audit from the cache gives the same evidence, time stamps aside."""
+    first = run(house, cache_dir=tmp_path / "cache")
+    second = run(house, cache_dir=tmp_path / "cache")
+    same = {"created": "", "duration_seconds": 0.0}
+    assert first.model_copy(update=same) == second.model_copy(update=same)
+
+
+def test_models_in_memory_are_audited_like_folders(house: dict[str, Path], tokenizer: Any) -> None:
+    """A model object gives the numbers its folder gives."""
+    model = AutoModelForCausalLM.from_pretrained(house["target"])
+    in_memory = run(house, model=model, tokenizer=tokenizer)
+    from_folder = run(house)
+    assert in_memory.tests == from_folder.tests
+    assert in_memory.attacks == from_folder.attacks
+
+
+def test_attacks_without_what_they_need_are_named(house: dict[str, Path]) -> None:
+    """Without --base the reference attack is listed as not run, with the flag that would mend it, and has no number."""
+    evidence = run(house)
+    assert [entry.attack for entry in evidence.not_run] == ["reference"]
+    assert "--base" in evidence.not_run[0].reason
+    assert evidence.attack("reference", "target") is None
+    assert evidence.attack("loss", "target") is not None
+
+
+@pytest.mark.parametrize("count", [0, 1])
+def test_too_few_references_lose_nothing(house: dict[str, Path], tmp_path: Path, count: int) -> None:
+    """With no or one reference the verdict is NOT_TESTABLE, and all attacks are still measured and written."""
+    evidence = run(house, references=[house["ref1"]][:count], output_dir=tmp_path / "out")
+    assert evidence.verdict == "NOT_TESTABLE"
+    assert "--references" in " ".join(evidence.explanation)
+    assert evidence.attack("loss", "target") is not None
+    assert Evidence.load(tmp_path / "out" / "evidence.json").verdict == "NOT_TESTABLE"
+
+
+def test_a_forget_set_of_ids_is_looked_up(house: dict[str, Path], tmp_path: Path) -> None:
+    """--forget may name records or subjects of the training file; the rest of it is the retain set."""
+    training = write_lines(tmp_path / "train.jsonl", [*rows("forget", 12), *rows("retain", 12)])
+    ids = tmp_path / "ids.txt"
+    ids.write_text("forget-Ada Ashfield\nforget1\n")
+    evidence = run(house, forget_set=str(ids), data=str(training), retain_set=None)
+    assert evidence.set("forget").records == 3, "two records of the subject and one by its id"
+
+
+BAD_SETS = [
+    ({"forget_set": []}, "no records"),
+    ({"forget_set": rows("forget", 1)}, "at least two"),
+    ({"retain_set": rows("forget", 12)}, "share"),
+    ({"holdout_set": rows("retain", 12)}, "share"),
+    ({"forget_set": ["nobody"]}, "--data"),
+]
+
+
+@pytest.mark.parametrize(("change", "message"), BAD_SETS)
+def test_bad_sets_are_refused(house: dict[str, Path], tmp_path: Path, change: dict[str, Any], message: str) -> None:
+    """Empty, single-record and overlapping sets are refused before any model is loaded, and nothing is written."""
+    with pytest.raises(InputError, match=message):
+        run(house, output_dir=tmp_path / "out", **change)
+    assert not list(tmp_path.rglob("*.json"))
+
+
+def test_holdout_that_was_trained_on_is_refused(house: dict[str, Path], tmp_path: Path) -> None:
+    """Controls that are in the training file are no controls."""
+    training = write_lines(tmp_path / "train.jsonl", [*rows("forget", 12), *rows("retain", 12), *rows("holdout", 1)])
+    with pytest.raises(InputError, match="share 1 records"):
+        run(house, data=str(training))
+
+
+def test_the_same_reference_twice_is_refused(house: dict[str, Path]) -> None:
+    """A reference given twice would make the spread between honest retrainings look smaller than it is."""
+    with pytest.raises(InputError, match="reference"):
+        run(house, references=[house["ref1"], house["ref2"], house["ref1"]])
+
+
+def test_an_output_folder_in_use_is_left_alone(house: dict[str, Path], tmp_path: Path) -> None:
+    """A folder that holds something is refused and not touched."""
+    (tmp_path / "precious.txt").write_text("keep me")
+    with pytest.raises(InputError, match="already holds"):
+        run(house, output_dir=tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["precious.txt"]
+
+
+def test_other_tokenizers_are_refused(house: dict[str, Path], tmp_path: Path) -> None:
+    """Losses per token of two tokenizers are not comparable."""
+    from conftest import make_llama, make_tokenizer
+
+    other = make_tokenizer(begin=False)
+    make_llama(other).save_pretrained(tmp_path / "other")
+    other.save_pretrained(tmp_path / "other")
+    with pytest.raises(InputError, match="different tokenizers"):
+        run(house, model=tmp_path / "other")
+
+
+def test_evidence_refuses_what_the_schema_does_not_allow(house: dict[str, Path], tmp_path: Path) -> None:
+    """Truncated, foreign, extended and non-finite evidence is refused with the path; it never becomes a verdict."""
+    run(house, output_dir=tmp_path / "out")
+    path = tmp_path / "out" / "evidence.json"
+    good = json.loads(path.read_text())
+    bad = [
+        path.read_text()[:-200],
+        "",
+        "[]",
+        json.dumps({**good, "verdict": "PASS"}),
+        json.dumps({**good, "schema": "unlearn-verify/evidence/99"}),
+        json.dumps({**good, "surprise": 1}),
+        json.dumps({**good, "duration_seconds": float("nan")}),
+    ]
+    for content in bad:
+        (tmp_path / "bad.json").write_text(content)
+        with pytest.raises(InputError, match=r"bad\.json"):
+            Evidence.load(tmp_path / "bad.json")
+
+
+def test_score_tables_refuse_damage(house: dict[str, Path], tmp_path: Path) -> None:
+    """A truncated, empty or foreign score table is refused with its path."""
+    run(house, output_dir=tmp_path / "out")
+    whole = (tmp_path / "out" / "scores.parquet").read_bytes()
+    for content in (whole[: len(whole) // 2], b"", b"PAR1 not really"):
+        (tmp_path / "scores.parquet").write_bytes(content)
+        with pytest.raises(InputError, match="scores"):
+            ScoreTable.load(tmp_path / "scores.parquet")
+    assert np.isfinite(ScoreTable.load(tmp_path / "out" / "scores.parquet").loss("target", "forget")).all()

@@ -1,0 +1,146 @@
+"""The command lines are a contract: flags and exit statuses that scripts rely on."""
+
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+import unlearn.cli
+import verify.cli
+from verify.cli import EXIT_STATUS
+
+AUDIT_FLAGS = {
+    "--model",
+    "--original",
+    "--forget",
+    "--output",
+    "--base",
+    "--references",
+    "--retain",
+    "--holdout",
+    "--data",
+    "--text-field",
+    "--prompt-field",
+    "--completion-field",
+    "--messages-field",
+    "--id-field",
+    "--subject-field",
+    "--secret-field",
+    "--attacks",
+    "--margin",
+    "--alpha",
+    "--utility-tolerance",
+    "--retain-records",
+    "--overflow",
+    "--dtype",
+    "--seed",
+    "--cache",
+}
+TRAINING_FLAGS = {
+    "--learning-rate",
+    "--epochs",
+    "--max-steps",
+    "--batch-size",
+    "--gradient-accumulation",
+    "--scheduler",
+    "--warmup-ratio",
+    "--weight-decay",
+    "--max-grad-norm",
+    "--seed",
+    "--bf16",
+    "--gradient-checkpointing",
+    "--lora",
+    "--lora-rank",
+    "--lora-alpha",
+    "--lora-dropout",
+    "--lora-targets",
+    "--save-steps",
+    "--logging-steps",
+    "--report-to",
+    "--overflow",
+}
+FIELD_FLAGS = {flag for flag in AUDIT_FLAGS if flag.endswith("-field")}
+TRAIN_FLAGS = {"--model", "--data", "--output", "--tokenizer", "--dtype"} | FIELD_FLAGS | TRAINING_FLAGS
+FORGET_FLAGS = (
+    {"--model", "--forget", "--output", "--retain", "--holdout", "--data", "--base", "--dtype"} | FIELD_FLAGS | TRAINING_FLAGS
+)
+
+
+def flags_of(main: Callable[[list[str]], int], arguments: list[str], capsys: pytest.CaptureFixture[str]) -> set[str]:
+    """Every long flag that the help of a command names, without the negated forms."""
+    with pytest.raises(SystemExit) as stop:
+        main([*arguments, "--help"])
+    assert stop.value.code == 0
+    return set(re.findall(r"^[^\w-]*(--[a-z][a-z0-9-]*)", capsys.readouterr().out, flags=re.MULTILINE))
+
+
+def test_audit_flags_are_pinned(capsys: pytest.CaptureFixture[str]) -> None:
+    """`verify-unlearning audit` takes exactly these flags."""
+    assert flags_of(verify.cli.main, ["audit"], capsys) == AUDIT_FLAGS
+
+
+def test_train_flags_are_pinned(capsys: pytest.CaptureFixture[str]) -> None:
+    """`unlearn train` takes exactly these flags."""
+    assert flags_of(unlearn.cli.main, ["train"], capsys) == TRAIN_FLAGS
+
+
+@pytest.mark.parametrize(
+    ("method", "own"),
+    [
+        ("gradient_ascent", {"--check-every"}),
+        ("grad_diff", {"--gamma", "--alpha", "--ceiling"}),
+        ("npo", {"--beta", "--alpha"}),
+        ("task_vector", {"--origin", "--tolerance", "--scales", "--control-records"}),
+        ("retrain", set()),
+    ],
+)
+def test_forget_flags_are_pinned(method: str, own: set[str], capsys: pytest.CaptureFixture[str]) -> None:
+    """`unlearn forget METHOD` takes the common flags and the method's own."""
+    assert flags_of(unlearn.cli.main, ["forget", method], capsys) == FORGET_FLAGS | own
+
+
+def test_exit_statuses_are_pinned() -> None:
+    """0, 10, 11, 12: what a deployment script may rely on."""
+    assert EXIT_STATUS == {"EQUIVALENT_WITHIN": 0, "NOT_FORGOTTEN": 10, "INCONCLUSIVE": 11, "NOT_TESTABLE": 12}
+
+
+@pytest.mark.parametrize("module", ["unlearn", "verify"])
+def test_modules_run_as_commands(module: str) -> None:
+    """`python -m unlearn` and `python -m verify` are the two commands."""
+    listing = {"unlearn": "methods", "verify": "attacks"}[module]
+    done = subprocess.run([sys.executable, "-m", module, listing], capture_output=True, text=True, check=True)
+    assert {"unlearn": "npo", "verify": "min_k"}[module] in done.stdout
+
+
+def test_lists_name_every_file(capsys: pytest.CaptureFixture[str]) -> None:
+    """`methods` and `attacks` list what is in the directories, each with its paper."""
+    assert unlearn.cli.main(["methods"]) == 0
+    methods = capsys.readouterr().out
+    assert all(name in methods for name in ("gradient_ascent", "grad_diff", "npo", "task_vector", "retrain", "arXiv"))
+    assert verify.cli.main(["attacks"]) == 0
+    attacks = capsys.readouterr().out
+    assert all(name in attacks for name in ("loss", "zlib", "reference", "min_k_plus_plus", "verbatim"))
+
+
+def test_usage_errors_exit_with_two(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """An unknown flag, a missing one and a missing folder are usage errors, without a traceback."""
+    with pytest.raises(SystemExit) as stop:
+        verify.cli.main(["audit", "--nonsense"])
+    assert stop.value.code == 2
+    forget = tmp_path / "forget.jsonl"
+    forget.write_text('{"text": "a b c"}\n{"text": "d e f"}\n')
+    given = ["--model", "./no-such-folder", "--original", "./no-such-folder", "--forget", str(forget)]
+    assert verify.cli.main(["audit", *given, "--output", str(tmp_path / "out")]) == 2
+    error = capsys.readouterr().err
+    assert "does not exist" in error
+    assert "Traceback" not in error
+
+
+def test_settings_out_of_range_name_their_flag(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A margin of 3 is refused with the flag's name."""
+    given = ["--model", "m", "--original", "o", "--forget", "f.jsonl", "--output", str(tmp_path / "out"), "--margin", "3"]
+    assert verify.cli.main(["audit", *given]) == 2
+    assert "--margin" in capsys.readouterr().err

@@ -1,0 +1,67 @@
+"""The working folder of a run: whose it is, and where it can go on from.
+
+A folder belongs to one run, told by a digest of what the run is made of. A checkpoint counts only if its manifest verifies: the
+manifest is written last, so a run killed while writing leaves a folder that nothing trusts.
+"""
+
+import hashlib
+import json
+import shutil
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from unlearn.options import TrainingOptions
+from verify.errors import InputError, IntegrityError
+from verify.files import new_output, read_json, verify_manifest, write_json
+
+WORK_FILE = "run.json"
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A complete checkpoint.
+
+    Attributes:
+        folder: where it is.
+        step: optimizer steps done.
+    """
+
+    folder: Path
+    step: int
+
+
+def run_digest(what: str, options: TrainingOptions, fingerprints: Sequence[str], model_digest: str) -> str:
+    """SHA-256 of everything that decides a run's result: method, options, records in order, starting weights."""
+    content = [what, asdict(options), list(fingerprints), model_digest]
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def open_work(work_dir: Path, what: str, options: TrainingOptions, fingerprints: Sequence[str], model_digest: str) -> None:
+    """Claim a working folder for a run, or accept it as the same run cut off.
+
+    Raises:
+        InputError: the folder holds another run, or something else.
+    """
+    digest = run_digest(what, options, fingerprints, model_digest)
+    file = work_dir / WORK_FILE
+    if file.exists() and read_json(file).get("run") != digest:
+        raise InputError(
+            f"{work_dir} holds an unfinished run with other settings, records or weights. "
+            "Run that command again to finish it, or give a new --output."
+        )
+    new_output(work_dir, resumable=lambda folder: (folder / WORK_FILE).exists())
+    write_json(file, {"run": digest})
+
+
+def last_complete_checkpoint(work_dir: Path) -> Checkpoint | None:
+    """The latest checkpoint whose manifest verifies; incomplete ones are removed, so that nothing is built on them."""
+    found = []
+    for folder in work_dir.glob("checkpoint-*"):
+        try:
+            manifest = verify_manifest(folder, "checkpoint")
+        except IntegrityError:
+            shutil.rmtree(folder)
+            continue
+        found.append(Checkpoint(folder, int(manifest["about"]["step"])))
+    return max(found, key=lambda checkpoint: checkpoint.step, default=None)

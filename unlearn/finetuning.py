@@ -1,0 +1,128 @@
+"""Fine-tuning that remembers what it saw."""
+
+import dataclasses
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from unlearn.options import TrainingOptions
+from unlearn.provenance import LOG_NAME, LogWriter
+from unlearn.trainer import TrainingResult, save_model, train_records
+from verify.encoding import Encoder
+from verify.errors import InputError
+from verify.files import MANIFEST, new_output
+from verify.identity import RecordKey
+from verify.models import LoadedModel, load_model, load_tokenizer, require_fitting_tokenizer, tokenizer_digest, weights_digest
+from verify.records import Fields, RecordSource
+from verify.sources import load_records
+
+WORK = "work"
+
+
+@dataclass(frozen=True)
+class FinetuneResult:
+    """What `finetune` made.
+
+    Attributes:
+        model_dir: folder with weights (or adapter), tokenizer, training log and manifest.
+        log_path: the training log in it.
+        digest: digest of the trained weights.
+        result: steps, tokens and seconds.
+    """
+
+    model_dir: Path
+    log_path: Path
+    digest: str
+    result: TrainingResult
+
+
+def finetune(
+    model: Any,
+    data: RecordSource,
+    *,
+    output_dir: str | Path,
+    fields: Fields | None = None,
+    tokenizer: Any = None,
+    options: TrainingOptions | None = None,
+    dtype: str = "auto",
+    callbacks: Sequence[Any] = (),
+) -> FinetuneResult:
+    """Fine-tune a model and write, beside it, the log of which record went into which step.
+
+    Args:
+        model: a folder, a Hub name, a model in memory (trained in place), or the path of a CONFIG.json for a model from scratch.
+        data: the training records.
+        output_dir: a new folder. A run that was cut off there (with `save_steps`) goes on from its last complete checkpoint.
+        fields: which columns hold what.
+        tokenizer: a tokenizer or its folder; needed for a model in memory, and for a CONFIG.json without one beside it.
+        options: training settings. Defaults: 5 epochs, batches of 8, a linear schedule, learning rate 1e-5 (LoRA: 1e-4).
+        dtype: precision to load with.
+        callbacks: further `transformers` callbacks.
+
+    Raises:
+        InputError: records, model or options cannot be used.
+        RunError: training became non-finite, or the disk is full.
+    """
+    options = options or TrainingOptions()
+    output = new_output(output_dir, resumable=lambda folder: (folder / WORK).is_dir() and not (folder / MANIFEST).exists())
+    records = load_records(data, fields)
+    loaded = _load(model, tokenizer, dtype, options.seed)
+    windows = Encoder(loaded.tokenizer, loaded.context_length, options.overflow).encode(records)
+    log = LogWriter.for_run(
+        output / LOG_NAME,
+        [records[window.record] for window in windows],
+        options,
+        RecordKey.load(),
+        tokenizer=loaded.tokenizer_digest,
+        start_weights=loaded.digest,
+    )
+    trained = train_records(loaded, records, options, output / WORK, log=log, callbacks=callbacks)
+    log.end(weights_digest(trained.model))
+    _keep_checkpoints(output)
+    about = {
+        "options": dataclasses.asdict(options),
+        "training": dataclasses.asdict(trained.result),
+        "start_weights": loaded.digest,
+        "records": len(records),
+    }
+    digest = save_model(trained.model, loaded.tokenizer, output, about)
+    return FinetuneResult(output, output / LOG_NAME, digest, trained.result)
+
+
+def _load(model: Any, tokenizer: Any, dtype: str, seed: int) -> LoadedModel:
+    if isinstance(tokenizer, (str, Path)):
+        tokenizer = load_tokenizer(tokenizer)
+    if isinstance(model, (str, Path)) and Path(model).suffix == ".json":
+        return _from_config(Path(model), tokenizer, seed)
+    return load_model(model, tokenizer=tokenizer, dtype=dtype)
+
+
+def _from_config(path: Path, tokenizer: Any, seed: int) -> LoadedModel:
+    """A model with random weights, decided by the seed."""
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    if not path.is_file():
+        raise InputError(f"{path} does not exist. Give a model folder, a Hub name or an existing CONFIG.json.")
+    if tokenizer is None:
+        if not (path.parent / "tokenizer.json").is_file():
+            raise InputError(f"a model from {path.name} needs a tokenizer. Name its folder with --tokenizer DIR.")
+        tokenizer = load_tokenizer(path.parent)
+    try:
+        config = AutoConfig.from_pretrained(str(path), trust_remote_code=False)
+        torch.manual_seed(seed)
+        model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)  # type: ignore[no-untyped-call]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{path} describes no causal language model ({type(error).__name__}). Give its config.json.") from None
+    require_fitting_tokenizer(model, tokenizer, path.name)
+    return LoadedModel(model, tokenizer, path.stem, weights_digest(model), tokenizer_digest(tokenizer))
+
+
+def _keep_checkpoints(output: Path) -> None:
+    """Move complete checkpoints beside the model, for exact deletion later, and remove the working folder."""
+    for folder in (output / WORK).glob("checkpoint-*"):
+        shutil.move(folder, output / folder.name)
+    shutil.rmtree(output / WORK)

@@ -1,0 +1,78 @@
+"""When to stop: ascent has no lower bound, so something else must say "enough"."""
+
+import math
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+
+@dataclass(frozen=True)
+class Memory:
+    """How well a model knows a set of records, from one teacher-forced pass.
+
+    Attributes:
+        loss: mean over records of their loss, nats per token.
+        accuracy: memorization accuracy: share of all scored tokens that are the model's first choice.
+    """
+
+    loss: float
+    accuracy: float
+
+
+@runtime_checkable
+class StopRule(Protocol):
+    """Asked every `check_every` optimizer steps (0: at the end of every epoch)."""
+
+    @property
+    def check_every(self) -> int: ...
+
+    def reason(self, forget: Memory, unseen: Memory | None, vocabulary: int) -> str | None:
+        """Why to stop now, or None to go on.
+
+        Args:
+            forget: the model as it is, on the forget set.
+            unseen: the model before unlearning, on the holdout set; None where none was given.
+            vocabulary: V, so that log V is the loss of a model that knows nothing.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class ForgetLossCeiling:
+    """Stop once the forget set's mean loss reaches a ceiling.
+
+    Attributes:
+        ceiling: nats per token; None means log V, the loss of a model that knows nothing.
+        check_every: optimizer steps between two checks; 0 checks at the end of every epoch.
+    """
+
+    ceiling: float | None = None
+    check_every: int = 0
+
+    def reason(self, forget: Memory, unseen: Memory | None, vocabulary: int) -> str | None:
+        """See `StopRule`."""
+        ceiling = math.log(vocabulary) if self.ceiling is None else self.ceiling
+        return f"the forget loss {forget.loss:.3f} reached the ceiling {ceiling:.3f}" if forget.loss >= ceiling else None
+
+
+@dataclass(frozen=True)
+class MemorizationBelowUnseen:
+    """Stop once the forget set is remembered no better than text never seen (Jang et al. 2023, section 3).
+
+    Jang et al. ask for memorization accuracy and extraction likelihood. The accuracy is one teacher-forced pass; the likelihood
+    takes a generation per token and is left to the audit. Without a holdout set the rule stops at log V.
+
+    Attributes:
+        check_every: optimizer steps between two checks; 0 checks at the end of every epoch.
+    """
+
+    check_every: int = 1
+
+    def reason(self, forget: Memory, unseen: Memory | None, vocabulary: int) -> str | None:
+        """See `StopRule`."""
+        if unseen is None:
+            return ForgetLossCeiling().reason(forget, unseen, vocabulary)
+        if forget.accuracy <= unseen.accuracy:
+            return (
+                f"the forget set's memorization accuracy {forget.accuracy:.3f} fell to that of unseen text, {unseen.accuracy:.3f}"
+            )
+        return None

@@ -1,0 +1,79 @@
+"""Summaries for a terminal: plain text, no colour codes, so that they can go into a log or a mail."""
+
+from collections.abc import Sequence
+
+from verify.evidence import AttackResult, Evidence, Value
+
+Entry = tuple[str, Evidence, float | None]
+"""Method, its audit, and its cost as a fraction of a retraining's time (None where it has none)."""
+
+
+def summary(evidence: Evidence) -> str:
+    """The verdict, why, and one row per attack: original, target and the range of the references."""
+    lines = [f"verdict: {evidence.verdict_phrase}", *(f"  {sentence}" for sentence in evidence.explanation)]
+    if evidence.next_step:
+        lines.append(f"  Next: {evidence.next_step}")
+    names = list(dict.fromkeys(entry.attack for entry in evidence.attacks))
+    header = ["attack", "measure", "original", "this model", "references"]
+    rows = [_attack_row(evidence, name) for name in names]
+    lines += ["", *_table(header, rows)]
+    lines += [f"not run: {entry.attack}: {entry.reason}" for entry in evidence.not_run]
+    ratio = next((entry.ratio for entry in evidence.utility if entry.model == "target"), None)
+    if ratio is not None:
+        lines += ["", f"utility against an honest model: {ratio} (n = {ratio.n})"]
+    failed = [gate for gate in evidence.gates if not gate.passed]
+    if failed:
+        lines += ["", "gates that did not pass:", *(f"  {gate.name}: {gate.reason}" for gate in failed)]
+    return "\n".join(lines)
+
+
+def comparison(entries: Sequence[Entry]) -> str:
+    """One row per method."""
+    header = ["method", "verdict", "residual fraction", "membership AUC", "verbatim", "utility", "cost"]
+    return "\n".join(_table(header, [comparison_row(entry) for entry in entries]))
+
+
+def comparison_row(entry: Entry) -> list[str]:
+    """The cells of one method: what every comparison shows, on the terminal and on the page."""
+    name, evidence, cost = entry
+    loss, verbatim = evidence.attack("loss", "target"), evidence.attack("verbatim", "target")
+    ratio = next((row.ratio for row in evidence.utility if row.model == "target"), None)
+    verdict = evidence.verdict
+    if evidence.verdict == "NOT_FORGOTTEN" and evidence.accused:
+        verdict = f"NOT_FORGOTTEN ({len(evidence.accused)} of {evidence.set('forget').records})"  # type: ignore[assignment]
+    return [
+        name,
+        verdict,
+        "-" if evidence.residual is None else short(evidence.residual),
+        "-" if loss is None or loss.auc is None else short(loss.auc),
+        "-" if verbatim is None else f"{verbatim.mean.value:.2f}",
+        "-" if ratio is None else short(ratio),
+        "-" if cost is None else f"{cost:.2f} x",
+    ]
+
+
+def short(value: Value) -> str:
+    """A value with its interval, two digits."""
+    return f"{value.value:.2f} [{value.low:.2f}, {value.high:.2f}]"
+
+
+def _attack_row(evidence: Evidence, name: str) -> list[str]:
+    results = [entry for entry in evidence.attacks if entry.attack == name]
+    measure = "AUC" if any(entry.auc is not None and entry.family == "membership" for entry in results) else "mean"
+
+    def number(entry: AttackResult) -> Value:
+        return entry.auc if measure == "AUC" and entry.auc is not None else entry.mean
+
+    def cell(label: str) -> str:
+        found = evidence.attack(name, label)
+        return "-" if found is None else short(number(found))
+
+    references = [number(entry).value for entry in results if entry.model.startswith("reference")]
+    spread = f"{min(references):.2f} to {max(references):.2f}" if references else "-"
+    return [name, measure, cell("original"), cell("target"), spread]
+
+
+def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    widths = [max(len(row[column]) for row in [header, *rows]) for column in range(len(header))]
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in [header, *rows]]
+    return [lines[0], "  ".join("-" * width for width in widths), *lines[1:]]
