@@ -73,7 +73,37 @@ def scored_logits(model: nn.Module, batch: Mapping[str, Tensor]) -> tuple[Tensor
 def scored_log_probabilities(model: nn.Module, batch: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
     """Natural-log probability of every scored token, float32 [N], and its row [N]. Differentiable."""
     logits, targets, rows = scored_logits(model, batch)
-    return -F.cross_entropy(logits.float(), targets, reduction="none"), rows
+    full = logits if logits.dtype == torch.float64 else logits.float()
+    values: Tensor = _TargetLogProbability.apply(full, targets)  # type: ignore[no-untyped-call]
+    return values, rows
+
+
+class _TargetLogProbability(torch.autograd.Function):
+    """log softmax(logits)[target], per row, with half of cross_entropy's memory traffic.
+
+    Stock cross entropy writes three arrays of the logits' size: the log-softmax, a gradient that is zero but for one entry a
+    row, and the gradient of the logits. Here the softmax is the only one; backward turns it into the gradient where it lies:
+
+        d log p_t / d z_v = 1[v = t] - p_v
+    """
+
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, targets: Tensor) -> Tensor:
+        """Natural-log probabilities [N] from logits [N, V] and targets [N]."""
+        probability = torch.softmax(logits, dim=-1)
+        ctx.save_for_backward(probability, targets)
+        # The largest logit has log p = -log sum exp(z - max): the normaliser without another pass of exponentials, and
+        # differences of logits are taken first, so that large ones cancel exactly.
+        below_top = logits.gather(-1, targets[:, None])[:, 0] - logits.amax(-1)
+        return below_top + probability.amax(-1).log()
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        """Gradient of the logits, in place of the probabilities."""
+        probability, targets = ctx.saved_tensors  # autograd refuses a second backward through what is overwritten here
+        result = probability.mul_(-gradient[:, None])
+        result.scatter_add_(-1, targets[:, None], gradient[:, None])
+        return result, None
 
 
 def sum_by_row(values: Tensor, rows: Tensor, batch_size: int) -> Tensor:

@@ -38,3 +38,13 @@ class Estimate:
 
     def __str__(self) -> str:
         return f"{self.value:.3f} [{self.low:.3f}, {self.high:.3f}] (n = {self.n}, {self.level:.0%})"
+
+
+def require_confidence(confidence: float) -> None:
+    """Refuse a confidence level outside (0, 1).
+
+    Raises:
+        ValueError: as the name says.
+    """
+    if not 0.0 < confidence < 1.0:
+        raise ValueError(f"a confidence level lies between 0 and 1, such as 0.95; got {confidence}")

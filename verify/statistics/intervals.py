@@ -2,7 +2,7 @@
 
 from scipy import stats
 
-from verify.statistics.estimate import Estimate
+from verify.statistics.estimate import Estimate, require_confidence
 
 
 def clopper_pearson(successes: int, trials: int, confidence: float = 0.95) -> Estimate:
@@ -14,8 +14,9 @@ def clopper_pearson(successes: int, trials: int, confidence: float = 0.95) -> Es
         confidence: level, in (0, 1).
 
     Raises:
-        ValueError: no trials, or successes outside 0..trials.
+        ValueError: no trials, successes outside 0..trials, or confidence outside (0, 1).
     """
+    require_confidence(confidence)
     if trials < 1 or not 0 <= successes <= trials:
         raise ValueError(f"successes must lie in 0..trials and trials be at least 1, got {successes} of {trials}")
     tail = (1 - confidence) / 2

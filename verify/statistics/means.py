@@ -4,7 +4,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy import stats
 
-from verify.statistics.estimate import Estimate
+from verify.statistics.estimate import Estimate, require_confidence
 
 
 def mean_with_interval(values: ArrayLike, confidence: float = 0.95) -> Estimate:
@@ -15,8 +15,9 @@ def mean_with_interval(values: ArrayLike, confidence: float = 0.95) -> Estimate:
         confidence: level of the interval.
 
     Raises:
-        ValueError: fewer than two values, or one that is not finite.
+        ValueError: fewer than two values, one that is not finite, or confidence outside (0, 1).
     """
+    require_confidence(confidence)
     x = np.asarray(values, dtype=np.float64)
     if x.ndim != 1 or len(x) < 2:
         raise ValueError(f"a mean with an interval needs at least two values in one dimension, got shape {x.shape}")

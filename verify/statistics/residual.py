@@ -171,7 +171,7 @@ def reference_panel(references: ArrayLike) -> ReferencePanel:
 
     Raises:
         ValueError: the shape does not fit, a loss is not finite, R < 2 (one reference shows no spread), or references that
-            do not differ at all (the same model given twice).
+            do not differ (the same model given twice).
     """
     refs = np.asarray(references, dtype=np.float64)
     if refs.ndim != 2 or refs.shape[1] < 2:
@@ -181,7 +181,8 @@ def reference_panel(references: ArrayLike) -> ReferencePanel:
     if not np.isfinite(refs).all():
         raise ValueError("losses must be finite")
     spread = float(refs.mean(axis=1).std(ddof=1))
-    if spread == 0:
+    # A copy would pass for an independent retraining and make the spread too small.
+    if spread == 0 or len(np.unique(refs, axis=0)) < len(refs):
         raise ValueError("the references do not differ: give models trained with different seeds, each once")
     variances = moderated_variances(refs.var(axis=0, ddof=1), len(refs) - 1)
     tail = fit_scaled_t(leave_one_out_statistics(refs)) if len(refs) >= 3 else None

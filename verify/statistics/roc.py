@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 
-from verify.statistics.estimate import Estimate
+from verify.statistics.estimate import Estimate, require_confidence
 from verify.statistics.intervals import clopper_pearson
 
 
@@ -56,8 +56,9 @@ def membership_auc(members: ArrayLike, nonmembers: ArrayLike, confidence: float 
         the estimate; n counts both samples.
 
     Raises:
-        ValueError: fewer than two scores on a side, or one that is not finite.
+        ValueError: fewer than two scores on a side, one that is not finite, or confidence outside (0, 1).
     """
+    require_confidence(confidence)
     positive, negative = _two_samples(members, nonmembers)
     m, n = len(positive), len(negative)
     if min(m, n) < 2:

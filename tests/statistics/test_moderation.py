@@ -1,0 +1,109 @@
+"""Moderated variances and fitted tails: known answers, and simulation from the models that they assume."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import special, stats
+
+from verify.statistics import moderated_variances
+from verify.statistics.moderation import inverse_trigamma
+from verify.statistics.tails import fit_scaled_t
+
+pytestmark = pytest.mark.filterwarnings("error")
+
+
+@given(st.floats(-6, 6))
+def test_inverse_trigamma_inverts(exponent: float) -> None:
+    """Trigamma of the inverse is what went in, over twelve orders of magnitude."""
+    assert special.polygamma(1, inverse_trigamma(10**exponent)) == pytest.approx(10**exponent, rel=1e-6)
+
+
+def test_inverse_trigamma_known_answers() -> None:
+    """Trigamma(1) = pi^2 / 6 and trigamma(1/2) = pi^2 / 2; what is not positive has no inverse."""
+    assert inverse_trigamma(np.pi**2 / 6) == pytest.approx(1.0)
+    assert inverse_trigamma(np.pi**2 / 2) == pytest.approx(0.5)
+    with pytest.raises(ValueError, match="positive"):
+        inverse_trigamma(0.0)
+
+
+@pytest.mark.parametrize(("prior_degrees", "prior_variance", "degrees"), [(4.0, 0.02, 3), (10.0, 3.0, 7), (2.5, 1.0, 2)])
+def test_the_prior_is_recovered(prior_degrees: float, prior_variance: float, degrees: int) -> None:
+    """Variances drawn from Smyth's model give back d0 and s0^2 within 10 %."""
+    rng = np.random.default_rng(0)
+    true = prior_degrees * prior_variance / rng.chisquare(prior_degrees, 40_000)
+    found = moderated_variances(true * rng.chisquare(degrees, 40_000) / degrees, degrees)
+    assert found.prior_degrees == pytest.approx(prior_degrees, rel=0.1)
+    assert found.prior_variance == pytest.approx(prior_variance, rel=0.1)
+    assert found.degrees == pytest.approx(found.prior_degrees + degrees)
+
+
+def test_a_moderated_t_has_the_stated_degrees() -> None:
+    """Under the model, z sigma / sqrt(v) follows t with d0 + d degrees of freedom: 1 % nominal is 1 %, where the plain t's
+    variance, pooled over records, would give several per cent."""
+    rng, count = np.random.default_rng(1), 40_000
+    true = 4.0 / rng.chisquare(4.0, count)
+    sample = true * rng.chisquare(3, count) / 3
+    z = rng.normal(size=count) * np.sqrt(true)
+    found = moderated_variances(sample, 3)
+    assert np.mean(2 * stats.t.sf(abs(z) / np.sqrt(found.variances), found.degrees) < 0.01) == pytest.approx(0.01, abs=0.002)
+    assert np.mean(2 * stats.norm.sf(abs(z) / np.sqrt(sample.mean())) < 0.01) > 0.02
+
+
+def test_the_posterior_is_the_weighted_mean_of_both() -> None:
+    """Every variance lies between the record's own and the prior, at (d0 s0^2 + d s^2) / (d0 + d)."""
+    sample = np.array([0.001, 0.01, 0.1, 1.0, 10.0])
+    found = moderated_variances(sample, 3)
+    weight = found.prior_degrees / (found.prior_degrees + 3)
+    np.testing.assert_allclose(found.variances, weight * found.prior_variance + (1 - weight) * sample)
+
+
+def test_equal_variances_are_pooled() -> None:
+    """No more spread than chance makes: d0 is infinite and every record has the common variance."""
+    found = moderated_variances([2.0, 2.0, 2.0, 2.0], 10)
+    assert np.isinf(found.prior_degrees)
+    assert np.isinf(found.degrees)
+    # log E: the mean of log(chi^2_10 / 10) is digamma(5) - log(5), so four equal variances lie a little below their prior.
+    np.testing.assert_allclose(found.variances, 2.0 * 5.0 / np.exp(special.digamma(5.0)))
+
+
+@given(st.lists(st.floats(1e-3, 1e3), min_size=2, max_size=20), st.integers(1, 9), st.floats(1e-3, 1e3))
+def test_units_do_not_matter(sample: list[float], degrees: int, factor: float) -> None:
+    """Losses in bits instead of nats scale every variance and leave the degrees of freedom alone."""
+    one, other = moderated_variances(sample, degrees), moderated_variances(np.array(sample) * factor, degrees)
+    np.testing.assert_allclose(other.variances, one.variances * factor, rtol=1e-6)
+    assert other.prior_degrees == pytest.approx(one.prior_degrees, rel=1e-5)
+
+
+def test_a_zero_among_variances_is_survived() -> None:
+    """A record that two references score alike to the last bit still gets a positive variance."""
+    assert (moderated_variances([0.0, 0.1, 0.2, 0.1], 3).variances > 0).all()
+
+
+@pytest.mark.parametrize(
+    ("sample", "degrees"), [([], 3), ([1.0], 3), ([1.0, -1.0], 3), ([0.0, 0.0], 3), ([1.0, float("nan")], 3), ([1.0, 2.0], 0)]
+)
+def test_degenerate_variances_raise(sample: list[float], degrees: int) -> None:
+    """Too few, negative, all-zero or missing variances and no degrees of freedom raise."""
+    with pytest.raises(ValueError, match="variances"):
+        moderated_variances(sample, degrees)
+
+
+@pytest.mark.parametrize(("degrees", "scale"), [(3.0, 1.5), (8.0, 2.0), (2.0, 1.0)])
+def test_a_tail_is_recovered(degrees: float, scale: float) -> None:
+    """Draws from a scaled t give back its degrees and scale within 15 %."""
+    found = fit_scaled_t(stats.t.rvs(degrees, scale=scale, size=20_000, random_state=2))
+    assert found.degrees == pytest.approx(degrees, rel=0.15)
+    assert found.scale == pytest.approx(scale, rel=0.15)
+
+
+def test_a_tail_is_never_narrowed() -> None:
+    """Statistics that stray less than they should leave the scale at 1: a lucky panel buys no power."""
+    assert fit_scaled_t(0.2 * np.random.default_rng(3).normal(size=2000)).scale == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize("bad", [[], [1.0], [1.0, float("nan")]])
+def test_a_tail_needs_statistics(bad: list[float]) -> None:
+    """Fewer than two finite statistics raise."""
+    with pytest.raises(ValueError, match="two finite"):
+        fit_scaled_t(bad)
