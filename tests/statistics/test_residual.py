@@ -111,7 +111,7 @@ def test_the_original_is_untouched() -> None:
 def test_what_was_never_known_is_no_ratio_and_no_certificate() -> None:
     """An original like its references: no gap, hence no rho, nothing certified, and no accusation of an honest target."""
     rng, outcomes = np.random.default_rng(6), []
-    for _ in range(100):
+    for _ in range(40):
         _, target, references = audit(rng, np.zeros(40), references=5)
         verdict = residual_verdict(references[0], target, references[1:])
         outcomes.append(verdict.outcome)
@@ -155,7 +155,7 @@ def test_every_value_is_that_of_its_formula(seed: int, kept: float, count: int) 
 @settings(max_examples=30, deadline=None)
 @given(st.integers(0, 10_000), st.floats(-0.3, 0.3))
 def test_record_statistics_are_those_of_the_formula(seed: int, kept: float) -> None:
-    """t_i = max of the two one-sided statistics, with the moderated variance and the target's own draw."""
+    """t_i = max of the two one-sided statistics, a gap below zero counting as none."""
     original, target, references = audit(np.random.default_rng(seed), np.full(20, kept))
     v = residual_verdict(original, target, references)
     for i in range(20):
@@ -167,16 +167,16 @@ def test_record_statistics_are_those_of_the_formula(seed: int, kept: float) -> N
 
 
 def test_ratio_interval_covers() -> None:
-    """The 90 % interval of rho holds a true residual of 0.25 in 87 to 93 % of 1,500 audits with a small gap."""
+    """The 90 % interval of rho holds a true residual of 0.25 in 86 to 94 % of 800 audits with a small gap."""
     rng, held = np.random.default_rng(7), 0
-    for _ in range(1500):
+    for _ in range(800):
         reference_levels = rng.normal(0, 0.1, 4)
-        references = [*np.stack([reference_levels, reference_levels], axis=1), 1.0, 2.0]
+        references = reference_levels[:, None] + np.array([[1.0, 2.0]])
         target_level = rng.normal(0, 0.1) - 0.25
         # The gap of 1 is the original's and carries only the references' noise, as the claim is about this very original.
         verdict = residual_verdict([0.0, 1.0], np.array([1.0, 2.0]) + target_level, references)
         held += verdict.rho is not None and verdict.rho.low <= 0.25 <= verdict.rho.high
-    assert 0.87 <= held / 1500 <= 0.93
+    assert 0.86 <= held / 800 <= 0.94
 
 
 def test_certificate_and_ratio_interval_agree() -> None:
@@ -213,7 +213,8 @@ def test_bits_or_nats_make_no_difference() -> None:
     nats, bits = residual_verdict(*losses), residual_verdict(*(x / np.log(2) for x in losses))
     assert isinstance(nats, ResidualVerdict)
     np.testing.assert_allclose(nats.record_test.p_values, bits.record_test.p_values, rtol=1e-4)
-    assert (nats.outcome, nats.mean_test.above) == (bits.outcome, pytest.approx(bits.mean_test.above))
+    assert nats.outcome == bits.outcome
+    assert nats.mean_test.above == pytest.approx(bits.mean_test.above)
 
 
 def test_degenerate_panels_raise() -> None:

@@ -16,7 +16,7 @@ tied_scores = st.lists(st.integers(0, 6), min_size=2, max_size=12)
 def pairs(members: list[int], nonmembers: list[int]) -> np.ndarray:
     """The kernel of the Mann-Whitney statistic: 1 where a member scores higher, one half at a tie."""
     x, y = np.array(members)[:, None], np.array(nonmembers)[None, :]
-    return (x > y) + 0.5 * (x == y)
+    return np.asarray((x > y) + 0.5 * (x == y))
 
 
 @given(tied_scores, tied_scores)
@@ -57,9 +57,9 @@ def test_curve_counts_what_scores_at_least_the_threshold(members: list[int], non
 def test_perfect_separation_is_not_certainty(size: int) -> None:
     """At area 1 the interval reaches down to tail^(1/n), the exact bound from n pairs that share no record; area 0 mirrors it."""
     perfect = membership_auc(np.arange(size) + 100.0, np.arange(size))
-    assert (perfect.value, perfect.low, perfect.high) == (1.0, pytest.approx(0.025 ** (1 / size)), 1.0)
+    assert (perfect.value, perfect.low, perfect.high) == pytest.approx((1.0, 0.025 ** (1 / size), 1.0))
     inverted = membership_auc(np.arange(size), np.arange(size) + 100.0)
-    assert (inverted.value, inverted.low, inverted.high) == (0.0, 0.0, pytest.approx(1 - 0.025 ** (1 / size)))
+    assert (inverted.value, inverted.low, inverted.high) == pytest.approx((0.0, 0.0, 1 - 0.025 ** (1 / size)))
 
 
 def test_constant_scores_tell_nothing() -> None:

@@ -1,0 +1,177 @@
+"""Tier A: one training run, many coins. What do guesses about random canaries prove?
+
+Canaries are made in pairs, a fair coin decides which of a pair is trained, and the trained one is then deleted. An auditor who
+scores the deleted model guesses r coins and gets v right. Under perfect deletion the model holds no trace of the coins, so v is
+exactly Binomial(r, 1/2): no reference model and no assumption about scores is needed.
+
+How many guesses are made, and which, must be fixed before the coins are looked at: the best threshold found afterwards reports
+a positive epsilon on pure noise about a third of the time.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy import special, stats
+
+LARGEST_EPSILON = 64.0
+"""Beyond it the probability of a wrong guess, e^-64, is below what a double can tell from zero beside one."""
+
+
+@dataclass(frozen=True)
+class CoinTest:
+    """Exact p-values of v right guesses of r under perfect deletion.
+
+    Attributes:
+        guesses, correct: r and v.
+        remembered: Pr[Bin(r, 1/2) >= v]: small where the trained canaries still show.
+        inverted: Pr[Bin(r, 1/2) <= v]: small where deletion over-shot, so that the trained canaries look untrained.
+    """
+
+    guesses: int
+    correct: int
+    remembered: float
+    inverted: float
+
+
+@dataclass(frozen=True)
+class OneRunBound:
+    """A lower confidence bound on the epsilon of (epsilon, delta)-differential privacy, in nats.
+
+    Attributes:
+        epsilon: with confidence 1 - significance the procedure is not (epsilon', delta)-private for any epsilon' below it; 0
+            where nothing is shown. Against the definition "as if retrained" the bound is half of it, see `against_retraining`.
+        canaries, guesses, correct: m, r, v.
+        delta, significance: as given.
+    """
+
+    epsilon: float
+    canaries: int
+    guesses: int
+    correct: int
+    delta: float
+    significance: float
+
+    @property
+    def against_retraining(self) -> float:
+        """The bound where both the deleted and the never-trained model are compared with one retrained model."""
+        return self.epsilon / 2
+
+
+def coin_test(guesses: int, correct: int) -> CoinTest:
+    """Is the number of right guesses what coins alone would give? Exact in both directions.
+
+    Args:
+        guesses: r >= 1, fixed beforehand.
+        correct: v in 0..r.
+
+    Raises:
+        ValueError: no guesses, or v outside 0..r.
+    """
+    _check_counts(guesses, guesses, correct)
+    coin = stats.binom(guesses, 0.5)
+    return CoinTest(guesses, correct, float(coin.sf(correct - 1)), float(coin.cdf(correct)))
+
+
+def one_run_p_value(epsilon: float, canaries: int, guesses: int, correct: int, delta: float = 0.0) -> float:
+    """P-value of "the procedure is (epsilon, delta)-private" (Steinke, Nasr and Jagielski 2023, theorem 5.2), O(v).
+
+    With q = sigmoid(epsilon), beta = Pr[Bin(r, q) >= v] and a = max over i in 1..v of Pr[v - i <= Bin(r, q) < v] / i,
+    p = min(1, beta + 2 m delta a).
+
+    Args:
+        epsilon: >= 0, nats.
+        canaries: m, how many independent coins were flipped (with pairs: one coin a pair).
+        guesses: r in 1..m.
+        correct: v in 0..r.
+        delta: in [0, 1).
+
+    Raises:
+        ValueError: counts that cannot be, a negative epsilon or a delta outside [0, 1).
+    """
+    _check_counts(canaries, guesses, correct)
+    if not 0 <= epsilon < np.inf or not 0 <= delta < 1:
+        raise ValueError(f"epsilon is at least 0 and finite, delta in [0, 1); got {epsilon} and {delta}")
+    right = stats.binom(guesses, special.expit(epsilon))
+    beta = float(right.sf(correct - 1))
+    if delta == 0 or correct == 0:
+        return min(1.0, beta)
+    # Pr[v - i <= Bin < v] for i = 1..v: the probabilities of v - 1, v - 2, ... summed up.
+    below = np.cumsum(right.pmf(np.arange(correct - 1, -1, -1)))
+    return float(min(1.0, beta + 2 * canaries * delta * (below / np.arange(1, correct + 1)).max()))
+
+
+def one_run_epsilon(canaries: int, guesses: int, correct: int, delta: float = 0.0, significance: float = 0.05) -> OneRunBound:
+    """The largest epsilon that the guesses reject: sup{epsilon: p(epsilon) <= significance}.
+
+    Args:
+        canaries, guesses, correct, delta: as `one_run_p_value`.
+        significance: one-sided error probability of the bound, in (0, 1).
+
+    Raises:
+        ValueError: as `one_run_p_value`, or significance outside (0, 1).
+    """
+    if not 0 < significance < 1:
+        raise ValueError(f"a significance lies between 0 and 1, got {significance}")
+
+    def rejected(epsilon: float) -> bool:
+        return one_run_p_value(epsilon, canaries, guesses, correct, delta) <= significance
+
+    low, high = 0.0, LARGEST_EPSILON
+    if not rejected(low):
+        return OneRunBound(0.0, canaries, guesses, correct, delta, significance)
+    while high - low > 1e-9:
+        middle = (low + high) / 2
+        low, high = (middle, high) if rejected(middle) else (low, middle)
+    return OneRunBound(low, canaries, guesses, correct, delta, significance)
+
+
+@dataclass(frozen=True, eq=False)
+class SequentialEvidence:
+    """Evidence against perfect deletion, growing batch by batch.
+
+    Attributes:
+        log_e_values: natural logarithm of the e-value after each batch [B].
+    """
+
+    log_e_values: NDArray[np.float64]
+
+    def alarm(self, alpha: float) -> int | None:
+        """Index of the first batch after which the e-value reaches 1 / alpha; None where it never does.
+
+        Under perfect deletion it ever does so with probability at most alpha (Ville 1939), however often one looks.
+        """
+        if not 0 < alpha < 1:
+            raise ValueError(f"alpha lies between 0 and 1, got {alpha}")
+        reached = np.flatnonzero(self.log_e_values >= -np.log(alpha))
+        return int(reached[0]) if len(reached) else None
+
+
+def deletion_e_value(guesses: ArrayLike, correct: ArrayLike, bet: float = 0.2) -> SequentialEvidence:
+    """Bet against fair coins over successive batches: prod_j (1 + bet (2 c_j - 1)), c_j = 1 where guess j was right.
+
+    Args:
+        guesses: r_b of each batch [B], B >= 1, integers >= 1.
+        correct: v_b of each batch [B], in 0..r_b.
+        bet: stake in (0, 1), fixed before the first coin; 2q - 1 grows fastest where a share q of the guesses is right.
+
+    Raises:
+        ValueError: no batches, counts that cannot be, or a bet outside (0, 1).
+    """
+    made, right = np.asarray(guesses), np.asarray(correct)
+    if made.ndim != 1 or made.shape != right.shape or not len(made):
+        raise ValueError(f"expected counts of the same batches, at least one, got shapes {made.shape} and {right.shape}")
+    if not np.issubdtype(made.dtype, np.integer) or not np.issubdtype(right.dtype, np.integer):
+        raise ValueError("guesses and correct are whole numbers")
+    if (made < 1).any() or (right < 0).any() or (right > made).any():
+        raise ValueError("every batch needs at least one guess and between 0 and all of them correct")
+    if not 0 < bet < 1:
+        raise ValueError(f"a bet lies between 0 and 1, got {bet}")
+    return SequentialEvidence(np.cumsum(right * np.log1p(bet) + (made - right) * np.log1p(-bet)))
+
+
+def _check_counts(canaries: int, guesses: int, correct: int) -> None:
+    if not 1 <= guesses <= canaries or not 0 <= correct <= guesses:
+        raise ValueError(
+            f"0 <= correct <= guesses <= canaries and at least one guess are needed, got {correct}, {guesses}, {canaries}"
+        )
