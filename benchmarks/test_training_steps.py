@@ -18,7 +18,8 @@ from unlearn.methods.gradient_ascent import GradientAscent
 from unlearn.methods.npo import NPO
 from unlearn.options import TrainingOptions
 from unlearn.schedule import PairSampler
-from unlearn.trainer import RecordTrainer, training_arguments
+from unlearn.trainer import RecordTrainer
+from unlearn.training import training_arguments
 from verify.encoding import collate
 
 STEPS = 12

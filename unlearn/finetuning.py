@@ -11,7 +11,8 @@ import torch
 
 from unlearn.options import TrainingOptions
 from unlearn.provenance import LOG_NAME, LogWriter
-from unlearn.trainer import TrainingResult, save_model, train_records
+from unlearn.results import TrainingResult
+from unlearn.training import save_model, train_records
 from verify.encoding import Encoder
 from verify.errors import InputError
 from verify.files import MANIFEST, new_output

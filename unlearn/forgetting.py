@@ -15,7 +15,8 @@ from unlearn.methods import Method, method_name
 from unlearn.methods.base import Context, Objective, Outcome, Rebuild, WeightEdit
 from unlearn.options import TrainingOptions
 from unlearn.provenance import LOG_NAME, TrainingLog, require_in_log
-from unlearn.trainer import TrainingResult, run_objective, save_model
+from unlearn.results import TrainingResult
+from unlearn.training import run_objective, save_model
 from verify.errors import InputError
 from verify.files import MANIFEST, new_output
 from verify.identity import RecordKey

@@ -12,20 +12,18 @@ Shapes: B rows of a batch, L length, N scored tokens of a batch in row-major ord
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, runtime_checkable
+from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from unlearn.options import TrainingOptions
+from unlearn.results import TrainingResult
 from unlearn.stopping import StopRule
 from verify.models import LoadedModel
 from verify.records import Record
 from verify.scoring import mean_by_row, scored_log_probabilities, sum_by_row
-
-if TYPE_CHECKING:
-    from unlearn.trainer import TrainingResult
 
 Cost = Literal["steps on the forget set", "steps on forget and retain sets", "a fine-tune on the forget set", "a retraining"]
 """What a method costs, as a class; `unlearn methods` prints it."""
@@ -120,7 +118,7 @@ class Outcome:
     """
 
     model: Any
-    training: "TrainingResult | None"
+    training: TrainingResult | None
     facts: Mapping[str, Any] = field(default_factory=dict)
 
 

@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 
 from unlearn.adapters import merged
 from unlearn.methods.base import Context, Cost, Outcome
-from unlearn.trainer import train_records
+from unlearn.training import train_records
 
 
 @dataclass(frozen=True)

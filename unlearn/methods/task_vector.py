@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from unlearn.adapters import merged
 from unlearn.methods.base import Context, Cost, Outcome
-from unlearn.trainer import train_records
+from unlearn.training import train_records
 from verify.encoding import Encoder, padding_token_id
 from verify.errors import InputError
 from verify.models import LoadedModel

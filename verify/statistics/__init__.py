@@ -1,28 +1,74 @@
 """Statistics of the audit: pure numpy and scipy, importable without torch."""
 
+from verify.statistics.dataset_usage import share_still_in
 from verify.statistics.estimate import Estimate
+from verify.statistics.extraction import exposure, queries_to_extract
 from verify.statistics.intervals import clopper_pearson
+from verify.statistics.likelihood_ratio import offline_likelihood_ratio, online_likelihood_ratio, user_level
 from verify.statistics.means import mean_with_interval
 from verify.statistics.moderation import ModeratedVariances, moderated_variances
 from verify.statistics.multiplicity import Rejections, benjamini_hochberg, conformal_p_values
+from verify.statistics.muse import privleak
+from verify.statistics.one_run import (
+    CoinTest,
+    OneRunBound,
+    SequentialEvidence,
+    coin_test,
+    deletion_e_value,
+    one_run_epsilon,
+    one_run_p_value,
+)
+from verify.statistics.planner import controls_for_auc, controls_for_epsilon, controls_for_rate, twin_power
+from verify.statistics.prediction import PredictionTest, prediction_test
+from verify.statistics.privacy import EpsilonFromRates, epsilon_from_rates
 from verify.statistics.residual import ReferencePanel, ResidualVerdict, reference_panel, residual_verdict
+from verify.statistics.rmia import rmia
 from verify.statistics.roc import Curve, membership_auc, roc_curve, tpr_at_fpr
+from verify.statistics.tofu import KolmogorovSmirnov, forget_quality, model_utility, truth_ratio, truth_ratio_score
 
 __all__ = [
+    "CoinTest",
     "Curve",
+    "EpsilonFromRates",
     "Estimate",
+    "KolmogorovSmirnov",
     "ModeratedVariances",
+    "OneRunBound",
+    "PredictionTest",
     "ReferencePanel",
     "Rejections",
     "ResidualVerdict",
+    "SequentialEvidence",
     "benjamini_hochberg",
     "clopper_pearson",
+    "coin_test",
     "conformal_p_values",
+    "controls_for_auc",
+    "controls_for_epsilon",
+    "controls_for_rate",
+    "deletion_e_value",
+    "epsilon_from_rates",
+    "exposure",
+    "forget_quality",
     "mean_with_interval",
     "membership_auc",
+    "model_utility",
     "moderated_variances",
+    "offline_likelihood_ratio",
+    "one_run_epsilon",
+    "one_run_p_value",
+    "online_likelihood_ratio",
+    "prediction_test",
+    "privleak",
+    "queries_to_extract",
     "reference_panel",
     "residual_verdict",
+    "rmia",
     "roc_curve",
+    "share_still_in",
     "tpr_at_fpr",
+    "truth_ratio",
+    "truth_ratio_score",
+    "twin_power",
+    "user_level",
 ]

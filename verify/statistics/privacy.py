@@ -20,7 +20,8 @@ class EpsilonFromRates:
         lower: epsilon is at least this with the stated confidence; 0 where nothing is shown.
         attack_upper: log(TPR / FPR) of this attack at this threshold is at most this with the same confidence; infinite where
             the false-positive rate is not bounded away from zero. It is a claim about the attack, never about the procedure.
-        true_positive_rate, false_positive_rate: with intervals at (1 + confidence) / 2 each, so that both hold at once.
+        true_positive_rate, false_positive_rate: with two-sided intervals at `confidence`, of which each limit above uses one end
+            of either: two errors of (1 - confidence) / 2.
         delta, confidence: as given.
     """
 
@@ -40,7 +41,7 @@ def epsilon_from_rates(
     delta: float = 0.0,
     confidence: float = 0.95,
 ) -> EpsilonFromRates:
-    """Bound epsilon by an attack's confusion counts, Clopper-Pearson on each side with the error split between them.
+    """Bound epsilon by an attack's confusion counts, Clopper-Pearson on each side with the error split between the two rates.
 
     The threshold must be fixed on other data: the best one of many, taken as if it were the only one, shows leakage in noise.
 
@@ -48,7 +49,7 @@ def epsilon_from_rates(
         true_positives, false_negatives: members called so, and missed; at least one member.
         false_positives, true_negatives: non-members called members, and not; at least one non-member.
         delta: in [0, 1).
-        confidence: of both limits together, in (0, 1).
+        confidence: of each limit by itself, in (0, 1).
 
     Raises:
         ValueError: a negative count, no members or no non-members, or a level out of range.
@@ -58,10 +59,9 @@ def epsilon_from_rates(
         raise ValueError(f"counts of at least one member and one non-member, none negative, are needed, got {counts}")
     if not 0 <= delta < 1:
         raise ValueError(f"delta lies in [0, 1), got {delta}")
-    split = (1 + confidence) / 2
-    tpr = clopper_pearson(true_positives, true_positives + false_negatives, split)
-    fpr = clopper_pearson(false_positives, false_positives + true_negatives, split)
-    # Both lower limits rest on the same event, "TPR above its lower and FPR below its upper limit", so nothing more is split.
+    tpr = clopper_pearson(true_positives, true_positives + false_negatives, confidence)
+    fpr = clopper_pearson(false_positives, false_positives + true_negatives, confidence)
+    # Both bounds rest on the same event, "TPR above its lower and FPR below its upper limit", so nothing more is split.
     lower = max(0.0, _log_ratio(tpr.low - delta, fpr.high), _log_ratio(1 - fpr.high - delta, 1 - tpr.low))
     return EpsilonFromRates(lower, _log_ratio(tpr.high, fpr.low), tpr, fpr, delta, confidence)
 

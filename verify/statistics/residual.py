@@ -31,7 +31,7 @@ from scipy import stats
 from verify.statistics.estimate import Estimate
 from verify.statistics.moderation import ModeratedVariances, moderated_variances
 from verify.statistics.multiplicity import Rejections, benjamini_hochberg
-from verify.statistics.tails import ScaledT, fit_scaled_t
+from verify.statistics.tails import ScaledT, fit_far_tail, fit_scaled_t
 
 Array = NDArray[np.float64]
 
@@ -77,11 +77,12 @@ class RecordTest:
     Attributes:
         statistic: t_i, the larger of the two one-sided statistics [K].
         remembered: whether it is the upper one (else over-forgotten) [K].
-        p_values: the larger of the moderated t's and the fitted tail's [K].
+        p_values: the largest of the moderated t's and the fitted tails' [K].
         rejections: Benjamini-Hochberg at q = alpha / 2.
         variances: the moderated variances and their prior.
         tail: the tail fitted to the leave-one-reference-out statistics; None with two references, which leave nothing to fit,
             so that no record is accused.
+        far_tail: the same fitted to the largest of them alone; None with `tail`.
     """
 
     statistic: Array
@@ -90,6 +91,7 @@ class RecordTest:
     rejections: Rejections
     variances: ModeratedVariances
     tail: ScaledT | None
+    far_tail: ScaledT | None
 
     @property
     def accused(self) -> NDArray[np.bool_]:
@@ -153,7 +155,7 @@ class ReferencePanel:
         mean: over references [K].
         spread: s_M, standard deviation over references of their mean loss on the set.
         variances: moderated variances per record.
-        tail: tail of the leave-one-reference-out statistics; None for R = 2.
+        tail, far_tail: of the leave-one-reference-out statistics, all of them and the largest; None for R = 2.
     """
 
     losses: Array
@@ -161,6 +163,7 @@ class ReferencePanel:
     spread: float
     variances: ModeratedVariances
     tail: ScaledT | None
+    far_tail: ScaledT | None
 
 
 def reference_panel(references: ArrayLike) -> ReferencePanel:
@@ -185,8 +188,9 @@ def reference_panel(references: ArrayLike) -> ReferencePanel:
     if spread == 0 or len(np.unique(refs, axis=0)) < len(refs):
         raise ValueError("the references do not differ: give models trained with different seeds, each once")
     variances = moderated_variances(refs.var(axis=0, ddof=1), len(refs) - 1)
-    tail = fit_scaled_t(leave_one_out_statistics(refs)) if len(refs) >= 3 else None
-    return ReferencePanel(refs, refs.mean(axis=0), spread, variances, tail)
+    left_out = leave_one_out_statistics(refs) if len(refs) >= 3 else None
+    tail, far_tail = (None, None) if left_out is None else (fit_scaled_t(left_out), fit_far_tail(left_out))
+    return ReferencePanel(refs, refs.mean(axis=0), spread, variances, tail, far_tail)
 
 
 def residual_verdict(
@@ -269,13 +273,13 @@ def _record_test(d: Array, g: Array, panel: ReferencePanel, margin: float, alpha
     error_above, error_below = (np.sqrt(moderated.variances * (1 + (1 - x) ** 2 / count)) for x in (margin, -margin))
     above, below = (d - allowed) / error_above, (-d - allowed) / error_below
     statistic, width = np.maximum(above, below), 2 * allowed / error_below
-    if panel.tail is None:
-        p = np.ones_like(statistic)
-    else:
+    p = np.ones_like(statistic)
+    tails = [tail for tail in (panel.tail, panel.far_tail) if tail is not None]
+    if tails:
         nominal = stats.t(moderated.degrees) if np.isfinite(moderated.degrees) else stats.norm()
-        fitted = stats.t(panel.tail.degrees, scale=panel.tail.scale)
-        p = np.maximum(_interval_p(nominal, statistic, width), _interval_p(fitted, statistic, width))
-    return RecordTest(statistic, above >= below, p, benjamini_hochberg(p, alpha / 2), moderated, panel.tail)
+        fitted = [stats.t(tail.degrees, scale=tail.scale) for tail in tails]
+        p = np.max([_interval_p(distribution, statistic, width) for distribution in (nominal, *fitted)], axis=0)
+    return RecordTest(statistic, above >= below, p, benjamini_hochberg(p, alpha / 2), moderated, panel.tail, panel.far_tail)
 
 
 def _interval_p(distribution: Any, statistic: Array, width: Array) -> Array:

@@ -1,0 +1,33 @@
+"""What a training run reports."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True)
+class TrainingResult:
+    """What a training run did.
+
+    Attributes:
+        steps: optimizer steps.
+        epochs: passes over the records.
+        stopped: the stop rule's reason, or None where it ran to its end.
+        tokens: tokens that went through the model, padding not counted.
+        seconds: wall-clock time of the training, without loading and saving.
+        losses: (step, loss) as logged.
+    """
+
+    steps: int
+    epochs: float
+    stopped: str | None
+    tokens: int
+    seconds: float
+    losses: tuple[tuple[int, float], ...] = field(default=())
+
+
+@dataclass(frozen=True, eq=False)
+class Trained:
+    """A trained model, wrapped in its adapter where one was attached, and what the training did."""
+
+    model: Any
+    result: TrainingResult

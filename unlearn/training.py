@@ -1,0 +1,274 @@
+"""The two verbs of training: learn these records; minimise this objective. Both train in place and go on after a kill."""
+
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from transformers import PrinterCallback, TrainingArguments
+
+from unlearn.adapters import attach_adapter
+from unlearn.checkpoints import last_complete_checkpoint, open_work
+from unlearn.methods.base import Batch, Objective
+from unlearn.options import TrainingOptions
+from unlearn.provenance import LogWriter
+from unlearn.reference import load_or_compute_reference
+from unlearn.results import Trained, TrainingResult
+from unlearn.schedule import Pair, PairSampler
+from unlearn.stopping import Memory, StopRule
+from unlearn.trainer import RecordTrainer, Watch
+from verify.encoding import Encoded, Encoder, collate, padding_token_id
+from verify.files import disk_errors, write_manifest
+from verify.models import LoadedModel, weights_digest
+from verify.records import Record
+from verify.scoring import scored_log_probabilities, vocabulary_size
+from verify.token_stats import compute_token_statistics
+
+DEFAULTS: Mapping[str, Any] = {"epochs": 5.0, "batch_size": 8, "scheduler": "linear", "warmup_ratio": 0.0, "weight_decay": 0.0}
+FULL_LEARNING_RATE, LORA_LEARNING_RATE = 1e-5, 1e-4
+
+
+def train_records(
+    loaded: LoadedModel,
+    records: Sequence[Record],
+    options: TrainingOptions,
+    work_dir: Path,
+    *,
+    log: LogWriter | None = None,
+    callbacks: Sequence[Any] = (),
+) -> Trained:
+    """Fine-tune in place: the mean negative log-likelihood over all scored tokens of an optimizer step.
+
+    Args:
+        loaded: the model; with `options.lora`, an adapter is attached to it.
+        records: what to train on.
+        options: settings; what is None takes the defaults above.
+        work_dir: for checkpoints; a run cut off there goes on where it stopped.
+        log: the provenance log to write.
+        callbacks: further `transformers` callbacks.
+
+    Raises:
+        InputError: a record does not fit the context, or the folder holds another run.
+        RunError: a loss or gradient is not finite, or the disk is full.
+    """
+    windows = Encoder(loaded.tokenizer, loaded.context_length, options.overflow).encode(records)
+    pad = padding_token_id(loaded.tokenizer)
+    counts = [int(window.scored.sum()) for window in windows]
+
+    def loss(model: nn.Module, pairs: Sequence[Pair], device: torch.device) -> Tensor:
+        batch = _to(collate([windows[index] for index, _ in pairs], pad), device)
+        return -scored_log_probabilities(model, batch)[0].mean()
+
+    model = attach_adapter(loaded.model, options)
+    sampler = PairSampler(len(windows), 0, options.seed)
+    open_work(work_dir, "train", options, [record.fingerprint for record in records], loaded.digest)
+    return _train(
+        model,
+        options,
+        work_dir,
+        sampler,
+        loss,
+        lambda pairs: sum(counts[index] for index, _ in pairs),
+        lengths=lambda pairs: sum(len(windows[index].input_ids) for index, _ in pairs),
+        log=log,
+        callbacks=callbacks,
+    )
+
+
+def run_objective(
+    loaded: LoadedModel,
+    objective: Objective,
+    forget: Sequence[Record],
+    retain: Sequence[Record] | None,
+    options: TrainingOptions,
+    work_dir: Path,
+    *,
+    holdout: Sequence[Record] | None = None,
+    callbacks: Sequence[Any] = (),
+) -> Trained:
+    """Minimise an unlearning objective in place; every record of an optimizer step weighs the same.
+
+    Args:
+        loaded: the model before unlearning; with `options.lora`, an adapter is attached to it.
+        objective: the loss and what it needs.
+        forget, retain: records; `retain` may be None for objectives that need none.
+        options, work_dir, callbacks: as for `train_records`.
+        holdout: never-trained records, for the stop rule.
+
+    Raises:
+        InputError, RunError: as `train_records`.
+    """
+    encoder = Encoder(loaded.tokenizer, loaded.context_length, options.overflow)
+    pad = padding_token_id(loaded.tokenizer)
+    forget_windows = encoder.encode(forget)
+    retain_windows = encoder.encode(retain) if objective.needs_retain and retain else []
+    fingerprints = [*(record.fingerprint for record in forget), "retain", *(record.fingerprint for record in retain or ())]
+    open_work(work_dir, repr(objective), options, fingerprints, loaded.digest)
+    reference = load_or_compute_reference(
+        work_dir, loaded, objective.reference, {"forget": forget_windows, "retain": retain_windows}, pad
+    )
+    stop = _stop_check(loaded, objective.stop_rule, forget_windows, holdout, encoder, pad)
+
+    def loss(model: nn.Module, pairs: Sequence[Pair], device: torch.device) -> Tensor:
+        rows = torch.tensor(pairs)
+        batch = Batch(
+            forget=_to(collate([forget_windows[index] for index, _ in pairs], pad), device),
+            retain=_to(collate([retain_windows[partner] for _, partner in pairs], pad), device) if retain_windows else None,
+        )
+        chosen = {name: values[rows[:, int(name.startswith("retain"))]].to(device) for name, values in reference.items()}
+        return objective.loss(model, batch, chosen)
+
+    def tokens(pairs: Sequence[Pair]) -> int:
+        both = [forget_windows[index] for index, _ in pairs]
+        if retain_windows:
+            both += [retain_windows[partner] for _, partner in pairs]
+        return sum(len(window.input_ids) for window in both)
+
+    return _train(
+        attach_adapter(loaded.model, options),
+        options,
+        work_dir,
+        PairSampler(len(forget_windows), len(retain_windows), options.seed),
+        loss,
+        len,
+        lengths=tokens,
+        stop=stop,
+        check_every=0 if objective.stop_rule is None else objective.stop_rule.check_every,
+        callbacks=callbacks,
+    )
+
+
+def _train(
+    model: Any,
+    options: TrainingOptions,
+    work_dir: Path,
+    sampler: PairSampler,
+    loss: Callable[[nn.Module, Sequence[Pair], torch.device], Tensor],
+    weigh: Callable[[Sequence[Pair]], int],
+    *,
+    lengths: Callable[[Sequence[Pair]], int],
+    stop: Callable[[], str | None] | None = None,
+    check_every: int = 0,
+    log: LogWriter | None = None,
+    callbacks: Sequence[Any] = (),
+) -> Trained:
+    """Run the trainer, from the last complete checkpoint where there is one."""
+    watch, tokens = Watch(stop, check_every), [0]
+
+    def counted(module: nn.Module, pairs: Sequence[Pair], device: torch.device) -> Tensor:
+        tokens[0] += lengths(pairs)
+        return loss(module, pairs, device)
+
+    trainer = RecordTrainer(
+        model=model,
+        args=training_arguments(options, work_dir, len(sampler), next(model.parameters()).device),
+        loss_of_pairs=counted,
+        weigh=weigh,
+        sampler=sampler,
+        seed=options.seed,
+        log=log,
+        callbacks=[watch, *callbacks],
+    )
+    trainer.remove_callback(PrinterCallback)
+    watch.trainer = trainer
+    checkpoint = last_complete_checkpoint(work_dir)
+    if log is not None:
+        log.begin(trainer.microbatches_before(checkpoint.step) if checkpoint else 0)
+    started = time.monotonic()
+    trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint.folder))
+    seconds = time.monotonic() - started
+    state = trainer.state
+    model.eval()
+    return Trained(
+        model,
+        TrainingResult(state.global_step, float(state.epoch or 0.0), watch.stopped, tokens[0], seconds, tuple(watch.losses)),
+    )
+
+
+def training_arguments(options: TrainingOptions, work_dir: Path, records: int, device: torch.device) -> TrainingArguments:
+    """The `transformers` arguments of a run; what the options leave open takes the defaults of this module."""
+    filled = {name: value if (value := getattr(options, name)) is not None else default for name, default in DEFAULTS.items()}
+    rate = options.learning_rate or (LORA_LEARNING_RATE if options.lora else FULL_LEARNING_RATE)
+    # Named only when wanted: transformers is renaming both arguments and warns at every mention.
+    checkpointing: dict[str, Any] = (
+        {"gradient_checkpointing": True, "gradient_checkpointing_kwargs": {"use_reentrant": False}}
+        if options.gradient_checkpointing
+        else {}
+    )
+    group = filled["batch_size"] * options.gradient_accumulation
+    total = options.max_steps or math.ceil(
+        math.ceil(records / filled["batch_size"]) / options.gradient_accumulation * filled["epochs"]
+    )
+    assert group > 0
+    return TrainingArguments(
+        output_dir=str(work_dir),
+        per_device_train_batch_size=filled["batch_size"],
+        gradient_accumulation_steps=options.gradient_accumulation,
+        learning_rate=rate,
+        num_train_epochs=filled["epochs"],
+        max_steps=options.max_steps or -1,
+        lr_scheduler_type=filled["scheduler"],
+        warmup_steps=round(total * filled["warmup_ratio"]),
+        weight_decay=filled["weight_decay"],
+        max_grad_norm=options.max_grad_norm,
+        seed=options.seed,
+        bf16=options.bf16,
+        **checkpointing,
+        use_cpu=device.type == "cpu",
+        save_strategy="steps" if options.save_steps else "no",
+        save_steps=options.save_steps or 500,
+        save_total_limit=2,
+        logging_steps=options.logging_steps,
+        logging_nan_inf_filter=False,
+        report_to=options.report_to,
+        disable_tqdm=True,
+        remove_unused_columns=False,
+        dataloader_pin_memory=False,
+        label_names=[],
+    )
+
+
+def _to(batch: Mapping[str, Tensor], device: torch.device) -> dict[str, Tensor]:
+    return {name: tensor.to(device) for name, tensor in batch.items()}
+
+
+def memory_of(model: nn.Module, windows: Sequence[Encoded], pad_token_id: int) -> Memory:
+    """Loss and memorization accuracy of a set, from one teacher-forced pass in evaluation mode."""
+    statistics = compute_token_statistics(model, windows, pad_token_id)
+    right, total = sum(int(entry.greedy.sum()) for entry in statistics), sum(len(entry) for entry in statistics)
+    return Memory(float(np.mean([entry.loss for entry in statistics])), right / total)
+
+
+def _stop_check(
+    loaded: LoadedModel,
+    rule: StopRule | None,
+    forget: Sequence[Encoded],
+    holdout: Sequence[Record] | None,
+    encoder: Encoder,
+    pad: int,
+) -> Callable[[], str | None] | None:
+    """The question the stop rule asks, with what it needs to know of the model before unlearning."""
+    if rule is None:
+        return None
+    unseen = memory_of(loaded.model, encoder.encode(holdout), pad) if holdout else None
+    vocabulary = vocabulary_size(loaded.model)
+    # The layers are shared with whatever wraps the model in training, so this sees the weights as they are at the time.
+    return lambda: rule.reason(memory_of(loaded.model, forget, pad), unseen, vocabulary)
+
+
+def save_model(model: Any, tokenizer: Any, output_dir: Path, about: Mapping[str, Any]) -> str:
+    """Write weights (safetensors), tokenizer and, last, the manifest; return the weights' digest.
+
+    Raises:
+        RunError: the disk is full; the folder is left without a manifest, so that nothing trusts it.
+    """
+    digest = weights_digest(model)
+    with disk_errors(output_dir):
+        model.save_pretrained(output_dir)
+        tokenizer.save_pretrained(output_dir)
+    write_manifest(output_dir, "model", {**about, "weights": digest})
+    return digest

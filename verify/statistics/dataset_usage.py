@@ -1,0 +1,39 @@
+"""What share of a set does a model still hold? Dataset usage cardinality inference."""
+
+from itertools import product
+
+from verify.statistics.estimate import Estimate
+
+
+def share_still_in(mean_guess: Estimate, false_positive_rate: Estimate, true_positive_rate: Estimate) -> Estimate:
+    """(mean guess - FPR) / (TPR - FPR) (Tong et al. 2025, "How much of my dataset did you use?").
+
+    A membership attack's guesses on the set mix those on members and on non-members; the two rates, measured on data of known
+    membership, undo the mixture. The interval holds at every corner of the three intervals at once (Bonferroni).
+
+    Args:
+        mean_guess: share of the set that is called a member.
+        false_positive_rate, true_positive_rate: of the same attack at the same threshold, measured on other records.
+
+    Returns:
+        the share, not clipped: beyond 0 or 1 it says that the rates do not fit the set. Its level is 1 minus the three errors.
+
+    Raises:
+        ValueError: the intervals of the two rates overlap, so that the attack tells nothing, or the levels leave nothing.
+    """
+    parts = (mean_guess, false_positive_rate, true_positive_rate)
+    if true_positive_rate.low <= false_positive_rate.high:
+        raise ValueError(
+            f"the attack does not tell members from others: TPR is {true_positive_rate}, FPR is {false_positive_rate}; "
+            "measure the rates on more records or take a stronger attack"
+        )
+    level = 1 - sum(1 - part.level for part in parts)
+    if level <= 0:
+        raise ValueError("the three errors add up to 1 or more; give intervals at a higher level")
+    # Monotone in each argument while the others are held, so that the extremes lie at corners.
+    corners = [_share(*corner) for corner in product(*((part.low, part.high) for part in parts))]
+    return Estimate(_share(*(part.value for part in parts)), min(corners), max(corners), min(part.n for part in parts), level)
+
+
+def _share(guess: float, fpr: float, tpr: float) -> float:
+    return (guess - fpr) / (tpr - fpr)

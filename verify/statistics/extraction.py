@@ -1,0 +1,56 @@
+"""How easily is a secret drawn out of a model? Exposure among candidates, and the number of queries."""
+
+import math
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+
+def exposure(score: float, candidate_scores: ArrayLike) -> float:
+    """log2 |R| - log2 rank, in bits (Carlini et al. 2019, "The Secret Sharer", definition 2).
+
+    R is the secret together with the other candidates, all drawn alike; rank 1 is the likeliest. Ties count against the secret,
+    so that a model that scores everything alike exposes nothing.
+
+    Args:
+        score: the secret's, higher = likelier.
+        candidate_scores: those of the other |R| - 1 candidates, at least one.
+
+    Returns:
+        bits between 0 and log2 |R|; never above what so many candidates can show.
+
+    Raises:
+        ValueError: no candidates, or a score that is not finite.
+    """
+    others = np.asarray(candidate_scores, dtype=np.float64).ravel()
+    if not len(others) or not np.isfinite(others).all() or not math.isfinite(score):
+        raise ValueError("exposure needs a finite score and at least one other candidate's")
+    return math.log2(len(others) + 1) - math.log2(1 + int((others >= score).sum()))
+
+
+def queries_to_extract(log_probability: float, certainty: float | None = None) -> float:
+    """How many samples at temperature 1 it takes to see a secret (Hayes et al. 2025, (n, p)-discoverable extraction).
+
+    Args:
+        log_probability: log p_z of the whole secret, the sum over its tokens, nats, at most 0.
+        certainty: None for the expected number 1 / p_z; p in (0, 1) for the smallest n with 1 - (1 - p_z)^n >= p.
+
+    Returns:
+        the number of queries, at least 1; infinite where it exceeds the largest double.
+
+    Raises:
+        ValueError: a log probability that is not finite or above 0, or a certainty outside (0, 1).
+    """
+    if not math.isfinite(log_probability) or log_probability > 0:
+        raise ValueError(f"a log probability is finite and at most 0, got {log_probability}")
+    if certainty is not None and not 0 < certainty < 1:
+        raise ValueError(f"a certainty lies between 0 and 1, got {certainty}")
+    if log_probability < -700:
+        return math.inf
+    if certainty is None:
+        return math.exp(-log_probability)
+    if log_probability == 0:
+        return 1.0
+    # Rounded down by a hair: log(1 - p) / log(1 - p_z) is whole where (1 - p_z)^n = 1 - p exactly.
+    ratio = math.log1p(-certainty) / math.log1p(-math.exp(log_probability))
+    return max(1.0, float(math.ceil(ratio * (1 - 1e-12))))

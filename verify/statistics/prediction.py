@@ -1,0 +1,65 @@
+"""Is a target one more draw from what its references are draws of? The paired prediction-interval t-test.
+
+A confidence interval of the references' mean is the wrong yardstick: it shrinks as references are added, while the target stays
+one model with its own seed. A new draw differs from the mean of R by s sqrt(1 + 1/R).
+
+The null is "nothing is left at all", without a margin: a large p-value is no evidence of forgetting. Verdicts are
+`residual_verdict`'s.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy import stats
+
+
+@dataclass(frozen=True, eq=False)
+class PredictionTest:
+    """One t statistic per record.
+
+    Attributes:
+        difference: references' mean minus target, nats per token [K]; positive where the target knows the record better.
+        statistic: the difference in units of its standard error [K].
+        remembered, inverted: one-sided p-values for a difference above and below zero [K].
+        degrees: degrees of freedom of every statistic.
+    """
+
+    difference: NDArray[np.float64]
+    statistic: NDArray[np.float64]
+    remembered: NDArray[np.float64]
+    inverted: NDArray[np.float64]
+    degrees: int
+
+
+def prediction_test(
+    target: ArrayLike, references: ArrayLike, variance: Literal["pooled", "per record"] = "per record"
+) -> PredictionTest:
+    """Compare a target's losses with those of retrained references, record by record.
+
+    Args:
+        target: mean losses, nats per token [K].
+        references: the same under each reference [R, K], R >= 2. One column of means over the set tests the set.
+        variance: "per record" has R - 1 degrees of freedom and needs no assumption; "pooled" has K (R - 1), and is right only
+            where every record has the same variance and references are independent from record to record.
+
+    Raises:
+        ValueError: shapes that do not fit, fewer than two references, a loss that is not finite, or a variance of zero.
+    """
+    losses, refs = np.asarray(target, dtype=np.float64), np.asarray(references, dtype=np.float64)
+    if refs.ndim != 2 or len(refs) < 2 or losses.shape != refs.shape[1:] or not len(losses):
+        raise ValueError(f"expected losses [K] and [R, K] with at least two references, got {losses.shape} and {refs.shape}")
+    if not np.isfinite(losses).all() or not np.isfinite(refs).all():
+        raise ValueError("losses must be finite")
+    if variance not in ("pooled", "per record"):
+        raise ValueError(f'the variance is "pooled" or "per record", got {variance!r}')
+    count, records = refs.shape
+    sample = refs.var(axis=0, ddof=1)
+    pooled = variance == "pooled"
+    spread, degrees = (sample.mean(), records * (count - 1)) if pooled else (sample, count - 1)
+    if not np.all(spread > 0):
+        raise ValueError("references that agree to the last bit on a record show no spread to judge it by")
+    difference = refs.mean(axis=0) - losses
+    statistic = difference / np.sqrt(spread * (1 + 1 / count))
+    return PredictionTest(difference, statistic, stats.t.sf(statistic, degrees), stats.t.cdf(statistic, degrees), degrees)
