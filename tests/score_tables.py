@@ -1,5 +1,7 @@
 """Score tables as an audit would make them, drawn from a known truth."""
 
+from dataclasses import replace
+
 import numpy as np
 
 from verify.scores import ScoreBlock, ScoreTable
@@ -68,3 +70,27 @@ def _block(loss: np.ndarray, prefix: str) -> ScoreBlock:
         loss=loss,
         scores={"loss": -loss, "exact_memorization": np.exp(-loss).clip(0, 1)},
     )
+
+
+def canary_table(
+    *, pairs: int = 300, remembered: float = 0.0, known_before: float = 1.0, calibrated: bool = True, seed: int = 0
+) -> ScoreTable:
+    """A table of canaries alone.
+
+    Args:
+        pairs: how many coins.
+        remembered: nats per token by which the target likes a trained member better; negative where deletion overshot.
+        known_before: the same for the model before deletion.
+        calibrated: whether a canary-free reference was scored.
+        seed: of the draw.
+    """
+    rng = np.random.default_rng(seed)
+    coins = rng.random(pairs) < 0.5
+    included = np.stack([coins, ~coins], axis=1).ravel()
+    level = rng.normal(5.0, 0.6, 2 * pairs)
+    effects = {"original": known_before, "target": remembered, **({"reference 1": 0.0} if calibrated else {})}
+    blocks = {}
+    for model, effect in effects.items():
+        loss = level - effect * included + 0.15 * rng.standard_normal(2 * pairs)
+        blocks[model, "canary"] = replace(_block(loss, "c"), included=included)
+    return ScoreTable(blocks)

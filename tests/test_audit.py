@@ -10,10 +10,10 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from verify import InputError, Settings, audit
+from verify import InputError, RunError, Settings, audit
 from verify.evidence import Evidence
 from verify.files import verify_manifest
-from verify.protocol import judge
+from verify.recomputing import recompute
 from verify.scores import ScoreTable
 
 SETTINGS = Settings(planted_draws=20, retain_records=6)
@@ -80,16 +80,24 @@ def test_audit_writes_three_files_and_a_manifest(house: dict[str, Path], tmp_pat
 
 
 def test_the_verdict_can_be_recomputed_from_the_scores(house: dict[str, Path], tmp_path: Path) -> None:
-    """scores.parquet holds all that the judgement rests on: judging it again gives the same tests, attacks and gates."""
+    """scores.parquet holds all that the judgement rests on: judging it again gives the same evidence, number by number."""
     evidence = run(house, output_dir=tmp_path / "out")
-    blind = next(gate.value for gate in evidence.gates if gate.name == "blind baseline")
-    again = judge(ScoreTable.load(tmp_path / "out" / "scores.parquet"), evidence.settings, blind)
-    assert (again.verdict, again.tests, again.attacks, again.gates) == (
-        evidence.verdict,
-        evidence.tests,
-        evidence.attacks,
-        evidence.gates,
-    )
+    assert recompute(tmp_path / "out") == evidence
+
+
+@pytest.mark.parametrize("changed", ["a number of the evidence", "a score"])
+def test_a_number_that_does_not_follow_is_named(house: dict[str, Path], tmp_path: Path, changed: str) -> None:
+    """Whoever edits a number, in the evidence or in the scores, is told which one no longer follows."""
+    evidence = run(house, output_dir=tmp_path / "out")
+    if changed == "a score":
+        table = ScoreTable.load(tmp_path / "out" / "scores.parquet")
+        table.blocks["target", "forget"].loss[0] += 0.5
+        table.save(tmp_path / "out" / "scores.parquet")
+    else:
+        first = evidence.tests[0].model_copy(update={"fired": not evidence.tests[0].fired})
+        evidence.model_copy(update={"tests": (first, *evidence.tests[1:])}).save(tmp_path / "out" / "evidence.json")
+    with pytest.raises(RunError, match=r"tests\[0\]"):
+        recompute(tmp_path / "out")
 
 
 def test_nothing_written_holds_a_record(house: dict[str, Path], tmp_path: Path) -> None:

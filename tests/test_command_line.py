@@ -38,6 +38,13 @@ AUDIT_FLAGS = {
     "--dtype",
     "--seed",
     "--cache",
+    "--fresh",
+    "--registration",
+    "--canaries",
+    "--earlier",
+    "--twins",
+    "--canary-guesses",
+    "--epsilon",
 }
 TRAINING_FLAGS = {
     "--learning-rate",
@@ -63,7 +70,7 @@ TRAINING_FLAGS = {
     "--overflow",
 }
 FIELD_FLAGS = {flag for flag in AUDIT_FLAGS if flag.endswith("-field")}
-TRAIN_FLAGS = {"--model", "--data", "--output", "--tokenizer", "--dtype"} | FIELD_FLAGS | TRAINING_FLAGS
+TRAIN_FLAGS = {"--model", "--data", "--output", "--tokenizer", "--dtype", "--canaries"} | FIELD_FLAGS | TRAINING_FLAGS
 FORGET_FLAGS = (
     {"--model", "--forget", "--output", "--retain", "--holdout", "--data", "--base", "--dtype"} | FIELD_FLAGS | TRAINING_FLAGS
 )

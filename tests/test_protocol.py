@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 from score_tables import simulated_table
 
-from verify.evidence import Settings, Value
+from verify.evidence import Settings
+from verify.findings import Value
 from verify.gates import blind_baseline_gate, controls_gate, references_gate, resolvable_rates
-from verify.protocol import judge
+from verify.protocol import Aside, judge
 from verify.scores import ScoreBlock, ScoreTable
 
 SETTINGS = Settings(planted_draws=40)
@@ -14,7 +15,7 @@ BLIND = Value(value=0.52, low=0.5, high=0.58, n=200, level=0.95, seed=0)
 
 
 def verdict(**truth: object) -> str:
-    return judge(simulated_table(**truth), SETTINGS, BLIND).verdict  # type: ignore[arg-type]
+    return judge(simulated_table(**truth), SETTINGS, Aside(BLIND)).verdict  # type: ignore[arg-type]
 
 
 def gate(judged: object, name: str) -> object:
@@ -31,7 +32,7 @@ def test_honest_retraining_is_equivalent(seed: int) -> None:
 @pytest.mark.parametrize("seed", range(3))
 def test_a_fifth_of_the_records_kept_is_found(seed: int, hidden: bool) -> None:
     """20 % of the records remembered is NOT_FORGOTTEN, also where over-forgotten records hide it from the mean."""
-    judged = judge(simulated_table(kept=0.2, hidden=hidden, seed=seed), SETTINGS, BLIND)
+    judged = judge(simulated_table(kept=0.2, hidden=hidden, seed=seed), SETTINGS, Aside(BLIND))
     assert judged.verdict == "NOT_FORGOTTEN"
     remembered = [entry for entry in judged.accused if entry.direction == "remembered"]
     assert len(remembered) >= 15, "the twenty records that were kept are named"
@@ -43,7 +44,7 @@ def test_an_untouched_model_is_not_forgotten_with_residual_one() -> None:
     blocks = dict(table.blocks)
     for role in ("forget", "retain", "holdout"):
         blocks["target", role] = blocks["original", role]  # type: ignore[index]
-    judged = judge(ScoreTable(blocks), SETTINGS, BLIND)
+    judged = judge(ScoreTable(blocks), SETTINGS, Aside(BLIND))
     assert judged.verdict == "NOT_FORGOTTEN"
     assert judged.residual is not None
     assert judged.residual.value == pytest.approx(1.0)
@@ -51,7 +52,7 @@ def test_an_untouched_model_is_not_forgotten_with_residual_one() -> None:
 
 def test_a_destroyed_model_is_never_certified() -> None:
     """A model that lost everything fails the utility gate: NOT_TESTABLE, before any other word."""
-    judged = judge(simulated_table(destroyed=3.0), SETTINGS, BLIND)
+    judged = judge(simulated_table(destroyed=3.0), SETTINGS, Aside(BLIND))
     assert judged.verdict == "NOT_TESTABLE"
     assert not gate(judged, "utility").passed  # type: ignore[attr-defined]
     assert any("token probability" in sentence for sentence in judged.explanation)
@@ -59,7 +60,7 @@ def test_a_destroyed_model_is_never_certified() -> None:
 
 def test_what_was_never_memorized_cannot_be_shown_forgotten() -> None:
     """An original that knows the forget set no better than the references fails the positive control."""
-    judged = judge(simulated_table(gap=0.01), SETTINGS, BLIND)
+    judged = judge(simulated_table(gap=0.01), SETTINGS, Aside(BLIND))
     assert judged.verdict == "NOT_TESTABLE"
     assert not gate(judged, "positive control").passed  # type: ignore[attr-defined]
 
@@ -67,7 +68,7 @@ def test_what_was_never_memorized_cannot_be_shown_forgotten() -> None:
 @pytest.mark.parametrize(("references", "word"), [(0, "NOT_TESTABLE"), (1, "NOT_TESTABLE")])
 def test_too_few_references_are_not_judged(references: int, word: str) -> None:
     """No or one reference gives NOT_TESTABLE with the next step, never a guess."""
-    judged = judge(simulated_table(references=references), SETTINGS, BLIND)
+    judged = judge(simulated_table(references=references), SETTINGS, Aside(BLIND))
     assert judged.verdict == word
     assert judged.next_step is not None
     assert "references" in judged.next_step
@@ -88,21 +89,21 @@ def test_a_reference_trained_on_the_forget_set_is_noticed() -> None:
     blocks["reference 3", "forget"] = ScoreBlock(
         poisoned.records, poisoned.subjects, poisoned.tokens, original.loss, poisoned.scores
     )
-    judged = judge(ScoreTable(blocks), SETTINGS, BLIND)
+    judged = judge(ScoreTable(blocks), SETTINGS, Aside(BLIND))
     assert judged.verdict == "NOT_TESTABLE"
     assert "3" in gate(judged, "negative control").reason  # type: ignore[attr-defined]
 
 
 def test_without_a_retain_set_nothing_is_certified() -> None:
     """Utility that nobody looked at cannot stand behind a certificate."""
-    judged = judge(simulated_table(references=8, retain=False), SETTINGS, BLIND)
+    judged = judge(simulated_table(references=8, retain=False), SETTINGS, Aside(BLIND))
     assert judged.verdict == "INCONCLUSIVE"
     assert any("--retain" in sentence for sentence in judged.explanation)
 
 
 def test_without_controls_attacks_have_no_auc() -> None:
     """A missing holdout set leaves AUC absent; it is never a silent one half."""
-    judged = judge(simulated_table(controls=0), SETTINGS, None)
+    judged = judge(simulated_table(controls=0), SETTINGS, Aside())
     assert all(entry.auc is None and not entry.tpr for entry in judged.attacks)
     assert gate(judged, "blind baseline").passed is None  # type: ignore[attr-defined]
 
@@ -111,15 +112,15 @@ def test_a_gate_only_touches_its_claims() -> None:
     """The blind baseline condemns attacks on those controls, never the verdict against references."""
     table = simulated_table(references=8)
     told_apart = Value(value=0.8, low=0.7, high=0.9, n=200, level=0.95, seed=0)
-    judged = judge(table, SETTINGS, told_apart)
+    judged = judge(table, SETTINGS, Aside(told_apart))
     assert gate(judged, "blind baseline").passed is False  # type: ignore[attr-defined]
-    assert judged.verdict == judge(table, SETTINGS, BLIND).verdict == "EQUIVALENT_WITHIN"
+    assert judged.verdict == judge(table, SETTINGS, Aside(BLIND)).verdict == "EQUIVALENT_WITHIN"
 
 
 def test_judgement_is_reproducible() -> None:
     """The same table and settings give the same judgement, field by field."""
     table = simulated_table(kept=0.1)
-    assert judge(table, SETTINGS, BLIND) == judge(table, SETTINGS, BLIND)
+    assert judge(table, SETTINGS, Aside(BLIND)) == judge(table, SETTINGS, Aside(BLIND))
 
 
 def test_rates_need_three_over_f_controls() -> None:
@@ -127,14 +128,14 @@ def test_rates_need_three_over_f_controls() -> None:
     assert resolvable_rates(100, (0.01, 0.1)) == [0.1]
     assert not controls_gate(100, (0.01, 0.1)).passed
     assert controls_gate(300, (0.01, 0.1)).passed
-    judged = judge(simulated_table(controls=100), SETTINGS, BLIND)
+    judged = judge(simulated_table(controls=100), SETTINGS, Aside(BLIND))
     assert {rate.fpr for entry in judged.attacks for rate in entry.tpr} == {0.1}
 
 
 def test_blind_limit_is_an_upper_limit() -> None:
     """An interval that merely contains one half is no pass: 0.55 [0.45, 0.67] fails."""
-    assert not blind_baseline_gate(lambda: Value(value=0.55, low=0.45, high=0.67, n=40, level=0.95)).passed
-    assert blind_baseline_gate(lambda: BLIND).passed
+    assert not blind_baseline_gate(Value(value=0.55, low=0.45, high=0.67, n=40, level=0.95)).passed
+    assert blind_baseline_gate(BLIND).passed
 
 
 def test_reference_gate_says_what_to_type() -> None:
@@ -146,7 +147,7 @@ def test_reference_gate_says_what_to_type() -> None:
 def test_every_word_says_what_it_does_not_show() -> None:
     """No verdict goes out without its limits."""
     for truth in ({}, {"kept": 0.3}, {"references": 1}, {"references": 2}):
-        judged = judge(simulated_table(**truth), SETTINGS, BLIND)  # type: ignore[arg-type]
+        judged = judge(simulated_table(**truth), SETTINGS, Aside(BLIND))  # type: ignore[arg-type]
         assert any("single record" in sentence for sentence in judged.not_shown)
         assert any("EDPB" in sentence for sentence in judged.not_shown)
         assert judged.explanation
@@ -154,7 +155,7 @@ def test_every_word_says_what_it_does_not_show() -> None:
 
 def test_figures_are_finite_and_sorted() -> None:
     """The numbers behind the figures are complete: counts add up, rates rise, residuals are sorted."""
-    judged = judge(simulated_table(records=700), SETTINGS, BLIND)
+    judged = judge(simulated_table(records=700), SETTINGS, Aside(BLIND))
     for histogram in judged.figures.losses:
         assert sum(histogram.counts) == 700
     for curve in judged.figures.roc:

@@ -28,6 +28,8 @@ class TrainArguments:
     """A new folder for the model and its training log."""
     tokenizer: str | None = None
     """Folder of the tokenizer, where it is not beside the model."""
+    canaries: int = 0
+    """Pairs of random texts, one of each trained by a coin flip, for auditing a deletion without retraining; usually 300."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """Precision to load the model in."""
 
@@ -52,6 +54,7 @@ class Train:
             tokenizer=self.arguments.tokenizer,
             options=self.training,
             dtype=self.arguments.dtype,
+            canaries=self.arguments.canaries,
         )
         print(f"model:        {result.model_dir}\ntraining log: {result.log_path}\nweights:      {result.digest}")  # noqa: T201
         return 0

@@ -13,12 +13,13 @@ from unlearn.options import TrainingOptions
 from unlearn.provenance import LOG_NAME, LogWriter
 from unlearn.results import TrainingResult
 from unlearn.training import save_model, train_records
+from verify.canaries import CANARIES_NAME, Canaries
 from verify.encoding import Encoder
 from verify.errors import InputError
 from verify.files import MANIFEST, new_output
 from verify.identity import RecordKey
 from verify.models import LoadedModel, load_model, load_tokenizer, require_fitting_tokenizer, tokenizer_digest, weights_digest
-from verify.records import Fields, RecordSource
+from verify.records import Fields, Record, RecordSource
 from verify.sources import load_records
 
 WORK = "work"
@@ -50,6 +51,7 @@ def finetune(
     tokenizer: Any = None,
     options: TrainingOptions | None = None,
     dtype: str = "auto",
+    canaries: int = 0,
     callbacks: Sequence[Any] = (),
 ) -> FinetuneResult:
     """Fine-tune a model and write, beside it, the log of which record went into which step.
@@ -62,6 +64,8 @@ def finetune(
         tokenizer: a tokenizer or its folder; needed for a model in memory, and for a CONFIG.json without one beside it.
         options: training settings. Defaults: 5 epochs, batches of 8, a linear schedule, learning rate 1e-5 (LoRA: 1e-4).
         dtype: precision to load with.
+        canaries: so many pairs of random texts are drawn, and a fair coin decides which of each pair is trained; 300 let an audit
+            test the deletion procedure without retraining. Their manifest lies beside the model, and `forget` removes them.
         callbacks: further `transformers` callbacks.
 
     Raises:
@@ -72,6 +76,7 @@ def finetune(
     output = new_output(output_dir, resumable=lambda folder: (folder / WORK).is_dir() and not (folder / MANIFEST).exists())
     records = load_records(data, fields)
     loaded = _load(model, tokenizer, dtype, options.seed)
+    records += _trained_canaries(output, canaries, loaded.tokenizer)
     windows = Encoder(loaded.tokenizer, loaded.context_length, options.overflow).encode(records)
     log = LogWriter.for_run(
         output / LOG_NAME,
@@ -89,9 +94,27 @@ def finetune(
         "training": dataclasses.asdict(trained.result),
         "start_weights": loaded.digest,
         "records": len(records),
+        "canary_pairs": canaries,
     }
     digest = save_model(trained.model, loaded.tokenizer, output, about)
     return FinetuneResult(output, output / LOG_NAME, digest, trained.result)
+
+
+def _trained_canaries(output: Path, pairs: int, tokenizer: Any) -> list[Record]:
+    """The canaries that the coins put into the training data; a run that goes on keeps the coins it began with."""
+    path = output / CANARIES_NAME
+    if not pairs:
+        return []
+    if path.exists():
+        canaries = Canaries.load(path)
+        if canaries.pairs != pairs:
+            raise InputError(
+                f"the run in {output} began with {canaries.pairs} canary pairs, not {pairs}. Go on with the same number."
+            )
+    else:
+        canaries = Canaries.draw(pairs, tokenizer)
+        canaries.save(path)
+    return canaries.trained_records(tokenizer)
 
 
 def _load(model: Any, tokenizer: Any, dtype: str, seed: int) -> LoadedModel:

@@ -17,6 +17,7 @@ from unlearn.options import TrainingOptions
 from unlearn.provenance import LOG_NAME, TrainingLog, require_in_log
 from unlearn.results import TrainingResult
 from unlearn.training import run_objective, save_model
+from verify.canaries import find_canaries
 from verify.errors import InputError
 from verify.files import MANIFEST, new_output
 from verify.identity import RecordKey
@@ -78,7 +79,8 @@ def forget(
     Args:
         model: a folder, a Hub name, a `PreTrainedModel` or a `PeftModel`; one in memory is changed in place.
         method: an instance of a method, such as `NPO(beta=0.1)`; `unlearn methods` lists them.
-        forget_set: the records to remove: any source, or a list of example or subject ids if `data` is given.
+        forget_set: the records to remove: any source, or a list of example or subject ids if `data` is given. The canaries of a
+            model that was trained with some are removed with them.
         retain_set: the records to keep; if absent and `data` is given, all of `data` that is not forgotten.
         holdout_set: records no model was trained on; stop rules and searches use them as the never-trained level.
         data: the file the model was trained on.
@@ -99,6 +101,10 @@ def forget(
     loaded = load_model(model, tokenizer=tokenizer, dtype=dtype)
     log = _training_log(model)
     roles = _roles(forget_set, retain_set, holdout_set, data, fields, log)
+    canaries = find_canaries(model)
+    if canaries is not None:
+        # They take the same way out as the records, so that an audit of them is an audit of the procedure.
+        roles.forget.extend(canaries.trained_records(loaded.tokenizer))
     _require_inputs(method, roles, base)
     base_model = None if base is None else load_model(base, tokenizer=loaded.tokenizer, dtype=dtype)
     options = _fill_in(options or TrainingOptions(), method, log)

@@ -7,7 +7,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from verify.auditing import audit
+    from verify.auditing import audit, register
     from verify.errors import InputError, IntegrityError, RunError, VerifyError
     from verify.evidence import Evidence, Settings
     from verify.records import Fields, Record
@@ -22,9 +22,21 @@ _HOME = {
     "Settings": "verify.evidence",
     "VerifyError": "verify.errors",
     "audit": "verify.auditing",
+    "register": "verify.auditing",
 }
 
-__all__ = ["Evidence", "Fields", "InputError", "IntegrityError", "Record", "RunError", "Settings", "VerifyError", "audit"]
+__all__ = [
+    "Evidence",
+    "Fields",
+    "InputError",
+    "IntegrityError",
+    "Record",
+    "RunError",
+    "Settings",
+    "VerifyError",
+    "audit",
+    "register",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -8,48 +8,28 @@ import platform
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from verify.attacks import select_attacks
-from verify.attacks.base import Attack, Observation
+from verify.canaries import Canaries, find_canaries
 from verify.errors import InputError
-from verify.evidence import (
-    AuditedModel,
-    AuditedSet,
-    Environment,
-    Evidence,
-    ModelRole,
-    NotRun,
-    SetRole,
-    Settings,
-)
+from verify.evidence import Environment, Evidence, Settings
 from verify.files import new_output, write_manifest, write_text
+from verify.findings import AuditedSet, CoinBatch, Registered, SetRole
 from verify.identity import RecordKey
-from verify.measurements import measure
-from verify.models import LoadedModel, load_model, require_same_tokenizer
-from verify.protocol import Judged, blind_value, judge
-from verify.records import Fields, Record, RecordSource, require_disjoint, require_trained
-from verify.scores import ScoreBlock, ScoreTable
-from verify.sources import load_forget_set, load_records
+from verify.protocol import Aside, Judged, blind_aside, judge
+from verify.records import Fields, Record, RecordSource
+from verify.registration import Registration
+from verify.scorer import Plan, Scorer
+from verify.scores import ScoreTable
+from verify.sets import load_sets
 
 Progress = Callable[[str, float], None]
 """Told what is going on and the share of the audit that is done."""
-
-
-@dataclass(frozen=True, eq=False)
-class _Plan:
-    """Who is to be scored, in this order: the base first, because the reference attack subtracts its scores."""
-
-    label: str
-    role: ModelRole
-    source: Any
 
 
 def audit(
@@ -61,11 +41,15 @@ def audit(
     references: Sequence[Any] = (),
     retain_set: RecordSource | None = None,
     holdout_set: RecordSource | None = None,
+    fresh_set: RecordSource | None = None,
     data: RecordSource | None = None,
     fields: Fields | None = None,
     tokenizer: Any = None,
     output_dir: str | Path | None = None,
     settings: Settings | None = None,
+    registration: str | Path | None = None,
+    canaries: str | Path | None = None,
+    earlier: Sequence[str | Path] = (),
     cache_dir: str | Path | None = None,
     progress: Progress = lambda _, __: None,
 ) -> Evidence:
@@ -78,12 +62,17 @@ def audit(
         base: the model before fine-tuning; the reference attack needs it.
         references: models fine-tuned like the original but without the forget set, with other seeds; 4 to 8 of them.
         retain_set: records the model was to keep; for the utility gate.
-        holdout_set: records like the forget set that no model was trained on; for membership attacks.
+        holdout_set: records like the forget set that no model was trained on; for membership attacks, and with
+            `Settings(twins=True)` for Tier C.
+        fresh_set: texts of the forget set's subjects that no model was trained on; for the user level.
         data: the file the original was trained on.
         fields: which columns hold what.
         tokenizer: for models in memory.
         output_dir: where `evidence.json`, `scores.parquet` and `report.html` go; None writes nothing.
         settings: margins, levels, attacks and seed; the defaults are the protocol's.
+        registration: the file that `register` wrote before unlearning; settings and sets must be the registered ones.
+        canaries: the canary manifest of the original's training; the default is the one in the original's folder.
+        earlier: evidence files of earlier deletions, whose canaries count in the e-value.
         cache_dir: where token statistics are kept between audits; None keeps none.
         progress: told what is going on.
 
@@ -91,25 +80,95 @@ def audit(
         InputError: records or models cannot be used; the message says what to type next.
     """
     started = time.monotonic()
-    settings = settings or Settings()
+    registered = None if registration is None else Registration.load(registration)
+    settings = _settings(settings, registered)
     output = None if output_dir is None else new_output(output_dir)
-    sets = _load_sets(forget_set, retain_set, holdout_set, data, fields, settings)
+    key = RecordKey.load()
+    coins = find_canaries(original) if canaries is None else Canaries.load(canaries)
+    commitment = None if coins is None else coins.commitment
+    batches = _earlier_batches(earlier, commitment)
+    sets = load_sets(forget_set, retain_set, holdout_set, fresh_set, data, fields, settings)
+    if registered is not None:
+        registered.require(sets, key, commitment)
     attacks = select_attacks(settings.attacks)
     settings = settings.model_copy(update={"attacks": tuple(attacks)})
-    plans = [_Plan("base", "base", base)] if base is not None else []
-    plans += [_Plan("original", "original", original), _Plan("target", "target", model)]
-    plans += [_Plan(f"reference {number}", "reference", source) for number, source in enumerate(references, 1)]
-    scorer = _Scorer(sets, attacks, settings, tokenizer, None if cache_dir is None else Path(cache_dir), RecordKey.load())
+    plans = [Plan("base", "base", base)] if base is not None else []
+    plans += [Plan("original", "original", original), Plan("target", "target", model)]
+    plans += [Plan(f"reference {number}", "reference", source) for number, source in enumerate(references, 1)]
+    scorer = Scorer(sets, attacks, settings, tokenizer, None if cache_dir is None else Path(cache_dir), key, coins)
     for done, plan in enumerate(plans):
         progress(f"scoring {plan.label}", done / len(plans))
         scorer.score(plan, partial(_report, progress, plan.label, done, len(plans)))
     progress("judging", 1.0)
     table = ScoreTable(scorer.blocks)
-    judged = judge(table, settings, blind_value(*_texts(sets), settings))
-    evidence = _evidence(judged, scorer, table, settings, time.monotonic() - started)
+    aside = Aside(*blind_aside(*_texts(sets), settings), commitment, batches)
+    judged = judge(table, settings, aside)
+    named = None if registered is None else registered.named()
+    evidence = _evidence(judged, scorer, table, settings, named, time.monotonic() - started)
     if output is not None:
         write_audit(evidence, table, output)
     return evidence
+
+
+def register(
+    path: str | Path,
+    *,
+    forget_set: RecordSource,
+    retain_set: RecordSource | None = None,
+    holdout_set: RecordSource | None = None,
+    fresh_set: RecordSource | None = None,
+    data: RecordSource | None = None,
+    fields: Fields | None = None,
+    settings: Settings | None = None,
+    canaries: str | Path | None = None,
+) -> Registration:
+    """Fix, before unlearning, what will be audited and how; give the digest to somebody who will remember it.
+
+    Args:
+        path: a new file.
+        forget_set, retain_set, holdout_set, fresh_set, data, fields, settings: as the audit will be given them.
+        canaries: the canary manifest of the training run, or the model folder that holds it.
+
+    Raises:
+        InputError: records cannot be used, or the file exists.
+    """
+    settings = settings or Settings()
+    settings = settings.model_copy(update={"attacks": tuple(select_attacks(settings.attacks))})
+    sets = load_sets(forget_set, retain_set, holdout_set, fresh_set, data, fields, settings)
+    coins = None
+    if canaries is not None:
+        coins = find_canaries(canaries) if Path(canaries).is_dir() else Canaries.load(canaries)
+        if coins is None:
+            raise InputError(f"{canaries} holds no canaries. Name the folder of a model that was trained with --canaries, or none.")
+    registration = Registration.of(sets, settings, RecordKey.load(), None if coins is None else coins.commitment)
+    registration.save(path)
+    return registration
+
+
+def _settings(settings: Settings | None, registered: Registration | None) -> Settings:
+    if registered is None:
+        return settings or Settings()
+    if settings is not None:
+        attacks = tuple(select_attacks(settings.attacks))
+        if settings.model_copy(update={"attacks": attacks}) != registered.settings:
+            raise InputError("the settings are not the registered ones. Leave them out: they are read from the registration.")
+    return registered.settings
+
+
+def _earlier_batches(earlier: Sequence[str | Path], commitment: str | None) -> tuple[CoinBatch, ...]:
+    """Counts of earlier deletions; one set of canaries counts once, or its luck would be counted twice."""
+    if earlier and commitment is None:
+        raise InputError("--earlier adds to this audit's canaries, and it has none. Give --canaries FILE, or leave it out.")
+    batches: list[CoinBatch] = []
+    for path in earlier:
+        process = Evidence.load(path).process
+        if process is None:
+            raise InputError(f"{path} is an audit without canaries. Leave it out of --earlier.")
+        batches += [batch for batch in process.batches if batch not in batches]
+    commitments = [commitment, *(batch.commitment for batch in batches)]
+    if len(set(commitments)) < len(commitments):
+        raise InputError("an earlier audit used the same canaries, which may count once only. Leave it out of --earlier.")
+    return tuple(batches)
 
 
 def write_audit(evidence: Evidence, table: ScoreTable, output: Path) -> None:
@@ -126,133 +185,17 @@ def _report(progress: Progress, label: str, done: int, total: int, share: float)
     progress(f"scoring {label}", (done + share) / total)
 
 
-class _Scorer:
-    """Scores one model after the other and keeps only numbers."""
-
-    def __init__(
-        self,
-        sets: Mapping[SetRole, Sequence[Record]],
-        attacks: Mapping[str, Attack],
-        settings: Settings,
-        tokenizer: Any,
-        cache_dir: Path | None,
-        key: RecordKey,
-    ) -> None:
-        self.sets, self.attacks, self.settings, self.tokenizer = sets, attacks, settings, tokenizer
-        self.cache_dir, self.key = cache_dir, key
-        self.blocks: dict[tuple[str, SetRole], ScoreBlock] = {}
-        self.models: list[AuditedModel] = []
-        self.base: dict[SetRole, Observation] = {}
-        self.device = "cpu"
-        self._first: LoadedModel | None = None
-
-    def score(self, plan: _Plan, progress: Callable[[float], None]) -> None:
-        """Load one model, score it on every set, and let it go."""
-        loaded = load_model(plan.source, tokenizer=self.tokenizer, dtype=self.settings.dtype)
-        if self._first is not None:
-            require_same_tokenizer([self._first, loaded])
-        self._require_new_reference(plan, loaded)
-        parameter = next(loaded.model.parameters())
-        self.device = str(parameter.device)
-        self.models.append(
-            AuditedModel(
-                label=plan.label,
-                role=plan.role,
-                name=loaded.name,
-                weights=loaded.digest,
-                tokenizer=loaded.tokenizer_digest,
-                dtype=str(parameter.dtype).removeprefix("torch."),
-            )
-        )
-        for done, (role, records) in enumerate(self.sets.items()):
-            observation = measure(loaded, records, cache_dir=self.cache_dir, key=self.key, overflow=self.settings.overflow)
-            self.blocks[plan.label, role] = self._block(observation, role)
-            if plan.role == "base":
-                self.base[role] = observation.without_model()
-            progress((done + 1) / len(self.sets))
-        self._first = self._first or LoadedModel(None, None, loaded.name, loaded.digest, loaded.tokenizer_digest)
-
-    def _require_new_reference(self, plan: _Plan, loaded: LoadedModel) -> None:
-        """A reference given twice would make honest retrainings look more alike than they are."""
-        twins = [model.label for model in self.models if model.weights == loaded.digest and model.role != "base"]
-        if plan.role == "reference" and twins:
-            raise InputError(
-                f"{plan.label} ({loaded.name}) has the very weights of {twins[0]}. Each reference must be a training of its "
-                "own: without the forget set, and with another seed."
-            )
-
-    def _block(self, observation: Observation, role: SetRole) -> ScoreBlock:
-        references = [self.base[role]] if role in self.base else []
-        return ScoreBlock(
-            records=tuple(self.key.of(record.fingerprint) for record in observation.records),
-            subjects=tuple(
-                None if record.subject_id is None else self.key.of(record.subject_id, "subject") for record in observation.records
-            ),
-            tokens=np.array([len(entry) for entry in observation.statistics], dtype=np.int64),
-            loss=np.array([entry.loss for entry in observation.statistics]),
-            # Retain records are trained data: they speak of utility, and no attack is judged on them.
-            scores={
-                name: attack.score(observation, references)
-                for name, attack in self.attacks.items()
-                if role != "retain" and ("reference model" not in attack.needs or references)
-            },
-        )
-
-    def not_run(self) -> tuple[NotRun, ...]:
-        """Attacks that were asked for but lacked what they need."""
-        return tuple(
-            NotRun(attack=name, reason="needs the model before fine-tuning; give it with --base DIR")
-            for name, attack in self.attacks.items()
-            if "reference model" in attack.needs and not self.base
-        )
-
-
-def _load_sets(
-    forget_set: RecordSource,
-    retain_set: RecordSource | None,
-    holdout_set: RecordSource | None,
-    data: RecordSource | None,
-    fields: Fields | None,
-    settings: Settings,
-) -> dict[SetRole, Sequence[Record]]:
-    """Load the sets, check that they fit together, and draw the retain records that are scored."""
-    training = None if data is None else load_records(data, fields)
-    forget = load_forget_set(forget_set, training, fields)
-    if len(forget) < 2:
-        raise InputError(
-            "the forget set holds one record; a verdict on a set needs at least two, since one value has no spread. "
-            "Add the other records of the same person or request."
-        )
-    sets: dict[SetRole, Sequence[Record]] = {"forget": forget}
-    if retain_set is not None:
-        sets["retain"] = load_records(retain_set, fields)
-    elif training is not None:
-        removed = {record.fingerprint for record in forget}
-        sets["retain"] = [record for record in training if record.fingerprint not in removed]
-    if holdout_set is not None:
-        sets["holdout"] = load_records(holdout_set, fields)
-    if training is not None:
-        require_trained(forget, training, "the forget set")
-        require_disjoint({"training": training, "holdout": sets.get("holdout", [])})
-    require_disjoint(sets)
-    for role, records in sets.items():
-        if len(records) < 2:
-            raise InputError(f"the {role} set holds {len(records)} records; at least two are needed. Give more, or leave it out.")
-    if "retain" in sets and len(sets["retain"]) > settings.retain_records:
-        drawn = np.random.default_rng(settings.seed).permutation(len(sets["retain"]))[: settings.retain_records]
-        sets["retain"] = [sets["retain"][index] for index in sorted(drawn)]
-    return sets
-
-
 def _texts(sets: Mapping[SetRole, Sequence[Record]]) -> tuple[dict[SetRole, list[str]], dict[SetRole, list[str]]]:
     """What the blind baseline reads: the whole text of every record, and whom it belongs to."""
-    compared: dict[SetRole, Sequence[Record]] = {role: sets[role] for role in sets if role != "retain"}
+    compared: dict[SetRole, Sequence[Record]] = {role: sets[role] for role in sets if role in ("forget", "holdout")}
     texts = {role: [f"{record.prompt} {record.scored_text}" for record in records] for role, records in compared.items()}
     groups = {role: [record.subject_id or record.example_id for record in records] for role, records in compared.items()}
     return texts, groups
 
 
-def _evidence(judged: Judged, scorer: _Scorer, table: ScoreTable, settings: Settings, seconds: float) -> Evidence:
+def _evidence(
+    judged: Judged, scorer: Scorer, table: ScoreTable, settings: Settings, registered: Registered | None, seconds: float
+) -> Evidence:
     sets = []
     for role in scorer.sets:
         block = table.blocks["target", role]
@@ -266,7 +209,8 @@ def _evidence(judged: Judged, scorer: _Scorer, table: ScoreTable, settings: Sett
         scope=judged.scope,
         not_shown=judged.not_shown,
         next_step=judged.next_step,
-        pre_registered=False,
+        tiers=judged.tiers,
+        registration=registered,
         settings=settings,
         models=tuple(scorer.models),
         sets=tuple(sets),
@@ -275,6 +219,11 @@ def _evidence(judged: Judged, scorer: _Scorer, table: ScoreTable, settings: Sett
         tests=judged.tests,
         accused=judged.accused,
         accused_share=judged.accused_share,
+        blind=judged.blind,
+        blind_p=judged.blind_p,
+        process=judged.process,
+        twins=judged.twins,
+        people=judged.people,
         attacks=judged.attacks,
         not_run=scorer.not_run(),
         utility=judged.utility,

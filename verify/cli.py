@@ -1,18 +1,22 @@
-"""verify-unlearning: audit a model, list the attacks.
+"""verify-unlearning: register, audit, recompute a report, plan an audit's size, list the attacks.
 
-Exit status of `audit`: 0 EQUIVALENT_WITHIN, 10 NOT_FORGOTTEN, 11 INCONCLUSIVE, 12 NOT_TESTABLE, 2 usage error, 1 other failure.
+Exit status of `audit` and `report`: 0 EQUIVALENT_WITHIN, 10 NOT_FORGOTTEN, 11 INCONCLUSIVE, 12 NOT_TESTABLE, 2 usage error,
+1 other failure.
 """
 
 import dataclasses
+import functools
+import operator
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import tyro
 
 from verify.console import progress_bar, run_command
-from verify.evidence import Settings, VerdictWord
+from verify.evidence import Settings
+from verify.findings import VerdictWord
 from verify.records import Fields
 
 EXIT_STATUS: dict[VerdictWord, int] = {"EQUIVALENT_WITHIN": 0, "NOT_FORGOTTEN": 10, "INCONCLUSIVE": 11, "NOT_TESTABLE": 12}
@@ -44,30 +48,32 @@ class FieldFlags:
 
 
 @dataclasses.dataclass(frozen=True)
-class Audit:
-    """Judge whether a forget set has left a model; writes evidence.json, scores.parquet and report.html."""
+class SetFlags:
+    """The records that an audit reads."""
 
-    model: str
-    """The unlearned model: a folder or Hub name."""
-    original: str
-    """The model before unlearning."""
     forget: Path
     """The records that were to be removed, or a list of example or subject ids (with --data)."""
-    output: Path
-    """A new folder for the results."""
-    base: str | None = None
-    """The model before fine-tuning; the reference attack needs it."""
-    references: tuple[str, ...] = ()
-    """Models fine-tuned without the forget set, each with another seed; 4 to 8."""
     retain: Path | None = None
     """Records the model was to keep; for the utility gate."""
     holdout: Path | None = None
     """Records like the forget set that no model was trained on; for membership attacks."""
+    fresh: Path | None = None
+    """Texts of the forget set's subjects that no model was trained on; for the user level."""
     data: Path | None = None
     """The file the original was trained on."""
-    columns: Annotated[FieldFlags, tyro.conf.arg(name="")] = FieldFlags()
+
+    def sets(self) -> dict[str, str | None]:
+        """The same under the argument names of `verify.audit`."""
+        named = {"forget_set": self.forget, "retain_set": self.retain, "holdout_set": self.holdout, "fresh_set": self.fresh}
+        return {name: None if path is None else str(path) for name, path in {**named, "data": self.data}.items()}
+
+
+@dataclasses.dataclass(frozen=True)
+class SettingsFlags:
+    """Everything that is decided before looking."""
+
     attacks: tuple[str, ...] = ()
-    """Attacks to run; the default is all of them."""
+    """Attacks to run: quick, standard, full, or names; the default is standard."""
     margin: float = 0.10
     """rho*: the largest residual fraction that counts as forgotten."""
     alpha: float = 0.05
@@ -76,56 +82,168 @@ class Audit:
     """The largest loss of retain utility that is accepted."""
     retain_records: int = 400
     """At most so many retain records are scored."""
+    twins: bool = False
+    """The holdout was drawn at random when the data came in: its records are exact controls (Tier C)."""
+    canary_guesses: int = 100
+    """How many coins are guessed, of the canary pairs with the clearest scores (Tier A)."""
+    epsilon: float = 1.0
+    """epsilon*: the largest leak of the deletion procedure that counts as deleted, in nats."""
     overflow: Literal["refuse", "split"] = "refuse"
     """What to do with records longer than the context."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    """Precision to load the models in."""
+    """Precision to load the models in; the one that is deployed."""
     seed: int = 0
     """Seed of every random draw of the audit."""
+
+    def settings(self) -> Settings:
+        """The settings these flags describe.
+
+        Raises:
+            InputError: a value is out of range; the message names the flag.
+        """
+        from pydantic import ValidationError
+
+        from verify.errors import InputError
+
+        try:
+            return Settings(**dataclasses.asdict(self))
+        except ValidationError as error:
+            first = error.errors()[0]
+            flag = str(first["loc"][0]).replace("_", "-")
+            raise InputError(f"--{flag} {first['input']} cannot be used: {first['msg']}.") from None
+
+
+@dataclasses.dataclass(frozen=True)
+class Audit:
+    """Judge whether a forget set has left a model; writes evidence.json, scores.parquet and report.html."""
+
+    model: str
+    """The unlearned model: a folder or Hub name."""
+    original: str
+    """The model before unlearning."""
+    output: Path
+    """A new folder for the results."""
+    records: Annotated[SetFlags, tyro.conf.arg(name="")]
+    base: str | None = None
+    """The model before fine-tuning; the reference attack needs it."""
+    references: tuple[str, ...] = ()
+    """Models fine-tuned without the forget set, each with another seed; 4 to 8."""
+    registration: Path | None = None
+    """The file that `register` wrote before unlearning; settings are read from it."""
+    canaries: Path | None = None
+    """The canary manifest of the original's training; the default is the one in the original's folder."""
+    earlier: tuple[Path, ...] = ()
+    """evidence.json of earlier deletions, whose canaries count in the e-value."""
+    columns: Annotated[FieldFlags, tyro.conf.arg(name="")] = FieldFlags()
+    choices: Annotated[SettingsFlags, tyro.conf.arg(name="")] = SettingsFlags()
     cache: Path | None = None
     """Folder for token statistics, kept between audits."""
 
     def run(self) -> int:
         """Audit, print the table, and return the verdict's exit status."""
-        from pydantic import ValidationError
-
         from verify.auditing import audit
-        from verify.errors import InputError
 
-        try:
-            settings = Settings(
-                margin=self.margin,
-                alpha=self.alpha,
-                utility_tolerance=self.utility_tolerance,
-                retain_records=self.retain_records,
-                attacks=self.attacks,
-                seed=self.seed,
-                overflow=self.overflow,
-                dtype=self.dtype,
-            )
-        except ValidationError as error:
-            first = error.errors()[0]
-            flag = str(first["loc"][0]).replace("_", "-")
-            raise InputError(f"--{flag} {first['input']} cannot be used: {first['msg']}.") from None
+        # Flags that were left alone must not contradict a registration: its settings rule.
+        untouched = self.registration is not None and self.choices == SettingsFlags()
+        settings = None if untouched else self.choices.settings()
         with progress_bar("loading") as progress:
             evidence = audit(
                 self.model,
                 self.original,
-                forget_set=_path(self.forget),
+                **self.records.sets(),
                 base=self.base,
                 references=self.references,
-                retain_set=_path(self.retain),
-                holdout_set=_path(self.holdout),
-                data=_path(self.data),
                 fields=self.columns.fields(),
                 output_dir=self.output,
                 settings=settings,
+                registration=self.registration,
+                canaries=self.canaries,
+                earlier=self.earlier,
                 cache_dir=self.cache,
                 progress=progress,
             )
         print(evidence.table())  # noqa: T201
         print(f"\nreport: {self.output / 'report.html'}")  # noqa: T201
         return EXIT_STATUS[evidence.verdict]
+
+
+@dataclasses.dataclass(frozen=True)
+class Register:
+    """Fix in writing, before unlearning, what will be audited and how; send the digest to somebody who will remember it."""
+
+    output: Path
+    """A new file for the registration."""
+    records: Annotated[SetFlags, tyro.conf.arg(name="")]
+    canaries: Path | None = None
+    """The canary manifest of the training run, or the model folder that holds it."""
+    columns: Annotated[FieldFlags, tyro.conf.arg(name="")] = FieldFlags()
+    choices: Annotated[SettingsFlags, tyro.conf.arg(name="")] = SettingsFlags()
+
+    def run(self) -> int:
+        """Write the registration and print its digest."""
+        from verify.auditing import register
+
+        registration = register(
+            self.output,
+            **self.records.sets(),
+            fields=self.columns.fields(),
+            settings=self.choices.settings(),
+            canaries=self.canaries,
+        )
+        print(f"registration: {self.output}\ndigest:       {registration.digest}")  # noqa: T201
+        return 0
+
+
+@dataclasses.dataclass(frozen=True)
+class Report:
+    """Compute every number of an audit again from its scores, and write the report anew."""
+
+    audit: Annotated[Path, tyro.conf.Positional]
+    """The folder that `audit` wrote."""
+    output: Path | None = None
+    """A file for the report; without it, the check alone is made."""
+
+    def run(self) -> int:
+        """Recompute, print the table, and return the verdict's exit status; 1 where a number does not follow from the scores."""
+        from verify.recomputing import recompute
+
+        evidence = recompute(self.audit)
+        print(f"{evidence.table()}\n\nEvery number follows from {self.audit / 'scores.parquet'}.")  # noqa: T201
+        if self.output is not None:
+            print(f"report: {evidence.to_html(self.output)}")  # noqa: T201
+        return EXIT_STATUS[evidence.verdict]
+
+
+@dataclasses.dataclass(frozen=True)
+class Power:
+    """What could an audit of this size show, and how large would it have to be?"""
+
+    forget: int
+    """How many records are to be removed."""
+    controls: int = 0
+    """How many never-trained records there are."""
+    references: int = 0
+    """How many retrained references."""
+    canaries: int = 0
+    """How many canary pairs."""
+    gap: float = 2.2
+    """How much more the original knows of a forget record than a retraining, nats per token."""
+    record_spread: float = 0.15
+    """How far two honest retrainings differ on one record, nats per token."""
+    model_spread: float = 0.04
+    """How far two honest retrainings differ on the set's mean, nats per token."""
+    choices: Annotated[SettingsFlags, tyro.conf.arg(name="")] = SettingsFlags()
+
+    def run(self) -> int:
+        """Print the table."""
+        from verify.power import power_table
+        from verify.statistics.simulation import World
+
+        sizes = {name: getattr(self, name) for name in ("forget", "controls", "references", "canaries")}
+        world = World(gap=self.gap, record_spread=self.record_spread, model_spread=self.model_spread)
+        for row in power_table(**sizes, world=world, settings=self.choices.settings()):
+            print(f"{row.claim}\n    with these sizes: {row.given}\n    for 80 % power:   {row.needed}")  # noqa: T201
+        return 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -142,19 +260,15 @@ class Attacks:
         return 0
 
 
-Command = (
-    Annotated[Audit, tyro.conf.subcommand("audit", prefix_name=False)]
-    | Annotated[Attacks, tyro.conf.subcommand("attacks", prefix_name=False)]
+COMMANDS = {"register": Register, "audit": Audit, "report": Report, "power": Power, "attacks": Attacks}
+Command: Any = functools.reduce(
+    operator.or_, (Annotated[kind, tyro.conf.subcommand(name, prefix_name=False)] for name, kind in COMMANDS.items())
 )
-
-
-def _path(path: Path | None) -> str | None:
-    return None if path is None else str(path)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Entry point of `verify-unlearning` and `python -m verify`; returns the exit status."""
-    command: Audit | Attacks = tyro.cli(
+    command: Any = tyro.cli(
         Command,
         args=arguments,
         prog="verify-unlearning",

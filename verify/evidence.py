@@ -1,229 +1,33 @@
-"""The schema of everything an audit writes down.
-
-Strict and frozen: a number is finite or absent with a reason, a verdict is one of four words, and an unknown field is an error.
-No field holds a record's text or raw identifier; records appear as keyed hashes.
-"""
+"""The evidence of an audit: everything it writes down, and everything that was decided before it looked."""
 
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import ConfigDict, Field, ValidationError
 
 from verify.errors import InputError
 from verify.files import read_json, write_text
-from verify.statistics.estimate import Estimate
-
-VerdictWord = Literal["NOT_TESTABLE", "NOT_FORGOTTEN", "EQUIVALENT_WITHIN", "INCONCLUSIVE"]
-"""In order of precedence; there are no other words."""
-
-Claim = Literal["record", "process", "attack"]
-ModelRole = Literal["target", "original", "base", "reference"]
-SetRole = Literal["forget", "retain", "holdout"]
-Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
-RecordHash = Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
-Share = Annotated[float, Field(ge=0.0, le=1.0)]
-
-
-class Frozen(BaseModel):
-    """Base of all parts: strict types, no unknown fields, no NaN, no infinity, no change after the fact."""
-
-    model_config = ConfigDict(strict=True, frozen=True, extra="forbid", allow_inf_nan=False)
-
-
-class Value(Frozen):
-    """A number with its interval, sample size, level and seed (see `verify.statistics.Estimate`)."""
-
-    value: float
-    low: float
-    high: float
-    n: int = Field(ge=1)
-    level: float = Field(gt=0, lt=1)
-    seed: int | None = None
-
-    @classmethod
-    def of(cls, estimate: Estimate) -> Self:
-        """The schema's form of a statistic's result."""
-        return cls(
-            value=estimate.value,
-            low=estimate.low,
-            high=estimate.high,
-            n=estimate.n,
-            level=estimate.level,
-            seed=estimate.seed,
-        )
-
-    @model_validator(mode="after")
-    def _ordered(self) -> Self:
-        if self.low > self.high:
-            raise ValueError("the interval is reversed")
-        return self
-
-    def __str__(self) -> str:
-        return f"{self.value:.3f} [{self.low:.3f}, {self.high:.3f}]"
-
-
-class AuditedModel(Frozen):
-    """One model that was scored."""
-
-    label: str
-    role: ModelRole
-    name: str
-    weights: Digest
-    tokenizer: Digest
-    dtype: str
-
-
-class AuditedSet(Frozen):
-    """One set of records: how many, and a digest over their keyed hashes that names exactly this set."""
-
-    role: SetRole
-    records: int = Field(ge=1)
-    scored_tokens: int = Field(ge=1)
-    digest: Digest
-
-
-class Gate(Frozen):
-    """A condition under which a claim may be judged at all.
-
-    Attributes:
-        name: "retrained references", "positive control", "planted records", "negative control", "utility", "blind baseline",
-            "enough controls".
-        claims: the claims it concerns.
-        passed: None where the gate could not be evaluated.
-        blocks: what a failure means for the verdict: "NOT_TESTABLE", "INCONCLUSIVE" (at best) or "nothing".
-        reason: one plain sentence with the numbers.
-        value: the number it was decided on, if it has one.
-    """
-
-    name: str
-    claims: tuple[Claim, ...]
-    passed: bool | None
-    blocks: Literal["NOT_TESTABLE", "INCONCLUSIVE", "nothing"]
-    reason: str
-    value: Value | None = None
-
-
-class Quantity(Frozen):
-    """A named intermediate number of a test."""
-
-    name: str
-    value: float
-    unit: str = ""
-
-
-class Test(Frozen):
-    """One test of the record claim: C1 and C2 certify, A1 and A2 accuse.
-
-    Attributes:
-        name: "C1", "C2", "A1" or "A2".
-        question: what it asks, in one sentence.
-        fired: for C1 and C2, that equivalence was shown; for A1 and A2, that a residual was found.
-        quantities: every intermediate value, so that a reader can recompute it.
-    """
-
-    __test__ = False  # not a pytest class
-
-    name: str
-    question: str
-    fired: bool
-    quantities: tuple[Quantity, ...]
-
-
-class RecordFinding(Frozen):
-    """A record whose residual exceeds the margin."""
-
-    record: RecordHash
-    subject: RecordHash | None = None
-    residual: float = Field(description="d_i / G: its share of the set's mean memorization that is left; below 0, over-forgotten")
-    direction: Literal["remembered", "over-forgotten"]
-    adjusted_p: Share
-
-
-class RateAtFPR(Frozen):
-    """True-positive rate at a fixed false-positive rate."""
-
-    fpr: Share
-    tpr: Value
-
-
-class AttackResult(Frozen):
-    """How one attack does against one model.
-
-    Attributes:
-        attack: its name, as on the command line.
-        family: "membership" or "extraction".
-        model: label of the attacked model.
-        unit: unit of the scores.
-        mean: mean score over the forget set, with a t interval over records.
-        holdout_mean: the same over the never-trained controls, where there are some.
-        auc: area under the ROC of forget set against controls, where there are some.
-        tpr: true-positive rates at fixed false-positive rates that the number of controls can resolve.
-    """
-
-    attack: str
-    family: Literal["membership", "extraction"]
-    model: str
-    unit: str
-    mean: Value
-    holdout_mean: Value | None = None
-    auc: Value | None = None
-    tpr: tuple[RateAtFPR, ...] = ()
-
-
-class NotRun(Frozen):
-    """An attack that was asked for but could not be run, and why."""
-
-    attack: str
-    reason: str
-
-
-class Utility(Frozen):
-    """What the model still knows of the retain set: geometric-mean probability of a scored token, exp(-loss).
-
-    Attributes:
-        model: label.
-        retain: over the retain records that were scored.
-        holdout: over never-trained records, where there are some.
-        ratio: retain utility over that of the yardstick (mean of the references, else the original).
-    """
-
-    model: str
-    retain: Value
-    holdout: Value | None = None
-    ratio: Value
-
-
-class Histogram(Frozen):
-    """Mean losses of the forget records under one model, counted in common bins."""
-
-    model: str
-    edges: tuple[float, ...]
-    counts: tuple[int, ...]
-
-
-class RocCurve(Frozen):
-    """True-positive rate of one attack against one model on a fixed grid of false-positive rates."""
-
-    attack: str
-    model: str
-    fpr: tuple[Share, ...]
-    tpr: tuple[Share, ...]
-
-
-class Residuals(Frozen):
-    """Per-record residual d_i in nats per token, sorted, with the margin rho* g_i beside it (at most 500 quantiles)."""
-
-    residual: tuple[float, ...]
-    margin: tuple[float, ...]
-    gap: tuple[float, ...]
-
-
-class Figures(Frozen):
-    """The numbers behind the report's figures."""
-
-    losses: tuple[Histogram, ...] = ()
-    roc: tuple[RocCurve, ...] = ()
-    residuals: Residuals | None = None
+from verify.findings import (
+    AttackResult,
+    AuditedModel,
+    AuditedSet,
+    Figures,
+    Frozen,
+    Gate,
+    NotRun,
+    People,
+    Process,
+    RecordFinding,
+    Registered,
+    SetRole,
+    Share,
+    Test,
+    Tier,
+    Twins,
+    Utility,
+    Value,
+    VerdictWord,
+)
 
 
 class Settings(Frozen):
@@ -238,6 +42,11 @@ class Settings(Frozen):
     planted_draws: int = Field(default=200, ge=20)
     retain_records: int = Field(default=400, ge=2, description="at most so many retain records are scored, drawn by seed")
     attacks: tuple[str, ...] = ()
+    twins: bool = Field(default=False, description="the holdout was drawn at random from the data when it came in")
+    canary_guesses: int = Field(default=100, ge=1, description="r: guesses about the pairs with the clearest scores")
+    epsilon: float = Field(default=1.0, gt=0, description="epsilon*: largest leak of the process that counts as deleted, nats")
+    delta: float = Field(default=0.0, ge=0, lt=1, description="delta of the process claim")
+    bet: float = Field(default=0.2, gt=0, lt=1, description="stake of the e-value that accumulates over deletions")
     seed: int = 0
     overflow: Literal["refuse", "split"] = "refuse"
     dtype: str = "auto"
@@ -265,6 +74,11 @@ class Evidence(Frozen):
         scope: which claim the verdict is about, and the statistics it was shown for.
         not_shown: what this audit does not show, one plain sentence each.
         next_step: what would decide, where the verdict is INCONCLUSIVE or NOT_TESTABLE.
+        tiers: what the verdict rests on, the strongest first; their error probabilities share alpha.
+        registration: the file that fixed all choices before unlearning, or None.
+        blind: AUC of words alone between forget and holdout texts: with the scores, all that the verdict follows from.
+        blind_p: permutation p-value of the same, where the holdout is said to be twins.
+        process, twins, people: the claims of Tier A, Tier C and the user level, where they were examined.
         residual: rho = N/G, the fraction of the set's memorization that is left.
         accused: the records whose residual exceeds the margin.
         accused_share: share of forget records whose residual exceeds the margin, with its exact interval over records.
@@ -278,7 +92,8 @@ class Evidence(Frozen):
     scope: str
     not_shown: tuple[str, ...]
     next_step: str | None
-    pre_registered: bool
+    tiers: tuple[Tier, ...]
+    registration: Registered | None = None
     settings: Settings
     models: tuple[AuditedModel, ...]
     sets: tuple[AuditedSet, ...]
@@ -287,6 +102,11 @@ class Evidence(Frozen):
     tests: tuple[Test, ...]
     accused: tuple[RecordFinding, ...]
     accused_share: Value | None
+    blind: Value | None = None
+    blind_p: Share | None = None
+    process: Process | None = None
+    twins: Twins | None = None
+    people: People | None = None
     attacks: tuple[AttackResult, ...]
     not_run: tuple[NotRun, ...]
     utility: tuple[Utility, ...]
@@ -296,6 +116,11 @@ class Evidence(Frozen):
     model_config = ConfigDict(
         strict=True, frozen=True, extra="forbid", allow_inf_nan=False, populate_by_name=True, serialize_by_alias=True
     )
+
+    @property
+    def pre_registered(self) -> bool:
+        """Whether every choice was fixed before the audit looked."""
+        return self.registration is not None
 
     @property
     def verdict_phrase(self) -> str:

@@ -3,7 +3,7 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from verify.evidence import Figures, Histogram, Residuals, RocCurve
+from verify.findings import Figures, Histogram, Residuals, RocCurve
 from verify.scores import ScoreTable
 from verify.statistics.residual import ResidualVerdict
 from verify.statistics.roc import roc_curve

@@ -4,12 +4,13 @@ Without these gates a destroyed model looks forgetful, an undetectable original 
 kinds of text looks like membership.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
-from verify.evidence import Gate, Settings, Value
+from verify.evidence import Settings
+from verify.findings import Gate, Value
 from verify.statistics.intervals import clopper_pearson
 from verify.statistics.residual import ReferencePanel, ResidualVerdict, reference_panel, residual_verdict
 
@@ -123,11 +124,10 @@ def utility_gate(ratio: Value | None, yardstick: str, settings: Settings) -> Gat
     )
 
 
-def blind_baseline_gate(auc: Callable[[], Value] | None) -> Gate:
+def blind_baseline_gate(value: Value | None) -> Gate:
     """Are the controls like the forget set, as far as words can tell? It concerns attacks on controls, never Tier B."""
-    if auc is None:
+    if value is None:
         return _not_evaluated("blind baseline", "nothing", "No holdout set was given.", claims=("attack",))
-    value = auc()
     passed = value.high < BLIND_LIMIT
     return Gate(
         name="blind baseline",

@@ -15,11 +15,11 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from verify.errors import InputError
-from verify.evidence import SetRole
 from verify.files import atomic_file
+from verify.findings import SetRole
 
 SCHEMA = "unlearn-verify/scores/1"
-OWN_COLUMNS = ("model", "role", "record", "subject", "tokens", "mean_loss")
+OWN_COLUMNS = ("model", "role", "record", "subject", "tokens", "mean_loss", "included")
 """Beside one column per attack; an attack is called "loss", hence "mean_loss"."""
 
 
@@ -33,6 +33,7 @@ class ScoreBlock:
         tokens: scored tokens [N].
         loss: mean negative log-likelihood, nats per token [N].
         scores: attack name -> scores [N].
+        included: of canaries, whether the coin put it into the training data [N]; None for all other records.
     """
 
     records: tuple[str, ...]
@@ -40,6 +41,7 @@ class ScoreBlock:
     tokens: NDArray[np.int64]
     loss: NDArray[np.float64]
     scores: Mapping[str, NDArray[np.float64]]
+    included: NDArray[np.bool_] | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,6 +49,10 @@ class ScoreTable:
     """All blocks of an audit, by model label and role."""
 
     blocks: Mapping[tuple[str, SetRole], ScoreBlock]
+
+    def models(self) -> tuple[str, ...]:
+        """Labels of all models, in the order they were scored."""
+        return tuple(dict.fromkeys(model for model, _ in self.blocks))
 
     def block(self, model: str, role: SetRole) -> ScoreBlock | None:
         """One model's scores on one set, or None if there are none."""
@@ -80,9 +86,10 @@ class ScoreTable:
             rows["subject"] += block.subjects
             rows["tokens"] += block.tokens.tolist()
             rows["mean_loss"] += block.loss.tolist()
+            rows["included"] += [None] * count if block.included is None else block.included.tolist()
             for name in names:
                 rows[name] += block.scores[name].tolist() if name in block.scores else [None] * count
-        types = [pa.string()] * 4 + [pa.int64()] + [pa.float64()] * (1 + len(names))
+        types = [pa.string()] * 4 + [pa.int64()] + [pa.float64(), pa.bool_()] + [pa.float64()] * len(names)
         table = pa.table({name: pa.array(rows[name], kind) for name, kind in zip(rows, types, strict=True)})
         with atomic_file(path, mode=0o600) as stream:
             pq.write_table(table.replace_schema_metadata({"schema": SCHEMA}), stream)
@@ -114,6 +121,7 @@ def _block(columns: Mapping[str, Sequence[Any]], key: tuple[str, SetRole]) -> Sc
     def pick(name: str) -> list[Any]:
         return [columns[name][index] for index in chosen]
 
+    included = pick("included")
     attacks = [name for name in columns if name not in OWN_COLUMNS and None not in pick(name)]
     return ScoreBlock(
         records=tuple(pick("record")),
@@ -121,4 +129,5 @@ def _block(columns: Mapping[str, Sequence[Any]], key: tuple[str, SetRole]) -> Sc
         tokens=np.array(pick("tokens"), dtype=np.int64),
         loss=np.array(pick("mean_loss"), dtype=np.float64),
         scores={name: np.array(pick(name), dtype=np.float64) for name in attacks},
+        included=None if None in included else np.array(included, dtype=np.bool_),
     )

@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 
-from verify.evidence import Histogram, Residuals, RocCurve
+from verify.findings import Histogram, Residuals, RocCurve
 
 # Okabe and Ito's palette: told apart by colour-blind readers; line styles tell apart in greyscale.
 STYLES: dict[str, Any] = {

@@ -12,7 +12,8 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from verify.evidence import Evidence, Histogram, RocCurve, Test, Value
+from verify.evidence import Evidence
+from verify.findings import Histogram, RocCurve, Test, Value
 from verify.report.drawings import NAMES, draw_losses, draw_residuals, draw_roc, role_of
 from verify.report.text import Entry, comparison_row
 

@@ -17,6 +17,22 @@ Array = NDArray[np.float64]
 Variance = Literal["per record", "pooled"]
 
 
+def likelihood_ratio(
+    target: ArrayLike, without: ArrayLike, with_record: ArrayLike | None = None, variance: Variance = "per record"
+) -> Array:
+    """LiRA: the online form where there are models trained with the record, else the offline form.
+
+    Args:
+        target, without, with_record, variance: as the two functions below.
+
+    Raises:
+        ValueError: as they do.
+    """
+    if with_record is None:
+        return offline_likelihood_ratio(target, without, variance)
+    return online_likelihood_ratio(target, with_record, without, variance)
+
+
 def offline_likelihood_ratio(target: ArrayLike, without: ArrayLike, variance: Variance = "per record") -> Array:
     """-log Pr[a model that never saw the record scores at least as high], O(R N).
 

@@ -4,11 +4,37 @@ All sizes are per arm: so many members and so many never-trained controls.
 """
 
 from collections.abc import Callable
+from typing import Literal
 
 import numpy as np
 from scipy import stats
 
 LARGEST = 1 << 26
+
+
+def required_sample_size(
+    claim: Literal["auc", "epsilon", "rate"], bound: float, *, fpr: float | None = None, alpha: float = 0.05, power: float = 0.80
+) -> int:
+    """Records per arm that show a claim where nothing leaks; one door to the three sizes below.
+
+    Args:
+        claim: "auc": the AUC is within `bound` of one half (`controls_for_auc`); "epsilon": log(TPR / FPR) is at most `bound`
+            nats at the false-positive rate `fpr` (`controls_for_epsilon`); "rate": anything at all at a false-positive rate of
+            `bound` (`controls_for_rate`).
+        bound: as the claim has it.
+        fpr: for "epsilon".
+        alpha, power: error and power of the claim.
+
+    Raises:
+        ValueError: an unknown claim, a missing `fpr`, or a value out of range.
+    """
+    if claim == "auc":
+        return controls_for_auc(bound, alpha, power)
+    if claim == "rate":
+        return controls_for_rate(bound)
+    if claim != "epsilon" or fpr is None:
+        raise ValueError(f'a claim is "auc", "rate", or "epsilon" with an fpr; got {claim!r} with fpr {fpr}')
+    return controls_for_epsilon(bound, fpr, alpha, power)
 
 
 def controls_for_auc(within: float, alpha: float = 0.05, power: float = 0.80) -> int:

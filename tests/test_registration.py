@@ -1,0 +1,104 @@
+"""Registration: what was decided cannot be changed after looking."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import make_llama
+
+from verify import InputError, Settings, audit, register
+from verify.registration import Registration
+
+
+def rows(prefix: str, count: int = 6) -> list[dict[str, str]]:
+    return [
+        {"example_id": f"{prefix}{n}", "prompt": f"What is {prefix} {n}?", "completion": f"It is {n * 3} {prefix}."}
+        for n in range(count)
+    ]
+
+
+SETS: dict[str, Any] = {"forget_set": rows("secret"), "retain_set": rows("kept"), "holdout_set": rows("other")}
+SETTINGS = Settings(attacks=("loss",), margin=0.2)
+
+
+@pytest.fixture(scope="module")
+def other_model_dir(model_dir: Path, tokenizer: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model that stands for the unlearned one."""
+    path = tmp_path_factory.mktemp("other")
+    make_llama(tokenizer, seed=5).save_pretrained(path)
+    tokenizer.save_pretrained(path)
+    return path
+
+
+@pytest.fixture
+def registered(tmp_path: Path) -> Path:
+    path = tmp_path / "registration.json"
+    register(path, **SETS, settings=SETTINGS)
+    return path
+
+
+def test_an_audit_keeps_to_its_registration(registered: Path, model_dir: Path, other_model_dir: Path) -> None:
+    """Settings come from the registration, and the evidence names its digest; without one it says so."""
+    evidence = audit(other_model_dir, model_dir, **SETS, registration=registered)
+    assert evidence.pre_registered
+    assert evidence.registration == Registration.load(registered).named()
+    assert evidence.settings == SETTINGS
+    assert not audit(other_model_dir, model_dir, **SETS, settings=SETTINGS).pre_registered
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"forget_set": rows("secret", 5)}, "forget set is not the registered one: 6 records were registered, 5"),
+        ({"holdout_set": None}, "holdout set is not the registered one"),
+        ({"fresh_set": "given"}, "fresh texts"),
+        ({"settings": Settings(attacks=("loss",), margin=0.3)}, "settings are not the registered ones"),
+    ],
+)
+def test_anything_else_is_refused(
+    registered: Path, model_dir: Path, other_model_dir: Path, change: dict[str, Any], message: str, tmp_path: Path
+) -> None:
+    """A set or setting other than registered stops the audit before it looks, and says which."""
+    if change.get("fresh_set"):
+        change = {"fresh_set": rows("secret", 2)}
+    with pytest.raises(InputError, match=message):
+        audit(other_model_dir, model_dir, **{**SETS, **change}, registration=registered, output_dir=tmp_path / "out")
+
+
+def test_it_names_no_record(registered: Path) -> None:
+    """The file holds keyed hashes, no text and no identifier."""
+    content = registered.read_text()
+    assert "secret" not in content
+    assert len(json.loads(content)["sets"][0]["records"]) == 6
+
+
+def test_it_is_written_once(registered: Path) -> None:
+    """A registration is never replaced."""
+    before = registered.read_bytes()
+    with pytest.raises(InputError, match="written once"):
+        register(registered, **SETS, settings=SETTINGS)
+    assert registered.read_bytes() == before
+
+
+def test_its_digest_covers_everything(registered: Path) -> None:
+    """Changing any leaf of the content changes the digest."""
+    registration = Registration.load(registered)
+    others = [
+        registration.model_copy(update={"created": "1970-01-01T00:00:00+00:00"}),
+        registration.model_copy(update={"settings": Settings(margin=0.2, attacks=("loss",), seed=1)}),
+        registration.model_copy(update={"sets": registration.sets[:1]}),
+        registration.model_copy(update={"canaries": "c" * 64}),
+    ]
+    assert len({registration.digest, *(other.digest for other in others)}) == 5
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"{}", b'{"schema": "unlearn-verify/registration/9"}', b"\xff"])
+def test_damaged_registration(tmp_path: Path, content: bytes) -> None:
+    """Truncated, empty or foreign files are refused."""
+    path = tmp_path / "r.json"
+    path.write_bytes(content)
+    with pytest.raises(InputError, match="not a registration"):
+        Registration.load(path)
+    with pytest.raises(InputError, match="cannot be read"):
+        Registration.load(tmp_path / "absent.json")

@@ -1,0 +1,116 @@
+"""Score one model after the other on every set, and keep only numbers."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from verify.attacks.base import Attack, Observation
+from verify.canaries import Canaries
+from verify.errors import InputError
+from verify.evidence import Settings
+from verify.findings import AuditedModel, ModelRole, NotRun, SetRole
+from verify.identity import RecordKey
+from verify.measurements import measure
+from verify.models import LoadedModel, load_model, require_same_tokenizer
+from verify.records import Record
+from verify.scores import ScoreBlock
+
+ATTACKED: tuple[SetRole, ...] = ("forget", "holdout")
+"""Retain records are trained data and speak of utility; canaries and fresh texts have claims of their own."""
+
+
+@dataclass(frozen=True, eq=False)
+class Plan:
+    """Who is to be scored, in this order: the base first, because the reference attack subtracts its scores."""
+
+    label: str
+    role: ModelRole
+    source: Any
+
+
+class Scorer:
+    """Scores one model after the other and keeps only numbers."""
+
+    def __init__(
+        self,
+        sets: Mapping[SetRole, Sequence[Record]],
+        attacks: Mapping[str, Attack],
+        settings: Settings,
+        tokenizer: Any,
+        cache_dir: Path | None,
+        key: RecordKey,
+        canaries: Canaries | None = None,
+    ) -> None:
+        self.sets, self.attacks, self.settings, self.tokenizer = dict(sets), attacks, settings, tokenizer
+        self.cache_dir, self.key, self.canaries = cache_dir, key, canaries
+        self.blocks: dict[tuple[str, SetRole], ScoreBlock] = {}
+        self.models: list[AuditedModel] = []
+        self.base: dict[SetRole, Observation] = {}
+        self.device = "cpu"
+        self._first: LoadedModel | None = None
+
+    def score(self, plan: Plan, progress: Callable[[float], None]) -> None:
+        """Load one model, score it on every set, and let it go."""
+        loaded = load_model(plan.source, tokenizer=self.tokenizer, dtype=self.settings.dtype)
+        if self._first is not None:
+            require_same_tokenizer([self._first, loaded])
+        self._require_new_reference(plan, loaded)
+        parameter = next(loaded.model.parameters())
+        self.device = str(parameter.device)
+        self.models.append(
+            AuditedModel(
+                label=plan.label,
+                role=plan.role,
+                name=loaded.name,
+                weights=loaded.digest,
+                tokenizer=loaded.tokenizer_digest,
+                dtype=str(parameter.dtype).removeprefix("torch."),
+            )
+        )
+        if self.canaries is not None and "canary" not in self.sets:
+            # Their texts follow from the tokenizer, which is known only now.
+            self.sets["canary"] = self.canaries.records(loaded.tokenizer)
+        for done, (role, records) in enumerate(self.sets.items()):
+            observation = measure(loaded, records, cache_dir=self.cache_dir, key=self.key, overflow=self.settings.overflow)
+            self.blocks[plan.label, role] = self._block(observation, role)
+            if plan.role == "base":
+                self.base[role] = observation.without_model()
+            progress((done + 1) / len(self.sets))
+        self._first = self._first or LoadedModel(None, None, loaded.name, loaded.digest, loaded.tokenizer_digest)
+
+    def _require_new_reference(self, plan: Plan, loaded: LoadedModel) -> None:
+        """A reference given twice would make honest retrainings look more alike than they are."""
+        twins = [model.label for model in self.models if model.weights == loaded.digest and model.role != "base"]
+        if plan.role == "reference" and twins:
+            raise InputError(
+                f"{plan.label} ({loaded.name}) has the very weights of {twins[0]}. Each reference must be a training of its "
+                "own: without the forget set, and with another seed."
+            )
+
+    def _block(self, observation: Observation, role: SetRole) -> ScoreBlock:
+        references = [self.base[role]] if role in self.base else []
+        return ScoreBlock(
+            records=tuple(self.key.of(record.fingerprint) for record in observation.records),
+            subjects=tuple(
+                None if record.subject_id is None else self.key.of(record.subject_id, "subject") for record in observation.records
+            ),
+            tokens=np.array([len(entry) for entry in observation.statistics], dtype=np.int64),
+            loss=np.array([entry.loss for entry in observation.statistics]),
+            scores={
+                name: attack.score(observation, references)
+                for name, attack in self.attacks.items()
+                if role in ATTACKED and ("reference model" not in attack.needs or references)
+            },
+            included=self.canaries.included() if role == "canary" and self.canaries is not None else None,
+        )
+
+    def not_run(self) -> tuple[NotRun, ...]:
+        """Attacks that were asked for but lacked what they need."""
+        return tuple(
+            NotRun(attack=name, reason="needs the model before fine-tuning; give it with --base DIR")
+            for name, attack in self.attacks.items()
+            if "reference model" in attack.needs and not self.base
+        )

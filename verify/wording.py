@@ -1,0 +1,92 @@
+"""The sentences of a verdict. Every number in them comes from the judgement; nothing is decided here."""
+
+from collections.abc import Sequence
+
+from verify.evidence import Settings
+from verify.findings import Gate, People, Process, Tier, Twins, Value, VerdictWord
+from verify.statistics.residual import ResidualVerdict
+
+SHOWN_BY: dict[Tier, str] = {
+    "retrained references": "the mean loss per token against retrained references",
+    "exchangeable twins": "conformal p-values against twins held out at random",
+    "canaries": "guesses about coin-flipped canaries, which speak of the procedure and not of these records",
+    "fresh texts": "texts of the same people that no model was trained on",
+}
+
+
+def scope(tiers: Sequence[Tier], settings: Settings) -> str:
+    """Which claim the verdict is about."""
+    if not tiers:
+        return "No claim could be examined: there are no retrained references, twins or canaries."
+    shared = f", each tier at alpha / {len(tiers)}" if len(tiers) > 1 else ""
+    return (
+        f"A claim about this forget set as a whole, shown for {'; '.join(SHOWN_BY[tier] for tier in tiers)}; "
+        f"with the margin rho* = {settings.margin:g} at level alpha = {settings.alpha:g}{shared}."
+    )
+
+
+def explain(
+    verdict: VerdictWord,
+    gates: Sequence[Gate],
+    target: ResidualVerdict | None,
+    claims: Sequence[Process | Twins | People],
+    settings: Settings,
+) -> tuple[str, ...]:
+    """Why, one plain sentence each: the retrained references first, then every other claim in its own words."""
+    return (*_explain_record(verdict, gates, target, settings), *(claim.reason for claim in claims))
+
+
+def _explain_record(
+    verdict: VerdictWord, gates: Sequence[Gate], target: ResidualVerdict | None, settings: Settings
+) -> tuple[str, ...]:
+    failed = [gate for gate in gates if not gate.passed and "record" in gate.claims]
+    blocking = tuple(gate.reason for gate in failed if gate.blocks == "NOT_TESTABLE")
+    if blocking or target is None:
+        return blocking
+    rho = "is not defined" if target.rho is None else f"is {target.rho.value:.3f} [{target.rho.low:.3f}, {target.rho.high:.3f}]"
+    residual = f"The residual fraction {rho}: 1 is untouched, 0 is what retraining gives, below 0 is over-forgotten."
+    test = target.record_test
+    over = int((test.accused & ~test.remembered).sum())
+    records = (
+        f"{int(test.accused.sum())} of {target.records} records are beyond the margin of {settings.margin:g}: "
+        f"{int(test.accused.sum()) - over} remembered, {over} over-forgotten."
+    )
+    if target.accused:
+        side = "more of the set is left" if target.mean_residual > 0 else "the set is further from the original"
+        mean = f"On average {side} than between two honest retrainings, by more than the margin."
+        return (residual, *([mean] if target.mean_test.accused else []), records)
+    if verdict == "EQUIVALENT_WITHIN":
+        return (residual, "Mean and spread of the residuals are inside the margin, and no record is beyond it.")
+    open_tests = [name for name, shown in (("C1", target.mean_test.certified), ("C2", target.spread_test.certified)) if not shown]
+    reasons = [f"Nothing was found, but equivalence was not shown either ({' and '.join(open_tests)})."] if open_tests else []
+    return (residual, *reasons, *(gate.reason for gate in failed if gate.blocks == "INCONCLUSIVE"))
+
+
+def not_shown(controls: int, ratio: Value | None, canaries: bool) -> tuple[str, ...]:
+    """What no reader may take from this audit."""
+    sentences = [
+        "It is a claim about the set: it cannot exclude that a single record is still remembered.",
+        "An attack that fails is evidence of resistance to that attack, not to others (EDPB Opinion 28/2024, paragraph 55).",
+        "What the base model was pre-trained on is outside this audit: a record it held before fine-tuning is still there.",
+        "Other copies of the records (data files, backups, other models) are not examined here.",
+    ]
+    if canaries:
+        sentences.append("Canaries speak of the deletion procedure on random texts; a person's records may be harder to remove.")
+    if not controls:
+        sentences.append("Membership attacks were not judged: no never-trained controls were given (--holdout FILE).")
+    if ratio is None:
+        sentences.append("Whether the model still works was not examined: no retain set was given (--retain FILE).")
+    return tuple(sentences)
+
+
+def next_step(verdict: VerdictWord, gates: Sequence[Gate], references: int) -> str | None:
+    """What would decide, where nothing is decided."""
+    if verdict in ("EQUIVALENT_WITHIN", "NOT_FORGOTTEN"):
+        return None
+    failed = [gate.name for gate in gates if not gate.passed and "record" in gate.claims]
+    if "retrained references" in failed:
+        return f"Train {max(4 - references, 1)} more references without the forget set, each with another --seed, and audit again."
+    if verdict == "NOT_TESTABLE":
+        return f"Mend what failed ({', '.join(failed)}) and audit again."
+    more = max(8, 2 * references)
+    return f"Audit again with {more} references: the width of every interval shrinks with their number."
