@@ -1,0 +1,147 @@
+"""Real audits: small models fine-tuned on invented people, whose truth is known because this script trained them.
+
+Honest retrainings, retrainings that kept a fifth of the forget set, and models that over-forgot it; all judged against the same
+references. A run that was cut off goes on: a model whose manifest verifies is not trained again.
+"""
+
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.calibration.rules import read
+from unlearn.demo.run import BASE_OPTIONS, FINETUNE_OPTIONS, write_data
+from unlearn.jobs import Job, run_jobs
+from unlearn.methods import GradDiff
+from unlearn.options import TrainingOptions
+from verify.files import is_complete, write_text
+from verify.scores import ScoreTable
+
+REFERENCES = 4
+KEPT_SHARE = 0.2
+OVER_FORGETTING = (GradDiff(gamma=0.1), TrainingOptions(learning_rate=1e-3, epochs=2, batch_size=16))
+"""A little ascent on top of an honest retraining: forget records end up less likely than if they had never been seen."""
+
+TRUTHS = ("honest retraining", "20 % kept", "over-forgotten")
+
+
+@dataclass(frozen=True)
+class RealAudit:
+    """One audit of a model whose truth is known."""
+
+    truth: str
+    number: int
+    verdict: str
+    residual: float
+    accused: int
+    records: int
+    forget_quality: bool
+    plain_auc: bool
+
+
+def audit_real(folder: Path, per_truth: int, progress: Callable[[str, float], None], seed: int = 0) -> Iterator[RealAudit]:
+    """Train what is missing, audit every model, yield the outcomes."""
+    _base(folder, seed)
+    trainings = [("original", "train", 1), *((f"reference{n}", "retain", 10 + n) for n in range(1, REFERENCES + 1))]
+    trainings += [(f"honest{n}", "retain", 100 + n) for n in range(per_truth)]
+    for n in range(per_truth):
+        _write_kept(folder, n)
+        trainings.append((f"kept{n}", f"kept{n}", 200 + n))
+    over = [Job(f"over-forgetting {n}", 1, _over_forget, {"folder": folder, "number": n}) for n in range(per_truth)]
+    train = [
+        Job(f"training {name}", 5, _train, {"folder": folder, "name": name, "data": data, "seed": own})
+        for name, data, own in trainings
+    ]
+    names = [(truth, prefix, n) for truth, prefix in zip(TRUTHS, ("honest", "kept", "over"), strict=True) for n in range(per_truth)]
+    audits = [Job(f"auditing {prefix}{n}", 1, _audit, {"folder": folder, "name": f"{prefix}{n}"}) for _, prefix, n in names]
+    stages = [train, over, audits[:1], audits[1:]]
+    total, done = sum(job.weight for stage in stages for job in stage), 0.0
+    for stage in stages:
+        for job, _ in run_jobs(stage):
+            done += job.weight
+            progress(job.label, done / total)
+    for truth, prefix, number in names:
+        yield _outcome(folder / "audits" / f"{prefix}{number}", truth, number)
+
+
+def _base(folder: Path, seed: int) -> None:
+    from unlearn.finetuning import finetune
+
+    if is_complete(folder / "models" / "base"):
+        return
+    write_data(folder, seed)
+    finetune(
+        str(folder / "config.json"),
+        str(folder / "data" / "base.jsonl"),
+        output_dir=folder / "models" / "base",
+        tokenizer=str(folder / "tokenizer"),
+        options=replace(BASE_OPTIONS, seed=seed),
+    )
+
+
+def _write_kept(folder: Path, number: int) -> None:
+    """The retain set with a fifth of the forget records, drawn by the model's number."""
+    forget, retain = ((folder / "data" / f"{name}.jsonl").read_text().splitlines() for name in ("forget", "retain"))
+    chosen = np.random.default_rng([number, 7]).permutation(len(forget))[: round(KEPT_SHARE * len(forget))]
+    write_text(folder / "data" / f"kept{number}.jsonl", "\n".join([*retain, *(forget[index] for index in chosen)]) + "\n")
+
+
+def _train(folder: Path, name: str, data: str, seed: int) -> None:
+    from unlearn.finetuning import finetune
+
+    if not is_complete(folder / "models" / name):
+        finetune(
+            str(folder / "models" / "base"),
+            str(folder / "data" / f"{data}.jsonl"),
+            output_dir=folder / "models" / name,
+            options=replace(FINETUNE_OPTIONS, seed=seed),
+        )
+
+
+def _over_forget(folder: Path, number: int) -> None:
+    from unlearn.training import run_objective, save_model
+    from verify.models import load_model
+    from verify.sources import load_records
+
+    output = folder / "models" / f"over{number}"
+    if is_complete(output):
+        return
+    loaded = load_model(str(folder / "models" / f"honest{number}"))
+    forget, retain = (load_records(str(folder / "data" / f"{name}.jsonl")) for name in ("forget", "retain"))
+    objective, options = OVER_FORGETTING
+    trained = run_objective(loaded, objective, forget, retain, replace(options, seed=number), output / "work")
+    save_model(trained.model, loaded.tokenizer, output, {"over_forgotten": number})
+
+
+def _audit(folder: Path, name: str) -> None:
+    from verify import Settings, audit
+
+    output = folder / "audits" / name
+    if is_complete(output, "audit"):
+        return
+    models, data = folder / "models", folder / "data"
+    sets: dict[str, Any] = {f"{role}_set": str(data / f"{role}.jsonl") for role in ("forget", "retain", "holdout")}
+    audit(
+        str(models / name),
+        str(models / "original"),
+        references=[str(models / f"reference{number}") for number in range(1, REFERENCES + 1)],
+        output_dir=output,
+        settings=Settings(attacks=("loss",)),
+        cache_dir=folder / "cache",
+        **sets,
+    )
+
+
+def _outcome(folder: Path, truth: str, number: int) -> RealAudit:
+    evidence = json.loads((folder / "evidence.json").read_text())
+    table = ScoreTable.load(folder / "scores.parquet")
+    references = table.losses([model for model in table.models() if model.startswith("reference")], "forget")
+    target = table.loss("target", "forget")
+    other = read(table.loss("original", "forget"), target, references, table.loss("target", "holdout"))
+    residual = evidence["residual"]["value"] if evidence["residual"] else float("nan")
+    return RealAudit(
+        truth, number, evidence["verdict"], residual, len(evidence["accused"]), len(target), other.forget_quality, other.plain_auc
+    )
