@@ -10,16 +10,18 @@ import operator
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
 from verify.console import progress_bar, run_command
-from verify.evidence import Settings
-from verify.findings import VerdictWord
-from verify.records import Fields
 
-EXIT_STATUS: dict[VerdictWord, int] = {"EQUIVALENT_WITHIN": 0, "NOT_FORGOTTEN": 10, "INCONCLUSIVE": 11, "NOT_TESTABLE": 12}
+if TYPE_CHECKING:
+    from verify.evidence import Settings
+    from verify.findings import VerdictWord
+    from verify.records import Fields
+
+EXIT_STATUS: "dict[VerdictWord, int]" = {"EQUIVALENT_WITHIN": 0, "NOT_FORGOTTEN": 10, "INCONCLUSIVE": 11, "NOT_TESTABLE": 12}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,8 +36,10 @@ class FieldFlags:
     subject_field: str = "subject_id"
     secret_field: str = "secret"
 
-    def fields(self) -> Fields:
+    def fields(self) -> "Fields":
         """The mapping these flags describe."""
+        from verify.records import Fields
+
         return Fields(
             text=self.text_field,
             prompt=self.prompt_field,
@@ -95,7 +99,7 @@ class SettingsFlags:
     seed: int = 0
     """Seed of every random draw of the audit."""
 
-    def settings(self) -> Settings:
+    def settings(self) -> "Settings":
         """The settings these flags describe.
 
         Raises:
@@ -104,6 +108,7 @@ class SettingsFlags:
         from pydantic import ValidationError
 
         from verify.errors import InputError
+        from verify.evidence import Settings
 
         try:
             return Settings(**dataclasses.asdict(self))
@@ -247,6 +252,83 @@ class Power:
 
 
 @dataclasses.dataclass(frozen=True)
+class Keygen:
+    """Make a key pair for signing certificates: FILE (keep it secret) and FILE.pub (give it to whoever checks)."""
+
+    output: Path
+    """A new file for the private key."""
+
+    def run(self) -> int:
+        """Make the keys and print the id of the public one."""
+        from verify.certificate import make_key
+
+        print(f"key {make_key(self.output)}\nprivate: {self.output}\npublic:  {self.output}.pub")  # noqa: T201
+        return 0
+
+
+@dataclasses.dataclass(frozen=True)
+class Certify:
+    """Sign what was done and what was found: a certificate that anybody with the public key can check."""
+
+    model: Path
+    """The unlearned model's folder."""
+    original: Path
+    """The folder of the model before unlearning."""
+    audit: Path
+    """The folder that `audit` wrote."""
+    key: Path
+    """The auditor's private key."""
+    output: Path
+    """A new file for the certificate."""
+    operator_key: Path | None = None
+    """The operator's private key, where somebody else answers for the deletion; the default is the auditor's."""
+    about: Path | None = None
+    """JSON about the request: what was asked and when, where the data was, what copies remain. No personal data."""
+
+    def run(self) -> int:
+        """Sign and write."""
+        from verify.certificate import auditor_statement, load_signer, operator_statement, sign, write_certificate
+        from verify.files import read_json
+
+        auditor = load_signer(self.key)
+        operator = auditor if self.operator_key is None else load_signer(self.operator_key)
+        about = None if self.about is None else read_json(self.about)
+        statements = operator_statement(self.model, self.original, about), auditor_statement(self.audit)
+        write_certificate(self.output, [sign(statements[0], operator), sign(statements[1], auditor)])
+        print(f"certificate: {self.output}\ncheck it:    verify-unlearning check {self.output} --key {self.key}.pub")  # noqa: T201
+        return 0
+
+
+@dataclasses.dataclass(frozen=True)
+class Check:
+    """Check a certificate; names exactly what does not verify. Exit status 0 where everything holds, else 1."""
+
+    certificate: Annotated[Path, tyro.conf.Positional]
+    """The certificate."""
+    key: tuple[Path, ...]
+    """Public keys that you trust."""
+    model: Path | None = None
+    """The model in service, to be compared with the certified one."""
+    audit: Path | None = None
+    """The audit's folder, to be compared with the certified evidence."""
+    ledger_head: str | None = None
+    """The head of the request ledger, as you know it."""
+
+    def run(self) -> int:
+        """Check and print one line per finding."""
+        from verify.certificate import load_public_key
+        from verify.certificate_check import check_certificate
+
+        keys = [load_public_key(path) for path in self.key]
+        checked = check_certificate(self.certificate, keys, model=self.model, audit=self.audit, ledger_head=self.ledger_head)
+        for finding in checked.findings:
+            print(f"{'holds' if finding.holds else 'FAILS'}  {finding.what}: {finding.detail}")  # noqa: T201
+        if checked.holds:
+            print(f"verdict: {checked.verdict}")  # noqa: T201
+        return 0 if checked.holds else 1
+
+
+@dataclasses.dataclass(frozen=True)
 class Attacks:
     """List every attack: its idea, its paper, what it needs."""
 
@@ -260,7 +342,16 @@ class Attacks:
         return 0
 
 
-COMMANDS = {"register": Register, "audit": Audit, "report": Report, "power": Power, "attacks": Attacks}
+COMMANDS = {
+    "register": Register,
+    "audit": Audit,
+    "report": Report,
+    "power": Power,
+    "attacks": Attacks,
+    "keygen": Keygen,
+    "certify": Certify,
+    "check": Check,
+}
 Command: Any = functools.reduce(
     operator.or_, (Annotated[kind, tyro.conf.subcommand(name, prefix_name=False)] for name, kind in COMMANDS.items())
 )
@@ -275,7 +366,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         description=__doc__,
         config=(tyro.conf.OmitArgPrefixes,),
     )
-    return run_command(command.run)
+    return run_command(command.run, libraries=not isinstance(command, Keygen | Certify | Check))
 
 
 if __name__ == "__main__":

@@ -13,13 +13,18 @@ from verify.errors import InputError, VerifyError
 USAGE_ERROR, FAILURE, INTERRUPTED = 2, 1, 130
 
 
-def run_command(command: Callable[[], int]) -> int:
+def run_command(command: Callable[[], int], libraries: bool = True) -> int:
     """Run a command and turn what it raises into a message on standard error and an exit status.
+
+    Args:
+        command: what to run.
+        libraries: whether it uses transformers, which is then kept quiet; importing it takes a second.
 
     Returns:
         the command's own status; 2 for what the user can mend, 1 for any other failure.
     """
-    quiet_libraries()
+    if libraries:
+        quiet_libraries()
     try:
         return command()
     except VerifyError as error:

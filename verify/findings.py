@@ -4,11 +4,12 @@ Strict and frozen: a number is finite or absent with a reason, a verdict is one 
 No field holds a record's text or raw identifier; records appear as keyed hashes.
 """
 
-from typing import Annotated, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from verify.statistics.estimate import Estimate
+if TYPE_CHECKING:
+    from verify.statistics.estimate import Estimate
 
 VerdictWord = Literal["NOT_TESTABLE", "NOT_FORGOTTEN", "EQUIVALENT_WITHIN", "INCONCLUSIVE"]
 """In order of precedence; there are no other words."""
@@ -41,7 +42,7 @@ class Value(Frozen):
     seed: int | None = None
 
     @classmethod
-    def of(cls, estimate: Estimate) -> Self:
+    def of(cls, estimate: "Estimate") -> Self:
         """The schema's form of a statistic's result."""
         return cls(
             value=estimate.value,

@@ -1,0 +1,219 @@
+"""Certificates: everything signed verifies, and every change is named for what it is."""
+
+import base64
+import json
+import stat
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from verify import InputError, IntegrityError, Settings, audit
+from verify.certificate import (
+    auditor_statement,
+    load_public_key,
+    load_signer,
+    make_key,
+    operator_statement,
+    sign,
+    write_certificate,
+)
+from verify.certificate_check import Checked, check_certificate
+from verify.files import write_manifest
+from verify.models import load_model, weights_digest
+
+FORGET = [{"example_id": f"r{n}", "prompt": f"Where is Zebedee {n}?", "completion": f"At Quillgate {n * 3}."} for n in range(4)]
+SETTINGS = Settings(attacks=("loss",))
+
+
+@pytest.fixture(scope="module")
+def house(model_dir: Path, tokenizer: Any, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """A model before and after with manifests, an audit, two key pairs and the certificate."""
+    import torch
+
+    root = tmp_path_factory.mktemp("certificate")
+    paths = {name: root / name for name in ("before", "after", "audit", "key", "other", "certificate.json")}
+    for name, shift in (("before", 0.0), ("after", 0.01)):
+        loaded = load_model(model_dir)
+        with torch.no_grad():
+            next(loaded.model.parameters()).add_(shift)
+        loaded.model.save_pretrained(paths[name])
+        tokenizer.save_pretrained(paths[name])
+        write_manifest(
+            paths[name], "model", {"method": "npo", "parameters": {"beta": 0.1}, "weights": weights_digest(loaded.model)}
+        )
+    audit(paths["after"], paths["before"], forget_set=FORGET, output_dir=paths["audit"], settings=SETTINGS)
+    for name in ("key", "other"):
+        make_key(paths[name])
+    signer = load_signer(paths["key"])
+    about = {"requests": 1, "ledger_head": "ab" * 32}
+    statements = operator_statement(paths["after"], paths["before"], about), auditor_statement(paths["audit"])
+    write_certificate(paths["certificate.json"], [sign(statement, signer) for statement in statements])
+    return paths
+
+
+def check(house: dict[str, Path], path: Path | None = None, key: str = "key", **beside: Any) -> Checked:
+    public = load_public_key(house[key].with_name(f"{key}.pub"))
+    return check_certificate(path or house["certificate.json"], [public], **beside)
+
+
+def broken(checked: Checked) -> str:
+    return " | ".join(f"{finding.what}: {finding.detail}" for finding in checked.findings if not finding.holds)
+
+
+def edited(house: dict[str, Path], tmp_path: Path, change: Any) -> Path:
+    """The certificate with its content changed by `change(certificate)`."""
+    content = json.loads(house["certificate.json"].read_text())
+    change(content)
+    path = tmp_path / "edited.json"
+    path.write_text(json.dumps(content))
+    return path
+
+
+def edit_payload(number: int, old: str, new: str) -> Any:
+    def change(content: dict[str, Any]) -> None:
+        payload = base64.b64decode(content["envelopes"][number]["payload"]).decode()
+        assert old in payload
+        content["envelopes"][number]["payload"] = base64.b64encode(payload.replace(old, new).encode()).decode()
+
+    return change
+
+
+def test_a_whole_certificate_holds(house: dict[str, Path]) -> None:
+    """Signatures, statements, weights, the model in service, the evidence and the ledger's head all verify."""
+    checked = check(house, model=house["after"], audit=house["audit"], ledger_head="ab" * 32)
+    assert checked.holds, broken(checked)
+    assert checked.verdict == json.loads((house["audit"] / "evidence.json").read_text())["verdict"]
+
+
+def test_a_flipped_bit_in_a_weight_is_named(house: dict[str, Path], tmp_path: Path) -> None:
+    """One bit of one weight file: the check names the file."""
+    import shutil
+
+    model = shutil.copytree(house["after"], tmp_path / "model")
+    weights = model / "model.safetensors"
+    content = bytearray(weights.read_bytes())
+    content[-5] ^= 1
+    weights.write_bytes(content)
+    assert "model.safetensors" in broken(check(house, model=model))
+    write_manifest(model, "model", json.loads((house["after"] / "manifest.json").read_text())["about"])
+    assert "described anew" in broken(check(house, model=model)), "a forged manifest is caught as well"
+    assert "not those that were certified" in broken(check(house, model=house["before"]))
+
+
+@pytest.mark.parametrize(
+    ("number", "old", "new"),
+    [(1, '"records_accused":', '"records_Accused":'), (0, '"beta":0.1', '"beta":0.2'), (1, "NOT_", "EQ__")],
+)
+def test_an_edited_number_is_named(house: dict[str, Path], tmp_path: Path, number: int, old: str, new: str) -> None:
+    """Any change of a signed statement breaks that statement's signature, and the other's stays good."""
+    checked = check(house, edited(house, tmp_path, edit_payload(number, old, new)))
+    assert f"signature of statement {number + 1}: it does not fit the content" in broken(checked)
+    assert f"signature of statement {2 - number}" not in broken(checked)
+
+
+def test_a_foreign_key_is_named(house: dict[str, Path]) -> None:
+    """A certificate signed by somebody else is not a forgery of the content, and is not called one."""
+    checked = check(house, key="other")
+    assert "a foreign key" in broken(checked)
+    assert checked.verdict is None
+
+
+def test_a_removed_statement_is_named(house: dict[str, Path], tmp_path: Path) -> None:
+    """Without the auditor's statement there is no verdict; twice the operator's is no auditor's."""
+    alone = check(house, edited(house, tmp_path, lambda content: content["envelopes"].pop(1)))
+    assert "statement of the auditor" in broken(alone)
+    twice = check(house, edited(house, tmp_path, lambda content: content["envelopes"].__setitem__(1, content["envelopes"][0])))
+    assert "comes twice" in broken(twice)
+
+
+def test_changed_evidence_and_ledger_are_named(house: dict[str, Path], tmp_path: Path) -> None:
+    """Evidence edited beside the certificate, and another ledger head, do not verify."""
+    import shutil
+
+    copy = shutil.copytree(house["audit"], tmp_path / "audit")
+    (copy / "evidence.json").write_text((copy / "evidence.json").read_text().replace("0.05", "0.06", 1))
+    assert "evidence.json" in broken(check(house, audit=copy))
+    assert "head of the request ledger" in broken(check(house, ledger_head="cd" * 32))
+
+
+def test_statements_about_different_weights_disagree(house: dict[str, Path], tmp_path: Path) -> None:
+    """Two valid statements about different weights are no certificate."""
+    signer = load_signer(house["key"])
+    wrong = operator_statement(house["before"], house["before"])
+    path = tmp_path / "mixed.json"
+    write_certificate(path, [sign(wrong, signer), sign(auditor_statement(house["audit"]), signer)])
+    assert "weights after deletion" in broken(check(house, path))
+
+
+def test_it_names_no_record(house: dict[str, Path]) -> None:
+    """No text, identifier or keyed hash of a record is in it."""
+    content = json.loads(house["certificate.json"].read_text())
+    payloads = "".join(base64.b64decode(envelope["payload"]).decode() for envelope in content["envelopes"])
+    from verify.identity import RecordKey
+    from verify.records import Fields, parse_records
+
+    key = RecordKey.load()
+    for record in parse_records(FORGET, Fields(), "forget"):
+        assert key.of(record.fingerprint) not in payloads
+    assert "Zebedee" not in payloads
+    assert "Quillgate" not in payloads
+
+
+def test_only_whole_folders_are_certified(house: dict[str, Path], tmp_path: Path) -> None:
+    """A folder without a manifest cannot be certified, and nothing is overwritten."""
+    with pytest.raises(IntegrityError):
+        operator_statement(tmp_path, house["before"])
+    with pytest.raises(InputError, match="written once"):
+        write_certificate(house["certificate.json"], [])
+    with pytest.raises(InputError, match="never replaced"):
+        make_key(house["key"])
+    assert stat.S_IMODE(house["key"].stat().st_mode) == 0o600
+
+
+@pytest.mark.parametrize(
+    "content", ["", "{", "[]", "{}", '{"schema": "unlearn-verify/certificate/1", "envelopes": []}', "[" * 5000]
+)
+def test_no_certificate_at_all(house: dict[str, Path], tmp_path: Path, content: str) -> None:
+    """Empty, truncated and foreign files are refused with what to give instead."""
+    path = tmp_path / "c.json"
+    path.write_text(content)
+    with pytest.raises(InputError):
+        check(house, path)
+    with pytest.raises(InputError, match="public key"):
+        load_public_key(path)
+    with pytest.raises(InputError, match="private key"):
+        load_signer(path)
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(), lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner)
+)
+
+
+@settings(max_examples=200, deadline=None)
+@given(envelopes=st.lists(JSON | st.fixed_dictionaries({"payload": JSON, "payloadType": JSON, "signatures": JSON}), min_size=1))
+def test_hostile_envelopes(house: dict[str, Path], tmp_path_factory: pytest.TempPathFactory, envelopes: list[Any]) -> None:
+    """Whatever stands where envelopes should be, the check ends with findings and never holds."""
+    path = tmp_path_factory.mktemp("hostile") / "c.json"
+    path.write_text(json.dumps({"schema": "unlearn-verify/certificate/1", "envelopes": envelopes}))
+    assert not check(house, path).holds
+
+
+def test_checking_needs_no_torch(house: dict[str, Path]) -> None:
+    """The command loads neither torch nor numpy."""
+    code = (
+        "import sys; from verify.cli import main; status = main(sys.argv[1:]); "
+        "assert not {'torch', 'numpy', 'transformers'} & set(sys.modules); sys.exit(status)"
+    )
+    arguments = ["check", str(house["certificate.json"]), "--key", f"{house['key']}.pub"]
+    done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "verdict: NOT_TESTABLE" in done.stdout
+    assert (
+        subprocess.run([sys.executable, "-c", code, *arguments[:-1], f"{house['other']}.pub"], capture_output=True).returncode == 1
+    )
