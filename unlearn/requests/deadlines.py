@@ -1,0 +1,96 @@
+"""When must a request be answered? Dates by regime, to the day.
+
+GDPR Article 12(3): one month from receipt, extendable by two further months. Periods in months end on the same day of the month, or
+on its last day where there is none; an end on a Saturday, Sunday or public holiday moves to the next working day (Regulation
+1182/71, Article 3). CCPA (11 CCR 7021): confirm within 10 business days, answer within 45 calendar days, extendable by 45 more.
+California Delete Act (Civil Code 1798.99.86): from 1 August 2026 brokers fetch requests from DROP at least every 45 days and delete
+within 45 days of fetching.
+"""
+
+from dataclasses import dataclass
+from datetime import date, timedelta
+from functools import cache
+from typing import Literal, get_args
+
+import holidays
+from dateutil.relativedelta import relativedelta
+
+from verify.errors import InputError
+
+Regime = Literal["gdpr", "ccpa", "drop"]
+REGIMES: tuple[Regime, ...] = get_args(Regime)
+DROP_START = date(2026, 8, 1)
+DROP_CYCLE = timedelta(days=45)
+
+
+@dataclass(frozen=True)
+class Deadlines:
+    """Last days, inclusive.
+
+    Attributes:
+        confirm: to acknowledge receipt; None where the regime sets no date.
+        answer: to have deleted, or to have told the person why not.
+        extended: the same where the person was told of an extension in time; None where there is none.
+    """
+
+    confirm: date | None
+    answer: date
+    extended: date | None
+
+
+def deadlines(regime: Regime, received: date, country: str | None = None) -> Deadlines:
+    """Deadlines of a request.
+
+    Args:
+        regime: "gdpr", "ccpa" or "drop" (there `received` is the day the request was fetched from the platform).
+        received: the day of receipt.
+        country: ISO 3166 code whose public holidays count, such as "DE"; the default is none for GDPR (weekends only), the
+            United States' federal holidays for CCPA.
+
+    Raises:
+        InputError: an unknown regime or country, or a DROP date before the platform opened.
+    """
+    if regime == "gdpr":
+        # The day of receipt does not count, so that "one month later" is the same day of the next month, inclusive.
+        answer, extended = (_working_day(received + relativedelta(months=months), country) for months in (1, 3))
+        return Deadlines(None, answer, extended)
+    if regime == "ccpa":
+        return Deadlines(
+            business_days_after(received, 10, country or "US"), received + timedelta(days=45), received + timedelta(days=90)
+        )
+    if regime == "drop":
+        if received < DROP_START:
+            raise InputError(f"the DROP platform opened to brokers on {DROP_START}; {received} is before that. Use ccpa.")
+        return Deadlines(None, received + DROP_CYCLE, None)
+    raise InputError(f"the regime {regime!r} is unknown. Use one of: {', '.join(REGIMES)}.")
+
+
+def next_drop_fetch(last: date | None) -> date:
+    """The last day on which requests must be fetched from DROP again; `last` is the latest fetch, None before the first."""
+    return DROP_START if last is None else last + DROP_CYCLE
+
+
+def business_days_after(day: date, count: int, country: str | None) -> date:
+    """The `count`-th business day after `day`."""
+    while count:
+        day += timedelta(days=1)
+        count -= _works(day, country)
+    return day
+
+
+def _working_day(day: date, country: str | None) -> date:
+    while not _works(day, country):
+        day += timedelta(days=1)
+    return day
+
+
+def _works(day: date, country: str | None) -> bool:
+    return day.weekday() < 5 and (country is None or day not in _holidays(country))
+
+
+@cache
+def _holidays(country: str) -> holidays.HolidayBase:
+    try:
+        return holidays.country_holidays(country)
+    except NotImplementedError:
+        raise InputError(f"the holidays of {country!r} are not known. Give an ISO 3166 code such as DE or US.") from None

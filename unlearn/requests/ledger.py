@@ -1,0 +1,319 @@
+"""The ledger: an append-only, hash-chained log of everything that happened to every request.
+
+Nothing is ever changed or removed: a request's state is what its events say. Each event carries the digest of the one before, so
+that a removed or edited event breaks the chain from there on; who keeps the head knows that nothing before it was touched. Persons
+appear as keyed hashes under a key outside the database: destroying the key makes the ledger anonymous, and the chain still holds.
+
+SQLite by default (strict tables, write-ahead log, secure delete); PostgreSQL by URL.
+"""
+
+import hashlib
+import json
+import secrets
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, date, datetime
+from pathlib import Path
+from typing import Any, cast
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection, Engine
+
+from unlearn.requests.deadlines import Deadlines, Regime, deadlines
+from unlearn.requests.states import STATES, State, outcome, require_allowed
+from verify.errors import InputError, IntegrityError
+
+GENESIS = "0" * 64
+VERSION = 1
+_METADATA = sa.MetaData()
+EVENTS = sa.Table(
+    "events",
+    _METADATA,
+    sa.Column("sequence", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("request", sa.Text, nullable=False, index=True),
+    sa.Column("state", sa.Text, nullable=False),
+    sa.Column("at", sa.Text, nullable=False),
+    sa.Column("details", sa.Text, nullable=False),
+    sa.Column("previous", sa.Text, nullable=False, unique=True),
+    sa.Column("digest", sa.Text, nullable=False, unique=True),
+    sqlite_strict=True,
+)
+_GUARDS = {
+    "sqlite": [
+        f"CREATE TRIGGER IF NOT EXISTS events_no_{verb} BEFORE {verb} ON events "
+        "BEGIN SELECT RAISE(ABORT, 'the ledger is append-only'); END"
+        for verb in ("UPDATE", "DELETE")
+    ],
+    "postgresql": [
+        "CREATE OR REPLACE FUNCTION events_append_only() RETURNS trigger AS "
+        "$$ BEGIN RAISE EXCEPTION 'the ledger is append-only'; END $$ LANGUAGE plpgsql",
+        "CREATE OR REPLACE TRIGGER events_no_change BEFORE UPDATE OR DELETE OR TRUNCATE ON events "
+        "FOR EACH STATEMENT EXECUTE FUNCTION events_append_only()",
+    ],
+}
+
+
+@dataclass(frozen=True)
+class NewRequest:
+    """A request as it comes in; no field says who asks.
+
+    Attributes:
+        subjects: keyed hashes of the identifiers that were given.
+        regime: whose deadlines apply.
+        received: the day of receipt.
+        country: whose public holidays count, or None.
+        source: "command line", "csv", "opendsr" or "http".
+        external_id: the sender's own random identifier of the request (OpenDSR's `subject_request_id`), or None.
+    """
+
+    subjects: tuple[str, ...]
+    regime: Regime
+    received: date
+    country: str | None = None
+    source: str = "command line"
+    external_id: str | None = None
+
+
+@dataclass(frozen=True)
+class Step:
+    """One event of a request.
+
+    Attributes:
+        sequence: its place in the whole ledger, from 1.
+        state: the state it led to.
+        at: when, UTC.
+        details: facts of the step; no personal data.
+    """
+
+    sequence: int
+    state: State
+    at: str
+    details: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Request:
+    """A request as its events tell it."""
+
+    id: str
+    steps: tuple[Step, ...]
+
+    @property
+    def state(self) -> State:
+        """Where it is."""
+        return self.steps[-1].state
+
+    @property
+    def first(self) -> Mapping[str, Any]:
+        """What came in."""
+        return self.steps[0].details
+
+    @property
+    def subjects(self) -> tuple[str, ...]:
+        """Keyed hashes of the identifiers."""
+        return tuple(self.first["subjects"])
+
+    @property
+    def deadlines(self) -> Deadlines:
+        """When it must be answered."""
+        return deadlines(self.first["regime"], date.fromisoformat(self.first["received"]), self.first["country"])
+
+    @property
+    def outcome(self) -> str | None:
+        """How it ended, or None while it is open."""
+        return outcome(_history(self.steps)) if self.state == "closed" else None
+
+    def latest(self, state: State) -> Mapping[str, Any] | None:
+        """Details of the last time it came to a state, or None."""
+        return next((step.details for step in reversed(self.steps) if step.state == state), None)
+
+
+def _history(steps: Sequence[Step]) -> list[dict[str, Any]]:
+    return [{**step.details, "state": step.state} for step in steps]
+
+
+class Ledger:
+    """All requests, behind one database."""
+
+    def __init__(self, url: str | Path) -> None:
+        """Open a ledger, making it where there is none.
+
+        Args:
+            url: a file name for SQLite, or a SQLAlchemy URL such as `postgresql+psycopg://host/database`.
+
+        Raises:
+            InputError: the database cannot be opened, or is no ledger.
+        """
+        text = str(url)
+        self.url = text if "://" in text else f"sqlite:///{text}"
+        try:
+            self._engine = _engine(self.url)
+            with self._engine.begin() as connection:
+                _METADATA.create_all(connection)
+                for statement in _GUARDS[self._engine.dialect.name]:
+                    connection.execute(sa.text(statement))
+        except (sa.exc.SQLAlchemyError, KeyError, ImportError) as error:
+            # The URL may hold a password, and the driver's message repeats it: neither is shown.
+            raise InputError(f"the ledger cannot be opened ({type(error).__name__}). Give a file, or a PostgreSQL URL.") from None
+
+    def add(self, request: NewRequest) -> str:
+        """Note a request and return its id, which is random and says nothing.
+
+        Raises:
+            InputError: no identifier was given, or the sender's identifier is known already.
+        """
+        if not request.subjects:
+            raise InputError(
+                "a request needs at least one identifier. Give one a line on standard input, or in --identifiers FILE."
+            )
+        deadlines(request.regime, request.received, request.country)
+        name = f"R-{secrets.token_hex(6)}"
+        details = {**asdict(request), "received": request.received.isoformat()}
+        with self._writing() as connection:
+            if request.external_id is not None and self._by_external_id(connection, request.external_id):
+                raise InputError("a request with this subject_request_id is in the ledger already; it was not added again.")
+            self._append(connection, name, "received", details)
+        return name
+
+    def advance(self, request: str, state: State, **details: Any) -> Request:
+        """Take a request to its next state.
+
+        Raises:
+            InputError: the request is unknown, the step is not allowed, or facts are missing; nothing is written then.
+        """
+        if state not in STATES:
+            raise InputError(f"{state!r} is no state. Use one of: {', '.join(STATES)}.")
+        with self._writing() as connection:
+            found = self._request(connection, request)
+            require_allowed(found.state, state, details, _history(found.steps))
+            self._append(connection, request, state, details)
+            return self._request(connection, request)
+
+    def request(self, name: str) -> Request:
+        """One request.
+
+        Raises:
+            InputError: it is unknown.
+        """
+        with self._engine.connect() as connection:
+            return self._request(connection, name)
+
+    def requests(self, state: State | None = None) -> list[Request]:
+        """All requests, in the order they came, or those in a state."""
+        with self._engine.connect() as connection:
+            rows = connection.execute(sa.select(EVENTS).order_by(EVENTS.c.sequence)).all()
+        steps: dict[str, list[Step]] = {}
+        for row in rows:
+            steps.setdefault(row.request, []).append(_step(row))
+        found = [Request(name, tuple(own)) for name, own in steps.items()]
+        return [request for request in found if state is None or request.state == state]
+
+    def head(self) -> str:
+        """Digest of the last event: it stands for the whole ledger."""
+        with self._engine.connect() as connection:
+            return _head(connection)[1]
+
+    def verify(self, head: str | None = None) -> int:
+        """Recompute the whole chain and return the number of events.
+
+        Args:
+            head: a head that was noted earlier, which must be in the chain.
+
+        Raises:
+            IntegrityError: an event was edited, removed or put in; the message names the first place.
+        """
+        with self._engine.connect() as connection:
+            rows = connection.execute(sa.select(EVENTS).order_by(EVENTS.c.sequence)).all()
+        previous, seen = GENESIS, {GENESIS}
+        for number, row in enumerate(rows, 1):
+            expected = _digest(number, row.request, row.state, row.at, row.details, previous)
+            if row.sequence != number or row.previous != previous or row.digest != expected:
+                raise IntegrityError(f"the ledger is broken at event {number}: it, or one before it, was edited or removed.")
+            previous = row.digest
+            seen.add(previous)
+        if head is not None and head not in seen:
+            raise IntegrityError("the noted head is not in this ledger: events after it, or the whole ledger, were replaced.")
+        return len(rows)
+
+    def close(self) -> None:
+        """Let the database go."""
+        self._engine.dispose()
+
+    def _writing(self) -> Any:
+        """A transaction that is alone: two operators at once take turns."""
+        return _Writing(self._engine)
+
+    def _append(self, connection: Connection, request: str, state: State, details: Mapping[str, Any]) -> None:
+        sequence, previous = _head(connection)
+        at = datetime.now(UTC).isoformat(timespec="seconds")
+        text = json.dumps(details, sort_keys=True, separators=(",", ":"), allow_nan=False, default=str)
+        number = sequence + 1
+        digest = _digest(number, request, state, at, text, previous)
+        row = {"sequence": number, "request": request, "state": state, "at": at}
+        connection.execute(EVENTS.insert().values(**row, details=text, previous=previous, digest=digest))
+
+    def _request(self, connection: Connection, name: str) -> Request:
+        query = sa.select(EVENTS).where(EVENTS.c.request == name).order_by(EVENTS.c.sequence)
+        steps = tuple(_step(row) for row in connection.execute(query))
+        if not steps:
+            raise InputError("there is no request of that id. List them with `unlearn request list`.")
+        return Request(name, steps)
+
+    def _by_external_id(self, connection: Connection, external_id: str) -> bool:
+        query = sa.select(EVENTS.c.details).where(EVENTS.c.state == "received")
+        return any(json.loads(details).get("external_id") == external_id for (details,) in connection.execute(query))
+
+
+class _Writing:
+    """A transaction that holds the ledger's write lock from its first moment."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    def __enter__(self) -> Connection:
+        self._connection = self._engine.connect()
+        self._transaction = self._connection.begin()
+        if self._engine.dialect.name == "postgresql":
+            self._connection.execute(sa.text("LOCK TABLE events IN SHARE ROW EXCLUSIVE MODE"))
+        return self._connection
+
+    def __exit__(self, kind: object, *_: object) -> None:
+        try:
+            if kind is None:
+                self._transaction.commit()
+            else:
+                self._transaction.rollback()
+        finally:
+            self._connection.close()
+
+
+def _engine(url: str) -> Engine:
+    engine = sa.create_engine(url, connect_args={"timeout": 30} if url.startswith("sqlite") else {})
+    if engine.dialect.name == "sqlite":
+        Path(engine.url.database or "").parent.mkdir(parents=True, exist_ok=True)
+
+        @sa.event.listens_for(engine, "connect")
+        def _prepare(connection: Any, _: Any) -> None:
+            connection.isolation_level = None  # transactions are begun below, so that they lock at once
+            for pragma in ("journal_mode=WAL", "secure_delete=ON", "synchronous=FULL"):
+                connection.execute(f"PRAGMA {pragma}")
+
+        @sa.event.listens_for(engine, "begin")
+        def _lock(connection: Connection) -> None:
+            connection.exec_driver_sql("BEGIN IMMEDIATE")
+
+    return engine
+
+
+def _head(connection: Connection) -> tuple[int, str]:
+    row = connection.execute(sa.select(EVENTS.c.sequence, EVENTS.c.digest).order_by(EVENTS.c.sequence.desc()).limit(1)).first()
+    return (0, GENESIS) if row is None else (int(row.sequence), str(row.digest))
+
+
+def _step(row: Any) -> Step:
+    return Step(int(row.sequence), cast(State, row.state), str(row.at), json.loads(row.details))
+
+
+def _digest(sequence: int, request: str, state: str, at: str, details: str, previous: str) -> str:
+    content = json.dumps([VERSION, sequence, request, state, at, details, previous], separators=(",", ":"))
+    return hashlib.sha256(content.encode()).hexdigest()
