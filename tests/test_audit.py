@@ -196,7 +196,7 @@ def test_an_output_folder_in_use_is_left_alone(house: dict[str, Path], tmp_path:
 
 def test_other_tokenizers_are_refused(house: dict[str, Path], tmp_path: Path) -> None:
     """Losses per token of two tokenizers are not comparable."""
-    from conftest import make_llama, make_tokenizer
+    from tiny_models import make_llama, make_tokenizer
 
     other = make_tokenizer(begin=False)
     make_llama(other).save_pretrained(tmp_path / "other")

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import make_tokenizer
+from tiny_models import make_tokenizer
 
 from unlearn import TrainingOptions, finetune, forget
 from unlearn.methods.retrain import Retrain

@@ -6,9 +6,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import make_tokenizer
 from hypothesis import given
 from hypothesis import strategies as st
+from tiny_models import make_tokenizer
 from transformers import AddedToken
 
 from verify.encoding import Encoded, Encoder, collate, padding_token_id

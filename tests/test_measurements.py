@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import make_llama, make_tokenizer
 from peft import LoraConfig, get_peft_model
+from tiny_models import make_llama, make_tokenizer
 
 from verify.attacks.base import Observation
 from verify.errors import InputError

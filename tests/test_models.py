@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from conftest import CONTEXT, make_llama, make_tokenizer
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
+from tiny_models import CONTEXT, make_llama, make_tokenizer
 
 from verify.errors import InputError
 from verify.files import write_manifest

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import make_llama
+from tiny_models import make_llama
 
 from verify import InputError, Settings, audit, register
 from verify.registration import Registration

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import make_llama
+from tiny_models import make_llama
 
 from verify.scoring import mean_by_row, output_head, scored_log_probabilities, sum_by_row
 

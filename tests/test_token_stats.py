@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from conftest import make_llama, make_tokenizer
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tiny_models import make_llama, make_tokenizer
 
 from verify import token_stats
 from verify.encoding import Encoded, Encoder

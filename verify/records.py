@@ -100,7 +100,7 @@ def parse_records(rows: Iterable[Mapping[str, Any]], fields: Fields, source: str
     records: list[Record] = []
     seen: dict[str, int] = {}
     for number, row in enumerate(rows, start=1):
-        record = _parse_row(row, fields, f"{source}, row {number}")
+        record = parse_row(row, fields, f"{source}, row {number}")
         if record.example_id in seen:
             if record.named:
                 raise InputError(
@@ -120,7 +120,17 @@ def _renumbered(record: Record, number: int) -> Record:
     return replace(record, example_id=f"{record.example_id}#{number}")
 
 
-def _parse_row(row: Mapping[str, Any], fields: Fields, where: str) -> Record:
+def parse_row(row: Mapping[str, Any], fields: Fields, where: str) -> Record:
+    """Turn one source row into a record.
+
+    Args:
+        row: column to value.
+        fields: which column holds what.
+        where: how error messages name the row.
+
+    Raises:
+        InputError: the row has no usable shape, or nothing to score.
+    """
     if not isinstance(row, Mapping):
         raise InputError(f"{where} is {type(row).__name__}, not an object with named fields.")
     messages: tuple[tuple[str, str], ...] = ()

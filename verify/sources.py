@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from verify.errors import InputError
-from verify.records import Fields, Record, RecordSource, parse_records, select
+from verify.records import Fields, Record, RecordSource, parse_records, parse_row, select
 
 CSV_FIELD_LIMIT = 1 << 24
 
@@ -35,6 +35,16 @@ def load_records(source: RecordSource, fields: Fields | None = None) -> list[Rec
     if rows and all(isinstance(row, Record) for row in rows):
         return rows
     return parse_records(rows, fields, "the given records")
+
+
+def stream_records(source: str | Path, fields: Fields | None = None) -> Iterator[Record]:
+    """Read records one after the other, for files that do not fit into memory; identifiers are not checked for repetition.
+
+    Raises:
+        InputError: as `load_records`, at the row where it goes wrong.
+    """
+    for number, row in enumerate(_rows_of(str(source)), 1):
+        yield parse_row(row, fields or Fields(), f"{source}, row {number}")
 
 
 def load_forget_set(source: RecordSource, training: Sequence[Record] | None, fields: Fields | None = None) -> list[Record]:

@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 
 from benchmarks.calibration.rules import read
+from unlearn import GradDiff
 from unlearn.demo.run import BASE_OPTIONS, FINETUNE_OPTIONS, write_data
 from unlearn.jobs import Job, run_jobs
-from unlearn.methods import GradDiff
 from unlearn.options import TrainingOptions
 from verify.files import is_complete, write_text
 from verify.scores import ScoreTable

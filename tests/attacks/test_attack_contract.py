@@ -9,7 +9,7 @@ from typing import Any, get_args
 
 import numpy as np
 import pytest
-from conftest import make_llama, make_tokenizer
+from tiny_models import make_llama, make_tokenizer
 
 from verify.attacks import attack_classes, extraction, membership, select_attacks
 from verify.attacks.base import Attack, Family, Need, Observation

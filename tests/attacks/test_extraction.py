@@ -5,9 +5,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import make_llama, make_tokenizer
 from hypothesis import given
 from hypothesis import strategies as st
+from tiny_models import make_llama, make_tokenizer
 
 from verify.attacks import select_attacks
 from verify.attacks.base import Observation

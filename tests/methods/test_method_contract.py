@@ -1,0 +1,140 @@
+"""Every file in the directory keeps the contract: a new method is tested by existing."""
+
+import dataclasses
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from unlearn import TrainingOptions, forget
+from unlearn.methods import method_classes, method_name
+from unlearn.methods.base import Batch, Objective, Rebuild, WeightEdit
+from unlearn.options import TrainingOptions as Options
+from unlearn.reference import load_or_compute_reference
+from unlearn.stopping import StopRule
+from verify.encoding import Encoder, collate
+from verify.models import load_model, weights_digest
+from verify.records import Fields, parse_records
+
+METHODS = method_classes()
+OBJECTIVES = {name: kind for name, kind in METHODS.items() if isinstance(kind(), Objective)}
+
+
+def rows(prefix: str, count: int) -> list[dict[str, str]]:
+    return [
+        {
+            "example_id": f"{prefix}{n}",
+            "prompt": f"Who is {prefix} {n}?",
+            "completion": f"One of {prefix}" + " more" * (n % 4) + f" {n}.",
+        }
+        for n in range(count)
+    ]
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_form(name: str) -> None:
+    """One frozen dataclass that explains itself: idea, formula, paper, when not to use it, parameters with defaults."""
+    kind = METHODS[name]
+    assert dataclasses.is_dataclass(kind)
+    assert kind.__dataclass_params__.frozen
+    method = kind()
+    assert method_name(method) == name
+    assert sum(isinstance(method, role) for role in (Objective, WeightEdit, Rebuild)) == 1
+    text = kind.__doc__ or ""
+    assert "Do not" in text, "says when not to use it"
+    assert re.search(r"19|20\d\d", text), "names its paper"
+    assert re.search(r"^\s{4,}\S.*[=<\-]", text, re.MULTILINE), "shows its formula on a line of its own"
+    for field in dataclasses.fields(kind):
+        assert field.name in text, f"documents {field.name}"
+        assert field.default is not dataclasses.MISSING or field.default_factory is not dataclasses.MISSING
+    assert kind.idea
+    assert kind.paper
+    known = {field.name for field in dataclasses.fields(Options)}
+    assert set(kind.defaults) <= known
+    if hasattr(method, "stop_rule") and method.stop_rule is not None:
+        assert isinstance(method.stop_rule, StopRule)
+
+
+def prepared(model_dir: Path, name: str, tmp_path: Path, count: int = 4) -> tuple[Any, Any, Any, Any]:
+    """Model in evaluation mode, method, windows by role, and the cached reference."""
+    loaded = load_model(model_dir)
+    method = METHODS[name]()
+    encoder = Encoder(loaded.tokenizer, loaded.context_length, "refuse")
+    windows = {role: encoder.encode(parse_records(rows(role, count), Fields(), role)) for role in ("forget", "retain")}
+    pad = loaded.tokenizer.pad_token_id
+    reference = load_or_compute_reference(tmp_path, loaded, method.reference, windows, pad)
+    return loaded.model.eval(), method, windows, reference
+
+
+def loss_of(model: Any, method: Any, windows: Any, reference: Any, order: list[int], pad: int, extra: int = 0) -> torch.Tensor:
+    def batch_of(role: str) -> dict[str, torch.Tensor]:
+        batch = collate([windows[role][index] for index in order], pad)
+        if not extra:
+            return batch
+        filler = {"input_ids": pad, "attention_mask": 0, "scored": False}
+        return {
+            key: torch.cat([value, torch.full((len(order), extra), filler[key], dtype=value.dtype)], dim=1)
+            for key, value in batch.items()
+        }
+
+    batch = Batch(forget=batch_of("forget"), retain=batch_of("retain") if method.needs_retain else None)
+    chosen = {key: value[order] for key, value in reference.items()}
+    return method.loss(model, batch, chosen)
+
+
+SIMPLE = [
+    name for name, kind in OBJECTIVES.items() if set(kind().reference) <= {"forget_log_probability", "retain_log_probability"}
+]
+
+
+@pytest.mark.parametrize("name", SIMPLE)
+def test_padding_and_order_change_nothing(model_dir: Path, tmp_path: Path, name: str, tokenizer: Any) -> None:
+    """More padding, and the rows in another order, give the same loss; rows are what it is a mean over."""
+    model, method, windows, reference = prepared(model_dir, name, tmp_path)
+    pad = tokenizer.pad_token_id
+    with torch.no_grad():
+        plain = loss_of(model, method, windows, reference, [0, 1, 2, 3], pad)
+        padded = loss_of(model, method, windows, reference, [0, 1, 2, 3], pad, extra=5)
+        turned = loss_of(model, method, windows, reference, [3, 1, 0, 2], pad)
+    assert plain.ndim == 0
+    assert padded.item() == pytest.approx(plain.item(), abs=1e-5)
+    assert turned.item() == pytest.approx(plain.item(), abs=1e-5)
+
+
+@pytest.mark.parametrize("name", SIMPLE)
+def test_gradients_reach_the_weights(model_dir: Path, tmp_path: Path, name: str, tokenizer: Any) -> None:
+    """The loss is finite, and its gradient is finite and not zero somewhere."""
+    model, method, windows, reference = prepared(model_dir, name, tmp_path)
+    loss_of(model, method, windows, reference, [0, 1, 2, 3], tokenizer.pad_token_id).backward()  # type: ignore[no-untyped-call]
+    gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
+    assert gradients
+    assert all(torch.isfinite(gradient).all() for gradient in gradients)
+    assert any(gradient.abs().max() > 0 for gradient in gradients)
+
+
+@pytest.mark.parametrize("lora", [False, True])
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_objectives_run_end_to_end(model_dir: Path, tmp_path: Path, name: str, lora: bool) -> None:
+    """Through `forget`, whole weights and LoRA: the weights change, the folder loads, the manifest names the method."""
+    method = METHODS[name]()
+    result = forget(
+        model_dir,
+        method,
+        forget_set=rows("forget", 4),
+        retain_set=rows("retain", 4),
+        output_dir=tmp_path / "out",
+        options=TrainingOptions(learning_rate=1e-3, epochs=2, batch_size=2, lora=lora),
+    )
+    assert result.digest_after != result.digest_before
+    assert load_model(tmp_path / "out").digest == result.digest_after
+    assert result.training is not None
+    assert result.training.steps >= 1
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_the_model_before_unlearning_stays(model_dir: Path, tmp_path: Path, name: str) -> None:
+    """No method writes into the folder it was given."""
+    before = weights_digest(load_model(model_dir).model)
+    assert before == load_model(model_dir).digest

@@ -1,0 +1,235 @@
+"""The one verb, and everything a user can get wrong."""
+
+import errno
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import unlearn.cli
+from unlearn import NPO, GradientAscent, TrainingOptions, finetune, forget
+from unlearn.methods.retrain import Retrain
+from verify import InputError, RunError
+from verify.files import MANIFEST, is_complete, write_manifest
+from verify.models import load_model, weights_digest
+
+OPTIONS = TrainingOptions(learning_rate=1e-3, epochs=1, batch_size=4)
+
+
+@pytest.fixture(scope="module")
+def house(model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """A fine-tuned tiny model and its files."""
+    from training_rows import make_rows
+
+    root = tmp_path_factory.mktemp("house")
+    paths = {"base": model_dir, "model": root / "model"}
+    content = {"forget": make_rows("gone", 4), "retain": make_rows("kept", 8), "holdout": make_rows("never", 4)}
+    content["train"] = content["forget"] + content["retain"]
+    for name, listed in content.items():
+        paths[name] = root / f"{name}.jsonl"
+        paths[name].write_text("".join(json.dumps(row) + "\n" for row in listed))
+    finetune(model_dir, str(paths["train"]), output_dir=paths["model"], options=TrainingOptions(learning_rate=5e-3, epochs=3))
+    return paths
+
+
+def run(house: dict[str, Path], output: Path, method: Any = None, **changes: Any) -> Any:
+    arguments = {"forget_set": str(house["forget"]), "retain_set": str(house["retain"]), "options": OPTIONS, "output_dir": output}
+    return forget(house["model"], method or NPO(), **{**arguments, **changes})
+
+
+def test_the_result_says_what_was_done(house: dict[str, Path], tmp_path: Path) -> None:
+    """Folder, digests, steps; the manifest repeats them; the weights on disk are those of the digest; the work folder is gone."""
+    result = run(house, tmp_path / "out")
+    about = json.loads((tmp_path / "out" / MANIFEST).read_text())["about"]
+    assert (about["method"], about["parameters"]["beta"]) == ("npo", 0.1)
+    assert about["weights_before"] == result.digest_before == load_model(house["model"]).digest
+    assert about["weights"] == result.digest_after == load_model(tmp_path / "out").digest
+    assert result.training.steps == 1
+    assert not (tmp_path / "out" / "work").exists()
+
+
+def test_nothing_of_what_was_removed_is_written(house: dict[str, Path], tmp_path: Path) -> None:
+    """Checkpoints, reference cache, logs and manifest of an unlearning run hold no text, name or identifier."""
+    run(house, tmp_path / "out", options=TrainingOptions(learning_rate=1e-3, epochs=2, batch_size=2, save_steps=1))
+    for path in (tmp_path / "out").rglob("*"):
+        if path.is_file():
+            content = path.read_bytes()
+            assert not [needle for needle in (b"goneville", b"gone-", b"Zebedee") if needle in content], path.name
+
+
+def test_models_in_memory(house: dict[str, Path], tmp_path: Path) -> None:
+    """A model in memory is changed in place; a folder and the model in it give the same weights."""
+    loaded = load_model(house["model"])
+    in_memory = forget(
+        loaded.model,
+        NPO(),
+        tokenizer=loaded.tokenizer,
+        forget_set=str(house["forget"]),
+        retain_set=str(house["retain"]),
+        options=OPTIONS,
+        output_dir=tmp_path / "memory",
+    )
+    assert in_memory.digest_after == run(house, tmp_path / "folder").digest_after == weights_digest(loaded.model)
+
+
+def test_ids_against_the_training_file(house: dict[str, Path], tmp_path: Path) -> None:
+    """A list of subject ids means their records; without --retain all others are kept: the same result as with files."""
+    ids = [row["subject_id"] for row in map(json.loads, house["forget"].read_text().splitlines())]
+    by_ids = run(house, tmp_path / "ids", forget_set=ids, retain_set=None, data=str(house["train"]))
+    assert by_ids.digest_after == run(house, tmp_path / "files").digest_after
+
+
+def test_an_adapter_is_folded_in(house: dict[str, Path], tmp_path: Path) -> None:
+    """Unlearning through LoRA leaves whole weights: an adapter that can be switched off would leave the old model in service."""
+    result = run(house, tmp_path / "lora", options=TrainingOptions(learning_rate=1e-2, epochs=1, batch_size=4, lora=True))
+    assert not (tmp_path / "lora" / "adapter_config.json").exists()
+    assert result.digest_after != result.digest_before
+
+
+def test_retraining_repeats_the_training(house: dict[str, Path], tmp_path: Path) -> None:
+    """`retrain` takes the settings of the model's own log: it equals fine-tuning the base on the retain set with them."""
+    result = run(house, tmp_path / "out", Retrain(), base=house["base"], options=None)
+    by_hand = finetune(
+        house["base"], str(house["retain"]), output_dir=tmp_path / "hand", options=TrainingOptions(learning_rate=5e-3, epochs=3)
+    )
+    assert result.digest_after == by_hand.digest
+    assert "never saw" in result.facts["exactness"]
+
+
+def rewritten(path: Path, target: Path, change: Callable[[list[dict[str, Any]]], list[dict[str, Any]]]) -> str:
+    content = change([json.loads(line) for line in path.read_text().splitlines()])
+    target.write_text("".join(json.dumps(row) + "\n" for row in content))
+    return str(target)
+
+
+def test_bad_input_of_the_command(house: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Each mistake exits with 2, says what to type next, and leaves the output folder empty or unmade."""
+    model, gone, kept = str(house["model"]), str(house["forget"]), str(house["retain"])
+    (tmp_path / "empty.jsonl").write_text("")
+    cut = tmp_path / "cut.jsonl"
+    cut.write_text(house["forget"].read_text()[:-20])
+    blank = rewritten(house["forget"], tmp_path / "blank.jsonl", lambda rows: [{**rows[0], "completion": " "}, *rows[1:]])
+    long = rewritten(house["forget"], tmp_path / "long.jsonl", lambda rows: [{**rows[0], "completion": "word " * 500}])
+    foreign = rewritten(house["holdout"], tmp_path / "foreign.jsonl", lambda rows: rows)
+    (tmp_path / "ids.txt").write_text("nobody\n")
+    cases = {
+        "holds no records": ["--forget", str(tmp_path / "empty.jsonl"), "--retain", kept],
+        "cut off": ["--forget", str(cut), "--retain", kept],
+        "completion is empty": ["--forget", blank, "--retain", kept],
+        "not in the model's training log": ["--forget", foreign, "--retain", kept],
+        "A record has one role": ["--forget", gone, "--retain", gone],
+        "--retain FILE": ["--forget", gone],
+        "occur nowhere": ["--forget", str(tmp_path / "ids.txt"), "--data", str(house["train"])],
+        "--data FILE": ["--forget", str(tmp_path / "ids.txt"), "--retain", kept],
+        "--prompt-field": ["--forget", gone, "--retain", kept, "--prompt-field", "question"],
+        "share": ["--forget", gone, "--retain", kept, "--holdout", kept],
+    }
+    assert long
+    for number, (message, flags) in enumerate(cases.items()):
+        output = tmp_path / f"out{number}"
+        status = unlearn.cli.main(["forget", "npo", "--model", model, "--output", str(output), *flags])
+        error = capsys.readouterr().err
+        assert status == 2, (message, error)
+        assert message in error, (message, error)
+        assert "gone" not in error.replace("gone.jsonl", ""), "no content in messages"
+        assert not output.exists() or not any(output.iterdir())
+
+
+def test_flags_out_of_range(house: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A learning rate below zero exits with 2 and names the flag."""
+    given = ["--model", str(house["model"]), "--forget", str(house["forget"]), "--output", str(tmp_path / "out")]
+    with pytest.raises(SystemExit) as stop:
+        unlearn.cli.main(["forget", "npo", *given, "--learning-rate", "-1"])
+    assert stop.value.code == 2
+    assert "--learning-rate must be" in capsys.readouterr().err
+
+
+def test_text_longer_than_the_context(model_dir: Path, tmp_path: Path) -> None:
+    """It is refused, or split by choice; never cut silently."""
+    rows = [{"text": "word " * 200}, {"text": "short"}]
+    with pytest.raises(InputError, match="--overflow split"):
+        finetune(model_dir, rows, output_dir=tmp_path / "refused", options=OPTIONS)
+    split = TrainingOptions(learning_rate=1e-3, epochs=1, overflow="split")
+    assert finetune(model_dir, rows, output_dir=tmp_path / "split", options=split).result.tokens > 300
+
+
+@pytest.mark.parametrize("kind", ["pickle", "auto_map", "tampered", "nan", "tokenizer", "absent"])
+def test_bad_models(house: dict[str, Path], tmp_path: Path, kind: str) -> None:
+    """Pickled weights, code in the folder, changed files, NaN weights, a foreign tokenizer, no folder: refused with a reason."""
+    model = tmp_path / "model"
+    shutil.copytree(house["model"], model)
+    expected = {
+        "pickle": "safetensors",
+        "auto_map": "auto_map",
+        "tampered": "not the file that the manifest describes",
+        "nan": "not finite",
+        "tokenizer": "tokenizer",
+        "absent": "does not exist",
+    }[kind]
+    if kind == "pickle":
+        (model / "model.safetensors").unlink()
+        torch.save({}, model / "pytorch_model.bin")
+        write_manifest(model, "model", {})
+    elif kind == "auto_map":
+        config = json.loads((model / "config.json").read_text())
+        (model / "config.json").write_text(json.dumps({**config, "auto_map": {"AutoModelForCausalLM": "evil.Model"}}))
+        write_manifest(model, "model", {})
+    elif kind == "tampered":
+        content = bytearray((model / "model.safetensors").read_bytes())
+        content[-1] ^= 1
+        (model / "model.safetensors").write_bytes(content)
+    elif kind == "nan":
+        from safetensors.torch import load_file, save_file
+
+        weights = load_file(model / "model.safetensors")
+        next(iter(weights.values())).view(-1)[0] = float("nan")
+        save_file(weights, model / "model.safetensors", metadata={"format": "pt"})
+        write_manifest(model, "model", {})
+    elif kind == "tokenizer":
+        config = json.loads((model / "config.json").read_text())
+        from transformers import LlamaConfig, LlamaForCausalLM
+
+        smaller = LlamaConfig(**{**config, "vocab_size": 100})
+        LlamaForCausalLM(smaller).save_pretrained(model)
+        write_manifest(model, "model", {})
+    else:
+        model = tmp_path / "nowhere"
+    with pytest.raises((InputError, RunError), match=expected):
+        forget(model, GradientAscent(), forget_set=str(house["forget"]), output_dir=tmp_path / "out", options=OPTIONS)
+    assert not is_complete(tmp_path / "out")
+
+
+def test_an_output_folder_is_never_overwritten(house: dict[str, Path], tmp_path: Path) -> None:
+    """A folder that holds another run, or any file, is refused and stays as it was."""
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "precious.txt").write_text("mine")
+    with pytest.raises(InputError, match="already holds"):
+        run(house, tmp_path / "out")
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["precious.txt"]
+    run(house, tmp_path / "done")
+    before = load_model(tmp_path / "done").digest
+    with pytest.raises(InputError, match="already holds"):
+        run(house, tmp_path / "done")
+    assert load_model(tmp_path / "done").digest == before
+
+
+def test_a_full_disk_loses_nothing(house: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The disk fills up while the model is written: a clear error, no manifest, and the same command then succeeds."""
+    from transformers import PreTrainedModel
+
+    whole = PreTrainedModel.save_pretrained
+
+    def full(self: Any, *_: Any, **__: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(PreTrainedModel, "save_pretrained", full)
+    with pytest.raises(RunError, match=r"(?i)space|full"):
+        run(house, tmp_path / "out")
+    assert not is_complete(tmp_path / "out")
+    monkeypatch.setattr(PreTrainedModel, "save_pretrained", whole)
+    result = run(house, tmp_path / "again")
+    assert is_complete(result.model_dir)

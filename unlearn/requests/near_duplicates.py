@@ -1,0 +1,59 @@
+"""Near-duplicates: the same text with other words, spaces or case.
+
+Texts are compared by their sets of word shingles. MinHash (Broder 1997) estimates the Jaccard similarity of two such sets from
+short signatures; a human confirms what it finds. Shingles are hashed under a key, so that signatures, which are kept in the
+suppression list, do not give their texts away.
+"""
+
+import hashlib
+import hmac
+import re
+from collections.abc import Iterable, Mapping
+
+import numpy as np
+from datasketch import MinHash
+
+PERMUTATIONS = 128
+SHINGLE_WORDS = 3
+SIMILAR = 0.7
+"""Estimated Jaccard similarity from which two texts are called near-duplicates; its standard error is about 0.04."""
+
+
+def shingles(text: str, key: bytes) -> set[bytes]:
+    """Keyed 8-byte hashes of all runs of three words, lower case, punctuation left out; of all words where there are fewer."""
+    words = re.findall(r"\w+", text.lower())
+    count = max(1, len(words) - SHINGLE_WORDS + 1)
+    runs = {" ".join(words[start : start + SHINGLE_WORDS]) for start in range(count)} if words else set()
+    return {hmac.new(key, run.encode(), hashlib.sha256).digest()[:8] for run in runs}
+
+
+def signature(hashes: Iterable[bytes]) -> MinHash:
+    """MinHash of hashed shingles; the permutations are datasketch's with a fixed seed, so that signatures can be kept."""
+    minhash = MinHash(num_perm=PERMUTATIONS, seed=1, hashfunc=_first_bytes)
+    minhash.update_batch(list(hashes))
+    return minhash
+
+
+def _first_bytes(hashed: bytes) -> int:
+    return int.from_bytes(hashed[:4], "little")
+
+
+class NearDuplicates:
+    """Looks texts up among a few known ones: cheap for the many that share nothing with any of them."""
+
+    def __init__(self, known: Mapping[str, MinHash], shingles_of_known: Mapping[str, set[bytes]] | None = None) -> None:
+        """Args:
+        known: signatures by name.
+        shingles_of_known: their shingles, where the texts are at hand: a text that shares none is passed over at once.
+        """
+        self._known = dict(known)
+        self._any = set().union(*shingles_of_known.values()) if shingles_of_known else None
+        self._matrix = np.stack([minhash.hashvalues for minhash in known.values()]) if known else None
+
+    def find(self, hashed: set[bytes]) -> tuple[str, float] | None:
+        """The most similar known text and its estimated similarity, or None where none is near."""
+        if self._matrix is None or not hashed or (self._any is not None and self._any.isdisjoint(hashed)):
+            return None
+        shares = (self._matrix == signature(hashed).hashvalues).mean(axis=1)
+        best = int(shares.argmax())
+        return (list(self._known)[best], float(shares[best])) if shares[best] >= SIMILAR else None

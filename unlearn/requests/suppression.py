@@ -1,0 +1,107 @@
+"""Deleted data must not come back: a list of what was deleted, in a form that names nobody.
+
+One JSON object a line: keyed hashes of deleted records and subjects, and keyed MinHash signatures of the texts for near-duplicates.
+Without the key the list says nothing; with it, a new data set is checked before it is trained on.
+"""
+
+import json
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from datasketch import MinHash
+
+from unlearn.requests.near_duplicates import PERMUTATIONS, NearDuplicates, shingles, signature
+from verify.errors import InputError
+from verify.files import write_text
+from verify.identity import RecordKey
+from verify.records import Fields, Record
+from verify.sources import stream_records
+
+SCHEMA = "unlearn-verify/suppression/1"
+
+
+@dataclass(frozen=True)
+class Hit:
+    """A row of a data set that must not be trained on.
+
+    Attributes:
+        row: from 1.
+        how: the record itself, its subject, or a near-duplicate.
+        similarity: 1 for all but near-duplicates.
+    """
+
+    row: int
+    how: Literal["record", "subject", "near duplicate"]
+    similarity: float = 1.0
+
+
+class SuppressionList:
+    """What must not come back."""
+
+    def __init__(self) -> None:
+        self.records: dict[str, MinHash] = {}
+        self.subjects: set[str] = set()
+
+    def add(self, records: Iterable[Record], key: RecordKey, whole_subjects: bool = True) -> None:
+        """Suppress records, and with `whole_subjects` everything of the people they are about."""
+        for record in records:
+            self.records[key.of(record.fingerprint)] = signature(shingles(_text(record), key.secret))
+            if whole_subjects and record.subject_id is not None:
+                self.subjects.add(key.of(record.subject_id.strip(), "subject"))
+
+    def check(self, source: str | Path, key: RecordKey, fields: Fields | None = None) -> Iterator[Hit]:
+        """Rows of a data set that are on the list, in order; one record in memory at a time.
+
+        Raises:
+            InputError: the data cannot be read.
+        """
+        index = NearDuplicates(self.records)
+        for row, record in enumerate(stream_records(source, fields), 1):
+            if key.of(record.fingerprint) in self.records:
+                yield Hit(row, "record")
+            elif record.subject_id is not None and key.of(record.subject_id.strip(), "subject") in self.subjects:
+                yield Hit(row, "subject")
+            elif (likeness := index.find(shingles(_text(record), key.secret))) is not None:
+                yield Hit(row, "near duplicate", likeness[1])
+
+    def save(self, path: str | Path) -> None:
+        """Write the list, atomically, readable by its owner only."""
+        lines = [json.dumps({"schema": SCHEMA, "permutations": PERMUTATIONS})]
+        lines += [json.dumps({"subject": name}) for name in sorted(self.subjects)]
+        lines += [
+            json.dumps({"record": name, "signature": minhash.hashvalues.astype("<u4").tobytes().hex()})
+            for name, minhash in sorted(self.records.items())
+        ]
+        write_text(path, "\n".join(lines) + "\n", mode=0o600)
+
+    @classmethod
+    def load(cls, path: str | Path) -> "SuppressionList":
+        """Read a list.
+
+        Raises:
+            InputError: it is missing, damaged, cut off or of another version: a list that is not whole would let deleted data in.
+        """
+        found = cls()
+        try:
+            text = Path(path).read_text(encoding="utf-8")
+            header, *entries = [json.loads(line) for line in text.splitlines()]
+            if not text.endswith("\n") or header != {"schema": SCHEMA, "permutations": PERMUTATIONS}:
+                raise ValueError
+            for entry in entries:
+                if "subject" in entry:
+                    found.subjects.add(str(entry["subject"]))
+                else:
+                    values = np.frombuffer(bytes.fromhex(entry["signature"]), dtype="<u4").astype(np.uint64)
+                    if len(values) != PERMUTATIONS:
+                        raise ValueError
+                    found.records[str(entry["record"])] = MinHash(num_perm=PERMUTATIONS, seed=1, hashvalues=values)
+        except (OSError, ValueError, KeyError, TypeError, RecursionError):
+            raise InputError(f"{path} is not a whole suppression list ({SCHEMA}). Restore it from its backup.") from None
+        return found
+
+
+def _text(record: Record) -> str:
+    return "\n".join(part for part in (record.prompt, record.completion, *(content for _, content in record.messages)) if part)
