@@ -1,0 +1,194 @@
+"""The report: one file, no script, every number beside its interval, nothing from outside obeyed."""
+
+import json
+import re
+from dataclasses import fields
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+from score_tables import canary_table, simulated_table
+
+from verify.evidence import Environment, Evidence, Settings
+from verify.findings import AuditedModel, AuditedSet, Registered, Value
+from verify.protocol import Aside, Judged, judge
+from verify.report.html import PLAIN, render, render_comparison, visible
+from verify.report.text import comparison, summary
+from verify.scores import ScoreTable
+
+BLIND = Value(value=0.52, low=0.5, high=0.58, n=200, level=0.95, seed=0)
+TRUTHS: dict[str, dict[str, Any]] = {
+    "EQUIVALENT_WITHIN": {},
+    "NOT_FORGOTTEN": {"kept": 0.2},
+    "INCONCLUSIVE": {"references": 8, "retain": False},
+    "NOT_TESTABLE": {"destroyed": 3.0},
+}
+
+
+def evidence_of(table: ScoreTable, settings: Settings | None = None, aside: Aside | None = None, name: str = "model") -> Evidence:
+    """Evidence as an audit of these scores would write it."""
+    settings = settings or Settings(planted_draws=40)
+    judged = judge(table, settings, aside or Aside(BLIND))
+    roles = {model: model.split()[0] if model.startswith("reference") else model for model in table.models()}
+    return Evidence(
+        created="2026-11-23T10:00:00+00:00",
+        duration_seconds=12.0,
+        settings=settings,
+        models=tuple(
+            AuditedModel.model_validate(
+                {"label": label, "role": role, "name": name, "weights": "a" * 64, "tokenizer": "b" * 64, "dtype": "float32"}
+            )
+            for label, role in roles.items()
+        ),
+        sets=tuple(
+            AuditedSet(role=role, records=len(block.records), scored_tokens=int(block.tokens.sum()), digest="c" * 64)
+            for (model, role), block in table.blocks.items()
+            if model == "target"
+        ),
+        not_run=(),
+        environment=Environment(
+            unlearn_verify="0", python="3", torch="2", transformers="5", numpy="2", scipy="1", platform="any", device="cpu"
+        ),
+        **{field.name: getattr(judged, field.name) for field in fields(Judged)},
+    )
+
+
+@pytest.fixture(scope="module")
+def audits() -> dict[str, Evidence]:
+    """One audit of each verdict."""
+    found = {word: evidence_of(simulated_table(**truth)) for word, truth in TRUTHS.items()}
+    assert {word: evidence.verdict for word, evidence in found.items()} == {word: word for word in TRUTHS}
+    return found
+
+
+class Page(HTMLParser):
+    """What a reader would see, and what a browser would load."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.tags: list[str] = []
+        self.attributes: list[tuple[str, str | None]] = []
+        self.text = ""
+        self.feed(page)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.attributes += attrs
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+
+@pytest.mark.parametrize("word", TRUTHS)
+def test_page_one(audits: dict[str, Evidence], word: str) -> None:
+    """The plain sentence, the word, the scope, why, and everything that is not shown stand before the first figure."""
+    evidence = audits[word]
+    first = Page(render(evidence).split('<h2 class="page">')[0]).text
+    for sentence in (PLAIN[word], evidence.verdict_phrase, evidence.scope, *evidence.explanation, *evidence.not_shown):
+        assert sentence in first
+    assert "Not pre-registered" in first
+    assert "proved" not in first.lower()
+    if evidence.next_step:
+        assert evidence.next_step in first
+
+
+def test_a_registered_audit_names_its_registration(audits: dict[str, Evidence]) -> None:
+    """With a registration page 1 shows its digest instead of the warning."""
+    named = Registered(digest="d" * 64, created="2026-11-20T09:00:00+00:00")
+    page = render(audits["EQUIVALENT_WITHIN"].model_copy(update={"registration": named}))
+    assert "d" * 64 in page
+    assert "Not pre-registered" not in page
+
+
+@pytest.mark.parametrize("word", TRUTHS)
+def test_one_file_without_script(audits: dict[str, Evidence], word: str) -> None:
+    """No script, no event handler, no address outside the file, a strict policy, and small enough to mail."""
+    page = render(audits[word])
+    parsed = Page(page)
+    assert "script" not in parsed.tags
+    assert not [name for name, _ in parsed.attributes if name.startswith("on")]
+    assert not [
+        value for name, value in parsed.attributes if name in ("src", "href") and value and not value.startswith(("#", "data:"))
+    ]
+    assert "default-src 'none'" in page
+    assert not re.search(r"url\((?!['\"]?(#|data:))", page)
+    assert len(page.encode()) < 1_000_000
+
+
+def test_every_number_has_its_interval(audits: dict[str, Evidence]) -> None:
+    """Every attack's mean, AUC and rates appear with their intervals; figures' numbers are in tables."""
+    evidence = audits["NOT_FORGOTTEN"]
+    text = Page(render(evidence)).text
+    for entry in evidence.attacks:
+        for value in (entry.mean, entry.auc, *(rate.tpr for rate in entry.tpr)):
+            assert value is not None
+            assert f"{value.value:.3f} [{value.low:.3f}, {value.high:.3f}]" in text
+    for row in evidence.utility:
+        assert f"{row.ratio.value:.3f} [{row.ratio.low:.3f}, {row.ratio.high:.3f}]" in text
+    residuals = evidence.figures.residuals
+    assert residuals is not None
+    assert f"{residuals.residual[0]:.3f}" in text.replace("\N{MINUS SIGN}", "-")
+    assert render(evidence).count("<svg") >= 3
+
+
+def test_other_claims_are_on_it() -> None:
+    """Canaries are reported with both exact p-values, the bound, its half, and the commitment."""
+    table = simulated_table()
+    both = ScoreTable({**table.blocks, **canary_table(remembered=1.0).blocks})
+    evidence = evidence_of(both, aside=Aside(BLIND, commitment="e" * 64))
+    assert evidence.process is not None
+    assert evidence.verdict == "NOT_FORGOTTEN"
+    text = Page(render(evidence)).text
+    for expected in (
+        evidence.process.reason,
+        "e" * 64,
+        f"{evidence.process.epsilon:.3f}",
+        f"{evidence.process.against_retraining:.3f}",
+    ):
+        assert expected in text
+
+
+HOSTILE = "<script>alert(1)</script>{{ 7*7 }}\u202eevil\x1b[31m'\"&</td>" + "x" * 300
+
+
+def test_hostile_names_are_inert() -> None:
+    """Markup, templates, direction changes and escapes in a model's name are shown, not obeyed."""
+    page = render(evidence_of(simulated_table(), name=HOSTILE))
+    assert "<script" not in page
+    assert "&lt;script&gt;" in page
+    assert "{{ 7*7 }}" in page
+    assert "\u202e" not in page
+    assert "\x1b" not in page
+    assert "&lt;U+202E&gt;" in page
+    assert visible("a\u202eb\n") == "a<U+202E>b<U+000A>"
+
+
+def test_the_same_evidence_gives_the_same_bytes(audits: dict[str, Evidence], tmp_path: Path) -> None:
+    """Rendering twice, and after a round trip through the file, gives the same page."""
+    evidence = audits["NOT_FORGOTTEN"]
+    evidence.save(tmp_path / "evidence.json")
+    assert render(evidence) == render(evidence) == render(Evidence.load(tmp_path / "evidence.json"))
+    assert "NaN" not in (tmp_path / "evidence.json").read_text()
+    assert json.loads((tmp_path / "evidence.json").read_text())["schema"] == "unlearn-verify/evidence/1"
+
+
+def test_summaries(audits: dict[str, Evidence]) -> None:
+    """The terminal's table names the verdict, every attack, and the gates that did not pass."""
+    for word, evidence in audits.items():
+        text = summary(evidence)
+        assert text.startswith(f"verdict: {word}")
+        assert all(entry.attack in text for entry in evidence.attacks)
+        for gate in evidence.gates:
+            assert gate.passed or gate.reason in text
+
+
+def test_comparison(audits: dict[str, Evidence]) -> None:
+    """Side by side: one row per method with its verdict and cost, under 500 kB, on the terminal and on the page."""
+    entries = [(f"method_{number}", evidence, None if number == 0 else 0.5) for number, evidence in enumerate(audits.values())]
+    page, text = render_comparison(entries), comparison(entries)
+    assert len(page.encode()) < 500_000
+    for name, evidence, _ in entries:
+        assert name in page
+        assert evidence.verdict in text
+    assert "0.50 x" in text
