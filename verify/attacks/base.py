@@ -11,15 +11,19 @@ from typing import ClassVar, Literal, Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
-from verify.encoding import Encoded
+from verify.encoding import Encoded, Encoder, padding_token_id
 from verify.errors import InputError
 from verify.models import LoadedModel
 from verify.records import Record
-from verify.token_stats import TokenStatistics
+from verify.token_stats import TokenStatistics, compute_token_statistics
 
 Family = Literal["membership", "extraction"]
-Need = Literal["one pass", "reference model", "generation"]
-"""What an attack costs: the shared forward pass, a second model's, or decoding from the model itself."""
+Need = Literal["one pass", "reference model", "retrained references", "controls", "generation", "own passes", "gradients"]
+"""What an attack reads: the shared forward pass; the base model's; that of models retrained without the records; never-trained
+records under the same model; text decoded from the model; further passes over other texts; gradients."""
+
+MODEL_ITSELF: frozenset[Need] = frozenset({"generation", "own passes", "gradients"})
+"""Needs that statistics alone do not meet."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,12 +35,15 @@ class Observation:
         statistics: their token statistics [N], in the same order.
         loaded: the model itself, for attacks that generate; None where only the statistics were kept.
         windows: the encoded records, in order; a record that was split has several; empty where `loaded` is None.
+        controls: the same model on records it was never trained on, or None; where these are the controls themselves, it is an
+            observation of the same records, and an attack that fits something on controls fits it without the one it scores.
     """
 
     records: Sequence[Record]
     statistics: Sequence[TokenStatistics]
     loaded: LoadedModel | None = None
     windows: Sequence[Encoded] = ()
+    controls: "Observation | None" = None
 
     def __post_init__(self) -> None:
         assert len(self.records) == len(self.statistics), "one entry of statistics per record"
@@ -51,7 +58,13 @@ class Observation:
 
     def without_model(self) -> "Observation":
         """The same without the model and the windows, so that both can be freed."""
-        return replace(self, loaded=None, windows=())
+        controls = None if self.controls is None else self.controls.without_model()
+        return replace(self, loaded=None, windows=(), controls=controls)
+
+    @property
+    def is_its_own_control(self) -> bool:
+        """Whether the records are the controls themselves."""
+        return self.controls is not None and self.controls.records is self.records
 
 
 @runtime_checkable
@@ -62,7 +75,8 @@ class Attack(Protocol):
         idea: one line for `verify-unlearning attacks`.
         paper: where it comes from.
         family: "membership" or "extraction"; the directory's name.
-        needs: what it costs.
+        needs: what it reads.
+        cost: forward passes over a record beside the shared one, roughly; 0 for attacks that need none.
         unit: of the score: "nats per token", "share of tokens", ...
     """
 
@@ -70,6 +84,7 @@ class Attack(Protocol):
     paper: ClassVar[str]
     family: ClassVar[Family]
     needs: ClassVar[frozenset[Need]]
+    cost: ClassVar[float]
     unit: ClassVar[str]
 
     def score(self, target: Observation, references: Sequence[Observation]) -> NDArray[np.float64]:
@@ -97,3 +112,46 @@ def mean_of_smallest(values: NDArray[np.float64], share: float) -> float:
     """Mean of the max(1, floor(share * T)) smallest of T values."""
     count = max(1, int(np.floor(share * len(values))))
     return float(np.mean(np.partition(values, count - 1)[:count]))
+
+
+def require_controls(target: Observation, attack: str) -> Observation:
+    """The controls, or an error that says how to give them.
+
+    Raises:
+        InputError: there are none.
+    """
+    if target.controls is None:
+        raise InputError(f"{attack} needs records that no model was trained on. Give them with --holdout FILE.")
+    return target.controls
+
+
+def require_model(target: Observation, attack: str) -> LoadedModel:
+    """The model itself, or an error.
+
+    Raises:
+        InputError: only its statistics are there.
+    """
+    if target.loaded is None:
+        raise InputError(f"{attack} needs the model itself, not only its statistics.")
+    return target.loaded
+
+
+def require_references(references: Sequence[Observation], attack: str, count: int) -> Sequence[Observation]:
+    """The retrained references, or an error that says how to give them.
+
+    Raises:
+        InputError: there are fewer than `count`.
+    """
+    if len(references) < count:
+        raise InputError(
+            f"{attack} needs {count} retrained references, got {len(references)}. Train them without the forget set, each with "
+            "another --seed, and name them with --references."
+        )
+    return references
+
+
+def log_probabilities_of(loaded: LoadedModel, records: Sequence[Record]) -> NDArray[np.float64]:
+    """Mean log-probability of other records under the model, nats per token [M]; records too long are split."""
+    windows = Encoder(loaded.tokenizer, loaded.context_length, "split").encode(records)
+    statistics = compute_token_statistics(loaded.model, windows, padding_token_id(loaded.tokenizer))
+    return np.array([np.mean(entry.log_probability, dtype=np.float64) for entry in statistics])

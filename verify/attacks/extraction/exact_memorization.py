@@ -24,6 +24,7 @@ class ExactMemorization:
     paper: ClassVar[str] = "Tirumala et al. 2022 (arXiv 2205.10770)"
     family: ClassVar[Family] = "extraction"
     needs: ClassVar[frozenset[Need]] = frozenset({"one pass"})
+    cost: ClassVar[float] = 0.0
     unit: ClassVar[str] = "share of tokens"
 
     def score(self, target: Observation, references: Sequence[Observation]) -> NDArray[np.float64]:

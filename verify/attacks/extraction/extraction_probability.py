@@ -25,6 +25,7 @@ class ExtractionProbability:
     paper: ClassVar[str] = "Hayes et al. 2024 (arXiv 2410.19482)"
     family: ClassVar[Family] = "extraction"
     needs: ClassVar[frozenset[Need]] = frozenset({"one pass"})
+    cost: ClassVar[float] = 0.0
     unit: ClassVar[str] = "nats"
 
     def score(self, target: Observation, references: Sequence[Observation]) -> NDArray[np.float64]:

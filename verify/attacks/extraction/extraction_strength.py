@@ -24,6 +24,7 @@ class ExtractionStrength:
     paper: ClassVar[str] = "Wang et al. 2025 (arXiv 2406.09179)"
     family: ClassVar[Family] = "extraction"
     needs: ClassVar[frozenset[Need]] = frozenset({"one pass"})
+    cost: ClassVar[float] = 0.0
     unit: ClassVar[str] = "share of tokens"
 
     def score(self, target: Observation, references: Sequence[Observation]) -> NDArray[np.float64]:

@@ -28,6 +28,7 @@ class Verbatim:
     paper: ClassVar[str] = "Carlini et al. 2023 (arXiv 2202.07646)"
     family: ClassVar[Family] = "extraction"
     needs: ClassVar[frozenset[Need]] = frozenset({"generation"})
+    cost: ClassVar[float] = 1.0
     unit: ClassVar[str] = "share of tokens"
 
     def score(self, target: Observation, references: Sequence[Observation]) -> NDArray[np.float64]:

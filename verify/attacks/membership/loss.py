@@ -24,6 +24,7 @@ class Loss:
     paper: ClassVar[str] = "Yeom et al. 2018 (arXiv 1709.01604)"
     family: ClassVar[Family] = "membership"
     needs: ClassVar[frozenset[Need]] = frozenset({"one pass"})
+    cost: ClassVar[float] = 0.0
     unit: ClassVar[str] = "nats per token"
 
     def score(self, target: Observation, references: Sequence[Observation]) -> NDArray[np.float64]:

@@ -28,6 +28,7 @@ class MinK:
     paper: ClassVar[str] = "Shi et al. 2024 (arXiv 2310.16789)"
     family: ClassVar[Family] = "membership"
     needs: ClassVar[frozenset[Need]] = frozenset({"one pass"})
+    cost: ClassVar[float] = 0.0
     unit: ClassVar[str] = "nats per token"
 
     def score(self, target: Observation, references: Sequence[Observation]) -> NDArray[np.float64]:

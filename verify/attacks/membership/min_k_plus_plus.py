@@ -34,6 +34,7 @@ class MinKPlusPlus:
     paper: ClassVar[str] = "Zhang et al. 2024 (arXiv 2404.02936)"
     family: ClassVar[Family] = "membership"
     needs: ClassVar[frozenset[Need]] = frozenset({"one pass"})
+    cost: ClassVar[float] = 0.0
     unit: ClassVar[str] = "standard deviations"
 
     def score(self, target: Observation, references: Sequence[Observation]) -> NDArray[np.float64]:

@@ -25,6 +25,7 @@ class Zlib:
     paper: ClassVar[str] = "Carlini et al. 2021 (arXiv 2012.07805)"
     family: ClassVar[Family] = "membership"
     needs: ClassVar[frozenset[Need]] = frozenset({"one pass"})
+    cost: ClassVar[float] = 0.0
     unit: ClassVar[str] = "nats per compressed byte"
 
     def score(self, target: Observation, references: Sequence[Observation]) -> NDArray[np.float64]:

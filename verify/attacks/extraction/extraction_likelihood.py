@@ -1,0 +1,68 @@
+"""How much of every continuation comes out, n-gram by n-gram."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from verify.attacks.base import Family, Need, Observation, require_model
+from verify.models import greedy_continuations
+
+
+@dataclass(frozen=True)
+class ExtractionLikelihood:
+    """Average overlap of n-grams between what the model writes from a prefix and the true rest, over prefixes.
+
+        score = mean over prefixes t of |n-grams of f(x_<t) that occur in x_>=t| / |n-grams of f(x_<t)|
+
+    Jang et al. 2023 (arXiv 2210.01504), eq. 4 (EL_n). Every prefix would take a generation per token; `prefixes` of them, evenly
+    spaced over the scored part, estimate the mean. A record with fewer than n scored tokens uses n-grams of its own length.
+
+    Attributes:
+        n: length of the n-grams.
+        prefixes: how many prefixes per record.
+    """
+
+    n: int = 10
+    prefixes: int = 4
+
+    idea: ClassVar[str] = "overlap of n-grams between continuations and the true text"
+    paper: ClassVar[str] = "Jang et al. 2023 (arXiv 2210.01504)"
+    family: ClassVar[Family] = "extraction"
+    needs: ClassVar[frozenset[Need]] = frozenset({"generation"})
+    cost: ClassVar[float] = 4.0
+    unit: ClassVar[str] = "share of n-grams"
+
+    def score(self, target: Observation, references: Sequence[Observation]) -> NDArray[np.float64]:
+        """The score above, float64 [N], in [0, 1].
+
+        Raises:
+            InputError: the observation has no model.
+        """
+        loaded = require_model(target, "extraction_likelihood")
+        prompts, truths, owner = [], [], []
+        for window in target.windows:
+            places = np.flatnonzero(window.scored)
+            for begin in np.unique(places[np.linspace(0, len(places) - 1, self.prefixes + 1).astype(int)[:-1]]):
+                if begin > 0:
+                    prompts.append(window.input_ids[:begin])
+                    truths.append(window.input_ids[begin : places[-1] + 1].tolist())
+                    owner.append(window.record)
+        made = greedy_continuations(loaded, prompts, [len(truth) for truth in truths])
+        sums, counts = np.zeros(len(target)), np.zeros(len(target))
+        for record, written, truth in zip(owner, made, truths, strict=True):
+            sums[record] += overlap(written, truth, self.n)
+            counts[record] += 1
+        return sums / np.maximum(counts, 1)
+
+
+def overlap(made: Sequence[int], truth: Sequence[int], n: int) -> float:
+    """Share of the n-grams of `made` that occur in `truth`; n is cut to the length of the shorter, 0 where nothing was made."""
+    size = min(n, len(made), len(truth))
+    if not size:
+        return 0.0
+    grams = [tuple(made[start : start + size]) for start in range(len(made) - size + 1)]
+    known = {tuple(truth[start : start + size]) for start in range(len(truth) - size + 1)}
+    return sum(gram in known for gram in grams) / len(grams)

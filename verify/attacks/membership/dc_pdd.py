@@ -1,0 +1,55 @@
+"""The loss, weighed by how rare each token is."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from verify.attacks.base import Family, Need, Observation, require_controls
+from verify.errors import InputError
+
+
+@dataclass(frozen=True)
+class DcPdd:
+    """Cross entropy between the model's probabilities and the tokens' frequencies elsewhere.
+
+        score = mean over first occurrences t of min(p_t log(1 / f_t), a)
+
+    f_t is the smoothed frequency of the token among the controls. Zhang et al. 2024 (arXiv 2409.14781), eq. 4. A probability that is high for a rare token says more than for a common one. It needs controls of
+    the same kind, enough of them to know which tokens are common.
+
+    Attributes:
+        ceiling: a, what one token may add at most.
+    """
+
+    ceiling: float = 1.0
+
+    idea: ClassVar[str] = "high probability of rare tokens marks trained text"
+    paper: ClassVar[str] = "Zhang et al. 2024 (arXiv 2409.14781)"
+    family: ClassVar[Family] = "membership"
+    needs: ClassVar[frozenset[Need]] = frozenset({"own passes", "controls"})
+    cost: ClassVar[float] = 0.0
+    unit: ClassVar[str] = "nats"
+
+    def score(self, target: Observation, references: Sequence[Observation]) -> NDArray[np.float64]:
+        """The score above, float64 [N].
+
+        Raises:
+            InputError: there are no controls, or the tokens were not kept.
+        """
+        controls = require_controls(target, "dc_pdd")
+        if not target.windows or not controls.windows:
+            raise InputError("dc_pdd needs the model itself, not only its statistics.")
+        seen = np.concatenate([window.input_ids[window.scored] for window in controls.windows])
+        counts = np.bincount(seen, minlength=int(max(window.input_ids.max() for window in target.windows)) + 1)
+        scores = np.zeros(len(target))
+        for record, entry in enumerate(target.statistics):
+            tokens = np.concatenate([window.input_ids[window.scored] for window in target.windows if window.record == record])
+            own = np.bincount(tokens, minlength=len(counts)) if target.is_its_own_control else np.zeros(len(counts), dtype=int)
+            frequency = (counts - own + 1) / (len(seen) - own.sum() + len(counts))  # add-one smoothing, without the record itself
+            _, first = np.unique(tokens, return_index=True)
+            weight = -np.log(frequency[tokens[first]])
+            scores[record] = np.minimum(np.exp(entry.log_probability[first].astype(np.float64)) * weight, self.ceiling).mean()
+        return scores

@@ -1,0 +1,47 @@
+"""The loss, corrected by the same text in lower case."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from verify.attacks.base import Family, Need, Observation, log_probabilities_of, mean_log_probabilities, require_model
+
+
+@dataclass(frozen=True)
+class Lowercase:
+    """How much likelier the text is as it stands than in lower case.
+
+        score = mean_t l_t(text) - mean_t l_t(lowercased text)
+
+    Carlini et al. 2021 (arXiv 2012.07805), section 5.2. A model that learned the text learned its capitals. It says nothing of a
+    text that has none: its score is 0 then.
+    """
+
+    idea: ClassVar[str] = "trained text is likelier than its lower-case form"
+    paper: ClassVar[str] = "Carlini et al. 2021 (arXiv 2012.07805)"
+    family: ClassVar[Family] = "membership"
+    needs: ClassVar[frozenset[Need]] = frozenset({"one pass", "own passes"})
+    cost: ClassVar[float] = 1.0
+    unit: ClassVar[str] = "nats per token"
+
+    def score(self, target: Observation, references: Sequence[Observation]) -> NDArray[np.float64]:
+        """The score above, float64 [N].
+
+        Raises:
+            InputError: the observation has no model.
+        """
+        loaded = require_model(target, "lowercase")
+        lowered = [
+            replace(
+                record,
+                prompt=record.prompt.lower(),
+                completion=record.completion.lower(),
+                messages=tuple((role, content.lower()) for role, content in record.messages),
+                secret=None,
+            )
+            for record in target.records
+        ]
+        return mean_log_probabilities(target) - log_probabilities_of(loaded, lowered)

@@ -1,0 +1,74 @@
+"""The loss against what is usual for such a text."""
+
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.linear_model import QuantileRegressor
+from sklearn.preprocessing import StandardScaler
+
+from verify.attacks.base import Family, Need, Observation, mean_log_probabilities, require_controls
+from verify.records import Record
+
+
+@dataclass(frozen=True)
+class QuantileRegression:
+    """How far the log-likelihood lies above the upper quantile predicted for a never-trained text like it.
+
+        score = mean_t l_t - q_hat(features),  q_hat fitted on controls by quantile regression
+
+    Bertran et al. 2023 (arXiv 2307.03694). Features need no model: length, compressibility, share of digits and capitals. One
+    threshold per record instead of one for all, without reference models; it needs a hundred controls to be worth more than `loss`.
+
+    Attributes:
+        quantile: which quantile of the controls is predicted.
+        folds: controls are scored by fits without their fold.
+    """
+
+    quantile: float = 0.9
+    folds: int = 5
+
+    idea: ClassVar[str] = "likelihood above what is usual for never-trained text of its kind"
+    paper: ClassVar[str] = "Bertran et al. 2023 (arXiv 2307.03694)"
+    family: ClassVar[Family] = "membership"
+    needs: ClassVar[frozenset[Need]] = frozenset({"one pass", "controls"})
+    cost: ClassVar[float] = 0.0
+    unit: ClassVar[str] = "nats per token"
+
+    def score(self, target: Observation, references: Sequence[Observation]) -> NDArray[np.float64]:
+        """The score above, float64 [N].
+
+        Raises:
+            InputError: there are no controls.
+        """
+        controls = require_controls(target, "quantile_regression")
+        known, values = _features(controls.records), mean_log_probabilities(controls)
+        own = mean_log_probabilities(target)
+        if not target.is_its_own_control or len(controls) < 2:
+            return own - self._predict(known, values, _features(target.records))
+        fold = np.arange(len(controls)) % min(self.folds, len(controls))
+        predicted = np.empty(len(controls))
+        for number in np.unique(fold):
+            held_out = fold == number
+            predicted[held_out] = self._predict(known[~held_out], values[~held_out], known[held_out])
+        return own - predicted
+
+    def _predict(self, known: NDArray[np.float64], values: NDArray[np.float64], asked: NDArray[np.float64]) -> NDArray[np.float64]:
+        scaler = StandardScaler().fit(known)
+        fitted = QuantileRegressor(quantile=self.quantile, alpha=0.01, solver="highs").fit(scaler.transform(known), values)
+        return np.asarray(fitted.predict(scaler.transform(asked)), dtype=np.float64)
+
+
+def _features(records: Sequence[Record]) -> NDArray[np.float64]:
+    """What can be said of a text without a model [N, 5]."""
+    rows = []
+    for record in records:
+        text = record.scored_text
+        size = max(1, len(text))
+        capitals, digits = sum(map(str.isupper, text)), sum(map(str.isdigit, text))
+        compressed = len(zlib.compress(text.encode())) / max(1, len(text.encode()))
+        rows.append([np.log(size), compressed, digits / size, capitals / size, np.log1p(len(record.prompt))])
+    return np.array(rows)

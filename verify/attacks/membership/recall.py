@@ -1,0 +1,81 @@
+"""The loss, changed by a text that was never trained on."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from verify.attacks.base import (
+    Family,
+    Need,
+    Observation,
+    log_probabilities_of,
+    mean_log_probabilities,
+    require_controls,
+    require_model,
+)
+from verify.encoding import Encoder
+from verify.models import LoadedModel
+from verify.records import Record
+
+
+@dataclass(frozen=True)
+class Recall:
+    """How much less a never-trained prefix disturbs the record, relative to its loss.
+
+        score = mean_t l_t(text | prefix) / mean_t l_t(text)
+
+    Xie et al. 2024 (arXiv 2406.15968), eq. 2. A prefix of unseen text makes trained text less likely, unseen text hardly. The
+    prefix is drawn from the controls, never from the scored set: prefixes from there give the labels away. Short contexts leave
+    room for few shots; what does not fit is left out of the prefix, never of the record.
+
+    Attributes:
+        shots: how many controls make the prefix.
+        seed: which.
+    """
+
+    shots: int = 4
+    seed: int = 0
+
+    idea: ClassVar[str] = "an unseen prefix disturbs trained text more than other text"
+    paper: ClassVar[str] = "Xie et al. 2024 (arXiv 2406.15968)"
+    family: ClassVar[Family] = "membership"
+    needs: ClassVar[frozenset[Need]] = frozenset({"one pass", "own passes", "controls"})
+    cost: ClassVar[float] = 2.0
+    unit: ClassVar[str] = "ratio of losses"
+
+    def score(self, target: Observation, references: Sequence[Observation]) -> NDArray[np.float64]:
+        """The score above, float64 [N].
+
+        Raises:
+            InputError: the observation has no model or no controls.
+        """
+        loaded, controls = require_model(target, "recall"), require_controls(target, "recall")
+        order = np.random.default_rng(self.seed).permutation(len(controls))
+        prefixed = []
+        for place, record in enumerate(target.records):
+            # A control is never its own prefix.
+            chosen = [index for index in order if not (target.is_its_own_control and index == place)][: self.shots]
+            prefixed.append(_fitting(loaded, [controls.records[index] for index in chosen], record))
+        conditional = log_probabilities_of(loaded, prefixed)
+        return np.asarray(conditional / np.minimum(mean_log_probabilities(target), -1e-12), dtype=np.float64)
+
+
+def _fitting(loaded: LoadedModel, shots: Sequence[Record], record: Record) -> Record:
+    """The record behind as many shots as the context has room for."""
+    encoder = Encoder(loaded.tokenizer, loaded.context_length, "split")
+    for count in range(len(shots), 0, -1):
+        prefix = "\n\n".join(f"{shot.prompt} {shot.scored_text}".strip() for shot in shots[:count])
+        candidate = _behind(prefix, record)
+        if len(encoder.encode([candidate])) == len(encoder.encode([record])):
+            return candidate
+    return record
+
+
+def _behind(prefix: str, record: Record) -> Record:
+    if record.messages:
+        (role, content), *rest = record.messages
+        return replace(record, messages=((role, f"{prefix}\n\n{content}"), *rest), secret=None)
+    return replace(record, prompt=f"{prefix}\n\n{record.prompt}", secret=None)
