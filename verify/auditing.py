@@ -99,6 +99,7 @@ def audit(
     for done, plan in enumerate(plans):
         progress(f"scoring {plan.label}", done / len(plans))
         scorer.score(plan, partial(_report, progress, plan.label, done, len(plans)))
+    scorer.compare()
     progress("judging", 1.0)
     table = ScoreTable(scorer.blocks)
     aside = Aside(*blind_aside(*_texts(sets), settings), commitment, batches)

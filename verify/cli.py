@@ -334,10 +334,12 @@ class Attacks:
 
     def run(self) -> int:
         """Print the list."""
-        from verify.attacks import attack_classes
+        from verify.attacks import LEVELS, attack_classes
 
         for name, kind in attack_classes().items():
-            print(f"{name}  ({kind.family}; needs: {', '.join(sorted(kind.needs))})")  # noqa: T201
+            level = next(level for level, cost in LEVELS.items() if kind.cost <= cost)
+            passes = f"about {kind.cost:g} more passes" if kind.cost else "no pass of its own"
+            print(f"{name}  ({kind.family}; {level}: {passes}; needs: {', '.join(sorted(kind.needs))})")  # noqa: T201
             print(f"    {kind.idea}\n    {kind.paper}")  # noqa: T201
         return 0
 

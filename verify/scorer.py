@@ -1,7 +1,7 @@
 """Score one model after the other on every set, and keep only numbers."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +49,7 @@ class Scorer:
         self.blocks: dict[tuple[str, SetRole], ScoreBlock] = {}
         self.models: list[AuditedModel] = []
         self.base: dict[SetRole, Observation] = {}
+        self.kept: dict[str, dict[SetRole, Observation]] = {}
         self.device = "cpu"
         self._first: LoadedModel | None = None
 
@@ -73,12 +74,15 @@ class Scorer:
         if self.canaries is not None and "canary" not in self.sets:
             # Their texts follow from the tokenizer, which is known only now.
             self.sets["canary"] = self.canaries.records(loaded.tokenizer)
-        for done, (role, records) in enumerate(self.sets.items()):
-            observation = measure(loaded, records, cache_dir=self.cache_dir, key=self.key, overflow=self.settings.overflow)
-            self.blocks[plan.label, role] = self._block(observation, role)
-            if plan.role == "base":
-                self.base[role] = observation.without_model()
-            progress((done + 1) / len(self.sets))
+        observations = self._measure(loaded, lambda done: progress(done / 2 / len(self.sets)))
+        for done, (role, observation) in enumerate(observations.items(), 1):
+            self.blocks[plan.label, role] = self._block(plan, observation, role)
+            progress(0.5 + done / 2 / len(self.sets))
+        attacked = {role: observations[role].without_model() for role in ATTACKED if role in observations}
+        if plan.role == "base":
+            self.base = attacked
+        else:
+            self.kept[plan.label] = attacked
         self._first = self._first or LoadedModel(None, None, loaded.name, loaded.digest, loaded.tokenizer_digest)
 
     def _require_new_reference(self, plan: Plan, loaded: LoadedModel) -> None:
@@ -90,8 +94,21 @@ class Scorer:
                 "own: without the forget set, and with another seed."
             )
 
-    def _block(self, observation: Observation, role: SetRole) -> ScoreBlock:
-        references = [self.base[role]] if role in self.base else []
+    def _measure(self, loaded: LoadedModel, done: Callable[[int], None]) -> dict[SetRole, Observation]:
+        """One pass over every set; what is attacked is handed the same model's view of the controls."""
+        observations: dict[SetRole, Observation] = {}
+        for number, (role, records) in enumerate(self.sets.items(), 1):
+            observations[role] = measure(loaded, records, cache_dir=self.cache_dir, key=self.key, overflow=self.settings.overflow)
+            done(number)
+        controls = observations.get("holdout")
+        return {role: replace(seen, controls=controls) if role in ATTACKED else seen for role, seen in observations.items()}
+
+    def _block(self, plan: Plan, observation: Observation, role: SetRole) -> ScoreBlock:
+        scores = {}
+        if role in ATTACKED and plan.role != "base":
+            for name, attack in self.attacks.items():
+                if self._lacks(attack) is None and "retrained references" not in attack.needs:
+                    scores[name] = attack.score(observation, [self.base[role]] if "reference model" in attack.needs else [])
         return ScoreBlock(
             records=tuple(self.key.of(record.fingerprint) for record in observation.records),
             subjects=tuple(
@@ -99,18 +116,38 @@ class Scorer:
             ),
             tokens=np.array([len(entry) for entry in observation.statistics], dtype=np.int64),
             loss=np.array([entry.loss for entry in observation.statistics]),
-            scores={
-                name: attack.score(observation, references)
-                for name, attack in self.attacks.items()
-                if role in ATTACKED and ("reference model" not in attack.needs or references)
-            },
+            scores=scores,
             included=self.canaries.included() if role == "canary" and self.canaries is not None else None,
         )
 
+    def compare(self) -> None:
+        """Run the attacks that hold a model against the retrained references, once all of them are scored.
+
+        A reference is held against the other references: that is how an honest retraining fares.
+        """
+        waiting = {name: attack for name, attack in self.attacks.items() if "retrained references" in attack.needs}
+        references = [model.label for model in self.models if model.role == "reference"]
+        for label, observations in self.kept.items():
+            others = [self.kept[other] for other in references if other != label]
+            for role, observation in observations.items():
+                able = {name: attack for name, attack in waiting.items() if self._lacks(attack, len(others)) is None}
+                block = self.blocks[label, role]
+                scores = {name: attack.score(observation, [other[role] for other in others]) for name, attack in able.items()}
+                self.blocks[label, role] = replace(block, scores={**block.scores, **scores})
+
+    def _lacks(self, attack: Attack, references: int | None = None) -> str | None:
+        """What this audit does not have of what an attack needs, and how to give it; None where nothing is missing."""
+        if "reference model" in attack.needs and not self.base:
+            return "needs the model before fine-tuning; give it with --base DIR"
+        if "controls" in attack.needs and "holdout" not in self.sets:
+            return "needs never-trained records; give them with --holdout FILE"
+        needed = attack.references if "retrained references" in attack.needs else 0
+        if references is not None and references < needed:
+            return f"needs {needed} retrained references; name them with --references"
+        return None
+
     def not_run(self) -> tuple[NotRun, ...]:
         """Attacks that were asked for but lacked what they need."""
-        return tuple(
-            NotRun(attack=name, reason="needs the model before fine-tuning; give it with --base DIR")
-            for name, attack in self.attacks.items()
-            if "reference model" in attack.needs and not self.base
-        )
+        references = sum(model.role == "reference" for model in self.models)
+        lacking = {name: self._lacks(attack, references) for name, attack in self.attacks.items()}
+        return tuple(NotRun(attack=name, reason=reason) for name, reason in lacking.items() if reason is not None)

@@ -3,6 +3,8 @@
 import dataclasses
 import importlib
 import sys
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any, get_args
@@ -12,11 +14,11 @@ import pytest
 from tiny_models import make_llama, make_tokenizer
 
 from verify.attacks import attack_classes, extraction, membership, select_attacks
-from verify.attacks.base import Attack, Family, Need, Observation
+from verify.attacks.base import MODEL_ITSELF, Attack, Family, Need, Observation
 from verify.errors import InputError
 from verify.identity import RecordKey
 from verify.measurements import measure
-from verify.models import load_model
+from verify.models import LoadedModel, load_model
 from verify.records import Record
 from verify.registry import discover
 from verify.token_stats import TokenStatistics
@@ -30,18 +32,36 @@ RECORDS = [
     Record("d", messages=(("user", "hi"), ("assistant", "fox"), ("user", "and"), ("assistant", "the lazy dog"))),
     Record("e", prompt="p", completion="over the brown fox", secret="brown"),
 ]
-TARGET, BASE = (
-    measure(load_model(make_llama(TOKENIZER, seed), tokenizer=TOKENIZER), RECORDS, cache_dir=None, key=KEY) for seed in (0, 1)
-)
+CONTROLS = [Record(str(number), prompt="q", completion=f"animals jump {number} times over dogs") for number in range(7)]
+FIRST, SECOND, THIRD = (load_model(make_llama(TOKENIZER, seed), tokenizer=TOKENIZER) for seed in range(3))
 NAMES = tuple(attack_classes())
+MEMBERSHIP = """dc_pdd gradient_norm lira loss lowercase min_k min_k_plus_plus neighbourhood quantile_regression recall
+ reference reference_ratio rmia user_level zlib"""
 EXPECTED = {
-    "membership": ["loss", "min_k", "min_k_plus_plus", "reference", "zlib"],
-    "extraction": ["exact_memorization", "extraction_probability", "extraction_strength", "verbatim"],
+    "membership": MEMBERSHIP.split(),
+    "extraction": ["exact_memorization", "extraction_likelihood", "extraction_probability", "extraction_strength", "verbatim"],
 }
 
 
-def score(name: str, target: Observation, references: list[Observation] | None = None) -> np.ndarray:
-    return select_attacks([name])[name].score(target, [BASE] if references is None else references)
+def observe(loaded: LoadedModel, records: Sequence[Record] = RECORDS) -> Observation:
+    """The records with the model's view of the controls, as an audit hands them to an attack."""
+    controls = measure(loaded, CONTROLS, cache_dir=None, key=KEY)
+    return replace(measure(loaded, records, cache_dir=None, key=KEY), controls=controls)
+
+
+TARGET, OTHERS = observe(FIRST), [observe(SECOND), observe(THIRD)]
+
+
+def references_of(name: str, others: Sequence[Observation]) -> Sequence[Observation]:
+    """What the audit gives this attack as references."""
+    needs = attack_classes()[name].needs
+    if "retrained references" in needs:
+        return others
+    return others[:1] if "reference model" in needs else []
+
+
+def score(name: str, target: Observation, others: Sequence[Observation] | None = None) -> np.ndarray:
+    return select_attacks([name])[name].score(target, references_of(name, OTHERS if others is None else others))
 
 
 def test_the_directories_are_the_registry() -> None:
@@ -86,9 +106,23 @@ def test_a_score_belongs_to_its_record(name: str) -> None:
     """Scores are the same in any order and any company, and the same each time."""
     whole = score(name, TARGET)
     np.testing.assert_array_equal(score(name, TARGET), whole)
+    if name == "lira":
+        return  # its variance is pooled over all records, on purpose
     for index in range(len(RECORDS)):
-        alone = [measure(one.loaded, RECORDS[index : index + 1], cache_dir=None, key=KEY) for one in (TARGET, BASE) if one.loaded]
-        np.testing.assert_allclose(score(name, alone[0], alone[1:]), whole[index : index + 1], rtol=1e-4, atol=1e-5)
+        alone = [observe(one, RECORDS[index : index + 1]) for one in (FIRST, SECOND, THIRD)]
+        np.testing.assert_allclose(score(name, alone[0], alone[1:]), whole[index : index + 1], rtol=1e-3, atol=2e-5)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_controls_are_scored_too(name: str) -> None:
+    """An audit scores the controls like the rest; an attack that learns from them leaves out the one it scores."""
+    own = []
+    for observation in (TARGET, *OTHERS):
+        assert observation.controls is not None
+        own.append(replace(observation.controls, controls=observation.controls))
+    scores = score(name, own[0], own[1:])
+    assert scores.shape == (len(CONTROLS),)
+    assert np.isfinite(scores).all()
 
 
 def entry(log_probability: float, tokens: int) -> TokenStatistics:
@@ -104,20 +138,24 @@ def entry(log_probability: float, tokens: int) -> TokenStatistics:
     )
 
 
-@pytest.mark.parametrize("name", [name for name in NAMES if "generation" not in attack_classes()[name].needs])
+@pytest.mark.parametrize("name", [name for name in NAMES if not MODEL_ITSELF & attack_classes()[name].needs])
 @pytest.mark.parametrize("tokens", [1, 3, 40])
 def test_higher_is_more_like_a_member(name: str, tokens: int) -> None:
     """Of two records alike in everything else, the one the model finds likelier has the higher score."""
     records = [Record("a", completion="same text"), Record("b", completion="same text")]
-    target = Observation(records, [entry(-0.01, tokens), entry(-5.0, tokens)])
-    base = Observation(records, [entry(-3.0, tokens), entry(-3.0, tokens)])
-    likely, unlikely = score(name, target, [base])
+    controls = [Record(str(number), completion=f"other text {number}") for number in range(8)]
+    unseen = [entry(-3.0 - number / 10, tokens) for number in range(8)]
+
+    def view(*values: float) -> Observation:
+        return Observation(records, [entry(value, tokens) for value in values], controls=Observation(controls, unseen))
+
+    likely, unlikely = score(name, view(-0.01, -5.0), [view(-3.0, -3.0), view(-3.2, -3.2)])
     assert likely > unlikely
 
 
 @pytest.mark.parametrize("name", [name for name in NAMES if attack_classes()[name].unit.startswith("share")])
 def test_shares_are_shares(name: str) -> None:
-    """A share of tokens lies between 0 and 1."""
+    """A share lies between 0 and 1."""
     scores = score(name, TARGET)
     assert ((scores >= 0) & (scores <= 1)).all()
 
@@ -125,17 +163,24 @@ def test_shares_are_shares(name: str) -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_missing_needs_are_named(name: str) -> None:
     """An attack without what it needs is an input error; without what it does not need, it scores the same."""
-    needs = attack_classes()[name].needs
-    if "reference model" in needs:
+    kind = attack_classes()[name]
+    whole = score(name, TARGET)
+    if kind.references:
+        with pytest.raises(InputError, match="--references"):
+            score(name, TARGET, OTHERS[: kind.references - 1])
+    elif "reference model" in kind.needs:
         with pytest.raises(InputError, match="--base"):
             score(name, TARGET, [])
+    if "controls" in kind.needs:
+        with pytest.raises(InputError, match="--holdout"):
+            score(name, replace(TARGET, controls=None))
     else:
-        np.testing.assert_array_equal(score(name, TARGET, []), score(name, TARGET, [BASE]))
-    if "generation" in needs:
+        np.testing.assert_array_equal(score(name, replace(TARGET, controls=None)), whole)
+    if MODEL_ITSELF & kind.needs:
         with pytest.raises(InputError, match="needs the model itself"):
             score(name, TARGET.without_model())
     else:
-        np.testing.assert_array_equal(score(name, TARGET.without_model()), score(name, TARGET))
+        np.testing.assert_array_equal(score(name, TARGET.without_model()), whole)
 
 
 def test_nothing_to_score_is_an_error() -> None:
@@ -147,11 +192,16 @@ def test_nothing_to_score_is_an_error() -> None:
 
 
 def test_attacks_are_chosen_by_name() -> None:
-    """In the order asked for, each once; all by default; an unknown name is answered with those there are."""
+    """In the order asked for, each once; by level; standard by default; an unknown name is answered with those there are."""
     assert list(select_attacks(["zlib", "loss", "zlib"])) == ["zlib", "loss"]
-    assert tuple(select_attacks()) == NAMES
-    with pytest.raises(InputError, match=r"no attack called lira.*loss, min_k"):
-        select_attacks(["loss", "lira"])
+    assert tuple(select_attacks(["full"])) == NAMES
+    quick, standard = list(select_attacks(["quick"])), list(select_attacks())
+    assert all(not MODEL_ITSELF & attack_classes()[name].needs or name == "dc_pdd" for name in quick)
+    assert set(quick) < set(standard) < set(NAMES)
+    assert list(select_attacks(["standard"])) == standard
+    assert list(select_attacks(["recall", "quick"])) == ["recall", *quick]
+    with pytest.raises(InputError, match=r"no attack called guess.*quick, standard, full, dc_pdd.*loss"):
+        select_attacks(["loss", "guess"])
 
 
 GOOD = "from dataclasses import dataclass\n@dataclass(frozen=True)\nclass Good:\n    def score(self): ...\n"

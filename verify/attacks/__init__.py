@@ -12,6 +12,8 @@ from verify.errors import InputError
 from verify.registry import discover
 
 FAMILIES = (membership, extraction)
+LEVELS = {"quick": 0.0, "standard": 1.0, "full": float("inf")}
+"""The most passes over a record, beside the shared one, that an attack of a level may cost."""
 
 
 def attack_classes() -> dict[str, Any]:
@@ -20,13 +22,22 @@ def attack_classes() -> dict[str, Any]:
 
 
 def select_attacks(names: Sequence[str] = ()) -> Mapping[str, Attack]:
-    """Attacks with their published parameters, in the order asked for; all of them if no name is given.
+    """Attacks with their published parameters, in the order asked for.
+
+    Args:
+        names: attacks, or levels: "quick" (the shared pass alone), "standard" (at most one further pass; the default), "full".
 
     Raises:
         InputError: a name is unknown.
     """
     classes = attack_classes()
-    unknown = [name for name in names if name not in classes]
+    unknown = [name for name in names if name not in classes and name not in LEVELS]
     if unknown:
-        raise InputError(f"there is no attack called {', '.join(unknown)}. Use any of: {', '.join(classes)}.")
-    return {name: classes[name]() for name in dict.fromkeys(names or classes)}
+        known = ", ".join((*LEVELS, *classes))
+        raise InputError(f"there is no attack called {', '.join(unknown)}. Use any of: {known}.")
+    chosen = [
+        entry
+        for name in names or ("standard",)
+        for entry in ([name] if name in classes else [one for one in classes if classes[one].cost <= LEVELS[name]])
+    ]
+    return {name: classes[name]() for name in dict.fromkeys(chosen)}

@@ -77,6 +77,7 @@ class Attack(Protocol):
         family: "membership" or "extraction"; the directory's name.
         needs: what it reads.
         cost: forward passes over a record beside the shared one, roughly; 0 for attacks that need none.
+        references: how many retrained references it needs at least.
         unit: of the score: "nats per token", "share of tokens", ...
     """
 
@@ -85,6 +86,7 @@ class Attack(Protocol):
     family: ClassVar[Family]
     needs: ClassVar[frozenset[Need]]
     cost: ClassVar[float]
+    references: ClassVar[int]
     unit: ClassVar[str]
 
     def score(self, target: Observation, references: Sequence[Observation]) -> NDArray[np.float64]:

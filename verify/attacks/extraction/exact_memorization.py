@@ -25,6 +25,7 @@ class ExactMemorization:
     family: ClassVar[Family] = "extraction"
     needs: ClassVar[frozenset[Need]] = frozenset({"one pass"})
     cost: ClassVar[float] = 0.0
+    references: ClassVar[int] = 0
     unit: ClassVar[str] = "share of tokens"
 
     def score(self, target: Observation, references: Sequence[Observation]) -> NDArray[np.float64]:

@@ -33,6 +33,7 @@ class ExtractionLikelihood:
     family: ClassVar[Family] = "extraction"
     needs: ClassVar[frozenset[Need]] = frozenset({"generation"})
     cost: ClassVar[float] = 4.0
+    references: ClassVar[int] = 0
     unit: ClassVar[str] = "share of n-grams"
 
     def score(self, target: Observation, references: Sequence[Observation]) -> NDArray[np.float64]:

@@ -26,6 +26,7 @@ class ExtractionProbability:
     family: ClassVar[Family] = "extraction"
     needs: ClassVar[frozenset[Need]] = frozenset({"one pass"})
     cost: ClassVar[float] = 0.0
+    references: ClassVar[int] = 0
     unit: ClassVar[str] = "nats"
 
     def score(self, target: Observation, references: Sequence[Observation]) -> NDArray[np.float64]:

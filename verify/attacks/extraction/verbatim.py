@@ -29,6 +29,7 @@ class Verbatim:
     family: ClassVar[Family] = "extraction"
     needs: ClassVar[frozenset[Need]] = frozenset({"generation"})
     cost: ClassVar[float] = 1.0
+    references: ClassVar[int] = 0
     unit: ClassVar[str] = "share of tokens"
 
     def score(self, target: Observation, references: Sequence[Observation]) -> NDArray[np.float64]:

@@ -17,8 +17,9 @@ class DcPdd:
 
         score = mean over first occurrences t of min(p_t log(1 / f_t), a)
 
-    f_t is the smoothed frequency of the token among the controls. Zhang et al. 2024 (arXiv 2409.14781), eq. 4. A probability that is high for a rare token says more than for a common one. It needs controls of
-    the same kind, enough of them to know which tokens are common.
+    f_t is the smoothed frequency of the token among the controls. Zhang et al. 2024 (arXiv 2409.14781), eq. 4. A high
+    probability says more for a rare token than for a common one. It needs controls of the same kind, enough of them to know
+    which tokens are common.
 
     Attributes:
         ceiling: a, what one token may add at most.
@@ -31,6 +32,7 @@ class DcPdd:
     family: ClassVar[Family] = "membership"
     needs: ClassVar[frozenset[Need]] = frozenset({"own passes", "controls"})
     cost: ClassVar[float] = 0.0
+    references: ClassVar[int] = 0
     unit: ClassVar[str] = "nats"
 
     def score(self, target: Observation, references: Sequence[Observation]) -> NDArray[np.float64]:

@@ -28,6 +28,7 @@ class GradientNorm:
     family: ClassVar[Family] = "membership"
     needs: ClassVar[frozenset[Need]] = frozenset({"gradients"})
     cost: ClassVar[float] = 3.0
+    references: ClassVar[int] = 0
     unit: ClassVar[str] = "negative norm"
 
     def score(self, target: Observation, references: Sequence[Observation]) -> NDArray[np.float64]:

@@ -26,6 +26,7 @@ class Lira:
     family: ClassVar[Family] = "membership"
     needs: ClassVar[frozenset[Need]] = frozenset({"one pass", "retrained references"})
     cost: ClassVar[float] = 0.0
+    references: ClassVar[int] = 2
     unit: ClassVar[str] = "nats"
 
     def score(self, target: Observation, references: Sequence[Observation]) -> NDArray[np.float64]:
@@ -34,5 +35,5 @@ class Lira:
         Raises:
             InputError: fewer than two retrained references.
         """
-        without = [mean_log_probabilities(reference) for reference in require_references(references, "lira", 2)]
+        without = [mean_log_probabilities(reference) for reference in require_references(references, "lira", self.references)]
         return likelihood_ratio(mean_log_probabilities(target), np.stack(without), variance="pooled")

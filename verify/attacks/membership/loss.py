@@ -25,6 +25,7 @@ class Loss:
     family: ClassVar[Family] = "membership"
     needs: ClassVar[frozenset[Need]] = frozenset({"one pass"})
     cost: ClassVar[float] = 0.0
+    references: ClassVar[int] = 0
     unit: ClassVar[str] = "nats per token"
 
     def score(self, target: Observation, references: Sequence[Observation]) -> NDArray[np.float64]:

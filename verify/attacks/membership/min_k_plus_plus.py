@@ -35,6 +35,7 @@ class MinKPlusPlus:
     family: ClassVar[Family] = "membership"
     needs: ClassVar[frozenset[Need]] = frozenset({"one pass"})
     cost: ClassVar[float] = 0.0
+    references: ClassVar[int] = 0
     unit: ClassVar[str] = "standard deviations"
 
     def score(self, target: Observation, references: Sequence[Observation]) -> NDArray[np.float64]:

@@ -37,6 +37,7 @@ class Neighbourhood:
     family: ClassVar[Family] = "membership"
     needs: ClassVar[frozenset[Need]] = frozenset({"one pass", "own passes", "controls"})
     cost: ClassVar[float] = 8.0
+    references: ClassVar[int] = 0
     unit: ClassVar[str] = "nats per token"
 
     def score(self, target: Observation, references: Sequence[Observation]) -> NDArray[np.float64]:
@@ -47,7 +48,8 @@ class Neighbourhood:
         """
         loaded, controls = require_model(target, "neighbourhood"), require_controls(target, "neighbourhood")
         tokens = np.concatenate([window.input_ids[window.scored] for window in controls.windows])
-        made, owner = [], []
+        made: list[Encoded] = []
+        owner: list[int] = []
         for window in target.windows:
             seed = int(target.records[window.record].fingerprint[:12], 16)
             rng = np.random.default_rng([self.seed, seed, int(window.input_ids.sum())])

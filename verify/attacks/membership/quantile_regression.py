@@ -36,6 +36,7 @@ class QuantileRegression:
     family: ClassVar[Family] = "membership"
     needs: ClassVar[frozenset[Need]] = frozenset({"one pass", "controls"})
     cost: ClassVar[float] = 0.0
+    references: ClassVar[int] = 0
     unit: ClassVar[str] = "nats per token"
 
     def score(self, target: Observation, references: Sequence[Observation]) -> NDArray[np.float64]:

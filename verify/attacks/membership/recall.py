@@ -44,6 +44,7 @@ class Recall:
     family: ClassVar[Family] = "membership"
     needs: ClassVar[frozenset[Need]] = frozenset({"one pass", "own passes", "controls"})
     cost: ClassVar[float] = 2.0
+    references: ClassVar[int] = 0
     unit: ClassVar[str] = "ratio of losses"
 
     def score(self, target: Observation, references: Sequence[Observation]) -> NDArray[np.float64]:

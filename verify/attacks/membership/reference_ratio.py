@@ -26,7 +26,8 @@ class ReferenceRatio:
     family: ClassVar[Family] = "membership"
     needs: ClassVar[frozenset[Need]] = frozenset({"one pass", "reference model"})
     cost: ClassVar[float] = 0.0
-    unit: ClassVar[str] = "share of the loss"
+    references: ClassVar[int] = 0
+    unit: ClassVar[str] = "ratio of losses"
 
     def score(self, target: Observation, references: Sequence[Observation]) -> NDArray[np.float64]:
         """The score above, float64 [N], at most 1.

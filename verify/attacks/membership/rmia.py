@@ -31,6 +31,7 @@ class Rmia:
     family: ClassVar[Family] = "membership"
     needs: ClassVar[frozenset[Need]] = frozenset({"one pass", "retrained references", "controls"})
     cost: ClassVar[float] = 0.0
+    references: ClassVar[int] = 1
     unit: ClassVar[str] = "share of controls"
 
     def score(self, target: Observation, references: Sequence[Observation]) -> NDArray[np.float64]:
@@ -39,7 +40,7 @@ class Rmia:
         Raises:
             InputError: no retrained reference or no controls.
         """
-        controls, references = require_controls(target, "rmia"), require_references(references, "rmia", 1)
+        controls, references = require_controls(target, "rmia"), require_references(references, "rmia", self.references)
         populations = [require_controls(reference, "rmia") for reference in references]
         share = rmia(
             mean_log_probabilities(target),
