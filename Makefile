@@ -32,7 +32,7 @@ test-fast: install
 	$(BIN)/pytest -n 2 --dist worksteal -m 'not slow'
 
 bench: install
-	OMP_NUM_THREADS=2 $(BIN)/pytest benchmarks --benchmark-only
+	OMP_NUM_THREADS=2 $(BIN)/pytest benchmarks --benchmark-enable
 
 clean:
 	rm -rf .venv demo build dist *.egg-info

@@ -3,8 +3,8 @@
 from typing import Any
 
 import torch
-from conftest import compare
 from preset import bench_model, bench_windows, stock_batches
+from timing import compare
 
 from verify.token_stats import compute_token_statistics
 

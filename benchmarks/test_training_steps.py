@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import note
 from preset import BATCH, bench_model, bench_windows, stock_batches
+from timing import note
 from torch.utils.data import Dataset
 from transformers import Trainer, TrainerCallback, TrainingArguments
 

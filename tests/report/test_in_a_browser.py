@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from audits import evidence_of
 from score_tables import simulated_table
-from test_report import evidence_of
 
 from verify.report.html import render, render_comparison
 

@@ -1,0 +1,30 @@
+"""Comparisons of two sides, and what the summary prints of them."""
+
+import statistics
+import time
+from collections.abc import Callable
+from typing import Any
+
+RESULTS: list[tuple[str, float, float]] = []
+"""Name, our median and the stock one, seconds."""
+MEMORY: list[tuple[str, float, float]] = []
+"""Name, our peak above the loaded model and the stock one, MiB."""
+
+
+def compare(name: str, ours: Callable[[], Any], stock: Callable[[], Any], rounds: int = 7) -> float:
+    """Time two sides in turn and note the ratio of their medians, ours / stock."""
+    ours(), stock()
+    times: tuple[list[float], list[float]] = ([], [])
+    for _ in range(rounds):
+        for side, run in enumerate((ours, stock)):
+            started = time.perf_counter()
+            run()
+            times[side].append(time.perf_counter() - started)
+    return note(name, *times)
+
+
+def note(name: str, ours: list[float], stock: list[float]) -> float:
+    """Keep a comparison for the summary and return its ratio."""
+    medians = statistics.median(ours), statistics.median(stock)
+    RESULTS.append((name, *medians))
+    return medians[0] / medians[1]
