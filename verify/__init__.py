@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from verify.errors import InputError, IntegrityError, RunError, VerifyError
     from verify.evidence import Evidence, Settings
     from verify.records import Fields, Record
+    from verify.robustness import probe
 
 _HOME = {
     "Evidence": "verify.evidence",
@@ -22,6 +23,7 @@ _HOME = {
     "Settings": "verify.evidence",
     "VerifyError": "verify.errors",
     "audit": "verify.auditing",
+    "probe": "verify.robustness",
     "register": "verify.auditing",
 }
 
@@ -35,6 +37,7 @@ __all__ = [
     "Settings",
     "VerifyError",
     "audit",
+    "probe",
     "register",
 ]
 

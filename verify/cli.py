@@ -252,6 +252,59 @@ class Power:
 
 
 @dataclasses.dataclass(frozen=True)
+class Probe:
+    """Treat all models alike (quantize, relearn, ask otherwise, ...) and judge what is left under each treatment."""
+
+    model: str
+    """The unlearned model: a folder or Hub name."""
+    original: str
+    """The model before unlearning."""
+    references: tuple[str, ...]
+    """Models fine-tuned without the forget set, each with another seed; 4 to 8."""
+    forget: Path
+    """The records that were to be removed."""
+    retain: Path
+    """Records that were kept; relearning and prefixes take theirs from here."""
+    output: Path
+    """A new JSON file for the result."""
+    holdout: Path | None = None
+    """Records that no model was trained on; for what unlearning does to the kept ones."""
+    probes: tuple[str, ...] = ()
+    """Which probes; all by default: difference, logit_lens, prompt_variants, quantization, relearning."""
+    columns: Annotated[FieldFlags, tyro.conf.arg(name="")] = FieldFlags()
+    margin: float = 0.10
+    """rho*: the largest residual fraction that counts as forgotten."""
+    alpha: float = 0.05
+    """Level of every test."""
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """Precision to load the models in; the one that is deployed."""
+    seed: int = 0
+    """Seed of every random draw."""
+
+    def run(self) -> int:
+        """Probe and print the table."""
+        from verify.robustness import probe
+
+        flags = SettingsFlags(margin=self.margin, alpha=self.alpha, dtype=self.dtype, seed=self.seed)
+        with progress_bar("loading") as progress:
+            found = probe(
+                self.model,
+                self.original,
+                self.references,
+                forget_set=str(self.forget),
+                retain_set=str(self.retain),
+                holdout_set=None if self.holdout is None else str(self.holdout),
+                fields=self.columns.fields(),
+                probes=self.probes,
+                settings=flags.settings(),
+                output=self.output,
+                progress=progress,
+            )
+        print(f"{found.table()}\n\nresult: {self.output}")  # noqa: T201
+        return 0
+
+
+@dataclasses.dataclass(frozen=True)
 class Keygen:
     """Make a key pair for signing certificates: FILE (keep it secret) and FILE.pub (give it to whoever checks)."""
 
@@ -349,6 +402,7 @@ COMMANDS = {
     "audit": Audit,
     "report": Report,
     "power": Power,
+    "probe": Probe,
     "attacks": Attacks,
     "keygen": Keygen,
     "certify": Certify,

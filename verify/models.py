@@ -290,6 +290,56 @@ def greedy_continuations(
     return results
 
 
+def sampled_continuations(
+    loaded: LoadedModel,
+    prompt: NDArray[Any],
+    length: int,
+    samples: int,
+    *,
+    temperature: float = 1.0,
+    top_k: int = 0,
+    top_p: float = 1.0,
+    seed: int = 0,
+) -> list[list[int]]:
+    """Continue one prompt several times by sampling; the global random state is left as it was.
+
+    Args:
+        loaded: the model.
+        prompt: token ids [P], not empty.
+        length: how many tokens to make at most; prompt and continuation fit into the context together.
+        samples: how many continuations.
+        temperature, top_k, top_p: of the sampling; top_k 0 keeps all tokens.
+        seed: of the draws.
+
+    Returns:
+        token ids, `samples` lists of at most `length`.
+    """
+    from transformers import GenerationConfig
+
+    model, device = loaded.model, next(loaded.model.parameters()).device
+    eos = loaded.tokenizer.eos_token_id
+    pad = loaded.tokenizer.pad_token_id if loaded.tokenizer.pad_token_id is not None else (eos or 0)
+    if length < 1:
+        return [[] for _ in range(samples)]
+    ids = torch.as_tensor(prompt.astype("int64"), device=device)[None]
+    settings = GenerationConfig(  # type: ignore[no-untyped-call]
+        max_new_tokens=length,
+        do_sample=True,
+        num_return_sequences=samples,
+        temperature=temperature,
+        top_k=top_k,
+        top_p=top_p,
+        pad_token_id=pad,
+        eos_token_id=eos,
+    )
+    devices = [device] if device.type == "cuda" else []
+    with torch.random.fork_rng(devices), _own_generation_settings_aside(model), torch.inference_mode():
+        torch.manual_seed(seed)
+        made = model.generate(input_ids=ids, attention_mask=torch.ones_like(ids), generation_config=settings)
+    rows = made[:, ids.shape[1] :].tolist()
+    return [row[: row.index(eos) + 1] if eos in row else row for row in rows]
+
+
 @contextmanager
 def _own_generation_settings_aside(model: Any) -> Iterator[None]:
     """`generate` fills every setting that is not given from `model.generation_config`; meanwhile, give it an empty one."""

@@ -100,8 +100,11 @@ class Scorer:
         for number, (role, records) in enumerate(self.sets.items(), 1):
             observations[role] = measure(loaded, records, cache_dir=self.cache_dir, key=self.key, overflow=self.settings.overflow)
             done(number)
-        controls = observations.get("holdout")
-        return {role: replace(seen, controls=controls) if role in ATTACKED else seen for role, seen in observations.items()}
+        if "holdout" in observations:
+            forget, controls = observations["forget"], observations["holdout"]
+            observations["forget"] = replace(forget, controls=controls)
+            observations["holdout"] = replace(controls, controls=controls, members=forget)
+        return observations
 
     def _block(self, plan: Plan, observation: Observation, role: SetRole) -> ScoreBlock:
         scores = {}

@@ -35,11 +35,13 @@ RECORDS = [
 CONTROLS = [Record(str(number), prompt="q", completion=f"animals jump {number} times over dogs") for number in range(7)]
 FIRST, SECOND, THIRD = (load_model(make_llama(TOKENIZER, seed), tokenizer=TOKENIZER) for seed in range(3))
 NAMES = tuple(attack_classes())
-MEMBERSHIP = """dc_pdd gradient_norm lira loss lowercase min_k min_k_plus_plus neighbourhood quantile_regression recall
- reference reference_ratio rmia user_level zlib"""
+MEMBERSHIP = """dataset_inference dc_pdd gradient_norm hidden_state lira loss lowercase min_k
+ min_k_plus_plus neighbourhood quantile_regression recall reference reference_ratio rmia user_level zlib"""
+EXTRACTION = """discoverable exact_memorization exposure extraction_likelihood extraction_probability
+ extraction_strength personal_data sampled verbatim"""
 EXPECTED = {
     "membership": MEMBERSHIP.split(),
-    "extraction": ["exact_memorization", "extraction_likelihood", "extraction_probability", "extraction_strength", "verbatim"],
+    "extraction": EXTRACTION.split(),
 }
 
 
@@ -49,6 +51,8 @@ def observe(loaded: LoadedModel, records: Sequence[Record] = RECORDS) -> Observa
     return replace(measure(loaded, records, cache_dir=None, key=KEY), controls=controls)
 
 
+READERS = [name for name in NAMES if not MODEL_ITSELF & attack_classes()[name].needs]
+"""Attacks that need no model, only its statistics."""
 TARGET, OTHERS = observe(FIRST), [observe(SECOND), observe(THIRD)]
 
 
@@ -106,8 +110,8 @@ def test_a_score_belongs_to_its_record(name: str) -> None:
     """Scores are the same in any order and any company, and the same each time."""
     whole = score(name, TARGET)
     np.testing.assert_array_equal(score(name, TARGET), whole)
-    if name == "lira":
-        return  # its variance is pooled over all records, on purpose
+    if name in ("lira", "dataset_inference", "hidden_state"):
+        return  # they learn from all records on purpose: a pooled variance, a rule fitted on the others
     for index in range(len(RECORDS)):
         alone = [observe(one, RECORDS[index : index + 1]) for one in (FIRST, SECOND, THIRD)]
         np.testing.assert_allclose(score(name, alone[0], alone[1:]), whole[index : index + 1], rtol=1e-3, atol=2e-5)
@@ -119,7 +123,7 @@ def test_controls_are_scored_too(name: str) -> None:
     own = []
     for observation in (TARGET, *OTHERS):
         assert observation.controls is not None
-        own.append(replace(observation.controls, controls=observation.controls))
+        own.append(replace(observation.controls, controls=observation.controls, members=observation))
     scores = score(name, own[0], own[1:])
     assert scores.shape == (len(CONTROLS),)
     assert np.isfinite(scores).all()
@@ -138,7 +142,7 @@ def entry(log_probability: float, tokens: int) -> TokenStatistics:
     )
 
 
-@pytest.mark.parametrize("name", [name for name in NAMES if not MODEL_ITSELF & attack_classes()[name].needs])
+@pytest.mark.parametrize("name", [name for name in READERS if name != "dataset_inference"])
 @pytest.mark.parametrize("tokens", [1, 3, 40])
 def test_higher_is_more_like_a_member(name: str, tokens: int) -> None:
     """Of two records alike in everything else, the one the model finds likelier has the higher score."""
@@ -200,7 +204,7 @@ def test_attacks_are_chosen_by_name() -> None:
     assert set(quick) < set(standard) < set(NAMES)
     assert list(select_attacks(["standard"])) == standard
     assert list(select_attacks(["recall", "quick"])) == ["recall", *quick]
-    with pytest.raises(InputError, match=r"no attack called guess.*quick, standard, full, dc_pdd.*loss"):
+    with pytest.raises(InputError, match=r"no attack called guess.*quick, standard, full, dataset_inference.*loss"):
         select_attacks(["loss", "guess"])
 
 

@@ -21,6 +21,7 @@ from verify.statistics import (
     rmia,
     share_still_in,
     user_level,
+    zero_success_bound,
 )
 from verify.statistics.likelihood_ratio import Variance
 from verify.statistics.tofu import forget_quality
@@ -233,3 +234,14 @@ def test_degenerate_input_raises() -> None:
     for value, certainty in ((0.5, None), (float("-inf"), None), (-1.0, 1.0)):
         with pytest.raises(ValueError, match=r"log probability|certainty"):
             queries_to_extract(value, certainty)
+
+
+def test_nothing_found_still_leaves_a_bound() -> None:
+    """None of k samples: the rule of three, and the exact one-sided Clopper-Pearson limit."""
+    assert zero_success_bound(16) == pytest.approx(0.1707, abs=1e-4)
+    assert zero_success_bound(1000) == pytest.approx(3 / 1000, rel=0.01)
+    for samples, confidence in ((1, 0.95), (7, 0.9), (100, 0.99)):
+        assert (1 - zero_success_bound(samples, confidence)) ** samples == pytest.approx(1 - confidence)
+    for bad in ((0, 0.95), (5, 0.0), (5, 1.0)):
+        with pytest.raises(ValueError, match="are allowed"):
+            zero_success_bound(*bad)

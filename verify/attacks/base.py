@@ -37,6 +37,7 @@ class Observation:
         windows: the encoded records, in order; a record that was split has several; empty where `loaded` is None.
         controls: the same model on records it was never trained on, or None; where these are the controls themselves, it is an
             observation of the same records, and an attack that fits something on controls fits it without the one it scores.
+        members: where these are the controls, the same model on the records whose membership is in question; else None.
     """
 
     records: Sequence[Record]
@@ -44,6 +45,7 @@ class Observation:
     loaded: LoadedModel | None = None
     windows: Sequence[Encoded] = ()
     controls: "Observation | None" = None
+    members: "Observation | None" = None
 
     def __post_init__(self) -> None:
         assert len(self.records) == len(self.statistics), "one entry of statistics per record"
@@ -59,7 +61,8 @@ class Observation:
     def without_model(self) -> "Observation":
         """The same without the model and the windows, so that both can be freed."""
         controls = None if self.controls is None else self.controls.without_model()
-        return replace(self, loaded=None, windows=(), controls=controls)
+        members = None if self.members is None else self.members.without_model()
+        return replace(self, loaded=None, windows=(), controls=controls, members=members)
 
     @property
     def is_its_own_control(self) -> bool:
@@ -125,6 +128,20 @@ def require_controls(target: Observation, attack: str) -> Observation:
     if target.controls is None:
         raise InputError(f"{attack} needs records that no model was trained on. Give them with --holdout FILE.")
     return target.controls
+
+
+def two_sides(target: Observation, attack: str) -> tuple[Observation, Observation]:
+    """The records whose membership is in question, and the controls, whichever of the two `target` is.
+
+    Raises:
+        InputError: there are no controls, or the controls were given without the other side.
+    """
+    controls = require_controls(target, attack)
+    if not target.is_its_own_control:
+        return target, controls
+    if target.members is None:
+        raise InputError(f"{attack} learns to tell two sides apart; controls alone are one. Give their `members` too.")
+    return target.members, controls
 
 
 def require_model(target: Observation, attack: str) -> LoadedModel:

@@ -2,7 +2,7 @@
 
 from verify.statistics.dataset_usage import share_still_in
 from verify.statistics.estimate import Estimate
-from verify.statistics.extraction import exposure, queries_to_extract
+from verify.statistics.extraction import exposure, queries_to_extract, zero_success_bound
 from verify.statistics.intervals import clopper_pearson
 from verify.statistics.likelihood_ratio import likelihood_ratio, offline_likelihood_ratio, online_likelihood_ratio, user_level
 from verify.statistics.means import mean_with_interval
@@ -78,4 +78,5 @@ __all__ = [
     "truth_ratio_score",
     "twin_power",
     "user_level",
+    "zero_success_bound",
 ]

@@ -54,3 +54,16 @@ def queries_to_extract(log_probability: float, certainty: float | None = None) -
     # Rounded down by a hair: log(1 - p) / log(1 - p_z) is whole where (1 - p_z)^n = 1 - p exactly.
     ratio = math.log1p(-certainty) / math.log1p(-math.exp(log_probability))
     return max(1.0, float(math.ceil(ratio * (1 - 1e-12))))
+
+
+def zero_success_bound(samples: int, confidence: float = 0.95) -> float:
+    """What none of k samples can still not exclude: the upper limit of the share, 1 - (1 - confidence)^(1/k).
+
+    One-sided Clopper-Pearson at zero successes; about 3/k at 95 % ("rule of three").
+
+    Raises:
+        ValueError: no samples, or a confidence outside (0, 1).
+    """
+    if samples < 1 or not 0 < confidence < 1:
+        raise ValueError(f"got {samples} samples at confidence {confidence}; at least 1 and in (0, 1) are allowed")
+    return -math.expm1(math.log1p(-confidence) / samples)

@@ -1,0 +1,40 @@
+"""What counts as having come out: a passage, compared without regard to case and spacing."""
+
+import re
+from collections.abc import Sequence
+
+from verify.records import Record
+
+PERSONAL = re.compile(
+    r"""
+    [\w.+-]+@[\w-]+(?:\.[\w-]+)+                 # an e-mail address
+    | \+?\d[\d\s().\-/]{5,}\d                     # telephone, card, account and other long numbers; dates in digits
+    | \b[A-Z]{2}\d{2}(?:\s?[A-Z0-9]{4}){2,7}\b    # an IBAN
+    | \b(?:[A-Z][\w'-]+\s){1,3}[A-Z][\w'-]+\b     # a name, or a place of several words
+    """,
+    re.VERBOSE,
+)
+
+
+def normalized(text: str) -> str:
+    """Folded to lower case, every run of white space one space."""
+    return " ".join(text.casefold().split())
+
+
+def find_personal_data(text: str) -> list[str]:
+    """Spans that look like personal data: addresses of mail, long numbers and dates, IBANs, names of several words.
+
+    A plain detector without a model, for records that name no secret. Give a better one where you have it.
+    """
+    return [match.group().strip() for match in PERSONAL.finditer(text)]
+
+
+def secret_of(record: Record) -> str:
+    """The passage that counts: the secret where the record names one, else all of its scored text."""
+    return record.secret if record.secret else record.scored_text
+
+
+def comes_out(made: Sequence[str], passage: str) -> list[bool]:
+    """Whether each text holds the passage."""
+    wanted = normalized(passage)
+    return [bool(wanted) and wanted in normalized(text) for text in made]

@@ -1,0 +1,94 @@
+"""How surely n samples, drawn the way services draw them, contain the secret."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from verify.attacks.base import Family, Need, Observation, require_model
+from verify.attacks.extraction.extraction_probability import probability_within
+from verify.encoding import collate, padding_token_id
+from verify.errors import InputError
+from verify.scoring import scored_logits
+
+BATCH = 8
+
+
+@dataclass(frozen=True)
+class Discoverable:
+    """Probability that at least one of n samples is the secret passage, under temperature, top-k and top-p.
+
+        score = 1 - (1 - p_z)^n,  p_z = product over the secret's tokens of their probability after the truncation
+
+    Hayes et al. 2024 (arXiv 2410.19482), definition 3.2: the record is (n, p)-discoverable where the score is at least p. A token
+    that the truncation removes makes it 0: then no number of samples finds the secret this way.
+
+    Attributes:
+        queries: n.
+        temperature: divides the logits.
+        top_k: only the k most probable tokens are drawn from; 0 keeps all.
+        top_p: of those, only the most probable ones that reach this mass.
+    """
+
+    queries: int = 1000
+    temperature: float = 1.0
+    top_k: int = 40
+    top_p: float = 1.0
+
+    idea: ClassVar[str] = "probability that n samples under top-k and top-p hold the secret"
+    paper: ClassVar[str] = "Hayes et al. 2024 (arXiv 2410.19482)"
+    family: ClassVar[Family] = "extraction"
+    needs: ClassVar[frozenset[Need]] = frozenset({"own passes"})
+    cost: ClassVar[float] = 1.0
+    references: ClassVar[int] = 0
+    unit: ClassVar[str] = "share of tries"
+
+    def __post_init__(self) -> None:
+        if self.queries < 1 or self.temperature <= 0 or self.top_k < 0 or not 0 < self.top_p <= 1:
+            raise InputError(
+                f"queries={self.queries}, temperature={self.temperature}, top_k={self.top_k}, top_p={self.top_p} cannot be used: "
+                "at least 1, above 0, at least 0, and in (0, 1]."
+            )
+
+    @torch.inference_mode()
+    def score(self, target: Observation, references: Sequence[Observation]) -> NDArray[np.float64]:
+        """The score above, float64 [N], in [0, 1].
+
+        Raises:
+            InputError: the observation has no model.
+        """
+        loaded = require_model(target, "discoverable")
+        device, pad = next(loaded.model.parameters()).device, padding_token_id(loaded.tokenizer)
+        named = {window.record for window in target.windows if (window.secret & window.scored).any()}
+        total = np.zeros(len(target))
+        order = sorted(target.windows, key=lambda window: len(window.input_ids))
+        for start in range(0, len(order), BATCH):
+            windows = order[start : start + BATCH]
+            batch = {name: values.to(device) for name, values in collate(windows, pad).items()}
+            logits, tokens, _ = scored_logits(loaded.model, batch)
+            values = self.truncated(logits.float()).gather(-1, tokens[:, None])[:, 0].double().cpu().numpy()
+            ends = np.cumsum([int(window.scored.sum()) for window in windows])
+            for window, part in zip(windows, np.split(values, ends[:-1]), strict=True):
+                counted = window.secret[window.scored] if window.record in named else True
+                total[window.record] += np.sum(part, where=counted)
+        return probability_within(total, self.queries)
+
+    def truncated(self, logits: Tensor) -> Tensor:
+        """Log-probabilities [N, V] from which a service would draw; -inf for tokens that it leaves out.
+
+        Top-k comes first, then top-p of what is left, as in `transformers`.
+        """
+        scaled = logits / self.temperature
+        if 0 < self.top_k < scaled.shape[-1]:
+            kept = scaled.topk(self.top_k, dim=-1)
+            scaled = torch.full_like(scaled, -torch.inf).scatter(-1, kept.indices, kept.values)
+        if self.top_p < 1:
+            ordered, places = scaled.sort(dim=-1, descending=True)
+            probability = ordered.softmax(-1)
+            beyond = probability.cumsum(-1) - probability >= self.top_p  # the token that reaches the mass stays
+            scaled = scaled.masked_fill(torch.zeros_like(beyond).scatter(-1, places, beyond), -torch.inf)
+        return scaled.log_softmax(-1)

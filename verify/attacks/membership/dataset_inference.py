@@ -1,0 +1,60 @@
+"""All signals of the one pass together, weighed by what tells the set from its controls."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from verify.attacks.base import Family, Need, Observation, mean_of_smallest, two_sides
+from verify.attacks.membership._fitted import cross_fitted
+from verify.token_stats import TokenStatistics
+
+
+@dataclass(frozen=True)
+class DatasetInference:
+    """A linear rule over the statistics of the pass, learned on some records and applied to the others.
+
+        score = w . features(record),  w fitted on the other folds to tell the set from the controls
+
+    Maini et al. 2024 (arXiv 2406.06443), section 5. Weak signals add up over a set. It learns whatever tells the two sides apart,
+    the texts' own differences included: it means something only where the controls are like the set (the blind baseline says) or
+    beside the same attack on retrained models. A record's folds go by its subject, so that no person is on both sides.
+    """
+
+    idea: ClassVar[str] = "a learned combination of all signals, out of fold"
+    paper: ClassVar[str] = "Maini et al. 2024 (arXiv 2406.06443)"
+    family: ClassVar[Family] = "membership"
+    needs: ClassVar[frozenset[Need]] = frozenset({"one pass", "controls"})
+    cost: ClassVar[float] = 0.0
+    references: ClassVar[int] = 0
+    unit: ClassVar[str] = "log odds"
+
+    def score(self, target: Observation, references: Sequence[Observation]) -> NDArray[np.float64]:
+        """The score above, float64 [N].
+
+        Raises:
+            InputError: there are no controls.
+        """
+        members, controls = two_sides(target, "dataset_inference")
+        return cross_fitted(target, members, controls, _features(members), _features(controls))
+
+
+def _features(observation: Observation) -> NDArray[np.float64]:
+    return np.array([_signals(entry) for entry in observation.statistics])
+
+
+def _signals(entry: TokenStatistics) -> list[float]:
+    """Mean, spread, several Min-K% and Min-K%++, how often greedy decoding is right, mean log rank."""
+    log_probability = entry.log_probability.astype(np.float64)
+    standard = (log_probability - entry.mean) / np.maximum(entry.deviation, 1e-3)
+    shares = (0.1, 0.2, 0.4)
+    return [
+        float(log_probability.mean()),
+        float(log_probability.std()),
+        *(mean_of_smallest(log_probability, share) for share in shares),
+        *(mean_of_smallest(standard, share) for share in shares),
+        float(entry.greedy.mean()),
+        float(-np.log1p(entry.rank).mean()),
+    ]

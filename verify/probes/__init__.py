@@ -1,0 +1,31 @@
+"""Does forgetting hold up? One file per treatment; the directory is the registry.
+
+Each is applied alike to the unlearned model, the original and the retrained references: what a treatment brings out of an honest
+retraining, it brings out of every model.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from verify import probes
+from verify.errors import InputError
+from verify.probes.base import Probe
+from verify.registry import discover
+
+
+def probe_classes() -> dict[str, Any]:
+    """Every probe's class by its command-line name."""
+    return dict(discover(probes, "losses"))
+
+
+def select_probes(names: Sequence[str] = ()) -> Mapping[str, Probe]:
+    """Probes with their default parameters, in the order asked for; all of them if no name is given.
+
+    Raises:
+        InputError: a name is unknown.
+    """
+    classes = probe_classes()
+    unknown = [name for name in names if name not in classes]
+    if unknown:
+        raise InputError(f"there is no probe called {', '.join(unknown)}. Use any of: {', '.join(classes)}.")
+    return {name: classes[name]() for name in dict.fromkeys(names or classes)}

@@ -1,0 +1,62 @@
+"""The contract of a robustness probe. A probe is one frozen dataclass in one file, named as the file is."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Protocol, runtime_checkable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from verify.encoding import Encoder, padding_token_id
+from verify.models import LoadedModel
+from verify.records import Record
+from verify.token_stats import compute_token_statistics
+
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class Material:
+    """What a probe may use besides the model.
+
+    Attributes:
+        forget: the records that were to be removed [N].
+        other: records that are not among them, for prefixes and for relearning; never empty.
+        old: the model before unlearning.
+        seed: of every random draw.
+    """
+
+    forget: Sequence[Record]
+    other: Sequence[Record]
+    old: LoadedModel
+    seed: int = 0
+
+
+@runtime_checkable
+class Probe(Protocol):
+    """What every file of `probes/` defines.
+
+    Attributes:
+        idea, paper: one line each, for `verify-unlearning probes`.
+    """
+
+    idea: ClassVar[str]
+    paper: ClassVar[str]
+
+    def losses(self, loaded: LoadedModel, material: Material) -> Mapping[str, Array]:
+        """Mean loss of every forget record under the treatment, nats per token [N], for each of its strengths by name.
+
+        The model's weights are the same afterwards, bit by bit.
+        """
+        ...
+
+
+def mean_losses(loaded: LoadedModel, records: Sequence[Record]) -> Array:
+    """Mean negative log-likelihood per record, nats per token [N]."""
+    return statistics_losses(loaded.model, loaded, records)
+
+
+def statistics_losses(model: Any, loaded: LoadedModel, records: Sequence[Record]) -> Array:
+    """The same with another module in the model's place."""
+    windows = Encoder(loaded.tokenizer, loaded.context_length, "split").encode(records)
+    return np.array([entry.loss for entry in compute_token_statistics(model, windows, padding_token_id(loaded.tokenizer))])

@@ -1,0 +1,56 @@
+"""The question, asked otherwise."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+import numpy as np
+
+from verify.models import LoadedModel
+from verify.probes.base import Array, Material, mean_losses
+from verify.records import Record
+
+
+@dataclass(frozen=True)
+class PromptVariants:
+    """The same completions behind other prompts: with an instruction, after solved examples, in capitals, without any prompt.
+
+    Patil et al. 2023 (arXiv 2309.17410), section 5. A method that unlearns the answer to one wording leaves it to others. No
+    model writes the paraphrases: what is compared is the same for everybody.
+
+    Attributes:
+        shots: how many other records come first in the few-shot variant.
+    """
+
+    shots: int = 2
+
+    idea: ClassVar[str] = "ask in other words: instruction, solved examples, capitals, no prompt"
+    paper: ClassVar[str] = "Patil et al. 2023 (arXiv 2309.17410)"
+
+    def losses(self, loaded: LoadedModel, material: Material) -> Mapping[str, Array]:
+        """Losses for each wording."""
+        order = np.random.default_rng(material.seed).permutation(len(material.other))[: self.shots]
+        examples = "\n\n".join(f"{material.other[index].prompt} {material.other[index].scored_text}".strip() for index in order)
+        wordings = {
+            "instruction": lambda prompt: f"Answer precisely and completely. {prompt}",
+            "few-shot": lambda prompt: f"{examples}\n\n{prompt}",
+            "capitals": lambda prompt: prompt.upper(),
+            "no prompt": lambda _: "",
+        }
+        return {
+            name: mean_losses(loaded, [_reworded(record, wording) for record in material.forget])
+            for name, wording in wordings.items()
+        }
+
+
+def _reworded(record: Record, wording: object) -> Record:
+    """The record with the last thing said before its answer in other words."""
+    assert callable(wording)
+    if record.messages:
+        asked = [place for place, (role, _) in enumerate(record.messages) if role == "user"]
+        turns = tuple(
+            (role, wording(content) or "?") if asked and place == asked[0] else (role, content)
+            for place, (role, content) in enumerate(record.messages)
+        )
+        return replace(record, messages=turns, secret=None)
+    return replace(record, prompt=wording(record.prompt), secret=None)

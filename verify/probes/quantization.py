@@ -1,0 +1,68 @@
+"""The weights, rounded as they are for deployment."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from verify.models import LoadedModel
+from verify.probes.base import Array, Material, mean_losses
+from verify.scoring import output_head
+
+
+@dataclass(frozen=True)
+class Quantization:
+    """Round every linear layer's weights to few bits, symmetric, to nearest: 8 bits per output row, 4 bits per group of inputs.
+
+    Zhang et al. 2024 (arXiv 2410.16454): many methods move weights by less than a rounding step, so that rounding brings the
+    records back. The output head stays as it is, as in common 4-bit formats.
+
+    Attributes:
+        bits: which widths.
+        group: how many inputs share a scale at 4 bits and below.
+    """
+
+    bits: tuple[int, ...] = (8, 4)
+    group: int = 64
+
+    idea: ClassVar[str] = "round the weights to 8 and 4 bits"
+    paper: ClassVar[str] = "Zhang et al. 2024 (arXiv 2410.16454)"
+
+    def losses(self, loaded: LoadedModel, material: Material) -> Mapping[str, Array]:
+        """Losses at each width."""
+        found = {}
+        for bits in self.bits:
+            with quantized(loaded.model, bits, self.group if bits <= 4 else None):
+                found[f"int{bits}"] = mean_losses(loaded, material.forget)
+        return found
+
+
+@contextmanager
+def quantized(model: Any, bits: int, group: int | None) -> Iterator[None]:
+    """Within this block the linear layers hold rounded weights; afterwards their own."""
+    head = output_head(model)
+    layers = [layer for layer in model.modules() if isinstance(layer, nn.Linear) and layer is not head]
+    kept = [layer.weight.detach().clone() for layer in layers]
+    try:
+        with torch.no_grad():
+            for layer in layers:
+                layer.weight.copy_(rounded(layer.weight, bits, group))
+        yield
+    finally:
+        with torch.no_grad():
+            for layer, weight in zip(layers, kept, strict=True):
+                layer.weight.copy_(weight)
+
+
+def rounded(weight: Tensor, bits: int, group: int | None) -> Tensor:
+    """Weights [out, in] to the nearest of 2^bits - 1 levels, one scale per row, or per `group` inputs of a row."""
+    rows, columns = weight.shape
+    size = columns if group is None or columns % group else group
+    blocks = weight.float().reshape(rows, columns // size, size)
+    top = 2 ** (bits - 1) - 1
+    scale = blocks.abs().amax(-1, keepdim=True).clamp_min(torch.finfo(torch.float32).tiny) / top
+    nearest: Tensor = (blocks / scale).round().clamp(-top, top) * scale
+    return nearest.reshape(rows, columns).to(weight.dtype)

@@ -1,0 +1,235 @@
+"""Does forgetting hold up under treatment? Every probe, on the unlearned model and on retrained ones alike.
+
+A probe brings something out of every model. Only what it brings out of the unlearned model beyond what it brings out of honest
+retrainings counts, so each treatment is judged by the same test as the untreated models (`verify.statistics.residual`).
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict
+
+from verify.errors import InputError
+from verify.evidence import Settings
+from verify.files import write_text
+from verify.findings import Value
+from verify.models import LoadedModel, load_model, require_same_tokenizer
+from verify.probes import select_probes
+from verify.probes.base import Material, mean_losses
+from verify.records import Fields, RecordSource
+from verify.sets import load_sets
+from verify.statistics.residual import residual_verdict
+from verify.statistics.roc import membership_auc
+
+Array = NDArray[np.float64]
+UNTREATED = "untreated"
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Treated(_Part):
+    """One treatment's outcome.
+
+    Attributes:
+        probe, treatment: the file, and which strength of it.
+        original, target, references: mean loss on the forget set under the treatment, nats per token.
+        residual: residual fraction under the treatment, against references under the same; None where the original knows no
+            more than the references there, so that there is nothing to compare with.
+        accused: whether a residual beyond the margin was found. records: how many records by themselves.
+    """
+
+    probe: str
+    treatment: str
+    original: float
+    target: float
+    references: float
+    residual: Value | None
+    accused: bool
+    records: int
+
+
+class Recovery(_Part):
+    """Relearning: excess recovery over the references.
+
+    Attributes:
+        steps, excess: [s_u(k) - s_ref(k)] / [s_0 - s_ref(0)] after k steps; at 0 steps it is the residual fraction.
+        area: mean excess over the steps beyond that at 0, by the trapezoid rule; 0 for a curve no steeper than a retraining's.
+    """
+
+    steps: tuple[int, ...]
+    excess: tuple[float, ...]
+    area: float
+
+
+class RetainHarm(_Part):
+    """The plain loss attack on records that were kept: unlearning may expose others.
+
+    Attributes:
+        original, target: AUC of retain against holdout records. references: the same of each reference.
+    """
+
+    original: Value
+    target: Value
+    references: tuple[Value, ...]
+
+
+class Robustness(_Part):
+    """What `probe` found."""
+
+    forget: int
+    margin: float
+    alpha: float
+    treated: tuple[Treated, ...]
+    recovery: Recovery | None
+    retain: RetainHarm | None
+
+    def table(self) -> str:
+        """The same as plain text, a line per treatment."""
+        lines = [f"{'treatment':<34} {'original':>9} {'target':>9} {'references':>10}  residual fraction"]
+        for row in self.treated:
+            rho = (
+                "not comparable"
+                if row.residual is None
+                else f"{row.residual.value:.2f} [{row.residual.low:.2f}, {row.residual.high:.2f}]"
+            )
+            found = f"  beyond the margin ({row.records} of {self.forget} records)" if row.accused else ""
+            lines.append(f"{row.treatment:<34} {row.original:9.2f} {row.target:9.2f} {row.references:10.2f}  {rho}{found}")
+        if self.recovery is not None:
+            curve = ", ".join(
+                f"{step}: {excess:.2f}" for step, excess in zip(self.recovery.steps, self.recovery.excess, strict=True)
+            )
+            lines.append(f"excess recovery after k steps of relearning: {curve}; area {self.recovery.area:.3f}")
+        if self.retain is not None:
+            others = ", ".join(f"{value.value:.2f}" for value in self.retain.references)
+            lines.append(
+                f"loss attack on kept records, AUC: original {self.retain.original.value:.2f}, target "
+                f"{_interval(self.retain.target)}, references {others}"
+            )
+        return "\n".join(lines)
+
+
+def _interval(value: Value) -> str:
+    return f"{value.value:.2f} [{value.low:.2f}, {value.high:.2f}]"
+
+
+def probe(
+    model: Any,
+    original: Any,
+    references: Sequence[Any],
+    *,
+    forget_set: RecordSource,
+    retain_set: RecordSource,
+    holdout_set: RecordSource | None = None,
+    fields: Fields | None = None,
+    tokenizer: Any = None,
+    probes: Sequence[str] = (),
+    settings: Settings | None = None,
+    output: str | Path | None = None,
+    progress: Callable[[str, float], None] = lambda *_: None,
+) -> Robustness:
+    """Treat every model alike and judge what is left under each treatment.
+
+    Args:
+        model: the unlearned model: a folder, a Hub name, or a model in memory with `tokenizer`.
+        original: the model before unlearning.
+        references: models trained without the forget set, two at least.
+        forget_set: the records that were to be removed.
+        retain_set: records that were kept; relearning and prefixes take theirs from here, never from the forget set.
+        holdout_set: records that no model was trained on; for what unlearning does to the kept ones.
+        fields, tokenizer: as for `verify.audit`.
+        probes: which; all by default.
+        settings: margin, alpha, seed and dtype; the default is the protocol's.
+        output: a new JSON file, or None.
+        progress: told what is going on.
+
+    Raises:
+        InputError: records or models cannot be used, or there are fewer than two references.
+    """
+    settings = settings or Settings()
+    chosen = select_probes(probes)
+    if len(references) < 2:
+        raise InputError(f"probes need two retrained references at least, got {len(references)}. Name them with --references.")
+    if output is not None and Path(output).exists():
+        raise InputError(f"{output} exists. Name a new file with --output.")
+    sets = load_sets(forget_set, retain_set, holdout_set, None, None, fields, settings)
+    old = load_model(original, tokenizer=tokenizer, dtype=settings.dtype)
+    material = Material(sets["forget"], sets["retain"], old, settings.seed)
+    sources = {"original": old, "target": model} | {f"reference {number}": one for number, one in enumerate(references, 1)}
+    losses: dict[str, dict[tuple[str, str], Array]] = {}
+    kept: dict[str, Array] = {}
+    unseen: dict[str, Array] = {}
+    for done, (label, source) in enumerate(sources.items()):
+        progress(f"probing {label}", done / len(sources))
+        loaded = load_model(source, tokenizer=tokenizer, dtype=settings.dtype)
+        require_same_tokenizer([old, loaded])
+        losses[label] = _treat(loaded, material, chosen)
+        if "holdout" in sets:
+            kept[label], unseen[label] = mean_losses(loaded, sets["retain"]), mean_losses(loaded, sets["holdout"])
+    treated = tuple(_judge(losses, key, settings) for key in losses["target"])
+    found = Robustness(
+        forget=len(sets["forget"]),
+        margin=settings.margin,
+        alpha=settings.alpha,
+        treated=treated,
+        recovery=_recovery(losses),
+        retain=_harm(kept, unseen, settings) if kept else None,
+    )
+    if output is not None:
+        write_text(Path(output), found.model_dump_json(indent=2) + "\n")
+    return found
+
+
+def _treat(loaded: LoadedModel, material: Material, chosen: Mapping[str, Any]) -> dict[tuple[str, str], Array]:
+    found = {(UNTREATED, UNTREATED): mean_losses(loaded, material.forget)}
+    for name, one in chosen.items():
+        found |= {(name, treatment): values for treatment, values in one.losses(loaded, material).items()}
+    return found
+
+
+def _references(losses: Mapping[str, Mapping[tuple[str, str], Array]], key: tuple[str, str]) -> Array:
+    return np.stack([values[key] for label, values in losses.items() if label.startswith("reference")])
+
+
+def _judge(losses: Mapping[str, Mapping[tuple[str, str], Array]], key: tuple[str, str], settings: Settings) -> Treated:
+    """The residual test under one treatment; the original under the same treatment is the yardstick.
+
+    Guiding by the old model makes the original nothing but itself, which is the right yardstick too.
+    """
+    original, target, references = losses["original"][key], losses["target"][key], _references(losses, key)
+    verdict = residual_verdict(original, target, references, settings.margin, settings.alpha)
+    comparable = verdict.rho is not None and verdict.mean_gap > 0
+    return Treated(
+        probe=key[0],
+        treatment=key[1],
+        original=float(original.mean()),
+        target=float(target.mean()),
+        references=float(references.mean()),
+        residual=Value.of(verdict.rho) if comparable and verdict.rho is not None else None,
+        accused=comparable and verdict.accused,
+        records=int(verdict.record_test.accused.sum()) if comparable else 0,
+    )
+
+
+def _recovery(losses: Mapping[str, Mapping[tuple[str, str], Array]]) -> Recovery | None:
+    keys = [key for key in losses["target"] if key[0] == "relearning"]
+    if not keys:
+        return None
+    steps = tuple(int(treatment.rsplit(" ", 1)[1]) for _, treatment in keys)
+    gap = float(_references(losses, keys[0]).mean() - losses["original"][keys[0]].mean())
+    if gap <= 0:
+        return None
+    excess = [float(_references(losses, key).mean() - losses["target"][key].mean()) / gap for key in keys]
+    span = steps[-1] - steps[0]
+    area = float(np.trapezoid(np.array(excess) - excess[0], steps)) / span if span else 0.0
+    return Recovery(steps=steps, excess=tuple(excess), area=area)
+
+
+def _harm(kept: Mapping[str, Array], unseen: Mapping[str, Array], settings: Settings) -> RetainHarm:
+    found = {label: Value.of(membership_auc(-kept[label], -unseen[label], settings.confidence)) for label in kept}
+    references = tuple(value for label, value in found.items() if label.startswith("reference"))
+    return RetainHarm(original=found["original"], target=found["target"], references=references)
