@@ -1,17 +1,20 @@
 """One fine-tune, several ways to forget from it, and the same audit for all: the frame of the demo and of the benchmarks.
 
 From a base model: fine-tune on everything, retrain references without the forget set, forget by each method, audit each result and
-the untouched model against the same references. Everything lies in one folder; stages run their jobs side by side.
+the untouched model against the same references. Everything lies in one folder; stages run their jobs side by side. A run that was cut
+off goes on: what is finished, by its manifest, and was made with the same options is not made again.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from unlearn.jobs import Job, run_jobs
 from unlearn.options import TrainingOptions
+from verify.errors import InputError
 from verify.evidence import Evidence
+from verify.files import MANIFEST, verify_manifest
 from verify.records import Fields
 from verify.report.text import Entry
 
@@ -117,6 +120,9 @@ class Experiment:
 def _finetune(model: Path, data: Path, output: Path, fields: Fields, options: TrainingOptions) -> float:
     from unlearn.finetuning import finetune
 
+    done = _seconds(output, options=asdict(options))
+    if done is not None:
+        return done
     return finetune(str(model), str(data), output_dir=output, fields=fields, options=options).result.seconds
 
 
@@ -125,6 +131,9 @@ def _forget(experiment: Experiment, name: str, parameters: dict[str, Any], optio
     from unlearn.methods import method_classes
 
     models, data = experiment.output / "models", experiment.data
+    done = _seconds(models / name, method=name, weights_before=_weights(models / "original"))
+    if done is not None:
+        return done
     result = forget(
         str(models / "original"),
         method_classes()[name](**parameters),
@@ -143,6 +152,9 @@ def _audit(experiment: Experiment, name: str) -> None:
     from verify import Settings, audit
 
     models, data = experiment.output / "models", experiment.data
+    if (experiment.audit_dir(name) / MANIFEST).exists():
+        verify_manifest(experiment.audit_dir(name), "audit")
+        return
     audit(
         str(models / ("original" if name == UNTOUCHED else name)),
         str(models / "original"),
@@ -156,3 +168,22 @@ def _audit(experiment: Experiment, name: str) -> None:
         settings=Settings(seed=experiment.seed, overflow=experiment.options.overflow),
         cache_dir=experiment.output / "cache",
     )
+
+
+def _seconds(folder: Path, **about: Any) -> float | None:
+    """How long a finished training took; None where there is none yet.
+
+    Raises:
+        InputError: the folder holds a run with other options.
+        IntegrityError: it is not what its manifest says.
+    """
+    if not (folder / MANIFEST).exists():
+        return None
+    found = verify_manifest(folder, "model")["about"]
+    if any(found.get(name) != value for name, value in about.items()):
+        raise InputError(f"{folder} holds a run with other options. Remove the folder, or name another output.")
+    return float(found["training"]["seconds"])
+
+
+def _weights(folder: Path) -> str:
+    return str(verify_manifest(folder, "model")["about"]["weights"])

@@ -305,6 +305,73 @@ class Probe:
 
 
 @dataclasses.dataclass(frozen=True)
+class TofuMetricsCommand:
+    """TOFU's model utility and forget quality, for comparison with papers; no verdict."""
+
+    model: str
+    """The model: a folder or Hub name."""
+    forget: Path
+    """forgetNN_perturbed.json"""
+    retain: Path | None = None
+    """retain_perturbed.json"""
+    real_authors: Path | None = None
+    """real_authors_perturbed.json"""
+    world_facts: Path | None = None
+    """world_facts_perturbed.json"""
+    retrained: str | None = None
+    """A model trained without the forget set; for forget quality."""
+
+    def run(self) -> int:
+        """Print the numbers."""
+        from verify.paper_metrics import tofu_metrics
+
+        found = tofu_metrics(**{field.name: getattr(self, field.name) for field in dataclasses.fields(self)})
+        for name, one in found.sets.items():
+            scores = f"probability {one.probability:.4f}, ROUGE-L {one.rouge:.4f}, truth ratio {one.truth_ratio:.4f}"
+            print(f"{name:<13} {scores}")  # noqa: T201
+        utility = (
+            "needs --retain, --real-authors and --world-facts" if found.model_utility is None else f"{found.model_utility:.4f}"
+        )
+        quality = "needs --retrained" if found.forget_quality is None else f"{found.forget_quality:.4g} (KS p-value)"
+        print(f"model utility {utility}\nforget quality {quality}")  # noqa: T201
+        return 0
+
+
+@dataclasses.dataclass(frozen=True)
+class MuseMetricsCommand:
+    """MUSE's VerbMem, KnowMem and PrivLeak, for comparison with papers; no verdict."""
+
+    model: str
+    """The model: a folder or Hub name."""
+    forget: Path
+    """The texts that were to be removed."""
+    holdout: Path | None = None
+    """Texts that no model was trained on; for PrivLeak."""
+    forget_questions: Path | None = None
+    """Questions about what was to be removed; for KnowMem."""
+    retain_questions: Path | None = None
+    """Questions about what was to be kept."""
+    retrained: str | None = None
+    """A model trained without the forget set; for PrivLeak."""
+    columns: Annotated[FieldFlags, tyro.conf.arg(name="")] = FieldFlags()
+
+    def run(self) -> int:
+        """Print the numbers."""
+        from verify.paper_metrics import muse_metrics
+
+        paths = {name: getattr(self, name) for name in ("forget", "holdout", "forget_questions", "retain_questions")}
+        sources: dict[str, Any] = {name: None if path is None else str(path) for name, path in paths.items()}
+        found = muse_metrics(self.model, retrained=self.retrained, fields=self.columns.fields(), **sources)
+        rows = {"VerbMem": found.verbatim, "KnowMem, forget": found.knowledge, "KnowMem, retain": found.retained_knowledge}
+        for name, value in rows.items():
+            print(f"{name:<16} {'not asked' if value is None else format(value, '.4f')}")  # noqa: T201
+        leak = found.privacy
+        shown = "needs --retrained and --holdout" if leak is None else f"{leak.value:.1f} % [{leak.low:.1f}, {leak.high:.1f}]"
+        print(f"{'PrivLeak':<16} {shown}")  # noqa: T201
+        return 0
+
+
+@dataclasses.dataclass(frozen=True)
 class Keygen:
     """Make a key pair for signing certificates: FILE (keep it secret) and FILE.pub (give it to whoever checks)."""
 
@@ -403,6 +470,8 @@ COMMANDS = {
     "report": Report,
     "power": Power,
     "probe": Probe,
+    "tofu": TofuMetricsCommand,
+    "muse": MuseMetricsCommand,
     "attacks": Attacks,
     "keygen": Keygen,
     "certify": Certify,

@@ -25,7 +25,7 @@ def load_records(source: RecordSource, fields: Fields | None = None) -> list[Rec
     """
     fields = fields or Fields()
     if isinstance(source, (str, Path)):
-        return parse_records(_rows_of(str(source)), fields, str(source))
+        return parse_records(stream_rows(str(source)), fields, str(source))
     if isinstance(source, (Mapping, bytes)) or not isinstance(source, Iterable):
         raise InputError(
             f"records cannot be read from {type(source).__name__}. Give a path, a Hub name, a datasets.Dataset "
@@ -43,7 +43,7 @@ def stream_records(source: str | Path, fields: Fields | None = None) -> Iterator
     Raises:
         InputError: as `load_records`, at the row where it goes wrong.
     """
-    for number, row in enumerate(_rows_of(str(source)), 1):
+    for number, row in enumerate(stream_rows(str(source)), 1):
         yield parse_row(row, fields or Fields(), f"{source}, row {number}")
 
 
@@ -81,7 +81,7 @@ def _identifiers_in(source: RecordSource) -> list[str] | None:
     return None
 
 
-def _rows_of(source: str) -> Iterator[Mapping[str, Any]]:
+def stream_rows(source: str) -> Iterator[Mapping[str, Any]]:
     path = Path(source)
     if path.is_dir():
         return _dataset_folder(path)
