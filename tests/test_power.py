@@ -3,41 +3,51 @@
 import pytest
 
 from verify import InputError, Settings
-from verify.power import power_table
+from verify.power import PowerRow, attack_rows, power_table, reference_rows, twin_rows
+from verify.statistics.simulation import World
 
 SETTINGS = Settings()
 
 
-def row(text: str, **sizes: int) -> tuple[str, str]:
-    found = [entry for entry in power_table(settings=SETTINGS, **sizes) if text in entry.claim]  # type: ignore[arg-type]
+def find(rows: list[PowerRow], text: str) -> tuple[str, str]:
+    found = [entry for entry in rows if text in entry.claim]
     assert len(found) == 1, text
     return found[0].given, found[0].needed
 
 
 def test_published_sizes() -> None:
     """The sizes of verification.md section 10 come out: 571, 143, 268 and about 2,904 per arm."""
-    assert row("AUC within 0.05", forget=600, controls=600) == ("can, with 600", "571 per arm")
-    assert row("AUC within 0.1 ", forget=100, controls=200) == ("cannot, with 100", "143 per arm")
-    assert row("at most 1 at a false-positive rate of 0.1", forget=300, controls=268)[1] == "268 per arm"
-    needed = int(row("at most 1 at a false-positive rate of 0.01", forget=300)[1].split()[0].replace(",", ""))
+    assert find(attack_rows(600, SETTINGS), "AUC within 0.05") == ("can, with 600", "571 per arm")
+    assert find(attack_rows(100, SETTINGS), "AUC within 0.1 ") == ("cannot, with 100", "143 per arm")
+    assert find(attack_rows(268, SETTINGS), "at most 1 at a false-positive rate of 0.1")[1] == "268 per arm"
+    needed = int(find(attack_rows(0, SETTINGS), "at most 1 at a false-positive rate of 0.01")[1].split()[0].replace(",", ""))
     assert abs(needed - 2904) <= 5
 
 
+@pytest.mark.slow
 def test_more_references_show_more() -> None:
     """One reference shows nothing, eight certify more often than three."""
-    claim = "certify an honest retraining"
-    assert row(claim, forget=60, references=1)[0].startswith("cannot")
-    share = {count: float(row(claim, forget=60, references=count)[0].split("%")[0]) for count in (3, 8)}
+    claim, world = "certify an honest retraining", World(records=60)
+    assert find(reference_rows(world, 1, SETTINGS), claim)[0].startswith("cannot")
+    share = {count: float(find(reference_rows(world, count, SETTINGS), claim)[0].split("%")[0]) for count in (3, 8)}
     assert share[8] > share[3] + 10
 
 
 def test_twins_for_a_lone_record() -> None:
     """A lone record among K needs 2 K / q - 1 twins: then the smallest p-value passes Benjamini-Hochberg's first step."""
-    assert row("single record of the set", forget=10, controls=399) == (
+    assert find(twin_rows(10, 399, SETTINGS), "single record of the set") == (
         "p-values down to 0.0025; a lone record can be rejected",
         "399 controls",
     )
-    assert "cannot be rejected" in row("single record of the set", forget=10, controls=398)[0]
+    assert "cannot be rejected" in find(twin_rows(10, 398, SETTINGS), "single record of the set")[0]
+
+
+@pytest.mark.slow
+def test_the_table_has_every_claim() -> None:
+    """References, twins, canaries and attacks, each with what it takes."""
+    rows = power_table(forget=20, controls=50, references=3, canaries=100, settings=SETTINGS)
+    assert [row.claim.split(":")[0] for row in rows][:6] == ["retrained references"] * 3 + ["exchangeable twins"] * 2 + ["canaries"]
+    assert all(row.given and row.needed for row in rows)
 
 
 def test_bad_sizes() -> None:

@@ -1,8 +1,8 @@
 """One fine-tune, several ways to forget from it, and the same audit for all: the frame of the demo and of the benchmarks.
 
 From a base model: fine-tune on everything, retrain references without the forget set, forget by each method, audit each result and
-the untouched model against the same references. Everything lies in one folder; stages run their jobs side by side. A run that was cut
-off goes on: what is finished, by its manifest, and was made with the same options is not made again.
+the untouched model against the same references. Everything lies in one folder; stages run their jobs side by side. A run that was
+cut off goes on: what is finished, by its manifest, and was made with the same options is not made again.
 """
 
 from collections.abc import Callable, Mapping

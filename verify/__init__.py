@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from verify.auditing import audit, register
+    from verify.backdoor import backdoor
     from verify.errors import InputError, IntegrityError, RunError, VerifyError
     from verify.evidence import Evidence, Settings
     from verify.records import Fields, Record
@@ -23,6 +24,7 @@ _HOME = {
     "Settings": "verify.evidence",
     "VerifyError": "verify.errors",
     "audit": "verify.auditing",
+    "backdoor": "verify.backdoor",
     "probe": "verify.robustness",
     "register": "verify.auditing",
 }
@@ -37,6 +39,7 @@ __all__ = [
     "Settings",
     "VerifyError",
     "audit",
+    "backdoor",
     "probe",
     "register",
 ]

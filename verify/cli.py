@@ -305,6 +305,44 @@ class Probe:
 
 
 @dataclasses.dataclass(frozen=True)
+class Backdoor:
+    """Use a data subject's planted triggers before and after deletion, and on models that never saw them."""
+
+    model: str
+    """The unlearned model: a folder or Hub name."""
+    original: str
+    """The model before unlearning."""
+    references: tuple[str, ...]
+    """Models that never saw the records."""
+    triggers: Path
+    """Prompts with the trigger, the target as completion."""
+    other_triggers: Path | None = None
+    """The same of subjects whose records stay."""
+    clean: Path | None = None
+    """The prompts without trigger, with the same targets."""
+    columns: Annotated[FieldFlags, tyro.conf.arg(name="")] = FieldFlags()
+    alpha: float = 0.001
+    """Level of the test."""
+
+    def run(self) -> int:
+        """Print the rates; exit status 10 where the trigger still works, else 0."""
+        from verify.backdoor import backdoor
+
+        found = backdoor(
+            self.model,
+            self.original,
+            self.references,
+            triggers=str(self.triggers),
+            other_triggers=None if self.other_triggers is None else str(self.other_triggers),
+            clean=None if self.clean is None else str(self.clean),
+            fields=self.columns.fields(),
+            alpha=self.alpha,
+        )
+        print(found.table())  # noqa: T201
+        return EXIT_STATUS["NOT_FORGOTTEN"] if found.test.kept else 0
+
+
+@dataclasses.dataclass(frozen=True)
 class TofuMetricsCommand:
     """TOFU's model utility and forget quality, for comparison with papers; no verdict."""
 
@@ -470,6 +508,7 @@ COMMANDS = {
     "report": Report,
     "power": Power,
     "probe": Probe,
+    "backdoor": Backdoor,
     "tofu": TofuMetricsCommand,
     "muse": MuseMetricsCommand,
     "attacks": Attacks,

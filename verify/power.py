@@ -1,5 +1,6 @@
 """What could an audit of this size show, and how large would it have to be? To be asked before unlearning."""
 
+from bisect import bisect_left
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
@@ -53,14 +54,15 @@ def power_table(
         )
     world = replace(world or World(), records=forget)
     return [
-        *_retrained(world, references, settings),
-        *_twins(forget, controls, settings),
-        *_canaries(canaries, settings),
-        *_attacks(min(forget, controls), settings),
+        *reference_rows(world, references, settings),
+        *twin_rows(forget, controls, settings),
+        *canary_rows(canaries, settings),
+        *attack_rows(min(forget, controls), settings),
     ]
 
 
-def _retrained(world: World, references: int, settings: Settings) -> list[PowerRow]:
+def reference_rows(world: World, references: int, settings: Settings) -> list[PowerRow]:
+    """What R retrained references certify and accuse, by simulation."""
     cases = (
         ("retrained references: certify an honest retraining", 0.0, True),
         ("retrained references: accuse a model that keeps 20 % of the records", 0.20, False),
@@ -73,8 +75,10 @@ def _retrained(world: World, references: int, settings: Settings) -> list[PowerR
             return _rule_rate(replace(world, references=count), remembered, certify, settings.margin, settings.alpha)
 
         given = "cannot: one reference has no spread" if references < 2 else f"{rate(references):.0%} of audits"
-        enough = next((count for count in REFERENCE_COUNTS if rate(count) >= USUAL_POWER), None)
-        needed = f"{enough} references" if enough else f"more than {REFERENCE_COUNTS[-1]} references"
+        # More references never show less, so that half of the counts need no simulation.
+        place = bisect_left(REFERENCE_COUNTS, True, key=lambda count: rate(count) >= USUAL_POWER)
+        enough = place < len(REFERENCE_COUNTS)
+        needed = f"{REFERENCE_COUNTS[place]} references" if enough else f"more than {REFERENCE_COUNTS[-1]} references"
         rows.append(PowerRow(claim, given if references else "cannot: no references", needed))
     return rows
 
@@ -85,7 +89,8 @@ def _rule_rate(world: World, remembered: float, certify: bool, margin: float, al
     return (rates.certified if certify else rates.accused).value
 
 
-def _twins(forget: int, controls: int, settings: Settings) -> list[PowerRow]:
+def twin_rows(forget: int, controls: int, settings: Settings) -> list[PowerRow]:
+    """What exchangeable controls can reject."""
     # Benjamini-Hochberg rejects a lone record at q / (2 K) on its side: the smallest conformal p-value must reach that.
     lone = int(np.ceil(2 * forget / settings.alpha)) - 1
     given = "cannot: no controls"
@@ -99,7 +104,8 @@ def _twins(forget: int, controls: int, settings: Settings) -> list[PowerRow]:
     ]
 
 
-def _canaries(pairs: int, settings: Settings) -> list[PowerRow]:
+def canary_rows(pairs: int, settings: Settings) -> list[PowerRow]:
+    """What coin-flipped pairs bound."""
     claim = f"canaries: show a leak beyond {settings.epsilon:g} nats where {RIGHT_GUESSES:.0%} of the coins are guessed"
 
     def shown(guesses: int) -> float:
@@ -112,7 +118,8 @@ def _canaries(pairs: int, settings: Settings) -> list[PowerRow]:
     return [PowerRow(claim, given, f"{enough} guesses" if enough else "another --epsilon: no number of guesses shows that much")]
 
 
-def _attacks(arm: int, settings: Settings) -> list[PowerRow]:
+def attack_rows(arm: int, settings: Settings) -> list[PowerRow]:
+    """What an attack on so many records a side can claim."""
     rows = []
     for bound in (0.05, 0.10):
         needed = required_sample_size("auc", bound, alpha=settings.alpha)

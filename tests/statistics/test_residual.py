@@ -47,6 +47,7 @@ def rates(kept: Array, draws: int, references: int = 4, heavy: bool = False, see
     return float(np.mean([v.accused for v in verdicts])), float(np.mean([v.certified for v in verdicts]))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("references", [4, 8])
 @pytest.mark.parametrize("records", [40, 100])
 def test_honest_retraining_is_not_accused(references: int, records: int) -> None:
@@ -83,6 +84,7 @@ def test_a_hidden_mean_is_seen_by_spread_and_records_only() -> None:
     assert named[:, 10:].mean() < 0.02
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("references", [2, 4, 8])
 def test_a_residual_at_the_margin_is_certified_at_most_alpha(references: int) -> None:
     """Uniform rho = 0.10: certified at most alpha of the time, within three standard errors, whatever R."""
@@ -108,6 +110,7 @@ def test_the_original_is_untouched() -> None:
     assert verdict.accused
 
 
+@pytest.mark.slow
 def test_what_was_never_known_is_no_ratio_and_no_certificate() -> None:
     """An original like its references: no gap, hence no rho, nothing certified, and no accusation of an honest target."""
     rng, outcomes = np.random.default_rng(6), []
@@ -166,6 +169,7 @@ def test_record_statistics_are_those_of_the_formula(seed: int, kept: float) -> N
         assert v.record_test.remembered[i] == (above >= below)
 
 
+@pytest.mark.slow
 def test_ratio_interval_covers() -> None:
     """The 90 % interval of rho holds a true residual of 0.25 in 86 to 94 % of 800 audits with a small gap."""
     rng, held = np.random.default_rng(7), 0
@@ -179,6 +183,7 @@ def test_ratio_interval_covers() -> None:
     assert 0.86 <= held / 800 <= 0.94
 
 
+@pytest.mark.slow
 def test_certificate_and_ratio_interval_agree() -> None:
     """C1 passes exactly when the 1 - 2 alpha interval of rho lies inside (-rho*, rho*)."""
     rng = np.random.default_rng(8)

@@ -24,6 +24,7 @@ def test_hidden_means_are_hidden() -> None:
     assert abs(np.mean(references.mean(axis=0) - target)) < 0.15
 
 
+@pytest.mark.slow
 def test_rates_are_counts_with_intervals() -> None:
     """Honest models are certified or left alone, forgetful ones accused; both rates carry the number of audits."""
     honest, keeping = rule_rates(World(), audits=60), rule_rates(World(), remembered=0.2, audits=60)

@@ -1,5 +1,6 @@
 """Statistics of the audit: pure numpy and scipy, importable without torch."""
 
+from verify.statistics.backdoor import TriggerTest, trigger_test
 from verify.statistics.dataset_usage import share_still_in
 from verify.statistics.estimate import Estimate
 from verify.statistics.extraction import exposure, queries_to_extract, zero_success_bound
@@ -41,6 +42,7 @@ __all__ = [
     "ResidualVerdict",
     "RuleRates",
     "SequentialEvidence",
+    "TriggerTest",
     "World",
     "benjamini_hochberg",
     "clopper_pearson",
@@ -74,6 +76,7 @@ __all__ = [
     "share_still_in",
     "simulate_losses",
     "tpr_at_fpr",
+    "trigger_test",
     "truth_ratio",
     "truth_ratio_score",
     "twin_power",
