@@ -11,7 +11,6 @@ import json
 import os
 import platform
 import sys
-import time
 from pathlib import Path
 
 import torch
@@ -93,7 +92,6 @@ def main() -> None:
     )
     given = parser.parse_args()
     quiet_libraries()
-    started = time.monotonic()
     write_data(given.shared_data, given.output / "data")
     base = (pretrained_base if given.start == "stories260k" else random_base)(given.shared_data, given.output)
     rate = 4e-3 if given.start == "stories260k" else 2e-3
@@ -115,7 +113,7 @@ def main() -> None:
     about = (
         f"# TOFU, {AUTHORS} authors, {FORGOTTEN} to forget, from {given.start}\n\n"
         f"{platform.machine()}, {os.cpu_count()} cores, torch {torch.__version__}, transformers {transformers.__version__}; "
-        f"{given.epochs:g} epochs; {time.monotonic() - started:.0f} s in all. Controls: TOFU's holdout10 (400 records).\n\n"
+        f"{given.epochs:g} epochs. Controls: TOFU's holdout10 (400 records).\n\n"
     )
     gates = "\n".join(f"- {gate.name}: {gate.reason}" for gate in entries[0][1].gates)
     write_text(
