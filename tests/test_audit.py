@@ -119,6 +119,25 @@ def test_the_cache_changes_nothing(house: dict[str, Path], tmp_path: Path) -> No
     assert first.model_copy(update=same) == second.model_copy(update=same)
 
 
+def test_a_finished_attack_is_not_run_again(house: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An audit that goes on takes the dear attacks' scores from the cache; a damaged cache is made again."""
+    from verify.attacks.extraction.verbatim import Verbatim
+
+    settings, calls, score = Settings(attacks=("verbatim", "loss")), [], Verbatim.score
+    monkeypatch.setattr(Verbatim, "score", lambda *arguments: calls.append(1) or score(*arguments))
+    first = run(house, cache_dir=tmp_path / "cache", settings=settings)
+    made = len(calls)
+    assert made > 0
+    again = run(house, cache_dir=tmp_path / "cache", settings=settings)
+    assert len(calls) == made
+    assert again.attacks == first.attacks
+    for path in (tmp_path / "cache").glob("*.attacks"):
+        path.write_bytes(path.read_bytes()[:-3])
+    with pytest.warns(UserWarning, match="made again"):
+        assert run(house, cache_dir=tmp_path / "cache", settings=settings).attacks == first.attacks
+    assert len(calls) == 2 * made
+
+
 def test_models_in_memory_are_audited_like_folders(house: dict[str, Path], tokenizer: Any) -> None:
     """A model object gives the numbers its folder gives."""
     model = AutoModelForCausalLM.from_pretrained(house["target"])

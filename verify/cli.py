@@ -151,6 +151,11 @@ class Audit:
         # Flags that were left alone must not contradict a registration: its settings rule.
         untouched = self.registration is not None and self.choices == SettingsFlags()
         settings = None if untouched else self.choices.settings()
+        if settings is not None:
+            from verify.attacks import cost_of
+
+            models = 2 + len(self.references)
+            print(f"{cost_of(settings.attacks)}; {models} models", file=sys.stderr)  # noqa: T201
         with progress_bar("loading") as progress:
             evidence = audit(
                 self.model,

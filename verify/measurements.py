@@ -70,7 +70,7 @@ def measure(
     for window in windows:
         by_record[window.record].append(window)
     names = [_name(group, key) for group in by_record]
-    path = None if cache_dir is None else cache_dir / f"{_model_name(loaded)}.statistics"
+    path = None if cache_dir is None else cache_dir / f"{model_name(loaded)}.statistics"
     known = {} if path is None else _read(path, key)
     missing = {name: group for name, group in zip(names, by_record, strict=True) if name not in known}
     if missing:
@@ -96,7 +96,7 @@ def _name(windows: Sequence[Encoded], key: RecordKey) -> str:
     return key.of(digest.hexdigest(), "statistics")
 
 
-def _model_name(loaded: LoadedModel) -> str:
+def model_name(loaded: LoadedModel) -> str:
     """Hash of everything but the records that the statistics depend on.
 
     Weights alone do not settle what a model computes: a rotary base, a soft cap or a LoRA scaling is in its configuration.
@@ -135,7 +135,7 @@ def _write(path: Path, entries: Entries, key: RecordKey) -> None:
     np.savez(buffer, **arrays)
     payload = buffer.getvalue()
     with atomic_file(path, mode=0o600) as stream:
-        stream.write(_seal(path, payload, key) + payload)
+        stream.write(seal(path, payload, key) + payload)
 
 
 def _read(path: Path, key: RecordKey) -> Entries:
@@ -144,8 +144,8 @@ def _read(path: Path, key: RecordKey) -> Entries:
         content = path.read_bytes()
     except FileNotFoundError:
         return {}
-    seal, payload = content[:HASH_CHARACTERS], content[HASH_CHARACTERS:]
-    if not hmac.compare_digest(seal, _seal(path, payload, key)):
+    payload = unsealed(path, content, key)
+    if payload is None:
         warnings.warn(f"the cache {path.name} is damaged or was not written with this record key; it is made again.", stacklevel=3)
         return {}
     # The seal fits: these bytes are what `_write` wrote, so nothing in them needs doubting any more.
@@ -156,6 +156,12 @@ def _read(path: Path, key: RecordKey) -> Entries:
     return {name: TokenStatistics(**{column: columns[column][index] for column in COLUMNS}) for index, name in enumerate(names)}
 
 
-def _seal(path: Path, payload: bytes, key: RecordKey) -> bytes:
+def seal(path: Path, payload: bytes, key: RecordKey) -> bytes:
     """A code only the key's holder can make, over the content and the name: no file can stand in for another model's."""
     return key.of(f"{path.name}\x00{hashlib.sha256(payload).hexdigest()}", "statistics cache").encode()
+
+
+def unsealed(path: Path, content: bytes, key: RecordKey) -> bytes | None:
+    """What stands behind the seal, or None where the seal does not fit."""
+    given, payload = content[:HASH_CHARACTERS], content[HASH_CHARACTERS:]
+    return payload if hmac.compare_digest(given, seal(path, payload, key)) else None

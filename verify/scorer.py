@@ -2,12 +2,13 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from verify.attacks.base import Attack, Observation
+from verify.attacks.base import MODEL_ITSELF, Attack, Observation
 from verify.canaries import Canaries
 from verify.errors import InputError
 from verify.evidence import Settings
@@ -16,6 +17,7 @@ from verify.identity import RecordKey
 from verify.measurements import measure
 from verify.models import LoadedModel, load_model, require_same_tokenizer
 from verify.records import Record
+from verify.score_cache import ScoreCache
 from verify.scores import ScoreBlock
 
 ATTACKED: tuple[SetRole, ...] = ("forget", "holdout")
@@ -75,8 +77,9 @@ class Scorer:
             # Their texts follow from the tokenizer, which is known only now.
             self.sets["canary"] = self.canaries.records(loaded.tokenizer)
         observations = self._measure(loaded, lambda done: progress(done / 2 / len(self.sets)))
+        cache = ScoreCache(self.cache_dir, loaded, self.key)
         for done, (role, observation) in enumerate(observations.items(), 1):
-            self.blocks[plan.label, role] = self._block(plan, observation, role)
+            self.blocks[plan.label, role] = self._block(plan, observation, role, cache)
             progress(0.5 + done / 2 / len(self.sets))
         attacked = {role: observations[role].without_model() for role in ATTACKED if role in observations}
         if plan.role == "base":
@@ -106,12 +109,15 @@ class Scorer:
             observations["holdout"] = replace(controls, controls=controls, members=forget)
         return observations
 
-    def _block(self, plan: Plan, observation: Observation, role: SetRole) -> ScoreBlock:
+    def _block(self, plan: Plan, observation: Observation, role: SetRole, cache: ScoreCache) -> ScoreBlock:
         scores = {}
         if role in ATTACKED and plan.role != "base":
             for name, attack in self.attacks.items():
-                if self._lacks(attack) is None and "retrained references" not in attack.needs:
-                    scores[name] = attack.score(observation, [self.base[role]] if "reference model" in attack.needs else [])
+                if self._lacks(attack) is not None or "retrained references" in attack.needs:
+                    continue
+                run = partial(attack.score, observation, [self.base[role]] if "reference model" in attack.needs else [])
+                read = (observation, observation.controls, observation.members)
+                scores[name] = cache.get(name, attack, read, run) if attack.needs & MODEL_ITSELF else run()
         return ScoreBlock(
             records=tuple(self.key.of(record.fingerprint) for record in observation.records),
             subjects=tuple(

@@ -41,3 +41,13 @@ def select_attacks(names: Sequence[str] = ()) -> Mapping[str, Attack]:
         for entry in ([name] if name in classes else [one for one in classes if classes[one].cost <= LEVELS[name]])
     ]
     return {name: classes[name]() for name in dict.fromkeys(chosen)}
+
+
+def cost_of(names: Sequence[str] = ()) -> str:
+    """What the attacks of a choice cost together, in words; to be said before they run."""
+    chosen = select_attacks(names)
+    dear = {name: attack.cost for name, attack in chosen.items() if attack.cost}
+    if not dear:
+        return f"{len(chosen)} attacks from one pass over each record"
+    listed = ", ".join(f"{name} {cost:g}" for name, cost in sorted(dear.items(), key=lambda entry: -entry[1]))
+    return f"{len(chosen)} attacks: one pass over each record and about {sum(dear.values()):g} more ({listed})"
