@@ -132,6 +132,10 @@ def _history(steps: Sequence[Step]) -> list[dict[str, Any]]:
     return [{**step.details, "state": step.state} for step in steps]
 
 
+_SETUP_LOCK = 0x756E6C65
+"""Any number, as long as nobody else's; "unle"."""
+
+
 class Ledger:
     """All requests, behind one database."""
 
@@ -146,13 +150,19 @@ class Ledger:
         """
         text = str(url)
         self.url = text if "://" in text else f"sqlite:///{text}"
+        engine: sa.Engine | None = None
         try:
-            self._engine = _engine(self.url)
+            self._engine = engine = _engine(self.url)
             with self._engine.begin() as connection:
+                if self._engine.dialect.name == "postgresql":
+                    # Two that replace the same trigger function at once would fail with "tuple concurrently updated".
+                    connection.execute(sa.text(f"SELECT pg_advisory_xact_lock({_SETUP_LOCK})"))
                 _METADATA.create_all(connection)
                 for statement in _GUARDS[self._engine.dialect.name]:
                     connection.execute(sa.text(statement))
         except (sa.exc.SQLAlchemyError, KeyError, ImportError) as error:
+            if engine is not None:
+                engine.dispose()
             # The URL may hold a password, and the driver's message repeats it: neither is shown.
             raise InputError(f"the ledger cannot be opened ({type(error).__name__}). Give a file, or a PostgreSQL URL.") from None
 
