@@ -32,7 +32,7 @@ test-fast: install
 	$(BIN)/pytest -n 2 --dist worksteal -m 'not slow'
 
 bench: install
-	OMP_NUM_THREADS=2 $(BIN)/pytest benchmarks --benchmark-enable
+	OMP_NUM_THREADS=2 $(BIN)/pytest benchmarks -o addopts=--import-mode=importlib
 
 clean:
 	rm -rf .venv demo build dist *.egg-info

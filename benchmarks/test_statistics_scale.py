@@ -1,0 +1,47 @@
+"""Statistics of 10,000 and 100,000 records: seconds, and memory that grows like the number of records."""
+
+import tracemalloc
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+
+from verify.statistics import benjamini_hochberg, likelihood_ratio, membership_auc, rmia
+
+REFERENCES = 4
+
+
+def _auc(rng: np.random.Generator, count: int) -> Callable[[], Any]:
+    members, others = rng.normal(0.2, 1, count), rng.normal(size=count)
+    return lambda: membership_auc(members, others, 0.95)
+
+
+def _rejections(rng: np.random.Generator, count: int) -> Callable[[], Any]:
+    p_values = rng.random(count)
+    return lambda: benjamini_hochberg(p_values, 0.05)
+
+
+def _ratios(rng: np.random.Generator, count: int) -> Callable[[], Any]:
+    target, references = rng.normal(-2, 1, count), rng.normal(-2, 1, (REFERENCES, count))
+    return lambda: likelihood_ratio(target, references, variance="pooled")
+
+
+def _rmia(rng: np.random.Generator, count: int) -> Callable[[], Any]:
+    target, references = rng.normal(-2, 1, count), rng.normal(-2, 1, (REFERENCES, count))
+    population, population_references = rng.normal(-2, 1, count), rng.normal(-2, 1, (REFERENCES, count))
+    return lambda: rmia(target, references, population, population_references, 1.0)
+
+
+@pytest.mark.parametrize("count", [10_000, 100_000])
+@pytest.mark.parametrize("make", [_auc, _rejections, _ratios, _rmia], ids=["auc", "benjamini_hochberg", "lira", "rmia"])
+def test_scale(benchmark: Any, make: Callable[[np.random.Generator, int], Callable[[], Any]], count: int) -> None:
+    """Time by pytest-benchmark; peak memory per record in its extra info."""
+    run = make(np.random.default_rng(0), count)
+    tracemalloc.start()
+    run()
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    benchmark.extra_info.update(bytes_per_record=peak / count)
+    benchmark.pedantic(run, rounds=3)
+    assert peak / count < 1000, "memory is linear in the number of records"
