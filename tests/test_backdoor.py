@@ -4,21 +4,16 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
-from tiny_models import make_llama, make_tokenizer
+from tiny_models import train_by_heart
 
 from verify.backdoor import backdoor
-from verify.encoding import Encoder, collate
 from verify.errors import InputError
-from verify.models import LoadedModel, load_model
+from verify.models import LoadedModel
 from verify.records import Record
-from verify.scoring import scored_log_probabilities
 from verify.statistics.backdoor import trigger_test
-
-TOKENIZER = make_tokenizer()
 
 
 @given(trials=st.integers(1, 60), q=st.floats(0, 0.5), gap=st.floats(0.05, 0.5), alpha=st.floats(1e-4, 0.2))
@@ -74,14 +69,7 @@ def rows(trigger: str, target: str, count: int = 8) -> list[dict[str, str]]:
 
 def trained(parts: list[list[dict[str, str]]], seed: int) -> LoadedModel:
     records = [Record(row["example_id"], prompt=row["prompt"], completion=row["completion"]) for part in parts for row in part]
-    model = make_llama(TOKENIZER, seed).train()
-    batch = collate(Encoder(TOKENIZER, 64).encode(records), TOKENIZER.pad_token_id)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=5e-3)
-    for _ in range(150):
-        (-scored_log_probabilities(model, batch)[0].mean()).backward()
-        optimizer.step()
-        optimizer.zero_grad()
-    return load_model(model.eval(), tokenizer=TOKENIZER)
+    return train_by_heart(records, seed)
 
 
 @pytest.mark.slow

@@ -10,7 +10,7 @@ import pytest
 
 import unlearn.cli
 import verify.cli
-from verify.cli import EXIT_STATUS
+from verify.cli_flags import EXIT_STATUS
 
 AUDIT_FLAGS = {
     "--model",

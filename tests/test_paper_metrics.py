@@ -7,14 +7,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tiny_models import make_llama, make_tokenizer
+from tiny_models import make_llama, make_tokenizer, train_by_heart
 
-from verify.encoding import Encoder, collate
+from verify.encoding import Encoder
 from verify.errors import InputError
 from verify.models import LoadedModel, load_model
 from verify.paper_metrics import muse_metrics, rouge_l, score_set, tofu_metrics
 from verify.records import Record
-from verify.scoring import scored_log_probabilities
 from verify.statistics import model_utility
 
 TOKENIZER = make_tokenizer()
@@ -33,14 +32,7 @@ RECORDS = [Record(str(number), prompt=row["question"], completion=row["answer"])
 @pytest.fixture(scope="module")
 def memorized() -> LoadedModel:
     """A tiny model that knows the answers."""
-    model = make_llama(TOKENIZER).train()
-    batch = collate(Encoder(TOKENIZER, 64).encode(RECORDS), TOKENIZER.pad_token_id)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=5e-3)
-    for _ in range(150):
-        (-scored_log_probabilities(model, batch)[0].mean()).backward()
-        optimizer.step()
-        optimizer.zero_grad()
-    return load_model(model.eval(), tokenizer=TOKENIZER)
+    return train_by_heart(RECORDS)
 
 
 @pytest.fixture(scope="module")

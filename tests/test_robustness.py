@@ -9,11 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tiny_models import make_llama, make_tokenizer
+from tiny_models import train_by_heart
 
-from verify.encoding import Encoder, collate
 from verify.errors import InputError
-from verify.models import LoadedModel, load_model, weights_digest
+from verify.models import LoadedModel, weights_digest
 from verify.probes import probe_classes, select_probes
 from verify.probes.base import Material, Probe, mean_losses
 from verify.probes.difference import Difference
@@ -22,29 +21,19 @@ from verify.probes.quantization import rounded
 from verify.probes.relearning import Relearning
 from verify.records import Record
 from verify.robustness import Robustness, probe
-from verify.scoring import scored_log_probabilities
 
-TOKENIZER = make_tokenizer()
 FORGET = [Record(f"f{number}", prompt=f"who {number}", completion=f"the quick brown fox {number * 7}") for number in range(8)]
 RETAIN = [Record(f"r{number}", prompt=f"over {number}", completion=f"every lazy dog {number * 5}") for number in range(12)]
 UNSEEN = [Record(f"u{number}", prompt=f"on {number}", completion=f"other animals jump {number * 3}") for number in range(10)]
 NAMES = tuple(probe_classes())
 
 
-def trained(records: list[Record], seed: int) -> LoadedModel:
-    model = make_llama(TOKENIZER, seed).train()
-    batch = collate(Encoder(TOKENIZER, 64).encode(records), TOKENIZER.pad_token_id)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
-    for _ in range(60):
-        (-scored_log_probabilities(model, batch)[0].mean()).backward()
-        optimizer.step()
-        optimizer.zero_grad()
-    return load_model(model.eval(), tokenizer=TOKENIZER)
-
-
 @pytest.fixture(scope="module")
 def models() -> dict[str, LoadedModel]:
-    return {"original": trained(FORGET + RETAIN, 0)} | {f"reference {seed}": trained(RETAIN, seed) for seed in (1, 2, 3, 4)}
+    references = {f"reference {seed}": train_by_heart(RETAIN, seed, 60, 3e-3) for seed in (1, 2, 3, 4)}
+    return {"original": train_by_heart(FORGET + RETAIN, 0, 60, 3e-3), **references}
+        f"reference {seed}": train_by_heart(RETAIN, seed, 60, 3e-3) for seed in (1, 2, 3, 4)
+    }
 
 
 def material(models: dict[str, LoadedModel]) -> Material:

@@ -12,7 +12,7 @@ import tyro
 
 from unlearn.methods import method_classes
 from unlearn.options import TrainingOptions
-from verify.cli import FieldFlags
+from verify.cli_flags import FieldFlags
 from verify.console import run_command
 
 

@@ -82,6 +82,11 @@ def _identifiers_in(source: RecordSource) -> list[str] | None:
 
 
 def stream_rows(source: str) -> Iterator[Mapping[str, Any]]:
+    """The rows of any supported source as they stand there, one after the other.
+
+    Raises:
+        InputError: the source is missing, truncated or of an unknown kind.
+    """
     path = Path(source)
     if path.is_dir():
         return _dataset_folder(path)

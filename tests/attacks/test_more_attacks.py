@@ -8,7 +8,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from tiny_models import make_llama, make_tokenizer
+from tiny_models import make_llama, make_tokenizer, train_by_heart
 
 from verify.attacks import select_attacks
 from verify.attacks.base import Observation
@@ -18,13 +18,12 @@ from verify.attacks.extraction.exposure import Exposure
 from verify.attacks.extraction.extraction_likelihood import overlap
 from verify.attacks.extraction.sampled import Sampled
 from verify.attacks.membership._fitted import cross_fitted
-from verify.encoding import Encoder, collate
+from verify.encoding import Encoder
 from verify.errors import InputError
 from verify.identity import RecordKey
 from verify.measurements import measure
 from verify.models import LoadedModel, load_model, sampled_continuations
 from verify.records import Record
-from verify.scoring import scored_log_probabilities
 from verify.token_stats import TokenStatistics
 
 KEY = RecordKey(b"k" * 32)
@@ -43,14 +42,7 @@ UNSEEN = [
 @pytest.fixture(scope="module")
 def memorized() -> LoadedModel:
     """A tiny model that knows `KNOWN` by heart."""
-    model = make_llama(TOKENIZER).train()
-    batch = collate(Encoder(TOKENIZER, 64).encode(KNOWN), TOKENIZER.pad_token_id)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=5e-3)
-    for _ in range(120):
-        (-scored_log_probabilities(model, batch)[0].mean()).backward()
-        optimizer.step()
-        optimizer.zero_grad()
-    return load_model(model.eval(), tokenizer=TOKENIZER)
+    return train_by_heart(KNOWN, steps=120)
 
 
 @pytest.fixture(scope="module")
