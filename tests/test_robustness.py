@@ -32,8 +32,6 @@ NAMES = tuple(probe_classes())
 def models() -> dict[str, LoadedModel]:
     references = {f"reference {seed}": train_by_heart(RETAIN, seed, 60, 3e-3) for seed in (1, 2, 3, 4)}
     return {"original": train_by_heart(FORGET + RETAIN, 0, 60, 3e-3), **references}
-        f"reference {seed}": train_by_heart(RETAIN, seed, 60, 3e-3) for seed in (1, 2, 3, 4)
-    }
 
 
 def material(models: dict[str, LoadedModel]) -> Material:
