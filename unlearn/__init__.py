@@ -10,7 +10,10 @@ if TYPE_CHECKING:
     from unlearn.methods.gradient_ascent import GradientAscent
     from unlearn.methods.npo import NPO
     from unlearn.methods.retrain import Retrain
+    from unlearn.methods.satimp import SatImp
+    from unlearn.methods.simnpo import SimNPO
     from unlearn.methods.task_vector import TaskVector
+    from unlearn.methods.wga import WGA
     from unlearn.options import TrainingOptions
 
 _HOME = {
@@ -19,6 +22,9 @@ _HOME = {
     "GradDiff": "unlearn.methods.grad_diff",
     "GradientAscent": "unlearn.methods.gradient_ascent",
     "NPO": "unlearn.methods.npo",
+    "SatImp": "unlearn.methods.satimp",
+    "SimNPO": "unlearn.methods.simnpo",
+    "WGA": "unlearn.methods.wga",
     "Retrain": "unlearn.methods.retrain",
     "TaskVector": "unlearn.methods.task_vector",
     "TrainingOptions": "unlearn.options",
@@ -28,11 +34,14 @@ _HOME = {
 
 __all__ = [
     "NPO",
+    "WGA",
     "FinetuneResult",
     "ForgetResult",
     "GradDiff",
     "GradientAscent",
     "Retrain",
+    "SatImp",
+    "SimNPO",
     "TaskVector",
     "TrainingOptions",
     "finetune",

@@ -175,6 +175,23 @@ def score_both(model: nn.Module, batch: Batch) -> tuple[SequenceScores, Sequence
     )
 
 
+def score_tokens(model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor, SequenceScores | None]:
+    """One pass; the forget set token by token.
+
+    Returns:
+        log-probability of every scored forget token [N], the row each belongs to [N], and the scores of the retain rows, or
+        None where the batch has none.
+    """
+    if batch.retain is None:
+        return *scored_log_probabilities(model, batch.forget), None
+    count, size = len(batch.forget["input_ids"]), len(batch.retain["input_ids"])
+    values, rows = scored_log_probabilities(model, _stack(batch.forget, batch.retain))
+    first = rows < count
+    kept, places = values[~first], rows[~first] - count
+    retain = SequenceScores(mean_by_row(-kept, places, size), sum_by_row(kept, places, size))
+    return values[first], rows[first], retain
+
+
 def _scores(model: nn.Module, rows_BL: Mapping[str, Tensor]) -> SequenceScores:
     values, rows = scored_log_probabilities(model, rows_BL)
     size = len(rows_BL["input_ids"])
