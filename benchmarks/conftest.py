@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from timing import MEMORY, RESULTS
+from timing import MEMORY, RESULTS, SHARES
 
 
 @pytest.fixture(autouse=True)
@@ -23,6 +23,10 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
         terminalreporter.section("ours against stock, medians")
     for name, ours, stock in RESULTS:
         terminalreporter.write_line(f"{name:<58} {ours * 1e3:9.1f} ms {stock * 1e3:9.1f} ms   ratio {ours / stock:.3f}")
+    if SHARES:
+        terminalreporter.section("shares of a whole")
+    for name, share in SHARES:
+        terminalreporter.write_line(f"{name:<70} {share:7.2%}")
     if MEMORY:
         terminalreporter.section("peak memory above the loaded model, ours against stock")
     for name, mine, theirs in MEMORY:

@@ -7,6 +7,8 @@ from typing import Any
 
 RESULTS: list[tuple[str, float, float]] = []
 """Name, our median and the stock one, seconds."""
+SHARES: list[tuple[str, float]] = []
+"""Name, and its share of a whole."""
 MEMORY: list[tuple[str, float, float]] = []
 """Name, our peak above the loaded model and the stock one, MiB."""
 

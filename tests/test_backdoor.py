@@ -34,7 +34,7 @@ def test_errors_are_the_binomials_own(trials: int, q: float, gap: float, alpha: 
 
 
 def test_known_answer() -> None:
-    """Athena, section IV: 30 uses, p = 0.95, q = 0.1: errors far below one in a thousand."""
+    """The setting of Athena: 30 uses, p = 0.95, q = 0.1: errors far below one in a thousand."""
     found = trigger_test(28, 30, 0.1, 0.95)
     assert found.kept
     assert found.threshold == 10

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from audits import evidence_of
 from score_tables import simulated_table
 from tiny_models import make_llama, make_tokenizer
@@ -123,8 +124,12 @@ def test_zlib_does_not_grow_with_length() -> None:
 def test_gradient_norms_are_taken_in_evaluation_mode() -> None:
     """A model with dropout, handed over in training mode, has one norm, and is in training mode afterwards."""
     model = make_llama(TOKENIZER)
-    model.config.attention_dropout = 0.5
-    loaded = load_model(model, tokenizer=TOKENIZER)
+    for layer in model.model.layers:
+        layer.self_attn.attention_dropout = 0.5
+    ids = torch.arange(4, 24)[None]
+    model.train()
+    assert not torch.equal(model(input_ids=ids).logits, model(input_ids=ids).logits), "dropout is at work"
+    loaded = load_model(model.eval(), tokenizer=TOKENIZER)
     observation = measure(loaded, [Record("a", prompt="who", completion="brown fox")], cache_dir=None, key=KEY)
     attack: Any = select_attacks(["gradient_norm"])["gradient_norm"]
     calm = attack.score(observation, [])

@@ -152,11 +152,15 @@ def _audit(experiment: Experiment, name: str) -> None:
     from verify import Settings, audit
 
     models, data = experiment.output / "models", experiment.data
-    if (experiment.audit_dir(name) / MANIFEST).exists():
-        verify_manifest(experiment.audit_dir(name), "audit")
+    target, folder = models / ("original" if name == UNTOUCHED else name), experiment.audit_dir(name)
+    if (folder / MANIFEST).exists():
+        verify_manifest(folder, "audit")
+        audited = next(model for model in Evidence.load(folder / "evidence.json").models if model.role == "target")
+        if audited.weights != _weights(target):
+            raise InputError(f"{folder} is the audit of another model. Remove the folder, or name another output.")
         return
     audit(
-        str(models / ("original" if name == UNTOUCHED else name)),
+        str(target),
         str(models / "original"),
         base=str(experiment.base),
         references=[str(models / f"reference{number}") for number in range(1, experiment.references + 1)],
@@ -164,7 +168,7 @@ def _audit(experiment: Experiment, name: str) -> None:
         retain_set=str(data / "retain.jsonl"),
         holdout_set=str(data / "holdout.jsonl"),
         fields=experiment.fields,
-        output_dir=experiment.audit_dir(name),
+        output_dir=folder,
         settings=Settings(seed=experiment.seed, overflow=experiment.options.overflow),
         cache_dir=experiment.output / "cache",
     )

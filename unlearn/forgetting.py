@@ -109,7 +109,8 @@ def forget(
     base_model = None if base is None else load_model(base, tokenizer=loaded.tokenizer, dtype=dtype)
     options = _fill_in(options or TrainingOptions(), method, log)
     digest_before = loaded.digest
-    context = Context(loaded, roles.forget, roles.retain, roles.holdout, base_model, options, output / WORK, output)
+    folder = Path(model) if isinstance(model, (str, Path)) and Path(model).is_dir() else None
+    context = Context(loaded, roles.forget, roles.retain, roles.holdout, base_model, options, folder, output / WORK, output)
     outcome = _run(method, context, callbacks)
     facts = dict(outcome.facts)
     if isinstance(method, Rebuild):

@@ -20,6 +20,7 @@ class TrainingOptions:
         gradient_accumulation: microbatches per optimizer step.
         scheduler: learning-rate schedule, a `transformers` name ("linear", "cosine", "constant", ...).
         warmup_ratio: share of the steps over which the learning rate rises.
+        optimizer: "adamw", or "sophia" (second order; with any objective).
         weight_decay: decoupled weight decay.
         max_grad_norm: gradients are clipped to this norm.
         seed: decides data order, dropout and adapter initialisation.
@@ -41,6 +42,7 @@ class TrainingOptions:
     gradient_accumulation: int = 1
     scheduler: str | None = None
     warmup_ratio: float | None = None
+    optimizer: Literal["adamw", "sophia"] = "adamw"
     weight_decay: float | None = None
     max_grad_norm: float = 1.0
     seed: int = 0

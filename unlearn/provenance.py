@@ -7,7 +7,7 @@ checkpoint. The last line names the final weights. Nothing in it says who or wha
 
 import json
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Sequence, Set
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -118,6 +118,33 @@ class TrainingLog:
             checkpoints=tuple((int(e["checkpoint"]), str(e["folder"])) for e in entries if "checkpoint" in e),
             final_weights=next((str(e["final_weights"]) for e in entries if "final_weights" in e), None),
         )
+
+
+def filtered_lines(log: "TrainingLog", removed: Set[int]) -> list[dict[str, Any]]:
+    """Header and microbatches of a log without some of its records, as if they had never been there; the rest renumbered."""
+    kept = [index for index in range(len(log.records)) if index not in removed]
+    number = {index: place for place, index in enumerate(kept)}
+    header = {
+        "schema": SCHEMA,
+        "options": log.options,
+        "records": [log.records[index] for index in kept],
+        "subjects": [log.subjects[index] for index in kept],
+        "tokenizer": log.tokenizer,
+        "start_weights": log.start_weights,
+    }
+    return [
+        header,
+        *(
+            {
+                "microbatch": entry.number,
+                "step": entry.step,
+                "records": [number[index] for index in entry.records if index in number],
+                "seed": entry.seed,
+                "rate": entry.learning_rate,
+            }
+            for entry in log.microbatches
+        ),
+    ]
 
 
 def require_in_log(records: Sequence[Record], log: TrainingLog, key: RecordKey) -> None:

@@ -6,7 +6,7 @@ where a loss or gradient is not finite; stop rules; and checkpoints that a kille
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +14,14 @@ import torch
 from torch import Tensor, nn
 from transformers import Trainer, TrainerCallback
 
+from unlearn.methods.base import Progress
 from unlearn.provenance import LogWriter
 from unlearn.schedule import Pair, PairDataset, PairSampler, microbatch_seed
+from unlearn.sophia import Sophia
 from verify.errors import RunError
-from verify.files import disk_errors, write_manifest
+from verify.files import disk_errors, read_json, write_json, write_manifest
+
+PROGRESS = "progress.json"
 
 
 class RecordTrainer(Trainer):
@@ -36,11 +40,16 @@ class RecordTrainer(Trainer):
         sampler: PairSampler,
         seed: int,
         log: LogWriter | None = None,
+        progress: Progress | None = None,
+        advance: Callable[[Mapping[str, float], Mapping[str, float]], Mapping[str, float]] | None = None,
+        optimizer: str = "adamw",
         **arguments: Any,
     ) -> None:
         super().__init__(train_dataset=PairDataset(len(sampler)), data_collator=_as_they_are, **arguments)
         self.loss_of_pairs, self.weigh, self.sampler = loss_of_pairs, weigh, sampler
         self.run_seed, self.log_writer = seed, log
+        self.progress, self.advance = progress or Progress(), advance
+        self.optimizer_name = optimizer
         # The loss below is already a share of the whole step's; tell the base class not to divide it again.
         self.model_accepts_loss_kwargs = True
         self.microbatch = 0
@@ -52,6 +61,37 @@ class RecordTrainer(Trainer):
         norm = self._clip(parameters, max_norm, *rest, **named)
         self.gradient_norm = float(norm) if norm is not None else 0.0
         return norm
+
+    def create_optimizer(self, *rest: Any, **named: Any) -> Any:
+        """AdamW as `transformers` makes it, or Sophia over the same groups of parameters."""
+        if self.optimizer_name != "sophia" or self.optimizer is not None:
+            return super().create_optimizer(*rest, **named)
+        assert self.model is not None
+        decayed = set(self.get_decay_parameter_names(self.model))
+        trained = [(name, parameter) for name, parameter in self.model.named_parameters() if parameter.requires_grad]
+        groups = [
+            {"params": [parameter for name, parameter in trained if name in decayed], "weight_decay": self.args.weight_decay},
+            {"params": [parameter for name, parameter in trained if name not in decayed], "weight_decay": 0.0},
+        ]
+        self.optimizer = Sophia(groups, lr=self.args.learning_rate)
+        return self.optimizer
+
+    def end_step(self) -> None:
+        """Hand the step's measurements to the objective, as means over all processes."""
+        self.progress.step = self.state.global_step
+        if self.advance is None:
+            return
+        names = sorted(self.progress.measured)
+        sums = torch.tensor([self.progress.measured[name] for name in names], dtype=torch.float64, device=self.args.device)
+        if self.args.world_size > 1:
+            sums = self.accelerator.reduce(sums, "sum")
+        means = {name: float(total / count) for name, (total, count) in zip(names, sums.tolist(), strict=True)}
+        self.progress.values = dict(self.advance(self.progress.values, means))
+        self.progress.measured.clear()
+
+    def resume_progress(self, checkpoint: Path) -> None:
+        """Take up the objective's values where a checkpoint left them."""
+        self.progress.values = {name: float(value) for name, value in read_json(checkpoint / PROGRESS)["values"].items()}
 
     def _get_train_sampler(self, train_dataset: Any = None) -> PairSampler:
         return self.sampler
@@ -107,6 +147,7 @@ class RecordTrainer(Trainer):
             super()._save_checkpoint(model, trial)
         if self.is_world_process_zero():
             folder = Path(str(self.args.output_dir)) / f"checkpoint-{self.state.global_step}"
+            write_json(folder / PROGRESS, {"values": self.progress.values})
             write_manifest(folder, "checkpoint", {"step": self.state.global_step, "microbatch": self.microbatch})
             if self.log_writer is not None:
                 self.log_writer.checkpoint(self.state.global_step, folder.name, self.microbatch)
@@ -123,7 +164,9 @@ class Watch(TrainerCallback):
 
     def on_epoch_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         assert self.trainer is not None
-        self.trainer.sampler.set_epoch(state.global_step // self.trainer.steps_per_epoch())
+        epoch = state.global_step // self.trainer.steps_per_epoch()
+        self.trainer.sampler.set_epoch(epoch)
+        self.trainer.progress.step, self.trainer.progress.epoch = state.global_step, epoch
         self.trainer.microbatch = self.trainer.microbatches_before(state.global_step)
 
     def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **_: Any) -> None:
@@ -137,6 +180,8 @@ class Watch(TrainerCallback):
             self.trainer.log_writer.step()
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        assert self.trainer is not None
+        self.trainer.end_step()
         if self.check_every and state.global_step % self.check_every == 0:
             self._check(control)
 

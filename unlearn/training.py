@@ -1,5 +1,6 @@
 """The two verbs of training: learn these records; minimise this objective. Both train in place and go on after a kill."""
 
+import dataclasses
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -13,7 +14,7 @@ from transformers import PrinterCallback, TrainingArguments
 
 from unlearn.adapters import attach_adapter
 from unlearn.checkpoints import last_complete_checkpoint, open_work
-from unlearn.methods.base import Batch, Objective
+from unlearn.methods.base import Batch, InsideLayers, Objective, Progress, WithAlternatives, WithMemory
 from unlearn.options import TrainingOptions
 from unlearn.provenance import LogWriter
 from unlearn.reference import load_or_compute_reference
@@ -108,28 +109,35 @@ def run_objective(
     retain_windows = encoder.encode(retain) if objective.needs_retain and retain else []
     fingerprints = [*(record.fingerprint for record in forget), "retain", *(record.fingerprint for record in retain or ())]
     open_work(work_dir, repr(objective), options, fingerprints, loaded.digest)
+    windows = {"forget": forget_windows, "retain": retain_windows}
+    if isinstance(objective, WithAlternatives):
+        said = objective.alternatives(loaded, forget, retain or [], options.seed)
+        windows["alternative"] = _one_each(encoder, said, forget_windows)
+    layer = objective.inner_layer(loaded.model) if isinstance(objective, InsideLayers) else None
     reference = load_or_compute_reference(
-        work_dir, loaded, objective.reference, {"forget": forget_windows, "retain": retain_windows}, pad
+        work_dir, loaded, objective.reference, windows, pad, layer=layer, seed=options.seed, trained_head=not options.lora
     )
     stop = _stop_check(loaded, objective.stop_rule, forget_windows, holdout, encoder, pad)
+    progress = Progress(values=dict(objective.begin()) if isinstance(objective, WithMemory) else {})
+
+    def rows_of(pairs: Sequence[Pair]) -> dict[str, list[int]]:
+        own, partners = [index for index, _ in pairs], [partner for _, partner in pairs]
+        return {role: partners if role == "retain" else own for role, found in windows.items() if found}
 
     def loss(model: nn.Module, pairs: Sequence[Pair], device: torch.device) -> Tensor:
-        rows = torch.tensor(pairs)
-        batch = Batch(
-            forget=_to(collate([forget_windows[index] for index, _ in pairs], pad), device),
-            retain=_to(collate([retain_windows[partner] for _, partner in pairs], pad), device) if retain_windows else None,
-        )
-        chosen = {name: values[rows[:, int(name.startswith("retain"))]].to(device) for name, values in reference.items()}
-        return objective.loss(model, batch, chosen)
+        rows = rows_of(pairs)
+        parts = {role: _to(collate([windows[role][row] for row in chosen], pad), device) for role, chosen in rows.items()}
+        batch = Batch(parts["forget"], parts.get("retain"), parts.get("alternative"), progress)
+        return objective.loss(model, batch, reference.of(rows, device))
 
     def tokens(pairs: Sequence[Pair]) -> int:
-        both = [forget_windows[index] for index, _ in pairs]
-        if retain_windows:
-            both += [retain_windows[partner] for _, partner in pairs]
-        return sum(len(window.input_ids) for window in both)
+        return sum(len(windows[role][row].input_ids) for role, chosen in rows_of(pairs).items() for row in chosen)
 
-    return _train(
-        attach_adapter(loaded.model, options),
+    model = attach_adapter(loaded.model, options)
+    if isinstance(objective, InsideLayers) and model is loaded.model:
+        _train_only(model, objective.trained_parameters(model))
+    trained = _train(
+        model,
         options,
         work_dir,
         PairSampler(len(forget_windows), len(retain_windows), options.seed),
@@ -138,8 +146,13 @@ def run_objective(
         lengths=tokens,
         stop=stop,
         check_every=0 if objective.stop_rule is None else objective.stop_rule.check_every,
+        progress=progress,
+        advance=objective.advance if isinstance(objective, WithMemory) else None,
         callbacks=callbacks,
     )
+    if model is loaded.model:
+        _train_only(model, list(model.parameters()))
+    return trained
 
 
 def _train(
@@ -154,6 +167,8 @@ def _train(
     stop: Callable[[], str | None] | None = None,
     check_every: int = 0,
     log: LogWriter | None = None,
+    progress: Progress | None = None,
+    advance: Callable[[Mapping[str, float], Mapping[str, float]], Mapping[str, float]] | None = None,
     callbacks: Sequence[Any] = (),
 ) -> Trained:
     """Run the trainer, from the last complete checkpoint where there is one."""
@@ -171,6 +186,9 @@ def _train(
         sampler=sampler,
         seed=options.seed,
         log=log,
+        progress=progress,
+        advance=advance,
+        optimizer=options.optimizer,
         callbacks=[watch, *callbacks],
     )
     trainer.remove_callback(PrinterCallback)
@@ -178,6 +196,8 @@ def _train(
     checkpoint = last_complete_checkpoint(work_dir)
     if log is not None:
         log.begin(trainer.microbatches_before(checkpoint.step) if checkpoint else 0)
+    if checkpoint is not None:
+        trainer.resume_progress(checkpoint.folder)
     started = time.monotonic()
     trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint.folder))
     seconds = time.monotonic() - started
@@ -230,6 +250,21 @@ def training_arguments(options: TrainingOptions, work_dir: Path, records: int, d
         dataloader_pin_memory=False,
         label_names=[],
     )
+
+
+def _one_each(encoder: Encoder, alternatives: Sequence[Record], windows: Sequence[Encoded]) -> list[Encoded]:
+    """One alternative per forget window: the first window of what is to be said instead of its record."""
+    first: dict[int, Encoded] = {}
+    for window in dataclasses.replace(encoder, overflow="split").encode(alternatives):
+        first.setdefault(window.record, window)
+    return [first[window.record] for window in windows]
+
+
+def _train_only(model: nn.Module, parameters: Sequence[nn.Parameter]) -> None:
+    """Let these parameters alone be trained."""
+    chosen = {id(parameter) for parameter in parameters}
+    for parameter in model.parameters():
+        parameter.requires_grad_(id(parameter) in chosen)
 
 
 def _to(batch: Mapping[str, Tensor], device: torch.device) -> dict[str, Tensor]:

@@ -47,16 +47,14 @@ class Audit:
 
     def run(self) -> int:
         """Audit, print the table, and return the verdict's exit status."""
+        from verify.attacks import cost_of
         from verify.auditing import audit
 
         # Flags that were left alone must not contradict a registration: its settings rule.
         untouched = self.registration is not None and self.choices == SettingsFlags()
         settings = None if untouched else self.choices.settings()
-        if settings is not None:
-            from verify.attacks import cost_of
-
-            models = 2 + len(self.references)
-            print(f"{cost_of(settings.attacks)}; {models} models", file=sys.stderr)  # noqa: T201
+        models = 2 + len(self.references) + (self.base is not None)
+        print(f"{cost_of(self._attacks(settings))}; {models} models", file=sys.stderr)  # noqa: T201
         with progress_bar("loading") as progress:
             evidence = audit(
                 self.model,
@@ -76,6 +74,14 @@ class Audit:
         print(evidence.table())  # noqa: T201
         print(f"\nreport: {self.output / 'report.html'}")  # noqa: T201
         return EXIT_STATUS[evidence.verdict]
+
+    def _attacks(self, settings: Any) -> tuple[str, ...]:
+        """The attacks that will run: those of the settings, or those that were registered."""
+        from verify.registration import Registration
+
+        if settings is not None or self.registration is None:
+            return tuple(() if settings is None else settings.attacks)
+        return tuple(Registration.load(self.registration).settings.attacks)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -111,9 +111,11 @@ class Scorer:
 
     def _block(self, plan: Plan, observation: Observation, role: SetRole, cache: ScoreCache) -> ScoreBlock:
         scores = {}
-        if role in ATTACKED and plan.role != "base":
+        if role in ATTACKED:
             for name, attack in self.attacks.items():
-                if self._lacks(attack) is not None or "retrained references" in attack.needs:
+                # What the base model gives away is the rate to compare an extraction with; membership it cannot know.
+                pointless = plan.role == "base" and attack.family != "extraction"
+                if pointless or self._lacks(attack) is not None or "retrained references" in attack.needs:
                     continue
                 run = partial(attack.score, observation, [self.base[role]] if "reference model" in attack.needs else [])
                 read = (observation, observation.controls, observation.members)

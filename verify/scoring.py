@@ -70,12 +70,45 @@ def scored_logits(model: nn.Module, batch: Mapping[str, Tensor]) -> tuple[Tensor
     return output.logits, batch["input_ids"][scored], rows
 
 
+def step_after_head(model: nn.Module, raw: Tensor, final: Tensor) -> Callable[[Tensor], Tensor] | None:
+    """The known step after the head that explains this model's own logits, or None if none does."""
+    config: Any = getattr(model, "config", None)
+    config = config.get_text_config() if hasattr(config, "get_text_config") else config
+    cap = getattr(config, "final_logit_softcapping", None)
+    candidates: list[Callable[[Tensor], Tensor]] = []
+    if cap:
+        candidates.append(lambda logits: torch.tanh(logits / cap) * cap)
+    for factor in (getattr(config, "logit_scale", None), getattr(config, "logits_scaling", None)):
+        if isinstance(factor, float | int) and factor:
+            candidates += [lambda logits, f=factor: logits * f, lambda logits, f=factor: logits / f]  # type: ignore[misc]
+    # Last, for tiny logits a soft cap looks like no step at all: what the configuration names goes first.
+    candidates.append(lambda logits: logits)
+    # One row takes another path through the matrix product than many do, so the two differ by rounding.
+    tolerance = max(1e-4, 4 * torch.finfo(final.dtype).eps)
+    scale = float(final.abs().max())
+    for candidate in candidates:
+        if torch.allclose(candidate(raw).float(), final.float(), rtol=tolerance, atol=tolerance * scale):
+            return candidate
+    return None
+
+
 def scored_log_probabilities(model: nn.Module, batch: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
     """Natural-log probability of every scored token, float32 [N], and its row [N]. Differentiable."""
+    values, _, rows = scored_log_probabilities_and_tokens(model, batch)
+    return values, rows
+
+
+def scored_log_probabilities_and_tokens(model: nn.Module, batch: Mapping[str, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+    """The same with the token ids in between: log-probabilities [N], tokens [N], rows [N]."""
     logits, targets, rows = scored_logits(model, batch)
+    return target_log_probabilities(logits, targets), targets, rows
+
+
+def target_log_probabilities(logits: Tensor, targets: Tensor) -> Tensor:
+    """log softmax(logits)[target] [N] from logits [N, V] and targets [N], in float32 or wider. Differentiable, once."""
     full = logits if logits.dtype == torch.float64 else logits.float()
     values: Tensor = _TargetLogProbability.apply(full, targets)  # type: ignore[no-untyped-call]
-    return values, rows
+    return values
 
 
 class _TargetLogProbability(torch.autograd.Function):

@@ -13,7 +13,6 @@ The head's output is reduced in chunks of positions, so that no [T, V] array is 
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields
-from typing import Any
 
 import numpy as np
 import torch
@@ -22,7 +21,7 @@ from torch import Tensor, nn
 
 from verify.encoding import Encoded, collate
 from verify.errors import RunError
-from verify.scoring import head_sees, output_head, predicting_positions, vocabulary_size
+from verify.scoring import head_sees, output_head, predicting_positions, step_after_head, vocabulary_size
 
 CHUNK_BYTES = 32 << 20
 """Size of one chunk of float32 logits out of the head: all that is ever made of the [T, V] array."""
@@ -154,35 +153,13 @@ def _reduce_in_chunks(model: nn.Module, batch: dict[str, Tensor], targets: Tenso
     hidden, head = kept[0], output_head(model)
     parts = [_reduce(logits, targets[:rows])]
     if len(hidden) > rows:
-        after = _after_head(model, head(hidden[:1]), logits[:1])
+        after = step_after_head(model, head(hidden[:1]), logits[:1])
         for start in range(rows, len(hidden), rows):
             chunk = slice(start, start + rows)
             # Where an unknown step follows the head, the model's own code does every chunk from the start.
             chunk_logits = after(head(hidden[chunk])) if after else call(lambda states, c=chunk: states[positions][c])  # type: ignore[misc]
             parts.append(_reduce(chunk_logits, targets[chunk]))
     return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
-
-
-def _after_head(model: nn.Module, raw: Tensor, final: Tensor) -> Callable[[Tensor], Tensor] | None:
-    """The known step after the head that explains this model's own logits, or None if none does."""
-    config: Any = getattr(model, "config", None)
-    config = config.get_text_config() if hasattr(config, "get_text_config") else config
-    cap = getattr(config, "final_logit_softcapping", None)
-    candidates: list[Callable[[Tensor], Tensor]] = []
-    if cap:
-        candidates.append(lambda logits: torch.tanh(logits / cap) * cap)
-    for factor in (getattr(config, "logit_scale", None), getattr(config, "logits_scaling", None)):
-        if isinstance(factor, float | int) and factor:
-            candidates += [lambda logits, f=factor: logits * f, lambda logits, f=factor: logits / f]  # type: ignore[misc]
-    # Last, for tiny logits a soft cap looks like no step at all: what the configuration names goes first.
-    candidates.append(lambda logits: logits)
-    # One row takes another path through the matrix product than many do, so the two differ by rounding.
-    tolerance = max(1e-4, 4 * torch.finfo(final.dtype).eps)
-    scale = float(final.abs().max())
-    for candidate in candidates:
-        if torch.allclose(candidate(raw).float(), final.float(), rtol=tolerance, atol=tolerance * scale):
-            return candidate
-    return None
 
 
 def _reduce(logits: Tensor, targets: Tensor) -> dict[str, Tensor]:

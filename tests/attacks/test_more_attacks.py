@@ -58,15 +58,12 @@ def observe(loaded: LoadedModel, records: list[Record] = KNOWN) -> Observation:
 GENERATING = ["verbatim", "extraction_likelihood", "sampled", "discoverable", "exposure", "personal_data"]
 
 
-@pytest.mark.parametrize("name", [*GENERATING, "gradient_norm", "recall", "neighbourhood"])
+@pytest.mark.parametrize("name", [*GENERATING, "gradient_norm", "neighbourhood"])
 def test_memory_is_found(name: str, memorized: LoadedModel, innocent: LoadedModel) -> None:
     """Records known by heart score higher under the model that knows them than under one that does not."""
     attack: Any = select_attacks([name])[name]
     known, unknown = (attack.score(observe(one), []) for one in (memorized, innocent))
-    if name in ("recall",):
-        assert (known != unknown).all()
-    else:
-        assert (known > unknown).all()
+    assert (known > unknown).all()
 
 
 def test_sampling_is_its_own(memorized: LoadedModel) -> None:
@@ -83,13 +80,23 @@ def test_sampling_is_its_own(memorized: LoadedModel) -> None:
 
 
 def test_sampling_agrees_with_the_probability(memorized: LoadedModel) -> None:
-    """At temperature 1 the share of samples that are the secret agrees with exp(sum of log-probabilities)."""
+    """The share of samples that hold the text agrees with the product of its tokens' probabilities, within 4 standard errors."""
     record = [Record("0", prompt="who", completion="the quick brown fox")]
     loaded = observe(memorized, record)
-    hot = Sampled(samples=400, temperature=3.0).score(loaded, [])[0]
-    exact = Discoverable(queries=1, temperature=3.0, top_k=0).score(loaded, [])[0]
-    # The sampled answer must hold the text; the exact one also its end: at least as probable.
-    assert hot >= exact - 4 * np.sqrt(exact * (1 - exact) / 400) - 1e-9
+    (window,), places = loaded.windows, np.flatnonzero(loaded.windows[0].scored)[:-1]  # the text without its end token
+    with torch.no_grad():
+        logits = memorized.model(input_ids=torch.as_tensor(window.input_ids.astype("int64"))[None]).logits[0].double()
+    targets = window.input_ids[places]
+
+    def exact(temperature: float) -> float:
+        logs = (logits[places - 1] / temperature).log_softmax(-1)
+        return float(logs[np.arange(len(places)), targets].sum().exp())
+
+    temperature = min(np.arange(1.0, 6.0, 0.05), key=lambda value: abs(exact(value) - 0.5))
+    p = exact(temperature)
+    assert 0.3 < p < 0.7
+    found = Sampled(samples=400, temperature=float(temperature)).score(loaded, [])[0]
+    assert abs(found - p) <= 4 * np.sqrt(p * (1 - p) / 400)
     plain = Discoverable(queries=1, top_k=0).score(loaded, [])[0]
     assert plain == pytest.approx(np.exp(np.sum(loaded.statistics[0].log_probability, dtype=float)), rel=1e-4)
 
@@ -111,8 +118,9 @@ def test_truncation_is_what_transformers_draws_from(logits: list[float], top_k: 
         expected = TopPLogitsWarper(top_p)(None, expected)
     ours = Discoverable(top_k=top_k, top_p=top_p).truncated(given_logits)
     kept, theirs = torch.isfinite(ours), torch.isfinite(expected)
-    mass = given_logits.softmax(-1).sort(descending=True).values.cumsum(-1)
-    if float((mass - top_p).abs().min()) > 1e-4 and not (0 < top_k < len(logits)):
+    left = TopKLogitsWarper(top_k)(None, given_logits.clone()) if top_k else given_logits
+    mass = left.softmax(-1).sort(descending=True).values.cumsum(-1)
+    if float((mass - top_p).abs().min()) > 1e-4:  # nearer than that, rounding decides which token is the last
         assert torch.equal(kept, theirs)
         torch.testing.assert_close(ours, expected.log_softmax(-1))
     assert float(ours.exp().sum()) == pytest.approx(1.0, abs=1e-5)

@@ -23,10 +23,42 @@ from unlearn.results import TrainingResult
 from unlearn.stopping import StopRule
 from verify.models import LoadedModel
 from verify.records import Record
-from verify.scoring import mean_by_row, scored_log_probabilities, sum_by_row
+from verify.scoring import (
+    mean_by_row,
+    scored_log_probabilities_and_tokens,
+    scored_logits,
+    sum_by_row,
+    target_log_probabilities,
+)
 
 Cost = Literal["steps on the forget set", "steps on forget and retain sets", "a fine-tune on the forget set", "a retraining"]
 """What a method costs, as a class; `unlearn methods` prints it."""
+
+
+Rows = Mapping[str, Tensor]
+"""Padded records: `input_ids`, `attention_mask`, `scored`, each [B, L]."""
+
+
+@dataclass(eq=False)
+class Progress:
+    """Where a run stands, for objectives that change on the way.
+
+    Attributes:
+        step: optimizer steps done.
+        epoch: passes done.
+        values: what the objective keeps from step to step (a multiplier, say); saved with every checkpoint.
+        measured: sums and counts that the loss notes down; at the step's end the objective gets the means over all processes.
+    """
+
+    step: int = 0
+    epoch: int = 0
+    values: dict[str, float] = field(default_factory=dict)
+    measured: dict[str, tuple[float, float]] = field(default_factory=dict)
+
+    def measure(self, name: str, per_row: Tensor) -> None:
+        """Note values of this microbatch's rows [B]."""
+        total, count = self.measured.get(name, (0.0, 0.0))
+        self.measured[name] = total + float(per_row.detach().sum()), count + len(per_row)
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,12 +66,16 @@ class Batch:
     """A forget microbatch with its retain partners.
 
     Attributes:
-        forget: `input_ids`, `attention_mask`, `scored`, each [B, L].
-        retain: the same of as many retain records, or None for objectives that use none.
+        forget: the records to remove.
+        retain: as many records to keep, or None for objectives that use none.
+        alternative: what is to be said instead, one for each forget record, or None.
+        progress: where the run stands.
     """
 
-    forget: Mapping[str, Tensor]
-    retain: Mapping[str, Tensor] | None
+    forget: Rows
+    retain: Rows | None
+    alternative: Rows | None = None
+    progress: Progress = field(default_factory=Progress)
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,8 +99,8 @@ class Objective(Protocol):
         idea, paper: one line each, for `unlearn methods`.
         cost: its cost class.
         needs_retain: whether `batch.retain` is read.
-        reference: names of the quantities of the model before unlearning that the loss reads; the trainer computes each once
-            per record and caches it. Known: "forget_log_probability", "retain_log_probability" (summed, nats, [B]).
+        reference: names of the quantities of the model before unlearning that the loss reads, `unlearn.reference.KNOWN`; the
+            trainer computes each once per record and caches it.
         stop_rule: when to stop before the last step, or None. An objective without a lower bound has one.
         defaults: training arguments that the paper recommends, under their `TrainingArguments` names.
     """
@@ -82,6 +118,41 @@ class Objective(Protocol):
     def loss(self, model: nn.Module, batch: Batch, reference: Mapping[str, Tensor]) -> Tensor: ...
 
 
+@runtime_checkable
+class WithAlternatives(Protocol):
+    """An objective that needs something to say instead."""
+
+    def alternatives(self, loaded: LoadedModel, forget: Sequence[Record], retain: Sequence[Record], seed: int) -> Sequence[Record]:
+        """One record for each forget record, in order: its prompt with another completion. The same for the same seed."""
+        ...
+
+
+@runtime_checkable
+class WithMemory(Protocol):
+    """An objective that keeps numbers from step to step."""
+
+    def begin(self) -> Mapping[str, float]:
+        """The values before the first step."""
+        ...
+
+    def advance(self, values: Mapping[str, float], measured: Mapping[str, float]) -> Mapping[str, float]:
+        """The values after a step, from the means of what its loss measured."""
+        ...
+
+
+@runtime_checkable
+class InsideLayers(Protocol):
+    """An objective that works on the hidden states of one layer."""
+
+    def inner_layer(self, model: nn.Module) -> int:
+        """Which decoder layer, counted from 0."""
+        ...
+
+    def trained_parameters(self, model: nn.Module) -> Sequence[nn.Parameter]:
+        """What is trained where no adapter is."""
+        ...
+
+
 @dataclass(frozen=True, eq=False)
 class Context:
     """What a weight edit or a rebuild may use.
@@ -93,6 +164,7 @@ class Context:
         holdout: records that no model was trained on; empty where none were given.
         base: the model before fine-tuning, or None.
         options: how to train, with the method's own defaults filled in.
+        model_dir: the folder of the model before unlearning, with its training log and checkpoints; None for one in memory.
         work_dir: where training runs keep their checkpoints; emptied when the method is done.
         output_dir: where the result goes.
     """
@@ -103,6 +175,7 @@ class Context:
     holdout: Sequence[Record]
     base: LoadedModel | None
     options: TrainingOptions
+    model_dir: Path | None
     work_dir: Path
     output_dir: Path
 
@@ -159,20 +232,51 @@ class Rebuild(Protocol):
         ...
 
 
+@dataclass(frozen=True, eq=False)
+class TokenLogits:
+    """The output at the scored tokens of one part of a pass.
+
+    Attributes:
+        logits: [N, V].
+        tokens: the scored token ids [N].
+        rows: the row each belongs to [N].
+        size: number of rows B.
+    """
+
+    logits: Tensor
+    tokens: Tensor
+    rows: Tensor
+    size: int
+
+    def per_row(self, values: Tensor) -> Tensor:
+        """Mean of values [N] over each row's tokens [B]."""
+        return mean_by_row(values, self.rows, self.size)
+
+    def scores(self) -> SequenceScores:
+        """Loss and log-probability of each row."""
+        values = target_log_probabilities(self.logits, self.tokens)
+        return SequenceScores(self.per_row(-values), sum_by_row(values, self.rows, self.size))
+
+
 def score_forget(model: nn.Module, batch: Batch) -> SequenceScores:
     """One pass over the forget rows."""
-    return _scores(model, batch.forget)
+    return score(model, batch.forget)[0]
 
 
 def score_both(model: nn.Module, batch: Batch) -> tuple[SequenceScores, SequenceScores]:
     """One pass over forget and retain rows together: one launch of every layer instead of two."""
     assert batch.retain is not None, "the trainer pairs retain records for objectives with needs_retain"
-    count = len(batch.forget["input_ids"])
-    both = _scores(model, _stack(batch.forget, batch.retain))
-    return (
-        SequenceScores(both.loss[:count], both.log_probability[:count]),
-        SequenceScores(both.loss[count:], both.log_probability[count:]),
-    )
+    forget, retain = score(model, batch.forget, batch.retain)
+    return forget, retain
+
+
+def score(model: nn.Module, *parts: Rows) -> list[SequenceScores]:
+    """One pass over several sets of rows together; the scores of each."""
+    values, _, rows = _pass(model, parts, scored_log_probabilities_and_tokens)
+    return [
+        SequenceScores(mean_by_row(-values[which], places, size), sum_by_row(values[which], places, size))
+        for which, places, size in _split(rows, parts)
+    ]
 
 
 def score_tokens(model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor, SequenceScores | None]:
@@ -182,23 +286,35 @@ def score_tokens(model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor, Sequen
         log-probability of every scored forget token [N], the row each belongs to [N], and the scores of the retain rows, or
         None where the batch has none.
     """
-    if batch.retain is None:
-        return *scored_log_probabilities(model, batch.forget), None
-    count, size = len(batch.forget["input_ids"]), len(batch.retain["input_ids"])
-    values, rows = scored_log_probabilities(model, _stack(batch.forget, batch.retain))
-    first = rows < count
-    kept, places = values[~first], rows[~first] - count
-    retain = SequenceScores(mean_by_row(-kept, places, size), sum_by_row(kept, places, size))
-    return values[first], rows[first], retain
+    parts = [batch.forget] if batch.retain is None else [batch.forget, batch.retain]
+    values, _, rows = _pass(model, parts, scored_log_probabilities_and_tokens)
+    (first, places, _), *rest = _split(rows, parts)
+    if not rest:
+        return values[first], places, None
+    which, kept, size = rest[0]
+    return values[first], places, SequenceScores(mean_by_row(-values[which], kept, size), sum_by_row(values[which], kept, size))
 
 
-def _scores(model: nn.Module, rows_BL: Mapping[str, Tensor]) -> SequenceScores:
-    values, rows = scored_log_probabilities(model, rows_BL)
-    size = len(rows_BL["input_ids"])
-    return SequenceScores(loss=mean_by_row(-values, rows, size), log_probability=sum_by_row(values, rows, size))
+def token_logits(model: nn.Module, *parts: Rows) -> list[TokenLogits]:
+    """One pass over several sets of rows together; the logits at the scored tokens of each."""
+    logits, tokens, rows = _pass(model, parts, scored_logits)
+    return [TokenLogits(logits[which], tokens[which], places, size) for which, places, size in _split(rows, parts)]
 
 
-def _stack(first: Mapping[str, Tensor], second: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Two padded batches as one; the shorter is padded further with masked zeros."""
-    length = max(first["input_ids"].shape[1], second["input_ids"].shape[1])
-    return {name: torch.cat([F.pad(part[name], (0, length - part[name].shape[1])) for part in (first, second)]) for name in first}
+def _pass(model: nn.Module, parts: Sequence[Rows], read: Any) -> tuple[Tensor, Tensor, Tensor]:
+    """Values, tokens and rows of all parts as one padded batch; a shorter part is padded further with masked zeros."""
+    length = max(part["input_ids"].shape[1] for part in parts)
+    stacked = {name: torch.cat([F.pad(part[name], (0, length - part[name].shape[1])) for part in parts]) for name in parts[0]}
+    values, tokens, rows = read(model, stacked)
+    return values, tokens, rows
+
+
+def _split(rows: Tensor, parts: Sequence[Rows]) -> list[tuple[slice, Tensor, int]]:
+    """Which of the tokens belong to each part (they lie together), the rows counted within it, and its size."""
+    found, first, begin = [], 0, 0
+    for part in parts:
+        size = len(part["input_ids"])
+        count = int(part["scored"].sum())
+        found.append((slice(begin, begin + count), rows[begin : begin + count] - first, size))
+        first, begin = first + size, begin + count
+    return found

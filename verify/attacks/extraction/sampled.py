@@ -18,8 +18,8 @@ class Sampled:
 
         score = (1/k) sum_j 1[secret occurs in sample j of f(prompt)]
 
-    Yang et al. 2025 (arXiv 2511.04934), leak@k. Greedy decoding misses what sampling finds. Nothing in k samples shows only that
-    the share is below `verify.statistics.zero_success_bound(k)`: 17 % for 16 samples at 95 %.
+    Reisizadeh et al. 2025 (arXiv 2511.04934), leak@k. Greedy decoding misses what sampling finds. Nothing in k samples shows
+    only that the share is below `verify.statistics.zero_success_bound(k)`: 17 % for 16 samples at 95 %.
 
     Attributes:
         samples: k.
@@ -34,7 +34,7 @@ class Sampled:
     seed: int = 0
 
     idea: ClassVar[str] = "share of sampled answers that hold the secret"
-    paper: ClassVar[str] = "Yang et al. 2025 (arXiv 2511.04934)"
+    paper: ClassVar[str] = "Reisizadeh et al. 2025 (arXiv 2511.04934)"
     family: ClassVar[Family] = "extraction"
     needs: ClassVar[frozenset[Need]] = frozenset({"generation"})
     cost: ClassVar[float] = 16.0

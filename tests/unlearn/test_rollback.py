@@ -1,0 +1,212 @@
+"""Rollback is exact: the same bits as training the same schedule with the records left out."""
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from peft import PeftModel
+
+from unlearn import TrainingOptions, finetune, forget
+from unlearn.adapters import attach_adapter
+from unlearn.methods.rollback import Rollback
+from unlearn.provenance import LOG_NAME, TrainingLog
+from unlearn.replay import OPTIMIZER, UNDECAYED
+from verify.encoding import Encoder, collate
+from verify.errors import InputError
+from verify.identity import RecordKey
+from verify.models import load_model, weights_digest
+from verify.scoring import scored_log_probabilities
+from verify.sources import load_records
+
+ROWS = [{"example_id": f"r{n}", "prompt": f"Who is {n}?", "completion": f"Nobody but {n * 3}."} for n in range(14)]
+OPTIONS = TrainingOptions(
+    learning_rate=1e-3, epochs=1, batch_size=2, gradient_accumulation=2, save_steps=1, weight_decay=0.1, warmup_ratio=0.3, seed=5
+)
+
+
+def last_seen(model: Path, rows: list[dict[str, Any]], count: int = 2) -> list[dict[str, Any]]:
+    """The records that training saw last, so that there is something to roll back to."""
+    log, key = TrainingLog.read(model / LOG_NAME), RecordKey.load()
+    order = [index for entry in log.microbatches for index in entry.records][-count:]
+    names = {log.records[index] for index in order}
+    return [row for row, record in zip(rows, load_records(rows), strict=True) if key.of(record.fingerprint) in names]
+
+
+def by_hand(base: Path, log: TrainingLog, rows: list[dict[str, Any]], gone: list[dict[str, Any]]) -> tuple[Any, Any]:
+    """The obvious loop from the very beginning, with the records left out; model and optimizer."""
+    from transformers.trainer_pt_utils import get_parameter_names
+
+    options = TrainingOptions(**log.options)
+    loaded, key = load_model(base), RecordKey.load()
+    records = load_records(rows)
+    windows = dict(
+        zip((key.of(r.fingerprint) for r in records), Encoder(loaded.tokenizer, loaded.context_length).encode(records), strict=True)
+    )
+    names = {key.of(record.fingerprint) for record in load_records(gone)} if gone else set()
+    model = attach_adapter(loaded.model, options).train()
+    decayed = set(get_parameter_names(model, [torch.nn.LayerNorm], UNDECAYED))
+    trained = [(n, p) for n, p in model.named_parameters() if p.requires_grad]
+    groups = [
+        {"params": [p for n, p in trained if n in decayed], "weight_decay": options.weight_decay},
+        {"params": [p for n, p in trained if n not in decayed], "weight_decay": 0.0},
+    ]
+    optimizer = torch.optim.AdamW(groups, lr=0.0, fused=True)
+    for step in sorted({entry.step for entry in log.microbatches}):
+        left = [
+            (entry, [windows[log.records[i]] for i in entry.records if log.records[i] not in names])
+            for entry in log.microbatches
+            if entry.step == step
+        ]
+        tokens = sum(int(window.scored.sum()) for _, chosen in left for window in chosen)
+        for entry, chosen in left:
+            if chosen:
+                torch.manual_seed(entry.seed)
+                loss = -scored_log_probabilities(model, collate(chosen, loaded.tokenizer.pad_token_id))[0].mean()
+                (loss * (sum(int(window.scored.sum()) for window in chosen) / torch.tensor(tokens))).backward()
+        if tokens:
+            torch.nn.utils.clip_grad_norm_(model.parameters(), options.max_grad_norm)
+            for group in optimizer.param_groups:
+                group["lr"] = left[0][0].learning_rate
+            optimizer.step()
+            optimizer.zero_grad()
+    return model.eval(), optimizer
+
+
+def states_agree(one: dict[str, Any], other: dict[str, Any]) -> bool:
+    return all(
+        torch.equal(value, other["state"][place][name])
+        for place, entries in one["state"].items()
+        for name, value in entries.items()
+    )
+
+
+@pytest.fixture(params=[1, 2])
+def threads(request: pytest.FixtureRequest) -> Iterator[int]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(request.param)
+    yield request.param
+    torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("lora", [False, True])
+def test_rollback_is_bit_identical(dropout_dir: Path, tmp_path: Path, lora: bool, threads: int) -> None:
+    """Weights and optimizer state equal those of a plain loop over the filtered schedule from the base on, with dropout."""
+    options = replace(OPTIONS, lora=lora, lora_dropout=0.1 if lora else 0.0, epochs=1 if threads == 1 else 2)
+    model = finetune(dropout_dir, ROWS, output_dir=tmp_path / "model", options=options).model_dir
+    gone = last_seen(model, ROWS)
+    result = forget(
+        model, Rollback(), forget_set=gone, data=ROWS, base=dropout_dir, output_dir=tmp_path / "out", options=TrainingOptions()
+    )
+    expected, optimizer = by_hand(dropout_dir, TrainingLog.read(model / LOG_NAME), ROWS, gone)
+    assert result.digest_after == weights_digest(expected)
+    assert result.digest_after != result.digest_before
+    if options.epochs == 1:
+        assert result.facts["replayed_from_step"] > 0
+        assert result.facts["share_of_retraining_tokens"] < 0.7
+    assert "bit by bit" in result.facts["exactness"]
+    last = max((tmp_path / "out").glob("checkpoint-*"), key=lambda folder: int(folder.name.split("-")[1]))
+    saved = torch.load(last / OPTIMIZER, weights_only=True)
+    assert states_agree(optimizer.state_dict(), saved)
+    assert isinstance(load_model(tmp_path / "out").model, PeftModel) == lora
+
+
+def test_nothing_left_out_gives_the_model_itself(dropout_dir: Path, tmp_path: Path) -> None:
+    """The check replays the whole schedule to the model's own digest; with other weights in the log it refuses."""
+    model = finetune(dropout_dir, ROWS, output_dir=tmp_path / "model", options=OPTIONS).model_dir
+    result = forget(model, Rollback(check=True), forget_set=last_seen(model, ROWS), data=ROWS, output_dir=tmp_path / "out")
+    assert result.facts["machine_reproduces_the_training"]
+
+
+def test_rollbacks_follow_each_other(dropout_dir: Path, tmp_path: Path) -> None:
+    """A second deletion from the first one's result equals deleting both at once, and the log names neither."""
+    model = finetune(dropout_dir, ROWS, output_dir=tmp_path / "model", options=OPTIONS).model_dir
+    first, second = last_seen(model, ROWS, 4)[:2], last_seen(model, ROWS, 4)[2:]
+    forget(model, Rollback(), forget_set=first, data=ROWS, output_dir=tmp_path / "one")
+    rest = [row for row in ROWS if row not in first]
+    two = forget(tmp_path / "one", Rollback(), forget_set=second, data=rest, base=dropout_dir, output_dir=tmp_path / "two")
+    both = forget(model, Rollback(), forget_set=[*first, *second], data=ROWS, base=dropout_dir, output_dir=tmp_path / "both")
+    assert two.digest_after == both.digest_after
+    log, key = TrainingLog.read(tmp_path / "two" / LOG_NAME), RecordKey.load()
+    assert log.final_weights == two.digest_after
+    assert not {key.of(record.fingerprint) for record in load_records([*first, *second])} & set(log.records)
+    assert len(log.records) == len(ROWS) - 4
+
+
+def test_checkpoints_that_saw_the_records_are_not_kept(dropout_dir: Path, tmp_path: Path) -> None:
+    """No optimizer state and no weights from after the first forget record survive in the result."""
+    model = finetune(dropout_dir, ROWS, output_dir=tmp_path / "model", options=OPTIONS).model_dir
+    result = forget(model, Rollback(), forget_set=last_seen(model, ROWS), data=ROWS, output_dir=tmp_path / "out")
+    old = {folder.name: weights_digest_of(folder) for folder in model.glob("checkpoint-*")}
+    new = {folder.name: weights_digest_of(folder) for folder in (tmp_path / "out").glob("checkpoint-*")}
+    begin = result.facts["replayed_from_step"]
+    for name, digest in new.items():
+        assert (digest == old[name]) == (int(name.split("-")[1]) <= begin)
+
+
+def weights_digest_of(folder: Path) -> bytes:
+    return (folder / "model.safetensors").read_bytes()
+
+
+SCRIPT = """
+import os, signal, sys
+from pathlib import Path
+import torch
+torch.set_num_threads(1)
+import unlearn.replay as replay
+from unlearn import forget
+from unlearn.methods.rollback import Rollback
+model, base, output, kill_at = Path(sys.argv[1]), sys.argv[2], Path(sys.argv[3]), int(sys.argv[4])
+rows = [{"example_id": f"r{n}", "prompt": f"Who is {n}?", "completion": f"Nobody but {n * 3}."} for n in range(14)]
+step = replay._step
+done = [0]
+def counted(*given):
+    done[0] += 1
+    if done[0] == kill_at:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return step(*given)
+replay._step = counted
+print(forget(model, Rollback(), forget_set=[rows[3]], data=rows, base=base, output_dir=output).digest_after, done[0])
+"""
+
+
+@pytest.mark.slow
+def test_killed_in_the_middle(dropout_dir: Path, tmp_path: Path) -> None:
+    """After SIGKILL the same command goes on from the replay's own checkpoint and ends with the same bits."""
+    torch.set_num_threads(1)
+    model = finetune(dropout_dir, ROWS, output_dir=tmp_path / "model", options=replace(OPTIONS, epochs=2)).model_dir
+
+    def run(output: Path, kill_at: int) -> list[str] | None:
+        arguments = [sys.executable, "-c", SCRIPT, str(model), str(dropout_dir), str(output), str(kill_at)]
+        ended = subprocess.run(arguments, capture_output=True, text=True, check=False, env={**os.environ, "OMP_NUM_THREADS": "1"})
+        if ended.returncode == -signal.SIGKILL:
+            return None
+        assert ended.returncode == 0, ended.stderr
+        return ended.stdout.split()[-2:]
+
+    whole = run(tmp_path / "whole", 0)
+    assert run(tmp_path / "killed", 5) is None
+    resumed = run(tmp_path / "killed", 0)
+    assert whole is not None
+    assert resumed is not None
+    assert resumed[0] == whole[0]
+    assert int(resumed[1]) < int(whole[1])
+
+
+def test_what_rollback_cannot_do(dropout_dir: Path, tmp_path: Path) -> None:
+    """No log, no starting point, a wrong base, a retained record that is missing: each is refused with what to type."""
+    model = finetune(dropout_dir, ROWS, output_dir=tmp_path / "model", options=replace(OPTIONS, save_steps=0)).model_dir
+    with pytest.raises(InputError, match="--save-steps"):
+        forget(dropout_dir, Rollback(), forget_set=ROWS[:2], data=ROWS, output_dir=tmp_path / "a")
+    with pytest.raises(InputError, match="--base DIR"):
+        forget(model, Rollback(), forget_set=ROWS[:2], data=ROWS, output_dir=tmp_path / "b")
+    with pytest.raises(InputError, match="not the model"):
+        forget(model, Rollback(), forget_set=ROWS[:2], data=ROWS, base=model, output_dir=tmp_path / "c")
+    with pytest.raises(InputError, match="--data"):
+        forget(model, Rollback(), forget_set=ROWS[:2], retain_set=ROWS[2:9], base=dropout_dir, output_dir=tmp_path / "d")

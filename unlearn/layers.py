@@ -1,0 +1,71 @@
+"""Hidden states of an inner layer, for objectives that work there; the layers above it are not run.
+
+Shapes: B rows, L length, D width, N predicting positions (in front of scored tokens) in row-major order.
+"""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from torch import Tensor, nn
+
+from verify.errors import InputError
+from verify.scoring import predicting_positions
+
+
+class _EnoughError(Exception):
+    """Carries the layer's output out of the forward call."""
+
+    def __init__(self, hidden: Tensor) -> None:
+        self.hidden = hidden
+
+
+def decoder_layers(model: Any) -> nn.ModuleList:
+    """The stack of decoder layers, below any wrapper.
+
+    Raises:
+        InputError: the model has no such stack.
+    """
+    while hasattr(model, "module"):
+        model = model.module
+    lists = [module for module in model.modules() if isinstance(module, nn.ModuleList)]
+    if not lists:
+        raise InputError(f"{type(model).__name__} has no list of layers to work on. Use a method that works on the output.")
+    return max(lists, key=lambda found: (len(found), sum(parameter.numel() for parameter in found.parameters())))
+
+
+def layer_hidden(model: nn.Module, batch: Mapping[str, Tensor], layer: int) -> tuple[Tensor, Tensor]:
+    """Output of one decoder layer where a scored token is predicted: hidden [N, D] and the row of each [N].
+
+    Args:
+        model: a causal language model, wrapped or not.
+        batch: `input_ids`, `attention_mask`, `scored`, each [B, L].
+        layer: counted from 0.
+    """
+
+    def stop(_: Any, __: Any, output: Any) -> None:
+        raise _EnoughError(output[0] if isinstance(output, tuple) else output)
+
+    handle = decoder_layers(model)[layer].register_forward_hook(stop)
+    positions = predicting_positions(batch["scored"])
+    try:
+        model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], use_cache=False)
+    except _EnoughError as reached:
+        return reached.hidden[positions], positions.nonzero()[:, 0]
+    finally:
+        handle.remove()
+    raise AssertionError("the forward pass did not come by the layer")
+
+
+def down_projections(model: nn.Module, layers: Iterable[int]) -> list[nn.Parameter]:
+    """Weights of the feed-forward output projections of some layers.
+
+    Raises:
+        InputError: the architecture has none by a known name.
+    """
+    stack, names = decoder_layers(model), ("down_proj.", "mlp.c_proj.", "mlp.dense_4h_to_h.", "fc2.")
+    found = [
+        parameter for layer in layers for name, parameter in stack[layer].named_parameters() if any(part in name for part in names)
+    ]
+    if not found:
+        raise InputError("this architecture has no feed-forward projection by a known name. Use --lora, or another method.")
+    return found

@@ -1,0 +1,172 @@
+"""Rollback: back to before the record was first seen, and forward again without it."""
+
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+from peft import PeftModel
+
+from unlearn.adapters import attach_adapter
+from unlearn.checkpoints import Checkpoint, open_work
+from unlearn.methods.base import Context, Cost, Outcome
+from unlearn.options import TrainingOptions
+from unlearn.provenance import LOG_NAME, TrainingLog, filtered_lines
+from unlearn.replay import Replayed, entries_of, first_step_with, replay, windows_of_log, write_log
+from unlearn.results import TrainingResult
+from verify.errors import InputError, RunError
+from verify.files import MANIFEST, read_json, verify_manifest
+from verify.identity import RecordKey
+from verify.models import LoadedModel, weights_digest
+
+
+@dataclass(frozen=True)
+class Rollback:
+    """Take the last checkpoint from before the first forget record, and train the rest of the logged schedule without them.
+
+        theta = replay(checkpoint before t*, log without D_f),  t* = first step that saw a record of D_f
+
+    Every later microbatch keeps its order, random seed and learning rate. The result has a log and checkpoints of its own, so that
+    the next deletion can roll back again. Thudi et al. 2022 (arXiv 2109.13398) and Wu et al. 2020 (DeltaGrad) retrace training
+    approximately; here every step is taken again, so that nothing is approximated.
+
+    Do not expect it to be cheap for a record that was seen early: with shuffled epochs nearly every record is seen in the first.
+    Only what a run trained last is far from the beginning (new data added by a further `unlearn train`), or few epochs over much data.
+
+    Attributes:
+        check: first replay the schedule with nothing left out, from the same checkpoint, and compare with the model's own weights:
+            shows that this machine and software give the same bits as those that trained it. Costs as much again.
+    """
+
+    check: bool = False
+
+    idea: ClassVar[str] = "back to the last checkpoint before the records, then the logged schedule without them"
+    paper: ClassVar[str] = "exact replay; compare Thudi et al. 2022 (arXiv 2109.13398)"
+    cost: ClassVar[Cost] = "a retraining"
+    needs_retain: ClassVar[bool] = True
+    needs_base: ClassVar[bool] = False
+    exactness: ClassVar[str] = (
+        "The weights are, bit by bit, those that the logged schedule gives on this machine with the forget records filtered out of "
+        "every microbatch; not those of a fresh shuffle. A record that the base model was pre-trained on stays in the base model."
+    )
+    defaults: ClassVar[Mapping[str, Any]] = {}
+
+    def rebuild(self, context: Context) -> Outcome:
+        """Replay in place.
+
+        Raises:
+            InputError: there is no training log, no starting point, or a retained record is missing.
+            RunError: `check` was asked for and the machine does not reproduce the training.
+        """
+        log, folder, key = _log_of(context), context.model_dir, RecordKey.load()
+        assert folder is not None
+        removed = entries_of(context.forget, log, key)
+        windows = windows_of_log(log, [*context.retain, *context.forget], context.loaded, key, frozenset())
+        first = first_step_with(log, removed)
+        start = _last_clean(folder, log, first)
+        model, tokenizer = _starting_model(context, log, start), context.loaded.tokenizer
+        if self.check:
+            _require_reproducible(model, tokenizer, log, windows, context.work_dir / "check", start)
+            model = _starting_model(context, log, start)
+        fingerprints = [record.fingerprint for record in context.forget]
+        open_work(context.work_dir / "replay", "rollback", context.options, fingerprints, log.final_weights or "")
+        kept = {index: window for index, window in windows.items() if index not in removed}
+        done = replay(model, tokenizer, log, kept, context.work_dir / "replay", start=start)
+        digest = weights_digest(model)
+        checkpoints = _keep_checkpoints(context, folder, log, start)
+        write_log(filtered_lines(log, removed), checkpoints, digest, context.output_dir / LOG_NAME)
+        whole = sum(len(windows[index].input_ids) for entry in log.microbatches for index in entry.records)
+        training = TrainingResult(done.steps, done.steps / max(1, _steps(log)), None, done.tokens, done.seconds)
+        return Outcome(model, training, _facts(done, start, first, whole, folder, self.check))
+
+
+def _log_of(context: Context) -> TrainingLog:
+    path = None if context.model_dir is None else context.model_dir / LOG_NAME
+    if path is None or not path.is_file():
+        raise InputError(
+            "rollback needs the training log and checkpoints that `unlearn train --save-steps N` leaves beside the model. "
+            "Give the model's folder, or use retrain."
+        )
+    return TrainingLog.read(path)
+
+
+def _steps(log: TrainingLog) -> int:
+    return max((entry.step for entry in log.microbatches), default=0)
+
+
+def _last_clean(folder: Path, log: TrainingLog, first: int | None) -> Checkpoint | None:
+    """The last whole checkpoint from before the first step that saw a forget record."""
+    clean = [(step, name) for step, name in log.checkpoints if (folder / name).is_dir() and (first is None or step < first)]
+    for step, name in sorted(clean, reverse=True):
+        verify_manifest(folder / name, "checkpoint")
+        return Checkpoint(folder / name, step)
+    return None
+
+
+def _starting_model(context: Context, log: TrainingLog, start: Checkpoint | None) -> Any:
+    """The model to replay in: its weights come from the checkpoint, or from the base where there is none.
+
+    Raises:
+        InputError: neither a clean checkpoint nor the base is at hand.
+    """
+    lora = bool(log.options.get("lora"))
+    options = TrainingOptions(
+        **{name: value for name, value in log.options.items() if name in TrainingOptions.__dataclass_fields__}
+    )
+    if context.base is not None:
+        _require_start(context.base, log)
+        return attach_adapter(context.base.model, options)
+    loaded = context.loaded.model
+    if lora and isinstance(loaded, PeftModel):
+        return attach_adapter(loaded.unload(), options)
+    if not lora and start is not None:
+        return loaded  # its weights are overwritten by the checkpoint's
+    raise InputError(
+        "no checkpoint from before the first forget record is left, so the replay begins at the base model. Give it with --base DIR "
+        "(and train with --save-steps N next time)."
+    )
+
+
+def _require_start(base: LoadedModel, log: TrainingLog) -> None:
+    if weights_digest(base.model) != log.start_weights:
+        raise InputError(f"{base.name} is not the model that the logged training began with. Give that one with --base DIR.")
+
+
+def _require_reproducible(
+    model: Any, tokenizer: Any, log: TrainingLog, windows: Mapping[int, Any], work_dir: Path, start: Checkpoint | None
+) -> None:
+    replay(model, tokenizer, log, windows, work_dir, start=start)
+    shutil.rmtree(work_dir, ignore_errors=True)
+    if weights_digest(model) != log.final_weights:
+        raise RunError(
+            "replaying the whole schedule does not give the model's own weights on this machine: other software, hardware or number "
+            "of threads. Without --check the result is still one that never saw the records, but compare it with retrain."
+        )
+
+
+def _keep_checkpoints(context: Context, folder: Path, log: TrainingLog, start: Checkpoint | None) -> list[tuple[int, str]]:
+    """Checkpoints of the new model: the clean ones of the old, and those that the replay made."""
+    kept = []
+    for step, name in log.checkpoints:
+        made = context.work_dir / "replay" / f"checkpoint-{step}"
+        if start is not None and step <= start.step and (folder / name).is_dir():
+            shutil.copytree(folder / name, context.output_dir / name, dirs_exist_ok=True)
+            kept.append((step, name))
+        elif made.is_dir():
+            shutil.move(made, context.output_dir / made.name)
+            kept.append((step, made.name))
+    return kept
+
+
+def _facts(done: Replayed, start: Checkpoint | None, first: int | None, whole: int, folder: Path, checked: bool) -> dict[str, Any]:
+    trained = read_json(folder / MANIFEST).get("about", {}).get("training") if (folder / MANIFEST).exists() else None
+    seconds = None if not trained else float(trained["seconds"])
+    return {
+        "first_step_with_a_forget_record": first,
+        "replayed_from_step": 0 if start is None else start.step,
+        "steps_skipped": done.skipped,
+        "share_of_retraining_tokens": done.tokens / whole if whole else 0.0,
+        "share_of_training_seconds": done.seconds / seconds if seconds else None,
+        "machine_reproduces_the_training": True if checked else None,
+    }
