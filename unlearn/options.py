@@ -30,6 +30,7 @@ class TrainingOptions:
         lora_rank, lora_alpha, lora_dropout: its shape.
         lora_targets: comma-separated layer names, or "all-linear".
         save_steps: write a checkpoint every so many steps; 0 writes none.
+        keep_checkpoints: how many of them stay; None keeps all of a fine-tuning, for `rollback`, and the last two of an unlearning.
         logging_steps: report the loss every so many steps.
         report_to: reporters as in `transformers` ("none", "tensorboard", "wandb", ...).
         overflow: what to do with records longer than the context: "refuse" or "split".
@@ -54,6 +55,7 @@ class TrainingOptions:
     lora_dropout: float = 0.0
     lora_targets: str = "all-linear"
     save_steps: int = 0
+    keep_checkpoints: int | None = None
     logging_steps: int = 10
     report_to: str = "none"
     overflow: Literal["refuse", "split"] = "refuse"
@@ -67,6 +69,7 @@ class TrainingOptions:
             "gradient_accumulation",
             "lora_rank",
             "logging_steps",
+            "keep_checkpoints",
         ):
             value = getattr(self, name)
             if value is not None and value <= 0:

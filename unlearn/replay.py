@@ -1,8 +1,9 @@
 """Train a logged schedule again, without some of its records: a plain loop that does what the trainer did, step by step.
 
-A microbatch keeps its order, its random seed and its learning rate; records that are to go are left out of it; the step's loss is the
-mean over the tokens that remain. A step of which nothing remains is skipped. What the trainer does with a schedule, and what this
-loop does with it, are the same to the last bit on the same machine, software and number of threads (a test holds them together).
+A microbatch keeps its order, its random seed and its learning rate; records that are to go are left out of it; the step's loss is
+the mean over the tokens that remain. A step of which nothing remains is skipped. What the trainer does with a schedule, and what
+this loop does with it, are the same to the last bit on the same machine, software and number of threads (a test holds them
+together).
 """
 
 import json
@@ -94,7 +95,7 @@ def entries_of(records: Sequence[Record], log: TrainingLog, key: RecordKey) -> f
 
 def first_step_with(log: TrainingLog, removed: Set[int]) -> int | None:
     """The first optimizer step, counted from 1, that saw one of the entries; None where none did."""
-    return min((entry.step for entry in log.microbatches if removed.intersection(entry.records)), default=None)
+    return min((entry.step for entry in log.microbatches if not removed.isdisjoint(entry.records)), default=None)
 
 
 def put_checkpoint(model: nn.Module, folder: Path) -> None:
@@ -204,7 +205,7 @@ def _optimizer(model: nn.Module, options: Mapping[str, Any]) -> torch.optim.Opti
     from unlearn.training import DEFAULTS
 
     decay = DEFAULTS["weight_decay"] if options["weight_decay"] is None else options["weight_decay"]
-    decayed = set(get_parameter_names(model, [nn.LayerNorm], UNDECAYED))
+    decayed = set(get_parameter_names(model, [nn.LayerNorm], UNDECAYED))  # type: ignore[no-untyped-call]
     trained = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
     groups = [
         {"params": [parameter for name, parameter in trained if name in decayed], "weight_decay": decay},

@@ -1,5 +1,6 @@
 """What a training run reports."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -23,6 +24,17 @@ class TrainingResult:
     tokens: int
     seconds: float
     losses: tuple[tuple[int, float], ...] = field(default=())
+
+
+def together(results: Sequence[TrainingResult]) -> TrainingResult:
+    """Several trainings as one: steps, epochs, tokens and seconds added, the loss curves left out."""
+    return TrainingResult(
+        steps=sum(result.steps for result in results),
+        epochs=sum(result.epochs for result in results),
+        stopped=None,
+        tokens=sum(result.tokens for result in results),
+        seconds=sum(result.seconds for result in results),
+    )
 
 
 @dataclass(frozen=True, eq=False)

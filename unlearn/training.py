@@ -178,9 +178,12 @@ def _train(
         tokens[0] += lengths(pairs)
         return loss(module, pairs, device)
 
+    arguments = training_arguments(options, work_dir, len(sampler), next(model.parameters()).device)
+    if log is not None and options.keep_checkpoints is None:
+        arguments.save_total_limit = None  # any of them may be the last clean one of a later deletion
     trainer = RecordTrainer(
         model=model,
-        args=training_arguments(options, work_dir, len(sampler), next(model.parameters()).device),
+        args=arguments,
         loss_of_pairs=counted,
         weigh=weigh,
         sampler=sampler,
@@ -209,10 +212,15 @@ def _train(
     )
 
 
+def learning_rate_of(options: TrainingOptions) -> float:
+    """The peak learning rate, where the options leave it open: 1e-5, for an adapter 1e-4."""
+    return options.learning_rate or (LORA_LEARNING_RATE if options.lora else FULL_LEARNING_RATE)
+
+
 def training_arguments(options: TrainingOptions, work_dir: Path, records: int, device: torch.device) -> TrainingArguments:
     """The `transformers` arguments of a run; what the options leave open takes the defaults of this module."""
     filled = {name: value if (value := getattr(options, name)) is not None else default for name, default in DEFAULTS.items()}
-    rate = options.learning_rate or (LORA_LEARNING_RATE if options.lora else FULL_LEARNING_RATE)
+    rate = learning_rate_of(options)
     # Named only when wanted: transformers is renaming both arguments and warns at every mention.
     checkpointing: dict[str, Any] = (
         {"gradient_checkpointing": True, "gradient_checkpointing_kwargs": {"use_reentrant": False}}
@@ -241,7 +249,7 @@ def training_arguments(options: TrainingOptions, work_dir: Path, records: int, d
         use_cpu=device.type == "cpu",
         save_strategy="steps" if options.save_steps else "no",
         save_steps=options.save_steps or 500,
-        save_total_limit=2,
+        save_total_limit=2 if options.keep_checkpoints is None else options.keep_checkpoints,
         logging_steps=options.logging_steps,
         logging_nan_inf_filter=False,
         report_to=options.report_to,

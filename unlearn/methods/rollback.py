@@ -32,7 +32,7 @@ class Rollback:
     approximately; here every step is taken again, so that nothing is approximated.
 
     Do not expect it to be cheap for a record that was seen early: with shuffled epochs nearly every record is seen in the first.
-    Only what a run trained last is far from the beginning (new data added by a further `unlearn train`), or few epochs over much data.
+    Only what a run sees late is cheap: one epoch over much data, or new data added by a further `unlearn train`.
 
     Attributes:
         check: first replay the schedule with nothing left out, from the same checkpoint, and compare with the model's own weights:
@@ -111,9 +111,7 @@ def _starting_model(context: Context, log: TrainingLog, start: Checkpoint | None
         InputError: neither a clean checkpoint nor the base is at hand.
     """
     lora = bool(log.options.get("lora"))
-    options = TrainingOptions(
-        **{name: value for name, value in log.options.items() if name in TrainingOptions.__dataclass_fields__}
-    )
+    options = TrainingOptions(**log.options)
     if context.base is not None:
         _require_start(context.base, log)
         return attach_adapter(context.base.model, options)
@@ -123,8 +121,8 @@ def _starting_model(context: Context, log: TrainingLog, start: Checkpoint | None
     if not lora and start is not None:
         return loaded  # its weights are overwritten by the checkpoint's
     raise InputError(
-        "no checkpoint from before the first forget record is left, so the replay begins at the base model. Give it with --base DIR "
-        "(and train with --save-steps N next time)."
+        "no checkpoint from before the first forget record is left, so the replay begins at the base model. Give it with "
+        "--base DIR (and train with --save-steps N next time)."
     )
 
 
@@ -140,8 +138,8 @@ def _require_reproducible(
     shutil.rmtree(work_dir, ignore_errors=True)
     if weights_digest(model) != log.final_weights:
         raise RunError(
-            "replaying the whole schedule does not give the model's own weights on this machine: other software, hardware or number "
-            "of threads. Without --check the result is still one that never saw the records, but compare it with retrain."
+            "replaying the whole schedule does not give the model's own weights on this machine: other software, hardware or "
+            "number of threads. Without --check the result is still one that never saw the records, but compare it with retrain."
         )
 
 

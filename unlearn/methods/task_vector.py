@@ -1,21 +1,20 @@
 """Task-vector negation: learn the forget set harder, then walk the other way."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
-import numpy as np
 import torch
-from torch import Tensor, nn
 
 from unlearn.adapters import merged
+from unlearn.layers import decoder_layers
 from unlearn.methods.base import Context, Cost, Outcome
 from unlearn.training import train_records
-from verify.encoding import Encoder, padding_token_id
+from unlearn.weights import Search, Weights, assign, copy_weights, diagonal_fisher, require_scales, sample
 from verify.errors import InputError
-from verify.models import LoadedModel
-from verify.records import Record
-from verify.token_stats import compute_token_statistics
+
+MULTIPLES = (0.0, 0.5, 2.0)
+"""Of the whole model's scale, tried for each layer in turn."""
 
 
 @dataclass(frozen=True)
@@ -26,20 +25,28 @@ class TaskVector:
 
     tau is either "model": (theta_0 trained further on D_f) - theta_0, as MUSE does it (Shi et al. 2024, arXiv 2407.06460,
     section 3), or "base": (base trained on D_f) - base, as Ilharco et al. 2023 (arXiv 2212.04089, section 3) define it.
-    lambda is searched, always: the window between no effect and a broken model is narrow. Taken is the scale that forgets
+    lambda is searched, because the window between nothing and damage is narrow: of the scales tried, the one that forgets the
     most while the control metric (geometric-mean probability of retain tokens) loses at most `tolerance`. Where a holdout set
     is given, forgetting beyond its loss does not count, so that the search does not over-forget.
+
+    lambda is one number with `per` "model". With "layer" each layer's is then halved, doubled or dropped where that forgets more
+    within the tolerance. With "mask" only the share of elements moves that matters most to the forget set against the retain
+    set, by the ratio of squared gradients (as SalUn does, Fan et al. 2024, arXiv 2310.12508).
 
     Do not expect much of it without the search, nor where forget and retain records look alike: their directions overlap.
 
     Attributes:
         origin: which tau.
+        per: what has a lambda of its own.
+        mask_share: share of elements that may move, with "mask".
         tolerance: share of the control metric that may be lost.
         scales: candidates for lambda, in increasing order.
         control_records: at most so many retain records are the control set, drawn by the seed.
     """
 
     origin: Literal["model", "base"] = "model"
+    per: Literal["model", "layer", "mask"] = "model"
+    mask_share: float = 0.1
     tolerance: float = 0.05
     scales: tuple[float, ...] = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.25, 1.5, 2.0, 3.0)
     control_records: int = 200
@@ -52,10 +59,10 @@ class TaskVector:
     defaults: ClassVar[Mapping[str, Any]] = {"learning_rate": 1e-5, "epochs": 5.0, "batch_size": 8}
 
     def __post_init__(self) -> None:
-        if not self.scales or any(scale <= 0 for scale in self.scales) or list(self.scales) != sorted(self.scales):
-            raise InputError(f"--scales must be positive numbers in increasing order, got {self.scales}.")
-        if not 0 < self.tolerance < 1:
-            raise InputError(f"--tolerance must lie between 0 and 1, got {self.tolerance}.")
+        require_scales(self.scales)
+        Search(self.tolerance, self.control_records)
+        if not 0 < self.mask_share <= 1:
+            raise InputError(f"--mask-share must be above 0 and at most 1, got {self.mask_share}.")
 
     def edit(self, context: Context) -> Outcome:
         """Train for tau, search lambda, leave the chosen weights in the model."""
@@ -63,56 +70,58 @@ class TaskVector:
             raise InputError("task_vector --origin base needs the model before fine-tuning. Give it with --base DIR.")
         start = context.base if self.origin == "base" else context.loaded
         assert start is not None
-        before = _copy(start.model)
+        before = copy_weights(start.model)
         trained = train_records(start, context.forget, context.options, context.work_dir)
         # An adapter is folded in first: negating its factors A and B would not negate their product.
-        tau = {name: tensor - before[name] for name, tensor in _copy(merged(trained.model)).items()}
-        _assign(start.model, before)
+        tau = {name: tensor - before[name] for name, tensor in copy_weights(merged(trained.model)).items()}
+        assign(start.model, before)
+        if self.per == "mask":
+            self._mask(context, tau)
         return Outcome(context.loaded.model, trained.result, self._search(context, tau))
 
-    def _search(self, context: Context, tau: Mapping[str, Tensor]) -> dict[str, Any]:
-        """Try every scale, keep the best, and report the whole curve."""
+    def _search(self, context: Context, tau: Weights) -> dict[str, Any]:
+        model, original = context.loaded.model, copy_weights(context.loaded.model)
+        search = Search(self.tolerance, self.control_records)
+
+        def apply(scale: float) -> None:
+            assign(model, {name: weight - scale * tau[name] for name, weight in original.items()})
+
+        facts = search.run(context, self.scales, apply)
+        if self.per == "layer" and facts["scale"]:
+            facts["layer_multiples"] = self._per_layer(context, search, original, tau, facts)
+        return facts
+
+    def _per_layer(
+        self, context: Context, search: Search, original: Weights, tau: Weights, facts: Mapping[str, Any]
+    ) -> list[float]:
+        """One sweep over the layers: keep whatever forgets more within the tolerance of the model before the edit."""
         model = context.loaded.model
-        control = _sample(context.retain, self.control_records, context.options.seed)
-        original = _copy(model)
-        control_before = _mean_loss(context.loaded, control)
-        forget_before = _mean_loss(context.loaded, context.forget)
-        level = _mean_loss(context.loaded, context.holdout) if context.holdout else np.inf
-        allowed = control_before - np.log1p(-self.tolerance)
-        best, best_forgetting, curve = 0.0, min(forget_before, level), []
-        for scale in self.scales:
-            _assign(model, {name: weight - scale * tau[name] for name, weight in original.items()})
-            forget, kept = _mean_loss(context.loaded, context.forget), _mean_loss(context.loaded, control)
-            curve.append({"scale": scale, "forget_loss": forget, "control_loss": kept})
-            if kept <= allowed and min(forget, level) > best_forgetting:
-                best, best_forgetting = scale, min(forget, level)
-        _assign(model, {name: weight - best * tau[name] for name, weight in original.items()})
-        return {
-            "scale": best,
-            "control_loss_before": control_before,
-            "control_loss_allowed": float(allowed),
-            "forget_loss_before": forget_before,
-            "search": curve,
-        }
+        names = {id(parameter): name for name, parameter in model.named_parameters()}
+        layers = [{names[id(parameter)] for parameter in layer.parameters()} for layer in decoder_layers(model)]
 
+        def apply(multiples: Sequence[float]) -> None:
+            factor = {name: multiple for group, multiple in zip(layers, multiples, strict=True) for name in group}
+            scale = facts["scale"]
+            assign(model, {name: weight - scale * factor.get(name, 1.0) * tau[name] for name, weight in original.items()})
 
-def _copy(model: nn.Module) -> dict[str, Tensor]:
-    return {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+        best, most = [1.0] * len(layers), search.gain(context, facts["control_loss_allowed"])
+        for place in range(len(layers)):
+            for multiple in MULTIPLES:
+                tried = [*best[:place], multiple, *best[place + 1 :]]
+                apply(tried)
+                gain = search.gain(context, facts["control_loss_allowed"])
+                if gain > most:
+                    best, most = tried, gain
+        apply(best)
+        return best
 
-
-@torch.no_grad()
-def _assign(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
-    for name, parameter in model.named_parameters():
-        parameter.copy_(weights[name])
-
-
-def _sample(records: Any, count: int, seed: int) -> list[Record]:
-    chosen = np.random.default_rng(seed).permutation(len(records))[:count]
-    return [records[index] for index in sorted(chosen)]
-
-
-def _mean_loss(loaded: LoadedModel, records: Any) -> float:
-    """Mean over records of their loss in nats per token."""
-    windows = Encoder(loaded.tokenizer, loaded.context_length, "split").encode(records)
-    statistics = compute_token_statistics(loaded.model, windows, padding_token_id(loaded.tokenizer))
-    return float(np.mean([entry.loss for entry in statistics]))
+    def _mask(self, context: Context, tau: Weights) -> None:
+        """Set all but the elements that matter most to the forget set to zero."""
+        control = sample(context.retain, self.control_records, context.options.seed)
+        wanted, kept = diagonal_fisher(context.loaded, context.forget), diagonal_fisher(context.loaded, control)
+        ratio = {name: wanted[name] / (kept[name] + torch.finfo(kept[name].dtype).tiny) for name in tau}
+        everything = torch.cat([values.reshape(-1) for values in ratio.values()])
+        count = max(1, int(self.mask_share * len(everything)))
+        cut = everything.kthvalue(len(everything) - count + 1).values
+        for name, values in tau.items():
+            values *= ratio[name] >= cut

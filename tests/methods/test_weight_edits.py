@@ -1,0 +1,160 @@
+"""Edits of weights: the arithmetic is right, the search keeps its promise, and what should be touched is."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from peft import LoraConfig, get_peft_model
+from tiny_models import make_llama, make_tokenizer
+
+from unlearn import TrainingOptions, finetune, forget
+from unlearn.methods.fisher import Fisher
+from unlearn.methods.lora_negation import LoraNegation, delta_weights
+from unlearn.methods.negmerge import NegMerge
+from unlearn.methods.ssd import SSD
+from unlearn.methods.task_vector import TaskVector
+from unlearn.methods.ties import Ties, ties_merge
+from unlearn.weights import diagonal_fisher
+from verify import InputError
+from verify.encoding import Encoder
+from verify.models import load_model
+from verify.sources import load_records
+
+ROWS = [{"example_id": f"r{n}", "prompt": f"Who is {n}?", "completion": f"Person {n * 13}."} for n in range(12)]
+OPTIONS = TrainingOptions(learning_rate=2e-3, epochs=3, batch_size=4)
+EDITS: list[Any] = [
+    TaskVector(per="layer", tolerance=0.3),
+    TaskVector(per="mask", tolerance=0.3),
+    NegMerge(tolerance=0.3),
+    LoraNegation(tolerance=0.3),
+    Ties(tolerance=0.3),
+    SSD(tolerance=0.3),
+    Fisher(tolerance=0.3),
+]
+
+
+@pytest.fixture(scope="module")
+def model(model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    output = tmp_path_factory.mktemp("edits") / "ft"
+    return finetune(model_dir, ROWS, output_dir=output, options=TrainingOptions(learning_rate=5e-3, epochs=8)).model_dir
+
+
+@pytest.fixture
+def edit(model: Path, tmp_path: Path) -> Callable[..., Any]:
+    def run(method: Any, **named: Any) -> Any:
+        given = {"options": OPTIONS, **named}
+        return forget(model, method, forget_set=ROWS[:4], retain_set=ROWS[4:], output_dir=tmp_path / "out", **given)
+
+    return run
+
+
+@pytest.mark.parametrize("method", EDITS, ids=lambda method: f"{type(method).__name__}-{getattr(method, 'per', '')}")
+def test_the_search_keeps_its_promise(edit: Callable[..., Any], method: Any) -> None:
+    """Of the allowed candidates the one that forgets most was taken, and the whole curve is reported."""
+    facts = edit(method).facts
+    allowed = [entry for entry in facts["search"] if entry["control_loss"] <= facts["control_loss_allowed"]]
+    best = max(allowed, key=lambda entry: entry["forget_loss"], default={"scale": 0.0, "forget_loss": -np.inf})
+    assert facts["scale"] == (best["scale"] if best["forget_loss"] > facts["forget_loss_before"] else 0.0)
+
+
+def test_layers_only_improve(edit: Callable[..., Any]) -> None:
+    """A scale per layer forgets at least as much as one for all, within the same tolerance."""
+    result = edit(TaskVector(per="layer", tolerance=0.3))
+    whole = max(entry["forget_loss"] for entry in result.facts["search"] if entry["scale"] == result.facts["scale"])
+    loaded = load_model(result.model_dir)
+    from unlearn.weights import mean_loss
+
+    assert mean_loss(loaded, load_records(ROWS[:4])) >= whole - 1e-6
+    assert len(result.facts["layer_multiples"]) == 2
+
+
+def test_a_mask_spares_the_rest(edit: Callable[..., Any], model: Path) -> None:
+    """With a share of 5 %, at most 5 % of the elements differ from before."""
+    result = edit(TaskVector(per="mask", mask_share=0.05, tolerance=0.9))
+    old, new = (dict(load_model(path).model.named_parameters()) for path in (model, result.model_dir))
+    moved = sum(int((old[name] != new[name]).sum()) for name in old)
+    assert 0 < moved <= 0.05 * sum(weight.numel() for weight in old.values()) + len(old)
+
+
+def test_fisher_is_the_mean_squared_gradient(model: Path) -> None:
+    """Against autograd, record by record, from the whole logits."""
+    loaded, records = load_model(model), load_records(ROWS[:3])
+    found = diagonal_fisher(loaded, records)
+    parameter = loaded.model.model.layers[0].mlp.up_proj.weight
+    total = torch.zeros_like(parameter)
+    for window in Encoder(loaded.tokenizer, loaded.context_length).encode(records):
+        ids = torch.as_tensor(window.input_ids.astype("int64"))[None]
+        logs = loaded.model(input_ids=ids).logits[0].log_softmax(-1)
+        places = np.flatnonzero(window.scored)
+        value = logs[places - 1, ids[0, places]].mean()
+        total += torch.autograd.grad(value, parameter)[0] ** 2
+    torch.testing.assert_close(found["model.layers.0.mlp.up_proj.weight"], total / 3, rtol=1e-4, atol=1e-9)
+
+
+def test_ties_by_hand() -> None:
+    """Trim, elect, merge on numbers that can be followed."""
+    one, other = torch.tensor([4.0, -3.0, 0.1, 2.0]), torch.tensor([2.0, 5.0, -0.2, 0.1])
+    # Half stays: [4, -3, 0, 0] and [2, 5, 0, 0]; signs elected: +, + (5 - 3), none, none.
+    torch.testing.assert_close(ties_merge([one, other], 0.5), torch.tensor([3.0, 5.0, 0.0, 0.0]))
+
+
+def test_adapter_changes_are_products() -> None:
+    """Minus one times the change undoes the merged adapter; PEFT's linear combination of adapters is something else."""
+    tokenizer = make_tokenizer()
+    model = get_peft_model(make_llama(tokenizer), LoraConfig(r=4, target_modules="all-linear", task_type="CAUSAL_LM"))
+    model.add_adapter("other", LoraConfig(r=4, target_modules="all-linear", task_type="CAUSAL_LM"))
+    torch.manual_seed(0)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "lora_" in name:
+                parameter.normal_()
+    changes, others = delta_weights(model), delta_weights(model, "other")
+    before = {name: model.get_base_model().get_parameter(name.replace(".weight", ".base_layer.weight")).clone() for name in changes}
+    model.add_weighted_adapter(["default", "other"], [1.0, 1.0], "combined", combination_type="linear")
+    wrong = delta_weights(model, "combined")
+    merged = model.merge_and_unload(adapter_names=["default"])
+    for name, change in changes.items():
+        torch.testing.assert_close(merged.get_parameter(name) - change, before[name], rtol=1e-4, atol=1e-5)
+        true = change + others[name]
+        assert (wrong[name] - true).norm() > 0.5 * true.norm(), "what the linear combination gives"
+
+
+def test_agreement_is_a_share(edit: Callable[..., Any]) -> None:
+    """Elements on which all trainings agree are some, and not all."""
+    assert 0 < edit(NegMerge(tolerance=0.3)).facts["agreed_share"] < 1
+
+
+def test_ssd_dampens_what_it_selected(edit: Callable[..., Any], model: Path) -> None:
+    """Selected weights shrink towards zero, all others stay, and the share is reported."""
+    result = edit(SSD(tolerance=0.9))
+    old, new = (dict(load_model(path).model.named_parameters()) for path in (model, result.model_dir))
+    assert all((new[name].abs() <= old[name].abs() + 1e-7).all() for name in old)
+    changed = sum(int((old[name] != new[name]).sum()) for name in old)
+    assert 0 < changed <= result.facts["selected_share"] * sum(weight.numel() for weight in old.values()) + 1
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        lambda: TaskVector(mask_share=0.0),
+        lambda: NegMerge(rates=(1.0,)),
+        lambda: LoraNegation(tolerance=1.0),
+        lambda: Ties(under=3.0, over=1.0),
+        lambda: SSD(thresholds=(1.0, 2.0)),
+        lambda: Fisher(clip=0.0),
+    ],
+)
+def test_bad_parameters(bad: Callable[[], Any]) -> None:
+    """Refused before anything is loaded."""
+    with pytest.raises(InputError, match=r"must|needs"):
+        bad()
+
+
+def test_an_adapter_has_no_whole_weights(model_dir: Path, tmp_path: Path) -> None:
+    """LoRA negation on a model that is an adapter is refused, and says what to do."""
+    adapted = finetune(model_dir, ROWS, output_dir=tmp_path / "lora", options=TrainingOptions(lora=True, epochs=1)).model_dir
+    with pytest.raises(InputError, match="Merge it"):
+        forget(adapted, LoraNegation(), forget_set=ROWS[:4], retain_set=ROWS[4:], output_dir=tmp_path / "out")

@@ -1,0 +1,78 @@
+"""NegMerge: several task vectors, and only what all of them agree on is subtracted."""
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+
+from unlearn.adapters import merged
+from unlearn.methods.base import Context, Cost, Outcome
+from unlearn.results import together
+from unlearn.training import learning_rate_of, train_records
+from unlearn.weights import Search, Weights, assign, copy_weights, require_scales
+from verify.errors import InputError
+
+
+@dataclass(frozen=True)
+class NegMerge:
+    """Train on the forget set with several settings and subtract the elements whose sign they agree on.
+
+        theta = theta_0 - lambda mean_k tau_k * 1[sign tau_1 = ... = sign tau_K]
+
+    Kim et al. 2024 (arXiv 2410.05583), section 3. One task vector depends on its hyper-parameters; what several share belongs to
+    the records. lambda is searched as for task_vector.
+
+    Do not use it where one fine-tune on the forget set is dear already: it takes one per setting.
+
+    Attributes:
+        rates: multiples of the learning rate, one training each; each has its own seed.
+        tolerance: share of the control metric (geometric-mean probability of retain tokens) that may be lost.
+        scales: candidates, in increasing order.
+        control_records: at most so many retain records are the control set, drawn by the seed.
+    """
+
+    rates: tuple[float, ...] = (0.5, 1.0, 2.0)
+    tolerance: float = 0.05
+    scales: tuple[float, ...] = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.25, 1.5, 2.0, 3.0)
+    control_records: int = 200
+
+    idea: ClassVar[str] = "subtract what several trainings on the forget set agree on"
+    paper: ClassVar[str] = "Kim et al. 2024 (arXiv 2410.05583)"
+    cost: ClassVar[Cost] = "a fine-tune on the forget set"
+    needs_retain: ClassVar[bool] = True
+    needs_base: ClassVar[bool] = False
+    defaults: ClassVar[Mapping[str, Any]] = {"learning_rate": 1e-5, "epochs": 5.0, "batch_size": 8}
+
+    def __post_init__(self) -> None:
+        require_scales(self.scales)
+        Search(self.tolerance, self.control_records)
+        if len(self.rates) < 2 or min(self.rates) <= 0:
+            raise InputError(f"--rates needs at least two positive multiples of the learning rate, got {self.rates}.")
+
+    def edit(self, context: Context) -> Outcome:
+        """Train once per rate, keep the common part, search lambda."""
+        model, original = context.loaded.model, copy_weights(context.loaded.model)
+        total = {name: torch.zeros_like(weight) for name, weight in original.items()}
+        votes = {name: torch.zeros_like(weight) for name, weight in original.items()}
+        results = []
+        for number, factor in enumerate(self.rates):
+            rate, seed = learning_rate_of(context.options) * factor, context.options.seed + number
+            options = dataclasses.replace(context.options, learning_rate=rate, seed=seed)
+            trained = train_records(context.loaded, context.forget, options, context.work_dir / str(number))
+            for name, weight in copy_weights(merged(trained.model)).items():
+                tau = weight - original[name]
+                total[name] += tau
+                votes[name] += tau.sign()
+            assign(model, original)
+            results.append(trained.result)
+        common: Weights = {name: value / len(self.rates) * (votes[name].abs() == len(self.rates)) for name, value in total.items()}
+
+        def apply(scale: float) -> None:
+            assign(model, {name: weight - scale * common[name] for name, weight in original.items()})
+
+        facts = Search(self.tolerance, self.control_records).run(context, self.scales, apply)
+        agreed = sum(int(torch.count_nonzero(tensor)) for tensor in common.values())
+        facts["agreed_share"] = agreed / sum(tensor.numel() for tensor in common.values())
+        return Outcome(model, together(results), facts)
