@@ -16,6 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from verify.ensembles import ENSEMBLE, load_ensemble
 from verify.errors import InputError, IntegrityError
 from verify.files import MANIFEST, read_json, verify_manifest
 
@@ -100,6 +101,9 @@ def _load_folder(source: str, base: str | Path | None, dtype: str) -> tuple[Any,
 
     require_safe_folder(source)
     folder = Path(source)
+    if (folder / ENSEMBLE).is_file():
+        named_base = None if base is None else str(base)
+        return load_ensemble(folder, lambda place: _load_folder(place, None, dtype)[0], named_base), source
     if not (folder / "adapter_config.json").is_file():
         return _from_pretrained(source, dtype), source
     settings = read_json(folder / "adapter_config.json")

@@ -142,7 +142,7 @@ def _reduce_in_chunks(model: nn.Module, batch: dict[str, Tensor], targets: Tenso
 
     def first_chunk(hidden: Tensor) -> Tensor:
         kept.append(hidden[positions])
-        return kept[0][:rows]
+        return kept[-1][:rows]
 
     def call(select: Callable[[Tensor], Tensor]) -> Tensor:
         with head_sees(model, select):
@@ -150,7 +150,7 @@ def _reduce_in_chunks(model: nn.Module, batch: dict[str, Tensor], targets: Tenso
         return logits
 
     logits = call(first_chunk)
-    hidden, head = kept[0], output_head(model)
+    hidden, head = kept[-1], output_head(model)
     parts = [_reduce(logits, targets[:rows])]
     if len(hidden) > rows:
         after = step_after_head(model, head(hidden[:1]), logits[:1])

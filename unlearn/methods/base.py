@@ -31,7 +31,13 @@ from verify.scoring import (
     target_log_probabilities,
 )
 
-Cost = Literal["steps on the forget set", "steps on forget and retain sets", "a fine-tune on the forget set", "a retraining"]
+Cost = Literal[
+    "steps on the forget set",
+    "steps on forget and retain sets",
+    "a fine-tune on the forget set",
+    "a share of a retraining",
+    "a retraining",
+]
 """What a method costs, as a class; `unlearn methods` prints it."""
 
 

@@ -1,12 +1,19 @@
 """Retraining: the definition of forgetting, and the yardstick for everything else."""
 
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+from peft import PeftModel
+
 from unlearn.adapters import merged
 from unlearn.methods.base import Context, Cost, Outcome
+from unlearn.provenance import LOG_NAME, LogWriter
 from unlearn.training import train_records
+from verify.encoding import Encoder
+from verify.identity import RecordKey
+from verify.models import weights_digest
 
 
 @dataclass(frozen=True)
@@ -15,7 +22,8 @@ class Retrain:
 
         theta = A(theta_base, D_r)
 
-    A is the fine-tuning that made the model: its options are read from the model's training log, and flags override them.
+    A is the fine-tuning that made the model: its options are read from the model's training log, and flags override them. The result
+    has a training log of its own, so that the next deletion can be exact as well.
     Cao and Yang 2015 (Towards making systems forget); Bourtoule et al. 2021 (arXiv 1912.03817), definition III.1.
 
     Do not use it where it is too dear: it costs a whole fine-tuning. Everything cheaper is judged against it.
@@ -34,5 +42,18 @@ class Retrain:
     def rebuild(self, context: Context) -> Outcome:
         """Train the base on the retain set."""
         assert context.base is not None, "the caller checks needs_base"
-        trained = train_records(context.base, context.retain, context.options, context.work_dir)
-        return Outcome(merged(trained.model), trained.result)
+        base, options = context.base, context.options
+        windows = Encoder(base.tokenizer, base.context_length, options.overflow).encode(context.retain)
+        log = LogWriter.for_run(
+            context.output_dir / LOG_NAME,
+            [context.retain[window.record] for window in windows],
+            options,
+            RecordKey.load(),
+            tokenizer=base.tokenizer_digest,
+            start_weights=base.digest,
+        )
+        trained = train_records(base, context.retain, options, context.work_dir, log=log)
+        log.end(weights_digest(trained.model))
+        for folder in context.work_dir.glob("checkpoint-*"):
+            shutil.move(folder, context.output_dir / folder.name)
+        return Outcome(trained.model if isinstance(context.loaded.model, PeftModel) else merged(trained.model), trained.result)

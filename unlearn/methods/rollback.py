@@ -43,7 +43,7 @@ class Rollback:
 
     idea: ClassVar[str] = "back to the last checkpoint before the records, then the logged schedule without them"
     paper: ClassVar[str] = "exact replay; compare Thudi et al. 2022 (arXiv 2109.13398)"
-    cost: ClassVar[Cost] = "a retraining"
+    cost: ClassVar[Cost] = "a share of a retraining"
     needs_retain: ClassVar[bool] = True
     needs_base: ClassVar[bool] = False
     exactness: ClassVar[str] = (
