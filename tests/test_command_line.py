@@ -65,12 +65,18 @@ TRAINING_FLAGS = {
     "--lora-dropout",
     "--lora-targets",
     "--save-steps",
+    "--keep-checkpoints",
+    "--optimizer",
     "--logging-steps",
     "--report-to",
     "--overflow",
 }
 FIELD_FLAGS = {flag for flag in AUDIT_FLAGS if flag.endswith("-field")}
-TRAIN_FLAGS = {"--model", "--data", "--output", "--tokenizer", "--dtype", "--canaries"} | FIELD_FLAGS | TRAINING_FLAGS
+TRAIN_FLAGS = (
+    {"--model", "--data", "--output", "--tokenizer", "--dtype", "--canaries", "--shards", "--slices", "--combine"}
+    | FIELD_FLAGS
+    | TRAINING_FLAGS
+)
 FORGET_FLAGS = (
     {"--model", "--forget", "--output", "--retain", "--holdout", "--data", "--base", "--dtype"} | FIELD_FLAGS | TRAINING_FLAGS
 )
@@ -100,7 +106,7 @@ def test_train_flags_are_pinned(capsys: pytest.CaptureFixture[str]) -> None:
         ("gradient_ascent", {"--check-every"}),
         ("grad_diff", {"--gamma", "--alpha", "--ceiling"}),
         ("npo", {"--beta", "--alpha"}),
-        ("task_vector", {"--origin", "--tolerance", "--scales", "--control-records"}),
+        ("task_vector", {"--origin", "--per", "--mask-share", "--tolerance", "--scales", "--control-records"}),
         ("retrain", set()),
     ],
 )

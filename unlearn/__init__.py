@@ -6,45 +6,113 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from unlearn.finetuning import FinetuneResult, finetune
     from unlearn.forgetting import ForgetResult, forget
+    from unlearn.methods.altpo import AltPO
+    from unlearn.methods.auto import Auto
+    from unlearn.methods.bad_teacher import BadTeacher
+    from unlearn.methods.ceu import CEU
+    from unlearn.methods.dpo import DPO
+    from unlearn.methods.fisher import Fisher
+    from unlearn.methods.flat import FLAT
+    from unlearn.methods.grad_ascent_kl import GradAscentKL
     from unlearn.methods.grad_diff import GradDiff
     from unlearn.methods.gradient_ascent import GradientAscent
+    from unlearn.methods.jensun import JensUn
+    from unlearn.methods.llmu import LLMU
+    from unlearn.methods.lora_negation import LoraNegation
+    from unlearn.methods.negmerge import NegMerge
     from unlearn.methods.npo import NPO
+    from unlearn.methods.pdu import PDU
     from unlearn.methods.retrain import Retrain
+    from unlearn.methods.rmu import RMU
+    from unlearn.methods.rollback import Rollback
     from unlearn.methods.satimp import SatImp
+    from unlearn.methods.scrub import SCRUB
+    from unlearn.methods.shard_vectors import ShardVectors
     from unlearn.methods.simnpo import SimNPO
+    from unlearn.methods.sisa import SISA
+    from unlearn.methods.ssd import SSD
     from unlearn.methods.task_vector import TaskVector
+    from unlearn.methods.ties import Ties
+    from unlearn.methods.undial import UNDIAL
     from unlearn.methods.wga import WGA
     from unlearn.options import TrainingOptions
+    from unlearn.shards import ShardPlan, finetune_shards
 
 _HOME = {
+    "AltPO": "unlearn.methods.altpo",
+    "Auto": "unlearn.methods.auto",
+    "BadTeacher": "unlearn.methods.bad_teacher",
+    "CEU": "unlearn.methods.ceu",
+    "DPO": "unlearn.methods.dpo",
+    "FLAT": "unlearn.methods.flat",
     "FinetuneResult": "unlearn.finetuning",
+    "Fisher": "unlearn.methods.fisher",
     "ForgetResult": "unlearn.forgetting",
+    "GradAscentKL": "unlearn.methods.grad_ascent_kl",
     "GradDiff": "unlearn.methods.grad_diff",
     "GradientAscent": "unlearn.methods.gradient_ascent",
+    "JensUn": "unlearn.methods.jensun",
+    "LLMU": "unlearn.methods.llmu",
+    "LoraNegation": "unlearn.methods.lora_negation",
     "NPO": "unlearn.methods.npo",
-    "SatImp": "unlearn.methods.satimp",
-    "SimNPO": "unlearn.methods.simnpo",
-    "WGA": "unlearn.methods.wga",
+    "NegMerge": "unlearn.methods.negmerge",
+    "PDU": "unlearn.methods.pdu",
+    "RMU": "unlearn.methods.rmu",
     "Retrain": "unlearn.methods.retrain",
+    "Rollback": "unlearn.methods.rollback",
+    "SCRUB": "unlearn.methods.scrub",
+    "SISA": "unlearn.methods.sisa",
+    "SSD": "unlearn.methods.ssd",
+    "SatImp": "unlearn.methods.satimp",
+    "ShardPlan": "unlearn.shards",
+    "ShardVectors": "unlearn.methods.shard_vectors",
+    "SimNPO": "unlearn.methods.simnpo",
     "TaskVector": "unlearn.methods.task_vector",
+    "Ties": "unlearn.methods.ties",
     "TrainingOptions": "unlearn.options",
+    "UNDIAL": "unlearn.methods.undial",
+    "WGA": "unlearn.methods.wga",
     "finetune": "unlearn.finetuning",
+    "finetune_shards": "unlearn.shards",
     "forget": "unlearn.forgetting",
 }
 
 __all__ = [
+    "CEU",
+    "DPO",
+    "FLAT",
+    "LLMU",
     "NPO",
+    "PDU",
+    "RMU",
+    "SCRUB",
+    "SISA",
+    "SSD",
+    "UNDIAL",
     "WGA",
+    "AltPO",
+    "Auto",
+    "BadTeacher",
     "FinetuneResult",
+    "Fisher",
     "ForgetResult",
+    "GradAscentKL",
     "GradDiff",
     "GradientAscent",
+    "JensUn",
+    "LoraNegation",
+    "NegMerge",
     "Retrain",
+    "Rollback",
     "SatImp",
+    "ShardPlan",
+    "ShardVectors",
     "SimNPO",
     "TaskVector",
+    "Ties",
     "TrainingOptions",
     "finetune",
+    "finetune_shards",
     "forget",
 ]
 

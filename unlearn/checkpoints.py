@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from unlearn import processes
 from unlearn.options import TrainingOptions
 from verify.errors import InputError, IntegrityError
 from verify.files import new_output, read_json, verify_manifest, write_json
@@ -50,6 +51,8 @@ def open_work(work_dir: Path, what: str, options: TrainingOptions, fingerprints:
             f"{work_dir} holds an unfinished run with other settings, records or weights. "
             "Run that command again to finish it, or give a new --output."
         )
+    if not processes.is_main():
+        return
     new_output(work_dir, resumable=lambda folder: (folder / WORK_FILE).exists())
     write_json(file, {"run": digest})
 

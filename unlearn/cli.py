@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import itertools
 import operator
 import sys
 from collections.abc import Iterable, Sequence
@@ -10,6 +11,7 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
+from unlearn import processes
 from unlearn.methods import method_classes
 from unlearn.options import TrainingOptions
 from verify.cli_flags import FieldFlags
@@ -28,6 +30,12 @@ class TrainArguments:
     """A new folder for the model and its training log."""
     tokenizer: str | None = None
     """Folder of the tokenizer, where it is not beside the model."""
+    shards: int = 0
+    """Train so many adapters, each on its share of the subjects, so that a deletion touches one; 0 trains one model."""
+    slices: int = 1
+    """Steps in which each shard's data are added, with a copy after each: a deletion goes back to the one before it."""
+    combine: Literal["average", "route", "sum"] = "average"
+    """How shards answer: averaged logits, the most certain shard's, or all weight changes added to one model."""
     canaries: int = 0
     """Pairs of random texts, one of each trained by a coin flip, for auditing a deletion without retraining; usually 300."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
@@ -46,6 +54,8 @@ class Train:
         """Train and print where the model is."""
         from unlearn.finetuning import finetune
 
+        if self.arguments.shards:
+            return self._shards()
         result = finetune(
             self.arguments.model,
             self.arguments.data,
@@ -56,7 +66,48 @@ class Train:
             dtype=self.arguments.dtype,
             canaries=self.arguments.canaries,
         )
-        print(f"model:        {result.model_dir}\ntraining log: {result.log_path}\nweights:      {result.digest}")  # noqa: T201
+        if processes.is_main():
+            print(f"model:        {result.model_dir}\ntraining log: {result.log_path}\nweights:      {result.digest}")  # noqa: T201
+        return 0
+
+    def _shards(self) -> int:
+        from unlearn.shards import ShardPlan, finetune_shards
+        from verify.errors import InputError
+
+        if self.arguments.canaries:
+            raise InputError("--canaries and --shards do not go together yet. Leave one of them out.")
+        result = finetune_shards(
+            self.arguments.model,
+            self.arguments.data,
+            output_dir=self.arguments.output,
+            plan=ShardPlan(self.arguments.shards, self.arguments.slices, self.arguments.combine, self.training),
+            fields=self.columns.fields(),
+            tokenizer=self.arguments.tokenizer,
+            dtype=self.arguments.dtype,
+        )
+        print(f"model:  {result.model_dir}\nstages: {len(result.trained)} trained")  # noqa: T201
+        return 0
+
+
+@dataclasses.dataclass(frozen=True)
+class PlanShards:
+    """What will deletions cost, for several ways of training in shards?"""
+
+    shards: tuple[int, ...] = (1, 4, 8, 16)
+    """Numbers of shards to compare."""
+    slices: tuple[int, ...] = (1, 4)
+    """Numbers of slices to compare."""
+    deletions: tuple[int, ...] = (1, 10, 100)
+    """How many people are deleted at once."""
+
+    def run(self) -> int:
+        """Print the table."""
+        from unlearn.shards import deletion_cost
+
+        print("shards  slices  deletions  expected share of a training  adapters on disk")  # noqa: T201
+        for shards, slices, deletions in itertools.product(self.shards, self.slices, self.deletions):
+            cost = deletion_cost(shards, slices, deletions)
+            print(f"{shards:6d}  {slices:6d}  {deletions:9d}  {cost.expected:28.1%}  {cost.stages_kept:16d}")  # noqa: T201
         return 0
 
 
@@ -102,6 +153,8 @@ def _forget_command(name: str, kind: type[Any]) -> type[Any]:
             options=self.training,
             dtype=given.dtype,
         )
+        if not processes.is_main():
+            return 0
         print(f"model:   {result.model_dir}\nweights: {result.digest_after}\nseconds: {result.seconds:.1f}")  # noqa: T201
         if result.training is not None and result.training.stopped:
             print(f"stopped: {result.training.stopped}")  # noqa: T201
@@ -160,10 +213,13 @@ def _command_type() -> Any:
     forget_command = dataclasses.make_dataclass(
         "Forget",
         [("method", forget)],
-        namespace={"run": lambda self: self.method.run(), "__doc__": "Remove records from a fine-tuned model."},
+        namespace={
+            "run": lambda self: self.method.run(),
+            "__doc__": "Remove records from a fine-tuned model; your own method: forget --method FILE.py:Class.",
+        },
         frozen=True,
     )
-    commands = {"demo": Demo, "train": Train, "forget": forget_command, "methods": Methods}
+    commands = {"demo": Demo, "train": Train, "forget": forget_command, "methods": Methods, "plan-shards": PlanShards}
     return _either(Annotated[kind, tyro.conf.subcommand(name)] for name, kind in commands.items())
 
 
@@ -175,8 +231,21 @@ def _either(kinds: Iterable[Any]) -> Any:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Entry point of `unlearn` and `python -m unlearn`; returns the exit status."""
     config = (tyro.conf.OmitArgPrefixes, tyro.conf.OmitSubcommandPrefixes)
-    command = tyro.cli(_command_type(), args=arguments, prog="unlearn", description=__doc__, config=config)
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    if given[:2] == ["forget", "--method"] and len(given) > 2:
+        return run_command(lambda: _forget_by_own(given[2], given[3:], config))
+    command = tyro.cli(_command_type(), args=given, prog="unlearn", description=__doc__, config=config)
     return run_command(command.run)
+
+
+def _forget_by_own(place: str, arguments: Sequence[str], config: Any) -> int:
+    """`unlearn forget --method FILE.py:Class ...`: a method of the user's own, with its parameters as flags."""
+    from unlearn.own_method import load_method
+
+    kind = load_method(place)
+    command: Any = _forget_command(kind.__module__, kind)
+    made: Any = tyro.cli(command, args=arguments, prog=f"unlearn forget --method {place}", config=config)
+    return int(made.run())
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from unlearn import processes
 from unlearn.options import TrainingOptions
 from unlearn.provenance import LOG_NAME, LogWriter
 from unlearn.results import TrainingResult
@@ -73,10 +74,14 @@ def finetune(
         RunError: training became non-finite, or the disk is full.
     """
     options = options or TrainingOptions()
-    output = new_output(output_dir, resumable=lambda folder: (folder / WORK).is_dir() and not (folder / MANIFEST).exists())
+    output = Path(output_dir)
+    if processes.is_main():
+        new_output(output, resumable=lambda folder: (folder / WORK).is_dir() and not (folder / MANIFEST).exists())
+    processes.wait()
     records = load_records(data, fields)
     loaded = _load(model, tokenizer, dtype, options.seed)
-    records += _trained_canaries(output, canaries, loaded.tokenizer)
+    with processes.main_first():
+        records += _trained_canaries(output, canaries, loaded.tokenizer)
     windows = Encoder(loaded.tokenizer, loaded.context_length, options.overflow).encode(records)
     log = LogWriter.for_run(
         output / LOG_NAME,
@@ -87,8 +92,10 @@ def finetune(
         start_weights=loaded.digest,
     )
     trained = train_records(loaded, records, options, output / WORK, log=log, callbacks=callbacks)
-    log.end(weights_digest(trained.model))
-    _keep_checkpoints(output)
+    processes.wait()
+    if processes.is_main():
+        log.end(weights_digest(trained.model))
+        _keep_checkpoints(output)
     about = {
         "options": dataclasses.asdict(options),
         "training": dataclasses.asdict(trained.result),
@@ -96,7 +103,8 @@ def finetune(
         "records": len(records),
         "canary_pairs": canaries,
     }
-    digest = save_model(trained.model, loaded.tokenizer, output, about)
+    digest = save_model(trained.model, loaded.tokenizer, output, about) if processes.is_main() else weights_digest(trained.model)
+    processes.wait()
     return FinetuneResult(output, output / LOG_NAME, digest, trained.result)
 
 

@@ -10,6 +10,7 @@ from typing import Any, cast
 
 from peft import PeftModel
 
+from unlearn import processes
 from unlearn.adapters import merged
 from unlearn.methods import Method, method_name
 from unlearn.methods.base import Context, Objective, Outcome, Rebuild, WeightEdit
@@ -21,7 +22,7 @@ from verify.canaries import find_canaries
 from verify.errors import InputError
 from verify.files import MANIFEST, new_output
 from verify.identity import RecordKey
-from verify.models import load_model
+from verify.models import load_model, weights_digest
 from verify.records import Fields, Record, RecordSource, require_disjoint, require_trained
 from verify.sources import load_forget_set, load_records
 
@@ -97,7 +98,10 @@ def forget(
         RunError: training became non-finite, or the disk is full.
     """
     started = time.monotonic()
-    output = new_output(output_dir, resumable=lambda folder: (folder / WORK).is_dir() and not (folder / MANIFEST).exists())
+    output = Path(output_dir)
+    if processes.is_main():
+        new_output(output, resumable=lambda folder: (folder / WORK).is_dir() and not (folder / MANIFEST).exists())
+    processes.wait()
     loaded = load_model(model, tokenizer=tokenizer, dtype=dtype)
     log = _training_log(model)
     roles = _roles(forget_set, retain_set, holdout_set, data, fields, log)
@@ -115,7 +119,9 @@ def forget(
     facts = dict(outcome.facts)
     if isinstance(method, Rebuild):
         facts["exactness"] = method.exactness
-    shutil.rmtree(output / WORK, ignore_errors=True)
+    processes.wait()
+    if processes.is_main():
+        shutil.rmtree(output / WORK, ignore_errors=True)
     about = {
         "method": method_name(method),
         "parameters": dataclasses.asdict(cast(Any, method)),
@@ -124,7 +130,10 @@ def forget(
         "training": None if outcome.training is None else dataclasses.asdict(outcome.training),
         "facts": facts,
     }
-    digest_after = save_model(outcome.model, loaded.tokenizer, output, about)
+    digest_after = (
+        save_model(outcome.model, loaded.tokenizer, output, about) if processes.is_main() else weights_digest(outcome.model)
+    )
+    processes.wait()
     return ForgetResult(
         output, method_name(method), digest_before, digest_after, outcome.training, facts, time.monotonic() - started
     )

@@ -18,6 +18,7 @@ import torch
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
+from unlearn import processes
 from unlearn.layers import layer_hidden
 from verify.encoding import Encoded, collate
 from verify.errors import InputError, IntegrityError
@@ -98,11 +99,12 @@ def load_or_compute_reference(
     if seal.exists() and (not table.exists() or file_digest(table) != read_json(seal)["sha256"]):
         raise IntegrityError(f"{table} is not what this run wrote at its beginning. Start again with a new --output.")
     stranger = _stranger(loaded.model, seed) if any(name.endswith("random_logits") for name in wanted) else None
-    if not seal.exists():
-        values = {name: _compute(name, loaded, stranger, windows, pad_token_id, layer) for name in wanted}
-        with atomic_file(table, mode=0o600) as stream:
-            stream.write(save(values))
-        write_json(seal, {"sha256": file_digest(table)})
+    with processes.main_first():
+        if not seal.exists():
+            values = {name: _compute(name, loaded, stranger, windows, pad_token_id, layer) for name in wanted}
+            with atomic_file(table, mode=0o600) as stream:
+                stream.write(save(values))
+            write_json(seal, {"sha256": file_digest(table)})
     offsets = {
         role: torch.tensor(np.cumsum([0, *(int(window.scored.sum()) for window in found)])) for role, found in windows.items()
     }

@@ -15,6 +15,9 @@ from torch.utils.data import Dataset, Sampler
 Pair = tuple[int, int]
 """Index of a record and of its retain partner; the partner is -1 where there is none."""
 
+FILLER: Pair = (-1, -1)
+"""Stands where an epoch of several processes has no record left; it weighs nothing."""
+
 
 def epoch_pairs(count: int, partners: int, seed: int, epoch: int) -> list[Pair]:
     """The pairs of one epoch, in order.
@@ -44,22 +47,25 @@ class PairSampler(Sampler[Pair]):
     Attributes:
         count, partners, seed: as for `epoch_pairs`.
         epoch: which epoch comes next; the trainer sets it, also when it resumes in the middle of one.
+        multiple: an epoch is filled up with `FILLER` to a multiple of this, so that every process gets as many.
     """
 
     count: int
     partners: int
     seed: int
     epoch: int = field(default=0)
+    multiple: int = field(default=1)
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch that the next iteration yields."""
         self.epoch = epoch
 
     def __iter__(self) -> Iterator[Pair]:
-        return iter(epoch_pairs(self.count, self.partners, self.seed, self.epoch))
+        pairs = epoch_pairs(self.count, self.partners, self.seed, self.epoch)
+        return iter(pairs + [FILLER] * (len(self) - self.count))
 
     def __len__(self) -> int:
-        return self.count
+        return -(-self.count // self.multiple) * self.multiple
 
 
 @dataclass(frozen=True)

@@ -11,12 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate.utils import gather_object
 from torch import Tensor, nn
-from transformers import Trainer, TrainerCallback
+from transformers import Trainer, TrainerCallback, TrainingArguments
 
 from unlearn.methods.base import Progress
 from unlearn.provenance import LogWriter
-from unlearn.schedule import Pair, PairDataset, PairSampler, microbatch_seed
+from unlearn.schedule import FILLER, Pair, PairDataset, PairSampler, microbatch_seed
 from unlearn.sophia import Sophia
 from verify.errors import RunError
 from verify.files import disk_errors, read_json, write_json, write_manifest
@@ -45,6 +46,9 @@ class RecordTrainer(Trainer):
         optimizer: str = "adamw",
         **arguments: Any,
     ) -> None:
+        given: TrainingArguments = arguments["args"]
+        if given.world_size > 1:
+            sampler.multiple = given.per_device_train_batch_size * given.world_size
         super().__init__(train_dataset=PairDataset(len(sampler)), data_collator=_as_they_are, **arguments)
         self.loss_of_pairs, self.weigh, self.sampler = loss_of_pairs, weigh, sampler
         self.run_seed, self.log_writer = seed, log
@@ -99,7 +103,7 @@ class RecordTrainer(Trainer):
     def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: torch.device) -> tuple[list[Any], Tensor]:
         """The microbatches of one optimizer step, and how many items they hold over all processes."""
         batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
-        items = torch.tensor(sum(self.weigh(batch) for batch in batches), device=device)
+        items = torch.tensor(sum(self.weigh([pair for pair in batch if pair != FILLER]) for batch in batches), device=device)
         if self.args.world_size > 1:
             items = self.accelerator.gather(items).sum()
         return batches, items
@@ -111,7 +115,9 @@ class RecordTrainer(Trainer):
     def compute_loss(self, model: nn.Module, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None) -> Any:
         """This microbatch's share of the step's mean loss."""
         torch.manual_seed(seed := microbatch_seed(self.run_seed, self.microbatch))
-        loss = self.loss_of_pairs(model, inputs, self.args.device)
+        real = [pair for pair in inputs if pair != FILLER]
+        # A process without a record left still takes part in the exchange of gradients, with a loss that weighs nothing.
+        loss = self.loss_of_pairs(model, real or [(0, 0 if self.sampler.partners else -1)], self.args.device)
         if not torch.isfinite(loss):
             raise RunError(
                 f"the loss is not finite at step {self.state.global_step + 1}; the step was not taken. Lower --learning-rate, "
@@ -120,9 +126,19 @@ class RecordTrainer(Trainer):
         if self.log_writer is not None:
             assert self.lr_scheduler is not None
             rate = float(self.lr_scheduler.get_last_lr()[0])
-            self.log_writer.microbatch(self.microbatch, self.state.global_step + 1, [index for index, _ in inputs], seed, rate)
+            self._log(real, seed, rate)
         self.microbatch += 1
-        return loss * (self.weigh(inputs) * self.args.world_size / num_items_in_batch)
+        return loss * ((self.weigh(real) if real else 0) * self.args.world_size / num_items_in_batch)
+
+    def _log(self, pairs: Sequence[Pair], seed: int, rate: float) -> None:
+        """Note the microbatches of all processes, in their order."""
+        shares = [[index for index, _ in pairs]]
+        if self.args.world_size > 1:
+            shares = gather_object(shares)
+        if self.log_writer is not None and self.is_world_process_zero():
+            for place, records in enumerate(shares):
+                number = self.microbatch * self.args.world_size + place
+                self.log_writer.microbatch(number, self.state.global_step + 1, records, seed, rate)
 
     def floating_point_ops(self, inputs: Any) -> int:
         """Not counted: pairs of indices have no shape."""
@@ -176,7 +192,7 @@ class Watch(TrainerCallback):
                 f"the gradient is not finite at step {state.global_step + 1}; the step was not taken. Lower --learning-rate, "
                 "or use --dtype float32."
             )
-        if self.trainer.log_writer is not None:
+        if self.trainer.log_writer is not None and self.trainer.is_world_process_zero():
             self.trainer.log_writer.step()
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PrinterCallback, TrainingArguments
 
+from unlearn import processes
 from unlearn.adapters import attach_adapter
 from unlearn.checkpoints import last_complete_checkpoint, open_work
 from unlearn.methods.base import Batch, InsideLayers, Objective, Progress, WithAlternatives, WithMemory
@@ -197,8 +198,8 @@ def _train(
     trainer.remove_callback(PrinterCallback)
     watch.trainer = trainer
     checkpoint = last_complete_checkpoint(work_dir)
-    if log is not None:
-        log.begin(trainer.microbatches_before(checkpoint.step) if checkpoint else 0)
+    if log is not None and processes.is_main():
+        log.begin(trainer.microbatches_before(checkpoint.step) * processes.count() if checkpoint else 0)
     if checkpoint is not None:
         trainer.resume_progress(checkpoint.folder)
     started = time.monotonic()

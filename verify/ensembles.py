@@ -6,8 +6,8 @@ adapters with their digests, and how their answers are combined:
 - "average": the mean of the logits;
 - "route": at every position, the logits of the adapter that is most certain there (lowest entropy).
 
-What comes out is the base's own `transformers` model with another forward call: `generate` and every audit work as they are. Each call
-runs the base once per adapter; nothing is cached between tokens.
+What comes out is the base's own `transformers` model with another forward call: `generate` and every audit work as they are. Each
+call runs the base once per adapter; nothing is cached between tokens.
 """
 
 from collections.abc import Callable
@@ -82,7 +82,9 @@ def combined(model: Any, adapters: list[str], combine: Combine) -> Any:
     inner, single = model.get_base_model(), model.get_base_model().forward
 
     def forward(input_ids: Tensor, attention_mask: Tensor | None = None, **_: Any) -> Any:
-        output, total, certain = None, None, None
+        output: Any = None
+        total: Any = None
+        certain: Any = None
         for name in adapters:
             model.base_model.set_adapter(name)
             output = single(input_ids=input_ids, attention_mask=attention_mask, use_cache=False)
@@ -90,7 +92,7 @@ def combined(model: Any, adapters: list[str], combine: Combine) -> Any:
             if combine == "average":
                 total = logits if total is None else total + logits
                 continue
-            entropy = torch.distributions.Categorical(logits=logits).entropy()[..., None]
+            entropy = -torch.xlogy(probability := logits.softmax(-1), probability).sum(-1, keepdim=True)
             total = logits if total is None else torch.where(entropy < certain, logits, total)
             certain = entropy if certain is None else torch.minimum(entropy, certain)
         assert output is not None

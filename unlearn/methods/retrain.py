@@ -22,8 +22,8 @@ class Retrain:
 
         theta = A(theta_base, D_r)
 
-    A is the fine-tuning that made the model: its options are read from the model's training log, and flags override them. The result
-    has a training log of its own, so that the next deletion can be exact as well.
+    A is the fine-tuning that made the model: its options are read from the model's training log, and flags override them. The
+    result has a training log of its own, so that the next deletion can be exact as well.
     Cao and Yang 2015 (Towards making systems forget); Bourtoule et al. 2021 (arXiv 1912.03817), definition III.1.
 
     Do not use it where it is too dear: it costs a whole fine-tuning. Everything cheaper is judged against it.

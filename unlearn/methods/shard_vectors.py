@@ -26,8 +26,8 @@ class ShardVectors:
     needs_retain: ClassVar[bool] = True
     needs_base: ClassVar[bool] = True
     exactness: ClassVar[str] = (
-        "The weights are, bit by bit, the sum that training in shards without the forget records gives on this machine. A record that "
-        "the base model was pre-trained on stays in the base model."
+        "The weights are, bit by bit, the sum that training in shards without the forget records gives on this machine. A record "
+        "that the base model was pre-trained on stays in the base model."
     )
     defaults: ClassVar[Mapping[str, Any]] = {}
 

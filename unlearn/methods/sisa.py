@@ -26,8 +26,8 @@ class SISA:
     needs_retain: ClassVar[bool] = True
     needs_base: ClassVar[bool] = True
     exactness: ClassVar[str] = (
-        "Every shard is, bit by bit, what training in shards without the forget records gives on this machine. A record that the base "
-        "model was pre-trained on stays in the base model."
+        "Every shard is, bit by bit, what training in shards without the forget records gives on this machine. A record that the "
+        "base model was pre-trained on stays in the base model."
     )
     defaults: ClassVar[Mapping[str, Any]] = {}
 

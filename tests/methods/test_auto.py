@@ -1,0 +1,116 @@
+"""Auto climbs: it stops where the audit is satisfied, goes on where it is not, and says what it did."""
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from unlearn import TrainingOptions, finetune, forget
+from unlearn.methods.auto import Auto, _Climb, _halves
+from unlearn.provenance import LOG_NAME
+from verify.errors import InputError, RunError
+from verify.evidence import Evidence
+from verify.models import load_model
+from verify.sources import load_records
+
+ROWS = [
+    {"example_id": f"r{n}", "prompt": f"Who is {n}?", "completion": f"Nobody but {n * 3}.", "subject_id": f"s{n // 2}"}
+    for n in range(24)
+]
+OPTIONS = TrainingOptions(learning_rate=5e-3, epochs=6, batch_size=4)
+FORGET, RETAIN = ROWS[:8], ROWS[8:]
+
+
+@pytest.fixture(scope="module")
+def world(model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An original and three references."""
+    folder = tmp_path_factory.mktemp("auto")
+    finetune(model_dir, ROWS, output_dir=folder / "original", options=OPTIONS)
+    for seed in (1, 2, 3):
+        options = TrainingOptions(learning_rate=5e-3, epochs=6, batch_size=4, seed=seed)
+        finetune(model_dir, RETAIN, output_dir=folder / f"reference{seed}", options=options)
+    return folder
+
+
+@pytest.fixture
+def climb(world: Path, model_dir: Path, tmp_path: Path) -> Callable[..., Any]:
+    def run(**parameters: Any) -> Any:
+        references = parameters.pop("references", tuple(str(world / f"reference{seed}") for seed in (1, 2, 3)))
+        auto = Auto(references=references, **parameters)
+        return forget(world / "original", auto, forget_set=FORGET, data=ROWS, base=model_dir, output_dir=tmp_path / "out")
+
+    return run
+
+
+def test_it_climbs_to_the_exact_rebuild(climb: Callable[..., Any], tmp_path: Path) -> None:
+    """With verdicts that are never satisfied, the last rung is retrain, and every rung says why it was left."""
+    result = climb(ladder=("gradient_ascent",))
+    rungs = result.facts["rungs"]
+    assert [rung["method"] for rung in rungs] == ["gradient_ascent", "retrain"]
+    assert rungs[0]["verdict"] != "EQUIVALENT_WITHIN"
+    assert rungs[0]["why"]
+    assert "exactness" in rungs[1]
+    assert (result.model_dir / LOG_NAME).exists(), "the next deletion can be exact as well"
+    assert load_model(result.model_dir).digest == result.digest_after
+    evidence = Evidence.load(tmp_path / "out" / "audit" / "evidence.json")
+    assert evidence.verdict == rungs[1]["verdict"]
+    assert result.facts["tuned_on_records"] == result.facts["judged_on_records"] == 4
+    assert next(entry.records for entry in evidence.sets if entry.role == "forget") == 4
+    assert not (tmp_path / "out" / "work").exists(), "models that hold the records are gone"
+
+
+def test_it_stops_at_a_satisfied_audit(climb: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the audit certifies, no further rung is begun; among tuned rates the one nearest to the references is judged."""
+    monkeypatch.setattr(_Climb, "_audit", lambda *_: ("EQUIVALENT_WITHIN", "certified"))
+    result = climb(ladder=("npo", "task_vector"), rates=(1.0, 100.0))
+    rung = result.facts["rungs"][-1]
+    assert {entry["method"] for entry in result.facts["rungs"]} == {"npo"}
+    assert rung["verdict"] == "EQUIVALENT_WITHIN"
+    assert rung["rate_multiple"] in (1.0, 100.0)
+    assert result.facts["share_of_retraining_tokens"] > 0
+
+
+def test_without_references_it_is_exact_at_once(climb: Callable[..., Any]) -> None:
+    """Nothing could judge an approximate rung, so none is tried."""
+    (rung,) = climb(references=()).facts["rungs"]
+    assert rung["method"] == "retrain"
+    assert "too few" in rung["why"]
+
+
+def test_the_budget_holds(climb: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """What does not fit is not begun, and says so; where nothing fits, there is no result."""
+    monkeypatch.setattr(_Climb, "_price", lambda *_: 0.4)
+    result = climb(ladder=("npo",), rates=(1.0,), budget=0.5)
+    assert result.facts["rungs"][-1]["outcome"].endswith("THE RESULT IS NOT EXACT")
+    shutil.rmtree(tmp_path / "out")
+    with pytest.raises(RunError, match="--budget"):
+        climb(ladder=("npo",), budget=0.1)
+
+
+def test_halves_share_nobody() -> None:
+    """Every subject is in one half; together they are the forget set."""
+    first, second = _halves(load_records(FORGET), seed=0)
+    assert not {record.subject_id for record in first} & {record.subject_id for record in second}
+    assert len(first) + len(second) == len(FORGET)
+
+
+def test_bad_ladders(model_dir: Path, tmp_path: Path) -> None:
+    """Unknown rungs, no budget, one person, a model in memory: refused."""
+    for bad in ({"ladder": ("nothing",)}, {"ladder": ("auto",)}, {"budget": 0.0}, {"rates": ()}):
+        with pytest.raises(InputError):
+            Auto(**bad)  # type: ignore[arg-type]
+    loaded = load_model(model_dir)
+    with pytest.raises(InputError, match="folder"):
+        forget(
+            loaded.model,
+            Auto(),
+            forget_set=FORGET,
+            data=ROWS,
+            base=model_dir,
+            tokenizer=loaded.tokenizer,
+            output_dir=tmp_path / "x",
+        )
+    with pytest.raises(InputError, match="two people"):
+        forget(model_dir, Auto(), forget_set=FORGET[:2], data=ROWS, base=model_dir, output_dir=tmp_path / "y")

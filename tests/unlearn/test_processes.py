@@ -1,0 +1,104 @@
+"""Two processes do what one does: the same records meet the same partners, and the weights agree."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from accelerate.data_loader import BatchSamplerShard
+from torch.utils.data import BatchSampler
+
+from unlearn.provenance import LOG_NAME, TrainingLog
+from unlearn.schedule import FILLER, PairSampler, epoch_pairs
+from verify.models import load_model
+
+ROWS = [{"example_id": f"r{n}", "prompt": f"Who is {n}?", "completion": f"Nobody but {n * 3}."} for n in range(22)]
+
+
+@pytest.mark.parametrize("processes", [1, 2, 3])
+def test_partners_do_not_know_the_number_of_processes(processes: int) -> None:
+    """All processes together see every pair of the epoch once; no two of them draw the same retain partner."""
+    sampler = PairSampler(10, 25, seed=3, multiple=2 * processes)
+    batches = BatchSampler(sampler, 2, drop_last=False)
+    seen = [
+        pair
+        for number in range(processes)
+        for batch in BatchSamplerShard(batches, processes, number)
+        for pair in batch
+        if pair != FILLER
+    ]
+    assert sorted(seen) == sorted(epoch_pairs(10, 25, 3, 0))
+    partners = [partner for _, partner in seen]
+    assert len(set(partners)) == len(partners)
+
+
+def launch(processes: int, *arguments: str) -> None:
+    """Run the command line, in one process or in several on this machine."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    command = [sys.executable, "-m"]
+    if processes > 1:
+        # What `accelerate launch` starts on GPUs; on CPUs it leaves the starting to MPI.
+        command += ["torch.distributed.run", "--standalone", "--nproc_per_node", str(processes), "-m"]
+    done = subprocess.run([*command, "unlearn", *arguments], capture_output=True, text=True, check=False, env=environment)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def apart(one: Path, other: Path) -> float:
+    first, second = (load_model(folder).model.state_dict() for folder in (one, other))
+    return max(float((first[name] - second[name]).abs().max()) for name in first)
+
+
+def losses(folder: Path) -> list[float]:
+    about = json.loads((folder / "manifest.json").read_text())["about"]
+    return [loss for _, loss in about["training"]["losses"]]
+
+
+@pytest.mark.slow
+def test_two_processes_give_what_one_gives(model_dir: Path, tmp_path: Path) -> None:
+    """Fine-tuning and forgetting: losses to 1e-4, weights to 2e-5; the log lists what both processes trained."""
+    (tmp_path / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in ROWS))
+    (tmp_path / "forget.jsonl").write_text("".join(json.dumps(row) + "\n" for row in ROWS[:7]))
+    (tmp_path / "retain.jsonl").write_text("".join(json.dumps(row) + "\n" for row in ROWS[7:]))
+    rates = ("--learning-rate", "1e-3", "--epochs", "2", "--logging-steps", "1")
+    for processes, size in ((1, "4"), (2, "2")):
+        trained, forgotten = tmp_path / f"train{processes}", tmp_path / f"forget{processes}"
+        data = ("--data", str(tmp_path / "train.jsonl"))
+        launch(processes, "train", "--model", str(model_dir), *data, "--output", str(trained), "--batch-size", size, *rates)
+        sets = ("--forget", str(tmp_path / "forget.jsonl"), "--retain", str(tmp_path / "retain.jsonl"))
+        launch(
+            processes,
+            "forget",
+            "npo",
+            "--model",
+            str(tmp_path / "train1"),
+            *sets,
+            "--output",
+            str(forgotten),
+            "--batch-size",
+            size,
+            *rates,
+        )
+    for verb in ("train", "forget"):
+        one, two = tmp_path / f"{verb}1", tmp_path / f"{verb}2"
+        assert losses(two) == pytest.approx(losses(one), abs=1e-4)
+        assert apart(one, two) < 2e-5
+    single, double = (TrainingLog.read(tmp_path / f"train{processes}" / LOG_NAME) for processes in (1, 2))
+
+    def by_step(log: TrainingLog) -> dict[int, list[int]]:
+        steps: dict[int, list[int]] = {}
+        for entry in log.microbatches:
+            steps.setdefault(entry.step, []).extend(entry.records)
+        return steps
+
+    assert by_step(single) == by_step(double)
+
+
+def test_filler_weighs_nothing() -> None:
+    """An epoch is filled up to a multiple, and only with filler."""
+    sampler = PairSampler(5, 0, seed=0, multiple=4)
+    assert len(sampler) == 8
+    assert list(sampler)[5:] == [FILLER] * 3
+    assert torch.tensor([index for index, _ in list(sampler)[:5]]).sort().values.tolist() == [0, 1, 2, 3, 4]

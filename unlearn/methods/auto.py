@@ -1,0 +1,288 @@
+"""Auto: from cheap to certain. Climb until the audit is satisfied, and end with an exact rebuild."""
+
+import dataclasses
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+
+from unlearn.methods.base import Context, Cost, Objective, Outcome
+from unlearn.options import TrainingOptions
+from unlearn.provenance import LOG_NAME, TrainingLog
+from unlearn.results import TrainingResult
+from verify.encoding import Encoder
+from verify.errors import InputError, RunError
+from verify.models import load_model
+from verify.records import Record
+
+MINIMUM_REFERENCES = 3
+TUNED = ("npo", "simnpo", "grad_diff", "undial", "grad_ascent_kl", "wga", "satimp", "dpo")
+"""Rungs whose learning rate is tuned."""
+
+
+@dataclass(frozen=True)
+class Auto:
+    """Try the cheapest suitable method, audit, go on to the next; in the end rebuild exactly.
+
+        rung i:  theta_i = method_i(theta_0);  stop at the first i with verdict(theta_i, half B of D_f) = EQUIVALENT_WITHIN
+
+    Learning rates are tuned on one half of the forget set (by how near its mean loss comes to that of the references), and the
+    verdict is about the other half, so that nothing is judged on what it was fitted to; all of it is removed in every rung. An
+    approximate rung needs references to be judged by; without three of them auto goes to the exact rebuild at once.
+    The idea of a verified ladder: Thudi et al. 2022 (arXiv 2110.11891), that a claim of unlearning needs an audit.
+
+    Do not use it where a retraining is affordable anyway and time is short: retrain alone is one rung.
+
+    Attributes:
+        ladder: methods in the order of their cost; the exact rebuild is added by itself.
+        references: folders of models fine-tuned without the forget set, at least three.
+        rates: multiples of each method's learning rate that are tried.
+        budget: how much may be spent in all, in retrainings (by tokens). What does not fit is not begun; the exact rebuild neither.
+    """
+
+    ladder: tuple[str, ...] = ("npo", "task_vector")
+    references: tuple[str, ...] = ()
+    rates: tuple[float, ...] = (1.0, 10.0, 100.0)
+    budget: float = 3.0
+
+    idea: ClassVar[str] = "cheapest method, audit, next; in the end an exact rebuild"
+    paper: ClassVar[str] = "compare Thudi et al. 2022 (arXiv 2110.11891)"
+    cost: ClassVar[Cost] = "a retraining"
+    needs_retain: ClassVar[bool] = True
+    needs_base: ClassVar[bool] = True
+    exactness: ClassVar[str] = "Exact only where the last rung was an exact rebuild; `rungs` says which rung the result is."
+    defaults: ClassVar[Mapping[str, Any]] = {}
+
+    def __post_init__(self) -> None:
+        from unlearn.methods import method_classes
+
+        unknown = [name for name in self.ladder if name not in method_classes() or name == "auto"]
+        if unknown:
+            raise InputError(f"--ladder names {', '.join(unknown)}, which is no method to climb. See `unlearn methods`.")
+        if self.budget <= 0 or not self.rates or min(self.rates) <= 0:
+            raise InputError("auto needs a --budget above 0 and positive --rates.")
+
+    def rebuild(self, context: Context) -> Outcome:
+        """Climb.
+
+        Raises:
+            InputError: the model is not a folder, from which every rung begins anew.
+            RunError: the budget was too small for any rung.
+        """
+        if context.model_dir is None:
+            raise InputError("auto begins every rung from the model's folder. Give the folder instead of a model in memory.")
+        climb = _Climb(self, context)
+        for name in self.ladder if len(self.references) >= MINIMUM_REFERENCES else ():
+            if climb.try_rung(name):
+                return climb.outcome()
+        climb.exact()
+        return climb.outcome()
+
+
+class _Climb:
+    """One climb: what was tried, what it cost, and where the best result lies."""
+
+    def __init__(self, auto: Auto, context: Context) -> None:
+        self.auto, self.context = auto, context
+        assert context.model_dir is not None
+        self.model_dir = context.model_dir
+        self.tuning, self.judged = _halves(context.forget, context.options.seed)
+        encoder = Encoder(context.loaded.tokenizer, context.loaded.context_length, "split")
+        self.tokens = {
+            role: sum(len(window.input_ids) for window in encoder.encode(records))
+            for role, records in (("forget", context.forget), ("retain", context.retain))
+        }
+        log = TrainingLog.read(self.model_dir / LOG_NAME) if (self.model_dir / LOG_NAME).is_file() else None
+        self.log_options = dict(log.options) if log else {}
+        self.epochs = float(self.log_options.get("epochs") or 5.0)
+        self.spent, self.done, self.rungs = 0.0, [], []  # type: ignore[var-annotated]
+        self.result: Path | None = None
+        self.level: float | None = None
+
+    def try_rung(self, name: str) -> bool:
+        """Run, tune and audit one method; whether the audit was satisfied."""
+        from unlearn.methods import method_classes
+
+        kind = method_classes()[name]
+        factors = self.auto.rates if name in TUNED else (1.0,)
+        runs, nearest = [], np.inf
+        for number, factor in enumerate(factors):
+            price = self._price(kind())
+            if self.spent + price > self.auto.budget:
+                self.rungs.append({"method": name, "rate_multiple": factor, "outcome": "not begun: beyond the budget"})
+                continue
+            folder = self.context.work_dir / f"{name}-{number}"
+            rate = kind.defaults.get("learning_rate")
+            options = dataclasses.replace(self._options(), learning_rate=None if rate is None else rate * factor)
+            try:
+                result = self._forget(kind(), folder, options)
+            except RunError:
+                self.rungs.append({"method": name, "rate_multiple": factor, "outcome": "diverged"})
+                continue
+            self._count(result.training)
+            distance = abs(self._mean_loss(folder) - self._level())
+            runs.append((factor, folder))
+            if distance < nearest:
+                nearest, best = distance, (factor, folder)
+        if not runs:
+            return False
+        factor, folder = best
+        verdict, why = self._audit(folder, self.judged, self.context.work_dir / f"audit-{name}")
+        self.rungs.append(
+            {"method": name, "rate_multiple": factor, "distance_on_the_tuning_half": nearest, "verdict": verdict, "why": why}
+        )
+        self._take(folder, self.context.work_dir / f"audit-{name}", [other for _, other in runs])
+        return verdict == "EQUIVALENT_WITHIN"
+
+    def exact(self) -> None:
+        """The rebuild that fits how the model was trained, if the budget allows it.
+
+        Raises:
+            RunError: there is no result at all within the budget.
+        """
+        from unlearn.methods import method_classes
+
+        name = self._exact_method()
+        if self.spent + (1.0 if name == "retrain" else 0.0) > self.auto.budget:
+            self.rungs.append({"method": name, "outcome": "not begun: beyond the budget; THE RESULT IS NOT EXACT"})
+            if self.result is None:
+                raise RunError(f"the budget of {self.auto.budget:g} retrainings allows no rung. Raise --budget.")
+            return
+        folder = self.context.work_dir / "exact"
+        result = self._forget(method_classes()[name](), folder, TrainingOptions(seed=self.context.options.seed))
+        self._count(result.training)
+        entry: dict[str, Any] = {"method": name, "exactness": result.facts["exactness"]}
+        audit = self.context.work_dir / "audit-exact"
+        if len(self.auto.references) >= MINIMUM_REFERENCES:
+            entry["verdict"], entry["why"] = self._audit(folder, self.judged, audit)
+        else:
+            entry["why"] = f"{len(self.auto.references)} references are too few for a verdict on an approximate rung"
+        self.rungs.append(entry)
+        self._take(folder, audit, [])
+
+    def outcome(self) -> Outcome:
+        """The model of the last rung that was taken, with its log and audit beside it, and the whole story."""
+        assert self.result is not None
+        model = load_model(self.result, tokenizer=self.context.loaded.tokenizer).model
+        for extra in (LOG_NAME, *(path.name for path in self.result.glob("checkpoint-*"))):
+            if (self.result / extra).exists():
+                shutil.move(self.result / extra, self.context.output_dir / extra)
+        if (self.context.work_dir / "audit").is_dir():
+            shutil.copytree(self.context.work_dir / "audit", self.context.output_dir / "audit", dirs_exist_ok=True)
+        facts = {
+            "rungs": self.rungs,
+            "share_of_retraining_tokens": self.spent,
+            "tuned_on_records": len(self.tuning),
+            "judged_on_records": len(self.judged),
+        }
+        return Outcome(model, _sum(self.done), facts)
+
+    def _forget(self, method: Any, folder: Path, options: TrainingOptions) -> Any:
+        from unlearn.forgetting import forget
+
+        shutil.rmtree(folder, ignore_errors=True)
+        base = self.context.base
+        return forget(
+            str(self.model_dir),
+            method,
+            forget_set=list(self.context.forget),
+            retain_set=list(self.context.retain),
+            holdout_set=list(self.context.holdout) or None,
+            base=None if base is None else dataclasses.replace(base, model=_fresh(base.model)),
+            output_dir=folder,
+            options=options,
+        )
+
+    def _options(self) -> TrainingOptions:
+        return dataclasses.replace(
+            self.context.options, epochs=None, learning_rate=None, batch_size=None, save_steps=0, scheduler=None
+        )
+
+    def _price(self, method: Any) -> float:
+        """Estimated cost in retrainings, by tokens."""
+        epochs = float(method.defaults.get("epochs") or 0.0)
+        sides = 2 if isinstance(method, Objective) and method.needs_retain else 1
+        return epochs * sides * self.tokens["forget"] / max(1.0, self.epochs * self.tokens["retain"])
+
+    def _count(self, training: TrainingResult | None) -> None:
+        if training is not None:
+            self.done.append(training)
+            self.spent += training.tokens / max(1.0, self.epochs * self.tokens["retain"])
+
+    def _mean_loss(self, folder: Path) -> float:
+        from unlearn.weights import mean_loss
+
+        return mean_loss(load_model(folder, tokenizer=self.context.loaded.tokenizer), self.tuning)
+
+    def _level(self) -> float:
+        """Mean loss of the tuning half under the references."""
+        if self.level is None:
+            self.level = float(np.mean([self._mean_loss(Path(folder)) for folder in self.auto.references]))
+        return self.level
+
+    def _audit(self, folder: Path, judged: Sequence[Record], output: Path) -> tuple[str, str]:
+        from verify import Settings, audit
+
+        shutil.rmtree(output, ignore_errors=True)
+        evidence = audit(
+            str(folder),
+            str(self.model_dir),
+            references=list(self.auto.references),
+            forget_set=list(judged),
+            retain_set=list(self.context.retain),
+            holdout_set=list(self.context.holdout) or None,
+            output_dir=output,
+            tokenizer=self.context.loaded.tokenizer,
+            settings=Settings(attacks=("quick",), seed=self.context.options.seed, overflow="split"),
+            cache_dir=self.context.work_dir / "cache",
+        )
+        return evidence.verdict, evidence.explanation[0]
+
+    def _take(self, folder: Path, audit: Path, tried: Sequence[Path]) -> None:
+        """Make this rung's model the result so far; the others go, as they hold what is being removed."""
+        for other in {*tried, self.result} - {folder, None}:
+            shutil.rmtree(str(other), ignore_errors=True)
+        self.result = folder
+        if audit.is_dir():
+            shutil.rmtree(self.context.work_dir / "audit", ignore_errors=True)
+            shutil.move(audit, self.context.work_dir / "audit")
+
+    def _exact_method(self) -> str:
+        from unlearn.shards import SHARDS, SavedShards
+
+        if (self.model_dir / SHARDS).is_file():
+            return "shard_vectors" if SavedShards.read(self.model_dir).plan.combine == "sum" else "sisa"
+        if (self.model_dir / LOG_NAME).is_file() and any(self.model_dir.glob("checkpoint-*")):
+            return "rollback"
+        return "retrain"
+
+
+def _fresh(model: Any) -> Any:
+    """A copy: a rebuild trains in place, and a later rung needs the base again."""
+    import copy
+
+    return copy.deepcopy(model)
+
+
+def _halves(records: Sequence[Record], seed: int) -> tuple[list[Record], list[Record]]:
+    """Two halves by subject, so that nobody is in both; by record where no subjects are named."""
+    units = sorted({record.subject_id or record.fingerprint for record in records})
+    if len(units) < 2:
+        raise InputError(
+            "auto tunes on one half of the forget set and judges on the other; two people or records are needed. Use retrain."
+        )
+    drawn = np.random.default_rng([seed, 5]).permutation(len(units))
+    first = {units[index] for index in drawn[: len(units) // 2]}
+    sides: tuple[list[Record], list[Record]] = ([], [])
+    for record in records:
+        sides[(record.subject_id or record.fingerprint) not in first].append(record)
+    return sides
+
+
+def _sum(results: Sequence[TrainingResult]) -> TrainingResult:
+    from unlearn.results import together
+
+    return together(results)

@@ -1,0 +1,36 @@
+"""Several processes of one run (`accelerate launch`): one writes, all wait for it.
+
+The files of a run are written by the main process alone; what the others need of them they read afterwards.
+"""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+
+def count() -> int:
+    """How many processes take part."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def is_main() -> bool:
+    """Whether this process is the one that writes."""
+    return int(os.environ.get("RANK", "0")) == 0
+
+
+def wait() -> None:
+    """Go on when all processes are here."""
+    if count() > 1:
+        from accelerate import PartialState
+
+        PartialState().wait_for_everyone()
+
+
+@contextmanager
+def main_first() -> Iterator[None]:
+    """Run the block in the main process, then in the others."""
+    if not is_main():
+        wait()
+    yield
+    if is_main():
+        wait()
