@@ -12,6 +12,7 @@ import torch
 from unlearn import processes
 from unlearn.options import TrainingOptions
 from unlearn.provenance import LOG_NAME, LogWriter
+from unlearn.reproduction import environment, inputs_of
 from unlearn.results import TrainingResult
 from unlearn.training import save_model, train_records
 from verify.canaries import CANARIES_NAME, Canaries
@@ -102,6 +103,8 @@ def finetune(
         "start_weights": loaded.digest,
         "records": len(records),
         "canary_pairs": canaries,
+        "environment": environment(),
+        "inputs": inputs_of({"model": model, "tokenizer": tokenizer}, {"data": data}, fields, dtype),
     }
     digest = save_model(trained.model, loaded.tokenizer, output, about) if processes.is_main() else weights_digest(trained.model)
     processes.wait()

@@ -16,6 +16,7 @@ from unlearn.methods import Method, method_name
 from unlearn.methods.base import Context, Objective, Outcome, Rebuild, WeightEdit
 from unlearn.options import TrainingOptions
 from unlearn.provenance import LOG_NAME, TrainingLog, require_in_log
+from unlearn.reproduction import environment, inputs_of
 from unlearn.results import TrainingResult
 from unlearn.training import run_objective, save_model
 from verify.canaries import find_canaries
@@ -129,6 +130,13 @@ def forget(
         "weights_before": digest_before,
         "training": None if outcome.training is None else dataclasses.asdict(outcome.training),
         "facts": facts,
+        "environment": environment(),
+        "inputs": inputs_of(
+            {"model": model, "base": base},
+            {"forget": forget_set, "retain": retain_set, "holdout": holdout_set, "data": data},
+            fields,
+            dtype,
+        ),
     }
     digest_after = (
         save_model(outcome.model, loaded.tokenizer, output, about) if processes.is_main() else weights_digest(outcome.model)

@@ -1,6 +1,7 @@
 """When to stop: ascent has no lower bound, so something else must say "enough"."""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
@@ -12,10 +13,13 @@ class Memory:
     Attributes:
         loss: mean over records of their loss, nats per token.
         accuracy: memorization accuracy: share of all scored tokens that are the model's first choice.
+        extraction: extraction likelihood EL_10, asked for only when it decides, since it takes generations; None where nobody can
+            generate.
     """
 
     loss: float
     accuracy: float
+    extraction: Callable[[], float] | None = None
 
 
 @runtime_checkable
@@ -58,8 +62,8 @@ class ForgetLossCeiling:
 class MemorizationBelowUnseen:
     """Stop once the forget set is remembered no better than text never seen (Jang et al. 2023, section 3).
 
-    Jang et al. ask for memorization accuracy and extraction likelihood. The accuracy is one teacher-forced pass; the likelihood
-    takes a generation per token and is left to the audit. Without a holdout set the rule stops at log V.
+    Both the memorization accuracy (one teacher-forced pass) and the extraction likelihood EL_10 (generations, and so asked for only
+    once the accuracy has fallen) must be at most their means on unseen text. Without a holdout set the rule stops at log V.
 
     Attributes:
         check_every: optimizer steps between two checks; 0 checks at the end of every epoch.
@@ -71,8 +75,10 @@ class MemorizationBelowUnseen:
         """See `StopRule`."""
         if unseen is None:
             return ForgetLossCeiling().reason(forget, unseen, vocabulary)
-        if forget.accuracy <= unseen.accuracy:
-            return (
-                f"the forget set's memorization accuracy {forget.accuracy:.3f} fell to that of unseen text, {unseen.accuracy:.3f}"
-            )
-        return None
+        if forget.accuracy > unseen.accuracy:
+            return None
+        said = f"the forget set's memorization accuracy {forget.accuracy:.3f} fell to that of unseen text, {unseen.accuracy:.3f}"
+        if forget.extraction is None or unseen.extraction is None:
+            return said
+        here, there = forget.extraction(), unseen.extraction()
+        return f"{said}, and its extraction likelihood {here:.3f} to {there:.3f}" if here <= there else None

@@ -298,10 +298,31 @@ def _stop_check(
     """The question the stop rule asks, with what it needs to know of the model before unlearning."""
     if rule is None:
         return None
-    unseen = memory_of(loaded.model, encoder.encode(holdout), pad) if holdout else None
+    unseen = None
+    if holdout:
+        level = extraction_likelihood(loaded, encoder.encode(holdout))  # of the model as it is now, before the first step
+        unseen = dataclasses.replace(memory_of(loaded.model, encoder.encode(holdout), pad), extraction=lambda: level)
     vocabulary = vocabulary_size(loaded.model)
     # The layers are shared with whatever wraps the model in training, so this sees the weights as they are at the time.
-    return lambda: rule.reason(memory_of(loaded.model, forget, pad), unseen, vocabulary)
+    return lambda: rule.reason(
+        dataclasses.replace(memory_of(loaded.model, forget, pad), extraction=lambda: extraction_likelihood(loaded, forget)),
+        unseen,
+        vocabulary,
+    )
+
+
+def extraction_likelihood(loaded: LoadedModel, windows: Sequence[Encoded], records: int = 32) -> float:
+    """EL_10 of a set (Jang et al. 2023, eq. 4), the mean over at most so many of its records, evenly chosen."""
+    from verify.attacks.extraction.extraction_likelihood import ExtractionLikelihood
+
+    chosen = [windows[index] for index in np.unique(np.linspace(0, len(windows) - 1, min(records, len(windows))).astype(int))]
+    numbered = [Encoded(window.input_ids, window.scored, window.secret, row) for row, window in enumerate(chosen)]
+    training = loaded.model.training
+    loaded.model.eval()
+    try:
+        return float(ExtractionLikelihood().of_windows(loaded, numbered, len(numbered)).mean())
+    finally:
+        loaded.model.train(training)
 
 
 def save_model(model: Any, tokenizer: Any, output_dir: Path, about: Mapping[str, Any]) -> str:

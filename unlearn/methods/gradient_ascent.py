@@ -19,7 +19,8 @@ class GradientAscent:
     l is the token-mean negative log-likelihood. Jang et al. 2023 (Knowledge unlearning for mitigating privacy risks, ACL),
     eq. 1, with their stopping point (section 3): the memorization accuracy (share of tokens that greedy decoding gets right)
     and the extraction likelihood EL_10 of the forget set have fallen to their means on unseen text. The holdout set is the
-    unseen text; where none is given, the rule stops at the loss of a model that knows nothing, log V.
+    unseen text (for EL_10, at most 32 records of either set); where none is given, the rule stops at the loss of a model that
+    knows nothing, log V.
 
     Do not use it alone where other records matter: it has no retain term and no lower bound, and it forgets everything it can.
 

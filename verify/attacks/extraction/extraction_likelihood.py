@@ -8,7 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from verify.attacks.base import Family, Need, Observation, require_model
-from verify.models import greedy_continuations
+from verify.encoding import Encoded
+from verify.models import LoadedModel, greedy_continuations
 
 
 @dataclass(frozen=True)
@@ -43,8 +44,12 @@ class ExtractionLikelihood:
             InputError: the observation has no model.
         """
         loaded = require_model(target, "extraction_likelihood")
+        return self.of_windows(loaded, target.windows, len(target))
+
+    def of_windows(self, loaded: LoadedModel, windows: Sequence[Encoded], records: int) -> NDArray[np.float64]:
+        """The score of encoded records, float64 [records]; `Encoded.record` says whose each window is."""
         prompts, truths, owner = [], [], []
-        for window in target.windows:
+        for window in windows:
             places = np.flatnonzero(window.scored)
             for begin in np.unique(places[np.linspace(0, len(places) - 1, self.prefixes + 1).astype(int)[:-1]]):
                 if begin > 0:
@@ -52,7 +57,7 @@ class ExtractionLikelihood:
                     truths.append(window.input_ids[begin : places[-1] + 1].tolist())
                     owner.append(window.record)
         made = greedy_continuations(loaded, prompts, [len(truth) for truth in truths])
-        sums, counts = np.zeros(len(target)), np.zeros(len(target))
+        sums, counts = np.zeros(records), np.zeros(records)
         for record, written, truth in zip(owner, made, truths, strict=True):
             sums[record] += overlap(written, truth, self.n)
             counts[record] += 1

@@ -1,0 +1,158 @@
+"""What a result was made from, and making it again.
+
+Beside every result made from files lies what it takes to repeat it: the inputs' places and digests, the settings, the software and
+the machine. Records are in none of it.
+"""
+
+import os
+import platform
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from unlearn import processes
+from unlearn.options import TrainingOptions
+from verify.errors import InputError
+from verify.files import file_digest, verify_manifest
+from verify.models import load_model
+from verify.records import Fields
+
+PACKAGES = ("unlearn-verify", "torch", "transformers", "accelerate", "peft", "numpy")
+
+
+def environment() -> dict[str, Any]:
+    """Software and hardware of this run."""
+    versions = {}
+    for name in PACKAGES:
+        try:
+            versions[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            versions[name] = "not installed"
+    return {
+        "python": platform.python_version(),
+        "packages": versions,
+        "machine": platform.machine(),
+        "system": platform.system(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "processes": processes.count(),
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+    }
+
+
+def inputs_of(models: Mapping[str, Any], sets: Mapping[str, Any], fields: Fields | None, dtype: str) -> dict[str, Any] | None:
+    """Places and digests of what a run reads; None where something of it is in memory alone.
+
+    Args:
+        models: role -> source, None where there is none.
+        sets: role -> source, likewise.
+        fields: which columns hold what.
+        dtype: as it was asked for.
+    """
+    given = {name: source for name, source in {**models, **sets}.items() if source is not None}
+    if not all(isinstance(source, (str, Path)) for source in given.values()):
+        return None
+    digests = {name: file_digest(source) for name, source in sets.items() if source is not None and Path(source).is_file()}
+    return {
+        "models": {name: _place(source) for name, source in models.items() if source is not None},
+        "sets": {name: _place(source) for name, source in sets.items() if source is not None},
+        "digests": digests,
+        "fields": asdict(fields or Fields()),
+        "dtype": dtype,
+    }
+
+
+def _place(source: str | Path) -> str:
+    return str(Path(source).resolve()) if Path(source).exists() else str(source)
+
+
+@dataclass(frozen=True)
+class Reproduction:
+    """How a second run compares with the first.
+
+    Attributes:
+        identical: whether the weights are the same bit by bit.
+        largest_difference: of any weight, as a share of the largest weight of its tensor.
+        within: whether that is at most the tolerance.
+        changed: what differs between the two environments.
+    """
+
+    identical: bool
+    largest_difference: float
+    within: bool
+    changed: tuple[str, ...]
+
+
+def reproduce(result: str | Path, output_dir: str | Path, tolerance: float = 1e-4) -> Reproduction:
+    """Make a result again from its manifest, and compare the weights.
+
+    Args:
+        result: a folder that `forget` or `finetune` wrote.
+        output_dir: a new folder for the second result.
+        tolerance: largest difference of a weight, as a share of the largest weight of its tensor.
+
+    Raises:
+        InputError: the result was made from objects in memory, or an input is missing or has changed.
+    """
+    about = verify_manifest(result, "model")["about"]
+    made_from = about.get("inputs")
+    if not made_from:
+        raise InputError(f"{result} was made from models or records in memory, so it cannot be made again from its manifest.")
+    for name, digest in made_from["digests"].items():
+        place = made_from["sets"][name]
+        if not Path(place).is_file() or file_digest(place) != digest:
+            raise InputError(f"the {name} set ({place}) is missing or has changed since. Restore the file to reproduce the result.")
+    options, fields = TrainingOptions(**about["options"]), Fields(**made_from["fields"])
+    _run_again(about, made_from, options, fields, output_dir)
+    first, second = load_model(result), load_model(output_dir)
+    others = second.model.state_dict()
+    largest = max(
+        (float((value.float() - others[name].float()).abs().max() / value.float().abs().max().clamp_min(1e-12)))
+        for name, value in first.model.state_dict().items()
+    )
+    now = environment()
+    changed = tuple(name for name in now if now[name] != about.get("environment", {}).get(name))
+    return Reproduction(first.digest == second.digest, largest, largest <= tolerance, changed)
+
+
+def _run_again(
+    about: Mapping[str, Any], made_from: Mapping[str, Any], options: TrainingOptions, fields: Fields, output_dir: str | Path
+) -> None:
+    models, sets, dtype = made_from["models"], made_from["sets"], made_from["dtype"]
+    if "method" not in about:
+        from unlearn.finetuning import finetune
+
+        if about.get("canary_pairs"):
+            raise InputError("a training with canaries throws its coins anew, so it cannot be made again.")
+        finetune(
+            models["model"],
+            sets["data"],
+            output_dir=output_dir,
+            fields=fields,
+            tokenizer=models.get("tokenizer"),
+            options=options,
+            dtype=dtype,
+        )
+        return
+    from unlearn.forgetting import forget
+    from unlearn.methods import method_classes
+
+    kind = method_classes().get(about["method"])
+    if kind is None:
+        raise InputError(f"{about['method']} is no method of this version. Run its command again by hand.")
+    parameters = {name: tuple(value) if isinstance(value, list) else value for name, value in about["parameters"].items()}
+    forget(
+        models["model"],
+        kind(**parameters),
+        **{f"{name}_set": sets.get(name) for name in ("forget", "retain", "holdout")},
+        data=sets.get("data"),
+        base=models.get("base"),
+        output_dir=output_dir,
+        fields=fields,
+        options=options,
+        dtype=dtype,
+    )
