@@ -99,6 +99,8 @@ def forget(
         RunError: training became non-finite, or the disk is full.
     """
     started = time.monotonic()
+    if processes.count() > 1 and isinstance(method, Rebuild) and method_name(method) != "retrain":
+        raise InputError(f"{method_name(method)} runs in one process. Start it without torchrun or accelerate launch.")
     output = Path(output_dir)
     if processes.is_main():
         new_output(output, resumable=lambda folder: (folder / WORK).is_dir() and not (folder / MANIFEST).exists())

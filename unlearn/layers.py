@@ -3,20 +3,19 @@
 Shapes: B rows, L length, D width, N predicting positions (in front of scored tokens) in row-major order.
 """
 
+import contextlib
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 from torch import Tensor, nn
 
+from unlearn import processes
 from verify.errors import InputError
 from verify.scoring import predicting_positions
 
 
 class _EnoughError(Exception):
-    """Carries the layer's output out of the forward call."""
-
-    def __init__(self, hidden: Tensor) -> None:
-        self.hidden = hidden
+    """Ends a forward call at its layer."""
 
 
 def decoder_layers(model: Any) -> nn.ModuleList:
@@ -33,8 +32,11 @@ def decoder_layers(model: Any) -> nn.ModuleList:
     return max(lists, key=lambda found: (len(found), sum(parameter.numel() for parameter in found.parameters())))
 
 
-def layer_hidden(model: nn.Module, batch: Mapping[str, Tensor], layer: int) -> tuple[Tensor, Tensor]:
-    """Output of one decoder layer where a scored token is predicted: hidden [N, D] and the row of each [N].
+def layer_hidden(model: nn.Module, batch: Mapping[str, Tensor], layer: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Output of one decoder layer where a scored token is predicted: hidden [N, D], token ids [N] and the row of each [N].
+
+    Alone, the forward pass ends at the layer. Among several processes it runs on, because gradients are exchanged by the wrapper
+    whose forward call has to return.
 
     Args:
         model: a causal language model, wrapped or not.
@@ -42,18 +44,21 @@ def layer_hidden(model: nn.Module, batch: Mapping[str, Tensor], layer: int) -> t
         layer: counted from 0.
     """
 
-    def stop(_: Any, __: Any, output: Any) -> None:
-        raise _EnoughError(output[0] if isinstance(output, tuple) else output)
+    kept: list[Tensor] = []
 
-    handle = decoder_layers(model)[layer].register_forward_hook(stop)
-    positions = predicting_positions(batch["scored"])
+    def keep(_: Any, __: Any, output: Any) -> None:
+        kept.append(output[0] if isinstance(output, tuple) else output)
+        if processes.count() == 1:
+            raise _EnoughError
+
+    handle = decoder_layers(model)[layer].register_forward_hook(keep)
+    scored, positions = batch["scored"], predicting_positions(batch["scored"])
     try:
-        model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], use_cache=False)
-    except _EnoughError as reached:
-        return reached.hidden[positions], positions.nonzero()[:, 0]
+        with contextlib.suppress(_EnoughError):
+            model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], use_cache=False)
     finally:
         handle.remove()
-    raise AssertionError("the forward pass did not come by the layer")
+    return kept[0][positions], batch["input_ids"][scored], positions.nonzero()[:, 0]
 
 
 def down_projections(model: nn.Module, layers: Iterable[int]) -> list[nn.Parameter]:

@@ -20,6 +20,7 @@ import torch
 from peft import set_peft_model_state_dict
 from safetensors.torch import load_file
 
+from unlearn import processes
 from unlearn.adapters import attach_adapter
 from unlearn.methods.base import Context
 from unlearn.methods.lora_negation import delta_weights
@@ -116,6 +117,8 @@ def finetune_shards(
     Raises:
         InputError: records, base or plan cannot be used.
     """
+    if processes.count() > 1:
+        raise InputError("training in shards runs in one process. Start it without torchrun or accelerate launch.")
     output = new_output(output_dir, resumable=lambda folder: (folder / SHARDS).exists() and not (folder / MANIFEST).exists())
     loaded = load_model(model, tokenizer=tokenizer, dtype=dtype)
     place = str(Path(model).resolve()) if Path(model).exists() else str(model)

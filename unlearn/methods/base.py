@@ -278,10 +278,10 @@ def score_both(model: nn.Module, batch: Batch) -> tuple[SequenceScores, Sequence
 
 def score(model: nn.Module, *parts: Rows) -> list[SequenceScores]:
     """One pass over several sets of rows together; the scores of each."""
-    values, _, rows = _pass(model, parts, scored_log_probabilities_and_tokens)
+    values, _, rows = one_pass(model, parts, scored_log_probabilities_and_tokens)
     return [
         SequenceScores(mean_by_row(-values[which], places, size), sum_by_row(values[which], places, size))
-        for which, places, size in _split(rows, parts)
+        for which, places, size in split_parts(rows, parts)
     ]
 
 
@@ -293,8 +293,8 @@ def score_tokens(model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor, Sequen
         None where the batch has none.
     """
     parts = [batch.forget] if batch.retain is None else [batch.forget, batch.retain]
-    values, _, rows = _pass(model, parts, scored_log_probabilities_and_tokens)
-    (first, places, _), *rest = _split(rows, parts)
+    values, _, rows = one_pass(model, parts, scored_log_probabilities_and_tokens)
+    (first, places, _), *rest = split_parts(rows, parts)
     if not rest:
         return values[first], places, None
     which, kept, size = rest[0]
@@ -303,19 +303,22 @@ def score_tokens(model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor, Sequen
 
 def token_logits(model: nn.Module, *parts: Rows) -> list[TokenLogits]:
     """One pass over several sets of rows together; the logits at the scored tokens of each."""
-    logits, tokens, rows = _pass(model, parts, scored_logits)
-    return [TokenLogits(logits[which], tokens[which], places, size) for which, places, size in _split(rows, parts)]
+    logits, tokens, rows = one_pass(model, parts, scored_logits)
+    return [TokenLogits(logits[which], tokens[which], places, size) for which, places, size in split_parts(rows, parts)]
 
 
-def _pass(model: nn.Module, parts: Sequence[Rows], read: Any) -> tuple[Tensor, Tensor, Tensor]:
-    """Values, tokens and rows of all parts as one padded batch; a shorter part is padded further with masked zeros."""
+def one_pass(model: nn.Module, parts: Sequence[Rows], read: Any) -> tuple[Tensor, Tensor, Tensor]:
+    """What `read(model, rows)` gives (values, tokens, rows) for all parts as one padded batch, so that every layer runs once.
+
+    A shorter part is padded further with masked zeros. `split_parts` tells whose is what.
+    """
     length = max(part["input_ids"].shape[1] for part in parts)
     stacked = {name: torch.cat([F.pad(part[name], (0, length - part[name].shape[1])) for part in parts]) for name in parts[0]}
     values, tokens, rows = read(model, stacked)
     return values, tokens, rows
 
 
-def _split(rows: Tensor, parts: Sequence[Rows]) -> list[tuple[slice, Tensor, int]]:
+def split_parts(rows: Tensor, parts: Sequence[Rows]) -> list[tuple[slice, Tensor, int]]:
     """Which of the tokens belong to each part (they lie together), the rows counted within it, and its size."""
     found, first, begin = [], 0, 0
     for part in parts:

@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 
 from peft import PeftModel
 
+from unlearn import processes
 from unlearn.adapters import merged
 from unlearn.methods.base import Context, Cost, Outcome
 from unlearn.provenance import LOG_NAME, LogWriter
@@ -53,7 +54,9 @@ class Retrain:
             start_weights=base.digest,
         )
         trained = train_records(base, context.retain, options, context.work_dir, log=log)
-        log.end(weights_digest(trained.model))
-        for folder in context.work_dir.glob("checkpoint-*"):
-            shutil.move(folder, context.output_dir / folder.name)
+        processes.wait()
+        if processes.is_main():
+            log.end(weights_digest(trained.model))
+            for folder in context.work_dir.glob("checkpoint-*"):
+                shutil.move(folder, context.output_dir / folder.name)
         return Outcome(trained.model if isinstance(context.loaded.model, PeftModel) else merged(trained.model), trained.result)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from unlearn.layers import decoder_layers, down_projections, layer_hidden
-from unlearn.methods.base import Batch, Cost
+from unlearn.methods.base import Batch, Cost, one_pass, split_parts
 from verify.scoring import mean_by_row
 
 
@@ -65,12 +65,14 @@ class RMU:
         """The scalar above, each row weighing the same."""
         assert batch.retain is not None, "the trainer pairs retain records for objectives with needs_retain"
         layer = self.inner_layer(model)
-        forget, forget_rows = layer_hidden(model, batch.forget, layer)
-        retain, retain_rows = layer_hidden(model, batch.retain, layer)
+        parts = (batch.forget, batch.retain)
+        hidden, _, rows = one_pass(model, parts, lambda module, stacked: layer_hidden(module, stacked, layer))
+        (first, forget_rows, forget_size), (second, retain_rows, retain_size) = split_parts(rows, parts)
+        forget, retain = hidden[first], hidden[second]
         generator = torch.Generator().manual_seed(self.direction_seed)
         direction = torch.rand(forget.shape[-1], generator=generator, dtype=torch.float32).to(forget)
         length = self.c if self.adaptive is None else self.adaptive * reference["forget_hidden"].norm(dim=-1).mean()
         aim = length * direction / direction.norm()
-        lost = mean_by_row((forget - aim).square().mean(-1), forget_rows, len(batch.forget["input_ids"]))
-        kept = mean_by_row((retain - reference["retain_hidden"]).square().mean(-1), retain_rows, len(batch.retain["input_ids"]))
+        lost = mean_by_row((forget - aim).square().mean(-1), forget_rows, forget_size)
+        kept = mean_by_row((retain - reference["retain_hidden"]).square().mean(-1), retain_rows, retain_size)
         return lost.mean() + self.alpha * kept.mean()
