@@ -2,10 +2,10 @@
 
     python -m benchmarks.deletion_sequence --output DIR
 
-Invented people, one base model. `sisa` deletes from a model in shards, `retrain` from scratch, `npo` from the result of the request
-before. After every request: the verdict about everybody deleted so far, the residual fraction, the utility, and what it cost. In the end
-the sharded model is compared, digest by digest, with one trained without the ten. Writes `benchmarks/results/deletion_sequence.md` and
-`.svg`; a run that was cut off goes on.
+Invented people, one base model. `sisa` deletes from a model in shards, `retrain` from scratch, `npo` from the result of the
+request before. After every request: the verdict about everybody deleted so far, the residual fraction, the utility, and what it cost.
+In the end the sharded model is compared, digest by digest, with one trained without the ten. Writes
+`benchmarks/results/deletion_sequence.md` and `.svg`; a run that was cut off goes on.
 """
 
 import argparse
@@ -54,7 +54,7 @@ def prepare(output: Path) -> tuple[list[list[dict[str, Any]]], list[dict[str, An
     """Data, base, originals and references; the requests' records, and everybody's."""
     if not (output / "config.json").exists():
         write_data(output, 0)
-    people = [row for row in lines(output / "data" / "forget.jsonl")]
+    people = lines(output / "data" / "forget.jsonl")
     subjects = list(dict.fromkeys(row["subject_id"] for row in people))[:REQUESTS]
     requests = [[row for row in people if row["subject_id"] == subject] for subject in subjects]
     everybody = lines(output / "data" / "train.jsonl")
