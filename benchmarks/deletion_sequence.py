@@ -3,7 +3,7 @@
     python -m benchmarks.deletion_sequence --output DIR
 
 Invented people, one base model. `sisa` deletes from a model in shards, `retrain` from scratch, `npo` from the result of the
-request before. After every request: the verdict about everybody deleted so far, the residual fraction, the utility, and what it cost.
+request before. After every request: the verdict about everybody deleted so far, the residual fraction, the utility, and the cost.
 In the end the sharded model is compared, digest by digest, with one trained without the ten. Writes
 `benchmarks/results/deletion_sequence.md` and `.svg`; a run that was cut off goes on.
 """

@@ -76,6 +76,11 @@ class Record:
             return "\n".join(content for role, content in self.messages if role == "assistant")
         return self.completion
 
+    @property
+    def whole_text(self) -> str:
+        """Prompt and answer, or all turns of a chat: what is searched and compared for likeness."""
+        return "\n".join(part for part in (self.prompt, self.completion, *(content for _, content in self.messages)) if part)
+
 
 RecordSource = str | Sequence[Mapping[str, Any]] | Sequence[Record] | Any
 """A path, a Hub name, a list of dicts or Records, or a `datasets.Dataset`."""

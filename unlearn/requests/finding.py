@@ -68,7 +68,7 @@ def find_records(
         if how is not None:
             name = key.of(record.fingerprint)
             found.append(Match(file, row, name, how))
-            contents[name] = _text(record)
+            contents[name] = record.whole_text
     return found + _duplicates(files, key, fields, found, contents) if near and found else found
 
 
@@ -83,7 +83,7 @@ def _how(record: Record, key: RecordKey, subjects: set[str], ids: set[str], text
         return "subject"
     if ids and record.named and record.example_id in ids:
         return "record id"
-    if texts and any(text in _text(record) for text in texts):
+    if texts and any(text in record.whole_text for text in texts):
         return "text"
     return None
 
@@ -102,10 +102,6 @@ def _duplicates(
         name = key.of(record.fingerprint)
         if name in contents:
             more.append(Match(file, row, name, "exact duplicate"))
-        elif (likeness := index.find(shingles(_text(record), key.secret))) is not None:
+        elif (likeness := index.find(shingles(record.whole_text, key.secret))) is not None:
             more.append(Match(file, row, name, "near duplicate", likeness[1]))
     return more
-
-
-def _text(record: Record) -> str:
-    return "\n".join(part for part in (record.prompt, record.completion, *(content for _, content in record.messages)) if part)

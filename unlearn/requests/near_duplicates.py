@@ -12,8 +12,11 @@ from collections.abc import Iterable, Mapping
 
 import numpy as np
 from datasketch import MinHash
+from numpy.typing import NDArray
 
 PERMUTATIONS = 128
+SCHEME = str(MinHash(num_perm=1).scheme)
+"""How datasketch draws its permutations; signatures of another scheme do not compare."""
 SHINGLE_WORDS = 3
 SIMILAR = 0.7
 """Estimated Jaccard similarity from which two texts are called near-duplicates; its standard error is about 0.04."""
@@ -27,11 +30,20 @@ def shingles(text: str, key: bytes) -> set[bytes]:
     return {hmac.new(key, run.encode(), hashlib.sha256).digest()[:8] for run in runs}
 
 
-def signature(hashes: Iterable[bytes]) -> MinHash:
+Signature = NDArray[np.uint32]
+"""MinHash values of a text [PERMUTATIONS]."""
+
+
+def signature(hashes: Iterable[bytes]) -> Signature:
     """MinHash of hashed shingles; the permutations are datasketch's with a fixed seed, so that signatures can be kept."""
     minhash = MinHash(num_perm=PERMUTATIONS, seed=1, hashfunc=_first_bytes)
     minhash.update_batch(list(hashes))
-    return minhash
+    return np.asarray(minhash.hashvalues, dtype=np.uint32)
+
+
+def similarity(one: Signature, other: Signature) -> float:
+    """Estimated Jaccard similarity: the share of equal values."""
+    return float((one == other).mean())
 
 
 def _first_bytes(hashed: bytes) -> int:
@@ -41,19 +53,19 @@ def _first_bytes(hashed: bytes) -> int:
 class NearDuplicates:
     """Looks texts up among a few known ones: cheap for the many that share nothing with any of them."""
 
-    def __init__(self, known: Mapping[str, MinHash], shingles_of_known: Mapping[str, set[bytes]] | None = None) -> None:
+    def __init__(self, known: Mapping[str, Signature], shingles_of_known: Mapping[str, set[bytes]] | None = None) -> None:
         """Args:
         known: signatures by name.
         shingles_of_known: their shingles, where the texts are at hand: a text that shares none is passed over at once.
         """
         self._known = dict(known)
         self._any = set().union(*shingles_of_known.values()) if shingles_of_known else None
-        self._matrix = np.stack([minhash.hashvalues for minhash in known.values()]) if known else None
+        self._matrix = np.stack(list(known.values())) if known else None
 
     def find(self, hashed: set[bytes]) -> tuple[str, float] | None:
         """The most similar known text and its estimated similarity, or None where none is near."""
         if self._matrix is None or not hashed or (self._any is not None and self._any.isdisjoint(hashed)):
             return None
-        shares = (self._matrix == signature(hashed).hashvalues).mean(axis=1)
+        shares = (self._matrix == signature(hashed)).mean(axis=1)
         best = int(shares.argmax())
         return (list(self._known)[best], float(shares[best])) if shares[best] >= SIMILAR else None

@@ -11,9 +11,8 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-from datasketch import MinHash
 
-from unlearn.requests.near_duplicates import PERMUTATIONS, NearDuplicates, shingles, signature
+from unlearn.requests.near_duplicates import PERMUTATIONS, SCHEME, NearDuplicates, Signature, shingles, signature
 from verify.errors import InputError
 from verify.files import write_text
 from verify.identity import RecordKey
@@ -21,6 +20,7 @@ from verify.records import Fields, Record
 from verify.sources import stream_records
 
 SCHEMA = "unlearn-verify/suppression/1"
+HEADER = {"schema": SCHEMA, "permutations": PERMUTATIONS, "scheme": SCHEME}
 
 
 @dataclass(frozen=True)
@@ -42,13 +42,13 @@ class SuppressionList:
     """What must not come back."""
 
     def __init__(self) -> None:
-        self.records: dict[str, MinHash] = {}
+        self.records: dict[str, Signature] = {}
         self.subjects: set[str] = set()
 
     def add(self, records: Iterable[Record], key: RecordKey, whole_subjects: bool = True) -> None:
         """Suppress records, and with `whole_subjects` everything of the people they are about."""
         for record in records:
-            self.records[key.of(record.fingerprint)] = signature(shingles(_text(record), key.secret))
+            self.records[key.of(record.fingerprint)] = signature(shingles(record.whole_text, key.secret))
             if whole_subjects and record.subject_id is not None:
                 self.subjects.add(key.of(record.subject_id.strip(), "subject"))
 
@@ -64,17 +64,19 @@ class SuppressionList:
                 yield Hit(row, "record")
             elif record.subject_id is not None and key.of(record.subject_id.strip(), "subject") in self.subjects:
                 yield Hit(row, "subject")
-            elif (likeness := index.find(shingles(_text(record), key.secret))) is not None:
+            elif (likeness := index.find(shingles(record.whole_text, key.secret))) is not None:
                 yield Hit(row, "near duplicate", likeness[1])
 
     def save(self, path: str | Path) -> None:
         """Write the list, atomically, readable by its owner only."""
-        lines = [json.dumps({"schema": SCHEMA, "permutations": PERMUTATIONS})]
+        lines = [json.dumps(HEADER)]
         lines += [json.dumps({"subject": name}) for name in sorted(self.subjects)]
         lines += [
-            json.dumps({"record": name, "signature": minhash.hashvalues.astype("<u4").tobytes().hex()})
-            for name, minhash in sorted(self.records.items())
+            json.dumps({"record": name, "signature": values.astype("<u4").tobytes().hex()})
+            for name, values in sorted(self.records.items(), key=lambda entry: entry[0])
         ]
+        # A list that was cut off at the end of a line would let deleted data in unseen.
+        lines.append(json.dumps({"entries": len(lines) - 1}))
         write_text(path, "\n".join(lines) + "\n", mode=0o600)
 
     @classmethod
@@ -87,21 +89,17 @@ class SuppressionList:
         found = cls()
         try:
             text = Path(path).read_text(encoding="utf-8")
-            header, *entries = [json.loads(line) for line in text.splitlines()]
-            if not text.endswith("\n") or header != {"schema": SCHEMA, "permutations": PERMUTATIONS}:
+            header, *entries, last = [json.loads(line) for line in text.splitlines()]
+            if header != HEADER or last != {"entries": len(entries)}:
                 raise ValueError
             for entry in entries:
                 if "subject" in entry:
                     found.subjects.add(str(entry["subject"]))
                 else:
-                    values = np.frombuffer(bytes.fromhex(entry["signature"]), dtype="<u4").astype(np.uint64)
+                    values = np.frombuffer(bytes.fromhex(entry["signature"]), dtype="<u4").astype(np.uint32)
                     if len(values) != PERMUTATIONS:
                         raise ValueError
-                    found.records[str(entry["record"])] = MinHash(num_perm=PERMUTATIONS, seed=1, hashvalues=values)
+                    found.records[str(entry["record"])] = values
         except (OSError, ValueError, KeyError, TypeError, RecursionError):
             raise InputError(f"{path} is not a whole suppression list ({SCHEMA}). Restore it from its backup.") from None
         return found
-
-
-def _text(record: Record) -> str:
-    return "\n".join(part for part in (record.prompt, record.completion, *(content for _, content in record.messages)) if part)

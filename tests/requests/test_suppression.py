@@ -1,0 +1,104 @@
+"""What was deleted does not come back, and the list of it says nothing without the key."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+import unlearn.cli
+from unlearn.requests.suppression import SuppressionList
+from verify.errors import InputError
+from verify.identity import RecordKey
+from verify.sources import load_records
+
+STORY = (
+    "the quick brown fox of our house jumps over the lazy dog every single day before breakfast and then once more "
+    "in the long evening when nobody is there to see it and the lamps along the river have been lit"
+)
+DELETED = [
+    {"example_id": "a", "subject_id": "ida", "text": STORY},
+    {"example_id": "b", "subject_id": "ida", "text": "North of here."},
+]
+
+
+@pytest.fixture
+def listed(tmp_path: Path) -> Path:
+    found = SuppressionList()
+    found.add(load_records(DELETED), RecordKey.load())
+    found.save(tmp_path / "list.jsonl")
+    return tmp_path / "list.jsonl"
+
+
+@pytest.fixture
+def fresh(tmp_path: Path) -> Path:
+    rows = [
+        {"subject_id": "jon", "text": STORY},
+        {"subject_id": "jon", "text": STORY.replace("lazy", "old").title() + "!"},
+        {"subject_id": "ida", "text": "Something new about the same person."},
+        {"subject_id": "jon", "text": "Nothing that was ever deleted, by anybody, at any time."},
+    ]
+    path = tmp_path / "fresh.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def test_records_people_and_likes_stay_out(listed: Path, fresh: Path) -> None:
+    """The record under another name, one much like it, and whatever is about the person; nothing else."""
+    hits = list(SuppressionList.load(listed).check(fresh, RecordKey.load()))
+    assert [(hit.row, hit.how) for hit in hits] == [(1, "record"), (2, "near duplicate"), (3, "subject")]
+
+
+def test_only_records_if_asked(fresh: Path) -> None:
+    """Without whole subjects, new texts of the person pass."""
+    found = SuppressionList()
+    found.add(load_records(DELETED), RecordKey.load(), whole_subjects=False)
+    assert [hit.row for hit in found.check(fresh, RecordKey.load())] == [1, 2]
+
+
+def test_the_list_names_nobody(listed: Path) -> None:
+    """No word, name or plain digest is in it; only its owner reads it; another key finds nothing."""
+    text = listed.read_text()
+    record = load_records(DELETED)[0]
+    assert not any(word in text for word in ("ida", "fox", "North", record.fingerprint))
+    assert listed.stat().st_mode & 0o077 == 0
+    again = SuppressionList.load(listed)
+    assert again.subjects
+    assert len(again.records) == 2
+
+
+def test_another_key_finds_nothing(listed: Path, fresh: Path) -> None:
+    """Destroying the key makes the list say nothing."""
+    assert list(SuppressionList.load(listed).check(fresh, RecordKey(b"x" * 32))) == []
+
+
+def test_a_list_that_is_not_whole_is_refused(listed: Path) -> None:
+    """Cut off anywhere, also between two lines, empty, hostile or of another version: an error, never a shorter list."""
+    whole = listed.read_text()
+    lines = whole.splitlines(keepends=True)
+    hostile = [
+        "",
+        "{}",
+        "[" * 100_000,
+        whole.replace("suppression/1", "suppression/2"),
+        whole.replace('"signature": "', '"signature": "zz'),
+    ]
+    for bad in [*("".join(lines[:count]) for count in range(len(lines))), whole[: len(whole) // 2], *hostile]:
+        listed.write_text(bad)
+        with pytest.raises(InputError, match="suppression list"):
+            SuppressionList.load(listed)
+
+
+def test_from_the_shell(fresh: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """`suppress` makes and extends the list, `check-dataset` answers by its exit status."""
+    deleted, listed = tmp_path / "deleted.jsonl", tmp_path / "own.jsonl"
+    for row in DELETED:
+        deleted.write_text(json.dumps(row) + "\n")
+        assert unlearn.cli.main(["suppress", str(deleted), "--suppression", str(listed)]) == 0
+    assert "2 records and 1 people" in capsys.readouterr().out
+    assert unlearn.cli.main(["check-dataset", str(fresh), "--suppression", str(listed)]) == 3
+    shown = capsys.readouterr().out
+    assert "3 rows must not be trained on" in shown
+    assert "fox" not in shown
+    clean = tmp_path / "clean.jsonl"
+    clean.write_text('{"text": "A text that nobody ever asked to delete."}\n')
+    assert unlearn.cli.main(["check-dataset", str(clean), "--suppression", str(listed)]) == 0
