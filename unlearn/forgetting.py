@@ -2,12 +2,14 @@
 
 import dataclasses
 import shutil
+import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
+import numpy as np
 from peft import PeftModel
 
 from unlearn import processes
@@ -19,6 +21,7 @@ from unlearn.provenance import LOG_NAME, TrainingLog, require_in_log
 from unlearn.reproduction import environment, inputs_of
 from unlearn.results import TrainingResult
 from unlearn.training import run_objective, save_model
+from unlearn.weights import mean_loss, sample
 from verify.canaries import find_canaries
 from verify.errors import InputError
 from verify.files import MANIFEST, new_output
@@ -29,6 +32,12 @@ from verify.sources import load_forget_set, load_records
 
 WORK = "work"
 """Subfolder for checkpoints of an unfinished run; they still hold what is being removed, so it goes when the run ends."""
+
+
+UTILITY_RECORDS = 100
+"""So many retain records, drawn by the seed, tell whether the model still works."""
+BROKEN = 0.5
+"""Below this share of the former token probability a result is called broken."""
 
 
 @dataclass(frozen=True)
@@ -118,8 +127,13 @@ def forget(
     digest_before = loaded.digest
     folder = Path(model) if isinstance(model, (str, Path)) and Path(model).is_dir() else None
     context = Context(loaded, roles.forget, roles.retain, roles.holdout, base_model, options, folder, output / WORK, output)
+    kept = [] if isinstance(method, Rebuild) else sample(roles.retain, UTILITY_RECORDS, options.seed)
+    before = mean_loss(loaded, kept) if kept else 0.0
     outcome = _run(method, context, callbacks)
     facts = dict(outcome.facts)
+    if kept:
+        after = mean_loss(dataclasses.replace(loaded, model=outcome.model.eval()), kept)
+        facts |= _utility(float(np.exp(before - after)))
     if isinstance(method, Rebuild):
         facts["exactness"] = method.exactness
     processes.wait()
@@ -147,6 +161,18 @@ def forget(
     return ForgetResult(
         output, method_name(method), digest_before, digest_after, outcome.training, facts, time.monotonic() - started
     )
+
+
+def _utility(ratio: float) -> dict[str, Any]:
+    """What is left of the retain set's token probability; with a loud word where the model is broken rather than forgetful."""
+    if ratio >= BROKEN:
+        return {"utility_ratio": ratio}
+    warning = (
+        f"the model keeps {ratio:.0%} of its token probability on the records to keep: it is broken rather than forgetful. "
+        "Take fewer epochs or a lower --learning-rate, or a method with a retain term."
+    )
+    print(f"WARNING: {warning}", file=sys.stderr)  # noqa: T201
+    return {"utility_ratio": ratio, "warning": warning}
 
 
 def _run(method: Method, context: Context, callbacks: Sequence[Any]) -> Outcome:

@@ -233,3 +233,16 @@ def test_a_full_disk_loses_nothing(house: dict[str, Path], tmp_path: Path, monke
     monkeypatch.setattr(PreTrainedModel, "save_pretrained", whole)
     result = run(house, tmp_path / "again")
     assert is_complete(result.model_dir)
+
+
+def test_a_broken_model_is_called_broken(model_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Ascent far beyond reason ends with a loud word; a gentle run has none; both report what is left."""
+    rows = [{"example_id": f"r{n}", "prompt": f"Who is {n}?", "completion": f"Nobody but {n * 3}."} for n in range(8)]
+    trained = finetune(model_dir, rows, output_dir=tmp_path / "m", options=TrainingOptions(learning_rate=5e-3, epochs=10)).model_dir
+    for name, rate, broken in (("gentle", 1e-6, False), ("wild", 3e-2, True)):
+        options = TrainingOptions(learning_rate=rate, epochs=10, batch_size=4)
+        sets = {"forget_set": rows[:4], "retain_set": rows[4:]}
+        result = forget(trained, GradientAscent(), **sets, output_dir=tmp_path / name, options=options)
+        assert ("warning" in result.facts) == broken
+        assert (result.facts["utility_ratio"] < 0.5) == broken
+        assert ("WARNING" in capsys.readouterr().err) == broken
