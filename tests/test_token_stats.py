@@ -16,7 +16,7 @@ from verify import token_stats
 from verify.encoding import Encoded, Encoder
 from verify.errors import RunError
 from verify.records import Record
-from verify.scoring import head_sees, output_head, scored_log_probabilities, vocabulary_size
+from verify.scoring import head_sees, output_head, scored_log_probabilities, step_after_head, vocabulary_size
 from verify.token_stats import ARRAYS, TokenStatistics, compute_token_statistics, length_sorted_batches
 
 TOKENIZER = make_tokenizer()
@@ -128,7 +128,7 @@ def test_soft_cap_is_recognised_by_tiny_logits() -> None:
     """A soft cap does nothing to tiny logits; it is still recognised by them, for the large logits of later chunks need it."""
     model = make_model("gemma2 (soft cap)")
     tiny, large = 1e-3 * torch.ones(1, 320), 10 * torch.ones(1, 320)
-    after = token_stats._after_head(model, tiny, 3.0 * torch.tanh(tiny / 3.0))
+    after = step_after_head(model, tiny, 3.0 * torch.tanh(tiny / 3.0))
     assert after is not None
     torch.testing.assert_close(after(large), 3.0 * torch.tanh(large / 3.0))
 

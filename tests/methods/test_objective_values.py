@@ -24,6 +24,8 @@ FORGET = [Record(f"f{number}", prompt=f"who {number}", completion="the quick bro
 RETAIN = [Record(f"r{number}", prompt="over", completion=f"every lazy dog {number}" + " jumps" * number) for number in range(4)]
 INSTEAD = [instead(record, "animals jump over " * (number % 3 + 1)) for number, record in enumerate(FORGET)]
 OBJECTIVES = {name: kind for name, kind in method_classes().items() if isinstance(kind(), Objective)}
+CONSTANT_PARTS = ("wga", "satimp", "ceu")
+"""Their weight or target is a constant by definition, so the loss's slope is not its gradient; they have tests of their own."""
 ENCODER = Encoder(TOKENIZER, 200)
 WINDOWS = {role: ENCODER.encode(found) for role, found in (("forget", FORGET), ("retain", RETAIN), ("alternative", INSTEAD))}
 
@@ -244,12 +246,10 @@ def tiny_gpt2(away: float) -> Any:
     return model
 
 
-@pytest.mark.parametrize("name", OBJECTIVES)
+@pytest.mark.parametrize("name", [name for name in OBJECTIVES if name not in CONSTANT_PARTS])
 def test_gradient_is_the_slope(name: str, tmp_path: Path) -> None:
-    """The gradient in a few weights agrees with central differences; weights that are constants by definition are held fixed."""
+    """The gradient in a few weights agrees with central differences of the loss."""
     method = OBJECTIVES[name]()
-    if name in ("wga", "satimp", "ceu"):
-        pytest.skip("its weight or target is a constant by definition, so the loss's slope is not the gradient; tested below")
     before, now = (tiny_gpt2(0.0), tiny_gpt2(0.02))
     parameter = now.transformer.h[0].mlp.c_proj.weight
     before = load_model(before, tokenizer=TOKENIZER)

@@ -36,7 +36,7 @@ def adapters(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob(WEIGHTS))}
 
 
-@pytest.mark.parametrize("combine", ["average", "route", "sum"])
+@pytest.mark.parametrize("combine", ["average", pytest.param("route", marks=pytest.mark.slow), "sum"])
 def test_deletion_is_training_without(model_dir: Path, tmp_path: Path, combine: Combine) -> None:
     """Every adapter, and the served model, equal those of training in shards without the records, bit by bit."""
     trained = finetune_shards(model_dir, ROWS, output_dir=tmp_path / "all", plan=plan(combine))

@@ -44,6 +44,7 @@ def sweep_of(world: Path, output: Path, grid: Any) -> Sweep:
     )
 
 
+@pytest.mark.slow
 def test_every_combination_once(world: Path, tmp_path: Path) -> None:
     """Parameters and training options are told apart; a second sweep runs only what is new."""
     grid = {"npo": {"beta": [0.1, 1.0], "learning_rate": [1e-3]}, "grad_diff": {}}
