@@ -14,9 +14,31 @@ from pathlib import Path
 from unlearn import processes
 from unlearn.options import TrainingOptions
 from verify.errors import InputError, IntegrityError
-from verify.files import new_output, read_json, verify_manifest, write_json
+from verify.files import MANIFEST, new_output, read_json, verify_manifest, write_json
 
+WORK = "work"
+"""Subfolder for checkpoints of an unfinished run; they may hold what is being removed, so it goes when the run ends."""
 WORK_FILE = "run.json"
+
+
+def claim_output(output_dir: str | Path) -> Path:
+    """A new folder for a result, or one whose run was cut off; among several processes the main one claims it.
+
+    Raises:
+        InputError: it holds something else.
+    """
+    output = Path(output_dir)
+    if processes.is_main():
+        new_output(output, resumable=lambda folder: (folder / WORK).is_dir() and not (folder / MANIFEST).exists())
+    processes.wait()
+    return output
+
+
+def keep_checkpoints(work_dir: Path, output: Path) -> None:
+    """Move a run's checkpoints beside its model, for exact deletion later; those of a run that was cut off here are replaced."""
+    for folder in work_dir.glob("checkpoint-*"):
+        shutil.rmtree(output / folder.name, ignore_errors=True)  # a move into a folder that exists would end inside it
+        shutil.move(folder, output / folder.name)
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from unlearn import processes
+from unlearn.checkpoints import WORK, claim_output, keep_checkpoints
 from unlearn.options import TrainingOptions
 from unlearn.provenance import LOG_NAME, LogWriter
 from unlearn.reproduction import environment, inputs_of
@@ -18,13 +19,10 @@ from unlearn.training import save_model, train_records
 from verify.canaries import CANARIES_NAME, Canaries
 from verify.encoding import Encoder
 from verify.errors import InputError
-from verify.files import MANIFEST, new_output
 from verify.identity import RecordKey
 from verify.models import LoadedModel, load_model, load_tokenizer, require_fitting_tokenizer, tokenizer_digest, weights_digest
 from verify.records import Fields, Record, RecordSource
 from verify.sources import load_records
-
-WORK = "work"
 
 
 @dataclass(frozen=True)
@@ -75,10 +73,7 @@ def finetune(
         RunError: training became non-finite, or the disk is full.
     """
     options = options or TrainingOptions()
-    output = Path(output_dir)
-    if processes.is_main():
-        new_output(output, resumable=lambda folder: (folder / WORK).is_dir() and not (folder / MANIFEST).exists())
-    processes.wait()
+    output = claim_output(output_dir)
     records = load_records(data, fields)
     loaded = _load(model, tokenizer, dtype, options.seed)
     with processes.main_first():
@@ -96,7 +91,8 @@ def finetune(
     processes.wait()
     if processes.is_main():
         log.end(weights_digest(trained.model))
-        _keep_checkpoints(output)
+        keep_checkpoints(output / WORK, output)
+        shutil.rmtree(output / WORK)
     about = {
         "options": dataclasses.asdict(options),
         "training": dataclasses.asdict(trained.result),
@@ -106,8 +102,7 @@ def finetune(
         "environment": environment(),
         "inputs": inputs_of({"model": model, "tokenizer": tokenizer}, {"data": data}, fields, dtype),
     }
-    digest = save_model(trained.model, loaded.tokenizer, output, about) if processes.is_main() else weights_digest(trained.model)
-    processes.wait()
+    digest = save_model(trained.model, loaded.tokenizer, output, about)
     return FinetuneResult(output, output / LOG_NAME, digest, trained.result)
 
 
@@ -154,10 +149,3 @@ def _from_config(path: Path, tokenizer: Any, seed: int) -> LoadedModel:
         raise InputError(f"{path} describes no causal language model ({type(error).__name__}). Give its config.json.") from None
     require_fitting_tokenizer(model, tokenizer, path.name)
     return LoadedModel(model, tokenizer, path.stem, weights_digest(model), tokenizer_digest(tokenizer))
-
-
-def _keep_checkpoints(output: Path) -> None:
-    """Move complete checkpoints beside the model, for exact deletion later, and remove the working folder."""
-    for folder in (output / WORK).glob("checkpoint-*"):
-        shutil.move(folder, output / folder.name)
-    shutil.rmtree(output / WORK)

@@ -14,6 +14,7 @@ from peft import PeftModel
 
 from unlearn import processes
 from unlearn.adapters import merged
+from unlearn.checkpoints import WORK, claim_output
 from unlearn.methods import Method, method_name
 from unlearn.methods.base import Context, Objective, Outcome, Rebuild, WeightEdit
 from unlearn.options import TrainingOptions
@@ -23,16 +24,12 @@ from unlearn.results import TrainingResult
 from unlearn.training import run_objective, save_model
 from unlearn.weights import mean_loss, sample
 from verify.canaries import find_canaries
+from verify.ensembles import ENSEMBLE
 from verify.errors import InputError
-from verify.files import MANIFEST, new_output
 from verify.identity import RecordKey
-from verify.models import load_model, weights_digest
+from verify.models import load_model
 from verify.records import Fields, Record, RecordSource, require_disjoint, require_trained
 from verify.sources import load_forget_set, load_records
-
-WORK = "work"
-"""Subfolder for checkpoints of an unfinished run; they still hold what is being removed, so it goes when the run ends."""
-
 
 UTILITY_RECORDS = 100
 """So many retain records, drawn by the seed, tell whether the model still works."""
@@ -108,12 +105,9 @@ def forget(
         RunError: training became non-finite, or the disk is full.
     """
     started = time.monotonic()
-    if processes.count() > 1 and isinstance(method, Rebuild) and method_name(method) != "retrain":
-        raise InputError(f"{method_name(method)} runs in one process. Start it without torchrun or accelerate launch.")
-    output = Path(output_dir)
-    if processes.is_main():
-        new_output(output, resumable=lambda folder: (folder / WORK).is_dir() and not (folder / MANIFEST).exists())
-    processes.wait()
+    folder = Path(model) if isinstance(model, (str, Path)) and Path(model).is_dir() else None
+    _require_suited(method, folder)
+    output = claim_output(output_dir)
     loaded = load_model(model, tokenizer=tokenizer, dtype=dtype)
     log = _training_log(model)
     roles = _roles(forget_set, retain_set, holdout_set, data, fields, log)
@@ -125,17 +119,10 @@ def forget(
     base_model = None if base is None else load_model(base, tokenizer=loaded.tokenizer, dtype=dtype)
     options = _fill_in(options or TrainingOptions(), method, log)
     digest_before = loaded.digest
-    folder = Path(model) if isinstance(model, (str, Path)) and Path(model).is_dir() else None
     context = Context(loaded, roles.forget, roles.retain, roles.holdout, base_model, options, folder, output / WORK, output)
-    kept = [] if isinstance(method, Rebuild) else sample(roles.retain, UTILITY_RECORDS, options.seed)
-    before = mean_loss(loaded, kept) if kept else 0.0
-    outcome = _run(method, context, callbacks)
-    facts = dict(outcome.facts)
-    if kept:
-        after = mean_loss(dataclasses.replace(loaded, model=outcome.model.eval()), kept)
-        facts |= _utility(float(np.exp(before - after)))
-    if isinstance(method, Rebuild):
-        facts["exactness"] = method.exactness
+    context.work_dir.mkdir(parents=True, exist_ok=True)  # from here on the folder is that of a run, which can be taken up again
+    outcome = _run(method, context, callbacks) if isinstance(method, Rebuild) else _run_with_utility(method, context, callbacks)
+    facts = {**outcome.facts, "exactness": method.exactness} if isinstance(method, Rebuild) else dict(outcome.facts)
     processes.wait()
     if processes.is_main():
         shutil.rmtree(output / WORK, ignore_errors=True)
@@ -154,13 +141,30 @@ def forget(
             dtype,
         ),
     }
-    digest_after = (
-        save_model(outcome.model, loaded.tokenizer, output, about) if processes.is_main() else weights_digest(outcome.model)
-    )
-    processes.wait()
+    digest_after = save_model(outcome.model, loaded.tokenizer, output, about)
     return ForgetResult(
         output, method_name(method), digest_before, digest_after, outcome.training, facts, time.monotonic() - started
     )
+
+
+def _require_suited(method: Method, folder: Path | None) -> None:
+    """Raise InputError where a method cannot work on such a model, or in so many processes."""
+    name = method_name(method)
+    if processes.count() > 1 and isinstance(method, Rebuild) and name != "retrain":
+        raise InputError(f"{name} runs in one process. Start it without torchrun or accelerate launch.")
+    if folder is not None and (folder / ENSEMBLE).is_file() and not isinstance(method, Rebuild):
+        raise InputError(f"{folder} answers by several adapters, which {name} cannot train together. Use sisa.")
+
+
+def _run_with_utility(method: Method, context: Context, callbacks: Sequence[Any]) -> Outcome:
+    """Run an approximate method, and say what it left of the model."""
+    kept = sample(context.retain, UTILITY_RECORDS, context.options.seed)
+    if not kept:
+        return _run(method, context, callbacks)
+    before = mean_loss(context.loaded, kept)
+    outcome = _run(method, context, callbacks)
+    after = mean_loss(dataclasses.replace(context.loaded, model=outcome.model.eval()), kept)
+    return dataclasses.replace(outcome, facts={**outcome.facts, **_utility(float(np.exp(before - after)))})
 
 
 def _utility(ratio: float) -> dict[str, Any]:

@@ -22,11 +22,12 @@ def load_method(place: str) -> type[Any]:
     file = Path(path)
     if not file.is_file() or file.suffix != ".py":
         raise InputError(f"--method {place}: {path} is not a Python file.")
-    spec = importlib.util.spec_from_file_location(file.stem, file)
+    name_in_python = f"unlearn.own.{file.stem}"  # never the name of a module that others import
+    spec = importlib.util.spec_from_file_location(name_in_python, file)
     assert spec is not None, "a .py file has one"
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    sys.modules[file.stem] = module  # dataclasses look their module up by name
+    sys.modules[name_in_python] = module  # dataclasses look their module up by name
     spec.loader.exec_module(module)
     kind = getattr(module, name, None)
     if kind is None:

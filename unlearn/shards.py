@@ -22,6 +22,7 @@ from safetensors.torch import load_file
 
 from unlearn import processes
 from unlearn.adapters import attach_adapter
+from unlearn.checkpoints import WORK, claim_output
 from unlearn.methods.base import Context
 from unlearn.methods.lora_negation import delta_weights
 from unlearn.options import TrainingOptions
@@ -29,7 +30,7 @@ from unlearn.results import TrainingResult, together
 from unlearn.training import DEFAULTS, save_model, train_records
 from verify.ensembles import ENSEMBLE, WEIGHTS, load_ensemble, write_ensemble
 from verify.errors import InputError, IntegrityError
-from verify.files import MANIFEST, is_complete, new_output, read_json, verify_manifest, write_json, write_manifest
+from verify.files import MANIFEST, is_complete, read_json, verify_manifest, write_json, write_manifest
 from verify.identity import RecordKey
 from verify.models import LoadedModel, load_model
 from verify.records import Fields, Record, RecordSource
@@ -119,10 +120,12 @@ def finetune_shards(
     """
     if processes.count() > 1:
         raise InputError("training in shards runs in one process. Start it without torchrun or accelerate launch.")
-    output = new_output(output_dir, resumable=lambda folder: (folder / SHARDS).exists() and not (folder / MANIFEST).exists())
+    output = claim_output(output_dir)
     loaded = load_model(model, tokenizer=tokenizer, dtype=dtype)
+    (output / WORK).mkdir(exist_ok=True)
     place = str(Path(model).resolve()) if Path(model).exists() else str(model)
     result = train_stages(loaded, load_records(data, fields), plan, output, place, reuse=output)
+    shutil.rmtree(output / WORK)
     served = serve(output, loaded, plan)
     about = {
         "options": dataclasses.asdict(plan.options),
@@ -186,7 +189,7 @@ def train_stages(
             if prefix:
                 # `train_records` trains an adapter that is there already.
                 around = dataclasses.replace(base, model=adapted)
-                done = train_records(around, [record for _, record in prefix], options, output / "work" / f"{shard}-{stage}")
+                done = train_records(around, [record for _, record in prefix], options, output / WORK / f"{shard}-{stage}")
                 results.append(done.result)
                 tokens = done.result.tokens
             folder.mkdir(parents=True, exist_ok=True)
@@ -195,7 +198,6 @@ def train_stages(
             total += tokens
             trained.append((shard, stage))
             model = adapted.unload()
-    shutil.rmtree(output / "work", ignore_errors=True)
     return ShardResult(output, together(results), tuple(trained), total)
 
 

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import ClassVar, Protocol, runtime_checkable
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,13 @@ class Memory:
 
 @runtime_checkable
 class StopRule(Protocol):
-    """Asked every `check_every` optimizer steps (0: at the end of every epoch)."""
+    """Asked every `check_every` optimizer steps (0: at the end of every epoch).
+
+    Attributes:
+        reads_unseen: whether it compares with the holdout set.
+    """
+
+    reads_unseen: ClassVar[bool]
 
     @property
     def check_every(self) -> int: ...
@@ -52,6 +58,8 @@ class ForgetLossCeiling:
     ceiling: float | None = None
     check_every: int = 0
 
+    reads_unseen: ClassVar[bool] = False
+
     def reason(self, forget: Memory, unseen: Memory | None, vocabulary: int) -> str | None:
         """See `StopRule`."""
         ceiling = math.log(vocabulary) if self.ceiling is None else self.ceiling
@@ -70,6 +78,8 @@ class MemorizationBelowUnseen:
     """
 
     check_every: int = 1
+
+    reads_unseen: ClassVar[bool] = True
 
     def reason(self, forget: Memory, unseen: Memory | None, vocabulary: int) -> str | None:
         """See `StopRule`."""

@@ -135,7 +135,8 @@ class RecordTrainer(Trainer):
         shares = [[index for index, _ in pairs]]
         if self.args.world_size > 1:
             shares = gather_object(shares)
-        if self.log_writer is not None and self.is_world_process_zero():
+        if self.is_world_process_zero():
+            assert self.log_writer is not None, "the caller asks first"
             for place, records in enumerate(shares):
                 number = self.microbatch * self.args.world_size + place
                 self.log_writer.microbatch(number, self.state.global_step + 1, records, seed, rate)
@@ -166,7 +167,7 @@ class RecordTrainer(Trainer):
             write_json(folder / PROGRESS, {"values": self.progress.values})
             write_manifest(folder, "checkpoint", {"step": self.state.global_step, "microbatch": self.microbatch})
             if self.log_writer is not None:
-                self.log_writer.checkpoint(self.state.global_step, folder.name, self.microbatch)
+                self.log_writer.checkpoint(self.state.global_step, folder.name, self.microbatch * self.args.world_size)
 
 
 class Watch(TrainerCallback):

@@ -299,9 +299,10 @@ def _stop_check(
     if rule is None:
         return None
     unseen = None
-    if holdout:
-        level = extraction_likelihood(loaded, encoder.encode(holdout))  # of the model as it is now, before the first step
-        unseen = dataclasses.replace(memory_of(loaded.model, encoder.encode(holdout), pad), extraction=lambda: level)
+    if holdout and rule.reads_unseen:
+        windows = encoder.encode(holdout)
+        level = extraction_likelihood(loaded, windows)  # of the model as it is now, before the first step
+        unseen = dataclasses.replace(memory_of(loaded.model, windows, pad), extraction=lambda: level)
     vocabulary = vocabulary_size(loaded.model)
     # The layers are shared with whatever wraps the model in training, so this sees the weights as they are at the time.
     return lambda: rule.reason(
@@ -326,14 +327,16 @@ def extraction_likelihood(loaded: LoadedModel, windows: Sequence[Encoded], recor
 
 
 def save_model(model: Any, tokenizer: Any, output_dir: Path, about: Mapping[str, Any]) -> str:
-    """Write weights (safetensors), tokenizer and, last, the manifest; return the weights' digest.
+    """Write weights (safetensors), tokenizer and, last, the manifest; return the weights' digest. The main process writes.
 
     Raises:
         RunError: the disk is full; the folder is left without a manifest, so that nothing trusts it.
     """
     digest = weights_digest(model)
-    with disk_errors(output_dir):
-        model.save_pretrained(output_dir)
-        tokenizer.save_pretrained(output_dir)
-    write_manifest(output_dir, "model", {**about, "weights": digest})
+    if processes.is_main():
+        with disk_errors(output_dir):
+            model.save_pretrained(output_dir)
+            tokenizer.save_pretrained(output_dir)
+        write_manifest(output_dir, "model", {**about, "weights": digest})
+    processes.wait()
     return digest

@@ -23,13 +23,15 @@ from verify.files import file_digest, read_json, write_json
 ENSEMBLE = "ensemble.json"
 SCHEMA = "unlearn-verify/ensemble/1"
 WEIGHTS = "adapter_model.safetensors"
+FILES = (WEIGHTS, "adapter_config.json")
+"""What decides an adapter's answers."""
 
 Combine = Literal["average", "route"]
 
 
 def write_ensemble(folder: Path, base: str, base_weights: str, adapters: list[str], combine: Combine) -> None:
     """Describe an ensemble; `adapters` are subfolders of `folder`, in their order."""
-    digests = {name: file_digest(folder / name / WEIGHTS) for name in adapters}
+    digests = {name: {file: file_digest(folder / name / file) for file in FILES} for name in adapters}
     write_json(
         folder / ENSEMBLE,
         {"schema": SCHEMA, "base": base, "base_weights": base_weights, "adapters": digests, "combine": combine},
@@ -61,14 +63,12 @@ def load_ensemble(folder: Path, load_base: Callable[[str], Any], base: str | Non
     if weights_digest(inner) != about["base_weights"]:
         raise IntegrityError(f"the base model of {folder} is not the one its adapters were trained on. Name that one with --base.")
     model: Any = None
-    for name, digest in about["adapters"].items():
+    for name, digests in about["adapters"].items():
         path = (folder / name).resolve()
-        if not path.is_relative_to(folder.resolve()) or not (path / WEIGHTS).is_file():
+        if not path.is_relative_to(folder.resolve()) or not all((path / file).is_file() for file in FILES):
             raise InputError(f"{folder / ENSEMBLE} names an adapter that is not in the folder. Train the shards again.")
-        if file_digest(path / WEIGHTS) != digest:
-            raise IntegrityError(
-                f"{path / WEIGHTS} is not the adapter that {ENSEMBLE} names. Restore it, or train the shards again."
-            )
+        if digests != {file: file_digest(path / file) for file in FILES}:
+            raise IntegrityError(f"{path} is not the adapter that {ENSEMBLE} names. Restore it, or train the shards again.")
         label = name.replace("/", "_")
         if model is None:
             model = PeftModel.from_pretrained(inner, str(path), adapter_name=label)

@@ -7,9 +7,11 @@ from typing import Any
 
 import pytest
 
-from unlearn import TrainingOptions, finetune, forget
+from unlearn import NPO, TrainingOptions, finetune, forget
 from unlearn.methods.auto import Auto, _Climb, _halves
+from unlearn.methods.retrain import Retrain
 from unlearn.provenance import LOG_NAME
+from unlearn.shards import ShardPlan, finetune_shards
 from verify.errors import InputError, RunError
 from verify.evidence import Evidence
 from verify.models import load_model
@@ -87,6 +89,28 @@ def test_the_budget_holds(climb: Callable[..., Any], monkeypatch: pytest.MonkeyP
     shutil.rmtree(tmp_path / "out")
     with pytest.raises(RunError, match="--budget"):
         climb(ladder=("npo",), budget=0.1)
+
+
+def test_what_the_user_says_goes_for_the_exact_rung(world: Path, model_dir: Path, tmp_path: Path) -> None:
+    """Without a training log, the last rung trains with the flags that were given, and not with defaults."""
+    shutil.copytree(world / "original", tmp_path / "bare", ignore=shutil.ignore_patterns(LOG_NAME, "manifest.json"))
+    options = TrainingOptions(learning_rate=2e-3, epochs=3, batch_size=4, seed=7)
+    given = {"forget_set": FORGET, "data": ROWS, "base": model_dir, "options": options}
+    climbed = forget(tmp_path / "bare", Auto(), **given, output_dir=tmp_path / "climbed")
+    plain = forget(tmp_path / "bare", Retrain(), **given, output_dir=tmp_path / "plain")
+    assert climbed.digest_after == plain.digest_after
+
+
+def test_shards_that_answer_together_are_rebuilt_at_once(world: Path, model_dir: Path, tmp_path: Path) -> None:
+    """Approximate rungs cannot train several adapters; alone they say so, and auto passes them over."""
+    plan = ShardPlan(2, 1, "average", TrainingOptions(epochs=1, lora=True))
+    finetune_shards(model_dir, ROWS, output_dir=tmp_path / "shards", plan=plan)
+    references = tuple(str(world / f"reference{seed}") for seed in (1, 2, 3))
+    given = {"forget_set": FORGET, "data": ROWS, "base": model_dir}
+    result = forget(tmp_path / "shards", Auto(references=references), **given, output_dir=tmp_path / "out")
+    assert [rung["method"] for rung in result.facts["rungs"]] == ["sisa"]
+    with pytest.raises(InputError, match="Use sisa"):
+        forget(tmp_path / "shards", NPO(), **given, output_dir=tmp_path / "npo")
 
 
 def test_halves_share_nobody() -> None:

@@ -19,7 +19,8 @@ from unlearn.methods.rollback import Rollback
 from unlearn.provenance import LOG_NAME, TrainingLog
 from unlearn.replay import OPTIMIZER, UNDECAYED
 from verify.encoding import Encoder, collate
-from verify.errors import InputError
+from verify.errors import InputError, RunError
+from verify.files import MANIFEST
 from verify.identity import RecordKey
 from verify.models import load_model, weights_digest
 from verify.scoring import scored_log_probabilities
@@ -117,11 +118,21 @@ def test_rollback_is_bit_identical(dropout_dir: Path, tmp_path: Path, lora: bool
     assert isinstance(load_model(tmp_path / "out").model, PeftModel) == lora
 
 
-def test_nothing_left_out_gives_the_model_itself(dropout_dir: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("lora", "with_base"), [(False, False), (False, True), (True, False), (True, True)])
+def test_nothing_left_out_gives_the_model_itself(dropout_dir: Path, tmp_path: Path, lora: bool, with_base: bool) -> None:
     """The check replays the whole schedule to the model's own digest; with other weights in the log it refuses."""
-    model = finetune(dropout_dir, ROWS, output_dir=tmp_path / "model", options=OPTIONS).model_dir
-    result = forget(model, Rollback(check=True), forget_set=last_seen(model, ROWS), data=ROWS, output_dir=tmp_path / "out")
-    assert result.facts["machine_reproduces_the_training"]
+    options = replace(OPTIONS, lora=lora)
+    model = finetune(dropout_dir, ROWS, output_dir=tmp_path / "model", options=options).model_dir
+    given = {"forget_set": last_seen(model, ROWS), "data": ROWS, "base": dropout_dir if with_base else None}
+    plain = forget(model, Rollback(), **given, output_dir=tmp_path / "plain")
+    checked = forget(model, Rollback(check=True), **given, output_dir=tmp_path / "out")
+    assert checked.facts["machine_reproduces_the_training"]
+    assert checked.digest_after == plain.digest_after, "the check leaves no trace"
+    log = model / LOG_NAME
+    log.write_text(log.read_text().replace(str(TrainingLog.read(log).final_weights), "0" * 64))
+    (model / MANIFEST).unlink()
+    with pytest.raises(RunError, match="does not give the model's own weights"):
+        forget(model, Rollback(check=True), **given, output_dir=tmp_path / "other")
 
 
 def test_rollbacks_follow_each_other(dropout_dir: Path, tmp_path: Path) -> None:

@@ -105,6 +105,7 @@ def test_a_run_cut_off_trains_only_what_is_missing(model_dir: Path, tmp_path: Pa
     first = finetune_shards(model_dir, ROWS, output_dir=tmp_path / "out", plan=plan())
     whole = adapters(tmp_path / "out")
     (tmp_path / "out" / "manifest.json").unlink()
+    (tmp_path / "out" / "work").mkdir()
     for path in (tmp_path / "out" / "shard-1" / "slice-1").iterdir():
         path.unlink()
     again = finetune_shards(model_dir, ROWS, output_dir=tmp_path / "out", plan=plan())
@@ -142,7 +143,13 @@ def test_damage_and_misuse(model_dir: Path, tmp_path: Path) -> None:
         forget(tmp_path / "out", SISA(), forget_set=gone, retain_set=ROWS[2:9], base=model_dir, output_dir=tmp_path / "c")
     (tmp_path / "out" / "manifest.json").unlink()
     weights = tmp_path / "out" / "shard-0" / "slice-0" / WEIGHTS
-    weights.write_bytes(weights.read_bytes()[:-1] + b"x")
+    whole = weights.read_bytes()
+    weights.write_bytes(whole[:-1] + b"x")
+    with pytest.raises(IntegrityError, match="not the adapter"):
+        load_model(tmp_path / "out")
+    weights.write_bytes(whole)
+    settings = weights.with_name("adapter_config.json")
+    settings.write_text(settings.read_text().replace('"lora_alpha": 16', '"lora_alpha": 64'))
     with pytest.raises(IntegrityError, match="not the adapter"):
         load_model(tmp_path / "out")
     about = json.loads((tmp_path / "out" / ENSEMBLE).read_text())

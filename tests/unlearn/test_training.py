@@ -203,3 +203,28 @@ def test_other_ways_to_train(model_dir: Path, records: list[Record], tmp_path: P
     if "gradient_checkpointing" in changes:
         plain = train_records(load_model(model_dir), records, replace(options, gradient_checkpointing=False), tmp_path / "plain")
         assert apart(weights(trained.model), weights(plain.model)) < 1e-6
+
+
+def test_numbers_kept_from_step_to_step_are_resumed(model_dir: Path, records: list[Record], tmp_path: Path) -> None:
+    """A run with a multiplier, cut off and begun again, ends with the weights of one that was not."""
+    from transformers import TrainerCallback
+
+    from unlearn import PDU
+
+    class Stop(TrainerCallback):
+        def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            if state.global_step == 5:
+                raise KeyboardInterrupt
+
+    options, objective = replace(OPTIONS, epochs=4, batch_size=2, save_steps=2), PDU(dual_step=20.0)
+
+    def run(work: Path, callbacks: Any = ()) -> str:
+        trained = run_objective(load_model(model_dir), objective, records[:5], records[5:], options, work, callbacks=callbacks)
+        return weights_digest(trained.model)
+
+    whole = run(tmp_path / "whole")
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "cut", [Stop()])
+    assert run(tmp_path / "cut") == whole
+    frozen = run_objective(load_model(model_dir), PDU(dual_step=1e-9), records[:5], records[5:], options, tmp_path / "frozen")
+    assert weights_digest(frozen.model) != whole, "the multiplier matters"

@@ -1,5 +1,6 @@
 """Auto: from cheap to certain. Climb until the audit is satisfied, and end with an exact rebuild."""
 
+import copy
 import dataclasses
 import shutil
 from collections.abc import Mapping, Sequence
@@ -11,9 +12,12 @@ import numpy as np
 
 from unlearn.methods.base import Context, Cost, Objective, Outcome
 from unlearn.options import TrainingOptions
-from unlearn.provenance import LOG_NAME, TrainingLog
-from unlearn.results import TrainingResult
+from unlearn.provenance import LOG_NAME
+from unlearn.results import TrainingResult, together
+from unlearn.shards import SHARDS, SavedShards
+from unlearn.training import DEFAULTS
 from verify.encoding import Encoder
+from verify.ensembles import ENSEMBLE
 from verify.errors import InputError, RunError
 from verify.models import load_model
 from verify.records import Record
@@ -75,7 +79,9 @@ class Auto:
         if context.model_dir is None:
             raise InputError("auto begins every rung from the model's folder. Give the folder instead of a model in memory.")
         climb = _Climb(self, context)
-        for name in self.ladder if len(self.references) >= MINIMUM_REFERENCES else ():
+        judged = len(self.references) >= MINIMUM_REFERENCES
+        several = (context.model_dir / ENSEMBLE).is_file()  # adapters that answer together can only be rebuilt
+        for name in self.ladder if judged and not several else ():
             if climb.try_rung(name):
                 return climb.outcome()
         climb.exact()
@@ -95,9 +101,8 @@ class _Climb:
             role: sum(len(window.input_ids) for window in encoder.encode(records))
             for role, records in (("forget", context.forget), ("retain", context.retain))
         }
-        log = TrainingLog.read(self.model_dir / LOG_NAME) if (self.model_dir / LOG_NAME).is_file() else None
-        self.log_options = dict(log.options) if log else {}
-        self.epochs = float(self.log_options.get("epochs") or 5.0)
+        # The options are those of the model's training log, or what the user said.
+        self.retraining = max(1.0, (context.options.epochs or DEFAULTS["epochs"]) * self.tokens["retain"])
         self.spent, self.done, self.rungs = 0.0, [], []  # type: ignore[var-annotated]
         self.result: Path | None = None
         self.level: float | None = None
@@ -118,12 +123,11 @@ class _Climb:
             rate = kind.defaults.get("learning_rate")
             options = dataclasses.replace(self._options(), learning_rate=None if rate is None else rate * factor)
             try:
-                result = self._forget(kind(), folder, options)
+                self._count(self._forget(kind(), folder, options).training)
+                distance = abs(self._mean_loss(folder) - self._level())
             except RunError:
                 self.rungs.append({"method": name, "rate_multiple": factor, "outcome": "diverged"})
                 continue
-            self._count(result.training)
-            distance = abs(self._mean_loss(folder) - self._level())
             runs.append((factor, folder))
             if distance < nearest:
                 nearest, best = distance, (factor, folder)
@@ -146,13 +150,13 @@ class _Climb:
         from unlearn.methods import method_classes
 
         name = self._exact_method()
-        if self.spent + (1.0 if name == "retrain" else 0.0) > self.auto.budget:
+        if self.spent + self._exact_price() > self.auto.budget:
             self.rungs.append({"method": name, "outcome": "not begun: beyond the budget; THE RESULT IS NOT EXACT"})
             if self.result is None:
                 raise RunError(f"the budget of {self.auto.budget:g} retrainings allows no rung. Raise --budget.")
             return
         folder = self.context.work_dir / "exact"
-        result = self._forget(method_classes()[name](), folder, TrainingOptions(seed=self.context.options.seed))
+        result = self._forget(method_classes()[name](), folder, self.context.options)
         self._count(result.training)
         entry: dict[str, Any] = {"method": name, "exactness": result.facts["exactness"]}
         audit = self.context.work_dir / "audit-exact"
@@ -178,7 +182,7 @@ class _Climb:
             "tuned_on_records": len(self.tuning),
             "judged_on_records": len(self.judged),
         }
-        return Outcome(model, _sum(self.done), facts)
+        return Outcome(model, together(self.done), facts)
 
     def _forget(self, method: Any, folder: Path, options: TrainingOptions) -> Any:
         from unlearn.forgetting import forget
@@ -191,7 +195,8 @@ class _Climb:
             forget_set=list(self.context.forget),
             retain_set=list(self.context.retain),
             holdout_set=list(self.context.holdout) or None,
-            base=None if base is None else dataclasses.replace(base, model=_fresh(base.model)),
+            # A copy: a rebuild trains in place, and a later rung needs the base again.
+            base=None if base is None else dataclasses.replace(base, model=copy.deepcopy(base.model)),
             output_dir=folder,
             options=options,
         )
@@ -205,12 +210,19 @@ class _Climb:
         """Estimated cost in retrainings, by tokens."""
         epochs = float(method.defaults.get("epochs") or 0.0)
         sides = 2 if isinstance(method, Objective) and method.needs_retain else 1
-        return epochs * sides * self.tokens["forget"] / max(1.0, self.epochs * self.tokens["retain"])
+        return epochs * sides * self.tokens["forget"] / self.retraining
+
+    def _exact_price(self) -> float:
+        """At most what the exact rebuild costs, in retrainings: a shard for every person, else all of it."""
+        if not (self.model_dir / SHARDS).is_file():
+            return 1.0
+        people = {record.subject_id or record.fingerprint for record in self.context.forget}
+        return min(1.0, len(people) / SavedShards.read(self.model_dir).plan.shards)
 
     def _count(self, training: TrainingResult | None) -> None:
         if training is not None:
             self.done.append(training)
-            self.spent += training.tokens / max(1.0, self.epochs * self.tokens["retain"])
+            self.spent += training.tokens / self.retraining
 
     def _mean_loss(self, folder: Path) -> float:
         from unlearn.weights import mean_loss
@@ -251,20 +263,11 @@ class _Climb:
             shutil.move(audit, self.context.work_dir / "audit")
 
     def _exact_method(self) -> str:
-        from unlearn.shards import SHARDS, SavedShards
-
         if (self.model_dir / SHARDS).is_file():
             return "shard_vectors" if SavedShards.read(self.model_dir).plan.combine == "sum" else "sisa"
         if (self.model_dir / LOG_NAME).is_file() and any(self.model_dir.glob("checkpoint-*")):
             return "rollback"
         return "retrain"
-
-
-def _fresh(model: Any) -> Any:
-    """A copy: a rebuild trains in place, and a later rung needs the base again."""
-    import copy
-
-    return copy.deepcopy(model)
 
 
 def _halves(records: Sequence[Record], seed: int) -> tuple[list[Record], list[Record]]:
@@ -280,9 +283,3 @@ def _halves(records: Sequence[Record], seed: int) -> tuple[list[Record], list[Re
     for record in records:
         sides[(record.subject_id or record.fingerprint) not in first].append(record)
     return sides
-
-
-def _sum(results: Sequence[TrainingResult]) -> TrainingResult:
-    from unlearn.results import together
-
-    return together(results)

@@ -4,11 +4,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from unlearn.alternatives import refusals
-from unlearn.methods.base import Batch, Cost, score
+from unlearn.methods._preference import preference_loss
+from unlearn.methods.base import Batch, Cost
 from verify.models import LoadedModel
 from verify.records import Record
 
@@ -50,9 +50,4 @@ class DPO:
 
     def loss(self, model: nn.Module, batch: Batch, reference: Mapping[str, Tensor]) -> Tensor:
         """The scalar above, each row weighing the same."""
-        assert batch.retain is not None, "the trainer pairs retain records for objectives with needs_retain"
-        assert batch.alternative is not None, "the trainer makes alternatives"
-        forget, refusal, retain = score(model, batch.forget, batch.alternative, batch.retain)
-        true = forget.log_probability - reference["forget_log_probability"]
-        preferred = refusal.log_probability - reference["alternative_log_probability"]
-        return -(2.0 / self.beta) * F.logsigmoid(self.beta * (preferred - true)).mean() + self.alpha * retain.loss.mean()
+        return preference_loss(model, batch, reference, self.beta, self.alpha)

@@ -1,6 +1,5 @@
 """Retraining: the definition of forgetting, and the yardstick for everything else."""
 
-import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -9,6 +8,7 @@ from peft import PeftModel
 
 from unlearn import processes
 from unlearn.adapters import merged
+from unlearn.checkpoints import keep_checkpoints
 from unlearn.methods.base import Context, Cost, Outcome
 from unlearn.provenance import LOG_NAME, LogWriter
 from unlearn.training import train_records
@@ -57,6 +57,5 @@ class Retrain:
         processes.wait()
         if processes.is_main():
             log.end(weights_digest(trained.model))
-            for folder in context.work_dir.glob("checkpoint-*"):
-                shutil.move(folder, context.output_dir / folder.name)
+            keep_checkpoints(context.work_dir, context.output_dir)
         return Outcome(trained.model if isinstance(context.loaded.model, PeftModel) else merged(trained.model), trained.result)

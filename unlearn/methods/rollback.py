@@ -1,5 +1,6 @@
 """Rollback: back to before the record was first seen, and forward again without it."""
 
+import dataclasses
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -9,12 +10,13 @@ from typing import Any, ClassVar
 from peft import PeftModel
 
 from unlearn.adapters import attach_adapter
-from unlearn.checkpoints import Checkpoint, open_work
+from unlearn.checkpoints import Checkpoint, keep_checkpoints, open_work
 from unlearn.methods.base import Context, Cost, Outcome
 from unlearn.options import TrainingOptions
 from unlearn.provenance import LOG_NAME, TrainingLog, filtered_lines
 from unlearn.replay import Replayed, entries_of, first_step_with, replay, windows_of_log, write_log
 from unlearn.results import TrainingResult
+from verify.encoding import Encoded
 from verify.errors import InputError, RunError
 from verify.files import MANIFEST, read_json, verify_manifest
 from verify.identity import RecordKey
@@ -36,7 +38,8 @@ class Rollback:
 
     Attributes:
         check: first replay the schedule with nothing left out, from the same checkpoint, and compare with the model's own weights:
-            shows that this machine and software give the same bits as those that trained it. Costs as much again.
+            shows that this machine and software give the same bits as those that trained it. Costs as much again, and holds a
+            second copy of the weights.
     """
 
     check: bool = False
@@ -68,7 +71,6 @@ class Rollback:
         model, tokenizer = _starting_model(context, log, start), context.loaded.tokenizer
         if self.check:
             _require_reproducible(model, tokenizer, log, windows, context.work_dir / "check", start)
-            model = _starting_model(context, log, start)
         fingerprints = [record.fingerprint for record in context.forget]
         open_work(context.work_dir / "replay", "rollback", context.options, fingerprints, log.final_weights or "")
         kept = {index: window for index, window in windows.items() if index not in removed}
@@ -76,9 +78,11 @@ class Rollback:
         digest = weights_digest(model)
         checkpoints = _keep_checkpoints(context, folder, log, start)
         write_log(filtered_lines(log, removed), checkpoints, digest, context.output_dir / LOG_NAME)
-        whole = sum(len(windows[index].input_ids) for entry in log.microbatches for index in entry.records)
-        training = TrainingResult(done.steps, done.steps / max(1, _steps(log)), None, done.tokens, done.seconds)
-        return Outcome(model, training, _facts(done, start, first, whole, folder, self.check))
+        # Counted from the schedule: a replay that was cut off has done a part of it in another process.
+        again = _tokens(log, kept, 0 if start is None else start.step)
+        training = TrainingResult(done.steps, done.steps / max(1, _steps(log)), None, again, done.seconds)
+        facts = _facts(done, start, first, folder, self.check)
+        return Outcome(model, training, {**facts, "share_of_retraining_tokens": again / max(1, _tokens(log, kept, 0))})
 
 
 def _log_of(context: Context) -> TrainingLog:
@@ -93,6 +97,12 @@ def _log_of(context: Context) -> TrainingLog:
 
 def _steps(log: TrainingLog) -> int:
     return max((entry.step for entry in log.microbatches), default=0)
+
+
+def _tokens(log: TrainingLog, windows: Mapping[int, Encoded], after: int) -> int:
+    """Tokens of what is left of the steps after one."""
+    left = (index for entry in log.microbatches if entry.step > after for index in entry.records if index in windows)
+    return sum(len(windows[index].input_ids) for index in left)
 
 
 def _last_clean(folder: Path, log: TrainingLog, first: int | None) -> Checkpoint | None:
@@ -117,7 +127,9 @@ def _starting_model(context: Context, log: TrainingLog, start: Checkpoint | None
         return attach_adapter(context.base.model, options)
     loaded = context.loaded.model
     if lora and isinstance(loaded, PeftModel):
-        return attach_adapter(loaded.unload(), options)
+        below = loaded.unload()
+        _require_start(dataclasses.replace(context.loaded, model=below), log)
+        return attach_adapter(below, options)
     if not lora and start is not None:
         return loaded  # its weights are overwritten by the checkpoint's
     raise InputError(
@@ -132,11 +144,15 @@ def _require_start(base: LoadedModel, log: TrainingLog) -> None:
 
 
 def _require_reproducible(
-    model: Any, tokenizer: Any, log: TrainingLog, windows: Mapping[int, Any], work_dir: Path, start: Checkpoint | None
+    model: Any, tokenizer: Any, log: TrainingLog, windows: Mapping[int, Encoded], work_dir: Path, start: Checkpoint | None
 ) -> None:
+    """Replay with nothing left out, compare, and put the weights back."""
+    before = {name: value.clone() for name, value in model.state_dict().items()}
     replay(model, tokenizer, log, windows, work_dir, start=start)
     shutil.rmtree(work_dir, ignore_errors=True)
-    if weights_digest(model) != log.final_weights:
+    reached = weights_digest(model)
+    model.load_state_dict(before)
+    if reached != log.final_weights:
         raise RunError(
             "replaying the whole schedule does not give the model's own weights on this machine: other software, hardware or "
             "number of threads. Without --check the result is still one that never saw the records, but compare it with retrain."
@@ -152,19 +168,18 @@ def _keep_checkpoints(context: Context, folder: Path, log: TrainingLog, start: C
             shutil.copytree(folder / name, context.output_dir / name, dirs_exist_ok=True)
             kept.append((step, name))
         elif made.is_dir():
-            shutil.move(made, context.output_dir / made.name)
             kept.append((step, made.name))
+    keep_checkpoints(context.work_dir / "replay", context.output_dir)
     return kept
 
 
-def _facts(done: Replayed, start: Checkpoint | None, first: int | None, whole: int, folder: Path, checked: bool) -> dict[str, Any]:
+def _facts(done: Replayed, start: Checkpoint | None, first: int | None, folder: Path, checked: bool) -> dict[str, Any]:
     trained = read_json(folder / MANIFEST).get("about", {}).get("training") if (folder / MANIFEST).exists() else None
     seconds = None if not trained else float(trained["seconds"])
     return {
         "first_step_with_a_forget_record": first,
         "replayed_from_step": 0 if start is None else start.step,
         "steps_skipped": done.skipped,
-        "share_of_retraining_tokens": done.tokens / whole if whole else 0.0,
         "share_of_training_seconds": done.seconds / seconds if seconds else None,
         "machine_reproduces_the_training": True if checked else None,
     }

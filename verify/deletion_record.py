@@ -1,0 +1,180 @@
+"""What was done about a deletion request, as the operator states it: the facts that a certificate signs and a report prints.
+
+EDPB Opinion 28/2024 and the CCPA's record rule (11 CCR 7101) ask for what is here: what was asked and when, where the data was,
+by which method, code and configuration it was removed, what is left, and what came out. Nothing in it names a person or a record:
+requests carry random ids, records and places keyed hashes or counts.
+"""
+
+from datetime import date
+from pathlib import Path
+from typing import Any, Literal, Self
+
+from pydantic import ConfigDict, Field, ValidationError
+
+from verify.errors import InputError
+from verify.files import read_json, write_text
+from verify.findings import Frozen, VerdictWord
+
+Outcome = Literal["deleted", "denied", "exempt", "not_found", "withdrawn", "open"]
+
+
+class Event(Frozen):
+    """One step of a request's life.
+
+    Attributes:
+        state: the state it came to.
+        at: when, ISO 8601 in UTC.
+    """
+
+    state: str
+    at: str
+
+
+class RequestFacts(Frozen):
+    """What was asked and when it had to be answered.
+
+    Attributes:
+        id: random; says nothing about the person.
+        received: day of receipt.
+        regime: whose rules apply: gdpr, ccpa or drop.
+        confirm_by, answer_by, extended_to: last days, inclusive; None where the regime sets none.
+        source: how it came in.
+        identifiers: how many identifiers were given.
+        outcome: how it ended, or "open".
+        reason: of a refusal, as the person is told; None else.
+        events: the steps, in order.
+    """
+
+    id: str
+    received: date
+    regime: str
+    confirm_by: date | None
+    answer_by: date
+    extended_to: date | None
+    source: str
+    identifiers: int = Field(ge=0)
+    outcome: Outcome
+    reason: str | None = None
+    events: tuple[Event, ...]
+
+
+class DataPlace(Frozen):
+    """A training file that held records of the request.
+
+    Attributes:
+        file: its name, without the folders.
+        digest: SHA-256 of the file as it was searched.
+        records: how many of its rows were matched.
+        near_duplicates: how many of these are near-duplicates that a human confirmed.
+    """
+
+    file: str
+    digest: str
+    records: int = Field(ge=0)
+    near_duplicates: int = Field(default=0, ge=0)
+
+
+class ReplacedModel(Frozen):
+    """A model in service that was replaced.
+
+    Attributes:
+        name: the folder's name.
+        before, after: weight digests (SHA-256).
+        method: what made the new weights from the old.
+        parameters, options: its configuration, seeds included.
+        exactness: in which sense an exact rebuild is exact; None for an approximate method.
+        facts: what else the method reports.
+        seconds: how long it took.
+        share_of_retraining: cost in retrainings, by tokens; None where it is not known.
+        verdict: of the audit.
+        verdict_phrase: the same with its parameters.
+        audit_digest: SHA-256 of the audit's evidence.json.
+        rungs: methods that were tried before, with why they were left, in words.
+    """
+
+    name: str
+    before: str
+    after: str
+    method: str
+    parameters: dict[str, Any]
+    options: dict[str, Any]
+    exactness: str | None
+    facts: dict[str, Any]
+    seconds: float = Field(ge=0)
+    share_of_retraining: float | None = Field(default=None, ge=0)
+    verdict: VerdictWord
+    verdict_phrase: str
+    audit_digest: str
+    rungs: tuple[str, ...] = ()
+
+
+class ResidualCopy(Frozen):
+    """A copy of deleted data, or a model that saw it, that stays.
+
+    Attributes:
+        place: where, relative to the folder that was searched; a keyed hash where the name itself would tell.
+        kind: what it is: checkpoint, export, log, database, ...
+        reason: why it may stay, in words; never empty.
+    """
+
+    place: str
+    kind: str
+    reason: str = Field(min_length=1)
+
+
+class DeletionRecord(Frozen):
+    """Everything the operator states about one batch of requests.
+
+    Attributes:
+        created: ISO 8601 in UTC.
+        requests: the requests it answers.
+        data: where their records were.
+        records: how many distinct records were removed.
+        models: the models that were replaced.
+        removed: how many files the cleaning removed, by kind.
+        residual: what stays, each with its reason.
+        retired: weight digests of the old models that are out of service.
+        registration: SHA-256 of the audit's registration, made before unlearning; None where there is none.
+        ledger_head: digest of the ledger's last event when this was made.
+        environment: versions of code and libraries.
+        limits: what this does not show, one plain sentence each.
+    """
+
+    schema_: Literal["unlearn-verify/deletion/1"] = Field(default="unlearn-verify/deletion/1", alias="schema")
+    created: str
+    requests: tuple[RequestFacts, ...] = Field(min_length=1)
+    data: tuple[DataPlace, ...]
+    records: int = Field(ge=0)
+    models: tuple[ReplacedModel, ...]
+    removed: dict[str, int]
+    residual: tuple[ResidualCopy, ...]
+    retired: tuple[str, ...]
+    registration: str | None
+    ledger_head: str
+    environment: dict[str, str]
+    limits: tuple[str, ...]
+
+    model_config = ConfigDict(
+        strict=True, frozen=True, extra="forbid", allow_inf_nan=False, populate_by_name=True, serialize_by_alias=True
+    )
+
+    def save(self, path: str | Path) -> None:
+        """Write it as JSON, atomically."""
+        write_text(path, self.model_dump_json(indent=2, by_alias=True) + "\n")
+
+    @classmethod
+    def load(cls, path: str | Path) -> Self:
+        """Read it.
+
+        Raises:
+            InputError: the file is missing, cut off, of another version, or not what the schema allows.
+        """
+        read_json(path)
+        try:
+            return cls.model_validate_json(Path(path).read_bytes())
+        except ValidationError as error:
+            first = error.errors()[0]
+            place = ".".join(str(part) for part in first["loc"])
+            raise InputError(
+                f"{path} is no deletion record of this version (unlearn-verify/deletion/1): {place}: {first['msg']}."
+            ) from None
