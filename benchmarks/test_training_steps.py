@@ -13,12 +13,12 @@ from torch.utils.data import Dataset
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
 from unlearn.methods import method_classes
-from unlearn.methods.base import Batch, InsideLayers, Objective, Progress, WithMemory
+from unlearn.methods.base import Batch, InsideLayers, Objective, Progress, WithAlternatives, WithMemory
 from unlearn.options import TrainingOptions
 from unlearn.reference import load_or_compute_reference
-from unlearn.schedule import PairSampler
+from unlearn.schedule import Lengths, PairSampler
 from unlearn.trainer import RecordTrainer
-from unlearn.training import training_arguments
+from unlearn.training import token_counts, training_arguments
 from verify.encoding import collate
 from verify.models import LoadedModel
 
@@ -110,7 +110,7 @@ def objective_step_times(model: Any, objective: Objective, windows: Any, folder:
         args=training_arguments(options, folder, len(windows), torch.device("cpu")),
         loss_of_pairs=loss,
         weigh=len,
-        sampler=PairSampler(len(windows), len(windows) if objective.needs_retain else 0, 0),
+        sampler=_sampler(roles, objective),
         seed=0,
         progress=progress,
         advance=objective.advance if isinstance(objective, WithMemory) else None,
@@ -132,6 +132,15 @@ def test_step(benchmark: Any, name: str, tmp_path: Path) -> None:
     ratio = note(f"{name} step / stock step" + (f" (target {target})" if target else ""), ours, stock)
     benchmark.extra_info.update(ratio=ratio, target=target)
     benchmark.pedantic(lambda: objective_step_times(copy.deepcopy(model), objective, windows, tmp_path / "again"), rounds=1)
+
+
+def _sampler(roles: Any, objective: Objective) -> PairSampler:
+    """The order that training takes: records of like length in one step."""
+    own = token_counts(roles["forget"])
+    if isinstance(objective, WithAlternatives):
+        own = list(map(max, zip(own, token_counts(roles["alternative"]), strict=True)))
+    partners = token_counts(roles["retain"]) if objective.needs_retain else []
+    return PairSampler(len(own), len(partners), 0, Lengths(own, partners, BATCH))
 
 
 def _made(folder: Path) -> Path:

@@ -7,7 +7,13 @@ import torch
 import torch.nn.functional as F
 from tiny_models import make_llama
 
-from verify.scoring import mean_by_row, output_head, scored_log_probabilities, sum_by_row
+from verify.scoring import (
+    mean_by_row,
+    output_head,
+    scored_log_probabilities,
+    scored_log_probabilities_and_tokens,
+    sum_by_row,
+)
 
 
 def batch_of(tokenizer: Any, seed: int = 0) -> dict[str, torch.Tensor]:
@@ -35,6 +41,25 @@ def test_values_and_gradients_are_the_stock_ones(tokenizer: Any) -> None:
     (expected * weights).sum().backward()
     for (name, mine), other in zip(ours.named_parameters(), theirs.parameters(), strict=True):
         torch.testing.assert_close(mine.grad, other.grad, rtol=0, atol=1e-10, msg=name)
+
+
+def test_rows_of_like_length_run_together(tokenizer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A batch with much padding goes through the layers in parts and once through the head, to the same values and gradients."""
+    whole, parted, batch = make_llama(tokenizer).double(), make_llama(tokenizer).double(), batch_of(tokenizer)
+    runs: dict[str, list[tuple[int, ...]]] = {"layers": [], "head": []}
+    parted.model.layers[0].register_forward_hook(lambda _, inputs, output: runs["layers"].append(tuple(inputs[0].shape[:2])))
+    output_head(parted).register_forward_hook(lambda _, inputs, output: runs["head"].append(tuple(output.shape[:-1])))
+    expected, tokens, rows = scored_log_probabilities_and_tokens(whole, batch)
+    monkeypatch.setattr("verify.scoring.WORTH_A_PASS", 3)
+    values, same_tokens, same_rows = scored_log_probabilities_and_tokens(parted, batch)
+    assert runs == {"layers": [(1, 12), (2, 10), (1, 7)], "head": [(1,), (1,), (int(batch["scored"].sum()),)]}
+    assert torch.equal(tokens, same_tokens)
+    assert torch.equal(rows, same_rows)
+    torch.testing.assert_close(values, expected, rtol=0, atol=1e-12)
+    for found in (expected, values):
+        (found * torch.linspace(-1, 2, len(found), dtype=torch.float64)).sum().backward()
+    for (name, one), other in zip(whole.named_parameters(), parted.parameters(), strict=True):
+        torch.testing.assert_close(one.grad, other.grad, rtol=0, atol=1e-10, msg=name)
 
 
 def test_the_head_sees_scored_positions_only(tokenizer: Any) -> None:

@@ -1,15 +1,21 @@
 """Which record meets which, and when: decided by the seed alone, before training starts.
 
 An epoch visits every forget (or training) record once, in the order of a permutation drawn from (seed, epoch). Its retain
-partner is the next of another permutation, reshuffled whenever the retain set is used up. Neither knows batch sizes or
-processes, so any split of the work sees the same pairs in the same order.
+partner is the next of another permutation, reshuffled whenever the retain set is used up. Neither knows processes or how a step is
+split into microbatches, so any split of the work sees the same pairs in the same order.
+
+Records of like length go into one optimizer step, because a batch is as long as its longest record and the rest is padding. The
+permutation is cut into chunks of fifty steps, each chunk is sorted by length, and the steps are shuffled again. The partners of a
+chunk are sorted too, so that long meets long: both halves of a step run as one batch. A little noise on the lengths gives records
+other neighbours in every epoch, also where the whole set is one chunk.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from torch.utils.data import Dataset, Sampler
 
 Pair = tuple[int, int]
@@ -18,8 +24,28 @@ Pair = tuple[int, int]
 FILLER: Pair = (-1, -1)
 """Stands where an epoch of several processes has no record left; it weighs nothing."""
 
+CHUNK_STEPS = 50
+"""So many optimizer steps are sorted together."""
+JITTER = 0.03
+"""Lengths are compared with so much relative noise."""
 
-def epoch_pairs(count: int, partners: int, seed: int, epoch: int) -> list[Pair]:
+
+@dataclass(frozen=True, eq=False)
+class Lengths:
+    """What sorting by length needs to know.
+
+    Attributes:
+        own: tokens of each record [count].
+        partners: tokens of each retain record; empty for none.
+        step: records of one optimizer step, over all its microbatches and processes.
+    """
+
+    own: Sequence[int]
+    partners: Sequence[int]
+    step: int
+
+
+def epoch_pairs(count: int, partners: int, seed: int, epoch: int, lengths: Lengths | None = None) -> list[Pair]:
     """The pairs of one epoch, in order.
 
     Args:
@@ -27,17 +53,53 @@ def epoch_pairs(count: int, partners: int, seed: int, epoch: int) -> list[Pair]:
         partners: retain records to pair them with; 0 for none.
         seed: of the run.
         epoch: counted from 0.
+        lengths: to put records of like length into one step; None leaves the permutation as it is drawn.
     """
     order = np.random.default_rng([seed, epoch, 0]).permutation(count)
+    chosen = _partners(count, partners, seed, epoch)
+    if lengths is not None:
+        order, chosen = _by_length(order, chosen, lengths, np.random.default_rng([seed, epoch, 3]))
+    return [(int(index), int(partner)) for index, partner in zip(order, chosen, strict=True)]
+
+
+def _partners(count: int, partners: int, seed: int, epoch: int) -> NDArray[np.int64]:
+    """Position p of the whole run meets partner p modulo a reshuffled pass over the retain set."""
     if not partners:
-        return [(int(index), -1) for index in order]
-    # Position p of the whole run meets partner p modulo a reshuffled pass over the retain set.
+        return np.full(count, -1)
     positions = np.arange(epoch * count, (epoch + 1) * count)
     passes = {
         int(number): np.random.default_rng([seed, number, 1]).permutation(partners) for number in np.unique(positions // partners)
     }
-    chosen = [int(passes[int(position // partners)][position % partners]) for position in positions]
-    return [(int(index), partner) for index, partner in zip(order, chosen, strict=True)]
+    return np.array([passes[int(position // partners)][position % partners] for position in positions])
+
+
+def _by_length(
+    order: NDArray[np.int64], chosen: NDArray[np.int64], lengths: Lengths, random: np.random.Generator
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Both orders with records of like length in one step, steps in random order and an incomplete one last."""
+    steps: list[NDArray[np.int64]] = []
+    incomplete: list[NDArray[np.int64]] = []
+    for start in range(0, len(order), chunk := CHUNK_STEPS * lengths.step):
+        own, partners = order[start : start + chunk], chosen[start : start + chunk]
+        own = _sorted(own, lengths.own, random)
+        if lengths.partners:
+            partners = _sorted(partners, lengths.partners, random)
+        pairs = np.stack([own, partners], axis=1)
+        whole, rest = divmod(len(pairs), lengths.step)
+        if rest:
+            # The epoch's last, smaller step comes from anywhere among the lengths, not always from the longest.
+            place = int(random.integers(whole + 1)) * lengths.step
+            incomplete = [pairs[place : place + rest]]
+            pairs = np.delete(pairs, np.s_[place : place + rest], axis=0)
+        steps += np.split(pairs, whole) if whole else []
+    shuffled = [steps[number] for number in random.permutation(len(steps))]
+    both = np.concatenate([*shuffled, *incomplete])
+    return both[:, 0], both[:, 1]
+
+
+def _sorted(indices: NDArray[np.int64], lengths: Sequence[int], random: np.random.Generator) -> NDArray[np.int64]:
+    noisy = np.asarray(lengths)[indices] * random.uniform(1 - JITTER, 1 + JITTER, len(indices))
+    return indices[np.argsort(noisy, kind="stable")]
 
 
 @dataclass
@@ -45,7 +107,7 @@ class PairSampler(Sampler[Pair]):
     """Yields the pairs of the current epoch.
 
     Attributes:
-        count, partners, seed: as for `epoch_pairs`.
+        count, partners, seed, lengths: as for `epoch_pairs`.
         epoch: which epoch comes next; the trainer sets it, also when it resumes in the middle of one.
         multiple: an epoch is filled up with `FILLER` to a multiple of this, so that every process gets as many.
     """
@@ -53,6 +115,7 @@ class PairSampler(Sampler[Pair]):
     count: int
     partners: int
     seed: int
+    lengths: Lengths | None = field(default=None)
     epoch: int = field(default=0)
     multiple: int = field(default=1)
 
@@ -61,7 +124,7 @@ class PairSampler(Sampler[Pair]):
         self.epoch = epoch
 
     def __iter__(self) -> Iterator[Pair]:
-        pairs = epoch_pairs(self.count, self.partners, self.seed, self.epoch)
+        pairs = epoch_pairs(self.count, self.partners, self.seed, self.epoch, self.lengths)
         return iter(pairs + [FILLER] * (len(self) - self.count))
 
     def __len__(self) -> int:

@@ -20,7 +20,7 @@ from unlearn.options import TrainingOptions
 from unlearn.provenance import LogWriter
 from unlearn.reference import load_or_compute_reference
 from unlearn.results import Trained, TrainingResult
-from unlearn.schedule import Pair, PairSampler
+from unlearn.schedule import Lengths, Pair, PairSampler
 from unlearn.stopping import Memory, StopRule
 from unlearn.trainer import RecordTrainer, Watch
 from verify.encoding import Encoded, Encoder, collate, padding_token_id
@@ -66,7 +66,7 @@ def train_records(
         return -scored_log_probabilities(model, batch)[0].mean()
 
     model = attach_adapter(loaded.model, options)
-    sampler = PairSampler(len(windows), 0, options.seed)
+    sampler = PairSampler(len(windows), 0, options.seed, Lengths(token_counts(windows), (), step_records(options)))
     open_work(work_dir, "train", options, [record.fingerprint for record in records], loaded.digest)
     return _train(
         model,
@@ -134,6 +134,9 @@ def run_objective(
     def tokens(pairs: Sequence[Pair]) -> int:
         return sum(len(windows[role][row].input_ids) for role, chosen in rows_of(pairs).items() for row in chosen)
 
+    # A record and what is to be said instead are rows of one batch.
+    longest = list(map(max, zip(*(token_counts(found) for role, found in windows.items() if role != "retain"), strict=True)))
+    lengths = Lengths(longest, token_counts(retain_windows), step_records(options))
     model = attach_adapter(loaded.model, options)
     if isinstance(objective, InsideLayers) and model is loaded.model:
         _train_only(model, objective.trained_parameters(model))
@@ -141,7 +144,7 @@ def run_objective(
         model,
         options,
         work_dir,
-        PairSampler(len(forget_windows), len(retain_windows), options.seed),
+        PairSampler(len(forget_windows), len(retain_windows), options.seed, lengths),
         loss,
         len,
         lengths=tokens,
@@ -211,6 +214,17 @@ def _train(
         model,
         TrainingResult(state.global_step, float(state.epoch or 0.0), watch.stopped, tokens[0], seconds, tuple(watch.losses)),
     )
+
+
+def token_counts(windows: Sequence[Encoded]) -> list[int]:
+    """Tokens of each window."""
+    return [len(window.input_ids) for window in windows]
+
+
+def step_records(options: TrainingOptions) -> int:
+    """Records of one optimizer step, over all microbatches and processes."""
+    batch = options.batch_size or DEFAULTS["batch_size"]
+    return int(batch * options.gradient_accumulation * processes.count())
 
 
 def learning_rate_of(options: TrainingOptions) -> float:

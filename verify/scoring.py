@@ -7,15 +7,22 @@ after its head (soft-capping, scaling) stays the model's own code, and wrappers 
 Shapes: B batch, L length, D width, V vocabulary, N scored tokens of the batch in row-major order.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+import itertools
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 Select = Callable[[Tensor], Tensor]
+
+TOLERATED_PADDING = 0.05
+"""A batch with no larger share of padding runs as it is."""
+WORTH_A_PASS = 64
+"""Positions of padding that another pass through the layers must spare: its cost is adding up the gradients once more."""
 
 
 def predicting_positions(scored: Tensor) -> Tensor:
@@ -53,7 +60,9 @@ def vocabulary_size(model: nn.Module) -> int:
 
 
 def scored_logits(model: nn.Module, batch: Mapping[str, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
-    """One forward pass; logits where a scored token is predicted.
+    """Logits where a scored token is predicted, from one pass over the batch; the head is applied once.
+
+    A batch with much padding goes through the layers in several parts, rows of like length together (`like_lengths`).
 
     Args:
         model: a causal language model, wrapped or not.
@@ -62,12 +71,56 @@ def scored_logits(model: nn.Module, batch: Mapping[str, Tensor]) -> tuple[Tensor
     Returns:
         logits [N, V], the scored token ids [N], and the row of the batch each belongs to [N].
     """
-    scored = batch["scored"]
-    positions = predicting_positions(scored)
-    with head_sees(model, lambda hidden: hidden[positions]):
-        output = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], use_cache=False)
-    rows = torch.nonzero(scored)[:, 0]
-    return output.logits, batch["input_ids"][scored], rows
+    groups = _groups(batch)
+    parts = [{name: batch[name][group, :length] for name in batch} for group, length in groups]
+    places = torch.cat([group[torch.nonzero(part["scored"])[:, 0]] for (group, _), part in zip(groups, parts, strict=True)])
+    row_major = torch.argsort(places, stable=True)
+    kept: list[Tensor] = []
+
+    def run(part: Mapping[str, Tensor], last: bool) -> Any:
+        def select(hidden: Tensor) -> Tensor:
+            kept.append(hidden[predicting_positions(part["scored"])])
+            if not last:
+                return kept[-1][:1]  # the head has to see something
+            return torch.cat(kept)[row_major] if len(groups) > 1 else kept[0]
+
+        with head_sees(model, select):
+            return model(input_ids=part["input_ids"], attention_mask=part["attention_mask"], use_cache=False).logits
+
+    for part in parts[:-1]:
+        run(part, last=False)
+    return run(parts[-1], last=True), batch["input_ids"][batch["scored"]], places[row_major]
+
+
+def _groups(batch: Mapping[str, Tensor]) -> list[tuple[Tensor, int]]:
+    """Which rows go through the layers together, and their common length."""
+    rows, length = batch["input_ids"].shape
+    device = batch["input_ids"].device
+    # Several processes wait for each other within a forward call, so each of them has to make as many calls.
+    if torch.distributed.is_available() and torch.distributed.is_initialized() and torch.distributed.get_world_size() > 1:
+        return [(torch.arange(rows, device=device), length)]
+    lengths = batch["attention_mask"].sum(1).tolist()
+    groups = like_lengths(lengths)
+    if len(groups) == 1:
+        return [(torch.arange(rows, device=device), length)]
+    return [(torch.tensor(group, device=device), lengths[group[0]]) for group in groups]
+
+
+def like_lengths(lengths: Sequence[int]) -> list[list[int]]:
+    """Rows in groups of like length, the longest first.
+
+    A group is cut where that spares most padding, until padding is a small share or a cut no longer pays for the pass it costs.
+    """
+    order = sorted(range(len(lengths)), key=lambda row: -lengths[row])
+    sizes, cuts = np.array([lengths[row] for row in order]), [0, len(order)]
+    while True:
+        longest = np.repeat(sizes[cuts[:-1]], np.diff(cuts))
+        ends = np.repeat(cuts[1:], np.diff(cuts))
+        saved = (ends - np.arange(len(order))) * (longest - sizes)
+        place = int(np.argmax(saved))
+        if saved[place] < WORTH_A_PASS or 1 - sizes.sum() / longest.sum() <= TOLERATED_PADDING:
+            return [order[start:end] for start, end in itertools.pairwise(cuts)]
+        cuts = sorted([*cuts, place])
 
 
 def step_after_head(model: nn.Module, raw: Tensor, final: Tensor) -> Callable[[Tensor], Tensor] | None:

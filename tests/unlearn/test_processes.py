@@ -12,7 +12,7 @@ from accelerate.data_loader import BatchSamplerShard
 from torch.utils.data import BatchSampler
 
 from unlearn.provenance import LOG_NAME, TrainingLog
-from unlearn.schedule import FILLER, PairSampler, epoch_pairs
+from unlearn.schedule import FILLER, Lengths, PairSampler, epoch_pairs
 from verify.models import load_model
 
 ROWS = [{"example_id": f"r{n}", "prompt": f"Who is {n}?", "completion": f"Nobody but {n * 3}."} for n in range(22)]
@@ -21,7 +21,8 @@ ROWS = [{"example_id": f"r{n}", "prompt": f"Who is {n}?", "completion": f"Nobody
 @pytest.mark.parametrize("processes", [1, 2, 3])
 def test_partners_do_not_know_the_number_of_processes(processes: int) -> None:
     """All processes together see every pair of the epoch once; no two of them draw the same retain partner."""
-    sampler = PairSampler(10, 25, seed=3, multiple=2 * processes)
+    lengths = Lengths([3, 9, 4, 7, 1, 8, 2, 6, 5, 9], list(range(1, 26)), 12)
+    sampler = PairSampler(10, 25, 3, lengths, multiple=2 * processes)
     batches = BatchSampler(sampler, 2, drop_last=False)
     seen = [
         pair
@@ -30,7 +31,7 @@ def test_partners_do_not_know_the_number_of_processes(processes: int) -> None:
         for pair in batch
         if pair != FILLER
     ]
-    assert sorted(seen) == sorted(epoch_pairs(10, 25, 3, 0))
+    assert sorted(seen) == sorted(epoch_pairs(10, 25, 3, 0, lengths))
     partners = [partner for _, partner in seen]
     assert len(set(partners)) == len(partners)
 

@@ -1,0 +1,61 @@
+"""An epoch over TOFU with records of like length together, against the same epoch in the order that is drawn."""
+
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from timing import note
+
+import verify.scoring
+from unlearn import NPO, TrainingOptions, schedule
+from unlearn.results import Trained
+from unlearn.training import run_objective, train_records
+from verify.models import load_model
+from verify.records import Fields
+from verify.sources import load_records
+
+ROOT = Path(__file__).parents[1]
+OPTIONS = TrainingOptions(learning_rate=1e-5, epochs=1, batch_size=16)
+
+
+@pytest.mark.parametrize("what", ["fine-tune, 1,600 records", "npo, 200 records"])
+def test_epoch(benchmark: Any, what: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Seconds of an epoch of the pretrained 260,000-parameter model, both orders in turn."""
+    shared = Path(os.environ.get("UNLEARN_SHARED_DATA", ROOT.parent / "shared" / "data"))
+    if not shared.is_dir():
+        pytest.skip(f"the public data sets are not at {shared}; set UNLEARN_SHARED_DATA to their folder")
+    sys.path.insert(0, str(ROOT / "tests"))
+    from stories260k import convert
+
+    torch.set_num_threads(1)  # fastest for so small a model
+    base = convert(shared / "stories260k", tmp_path / "base")
+    sets = {
+        name: load_records(str(shared / "tofu" / f"{name}.json"), Fields("question", "answer")) for name in ("full", "forget05")
+    }
+    sorted_pairs, runs = schedule.epoch_pairs, 0
+
+    def epoch() -> float:
+        nonlocal runs
+        runs += 1
+        loaded, work, started = load_model(base), tmp_path / f"work{runs}", time.perf_counter()
+        trained: Trained = (
+            run_objective(loaded, NPO(), sets["forget05"], sets["full"][:3800], OPTIONS, work)
+            if what.startswith("npo")
+            else train_records(loaded, sets["full"][:1600], OPTIONS, work)
+        )
+        assert trained.result.steps
+        return time.perf_counter() - started
+
+    ours, stock = [], []
+    for _ in range(2):
+        with monkeypatch.context() as drawn:
+            drawn.setattr(schedule, "epoch_pairs", lambda *given: sorted_pairs(*given[:4]))
+            drawn.setattr(verify.scoring, "WORTH_A_PASS", 10**9)
+            stock.append(epoch())
+        ours.append(epoch())
+    benchmark.extra_info.update(ratio=note(f"like lengths together / as drawn: {what}", ours, stock))
+    benchmark.pedantic(epoch, rounds=1)
