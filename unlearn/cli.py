@@ -15,6 +15,7 @@ from unlearn.cli_records import CheckDataset, Scan, Suppress
 from unlearn.cli_research import PlanShards, Reproduce, SweepCommand
 from unlearn.methods import method_classes, method_name
 from unlearn.options import TrainingOptions
+from unlearn.selection import Selection
 from verify.cli_flags import FieldFlags
 from verify.console import run_command
 
@@ -130,6 +131,7 @@ def _forget_command(name: str, kind: type[Any]) -> type[Any]:
             output_dir=given.output,
             fields=self.columns.fields(),
             options=self.training,
+            selection=getattr(self, "selection", None),
             dtype=given.dtype,
         )
         if not processes.is_main():
@@ -137,9 +139,13 @@ def _forget_command(name: str, kind: type[Any]) -> type[Any]:
         print(f"model:   {result.model_dir}\nweights: {result.digest_after}\nseconds: {result.seconds:.1f}")  # noqa: T201
         if result.training is not None and result.training.stopped:
             print(f"stopped: {result.training.stopped}")  # noqa: T201
+        if "selection" in result.facts:
+            print(f"kept:    {result.facts['selection']['why']}")  # noqa: T201
         print(f"\nNothing is shown yet. Next: verify-unlearning audit --model {result.model_dir} --original {given.model} ...")  # noqa: T201
         return 0
 
+    steps = hasattr(kind, "loss")  # an objective passes through many models; edits and rebuilds have one
+    selection = [("selection", Selection, dataclasses.field(default_factory=Selection))] if steps else []
     command = dataclasses.make_dataclass(
         f"Forget{kind.__name__}",
         [
@@ -147,6 +153,7 @@ def _forget_command(name: str, kind: type[Any]) -> type[Any]:
             ("parameters", kind, dataclasses.field(default_factory=kind)),
             ("columns", FieldFlags, dataclasses.field(default_factory=FieldFlags)),
             ("training", TrainingOptions, dataclasses.field(default_factory=TrainingOptions)),
+            *selection,
         ],
         namespace={"run": run, "__doc__": kind.__doc__},
         frozen=True,

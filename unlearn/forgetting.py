@@ -21,6 +21,7 @@ from unlearn.options import TrainingOptions
 from unlearn.provenance import LOG_NAME, TrainingLog, require_in_log
 from unlearn.reproduction import environment, inputs_of
 from unlearn.results import TrainingResult
+from unlearn.selection import Selection
 from unlearn.training import run_objective, save_model
 from unlearn.weights import mean_loss, sample
 from verify.canaries import find_canaries
@@ -79,6 +80,7 @@ def forget(
     fields: Fields | None = None,
     tokenizer: Any = None,
     options: TrainingOptions | None = None,
+    selection: Selection | None = None,
     dtype: str = "auto",
     callbacks: Sequence[Any] = (),
 ) -> ForgetResult:
@@ -97,6 +99,7 @@ def forget(
         fields: which columns hold what.
         tokenizer: for a model in memory.
         options: training settings; what is None comes from the method, and for a rebuild from the model's training log.
+        selection: how the best step of an objective is chosen; None takes the last one, as the papers do. The command line selects.
         dtype: precision to load with: "auto", "float32", "bfloat16" or "float16".
         callbacks: further `transformers` trainer callbacks.
 
@@ -121,7 +124,10 @@ def forget(
     digest_before = loaded.digest
     context = Context(loaded, roles.forget, roles.retain, roles.holdout, base_model, options, folder, output / WORK, output)
     context.work_dir.mkdir(parents=True, exist_ok=True)  # from here on the folder is that of a run, which can be taken up again
-    outcome = _run(method, context, callbacks) if isinstance(method, Rebuild) else _run_with_utility(method, context, callbacks)
+    if isinstance(method, Rebuild):
+        outcome = _run(method, context, callbacks)
+    else:
+        outcome = _run_with_utility(method, context, selection, callbacks)
     facts = {**outcome.facts, "exactness": method.exactness} if isinstance(method, Rebuild) else dict(outcome.facts)
     processes.wait()
     if processes.is_main():
@@ -130,6 +136,7 @@ def forget(
         "method": method_name(method),
         "parameters": dataclasses.asdict(cast(Any, method)),
         "options": dataclasses.asdict(options),
+        "selection": None if selection is None else dataclasses.asdict(selection),
         "weights_before": digest_before,
         "training": None if outcome.training is None else dataclasses.asdict(outcome.training),
         "facts": facts,
@@ -156,13 +163,13 @@ def _require_suited(method: Method, folder: Path | None) -> None:
         raise InputError(f"{folder} answers by several adapters, which {name} cannot train together. Use sisa.")
 
 
-def _run_with_utility(method: Method, context: Context, callbacks: Sequence[Any]) -> Outcome:
+def _run_with_utility(method: Method, context: Context, selection: Selection | None, callbacks: Sequence[Any]) -> Outcome:
     """Run an approximate method, and say what it left of the model."""
     kept = sample(context.retain, UTILITY_RECORDS, context.options.seed)
     if not kept:
-        return _run(method, context, callbacks)
+        return _run(method, context, callbacks, selection)
     before = mean_loss(context.loaded, kept)
-    outcome = _run(method, context, callbacks)
+    outcome = _run(method, context, callbacks, selection)
     after = mean_loss(dataclasses.replace(context.loaded, model=outcome.model.eval()), kept)
     return dataclasses.replace(outcome, facts={**outcome.facts, **_utility(float(np.exp(before - after)))})
 
@@ -179,7 +186,7 @@ def _utility(ratio: float) -> dict[str, Any]:
     return {"utility_ratio": ratio, "warning": warning}
 
 
-def _run(method: Method, context: Context, callbacks: Sequence[Any]) -> Outcome:
+def _run(method: Method, context: Context, callbacks: Sequence[Any], selection: Selection | None = None) -> Outcome:
     if isinstance(method, Objective):
         trained = run_objective(
             context.loaded,
@@ -189,11 +196,16 @@ def _run(method: Method, context: Context, callbacks: Sequence[Any]) -> Outcome:
             context.options,
             context.work_dir,
             holdout=context.holdout or None,
+            selection=selection,
+            keep=context.retain,
             callbacks=callbacks,
         )
+        facts = {} if trained.selection is None else {"selection": dict(trained.selection)}
+        if "warning" in facts.get("selection", {}) and processes.is_main():
+            print(f"WARNING: {facts['selection']['warning']}", file=sys.stderr)  # noqa: T201
         # An adapter made for unlearning is folded in: one that can be switched off would leave the old model in service.
         fresh = context.options.lora and not isinstance(context.loaded.model, PeftModel)
-        return Outcome(merged(trained.model) if fresh else trained.model, trained.result)
+        return Outcome(merged(trained.model) if fresh else trained.model, trained.result, facts)
     if isinstance(method, WeightEdit):
         return method.edit(context)
     return method.rebuild(context)

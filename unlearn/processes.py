@@ -6,6 +6,9 @@ The files of a run are written by the main process alone; what the others need o
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TypeVar
+
+Value = TypeVar("Value")
 
 
 def count() -> int:
@@ -24,6 +27,18 @@ def wait() -> None:
         from accelerate import PartialState
 
         PartialState().wait_for_everyone()
+
+
+def agreed(value: Value) -> Value:
+    """The main process's value, in all of them: what each has measured may differ in the last bit, what follows must not."""
+    if count() == 1:
+        return value
+    from accelerate import PartialState
+    from accelerate.utils import broadcast_object_list
+
+    PartialState()
+    shared: list[Value] = broadcast_object_list([value])
+    return shared[0]
 
 
 @contextmanager

@@ -16,6 +16,7 @@ import torch
 
 from unlearn import processes
 from unlearn.options import TrainingOptions
+from unlearn.selection import Selection
 from verify.errors import InputError
 from verify.files import file_digest, verify_manifest
 from verify.models import load_model
@@ -154,5 +155,6 @@ def _run_again(
         output_dir=output_dir,
         fields=fields,
         options=options,
+        selection=Selection(**about["selection"]) if about.get("selection") else None,
         dtype=dtype,
     )

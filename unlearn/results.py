@@ -1,6 +1,6 @@
 """What a training run reports."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -39,7 +39,8 @@ def together(results: Sequence[TrainingResult]) -> TrainingResult:
 
 @dataclass(frozen=True, eq=False)
 class Trained:
-    """A trained model, wrapped in its adapter where one was attached, and what the training did."""
+    """A trained model, wrapped in its adapter where one was attached, what the training did, and how its step was chosen."""
 
     model: Any
     result: TrainingResult
+    selection: Mapping[str, Any] | None = None

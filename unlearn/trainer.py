@@ -18,6 +18,7 @@ from transformers import Trainer, TrainerCallback, TrainingArguments
 from unlearn.methods.base import Progress
 from unlearn.provenance import LogWriter
 from unlearn.schedule import FILLER, Pair, PairDataset, PairSampler, microbatch_seed
+from unlearn.selection import Selector
 from unlearn.sophia import Sophia
 from verify.errors import RunError
 from verify.files import disk_errors, read_json, write_json, write_manifest
@@ -44,6 +45,7 @@ class RecordTrainer(Trainer):
         progress: Progress | None = None,
         advance: Callable[[Mapping[str, float], Mapping[str, float]], Mapping[str, float]] | None = None,
         optimizer: str = "adamw",
+        selector: Selector | None = None,
         **arguments: Any,
     ) -> None:
         given: TrainingArguments = arguments["args"]
@@ -53,7 +55,7 @@ class RecordTrainer(Trainer):
         self.loss_of_pairs, self.weigh, self.sampler = loss_of_pairs, weigh, sampler
         self.run_seed, self.log_writer = seed, log
         self.progress, self.advance = progress or Progress(), advance
-        self.optimizer_name = optimizer
+        self.optimizer_name, self.selector = optimizer, selector
         # The loss below is already a share of the whole step's; tell the base class not to divide it again.
         self.model_accepts_loss_kwargs = True
         self.microbatch = 0
@@ -94,8 +96,10 @@ class RecordTrainer(Trainer):
         self.progress.measured.clear()
 
     def resume_progress(self, checkpoint: Path) -> None:
-        """Take up the objective's values where a checkpoint left them."""
+        """Take up the objective's values, and the best step so far, where a checkpoint left them."""
         self.progress.values = {name: float(value) for name, value in read_json(checkpoint / PROGRESS)["values"].items()}
+        if self.selector is not None:
+            self.selector.resume(checkpoint)
 
     def _get_train_sampler(self, train_dataset: Any = None) -> PairSampler:
         return self.sampler
@@ -165,6 +169,8 @@ class RecordTrainer(Trainer):
         if self.is_world_process_zero():
             folder = Path(str(self.args.output_dir)) / f"checkpoint-{self.state.global_step}"
             write_json(folder / PROGRESS, {"values": self.progress.values})
+            if self.selector is not None:
+                self.selector.save(folder)
             write_manifest(folder, "checkpoint", {"step": self.state.global_step, "microbatch": self.microbatch})
             if self.log_writer is not None:
                 self.log_writer.checkpoint(self.state.global_step, folder.name, self.microbatch * self.args.world_size)
@@ -201,6 +207,12 @@ class Watch(TrainerCallback):
         self.trainer.end_step()
         if self.check_every and state.global_step % self.check_every == 0:
             self._check(control)
+        selector = self.trainer.selector
+        # Before the step's checkpoint is written, so that a resumed run has seen what this one saw.
+        if selector is not None and state.global_step % (selector.selection.look_every or self.trainer.steps_per_epoch()) == 0:
+            assert self.trainer.model is not None
+            stopped = selector.consider(state.global_step, self.trainer.model)
+            control.should_training_stop = control.should_training_stop or stopped is not None
 
     def on_epoch_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         if not self.check_every:

@@ -21,6 +21,7 @@ from unlearn.provenance import LogWriter
 from unlearn.reference import load_or_compute_reference
 from unlearn.results import Trained, TrainingResult
 from unlearn.schedule import Lengths, Pair, PairSampler
+from unlearn.selection import Selection, Selector, selector_of
 from unlearn.stopping import Memory, StopRule
 from unlearn.trainer import RecordTrainer, Watch
 from verify.encoding import Encoded, Encoder, collate, padding_token_id
@@ -90,6 +91,8 @@ def run_objective(
     work_dir: Path,
     *,
     holdout: Sequence[Record] | None = None,
+    selection: Selection | None = None,
+    keep: Sequence[Record] = (),
     callbacks: Sequence[Any] = (),
 ) -> Trained:
     """Minimise an unlearning objective in place; every record of an optimizer step weighs the same.
@@ -99,7 +102,9 @@ def run_objective(
         objective: the loss and what it needs.
         forget, retain: records; `retain` may be None for objectives that need none.
         options, work_dir, callbacks: as for `train_records`.
-        holdout: never-trained records, for the stop rule.
+        holdout: never-trained records, for the stop rule and the selection.
+        selection: how the best step is chosen; None takes the last one.
+        keep: records whose utility the selection watches; without any there is no selection.
 
     Raises:
         InputError, RunError: as `train_records`.
@@ -109,7 +114,7 @@ def run_objective(
     forget_windows = encoder.encode(forget)
     retain_windows = encoder.encode(retain) if objective.needs_retain and retain else []
     fingerprints = [*(record.fingerprint for record in forget), "retain", *(record.fingerprint for record in retain or ())]
-    open_work(work_dir, repr(objective), options, fingerprints, loaded.digest)
+    open_work(work_dir, f"{objective!r} {selection!r}", options, fingerprints, loaded.digest)
     windows = {"forget": forget_windows, "retain": retain_windows}
     if isinstance(objective, WithAlternatives):
         said = objective.alternatives(loaded, forget, retain or [], options.seed)
@@ -119,6 +124,7 @@ def run_objective(
         work_dir, loaded, objective.reference, windows, pad, layer=layer, seed=options.seed, trained_head=not options.lora
     )
     stop = _stop_check(loaded, objective.stop_rule, forget_windows, holdout, encoder, pad)
+    selector = selector_of(loaded, selection, forget, keep, holdout or (), options)
     progress = Progress(values=dict(objective.begin()) if isinstance(objective, WithMemory) else {})
 
     def rows_of(pairs: Sequence[Pair]) -> dict[str, list[int]]:
@@ -152,6 +158,7 @@ def run_objective(
         check_every=0 if objective.stop_rule is None else objective.stop_rule.check_every,
         progress=progress,
         advance=objective.advance if isinstance(objective, WithMemory) else None,
+        selector=selector,
         callbacks=callbacks,
     )
     if model is loaded.model:
@@ -173,6 +180,7 @@ def _train(
     log: LogWriter | None = None,
     progress: Progress | None = None,
     advance: Callable[[Mapping[str, float], Mapping[str, float]], Mapping[str, float]] | None = None,
+    selector: Selector | None = None,
     callbacks: Sequence[Any] = (),
 ) -> Trained:
     """Run the trainer, from the last complete checkpoint where there is one."""
@@ -196,6 +204,7 @@ def _train(
         progress=progress,
         advance=advance,
         optimizer=options.optimizer,
+        selector=selector,
         callbacks=[watch, *callbacks],
     )
     trainer.remove_callback(PrinterCallback)
@@ -205,14 +214,21 @@ def _train(
         log.begin(trainer.microbatches_before(checkpoint.step) * processes.count() if checkpoint else 0)
     if checkpoint is not None:
         trainer.resume_progress(checkpoint.folder)
+    elif selector is not None:
+        selector.begin(model)
     started = time.monotonic()
-    trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint.folder))
+    if selector is None or selector.stopped is None:  # a run can be cut off between its end and its result
+        trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint.folder))
+    steps = max(trainer.state.global_step, 0 if checkpoint is None else checkpoint.step)
+    if selector is not None:
+        selector.finish(steps, model)
+    stopped = watch.stopped or (selector.stopped if selector else None)
     seconds = time.monotonic() - started
-    state = trainer.state
     model.eval()
     return Trained(
         model,
-        TrainingResult(state.global_step, float(state.epoch or 0.0), watch.stopped, tokens[0], seconds, tuple(watch.losses)),
+        TrainingResult(steps, steps / trainer.steps_per_epoch(), stopped, tokens[0], seconds, tuple(watch.losses)),
+        None if selector is None else selector.facts(),
     )
 
 

@@ -52,6 +52,11 @@ def apart(one: Path, other: Path) -> float:
     return max(float((first[name] - second[name]).abs().max()) for name in first)
 
 
+def choices(folder: Path) -> list[dict[str, float]]:
+    selection = json.loads((folder / "manifest.json").read_text())["about"]["facts"]["selection"]
+    return [{"chosen": selection["selected_step"]}, *selection["looks"]]
+
+
 def losses(folder: Path) -> list[float]:
     about = json.loads((folder / "manifest.json").read_text())["about"]
     return [loss for _, loss in about["training"]["losses"]]
@@ -59,7 +64,7 @@ def losses(folder: Path) -> list[float]:
 
 @pytest.mark.slow
 def test_two_processes_give_what_one_gives(model_dir: Path, tmp_path: Path) -> None:
-    """Fine-tuning and forgetting: losses to 1e-4, weights to 2e-5; the log lists what both processes trained."""
+    """Fine-tuning and forgetting: losses to 1e-4, weights to 2e-5, the same step chosen; the log lists what both trained."""
     (tmp_path / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in ROWS))
     (tmp_path / "forget.jsonl").write_text("".join(json.dumps(row) + "\n" for row in ROWS[:7]))
     (tmp_path / "retain.jsonl").write_text("".join(json.dumps(row) + "\n" for row in ROWS[7:]))
@@ -86,6 +91,8 @@ def test_two_processes_give_what_one_gives(model_dir: Path, tmp_path: Path) -> N
         one, two = tmp_path / f"{verb}1", tmp_path / f"{verb}2"
         assert losses(two) == pytest.approx(losses(one), abs=1e-4)
         assert apart(one, two) < 2e-5
+    for alone, together in zip(choices(tmp_path / "forget1"), choices(tmp_path / "forget2"), strict=True):
+        assert together == pytest.approx(alone, abs=1e-4)
     single, double = (TrainingLog.read(tmp_path / f"train{processes}" / LOG_NAME) for processes in (1, 2))
 
     def by_step(log: TrainingLog) -> dict[int, list[int]]:
