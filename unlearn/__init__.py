@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from unlearn.methods.grad_diff import GradDiff
     from unlearn.methods.gradient_ascent import GradientAscent
     from unlearn.methods.jensun import JensUn
+    from unlearn.methods.level import Level
     from unlearn.methods.llmu import LLMU
     from unlearn.methods.lora_negation import LoraNegation
     from unlearn.methods.negmerge import NegMerge
@@ -53,6 +54,7 @@ _HOME = {
     "GradientAscent": "unlearn.methods.gradient_ascent",
     "JensUn": "unlearn.methods.jensun",
     "LLMU": "unlearn.methods.llmu",
+    "Level": "unlearn.methods.level",
     "LoraNegation": "unlearn.methods.lora_negation",
     "NPO": "unlearn.methods.npo",
     "NegMerge": "unlearn.methods.negmerge",
@@ -100,6 +102,7 @@ __all__ = [
     "GradDiff",
     "GradientAscent",
     "JensUn",
+    "Level",
     "LoraNegation",
     "NegMerge",
     "Retrain",

@@ -32,7 +32,11 @@ KINDS = ("log_probability", "logits", "hidden", "random_logits")
 """Per role: summed log-probability [B], logits [N, V], hidden states of the objective's layer [N, D] where scored tokens are
 predicted, and the logits [N, V] of a model that was never trained."""
 
-KNOWN = tuple(f"{role}_{kind}" for role in ROLES for kind in KINDS)
+GIVEN = "forget_level"
+"""Log-probability of every scored forget token under a model that never saw it [T]: no quantity of the model before unlearning, so
+that whoever asks for it brings it along."""
+
+KNOWN = (*(f"{role}_{kind}" for role in ROLES for kind in KINDS), GIVEN)
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,7 +44,7 @@ class Reference:
     """The reference quantities of a run.
 
     Attributes:
-        tables: name -> values; [N] or, for quantities per token, [T, D].
+        tables: name -> values; [N] or, for quantities per token, [T] or [T, D].
         offsets: role -> where each window's tokens begin in the tables per token [N + 1].
         heads: kind -> hidden states [n, D] to logits [n, V].
     """
@@ -51,7 +55,7 @@ class Reference:
 
     @torch.no_grad()
     def of(self, rows: Mapping[str, Sequence[int]], device: torch.device) -> dict[str, Tensor]:
-        """The quantities of some windows, in their order: [B], [n, D] or [n, V] with the tokens in row-major order."""
+        """The quantities of some windows, in their order: [B], [n], [n, D] or [n, V] with the tokens in row-major order."""
         found = {}
         for name, table in self.tables.items():
             role, kind = name.split("_", 1)
@@ -74,6 +78,7 @@ def load_or_compute_reference(
     layer: int | None = None,
     seed: int = 0,
     trained_head: bool = True,
+    given: Mapping[str, Any] | None = None,
 ) -> Reference:
     """The reference quantities of a run; a resumed run reads those of its beginning.
 
@@ -86,6 +91,7 @@ def load_or_compute_reference(
         layer: which decoder layer's hidden states.
         seed: of the model that was never trained.
         trained_head: whether training will change the head, so that a copy is needed.
+        given: quantities that were computed elsewhere, by name.
 
     Raises:
         IntegrityError: the kept table was changed or cut off while checkpoints rest on it.
@@ -101,7 +107,9 @@ def load_or_compute_reference(
     stranger = _stranger(loaded.model, seed) if any(name.endswith("random_logits") for name in wanted) else None
     with processes.main_first():
         if not seal.exists():
-            values = {name: _compute(name, loaded, stranger, windows, pad_token_id, layer) for name in wanted}
+            known = {name: torch.as_tensor(values, dtype=torch.float32) for name, values in (given or {}).items()}
+            computed = [name for name in wanted if name not in known]
+            values = known | {name: _compute(name, loaded, stranger, windows, pad_token_id, layer) for name in computed}
             with atomic_file(table, mode=0o600) as stream:
                 stream.write(save(values))
             write_json(seal, {"sha256": file_digest(table)})

@@ -93,6 +93,7 @@ def run_objective(
     holdout: Sequence[Record] | None = None,
     selection: Selection | None = None,
     keep: Sequence[Record] = (),
+    tables: Mapping[str, Any] | None = None,
     callbacks: Sequence[Any] = (),
 ) -> Trained:
     """Minimise an unlearning objective in place; every record of an optimizer step weighs the same.
@@ -105,6 +106,7 @@ def run_objective(
         holdout: never-trained records, for the stop rule and the selection.
         selection: how the best step is chosen; None takes the last one.
         keep: records whose utility the selection watches; without any there is no selection.
+        tables: reference quantities that were computed elsewhere, by name (`unlearn.reference.GIVEN`).
 
     Raises:
         InputError, RunError: as `train_records`.
@@ -121,7 +123,15 @@ def run_objective(
         windows["alternative"] = _one_each(encoder, said, forget_windows)
     layer = objective.inner_layer(loaded.model) if isinstance(objective, InsideLayers) else None
     reference = load_or_compute_reference(
-        work_dir, loaded, objective.reference, windows, pad, layer=layer, seed=options.seed, trained_head=not options.lora
+        work_dir,
+        loaded,
+        objective.reference,
+        windows,
+        pad,
+        layer=layer,
+        seed=options.seed,
+        trained_head=not options.lora,
+        given=tables,
     )
     stop = _stop_check(loaded, objective.stop_rule, forget_windows, holdout, encoder, pad)
     selector = selector_of(loaded, selection, forget, keep, holdout or (), options)

@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from unlearn.methods.base import Context, Cost, Objective, Outcome
+from unlearn.methods.level import Level
 from unlearn.options import TrainingOptions
 from unlearn.provenance import LOG_NAME
 from unlearn.results import TrainingResult, together
@@ -47,7 +48,7 @@ class Auto:
         budget: how much may be spent in all, in retrainings (by tokens). What does not fit is not begun; the exact rebuild neither.
     """
 
-    ladder: tuple[str, ...] = ("npo", "task_vector")
+    ladder: tuple[str, ...] = ("npo", "level")
     references: tuple[str, ...] = ()
     rates: tuple[float, ...] = (1.0, 10.0, 100.0)
     budget: float = 3.0
@@ -209,8 +210,9 @@ class _Climb:
     def _price(self, method: Any) -> float:
         """Estimated cost in retrainings, by tokens."""
         epochs = float(method.defaults.get("epochs") or 0.0)
-        sides = 2 if isinstance(method, Objective) and method.needs_retain else 1
-        return epochs * sides * self.tokens["forget"] / self.retraining
+        paired = isinstance(method, Objective | Level) and method.needs_retain
+        first = method.share if isinstance(method, Level) else 0.0  # of a retraining, before its own steps
+        return first + epochs * (2 if paired else 1) * self.tokens["forget"] / self.retraining
 
     def _exact_price(self) -> float:
         """At most what the exact rebuild costs, in retrainings: a shard for every person, else all of it."""

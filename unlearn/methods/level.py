@@ -1,0 +1,190 @@
+"""Bring every forget record to its never-trained level, and stop there."""
+
+import copy
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+from peft import PeftModel
+
+from unlearn.adapters import merged
+from unlearn.checkpoints import Checkpoint
+from unlearn.levels import (
+    Levels,
+    controls_as_level,
+    encoded,
+    estimate_levels,
+    learning_rate_for,
+    retraining_steps,
+    short_retraining,
+    trained_options,
+)
+from unlearn.methods._to_level import ToLevel
+from unlearn.methods.base import Context, Cost, Outcome
+from unlearn.provenance import LOG_NAME, TrainingLog
+from unlearn.replay import put_checkpoint
+from unlearn.results import TrainingResult, together
+from unlearn.training import run_objective
+from verify.encoding import padding_token_id
+from verify.errors import InputError
+from verify.models import LoadedModel, load_model
+from verify.token_stats import compute_token_statistics
+
+Source = Literal["retraining", "checkpoint", "base", "proxies", "controls"]
+
+RATE = 1 / 8
+"""Of the learning rate that the model was trained with, where none was asked for."""
+
+
+@dataclass(frozen=True)
+class Level:
+    """Ascent pushes records away and cannot say how far. Here the distance is known before the first step.
+
+        minimise  token_weight mean_t h(l_t - l*_t) + record_weight (mean_t l_t - mean_t l*_t)^2  +  alpha KL(p_0 || p on D_r)
+
+    l_t is the log-probability of token t of a forget record, l*_t what a model that never saw the record would give it, h the
+    smooth L1 distance. The level comes from a *source* that never saw the forget set and is calibrated, token by token, on the
+    holdout set, whose level under the model before unlearning is simply read off (`unlearn.levels` has the regression):
+
+    - "retraining": a retraining of `share` of the full length, from the base. The best found; docs/research/level.md compares.
+    - "checkpoint": the first checkpoint of the training log, which has seen a record about once. Costs nothing, and keeps a trace.
+    - "base": the model before fine-tuning. Costs nothing.
+    - "proxies": models trained without the forget set, of any size, with the same tokenizer.
+    - "controls": the holdout set's mean for every record.
+
+    Several sources are weighed against each other by the regression. This project, 2026 (docs/research/level.md); the level itself
+    is what the attack of Carlini et al. 2022 (arXiv 2112.03570) compares with.
+
+    Do not use it without a holdout set that resembles the forget set: uncalibrated, the level is that of a model trained too short.
+    Do not read its result as exact: what the loss does not show may stay. Retrain where it must be certain.
+
+    Attributes:
+        sources: where the level comes from.
+        proxies: folders of the models for "proxies".
+        share: length of the short retraining, as a share of the steps of a full one.
+        token_weight, record_weight: of the two parts of the distance; without the first, only record means are brought there.
+        alpha: weight of the retain term.
+    """
+
+    sources: tuple[Source, ...] = ("retraining",)
+    proxies: tuple[str, ...] = ()
+    share: float = 0.042
+    token_weight: float = 1.0
+    record_weight: float = 5.0
+    alpha: float = 20.0
+
+    idea: ClassVar[str] = "bring every record to its never-trained level, estimated beforehand, and stop there"
+    paper: ClassVar[str] = "this project, 2026 (docs/research/level.md)"
+    cost: ClassVar[Cost] = "a share of a retraining"
+    needs_retain: ClassVar[bool] = True
+    needs_base: ClassVar[bool] = False
+    defaults: ClassVar[Mapping[str, Any]] = {"epochs": 12.0, "batch_size": 2}
+
+    def __post_init__(self) -> None:
+        if not self.sources or len(set(self.sources)) != len(self.sources):
+            raise InputError("--sources names at least one source of the level, each once.")
+        if "controls" in self.sources and len(self.sources) > 1:
+            raise InputError("--sources controls is a level of its own and stands alone.")
+        if ("proxies" in self.sources) != bool(self.proxies):
+            raise InputError("--sources proxies goes with --proxies DIR ..., the folders of models trained without the forget set.")
+        if not 0 < self.share <= 1:
+            raise InputError(f"--share must be above 0 and at most 1, got {self.share}.")
+        if min(self.token_weight, self.record_weight, self.alpha) < 0 or self.token_weight + self.record_weight == 0:
+            raise InputError("the weights must be 0 or more, and one of --token-weight and --record-weight above 0.")
+
+    def edit(self, context: Context) -> Outcome:
+        """Estimate the level, go there, and say how near the result came."""
+        loaded, options = context.loaded, context.options
+        forget, controls = (encoded(loaded, records, options.overflow) for records in (context.forget, context.holdout))
+        trained: list[TrainingResult] = []
+        if self.sources == ("controls",):
+            levels = controls_as_level(loaded, forget, controls)
+        else:
+            sources = [model for name in self.sources for model in self._source(name, context, trained)]
+            levels = estimate_levels(loaded, sources, forget, controls)
+        options = dataclasses.replace(options, learning_rate=learning_rate_for(context, RATE))
+        objective = ToLevel(self.token_weight, self.record_weight, self.alpha)
+        work = context.work_dir / "level"
+        work.mkdir(exist_ok=True)
+        done = run_objective(
+            loaded, objective, context.forget, context.retain, options, work, tables={"forget_level": levels.tokens}
+        )
+        # An adapter made for unlearning is folded in: one that can be switched off would leave the old model in service.
+        model = merged(done.model) if options.lora and not isinstance(loaded.model, PeftModel) else done.model
+        trained.append(done.result)
+        reached = _losses(dataclasses.replace(loaded, model=model), forget)
+        return Outcome(model, together(trained), {**_facts(levels, reached), **_cost(context, trained, options.learning_rate)})
+
+    def _source(self, name: Source, context: Context, trained: list[TrainingResult]) -> Sequence[LoadedModel]:
+        """The models of one source."""
+        if name == "retraining":
+            model, result = short_retraining(context, self.share)
+            trained.append(result)
+            return [model]
+        if name == "base":
+            if context.base is None:
+                raise InputError("--sources base asks the model before fine-tuning. Give it with --base DIR.")
+            return [context.base]
+        if name == "checkpoint":
+            return [_first_checkpoint(context)]
+        return [_proxy(folder, context.loaded) for folder in self.proxies]
+
+
+def _first_checkpoint(context: Context) -> LoadedModel:
+    """The model as it was at the first checkpoint that its training log kept."""
+    folder = context.model_dir
+    log = TrainingLog.read(folder / LOG_NAME) if folder is not None and (folder / LOG_NAME).is_file() else None
+    kept = [] if log is None or folder is None else [Checkpoint(folder / name, step) for step, name in log.checkpoints]
+    kept = [checkpoint for checkpoint in kept if checkpoint.folder.is_dir()]
+    if not kept:
+        raise InputError("--sources checkpoint needs a model trained with --save-steps, in its folder. Use another source.")
+    model = copy.deepcopy(context.loaded.model)
+    put_checkpoint(model, min(kept, key=lambda checkpoint: checkpoint.step).folder)
+    return dataclasses.replace(context.loaded, model=model)
+
+
+def _proxy(folder: str, original: LoadedModel) -> LoadedModel:
+    proxy = load_model(folder)
+    if proxy.tokenizer_digest != original.tokenizer_digest:
+        raise InputError(
+            f"{folder} has another tokenizer than the model. A proxy reads the same tokens; train one with this tokenizer."
+        )
+    return proxy
+
+
+def _losses(loaded: LoadedModel, windows: Sequence[Any]) -> Any:
+    """Mean loss of every window, nats per token."""
+    single = [dataclasses.replace(window, record=row) for row, window in enumerate(windows)]
+    return np.array([one.loss for one in compute_token_statistics(loaded.model, single, padding_token_id(loaded.tokenizer))])
+
+
+def _facts(levels: Levels, reached: Any) -> dict[str, Any]:
+    aim = levels.losses()
+    found: dict[str, Any] = {
+        "level": float(aim.mean()),
+        "level_spread": float(aim.std()),
+        "reached": float(reached.mean()),
+        "distance": float(np.sqrt(np.mean((reached - aim) ** 2))),
+        "calibrated": levels.calibrated,
+        "control_correlation": levels.control_correlation,
+    }
+    if not levels.calibrated:
+        found["warning"] = (
+            "there was no holdout set to calibrate the level on, so it is that of a model trained for less long, and likely too "
+            "low: expect the audit to find a residual. Give never-trained records with --holdout FILE."
+        )
+    return found
+
+
+def _cost(context: Context, trained: Sequence[TrainingResult], rate: float | None) -> dict[str, Any]:
+    """What it took, in retrainings by tokens."""
+    options, windows = trained_options(context), encoded(context.loaded, context.retain, "split")
+    batch = options.batch_size or 8
+    passes = retraining_steps(options, len(windows)) * batch * options.gradient_accumulation / max(1, len(windows))
+    whole = passes * sum(len(window.input_ids) for window in windows)
+    return {
+        "learning_rate": rate,
+        "share_of_retraining_tokens": sum(result.tokens for result in trained) / whole if whole else None,
+    }
