@@ -170,7 +170,8 @@ class RecordTrainer(Trainer):
         folder = Path(str(self.args.output_dir)) / f"checkpoint-{self.state.global_step}"
         if self.selector is not None:
             processes.wait()  # for the folder to be there
-            self.selector.save(folder)
+            with disk_errors(folder):
+                self.selector.save(folder)
         processes.wait()  # for all shares to be written before the manifest says so
         if self.is_world_process_zero():
             write_json(folder / PROGRESS, {"values": self.progress.values})
