@@ -1,6 +1,7 @@
 """One optimizer step of each objective against one of a stock `transformers.Trainer` on the forget batch."""
 
 import copy
+import statistics
 import time
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from preset import BATCH, bench_model, bench_windows, stock_batches
-from timing import note
+from timing import SHARES, note
 from torch.utils.data import Dataset
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
@@ -23,6 +24,8 @@ from verify.encoding import collate
 from verify.models import LoadedModel
 
 STEPS = 12
+COUNTED = {"gradient_ascent": ("forget",), "npo": ("forget", "retain"), "grad_diff": ("forget", "retain")}
+"""Objectives whose products are counted, and the records that they put through the whole model."""
 TARGETS = {
     **dict.fromkeys(("gradient_ascent", "ceu"), 0.7),
     **dict.fromkeys(("grad_diff", "simnpo", "npo", "wga", "satimp", "pdu"), 1.1),
@@ -131,7 +134,35 @@ def test_step(benchmark: Any, name: str, tmp_path: Path) -> None:
         ours += objective_step_times(copy.deepcopy(model), objective, windows, tmp_path / f"ours{round_}")
     ratio = note(f"{name} step / stock step" + (f" (target {target})" if target else ""), ours, stock)
     benchmark.extra_info.update(ratio=ratio, target=target)
+    if name in COUNTED:
+        share = step_products(model, name, windows) / statistics.median(ours) / product_rate()
+        SHARES.append((f"{name} step, of the machine's matrix-product rate", share))
+        benchmark.extra_info.update(share_of_product_rate=share)
     benchmark.pedantic(lambda: objective_step_times(copy.deepcopy(model), objective, windows, tmp_path / "again"), rounds=1)
+
+
+def product_rate(size: int = 1024) -> float:
+    """Floating-point operations a second of a square float32 matrix product, the median of nine."""
+    one, other, times = torch.randn(size, size), torch.randn(size, size), []
+    for _ in range(9):
+        started = time.perf_counter()
+        one @ other
+        times.append(time.perf_counter() - started)
+    return 2 * size**3 / statistics.median(times)
+
+
+def step_products(model: Any, name: str, windows: Any) -> float:
+    """Operations of a step's matrix products, forward and backward: layers on every token, the head on scored ones.
+
+    Padding is no work, and what attention adds at this length (under a tenth) is left out.
+    """
+    roles = {"forget": windows, "retain": bench_windows(len(windows), seed=1)}
+    layers = sum(parameter.numel() for parameter in model.model.layers.parameters())
+    per_role = [
+        6 * (layers * sum(token_counts(roles[role])) + model.lm_head.weight.numel() * sum(int(w.scored.sum()) for w in roles[role]))
+        for role in COUNTED[name]
+    ]
+    return sum(per_role) * BATCH / len(windows)
 
 
 def _sampler(roles: Any, objective: Objective) -> PairSampler:

@@ -12,7 +12,7 @@ import tyro
 
 from unlearn import processes
 from unlearn.cli_records import CheckDataset, Scan, Suppress
-from unlearn.cli_research import PlanShards, Reproduce, SweepCommand
+from unlearn.cli_research import LaunchConfig, PlanShards, Reproduce, SweepCommand
 from unlearn.methods import method_classes, method_name
 from unlearn.options import TrainingOptions
 from unlearn.selection import Selection
@@ -213,6 +213,7 @@ def _command_type() -> Any:
         "plan-shards": PlanShards,
         "sweep": SweepCommand,
         "reproduce": Reproduce,
+        "launch-config": LaunchConfig,
         "scan": Scan,
         "suppress": Suppress,
         "check-dataset": CheckDataset,

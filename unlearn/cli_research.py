@@ -65,6 +65,21 @@ class SweepCommand:
 
 
 @dataclasses.dataclass(frozen=True)
+class LaunchConfig:
+    """Print where a configuration for several GPUs lies, for accelerate launch --config_file PATH -m unlearn ..."""
+
+    name: Annotated[str, tyro.conf.Positional] = "fsdp2"
+    """fsdp2 (everything in shards) or deepspeed_zero2 (gradients and optimizer state in shards)."""
+
+    def run(self) -> int:
+        """Print the path."""
+        from unlearn.sharding import configuration
+
+        print(configuration(self.name))  # noqa: T201
+        return 0
+
+
+@dataclasses.dataclass(frozen=True)
 class Reproduce:
     """Make a result again from its manifest, and compare the weights; exit status 0 where they agree, else 1."""
 

@@ -89,8 +89,9 @@ def finetune(
     )
     trained = train_records(loaded, records, options, output / WORK, log=log, callbacks=callbacks)
     processes.wait()
+    final = weights_digest(trained.model)
     if processes.is_main():
-        log.end(weights_digest(trained.model))
+        log.end(final)
         keep_checkpoints(output / WORK, output)
         shutil.rmtree(output / WORK)
     about = {

@@ -17,12 +17,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from unlearn import processes
 from unlearn.options import TrainingOptions
+from unlearn.sharding import is_sharded, local, put
 from unlearn.weights import mean_loss, sample
 from verify.errors import InputError
 from verify.files import read_json, write_json
@@ -31,7 +31,7 @@ from verify.records import Record
 
 BEYOND = 1 / 20
 """Share of the way to the level by which a step may be beyond it."""
-STATE, WEIGHTS = "selection.json", "selected.safetensors"
+STATE = "selection.json"
 
 
 @dataclass(frozen=True)
@@ -83,6 +83,7 @@ class Selector:
         self.stopped: str | None = None
         self._retain_before = 0.0
         self._weights: dict[str, Tensor] = {}
+        self._kept_whole = True
 
     def begin(self, model: nn.Module) -> None:
         """Look at the model before the first step."""
@@ -105,9 +106,8 @@ class Selector:
         """After the last step: look at it if nobody did, and put the best step's weights into the model."""
         if self.looks[-1].step != step:
             self.consider(step, model)
-        with torch.no_grad():
-            for name, parameter in _trained(model).items():
-                parameter.copy_(self._weights[name])
+        for name, parameter in _trained(model).items():
+            put(parameter, self._weights[name], self._kept_whole)
         self._weights = {}
 
     def facts(self) -> dict[str, Any]:
@@ -126,25 +126,29 @@ class Selector:
         return found
 
     def save(self, folder: Path) -> None:
-        """Put all that a resumed run needs into a checkpoint."""
-        write_json(
-            folder / STATE,
-            {
+        """Put all that a resumed run needs into a checkpoint; every process calls this, and writes what it alone holds."""
+        if processes.is_main():
+            state = {
                 "looks": [asdict(look) for look in self.looks],
                 "best": asdict(self._best),
                 "retain_before": self._retain_before,
                 "stopped": self.stopped,
-            },
-        )
-        save_file(self._weights, folder / WEIGHTS)
+                "kept_whole": self._kept_whole,
+            }
+            write_json(folder / STATE, state)
+        if processes.is_main() or not self._kept_whole:
+            save_file(self._weights, folder / self._file())
 
     def resume(self, folder: Path) -> None:
         """Go on from a checkpoint."""
         state: Mapping[str, Any] = read_json(folder / STATE)
         self.looks = [Look(**look) for look in state["looks"]]
         self.best, self.stopped = Look(**state["best"]), state["stopped"]
-        self._retain_before = float(state["retain_before"])
-        self._weights = load_file(folder / WEIGHTS)
+        self._retain_before, self._kept_whole = float(state["retain_before"]), bool(state["kept_whole"])
+        self._weights = load_file(folder / self._file())
+
+    def _file(self) -> str:
+        return "selected.safetensors" if self._kept_whole else f"selected-{processes.rank()}.safetensors"
 
     @property
     def _best(self) -> Look:
@@ -169,7 +173,8 @@ class Selector:
 
     def _keep(self, model: nn.Module, look: Look) -> None:
         self.best = look
-        self._weights = {name: parameter.detach().to("cpu", copy=True) for name, parameter in _trained(model).items()}
+        self._kept_whole = not is_sharded(model)
+        self._weights = {name: local(parameter) for name, parameter in _trained(model).items()}
 
 
 def selector_of(

@@ -15,6 +15,7 @@ from accelerate.utils import gather_object
 from torch import Tensor, nn
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
+from unlearn import processes
 from unlearn.methods.base import Progress
 from unlearn.provenance import LogWriter
 from unlearn.schedule import FILLER, Pair, PairDataset, PairSampler, microbatch_seed
@@ -166,11 +167,14 @@ class RecordTrainer(Trainer):
         """Write the checkpoint, then the manifest that makes it one."""
         with disk_errors(Path(str(self.args.output_dir))):
             super()._save_checkpoint(model, trial)
-        if self.is_world_process_zero():
-            folder = Path(str(self.args.output_dir)) / f"checkpoint-{self.state.global_step}"
-            write_json(folder / PROGRESS, {"values": self.progress.values})
-            if self.selector is not None:
+        folder = Path(str(self.args.output_dir)) / f"checkpoint-{self.state.global_step}"
+        if self.selector is not None:
+            processes.wait()  # for the folder to be there
+            with disk_errors(folder):
                 self.selector.save(folder)
+        processes.wait()  # for all shares to be written before the manifest says so
+        if self.is_world_process_zero():
+            write_json(folder / PROGRESS, {"values": self.progress.values})
             write_manifest(folder, "checkpoint", {"step": self.state.global_step, "microbatch": self.microbatch})
             if self.log_writer is not None:
                 self.log_writer.checkpoint(self.state.global_step, folder.name, self.microbatch * self.args.world_size)

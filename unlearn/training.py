@@ -22,6 +22,7 @@ from unlearn.reference import load_or_compute_reference
 from unlearn.results import Trained, TrainingResult
 from unlearn.schedule import Lengths, Pair, PairSampler
 from unlearn.selection import Selection, Selector, selector_of
+from unlearn.sharding import gathered, is_sharded
 from unlearn.stopping import Memory, StopRule
 from unlearn.trainer import RecordTrainer, Watch
 from verify.encoding import Encoded, Encoder, collate, padding_token_id
@@ -373,9 +374,10 @@ def save_model(model: Any, tokenizer: Any, output_dir: Path, about: Mapping[str,
         RunError: the disk is full; the folder is left without a manifest, so that nothing trusts it.
     """
     digest = weights_digest(model)
+    weights = {"state_dict": gathered(model)} if is_sharded(model) else {}
     if processes.is_main():
         with disk_errors(output_dir):
-            model.save_pretrained(output_dir)
+            model.save_pretrained(output_dir, **weights)
             tokenizer.save_pretrained(output_dir)
         write_manifest(output_dir, "model", {**about, "weights": digest})
     processes.wait()

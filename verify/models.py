@@ -232,11 +232,17 @@ def context_length(model: Any, tokenizer: Any) -> int:
     return min(known)
 
 
+def whole(tensor: Tensor) -> Tensor:
+    """All of a tensor, also of one that lies in parts on several processes; all of them call this together."""
+    gather = getattr(tensor, "full_tensor", None)
+    return tensor if gather is None else gather()
+
+
 def weights_digest(model: nn.Module) -> str:
-    """SHA-256 over names, types, shapes and bytes of all weights, in hexadecimal."""
+    """SHA-256 over names, types, shapes and bytes of all weights, in hexadecimal; the same however they are spread."""
     digest = hashlib.sha256()
     for key, tensor in sorted(model.state_dict().items()):
-        value: Tensor = tensor.detach().cpu().contiguous()
+        value: Tensor = whole(tensor.detach()).cpu().contiguous()
         digest.update(f"{key}\x00{value.dtype}\x00{tuple(value.shape)}\x00".encode())
         digest.update(memoryview(value.reshape(-1).view(torch.uint8).numpy()))  # type: ignore[arg-type]
     return digest.hexdigest()

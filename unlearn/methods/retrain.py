@@ -55,7 +55,8 @@ class Retrain:
         )
         trained = train_records(base, context.retain, options, context.work_dir, log=log)
         processes.wait()
+        final = weights_digest(trained.model)
         if processes.is_main():
-            log.end(weights_digest(trained.model))
+            log.end(final)
             keep_checkpoints(context.work_dir, context.output_dir)
         return Outcome(trained.model if isinstance(context.loaded.model, PeftModel) else merged(trained.model), trained.result)
