@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 import tyro
 
 from unlearn import processes
+from unlearn.cli_cleaning import Purge
 from unlearn.cli_records import CheckDataset, Scan, Suppress
 from unlearn.cli_research import PlanShards, Reproduce, SweepCommand
 from unlearn.methods import method_classes, method_name
@@ -209,6 +210,7 @@ def _command_type() -> Any:
         "scan": Scan,
         "suppress": Suppress,
         "check-dataset": CheckDataset,
+        "purge": Purge,
     }
     return _either(Annotated[kind, tyro.conf.subcommand(name)] for name, kind in commands.items())
 
