@@ -17,9 +17,9 @@ RESIDUAL = 3
 class Purge:
     """Find what is left of deleted records, remove what may be removed, list the rest with reasons.
 
-    Files are searched for the deleted texts, models and checkpoints by what they were trained on. The list shows no text; it shows
-    file names as they are, which are yours: a file that is named after a person is listed under that name. Exit status 0: nothing is
-    left; 3: copies remain. A record that is too short to be searched for is counted, and a file that cannot be read is listed.
+    Files are searched for the deleted texts, models and checkpoints by what they were trained on. The list shows no text, but it
+    shows file names, which are yours: a file that is named after a person is listed so. Exit status 0: nothing is left;
+    3: copies remain. A record that is too short to be searched for is counted, and a file that cannot be read is listed.
     """
 
     data: str
@@ -73,10 +73,7 @@ class Purge:
             top = next((top for top in tops if residue.place.is_relative_to(top)), None)
             # Control characters in a file name must not reach the terminal.
             shown = ascii(str(residue.place.relative_to(top) if top is not None else residue.place))[1:-1]
-            if residue.place not in reasons:
-                outcome = "removed"
-            else:
-                outcome = reasons[residue.place] or "can be removed"
+            outcome = (reasons[residue.place] or "can be removed") if residue.place in reasons else "removed"
             print(f"{residue.kind:18}  {shown}  ({residue.how}): {outcome}")  # noqa: T201
         removable = sum(residue.removable for residue in left)
         removed = len(found) - len(left)

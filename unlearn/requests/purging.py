@@ -1,8 +1,8 @@
 """Cleaning up: find what is left of deleted records below some folders, remove what may be removed, list the rest with reasons.
 
 Two ways of finding. By content: every file is read, also what is packed in it, for passages of the deleted texts. By lineage:
-models and checkpoints that saw the records, copies of their weights, caches made from a cache that holds one. Symbolic links are not
-followed, nothing outside of the named folders is touched, and a purge that was cut off is taken up by running it again: what is
+models and checkpoints that saw the records, copies of their weights, caches made from a cache that holds one. Symbolic links are
+not followed, nothing outside of the named folders is touched, and a purge that was cut off is taken up by running it again: what is
 known only by something else that goes is removed before it.
 
 What is not found: text that was compressed otherwise, encrypted, translated or tokenized (but for caches beside a find), a Git

@@ -110,7 +110,9 @@ def _guarded_chunks(stream: Stream) -> Stream:
 
 
 def _chunks(file: IO[bytes], budget: _Budget | None) -> Stream:
-    while chunk := file.read(CHUNK_BYTES):
+    # read1 gives what there is: of a stream that was cut off, everything before the cut.
+    read = getattr(file, "read1", file.read)
+    while chunk := read(CHUNK_BYTES):
         if budget is not None:
             budget.spend(len(chunk))
         yield chunk
@@ -149,7 +151,7 @@ class _Forward:
 
 
 _COMPRESSED: dict[bytes, Callable[[Any], Any]] = {
-    b"\x1f\x8b": lambda file: gzip.GzipFile(fileobj=file),
+    b"\x1f\x8b": lambda file: gzip.GzipFile(fileobj=file, mode="rb"),
     b"BZh": bz2.BZ2File,
     b"\xfd7zXZ\x00": lzma.LZMAFile,
     b"\x28\xb5\x2f\xfd": _arrow_unpacker("zstd"),
