@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 import tyro
 
 from unlearn import processes
-from unlearn.cli_cleaning import Purge
+from unlearn.cli_cleaning import NewToken, Purge, Serve
 from unlearn.cli_records import CheckDataset, Scan, Suppress
 from unlearn.cli_research import PlanShards, Reproduce, SweepCommand
 from unlearn.methods import method_classes, method_name
@@ -211,6 +211,8 @@ def _command_type() -> Any:
         "suppress": Suppress,
         "check-dataset": CheckDataset,
         "purge": Purge,
+        "serve": Serve,
+        "new-token": NewToken,
     }
     return _either(Annotated[kind, tyro.conf.subcommand(name)] for name, kind in commands.items())
 

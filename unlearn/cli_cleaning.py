@@ -1,8 +1,14 @@
 """Commands around the deletion itself: purge what is left of it, serve requests over HTTP."""
 
 import dataclasses
+import importlib.util
+import ipaddress
+import logging
+import re
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
+
+import tyro
 
 from verify.cli_flags import FieldFlags
 
@@ -78,3 +84,111 @@ class Purge:
         removable = sum(residue.removable for residue in left)
         removed = len(found) - len(left)
         print(f"{len(found)} found, {removed} removed, {removable} can be removed, {len(left) - removable} stay")  # noqa: T201
+
+
+@dataclasses.dataclass(frozen=True)
+class NewToken:
+    """Make a token for a caller of the HTTP service; it is shown once, and only its digest is kept.
+
+    The caller named "operator" sees the status page.
+    """
+
+    name: Annotated[str, tyro.conf.Positional]
+    """The caller: lower-case letters, digits and hyphens."""
+    tokens: Path
+    """The token file; made where there is none."""
+
+    def run(self) -> int:
+        """Print the token."""
+        from unlearn.requests.tokens import new_token
+
+        print(new_token(self.tokens, self.name))  # noqa: T201
+        return 0
+
+
+@dataclasses.dataclass(frozen=True)
+class Serve:
+    """Take deletion requests over HTTP (OpenDSR 1.0), into the same ledger as the command line.
+
+    Serves on this machine only, for a proxy that does TLS, unless --certificate and --private-key are given. The log has a line for
+    each request: a keyed hash of the address, caller, method, route, status, time.
+    """
+
+    ledger: str
+    """The ledger: a file, or a PostgreSQL URL."""
+    tokens: Path
+    """Callers and digests of their tokens (`unlearn new-token`)."""
+    key: Path
+    """The Ed25519 key that signs receipts (`verify-unlearning keygen`)."""
+    domain: str
+    """The host name under which the service is reached."""
+    host: str = "127.0.0.1"
+    """Address to listen on."""
+    port: int = 8765
+    """Port to listen on."""
+    certificate: Path | None = None
+    """TLS certificate (PEM), for serving without a proxy."""
+    private_key: Path | None = None
+    """Its private key (PEM)."""
+    country: str | None = None
+    """ISO code of the country whose public holidays count for deadlines."""
+    per_minute: int = 600
+    """Requests a minute of each caller, and of each address without a token."""
+
+    def run(self) -> int:
+        """Serve until interrupted."""
+        from verify.errors import InputError
+
+        if any(importlib.util.find_spec(name) is None for name in ("fastapi", "uvicorn")):
+            raise InputError("the HTTP service is an extra. Install it with: pip install 'unlearn-verify[serve]'")
+        if (self.certificate is None) != (self.private_key is None):
+            raise InputError("TLS needs both --certificate and --private-key.")
+        if self.certificate is None and not _is_loopback(self.host):
+            raise InputError(
+                f"--host {self.host} is reached from other machines, and identifiers must not travel in the clear. "
+                "Give --certificate and --private-key, or serve on 127.0.0.1 behind a proxy that does TLS."
+            )
+        if not re.fullmatch(r"[A-Za-z0-9.-]{1,253}(:\d{1,5})?", self.domain):
+            raise InputError("--domain must be a host name such as requests.example.org; it is part of every answer.")
+        if self.per_minute < 1:
+            raise InputError("--per-minute must be at least 1.")
+        self._serve()
+        return 0
+
+    def _serve(self) -> None:
+        import uvicorn
+
+        from unlearn.requests.ledger import Ledger
+        from unlearn.requests.service import Service, make_app
+        from unlearn.requests.tokens import Tokens
+        from verify.certificate import load_signer
+        from verify.identity import RecordKey
+
+        ledger = Ledger(self.ledger)
+        try:
+            service = Service(ledger, RecordKey.load(), load_signer(self.key), self.domain, self.country)
+            logging.basicConfig(format="%(asctime)s %(message)s", level=logging.WARNING)
+            logging.getLogger("unlearn.access").setLevel(logging.INFO)
+            uvicorn.run(
+                make_app(service, Tokens.load(self.tokens), self.per_minute),
+                host=self.host,
+                port=self.port,
+                ssl_certfile=self.certificate,
+                ssl_keyfile=self.private_key,
+                log_config=None,
+                access_log=False,
+                server_header=False,
+                proxy_headers=False,
+                limit_concurrency=200,
+                timeout_keep_alive=5,
+                h11_max_incomplete_event_size=16 << 10,
+            )
+        finally:
+            ledger.close()
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
