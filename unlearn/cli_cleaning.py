@@ -25,7 +25,7 @@ class Purge:
 
     Files are searched for the deleted texts, models and checkpoints by what they were trained on. The list shows no text, but it
     shows file names, which are yours: a file that is named after a person is listed so. Exit status 0: nothing is left;
-    3: copies remain. A record that is too short to be searched for is counted, and a file that cannot be read is listed.
+    3: copies remain. Records that are too short to be searched for are counted, and files that cannot be read are listed.
     """
 
     data: str
@@ -50,26 +50,26 @@ class Purge:
         from unlearn.requests.lineage import affected_models
         from unlearn.requests.purging import find_residues, remove
         from verify.identity import RecordKey
-        from verify.sources import load_forget_set, load_records
+        from verify.sources import find_forget_set, stream_records
 
-        training = load_records(self.data, self.columns.fields())
-        records = load_forget_set(self.forget, training, self.columns.fields())
+        fields, key = self.columns.fields(), RecordKey.load()
+        records = find_forget_set(self.forget, self.data, fields)
         deleted = {record.fingerprint for record in records}
-        retained = [record for record in training if record.fingerprint not in deleted]
-        key = RecordKey.load()
+        staying = (record for record in stream_records(self.data, fields) if record.fingerprint not in deleted)
+        search = ContentSearch(records, staying)
         found = find_residues(
             self.search,
             records=records,
             key=key,
             affected=affected_models(self.models, {key.of(record.fingerprint) for record in records}) if self.models else [],
             spare=[*self.spare, RecordKey.default_path()],
-            retained=retained,
             rewrite_data=self.rewrite_data,
+            search=search,
         )
         left = found if self.dry_run else remove(found)
         self._show(found, left)
-        if unsearched := ContentSearch(records, retained).too_short:
-            print(f"{unsearched} records are too short to be searched for by content")  # noqa: T201
+        if search.unsearched:
+            print(f"{search.unsearched} records were not searched for: too short, or word by word in records that stay")  # noqa: T201
         return RESIDUAL if left else 0
 
     def _show(self, found: "list[Residue]", left: "list[Residue]") -> None:

@@ -183,8 +183,11 @@ def test_a_text_of_many_is_nobodys(tmp_path: Path) -> None:
 def test_short_records_are_counted(tmp_path: Path) -> None:
     """A name of a few letters is not searched for, and that is said."""
     search = ContentSearch([Record("a", prompt="Capital?", completion="Paris"), *DELETED])
-    assert search.too_short == 1
+    assert search.unsearched == 1
     assert not search.holds("Paris")
+    assert (
+        ContentSearch(DELETED, [*KEPT, Record("b", completion=planted.CANARIES[0] + planted.FORGET[0]["prompt"])]).unsearched == 1
+    )
     assert not ContentSearch([Record("a", completion="-" * 80)]).holds("-" * 500)
 
 

@@ -12,9 +12,10 @@ window itself is compared.
 
 import html
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import chain, islice
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,6 +27,8 @@ SHORTEST = 12
 """Characters. A shorter text, such as a first name, stands in too many places to accuse any of them."""
 FEWEST_LETTERS = 4
 """Different characters that a window must have: a row of dashes is nobody's data."""
+BATCH = 2000
+"""Texts to be kept that are searched at once."""
 WORD = 8
 DISTANCES = (4, 16)
 """Bytes from the first word of an anchor to its second, for short patterns and for others."""
@@ -53,20 +56,18 @@ class ContentSearch:
 
         Args:
             records: what was deleted. Prompts are searched only where `retained` tells which of them say nothing.
-            retained: records that stay; windows that also stand in one of these are left out.
+            retained: records that stay, read one after the other; windows that also stand in one of these are left out.
         """
-        kept = list(retained)
-        self.too_short = 0
-        """How many records are too short to be searched for by content."""
-        windows: dict[str, None] = {}
-        for record in records:
-            own = [window for text in _texts(record, with_prompts=bool(kept)) for window in windows_of(text)]
-            self.too_short += not own
-            windows.update(dict.fromkeys(own))
-        self._set_patterns({window: spellings(window) for window in windows})
-        if kept and windows:
-            shared = self._found_in(kept)
-            self._set_patterns({window: spellings(window) for window in windows if window.encode() not in shared})
+        staying = iter(retained)
+        first = next(staying, None)
+        windows = [_windows_of_record(record, with_prompts=first is not None) for record in records]
+        every = {window for own in windows for window in own}
+        self._set_patterns(every)
+        if first is not None and every:
+            every -= self._found_in(chain((first,), staying))
+            self._set_patterns(every)
+        self.unsearched = sum(every.isdisjoint(own) for own in windows)
+        """How many records are not searched for: they are too short, or all of them stands in records that stay."""
 
     def __bool__(self) -> bool:
         return bool(self._places)
@@ -99,17 +100,16 @@ class ContentSearch:
             start += max(0, len(data) - overlap)
             tail = data[-overlap:] if overlap > 0 else b""
 
-    def _found_in(self, kept: Sequence[Record]) -> set[bytes]:
-        """The windows, as UTF-8, that stand in texts to be kept."""
-        found: set[bytes] = set()
-        for record in kept:
-            for text in _texts(record, with_prompts=True):
-                data = text.encode()
-                found.update(data[first:end] for first, end in self._finds(data))
+    def _found_in(self, staying: Iterable[Record]) -> set[str]:
+        """The windows that stand in texts to be kept; many texts are searched at once."""
+        found: set[str] = set()
+        texts = (text.encode() for record in staying for text in _texts(record, with_prompts=True))
+        while batch := b"\x00".join(islice(texts, BATCH)):
+            found.update(batch[first:end].decode(errors="replace") for first, end in self._finds(batch))
         return found
 
-    def _set_patterns(self, forms: dict[str, set[bytes]]) -> None:
-        patterns = {form for own in forms.values() for form in own}
+    def _set_patterns(self, windows: Iterable[str]) -> None:
+        patterns = {form for window in windows for form in spellings(window)}
         self._longest = max(map(len, patterns), default=1)
         self._places: dict[int, list[_Place]] = {}
         keys: dict[int, set[int]] = {distance: set() for distance in DISTANCES}
@@ -171,6 +171,10 @@ def windows_of(text: str) -> list[str]:
     starts = [*range(0, last, STRIDE), last]
     found = [text[start : start + WINDOW] for start in starts]
     return [window for window in found if len(set(window)) >= FEWEST_LETTERS]
+
+
+def _windows_of_record(record: Record, with_prompts: bool) -> set[str]:
+    return {window for text in _texts(record, with_prompts) for window in windows_of(text)}
 
 
 def spellings(window: str) -> set[bytes]:

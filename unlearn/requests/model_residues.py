@@ -116,7 +116,10 @@ def _step(place: Path) -> int:
 
 def _foreign_weights(folder: Path) -> Iterator[Path]:
     """Weight files in a model's folder that its manifest does not know, folders with a manifest of their own left out."""
-    listed = _listed(folder / MANIFEST)
+    try:
+        listed = _listed(folder / MANIFEST)
+    except CannotMendError:
+        return  # what is whose is not known; removing the model itself says so
     for path in _own_files(folder):
         name = path.relative_to(folder)
         if path.suffix in WEIGHT_SUFFIXES and name.as_posix() not in listed and _step(folder / name.parts[0]) < 0:
@@ -205,6 +208,6 @@ def _remove_empty(place: Path, top: Path) -> None:
 
 def _listed(manifest: Path) -> set[str]:
     try:
-        return set(json.loads(manifest.read_text(encoding="utf-8"))["files"])
+        return {str(name) for name in json.loads(manifest.read_text(encoding="utf-8"))["files"]}
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         raise CannotMendError("its manifest is damaged, so that its files are not known; remove the folder by hand") from None

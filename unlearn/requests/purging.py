@@ -10,6 +10,7 @@ repository's history, and quantized exports that keep no tensor as it was.
 """
 
 import os
+import stat
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 
@@ -38,6 +39,7 @@ def find_residues(
     spare: Collection[Path] = (),
     retained: Iterable[Record] = (),
     rewrite_data: bool = False,
+    search: ContentSearch | None = None,
 ) -> list[Residue]:
     """Everything below some folders that holds deleted data, or may hold it. Nothing is changed.
 
@@ -50,14 +52,15 @@ def find_residues(
         retained: the other training records. Prompts are searched, and texts that several people share are told from those of one,
             only where they are given.
         rewrite_data: whether training data may be rewritten without the records.
+        search: a search for them that was prepared already; `retained` is not read then.
 
     Raises:
         InputError: a root is no folder.
     """
     tops = [_top(root) for root in roots]
     kept = tuple(place.resolve() for place in spare)
-    folders, files = _walk(tops)
-    search = ContentSearch(records, retained)
+    folders, files, closed = _walk(tops)
+    search = ContentSearch(records, retained) if search is None else search
     names = {key.of(record.fingerprint) for record in records}
     serving = [model for model in affected if _within(model.folder.resolve(), kept)]
     doomed = [model for model in affected if model not in serving]
@@ -67,7 +70,8 @@ def find_residues(
     copies = _weight_copies([path for path in rest if not _within(path, kept)], doomed, [*kept, *(own.folder for own in serving)])
     by_content = list(_by_content(rest, Rules(search, _contents(records), rewrite_data, kept)))
     # What tells of others goes after them: a cache after those made from it, a model after its copies and checkpoints.
-    return _one_each([*copies, *beside_caches(by_content), *by_content, *of_models])
+    unknown = [_unreadable(folder, "cannot be read") for folder in closed]
+    return _one_each([*copies, *beside_caches(by_content), *by_content, *of_models, *unknown])
 
 
 def remove(residues: Sequence[Residue]) -> list[Residue]:
@@ -109,17 +113,24 @@ def _top(root: Path) -> Path:
     return Path(root).resolve()
 
 
-def _walk(tops: Sequence[Path]) -> tuple[list[Path], list[Path]]:
-    """All folders and all ordinary files below some folders, each once; links are not followed, devices and pipes left out."""
+def _walk(tops: Sequence[Path]) -> tuple[list[Path], list[Path], list[Path]]:
+    """All folders, ordinary files, and folders that may not be read, each once; links are not followed, pipes left out."""
     folders: dict[Path, None] = {}
     files: dict[Path, None] = {}
+    closed: dict[Path, None] = {}
     for top in tops:
-        for parent, names, own in os.walk(top):
+        for parent, names, own in os.walk(top, onerror=lambda error: closed.setdefault(Path(error.filename))):
             names.sort()
             folders[Path(parent)] = None
-            places = (Path(parent) / name for name in sorted(own))
-            files.update(dict.fromkeys(place for place in places if place.is_file() and not place.is_symlink()))
-    return list(folders), list(files)
+            files.update(dict.fromkeys(path for path in (Path(parent) / name for name in sorted(own)) if _is_ordinary(path)))
+    return list(folders), list(files), list(closed)
+
+
+def _is_ordinary(path: Path) -> bool:
+    try:
+        return stat.S_ISREG(path.lstat().st_mode)
+    except OSError:
+        return False
 
 
 def _within(path: Path, places: Collection[Path]) -> bool:
@@ -165,9 +176,12 @@ def _by_content(files: Sequence[Path], rules: Rules) -> Iterator[Residue]:
             if holds(path, rules.search):
                 yield rules.residue(database_of(path))
         except (UnreadableError, OSError) as error:
-            why = str(error) if isinstance(error, UnreadableError) else "cannot be read"
-            reason = f"it {why}, so that what it holds is not known; look at it, or remove it"
-            yield Residue(path, "unreadable file", "it could not be searched", False, reason)
+            yield _unreadable(path, str(error) if isinstance(error, UnreadableError) else "cannot be read")
+
+
+def _unreadable(place: Path, why: str) -> Residue:
+    reason = f"it {why}, so that what it holds is not known; look at it, or remove it"
+    return Residue(place, "unreadable", "it could not be searched", False, reason)
 
 
 def _one_each(found: Iterable[Residue]) -> list[Residue]:

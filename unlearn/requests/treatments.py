@@ -5,6 +5,7 @@ file with other content is mended, where its format lets that be done safely: a 
 data are rewritten only when that was asked for. Everything else stays and is listed with the reason.
 """
 
+import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -32,6 +33,8 @@ ROWS_OF: dict[str, Mend] = {
     ".parquet": mending.filter_parquet,
     ".json": mending.redact_json,
 }
+_UNFINISHED = re.compile(r"\..+\.[a-z0-9_]{8}\.part")
+"""What `verify.files.atomic_file` leaves where it is killed."""
 DUMP_COLUMNS = {"generated", "generation", "generated_text", "prediction", "predictions", "output", "outputs", "response", "score"}
 """Columns that training data do not have: what a model said, and how well."""
 PICKLES = (".pt", ".pth", ".bin", ".ckpt", ".pkl", ".pickle", ".npz", ".npy", ".joblib")
@@ -88,6 +91,8 @@ class Rules:
             return self._of_database(path)
         if AUTOSAVES in path.parts:
             return Treatment("notebook autosave", mending.remove_file)
+        if _UNFINISHED.fullmatch(path.name):
+            return Treatment("unfinished copy", mending.remove_file)
         if path.suffix == ".ipynb":
             return Treatment("notebook", mending.clear_notebook)
         if ".tfevents." in path.name:
