@@ -141,6 +141,19 @@ def test_training_data_only_when_asked(world: tuple[Path, dict[str, list[str]]])
     assert digests(root / "data") == before
 
 
+def test_what_cannot_be_read_as_rows_may_be_training_data(tmp_path: Path) -> None:
+    """A table of another kind, one that was cut off and a packed one are not changed either without being asked."""
+    root = tmp_path.resolve()
+    planted.write_csv(root / "a.tsv", planted.ROWS)
+    (root / "b.jsonl").write_text('{"cut off\n' + planted.json_lines(planted.ROWS))
+    (root / "c.jsonl.gz").write_bytes(gzip.compress(planted.json_lines(planted.ROWS).encode()))
+    before = digests(root)
+    assert {residue.kind for residue in remove(find(root))} == {"training data"}
+    assert digests(root) == before
+    assert remove(find(root, rewrite_data=True)) == []
+    assert gzip.decompress((root / "c.jsonl.gz").read_bytes()).decode() == planted.json_lines(planted.RETAIN)
+
+
 def test_what_must_stay_stays(world: tuple[Path, dict[str, list[str]]]) -> None:
     """In a spared folder nothing is changed, and what lies there is listed with the reason."""
     root, _ = world

@@ -148,7 +148,7 @@ def test_the_status_page(world: World) -> None:
     assert page.status_code == 200
     assert "default-src 'none'" in page.headers["Content-Security-Policy"]
     assert "<script" not in page.text
-    assert "2 requests, 2 of them open" in page.text
+    assert "2 in all, 2 of them open" in page.text
     for request in world.service.ledger.requests():
         assert not any(value in page.text for value in (request.id, *request.subjects, request.first["external_id"]))
 

@@ -35,7 +35,7 @@ def render(requests: Sequence[Request], today: date) -> str:
     return (
         '<!DOCTYPE html><html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">'
         f"<title>Deletion requests</title><style>{STYLE}</style></head><body><main><h1>Deletion requests</h1>"
-        f"<p>{len(requests)} requests, {len(days)} of them open, on {today}. The nearest deadline: {nearest}.</p>"
+        f"<p>On {today}: {len(requests)} in all, {len(days)} of them open. The nearest deadline: {nearest}.</p>"
         + _table("By state", {state: states[state] for state in STATES if states[state]})
         + _table("Open requests by deadline", due)
         + "</main></body></html>"

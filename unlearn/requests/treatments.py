@@ -128,13 +128,16 @@ class Rules:
         return Treatment("training data", mend) if self.rewrite_data else Treatment("training data", None, REWRITE)
 
     def _is_training_data(self, path: Path) -> bool:
-        """Whether a row of it is a deleted record itself, under whatever column names, and nothing that a model said of one."""
+        """Whether a row of it is a deleted record itself, under whatever column names, and nothing that a model said of one.
+
+        Where the rows cannot be read, it may be: nothing is changed then without being asked. JSON of another form is no data.
+        """
         if path.suffix == ".json" and path.stat().st_size > mending.LARGEST_JSON:
             return False
         try:
             return any(self._is_record(row) for row in stream_rows(str(path)))
         except (InputError, TypeError):
-            return False
+            return path.suffix != ".json"
 
     def _is_record(self, row: Any) -> bool:
         if not isinstance(row, Mapping) or DUMP_COLUMNS & {str(name).lower() for name in row}:
