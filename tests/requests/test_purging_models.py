@@ -122,6 +122,16 @@ def test_the_unlearned_model_is_not_taken_for_a_copy(house: Path) -> None:
     assert is_complete(house / "served", "model")
 
 
+def test_what_lies_beside_a_copy_stays(house: Path) -> None:
+    """A weight file that cannot be read is no copy, whatever lies beside it; one with other tensors makes no folder of copies."""
+    pickled, sharded = house / "exports" / "pickled", house / "exports" / "sharded"
+    (pickled / "old.bin").write_bytes(b"\x80\x02 some pickle of long ago")
+    save_file({"other": torch.randn(64)}, sharded / "other.safetensors")
+    remove(find(house, [house / "served"]))
+    assert [path.name for path in pickled.iterdir()] == ["old.bin"]
+    assert len(list(sharded.iterdir())) == 3
+
+
 def test_outside_of_the_folders_nothing_is_touched(house: Path) -> None:
     """Affected models elsewhere are listed with the reason; their copies inside are found by them."""
     found = find(house / "exports", [house / "served"], models=house)

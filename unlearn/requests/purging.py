@@ -167,7 +167,8 @@ def _weight_copies(files: Sequence[Path], doomed: Sequence[AffectedModel], clean
         likeness = index.likeness(others)
         if likeness is not None and likeness.is_copy:
             for path in others:
-                yield FoundResidue(path, "copied weights", "the tensors of an affected model", path.unlink, likeness.weights)
+                if index.likeness([path]) is not None:  # a file that could not be read lies here by chance
+                    yield FoundResidue(path, "copied weights", "the tensors of an affected model", path.unlink, likeness.weights)
 
 
 def _by_content(files: Sequence[Path], rules: Rules) -> Iterator[Residue]:
