@@ -122,6 +122,16 @@ def test_the_unlearned_model_is_not_taken_for_a_copy(house: Path) -> None:
     assert is_complete(house / "served", "model")
 
 
+def test_what_must_stay_inside_of_what_goes(house: Path) -> None:
+    """A folder that holds something spared is listed and stays whole; the reason says what to do."""
+    inner = house / "shadow" / "in_service"
+    inner.mkdir()
+    (inner / "ledger.db").write_bytes(b"")
+    stay = remove(find(house, [house / "served", inner / "ledger.db"]))
+    assert "move that out" in next(residue.reason for residue in stay if residue.place == house / "shadow")
+    assert is_complete(house / "shadow", "model")
+
+
 def test_what_lies_beside_a_copy_stays(house: Path) -> None:
     """A weight file that cannot be read is no copy, whatever lies beside it; one with other tensors makes no folder of copies."""
     pickled, sharded = house / "exports" / "pickled", house / "exports" / "sharded"

@@ -64,7 +64,8 @@ def find_residues(
     names = {key.of(record.fingerprint) for record in records}
     serving = [model for model in affected if _within(model.folder.resolve(), kept)]
     doomed = [model for model in affected if model not in serving]
-    of_models = model_residues([folder for folder in folders if not _within(folder, kept)], doomed, names)
+    by_lineage = model_residues([folder for folder in folders if not _within(folder, kept)], doomed, names)
+    of_models = [_respecting(residue, kept) for residue in by_lineage]
     covered = {path for residue in of_models if residue.removable for path in covered_files(residue.place, files)}
     rest = [path for path in files if path not in covered]
     copies = _weight_copies([path for path in rest if not _within(path, kept)], doomed, [*kept, *(own.folder for own in serving)])
@@ -131,6 +132,13 @@ def _is_ordinary(path: Path) -> bool:
         return stat.S_ISREG(path.lstat().st_mode)
     except OSError:
         return False
+
+
+def _respecting(residue: Residue, kept: Collection[Path]) -> Residue:
+    """A folder in which something lies that must stay is listed, and not taken apart around it."""
+    if residue.removable and any(place.is_relative_to(residue.place) for place in kept):
+        return _staying(residue, "something that must stay lies in it; move that out, then purge again")
+    return residue
 
 
 def _within(path: Path, places: Collection[Path]) -> bool:
