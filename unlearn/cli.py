@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 import tyro
 
 from unlearn import processes
+from unlearn.cli_cleaning import NewToken, Purge, Serve
 from unlearn.cli_records import CheckDataset, Scan, Suppress
 from unlearn.cli_research import LaunchConfig, PlanShards, Reproduce, SweepCommand
 from unlearn.methods import method_classes, method_name
@@ -217,6 +218,9 @@ def _command_type() -> Any:
         "scan": Scan,
         "suppress": Suppress,
         "check-dataset": CheckDataset,
+        "purge": Purge,
+        "serve": Serve,
+        "new-token": NewToken,
     }
     return _either(Annotated[kind, tyro.conf.subcommand(name)] for name, kind in commands.items())
 

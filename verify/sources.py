@@ -64,6 +64,20 @@ def load_forget_set(source: RecordSource, training: Sequence[Record] | None, fie
     return select(training, identifiers, name)
 
 
+def find_forget_set(source: str | Path, data: str | Path, fields: Fields | None = None) -> list[Record]:
+    """As `load_forget_set`, with the training records in a file that need not fit into memory.
+
+    Raises:
+        InputError: as `load_forget_set`.
+    """
+    identifiers = _identifiers_in(source)
+    if identifiers is None:
+        return load_records(source, fields)
+    wanted = {identifier.strip() for identifier in identifiers}
+    chosen = [record for record in stream_records(data, fields) if {record.example_id, record.subject_id} & wanted]
+    return select(chosen, identifiers, str(source))
+
+
 def _identifiers_in(source: RecordSource) -> list[str] | None:
     if isinstance(source, (str, Path)):
         path = Path(source)

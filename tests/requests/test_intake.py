@@ -70,6 +70,7 @@ def test_opendsr() -> None:
         {"subject_identities": []},
         {"subject_identities": [{"identity_value": 5}]},
         {"subject_identities": [{"identity_value": "5f4d", "identity_format": "sha256"}]},
+        {"subject_identities": [{"identity_value": "zebedee\ud800"}]},
         {"subject_request_id": "zebedee"},
         {"submitted_time": "zebedee"},
         {"regulation": "zebedee"},

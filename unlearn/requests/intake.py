@@ -82,7 +82,7 @@ def from_opendsr(body: str | bytes, key: RecordKey, country: str | None = None) 
         _time(content.get("submitted_time")),
         country,
         "opendsr",
-        _uuid(content.get("subject_request_id")),
+        request_id(content.get("subject_request_id")),
     )
 
 
@@ -95,7 +95,10 @@ def _identities(given: Any, key: RecordKey) -> tuple[str, ...]:
         if entry.get("identity_format", "raw") != "raw":
             raise InputError('only identities with the identity_format "raw" can be matched with training data.')
         values.append(entry["identity_value"])
-    hashes = subject_hashes(values, key)
+    try:
+        hashes = subject_hashes(values, key)
+    except UnicodeEncodeError:
+        raise InputError("an identity_value holds half of a surrogate pair, which is not text.") from None
     if not hashes:
         raise InputError("subject_identities names nobody.")
     return hashes
@@ -126,7 +129,12 @@ def _time(value: Any) -> date:
         raise InputError("submitted_time must be an ISO 8601 time.") from None
 
 
-def _uuid(value: Any) -> str:
+def request_id(value: Any) -> str:
+    """A `subject_request_id` as the ledger holds it: a UUID in its usual spelling.
+
+    Raises:
+        InputError: it is none.
+    """
     try:
         return str(uuid.UUID(str(value)))
     except ValueError:

@@ -62,7 +62,7 @@ class NewRequest:
         regime: whose deadlines apply.
         received: the day of receipt.
         country: whose public holidays count, or None.
-        source: "command line", "csv", "opendsr" or "http".
+        source: "command line", "csv", "opendsr", or "http:" with the name of the caller.
         external_id: the sender's own random identifier of the request (OpenDSR's `subject_request_id`), or None.
     """
 
@@ -180,7 +180,7 @@ class Ledger:
         name = f"R-{secrets.token_hex(6)}"
         details = {**asdict(request), "received": request.received.isoformat()}
         with self._writing() as connection:
-            if request.external_id is not None and self._by_external_id(connection, request.external_id):
+            if request.external_id is not None and self._by_external_id(connection, request.external_id) is not None:
                 raise InputError("a request with this subject_request_id is in the ledger already; it was not added again.")
             self._append(connection, name, "received", details)
         return name
@@ -207,6 +207,12 @@ class Ledger:
         """
         with self._engine.connect() as connection:
             return self._request(connection, name)
+
+    def by_external_id(self, external_id: str) -> Request | None:
+        """The request that came in under the sender's own identifier, or None."""
+        with self._engine.connect() as connection:
+            name = self._by_external_id(connection, external_id)
+            return None if name is None else self._request(connection, name)
 
     def requests(self, state: State | None = None) -> list[Request]:
         """All requests, in the order they came, or those in a state."""
@@ -269,9 +275,13 @@ class Ledger:
             raise InputError("there is no request of that id. List them with `unlearn request list`.")
         return Request(name, steps)
 
-    def _by_external_id(self, connection: Connection, external_id: str) -> bool:
-        query = sa.select(EVENTS.c.details).where(EVENTS.c.state == "received")
-        return any(json.loads(details).get("external_id") == external_id for (details,) in connection.execute(query))
+    def _by_external_id(self, connection: Connection, external_id: str) -> str | None:
+        # The database narrows down, on the text that `_append` wrote; what is left is read.
+        written = json.dumps({"external_id": external_id})[1:-1].replace('": "', '":"')
+        found = EVENTS.c.details.contains(written, autoescape=True)
+        query = sa.select(EVENTS.c.request, EVENTS.c.details).where(EVENTS.c.state == "received", found)
+        rows = connection.execute(query).all()
+        return next((str(name) for name, details in rows if json.loads(details).get("external_id") == external_id), None)
 
 
 class _Writing:
