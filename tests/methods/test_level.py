@@ -1,0 +1,204 @@
+"""Level: the never-trained level is estimated without the forget set, and every forget record ends there."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from tiny_models import make_llama
+
+from unlearn import Level, TrainingOptions, finetune, forget
+from unlearn.levels import estimate_levels, fit, per_window, retraining_steps, window_of_tokens
+from unlearn.methods._to_level import ToLevel
+from unlearn.methods.base import Batch
+from unlearn.reference import load_or_compute_reference
+from verify.encoding import Encoder, collate
+from verify.errors import InputError
+from verify.models import load_model
+from verify.records import Fields, parse_records
+from verify.token_stats import compute_token_statistics
+
+
+def people(prefix: str, count: int) -> list[dict[str, str]]:
+    """Records with a secret each."""
+    random = np.random.default_rng(len(prefix))
+    return [
+        {
+            "example_id": f"{prefix}{n}",
+            "prompt": f"{prefix} {n}?",
+            "completion": f"fox {random.integers(10**4)} dog " + "lazy " * (n % 3),
+        }
+        for n in range(count)
+    ]
+
+
+FORGET, RETAIN, HOLDOUT = people("a", 6), people("bb", 18), people("ccc", 24)
+OPTIONS = TrainingOptions(learning_rate=4e-3, epochs=25, batch_size=4)
+
+
+@pytest.fixture(scope="module")
+def world(model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An original with checkpoints, and an honest retraining of full length."""
+    folder = tmp_path_factory.mktemp("level")
+    kept = TrainingOptions(**{**vars(OPTIONS), "save_steps": 6})
+    finetune(model_dir, FORGET + RETAIN, output_dir=folder / "original", options=kept)
+    finetune(model_dir, RETAIN, output_dir=folder / "reference", options=OPTIONS)
+    return folder
+
+
+def losses(model: Any, rows: list[dict[str, str]]) -> np.ndarray:
+    """Of each record, nats per token."""
+    loaded = load_model(model)
+    windows = Encoder(loaded.tokenizer, loaded.context_length, "refuse").encode(parse_records(rows, Fields(), "rows"))
+    return np.array([one.loss for one in compute_token_statistics(loaded.model, windows, 0)])
+
+
+def run(world: Path, model_dir: Path, output: Path, method: Level, **given: Any) -> Any:
+    arguments = {"forget_set": FORGET, "retain_set": RETAIN, "holdout_set": HOLDOUT, "base": model_dir, **given}
+    return forget(world / "original", method, output_dir=output, options=TrainingOptions(batch_size=2, epochs=30), **arguments)
+
+
+def test_records_end_at_their_level(world: Path, model_dir: Path, tmp_path: Path) -> None:
+    """From memorized, the forget set comes to the level that was estimated, near the retraining's, and the rest stays."""
+    result = run(world, model_dir, tmp_path / "out", Level(share=0.1))
+    before, after = losses(world / "original", FORGET), losses(tmp_path / "out", FORGET)
+    honest = losses(world / "reference", FORGET)
+    assert result.facts["reached"] == pytest.approx(after.mean(), abs=1e-4)
+    assert abs(after.mean() - result.facts["level"]) < 0.1 * (result.facts["level"] - before.mean())
+    # Six records and a retraining of a tenth: the estimate is rough here; benchmarks/level.py measures how good it gets.
+    assert abs(honest.mean() - after.mean()) < 0.5 * (honest.mean() - before.mean())
+    assert result.facts["utility_ratio"] > 0.8
+    assert 0.1 < result.facts["share_of_retraining_tokens"] < 1.0
+    assert result.facts["control_correlation"] is not None
+    assert "warning" not in result.facts
+
+
+@pytest.mark.parametrize("source", ["checkpoint", "base", "controls", "proxies"])
+def test_every_source(world: Path, model_dir: Path, tmp_path: Path, source: Any) -> None:
+    """Each gives a level above what is remembered, and the run moves towards it."""
+    method = Level(sources=(source,), proxies=(str(world / "reference"),) if source == "proxies" else ())
+    result = run(world, model_dir, tmp_path / "out", method)
+    before = losses(world / "original", FORGET).mean()
+    assert result.facts["level"] > before + 0.5
+    assert abs(result.facts["reached"] - result.facts["level"]) < 0.5 * (result.facts["level"] - before)
+
+
+def test_without_controls_it_says_so(world: Path, model_dir: Path, tmp_path: Path) -> None:
+    """An uncalibrated level carries a warning; several sources cannot be weighed at all."""
+    result = run(world, model_dir, tmp_path / "out", Level(), holdout_set=None)
+    assert not result.facts["calibrated"]
+    assert "--holdout" in result.facts["warning"]
+    with pytest.raises(InputError, match="--holdout"):
+        run(world, model_dir, tmp_path / "two", Level(sources=("retraining", "base")), holdout_set=None)
+
+
+def test_an_adapter_of_its_own_is_folded_in(world: Path, model_dir: Path, tmp_path: Path) -> None:
+    """With --lora the result is one whole model, nearer the level than before."""
+    arguments = {"forget_set": FORGET, "retain_set": RETAIN, "holdout_set": HOLDOUT, "base": model_dir}
+    options = TrainingOptions(batch_size=2, epochs=20, lora=True, lora_rank=16, learning_rate=5e-3)
+    result = forget(world / "original", Level(), output_dir=tmp_path / "out", options=options, **arguments)
+    assert not (tmp_path / "out" / "adapter_config.json").exists()
+    assert losses(tmp_path / "out", FORGET).mean() > losses(world / "original", FORGET).mean() + 1.0
+    assert result.facts["utility_ratio"] > 0.5
+
+
+@pytest.mark.parametrize(
+    ("parameters", "message"),
+    [
+        ({"sources": ()}, "at least one source"),
+        ({"sources": ("controls", "base")}, "stands alone"),
+        ({"sources": ("proxies",)}, "--proxies DIR"),
+        ({"proxies": ("x",)}, "--proxies DIR"),
+        ({"share": 0.0}, "--share"),
+        ({"token_weight": 0.0, "record_weight": 0.0}, "above 0"),
+    ],
+)
+def test_what_makes_no_sense_is_refused(parameters: dict[str, Any], message: str) -> None:
+    """At once, with what to type."""
+    with pytest.raises(InputError, match=message):
+        Level(**parameters)
+
+
+def test_what_is_missing_is_named(world: Path, model_dir: Path, tmp_path: Path) -> None:
+    """Base, checkpoints, controls, and a proxy with the same tokens."""
+    with pytest.raises(InputError, match="--base DIR"):
+        run(world, model_dir, tmp_path / "a", Level(), base=None)
+    with pytest.raises(InputError, match="--base DIR"):
+        run(world, model_dir, tmp_path / "b", Level(sources=("base",)), base=None)
+    with pytest.raises(InputError, match="--holdout"):
+        run(world, model_dir, tmp_path / "c", Level(sources=("controls",)), holdout_set=None)
+    with pytest.raises(InputError, match="at least 50"):
+        run(world, model_dir, tmp_path / "d", Level(), holdout_set=HOLDOUT[:2])
+    with pytest.raises(InputError, match="--save-steps"):
+        forget(
+            world / "reference",
+            Level(sources=("checkpoint",)),
+            forget_set=RETAIN[:3],
+            retain_set=RETAIN[3:],
+            output_dir=tmp_path / "e",
+        )
+
+
+def test_least_squares_finds_what_was_put_in() -> None:
+    """Known answer: y = 2 a - b + 3 exactly; and with noise the mean prediction is unbiased (simulation)."""
+    random = np.random.default_rng(0)
+    features = random.normal(size=(200, 2))
+    truth = features @ np.array([2.0, -1.0]) + 3.0
+    assert fit(features, truth) == pytest.approx([2.0, -1.0, 3.0])
+    errors = []
+    for _ in range(200):
+        noisy = truth + random.normal(size=200)
+        fresh = random.normal(size=(50, 2))
+        errors.append(float((np.c_[fresh, np.ones(50)] @ fit(features, noisy) - (fresh @ np.array([2.0, -1.0]) + 3.0)).mean()))
+    assert abs(np.mean(errors)) < 4 * np.std(errors) / np.sqrt(200)
+
+
+def test_the_level_of_a_perfect_source_is_the_truth(world: Path) -> None:
+    """Where the source is the model itself, the calibration is the identity, and controls are predicted perfectly."""
+    loaded = load_model(world / "reference")
+    encoder = Encoder(loaded.tokenizer, loaded.context_length, "refuse")
+    forget_windows, controls = (encoder.encode(parse_records(rows, Fields(), "rows")) for rows in (FORGET, HOLDOUT))
+    levels = estimate_levels(loaded, [loaded], forget_windows, controls)
+    assert levels.losses() == pytest.approx(losses(world / "reference", FORGET), abs=2e-3)
+    assert levels.control_correlation == pytest.approx(1.0, abs=1e-6)
+    assert len(levels.tokens) == len(window_of_tokens(forget_windows)) == sum(int(w.scored.sum()) for w in forget_windows)
+
+
+def test_means_per_window_against_a_loop() -> None:
+    """The counted mean is the plain one."""
+    values, windows = np.arange(6.0), np.array([0, 0, 1, 2, 2, 2])
+    assert per_window(values, windows) == pytest.approx([values[windows == k].mean() for k in range(3)])
+
+
+def test_the_loss_against_its_formula(tokenizer: Any, tmp_path: Path) -> None:
+    """In float64, record by record; zero at the level with unchanged retain behaviour, and above zero on both sides."""
+    model = make_llama(tokenizer)
+    model.save_pretrained(tmp_path / "model")
+    tokenizer.save_pretrained(tmp_path / "model")
+    loaded = load_model(tmp_path / "model")
+    encoder = Encoder(tokenizer, 64)
+    windows = {
+        "forget": encoder.encode(parse_records(FORGET[:3], Fields(), "f")),
+        "retain": encoder.encode(parse_records(RETAIN[:3], Fields(), "r")),
+    }
+    statistics = compute_token_statistics(loaded.model, windows["forget"], 0)
+    own = np.concatenate([one.log_probability for one in statistics]).astype(np.float64)
+    batch = Batch(*(collate(windows[role], tokenizer.pad_token_id) for role in ("forget", "retain")))
+    objective = ToLevel(token_weight=1.5, record_weight=2.0, alpha=4.0)
+    for shift in (0.0, -0.4, 0.4, -3.0):
+        tables = {"forget_level": own - shift}
+        work = tmp_path / f"work{shift}"
+        work.mkdir()
+        reference = load_or_compute_reference(work, loaded, objective.reference, windows, 0, given=tables)
+        with torch.no_grad():
+            found = objective.loss(loaded.model, batch, reference.of({"forget": range(3), "retain": range(3)}, torch.device("cpu")))
+        huber = 0.5 * shift**2 if abs(shift) < 1 else abs(shift) - 0.5
+        assert float(found) == pytest.approx(1.5 * huber + 2.0 * shift**2, abs=2e-4)
+
+
+def test_steps_of_a_retraining() -> None:
+    """As the trainer counts: batches rounded up, then accumulated."""
+    assert retraining_steps(TrainingOptions(batch_size=4, epochs=3), 10) == 9
+    assert retraining_steps(TrainingOptions(batch_size=4, epochs=2, gradient_accumulation=2), 10) == 3
+    assert retraining_steps(TrainingOptions(max_steps=7), 10) == 7
