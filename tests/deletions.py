@@ -83,3 +83,21 @@ def record_of(*evidences: Evidence, **changes: Any) -> DeletionRecord:
         "limits": ("Backups were not searched.", "Whoever downloaded the old weights still has them."),
     }
     return DeletionRecord(**(facts | changes))
+
+
+HOSTILE = "<script>alert(1)</script><img src=http://example.org/x>{{ 7*7 }}\u202eevil\x1b[31m=HYPERLINK('http://x')\"&</td>"
+"""Markup, a template, a direction change, a terminal escape and a formula, where a file's or a method's name should be."""
+
+
+def hostile_record(evidence: Evidence) -> DeletionRecord:
+    """A record whose every free word is hostile."""
+    return record_of(
+        evidence,
+        requests=(request_of("denied", reason=HOSTILE), request_of("exempt", 1, reason=HOSTILE * 5)),
+        data=(DataPlace(file=HOSTILE, digest="1" * 64, records=1),),
+        models=(model_of(evidence, name=HOSTILE, method=HOSTILE, parameters={HOSTILE: HOSTILE}, rungs=(HOSTILE,)),),
+        removed={HOSTILE: 1},
+        residual=(ResidualCopy(place=HOSTILE + "x" * 300, kind=HOSTILE, reason=HOSTILE),),
+        environment={HOSTILE: HOSTILE},
+        limits=(HOSTILE,),
+    )

@@ -109,7 +109,7 @@ def _difference(one: Any, other: Any, place: str = "") -> str | None:
     if isinstance(one, dict) and isinstance(other, dict):
         if one.keys() != other.keys():
             return f"{place} (its fields)".strip()
-        steps = [(name, one[name], other[name]) for name in other]
+        steps = [(name, one[name], other[name]) for name in one]
     elif isinstance(one, list) and isinstance(other, list):
         if len(one) != len(other):
             return f"{place} (its length)".strip()

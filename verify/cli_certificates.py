@@ -96,6 +96,7 @@ class Check:
         """Check and print one line per finding."""
         from verify.certificate_check import check_certificate
         from verify.signing import load_public_key
+        from verify.visible import visible
 
         checked = check_certificate(
             self.certificate,
@@ -107,8 +108,10 @@ class Check:
             ledger=self.ledger,
         )
         for finding in checked.findings:
-            print(f"{'holds' if finding.holds else 'FAILS'}  {finding.what}: {finding.detail}")  # noqa: T201
+            # A certificate comes from outside: what it makes this say is shown, not obeyed.
+            print(visible(f"{'holds' if finding.holds else 'FAILS'}  {finding.what}: {finding.detail}"))  # noqa: T201
         if checked.holds:
             for weights, word in checked.verdicts.items():
-                print(f"verdict: {word}{f' (weights {weights[:16]})' if len(checked.verdicts) > 1 else ''}")  # noqa: T201
+                of = f" (weights {weights[:16]})" if len(checked.verdicts) > 1 else ""
+                print(visible(f"verdict: {word}{of}"))  # noqa: T201
         return 0 if checked.holds else 1

@@ -134,7 +134,7 @@ class LetterCommand:
     """Numbers of the requests; the default is every one that has ended."""
     extension: bool = False
     """Say that the answer will take longer; for requests that are still open, which must be named."""
-    date: date | None = None
+    sent: date | None = None
     """The day on the letter; the default is today."""
 
     def run(self) -> int:
@@ -146,7 +146,7 @@ class LetterCommand:
         record = DeletionRecord.load(self.deletion)
         chosen = self._chosen(record)
         letters = [
-            write_letter(request, record, sent=self.date, kind="extension" if self.extension else "answer") for request in chosen
+            write_letter(request, record, sent=self.sent, kind="extension" if self.extension else "answer") for request in chosen
         ]
         for request, letter in zip(chosen, letters, strict=True):
             write_text(self.output / f"{request.id}.html", letter.html, mode=0o600)

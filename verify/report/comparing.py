@@ -24,7 +24,8 @@ class Cell:
 
     Attributes:
         value: the AUC, or the mean score; None where it was not run.
-        outside: whether it lies outside the range of the retrained references.
+        outside: whether its whole interval lies outside the range of the retrained references: an honest retraining's value alone
+            often does.
     """
 
     value: Value | None
@@ -70,7 +71,7 @@ def _value(evidence: Evidence, attack: str, model: str) -> Value | None:
 def _cell(evidence: Evidence, attack: str) -> Cell:
     value = _value(evidence, attack, "target")
     range_ = [headline(entry).value for entry in references_of(evidence, attack)]
-    return Cell(value, value is not None and bool(range_) and not min(range_) <= value.value <= max(range_))
+    return Cell(value, value is not None and bool(range_) and (value.low > max(range_) or value.high < min(range_)))
 
 
 def _utility(evidence: Evidence) -> Value | None:

@@ -107,7 +107,7 @@ def finish(figure: Figure, axes: Axes, handles: Sequence[Artist] | None = None) 
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
     # A hundredth of a point is finer than any printer; matplotlib writes a millionth.
-    svg = re.sub(r"(\d\.\d\d)\d+", r"\1", svg)
+    svg = re.sub(r"<[^>]*>", lambda tag: re.sub(r"(\d\.\d\d)\d+", r"\1", tag[0]), svg)
     # Width and height go; the view box stays, so that the page decides the size.
     opening, rest = svg.split(">", 1)
     return re.sub(r' (width|height)="[^"]*"', "", opening) + ">" + rest

@@ -138,7 +138,7 @@ def _deleted(request: RequestFacts, record: DeletionRecord) -> list[_Part]:
         copies = "copy" if files == 1 else "copies"
         done += f" We have also removed {files} stored {copies} of it or of models that had learned from it."
     parts = [_Part("What we did", (f"{done} This was finished on {_day(day)}.{due}", *_meaning(record)))]
-    items = tuple(f"{copy.kind}: {_sentence(copy.reason)}" for copy in record.residual)
+    items = tuple(f"{copy.kind[:1].upper()}{copy.kind[1:]}: {_sentence(copy.reason)}" for copy in record.residual)
     if items:
         parts.append(_Part("What we could not delete", ("Some copies stay for now, for these reasons:",), items))
     return parts

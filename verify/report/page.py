@@ -35,6 +35,7 @@ def environment() -> Environment:
     found.filters["minus"] = minus
     found.filters["called"] = called
     found.filters["blanks"] = blanks
+    found.filters["cell"] = cell
     return found
 
 
@@ -54,6 +55,16 @@ def number(value: Value | None, digits: int = 3) -> Markup:
 def minus(text: str) -> str:
     """Negative numbers in a sentence with the minus sign that a printer would set; names and hyphens stay as they are."""
     return re.sub(r"(?<![\w-])-(?=\d)", "\N{MINUS SIGN}", text)
+
+
+def cell(text: str) -> Markup:
+    """A cell of a plain-text table on a page: a number and its interval are not broken, and an absent one is a dash."""
+    if text == "-":
+        return Markup("&ndash;")
+    pieces = re.fullmatch(r"(\S+) (\[[^\]]*\])", text)
+    if pieces is None:
+        return escape(minus(visible(text)).replace(" x", "\N{NO-BREAK SPACE}\N{MULTIPLICATION SIGN}"))
+    return Markup('<span class="n">{}</span> <span class="ci">{}</span>').format(*map(minus, pieces.groups()))
 
 
 def blanks(text: str) -> Markup:
