@@ -59,6 +59,12 @@ def model_of(evidence: Evidence, **changes: Any) -> ReplacedModel:
     return ReplacedModel(**(facts | changes))
 
 
+def of_other_weights(evidence: Evidence) -> Evidence:
+    """The same audit, of another replaced model."""
+    models = tuple(model.model_copy(update={"weights": "7" * 64}) if model.role == "target" else model for model in evidence.models)
+    return evidence.model_copy(update={"models": models})
+
+
 def record_of(*evidences: Evidence, **changes: Any) -> DeletionRecord:
     """What an operator would state about the deletion that these audits are about; without audits, of refusals alone."""
     outcomes = OUTCOMES if evidences else tuple(outcome for outcome in OUTCOMES if outcome != "deleted")

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from audits import evidence_of
-from deletions import HOSTILE, OUTCOMES, REASONS, hostile_record, model_of, record_of, request_of
+from deletions import HOSTILE, OUTCOMES, REASONS, hostile_record, model_of, of_other_weights, record_of, request_of
 from report_reading import Page
 from score_tables import simulated_table
 
@@ -135,9 +135,7 @@ def test_late_answers_are_called_late(evidence: Evidence) -> None:
 
 def test_several_models_and_none(evidence: Evidence) -> None:
     """With several models page 1 has a row for each and the word of the worst; with refusals alone it says that nothing changed."""
-    kept = evidence_of(simulated_table(kept=0.2))
-    models = tuple(m.model_copy(update={"weights": "7" * 64}) if m.role == "target" else m for m in kept.models)
-    kept = kept.model_copy(update={"models": models})
+    kept = of_other_weights(evidence_of(simulated_table(kept=0.2)))
     page = Page(render(record_of(evidence, kept), [kept, evidence])).text
     assert "2 models were replaced. The one that fared worst: the model still differs" in page
     assert kept.verdict_phrase in page

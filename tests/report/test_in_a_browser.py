@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from audits import evidence_of
-from deletions import hostile_record, record_of, request_of
+from deletions import hostile_record, of_other_weights, record_of, request_of
 from score_tables import simulated_table
 
 from verify.certificate_check import Signer
@@ -67,6 +67,9 @@ def made(kind: str) -> str:
             return render(evidence)
         case "comparison":
             return render_comparison([(name, evidence, 0.3) for name in ("npo", "_simnpo", "$retrain$ " * 9)])
+        case "models":
+            other = of_other_weights(evidence_of(simulated_table()))
+            return deletion.render(record_of(evidence, other), [evidence, other])
         case "letter":
             record = record_of(evidence)
             return write_letter(record.requests[0], record, sent=date(2026, 12, 1)).html
@@ -78,7 +81,7 @@ def made(kind: str) -> str:
     return deletion.render(record_of(evidence), [evidence], certificate="certificate.json", signers=signers)
 
 
-@pytest.fixture(scope="module", params=["report", "comparison", "deletion", "hostile", "letter", "extension"])
+@pytest.fixture(scope="module", params=["report", "comparison", "deletion", "models", "hostile", "letter", "extension"])
 def page_file(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A rendered page."""
     path = tmp_path_factory.mktemp("page") / f"{request.param}.html"

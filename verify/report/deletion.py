@@ -36,8 +36,9 @@ ROWS_SHOWN = 200
 
 @dataclass(frozen=True)
 class _Replaced:
-    """A replaced model with its audit, and all that is printed of both."""
+    """A replaced model with its audit, and all that is printed of both; `name` is no other's on the page."""
 
+    name: str
     model: ReplacedModel
     evidence: Evidence
     robustness: Robustness | None
@@ -105,7 +106,7 @@ def render(
             plain=_plain(word, len(replaced)),
             phrase=replaced[0].evidence.verdict_phrase if len(replaced) == 1 else word,
             scope=_scope(record),
-            costs=[_cost(one.model) for one in replaced],
+            costs=[_cost(one.name, one.model) for one in replaced],
             counts=[(OUTCOMES[outcome], counts[outcome]) for outcome in OUTCOMES if counts[outcome]],
             not_shown=[*shown, *(sentence for sentence in record.limits if sentence not in shown)],
             residual=Counter(copy.kind for copy in record.residual),
@@ -138,8 +139,10 @@ def _match(record: DeletionRecord, evidences: Sequence[Evidence], robustness: Se
                 f"the deletion record says {model.verdict} of {model.after[:16]}, its audit {evidence.verdict}. "
                 "Make the record again from this audit."
             )
-        numbers = _numbers(evidence)
-        found.append(_Replaced(model, evidence, probed.get(model.after), numbers, attack_pages(evidence), figures_of(evidence)))
+        alike = sum(other.name == model.name for other in record.models)
+        name = model.name if alike == 1 else f"{model.name} ({model.after[:8]})"
+        probe, numbers = probed.get(model.after), _numbers(evidence)
+        found.append(_Replaced(name, model, evidence, probe, numbers, attack_pages(evidence), figures_of(evidence)))
     return found
 
 
@@ -237,11 +240,11 @@ def _noted(record: DeletionRecord) -> list[tuple[str, str]]:
     ]
 
 
-def _cost(model: ReplacedModel) -> str:
+def _cost(name: str, model: ReplacedModel) -> str:
     """What the replacement cost, in one sentence."""
     share = "" if model.share_of_retraining is None else f", {model.share_of_retraining:.2f} of a retraining"
     tried = f" {_count(len(model.rungs), 'cheaper method')} had been tried before." if model.rungs else ""
-    return f"{model.name}: replaced by {model.method} in {_duration(model.seconds)}{share}.{tried}"
+    return f"{name}: replaced by {model.method} in {_duration(model.seconds)}{share}.{tried}"
 
 
 def _duration(seconds: float) -> str:

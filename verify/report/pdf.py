@@ -2,6 +2,7 @@
 
 import os
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -42,8 +43,9 @@ def write_pdf(html: str, path: str | Path) -> None:
             f"${VARIABLE}, or leave --pdf out: the HTML file prints as well."
         )
     try:
-        with sync_playwright() as playwright:
-            content = _print(playwright, program, html)
+        # In a thread of its own: a notebook has an event loop running, beside which playwright starts none.
+        with ThreadPoolExecutor(1) as thread:
+            content = thread.submit(_print, sync_playwright, program, html).result()
     except Error as error:
         reason = str(error).splitlines()[0]
         raise RunError(f"Chromium ({program}) could not print the page: {reason}. Print the HTML file from a browser.") from None
@@ -51,13 +53,13 @@ def write_pdf(html: str, path: str | Path) -> None:
         stream.write(content)
 
 
-def _print(playwright: Any, program: str, html: str) -> bytes:
+def _print(start: Any, program: str, html: str) -> bytes:
     # Root has no user namespace to build the sandbox from; the page is this package's own and holds no script.
     arguments = ["--no-sandbox"] if os.geteuid() == 0 else []
-    browser = playwright.chromium.launch(executable_path=program, args=arguments)
-    try:
+    with start() as playwright:
+        browser = playwright.chromium.launch(executable_path=program, args=arguments)
         page = browser.new_context(java_script_enabled=False, offline=True).new_page()
         page.set_content(html)
-        return bytes(page.pdf(prefer_css_page_size=True, print_background=True, tagged=True, outline=True))
-    finally:
+        content = page.pdf(prefer_css_page_size=True, print_background=True, tagged=True, outline=True)
         browser.close()
+    return bytes(content)
