@@ -4,6 +4,7 @@ Plain language, and nothing that the tool does not know: who writes, to whom, an
 brackets that the sender fills in. No name is in it, because none is anywhere here.
 """
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
@@ -180,7 +181,6 @@ def _day(day: date) -> str:
 
 def _text(facts: Mapping[str, object], parts: Sequence[_Part]) -> str:
     """The plain form: no line is longer than a mail allows, no character is obeyed instead of read."""
-    import textwrap
 
     def wrap(text: str, first: str = "", rest: str = "") -> str:
         return textwrap.fill(visible(text), 72, initial_indent=first, subsequent_indent=rest, break_long_words=False)
