@@ -1,13 +1,20 @@
 """Evidence as an audit would write it, from a simulated table of scores."""
 
+import hashlib
 from dataclasses import fields
 
 from verify.evidence import Environment, Evidence, Settings
-from verify.findings import AuditedModel, AuditedSet, Value
+from verify.findings import AuditedModel, AuditedSet, NotRun, Value
 from verify.protocol import Aside, Judged, judge
 from verify.scores import ScoreTable
+from verify.threats import threat_models
 
 BLIND = Value(value=0.52, low=0.5, high=0.58, n=200, level=0.95, seed=0)
+
+
+def weights_of(label: str) -> str:
+    """An invented digest of a model's weights."""
+    return hashlib.sha256(label.encode()).hexdigest()
 
 
 def evidence_of(table: ScoreTable, settings: Settings | None = None, aside: Aside | None = None, name: str = "model") -> Evidence:
@@ -21,7 +28,14 @@ def evidence_of(table: ScoreTable, settings: Settings | None = None, aside: Asid
         settings=settings,
         models=tuple(
             AuditedModel.model_validate(
-                {"label": label, "role": role, "name": name, "weights": "a" * 64, "tokenizer": "b" * 64, "dtype": "float32"}
+                {
+                    "label": label,
+                    "role": role,
+                    "name": name,
+                    "weights": weights_of(label),
+                    "tokenizer": "b" * 64,
+                    "dtype": "float32",
+                }
             )
             for label, role in roles.items()
         ),
@@ -30,7 +44,8 @@ def evidence_of(table: ScoreTable, settings: Settings | None = None, aside: Asid
             for (model, role), block in table.blocks.items()
             if model == "target"
         ),
-        not_run=(),
+        not_run=(NotRun(attack="reference", reason="it needs the base model: give it with --base"),),
+        threats=threat_models(),
         environment=Environment(
             unlearn_verify="0", python="3", torch="2", transformers="5", numpy="2", scipy="1", platform="any", device="cpu"
         ),

@@ -152,6 +152,33 @@ def smuggled(folder: Path) -> None:
     (folder / "generation_config.json").write_text('{"repetition_penalty": 9.0}')
 
 
+def index_that_leads_out(folder: Path) -> None:
+    """An index whose weights lie outside the folder, where no manifest answers for them."""
+    weights = load_file(folder / "model.safetensors")
+    (folder / "model.safetensors").rename(folder.parent / "outside.safetensors")
+    (folder / "model.safetensors.index.json").write_text(
+        json.dumps({"metadata": {}, "weight_map": dict.fromkeys(weights, "../outside.safetensors")})
+    )
+
+
+def absolute_index(folder: Path) -> None:
+    index_that_leads_out(folder)
+    path = folder / "model.safetensors.index.json"
+    path.write_text(path.read_text().replace("../outside", str(folder.parent / "outside")))
+
+
+def manifest_that_leads_out(folder: Path) -> None:
+    write_manifest(folder, "model")
+    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest["files"]["../outside"] = next(iter(manifest["files"].values()))
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+
+
+def zip_as_weights(folder: Path) -> None:
+    """What torch.save writes is a zip with a pickle in it, whatever it is called."""
+    torch.save({"x": torch.zeros(1)}, folder / "model.safetensors")
+
+
 def half_written(folder: Path) -> None:
     content = (folder / "model.safetensors").read_bytes()
     (folder / "model.safetensors").write_bytes(content[: len(content) // 2])
@@ -197,6 +224,10 @@ REFUSED: list[tuple[Callable[[Path], None], str]] = [
     (code_in_tokenizer, "auto_map"),
     (tampered, "not the file that the manifest describes"),
     (smuggled, "added after the directory was finished"),
+    (index_that_leads_out, "outside its folder"),
+    (absolute_index, "outside its folder"),
+    (manifest_that_leads_out, "names a file outside its directory"),
+    (zip_as_weights, "no causal language model could be loaded"),
     (half_written, "no causal language model could be loaded"),
     (not_finite, r"not finite \(model.norm.weight\)"),
     (nested_config, "not a whole JSON"),

@@ -1,7 +1,6 @@
 """Probes treat every model alike and leave it as it was; their outcome is judged like the untreated models."""
 
 import dataclasses
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -144,7 +143,7 @@ def test_the_file_holds_no_text(models: dict[str, LoadedModel], tmp_path: Path) 
     """Numbers only, readable again, and never over another file."""
     path = tmp_path / "robustness.json"
     found = run(models, "reference 1", probes=("difference",), output=path)
-    assert Robustness.model_validate(json.loads(path.read_text())) == found
+    assert Robustness.load(path) == found
     assert "fox" not in path.read_text()
     with pytest.raises(InputError, match="exists"):
         run(models, "reference 1", probes=("difference",), output=path)

@@ -131,6 +131,12 @@ DAMAGED: dict[str, tuple[str, bytes, str]] = {
     "long CSV row": ("r.csv", b"prompt,completion\na,b,12 Private Lane\n", "row 1 has another number of columns"),
     "cut Parquet": ("r.parquet", b"PAR1\x00\x00", "not a whole Parquet"),
     "text as Parquet": ("r.parquet", b"12 Private Lane", "not a whole Parquet"),
+    "zip as JSON": ("r.json", b"PK\x03\x04\xff\xfe", "not a whole JSON|line 1|not UTF-8"),
+    "zip as JSON Lines": ("r.jsonl", b"PK\x03\x04\xff\xfe", "not UTF-8"),
+    "zip": ("r.zip", b"PK\x03\x04", "unknown kind"),
+    "pickle": ("r.pkl", b"\x80\x04.", "unknown kind"),
+    "YAML": ("r.yaml", b"!!python/object/apply:os.system ['true']", "unknown kind"),
+    "YAML as JSON": ("r.json", b"!!python/object/apply:os.system ['12 Private Lane']", "line 1"),
     "unknown kind": ("r.docx", b"12 Private Lane", "unknown kind"),
 }
 

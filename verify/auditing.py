@@ -27,6 +27,7 @@ from verify.registration import Registration
 from verify.scorer import Plan, Scorer
 from verify.scores import ScoreTable
 from verify.sets import load_sets
+from verify.threats import threat_models
 
 Progress = Callable[[str, float], None]
 """Told what is going on and the share of the audit that is done."""
@@ -227,6 +228,7 @@ def _evidence(
         people=judged.people,
         attacks=judged.attacks,
         not_run=scorer.not_run(),
+        threats=threat_models(),
         utility=judged.utility,
         figures=judged.figures,
         environment=_environment(scorer.device),

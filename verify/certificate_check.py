@@ -11,9 +11,10 @@ from cryptography.exceptions import InvalidSignature
 from securesystemslib.dsse import Envelope
 from securesystemslib.signer import SSlibKey
 
-from verify.certificate import PAYLOAD_TYPE, PROVENANCE, SCHEMA, STATEMENT_TYPE, TEST_RESULT
-from verify.errors import InputError, IntegrityError
-from verify.files import MANIFEST, file_digest, read_json, verify_manifest
+from verify.certificate_beside import Beside, Finding, Pair, beside_findings
+from verify.errors import InputError
+from verify.files import read_json
+from verify.signing import PAYLOAD_TYPE, PROVENANCE, SCHEMA, STATEMENT_TYPE, TEST_RESULT, Statement
 
 LARGEST_FILE = 16 << 20
 """A certificate is some ten kilobytes; whatever is larger is not read."""
@@ -21,19 +22,8 @@ LARGEST_FILE = 16 << 20
 ROLES = {PROVENANCE: "operator", TEST_RESULT: "auditor"}
 
 
-@dataclass(frozen=True)
-class Finding:
-    """One thing that was checked.
-
-    Attributes:
-        what: in words.
-        holds: whether it verified.
-        detail: what exactly does not, or what does.
-    """
-
-    what: str
-    holds: bool
-    detail: str
+PRECEDENCE = ("NOT_FORGOTTEN", "NOT_TESTABLE", "INCONCLUSIVE", "EQUIVALENT_WITHIN")
+"""Of several models' words, the first that occurs is that of the whole certificate."""
 
 
 @dataclass(frozen=True)
@@ -42,16 +32,21 @@ class Checked:
 
     Attributes:
         findings: everything that was checked, in order.
-        verdict: the auditor's word, or None where no auditor's statement verified.
+        verdicts: the auditor's word by the digest of the weights it is about, for every auditor's statement that verified.
     """
 
     findings: tuple[Finding, ...]
-    verdict: str | None
+    verdicts: dict[str, str]
 
     @property
     def holds(self) -> bool:
         """Whether everything verified."""
         return all(finding.holds for finding in self.findings)
+
+    @property
+    def verdict(self) -> str | None:
+        """The word for the whole: that of the model that fared worst, or None where no auditor's statement verified."""
+        return next((word for word in PRECEDENCE if word in self.verdicts.values()), None)
 
 
 def check_certificate(
@@ -60,42 +55,103 @@ def check_certificate(
     *,
     model: str | Path | None = None,
     audit: str | Path | None = None,
+    deletion: str | Path | None = None,
     ledger_head: str | None = None,
+    ledger: str | Path | None = None,
 ) -> Checked:
     """Check signatures, form, agreement of the statements, and whatever is given beside them.
 
     Args:
         path: the certificate.
         keys: public keys that the reader trusts; a statement must be signed by one of them.
-        model: the model in service; its files must be those that were certified.
-        audit: the audit's folder; its evidence must be the certified one.
-        ledger_head: the head of the request ledger as the reader knows it.
+        model: a model in service; its files must be those that were certified.
+        audit: an audit's folder; its evidence must be the certified one.
+        deletion: the deletion record (deletion.json); it must be the certified one.
+        ledger_head: the head of the request ledger as the reader noted it; it must be the certified one.
+        ledger: the ledger itself (SQLite); its chain must hold, and the certified head be in it.
 
     Raises:
-        InputError: the file is no certificate at all, or no key was given.
+        InputError: the file is no certificate at all, something given beside it cannot be read, or no key was given.
     """
     if not keys:
         raise InputError("a certificate is checked against public keys that you trust. Give at least one with --key FILE.")
     findings: list[Finding] = []
-    statements: dict[str, dict[str, Any]] = {}
+    pairs: dict[str, Pair] = {}
     for number, raw in enumerate(_envelopes(Path(path)), 1):
         finding, statement = _open(raw, number, keys)
         findings.append(finding)
-        if statement is not None:
-            role = ROLES.get(str(statement.get("predicateType")), "")
-            if not role or role in statements:
-                findings.append(Finding(f"statement {number}", False, "it is of a kind that is unknown or comes twice"))
-            else:
-                statements[role] = statement
+        if statement is not None and not _sort(statement, pairs):
+            findings.append(Finding(f"statement {number}", False, "it is of a kind that is unknown or comes twice"))
     try:
-        findings += _agreement(statements)
-        findings += _beside(statements, model, audit, ledger_head)
-        verdict = statements["auditor"]["predicate"]["annotations"]["verdict"] if "auditor" in statements else None
+        for pair in pairs.values():
+            findings += _agreement(pair)
+        findings += _all_models(pairs)
+        findings += beside_findings(pairs, Beside(model, audit, deletion, ledger_head, ledger))
+        verdicts = {
+            weights: str(pair["auditor"]["predicate"]["annotations"]["verdict"])
+            for weights, pair in pairs.items()
+            if "auditor" in pair
+        }
     except (KeyError, TypeError, IndexError, AttributeError) as error:
         raise InputError(
-            f"{path}: a signed statement lacks what this version expects ({error}). Ask for a new certificate."
+            f"{path}: a signed statement lacks what this version expects ({type(error).__name__}). Ask for a new certificate."
         ) from None
-    return Checked(tuple(findings), verdict)
+    return Checked(tuple(findings), verdicts)
+
+
+def _sort(statement: Statement, pairs: dict[str, Pair]) -> bool:
+    """Put a statement beside the other one about the same weights; False where it has no place."""
+    role = ROLES.get(str(statement.get("predicateType")))
+    try:
+        weights = str(statement["subject"][0]["digest"]["sha256"])
+    except (KeyError, TypeError, IndexError):
+        return False
+    if role is None or role in pairs.setdefault(weights, {}):
+        return False
+    pairs[weights][role] = statement
+    return True
+
+
+@dataclass(frozen=True)
+class Signer:
+    """Who signed a statement: "operator" or "auditor", and the id of the key."""
+
+    role: str
+    key: str
+
+
+@dataclass(frozen=True)
+class Claimed:
+    """What a certificate says of itself; nothing of it is verified.
+
+    Attributes:
+        signers: who is said to have signed, each once.
+        requests: the operator's facts, one entry per operator's statement.
+    """
+
+    signers: tuple[Signer, ...]
+    requests: tuple[dict[str, Any], ...]
+
+
+def read_claims(path: str | Path) -> Claimed:
+    """Read a certificate without checking it: for a report that names its signers and the command that checks them.
+
+    Raises:
+        InputError: the file is no certificate.
+    """
+    signers: dict[Signer, None] = {}
+    requests = []
+    for raw in _envelopes(Path(path)):
+        try:
+            envelope = Envelope.from_dict(json.loads(json.dumps(raw)))
+            statement = json.loads(envelope.payload)
+            role = ROLES[statement["predicateType"]]
+            signers |= {Signer(role, str(key)): None for key in envelope.signatures}
+            if role == "operator":
+                requests.append(dict(statement["predicate"]["runDetails"]["metadata"]["request"]))
+        except Exception:  # noqa: BLE001 - whatever a hostile envelope makes the library raise, it is no envelope
+            raise InputError(f"{path} holds a damaged statement. Check it with `verify-unlearning check`.") from None
+    return Claimed(tuple(signers), tuple(requests))
 
 
 def _envelopes(path: Path) -> list[dict[str, Any]]:
@@ -145,69 +201,39 @@ def _crypto_key(key: SSlibKey) -> Any:
     return Ed25519PublicKey.from_public_bytes(bytes.fromhex(key.keyval["public"]))
 
 
-def _agreement(statements: dict[str, dict[str, Any]]) -> list[Finding]:
-    """Do operator and auditor speak of the same weights?"""
+def _agreement(pair: Pair) -> list[Finding]:
+    """Do operator and auditor speak of the same weights, before and after?"""
     findings = [
-        Finding(
-            f"statement of the {role}", role in statements, "present and signed" if role in statements else "missing or not valid"
-        )
+        Finding(f"statement of the {role}", role in pair, "present and signed" if role in pair else "missing or not valid")
         for role in ("operator", "auditor")
     ]
-    if len(statements) < 2:
+    if len(pair) < 2:
         return findings
-    after = {role: _weights(statement) for role, statement in statements.items()}
-    same = after["operator"] == after["auditor"]
-    findings.append(
-        Finding(
-            "weights after deletion",
-            same,
-            after["auditor"] if same else f"the operator made {after['operator'][:16]}, the auditor tested {after['auditor'][:16]}",
-        )
-    )
-    before = statements["operator"]["predicate"]["buildDefinition"]["resolvedDependencies"][0]["digest"]["sha256"]
-    tested = statements["auditor"]["predicate"]["annotations"]["weights_before_deletion"]
+    findings.append(Finding("weights after deletion", True, str(pair["auditor"]["subject"][0]["digest"]["sha256"])))
+    before = pair["operator"]["predicate"]["buildDefinition"]["resolvedDependencies"][0]["digest"]["sha256"]
+    tested = pair["auditor"]["predicate"]["annotations"]["weights_before_deletion"]
     same = before == tested
     detail = before if same else f"the operator started from {before[:16]}, the auditor compared with {tested[:16]}"
     return [*findings, Finding("weights before deletion", same, detail)]
 
 
-def _beside(
-    statements: dict[str, dict[str, Any]], model: str | Path | None, audit: str | Path | None, ledger_head: str | None
-) -> list[Finding]:
+def _all_models(pairs: dict[str, Pair]) -> list[Finding]:
+    """Is every model that the operator replaced in the certificate, with the verdict that the operator reports?"""
+    if not pairs:
+        return [Finding("statements", False, "none is valid")]
     findings = []
-    if model is not None and statements:
-        findings.append(_model_finding(statements, Path(model)))
-    if audit is not None and "auditor" in statements:
-        for entry in statements["auditor"]["predicate"]["configuration"]:
-            path = Path(audit) / entry["name"]
-            holds = path.is_file() and file_digest(path) == entry["digest"]["sha256"]
-            findings.append(Finding(str(path), holds, "the certified file" if holds else "it is not the file that was certified"))
-    if ledger_head is not None:
-        signed = {}
-        if "operator" in statements:
-            signed = statements["operator"]["predicate"]["runDetails"]["metadata"]["request"]
-        holds = signed.get("ledger_head") == ledger_head
-        detail = ledger_head if holds else f"the certificate was made at {signed.get('ledger_head', 'no head')}"
-        findings.append(Finding("head of the request ledger", holds, detail))
+    for entry in {model["after"]: model for pair in pairs.values() for model in _request(pair).get("models", ())}.values():
+        auditor = pairs.get(entry["after"], {}).get("auditor")
+        word = None if auditor is None else auditor["predicate"]["annotations"]["verdict"]
+        what = f"model {entry['after'][:16]} of the deletion record"
+        if word is None:
+            findings.append(Finding(what, False, "it was replaced, and no valid auditor's statement is about it"))
+        elif word != entry["verdict"]:
+            findings.append(Finding(what, False, f"the operator reports {entry['verdict']}, the auditor found {word}"))
+        else:
+            findings.append(Finding(what, True, "audited, with the verdict that the operator reports"))
     return findings
 
 
-def _model_finding(statements: dict[str, dict[str, Any]], model: Path) -> Finding:
-    """Are these the certified files? The manifest is compared with the signed digest, every file with the manifest."""
-    what = f"model {model}"
-    try:
-        manifest = verify_manifest(model)
-    except IntegrityError as error:
-        return Finding(what, False, str(error))
-    statement = statements.get("operator") or statements["auditor"]
-    if manifest["about"].get("weights") != _weights(statement):
-        return Finding(what, False, f"its weights are {str(manifest['about'].get('weights'))[:16]}, not those that were certified")
-    if "operator" in statements:
-        signed = statements["operator"]["predicate"]["runDetails"]["byproducts"][0]["digest"]["sha256"]
-        if file_digest(model / MANIFEST) != signed:
-            return Finding(what, False, "its manifest is not the certified one: files were changed and described anew")
-    return Finding(what, True, "every file is the certified one")
-
-
-def _weights(statement: dict[str, Any]) -> str:
-    return str(statement["subject"][0]["digest"]["sha256"])
+def _request(pair: Pair) -> dict[str, Any]:
+    return dict(pair["operator"]["predicate"]["runDetails"]["metadata"]["request"]) if "operator" in pair else {}

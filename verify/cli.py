@@ -1,4 +1,4 @@
-"""verify-unlearning: register, audit, recompute a report, plan an audit's size, list the attacks.
+"""verify-unlearning: register, audit, recompute a report, certify and check, write reports and letters.
 
 Exit status of `audit` and `report`: 0 EQUIVALENT_WITHIN, 10 NOT_FORGOTTEN, 11 INCONCLUSIVE, 12 NOT_TESTABLE, 2 usage error,
 1 other failure.
@@ -14,8 +14,10 @@ from typing import Annotated, Any
 
 import tyro
 
+from verify.cli_certificates import Certify, Check, Keygen
 from verify.cli_flags import EXIT_STATUS, FieldFlags, SetFlags, SettingsFlags
 from verify.cli_measures import Backdoor, MuseMetricsCommand, Probe, TofuMetricsCommand
+from verify.cli_reports import Compare, DeletionReport, LetterCommand, Report
 from verify.console import progress_bar, run_command
 
 
@@ -112,26 +114,6 @@ class Register:
 
 
 @dataclasses.dataclass(frozen=True)
-class Report:
-    """Compute every number of an audit again from its scores, and write the report anew."""
-
-    audit: Annotated[Path, tyro.conf.Positional]
-    """The folder that `audit` wrote."""
-    output: Path | None = None
-    """A file for the report; without it, the check alone is made."""
-
-    def run(self) -> int:
-        """Recompute, print the table, and return the verdict's exit status; 1 where a number does not follow from the scores."""
-        from verify.recomputing import recompute
-
-        evidence = recompute(self.audit)
-        print(f"{evidence.table()}\n\nEvery number follows from {self.audit / 'scores.parquet'}.")  # noqa: T201
-        if self.output is not None:
-            print(f"report: {evidence.to_html(self.output)}")  # noqa: T201
-        return EXIT_STATUS[evidence.verdict]
-
-
-@dataclasses.dataclass(frozen=True)
 class Power:
     """What could an audit of this size show, and how large would it have to be?"""
 
@@ -164,83 +146,6 @@ class Power:
 
 
 @dataclasses.dataclass(frozen=True)
-class Keygen:
-    """Make a key pair for signing certificates: FILE (keep it secret) and FILE.pub (give it to whoever checks)."""
-
-    output: Path
-    """A new file for the private key."""
-
-    def run(self) -> int:
-        """Make the keys and print the id of the public one."""
-        from verify.certificate import make_key
-
-        print(f"key {make_key(self.output)}\nprivate: {self.output}\npublic:  {self.output}.pub")  # noqa: T201
-        return 0
-
-
-@dataclasses.dataclass(frozen=True)
-class Certify:
-    """Sign what was done and what was found: a certificate that anybody with the public key can check."""
-
-    model: Path
-    """The unlearned model's folder."""
-    original: Path
-    """The folder of the model before unlearning."""
-    audit: Path
-    """The folder that `audit` wrote."""
-    key: Path
-    """The auditor's private key."""
-    output: Path
-    """A new file for the certificate."""
-    operator_key: Path | None = None
-    """The operator's private key, where somebody else answers for the deletion; the default is the auditor's."""
-    about: Path | None = None
-    """JSON about the request: what was asked and when, where the data was, what copies remain. No personal data."""
-
-    def run(self) -> int:
-        """Sign and write."""
-        from verify.certificate import auditor_statement, load_signer, operator_statement, sign, write_certificate
-        from verify.files import read_json
-
-        auditor = load_signer(self.key)
-        operator = auditor if self.operator_key is None else load_signer(self.operator_key)
-        about = None if self.about is None else read_json(self.about)
-        statements = operator_statement(self.model, self.original, about), auditor_statement(self.audit)
-        write_certificate(self.output, [sign(statements[0], operator), sign(statements[1], auditor)])
-        print(f"certificate: {self.output}\ncheck it:    verify-unlearning check {self.output} --key {self.key}.pub")  # noqa: T201
-        return 0
-
-
-@dataclasses.dataclass(frozen=True)
-class Check:
-    """Check a certificate; names exactly what does not verify. Exit status 0 where everything holds, else 1."""
-
-    certificate: Annotated[Path, tyro.conf.Positional]
-    """The certificate."""
-    key: tuple[Path, ...]
-    """Public keys that you trust."""
-    model: Path | None = None
-    """The model in service, to be compared with the certified one."""
-    audit: Path | None = None
-    """The audit's folder, to be compared with the certified evidence."""
-    ledger_head: str | None = None
-    """The head of the request ledger, as you know it."""
-
-    def run(self) -> int:
-        """Check and print one line per finding."""
-        from verify.certificate import load_public_key
-        from verify.certificate_check import check_certificate
-
-        keys = [load_public_key(path) for path in self.key]
-        checked = check_certificate(self.certificate, keys, model=self.model, audit=self.audit, ledger_head=self.ledger_head)
-        for finding in checked.findings:
-            print(f"{'holds' if finding.holds else 'FAILS'}  {finding.what}: {finding.detail}")  # noqa: T201
-        if checked.holds:
-            print(f"verdict: {checked.verdict}")  # noqa: T201
-        return 0 if checked.holds else 1
-
-
-@dataclasses.dataclass(frozen=True)
 class Attacks:
     """List every attack: its idea, its paper, what it needs."""
 
@@ -260,6 +165,7 @@ COMMANDS = {
     "register": Register,
     "audit": Audit,
     "report": Report,
+    "compare": Compare,
     "power": Power,
     "probe": Probe,
     "backdoor": Backdoor,
@@ -269,7 +175,12 @@ COMMANDS = {
     "keygen": Keygen,
     "certify": Certify,
     "check": Check,
+    "deletion-report": DeletionReport,
+    "letter": LetterCommand,
 }
+WITHOUT_MODELS = (Keygen, Certify, Check, DeletionReport, LetterCommand, Compare)
+"""Commands that load no model, so that transformers need not be kept quiet."""
+
 Command: Any = functools.reduce(
     operator.or_, (Annotated[kind, tyro.conf.subcommand(name, prefix_name=False)] for name, kind in COMMANDS.items())
 )
@@ -284,7 +195,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         description=__doc__,
         config=(tyro.conf.OmitArgPrefixes,),
     )
-    return run_command(command.run, libraries=not isinstance(command, Keygen | Certify | Check))
+    return run_command(command.run, libraries=not isinstance(command, WITHOUT_MODELS))
 
 
 if __name__ == "__main__":

@@ -6,13 +6,11 @@ requests carry random ids, records and places keyed hashes or counts.
 """
 
 from datetime import date
-from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, ClassVar, Literal
 
-from pydantic import ConfigDict, Field, ValidationError
+from pydantic import Field
 
-from verify.errors import InputError
-from verify.files import read_json, write_text
+from verify.documents import Document
 from verify.findings import Frozen, VerdictWord
 
 Outcome = Literal["deleted", "denied", "exempt", "not_found", "withdrawn", "open"]
@@ -122,7 +120,7 @@ class ResidualCopy(Frozen):
     reason: str = Field(min_length=1)
 
 
-class DeletionRecord(Frozen):
+class DeletionRecord(Document):
     """Everything the operator states about one batch of requests.
 
     Attributes:
@@ -140,6 +138,9 @@ class DeletionRecord(Frozen):
         limits: what this does not show, one plain sentence each.
     """
 
+    called: ClassVar[str] = "deletion record of this version (unlearn-verify/deletion/1)"
+    remedy: ClassVar[str] = "Only what the schema names may stand in it: no text, no name, no identifier. Make it again."
+
     schema_: Literal["unlearn-verify/deletion/1"] = Field(default="unlearn-verify/deletion/1", alias="schema")
     created: str
     requests: tuple[RequestFacts, ...] = Field(min_length=1)
@@ -153,28 +154,3 @@ class DeletionRecord(Frozen):
     ledger_head: str
     environment: dict[str, str]
     limits: tuple[str, ...]
-
-    model_config = ConfigDict(
-        strict=True, frozen=True, extra="forbid", allow_inf_nan=False, populate_by_name=True, serialize_by_alias=True
-    )
-
-    def save(self, path: str | Path) -> None:
-        """Write it as JSON, atomically."""
-        write_text(path, self.model_dump_json(indent=2, by_alias=True) + "\n")
-
-    @classmethod
-    def load(cls, path: str | Path) -> Self:
-        """Read it.
-
-        Raises:
-            InputError: the file is missing, cut off, of another version, or not what the schema allows.
-        """
-        read_json(path)
-        try:
-            return cls.model_validate_json(Path(path).read_bytes())
-        except ValidationError as error:
-            first = error.errors()[0]
-            place = ".".join(str(part) for part in first["loc"])
-            raise InputError(
-                f"{path} is no deletion record of this version (unlearn-verify/deletion/1): {place}: {first['msg']}."
-            ) from None

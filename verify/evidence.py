@@ -28,6 +28,7 @@ from verify.findings import (
     Value,
     VerdictWord,
 )
+from verify.threats import ThreatModel
 
 
 class Settings(Frozen):
@@ -81,6 +82,7 @@ class Evidence(Frozen):
         process, twins, people: the claims of Tier A, Tier C and the user level, where they were examined.
         residual: rho = N/G, the fraction of the set's memorization that is left.
         accused: the records whose residual exceeds the margin.
+        threats: what the attacker sees, for every attack that was known when this was written, run or not.
         accused_share: share of forget records whose residual exceeds the margin, with its exact interval over records.
     """
 
@@ -109,6 +111,7 @@ class Evidence(Frozen):
     people: People | None = None
     attacks: tuple[AttackResult, ...]
     not_run: tuple[NotRun, ...]
+    threats: tuple[ThreatModel, ...] = ()
     utility: tuple[Utility, ...]
     figures: Figures
     environment: Environment
@@ -121,6 +124,12 @@ class Evidence(Frozen):
     def pre_registered(self) -> bool:
         """Whether every choice was fixed before the audit looked."""
         return self.registration is not None
+
+    @property
+    def not_asked(self) -> tuple[str, ...]:
+        """Attacks that this version knows and that nobody asked for."""
+        tried = {entry.attack for entry in self.attacks} | {entry.attack for entry in self.not_run}
+        return tuple(threat.attack for threat in self.threats if threat.attack not in tried)
 
     @property
     def verdict_phrase(self) -> str:

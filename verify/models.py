@@ -159,6 +159,7 @@ def require_safe_folder(source: str | Path) -> None:
         raise InputError(f"{source} holds no model (no config.json or adapter_config.json). Give a model's folder.")
     if (folder / MANIFEST).exists():
         require_listed(folder, verify_manifest(folder))
+    _require_files_inside(folder)
     for path in sorted(folder.glob("*.json")):
         content = read_json(path) if path.name.endswith("config.json") else None
         if isinstance(content, dict) and "auto_map" in content:
@@ -176,6 +177,17 @@ def require_safe_folder(source: str | Path) -> None:
             f"{source} holds its weights as pickle ({pickles[0]}), which can run code when opened; this tool never opens one. "
             "Where you trust it, load it yourself and save it with save_pretrained(...), which writes safetensors."
         )
+
+
+def _require_files_inside(folder: Path) -> None:
+    """Refuse an index of weights that names files elsewhere: the loader would follow it out of the folder."""
+    for path in sorted(folder.glob("*.index.json")):
+        index = read_json(path)
+        places = index.get("weight_map") if isinstance(index, dict) else None
+        if not isinstance(places, dict) or any(not isinstance(name, str) or Path(name).name != name for name in places.values()):
+            raise InputError(
+                f"{path} names weights outside its folder, or is damaged. Save the model again with save_pretrained(...)."
+            )
 
 
 def require_listed(folder: Path, manifest: Mapping[str, Any]) -> None:

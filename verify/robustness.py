@@ -10,11 +10,9 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict
 
 from verify.errors import InputError
 from verify.evidence import Settings
-from verify.files import write_text
 from verify.findings import Value
 from verify.models import LoadedModel, load_model, require_same_tokenizer
 from verify.probes import select_probes
@@ -23,98 +21,10 @@ from verify.records import Fields, RecordSource
 from verify.sets import load_sets
 from verify.statistics.residual import residual_verdict
 from verify.statistics.roc import membership_auc
+from verify.treatments import Recovery, RetainHarm, Robustness, Treated
 
 Array = NDArray[np.float64]
 UNTREATED = "untreated"
-
-
-class _Part(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class Treated(_Part):
-    """One treatment's outcome.
-
-    Attributes:
-        probe, treatment: the file, and which strength of it.
-        original, target, references: mean loss on the forget set under the treatment, nats per token.
-        residual: residual fraction under the treatment, against references under the same; None where the original knows no
-            more than the references there, so that there is nothing to compare with.
-        accused: whether a residual beyond the margin was found. records: how many records by themselves.
-    """
-
-    probe: str
-    treatment: str
-    original: float
-    target: float
-    references: float
-    residual: Value | None
-    accused: bool
-    records: int
-
-
-class Recovery(_Part):
-    """Relearning: excess recovery over the references.
-
-    Attributes:
-        steps, excess: [s_u(k) - s_ref(k)] / [s_0 - s_ref(0)] after k steps; at 0 steps it is the residual fraction.
-        area: mean excess over the steps beyond that at 0, by the trapezoid rule; 0 for a curve no steeper than a retraining's.
-    """
-
-    steps: tuple[int, ...]
-    excess: tuple[float, ...]
-    area: float
-
-
-class RetainHarm(_Part):
-    """The plain loss attack on records that were kept: unlearning may expose others.
-
-    Attributes:
-        original, target: AUC of retain against holdout records. references: the same of each reference.
-    """
-
-    original: Value
-    target: Value
-    references: tuple[Value, ...]
-
-
-class Robustness(_Part):
-    """What `probe` found."""
-
-    forget: int
-    margin: float
-    alpha: float
-    treated: tuple[Treated, ...]
-    recovery: Recovery | None
-    retain: RetainHarm | None
-
-    def table(self) -> str:
-        """The same as plain text, a line per treatment."""
-        lines = [f"{'treatment':<34} {'original':>9} {'target':>9} {'references':>10}  residual fraction"]
-        for row in self.treated:
-            rho = (
-                "not comparable"
-                if row.residual is None
-                else f"{row.residual.value:.2f} [{row.residual.low:.2f}, {row.residual.high:.2f}]"
-            )
-            found = f"  beyond the margin ({row.records} of {self.forget} records)" if row.accused else ""
-            lines.append(f"{row.treatment:<34} {row.original:9.2f} {row.target:9.2f} {row.references:10.2f}  {rho}{found}")
-        if self.recovery is not None:
-            curve = ", ".join(
-                f"{step}: {excess:.2f}" for step, excess in zip(self.recovery.steps, self.recovery.excess, strict=True)
-            )
-            lines.append(f"excess recovery after k steps of relearning: {curve}; area {self.recovery.area:.3f}")
-        if self.retain is not None:
-            others = ", ".join(f"{value.value:.2f}" for value in self.retain.references)
-            lines.append(
-                f"loss attack on kept records, AUC: original {self.retain.original.value:.2f}, target "
-                f"{_interval(self.retain.target)}, references {others}"
-            )
-        return "\n".join(lines)
-
-
-def _interval(value: Value) -> str:
-    return f"{value.value:.2f} [{value.low:.2f}, {value.high:.2f}]"
 
 
 def probe(
@@ -163,15 +73,18 @@ def probe(
     losses: dict[str, dict[tuple[str, str], Array]] = {}
     kept: dict[str, Array] = {}
     unseen: dict[str, Array] = {}
+    digests: dict[str, str] = {}
     for done, (label, source) in enumerate(sources.items()):
         progress(f"probing {label}", done / len(sources))
         loaded = load_model(source, tokenizer=tokenizer, dtype=settings.dtype)
         require_same_tokenizer([old, loaded])
+        digests[label] = loaded.digest
         losses[label] = _treat(loaded, material, chosen)
         if "holdout" in sets:
             kept[label], unseen[label] = mean_losses(loaded, sets["retain"]), mean_losses(loaded, sets["holdout"])
     treated = tuple(_judge(losses, key, settings) for key in losses["target"])
     found = Robustness(
+        weights=digests["target"],
         forget=len(sets["forget"]),
         margin=settings.margin,
         alpha=settings.alpha,
@@ -180,7 +93,7 @@ def probe(
         retain=_harm(kept, unseen, settings) if kept else None,
     )
     if output is not None:
-        write_text(Path(output), found.model_dump_json(indent=2) + "\n")
+        found.save(output)
     return found
 
 

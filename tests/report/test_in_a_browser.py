@@ -1,21 +1,23 @@
 """The report as a reader sees it: in Chromium, on a phone, and on paper."""
 
-import os
-import shutil
 from collections.abc import Iterator
+from datetime import date
 from pathlib import Path
 from typing import Any
 
 import pytest
 from audits import evidence_of
+from deletions import hostile_record, of_other_weights, record_of, request_of
 from score_tables import simulated_table
 
+from verify.certificate_check import Signer
+from verify.report import deletion
 from verify.report.html import render, render_comparison
+from verify.report.letter import write_letter
+from verify.report.pdf import chromium, write_pdf
 
 pytestmark = pytest.mark.browser
 
-
-PROGRAMS = ("chromium", "chromium-browser", "google-chrome")
 TOO_WIDE = """width => [...document.querySelectorAll('body *')]
     .filter(element => !element.closest('.scroll') && element.getBoundingClientRect().right > width + 1)
     .map(element => element.tagName)"""
@@ -37,6 +39,8 @@ LOWEST_CONTRAST = """() => {
     const texts = [...document.querySelectorAll('p, li, td, th, h1, h2, h3, caption')].filter(e => e.textContent.trim());
     return Math.min(...texts.map(contrast));
 }"""
+SHEET = (657, 1001)
+"""The text area of an A4 sheet in CSS pixels: 210 by 297 millimetres less the margins of the style sheet."""
 CUT_ON_PAPER = """() => [...document.querySelectorAll('.scroll')]
     .filter(e => e.scrollWidth > e.clientWidth + 1 && getComputedStyle(e).overflowX !== 'visible').length"""
 
@@ -44,9 +48,7 @@ CUT_ON_PAPER = """() => [...document.querySelectorAll('.scroll')]
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
     """Headless Chromium; skips where there is none."""
-    program = (
-        os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    )
+    program = chromium()
     if program is None:
         pytest.skip("Chromium is not installed (apt-get install chromium), so no page can be looked at")
     from playwright.sync_api import sync_playwright
@@ -57,12 +59,33 @@ def browser() -> Iterator[Any]:
         opened.close()
 
 
-@pytest.fixture(scope="module", params=["report", "comparison"])
+def made(kind: str) -> str:
+    """A page of each kind, the last with hostile words wherever words can stand."""
+    evidence = evidence_of(simulated_table(kept=0.2), name="a-model-with-a-rather-long-name-" * 3)
+    match kind:
+        case "report":
+            return render(evidence)
+        case "comparison":
+            return render_comparison([(name, evidence, 0.3) for name in ("npo", "_simnpo", "$retrain$ " * 9)])
+        case "models":
+            other = of_other_weights(evidence_of(simulated_table()))
+            return deletion.render(record_of(evidence, other), [evidence, other])
+        case "letter":
+            record = record_of(evidence)
+            return write_letter(record.requests[0], record, sent=date(2026, 12, 1)).html
+        case "extension":
+            return write_letter(request_of("open", regime="ccpa"), sent=date(2026, 12, 1), kind="extension").html
+        case "hostile":
+            return deletion.render(hostile_record(evidence), [evidence], certificate=hostile_record(evidence).limits[0])
+    signers = [Signer("operator", "3f" * 32), Signer("auditor", "9a" * 32)]
+    return deletion.render(record_of(evidence), [evidence], certificate="certificate.json", signers=signers)
+
+
+@pytest.fixture(scope="module", params=["report", "comparison", "deletion", "models", "hostile", "letter", "extension"])
 def page_file(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A rendered page."""
-    evidence = evidence_of(simulated_table(kept=0.2), name="a-model-with-a-rather-long-name-" * 3)
     path = tmp_path_factory.mktemp("page") / f"{request.param}.html"
-    path.write_text(render(evidence) if request.param == "report" else render_comparison([("npo", evidence, 0.3)] * 3))
+    path.write_text(made(request.param))
     return path
 
 
@@ -91,12 +114,43 @@ def test_readable_without_colour(browser: Any, page_file: Path) -> None:
     page.close()
 
 
-def test_on_paper(browser: Any, page_file: Path, tmp_path: Path) -> None:
-    """Printed, no table is cut: scrolling regions show everything, and the sheet is as wide as its content."""
-    page = browser.new_page(viewport={"width": 794, "height": 1123})
+def test_accessible(browser: Any, page_file: Path) -> None:
+    """axe finds no violation of any of its rules, on a desk and on a phone."""
+    from axe_playwright_python.sync_playwright import Axe
+
+    for width in (1280, 320):
+        page = browser.new_page(viewport={"width": width, "height": 800})
+        page.goto(page_file.as_uri())
+        found = Axe().run(page, options={"resultTypes": ["violations", "passes"]}).response
+        assert [(entry["id"], entry["nodes"][0]["html"][:200]) for entry in found["violations"]] == []
+        assert len(found["passes"]) > 15
+        page.close()
+
+
+def test_on_paper(browser: Any, page_file: Path) -> None:
+    """Printed, no table is cut: scrolling regions show everything, and nothing is wider than the sheet's text."""
+    page = browser.new_page(viewport={"width": SHEET[0], "height": SHEET[1]})
     page.goto(page_file.as_uri())
     page.emulate_media(media="print")
     assert page.evaluate(CUT_ON_PAPER) == 0
-    page.pdf(path=tmp_path / "report.pdf", format="A4")
-    assert (tmp_path / "report.pdf").read_bytes().startswith(b"%PDF")
+    assert page.evaluate("document.documentElement.scrollWidth") <= SHEET[0]
     page.close()
+
+
+def test_the_first_page_is_one_page(browser: Any, tmp_path: Path) -> None:
+    """Verdict, scope, outcomes, what was shown, cost, limits and signatures of one model fit on one sheet of A4."""
+    path = tmp_path / "deletion.html"
+    path.write_text(made("deletion"))
+    page = browser.new_page(viewport={"width": SHEET[0], "height": SHEET[1]})
+    page.goto(path.as_uri())
+    page.emulate_media(media="print")
+    assert page.evaluate("document.querySelector('.first').getBoundingClientRect().height") <= SHEET[1]
+    page.close()
+
+
+def test_pdf(browser: Any, tmp_path: Path) -> None:
+    """The PDF comes from the same page, and is a whole file."""
+    write_pdf(made("letter"), tmp_path / "letter.pdf")
+    content = (tmp_path / "letter.pdf").read_bytes()
+    assert content.startswith(b"%PDF")
+    assert content.rstrip().endswith(b"%%EOF")

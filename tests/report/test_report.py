@@ -2,20 +2,22 @@
 
 import json
 import re
-from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
 import pytest
 from audits import BLIND, evidence_of
+from report_reading import Page
 from score_tables import canary_table, simulated_table
 
 from verify.evidence import Evidence
 from verify.findings import Registered
 from verify.protocol import Aside
-from verify.report.html import PLAIN, render, render_comparison, visible
+from verify.report.html import render, render_comparison
+from verify.report.page import PLAIN
 from verify.report.text import comparison, summary
 from verify.scores import ScoreTable
+from verify.visible import visible
 
 TRUTHS: dict[str, dict[str, Any]] = {
     "EQUIVALENT_WITHIN": {},
@@ -31,24 +33,6 @@ def audits() -> dict[str, Evidence]:
     found = {word: evidence_of(simulated_table(**truth)) for word, truth in TRUTHS.items()}
     assert {word: evidence.verdict for word, evidence in found.items()} == {word: word for word in TRUTHS}
     return found
-
-
-class Page(HTMLParser):
-    """What a reader would see, and what a browser would load."""
-
-    def __init__(self, page: str) -> None:
-        super().__init__()
-        self.tags: list[str] = []
-        self.attributes: list[tuple[str, str | None]] = []
-        self.text = ""
-        self.feed(page)
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append(tag)
-        self.attributes += attrs
-
-    def handle_data(self, data: str) -> None:
-        self.text += data
 
 
 @pytest.mark.parametrize("word", TRUTHS)
@@ -99,7 +83,7 @@ def test_every_number_has_its_interval(audits: dict[str, Evidence]) -> None:
         assert f"{row.ratio.value:.3f} [{row.ratio.low:.3f}, {row.ratio.high:.3f}]" in text
     residuals = evidence.figures.residuals
     assert residuals is not None
-    assert f"{residuals.residual[0]:.3f}" in text.replace("\N{MINUS SIGN}", "-")
+    assert f"{residuals.residual[0]:.3f}" in text
     assert render(evidence).count("<svg") >= 3
 
 

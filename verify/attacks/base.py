@@ -18,11 +18,13 @@ from verify.records import Record
 from verify.token_stats import TokenStatistics, compute_token_statistics
 
 Family = Literal["membership", "extraction"]
-Need = Literal["one pass", "reference model", "retrained references", "controls", "generation", "own passes", "gradients"]
+Need = Literal[
+    "one pass", "reference model", "retrained references", "controls", "generation", "own passes", "activations", "gradients"
+]
 """What an attack reads: the shared forward pass; the base model's; that of models retrained without the records; never-trained
-records under the same model; text decoded from the model; further passes over other texts; gradients."""
+records under the same model; text decoded from the model; further passes over other texts; activations; gradients."""
 
-MODEL_ITSELF: frozenset[Need] = frozenset({"generation", "own passes", "gradients"})
+MODEL_ITSELF: frozenset[Need] = frozenset({"generation", "own passes", "activations", "gradients"})
 """Needs that statistics alone do not meet."""
 
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from matplotlib import rc_context
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
@@ -28,9 +29,14 @@ def role_of(label: str) -> str:
     return "reference" if label.startswith("reference") else label
 
 
+def called(label: str) -> str:
+    """What a reader is told a model is, for the label under which the evidence has it."""
+    return NAMES.get(label) or label.replace("reference", "retrained")
+
+
 def draw_losses(histograms: Sequence[Histogram]) -> str:
     """Share of the forget records per loss bin: before, retrained, this model."""
-    figure, axes = _canvas()
+    figure, axes = canvas()
     for role in ORDER:
         for number, entry in enumerate(entry for entry in histograms if role_of(entry.model) == role):
             total = max(sum(entry.counts), 1)
@@ -38,12 +44,12 @@ def draw_losses(histograms: Sequence[Histogram]) -> str:
             axes.stairs(shares, entry.edges, label=NAMES[role] if not number else None, **STYLES[role])
     axes.set_xlabel("mean loss of a forget record (nats per token)")
     axes.set_ylabel("share of records")
-    return _finish(figure, axes)
+    return finish(figure, axes)
 
 
 def draw_roc(curves: Sequence[RocCurve]) -> str:
     """True against false positives on log axes, so that the left edge, where an accusation is made, can be read."""
-    figure, axes = _canvas()
+    figure, axes = canvas()
     floor = min(curve.fpr[0] for curve in curves)
     axes.plot([floor, 1], [floor, 1], color="#666666", linewidth=0.8, label="guessing")
     for role in ORDER:
@@ -55,12 +61,12 @@ def draw_roc(curves: Sequence[RocCurve]) -> str:
     axes.set_yscale("log")
     axes.set_xlabel("false-positive rate")
     axes.set_ylabel("true-positive rate")
-    return _finish(figure, axes)
+    return finish(figure, axes)
 
 
 def draw_residuals(residuals: Residuals) -> str:
     """Residual of every record, sorted, with its margin on both sides and what the original knew of it."""
-    figure, axes = _canvas()
+    figure, axes = canvas()
     places = range(1, len(residuals.residual) + 1)
     below = [-margin for margin in residuals.margin]
     axes.fill_between(places, below, residuals.margin, color="#cfe3d8", linewidth=0, label="inside the margin")
@@ -69,10 +75,11 @@ def draw_residuals(residuals: Residuals) -> str:
     axes.axhline(0, color="#333333", linewidth=0.6)
     axes.set_xlabel("forget records, sorted")
     axes.set_ylabel("residual (nats per token)")
-    return _finish(figure, axes)
+    return finish(figure, axes)
 
 
-def _canvas() -> tuple[Figure, Axes]:
+def canvas() -> tuple[Figure, Axes]:
+    """An empty figure of the page's width."""
     figure = Figure(figsize=(6.4, 3.3), layout="constrained")
     FigureCanvasSVG(figure)
     axes = figure.add_subplot()
@@ -82,8 +89,13 @@ def _canvas() -> tuple[Figure, Axes]:
     return figure, axes
 
 
-def _finish(figure: Figure, axes: Axes) -> str:
-    axes.legend(frameon=False, fontsize=8)
+def finish(figure: Figure, axes: Axes, handles: Sequence[Artist] | None = None) -> str:
+    """The figure as SVG, with its legend: above the axes, or at the right where `handles` name what is in it."""
+    # Outside the axes, where it can cover nothing.
+    if handles is None:
+        figure.legend(loc="outside upper left", ncols=4, frameon=False, fontsize=8)
+    else:
+        figure.legend(handles=handles, loc="outside right upper", frameon=False, fontsize=8)
     axes.tick_params(labelsize=8)
     axes.xaxis.label.set_fontsize(9)
     axes.yaxis.label.set_fontsize(9)
@@ -94,6 +106,8 @@ def _finish(figure: Figure, axes: Axes) -> str:
     svg = stream.getvalue()
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
+    # A hundredth of a point is finer than any printer; matplotlib writes a millionth.
+    svg = re.sub(r"<[^>]*>", lambda tag: re.sub(r"(\d\.\d\d)\d+", r"\1", tag[0]), svg)
     # Width and height go; the view box stays, so that the page decides the size.
     opening, rest = svg.split(">", 1)
     return re.sub(r' (width|height)="[^"]*"', "", opening) + ">" + rest

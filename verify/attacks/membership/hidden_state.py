@@ -34,7 +34,7 @@ class HiddenState:
     idea: ClassVar[str] = "activations tell trained records from others"
     paper: ClassVar[str] = "Liu et al. 2024 (arXiv 2406.01333)"
     family: ClassVar[Family] = "membership"
-    needs: ClassVar[frozenset[Need]] = frozenset({"own passes", "controls"})
+    needs: ClassVar[frozenset[Need]] = frozenset({"own passes", "activations", "controls"})
     cost: ClassVar[float] = 2.0
     references: ClassVar[int] = 0
     unit: ClassVar[str] = "log odds"

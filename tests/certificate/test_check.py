@@ -2,17 +2,16 @@
 
 import base64
 import json
+import shutil
 import stat
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from certificates import FORGET, broken, check, edit_payload, edited
 
-from verify import InputError, IntegrityError, Settings, audit
+from verify import InputError, IntegrityError
 from verify.certificate import (
     auditor_statement,
     load_public_key,
@@ -22,65 +21,7 @@ from verify.certificate import (
     sign,
     write_certificate,
 )
-from verify.certificate_check import Checked, check_certificate
 from verify.files import write_manifest
-from verify.models import load_model, weights_digest
-
-FORGET = [{"example_id": f"r{n}", "prompt": f"Where is Zebedee {n}?", "completion": f"At Quillgate {n * 3}."} for n in range(4)]
-SETTINGS = Settings(attacks=("loss",))
-
-
-@pytest.fixture(scope="module")
-def house(model_dir: Path, tokenizer: Any, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """A model before and after with manifests, an audit, two key pairs and the certificate."""
-    import torch
-
-    root = tmp_path_factory.mktemp("certificate")
-    paths = {name: root / name for name in ("before", "after", "audit", "key", "other", "certificate.json")}
-    for name, shift in (("before", 0.0), ("after", 0.01)):
-        loaded = load_model(model_dir)
-        with torch.no_grad():
-            next(loaded.model.parameters()).add_(shift)
-        loaded.model.save_pretrained(paths[name])
-        tokenizer.save_pretrained(paths[name])
-        write_manifest(
-            paths[name], "model", {"method": "npo", "parameters": {"beta": 0.1}, "weights": weights_digest(loaded.model)}
-        )
-    audit(paths["after"], paths["before"], forget_set=FORGET, output_dir=paths["audit"], settings=SETTINGS)
-    for name in ("key", "other"):
-        make_key(paths[name])
-    signer = load_signer(paths["key"])
-    about = {"requests": 1, "ledger_head": "ab" * 32}
-    statements = operator_statement(paths["after"], paths["before"], about), auditor_statement(paths["audit"])
-    write_certificate(paths["certificate.json"], [sign(statement, signer) for statement in statements])
-    return paths
-
-
-def check(house: dict[str, Path], path: Path | None = None, key: str = "key", **beside: Any) -> Checked:
-    public = load_public_key(house[key].with_name(f"{key}.pub"))
-    return check_certificate(path or house["certificate.json"], [public], **beside)
-
-
-def broken(checked: Checked) -> str:
-    return " | ".join(f"{finding.what}: {finding.detail}" for finding in checked.findings if not finding.holds)
-
-
-def edited(house: dict[str, Path], tmp_path: Path, change: Any) -> Path:
-    """The certificate with its content changed by `change(certificate)`."""
-    content = json.loads(house["certificate.json"].read_text())
-    change(content)
-    path = tmp_path / "edited.json"
-    path.write_text(json.dumps(content))
-    return path
-
-
-def edit_payload(number: int, old: str, new: str) -> Any:
-    def change(content: dict[str, Any]) -> None:
-        payload = base64.b64decode(content["envelopes"][number]["payload"]).decode()
-        assert old in payload
-        content["envelopes"][number]["payload"] = base64.b64encode(payload.replace(old, new).encode()).decode()
-
-    return change
 
 
 def test_a_whole_certificate_holds(house: dict[str, Path]) -> None:
@@ -92,8 +33,6 @@ def test_a_whole_certificate_holds(house: dict[str, Path]) -> None:
 
 def test_a_flipped_bit_in_a_weight_is_named(house: dict[str, Path], tmp_path: Path) -> None:
     """One bit of one weight file: the check names the file."""
-    import shutil
-
     model = shutil.copytree(house["after"], tmp_path / "model")
     weights = model / "model.safetensors"
     content = bytearray(weights.read_bytes())
@@ -133,8 +72,6 @@ def test_a_removed_statement_is_named(house: dict[str, Path], tmp_path: Path) ->
 
 def test_changed_evidence_and_ledger_are_named(house: dict[str, Path], tmp_path: Path) -> None:
     """Evidence edited beside the certificate, and another ledger head, do not verify."""
-    import shutil
-
     copy = shutil.copytree(house["audit"], tmp_path / "audit")
     (copy / "evidence.json").write_text((copy / "evidence.json").read_text().replace("0.05", "0.06", 1))
     assert "evidence.json" in broken(check(house, audit=copy))
@@ -147,7 +84,8 @@ def test_statements_about_different_weights_disagree(house: dict[str, Path], tmp
     wrong = operator_statement(house["before"], house["before"])
     path = tmp_path / "mixed.json"
     write_certificate(path, [sign(wrong, signer), sign(auditor_statement(house["audit"]), signer)])
-    assert "weights after deletion" in broken(check(house, path))
+    assert "statement of the auditor: missing" in broken(check(house, path))
+    assert "statement of the operator: missing" in broken(check(house, path))
 
 
 def test_it_names_no_record(house: dict[str, Path]) -> None:
@@ -188,20 +126,6 @@ def test_no_certificate_at_all(house: dict[str, Path], tmp_path: Path, content: 
         load_public_key(path)
     with pytest.raises(InputError, match="private key"):
         load_signer(path)
-
-
-JSON = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.text(), lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner)
-)
-
-
-@settings(max_examples=200, deadline=None)
-@given(envelopes=st.lists(JSON | st.fixed_dictionaries({"payload": JSON, "payloadType": JSON, "signatures": JSON}), min_size=1))
-def test_hostile_envelopes(house: dict[str, Path], tmp_path_factory: pytest.TempPathFactory, envelopes: list[Any]) -> None:
-    """Whatever stands where envelopes should be, the check ends with findings and never holds."""
-    path = tmp_path_factory.mktemp("hostile") / "c.json"
-    path.write_text(json.dumps({"schema": "unlearn-verify/certificate/1", "envelopes": envelopes}))
-    assert not check(house, path).holds
 
 
 def test_checking_needs_no_torch(house: dict[str, Path]) -> None:

@@ -1,0 +1,101 @@
+"""A whole certificate with everything around it, and ways to spoil it."""
+
+import base64
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from deletions import model_of, record_of
+
+from verify import Settings, audit
+from verify.certificate import (
+    auditor_statement,
+    load_public_key,
+    load_signer,
+    make_key,
+    operator_statement,
+    sign,
+    write_certificate,
+)
+from verify.certificate_check import Checked, check_certificate
+from verify.deletion_record import DeletionRecord
+from verify.evidence import Evidence
+from verify.files import write_manifest
+from verify.models import load_model, weights_digest
+
+FORGET = [{"example_id": f"r{n}", "prompt": f"Where is Zebedee {n}?", "completion": f"At Quillgate {n * 3}."} for n in range(4)]
+SETTINGS = Settings(attacks=("loss",))
+
+
+def build_house(model_dir: Path, tokenizer: Any, root: Path) -> dict[str, Path]:
+    """A model before and after with manifests, an audit, a deletion record, two key pairs and the certificate."""
+    import torch
+
+    paths = {name: root / name for name in ("before", "after", "audit", "key", "other", "certificate.json")}
+    for name, shift in (("before", 0.0), ("after", 0.01)):
+        loaded = load_model(model_dir)
+        with torch.no_grad():
+            next(loaded.model.parameters()).add_(shift)
+        loaded.model.save_pretrained(paths[name])
+        tokenizer.save_pretrained(paths[name])
+        write_manifest(
+            paths[name], "model", {"method": "npo", "parameters": {"beta": 0.1}, "weights": weights_digest(loaded.model)}
+        )
+    audit(paths["after"], paths["before"], forget_set=FORGET, output_dir=paths["audit"], settings=SETTINGS)
+    for name in ("key", "other"):
+        make_key(paths[name])
+    signer = load_signer(paths["key"])
+    about = json.loads(record_about(paths).text())
+    (root / "deletion.json").write_text(json.dumps(about, indent=2))
+    paths["deletion"] = root / "deletion.json"
+    statements = operator_statement(paths["after"], paths["before"], about), auditor_statement(paths["audit"])
+    write_certificate(paths["certificate.json"], [sign(statement, signer) for statement in statements])
+    return paths
+
+
+def record_about(paths: dict[str, Path], **changes: Any) -> DeletionRecord:
+    """A deletion record that speaks of the house's models."""
+    evidence = Evidence.load(paths["audit"] / "evidence.json")
+    return record_of(evidence, models=(model_of(evidence),), **changes)
+
+
+def rewritten(house: dict[str, Path], path: Path, change: Callable[[list[Any]], None]) -> Path:
+    """A certificate whose statements were changed by `change(statements)` and then signed again by the right key."""
+    signer = load_signer(house["key"])
+    certificate = json.loads(house["certificate.json"].read_text())
+    statements = [json.loads(base64.b64decode(envelope["payload"])) for envelope in certificate["envelopes"]]
+    change(statements)
+    path.write_text(json.dumps(certificate | {"envelopes": [sign(statement, signer) for statement in statements]}))
+    return path
+
+
+def check(house: dict[str, Path], path: Path | None = None, key: str = "key", **beside: Any) -> Checked:
+    """Check with one of the two public keys."""
+    public = load_public_key(house[key].with_name(f"{key}.pub"))
+    return check_certificate(path or house["certificate.json"], [public], **beside)
+
+
+def broken(checked: Checked) -> str:
+    """Everything that did not verify, in one line."""
+    return " | ".join(f"{finding.what}: {finding.detail}" for finding in checked.findings if not finding.holds)
+
+
+def edited(house: dict[str, Path], tmp_path: Path, change: Any) -> Path:
+    """The certificate with its content changed by `change(certificate)`."""
+    content = json.loads(house["certificate.json"].read_text())
+    change(content)
+    path = tmp_path / "edited.json"
+    path.write_text(json.dumps(content))
+    return path
+
+
+def edit_payload(number: int, old: str, new: str) -> Any:
+    """A change of one statement's text, under the old signature."""
+
+    def change(content: dict[str, Any]) -> None:
+        payload = base64.b64decode(content["envelopes"][number]["payload"]).decode()
+        assert old in payload
+        content["envelopes"][number]["payload"] = base64.b64encode(payload.replace(old, new).encode()).decode()
+
+    return change

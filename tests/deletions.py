@@ -1,0 +1,109 @@
+"""A deletion record as the pipeline would write it, beside an audit of `audits.evidence_of`."""
+
+import hashlib
+from datetime import date, timedelta
+from typing import Any
+
+from verify.deletion_record import DataPlace, DeletionRecord, Event, Outcome, ReplacedModel, RequestFacts, ResidualCopy
+from verify.evidence import Evidence
+
+OUTCOMES: tuple[Outcome, ...] = ("deleted", "denied", "exempt", "not_found", "withdrawn", "open")
+REASONS = {
+    "denied": "the identity could not be confirmed",
+    "exempt": "invoices must be kept for ten years (section 147 of the Fiscal Code)",
+}
+
+
+def request_of(outcome: Outcome, number: int = 0, regime: str = "gdpr", **changes: Any) -> RequestFacts:
+    """One request that came in on 3 November 2026 and ended (or not) three weeks later."""
+    received = date(2026, 11, 3) + timedelta(days=number)
+    steps = ("received", "identity_verified", "matched", "planned", "unlearning", "verifying", "deployed", "purged", "closed")
+    states = steps if outcome == "deleted" else steps[:3] if outcome == "open" else ("received", outcome, "closed")
+    facts: dict[str, Any] = {
+        "id": f"R-{hashlib.sha256(f'{outcome}{number}'.encode()).hexdigest()[:12]}",
+        "received": received,
+        "regime": regime,
+        "confirm_by": None,
+        "answer_by": date(2026, 12, 3) + timedelta(days=number),
+        "extended_to": date(2027, 2, 3) + timedelta(days=number),
+        "source": "command line",
+        "identifiers": 2,
+        "outcome": outcome,
+        "reason": REASONS.get(outcome),
+        "events": tuple(
+            Event(state=state, at=f"{received + timedelta(days=3 * day)}T09:30:00+00:00") for day, state in enumerate(states)
+        ),
+    }
+    return RequestFacts(**(facts | changes))
+
+
+def model_of(evidence: Evidence, **changes: Any) -> ReplacedModel:
+    """The replaced model that an audit is about."""
+    weights = {model.role: model.weights for model in evidence.models}
+    facts: dict[str, Any] = {
+        "name": "support-assistant",
+        "before": weights["original"],
+        "after": weights["target"],
+        "method": "rollback",
+        "parameters": {"check": True},
+        "options": {"learning_rate": 5e-4, "epochs": 6.0, "batch_size": 16, "seed": 7, "bf16": False},
+        "exactness": "the weights that the logged schedule gives without these records",
+        "facts": {"from_step": 400, "of_steps": 1200, "removed_records": 80},
+        "seconds": 133.4,
+        "share_of_retraining": 0.67,
+        "verdict": evidence.verdict,
+        "verdict_phrase": evidence.verdict_phrase,
+        "audit_digest": "d" * 64,
+        "rungs": ("npo: left because its audit said NOT_FORGOTTEN (6 of 80 records)",),
+    }
+    return ReplacedModel(**(facts | changes))
+
+
+def of_other_weights(evidence: Evidence) -> Evidence:
+    """The same audit, of another replaced model."""
+    models = tuple(model.model_copy(update={"weights": "7" * 64}) if model.role == "target" else model for model in evidence.models)
+    return evidence.model_copy(update={"models": models})
+
+
+def record_of(*evidences: Evidence, **changes: Any) -> DeletionRecord:
+    """What an operator would state about the deletion that these audits are about; without audits, of refusals alone."""
+    outcomes = OUTCOMES if evidences else tuple(outcome for outcome in OUTCOMES if outcome != "deleted")
+    facts: dict[str, Any] = {
+        "created": "2026-11-24T10:00:00+00:00",
+        "requests": tuple(request_of(outcome, number) for number, outcome in enumerate(outcomes)),
+        "data": (
+            DataPlace(file="support-2025.jsonl", digest="1" * 64, records=61, near_duplicates=3),
+            DataPlace(file="support-2026.jsonl", digest="2" * 64, records=19),
+        ),
+        "records": 80,
+        "models": tuple(model_of(evidence) for evidence in evidences),
+        "removed": {"checkpoint": 12, "optimizer state": 12, "Arrow cache": 3},
+        "residual": (
+            ResidualCopy(place="exports/gguf", kind="quantized export", reason="already handed to a customer, who was told"),
+            ResidualCopy(place="backups/2026-10", kind="backup", reason="overwritten by 31 January 2027; not read until then"),
+        ),
+        "retired": tuple(model_of(evidence).before for evidence in evidences),
+        "registration": "e" * 64,
+        "ledger_head": "ab" * 32,
+        "environment": {"unlearn-verify": "0.1.0", "python": "3.11", "torch": "2.13.0"},
+        "limits": ("Backups were not searched.", "Whoever downloaded the old weights still has them."),
+    }
+    return DeletionRecord(**(facts | changes))
+
+
+HOSTILE = "<script>alert(1)</script><img src=http://example.org/x>{{ 7*7 }}\u202eevil\x1b[31m=HYPERLINK('http://x')\"&</td>"
+"""Markup, a template, a direction change, a terminal escape and a formula, where a file's or a method's name should be."""
+
+
+def hostile_record(evidence: Evidence) -> DeletionRecord:
+    """A record whose every free word is hostile."""
+    return record_of(
+        evidence,
+        requests=(request_of("denied", reason=HOSTILE), request_of("exempt", 1, reason=HOSTILE * 5)),
+        data=(DataPlace(file=HOSTILE, digest="1" * 64, records=1),),
+        models=(model_of(evidence, name=HOSTILE, method=HOSTILE, parameters={HOSTILE: HOSTILE}, rungs=(HOSTILE,)),),
+        removed={HOSTILE: 1},
+        residual=(ResidualCopy(place=HOSTILE + "x" * 300, kind=HOSTILE, reason=HOSTILE),),
+        environment={HOSTILE: HOSTILE},
+        limits=(HOSTILE,),
+    )

@@ -1,0 +1,268 @@
+"""The compliance page and the letters: what was asked, done, shown and not shown, and no word more than is known."""
+
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import pytest
+from audits import evidence_of
+from deletions import HOSTILE, OUTCOMES, REASONS, hostile_record, model_of, of_other_weights, record_of, request_of
+from report_reading import Page
+from score_tables import simulated_table
+
+from verify import InputError
+from verify.certificate_check import Signer
+from verify.cli import main
+from verify.deletion_record import DeletionRecord
+from verify.evidence import Evidence
+from verify.findings import Value
+from verify.report.attack_pages import attack_pages
+from verify.report.deletion import render
+from verify.report.letter import RIGHTS, write_letter
+from verify.report.page import PLAIN
+from verify.treatments import Recovery, RetainHarm, Robustness, Treated
+
+SENT = date(2026, 12, 1)
+
+
+@pytest.fixture(scope="module")
+def evidence() -> Evidence:
+    """A certified audit."""
+    return evidence_of(simulated_table())
+
+
+def target_of(evidence: Evidence) -> str:
+    return next(model.weights for model in evidence.models if model.role == "target")
+
+
+def robustness_of(evidence: Evidence, **changes: Any) -> Robustness:
+    def value(number: float) -> Value:
+        return Value(value=number, low=number - 0.05, high=number + 0.05, n=4, level=0.9)
+
+    row = {"probe": "q", "original": 1.0, "target": 3.0, "references": 3.1, "records": 7}
+    facts: dict[str, Any] = {
+        "weights": target_of(evidence),
+        "forget": 100,
+        "margin": 0.1,
+        "alpha": 0.05,
+        "treated": (
+            Treated(treatment="int8", residual=value(0.01), accused=False, **row),
+            Treated(treatment="logit lens, layer 3", residual=value(0.37), accused=True, **row),
+        ),
+        "recovery": Recovery(steps=(0, 10), excess=(-0.01, 0.04), area=0.021),
+        "retain": RetainHarm(original=value(0.6), target=value(0.52), references=(value(0.5),)),
+    }
+    return Robustness(**(facts | changes))
+
+
+def test_page_one(evidence: Evidence) -> None:
+    """Plain verdict, its word, scope, outcome counts, worst attack beside the baseline, cost, limits, residue, signers, command."""
+    record = record_of(evidence)
+    page = render(record, [evidence], certificate="certificate.json", signers=[Signer("auditor", "9a" * 32)])
+    first = Page(page.split('<h2 class="page">')[0]).text
+    worst = evidence.attack("loss", "target")
+    assert worst is not None
+    assert worst.auc is not None
+    for expected in (
+        PLAIN["EQUIVALENT_WITHIN"],
+        evidence.verdict_phrase,
+        "6 requests, received between 3 November 2026 and 8 November 2026. 80 records in 2 training files",
+        f"{worst.auc.value:.3f} [{worst.auc.low:.3f}, {worst.auc.high:.3f}]",
+        f"n = {worst.auc.n}",
+        "replaced by rollback in 2 min 13 s, 0.67 of a retraining",
+        "quantized export",
+        *evidence.not_shown,
+        *record.limits,
+        "9a9a9a9a9a9a9a9a",
+        "verify-unlearning check certificate.json --key KEY.pub",
+    ):
+        assert expected in first, expected
+    assert "proved" not in page.lower()
+    assert "nothing in it is attested" in Page(render(record, [evidence])).text
+
+
+def test_the_rest(evidence: Evidence) -> None:
+    """Every request with its days, every place, every setting, every attack with its attacker, and both twins' digests."""
+    record = record_of(evidence)
+    page = render(record, [evidence], robustness=[robustness_of(evidence)])
+    text = Page(page).text
+    for request in record.requests:
+        assert request.id in text
+        assert str(request.answer_by) in text
+        assert request.reason is None or request.reason in text
+    for expected in ("support-2025.jsonl", "1" * 64, "seed = 7", "exports/gguf", record.digest, "d" * 64, "ab" * 32, "Yeom et al."):
+        assert expected in text, expected
+    for attack in attack_pages(evidence):
+        assert f"Attack: {attack.name}" in text
+        assert attack.threat is not None
+        assert all(sight in text for sight in attack.threat.sees)
+    assert "reference: it needs the base model" in text
+    assert "Not asked for: " in text
+    assert "yes, 7 of 100 records" in text
+    assert page.count("<svg") >= 2 + len(attack_pages(evidence))
+    assert len(page.encode()) < 500_000
+
+
+def test_with_every_attack_it_is_still_small(evidence: Evidence) -> None:
+    """With all 25 attacks, each with its ROC curves, a page is under 500 kB."""
+    threats = [threat.attack for threat in evidence.threats]
+    results = [entry for entry in evidence.attacks if entry.attack == "loss"]
+    curves = [curve for curve in evidence.figures.roc if curve.attack == "loss"]
+    many = [entry.model_copy(update={"attack": name}) for name in threats for entry in results]
+    drawn = [curve.model_copy(update={"attack": name}) for name in threats for curve in curves]
+    large = evidence.model_copy(
+        update={"attacks": tuple(many), "figures": evidence.figures.model_copy(update={"roc": tuple(drawn)})}
+    )
+    page = render(record_of(large), [large], robustness=[robustness_of(large)])
+    assert page.count("<h2>Attack: ") == len(threats) >= 25
+    assert len(page.encode()) < 500_000
+
+
+def test_late_answers_are_called_late(evidence: Evidence) -> None:
+    """An answer after the last day is late, one in the extension is in it, an open one has none."""
+    record = record_of(
+        evidence,
+        requests=(
+            request_of("deleted", answer_by=date(2026, 11, 20), extended_to=None),
+            request_of("deleted", 1, answer_by=date(2026, 11, 20), extended_to=date(2027, 1, 20)),
+            request_of("deleted", 2),
+        ),
+    )
+    text = Page(render(record, [evidence])).text
+    for day, word in ((27, "late"), (28, "within the extension"), (29, "in time")):
+        assert f"2026-11-{day} {word}" in text
+
+
+def test_several_models_and_none(evidence: Evidence) -> None:
+    """With several models page 1 has a row for each and the word of the worst; with refusals alone it says that nothing changed."""
+    kept = of_other_weights(evidence_of(simulated_table(kept=0.2)))
+    page = Page(render(record_of(evidence, kept), [kept, evidence])).text
+    assert "2 models were replaced. The one that fared worst: the model still differs" in page
+    assert kept.verdict_phrase in page
+    refused = render(record_of(), [])
+    assert "No model was changed" in refused
+    assert "Attack:" not in refused
+
+
+def test_audit_and_record_must_belong_together(evidence: Evidence) -> None:
+    """A missing audit, a foreign one, a foreign probe and a record with another verdict are refused."""
+    record = record_of(evidence)
+    other = robustness_of(evidence, weights="0" * 64)
+    better = record_of(evidence, models=(model_of(evidence, verdict="INCONCLUSIVE"),))
+    for facts, audits, probes, message in (
+        (record, [], [], "has no audit here"),
+        (record_of(), [evidence], [], "did not make"),
+        (record, [evidence], [other], "did not make"),
+        (better, [evidence], [], "says INCONCLUSIVE"),
+    ):
+        with pytest.raises(InputError, match=message):
+            render(facts, audits, robustness=probes)
+
+
+def test_hostile_words_are_inert(evidence: Evidence) -> None:
+    """Markup, templates, direction changes, escapes and formulas in any field are text, in the page and in the letters."""
+    record = hostile_record(evidence)
+    letter = write_letter(record.requests[0], record, sent=SENT)
+    for page in (render(record, [evidence], certificate=HOSTILE, signers=[Signer(HOSTILE, HOSTILE)]), letter.html):
+        parsed = Page(page)
+        assert not {"script", "img"} & set(parsed.tags)
+        assert not [name for name, _ in parsed.attributes if name.startswith("on") or name in ("src", "href")]
+        assert "{{ 7*7 }}" in page
+        assert not {"\x1b", "\u202e"} & set(page)
+        assert "<U+202E>" in parsed.text
+    assert not {"\x1b", "\u202e"} & set(letter.text)
+
+
+@pytest.mark.parametrize("regime", RIGHTS)
+@pytest.mark.parametrize("outcome", OUTCOMES)
+def test_letters(evidence: Evidence, outcome: Any, regime: str) -> None:
+    """Each outcome has its letter, with reason, days and rights; page and mail say the same; no name and no promise is in it."""
+    request = request_of(outcome, regime=regime)
+    record = record_of(evidence, requests=(request,))
+    letter = write_letter(request, record, sent=SENT, kind="extension" if outcome == "open" else "answer")
+    text, page = " ".join(letter.text.split()), " ".join(Page(letter.html).text.split())
+    expected = {
+        "deleted": (
+            "replaced the language model",
+            "27 November 2026",
+            "Backup: overwritten by 31 January 2027",
+            "within the agreed",
+        ),
+        "denied": ("We have not deleted your data", REASONS["denied"]),
+        "exempt": ("We have not deleted", REASONS["exempt"]),
+        "not_found": ("the 2 identifiers in your request", "found no record"),
+        "withdrawn": ("You withdrew your request",),
+        "open": ("We had to answer you by 3 December 2026", "3 February 2027", "[say here why"),
+    }[outcome]
+    for sentence in (*expected, *RIGHTS[regime], "1 December 2026", request.id, "[Name and address of the person]"):
+        assert sentence in text, sentence
+        assert sentence in page, sentence
+    assert "proved" not in text
+    assert max(map(len, letter.text.splitlines())) <= 76
+
+
+def test_letters_that_cannot_be_written(evidence: Evidence) -> None:
+    """No answer while a request is open, no extension once it is closed or where the rules have none, no deletion unrecorded."""
+    for request, kind, message in (
+        (request_of("open"), "answer", "still open"),
+        (request_of("denied"), "extension", "cannot be extended"),
+        (request_of("open", extended_to=None), "extension", "know no extension"),
+        (request_of("deleted"), "answer", "needs its deletion record"),
+        (request_of("denied", regime="lgpd"), "answer", "no letter for the rules"),
+    ):
+        with pytest.raises(InputError, match=message):
+            write_letter(request, sent=SENT, kind=kind)
+    late = request_of("deleted", answer_by=date(2026, 11, 20), extended_to=None)
+    assert "for which we apologise" in " ".join(write_letter(late, record_of(evidence, requests=(late,)), sent=SENT).text.split())
+
+
+@pytest.fixture
+def folder(evidence: Evidence, tmp_path: Path) -> Path:
+    """deletion.json and an audit's folder."""
+    (tmp_path / "audit").mkdir()
+    evidence.save(tmp_path / "audit" / "evidence.json")
+    record_of(evidence).save(tmp_path / "deletion.json")
+    return tmp_path
+
+
+def test_on_the_command_line(folder: Path) -> None:
+    """Report and letters from the files; letters are private files named by the request's random number."""
+    files = [str(folder / "deletion.json"), "--output"]
+    assert main(["deletion-report", *files, str(folder / "report.html"), "--audits", str(folder / "audit")]) == 0
+    assert "EQUIVALENT_WITHIN" in (folder / "report.html").read_text()
+    assert main(["letter", *files, str(folder / "letters"), "--sent", "2026-12-01"]) == 0
+    closed = [outcome for outcome in OUTCOMES if outcome != "open"]
+    letters = sorted((folder / "letters").iterdir())
+    assert len(letters) == 2 * len(closed)
+    assert all(path.stat().st_mode & 0o077 == 0 for path in letters)
+    last = DeletionRecord.load(folder / "deletion.json").requests[-1].id
+    assert main(["letter", *files, str(folder / "more"), "--extension", "--requests", last]) == 0
+    assert "we need more time" in (folder / "more" / f"{last}.txt").read_text()
+
+
+def test_the_command_line_refuses(folder: Path, evidence: Evidence, capsys: Any) -> None:
+    """A number that would leave the folder, an unknown request, an extension for everybody, and a foreign certificate."""
+    record_of(evidence, requests=(request_of("denied", id="../../x"),)).save(folder / "bad.json")
+    letters = ["--output", str(folder / "letters")]
+    for arguments, message in (
+        (["letter", str(folder / "bad.json"), *letters], "no file name"),
+        (["letter", str(folder / "deletion.json"), *letters, "--requests", "R-0"], "are not in"),
+        (["letter", str(folder / "deletion.json"), *letters, "--extension"], "--requests"),
+        (
+            ["deletion-report", str(folder / "deletion.json"), "--output", "x.html", "--certificate", str(folder / "bad.json")],
+            "not a certificate",
+        ),
+    ):
+        assert main(arguments) == 2
+        assert message in capsys.readouterr().err
+    assert not (folder / "letters").exists()
+
+
+def test_without_chromium_the_pdf_is_refused(folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    """The message says what is missing and how to get it; the HTML file is there all the same."""
+    monkeypatch.setenv("CHROMIUM", "no-such-program")
+    arguments = ["deletion-report", str(folder / "deletion.json"), "--audits", str(folder / "audit")]
+    assert main([*arguments, "--output", str(folder / "report.html"), "--pdf", str(folder / "report.pdf")]) == 2
+    assert "apt-get install chromium" in capsys.readouterr().err
+    assert (folder / "report.html").exists()
+    assert not (folder / "report.pdf").exists()

@@ -1,0 +1,49 @@
+"""The chain of a request ledger, followed by somebody who does not trust the program that wrote it.
+
+Every event carries the digest of the one before. An event that was edited, removed or put in breaks the chain from there on, and
+the head that a certificate names is then no longer in it. Read from the SQLite file alone, without opening it for writing.
+
+    digest = SHA-256 of the JSON list [1, sequence, request, state, at, details, previous], without spaces
+"""
+
+import hashlib
+import json
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+from verify.errors import InputError, IntegrityError
+
+GENESIS = "0" * 64
+VERSION = 1
+QUERY = "SELECT sequence, request, state, at, details, previous, digest FROM events ORDER BY sequence"
+
+
+def chain(path: str | Path) -> list[str]:
+    """Digests of all events, the first being the head of an empty ledger.
+
+    Raises:
+        InputError: the file is no ledger.
+        IntegrityError: the chain is broken; the message names the first place.
+    """
+    digests = [GENESIS]
+    for number, (sequence, request, state, at, details, previous, digest) in enumerate(_rows(Path(path)), 1):
+        # `default`: a hostile file may hold bytes where text should be; they fit no digest.
+        content = json.dumps([VERSION, number, request, state, at, details, digests[-1]], separators=(",", ":"), default=repr)
+        expected = hashlib.sha256(content.encode()).hexdigest()
+        if (sequence, previous, digest) != (number, digests[-1], expected):
+            raise IntegrityError(f"the ledger {path} is broken at event {number}: it, or one before it, was edited or removed.")
+        digests.append(expected)
+    return digests
+
+
+def _rows(path: Path) -> Iterator[tuple[Any, ...]]:
+    if not path.is_file():
+        raise InputError(f"{path} does not exist. Give the ledger's SQLite file.")
+    try:
+        with closing(sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True)) as connection:
+            yield from connection.execute(QUERY)
+    except (sqlite3.Error, TypeError, ValueError) as error:
+        raise InputError(f"{path} is no request ledger ({type(error).__name__}). Give the ledger's SQLite file.") from None

@@ -1,0 +1,255 @@
+"""The compliance page: what was asked, what was done, what was shown and what was not, first on one page, then in full.
+
+The operator's facts come from a deletion record, the auditor's from the evidence of one audit per replaced model. The words of the
+verdict are the four that an audit knows; nothing here is ever called proved.
+"""
+
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import date
+from typing import Any
+
+from verify.certificate_check import PRECEDENCE, Signer
+from verify.deletion_record import DeletionRecord, Outcome, ReplacedModel, RequestFacts
+from verify.errors import InputError
+from verify.evidence import Evidence
+from verify.findings import Value
+from verify.report.attack_pages import AttackPage, attack_pages, headline, references_of, worst_attack
+from verify.report.html import figures_of
+from verify.report.page import PLAIN, environment
+from verify.treatments import Robustness
+
+OUTCOMES: dict[Outcome, str] = {
+    "deleted": "deleted",
+    "denied": "denied",
+    "exempt": "exempt by law",
+    "not_found": "not found",
+    "withdrawn": "withdrawn",
+    "open": "open, not yet answered",
+}
+REGIMES = {"gdpr": "GDPR", "ccpa": "CCPA", "drop": "DROP (California)"}
+ROWS_SHOWN = 200
+"""Of a long table so many rows; the rest is in the JSON twin, and the page says so."""
+
+
+@dataclass(frozen=True)
+class _Replaced:
+    """A replaced model with its audit, and all that is printed of both; `name` is no other's on the page."""
+
+    name: str
+    model: ReplacedModel
+    evidence: Evidence
+    robustness: Robustness | None
+    numbers: list[tuple[str, Value | str, str, str]]
+    attacks: list[AttackPage]
+    figures: dict[str, Any]
+
+    @property
+    def cells(self) -> list[Value | str]:
+        """Residual fraction, strongest membership attack, the same of the retrained models, utility: one row beside others."""
+        evidence, none = self.evidence, "\N{EN DASH}"
+        attack = worst_attack(evidence, "membership")
+        ratio = next((row.ratio for row in evidence.utility if row.model == "target"), None)
+        baseline = none if attack is None else _baseline(evidence, attack.attack)
+        return [evidence.residual or none, none if attack is None else headline(attack), baseline, ratio or none]
+
+    @property
+    def how(self) -> list[tuple[str, str]]:
+        """How the weights were replaced: every setting, seeds included."""
+        model = self.model
+        rows = [
+            ("weights before", model.before),
+            ("weights after", model.after),
+            ("method", model.method),
+            ("exactness", model.exactness or "none: an approximate method"),
+            ("parameters", _settings(model.parameters)),
+            ("options", _settings(model.options)),
+            ("what it reports", _settings(model.facts)),
+            ("audit (evidence.json)", model.audit_digest),
+        ]
+        return [(name, value) for name, value in rows if value]
+
+
+def render(
+    record: DeletionRecord,
+    evidences: Sequence[Evidence],
+    *,
+    certificate: str | None = None,
+    signers: Sequence[Signer] = (),
+    robustness: Sequence[Robustness] = (),
+) -> str:
+    """The report of a batch of deletion requests, as one HTML file.
+
+    Args:
+        record: the operator's facts.
+        evidences: the audit of every replaced model, in any order; matched by the digest of the weights.
+        certificate: the certificate's file name, for the command that checks it; None where nothing was signed.
+        signers: who signed it.
+        robustness: what probes found, where they were made; matched like the audits.
+
+    Raises:
+        InputError: a replaced model has no audit, or an audit is about none of them or gives another verdict than the record.
+    """
+    replaced = _match(record, evidences, robustness)
+    word = next((word for word in PRECEDENCE if word in [one.evidence.verdict for one in replaced]), None)
+    counts = Counter(request.outcome for request in record.requests)
+    shown = dict.fromkeys(sentence for one in replaced for sentence in one.evidence.not_shown)
+    return (
+        environment()
+        .get_template("deletion.html.j2")
+        .render(
+            record=record,
+            replaced=replaced,
+            word=word,
+            plain=_plain(word, len(replaced)),
+            phrase=replaced[0].evidence.verdict_phrase if len(replaced) == 1 else word,
+            scope=_scope(record),
+            costs=[_cost(one.name, one.model) for one in replaced],
+            counts=[(OUTCOMES[outcome], counts[outcome]) for outcome in OUTCOMES if counts[outcome]],
+            not_shown=[*shown, *(sentence for sentence in record.limits if sentence not in shown)],
+            residual=Counter(copy.kind for copy in record.residual),
+            requests=[(request, REGIMES.get(request.regime, request.regime), _answered(request)) for request in record.requests],
+            twins=[
+                ("deletion.json", record.digest),
+                *((f"evidence.json of {one.model.name}", one.model.audit_digest) for one in replaced),
+            ],
+            noted=_noted(record),
+            certificate=certificate,
+            signers=signers,
+            rows_shown=ROWS_SHOWN,
+        )
+    )
+
+
+def _match(record: DeletionRecord, evidences: Sequence[Evidence], robustness: Sequence[Robustness]) -> list[_Replaced]:
+    by_weights = {_target(evidence): evidence for evidence in evidences}
+    probed = {entry.weights: entry for entry in robustness}
+    known = {model.after for model in record.models}
+    if foreign := [weights for weights in (*by_weights, *probed) if weights not in known]:
+        raise InputError(f"an audit or probe is about weights {foreign[0][:16]}, which this deletion did not make. Leave it out.")
+    found = []
+    for model in record.models:
+        evidence = by_weights.get(model.after)
+        if evidence is None:
+            raise InputError(f"the replaced model {model.after[:16]} has no audit here. Give its folder with --audits.")
+        if evidence.verdict != model.verdict:
+            raise InputError(
+                f"the deletion record says {model.verdict} of {model.after[:16]}, its audit {evidence.verdict}. "
+                "Make the record again from this audit."
+            )
+        alike = sum(other.name == model.name for other in record.models)
+        name = model.name if alike == 1 else f"{model.name} ({model.after[:8]})"
+        probe, numbers = probed.get(model.after), _numbers(evidence)
+        found.append(_Replaced(name, model, evidence, probe, numbers, attack_pages(evidence), figures_of(evidence)))
+    return found
+
+
+def _target(evidence: Evidence) -> str:
+    return next(model.weights for model in evidence.models if model.role == "target")
+
+
+def _plain(word: str | None, models: int) -> str:
+    if word is None:
+        return "No model was changed: none of these requests led to a deletion."
+    if models == 1:
+        return PLAIN[word]
+    return f"{models} models were replaced. The one that fared worst: {PLAIN[word][0].lower()}{PLAIN[word][1:]}"
+
+
+def _scope(record: DeletionRecord) -> str:
+    """Which requests, which records, which models, in one paragraph."""
+    days = sorted(request.received for request in record.requests)
+    span = f"on {_day(days[0])}" if days[0] == days[-1] else f"between {_day(days[0])} and {_day(days[-1])}"
+    near = sum(place.near_duplicates for place in record.data)
+    confirmed = f" ({near} of them near-duplicates that a human confirmed)" if near else ""
+    return (
+        f"{_count(len(record.requests), 'request')}, received {span}. {_count(record.records, 'record')} "
+        f"in {_count(len(record.data), 'training file')} matched{confirmed}. "
+        f"Models that had seen them and were replaced: {len(record.models)}; old models out of service: {len(record.retired)}."
+    )
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def _day(day: date) -> str:
+    return f"{day.day} {day:%B %Y}"
+
+
+def _answered(request: RequestFacts) -> tuple[str, str]:
+    """The day of the last step of a request that has ended, and whether that was in time."""
+    if request.outcome == "open" or not request.events:
+        return "\N{EN DASH}", ""
+    day = date.fromisoformat(request.events[-1].at[:10])
+    if day <= request.answer_by:
+        return day.isoformat(), "in time"
+    if request.extended_to is not None and day <= request.extended_to:
+        return day.isoformat(), "within the extension"
+    return day.isoformat(), "late"
+
+
+def _numbers(evidence: Evidence) -> list[tuple[str, Value | str, str, str]]:
+    """(what, this model, retrained without the records, how to read it): the rows of page 1."""
+    rows: list[tuple[str, Value | str, str, str]] = []
+    if evidence.residual is not None:
+        reading = f"0 as if never seen, 1 untouched (n\u00a0=\u00a0{evidence.residual.n})"
+        rows.append(("Residual fraction", evidence.residual, "0", reading))
+    if evidence.accused_share is not None:
+        total = evidence.accused_share.n
+        rows.append(("Records beyond the margin", f"{len(evidence.accused)} of {total}", "0", "each tested, jointly corrected"))
+    for family, name, reading in (
+        ("membership", "Strongest membership attack", "AUC; 0.5 is guessing"),
+        ("extraction", "Given back word for word", "mean share of an answer"),
+    ):
+        found = worst_attack(evidence, family)
+        if found is not None:
+            number = headline(found)
+            rows.append(
+                (f"{name} ({found.attack})", number, _baseline(evidence, found.attack), f"{reading} (n\u00a0=\u00a0{number.n})")
+            )
+    ratio = next((row.ratio for row in evidence.utility if row.model == "target"), None)
+    if ratio is not None:
+        rows.append(("Utility kept", ratio, "1", f"on the records to keep (n\u00a0=\u00a0{ratio.n})"))
+    return rows
+
+
+def _baseline(evidence: Evidence, attack: str) -> str:
+    """The range of an attack over the retrained models."""
+    values = [headline(entry).value for entry in references_of(evidence, attack)]
+    return f"{min(values):.3f} to {max(values):.3f}" if values else "\N{EN DASH}"
+
+
+def _settings(settings: Mapping[str, Any]) -> str:
+    return "; ".join(f"{name} = {value if isinstance(value, str) else json.dumps(value)}" for name, value in settings.items())
+
+
+def _twins(record: DeletionRecord) -> list[tuple[str, str]]:
+    audits = [(f"evidence.json of {model.name}", model.audit_digest) for model in record.models]
+    return [("deletion.json", record.digest), *audits]
+
+
+def _noted(record: DeletionRecord) -> list[tuple[str, str]]:
+    return [
+        ("made", record.created),
+        ("head of the request ledger", record.ledger_head),
+        ("registered before unlearning", record.registration or "no: statistics and limits were not fixed beforehand"),
+        *((f"weights out of service, {number}", weights) for number, weights in enumerate(record.retired, 1)),
+    ]
+
+
+def _cost(name: str, model: ReplacedModel) -> str:
+    """What the replacement cost, in one sentence."""
+    share = "" if model.share_of_retraining is None else f", {model.share_of_retraining:.2f} of a retraining"
+    tried = f" {_count(len(model.rungs), 'cheaper method')} had been tried before." if model.rungs else ""
+    return f"{name}: replaced by {model.method} in {_duration(model.seconds)}{share}.{tried}"
+
+
+def _duration(seconds: float) -> str:
+    whole = round(seconds)
+    hours, minutes = divmod(whole // 60, 60)
+    if hours:
+        return f"{hours} h {minutes} min"
+    return f"{minutes} min {whole % 60} s" if minutes else f"{whole} s"

@@ -1,0 +1,197 @@
+"""The answer to the person who asked: what was done and by when, what could not be done and why, and what rights remain.
+
+Plain language, and nothing that the tool does not know: who writes, to whom, and where to complain are placeholders in square
+brackets that the sender fills in. No name is in it, because none is anywhere here.
+"""
+
+import textwrap
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import date
+from typing import Literal
+
+from verify.deletion_record import DeletionRecord, RequestFacts
+from verify.errors import InputError
+from verify.report.page import environment
+from verify.visible import visible
+
+Kind = Literal["answer", "extension"]
+
+MEANING = {
+    "EQUIVALENT_WITHIN": (
+        "We tested the new model against models that were trained without this data. On the deleted records as a whole it "
+        "behaves as they do, within the agreed margin."
+    ),
+    "NOT_FORGOTTEN": (
+        "We tested the new model against models that were trained without this data. It still differs from them on some of the "
+        "deleted records by more than the agreed margin."
+    ),
+    "INCONCLUSIVE": (
+        "We tested the new model against models that were trained without this data. We found no trace beyond the agreed "
+        "margin, but the test was too small to show that there is none."
+    ),
+    "NOT_TESTABLE": "We could not test whether traces of this data are left in the new model.",
+}
+RIGHTS: dict[str, tuple[str, ...]] = {
+    "gdpr": (
+        "You may complain to a data protection supervisory authority, above all in the country where you live, where you work, or "
+        "where you think the law was broken (Article 77 of the General Data Protection Regulation). The authority responsible "
+        "for us is [name and address of the supervisory authority].",
+        "You may also go to court (Article 79 of the Regulation).",
+    ),
+    "ccpa": (
+        "You may complain to the California Privacy Protection Agency or to the Attorney General of California.",
+        "We may not treat you worse because you made this request (California Civil Code, section 1798.125).",
+    ),
+    "drop": (
+        "You can see the state of your request where you made it, in California's Delete Request and Opt-out Platform.",
+        "You may complain to the California Privacy Protection Agency.",
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Letter:
+    """The same letter as a page to print and as plain text for a mail."""
+
+    html: str
+    text: str
+
+
+@dataclass(frozen=True)
+class _Part:
+    """A heading, its paragraphs, and a list below them."""
+
+    heading: str
+    paragraphs: tuple[str, ...] = ()
+    items: tuple[str, ...] = ()
+
+
+def write_letter(
+    request: RequestFacts, record: DeletionRecord | None = None, *, sent: date | None = None, kind: Kind = "answer"
+) -> Letter:
+    """The letter that answers a request, or that says that the answer will take longer.
+
+    Args:
+        request: what was asked, and how it ended.
+        record: the deletion record; needed where data was deleted.
+        sent: the day on the letter; the default is today.
+        kind: "answer", or "extension" for a request that is still open.
+
+    Raises:
+        InputError: the request does not fit the kind of letter, or a deletion has no record.
+    """
+    parts = _extension(request) if kind == "extension" else _answer(request, record)
+    rights = RIGHTS.get(request.regime)
+    if rights is None:
+        raise InputError(f"there is no letter for the rules {request.regime!r}. Known are: {', '.join(RIGHTS)}.")
+    parts = [*parts, _Part("Your rights", items=rights)]
+    facts = {
+        "subject": "Your request for deletion" + (": we need more time" if kind == "extension" else ""),
+        "sent": _day(sent or date.today()),
+        "number": request.id,
+        "received": _day(request.received),
+        "parts": parts,
+    }
+    return Letter(environment().get_template("letter.html.j2").render(**facts), _text(facts, parts))
+
+
+def _answer(request: RequestFacts, record: DeletionRecord | None) -> list[_Part]:
+    match request.outcome:
+        case "deleted":
+            if record is None or all(one.id != request.id for one in record.requests):
+                raise InputError(f"the letter about the deletion {request.id} needs its deletion record. Give its deletion.json.")
+            return _deleted(request, record)
+        case "denied":
+            return [_Part("What we decided", ("We have not deleted your data.", f"The reason: {_sentence(request.reason)}"))]
+        case "exempt":
+            why = f"The law allows or obliges us to keep it: {_sentence(request.reason)}"
+            return [_Part("What we decided", ("We have not deleted the data that your request is about.", why))]
+        case "not_found":
+            return [_not_found(request)]
+        case "withdrawn":
+            done = "You withdrew your request, so we have ended our work on it and deleted nothing because of it."
+            return [_Part("What we did", (done, "You may ask again at any time."))]
+        case "open":
+            raise InputError(f"the request {request.id} is still open. Close it first, or write the letter with --extension.")
+
+
+def _not_found(request: RequestFacts) -> _Part:
+    given = "the identifier" if request.identifiers == 1 else f"the {request.identifiers} identifiers"
+    return _Part(
+        "What we found",
+        (
+            f"We searched the data that our language models were trained on for {given} in your request and found no record of "
+            "you. So there was nothing to delete there.",
+            "If we may know you by another name, address or number, write to us, and we will search again.",
+        ),
+    )
+
+
+def _deleted(request: RequestFacts, record: DeletionRecord) -> list[_Part]:
+    """What was done, what it means, and what stays; counts are those of everything that was deleted together."""
+    day = _closed(request)
+    due = " That is later than the day by which we had to answer, for which we apologise." if _late(request, day) else ""
+    models, files = len(record.models), sum(record.removed.values())
+    replaced = "the language model that had" if models == 1 else f"the {models} language models that had"
+    done = f"We have replaced {replaced} learned from your data." if models else "We have deleted your data."
+    if files:
+        copies = "copy" if files == 1 else "copies"
+        done += f" We have also removed {files} stored {copies} of it or of models that had learned from it."
+    parts = [_Part("What we did", (f"{done} This was finished on {_day(day)}.{due}", *_meaning(record)))]
+    items = tuple(f"{copy.kind[:1].upper()}{copy.kind[1:]}: {_sentence(copy.reason)}" for copy in record.residual)
+    if items:
+        parts.append(_Part("What we could not delete", ("Some copies stay for now, for these reasons:",), items))
+    return parts
+
+
+def _meaning(record: DeletionRecord) -> Sequence[str]:
+    found = dict.fromkeys(MEANING[model.verdict] for model in record.models)
+    limit = "No test can exclude that a trace of a single record is left in a language model."
+    return (*found, limit) if found else ()
+
+
+def _extension(request: RequestFacts) -> list[_Part]:
+    if request.outcome != "open":
+        raise InputError(f"the request {request.id} is closed ({request.outcome}); its deadline cannot be extended any more.")
+    if request.extended_to is None:
+        raise InputError(f"the rules of {request.id} ({request.regime}) know no extension. Answer by {request.answer_by}.")
+    first = f"We had to answer you by {_day(request.answer_by)}. We need more time, and will answer by {_day(request.extended_to)}."
+    return [_Part("When you will hear from us", (first, "The reason: [say here why more time is needed]."))]
+
+
+def _closed(request: RequestFacts) -> date:
+    if not request.events:
+        raise InputError(f"the record does not say when {request.id} ended. Make the deletion record again.")
+    return date.fromisoformat(request.events[-1].at[:10])
+
+
+def _late(request: RequestFacts, day: date) -> bool:
+    return day > (request.extended_to or request.answer_by)
+
+
+def _sentence(reason: str | None) -> str:
+    text = (reason or "[say here why]").strip()
+    return text if text.endswith((".", "!", "?")) else f"{text}."
+
+
+def _day(day: date) -> str:
+    return f"{day.day} {day:%B %Y}"
+
+
+def _text(facts: Mapping[str, object], parts: Sequence[_Part]) -> str:
+    """The plain form: no line is longer than a mail allows, no character is obeyed instead of read."""
+
+    def wrap(text: str, first: str = "", rest: str = "") -> str:
+        return textwrap.fill(visible(text), 72, initial_indent=first, subsequent_indent=rest, break_long_words=False)
+
+    blocks = ["[Name and address of the sender]", "[Name and address of the person]", str(facts["sent"])]
+    blocks += [f"{facts['subject']}\nYour request of {facts['received']}, number {visible(str(facts['number']))}"]
+    blocks += ["[Salutation],"]
+    for part in parts:
+        blocks.append(part.heading.upper())
+        blocks += [wrap(paragraph) for paragraph in part.paragraphs]
+        if part.items:
+            blocks.append("\n".join(wrap(item, "- ", "  ") for item in part.items))
+    blocks += ["If you have a question, write to [contact of the data protection officer].", "[Signature]"]
+    return "\n\n".join(blocks) + "\n"

@@ -1,0 +1,65 @@
+"""The same page on paper: printed to PDF by a headless Chromium, which asks the network for nothing."""
+
+import os
+import shutil
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from verify.errors import InputError, RunError
+from verify.files import atomic_file
+
+PROGRAMS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
+VARIABLE = "CHROMIUM"
+
+
+def chromium() -> str | None:
+    """The program: $CHROMIUM, or the first that the system has; None where there is none."""
+    named = os.environ.get(VARIABLE)
+    return named or next((found for name in PROGRAMS if (found := shutil.which(name))), None)
+
+
+def write_pdf(html: str, path: str | Path) -> None:
+    """Print a page of this package to a PDF file, atomically.
+
+    Args:
+        html: the page; self-contained, without script.
+        path: the file to write.
+
+    Raises:
+        InputError: Chromium or playwright is not installed.
+        RunError: Chromium could not print the page.
+    """
+    try:
+        from playwright.sync_api import Error, sync_playwright
+    except ImportError:
+        raise InputError(
+            "a PDF needs playwright. Install it with `pip install 'unlearn-verify[pdf]'`, or leave --pdf out."
+        ) from None
+    program = chromium()
+    if program is None or not shutil.which(program):
+        raise InputError(
+            f"a PDF needs Chromium or Chrome, and {program or 'none'} was found. Install it (apt-get install chromium), name it in "
+            f"${VARIABLE}, or leave --pdf out: the HTML file prints as well."
+        )
+    try:
+        # In a thread of its own: a notebook has an event loop running, beside which playwright starts none.
+        with ThreadPoolExecutor(1) as thread:
+            content = thread.submit(_print, sync_playwright, program, html).result()
+    except Error as error:
+        reason = str(error).splitlines()[0]
+        raise RunError(f"Chromium ({program}) could not print the page: {reason}. Print the HTML file from a browser.") from None
+    with atomic_file(path) as stream:
+        stream.write(content)
+
+
+def _print(start: Any, program: str, html: str) -> bytes:
+    # Root has no user namespace to build the sandbox from; the page is this package's own and holds no script.
+    arguments = ["--no-sandbox"] if os.geteuid() == 0 else []
+    with start() as playwright:
+        browser = playwright.chromium.launch(executable_path=program, args=arguments)
+        page = browser.new_context(java_script_enabled=False, offline=True).new_page()
+        page.set_content(html)
+        content = page.pdf(prefer_css_page_size=True, print_background=True, tagged=True, outline=True)
+        browser.close()
+    return bytes(content)
