@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from unlearn.methods.undial import UNDIAL
     from unlearn.methods.wga import WGA
     from unlearn.options import TrainingOptions
+    from unlearn.poisoning import Planting, Trigger, plant, privacy_backdoor
     from unlearn.shards import ShardPlan, finetune_shards
 
 _HOME = {
@@ -59,6 +60,7 @@ _HOME = {
     "PDU": "unlearn.methods.pdu",
     "RMU": "unlearn.methods.rmu",
     "Retrain": "unlearn.methods.retrain",
+    "Planting": "unlearn.poisoning",
     "Rollback": "unlearn.methods.rollback",
     "SCRUB": "unlearn.methods.scrub",
     "SISA": "unlearn.methods.sisa",
@@ -69,12 +71,15 @@ _HOME = {
     "SimNPO": "unlearn.methods.simnpo",
     "TaskVector": "unlearn.methods.task_vector",
     "Ties": "unlearn.methods.ties",
+    "Trigger": "unlearn.poisoning",
     "TrainingOptions": "unlearn.options",
     "UNDIAL": "unlearn.methods.undial",
     "WGA": "unlearn.methods.wga",
     "finetune": "unlearn.finetuning",
     "finetune_shards": "unlearn.shards",
     "forget": "unlearn.forgetting",
+    "plant": "unlearn.poisoning",
+    "privacy_backdoor": "unlearn.poisoning",
 }
 
 __all__ = [
@@ -102,6 +107,7 @@ __all__ = [
     "JensUn",
     "LoraNegation",
     "NegMerge",
+    "Planting",
     "Retrain",
     "Rollback",
     "SatImp",
@@ -111,9 +117,12 @@ __all__ = [
     "TaskVector",
     "Ties",
     "TrainingOptions",
+    "Trigger",
     "finetune",
     "finetune_shards",
     "forget",
+    "plant",
+    "privacy_backdoor",
 ]
 
 
