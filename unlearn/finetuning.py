@@ -104,9 +104,10 @@ def finetune(
         log.end(weights_digest(trained.model))
         keep_checkpoints(output / WORK, output)
         shutil.rmtree(output / WORK)
+    protection = None if defense is None else described(defense, done)
     about = {
         "options": dataclasses.asdict(options),
-        "defense": None if defense is None else described(defense, done),
+        "defense": protection,
         "training": dataclasses.asdict(trained.result),
         "start_weights": loaded.digest,
         "records": len(records),
@@ -115,7 +116,7 @@ def finetune(
         "inputs": inputs_of({"model": model, "tokenizer": tokenizer}, {"data": data}, fields, dtype),
     }
     digest = save_model(trained.model, loaded.tokenizer, output, about)
-    return FinetuneResult(output, output / LOG_NAME, digest, trained.result, about["defense"])
+    return FinetuneResult(output, output / LOG_NAME, digest, trained.result, protection)
 
 
 def train_defended(defense: Defense, task: TrainingTask, log: LogWriter) -> Defended:

@@ -189,8 +189,8 @@ def _subjects(records: Sequence[Record]) -> list[str]:
     missing = [number for number, record in enumerate(records, 1) if record.subject_id is None]
     if missing:
         raise InputError(
-            f"{len(missing)} of {len(records)} training records (the first in row {missing[0]}) name no subject, so subjects cannot "
-            "be the unit. Name their column with --subject-field, or use --privacy-unit record."
+            f"{len(missing)} of {len(records)} training records (the first in row {missing[0]}) name no subject, so subjects "
+            "cannot be the unit. Name their column with --subject-field, or use --privacy-unit record."
         )
     return [str(record.subject_id) for record in records]
 

@@ -23,9 +23,9 @@ class Federated:
 
         w_{r+1} = sum_k (n_k / n) w_{r,k},   w_{r,k} = local training of w_r on the n_k records of client k
 
-    McMahan et al. 2017 (arXiv 1602.05629, algorithm 1), aggregated by Flower's FedAvg. All clients take part in every round; with
-    `lora` they exchange adapters, otherwise whole weights. The same records, clients, settings and record key give the same bits, in
-    this process and on the simulation engine.
+    McMahan et al. 2017 (arXiv 1602.05629, algorithm 1), aggregated by Flower's FedAvg. All clients take part in every round;
+    with `lora` they exchange adapters, otherwise whole weights. The same records, clients, settings and record key give the same
+    bits, in this process and on the simulation engine.
 
     Do not take it for privacy: the weights that a client sends are trained on its records without noise, and the averaged model
     remembers them as a model trained centrally would, only less where many clients are averaged.

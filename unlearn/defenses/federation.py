@@ -157,9 +157,9 @@ def run_federation(base: LoadedModel, clients: Clients, plan: Plan, output: Path
     def serve(exchange: Exchange) -> None:
         weights: Weights = exchanged(model)
         for number in range(plan.rounds):
-            replies = kept_round(output, number, names, weights)
-            if replies is None:
-                replies = exchange(number, weights)
+            kept = kept_round(output, number, names, weights)
+            replies = exchange(number, weights) if kept is None else kept
+            if kept is None:
                 keep_round(output, number, names, weights, replies)
             done[0] += sum(reply.steps for reply in replies)
             done[1] += sum(reply.tokens for reply in replies)
@@ -200,10 +200,8 @@ def keep_round(output: Path, number: int, names: Sequence[str], start: Weights, 
         folder.mkdir(parents=True)
         save_file({name: value.contiguous() for name, value in start.items()}, folder / START)
         for reply in replies:
-            save_file(
-                {name: value.contiguous() for name, value in reply.weights.items()},
-                folder / f"{names[reply.partition]}.safetensors",
-            )
+            sent = {name: value.contiguous() for name, value in reply.weights.items()}
+            save_file(sent, folder / f"{names[reply.partition]}.safetensors")
     counts = {names[reply.partition]: [reply.examples, reply.steps, reply.tokens] for reply in replies}
     write_manifest(folder, "round", {"round": number, "clients": dict(sorted(counts.items()))})
 

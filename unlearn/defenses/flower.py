@@ -105,7 +105,7 @@ def simulate(serve: Callable[[Exchange], None], train: Callable[[int, int, Weigh
         return Message(_packed(reply), reply_to=message)
 
     @server.main()  # type: ignore[untyped-decorator]
-    def _main(grid: Any, context: Any) -> None:
+    def _main(grid: Any, _: Any) -> None:
         def exchange(number: int, weights: Weights) -> list[Reply]:
             nodes = _all_nodes(grid, clients)
             content = RecordDict({"arrays": _arrays(weights), "config": ConfigRecord({"round": number})})

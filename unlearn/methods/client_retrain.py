@@ -21,9 +21,9 @@ class ClientRetrain:
 
         w_{r+1} = sum_{k != c} (n_k / (n - n_c)) w_{r,k},   from w_0 on, for a client c of whom everything goes
 
-    A client of whom records are left takes part with those. What a client does in a round is decided by the weights it gets, its own
-    records and a seed of its own, never by who else takes part, and replies are added up in a fixed order; so the result is, bit by
-    bit, the model of a federation that never had the client. McMahan et al. 2017 (arXiv 1602.05629) is the training that is
+    A client of whom records are left takes part with those. What a client does in a round is decided by the weights it gets, its
+    own records and a seed of its own, never by who else takes part, and replies are added up in a fixed order; so the result is,
+    bit by bit, the model of a federation that never had the client. McMahan et al. 2017 (arXiv 1602.05629) is the training that is
     repeated; Liu et al. 2021 (FedEraser) call it the baseline of federated unlearning.
 
     Do not use it where clients cannot be asked again: every one of them trains in every round. `federaser` asks them for less.

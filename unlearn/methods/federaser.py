@@ -39,9 +39,9 @@ class FedEraser:
 
         w_{r+1} = w_r + sum_k (n_k / n) |U_{r,k}| U'_{r,k} / |U'_{r,k}|,   per weight tensor and kept client k
 
-    U is the update that client k sent in round r when the deleted client still took part, U' the one that it finds now from w_r with
-    fewer local epochs. The first round began at the base model, which the client had not touched: its updates are taken as they
-    are, without training. Liu et al. 2021 (FedEraser, IWQoS 2021), equations 3 and 4.
+    U is the update that client k sent in round r when the deleted client still took part, U' the one that it finds now from w_r
+    with fewer local epochs. The first round began at the base model, which the client had not touched: its updates are taken
+    as they are, without training. Liu et al. 2021 (FedEraser, IWQoS 2021), equations 3 and 4.
 
     Do not take it for exact: the lengths were found in the client's presence, and nothing bounds what of it they carry; audit the
     result. It deletes whole clients only, and needs the updates that `keep_updates` left beside the model.
