@@ -5,7 +5,10 @@ Flower and Ray report their use to their makers unless told otherwise before the
 
 import logging
 import os
-from collections.abc import Callable, Mapping, Sequence
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +19,7 @@ from torch import Tensor
 from verify.errors import InputError, RunError
 
 SILENT = {"FLWR_TELEMETRY_ENABLED": "0", "RAY_USAGE_STATS_ENABLED": "0"}
+HOME = "FLWR_HOME"
 HINT = "Install it: pip install 'unlearn-verify[federated]'."
 
 Weights = Mapping[str, Tensor]
@@ -52,7 +56,7 @@ def require_flower(engine: str = "in-process") -> None:
         import flwr.simulation  # noqa: F401
     except ImportError as error:
         raise InputError(f"--defense federated needs Flower ({error.msg}). {HINT}") from None
-    logging.getLogger("flwr").setLevel(logging.WARNING)
+    logging.getLogger("flwr").setLevel(logging.ERROR)
     if engine == "simulation":
         try:
             import ray  # noqa: F401
@@ -114,14 +118,30 @@ def simulate(serve: Callable[[Exchange], None], train: Callable[[int, int, Weigh
 
         serve(exchange)
 
-    settings = {"client_resources": {"num_cpus": 1, "num_gpus": 1.0 if torch.cuda.is_available() else 0.0}}
-    run_simulation(server, client, num_supernodes=clients, backend_config=settings)
+    settings = {
+        "client_resources": {"num_cpus": 1, "num_gpus": 1.0 if torch.cuda.is_available() else 0.0},
+        "init_args": {"log_to_driver": False, "logging_level": logging.ERROR},
+    }
+    with _home_of_its_own():
+        run_simulation(server, client, num_supernodes=clients, backend_config=settings)
+
+
+@contextmanager
+def _home_of_its_own() -> Iterator[None]:
+    """Flower writes an identifier of this machine into the user's home, even where it reports nothing; here it goes with the run."""
+    before = os.environ.get(HOME)
+    with tempfile.TemporaryDirectory() as folder:
+        os.environ[HOME] = folder
+        try:
+            yield
+        finally:
+            os.environ.pop(HOME)
+            if before is not None:
+                os.environ[HOME] = before
 
 
 def _all_nodes(grid: Any, clients: int) -> list[int]:
     """Every client's node; they register while the server already runs."""
-    import time
-
     while len(nodes := list(grid.get_node_ids())) < clients:
         time.sleep(0.05)
     return nodes
