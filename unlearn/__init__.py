@@ -4,13 +4,17 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from unlearn.defenses.differential_privacy import DifferentialPrivacy
+    from unlearn.defenses.federated import Federated
     from unlearn.finetuning import FinetuneResult, finetune
     from unlearn.forgetting import ForgetResult, forget
     from unlearn.methods.altpo import AltPO
     from unlearn.methods.auto import Auto
     from unlearn.methods.bad_teacher import BadTeacher
     from unlearn.methods.ceu import CEU
+    from unlearn.methods.client_retrain import ClientRetrain
     from unlearn.methods.dpo import DPO
+    from unlearn.methods.federaser import FedEraser
     from unlearn.methods.fisher import Fisher
     from unlearn.methods.flat import FLAT
     from unlearn.methods.grad_ascent_kl import GradAscentKL
@@ -44,8 +48,12 @@ _HOME = {
     "Auto": "unlearn.methods.auto",
     "BadTeacher": "unlearn.methods.bad_teacher",
     "CEU": "unlearn.methods.ceu",
+    "ClientRetrain": "unlearn.methods.client_retrain",
     "DPO": "unlearn.methods.dpo",
+    "DifferentialPrivacy": "unlearn.defenses.differential_privacy",
     "FLAT": "unlearn.methods.flat",
+    "FedEraser": "unlearn.methods.federaser",
+    "Federated": "unlearn.defenses.federated",
     "FinetuneResult": "unlearn.finetuning",
     "Fisher": "unlearn.methods.fisher",
     "ForgetResult": "unlearn.forgetting",
@@ -98,6 +106,10 @@ __all__ = [
     "AltPO",
     "Auto",
     "BadTeacher",
+    "ClientRetrain",
+    "DifferentialPrivacy",
+    "FedEraser",
+    "Federated",
     "FinetuneResult",
     "Fisher",
     "ForgetResult",

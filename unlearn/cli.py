@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 import tyro
 
 from unlearn import processes
+from unlearn.cli_defenses import DefenseFlags, summary
 from unlearn.cli_records import CheckDataset, Scan, Suppress
 from unlearn.cli_research import PlanShards, Reproduce, SweepCommand
 from unlearn.methods import method_classes, method_name
@@ -50,6 +51,7 @@ class Train:
     arguments: TrainArguments
     columns: FieldFlags = dataclasses.field(default_factory=FieldFlags)
     training: TrainingOptions = dataclasses.field(default_factory=TrainingOptions)
+    protection: DefenseFlags = dataclasses.field(default_factory=DefenseFlags)
 
     def run(self) -> int:
         """Train and print where the model is."""
@@ -66,15 +68,19 @@ class Train:
             options=self.training,
             dtype=self.arguments.dtype,
             canaries=self.arguments.canaries,
+            defense=self.protection.chosen(self.training),
         )
         if processes.is_main():
-            print(f"model:        {result.model_dir}\ntraining log: {result.log_path}\nweights:      {result.digest}")  # noqa: T201
+            said = f"model:        {result.model_dir}\ntraining log: {result.log_path}\nweights:      {result.digest}"
+            print(said + summary(result.defense))  # noqa: T201
         return 0
 
     def _shards(self) -> int:
         from unlearn.shards import ShardPlan, finetune_shards
         from verify.errors import InputError
 
+        if self.protection != DefenseFlags():
+            raise InputError("--defense and --shards do not go together. Leave one of them out.")
         if self.arguments.canaries:
             raise InputError("--canaries and --shards do not go together yet. Leave one of them out.")
         result = finetune_shards(
