@@ -6,7 +6,7 @@ made again from its beginning, which takes at most minutes. One folder is one se
 
 import json
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -63,10 +63,20 @@ def run(
         )
     total, done = sum(len(stage) for stage in stages), 0
     for stage in stages:
-        for job, _ in run_jobs(stage, workers) if stage else ():
+        for job in _ran(stage, workers):
             done += 1
             progress(job.label, done / total)
     return [load_cell(place.cell(row.name, seed)) for row in chosen for seed in range(place.setting.seeds)]
+
+
+def _ran(stage: Sequence[Job], workers: int) -> Iterator[Job]:
+    """Run the jobs and yield each as it ends; a single worker is this process, with the threads it was given."""
+    if workers > 1 and stage:
+        yield from (job for job, _ in run_jobs(stage, workers))
+        return
+    for job in stage:
+        job.run(**job.arguments)
+        yield job
 
 
 def _chosen(place: Place, only: Sequence[str]) -> list[Row]:

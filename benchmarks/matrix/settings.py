@@ -126,7 +126,7 @@ SMALL = Setting(
     options=_FINE,
     lora_rate=6e-3,
     short_epochs=3,
-    privacy_backdoor=TrainingOptions(learning_rate=1e-3, epochs=2, batch_size=16),
+    privacy_backdoor=TrainingOptions(learning_rate=2e-3, epochs=8, batch_size=16),
     seeds=3,
 )
 CI = replace(
@@ -135,11 +135,12 @@ CI = replace(
     subjects=40,
     forgotten=12,
     controls=60,
-    poisoned=10,
+    poisoned=14,
     uses=20,
     base_records=2500,
     references=3,
     seeds=1,
+    privacy_backdoor=TrainingOptions(learning_rate=2e-3, epochs=20, batch_size=16),
     epsilons=(8.0,),
     approximate_epochs=(10,),
     rounds=6,
