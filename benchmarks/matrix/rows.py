@@ -1,6 +1,6 @@
 """The rows of the matrix: how each defence makes its model. Rows are named, so that another process can make one by its name."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -147,6 +147,7 @@ def _federated(place: Place, seed: int, folder: Path) -> None:
     options, rounds = place.options(seed), place.setting.rounds
     assert options.epochs is not None, "every setting names its epochs"
     defense = Federated(client_field=CLIENT, rounds=rounds, local_epochs=options.epochs / rounds, keep_updates=False)
+    options = replace(options, epochs=None)  # the rounds say how long it is
     finetune(place.model("base"), place.data("train"), output_dir=folder, options=options, defense=defense)
 
 
@@ -158,7 +159,14 @@ def _unlearn(epochs: int) -> Make:
     def make(place: Place, seed: int, folder: Path) -> None:
         setting = place.setting
         options = replace(setting.approximate_options, seed=200 + seed, epochs=epochs, overflow=setting.options.overflow)
-        _forget(place, place.cell("none", seed) / "model", setting.approximate, dict(setting.parameters), folder, options)
+        _forget(
+            place,
+            place.cell("none", seed) / "model",
+            setting.approximate,
+            setting.parameters.get(setting.approximate, {}),
+            folder,
+            options,
+        )
 
     return make
 
@@ -190,7 +198,7 @@ def _short(base: str, name: str, epsilon: float | None) -> Make:
     return make
 
 
-def _forget(place: Place, model: Path, method: str, parameters: dict[str, Any], folder: Path, options: TrainingOptions) -> None:
+def _forget(place: Place, model: Path, method: str, parameters: Mapping[str, Any], folder: Path, options: TrainingOptions) -> None:
     """Delete the people and one planter's triggers."""
     forget(
         str(model),

@@ -37,7 +37,9 @@ class Setting:
         delta: of differential privacy.
         dp_options: what DP-SGD takes in place of `options`.
         clients, rounds: of the federation; local epochs are those of `options` over the rounds.
-        approximate, parameters, approximate_options: the best approximate method, by its command-line name.
+        approximate: the approximate method, by its command-line name.
+        parameters: of methods that do not take their defaults here, by name.
+        approximate_options: how the approximate method is trained, but for its epochs.
         approximate_epochs: its strengths, one row each.
         control_epochs: fine-tuning on retain data alone.
         attacks: what the audits run.
@@ -65,7 +67,7 @@ class Setting:
     clients: int = 8
     rounds: int = 12
     approximate: str = "npo"
-    parameters: Mapping[str, Any] = field(default_factory=lambda: {"alpha": 3.0})
+    parameters: Mapping[str, Mapping[str, Any]] = field(default_factory=lambda: {"npo": {"alpha": 3.0}})
     approximate_options: TrainingOptions = field(default_factory=lambda: TrainingOptions(learning_rate=3e-3, batch_size=16))
     approximate_epochs: tuple[int, ...] = (5, 10, 20)
     control_epochs: int = 3
@@ -167,8 +169,13 @@ LARGE = replace(
 SETTINGS: dict[str, Setting] = {"ci": CI, "small": SMALL, "large": LARGE}
 
 
-def setting_for(name: str, data: DataName) -> Setting:
-    """The setting of that name, fitted to the data: TOFU's answers are three times as long, and its authors fewer.
+def setting_for(name: str, data: DataName, approximate: str | None = None) -> Setting:
+    """The setting of that name, fitted to the data: TOFU's authors have five times as many records, so there are fewer of them.
+
+    Args:
+        name: as on the command line.
+        data: which data set.
+        approximate: another approximate method than the setting's.
 
     Raises:
         InputError: there is no such setting.
@@ -176,6 +183,8 @@ def setting_for(name: str, data: DataName) -> Setting:
     if name not in SETTINGS:
         raise InputError(f"there is no setting called {name}. Use any of: {', '.join(SETTINGS)}.")
     chosen = SETTINGS[name]
+    if approximate is not None:
+        chosen = replace(chosen, approximate=approximate)
     if data == "people":
         return chosen
     return replace(chosen, subjects=chosen.subjects // 5, forgotten=chosen.forgotten // 5, records_per_subject=20)
