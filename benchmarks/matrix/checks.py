@@ -57,7 +57,10 @@ def privacy_bound(cells: Sequence[Cell]) -> Check:
 def untouched_detected(cells: Sequence[Cell]) -> Check:
     """Doing nothing is seen by the audit and by the triggers."""
     chosen = [cell for cell in cells if cell.row == "none"]
-    missed = [f"seed {cell.seed}" for cell in chosen if cell.verdict != "NOT_FORGOTTEN" or not cell.triggers.kept]
+    missed = [f"seed {cell.seed}: the audit says {cell.verdict}" for cell in chosen if cell.verdict != "NOT_FORGOTTEN"]
+    missed += [
+        f"seed {cell.seed}: triggers work {cell.triggers.gone.value:.0%} of the time" for cell in chosen if not cell.triggers.kept
+    ]
     told = f"{len(chosen)} untouched models, all detected by the audit and by the triggers"
     return _all("the do-nothing defence is detected", chosen, missed, told)
 

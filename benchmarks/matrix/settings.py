@@ -187,4 +187,7 @@ def setting_for(name: str, data: DataName, approximate: str | None = None) -> Se
         chosen = replace(chosen, approximate=approximate)
     if data == "people":
         return chosen
-    return replace(chosen, subjects=chosen.subjects // 5, forgotten=chosen.forgotten // 5, records_per_subject=20)
+    # What of Wikipedia text there is makes few steps; they are gone through three times.
+    base = replace(chosen.base_options, epochs=3)
+    fewer = {"subjects": chosen.subjects // 5, "forgotten": chosen.forgotten // 5, "records_per_subject": 20}
+    return replace(chosen, base_options=base, **fewer)
