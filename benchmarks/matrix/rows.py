@@ -187,12 +187,10 @@ def _short(base: str, name: str, epsilon: float | None) -> Make:
     def make(place: Place, seed: int, folder: Path) -> None:
         source = place.model("base" if base == "clean" else "poisoned-base")
         options = place.setting.tuned("lora", 100 + seed) if name == "lora" else place.options(seed)
+        if epsilon is not None:
+            options = replace(options, **place.setting.dp_options)
         options = replace(options, epochs=place.setting.short_epochs)
-        if epsilon is None:
-            finetune(source, place.data("train"), output_dir=folder, options=options)
-            return
-        options = replace(options, **place.setting.dp_options)
-        defense = _privacy(place.setting, epsilon)
+        defense = None if epsilon is None else _privacy(place.setting, epsilon)
         finetune(source, place.data("train"), output_dir=folder, options=options, defense=defense)
 
     return make

@@ -63,7 +63,7 @@ class Setting:
     references: int = 4
     epsilons: tuple[float, ...] = (50.0, 8.0, 1.0)
     delta: float = 1e-5
-    dp_options: Mapping[str, Any] = field(default_factory=lambda: {"batch_size": 64})
+    dp_options: Mapping[str, Any] = field(default_factory=lambda: {"batch_size": 64, "epochs": 10})
     clients: int = 8
     rounds: int = 12
     approximate: str = "npo"
@@ -161,6 +161,7 @@ LARGE = replace(
     base_options=replace(_BASE, learning_rate=1e-3, batch_size=64, bf16=True),
     options=replace(_FINE, learning_rate=5e-4, batch_size=32, bf16=True),
     lora_rate=2e-3,
+    dp_options={"batch_size": 256},
     privacy_backdoor=TrainingOptions(learning_rate=2e-4, epochs=2, batch_size=32),
     seeds=5,
     references=8,
@@ -170,7 +171,8 @@ SETTINGS: dict[str, Setting] = {"ci": CI, "small": SMALL, "large": LARGE}
 
 
 def setting_for(name: str, data: DataName, approximate: str | None = None) -> Setting:
-    """The setting of that name, fitted to the data: TOFU's authors have five times as many records, so there are fewer of them.
+    """The setting of that name, fitted to the data: TOFU's authors have five times as many records, so there are fewer of them, and
+    longer answers take more passes to be known by heart.
 
     Args:
         name: as on the command line.
@@ -189,5 +191,5 @@ def setting_for(name: str, data: DataName, approximate: str | None = None) -> Se
         return chosen
     # What of Wikipedia text there is makes few steps; they are gone through three times.
     base = replace(chosen.base_options, epochs=3)
-    fewer = {"subjects": chosen.subjects // 5, "forgotten": chosen.forgotten // 5, "records_per_subject": 20}
-    return replace(chosen, base_options=base, **fewer)
+    fewer = {"subjects": chosen.subjects // 8, "forgotten": chosen.forgotten // 5, "records_per_subject": 20}
+    return replace(chosen, base_options=base, options=replace(chosen.options, epochs=30), **fewer)
