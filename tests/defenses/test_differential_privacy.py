@@ -99,7 +99,7 @@ def test_clipped_gradients_are_those_of_a_slow_loop(
 
 
 def test_epsilon_is_opacus_own_number(make_loaded: MakeLoaded, tmp_path: Path) -> None:
-    """Epsilon in the facts is what Opacus' accountant gives for the steps that were counted, and within the budget; PRV likewise."""
+    """Epsilon in the facts is what Opacus' accountant gives for the steps that were counted, within the budget; PRV likewise."""
     from opacus.accountants import PRVAccountant, RDPAccountant
 
     facts = dataclasses.replace(QUIET, target_delta=1e-3).train(task_of(make_loaded("llama"), tmp_path)).facts

@@ -4,6 +4,7 @@ import os
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -21,24 +22,31 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
+def listens(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
 @pytest.fixture
-def cluster(tmp_path: Path) -> Iterator[str]:
-    """A Ray cluster of this machine alone, with two workers; it ends when its standard input does."""
-    client = free_port()
-    code = (
-        "import ray, time, sys; from ray.util.client.server import serve;"
-        f"ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, _temp_dir={str(tmp_path / 'r')!r});"
-        f"server = serve('127.0.0.1', {client}); print('ready', flush=True); sys.stdin.read()"
-    )
-    environment = {**os.environ, "RAY_USAGE_STATS_ENABLED": "0", "OMP_NUM_THREADS": "1"}
-    with subprocess.Popen(
-        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
-    ) as head:
-        assert head.stdout is not None
-        assert head.stdin is not None
-        assert any("ready" in line for line in head.stdout)
+def cluster() -> Iterator[str]:
+    """A Ray cluster of this machine alone, with two workers; it ends with the process that started it."""
+    port, client = free_port(), free_port()
+    first = 20000  # below the ports that the operating system hands out, so that neither of the two above is taken twice
+    given = ["start", "--head", "--block", "--num-cpus=2", f"--port={port}", f"--ray-client-server-port={client}"]
+    settings = [
+        "--include-dashboard=false",
+        "--disable-usage-stats",
+        f"--min-worker-port={first}",
+        f"--max-worker-port={first + 99}",
+    ]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    command = [str(Path(sys.executable).with_name("ray")), *given, *settings]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment) as head:
+        while not listens(client):
+            assert head.poll() is None, "Ray did not start"
+            time.sleep(0.2)
         yield f"ray://127.0.0.1:{client}"
-        head.stdin.close()
+        head.terminate()
 
 
 @pytest.mark.slow
