@@ -6,7 +6,6 @@ from typing import Any
 import pytest
 import torch
 from tiny_models import CONTEXT, make_llama
-from training_rows import make_rows
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from verify.models import LoadedModel, load_model
@@ -46,9 +45,3 @@ MAKERS: dict[str, Callable[[Any], Any]] = {"llama": make_llama, "gpt2": make_gpt
 def make_loaded(tokenizer: Any) -> Callable[[str], LoadedModel]:
     """Makes a fresh tiny model of an architecture."""
     return lambda kind: load_model(MAKERS[kind](tokenizer), tokenizer=tokenizer)
-
-
-@pytest.fixture
-def client_rows() -> list[dict[str, str]]:
-    """Twelve records of four clients, named in a column of their own; subjects lie across clients."""
-    return [{**row, "hospital": f"St Nowhere {number % 4}"} for number, row in enumerate(make_rows("kept", 12))]

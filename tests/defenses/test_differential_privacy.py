@@ -1,4 +1,4 @@
-"""Differential privacy: the gradients are one unit's alone, the noise is what the accounting says, and the run does what it says."""
+"""Differential privacy: gradients are one unit's alone, the noise is what the accounting says, the run does what it says."""
 
 import dataclasses
 import json
@@ -47,7 +47,7 @@ def slow_unit_gradients(model: Any, batches: UnitBatches, units: list[int]) -> l
         total: dict[str, torch.Tensor] = {}
         for row in batches.rows_of[unit]:
             model.zero_grad()
-            batch = {name: value for name, value in batches.batch([unit], torch.device("cpu"))[0].items()}
+            batch = batches.batch([unit], torch.device("cpu"))[0]
             place = list(batches.rows_of[unit]).index(row)
             alone = {name: value[place : place + 1] for name, value in batch.items()}
             (-scored_log_probabilities(model, alone)[0].sum() * batches.weights[row]).backward()
@@ -99,19 +99,23 @@ def test_clipped_gradients_are_those_of_a_slow_loop(
 
 
 def test_epsilon_is_opacus_own_number(make_loaded: MakeLoaded, tmp_path: Path) -> None:
-    """Epsilon in the facts is what both of Opacus' accountants give for the steps that were counted, and within the budget."""
+    """Epsilon in the facts is what Opacus' accountant gives for the steps that were counted, within the budget; PRV likewise."""
     from opacus.accountants import PRVAccountant, RDPAccountant
 
-    for accountant, kind in (("rdp", RDPAccountant), ("prv", PRVAccountant)):
-        defense = DifferentialPrivacy(target_epsilon=6.0, target_delta=1e-3, accountant=accountant, noise_seed=0)
-        facts = defense.train(task_of(make_loaded("llama"), tmp_path)).facts
-        counter = kind()
-        for _ in range(facts["steps"]):
-            counter.step(noise_multiplier=facts["noise_multiplier"], sample_rate=facts["sample_rate"])
-        assert facts["epsilon"] == pytest.approx(counter.get_epsilon(delta=1e-3), abs=1e-9)
-        assert 5.9 < facts["epsilon"] <= 6.0
-        assert (facts["delta"], facts["steps"], facts["units"]) == (1e-3, 4, 12)
-        assert facts["sample_rate"] == pytest.approx(4 / 12)
+    facts = dataclasses.replace(QUIET, target_delta=1e-3).train(task_of(make_loaded("llama"), tmp_path)).facts
+    assert (facts["delta"], facts["steps"], facts["units"]) == (1e-3, 4, 12)
+    assert facts["sample_rate"] == pytest.approx(4 / 12)
+    private = plan_noise(2.0, 1e-3, 12, 4, 4, "prv")
+    spent = epsilon_of(private, 1e-3, "prv")
+    cases = [
+        (RDPAccountant(), facts["noise_multiplier"], facts["epsilon"], 20.0),
+        (PRVAccountant(), private.noise_multiplier, spent, 2.0),
+    ]
+    for counter, noise, epsilon, budget in cases:
+        for _ in range(4):
+            counter.step(noise_multiplier=noise, sample_rate=4 / 12)
+        assert epsilon == pytest.approx(counter.get_epsilon(delta=1e-3), abs=1e-9)
+        assert budget - 0.1 < epsilon <= budget
 
 
 def test_epsilon_of_a_known_mechanism() -> None:
@@ -202,7 +206,7 @@ def test_microbatches_change_nothing(make_loaded: MakeLoaded, tmp_path: Path) ->
 
 def test_a_long_record_is_one_unit(make_loaded: MakeLoaded, tmp_path: Path) -> None:
     """A record in several windows is drawn and clipped as one; its windows' weights add up to its mean loss."""
-    rows = [{"example_id": "a", "text": "the quick brown fox " * 12}, {"example_id": "b", "text": "the lazy dog"}]
+    rows = [{"example_id": "a", "text": "7391 " * 60}, {"example_id": "b", "text": "the lazy dog"}]
     options = dataclasses.replace(OPTIONS, overflow="split")
     task = TrainingTask(make_loaded("llama"), parse_records(rows, Fields(), "r"), options, tmp_path, tmp_path, rows, Fields())
     batches = UnitBatches.of(task, "record")
@@ -267,7 +271,7 @@ def test_models_whose_gradients_cannot_be_told_apart(make_loaded: MakeLoaded, tm
         QUIET.train(task_of(mixing, tmp_path))
     running = make_loaded("llama")
     running.model.model.layers[1].mlp.up_proj = torch.nn.Sequential(torch.nn.Linear(32, 64, bias=False), torch.nn.BatchNorm1d(64))
-    with pytest.raises(InputError, match="BatchNorm|batch_norm|1.mlp.up_proj.1"):
+    with pytest.raises(InputError, match=r"1\.mlp\.up_proj\.1"):
         QUIET.train(task_of(running, tmp_path))
     halved = make_loaded("llama")
     halved.model.to(torch.bfloat16)

@@ -3,6 +3,7 @@
 import math
 import warnings
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, Literal
 
 from verify.errors import InputError
@@ -45,6 +46,7 @@ def epsilon_of(plan: NoisePlan, delta: float, accountant: Accountant = "rdp") ->
         return float(counter.get_epsilon(delta=delta))
 
 
+@cache
 def plan_noise(epsilon: float, delta: float, units: int, batch: int, steps: int, accountant: Accountant = "rdp") -> NoisePlan:
     """The least noise with which `steps` steps over `units` units stay within (epsilon, delta).
 

@@ -5,6 +5,7 @@ Flower and Ray report their use to their makers unless told otherwise before the
 
 import logging
 import os
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -56,6 +57,10 @@ def require_flower(engine: str = "in-process") -> None:
         import flwr.simulation  # noqa: F401
     except ImportError as error:
         raise InputError(f"--defense federated needs Flower ({error.msg}). {HINT}") from None
+    telemetry = sys.modules.get("flwr.supercore.telemetry")
+    if telemetry is not None:
+        # Where somebody imported Flower before, it has read the environment already.
+        vars(telemetry)["FLWR_TELEMETRY_ENABLED"] = "0"
     logging.getLogger("flwr").setLevel(logging.ERROR)
     if engine == "simulation":
         try:
@@ -128,7 +133,7 @@ def simulate(serve: Callable[[Exchange], None], train: Callable[[int, int, Weigh
 
 @contextmanager
 def _home_of_its_own() -> Iterator[None]:
-    """Flower writes an identifier of this machine into the user's home, even where it reports nothing; here it goes with the run."""
+    """Flower writes an identifier of this machine into the user's home, even where it reports nothing; here it is not kept."""
     before = os.environ.get(HOME)
     with tempfile.TemporaryDirectory() as folder:
         os.environ[HOME] = folder
