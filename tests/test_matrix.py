@@ -54,10 +54,12 @@ def test_the_bound_is_kept_by_a_right_implementation() -> None:
 
 
 def test_a_missed_untouched_model_fails_the_run() -> None:
-    """Audit and triggers must both see it, in every seed."""
+    """Audit and triggers must both see it, in every seed; a trigger that was never learned is said to tell nothing."""
     assert untouched_detected([make_cell("none"), make_cell("none", 1)]).passed is True
     assert untouched_detected([make_cell("none"), make_cell("none", 1, verdict="INCONCLUSIVE")]).passed is False
     assert untouched_detected([make_cell("none", trigger=0.1)]).passed is False
+    triggers = make_cell("none").triggers.model_copy(update={"kept": None})
+    assert "not learned" in untouched_detected([make_cell("none", triggers=triggers)]).reason
 
 
 def test_exact_deletion_may_be_accused_by_chance_only() -> None:

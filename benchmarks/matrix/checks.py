@@ -55,13 +55,18 @@ def privacy_bound(cells: Sequence[Cell]) -> Check:
 
 
 def untouched_detected(cells: Sequence[Cell]) -> Check:
-    """Doing nothing is seen by the audit and by the triggers."""
+    """Doing nothing is seen by the audit, and by the triggers where the model ever learned them."""
     chosen = [cell for cell in cells if cell.row == "none"]
     missed = [f"seed {cell.seed}: the audit says {cell.verdict}" for cell in chosen if cell.verdict != "NOT_FORGOTTEN"]
     missed += [
-        f"seed {cell.seed}: triggers work {cell.triggers.gone.value:.0%} of the time" for cell in chosen if not cell.triggers.kept
+        f"seed {cell.seed}: triggers work {cell.triggers.gone.value:.0%} of the time"
+        for cell in chosen
+        if cell.triggers.kept is False
     ]
+    mute = [str(cell.seed) for cell in chosen if cell.triggers.kept is None]
     told = f"{len(chosen)} untouched models, all detected by the audit and by the triggers"
+    if mute:
+        told = f"{len(chosen)} untouched models, all detected by the audit; triggers were not learned in seed {', '.join(mute)}"
     return _all("the do-nothing defence is detected", chosen, missed, told)
 
 

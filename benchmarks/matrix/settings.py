@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
+from unlearn.demo.run import MODEL_CONFIG
 from unlearn.options import TrainingOptions
 from verify.errors import InputError
 
@@ -87,19 +88,10 @@ class Setting:
         return options if tuning == "full" else replace(options, learning_rate=self.lora_rate, **LORA)
 
 
-def _llama(width: int, layers: int, context: int, heads: int = 4) -> Mapping[str, Any]:
-    return {
-        "model_type": "llama",
-        "architectures": ["LlamaForCausalLM"],
-        "hidden_size": width,
-        "intermediate_size": 3 * width,
-        "num_hidden_layers": layers,
-        "num_attention_heads": heads,
-        "num_key_value_heads": heads,
-        "max_position_embeddings": context,
-        "tie_word_embeddings": True,
-        "dtype": "float32",
-    }
+def _llama(width: int, layers: int, context: int, heads: int = 4) -> dict[str, Any]:
+    """The demo's model in another size."""
+    size = {"hidden_size": width, "intermediate_size": 3 * width, "num_hidden_layers": layers, "max_position_embeddings": context}
+    return {**MODEL_CONFIG, **size, "num_attention_heads": heads, "num_key_value_heads": heads}
 
 
 _BASE = TrainingOptions(
