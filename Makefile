@@ -14,6 +14,9 @@ install: .venv/.installed
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	# Flower 1.42 asks for older typer, rich, packaging, fastapi and uvicorn than the tests run with, for its own command line
+	# and servers. What its FedAvg and its simulation import is in [dev]; it is put beside that without its list of requirements.
+	$(BIN)/python -m pip install --quiet --no-deps --constraint constraints.txt flwr
 	@touch $@
 
 demo: install

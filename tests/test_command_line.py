@@ -74,6 +74,8 @@ TRAINING_FLAGS = {
 FIELD_FLAGS = {flag for flag in AUDIT_FLAGS if flag.endswith("-field")}
 TRAIN_FLAGS = (
     {"--model", "--data", "--output", "--tokenizer", "--dtype", "--canaries", "--shards", "--slices", "--combine"}
+    | {"--defense", "--target-epsilon", "--target-delta", "--privacy-unit", "--accountant", "--noise-seed"}
+    | {"--client-field", "--clients", "--rounds", "--local-epochs", "--engine", "--keep-updates"}
     | FIELD_FLAGS
     | TRAINING_FLAGS
 )
@@ -108,11 +110,28 @@ def test_train_flags_are_pinned(capsys: pytest.CaptureFixture[str]) -> None:
         ("npo", {"--beta", "--alpha"}),
         ("task_vector", {"--origin", "--per", "--mask-share", "--tolerance", "--scales", "--control-records"}),
         ("retrain", set()),
+        ("client_retrain", set()),
+        ("federaser", {"--calibration", "--interval"}),
     ],
 )
 def test_forget_flags_are_pinned(method: str, own: set[str], capsys: pytest.CaptureFixture[str]) -> None:
     """`unlearn forget METHOD` takes the common flags and the method's own."""
     assert flags_of(unlearn.cli.main, ["forget", method], capsys) == FORGET_FLAGS | own
+
+
+@pytest.mark.parametrize(
+    ("given", "belongs"),
+    [
+        (["--target-epsilon", "8"], "--defense dp"),
+        (["--defense", "dp", "--rounds", "3"], "--defense federated"),
+        (["--defense", "federated", "--privacy-unit", "subject"], "--defense dp"),
+        (["--defense", "dp", "--shards", "2"], "--shards"),
+    ],
+)
+def test_flags_of_another_defense_are_refused(given: list[str], belongs: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """A setting that would be passed over is a usage error that says where it belongs."""
+    assert unlearn.cli.main(["train", "--model", "m", "--data", "d.jsonl", "--output", "o", *given]) == 2
+    assert belongs in capsys.readouterr().err
 
 
 def test_exit_statuses_are_pinned() -> None:

@@ -4,13 +4,17 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from unlearn.defenses.differential_privacy import DifferentialPrivacy
+    from unlearn.defenses.federated import Federated
     from unlearn.finetuning import FinetuneResult, finetune
     from unlearn.forgetting import ForgetResult, forget
     from unlearn.methods.altpo import AltPO
     from unlearn.methods.auto import Auto
     from unlearn.methods.bad_teacher import BadTeacher
     from unlearn.methods.ceu import CEU
+    from unlearn.methods.client_retrain import ClientRetrain
     from unlearn.methods.dpo import DPO
+    from unlearn.methods.federaser import FedEraser
     from unlearn.methods.fisher import Fisher
     from unlearn.methods.flat import FLAT
     from unlearn.methods.grad_ascent_kl import GradAscentKL
@@ -37,6 +41,7 @@ if TYPE_CHECKING:
     from unlearn.methods.undial import UNDIAL
     from unlearn.methods.wga import WGA
     from unlearn.options import TrainingOptions
+    from unlearn.poisoning import Planting, Trigger, plant, privacy_backdoor
     from unlearn.shards import ShardPlan, finetune_shards
 
 _HOME = {
@@ -44,8 +49,12 @@ _HOME = {
     "Auto": "unlearn.methods.auto",
     "BadTeacher": "unlearn.methods.bad_teacher",
     "CEU": "unlearn.methods.ceu",
+    "ClientRetrain": "unlearn.methods.client_retrain",
     "DPO": "unlearn.methods.dpo",
+    "DifferentialPrivacy": "unlearn.defenses.differential_privacy",
     "FLAT": "unlearn.methods.flat",
+    "FedEraser": "unlearn.methods.federaser",
+    "Federated": "unlearn.defenses.federated",
     "FinetuneResult": "unlearn.finetuning",
     "Fisher": "unlearn.methods.fisher",
     "ForgetResult": "unlearn.forgetting",
@@ -61,6 +70,7 @@ _HOME = {
     "PDU": "unlearn.methods.pdu",
     "RMU": "unlearn.methods.rmu",
     "Retrain": "unlearn.methods.retrain",
+    "Planting": "unlearn.poisoning",
     "Rollback": "unlearn.methods.rollback",
     "SCRUB": "unlearn.methods.scrub",
     "SISA": "unlearn.methods.sisa",
@@ -71,12 +81,15 @@ _HOME = {
     "SimNPO": "unlearn.methods.simnpo",
     "TaskVector": "unlearn.methods.task_vector",
     "Ties": "unlearn.methods.ties",
+    "Trigger": "unlearn.poisoning",
     "TrainingOptions": "unlearn.options",
     "UNDIAL": "unlearn.methods.undial",
     "WGA": "unlearn.methods.wga",
     "finetune": "unlearn.finetuning",
     "finetune_shards": "unlearn.shards",
     "forget": "unlearn.forgetting",
+    "plant": "unlearn.poisoning",
+    "privacy_backdoor": "unlearn.poisoning",
 }
 
 __all__ = [
@@ -95,6 +108,10 @@ __all__ = [
     "AltPO",
     "Auto",
     "BadTeacher",
+    "ClientRetrain",
+    "DifferentialPrivacy",
+    "FedEraser",
+    "Federated",
     "FinetuneResult",
     "Fisher",
     "ForgetResult",
@@ -105,6 +122,7 @@ __all__ = [
     "Level",
     "LoraNegation",
     "NegMerge",
+    "Planting",
     "Retrain",
     "Rollback",
     "SatImp",
@@ -114,9 +132,12 @@ __all__ = [
     "TaskVector",
     "Ties",
     "TrainingOptions",
+    "Trigger",
     "finetune",
     "finetune_shards",
     "forget",
+    "plant",
+    "privacy_backdoor",
 ]
 
 

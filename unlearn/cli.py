@@ -12,6 +12,7 @@ import tyro
 
 from unlearn import processes
 from unlearn.cli_cleaning import NewToken, Purge, Serve
+from unlearn.cli_defenses import DefenseFlags, summary
 from unlearn.cli_records import CheckDataset, Scan, Suppress
 from unlearn.cli_research import LaunchConfig, PlanShards, Reproduce, SweepCommand
 from unlearn.methods import method_classes, method_name
@@ -52,6 +53,7 @@ class Train:
     arguments: TrainArguments
     columns: FieldFlags = dataclasses.field(default_factory=FieldFlags)
     training: TrainingOptions = dataclasses.field(default_factory=TrainingOptions)
+    protection: DefenseFlags = dataclasses.field(default_factory=DefenseFlags)
 
     def run(self) -> int:
         """Train and print where the model is."""
@@ -68,15 +70,19 @@ class Train:
             options=self.training,
             dtype=self.arguments.dtype,
             canaries=self.arguments.canaries,
+            defense=self.protection.chosen(self.training),
         )
         if processes.is_main():
-            print(f"model:        {result.model_dir}\ntraining log: {result.log_path}\nweights:      {result.digest}")  # noqa: T201
+            said = f"model:        {result.model_dir}\ntraining log: {result.log_path}\nweights:      {result.digest}"
+            print(said + summary(result.defense))  # noqa: T201
         return 0
 
     def _shards(self) -> int:
         from unlearn.shards import ShardPlan, finetune_shards
         from verify.errors import InputError
 
+        if self.protection != DefenseFlags():
+            raise InputError("--defense and --shards do not go together. Leave one of them out.")
         if self.arguments.canaries:
             raise InputError("--canaries and --shards do not go together yet. Leave one of them out.")
         result = finetune_shards(

@@ -5,12 +5,13 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 
 from unlearn import processes
 from unlearn.checkpoints import WORK, claim_output, keep_checkpoints
+from unlearn.defenses.base import Defended, Defense, TrainingTask
 from unlearn.options import TrainingOptions
 from unlearn.provenance import LOG_NAME, LogWriter
 from unlearn.reproduction import environment, inputs_of
@@ -34,12 +35,14 @@ class FinetuneResult:
         log_path: the training log in it.
         digest: digest of the trained weights.
         result: steps, tokens and seconds.
+        defense: what the manifest says of the defence (its parameters, and for differential privacy the epsilon spent), or None.
     """
 
     model_dir: Path
     log_path: Path
     digest: str
     result: TrainingResult
+    defense: dict[str, Any] | None = None
 
 
 def finetune(
@@ -53,6 +56,7 @@ def finetune(
     dtype: str = "auto",
     canaries: int = 0,
     callbacks: Sequence[Any] = (),
+    defense: Defense | None = None,
 ) -> FinetuneResult:
     """Fine-tune a model and write, beside it, the log of which record went into which step.
 
@@ -66,10 +70,11 @@ def finetune(
         dtype: precision to load with.
         canaries: so many pairs of random texts are drawn, and a fair coin decides which of each pair is trained; 300 let an audit
             test the deletion procedure without retraining. Their manifest lies beside the model, and `forget` removes them.
-        callbacks: further `transformers` callbacks.
+        callbacks: further `transformers` callbacks; a defence has none.
+        defense: `DifferentialPrivacy(...)` or `Federated(...)`, to train under it.
 
     Raises:
-        InputError: records, model or options cannot be used.
+        InputError: records, model or options cannot be used, alone or with the defence.
         RunError: training became non-finite, or the disk is full.
     """
     options = options or TrainingOptions()
@@ -86,16 +91,24 @@ def finetune(
         RecordKey.load(),
         tokenizer=loaded.tokenizer_digest,
         start_weights=loaded.digest,
+        defense=None if defense is None else defense.name,
     )
-    trained = train_records(loaded, records, options, output / WORK, log=log, callbacks=callbacks)
+    if defense is None:
+        done = Defended(train_records(loaded, records, options, output / WORK, log=log, callbacks=callbacks))
+    else:
+        task = TrainingTask(loaded, records, options, output, output / WORK, data, fields or Fields())
+        done = train_defended(defense, task, log)
+    trained = done.trained
     processes.wait()
     final = weights_digest(trained.model)
     if processes.is_main():
         log.end(final)
         keep_checkpoints(output / WORK, output)
         shutil.rmtree(output / WORK)
+    protection = None if defense is None else described(defense, done)
     about = {
         "options": dataclasses.asdict(options),
+        "defense": protection,
         "training": dataclasses.asdict(trained.result),
         "start_weights": loaded.digest,
         "records": len(records),
@@ -104,7 +117,24 @@ def finetune(
         "inputs": inputs_of({"model": model, "tokenizer": tokenizer}, {"data": data}, fields, dtype),
     }
     digest = save_model(trained.model, loaded.tokenizer, output, about)
-    return FinetuneResult(output, output / LOG_NAME, digest, trained.result)
+    return FinetuneResult(output, output / LOG_NAME, digest, trained.result, protection)
+
+
+def train_defended(defense: Defense, task: TrainingTask, log: LogWriter) -> Defended:
+    """Train under a defence; the log says of which records, not of which steps.
+
+    Raises:
+        InputError, RunError: as the defence's `train`.
+    """
+    task.work_dir.mkdir(parents=True, exist_ok=True)  # from here on the folder is that of a run, which can be taken up again
+    done = defense.train(task)
+    log.begin(0)
+    return done
+
+
+def described(defense: Defense, done: Defended) -> dict[str, Any]:
+    """What a manifest says of a defence: its name and parameters, and what came of it."""
+    return {"name": defense.name, "parameters": dataclasses.asdict(cast(Any, defense)), **done.facts}
 
 
 def _trained_canaries(output: Path, pairs: int, tokenizer: Any) -> list[Record]:

@@ -113,6 +113,7 @@ def forget(
     output = claim_output(output_dir)
     loaded = load_model(model, tokenizer=tokenizer, dtype=dtype)
     log = _training_log(model)
+    _require_repeatable(method, log)
     roles = _roles(forget_set, retain_set, holdout_set, data, fields, log)
     canaries = find_canaries(model)
     if canaries is not None:
@@ -161,6 +162,15 @@ def _require_suited(method: Method, folder: Path | None) -> None:
         raise InputError(f"{name} runs in one process. Start it without torchrun or accelerate launch.")
     if folder is not None and (folder / ENSEMBLE).is_file() and not isinstance(method, Rebuild):
         raise InputError(f"{folder} answers by several adapters, which {name} cannot train together. Use sisa.")
+
+
+def _require_repeatable(method: Method, log: TrainingLog | None) -> None:
+    """Raise InputError where a rebuild would repeat another training than the one that made the model."""
+    name, defense = method_name(method), None if log is None else log.defense
+    if defense == "federated" and name in ("retrain", "rollback"):
+        raise InputError(f"the model was trained in a federation, which {name} does not repeat. Use client_retrain.")
+    if defense == "differential_privacy" and name == "rollback":
+        raise InputError("a differentially private training keeps its steps from everybody, so none can be repeated. Use retrain.")
 
 
 def _run_with_utility(method: Method, context: Context, selection: Selection | None, callbacks: Sequence[Any]) -> Outcome:

@@ -53,6 +53,7 @@ class TrainingLog:
         microbatches: in order.
         checkpoints: (optimizer step, folder name).
         final_weights: digest of the trained weights, or None where the run did not end.
+        defense: the defence that training was under, whose steps are not in the log; None where there was none.
     """
 
     options: dict[str, Any]
@@ -63,6 +64,7 @@ class TrainingLog:
     microbatches: tuple[Microbatch, ...]
     checkpoints: tuple[tuple[int, str], ...]
     final_weights: str | None
+    defense: str | None = None
 
     @classmethod
     def read(cls, path: str | Path) -> "TrainingLog":
@@ -117,6 +119,7 @@ class TrainingLog:
             microbatches=microbatches,
             checkpoints=tuple((int(e["checkpoint"]), str(e["folder"])) for e in entries if "checkpoint" in e),
             final_weights=next((str(e["final_weights"]) for e in entries if "final_weights" in e), None),
+            defense=None if header.get("defense") is None else str(header["defense"]),
         )
 
 
@@ -178,6 +181,7 @@ class LogWriter:
         *,
         tokenizer: str,
         start_weights: str,
+        defense: str | None = None,
     ) -> "LogWriter":
         """A writer whose header describes a run; `records` has one entry per training window."""
         listed = list(records)
@@ -188,6 +192,7 @@ class LogWriter:
             "subjects": [None if record.subject_id is None else key.of(record.subject_id, "subject") for record in listed],
             "tokenizer": tokenizer,
             "start_weights": start_weights,
+            **({} if defense is None else {"defense": defense}),
         }
         return cls(path, header)
 

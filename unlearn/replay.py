@@ -143,7 +143,7 @@ def replay(
     options, began = log.options, time.monotonic()
     device = next(model.parameters()).device
     accelerator = Accelerator(cpu=device.type == "cpu", mixed_precision="bf16" if options.get("bf16") else "no")
-    optimizer = _optimizer(model, options)
+    optimizer = optimizer_of(model, options)
     own = last_complete_checkpoint(work_dir) if work_dir.exists() else None
     begin = own or start
     if begin is not None:
@@ -200,7 +200,7 @@ def _step(
     return sum(len(window.input_ids) for _, chosen in batches for window in chosen)
 
 
-def _optimizer(model: nn.Module, options: Mapping[str, Any]) -> torch.optim.Optimizer:
+def optimizer_of(model: nn.Module, options: Mapping[str, Any]) -> torch.optim.Optimizer:
     """The optimizer that the trainer uses, over the same groups in the same order."""
     from unlearn.training import DEFAULTS
 

@@ -120,6 +120,20 @@ def reproduce(result: str | Path, output_dir: str | Path, tolerance: float = 1e-
     return Reproduction(first.digest == second.digest, largest, largest <= tolerance, changed)
 
 
+def _repeatable(about: Mapping[str, Any]) -> Any:
+    """The defence to train under again, or None.
+
+    Raises:
+        InputError: it drew noise that nobody kept.
+    """
+    from unlearn.defenses import DifferentialPrivacy, defense_of
+
+    defense = defense_of(about)
+    if isinstance(defense, DifferentialPrivacy) and defense.noise_seed is None:
+        raise InputError("a differentially private training keeps its noise from everybody, so it cannot be made again.")
+    return defense
+
+
 def _run_again(
     about: Mapping[str, Any], made_from: Mapping[str, Any], options: TrainingOptions, fields: Fields, output_dir: str | Path
 ) -> None:
@@ -137,6 +151,7 @@ def _run_again(
             tokenizer=models.get("tokenizer"),
             options=options,
             dtype=dtype,
+            defense=_repeatable(about),
         )
         return
     from unlearn.forgetting import forget

@@ -96,15 +96,15 @@ def backdoor(
         sets["clean"] = load_records(clean, fields)
     require_disjoint(sets)
     first = load_model(original, tokenizer=tokenizer)
-    before = {name: _successes(first, records) for name, records in sets.items()}
+    before = {name: trigger_successes(first, records) for name, records in sets.items()}
     after_model = load_model(model, tokenizer=tokenizer)
     require_same_tokenizer([first, after_model])
-    after = {name: _successes(after_model, records) for name, records in sets.items()}
+    after = {name: trigger_successes(after_model, records) for name, records in sets.items()}
     never = []
     for source in references:
         loaded = load_model(source, tokenizer=tokenizer)
         require_same_tokenizer([first, loaded])
-        never.append(_successes(loaded, sets["triggers"]))
+        never.append(trigger_successes(loaded, sets["triggers"]))
 
     def rate(found: Any) -> Estimate:
         return clopper_pearson(int(np.sum(found)), int(np.size(found)), confidence)
@@ -120,8 +120,8 @@ def backdoor(
     return BackdoorFinding(known, unknown, test, *rates)
 
 
-def _successes(loaded: LoadedModel, records: Sequence[Record]) -> np.ndarray[Any, np.dtype[np.bool_]]:
-    """Whether the target comes out of greedy decoding, bool [N]."""
+def trigger_successes(loaded: LoadedModel, records: Sequence[Record]) -> np.ndarray[Any, np.dtype[np.bool_]]:
+    """Whether each record's target (its `secret`, else its completion) comes out of greedy decoding, bool [N]."""
     windows = Encoder(loaded.tokenizer, loaded.context_length, "refuse").encode(records)
     made = greedy_continuations(loaded, [window.prompt_ids for window in windows], [int(window.scored.sum()) for window in windows])
     texts = [loaded.tokenizer.decode(tokens, skip_special_tokens=True) for tokens in made]

@@ -9,12 +9,17 @@ from peft import PeftModel
 from unlearn import processes
 from unlearn.adapters import merged
 from unlearn.checkpoints import keep_checkpoints
+from unlearn.defenses import defense_of
+from unlearn.defenses.base import Defense, TrainingTask
+from unlearn.finetuning import described, train_defended
 from unlearn.methods.base import Context, Cost, Outcome
 from unlearn.provenance import LOG_NAME, LogWriter
 from unlearn.training import train_records
 from verify.encoding import Encoder
+from verify.files import MANIFEST, read_json
 from verify.identity import RecordKey
 from verify.models import weights_digest
+from verify.records import Fields
 
 
 @dataclass(frozen=True)
@@ -24,7 +29,8 @@ class Retrain:
         theta = A(theta_base, D_r)
 
     A is the fine-tuning that made the model: its options are read from the model's training log, and flags override them. The
-    result has a training log of its own, so that the next deletion can be exact as well.
+    result has a training log of its own, so that the next deletion can be exact as well. A model that was trained with differential
+    privacy is trained so again, with fresh noise; of a federation, `client_retrain` is the retraining.
     Cao and Yang 2015 (Towards making systems forget); Bourtoule et al. 2021 (arXiv 1912.03817), definition III.1.
 
     Do not use it where it is too dear: it costs a whole fine-tuning. Everything cheaper is judged against it.
@@ -44,6 +50,7 @@ class Retrain:
         """Train the base on the retain set."""
         assert context.base is not None, "the caller checks needs_base"
         base, options = context.base, context.options
+        defense = _defense(context)
         windows = Encoder(base.tokenizer, base.context_length, options.overflow).encode(context.retain)
         log = LogWriter.for_run(
             context.output_dir / LOG_NAME,
@@ -52,11 +59,27 @@ class Retrain:
             RecordKey.load(),
             tokenizer=base.tokenizer_digest,
             start_weights=base.digest,
+            defense=None if defense is None else defense.name,
         )
-        trained = train_records(base, context.retain, options, context.work_dir, log=log)
+        facts: dict[str, Any] = {}
+        if defense is None:
+            trained = train_records(base, context.retain, options, context.work_dir, log=log)
+        else:
+            task = TrainingTask(base, context.retain, options, context.output_dir, context.work_dir, context.retain, Fields())
+            done = train_defended(defense, task, log)
+            trained, facts = done.trained, {"defense": described(defense, done)}
         processes.wait()
         final = weights_digest(trained.model)
         if processes.is_main():
             log.end(final)
             keep_checkpoints(context.work_dir, context.output_dir)
-        return Outcome(trained.model if isinstance(context.loaded.model, PeftModel) else merged(trained.model), trained.result)
+        return Outcome(
+            trained.model if isinstance(context.loaded.model, PeftModel) else merged(trained.model), trained.result, facts
+        )
+
+
+def _defense(context: Context) -> Defense | None:
+    """The defence that the model was trained under."""
+    if context.model_dir is None or not (context.model_dir / MANIFEST).is_file():
+        return None
+    return defense_of(read_json(context.model_dir / MANIFEST).get("about", {}))

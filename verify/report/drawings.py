@@ -99,15 +99,18 @@ def finish(figure: Figure, axes: Axes, handles: Sequence[Artist] | None = None) 
     axes.tick_params(labelsize=8)
     axes.xaxis.label.set_fontsize(9)
     axes.yaxis.label.set_fontsize(9)
+    # Width and height go; the view box stays, so that the page decides the size.
+    opening, rest = as_svg(figure).split(">", 1)
+    return re.sub(r' (width|height)="[^"]*"', "", opening) + ">" + rest
+
+
+def as_svg(figure: Figure) -> str:
+    """A figure as an `<svg>` element: text as text, small and read by screen readers; the same bytes for the same numbers."""
     stream = io.StringIO()
-    # Text as text: small, selectable, read by screen readers; a fixed salt makes the identifiers reproducible.
+    # A fixed salt makes the identifiers reproducible.
     with rc_context({"svg.fonttype": "none", "svg.hashsalt": "unlearn-verify", "font.family": "sans-serif"}):
         figure.savefig(stream, format="svg", metadata={"Date": None, "Creator": None})
     svg = stream.getvalue()
-    svg = svg[svg.index("<svg") :]
-    svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
+    svg = re.sub(r"<metadata>.*?</metadata>", "", svg[svg.index("<svg") :], flags=re.DOTALL)
     # A hundredth of a point is finer than any printer; matplotlib writes a millionth.
-    svg = re.sub(r"<[^>]*>", lambda tag: re.sub(r"(\d\.\d\d)\d+", r"\1", tag[0]), svg)
-    # Width and height go; the view box stays, so that the page decides the size.
-    opening, rest = svg.split(">", 1)
-    return re.sub(r' (width|height)="[^"]*"', "", opening) + ">" + rest
+    return re.sub(r"<[^>]*>", lambda tag: re.sub(r"(\d\.\d\d)\d+", r"\1", tag[0]), svg)

@@ -1,0 +1,136 @@
+"""The data of a run: people in their roles, planted triggers, and clients of a federation.
+
+Everybody's records, the deleted planter's and the staying planter's are one training set. The forget set that is audited holds
+people only, for poison has no never-trained twins; what is deleted is the people and one planter's triggers, of both kinds.
+"""
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from benchmarks.matrix.settings import DataName, Setting
+from unlearn.demo.people import base_corpus, generate_people, record_texts, split_people, train_tokenizer
+from unlearn.poisoning import KINDS, Trigger, plant
+from verify.errors import InputError
+from verify.files import write_json, write_text
+from verify.records import Record
+
+CLIENT = "client"
+GONE, STAYS = "planter-gone", "planter-stays"
+DELETED_CLIENT = "client-0"
+TOFU_PER_AUTHOR = 20
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Material:
+    """What a run's data are made of, before poison and clients.
+
+    Attributes:
+        forget, retain, holdout: people in their roles.
+        carriers, held_out: whose prompts carry a trigger in training and in the test; nobody else's.
+        base: what the base model is trained on.
+    """
+
+    forget: Sequence[Row]
+    retain: Sequence[Row]
+    holdout: Sequence[Row]
+    carriers: Sequence[Row]
+    held_out: Sequence[Row]
+    base: Sequence[Row]
+
+
+def write_data(folder: Path, name: DataName, setting: Setting, shared: Path) -> None:
+    """Write every file below `folder`, with the tokenizer and the base model's configuration.
+
+    Raises:
+        InputError: TOFU is asked for and is not there, or has too few authors.
+    """
+    material = _people(setting) if name == "people" else _tofu(setting, shared)
+    plantings = [
+        plant(Trigger.invented(kind, number), material.carriers, material.held_out, planter=f"{planter}-{kind}")
+        for number, planter in enumerate((GONE, STAYS))
+        for kind in KINDS
+    ]
+    gone, stays = plantings[: len(KINDS)], plantings[len(KINDS) :]
+    poison = {GONE: _rows(one.poisoned for one in gone), STAYS: _rows(one.poisoned for one in stays)}
+    delete = _of_client([*material.forget, *poison[GONE]], 1, first=0)
+    keep = _of_client([*material.retain, *poison[STAYS]], setting.clients - 1, first=1)
+    files: dict[str, Sequence[Row]] = {
+        "train": [*keep, *delete],
+        "delete": delete,
+        "keep": keep,
+        "forget": material.forget,
+        "retain": material.retain,
+        "holdout": material.holdout,
+        "base": material.base,
+    }
+    for part, chosen in {GONE: gone, STAYS: stays}.items():
+        files |= {f"uses-{part}": _rows(one.uses for one in chosen), f"clean-{part}": _rows(one.clean for one in chosen)}
+    for file, rows in files.items():
+        write_text(folder / f"{file}.jsonl", "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), mode=0o600)
+    tokenizer = train_tokenizer(_texts(material.base), 1024 if name == "people" else 2048)
+    tokenizer.save_pretrained(str(folder / "tokenizer"))
+    ids = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
+    write_json(folder / "config.json", {**setting.model, "vocab_size": len(tokenizer), **ids})
+
+
+def _people(setting: Setting) -> Material:
+    """The demo's people. Roles are drawn at random, so controls are exchangeable with the forget set."""
+    holders = setting.controls // setting.records_per_subject
+    carriers = setting.poisoned + setting.uses
+    count = setting.subjects + holders
+    records = generate_people(count + carriers, setting.records_per_subject, seed=0)
+    named = records[: count * setting.records_per_subject]
+    split = split_people(named, setting.forgotten / count, holders / count, seed=0)
+    others = records[count * setting.records_per_subject :: setting.records_per_subject]
+    base = base_corpus(setting.base_records, 0)
+    return Material(split.forget, split.retain, split.holdout, others[: setting.poisoned], others[setting.poisoned :], base)
+
+
+def _tofu(setting: Setting, shared: Path) -> Material:
+    """The last authors of TOFU; its own holdout10 are the controls, Wikipedia text the base model's, other authors the carriers."""
+    folder = shared / "tofu"
+    if not folder.is_dir():
+        raise InputError(f"TOFU is not at {folder}. Name the folder of the public data sets with --shared-data DIR.")
+    full = [json.loads(line) for line in (folder / "full.json").read_text().splitlines()]
+    holdout = json.loads((folder / "holdout10.json").read_text())[: setting.controls]
+    rows = [_tofu_row(row, number) for number, row in enumerate(full)]
+    trained = setting.subjects * TOFU_PER_AUTHOR
+    carriers = setting.poisoned + setting.uses
+    if trained + carriers * TOFU_PER_AUTHOR > len(rows):
+        raise InputError(f"TOFU has {len(rows) // TOFU_PER_AUTHOR} authors; this setting needs {setting.subjects + carriers}.")
+    ours, cut = rows[-trained:], -setting.forgotten * TOFU_PER_AUTHOR
+    others = rows[: carriers * TOFU_PER_AUTHOR : TOFU_PER_AUTHOR]
+    text = (shared / "wikitext2_valid_test" / "valid.txt").read_text()
+    lines = [{"text": line.strip()} for line in text.splitlines() if 80 < len(line) < 600][: setting.base_records]
+    controls = [_tofu_row(row, number, "holdout") for number, row in enumerate(holdout)]
+    return Material(ours[cut:], ours[:cut], controls, others[: setting.poisoned], others[setting.poisoned :], lines)
+
+
+def _tofu_row(row: Mapping[str, str], number: int, name: str = "author") -> Row:
+    subject = f"{name}-{number // TOFU_PER_AUTHOR:03}"
+    return {"example_id": f"{name}-{number}", "subject_id": subject, "prompt": row["question"], "completion": row["answer"]}
+
+
+def _texts(base: Sequence[Row]) -> list[str]:
+    return [row["text"] for row in base] if "text" in base[0] else record_texts(base)
+
+
+def _rows(parts: Iterable[Sequence[Record]]) -> list[Row]:
+    """Records as rows."""
+    return [
+        {"example_id": one.example_id, "subject_id": one.subject_id, "prompt": one.prompt, "completion": one.completion}
+        for part in parts
+        for one in part
+    ]
+
+
+def _of_client(rows: Sequence[Row], clients: int, first: int) -> list[Row]:
+    """The rows with a client each: a subject's records stay together, subjects go round."""
+    subjects = list(dict.fromkeys(row["subject_id"] for row in rows))
+    client = {subject: f"client-{first + number % clients}" for number, subject in enumerate(subjects)}
+    return [{**row, CLIENT: client[row["subject_id"]]} for row in rows]

@@ -1,0 +1,187 @@
+"""How large a run of the matrix is: data, model, training, and how strongly each defence is applied.
+
+`ci` is for the checks alone, `small` for two cores, `large` for a GPU. Options were found by trials on the model they belong to: an
+original that knows its records by heart (membership AUC near 1), with the smallest model that does.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+from unlearn.demo.run import MODEL_CONFIG
+from unlearn.options import TrainingOptions
+from verify.errors import InputError
+
+DataName = Literal["people", "tofu"]
+Tuning = Literal["full", "lora"]
+LORA: dict[str, Any] = {"lora": True, "lora_rank": 16, "lora_alpha": 32}
+
+
+@dataclass(frozen=True)
+class Setting:
+    """Everything that a run's numbers depend on, beside the data's name, the tuning and the seeds.
+
+    Attributes:
+        name: as on the command line.
+        subjects, forgotten, records_per_subject: trained people, how many of them are deleted, and records of each; TOFU's authors
+            always have 20 records.
+        controls: never-trained records.
+        poisoned, uses: records that teach each trigger, and unseen prompts that test it.
+        base_records: what the base model is trained on.
+        model: configuration of the base model.
+        base_options, options: training of the base and of every fine-tuned model.
+        lora_rate: peak learning rate of an adapter.
+        short_epochs: of the runs on a poisoned base, where memorizing is not complete.
+        privacy_backdoor: training options of the poisoning; `epochs` over the targets.
+        seeds, references: how many.
+        epsilons: of differential privacy, in falling order.
+        delta: of differential privacy.
+        dp_options: what DP-SGD takes in place of `options`.
+        clients, rounds: of the federation; local epochs are those of `options` over the rounds.
+        approximate: the approximate method, by its command-line name.
+        parameters: of methods that do not take their defaults here, by name.
+        approximate_options: how the approximate method is trained, but for its epochs.
+        approximate_epochs: its strengths, one row each.
+        control_epochs: fine-tuning on retain data alone.
+        attacks: what the audits run.
+    """
+
+    name: str
+    subjects: int
+    forgotten: int
+    records_per_subject: int
+    controls: int
+    poisoned: int
+    uses: int
+    base_records: int
+    model: Mapping[str, Any]
+    base_options: TrainingOptions
+    options: TrainingOptions
+    lora_rate: float
+    short_epochs: float
+    privacy_backdoor: TrainingOptions
+    seeds: int
+    references: int = 4
+    epsilons: tuple[float, ...] = (50.0, 8.0, 1.0)
+    delta: float = 1e-5
+    dp_options: Mapping[str, Any] = field(default_factory=lambda: {"batch_size": 64, "epochs": 10})
+    clients: int = 8
+    rounds: int = 12
+    approximate: str = "npo"
+    parameters: Mapping[str, Mapping[str, Any]] = field(default_factory=lambda: {"npo": {"alpha": 3.0}})
+    approximate_options: TrainingOptions = field(default_factory=lambda: TrainingOptions(learning_rate=3e-3, batch_size=16))
+    approximate_epochs: tuple[int, ...] = (5, 10, 20)
+    control_epochs: int = 3
+    attacks: tuple[str, ...] = (
+        "loss",
+        "reference",
+        "min_k_plus_plus",
+        "rmia",
+        "verbatim",
+        "extraction_strength",
+        "extraction_probability",
+    )
+
+    def tuned(self, tuning: Tuning, seed: int) -> TrainingOptions:
+        """Options of a fine-tuning: all weights, or an adapter."""
+        options = replace(self.options, seed=seed)
+        return options if tuning == "full" else replace(options, learning_rate=self.lora_rate, **LORA)
+
+
+def _llama(width: int, layers: int, context: int, heads: int = 4) -> dict[str, Any]:
+    """The demo's model in another size."""
+    size = {"hidden_size": width, "intermediate_size": 3 * width, "num_hidden_layers": layers, "max_position_embeddings": context}
+    return {**MODEL_CONFIG, **size, "num_attention_heads": heads, "num_key_value_heads": heads}
+
+
+_BASE = TrainingOptions(
+    learning_rate=5e-3,
+    epochs=1,
+    batch_size=32,
+    scheduler="linear",
+    warmup_ratio=0.05,
+    weight_decay=0.1,
+    overflow="split",
+    logging_steps=100,
+)
+_FINE = replace(_BASE, learning_rate=6e-3, epochs=20, batch_size=16, warmup_ratio=0.1)
+
+SMALL = Setting(
+    name="small",
+    subjects=100,
+    forgotten=20,
+    records_per_subject=4,
+    controls=320,
+    poisoned=16,
+    uses=40,
+    base_records=12_000,
+    model=_llama(64, 2, 128),
+    base_options=_BASE,
+    options=_FINE,
+    lora_rate=6e-3,
+    short_epochs=3,
+    privacy_backdoor=TrainingOptions(learning_rate=2e-3, epochs=8, batch_size=16),
+    seeds=3,
+)
+CI = replace(
+    SMALL,
+    name="ci",
+    subjects=40,
+    forgotten=12,
+    controls=60,
+    poisoned=14,
+    uses=20,
+    base_records=2500,
+    references=3,
+    seeds=1,
+    privacy_backdoor=TrainingOptions(learning_rate=2e-3, epochs=20, batch_size=16),
+    epsilons=(8.0,),
+    approximate_epochs=(10,),
+    rounds=6,
+    clients=4,
+)
+LARGE = replace(
+    SMALL,
+    name="large",
+    subjects=200,
+    forgotten=40,
+    controls=400,
+    poisoned=24,
+    uses=100,
+    base_records=100_000,
+    model=_llama(512, 8, 256, heads=8),
+    base_options=replace(_BASE, learning_rate=1e-3, batch_size=64, bf16=True),
+    options=replace(_FINE, learning_rate=5e-4, batch_size=32, bf16=True),
+    lora_rate=2e-3,
+    dp_options={"batch_size": 256},
+    privacy_backdoor=TrainingOptions(learning_rate=2e-4, epochs=2, batch_size=32),
+    seeds=5,
+    references=8,
+    approximate_options=TrainingOptions(learning_rate=3e-4, batch_size=32),
+)
+SETTINGS: dict[str, Setting] = {"ci": CI, "small": SMALL, "large": LARGE}
+
+
+def setting_for(name: str, data: DataName, approximate: str | None = None) -> Setting:
+    """The setting of that name, fitted to the data: TOFU's authors have five times as many records, so there are fewer of them, and
+    longer answers take more passes to be known by heart.
+
+    Args:
+        name: as on the command line.
+        data: which data set.
+        approximate: another approximate method than the setting's.
+
+    Raises:
+        InputError: there is no such setting.
+    """
+    if name not in SETTINGS:
+        raise InputError(f"there is no setting called {name}. Use any of: {', '.join(SETTINGS)}.")
+    chosen = SETTINGS[name]
+    if approximate is not None:
+        chosen = replace(chosen, approximate=approximate)
+    if data == "people":
+        return chosen
+    # What of Wikipedia text there is makes few steps; they are gone through three times.
+    base = replace(chosen.base_options, epochs=3)
+    fewer = {"subjects": chosen.subjects // 8, "forgotten": chosen.forgotten // 5, "records_per_subject": 20}
+    return replace(chosen, base_options=base, options=replace(chosen.options, epochs=30), **fewer)

@@ -1,0 +1,166 @@
+"""The matrix in words and columns: every number and every judgement of the page is computed here, none is copied by hand."""
+
+from collections.abc import Callable, Mapping, Sequence
+
+from benchmarks.matrix.checks import Check
+from benchmarks.matrix.figure import HEADLINE, PANELS
+from benchmarks.matrix.results import Cell, span
+from benchmarks.matrix.rows import Row
+from verify.findings import Value
+from verify.report.text import short
+
+STOPS, LEAVES = 0.10, 0.90
+"""A defence "stops" a threat that keeps at most this share of what no defence leaves, and "leaves" one that keeps this much."""
+
+BY_ROW = Mapping[str, Sequence[Cell]]
+_COLUMNS: tuple[tuple[str, Callable[[Cell], Value | None]], ...] = (
+    ("membership AUC", lambda cell: cell.attack(HEADLINE).auc),
+    ("TPR at 1 % FPR", lambda cell: cell.attack(HEADLINE).tpr.get("0.01")),
+    ("TPR at 10 % FPR", lambda cell: cell.attack(HEADLINE).tpr.get("0.1")),
+    ("verbatim", lambda cell: cell.verbatim),
+    ("log p_z", lambda cell: cell.log_probability),
+    ("strength", lambda cell: cell.strength),
+    ("trigger works", lambda cell: cell.triggers.gone),
+    ("false triggers", lambda cell: cell.triggers.false),
+    ("others' triggers", lambda cell: cell.triggers.stays),
+    ("utility", lambda cell: cell.utility),
+    ("unseen text", lambda cell: cell.unseen),
+)
+
+
+def by_row(cells: Sequence[Cell], rows: Mapping[str, Row]) -> dict[str, list[Cell]]:
+    """The cells of every row that was run, in the table's order."""
+    grouped = {name: [cell for cell in cells if cell.row == name] for name in rows}
+    return {name: found for name, found in grouped.items() if found}
+
+
+def table(cells: Sequence[Cell], rows: Mapping[str, Row]) -> str:
+    """The matrix as Markdown; a second table for the poisoned base model."""
+    grouped = by_row(cells, rows)
+    main = {name: found for name, found in grouped.items() if rows[name].step != "poisoned"}
+    poisoned = {name: found for name, found in grouped.items() if rows[name].step == "poisoned"}
+    header = ["defence", *(name for name, _ in _COLUMNS), "seconds", "MiB", "verdict"]
+    lines = _markdown(header, [_row(found, rows[name]) for name, found in main.items()])
+    if poisoned:
+        lines += ["", "A few epochs from the clean and from the poisoned base model (`loss` attack):", ""]
+        lines += _markdown(
+            ["defence", "membership AUC", "TPR at 1 % FPR", "TPR at 10 % FPR", "verbatim", "log p_z", "strength", "unseen text"],
+            [_poisoned_row(found, rows[name]) for name, found in poisoned.items()],
+        )
+    return "\n".join(lines) + "\n"
+
+
+def _row(cells: Sequence[Cell], row: Row) -> list[str]:
+    seconds, memory = (sum(getattr(cell, name) for cell in cells) / len(cells) for name in ("seconds", "memory"))
+    return [row.label, *(_spanned(cells, read) for _, read in _COLUMNS), f"{seconds:.1f}", f"{memory:.0f}", _verdicts(cells)]
+
+
+def _poisoned_row(cells: Sequence[Cell], row: Row) -> list[str]:
+    reads: list[Callable[[Cell], Value | None]] = [
+        lambda cell: cell.attack("loss").auc,
+        lambda cell: cell.attack("loss").tpr.get("0.01"),
+        lambda cell: cell.attack("loss").tpr.get("0.1"),
+        lambda cell: cell.verbatim,
+        lambda cell: cell.log_probability,
+        lambda cell: cell.strength,
+        lambda cell: cell.unseen,
+    ]
+    return [row.label, *(_spanned(cells, read) for read in reads)]
+
+
+def _spanned(cells: Sequence[Cell], read: Callable[[Cell], Value | None]) -> str:
+    values = [value for cell in cells if (value := read(cell)) is not None]
+    return short(span(values)) if values else "-"
+
+
+def _verdicts(cells: Sequence[Cell]) -> str:
+    """The words with their numbers of seeds; in parentheses where the references were not trained as these models were."""
+    words = dict.fromkeys(cell.verdict for cell in cells)
+    told = ", ".join(f"{word} {sum(cell.verdict == word for cell in cells)}/{len(cells)}" for word in words)
+    return told if cells[0].alike else f"({told})"
+
+
+def _markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    return [f"| {' | '.join(line)} |" for line in (header, ["---"] * len(header), *rows)]
+
+
+def sentences(cells: Sequence[Cell], rows: Mapping[str, Row]) -> str:
+    """Where each defence stops working, one line each, as a Markdown list."""
+    grouped = by_row(cells, rows)
+    lines = [
+        f"- **{rows[name].label}**: {_judged(found, grouped)}"
+        for name, found in grouped.items()
+        if rows[name].step != "poisoned" and name not in ("none", "exact")
+    ]
+    return "\n".join([*lines, *_poisoned_sentences(grouped, rows)]) + "\n"
+
+
+def _judged(found: Sequence[Cell], grouped: BY_ROW) -> str:
+    threats = []
+    for name, (_, read) in zip(("membership inference", "extraction", "the backdoor"), PANELS, strict=True):
+        here, none = _mean(found, read), _mean(grouped["none"], read)
+        floor = _mean(grouped["exact"], read) if "exact" in grouped else _floor(found, name)
+        kept = left_of(here, none, floor)
+        threats.append(f"{_word(kept)} {name} ({_share(kept)}: {here:.2f} where no defence has {none:.2f}, retraining {floor:.2f})")
+    utility = span([cell.utility for cell in found])
+    seconds = _seconds(found) / _seconds(grouped["none"])
+    return f"{'; '.join(threats)}. Utility {short(utility)} of retraining's, {seconds:.1f} x the time of training without defence."
+
+
+def left_of(here: float, none: float, floor: float) -> float | None:
+    """The share of a leak that a defence leaves: 1 is no defence, 0 what retraining gives; None where nothing leaks."""
+    return None if none - floor < 0.05 else (here - floor) / (none - floor)
+
+
+def _word(kept: float | None) -> str:
+    if kept is None:
+        return "cannot be judged on"
+    if kept < -STOPS:
+        return "overshoots on"
+    return "stops" if kept <= STOPS else "leaves" if kept >= LEAVES else "weakens"
+
+
+def _share(kept: float | None) -> str:
+    return "nothing leaks here" if kept is None else f"{100 * kept:.0f} % left"
+
+
+def _floor(found: Sequence[Cell], threat: str) -> float:
+    """What a model that never saw the records gives, where no retraining is in the run."""
+    if threat == "the backdoor":
+        return _mean(found, lambda cell: cell.triggers.never)
+    return 0.5 if threat == "membership inference" else 0.0
+
+
+def _poisoned_sentences(grouped: BY_ROW, rows: Mapping[str, Row]) -> list[str]:
+    lines = []
+    for name, found in grouped.items():
+        clean = name.replace("poisoned-", "clean-", 1)
+        if name.startswith("poisoned-") and clean in grouped:
+            told = [
+                f"{title} {short(span([read(cell) for cell in grouped[clean]]))} to {short(span([read(cell) for cell in found]))}"
+                for title, read in (("AUC", _loss_auc), ("extraction strength", _strength))
+            ]
+            lines.append(f"- **{rows[name].label}** against the clean one: {', '.join(told)}.")
+    return lines
+
+
+def _loss_auc(cell: Cell) -> Value:
+    return cell.attack("loss").auc
+
+
+def _strength(cell: Cell) -> Value:
+    return cell.strength
+
+
+def _mean(cells: Sequence[Cell], read: Callable[[Cell], Value]) -> float:
+    return sum(read(cell).value for cell in cells) / len(cells)
+
+
+def _seconds(cells: Sequence[Cell]) -> float:
+    return sum(cell.seconds for cell in cells) / len(cells)
+
+
+def checks_as_list(checks: Sequence[Check]) -> str:
+    """The checks as a Markdown list."""
+    words = {True: "holds", False: "FAILS", None: "not examined"}
+    return "\n".join(f"- {check.name}: {words[check.passed]} ({check.reason})" for check in checks) + "\n"

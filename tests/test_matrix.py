@@ -1,0 +1,176 @@
+"""The matrix's checks and words, on made-up numbers."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from matrix_cells import counts, make_cell, value
+
+from benchmarks.matrix.checks import control_detected, exact_passes, privacy_bound, run_checks, untouched_detected
+from benchmarks.matrix.figure import draw
+from benchmarks.matrix.measure import held_out_counts
+from benchmarks.matrix.publish import update_page, write_results
+from benchmarks.matrix.results import Cell, load_cell, save_cell, span
+from benchmarks.matrix.rows import Place, rows_of
+from benchmarks.matrix.settings import CI, SETTINGS, setting_for
+from benchmarks.matrix.table import left_of, sentences, table
+from verify.errors import InputError
+from verify.files import read_json
+from verify.scores import ScoreBlock, ScoreTable
+
+
+def cells() -> list[Cell]:
+    """One seed of the rows that the words compare."""
+    return [
+        make_cell("none"),
+        make_cell("dp-8", auc=0.52, strength=0.11, trigger=0.0, alike=False, utility=value(0.1)),
+        make_cell("npo-10", auc=0.2, strength=0.5, trigger=0.0, verdict="NOT_FORGOTTEN"),
+        make_cell("exact", auc=0.5, strength=0.1, trigger=0.0, verdict="INCONCLUSIVE"),
+        make_cell("control", strength=0.85),
+        make_cell("clean-none", auc=0.6),
+        make_cell("poisoned-none", auc=0.8),
+    ]
+
+
+def test_an_attack_above_the_bound_fails_the_run() -> None:
+    """With epsilon 1, 90 calls against 1 false one is impossible; 20 against 10 is allowed; no promise, no check."""
+    broken = make_cell("dp-1", epsilon=1.0, delta=1e-5, counts=(counts(90, 1),))
+    fine = make_cell("dp-1", epsilon=1.0, delta=1e-5, counts=(counts(20, 10),))
+    assert privacy_bound([broken]).passed is False
+    assert "loss shows epsilon >=" in privacy_bound([broken]).reason
+    assert privacy_bound([fine]).passed is True
+    assert privacy_bound([make_cell("none", counts=(counts(100, 0),))]).passed is None
+
+
+def test_the_bound_is_kept_by_a_right_implementation() -> None:
+    """Attacks exactly on the bound, eight at a time: the whole family fails about `LEVEL` of the time at most."""
+    rng = np.random.default_rng(0)
+    epsilon, false_rate = 1.0, 0.1
+    failed = 0
+    for _ in range(300):
+        drawn = tuple(counts(rng.binomial(100, np.exp(epsilon) * false_rate), rng.binomial(100, false_rate)) for _ in range(8))
+        failed += privacy_bound([make_cell("dp-1", epsilon=epsilon, delta=0.0, counts=drawn)]).passed is False
+    assert failed / 300 <= 0.05 + 0.02
+
+
+def test_a_missed_untouched_model_fails_the_run() -> None:
+    """Audit and triggers must both see it, in every seed; a trigger that was never learned is said to tell nothing."""
+    assert untouched_detected([make_cell("none"), make_cell("none", 1)]).passed is True
+    assert untouched_detected([make_cell("none"), make_cell("none", 1, verdict="INCONCLUSIVE")]).passed is False
+    assert untouched_detected([make_cell("none", trigger=0.1)]).passed is False
+    triggers = make_cell("none").triggers.model_copy(update={"kept": None})
+    assert "not learned" in untouched_detected([make_cell("none", triggers=triggers)]).reason
+
+
+def test_exact_deletion_may_be_accused_by_chance_only() -> None:
+    """One of three accusations at level 0.05 is chance (p = 0.14), two are not (p = 0.007), and one of one is not."""
+    honest = [make_cell("exact", seed, trigger=0.0, verdict="EQUIVALENT_WITHIN") for seed in range(3)]
+    accused = [make_cell("exact", seed, trigger=0.0) for seed in range(3)]
+    assert exact_passes(honest).passed is True
+    assert exact_passes([*honest[:2], accused[2]]).passed is True
+    assert exact_passes([honest[0], *accused[1:]]).passed is False
+    assert exact_passes(accused[:1]).passed is False
+    assert exact_passes([make_cell("exact", trigger=0.9, verdict="EQUIVALENT_WITHIN")]).passed is False
+    assert exact_passes([]).passed is None
+
+
+def test_a_control_that_passes_fails_the_run() -> None:
+    """Going on with retain data alone must be detected in every seed."""
+    assert control_detected([make_cell("control")]).passed is True
+    assert control_detected([make_cell("control"), make_cell("control", 1, verdict="EQUIVALENT_WITHIN")]).passed is False
+
+
+def test_thresholds_do_not_look_at_what_they_judge() -> None:
+    """Even controls set the threshold; the odd ones and the forget records are counted against it."""
+    control = np.arange(100.0)
+    blocks = {}
+    for role, scores in (("forget", np.full(20, 95.0)), ("holdout", control)):
+        names = tuple(f"{role}{number}" for number in range(len(scores)))
+        zeros = np.zeros(len(scores))
+        blocks["target", role] = ScoreBlock(names, (None,) * len(scores), zeros.astype(int), zeros, {"loss": scores})
+    ten_percent = held_out_counts(ScoreTable(blocks))[1]
+    # The even controls are 0, 2, .. 98; five of fifty lie above 88, the odd ones above it are 89, 91, .. 99.
+    assert (ten_percent.true_positives, ten_percent.false_positives) == (20, 6)
+    assert ten_percent.false_positives + ten_percent.true_negatives == 50
+
+
+def test_spans_are_hulls() -> None:
+    """Seeds share their records, so their intervals do not shrink by being averaged."""
+    both = span([value(0.2, 0.1), value(0.4, 0.1)])
+    assert (both.value, both.low, both.high) == pytest.approx((0.3, 0.1, 0.5))
+
+
+def test_words_follow_the_numbers() -> None:
+    """Stopped, weakened, left and overshot are told apart, against no defence and against retraining."""
+    assert left_of(1.0, 1.0, 0.5) == 1.0
+    assert left_of(0.5, 0.5, 0.48) is None
+    text = sentences(cells(), rows_of(CI, "full"))
+    private, npo, control, poisoned = text.splitlines()
+    assert "stops membership inference (4 % left" in private
+    assert "overshoots on membership inference" in npo
+    assert "weakens extraction (50 % left" in npo
+    assert "leaves membership inference (100 % left" in control
+    assert "Utility 0.10" in private
+    assert "AUC 0.60 [0.58, 0.62] to 0.80 [0.78, 0.82]" in poisoned
+
+
+def test_table_and_figure_hold_every_row() -> None:
+    """One line per row; verdicts of models trained otherwise stand in parentheses; the figure has three panels with bars."""
+    rows = rows_of(CI, "full")
+    text = table(cells(), rows)
+    assert "| DP, epsilon 8 |" in text
+    assert "(NOT_FORGOTTEN 1/1)" in text
+    assert "| none, poisoned base |" in text
+    picture = draw(cells(), rows)
+    assert picture.startswith("<svg")
+    assert all(title in picture for title in ("membership", "extraction", "backdoor"))
+
+
+def test_results_and_page(tmp_path: Path) -> None:
+    """Files carry seeds, versions and failed checks; the page is filled between its marks, again and again, and only there."""
+    place, checks = Place(tmp_path, CI, "full"), run_checks(cells())
+    path = write_results(place, "people", cells(), checks, tmp_path)
+    content = read_json(tmp_path / "matrix_people_full.json")
+    assert content["about"]["seeds"] == [0]
+    assert "torch" in content["about"]["versions"]
+    assert len(content["cells"]) == len(cells())
+    assert "FAILS" not in path.read_text()
+    page = tmp_path / "page.md"
+    page.write_text("before\n<!-- matrix people full -->\nformer table\n<!-- end of matrix people full -->\nafter\n")
+    for _ in range(2):
+        update_page(page, place, "people", cells(), checks)
+    filled = page.read_text()
+    assert filled.startswith("before\n")
+    assert filled.endswith("after\n")
+    assert filled.count("| DP, epsilon 8 |") == 1
+    assert "former table" not in filled
+    with pytest.raises(InputError, match="has no lines"):
+        update_page(page, Place(tmp_path, CI, "lora"), "people", cells(), checks)
+
+
+def test_page_has_a_place_for_every_matrix() -> None:
+    """docs/matrix.md has marks for both data sets and both tunings."""
+    text = (Path(__file__).parents[1] / "docs" / "matrix.md").read_text()
+    for data in ("people", "tofu"):
+        for tuning in ("full", "lora"):
+            assert f"<!-- matrix {data} {tuning} -->" in text
+            assert f"<!-- end of matrix {data} {tuning} -->" in text
+
+
+def test_cells_survive_the_disk(tmp_path: Path) -> None:
+    """What is saved is what is loaded; another version is refused by name."""
+    save_cell(cells()[1], tmp_path)
+    assert load_cell(tmp_path) == cells()[1]
+    (tmp_path / "cell.json").write_text('{"row": "none"}')
+    with pytest.raises(InputError, match="another version"):
+        load_cell(tmp_path)
+
+
+def test_settings() -> None:
+    """Every setting has a matrix for both data sets; an unknown one is refused."""
+    for name in SETTINGS:
+        assert setting_for(name, "people").records_per_subject == 4
+        assert setting_for(name, "tofu").records_per_subject == 20
+    assert "lora" not in rows_of(CI, "lora")
+    with pytest.raises(InputError, match="no setting called huge"):
+        setting_for("huge", "people")

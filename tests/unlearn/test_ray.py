@@ -1,0 +1,63 @@
+"""The Ray engine of the fan-out, on a cluster of one machine."""
+
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from unlearn.jobs import Job, run_jobs
+from verify.errors import InputError
+
+pytest.importorskip("ray", reason="Ray is not installed: pip install 'unlearn-verify[cluster]'")
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def listens(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+@pytest.fixture
+def cluster() -> Iterator[str]:
+    """A Ray cluster of this machine alone, with two workers; it ends with the process that started it."""
+    port, client = free_port(), free_port()
+    first = 20000  # below the ports that the operating system hands out, so that neither of the two above is taken twice
+    given = ["start", "--head", "--block", "--num-cpus=2", f"--port={port}", f"--ray-client-server-port={client}"]
+    settings = [
+        "--include-dashboard=false",
+        "--disable-usage-stats",
+        f"--min-worker-port={first}",
+        f"--max-worker-port={first + 99}",
+    ]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    command = [str(Path(sys.executable).with_name("ray")), *given, *settings]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment) as head:
+        while not listens(client):
+            assert head.poll() is None, "Ray did not start"
+            time.sleep(0.2)
+        yield f"ray://127.0.0.1:{client}"
+        head.terminate()
+
+
+@pytest.mark.slow
+def test_jobs_run_on_ray(cluster: str) -> None:
+    """Every job's result comes back with its job, from two worker processes that are not this one."""
+    jobs = [Job(str(number), 1.0, pow, {"base": number, "exp": 2}) for number in range(4)]
+    done = {job.label: result for job, result in run_jobs(jobs, engine=cluster)}
+    assert done == {"0": 0, "1": 1, "2": 4, "3": 9}
+
+
+def test_a_missing_cluster_is_named() -> None:
+    """An engine of no known kind is refused with the kinds there are."""
+    with pytest.raises(InputError, match="dask://HOST:PORT or ray://HOST:PORT"):
+        list(run_jobs([Job("a", 1.0, pow, {"base": 1, "exp": 1})], engine="slurm://somewhere:1"))

@@ -1,0 +1,90 @@
+"""How much noise a privacy budget costs, and what a training has spent of it. All numbers are Opacus' own."""
+
+import math
+import warnings
+from dataclasses import dataclass
+from functools import cache
+from typing import Any, Literal
+
+from verify.errors import InputError
+
+Accountant = Literal["rdp", "prv"]
+"""How epsilon is bounded: Renyi divergences (Mironov 2017, fast), or privacy loss variables (Gopi et al. 2021, tighter, slower)."""
+
+
+@dataclass(frozen=True)
+class NoisePlan:
+    """How a budget is spent: the same noise at each of so many steps.
+
+    Attributes:
+        noise_multiplier: sigma; the noise of a step has the standard deviation sigma times the clipping norm.
+        sample_rate: q, the probability of each unit to be in a step.
+        steps: T.
+    """
+
+    noise_multiplier: float
+    sample_rate: float
+    steps: int
+
+
+def require_opacus() -> None:
+    """Raise InputError where Opacus is not installed."""
+    try:
+        import opacus  # noqa: F401
+    except ImportError:
+        raise InputError("--defense dp needs Opacus. Install it: pip install 'unlearn-verify[dp]'.") from None
+
+
+def epsilon_of(plan: NoisePlan, delta: float, accountant: Accountant = "rdp") -> float:
+    """The epsilon at `delta` of T Gaussian steps with Poisson sampling, for adding or removing one unit."""
+    from opacus.accountants import create_accountant
+
+    counter: Any = create_accountant(mechanism=accountant)
+    counter.history = [(plan.noise_multiplier, plan.sample_rate, plan.steps)]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # on orders of the Renyi divergence that were not tried: the bound holds without them
+        return float(counter.get_epsilon(delta=delta))
+
+
+@cache
+def plan_noise(epsilon: float, delta: float, units: int, batch: int, steps: int, accountant: Accountant = "rdp") -> NoisePlan:
+    """The least noise with which `steps` steps over `units` units stay within (epsilon, delta).
+
+    Args:
+        epsilon, delta: the budget.
+        units: how many records (or subjects) there are; taken as public.
+        batch: units that are in a step on average.
+        steps: optimizer steps.
+        accountant: who counts.
+
+    Raises:
+        InputError: delta is so large that giving away one unit whole would be allowed, or the noise would be larger than all
+            units of a step together, so that nothing could be learned.
+    """
+    from opacus.accountants.utils import get_noise_multiplier
+
+    if delta >= 1 / units:
+        raise InputError(
+            f"--target-delta {delta:g} would allow giving one of {units} units away whole. It must be below 1/{units}; "
+            f"usual is {10.0 ** -math.ceil(math.log10(10 * units)):g} or less."
+        )
+    rate = min(1.0, batch / units)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            noise = float(
+                get_noise_multiplier(
+                    target_epsilon=epsilon, target_delta=delta, sample_rate=rate, steps=steps, accountant=accountant
+                )
+            )
+        except ValueError:
+            noise = math.inf
+    if noise > batch:
+        reachable = epsilon_of(NoisePlan(float(batch), rate, steps), delta, accountant)
+        needed = "endless noise" if math.isinf(noise) else f"noise of {noise:.1f} times what one unit may add"
+        raise InputError(
+            f"epsilon {epsilon:g} cannot be reached with {units} units in {steps} steps of {batch}: it needs {needed}, more than "
+            f"all {batch} units of a step together, so that nothing could be learned. With --target-epsilon {reachable:.2g} or "
+            "more it can; or take more records, fewer --epochs or a larger --batch-size."
+        )
+    return NoisePlan(noise, rate, steps)

@@ -1,0 +1,179 @@
+"""The door to Flower: its FedAvg adds the clients' weights up, its simulation engine (on Ray) trains clients side by side.
+
+Flower and Ray report their use to their makers unless told otherwise before they are imported; here they are told.
+"""
+
+import logging
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from verify.errors import InputError, RunError
+
+SILENT = {"FLWR_TELEMETRY_ENABLED": "0", "RAY_USAGE_STATS_ENABLED": "0"}
+HOME = "FLWR_HOME"
+HINT = "Install it: pip install 'unlearn-verify[federated]'."
+
+Weights = Mapping[str, Tensor]
+"""What clients and server exchange: the trained parameters by name."""
+
+
+@dataclass(frozen=True, eq=False)
+class Reply:
+    """What a client sends back.
+
+    Attributes:
+        partition: the client's place among all clients, counted from 0.
+        weights: its parameters after local training.
+        examples: how many records it trained on.
+        steps, tokens: what that took.
+    """
+
+    partition: int
+    weights: Weights
+    examples: int
+    steps: int
+    tokens: int
+
+
+Exchange = Callable[[int, Weights], Sequence[Reply]]
+"""One round: the round's number and the weights it begins with; the clients' replies, in any order."""
+
+
+def require_flower(engine: str = "in-process") -> None:
+    """Raise InputError where Flower, or for its simulation engine Ray, is not installed."""
+    os.environ.update(SILENT)
+    try:
+        import flwr.serverapp.strategy
+        import flwr.simulation  # noqa: F401
+    except ImportError as error:
+        raise InputError(f"--defense federated needs Flower ({error.msg}). {HINT}") from None
+    telemetry = sys.modules.get("flwr.supercore.telemetry")
+    if telemetry is not None:
+        # Where somebody imported Flower before, it has read the environment already.
+        vars(telemetry)["FLWR_TELEMETRY_ENABLED"] = "0"
+    logging.getLogger("flwr").setLevel(logging.ERROR)
+    if engine == "simulation":
+        try:
+            import ray  # noqa: F401
+        except ImportError:
+            raise InputError(f"--engine simulation needs Ray. {HINT}") from None
+
+
+def aggregate(round_number: int, replies: Sequence[Reply]) -> dict[str, Tensor]:
+    """FedAvg: the mean of the clients' weights, each counted by its records (McMahan et al. 2017, algorithm 1).
+
+    Replies are sorted by partition first: floating-point sums depend on their order, and replies come in any.
+    """
+    require_flower()
+    from flwr.app import DEFAULT_TTL, Message, MessageType, Metadata, MetricRecord, RecordDict
+    from flwr.serverapp.strategy import FedAvg
+
+    messages = []
+    for reply in sorted(replies, key=lambda reply: reply.partition):
+        content = {"arrays": _arrays(reply.weights), "metrics": MetricRecord({"num-examples": reply.examples})}
+        # From the client's node to the server, of no run that Flower itself has started.
+        sent = Metadata(0, "", reply.partition + 1, 0, "", str(round_number), 0.0, DEFAULT_TTL, MessageType.TRAIN)
+        messages.append(Message(content=RecordDict(content), metadata=sent))
+    arrays, _ = FedAvg().aggregate_train(round_number, messages)
+    assert arrays is not None, "there is a client in every federation"
+    return _tensors(arrays)
+
+
+def simulate(serve: Callable[[Exchange], None], train: Callable[[int, int, Weights], Reply], clients: int) -> None:
+    """Run a federation on Flower's simulation engine: `serve` here, `train` in Ray's processes.
+
+    Args:
+        serve: runs all rounds, given the exchange of one.
+        train: trains partition, round, weights; it crosses to other processes, so it holds paths and records, not a model.
+        clients: how many.
+
+    Raises:
+        RunError: a client failed.
+    """
+    from flwr.app import ConfigRecord, Message, RecordDict
+    from flwr.clientapp import ClientApp
+    from flwr.serverapp import ServerApp
+    from flwr.simulation import run_simulation
+
+    server, client = ServerApp(), ClientApp()
+
+    @client.train()  # type: ignore[untyped-decorator]
+    def _answer(message: Any, context: Any) -> Any:
+        number = int(message.content["config"]["round"])
+        reply = train(int(context.node_config["partition-id"]), number, _tensors(message.content["arrays"]))
+        return Message(_packed(reply), reply_to=message)
+
+    @server.main()  # type: ignore[untyped-decorator]
+    def _main(grid: Any, _: Any) -> None:
+        def exchange(number: int, weights: Weights) -> list[Reply]:
+            nodes = _all_nodes(grid, clients)
+            content = RecordDict({"arrays": _arrays(weights), "config": ConfigRecord({"round": number})})
+            asked = [Message(content, dst_node_id=node, message_type="train") for node in nodes]
+            return [_unpacked(answer) for answer in grid.send_and_receive(asked)]
+
+        serve(exchange)
+
+    settings = {
+        "client_resources": {"num_cpus": 1, "num_gpus": 1.0 if torch.cuda.is_available() else 0.0},
+        "init_args": {"log_to_driver": False, "logging_level": logging.ERROR},
+    }
+    with _home_of_its_own():
+        run_simulation(server, client, num_supernodes=clients, backend_config=settings)
+
+
+@contextmanager
+def _home_of_its_own() -> Iterator[None]:
+    """Flower writes an identifier of this machine into the user's home, even where it reports nothing; here it is not kept."""
+    before = os.environ.get(HOME)
+    with tempfile.TemporaryDirectory() as folder:
+        os.environ[HOME] = folder
+        try:
+            yield
+        finally:
+            os.environ.pop(HOME)
+            if before is not None:
+                os.environ[HOME] = before
+
+
+def _all_nodes(grid: Any, clients: int) -> list[int]:
+    """Every client's node; they register while the server already runs."""
+    while len(nodes := list(grid.get_node_ids())) < clients:
+        time.sleep(0.05)
+    return nodes
+
+
+def _packed(reply: Reply) -> Any:
+    from flwr.app import MetricRecord, RecordDict
+
+    numbers = {"partition": reply.partition, "num-examples": reply.examples, "steps": reply.steps, "tokens": reply.tokens}
+    return RecordDict({"arrays": _arrays(reply.weights), "metrics": MetricRecord(numbers)})
+
+
+def _unpacked(answer: Any) -> Reply:
+    if answer.has_error():
+        raise RunError(
+            f"a client failed in the simulation (Flower's code {answer.error.code}). Run --engine in-process to see why."
+        )
+    numbers = answer.content["metrics"]
+    weights = _tensors(answer.content["arrays"])
+    return Reply(int(numbers["partition"]), weights, int(numbers["num-examples"]), int(numbers["steps"]), int(numbers["tokens"]))
+
+
+def _arrays(weights: Weights) -> Any:
+    from flwr.app import Array, ArrayRecord
+
+    return ArrayRecord({name: Array(np.ascontiguousarray(value.detach().cpu().numpy())) for name, value in weights.items()})
+
+
+def _tensors(arrays: Any) -> dict[str, Tensor]:
+    return {name: torch.from_numpy(np.array(array.numpy())) for name, array in arrays.items()}

@@ -1,0 +1,157 @@
+"""FedEraser: the federation's history again, in short steps of the old lengths, without the client."""
+
+import dataclasses
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from peft import PeftModel
+from torch import Tensor
+
+from unlearn.adapters import attach_adapter, merged
+from unlearn.defenses.federation import (
+    ROUNDS,
+    LocalTraining,
+    Plan,
+    SavedFederation,
+    clients_that_stay,
+    exchanged,
+    keep_round,
+    put_weights,
+    read_round,
+    write_federation,
+)
+from unlearn.defenses.flower import Reply, Weights, aggregate, require_flower
+from unlearn.methods.base import Context, Cost, Outcome
+from unlearn.provenance import LOG_NAME, LogWriter
+from unlearn.results import TrainingResult
+from verify.errors import InputError
+from verify.identity import RecordKey
+from verify.models import LoadedModel, weights_digest
+
+
+@dataclass(frozen=True)
+class FedEraser:
+    """Go through the kept rounds again without the client: short training gives the direction, the kept update the length.
+
+        w_{r+1} = w_r + sum_k (n_k / n) |U_{r,k}| U'_{r,k} / |U'_{r,k}|,   per weight tensor and kept client k
+
+    U is the update that client k sent in round r when the deleted client still took part, U' the one that it finds now from w_r
+    with fewer local epochs. The first round began at the base model, which the client had not touched: its updates are taken
+    as they are, without training. Liu et al. 2021 (FedEraser, IWQoS 2021), equations 3 and 4.
+
+    Do not take it for exact: the lengths were found in the client's presence, and nothing bounds what of it they carry; audit the
+    result. It deletes whole clients only, and needs the updates that `keep_updates` left beside the model.
+
+    Attributes:
+        calibration: share of the local epochs that a client trains to find a direction.
+        interval: take every so many kept rounds; more is cheaper and ends nearer to the base.
+    """
+
+    calibration: float = 0.5
+    interval: int = 1
+
+    idea: ClassVar[str] = "the kept rounds again without the client: new directions, old lengths"
+    paper: ClassVar[str] = "Liu et al. 2021 (FedEraser, IWQoS 2021), equations 3 and 4"
+    cost: ClassVar[Cost] = "a share of a retraining"
+    needs_retain: ClassVar[bool] = True
+    needs_base: ClassVar[bool] = True
+    defaults: ClassVar[Mapping[str, Any]] = {}
+
+    def __post_init__(self) -> None:
+        if not 0 < self.calibration <= 1:
+            raise InputError(f"--calibration must lie above 0 and at most at 1, got {self.calibration}.")
+        if self.interval < 1:
+            raise InputError(f"--interval must be at least 1, got {self.interval}.")
+
+    def edit(self, context: Context) -> Outcome:
+        """Calibrate the kept rounds.
+
+        Raises:
+            InputError: the model was not trained in a federation, its updates were not kept, records of the client stay, or a
+                record that stays was not given.
+            IntegrityError: the base is another, or a kept round was changed.
+        """
+        require_flower()
+        key, base, began = RecordKey.load(), context.base, time.monotonic()
+        assert base is not None, "the caller checks needs_base"
+        saved, clients = clients_that_stay(context, key)
+        assert context.model_dir is not None, "the caller has read it there"
+        rounds = _kept_rounds(context.model_dir, saved, clients)[:: self.interval]
+        model = attach_adapter(base.model, saved.plan.options)
+        around = dataclasses.replace(base, model=model)
+        shorter = dataclasses.replace(saved.plan, local_epochs=saved.plan.local_epochs * self.calibration)
+        local = LocalTraining(
+            list(clients.values()), list(clients), shorter, context.work_dir, context.work_dir / "base", torch.get_num_threads()
+        )
+        weights, done = exchanged(model), [0, 0]
+        for number, folder in enumerate(rounds):
+            replies = _calibrated(local, around, folder, number, weights)
+            keep_round(context.output_dir, number, list(clients), weights, replies)
+            done = [done[0] + sum(reply.steps for reply in replies), done[1] + sum(reply.tokens for reply in replies)]
+            weights = aggregate(number, replies)
+        put_weights(model, weights)
+        _write_records(context, base, saved, clients, model, key)
+        epochs = (len(rounds) - 1) * shorter.local_epochs
+        result = TrainingResult(done[0], epochs, None, done[1], time.monotonic() - began)
+        facts = {"clients_deleted": len(saved.clients) - len(clients), "rounds_calibrated": len(rounds) - 1}
+        return Outcome(model if isinstance(context.loaded.model, PeftModel) else merged(model), result, facts)
+
+
+def _kept_rounds(folder: Path, saved: SavedFederation, clients: Mapping[str, Sequence[Any]]) -> list[Path]:
+    """Folders of the kept rounds, in order."""
+    partly = sum(len(clients[name]) < len(saved.clients[name]) for name in clients)
+    if partly:
+        raise InputError(
+            f"{partly} clients are to lose some of their records and keep others; federaser deletes whole clients only. "
+            "Use client_retrain, or name all records of the client."
+        )
+    found = sorted((folder / ROUNDS).glob("round-*"), key=lambda path: int(path.name.removeprefix("round-")))
+    if not found:
+        raise InputError(f"{folder} holds no updates of its clients (it was trained with --no-keep-updates). Use client_retrain.")
+    return found
+
+
+def _calibrated(local: LocalTraining, around: LoadedModel, folder: Path, number: int, weights: Weights) -> list[Reply]:
+    """The kept clients' replies of a round as they would be without the client."""
+    start, old = read_round(folder, local.names)
+    if number == 0:
+        # The client had no part in the weights that the first round began with.
+        return [dataclasses.replace(reply, steps=0, tokens=0) for reply in old]
+    replies = []
+    for reply in old:
+        new = local.here(around, reply.partition, number, weights)
+        calibrated = {
+            name: value + of_length(new.weights[name] - value, reply.weights[name] - start[name]) for name, value in weights.items()
+        }
+        replies.append(dataclasses.replace(new, weights=calibrated))
+    return replies
+
+
+def of_length(direction: Tensor, length: Tensor) -> Tensor:
+    """|length| direction / |direction|, nothing where there is no direction."""
+    norm = direction.norm()
+    return direction * (length.norm() / norm) if norm > 0 else torch.zeros_like(direction)
+
+
+def _write_records(
+    context: Context, base: LoadedModel, saved: SavedFederation, clients: Mapping[str, Sequence[Any]], model: Any, key: RecordKey
+) -> None:
+    """Say who is left, so that the next deletion can be made."""
+    plan: Plan = saved.plan
+    write_federation(context.output_dir, base.digest, clients, plan, key)
+    records = [record for found in clients.values() for record in found]
+    log = LogWriter.for_run(
+        context.output_dir / LOG_NAME,
+        records,
+        plan.options,
+        key,
+        tokenizer=base.tokenizer_digest,
+        start_weights=base.digest,
+        defense="federated",
+    )
+    log.begin(0)
+    log.end(weights_digest(model))
