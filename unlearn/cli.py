@@ -14,6 +14,7 @@ from unlearn import processes
 from unlearn.cli_cleaning import NewToken, Purge, Serve
 from unlearn.cli_defenses import DefenseFlags, summary
 from unlearn.cli_records import CheckDataset, Scan, Suppress
+from unlearn.cli_requests import RequestCommand
 from unlearn.cli_research import LaunchConfig, PlanShards, Reproduce, SweepCommand
 from unlearn.methods import method_classes, method_name
 from unlearn.options import TrainingOptions
@@ -224,6 +225,7 @@ def _command_type() -> Any:
         "scan": Scan,
         "suppress": Suppress,
         "check-dataset": CheckDataset,
+        "request": RequestCommand,
         "purge": Purge,
         "serve": Serve,
         "new-token": NewToken,

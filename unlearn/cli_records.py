@@ -38,7 +38,7 @@ class Scan:
         from verify.errors import InputError
         from verify.identity import RecordKey
 
-        given = {name: _lines(getattr(self, name)) for name in ("subjects", "ids", "texts")}
+        given = {name: lines_of(getattr(self, name)) for name in ("subjects", "ids", "texts")}
         if not any(given.values()):
             raise InputError("nothing to look for. Name a file with --subjects, --ids or --texts; - reads standard input.")
         key = RecordKey.load()
@@ -63,7 +63,7 @@ class Scan:
         return 0 if found else 3
 
 
-def _lines(source: str | None) -> list[str]:
+def lines_of(source: str | None) -> list[str]:
     """The lines of a file, or of standard input for "-", without empty ones.
 
     Raises:

@@ -68,19 +68,24 @@ def reference_rows(world: World, references: int, settings: Settings) -> list[Po
         ("retrained references: accuse a model that keeps 20 % of the records", 0.20, False),
         ("retrained references: accuse a model that keeps one record", 1 / world.records, False),
     )
-    rows = []
-    for claim, remembered, certify in cases:
+    return [_reference_row(claim, world, references, settings, remembered, certify) for claim, remembered, certify in cases]
 
-        def rate(count: int, remembered: float = remembered, certify: bool = certify) -> float:
-            return _rule_rate(replace(world, references=count), remembered, certify, settings.margin, settings.alpha)
 
-        given = "cannot: one reference has no spread" if references < 2 else f"{rate(references):.0%} of audits"
-        # More references never show less, so that half of the counts need no simulation.
-        place = bisect_left(REFERENCE_COUNTS, True, key=lambda count: rate(count) >= USUAL_POWER)
-        enough = place < len(REFERENCE_COUNTS)
-        needed = f"{REFERENCE_COUNTS[place]} references" if enough else f"more than {REFERENCE_COUNTS[-1]} references"
-        rows.append(PowerRow(claim, given if references else "cannot: no references", needed))
-    return rows
+def certifying_row(world: World, references: int, settings: Settings) -> PowerRow:
+    """How often R retrained references certify an honest deletion: the first of `reference_rows`, alone."""
+    return _reference_row("certify an honest deletion", world, references, settings, 0.0, certify=True)
+
+
+def _reference_row(claim: str, world: World, references: int, settings: Settings, remembered: float, certify: bool) -> PowerRow:
+    def rate(count: int) -> float:
+        return _rule_rate(replace(world, references=count), remembered, certify, settings.margin, settings.alpha)
+
+    given = "cannot: one reference has no spread" if references < 2 else f"{rate(references):.0%} of audits"
+    # More references never show less, so that half of the counts need no simulation.
+    place = bisect_left(REFERENCE_COUNTS, True, key=lambda count: rate(count) >= USUAL_POWER)
+    enough = place < len(REFERENCE_COUNTS)
+    needed = f"{REFERENCE_COUNTS[place]} references" if enough else f"more than {REFERENCE_COUNTS[-1]} references"
+    return PowerRow(claim, given if references else "cannot: no references", needed)
 
 
 @lru_cache(maxsize=64)

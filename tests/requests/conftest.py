@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from deletion_world import build_world
 
 from unlearn.requests.ledger import Ledger
 
@@ -17,6 +18,12 @@ def ledger(tmp_path: Path) -> Iterator[Ledger]:
     opened = Ledger(tmp_path / "ledger.db")
     yield opened
     opened.close()
+
+
+@pytest.fixture(scope="session")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A world of deletions; tests work on copies."""
+    return build_world(tmp_path_factory.mktemp("world"))
 
 
 @pytest.fixture(scope="session")

@@ -150,7 +150,7 @@ class _Climb:
         """
         from unlearn.methods import method_classes
 
-        name = self._exact_method()
+        name = exact_method(self.model_dir)
         if self.spent + self._exact_price() > self.auto.budget:
             self.rungs.append({"method": name, "outcome": "not begun: beyond the budget; THE RESULT IS NOT EXACT"})
             if self.result is None:
@@ -264,12 +264,14 @@ class _Climb:
             shutil.rmtree(self.context.work_dir / "audit", ignore_errors=True)
             shutil.move(audit, self.context.work_dir / "audit")
 
-    def _exact_method(self) -> str:
-        if (self.model_dir / SHARDS).is_file():
-            return "shard_vectors" if SavedShards.read(self.model_dir).plan.combine == "sum" else "sisa"
-        if (self.model_dir / LOG_NAME).is_file() and any(self.model_dir.glob("checkpoint-*")):
-            return "rollback"
-        return "retrain"
+
+def exact_method(model_dir: Path) -> str:
+    """Name of the exact rebuild that fits how a model was trained."""
+    if (model_dir / SHARDS).is_file():
+        return "shard_vectors" if SavedShards.read(model_dir).plan.combine == "sum" else "sisa"
+    if (model_dir / LOG_NAME).is_file() and any(model_dir.glob("checkpoint-*")):
+        return "rollback"
+    return "retrain"
 
 
 def _halves(records: Sequence[Record], seed: int) -> tuple[list[Record], list[Record]]:

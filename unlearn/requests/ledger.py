@@ -10,18 +10,19 @@ SQLite by default (strict tables, write-ahead log, secure delete); PostgreSQL by
 import hashlib
 import json
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any, cast
 
 import sqlalchemy as sa
-from sqlalchemy.engine import Connection, Engine
+from sqlalchemy.engine import Connection
 
 from unlearn.requests.deadlines import Deadlines, Regime, deadlines
 from unlearn.requests.states import STATES, State, outcome, require_allowed
-from verify.errors import InputError, IntegrityError
+from verify.errors import InputError, IntegrityError, RunError
 
 GENESIS = "0" * 64
 VERSION = 1
@@ -160,7 +161,8 @@ class Ledger:
                 _METADATA.create_all(connection)
                 for statement in _GUARDS[self._engine.dialect.name]:
                     connection.execute(sa.text(statement))
-        except (sa.exc.SQLAlchemyError, KeyError, ImportError) as error:
+                connection.execute(sa.select(EVENTS).limit(0))  # somebody else's table of that name has other columns
+        except (sa.exc.SQLAlchemyError, KeyError, ImportError, OSError) as error:
             if engine is not None:
                 engine.dispose()
             # The URL may hold a password, and the driver's message repeats it: neither is shown.
@@ -172,18 +174,28 @@ class Ledger:
         Raises:
             InputError: no identifier was given, or the sender's identifier is known already.
         """
-        if not request.subjects:
-            raise InputError(
-                "a request needs at least one identifier. Give one a line on standard input, or in --identifiers FILE."
-            )
-        deadlines(request.regime, request.received, request.country)
-        name = f"R-{secrets.token_hex(6)}"
-        details = {**asdict(request), "received": request.received.isoformat()}
+        return self.add_all([request])[0]
+
+    def add_all(self, requests: Sequence[NewRequest]) -> list[str]:
+        """Note a batch of requests, all or none of them, and return their ids.
+
+        Raises:
+            InputError: as `add`; nothing of the batch is written then.
+        """
+        for request in requests:
+            if not request.subjects:
+                raise InputError(
+                    "a request needs at least one identifier. Give one a line on standard input, or in --identifiers FILE."
+                )
+            deadlines(request.regime, request.received, request.country)
+        names = [f"R-{secrets.token_hex(6)}" for _ in requests]
         with self._writing() as connection:
-            if request.external_id is not None and self._by_external_id(connection, request.external_id) is not None:
-                raise InputError("a request with this subject_request_id is in the ledger already; it was not added again.")
-            self._append(connection, name, "received", details)
-        return name
+            for name, request in zip(names, requests, strict=True):
+                if request.external_id is not None and self._by_external_id(connection, request.external_id) is not None:
+                    raise InputError("a request with this subject_request_id is in the ledger already; it was not added again.")
+                details = {**asdict(request), "received": request.received.isoformat()}
+                self._append(connection, name, "received", details)
+        return names
 
     def advance(self, request: str, state: State, **details: Any) -> Request:
         """Take a request to its next state.
@@ -191,13 +203,22 @@ class Ledger:
         Raises:
             InputError: the request is unknown, the step is not allowed, or facts are missing; nothing is written then.
         """
+        return self.advance_all([request], state, **details)[0]
+
+    def advance_all(self, requests: Sequence[str], state: State, **details: Any) -> list[Request]:
+        """Take the requests of a batch to their next state together: all of them, or none.
+
+        Raises:
+            InputError: as `advance`, for any of them; nothing is written then.
+        """
         if state not in STATES:
             raise InputError(f"{state!r} is no state. Use one of: {', '.join(STATES)}.")
         with self._writing() as connection:
-            found = self._request(connection, request)
-            require_allowed(found.state, state, details, _history(found.steps))
-            self._append(connection, request, state, details)
-            return self._request(connection, request)
+            for name in requests:
+                found = self._request(connection, name)
+                require_allowed(found.state, state, details, _history(found.steps))
+                self._append(connection, name, state, details)
+            return [self._request(connection, name) for name in requests]
 
     def request(self, name: str) -> Request:
         """One request.
@@ -205,18 +226,18 @@ class Ledger:
         Raises:
             InputError: it is unknown.
         """
-        with self._engine.connect() as connection:
+        with _database_errors(), self._engine.connect() as connection:
             return self._request(connection, name)
 
     def by_external_id(self, external_id: str) -> Request | None:
         """The request that came in under the sender's own identifier, or None."""
-        with self._engine.connect() as connection:
+        with _database_errors(), self._engine.connect() as connection:
             name = self._by_external_id(connection, external_id)
             return None if name is None else self._request(connection, name)
 
     def requests(self, state: State | None = None) -> list[Request]:
         """All requests, in the order they came, or those in a state."""
-        with self._engine.connect() as connection:
+        with _database_errors(), self._engine.connect() as connection:
             rows = connection.execute(sa.select(EVENTS).order_by(EVENTS.c.sequence)).all()
         steps: dict[str, list[Step]] = {}
         for row in rows:
@@ -226,7 +247,7 @@ class Ledger:
 
     def head(self) -> str:
         """Digest of the last event: it stands for the whole ledger."""
-        with self._engine.connect() as connection:
+        with _database_errors(), self._engine.connect() as connection:
             return _head(connection)[1]
 
     def verify(self, head: str | None = None) -> int:
@@ -238,7 +259,7 @@ class Ledger:
         Raises:
             IntegrityError: an event was edited, removed or put in; the message names the first place.
         """
-        with self._engine.connect() as connection:
+        with _database_errors(), self._engine.connect() as connection:
             rows = connection.execute(sa.select(EVENTS).order_by(EVENTS.c.sequence)).all()
         previous, seen = GENESIS, {GENESIS}
         for number, row in enumerate(rows, 1):
@@ -255,9 +276,13 @@ class Ledger:
         """Let the database go."""
         self._engine.dispose()
 
-    def _writing(self) -> Any:
-        """A transaction that is alone: two operators at once take turns."""
-        return _Writing(self._engine)
+    @contextmanager
+    def _writing(self) -> Iterator[Connection]:
+        """A transaction that is alone from its first moment: two operators at once take turns."""
+        with _database_errors(), self._engine.begin() as connection:
+            if self._engine.dialect.name == "postgresql":
+                connection.execute(sa.text("LOCK TABLE events IN SHARE ROW EXCLUSIVE MODE"))
+            yield connection
 
     def _append(self, connection: Connection, request: str, state: State, details: Mapping[str, Any]) -> None:
         sequence, previous = _head(connection)
@@ -284,30 +309,25 @@ class Ledger:
         return next((str(name) for name, details in rows if json.loads(details).get("external_id") == external_id), None)
 
 
-class _Writing:
-    """A transaction that holds the ledger's write lock from its first moment."""
-
-    def __init__(self, engine: Engine) -> None:
-        self._engine = engine
-
-    def __enter__(self) -> Connection:
-        self._connection = self._engine.connect()
-        self._transaction = self._connection.begin()
-        if self._engine.dialect.name == "postgresql":
-            self._connection.execute(sa.text("LOCK TABLE events IN SHARE ROW EXCLUSIVE MODE"))
-        return self._connection
-
-    def __exit__(self, kind: object, *_: object) -> None:
-        try:
-            if kind is None:
-                self._transaction.commit()
-            else:
-                self._transaction.rollback()
-        finally:
-            self._connection.close()
+@contextmanager
+def _database_errors() -> Iterator[None]:
+    """Turn the database's refusals into a sentence with a next step; its own message repeats values and is not shown."""
+    try:
+        yield
+    except sa.exc.SQLAlchemyError as error:
+        if "full" in str(error.__cause__):
+            raise RunError(
+                "no space left for the ledger. Nothing that was in it is lost, and this step was not noted. Free some space, then "
+                "run the same command again."
+            ) from None
+        kind = type(error.__cause__ or error).__name__
+        raise RunError(
+            f"the ledger's database refused ({kind}), and this step was not noted. Check that it is a ledger of this version, "
+            "that it may be written and nobody holds it locked; then run the same command again."
+        ) from None
 
 
-def _engine(url: str) -> Engine:
+def _engine(url: str) -> sa.Engine:
     engine = sa.create_engine(url, connect_args={"timeout": 30} if url.startswith("sqlite") else {})
     if engine.dialect.name == "sqlite":
         Path(engine.url.database or "").parent.mkdir(parents=True, exist_ok=True)

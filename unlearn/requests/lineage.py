@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from unlearn.provenance import LOG_NAME, TrainingLog
+from unlearn.shards import SHARDS, SavedShards
 from verify.errors import InputError, IntegrityError
 from verify.files import MANIFEST, read_json
 
@@ -79,7 +80,21 @@ def _read(folder: Path, records: set[str]) -> AffectedModel:
         raise IntegrityError(f"{folder / MANIFEST} is damaged: whose weights these are is not known. Restore it.") from None
     parent = about.get("weights_before") or about.get("start_weights")
     model = AffectedModel(folder, weights, "trained on", 0, parent, about.get("method"))
-    return _with_log(model, records) if (folder / LOG_NAME).is_file() else model
+    if (folder / LOG_NAME).is_file():
+        return _with_log(model, records)
+    # A model in shards has no one schedule: its description names every record that it holds.
+    return replace(model, records=len(trained_names(folder) & records)) if (folder / SHARDS).is_file() else model
+
+
+def trained_names(folder: Path) -> frozenset[str]:
+    """Keyed hashes of the records that a model was trained on, by its log or its shards; none where it has neither.
+
+    Raises:
+        InputError: log or description is damaged.
+    """
+    if (folder / LOG_NAME).is_file():
+        return frozenset(TrainingLog.read(folder / LOG_NAME).records)
+    return SavedShards.read(folder).records if (folder / SHARDS).is_file() else frozenset()
 
 
 def _with_log(model: AffectedModel, records: set[str]) -> AffectedModel:

@@ -1,0 +1,214 @@
+"""kill -9 at random moments: a deletion is led from receipt to closing by processes that are killed, and what is left is checked.
+
+The parent imports everything once; each attempt is a forked child, so that it begins at once.
+"""
+
+import os
+import random
+import shutil
+import signal
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from datetime import date
+from pathlib import Path
+
+from deletion_world import ASKING, MARGIN, Purging, without
+
+from unlearn.requests import rungs
+from unlearn.requests.closing import Cleaning, close_request, purge_batch
+from unlearn.requests.ledger import Ledger, NewRequest
+from unlearn.requests.pipeline import RUNNING, run_batch
+from unlearn.requests.planning import Choices, draft, note
+from verify.deletion_record import DeletionRecord
+from verify.evidence import Settings
+from verify.files import MANIFEST, is_complete, read_json
+from verify.identity import RecordKey
+
+EXPECTED = [
+    "received",
+    "identity_verified",
+    "matched",
+    "planned",
+    "unlearning",
+    "verifying",
+    "deployed",
+    "purged",
+    "purged",
+    "closed",
+]
+COMPLETIONS = "completions.txt"
+"""One line for every method and audit that ran to its end."""
+
+
+def lead(world: Path) -> None:
+    """Whatever comes next, until the request is closed; the same call goes on after a kill."""
+    key, ledger, output = RecordKey.load(), Ledger(world / "ledger.db"), world / "deletions"
+    if not ledger.requests():
+        subject = key.of(f"{ASKING.lower()}@example.com", "subject")
+        ledger.add(NewRequest((subject,), "gdpr", date(2026, 11, 2)))
+    (request,) = ledger.requests()
+    if request.state == "received":
+        request = ledger.advance(request.id, "identity_verified")
+    if request.state in ("identity_verified", "matched"):
+        note(ledger, draft(ledger, [request], _choices(world), key), output)
+    if ledger.request(request.id).state in RUNNING:
+        run_batch(ledger, output, request.id, key)
+    how, listed = Cleaning(True, purging=Purging()), world / "suppressed.jsonl"
+    if ledger.request(request.id).state == "deployed":
+        purge_batch(ledger, output, request.id, key, listed, how)
+    after = ledger.request(request.id)
+    if after.state == "purged" and not any(step.details.get("retired") for step in after.steps):
+        without(world / "people.jsonl", ASKING)
+        deployed = after.latest("deployed")
+        assert deployed is not None
+        purge_batch(ledger, output, request.id, key, listed, how, retired=[deployed["models"][0]["before"]])
+    close_request(ledger, output, request.id)
+    ledger.close()
+
+
+def _choices(world: Path) -> Choices:
+    return Choices(
+        data=(str(world / "people.jsonl"),),
+        models=(str(world / "models"),),
+        output=world / "deletions",
+        references=tuple(str(folder) for folder in sorted((world / "references").iterdir())),
+        settings=Settings(attacks=("loss",), margin=MARGIN),
+    )
+
+
+def in_child(world: Path, kill_after: float | None) -> bool:
+    """`lead` in a process of its own, killed after so many seconds; whether it ended by itself.
+
+    Raises:
+        AssertionError: it ended by itself, but not well.
+    """
+    child = os.fork()
+    if child == 0:
+        status = 1
+        try:
+            _counting(world)
+            lead(world)
+            status = 0
+        finally:
+            os._exit(status)
+    if kill_after is None:
+        return _ended(os.waitpid(child, 0)[1])
+    deadline = time.monotonic() + kill_after
+    while time.monotonic() < deadline:
+        done, status = os.waitpid(child, os.WNOHANG)
+        if done:
+            return _ended(status)
+        time.sleep(0.005)
+    os.kill(child, signal.SIGKILL)
+    return _ended(os.waitpid(child, 0)[1])
+
+
+def _ended(status: int) -> bool:
+    if os.WIFSIGNALED(status):
+        assert os.WTERMSIG(status) == signal.SIGKILL
+        return False
+    assert os.WEXITSTATUS(status) == 0, "the command failed where it should have gone on"
+    return True
+
+
+def _counting(world: Path) -> None:
+    """Note every method and audit that runs to its end."""
+
+    def counted(name: str, function: Callable[..., object]) -> Callable[..., object]:
+        def run(*given: object, **named: object) -> object:
+            found = function(*given, **named)
+            with (world / COMPLETIONS).open("a") as stream:
+                stream.write(f"{name}\n")
+            return found
+
+        return run
+
+    for name in ("forget", "audit"):
+        setattr(rungs, name, counted(name, getattr(rungs, name)))
+
+
+@dataclass(frozen=True)
+class Figures:
+    """What kills did.
+
+    Attributes:
+        kills: how many processes were killed while they worked.
+        deletions: how many requests were led to their end.
+        states: in which state of the request how many kills fell.
+        lost: requests, events or old weights that were lost.
+        twice: methods or audits that ran to their end twice.
+        different: deletions whose events or weights are not those of an undisturbed one.
+    """
+
+    kills: int = 0
+    deletions: int = 0
+    states: dict[str, int] = field(default_factory=dict)
+    lost: int = 0
+    twice: int = 0
+    different: int = 0
+
+
+def kill_many(built: Path, folder: Path, kills: int, seed: int, tell: Callable[[str], None] = lambda _: None) -> Figures:
+    """Kill until so many kills are reached, deletion after deletion; `built` is a world, `folder` a place for copies."""
+    draw = random.Random(seed)
+    plain = folder / "undisturbed"
+    shutil.copytree(built, plain)
+    started = time.monotonic()
+    assert in_child(plain, None)
+    whole, weights = time.monotonic() - started, new_weights(plain)
+    figures = Figures()
+    while figures.kills < kills:
+        world = folder / f"deletion-{figures.deletions}"
+        shutil.copytree(built, world)
+        while not in_child(world, draw.uniform(0.0, 0.7 * whole) if figures.kills < kills else None):
+            state, lost = after_a_kill(world)
+            counted = {**figures.states, state: figures.states.get(state, 0) + 1}
+            figures = replace(figures, kills=figures.kills + 1, states=counted, lost=figures.lost + lost)
+        figures = at_the_end(world, figures, weights)
+        shutil.rmtree(world)
+        tell(f"{figures.kills} kills, {figures.deletions} deletions")
+    return figures
+
+
+def after_a_kill(world: Path) -> tuple[str, int]:
+    """Where the request is, and how much of what must be there is not."""
+    ledger = Ledger(world / "ledger.db")
+    ledger.verify()
+    found = ledger.requests()
+    ledger.close()
+    if not found:
+        return "before it was noted", 0
+    steps = found[0].steps
+    out_of_order = [step.state for step in steps] != EXPECTED[: len(steps)]
+    # Once the operator has retired them, the old weights may go, and are removed before that is noted.
+    going = found[0].state in ("purged", "closed")
+    gone = not going and not is_complete(world / "models" / "original", "model")
+    return found[0].state, int(gone) + int(out_of_order)
+
+
+def at_the_end(world: Path, figures: Figures, weights: str) -> Figures:
+    """The figures with one more deletion in them."""
+    ledger = Ledger(world / "ledger.db")
+    (request,) = ledger.requests()
+    ledger.verify()
+    ledger.close()
+    lines = (world / COMPLETIONS).read_text().splitlines()
+    (batch,) = [path.parent for path in (world / "deletions").glob("B-*/deletion.json")]
+    record = DeletionRecord.load(batch / "deletion.json")
+    same = [step.state for step in request.steps] == EXPECTED and new_weights(world) == weights
+    whole = is_complete(batch / "model-0" / "rung-0-retrain", "model") and record.requests[0].outcome == "deleted"
+    twice = sum(max(0, lines.count(name) - 1) for name in ("forget", "audit"))
+    return replace(
+        figures,
+        deletions=figures.deletions + 1,
+        lost=figures.lost + (not whole),
+        twice=figures.twice + twice,
+        different=figures.different + (not same),
+    )
+
+
+def new_weights(world: Path) -> str:
+    """Digest of the weights that a finished deletion left."""
+    (manifest,) = (world / "deletions").glob(f"B-*/model-0/rung-*/{MANIFEST}")
+    return str(read_json(manifest)["about"]["weights"])

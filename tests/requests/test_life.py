@@ -1,0 +1,278 @@
+"""The whole life of requests under random operators, verdicts and crashes: property-based, with methods that are simulated.
+
+Ledger, plans, batches and the order of the steps are the real ones; only training, audit and search are stand-ins.
+"""
+
+import tempfile
+from collections import Counter
+from collections.abc import Callable, Mapping
+from datetime import date
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from unlearn.requests import closing, pipeline
+from unlearn.requests.cleaning import Left
+from unlearn.requests.closing import Cleaning, close_request, purge_batch
+from unlearn.requests.ledger import Ledger, NewRequest, Request
+from unlearn.requests.pipeline import Finding, run_batch
+from unlearn.requests.planning import PLANNABLE
+from unlearn.requests.plans import Plan, PlannedModel
+from unlearn.requests.training_sets import TrainingSets
+from unlearn.requests.workplace import rung_folder
+from verify import InputError, RunError
+from verify.evidence import Settings
+from verify.files import is_complete, write_manifest
+from verify.identity import RecordKey
+
+DAY = date(2026, 11, 2)
+KEY = RecordKey(b"k" * 32)
+OLD = ["a" * 64, "b" * 64]
+VERDICTS = ["EQUIVALENT_WITHIN", "NOT_FORGOTTEN", "INCONCLUSIVE", "NOT_TESTABLE"]
+
+
+class Crash(BaseException):
+    """The process dies here."""
+
+
+class LifeOfDeletions(RuleBasedStateMachine):
+    """Operators add, approve, plan, run, clean and close in any order; the process may die before or after any event or method."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.folder = tempfile.TemporaryDirectory()
+        self.root = Path(self.folder.name)
+        self.ids: list[str] = []
+        self.made: Counter[Path] = Counter()
+        self.copies: list[dict[str, str]] = []
+        self.verdict, self.fuse, self.batches = VERDICTS[0], 0, 0
+        self.patches: list[Any] = []
+
+    @initialize()
+    def open(self) -> None:
+        (self.root / "old").mkdir()
+        self.ledger = Ledger(self.root / "ledger.db")
+        run = pipeline._Run
+        replaced: list[tuple[Any, str, Callable[..., Any]]] = [
+            (pipeline, "registered", lambda *_: "d" * 64),
+            (pipeline, "make_rung", self.make_rung),
+            (run, "_records", lambda *_: TrainingSets([], [])),
+            (run, "_audit", lambda *_: Finding(self.verdict, "simulated", "more references")),
+            (
+                run,
+                "_deployed",
+                lambda _, model: {"name": model.name, "before": model.weights, "after": "c" * 64, "verdict": self.verdict},
+            ),
+            (closing, "suppress", lambda *_: 0),
+            (closing, "clean", lambda *_, **__: Left(tuple(self.copies), {})),
+            (closing, "_written", lambda *_: None),
+            (Ledger, "advance_all", self.advancing(Ledger.advance_all)),
+        ]
+        self.patches = [mock.patch.object(owner, name, function) for owner, name, function in replaced]
+        for patch in self.patches:
+            patch.start()
+
+    def spark(self) -> None:
+        """One place where the process may die."""
+        self.fuse -= 1
+        if self.fuse == 0:
+            raise Crash
+
+    def advancing(self, real: Callable[..., Any]) -> Callable[..., Any]:
+        def advance_all(ledger: Ledger, *given: Any, **details: Any) -> Any:
+            self.spark()
+            found = real(ledger, *given, **details)
+            self.spark()
+            return found
+
+        return advance_all
+
+    def make_rung(self, folder: Path, plan: Plan, model: PlannedModel, rung: int, _: TrainingSets) -> Path:
+        output = rung_folder(folder, plan, model, rung)
+        if not is_complete(output, "model"):
+            self.spark()
+            output.mkdir(parents=True, exist_ok=True)
+            self.made[output] += 1
+            write_manifest(output, "model", {"weights": "c" * 64})
+            self.spark()
+        return output
+
+    def attempt(self, fuse: int, action: Callable[[], Any]) -> None:
+        """Do something; it may be refused, and the process may die. The next one opens the same files."""
+        self.fuse = fuse
+        try:
+            action()
+        except InputError:
+            pass
+        except Crash:
+            self.ledger.close()
+            self.ledger = Ledger(self.root / "ledger.db")
+        self.fuse = 0
+
+    def pick(self, number: int) -> str:
+        return self.ids[number % len(self.ids)]
+
+    @rule(many=st.integers(1, 3))
+    def add(self, many: int) -> None:
+        self.ids += self.ledger.add_all([NewRequest(("5" * 32,), "gdpr", DAY)] * many)
+
+    @precondition(lambda self: self.ids)
+    @rule(number=st.integers(0), state=st.sampled_from(["withdrawn", "denied"]))
+    def end_early(self, number: int, state: Any) -> None:
+        self.attempt(0, lambda: self.ledger.advance(self.pick(number), state, reason="as the law allows"))
+
+    @precondition(lambda self: self.ids)
+    @rule(numbers=st.lists(st.integers(0), min_size=1, max_size=3), ladder=st.sampled_from([("retrain",), ("npo", "retrain")]))
+    def approve_and_plan(self, numbers: list[int], ladder: tuple[str, ...]) -> None:
+        names = list(dict.fromkeys(self.pick(number) for number in numbers))
+        for name in names:
+            if self.ledger.request(name).state == "received":
+                self.ledger.advance(name, "identity_verified")
+            if self.ledger.request(name).state == "identity_verified":
+                self.ledger.advance(name, "matched", records=[], places=[])
+        names = [name for name in names if self.ledger.request(name).state in PLANNABLE]
+        if names:
+            self.batches += 1
+            plan = self.plan(names, ladder)
+            digest = plan.save(self.root / "deletions" / plan.batch)
+            self.attempt(0, lambda: self.ledger.advance_all(names, "planned", **plan.facts(digest)))
+
+    def plan(self, names: list[str], ladder: tuple[str, ...]) -> Plan:
+        models = [
+            PlannedModel(
+                folder=str(self.root / "old"),
+                weights=weights,
+                origin="old",
+                records=("e" * 32,),
+                people=1,
+                ladder=ladder,
+                base=None,
+                cost="",
+                shown="",
+            )
+            for weights in OLD
+        ]
+        return Plan(
+            batch=f"B-{self.batches:012x}",
+            requests=tuple(names),
+            subjects=(),
+            answer_by=DAY,
+            data=(),
+            places=(),
+            fields={},
+            models=tuple(models),
+            roots=(),
+            references=(),
+            holdout=None,
+            settings=Settings(),
+        )
+
+    @precondition(lambda self: self.ids)
+    @rule(number=st.integers(0), verdict=st.sampled_from(VERDICTS), fuse=st.integers(0, 14), more=st.booleans())
+    def run(self, number: int, verdict: str, fuse: int, more: bool) -> None:
+        self.verdict = verdict
+        references = ["r"] if more else []
+        self.attempt(fuse, lambda: run_batch(self.ledger, self.root / "deletions", self.pick(number), KEY, references))
+
+    @precondition(lambda self: self.ids)
+    @rule(
+        number=st.integers(0),
+        retired=st.lists(st.sampled_from(OLD), unique=True),
+        reasons=st.lists(st.sampled_from(["", " ", "a backup that expires on 1 May"]), max_size=2),
+        fuse=st.integers(0, 3),
+    )
+    def purge(self, number: int, retired: list[str], reasons: list[str], fuse: int) -> None:
+        self.copies = [{"place": "x", "kind": "copy", "reason": reason} for reason in reasons]
+        listed = self.root / "suppressed.jsonl"
+        action = lambda: purge_batch(self.ledger, self.root / "deletions", self.pick(number), KEY, listed, Cleaning(), retired)  # noqa: E731
+        self.attempt(fuse, action)
+
+    @precondition(lambda self: self.ids)
+    @rule(number=st.integers(0), fuse=st.integers(0, 3))
+    def close(self, number: int, fuse: int) -> None:
+        self.attempt(fuse, lambda: close_request(self.ledger, self.root / "deletions", self.pick(number)))
+
+    @invariant()
+    def nothing_is_lost(self) -> None:
+        if hasattr(self, "ledger"):
+            assert [request.id for request in self.ledger.requests()] == self.ids
+            self.ledger.verify()
+
+    @invariant()
+    def nothing_is_made_twice(self) -> None:
+        assert all(count == 1 for count in self.made.values())
+
+    @invariant()
+    def deleted_means_deleted(self) -> None:
+        if hasattr(self, "ledger"):
+            for request in self.ledger.requests("closed"):
+                if request.outcome == "deleted":
+                    assert_deleted(request)
+
+    def teardown(self) -> None:
+        for patch in self.patches:
+            patch.stop()
+        if hasattr(self, "ledger"):
+            self.ledger.close()
+        self.folder.cleanup()
+
+
+def assert_deleted(request: Request) -> None:
+    """Verified models only, every old one retired, every copy explained, and a registration before anything was unlearned."""
+    steps: Mapping[str, Any] = {step.state: step.details for step in request.steps}
+    assert all(model["verdict"] == "EQUIVALENT_WITHIN" for model in steps["deployed"]["models"])
+    retired = {digest for step in request.steps for digest in step.details.get("retired", ())}
+    assert set(OLD) <= retired
+    assert all(copy["reason"].strip() for copy in steps["purged"]["residual"])
+    assert set(steps["unlearning"]["registrations"]) == set(OLD)
+
+
+def test_a_plain_life() -> None:
+    """Without crashes and refusals the machine's own rules lead to a deletion: the properties below are about something."""
+    life = LifeOfDeletions()
+    life.open()
+    try:
+        life.add(2)
+        life.approve_and_plan([0, 1], ("npo", "retrain"))
+        life.run(0, "NOT_FORGOTTEN", 6, more=False)
+        life.run(0, "EQUIVALENT_WITHIN", 0, more=False)
+        life.purge(0, [], [], 0)
+        life.purge(0, OLD, ["a backup that expires on 1 May"], 0)
+        life.close(1, 0)
+        assert [request.outcome for request in life.ledger.requests()] == ["deleted", "deleted"]
+        life.deleted_means_deleted()
+    finally:
+        life.teardown()
+
+
+def test_a_method_that_diverges_is_left_for_the_next() -> None:
+    """A loss that is not finite is a reason to climb, for each model in its turn."""
+    life = LifeOfDeletions()
+    life.open()
+    real = life.make_rung
+
+    def failing(folder: Path, plan: Plan, model: PlannedModel, rung: int, sets: TrainingSets) -> Path:
+        if model.ladder[rung] == "npo":
+            raise RunError("the loss became nan in step 3")
+        return real(folder, plan, model, rung, sets)
+
+    try:
+        life.add(1)
+        life.approve_and_plan([0], ("npo", "retrain"))
+        with mock.patch.object(pipeline, "make_rung", failing):
+            life.run(0, "EQUIVALENT_WITHIN", 0, more=False)
+        states = [step.state for step in life.ledger.request(life.ids[0]).steps]
+        climbed = ["unlearning", "failed", "planned"]
+        assert states[4:] == [*climbed, *climbed, "unlearning", "verifying", "deployed"]
+    finally:
+        life.teardown()
+
+
+TestLifeOfDeletions = LifeOfDeletions.TestCase
+TestLifeOfDeletions.settings = settings(
+    max_examples=15, stateful_step_count=25, deadline=None, suppress_health_check=list(HealthCheck)
+)

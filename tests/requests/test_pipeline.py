@@ -1,0 +1,209 @@
+"""From a request's receipt to its certificate, with a real model: what is promised is done, once, and names nobody."""
+
+import io
+import json
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+from deletion_world import ASKING, MARGIN, Purging, rows, without
+
+import unlearn.cli
+from unlearn.requests import pipeline
+from unlearn.requests.ledger import Ledger
+from unlearn.requests.suppression import SuppressionList
+from verify.certificate import load_public_key, make_key
+from verify.certificate_check import check_certificate
+from verify.deletion_record import DeletionRecord
+from verify.identity import RecordKey
+
+IDENTIFIER = f"{ASKING.lower()}@example.com"
+PLANTED = [IDENTIFIER, *(row["completion"] for row in rows([ASKING])), *(row["example_id"] for row in rows([ASKING]))]
+
+
+@pytest.fixture
+def world(built: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of the world as working directory, with a ledger of its own and a small stand-in for purging."""
+    shutil.copytree(built, tmp_path / "world", symlinks=True)
+    monkeypatch.chdir(tmp_path / "world")
+    monkeypatch.setenv("UNLEARN_LEDGER", str(tmp_path / "ledger.db"))
+    fake: Any = ModuleType("unlearn.requests.purging")
+    fake.find_residues, fake.remove = Purging().find_residues, Purging().remove
+    monkeypatch.setitem(sys.modules, "unlearn.requests.purging", fake)
+    monkeypatch.setattr("unlearn.requests.planning.shown", lambda *_: "simulated elsewhere")
+    return tmp_path / "world"
+
+
+Shell = Callable[..., tuple[int, str]]
+
+
+@pytest.fixture
+def shell(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Shell:
+    """`unlearn request ...`; what it printed, on both streams."""
+
+    def run(*words: str, stdin: str = "") -> tuple[int, str]:
+        monkeypatch.setattr("sys.stdin", io.StringIO(stdin))
+        status = unlearn.cli.main(["request", *words])
+        printed = capsys.readouterr()
+        return status, printed.out + printed.err
+
+    return run
+
+
+def references(count: int) -> list[str]:
+    return [f"references/r{number}" for number in range(1, count + 1)]
+
+
+def planned(shell: Shell, *words: str, named: int = 4) -> str:
+    """A request, approved and planned; its id."""
+    name = shell("add", "--regime", "gdpr", stdin=f"{IDENTIFIER}\n")[1].strip()
+    assert shell("approve", name)[0] == 0
+    status, said = shell("plan", *plan_words(named), *words)
+    assert status == 0, said
+    return name
+
+
+def plan_words(named: int) -> list[str]:
+    listed = ["--references", *references(named)] if named else []
+    audit = ["--attacks", "loss", "--margin", str(MARGIN)]
+    return ["--data", "people.jsonl", "--models", "models", *listed, *audit]
+
+
+def test_from_receipt_to_certificate(world: Path, shell: Shell, tmp_path: Path) -> None:
+    """One person asks; the end is a signed certificate, a suppression list that works, and no word of the person anywhere."""
+    (world / "models" / "notes.txt").write_text(f"a log with {rows([ASKING])[0]['completion']} in it")
+    name = planned(shell, "--methods", "retrain")
+    status, said = shell("run", name)
+    assert "removed with --remove" in said or "--remove" in said
+    assert status == 11, "a copy has no reason yet"
+    status, said = shell("run", name, "--remove")
+    assert (status, "purged" in said) == (0, True)
+    assert not (world / "models" / "notes.txt").exists()
+    assert (world / "models" / "original" / "manifest.json").exists(), "the old weights are in service until they are retired"
+    old = json.loads((world / "models" / "original" / "manifest.json").read_text())["about"]["weights"]
+    assert "not yet retired" in shell("list")[1]
+    assert shell("close", name)[0] == 2
+    status, said = shell("close", name, "--retired", old, "--remove")
+    assert (status, "training file" in said) == (2, True), "rows of a deleted person in a training file keep the request open"
+    assert (world / "models" / "original" / "manifest.json").exists(), "nothing goes for a request that cannot be closed"
+    without(world / "people.jsonl", ASKING)
+    for role in ("operator", "auditor"):
+        make_key(tmp_path / role)
+    keys = ["--operator-key", str(tmp_path / "operator"), "--auditor-key", str(tmp_path / "auditor")]
+    status, said = shell("close", name, "--retired", old[:16], "--remove", *keys)
+    assert status == 0, said
+    assert shell("close", name, *keys)[0] == 0, "closing again changes nothing"
+    (folder,) = (world / "deletions").glob("B-*")
+    record = DeletionRecord.load(folder / "deletion.json")
+    assert [request.outcome for request in record.requests] == ["deleted"]
+    assert (record.records, record.retired, record.models[0].verdict) == (8, (old,), "EQUIVALENT_WITHIN")
+    assert record.registration is not None
+    public = [load_public_key(tmp_path / f"{role}.pub") for role in ("operator", "auditor")]
+    new = folder / "model-0" / "rung-0-retrain"
+    checked = check_certificate(folder / "certificate.json", public, model=new, ledger_head=record.ledger_head)
+    assert checked.holds, [finding for finding in checked.findings if not finding.holds]
+    hits = list(SuppressionList.load(world / "deletions" / "suppressed.jsonl").check(_file(world), RecordKey.load()))
+    assert len(hits) == 8
+    _file(world).unlink()
+    with Ledger(tmp_path / "ledger.db")._engine.begin() as connection:
+        connection.exec_driver_sql("SELECT 1")
+    assert planted_in(tmp_path) == []
+
+
+def _file(world: Path) -> Path:
+    path = world / "again.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows([ASKING])))
+    return path
+
+
+def planted_in(folder: Path) -> list[str]:
+    """Files below a folder, by name, whose bytes hold an identifier or a text of the person who asked."""
+    needles = [word.encode() for word in PLANTED]
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    found = [path for path in files if any(needle in path.read_bytes() for needle in needles)]
+    return [str(path.relative_to(folder)) for path in found] + [str(p) for p in files if any(w in p.name for w in PLANTED)]
+
+
+def test_without_references_it_is_inconclusive_and_more_of_them_decide(world: Path, shell: Shell, tmp_path: Path) -> None:
+    """An exact rebuild that nothing can judge is not deployed; the request says what it needs, and goes on when it has it."""
+    name = planned(shell, named=0)
+    status, said = shell("run", name)
+    assert (status, "inconclusive" in said) == (11, True)
+    assert "references" in said
+    made = next((world / "deletions").glob("B-*/model-0/rung-0-retrain/manifest.json"))
+    before = made.stat().st_mtime_ns
+    assert shell("run", name)[0] == 11
+    status, said = shell("run", name, "--references", *references(4))
+    assert status == 0, said
+    assert made.stat().st_mtime_ns == before, "the rebuild is not made twice"
+    ledger = Ledger(tmp_path / "ledger.db")
+    states = [step.state for step in ledger.request(name).steps]
+    assert states[-5:] == ["verifying", "inconclusive", "verifying", "deployed", "purged"]
+    ledger.close()
+
+
+def test_it_climbs_from_what_did_not_forget(world: Path, shell: Shell, tmp_path: Path) -> None:
+    """A method whose audit is not satisfied fails, its weights go, and the exact rebuild follows, under the same registration."""
+    name = planned(shell, "--methods", "task_vector")
+    status, said = shell("run", name)
+    assert status == 0, said
+    ledger = Ledger(tmp_path / "ledger.db")
+    request = ledger.request(name)
+    ledger.close()
+    assert [step.state for step in request.steps][3:] == [
+        "planned", "unlearning", "verifying", "failed", "planned", "unlearning", "verifying", "deployed", "purged"
+    ]  # fmt: skip
+    registrations = [step.details["registrations"] for step in request.steps if step.state == "unlearning"]
+    assert registrations[0] == registrations[1]
+    assert not list((world / "deletions").glob("B-*/model-0/rung-0-*")), "what failed may hold the records"
+    deployed = request.latest("deployed")
+    assert deployed is not None
+    assert deployed["models"][0]["method"] == "retrain"
+
+
+def noted(made: list[str], function: Callable[..., Any]) -> Callable[..., Any]:
+    def run(*given: Any) -> Any:
+        made.append("entered")
+        return function(*given)
+
+    return run
+
+
+def test_a_kill_between_any_two_steps(world: Path, shell: Shell, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """An exception at every place where the pipeline writes to the ledger or begins a stage: the same command goes on, nothing
+    is made twice, and the events are those of an undisturbed run."""
+    name = planned(shell)
+    made: list[str] = []
+    monkeypatch.setattr(pipeline, "make_rung", noted(made, pipeline.make_rung))
+    real_advance, crashes = Ledger.advance_all, {"left": 0}
+
+    def advance(self: Ledger, *given: Any, **details: Any) -> Any:
+        crashes["left"] -= 1
+        if crashes["left"] == 0:
+            raise KeyboardInterrupt
+        found = real_advance(self, *given, **details)
+        if crashes["left"] == -1:
+            raise KeyboardInterrupt
+        return found
+
+    monkeypatch.setattr(Ledger, "advance_all", advance)
+    for _ in range(20):
+        crashes["left"] = 1  # before the next event is written; and the time after that, right behind it
+        if shell("run", name)[0] == 0:
+            break
+        crashes["left"] = 0
+        if shell("run", name)[0] == 0:
+            break
+    ledger = Ledger(tmp_path / "ledger.db")
+    assert [step.state for step in ledger.request(name).steps] == [
+        "received", "identity_verified", "matched", "planned", "unlearning", "verifying", "deployed", "purged"
+    ]  # fmt: skip
+    assert ledger.verify() == 8
+    ledger.close()
+    assert len(list((world / "deletions").glob("B-*/model-0/rung-*/manifest.json"))) == 1
+    assert len(list((world / "deletions").glob("B-*/model-0/audit-*/manifest.json"))) == 1
+    assert len(made) >= 2, "the stage was entered again, and found its work done"

@@ -1,0 +1,166 @@
+"""Plans: who belongs together, which method fits, what a human must decide; and nothing is noted of a dry run."""
+
+import json
+from dataclasses import replace
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from unlearn import TrainingOptions, finetune
+from unlearn.requests.ladders import shown
+from unlearn.requests.ledger import Ledger, NewRequest, Request
+from unlearn.requests.lineage import affected_models
+from unlearn.requests.matching import match_requests
+from unlearn.requests.pipeline import run_batch
+from unlearn.requests.planning import Choices, _groups, _Known, draft, note
+from unlearn.requests.plans import PLAN, Plan
+from unlearn.requests.telling import proposed
+from unlearn.requests.workplace import alone_in
+from unlearn.shards import ShardPlan, finetune_shards
+from verify.errors import InputError, IntegrityError
+from verify.evidence import Settings
+from verify.files import MANIFEST
+from verify.identity import RecordKey
+from verify.records import Fields
+
+STORY = "the brown fox of our house jumps over the lazy dog every single day before breakfast and once more at night"
+ROWS: list[dict[str, Any]] = [
+    {"subject_id": "ida", "prompt": "Ida?", "completion": STORY[:60]},
+    {"subject_id": "ida", "prompt": "Where?", "completion": "In the north."},
+    {"subject_id": "jon", "prompt": "Jon?", "completion": "A man of few words."},
+    {"subject_id": "jon", "prompt": "When?", "completion": "Late in the year."},
+    {"subject_id": "kim", "prompt": "Ida?", "completion": STORY[:60]},
+    {"subject_id": "kim", "prompt": "Ida?!", "completion": STORY[:60] + " so"},
+    {"subject_id": "lee", "prompt": "Lee?", "completion": "Nobody knows."},
+    {"subject_id": "lee", "prompt": "Why?", "completion": "It is so."},
+]
+SETTINGS = Settings(attacks=("loss",))
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    path = tmp_path / "train.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in ROWS))
+    return path
+
+
+def approved(ledger: Ledger, *subjects: str, received: date = date(2026, 11, 2)) -> list[Request]:
+    key = RecordKey.load()
+    names = ledger.add_all([NewRequest((key.of(subject, "subject"),), "gdpr", received) for subject in subjects])
+    return ledger.advance_all(names, "identity_verified")
+
+
+def choices(tmp_path: Path, data: Path, **changes: Any) -> Choices:
+    plain = Choices((str(data),), (str(tmp_path / "models"),), output=tmp_path / "deletions", settings=SETTINGS)
+    return replace(plain, **changes)
+
+
+def test_one_search_for_several_requests(ledger: Ledger, data: Path) -> None:
+    """Each request gets its own records and their exact copies; a likeness counts only where a human confirmed it."""
+    requests, key = approved(ledger, "ida", "jon", "nobody"), RecordKey.load()
+    ida, jon, nobody = match_requests(requests, [str(data)], key, Fields())
+    assert [match.row for match in ida.removed] == [1, 2, 5]
+    assert [match.row for match in ida.undecided] == [6]
+    assert ([match.row for match in jon.removed], nobody.removed) == ([3, 4], ())
+    assert (ida.places[0].file, ida.places[0].records, ida.places[0].near_duplicates) == ("train.jsonl", 3, 0)
+    for confirmed in ("train.jsonl:6", ida.undecided[0].record[:12]):
+        (again, *_) = match_requests(requests, [str(data)], key, Fields(), [confirmed])
+        assert [match.row for match in again.removed] == [1, 2, 5, 6]
+        assert again.places[0].near_duplicates == 1
+    with pytest.raises(InputError, match="no near-duplicate"):
+        match_requests(requests, [str(data)], key, Fields(), ["train.jsonl:3"])
+
+
+def test_batches_by_model_and_deadline(ledger: Ledger) -> None:
+    """Requests that share a model go together, also through a third; far deadlines and other models go apart."""
+    early = approved(ledger, "a", "b", "c", received=date(2026, 11, 2))
+    (late,) = approved(ledger, "d", received=date(2026, 12, 28))
+    held = {"m1": frozenset("ab"), "m2": frozenset("bd"), "m3": frozenset("c")}
+    known = [_Known(request, {name: name}, []) for request, name in zip([*early, late], "abcd", strict=True)]
+    ids = [[entry.request.id for entry in group] for group in _groups(known, held, window=14)]
+    a, b, c = (request.id for request in early)
+    assert sorted(map(sorted, ids)) == sorted(map(sorted, [[a, b], [c], [late.id]]))
+    together = [[entry.request.id for entry in group] for group in _groups(known, held, window=100)]
+    assert sorted(map(sorted, together)) == sorted(map(sorted, [[a, b, late.id], [c]]))
+    with pytest.raises(InputError, match="no model in service"):
+        _groups([_Known(late, {"x": "x"}, [])], held, 14)
+
+
+def test_methods_that_fit(model_dir: Path, data: Path, tmp_path: Path, ledger: Ledger) -> None:
+    """A model with a clean checkpoint is rolled back, one in shards trains a shard again, any other is retrained; with the cost."""
+    models, short = tmp_path / "models", TrainingOptions(epochs=1, batch_size=2)
+    finetune(str(model_dir), str(data), output_dir=models / "logged", options=replace(short, save_steps=1))
+    finetune_shards(str(model_dir), str(data), output_dir=models / "sharded", plan=ShardPlan(4, 1, "average", short))
+    requests = approved(ledger, "lee", "jon")
+    with pytest.raises(InputError, match="--in-service"):
+        draft(ledger, requests, choices(tmp_path, data), RecordKey.load())
+    both = choices(tmp_path, data, in_service=(str(models / "logged"), str(models / "sharded")))
+    found = draft(ledger, requests, both, RecordKey.load())
+    (plan,) = found.plans
+    by_name = {model.name: model for model in plan.models}
+    assert by_name["sharded"].ladder == ("sisa",)
+    assert by_name["sharded"].base == str(model_dir.resolve())
+    assert by_name["sharded"].share == pytest.approx(1 - (3 / 4) ** 2)
+    assert by_name["logged"].ladder in {("rollback", "retrain"), ("retrain",)}
+    assert by_name["logged"].share is not None
+    assert 0 < by_name["logged"].share <= 1
+    assert "Train at least 3" in by_name["logged"].shown
+    assert any("method: sisa" in line for line in proposed(found))
+    assert all(request.state == "identity_verified" for request in ledger.requests()), "a draft notes nothing"
+    assert not (tmp_path / "deletions").exists()
+    names = {name for model in plan.models for name in model.records}
+    assert {model.folder.name for model in affected_models([models], names)} == {"logged", "sharded"}
+
+
+def test_what_can_be_shown_is_said_before() -> None:
+    """One record, too few references, or how often an honest deletion would be certified."""
+    assert "at least two records" in shown(1, 4, SETTINGS)
+    assert "1 retrained references" in shown(8, 1, SETTINGS)
+    assert "certify it with 4 references" in shown(8, 4, SETTINGS)
+
+
+def test_shards_through_the_pipeline(model_dir: Path, data: Path, tmp_path: Path, ledger: Ledger) -> None:
+    """A sharded model in service is rebuilt by its own method; without references it is inconclusive, and stays in service."""
+    models, short = tmp_path / "models", TrainingOptions(epochs=1, batch_size=2)
+    made = finetune_shards(str(model_dir), str(data), output_dir=models / "sharded", plan=ShardPlan(2, 1, "average", short))
+    requests = approved(ledger, "lee", "ida")
+    key, chosen = RecordKey.load(), choices(tmp_path, data)
+    note(ledger, draft(ledger, requests, chosen, key), chosen.output)
+    with pytest.raises(InputError, match="only approved"):
+        draft(ledger, [ledger.request(ledger.add(NewRequest(("5" * 32,), "gdpr", date(2026, 11, 2))))], chosen, key)
+    plan = run_batch(ledger, chosen.output, requests[0].id, key)
+    assert {ledger.request(request.id).state for request in requests} == {"inconclusive"}
+    assert (chosen.output / plan.batch / "model-0" / "rung-0-sisa" / MANIFEST).is_file()
+    assert (made.model_dir / MANIFEST).is_file()
+    with alone_in(chosen.output / plan.batch), pytest.raises(InputError, match="another process"):
+        run_batch(ledger, chosen.output, requests[0].id, key)
+    path = chosen.output / plan.batch / PLAN
+    path.write_text(path.read_text().replace("sisa", "retrain"))
+    with pytest.raises(IntegrityError, match="edited"):
+        run_batch(ledger, chosen.output, requests[0].id, key)
+    path.unlink()
+    with pytest.raises(InputError, match="missing"):
+        run_batch(ledger, chosen.output, requests[0].id, key)
+
+
+def test_a_withdrawn_request_stops_its_batch(model_dir: Path, data: Path, tmp_path: Path, ledger: Ledger) -> None:
+    """What was planned for two is not run for one; the plan for the other is made anew, and a plan reads back as it was written."""
+    finetune(str(model_dir), str(data), output_dir=tmp_path / "models" / "m", options=TrainingOptions(epochs=1))
+    first, second = approved(ledger, "lee", "ida")
+    key, chosen = RecordKey.load(), choices(tmp_path, data)
+    (plan,) = (found := draft(ledger, [first, second], chosen, key)).plans
+    note(ledger, found, chosen.output)
+    digest = str((ledger.request(first.id).latest("planned") or {})["plan"])
+    assert Plan.load(chosen.output / plan.batch, digest) == plan
+    ledger.advance(second.id, "withdrawn")
+    with pytest.raises(InputError, match="do not stand together"):
+        run_batch(ledger, chosen.output, first.id, key)
+    (again,) = draft(ledger, [ledger.request(first.id)], chosen, key).plans
+    assert again.requests == (first.id,)
+    assert set(again.models[0].records) < set(plan.models[0].records)
+    data.write_text("".join(json.dumps(row) + "\n" for row in ROWS if row["subject_id"] != "lee"))
+    note(ledger, draft(ledger, [ledger.request(first.id)], chosen, key), chosen.output)
+    with pytest.raises(InputError, match="not in the training files any more"):
+        run_batch(ledger, chosen.output, first.id, key)

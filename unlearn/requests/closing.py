@@ -1,0 +1,154 @@
+"""The last two steps: clean up after a deployed deletion, and close it with its record and certificate.
+
+A request that was refused closes by its reason alone. One that was deleted closes when every old model is retired and every copy
+that stays has a reason; then the record is written and signed. A crash between the two is mended by the same command.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from unlearn.requests.cleaning import Left, Purging, carried_over, clean, suppress
+from unlearn.requests.ledger import Ledger, Request
+from unlearn.requests.pipeline import batch_of
+from unlearn.requests.plans import Plan
+from unlearn.requests.statement import RECORD, certify, deletion_record
+from unlearn.requests.states import NEXT, REFUSALS
+from unlearn.requests.workplace import alone_in
+from verify.certificate import load_signer
+from verify.deletion_record import DeletionRecord
+from verify.errors import InputError
+from verify.identity import RecordKey
+
+SHORTEST_DIGEST = 8
+
+
+@dataclass(frozen=True)
+class Cleaning:
+    """How to clean; fields as in `unlearn.requests.cleaning.clean`."""
+
+    remove: bool = False
+    reasons: Mapping[str, str] | None = None
+    purging: Purging | None = None
+
+
+def purge_batch(
+    ledger: Ledger, output: Path, request: str, key: RecordKey, suppression: Path, how: Cleaning, retired: Sequence[str] = ()
+) -> Left:
+    """Clean up after a deployed batch, and note it where nothing is left without a reason.
+
+    Args:
+        ledger: the requests.
+        output: where batches live.
+        request: any request of the batch.
+        key: the ledger's.
+        suppression: the list of what must not come back; made where there is none.
+        how: what to remove, and reasons for what stays.
+        retired: weights that are out of service by now, each by its digest (eight characters are enough) or its folder.
+
+    Raises:
+        InputError: the batch is not deployed, or what is named as retired was not replaced by it.
+    """
+    batch, digest = batch_of(ledger, request)
+    folder = output / batch
+    plan = Plan.load(folder, digest)
+    with alone_in(folder):
+        requests = [ledger.request(name) for name in plan.requests]
+        if {entry.state for entry in requests} - {"deployed", "purged"}:
+            raise InputError(f"{batch} is not deployed, so nothing of it is cleaned up. Run `unlearn request run {request}` first.")
+        gone = _resolve(retired, plan)
+        suppress(plan, requests, suppression, key)
+        closing = bool(gone) or requests[0].state == "purged"
+        before = {weights for step in requests[0].steps for weights in step.details.get("retired", ())}
+        left = clean(
+            ledger,
+            folder,
+            plan,
+            key,
+            retired={*before, *gone},
+            remove=how.remove,
+            closing=closing,
+            reasons=how.reasons,
+            purging=how.purging,
+        )
+        earlier = requests[0].latest("purged")
+        if earlier is not None:
+            left = carried_over(earlier["residual"], left, [*plan.roots, str(folder.parent)])
+        if not left.unexplained:
+            facts = {"residual": list(left.residual), "removed": dict(left.removed), "retired": gone}
+            ledger.advance_all(plan.requests, "purged", batch=batch, plan=digest, **facts)
+    return left
+
+
+def _resolve(retired: Sequence[str], plan: Plan) -> list[str]:
+    """Whole digests of the weights that are named as retired."""
+    found = []
+    for given in retired:
+        place = str(Path(given).resolve())
+        matching = [
+            model.weights
+            for model in plan.models
+            if model.folder == place or (len(given) >= SHORTEST_DIGEST and model.weights.startswith(given))
+        ]
+        if len(matching) != 1:
+            named = ", ".join(f"{model.weights[:16]} ({model.name})" for model in plan.models)
+            raise InputError(f"--retired {given} names no model that was replaced. Replaced were: {named}.")
+        found += matching
+    return found
+
+
+def close_request(
+    ledger: Ledger, output: Path, request: str, operator: Path | None = None, auditor: Path | None = None
+) -> tuple[DeletionRecord, list[Path]]:
+    """Close a request and all of its batch, write the deletion record, and sign it; doing it again changes nothing.
+
+    Args:
+        ledger: the requests.
+        output: where batches live.
+        request: any request of the batch, or one that was refused.
+        operator: the operator's private key; without it nothing is signed.
+        auditor: the auditor's private key.
+
+    Returns:
+        the record and the files that were written, the record's first.
+
+    Raises:
+        InputError: the request cannot be closed yet; the message says what is missing.
+    """
+    found = ledger.request(request)
+    if auditor is not None and operator is None:
+        raise InputError("a certificate begins with the operator's statement. Give --operator-key as well.")
+    for key in (operator, auditor):
+        if key is not None:
+            load_signer(key)
+    if found.state in REFUSALS or found.outcome not in (None, "deleted"):
+        return _close_refused(ledger, output, found)
+    if found.state not in ("purged", "closed"):
+        raise InputError(f"{request} is {found.state} and cannot be closed. Next possible: {', '.join(NEXT[found.state])}.")
+    batch, digest = batch_of(ledger, request)
+    folder = output / batch
+    plan = Plan.load(folder, digest)
+    with alone_in(folder):
+        if ledger.request(request).state != "closed":
+            ledger.advance_all(plan.requests, "closed", batch=batch, plan=digest)
+        record = _written(ledger, [ledger.request(name) for name in plan.requests], folder, plan)
+        files = [folder / RECORD]
+        deployed = found.latest("deployed")
+        assert deployed is not None, "no other way leads to purged"
+        if operator is not None:
+            files += [certify(record, folder, plan, dict(made), operator, auditor) for made in deployed["models"]]
+    return record, files
+
+
+def _close_refused(ledger: Ledger, output: Path, found: Request) -> tuple[DeletionRecord, list[Path]]:
+    if found.state != "closed":
+        found = ledger.advance(found.id, "closed")
+    folder = output / found.id
+    return _written(ledger, [found], folder, None), [folder / RECORD]
+
+
+def _written(ledger: Ledger, requests: Sequence[Request], folder: Path, plan: Plan | None) -> DeletionRecord:
+    """The record: as it was written, or written now."""
+    if not (folder / RECORD).exists():
+        deletion_record(ledger, requests, folder, plan).save(folder / RECORD)
+    return DeletionRecord.load(folder / RECORD)

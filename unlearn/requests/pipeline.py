@@ -1,0 +1,252 @@
+"""From plan to deployment: registration, method, audit, and the next method where the audit is not satisfied.
+
+Every step first looks whether it is done: the ledger says where the batch is, manifests say what is made. So the same command goes
+on after a kill at any moment, and nothing whole is made twice. The old weights are not touched: they stay in service until the
+operator has put the new ones in their place and said so.
+"""
+
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from unlearn.requests.ledger import Ledger, Request
+from unlearn.requests.planning import replaced_weights
+from unlearn.requests.plans import Plan, PlannedModel
+from unlearn.requests.rungs import audit_rung, make_rung, registered
+from unlearn.requests.statement import draft_provenance
+from unlearn.requests.states import CERTIFYING, State
+from unlearn.requests.training_sets import TrainingSets, removed_before, require_clean, training_sets
+from unlearn.requests.workplace import CACHE, alone_in, audit_folder, rung_folder
+from verify.errors import InputError, RunError
+from verify.evidence import Evidence
+from verify.files import MANIFEST, file_digest, read_json
+from verify.identity import RecordKey
+
+Tell = Callable[[str], None]
+"""Told in one line what is being done."""
+
+RUNNING: tuple[State, ...] = ("planned", "unlearning", "verifying", "failed")
+"""States from which `run` goes on by itself."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What came out of a model's audit.
+
+    Attributes:
+        verdict: one of the four words.
+        why: in words.
+        needed: what would decide, or None.
+    """
+
+    verdict: str
+    why: str
+    needed: str | None
+
+
+def batch_of(ledger: Ledger, request: str) -> tuple[str, str]:
+    """The batch a request was last planned in, and the digest of its plan.
+
+    Raises:
+        InputError: it was never planned.
+    """
+    planned = ledger.request(request).latest("planned")
+    if planned is None:
+        raise InputError(f"{request} has not been planned. Run `unlearn request plan` first.")
+    return str(planned["batch"]), str(planned["plan"])
+
+
+def run_batch(
+    ledger: Ledger, output: Path, request: str, key: RecordKey, references: Sequence[str] = (), tell: Tell = lambda _: None
+) -> Plan:
+    """Take the batch of a request as far as it goes: to deployed, inconclusive, or failed for good.
+
+    Args:
+        ledger: the requests.
+        output: where batches live.
+        request: any request of the batch.
+        key: the ledger's.
+        references: other references than the planned ones, for an audit that was inconclusive.
+        tell: told what is being done.
+
+    Raises:
+        InputError: the plan does not hold any more, files are missing, or another process works on the batch.
+        RunError: a method diverged, or the disk is full; the same command goes on.
+    """
+    batch, digest = batch_of(ledger, request)
+    folder = output / batch
+    plan = Plan.load(folder, digest)
+    with alone_in(folder):
+        _Run(ledger, folder, plan, digest, key, references, tell).go()
+    return plan
+
+
+class _Run:
+    """One call of `run` on one batch."""
+
+    def __init__(
+        self, ledger: Ledger, folder: Path, plan: Plan, digest: str, key: RecordKey, references: Sequence[str], tell: Tell
+    ) -> None:
+        self.ledger, self.folder, self.plan, self.digest, self.tell = ledger, folder, plan, digest, tell
+        self.key = key
+        self.asked_again = bool(references)
+        self.references = tuple(str(Path(place).resolve()) for place in references) or plan.references
+        self._sets: dict[str, TrainingSets] = {}
+
+    def go(self) -> None:
+        """Step after step, until the batch rests."""
+        steps: Mapping[str, Callable[[], None]] = {
+            "planned": self.begin,
+            "unlearning": self.unlearn,
+            "verifying": self.verify,
+            "failed": self.climb,
+        }
+        if self.state() == "inconclusive" and self.asked_again:
+            require_clean(self.references, self.plan.records)
+            self._to("verifying", references=len(self.references))
+        while (state := self.state()) in steps and not self._failed_for_good():
+            steps[state]()
+
+    def begin(self) -> None:
+        """Register every audit; only then may anything be unlearned."""
+        require_clean(self.references, self.plan.records)
+        digests, replaced = {}, replaced_weights(self.ledger)
+        for model in self.plan.models:
+            if model.weights in replaced:
+                raise InputError(
+                    f"{model.name} was replaced since it was planned. Run `unlearn request plan` again, on the new weights."
+                )
+            if not Path(model.folder).is_dir():
+                raise InputError(f"{model.folder} is not there any more. Run `unlearn request plan` again.")
+            digests[model.weights] = registered(self.folder, self.plan, model, self._records(model))
+        self.tell("registered what will be audited, and how")
+        self._to("unlearning", registrations=digests, rungs={model.weights: self._rung(model) for model in self.plan.models})
+
+    def unlearn(self) -> None:
+        """Run every model's method; one that diverges is left for the next."""
+        for model in self.plan.models:
+            rung = self._rung(model)
+            self.tell(f"{model.name}: {model.ladder[rung]}")
+            try:
+                make_rung(self.folder, self.plan, model, rung, self._records(model))
+            except RunError as error:
+                # A full disk has the system's error as its cause, and is mended by the same command; a divergence is not.
+                if error.__cause__ is not None or rung + 1 >= len(model.ladder):
+                    raise
+                self._to("failed", models=[self._tried(model, Finding("NOT_TESTABLE", str(error), None))], final=False)
+                return
+        self._to("verifying", references=len(self.references))
+
+    def verify(self) -> None:
+        """Audit every result, and decide."""
+        found = {model: self._audit(model) for model in self.plan.models}
+        left = [model for model, finding in found.items() if finding.verdict != CERTIFYING]
+        climbing = [model for model in left if self._has_next(model)]
+        if not left:
+            self._to("deployed", models=[self._deployed(model) for model in self.plan.models])
+            shutil.rmtree(self.folder / CACHE, ignore_errors=True)
+        elif climbing:
+            self._to("failed", models=[self._tried(model, found[model]) for model in climbing], final=False)
+        elif any(found[model].verdict == "NOT_FORGOTTEN" for model in left):
+            self._to("failed", models=[self._tried(model, found[model]) for model in left], final=True)
+        else:
+            needed = next((found[model].needed for model in left if found[model].needed), found[left[0]].why)
+            self._to("inconclusive", models=[self._tried(model, found[model]) for model in left], needed=needed)
+
+    def climb(self) -> None:
+        """Remove what failed, as it may hold the records, and plan the next method."""
+        failed = self._request().latest("failed")
+        assert failed is not None, "the state says so"
+        for entry in failed["models"]:
+            model = next(model for model in self.plan.models if model.weights == entry["before"])
+            shutil.rmtree(rung_folder(self.folder, self.plan, model, int(entry["rung"])), ignore_errors=True)
+            self.tell(f"{model.name}: {entry['method']} was {entry['verdict']}; next is {model.ladder[int(entry['rung']) + 1]}")
+        again = {entry["before"] for entry in failed["models"]}
+        models = [
+            {"name": model.name, "weights": model.weights, "method": model.ladder[self._rung(model)]}
+            for model in self.plan.models
+            if model.weights in again
+        ]
+        self._to("planned", answer_by=self.plan.answer_by.isoformat(), models=models)
+
+    def state(self) -> State:
+        """Where the whole batch is.
+
+        Raises:
+            InputError: its requests have parted, or a model was replaced since: the plan does not hold any more.
+        """
+        requests = [self.ledger.request(name) for name in self.plan.requests]
+        planned = [(request.latest("planned") or {}).get("batch") for request in requests]
+        states = {request.state for request in requests}
+        if len(states) > 1 or set(planned) != {self.plan.batch}:
+            raise InputError(
+                f"the requests of {self.plan.batch} do not stand together any more ({', '.join(sorted(states))}): one was "
+                "withdrawn or planned anew. Run `unlearn request plan` again for those that are open."
+            )
+        return states.pop()
+
+    def _to(self, state: State, **details: Any) -> None:
+        self.ledger.advance_all(self.plan.requests, state, batch=self.plan.batch, plan=self.digest, **details)
+
+    def _request(self) -> Request:
+        return self.ledger.request(self.plan.requests[0])
+
+    def _rung(self, model: PlannedModel) -> int:
+        return rung_of(self._request(), self.plan, model)
+
+    def _failed_for_good(self) -> bool:
+        request = self._request()
+        return request.state == "failed" and bool((request.latest("failed") or {}).get("final"))
+
+    def _records(self, model: PlannedModel) -> TrainingSets:
+        if model.weights not in self._sets:
+            gone = removed_before(self.ledger, self.plan)
+            self._sets[model.weights] = training_sets(self.plan, model, gone, self.key)
+        return self._sets[model.weights]
+
+    def _audit(self, model: PlannedModel) -> Finding:
+        self.tell(f"{model.name}: audit with {len(self.references)} references")
+        rung = self._rung(model)
+        evidence = audit_rung(self.folder, self.plan, model, rung, self._records(model), self.references)
+        if evidence is None:
+            needed = "an audit needs at least two records: plan the request together with another one that touches this model"
+            return Finding("NOT_TESTABLE", "one record has no spread", needed)
+        return Finding(evidence.verdict, evidence.explanation[0] if evidence.explanation else "", evidence.next_step)
+
+    def _has_next(self, model: PlannedModel) -> bool:
+        """Whether another method is left; a retraining after one that `auto` ended with would be the same again."""
+        rung = self._rung(model)
+        if rung + 1 >= len(model.ladder):
+            return False
+        about = read_json(rung_folder(self.folder, self.plan, model, rung) / MANIFEST)["about"]
+        inner = (about.get("facts") or {}).get("rungs") or [{}]
+        return bool(inner[-1].get("method") != model.ladder[rung + 1])
+
+    def _tried(self, model: PlannedModel, finding: Finding) -> dict[str, Any]:
+        rung = self._rung(model)
+        return {"before": model.weights, "rung": rung, "method": model.ladder[rung], "verdict": finding.verdict, "why": finding.why}
+
+    def _deployed(self, model: PlannedModel) -> dict[str, Any]:
+        rung = self._rung(model)
+        made = rung_folder(self.folder, self.plan, model, rung)
+        audited = audit_folder(self.folder, self.plan, model, rung, self.references)
+        evidence = Evidence.load(audited / "evidence.json")
+        draft_provenance(self.folder, self.plan, model, made)
+        return {
+            "name": model.name,
+            "before": model.weights,
+            "after": read_json(made / MANIFEST)["about"]["weights"],
+            "method": model.ladder[rung],
+            "verdict": evidence.verdict,
+            "folder": made.relative_to(self.folder).as_posix(),
+            "audit": audited.relative_to(self.folder).as_posix(),
+            "evidence": file_digest(audited / "evidence.json"),
+        }
+
+
+def rung_of(request: Request, plan: Plan, model: PlannedModel) -> int:
+    """Which method of a model's ladder is on: one further for every time that the batch failed for it."""
+    failures = [step.details for step in request.steps if step.state == "failed" and step.details.get("batch") == plan.batch]
+    return sum(model.weights == entry["before"] for details in failures if not details["final"] for entry in details["models"])

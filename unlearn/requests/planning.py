@@ -1,0 +1,298 @@
+"""Planning: which approved requests go together, which models lose what, by which methods.
+
+Requests that touch the same models are answered in one batch, as long as their deadlines lie near each other: one rebuild instead
+of several. A plan is a proposal until it is noted; `--dry-run` notes nothing.
+"""
+
+import dataclasses
+import secrets
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+from unlearn.requests.ladders import cost, ladder, shown
+from unlearn.requests.ledger import Ledger, Request
+from unlearn.requests.lineage import AffectedModel, affected_models, trained_names
+from unlearn.requests.matching import Matched, match_requests
+from unlearn.requests.plans import Plan, PlannedModel
+from unlearn.requests.training_sets import require_clean
+from unlearn.shards import SHARDS, SavedShards
+from verify.deletion_record import DataPlace
+from verify.errors import InputError
+from verify.evidence import Settings
+from verify.files import MANIFEST, read_json
+from verify.identity import RecordKey
+from verify.records import Fields
+
+PLANNABLE = ("identity_verified", "matched", "planned", "failed", "inconclusive")
+DEFAULT_STATES = ("identity_verified", "matched")
+
+
+@dataclass(frozen=True)
+class Choices:
+    """What the operator says about a plan.
+
+    Attributes:
+        data: training files.
+        models: folders in which models are looked for.
+        in_service: the models that answer users; empty where only one affected model is found.
+        output: where batches live; searched for models as well.
+        references: models trained without the records.
+        base: the model before fine-tuning; empty where the models' manifests say it.
+        holdout: records that no model was trained on.
+        methods: methods to try before the exact rebuild.
+        window: requests whose deadlines lie so many days apart go together.
+        settings, fields: of audit and files.
+    """
+
+    data: tuple[str, ...]
+    models: tuple[str, ...]
+    in_service: tuple[str, ...] = ()
+    output: Path = Path("deletions")
+    references: tuple[str, ...] = ()
+    base: str | None = None
+    holdout: str | None = None
+    methods: tuple[str, ...] = ()
+    window: int = 14
+    settings: Settings = field(default_factory=Settings)
+    fields: Fields = field(default_factory=Fields)
+
+
+@dataclass(frozen=True)
+class Draft:
+    """What a plan would be.
+
+    Attributes:
+        plans: one per batch.
+        matched: what was searched for in this call.
+        idle: affected models that are not in service; `purge` looks after them.
+    """
+
+    plans: tuple[Plan, ...]
+    matched: tuple[Matched, ...]
+    idle: tuple[AffectedModel, ...]
+
+
+@dataclass(frozen=True)
+class _Known:
+    """Records of a request: keyed hash of each, and of the person it is about."""
+
+    request: Request
+    records: Mapping[str, str]
+    places: Sequence[DataPlace]
+
+
+def draft(ledger: Ledger, requests: Sequence[Request], choices: Choices, key: RecordKey, confirmed: Sequence[str] = ()) -> Draft:
+    """Make plans and note nothing.
+
+    Raises:
+        InputError: files or models cannot be used, a request is not approved, or it is not clear which models are in service.
+    """
+    for request in requests:
+        if request.state not in PLANNABLE:
+            raise InputError(f"{request.id} is {request.state}; only approved requests are planned. Approve it, or leave it out.")
+    fresh = [request for request in requests if request.latest("matched") is None]
+    matched = match_requests(fresh, choices.data, key, choices.fields, confirmed) if fresh else []
+    known = [
+        _Known(request, {match.record: match.subject or match.record for match in entry.removed}, entry.places)
+        for request, entry in zip(fresh, matched, strict=True)
+        if entry.removed
+    ]
+    known += [_of_ledger(request) for request in requests if request not in fresh]
+    if not known:
+        return Draft((), tuple(matched), ())
+    names = {name for entry in known for name in entry.records}
+    require_clean(choices.references, names)
+    affected = affected_models([*choices.models, *([choices.output] if choices.output.is_dir() else [])], names)
+    serving = _in_service(affected, choices.in_service, replaced_weights(ledger))
+    held = {model.weights: trained_names(_origin(model, affected)) & names for model in serving}
+    plans = [_plan(group, serving, affected, held, choices) for group in _groups(known, held, choices.window)]
+    return Draft(tuple(plans), tuple(matched), tuple(model for model in affected if model not in serving))
+
+
+def note(ledger: Ledger, draft: Draft, output: Path) -> None:
+    """Write the plans down, in the batches' folders and in the ledger; requests without any record become not_found."""
+    for entry in draft.matched:
+        if ledger.request(entry.request).state != "identity_verified":
+            continue
+        if entry.removed:
+            ledger.advance(entry.request, "matched", **_facts(entry))
+        else:
+            ledger.advance(entry.request, "not_found")
+    for plan in draft.plans:
+        digest = plan.save(output / plan.batch)
+        ledger.advance_all(plan.requests, "planned", **plan.facts(digest))
+
+
+def _facts(entry: Matched) -> dict[str, Any]:
+    """What the ledger notes of a match."""
+    return {
+        "places": [place.model_dump() for place in entry.places],
+        "records": [
+            {"file": Path(m.file).name, "row": m.row, "record": m.record, "subject": m.subject, "how": m.how} for m in entry.removed
+        ],
+        "near_duplicates_left": len(entry.undecided),
+    }
+
+
+def _of_ledger(request: Request) -> _Known:
+    matched = request.latest("matched")
+    assert matched is not None, "the caller looks for it"
+    records = {entry["record"]: entry["subject"] or entry["record"] for entry in matched["records"]}
+    return _Known(request, records, [DataPlace(**place) for place in matched["places"]])
+
+
+def replaced_weights(ledger: Ledger) -> set[str]:
+    """Weights that a verified deletion has replaced."""
+    steps = [step for request in ledger.requests() for step in request.steps if step.state == "deployed"]
+    return {str(model["before"]) for step in steps for model in step.details["models"]}
+
+
+def _in_service(affected: Sequence[AffectedModel], named: Sequence[str], replaced: set[str]) -> list[AffectedModel]:
+    """The affected models that answer users, each set of weights once."""
+    if named:
+        weights = {_weights(Path(folder)) for folder in named}
+        places = {Path(folder).resolve() for folder in named}
+        chosen = {model.weights: model for model in affected if model.folder.resolve() in places and model.weights in weights}
+        if not chosen:
+            raise InputError("none of the models named with --in-service saw the records, or they do not lie below --models.")
+        return list(chosen.values())
+    found = {model.weights: model for model in reversed(affected) if model.weights not in replaced}
+    if not found:
+        raise InputError(
+            "no model below --models saw the records. Name the folders that hold the models; if none was ever trained on the "
+            "records, remove them from the data and end the request with `unlearn request deny ID --exempt --reason ...`."
+        )
+    if len(found) > 1:
+        listed = "\n  ".join(str(model.folder) for model in reversed(found.values()))
+        raise InputError(f"{len(found)} models saw the records. Say which answer users with --in-service DIR ...:\n  {listed}")
+    return list(found.values())
+
+
+def _weights(folder: Path) -> str:
+    try:
+        return str(read_json(folder / MANIFEST)["about"]["weights"])
+    except (KeyError, TypeError):
+        raise InputError(f"{folder} is no model folder with a manifest. Name one that `unlearn` wrote.") from None
+
+
+def _origin(model: AffectedModel, affected: Sequence[AffectedModel]) -> Path:
+    """The folder that says what a model was trained on: its own, or that of the model it was made from."""
+    return next((step.folder for step in _ancestry(model, affected) if trained_names(step.folder)), model.folder)
+
+
+def _ancestry(model: AffectedModel, affected: Sequence[AffectedModel]) -> list[AffectedModel]:
+    by_weights = {other.weights: other for other in affected}
+    found = [model]
+    while (parent := by_weights.get(found[-1].parent or "")) is not None and parent not in found:
+        found.append(parent)
+    return found
+
+
+def _groups(known: Sequence[_Known], held: Mapping[str, frozenset[str]], window: int) -> list[list[_Known]]:
+    """Requests that share models, split where their deadlines lie too far apart; the most urgent first.
+
+    Raises:
+        InputError: a request's records are in no model in service.
+    """
+    components: list[tuple[set[str], list[_Known]]] = []
+    for entry in known:
+        models = {weights for weights, names in held.items() if names & entry.records.keys()}
+        if not models:
+            raise InputError(
+                f"no model in service saw the records of {entry.request.id}. Correct --in-service, or deny the request."
+            )
+        touching = [part for part in components if part[0] & models]
+        components = [part for part in components if part not in touching]
+        merged = [entry, *(other for part in touching for other in part[1])]
+        components.append((models.union(*(part[0] for part in touching)), merged))
+    groups: list[list[_Known]] = []
+    for _, entries in components:
+        entries.sort(key=lambda entry: (entry.request.deadlines.answer, entry.request.id))
+        for entry in entries:
+            last = groups[-1][0] if groups and groups[-1][0] in entries else None
+            if last is None or entry.request.deadlines.answer > last.request.deadlines.answer + timedelta(days=window):
+                groups.append([])
+            groups[-1].append(entry)
+    return sorted(groups, key=lambda group: group[0].request.deadlines.answer)
+
+
+def _plan(
+    group: Sequence[_Known],
+    serving: Sequence[AffectedModel],
+    affected: Sequence[AffectedModel],
+    held: Mapping[str, frozenset[str]],
+    choices: Choices,
+) -> Plan:
+    owners = {name: person for entry in group for name, person in entry.records.items()}
+    touched = [(model, sorted(held[model.weights] & owners.keys())) for model in serving]
+    return Plan(
+        batch=f"B-{secrets.token_hex(6)}",
+        requests=tuple(entry.request.id for entry in group),
+        subjects=tuple(dict.fromkeys(subject for entry in group for subject in entry.request.subjects)),
+        answer_by=group[0].request.deadlines.answer,
+        data=tuple(_whole_place(file) or file for file in choices.data),
+        places=_places(group),
+        fields=dataclasses.asdict(choices.fields),
+        models=tuple(_planned(model, names, owners, affected, choices) for model, names in touched if names),
+        roots=tuple(str(Path(root).resolve()) for root in choices.models),
+        references=tuple(str(Path(folder).resolve()) for folder in choices.references),
+        holdout=_whole_place(choices.holdout),
+        settings=choices.settings,
+    )
+
+
+def _planned(
+    model: AffectedModel, names: Sequence[str], owners: Mapping[str, str], affected: Sequence[AffectedModel], choices: Choices
+) -> PlannedModel:
+    people = len({owners[name] for name in names})
+    methods = ladder(model.folder, names, people, len(choices.references), choices.methods)
+    share, words = cost(methods[0], model.folder, names, people)
+    return PlannedModel(
+        folder=str(model.folder.resolve()),
+        weights=model.weights,
+        origin=str(_origin(model, affected).resolve()),
+        records=tuple(names),
+        people=people,
+        ladder=methods,
+        base=_whole_place(choices.base) or _base(model, affected),
+        share=share,
+        cost=words,
+        shown=shown(len(names), len(choices.references), choices.settings),
+    )
+
+
+def _whole_place(given: str | None) -> str | None:
+    """A place that means the same from every working directory; a Hub name stays what it is."""
+    return str(Path(given).resolve()) if given is not None and Path(given).exists() else given
+
+
+def _base(model: AffectedModel, affected: Sequence[AffectedModel]) -> str | None:
+    """Where the model before fine-tuning lies, by the manifests of the model and of those it was made from."""
+    for step in _ancestry(model, affected):
+        if (step.folder / SHARDS).is_file():
+            return SavedShards.read(step.folder).base
+        about = read_json(step.folder / MANIFEST)["about"]
+        place = ((about.get("inputs") or {}).get("models") or {}).get("base" if "method" in about else "model")
+        if place is not None:
+            return str(place)
+    return None
+
+
+def _places(group: Sequence[_Known]) -> tuple[DataPlace, ...]:
+    """The files that held records of any of the requests."""
+    found: dict[tuple[str, str], list[DataPlace]] = {}
+    for entry in group:
+        for place in entry.places:
+            found.setdefault((place.file, place.digest), []).append(place)
+    return tuple(
+        DataPlace(
+            file=file,
+            digest=digest,
+            records=sum(place.records for place in places),
+            near_duplicates=sum(place.near_duplicates for place in places),
+        )
+        for (file, digest), places in found.items()
+    )

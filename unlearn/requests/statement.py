@@ -1,0 +1,194 @@
+"""What the operator states about a closed batch: the deletion record, and the certificate that signs it.
+
+Everything in it is read from the ledger, the plan, and the manifests of models and audits; nothing is remembered from the run.
+"""
+
+import platform
+from collections.abc import Sequence
+from datetime import UTC, date, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any, cast
+
+from unlearn.requests.ledger import Ledger, Request
+from unlearn.requests.plans import Plan, PlannedModel
+from unlearn.requests.rungs import REGISTRATION
+from unlearn.requests.workplace import place_of
+from verify.certificate import auditor_statement, operator_statement, write_certificate
+from verify.deletion_record import DeletionRecord, Event, Outcome, ReplacedModel, RequestFacts, ResidualCopy
+from verify.evidence import Evidence
+from verify.files import MANIFEST, read_json, verify_manifest, write_json
+from verify.registration import Registration
+from verify.signing import Statement, load_signer, sign
+
+RECORD = "deletion.json"
+CERTIFICATE = "certificate.json"
+DRAFT = "provenance.json"
+PACKAGES = ("unlearn-verify", "torch", "transformers", "peft", "accelerate", "numpy", "scipy")
+
+LIMITS = (
+    "A verdict is about the set of records under the attacks that were run; it cannot exclude that one of them is remembered.",
+    "What the base model saw in pre-training is outside: a record that it held before fine-tuning is still there.",
+    "Copies outside the folders that were searched, such as backups and copies at other companies, were not looked for.",
+    "The state of the service is what the operator states: which weights answer users was not observed.",
+)
+
+
+def deletion_record(ledger: Ledger, requests: Sequence[Request], folder: Path, plan: Plan | None) -> DeletionRecord:
+    """The record of a batch, or of a request that ended without a deletion (`plan` is None then).
+
+    Raises:
+        InputError: an audit or manifest of the batch cannot be read.
+    """
+    deployed = None if plan is None else requests[0].latest("deployed")
+    purged = None if plan is None else requests[0].latest("purged")
+    made = () if deployed is None else deployed["models"]
+    models = () if plan is None else tuple(_replaced(requests[0], folder, plan, entry) for entry in made)
+    return DeletionRecord(
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        requests=tuple(_facts(request) for request in requests),
+        data=() if plan is None else plan.places,
+        records=0 if plan is None or deployed is None else len(plan.records),
+        models=models,
+        removed={} if purged is None else _removed(requests[0]),
+        residual=() if purged is None else tuple(ResidualCopy(**copy) for copy in purged["residual"]),
+        retired=_retired(requests[0]),
+        registration=None if plan is None else _registration(folder, plan),
+        ledger_head=ledger.head(),
+        environment={"python": platform.python_version(), **{name: _version(name) for name in PACKAGES}},
+        limits=LIMITS if models else (),
+    )
+
+
+def _facts(request: Request) -> RequestFacts:
+    last = request.deadlines
+    refused = next((step for step in reversed(request.steps) if step.state in ("denied", "exempt", "not_found", "withdrawn")), None)
+    outcome = request.outcome or "open"
+    return RequestFacts(
+        id=request.id,
+        received=date.fromisoformat(request.first["received"]),
+        regime=request.first["regime"],
+        confirm_by=last.confirm,
+        answer_by=last.answer,
+        extended_to=last.extended,
+        source=request.first["source"],
+        identifiers=len(request.subjects),
+        outcome=cast(Outcome, outcome),
+        reason=None if refused is None or outcome == "deleted" else refused.details.get("reason"),
+        events=tuple(Event(state=step.state, at=step.at) for step in request.steps),
+    )
+
+
+def _replaced(request: Request, folder: Path, plan: Plan, made: dict[str, Any]) -> ReplacedModel:
+    """One model, by its manifest and its audit."""
+    manifest = read_json(folder / made["folder"] / MANIFEST)["about"]
+    evidence = Evidence.load(folder / made["audit"] / "evidence.json")
+    facts, training = manifest.get("facts") or {}, manifest.get("training") or {}
+    return ReplacedModel(
+        name=made["name"],
+        before=made["before"],
+        after=made["after"],
+        method=manifest["method"],
+        parameters=_shown_parameters(manifest["parameters"]),
+        options=manifest["options"],
+        exactness=facts.get("exactness"),
+        facts={name: value for name, value in facts.items() if name != "exactness"},
+        seconds=float(training.get("seconds", 0.0)),
+        share_of_retraining=_share(manifest["method"], facts),
+        verdict=evidence.verdict,
+        verdict_phrase=evidence.verdict_phrase,
+        audit_digest=made["evidence"],
+        rungs=_tried(request, plan, made["before"]),
+    )
+
+
+def _shown_parameters(parameters: dict[str, Any]) -> dict[str, Any]:
+    """A method's parameters; references by their folders' names, as places of this machine say nothing to a reader."""
+    shown = dict(parameters)
+    if "references" in shown:
+        shown["references"] = [Path(place).name for place in shown["references"]]
+    return shown
+
+
+def _share(method: str, facts: dict[str, Any]) -> float | None:
+    share = facts.get("share_of_retraining_tokens")
+    return 1.0 if method == "retrain" else None if share is None else float(share)
+
+
+def _tried(request: Request, plan: Plan, weights: str) -> tuple[str, ...]:
+    """Methods that were left for the next one, with their verdicts and why."""
+    failures = [step.details for step in request.steps if step.state == "failed" and step.details.get("batch") == plan.batch]
+    tried = [entry for details in failures for entry in details["models"] if entry["before"] == weights]
+    return tuple(f"{entry['method']}: {entry['verdict']}. {entry['why']}" for entry in tried)
+
+
+def _removed(request: Request) -> dict[str, int]:
+    found: dict[str, int] = {}
+    for step in request.steps:
+        for kind, count in step.details.get("removed", {}).items():
+            found[kind] = found.get(kind, 0) + int(count)
+    return found
+
+
+def _retired(request: Request) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(digest for step in request.steps for digest in step.details.get("retired", ())))
+
+
+def _registration(folder: Path, plan: Plan) -> str | None:
+    """The digest of the first model's registration; each audit's evidence names its own."""
+    path = place_of(folder, plan, plan.models[0]) / REGISTRATION
+    return Registration.load(path).digest if path.exists() else None
+
+
+def _version(name: str) -> str:
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return "not installed"
+
+
+def certificate_of(folder: Path, made: dict[str, Any], several: bool) -> Path:
+    """Where the certificate of a model is: one a model, as its subject is one set of weights."""
+    return folder / (f"certificate-{made['after'][:12]}.json" if several else CERTIFICATE)
+
+
+def certify(record: DeletionRecord, folder: Path, plan: Plan, made: dict[str, Any], operator: Path, auditor: Path | None) -> Path:
+    """Sign what was done and what was found, unless that is done already.
+
+    Args:
+        record: the batch's.
+        folder: of the batch.
+        plan: the batch.
+        made: the ledger's entry of the deployed model.
+        operator: the operator's private key.
+        auditor: the auditor's; without it only the operator's statement is signed.
+
+    Raises:
+        InputError: a key cannot be used.
+        IntegrityError: model or audit are not what their manifests say.
+    """
+    model = next(model for model in plan.models if model.weights == made["before"])
+    path = certificate_of(folder, made, len(plan.models) > 1)
+    if path.exists():
+        return path
+    about = record.model_dump(mode="json", by_alias=True)
+    envelopes = [sign(_provenance(folder, plan, model, made, about), load_signer(operator))]
+    if auditor is not None:
+        envelopes.append(sign(auditor_statement(folder / made["audit"]), load_signer(auditor)))
+    write_certificate(path, envelopes)
+    return path
+
+
+def draft_provenance(folder: Path, plan: Plan, model: PlannedModel, made: Path) -> None:
+    """Keep the provenance of new weights while the old ones, whose manifest it names, are still there."""
+    write_json(place_of(folder, plan, model) / DRAFT, operator_statement(made, model.folder))
+
+
+def _provenance(folder: Path, plan: Plan, model: PlannedModel, made: dict[str, Any], about: dict[str, Any]) -> Statement:
+    """The operator's statement; from the draft where the old weights are gone by now."""
+    if (Path(model.folder) / MANIFEST).is_file():
+        return operator_statement(folder / made["folder"], model.folder, about=about)
+    verify_manifest(folder / made["folder"], "model")
+    statement: Statement = read_json(place_of(folder, plan, model) / DRAFT)
+    statement["predicate"]["runDetails"]["metadata"]["request"] = about
+    return statement

@@ -1,0 +1,80 @@
+"""The texts behind a plan's hashes: read again from the training files, and compared with what the model was trained on."""
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from unlearn.requests.ledger import Ledger
+from unlearn.requests.lineage import trained_names
+from unlearn.requests.plans import Plan, PlannedModel
+from verify.canaries import CANARIES_NAME
+from verify.errors import InputError
+from verify.identity import RecordKey
+from verify.records import Record
+from verify.sources import stream_records
+
+
+@dataclass(frozen=True, repr=False)
+class TrainingSets:
+    """What a model was trained on.
+
+    Attributes:
+        forget: what is removed.
+        retain: what stays: the rest of what the training log names, without what earlier requests removed.
+    """
+
+    forget: list[Record]
+    retain: list[Record]
+
+
+def training_sets(plan: Plan, model: PlannedModel, gone: Collection[str], key: RecordKey) -> TrainingSets:
+    """Read a model's records.
+
+    Args:
+        plan: names files and columns.
+        model: names the records to remove and the training log.
+        gone: keyed hashes of records that earlier requests removed.
+        key: the ledger's.
+
+    Raises:
+        InputError: a record that the plan or the log names is not in the files any more.
+    """
+    trained, removed = trained_names(Path(model.origin)), set(model.records)
+    sets, missing = TrainingSets([], []), set(trained) - set(gone)
+    for file in plan.data:
+        for record in stream_records(file, plan.columns):
+            name = key.of(record.fingerprint)
+            if name in removed:
+                sets.forget.append(record)
+            elif name in trained and name not in gone:
+                sets.retain.append(record)
+            missing.discard(name)
+    lost = removed - {key.of(record.fingerprint) for record in sets.forget}
+    # Canaries are in the log and in no file.
+    if lost or (missing and not (Path(model.origin) / CANARIES_NAME).exists()):
+        raise InputError(
+            f"{len(lost)} records to remove and {len(missing - lost)} records to keep are not in the training files any more "
+            f"({', '.join(Path(file).name for file in plan.data)}). Restore the files until the deletion is verified; remove the "
+            "rows after that."
+        )
+    return sets
+
+
+def removed_before(ledger: Ledger, plan: Plan) -> set[str]:
+    """Keyed hashes of the records that other requests' verified deletions removed."""
+    return {
+        str(entry["record"])
+        for request in ledger.requests()
+        if request.id not in plan.requests and request.latest("deployed") is not None
+        for entry in (request.latest("matched") or {"records": []})["records"]
+    }
+
+
+def require_clean(references: Sequence[str], records: Collection[str]) -> None:
+    """Raise InputError where a reference's training log holds a record that is to be removed: it could judge nothing."""
+    for folder in references:
+        seen = trained_names(Path(folder)) & set(records)
+        if seen:
+            raise InputError(
+                f"the reference {folder} was itself trained on {len(seen)} of the records to remove. Train references without them."
+            )
