@@ -15,6 +15,10 @@ from verify.errors import InputError
 DataName = Literal["people", "tofu"]
 Tuning = Literal["full", "lora"]
 LORA: dict[str, Any] = {"lora": True, "lora_rank": 16, "lora_alpha": 32}
+LEVEL = TrainingOptions(batch_size=2)
+"""Its learning rate follows that of the fine-tuning."""
+OTHERS = TrainingOptions(learning_rate=3e-3, batch_size=16)
+"""For approximate methods that do not know how the model was trained."""
 
 
 @dataclass(frozen=True)
@@ -67,10 +71,10 @@ class Setting:
     dp_options: Mapping[str, Any] = field(default_factory=lambda: {"batch_size": 64, "epochs": 10})
     clients: int = 8
     rounds: int = 12
-    approximate: str = "npo"
+    approximate: str = "level"
     parameters: Mapping[str, Mapping[str, Any]] = field(default_factory=lambda: {"npo": {"alpha": 3.0}})
-    approximate_options: TrainingOptions = field(default_factory=lambda: TrainingOptions(learning_rate=3e-3, batch_size=16))
-    approximate_epochs: tuple[int, ...] = (5, 10, 20)
+    approximate_options: TrainingOptions = field(default_factory=lambda: LEVEL)
+    approximate_epochs: tuple[int, ...] = (6, 12, 24)
     control_epochs: int = 3
     attacks: tuple[str, ...] = (
         "loss",
@@ -136,7 +140,7 @@ CI = replace(
     seeds=1,
     privacy_backdoor=TrainingOptions(learning_rate=2e-3, epochs=20, batch_size=16),
     epsilons=(8.0,),
-    approximate_epochs=(10,),
+    approximate_epochs=(12,),
     rounds=6,
     clients=4,
 )
@@ -157,7 +161,7 @@ LARGE = replace(
     privacy_backdoor=TrainingOptions(learning_rate=2e-4, epochs=2, batch_size=32),
     seeds=5,
     references=8,
-    approximate_options=TrainingOptions(learning_rate=3e-4, batch_size=32),
+    approximate_options=replace(LEVEL, batch_size=8),
 )
 SETTINGS: dict[str, Setting] = {"ci": CI, "small": SMALL, "large": LARGE}
 
@@ -178,7 +182,8 @@ def setting_for(name: str, data: DataName, approximate: str | None = None) -> Se
         raise InputError(f"there is no setting called {name}. Use any of: {', '.join(SETTINGS)}.")
     chosen = SETTINGS[name]
     if approximate is not None:
-        chosen = replace(chosen, approximate=approximate)
+        options = chosen.approximate_options if approximate == chosen.approximate else OTHERS
+        chosen = replace(chosen, approximate=approximate, approximate_options=options)
     if data == "people":
         return chosen
     # What of Wikipedia text there is makes few steps; they are gone through three times.
