@@ -1,0 +1,106 @@
+"""The contest as a table, as JSON, and as the figure of residual fraction against utility."""
+
+import os
+import platform
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import transformers
+from matplotlib.figure import Figure
+
+from benchmarks.contest.data import World
+from verify.files import write_json, write_text
+from verify.report.drawings import as_svg
+
+Runs = Mapping[int, Sequence[Mapping[str, Any]]]
+WORDS = ("EQUIVALENT_WITHIN", "NOT_FORGOTTEN", "INCONCLUSIVE", "NOT_TESTABLE", "diverged")
+HEADER = ("method", "verdicts", "residual", "records under / over", "AUC", "utility", "relearning", "int4", "cost")
+LEGEND = (
+    "Means over the seeds, lowest to highest in brackets. Residual: 1 untouched, 0 as a retraining. Records: share that the audit "
+    "accuses as remembered / as pushed too far. AUC: loss attack. Utility: token probability on the records to keep against the "
+    "references. Relearning: area of excess recovery. Int4: residual after rounding to 4 bits. Cost: of the chosen run, in "
+    "retrainings by tokens; all six settings of the search cost about six times that."
+)
+COLOURS = {"level": "#00694b", "retrain": "#1c1c1a", "untouched": "#9c3d00"}
+
+
+def write_results(folder: Path, world: World, runs: Runs, references: int) -> str:
+    """Write all three, return the table."""
+    by_method = {entry["method"]: [] for entry in next(iter(runs.values()))}
+    for entries in runs.values():
+        for entry in entries:
+            by_method[entry["method"]].append(entry)
+    rows = [_row(name, found) for name, found in by_method.items()]
+    lines = [f"| {' | '.join(cells)} |" for cells in (HEADER, ("---",) * len(HEADER), *rows)]
+    first = next(iter(runs.values()))[0]
+    about = (
+        f"{platform.machine()}, {os.cpu_count()} cores, torch {torch.__version__}, transformers {transformers.__version__}; "
+        f"seeds {', '.join(map(str, runs))}; {references} references; {first['records']} records judged, as many others tuned on."
+    )
+    text = "\n".join([f"# Approximate methods, {world}\n", f"{about}\n", *lines, f"\n{LEGEND}\n"])
+    write_text(folder / f"contest_{world}.md", text)
+    write_json(folder / f"contest_{world}.json", {str(seed): list(entries) for seed, entries in runs.items()})
+    write_text(folder / f"contest_{world}.svg", _figure(by_method))
+    return text
+
+
+def _row(name: str, found: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
+    counts = {word: sum(entry["verdict"] == word for entry in found) for word in WORDS}
+    verdicts = ", ".join(f"{count} {word}" for word, count in counts.items() if count)
+    judged = [entry for entry in found if "residual" in entry]
+    if not judged:
+        return (name, verdicts, *("-",) * (len(HEADER) - 2))
+    under = [_share(entry, "remembered") for entry in judged]
+    over = [sum(entry["accused"].values()) / entry["records"] - _share(entry, "remembered") for entry in judged]
+    return (
+        name,
+        verdicts,
+        _spread([entry["residual"][0] for entry in judged]),
+        f"{np.mean(under):.2f} / {np.mean(over):.2f}",
+        _spread([entry["auc"] for entry in judged]),
+        _spread([entry["utility"] for entry in judged]),
+        _spread([entry["relearning_area"] for entry in judged]),
+        _spread([entry["int4"] for entry in judged]),
+        _spread([entry.get("share_of_retraining") for entry in judged]),
+    )
+
+
+def _share(entry: Mapping[str, Any], direction: str) -> float:
+    return float(entry["accused"].get(direction, 0) / entry["records"])
+
+
+def _spread(values: Sequence[float | None]) -> str:
+    known = [value for value in values if value is not None]
+    if not known:
+        return "-"
+    mean = f"{np.mean(known):.2f}"
+    return mean if len(known) == 1 else f"{mean} [{min(known):.2f}, {max(known):.2f}]"
+
+
+def _figure(by_method: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
+    """Residual fraction against utility: the place to be is at the right, on the line of zero."""
+    figure = Figure(figsize=(8, 4.6), layout="constrained")
+    axes = figure.add_subplot()
+    axes.axhspan(-0.1, 0.1, color="#e9efe6", label="the margin")
+    axes.axhline(0, color="#8a8a84", linewidth=0.8)
+    for name, found in by_method.items():
+        points = np.array([(entry["utility"], entry["residual"][0]) for entry in found if entry.get("utility") is not None])
+        if not len(points):
+            continue
+        middle = points.mean(0)
+        colour = COLOURS.get(name, "#5c5c57")
+        axes.errorbar(
+            *middle, xerr=_arms(points[:, 0]), yerr=_arms(points[:, 1]), fmt="o", color=colour, markersize=4, linewidth=0.8
+        )
+        axes.annotate(name, middle, xytext=(4, 4), textcoords="offset points", fontsize=7, color=colour)
+    axes.set_xlabel("utility, token probability against a retraining")
+    axes.set_ylabel("residual fraction (0: as a retraining)")
+    axes.spines[["top", "right"]].set_visible(False)
+    return as_svg(figure)
+
+
+def _arms(values: Any) -> Any:
+    return np.array([[values.mean() - values.min()], [values.max() - values.mean()]])
