@@ -187,7 +187,7 @@ class Methods:
 
 @dataclasses.dataclass(frozen=True)
 class Demo:
-    """Invent people, train on them, remove some by five methods, and audit every result: about five minutes."""
+    """Invent people, train on them, remove some by six methods, and audit every result: about five minutes."""
 
     output: Path = Path("demo")
     """A new folder for data, models and reports."""

@@ -1,4 +1,4 @@
-"""The whole house on invented people: train, forget five ways, audit every result, one table.
+"""The whole house on invented people: train, forget six ways, audit every result, one table.
 
 Nothing in here is prepared: every number of the table is measured in this run. The independent retraining is the check on the
 whole: the audit must certify it, and must accuse the untouched model.
@@ -45,6 +45,7 @@ METHODS: Methods = {
     "grad_diff": ({"gamma": 0.2}, TrainingOptions(learning_rate=3e-3, epochs=20, batch_size=16)),
     "npo": ({"alpha": 3.0}, TrainingOptions(learning_rate=3e-3, epochs=20, batch_size=16)),
     "task_vector": ({}, TrainingOptions(learning_rate=1e-3, epochs=5, batch_size=16)),
+    "level": ({}, TrainingOptions()),
     "retrain": ({}, TrainingOptions()),
 }
 """Parameters and training options of each method: found on this model by a few trials, since published ones are for billions."""
