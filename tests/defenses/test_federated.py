@@ -4,7 +4,6 @@ import dataclasses
 import itertools
 import json
 import os
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -29,7 +28,7 @@ from unlearn.defenses.federation import FEDERATION, ROUNDS, START
 from unlearn.defenses.flower import Reply, aggregate
 from unlearn.methods.federaser import of_length
 from unlearn.provenance import LOG_NAME, TrainingLog
-from verify.errors import InputError, IntegrityError
+from verify.errors import InputError, IntegrityError, RunError
 from verify.identity import RecordKey
 from verify.models import load_model
 from verify.records import Fields, parse_records
@@ -299,13 +298,23 @@ def test_without_flower(model_dir: Path, client_rows: Rows, tmp_path: Path, monk
 
 @pytest.mark.slow
 def test_the_simulation_engine_gives_the_same_bits(model_dir: Path, client_rows: Rows, trained: Path, tmp_path: Path) -> None:
-    """Clients in Ray's processes, whose replies come in any order, from the command line: the weights of the run in one process."""
+    """Clients in Ray's processes, whose replies come in any order: the weights of the run in one process."""
     pytest.importorskip("ray", reason="Ray is not installed: pip install 'unlearn-verify[federated]'")
-    data = tmp_path / "rows.jsonl"
-    data.write_text("".join(json.dumps(row) + "\n" for row in client_rows))
-    given = ["--model", str(model_dir), "--data", str(data), "--output", str(tmp_path / "out"), "--defense", "federated"]
-    settings = ["--client-field", "hospital", "--rounds", "2", "--engine", "simulation", "--lora", "--learning-rate", "1e-2"]
-    command = [sys.executable, "-m", "unlearn", "train", *given, *settings, "--batch-size", "2", "--seed", "3"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, env={**os.environ, "OMP_NUM_THREADS": "1"})
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert load_model(trained).digest in done.stdout
+    simulated = dataclasses.replace(DEFENSE, engine="simulation")
+    result = finetune(model_dir, client_rows, output_dir=tmp_path / "out", options=OPTIONS, defense=simulated)
+    assert result.digest == load_model(trained).digest
+
+
+def test_an_engine_that_ends_early_is_an_error(
+    model_dir: Path, client_rows: Rows, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where Ray does not start, the run stops with a reason; its server does not wait for clients that never come."""
+    ray = pytest.importorskip("ray", reason="Ray is not installed: pip install 'unlearn-verify[federated]'")
+
+    def fails(*_: Any, **__: Any) -> None:
+        raise ConnectionError("no cluster")
+
+    monkeypatch.setattr(ray, "init", fails)
+    simulated = dataclasses.replace(DEFENSE, engine="simulation")
+    with pytest.raises(RunError, match="ended early"):
+        finetune(model_dir, client_rows, output_dir=tmp_path / "out", options=OPTIONS, defense=simulated)

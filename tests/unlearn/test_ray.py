@@ -4,6 +4,7 @@ import os
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -41,7 +42,13 @@ def cluster() -> Iterator[str]:
     ]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     command = [str(Path(sys.executable).with_name("ray")), *given, *settings]
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment) as head:
+    # A folder of its own: in the shared one Ray would note this cluster as the one that others join. Its sockets need a short path.
+    with (
+        tempfile.TemporaryDirectory(prefix="ray") as folder,
+        subprocess.Popen(
+            [*command, f"--temp-dir={folder}"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment
+        ) as head,
+    ):
         while not listens(client):
             assert head.poll() is None, "Ray did not start"
             time.sleep(0.2)

@@ -7,7 +7,7 @@ import logging
 import os
 import sys
 import tempfile
-import time
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -105,7 +105,7 @@ def simulate(serve: Callable[[Exchange], None], train: Callable[[int, int, Weigh
     from flwr.serverapp import ServerApp
     from flwr.simulation import run_simulation
 
-    server, client = ServerApp(), ClientApp()
+    server, client, ended = ServerApp(), ClientApp(), threading.Event()
 
     @client.train()  # type: ignore[untyped-decorator]
     def _answer(message: Any, context: Any) -> Any:
@@ -116,19 +116,33 @@ def simulate(serve: Callable[[Exchange], None], train: Callable[[int, int, Weigh
     @server.main()  # type: ignore[untyped-decorator]
     def _main(grid: Any, _: Any) -> None:
         def exchange(number: int, weights: Weights) -> list[Reply]:
-            nodes = _all_nodes(grid, clients)
+            nodes = _all_nodes(grid, clients, ended)
             content = RecordDict({"arrays": _arrays(weights), "config": ConfigRecord({"round": number})})
             asked = [Message(content, dst_node_id=node, message_type="train") for node in nodes]
-            return [_unpacked(answer) for answer in grid.send_and_receive(asked)]
+            waiting, answers = set(grid.push_messages(asked)), []
+            while waiting:
+                _require_running(ended)
+                arrived = list(grid.pull_messages(waiting))
+                waiting -= {answer.metadata.reply_to_message_id for answer in arrived}
+                answers += arrived
+            return [_unpacked(answer) for answer in answers]
 
         serve(exchange)
 
     settings = {
         "client_resources": {"num_cpus": 1, "num_gpus": 1.0 if torch.cuda.is_available() else 0.0},
-        "init_args": {"log_to_driver": False, "logging_level": logging.ERROR},
+        # A Ray of its own: by default it would join whatever cluster was last started here, and send the records there.
+        "init_args": {"address": "local", "log_to_driver": False, "logging_level": logging.ERROR},
     }
     with _home_of_its_own():
-        run_simulation(server, client, num_supernodes=clients, backend_config=settings)
+        try:
+            run_simulation(server, client, num_supernodes=clients, backend_config=settings)
+        except (RuntimeError, ConnectionError, OSError) as error:
+            if isinstance(error, RunError):
+                raise
+            raise RunError("Flower's simulation engine ended early. Run with --engine in-process, or see Ray's own log.") from error
+        finally:
+            ended.set()  # the server runs in a thread of its own, which would wait for clients that never come
 
 
 @contextmanager
@@ -145,11 +159,17 @@ def _home_of_its_own() -> Iterator[None]:
                 os.environ[HOME] = before
 
 
-def _all_nodes(grid: Any, clients: int) -> list[int]:
+def _all_nodes(grid: Any, clients: int, ended: threading.Event) -> list[int]:
     """Every client's node; they register while the server already runs."""
     while len(nodes := list(grid.get_node_ids())) < clients:
-        time.sleep(0.05)
+        _require_running(ended)
     return nodes
+
+
+def _require_running(ended: threading.Event) -> None:
+    """Wait a moment; raise RunError where the engine has ended meanwhile."""
+    if ended.wait(0.05):
+        raise RunError("Flower's simulation engine ended before its clients had answered.")
 
 
 def _packed(reply: Reply) -> Any:
