@@ -1,4 +1,4 @@
-"""The contest is fair: every method gets as many settings, nobody is both tuned on and judged; the table tells what was measured."""
+"""The contest is fair: every method gets as many settings, nobody is both tuned on and judged; the table says what was measured."""
 
 import json
 from pathlib import Path

@@ -40,6 +40,9 @@ RETAIN_FACTORS = (1.0, 5.0)
 models like these: it gets a smaller one instead."""
 LENGTHS = (6, 12)
 PROBES = ("quantization", "relearning")
+PROBED = ("retrain", "level", "npo")
+"""A probe treats every reference as well, which takes longer than everything else here: so these only, beside three references."""
+PROBE_REFERENCES = 3
 
 
 @dataclass(frozen=True)
@@ -193,10 +196,17 @@ def _judge(place: Place, name: str, target: Path) -> dict[str, Any]:
         cache_dir=place.folder / "cache",
         **common,
     )
-    found = probe(str(target), str(place.model("original")), place.reference_folders(), probes=PROBES, settings=settings, **common)
+    return {**_numbers(evidence), **(_probed(place, target, settings, common) if name in PROBED else {})}
+
+
+def _probed(place: Place, target: Path, settings: Settings, sets: Mapping[str, Any]) -> dict[str, Any]:
+    """Does it hold up to relearning and to rounding?"""
+    references = place.reference_folders()[:PROBE_REFERENCES]
+    found = probe(str(target), str(place.model("original")), references, probes=PROBES, settings=settings, **sets)
     int4 = next((entry for entry in found.treated if entry.probe == "quantization" and "4" in entry.treatment), None)
-    return {**_numbers(evidence), "relearning_area": None if found.recovery is None else found.recovery.area} | {
-        "int4": None if int4 is None or int4.residual is None else int4.residual.value
+    return {
+        "relearning_area": None if found.recovery is None else found.recovery.area,
+        "int4": None if int4 is None or int4.residual is None else int4.residual.value,
     }
 
 

@@ -62,8 +62,8 @@ def _row(name: str, found: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
         f"{np.mean(under):.2f} / {np.mean(over):.2f}",
         _spread([entry["auc"] for entry in judged]),
         _spread([entry["utility"] for entry in judged]),
-        _spread([entry["relearning_area"] for entry in judged]),
-        _spread([entry["int4"] for entry in judged]),
+        _spread([entry.get("relearning_area") for entry in judged]),
+        _spread([entry.get("int4") for entry in judged]),
         _spread([entry.get("share_of_retraining") for entry in judged]),
     )
 
