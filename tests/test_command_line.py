@@ -73,12 +73,14 @@ TRAINING_FLAGS = {
 }
 FIELD_FLAGS = {flag for flag in AUDIT_FLAGS if flag.endswith("-field")}
 TRAIN_FLAGS = (
-    {"--model", "--data", "--output", "--tokenizer", "--dtype", "--canaries", "--shards", "--slices", "--combine"}
+    {"--model", "--data", "--output", "--tokenizer", "--dtype", "--quantize", "--canaries", "--shards", "--slices", "--combine"}
     | FIELD_FLAGS
     | TRAINING_FLAGS
 )
 FORGET_FLAGS = (
-    {"--model", "--forget", "--output", "--retain", "--holdout", "--data", "--base", "--dtype"} | FIELD_FLAGS | TRAINING_FLAGS
+    {"--model", "--forget", "--output", "--retain", "--holdout", "--data", "--base", "--dtype", "--quantize"}
+    | FIELD_FLAGS
+    | TRAINING_FLAGS
 )
 
 
