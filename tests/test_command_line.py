@@ -82,6 +82,7 @@ FORGET_FLAGS = (
     | FIELD_FLAGS
     | TRAINING_FLAGS
 )
+SELECTION_FLAGS = {"--select", "--look-every", "--look-records", "--utility-floor"}
 
 
 def flags_of(main: Callable[[list[str]], int], arguments: list[str], capsys: pytest.CaptureFixture[str]) -> set[str]:
@@ -105,9 +106,9 @@ def test_train_flags_are_pinned(capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.parametrize(
     ("method", "own"),
     [
-        ("gradient_ascent", {"--check-every"}),
-        ("grad_diff", {"--gamma", "--alpha", "--ceiling"}),
-        ("npo", {"--beta", "--alpha"}),
+        ("gradient_ascent", {"--check-every"} | SELECTION_FLAGS),
+        ("grad_diff", {"--gamma", "--alpha", "--ceiling"} | SELECTION_FLAGS),
+        ("npo", {"--beta", "--alpha"} | SELECTION_FLAGS),
         ("task_vector", {"--origin", "--per", "--mask-share", "--tolerance", "--scales", "--control-records"}),
         ("retrain", set()),
     ],
