@@ -148,10 +148,8 @@ def _from_pretrained(source: str, dtype: str, quantize: str | None, device: str)
         raise InputError(f"--dtype {dtype} is unknown. Use auto, {', '.join(DTYPES)}.")
     precision = DTYPES.get(dtype, "auto")
     try:
-        placed = {} if quantize is None else loading_arguments(source, quantize, precision, device)
-        return AutoModelForCausalLM.from_pretrained(
-            source, dtype=precision, use_safetensors=True, trust_remote_code=False, **placed
-        )
+        more = {} if quantize is None else loading_arguments(source, quantize, precision, device)
+        return AutoModelForCausalLM.from_pretrained(source, dtype=precision, use_safetensors=True, trust_remote_code=False, **more)
     except Exception as error:
         if isinstance(error, InputError):
             raise
