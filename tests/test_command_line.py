@@ -73,15 +73,18 @@ TRAINING_FLAGS = {
 }
 FIELD_FLAGS = {flag for flag in AUDIT_FLAGS if flag.endswith("-field")}
 TRAIN_FLAGS = (
-    {"--model", "--data", "--output", "--tokenizer", "--dtype", "--canaries", "--shards", "--slices", "--combine"}
+    {"--model", "--data", "--output", "--tokenizer", "--dtype", "--quantize", "--canaries", "--shards", "--slices", "--combine"}
     | {"--defense", "--target-epsilon", "--target-delta", "--privacy-unit", "--accountant", "--noise-seed"}
     | {"--client-field", "--clients", "--rounds", "--local-epochs", "--engine", "--keep-updates"}
     | FIELD_FLAGS
     | TRAINING_FLAGS
 )
 FORGET_FLAGS = (
-    {"--model", "--forget", "--output", "--retain", "--holdout", "--data", "--base", "--dtype"} | FIELD_FLAGS | TRAINING_FLAGS
+    {"--model", "--forget", "--output", "--retain", "--holdout", "--data", "--base", "--dtype", "--quantize"}
+    | FIELD_FLAGS
+    | TRAINING_FLAGS
 )
+SELECTION_FLAGS = {"--select", "--look-every", "--look-records", "--utility-floor"}
 
 
 def flags_of(main: Callable[[list[str]], int], arguments: list[str], capsys: pytest.CaptureFixture[str]) -> set[str]:
@@ -105,9 +108,9 @@ def test_train_flags_are_pinned(capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.parametrize(
     ("method", "own"),
     [
-        ("gradient_ascent", {"--check-every"}),
-        ("grad_diff", {"--gamma", "--alpha", "--ceiling"}),
-        ("npo", {"--beta", "--alpha"}),
+        ("gradient_ascent", {"--check-every"} | SELECTION_FLAGS),
+        ("grad_diff", {"--gamma", "--alpha", "--ceiling"} | SELECTION_FLAGS),
+        ("npo", {"--beta", "--alpha"} | SELECTION_FLAGS),
         ("task_vector", {"--origin", "--per", "--mask-share", "--tolerance", "--scales", "--control-records"}),
         ("retrain", set()),
         ("client_retrain", set()),

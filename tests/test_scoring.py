@@ -76,7 +76,7 @@ def test_extreme_logits_stay_finite() -> None:
     from verify.scoring import _TargetLogProbability
 
     logits = torch.tensor([[1000.0, 0.0], [1000.0, 0.0], [-1e4, -1e4]], requires_grad=True)
-    values = _TargetLogProbability.apply(logits, torch.tensor([0, 1, 0]))
+    values = _TargetLogProbability.apply(logits, torch.tensor([0, 1, 0]), False)
     torch.testing.assert_close(values, torch.tensor([0.0, -1000.0, -torch.log(torch.tensor(2.0)).item()]))
     values.sum().backward()
     assert torch.isfinite(logits.grad).all()

@@ -21,6 +21,7 @@ from unlearn.options import TrainingOptions
 from unlearn.selection import Selection
 from verify.cli_flags import FieldFlags
 from verify.console import run_command
+from verify.quantized import Quantization
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,6 +46,8 @@ class TrainArguments:
     """Pairs of random texts, one of each trained by a coin flip, for auditing a deletion without retraining; usually 300."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """Precision to load the model in."""
+    quantize: Quantization | None = None
+    """Keep the base in so many bits under an adapter (with --lora); only the adapter is saved, and loaded on such a base again."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,6 +73,7 @@ class Train:
             tokenizer=self.arguments.tokenizer,
             options=self.training,
             dtype=self.arguments.dtype,
+            quantize=self.arguments.quantize,
             canaries=self.arguments.canaries,
             defense=self.protection.chosen(self.training),
         )
@@ -86,6 +90,10 @@ class Train:
             raise InputError("--defense and --shards do not go together. Leave one of them out.")
         if self.arguments.canaries:
             raise InputError("--canaries and --shards do not go together yet. Leave one of them out.")
+        if self.arguments.quantize:
+            raise InputError(
+                "--quantize and --shards do not go together: shards are served on a whole base. Leave one of them out."
+            )
         result = finetune_shards(
             self.arguments.model,
             self.arguments.data,
@@ -119,6 +127,8 @@ class ForgetArguments:
     """The model before fine-tuning, for methods that need it."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """Precision to load the models in."""
+    quantize: Quantization | None = None
+    """Keep the model in so many bits while an adapter unlearns (with --lora); the result is dequantized, the adapter folded in."""
 
 
 def _forget_command(name: str, kind: type[Any]) -> type[Any]:
@@ -141,6 +151,7 @@ def _forget_command(name: str, kind: type[Any]) -> type[Any]:
             options=self.training,
             selection=getattr(self, "selection", None),
             dtype=given.dtype,
+            quantize=given.quantize,
         )
         if not processes.is_main():
             return 0

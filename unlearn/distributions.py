@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from verify.scoring import ROWS_AT_ONCE
+
 
 def cross_entropy_to(logits: Tensor, target: Tensor) -> Tensor:
     """-sum_v q_v log p_v for p = softmax(logits), float32 or wider [N].
@@ -25,7 +27,7 @@ def kl_to(logits: Tensor, target_logits: Tensor) -> Tensor:
     """KL(q || p) for q = softmax(target_logits), a constant, and p = softmax(logits) [N]."""
     with torch.no_grad():
         q = _wide(target_logits).softmax(-1)
-        entropy = -torch.xlogy(q, q).sum(-1)
+        entropy = -torch.cat([torch.xlogy(rows, rows).sum(-1) for rows in torch.split(q, ROWS_AT_ONCE)])
     return cross_entropy_to(logits, q) - entropy
 
 
@@ -49,6 +51,12 @@ def jensen_shannon_to_token(log_probability: Tensor) -> Tensor:
     return 0.5 * (p * (log_probability - log_mean) - log_mean + (1 - p) * two)
 
 
+def spread(logits: Tensor) -> Tensor:
+    """The largest logit less the mean of all, of every token [N]."""
+    values: Tensor = _Spread.apply(_wide(logits))  # type: ignore[no-untyped-call]
+    return values
+
+
 def without_token(logits: Tensor, tokens: Tensor) -> Tensor:
     """Softmax of the logits with each row's own token at minus infinity: a constant [N, V]."""
     with torch.no_grad():
@@ -70,8 +78,8 @@ class _CrossEntropyTo(torch.autograd.Function):
         """Values [N]."""
         top = logits.amax(-1, keepdim=True)
         value = torch.logsumexp(logits, -1) - top[:, 0]
-        for start in range(0, len(logits), 64):  # a few rows at a time, so that the products stay in the cache
-            rows = slice(start, start + 64)
+        for start in range(0, len(logits), ROWS_AT_ONCE):
+            rows = slice(start, start + ROWS_AT_ONCE)
             value[rows] -= (target[rows] * (logits[rows] - top[rows])).sum(-1)
             target[rows] = F.softmax(logits[rows], dim=-1) - target[rows]
         ctx.save_for_backward(target)
@@ -82,3 +90,25 @@ class _CrossEntropyTo(torch.autograd.Function):
         """Gradient of the logits, in place."""
         (difference,) = ctx.saved_tensors
         return difference.mul_(gradient[:, None]), None
+
+
+class _Spread(torch.autograd.Function):
+    """Largest less mean, keeping where the largest is instead of the logits.
+
+    d/dz_v = 1[v = argmax] - 1/V
+    """
+
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor) -> Tensor:
+        """Values [N]."""
+        top, place = logits.max(-1, keepdim=True)
+        ctx.save_for_backward(place)
+        ctx.vocabulary = logits.shape[-1]
+        return top[:, 0] - logits.mean(-1)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        """Gradient of the logits."""
+        (place,) = ctx.saved_tensors
+        result: Tensor = (-gradient[:, None] / ctx.vocabulary).repeat(1, ctx.vocabulary)
+        return result.scatter_add_(-1, place, gradient[:, None])

@@ -10,6 +10,7 @@ from typing import Any, cast
 import torch
 
 from unlearn import processes
+from unlearn.adapters import require_adapter
 from unlearn.checkpoints import WORK, claim_output, keep_checkpoints
 from unlearn.defenses.base import Defended, Defense, TrainingTask
 from unlearn.options import TrainingOptions
@@ -54,6 +55,7 @@ def finetune(
     tokenizer: Any = None,
     options: TrainingOptions | None = None,
     dtype: str = "auto",
+    quantize: str | None = None,
     canaries: int = 0,
     callbacks: Sequence[Any] = (),
     defense: Defense | None = None,
@@ -68,6 +70,8 @@ def finetune(
         tokenizer: a tokenizer or its folder; needed for a model in memory, and for a CONFIG.json without one beside it.
         options: training settings. Defaults: 5 epochs, batches of 8, a linear schedule, learning rate 1e-5 (LoRA: 1e-4).
         dtype: precision to load with.
+        quantize: keep the base in "4bit" or "8bit" under an adapter (`options.lora`). Only the adapter is saved; its folder says
+            how the base is to be loaded, and the digests are those of the quantized base with its adapter.
         canaries: so many pairs of random texts are drawn, and a fair coin decides which of each pair is trained; 300 let an audit
             test the deletion procedure without retraining. Their manifest lies beside the model, and `forget` removes them.
         callbacks: further `transformers` callbacks; a defence has none.
@@ -78,9 +82,11 @@ def finetune(
         RunError: training became non-finite, or the disk is full.
     """
     options = options or TrainingOptions()
+    if quantize is not None and not options.lora:
+        require_adapter(model, quantize)
     output = claim_output(output_dir)
     records = load_records(data, fields)
-    loaded = _load(model, tokenizer, dtype, options.seed)
+    loaded = _load(model, tokenizer, dtype, options.seed, quantize)
     with processes.main_first():
         records += _trained_canaries(output, canaries, loaded.tokenizer)
     windows = Encoder(loaded.tokenizer, loaded.context_length, options.overflow).encode(records)
@@ -114,7 +120,7 @@ def finetune(
         "records": len(records),
         "canary_pairs": canaries,
         "environment": environment(),
-        "inputs": inputs_of({"model": model, "tokenizer": tokenizer}, {"data": data}, fields, dtype),
+        "inputs": inputs_of({"model": model, "tokenizer": tokenizer}, {"data": data}, fields, dtype, quantize),
     }
     digest = save_model(trained.model, loaded.tokenizer, output, about)
     return FinetuneResult(output, output / LOG_NAME, digest, trained.result, protection)
@@ -154,12 +160,14 @@ def _trained_canaries(output: Path, pairs: int, tokenizer: Any) -> list[Record]:
     return canaries.trained_records(tokenizer)
 
 
-def _load(model: Any, tokenizer: Any, dtype: str, seed: int) -> LoadedModel:
+def _load(model: Any, tokenizer: Any, dtype: str, seed: int, quantize: str | None) -> LoadedModel:
     if isinstance(tokenizer, (str, Path)):
         tokenizer = load_tokenizer(tokenizer)
     if isinstance(model, (str, Path)) and Path(model).suffix == ".json":
+        if quantize is not None:
+            raise InputError("a model from scratch has no weights to quantize. Leave out --quantize.")
         return _from_config(Path(model), tokenizer, seed)
-    return load_model(model, tokenizer=tokenizer, dtype=dtype)
+    return load_model(model, tokenizer=tokenizer, dtype=dtype, quantize=quantize)
 
 
 def _from_config(path: Path, tokenizer: Any, seed: int) -> LoadedModel:

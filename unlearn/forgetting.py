@@ -13,7 +13,7 @@ import numpy as np
 from peft import PeftModel
 
 from unlearn import processes
-from unlearn.adapters import merged
+from unlearn.adapters import merged, require_adapter
 from unlearn.checkpoints import WORK, claim_output
 from unlearn.methods import Method, method_name
 from unlearn.methods.base import Context, Objective, Outcome, Rebuild, WeightEdit
@@ -29,6 +29,7 @@ from verify.ensembles import ENSEMBLE
 from verify.errors import InputError
 from verify.identity import RecordKey
 from verify.models import load_model
+from verify.quantized import is_quantized, quantization_of
 from verify.records import Fields, Record, RecordSource, require_disjoint, require_trained
 from verify.sources import load_forget_set, load_records
 
@@ -82,6 +83,7 @@ def forget(
     options: TrainingOptions | None = None,
     selection: Selection | None = None,
     dtype: str = "auto",
+    quantize: str | None = None,
     callbacks: Sequence[Any] = (),
 ) -> ForgetResult:
     """Remove a forget set from a fine-tuned model.
@@ -101,6 +103,8 @@ def forget(
         options: training settings; what is None comes from the method, and for a rebuild from the model's training log.
         selection: how the best step of an objective is chosen; None takes the last one, as the papers do. The command line selects.
         dtype: precision to load with: "auto", "float32", "bfloat16" or "float16".
+        quantize: for objectives with an adapter: keep the model in "4bit" or "8bit" meanwhile. A fresh adapter is folded into
+            dequantized weights: the result is whole, keeps the rounding of the bits, and is what was selected and measured.
         callbacks: further `transformers` trainer callbacks.
 
     Raises:
@@ -110,8 +114,14 @@ def forget(
     started = time.monotonic()
     folder = Path(model) if isinstance(model, (str, Path)) and Path(model).is_dir() else None
     _require_suited(method, folder)
+    if quantize is not None:
+        _require_whole_not_needed(method)
+        if not (options and options.lora):
+            require_adapter(model, quantize)
     output = claim_output(output_dir)
-    loaded = load_model(model, tokenizer=tokenizer, dtype=dtype)
+    loaded = load_model(model, tokenizer=tokenizer, dtype=dtype, quantize=quantize)
+    if (bits := quantization_of(loaded.model)) is not None:
+        _require_whole_not_needed(method)
     log = _training_log(model)
     _require_repeatable(method, log)
     roles = _roles(forget_set, retain_set, holdout_set, data, fields, log)
@@ -130,6 +140,8 @@ def forget(
     else:
         outcome = _run_with_utility(method, context, selection, callbacks)
     facts = {**outcome.facts, "exactness": method.exactness} if isinstance(method, Rebuild) else dict(outcome.facts)
+    if bits is not None:
+        facts["quantized"] = _say_quantized(bits, whole=not is_quantized(outcome.model))
     processes.wait()
     if processes.is_main():
         shutil.rmtree(output / WORK, ignore_errors=True)
@@ -147,6 +159,7 @@ def forget(
             {"forget": forget_set, "retain": retain_set, "holdout": holdout_set, "data": data},
             fields,
             dtype,
+            quantize,
         ),
     }
     digest_after = save_model(outcome.model, loaded.tokenizer, output, about)
@@ -171,6 +184,28 @@ def _require_repeatable(method: Method, log: TrainingLog | None) -> None:
         raise InputError(f"the model was trained in a federation, which {name} does not repeat. Use client_retrain.")
     if defense == "differential_privacy" and name == "rollback":
         raise InputError("a differentially private training keeps its steps from everybody, so none can be repeated. Use retrain.")
+
+
+def _require_whole_not_needed(method: Method) -> None:
+    """Raise InputError for a method that changes or makes whole weights, which a quantized model has not."""
+    if not isinstance(method, Objective):
+        raise InputError(
+            f"{method_name(method)} needs whole weights, not a quantized model. Leave out --quantize and give a model with whole "
+            "weights, or take an objective with --lora, such as npo."
+        )
+
+
+def _say_quantized(bits: str, whole: bool) -> str:
+    """What became of a quantized model, for the manifest and, loudly, for the user."""
+    said = f"trained on a base in {bits}; the digest before is that of the quantized weights. " + (
+        "The result holds whole weights: the base dequantized, the adapter folded in. They differ from the original's by the "
+        "rounding of the bits as well as by what was unlearned."
+        if whole
+        else "The result is the adapter, which belongs to the base in these bits and is loaded on it again."
+    )
+    if processes.is_main():
+        print(f"NOTE: {said}", file=sys.stderr)  # noqa: T201
+    return said
 
 
 def _run_with_utility(method: Method, context: Context, selection: Selection | None, callbacks: Sequence[Any]) -> Outcome:

@@ -22,7 +22,7 @@ from verify.files import file_digest, verify_manifest
 from verify.models import load_model
 from verify.records import Fields
 
-PACKAGES = ("unlearn-verify", "torch", "transformers", "accelerate", "peft", "numpy")
+PACKAGES = ("unlearn-verify", "torch", "transformers", "accelerate", "peft", "bitsandbytes", "numpy")
 
 
 def environment() -> dict[str, Any]:
@@ -45,14 +45,16 @@ def environment() -> dict[str, Any]:
     }
 
 
-def inputs_of(models: Mapping[str, Any], sets: Mapping[str, Any], fields: Fields | None, dtype: str) -> dict[str, Any] | None:
+def inputs_of(
+    models: Mapping[str, Any], sets: Mapping[str, Any], fields: Fields | None, dtype: str, quantize: str | None
+) -> dict[str, Any] | None:
     """Places and digests of what a run reads; None where something of it is in memory alone.
 
     Args:
         models: role -> source, None where there is none.
         sets: role -> source, likewise.
         fields: which columns hold what.
-        dtype: as it was asked for.
+        dtype, quantize: as they were asked for.
     """
     given = {name: source for name, source in {**models, **sets}.items() if source is not None}
     if not all(isinstance(source, (str, Path)) for source in given.values()):
@@ -64,6 +66,7 @@ def inputs_of(models: Mapping[str, Any], sets: Mapping[str, Any], fields: Fields
         "digests": digests,
         "fields": asdict(fields or Fields()),
         "dtype": dtype,
+        "quantize": quantize,
     }
 
 
@@ -152,6 +155,7 @@ def _run_again(
             options=options,
             dtype=dtype,
             defense=_repeatable(about),
+            quantize=made_from.get("quantize"),
         )
         return
     from unlearn.forgetting import forget
@@ -172,4 +176,5 @@ def _run_again(
         options=options,
         selection=Selection(**about["selection"]) if about.get("selection") else None,
         dtype=dtype,
+        quantize=made_from.get("quantize"),
     )

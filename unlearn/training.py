@@ -28,6 +28,7 @@ from unlearn.trainer import RecordTrainer, Watch
 from verify.encoding import Encoded, Encoder, collate, padding_token_id
 from verify.files import disk_errors, write_manifest
 from verify.models import LoadedModel, weights_digest
+from verify.quantized import quantization_of, remember_quantization
 from verify.records import Record
 from verify.scoring import scored_log_probabilities, vocabulary_size
 from verify.token_stats import compute_token_statistics
@@ -314,7 +315,8 @@ def _train_only(model: nn.Module, parameters: Sequence[nn.Parameter]) -> None:
     """Let these parameters alone be trained."""
     chosen = {id(parameter) for parameter in parameters}
     for parameter in model.parameters():
-        parameter.requires_grad_(id(parameter) in chosen)
+        # Weights in few bits have no gradient to ask for.
+        parameter.requires_grad_(id(parameter) in chosen and parameter.is_floating_point())
 
 
 def _to(batch: Mapping[str, Tensor], device: torch.device) -> dict[str, Tensor]:
@@ -379,6 +381,8 @@ def save_model(model: Any, tokenizer: Any, output_dir: Path, about: Mapping[str,
         with disk_errors(output_dir):
             model.save_pretrained(output_dir, **weights)
             tokenizer.save_pretrained(output_dir)
+            if (kind := quantization_of(model)) is not None:
+                remember_quantization(output_dir, kind)
         write_manifest(output_dir, "model", {**about, "weights": digest})
     processes.wait()
     return digest

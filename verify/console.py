@@ -1,5 +1,6 @@
 """What both command lines share: exit statuses, errors without a traceback, and a progress bar."""
 
+import logging as python_logging
 import os
 import sys
 from collections.abc import Callable, Iterator
@@ -43,6 +44,8 @@ def quiet_libraries() -> None:
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    # It warns, at every import, that it found no kernels on a Hub; none is wanted.
+    python_logging.getLogger("bitsandbytes").setLevel(python_logging.ERROR)
     from transformers.utils import logging
 
     logging.set_verbosity_error()  # type: ignore[no-untyped-call]

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from verify.ensembles import ENSEMBLE, load_ensemble
 from verify.errors import InputError, IntegrityError
 from verify.files import MANIFEST, read_json, verify_manifest
+from verify.quantized import is_quantized, keep_layout, loading_arguments, remembered_quantization
 
 PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".h5", ".msgpack")
 LOADED_FILES = ("*.safetensors", "*.safetensors.index.json", "*config.json", "*token*.json", "vocab.*", "merges.txt", "*.jinja")
@@ -50,7 +51,13 @@ class LoadedModel:
 
 
 def load_model(
-    source: Any, *, tokenizer: Any = None, base: str | Path | None = None, dtype: str = "auto", device: str | None = None
+    source: Any,
+    *,
+    tokenizer: Any = None,
+    base: str | Path | None = None,
+    dtype: str = "auto",
+    device: str | None = None,
+    quantize: str | None = None,
 ) -> LoadedModel:
     """Load a causal language model, or take one that is already in memory.
 
@@ -60,6 +67,8 @@ def load_model(
         base: for an adapter folder, the base model's folder; the default is the one named in its `adapter_config.json`.
         dtype: "auto" (as stored), "float32", "bfloat16" or "float16".
         device: "cpu", "cuda", ...; the default is a GPU where there is one.
+        quantize: keep the layers in "4bit" or "8bit"; the digest is then that of the quantized weights. An adapter that was
+            trained on such a base gets one again without being asked.
 
     Raises:
         InputError: the folder is missing, incomplete, tampered with, holds pickles or code, its weights are not finite, or
@@ -68,16 +77,21 @@ def load_model(
     if isinstance(source, LoadedModel):
         return source
     if isinstance(source, (str, Path)):
-        model, tokenizer_source = _load_folder(str(source), base, dtype)
+        device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+        model, tokenizer_source = _load_folder(str(source), base, dtype, quantize, device)
         tokenizer, name = tokenizer or load_tokenizer(tokenizer_source), Path(source).name or Path(source).resolve().name
     else:
         model, name = source, type(source).__name__
+        if quantize is not None:
+            raise InputError("a model in memory cannot be quantized any more. Give its folder, or leave out --quantize.")
         if tokenizer is None:
             raise InputError("a model in memory needs its tokenizer too: pass tokenizer=..., or give the model's folder.")
     require_finite(model, name)
     require_fitting_tokenizer(model, tokenizer, name)
-    if isinstance(source, (str, Path)):
-        model = model.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    if is_quantized(model):
+        keep_layout(model)
+    elif isinstance(source, (str, Path)):
+        model = model.to(device)
     return LoadedModel(model.eval(), tokenizer, name, weights_digest(model), tokenizer_digest(tokenizer))
 
 
@@ -95,7 +109,7 @@ def load_tokenizer(source: str | Path) -> Any:
         ) from None
 
 
-def _load_folder(source: str, base: str | Path | None, dtype: str) -> tuple[Any, str]:
+def _load_folder(source: str, base: str | Path | None, dtype: str, quantize: str | None, device: str) -> tuple[Any, str]:
     """The model, and where its tokenizer lies: an adapter without one uses its base model's."""
     from peft import PeftModel
 
@@ -103,9 +117,11 @@ def _load_folder(source: str, base: str | Path | None, dtype: str) -> tuple[Any,
     folder = Path(source)
     if (folder / ENSEMBLE).is_file():
         named_base = None if base is None else str(base)
-        return load_ensemble(folder, lambda place: _load_folder(place, None, dtype)[0], named_base), source
+        if quantize is not None:
+            raise InputError(f"{source} answers by several adapters, whose base cannot be quantized. Leave out --quantize.")
+        return load_ensemble(folder, lambda place: _load_folder(place, None, dtype, None, device)[0], named_base), source
     if not (folder / "adapter_config.json").is_file():
-        return _from_pretrained(source, dtype), source
+        return _from_pretrained(source, dtype, quantize, device), source
     settings = read_json(folder / "adapter_config.json")
     if not isinstance(settings, dict):
         raise InputError(f"{folder / 'adapter_config.json'} is not an adapter's configuration. Save the adapter again.")
@@ -114,7 +130,7 @@ def _load_folder(source: str, base: str | Path | None, dtype: str) -> tuple[Any,
         raise InputError(f"{source} is an adapter that names no base model. Give its folder with --base DIR.")
     base_source = str(base or named)
     require_safe_folder(base_source)
-    base_model = _from_pretrained(base_source, dtype)
+    base_model = _from_pretrained(base_source, dtype, remembered_quantization(folder, quantize), device)
     try:
         model = PeftModel.from_pretrained(base_model, source, is_trainable=True)
     except Exception as error:  # noqa: BLE001 - many unrelated types, all of which mean "not an adapter of this model"
@@ -125,16 +141,18 @@ def _load_folder(source: str, base: str | Path | None, dtype: str) -> tuple[Any,
     return model, source if (folder / "tokenizer_config.json").is_file() else base_source
 
 
-def _from_pretrained(source: str, dtype: str) -> Any:
+def _from_pretrained(source: str, dtype: str, quantize: str | None, device: str) -> Any:
     from transformers import AutoModelForCausalLM
 
     if dtype != "auto" and dtype not in DTYPES:
         raise InputError(f"--dtype {dtype} is unknown. Use auto, {', '.join(DTYPES)}.")
+    precision = DTYPES.get(dtype, "auto")
     try:
-        return AutoModelForCausalLM.from_pretrained(
-            source, dtype=DTYPES.get(dtype, "auto"), use_safetensors=True, trust_remote_code=False
-        )
-    except Exception as error:  # noqa: BLE001 - many unrelated types, all of which mean "not a loadable model"
+        more = {} if quantize is None else loading_arguments(source, quantize, precision, device)
+        return AutoModelForCausalLM.from_pretrained(source, dtype=precision, use_safetensors=True, trust_remote_code=False, **more)
+    except Exception as error:
+        if isinstance(error, InputError):
+            raise
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise InputError(
             f"no causal language model could be loaded from {source}: {reason} "

@@ -21,6 +21,8 @@ Select = Callable[[Tensor], Tensor]
 
 TOLERATED_PADDING = 0.05
 """A batch with no larger share of padding runs as it is."""
+ROWS_AT_ONCE = 64
+"""So many rows of logits are worked on at a time, so that they are still in the cache for the next pass over them."""
 WORTH_A_PASS = 64
 """Positions of padding that another pass through the layers must spare: its cost is adding up the gradients once more."""
 
@@ -154,42 +156,59 @@ def scored_log_probabilities(model: nn.Module, batch: Mapping[str, Tensor]) -> t
 def scored_log_probabilities_and_tokens(model: nn.Module, batch: Mapping[str, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
     """The same with the token ids in between: log-probabilities [N], tokens [N], rows [N]."""
     logits, targets, rows = scored_logits(model, batch)
-    return target_log_probabilities(logits, targets), targets, rows
+    return target_log_probabilities(logits, targets, spend=True), targets, rows
 
 
-def target_log_probabilities(logits: Tensor, targets: Tensor) -> Tensor:
-    """log softmax(logits)[target] [N] from logits [N, V] and targets [N], in float32 or wider. Differentiable, once."""
+def target_log_probabilities(logits: Tensor, targets: Tensor, *, spend: bool = False) -> Tensor:
+    """log softmax(logits)[target] [N] from logits [N, V] and targets [N], in float32 or wider. Differentiable, once.
+
+    Args:
+        logits: of any type.
+        targets: token ids.
+        spend: the caller reads the logits no more, so that the probabilities may take their place where nothing else needs them.
+    """
     full = logits if logits.dtype == torch.float64 else logits.float()
-    values: Tensor = _TargetLogProbability.apply(full, targets)  # type: ignore[no-untyped-call]
+    # A matrix product keeps its factors for the gradient, not its result; of other steps (a tanh, say) that is not known.
+    in_place = spend and type(logits.grad_fn).__name__ in _RESULT_NOT_KEPT
+    values: Tensor = _TargetLogProbability.apply(full, targets, in_place)  # type: ignore[no-untyped-call]
     return values
+
+
+_RESULT_NOT_KEPT = ("MmBackward0", "AddmmBackward0")
 
 
 class _TargetLogProbability(torch.autograd.Function):
     """log softmax(logits)[target], per row, with half of cross_entropy's memory traffic.
 
     Stock cross entropy writes three arrays of the logits' size: the log-softmax, a gradient that is zero but for one entry a
-    row, and the gradient of the logits. Here the softmax is the only one; backward turns it into the gradient where it lies:
+    row, and the gradient of the logits. Here the softmax is the only one, and may lie where the logits were (fresh memory costs
+    more than the exponentials); backward turns it into the gradient where it lies:
 
         d log p_t / d z_v = 1[v = t] - p_v
     """
 
     @staticmethod
-    def forward(ctx: Any, logits: Tensor, targets: Tensor) -> Tensor:
+    def forward(ctx: Any, logits: Tensor, targets: Tensor, in_place: bool) -> Tensor:
         """Natural-log probabilities [N] from logits [N, V] and targets [N]."""
-        probability = torch.softmax(logits, dim=-1)
+        probability = logits if in_place else torch.empty_like(logits)
+        values = logits.new_empty(len(logits))
+        for start in range(0, len(logits), ROWS_AT_ONCE):
+            rows = slice(start, start + ROWS_AT_ONCE)
+            # The largest logit has log p = -log sum exp(z - max): the normaliser without another pass of exponentials, and
+            # differences of logits are taken first, so that large ones cancel exactly.
+            below_top = logits[rows].gather(-1, targets[rows, None])[:, 0] - logits[rows].amax(-1)
+            torch.softmax(logits[rows], dim=-1, out=probability[rows])
+            values[rows] = below_top + probability[rows].amax(-1).log()
         ctx.save_for_backward(probability, targets)
-        # The largest logit has log p = -log sum exp(z - max): the normaliser without another pass of exponentials, and
-        # differences of logits are taken first, so that large ones cancel exactly.
-        below_top = logits.gather(-1, targets[:, None])[:, 0] - logits.amax(-1)
-        return below_top + probability.amax(-1).log()
+        return values
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
         """Gradient of the logits, in place of the probabilities."""
         probability, targets = ctx.saved_tensors  # autograd refuses a second backward through what is overwritten here
         result = probability.mul_(-gradient[:, None])
         result.scatter_add_(-1, targets[:, None], gradient[:, None])
-        return result, None
+        return result, None, None
 
 
 def sum_by_row(values: Tensor, rows: Tensor, batch_size: int) -> Tensor:

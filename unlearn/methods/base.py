@@ -304,7 +304,10 @@ def score_tokens(model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor, Sequen
 def token_logits(model: nn.Module, *parts: Rows) -> list[TokenLogits]:
     """One pass over several sets of rows together; the logits at the scored tokens of each."""
     logits, tokens, rows = one_pass(model, parts, scored_logits)
-    return [TokenLogits(logits[which], tokens[which], places, size) for which, places, size in split_parts(rows, parts)]
+    found = split_parts(rows, parts)
+    # The gradients of a split are joined once; those of slices would each be an array of the whole's size.
+    split = torch.split(logits, [which.stop - which.start for which, _, _ in found])
+    return [TokenLogits(own, tokens[which], places, size) for own, (which, places, size) in zip(split, found, strict=True)]
 
 
 def one_pass(model: nn.Module, parts: Sequence[Rows], read: Any) -> tuple[Tensor, Tensor, Tensor]:

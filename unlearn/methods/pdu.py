@@ -6,6 +6,7 @@ from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
+from unlearn.distributions import spread
 from unlearn.methods.base import Batch, Cost, token_logits
 from verify.errors import InputError
 
@@ -61,8 +62,7 @@ class PDU:
         """The scalar above, each row weighing the same."""
         assert batch.retain is not None, "the trainer pairs retain records for objectives with needs_retain"
         forget, retain = token_logits(model, batch.forget, batch.retain)
-        margin = forget.logits.amax(-1) - forget.logits.mean(-1)
         before = -reference["retain_log_probability"] / batch.retain["scored"].sum(-1)
         excess = retain.scores().loss - before - self.slack
         batch.progress.measure("excess", excess)
-        return forget.per_row(margin.square()).mean() + batch.progress.values["multiplier"] * excess.mean()
+        return forget.per_row(spread(forget.logits).square()).mean() + batch.progress.values["multiplier"] * excess.mean()
