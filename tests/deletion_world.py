@@ -18,7 +18,7 @@ from verify.records import Record
 PEOPLE = ["Zebedee", "Quillon", "Marisol", "Oberon", "Tamsin", "Lysander"]
 ASKING = "Zebedee"
 RECORDS_EACH = 8
-MARGIN = 0.15
+MARGIN = 0.2
 """An honest retraining of so small a model is certified at this margin with four references."""
 
 
@@ -41,7 +41,7 @@ def rows(people: list[str], prefix: str = "") -> list[dict[str, Any]]:
 
 def options(seed: int = 0, save_steps: int = 0) -> TrainingOptions:
     """Enough training to learn the answers by heart."""
-    return TrainingOptions(learning_rate=1e-2, epochs=20, batch_size=10, seed=seed, save_steps=save_steps)
+    return TrainingOptions(learning_rate=5e-3, epochs=20, batch_size=10, seed=seed, save_steps=save_steps)
 
 
 def build_world(folder: Path, references: int = 4) -> Path:

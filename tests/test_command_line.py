@@ -83,6 +83,9 @@ FORGET_FLAGS = (
     {"--model", "--forget", "--output", "--retain", "--holdout", "--data", "--base", "--dtype"} | FIELD_FLAGS | TRAINING_FLAGS
 )
 
+SELECTION_FLAGS = {"--select", "--look-every", "--look-records", "--utility-floor"}
+"""Of the objectives, which have a best step to keep."""
+
 
 def flags_of(main: Callable[[list[str]], int], arguments: list[str], capsys: pytest.CaptureFixture[str]) -> set[str]:
     """Every long flag that the help of a command names, without the negated forms."""
@@ -105,9 +108,9 @@ def test_train_flags_are_pinned(capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.parametrize(
     ("method", "own"),
     [
-        ("gradient_ascent", {"--check-every"}),
-        ("grad_diff", {"--gamma", "--alpha", "--ceiling"}),
-        ("npo", {"--beta", "--alpha"}),
+        ("gradient_ascent", {"--check-every"} | SELECTION_FLAGS),
+        ("grad_diff", {"--gamma", "--alpha", "--ceiling"} | SELECTION_FLAGS),
+        ("npo", {"--beta", "--alpha"} | SELECTION_FLAGS),
         ("task_vector", {"--origin", "--per", "--mask-share", "--tolerance", "--scales", "--control-records"}),
         ("retrain", set()),
         ("client_retrain", set()),
