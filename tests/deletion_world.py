@@ -2,18 +2,12 @@
 
 import json
 import random
-import shutil
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from tiny_models import make_llama, make_tokenizer
 
 from unlearn import TrainingOptions, finetune
-from unlearn.requests.lineage import AffectedModel
-from verify.identity import RecordKey
-from verify.records import Record
 
 PEOPLE = ["Zebedee", "Quillon", "Marisol", "Oberon", "Tamsin", "Lysander"]
 ASKING = "Zebedee"
@@ -62,45 +56,3 @@ def without(data: Path, person: str) -> None:
     """Remove a person's rows from a training file."""
     kept = [line for line in data.read_text().splitlines() if json.loads(line)["subject_id"] != f"{person.lower()}@example.com"]
     data.write_text("".join(line + "\n" for line in kept))
-
-
-@dataclass(frozen=True)
-class Residue:
-    """A file that holds a deleted record, or a model that saw one."""
-
-    place: Path
-    kind: str
-    how: str
-    removable: bool
-    reason: str
-    weights: str | None = None
-
-
-class Purging:
-    """Finds texts in plain files, and models that saw them: as much of purging as a test of the pipeline needs."""
-
-    def find_residues(
-        self,
-        roots: Sequence[Path],
-        *,
-        records: Sequence[Record],
-        key: RecordKey,
-        affected: Sequence[AffectedModel],
-        spare: Collection[Path] = (),
-    ) -> list[Residue]:
-        """Text files, and the affected models."""
-        assert isinstance(key, RecordKey)
-        texts = [record.completion.encode() for record in records]
-        files = [path for root in roots for path in root.rglob("*") if path.is_file()]
-        open_to_us = [path for path in files if not any(path.is_relative_to(place.resolve()) for place in spare)]
-        found = [Residue(path, "log", "text", True, "") for path in open_to_us if any(text in path.read_bytes() for text in texts)]
-        return found + [Residue(model.folder, "model", "weights", True, "", model.weights) for model in affected]
-
-    def remove(self, residues: Sequence[Residue]) -> list[Residue]:
-        """Everything goes."""
-        for residue in residues:
-            if residue.place.is_dir():
-                shutil.rmtree(residue.place)
-            else:
-                residue.place.unlink()
-        return []

@@ -94,8 +94,10 @@ class Cleanup:
     """The list of what must not be trained on again."""
     remove: bool = False
     """Remove the copies of deleted data that may be removed; without it they are only listed."""
+    rewrite_data: bool = False
+    """With --remove: write copies of training data, and when closing the training files, anew without the deleted rows."""
     reasons: Path | None = None
-    """JSON file with reasons for copies that stay: {"place as listed": "reason"}."""
+    """JSON file with reasons for copies that stay: {"place as listed, or a folder above it": "reason"}."""
 
     def how(self) -> Any:
         """The same for the pipeline."""
@@ -103,7 +105,7 @@ class Cleanup:
         from unlearn.requests.closing import Cleaning
         from verify.files import read_json
 
-        return Cleaning(self.remove, None if self.reasons is None else read_reasons(read_json(self.reasons)))
+        return Cleaning(self.remove, self.rewrite_data, None if self.reasons is None else read_reasons(read_json(self.reasons)))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -3,14 +3,12 @@
 import io
 import json
 import shutil
-import sys
 from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
-from deletion_world import ASKING, MARGIN, Purging, rows, without
+from deletion_world import ASKING, MARGIN, rows, without
 
 import unlearn.cli
 from unlearn.requests import pipeline
@@ -27,13 +25,10 @@ PLANTED = [IDENTIFIER, *(row["completion"] for row in rows([ASKING])), *(row["ex
 
 @pytest.fixture
 def world(built: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A copy of the world as working directory, with a ledger of its own and a small stand-in for purging."""
+    """A copy of the world as working directory, with a ledger of its own."""
     shutil.copytree(built, tmp_path / "world", symlinks=True)
     monkeypatch.chdir(tmp_path / "world")
     monkeypatch.setenv("UNLEARN_LEDGER", str(tmp_path / "ledger.db"))
-    fake: Any = ModuleType("unlearn.requests.purging")
-    fake.find_residues, fake.remove = Purging().find_residues, Purging().remove
-    monkeypatch.setitem(sys.modules, "unlearn.requests.purging", fake)
     monkeypatch.setattr("unlearn.requests.planning.shown", lambda *_: "simulated elsewhere")
     return tmp_path / "world"
 
