@@ -52,9 +52,9 @@ def main() -> None:
     rows = [f"| {name} | {feed(name, given.inputs, given.output)} | 0 |" for name in PARSERS]
     text = f"""# What a deletion survives
 
-{datetime.now(UTC).date()}, {platform.machine()}, {os.cpu_count()} cores shared with other work, one thread, {minutes:.0f} minutes of
-kills. A small Llama is freed of eight records, from the receipt of the request to the signed certificate, the cleaning of a log, of
-the old model and of the training file included; every process that leads the request is killed with SIGKILL at a random moment.
+{datetime.now(UTC).date()}, {platform.machine()}, {os.cpu_count()} cores shared with other work, one thread, {minutes:.0f} minutes
+of kills. A small Llama is freed of eight records, from the receipt of the request to the signed certificate; a log, the training
+file and the old model are cleaned up on the way. Every process that leads the request is killed with SIGKILL at a random moment.
 
 | kills | deletions led to their end | lost | done twice | other events or weights than undisturbed | unsound at the end |
 | --- | --- | --- | --- | --- | --- |
