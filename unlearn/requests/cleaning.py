@@ -29,6 +29,7 @@ ATTEMPT = "removing.json"
 HASHED = "keyed hash"
 """How a place is called whose name would tell of a person."""
 IN_FILE = "still in the training file, whose rows are removed before the request is closed"
+REWRITING = "--remove --rewrite-data writes it anew without them"
 IN_SERVICE = "in service until the new weights have taken its place; then it is retired with `close --retired`"
 
 
@@ -213,7 +214,7 @@ class _Naming:
 
     def data(self, rows: Mapping[str, int], reason: str) -> list[dict[str, str]]:
         """Training files that still hold deleted rows."""
-        return [self.copy(Path(file).resolve(), f"training file, {count} rows", reason) for file, count in rows.items()]
+        return [self.copy(Path(file).resolve(), f"training file, {count} rows", reason, REWRITING) for file, count in rows.items()]
 
     def residue(self, residue: Residue) -> dict[str, str]:
         """What a search found and nothing removed."""

@@ -26,9 +26,8 @@ CERTIFICATE = "certificate.json"
 DRAFT = "provenance.json"
 PACKAGES = ("unlearn-verify", "torch", "transformers", "peft", "accelerate", "numpy", "scipy")
 
+# What an audit does not show, its evidence says.
 LIMITS = (
-    "A verdict is about the set of records under the attacks that were run; it cannot exclude that one of them is remembered.",
-    "What the base model saw in pre-training is outside: a record that it held before fine-tuning is still there.",
     "Copies outside the folders that were searched, such as backups and copies at other companies, were not looked for.",
     "The state of the service is what the operator states: which weights answer users was not observed.",
 )
