@@ -2,23 +2,17 @@
 
 import json
 import random
-import shutil
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from tiny_models import make_llama, make_tokenizer
 
 from unlearn import TrainingOptions, finetune
-from unlearn.requests.lineage import AffectedModel
-from verify.identity import RecordKey
-from verify.records import Record
 
 PEOPLE = ["Zebedee", "Quillon", "Marisol", "Oberon", "Tamsin", "Lysander"]
 ASKING = "Zebedee"
 RECORDS_EACH = 8
-MARGIN = 0.15
+MARGIN = 0.2
 """An honest retraining of so small a model is certified at this margin with four references."""
 
 
@@ -41,7 +35,7 @@ def rows(people: list[str], prefix: str = "") -> list[dict[str, Any]]:
 
 def options(seed: int = 0, save_steps: int = 0) -> TrainingOptions:
     """Enough training to learn the answers by heart."""
-    return TrainingOptions(learning_rate=1e-2, epochs=20, batch_size=10, seed=seed, save_steps=save_steps)
+    return TrainingOptions(learning_rate=5e-3, epochs=20, batch_size=10, seed=seed, save_steps=save_steps)
 
 
 def build_world(folder: Path, references: int = 4) -> Path:
@@ -62,45 +56,3 @@ def without(data: Path, person: str) -> None:
     """Remove a person's rows from a training file."""
     kept = [line for line in data.read_text().splitlines() if json.loads(line)["subject_id"] != f"{person.lower()}@example.com"]
     data.write_text("".join(line + "\n" for line in kept))
-
-
-@dataclass(frozen=True)
-class Residue:
-    """A file that holds a deleted record, or a model that saw one."""
-
-    place: Path
-    kind: str
-    how: str
-    removable: bool
-    reason: str
-    weights: str | None = None
-
-
-class Purging:
-    """Finds texts in plain files, and models that saw them: as much of purging as a test of the pipeline needs."""
-
-    def find_residues(
-        self,
-        roots: Sequence[Path],
-        *,
-        records: Sequence[Record],
-        key: RecordKey,
-        affected: Sequence[AffectedModel],
-        spare: Collection[Path] = (),
-    ) -> list[Residue]:
-        """Text files, and the affected models."""
-        assert isinstance(key, RecordKey)
-        texts = [record.completion.encode() for record in records]
-        files = [path for root in roots for path in root.rglob("*") if path.is_file()]
-        open_to_us = [path for path in files if not any(path.is_relative_to(place.resolve()) for place in spare)]
-        found = [Residue(path, "log", "text", True, "") for path in open_to_us if any(text in path.read_bytes() for text in texts)]
-        return found + [Residue(model.folder, "model", "weights", True, "", model.weights) for model in affected]
-
-    def remove(self, residues: Sequence[Residue]) -> list[Residue]:
-        """Everything goes."""
-        for residue in residues:
-            if residue.place.is_dir():
-                shutil.rmtree(residue.place)
-            else:
-                residue.place.unlink()
-        return []

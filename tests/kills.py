@@ -3,6 +3,7 @@
 The parent imports everything once; each attempt is a forked child, so that it begins at once.
 """
 
+import math
 import os
 import random
 import shutil
@@ -13,13 +14,17 @@ from dataclasses import dataclass, field, replace
 from datetime import date
 from pathlib import Path
 
-from deletion_world import ASKING, MARGIN, Purging, without
+from deletion_world import ASKING, MARGIN, rows
 
 from unlearn.requests import rungs
+from unlearn.requests.answers import LETTERS, REPORT
 from unlearn.requests.closing import Cleaning, close_request, purge_batch
 from unlearn.requests.ledger import Ledger, NewRequest
 from unlearn.requests.pipeline import RUNNING, run_batch
 from unlearn.requests.planning import Choices, draft, note
+from unlearn.requests.statement import CERTIFICATE
+from verify.certificate import load_public_key, make_key
+from verify.certificate_check import check_certificate
 from verify.deletion_record import DeletionRecord
 from verify.evidence import Settings
 from verify.files import MANIFEST, is_complete, read_json
@@ -39,6 +44,8 @@ EXPECTED = [
 ]
 COMPLETIONS = "completions.txt"
 """One line for every method and audit that ran to its end."""
+SIGNING = "operator"
+"""The key that signs, beside the worlds."""
 
 
 def lead(world: Path) -> None:
@@ -54,16 +61,15 @@ def lead(world: Path) -> None:
         note(ledger, draft(ledger, [request], _choices(world), key), output)
     if ledger.request(request.id).state in RUNNING:
         run_batch(ledger, output, request.id, key)
-    how, listed = Cleaning(True, purging=Purging()), world / "suppressed.jsonl"
+    how, listed = Cleaning(remove=True, rewrite_data=True), world / "suppressed.jsonl"
     if ledger.request(request.id).state == "deployed":
         purge_batch(ledger, output, request.id, key, listed, how)
     after = ledger.request(request.id)
     if after.state == "purged" and not any(step.details.get("retired") for step in after.steps):
-        without(world / "people.jsonl", ASKING)
         deployed = after.latest("deployed")
         assert deployed is not None
         purge_batch(ledger, output, request.id, key, listed, how, retired=[deployed["models"][0]["before"]])
-    close_request(ledger, output, request.id)
+    close_request(ledger, output, request.id, world.parent / SIGNING)
     ledger.close()
 
 
@@ -139,6 +145,7 @@ class Figures:
         lost: requests, events or old weights that were lost.
         twice: methods or audits that ran to their end twice.
         different: deletions whose events or weights are not those of an undisturbed one.
+        unsound: deletions whose certificate does not hold against model, ledger and record, or that left a text in a file.
     """
 
     kills: int = 0
@@ -147,21 +154,33 @@ class Figures:
     lost: int = 0
     twice: int = 0
     different: int = 0
+    unsound: int = 0
 
 
-def kill_many(built: Path, folder: Path, kills: int, seed: int, tell: Callable[[str], None] = lambda _: None) -> Figures:
-    """Kill until so many kills are reached, deletion after deletion; `built` is a world, `folder` a place for copies."""
-    draw = random.Random(seed)
-    plain = folder / "undisturbed"
-    shutil.copytree(built, plain)
+def kill_many(
+    built: Path, folder: Path, kills: int, seed: int, tell: Callable[[str], None] = lambda _: None, minutes: float = math.inf
+) -> Figures:
+    """Kill until so many kills, or minutes, are reached, deletion after deletion.
+
+    Args:
+        built: a world.
+        folder: a place for copies of it.
+        kills: how many.
+        seed: of the moments.
+        tell: told how far it is.
+        minutes: after so many no new kill is made; the deletion at hand is led to its end.
+    """
+    draw, last = random.Random(seed), time.monotonic() + 60 * minutes
+    make_key(folder / SIGNING)
+    plain = world_with_a_log(built, folder / "undisturbed")
     started = time.monotonic()
     assert in_child(plain, None)
     whole, weights = time.monotonic() - started, new_weights(plain)
     figures = Figures()
-    while figures.kills < kills:
+    while figures.kills < kills and time.monotonic() < last:
         world = folder / f"deletion-{figures.deletions}"
-        shutil.copytree(built, world)
-        while not in_child(world, draw.uniform(0.0, 0.7 * whole) if figures.kills < kills else None):
+        world_with_a_log(built, world)
+        while not in_child(world, draw.uniform(0.0, whole) if figures.kills < kills and time.monotonic() < last else None):
             state, lost = after_a_kill(world)
             counted = {**figures.states, state: figures.states.get(state, 0) + 1}
             figures = replace(figures, kills=figures.kills + 1, states=counted, lost=figures.lost + lost)
@@ -169,6 +188,15 @@ def kill_many(built: Path, folder: Path, kills: int, seed: int, tell: Callable[[
         shutil.rmtree(world)
         tell(f"{figures.kills} kills, {figures.deletions} deletions")
     return figures
+
+
+def world_with_a_log(built: Path, world: Path) -> Path:
+    """A copy of a world, with a log in it that repeats what is to be deleted."""
+    shutil.copytree(built, world)
+    (world / "models" / "train.log").write_text(
+        "".join(f"step {row['example_id']}: {row['completion']}\n" for row in rows([ASKING]))
+    )
+    return world
 
 
 def after_a_kill(world: Path) -> tuple[str, int]:
@@ -205,7 +233,23 @@ def at_the_end(world: Path, figures: Figures, weights: str) -> Figures:
         lost=figures.lost + (not whole),
         twice=figures.twice + twice,
         different=figures.different + (not same),
+        unsound=figures.unsound + (not _is_sound(world, batch)),
     )
+
+
+def _is_sound(world: Path, batch: Path) -> bool:
+    """Whether the certificate holds against all that it can be checked with, report and letter are there, and no text is left."""
+    checked = check_certificate(
+        batch / CERTIFICATE,
+        [load_public_key(world.parent / f"{SIGNING}.pub")],
+        model=batch / "model-0" / "rung-0-retrain",
+        deletion=batch / "deletion.json",
+        ledger=world / "ledger.db",
+    )
+    texts = [row["completion"].encode() for row in rows([ASKING])]
+    contents = [path.read_bytes() for path in world.rglob("*") if path.is_file()]
+    written = [(batch / REPORT).exists(), len(list((batch / LETTERS).iterdir())) == 2]
+    return checked.holds and all(written) and not any(text in content for text in texts for content in contents)
 
 
 def new_weights(world: Path) -> str:

@@ -86,6 +86,9 @@ FORGET_FLAGS = (
 )
 SELECTION_FLAGS = {"--select", "--look-every", "--look-records", "--utility-floor"}
 
+SELECTION_FLAGS = {"--select", "--look-every", "--look-records", "--utility-floor"}
+"""Of the objectives, which have a best step to keep."""
+
 
 def flags_of(main: Callable[[list[str]], int], arguments: list[str], capsys: pytest.CaptureFixture[str]) -> set[str]:
     """Every long flag that the help of a command names, without the negated forms."""

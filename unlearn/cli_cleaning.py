@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
+from unlearn.cli_ledger import LedgerFlags
 from verify.cli_flags import FieldFlags
 
 if TYPE_CHECKING:
@@ -114,8 +115,6 @@ class Serve:
     each request: a keyed hash of the address, caller, method, route, status, time.
     """
 
-    ledger: str
-    """The ledger: a file, or a PostgreSQL URL."""
     tokens: Path
     """Callers and digests of their tokens (`unlearn new-token`)."""
     key: Path
@@ -134,6 +133,7 @@ class Serve:
     """ISO code of the country whose public holidays count for deadlines."""
     per_minute: int = 600
     """Requests a minute of each caller, and of each address without a token."""
+    where: LedgerFlags = dataclasses.field(default_factory=LedgerFlags)
 
     def run(self) -> int:
         """Serve until interrupted."""
@@ -158,14 +158,12 @@ class Serve:
     def _serve(self) -> None:
         import uvicorn
 
-        from unlearn.requests.ledger import Ledger
         from unlearn.requests.service import Service, make_app
         from unlearn.requests.tokens import Tokens
         from verify.certificate import load_signer
         from verify.identity import RecordKey
 
-        ledger = Ledger(self.ledger)
-        try:
+        with self.where.open() as ledger:
             service = Service(ledger, RecordKey.load(), load_signer(self.key), self.domain, self.country)
             logging.basicConfig(format="%(asctime)s %(message)s", level=logging.WARNING)
             logging.getLogger("unlearn.access").setLevel(logging.INFO)
@@ -183,8 +181,6 @@ class Serve:
                 timeout_keep_alive=5,
                 h11_max_incomplete_event_size=16 << 10,
             )
-        finally:
-            ledger.close()
 
 
 def _is_loopback(host: str) -> bool:

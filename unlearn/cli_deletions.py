@@ -19,7 +19,9 @@ class PlanCommand:
     data: tuple[str, ...]
     """The training files."""
     models: tuple[str, ...]
-    """Folders to search for models that saw the records."""
+    """Folders to search for models that saw the records, and for copies of deleted data."""
+    search: tuple[str, ...] = ()
+    """Further folders to search for copies: caches, logs, notebooks, experiment trackers."""
     in_service: tuple[str, ...] = ()
     """The models that answer users; needed where more than one affected model is found."""
     ids: tuple[str, ...] = ()
@@ -94,8 +96,10 @@ class Cleanup:
     """The list of what must not be trained on again."""
     remove: bool = False
     """Remove the copies of deleted data that may be removed; without it they are only listed."""
+    rewrite_data: bool = False
+    """With --remove: write copies of training data, and when closing the training files, anew without the deleted rows."""
     reasons: Path | None = None
-    """JSON file with reasons for copies that stay: {"place as listed": "reason"}."""
+    """JSON file with reasons for copies that stay: {"place as listed, or a folder above it": "reason"}."""
 
     def how(self) -> Any:
         """The same for the pipeline."""
@@ -103,7 +107,7 @@ class Cleanup:
         from unlearn.requests.closing import Cleaning
         from verify.files import read_json
 
-        return Cleaning(self.remove, None if self.reasons is None else read_reasons(read_json(self.reasons)))
+        return Cleaning(self.remove, self.rewrite_data, None if self.reasons is None else read_reasons(read_json(self.reasons)))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -145,10 +149,15 @@ class RunCommand:
 
 
 def _print_unexplained(copies: Sequence[Any]) -> None:
+    from verify.visible import visible
+
     for copy in copies:
-        print(f"a copy without a reason: {copy['place']} ({copy['kind']})")  # noqa: T201
+        why = copy["why"] or "--remove takes it away"
+        print(visible(f"a copy without a reason: {copy['place']} ({copy['kind']}): {why}"))  # noqa: T201
     if copies:
-        print("Remove what may be removed with --remove, the rest by hand, or give reasons with --reasons FILE.")  # noqa: T201
+        print(  # noqa: T201
+            "Remove what may be removed with --remove (and --rewrite-data), the rest by hand, or give reasons with --reasons FILE."
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -162,7 +171,7 @@ class Close:
     operator_key: Path | None = None
     """Your private key: signs what was done (`verify-unlearning keygen` makes one)."""
     auditor_key: Path | None = None
-    """The auditor's private key: signs what was found."""
+    """The auditor's private key, where somebody else answers for the audit; the default is yours."""
     output: Path = Path("deletions")
     """Folder of the batches."""
     cleanup: Cleanup = dataclasses.field(default_factory=Cleanup)
@@ -171,6 +180,7 @@ class Close:
     def run(self) -> int:
         """Clean up once more where it was deployed, close, and print what was written."""
         from unlearn.requests.closing import close_request, purge_batch
+        from unlearn.requests.statement import CERTIFICATE
         from verify.errors import InputError
         from verify.identity import RecordKey
 
@@ -185,4 +195,10 @@ class Close:
         print(f"closed as {record.requests[0].outcome}: {', '.join(entry.id for entry in record.requests)}")  # noqa: T201
         for path in files:
             print(path)  # noqa: T201
+        if self.operator_key is not None and (certificate := next((p for p in files if p.name == CERTIFICATE), None)):
+            keys = " ".join(f"{key}.pub" for key in dict.fromkeys((self.operator_key, self.auditor_key)) if key is not None)
+            print(  # noqa: T201
+                f"check it: verify-unlearning check {certificate} --key {keys} --deletion {files[0]} "
+                f"--ledger-head {record.ledger_head}"
+            )
         return 0

@@ -69,10 +69,11 @@ def operator_statement(model: str | Path, original: str | Path, about: Mapping[s
         "predicate": {
             "buildDefinition": {
                 "buildType": BUILD_TYPE,
-                "externalParameters": {"method": facts.get("method", "unknown"), "parameters": facts.get("parameters", {})},
-                "internalParameters": {
-                    name: facts[name] for name in ("options", "training", "facts", "environment") if name in facts
+                "externalParameters": {
+                    "method": facts.get("method", "unknown"),
+                    "parameters": _without_folders(facts.get("parameters", {})),
                 },
+                "internalParameters": {name: _without_folders(facts[name]) for name in KEPT_FACTS if name in facts},
                 "resolvedDependencies": [
                     {"name": "weights before deletion", "digest": {"sha256": before["about"]["weights"]}},
                     {"name": "manifest of the model before deletion", "digest": {"sha256": file_digest(Path(original) / MANIFEST)}},
@@ -87,6 +88,15 @@ def operator_statement(model: str | Path, original: str | Path, about: Mapping[s
             },
         },
     }
+
+
+def _without_folders(setting: Any) -> Any:
+    """A setting in which a place on this machine, such as a reference's, is its last name: the folders above may be anybody's."""
+    if isinstance(setting, Mapping):
+        return {name: _without_folders(value) for name, value in setting.items()}
+    if isinstance(setting, (list, tuple)):
+        return [_without_folders(value) for value in setting]
+    return Path(setting).name if isinstance(setting, str) and Path(setting).is_absolute() else setting
 
 
 def _request(about: Mapping[str, Any], before: str, after: str) -> dict[str, Any]:

@@ -7,7 +7,6 @@ from typing import Any
 from unittest import mock
 
 import pytest
-from deletion_world import Purging
 from training_rows import make_rows
 
 from unlearn import TrainingOptions, finetune
@@ -46,23 +45,23 @@ def test_what_stays_has_a_reason_or_is_asked_for(planned: tuple[Path, Plan], led
     folder, plan = planned
     key, models = RecordKey.load(), tmp_path / "models"
     (models / f"{ASKING}.log").write_text(ROWS[0]["completion"])
-    seen = clean(ledger, folder, plan, key, purging=Purging())
+    seen = clean(ledger, folder, plan, key)
     assert [copy["kind"] for copy in seen.unexplained] == ["log"]
     assert {copy["reason"] for copy in seen.residual} == {"", IN_SERVICE, IN_FILE}
     assert ASKING.lower() not in str(seen).lower(), "a telling name is a keyed hash"
-    kept = clean(ledger, folder, plan, key, reasons={seen.unexplained[0]["place"]: "a court asked for it"}, purging=Purging())
+    kept = clean(ledger, folder, plan, key, reasons={seen.unexplained[0]["place"]: "a court asked for it"})
     assert not kept.unexplained
-    killed = mock.Mock(wraps=Purging(), remove=mock.Mock(side_effect=KeyboardInterrupt))
-    with pytest.raises(KeyboardInterrupt):
-        clean(ledger, folder, plan, key, remove=True, purging=killed)
+    killed = mock.patch("unlearn.requests.purging.remove", side_effect=KeyboardInterrupt)
+    with killed, pytest.raises(KeyboardInterrupt):
+        clean(ledger, folder, plan, key, remove=True)
     (models / f"{ASKING}.log").unlink()  # it was removed, and the process died before it could say so
-    done = clean(ledger, folder, plan, key, remove=True, purging=Purging())
+    done = clean(ledger, folder, plan, key, remove=True)
     assert (dict(done.removed), done.unexplained) == ({"log": 1}, ())
     assert (models / "served").is_dir()
     weights = plan.models[0].weights
-    last = clean(ledger, folder, plan, key, retired=[weights], closing=True, purging=Purging())
+    last = clean(ledger, folder, plan, key, retired=[weights], closing=True)
     assert sorted(copy["kind"] for copy in last.unexplained) == ["model", "training file, 1 rows"]
-    how: dict[str, Any] = {"retired": [weights], "remove": True, "closing": True, "purging": Purging()}
+    how: dict[str, Any] = {"retired": [weights], "remove": True, "closing": True}
     blocked = clean(ledger, folder, plan, key, **how)
     assert (len(blocked.unexplained), (models / "served").exists()) == (2, True), "nothing goes while something else is open"
     (models / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in ROWS if row["subject_id"] != ASKING))

@@ -3,21 +3,22 @@
 import io
 import json
 import shutil
-import sys
 from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
-from deletion_world import ASKING, MARGIN, Purging, rows, without
+from bad_requests import good_request
+from deletion_world import ASKING, MARGIN, PEOPLE, rows
 
 import unlearn.cli
+import verify.cli
+from unlearn.cli_ledger import default_ledger
 from unlearn.requests import pipeline
 from unlearn.requests.ledger import Ledger
 from unlearn.requests.suppression import SuppressionList
-from verify.certificate import load_public_key, make_key
-from verify.certificate_check import check_certificate
+from unlearn.requests.tokens import Tokens, new_token
+from verify.certificate import load_signer, make_key
 from verify.deletion_record import DeletionRecord
 from verify.identity import RecordKey
 
@@ -27,13 +28,10 @@ PLANTED = [IDENTIFIER, *(row["completion"] for row in rows([ASKING])), *(row["ex
 
 @pytest.fixture
 def world(built: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A copy of the world as working directory, with a ledger of its own and a small stand-in for purging."""
+    """A copy of the world as working directory, with a ledger of its own."""
     shutil.copytree(built, tmp_path / "world", symlinks=True)
     monkeypatch.chdir(tmp_path / "world")
     monkeypatch.setenv("UNLEARN_LEDGER", str(tmp_path / "ledger.db"))
-    fake: Any = ModuleType("unlearn.requests.purging")
-    fake.find_residues, fake.remove = Purging().find_residues, Purging().remove
-    monkeypatch.setitem(sys.modules, "unlearn.requests.purging", fake)
     monkeypatch.setattr("unlearn.requests.planning.shown", lambda *_: "simulated elsewhere")
     return tmp_path / "world"
 
@@ -73,45 +71,85 @@ def plan_words(named: int) -> list[str]:
     return ["--data", "people.jsonl", "--models", "models", *listed, *audit]
 
 
-def test_from_receipt_to_certificate(world: Path, shell: Shell, tmp_path: Path) -> None:
-    """One person asks; the end is a signed certificate, a suppression list that works, and no word of the person anywhere."""
-    (world / "models" / "notes.txt").write_text(f"a log with {rows([ASKING])[0]['completion']} in it")
-    name = planned(shell, "--methods", "retrain")
+def test_from_receipt_to_certificate(world: Path, shell: Shell, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """One person asks; the end is a signed certificate that holds, a report and a letter, a suppression list that works, and no
+    word of the person anywhere."""
+    texts, models = [row["completion"] for row in rows([ASKING])], world / "models"
+    (models / "run.log").write_text(f"a log with {texts[0]} in it\na line about nobody\n")
+    (models / "notes.md").write_text(f"Ask about {texts[1]}.")
+    (world / "elsewhere").mkdir()
+    shutil.copy(world / "people.jsonl", world / "elsewhere" / "copy.jsonl")
+    name = planned(shell, "--search", "elsewhere", "--methods", "retrain")
     status, said = shell("run", name)
-    assert "removed with --remove" in said or "--remove" in said
-    assert status == 11, "a copy has no reason yet"
+    assert (status, "--remove" in said) == (11, True), "copies have no reason yet"
     status, said = shell("run", name, "--remove")
-    assert (status, "purged" in said) == (0, True)
-    assert not (world / "models" / "notes.txt").exists()
-    assert (world / "models" / "original" / "manifest.json").exists(), "the old weights are in service until they are retired"
-    old = json.loads((world / "models" / "original" / "manifest.json").read_text())["about"]["weights"]
+    assert (status, (models / "run.log").read_text()) == (11, "a line about nobody\n")
+    assert "notes.md (other file): files of this kind are not changed" in said, (
+        "why it was not removed is no reason for its staying"
+    )
+    (models / "notes.md").unlink()
+    (world / "reasons.json").write_text('{"copy.jsonl": "the archive is deleted on 1 May"}')
+    assert shell("run", name, "--remove", "--reasons", "reasons.json")[0] == 0
+    assert (models / "original" / "manifest.json").exists(), "the old weights are in service until they are retired"
+    old = json.loads((models / "original" / "manifest.json").read_text())["about"]["weights"]
     assert "not yet retired" in shell("list")[1]
     assert shell("close", name)[0] == 2
     status, said = shell("close", name, "--retired", old, "--remove")
     assert (status, "training file" in said) == (2, True), "rows of a deleted person in a training file keep the request open"
-    assert (world / "models" / "original" / "manifest.json").exists(), "nothing goes for a request that cannot be closed"
-    without(world / "people.jsonl", ASKING)
+    assert (models / "original" / "manifest.json").exists(), "nothing goes for a request that cannot be closed"
     for role in ("operator", "auditor"):
         make_key(tmp_path / role)
     keys = ["--operator-key", str(tmp_path / "operator"), "--auditor-key", str(tmp_path / "auditor")]
-    status, said = shell("close", name, "--retired", old[:16], "--remove", *keys)
+    status, said = shell("close", name, "--retired", old[:16], "--remove", "--rewrite-data", *keys)
     assert status == 0, said
-    assert shell("close", name, *keys)[0] == 0, "closing again changes nothing"
+    assert rows_in(world / "people.jsonl") == rows([person for person in PEOPLE if person != ASKING])
     (folder,) = (world / "deletions").glob("B-*")
+    written = {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    assert shell("close", name, *keys)[0] == 0
+    assert {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()} == written, "nor changed"
     record = DeletionRecord.load(folder / "deletion.json")
     assert [request.outcome for request in record.requests] == ["deleted"]
     assert (record.records, record.retired, record.models[0].verdict) == (8, (old,), "EQUIVALENT_WITHIN")
-    assert record.registration is not None
-    public = [load_public_key(tmp_path / f"{role}.pub") for role in ("operator", "auditor")]
-    new = folder / "model-0" / "rung-0-retrain"
-    checked = check_certificate(folder / "certificate.json", public, model=new, ledger_head=record.ledger_head)
-    assert checked.holds, [finding for finding in checked.findings if not finding.holds]
+    assert record.removed == {"log": 1, "model": 1, "training data": 2}
+    assert "EQUIVALENT_WITHIN" in (folder / "report.html").read_text()
+    assert sorted(path.name for path in (folder / "letters").iterdir()) == [f"{name}.html", f"{name}.txt"]
+    check = ["check", str(folder / "certificate.json"), "--model", str(folder / "model-0" / "rung-0-retrain")]
+    check += ["--ledger", str(tmp_path / "ledger.db"), "--ledger-head", record.ledger_head]
+    check += ["--deletion", str(folder / "deletion.json"), "--audit", *map(str, folder.glob("model-0/audit-*"))]
+    status = verify.cli.main([*check, "--key", *(str(tmp_path / f"{role}.pub") for role in ("operator", "auditor"))])
+    assert (status, "FAILS" in capsys.readouterr().out) == (0, False)
     hits = list(SuppressionList.load(world / "deletions" / "suppressed.jsonl").check(_file(world), RecordKey.load()))
     assert len(hits) == 8
     _file(world).unlink()
-    with Ledger(tmp_path / "ledger.db")._engine.begin() as connection:
-        connection.exec_driver_sql("SELECT 1")
     assert planted_in(tmp_path) == []
+
+
+def rows_in(path: Path) -> list[Any]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def test_a_request_from_the_network_is_like_any_other(world: Path, shell: Shell, tmp_path: Path) -> None:
+    """What `unlearn serve` took is approved, planned and run by the same commands, and the caller reads how far it is."""
+    testclient = pytest.importorskip("fastapi.testclient", reason="the HTTP service is an extra")
+    from unlearn.requests.service import Service, make_app
+
+    make_key(tmp_path / "receipts")
+    token = new_token(tmp_path / "tokens", "shop")
+    ledger = Ledger(default_ledger())
+    service = Service(ledger, RecordKey.load(), load_signer(tmp_path / "receipts"), "requests.example.org")
+    identity = {"identity_type": "email", "identity_value": IDENTIFIER, "identity_format": "raw"}
+    client = testclient.TestClient(make_app(service, Tokens.load(tmp_path / "tokens")))
+    given = {**good_request(), "regulation": "gdpr", "subject_identities": [identity]}
+    headers = {"Authorization": f"Bearer {token}"}
+    assert client.post("/v1/opendsr_requests", json=given, headers=headers).status_code == 201
+    (request,) = ledger.requests()
+    assert shell("approve", request.id)[0] == 0
+    assert shell("plan", *plan_words(4))[0] == 0
+    status, said = shell("run", request.id)
+    assert status == 0, said
+    where = f"/v1/opendsr_requests/{given['subject_request_id']}"
+    assert client.get(where, headers=headers).json()["request_status"] == "in_progress"
+    ledger.close()
 
 
 def _file(world: Path) -> Path:

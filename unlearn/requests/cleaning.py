@@ -1,19 +1,22 @@
 """After deployment: what is left of the deleted records, and the list that keeps them from coming back.
 
-Old weights in service stay, with that as their reason, until the operator says that they are retired. Training files are never
-touched: as long as one still holds a deleted row it is a copy without a reason, and the request cannot be closed.
+Old weights in service stay, with that as their reason, until the operator says that they are retired. Training files are read
+until the audit is done; after that, a deleted row in one of them is a copy without a reason, and the request cannot be closed. It
+is the operator who gives reasons: that a program could not remove a copy is none.
 """
 
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
+from unlearn.requests import purging
 from unlearn.requests.finding import subject_of
 from unlearn.requests.ledger import Ledger, Request
 from unlearn.requests.lineage import AffectedModel, affected_models
 from unlearn.requests.plans import Plan
+from unlearn.requests.residues import Residue
 from unlearn.requests.suppression import SuppressionList
 from unlearn.requests.workplace import alone_in
 from verify.errors import InputError
@@ -26,39 +29,8 @@ ATTEMPT = "removing.json"
 HASHED = "keyed hash"
 """How a place is called whose name would tell of a person."""
 IN_FILE = "still in the training file, whose rows are removed before the request is closed"
+REWRITING = "--remove --rewrite-data writes it anew without them"
 IN_SERVICE = "in service until the new weights have taken its place; then it is retired with `close --retired`"
-
-
-class Residue(Protocol):
-    """A place where deleted data still lies, as `unlearn.requests.purging` reports it."""
-
-    @property
-    def place(self) -> Path: ...
-
-    @property
-    def kind(self) -> str: ...
-
-    @property
-    def removable(self) -> bool: ...
-
-    @property
-    def reason(self) -> str: ...
-
-
-class Purging(Protocol):
-    """The module that finds and removes residues."""
-
-    def find_residues(
-        self,
-        roots: Sequence[Path],
-        *,
-        records: Sequence[Record],
-        key: RecordKey,
-        affected: Sequence[AffectedModel],
-        spare: Collection[Path] = (),
-    ) -> Sequence[Any]: ...
-
-    def remove(self, residues: Sequence[Any]) -> Sequence[Any]: ...
 
 
 @dataclass(frozen=True)
@@ -66,7 +38,8 @@ class Left:
     """What a cleaning leaves.
 
     Attributes:
-        residual: place, kind and reason of what stays; without a reason it must be removed or explained.
+        residual: place, kind and reason of what stays, and why it could not be removed; without a reason it must be removed or
+            explained, and only the operator gives one.
         removed: how many residues of each kind were removed.
     """
 
@@ -88,8 +61,8 @@ def clean(
     retired: Collection[str] = (),
     remove: bool = False,
     closing: bool = False,
+    rewrite_data: bool = False,
     reasons: Mapping[str, str] | None = None,
-    purging: Purging | None = None,
 ) -> Left:
     """Look for what is left of a deployed batch's records, and remove what may be removed.
 
@@ -101,34 +74,79 @@ def clean(
         retired: weights that are out of service by now.
         remove: whether to remove what is removable; otherwise it is only listed.
         closing: whether rows in training files, which the audit needed until now, must be gone.
-        reasons: the operator's reasons for what stays, by place as it is listed.
-        purging: stands in for `unlearn.requests.purging`.
+        rewrite_data: whether `remove`, when closing, writes training files anew without the records.
+        reasons: the operator's reasons for what stays, by place as it is listed, or by a folder above it.
 
     Raises:
         InputError: a folder or file cannot be read.
     """
-    tools = purging or _purging()
     rows, records = _still_in_files(plan, key)
     roots = [Path(root) for root in dict.fromkeys([*plan.roots, str(folder.parent.resolve())])]
-    known = affected_models(roots, plan.records)
-    affected = [model for model in known if not model.folder.is_relative_to(folder.resolve()) and not _is_new(model, ledger)]
-    serving = {model.weights for model in plan.models} - set(retired)
-    staying = [model for model in affected if model.weights in serving]
-    going = [model for model in affected if model.weights not in serving]
-    spare = [folder.resolve(), *(Path(file) for file in plan.data), *(model.folder for model in staying)]
-    found = tools.find_residues(roots, records=records, key=key, affected=going, spare=spare)
-    given = dict(reasons or {})
-    listed = [_listed(model.folder, roots, records, key, "model in service", IN_SERVICE, given) for model in staying]
-    for file, count in rows.items():
-        listed.append(_listed(Path(file), roots, records, key, f"training file, {count} rows", "" if closing else IN_FILE, given))
+    staying, going = _old_models(ledger, folder, plan, roots, retired)
+    files = [Path(file).resolve() for file in rows]
+    found = purging.find_residues(
+        roots,
+        records=records,
+        key=key,
+        affected=going,
+        spare=[*_kept(ledger, folder, plan, going), *(model.folder for model in staying), *files],
+        retained=_staying_records(plan, key),
+        rewrite_data=rewrite_data,
+    )
+    found = [entry for entry in found if entry.place not in files]
+    rewritten = purging.data_residues(files, records, _staying_records(plan, key)) if closing and rewrite_data else []
+    naming = _Naming(roots, records, key, dict(reasons or {}))
+    listed = [naming.copy(model.folder, "model in service", IN_SERVICE) for model in staying]
+    in_data = naming.data(rows, "" if closing else IN_FILE)
     # Nothing goes for a request that could not be closed afterwards anyway.
-    removing = remove and all(copy["reason"].strip() for copy in listed)
-    tried = _note_attempt(ledger, folder, plan, found, key) if removing else {}
-    left = tools.remove(found) if removing else found
+    blocked = not all(entry.removable for entry in rewritten) if rewritten else any(not copy["reason"] for copy in in_data)
+    if not remove or blocked:
+        return Left((*listed, *in_data, *(naming.residue(entry) for entry in found)), {})
+    # The texts are what copies are known by: they go last, so that a run that is cut off can be taken up.
+    tried = _note_attempt(ledger, folder, plan, [*found, *rewritten], key)
+    left = purging.remove([*found, *rewritten])
     staying_places = {key.of(str(entry.place), "place") for entry in left}
     removed = Counter(kind for place, kind in tried.items() if place not in staying_places)
-    listed += [_listed(entry.place, roots, records, key, entry.kind, entry.reason, given) for entry in left]
-    return Left(tuple(listed), dict(removed))
+    if rewritten:
+        in_data = naming.data(_still_in_files(plan, key)[0], "")
+    return Left((*listed, *in_data, *(naming.residue(entry) for entry in left if entry.place not in files)), dict(removed))
+
+
+def _old_models(
+    ledger: Ledger, folder: Path, plan: Plan, roots: Sequence[Path], retired: Collection[str]
+) -> tuple[list[AffectedModel], list[AffectedModel]]:
+    """The affected models that are still in service, and those that are not; what verified deletions made is neither."""
+    known = {model.folder.resolve(): model for model in affected_models(roots, plan.records)}
+    affected = [
+        model for place, model in known.items() if not place.is_relative_to(folder.resolve()) and not _is_new(model, ledger)
+    ]
+    serving = {model.weights for model in plan.models} - set(retired)
+    return [model for model in affected if model.weights in serving], [model for model in affected if model.weights not in serving]
+
+
+def _kept(ledger: Ledger, folder: Path, plan: Plan, going: Sequence[AffectedModel]) -> Iterator[Path]:
+    """What no cleaning may take: this batch and its new models, the audits of others, base models, the ledger, the key."""
+    yield folder.resolve()
+    deployed = ledger.request(plan.requests[0]).latest("deployed") or {"models": []}
+    yield from (folder.resolve() / str(made["folder"]) for made in deployed["models"])
+    for other in sorted(folder.resolve().parent.glob("B-*")):
+        # The model that an earlier batch made may be the one that this batch replaced: it goes, its audit stays.
+        inside = [place for place in other.iterdir() if not place.name.startswith("model-")]
+        yield from inside
+        yield from (place for place in other.glob("model-*/*") if not place.name.startswith("rung-"))
+    gone = {model.folder.resolve() for model in going}
+    bases = {Path(model.base).resolve() for model in plan.models if model.base is not None and Path(model.base).exists()}
+    yield from bases - gone
+    yield RecordKey.default_path()
+    if (file := ledger.file) is not None:
+        yield from (file.with_name(file.name + side) for side in ("", "-wal", "-shm"))
+
+
+def _staying_records(plan: Plan, key: RecordKey) -> Iterator[Record]:
+    """The records of the training files that are not deleted: a sentence that stands in them too accuses nobody."""
+    for file in plan.data:
+        if Path(file).exists():
+            yield from (record for record in stream_records(file, plan.columns) if key.of(record.fingerprint) not in plan.records)
 
 
 def _note_attempt(ledger: Ledger, folder: Path, plan: Plan, found: Sequence[Residue], key: RecordKey) -> dict[str, str]:
@@ -137,9 +155,14 @@ def _note_attempt(ledger: Ledger, folder: Path, plan: Plan, found: Sequence[Resi
     cleanings = sum(step.state == "purged" for step in ledger.request(plan.requests[0]).steps)
     before = read_json(folder / ATTEMPT) if (folder / ATTEMPT).exists() else {}
     places = dict(before["places"]) if before.get("cleanings") == cleanings else {}
-    places |= {key.of(str(entry.place), "place"): entry.kind for entry in found}
+    places |= {key.of(str(entry.place), "place"): entry.kind for entry in found if entry.removable}
     write_json(folder / ATTEMPT, {"cleanings": cleanings, "places": places})
     return places
+
+
+def reasons_of(copies: Sequence[Mapping[str, str]]) -> dict[str, str]:
+    """The reasons that the operator gave for copies, by place."""
+    return {copy["place"]: copy["reason"] for copy in copies if copy["reason"] not in (IN_SERVICE, IN_FILE)}
 
 
 def carried_over(earlier: Sequence[Mapping[str, str]], left: Left, roots: Sequence[str]) -> Left:
@@ -150,13 +173,6 @@ def carried_over(earlier: Sequence[Mapping[str, str]], left: Left, roots: Sequen
         copy for copy in again if copy["place"].startswith(HASHED) or any((Path(root) / copy["place"]).exists() for root in roots)
     ]
     return Left((*left.residual, *there), left.removed)
-
-
-def _purging() -> Purging:
-    from importlib import import_module
-
-    module: Any = import_module("unlearn.requests.purging")
-    return module  # type: ignore[no-any-return]
 
 
 def _is_new(model: AffectedModel, ledger: Ledger) -> bool:
@@ -179,18 +195,35 @@ def _still_in_files(plan: Plan, key: RecordKey) -> tuple[dict[str, int], list[Re
     return rows, records
 
 
-def _listed(
-    place: Path, roots: Sequence[Path], records: Sequence[Record], key: RecordKey, kind: str, reason: str, given: Mapping[str, str]
-) -> dict[str, str]:
-    """One copy as ledger and report name it: a place whose own name tells of a person is named by its keyed hash."""
-    inside = next((place.relative_to(root) for root in roots if place.is_relative_to(root)), None)
-    name = place.name if inside is None or not inside.parts else inside.as_posix()
-    telling = {
-        text.lower() for record in records for text in (record.subject_id, record.example_id if record.named else None) if text
-    }
-    if any(text in name.lower() for text in telling if len(text) > 1):
-        name = f"{HASHED} {key.of(name, 'place')}"
-    return {"place": name, "kind": kind, "reason": given.get(name, reason)}
+class _Naming:
+    """How copies are called in ledger and report: a place whose own name tells of a person is named by its keyed hash."""
+
+    def __init__(self, roots: Sequence[Path], records: Sequence[Record], key: RecordKey, reasons: Mapping[str, str]) -> None:
+        self.roots, self.key, self.reasons = [root.resolve() for root in roots], key, reasons
+        texts = (text for record in records for text in (record.subject_id, record.example_id if record.named else None))
+        self.telling = {text.lower() for text in texts if text is not None and len(text) > 1}
+
+    def copy(self, place: Path, kind: str, reason: str, why: str = "") -> dict[str, str]:
+        """One copy; `why` it could not be removed is no reason for its staying, but the operator is told."""
+        inside = next((place.relative_to(root) for root in self.roots if place.is_relative_to(root)), None)
+        name = place.name if inside is None or not inside.parts else inside.as_posix()
+        if any(text in name.lower() for text in self.telling):
+            name = f"{HASHED} {self.key.of(name, 'place')}"
+        given = next((self.reasons[key] for key in _and_above(name) if key in self.reasons), reason)
+        return {"place": name, "kind": kind, "reason": given, "why": why}
+
+    def data(self, rows: Mapping[str, int], reason: str) -> list[dict[str, str]]:
+        """Training files that still hold deleted rows."""
+        return [self.copy(Path(file).resolve(), f"training file, {count} rows", reason, REWRITING) for file, count in rows.items()]
+
+    def residue(self, residue: Residue) -> dict[str, str]:
+        """What a search found and nothing removed."""
+        return self.copy(residue.place, residue.kind, "", residue.reason)
+
+
+def _and_above(name: str) -> Iterator[str]:
+    yield name
+    yield from (parent.as_posix() for parent in Path(name).parents if parent.parts)
 
 
 def suppress(plan: Plan, requests: Sequence[Request], path: Path, key: RecordKey) -> int:

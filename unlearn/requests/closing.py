@@ -1,14 +1,16 @@
 """The last two steps: clean up after a deployed deletion, and close it with its record and certificate.
 
 A request that was refused closes by its reason alone. One that was deleted closes when every old model is retired and every copy
-that stays has a reason; then the record is written and signed. A crash between the two is mended by the same command.
+that stays has a reason; then the record is written and signed, and the report and the letters beside it. A crash in between is
+mended by the same command.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from unlearn.requests.cleaning import Left, Purging, carried_over, clean, suppress
+from unlearn.requests.answers import write_letters, write_report
+from unlearn.requests.cleaning import Left, carried_over, clean, reasons_of, suppress
 from unlearn.requests.ledger import Ledger, Request
 from unlearn.requests.pipeline import batch_of
 from unlearn.requests.plans import Plan
@@ -28,8 +30,8 @@ class Cleaning:
     """How to clean; fields as in `unlearn.requests.cleaning.clean`."""
 
     remove: bool = False
+    rewrite_data: bool = False
     reasons: Mapping[str, str] | None = None
-    purging: Purging | None = None
 
 
 def purge_batch(
@@ -60,6 +62,7 @@ def purge_batch(
         suppress(plan, requests, suppression, key)
         closing = bool(gone) or requests[0].state == "purged"
         before = {weights for step in requests[0].steps for weights in step.details.get("retired", ())}
+        earlier = (requests[0].latest("purged") or {"residual": []})["residual"]
         left = clean(
             ledger,
             folder,
@@ -68,14 +71,13 @@ def purge_batch(
             retired={*before, *gone},
             remove=how.remove,
             closing=closing,
-            reasons=how.reasons,
-            purging=how.purging,
+            rewrite_data=how.rewrite_data,
+            reasons={**reasons_of(earlier), **(how.reasons or {})},
         )
-        earlier = requests[0].latest("purged")
-        if earlier is not None:
-            left = carried_over(earlier["residual"], left, [*plan.roots, str(folder.parent)])
+        left = carried_over(earlier, left, [*plan.roots, str(folder.parent)])
         if not left.unexplained:
-            facts = {"residual": list(left.residual), "removed": dict(left.removed), "retired": gone}
+            residual = [{name: copy[name] for name in ("place", "kind", "reason")} for copy in left.residual]
+            facts = {"residual": residual, "removed": dict(left.removed), "retired": gone}
             ledger.advance_all(plan.requests, "purged", batch=batch, plan=digest, **facts)
     return left
 
@@ -100,14 +102,14 @@ def _resolve(retired: Sequence[str], plan: Plan) -> list[str]:
 def close_request(
     ledger: Ledger, output: Path, request: str, operator: Path | None = None, auditor: Path | None = None
 ) -> tuple[DeletionRecord, list[Path]]:
-    """Close a request and all of its batch, write the deletion record, and sign it; doing it again changes nothing.
+    """Close a request and all of its batch: deletion record, certificate, report, letters. Doing it again changes nothing.
 
     Args:
         ledger: the requests.
         output: where batches live.
         request: any request of the batch, or one that was refused.
         operator: the operator's private key; without it nothing is signed.
-        auditor: the auditor's private key.
+        auditor: the auditor's private key, where somebody else answers for the audit.
 
     Returns:
         the record and the files that were written, the record's first.
@@ -132,19 +134,20 @@ def close_request(
         if ledger.request(request).state != "closed":
             ledger.advance_all(plan.requests, "closed", batch=batch, plan=digest)
         record = _written(ledger, [ledger.request(name) for name in plan.requests], folder, plan)
-        files = [folder / RECORD]
         deployed = found.latest("deployed")
         assert deployed is not None, "no other way leads to purged"
-        if operator is not None:
-            files += [certify(record, folder, plan, dict(made), operator, auditor) for made in deployed["models"]]
-    return record, files
+        made = deployed["models"]
+        signed = [] if operator is None else [certify(record, folder, plan, made, operator, auditor or operator)]
+        told = [write_report(record, folder, [folder / entry["audit"] for entry in made]), *write_letters(record, folder)]
+    return record, [folder / RECORD, *signed, *told]
 
 
 def _close_refused(ledger: Ledger, output: Path, found: Request) -> tuple[DeletionRecord, list[Path]]:
     if found.state != "closed":
         found = ledger.advance(found.id, "closed")
     folder = output / found.id
-    return _written(ledger, [found], folder, None), [folder / RECORD]
+    record = _written(ledger, [found], folder, None)
+    return record, [folder / RECORD, write_report(record, folder, ()), *write_letters(record, folder)]
 
 
 def _written(ledger: Ledger, requests: Sequence[Request], folder: Path, plan: Plan | None) -> DeletionRecord:

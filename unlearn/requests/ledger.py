@@ -168,6 +168,12 @@ class Ledger:
             # The URL may hold a password, and the driver's message repeats it: neither is shown.
             raise InputError(f"the ledger cannot be opened ({type(error).__name__}). Give a file, or a PostgreSQL URL.") from None
 
+    @property
+    def file(self) -> Path | None:
+        """The file of a SQLite ledger, or None."""
+        name = self._engine.url.database
+        return Path(name).resolve() if self._engine.dialect.name == "sqlite" and name else None
+
     def add(self, request: NewRequest) -> str:
         """Note a request and return its id, which is random and says nothing.
 

@@ -37,6 +37,7 @@ class Choices:
     Attributes:
         data: training files.
         models: folders in which models are looked for.
+        search: further folders in which copies of deleted data are looked for.
         in_service: the models that answer users; empty where only one affected model is found.
         output: where batches live; searched for models as well.
         references: models trained without the records.
@@ -49,6 +50,7 @@ class Choices:
 
     data: tuple[str, ...]
     models: tuple[str, ...]
+    search: tuple[str, ...] = ()
     in_service: tuple[str, ...] = ()
     output: Path = Path("deletions")
     references: tuple[str, ...] = ()
@@ -103,6 +105,8 @@ def draft(ledger: Ledger, requests: Sequence[Request], choices: Choices, key: Re
     known += [_of_ledger(request) for request in requests if request not in fresh]
     if not known:
         return Draft((), tuple(matched), ())
+    if absent := [root for root in choices.search if not Path(root).is_dir()]:
+        raise InputError(f"{absent[0]} is no folder. Name the folders to search with --search DIR ...")
     names = {name for entry in known for name in entry.records}
     require_clean(choices.references, names)
     affected = affected_models([*choices.models, *([choices.output] if choices.output.is_dir() else [])], names)
@@ -237,7 +241,7 @@ def _plan(
         places=_places(group),
         fields=dataclasses.asdict(choices.fields),
         models=tuple(_planned(model, names, owners, affected, choices) for model, names in touched if names),
-        roots=tuple(str(Path(root).resolve()) for root in choices.models),
+        roots=tuple(dict.fromkeys(str(Path(root).resolve()) for root in (*choices.models, *choices.search))),
         references=tuple(str(Path(folder).resolve()) for folder in choices.references),
         holdout=_whole_place(choices.holdout),
         settings=choices.settings,

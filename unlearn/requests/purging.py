@@ -27,7 +27,7 @@ from verify.files import MANIFEST
 from verify.identity import RecordKey
 from verify.records import Record
 
-__all__ = ["Residue", "find_residues", "remove"]
+__all__ = ["Residue", "data_residues", "find_residues", "remove"]
 
 
 def find_residues(
@@ -73,6 +73,18 @@ def find_residues(
     # What tells of others goes after them: a cache after those made from it, a model after its copies and checkpoints.
     unknown = [_unreadable(folder, "cannot be read") for folder in closed]
     return _one_each([*copies, *beside_caches(by_content), *by_content, *of_models, *unknown])
+
+
+def data_residues(files: Sequence[Path], records: Sequence[Record], retained: Iterable[Record]) -> list[Residue]:
+    """Training files that are known to hold the records, wherever they lie, to be written anew without them.
+
+    Args:
+        files: resolved.
+        records: what was deleted.
+        retained: the other training records.
+    """
+    rules = Rules(ContentSearch(records, retained), _contents(records), True, ())
+    return [rules.residue(path) for path in files]
 
 
 def remove(residues: Sequence[Residue]) -> list[Residue]:

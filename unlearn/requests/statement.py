@@ -26,9 +26,8 @@ CERTIFICATE = "certificate.json"
 DRAFT = "provenance.json"
 PACKAGES = ("unlearn-verify", "torch", "transformers", "peft", "accelerate", "numpy", "scipy")
 
+# What an audit does not show, its evidence says.
 LIMITS = (
-    "A verdict is about the set of records under the attacks that were run; it cannot exclude that one of them is remembered.",
-    "What the base model saw in pre-training is outside: a record that it held before fine-tuning is still there.",
     "Copies outside the folders that were searched, such as backups and copies at other companies, were not looked for.",
     "The state of the service is what the operator states: which weights answer users was not observed.",
 )
@@ -147,34 +146,32 @@ def _version(name: str) -> str:
         return "not installed"
 
 
-def certificate_of(folder: Path, made: dict[str, Any], several: bool) -> Path:
-    """Where the certificate of a model is: one a model, as its subject is one set of weights."""
-    return folder / (f"certificate-{made['after'][:12]}.json" if several else CERTIFICATE)
-
-
-def certify(record: DeletionRecord, folder: Path, plan: Plan, made: dict[str, Any], operator: Path, auditor: Path | None) -> Path:
-    """Sign what was done and what was found, unless that is done already.
+def certify(
+    record: DeletionRecord, folder: Path, plan: Plan, made: Sequence[dict[str, Any]], operator: Path, auditor: Path
+) -> Path:
+    """Sign what was done and what was found, for every model of the batch, unless that is done already.
 
     Args:
         record: the batch's.
         folder: of the batch.
         plan: the batch.
-        made: the ledger's entry of the deployed model.
+        made: the ledger's entries of the deployed models.
         operator: the operator's private key.
-        auditor: the auditor's; without it only the operator's statement is signed.
+        auditor: the auditor's private key; it may be the same.
 
     Raises:
         InputError: a key cannot be used.
-        IntegrityError: model or audit are not what their manifests say.
+        IntegrityError: a model or audit is not what its manifest says.
     """
-    model = next(model for model in plan.models if model.weights == made["before"])
-    path = certificate_of(folder, made, len(plan.models) > 1)
+    path = folder / CERTIFICATE
     if path.exists():
         return path
     about = record.model_dump(mode="json", by_alias=True)
-    envelopes = [sign(_provenance(folder, plan, model, made, about), load_signer(operator))]
-    if auditor is not None:
-        envelopes.append(sign(auditor_statement(folder / made["audit"]), load_signer(auditor)))
+    envelopes = []
+    for entry in made:
+        model = next(model for model in plan.models if model.weights == entry["before"])
+        envelopes.append(sign(_provenance(folder, plan, model, entry, about), load_signer(operator)))
+        envelopes.append(sign(auditor_statement(folder / entry["audit"]), load_signer(auditor)))
     write_certificate(path, envelopes)
     return path
 

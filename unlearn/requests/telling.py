@@ -21,8 +21,8 @@ NEXT_COMMANDS = {
     "verifying": "unlearn request run {id}   (goes on where it stopped)",
     "failed": "unlearn request run {id}   (takes the next method), or plan anew where none is left",
     "inconclusive": "unlearn request run {id} --references DIR ...   (more of them), or plan anew with another method",
-    "deployed": "unlearn request run {id} --remove   (removes copies), or with --reasons FILE",
-    "purged": "unlearn request close {id} --retired DIGEST ...   once the new weights are in service",
+    "deployed": "unlearn request run {id} --remove   (removes copies), or with --reasons FILE; the new weights may go into service",
+    "purged": "unlearn request close {id} --retired DIGEST --remove --rewrite-data   once the new weights are in service",
     "denied": "unlearn request close {id}",
     "exempt": "unlearn request close {id}",
     "not_found": "unlearn request close {id}, or approve {id} again with other data",
@@ -68,7 +68,7 @@ def story(request: Request, today: date) -> Iterator[str]:
     """Everything that happened to a request, and what can be done next."""
     last, first = request.deadlines, request.first
     yield f"{request.id}: {request.state}" + (f" as {request.outcome}" if request.outcome else "")
-    yield f"received {first['received']} by {first['source']}, {len(request.subjects)} identifiers, regime {first['regime']}"
+    yield f"received {first['received']} by {first['source']}, {_count(len(request.subjects), 'identifier')}, regime {first['regime']}"
     dates = [f"confirm by {last.confirm}"] * (last.confirm is not None) + [f"answer by {last.answer}"]
     dates += [f"by {last.extended} where the person was told of an extension"] * (last.extended is not None)
     yield "; ".join(dates) + (f"  {found}" if (found := urgency(request, today)) else "")
@@ -90,6 +90,8 @@ def _facts(details: Mapping[str, Any]) -> Iterator[str]:
     for model in details.get("models", ()):
         parts = [str(model[name]) for name in ("name", "method", "verdict", "why", "cost", "shown") if model.get(name)]
         yield ": ".join(parts)
+        if "after" in model:
+            yield f"    new weights: {details['batch']}/{model['folder']} ({model['after'][:16]})"
     for weights, digest in (details.get("registrations") or {}).items():
         yield f"registration of {weights[:16]}: {digest or 'none; one record cannot be audited'}"
     for copy in details.get("residual", ()):
@@ -101,7 +103,7 @@ def _facts(details: Mapping[str, Any]) -> Iterator[str]:
 def proposed(draft: Draft) -> Iterator[str]:
     """A plan in words."""
     for entry in draft.matched:
-        yield f"{entry.request}: {len(entry.records)} records" + ("" if entry.removed else "; it becomes not_found")
+        yield f"{entry.request}: {_count(len(entry.records), 'record')}" + ("" if entry.removed else "; it becomes not_found")
         for match in entry.undecided:
             place = f"{Path(match.file).name}:{match.row}"
             yield f"    near-duplicate to decide: {place}  {match.record[:16]}  similarity {match.similarity:.2f}"
@@ -112,8 +114,16 @@ def proposed(draft: Draft) -> Iterator[str]:
 
 
 def _plan_lines(plan: Plan) -> Iterator[str]:
-    yield f"{plan.batch}: {len(plan.requests)} requests ({', '.join(plan.requests)}), answer by {plan.answer_by}"
+    yield f"{plan.batch}: {_count(len(plan.requests), 'request')} ({', '.join(plan.requests)}), answer by {plan.answer_by}"
     for model in plan.models:
-        yield f"    {model.name} ({model.weights[:16]}): {len(model.records)} records of {model.people} people"
+        yield f"    {model.name} ({model.weights[:16]}): {_count(len(model.records), 'record')} of {_people(model.people)}"
         yield f"        method: {' -> '.join(model.ladder)}; cost: {model.cost}"
         yield f"        an audit will show: {model.shown}"
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def _people(number: int) -> str:
+    return "1 person" if number == 1 else f"{number} people"
