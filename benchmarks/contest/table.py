@@ -24,7 +24,7 @@ LEGEND = (
     "references. Relearning: area of excess recovery. Int4: residual after rounding to 4 bits. Cost: of the chosen run, in "
     "retrainings by tokens; all six settings of the search cost about six times that."
 )
-COLOURS = {"level": "#00694b", "retrain": "#1c1c1a", "untouched": "#9c3d00"}
+COLOURS = {"level": "#00694b", "level, untuned": "#00694b", "retrain": "#1c1c1a", "untouched": "#9c3d00"}
 
 
 def write_results(folder: Path, world: World, runs: Runs, references: int) -> str:
