@@ -68,7 +68,8 @@ def story(request: Request, today: date) -> Iterator[str]:
     """Everything that happened to a request, and what can be done next."""
     last, first = request.deadlines, request.first
     yield f"{request.id}: {request.state}" + (f" as {request.outcome}" if request.outcome else "")
-    yield f"received {first['received']} by {first['source']}, {_count(len(request.subjects), 'identifier')}, regime {first['regime']}"
+    given = _count(len(request.subjects), "identifier")
+    yield f"received {first['received']} by {first['source']}, {given}, regime {first['regime']}"
     dates = [f"confirm by {last.confirm}"] * (last.confirm is not None) + [f"answer by {last.answer}"]
     dates += [f"by {last.extended} where the person was told of an extension"] * (last.extended is not None)
     yield "; ".join(dates) + (f"  {found}" if (found := urgency(request, today)) else "")
