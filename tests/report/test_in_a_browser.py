@@ -114,6 +114,7 @@ def test_readable_without_colour(browser: Any, page_file: Path) -> None:
     page.close()
 
 
+@pytest.mark.slow
 def test_accessible(browser: Any, page_file: Path) -> None:
     """axe finds no violation of any of its rules, on a desk and on a phone."""
     from axe_playwright_python.sync_playwright import Axe

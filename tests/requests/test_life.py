@@ -68,6 +68,7 @@ class LifeOfDeletions(RuleBasedStateMachine):
                 lambda _, model: {"name": model.name, "before": model.weights, "after": "c" * 64, "verdict": self.verdict},
             ),
             (closing, "suppress", lambda *_: 0),
+            (closing, "told", lambda *_: []),
             (closing, "clean", lambda *_, **__: Left(tuple(self.copies), {})),
             (closing, "_written", lambda *_: None),
             (Ledger, "advance_all", self.advancing(Ledger.advance_all)),

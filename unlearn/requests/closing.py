@@ -138,8 +138,13 @@ def close_request(
         assert deployed is not None, "no other way leads to purged"
         made = deployed["models"]
         signed = [] if operator is None else [certify(record, folder, plan, made, operator, auditor or operator)]
-        told = [write_report(record, folder, [folder / entry["audit"] for entry in made]), *write_letters(record, folder)]
-    return record, [folder / RECORD, *signed, *told]
+        answers = told(record, folder, made)
+    return record, [folder / RECORD, *signed, *answers]
+
+
+def told(record: DeletionRecord, folder: Path, made: Sequence[Mapping[str, str]]) -> list[Path]:
+    """Write what people read, the report and the letters; `made` are the ledger's entries of the deployed models."""
+    return [write_report(record, folder, [folder / entry["audit"] for entry in made]), *write_letters(record, folder)]
 
 
 def _close_refused(ledger: Ledger, output: Path, found: Request) -> tuple[DeletionRecord, list[Path]]:
@@ -147,7 +152,7 @@ def _close_refused(ledger: Ledger, output: Path, found: Request) -> tuple[Deleti
         found = ledger.advance(found.id, "closed")
     folder = output / found.id
     record = _written(ledger, [found], folder, None)
-    return record, [folder / RECORD, write_report(record, folder, ()), *write_letters(record, folder)]
+    return record, [folder / RECORD, *told(record, folder, ())]
 
 
 def _written(ledger: Ledger, requests: Sequence[Request], folder: Path, plan: Plan | None) -> DeletionRecord:
