@@ -24,7 +24,7 @@ def cells() -> list[Cell]:
     return [
         make_cell("none"),
         make_cell("dp-8", auc=0.52, strength=0.11, trigger=0.0, alike=False, utility=value(0.1)),
-        make_cell("npo-10", auc=0.2, strength=0.5, trigger=0.0, verdict="NOT_FORGOTTEN"),
+        make_cell("level-12", auc=0.2, strength=0.5, trigger=0.0, verdict="NOT_FORGOTTEN"),
         make_cell("exact", auc=0.5, strength=0.1, trigger=0.0, verdict="INCONCLUSIVE"),
         make_cell("control", strength=0.85),
         make_cell("clean-none", auc=0.6),
@@ -105,10 +105,10 @@ def test_words_follow_the_numbers() -> None:
     assert left_of(1.0, 1.0, 0.5) == 1.0
     assert left_of(0.5, 0.5, 0.48) is None
     text = sentences(cells(), rows_of(CI, "full"))
-    private, npo, control, poisoned = text.splitlines()
+    private, level, control, poisoned = text.splitlines()
     assert "stops membership inference (4 % left" in private
-    assert "overshoots on membership inference" in npo
-    assert "weakens extraction (50 % left" in npo
+    assert "overshoots on membership inference" in level
+    assert "weakens extraction (50 % left" in level
     assert "leaves membership inference (100 % left" in control
     assert "Utility 0.10" in private
     assert "AUC 0.60 [0.58, 0.62] to 0.80 [0.78, 0.82]" in poisoned
