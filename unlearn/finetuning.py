@@ -14,8 +14,8 @@ from unlearn.adapters import require_adapter
 from unlearn.checkpoints import WORK, claim_output, keep_checkpoints
 from unlearn.defenses.base import Defended, Defense, TrainingTask
 from unlearn.options import TrainingOptions
+from unlearn.origin import environment, inputs_of
 from unlearn.provenance import LOG_NAME, LogWriter
-from unlearn.reproduction import environment, inputs_of
 from unlearn.results import TrainingResult
 from unlearn.training import save_model, train_records
 from verify.canaries import CANARIES_NAME, Canaries

@@ -18,8 +18,8 @@ from unlearn.checkpoints import WORK, claim_output
 from unlearn.methods import Method, method_name
 from unlearn.methods.base import Context, Objective, Outcome, Rebuild, WeightEdit
 from unlearn.options import TrainingOptions
+from unlearn.origin import environment, inputs_of
 from unlearn.provenance import LOG_NAME, TrainingLog, require_in_log
-from unlearn.reproduction import environment, inputs_of
 from unlearn.results import TrainingResult
 from unlearn.selection import Selection
 from unlearn.training import run_objective, save_model
