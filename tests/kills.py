@@ -18,6 +18,7 @@ from deletion_world import ASKING, MARGIN, rows
 
 from unlearn.requests import rungs
 from unlearn.requests.answers import LETTERS, REPORT
+from unlearn.requests.cleaning import Left
 from unlearn.requests.closing import Cleaning, close_request, purge_batch
 from unlearn.requests.ledger import Ledger, NewRequest
 from unlearn.requests.pipeline import RUNNING, run_batch
@@ -26,6 +27,7 @@ from unlearn.requests.statement import CERTIFICATE
 from verify.certificate import load_public_key, make_key
 from verify.certificate_check import check_certificate
 from verify.deletion_record import DeletionRecord
+from verify.errors import RunError
 from verify.evidence import Settings
 from verify.files import MANIFEST, is_complete, read_json
 from verify.identity import RecordKey
@@ -63,14 +65,20 @@ def lead(world: Path) -> None:
         run_batch(ledger, output, request.id, key)
     how, listed = Cleaning(remove=True, rewrite_data=True), world / "suppressed.jsonl"
     if ledger.request(request.id).state == "deployed":
-        purge_batch(ledger, output, request.id, key, listed, how)
+        _settled(purge_batch(ledger, output, request.id, key, listed, how))
     after = ledger.request(request.id)
     if after.state == "purged" and not any(step.details.get("retired") for step in after.steps):
         deployed = after.latest("deployed")
         assert deployed is not None
-        purge_batch(ledger, output, request.id, key, listed, how, retired=[deployed["models"][0]["before"]])
+        _settled(purge_batch(ledger, output, request.id, key, listed, how, retired=[deployed["models"][0]["before"]]))
     close_request(ledger, output, request.id, world.parent / SIGNING)
     ledger.close()
+
+
+def _settled(left: Left) -> None:
+    """As the command line does: a copy that stays without the operator's reason ends the run, with why it could not go."""
+    if left.unexplained:
+        raise RunError("; ".join(copy["why"] for copy in left.unexplained))
 
 
 def _choices(world: Path) -> Choices:

@@ -92,7 +92,9 @@ def check_certificate(
             for weights, pair in pairs.items()
             if "auditor" in pair
         }
-    except (KeyError, TypeError, IndexError, AttributeError) as error:
+    except InputError:
+        raise  # says itself what is wrong, and is a ValueError
+    except (KeyError, TypeError, IndexError, AttributeError, ValueError) as error:
         raise InputError(
             f"{path}: a signed statement lacks what this version expects ({type(error).__name__}). Ask for a new certificate."
         ) from None

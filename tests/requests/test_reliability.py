@@ -58,12 +58,13 @@ def test_a_full_disk_at_every_write(built: Path, tmp_path: Path, monkeypatch: py
         real(source, target, **named)
 
     monkeypatch.setattr("pathlib.os.replace", full_once)
-    failures = 0
+    failures = told = 0
     while (said := refusal(world)) is not None:
         assert "no space left" in said
+        told += said.count("no space left")  # cleaning goes on with the other files, and tells of several at once
         failures += 1
         assert failures < 40
-    assert failures == len(refused) >= 8, "plan, registration, model, audit, suppression list, record: each failed once"
+    assert told == len(refused) >= 8, "plan, registration, model, audit, suppression list, record: each failed once"
     ledger = Ledger(world / "ledger.db")
     (request,) = ledger.requests()
     assert [step.state for step in request.steps] == EXPECTED
