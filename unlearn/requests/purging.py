@@ -23,7 +23,7 @@ from unlearn.requests.treatments import Rules, beside_caches
 from unlearn.requests.unpacking import UnreadableError, holds
 from unlearn.requests.weight_copies import WeightIndex
 from verify.errors import InputError, VerifyError
-from verify.files import MANIFEST
+from verify.files import MANIFEST, disk_errors
 from verify.identity import RecordKey
 from verify.records import Record
 
@@ -104,7 +104,8 @@ def _removed(residue: Residue) -> Residue | None:
     try:
         if residue.place.resolve() != residue.place:
             return _staying(residue, "a symbolic link has come into its path since it was found; search again")
-        residue.action()
+        with disk_errors(residue.place):
+            residue.action()
     except FileNotFoundError:
         return None if not residue.place.exists() else _staying(residue, "it was changed while it was being removed; search again")
     except (CannotMendError, VerifyError) as error:
