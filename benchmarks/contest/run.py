@@ -83,8 +83,8 @@ def settings_of(name: str) -> Iterator[tuple[Mapping[str, Any], TrainingOptions]
 
 
 def approximate_methods() -> list[str]:
-    """All but the exact rebuilds."""
-    return [name for name, kind in method_classes().items() if not isinstance(kind(), Rebuild)]
+    """All but the exact rebuilds, and but FedEraser, which deletes from federations alone."""
+    return [name for name, kind in method_classes().items() if not isinstance(kind(), Rebuild) and name != "federaser"]
 
 
 def run_contest(place: Place, shared: Path, methods: list[str], progress: Callable[[str, float], None]) -> list[dict[str, Any]]:
