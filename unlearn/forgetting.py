@@ -149,7 +149,7 @@ def forget(
         "method": method_name(method),
         "parameters": dataclasses.asdict(cast(Any, method)),
         "options": dataclasses.asdict(options),
-        "selection": None if selection is None else dataclasses.asdict(selection),
+        "selection": dataclasses.asdict(selection) if selection is not None and isinstance(method, Objective) else None,
         "weights_before": digest_before,
         "training": None if outcome.training is None else dataclasses.asdict(outcome.training),
         "facts": facts,

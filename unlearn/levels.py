@@ -10,6 +10,7 @@ the negative entropy and the spread of its distribution, the log of the token's 
 Shapes: T tokens, F features, C tokens of the controls, K records.
 """
 
+import copy
 import dataclasses
 import math
 from collections.abc import Sequence
@@ -19,6 +20,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from unlearn import processes
 from unlearn.methods.base import Context
 from unlearn.options import TrainingOptions
 from unlearn.provenance import LOG_NAME, TrainingLog
@@ -111,7 +113,7 @@ def per_window(values: Floats, windows: NDArray[np.int64]) -> Floats:
 def controls_as_level(original: LoadedModel, forget: Sequence[Encoded], controls: Sequence[Encoded]) -> Levels:
     """The crudest level: the controls' mean log-probability for every token."""
     if not controls:
-        raise InputError("--source controls takes the level of never-trained records. Give some with --holdout FILE.")
+        raise InputError("--sources controls takes the level of never-trained records. Give some with --holdout FILE.")
     mean = float(per_window(_log_probabilities(original, controls), window_of_tokens(controls)).mean())
     windows = window_of_tokens(forget)
     return Levels(np.full(len(windows), min(mean, SUREST)), windows, True, None)
@@ -122,14 +124,14 @@ def trained_options(context: Context) -> TrainingOptions:
     folder = context.model_dir
     if folder is not None and (folder / LOG_NAME).is_file():
         return TrainingOptions(**TrainingLog.read(folder / LOG_NAME).options)
-    return dataclasses.replace(context.options, epochs=None, max_steps=None, batch_size=None)
+    return dataclasses.replace(context.options, epochs=None, max_steps=None, batch_size=None, learning_rate=None)
 
 
 def retraining_steps(options: TrainingOptions, records: int) -> int:
-    """Optimizer steps of a retraining on so many records."""
+    """Optimizer steps of a retraining on so many records (windows, where records were split), in as many processes as now."""
     if options.max_steps:
         return options.max_steps
-    batches = math.ceil(records / (options.batch_size or DEFAULTS["batch_size"]))
+    batches = math.ceil(records / ((options.batch_size or DEFAULTS["batch_size"]) * processes.count()))
     return math.ceil(batches / options.gradient_accumulation * (options.epochs or DEFAULTS["epochs"]))
 
 
@@ -140,17 +142,23 @@ def short_retraining(context: Context, share: float) -> tuple[LoadedModel, Train
         InputError: the model before fine-tuning was not given.
     """
     if context.base is None:
-        raise InputError("--source retraining begins with the model before fine-tuning. Give it with --base DIR.")
+        raise InputError("--sources retraining begins with the model before fine-tuning. Give it with --base DIR.")
     options = trained_options(context)
-    steps = max(1, round(share * retraining_steps(options, len(context.retain))))
+    windows = encoded(context.base, context.retain, options.overflow)
+    steps = max(1, round(share * retraining_steps(options, len(windows))))
     short = dataclasses.replace(options, epochs=None, max_steps=steps, save_steps=0, keep_checkpoints=None)
-    trained = train_records(context.base, context.retain, short, context.work_dir / "source")
-    return dataclasses.replace(context.base, model=trained.model), trained.result
+    # A copy: "base" may be a source beside this one, and a model in memory is the caller's.
+    start = dataclasses.replace(context.base, model=copy.deepcopy(context.base.model))
+    trained = train_records(start, context.retain, short, context.work_dir / "source")
+    return dataclasses.replace(start, model=trained.model), trained.result
 
 
 def learning_rate_for(context: Context, fraction: float) -> float:
     """What was asked for, else a fraction of the rate that the model was trained with."""
-    return context.options.learning_rate or fraction * learning_rate_of(trained_options(context))
+    trained = trained_options(context)
+    # An adapter on a model whose whole weights were trained takes a share of an adapter's rate.
+    like = trained if trained.lora or not context.options.lora else dataclasses.replace(context.options, learning_rate=None)
+    return context.options.learning_rate or fraction * learning_rate_of(like)
 
 
 def encoded(loaded: LoadedModel, records: Sequence[Record], overflow: Any) -> list[Encoded]:

@@ -202,3 +202,24 @@ def test_steps_of_a_retraining() -> None:
     assert retraining_steps(TrainingOptions(batch_size=4, epochs=3), 10) == 9
     assert retraining_steps(TrainingOptions(batch_size=4, epochs=2, gradient_accumulation=2), 10) == 3
     assert retraining_steps(TrainingOptions(max_steps=7), 10) == 7
+
+
+def test_sources_do_not_change_each_other(world: Path, model_dir: Path, tmp_path: Path) -> None:
+    """The base beside a short retraining is the base: the order of sources does not matter, and the caller's model stays."""
+    base = load_model(model_dir)
+    before = {name: values.clone() for name, values in base.model.state_dict().items()}
+    found = []
+    for number, sources in enumerate((("retraining", "base"), ("base", "retraining"))):
+        result = forget(
+            world / "original",
+            Level(sources=sources, share=0.1),
+            forget_set=FORGET,
+            retain_set=RETAIN,
+            holdout_set=people("dddd", 40),
+            base=base.model,
+            output_dir=tmp_path / str(number),
+            options=TrainingOptions(epochs=1, batch_size=4),
+        )
+        found.append(result.facts["level"])
+    assert found[0] == pytest.approx(found[1], abs=1e-4)
+    assert all(torch.equal(values, before[name]) for name, values in base.model.state_dict().items())

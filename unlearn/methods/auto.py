@@ -204,7 +204,14 @@ class _Climb:
 
     def _options(self) -> TrainingOptions:
         return dataclasses.replace(
-            self.context.options, epochs=None, learning_rate=None, batch_size=None, save_steps=0, scheduler=None
+            self.context.options,
+            epochs=None,
+            max_steps=None,
+            learning_rate=None,
+            batch_size=None,
+            gradient_accumulation=1,
+            save_steps=0,
+            scheduler=None,
         )
 
     def _price(self, method: Any) -> float:

@@ -9,8 +9,9 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 from peft import PeftModel
 
+from unlearn import processes
 from unlearn.adapters import merged
-from unlearn.checkpoints import Checkpoint
+from unlearn.checkpoints import Checkpoint, open_work
 from unlearn.levels import (
     Levels,
     controls_as_level,
@@ -97,6 +98,7 @@ class Level:
     def edit(self, context: Context) -> Outcome:
         """Estimate the level, go there, and say how near the result came."""
         loaded, options = context.loaded, context.options
+        self._claim(context)
         forget, controls = (encoded(loaded, records, options.overflow) for records in (context.forget, context.holdout))
         trained: list[TrainingResult] = []
         if self.sources == ("controls",):
@@ -116,6 +118,12 @@ class Level:
         trained.append(done.result)
         reached = _losses(dataclasses.replace(loaded, model=model), forget)
         return Outcome(model, together(trained), {**_facts(levels, reached), **_cost(context, trained, options.learning_rate)})
+
+    def _claim(self, context: Context) -> None:
+        """A run that was cut off goes on only with the same sources, controls and base: its level is kept and not made again."""
+        read = [record.fingerprint for role in (context.forget, context.retain, context.holdout) for record in role]
+        models = [context.loaded.digest, "" if context.base is None else context.base.digest]
+        open_work(context.work_dir / "estimate", repr(self), context.options, read, " ".join(models))
 
     def _source(self, name: Source, context: Context, trained: list[TrainingResult]) -> Sequence[LoadedModel]:
         """The models of one source."""
@@ -182,9 +190,11 @@ def _cost(context: Context, trained: Sequence[TrainingResult], rate: float | Non
     """What it took, in retrainings by tokens."""
     options, windows = trained_options(context), encoded(context.loaded, context.retain, "split")
     batch = options.batch_size or 8
-    passes = retraining_steps(options, len(windows)) * batch * options.gradient_accumulation / max(1, len(windows))
+    passes = (
+        retraining_steps(options, len(windows)) * batch * options.gradient_accumulation * processes.count() / max(1, len(windows))
+    )
     whole = passes * sum(len(window.input_ids) for window in windows)
     return {
         "learning_rate": rate,
-        "share_of_retraining_tokens": sum(result.tokens for result in trained) / whole if whole else None,
+        "share_of_retraining_tokens": sum(result.tokens for result in trained) * processes.count() / whole if whole else None,
     }
