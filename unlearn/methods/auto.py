@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from unlearn.levels import retraining_steps
 from unlearn.methods.base import Context, Cost, Objective, Outcome
 from unlearn.methods.level import Level
 from unlearn.options import TrainingOptions
@@ -103,7 +104,10 @@ class _Climb:
             for role, records in (("forget", context.forget), ("retain", context.retain))
         }
         # The options are those of the model's training log, or what the user said.
-        self.retraining = max(1.0, (context.options.epochs or DEFAULTS["epochs"]) * self.tokens["retain"])
+        # In passes, whether the training was set in epochs or in steps.
+        options, windows = context.options, len(encoder.encode(context.retain))
+        seen = retraining_steps(options, windows) * (options.batch_size or DEFAULTS["batch_size"]) * options.gradient_accumulation
+        self.retraining = max(1.0, seen / max(1, windows) * self.tokens["retain"])
         self.spent, self.done, self.rungs = 0.0, [], []  # type: ignore[var-annotated]
         self.result: Path | None = None
         self.level: float | None = None
