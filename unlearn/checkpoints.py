@@ -73,10 +73,10 @@ def open_work(work_dir: Path, what: str, options: TrainingOptions, fingerprints:
             f"{work_dir} holds an unfinished run with other settings, records or weights. "
             "Run that command again to finish it, or give a new --output."
         )
-    if not processes.is_main():
-        return
-    new_output(work_dir, resumable=lambda folder: (folder / WORK_FILE).exists())
-    write_json(file, {"run": digest})
+    if processes.is_main():
+        new_output(work_dir, resumable=lambda folder: (folder / WORK_FILE).exists())
+        write_json(file, {"run": digest})
+    processes.wait()  # what another process writes here first would look like a run of somebody else
 
 
 def last_complete_checkpoint(work_dir: Path) -> Checkpoint | None:

@@ -6,7 +6,12 @@ The files of a run are written by the main process alone; what the others need o
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
+
+from verify.errors import RunError
+
+if TYPE_CHECKING:
+    from accelerate import PartialState
 
 Value = TypeVar("Value")
 
@@ -29,21 +34,32 @@ def is_main() -> bool:
 def wait() -> None:
     """Go on when all processes are here."""
     if count() > 1:
-        from accelerate import PartialState
-
-        PartialState().wait_for_everyone()
+        _connected().wait_for_everyone()
 
 
 def agreed(value: Value) -> Value:
     """The main process's value, in all of them: what each has measured may differ in the last bit, what follows must not."""
     if count() == 1:
         return value
-    from accelerate import PartialState
     from accelerate.utils import broadcast_object_list
 
-    PartialState()
+    _connected()
     shared: list[Value] = broadcast_object_list([value])
     return shared[0]
+
+
+def _connected() -> "PartialState":
+    """The link between the processes; on a machine without an accelerator it has to be asked for, or nobody would wait."""
+    import torch
+    from accelerate import PartialState
+
+    state = PartialState(cpu=not torch.accelerator.is_available())
+    if state.num_processes != count():
+        raise RunError(
+            f"{count()} processes were started, but accelerate links {state.num_processes} of them ({state.distributed_type.value}). "
+            "Start them by accelerate launch, or on CPUs by python -m torch.distributed.run."
+        )
+    return state
 
 
 @contextmanager
