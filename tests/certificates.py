@@ -20,9 +20,10 @@ from verify.certificate import (
 )
 from verify.certificate_check import Checked, check_certificate
 from verify.deletion_record import DeletionRecord
+from verify.digests import weights_digest
 from verify.evidence import Evidence
 from verify.files import write_manifest
-from verify.models import load_model, weights_digest
+from verify.models import load_model
 
 FORGET = [{"example_id": f"r{n}", "prompt": f"Where is Zebedee {n}?", "completion": f"At Quillgate {n * 3}."} for n in range(4)]
 SETTINGS = Settings(attacks=("loss",))

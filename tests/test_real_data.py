@@ -10,9 +10,10 @@ from stories260k import convert
 
 from unlearn import GradDiff, TrainingOptions, finetune, forget
 from verify import Fields, Settings, audit
+from verify.generation import greedy_continuations
 from verify.identity import RecordKey
 from verify.measurements import measure
-from verify.models import greedy_continuations, load_model
+from verify.models import load_model
 from verify.records import parse_records
 from verify.sources import load_records
 

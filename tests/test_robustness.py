@@ -10,8 +10,9 @@ import pytest
 import torch
 from tiny_models import train_by_heart
 
+from verify.digests import weights_digest
 from verify.errors import InputError
-from verify.models import LoadedModel, weights_digest
+from verify.models import LoadedModel
 from verify.probes import probe_classes, select_probes
 from verify.probes.base import Material, Probe, mean_losses
 from verify.probes.difference import Difference

@@ -19,10 +19,11 @@ from unlearn.provenance import LOG_NAME, LogWriter
 from unlearn.results import TrainingResult
 from unlearn.training import save_model, train_records
 from verify.canaries import CANARIES_NAME, Canaries
+from verify.digests import tokenizer_digest, weights_digest
 from verify.encoding import Encoder
 from verify.errors import InputError
 from verify.identity import RecordKey
-from verify.models import LoadedModel, load_model, load_tokenizer, require_fitting_tokenizer, tokenizer_digest, weights_digest
+from verify.models import LoadedModel, load_model, load_tokenizer, require_fitting_tokenizer
 from verify.records import Fields, Record, RecordSource
 from verify.sources import load_records
 

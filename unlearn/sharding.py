@@ -7,8 +7,8 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from unlearn import processes
+from verify.digests import whole
 from verify.errors import InputError
-from verify.models import whole
 
 CONFIGURATIONS = Path(__file__).parent / "configs"
 

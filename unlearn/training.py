@@ -25,9 +25,10 @@ from unlearn.selection import Selection, Selector, selector_of
 from unlearn.sharding import gathered, is_sharded
 from unlearn.stopping import Memory, StopRule
 from unlearn.trainer import RecordTrainer, Watch
+from verify.digests import weights_digest
 from verify.encoding import Encoded, Encoder, collate, padding_token_id
 from verify.files import disk_errors, write_manifest
-from verify.models import LoadedModel, weights_digest
+from verify.models import LoadedModel
 from verify.quantized import quantization_of, remember_quantization
 from verify.records import Record
 from verify.scoring import scored_log_probabilities, vocabulary_size

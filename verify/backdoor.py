@@ -14,7 +14,8 @@ import numpy as np
 from verify.attacks.extraction._text import comes_out, secret_of
 from verify.encoding import Encoder
 from verify.errors import InputError
-from verify.models import LoadedModel, greedy_continuations, load_model, require_same_tokenizer
+from verify.generation import greedy_continuations
+from verify.models import LoadedModel, load_model, require_same_tokenizer
 from verify.records import Fields, Record, RecordSource, require_disjoint
 from verify.sources import load_records
 from verify.statistics.backdoor import TriggerTest, trigger_test

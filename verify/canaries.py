@@ -15,9 +15,9 @@ from typing import Any
 
 import numpy as np
 
+from verify.digests import tokenizer_digest
 from verify.errors import InputError
 from verify.files import read_json, write_json
-from verify.models import tokenizer_digest
 from verify.records import Record
 
 CANARIES_NAME = "canaries.json"

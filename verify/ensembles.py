@@ -17,6 +17,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from verify.digests import weights_digest
 from verify.errors import InputError, IntegrityError
 from verify.files import file_digest, read_json, write_json
 
@@ -51,8 +52,6 @@ def load_ensemble(folder: Path, load_base: Callable[[str], Any], base: str | Non
         IntegrityError: base or adapters are not those that the description names.
     """
     from peft import PeftModel
-
-    from verify.models import weights_digest
 
     about = read_json(folder / ENSEMBLE)
     if not isinstance(about, dict) or about.get("schema") != SCHEMA or not about.get("adapters"):

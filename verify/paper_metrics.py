@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 
 from verify.encoding import Encoder, padding_token_id
 from verify.errors import InputError
-from verify.models import LoadedModel, greedy_continuations, load_model
+from verify.generation import greedy_continuations
+from verify.models import LoadedModel, load_model
 from verify.records import Fields, Record, RecordSource
 from verify.sources import load_records, stream_rows
 from verify.statistics.estimate import Estimate

@@ -20,9 +20,10 @@ from verify.attacks.extraction.sampled import Sampled
 from verify.attacks.membership._fitted import cross_fitted
 from verify.encoding import Encoder
 from verify.errors import InputError
+from verify.generation import sampled_continuations
 from verify.identity import RecordKey
 from verify.measurements import measure
-from verify.models import LoadedModel, load_model, sampled_continuations
+from verify.models import LoadedModel, load_model
 from verify.records import Record
 from verify.token_stats import TokenStatistics
 

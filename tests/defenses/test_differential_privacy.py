@@ -23,8 +23,9 @@ from unlearn.defenses.differential_privacy import UnitBatches
 from unlearn.defenses.unit_gradients import chunks, hooked, row_losses, sum_by_unit, trained_parameters
 from unlearn.provenance import LOG_NAME, TrainingLog
 from unlearn.reproduction import reproduce
+from verify.digests import weights_digest
 from verify.errors import InputError, RunError
-from verify.models import LoadedModel, load_model, weights_digest
+from verify.models import LoadedModel, load_model
 from verify.records import Fields, parse_records
 from verify.scoring import scored_log_probabilities
 

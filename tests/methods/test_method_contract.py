@@ -14,8 +14,9 @@ from unlearn.methods.base import Batch, InsideLayers, Objective, Progress, Rebui
 from unlearn.options import TrainingOptions as Options
 from unlearn.reference import load_or_compute_reference
 from unlearn.stopping import StopRule
+from verify.digests import weights_digest
 from verify.encoding import Encoder, collate
-from verify.models import load_model, weights_digest
+from verify.models import load_model
 from verify.records import Fields, parse_records
 
 METHODS = method_classes()

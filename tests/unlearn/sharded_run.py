@@ -14,8 +14,9 @@ from torch.distributed.fsdp import fully_shard
 from unlearn import processes
 from unlearn.selection import Selection, Selector
 from unlearn.training import save_model
+from verify.digests import weights_digest
 from verify.encoding import Encoder, collate
-from verify.models import load_model, weights_digest
+from verify.models import load_model
 from verify.scoring import scored_log_probabilities
 from verify.sources import load_records
 

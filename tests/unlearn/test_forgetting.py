@@ -14,8 +14,9 @@ import unlearn.cli
 from unlearn import NPO, GradientAscent, TrainingOptions, finetune, forget
 from unlearn.methods.retrain import Retrain
 from verify import InputError, RunError
+from verify.digests import weights_digest
 from verify.files import MANIFEST, is_complete, write_manifest
-from verify.models import load_model, weights_digest
+from verify.models import load_model
 
 OPTIONS = TrainingOptions(learning_rate=1e-3, epochs=1, batch_size=4)
 

@@ -17,8 +17,9 @@ from unlearn.methods.retrain import Retrain
 from unlearn.methods.task_vector import TaskVector
 from unlearn.reproduction import reproduce
 from verify import InputError
+from verify.digests import weights_digest
 from verify.files import MANIFEST
-from verify.models import load_model, weights_digest
+from verify.models import load_model
 from verify.quantized import QUANTIZATION_NAME, is_quantized, quantization_of
 
 OPTIONS = TrainingOptions(learning_rate=1e-2, epochs=1, batch_size=4, lora=True)

@@ -18,11 +18,12 @@ from unlearn.adapters import attach_adapter
 from unlearn.methods.rollback import Rollback
 from unlearn.provenance import LOG_NAME, TrainingLog
 from unlearn.replay import OPTIMIZER, UNDECAYED
+from verify.digests import weights_digest
 from verify.encoding import Encoder, collate
 from verify.errors import InputError, RunError
 from verify.files import MANIFEST
 from verify.identity import RecordKey
-from verify.models import load_model, weights_digest
+from verify.models import load_model
 from verify.scoring import scored_log_probabilities
 from verify.sources import load_records
 

@@ -14,9 +14,10 @@ from unlearn import NPO, GradDiff, GradientAscent, TrainingOptions, finetune, fo
 from unlearn.selection import Look, Selection, Selector
 from unlearn.training import run_objective
 from unlearn.weights import mean_loss
+from verify.digests import weights_digest
 from verify.errors import InputError
 from verify.files import MANIFEST
-from verify.models import load_model, weights_digest
+from verify.models import load_model
 from verify.records import Fields, Record, parse_records
 
 FORGET, RETAIN, HOLDOUT = make_rows("gone", 6), make_rows("kept", 8), make_rows("never", 8)

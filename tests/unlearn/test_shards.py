@@ -15,8 +15,9 @@ from unlearn.shards import SHARDS, Combine, ShardPlan, deletion_cost, finetune_s
 from verify.encoding import Encoder, collate
 from verify.ensembles import ENSEMBLE, WEIGHTS
 from verify.errors import InputError, IntegrityError
+from verify.generation import greedy_continuations
 from verify.identity import RecordKey
-from verify.models import greedy_continuations, load_model
+from verify.models import load_model
 from verify.records import Record
 from verify.sources import load_records
 from verify.token_stats import compute_token_statistics

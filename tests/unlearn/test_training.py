@@ -14,8 +14,9 @@ from unlearn import NPO, GradDiff, GradientAscent, TrainingOptions, finetune
 from unlearn.provenance import TrainingLog
 from unlearn.training import run_objective, train_records, training_arguments
 from verify import InputError, RunError
+from verify.digests import weights_digest
 from verify.encoding import Encoder, collate
-from verify.models import LoadedModel, load_model, weights_digest
+from verify.models import LoadedModel, load_model
 from verify.records import Record
 
 OPTIONS = TrainingOptions(learning_rate=1e-3, epochs=2, batch_size=4, logging_steps=1)

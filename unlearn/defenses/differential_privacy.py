@@ -27,9 +27,9 @@ from unlearn.options import TrainingOptions
 from unlearn.replay import optimizer_of
 from unlearn.results import Trained, TrainingResult
 from unlearn.training import DEFAULTS, learning_rate_of
+from verify.digests import weights_digest
 from verify.encoding import Encoded, Encoder, collate, padding_token_id
 from verify.errors import InputError, RunError
-from verify.models import weights_digest
 from verify.records import Record
 
 

@@ -11,7 +11,8 @@ from unlearn.methods._preference import preference_loss
 from unlearn.methods.base import Batch, Cost
 from verify.encoding import Encoder
 from verify.errors import InputError
-from verify.models import LoadedModel, sampled_continuations
+from verify.generation import sampled_continuations
+from verify.models import LoadedModel
 from verify.records import Record
 
 DOUBLINGS = 6

@@ -10,9 +10,9 @@ from unlearn.adapters import merged
 from unlearn.defenses.federation import clients_that_stay, run_federation, write_federation
 from unlearn.methods.base import Context, Cost, Outcome
 from unlearn.provenance import LOG_NAME, LogWriter
+from verify.digests import weights_digest
 from verify.encoding import Encoder
 from verify.identity import RecordKey
-from verify.models import weights_digest
 
 
 @dataclass(frozen=True)

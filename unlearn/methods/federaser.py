@@ -28,9 +28,10 @@ from unlearn.defenses.flower import Reply, Weights, aggregate, require_flower
 from unlearn.methods.base import Context, Cost, Outcome
 from unlearn.provenance import LOG_NAME, LogWriter
 from unlearn.results import TrainingResult
+from verify.digests import weights_digest
 from verify.errors import InputError
 from verify.identity import RecordKey
-from verify.models import LoadedModel, weights_digest
+from verify.models import LoadedModel
 
 
 @dataclass(frozen=True)

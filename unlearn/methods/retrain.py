@@ -15,10 +15,10 @@ from unlearn.finetuning import described, train_defended
 from unlearn.methods.base import Context, Cost, Outcome
 from unlearn.provenance import LOG_NAME, LogWriter
 from unlearn.training import train_records
+from verify.digests import weights_digest
 from verify.encoding import Encoder
 from verify.files import MANIFEST, read_json
 from verify.identity import RecordKey
-from verify.models import weights_digest
 from verify.records import Fields
 
 

@@ -16,11 +16,12 @@ from unlearn.options import TrainingOptions
 from unlearn.provenance import LOG_NAME, TrainingLog, filtered_lines
 from unlearn.replay import Replayed, entries_of, first_step_with, replay, windows_of_log, write_log
 from unlearn.results import TrainingResult
+from verify.digests import weights_digest
 from verify.encoding import Encoded
 from verify.errors import InputError, RunError
 from verify.files import MANIFEST, read_json, verify_manifest
 from verify.identity import RecordKey
-from verify.models import LoadedModel, weights_digest
+from verify.models import LoadedModel
 
 
 @dataclass(frozen=True)

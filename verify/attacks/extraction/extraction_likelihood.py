@@ -9,7 +9,8 @@ from numpy.typing import NDArray
 
 from verify.attacks.base import Family, Need, Observation, require_model
 from verify.encoding import Encoded
-from verify.models import LoadedModel, greedy_continuations
+from verify.generation import greedy_continuations
+from verify.models import LoadedModel
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from verify.attacks.base import Family, Need, Observation
 from verify.encoding import Encoded
 from verify.errors import InputError
-from verify.models import greedy_continuations
+from verify.generation import greedy_continuations
 
 
 @dataclass(frozen=True)
