@@ -13,8 +13,9 @@ from timing import SHARES, note
 from torch.utils.data import Dataset
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
+from unlearn.losses import ObjectiveLoss
 from unlearn.methods import method_classes
-from unlearn.methods.base import Batch, InsideLayers, Objective, Progress, WithAlternatives, WithMemory
+from unlearn.methods.base import InsideLayers, Objective, Progress, WithAlternatives, WithMemory
 from unlearn.methods.jensun import JensUn
 from unlearn.methods.scrub import SCRUB
 from unlearn.options import TrainingOptions
@@ -22,7 +23,6 @@ from unlearn.reference import load_or_compute_reference
 from unlearn.schedule import Lengths, PairSampler
 from unlearn.trainer import RecordTrainer
 from unlearn.training import token_counts, training_arguments
-from verify.encoding import collate
 from verify.models import LoadedModel
 
 STEPS = 12
@@ -98,21 +98,12 @@ def objective_step_times(model: Any, objective: Objective, windows: Any, folder:
         for parameter in model.parameters():
             parameter.requires_grad_(id(parameter) in chosen)
 
-    def loss(module: Any, pairs: Any, device: Any) -> torch.Tensor:
-        own = [index for index, _ in pairs]
-        rows = {"forget": own, "retain": [partner for _, partner in pairs], "alternative": own}
-        if not objective.needs_retain:
-            del rows["retain"]
-        parts = {role: collate([roles[role][row] for row in found], 0) for role, found in rows.items()}
-        batch = Batch(parts["forget"], parts.get("retain"), parts["alternative"], progress)
-        return objective.loss(module, batch, reference.of(rows, device))
-
+    read = {role: found for role, found in roles.items() if role != "retain" or objective.needs_retain}
     options = TrainingOptions(max_steps=STEPS, batch_size=BATCH, logging_steps=1000, learning_rate=1e-5)
     trainer = RecordTrainer(
         model=model,
         args=training_arguments(options, folder, len(windows), torch.device("cpu")),
-        loss_of_pairs=loss,
-        weigh=len,
+        pair_loss=ObjectiveLoss(objective, read, reference, progress, 0),
         sampler=_sampler(roles, objective),
         seed=0,
         progress=progress,

@@ -22,10 +22,10 @@ from numpy.typing import NDArray
 
 from unlearn import processes
 from unlearn.methods.base import Context
-from unlearn.options import TrainingOptions
+from unlearn.options import DEFAULTS, TrainingOptions, learning_rate_of
 from unlearn.provenance import LOG_NAME, TrainingLog
 from unlearn.results import TrainingResult
-from unlearn.training import DEFAULTS, learning_rate_of, train_records
+from unlearn.training import train_records
 from verify.encoding import Encoded, Encoder, padding_token_id
 from verify.errors import InputError
 from verify.models import LoadedModel

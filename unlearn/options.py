@@ -1,16 +1,21 @@
 """How to train: the settings that fine-tuning and unlearning share, under the names that `transformers` users know."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from verify.errors import InputError
 
 Precision = Literal["float32", "bfloat16"]
 
+DEFAULTS: Mapping[str, Any] = {"epochs": 5.0, "batch_size": 8, "scheduler": "linear", "warmup_ratio": 0.0, "weight_decay": 0.0}
+"""What a run takes where neither the user nor the method says; the learning rate: `learning_rate_of`."""
+FULL_LEARNING_RATE, LORA_LEARNING_RATE = 1e-5, 1e-4
+
 
 @dataclass(frozen=True)
 class TrainingOptions:
-    """Training settings; None means "what the method recommends, else the default of `transformers`".
+    """Training settings; None means "what the method recommends, else `DEFAULTS`".
 
     Attributes:
         learning_rate: peak learning rate.
@@ -76,3 +81,8 @@ class TrainingOptions:
                 raise InputError(f"--{name.replace('_', '-')} must be greater than 0, got {value}.")
         if self.save_steps < 0:
             raise InputError(f"--save-steps must be 0 (no checkpoints) or more, got {self.save_steps}.")
+
+
+def learning_rate_of(options: TrainingOptions) -> float:
+    """The peak learning rate, where the options leave it open: 1e-5, for an adapter 1e-4."""
+    return options.learning_rate or (LORA_LEARNING_RATE if options.lora else FULL_LEARNING_RATE)

@@ -22,6 +22,7 @@ from torch import nn
 from transformers.trainer_pt_utils import get_parameter_names
 
 from unlearn.checkpoints import Checkpoint, last_complete_checkpoint
+from unlearn.options import DEFAULTS
 from unlearn.provenance import Microbatch, TrainingLog
 from unlearn.sophia import Sophia
 from verify.encoding import Encoded, Encoder, collate, padding_token_id
@@ -202,8 +203,6 @@ def _step(
 
 def optimizer_of(model: nn.Module, options: Mapping[str, Any]) -> torch.optim.Optimizer:
     """The optimizer that the trainer uses, over the same groups in the same order."""
-    from unlearn.training import DEFAULTS
-
     decay = DEFAULTS["weight_decay"] if options["weight_decay"] is None else options["weight_decay"]
     decayed = set(get_parameter_names(model, [nn.LayerNorm], UNDECAYED))  # type: ignore[no-untyped-call]
     trained = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]

@@ -25,9 +25,9 @@ from unlearn.adapters import attach_adapter
 from unlearn.checkpoints import WORK, claim_output
 from unlearn.methods.base import Context
 from unlearn.methods.lora_negation import delta_weights
-from unlearn.options import TrainingOptions
+from unlearn.options import DEFAULTS, TrainingOptions
 from unlearn.results import TrainingResult, together
-from unlearn.training import DEFAULTS, save_model, train_records
+from unlearn.training import save_model, train_records
 from verify.ensembles import ENSEMBLE, WEIGHTS, load_ensemble, write_ensemble
 from verify.errors import InputError, IntegrityError
 from verify.files import MANIFEST, is_complete, read_json, verify_manifest, write_json, write_manifest

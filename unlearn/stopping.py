@@ -1,9 +1,23 @@
 """When to stop: ascent has no lower bound, so something else must say "enough"."""
 
+import dataclasses
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Protocol, runtime_checkable
+
+import numpy as np
+from torch import nn
+
+from verify.attacks.extraction.extraction_likelihood import ExtractionLikelihood
+from verify.encoding import Encoded, Encoder, padding_token_id
+from verify.models import LoadedModel
+from verify.records import Record
+from verify.scoring import vocabulary_size
+from verify.token_stats import compute_token_statistics
+
+EXTRACTION_RECORDS = 32
+"""So many records of a set are continued for its extraction likelihood."""
 
 
 @dataclass(frozen=True)
@@ -92,3 +106,52 @@ class MemorizationBelowUnseen:
             return said
         here, there = forget.extraction(), unseen.extraction()
         return f"{said}, and its extraction likelihood {here:.3f} to {there:.3f}" if here <= there else None
+
+
+def stop_check(
+    loaded: LoadedModel, rule: StopRule | None, forget: Sequence[Encoded], holdout: Sequence[Record] | None, encoder: Encoder
+) -> Callable[[], str | None] | None:
+    """The question the stop rule asks, with what it needs to know of the model before unlearning.
+
+    Args:
+        loaded: the model, not yet changed.
+        rule: None gives None.
+        forget: windows of the forget set.
+        holdout: never-trained records.
+        encoder: as the run encodes records.
+    """
+    if rule is None:
+        return None
+    pad = padding_token_id(loaded.tokenizer)
+    unseen = None
+    if holdout and rule.reads_unseen:
+        windows = encoder.encode(holdout)
+        level = extraction_likelihood(loaded, windows)  # of the model as it is now, before the first step
+        unseen = dataclasses.replace(memory_of(loaded.model, windows, pad), extraction=lambda: level)
+    vocabulary = vocabulary_size(loaded.model)
+    # The layers are shared with whatever wraps the model in training, so this sees the weights as they are at the time.
+    return lambda: rule.reason(
+        dataclasses.replace(memory_of(loaded.model, forget, pad), extraction=lambda: extraction_likelihood(loaded, forget)),
+        unseen,
+        vocabulary,
+    )
+
+
+def memory_of(model: nn.Module, windows: Sequence[Encoded], pad_token_id: int) -> Memory:
+    """Loss and memorization accuracy of a set, from one teacher-forced pass in evaluation mode."""
+    statistics = compute_token_statistics(model, windows, pad_token_id)
+    right, total = sum(int(entry.greedy.sum()) for entry in statistics), sum(len(entry) for entry in statistics)
+    return Memory(float(np.mean([entry.loss for entry in statistics])), right / total)
+
+
+def extraction_likelihood(loaded: LoadedModel, windows: Sequence[Encoded]) -> float:
+    """EL_10 of a set (Jang et al. 2023, eq. 4), the mean over at most `EXTRACTION_RECORDS` of its windows, evenly chosen."""
+    count = min(EXTRACTION_RECORDS, len(windows))
+    chosen = [windows[index] for index in np.unique(np.linspace(0, len(windows) - 1, count).astype(int))]
+    numbered = [Encoded(window.input_ids, window.scored, window.secret, row) for row, window in enumerate(chosen)]
+    training = loaded.model.training
+    loaded.model.eval()
+    try:
+        return float(ExtractionLikelihood().of_windows(loaded, numbered, len(numbered)).mean())
+    finally:
+        loaded.model.train(training)

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
 from unlearn import processes
+from unlearn.losses import PairLoss
 from unlearn.methods.base import Progress
 from unlearn.provenance import LogWriter
 from unlearn.schedule import FILLER, Pair, PairDataset, PairSampler, microbatch_seed
@@ -31,15 +32,14 @@ class RecordTrainer(Trainer):
     """`transformers.Trainer` over pairs of records.
 
     Attributes:
-        loss_of_pairs: the loss.
-        weigh: how many items a microbatch holds, so that the step's loss is a mean over all items of the step.
+        pair_loss: the loss; it also says how much a microbatch weighs in the mean over its step.
+        tokens: how many have gone through the model in this process.
     """
 
     def __init__(
         self,
         *,
-        loss_of_pairs: Callable[[nn.Module, Sequence[Pair], torch.device], Tensor],
-        weigh: Callable[[Sequence[Pair]], int],
+        pair_loss: PairLoss,
         sampler: PairSampler,
         seed: int,
         log: LogWriter | None = None,
@@ -53,13 +53,13 @@ class RecordTrainer(Trainer):
         if given.world_size > 1:
             sampler.multiple = given.per_device_train_batch_size * given.world_size
         super().__init__(train_dataset=PairDataset(len(sampler)), data_collator=_as_they_are, **arguments)
-        self.loss_of_pairs, self.weigh, self.sampler = loss_of_pairs, weigh, sampler
+        self.pair_loss, self.sampler = pair_loss, sampler
         self.run_seed, self.log_writer = seed, log
         self.progress, self.advance = progress or Progress(), advance
         self.optimizer_name, self.selector = optimizer, selector
         # The loss below is already a share of the whole step's; tell the base class not to divide it again.
         self.model_accepts_loss_kwargs = True
-        self.microbatch = 0
+        self.microbatch, self.tokens = 0, 0
         self.gradient_norm = 0.0
         self._clip = self.accelerator.clip_grad_norm_
         self.accelerator.clip_grad_norm_ = self._clip_and_remember
@@ -108,7 +108,8 @@ class RecordTrainer(Trainer):
     def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: torch.device) -> tuple[list[Any], Tensor]:
         """The microbatches of one optimizer step, and how many items they hold over all processes."""
         batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
-        items = torch.tensor(sum(self.weigh([pair for pair in batch if pair != FILLER]) for batch in batches), device=device)
+        weights = [self.pair_loss.weight([pair for pair in batch if pair != FILLER]) for batch in batches]
+        items = torch.tensor(sum(weights), device=device)
         if self.args.world_size > 1:
             items = self.accelerator.gather(items).sum()
         return batches, items
@@ -122,7 +123,9 @@ class RecordTrainer(Trainer):
         torch.manual_seed(seed := microbatch_seed(self.run_seed, self.microbatch))
         real = [pair for pair in inputs if pair != FILLER]
         # A process without a record left still takes part in the exchange of gradients, with a loss that weighs nothing.
-        loss = self.loss_of_pairs(model, real or [(0, 0 if self.sampler.partners else -1)], self.args.device)
+        pairs = real or [(0, 0 if self.sampler.partners else -1)]
+        self.tokens += self.pair_loss.tokens(pairs)
+        loss = self.pair_loss(model, pairs, self.args.device)
         if not torch.isfinite(loss):
             raise RunError(
                 f"the loss is not finite at step {self.state.global_step + 1}; the step was not taken. Lower --learning-rate, "
@@ -133,7 +136,7 @@ class RecordTrainer(Trainer):
             rate = float(self.lr_scheduler.get_last_lr()[0])
             self._log(real, seed, rate)
         self.microbatch += 1
-        return loss * ((self.weigh(real) if real else 0) * self.args.world_size / num_items_in_batch)
+        return loss * (self.pair_loss.weight(real) * self.args.world_size / num_items_in_batch)
 
     def _log(self, pairs: Sequence[Pair], seed: int, rate: float) -> None:
         """Note the microbatches of all processes, in their order."""
@@ -183,7 +186,7 @@ class RecordTrainer(Trainer):
 class Watch(TrainerCallback):
     """Everything that happens between steps: epochs, finite gradients, the stop rule, the log."""
 
-    def __init__(self, stop: Callable[[], str | None] | None, check_every: int) -> None:
+    def __init__(self, stop: Callable[[], str | None] | None = None, check_every: int = 0) -> None:
         self.trainer: RecordTrainer | None = None
         self.stop, self.check_every = stop, check_every
         self.stopped: str | None = None

@@ -7,35 +7,30 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 from transformers import PrinterCallback, TrainingArguments
 
 from unlearn import processes
 from unlearn.adapters import attach_adapter
-from unlearn.checkpoints import last_complete_checkpoint, open_work
-from unlearn.methods.base import Batch, InsideLayers, Objective, Progress, WithAlternatives, WithMemory
-from unlearn.options import TrainingOptions
+from unlearn.checkpoints import Checkpoint, last_complete_checkpoint, open_work
+from unlearn.losses import LikelihoodLoss, ObjectiveLoss, PairLoss
+from unlearn.methods.base import InsideLayers, Objective, Progress, WithAlternatives, WithMemory
+from unlearn.options import DEFAULTS, TrainingOptions, learning_rate_of
 from unlearn.provenance import LogWriter
 from unlearn.reference import load_or_compute_reference
 from unlearn.results import Trained, TrainingResult
-from unlearn.schedule import Lengths, Pair, PairSampler
+from unlearn.schedule import Lengths, PairSampler
 from unlearn.selection import Selection, Selector, selector_of
 from unlearn.sharding import gathered, is_sharded
-from unlearn.stopping import Memory, StopRule
+from unlearn.stopping import stop_check
 from unlearn.trainer import RecordTrainer, Watch
 from verify.digests import weights_digest
-from verify.encoding import Encoded, Encoder, collate, padding_token_id
+from verify.encoding import Encoded, Encoder, padding_token_id
 from verify.files import disk_errors, write_manifest
 from verify.models import LoadedModel
 from verify.quantized import quantization_of, remember_quantization
 from verify.records import Record
-from verify.scoring import scored_log_probabilities, vocabulary_size
-from verify.token_stats import compute_token_statistics
-
-DEFAULTS: Mapping[str, Any] = {"epochs": 5.0, "batch_size": 8, "scheduler": "linear", "warmup_ratio": 0.0, "weight_decay": 0.0}
-FULL_LEARNING_RATE, LORA_LEARNING_RATE = 1e-5, 1e-4
 
 
 def train_records(
@@ -52,7 +47,7 @@ def train_records(
     Args:
         loaded: the model; with `options.lora`, an adapter is attached to it.
         records: what to train on.
-        options: settings; what is None takes the defaults above.
+        options: settings; what is None takes `unlearn.options.DEFAULTS`.
         work_dir: for checkpoints; a run cut off there goes on where it stopped.
         log: the provenance log to write.
         callbacks: further `transformers` callbacks.
@@ -62,27 +57,11 @@ def train_records(
         RunError: a loss or gradient is not finite, or the disk is full.
     """
     windows = Encoder(loaded.tokenizer, loaded.context_length, options.overflow).encode(records)
-    pad = padding_token_id(loaded.tokenizer)
-    counts = [int(window.scored.sum()) for window in windows]
-
-    def loss(model: nn.Module, pairs: Sequence[Pair], device: torch.device) -> Tensor:
-        batch = _to(collate([windows[index] for index, _ in pairs], pad), device)
-        return -scored_log_probabilities(model, batch)[0].mean()
-
     model = attach_adapter(loaded.model, options)
-    sampler = PairSampler(len(windows), 0, options.seed, Lengths(token_counts(windows), (), step_records(options)))
     open_work(work_dir, "train", options, [record.fingerprint for record in records], loaded.digest)
-    return _train(
-        model,
-        options,
-        work_dir,
-        sampler,
-        loss,
-        lambda pairs: sum(counts[index] for index, _ in pairs),
-        lengths=lambda pairs: sum(len(windows[index].input_ids) for index, _ in pairs),
-        log=log,
-        callbacks=callbacks,
-    )
+    sampler = PairSampler(len(windows), 0, options.seed, Lengths(token_counts(windows), (), step_records(options)))
+    loss = LikelihoodLoss(windows, padding_token_id(loaded.tokenizer))
+    return _train(model, options, work_dir, loss, sampler, log=log, callbacks=callbacks)
 
 
 def run_objective(
@@ -116,46 +95,28 @@ def run_objective(
     """
     encoder = Encoder(loaded.tokenizer, loaded.context_length, options.overflow)
     pad = padding_token_id(loaded.tokenizer)
-    forget_windows = encoder.encode(forget)
-    retain_windows = encoder.encode(retain) if objective.needs_retain and retain else []
+    windows = {"forget": encoder.encode(forget), "retain": encoder.encode(retain) if objective.needs_retain and retain else []}
     fingerprints = [*(record.fingerprint for record in forget), "retain", *(record.fingerprint for record in retain or ())]
     open_work(work_dir, f"{objective!r} {selection!r}", options, fingerprints, loaded.digest)
-    windows = {"forget": forget_windows, "retain": retain_windows}
     if isinstance(objective, WithAlternatives):
         said = objective.alternatives(loaded, forget, retain or [], options.seed)
-        windows["alternative"] = _one_each(encoder, said, forget_windows)
-    layer = objective.inner_layer(loaded.model) if isinstance(objective, InsideLayers) else None
+        windows["alternative"] = _one_each(encoder, said, windows["forget"])
+    # All that is asked of the model before unlearning is asked here, before an adapter is attached and the first step taken.
     reference = load_or_compute_reference(
         work_dir,
         loaded,
         objective.reference,
         windows,
         pad,
-        layer=layer,
+        layer=objective.inner_layer(loaded.model) if isinstance(objective, InsideLayers) else None,
         seed=options.seed,
         trained_head=not options.lora,
         given=tables,
     )
-    stop = _stop_check(loaded, objective.stop_rule, forget_windows, holdout, encoder, pad)
+    rule = objective.stop_rule
+    watch = Watch(stop_check(loaded, rule, windows["forget"], holdout, encoder), 0 if rule is None else rule.check_every)
     selector = selector_of(loaded, selection, forget, keep, holdout or (), options)
     progress = Progress(values=dict(objective.begin()) if isinstance(objective, WithMemory) else {})
-
-    def rows_of(pairs: Sequence[Pair]) -> dict[str, list[int]]:
-        own, partners = [index for index, _ in pairs], [partner for _, partner in pairs]
-        return {role: partners if role == "retain" else own for role, found in windows.items() if found}
-
-    def loss(model: nn.Module, pairs: Sequence[Pair], device: torch.device) -> Tensor:
-        rows = rows_of(pairs)
-        parts = {role: _to(collate([windows[role][row] for row in chosen], pad), device) for role, chosen in rows.items()}
-        batch = Batch(parts["forget"], parts.get("retain"), parts.get("alternative"), progress)
-        return objective.loss(model, batch, reference.of(rows, device))
-
-    def tokens(pairs: Sequence[Pair]) -> int:
-        return sum(len(windows[role][row].input_ids) for role, chosen in rows_of(pairs).items() for row in chosen)
-
-    # A record and what is to be said instead are rows of one batch.
-    longest = list(map(max, zip(*(token_counts(found) for role, found in windows.items() if role != "retain"), strict=True)))
-    lengths = Lengths(longest, token_counts(retain_windows), step_records(options))
     model = attach_adapter(loaded.model, options)
     if isinstance(objective, InsideLayers) and model is loaded.model:
         _train_only(model, objective.trained_parameters(model))
@@ -163,12 +124,9 @@ def run_objective(
         model,
         options,
         work_dir,
-        PairSampler(len(forget_windows), len(retain_windows), options.seed, lengths),
-        loss,
-        len,
-        lengths=tokens,
-        stop=stop,
-        check_every=0 if objective.stop_rule is None else objective.stop_rule.check_every,
+        ObjectiveLoss(objective, windows, reference, progress, pad),
+        _sampler(windows, options),
+        watch=watch,
         progress=progress,
         advance=objective.advance if isinstance(objective, WithMemory) else None,
         selector=selector,
@@ -179,17 +137,22 @@ def run_objective(
     return trained
 
 
+def _sampler(windows: Mapping[str, Sequence[Encoded]], options: TrainingOptions) -> PairSampler:
+    """Pairs forget with retain windows; those of like length meet."""
+    # A record and what is to be said instead are rows of one batch.
+    longest = list(map(max, zip(*(token_counts(found) for role, found in windows.items() if role != "retain"), strict=True)))
+    lengths = Lengths(longest, token_counts(windows["retain"]), step_records(options))
+    return PairSampler(len(windows["forget"]), len(windows["retain"]), options.seed, lengths)
+
+
 def _train(
     model: Any,
     options: TrainingOptions,
     work_dir: Path,
+    loss: PairLoss,
     sampler: PairSampler,
-    loss: Callable[[nn.Module, Sequence[Pair], torch.device], Tensor],
-    weigh: Callable[[Sequence[Pair]], int],
     *,
-    lengths: Callable[[Sequence[Pair]], int],
-    stop: Callable[[], str | None] | None = None,
-    check_every: int = 0,
+    watch: Watch | None = None,
     log: LogWriter | None = None,
     progress: Progress | None = None,
     advance: Callable[[Mapping[str, float], Mapping[str, float]], Mapping[str, float]] | None = None,
@@ -197,20 +160,14 @@ def _train(
     callbacks: Sequence[Any] = (),
 ) -> Trained:
     """Run the trainer, from the last complete checkpoint where there is one."""
-    watch, tokens = Watch(stop, check_every), [0]
-
-    def counted(module: nn.Module, pairs: Sequence[Pair], device: torch.device) -> Tensor:
-        tokens[0] += lengths(pairs)
-        return loss(module, pairs, device)
-
+    watch = watch or Watch()
     arguments = training_arguments(options, work_dir, len(sampler), next(model.parameters()).device)
     if log is not None and options.keep_checkpoints is None:
         arguments.save_total_limit = None  # any of them may be the last clean one of a later deletion
     trainer = RecordTrainer(
         model=model,
         args=arguments,
-        loss_of_pairs=counted,
-        weigh=weigh,
+        pair_loss=loss,
         sampler=sampler,
         seed=options.seed,
         log=log,
@@ -223,26 +180,29 @@ def _train(
     trainer.remove_callback(PrinterCallback)
     watch.trainer = trainer
     checkpoint = last_complete_checkpoint(work_dir)
-    if log is not None and processes.is_main():
-        log.begin(trainer.microbatches_before(checkpoint.step) * processes.count() if checkpoint else 0)
-    if checkpoint is not None:
-        trainer.resume_progress(checkpoint.folder)
-    elif selector is not None:
-        selector.begin(model)
+    _begin(trainer, model, checkpoint)
     started = time.monotonic()
     if selector is None or selector.stopped is None:  # a run can be cut off between its end and its result
         trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint.folder))
     steps = max(trainer.state.global_step, 0 if checkpoint is None else checkpoint.step)
     if selector is not None:
         selector.finish(steps, model)
-    stopped = watch.stopped or (selector.stopped if selector else None)
     seconds = time.monotonic() - started
     model.eval()
-    return Trained(
-        model,
-        TrainingResult(steps, steps / trainer.steps_per_epoch(), stopped, tokens[0], seconds, tuple(watch.losses)),
-        None if selector is None else selector.facts(),
-    )
+    stopped = watch.stopped or (selector.stopped if selector else None)
+    result = TrainingResult(steps, steps / trainer.steps_per_epoch(), stopped, trainer.tokens, seconds, tuple(watch.losses))
+    return Trained(model, result, None if selector is None else selector.facts())
+
+
+def _begin(trainer: RecordTrainer, model: nn.Module, checkpoint: Checkpoint | None) -> None:
+    """Open the log, and take up the run where the checkpoint left it, or look at the model before the first step."""
+    if trainer.log_writer is not None and processes.is_main():
+        done = trainer.microbatches_before(checkpoint.step) * processes.count() if checkpoint else 0
+        trainer.log_writer.begin(done)
+    if checkpoint is not None:
+        trainer.resume_progress(checkpoint.folder)
+    elif trainer.selector is not None:
+        trainer.selector.begin(model)
 
 
 def token_counts(windows: Sequence[Encoded]) -> list[int]:
@@ -256,15 +216,9 @@ def step_records(options: TrainingOptions) -> int:
     return int(batch * options.gradient_accumulation * processes.count())
 
 
-def learning_rate_of(options: TrainingOptions) -> float:
-    """The peak learning rate, where the options leave it open: 1e-5, for an adapter 1e-4."""
-    return options.learning_rate or (LORA_LEARNING_RATE if options.lora else FULL_LEARNING_RATE)
-
-
 def training_arguments(options: TrainingOptions, work_dir: Path, records: int, device: torch.device) -> TrainingArguments:
-    """The `transformers` arguments of a run; what the options leave open takes the defaults of this module."""
+    """The `transformers` arguments of a run; what the options leave open takes `DEFAULTS`."""
     filled = {name: value if (value := getattr(options, name)) is not None else default for name, default in DEFAULTS.items()}
-    rate = learning_rate_of(options)
     # Named only when wanted: transformers is renaming both arguments and warns at every mention.
     checkpointing: dict[str, Any] = (
         {"gradient_checkpointing": True, "gradient_checkpointing_kwargs": {"use_reentrant": False}}
@@ -280,7 +234,7 @@ def training_arguments(options: TrainingOptions, work_dir: Path, records: int, d
         output_dir=str(work_dir),
         per_device_train_batch_size=filled["batch_size"],
         gradient_accumulation_steps=options.gradient_accumulation,
-        learning_rate=rate,
+        learning_rate=learning_rate_of(options),
         num_train_epochs=filled["epochs"],
         max_steps=options.max_steps or -1,
         lr_scheduler_type=filled["scheduler"],
@@ -318,56 +272,6 @@ def _train_only(model: nn.Module, parameters: Sequence[nn.Parameter]) -> None:
     for parameter in model.parameters():
         # Weights in few bits have no gradient to ask for.
         parameter.requires_grad_(id(parameter) in chosen and parameter.is_floating_point())
-
-
-def _to(batch: Mapping[str, Tensor], device: torch.device) -> dict[str, Tensor]:
-    return {name: tensor.to(device) for name, tensor in batch.items()}
-
-
-def memory_of(model: nn.Module, windows: Sequence[Encoded], pad_token_id: int) -> Memory:
-    """Loss and memorization accuracy of a set, from one teacher-forced pass in evaluation mode."""
-    statistics = compute_token_statistics(model, windows, pad_token_id)
-    right, total = sum(int(entry.greedy.sum()) for entry in statistics), sum(len(entry) for entry in statistics)
-    return Memory(float(np.mean([entry.loss for entry in statistics])), right / total)
-
-
-def _stop_check(
-    loaded: LoadedModel,
-    rule: StopRule | None,
-    forget: Sequence[Encoded],
-    holdout: Sequence[Record] | None,
-    encoder: Encoder,
-    pad: int,
-) -> Callable[[], str | None] | None:
-    """The question the stop rule asks, with what it needs to know of the model before unlearning."""
-    if rule is None:
-        return None
-    unseen = None
-    if holdout and rule.reads_unseen:
-        windows = encoder.encode(holdout)
-        level = extraction_likelihood(loaded, windows)  # of the model as it is now, before the first step
-        unseen = dataclasses.replace(memory_of(loaded.model, windows, pad), extraction=lambda: level)
-    vocabulary = vocabulary_size(loaded.model)
-    # The layers are shared with whatever wraps the model in training, so this sees the weights as they are at the time.
-    return lambda: rule.reason(
-        dataclasses.replace(memory_of(loaded.model, forget, pad), extraction=lambda: extraction_likelihood(loaded, forget)),
-        unseen,
-        vocabulary,
-    )
-
-
-def extraction_likelihood(loaded: LoadedModel, windows: Sequence[Encoded], records: int = 32) -> float:
-    """EL_10 of a set (Jang et al. 2023, eq. 4), the mean over at most so many of its records, evenly chosen."""
-    from verify.attacks.extraction.extraction_likelihood import ExtractionLikelihood
-
-    chosen = [windows[index] for index in np.unique(np.linspace(0, len(windows) - 1, min(records, len(windows))).astype(int))]
-    numbered = [Encoded(window.input_ids, window.scored, window.secret, row) for row, window in enumerate(chosen)]
-    training = loaded.model.training
-    loaded.model.eval()
-    try:
-        return float(ExtractionLikelihood().of_windows(loaded, numbered, len(numbered)).mean())
-    finally:
-        loaded.model.train(training)
 
 
 def save_model(model: Any, tokenizer: Any, output_dir: Path, about: Mapping[str, Any]) -> str:

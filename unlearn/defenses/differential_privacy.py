@@ -23,10 +23,9 @@ from unlearn.defenses.unit_gradients import (
     sum_by_unit,
     trained_parameters,
 )
-from unlearn.options import TrainingOptions
+from unlearn.options import DEFAULTS, TrainingOptions, learning_rate_of
 from unlearn.replay import optimizer_of
 from unlearn.results import Trained, TrainingResult
-from unlearn.training import DEFAULTS, learning_rate_of
 from verify.digests import weights_digest
 from verify.encoding import Encoded, Encoder, collate, padding_token_id
 from verify.errors import InputError, RunError

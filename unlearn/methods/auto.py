@@ -13,11 +13,10 @@ import numpy as np
 from unlearn.levels import retraining_steps
 from unlearn.methods.base import Context, Cost, Objective, Outcome
 from unlearn.methods.level import Level
-from unlearn.options import TrainingOptions
+from unlearn.options import DEFAULTS, TrainingOptions
 from unlearn.provenance import LOG_NAME
 from unlearn.results import TrainingResult, together
 from unlearn.shards import SHARDS, SavedShards
-from unlearn.training import DEFAULTS
 from verify.encoding import Encoder
 from verify.ensembles import ENSEMBLE
 from verify.errors import InputError, RunError

@@ -9,8 +9,9 @@ import torch
 
 from unlearn.adapters import merged
 from unlearn.methods.base import Context, Cost, Outcome
+from unlearn.options import learning_rate_of
 from unlearn.results import together
-from unlearn.training import learning_rate_of, train_records
+from unlearn.training import train_records
 from unlearn.weights import Search, Weights, assign, copy_weights, require_scales
 from verify.errors import InputError
 

@@ -11,8 +11,9 @@ from torch import Tensor
 from unlearn.adapters import merged
 from unlearn.methods.base import Context, Cost, Outcome
 from unlearn.methods.npo import NPO
+from unlearn.options import learning_rate_of
 from unlearn.results import together
-from unlearn.training import learning_rate_of, run_objective
+from unlearn.training import run_objective
 from unlearn.weights import Search, assign, copy_weights, require_scales
 from verify.errors import InputError
 
