@@ -15,12 +15,11 @@ from unlearn.checkpoints import WORK, claim_output, keep_checkpoints
 from unlearn.defenses.base import Defended, Defense, TrainingTask
 from unlearn.options import TrainingOptions
 from unlearn.origin import environment, inputs_of
-from unlearn.provenance import LOG_NAME, LogWriter
+from unlearn.provenance import LOG_NAME
 from unlearn.results import TrainingResult
-from unlearn.training import save_model, train_records
+from unlearn.training import log_writer, save_model, train_records
 from verify.canaries import CANARIES_NAME, Canaries
 from verify.digests import tokenizer_digest, weights_digest
-from verify.encoding import Encoder
 from verify.errors import InputError
 from verify.identity import RecordKey
 from verify.models import LoadedModel, load_model, load_tokenizer, require_fitting_tokenizer
@@ -82,7 +81,7 @@ def finetune(
         InputError: records, model or options cannot be used, alone or with the defence.
         RunError: training became non-finite, or the disk is full.
     """
-    options = options or TrainingOptions()
+    options, fields = options or TrainingOptions(), fields or Fields()
     if quantize is not None and not options.lora:
         require_adapter(model, quantize)
     output = claim_output(output_dir)
@@ -90,52 +89,46 @@ def finetune(
     loaded = _load(model, tokenizer, dtype, options.seed, quantize)
     with processes.main_first():
         records += _trained_canaries(output, canaries, loaded.tokenizer)
-    windows = Encoder(loaded.tokenizer, loaded.context_length, options.overflow).encode(records)
-    log = LogWriter.for_run(
-        output / LOG_NAME,
-        [records[window.record] for window in windows],
-        options,
-        RecordKey.load(),
-        tokenizer=loaded.tokenizer_digest,
-        start_weights=loaded.digest,
-        defense=None if defense is None else defense.name,
-    )
-    if defense is None:
-        done = Defended(train_records(loaded, records, options, output / WORK, log=log, callbacks=callbacks))
-    else:
-        task = TrainingTask(loaded, records, options, output, output / WORK, data, fields or Fields())
-        done = train_defended(defense, task, log)
-    trained = done.trained
-    processes.wait()
-    final = weights_digest(trained.model)
+    task = TrainingTask(loaded, records, options, output, output / WORK, data, fields)
+    done = train_with_log(task, defense, callbacks)
     if processes.is_main():
-        log.end(final)
-        keep_checkpoints(output / WORK, output)
-        shutil.rmtree(output / WORK)
+        shutil.rmtree(task.work_dir)
     protection = None if defense is None else described(defense, done)
     about = {
         "options": dataclasses.asdict(options),
         "defense": protection,
-        "training": dataclasses.asdict(trained.result),
+        "training": dataclasses.asdict(done.trained.result),
         "start_weights": loaded.digest,
         "records": len(records),
         "canary_pairs": canaries,
         "environment": environment(),
         "inputs": inputs_of({"model": model, "tokenizer": tokenizer}, {"data": data}, fields, dtype, quantize),
     }
-    digest = save_model(trained.model, loaded.tokenizer, output, about)
-    return FinetuneResult(output, output / LOG_NAME, digest, trained.result, protection)
+    digest = save_model(done.trained.model, loaded.tokenizer, output, about)
+    return FinetuneResult(output, output / LOG_NAME, digest, done.trained.result, protection)
 
 
-def train_defended(defense: Defense, task: TrainingTask, log: LogWriter) -> Defended:
-    """Train under a defence; the log says of which records, not of which steps.
+def train_with_log(task: TrainingTask, defense: Defense | None, callbacks: Sequence[Any] = ()) -> Defended:
+    """Train a task, under a defence where there is one; the training log and the checkpoints to keep go into its folder.
+
+    Under a defence the log says of which records, not of which steps.
 
     Raises:
-        InputError, RunError: as the defence's `train`.
+        InputError, RunError: as `train_records`, or the defence's `train`.
     """
-    task.work_dir.mkdir(parents=True, exist_ok=True)  # from here on the folder is that of a run, which can be taken up again
-    done = defense.train(task)
-    log.begin(0)
+    name = None if defense is None else defense.name
+    log = log_writer(task.output_dir / LOG_NAME, task.loaded, task.records, task.options, RecordKey.load(), defense=name)
+    if defense is None:
+        done = Defended(train_records(task.loaded, task.records, task.options, task.work_dir, log=log, callbacks=callbacks))
+    else:
+        task.work_dir.mkdir(parents=True, exist_ok=True)  # from here on the folder is that of a run, which can be taken up again
+        done = defense.train(task)
+        log.begin(0)
+    processes.wait()
+    final = weights_digest(done.trained.model)
+    if processes.is_main():
+        log.end(final)
+        keep_checkpoints(task.work_dir, task.output_dir)
     return done
 
 

@@ -28,6 +28,7 @@ from unlearn.trainer import RecordTrainer, Watch
 from verify.digests import weights_digest
 from verify.encoding import Encoded, Encoder, padding_token_id
 from verify.files import disk_errors, write_manifest
+from verify.identity import RecordKey
 from verify.models import LoadedModel
 from verify.quantized import quantization_of, remember_quantization
 from verify.records import Record
@@ -62,6 +63,32 @@ def train_records(
     sampler = PairSampler(len(windows), 0, options.seed, Lengths(token_counts(windows), (), step_records(options)))
     loss = LikelihoodLoss(windows, padding_token_id(loaded.tokenizer))
     return _train(model, options, work_dir, loss, sampler, log=log, callbacks=callbacks)
+
+
+def log_writer(
+    path: Path,
+    loaded: LoadedModel,
+    records: Sequence[Record],
+    options: TrainingOptions,
+    key: RecordKey,
+    *,
+    defense: str | None = None,
+) -> LogWriter:
+    """A training log of records as `train_records` splits them: one entry for each window.
+
+    Raises:
+        InputError: a record does not fit the context.
+    """
+    windows = Encoder(loaded.tokenizer, loaded.context_length, options.overflow).encode(records)
+    return LogWriter.for_run(
+        path,
+        [records[window.record] for window in windows],
+        options,
+        key,
+        tokenizer=loaded.tokenizer_digest,
+        start_weights=loaded.digest,
+        defense=defense,
+    )
 
 
 def run_objective(

@@ -9,9 +9,9 @@ from peft import PeftModel
 from unlearn.adapters import merged
 from unlearn.defenses.federation import clients_that_stay, run_federation, write_federation
 from unlearn.methods.base import Context, Cost, Outcome
-from unlearn.provenance import LOG_NAME, LogWriter
+from unlearn.provenance import LOG_NAME
+from unlearn.training import log_writer
 from verify.digests import weights_digest
-from verify.encoding import Encoder
 from verify.identity import RecordKey
 
 
@@ -51,16 +51,7 @@ class ClientRetrain:
         assert base is not None, "the caller checks needs_base"
         saved, clients = clients_that_stay(context, key)
         records = [record for found in clients.values() for record in found]
-        windows = Encoder(base.tokenizer, base.context_length, saved.plan.options.overflow).encode(records)
-        log = LogWriter.for_run(
-            context.output_dir / LOG_NAME,
-            [records[window.record] for window in windows],
-            saved.plan.options,
-            key,
-            tokenizer=base.tokenizer_digest,
-            start_weights=base.digest,
-            defense="federated",
-        )
+        log = log_writer(context.output_dir / LOG_NAME, base, records, saved.plan.options, key, defense="federated")
         write_federation(context.output_dir, base.digest, clients, saved.plan, key)
         trained = run_federation(base, clients, saved.plan, context.output_dir, context.work_dir)
         log.begin(0)

@@ -6,19 +6,12 @@ from typing import Any, ClassVar
 
 from peft import PeftModel
 
-from unlearn import processes
 from unlearn.adapters import merged
-from unlearn.checkpoints import keep_checkpoints
 from unlearn.defenses import defense_of
 from unlearn.defenses.base import Defense, TrainingTask
-from unlearn.finetuning import described, train_defended
+from unlearn.finetuning import described, train_with_log
 from unlearn.methods.base import Context, Cost, Outcome
-from unlearn.provenance import LOG_NAME, LogWriter
-from unlearn.training import train_records
-from verify.digests import weights_digest
-from verify.encoding import Encoder
 from verify.files import MANIFEST, read_json
-from verify.identity import RecordKey
 from verify.records import Fields
 
 
@@ -49,30 +42,12 @@ class Retrain:
     def rebuild(self, context: Context) -> Outcome:
         """Train the base on the retain set."""
         assert context.base is not None, "the caller checks needs_base"
-        base, options = context.base, context.options
-        defense = _defense(context)
-        windows = Encoder(base.tokenizer, base.context_length, options.overflow).encode(context.retain)
-        log = LogWriter.for_run(
-            context.output_dir / LOG_NAME,
-            [context.retain[window.record] for window in windows],
-            options,
-            RecordKey.load(),
-            tokenizer=base.tokenizer_digest,
-            start_weights=base.digest,
-            defense=None if defense is None else defense.name,
+        task = TrainingTask(
+            context.base, context.retain, context.options, context.output_dir, context.work_dir, context.retain, Fields()
         )
-        facts: dict[str, Any] = {}
-        if defense is None:
-            trained = train_records(base, context.retain, options, context.work_dir, log=log)
-        else:
-            task = TrainingTask(base, context.retain, options, context.output_dir, context.work_dir, context.retain, Fields())
-            done = train_defended(defense, task, log)
-            trained, facts = done.trained, {"defense": described(defense, done)}
-        processes.wait()
-        final = weights_digest(trained.model)
-        if processes.is_main():
-            log.end(final)
-            keep_checkpoints(context.work_dir, context.output_dir)
+        defense = _defense(context)
+        done = train_with_log(task, defense)
+        trained, facts = done.trained, {} if defense is None else {"defense": described(defense, done)}
         return Outcome(
             trained.model if isinstance(context.loaded.model, PeftModel) else merged(trained.model), trained.result, facts
         )
