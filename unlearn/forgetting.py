@@ -22,11 +22,10 @@ from unlearn.origin import environment, inputs_of
 from unlearn.provenance import LOG_NAME, TrainingLog, require_in_log
 from unlearn.results import TrainingResult
 from unlearn.selection import Selection
+from unlearn.suitability import require_inputs, require_quantizable, require_repeatable, require_suited
 from unlearn.training import run_objective, save_model
 from unlearn.weights import mean_loss, sample
 from verify.canaries import find_canaries
-from verify.ensembles import ENSEMBLE
-from verify.errors import InputError
 from verify.identity import RecordKey
 from verify.models import load_model
 from verify.quantized import is_quantized, quantization_of
@@ -62,7 +61,24 @@ class ForgetResult:
 
 
 @dataclass(frozen=True, eq=False)
+class _Sources:
+    """The records as they were given, not yet loaded."""
+
+    forget: RecordSource
+    retain: RecordSource | None
+    holdout: RecordSource | None
+    data: RecordSource | None
+    fields: Fields | None
+
+    def named(self) -> dict[str, Any]:
+        """Role -> source, for the manifest."""
+        return {"forget": self.forget, "retain": self.retain, "holdout": self.holdout, "data": self.data}
+
+
+@dataclass(frozen=True, eq=False)
 class _Roles:
+    """The records, loaded."""
+
     forget: list[Record]
     retain: list[Record]
     holdout: list[Record]
@@ -113,86 +129,82 @@ def forget(
     """
     started = time.monotonic()
     folder = Path(model) if isinstance(model, (str, Path)) and Path(model).is_dir() else None
-    _require_suited(method, folder)
+    require_suited(method, folder)
     if quantize is not None:
-        _require_whole_not_needed(method)
+        require_quantizable(method)
         if not (options and options.lora):
             require_adapter(model, quantize)
     output = claim_output(output_dir)
     loaded = load_model(model, tokenizer=tokenizer, dtype=dtype, quantize=quantize)
     if (bits := quantization_of(loaded.model)) is not None:
-        _require_whole_not_needed(method)
+        require_quantizable(method)
     log = _training_log(model)
-    _require_repeatable(method, log)
-    roles = _roles(forget_set, retain_set, holdout_set, data, fields, log)
-    canaries = find_canaries(model)
-    if canaries is not None:
+    require_repeatable(method, log)
+    sources = _Sources(forget_set, retain_set, holdout_set, data, fields)
+    roles = _load_roles(sources, log)
+    if (canaries := find_canaries(model)) is not None:
         # They take the same way out as the records, so that an audit of them is an audit of the procedure.
         roles.forget.extend(canaries.trained_records(loaded.tokenizer))
-    _require_inputs(method, roles, base)
+    require_inputs(method, roles.retain, base)
     base_model = None if base is None else load_model(base, tokenizer=loaded.tokenizer, dtype=dtype)
     options = _fill_in(options or TrainingOptions(), method, log)
-    digest_before = loaded.digest
     context = Context(loaded, roles.forget, roles.retain, roles.holdout, base_model, options, folder, output / WORK, output)
     context.work_dir.mkdir(parents=True, exist_ok=True)  # from here on the folder is that of a run, which can be taken up again
-    if isinstance(method, Rebuild):
-        outcome = _run(method, context, callbacks)
-    else:
-        outcome = _run_with_utility(method, context, selection, callbacks)
-    facts = {**outcome.facts, "exactness": method.exactness} if isinstance(method, Rebuild) else dict(outcome.facts)
+    outcome = _run(method, context, selection, callbacks)
+    facts = dict(outcome.facts)
     if bits is not None:
         facts["quantized"] = _say_quantized(bits, whole=not is_quantized(outcome.model))
     processes.wait()
     if processes.is_main():
-        shutil.rmtree(output / WORK, ignore_errors=True)
+        shutil.rmtree(context.work_dir, ignore_errors=True)
     about = {
         "method": method_name(method),
         "parameters": dataclasses.asdict(cast(Any, method)),
         "options": dataclasses.asdict(options),
         "selection": dataclasses.asdict(selection) if selection is not None and isinstance(method, Objective) else None,
-        "weights_before": digest_before,
+        "weights_before": loaded.digest,
         "training": None if outcome.training is None else dataclasses.asdict(outcome.training),
         "facts": facts,
         "environment": environment(),
-        "inputs": inputs_of(
-            {"model": model, "base": base},
-            {"forget": forget_set, "retain": retain_set, "holdout": holdout_set, "data": data},
-            fields,
-            dtype,
-            quantize,
-        ),
+        "inputs": inputs_of({"model": model, "base": base}, sources.named(), fields, dtype, quantize),
     }
-    digest_after = save_model(outcome.model, loaded.tokenizer, output, about)
-    return ForgetResult(
-        output, method_name(method), digest_before, digest_after, outcome.training, facts, time.monotonic() - started
+    after = save_model(outcome.model, loaded.tokenizer, output, about)
+    return ForgetResult(output, method_name(method), loaded.digest, after, outcome.training, facts, time.monotonic() - started)
+
+
+def _run(method: Method, context: Context, selection: Selection | None, callbacks: Sequence[Any]) -> Outcome:
+    """Run a method; of a rebuild, say in which sense it is exact, of any other, what it left of the model's use."""
+    if isinstance(method, Rebuild):
+        rebuilt = method.rebuild(context)
+        return dataclasses.replace(rebuilt, facts={**rebuilt.facts, "exactness": method.exactness})
+    kept = sample(context.retain, UTILITY_RECORDS, context.options.seed)
+    before = mean_loss(context.loaded, kept) if kept else None
+    outcome = method.edit(context) if isinstance(method, WeightEdit) else _run_objective(method, context, selection, callbacks)
+    if before is None:
+        return outcome
+    after = mean_loss(dataclasses.replace(context.loaded, model=outcome.model.eval()), kept)
+    return dataclasses.replace(outcome, facts={**outcome.facts, **_utility(float(np.exp(before - after)))})
+
+
+def _run_objective(method: Objective, context: Context, selection: Selection | None, callbacks: Sequence[Any]) -> Outcome:
+    trained = run_objective(
+        context.loaded,
+        method,
+        context.forget,
+        context.retain if method.needs_retain else None,
+        context.options,
+        context.work_dir,
+        holdout=context.holdout or None,
+        selection=selection,
+        keep=context.retain,
+        callbacks=callbacks,
     )
-
-
-def _require_suited(method: Method, folder: Path | None) -> None:
-    """Raise InputError where a method cannot work on such a model, or in so many processes."""
-    name = method_name(method)
-    if processes.count() > 1 and isinstance(method, Rebuild) and name != "retrain":
-        raise InputError(f"{name} runs in one process. Start it without torchrun or accelerate launch.")
-    if folder is not None and (folder / ENSEMBLE).is_file() and not isinstance(method, Rebuild):
-        raise InputError(f"{folder} answers by several adapters, which {name} cannot train together. Use sisa.")
-
-
-def _require_repeatable(method: Method, log: TrainingLog | None) -> None:
-    """Raise InputError where a rebuild would repeat another training than the one that made the model."""
-    name, defense = method_name(method), None if log is None else log.defense
-    if defense == "federated" and name in ("retrain", "rollback"):
-        raise InputError(f"the model was trained in a federation, which {name} does not repeat. Use client_retrain.")
-    if defense == "differential_privacy" and name == "rollback":
-        raise InputError("a differentially private training keeps its steps from everybody, so none can be repeated. Use retrain.")
-
-
-def _require_whole_not_needed(method: Method) -> None:
-    """Raise InputError for a method that changes or makes whole weights, which a quantized model has not."""
-    if not isinstance(method, Objective):
-        raise InputError(
-            f"{method_name(method)} needs whole weights, not a quantized model. Leave out --quantize and give a model with whole "
-            "weights, or take an objective with --lora, such as npo."
-        )
+    facts = {} if trained.selection is None else {"selection": dict(trained.selection)}
+    if "warning" in facts.get("selection", {}) and processes.is_main():
+        print(f"WARNING: {facts['selection']['warning']}", file=sys.stderr)  # noqa: T201
+    # An adapter made for unlearning is folded in: one that can be switched off would leave the old model in service.
+    fresh = context.options.lora and not isinstance(context.loaded.model, PeftModel)
+    return Outcome(merged(trained.model) if fresh else trained.model, trained.result, facts)
 
 
 def _say_quantized(bits: str, whole: bool) -> str:
@@ -208,17 +220,6 @@ def _say_quantized(bits: str, whole: bool) -> str:
     return said
 
 
-def _run_with_utility(method: Method, context: Context, selection: Selection | None, callbacks: Sequence[Any]) -> Outcome:
-    """Run an approximate method, and say what it left of the model."""
-    kept = sample(context.retain, UTILITY_RECORDS, context.options.seed)
-    if not kept:
-        return _run(method, context, callbacks, selection)
-    before = mean_loss(context.loaded, kept)
-    outcome = _run(method, context, callbacks, selection)
-    after = mean_loss(dataclasses.replace(context.loaded, model=outcome.model.eval()), kept)
-    return dataclasses.replace(outcome, facts={**outcome.facts, **_utility(float(np.exp(before - after)))})
-
-
 def _utility(ratio: float) -> dict[str, Any]:
     """What is left of the retain set's token probability; with a loud word where the model is broken rather than forgetful."""
     if ratio >= BROKEN:
@@ -231,31 +232,6 @@ def _utility(ratio: float) -> dict[str, Any]:
     return {"utility_ratio": ratio, "warning": warning}
 
 
-def _run(method: Method, context: Context, callbacks: Sequence[Any], selection: Selection | None = None) -> Outcome:
-    if isinstance(method, Objective):
-        trained = run_objective(
-            context.loaded,
-            method,
-            context.forget,
-            context.retain if method.needs_retain else None,
-            context.options,
-            context.work_dir,
-            holdout=context.holdout or None,
-            selection=selection,
-            keep=context.retain,
-            callbacks=callbacks,
-        )
-        facts = {} if trained.selection is None else {"selection": dict(trained.selection)}
-        if "warning" in facts.get("selection", {}) and processes.is_main():
-            print(f"WARNING: {facts['selection']['warning']}", file=sys.stderr)  # noqa: T201
-        # An adapter made for unlearning is folded in: one that can be switched off would leave the old model in service.
-        fresh = context.options.lora and not isinstance(context.loaded.model, PeftModel)
-        return Outcome(merged(trained.model) if fresh else trained.model, trained.result, facts)
-    if isinstance(method, WeightEdit):
-        return method.edit(context)
-    return method.rebuild(context)
-
-
 def _training_log(model: Any) -> TrainingLog | None:
     """The log that `unlearn train` left beside the model, if there is one."""
     if isinstance(model, (str, Path)) and (Path(model) / LOG_NAME).is_file():
@@ -263,19 +239,13 @@ def _training_log(model: Any) -> TrainingLog | None:
     return None
 
 
-def _roles(
-    forget_set: RecordSource,
-    retain_set: RecordSource | None,
-    holdout_set: RecordSource | None,
-    data: RecordSource | None,
-    fields: Fields | None,
-    log: TrainingLog | None,
-) -> _Roles:
+def _load_roles(sources: _Sources, log: TrainingLog | None) -> _Roles:
     """Load every role and check that they fit together and with what the model was trained on."""
-    training = None if data is None else load_records(data, fields)
-    chosen = load_forget_set(forget_set, training, fields)
-    retain = [] if retain_set is None else load_records(retain_set, fields)
-    holdout = [] if holdout_set is None else load_records(holdout_set, fields)
+    fields = sources.fields
+    training = None if sources.data is None else load_records(sources.data, fields)
+    chosen = load_forget_set(sources.forget, training, fields)
+    retain = [] if sources.retain is None else load_records(sources.retain, fields)
+    holdout = [] if sources.holdout is None else load_records(sources.holdout, fields)
     if training is not None:
         require_trained(chosen, training, "the forget set")
         removed = {record.fingerprint for record in chosen}
@@ -285,13 +255,6 @@ def _roles(
         require_in_log(chosen, log, RecordKey.load())
     require_disjoint({"forget": chosen, "retain": retain, "holdout": holdout})
     return _Roles(chosen, retain, holdout)
-
-
-def _require_inputs(method: Method, roles: _Roles, base: Any) -> None:
-    if method.needs_retain and not roles.retain:
-        raise InputError(f"{method_name(method)} needs records to keep. Give them with --retain FILE, or --data FILE.")
-    if not isinstance(method, Objective) and method.needs_base and base is None:
-        raise InputError(f"{method_name(method)} needs the model before fine-tuning. Give it with --base DIR.")
 
 
 def _fill_in(options: TrainingOptions, method: Method, log: TrainingLog | None) -> TrainingOptions:
