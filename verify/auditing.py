@@ -18,7 +18,7 @@ from verify.attacks import select_attacks
 from verify.canaries import Canaries, find_canaries
 from verify.errors import InputError
 from verify.evidence import Environment, Evidence, Settings
-from verify.files import new_output, write_manifest, write_text
+from verify.files import new_output, write_manifest
 from verify.findings import AuditedSet, CoinBatch, Registered, SetRole
 from verify.identity import RecordKey
 from verify.protocol import Aside, Judged, blind_aside, judge
@@ -93,18 +93,11 @@ def audit(
         registered.require(sets, key, commitment)
     attacks = select_attacks(settings.attacks)
     settings = settings.model_copy(update={"attacks": tuple(attacks)})
-    plans = [Plan("base", "base", base)] if base is not None else []
-    plans += [Plan("original", "original", original), Plan("target", "target", model)]
-    plans += [Plan(f"reference {number}", "reference", source) for number, source in enumerate(references, 1)]
     scorer = Scorer(sets, attacks, settings, tokenizer, None if cache_dir is None else Path(cache_dir), key, coins)
-    for done, plan in enumerate(plans):
-        progress(f"scoring {plan.label}", done / len(plans))
-        scorer.score(plan, partial(_report, progress, plan.label, done, len(plans)))
-    scorer.compare()
+    _score(scorer, _plans(model, original, base, references), progress)
     progress("judging", 1.0)
     table = ScoreTable(scorer.blocks)
-    aside = Aside(*blind_aside(*_texts(sets), settings), commitment, batches)
-    judged = judge(table, settings, aside)
+    judged = judge(table, settings, Aside(*blind_aside(*_texts(sets), settings), commitment, batches))
     named = None if registered is None else registered.named()
     evidence = _evidence(judged, scorer, table, settings, named, time.monotonic() - started)
     if output is not None:
@@ -147,6 +140,14 @@ def register(
     return registration
 
 
+def write_audit(evidence: Evidence, table: ScoreTable, output: Path) -> None:
+    """Write the three files of an audit and their manifest."""
+    table.save(output / "scores.parquet")
+    evidence.save(output / "evidence.json")
+    evidence.to_html(output / "report.html")
+    write_manifest(output, "audit", {"verdict": evidence.verdict})
+
+
 def _settings(settings: Settings | None, registered: Registration | None) -> Settings:
     if registered is None:
         return settings or Settings()
@@ -173,18 +174,26 @@ def _earlier_batches(earlier: Sequence[str | Path], commitment: str | None) -> t
     return tuple(batches)
 
 
-def write_audit(evidence: Evidence, table: ScoreTable, output: Path) -> None:
-    """Write the three files of an audit and their manifest."""
-    from verify.report.html import render
+def _plans(model: Any, original: Any, base: Any, references: Sequence[Any]) -> list[Plan]:
+    """The models, in the order in which `Scorer` wants them."""
+    return [
+        *([] if base is None else [Plan("base", "base", base)]),
+        Plan("original", "original", original),
+        Plan("target", "target", model),
+        *(Plan(f"reference {number}", "reference", source) for number, source in enumerate(references, 1)),
+    ]
 
-    table.save(output / "scores.parquet")
-    evidence.save(output / "evidence.json")
-    write_text(output / "report.html", render(evidence))
-    write_manifest(output, "audit", {"verdict": evidence.verdict})
 
+def _score(scorer: Scorer, plans: Sequence[Plan], progress: Progress) -> None:
+    """Load and score one model after another, then run the attacks that compare them."""
 
-def _report(progress: Progress, label: str, done: int, total: int, share: float) -> None:
-    progress(f"scoring {label}", (done + share) / total)
+    def report(place: int, label: str, share: float) -> None:
+        progress(f"scoring {label}", (place + share) / len(plans))
+
+    for place, plan in enumerate(plans):
+        report(place, plan.label, 0.0)
+        scorer.score(plan, partial(report, place, plan.label))
+    scorer.compare()
 
 
 def _texts(sets: Mapping[SetRole, Sequence[Record]]) -> tuple[dict[SetRole, list[str]], dict[SetRole, list[str]]]:
@@ -236,16 +245,13 @@ def _evidence(
 
 
 def _environment(device: str) -> Environment:
-    def version(name: str) -> str:
-        return metadata.version(name)
-
     return Environment(
-        unlearn_verify=version("unlearn-verify"),
+        unlearn_verify=metadata.version("unlearn-verify"),
         python=sys.version.split()[0],
-        torch=version("torch"),
-        transformers=version("transformers"),
-        numpy=version("numpy"),
-        scipy=version("scipy"),
+        torch=metadata.version("torch"),
+        transformers=metadata.version("transformers"),
+        numpy=metadata.version("numpy"),
+        scipy=metadata.version("scipy"),
         platform=platform.platform(),
         device=device,
     )

@@ -157,12 +157,14 @@ class Evidence(Frozen):
 
     def table(self) -> str:
         """A plain-text summary: the verdict, then one row per attack and model."""
+        # The reports are written from evidence and stand above it; these two methods are shorthands for whoever holds one.
         from verify.report.text import summary
 
         return summary(self)
 
     def to_html(self, path: str | Path) -> Path:
         """Write the report as one self-contained HTML file and return its path."""
+        # Here, so that reading evidence loads neither matplotlib nor jinja2.
         from verify.report.html import render
 
         write_text(path, render(self))
