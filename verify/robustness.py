@@ -5,6 +5,7 @@ retrainings counts, so each treatment is judged by the same test as the untreate
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +18,33 @@ from verify.findings import Value
 from verify.models import LoadedModel, load_model, require_same_tokenizer
 from verify.probes import select_probes
 from verify.probes.base import Material, mean_losses
-from verify.records import Fields, RecordSource
+from verify.records import Fields, Record, RecordSource
 from verify.sets import load_sets
 from verify.statistics.residual import residual_verdict
 from verify.statistics.roc import membership_auc
 from verify.treatments import Recovery, RetainHarm, Robustness, Treated
 
 Array = NDArray[np.float64]
+Treatment = tuple[str, str]
+"""A probe's name and what it calls the treatment; untreated models have one too."""
+Losses = Mapping[str, Mapping[Treatment, Array]]
+"""Of every forget record [N], by model and treatment."""
 UNTREATED = "untreated"
+
+
+@dataclass(frozen=True, eq=False)
+class _Measured:
+    """What was measured of one model.
+
+    Attributes:
+        digest: of its weights.
+        losses: of the forget records [N], by treatment.
+        retain_auc: of the plain loss attack, kept records against never-trained ones; None without a holdout set.
+    """
+
+    digest: str
+    losses: Mapping[Treatment, Array]
+    retain_auc: Value | None
 
 
 def probe(
@@ -70,45 +90,51 @@ def probe(
     old = load_model(original, tokenizer=tokenizer, dtype=settings.dtype)
     material = Material(sets["forget"], sets["retain"], old, settings.seed)
     sources = {"original": old, "target": model} | {f"reference {number}": one for number, one in enumerate(references, 1)}
-    losses: dict[str, dict[tuple[str, str], Array]] = {}
-    kept: dict[str, Array] = {}
-    unseen: dict[str, Array] = {}
-    digests: dict[str, str] = {}
+    models: dict[str, _Measured] = {}
     for done, (label, source) in enumerate(sources.items()):
         progress(f"probing {label}", done / len(sources))
         loaded = load_model(source, tokenizer=tokenizer, dtype=settings.dtype)
         require_same_tokenizer([old, loaded])
-        digests[label] = loaded.digest
-        losses[label] = _treat(loaded, material, chosen)
-        if "holdout" in sets:
-            kept[label], unseen[label] = mean_losses(loaded, sets["retain"]), mean_losses(loaded, sets["holdout"])
-    treated = tuple(_judge(losses, key, settings) for key in losses["target"])
+        models[label] = _measure(loaded, material, chosen, sets.get("holdout"), settings)
+    losses = {label: one.losses for label, one in models.items()}
     found = Robustness(
-        weights=digests["target"],
+        weights=models["target"].digest,
         forget=len(sets["forget"]),
         margin=settings.margin,
         alpha=settings.alpha,
-        treated=treated,
+        treated=tuple(_judge(losses, key, settings) for key in losses["target"]),
         recovery=_recovery(losses),
-        retain=_harm(kept, unseen, settings) if kept else None,
+        retain=_harm(models),
     )
     if output is not None:
         found.save(output)
     return found
 
 
-def _treat(loaded: LoadedModel, material: Material, chosen: Mapping[str, Any]) -> dict[tuple[str, str], Array]:
-    found = {(UNTREATED, UNTREATED): mean_losses(loaded, material.forget)}
+def _measure(
+    loaded: LoadedModel,
+    material: Material,
+    chosen: Mapping[str, Any],
+    holdout: Sequence[Record] | None,
+    settings: Settings,
+) -> _Measured:
+    """One model, untreated and under every treatment."""
+    losses = {(UNTREATED, UNTREATED): mean_losses(loaded, material.forget)}
     for name, one in chosen.items():
-        found |= {(name, treatment): values for treatment, values in one.losses(loaded, material).items()}
-    return found
+        losses |= {(name, treatment): values for treatment, values in one.losses(loaded, material).items()}
+    auc = None
+    if holdout is not None:
+        kept, unseen = mean_losses(loaded, material.other), mean_losses(loaded, holdout)
+        auc = Value.of(membership_auc(-kept, -unseen, settings.confidence))
+    return _Measured(loaded.digest, losses, auc)
 
 
-def _references(losses: Mapping[str, Mapping[tuple[str, str], Array]], key: tuple[str, str]) -> Array:
+def _references(losses: Losses, key: Treatment) -> Array:
+    """Under one treatment, of every reference [R, N]."""
     return np.stack([values[key] for label, values in losses.items() if label.startswith("reference")])
 
 
-def _judge(losses: Mapping[str, Mapping[tuple[str, str], Array]], key: tuple[str, str], settings: Settings) -> Treated:
+def _judge(losses: Losses, key: Treatment, settings: Settings) -> Treated:
     """The residual test under one treatment; the original under the same treatment is the yardstick.
 
     Guiding by the old model makes the original nothing but itself, which is the right yardstick too.
@@ -128,7 +154,8 @@ def _judge(losses: Mapping[str, Mapping[tuple[str, str], Array]], key: tuple[str
     )
 
 
-def _recovery(losses: Mapping[str, Mapping[tuple[str, str], Array]]) -> Recovery | None:
+def _recovery(losses: Losses) -> Recovery | None:
+    """Excess recovery under relearning; None where it was not run, or where the original knows no more than the references."""
     keys = [key for key in losses["target"] if key[0] == "relearning"]
     if not keys:
         return None
@@ -142,7 +169,10 @@ def _recovery(losses: Mapping[str, Mapping[tuple[str, str], Array]]) -> Recovery
     return Recovery(steps=steps, excess=tuple(excess), area=area)
 
 
-def _harm(kept: Mapping[str, Array], unseen: Mapping[str, Array], settings: Settings) -> RetainHarm:
-    found = {label: Value.of(membership_auc(-kept[label], -unseen[label], settings.confidence)) for label in kept}
+def _harm(models: Mapping[str, _Measured]) -> RetainHarm | None:
+    """What unlearning does to the kept records, where a holdout set tells."""
+    found = {label: one.retain_auc for label, one in models.items() if one.retain_auc is not None}
+    if not found:
+        return None
     references = tuple(value for label, value in found.items() if label.startswith("reference"))
     return RetainHarm(original=found["original"], target=found["target"], references=references)
