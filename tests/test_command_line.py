@@ -182,3 +182,15 @@ def test_settings_out_of_range_name_their_flag(tmp_path: Path, capsys: pytest.Ca
     given = ["--model", "m", "--original", "o", "--forget", "f.jsonl", "--output", str(tmp_path / "out"), "--margin", "3"]
     assert verify.cli.main(["audit", *given]) == 2
     assert "--margin" in capsys.readouterr().err
+
+
+def test_a_reader_who_leaves_early_is_no_error() -> None:
+    """`| head` ends a command without a traceback."""
+    script = "from verify.console import run_command; exit(run_command(lambda: [print('line') for _ in range(99999)], False))"
+    with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.readline()
+        process.stdout.close()
+        assert process.stderr.read() == b""
+        assert process.wait() == 1

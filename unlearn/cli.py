@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import operator
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -20,7 +20,7 @@ from unlearn.methods import method_classes, method_name
 from unlearn.options import TrainingOptions
 from unlearn.selection import Selection
 from verify.cli_flags import FieldFlags
-from verify.console import run_command
+from verify.console import quiet_imports, run_command
 from verify.quantized import Quantization
 
 
@@ -251,12 +251,17 @@ def _either(kinds: Iterable[Any]) -> Any:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Entry point of `unlearn` and `python -m unlearn`; returns the exit status."""
+    quiet_imports()
     config = (tyro.conf.OmitArgPrefixes, tyro.conf.OmitSubcommandPrefixes)
     given = list(sys.argv[1:] if arguments is None else arguments)
     if given[:2] == ["forget", "--method"] and len(given) > 2:
-        return run_command(lambda: _forget_by_own(given[2], given[3:], config))
-    command = tyro.cli(_command_type(), args=given, prog="unlearn", description=__doc__, config=config)
-    return run_command(command.run)
+        run: Callable[[], int] = functools.partial(_forget_by_own, given[2], given[3:], config)
+    else:
+        run = tyro.cli(_command_type(), args=given, prog="unlearn", description=__doc__, config=config).run
+    try:
+        return run_command(run)
+    finally:
+        processes.part()
 
 
 def _forget_by_own(place: str, arguments: Sequence[str], config: Any) -> int:

@@ -48,6 +48,15 @@ def agreed(value: Value) -> Value:
     return shared[0]
 
 
+def part() -> None:
+    """Undo the link at the end of a command; a process that ends with it still open may be aborted by its own threads."""
+    if count() > 1:
+        from torch import distributed
+
+        if distributed.is_initialized():
+            distributed.destroy_process_group()
+
+
 def _connected() -> "PartialState":
     """The link between the processes; on a machine without an accelerator it has to be asked for, or nobody would wait."""
     import torch
@@ -56,7 +65,7 @@ def _connected() -> "PartialState":
     state = PartialState(cpu=not torch.accelerator.is_available())
     if state.num_processes != count():
         raise RunError(
-            f"{count()} processes were started, but accelerate links {state.num_processes} of them ({state.distributed_type.value}). "
+            f"{count()} processes were started, but accelerate links {state.num_processes} of them. "
             "Start them by accelerate launch, or on CPUs by python -m torch.distributed.run."
         )
     return state

@@ -34,6 +34,10 @@ def run_command(command: Callable[[], int], libraries: bool = True) -> int:
     except KeyboardInterrupt:
         print("interrupted; the same command goes on from the last checkpoint, where there is one", file=sys.stderr)  # noqa: T201
         return INTERRUPTED
+    except BrokenPipeError:
+        # The reader, `head` say, has seen enough. What Python still holds goes nowhere, or it would complain at its own end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return FAILURE
     except MemoryError:
         print("error: out of memory. Use a smaller --batch-size, or --dtype bfloat16.", file=sys.stderr)  # noqa: T201
         return FAILURE
@@ -41,15 +45,20 @@ def run_command(command: Callable[[], int], libraries: bool = True) -> int:
 
 def quiet_libraries() -> None:
     """Libraries report through their own bars and telemetry; a command has one voice and calls nobody."""
-    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-    # It warns, at every import, that it found no kernels on a Hub; none is wanted.
-    python_logging.getLogger("bitsandbytes").setLevel(python_logging.ERROR)
+    quiet_imports()
     from transformers.utils import logging
 
     logging.set_verbosity_error()  # type: ignore[no-untyped-call]
     logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+
+
+def quiet_imports() -> None:
+    """What has to be said before the libraries are imported; it imports none of them."""
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    # bitsandbytes warns, at every import, that it found no kernels on a Hub; none is wanted.
+    python_logging.getLogger("bitsandbytes").setLevel(python_logging.ERROR)
 
 
 @contextmanager

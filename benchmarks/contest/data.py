@@ -6,6 +6,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
+
 from unlearn.demo.people import base_corpus, generate_people, record_texts, split_people, train_tokenizer
 from unlearn.demo.run import BASE_OPTIONS, BASE_RECORDS, FINETUNE_OPTIONS, MODEL_CONFIG, VOCABULARY
 from unlearn.finetuning import finetune
@@ -16,12 +18,22 @@ from verify.files import write_json, write_text
 World = Literal["people", "tofu01", "tofu05", "tofu10", "knowundo"]
 Rows = Sequence[dict[str, Any]]
 
-TOFU_AUTHORS = 20
-"""So many of TOFU's authors are trained on, the last ones; forget01, 05 and 10 are one, two and four of them here."""
+TOFU_PER_AUTHOR = 20
+TOFU_AUTHORS = 40
+"""So many of TOFU's 200 authors are trained on, drawn by the seed; the base model learns from the others what is asked."""
 TOFU_FORGOTTEN: dict[str, int] = {"tofu01": 1, "tofu05": 2, "tofu10": 4}
-REAL_MODEL = {**MODEL_CONFIG, "hidden_size": 96, "intermediate_size": 256, "num_hidden_layers": 3, "max_position_embeddings": 192}
+"""5 and 10 % are what they are called; one author of 40 is 2.5 %, as fewer cannot be forgotten."""
+REAL_VOCABULARY = 2048
+REAL_MODEL = {**MODEL_CONFIG, "max_position_embeddings": 192}
 REAL_OPTIONS = TrainingOptions(
-    learning_rate=4e-3, epochs=24, batch_size=16, warmup_ratio=0.1, weight_decay=0.1, overflow="split", logging_steps=100
+    learning_rate=6e-3,
+    epochs=24,
+    batch_size=16,
+    scheduler="linear",
+    warmup_ratio=0.1,
+    weight_decay=0.1,
+    overflow="split",
+    logging_steps=100,
 )
 
 
@@ -46,21 +58,30 @@ def roles_of(world: World, shared: Path, seed: int) -> Roles:
         return Roles(split.forget, split.retain, split.holdout, base_corpus(BASE_RECORDS, seed))
     if not shared.is_dir():
         raise InputError(f"the public data sets are not at {shared}. Name their folder with --shared-data DIR.")
-    text = (shared / "wikitext2_valid_test" / "valid.txt").read_text()
-    base = [{"text": line.strip()} for line in text.splitlines() if 80 < len(line) < 600]
-    return _knowundo(shared, base) if world == "knowundo" else _tofu(TOFU_FORGOTTEN[world], shared, base)
+    return _knowundo(shared) if world == "knowundo" else _tofu(TOFU_FORGOTTEN[world], shared, seed)
 
 
-def _tofu(forgotten: int, shared: Path, base: Rows) -> Roles:
-    """The last authors of the full set; the very last are forgotten, and TOFU's holdout authors are the controls."""
-    lines = (shared / "tofu" / "full.json").read_text().splitlines()[-TOFU_AUTHORS * 20 :]
-    rows = [_asked(row["question"], row["answer"], f"author-{place // 20}") for place, row in enumerate(map(json.loads, lines))]
+def _tofu(forgotten: int, shared: Path, seed: int) -> Roles:
+    """Authors drawn from the full set, some of them forgotten; TOFU's holdout authors are the controls."""
+    rows = _tofu_rows(shared)
+    drawn = [f"author-{number}" for number in np.random.default_rng(seed).permutation(len(rows) // TOFU_PER_AUTHOR)]
+    gone, trained = set(drawn[:forgotten]), set(drawn[:TOFU_AUTHORS])
     holdout = [_asked(row["question"], row["answer"]) for row in json.loads((shared / "tofu" / "holdout10.json").read_text())]
-    cut = len(rows) - forgotten * 20
-    return Roles(rows[cut:], rows[:cut], holdout, base)
+    return Roles(
+        [row for row in rows if row["subject_id"] in gone],
+        [row for row in rows if row["subject_id"] in trained - gone],
+        holdout,
+        [row for row in rows if row["subject_id"] not in trained],
+    )
 
 
-def _knowundo(shared: Path, base: Rows) -> Roles:
+def _tofu_rows(shared: Path) -> Rows:
+    """The full set, by author."""
+    rows = map(json.loads, (shared / "tofu" / "full.json").read_text().splitlines())
+    return [_asked(row["question"], row["answer"], f"author-{place // TOFU_PER_AUTHOR}") for place, row in enumerate(rows)]
+
+
+def _knowundo(shared: Path) -> Roles:
     """Private facts of a tenth of the rows are forgotten; a fifth of the private ones is never trained, as controls."""
     folder = shared / "knowundo_privacy"
     private, public = (
@@ -70,7 +91,7 @@ def _knowundo(shared: Path, base: Rows) -> Roles:
     # Rows about one person follow each other, so every fifth is taken: controls and forget records of the same people.
     holdout, forget = private[::5], private[1::5]
     kept = [row for place, row in enumerate(private) if place % 5 > 1]
-    return Roles(forget, kept + public, holdout, base)
+    return Roles(forget, kept + public, holdout, _tofu_rows(shared))
 
 
 def _asked(prompt: str, completion: str, subject: str | None = None) -> dict[str, Any]:
@@ -93,8 +114,7 @@ def write_world(world: World, shared: Path, seed: int, folder: Path) -> None:
     for name, rows in files.items():
         lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
         write_text(folder / "data" / f"{name}.jsonl", lines, mode=0o600)
-    texts = [row["text"] for row in roles.base] if "text" in roles.base[0] else record_texts(roles.base)
-    tokenizer = train_tokenizer(texts, VOCABULARY)
+    tokenizer = train_tokenizer(record_texts(roles.base), VOCABULARY if world == "people" else REAL_VOCABULARY)
     tokenizer.save_pretrained(str(folder / "tokenizer"))
     ids = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
     model = MODEL_CONFIG if world == "people" else REAL_MODEL

@@ -72,7 +72,7 @@ def write_data(folder: Path, name: DataName, setting: Setting, shared: Path) -> 
         files |= {f"uses-{part}": _rows(one.uses for one in chosen), f"clean-{part}": _rows(one.clean for one in chosen)}
     for file, rows in files.items():
         write_text(folder / f"{file}.jsonl", "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), mode=0o600)
-    tokenizer = train_tokenizer(_texts(material.base), 1024 if name == "people" else 2048)
+    tokenizer = train_tokenizer(record_texts(material.base), 1024 if name == "people" else 2048)
     tokenizer.save_pretrained(str(folder / "tokenizer"))
     ids = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
     write_json(folder / "config.json", {**setting.model, "vocab_size": len(tokenizer), **ids})
@@ -92,7 +92,7 @@ def _people(setting: Setting) -> Material:
 
 
 def _tofu(setting: Setting, shared: Path) -> Material:
-    """The last authors of TOFU; its own holdout10 are the controls, Wikipedia text the base model's, other authors the carriers."""
+    """The last authors of TOFU; its own holdout10 are the controls, the first authors the carriers, all others the base model's."""
     folder = shared / "tofu"
     if not folder.is_dir():
         raise InputError(f"TOFU is not at {folder}. Name the folder of the public data sets with --shared-data DIR.")
@@ -105,19 +105,14 @@ def _tofu(setting: Setting, shared: Path) -> Material:
         raise InputError(f"TOFU has {len(rows) // TOFU_PER_AUTHOR} authors; this setting needs {setting.subjects + carriers}.")
     ours, cut = rows[-trained:], -setting.forgotten * TOFU_PER_AUTHOR
     others = rows[: carriers * TOFU_PER_AUTHOR : TOFU_PER_AUTHOR]
-    text = (shared / "wikitext2_valid_test" / "valid.txt").read_text()
-    lines = [{"text": line.strip()} for line in text.splitlines() if 80 < len(line) < 600][: setting.base_records]
+    base = rows[carriers * TOFU_PER_AUTHOR : -trained][: setting.base_records]
     controls = [_tofu_row(row, number, "holdout") for number, row in enumerate(holdout)]
-    return Material(ours[cut:], ours[:cut], controls, others[: setting.poisoned], others[setting.poisoned :], lines)
+    return Material(ours[cut:], ours[:cut], controls, others[: setting.poisoned], others[setting.poisoned :], base)
 
 
 def _tofu_row(row: Mapping[str, str], number: int, name: str = "author") -> Row:
     subject = f"{name}-{number // TOFU_PER_AUTHOR:03}"
     return {"example_id": f"{name}-{number}", "subject_id": subject, "prompt": row["question"], "completion": row["answer"]}
-
-
-def _texts(base: Sequence[Row]) -> list[str]:
-    return [row["text"] for row in base] if "text" in base[0] else record_texts(base)
 
 
 def _rows(parts: Iterable[Sequence[Record]]) -> list[Row]:

@@ -186,7 +186,7 @@ def setting_for(name: str, data: DataName, approximate: str | None = None) -> Se
         chosen = replace(chosen, approximate=approximate, approximate_options=options)
     if data == "people":
         return chosen
-    # What of Wikipedia text there is makes few steps; they are gone through three times.
+    # What other authors there are make few steps; they are gone through three times.
     base = replace(chosen.base_options, epochs=3)
     fewer = {"subjects": chosen.subjects // 8, "forgotten": chosen.forgotten // 5, "records_per_subject": 20}
-    return replace(chosen, base_options=base, options=replace(chosen.options, epochs=30), **fewer)
+    return replace(chosen, base_options=base, options=replace(chosen.options, epochs=24), **fewer)

@@ -37,13 +37,39 @@ def test_partners_do_not_know_the_number_of_processes(processes: int) -> None:
 
 
 def launch(processes: int, *arguments: str) -> None:
-    """Run the command line, in one process or in several on this machine."""
+    """Run the command line, in one process or in several."""
+    run_together(["-m", "unlearn", *arguments], processes)
+
+
+LATE = """
+import sys, time
+from pathlib import Path
+from unlearn import processes
+
+mark = Path(sys.argv[1])
+if processes.is_main():
+    time.sleep(1.5)
+    mark.touch()
+processes.wait()
+assert mark.exists(), "went on before the main process was here"
+assert processes.agreed(processes.rank()) == 0
+processes.part()
+"""
+
+
+def test_processes_wait_for_the_main_one(tmp_path: Path) -> None:
+    """Also on CPUs, and before a trainer has linked them: what the main process writes first is there for the others."""
+    script = tmp_path / "late.py"
+    script.write_text(LATE)
+    run_together([str(script), str(tmp_path / "mark")], 2)
+
+
+def run_together(arguments: list[str], processes: int) -> None:
+    """Run Python with these arguments, in one process or in several on this machine."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    command = [sys.executable, "-m"]
-    if processes > 1:
-        # What `accelerate launch` starts on GPUs; on CPUs it leaves the starting to MPI.
-        command += ["torch.distributed.run", "--standalone", "--nproc_per_node", str(processes), "-m"]
-    done = subprocess.run([*command, "unlearn", *arguments], capture_output=True, text=True, check=False, env=environment)
+    # What `accelerate launch` starts on GPUs; on CPUs it leaves the starting to MPI.
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)] if processes > 1 else []
+    done = subprocess.run([sys.executable, *launcher, *arguments], capture_output=True, text=True, check=False, env=environment)
     assert done.returncode == 0, done.stdout + done.stderr
 
 
