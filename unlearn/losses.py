@@ -11,6 +11,7 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
+from unlearn.anchor import Anchor
 from unlearn.methods.base import Batch, Objective, Progress
 from unlearn.reference import Reference
 from unlearn.schedule import Pair
@@ -70,6 +71,7 @@ class ObjectiveLoss:
         reference: what the model before unlearning thought of them.
         progress: where the run stands; the trainer keeps it up to date.
         pad_token_id: fills batches up.
+        anchor: holds the weights near where they were, or None.
     """
 
     objective: Objective
@@ -77,13 +79,15 @@ class ObjectiveLoss:
     reference: Reference
     progress: Progress
     pad_token_id: int
+    anchor: Anchor | None = None
 
     def __call__(self, model: nn.Module, pairs: Sequence[Pair], device: torch.device) -> Tensor:
         """See `PairLoss`."""
         rows = self._rows(pairs)
         parts = {role: _batch(found, self.pad_token_id, device) for role, found in self._chosen(rows).items()}
         batch = Batch(parts["forget"], parts.get("retain"), parts.get("alternative"), self.progress)
-        return self.objective.loss(model, batch, self.reference.of(rows, device))
+        loss = self.objective.loss(model, batch, self.reference.of(rows, device))
+        return loss if self.anchor is None else loss + self.anchor.penalty(model)
 
     def weight(self, pairs: Sequence[Pair]) -> int:
         """Forget records."""

@@ -13,9 +13,10 @@ from transformers import PrinterCallback, TrainingArguments
 
 from unlearn import processes
 from unlearn.adapters import attach_adapter
+from unlearn.anchor import Anchor
 from unlearn.checkpoints import Checkpoint, last_complete_checkpoint, open_work
 from unlearn.losses import LikelihoodLoss, ObjectiveLoss, PairLoss
-from unlearn.methods.base import InsideLayers, Objective, Progress, WithAlternatives, WithMemory
+from unlearn.methods.base import Anchored, InsideLayers, Objective, Progress, WithAlternatives, WithMemory
 from unlearn.options import DEFAULTS, TrainingOptions, learning_rate_of
 from unlearn.provenance import LogWriter
 from unlearn.reference import load_or_compute_reference
@@ -147,11 +148,14 @@ def run_objective(
     model = attach_adapter(loaded.model, options)
     if isinstance(objective, InsideLayers) and model is loaded.model:
         _train_only(model, objective.trained_parameters(model))
+    anchor = None
+    if isinstance(objective, Anchored) and objective.anchor_weight and windows["retain"]:
+        anchor = Anchor.of(model, windows["retain"], pad, objective.anchor_weight, options.seed)
     trained = _train(
         model,
         options,
         work_dir,
-        ObjectiveLoss(objective, windows, reference, progress, pad),
+        ObjectiveLoss(objective, windows, reference, progress, pad, anchor),
         _sampler(windows, options),
         watch=watch,
         progress=progress,
@@ -161,6 +165,10 @@ def run_objective(
     )
     if model is loaded.model:
         _train_only(model, list(model.parameters()))
+    if anchor is not None:
+        trained = dataclasses.replace(
+            trained, result=dataclasses.replace(trained.result, tokens=trained.result.tokens + anchor.tokens)
+        )
     return trained
 
 

@@ -1,5 +1,6 @@
 """Level: the never-trained level is estimated without the forget set, and every forget record ends there."""
 
+import importlib
 from pathlib import Path
 from typing import Any
 
@@ -7,8 +8,11 @@ import numpy as np
 import pytest
 import torch
 from tiny_models import make_llama
+from transformers import TrainerCallback
 
 from unlearn import Level, TrainingOptions, finetune, forget
+from unlearn.anchor import Anchor
+from unlearn.distributions import kl_to
 from unlearn.levels import estimate_levels, fit, per_window, retraining_steps, window_of_tokens
 from unlearn.methods._to_level import ToLevel
 from unlearn.methods.base import Batch
@@ -17,6 +21,7 @@ from verify.encoding import Encoder, collate
 from verify.errors import InputError
 from verify.models import load_model
 from verify.records import Fields, parse_records
+from verify.scoring import scored_logits
 from verify.token_stats import compute_token_statistics
 
 
@@ -112,6 +117,7 @@ def test_an_adapter_of_its_own_is_folded_in(world: Path, model_dir: Path, tmp_pa
         ({"proxies": ("x",)}, "--proxies DIR"),
         ({"share": 0.0}, "--share"),
         ({"token_weight": 0.0, "record_weight": 0.0}, "above 0"),
+        ({"anchor_weight": -1.0}, "0 or more"),
     ],
 )
 def test_what_makes_no_sense_is_refused(parameters: dict[str, Any], message: str) -> None:
@@ -185,8 +191,11 @@ def test_the_loss_against_its_formula(tokenizer: Any, tmp_path: Path) -> None:
     statistics = compute_token_statistics(loaded.model, windows["forget"], 0)
     own = np.concatenate([one.log_probability for one in statistics]).astype(np.float64)
     batch = Batch(*(collate(windows[role], tokenizer.pad_token_id) for role in ("forget", "retain")))
-    objective = ToLevel(token_weight=1.5, record_weight=2.0, alpha=4.0)
+    objective = ToLevel(token_weight=1.5, record_weight=2.0, alpha=4.0, dual_step=0.5)
+    multiplier = 0.7
     for shift in (0.0, -0.4, 0.4, -3.0):
+        batch.progress.values = {"multiplier": multiplier}
+        batch.progress.measured.clear()
         tables = {"forget_level": own - shift}
         work = tmp_path / f"work{shift}"
         work.mkdir()
@@ -194,7 +203,96 @@ def test_the_loss_against_its_formula(tokenizer: Any, tmp_path: Path) -> None:
         with torch.no_grad():
             found = objective.loss(loaded.model, batch, reference.of({"forget": range(3), "retain": range(3)}, torch.device("cpu")))
         huber = 0.5 * shift**2 if abs(shift) < 1 else abs(shift) - 0.5
-        assert float(found) == pytest.approx(1.5 * huber + 2.0 * shift**2, abs=2e-4)
+        assert float(found) == pytest.approx(1.5 * huber + 2.0 * shift**2 + multiplier * shift, abs=2e-4)
+        total, count = batch.progress.measured["excess"]
+        near = shift if abs(shift) < 0.5 else 0.0
+        assert total / count == pytest.approx(near, abs=1e-4)
+        moved = objective.advance(batch.progress.values, {"excess": total / count})["multiplier"]
+        assert moved == pytest.approx(multiplier + 0.5 * near, abs=1e-4)
+
+
+def test_the_multiplier_closes_what_the_retain_term_leaves(world: Path, model_dir: Path, tmp_path: Path) -> None:
+    """Where the retain term holds them, records end below their level; with the multiplier they do not."""
+    short = {}
+    for name, step in (("without", 0.0), ("with", 0.3)):
+        facts = run(world, model_dir, tmp_path / name, Level(share=0.1, dual_step=step)).facts
+        short[name] = facts["level"] - facts["reached"]
+    assert short["without"] > 0
+    assert abs(short["with"]) < 0.5 * short["without"]
+
+
+def anchored(world: Path, weight: float, seed: int = 0) -> tuple[Any, Any, Anchor]:
+    """A model, windows, and its anchor."""
+    loaded = load_model(world / "original")
+    windows = Encoder(loaded.tokenizer, loaded.context_length, "refuse").encode(parse_records(RETAIN, Fields(), "rows"))
+    return loaded, windows, Anchor.of(loaded.model, windows, 0, weight, seed)
+
+
+def test_the_anchor_is_the_divergence_to_second_order(world: Path) -> None:
+    """Simulation: over small random moves of the weights, its mean is that of KL(p_0 || p) per token; at the start it is zero."""
+    loaded, windows, anchor = anchored(world, 1.0)
+    rows = collate(windows, 0)
+    assert float(anchor.penalty(loaded.model)) == 0.0
+    assert anchor.tokens == sum(len(window.input_ids) for window in windows)
+    random, told, true = torch.Generator().manual_seed(1), [], []
+    with torch.no_grad():
+        before = scored_logits(loaded.model, rows)[0]
+        for _ in range(60):
+            for name, parameter in loaded.model.named_parameters():
+                parameter.copy_(anchor.start[name] + 1e-3 * torch.randn(parameter.shape, generator=random))
+            told.append(float(anchor.penalty(loaded.model)))
+            true.append(float(kl_to(scored_logits(loaded.model, rows)[0], before).mean()))
+    assert np.mean(told) == pytest.approx(np.mean(true), rel=0.25)
+
+
+def test_the_anchor_against_the_exact_fisher(world: Path) -> None:
+    """Known answer: for one window, the mean over draws is the sum over all tokens of the vocabulary, weighed by probability."""
+    loaded = load_model(world / "original")
+    window = Encoder(loaded.tokenizer, loaded.context_length, "refuse").encode(parse_records(RETAIN[:1], Fields(), "rows"))
+    name, weight = "model.norm.weight", loaded.model.model.norm.weight
+    logs = scored_logits(loaded.model, collate(window, 0))[0].log_softmax(-1)
+    exact = torch.zeros_like(weight)
+    for row in logs:
+        for log in row:
+            exact += log.exp().detach() * torch.autograd.grad(log, weight, retain_graph=True)[0].square() / len(logs)
+    drawn = torch.stack([Anchor.of(loaded.model, window, 0, 1.0, seed).fisher[name] for seed in range(300)])
+    error = drawn.std(0) / 300**0.5
+    assert ((drawn.mean(0) - exact).abs() < 5 * error + 1e-6).all()
+
+
+def test_the_anchor_holds_the_weights(world: Path, model_dir: Path, tmp_path: Path) -> None:
+    """The same run with a stronger one ends nearer to where it began; its tokens are counted."""
+    start = load_model(world / "original").model.state_dict()
+    moved, tokens = [], []
+    for number, weight in enumerate((0.0, 1e5)):
+        result = run(world, model_dir, tmp_path / str(number), Level(share=0.1, anchor_weight=weight))
+        end = load_model(tmp_path / str(number)).model.state_dict()
+        moved.append(sum(float((end[name] - values).square().sum()) for name, values in start.items()))
+        tokens.append(result.training.tokens)
+    assert moved[1] < 0.5 * moved[0]
+    assert tokens[1] > tokens[0]
+
+
+def test_a_killed_run_keeps_its_multiplier_and_its_anchor(world: Path, model_dir: Path, tmp_path: Path) -> None:
+    """Cut off after a checkpoint and taken up again, it gives the weights of a run that was left alone."""
+
+    class Cut(TrainerCallback):
+        def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            if state.global_step == 20:
+                raise KeyboardInterrupt
+
+    options = TrainingOptions(batch_size=2, epochs=10, save_steps=7)
+    arguments = {"forget_set": FORGET, "retain_set": RETAIN, "holdout_set": HOLDOUT, "base": model_dir, "options": options}
+    method = Level(sources=("base",))
+    forget(world / "original", method, output_dir=tmp_path / "whole", **arguments)
+    trainer = importlib.import_module("unlearn.methods.level")
+    whole_run = trainer.run_objective
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(trainer, "run_objective", lambda *given, **named: whole_run(*given, **named, callbacks=[Cut()]))
+        with pytest.raises(KeyboardInterrupt):
+            forget(world / "original", method, output_dir=tmp_path / "cut", **arguments)
+    forget(world / "original", method, output_dir=tmp_path / "cut", **arguments)
+    assert load_model(tmp_path / "cut").digest == load_model(tmp_path / "whole").digest
 
 
 def test_steps_of_a_retraining() -> None:

@@ -147,6 +147,16 @@ class WithMemory(Protocol):
 
 
 @runtime_checkable
+class Anchored(Protocol):
+    """An objective that holds the weights near where they were, by `unlearn.anchor.Anchor` on the retain set."""
+
+    @property
+    def anchor_weight(self) -> float:
+        """How strongly; 0 for not at all."""
+        ...
+
+
+@runtime_checkable
 class InsideLayers(Protocol):
     """An objective that works on the hidden states of one layer."""
 

@@ -43,11 +43,14 @@ RATE = 1 / 8
 class Level:
     """Ascent pushes records away and cannot say how far. Here the distance is known before the first step.
 
-        minimise  token_weight mean_t h(l_t - l*_t) + record_weight (mean_t l_t - mean_t l*_t)^2  +  alpha KL(p_0 || p on D_r)
+        minimise  token_weight mean_t h(l_t - l*_t) + record_weight e^2 + mu e  +  alpha KL(p_0 || p on D_r)  +  an anchor,
+        e = mean_t l_t - mean_t l*_t
 
-    l_t is the log-probability of token t of a forget record, l*_t what a model that never saw the record would give it, h the
-    smooth L1 distance. The level comes from a *source* that never saw the forget set and is calibrated, token by token, on the
-    holdout set, whose level under the model before unlearning is simply read off (`unlearn.levels` has the regression):
+    mu is a multiplier that grows until the records are at their level in the mean, and the anchor holds the weights that the retain
+    set depends on (`unlearn.methods._to_level`). l_t is the log-probability of token t of a forget record, l*_t what a model that
+    never saw the record would give it, h the smooth L1 distance. The level comes from a *source* that never saw the forget set and
+    is calibrated, token by token, on the holdout set, whose level under the model before unlearning is simply read off
+    (`unlearn.levels` has the regression):
 
     - "retraining": a retraining of `share` of the full length, from the base. The best found; docs/research/level.md compares.
     - "checkpoint": the first checkpoint of the training log, which has seen a record about once. Costs nothing, and keeps a trace.
@@ -67,6 +70,8 @@ class Level:
         share: length of the short retraining, as a share of the steps of a full one.
         token_weight, record_weight: of the two parts of the distance; without the first, only record means are brought there.
         alpha: weight of the retain term.
+        dual_step: step of the multiplier; 0 for none.
+        anchor_weight: of the anchor; 0 for none. It takes memory twice as large as what is trained.
     """
 
     sources: tuple[Source, ...] = ("retraining",)
@@ -74,14 +79,16 @@ class Level:
     share: float = 0.042
     token_weight: float = 1.0
     record_weight: float = 5.0
-    alpha: float = 20.0
+    alpha: float = 40.0
+    dual_step: float = 0.3
+    anchor_weight: float = 500.0
 
     idea: ClassVar[str] = "bring every record to its never-trained level, estimated beforehand, and stop there"
     paper: ClassVar[str] = "this project, 2026 (docs/research/level.md)"
     cost: ClassVar[Cost] = "a share of a retraining"
     needs_retain: ClassVar[bool] = True
     needs_base: ClassVar[bool] = False
-    defaults: ClassVar[Mapping[str, Any]] = {"epochs": 12.0, "batch_size": 2}
+    defaults: ClassVar[Mapping[str, Any]] = {"epochs": 11.0, "batch_size": 2}
 
     def __post_init__(self) -> None:
         if not self.sources or len(set(self.sources)) != len(self.sources):
@@ -92,8 +99,9 @@ class Level:
             raise InputError("--sources proxies goes with --proxies DIR ..., the folders of models trained without the forget set.")
         if not 0 < self.share <= 1:
             raise InputError(f"--share must be above 0 and at most 1, got {self.share}.")
-        if min(self.token_weight, self.record_weight, self.alpha) < 0 or self.token_weight + self.record_weight == 0:
-            raise InputError("the weights must be 0 or more, and one of --token-weight and --record-weight above 0.")
+        weights = (self.token_weight, self.record_weight, self.alpha, self.dual_step, self.anchor_weight)
+        if min(weights) < 0 or self.token_weight + self.record_weight == 0:
+            raise InputError("weights and --dual-step must be 0 or more, and one of --token-weight and --record-weight above 0.")
 
     def edit(self, context: Context) -> Outcome:
         """Estimate the level, go there, and say how near the result came."""
@@ -107,7 +115,7 @@ class Level:
             sources = [model for name in self.sources for model in self._source(name, context, trained)]
             levels = estimate_levels(loaded, sources, forget, controls)
         options = dataclasses.replace(options, learning_rate=learning_rate_for(context, RATE))
-        objective = ToLevel(self.token_weight, self.record_weight, self.alpha)
+        objective = ToLevel(self.token_weight, self.record_weight, self.alpha, self.dual_step, self.anchor_weight)
         work = context.work_dir / "level"
         work.mkdir(exist_ok=True)
         done = run_objective(
