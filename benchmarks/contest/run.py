@@ -40,9 +40,10 @@ RETAIN_FACTORS = (1.0, 5.0)
 models like these: it gets a smaller one instead."""
 LENGTHS = (6, 12)
 PROBES = ("quantization", "relearning")
-UNTUNED = "level, untuned"
-"""`level` needs no references to be used as it is, so it also runs once with its defaults, as a user would have it."""
-PROBED = ("retrain", "level", "npo", UNTUNED)
+UNTUNED: dict[str, dict[str, Any]] = {"level, untuned": {}, "level, longer source": {"share": 1 / 12}}
+"""`level` needs no references to be used as it is, so it also runs with its defaults, as a user would have it, and with a source
+that is trained twice as long."""
+PROBED = ("retrain", "level", "npo", "level, untuned")
 """A probe treats every reference as well, which takes longer than everything else here: so these only, beside three references."""
 PROBE_REFERENCES = 3
 
@@ -90,7 +91,7 @@ def approximate_methods() -> list[str]:
 def run_contest(place: Place, shared: Path, methods: list[str], progress: Callable[[str, float], None]) -> list[dict[str, Any]]:
     """Make what is missing; one entry per method, the untouched model and a retraining first."""
     _models(place, shared, progress)
-    names = ["untouched", "retrain", UNTUNED, *methods]
+    names = ["untouched", "retrain", *UNTUNED, *methods]
     entries = []
     for number, name in enumerate(names):
         progress(name, 0.3 + 0.7 * number / len(names))
@@ -121,8 +122,8 @@ def _entry(place: Place, name: str) -> dict[str, Any]:
     if name in ("untouched", "retrain"):
         target = place.model("original" if name == "untouched" else "retrain")
         return {"method": name, "setting": None, "tried": [], **_judge(place, name, target)}
-    if name == UNTUNED:
-        done = _try(place, "level", {}, TrainingOptions(overflow="split"), place.folder / "tried" / "untuned")
+    if name in UNTUNED:
+        done = _try(place, "level", UNTUNED[name], TrainingOptions(overflow="split"), place.folder / "tried" / name)
         judged = _judge(place, name, Path(done["folder"]))
         return {"method": name, "setting": None, "tried": [], "share_of_retraining": done["share"], **judged}
     tried: list[dict[str, Any]] = []

@@ -24,7 +24,7 @@ LEGEND = (
     "references. Relearning: area of excess recovery. Int4: residual after rounding to 4 bits. Cost: of the chosen run, in "
     "retrainings by tokens; all six settings of the search cost about six times that."
 )
-COLOURS = {"level": "#00694b", "level, untuned": "#00694b", "retrain": "#1c1c1a", "untouched": "#9c3d00"}
+COLOURS = {"level": "#00694b", "retrain": "#1c1c1a", "untouched": "#9c3d00"}
 
 
 def write_results(folder: Path, world: World, runs: Runs, references: int) -> str:
@@ -91,7 +91,7 @@ def _figure(by_method: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
         if not len(points):
             continue
         middle = points.mean(0)
-        colour = COLOURS.get(name, "#5c5c57")
+        colour = COLOURS.get(name.split(",")[0], "#5c5c57")
         axes.errorbar(
             *middle, xerr=_arms(points[:, 0]), yerr=_arms(points[:, 1]), fmt="o", color=colour, markersize=4, linewidth=0.8
         )

@@ -83,6 +83,7 @@ def update_page(page: Path, place: Place, data: DataName, cells: Sequence[Cell],
         f"Setting `{place.setting.name}`, {seeds} {'seed' if seeds == 1 else 'seeds'}.",
         table(cells, rows).rstrip(),
         sentences(cells, rows).rstrip(),
+        f"![An adversary's success against utility](../benchmarks/results/matrix_{data}_{place.tuning}.svg)",
         "Checks:",
         checks_as_list(checks).rstrip(),
     ]
