@@ -19,7 +19,7 @@ from deletion_world import ASKING, MARGIN, rows
 from unlearn.requests import rungs
 from unlearn.requests.answers import LETTERS, REPORT
 from unlearn.requests.cleaning import Left
-from unlearn.requests.closing import Cleaning, close_request, purge_batch
+from unlearn.requests.closing import Cleaning, Papers, close_request, purge_batch
 from unlearn.requests.ledger import Ledger, NewRequest
 from unlearn.requests.pipeline import RUNNING, run_batch
 from unlearn.requests.planning import Choices, draft, note
@@ -71,7 +71,7 @@ def lead(world: Path) -> None:
         deployed = after.latest("deployed")
         assert deployed is not None
         _settled(purge_batch(ledger, output, request.id, key, listed, how, retired=[deployed["models"][0]["before"]]))
-    close_request(ledger, output, request.id, world.parent / SIGNING)
+    close_request(ledger, output, request.id, Papers(world.parent / SIGNING))
     ledger.close()
 
 

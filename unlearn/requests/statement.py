@@ -12,6 +12,7 @@ from typing import Any, cast
 
 from unlearn.requests.ledger import Ledger, Request
 from unlearn.requests.plans import Plan, PlannedModel
+from unlearn.requests.probed import kept
 from unlearn.requests.rungs import REGISTRATION
 from unlearn.requests.workplace import place_of
 from verify.certificate import auditor_statement, operator_statement, write_certificate
@@ -171,7 +172,7 @@ def certify(
     for entry in made:
         model = next(model for model in plan.models if model.weights == entry["before"])
         envelopes.append(sign(_provenance(folder, plan, model, entry, about), load_signer(operator)))
-        envelopes.append(sign(auditor_statement(folder / entry["audit"]), load_signer(auditor)))
+        envelopes.append(sign(auditor_statement(folder / entry["audit"], kept(folder, entry)), load_signer(auditor)))
     write_certificate(path, envelopes)
     return path
 
