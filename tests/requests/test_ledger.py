@@ -31,15 +31,7 @@ def walk(ledger: Ledger) -> str:
 
 @pytest.fixture(params=["sqlite", "postgresql"])
 def any_ledger(request: pytest.FixtureRequest, tmp_path: Path) -> Ledger:
-    if request.param == "sqlite":
-        return Ledger(tmp_path / "ledger.db")
-    ledger = Ledger(request.getfixturevalue("postgres_url"))
-    import sqlalchemy as sa
-
-    with ledger._engine.begin() as connection:
-        connection.execute(sa.text("DROP TABLE events CASCADE"))
-    ledger.close()
-    return Ledger(request.getfixturevalue("postgres_url"))
+    return Ledger(tmp_path / "ledger.db" if request.param == "sqlite" else request.getfixturevalue("empty_postgres"))
 
 
 def test_the_whole_way(any_ledger: Ledger) -> None:
