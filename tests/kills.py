@@ -91,8 +91,13 @@ def _choices(world: Path) -> Choices:
     )
 
 
-def in_child(world: Path, kill_after: float | None) -> bool:
+def in_child(world: Path, kill_after: float | None, prepare: Callable[[], None] = lambda: None) -> bool:
     """`lead` in a process of its own, killed after so many seconds; whether it ended by itself.
+
+    Args:
+        world: a copy of its own.
+        kill_after: seconds, or None.
+        prepare: called in the process first.
 
     Raises:
         AssertionError: it ended by itself, but not well.
@@ -102,6 +107,7 @@ def in_child(world: Path, kill_after: float | None) -> bool:
         status = 1
         try:
             _counting(world)
+            prepare()
             lead(world)
             status = 0
         finally:

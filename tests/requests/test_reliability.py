@@ -16,6 +16,7 @@ import pytest
 import sqlalchemy as sa
 from hostile_inputs import PARSERS, feed
 from kills import EXPECTED, SIGNING, kill_many, lead, new_weights
+from kills_in_cleaning import kill_in_cleaning
 
 import unlearn.cli
 from unlearn.requests.ledger import Ledger, NewRequest
@@ -39,6 +40,19 @@ def test_kill_nine(built: Path, tmp_path: Path) -> None:
     """
     figures = kill_many(built, tmp_path, kills=6, seed=1)
     assert figures.kills >= 6
+    assert (figures.lost, figures.twice, figures.different, figures.unsound) == (0, 0, 0, 0)
+
+
+@pytest.mark.slow
+def test_kill_nine_in_the_cleaning(built: Path, tmp_path: Path) -> None:
+    """Killed before a step that cleaning takes, and again while it goes on: the next run ends it, and the record says the same of
+    what was removed, stays and is retired as that of an undisturbed one.
+
+    `benchmarks/reliability.py` does it before every step.
+    """
+    figures = kill_in_cleaning(built, tmp_path, every=9)
+    assert figures.kills >= 8
+    assert set(figures.states) <= {"deployed", "purged"}, "every kill fell into the cleaning"
     assert (figures.lost, figures.twice, figures.different, figures.unsound) == (0, 0, 0, 0)
 
 
