@@ -121,6 +121,9 @@ class RunCommand:
     """Any request of the batch."""
     references: tuple[str, ...] = ()
     """More references, for an audit that was inconclusive."""
+    accept_exact_rebuild: bool = False
+    """Where the audit leaves an exact rebuild open, go by its having been made without the records: your decision, which ledger,
+    certificate and report name as what it is. Never where the audit says NOT_FORGOTTEN."""
     output: Path = Path("deletions")
     """Folder of the batches."""
     cleanup: Cleanup = dataclasses.field(default_factory=Cleanup)
@@ -138,7 +141,7 @@ class RunCommand:
         with self.where.open() as ledger:
             state = ledger.request(self.id).state
             if state not in ("deployed", "purged", "closed"):
-                run_batch(ledger, self.output, self.id, key, self.references, tell=print)
+                run_batch(ledger, self.output, self.id, key, self.references, print, self.accept_exact_rebuild)
             if ledger.request(self.id).state == "deployed":
                 left = purge_batch(ledger, self.output, self.id, key, self.cleanup.suppression, how)
                 _print_unexplained(left.unexplained)

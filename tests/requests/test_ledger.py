@@ -130,7 +130,11 @@ def test_what_must_be_true_first(ledger: Ledger) -> None:
         ledger.advance(name, "deployed")
     with pytest.raises(InputError, match="NOT_FORGOTTEN"):
         ledger.advance(name, "deployed", models=[{**MODELS[0], "verdict": "NOT_FORGOTTEN"}])
-    ledger.advance(name, "deployed", models=MODELS)
+    undecided = {**MODELS[0], "verdict": "INCONCLUSIVE"}
+    for refused in ({**undecided, "basis": "audit"}, {**MODELS[0], "verdict": "NOT_FORGOTTEN", "basis": "exact rebuild"}):
+        with pytest.raises(InputError, match="only when its verdict"):
+            ledger.advance(name, "deployed", models=[MODELS[0], refused])
+    ledger.advance(name, "deployed", models=[MODELS[0], {**undecided, "before": "a" * 64, "basis": "exact rebuild"}])
     with pytest.raises(InputError, match="no reason"):
         ledger.advance(name, "purged", residual=[{"what": "backup", "reason": ""}])
     ledger.advance(name, "purged", residual=[{"what": "backup", "reason": "expires in May"}])

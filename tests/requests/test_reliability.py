@@ -215,7 +215,7 @@ def test_bad_input_from_the_shell(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         assert run(*words, monkeypatch=monkeypatch) == 2
         assert said in capsys.readouterr().err
     assert run("plan", "--data", "data.jsonl", "--models", ".", monkeypatch=monkeypatch) == 0
-    assert run("close", name, monkeypatch=monkeypatch) == 0
+    assert run("close", name, "--no-pdf", monkeypatch=monkeypatch) == 0
     assert "closed as not_found" in capsys.readouterr().out
 
 
@@ -246,7 +246,7 @@ def test_refusals_and_lists(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cap
     assert run("deny", first, "--reason", "the identity could not be verified", monkeypatch=monkeypatch) == 0
     assert run("withdraw", second, monkeypatch=monkeypatch) == 0
     for name, outcome in ((first, "denied"), (second, "withdrawn")):
-        assert run("close", name, monkeypatch=monkeypatch) == 0
+        assert run("close", name, "--no-pdf", monkeypatch=monkeypatch) == 0
         record = json.loads((tmp_path / "deletions" / name / "deletion.json").read_text())
         assert record["requests"][0]["outcome"] == outcome
     capsys.readouterr()
