@@ -19,7 +19,7 @@ from deletion_world import ASKING, MARGIN, rows
 from unlearn.requests import rungs
 from unlearn.requests.answers import LETTERS, REPORT
 from unlearn.requests.cleaning import Left
-from unlearn.requests.closing import Cleaning, close_request, purge_batch
+from unlearn.requests.closing import Cleaning, Papers, close_request, purge_batch
 from unlearn.requests.ledger import Ledger, NewRequest
 from unlearn.requests.pipeline import RUNNING, run_batch
 from unlearn.requests.planning import Choices, draft, note
@@ -71,7 +71,7 @@ def lead(world: Path) -> None:
         deployed = after.latest("deployed")
         assert deployed is not None
         _settled(purge_batch(ledger, output, request.id, key, listed, how, retired=[deployed["models"][0]["before"]]))
-    close_request(ledger, output, request.id, world.parent / SIGNING)
+    close_request(ledger, output, request.id, Papers(world.parent / SIGNING))
     ledger.close()
 
 
@@ -91,8 +91,13 @@ def _choices(world: Path) -> Choices:
     )
 
 
-def in_child(world: Path, kill_after: float | None) -> bool:
+def in_child(world: Path, kill_after: float | None, prepare: Callable[[], None] = lambda: None) -> bool:
     """`lead` in a process of its own, killed after so many seconds; whether it ended by itself.
+
+    Args:
+        world: a copy of its own.
+        kill_after: seconds, or None.
+        prepare: called in the process first.
 
     Raises:
         AssertionError: it ended by itself, but not well.
@@ -102,6 +107,7 @@ def in_child(world: Path, kill_after: float | None) -> bool:
         status = 1
         try:
             _counting(world)
+            prepare()
             lead(world)
             status = 0
         finally:

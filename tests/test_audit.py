@@ -175,9 +175,23 @@ def test_a_forget_set_of_ids_is_looked_up(house: dict[str, Path], tmp_path: Path
     assert evidence.set("forget").records == 3, "two records of the subject and one by its id"
 
 
+def test_one_record_is_held_against_references_alone(house: dict[str, Path], tmp_path: Path) -> None:
+    """A forget set of one record has a verdict by its loss; no attack makes a rate of it, and scope and limits speak of one
+    record. All of it is written, and follows from the scores."""
+    evidence = run(house, forget_set=rows("forget", 1), holdout_set=None, output_dir=tmp_path / "out")
+    assert {test.name for test in evidence.tests} == {"C1", "C2", "A1", "A2"}
+    assert "this one record" in evidence.scope
+    assert not any("about the set" in sentence for sentence in evidence.not_shown)
+    assert evidence.attacks == ()
+    assert {entry.attack for entry in evidence.not_run} == set(evidence.settings.attacks)
+    assert all("two records" in entry.reason for entry in evidence.not_run)
+    assert recompute(tmp_path / "out") == evidence
+    assert "this one record" in (tmp_path / "out" / "report.html").read_text()
+
+
 BAD_SETS = [
     ({"forget_set": []}, "no records"),
-    ({"forget_set": rows("forget", 1)}, "at least two"),
+    ({"forget_set": rows("forget", 1)}, "Leave --holdout and --fresh out"),
     ({"retain_set": rows("forget", 12)}, "share"),
     ({"holdout_set": rows("retain", 12)}, "share"),
     ({"forget_set": ["nobody"]}, "--data"),

@@ -51,7 +51,7 @@ def test_the_table_has_every_claim() -> None:
 
 
 def test_bad_sizes() -> None:
-    """One record, or a negative number of anything, is refused."""
-    for sizes in ({"forget": 1}, {"forget": 10, "controls": -1}):
+    """No record, or a negative number of anything, is refused."""
+    for sizes in ({"forget": 0}, {"forget": 10, "controls": -1}):
         with pytest.raises(InputError, match="--forget must be"):
             power_table(settings=SETTINGS, **sizes)  # type: ignore[arg-type]

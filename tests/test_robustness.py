@@ -150,11 +150,20 @@ def test_the_file_holds_no_text(models: dict[str, LoadedModel], tmp_path: Path) 
         run(models, "reference 1", probes=("difference",), output=path)
 
 
+def test_ids_against_the_training_file(models: dict[str, LoadedModel]) -> None:
+    """A list of ids with the training file says the same as the two sets: no copy of the records need be made for a probe."""
+    named = {"forget_set": [record.example_id for record in FORGET], "retain_set": None, "data": _rows(FORGET + RETAIN)}
+    assert run(models, "reference 1", probes=("prompt_variants",), **named) == run(
+        models, "reference 1", probes=("prompt_variants",)
+    )
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
         (lambda _: {"probes": ("guess",)}, "no probe called guess"),
         (lambda _: {"retain_set": _rows(FORGET)}, "forget"),
+        (lambda _: {"retain_set": None}, "--retain FILE, or the training file with --data FILE"),
     ],
 )
 def test_bad_input(models: dict[str, LoadedModel], changes: Callable[[Any], dict[str, Any]], message: str) -> None:

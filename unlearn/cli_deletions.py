@@ -121,6 +121,9 @@ class RunCommand:
     """Any request of the batch."""
     references: tuple[str, ...] = ()
     """More references, for an audit that was inconclusive."""
+    accept_exact_rebuild: bool = False
+    """Where the audit leaves an exact rebuild open, go by its having been made without the records: your decision, which ledger,
+    certificate and report name as what it is. Never where the audit says NOT_FORGOTTEN."""
     output: Path = Path("deletions")
     """Folder of the batches."""
     cleanup: Cleanup = dataclasses.field(default_factory=Cleanup)
@@ -138,7 +141,7 @@ class RunCommand:
         with self.where.open() as ledger:
             state = ledger.request(self.id).state
             if state not in ("deployed", "purged", "closed"):
-                run_batch(ledger, self.output, self.id, key, self.references, tell=print)
+                run_batch(ledger, self.output, self.id, key, self.references, print, self.accept_exact_rebuild)
             if ledger.request(self.id).state == "deployed":
                 left = purge_batch(ledger, self.output, self.id, key, self.cleanup.suppression, how)
                 _print_unexplained(left.unexplained)
@@ -172,6 +175,10 @@ class Close:
     """Your private key: signs what was done (`verify-unlearning keygen` makes one)."""
     auditor_key: Path | None = None
     """The auditor's private key, where somebody else answers for the audit; the default is yours."""
+    robustness: tuple[Path, ...] = ()
+    """What `verify-unlearning probe` wrote about the new weights; one file for each model that was replaced, or none."""
+    pdf: bool = True
+    """Print the report to PDF as well; where there is no Chromium that is said, and the HTML page stands alone."""
     output: Path = Path("deletions")
     """Folder of the batches."""
     cleanup: Cleanup = dataclasses.field(default_factory=Cleanup)
@@ -179,19 +186,21 @@ class Close:
 
     def run(self) -> int:
         """Clean up once more where it was deployed, close, and print what was written."""
-        from unlearn.requests.closing import close_request, purge_batch
+        from unlearn.requests.closing import Papers, close_request, purge_batch, require_usable
         from unlearn.requests.statement import CERTIFICATE
         from verify.errors import InputError
         from verify.identity import RecordKey
 
         how = self.cleanup.how()
+        papers = Papers(self.operator_key, self.auditor_key, self.robustness, self.pdf)
         with self.where.open() as ledger:
+            require_usable(ledger, self.id, papers)
             if ledger.request(self.id).state in ("deployed", "purged"):
                 left = purge_batch(ledger, self.output, self.id, RecordKey.load(), self.cleanup.suppression, how, self.retired)
                 _print_unexplained(left.unexplained)
                 if left.unexplained:
                     raise InputError(f"{self.id} cannot be closed: {len(left.unexplained)} copies have no reason.")
-            record, files = close_request(ledger, self.output, self.id, self.operator_key, self.auditor_key)
+            record, files = close_request(ledger, self.output, self.id, papers, print)
         print(f"closed as {record.requests[0].outcome}: {', '.join(entry.id for entry in record.requests)}")  # noqa: T201
         for path in files:
             print(path)  # noqa: T201

@@ -233,7 +233,10 @@ def _all_models(pairs: dict[str, Pair]) -> list[Finding]:
         elif word != entry["verdict"]:
             findings.append(Finding(what, False, f"the operator reports {entry['verdict']}, the auditor found {word}"))
         else:
-            findings.append(Finding(what, True, "audited, with the verdict that the operator reports"))
+            detail = "audited, with the verdict that the operator reports"
+            if entry.get("basis", "audit") != "audit":
+                detail += "; the operator put it into service as an exact rebuild, which the audit neither showed nor refuted"
+            findings.append(Finding(what, True, detail))
     return findings
 
 

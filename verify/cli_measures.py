@@ -21,11 +21,13 @@ class Probe:
     references: tuple[str, ...]
     """Models fine-tuned without the forget set, each with another seed; 4 to 8."""
     forget: Path
-    """The records that were to be removed."""
-    retain: Path
-    """Records that were kept; relearning and prefixes take theirs from here."""
+    """The records that were to be removed, or with --data a list of example or subject ids."""
     output: Path
     """A new JSON file for the result."""
+    retain: Path | None = None
+    """Records that were kept; relearning and prefixes take theirs from here. The default is the rest of --data."""
+    data: Path | None = None
+    """The file the original was trained on."""
     holdout: Path | None = None
     """Records that no model was trained on; for what unlearning does to the kept ones."""
     probes: tuple[str, ...] = ()
@@ -51,7 +53,8 @@ class Probe:
                 self.original,
                 self.references,
                 forget_set=str(self.forget),
-                retain_set=str(self.retain),
+                retain_set=None if self.retain is None else str(self.retain),
+                data=None if self.data is None else str(self.data),
                 holdout_set=None if self.holdout is None else str(self.holdout),
                 fields=self.columns.fields(),
                 probes=self.probes,

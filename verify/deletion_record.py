@@ -86,6 +86,7 @@ class ReplacedModel(Frozen):
         share_of_retraining: cost in retrainings, by tokens; None where it is not known.
         verdict: of the audit.
         verdict_phrase: the same with its parameters.
+        basis: what it went into service on: its audit, or, where the audit left it open, that it was rebuilt without the records.
         audit_digest: SHA-256 of the audit's evidence.json.
         rungs: methods that were tried before, with why they were left, in words.
     """
@@ -102,6 +103,7 @@ class ReplacedModel(Frozen):
     share_of_retraining: float | None = Field(default=None, ge=0)
     verdict: VerdictWord
     verdict_phrase: str
+    basis: Literal["audit", "exact rebuild"] = "audit"
     audit_digest: str
     rungs: tuple[str, ...] = ()
 

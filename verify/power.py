@@ -45,11 +45,11 @@ def power_table(
         settings: margin, alpha, q and epsilon*.
 
     Raises:
-        InputError: fewer than two forget records, or a negative size.
+        InputError: no forget record, or a negative size.
     """
-    if forget < 2 or min(controls, references, canaries) < 0:
+    if forget < 1 or min(controls, references, canaries) < 0:
         raise InputError(
-            f"--forget must be at least 2 and no size negative; got --forget {forget} --controls {controls} "
+            f"--forget must be at least 1 and no size negative; got --forget {forget} --controls {controls} "
             f"--references {references} --canaries {canaries}."
         )
     world = replace(world or World(), records=forget)
@@ -63,11 +63,13 @@ def power_table(
 
 def reference_rows(world: World, references: int, settings: Settings) -> list[PowerRow]:
     """What R retrained references certify and accuse, by simulation."""
-    cases = (
+    cases = [
         ("retrained references: certify an honest retraining", 0.0, True),
         ("retrained references: accuse a model that keeps 20 % of the records", 0.20, False),
         ("retrained references: accuse a model that keeps one record", 1 / world.records, False),
-    )
+    ]
+    if world.records == 1:
+        del cases[1]  # of one record there is no share
     return [_reference_row(claim, world, references, settings, remembered, certify) for claim, remembered, certify in cases]
 
 

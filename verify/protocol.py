@@ -116,12 +116,13 @@ def judge(table: ScoreTable, settings: Settings, aside: Aside) -> Judged:
     claims = [claim for claim in (twins, people, process) if claim is not None]
     verdict = _verdict(gates, target, [claim.verdict for claim in claims])
     accused = accused_records(table, target)
+    records = len(table.blocks["target", "forget"].records)
     return Judged(
         verdict=verdict,
         explanation=explain(verdict, gates, target, claims, settings),
-        scope=scope(tiers, settings),
-        not_shown=not_shown(controls, ratio, aside.commitment is not None),
-        next_step=next_step(verdict, gates, len(references)),
+        scope=scope(tiers, settings, records),
+        not_shown=not_shown(controls, ratio, aside.commitment is not None, records),
+        next_step=next_step(verdict, gates, len(references), records),
         tiers=tiers,
         gates=tuple(gates),
         residual=None if target is None or target.rho is None else Value.of(target.rho),

@@ -53,8 +53,9 @@ def probe(
     references: Sequence[Any],
     *,
     forget_set: RecordSource,
-    retain_set: RecordSource,
+    retain_set: RecordSource | None = None,
     holdout_set: RecordSource | None = None,
+    data: RecordSource | None = None,
     fields: Fields | None = None,
     tokenizer: Any = None,
     probes: Sequence[str] = (),
@@ -68,9 +69,11 @@ def probe(
         model: the unlearned model: a folder, a Hub name, or a model in memory with `tokenizer`.
         original: the model before unlearning.
         references: models trained without the forget set, two at least.
-        forget_set: the records that were to be removed.
-        retain_set: records that were kept; relearning and prefixes take theirs from here, never from the forget set.
+        forget_set: the records that were to be removed, or a list of ids if `data` is given.
+        retain_set: records that were kept; relearning and prefixes take theirs from here, never from the forget set. The default
+            is the rest of `data`.
         holdout_set: records that no model was trained on; for what unlearning does to the kept ones.
+        data: the file the original was trained on.
         fields, tokenizer: as for `verify.audit`.
         probes: which; all by default.
         settings: margin, alpha, seed and dtype; the default is the protocol's.
@@ -86,7 +89,9 @@ def probe(
         raise InputError(f"probes need two retrained references at least, got {len(references)}. Name them with --references.")
     if output is not None and Path(output).exists():
         raise InputError(f"{output} exists. Name a new file with --output.")
-    sets = load_sets(forget_set, retain_set, holdout_set, None, None, fields, settings)
+    sets = load_sets(forget_set, retain_set, holdout_set, None, data, fields, settings)
+    if "retain" not in sets:
+        raise InputError("probes need records that were kept. Give them with --retain FILE, or the training file with --data FILE.")
     old = load_model(original, tokenizer=tokenizer, dtype=settings.dtype)
     material = Material(sets["forget"], sets["retain"], old, settings.seed)
     sources = {"original": old, "target": model} | {f"reference {number}": one for number, one in enumerate(references, 1)}

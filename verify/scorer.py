@@ -148,6 +148,8 @@ class Scorer:
 
     def _lacks(self, attack: Attack, references: int | None = None) -> str | None:
         """What this audit does not have of what an attack needs, and how to give it; None where nothing is missing."""
+        if len(self.sets["forget"]) == 1:
+            return "needs two records: one score has no interval; this record is judged by its loss against retrained references"
         if "reference model" in attack.needs and not self.base:
             return "needs the model before fine-tuning; give it with --base DIR"
         if "controls" in attack.needs and "holdout" not in self.sets:

@@ -31,10 +31,10 @@ def load_sets(
     """
     training = None if data is None else load_records(data, fields)
     forget = load_forget_set(forget_set, training, fields)
-    if len(forget) < 2:
+    if len(forget) == 1 and not (holdout_set is None and fresh_set is None):
         raise InputError(
-            "the forget set holds one record; a verdict on a set needs at least two, since one value has no spread. "
-            "Add the other records of the same person or request."
+            "the forget set holds one record, and attacks that are judged on controls need at least two: one value has no rate. "
+            "Leave --holdout and --fresh out: one record is judged against retrained references alone."
         )
     sets: dict[SetRole, Sequence[Record]] = {"forget": forget}
     if retain_set is not None:
@@ -51,7 +51,7 @@ def load_sets(
         require_disjoint({"training": training, "holdout": sets.get("holdout", []), "fresh": sets.get("fresh", [])})
     require_disjoint(sets)
     for role, records in sets.items():
-        if len(records) < 2:
+        if len(records) < 2 and role != "forget":
             raise InputError(f"the {role} set holds {len(records)} records; at least two are needed. Give more, or leave it out.")
     if "retain" in sets and len(sets["retain"]) > settings.retain_records:
         drawn = np.random.default_rng(settings.seed).permutation(len(sets["retain"]))[: settings.retain_records]

@@ -14,13 +14,18 @@ SHOWN_BY: dict[Tier, str] = {
 }
 
 
-def scope(tiers: Sequence[Tier], settings: Settings) -> str:
-    """Which claim the verdict is about."""
+ENOUGH_FOR_ONE = 8
+"""References from which on one record's own spread, and no longer the references' number, keeps an audit open."""
+
+
+def scope(tiers: Sequence[Tier], settings: Settings, records: int) -> str:
+    """Which claim the verdict is about; `records` is the size of the forget set."""
     if not tiers:
         return "No claim could be examined: there are no retrained references, twins or canaries."
+    about = "this one record" if records == 1 else "this forget set as a whole"
     shared = f", each tier at alpha / {len(tiers)}" if len(tiers) > 1 else ""
     return (
-        f"A claim about this forget set as a whole, shown for {'; '.join(SHOWN_BY[tier] for tier in tiers)}; "
+        f"A claim about {about}, shown for {'; '.join(SHOWN_BY[tier] for tier in tiers)}; "
         f"with the margin rho* = {settings.margin:g} at level alpha = {settings.alpha:g}{shared}."
     )
 
@@ -62,10 +67,12 @@ def _explain_record(
     return (residual, *reasons, *(gate.reason for gate in failed if gate.blocks == "INCONCLUSIVE"))
 
 
-def not_shown(controls: int, ratio: Value | None, canaries: bool) -> tuple[str, ...]:
-    """What no reader may take from this audit."""
+def not_shown(controls: int, ratio: Value | None, canaries: bool, records: int) -> tuple[str, ...]:
+    """What no reader may take from this audit; `records` is the size of the forget set."""
     sentences = [
-        "It is a claim about the set: it cannot exclude that a single record is still remembered.",
+        "It is a claim about the set: it cannot exclude that a single record is still remembered."
+        if records > 1
+        else "It is a claim about one record's loss: what the model says of the same person in other words was not asked.",
         "An attack that fails is evidence of resistance to that attack, not to others (EDPB Opinion 28/2024, paragraph 55).",
         "What the base model was pre-trained on is outside this audit: a record it held before fine-tuning is still there.",
         "Other copies of the records (data files, backups, other models) are not examined here.",
@@ -79,8 +86,8 @@ def not_shown(controls: int, ratio: Value | None, canaries: bool) -> tuple[str, 
     return tuple(sentences)
 
 
-def next_step(verdict: VerdictWord, gates: Sequence[Gate], references: int) -> str | None:
-    """What would decide, where nothing is decided."""
+def next_step(verdict: VerdictWord, gates: Sequence[Gate], references: int, records: int) -> str | None:
+    """What would decide, where nothing is decided; `records` is the size of the forget set."""
     if verdict in ("EQUIVALENT_WITHIN", "NOT_FORGOTTEN"):
         return None
     failed = [gate.name for gate in gates if not gate.passed and "record" in gate.claims]
@@ -88,5 +95,10 @@ def next_step(verdict: VerdictWord, gates: Sequence[Gate], references: int) -> s
         return f"Train {max(4 - references, 1)} more references without the forget set, each with another --seed, and audit again."
     if verdict == "NOT_TESTABLE":
         return f"Mend what failed ({', '.join(failed)}) and audit again."
+    if records == 1 and references >= ENOUGH_FOR_ONE:
+        return (
+            "More references would hardly help: how much one record varies between two retrainings stays. Audit it together with "
+            "other records that are removed from the same model, or register a wider margin before unlearning."
+        )
     more = max(8, 2 * references)
     return f"Audit again with {more} references: the width of every interval shrinks with their number."

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import sqlalchemy as sa
 from deletion_world import build_world
 
 from unlearn.requests.ledger import Ledger
@@ -18,6 +19,16 @@ def ledger(tmp_path: Path) -> Iterator[Ledger]:
     opened = Ledger(tmp_path / "ledger.db")
     yield opened
     opened.close()
+
+
+@pytest.fixture
+def empty_postgres(postgres_url: str) -> str:
+    """The same server with no ledger in it yet."""
+    engine = sa.create_engine(postgres_url)
+    with engine.begin() as connection:
+        connection.execute(sa.text("DROP TABLE IF EXISTS events CASCADE"))
+    engine.dispose()
+    return postgres_url
 
 
 @pytest.fixture(scope="session")

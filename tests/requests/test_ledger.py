@@ -31,15 +31,7 @@ def walk(ledger: Ledger) -> str:
 
 @pytest.fixture(params=["sqlite", "postgresql"])
 def any_ledger(request: pytest.FixtureRequest, tmp_path: Path) -> Ledger:
-    if request.param == "sqlite":
-        return Ledger(tmp_path / "ledger.db")
-    ledger = Ledger(request.getfixturevalue("postgres_url"))
-    import sqlalchemy as sa
-
-    with ledger._engine.begin() as connection:
-        connection.execute(sa.text("DROP TABLE events CASCADE"))
-    ledger.close()
-    return Ledger(request.getfixturevalue("postgres_url"))
+    return Ledger(tmp_path / "ledger.db" if request.param == "sqlite" else request.getfixturevalue("empty_postgres"))
 
 
 def test_the_whole_way(any_ledger: Ledger) -> None:
@@ -138,7 +130,11 @@ def test_what_must_be_true_first(ledger: Ledger) -> None:
         ledger.advance(name, "deployed")
     with pytest.raises(InputError, match="NOT_FORGOTTEN"):
         ledger.advance(name, "deployed", models=[{**MODELS[0], "verdict": "NOT_FORGOTTEN"}])
-    ledger.advance(name, "deployed", models=MODELS)
+    undecided = {**MODELS[0], "verdict": "INCONCLUSIVE"}
+    for refused in ({**undecided, "basis": "audit"}, {**MODELS[0], "verdict": "NOT_FORGOTTEN", "basis": "exact rebuild"}):
+        with pytest.raises(InputError, match="only when its verdict"):
+            ledger.advance(name, "deployed", models=[MODELS[0], refused])
+    ledger.advance(name, "deployed", models=[MODELS[0], {**undecided, "before": "a" * 64, "basis": "exact rebuild"}])
     with pytest.raises(InputError, match="no reason"):
         ledger.advance(name, "purged", residual=[{"what": "backup", "reason": ""}])
     ledger.advance(name, "purged", residual=[{"what": "backup", "reason": "expires in May"}])

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from bad_requests import good_request
 from deletion_world import ASKING, MARGIN, PEOPLE, rows
+from report_reading import Page
 
 import unlearn.cli
 import verify.cli
@@ -18,8 +19,10 @@ from unlearn.requests import pipeline
 from unlearn.requests.ledger import Ledger
 from unlearn.requests.suppression import SuppressionList
 from unlearn.requests.tokens import Tokens, new_token
-from verify.certificate import load_signer, make_key
+from verify.certificate import load_public_key, load_signer, make_key
+from verify.certificate_check import check_certificate
 from verify.deletion_record import DeletionRecord
+from verify.evidence import Evidence
 from verify.identity import RecordKey
 
 IDENTIFIER = f"{ASKING.lower()}@example.com"
@@ -99,7 +102,7 @@ def test_from_receipt_to_certificate(world: Path, shell: Shell, tmp_path: Path, 
     assert (models / "original" / "manifest.json").exists(), "nothing goes for a request that cannot be closed"
     for role in ("operator", "auditor"):
         make_key(tmp_path / role)
-    keys = ["--operator-key", str(tmp_path / "operator"), "--auditor-key", str(tmp_path / "auditor")]
+    keys = ["--no-pdf", "--operator-key", str(tmp_path / "operator"), "--auditor-key", str(tmp_path / "auditor")]
     status, said = shell("close", name, "--retired", old[:16], "--remove", "--rewrite-data", *keys)
     assert status == 0, said
     assert rows_in(world / "people.jsonl") == rows([person for person in PEOPLE if person != ASKING])
@@ -201,6 +204,53 @@ def test_it_climbs_from_what_did_not_forget(world: Path, shell: Shell, tmp_path:
     deployed = request.latest("deployed")
     assert deployed is not None
     assert deployed["models"][0]["method"] == "retrain"
+
+
+def test_one_record(world: Path, shell: Shell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A request about one record is audited like any other. Where its audit leaves an exact rebuild open, the operator may go by
+    that, unless there is another objection; then ledger, certificate, report and letter say that no audit showed it."""
+    make_key(tmp_path / "operator")
+    content = [*rows([ASKING])]
+    content[0]["subject_id"] = "nimue@example.com"
+    others = rows([person for person in PEOPLE if person != ASKING])
+    (world / "people.jsonl").write_text("".join(json.dumps(row) + "\n" for row in [*content, *others]))
+    name = shell("add", stdin="nimue@example.com\n")[1].strip()
+    assert shell("approve", name)[0] == 0
+    assert shell("plan", *plan_words(2))[0] == 0  # with two references the best verdict is INCONCLUSIVE
+    status, said = shell("run", name)
+    assert (status, f"{name}: inconclusive" in said) == (11, True)
+    assert "--accept-exact-rebuild" in said
+    (audited,) = (world / "deletions").glob("B-*/model-0/audit-*")
+    evidence = Evidence.load(audited / "evidence.json")
+    assert (evidence.set("forget").records, evidence.pre_registered) == (1, True)
+    assert evidence.residual is not None
+    assert abs(evidence.residual.value) < 0.5, "it was retrained without the record"
+    broken = tuple(gate.model_copy(update={"passed": False}) if gate.name == "utility" else gate for gate in evidence.gates)
+    with monkeypatch.context() as patch:
+        patch.setattr(pipeline, "audit_rung", lambda *_: evidence.model_copy(update={"gates": broken}))
+        status, said = shell("run", name, "--accept-exact-rebuild")
+        assert (status, "cannot be accepted" in said) == (2, True)
+        patch.setattr(pipeline, "audit_rung", lambda *_: evidence.model_copy(update={"verdict": "NOT_FORGOTTEN"}))
+        assert "NOT_FORGOTTEN" in shell("run", name, "--accept-exact-rebuild")[1]
+        patch.setattr(pipeline, "audit_rung", lambda *_: evidence)
+        patch.setattr(pipeline, "is_exact", lambda _: False)
+        assert "made by retrain" in shell("run", name, "--accept-exact-rebuild")[1]
+    status, said = shell("run", name, "--accept-exact-rebuild")
+    assert status == 0, said
+    close = ["--retired", "models/original", "--remove", "--rewrite-data", "--no-pdf", "--operator-key", str(tmp_path / "operator")]
+    status, said = shell("close", name, *close)
+    assert status == 0, said
+    (folder,) = (world / "deletions").glob("B-*")
+    record = DeletionRecord.load(folder / "deletion.json")
+    assert (record.records, record.models[0].basis) == (1, "exact rebuild")
+    assert record.models[0].verdict in ("INCONCLUSIVE", "NOT_TESTABLE")
+    assert "No audit showed that original is free of these records" in record.limits[0]
+    assert record.limits[0] in Page((folder / "report.html").read_text()).text
+    assert "trained again without this data" in " ".join((folder / "letters" / f"{name}.txt").read_text().split())
+    checked = check_certificate(folder / "certificate.json", [load_public_key(tmp_path / "operator.pub")])
+    assert checked.holds
+    assert set(checked.verdicts.values()) == {record.models[0].verdict}, "what the audit found is not changed by the decision"
+    assert any("neither showed nor refuted" in finding.detail for finding in checked.findings)
 
 
 def noted(made: list[str], function: Callable[..., Any]) -> Callable[..., Any]:

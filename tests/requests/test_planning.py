@@ -116,7 +116,11 @@ def test_methods_that_fit(model_dir: Path, data: Path, tmp_path: Path, ledger: L
 
 def test_what_can_be_shown_is_said_before() -> None:
     """One record, too few references, or how often an honest deletion would be certified."""
-    assert "at least two records" in shown(1, 4, SETTINGS)
+    one = shown(1, 4, SETTINGS)
+    assert "of an honest deletion of one record certify it with 4 references" in one
+    assert all(helps in one for helps in ("stays open more often", "let the request wait", "--accept-exact-rebuild"))
+    assert "stays open" in shown(1, 0, SETTINGS)
+    assert "stays open" not in shown(8, 4, SETTINGS)
     assert "1 retrained references" in shown(8, 1, SETTINGS)
     assert "certify it with 4 references" in shown(8, 4, SETTINGS)
 

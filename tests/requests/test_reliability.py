@@ -16,6 +16,7 @@ import pytest
 import sqlalchemy as sa
 from hostile_inputs import PARSERS, feed
 from kills import EXPECTED, SIGNING, kill_many, lead, new_weights
+from kills_in_cleaning import kill_in_cleaning
 
 import unlearn.cli
 from unlearn.requests.ledger import Ledger, NewRequest
@@ -39,6 +40,19 @@ def test_kill_nine(built: Path, tmp_path: Path) -> None:
     """
     figures = kill_many(built, tmp_path, kills=6, seed=1)
     assert figures.kills >= 6
+    assert (figures.lost, figures.twice, figures.different, figures.unsound) == (0, 0, 0, 0)
+
+
+@pytest.mark.slow
+def test_kill_nine_in_the_cleaning(built: Path, tmp_path: Path) -> None:
+    """Killed before a step that cleaning takes, and again while it goes on: the next run ends it, and the record says the same of
+    what was removed, stays and is retired as that of an undisturbed one.
+
+    `benchmarks/reliability.py` does it before every step.
+    """
+    figures = kill_in_cleaning(built, tmp_path, every=9)
+    assert figures.kills >= 8
+    assert set(figures.states) <= {"deployed", "purged"}, "every kill fell into the cleaning"
     assert (figures.lost, figures.twice, figures.different, figures.unsound) == (0, 0, 0, 0)
 
 
@@ -201,7 +215,7 @@ def test_bad_input_from_the_shell(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         assert run(*words, monkeypatch=monkeypatch) == 2
         assert said in capsys.readouterr().err
     assert run("plan", "--data", "data.jsonl", "--models", ".", monkeypatch=monkeypatch) == 0
-    assert run("close", name, monkeypatch=monkeypatch) == 0
+    assert run("close", name, "--no-pdf", monkeypatch=monkeypatch) == 0
     assert "closed as not_found" in capsys.readouterr().out
 
 
@@ -232,7 +246,7 @@ def test_refusals_and_lists(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cap
     assert run("deny", first, "--reason", "the identity could not be verified", monkeypatch=monkeypatch) == 0
     assert run("withdraw", second, monkeypatch=monkeypatch) == 0
     for name, outcome in ((first, "denied"), (second, "withdrawn")):
-        assert run("close", name, monkeypatch=monkeypatch) == 0
+        assert run("close", name, "--no-pdf", monkeypatch=monkeypatch) == 0
         record = json.loads((tmp_path / "deletions" / name / "deletion.json").read_text())
         assert record["requests"][0]["outcome"] == outcome
     capsys.readouterr()

@@ -4,11 +4,10 @@ import base64
 import json
 import logging
 import socket
-import sqlite3
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from datetime import date
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import sqlalchemy as sa
 from bad_requests import PLANTED, SORTS, bad_requests, good_request
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
@@ -30,7 +30,7 @@ import unlearn.cli
 from unlearn.requests import status_page
 from unlearn.requests.guard import RateLimit
 from unlearn.requests.intake import LARGEST_BODY
-from unlearn.requests.ledger import Ledger
+from unlearn.requests.ledger import EVENTS, Ledger
 from unlearn.requests.service import Service, make_app
 from unlearn.requests.tokens import Tokens, new_token
 from verify.certificate import load_signer, make_key
@@ -56,11 +56,12 @@ class World:
         return self.client.post(REQUESTS, json=good_request(**changes), headers=self.headers(caller))
 
 
-@pytest.fixture
-def world(tmp_path: Path) -> Iterator[World]:
+@pytest.fixture(params=["sqlite", "postgresql"])
+def world(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[World]:
+    """The service over an empty ledger, on either database."""
     make_key(tmp_path / "receipts.key")
     tokens = {name: new_token(tmp_path / "tokens", name) for name in ("shop", "clinic", "operator")}
-    ledger = Ledger(tmp_path / "ledger.db")
+    ledger = Ledger(tmp_path / "ledger.db" if request.param == "sqlite" else request.getfixturevalue("empty_postgres"))
     service = Service(ledger, RecordKey.load(), load_signer(tmp_path / "receipts.key"), "requests.example.org")
     app = make_app(service, Tokens.load(tmp_path / "tokens"), per_minute=1_000_000)
     with TestClient(app) as client:
@@ -311,10 +312,17 @@ def bombard(world: World, count: int) -> tuple[Counter[tuple[str, int]], bytes, 
     return counts, every, seconds
 
 
+def rows_of(ledger: Ledger) -> Sequence[Any]:
+    """Every event as the database has it."""
+    with ledger._engine.connect() as connection:
+        return connection.execute(sa.select(EVENTS)).all()
+
+
 def require_nobody(world: World, *texts: str | bytes) -> None:
-    """No planted identifier in texts, or in any file of the ledger."""
+    """No planted identifier in texts, in any row of the ledger, or in any file of it."""
     contents = [text.encode() if isinstance(text, str) else text for text in texts]
     contents += [path.read_bytes() for path in world.folder.iterdir() if path.name.startswith("ledger.db")]
+    contents += [repr(tuple(row)).encode() for row in rows_of(world.service.ledger)]
     for content in contents:
         assert not any(word.encode() in content for word in (*PLANTED, "zebedee", "quillfeather"))
 
@@ -355,8 +363,20 @@ def test_many_at_once(world: World) -> None:
     assert Counter(answers) == {201: 39, 409: 1}
     assert world.service.ledger.verify() == 39
     require_nobody(world)
-    with closing(sqlite3.connect(world.folder / "ledger.db")) as database:
-        assert database.execute("SELECT count(DISTINCT request) FROM events").fetchone() == (39,)
+    assert len({row.request for row in rows_of(world.service.ledger)}) == 39
+
+
+@pytest.mark.parametrize("world", ["postgresql"], indirect=True)
+def test_the_database_lets_go_of_its_connections(world: World) -> None:
+    """The database ends every connection, as a restart does: the next caller is served, and nothing is lost."""
+    assert world.post().status_code == 201
+    engine = sa.create_engine(world.service.ledger.url)
+    with engine.begin() as connection:
+        others = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid <> pg_backend_pid() AND usename = current_user"
+        assert len(connection.execute(sa.text(others)).all()) > 0
+    engine.dispose()
+    assert world.post().status_code == 201
+    assert world.service.ledger.verify() == 2
 
 
 @pytest.mark.slow

@@ -81,7 +81,7 @@ def test_a_zero_among_variances_is_survived() -> None:
 
 
 @pytest.mark.parametrize(
-    ("sample", "degrees"), [([], 3), ([1.0], 3), ([1.0, -1.0], 3), ([0.0, 0.0], 3), ([1.0, float("nan")], 3), ([1.0, 2.0], 0)]
+    ("sample", "degrees"), [([], 3), ([0.0], 3), ([1.0, -1.0], 3), ([0.0, 0.0], 3), ([1.0, float("nan")], 3), ([1.0, 2.0], 0)]
 )
 def test_degenerate_variances_raise(sample: list[float], degrees: int) -> None:
     """Too few, negative, all-zero or missing variances and no degrees of freedom raise."""

@@ -222,16 +222,49 @@ def test_bits_or_nats_make_no_difference() -> None:
     assert nats.mean_test.above == pytest.approx(bits.mean_test.above)
 
 
+def test_one_record_is_judged_by_its_own_spread() -> None:
+    """K = 1: the statistics are the textbook's, with the record's own standard deviation and R - 1 degrees of freedom."""
+    rng, count, margin = np.random.default_rng(21), 6, 0.1
+    for kept in (0.0, 1.0):
+        original, target, references = audit(rng, np.array([kept]), references=count)
+        found = residual_verdict(original, target, references, margin)
+        own = references[:, 0]
+        n, gap = own.mean() - target[0], own.mean() - original[0]
+        above = (n - margin * gap) / (own.std(ddof=1) * np.sqrt(1 + (1 - margin) ** 2 / count))
+        below = (-n - margin * gap) / (own.std(ddof=1) * np.sqrt(1 + (1 + margin) ** 2 / count))
+        assert (found.mean_test.above, found.mean_test.below) == pytest.approx((above, below))
+        assert found.record_test.statistic == pytest.approx([max(above, below)])
+        assert (found.record_test.variances.degrees, found.record_test.variances.prior_degrees) == (count - 1, 0)
+        assert found.mean_test.certified == (max(above, below) < stats.t.ppf(0.05, count - 1))
+
+
+@pytest.mark.parametrize("heavy", [False, True])
+def test_how_often_one_record_is_judged_wrongly(heavy: bool) -> None:
+    """K = 1: an honest retraining is accused at most at alpha, a model that kept the record is found in 90 % and never
+    certified, and one that kept just the margin is certified at most at alpha, all within the error of 200 audits."""
+    rng, margin, count = np.random.default_rng(22), 0.2, 200
+
+    def verdicts(kept: float) -> list[str]:
+        return [residual_verdict(*audit(rng, np.array([kept]), 5, heavy), margin=margin).outcome for _ in range(count)]
+
+    honest, keeping, at_margin = (verdicts(kept) for kept in (0.0, 1.0, margin))
+    assert honest.count("NOT_FORGOTTEN") <= 0.05 * count
+    assert honest.count("EQUIVALENT_WITHIN") >= 0.3 * count, "it is of use"
+    assert keeping.count("NOT_FORGOTTEN") >= 0.9 * count
+    assert keeping.count("EQUIVALENT_WITHIN") == 0
+    assert at_margin.count("EQUIVALENT_WITHIN") <= 0.10 * count
+
+
 def test_degenerate_panels_raise() -> None:
-    """No spread, a single reference, the same model twice, one record and missing losses are refused with the reason."""
+    """No spread, a single reference, the same model twice, no record and missing losses are refused with the reason."""
     original, target, references = audit(np.random.default_rng(12), np.zeros(5))
     with pytest.raises(ValueError, match="at least 2, better 4 to 8"):
         residual_verdict(original, target, references[:1])
     for twice in ([0, 0], [0, 1, 2, 2]):
         with pytest.raises(ValueError, match="do not differ"):
             residual_verdict(original, target, references[twice])
-    with pytest.raises(ValueError, match="at least 2 records"):
-        residual_verdict(original[:1], target[:1], references[:, :1])
+    with pytest.raises(ValueError, match="at least 1 record"):
+        residual_verdict(original[:0], target[:0], references[:, :0])
     with pytest.raises(ValueError, match="finite"):
         residual_verdict(original, target, np.where(references > 3, np.nan, references))
     with pytest.raises(ValueError, match="finite"):

@@ -1,37 +1,64 @@
 """What people read of a closed batch: the report for the compliance officer, and a letter to everybody who asked."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
+from unlearn.requests.probed import kept
 from unlearn.requests.statement import CERTIFICATE
 from verify.certificate_check import read_claims
 from verify.deletion_record import DeletionRecord
+from verify.errors import InputError, RunError
 from verify.evidence import Evidence
 from verify.files import write_text
 from verify.report.deletion import render
 from verify.report.letter import write_letter
+from verify.report.pdf import write_pdf
+from verify.treatments import Robustness
 
 REPORT = "report.html"
+PAPER = "report.pdf"
 LETTERS = "letters"
 
 
-def write_report(record: DeletionRecord, folder: Path, audits: Sequence[Path]) -> Path:
-    """Write the compliance page; the same bytes for the same record, audits and certificate.
+def write_report(
+    record: DeletionRecord, folder: Path, made: Sequence[Mapping[str, Any]], pdf: bool, tell: Callable[[str], None]
+) -> list[Path]:
+    """Write the compliance page, and print it to PDF where that was asked for and can be done.
+
+    The page is the same bytes for the same record, audits, probes and certificate; a PDF bears the time at which it was made, so
+    that it is made once for each page.
 
     Args:
         record: the batch's.
         folder: of the batch; its certificate is named where there is one.
-        audits: the audits of the replaced models.
+        made: the ledger's entries of the replaced models.
+        pdf: whether to print it.
+        tell: told why there is no PDF.
     """
     signed = (folder / CERTIFICATE).exists()
+    probed = [path for entry in made if (path := kept(folder, entry)) is not None]
     page = render(
         record,
-        [Evidence.load(audit / "evidence.json") for audit in audits],
+        [Evidence.load(folder / entry["audit"] / "evidence.json") for entry in made],
         certificate=CERTIFICATE if signed else None,
         signers=read_claims(folder / CERTIFICATE).signers if signed else (),
+        robustness=[Robustness.load(path) for path in probed],
     )
+    if not (folder / REPORT).exists() or (folder / REPORT).read_bytes() != page.encode():
+        (folder / PAPER).unlink(missing_ok=True)  # it would show another page than the one beside it
     write_text(folder / REPORT, page)
-    return folder / REPORT
+    if pdf and not (folder / PAPER).exists():
+        _print(page, folder / PAPER, tell)
+    return [path for path in (folder / REPORT, folder / PAPER) if path.exists()]
+
+
+def _print(page: str, path: Path, tell: Callable[[str], None]) -> None:
+    """The HTML page says the same: that it cannot be printed here is told, and stops nothing."""
+    try:
+        write_pdf(page, path)
+    except (InputError, RunError) as error:
+        tell(f"no {path.name} was written: {error}")
 
 
 def write_letters(record: DeletionRecord, folder: Path) -> list[Path]:

@@ -155,7 +155,8 @@ def _note_attempt(ledger: Ledger, folder: Path, plan: Plan, found: Sequence[Resi
     cleanings = sum(step.state == "purged" for step in ledger.request(plan.requests[0]).steps)
     before = read_json(folder / ATTEMPT) if (folder / ATTEMPT).exists() else {}
     places = dict(before["places"]) if before.get("cleanings") == cleanings else {}
-    places |= {key.of(str(entry.place), "place"): entry.kind for entry in found if entry.removable}
+    # What a killed run had begun to remove may look like something else by now: it is counted as what it was.
+    places = {key.of(str(entry.place), "place"): entry.kind for entry in found if entry.removable} | places
     write_json(folder / ATTEMPT, {"cleanings": cleanings, "places": places})
     return places
 

@@ -8,13 +8,15 @@ mended by the same command.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from unlearn.requests.answers import write_letters, write_report
 from unlearn.requests.cleaning import Left, carried_over, clean, reasons_of, suppress
 from unlearn.requests.ledger import Ledger, Request
-from unlearn.requests.pipeline import batch_of
+from unlearn.requests.pipeline import Tell, batch_of
 from unlearn.requests.plans import Plan
-from unlearn.requests.statement import RECORD, certify, deletion_record
+from unlearn.requests.probed import keep, matched
+from unlearn.requests.statement import CERTIFICATE, RECORD, certify, deletion_record
 from unlearn.requests.states import NEXT, REFUSALS
 from unlearn.requests.workplace import alone_in
 from verify.certificate import load_signer
@@ -99,8 +101,39 @@ def _resolve(retired: Sequence[str], plan: Plan) -> list[str]:
     return found
 
 
+@dataclass(frozen=True)
+class Papers:
+    """What goes into the papers of a closed request beside what the pipeline knows.
+
+    Attributes:
+        operator: the operator's private key; without it nothing is signed.
+        auditor: the auditor's private key, where somebody else answers for the audit.
+        robustness: what `verify-unlearning probe` wrote about the new weights; one file for each model at most.
+        pdf: whether the report is printed to PDF as well, where Chromium is there.
+    """
+
+    operator: Path | None = None
+    auditor: Path | None = None
+    robustness: Sequence[Path] = ()
+    pdf: bool = False
+
+
+def require_usable(ledger: Ledger, request: str, papers: Papers) -> None:
+    """Refuse, before anything is removed or noted, keys and probes that cannot go into this request's papers.
+
+    Raises:
+        InputError: a key cannot be used, or a probe is about other weights than the new ones.
+    """
+    if papers.auditor is not None and papers.operator is None:
+        raise InputError("a certificate begins with the operator's statement. Give --operator-key as well.")
+    for key in (papers.operator, papers.auditor):
+        if key is not None:
+            load_signer(key)
+    matched((ledger.request(request).latest("deployed") or {"models": []})["models"], papers.robustness)
+
+
 def close_request(
-    ledger: Ledger, output: Path, request: str, operator: Path | None = None, auditor: Path | None = None
+    ledger: Ledger, output: Path, request: str, papers: Papers | None = None, tell: Tell = lambda _: None
 ) -> tuple[DeletionRecord, list[Path]]:
     """Close a request and all of its batch: deletion record, certificate, report, letters. Doing it again changes nothing.
 
@@ -108,8 +141,8 @@ def close_request(
         ledger: the requests.
         output: where batches live.
         request: any request of the batch, or one that was refused.
-        operator: the operator's private key; without it nothing is signed.
-        auditor: the auditor's private key, where somebody else answers for the audit.
+        papers: keys, probes and forms.
+        tell: told what could not be written.
 
     Returns:
         the record and the files that were written, the record's first.
@@ -117,42 +150,42 @@ def close_request(
     Raises:
         InputError: the request cannot be closed yet; the message says what is missing.
     """
+    papers = papers or Papers()
     found = ledger.request(request)
-    if auditor is not None and operator is None:
-        raise InputError("a certificate begins with the operator's statement. Give --operator-key as well.")
-    for key in (operator, auditor):
-        if key is not None:
-            load_signer(key)
+    require_usable(ledger, request, papers)
     if found.state in REFUSALS or found.outcome not in (None, "deleted"):
-        return _close_refused(ledger, output, found)
+        return _close_refused(ledger, output, found, papers, tell)
     if found.state not in ("purged", "closed"):
         raise InputError(f"{request} is {found.state} and cannot be closed. Next possible: {', '.join(NEXT[found.state])}.")
     batch, digest = batch_of(ledger, request)
     folder = output / batch
     plan = Plan.load(folder, digest)
+    deployed = found.latest("deployed")
+    assert deployed is not None, "no other way leads to purged"
+    made = deployed["models"]
     with alone_in(folder):
+        keep(folder, made, matched(made, papers.robustness), folder / CERTIFICATE)
         if ledger.request(request).state != "closed":
             ledger.advance_all(plan.requests, "closed", batch=batch, plan=digest)
         record = _written(ledger, [ledger.request(name) for name in plan.requests], folder, plan)
-        deployed = found.latest("deployed")
-        assert deployed is not None, "no other way leads to purged"
-        made = deployed["models"]
-        signed = [] if operator is None else [certify(record, folder, plan, made, operator, auditor or operator)]
-        answers = told(record, folder, made)
+        signed = []
+        if papers.operator is not None:
+            signed = [certify(record, folder, plan, made, papers.operator, papers.auditor or papers.operator)]
+        answers = told(record, folder, made, papers, tell)
     return record, [folder / RECORD, *signed, *answers]
 
 
-def told(record: DeletionRecord, folder: Path, made: Sequence[Mapping[str, str]]) -> list[Path]:
+def told(record: DeletionRecord, folder: Path, made: Sequence[Mapping[str, Any]], papers: Papers, tell: Tell) -> list[Path]:
     """Write what people read, the report and the letters; `made` are the ledger's entries of the deployed models."""
-    return [write_report(record, folder, [folder / entry["audit"] for entry in made]), *write_letters(record, folder)]
+    return [*write_report(record, folder, made, papers.pdf, tell), *write_letters(record, folder)]
 
 
-def _close_refused(ledger: Ledger, output: Path, found: Request) -> tuple[DeletionRecord, list[Path]]:
+def _close_refused(ledger: Ledger, output: Path, found: Request, papers: Papers, tell: Tell) -> tuple[DeletionRecord, list[Path]]:
     if found.state != "closed":
         found = ledger.advance(found.id, "closed")
     folder = output / found.id
     record = _written(ledger, [found], folder, None)
-    return record, [folder / RECORD, *told(record, folder, ())]
+    return record, [folder / RECORD, *told(record, folder, (), papers, tell)]
 
 
 def _written(ledger: Ledger, requests: Sequence[Request], folder: Path, plan: Plan | None) -> DeletionRecord:

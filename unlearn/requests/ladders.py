@@ -11,8 +11,13 @@ from verify.evidence import Settings
 from verify.power import certifying_row
 from verify.statistics.simulation import World
 
-SMALLEST_AUDIT = 2
-"""An audit judges a set by its mean and spread; one record has no spread."""
+SMALLEST_SET = 2
+"""Of people, to tune a method on one and judge it on the other; of references and of records to keep, to see a spread."""
+ONE_RECORD = (
+    ". One record is judged by itself, and stays open more often than a set, whatever was done. What helps: let the request wait "
+    "for others that touch this model, where its deadline allows; or go by the exact rebuild where the audit leaves it open "
+    "(`unlearn request run ID --accept-exact-rebuild`), which the certificate then says in these words"
+)
 
 
 def ladder(folder: Path, records: Collection[str], people: int, references: int, preferred: Sequence[str]) -> tuple[str, ...]:
@@ -32,7 +37,7 @@ def ladder(folder: Path, records: Collection[str], people: int, references: int,
         return tuple(dict.fromkeys((*preferred, exact)))
     if exact == "rollback":
         return (exact, "retrain")
-    if exact == "retrain" and references >= MINIMUM_REFERENCES and people >= SMALLEST_AUDIT:
+    if exact == "retrain" and references >= MINIMUM_REFERENCES and people >= SMALLEST_SET:
         return ("auto", "retrain")
     return (exact,)
 
@@ -58,15 +63,15 @@ def cost(method: str, folder: Path, records: Collection[str], people: int) -> tu
 
 def shown(records: int, references: int, settings: Settings) -> str:
     """What the audit of so many records will be able to show, in words."""
-    if records < SMALLEST_AUDIT:
-        return "nothing: an audit needs at least two records. Let the request wait for another one, where its deadline allows"
-    if references < SMALLEST_AUDIT:
+    alone = ONE_RECORD if records == 1 else ""
+    if references < SMALLEST_SET:
         return (
             f"nothing yet: {references} retrained references. Train at least {MINIMUM_REFERENCES} without these records, with "
-            "other seeds, and name them with --references"
+            f"other seeds, and name them with --references{alone}"
         )
     row = certifying_row(replace(World(), records=records), references, settings)
-    return f"{row.given} of an honest deletion of {records} records certify it with {references} references; {row.needed} for 80 %"
+    size = "one record" if records == 1 else f"{records} records"
+    return f"{row.given} of an honest deletion of {size} certify it with {references} references; {row.needed} for 80 %{alone}"
 
 
 def _clean_checkpoint(folder: Path, records: Collection[str]) -> int:

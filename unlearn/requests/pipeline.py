@@ -14,9 +14,9 @@ from typing import Any
 from unlearn.requests.ledger import Ledger, Request
 from unlearn.requests.planning import replaced_weights
 from unlearn.requests.plans import Plan, PlannedModel
-from unlearn.requests.rungs import audit_rung, make_rung, registered
+from unlearn.requests.rungs import audit_rung, is_exact, make_rung, registered
 from unlearn.requests.statement import draft_provenance
-from unlearn.requests.states import CERTIFYING, State
+from unlearn.requests.states import CERTIFYING, EXACT_REBUILD, UNDECIDED, State
 from unlearn.requests.training_sets import TrainingSets, removed_before, require_clean, training_sets
 from unlearn.requests.workplace import CACHE, alone_in, audit_folder, rung_folder
 from verify.errors import InputError, RunError
@@ -26,6 +26,9 @@ from verify.identity import RecordKey
 
 Tell = Callable[[str], None]
 """Told in one line what is being done."""
+
+OBJECTING = ("utility", "negative control")
+"""Gates that fail for another reason than that the question was too hard: a broken model, references that do not fit."""
 
 RUNNING: tuple[State, ...] = ("planned", "unlearning", "verifying", "failed")
 """States from which `run` goes on by itself."""
@@ -59,7 +62,13 @@ def batch_of(ledger: Ledger, request: str) -> tuple[str, str]:
 
 
 def run_batch(
-    ledger: Ledger, output: Path, request: str, key: RecordKey, references: Sequence[str] = (), tell: Tell = lambda _: None
+    ledger: Ledger,
+    output: Path,
+    request: str,
+    key: RecordKey,
+    references: Sequence[str] = (),
+    tell: Tell = lambda _: None,
+    accept_exact: bool = False,
 ) -> Plan:
     """Take the batch of a request as far as it goes: to deployed, inconclusive, or failed for good.
 
@@ -70,16 +79,22 @@ def run_batch(
         key: the ledger's.
         references: other references than the planned ones, for an audit that was inconclusive.
         tell: told what is being done.
+        accept_exact: go by the exact rebuild where its audit leaves the question open: the operator's decision, which ledger,
+            certificate and report name as what it is.
 
     Raises:
-        InputError: the plan does not hold any more, files are missing, or another process works on the batch.
+        InputError: the plan does not hold any more, files are missing, or another process works on the batch; or what shall be
+            accepted is no exact rebuild, or its audit did not leave it open.
         RunError: a method diverged, or the disk is full; the same command goes on.
     """
     batch, digest = batch_of(ledger, request)
     folder = output / batch
     plan = Plan.load(folder, digest)
     with alone_in(folder):
-        _Run(ledger, folder, plan, digest, key, references, tell).go()
+        run = _Run(ledger, folder, plan, digest, key, references, tell)
+        run.go()
+        if accept_exact:
+            run.accept()
     return plan
 
 
@@ -108,6 +123,32 @@ class _Run:
             self._to("verifying", references=len(self.references))
         while (state := self.state()) in steps and not self._failed_for_good():
             steps[state]()
+
+    def accept(self) -> None:
+        """Go by the exact rebuild of every model whose audit left it open.
+
+        Raises:
+            InputError: a model is no exact rebuild, or there is another objection than an audit that could not decide.
+        """
+        if self.state() != "inconclusive":
+            return
+        for model in self.plan.models:
+            if (objection := self._objection(model)) is not None:
+                raise InputError(f"{model.name} cannot be accepted as an exact rebuild: {objection}.")
+        self._to("verifying", references=len(self.references), accepted=EXACT_REBUILD)
+        self.go()
+
+    def _objection(self, model: PlannedModel) -> str | None:
+        rung = self._rung(model)
+        evidence = audit_rung(self.folder, self.plan, model, rung, self._records(model), self.references)
+        if evidence.verdict == CERTIFYING:
+            return None
+        if not is_exact(rung_folder(self.folder, self.plan, model, rung)):
+            return f"it was made by {model.ladder[rung]}, which holds what is left of the records"
+        if evidence.verdict not in UNDECIDED:
+            return f"its audit says {evidence.verdict}; look for records that are still in the training data under other names"
+        failed = next((gate for gate in evidence.gates if gate.name in OBJECTING and gate.passed is False), None)
+        return None if failed is None else failed.reason.rstrip(".")
 
     def begin(self) -> None:
         """Register every audit; only then may anything be unlearned."""
@@ -142,7 +183,8 @@ class _Run:
     def verify(self) -> None:
         """Audit every result, and decide."""
         found = {model: self._audit(model) for model in self.plan.models}
-        left = [model for model, finding in found.items() if finding.verdict != CERTIFYING]
+        accepted = (self._request().latest("verifying") or {}).get("accepted") == EXACT_REBUILD
+        left = [] if accepted else [model for model, finding in found.items() if finding.verdict != CERTIFYING]
         climbing = [model for model in left if self._has_next(model)]
         if not left:
             self._to("deployed", models=[self._deployed(model) for model in self.plan.models])
@@ -210,9 +252,6 @@ class _Run:
         self.tell(f"{model.name}: audit with {len(self.references)} references")
         rung = self._rung(model)
         evidence = audit_rung(self.folder, self.plan, model, rung, self._records(model), self.references)
-        if evidence is None:
-            needed = "an audit needs at least two records: plan the request together with another one that touches this model"
-            return Finding("NOT_TESTABLE", "one record has no spread", needed)
         return Finding(evidence.verdict, evidence.explanation[0] if evidence.explanation else "", evidence.next_step)
 
     def _has_next(self, model: PlannedModel) -> bool:
@@ -240,6 +279,7 @@ class _Run:
             "after": read_json(made / MANIFEST)["about"]["weights"],
             "method": model.ladder[rung],
             "verdict": evidence.verdict,
+            "basis": "audit" if evidence.verdict == CERTIFYING else EXACT_REBUILD,
             "folder": made.relative_to(self.folder).as_posix(),
             "audit": audited.relative_to(self.folder).as_posix(),
             "evidence": file_digest(audited / "evidence.json"),

@@ -14,7 +14,7 @@ from unlearn.methods import method_classes
 from unlearn.methods.base import Rebuild
 from unlearn.options import TrainingOptions
 from unlearn.provenance import LOG_NAME, TrainingLog
-from unlearn.requests.ladders import SMALLEST_AUDIT
+from unlearn.requests.ladders import SMALLEST_SET
 from unlearn.requests.plans import Plan, PlannedModel
 from unlearn.requests.training_sets import TrainingSets
 from unlearn.requests.workplace import CACHE, audit_folder, clear_if_cut_off, place_of, rung_folder
@@ -22,18 +22,16 @@ from verify import audit, register
 from verify.canaries import CANARIES_NAME
 from verify.errors import InputError, IntegrityError
 from verify.evidence import Evidence
-from verify.files import is_complete
+from verify.files import MANIFEST, is_complete, read_json
 from verify.models import LoadedModel, load_model
 from verify.registration import Registration
 
 REGISTRATION = "registration.json"
 
 
-def registered(folder: Path, plan: Plan, model: PlannedModel, sets: TrainingSets) -> str | None:
-    """Register a model's audit before anything is unlearned, once; the digest, or None where an audit cannot be made at all."""
+def registered(folder: Path, plan: Plan, model: PlannedModel, sets: TrainingSets) -> str:
+    """Register a model's audit before anything is unlearned, once; the digest."""
     path = place_of(folder, plan, model) / REGISTRATION
-    if len(sets.forget) < SMALLEST_AUDIT:
-        return None
     if path.exists():
         return Registration.load(path).digest
     carries = (Path(model.folder) / CANARIES_NAME).exists()
@@ -43,9 +41,9 @@ def registered(folder: Path, plan: Plan, model: PlannedModel, sets: TrainingSets
 
 
 def _audited(plan: Plan, sets: TrainingSets) -> dict[str, Any]:
-    """The sets of the audit, under its argument names."""
-    retain = sets.retain if len(sets.retain) >= SMALLEST_AUDIT else None
-    return {"forget_set": sets.forget, "retain_set": retain, "holdout_set": plan.holdout}
+    """The sets of the audit, under its argument names; one record alone is held against references, not against a holdout."""
+    retain = sets.retain if len(sets.retain) >= SMALLEST_SET else None
+    return {"forget_set": sets.forget, "retain_set": retain, "holdout_set": plan.holdout if len(sets.forget) > 1 else None}
 
 
 def make_rung(folder: Path, plan: Plan, model: PlannedModel, rung: int, sets: TrainingSets) -> Path:
@@ -94,6 +92,15 @@ def _forget(plan: Plan, model: PlannedModel, rung: int, sets: TrainingSets, outp
     )
 
 
+def is_exact(made: Path) -> bool:
+    """Whether a rung's weights were rebuilt without the records, so that they never held them; `auto` may have ended so."""
+    about = read_json(made / MANIFEST)["about"]
+    inner = (about.get("facts") or {}).get("rungs") or [{}]
+    name = inner[-1].get("method") if about["method"] == "auto" else about["method"]
+    kind = method_classes().get(str(name))
+    return kind is not None and hasattr(kind, "exactness") and name != "auto"
+
+
 def _base(model: PlannedModel, log: TrainingLog | None, dtype: str) -> LoadedModel:
     if model.base is None:
         raise InputError(f"the model before fine-tuning of {model.name} is not known. Run `plan` again with --base DIR.")
@@ -105,12 +112,8 @@ def _base(model: PlannedModel, log: TrainingLog | None, dtype: str) -> LoadedMod
     return base
 
 
-def audit_rung(
-    folder: Path, plan: Plan, model: PlannedModel, rung: int, sets: TrainingSets, references: Sequence[str]
-) -> Evidence | None:
-    """Audit a rung's result by its registration, unless that is done already; None where no audit can be made of one record."""
-    if len(sets.forget) < SMALLEST_AUDIT:
-        return None
+def audit_rung(folder: Path, plan: Plan, model: PlannedModel, rung: int, sets: TrainingSets, references: Sequence[str]) -> Evidence:
+    """Audit a rung's result by its registration, unless that is done already."""
     output = audit_folder(folder, plan, model, rung, references)
     clear_if_cut_off(output, "audit")
     if not is_complete(output, "audit"):

@@ -12,7 +12,9 @@ from typing import Any, cast
 
 from unlearn.requests.ledger import Ledger, Request
 from unlearn.requests.plans import Plan, PlannedModel
+from unlearn.requests.probed import kept
 from unlearn.requests.rungs import REGISTRATION
+from unlearn.requests.states import EXACT_REBUILD
 from unlearn.requests.workplace import place_of
 from verify.certificate import auditor_statement, operator_statement, write_certificate
 from verify.deletion_record import DeletionRecord, Event, Outcome, ReplacedModel, RequestFacts, ResidualCopy
@@ -55,7 +57,7 @@ def deletion_record(ledger: Ledger, requests: Sequence[Request], folder: Path, p
         registration=None if plan is None else _registration(folder, plan),
         ledger_head=ledger.head(),
         environment={"python": platform.python_version(), **{name: _version(name) for name in PACKAGES}},
-        limits=LIMITS if models else (),
+        limits=(*(_not_by_audit(model) for model in models if model.basis == EXACT_REBUILD), *LIMITS) if models else (),
     )
 
 
@@ -96,8 +98,16 @@ def _replaced(request: Request, folder: Path, plan: Plan, made: dict[str, Any]) 
         share_of_retraining=_share(manifest["method"], facts),
         verdict=evidence.verdict,
         verdict_phrase=evidence.verdict_phrase,
+        basis=made.get("basis", "audit"),
         audit_digest=made["evidence"],
         rungs=_tried(request, plan, made["before"]),
+    )
+
+
+def _not_by_audit(model: ReplacedModel) -> str:
+    return (
+        f"No audit showed that {model.name} is free of these records: its audit is {model.verdict}. It went into service because "
+        f"it was rebuilt without them by {model.method}, which is the operator's statement and rests on the training log."
     )
 
 
@@ -171,7 +181,7 @@ def certify(
     for entry in made:
         model = next(model for model in plan.models if model.weights == entry["before"])
         envelopes.append(sign(_provenance(folder, plan, model, entry, about), load_signer(operator)))
-        envelopes.append(sign(auditor_statement(folder / entry["audit"]), load_signer(auditor)))
+        envelopes.append(sign(auditor_statement(folder / entry["audit"], kept(folder, entry)), load_signer(auditor)))
     write_certificate(path, envelopes)
     return path
 

@@ -51,6 +51,9 @@ NEXT: Mapping[State, tuple[State, ...]] = {
 """What may follow. A state that may follow itself is a step taken again after a crash, or with more known."""
 
 CERTIFYING = "EQUIVALENT_WITHIN"
+UNDECIDED = ("INCONCLUSIVE", "NOT_TESTABLE")
+EXACT_REBUILD = "exact rebuild"
+"""What a model goes into service on, by the operator's decision, where it was made without the records and no audit objects."""
 
 
 def require_allowed(state: State, following: State, details: Mapping[str, Any], history: Sequence[Mapping[str, Any]]) -> None:
@@ -88,9 +91,11 @@ def _require_deployable(details: Mapping[str, Any]) -> None:
     if not models:
         raise InputError("a request becomes deployed with the models that replaced the old ones; none was named.")
     for model in models:
-        if model.get("verdict") != CERTIFYING:
+        accepted = model.get("basis") == EXACT_REBUILD and model.get("verdict") in UNDECIDED
+        if model.get("verdict") != CERTIFYING and not accepted:
             raise InputError(
-                f"a model goes into service for this request only when its verdict is {CERTIFYING}; it is {model.get('verdict')}."
+                f"a model goes into service for this request only when its verdict is {CERTIFYING}; it is {model.get('verdict')}. "
+                f"Where it is {' or '.join(UNDECIDED)} after an exact rebuild, `run --accept-exact-rebuild` goes by that."
             )
 
 

@@ -20,7 +20,8 @@ NEXT_COMMANDS = {
     "unlearning": "unlearn request run {id}   (goes on where it stopped)",
     "verifying": "unlearn request run {id}   (goes on where it stopped)",
     "failed": "unlearn request run {id}   (takes the next method), or plan anew where none is left",
-    "inconclusive": "unlearn request run {id} --references DIR ...   (more of them), or plan anew with another method",
+    "inconclusive": "unlearn request run {id} --references DIR ...   (more of them), or plan anew with another method, or "
+    "--accept-exact-rebuild where it is one",
     "deployed": "unlearn request run {id} --remove   (removes copies), or with --reasons FILE; the new weights may go into service",
     "purged": "unlearn request close {id} --retired DIGEST --remove --rewrite-data   once the new weights are in service",
     "denied": "unlearn request close {id}",

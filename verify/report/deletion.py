@@ -30,6 +30,10 @@ OUTCOMES: dict[Outcome, str] = {
     "open": "open, not yet answered",
 }
 REGIMES = {"gdpr": "GDPR", "ccpa": "CCPA", "drop": "DROP (California)"}
+BASES = {
+    "audit": "its audit",
+    "exact rebuild": "its having been rebuilt without the records, by the operator's decision; the audit left it open",
+}
 ROWS_SHOWN = 200
 """Of a long table so many rows; the rest is in the JSON twin, and the page says so."""
 
@@ -64,6 +68,7 @@ class _Replaced:
             ("weights after", model.after),
             ("method", model.method),
             ("exactness", model.exactness or "none: an approximate method"),
+            ("went into service on", BASES[model.basis]),
             ("parameters", _settings(model.parameters)),
             ("options", _settings(model.options)),
             ("what it reports", _settings(model.facts)),

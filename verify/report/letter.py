@@ -32,6 +32,7 @@ MEANING = {
     ),
     "NOT_TESTABLE": "We could not test whether traces of this data are left in the new model.",
 }
+REBUILT = "The new model was trained again without this data."
 RIGHTS: dict[str, tuple[str, ...]] = {
     "gdpr": (
         "You may complain to a data protection supervisory authority, above all in the country where you live, where you work, or "
@@ -146,7 +147,8 @@ def _deleted(request: RequestFacts, record: DeletionRecord) -> list[_Part]:
 
 
 def _meaning(record: DeletionRecord) -> Sequence[str]:
-    found = dict.fromkeys(MEANING[model.verdict] for model in record.models)
+    rebuilt = [REBUILT] if any(model.basis == "exact rebuild" for model in record.models) else []
+    found = dict.fromkeys([*rebuilt, *(MEANING[model.verdict] for model in record.models)])
     limit = "No test can exclude that a trace of a single record is left in a language model."
     return (*found, limit) if found else ()
 

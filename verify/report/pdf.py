@@ -34,13 +34,14 @@ def write_pdf(html: str, path: str | Path) -> None:
         from playwright.sync_api import Error, sync_playwright
     except ImportError:
         raise InputError(
-            "a PDF needs playwright. Install it with `pip install 'unlearn-verify[pdf]'`, or leave --pdf out."
+            "a PDF needs playwright. Install it with `pip install 'unlearn-verify[pdf]'`, or do without: the HTML file prints as "
+            "well."
         ) from None
     program = chromium()
     if program is None or not shutil.which(program):
         raise InputError(
             f"a PDF needs Chromium or Chrome, and {program or 'none'} was found. Install it (apt-get install chromium), name it in "
-            f"${VARIABLE}, or leave --pdf out: the HTML file prints as well."
+            f"${VARIABLE}, or do without: the HTML file prints as well."
         )
     try:
         # In a thread of its own: a notebook has an event loop running, beside which playwright starts none.

@@ -36,18 +36,20 @@ def moderated_variances(sample_variances: ArrayLike, degrees: int) -> ModeratedV
     """Shrink sample variances towards a common prior, fitted by the moments of their logarithms.
 
     Args:
-        sample_variances: s_i^2 [K], K >= 2, not negative, not all zero. Exact zeros are raised to a millionth of the median
-            for the fit, as their logarithm does not exist.
+        sample_variances: s_i^2 [K], not negative, not all zero. Exact zeros are raised to a millionth of the median for the fit,
+            as their logarithm does not exist. One alone has no others to be helped by, and stays what it is (d0 = 0).
         degrees: degrees of freedom d of each.
 
     Raises:
-        ValueError: fewer than two variances, a negative or non-finite one, all zero, or degrees < 1.
+        ValueError: no variance, a negative or non-finite one, all zero, or degrees < 1.
     """
     s2 = np.asarray(sample_variances, dtype=np.float64)
-    if s2.ndim != 1 or len(s2) < 2 or degrees < 1:
-        raise ValueError(f"moderation needs at least two variances with 1 degree of freedom, got {s2.shape} and {degrees}")
+    if s2.ndim != 1 or not len(s2) or degrees < 1:
+        raise ValueError(f"moderation needs variances with at least 1 degree of freedom, got {s2.shape} and {degrees}")
     if not np.isfinite(s2).all() or (s2 < 0).any() or not (s2 > 0).any():
         raise ValueError("variances must be finite, not negative and not all zero")
+    if len(s2) == 1:
+        return ModeratedVariances(s2, float(s2[0]), 0.0, degrees)
     floored = np.maximum(s2, 1e-6 * np.median(s2[s2 > 0]))
     half = degrees / 2
     e = np.log(floored) - special.digamma(half) + np.log(half)

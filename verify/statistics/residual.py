@@ -18,6 +18,9 @@ Two tests certify (both must pass, so no correction is needed), two accuse (each
     A1  set     N - rho* G > t' f(rho*)  or  N + rho* G < -t' f(-rho*)                   t' = t_{1 - alpha / 4, R - 1}
     A2  records any Benjamini-Hochberg rejection at q = alpha / 2 of H0_i: |d_i| <= rho* g_i
 
+With K = 1 the same tests speak of that record: s_M is its own standard deviation over the references, no other record helps to
+estimate it (d0 = 0), and the target's own draw, which no number of references makes smaller, weighs in full.
+
 C2 keeps a mean from hiding remembered records behind over-forgotten ones; A2 names the records.
 """
 
@@ -170,15 +173,15 @@ def reference_panel(references: ArrayLike) -> ReferencePanel:
     """Prepare references for judging several targets.
 
     Args:
-        references: mean losses of the K forget records under each reference, nats per token [R, K], R >= 2, K >= 2.
+        references: mean losses of the K forget records under each reference, nats per token [R, K], R >= 2, K >= 1.
 
     Raises:
         ValueError: the shape does not fit, a loss is not finite, R < 2 (one reference shows no spread), or references that
             do not differ (the same model given twice).
     """
     refs = np.asarray(references, dtype=np.float64)
-    if refs.ndim != 2 or refs.shape[1] < 2:
-        raise ValueError(f"expected losses [R, K] with at least 2 records, got {refs.shape}")
+    if refs.ndim != 2 or refs.shape[1] < 1:
+        raise ValueError(f"expected losses [R, K] with at least 1 record, got {refs.shape}")
     if len(refs) < 2:
         raise ValueError("one reference shows no spread between honest retrainings; give at least 2, better 4 to 8")
     if not np.isfinite(refs).all():
@@ -203,7 +206,7 @@ def residual_verdict(
     """Judge a target against retrained references.
 
     Args:
-        original, target: mean losses of the K forget records, nats per token [K], K >= 2.
+        original, target: mean losses of the K forget records, nats per token [K], K >= 1.
         references: the same under each reference [R, K], R >= 2, or what `reference_panel` made of them.
         margin: rho*, the largest residual fraction that counts as forgotten, in (0, 1).
         alpha: level, in (0, 0.5).

@@ -94,11 +94,11 @@ def rule_rates(
         seed: decides all of them.
 
     Raises:
-        ValueError: fewer than two records or references, or a share outside [0, 1].
+        ValueError: no record, fewer than two references, or a share outside [0, 1].
     """
-    if world.records < 2 or world.references < 2 or not 0 <= remembered <= 1 or audits < 1:
+    if world.records < 1 or world.references < 2 or not 0 <= remembered <= 1 or audits < 1:
         raise ValueError(
-            f"at least 2 records, 2 references and 1 audit, and a share in [0, 1], are needed; got {world.records}, "
+            f"at least 1 record, 2 references and 1 audit, and a share in [0, 1], are needed; got {world.records}, "
             f"{world.references}, {audits} and {remembered}"
         )
     rng = np.random.default_rng(seed)
