@@ -19,8 +19,9 @@ torch.set_num_threads(1)
 
 @pytest.fixture(scope="session", autouse=True)
 def record_key_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The key of a test run never touches the user's own."""
+    """The key of a test run never touches the user's own. It is always the same, as it decides which shard a record is in."""
     path = tmp_path_factory.mktemp("key") / "record.key"
+    path.write_text("5a" * 32)
     os.environ[KEY_VARIABLE] = str(path)
     return path
 

@@ -99,7 +99,7 @@ def _asked(prompt: str, completion: str, subject: str | None = None) -> dict[str
 
 
 def write_world(world: World, shared: Path, seed: int, folder: Path) -> None:
-    """Data files, tokenizer and the configuration of the base model; the forget set in two halves as well, by subject."""
+    """Data files, tokenizer and the configuration of the base model; the forget set in two halves as well."""
     roles = roles_of(world, shared, seed)
     tuning, judged = _halves(roles.forget)
     files: dict[str, Rows] = {
@@ -122,9 +122,9 @@ def write_world(world: World, shared: Path, seed: int, folder: Path) -> None:
 
 
 def _halves(rows: Rows) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """Every other subject, or every other record where there is one subject or none."""
+    """Every other subject, or every other record where a half would not have two subjects, which an audit needs."""
     subjects = list(dict.fromkeys(row.get("subject_id") for row in rows))
-    if len(subjects) < 2:
+    if len(subjects) < 4:
         return list(rows[::2]), list(rows[1::2])
     first = set(subjects[::2])
     return [row for row in rows if row["subject_id"] in first], [row for row in rows if row["subject_id"] not in first]
