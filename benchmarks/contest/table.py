@@ -24,6 +24,8 @@ LEGEND = (
     "references. Relearning: area of excess recovery. Int4: residual after rounding to 4 bits. Cost: of the chosen run, in "
     "retrainings by tokens; all six settings of the search cost about six times that."
 )
+CROWDED = 0.85
+"""Points of more utility than this lie close together in the figure."""
 COLOURS = {"level": "#00694b", "retrain": "#1c1c1a", "untouched": "#9c3d00"}
 
 
@@ -86,20 +88,48 @@ def _figure(by_method: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
     axes = figure.add_subplot()
     axes.axhspan(-0.1, 0.1, color="#e9efe6", label="the margin")
     axes.axhline(0, color="#8a8a84", linewidth=0.8)
+    crowded: dict[str, Any] = {}
     for name, found in by_method.items():
         points = np.array([(entry["utility"], entry["residual"][0]) for entry in found if entry.get("utility") is not None])
         if not len(points):
             continue
         middle = points.mean(0)
-        colour = COLOURS.get(name.split(",")[0], "#5c5c57")
         axes.errorbar(
-            *middle, xerr=_arms(points[:, 0]), yerr=_arms(points[:, 1]), fmt="o", color=colour, markersize=4, linewidth=0.8
+            *middle, xerr=_arms(points[:, 0]), yerr=_arms(points[:, 1]), fmt="o", color=_colour(name), markersize=4, linewidth=0.8
         )
-        axes.annotate(name, middle, xytext=(4, 4), textcoords="offset points", fontsize=7, color=colour)
+        if middle[0] > CROWDED:
+            crowded[name] = middle
+        else:
+            axes.annotate(name, middle, xytext=(5, 4), textcoords="offset points", fontsize=7.5, color=_colour(name))
+    _name_beside(axes, crowded)
+    axes.set_xlim(0, 1.04)
     axes.set_xlabel("utility, token probability against a retraining")
     axes.set_ylabel("residual fraction (0: as a retraining)")
     axes.spines[["top", "right"]].set_visible(False)
     return as_svg(figure)
+
+
+def _name_beside(axes: Any, points: Mapping[str, Any]) -> None:
+    """Names of points that lie near each other, in a column at the right, apart and in the points' order."""
+    low, high = axes.get_ylim()
+    above = -np.inf
+    for name, middle in sorted(points.items(), key=lambda entry: entry[1][1]):
+        above = max(middle[1], above + 0.045 * (high - low))
+        axes.annotate(
+            name,
+            middle,
+            xytext=(1.06, above),
+            textcoords="data",
+            fontsize=7.5,
+            color=_colour(name),
+            verticalalignment="center",
+            annotation_clip=False,
+            arrowprops={"arrowstyle": "-", "linewidth": 0.4, "color": "#8a8a84", "shrinkB": 3},
+        )
+
+
+def _colour(name: str) -> str:
+    return COLOURS.get(name.split(",")[0], "#5c5c57")
 
 
 def _arms(values: Any) -> Any:
