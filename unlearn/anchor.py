@@ -66,9 +66,8 @@ class Anchor:
             tokens = torch.multinomial(logits.detach().float().softmax(-1), 1, generator=random)[:, 0]
             scored += len(tokens)
             likelihood = -F.cross_entropy(logits.float(), tokens, reduction="sum")
-            for (name, _), slope in zip(
-                trained.items(), torch.autograd.grad(likelihood, list(trained.values()), allow_unused=True), strict=True
-            ):
+            slopes = torch.autograd.grad(likelihood, list(trained.values()), allow_unused=True)
+            for name, slope in zip(trained, slopes, strict=True):
                 if slope is not None:
                     fisher[name] += slope.float().square()
         start = {name: parameter.detach().clone() for name, parameter in trained.items()}

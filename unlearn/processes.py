@@ -62,7 +62,8 @@ def _connected() -> "PartialState":
     import torch
     from accelerate import PartialState
 
-    state = PartialState(cpu=not torch.accelerator.is_available())
+    device = torch.accelerator.current_accelerator(check_available=True)
+    state = PartialState(cpu=device is None or device.type == "mps")  # a Mac has one device, whatever the processes
     if state.num_processes != count():
         raise RunError(
             f"{count()} processes were started, but accelerate links {state.num_processes} of them. "

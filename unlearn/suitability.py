@@ -1,5 +1,6 @@
 """Which method can work on what it is given: asked before anything is trained, and told what would do instead."""
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,8 @@ def require_suited(method: Method, folder: Path | None) -> None:
     name = method_name(method)
     if processes.count() > 1 and isinstance(method, Rebuild) and name != "retrain":
         raise InputError(f"{name} runs in one process. Start it without torchrun or accelerate launch.")
+    if os.environ.get("ACCELERATE_USE_FSDP") == "true" and getattr(method, "anchor_weight", False):
+        raise InputError(f"the anchor of {name} needs whole weights in every process. Use --anchor-weight 0 with FSDP.")
     if folder is not None and (folder / ENSEMBLE).is_file() and not isinstance(method, Rebuild):
         raise InputError(f"{folder} answers by several adapters, which {name} cannot train together. Use sisa.")
 

@@ -125,7 +125,10 @@ class RecordTrainer(Trainer):
         # A process without a record left still takes part in the exchange of gradients, with a loss that weighs nothing.
         pairs = real or [(0, 0 if self.sampler.partners else -1)]
         self.tokens += self.pair_loss.tokens(pairs)
+        measured = dict(self.progress.measured)
         loss = self.pair_loss(model, pairs, self.args.device)
+        if not real:  # what a filler measures counts for nobody; the names stay, as all processes add up the same ones
+            self.progress.measured = {name: measured.get(name, (0.0, 0.0)) for name in self.progress.measured}
         if not torch.isfinite(loss):
             raise RunError(
                 f"the loss is not finite at step {self.state.global_step + 1}; the step was not taken. Lower --learning-rate, "

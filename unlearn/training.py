@@ -148,15 +148,15 @@ def run_objective(
     model = attach_adapter(loaded.model, options)
     if isinstance(objective, InsideLayers) and model is loaded.model:
         _train_only(model, objective.trained_parameters(model))
-    anchor = None
-    if isinstance(objective, Anchored) and objective.anchor_weight and windows["retain"]:
-        anchor = Anchor.of(model, windows["retain"], pad, objective.anchor_weight, options.seed)
+    anchor, sampler = None, _sampler(windows, options)
+    if isinstance(objective, Anchored) and (weight := objective.anchor_weight * _unseen(sampler, options)):
+        anchor = Anchor.of(model, windows["retain"], pad, weight, options.seed)
     trained = _train(
         model,
         options,
         work_dir,
         ObjectiveLoss(objective, windows, reference, progress, pad, anchor),
-        _sampler(windows, options),
+        sampler,
         watch=watch,
         progress=progress,
         advance=objective.advance if isinstance(objective, WithMemory) else None,
@@ -178,6 +178,15 @@ def _sampler(windows: Mapping[str, Sequence[Encoded]], options: TrainingOptions)
     longest = list(map(max, zip(*(token_counts(found) for role, found in windows.items() if role != "retain"), strict=True)))
     lengths = Lengths(longest, token_counts(windows["retain"]), step_records(options))
     return PairSampler(len(windows["forget"]), len(windows["retain"]), options.seed, lengths)
+
+
+def _unseen(sampler: PairSampler, options: TrainingOptions) -> float:
+    """The share of the retain set that no step of the run will see; 0 where there is no retain set."""
+    if not sampler.partners:
+        return 0.0
+    passes = options.epochs or DEFAULTS["epochs"]
+    pairs = options.max_steps * step_records(options) if options.max_steps else passes * sampler.count
+    return float(max(0.0, 1 - pairs / sampler.partners))
 
 
 def _train(

@@ -17,12 +17,14 @@ import verify.cli
 from unlearn.cli_ledger import default_ledger
 from unlearn.requests import pipeline
 from unlearn.requests.ledger import Ledger
+from unlearn.requests.rungs import exact_by
 from unlearn.requests.suppression import SuppressionList
 from unlearn.requests.tokens import Tokens, new_token
 from verify.certificate import load_public_key, load_signer, make_key
 from verify.certificate_check import check_certificate
 from verify.deletion_record import DeletionRecord
 from verify.evidence import Evidence
+from verify.findings import RecordFinding
 from verify.identity import RecordKey
 
 IDENTIFIER = f"{ASKING.lower()}@example.com"
@@ -206,6 +208,18 @@ def test_it_climbs_from_what_did_not_forget(world: Path, shell: Shell, tmp_path:
     assert deployed["models"][0]["method"] == "retrain"
 
 
+def test_what_auto_could_not_afford_is_no_exact_rebuild(tmp_path: Path) -> None:
+    """A rung that was named and not begun did not make the weights; one that ran did, and so did an exact method by itself."""
+    for method, rungs, name in (
+        ("auto", [{"method": "npo"}, {"method": "retrain", "outcome": "not begun: beyond the budget"}], None),
+        ("auto", [{"method": "npo"}, {"method": "retrain", "exactness": "distribution"}], "retrain"),
+        ("retrain", [], "retrain"),
+        ("level", [], None),
+    ):
+        (tmp_path / "manifest.json").write_text(json.dumps({"about": {"method": method, "facts": {"rungs": rungs}}}))
+        assert exact_by(tmp_path) == name
+
+
 def test_one_record(world: Path, shell: Shell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A request about one record is audited like any other. Where its audit leaves an exact rebuild open, the operator may go by
     that, unless there is another objection; then ledger, certificate, report and letter say that no audit showed it."""
@@ -232,10 +246,17 @@ def test_one_record(world: Path, shell: Shell, tmp_path: Path, monkeypatch: pyte
         assert (status, "cannot be accepted" in said) == (2, True)
         patch.setattr(pipeline, "audit_rung", lambda *_: evidence.model_copy(update={"verdict": "NOT_FORGOTTEN"}))
         assert "NOT_FORGOTTEN" in shell("run", name, "--accept-exact-rebuild")[1]
+        accusing = evidence.model_copy(update={"accused": (RecordFinding.model_construct(direction="remembered"),)})
+        patch.setattr(pipeline, "audit_rung", lambda *_: accusing)
+        assert "1 of its records" in shell("run", name, "--accept-exact-rebuild")[1]
         patch.setattr(pipeline, "audit_rung", lambda *_: evidence)
-        patch.setattr(pipeline, "is_exact", lambda _: False)
+        patch.setattr(pipeline, "exact_by", lambda _: None)
         assert "made by retrain" in shell("run", name, "--accept-exact-rebuild")[1]
-    status, said = shell("run", name, "--accept-exact-rebuild")
+    other = ["--references", *reversed(references(2))]
+    assert shell("run", name, *other)[0] == 11
+    # The later audit must not be passed over by an older one.
+    assert "had other references" in shell("run", name, "--accept-exact-rebuild")[1]
+    status, said = shell("run", name, *other, "--accept-exact-rebuild")
     assert status == 0, said
     close = ["--retired", "models/original", "--remove", "--rewrite-data", "--no-pdf", "--operator-key", str(tmp_path / "operator")]
     status, said = shell("close", name, *close)

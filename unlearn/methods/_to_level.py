@@ -22,7 +22,7 @@ class ToLevel:
     """See `unlearn.methods.level.Level`, which estimates the level and runs this.
 
         token_weight mean_t h(l_t - l*_t) + record_weight e^2 + mu e  on D_f  +  alpha KL(p_0 || p) on D_r  +  an anchor,
-        e = mean_t l_t - mean_t l*_t,    mu <- mu + dual_step mean(e where |e| < 0.5)
+        e = mean_t l_t - mean_t l*_t,    mu <- mu + dual_step mean(e 1[|e| < 0.5])
 
     h is the smooth L1 distance. The parts on D_f grow on both sides of the level, so that nothing can run away. They alone would
     end where they balance the retain term, short of the level; the multiplier mu (Hestenes 1969, the method of multipliers) grows

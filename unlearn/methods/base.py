@@ -152,7 +152,7 @@ class Anchored(Protocol):
 
     @property
     def anchor_weight(self) -> float:
-        """How strongly; 0 for not at all."""
+        """How strongly, times the share of the retain set that the run does not see; 0 for not at all."""
         ...
 
 

@@ -71,7 +71,8 @@ class Level:
         token_weight, record_weight: of the two parts of the distance; without the first, only record means are brought there.
         alpha: weight of the retain term.
         dual_step: step of the multiplier; 0 for none.
-        anchor_weight: of the anchor; 0 for none. It takes memory twice as large as what is trained.
+        anchor_weight: of the anchor, times the share of the retain set that no step sees: where the passes over the forget set
+            meet all of it, there is no anchor. It takes memory twice as large as what is trained.
     """
 
     sources: tuple[Source, ...] = ("retraining",)
@@ -81,7 +82,7 @@ class Level:
     record_weight: float = 5.0
     alpha: float = 40.0
     dual_step: float = 0.3
-    anchor_weight: float = 500.0
+    anchor_weight: float = 1200.0
 
     idea: ClassVar[str] = "bring every record to its never-trained level, estimated beforehand, and stop there"
     paper: ClassVar[str] = "this project, 2026 (docs/research/level.md)"
@@ -102,6 +103,9 @@ class Level:
         weights = (self.token_weight, self.record_weight, self.alpha, self.dual_step, self.anchor_weight)
         if min(weights) < 0 or self.token_weight + self.record_weight == 0:
             raise InputError("weights and --dual-step must be 0 or more, and one of --token-weight and --record-weight above 0.")
+
+        if self.dual_step and not self.record_weight:
+            raise InputError("the multiplier can outrun the token-wise distance alone. Use --dual-step 0 with --record-weight 0.")
 
     def edit(self, context: Context) -> Outcome:
         """Estimate the level, go there, and say how near the result came."""

@@ -14,7 +14,7 @@ from typing import Any
 from unlearn.requests.ledger import Ledger, Request
 from unlearn.requests.planning import replaced_weights
 from unlearn.requests.plans import Plan, PlannedModel
-from unlearn.requests.rungs import audit_rung, is_exact, make_rung, registered
+from unlearn.requests.rungs import audit_rung, exact_by, make_rung, registered
 from unlearn.requests.statement import draft_provenance
 from unlearn.requests.states import CERTIFYING, EXACT_REBUILD, UNDECIDED, State
 from unlearn.requests.training_sets import TrainingSets, removed_before, require_clean, training_sets
@@ -130,25 +130,47 @@ class _Run:
         Raises:
             InputError: a model is no exact rebuild, or there is another objection than an audit that could not decide.
         """
-        if self.state() != "inconclusive":
+        if (state := self.state()) != "inconclusive":
+            self.tell(f"--accept-exact-rebuild has nothing to accept: the batch is {state}")
             return
+        self._require_same_references("inconclusive")
         for model in self.plan.models:
             if (objection := self._objection(model)) is not None:
                 raise InputError(f"{model.name} cannot be accepted as an exact rebuild: {objection}.")
-        self._to("verifying", references=len(self.references), accepted=EXACT_REBUILD)
+        self._to("verifying", references=len(self.references), accepted=EXACT_REBUILD, audited=self._audited())
         self.go()
 
     def _objection(self, model: PlannedModel) -> str | None:
+        """Why a model may not be gone by where its audit does not certify it; None for nothing."""
         rung = self._rung(model)
         evidence = audit_rung(self.folder, self.plan, model, rung, self._records(model), self.references)
         if evidence.verdict == CERTIFYING:
             return None
-        if not is_exact(rung_folder(self.folder, self.plan, model, rung)):
+        if not exact_by(rung_folder(self.folder, self.plan, model, rung)):
             return f"it was made by {model.ladder[rung]}, which holds what is left of the records"
         if evidence.verdict not in UNDECIDED:
             return f"its audit says {evidence.verdict}; look for records that are still in the training data under other names"
+        if evidence.accused:
+            return f"its audit names {len(evidence.accused)} of its records as beyond the margin"
+        # Planning again, with fewer references, does not unsay what an audit of the same weights has said.
+        for step in self._request().steps:
+            found = step.details["models"] if step.state == "failed" and step.details["final"] else ()
+            if any(entry["before"] == model.weights and entry["verdict"] == "NOT_FORGOTTEN" for entry in found):
+                return "an audit of an earlier plan said NOT_FORGOTTEN of what it was replaced by"
         failed = next((gate for gate in evidence.gates if gate.name in OBJECTING and gate.passed is False), None)
         return None if failed is None else failed.reason.rstrip(".")
+
+    def _require_same_references(self, state: State) -> None:
+        """Raise InputError where the audit that was left open had other references: a smaller one must not take its place."""
+        if (self._request().latest(state) or {}).get("audited") != self._audited():
+            raise InputError(
+                "the audit that left it open had other references. Give the same --references, or run without "
+                "--accept-exact-rebuild first."
+            )
+
+    def _audited(self) -> str:
+        """Which references an audit has: the name of its folder tells, and no path is kept in the ledger."""
+        return audit_folder(self.folder, self.plan, self.plan.models[0], 0, self.references).name
 
     def begin(self) -> None:
         """Register every audit; only then may anything be unlearned."""
@@ -182,9 +204,12 @@ class _Run:
 
     def verify(self) -> None:
         """Audit every result, and decide."""
-        found = {model: self._audit(model) for model in self.plan.models}
         accepted = (self._request().latest("verifying") or {}).get("accepted") == EXACT_REBUILD
-        left = [] if accepted else [model for model, finding in found.items() if finding.verdict != CERTIFYING]
+        if accepted:  # by a call that was cut off before it deployed
+            self._require_same_references("verifying")
+        found = {model: self._audit(model) for model in self.plan.models}
+        left = [model for model, finding in found.items() if finding.verdict != CERTIFYING]
+        left = [model for model in left if not accepted or self._objection(model) is not None]
         climbing = [model for model in left if self._has_next(model)]
         if not left:
             self._to("deployed", models=[self._deployed(model) for model in self.plan.models])
@@ -195,7 +220,8 @@ class _Run:
             self._to("failed", models=[self._tried(model, found[model]) for model in left], final=True)
         else:
             needed = next((found[model].needed for model in left if found[model].needed), found[left[0]].why)
-            self._to("inconclusive", models=[self._tried(model, found[model]) for model in left], needed=needed)
+            tried = [self._tried(model, found[model]) for model in left]
+            self._to("inconclusive", models=tried, needed=needed, audited=self._audited())
 
     def climb(self) -> None:
         """Remove what failed, as it may hold the records, and plan the next method."""
@@ -259,9 +285,7 @@ class _Run:
         rung = self._rung(model)
         if rung + 1 >= len(model.ladder):
             return False
-        about = read_json(rung_folder(self.folder, self.plan, model, rung) / MANIFEST)["about"]
-        inner = (about.get("facts") or {}).get("rungs") or [{}]
-        return bool(inner[-1].get("method") != model.ladder[rung + 1])
+        return exact_by(rung_folder(self.folder, self.plan, model, rung)) != model.ladder[rung + 1]
 
     def _tried(self, model: PlannedModel, finding: Finding) -> dict[str, Any]:
         rung = self._rung(model)

@@ -92,13 +92,17 @@ def _forget(plan: Plan, model: PlannedModel, rung: int, sets: TrainingSets, outp
     )
 
 
-def is_exact(made: Path) -> bool:
-    """Whether a rung's weights were rebuilt without the records, so that they never held them; `auto` may have ended so."""
+def exact_by(made: Path) -> str | None:
+    """The method that rebuilt a rung's weights without the records, so that they never held them; None where none did.
+
+    `auto` may have ended so. An exact method that it names without an exactness was beyond its budget and did not run.
+    """
     about = read_json(made / MANIFEST)["about"]
-    inner = (about.get("facts") or {}).get("rungs") or [{}]
-    name = inner[-1].get("method") if about["method"] == "auto" else about["method"]
-    kind = method_classes().get(str(name))
-    return kind is not None and hasattr(kind, "exactness") and name != "auto"
+    name = about["method"]
+    if name == "auto":
+        last = ((about.get("facts") or {}).get("rungs") or [{}])[-1]
+        return str(last["method"]) if "exactness" in last else None
+    return name if hasattr(method_classes().get(name), "exactness") else None
 
 
 def _base(model: PlannedModel, log: TrainingLog | None, dtype: str) -> LoadedModel:

@@ -44,7 +44,7 @@ def deletion_record(ledger: Ledger, requests: Sequence[Request], folder: Path, p
     deployed = None if plan is None else requests[0].latest("deployed")
     purged = None if plan is None else requests[0].latest("purged")
     made = () if deployed is None else deployed["models"]
-    models = () if plan is None else tuple(_replaced(requests[0], folder, plan, entry) for entry in made)
+    models = () if plan is None else tuple(_replaced(requests[0], folder, entry) for entry in made)
     return DeletionRecord(
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         requests=tuple(_facts(request) for request in requests),
@@ -80,7 +80,7 @@ def _facts(request: Request) -> RequestFacts:
     )
 
 
-def _replaced(request: Request, folder: Path, plan: Plan, made: dict[str, Any]) -> ReplacedModel:
+def _replaced(request: Request, folder: Path, made: dict[str, Any]) -> ReplacedModel:
     """One model, by its manifest and its audit."""
     manifest = read_json(folder / made["folder"] / MANIFEST)["about"]
     evidence = Evidence.load(folder / made["audit"] / "evidence.json")
@@ -100,7 +100,7 @@ def _replaced(request: Request, folder: Path, plan: Plan, made: dict[str, Any]) 
         verdict_phrase=evidence.verdict_phrase,
         basis=made.get("basis", "audit"),
         audit_digest=made["evidence"],
-        rungs=_tried(request, plan, made["before"]),
+        rungs=_tried(request, made["before"]),
     )
 
 
@@ -124,9 +124,9 @@ def _share(method: str, facts: dict[str, Any]) -> float | None:
     return 1.0 if method == "retrain" else None if share is None else float(share)
 
 
-def _tried(request: Request, plan: Plan, weights: str) -> tuple[str, ...]:
-    """Methods that were left for the next one, with their verdicts and why."""
-    failures = [step.details for step in request.steps if step.state == "failed" and step.details.get("batch") == plan.batch]
+def _tried(request: Request, weights: str) -> tuple[str, ...]:
+    """Methods that were left for the next one, under this plan or an earlier one, with their verdicts and why."""
+    failures = [step.details for step in request.steps if step.state == "failed"]
     tried = [entry for details in failures for entry in details["models"] if entry["before"] == weights]
     return tuple(f"{entry['method']}: {entry['verdict']}. {entry['why']}" for entry in tried)
 

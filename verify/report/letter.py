@@ -147,7 +147,8 @@ def _deleted(request: RequestFacts, record: DeletionRecord) -> list[_Part]:
 
 
 def _meaning(record: DeletionRecord) -> Sequence[str]:
-    rebuilt = [REBUILT] if any(model.basis == "exact rebuild" for model in record.models) else []
+    bases = [model.basis for model in record.models]
+    rebuilt = [REBUILT] if bases and all(basis == "exact rebuild" for basis in bases) else []
     found = dict.fromkeys([*rebuilt, *(MEANING[model.verdict] for model in record.models)])
     limit = "No test can exclude that a trace of a single record is left in a language model."
     return (*found, limit) if found else ()
