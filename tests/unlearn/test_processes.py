@@ -130,6 +130,19 @@ def test_two_processes_give_what_one_gives(model_dir: Path, tmp_path: Path) -> N
     assert by_step(single) == by_step(double)
 
 
+@pytest.mark.slow
+def test_a_process_without_a_record_measures_nothing(model_dir: Path, tmp_path: Path) -> None:
+    """Five records in steps of four leave one process empty-handed; an objective with a multiplier does not hear from it."""
+    (tmp_path / "forget.jsonl").write_text("".join(json.dumps(row) + "\n" for row in ROWS[:5]))
+    (tmp_path / "retain.jsonl").write_text("".join(json.dumps(row) + "\n" for row in ROWS[7:]))
+    sets = ("--forget", str(tmp_path / "forget.jsonl"), "--retain", str(tmp_path / "retain.jsonl"), "--no-select")
+    rates = ("--learning-rate", "3e-3", "--epochs", "4", "--dual-step", "50", "--slack", "0")
+    for processes, size in ((1, "4"), (2, "2")):
+        output = ("--output", str(tmp_path / f"out{processes}"), "--batch-size", size)
+        launch(processes, "forget", "pdu", "--model", str(model_dir), *sets, *output, *rates)
+    assert apart(tmp_path / "out1", tmp_path / "out2") < 2e-5
+
+
 def test_filler_weighs_nothing() -> None:
     """An epoch is filled up to a multiple, and only with filler."""
     sampler = PairSampler(5, 0, seed=0, multiple=4)
