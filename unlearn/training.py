@@ -148,9 +148,9 @@ def run_objective(
     model = attach_adapter(loaded.model, options)
     if isinstance(objective, InsideLayers) and model is loaded.model:
         _train_only(model, objective.trained_parameters(model))
-    anchor, sampler = None, _sampler(windows, options)
-    if isinstance(objective, Anchored) and (weight := objective.anchor_weight * _unseen(sampler, options)):
-        anchor = Anchor.of(model, windows["retain"], pad, weight, options.seed)
+    sampler = _sampler(windows, options)
+    weight = objective.anchor_weight * _unseen(sampler, options) if isinstance(objective, Anchored) else 0.0
+    anchor = Anchor.of(model, windows["retain"], pad, weight, options.seed) if weight else None
     trained = _train(
         model,
         options,

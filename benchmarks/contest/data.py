@@ -25,16 +25,7 @@ TOFU_FORGOTTEN: dict[str, int] = {"tofu01": 1, "tofu05": 2, "tofu10": 4}
 """5 and 10 % are what they are called; one author of 40 is 2.5 %, as fewer cannot be forgotten."""
 REAL_VOCABULARY = 2048
 REAL_MODEL = {**MODEL_CONFIG, "max_position_embeddings": 192}
-REAL_OPTIONS = TrainingOptions(
-    learning_rate=6e-3,
-    epochs=24,
-    batch_size=16,
-    scheduler="linear",
-    warmup_ratio=0.1,
-    weight_decay=0.1,
-    overflow="split",
-    logging_steps=100,
-)
+REAL_OPTIONS = replace(FINETUNE_OPTIONS, overflow="split")
 
 
 @dataclass(frozen=True)

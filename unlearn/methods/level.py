@@ -103,7 +103,6 @@ class Level:
         weights = (self.token_weight, self.record_weight, self.alpha, self.dual_step, self.anchor_weight)
         if min(weights) < 0 or self.token_weight + self.record_weight == 0:
             raise InputError("weights and --dual-step must be 0 or more, and one of --token-weight and --record-weight above 0.")
-
         if self.dual_step and not self.record_weight:
             raise InputError("the multiplier can outrun the token-wise distance alone. Use --dual-step 0 with --record-weight 0.")
 
