@@ -4,6 +4,7 @@ import io
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -252,6 +253,17 @@ def test_one_record(world: Path, shell: Shell, tmp_path: Path, monkeypatch: pyte
         patch.setattr(pipeline, "audit_rung", lambda *_: evidence)
         patch.setattr(pipeline, "exact_by", lambda _: None)
         assert "made by retrain" in shell("run", name, "--accept-exact-rebuild")[1]
+    with monkeypatch.context() as patch:
+        real = pipeline._Run._request
+
+        def with_an_earlier_accusation(run: Any) -> Any:
+            request = real(run)
+            said = {"before": run.plan.models[0].weights, "verdict": "NOT_FORGOTTEN"}
+            earlier = {"batch": "B-earlier", "final": True, "models": [said]}
+            return replace(request, steps=(replace(request.steps[0], state="failed", details=earlier), *request.steps))
+
+        patch.setattr(pipeline._Run, "_request", with_an_earlier_accusation)
+        assert "earlier plan said NOT_FORGOTTEN" in shell("run", name, "--accept-exact-rebuild")[1]
     other = ["--references", *reversed(references(2))]
     assert shell("run", name, *other)[0] == 11
     # The later audit must not be passed over by an older one.
