@@ -62,6 +62,16 @@ class Levels:
         """Mean loss of every window at its level, nats per token [K]."""
         return -per_window(self.tokens, self.windows)
 
+    def moved_to(self, losses: Floats) -> "Levels":
+        """With other means per window [K]: its tokens all move alike."""
+        by = (self.losses() - losses)[self.windows]
+        return dataclasses.replace(self, tokens=np.minimum(self.tokens + by, SUREST))
+
+    def first(self, count: int) -> "Levels":
+        """Of the first windows alone."""
+        own = self.windows < count
+        return dataclasses.replace(self, tokens=self.tokens[own], windows=self.windows[own])
+
 
 def estimate_levels(
     original: LoadedModel, sources: Sequence[LoadedModel], forget: Sequence[Encoded], controls: Sequence[Encoded]
@@ -92,6 +102,11 @@ def estimate_levels(
     predicted = _predict_across(asked, truth, belongs)
     correlation = _correlation(per_window(predicted, belongs), per_window(truth, belongs))
     return Levels(np.minimum(fit(asked, truth) @ _with_one(seen).T, SUREST), windows, True, correlation)
+
+
+def true_losses(loaded: LoadedModel, windows: Sequence[Encoded]) -> Floats:
+    """What a model says of every window, nats per token [K]; of controls, this is their level."""
+    return -per_window(_log_probabilities(loaded, windows), window_of_tokens(windows))
 
 
 def fit(features: Floats, truth: Floats) -> Floats:
@@ -141,15 +156,26 @@ def short_retraining(context: Context, share: float) -> tuple[LoadedModel, Train
     Raises:
         InputError: the model before fine-tuning was not given.
     """
-    if context.base is None:
-        raise InputError("--sources retraining begins with the model before fine-tuning. Give it with --base DIR.")
-    options = trained_options(context)
-    windows = encoded(context.base, context.retain, options.overflow)
-    steps = max(1, round(share * retraining_steps(options, len(windows))))
-    short = dataclasses.replace(options, epochs=None, max_steps=steps, save_steps=0, keep_checkpoints=None)
+    base = base_of(context, "retraining")
     # A copy: "base" may be a source beside this one, and a model in memory is the caller's.
-    start = dataclasses.replace(context.base, model=copy.deepcopy(context.base.model))
-    trained = train_records(start, context.retain, short, context.work_dir / "source")
+    start = dataclasses.replace(base, model=copy.deepcopy(base.model))
+    return train_share(context, start, context.retain, share, trained_options(context))
+
+
+def base_of(context: Context, source: str) -> LoadedModel:
+    """The model before fine-tuning, or InputError."""
+    if context.base is None:
+        raise InputError(f"--sources {source} begins with the model before fine-tuning. Give it with --base DIR.")
+    return context.base
+
+
+def train_share(
+    context: Context, start: LoadedModel, records: Sequence[Record], share: float, options: TrainingOptions
+) -> tuple[LoadedModel, TrainingResult]:
+    """Train a model in place for a share of what a whole training on these records takes, the learning rate falling to the end."""
+    steps = max(1, round(share * retraining_steps(options, len(encoded(start, records, options.overflow)))))
+    short = dataclasses.replace(options, epochs=None, max_steps=steps, save_steps=0, keep_checkpoints=None)
+    trained = train_records(start, records, short, context.work_dir / "source")
     return dataclasses.replace(start, model=trained.model), trained.result
 
 

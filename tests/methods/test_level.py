@@ -80,7 +80,7 @@ def test_records_end_at_their_level(world: Path, model_dir: Path, tmp_path: Path
     assert "warning" not in result.facts
 
 
-@pytest.mark.parametrize("source", ["checkpoint", "base", "controls", "proxies"])
+@pytest.mark.parametrize("source", ["retraining", "checkpoint", "base", "controls", "proxies"])
 def test_every_source(world: Path, model_dir: Path, tmp_path: Path, source: Any) -> None:
     """Each gives a level above what is remembered, and the run moves towards it."""
     method = Level(sources=(source,), proxies=(str(world / "reference"),) if source == "proxies" else ())
@@ -116,7 +116,9 @@ def test_an_adapter_of_its_own_is_folded_in(world: Path, model_dir: Path, tmp_pa
         ({"sources": ("controls", "base")}, "stands alone"),
         ({"sources": ("proxies",)}, "--proxies DIR"),
         ({"proxies": ("x",)}, "--proxies DIR"),
+        ({"sources": ("mixture", "base")}, "stands alone"),
         ({"share": 0.0}, "--share"),
+        ({"mixture": 1.0}, "--mixture"),
         ({"token_weight": 0.0, "record_weight": 0.0}, "above 0"),
         ({"anchor_weight": -1.0}, "0 or more"),
     ],

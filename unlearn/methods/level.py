@@ -24,6 +24,7 @@ from unlearn.levels import (
 )
 from unlearn.methods._to_level import ToLevel
 from unlearn.methods.base import Context, Cost, Outcome
+from unlearn.mixtures import mixture_level
 from unlearn.provenance import LOG_NAME, TrainingLog
 from unlearn.replay import put_checkpoint
 from unlearn.results import TrainingResult, together
@@ -33,7 +34,7 @@ from verify.errors import InputError
 from verify.models import LoadedModel, load_model
 from verify.token_stats import compute_token_statistics
 
-Source = Literal["retraining", "checkpoint", "base", "proxies", "controls"]
+Source = Literal["mixture", "retraining", "checkpoint", "base", "proxies", "controls"]
 
 RATE = 1 / 8
 """Of the learning rate that the model was trained with, where none was asked for."""
@@ -52,7 +53,9 @@ class Level:
     is calibrated, token by token, on the holdout set, whose level under the model before unlearning is simply read off
     (`unlearn.levels` has the regression):
 
-    - "retraining": a retraining of `share` of the full length, from the base. The best found; docs/research/level.md compares.
+    - "mixture": a retraining of `share` of the full length that begins `mixture` of the way from the base to the model before
+      unlearning, its scale set by the base (`unlearn.mixtures`). The best found; docs/research/level.md compares.
+    - "retraining": one from the base itself. Taken in place of a mixture where there is no holdout set.
     - "checkpoint": the first checkpoint of the training log, which has seen a record about once. Costs nothing, and keeps a trace.
     - "base": the model before fine-tuning. Costs nothing.
     - "proxies": models trained without the forget set, of any size, with the same tokenizer.
@@ -67,7 +70,8 @@ class Level:
     Attributes:
         sources: where the level comes from.
         proxies: folders of the models for "proxies".
-        share: length of the short retraining, as a share of the steps of a full one.
+        share: length of the short retraining, as a share of a full one.
+        mixture: where it begins, from 0, the base, to 1, the model before unlearning.
         token_weight, record_weight: of the two parts of the distance; without the first, only record means are brought there.
         alpha: weight of the retain term.
         dual_step: step of the multiplier; 0 for none.
@@ -75,9 +79,10 @@ class Level:
             meet all of it, there is no anchor. It takes memory twice as large as what is trained.
     """
 
-    sources: tuple[Source, ...] = ("retraining",)
+    sources: tuple[Source, ...] = ("mixture",)
     proxies: tuple[str, ...] = ()
-    share: float = 0.042
+    share: float = 0.04
+    mixture: float = 0.3
     token_weight: float = 1.0
     record_weight: float = 5.0
     alpha: float = 40.0
@@ -94,12 +99,15 @@ class Level:
     def __post_init__(self) -> None:
         if not self.sources or len(set(self.sources)) != len(self.sources):
             raise InputError("--sources names at least one source of the level, each once.")
-        if "controls" in self.sources and len(self.sources) > 1:
-            raise InputError("--sources controls is a level of its own and stands alone.")
+        alone = [name for name in ("controls", "mixture") if name in self.sources]
+        if alone and len(self.sources) > 1:
+            raise InputError(f"--sources {alone[0]} is a level of its own and stands alone.")
         if ("proxies" in self.sources) != bool(self.proxies):
             raise InputError("--sources proxies goes with --proxies DIR ..., the folders of models trained without the forget set.")
         if not 0 < self.share <= 1:
             raise InputError(f"--share must be above 0 and at most 1, got {self.share}.")
+        if not 0 < self.mixture < 1:
+            raise InputError(f"--mixture must be above 0, the base, and below 1, the model before unlearning; got {self.mixture}.")
         weights = (self.token_weight, self.record_weight, self.alpha, self.dual_step, self.anchor_weight)
         if min(weights) < 0 or self.token_weight + self.record_weight == 0:
             raise InputError("weights and --dual-step must be 0 or more, and one of --token-weight and --record-weight above 0.")
@@ -114,6 +122,9 @@ class Level:
         trained: list[TrainingResult] = []
         if self.sources == ("controls",):
             levels = controls_as_level(loaded, forget, controls)
+        elif self.sources == ("mixture",) and controls:
+            levels, result = mixture_level(context, forget, controls, self.mixture, self.share)
+            trained.append(result)
         else:
             sources = [model for name in self.sources for model in self._source(name, context, trained)]
             levels = estimate_levels(loaded, sources, forget, controls)
@@ -138,7 +149,7 @@ class Level:
 
     def _source(self, name: Source, context: Context, trained: list[TrainingResult]) -> Sequence[LoadedModel]:
         """The models of one source."""
-        if name == "retraining":
+        if name in ("retraining", "mixture"):
             model, result = short_retraining(context, self.share)
             trained.append(result)
             return [model]

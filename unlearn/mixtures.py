@@ -1,0 +1,148 @@
+"""The never-trained level from two views: one that never saw a record and is rough, one that half remembers it and is fine.
+
+Trained for a little, a model that began at the base has not found what a long training makes of the other records, and that decides
+where a model is surely wrong about one it never saw. So the fine view begins between the base and the model before unlearning:
+
+    theta = theta_base + weight (theta_0 - theta_base),   then trained on the retain set for a share of a retraining.
+
+It orders the records better, but a trace of each is left in it, and no never-trained record shows how much. A trace makes losses
+smaller, and their differences too: B = a + s l* + e, where a, s and var(e) are unknown. The rough view A is the base model's,
+calibrated on controls (`unlearn.levels`), so that E[l* | A] = A and cov(A, l*) = var(A). What is not known of B then follows from
+the forget set itself and from the variance V of levels, which controls show (A is an instrumental variable, Wald 1940; where the
+two views err alike, B is trusted too much, and its differences come out too small):
+
+    s = cov(A, B) / var(A),    var(e) = var(B) - s^2 V,    var(l* | A) = V - var(A)
+
+and l* given both views is what is expected of a normal variable (a Kalman update):
+
+    l* = A + K (B - mean B - s (A - mean A)),    K = s var(l* | A) / (s^2 var(l* | A) + var(e))
+
+All is by record; each token of B moves with its record. Few records do not show a slope, so some of the retain set stand in: they
+are left out of the short training, are as deeply learned as the forget set, and no level of theirs is used.
+"""
+
+import copy
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from peft import PeftModel
+from peft.tuners.lora import LoraLayer
+
+from unlearn.levels import Floats, Levels, base_of, encoded, estimate_levels, train_share, trained_options, true_losses
+from unlearn.methods.base import Context
+from unlearn.options import DEFAULTS, TrainingOptions
+from unlearn.results import TrainingResult
+from unlearn.weights import sample
+from verify.encoding import Encoded
+from verify.errors import InputError
+from verify.models import LoadedModel
+from verify.records import Record
+
+ENOUGH = 80
+"""Records that show a slope; where the forget set has fewer, others stand in."""
+STAND_INS = 0.1
+"""At most this share of the retain set."""
+
+
+def mixture_level(
+    context: Context, forget: Sequence[Encoded], controls: Sequence[Encoded], weight: float, share: float
+) -> tuple[Levels, TrainingResult]:
+    """The level of the forget set from both views, and what it took.
+
+    Args:
+        context: with a base and a retain set.
+        forget, controls: windows; there must be controls.
+        weight: how far from the base towards the model before unlearning the fine view begins.
+        share: length of its training, as a share of a retraining.
+
+    Raises:
+        InputError: no base, one of another shape, or too few controls.
+    """
+    base, options = base_of(context, "mixture"), trained_options(context)
+    standing, kept = _stand_ins(context)
+    asked = [*forget, *encoded(base, standing, options.overflow)]
+    rough = estimate_levels(context.loaded, [base], asked, controls)
+    start = mixed(base, context.loaded, weight)
+    fine, result = train_share(context, start, kept, share, _in_half_batches(options))
+    view = estimate_levels(context.loaded, [fine], asked, controls)
+    own = np.arange(len(asked)) < len(forget)
+    found = two_views(rough.losses(), view.losses(), own, float(np.var(true_losses(context.loaded, controls))))
+    return view.moved_to(found).first(len(forget)), result
+
+
+def two_views(rough: Floats, fine: Floats, own: NDArray[np.bool_], variance: float) -> Floats:
+    """The level of every record, by the formulas above.
+
+    Args:
+        rough: A, a calibrated estimate [K].
+        fine: B, orders the records well, on a scale of its own [K].
+        own: whether a record is of the forget set or stands in; the two may differ in their means [K].
+        variance: V, of levels among each other.
+
+    Returns:
+        The estimates [K]; A itself where B tells nothing.
+    """
+    a, b = (_less_their_means(values, own) for values in (rough, fine))
+    if not a.any():
+        return rough
+    slope = float(a @ b / (a @ a))
+    noise = max(0.0, float(np.mean(b**2)) - slope**2 * variance)
+    unexplained = max(0.0, variance - float(np.mean(a**2)))
+    if slope <= 0 or unexplained == 0:
+        return rough
+    gain = slope * unexplained / (slope**2 * unexplained + noise)
+    return np.asarray(rough + gain * (b - slope * a))
+
+
+def _less_their_means(values: Floats, own: NDArray[np.bool_]) -> Floats:
+    """Differences within the two groups."""
+    found = values.copy()
+    for group in (own, ~own):
+        if group.any():
+            found[group] -= values[group].mean()
+    return found
+
+
+@torch.no_grad()
+def mixed(base: LoadedModel, original: LoadedModel, weight: float) -> LoadedModel:
+    """A new model between the two: `weight` times the way from the base to the original. Of an adapter, that part of its change.
+
+    Raises:
+        InputError: the two have other weights.
+    """
+    model = copy.deepcopy(original.model)
+    if isinstance(model, PeftModel):
+        for module in model.modules():
+            if isinstance(module, LoraLayer):
+                for part in (module.lora_B, module.lora_embedding_B):
+                    for value in part.parameters():
+                        value.mul_(weight)
+        return dataclasses.replace(original, model=model)
+    start = dict(base.model.named_parameters())
+    for name, value in model.named_parameters():
+        if name not in start or start[name].shape != value.shape:
+            raise InputError(
+                f"the base has no weight {name} of the model's shape: nothing lies between the two. Use --sources retraining."
+            )
+        value.copy_(torch.lerp(start[name].to(value), value, weight))
+    return dataclasses.replace(base, model=model)
+
+
+def _stand_ins(context: Context) -> tuple[list[Record], list[Record]]:
+    """Retain records that stand in, and the others."""
+    count = max(0, min(ENOUGH - len(context.forget), int(STAND_INS * len(context.retain))))
+    standing = sample(context.retain, count, context.options.seed)
+    chosen = {id(record) for record in standing}
+    return standing, [record for record in context.retain if id(record) not in chosen]
+
+
+def _in_half_batches(options: TrainingOptions) -> TrainingOptions:
+    """A short training gets further in smaller steps."""
+    steps = None if options.max_steps is None else 2 * options.max_steps
+    if options.gradient_accumulation % 2 == 0:
+        return dataclasses.replace(options, gradient_accumulation=options.gradient_accumulation // 2, max_steps=steps)
+    batch = options.batch_size or DEFAULTS["batch_size"]
+    return dataclasses.replace(options, batch_size=batch // 2, max_steps=steps) if batch > 1 else options
