@@ -12,6 +12,7 @@ from securesystemslib.dsse import Envelope
 from securesystemslib.signer import SSlibKey
 
 from verify.certificate_beside import Beside, Finding, Pair, beside_findings
+from verify.deletion_record import CERTIFYING, UNDECIDED
 from verify.errors import InputError
 from verify.files import read_json
 from verify.signing import PAYLOAD_TYPE, PROVENANCE, SCHEMA, STATEMENT_TYPE, TEST_RESULT, Statement
@@ -233,11 +234,22 @@ def _all_models(pairs: dict[str, Pair]) -> list[Finding]:
         elif word != entry["verdict"]:
             findings.append(Finding(what, False, f"the operator reports {entry['verdict']}, the auditor found {word}"))
         else:
-            detail = "audited, with the verdict that the operator reports"
-            if entry.get("basis", "audit") != "audit":
-                detail += "; the operator put it into service as an exact rebuild, which the audit neither showed nor refuted"
-            findings.append(Finding(what, True, detail))
+            findings.append(_in_service_on(what, word, entry))
     return findings
+
+
+def _in_service_on(what: str, word: str, entry: dict[str, Any]) -> Finding:
+    """May a model with this verdict go into service on what the operator says that it did?"""
+    if entry.get("basis", "audit") == "audit":
+        detail = "audited, with the verdict that the operator reports"
+        if word == CERTIFYING:
+            return Finding(what, True, detail)
+        return Finding(what, False, f"it went into service on its audit, which found {word}; only {CERTIFYING} allows that")
+    if word in UNDECIDED and entry.get("exactness"):
+        detail = "the operator put it into service as an exact rebuild, which the audit neither showed nor refuted"
+        return Finding(what, True, f"audited, with the verdict that the operator reports; {detail}")
+    why = f"its audit found {word}" if entry.get("exactness") else f"{entry['method']} is none"
+    return Finding(what, False, f"the operator put it into service as an exact rebuild, but {why}")
 
 
 def _request(pair: Pair) -> dict[str, Any]:

@@ -13,6 +13,11 @@ from pydantic import Field
 from verify.documents import Document
 from verify.findings import Frozen, VerdictWord
 
+CERTIFYING = "EQUIVALENT_WITHIN"
+UNDECIDED = ("INCONCLUSIVE", "NOT_TESTABLE")
+EXACT_REBUILD = "exact rebuild"
+"""What a model goes into service on, by the operator's decision, where it was made without the records and no audit objects."""
+
 Outcome = Literal["deleted", "denied", "exempt", "not_found", "withdrawn", "open"]
 
 

@@ -115,16 +115,16 @@ def test_several_models_in_one_certificate(house: dict[str, Path], tmp_path: Pat
         more = json.loads(json.dumps(found))
         for statement in more:
             statement["subject"][0]["digest"]["sha256"] = second
-        more[1]["predicate"]["annotations"]["verdict"] = "NOT_FORGOTTEN"
+        more[1]["predicate"]["annotations"]["verdict"] = "INCONCLUSIVE"
         request = found[0]["predicate"]["runDetails"]["metadata"]["request"]
-        request["models"] += [request["models"][0] | {"after": second, "verdict": "NOT_FORGOTTEN"}]
+        request["models"] += [request["models"][0] | {"after": second, "verdict": "INCONCLUSIVE"}]
         more[0]["predicate"]["runDetails"]["metadata"]["request"] = request
         found += more
 
     both = check(house, rewritten(house, tmp_path / "two.json", two_models), model=house["after"])
     assert both.holds, broken(both)
-    assert set(both.verdicts.values()) == {"NOT_TESTABLE", "NOT_FORGOTTEN"}
-    assert both.verdict == "NOT_FORGOTTEN"
+    assert set(both.verdicts.values()) == {"NOT_TESTABLE", "INCONCLUSIVE"}
+    assert both.verdict == "NOT_TESTABLE"
 
     def one_model_short(found: list[Any]) -> None:
         two_models(found)
@@ -142,6 +142,30 @@ def test_operator_and_auditor_must_agree_on_the_verdict(house: dict[str, Path], 
 
     text = broken(check(house, rewritten(house, tmp_path / "better.json", better)))
     assert "the operator reports EQUIVALENT_WITHIN, the auditor found NOT_TESTABLE" in text
+
+
+@pytest.mark.parametrize(
+    ("changes", "verdict", "said"),
+    [
+        ({"basis": "audit"}, "EQUIVALENT_WITHIN", None),
+        ({"basis": "audit"}, "INCONCLUSIVE", "on its audit, which found INCONCLUSIVE; only EQUIVALENT_WITHIN"),
+        ({"basis": "audit"}, "NOT_FORGOTTEN", "only EQUIVALENT_WITHIN"),
+        ({"basis": "exact rebuild"}, "INCONCLUSIVE", None),
+        ({"basis": "exact rebuild"}, "NOT_FORGOTTEN", "but its audit found NOT_FORGOTTEN"),
+        ({"basis": "exact rebuild", "exactness": None, "method": "npo"}, "INCONCLUSIVE", "but npo is none"),
+    ],
+)
+def test_what_a_model_goes_into_service_on(
+    house: dict[str, Path], tmp_path: Path, changes: dict[str, Any], verdict: str, said: str | None
+) -> None:
+    """Its audit where that certifies, an exact rebuild where no audit objects, and nothing else, whoever signed it."""
+
+    def claimed(found: list[Any]) -> None:
+        found[0]["predicate"]["runDetails"]["metadata"]["request"]["models"][0] |= changes | {"verdict": verdict}
+        found[1]["predicate"]["annotations"]["verdict"] = verdict
+
+    text = broken(check(house, rewritten(house, tmp_path / "claimed.json", claimed)))
+    assert (said in text) if said else text == ""
 
 
 def test_what_cannot_be_signed_is_said(house: dict[str, Path], tmp_path: Path) -> None:

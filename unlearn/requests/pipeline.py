@@ -16,9 +16,10 @@ from unlearn.requests.planning import replaced_weights
 from unlearn.requests.plans import Plan, PlannedModel
 from unlearn.requests.rungs import audit_rung, exact_by, make_rung, registered
 from unlearn.requests.statement import draft_provenance
-from unlearn.requests.states import CERTIFYING, EXACT_REBUILD, UNDECIDED, State
+from unlearn.requests.states import State
 from unlearn.requests.training_sets import TrainingSets, removed_before, require_clean, training_sets
 from unlearn.requests.workplace import CACHE, alone_in, audit_folder, rung_folder
+from verify.deletion_record import CERTIFYING, EXACT_REBUILD, UNDECIDED
 from verify.errors import InputError, RunError
 from verify.evidence import Evidence
 from verify.files import MANIFEST, file_digest, read_json

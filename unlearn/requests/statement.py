@@ -14,10 +14,9 @@ from unlearn.requests.ledger import Ledger, Request
 from unlearn.requests.plans import Plan, PlannedModel
 from unlearn.requests.probed import kept
 from unlearn.requests.rungs import REGISTRATION
-from unlearn.requests.states import EXACT_REBUILD
 from unlearn.requests.workplace import place_of
 from verify.certificate import auditor_statement, operator_statement, write_certificate
-from verify.deletion_record import DeletionRecord, Event, Outcome, ReplacedModel, RequestFacts, ResidualCopy
+from verify.deletion_record import EXACT_REBUILD, DeletionRecord, Event, Outcome, ReplacedModel, RequestFacts, ResidualCopy
 from verify.evidence import Evidence
 from verify.files import MANIFEST, read_json, verify_manifest, write_json
 from verify.registration import Registration
@@ -107,8 +106,13 @@ def _replaced(request: Request, folder: Path, made: dict[str, Any]) -> ReplacedM
 def _not_by_audit(model: ReplacedModel) -> str:
     return (
         f"No audit showed that {model.name} is free of these records: its audit is {model.verdict}. It went into service because "
-        f"it was rebuilt without them by {model.method}, which is the operator's statement and rests on the training log."
+        f"it was rebuilt without them by {_rebuilt_by(model)}, which is the operator's statement and rests on the training log."
     )
+
+
+def _rebuilt_by(model: ReplacedModel) -> str:
+    """The method that made the weights; of `auto`, the one that it ended with."""
+    return f"{model.facts['rungs'][-1]['method']}, which auto chose" if model.method == "auto" else model.method
 
 
 def _shown_parameters(parameters: dict[str, Any]) -> dict[str, Any]:

@@ -9,6 +9,7 @@ inconclusive lead back into the way, by the next method or by more evidence.
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, get_args
 
+from verify.deletion_record import CERTIFYING, EXACT_REBUILD, UNDECIDED
 from verify.errors import InputError
 
 State = Literal[
@@ -49,11 +50,6 @@ NEXT: Mapping[State, tuple[State, ...]] = {
     "closed": (),
 }
 """What may follow. A state that may follow itself is a step taken again after a crash, or with more known."""
-
-CERTIFYING = "EQUIVALENT_WITHIN"
-UNDECIDED = ("INCONCLUSIVE", "NOT_TESTABLE")
-EXACT_REBUILD = "exact rebuild"
-"""What a model goes into service on, by the operator's decision, where it was made without the records and no audit objects."""
 
 
 def require_allowed(state: State, following: State, details: Mapping[str, Any], history: Sequence[Mapping[str, Any]]) -> None:
