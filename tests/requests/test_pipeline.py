@@ -221,6 +221,14 @@ def test_what_auto_could_not_afford_is_no_exact_rebuild(tmp_path: Path) -> None:
         assert exact_by(tmp_path) == name
 
 
+class Killed(BaseException):
+    """What no code of ours catches."""
+
+
+def killed(*_: Any) -> None:
+    raise Killed
+
+
 def test_one_record(world: Path, shell: Shell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A request about one record is audited like any other. Where its audit leaves an exact rebuild open, the operator may go by
     that, unless there is another objection; then ledger, certificate, report and letter say that no audit showed it."""
@@ -268,7 +276,13 @@ def test_one_record(world: Path, shell: Shell, tmp_path: Path, monkeypatch: pyte
     assert shell("run", name, *other)[0] == 11
     # The later audit must not be passed over by an older one.
     assert "had other references" in shell("run", name, "--accept-exact-rebuild")[1]
-    status, said = shell("run", name, *other, "--accept-exact-rebuild")
+    with monkeypatch.context() as patch:
+        patch.setattr(pipeline._Run, "_deployed", killed)
+        with pytest.raises(Killed):
+            shell("run", name, *other, "--accept-exact-rebuild")
+    # Cut off after the decision and before the model went into service: the same request goes on by that decision.
+    assert "had other references" in shell("run", name)[1]
+    status, said = shell("run", name, *other)
     assert status == 0, said
     close = ["--retired", "models/original", "--remove", "--rewrite-data", "--no-pdf", "--operator-key", str(tmp_path / "operator")]
     status, said = shell("close", name, *close)
