@@ -194,7 +194,7 @@ class Close:
         how = self.cleanup.how()
         papers = Papers(self.operator_key, self.auditor_key, self.robustness, self.pdf)
         with self.where.open() as ledger:
-            require_usable(ledger, self.id, papers)
+            require_usable(ledger, self.output, self.id, papers)
             if ledger.request(self.id).state in ("deployed", "purged"):
                 left = purge_batch(ledger, self.output, self.id, RecordKey.load(), self.cleanup.suppression, how, self.retired)
                 _print_unexplained(left.unexplained)

@@ -48,6 +48,16 @@ def agreed(value: Value) -> Value:
     return shared[0]
 
 
+def total(value: int) -> int:
+    """The sum over all processes, in each of them."""
+    if count() == 1:
+        return value
+    from accelerate.utils import gather_object
+
+    _connected()
+    return sum(gather_object([value]))
+
+
 def part() -> None:
     """Undo the link at the end of a command; a process that ends with it still open may be aborted by its own threads."""
     if count() > 1:

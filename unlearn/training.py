@@ -234,7 +234,8 @@ def _train(
     seconds = time.monotonic() - started
     model.eval()
     stopped = watch.stopped or (selector.stopped if selector else None)
-    result = TrainingResult(steps, steps / trainer.steps_per_epoch(), stopped, trainer.tokens, seconds, tuple(watch.losses))
+    tokens = processes.total(trainer.tokens)
+    result = TrainingResult(steps, steps / trainer.steps_per_epoch(), stopped, tokens, seconds, tuple(watch.losses))
     return Trained(model, result, None if selector is None else selector.facts())
 
 

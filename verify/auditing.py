@@ -3,7 +3,6 @@
 Models are loaded one after another: an audit of eight references needs the memory of one model.
 """
 
-import hashlib
 import platform
 import sys
 import time
@@ -20,7 +19,7 @@ from verify.errors import InputError
 from verify.evidence import Environment, Evidence, Settings
 from verify.files import new_output, write_manifest
 from verify.findings import AuditedSet, CoinBatch, Registered, SetRole
-from verify.identity import RecordKey
+from verify.identity import RecordKey, set_digest
 from verify.protocol import Aside, Judged, blind_aside, judge
 from verify.records import Fields, Record, RecordSource
 from verify.registration import Registration
@@ -210,7 +209,7 @@ def _evidence(
     sets = []
     for role in scorer.sets:
         block = table.blocks["target", role]
-        members = hashlib.sha256("\n".join(sorted(block.records)).encode()).hexdigest()
+        members = set_digest(block.records)
         sets.append(AuditedSet(role=role, records=len(block.records), scored_tokens=int(block.tokens.sum()), digest=members))
     return Evidence(
         created=datetime.now(UTC).isoformat(timespec="seconds"),

@@ -9,7 +9,7 @@ lists of the evidence are left out, their numbers are not.
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from verify.errors import InputError
 from verify.files import MANIFEST, file_digest, verify_manifest, write_text
@@ -24,6 +24,9 @@ from verify.signing import (
     make_key,
     sign,
 )
+
+if TYPE_CHECKING:
+    from verify.evidence import Evidence
 
 __all__ = [
     "auditor_statement",
@@ -151,21 +154,18 @@ def auditor_statement(audit: str | Path, robustness: str | Path | None = None) -
                 "weights_before_deletion": weights["original"],
                 "records_accused": len(evidence.accused),
                 "attacks_not_run": not_run + [{"attack": name, "reason": "nobody asked for it"} for name in evidence.not_asked],
-                "robustness": None if robustness is None else _robustness(robustness, weights["target"]),
+                "robustness": None if robustness is None else _robustness(robustness, evidence),
                 "evidence": kept,
             },
         },
     }
 
 
-def _robustness(path: str | Path, weights: str) -> dict[str, Any]:
+def _robustness(path: str | Path, evidence: "Evidence") -> dict[str, Any]:
     from verify.treatments import Robustness
 
     found = Robustness.load(path)
-    if found.weights != weights:
-        raise InputError(
-            f"{path} was measured on weights {found.weights[:16]}, the audit on {weights[:16]}. Probe the model that was audited."
-        )
+    found.require_same(evidence, str(path))
     return found.model_dump(mode="json", by_alias=True)
 
 

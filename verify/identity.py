@@ -9,6 +9,7 @@ import hashlib
 import hmac
 import os
 import secrets
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +18,11 @@ from verify.errors import InputError
 KEY_BYTES = 32
 HASH_CHARACTERS = 32
 KEY_VARIABLE = "UNLEARN_VERIFY_KEY_FILE"
+
+
+def set_digest(hashes: Iterable[str]) -> str:
+    """SHA-256 over keyed hashes in any order: it names exactly this set of records and says nothing about them."""
+    return hashlib.sha256("\n".join(sorted(hashes)).encode()).hexdigest()
 
 
 @dataclass(frozen=True, repr=False)

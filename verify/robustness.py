@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from verify.errors import InputError
 from verify.evidence import Settings
 from verify.findings import Value
+from verify.identity import RecordKey, set_digest
 from verify.models import LoadedModel, load_model, require_same_tokenizer
 from verify.probes import select_probes
 from verify.probes.base import Material, mean_losses
@@ -101,13 +102,14 @@ def probe(
         loaded = load_model(source, tokenizer=tokenizer, dtype=settings.dtype)
         require_same_tokenizer([old, loaded])
         models[label] = _measure(loaded, material, chosen, sets.get("holdout"), settings)
-    losses = {label: one.losses for label, one in models.items()}
+    losses, key = {label: one.losses for label, one in models.items()}, RecordKey.load()
     found = Robustness(
         weights=models["target"].digest,
         forget=len(sets["forget"]),
+        forget_digest=set_digest([key.of(record.fingerprint) for record in sets["forget"]]),
         margin=settings.margin,
         alpha=settings.alpha,
-        treated=tuple(_judge(losses, key, settings) for key in losses["target"]),
+        treated=tuple(_judge(losses, treatment, settings) for treatment in losses["target"]),
         recovery=_recovery(losses),
         retain=_harm(models),
     )

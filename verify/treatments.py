@@ -5,6 +5,8 @@ from typing import ClassVar, Literal
 from pydantic import Field
 
 from verify.documents import Document
+from verify.errors import InputError
+from verify.evidence import Evidence
 from verify.findings import Digest, Frozen, Value
 
 
@@ -60,6 +62,7 @@ class Robustness(Document):
     Attributes:
         weights: digest of the weights that were probed; who attaches this to an audit must have audited the same.
         forget: how many records were to be removed.
+        forget_digest: over their keyed hashes, as `AuditedSet.digest`; an audit of these weights must be about the same.
         margin, alpha: what every treatment was judged by.
         treated: one row per treatment, the untreated models first.
         recovery: how fast it is learned again, where relearning was among the probes.
@@ -72,11 +75,26 @@ class Robustness(Document):
     schema_: Literal["unlearn-verify/robustness/1"] = Field(default="unlearn-verify/robustness/1", alias="schema")
     weights: Digest
     forget: int = Field(ge=1)
+    forget_digest: Digest
     margin: float
     alpha: float
     treated: tuple[Treated, ...]
     recovery: Recovery | None
     retain: RetainHarm | None
+
+    def require_same(self, evidence: Evidence, name: str) -> None:
+        """Raise InputError, naming this file, where an audit is about other weights or other records."""
+        weights = next(model.weights for model in evidence.models if model.role == "target")
+        if self.weights != weights:
+            raise InputError(
+                f"{name} was measured on weights {self.weights[:16]}, the audit on {weights[:16]}. "
+                "Probe the model that was audited."
+            )
+        if self.forget_digest != evidence.set("forget").digest:
+            raise InputError(
+                f"{name} was measured on other records than the audit's {evidence.set('forget').records}, or hashed with another "
+                "record key. Probe with the forget set and the key of the audit."
+            )
 
     def table(self) -> str:
         """The same as plain text, a line per treatment."""

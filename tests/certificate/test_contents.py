@@ -17,11 +17,13 @@ from verify.findings import Value
 from verify.treatments import Robustness, Treated
 
 
-def robustness_of(weights: str) -> Robustness:
+def robustness_of(weights: str, records: str) -> Robustness:
     """What a probe of these weights might have found."""
     rho = Value(value=0.02, low=-0.05, high=0.09, n=4, level=0.9)
     row = Treated(probe="q", treatment="int8", original=1.0, target=3.0, references=3.0, residual=rho, accused=False, records=0)
-    return Robustness(weights=weights, forget=4, margin=0.1, alpha=0.05, treated=(row,), recovery=None, retain=None)
+    return Robustness(
+        weights=weights, forget=4, forget_digest=records, margin=0.1, alpha=0.05, treated=(row,), recovery=None, retain=None
+    )
 
 
 def statements(path: Path) -> list[dict[str, Any]]:
@@ -50,15 +52,21 @@ def test_everything_that_the_rules_ask_for_is_in_it(house: dict[str, Path]) -> N
         assert name in found["evidence"], name
 
 
-def test_robustness_is_signed_only_for_the_same_weights(house: dict[str, Path], tmp_path: Path) -> None:
-    """A probe of the audited model goes in as it stands; one of another model, or another file, is refused."""
-    weights = next(model.weights for model in Evidence.load(house["audit"] / "evidence.json").models if model.role == "target")
-    robustness_of(weights).save(tmp_path / "robustness.json")
+def test_robustness_is_signed_only_for_the_same_weights_and_records(house: dict[str, Path], tmp_path: Path) -> None:
+    """A probe of the audited model goes in as it stands; of another model, of other records, or another file, it is refused."""
+    evidence = Evidence.load(house["audit"] / "evidence.json")
+    weights = next(model.weights for model in evidence.models if model.role == "target")
+    records = evidence.set("forget").digest
+    robustness_of(weights, records).save(tmp_path / "robustness.json")
     signed = auditor_statement(house["audit"], tmp_path / "robustness.json")["predicate"]["annotations"]["robustness"]
     assert signed["treated"][0]["treatment"] == "int8"
-    robustness_of("0" * 64).save(tmp_path / "other.json")
-    with pytest.raises(InputError, match="was measured on weights 0000"):
-        auditor_statement(house["audit"], tmp_path / "other.json")
+    for other, message in (
+        (robustness_of("0" * 64, records), "was measured on weights 0000"),
+        (robustness_of(weights, "0" * 64), "on other records than the audit's 4"),
+    ):
+        other.save(tmp_path / "other.json")
+        with pytest.raises(InputError, match=message):
+            auditor_statement(house["audit"], tmp_path / "other.json")
     with pytest.raises(InputError, match="Probe again"):
         auditor_statement(house["audit"], house["deletion"])
 

@@ -43,6 +43,7 @@ def robustness_of(evidence: Evidence, **changes: Any) -> Robustness:
     facts: dict[str, Any] = {
         "weights": target_of(evidence),
         "forget": 100,
+        "forget_digest": evidence.set("forget").digest,
         "margin": 0.1,
         "alpha": 0.05,
         "treated": (
@@ -148,11 +149,13 @@ def test_audit_and_record_must_belong_together(evidence: Evidence) -> None:
     """A missing audit, a foreign one, a foreign probe and a record with another verdict are refused."""
     record = record_of(evidence)
     other = robustness_of(evidence, weights="0" * 64)
+    others = robustness_of(evidence, forget_digest="0" * 64)
     better = record_of(evidence, models=(model_of(evidence, verdict="INCONCLUSIVE"),))
     for facts, audits, probes, message in (
         (record, [], [], "has no audit here"),
         (record_of(), [evidence], [], "did not make"),
         (record, [evidence], [other], "did not make"),
+        (record, [evidence], [others], "on other records"),
         (better, [evidence], [], "says INCONCLUSIVE"),
     ):
         with pytest.raises(InputError, match=message):

@@ -166,15 +166,17 @@ def test_probes_go_into_certificate_and_report(desk: Path, capsys: pytest.Captur
 
 
 def test_a_probe_of_other_weights_is_refused_before_anything_is_done(desk: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """A probe of foreign weights, two of the same, and a file that is none: status 2 with what is allowed, nothing removed,
-    nothing noted."""
+    """A probe of foreign weights, two of the same, one of other records, and a file that is none: status 2 with what is allowed,
+    nothing removed, nothing noted."""
     right = Robustness.load(desk / "probe-0.json")
     right.model_copy(update={"weights": "0" * 64}).save(desk / "foreign.json")
     right.save(desk / "twin.json")
+    right.model_copy(update={"forget_digest": "0" * 64}).save(desk / "others.json")
     (desk / "text.json").write_text("{}")
     for files, said in (
         (["foreign.json"], "which this deletion did not make"),
         (["probe-0.json", "twin.json"], "Name one"),
+        (["others.json"], "on other records than the audit's"),
         (["text.json"], "verify-unlearning probe"),
         (["absent.json"], "absent.json"),
     ):

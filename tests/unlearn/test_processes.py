@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -83,9 +84,13 @@ def choices(folder: Path) -> list[dict[str, float]]:
     return [{"chosen": selection["selected_step"]}, *selection["looks"]]
 
 
+def training(folder: Path) -> dict[str, Any]:
+    about: dict[str, Any] = json.loads((folder / "manifest.json").read_text())["about"]
+    return dict(about["training"])
+
+
 def losses(folder: Path) -> list[float]:
-    about = json.loads((folder / "manifest.json").read_text())["about"]
-    return [loss for _, loss in about["training"]["losses"]]
+    return [loss for _, loss in training(folder)["losses"]]
 
 
 @pytest.mark.slow
@@ -116,6 +121,7 @@ def test_two_processes_give_what_one_gives(model_dir: Path, tmp_path: Path) -> N
     for verb in ("train", "forget"):
         one, two = tmp_path / f"{verb}1", tmp_path / f"{verb}2"
         assert losses(two) == pytest.approx(losses(one), abs=1e-4)
+        assert training(two)["tokens"] == training(one)["tokens"]
         assert apart(one, two) < 2e-5
     for alone, together in zip(choices(tmp_path / "forget1"), choices(tmp_path / "forget2"), strict=True):
         assert together == pytest.approx(alone, abs=1e-4)

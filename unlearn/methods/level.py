@@ -218,5 +218,5 @@ def _cost(context: Context, trained: Sequence[TrainingResult], rate: float | Non
     whole = passes * sum(len(window.input_ids) for window in windows)
     return {
         "learning_rate": rate,
-        "share_of_retraining_tokens": sum(result.tokens for result in trained) * processes.count() / whole if whole else None,
+        "share_of_retraining_tokens": sum(result.tokens for result in trained) / whole if whole else None,
     }

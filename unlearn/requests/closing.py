@@ -118,18 +118,20 @@ class Papers:
     pdf: bool = False
 
 
-def require_usable(ledger: Ledger, request: str, papers: Papers) -> None:
+def require_usable(ledger: Ledger, output: Path, request: str, papers: Papers) -> None:
     """Refuse, before anything is removed or noted, keys and probes that cannot go into this request's papers.
 
     Raises:
-        InputError: a key cannot be used, or a probe is about other weights than the new ones.
+        InputError: a key cannot be used, or a probe is about other weights than the new ones, or about other records.
     """
     if papers.auditor is not None and papers.operator is None:
         raise InputError("a certificate begins with the operator's statement. Give --operator-key as well.")
     for key in (papers.operator, papers.auditor):
         if key is not None:
             load_signer(key)
-    matched((ledger.request(request).latest("deployed") or {"models": []})["models"], papers.robustness)
+    if papers.robustness:
+        deployed = ledger.request(request).latest("deployed")
+        matched(output / batch_of(ledger, request)[0], [] if deployed is None else deployed["models"], papers.robustness)
 
 
 def close_request(
@@ -152,7 +154,7 @@ def close_request(
     """
     papers = papers or Papers()
     found = ledger.request(request)
-    require_usable(ledger, request, papers)
+    require_usable(ledger, output, request, papers)
     if found.state in REFUSALS or found.outcome not in (None, "deleted"):
         return _close_refused(ledger, output, found, papers, tell)
     if found.state not in ("purged", "closed"):
@@ -164,7 +166,7 @@ def close_request(
     assert deployed is not None, "no other way leads to purged"
     made = deployed["models"]
     with alone_in(folder):
-        keep(folder, made, matched(made, papers.robustness), folder / CERTIFICATE)
+        keep(folder, made, matched(folder, made, papers.robustness), folder / CERTIFICATE)
         if ledger.request(request).state != "closed":
             ledger.advance_all(plan.requests, "closed", batch=batch, plan=digest)
         record = _written(ledger, [ledger.request(name) for name in plan.requests], folder, plan)

@@ -8,21 +8,23 @@ from pathlib import Path
 from typing import Any
 
 from verify.errors import InputError
+from verify.evidence import Evidence
 from verify.files import write_text
 from verify.treatments import Robustness
 
 ROBUSTNESS = "robustness.json"
 
 
-def matched(made: Sequence[Mapping[str, Any]], files: Sequence[Path]) -> dict[str, Robustness]:
+def matched(folder: Path, made: Sequence[Mapping[str, Any]], files: Sequence[Path]) -> dict[str, Robustness]:
     """What `verify-unlearning probe` wrote, by the digest of the weights it was measured on.
 
     Args:
+        folder: of the batch.
         made: the ledger's entries of the deployed models.
         files: one for each model at most.
 
     Raises:
-        InputError: a file is no such result, is about none of these weights, or two are about the same.
+        InputError: a file is no such result, is about none of these weights or about other records, or two are about the same.
     """
     found: dict[str, Robustness] = {}
     for file in files:
@@ -35,6 +37,8 @@ def matched(made: Sequence[Mapping[str, Any]], files: Sequence[Path]) -> dict[st
             )
         if one.weights in found:
             raise InputError(f"two of the files named with --robustness are about weights {one.weights[:16]}. Name one.")
+        audits = (entry["audit"] for entry in made if entry["after"] == one.weights)
+        one.require_same(Evidence.load(folder / str(next(audits)) / "evidence.json"), str(file))
         found[one.weights] = one
     return found
 

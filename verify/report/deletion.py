@@ -147,6 +147,8 @@ def _match(record: DeletionRecord, evidences: Sequence[Evidence], robustness: Se
         alike = sum(other.name == model.name for other in record.models)
         name = model.name if alike == 1 else f"{model.name} ({model.after[:8]})"
         probe, numbers = probed.get(model.after), _numbers(evidence)
+        if probe is not None:
+            probe.require_same(evidence, "a probe")
         found.append(_Replaced(name, model, evidence, probe, numbers, attack_pages(evidence), figures_of(evidence)))
     return found
 
