@@ -1,14 +1,18 @@
 """The four words, their precedence, and the gates in front of them."""
 
+from dataclasses import replace
+from typing import Literal
+
 import numpy as np
 import pytest
 from score_tables import simulated_table
 
 from verify.evidence import Settings
-from verify.findings import Value
+from verify.findings import AttackResult, Value
 from verify.gates import blind_baseline_gate, controls_gate, references_gate, resolvable_rates
 from verify.protocol import Aside, judge
 from verify.scores import ScoreBlock, ScoreTable
+from verify.wording import seen_by_attacks
 
 SETTINGS = Settings(planted_draws=40)
 BLIND = Value(value=0.52, low=0.5, high=0.58, n=200, level=0.95, seed=0)
@@ -151,6 +155,46 @@ def test_every_word_says_what_it_does_not_show() -> None:
         assert any("single record" in sentence for sentence in judged.not_shown)
         assert any("EDPB" in sentence for sentence in judged.not_shown)
         assert judged.explanation
+
+
+def attack(model: str, auc: float, half: float = 0.05, family: Literal["membership", "extraction"] = "membership") -> AttackResult:
+    """One attack's result on one model; an extraction attack has a mean in place of an AUC."""
+    value = Value(value=auc, low=auc - half, high=auc + half, n=80, level=0.95)
+    return AttackResult(
+        attack="a", family=family, model=model, unit="nats", mean=value, auc=value if family == "membership" else None
+    )
+
+
+@pytest.mark.parametrize("family", ["membership", "extraction"])
+def test_what_attacks_see_beside_the_verdict_is_said(family: Literal["membership", "extraction"]) -> None:
+    """Where an attack's interval lies above those of all references, and nowhere else."""
+
+    def said(target: float, *references: float) -> tuple[str, ...]:
+        known = [attack(f"reference {number}", value, family=family) for number, value in enumerate(references, 1)]
+        return seen_by_attacks([attack("target", target, family=family), attack("original", 1.0, family=family), *known])
+
+    (sentence,) = said(0.8, 0.5, 0.6)
+    assert "a 0.80 [0.75, 0.85], references at most 0.60" in sentence
+    assert said(0.69, 0.5, 0.6) == ()
+    assert said(0.8, 0.5) == (), "one reference does not show how far two are apart"
+
+
+def test_a_verdict_does_not_pass_over_what_another_attack_sees() -> None:
+    """Certified by the loss while another signal tells the records apart: it stands first in what is not shown. An honest
+    retraining, by the same attack, has no such sentence; where the verdict accuses, none is needed."""
+    for kept, expected in ((0.0, False), (2.0, True)):
+        table = simulated_table(references=8, controls=100)
+        random = np.random.default_rng(1)
+        shifted = {
+            (model, role): replace(
+                block,
+                scores={"loss": random.normal(kept if (model, role) == ("target", "forget") else 0.0, 1.0, len(block.records))},
+            )
+            for (model, role), block in table.blocks.items()
+        }
+        judged = judge(ScoreTable(shifted), SETTINGS, Aside(BLIND))
+        assert judged.verdict == "EQUIVALENT_WITHIN"
+        assert any("Beside that" in sentence for sentence in judged.not_shown[:1]) is expected
 
 
 def test_figures_are_finite_and_sorted() -> None:

@@ -43,7 +43,7 @@ from verify.gates import (
 from verify.scores import ScoreTable
 from verify.statistics.intervals import clopper_pearson
 from verify.statistics.residual import ResidualVerdict, residual_verdict
-from verify.wording import explain, next_step, not_shown, scope
+from verify.wording import explain, next_step, not_shown, scope, seen_by_attacks
 
 
 @dataclass(frozen=True)
@@ -115,13 +115,16 @@ def judge(table: ScoreTable, settings: Settings, aside: Aside) -> Judged:
     people = judge_people(table, settings, shared.alpha)
     claims = [claim for claim in (twins, people, process) if claim is not None]
     verdict = _verdict(gates, target, [claim.verdict for claim in claims])
-    accused = accused_records(table, target)
+    accused, attacks = accused_records(table, target), attack_results(table, settings)
     records = len(table.blocks["target", "forget"].records)
     return Judged(
         verdict=verdict,
         explanation=explain(verdict, gates, target, claims, settings),
         scope=scope(tiers, settings, records),
-        not_shown=not_shown(controls, ratio, aside.commitment is not None, records),
+        not_shown=(
+            *(() if verdict == "NOT_FORGOTTEN" else seen_by_attacks(attacks)),
+            *not_shown(controls, ratio, aside.commitment is not None, records),
+        ),
         next_step=next_step(verdict, gates, len(references), records),
         tiers=tiers,
         gates=tuple(gates),
@@ -134,7 +137,7 @@ def judge(table: ScoreTable, settings: Settings, aside: Aside) -> Judged:
         process=process,
         twins=twins,
         people=people,
-        attacks=tuple(attack_results(table, settings)),
+        attacks=tuple(attacks),
         utility=utility,
         figures=figures(table, target),
     )

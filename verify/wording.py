@@ -1,9 +1,10 @@
 """The sentences of a verdict. Every number in them comes from the judgement; nothing is decided here."""
 
 from collections.abc import Sequence
+from typing import Literal
 
 from verify.evidence import Settings
-from verify.findings import Gate, People, Process, Tier, Twins, Value, VerdictWord
+from verify.findings import AttackResult, Gate, People, Process, Tier, Twins, Value, VerdictWord
 from verify.statistics.residual import ResidualVerdict
 
 SHOWN_BY: dict[Tier, str] = {
@@ -84,6 +85,35 @@ def not_shown(controls: int, ratio: Value | None, canaries: bool, records: int) 
     if ratio is None:
         sentences.append("Whether the model still works was not examined: no retain set was given (--retain FILE).")
     return tuple(sentences)
+
+
+def seen_by_attacks(attacks: Sequence[AttackResult]) -> tuple[str, ...]:
+    """What attacks see beside the verdict, which does not count it and must not pass over it in silence."""
+    said = "The verdict compares the loss of every record with retrainings. Beside that, attacks"
+    sentences = []
+    if found := beyond_references(attacks, "membership"):
+        told = "tell these records from never-trained ones better in this model than in any reference (AUC)"
+        sentences.append(f"{said} {told}: {'; '.join(found.values())}.")
+    if found := beyond_references(attacks, "extraction"):
+        told = "bring back more of these records from this model than from any reference (mean)"
+        sentences.append(f"{said} {told}: {'; '.join(found.values())}.")
+    return tuple(sentences)
+
+
+def beyond_references(attacks: Sequence[AttackResult], family: Literal["membership", "extraction"]) -> dict[str, str]:
+    """Attacks whose interval for the target lies above those for all of two or more references, each with its numbers."""
+    values: dict[str, dict[str, Value]] = {}
+    for entry in attacks:
+        value = entry.auc if family == "membership" else entry.mean
+        if entry.family == family and value is not None:
+            values.setdefault(entry.attack, {})[entry.model] = value
+    found = {}
+    for name, by_model in values.items():
+        target, references = by_model.get("target"), [value for model, value in by_model.items() if model.startswith("reference")]
+        if target is not None and len(references) > 1 and target.low > max(value.high for value in references):
+            best = max(value.value for value in references)
+            found[name] = f"{name} {target.value:.2f} [{target.low:.2f}, {target.high:.2f}], references at most {best:.2f}"
+    return found
 
 
 def next_step(verdict: VerdictWord, gates: Sequence[Gate], references: int, records: int) -> str | None:
