@@ -263,6 +263,7 @@ def test_the_anchor_against_the_exact_fisher(world: Path) -> None:
     assert ((drawn.mean(0) - exact).abs() < 5 * error + 1e-6).all()
 
 
+@pytest.mark.slow
 def test_the_anchor_holds_the_weights(world: Path, model_dir: Path, tmp_path: Path) -> None:
     """The same run with one ends where it costs the retain set less; the tokens that it took are counted.
 

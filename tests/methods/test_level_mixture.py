@@ -148,6 +148,7 @@ def test_half_batches_take_as_many_records() -> None:
     assert _in_half_batches(TrainingOptions(batch_size=1)) == TrainingOptions(batch_size=1)
 
 
+@pytest.mark.slow
 def test_an_adapter_keeps_its_base(model_dir: Path, tmp_path: Path) -> None:
     """A model that is an adapter is mixed and unlearned as one: the result is an adapter again, and its records leave."""
     forgotten, kept, controls = make_rows("a", 6), make_rows("bb", 18), make_rows("ccc", 24)

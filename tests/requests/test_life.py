@@ -98,7 +98,7 @@ class LifeOfDeletions(RuleBasedStateMachine):
             self.spark()
             output.mkdir(parents=True, exist_ok=True)
             self.made[output] += 1
-            write_manifest(output, "model", {"weights": "c" * 64})
+            write_manifest(output, "model", {"weights": "c" * 64, "method": model.ladder[rung]})
             self.spark()
         return output
 

@@ -114,6 +114,7 @@ def test_methods_that_fit(model_dir: Path, data: Path, tmp_path: Path, ledger: L
     assert {model.folder.name for model in affected_models([models], names)} == {"logged", "sharded"}
 
 
+@pytest.mark.slow
 def test_what_can_be_shown_is_said_before() -> None:
     """One record, too few references, or how often an honest deletion would be certified."""
     one = shown(1, 4, SETTINGS)

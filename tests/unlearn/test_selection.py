@@ -81,7 +81,7 @@ def test_a_run_that_would_break_the_model_gives_the_step_before(trained: Path, t
     assert weights_digest(again.model) == weights_digest(until.model)
 
 
-@pytest.mark.parametrize("lora", [False, True])
+@pytest.mark.parametrize("lora", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_cut_off_and_begun_again(trained: Path, tmp_path: Path, lora: bool) -> None:
     """A run that is cut off, before its best step or after, ends with the same choice and the same weights."""
 

@@ -37,7 +37,7 @@ def adapters(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob(WEIGHTS))}
 
 
-@pytest.mark.parametrize("combine", ["average", pytest.param("route", marks=pytest.mark.slow), "sum"])
+@pytest.mark.parametrize("combine", ["average", *(pytest.param(name, marks=pytest.mark.slow) for name in ("route", "sum"))])
 def test_deletion_is_training_without(model_dir: Path, tmp_path: Path, combine: Combine) -> None:
     """Every adapter, and the served model, equal those of training in shards without the records, bit by bit."""
     trained = finetune_shards(model_dir, ROWS, output_dir=tmp_path / "all", plan=plan(combine))
@@ -55,6 +55,7 @@ def test_deletion_is_training_without(model_dir: Path, tmp_path: Path, combine: 
     assert RecordKey.load().of(load_records(gone)[0].fingerprint) not in (tmp_path / "less" / SHARDS).read_text()
 
 
+@pytest.mark.slow
 def test_deletions_follow_each_other(model_dir: Path, tmp_path: Path) -> None:
     """Two deletions, one after the other, equal one of both."""
     finetune_shards(model_dir, ROWS, output_dir=tmp_path / "0", plan=plan())
@@ -72,6 +73,7 @@ def logits_of(model: Any, ids: torch.Tensor) -> torch.Tensor:
         return model(input_ids=ids, attention_mask=torch.ones_like(ids)).logits  # type: ignore[no-any-return]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("combine", ["average", "route"])
 def test_the_served_model_answers_for_all(model_dir: Path, tmp_path: Path, combine: Combine) -> None:
     """Logits are the mean (or the most certain adapter's) of the adapters one by one; scoring and generation use them."""
