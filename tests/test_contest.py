@@ -63,6 +63,7 @@ def entry(method: str, residual: float, **changed: Any) -> dict[str, Any]:
         "records": 40,
         "accused": {"remembered": 4, "over-forgotten": 2},
         "auc": 0.7,
+        "seen": ["zlib"],
         "utility": 0.9,
         "relearning_area": 0.1,
         "int4": 0.2,

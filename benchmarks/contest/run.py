@@ -29,6 +29,7 @@ from verify.files import MANIFEST, read_json, write_json
 from verify.models import load_model
 from verify.robustness import probe
 from verify.sources import load_records
+from verify.wording import beyond_references
 
 RATES = (3e-4, 1e-3, 3e-3)
 EPOCHS = 12
@@ -229,6 +230,7 @@ def _numbers(evidence: Evidence) -> dict[str, Any]:
         "records": evidence.set("forget").records,
         "accused": {direction: directions.count(direction) for direction in sorted(set(directions))},
         "tests": {test.name: test.fired for test in evidence.tests},
+        "seen": [name for family in ("membership", "extraction") for name in beyond_references(evidence.attacks, family)],
         "auc": None if attack is None or attack.auc is None else attack.auc.value,
         "utility": None if utility.ratio is None else utility.ratio.value,
     }

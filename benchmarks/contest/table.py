@@ -17,10 +17,11 @@ from verify.report.drawings import as_svg
 
 Runs = Mapping[int, Sequence[Mapping[str, Any]]]
 WORDS = ("EQUIVALENT_WITHIN", "NOT_FORGOTTEN", "INCONCLUSIVE", "NOT_TESTABLE", "diverged")
-HEADER = ("method", "verdicts", "residual", "records under / over", "AUC", "utility", "relearning", "int4", "cost")
+HEADER = ("method", "verdicts", "residual", "records under / over", "AUC", "attacks", "utility", "relearning", "int4", "cost")
 LEGEND = (
     "Means over the seeds, lowest to highest in brackets. Residual: 1 untouched, 0 as a retraining. Records: share that the audit "
-    "accuses as remembered / as pushed too far. AUC: loss attack. Utility: token probability on the records to keep against the "
+    "accuses as remembered / as pushed too far. AUC: loss attack. Attacks: how many of the quick ones see more in it than in any "
+    "reference, beyond both intervals. Utility: token probability on the records to keep against the "
     "references. Relearning: area of excess recovery. Int4: residual after rounding to 4 bits. Cost: of the chosen run, in "
     "retrainings by tokens; all six settings of the search cost about six times that."
 )
@@ -63,6 +64,7 @@ def _row(name: str, found: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
         _spread([entry["residual"][0] for entry in judged]),
         f"{np.mean(under):.2f} / {np.mean(over):.2f}",
         _spread([entry["auc"] for entry in judged]),
+        f"{np.mean([len(entry['seen']) for entry in judged]):.1f}",
         _spread([entry["utility"] for entry in judged]),
         _spread([entry.get("relearning_area") for entry in judged]),
         _spread([entry.get("int4") for entry in judged]),
