@@ -8,7 +8,7 @@ import pytest
 
 from benchmarks.contest.data import roles_of, write_world
 from benchmarks.contest.run import approximate_methods, settings_of
-from benchmarks.contest.table import write_results
+from benchmarks.contest.table import summary, write_results
 from unlearn.methods import method_classes
 from verify.errors import InputError
 
@@ -84,3 +84,18 @@ def test_the_table_says_what_was_measured(tmp_path: Path) -> None:
     assert "| npo | 2 diverged | - |" in table
     assert (tmp_path / "contest_people.svg").read_text().startswith("<svg")
     assert json.loads((tmp_path / "contest_people.json").read_text())["1"][0]["residual"][0] == 0.06
+
+
+def test_all_worlds_side_by_side(tmp_path: Path) -> None:
+    """Verdicts in letters, mean residual and utility; a dash where a method was not run; an empty folder says what to type."""
+    write_results(tmp_path, "people", {0: [entry("level", 0.02)], 1: [entry("level", 0.06, verdict="EQUIVALENT_WITHIN")]}, 8)
+    write_results(tmp_path, "knowundo", {0: [entry("npo", 0.5), {"method": "flat", "verdict": "diverged"}]}, 8)
+    table = summary(tmp_path)
+    assert "| method | people (2) | knowundo (1) |" in table
+    assert "| level | 1 E, 1 N; 0.04; 0.90 | - |" in table
+    assert "| npo | - | 1 N; 0.50; 0.90 |" in table
+    assert "| flat | - | 1 diverged |" in table
+    assert (tmp_path / "contest.md").read_text() == table
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(InputError, match="--world people"):
+        summary(tmp_path / "empty")

@@ -4,7 +4,7 @@ import os
 import platform
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import torch
@@ -12,7 +12,8 @@ import transformers
 from matplotlib.figure import Figure
 
 from benchmarks.contest.data import World
-from verify.files import write_json, write_text
+from verify.errors import InputError
+from verify.files import read_json, write_json, write_text
 from verify.report.drawings import as_svg
 
 Runs = Mapping[int, Sequence[Mapping[str, Any]]]
@@ -24,6 +25,10 @@ LEGEND = (
     "reference, beyond both intervals. Utility: token probability on the records to keep against the "
     "references. Relearning: area of excess recovery. Int4: residual after rounding to 4 bits. Cost: of the chosen run, in "
     "retrainings by tokens; all six settings of the search cost about six times that."
+)
+SHORT = (
+    "Number of seeds in brackets. Verdicts: E equivalent within the margin, I inconclusive, N not forgotten, T not testable (the "
+    "model is broken); then the mean residual fraction (0: as a retraining) and the mean utility against the references."
 )
 CROWDED = 0.85
 """Points of more utility than this lie close together in the figure."""
@@ -50,9 +55,47 @@ def write_results(folder: Path, world: World, runs: Runs, references: int) -> st
     return text
 
 
-def _row(name: str, found: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
+def summary(folder: Path) -> str:
+    """All worlds whose results lie in a folder, side by side; writes `contest.md` there and returns it."""
+    worlds = {name: read_json(path) for name in get_args(World) if (path := folder / f"contest_{name}.json").exists()}
+    if not worlds:
+        raise InputError(
+            f"{folder} holds no results of a contest. Run one first: python -m benchmarks.contest --world people --output DIR"
+        )
+    names = dict.fromkeys(entry["method"] for runs in worlds.values() for entries in runs.values() for entry in entries)
+    found = {
+        (world, name): [entry for entries in runs.values() for entry in entries if entry["method"] == name]
+        for world, runs in worlds.items()
+        for name in names
+    }
+    seeds = [f"{world} ({len(runs)})" for world, runs in worlds.items()]
+    cells = [("method", *seeds), ("---",) * (len(worlds) + 1)]
+    cells += [(name, *(_in_short(found[world, name]) for world in worlds)) for name in names]
+    table = "\n".join(f"| {' | '.join(row)} |" for row in cells)
+    text = f"# Approximate methods, all worlds\n\n{table}\n\n{SHORT}\n"
+    write_text(folder / "contest.md", text)
+    return text
+
+
+def _in_short(found: Sequence[Mapping[str, Any]]) -> str:
+    """One method in one world, over its seeds."""
+    if not found:
+        return "-"
+    verdicts = _verdicts(found, {"EQUIVALENT_WITHIN": "E", "NOT_FORGOTTEN": "N", "INCONCLUSIVE": "I", "NOT_TESTABLE": "T"})
+    judged = [entry for entry in found if "residual" in entry]
+    if not judged:
+        return verdicts
+    rho, utility = np.mean([entry["residual"][0] for entry in judged]), np.mean([entry["utility"] for entry in judged])
+    return f"{verdicts}; {rho:.2f}; {utility:.2f}"
+
+
+def _verdicts(found: Sequence[Mapping[str, Any]], short: Mapping[str, str]) -> str:
     counts = {word: sum(entry["verdict"] == word for entry in found) for word in WORDS}
-    verdicts = ", ".join(f"{count} {word}" for word, count in counts.items() if count)
+    return ", ".join(f"{count} {short.get(word, word)}" for word, count in counts.items() if count)
+
+
+def _row(name: str, found: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
+    verdicts = _verdicts(found, {})
     judged = [entry for entry in found if "residual" in entry]
     if not judged:
         return (name, verdicts, *("-",) * (len(HEADER) - 2))
