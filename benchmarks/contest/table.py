@@ -129,7 +129,7 @@ def _spread(values: Sequence[float | None]) -> str:
 
 def _figure(by_method: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
     """Residual fraction against utility: the place to be is at the right, on the line of zero."""
-    figure = Figure(figsize=(8, 4.6), layout="constrained")
+    figure = Figure(figsize=(8, 5.6), layout="constrained")
     axes = figure.add_subplot()
     axes.axhspan(-0.1, 0.1, color="#e9efe6", label="the margin")
     axes.axhline(0, color="#8a8a84", linewidth=0.8)
@@ -157,19 +157,24 @@ def _figure(by_method: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
 def _name_beside(axes: Any, points: Mapping[str, Any]) -> None:
     """Names of points that lie near each other, in a column at the right, apart and in the points' order."""
     low, high = axes.get_ylim()
-    above = -np.inf
-    for name, middle in sorted(points.items(), key=lambda entry: entry[1][1]):
-        above = max(middle[1], above + 0.045 * (high - low))
+    apart = 0.036 * (high - low)
+    ordered = sorted(points.items(), key=lambda entry: entry[1][1])
+    heights = [float(middle[1]) for _, middle in ordered]
+    for place in range(1, len(heights)):
+        heights[place] = max(heights[place], heights[place - 1] + apart)
+    for place, limit in enumerate(high - apart * np.arange(len(heights)), 1):  # none above the axes: push down again from the top
+        heights[-place] = min(heights[-place], float(limit))
+    for (name, middle), height in zip(ordered, heights, strict=True):
         axes.annotate(
             name,
             middle,
-            xytext=(1.06, above),
+            xytext=(1.06, height),
             textcoords="data",
             fontsize=7.5,
             color=_colour(name),
             verticalalignment="center",
             annotation_clip=False,
-            arrowprops={"arrowstyle": "-", "linewidth": 0.4, "color": "#8a8a84", "shrinkB": 3},
+            arrowprops={"arrowstyle": "-", "linewidth": 0.4, "color": "#8a8a84", "shrinkB": 3, "relpos": (0, 0.5)},
         )
 
 
