@@ -41,10 +41,22 @@ from verify.errors import InputError
 from verify.models import LoadedModel
 from verify.records import Record
 
+WEAK = 0.5
+"""A base whose view of the controls' levels correlates less with them than this shows no slope and no level: a weak instrument."""
 ENOUGH = 80
 """Records that show a slope; where the forget set has fewer, others stand in."""
 STAND_INS = 0.1
 """At most this share of the retain set."""
+
+
+def base_sees_levels(context: Context, controls: Sequence[Encoded]) -> bool:
+    """Whether the base tells the levels of controls well enough to set a scale; each is predicted by a fit without it.
+
+    Raises:
+        InputError: no base, or too few controls.
+    """
+    found = estimate_levels(context.loaded, [base_of(context, "mixture")], controls, controls).control_correlation
+    return found is not None and found >= WEAK
 
 
 def mixture_level(

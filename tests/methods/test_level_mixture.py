@@ -11,7 +11,7 @@ import torch
 from tiny_models import make_llama
 from training_rows import make_rows
 
-from unlearn import Level, TrainingOptions, finetune, forget
+from unlearn import Level, TrainingOptions, finetune, forget, mixtures
 from unlearn.adapters import attach_adapter
 from unlearn.mixtures import ENOUGH, _in_half_batches, _stand_ins, mixed, two_views
 from verify.errors import InputError
@@ -148,11 +148,12 @@ def test_half_batches_take_as_many_records() -> None:
     assert _in_half_batches(TrainingOptions(batch_size=1)) == TrainingOptions(batch_size=1)
 
 
-@pytest.mark.slow
-def test_an_adapter_keeps_its_base(model_dir: Path, tmp_path: Path) -> None:
-    """A model that is an adapter is mixed and unlearned as one: the result is an adapter again, and its records leave."""
+@pytest.mark.parametrize("lora", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_records_end_at_a_mixtures_level(model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lora: bool) -> None:
+    """All the way; a model that is an adapter is mixed and unlearned as one, and the result is an adapter again."""
+    monkeypatch.setattr(mixtures, "WEAK", -1.0)  # the base is random here
     forgotten, kept, controls = make_rows("a", 6), make_rows("bb", 18), make_rows("ccc", 24)
-    options = TrainingOptions(learning_rate=1e-2, epochs=25, batch_size=4, lora=True, lora_rank=8)
+    options = TrainingOptions(learning_rate=1e-2, epochs=25, batch_size=4, lora=lora)
     finetune(model_dir, forgotten + kept, output_dir=tmp_path / "original", options=options)
     result = forget(
         tmp_path / "original",
@@ -162,7 +163,20 @@ def test_an_adapter_keeps_its_base(model_dir: Path, tmp_path: Path) -> None:
         holdout_set=controls,
         base=model_dir,
         output_dir=tmp_path / "out",
-        options=TrainingOptions(batch_size=2, epochs=20),
+        options=TrainingOptions(batch_size=2, epochs=40),
     )
-    assert (tmp_path / "out" / "adapter_config.json").exists()
+    assert (tmp_path / "out" / "adapter_config.json").exists() is lora
+    assert result.facts["sources"] == ["mixture"]
     assert abs(result.facts["reached"] - result.facts["level"]) < 0.3
+
+
+def test_a_base_that_sees_no_levels_sets_no_scale(model_dir: Path, tmp_path: Path) -> None:
+    """Where the base cannot predict the controls' levels, a short retraining takes the mixture's place, and the result says so."""
+    forgotten, kept, controls = make_rows("a", 4), make_rows("bb", 8), make_rows("ccc", 24)
+    options = TrainingOptions(learning_rate=4e-3, epochs=2, batch_size=4)
+    finetune(model_dir, forgotten + kept, output_dir=tmp_path / "original", options=options)
+    sets = {"forget_set": forgotten, "retain_set": kept, "holdout_set": controls, "base": model_dir}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(mixtures, "WEAK", 1.0)
+        result = forget(tmp_path / "original", Level(), output_dir=tmp_path / "out", options=TrainingOptions(epochs=1), **sets)
+    assert result.facts["sources"] == ["retraining"]

@@ -24,7 +24,7 @@ from unlearn.levels import (
 )
 from unlearn.methods._to_level import ToLevel
 from unlearn.methods.base import Context, Cost, Outcome
-from unlearn.mixtures import mixture_level
+from unlearn.mixtures import base_sees_levels, mixture_level
 from unlearn.provenance import LOG_NAME, TrainingLog
 from unlearn.replay import put_checkpoint
 from unlearn.results import TrainingResult, together
@@ -55,7 +55,8 @@ class Level:
 
     - "mixture": a retraining of `share` of the full length that begins `mixture` of the way from the base to the model before
       unlearning, its scale set by the base (`unlearn.mixtures`). The best found; docs/research/level.md compares.
-    - "retraining": one from the base itself. Taken in place of a mixture where there is no holdout set.
+    - "retraining": one from the base itself. Taken in place of a mixture where there is no holdout set, or where the base cannot
+      tell the levels of its records from each other and so sets no scale.
     - "checkpoint": the first checkpoint of the training log, which has seen a record about once. Costs nothing, and keeps a trace.
     - "base": the model before fine-tuning. Costs nothing.
     - "proxies": models trained without the forget set, of any size, with the same tokenizer.
@@ -120,14 +121,17 @@ class Level:
         self._claim(context)
         forget, controls = (encoded(loaded, records, options.overflow) for records in (context.forget, context.holdout))
         trained: list[TrainingResult] = []
-        if self.sources == ("controls",):
+        sources = self.sources
+        if sources == ("mixture",) and not (controls and base_sees_levels(context, controls)):
+            sources = ("retraining",)
+        if sources == ("controls",):
             levels = controls_as_level(loaded, forget, controls)
-        elif self.sources == ("mixture",) and controls:
+        elif sources == ("mixture",):
             levels, result = mixture_level(context, forget, controls, self.mixture, self.share)
             trained.append(result)
         else:
-            sources = [model for name in self.sources for model in self._source(name, context, trained)]
-            levels = estimate_levels(loaded, sources, forget, controls)
+            models = [model for name in sources for model in self._source(name, context, trained)]
+            levels = estimate_levels(loaded, models, forget, controls)
         options = dataclasses.replace(options, learning_rate=learning_rate_for(context, RATE))
         objective = ToLevel(self.token_weight, self.record_weight, self.alpha, self.dual_step, self.anchor_weight)
         work = context.work_dir / "level"
@@ -139,7 +143,11 @@ class Level:
         model = merged(done.model) if options.lora and not isinstance(loaded.model, PeftModel) else done.model
         trained.append(done.result)
         reached = _losses(dataclasses.replace(loaded, model=model), forget)
-        return Outcome(model, together(trained), {**_facts(levels, reached), **_cost(context, trained, options.learning_rate)})
+        return Outcome(
+            model,
+            together(trained),
+            {"sources": list(sources), **_facts(levels, reached), **_cost(context, trained, options.learning_rate)},
+        )
 
     def _claim(self, context: Context) -> None:
         """A run that was cut off goes on only with the same sources, controls and base: its level is kept and not made again."""
@@ -149,7 +157,7 @@ class Level:
 
     def _source(self, name: Source, context: Context, trained: list[TrainingResult]) -> Sequence[LoadedModel]:
         """The models of one source."""
-        if name in ("retraining", "mixture"):
+        if name == "retraining":
             model, result = short_retraining(context, self.share)
             trained.append(result)
             return [model]
