@@ -189,6 +189,20 @@ def test_one_record_is_held_against_references_alone(house: dict[str, Path], tmp
     assert "this one record" in (tmp_path / "out" / "report.html").read_text()
 
 
+def test_all_records_of_one_person(house: dict[str, Path], tmp_path: Path) -> None:
+    """What a deletion request asks for: nobody can be held out to test the words, which is said; the verdict does not rest on it.
+    Controls that are called twins cannot be believed so."""
+    mine = [row | {"subject_id": "Ada Ashfield"} for row in rows("forget", 5)]
+    evidence = run(house, forget_set=mine, output_dir=tmp_path / "out")
+    assert {test.name for test in evidence.tests} == {"C1", "C2", "A1", "A2"}
+    gate = next(gate for gate in evidence.gates if gate.name == "blind baseline")
+    assert (gate.passed, "one person's" in gate.reason, evidence.blind) == (None, True, None)
+    assert evidence.attack("loss", "target") is not None
+    assert recompute(tmp_path / "out") == evidence
+    with pytest.raises(InputError, match="leave out --twins"):
+        run(house, forget_set=mine, settings=Settings(attacks=("loss",), twins=True))
+
+
 BAD_SETS = [
     ({"forget_set": []}, "no records"),
     ({"forget_set": rows("forget", 1)}, "Leave --holdout and --fresh out"),

@@ -138,8 +138,10 @@ def test_rates_need_three_over_f_controls() -> None:
 
 def test_blind_limit_is_an_upper_limit() -> None:
     """An interval that merely contains one half is no pass: 0.55 [0.45, 0.67] fails."""
-    assert not blind_baseline_gate(Value(value=0.55, low=0.45, high=0.67, n=40, level=0.95)).passed
-    assert blind_baseline_gate(BLIND).passed
+    assert not blind_baseline_gate(Value(value=0.55, low=0.45, high=0.67, n=40, level=0.95), 20).passed
+    assert blind_baseline_gate(BLIND, 20).passed
+    assert "--holdout" not in blind_baseline_gate(None, 20).reason
+    assert "No holdout" in blind_baseline_gate(None, 0).reason
 
 
 def test_reference_gate_says_what_to_type() -> None:

@@ -152,7 +152,9 @@ def _texts(
     chosen = np.concatenate([np.sort(rng.permutation(np.flatnonzero(labels == side))[:MOST_TEXTS]) for side in (1, 0)])
     labels, group = labels[chosen], np.unique(names[chosen], return_inverse=True)[1]
     if min(len(np.unique(group[labels == side])) for side in (0, 1)) < 2:
-        raise InputError("the blind baseline needs at least two people or documents on each side; give more controls.")
+        raise InputError(
+            "the blind baseline needs at least two people or documents on each side. Where there is one person, leave out --twins."
+        )
     # Vocabulary, document frequencies and mean know no labels, so they may be taken once for all folds and resamples.
     features = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True, min_df=2).fit_transform([texts[index] for index in chosen])
     kernel = np.asarray((features @ features.T).todense())

@@ -124,10 +124,16 @@ def utility_gate(ratio: Value | None, yardstick: str, settings: Settings) -> Gat
     )
 
 
-def blind_baseline_gate(value: Value | None) -> Gate:
+def blind_baseline_gate(value: Value | None, controls: int) -> Gate:
     """Are the controls like the forget set, as far as words can tell? It concerns attacks on controls, never Tier B."""
     if value is None:
-        return _not_evaluated("blind baseline", "nothing", "No holdout set was given.", claims=("attack",))
+        one_person = (
+            "The forget set or the holdout set is all one person's, so nobody could be held out to see whether words alone tell "
+            "them apart. A membership attack's AUC on these controls is no evidence by itself. The record claim does not rest on "
+            "controls."
+        )
+        reason = one_person if controls else "No holdout set was given."
+        return _not_evaluated("blind baseline", "nothing", reason, claims=("attack",))
     passed = value.high < BLIND_LIMIT
     return Gate(
         name="blind baseline",

@@ -51,7 +51,7 @@ class Aside:
     """What the scores alone do not tell: what words alone tell, and what fixed the coins.
 
     Attributes:
-        blind: AUC of the blind baseline between forget and holdout texts, or None without a holdout set.
+        blind: AUC of the blind baseline between forget and holdout texts; None without a holdout set, or where one is one person's.
         blind_p: its permutation p-value, where the holdout is said to be twins.
         commitment: to the canaries' coins, or None without canaries.
         earlier: counts of earlier deletions' canaries.
@@ -107,7 +107,7 @@ def judge(table: ScoreTable, settings: Settings, aside: Aside) -> Judged:
     target, gates = _retrained(table, references, shared)
     gates += [
         utility_gate(ratio, "the retrained references" if references else "the model before unlearning", settings),
-        blind_baseline_gate(aside.blind),
+        blind_baseline_gate(aside.blind, controls),
         controls_gate(controls, settings.fpr),
     ]
     process = None if aside.commitment is None else judge_process(table, settings, shared.alpha, aside.commitment, aside.earlier)
@@ -146,8 +146,16 @@ def judge(table: ScoreTable, settings: Settings, aside: Aside) -> Judged:
 def blind_aside(
     texts: Mapping[SetRole, Sequence[str]], subjects: Mapping[SetRole, Sequence[str]], settings: Settings
 ) -> tuple[Value | None, float | None]:
-    """What words alone tell of forget against holdout: the AUC, and the permutation p-value where the holdout is twins."""
+    """What words alone tell of forget against holdout: the AUC, and the permutation p-value where the holdout is twins.
+
+    Where the records of a side are all of one person, as in most deletion requests, nobody can be held out, and it stays untested.
+
+    Raises:
+        InputError: the holdout is said to be twins, which cannot be believed untested.
+    """
     if "holdout" not in texts:
+        return None, None
+    if not settings.twins and min(len(set(subjects[role])) for role in ("forget", "holdout")) < 2:
         return None, None
     sides = texts["forget"], texts["holdout"], subjects["forget"], subjects["holdout"]
     estimate = blind_auc(*sides, confidence=settings.confidence, seed=settings.seed)
