@@ -169,7 +169,7 @@ def attack(model: str, auc: float, half: float = 0.05, family: Literal["membersh
 
 @pytest.mark.parametrize("family", ["membership", "extraction"])
 def test_what_attacks_see_beside_the_verdict_is_said(family: Literal["membership", "extraction"]) -> None:
-    """Where an attack's interval lies above those of all references, and nowhere else."""
+    """Where an attack's interval lies above those of all references, or an AUC's below them, and nowhere else."""
 
     def said(target: float, *references: float) -> tuple[str, ...]:
         known = [attack(f"reference {number}", value, family=family) for number, value in enumerate(references, 1)]
@@ -178,6 +178,8 @@ def test_what_attacks_see_beside_the_verdict_is_said(family: Literal["membership
     (sentence,) = said(0.8, 0.5, 0.6)
     assert "a 0.80 [0.75, 0.85], references at most 0.60" in sentence
     assert said(0.69, 0.5, 0.6) == ()
+    below = said(0.2, 0.5, 0.6)
+    assert ("a 0.20 [0.15, 0.25], references at least 0.50" in "".join(below)) is (family == "membership")
     assert said(0.8, 0.5) == (), "one reference does not show how far two are apart"
 
 

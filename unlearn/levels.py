@@ -51,12 +51,14 @@ class Levels:
         calibrated: whether controls were there to calibrate on.
         control_correlation: of predicted and true loss of the controls, record by record, each predicted by a fit without it; None
             without controls.
+        control_error: mean square of what those predictions missed, nats^2.
     """
 
     tokens: Floats
     windows: NDArray[np.int64]
     calibrated: bool
     control_correlation: float | None
+    control_error: float | None = None
 
     def losses(self) -> Floats:
         """Mean loss of every window at its level, nats per token [K]."""
@@ -100,13 +102,9 @@ def estimate_levels(
         )
     truth = _log_probabilities(original, controls)
     predicted = _predict_across(asked, truth, belongs)
-    correlation = _correlation(per_window(predicted, belongs), per_window(truth, belongs))
-    return Levels(np.minimum(fit(asked, truth) @ _with_one(seen).T, SUREST), windows, True, correlation)
-
-
-def true_losses(loaded: LoadedModel, windows: Sequence[Encoded]) -> Floats:
-    """What a model says of every window, nats per token [K]; of controls, this is their level."""
-    return -per_window(_log_probabilities(loaded, windows), window_of_tokens(windows))
+    told, true = per_window(predicted, belongs), per_window(truth, belongs)
+    tokens = np.minimum(fit(asked, truth) @ _with_one(seen).T, SUREST)
+    return Levels(tokens, windows, True, _correlation(told, true), float(np.mean((told - true) ** 2)))
 
 
 def fit(features: Floats, truth: Floats) -> Floats:

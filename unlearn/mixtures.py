@@ -7,11 +7,11 @@ where a model is surely wrong about one it never saw. So the fine view begins be
 
 It orders the records better, but a trace of each is left in it, and no never-trained record shows how much. A trace makes losses
 smaller, and their differences too: B = a + s l* + e, where a, s and var(e) are unknown. The rough view A is the base model's,
-calibrated on controls (`unlearn.levels`), so that E[l* | A] = A and cov(A, l*) = var(A). What is not known of B then follows from
-the forget set itself and from the variance V of levels, which controls show (A is an instrumental variable, Wald 1940; where the
-two views err alike, B is trusted too much, and its differences come out too small):
+calibrated on controls (`unlearn.levels`) and taken as E[l* | A] = A, so that cov(A, l*) = var(A); what it leaves, var(l* | A), is
+its error on controls. The rest then follows from the forget set itself (A is an instrumental variable, Wald 1940; where the two
+views err alike, which they do a little, s comes out too large and var(e) too small; in the extreme K is 1 / s, B alone):
 
-    s = cov(A, B) / var(A),    var(e) = var(B) - s^2 V,    var(l* | A) = V - var(A)
+    s = cov(A, B) / var(A),    var(e) = var(B) - s^2 (var(A) + var(l* | A))
 
 and l* given both views is what is expected of a normal variable (a Kalman update):
 
@@ -28,16 +28,16 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from peft import PeftModel
+from peft import LoraConfig, PeftModel
 from peft.tuners.lora import LoraLayer
 
-from unlearn.levels import Floats, Levels, base_of, encoded, estimate_levels, train_share, trained_options, true_losses
+from unlearn import processes
+from unlearn.levels import Floats, Levels, base_of, encoded, estimate_levels, train_share, trained_options
 from unlearn.methods.base import Context
 from unlearn.options import DEFAULTS, TrainingOptions
 from unlearn.results import TrainingResult
 from unlearn.weights import sample
 from verify.encoding import Encoded
-from verify.errors import InputError
 from verify.models import LoadedModel
 from verify.records import Record
 
@@ -49,14 +49,17 @@ STAND_INS = 0.1
 """At most this share of the retain set."""
 
 
-def base_sees_levels(context: Context, controls: Sequence[Encoded]) -> bool:
-    """Whether the base tells the levels of controls well enough to set a scale; each is predicted by a fit without it.
+def mixture_fits(context: Context, controls: Sequence[Encoded]) -> bool:
+    """Whether the base can be mixed with the model, and tells the levels of controls well enough to set a scale.
 
     Raises:
         InputError: no base, or too few controls.
     """
-    found = estimate_levels(context.loaded, [base_of(context, "mixture")], controls, controls).control_correlation
-    return found is not None and found >= WEAK
+    base = base_of(context, "mixture")
+    if not can_be_mixed(base, context.loaded):
+        return False
+    found = estimate_levels(context.loaded, [base], controls, controls).control_correlation
+    return processes.agreed(found is not None and found >= WEAK)
 
 
 def mixture_level(
@@ -71,7 +74,7 @@ def mixture_level(
         share: length of its training, as a share of a retraining.
 
     Raises:
-        InputError: no base, one of another shape, or too few controls.
+        InputError: no base, or too few controls.
     """
     base, options = base_of(context, "mixture"), trained_options(context)
     standing, kept = _stand_ins(context)
@@ -81,18 +84,19 @@ def mixture_level(
     fine, result = train_share(context, start, kept, share, _in_half_batches(options))
     view = estimate_levels(context.loaded, [fine], asked, controls)
     own = np.arange(len(asked)) < len(forget)
-    found = two_views(rough.losses(), view.losses(), own, float(np.var(true_losses(context.loaded, controls))))
+    assert rough.control_error is not None, "there are controls"
+    found = two_views(rough.losses(), view.losses(), own, rough.control_error)
     return view.moved_to(found).first(len(forget)), result
 
 
-def two_views(rough: Floats, fine: Floats, own: NDArray[np.bool_], variance: float) -> Floats:
+def two_views(rough: Floats, fine: Floats, own: NDArray[np.bool_], unexplained: float) -> Floats:
     """The level of every record, by the formulas above.
 
     Args:
         rough: A, a calibrated estimate [K].
         fine: B, orders the records well, on a scale of its own [K].
         own: whether a record is of the forget set or stands in; the two may differ in their means [K].
-        variance: V, of levels among each other.
+        unexplained: var(l* | A), what A leaves of the levels.
 
     Returns:
         The estimates [K]; A itself where B tells nothing.
@@ -101,8 +105,7 @@ def two_views(rough: Floats, fine: Floats, own: NDArray[np.bool_], variance: flo
     if not a.any():
         return rough
     slope = float(a @ b / (a @ a))
-    noise = max(0.0, float(np.mean(b**2)) - slope**2 * variance)
-    unexplained = max(0.0, variance - float(np.mean(a**2)))
+    noise = max(0.0, float(np.mean(b**2)) - slope**2 * (float(np.mean(a**2)) + unexplained))
     if slope <= 0 or unexplained == 0:
         return rough
     gain = slope * unexplained / (slope**2 * unexplained + noise)
@@ -120,27 +123,34 @@ def _less_their_means(values: Floats, own: NDArray[np.bool_]) -> Floats:
 
 @torch.no_grad()
 def mixed(base: LoadedModel, original: LoadedModel, weight: float) -> LoadedModel:
-    """A new model between the two: `weight` times the way from the base to the original. Of an adapter, that part of its change.
-
-    Raises:
-        InputError: the two have other weights.
-    """
+    """A new model between two that can be mixed: `weight` times the way from the base to the original."""
     model = copy.deepcopy(original.model)
     if isinstance(model, PeftModel):
-        for module in model.modules():
-            if isinstance(module, LoraLayer):
-                for part in (module.lora_B, module.lora_embedding_B):
-                    for value in part.parameters():
-                        value.mul_(weight)
+        _shrink_adapter(model, weight)
         return dataclasses.replace(original, model=model)
     start = dict(base.model.named_parameters())
     for name, value in model.named_parameters():
-        if name not in start or start[name].shape != value.shape:
-            raise InputError(
-                f"the base has no weight {name} of the model's shape: nothing lies between the two. Use --sources retraining."
-            )
         value.copy_(torch.lerp(start[name].to(value), value, weight))
     return dataclasses.replace(base, model=model)
+
+
+def can_be_mixed(base: LoadedModel, original: LoadedModel) -> bool:
+    """Whether something lies between: all weights alike in name and shape, or a plain LoRA adapter on the base."""
+    if isinstance(original.model, PeftModel):
+        return not isinstance(base.model, PeftModel) and all(
+            isinstance(config, LoraConfig) and not config.modules_to_save and not config.use_dora and config.bias == "none"
+            for config in original.model.peft_config.values()
+        )
+    shapes = [{name: value.shape for name, value in one.model.named_parameters()} for one in (base, original)]
+    return shapes[0] == shapes[1]
+
+
+def _shrink_adapter(model: PeftModel, weight: float) -> None:
+    for module in model.modules():
+        if isinstance(module, LoraLayer):
+            for part in (module.lora_B, module.lora_embedding_B):
+                for value in part.parameters():
+                    value.mul_(weight)
 
 
 def _stand_ins(context: Context) -> tuple[list[Record], list[Record]]:
@@ -153,8 +163,11 @@ def _stand_ins(context: Context) -> tuple[list[Record], list[Record]]:
 
 def _in_half_batches(options: TrainingOptions) -> TrainingOptions:
     """A short training gets further in smaller steps."""
-    steps = None if options.max_steps is None else 2 * options.max_steps
-    if options.gradient_accumulation % 2 == 0:
-        return dataclasses.replace(options, gradient_accumulation=options.gradient_accumulation // 2, max_steps=steps)
     batch = options.batch_size or DEFAULTS["batch_size"]
-    return dataclasses.replace(options, batch_size=batch // 2, max_steps=steps) if batch > 1 else options
+    if options.gradient_accumulation % 2 == 0:
+        halved, times = dataclasses.replace(options, gradient_accumulation=options.gradient_accumulation // 2), 2.0
+    elif batch > 1:
+        halved, times = dataclasses.replace(options, batch_size=batch // 2), batch / (batch // 2)
+    else:
+        return options
+    return halved if options.max_steps is None else dataclasses.replace(halved, max_steps=round(times * options.max_steps))

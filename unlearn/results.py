@@ -13,7 +13,8 @@ class TrainingResult:
         steps: optimizer steps.
         epochs: passes over the records.
         stopped: the stop rule's reason, or None where it ran to its end.
-        tokens: tokens that went through the model, in all processes, padding not counted.
+        tokens: tokens that went through the model, in all processes, padding not counted; several processes fill up a pass
+            that does not divide among them.
         seconds: wall-clock time of the training, without loading and saving.
         losses: (step, loss) as logged.
     """

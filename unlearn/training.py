@@ -166,9 +166,8 @@ def run_objective(
     if model is loaded.model:
         _train_only(model, list(model.parameters()))
     if anchor is not None:
-        trained = dataclasses.replace(
-            trained, result=dataclasses.replace(trained.result, tokens=trained.result.tokens + anchor.tokens)
-        )
+        tokens = trained.result.tokens + processes.total(anchor.tokens)  # every process looks at all of its records
+        trained = dataclasses.replace(trained, result=dataclasses.replace(trained.result, tokens=tokens))
     return trained
 
 

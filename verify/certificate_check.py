@@ -245,11 +245,18 @@ def _in_service_on(what: str, word: str, entry: dict[str, Any]) -> Finding:
         if word == CERTIFYING:
             return Finding(what, True, detail)
         return Finding(what, False, f"it went into service on its audit, which found {word}; only {CERTIFYING} allows that")
-    if word in UNDECIDED and entry.get("exactness"):
+    if word in UNDECIDED and _rebuilt(entry):
         detail = "the operator put it into service as an exact rebuild, which the audit neither showed nor refuted"
         return Finding(what, True, f"audited, with the verdict that the operator reports; {detail}")
-    why = f"its audit found {word}" if entry.get("exactness") else f"{entry['method']} is none"
+    why = f"its audit found {word}" if _rebuilt(entry) else f"{entry['method']} is none"
     return Finding(what, False, f"the operator put it into service as an exact rebuild, but {why}")
+
+
+def _rebuilt(entry: dict[str, Any]) -> bool:
+    """Whether the method rebuilt the weights without the records; `auto` did where the last of its rungs says so."""
+    if entry["method"] == "auto":
+        return "exactness" in (entry["facts"].get("rungs") or [{}])[-1]
+    return bool(entry.get("exactness"))
 
 
 def _request(pair: Pair) -> dict[str, Any]:

@@ -84,7 +84,7 @@ def probe(
     Raises:
         InputError: records or models cannot be used, or there are fewer than two references.
     """
-    settings = settings or Settings()
+    settings, key = settings or Settings(), RecordKey.load()
     chosen = select_probes(probes)
     if len(references) < 2:
         raise InputError(f"probes need two retrained references at least, got {len(references)}. Name them with --references.")
@@ -102,7 +102,7 @@ def probe(
         loaded = load_model(source, tokenizer=tokenizer, dtype=settings.dtype)
         require_same_tokenizer([old, loaded])
         models[label] = _measure(loaded, material, chosen, sets.get("holdout"), settings)
-    losses, key = {label: one.losses for label, one in models.items()}, RecordKey.load()
+    losses = {label: one.losses for label, one in models.items()}
     found = Robustness(
         weights=models["target"].digest,
         forget=len(sets["forget"]),

@@ -92,7 +92,7 @@ def seen_by_attacks(attacks: Sequence[AttackResult]) -> tuple[str, ...]:
     said = "The verdict compares the loss of every record with retrainings. Beside that, attacks"
     sentences = []
     if found := beyond_references(attacks, "membership"):
-        told = "tell these records from never-trained ones better in this model than in any reference (AUC)"
+        told = "tell these records from never-trained ones in this model as in no reference (AUC)"
         sentences.append(f"{said} {told}: {'; '.join(found.values())}.")
     if found := beyond_references(attacks, "extraction"):
         told = "bring back more of these records from this model than from any reference (mean)"
@@ -101,7 +101,10 @@ def seen_by_attacks(attacks: Sequence[AttackResult]) -> tuple[str, ...]:
 
 
 def beyond_references(attacks: Sequence[AttackResult], family: Literal["membership", "extraction"]) -> dict[str, str]:
-    """Attacks whose interval for the target lies above those for all of two or more references, each with its numbers."""
+    """Attacks whose interval for the target lies beyond those for all of two or more references, each with its numbers.
+
+    Beyond is above; an AUC may also lie below: records that were pushed too far are told apart with the sign turned.
+    """
     values: dict[str, dict[str, Value]] = {}
     for entry in attacks:
         value = entry.auc if family == "membership" else entry.mean
@@ -110,9 +113,13 @@ def beyond_references(attacks: Sequence[AttackResult], family: Literal["membersh
     found = {}
     for name, by_model in values.items():
         target, references = by_model.get("target"), [value for model, value in by_model.items() if model.startswith("reference")]
-        if target is not None and len(references) > 1 and target.low > max(value.high for value in references):
-            best = max(value.value for value in references)
-            found[name] = f"{name} {target.value:.2f} [{target.low:.2f}, {target.high:.2f}], references at most {best:.2f}"
+        if target is None or len(references) < 2:
+            continue
+        numbers = f"{name} {target.value:.2f} [{target.low:.2f}, {target.high:.2f}], references"
+        if target.low > max(value.high for value in references):
+            found[name] = f"{numbers} at most {max(value.value for value in references):.2f}"
+        elif family == "membership" and target.high < min(value.low for value in references):
+            found[name] = f"{numbers} at least {min(value.value for value in references):.2f}"
     return found
 
 

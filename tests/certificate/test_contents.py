@@ -161,6 +161,8 @@ def test_operator_and_auditor_must_agree_on_the_verdict(house: dict[str, Path], 
         ({"basis": "exact rebuild"}, "INCONCLUSIVE", None),
         ({"basis": "exact rebuild"}, "NOT_FORGOTTEN", "but its audit found NOT_FORGOTTEN"),
         ({"basis": "exact rebuild", "exactness": None, "method": "npo"}, "INCONCLUSIVE", "but npo is none"),
+        ({"basis": "exact rebuild", "method": "auto", "facts": {"rungs": [{"method": "npo"}]}}, "INCONCLUSIVE", "but auto is none"),
+        ({"basis": "exact rebuild", "method": "auto", "facts": {"rungs": [{"exactness": "bits"}]}}, "INCONCLUSIVE", None),
     ],
 )
 def test_what_a_model_goes_into_service_on(

@@ -8,13 +8,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from peft import IA3Config, LoraConfig, get_peft_model
 from tiny_models import make_llama
 from training_rows import make_rows
 
 from unlearn import Level, TrainingOptions, finetune, forget, mixtures
 from unlearn.adapters import attach_adapter
-from unlearn.mixtures import ENOUGH, _in_half_batches, _stand_ins, mixed, two_views
-from verify.errors import InputError
+from unlearn.mixtures import ENOUGH, _in_half_batches, _stand_ins, can_be_mixed, mixed, two_views
 from verify.models import load_model
 from verify.records import Fields, parse_records
 
@@ -24,10 +24,10 @@ ALL = np.ones(4, dtype=bool)
 def test_two_views_by_hand() -> None:
     """Known answers: without noise the fine view's order on the scale that the rough one shows; with some, less of it."""
     rough, fine = np.array([1.0, 3.0, 2.0, 2.0]), np.array([0.1, 0.5, 0.2, 0.4])
-    # cov = 0.1 and var A = 0.5, so the slope is 0.2; var B = 0.025, so for V = 1 no noise is left, and K = 5.
-    assert two_views(rough, fine, ALL, 1.0) == pytest.approx([1.0, 3.0, 1.5, 2.5])
-    # For V = 0.6, var(e) = 0.001 and var(l* | A) = 0.1: K = 0.02 / 0.005 = 4.
-    assert two_views(rough, fine, ALL, 0.6) == pytest.approx([1.0, 3.0, 1.6, 2.4])
+    # cov = 0.1 and var A = 0.5, so the slope is 0.2; var B = 0.025, so where A leaves 0.5 no noise is left, and K = 5.
+    assert two_views(rough, fine, ALL, 0.5) == pytest.approx([1.0, 3.0, 1.5, 2.5])
+    # Where A leaves 0.1, var(e) = 0.001: K = 0.02 / 0.005 = 4.
+    assert two_views(rough, fine, ALL, 0.1) == pytest.approx([1.0, 3.0, 1.6, 2.4])
 
 
 def simulated(slope: float, noise: float, random: np.random.Generator) -> tuple[float, float]:
@@ -36,7 +36,7 @@ def simulated(slope: float, noise: float, random: np.random.Generator) -> tuple[
     # A calibrated estimate: what it leaves of the level is not related to it.
     rough = 4.0 + 0.6 * (level - 4.0) + random.normal(0.0, 1.3 * np.sqrt(0.6 * 0.4), 80)
     fine = slope * level - 2.0 + random.normal(0.0, noise, 80)
-    found = two_views(rough, fine, np.ones(80, dtype=bool), 1.3**2)
+    found = two_views(rough, fine, np.ones(80, dtype=bool), 0.4 * 1.3**2)
     return float(np.mean((found - level) ** 2) / np.mean((rough - level) ** 2)), float(np.mean(found - level))
 
 
@@ -67,7 +67,7 @@ def test_stand_ins_show_the_slope_and_nothing_else() -> None:
 
 
 @pytest.mark.parametrize(
-    ("rough", "fine", "variance"),
+    ("rough", "fine", "unexplained"),
     [
         ([2.0], [1.0], 1.0),
         ([2.0, 2.0], [1.0, 3.0], 1.0),
@@ -76,9 +76,9 @@ def test_stand_ins_show_the_slope_and_nothing_else() -> None:
         ([2.0, 3.0], [1.0, 2.0], 0.0),
     ],
 )
-def test_nothing_to_see_leaves_the_rough_view(rough: list[float], fine: list[float], variance: float) -> None:
-    """One record, a view that does not tell records apart or orders them the other way, controls that are all the same."""
-    found = two_views(np.array(rough), np.array(fine), np.ones(len(rough), dtype=bool), variance)
+def test_nothing_to_see_leaves_the_rough_view(rough: list[float], fine: list[float], unexplained: float) -> None:
+    """One record, a view that does not tell records apart or orders them the other way, a rough view that leaves nothing."""
+    found = two_views(np.array(rough), np.array(fine), np.ones(len(rough), dtype=bool), unexplained)
     assert found == pytest.approx(rough)
 
 
@@ -116,13 +116,22 @@ def test_of_an_adapter_its_change(tokenizer: Any, tmp_path: Path) -> None:
         assert torch.allclose(between.get_submodule(name).get_delta_weight("default"), 0.25 * layer.get_delta_weight("default"))
 
 
-def test_a_base_of_another_shape_is_refused(tokenizer: Any, tmp_path: Path) -> None:
-    """With what to type."""
+def test_what_lies_between(tokenizer: Any, tmp_path: Path) -> None:
+    """Two models of one shape, or a plain LoRA adapter on a model; other shapes, other adapters and what they save whole do not."""
     base, original = two_models(tokenizer, tmp_path)
+    assert can_be_mixed(base, original)
     other = make_llama(tokenizer)
     other.resize_token_embeddings(len(tokenizer) + 8)
-    with pytest.raises(InputError, match="--sources retraining"):
-        mixed(replace(base, model=other), original, 0.5)
+    assert not can_be_mixed(replace(base, model=other), original)
+    for config, expected in (
+        (LoraConfig(target_modules="all-linear"), True),
+        (LoraConfig(target_modules=["q_proj"], modules_to_save=["lm_head"]), False),
+        (LoraConfig(target_modules=["q_proj"], use_dora=True), False),
+        (IA3Config(target_modules=["k_proj"], feedforward_modules=[]), False),
+    ):
+        adapted = replace(original, model=get_peft_model(make_llama(tokenizer), config))
+        assert can_be_mixed(base, adapted) is expected
+        assert not can_be_mixed(adapted, adapted)
 
 
 def test_stand_ins_are_retain_records_that_are_not_trained_on() -> None:
@@ -145,6 +154,7 @@ def test_half_batches_take_as_many_records() -> None:
     halved = _in_half_batches(TrainingOptions(batch_size=16, gradient_accumulation=4, max_steps=7))
     assert (halved.batch_size, halved.gradient_accumulation, halved.max_steps) == (16, 2, 14)
     assert _in_half_batches(TrainingOptions()).batch_size == 4
+    assert _in_half_batches(TrainingOptions(batch_size=3, max_steps=7)).max_steps == 21
     assert _in_half_batches(TrainingOptions(batch_size=1)) == TrainingOptions(batch_size=1)
 
 

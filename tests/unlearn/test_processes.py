@@ -121,7 +121,8 @@ def test_two_processes_give_what_one_gives(model_dir: Path, tmp_path: Path) -> N
     for verb in ("train", "forget"):
         one, two = tmp_path / f"{verb}1", tmp_path / f"{verb}2"
         assert losses(two) == pytest.approx(losses(one), abs=1e-4)
-        assert training(two)["tokens"] == training(one)["tokens"]
+        # A pass that does not divide among the processes is filled up.
+        assert training(one)["tokens"] <= training(two)["tokens"] <= 1.1 * training(one)["tokens"]
         assert apart(one, two) < 2e-5
     for alone, together in zip(choices(tmp_path / "forget1"), choices(tmp_path / "forget2"), strict=True):
         assert together == pytest.approx(alone, abs=1e-4)

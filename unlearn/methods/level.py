@@ -24,7 +24,7 @@ from unlearn.levels import (
 )
 from unlearn.methods._to_level import ToLevel
 from unlearn.methods.base import Context, Cost, Outcome
-from unlearn.mixtures import base_sees_levels, mixture_level
+from unlearn.mixtures import mixture_fits, mixture_level
 from unlearn.provenance import LOG_NAME, TrainingLog
 from unlearn.replay import put_checkpoint
 from unlearn.results import TrainingResult, together
@@ -55,8 +55,8 @@ class Level:
 
     - "mixture": a retraining of `share` of the full length that begins `mixture` of the way from the base to the model before
       unlearning, its scale set by the base (`unlearn.mixtures`). The best found; docs/research/level.md compares.
-    - "retraining": one from the base itself. Taken in place of a mixture where there is no holdout set, or where the base cannot
-      tell the levels of its records from each other and so sets no scale.
+    - "retraining": one from the base itself. Taken in place of a mixture where there is no holdout set, where the base cannot
+      tell the levels of its records from each other and so sets no scale, or where nothing lies between base and model.
     - "checkpoint": the first checkpoint of the training log, which has seen a record about once. Costs nothing, and keeps a trace.
     - "base": the model before fine-tuning. Costs nothing.
     - "proxies": models trained without the forget set, of any size, with the same tokenizer.
@@ -122,7 +122,7 @@ class Level:
         forget, controls = (encoded(loaded, records, options.overflow) for records in (context.forget, context.holdout))
         trained: list[TrainingResult] = []
         sources = self.sources
-        if sources == ("mixture",) and not (controls and base_sees_levels(context, controls)):
+        if sources == ("mixture",) and not (controls and mixture_fits(context, controls)):
             sources = ("retraining",)
         if sources == ("controls",):
             levels = controls_as_level(loaded, forget, controls)

@@ -91,7 +91,7 @@ def _replaced(request: Request, folder: Path, made: dict[str, Any]) -> ReplacedM
         method=manifest["method"],
         parameters=_shown_parameters(manifest["parameters"]),
         options=manifest["options"],
-        exactness=facts.get("exactness"),
+        exactness=_exactness(manifest["method"], facts),
         facts={name: value for name, value in facts.items() if name != "exactness"},
         seconds=float(training.get("seconds", 0.0)),
         share_of_retraining=_share(manifest["method"], facts),
@@ -101,6 +101,11 @@ def _replaced(request: Request, folder: Path, made: dict[str, Any]) -> ReplacedM
         audit_digest=made["evidence"],
         rungs=_tried(request, made["before"]),
     )
+
+
+def _exactness(method: str, facts: dict[str, Any]) -> str | None:
+    """In which sense the weights are exact; those of `auto` in that of the rung they come from, if in any."""
+    return facts["rungs"][-1].get("exactness") if method == "auto" and facts.get("rungs") else facts.get("exactness")
 
 
 def _not_by_audit(model: ReplacedModel) -> str:

@@ -100,7 +100,7 @@ def render(
     replaced = _match(record, evidences, robustness)
     word = next((word for word in PRECEDENCE if word in [one.evidence.verdict for one in replaced]), None)
     counts = Counter(request.outcome for request in record.requests)
-    shown = dict.fromkeys(sentence for one in replaced for sentence in one.evidence.not_shown)
+    shown = _not_shown(replaced)
     return (
         environment()
         .get_template("deletion.html.j2")
@@ -125,6 +125,15 @@ def render(
             signers=signers,
             rows_shown=ROWS_SHOWN,
         )
+    )
+
+
+def _not_shown(replaced: Sequence[_Replaced]) -> dict[str, None]:
+    """Of all models, each once; what is said of some of several models names them."""
+    said = {one.name: one.evidence.not_shown for one in replaced}
+    common = set.intersection(*map(set, said.values())) if said else set()
+    return dict.fromkeys(
+        sentence if sentence in common else f"{name}: {sentence}" for name, sentences in said.items() for sentence in sentences
     )
 
 
