@@ -21,8 +21,8 @@ WORDS = ("EQUIVALENT_WITHIN", "NOT_FORGOTTEN", "INCONCLUSIVE", "NOT_TESTABLE", "
 HEADER = ("method", "verdicts", "residual", "records under / over", "AUC", "attacks", "utility", "relearning", "int4", "cost")
 LEGEND = (
     "Means over the seeds, lowest to highest in brackets. Residual: 1 untouched, 0 as a retraining. Records: share that the audit "
-    "accuses as remembered / as pushed too far. AUC: loss attack. Attacks: how many of the quick ones tell it from every reference, "
-    "in either direction and beyond both intervals. Utility: token probability on the records to keep against the "
+    "accuses as remembered / as pushed too far. AUC: loss attack. Attacks: how many of the quick ones tell it from every "
+    "reference, in either direction and beyond both intervals. Utility: token probability on the records to keep against the "
     "references. Relearning: area of excess recovery. Int4: residual after rounding to 4 bits. Cost: of the chosen run, in "
     "retrainings by tokens; all six settings of the search cost about six times that."
 )
