@@ -186,8 +186,8 @@ def test_what_attacks_see_beside_the_verdict_is_said(family: Literal["membership
 def test_a_verdict_does_not_pass_over_what_another_attack_sees() -> None:
     """Certified by the loss while another signal tells the records apart: it stands first in what is not shown. An honest
     retraining, by the same attack, has no such sentence; where the verdict accuses, none is needed."""
-    for kept, expected in ((0.0, False), (2.0, True)):
-        table = simulated_table(references=8, controls=100)
+    for kept, remembered, expected in ((0.0, 0.0, False), (2.0, 0.0, True), (2.0, 0.2, False)):
+        table = simulated_table(references=8, controls=100, kept=remembered)
         random = np.random.default_rng(1)
         shifted = {
             (model, role): replace(
@@ -197,7 +197,7 @@ def test_a_verdict_does_not_pass_over_what_another_attack_sees() -> None:
             for (model, role), block in table.blocks.items()
         }
         judged = judge(ScoreTable(shifted), SETTINGS, Aside(BLIND))
-        assert judged.verdict == "EQUIVALENT_WITHIN"
+        assert judged.verdict == ("NOT_FORGOTTEN" if remembered else "EQUIVALENT_WITHIN")
         assert any("Beside that" in sentence for sentence in judged.not_shown[:1]) is expected
 
 

@@ -49,23 +49,13 @@ STAND_INS = 0.1
 """At most this share of the retain set."""
 
 
-def mixture_fits(context: Context, controls: Sequence[Encoded]) -> bool:
-    """Whether the base can be mixed with the model, and tells the levels of controls well enough to set a scale.
-
-    Raises:
-        InputError: no base, or too few controls.
-    """
-    base = base_of(context, "mixture")
-    if not can_be_mixed(base, context.loaded):
-        return False
-    found = estimate_levels(context.loaded, [base], controls, controls).control_correlation
-    return processes.agreed(found is not None and found >= WEAK)
-
-
 def mixture_level(
     context: Context, forget: Sequence[Encoded], controls: Sequence[Encoded], weight: float, share: float
-) -> tuple[Levels, TrainingResult]:
-    """The level of the forget set from both views, and what it took.
+) -> tuple[Levels, TrainingResult] | None:
+    """The level of the forget set from both views, and what it took; None, before anything is trained, where there are not two.
+
+    That is where nothing lies between base and model, or where the base does not tell the levels of controls well enough to set a
+    scale, each predicted by a fit without it.
 
     Args:
         context: with a base and a retain set.
@@ -77,9 +67,13 @@ def mixture_level(
         InputError: no base, or too few controls.
     """
     base, options = base_of(context, "mixture"), trained_options(context)
+    if not can_be_mixed(base, context.loaded):
+        return None
     standing, kept = _stand_ins(context)
     asked = [*forget, *encoded(base, standing, options.overflow)]
     rough = estimate_levels(context.loaded, [base], asked, controls)
+    if processes.agreed(rough.control_error is None or (rough.control_correlation or 0.0) < WEAK):
+        return None
     start = mixed(base, context.loaded, weight)
     fine, result = train_share(context, start, kept, share, _in_half_batches(options))
     view = estimate_levels(context.loaded, [fine], asked, controls)

@@ -24,7 +24,7 @@ from unlearn.levels import (
 )
 from unlearn.methods._to_level import ToLevel
 from unlearn.methods.base import Context, Cost, Outcome
-from unlearn.mixtures import mixture_fits, mixture_level
+from unlearn.mixtures import mixture_level
 from unlearn.provenance import LOG_NAME, TrainingLog
 from unlearn.replay import put_checkpoint
 from unlearn.results import TrainingResult, together
@@ -122,12 +122,13 @@ class Level:
         forget, controls = (encoded(loaded, records, options.overflow) for records in (context.forget, context.holdout))
         trained: list[TrainingResult] = []
         sources = self.sources
-        if sources == ("mixture",) and not (controls and mixture_fits(context, controls)):
+        mixed = mixture_level(context, forget, controls, self.mixture, self.share) if sources == ("mixture",) and controls else None
+        if sources == ("mixture",) and mixed is None:
             sources = ("retraining",)
         if sources == ("controls",):
             levels = controls_as_level(loaded, forget, controls)
-        elif sources == ("mixture",):
-            levels, result = mixture_level(context, forget, controls, self.mixture, self.share)
+        elif mixed is not None:
+            levels, result = mixed
             trained.append(result)
         else:
             models = [model for name in sources for model in self._source(name, context, trained)]
