@@ -140,6 +140,10 @@ def test_several_models_and_none(evidence: Evidence) -> None:
     page = Page(render(record_of(evidence, kept), [kept, evidence])).text
     assert "2 models were replaced. The one that fared worst: the model still differs" in page
     assert kept.verdict_phrase in page
+    one = kept.model_copy(update={"not_shown": (*evidence.not_shown, "Said of one alone.")})
+    page = Page(render(record_of(evidence, one), [one, evidence])).text
+    assert f"({target_of(one)[:8]}): Said of one alone." in page, "what is said of one model names it"
+    assert all(f"): {sentence}" not in page for sentence in evidence.not_shown)
     refused = render(record_of(), [])
     assert "No model was changed" in refused
     assert "Attack:" not in refused
