@@ -93,3 +93,17 @@ def test_one_person_is_too_few(groups: list[str]) -> None:
     """A side of one person leaves nothing to hold out."""
     with pytest.raises(InputError, match="at least two people"):
         blind_auc(["x y"] * len(groups), ["x z", "y z"], groups, ["c", "d"])
+
+
+def test_scripts_without_spaces_are_read_by_their_characters() -> None:
+    """Chinese clauses share characters, not words: a difference of texts is found there too."""
+    rng = np.random.default_rng(3)
+    sides = [["".join(rng.choice(list(letters), 12)) for _ in range(60)] for letters in ("山水火木金土", "山水火木金日月星")]
+    assert blind_auc(*sides, own(60), own(60)).low > 0.7
+
+
+@pytest.mark.parametrize("sides", [(["ab cd", "ef gh"], ["ij kl", "mn op"]), (["a", "b"], ["", "!"])])
+def test_texts_that_share_nothing_are_not_told_apart(sides: tuple[list[str], list[str]]) -> None:
+    """Where no two texts have a word in common nothing can be learned, and nothing breaks."""
+    assert blind_auc(*sides, own(2), own(2)).value == 0.5
+    assert blind_permutation_p(*sides, own(2), own(2)) == 1.0

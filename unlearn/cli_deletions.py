@@ -205,9 +205,10 @@ class Close:
         for path in files:
             print(path)  # noqa: T201
         if self.operator_key is not None and (certificate := next((p for p in files if p.name == CERTIFICATE), None)):
-            keys = " ".join(f"{key}.pub" for key in dict.fromkeys((self.operator_key, self.auditor_key)) if key is not None)
+            keys = f"--key {self.operator_key}.pub"
+            if self.auditor_key not in (None, self.operator_key):
+                keys = f"--operator-key {self.operator_key}.pub --auditor-key {self.auditor_key}.pub"
             print(  # noqa: T201
-                f"check it: verify-unlearning check {certificate} --key {keys} --deletion {files[0]} "
-                f"--ledger-head {record.ledger_head}"
+                f"check it: verify-unlearning check {certificate} {keys} --deletion {files[0]} --ledger-head {record.ledger_head}"
             )
         return 0

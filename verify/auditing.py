@@ -7,6 +7,7 @@ import platform
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
 from importlib import metadata
@@ -20,7 +21,7 @@ from verify.evidence import Environment, Evidence, Settings
 from verify.files import new_output, write_manifest
 from verify.findings import AuditedSet, CoinBatch, Registered, SetRole
 from verify.identity import RecordKey, set_digest
-from verify.protocol import Aside, Judged, blind_aside, judge
+from verify.protocol import Judged, blind_aside, judge
 from verify.records import Fields, Record, RecordSource
 from verify.registration import Registration
 from verify.scorer import Plan, Scorer
@@ -92,11 +93,13 @@ def audit(
         registered.require(sets, key, commitment)
     attacks = select_attacks(settings.attacks)
     settings = settings.model_copy(update={"attacks": tuple(attacks)})
+    # Before the hours of scoring: what this refuses needs no model.
+    aside = replace(blind_aside(*_texts(sets), settings), commitment=commitment, earlier=batches)
     scorer = Scorer(sets, attacks, settings, tokenizer, None if cache_dir is None else Path(cache_dir), key, coins)
     _score(scorer, _plans(model, original, base, references), progress)
     progress("judging", 1.0)
     table = ScoreTable(scorer.blocks)
-    judged = judge(table, settings, Aside(*blind_aside(*_texts(sets), settings), commitment, batches))
+    judged = judge(table, settings, aside)
     named = None if registered is None else registered.named()
     evidence = _evidence(judged, scorer, table, settings, named, time.monotonic() - started)
     if output is not None:
@@ -197,7 +200,7 @@ def _score(scorer: Scorer, plans: Sequence[Plan], progress: Progress) -> None:
 
 def _texts(sets: Mapping[SetRole, Sequence[Record]]) -> tuple[dict[SetRole, list[str]], dict[SetRole, list[str]]]:
     """What the blind baseline reads: the whole text of every record, and whom it belongs to."""
-    compared: dict[SetRole, Sequence[Record]] = {role: sets[role] for role in sets if role in ("forget", "holdout")}
+    compared: dict[SetRole, Sequence[Record]] = {role: sets[role] for role in sets if role in ("forget", "holdout", "fresh")}
     texts = {role: [f"{record.prompt} {record.scored_text}" for record in records] for role, records in compared.items()}
     groups = {role: [record.subject_id or record.example_id for record in records] for role, records in compared.items()}
     return texts, groups

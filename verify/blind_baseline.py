@@ -29,6 +29,10 @@ RIDGE = 1.0
 """Weight of the penalty beside TF-IDF rows of length one."""
 MOST_TEXTS = 1000
 """Per side; of more, so many are drawn: the interval is narrow enough, and the inverse grows with the cube."""
+UNSPACED = r"\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff"
+"""Thai to Khmer, Japanese, Chinese: scripts that set no space between words."""
+WORD = rf"[{UNSPACED}]|(?:(?![{UNSPACED}])\w){{2,}}"
+"""Two characters or more; of a script without spaces every character is one, and pairs of them come in as pairs of words do."""
 
 
 def blind_auc(
@@ -156,10 +160,19 @@ def _texts(
             "the blind baseline needs at least two people or documents on each side. Where there is one person, leave out --twins."
         )
     # Vocabulary, document frequencies and mean know no labels, so they may be taken once for all folds and resamples.
-    features = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True, min_df=2).fit_transform([texts[index] for index in chosen])
-    kernel = np.asarray((features @ features.T).todense())
+    kernel = _alike([texts[index] for index in chosen])
     mean = kernel.mean(axis=0)
     return kernel - mean - mean[:, None] + mean.mean(), labels, group
+
+
+def _alike(texts: Sequence[str]) -> Array:
+    """Inner products of the TF-IDF rows of texts; all nothing where no two texts share a word, as nothing can be learned then."""
+    words = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True, min_df=2, token_pattern=WORD)
+    try:
+        features = words.fit_transform(texts)
+    except ValueError:  # an empty vocabulary; scikit-learn has no other sign of it
+        return np.zeros((len(texts), len(texts)))
+    return np.asarray((features @ features.T).todense())
 
 
 def _folds(labels: Indices, group: Indices, rng: np.random.Generator) -> Indices:

@@ -8,6 +8,7 @@ from typing import Any
 from verify.errors import IntegrityError
 from verify.files import MANIFEST, file_digest, read_json, verify_manifest
 from verify.ledger_chain import chain
+from verify.model_folders import require_listed
 from verify.signing import Statement
 
 Pair = dict[str, Statement]
@@ -62,10 +63,12 @@ def beside_findings(pairs: Mapping[str, Pair], beside: Beside) -> list[Finding]:
 
 
 def _model(pairs: Mapping[str, Pair], model: Path) -> Finding:
-    """Are these the certified files? The manifest is compared with the signed digest, every file with the manifest."""
+    """Are these the certified files? The manifest is compared with the signed digest, every file with the manifest, and no other
+    file may lie there that a loader would read: an adapter put beside certified weights is loaded with them."""
     what = f"model {model}"
     try:
         manifest = verify_manifest(model)
+        require_listed(model, manifest)
     except IntegrityError as error:
         return Finding(what, False, str(error))
     weights = str(dict(manifest["about"]).get("weights"))

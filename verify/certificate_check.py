@@ -1,7 +1,7 @@
 """Check a certificate: what verifies, and exactly what does not. Imports no torch."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -50,9 +50,37 @@ class Checked:
         return next((word for word in PRECEDENCE if word in self.verdicts.values()), None)
 
 
+@dataclass(frozen=True)
+class Trusted:
+    """The public keys that the reader trusts.
+
+    Attributes:
+        either: for both roles. Of several, one must not have signed both: whoever gives two keys expects two signers.
+        operator, auditor: for that role alone.
+    """
+
+    either: Sequence[SSlibKey] = ()
+    operator: Sequence[SSlibKey] = ()
+    auditor: Sequence[SSlibKey] = ()
+
+    def all(self) -> list[SSlibKey]:
+        """Every key, for whichever role."""
+        return [*self.either, *self.operator, *self.auditor]
+
+    def allows(self, role: str, key: str) -> bool:
+        """Whether the key with this id may speak for the role."""
+        own = self.operator if role == "operator" else self.auditor
+        return any(one.keyid == key for one in (*self.either, *own))
+
+    def allows_both(self, key: str) -> bool:
+        """Whether one signer may be operator and auditor: the only key that was given, or one that was given for either role."""
+        named = all(any(one.keyid == key for one in own) for own in (self.operator, self.auditor))
+        return named or len({one.keyid for one in self.all()}) == 1
+
+
 def check_certificate(
     path: str | Path,
-    keys: Sequence[SSlibKey],
+    keys: Sequence[SSlibKey] | Trusted,
     *,
     model: str | Path | None = None,
     audit: str | Path | None = None,
@@ -64,7 +92,8 @@ def check_certificate(
 
     Args:
         path: the certificate.
-        keys: public keys that the reader trusts; a statement must be signed by one of them.
+        keys: public keys that the reader trusts; a statement must be signed by one of them, and of several no one may have signed
+            as operator and as auditor. `Trusted` says which key is whose.
         model: a model in service; its files must be those that were certified.
         audit: an audit's folder; its evidence must be the certified one.
         deletion: the deletion record (deletion.json); it must be the certified one.
@@ -74,18 +103,29 @@ def check_certificate(
     Raises:
         InputError: the file is no certificate at all, something given beside it cannot be read, or no key was given.
     """
-    if not keys:
+    trusted = keys if isinstance(keys, Trusted) else Trusted(keys)
+    if not trusted.all():
         raise InputError("a certificate is checked against public keys that you trust. Give at least one with --key FILE.")
     findings: list[Finding] = []
     pairs: dict[str, Pair] = {}
+    signers: dict[str, dict[str, str]] = {}
     for number, raw in enumerate(_envelopes(Path(path)), 1):
-        finding, statement = _open(raw, number, keys)
+        finding, statement, key = _open(raw, number, trusted.all())
+        role = None if statement is None else ROLES.get(str(statement.get("predicateType")))
+        if role is not None and not trusted.allows(role, key):
+            detail = f"it is the {role}'s, signed by {key[:16]}, and you gave that key for another role"
+            finding, statement = Finding(finding.what, False, detail), None
         findings.append(finding)
-        if statement is not None and not _sort(statement, pairs):
+        if statement is None:
+            continue
+        if weights := _sort(statement, pairs):
+            signers.setdefault(weights, {})[str(role)] = key
+        else:
             findings.append(Finding(f"statement {number}", False, "it is of a kind that is unknown or comes twice"))
     try:
-        for pair in pairs.values():
-            findings += _agreement(pair)
+        for weights, pair in pairs.items():
+            findings += _agreement(pair, signers[weights])
+            findings += _one_signer(signers[weights], trusted)
         findings += _all_models(pairs)
         findings += beside_findings(pairs, Beside(model, audit, deletion, ledger_head, ledger))
         verdicts = {
@@ -102,17 +142,17 @@ def check_certificate(
     return Checked(tuple(findings), verdicts)
 
 
-def _sort(statement: Statement, pairs: dict[str, Pair]) -> bool:
-    """Put a statement beside the other one about the same weights; False where it has no place."""
+def _sort(statement: Statement, pairs: dict[str, Pair]) -> str | None:
+    """Put a statement beside the other one about the same weights, and name these; None where it has no place."""
     role = ROLES.get(str(statement.get("predicateType")))
     try:
         weights = str(statement["subject"][0]["digest"]["sha256"])
     except (KeyError, TypeError, IndexError):
-        return False
-    if role is None or role in pairs.setdefault(weights, {}):
-        return False
-    pairs[weights][role] = statement
-    return True
+        return None
+    if role is None or role in pairs.get(weights, {}):
+        return None
+    pairs.setdefault(weights, {})[role] = statement
+    return weights
 
 
 @dataclass(frozen=True)
@@ -168,34 +208,34 @@ def _envelopes(path: Path) -> list[dict[str, Any]]:
     return list(content["envelopes"])
 
 
-def _open(raw: Any, number: int, keys: Sequence[SSlibKey]) -> tuple[Finding, dict[str, Any] | None]:
-    """Verify one envelope; its statement comes out only if the signature holds."""
+def _open(raw: Any, number: int, keys: Sequence[SSlibKey]) -> tuple[Finding, dict[str, Any] | None, str]:
+    """Verify one envelope; its statement and the id of the key come out only if the signature holds."""
     what = f"signature of statement {number}"
     try:
         envelope = Envelope.from_dict(json.loads(json.dumps(raw)))
     except Exception:  # noqa: BLE001 - whatever a hostile envelope makes the library raise, it is no envelope
-        return Finding(what, False, "the envelope is damaged"), None
+        return Finding(what, False, "the envelope is damaged"), None, ""
     ours = [key for key in keys if key.keyid in envelope.signatures]
     if not ours:
         signers = ", ".join(name[:16] for name in envelope.signatures) or "nobody"
-        return Finding(what, False, f"it is signed by {signers}, and by none of the keys you gave: a foreign key"), None
+        return Finding(what, False, f"it is signed by {signers}, and by none of the keys you gave: a foreign key"), None, ""
     for key in ours:
         try:
             signature = bytes.fromhex(envelope.signatures[key.keyid].signature)
             _crypto_key(key).verify(signature, envelope.pae())
         except (InvalidSignature, ValueError):
             detail = f"it does not fit the content: something was edited after key {key.keyid[:16]} signed"
-            return Finding(what, False, detail), None
+            return Finding(what, False, detail), None, ""
     try:
         statement = json.loads(envelope.payload)
         canonical = rfc8785.dumps(statement) == envelope.payload
     except (ValueError, RecursionError):
-        return Finding(what, False, "the signed content is not JSON"), None
+        return Finding(what, False, "the signed content is not JSON"), None, ""
     if envelope.payload_type != PAYLOAD_TYPE or not isinstance(statement, dict) or statement.get("_type") != STATEMENT_TYPE:
-        return Finding(what, False, "the signed content is no in-toto statement"), None
+        return Finding(what, False, "the signed content is no in-toto statement"), None, ""
     if not canonical:
-        return Finding(what, False, "the signed content is not in canonical form (RFC 8785)"), None
-    return Finding(what, True, f"signed by {ours[0].keyid[:16]}"), statement
+        return Finding(what, False, "the signed content is not in canonical form (RFC 8785)"), None, ""
+    return Finding(what, True, f"signed by {ours[0].keyid[:16]}"), statement, str(ours[0].keyid)
 
 
 def _crypto_key(key: SSlibKey) -> Any:
@@ -204,10 +244,14 @@ def _crypto_key(key: SSlibKey) -> Any:
     return Ed25519PublicKey.from_public_bytes(bytes.fromhex(key.keyval["public"]))
 
 
-def _agreement(pair: Pair) -> list[Finding]:
+def _agreement(pair: Pair, signers: Mapping[str, str]) -> list[Finding]:
     """Do operator and auditor speak of the same weights, before and after?"""
     findings = [
-        Finding(f"statement of the {role}", role in pair, "present and signed" if role in pair else "missing or not valid")
+        Finding(
+            f"statement of the {role}",
+            role in pair,
+            f"present and signed by {signers[role][:16]}" if role in pair else "missing or not valid",
+        )
         for role in ("operator", "auditor")
     ]
     if len(pair) < 2:
@@ -218,6 +262,18 @@ def _agreement(pair: Pair) -> list[Finding]:
     same = before == tested
     detail = before if same else f"the operator started from {before[:16]}, the auditor compared with {tested[:16]}"
     return [*findings, Finding("weights before deletion", same, detail)]
+
+
+def _one_signer(signers: Mapping[str, str], trusted: Trusted) -> list[Finding]:
+    """Is the auditor somebody else than the operator, where the reader expects two?"""
+    key = signers.get("auditor")
+    if key is None or signers.get("operator") != key:
+        return []
+    detail = f"{key[:16]} signed as operator and as auditor: nobody else vouches for the audit"
+    if trusted.allows_both(key):
+        return [Finding("signers", True, detail)]
+    remedy = "where that is meant, give this key alone, or for each role (--operator-key, --auditor-key)"
+    return [Finding("signers", False, f"{detail}; {remedy}")]
 
 
 def _all_models(pairs: dict[str, Pair]) -> list[Finding]:

@@ -58,7 +58,10 @@ class Certify:
             envelopes.append(sign(operator_statement(model, original, about), operator))
             envelopes.append(sign(auditor_statement(audit, robustness), auditor))
         write_certificate(self.output, envelopes)
-        print(f"certificate: {self.output}\ncheck it:    verify-unlearning check {self.output} --key {self.key}.pub")  # noqa: T201
+        keys = f"--key {self.key}.pub"
+        if self.operator_key is not None:
+            keys = f"--operator-key {self.operator_key}.pub --auditor-key {self.key}.pub"
+        print(f"certificate: {self.output}\ncheck it:    verify-unlearning check {self.output} {keys}")  # noqa: T201
         return 0
 
     def _require_as_many(self) -> None:
@@ -79,8 +82,12 @@ class Check:
 
     certificate: Annotated[Path, tyro.conf.Positional]
     """The certificate."""
-    key: tuple[Path, ...]
-    """Public keys that you trust."""
+    key: tuple[Path, ...] = ()
+    """Public keys that you trust, whoever signed as what; of several, one must not have signed as both."""
+    operator_key: tuple[Path, ...] = ()
+    """Public keys that may have signed as operator."""
+    auditor_key: tuple[Path, ...] = ()
+    """Public keys that may have signed as auditor."""
     model: Path | None = None
     """The model in service, to be compared with the certified one."""
     audit: Path | None = None
@@ -94,13 +101,14 @@ class Check:
 
     def run(self) -> int:
         """Check and print one line per finding."""
-        from verify.certificate_check import check_certificate
+        from verify.certificate_check import Trusted, check_certificate
         from verify.signing import load_public_key
         from verify.visible import visible
 
+        given = (self.key, self.operator_key, self.auditor_key)
         checked = check_certificate(
             self.certificate,
-            [load_public_key(path) for path in self.key],
+            Trusted(*([load_public_key(path) for path in paths] for paths in given)),
             model=self.model,
             audit=self.audit,
             deletion=self.deletion,

@@ -229,7 +229,10 @@ class People(Frozen):
         subjects, controls: how many people on each side.
         texts: fresh texts of the forget set's subjects.
         statistic: what was averaged per person.
-        auc: forget subjects against others, under the target and under the original.
+        auc, original_auc: forget subjects against others, under the target and under the original.
+        p_value, original_p: of the same, by a rank-sum test of people; these decide.
+        blind_p: label-permutation p-value of words alone between fresh and holdout texts; below 0.01, or where it was not
+            examined, nothing is judged.
         accused: people that a Benjamini-Hochberg test over conformal p-values rejects, as keyed hashes.
         verdict, reason: this claim's own word, and why.
     """
@@ -240,6 +243,9 @@ class People(Frozen):
     statistic: str
     auc: Value
     original_auc: Value
+    p_value: Share
+    original_p: Share
+    blind_p: Share | None
     accused: tuple[TwinFinding, ...]
     verdict: VerdictWord
     reason: str

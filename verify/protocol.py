@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from verify.blind_baseline import blind_auc, blind_permutation_p
 from verify.claims.attacks import attack_results, utility_of_models
-from verify.claims.people import judge_people
+from verify.claims.people import enough_people, judge_people
 from verify.claims.process import judge_process
 from verify.claims.retrained import accused_records, described_tests
 from verify.claims.twins import judge_twins
@@ -53,12 +53,14 @@ class Aside:
     Attributes:
         blind: AUC of the blind baseline between forget and holdout texts; None without a holdout set, or where one is one person's.
         blind_p: its permutation p-value, where the holdout is said to be twins.
+        people_blind_p: the same between fresh and holdout texts.
         commitment: to the canaries' coins, or None without canaries.
         earlier: counts of earlier deletions' canaries.
     """
 
     blind: Value | None = None
     blind_p: float | None = None
+    people_blind_p: float | None = None
     commitment: str | None = None
     earlier: tuple[CoinBatch, ...] = ()
 
@@ -112,7 +114,7 @@ def judge(table: ScoreTable, settings: Settings, aside: Aside) -> Judged:
     ]
     process = None if aside.commitment is None else judge_process(table, settings, shared.alpha, aside.commitment, aside.earlier)
     twins = None if aside.blind_p is None else judge_twins(table, settings, shared.alpha, aside.blind_p)
-    people = judge_people(table, settings, shared.alpha)
+    people = judge_people(table, settings, shared.alpha, aside.people_blind_p)
     claims = [claim for claim in (twins, people, process) if claim is not None]
     verdict = _verdict(gates, target, [claim.verdict for claim in claims])
     accused, attacks = accused_records(table, target), attack_results(table, settings)
@@ -143,23 +145,27 @@ def judge(table: ScoreTable, settings: Settings, aside: Aside) -> Judged:
     )
 
 
-def blind_aside(
-    texts: Mapping[SetRole, Sequence[str]], subjects: Mapping[SetRole, Sequence[str]], settings: Settings
-) -> tuple[Value | None, float | None]:
+def blind_aside(texts: Mapping[SetRole, Sequence[str]], subjects: Mapping[SetRole, Sequence[str]], settings: Settings) -> Aside:
     """What words alone tell of forget against holdout: the AUC, and the permutation p-value where the holdout is twins.
 
     Where the records of a side are all of one person, as in most deletion requests, nobody can be held out, and it stays untested.
+    Twins are controls of fresh texts too, where words do not tell those apart either.
 
     Raises:
         InputError: the holdout is said to be twins, which cannot be believed untested.
     """
-    if "holdout" not in texts:
-        return None, None
-    if not settings.twins and min(len(set(subjects[role])) for role in ("forget", "holdout")) < 2:
-        return None, None
-    sides = texts["forget"], texts["holdout"], subjects["forget"], subjects["holdout"]
-    estimate = blind_auc(*sides, confidence=settings.confidence, seed=settings.seed)
-    return Value.of(estimate), blind_permutation_p(*sides, seed=settings.seed) if settings.twins else None
+    people = {role: len(set(subjects[role])) for role in texts}
+    if "holdout" not in texts or (not settings.twins and min(people["forget"], people["holdout"]) < 2):
+        return Aside()
+
+    def sides(role: SetRole) -> tuple[Sequence[str], ...]:
+        return texts[role], texts["holdout"], subjects[role], subjects["holdout"]
+
+    blind = Value.of(blind_auc(*sides("forget"), confidence=settings.confidence, seed=settings.seed))
+    if not settings.twins:
+        return Aside(blind)
+    fresh = blind_permutation_p(*sides("fresh"), seed=settings.seed) if people.get("fresh", 0) > 1 else None
+    return Aside(blind, blind_permutation_p(*sides("forget"), seed=settings.seed), fresh)
 
 
 def _tiers(table: ScoreTable, settings: Settings, references: int) -> tuple[Tier, ...]:
@@ -169,7 +175,7 @@ def _tiers(table: ScoreTable, settings: Settings, references: int) -> tuple[Tier
         "retrained references": references >= 2,
         "exchangeable twins": settings.twins and holdout,
         "canaries": table.block("target", "canary") is not None,
-        "fresh texts": settings.twins and holdout and table.block("target", "fresh") is not None,
+        "fresh texts": settings.twins and enough_people(table),
     }
     return tuple(tier for tier, there in present.items() if there)
 

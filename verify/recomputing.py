@@ -30,6 +30,7 @@ def recompute(folder: str | Path) -> Evidence:
     aside = Aside(
         evidence.blind,
         evidence.blind_p,
+        None if evidence.people is None else evidence.people.blind_p,
         None if process is None else process.commitment,
         () if process is None else process.batches[:-1],
     )

@@ -21,6 +21,7 @@ from verify.certificate import (
     sign,
     write_certificate,
 )
+from verify.certificate_check import Trusted, check_certificate
 from verify.files import write_manifest
 
 
@@ -60,6 +61,40 @@ def test_a_foreign_key_is_named(house: dict[str, Path]) -> None:
     checked = check(house, key="other")
     assert "a foreign key" in broken(checked)
     assert checked.verdict is None
+
+
+def test_an_operator_cannot_sign_for_the_auditor(house: dict[str, Path], tmp_path: Path) -> None:
+    """Who gives two keys expects two signers; one key alone, or a key given for both roles, may speak for both, and it is said."""
+    own, other = (load_public_key(house[name].with_name(f"{name}.pub")) for name in ("key", "other"))
+    alone = check(house)
+    assert alone.holds
+    assert any("nobody else vouches" in finding.detail for finding in alone.findings)
+    both = check_certificate(house["certificate.json"], [own, other])
+    assert "signers" in broken(both)
+    assert check_certificate(house["certificate.json"], Trusted(operator=[own], auditor=[own, other])).holds
+    roles = check_certificate(house["certificate.json"], Trusted(operator=[own], auditor=[other]))
+    assert "gave that key for another role" in broken(roles)
+    assert roles.verdict is None
+    signers = [load_signer(house[name]) for name in ("key", "other")]
+    path, statements = (
+        tmp_path / "two.json",
+        (operator_statement(house["after"], house["before"]), auditor_statement(house["audit"])),
+    )
+    write_certificate(path, [sign(statement, signer) for statement, signer in zip(statements, signers, strict=True)])
+    for trusted in ([own, other], Trusted(operator=[own], auditor=[other])):
+        two = check_certificate(path, trusted)
+        assert two.holds, broken(two)
+        assert not any(finding.what == "signers" for finding in two.findings)
+        assert {finding.detail for finding in two.findings if finding.what.startswith("statement of")} == {
+            f"present and signed by {key.keyid[:16]}" for key in (own, other)
+        }
+
+
+def test_an_adapter_beside_the_weights_is_named(house: dict[str, Path], tmp_path: Path) -> None:
+    """Certified weights with an adapter put beside them are not the certified model: a loader takes both."""
+    model = shutil.copytree(house["after"], tmp_path / "model")
+    (model / "adapter_config.json").write_text('{"peft_type": "LORA"}')
+    assert "adapter_config.json was added" in broken(check(house, model=model))
 
 
 def test_a_removed_statement_is_named(house: dict[str, Path], tmp_path: Path) -> None:

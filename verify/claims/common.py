@@ -11,6 +11,9 @@ from verify.statistics.multiplicity import benjamini_hochberg, conformal_p_value
 
 Array = NDArray[np.float64]
 
+BLIND_LEVEL = 0.01
+"""Controls that words alone tell apart at this level were not drawn at random."""
+
 
 def calibrators(table: ScoreTable, role: SetRole) -> list[str]:
     """Models that never saw what is in question: the retrained references, else the base."""

@@ -2,16 +2,13 @@
 
 import numpy as np
 
-from verify.claims.common import Array, calibrated, conformal_findings, describe_calibration
+from verify.claims.common import BLIND_LEVEL, Array, calibrated, conformal_findings, describe_calibration
 from verify.evidence import Settings
 from verify.findings import TwinFinding, Twins, Value, VerdictWord
 from verify.scores import ScoreTable
 from verify.statistics.dataset_usage import share_still_in
 from verify.statistics.intervals import clopper_pearson
 from verify.statistics.planner import twin_power
-
-BLIND_LEVEL = 0.01
-"""Twins that words alone tell apart at this level were not drawn at random."""
 
 CALL_RATE = 0.10
 """Share of never-trained records that the guesses behind "still in" call members."""
