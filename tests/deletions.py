@@ -53,7 +53,8 @@ def model_of(evidence: Evidence, **changes: Any) -> ReplacedModel:
         "share_of_retraining": 0.67,
         "verdict": evidence.verdict,
         "verdict_phrase": evidence.verdict_phrase,
-        "audit_digest": "d" * 64,
+        "tested_by": evidence.tiers,
+        "audit_digest": evidence.digest,
         "rungs": ("npo: left because its audit said NOT_FORGOTTEN (6 of 80 records)",),
     }
     return ReplacedModel(**(facts | changes))

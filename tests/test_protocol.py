@@ -103,6 +103,31 @@ def test_without_a_retain_set_nothing_is_certified() -> None:
     judged = judge(simulated_table(references=8, retain=False), SETTINGS, Aside(BLIND))
     assert judged.verdict == "INCONCLUSIVE"
     assert any("--retain" in sentence for sentence in judged.explanation)
+    assert "--retain FILE" in (judged.next_step or ""), "more references would not help"
+
+
+def test_the_scope_names_what_it_was_shown_by() -> None:
+    """A certificate rests on references alone, an accusation on what accuses; what stays open was examined by all."""
+    twins = Settings(planted_draws=40, twins=True)
+    certified = judge(simulated_table(references=8), twins, Aside(BLIND, 0.5))
+    assert certified.verdict == "EQUIVALENT_WITHIN"
+    assert (certified.tiers, certified.accused_by) == (("retrained references", "exchangeable twins"), ())
+    assert "shown for the mean loss per token against retrained references; with" in certified.scope
+    accused = judge(simulated_table(kept=0.2), SETTINGS, Aside(BLIND))
+    assert accused.accused_by == ("retrained references",)
+    silent = judge(simulated_table(references=0), twins, Aside(BLIND, 0.5))
+    assert silent.verdict == "INCONCLUSIVE"
+    assert "stays open, examined by conformal p-values" in silent.scope
+
+
+def test_losses_out_of_all_proportion_are_no_crash() -> None:
+    """Two retain records that the target finds impossible: the ratio's interval has no end, and the model is called broken."""
+    table = simulated_table(references=4)
+    blocks = dict(table.blocks)
+    block = blocks["target", "retain"]
+    blocks["target", "retain"] = replace(block, loss=block.loss + np.where(np.arange(len(block.loss)) < 2, [[900.0]], 60.0)[0])
+    judged = judge(ScoreTable(blocks), SETTINGS, Aside(BLIND))
+    assert judged.verdict == "NOT_TESTABLE"
 
 
 def test_without_controls_attacks_have_no_auc() -> None:

@@ -19,13 +19,13 @@ from verify.canaries import Canaries, find_canaries
 from verify.errors import InputError
 from verify.evidence import Environment, Evidence, Settings
 from verify.files import new_output, write_manifest
-from verify.findings import AuditedSet, CoinBatch, Registered, SetRole
-from verify.identity import RecordKey, set_digest
+from verify.findings import CoinBatch, Registered, SetRole
+from verify.identity import RecordKey
 from verify.protocol import Judged, blind_aside, judge
 from verify.records import Fields, Record, RecordSource
 from verify.registration import Registration
 from verify.scorer import Plan, Scorer
-from verify.scores import ScoreTable
+from verify.scores import ScoreTable, audited_sets
 from verify.sets import load_sets
 from verify.threats import threat_models
 
@@ -82,6 +82,8 @@ def audit(
     """
     started = time.monotonic()
     registered = None if registration is None else Registration.load(registration)
+    if registered is not None:
+        registered.require_past(datetime.now(UTC))
     settings = _settings(settings, registered)
     output = None if output_dir is None else new_output(output_dir)
     key = RecordKey.load()
@@ -209,11 +211,6 @@ def _texts(sets: Mapping[SetRole, Sequence[Record]]) -> tuple[dict[SetRole, list
 def _evidence(
     judged: Judged, scorer: Scorer, table: ScoreTable, settings: Settings, registered: Registered | None, seconds: float
 ) -> Evidence:
-    sets = []
-    for role in scorer.sets:
-        block = table.blocks["target", role]
-        members = set_digest(block.records)
-        sets.append(AuditedSet(role=role, records=len(block.records), scored_tokens=int(block.tokens.sum()), digest=members))
     return Evidence(
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         duration_seconds=seconds,
@@ -223,15 +220,15 @@ def _evidence(
         not_shown=judged.not_shown,
         next_step=judged.next_step,
         tiers=judged.tiers,
+        accused_by=judged.accused_by,
         registration=registered,
         settings=settings,
         models=tuple(scorer.models),
-        sets=tuple(sets),
+        sets=audited_sets(table),
         gates=judged.gates,
         residual=judged.residual,
         tests=judged.tests,
         accused=judged.accused,
-        accused_share=judged.accused_share,
         blind=judged.blind,
         blind_p=judged.blind_p,
         process=judged.process,

@@ -31,7 +31,8 @@ class Report:
         from verify.report.html import render
 
         evidence = recompute(self.audit)
-        print(f"{evidence.table()}\n\nEvery number follows from {self.audit / 'scores.parquet'}.")  # noqa: T201
+        covered = "Models, settings and registration stand as the audit wrote them; a certificate binds them."
+        print(f"{evidence.table()}\n\nEvery number follows from {self.audit / 'scores.parquet'}. {covered}")  # noqa: T201
         _write(render(evidence), self.output, self.pdf)
         return EXIT_STATUS[evidence.verdict]
 

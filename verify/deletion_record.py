@@ -11,7 +11,7 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field
 
 from verify.documents import Document
-from verify.findings import Frozen, VerdictWord
+from verify.findings import Frozen, Tier, VerdictWord
 
 CERTIFYING = "EQUIVALENT_WITHIN"
 UNDECIDED = ("INCONCLUSIVE", "NOT_TESTABLE")
@@ -91,6 +91,7 @@ class ReplacedModel(Frozen):
         share_of_retraining: cost in retrainings, by tokens; None where it is not known.
         verdict: of the audit.
         verdict_phrase: the same with its parameters.
+        tested_by: what the audit could accuse by.
         basis: what it went into service on: its audit, or, where the audit left it open, that it was rebuilt without the records.
         audit_digest: SHA-256 of the audit's evidence.json.
         rungs: methods that were tried before, with why they were left, in words.
@@ -108,6 +109,7 @@ class ReplacedModel(Frozen):
     share_of_retraining: float | None = Field(default=None, ge=0)
     verdict: VerdictWord
     verdict_phrase: str
+    tested_by: tuple[Tier, ...]
     basis: Literal["audit", "exact rebuild"] = "audit"
     audit_digest: str
     rungs: tuple[str, ...] = ()

@@ -1,5 +1,6 @@
 """The evidence of an audit: everything it writes down, and everything that was decided before it looked."""
 
+import hashlib
 from pathlib import Path
 from typing import Literal, Self
 
@@ -75,15 +76,16 @@ class Evidence(Frozen):
         scope: which claim the verdict is about, and the statistics it was shown for.
         not_shown: what this audit does not show, one plain sentence each.
         next_step: what would decide, where the verdict is INCONCLUSIVE or NOT_TESTABLE.
-        tiers: what the verdict rests on, the strongest first; their error probabilities share alpha.
+        tiers: what could accuse, the strongest first; their error probabilities share alpha.
+        accused_by: what did, where the verdict is NOT_FORGOTTEN.
         registration: the file that fixed all choices before unlearning, or None.
         blind: AUC of words alone between forget and holdout texts: with the scores, all that the verdict follows from.
         blind_p: permutation p-value of the same, where the holdout is said to be twins.
         process, twins, people: the claims of Tier A, Tier C and the user level, where they were examined.
         residual: rho = N/G, the fraction of the set's memorization that is left.
-        accused: the records whose residual exceeds the margin.
+        accused: the records that the test of single records finds beyond the margin, corrected for their number. How many are
+            beyond it cannot be told from that: a weak trace is missed more often than not.
         threats: what the attacker sees, for every attack that was known when this was written, run or not.
-        accused_share: share of forget records whose residual exceeds the margin, with its exact interval over records.
     """
 
     schema_: Literal["unlearn-verify/evidence/1"] = Field(default="unlearn-verify/evidence/1", alias="schema")
@@ -95,6 +97,7 @@ class Evidence(Frozen):
     not_shown: tuple[str, ...]
     next_step: str | None
     tiers: tuple[Tier, ...]
+    accused_by: tuple[Tier, ...]
     registration: Registered | None = None
     settings: Settings
     models: tuple[AuditedModel, ...]
@@ -103,7 +106,6 @@ class Evidence(Frozen):
     residual: Value | None
     tests: tuple[Test, ...]
     accused: tuple[RecordFinding, ...]
-    accused_share: Value | None
     blind: Value | None = None
     blind_p: Share | None = None
     process: Process | None = None
@@ -170,9 +172,18 @@ class Evidence(Frozen):
         write_text(path, render(self))
         return Path(path)
 
+    def text(self) -> str:
+        """What stands in `evidence.json`."""
+        return self.model_dump_json(indent=2, by_alias=True) + "\n"
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of `evidence.json` as an audit writes it."""
+        return hashlib.sha256(self.text().encode()).hexdigest()
+
     def save(self, path: str | Path) -> None:
         """Write `evidence.json`, atomically."""
-        write_text(path, self.model_dump_json(indent=2, by_alias=True) + "\n")
+        write_text(path, self.text())
 
     @classmethod
     def load(cls, path: str | Path) -> Self:

@@ -41,7 +41,6 @@ from verify.gates import (
     utility_gate,
 )
 from verify.scores import ScoreTable
-from verify.statistics.intervals import clopper_pearson
 from verify.statistics.residual import ResidualVerdict, residual_verdict
 from verify.wording import explain, next_step, not_shown, scope, seen_by_attacks
 
@@ -75,11 +74,11 @@ class Judged:
     not_shown: tuple[str, ...]
     next_step: str | None
     tiers: tuple[Tier, ...]
+    accused_by: tuple[Tier, ...]
     gates: tuple[Gate, ...]
     residual: Value | None
     tests: tuple[Test, ...]
     accused: tuple[RecordFinding, ...]
-    accused_share: Value | None
     blind: Value | None
     blind_p: float | None
     process: Process | None
@@ -115,25 +114,35 @@ def judge(table: ScoreTable, settings: Settings, aside: Aside) -> Judged:
     process = None if aside.commitment is None else judge_process(table, settings, shared.alpha, aside.commitment, aside.earlier)
     twins = None if aside.blind_p is None else judge_twins(table, settings, shared.alpha, aside.blind_p)
     people = judge_people(table, settings, shared.alpha, aside.people_blind_p)
-    claims = [claim for claim in (twins, people, process) if claim is not None]
-    verdict = _verdict(gates, target, [claim.verdict for claim in claims])
+    others: dict[Tier, Twins | People | Process | None] = {
+        "exchangeable twins": twins,
+        "fresh texts": people,
+        "canaries": process,
+    }
+    claims = {tier: claim for tier, claim in others.items() if claim is not None}
+    words: dict[Tier, VerdictWord] = {
+        "retrained references": _of_references(gates, target),
+        **{tier: claim.verdict for tier, claim in claims.items()},
+    }
+    verdict = _verdict(gates, words)
+    accused_by = tuple(tier for tier, word in words.items() if verdict == word == "NOT_FORGOTTEN")
     accused, attacks = accused_records(table, target), attack_results(table, settings)
     records = len(table.blocks["target", "forget"].records)
     return Judged(
         verdict=verdict,
-        explanation=explain(verdict, gates, target, claims, settings),
-        scope=scope(tiers, settings, records),
+        explanation=explain(verdict, gates, target, list(claims.values()), settings),
+        scope=scope(verdict, tiers, accused_by, settings, records),
         not_shown=(
             *(() if verdict == "NOT_FORGOTTEN" else seen_by_attacks(attacks)),
             *not_shown(controls, ratio, aside.commitment is not None, records),
         ),
         next_step=next_step(verdict, gates, len(references), records),
         tiers=tiers,
+        accused_by=accused_by,
         gates=tuple(gates),
         residual=None if target is None or target.rho is None else Value.of(target.rho),
         tests=() if target is None else described_tests(target),
         accused=accused,
-        accused_share=None if target is None else Value.of(clopper_pearson(len(accused), target.records, settings.confidence)),
         blind=aside.blind,
         blind_p=aside.blind_p,
         process=process,
@@ -194,20 +203,23 @@ def _retrained(table: ScoreTable, references: Sequence[str], settings: Settings)
     return residual_verdict(original, table.loss("target", "forget"), losses, settings.margin, settings.alpha), gates
 
 
-def _verdict(gates: Sequence[Gate], target: ResidualVerdict | None, others: Sequence[VerdictWord]) -> VerdictWord:
-    """The four words in their precedence: every claim has its own gates, and an accusation by any of them stands."""
+def _of_references(gates: Sequence[Gate], target: ResidualVerdict | None) -> VerdictWord:
+    """What the comparison with retrained references says by itself, its gates before its tests."""
     failed = [gate for gate in gates if not gate.passed and "record" in gate.claims]
-    if any(gate.name == "utility" and gate.passed is False for gate in failed):
-        return "NOT_TESTABLE"
-    record: VerdictWord = "INCONCLUSIVE"
     if target is None or any(gate.blocks == "NOT_TESTABLE" for gate in failed):
-        record = "NOT_TESTABLE"
-    elif target.accused:
-        record = "NOT_FORGOTTEN"
-    elif target.certified and not any(gate.blocks == "INCONCLUSIVE" for gate in failed):
-        record = "EQUIVALENT_WITHIN"
-    if "NOT_FORGOTTEN" in (record, *others):
+        return "NOT_TESTABLE"
+    if target.accused:
         return "NOT_FORGOTTEN"
-    if record == "NOT_TESTABLE" and target is None and "INCONCLUSIVE" in others:
-        return "INCONCLUSIVE"
-    return record
+    certified = target.certified and not any(gate.blocks == "INCONCLUSIVE" for gate in failed)
+    return "EQUIVALENT_WITHIN" if certified else "INCONCLUSIVE"
+
+
+def _verdict(gates: Sequence[Gate], words: Mapping[Tier, VerdictWord]) -> VerdictWord:
+    """The four words in their precedence: every claim has its own gates, and an accusation by any of them stands."""
+    if any(gate.name == "utility" and gate.passed is False for gate in gates):
+        return "NOT_TESTABLE"
+    if "NOT_FORGOTTEN" in words.values():
+        return "NOT_FORGOTTEN"
+    record = words["retrained references"]
+    unexamined = any(gate.name == "retrained references" and gate.blocks == "NOT_TESTABLE" for gate in gates)
+    return "INCONCLUSIVE" if record == "NOT_TESTABLE" and unexamined and "INCONCLUSIVE" in words.values() else record

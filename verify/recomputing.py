@@ -7,7 +7,7 @@ from typing import Any
 from verify.errors import InputError, RunError
 from verify.evidence import Evidence
 from verify.protocol import Aside, Judged, judge
-from verify.scores import ScoreTable
+from verify.scores import ScoreTable, audited_sets
 
 TOLERANCE = 1e-9
 """Relative. Another version of numpy may sum in another order; a changed score moves numbers by far more."""
@@ -17,7 +17,8 @@ def recompute(folder: str | Path) -> Evidence:
     """Judge an audit's `scores.parquet` again and return the evidence that follows from it.
 
     The settings, the blind baseline and the canaries' counts of earlier deletions are taken from `evidence.json`: they were
-    decided beforehand, or need texts that are gone.
+    decided beforehand, or need texts that are gone. Nothing here can show which models were scored, or that the registration is
+    the one that was sent; a certificate binds both.
 
     Raises:
         InputError: a file is missing, damaged or of another version.
@@ -39,6 +40,7 @@ def recompute(folder: str | Path) -> Evidence:
     except (KeyError, ValueError) as error:
         raise InputError(f"{folder}: the scores do not fit the evidence ({type(error).__name__}). Run the audit again.") from None
     again = evidence.model_copy(update={field.name: getattr(judged, field.name) for field in fields(Judged)})
+    again = again.model_copy(update={"sets": audited_sets(table)})
     found = differences(evidence.model_dump(), again.model_dump())
     if found:
         more = f" and {len(found) - 5} more" if len(found) > 5 else ""

@@ -87,6 +87,22 @@ class Registration(Frozen):
         if self.canaries != canaries:
             raise InputError("the canaries are not the registered ones. Give the canaries.json of the registered training run.")
 
+    def require_past(self, now: datetime) -> None:
+        """Refuse a registration that says that it was made after `now`.
+
+        Raises:
+            InputError: its date is no date, lies ahead, or has no time zone.
+        """
+        try:
+            ahead = datetime.fromisoformat(self.created) > now
+        except (TypeError, ValueError):
+            raise InputError(f"the registration's date {self.created!r} is none. Give the file that `register` wrote.") from None
+        if ahead:
+            raise InputError(
+                f"the registration says that it was made at {self.created}, and now it is {now.isoformat(timespec='seconds')}. "
+                "Set the clock, or give the file that `register` wrote."
+            )
+
     def save(self, path: str | Path) -> None:
         """Write the registration, atomically; an existing file is never replaced.
 

@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 
 from verify.errors import InputError
 from verify.files import atomic_file
-from verify.findings import SetRole
+from verify.findings import AuditedSet, SetRole
+from verify.identity import set_digest
 
 SCHEMA = "unlearn-verify/scores/1"
 OWN_COLUMNS = ("model", "role", "record", "subject", "tokens", "mean_loss", "included")
@@ -113,6 +114,15 @@ class ScoreTable:
             if isinstance(error, InputError):
                 raise
             raise InputError(f"{path} is not a whole score table ({type(error).__name__}). Run the audit again.") from None
+
+
+def audited_sets(table: ScoreTable) -> tuple[AuditedSet, ...]:
+    """What was scored: every set of the target's, in its order."""
+    return tuple(
+        AuditedSet(role=role, records=len(block.records), scored_tokens=int(block.tokens.sum()), digest=set_digest(block.records))
+        for (model, role), block in table.blocks.items()
+        if model == "target"
+    )
 
 
 def _block(columns: Mapping[str, Sequence[Any]], key: tuple[str, SetRole]) -> ScoreBlock:

@@ -19,14 +19,26 @@ ENOUGH_FOR_ONE = 8
 """References from which on one record's own spread, and no longer the references' number, keeps an audit open."""
 
 
-def scope(tiers: Sequence[Tier], settings: Settings, records: int) -> str:
-    """Which claim the verdict is about; `records` is the size of the forget set."""
+def scope(verdict: VerdictWord, tiers: Sequence[Tier], accused_by: Sequence[Tier], settings: Settings, records: int) -> str:
+    """Which claim the verdict is about, and by what it was shown: an accusation by those that accuse, a certificate by references.
+
+    Args:
+        verdict: the word.
+        tiers: what could accuse.
+        accused_by: what did.
+        settings: margin and level.
+        records: size of the forget set.
+    """
     if not tiers:
         return "No claim could be examined: there are no retrained references, twins or canaries."
     about = "this one record" if records == 1 else "this forget set as a whole"
     shared = f", each tier at alpha / {len(tiers)}" if len(tiers) > 1 else ""
+    decided = verdict in ("EQUIVALENT_WITHIN", "NOT_FORGOTTEN")
+    certified_by: tuple[Tier, ...] = ("retrained references",)
+    shown_by = {"NOT_FORGOTTEN": accused_by, "EQUIVALENT_WITHIN": certified_by}.get(verdict, tiers)
+    said = "A claim about {}, shown for {}" if decided else "A question about {} that stays open, examined by {}"
     return (
-        f"A claim about {about}, shown for {'; '.join(SHOWN_BY[tier] for tier in tiers)}; "
+        f"{said.format(about, '; '.join(SHOWN_BY[tier] for tier in shown_by))}; "
         f"with the margin rho* = {settings.margin:g} at level alpha = {settings.alpha:g}{shared}."
     )
 
@@ -132,6 +144,8 @@ def next_step(verdict: VerdictWord, gates: Sequence[Gate], references: int, reco
         return f"Train {max(4 - references, 1)} more references without the forget set, each with another --seed, and audit again."
     if verdict == "NOT_TESTABLE":
         return f"Mend what failed ({', '.join(failed)}) and audit again."
+    if "utility" in failed:
+        return "Give the records that the model was to keep (--retain FILE) and audit again: nobody looked whether it still works."
     if records == 1 and references >= ENOUGH_FOR_ONE:
         return (
             "More references would hardly help: how much one record varies between two retrainings stays. Audit it together with "

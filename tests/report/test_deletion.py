@@ -91,7 +91,16 @@ def test_the_rest(evidence: Evidence) -> None:
         assert request.id in text
         assert str(request.answer_by) in text
         assert request.reason is None or request.reason in text
-    for expected in ("support-2025.jsonl", "1" * 64, "seed = 7", "exports/gguf", record.digest, "d" * 64, "ab" * 32, "Yeom et al."):
+    for expected in (
+        "support-2025.jsonl",
+        "1" * 64,
+        "seed = 7",
+        "exports/gguf",
+        record.digest,
+        record.models[0].audit_digest,
+        "ab" * 32,
+        "Yeom et al.",
+    ):
         assert expected in text, expected
     for attack in attack_pages(evidence):
         assert f"Attack: {attack.name}" in text

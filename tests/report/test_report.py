@@ -10,15 +10,17 @@ from audits import BLIND, evidence_of
 from report_reading import Page
 from score_tables import canary_table, simulated_table
 
-from verify.evidence import Evidence
+from verify.errors import InputError
+from verify.evidence import Evidence, Settings
 from verify.findings import Registered
 from verify.protocol import Aside
 from verify.report.html import render, render_comparison
-from verify.report.page import PLAIN
+from verify.report.page import in_plain_words
 from verify.report.text import comparison, summary
 from verify.scores import ScoreTable
 from verify.visible import visible
 
+TWINS = Settings(planted_draws=40, twins=True)
 TRUTHS: dict[str, dict[str, Any]] = {
     "EQUIVALENT_WITHIN": {},
     "NOT_FORGOTTEN": {"kept": 0.2},
@@ -40,7 +42,7 @@ def test_page_one(audits: dict[str, Evidence], word: str) -> None:
     """The plain sentence, the word, the scope, why, and everything that is not shown stand before the first figure."""
     evidence = audits[word]
     first = Page(render(evidence).split('<h2 class="page">')[0]).text
-    for sentence in (PLAIN[word], evidence.verdict_phrase, evidence.scope, *evidence.explanation, *evidence.not_shown):
+    for sentence in (in_plain_words(evidence), evidence.verdict_phrase, evidence.scope, *evidence.explanation, *evidence.not_shown):
         assert sentence in first
     assert "Not pre-registered" in first
     assert "proved" not in first.lower()
@@ -140,10 +142,31 @@ def test_summaries(audits: dict[str, Evidence]) -> None:
 
 def test_comparison(audits: dict[str, Evidence]) -> None:
     """Side by side: one row per method with its verdict and cost, under 500 kB, on the terminal and on the page."""
-    entries = [(f"method_{number}", evidence, None if number == 0 else 0.5) for number, evidence in enumerate(audits.values())]
+    alike = [evidence_of(simulated_table(**truth)) for truth in ({}, {"kept": 0.2}, {"destroyed": 3.0}, {"retain": False})]
+    entries = [(f"method_{number}", evidence, None if number == 0 else 0.5) for number, evidence in enumerate(alike)]
     page, text = render_comparison(entries), comparison(entries)
     assert len(page.encode()) < 500_000
     for name, evidence, _ in entries:
         assert name in page
         assert evidence.verdict in text
     assert "0.50 x" in text
+    unexamined = "Whether the model still works was not examined: no retain set was given (--retain FILE)."
+    assert f"method_3: {unexamined}" in page, "what only some do not show names them"
+    with pytest.raises(InputError, match="audit 2 has other retrained references"):
+        render_comparison([("one", alike[0], None), ("other", audits["INCONCLUSIVE"], None)])
+    moved = alike[1].sets[0].model_copy(update={"digest": "d" * 64})
+    with pytest.raises(InputError, match="audit 2 has other forget records"):
+        render_comparison([("one", alike[0], None), ("other", alike[1].model_copy(update={"sets": (moved,)}), None)])
+
+
+def test_plain_words_say_what_was_tested() -> None:
+    """Each accusation is put by what accuses; without references, or without a retain set, silence is no matter of size."""
+    audits = {
+        "that never saw them, by more than the margin": evidence_of(simulated_table(kept=0.2)),
+        "takes models that were trained without": evidence_of(simulated_table(references=0), TWINS, Aside(BLIND, 0.5)),
+        "whether the model still works was not examined": evidence_of(simulated_table(references=8, retain=False)),
+        "from ones like them that it never saw": evidence_of(simulated_table(references=0, kept=0.5), TWINS, Aside(BLIND, 0.5)),
+    }
+    for words, evidence in audits.items():
+        assert words in in_plain_words(evidence), (words, evidence.verdict)
+        assert in_plain_words(evidence) in render(evidence)

@@ -97,6 +97,7 @@ def _replaced(request: Request, folder: Path, made: dict[str, Any]) -> ReplacedM
         share_of_retraining=_share(manifest["method"], facts),
         verdict=evidence.verdict,
         verdict_phrase=evidence.verdict_phrase,
+        tested_by=evidence.tiers,
         basis=made.get("basis", "audit"),
         audit_digest=made["evidence"],
         rungs=_tried(request, made["before"]),

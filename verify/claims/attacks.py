@@ -14,6 +14,9 @@ from verify.statistics.roc import membership_auc, tpr_at_fpr
 
 Array = NDArray[np.float64]
 
+LARGEST_LOGARITHM = 700.0
+"""Of a utility ratio that is printed: a model that loses tens of nats on some records has an interval without an upper end."""
+
 
 def attack_results(table: ScoreTable, settings: Settings) -> list[AttackResult]:
     """Every attack against every model."""
@@ -72,8 +75,7 @@ def utility_of_models(table: ScoreTable, references: Sequence[str], settings: Se
 
 
 def _exponential(logs: Array, settings: Settings) -> Value:
-    """exp of a mean of logarithms, with the interval of the mean."""
+    """exp of a mean of logarithms, with the interval of the mean; no end is infinite, which JSON does not know."""
     mean = mean_with_interval(logs, settings.confidence)
-    return Value(
-        value=float(np.exp(mean.value)), low=float(np.exp(mean.low)), high=float(np.exp(mean.high)), n=mean.n, level=mean.level
-    )
+    value, low, high = (float(np.exp(min(one, LARGEST_LOGARITHM))) for one in (mean.value, mean.low, mean.high))
+    return Value(value=value, low=low, high=high, n=mean.n, level=mean.level)

@@ -7,7 +7,9 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
 
+from verify.errors import InputError
 from verify.models import LoadedModel
 from verify.probes.base import Array, Material, mean_losses
 from verify.scoring import output_head
@@ -42,14 +44,25 @@ class Quantization:
 
 @contextmanager
 def quantized(model: Any, bits: int, group: int | None) -> Iterator[None]:
-    """Within this block the linear layers hold rounded weights; afterwards their own."""
+    """Within this block the linear layers hold rounded weights; afterwards their own.
+
+    Raises:
+        InputError: the model has no such layer.
+    """
     head = output_head(model)
-    layers = [layer for layer in model.modules() if isinstance(layer, nn.Linear) and layer is not head]
+    layers = [layer for layer in model.modules() if isinstance(layer, nn.Linear | Conv1D) and layer is not head]
+    if not layers:
+        raise InputError(
+            f"{type(model).__name__} has no linear layer that is known here, so nothing would be rounded. Leave `quantization` out."
+        )
     kept = [layer.weight.detach().clone() for layer in layers]
     try:
         with torch.no_grad():
             for layer in layers:
-                layer.weight.copy_(rounded(layer.weight, bits, group))
+                # GPT-2's layers hold their weights the other way round [in, out].
+                turned = isinstance(layer, Conv1D)
+                found = rounded(layer.weight.T if turned else layer.weight, bits, group)
+                layer.weight.copy_(found.T if turned else found)
         yield
     finally:
         with torch.no_grad():

@@ -18,7 +18,7 @@ from verify.evidence import Evidence
 from verify.findings import Value
 from verify.report.attack_pages import AttackPage, attack_pages, headline, references_of, worst_attack
 from verify.report.html import figures_of
-from verify.report.page import PLAIN, environment
+from verify.report.page import environment, in_plain_words, not_shown_by
 from verify.treatments import Robustness
 
 OUTCOMES: dict[Outcome, str] = {
@@ -100,7 +100,7 @@ def render(
     replaced = _match(record, evidences, robustness)
     word = next((word for word in PRECEDENCE if word in [one.evidence.verdict for one in replaced]), None)
     counts = Counter(request.outcome for request in record.requests)
-    shown = _not_shown(replaced)
+    shown = not_shown_by({one.name: one.evidence for one in replaced})
     return (
         environment()
         .get_template("deletion.html.j2")
@@ -108,7 +108,7 @@ def render(
             record=record,
             replaced=replaced,
             word=word,
-            plain=_plain(word, len(replaced)),
+            plain=_plain(word, [one.evidence for one in replaced]),
             phrase=replaced[0].evidence.verdict_phrase if len(replaced) == 1 else word,
             scope=_scope(record),
             costs=[_cost(one.name, one.model) for one in replaced],
@@ -128,15 +128,6 @@ def render(
     )
 
 
-def _not_shown(replaced: Sequence[_Replaced]) -> dict[str, None]:
-    """Of all models, each once; what is said of some of several models names them."""
-    said = {one.name: one.evidence.not_shown for one in replaced}
-    common = set.intersection(*map(set, said.values())) if said else set()
-    return dict.fromkeys(
-        sentence if sentence in common else f"{name}: {sentence}" for name, sentences in said.items() for sentence in sentences
-    )
-
-
 def _match(record: DeletionRecord, evidences: Sequence[Evidence], robustness: Sequence[Robustness]) -> list[_Replaced]:
     by_weights = {_target(evidence): evidence for evidence in evidences}
     probed = {entry.weights: entry for entry in robustness}
@@ -153,6 +144,11 @@ def _match(record: DeletionRecord, evidences: Sequence[Evidence], robustness: Se
                 f"the deletion record says {model.verdict} of {model.after[:16]}, its audit {evidence.verdict}. "
                 "Make the record again from this audit."
             )
+        if evidence.digest != model.audit_digest:
+            raise InputError(
+                f"the audit of {model.after[:16]} is not the one that the deletion record names ({model.audit_digest[:16]}): its "
+                "evidence.json was made again or edited. Give the folder as the audit left it."
+            )
         alike = sum(other.name == model.name for other in record.models)
         name = model.name if alike == 1 else f"{model.name} ({model.after[:8]})"
         probe, numbers = probed.get(model.after), _numbers(evidence)
@@ -166,12 +162,14 @@ def _target(evidence: Evidence) -> str:
     return next(model.weights for model in evidence.models if model.role == "target")
 
 
-def _plain(word: str | None, models: int) -> str:
-    if word is None:
+def _plain(word: str | None, evidences: Sequence[Evidence]) -> str:
+    worst = next((evidence for evidence in evidences if evidence.verdict == word), None)
+    if worst is None:
         return "No model was changed: none of these requests led to a deletion."
-    if models == 1:
-        return PLAIN[word]
-    return f"{models} models were replaced. The one that fared worst: {PLAIN[word][0].lower()}{PLAIN[word][1:]}"
+    plain = in_plain_words(worst)
+    if len(evidences) == 1:
+        return plain
+    return f"{len(evidences)} models were replaced. The one that fared worst: {plain[0].lower()}{plain[1:]}"
 
 
 def _scope(record: DeletionRecord) -> str:
@@ -213,8 +211,8 @@ def _numbers(evidence: Evidence) -> list[tuple[str, Value | str, str, str]]:
     if evidence.residual is not None:
         reading = f"0 as if never seen, 1 untouched (n\u00a0=\u00a0{evidence.residual.n})"
         rows.append(("Residual fraction", evidence.residual, "0", reading))
-    if evidence.accused_share is not None:
-        total = evidence.accused_share.n
+    if evidence.tests:
+        total = evidence.set("forget").records
         rows.append(("Records beyond the margin", f"{len(evidence.accused)} of {total}", "0", "each tested, jointly corrected"))
     for family, name, reading in (
         ("membership", "Strongest membership attack", "AUC; 0.5 is guessing"),
@@ -251,7 +249,7 @@ def _noted(record: DeletionRecord) -> list[tuple[str, str]]:
     return [
         ("made", record.created),
         ("head of the request ledger", record.ledger_head),
-        ("registered before unlearning", record.registration or "no: statistics and limits were not fixed beforehand"),
+        ("registration", record.registration or "no: statistics and limits were not fixed beforehand"),
         *((f"weights out of service, {number}", weights) for number, weights in enumerate(record.retired, 1)),
     ]
 

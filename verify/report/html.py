@@ -5,12 +5,13 @@ from typing import Any
 
 from markupsafe import Markup
 
+from verify.errors import InputError
 from verify.evidence import Evidence
 from verify.findings import Histogram, RocCurve, Test
 from verify.report.attack_pages import attack_pages, headline, references_of, worst_attack
 from verify.report.comparing import attack_rows, draw_trade
 from verify.report.drawings import called, draw_losses, draw_residuals, draw_roc
-from verify.report.page import PLAIN, environment, number
+from verify.report.page import environment, in_plain_words, not_shown_by, number
 from verify.report.text import Entry, comparison_row
 
 RECORDS_SHOWN = 50
@@ -25,7 +26,7 @@ def render(evidence: Evidence) -> str:
         .get_template("report.html.j2")
         .render(
             evidence=evidence,
-            plain=PLAIN[evidence.verdict],
+            plain=in_plain_words(evidence),
             key_numbers=_key_numbers(evidence),
             figures=figures_of(evidence),
             attacks=attack_pages(evidence),
@@ -42,18 +43,34 @@ def render_comparison(entries: Sequence[Entry]) -> str:
 
     Args:
         entries: (method, its audit, its cost as a fraction of a retraining's time or None).
+
+    Raises:
+        InputError: the audits are about different records, or compare with different references.
     """
+    _require_alike([evidence for _, evidence, _ in entries])
     return (
         environment()
         .get_template("comparison.html.j2")
         .render(
             rows=[comparison_row(entry) for entry in entries],
-            entries=[(name, evidence, PLAIN[evidence.verdict], figures_of(evidence)) for name, evidence, _ in entries],
+            entries=[(name, evidence, in_plain_words(evidence), figures_of(evidence)) for name, evidence, _ in entries],
             first=entries[0][1],
+            not_shown=not_shown_by({name: evidence for name, evidence, _ in entries}),
             trade=draw_trade(entries),
             attacks=attack_rows(entries),
         )
     )
+
+
+def _require_alike(evidences: Sequence[Evidence]) -> None:
+    """Methods are compared on one forget set, against the same retrained references."""
+    references = [{model.weights for model in evidence.models if model.role == "reference"} for evidence in evidences]
+    for what, values in (
+        ("forget records", [evidence.set("forget").digest for evidence in evidences]),
+        ("retrained references", references),
+    ):
+        if other := next((number for number, value in enumerate(values, 1) if value != values[0]), None):
+            raise InputError(f"audit {other} has other {what} than the first. Compare audits of the same records and references.")
 
 
 def _key_numbers(evidence: Evidence) -> list[tuple[str, Markup, str]]:
@@ -68,8 +85,8 @@ def _key_numbers(evidence: Evidence) -> list[tuple[str, Markup, str]]:
                 f"0: as if never seen; 1: untouched; below 0: over-forgotten ({count})",
             )
         )
-    if evidence.accused_share is not None:
-        total = evidence.accused_share.n
+    if evidence.tests:
+        total = evidence.set("forget").records
         rows.append(
             (
                 "Records beyond the margin",

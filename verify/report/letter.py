@@ -10,28 +10,25 @@ from dataclasses import dataclass
 from datetime import date
 from typing import Literal
 
-from verify.deletion_record import DeletionRecord, RequestFacts
+from verify.deletion_record import DeletionRecord, ReplacedModel, RequestFacts
 from verify.errors import InputError
 from verify.report.page import environment
 from verify.visible import visible
 
 Kind = Literal["answer", "extension"]
 
+COMPARED = "We tested the new model against models that were trained without this data."
 MEANING = {
-    "EQUIVALENT_WITHIN": (
-        "We tested the new model against models that were trained without this data. On the deleted records as a whole it "
-        "behaves as they do, within the agreed margin."
-    ),
-    "NOT_FORGOTTEN": (
-        "We tested the new model against models that were trained without this data. It still differs from them on some of the "
-        "deleted records by more than the agreed margin."
-    ),
-    "INCONCLUSIVE": (
-        "We tested the new model against models that were trained without this data. We found no trace beyond the agreed "
-        "margin, but the test was too small to show that there is none."
-    ),
+    "EQUIVALENT_WITHIN": f"{COMPARED} On the deleted records as a whole it behaves as they do, within the agreed margin.",
+    "NOT_FORGOTTEN": f"{COMPARED} It still differs from them on some of the deleted records by more than the agreed margin.",
+    "INCONCLUSIVE": f"{COMPARED} We found no trace beyond the agreed margin, but the test could not show that there is none.",
     "NOT_TESTABLE": "We could not test whether traces of this data are left in the new model.",
 }
+WITHOUT_REFERENCES = MEANING | {
+    "NOT_FORGOTTEN": "We tested the new model, and found signs that what it learned from this data is not wholly gone.",
+    "INCONCLUSIVE": "We tested the new model and found no trace, but a test of this kind cannot show that there is none.",
+}
+"""Where no model that was trained without the data was there to compare with."""
 REBUILT = "The new model was trained again without this data."
 RIGHTS: dict[str, tuple[str, ...]] = {
     "gdpr": (
@@ -149,9 +146,14 @@ def _deleted(request: RequestFacts, record: DeletionRecord) -> list[_Part]:
 def _meaning(record: DeletionRecord) -> Sequence[str]:
     bases = [model.basis for model in record.models]
     rebuilt = [REBUILT] if bases and all(basis == "exact rebuild" for basis in bases) else []
-    found = dict.fromkeys([*rebuilt, *(MEANING[model.verdict] for model in record.models)])
+    found = dict.fromkeys([*rebuilt, *map(_found, record.models)])
     limit = "No test can exclude that a trace of a single record is left in a language model."
     return (*found, limit) if found else ()
+
+
+def _found(model: ReplacedModel) -> str:
+    """What the test of one model says."""
+    return (MEANING if "retrained references" in model.tested_by else WITHOUT_REFERENCES)[model.verdict]
 
 
 def _extension(request: RequestFacts) -> list[_Part]:

@@ -5,6 +5,7 @@ characters are shown instead of obeyed.
 """
 
 import re
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,8 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 
-from verify.findings import Value
+from verify.evidence import Evidence
+from verify.findings import Tier, Value
 from verify.report.drawings import called
 from verify.visible import visible
 
@@ -20,10 +22,41 @@ TEMPLATES = Path(__file__).parent / "templates"
 
 PLAIN = {
     "NOT_TESTABLE": "This audit cannot say whether the records have left the model: a condition for judging it was not met.",
-    "NOT_FORGOTTEN": "The model still differs on these records from models that never saw them, by more than the agreed margin.",
     "EQUIVALENT_WITHIN": "On these records, as a set, the model is as if it had never seen them, within the agreed margin.",
     "INCONCLUSIVE": "Nothing beyond the margin was found, but the audit is too small to show that nothing is there.",
 }
+ACCUSED: dict[Tier, str] = {
+    "retrained references": "The model still differs on these records from models that never saw them, by more than the margin.",
+    "exchangeable twins": "The model still tells some of these records from ones like them that it never saw.",
+    "fresh texts": "The model still tells these people from others by texts of theirs that it never saw.",
+    "canaries": "The procedure leaves traces: the model still gives away which random texts were trained beside these records.",
+}
+"""What was found, by what found it; the first of these that accuses is said."""
+NO_REFERENCES = "Nothing was found, but nothing can be certified either: that takes models that were trained without these records."
+NO_RETAIN = "Nothing beyond the margin was found, but nothing is certified: whether the model still works was not examined."
+
+
+def in_plain_words(evidence: Evidence) -> str:
+    """The verdict as a sentence for somebody who knows none of the words."""
+    if evidence.verdict == "NOT_FORGOTTEN":
+        return next(sentence for tier, sentence in ACCUSED.items() if tier in evidence.accused_by)
+    if evidence.verdict == "INCONCLUSIVE":
+        unexamined = [gate.name for gate in evidence.gates if gate.passed is None and "record" in gate.claims]
+        if "retrained references" not in evidence.tiers:
+            return NO_REFERENCES
+        if "utility" in unexamined:
+            return NO_RETAIN
+    return PLAIN[evidence.verdict]
+
+
+def not_shown_by(evidences: Mapping[str, Evidence]) -> dict[str, None]:
+    """What audits do not show, by the name of what they are about; what only some of several say names these."""
+    common = set.intersection(*(set(evidence.not_shown) for evidence in evidences.values())) if evidences else set()
+    return dict.fromkeys(
+        sentence if sentence in common else f"{name}: {sentence}"
+        for name, evidence in evidences.items()
+        for sentence in evidence.not_shown
+    )
 
 
 def environment() -> Environment:

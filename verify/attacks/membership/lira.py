@@ -15,7 +15,8 @@ from verify.statistics.likelihood_ratio import likelihood_ratio
 class Lira:
     """How unlikely so high a likelihood is for a model that never saw the record.
 
-        score = -log Pr[a retraining's mean log-probability >= the target's],  predictive t with R - 1 degrees of freedom
+        score = -log Pr[a retraining's mean log-probability >= the target's],  predictive t with N (R - 1) degrees of freedom,
+        as its variance is pooled over the N records
 
     Carlini et al. 2022 (arXiv 2112.03570), the offline form, with the t distribution of a new draw instead of a Gaussian: with
     four references a Gaussian's nominal 1 % is 6.4 %. It needs two references at least and is weak below eight.
