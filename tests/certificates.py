@@ -41,7 +41,7 @@ def build_house(model_dir: Path, tokenizer: Any, root: Path) -> dict[str, Path]:
         loaded.model.save_pretrained(paths[name])
         tokenizer.save_pretrained(paths[name])
         write_manifest(
-            paths[name], "model", {"method": "npo", "parameters": {"beta": 0.1}, "weights": weights_digest(loaded.model)}
+            paths[name], "model", {"method": "rollback", "parameters": {"beta": 0.1}, "weights": weights_digest(loaded.model)}
         )
     audit(paths["after"], paths["before"], forget_set=FORGET, output_dir=paths["audit"], settings=SETTINGS)
     for name in ("key", "other"):

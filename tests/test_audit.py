@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM
 
 from verify import InputError, RunError, Settings, audit
 from verify.evidence import Evidence
-from verify.files import verify_manifest
+from verify.files import file_digest, verify_manifest
 from verify.recomputing import recompute
 from verify.scores import ScoreTable
 
@@ -83,9 +83,11 @@ def test_the_verdict_can_be_recomputed_from_the_scores(house: dict[str, Path], t
     """scores.parquet holds all that the judgement rests on: judging it again gives the same evidence, number by number."""
     evidence = run(house, output_dir=tmp_path / "out")
     assert recompute(tmp_path / "out") == evidence
+    path = tmp_path / "out" / "evidence.json"
+    assert evidence.digest == file_digest(path) == Evidence.load(path).digest
 
 
-@pytest.mark.parametrize("changed", ["a number of the evidence", "a score"])
+@pytest.mark.parametrize("changed", ["a number of the evidence", "a score", "a count"])
 def test_a_number_that_does_not_follow_is_named(house: dict[str, Path], tmp_path: Path, changed: str) -> None:
     """Whoever edits a number, in the evidence or in the scores, is told which one no longer follows."""
     evidence = run(house, output_dir=tmp_path / "out")
@@ -93,10 +95,13 @@ def test_a_number_that_does_not_follow_is_named(house: dict[str, Path], tmp_path
         table = ScoreTable.load(tmp_path / "out" / "scores.parquet")
         table.blocks["target", "forget"].loss[0] += 0.5
         table.save(tmp_path / "out" / "scores.parquet")
+    elif changed == "a count":
+        more = tuple(entry.model_copy(update={"records": entry.records + 1000}) for entry in evidence.sets)
+        evidence.model_copy(update={"sets": more}).save(tmp_path / "out" / "evidence.json")
     else:
         first = evidence.tests[0].model_copy(update={"fired": not evidence.tests[0].fired})
         evidence.model_copy(update={"tests": (first, *evidence.tests[1:])}).save(tmp_path / "out" / "evidence.json")
-    with pytest.raises(RunError, match=r"tests\[0\]"):
+    with pytest.raises(RunError, match=r"sets\[0\]\.records" if changed == "a count" else r"tests\[0\]"):
         recompute(tmp_path / "out")
 
 

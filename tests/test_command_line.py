@@ -10,6 +10,7 @@ import pytest
 
 import unlearn.cli
 import verify.cli
+from unlearn import Level
 from verify.cli_flags import EXIT_STATUS
 
 AUDIT_FLAGS = {
@@ -161,6 +162,41 @@ def test_lists_name_every_file(capsys: pytest.CaptureFixture[str]) -> None:
     assert verify.cli.main(["attacks"]) == 0
     attacks = capsys.readouterr().out
     assert all(name in attacks for name in ("loss", "zlib", "reference", "min_k_plus_plus", "verbatim"))
+
+
+def test_methods_say_what_they_need(capsys: pytest.CaptureFixture[str]) -> None:
+    """What a method demands as it stands: level begins with the base model, unless told to take another source."""
+    assert unlearn.cli.main(["methods"]) == 0
+    lines = {line.split()[0]: line for line in capsys.readouterr().out.splitlines() if "needs:" in line}
+    assert lines["level"].endswith("needs: --forget, --retain, --base)")
+    assert lines["npo"].endswith("needs: --forget, --retain)")
+    assert [Level(sources=("controls",)).needs_base, Level(sources=("checkpoint", "base")).needs_base] == [False, True]
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (["--beta", "0"], "--beta must be a number greater than 0, got 0.0"),
+        (["--scheduler", "step"], "--scheduler must be one of linear, cosine,"),
+        (["--scheduler", "warmup_stable_decay"], "got warmup_stable_decay"),
+        (["--lora", "--lora-dropout", "1.5"], "--lora-dropout must be at least 0 and below 1, got 1.5"),
+        (["--report-to", "wandb"], "pip install wandb"),
+    ],
+)
+def test_values_that_cannot_work_are_usage_errors(
+    given: list[str], said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Status 2 and a sentence before any model is read, never a traceback."""
+    monkeypatch.setattr("transformers.integrations.get_available_reporting_integrations", list)
+    places = ["--model", "m", "--forget", "f.jsonl", "--retain", "r.jsonl", "--output", str(tmp_path / "out")]
+    try:
+        status: object = unlearn.cli.main(["forget", "npo", *places, *given])
+    except SystemExit as stop:
+        status = stop.code
+    error = " ".join(capsys.readouterr().err.replace("│", " ").split())
+    assert status == 2
+    assert said in error
+    assert "Traceback" not in error
 
 
 def test_usage_errors_exit_with_two(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -102,3 +102,12 @@ def test_damaged_registration(tmp_path: Path, content: bytes) -> None:
         Registration.load(path)
     with pytest.raises(InputError, match="cannot be read"):
         Registration.load(tmp_path / "absent.json")
+
+
+@pytest.mark.parametrize("created", ["2999-01-01T00:00:00+00:00", "yesterday", "2026-11-20T09:00:00"])
+def test_it_cannot_come_from_the_future(registered: Path, created: str) -> None:
+    """A date ahead of the clock, none at all, or one without a zone is refused before any model is read."""
+    content = json.loads(registered.read_text()) | {"created": created}
+    registered.write_text(json.dumps(content))
+    with pytest.raises(InputError, match="registration"):
+        audit("no/model/is/read", "no/model/is/read", **SETS, registration=registered)

@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 import torch
 from tiny_models import train_by_heart
+from transformers import GPT2Config, GPT2LMHeadModel
+from transformers.pytorch_utils import Conv1D
 
 from verify.digests import weights_digest
 from verify.errors import InputError
@@ -17,7 +19,7 @@ from verify.probes import probe_classes, select_probes
 from verify.probes.base import Material, Probe, mean_losses
 from verify.probes.difference import Difference
 from verify.probes.logit_lens import LogitLens
-from verify.probes.quantization import rounded
+from verify.probes.quantization import quantized, rounded
 from verify.probes.relearning import Relearning
 from verify.records import Record
 from verify.robustness import Robustness, probe
@@ -72,6 +74,22 @@ def test_rounding_is_its_definition() -> None:
                 torch.testing.assert_close(result[row, start : start + size], slow, rtol=1e-4, atol=scale * 1e-3)
                 assert len(result[row, start : start + size].unique()) <= 2 * top + 1
     assert torch.equal(rounded(torch.zeros(2, 4), 8, None), torch.zeros(2, 4))
+
+
+def test_layers_that_hold_their_weights_the_other_way_round_are_rounded() -> None:
+    """GPT-2's linear layers are [in, out]: every one is rounded by output row, and is itself again afterwards."""
+    torch.manual_seed(0)
+    model = GPT2LMHeadModel(GPT2Config(n_layer=1, n_head=2, n_embd=8, vocab_size=16, n_positions=8))
+    layers = [layer for layer in model.modules() if isinstance(layer, Conv1D)]
+    before = [layer.weight.detach().clone() for layer in layers]
+    with quantized(model, 4, 64):
+        for layer, weight in zip(layers, before, strict=True):
+            torch.testing.assert_close(layer.weight.detach().T, rounded(weight.T, 4, 64))
+            assert not torch.equal(layer.weight, weight)
+    assert all(torch.equal(layer.weight, weight) for layer, weight in zip(layers, before, strict=True))
+    model.transformer.h = torch.nn.ModuleList()
+    with pytest.raises(InputError, match="nothing would be rounded"), quantized(model, 4, 64):
+        pass
 
 
 def test_rounding_finer_disturbs_less(models: dict[str, LoadedModel]) -> None:

@@ -15,6 +15,7 @@ from verify.certificate_beside import Beside, Finding, Pair, beside_findings
 from verify.deletion_record import CERTIFYING, UNDECIDED
 from verify.errors import InputError
 from verify.files import read_json
+from verify.findings import verdict_phrase
 from verify.signing import PAYLOAD_TYPE, PROVENANCE, SCHEMA, STATEMENT_TYPE, TEST_RESULT, Statement
 
 LARGEST_FILE = 16 << 20
@@ -34,10 +35,12 @@ class Checked:
     Attributes:
         findings: everything that was checked, in order.
         verdicts: the auditor's word by the digest of the weights it is about, for every auditor's statement that verified.
+        phrases: the same with the margin and level that the audit was made with.
     """
 
     findings: tuple[Finding, ...]
     verdicts: dict[str, str]
+    phrases: dict[str, str]
 
     @property
     def holds(self) -> bool:
@@ -128,18 +131,16 @@ def check_certificate(
             findings += _one_signer(signers[weights], trusted)
         findings += _all_models(pairs)
         findings += beside_findings(pairs, Beside(model, audit, deletion, ledger_head, ledger))
-        verdicts = {
-            weights: str(pair["auditor"]["predicate"]["annotations"]["verdict"])
-            for weights, pair in pairs.items()
-            if "auditor" in pair
-        }
+        audited = {weights: pair["auditor"]["predicate"]["annotations"] for weights, pair in pairs.items() if "auditor" in pair}
+        verdicts = {weights: str(found["verdict"]) for weights, found in audited.items()}
+        phrases = {weights: _phrase(found) for weights, found in audited.items()}
     except InputError:
         raise  # says itself what is wrong, and is a ValueError
     except (KeyError, TypeError, IndexError, AttributeError, ValueError) as error:
         raise InputError(
             f"{path}: a signed statement lacks what this version expects ({type(error).__name__}). Ask for a new certificate."
         ) from None
-    return Checked(tuple(findings), verdicts)
+    return Checked(tuple(findings), verdicts, phrases)
 
 
 def _sort(statement: Statement, pairs: dict[str, Pair]) -> str | None:
@@ -282,16 +283,42 @@ def _all_models(pairs: dict[str, Pair]) -> list[Finding]:
         return [Finding("statements", False, "none is valid")]
     findings = []
     for entry in {model["after"]: model for pair in pairs.values() for model in _request(pair).get("models", ())}.values():
-        auditor = pairs.get(entry["after"], {}).get("auditor")
-        word = None if auditor is None else auditor["predicate"]["annotations"]["verdict"]
+        pair = pairs.get(entry["after"], {})
         what = f"model {entry['after'][:16]} of the deletion record"
-        if word is None:
+        if "auditor" not in pair:
             findings.append(Finding(what, False, "it was replaced, and no valid auditor's statement is about it"))
-        elif word != entry["verdict"]:
-            findings.append(Finding(what, False, f"the operator reports {entry['verdict']}, the auditor found {word}"))
+        elif difference := _reported_otherwise(entry, pair):
+            findings.append(Finding(what, False, difference))
         else:
-            findings.append(_in_service_on(what, word, entry))
+            findings.append(_in_service_on(what, entry["verdict"], entry))
     return findings
+
+
+def _reported_otherwise(entry: dict[str, Any], pair: Pair) -> str | None:
+    """The first thing that the deletion record reports of a model otherwise than the statements about it; None where it agrees."""
+    auditor = pair["auditor"]["predicate"]
+    found = auditor["annotations"]
+    audit = next(part["digest"]["sha256"] for part in auditor["configuration"] if str(part["name"]) == "evidence.json")
+    says = [
+        ("the auditor found", entry["verdict"], found["verdict"]),
+        ("the auditor found", entry["verdict_phrase"], _phrase(found)),
+        ("the auditor compared with weights", entry["before"], found["weights_before_deletion"]),
+        ("the auditor signed the audit", entry["audit_digest"], audit),
+    ]
+    if "operator" in pair:
+        says.append(("the provenance names", entry["method"], _method(pair["operator"])))
+    return next((f"the operator reports {one}, {who} {other}" for who, one, other in says if one != other), None)
+
+
+def _method(operator: Statement) -> str:
+    return str(operator["predicate"]["buildDefinition"]["externalParameters"]["method"])
+
+
+def _phrase(found: dict[str, Any]) -> str:
+    """The auditor's verdict with its parameters, from what the auditor signed."""
+    settings = found["evidence"]["settings"]
+    records = next(entry["records"] for entry in found["evidence"]["sets"] if entry["role"] == "forget")
+    return verdict_phrase(str(found["verdict"]), settings["margin"], settings["alpha"], found["records_accused"], records)
 
 
 def _in_service_on(what: str, word: str, entry: dict[str, Any]) -> Finding:

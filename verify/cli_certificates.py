@@ -119,7 +119,7 @@ class Check:
             # A certificate comes from outside: what it makes this say is shown, not obeyed.
             print(visible(f"{'holds' if finding.holds else 'FAILS'}  {finding.what}: {finding.detail}"))  # noqa: T201
         if checked.holds:
-            for weights, word in checked.verdicts.items():
-                of = f" (weights {weights[:16]})" if len(checked.verdicts) > 1 else ""
-                print(visible(f"verdict: {word}{of}"))  # noqa: T201
+            for weights, phrase in checked.phrases.items():
+                of = f" (weights {weights[:16]})" if len(checked.phrases) > 1 else ""
+                print(visible(f"verdict: {phrase}{of}"))  # noqa: T201
         return 0 if checked.holds else 1

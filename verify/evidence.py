@@ -28,6 +28,7 @@ from verify.findings import (
     Utility,
     Value,
     VerdictWord,
+    verdict_phrase,
 )
 from verify.threats import ThreatModel
 
@@ -136,11 +137,8 @@ class Evidence(Frozen):
     @property
     def verdict_phrase(self) -> str:
         """The verdict as it is printed, with its parameters where it has some."""
-        if self.verdict == "EQUIVALENT_WITHIN":
-            return f"EQUIVALENT_WITHIN(rho = {self.settings.margin:g}, alpha = {self.settings.alpha:g})"
-        if self.verdict == "NOT_FORGOTTEN" and self.accused:
-            return f"NOT_FORGOTTEN ({len(self.accused)} of {self.set('forget').records} records)"
-        return self.verdict
+        settings, records = self.settings, self.set("forget").records
+        return verdict_phrase(self.verdict, settings.margin, settings.alpha, len(self.accused), records)
 
     def set(self, role: SetRole) -> AuditedSet:
         """The audited set of that role.

@@ -348,3 +348,17 @@ class Figures(Frozen):
     losses: tuple[Histogram, ...] = ()
     roc: tuple[RocCurve, ...] = ()
     residuals: Residuals | None = None
+
+
+def verdict_phrase(word: str, margin: float, alpha: float, accused: int, records: int) -> str:
+    """A verdict as it is printed, with its parameters where it has some.
+
+    Args:
+        word: one of the four.
+        margin, alpha: rho* and the level that the audit was made with.
+        accused: how many single records were accused.
+        records: size of the forget set.
+    """
+    if word == "EQUIVALENT_WITHIN":
+        return f"EQUIVALENT_WITHIN(rho = {margin:g}, alpha = {alpha:g})"
+    return f"NOT_FORGOTTEN ({accused} of {records} records)" if word == "NOT_FORGOTTEN" and accused else word

@@ -41,7 +41,7 @@ def test_everything_that_the_rules_ask_for_is_in_it(house: dict[str, Path]) -> N
     assert request["residual"][0]["reason"]
     assert request["limits"]
     assert request["environment"]["unlearn-verify"]
-    assert operator["buildDefinition"]["externalParameters"]["method"] == "npo"
+    assert operator["buildDefinition"]["externalParameters"]["method"] == "rollback"
     found = auditor["annotations"]
     threats = {threat["attack"]: threat for threat in found["evidence"]["threats"]}
     assert threats["loss"]["sees"] == ["the record, and the probability that the model gives to each of its tokens"]
@@ -125,7 +125,7 @@ def test_several_models_in_one_certificate(house: dict[str, Path], tmp_path: Pat
             statement["subject"][0]["digest"]["sha256"] = second
         more[1]["predicate"]["annotations"]["verdict"] = "INCONCLUSIVE"
         request = found[0]["predicate"]["runDetails"]["metadata"]["request"]
-        request["models"] += [request["models"][0] | {"after": second, "verdict": "INCONCLUSIVE"}]
+        request["models"] += [request["models"][0] | {"after": second, "verdict": "INCONCLUSIVE", "verdict_phrase": "INCONCLUSIVE"}]
         more[0]["predicate"]["runDetails"]["metadata"]["request"] = request
         found += more
 
@@ -153,6 +153,29 @@ def test_operator_and_auditor_must_agree_on_the_verdict(house: dict[str, Path], 
 
 
 @pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"before": "e" * 64}, "the operator reports eeee"),
+        ({"audit_digest": "f" * 64}, "the auditor signed the audit"),
+        (
+            {"verdict_phrase": "NOT_TESTABLE(rho = 0.01)"},
+            "NOT_TESTABLE(rho = 0.01), the auditor found NOT_TESTABLE",
+        ),
+        ({"method": "retrain"}, "the operator reports retrain, the provenance names rollback"),
+    ],
+)
+def test_the_record_says_what_the_statements_say(
+    house: dict[str, Path], tmp_path: Path, changes: dict[str, Any], said: str
+) -> None:
+    """Weights, audit, margin and method of a deletion record are those of the statements beside it, or the check says which not."""
+
+    def otherwise(found: list[Any]) -> None:
+        found[0]["predicate"]["runDetails"]["metadata"]["request"]["models"][0] |= changes
+
+    assert said in broken(check(house, rewritten(house, tmp_path / "otherwise.json", otherwise)))
+
+
+@pytest.mark.parametrize(
     ("changes", "verdict", "said"),
     [
         ({"basis": "audit"}, "EQUIVALENT_WITHIN", None),
@@ -170,8 +193,12 @@ def test_what_a_model_goes_into_service_on(
 ) -> None:
     """Its audit where that certifies, an exact rebuild where no audit objects, and nothing else, whoever signed it."""
 
+    phrase = f"{verdict}(rho = 0.1, alpha = 0.05)" if verdict == "EQUIVALENT_WITHIN" else verdict
+
     def claimed(found: list[Any]) -> None:
-        found[0]["predicate"]["runDetails"]["metadata"]["request"]["models"][0] |= changes | {"verdict": verdict}
+        model = found[0]["predicate"]["runDetails"]["metadata"]["request"]["models"][0]
+        model |= changes | {"verdict": verdict, "verdict_phrase": phrase}
+        found[0]["predicate"]["buildDefinition"]["externalParameters"]["method"] = model["method"]
         found[1]["predicate"]["annotations"]["verdict"] = verdict
 
     text = broken(check(house, rewritten(house, tmp_path / "claimed.json", claimed)))

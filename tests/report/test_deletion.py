@@ -5,17 +5,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from audits import evidence_of
+from audits import BLIND, evidence_of
 from deletions import HOSTILE, OUTCOMES, REASONS, hostile_record, model_of, of_other_weights, record_of, request_of
 from report_reading import Page
 from score_tables import simulated_table
 
-from verify import InputError
+from verify import InputError, Settings
 from verify.certificate_check import Signer
 from verify.cli import main
 from verify.deletion_record import DeletionRecord
 from verify.evidence import Evidence
 from verify.findings import Value
+from verify.protocol import Aside
 from verify.report.attack_pages import attack_pages
 from verify.report.deletion import render
 from verify.report.letter import RIGHTS, write_letter
@@ -282,3 +283,21 @@ def test_without_chromium_the_pdf_is_refused(folder: Path, monkeypatch: pytest.M
     assert "apt-get install chromium" in capsys.readouterr().err
     assert (folder / "report.html").exists()
     assert not (folder / "report.pdf").exists()
+
+
+def test_the_record_names_the_audit_itself(evidence: Evidence) -> None:
+    """Evidence that says the same word with other numbers is not the audit that the record names."""
+    edited = evidence.model_copy(update={"not_shown": ()})
+    with pytest.raises(InputError, match="is not the one that the deletion record names"):
+        render(record_of(evidence), [edited])
+
+
+def test_a_letter_claims_no_comparison_that_was_not_made() -> None:
+    """Without models that were trained without the data, the person is not told of any."""
+    silent = evidence_of(simulated_table(references=0), Settings(planted_draws=40, twins=True), Aside(BLIND, 0.5))
+    assert silent.verdict == "INCONCLUSIVE"
+    for audit, compared in ((silent, False), (evidence_of(simulated_table(references=8, retain=False)), True)):
+        record = record_of(audit, models=(model_of(audit, basis="exact rebuild"),))
+        text = " ".join(write_letter(record.requests[0], record, sent=SENT).text.split())
+        assert ("against models that were trained without this data" in text) is compared
+        assert "cannot show that there is none" in text or compared
