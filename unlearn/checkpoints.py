@@ -10,6 +10,11 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
+
+from peft import PeftModel, set_peft_model_state_dict
+from safetensors.torch import load_file
+from torch import nn
 
 from unlearn import processes
 from unlearn.options import TrainingOptions
@@ -90,3 +95,21 @@ def last_complete_checkpoint(work_dir: Path) -> Checkpoint | None:
             continue
         found.append(Checkpoint(folder, int(manifest["about"]["step"])))
     return max(found, key=lambda checkpoint: checkpoint.step, default=None)
+
+
+def put_checkpoint(model: nn.Module, folder: Path) -> None:
+    """Load a checkpoint's weights (or adapter) into a model.
+
+    Raises:
+        IntegrityError: the checkpoint lacks weights, or holds others than this model has.
+    """
+    if isinstance(model, PeftModel):
+        set_peft_model_state_dict(model, load_file(folder / "adapter_model.safetensors"))
+        return
+    weights: dict[str, Any] = {}
+    for file in sorted(folder.glob("model*.safetensors")):
+        weights.update(load_file(file))
+    missing, unexpected = model.load_state_dict(weights, strict=False)
+    own = dict(model.named_parameters())  # tied weights are listed once here, and stored once
+    if not weights or unexpected or any(name in own for name in missing):
+        raise IntegrityError(f"{folder} does not hold the weights of this model. Restore the folder, or retrain.")

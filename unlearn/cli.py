@@ -17,7 +17,7 @@ from unlearn.cli_records import CheckDataset, Scan, Suppress
 from unlearn.cli_requests import RequestCommand
 from unlearn.cli_research import LaunchConfig, PlanShards, Reproduce, SweepCommand
 from unlearn.methods import method_classes, method_name
-from unlearn.options import TrainingOptions
+from unlearn.options import TrainingOptions, require_reporter
 from unlearn.selection import Selection
 from verify.cli_flags import FieldFlags
 from verify.console import quiet_imports, run_command
@@ -86,6 +86,7 @@ class Train:
         from unlearn.shards import ShardPlan, finetune_shards
         from verify.errors import InputError
 
+        require_reporter(self.training)
         if self.protection != DefenseFlags():
             raise InputError("--defense and --shards do not go together. Leave one of them out.")
         if self.arguments.canaries:
@@ -138,6 +139,7 @@ def _forget_command(name: str, kind: type[Any]) -> type[Any]:
         from unlearn.forgetting import forget
 
         given: ForgetArguments = self.arguments
+        require_reporter(self.training)
         result = forget(
             given.model,
             self.parameters,

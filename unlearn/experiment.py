@@ -2,9 +2,10 @@
 
 From a base model: fine-tune on everything, retrain references without the forget set, forget by each method, audit each result and
 the untouched model against the same references. Everything lies in one folder; stages run their jobs side by side. A run that was
-cut off goes on: what is finished, by its manifest, and was made with the same options is not made again.
+cut off goes on: what is finished, by its manifest, and was made with the same parameters, options and records is not made again.
 """
 
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -12,9 +13,10 @@ from typing import Any
 
 from unlearn.jobs import Job, run_jobs
 from unlearn.options import TrainingOptions
+from unlearn.recipes import recipe_of
 from verify.errors import InputError
 from verify.evidence import Evidence
-from verify.files import MANIFEST, verify_manifest
+from verify.files import MANIFEST, file_digest, verify_manifest
 from verify.records import Fields
 from verify.report.text import Entry
 
@@ -120,26 +122,35 @@ class Experiment:
 def _finetune(model: Path, data: Path, output: Path, fields: Fields, options: TrainingOptions) -> float:
     from unlearn.finetuning import finetune
 
-    done = _seconds(output, options=asdict(options))
+    done = _seconds(output, {"data": data}, options=asdict(options))
     if done is not None:
         return done
     return finetune(str(model), str(data), output_dir=output, fields=fields, options=options).result.seconds
 
 
 def _forget(experiment: Experiment, name: str, parameters: dict[str, Any], options: TrainingOptions) -> float:
-    from unlearn.forgetting import forget
+    from unlearn.forgetting import fill_in, forget
     from unlearn.methods import method_classes
 
-    models, data = experiment.output / "models", experiment.data
-    done = _seconds(models / name, method=name, weights_before=_weights(models / "original"))
+    models = experiment.output / "models"
+    method, recipe = method_classes()[name](**parameters), recipe_of(models / "original")
+    sets = {role: experiment.data / f"{role}.jsonl" for role in ("forget", "retain", "holdout")}
+    done = _seconds(
+        models / name,
+        sets,
+        method=name,
+        parameters=asdict(method),
+        options=asdict(fill_in(options, method, recipe)),
+        weights_before=_weights(models / "original"),
+    )
     if done is not None:
         return done
     result = forget(
         str(models / "original"),
-        method_classes()[name](**parameters),
-        forget_set=str(data / "forget.jsonl"),
-        retain_set=str(data / "retain.jsonl"),
-        holdout_set=str(data / "holdout.jsonl"),
+        method,
+        forget_set=str(sets["forget"]),
+        retain_set=str(sets["retain"]),
+        holdout_set=str(sets["holdout"]),
         base=str(experiment.base),
         output_dir=models / name,
         fields=experiment.fields,
@@ -174,18 +185,29 @@ def _audit(experiment: Experiment, name: str) -> None:
     )
 
 
-def _seconds(folder: Path, **about: Any) -> float | None:
+def _seconds(folder: Path, sets: Mapping[str, Path], **about: Any) -> float | None:
     """How long a finished training took; None where there is none yet.
 
+    Args:
+        folder: of its result.
+        sets: role -> file that it is to be made from.
+        about: what else its manifest is to say.
+
     Raises:
-        InputError: the folder holds a run with other options.
+        InputError: the folder holds a run with other options, parameters, weights or records.
         IntegrityError: it is not what its manifest says.
     """
     if not (folder / MANIFEST).exists():
         return None
     found = verify_manifest(folder, "model")["about"]
-    if any(found.get(name) != value for name, value in about.items()):
-        raise InputError(f"{folder} holds a run with other options. Remove the folder, or name another output.")
+    wanted = json.loads(json.dumps(about))  # as a manifest has it: tuples are lists there
+    other = [name for name, value in wanted.items() if found.get(name) != value]
+    if (found.get("inputs") or {}).get("digests") != {role: file_digest(path) for role, path in sets.items()}:
+        other.append("records")
+    if other:
+        raise InputError(
+            f"{folder} holds a run with other {' and '.join(other)}. Remove the folder and its audit, or name another output."
+        )
     return float(found["training"]["seconds"])
 
 

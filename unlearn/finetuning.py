@@ -13,7 +13,7 @@ from unlearn import processes
 from unlearn.adapters import require_adapter
 from unlearn.checkpoints import WORK, claim_output, keep_checkpoints
 from unlearn.defenses.base import Defended, Defense, TrainingTask
-from unlearn.options import TrainingOptions
+from unlearn.options import TrainingOptions, require_reporter
 from unlearn.origin import environment, inputs_of
 from unlearn.provenance import LOG_NAME
 from unlearn.results import TrainingResult
@@ -82,6 +82,7 @@ def finetune(
         RunError: training became non-finite, or the disk is full.
     """
     options, fields = options or TrainingOptions(), fields or Fields()
+    require_reporter(options)
     if quantize is not None and not options.lora:
         require_adapter(model, quantize)
     output = claim_output(output_dir)
@@ -117,6 +118,7 @@ def train_with_log(task: TrainingTask, defense: Defense | None, callbacks: Seque
         InputError, RunError: as `train_records`, or the defence's `train`.
     """
     name = None if defense is None else defense.name
+    _name_by_whole_path(task.loaded.model)
     log = log_writer(task.output_dir / LOG_NAME, task.loaded, task.records, task.options, RecordKey.load(), defense=name)
     if defense is None:
         done = Defended(train_records(task.loaded, task.records, task.options, task.work_dir, log=log, callbacks=callbacks))
@@ -130,6 +132,13 @@ def train_with_log(task: TrainingTask, defense: Defense | None, callbacks: Seque
         log.end(final)
         keep_checkpoints(task.work_dir, task.output_dir)
     return done
+
+
+def _name_by_whole_path(model: Any) -> None:
+    """An adapter says where its base is: a path from here would lead nowhere, or to the Hub, from another folder."""
+    place = getattr(model, "name_or_path", None)
+    if place and Path(place).is_dir():
+        model.name_or_path = str(Path(place).resolve())
 
 
 def described(defense: Defense, done: Defended) -> dict[str, Any]:

@@ -17,10 +17,13 @@ from unlearn.adapters import merged, require_adapter
 from unlearn.checkpoints import WORK, claim_output
 from unlearn.methods import Method, method_name
 from unlearn.methods.base import Context, Objective, Outcome, Rebuild, WeightEdit
+from unlearn.methods.level import Level
 from unlearn.options import TrainingOptions
 from unlearn.origin import environment, inputs_of
 from unlearn.provenance import LOG_NAME, TrainingLog, require_in_log
+from unlearn.recipes import RECIPE, Recipe, recipe_of
 from unlearn.results import TrainingResult
+from unlearn.rounding import Rounding
 from unlearn.selection import Selection
 from unlearn.suitability import require_inputs, require_quantizable, require_repeatable, require_suited
 from unlearn.training import run_objective, save_model
@@ -138,17 +141,18 @@ def forget(
     loaded = load_model(model, tokenizer=tokenizer, dtype=dtype, quantize=quantize)
     if (bits := quantization_of(loaded.model)) is not None:
         require_quantizable(method)
-    log = _training_log(model)
+    log, recipe = _training_log(model), recipe_of(folder)
     require_repeatable(method, log)
     sources = _Sources(forget_set, retain_set, holdout_set, data, fields)
     roles = _load_roles(sources, log)
     if (canaries := find_canaries(model)) is not None:
         # They take the same way out as the records, so that an audit of them is an audit of the procedure.
-        roles.forget.extend(canaries.trained_records(loaded.tokenizer))
+        given = {record.fingerprint for record in roles.forget}
+        roles.forget.extend(one for one in canaries.trained_records(loaded.tokenizer) if one.fingerprint not in given)
     require_inputs(method, roles.retain, base)
     base_model = None if base is None else load_model(base, tokenizer=loaded.tokenizer, dtype=dtype)
-    options = _fill_in(options or TrainingOptions(), method, log)
-    context = Context(loaded, roles.forget, roles.retain, roles.holdout, base_model, options, folder, output / WORK, output)
+    options = fill_in(options or TrainingOptions(), method, recipe)
+    context = Context(loaded, roles.forget, roles.retain, roles.holdout, base_model, options, folder, output / WORK, output, dtype)
     context.work_dir.mkdir(parents=True, exist_ok=True)  # from here on the folder is that of a run, which can be taken up again
     outcome = _run(method, context, selection, callbacks)
     facts = dict(outcome.facts)
@@ -161,6 +165,8 @@ def forget(
         "method": method_name(method),
         "parameters": dataclasses.asdict(cast(Any, method)),
         "options": dataclasses.asdict(options),
+        "defense": facts.get("defense"),
+        RECIPE: None if recipe is None else recipe.described(),
         "selection": dataclasses.asdict(selection) if selection is not None and isinstance(method, Objective) else None,
         "weights_before": loaded.digest,
         "training": None if outcome.training is None else dataclasses.asdict(outcome.training),
@@ -179,11 +185,21 @@ def _run(method: Method, context: Context, selection: Selection | None, callback
         return dataclasses.replace(rebuilt, facts={**rebuilt.facts, "exactness": method.exactness})
     kept = sample(context.retain, UTILITY_RECORDS, context.options.seed)
     before = mean_loss(context.loaded, kept) if kept else None
+    rounding = Rounding(context.loaded.model) if isinstance(method, Objective | Level) and not context.options.lora else None
     outcome = method.edit(context) if isinstance(method, WeightEdit) else _run_objective(method, context, selection, callbacks)
+    if rounding is not None and outcome.facts.get("selection", {}).get("selected_step") != 0:
+        outcome = dataclasses.replace(outcome, facts={**outcome.facts, **_said_loudly(rounding.facts(outcome.model))})
     if before is None:
         return outcome
     after = mean_loss(dataclasses.replace(context.loaded, model=outcome.model.eval()), kept)
     return dataclasses.replace(outcome, facts={**outcome.facts, **_utility(float(np.exp(before - after)))})
+
+
+def _said_loudly(facts: dict[str, Any]) -> dict[str, Any]:
+    """The facts, after a word to the user where they hold a warning."""
+    if "rounding_warning" in facts and processes.is_main():
+        print(f"WARNING: {facts['rounding_warning']}", file=sys.stderr)  # noqa: T201
+    return facts
 
 
 def _run_objective(method: Objective, context: Context, selection: Selection | None, callbacks: Sequence[Any]) -> Outcome:
@@ -257,11 +273,11 @@ def _load_roles(sources: _Sources, log: TrainingLog | None) -> _Roles:
     return _Roles(chosen, retain, holdout)
 
 
-def _fill_in(options: TrainingOptions, method: Method, log: TrainingLog | None) -> TrainingOptions:
+def fill_in(options: TrainingOptions, method: Method, recipe: Recipe | None) -> TrainingOptions:
     """What the user left open: for a rebuild the settings the model was made with, else what the method recommends."""
     recommended: dict[str, Any] = dict(method.defaults)
-    if isinstance(method, Rebuild) and log is not None:
-        recommended = {**recommended, **log.options}
+    if isinstance(method, Rebuild) and recipe is not None:
+        recommended = {**recommended, **recipe.options}
     stock = TrainingOptions()
     left_open = {
         name: value for name, value in recommended.items() if getattr(options, name) == getattr(stock, name) and value is not None

@@ -12,7 +12,6 @@ Shapes: T tokens, F features, C tokens of the controls, K records.
 
 import copy
 import dataclasses
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -20,10 +19,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from unlearn import processes
 from unlearn.methods.base import Context
-from unlearn.options import DEFAULTS, TrainingOptions, learning_rate_of
-from unlearn.provenance import LOG_NAME, TrainingLog
+from unlearn.options import TrainingOptions, learning_rate_of, optimizer_steps, steps_per_epoch
+from unlearn.recipes import recipe_of
 from unlearn.results import TrainingResult
 from unlearn.training import train_records
 from verify.encoding import Encoded, Encoder, padding_token_id
@@ -133,19 +131,21 @@ def controls_as_level(original: LoadedModel, forget: Sequence[Encoded], controls
 
 
 def trained_options(context: Context) -> TrainingOptions:
-    """How the model before unlearning was trained: by its training log, else as the context says."""
-    folder = context.model_dir
-    if folder is not None and (folder / LOG_NAME).is_file():
-        return TrainingOptions(**TrainingLog.read(folder / LOG_NAME).options)
+    """How the model before unlearning was fine-tuned, where that is written down; else by the defaults of a fine-tuning."""
+    recipe = recipe_of(context.model_dir)
+    if recipe is not None:
+        return TrainingOptions(**recipe.options)
     return dataclasses.replace(context.options, epochs=None, max_steps=None, batch_size=None, learning_rate=None)
 
 
 def retraining_steps(options: TrainingOptions, records: int) -> int:
     """Optimizer steps of a retraining on so many records (windows, where records were split), in as many processes as now."""
-    if options.max_steps:
-        return options.max_steps
-    batches = math.ceil(records / ((options.batch_size or DEFAULTS["batch_size"]) * processes.count()))
-    return math.ceil(batches / options.gradient_accumulation * (options.epochs or DEFAULTS["epochs"]))
+    return optimizer_steps(options, records)
+
+
+def retraining_passes(options: TrainingOptions, records: int) -> float:
+    """How often a retraining sees each of so many records."""
+    return optimizer_steps(options, records) / max(1, steps_per_epoch(options, records))
 
 
 def short_retraining(context: Context, share: float) -> tuple[LoadedModel, TrainingResult]:

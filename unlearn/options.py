@@ -1,9 +1,12 @@
 """How to train: the settings that fine-tuning and unlearning share, under the names that `transformers` users know."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import Any, Literal
 
+from unlearn import processes
 from verify.errors import InputError
 
 Precision = Literal["float32", "bfloat16"]
@@ -11,6 +14,8 @@ Precision = Literal["float32", "bfloat16"]
 DEFAULTS: Mapping[str, Any] = {"epochs": 5.0, "batch_size": 8, "scheduler": "linear", "warmup_ratio": 0.0, "weight_decay": 0.0}
 """What a run takes where neither the user nor the method says; the learning rate: `learning_rate_of`."""
 FULL_LEARNING_RATE, LORA_LEARNING_RATE = 1e-5, 1e-4
+SCHEDULERS = ("linear", "cosine", "cosine_with_restarts", "polynomial", "constant", "constant_with_warmup", "inverse_sqrt")
+"""Those of `transformers` that need nothing but the steps; the others want settings or an evaluation that no run here has."""
 
 
 @dataclass(frozen=True)
@@ -23,7 +28,7 @@ class TrainingOptions:
         max_steps: stop after this many optimizer steps, whatever `epochs` says.
         batch_size: records per microbatch and process.
         gradient_accumulation: microbatches per optimizer step.
-        scheduler: learning-rate schedule, a `transformers` name ("linear", "cosine", "constant", ...).
+        scheduler: learning-rate schedule, one of `SCHEDULERS` ("linear", "cosine", "constant", ...), by its `transformers` name.
         warmup_ratio: share of the steps over which the learning rate rises.
         optimizer: "adamw", or "sophia" (second order; with any objective).
         weight_decay: decoupled weight decay.
@@ -77,12 +82,51 @@ class TrainingOptions:
             "keep_checkpoints",
         ):
             value = getattr(self, name)
-            if value is not None and value <= 0:
-                raise InputError(f"--{name.replace('_', '-')} must be greater than 0, got {value}.")
+            if value is not None and not 0 < value < math.inf:
+                raise InputError(f"--{name.replace('_', '-')} must be a number greater than 0, got {value}.")
         if self.save_steps < 0:
             raise InputError(f"--save-steps must be 0 (no checkpoints) or more, got {self.save_steps}.")
+        if self.scheduler is not None and self.scheduler not in SCHEDULERS:
+            raise InputError(f"--scheduler must be one of {', '.join(SCHEDULERS)}; got {self.scheduler}.")
+        if self.warmup_ratio is not None and not 0 <= self.warmup_ratio <= 1:
+            raise InputError(f"--warmup-ratio must be a share of the steps, from 0 to 1, got {self.warmup_ratio}.")
+        if not 0 <= self.lora_dropout < 1:
+            raise InputError(f"--lora-dropout must be at least 0 and below 1, got {self.lora_dropout}.")
 
 
 def learning_rate_of(options: TrainingOptions) -> float:
     """The peak learning rate, where the options leave it open: 1e-5, for an adapter 1e-4."""
     return options.learning_rate or (LORA_LEARNING_RATE if options.lora else FULL_LEARNING_RATE)
+
+
+def steps_per_epoch(options: TrainingOptions, records: int) -> int:
+    """Optimizer steps of one pass over so many records (windows, where records were split), in as many processes as now.
+
+    As `transformers` counts them: the last batch may be smaller, and the last step of a pass may gather fewer batches.
+    """
+    batches = math.ceil(records / ((options.batch_size or DEFAULTS["batch_size"]) * processes.count()))
+    return math.ceil(batches / options.gradient_accumulation)
+
+
+def optimizer_steps(options: TrainingOptions, records: int) -> int:
+    """Optimizer steps of a whole run, records and processes as for `steps_per_epoch`."""
+    return options.max_steps or math.ceil((options.epochs or DEFAULTS["epochs"]) * steps_per_epoch(options, records))
+
+
+def require_reporter(options: TrainingOptions) -> None:
+    """Raise InputError where a run could not report: asked before it begins, as it would fail after the model is loaded."""
+    name = options.report_to
+    if name in ("none", "all"):
+        return
+    from transformers import integrations
+
+    known: Any = integrations  # untyped
+    try:
+        known.get_reporting_integration_callbacks([name])
+    except ValueError as error:
+        raise InputError(f"--report-to {error} Give one of them, none, or all that are installed.") from None
+    # transformers does not count these two among the available: one never, the other not beside mlflow.
+    also = {"flyte": "flytekit", "azure_ml": "azureml"}
+    if name not in known.get_available_reporting_integrations() and not (name in also and find_spec(also[name])):
+        package = {**also, "azure_ml": "azureml-sdk"}.get(name, name)
+        raise InputError(f"--report-to {name} needs a package that is not installed. Run pip install {package}, or leave it out.")

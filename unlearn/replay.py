@@ -16,17 +16,15 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from peft import PeftModel, set_peft_model_state_dict
-from safetensors.torch import load_file
 from torch import nn
 from transformers.trainer_pt_utils import get_parameter_names
 
-from unlearn.checkpoints import Checkpoint, last_complete_checkpoint
+from unlearn.checkpoints import Checkpoint, last_complete_checkpoint, put_checkpoint
 from unlearn.options import DEFAULTS
 from unlearn.provenance import Microbatch, TrainingLog
 from unlearn.sophia import Sophia
 from verify.encoding import Encoded, Encoder, collate, padding_token_id
-from verify.errors import InputError, IntegrityError, RunError
+from verify.errors import InputError, RunError
 from verify.files import disk_errors, write_manifest
 from verify.identity import RecordKey
 from verify.models import LoadedModel
@@ -97,24 +95,6 @@ def entries_of(records: Sequence[Record], log: TrainingLog, key: RecordKey) -> f
 def first_step_with(log: TrainingLog, removed: Set[int]) -> int | None:
     """The first optimizer step, counted from 1, that saw one of the entries; None where none did."""
     return min((entry.step for entry in log.microbatches if not removed.isdisjoint(entry.records)), default=None)
-
-
-def put_checkpoint(model: nn.Module, folder: Path) -> None:
-    """Load a checkpoint's weights (or adapter) into a model.
-
-    Raises:
-        IntegrityError: the checkpoint lacks weights, or holds others than this model has.
-    """
-    if isinstance(model, PeftModel):
-        set_peft_model_state_dict(model, load_file(folder / "adapter_model.safetensors"))
-        return
-    weights: dict[str, Any] = {}
-    for file in sorted(folder.glob("model*.safetensors")):
-        weights.update(load_file(file))
-    missing, unexpected = model.load_state_dict(weights, strict=False)
-    own = dict(model.named_parameters())  # tied weights are listed once here, and stored once
-    if not weights or unexpected or any(name in own for name in missing):
-        raise IntegrityError(f"{folder} does not hold the weights of this model. Restore the folder, or retrain.")
 
 
 def replay(

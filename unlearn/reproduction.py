@@ -43,10 +43,15 @@ def reproduce(result: str | Path, output_dir: str | Path, tolerance: float = 1e-
         tolerance: largest difference of a weight, as a share of the largest weight of its tensor.
 
     Raises:
-        InputError: the result was made from objects in memory, or an input is missing or has changed.
+        InputError: the result was made from objects in memory or in shards, or an input is missing or has changed.
     """
     about = verify_manifest(result, "model")["about"]
     made_from = about.get("inputs")
+    if not made_from and "shards" in about and "method" not in about:
+        raise InputError(
+            f"{result} was trained in shards, and its manifest does not name the training file. Train again with --shards "
+            f"{about['shards']} --slices {about['slices']} --combine {about['combine']} on the same file, and compare the weights."
+        )
     if not made_from:
         raise InputError(f"{result} was made from models or records in memory, so it cannot be made again from its manifest.")
     for name, digest in made_from["digests"].items():

@@ -1,7 +1,8 @@
 """Many settings of many methods, each unlearned and audited, in one table and one picture.
 
-Every run has a folder named by a digest of its settings; a run that is finished, by its manifest, is not run again, so a sweep that
-was cut off goes on, and a larger one takes over what a smaller one did.
+Every run has a folder named by a digest of all that decides its result: its settings and the sweep's, the weights of the models and
+the records of the sets. A run that is finished, by its manifest, is not run again, so a sweep that was cut off goes on, and a
+larger one takes over what a smaller one did; one of other models, records or options has folders of its own beside them.
 """
 
 import dataclasses
@@ -14,12 +15,15 @@ from pathlib import Path
 from typing import Any
 
 from unlearn.jobs import Job, run_jobs
-from unlearn.options import TrainingOptions
+from unlearn.options import TrainingOptions, require_reporter
 from verify.errors import InputError
 from verify.evidence import Evidence
 from verify.files import MANIFEST, verify_manifest, write_json, write_text
+from verify.identity import RecordKey
+from verify.models import load_model
 from verify.records import Fields
 from verify.report.text import short
+from verify.sources import load_records
 
 Grid = Mapping[str, Mapping[str, Sequence[Any]]]
 """Method -> name of a parameter or training option -> values."""
@@ -34,16 +38,18 @@ class Run:
         parameters: of the method.
         options: of the training, as far as they differ from the sweep's.
         seed: of the training.
+        made_from: digest of what it shares with the sweep's other runs (`Sweep.digest`).
     """
 
     method: str
     parameters: dict[str, Any]
     options: dict[str, Any]
     seed: int
+    made_from: str = ""
 
     @property
     def name(self) -> str:
-        """Folder name: method and a digest of the settings."""
+        """Folder name: method and a digest of the settings and of what they are applied to."""
         content = json.dumps(asdict(self), sort_keys=True)
         return f"{self.method}-{hashlib.sha256(content.encode()).hexdigest()[:10]}"
 
@@ -82,12 +88,34 @@ class Sweep:
     options: TrainingOptions = field(default_factory=TrainingOptions)
     attacks: tuple[str, ...] = ("quick",)
 
-    def runs(self) -> Iterator[Run]:
+    def runs(self) -> list[Run]:
         """Every combination.
 
         Raises:
-            InputError: a method, parameter or option is unknown, or a value is refused.
+            InputError: a method, parameter or option is unknown, a value is refused, or a model or set cannot be read.
         """
+        settings = list(self._settings())  # all of them, before anything is read
+        made_from = self.digest()
+        return [dataclasses.replace(run, made_from=made_from) for run in settings]
+
+    def digest(self) -> str:
+        """SHA-256 of what all runs share: weights of the models, records of the sets by keyed hashes, options and attacks."""
+        models = {"model": self.model, "base": self.base, **{f"reference {n}": place for n, place in enumerate(self.references)}}
+        sets, key = {"forget": self.forget, "retain": self.retain, "holdout": self.holdout}, RecordKey.load()
+        content = {
+            "models": {role: load_model(place).digest for role, place in models.items() if place is not None},
+            "sets": {
+                role: [key.of(json.dumps(asdict(record)), "sweep") for record in load_records(place, self.fields)]
+                for role, place in sets.items()
+                if place is not None
+            },
+            "options": {**asdict(self.options), "seed": None},  # each run has its own
+            "attacks": self.attacks,
+        }
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+    def _settings(self) -> Iterator[Run]:
+        """Every combination, before it is known what they are applied to."""
         from unlearn.methods import method_classes
 
         classes = method_classes()
@@ -104,12 +132,13 @@ class Sweep:
                 parameters = {name: value for name, value in setting.items() if name in own}
                 options = {name: value for name, value in setting.items() if name not in own}
                 _method(classes[method], parameters)
+                require_reporter(dataclasses.replace(self.options, **options))
                 for seed in self.seeds:
                     yield Run(method, parameters, options, seed)
 
     def run(self, progress: Callable[[str, float], None], engine: str | None = None) -> list[tuple[Run, Evidence]]:
         """Run what is missing, and write `sweep.json`, `sweep.md` and `sweep.svg`."""
-        runs = list(self.runs())
+        runs = self.runs()
         jobs = [
             Job(f"{run.method} {run.words()}", 1.0, run_one, {"sweep": dataclasses.replace(self, grid={}), "run": run})
             for run in runs
@@ -187,7 +216,7 @@ def table(entries: Sequence[tuple[Run, Evidence]]) -> str:
             run.words(),
             found.verdict,
             "-" if residual is None else short(residual),
-            "-" if found.accused_share is None else str(len(found.accused)),
+            "-" if not found.tests else str(len(found.accused)),
             "-" if utility is None else short(utility),
         )
         lines.append("| " + " | ".join(cells) + " |")

@@ -34,6 +34,7 @@ class RecordTrainer(Trainer):
     Attributes:
         pair_loss: the loss; it also says how much a microbatch weighs in the mean over its step.
         tokens: how many have gone through the model in this process.
+        stopped: why a stop rule ended the run, or None.
     """
 
     def __init__(
@@ -60,6 +61,7 @@ class RecordTrainer(Trainer):
         # The loss below is already a share of the whole step's; tell the base class not to divide it again.
         self.model_accepts_loss_kwargs = True
         self.microbatch, self.tokens = 0, 0
+        self.stopped: str | None = None
         self.gradient_norm = 0.0
         self._clip = self.accelerator.clip_grad_norm_
         self.accelerator.clip_grad_norm_ = self._clip_and_remember
@@ -97,8 +99,13 @@ class RecordTrainer(Trainer):
         self.progress.measured.clear()
 
     def resume_progress(self, checkpoint: Path) -> None:
-        """Take up the objective's values, and the best step so far, where a checkpoint left them."""
-        self.progress.values = {name: float(value) for name, value in read_json(checkpoint / PROGRESS)["values"].items()}
+        """Take up the objective's values, the best step so far, and what was used and decided, where a checkpoint left them."""
+        kept = read_json(checkpoint / PROGRESS)
+        self.progress.values = {name: float(value) for name, value in kept["values"].items()}
+        self.stopped = kept["stopped"]
+        self.tokens = (
+            int(kept["tokens"]) if self.is_world_process_zero() else 0
+        )  # those of all processes, added up again at the end
         if self.selector is not None:
             self.selector.resume(checkpoint)
 
@@ -178,9 +185,10 @@ class RecordTrainer(Trainer):
             processes.wait()  # for the folder to be there
             with disk_errors(folder):
                 self.selector.save(folder)
+        tokens = processes.total(self.tokens)
         processes.wait()  # for all shares to be written before the manifest says so
         if self.is_world_process_zero():
-            write_json(folder / PROGRESS, {"values": self.progress.values})
+            write_json(folder / PROGRESS, {"values": self.progress.values, "stopped": self.stopped, "tokens": tokens})
             write_manifest(folder, "checkpoint", {"step": self.state.global_step, "microbatch": self.microbatch})
             if self.log_writer is not None:
                 self.log_writer.checkpoint(self.state.global_step, folder.name, self.microbatch * self.args.world_size)
@@ -192,7 +200,6 @@ class Watch(TrainerCallback):
     def __init__(self, stop: Callable[[], str | None] | None = None, check_every: int = 0) -> None:
         self.trainer: RecordTrainer | None = None
         self.stop, self.check_every = stop, check_every
-        self.stopped: str | None = None
         self.losses: list[tuple[int, float]] = []
 
     def on_epoch_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
@@ -215,23 +222,20 @@ class Watch(TrainerCallback):
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         assert self.trainer is not None
         self.trainer.end_step()
-        if self.check_every and state.global_step % self.check_every == 0:
+        # Before the step's checkpoint is written, so that a resumed run has seen and decided what this one did.
+        if state.global_step % (self.check_every or self.trainer.steps_per_epoch()) == 0:
             self._check(control)
         selector = self.trainer.selector
-        # Before the step's checkpoint is written, so that a resumed run has seen what this one saw.
         if selector is not None and state.global_step % (selector.selection.look_every or self.trainer.steps_per_epoch()) == 0:
             assert self.trainer.model is not None
             stopped = selector.consider(state.global_step, self.trainer.model)
             control.should_training_stop = control.should_training_stop or stopped is not None
 
-    def on_epoch_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        if not self.check_every:
-            self._check(control)
-
     def _check(self, control: Any) -> None:
-        if self.stop is not None and self.stopped is None:
-            self.stopped = self.stop()
-            control.should_training_stop = control.should_training_stop or self.stopped is not None
+        assert self.trainer is not None
+        if self.stop is not None and self.trainer.stopped is None:
+            self.trainer.stopped = processes.agreed(self.stop())
+            control.should_training_stop = control.should_training_stop or self.trainer.stopped is not None
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
         if logs and "loss" in logs:

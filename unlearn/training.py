@@ -1,23 +1,23 @@
 """The two verbs of training: learn these records; minimise this objective. Both train in place and go on after a kill."""
 
 import dataclasses
-import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+from peft import PeftModel
 from torch import nn
 from transformers import PrinterCallback, TrainingArguments
 
 from unlearn import processes
-from unlearn.adapters import attach_adapter
+from unlearn.adapters import attach_adapter, gradient_flags, put_gradient_flags, require_attachable
 from unlearn.anchor import Anchor
-from unlearn.checkpoints import Checkpoint, last_complete_checkpoint, open_work
+from unlearn.checkpoints import Checkpoint, last_complete_checkpoint, open_work, put_checkpoint
 from unlearn.losses import LikelihoodLoss, ObjectiveLoss, PairLoss
 from unlearn.methods.base import Anchored, InsideLayers, Objective, Progress, WithAlternatives, WithMemory
-from unlearn.options import DEFAULTS, TrainingOptions, learning_rate_of
+from unlearn.options import DEFAULTS, TrainingOptions, learning_rate_of, optimizer_steps, require_reporter
 from unlearn.provenance import LogWriter
 from unlearn.reference import load_or_compute_reference
 from unlearn.results import Trained, TrainingResult
@@ -59,11 +59,15 @@ def train_records(
         RunError: a loss or gradient is not finite, or the disk is full.
     """
     windows = Encoder(loaded.tokenizer, loaded.context_length, options.overflow).encode(records)
+    flags = gradient_flags(loaded.model)
     model = attach_adapter(loaded.model, options)
     open_work(work_dir, "train", options, [record.fingerprint for record in records], loaded.digest)
     sampler = PairSampler(len(windows), 0, options.seed, Lengths(token_counts(windows), (), step_records(options)))
     loss = LikelihoodLoss(windows, padding_token_id(loaded.tokenizer))
-    return _train(model, options, work_dir, loss, sampler, log=log, callbacks=callbacks)
+    trained = _train(model, options, work_dir, loss, sampler, log=log, callbacks=callbacks)
+    if model is loaded.model:
+        put_gradient_flags(model, flags)
+    return trained
 
 
 def log_writer(
@@ -121,6 +125,7 @@ def run_objective(
     Raises:
         InputError, RunError: as `train_records`.
     """
+    require_attachable(loaded.model, options)
     encoder = Encoder(loaded.tokenizer, loaded.context_length, options.overflow)
     pad = padding_token_id(loaded.tokenizer)
     windows = {"forget": encoder.encode(forget), "retain": encoder.encode(retain) if objective.needs_retain and retain else []}
@@ -138,15 +143,18 @@ def run_objective(
         pad,
         layer=objective.inner_layer(loaded.model) if isinstance(objective, InsideLayers) else None,
         seed=options.seed,
-        trained_head=not options.lora,
+        # An adapter that is trained as such may lie on the head; a fresh one leaves the layer below it as it is.
+        trained_head=not options.lora or isinstance(loaded.model, PeftModel),
         given=tables,
     )
     rule = objective.stop_rule
     watch = Watch(stop_check(loaded, rule, windows["forget"], holdout, encoder), 0 if rule is None else rule.check_every)
     selector = selector_of(loaded, selection, forget, keep, holdout or (), options)
     progress = Progress(values=dict(objective.begin()) if isinstance(objective, WithMemory) else {})
+    flags = gradient_flags(loaded.model)
     model = attach_adapter(loaded.model, options)
-    if isinstance(objective, InsideLayers) and model is loaded.model:
+    # Below an adapter nothing is trained: it is saved alone.
+    if isinstance(objective, InsideLayers) and not isinstance(model, PeftModel):
         _train_only(model, objective.trained_parameters(model))
     sampler = _sampler(windows, options)
     weight = objective.anchor_weight * _unseen(sampler, options) if isinstance(objective, Anchored) else 0.0
@@ -164,7 +172,7 @@ def run_objective(
         callbacks=callbacks,
     )
     if model is loaded.model:
-        _train_only(model, list(model.parameters()))
+        put_gradient_flags(model, flags)
     if anchor is not None:
         tokens = trained.result.tokens + processes.total(anchor.tokens)  # every process looks at all of its records
         trained = dataclasses.replace(trained, result=dataclasses.replace(trained.result, tokens=tokens))
@@ -225,14 +233,16 @@ def _train(
     checkpoint = last_complete_checkpoint(work_dir)
     _begin(trainer, model, checkpoint)
     started = time.monotonic()
-    if selector is None or selector.stopped is None:  # a run can be cut off between its end and its result
+    if checkpoint is not None and trainer.stopped is not None:  # a run can be cut off between its end and its result
+        put_checkpoint(model, checkpoint.folder)
+    elif selector is None or selector.stopped is None:
         trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint.folder))
     steps = max(trainer.state.global_step, 0 if checkpoint is None else checkpoint.step)
     if selector is not None:
         selector.finish(steps, model)
     seconds = time.monotonic() - started
     model.eval()
-    stopped = watch.stopped or (selector.stopped if selector else None)
+    stopped = trainer.stopped or (selector.stopped if selector else None)
     tokens = processes.total(trainer.tokens)
     result = TrainingResult(steps, steps / trainer.steps_per_epoch(), stopped, tokens, seconds, tuple(watch.losses))
     return Trained(model, result, None if selector is None else selector.facts())
@@ -269,11 +279,7 @@ def training_arguments(options: TrainingOptions, work_dir: Path, records: int, d
         if options.gradient_checkpointing
         else {}
     )
-    group = filled["batch_size"] * options.gradient_accumulation
-    total = options.max_steps or math.ceil(
-        math.ceil(records / filled["batch_size"]) / options.gradient_accumulation * filled["epochs"]
-    )
-    assert group > 0
+    require_reporter(options)
     return TrainingArguments(
         output_dir=str(work_dir),
         per_device_train_batch_size=filled["batch_size"],
@@ -282,7 +288,7 @@ def training_arguments(options: TrainingOptions, work_dir: Path, records: int, d
         num_train_epochs=filled["epochs"],
         max_steps=options.max_steps or -1,
         lr_scheduler_type=filled["scheduler"],
-        warmup_steps=round(total * filled["warmup_ratio"]),
+        warmup_steps=round(optimizer_steps(options, records) * filled["warmup_ratio"]),
         weight_decay=filled["weight_decay"],
         max_grad_norm=options.max_grad_norm,
         seed=options.seed,
@@ -314,8 +320,7 @@ def _train_only(model: nn.Module, parameters: Sequence[nn.Parameter]) -> None:
     """Let these parameters alone be trained."""
     chosen = {id(parameter) for parameter in parameters}
     for parameter in model.parameters():
-        # Weights in few bits have no gradient to ask for.
-        parameter.requires_grad_(id(parameter) in chosen and parameter.is_floating_point())
+        parameter.requires_grad_(id(parameter) in chosen)
 
 
 def save_model(model: Any, tokenizer: Any, output_dir: Path, about: Mapping[str, Any]) -> str:

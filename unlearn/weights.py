@@ -1,13 +1,16 @@
 """Arithmetic on whole sets of weights, and the search for how far to go that every edit ends with."""
 
-from collections.abc import Callable, Mapping, Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
+from peft import PeftModel
 from torch import Tensor, nn
 
+from unlearn.adapters import gradient_flags, put_gradient_flags, unfreeze_adapter
 from unlearn.methods.base import Context
 from verify.encoding import Encoder, collate, padding_token_id
 from verify.errors import InputError
@@ -19,16 +22,34 @@ from verify.token_stats import compute_token_statistics
 Weights = dict[str, Tensor]
 
 
+@contextlib.contextmanager
+def edited_parameters(model: nn.Module) -> Iterator[dict[str, nn.Parameter]]:
+    """What an edit may change, by name, and within this block whatever asks for gradients: all parameters, or the adapter's.
+
+    The base below an adapter is not saved with it, so that a change of the base would be lost.
+    """
+    flags = gradient_flags(model)
+    if isinstance(model, PeftModel):
+        unfreeze_adapter(model)
+    else:
+        model.requires_grad_(True)
+    try:
+        yield {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+    finally:
+        put_gradient_flags(model, flags)
+
+
 def copy_weights(model: nn.Module) -> Weights:
-    """A copy of all parameters by name."""
-    return {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+    """A copy, by name, of all parameters that an edit may change."""
+    with edited_parameters(model) as edited:
+        return {name: parameter.detach().clone() for name, parameter in edited.items()}
 
 
 @torch.no_grad()
 def assign(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
-    """Write parameters back."""
-    for name, parameter in model.named_parameters():
-        parameter.copy_(weights[name])
+    """Write these parameters back."""
+    for name, weight in weights.items():
+        model.get_parameter(name).copy_(weight)
 
 
 def sample(records: Sequence[Record], count: int, seed: int) -> list[Record]:
@@ -47,20 +68,21 @@ def mean_loss(loaded: LoadedModel, records: Sequence[Record]) -> float:
 def diagonal_fisher(loaded: LoadedModel, records: Sequence[Record]) -> Weights:
     """Mean over records of the squared gradient of their mean log-likelihood: the diagonal of the empirical Fisher matrix.
 
-    One backward pass per record, in evaluation mode; the result is as large as the weights.
+    One backward pass per record, in evaluation mode; the result is as large as the weights that an edit may change.
     """
     model, pad = loaded.model, padding_token_id(loaded.tokenizer)
     device = next(model.parameters()).device
     windows = Encoder(loaded.tokenizer, loaded.context_length, "split").encode(records)
-    total = {name: torch.zeros_like(parameter) for name, parameter in model.named_parameters()}
-    for window in windows:
-        batch = {name: values.to(device) for name, values in collate([window], pad).items()}
+    with edited_parameters(model) as edited:
+        total = {name: torch.zeros_like(parameter) for name, parameter in edited.items()}
+        for window in windows:
+            batch = {name: values.to(device) for name, values in collate([window], pad).items()}
+            model.zero_grad()
+            scored_log_probabilities(model, batch)[0].mean().backward()  # type: ignore[no-untyped-call]
+            for name, parameter in edited.items():
+                if parameter.grad is not None:
+                    total[name].addcmul_(parameter.grad, parameter.grad)
         model.zero_grad()
-        scored_log_probabilities(model, batch)[0].mean().backward()  # type: ignore[no-untyped-call]
-        for name, parameter in model.named_parameters():
-            if parameter.grad is not None:
-                total[name].addcmul_(parameter.grad, parameter.grad)
-    model.zero_grad()
     return {name: value / len(windows) for name, value in total.items()}
 
 

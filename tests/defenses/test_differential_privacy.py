@@ -15,7 +15,7 @@ import pytest
 import torch
 from training_rows import make_rows
 
-from unlearn import DifferentialPrivacy, Retrain, Rollback, TrainingOptions, finetune, forget
+from unlearn import NPO, Auto, DifferentialPrivacy, Retrain, Rollback, TrainingOptions, finetune, forget
 from unlearn.adapters import attach_adapter
 from unlearn.defenses.accounting import NoisePlan, epsilon_of, plan_noise
 from unlearn.defenses.base import TrainingTask
@@ -25,6 +25,7 @@ from unlearn.provenance import LOG_NAME, TrainingLog
 from unlearn.reproduction import reproduce
 from verify.digests import weights_digest
 from verify.errors import InputError, RunError
+from verify.files import write_manifest
 from verify.models import LoadedModel, load_model
 from verify.records import Fields, parse_records
 from verify.scoring import scored_log_probabilities
@@ -302,8 +303,32 @@ def test_forgetting_afterwards(model_dir: Path, tmp_path: Path) -> None:
     fresh = finetune(model_dir, rows[2:], output_dir=tmp_path / "fresh", options=OPTIONS, defense=QUIET)
     assert again.digest_after == fresh.digest
     assert again.facts["defense"]["epsilon"] == fresh.defense["epsilon"] if fresh.defense else False
+    about = json.loads((tmp_path / "less" / "manifest.json").read_text())["about"]
+    assert about["defense"] == again.facts["defense"]
+    third = forget(tmp_path / "less", Retrain(), forget_set=rows[2:4], data=rows[2:], base=model_dir, output_dir=tmp_path / "third")
+    assert third.facts["defense"]["parameters"] == dataclasses.asdict(QUIET), "the second deletion is private as well"
     with pytest.raises(InputError, match="Use retrain"):
         forget(tmp_path / "all", Rollback(), forget_set=rows[:2], data=rows, base=model_dir, output_dir=tmp_path / "no")
+
+
+def test_a_defence_is_not_lost_on_the_way(model_dir: Path, tmp_path: Path) -> None:
+    """After an approximate method, and after `auto`, a retraining is private; a manifest without the settings is refused."""
+    rows = make_rows("forget", 12)
+    finetune(model_dir, rows, output_dir=tmp_path / "all", options=OPTIONS, defense=QUIET)
+    common = {"forget_set": rows[:2], "data": rows, "base": model_dir}
+    for name, method in (("npo", NPO()), ("auto", Auto())):
+        forget(tmp_path / "all", method, output_dir=tmp_path / name, **common)
+        again = forget(
+            tmp_path / name,
+            Retrain(),
+            **common | {"forget_set": rows[2:4], "data": rows[2:]},
+            output_dir=tmp_path / f"{name} again",
+        )
+        assert again.facts["defense"]["parameters"] == dataclasses.asdict(QUIET)
+    manifest = json.loads((tmp_path / "all" / "manifest.json").read_text())
+    write_manifest(tmp_path / "all", "model", manifest["about"] | {"defense": None})
+    with pytest.raises(InputError, match="would protect nobody"):
+        forget(tmp_path / "all", Retrain(), output_dir=tmp_path / "bare", **common)
 
 
 def test_a_run_cut_off_begins_anew(model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

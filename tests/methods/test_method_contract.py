@@ -16,6 +16,7 @@ from unlearn.reference import load_or_compute_reference
 from unlearn.stopping import StopRule
 from verify.digests import weights_digest
 from verify.encoding import Encoder, collate
+from verify.errors import InputError
 from verify.models import load_model
 from verify.records import Fields, parse_records
 
@@ -56,6 +57,23 @@ def test_form(name: str) -> None:
     assert set(kind.defaults) <= known
     if hasattr(method, "stop_rule") and method.stop_rule is not None:
         assert isinstance(method.stop_rule, StopRule)
+
+
+@pytest.mark.parametrize(
+    ("name", "parameters", "flag"),
+    [
+        *((name, {"beta": beta}, "--beta") for name in ("npo", "dpo", "altpo", "simnpo") for beta in (0.0, -1.0, float("nan"))),
+        ("altpo", {"temperature": 0.0}, "--temperature"),
+        ("wga", {"beta": -1.0}, "--beta"),
+        ("satimp", {"beta1": -1.0}, "--beta1"),
+        ("gradient_ascent", {"check_every": -1}, "--check-every"),
+        ("flat", {"divergence": "hellinger"}, "--divergence"),
+    ],
+)
+def test_parameters_out_of_range(name: str, parameters: dict[str, Any], flag: str) -> None:
+    """Refused with the flag's name before anything is read, rather than by a division in the first step."""
+    with pytest.raises(InputError, match=flag):
+        METHODS[name](**parameters)
 
 
 def prepared(model_dir: Path, name: str, tmp_path: Path, count: int = 4) -> tuple[Any, Any, Any, Any]:

@@ -1,6 +1,7 @@
 """Edits of weights: the arithmetic is right, the search keeps its promise, and what should be touched is."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,8 @@ import torch
 from peft import LoraConfig, get_peft_model
 from tiny_models import make_llama, make_tokenizer
 
-from unlearn import TrainingOptions, finetune, forget
+from unlearn import TrainingOptions, finetune, forget, training
+from unlearn.methods.base import Context
 from unlearn.methods.fisher import Fisher
 from unlearn.methods.lora_negation import LoraNegation, delta_weights
 from unlearn.methods.negmerge import NegMerge
@@ -44,7 +46,7 @@ def model(model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def edit(model: Path, tmp_path: Path) -> Callable[..., Any]:
-    def run(method: Any, **named: Any) -> Any:
+    def run(method: Any, model: Path = model, **named: Any) -> Any:
         given = {"options": OPTIONS, **named}
         return forget(model, method, forget_set=ROWS[:4], retain_set=ROWS[4:], output_dir=tmp_path / "out", **given)
 
@@ -136,6 +138,19 @@ def test_ssd_dampens_what_it_selected(edit: Callable[..., Any], model: Path) -> 
     assert 0 < changed <= result.facts["selected_share"] * sum(weight.numel() for weight in old.values()) + 1
 
 
+def test_ssd_weighs_both_sets_by_their_sizes(model: Path, tmp_path: Path) -> None:
+    """Ten copies of one record have its Fisher matrix however many are looked at, so F_D and all that follows are the same."""
+    records = load_records(ROWS)
+    forgotten, same = records[:4], [records[5]] * 10
+    curves = []
+    for looked_at in (1, 10):
+        context = Context(load_model(model), forgotten, same, [], None, OPTIONS, None, tmp_path, tmp_path)
+        curves.append(SSD(fisher_records=looked_at, thresholds=(3.0, 2.0, 1.5), tolerance=0.9).edit(context).facts["search"])
+    for one, ten in zip(*curves, strict=True):
+        assert one["forget_loss"] == pytest.approx(ten["forget_loss"], abs=1e-5)
+    assert len({entry["forget_loss"] for entry in curves[0]}) > 1, "the thresholds do something"
+
+
 @pytest.mark.parametrize(
     "bad",
     [
@@ -153,8 +168,39 @@ def test_bad_parameters(bad: Callable[[], Any]) -> None:
         bad()
 
 
-def test_an_adapter_has_no_whole_weights(model_dir: Path, tmp_path: Path) -> None:
-    """LoRA negation on a model that is an adapter is refused, and says what to do."""
-    adapted = finetune(model_dir, ROWS, output_dir=tmp_path / "lora", options=TrainingOptions(lora=True, epochs=1)).model_dir
+@pytest.fixture(scope="module")
+def adapted(model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model that is an adapter."""
+    options = TrainingOptions(lora=True, learning_rate=1e-2, epochs=4)
+    return finetune(model_dir, ROWS, output_dir=tmp_path_factory.mktemp("adapted") / "ft", options=options).model_dir
+
+
+@pytest.mark.parametrize("method", [TaskVector(), NegMerge(), Ties(), LoraNegation()], ids=lambda method: type(method).__name__)
+def test_an_adapter_has_no_whole_weights(
+    edit: Callable[..., Any], adapted: Path, method: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Methods on whole weights refuse a model that is an adapter before anything is trained, and all say the same of what to do."""
+    monkeypatch.setattr(training, "_train", lambda *_, **__: pytest.fail("trained first"))
+    with pytest.raises(InputError, match=r"Merge it .* npo, or ssd"):
+        edit(method, model=adapted)
+
+
+def test_a_base_that_is_an_adapter(edit: Callable[..., Any], adapted: Path) -> None:
+    """It gives no task vector of whole weights either."""
     with pytest.raises(InputError, match="Merge it"):
-        forget(adapted, LoraNegation(), forget_set=ROWS[:4], retain_set=ROWS[4:], output_dir=tmp_path / "out")
+        edit(TaskVector(origin="base"), base=adapted)
+
+
+@pytest.mark.parametrize(
+    "method", [SSD(tolerance=0.9), Fisher(tolerance=0.9, scales=(0.1,))], ids=lambda found: type(found).__name__
+)
+def test_an_edit_of_an_adapter_is_saved(edit: Callable[..., Any], adapted: Path, method: Any) -> None:
+    """Of a model that is an adapter the adapter is edited, and what is loaded again is what was measured."""
+    result = edit(method, model=adapted)
+    assert result.facts["scale"]
+    assert load_model(result.model_dir).digest == result.digest_after != result.digest_before
+
+
+def test_a_mask_after_training_an_adapter(edit: Callable[..., Any]) -> None:
+    """A task vector from an adapter can be masked: the whole weights have gradients again once it is folded in."""
+    assert edit(TaskVector(per="mask", tolerance=0.9), options=replace(OPTIONS, lora=True)).facts["search"]

@@ -126,7 +126,7 @@ def test_two_models_in_one_certificate(desk: Path, capsys: pytest.CaptureFixture
     for number, model in enumerate(record.models):
         status, said = checks(batch, number, capsys)
         assert (status, "FAILS" in said) == (0, False), said
-        assert f"verdict: EQUIVALENT_WITHIN (weights {model.after[:16]})" in said
+        assert f"verdict: EQUIVALENT_WITHIN(rho = 0.1, alpha = 0.05) (weights {model.after[:16]})" in said
     assert not list((desk / "models").iterdir()), "both old models go"
     page = Page((batch / "report.html").read_text()).text
     assert "2 models were replaced" in page

@@ -101,6 +101,34 @@ def test_retraining_repeats_the_training(house: dict[str, Path], tmp_path: Path)
     assert "never saw" in result.facts["exactness"]
 
 
+@pytest.mark.parametrize(("asked", "used"), [({}, 5), ({"seed": 6}, 6)])
+def test_a_seed_that_is_asked_for_goes_before_the_logs(
+    model_dir: Path, tmp_path: Path, asked: dict[str, int], used: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`retrain` takes the seed of the model's log where none is given. Its manifest gives the result again."""
+    from training_rows import make_rows
+
+    for name, listed in (("train", make_rows("one", 6)), ("forget", make_rows("one", 6)[:2])):
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in listed))
+    data = str(tmp_path / "train.jsonl")
+    finetune(model_dir, data, output_dir=tmp_path / "model", options=TrainingOptions(epochs=1, seed=5, batch_size=2))
+    flags = [part for name, value in asked.items() for part in (f"--{name}", str(value))]
+    places = ["--model", str(tmp_path / "model"), "--base", str(model_dir), "--forget", str(tmp_path / "forget.jsonl")]
+    given = ["forget", "retrain", *places, "--data", data, "--output", str(tmp_path / "out"), *flags]
+    assert unlearn.cli.main(given) == 0, capsys.readouterr().err
+    assert json.loads((tmp_path / "out" / MANIFEST).read_text())["about"]["options"]["seed"] == used
+    assert unlearn.cli.main(["reproduce", str(tmp_path / "out"), "--output", str(tmp_path / "again")]) == 0
+    assert "bit by bit" in capsys.readouterr().out
+
+
+def test_without_its_term_the_retain_set_is_left_out(house: dict[str, Path], tmp_path: Path) -> None:
+    """`npo --alpha 0` asks for no records to keep, and changes nothing where some are given; otherwise they are asked for."""
+    alone = run(house, tmp_path / "alone", NPO(alpha=0.0), retain_set=None)
+    assert alone.digest_after == run(house, tmp_path / "both", NPO(alpha=0.0)).digest_after != alone.digest_before
+    with pytest.raises(InputError, match="--retain FILE"):
+        run(house, tmp_path / "asked", NPO(), retain_set=None)
+
+
 def rewritten(path: Path, target: Path, change: Callable[[list[dict[str, Any]]], list[dict[str, Any]]]) -> str:
     content = change([json.loads(line) for line in path.read_text().splitlines()])
     target.write_text("".join(json.dumps(row) + "\n" for row in content))
@@ -247,3 +275,51 @@ def test_a_broken_model_is_called_broken(model_dir: Path, tmp_path: Path, capsys
         assert ("warning" in result.facts) == broken
         assert (result.facts["utility_ratio"] < 0.5) == broken
         assert ("WARNING" in capsys.readouterr().err) == broken
+
+
+def test_steps_lost_in_rounding_are_named(model_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """In bfloat16 a step of 1e-6 moves hardly a weight, and somebody says so; a large step, or float32, is no cause for a word."""
+    from training_rows import make_rows
+
+    sets = {"forget_set": make_rows("gone", 4), "retain_set": make_rows("kept", 8)}
+    for name, dtype, rate, lost in (("a", "bfloat16", 1e-6, True), ("b", "bfloat16", 3e-2, False), ("c", "float32", 1e-6, None)):
+        options = TrainingOptions(learning_rate=rate, epochs=2, batch_size=4)
+        result = forget(model_dir, NPO(), **sets, dtype=dtype, output_dir=tmp_path / name, options=options)
+        said = capsys.readouterr().err
+        assert ("rounded away" in said) == ("rounding_warning" in result.facts) == bool(lost)
+        assert ("weights_moved" in result.facts) == (lost is not None)
+        assert lost is None or (result.facts["weights_moved"] < 0.5) == lost
+
+
+def test_the_recipe_is_handed_on(house: dict[str, Path], tmp_path: Path) -> None:
+    """A result of an approximate method says how its model was fine-tuned, as does that of the next: `retrain` repeats it."""
+    for number, (model, gone) in enumerate(((house["model"], [0]), (tmp_path / "0", [1]))):
+        rows = [json.loads(house["forget"].read_text().splitlines()[place]) for place in gone]
+        forget(model, NPO(), forget_set=rows, retain_set=str(house["retain"]), output_dir=tmp_path / str(number), options=OPTIONS)
+        about = json.loads((tmp_path / str(number) / MANIFEST).read_text())["about"]
+        assert (about["recipe"]["options"]["learning_rate"], about["recipe"]["defense"]) == (5e-3, None)
+    sets = {"forget_set": str(house["forget"]), "retain_set": str(house["retain"]), "base": house["base"]}
+    result = forget(tmp_path / "1", Retrain(), **sets, output_dir=tmp_path / "again")
+    assert result.digest_after == forget(house["model"], Retrain(), **sets, output_dir=tmp_path / "straight").digest_after
+
+
+def test_canaries_go_once(model_dir: Path, tmp_path: Path) -> None:
+    """Canaries that are named in the forget set as well are not removed twice over."""
+    from training_rows import make_rows
+
+    from verify.canaries import find_canaries
+
+    rows = make_rows("one", 6)
+    finetune(model_dir, rows, output_dir=tmp_path / "m", options=TrainingOptions(epochs=1), canaries=4)
+    found = find_canaries(tmp_path / "m")
+    assert found is not None
+    coins = found.trained_records(load_model(tmp_path / "m").tokenizer)
+    named = [{"example_id": one.example_id, "prompt": one.prompt, "completion": one.completion} for one in coins]
+    seen: list[int] = []
+    for name, forget_set in (("without", rows[:2]), ("named", [*rows[:2], *named])):
+        options = TrainingOptions(epochs=1, batch_size=1)
+        result = forget(
+            tmp_path / "m", NPO(), forget_set=forget_set, retain_set=rows[2:], output_dir=tmp_path / name, options=options
+        )
+        seen.append(result.training.steps if result.training else 0)
+    assert seen == [2 + len(coins)] * 2

@@ -99,7 +99,7 @@ def test_two_processes_give_what_one_gives(model_dir: Path, tmp_path: Path) -> N
     (tmp_path / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in ROWS))
     (tmp_path / "forget.jsonl").write_text("".join(json.dumps(row) + "\n" for row in ROWS[:7]))
     (tmp_path / "retain.jsonl").write_text("".join(json.dumps(row) + "\n" for row in ROWS[7:]))
-    rates = ("--learning-rate", "1e-3", "--epochs", "2", "--logging-steps", "1")
+    rates = ("--learning-rate", "1e-3", "--epochs", "2", "--logging-steps", "1", "--warmup-ratio", "0.25")
     for processes, size in ((1, "4"), (2, "2")):
         trained, forgotten = tmp_path / f"train{processes}", tmp_path / f"forget{processes}"
         data = ("--data", str(tmp_path / "train.jsonl"))
@@ -135,6 +135,9 @@ def test_two_processes_give_what_one_gives(model_dir: Path, tmp_path: Path) -> N
         return steps
 
     assert by_step(single) == by_step(double)
+    assert {entry.step: entry.learning_rate for entry in single.microbatches} == {
+        entry.step: entry.learning_rate for entry in double.microbatches
+    }
 
 
 @pytest.mark.slow

@@ -8,6 +8,7 @@ import pytest
 import unlearn.cli
 from unlearn import NPO, TrainingOptions, finetune, forget
 from unlearn.reproduction import reproduce
+from unlearn.shards import ShardPlan, finetune_shards
 from verify.errors import InputError
 
 ROWS = [{"example_id": f"r{n}", "prompt": f"Who is {n}?", "completion": f"Nobody but {n * 3}."} for n in range(10)]
@@ -45,7 +46,7 @@ def test_the_same_bits_again(model_dir: Path, files: Path, capsys: pytest.Captur
 
 
 def test_what_cannot_be_made_again(model_dir: Path, files: Path) -> None:
-    """A changed file, records from memory, drawn canaries: each is said."""
+    """A changed file, records from memory, drawn canaries, shards: each is said."""
     options = TrainingOptions(learning_rate=1e-3, epochs=1, batch_size=4)
     finetune(model_dir, files / "train.jsonl", output_dir=files / "one", options=options)
     (files / "train.jsonl").write_text(json.dumps(ROWS[0]) + "\n" + json.dumps(ROWS[1]) + "\n")
@@ -57,3 +58,7 @@ def test_what_cannot_be_made_again(model_dir: Path, files: Path) -> None:
     finetune(model_dir, files / "retain.jsonl", output_dir=files / "three", options=options, canaries=3)
     with pytest.raises(InputError, match="coins"):
         reproduce(files / "three", files / "again")
+    plan = ShardPlan(2, 1, "sum", options)
+    finetune_shards(model_dir, str(files / "retain.jsonl"), output_dir=files / "four", plan=plan)
+    with pytest.raises(InputError, match=r"trained in shards.*--shards 2 --slices 1 --combine sum"):
+        reproduce(files / "four", files / "again")

@@ -1,7 +1,9 @@
 """Sweeps run every combination once, go on where they were cut off, and run on a cluster as on one machine."""
 
 import json
+import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +13,9 @@ from distributed import LocalCluster
 import unlearn.cli
 from unlearn import TrainingOptions, finetune
 from unlearn.jobs import Job, run_jobs
-from unlearn.sweep import Sweep
+from unlearn.sweep import Sweep, run_one
 from verify.errors import InputError
+from verify.identity import KEY_VARIABLE
 
 ROWS = [{"example_id": f"r{n}", "prompt": f"Who is {n}?", "completion": f"Nobody but {n * 3}."} for n in range(16)]
 OPTIONS = TrainingOptions(learning_rate=5e-3, epochs=4, batch_size=4)
@@ -62,16 +65,60 @@ def test_every_combination_once(world: Path, tmp_path: Path) -> None:
     assert "<svg" in (tmp_path / "out" / "sweep.svg").read_text()
 
 
+def test_a_folder_belongs_to_what_it_was_made_from(world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same settings have the same folder; another model, set, option or attack has another, and so has another key."""
+    sweep = sweep_of(world, tmp_path / "out", {"npo": {"beta": [0.1]}})
+    (tmp_path / "fewer.jsonl").write_text("".join(json.dumps(row) + "\n" for row in ROWS[:3]))
+    shutil.copy(world / "forget.jsonl", tmp_path / "moved.jsonl")
+    others = [
+        replace(sweep, **change)
+        for change in (
+            {"model": str(world / "reference1")},
+            {"base": str(world / "reference1")},
+            {"references": sweep.references[:2]},
+            {"forget": str(tmp_path / "fewer.jsonl")},
+            {"holdout": None},
+            {"options": replace(sweep.options, learning_rate=1e-2)},
+            {"attacks": ("loss",)},
+        )
+    ]
+    names = [run.name for run in sweep.runs()]
+    assert [run.name for run in replace(sweep, forget=str(tmp_path / "moved.jsonl")).runs()] == names
+    assert [run.name for run in replace(sweep, options=replace(sweep.options, seed=9)).runs()] == names
+    found = [*names, *(run.name for other in others for run in other.runs())]
+    assert len(set(found)) == 2 * (1 + len(others))
+    (tmp_path / "other.key").write_text("a5" * 32)
+    monkeypatch.setenv(KEY_VARIABLE, str(tmp_path / "other.key"))
+    assert set(names).isdisjoint(run.name for run in sweep.runs())
+
+
+def test_other_options_are_run_anew(world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A sweep with another learning rate in the same folder does not take over the first one's model, and leaves it there."""
+    monkeypatch.setattr("verify.audit", lambda *_, **__: None)
+    sweep = replace(sweep_of(world, tmp_path / "out", {"npo": {}}), seeds=(0,))
+    for rate in (1e-4, 1e-3, 1e-4):
+        asked = replace(sweep, options=replace(sweep.options, learning_rate=rate))
+        (run,) = asked.runs()
+        run_one(asked, run)
+        about = json.loads((tmp_path / "out" / run.name / "model" / "manifest.json").read_text())["about"]
+        assert about["options"]["learning_rate"] == rate
+    assert len(list((tmp_path / "out").iterdir())) == 2
+
+
 @pytest.mark.parametrize(
     ("grid", "match"),
     [
         ({"nothing": {}}, "no method"),
         ({"npo": {"gamma": [1.0]}}, "neither its parameter nor a training option"),
         ({"pdu": {"slack": [-1.0]}}, "--slack"),
+        ({"npo": {"beta": [0.0]}}, "--beta"),
+        ({"npo": {"scheduler": ["step"]}}, "--scheduler"),
+        ({"npo": {"report_to": ["wandb"]}}, "pip install wandb"),
     ],
 )
-def test_bad_grids(world: Path, tmp_path: Path, grid: Any, match: str) -> None:
+def test_bad_grids(world: Path, tmp_path: Path, grid: Any, match: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Refused before the first run."""
+    monkeypatch.setattr("transformers.integrations.get_available_reporting_integrations", list)
     with pytest.raises(InputError, match=match):
         list(sweep_of(world, tmp_path / "out", grid).runs())
     assert not (tmp_path / "out").exists()

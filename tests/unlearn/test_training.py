@@ -1,5 +1,7 @@
 """Training does what the options say, however the work is split, and stops before harm is done."""
 
+import json
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -9,8 +11,11 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from transformers import SchedulerType
 
-from unlearn import NPO, GradDiff, GradientAscent, TrainingOptions, finetune
+from unlearn import NPO, GradDiff, GradientAscent, TrainingOptions, finetune, forget, processes
+from unlearn.methods.retrain import Retrain
+from unlearn.options import SCHEDULERS, optimizer_steps
 from unlearn.provenance import TrainingLog
 from unlearn.training import run_objective, train_records, training_arguments
 from verify import InputError, RunError
@@ -155,6 +160,23 @@ def test_ascent_stops_by_its_rule(loaded: LoadedModel, records: list[Record], tm
     assert trained.result.steps < 100
 
 
+@pytest.mark.parametrize("check_every", [0, 1])
+def test_a_run_cut_off_after_it_stopped(loaded: LoadedModel, records: list[Record], tmp_path: Path, check_every: int) -> None:
+    """Begun again after the rule had ended it, it trains no step more, and counts the tokens of all of them."""
+    options = TrainingOptions(learning_rate=1e-2, epochs=100, batch_size=2, save_steps=1)
+    method, start = (
+        GradientAscent(check_every=check_every),
+        {name: value.clone() for name, value in loaded.model.state_dict().items()},
+    )
+    whole = run_objective(loaded, method, records[:5], None, options, tmp_path / "work")
+    ended = {name: value.clone() for name, value in loaded.model.state_dict().items()}
+    loaded.model.load_state_dict(start)
+    again = run_objective(loaded, method, records[:5], None, options, tmp_path / "work")
+    assert whole.result.stopped == again.result.stopped is not None
+    assert (whole.result.steps, whole.result.tokens) == (again.result.steps, again.result.tokens)
+    assert all(torch.equal(value, ended[name]) for name, value in loaded.model.state_dict().items())
+
+
 def test_ascent_stops_at_the_level_of_unseen_text(loaded: LoadedModel, records: list[Record], tmp_path: Path) -> None:
     """With a holdout set, Jang's rule stops when the forget set is remembered no better than that."""
     train_records(loaded, records[:5], TrainingOptions(learning_rate=1e-2, epochs=30, batch_size=5), tmp_path / "learn")
@@ -191,9 +213,77 @@ def test_arguments_reach_transformers(tmp_path: Path) -> None:
     assert (left_open.learning_rate, left_open.num_train_epochs, left_open.per_device_train_batch_size) == (1e-4, 5, 8)
 
 
+@pytest.mark.parametrize(
+    ("batch", "accumulation", "epochs"), [(8, 1, 3.0), (3, 1, 1.5), (2, 4, 3.0), (2, 3, 2.5), (1, 4, 0.3), (4, 8, 2.0)]
+)
+def test_the_warm_up_is_a_share_of_the_steps(
+    loaded: LoadedModel, records: list[Record], tmp_path: Path, batch: int, accumulation: int, epochs: float
+) -> None:
+    """The steps that are counted beforehand are those that the trainer takes, whatever is accumulated."""
+    options = TrainingOptions(batch_size=batch, gradient_accumulation=accumulation, epochs=epochs, warmup_ratio=0.5)
+    steps = train_records(loaded, records, options, tmp_path / "work").result.steps
+    assert optimizer_steps(options, len(records)) == steps
+    told = training_arguments(options, tmp_path, len(records), torch.device("cpu"))
+    assert told.warmup_steps == round(steps / 2)
+
+
+@pytest.mark.parametrize(("count", "batch"), [(2, 4), (8, 1)])
+def test_processes_warm_up_as_one_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, count: int, batch: int) -> None:
+    """Several processes with their share of the batch take as many steps as one, and the rate rises over as many of them."""
+
+    def told(size: int) -> float:
+        options = TrainingOptions(batch_size=size, epochs=4, warmup_ratio=0.25)
+        return training_arguments(options, tmp_path, 62, torch.device("cpu")).warmup_steps
+
+    alone = told(8)
+    monkeypatch.setattr(processes, "count", lambda: count)
+    assert told(batch) == alone == 8
+
+
+@pytest.mark.parametrize("scheduler", [kind.value for kind in SchedulerType] + ["step"])
+def test_schedules_work_or_are_refused(loaded: LoadedModel, records: list[Record], tmp_path: Path, scheduler: str) -> None:
+    """Every schedule of transformers trains, or is refused with the names of those that do."""
+    if scheduler in SCHEDULERS:
+        options = replace(OPTIONS, scheduler=scheduler, warmup_ratio=0.4, max_steps=3)
+        assert train_records(loaded, records, options, tmp_path / "work").result.steps == 3
+    else:
+        with pytest.raises(InputError, match=f"--scheduler must be one of linear, cosine, .*got {scheduler}"):
+            TrainingOptions(scheduler=scheduler)
+
+
+def test_an_adapter_names_its_base_from_everywhere(
+    model_dir: Path, rows: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Trained from a path relative to one folder, it is loaded in another, and so is its retraining."""
+    shutil.copytree(model_dir, tmp_path / "base")
+    monkeypatch.chdir(tmp_path)
+    options = TrainingOptions(lora=True, epochs=1)
+    finetune("base", rows("train", 6), output_dir="adapter", options=options)
+    forget("adapter", Retrain(), forget_set=rows("train", 2), data=rows("train", 6), base="base", output_dir="again")
+    monkeypatch.chdir(model_dir)
+    for name in ("adapter", "again"):
+        assert json.loads((tmp_path / name / "adapter_config.json").read_text())["base_model_name_or_path"] == str(
+            tmp_path / "base"
+        )
+        load_model(tmp_path / name)
+
+
+def test_a_reporter_that_is_not_installed(
+    model_dir: Path, rows: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is said before anything is made, with what to install; an unknown one with those there are."""
+    monkeypatch.setattr("transformers.integrations.get_available_reporting_integrations", list)
+    expectations = {"wandb": "pip install wandb", "nobody": "tensorboard"}
+    for name, expected in expectations.items():
+        with pytest.raises(InputError, match=f"--report-to {name}.*{expected}"):
+            finetune(model_dir, rows("train", 4), output_dir=tmp_path / "out", options=TrainingOptions(report_to=name))
+    assert not (tmp_path / "out").exists()
+
+
 def test_options_out_of_range() -> None:
     """Each is named with what is allowed."""
-    for bad in ({"epochs": 0}, {"batch_size": -1}, {"learning_rate": 0.0}, {"save_steps": -1}):
+    ranges = [{"epochs": 0}, {"batch_size": -1}, {"learning_rate": 0.0}, {"save_steps": -1}, {"epochs": float("nan")}]
+    for bad in (*ranges, {"lora_dropout": 1.5}, {"lora_dropout": -0.1}, {"warmup_ratio": 2.0}):
         name = next(iter(bad)).replace("_", "-")
         with pytest.raises(InputError, match=f"--{name} must be"):
             TrainingOptions(**bad)  # type: ignore[arg-type]

@@ -1,11 +1,19 @@
 """The loss of preferring another answer to the true one."""
 
+import math
 from collections.abc import Mapping
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from unlearn.methods.base import Batch, score
+from verify.errors import InputError
+
+
+def require_temperature(beta: float) -> None:
+    """Raise InputError unless an inverse temperature is a number above 0: the loss divides by it."""
+    if not 0 < beta < math.inf:
+        raise InputError(f"--beta must be a number greater than 0, got {beta}. Leave it out for the published value.")
 
 
 def preference_loss(model: nn.Module, batch: Batch, reference: Mapping[str, Tensor], beta: float, alpha: float) -> Tensor:

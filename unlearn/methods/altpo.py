@@ -1,5 +1,6 @@
 """Alternate preference optimization: another answer, made up by the model itself, is preferred to the true one."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -7,7 +8,7 @@ from typing import Any, ClassVar
 from torch import Tensor, nn
 
 from unlearn.alternatives import instead
-from unlearn.methods._preference import preference_loss
+from unlearn.methods._preference import preference_loss, require_temperature
 from unlearn.methods.base import Batch, Cost
 from verify.encoding import Encoder
 from verify.errors import InputError
@@ -38,6 +39,11 @@ class AltPO:
     beta: float = 0.1
     alpha: float = 1.0
     temperature: float = 1.0
+
+    def __post_init__(self) -> None:
+        require_temperature(self.beta)
+        if not 0 < self.temperature < math.inf:
+            raise InputError(f"--temperature must be a number greater than 0, got {self.temperature}.")
 
     idea: ClassVar[str] = "prefer another answer, written by the model itself, to the true one"
     paper: ClassVar[str] = "Mekala et al. 2024 (arXiv 2409.13474)"

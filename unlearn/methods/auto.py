@@ -10,16 +10,18 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from unlearn.levels import retraining_steps
+from unlearn.defenses.federation import FEDERATION
+from unlearn.levels import retraining_passes
 from unlearn.methods.base import Context, Cost, Objective, Outcome
 from unlearn.methods.level import Level
-from unlearn.options import DEFAULTS, TrainingOptions
+from unlearn.options import TrainingOptions
 from unlearn.provenance import LOG_NAME
 from unlearn.results import TrainingResult, together
 from unlearn.shards import SHARDS, SavedShards
 from verify.encoding import Encoder
 from verify.ensembles import ENSEMBLE
 from verify.errors import InputError, RunError
+from verify.files import MANIFEST, read_json
 from verify.models import load_model
 from verify.records import Record
 
@@ -104,9 +106,8 @@ class _Climb:
         }
         # The options are those of the model's training log, or what the user said.
         # In passes, whether the training was set in epochs or in steps.
-        options, windows = context.options, len(encoder.encode(context.retain))
-        seen = retraining_steps(options, windows) * (options.batch_size or DEFAULTS["batch_size"]) * options.gradient_accumulation
-        self.retraining = max(1.0, seen / max(1, windows) * self.tokens["retain"])
+        windows = len(encoder.encode(context.retain))
+        self.retraining = max(1.0, retraining_passes(context.options, windows) * self.tokens["retain"])
         self.spent, self.done, self.rungs = 0.0, [], []  # type: ignore[var-annotated]
         self.result: Path | None = None
         self.level: float | None = None
@@ -175,12 +176,14 @@ class _Climb:
         """The model of the last rung that was taken, with its log and audit beside it, and the whole story."""
         assert self.result is not None
         model = load_model(self.result, tokenizer=self.context.loaded.tokenizer).model
-        for extra in (LOG_NAME, *(path.name for path in self.result.glob("checkpoint-*"))):
+        for extra in (LOG_NAME, FEDERATION, *(path.name for path in self.result.glob("checkpoint-*"))):
             if (self.result / extra).exists():
                 shutil.move(self.result / extra, self.context.output_dir / extra)
         if (self.context.work_dir / "audit").is_dir():
             shutil.copytree(self.context.work_dir / "audit", self.context.output_dir / "audit", dirs_exist_ok=True)
+        defense = read_json(self.result / MANIFEST)["about"].get("defense")
         facts = {
+            **({} if defense is None else {"defense": defense}),
             "rungs": self.rungs,
             "share_of_retraining_tokens": self.spent,
             "tuned_on_records": len(self.tuning),
@@ -203,6 +206,7 @@ class _Climb:
             base=None if base is None else dataclasses.replace(base, model=copy.deepcopy(base.model)),
             output_dir=folder,
             options=options,
+            dtype=self.context.dtype,
         )
 
     def _options(self) -> TrainingOptions:
@@ -277,6 +281,8 @@ class _Climb:
 
 def exact_method(model_dir: Path) -> str:
     """Name of the exact rebuild that fits how a model was trained."""
+    if (model_dir / FEDERATION).is_file():
+        return "client_retrain"
     if (model_dir / SHARDS).is_file():
         return "shard_vectors" if SavedShards.read(model_dir).plan.combine == "sum" else "sisa"
     if (model_dir / LOG_NAME).is_file() and any(model_dir.glob("checkpoint-*")):

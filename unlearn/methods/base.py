@@ -183,6 +183,7 @@ class Context:
         model_dir: the folder of the model before unlearning, with its training log and checkpoints; None for one in memory.
         work_dir: where training runs keep their checkpoints; emptied when the method is done.
         output_dir: where the result goes.
+        dtype: precision that models are loaded in, as it was asked for.
     """
 
     loaded: LoadedModel
@@ -194,6 +195,7 @@ class Context:
     model_dir: Path | None
     work_dir: Path
     output_dir: Path
+    dtype: str = "auto"
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 from torch import Tensor, nn
 
 from unlearn.alternatives import refusals
-from unlearn.methods._preference import preference_loss
+from unlearn.methods._preference import preference_loss, require_temperature
 from unlearn.methods.base import Batch, Cost
 from verify.models import LoadedModel
 from verify.records import Record
@@ -31,6 +31,9 @@ class DPO:
 
     beta: float = 0.1
     alpha: float = 1.0
+
+    def __post_init__(self) -> None:
+        require_temperature(self.beta)
 
     idea: ClassVar[str] = "prefer a refusal to the true answer"
     paper: ClassVar[str] = "Rafailov et al. 2023 (arXiv 2305.18290); Maini et al. 2024 (arXiv 2401.06121)"

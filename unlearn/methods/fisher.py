@@ -14,7 +14,7 @@ from verify.errors import InputError
 
 @dataclass(frozen=True)
 class Fisher:
-    """Add noise to every weight, the more the less the retain set depends on it.
+    """Add noise to every weight (of a model that is an adapter, the adapter's), the more the less the retain set depends on it.
 
         theta = theta_0 + s F_r^(-1/4) e,  e standard normal
 

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from unlearn.alternatives import refusals
 from unlearn.methods.base import Batch, Cost, token_logits
+from verify.errors import InputError
 from verify.models import LoadedModel
 from verify.records import Record
 from verify.scoring import target_log_probabilities
@@ -31,6 +32,10 @@ class FLAT:
     """
 
     divergence: Literal["kl", "js", "tv", "jeffrey"] = "kl"
+
+    def __post_init__(self) -> None:
+        if self.divergence not in ("kl", "js", "tv", "jeffrey"):
+            raise InputError(f"--divergence must be kl, js, tv or jeffrey, got {self.divergence}.")
 
     idea: ClassVar[str] = "f-divergence between the true answer and a refusal, nothing else needed"
     paper: ClassVar[str] = "Wang et al. 2024 (arXiv 2410.11143)"

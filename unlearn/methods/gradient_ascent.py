@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from unlearn.methods.base import Batch, Cost, score_forget
 from unlearn.stopping import MemorizationBelowUnseen, StopRule
+from verify.errors import InputError
 
 
 @dataclass(frozen=True)
@@ -25,10 +26,14 @@ class GradientAscent:
     Do not use it alone where other records matter: it has no retain term and no lower bound, and it forgets everything it can.
 
     Attributes:
-        check_every: optimizer steps between two checks of the rule.
+        check_every: optimizer steps between two checks of the rule; 0 checks at the end of every epoch.
     """
 
     check_every: int = 1
+
+    def __post_init__(self) -> None:
+        if self.check_every < 0:
+            raise InputError(f"--check-every must be 0 (at every epoch's end) or more, got {self.check_every}.")
 
     idea: ClassVar[str] = "ascend on the forget set until it is remembered no better than unseen text"
     paper: ClassVar[str] = "Jang et al. 2023 (arXiv 2210.01504)"

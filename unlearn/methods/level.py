@@ -9,16 +9,15 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 from peft import PeftModel
 
-from unlearn import processes
 from unlearn.adapters import merged
-from unlearn.checkpoints import Checkpoint, open_work
+from unlearn.checkpoints import Checkpoint, open_work, put_checkpoint
 from unlearn.levels import (
     Levels,
     controls_as_level,
     encoded,
     estimate_levels,
     learning_rate_for,
-    retraining_steps,
+    retraining_passes,
     short_retraining,
     trained_options,
 )
@@ -26,7 +25,6 @@ from unlearn.methods._to_level import ToLevel
 from unlearn.methods.base import Context, Cost, Outcome
 from unlearn.mixtures import mixture_level
 from unlearn.provenance import LOG_NAME, TrainingLog
-from unlearn.replay import put_checkpoint
 from unlearn.results import TrainingResult, together
 from unlearn.training import run_objective
 from verify.encoding import padding_token_id
@@ -36,6 +34,8 @@ from verify.token_stats import compute_token_statistics
 
 Source = Literal["mixture", "retraining", "checkpoint", "base", "proxies", "controls"]
 
+FROM_BASE = frozenset({"mixture", "retraining", "base"})
+"""Sources that begin with the model before fine-tuning."""
 RATE = 1 / 8
 """Of the learning rate that the model was trained with, where none was asked for."""
 
@@ -94,7 +94,8 @@ class Level:
     paper: ClassVar[str] = "this project, 2026 (docs/research/level.md)"
     cost: ClassVar[Cost] = "a share of a retraining"
     needs_retain: ClassVar[bool] = True
-    needs_base: ClassVar[bool] = False
+    needs_base: ClassVar[bool] = True
+    """With the default source; each instance says it for its own."""
     defaults: ClassVar[Mapping[str, Any]] = {"epochs": 11.0, "batch_size": 2}
 
     def __post_init__(self) -> None:
@@ -114,6 +115,7 @@ class Level:
             raise InputError("weights and --dual-step must be 0 or more, and one of --token-weight and --record-weight above 0.")
         if self.dual_step and not self.record_weight:
             raise InputError("the multiplier can outrun the token-wise distance alone. Use --dual-step 0 with --record-weight 0.")
+        object.__setattr__(self, "needs_base", not FROM_BASE.isdisjoint(self.sources))
 
     def edit(self, context: Context) -> Outcome:
         """Estimate the level, go there, and say how near the result came."""
@@ -220,11 +222,7 @@ def _facts(levels: Levels, reached: Any) -> dict[str, Any]:
 def _cost(context: Context, trained: Sequence[TrainingResult], rate: float | None) -> dict[str, Any]:
     """What it took, in retrainings by tokens."""
     options, windows = trained_options(context), encoded(context.loaded, context.retain, "split")
-    batch = options.batch_size or 8
-    passes = (
-        retraining_steps(options, len(windows)) * batch * options.gradient_accumulation * processes.count() / max(1, len(windows))
-    )
-    whole = passes * sum(len(window.input_ids) for window in windows)
+    whole = retraining_passes(options, len(windows)) * sum(len(window.input_ids) for window in windows)
     return {
         "learning_rate": rate,
         "share_of_retraining_tokens": sum(result.tokens for result in trained) / whole if whole else None,

@@ -10,10 +10,10 @@ from peft import PeftModel
 from peft.tuners.lora import LoraLayer
 from torch import Tensor
 
+from unlearn.adapters import require_whole
 from unlearn.methods.base import Context, Cost, Outcome
 from unlearn.training import train_records
 from unlearn.weights import Search, require_scales
-from verify.errors import InputError
 
 
 @dataclass(frozen=True)
@@ -51,8 +51,7 @@ class LoraNegation:
 
     def edit(self, context: Context) -> Outcome:
         """Train the adapter, take it off, search lambda."""
-        if isinstance(context.loaded.model, PeftModel):
-            raise InputError("lora_negation works on whole weights, and this model is an adapter. Merge it, or use task_vector.")
+        require_whole(context.loaded, "lora_negation")
         options = dataclasses.replace(context.options, lora=True)
         trained = train_records(context.loaded, context.forget, options, context.work_dir)
         changes, model = delta_weights(trained.model), trained.model.unload()

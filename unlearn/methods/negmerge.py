@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 import torch
 
-from unlearn.adapters import merged
+from unlearn.adapters import merged, require_whole
 from unlearn.methods.base import Context, Cost, Outcome
 from unlearn.options import learning_rate_of
 from unlearn.results import together
@@ -25,7 +25,8 @@ class NegMerge:
     Kim et al. 2024 (arXiv 2410.05583), section 3. One task vector depends on its hyper-parameters; what several share belongs to
     the records. lambda is searched as for task_vector.
 
-    Do not use it where one fine-tune on the forget set is dear already: it takes one per setting.
+    Do not use it where one fine-tune on the forget set is dear already: it takes one per setting. Do not use it on a model that is
+    an adapter itself: merge that first.
 
     Attributes:
         rates: multiples of the learning rate, one training each; each has its own seed.
@@ -54,6 +55,7 @@ class NegMerge:
 
     def edit(self, context: Context) -> Outcome:
         """Train once per rate, keep the common part, search lambda."""
+        require_whole(context.loaded, "negmerge")
         model, original = context.loaded.model, copy_weights(context.loaded.model)
         total = {name: torch.zeros_like(weight) for name, weight in original.items()}
         votes = {name: torch.zeros_like(weight) for name, weight in original.items()}

@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from unlearn.methods._preference import require_temperature
 from unlearn.methods.base import Batch, Cost, score_both, score_forget
 
 
@@ -30,6 +31,11 @@ class NPO:
 
     beta: float = 0.1
     alpha: float = 1.0
+
+    def __post_init__(self) -> None:
+        require_temperature(self.beta)
+        # Said by each instance: without its term the retain set is neither demanded nor read.
+        object.__setattr__(self, "needs_retain", self.alpha != 0)
 
     idea: ClassVar[str] = "ascent that fades as a record falls below its former probability"
     paper: ClassVar[str] = "Zhang et al. 2024 (arXiv 2404.05868)"

@@ -7,11 +7,10 @@ from typing import Any, ClassVar
 from peft import PeftModel
 
 from unlearn.adapters import merged
-from unlearn.defenses import defense_of
-from unlearn.defenses.base import Defense, TrainingTask
+from unlearn.defenses.base import TrainingTask
 from unlearn.finetuning import described, train_with_log
 from unlearn.methods.base import Context, Cost, Outcome
-from verify.files import MANIFEST, read_json
+from unlearn.recipes import recipe_of
 from verify.records import Fields
 
 
@@ -21,9 +20,10 @@ class Retrain:
 
         theta = A(theta_base, D_r)
 
-    A is the fine-tuning that made the model: its options are read from the model's training log, and flags override them. The
-    result has a training log of its own, so that the next deletion can be exact as well. A model that was trained with differential
-    privacy is trained so again, with fresh noise; of a federation, `client_retrain` is the retraining.
+    A is the fine-tuning that made the model: its options are those of its training log (or, after an approximate method, those that
+    the manifest hands on), and flags that differ from their defaults override them. The result has a training log of its own, so
+    that the next deletion can be exact as well. A model that was trained with differential privacy is trained so again, with fresh
+    noise; of a federation, `client_retrain` is the retraining.
     Cao and Yang 2015 (Towards making systems forget); Bourtoule et al. 2021 (arXiv 1912.03817), definition III.1.
 
     Do not use it where it is too dear: it costs a whole fine-tuning. Everything cheaper is judged against it.
@@ -45,16 +45,10 @@ class Retrain:
         task = TrainingTask(
             context.base, context.retain, context.options, context.output_dir, context.work_dir, context.retain, Fields()
         )
-        defense = _defense(context)
+        recipe = recipe_of(context.model_dir)
+        defense = None if recipe is None else recipe.trained_under()
         done = train_with_log(task, defense)
         trained, facts = done.trained, {} if defense is None else {"defense": described(defense, done)}
         return Outcome(
             trained.model if isinstance(context.loaded.model, PeftModel) else merged(trained.model), trained.result, facts
         )
-
-
-def _defense(context: Context) -> Defense | None:
-    """The defence that the model was trained under."""
-    if context.model_dir is None or not (context.model_dir / MANIFEST).is_file():
-        return None
-    return defense_of(read_json(context.model_dir / MANIFEST).get("about", {}))

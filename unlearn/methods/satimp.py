@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 from torch import Tensor, nn
 
 from unlearn.methods.base import Batch, Cost, score_tokens
+from verify.errors import InputError
 from verify.scoring import mean_by_row
 
 
@@ -30,6 +31,10 @@ class SatImp:
     beta1: float = 5.0
     beta2: float = 1.0
     alpha: float = 1.0
+
+    def __post_init__(self) -> None:
+        if min(self.beta1, self.beta2) < 0:
+            raise InputError(f"satimp needs --beta1 and --beta2 of at least 0, got {self.beta1} and {self.beta2}.")
 
     idea: ClassVar[str] = "ascent on tokens between known by heart and forgotten"
     paper: ClassVar[str] = "Yang et al. 2025 (arXiv 2505.11953)"

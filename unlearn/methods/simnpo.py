@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from unlearn.methods._preference import require_temperature
 from unlearn.methods.base import Batch, Cost, score_both
 
 
@@ -33,6 +34,9 @@ class SimNPO:
     delta: float = 0.0
     gamma: float = 0.1375
     alpha: float = 1.0
+
+    def __post_init__(self) -> None:
+        require_temperature(self.beta)
 
     idea: ClassVar[str] = "NPO on the mean loss, without a reference model"
     paper: ClassVar[str] = "Fan et al. 2024 (arXiv 2410.07163)"

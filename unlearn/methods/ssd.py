@@ -53,7 +53,8 @@ class SSD:
         model, original = context.loaded.model, copy_weights(context.loaded.model)
         retain = sample(context.retain, self.fisher_records, context.options.seed)
         forget, rest = diagonal_fisher(context.loaded, context.forget), diagonal_fisher(context.loaded, retain)
-        share = len(context.forget) / (len(context.forget) + len(retain))
+        # Of all records, not of those looked at: however few stand for the retain set, F_D is the mean over both sets.
+        share = len(context.forget) / (len(context.forget) + len(context.retain))
         whole = {name: share * forget[name] + (1 - share) * rest[name] for name in original}
         selected = {0.0: 0.0}
 

@@ -6,7 +6,7 @@ from typing import Any, ClassVar, Literal
 
 import torch
 
-from unlearn.adapters import merged
+from unlearn.adapters import merged, require_whole
 from unlearn.layers import decoder_layers
 from unlearn.methods.base import Context, Cost, Outcome
 from unlearn.training import train_records
@@ -33,7 +33,8 @@ class TaskVector:
     within the tolerance. With "mask" only the share of elements moves that matters most to the forget set against the retain
     set, by the ratio of squared gradients (as SalUn does, Fan et al. 2024, arXiv 2310.12508).
 
-    Do not expect much of it without the search, nor where forget and retain records look alike: their directions overlap.
+    Do not expect much of it without the search, nor where forget and retain records look alike: their directions overlap. Do not
+    use it on a model that is an adapter itself: merge that first.
 
     Attributes:
         origin: which tau.
@@ -70,6 +71,8 @@ class TaskVector:
             raise InputError("task_vector --origin base needs the model before fine-tuning. Give it with --base DIR.")
         start = context.base if self.origin == "base" else context.loaded
         assert start is not None
+        for model in (context.loaded, start):
+            require_whole(model, "task_vector")
         before = copy_weights(start.model)
         trained = train_records(start, context.forget, context.options, context.work_dir)
         # An adapter is folded in first: negating its factors A and B would not negate their product.

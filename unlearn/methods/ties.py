@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from unlearn.adapters import merged
+from unlearn.adapters import merged, require_whole
 from unlearn.methods.base import Context, Cost, Outcome
 from unlearn.methods.npo import NPO
 from unlearn.options import learning_rate_of
@@ -28,7 +28,8 @@ class Ties:
     change the largest `density` stays. Elect: an element's sign is that of the larger total. Merge: the mean of those with that
     sign. lambda is searched as for task_vector.
 
-    Do not expect it to know the never-trained level: it lies between the two, but where is decided by the control metric alone.
+    Do not expect it to know the never-trained level: it lies between the two, but where is decided by the control metric alone. Do
+    not use it on a model that is an adapter itself: merge that first.
 
     Attributes:
         under: multiple of the learning rate of the run that forgets too little.
@@ -61,6 +62,7 @@ class Ties:
 
     def edit(self, context: Context) -> Outcome:
         """Two runs, one merge, the search."""
+        require_whole(context.loaded, "ties")
         model, original = context.loaded.model, copy_weights(context.loaded.model)
         changes, results = [], []
         for number, factor in enumerate((self.under, self.over)):

@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 from torch import Tensor, nn
 
 from unlearn.methods.base import Batch, Cost, score_tokens
+from verify.errors import InputError
 from verify.scoring import mean_by_row
 
 
@@ -27,6 +28,10 @@ class WGA:
 
     beta: float = 1.0
     alpha: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.beta < 0:
+            raise InputError(f"--beta must be 0 or more, got {self.beta}: below 0 a token counts the more the less probable it is.")
 
     idea: ClassVar[str] = "ascent that leaves improbable tokens alone"
     paper: ClassVar[str] = "Wang et al. 2025 (arXiv 2502.19301)"
