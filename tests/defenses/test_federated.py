@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 from training_rows import make_rows
 
 from unlearn import (
+    Auto,
     ClientRetrain,
     FedEraser,
     Federated,
@@ -103,6 +104,19 @@ def test_a_client_that_keeps_records_trains_on_those(model_dir: Path, client_row
     fresh = finetune(model_dir, rest, output_dir=tmp_path / "fresh", options=OPTIONS, defense=DEFENSE)
     assert result.digest_after == fresh.digest
     assert result.facts["clients_deleted"] == 0
+
+
+def test_auto_ends_with_the_federation_again(model_dir: Path, client_rows: Rows, trained: Path, tmp_path: Path) -> None:
+    """Its exact rung is `client_retrain`, and the result can be deleted from again."""
+    result = forget(
+        trained, Auto(), forget_set=of_client(client_rows, 2), data=client_rows, base=model_dir, output_dir=tmp_path / "auto"
+    )
+    assert [rung["method"] for rung in result.facts["rungs"]] == ["client_retrain"]
+    rows = without(client_rows, 2)
+    again = {"forget_set": of_client(client_rows, 1), "data": rows, "base": model_dir}
+    second = forget(tmp_path / "auto", ClientRetrain(), **again, output_dir=tmp_path / "second")
+    fresh = finetune(model_dir, without(rows, 1), output_dir=tmp_path / "fresh", options=OPTIONS, defense=DEFENSE)
+    assert second.digest_after == fresh.digest
 
 
 @pytest.mark.slow

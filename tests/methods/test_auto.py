@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from unlearn import NPO, TrainingOptions, finetune, forget
 from unlearn.methods.auto import Auto, _Climb, _halves
@@ -61,6 +62,14 @@ def test_it_climbs_to_the_exact_rebuild(climb: Callable[..., Any], tmp_path: Pat
     assert result.facts["tuned_on_records"] == result.facts["judged_on_records"] == 4
     assert next(entry.records for entry in evidence.sets if entry.role == "forget") == 4
     assert not (tmp_path / "out" / "work").exists(), "models that hold the records are gone"
+
+
+def test_its_rungs_are_loaded_as_was_asked(world: Path, model_dir: Path, tmp_path: Path) -> None:
+    """A precision that is asked for is that of every rung, and of the result."""
+    result = forget(
+        world / "original", Auto(), forget_set=FORGET, data=ROWS, base=model_dir, dtype="bfloat16", output_dir=tmp_path / "out"
+    )
+    assert {parameter.dtype for parameter in load_model(result.model_dir).model.parameters()} == {torch.bfloat16}
 
 
 def test_it_stops_at_a_satisfied_audit(climb: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
