@@ -78,20 +78,8 @@ class ScoreTable:
     def save(self, path: str | Path) -> None:
         """Write `scores.parquet`, atomically, readable by the owner only."""
         names = self.attacks()
-        rows: dict[str, list[Any]] = {name: [] for name in (*OWN_COLUMNS, *names)}
-        for (model, role), block in self.blocks.items():
-            count = len(block.records)
-            rows["model"] += [model] * count
-            rows["role"] += [role] * count
-            rows["record"] += block.records
-            rows["subject"] += block.subjects
-            rows["tokens"] += block.tokens.tolist()
-            rows["mean_loss"] += block.loss.tolist()
-            rows["included"] += [None] * count if block.included is None else block.included.tolist()
-            for name in names:
-                rows[name] += block.scores[name].tolist() if name in block.scores else [None] * count
-        types = [pa.string()] * 4 + [pa.int64()] + [pa.float64(), pa.bool_()] + [pa.float64()] * len(names)
-        table = pa.table({name: pa.array(rows[name], kind) for name, kind in zip(rows, types, strict=True)})
+        parts = [_rows(model, role, block, names) for (model, role), block in self.blocks.items()]
+        table = pa.concat_tables(parts)
         with atomic_file(path, mode=0o600) as stream:
             pq.write_table(table.replace_schema_metadata({"schema": SCHEMA}), stream)
 
@@ -107,9 +95,7 @@ class ScoreTable:
             metadata = table.schema.metadata or {}
             if metadata.get(b"schema", b"").decode(errors="replace") != SCHEMA:
                 raise InputError(f"{path} is not a score table of this version ({SCHEMA}). Run the audit again.")
-            columns = {name: table[name].to_pylist() for name in table.column_names}
-            keys = list(dict.fromkeys(zip(columns["model"], columns["role"], strict=True)))
-            return cls({key: _block(columns, key) for key in keys})
+            return cls(_blocks(table))
         except (pa.ArrowException, OSError, KeyError, TypeError, ValueError) as error:
             if isinstance(error, InputError):
                 raise
@@ -125,19 +111,47 @@ def audited_sets(table: ScoreTable) -> tuple[AuditedSet, ...]:
     )
 
 
-def _block(columns: Mapping[str, Sequence[Any]], key: tuple[str, SetRole]) -> ScoreBlock:
-    chosen = [index for index, found in enumerate(zip(columns["model"], columns["role"], strict=True)) if found == key]
+def _rows(model: str, role: SetRole, block: ScoreBlock, attacks: Sequence[str]) -> pa.Table:
+    """One block as rows, with a column for every attack of the table."""
+    count = len(block.records)
+    columns = {
+        "model": pa.array([model] * count, pa.string()),
+        "role": pa.array([role] * count, pa.string()),
+        "record": pa.array(block.records, pa.string()),
+        "subject": pa.array(block.subjects, pa.string()),
+        "tokens": pa.array(block.tokens, pa.int64()),
+        "mean_loss": pa.array(block.loss, pa.float64()),
+        "included": pa.nulls(count, pa.bool_()) if block.included is None else pa.array(block.included, pa.bool_()),
+    }
+    for name in attacks:
+        columns[name] = pa.array(block.scores[name], pa.float64()) if name in block.scores else pa.nulls(count, pa.float64())
+    return pa.table(columns)
 
-    def pick(name: str) -> list[Any]:
-        return [columns[name][index] for index in chosen]
 
-    included = pick("included")
-    attacks = [name for name in columns if name not in OWN_COLUMNS and None not in pick(name)]
+def _blocks(table: pa.Table) -> dict[tuple[str, SetRole], ScoreBlock]:
+    """Blocks in the order of their first rows."""
+    models, roles = (table[name].to_pylist() for name in ("model", "role"))
+    places: dict[tuple[str, SetRole], list[int]] = {}
+    for place, key in enumerate(zip(models, roles, strict=True)):
+        places.setdefault(key, []).append(place)
+    return {key: _block(table.take(chosen)) for key, chosen in places.items()}
+
+
+def _block(rows: pa.Table) -> ScoreBlock:
+    attacks = [name for name in rows.column_names if name not in OWN_COLUMNS and not rows[name].null_count]
+    included = rows["included"]
     return ScoreBlock(
-        records=tuple(pick("record")),
-        subjects=tuple(pick("subject")),
-        tokens=np.array(pick("tokens"), dtype=np.int64),
-        loss=np.array(pick("mean_loss"), dtype=np.float64),
-        scores={name: np.array(pick(name), dtype=np.float64) for name in attacks},
-        included=None if None in included else np.array(included, dtype=np.bool_),
+        records=tuple(rows["record"].to_pylist()),
+        subjects=tuple(rows["subject"].to_pylist()),
+        tokens=_numbers(rows["tokens"], np.int64),
+        loss=_numbers(rows["mean_loss"], np.float64),
+        scores={name: _numbers(rows[name], np.float64) for name in attacks},
+        included=None if included.null_count else np.array(included.to_numpy(), dtype=np.bool_),
     )
+
+
+def _numbers(column: pa.ChunkedArray, kind: Any) -> NDArray[Any]:
+    """A column of numbers, none of which may be missing; a copy that may be written to."""
+    if column.null_count:
+        raise ValueError("a number is missing")
+    return np.array(column.to_numpy(), dtype=kind)

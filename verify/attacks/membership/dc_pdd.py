@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -46,12 +46,18 @@ class DcPdd:
             raise InputError("dc_pdd needs the model itself, not only its statistics.")
         seen = np.concatenate([window.input_ids[window.scored] for window in controls.windows])
         counts = np.bincount(seen, minlength=int(max(window.input_ids.max() for window in target.windows)) + 1)
+        texts: list[list[NDArray[Any]]] = [[] for _ in range(len(target))]
+        for window in target.windows:
+            texts[window.record].append(window.input_ids[window.scored])
         scores = np.zeros(len(target))
         for record, entry in enumerate(target.statistics):
-            tokens = np.concatenate([window.input_ids[window.scored] for window in target.windows if window.record == record])
-            own = np.bincount(tokens, minlength=len(counts)) if target.is_its_own_control else np.zeros(len(counts), dtype=int)
-            frequency = (counts - own + 1) / (len(seen) - own.sum() + len(counts))  # add-one smoothing, without the record itself
-            _, first = np.unique(tokens, return_index=True)
-            weight = -np.log(frequency[tokens[first]])
-            scores[record] = np.minimum(np.exp(entry.log_probability[first].astype(np.float64)) * weight, self.ceiling).mean()
+            # Add-one smoothing, without the record itself; only its tokens are looked up, as a vocabulary is far larger.
+            text = np.concatenate(texts[record])
+            tokens, first, times = np.unique(text, return_index=True, return_counts=True)
+            own, length = (times, len(text)) if target.is_its_own_control else (0, 0)
+            frequency = (counts[tokens] - own + 1) / (
+                len(seen) - length + len(counts)
+            )
+            likely = np.exp(entry.log_probability[first].astype(np.float64))
+            scores[record] = np.minimum(likely * -np.log(frequency), self.ceiling).mean()
         return scores
