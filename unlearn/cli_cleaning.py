@@ -158,7 +158,7 @@ class Serve:
     def _serve(self) -> None:
         import uvicorn
 
-        from unlearn.requests.service import Service, make_app
+        from unlearn.requests.service import PromptProtocol, Service, make_app
         from unlearn.requests.tokens import Tokens
         from verify.certificate import load_signer
         from verify.identity import RecordKey
@@ -171,6 +171,7 @@ class Serve:
                 make_app(service, Tokens.load(self.tokens), self.per_minute),
                 host=self.host,
                 port=self.port,
+                http=PromptProtocol,
                 ssl_certfile=self.certificate,
                 ssl_keyfile=self.private_key,
                 log_config=None,

@@ -25,7 +25,8 @@ class PlanCommand:
     in_service: tuple[str, ...] = ()
     """The models that answer users; needed where more than one affected model is found."""
     ids: tuple[str, ...] = ()
-    """Only these requests; the default is all that are approved and not yet planned."""
+    """Only these requests; the default is all that are approved and not yet planned. Named ones are planned anew, until new weights
+    are deployed."""
     references: tuple[str, ...] = ()
     """Models trained without the records, with other seeds, for the audit: at least three."""
     base: str | None = None
@@ -61,7 +62,10 @@ class PlanCommand:
             requests = [ledger.request(name) for name in dict.fromkeys(self.ids)]
             requests = requests or [request for request in ledger.requests() if request.state in DEFAULT_STATES]
             if not requests:
-                print("nothing to plan. Approve a request with `unlearn request approve ID`.")  # noqa: T201
+                print(  # noqa: T201
+                    "nothing to plan. Approve a request with `unlearn request approve ID`, or name with --ids what is to be "
+                    "planned anew."
+                )
                 return NOTHING_FOUND
             found = draft(ledger, requests, self._choices(), RecordKey.load(), lines_of(self.confirm))
             for line in proposed(found):
@@ -137,8 +141,9 @@ class RunCommand:
         from verify.cli_flags import EXIT_STATUS
         from verify.identity import RecordKey
 
-        how, key = self.cleanup.how(), RecordKey.load()
+        how = self.cleanup.how()
         with self.where.open() as ledger:
+            key = RecordKey.load()  # the ledger has seen that it is its own
             state = ledger.request(self.id).state
             if state not in ("deployed", "purged", "closed"):
                 run_batch(ledger, self.output, self.id, key, self.references, print, self.accept_exact_rebuild)

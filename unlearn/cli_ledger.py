@@ -2,9 +2,10 @@
 
 import dataclasses
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import UTC, date, datetime
+from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -32,17 +33,53 @@ class LedgerFlags:
     """A file (SQLite) or a database URL; the default is $UNLEARN_LEDGER, or ledger.db in the user's data folder."""
 
     @contextmanager
-    def open(self) -> "Iterator[Ledger]":
-        """The ledger, closed again afterwards."""
+    def open(self, keyed: bool = True) -> "Iterator[Ledger]":
+        """The ledger, closed again afterwards.
+
+        Args:
+            keyed: whether people are looked for in it or noted, so that the record key must be the ledger's own.
+
+        Raises:
+            InputError: the ledger cannot be opened, or the record key is another one or missing.
+        """
         from unlearn.requests.ledger import Ledger
 
         found = Ledger(self.ledger or default_ledger())
         try:
+            if keyed:
+                _require_own_key(found)
             yield found
         finally:
             found.close()
 
 
+def _require_own_key(ledger: "Ledger") -> None:
+    """Under another key nobody is found, and people would be told that there is no record of them."""
+    from verify.errors import InputError
+    from verify.identity import KEY_VARIABLE, RecordKey
+
+    path, noted, began = RecordKey.default_path(), ledger.key_check(), ledger.began()
+    remedy = f"Name the file that the ledger was begun with in ${KEY_VARIABLE}, or restore it there from its backup."
+    if not path.exists():
+        if noted is not None or began is not None:
+            raise InputError(f"there is no record key at {path}, and under a new one nobody in this ledger is found. {remedy}")
+        RecordKey.load()
+        print(f"NOTE: a new record key was made: {path}. Keep a copy of it, away from the ledger.", file=sys.stderr)  # noqa: T201
+    elif noted is None and began is not None and int(path.stat().st_mtime) > began.timestamp():
+        # A ledger from before keys were noted: a wrong one would stay in it for ever.
+        print(  # noqa: T201
+            f"WARNING: the ledger does not say which record key is its own, and {path} is younger than its first request. If it "
+            "is another key, nobody is found.",
+            file=sys.stderr,
+        )
+        return
+    check = RecordKey.load().check
+    if ledger.note_key(check) != check:
+        raise InputError(f"the record key at {path} is not this ledger's: under it nobody is found. {remedy}")
+
+
 def today() -> date:
-    """The day, UTC, as the ledger's times are."""
-    return datetime.now(UTC).date()
+    """The day, here."""
+    from unlearn.requests.deadlines import today
+
+    return today()

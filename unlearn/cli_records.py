@@ -74,7 +74,8 @@ def lines_of(source: str | None) -> list[str]:
     if source is None:
         return []
     try:
-        text = sys.stdin.read() if source == "-" else Path(source).read_text(encoding="utf-8")
+        # A byte order mark, which other programs put in front, would make another identifier of the first one.
+        text = sys.stdin.read().removeprefix("\ufeff") if source == "-" else Path(source).read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError):
         raise InputError(f"{source} cannot be read as a text file in UTF-8. Name a file with one entry a line.") from None
     return [line.strip() for line in text.splitlines() if line.strip()]
@@ -116,12 +117,12 @@ class Suppress:
 
     def run(self) -> int:
         """Add and save."""
-        from unlearn.requests.suppression import SuppressionList
+        from unlearn.requests.suppression import extended
         from verify.identity import RecordKey
         from verify.sources import load_records
 
-        found = SuppressionList.load(self.suppression) if self.suppression.exists() else SuppressionList()
-        found.add(load_records(self.records, self.columns.fields()), RecordKey.load(), self.whole_subjects)
-        found.save(self.suppression)
+        records, key = load_records(self.records, self.columns.fields()), RecordKey.load()
+        with extended(self.suppression) as found:
+            found.add(records, key, self.whole_subjects)
         print(f"{len(found.records)} records and {len(found.subjects)} people are on {self.suppression}")  # noqa: T201
         return 0

@@ -9,13 +9,16 @@ import functools
 import operator
 from datetime import date
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
 from unlearn.cli_deletions import Close, PlanCommand, RunCommand
 from unlearn.cli_ledger import LedgerFlags, today
 from unlearn.cli_records import lines_of
+
+if TYPE_CHECKING:
+    from unlearn.requests.ledger import NewRequest
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,7 +30,7 @@ class Add:
     regime: Literal["gdpr", "ccpa", "drop"] = "gdpr"
     """Whose deadlines apply."""
     received: date | None = None
-    """The day of receipt, as 2026-11-24; the default is today."""
+    """The day of receipt, as 2026-11-24; the default is today, here: the variable TZ names another zone."""
     country: str | None = None
     """ISO 3166 code of the country whose public holidays count."""
     where: LedgerFlags = dataclasses.field(default_factory=LedgerFlags)
@@ -39,8 +42,8 @@ class Add:
 
         lines = lines_of(self.identifiers)
         received = self.received or today()
-        request = from_lines(lines, RecordKey.load(), regime=self.regime, received=received, country=self.country)
         with self.where.open() as ledger:
+            request = from_lines(lines, RecordKey.load(), regime=self.regime, received=received, country=self.country)
             print(ledger.add(request))  # noqa: T201
         return 0
 
@@ -57,25 +60,25 @@ class Import:
 
     def run(self) -> int:
         """Add and print the ids."""
+        with self.where.open() as ledger:
+            for name in ledger.add_all(self._requests()):
+                print(name)  # noqa: T201
+        return 0
+
+    def _requests(self) -> "list[NewRequest]":
         from unlearn.requests.intake import from_csv, from_opendsr
         from verify.errors import InputError
         from verify.identity import RecordKey
 
         key, kind = RecordKey.load(), self.file.suffix.lower()
         if kind == ".csv":
-            requests = from_csv(self.file, key, self.country)
-        elif kind == ".json":
-            try:
-                body = self.file.read_bytes()
-            except OSError as error:
-                raise InputError(f"{self.file} cannot be read ({error.strerror}). Name an existing file.") from None
-            requests = [from_opendsr(body, key, self.country)]
-        else:
+            return from_csv(self.file, key, self.country)
+        if kind != ".json":
             raise InputError(f"{self.file} is of an unknown kind. Give a .csv batch or a .json file with an OpenDSR request.")
-        with self.where.open() as ledger:
-            for name in ledger.add_all(requests):
-                print(name)  # noqa: T201
-        return 0
+        try:
+            return [from_opendsr(self.file.read_bytes(), key, self.country)]
+        except OSError as error:
+            raise InputError(f"{self.file} cannot be read ({error.strerror}). Name an existing file.") from None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,7 +97,7 @@ class ListCommand:
 
         if self.state is not None and self.state not in STATES:
             raise InputError(f"{self.state!r} is no state. Use one of: {', '.join(STATES)}.")
-        with self.where.open() as ledger:
+        with self.where.open(keyed=False) as ledger:
             chosen = [request for request in ledger.requests() if self.state in (None, request.state)]
         for line in listed(chosen, today()):
             print(line)  # noqa: T201
@@ -115,7 +118,7 @@ class Show:
         """Print it."""
         from unlearn.requests.telling import story
 
-        with self.where.open() as ledger:
+        with self.where.open(keyed=False) as ledger:
             request = ledger.request(self.id)
         for line in story(request, today()):
             print(line)  # noqa: T201
@@ -132,7 +135,7 @@ class Approve:
 
     def run(self) -> int:
         """Take them to identity_verified, all or none."""
-        with self.where.open() as ledger:
+        with self.where.open(keyed=False) as ledger:
             ledger.advance_all(self.ids, "identity_verified")
         print(f"{len(self.ids)} approved. Next: unlearn request plan --data FILE ... --models DIR ...")  # noqa: T201
         return 0
@@ -152,9 +155,37 @@ class Deny:
 
     def run(self) -> int:
         """Take it to denied or exempt."""
-        with self.where.open() as ledger:
+        with self.where.open(keyed=False) as ledger:
             request = ledger.advance(self.id, "exempt" if self.exempt else "denied", reason=self.reason)
         print(f"{self.id} is {request.state}. Next: unlearn request close {self.id}")  # noqa: T201
+        return 0
+
+
+@dataclasses.dataclass(frozen=True)
+class Extend:
+    """Note that a person is told that the answer takes longer, and write the letter that says so.
+
+    The later day counts from here on, in list, report and letters. Send the letter before the answer is due: an extension that the
+    person was not told of by then is none. The same command again writes a letter that is missing, and notes nothing.
+    """
+
+    id: Annotated[str, tyro.conf.Positional]
+    """The request's id."""
+    reason: Literal["complexity", "number-of-requests"]
+    """Why more time is needed; the law allows these two."""
+    output: Path = Path("deletions")
+    """Folder of the batches; the letter goes into the request's own folder below it."""
+    where: LedgerFlags = dataclasses.field(default_factory=LedgerFlags)
+
+    def run(self) -> int:
+        """Note it, write the letter, and print where it lies."""
+        from unlearn.requests.answers import write_extension
+
+        with self.where.open(keyed=False) as ledger:
+            request = ledger.extend(self.id, self.reason, today())
+        for path in write_extension(request, self.output / request.id):
+            print(path)  # noqa: T201
+        print(f"{self.id}: answer by {request.due}, if this letter is sent by {request.deadlines.answer}")  # noqa: T201
         return 0
 
 
@@ -168,7 +199,7 @@ class Withdraw:
 
     def run(self) -> int:
         """Take it to withdrawn."""
-        with self.where.open() as ledger:
+        with self.where.open(keyed=False) as ledger:
             ledger.advance(self.id, "withdrawn")
         print(f"{self.id} is withdrawn. Next: unlearn request close {self.id}")  # noqa: T201
         return 0
@@ -184,7 +215,7 @@ class VerifyLedger:
 
     def run(self) -> int:
         """Print the number of events and the head."""
-        with self.where.open() as ledger:
+        with self.where.open(keyed=False) as ledger:
             print(f"{ledger.verify(self.head)} events, unbroken\nhead: {ledger.head()}")  # noqa: T201
         return 0
 
@@ -196,6 +227,7 @@ COMMANDS = {
     "show": Show,
     "approve": Approve,
     "deny": Deny,
+    "extend": Extend,
     "withdraw": Withdraw,
     "plan": PlanCommand,
     "run": RunCommand,

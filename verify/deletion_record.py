@@ -18,6 +18,9 @@ UNDECIDED = ("INCONCLUSIVE", "NOT_TESTABLE")
 EXACT_REBUILD = "exact rebuild"
 """What a model goes into service on, by the operator's decision, where it was made without the records and no audit objects."""
 
+EXTENDED = "extended"
+"""The event that says that the person was told of an extension; it leads to no state."""
+
 Outcome = Literal["deleted", "denied", "exempt", "not_found", "withdrawn", "open"]
 
 
@@ -25,12 +28,17 @@ class Event(Frozen):
     """One step of a request's life.
 
     Attributes:
-        state: the state it came to.
-        at: when, ISO 8601 in UTC.
+        state: the state it came to, or "extended".
+        at: when, ISO 8601; its day is the operator's, as that of receipt is.
     """
 
     state: str
     at: str
+
+    @property
+    def day(self) -> date:
+        """The day of it, where the operator is."""
+        return date.fromisoformat(self.at[:10])
 
 
 class RequestFacts(Frozen):
@@ -40,7 +48,8 @@ class RequestFacts(Frozen):
         id: random; says nothing about the person.
         received: day of receipt.
         regime: whose rules apply: gdpr, ccpa or drop.
-        confirm_by, answer_by, extended_to: last days, inclusive; None where the regime sets none.
+        confirm_by, answer_by: last days, inclusive; None where the regime sets none.
+        extended_to: the last day after an extension. It counts where an event says that the person was told in time (`due`).
         source: how it came in.
         identifiers: how many identifiers were given.
         outcome: how it ended, or "open".
@@ -59,6 +68,12 @@ class RequestFacts(Frozen):
     outcome: Outcome
     reason: str | None = None
     events: tuple[Event, ...]
+
+    @property
+    def due(self) -> date:
+        """The last day to answer; an extension that the person was not told of by `answer_by` is none (GDPR Article 12(3))."""
+        told = any(event.state == EXTENDED and event.day <= self.answer_by for event in self.events)
+        return self.extended_to if told and self.extended_to is not None else self.answer_by
 
 
 class DataPlace(Frozen):

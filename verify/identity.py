@@ -8,7 +8,9 @@ meaningless at once.
 import hashlib
 import hmac
 import os
+import re
 import secrets
+import unicodedata
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,11 +20,29 @@ from verify.errors import InputError
 KEY_BYTES = 32
 HASH_CHARACTERS = 32
 KEY_VARIABLE = "UNLEARN_VERIFY_KEY_FILE"
+SHORTEST_PART = 4
+"""Characters of a part of an identifier that tells of a person by itself; shorter ones stand in any word."""
 
 
 def set_digest(hashes: Iterable[str]) -> str:
     """SHA-256 over keyed hashes in any order: it names exactly this set of records and says nothing about them."""
     return hashlib.sha256("\n".join(sorted(hashes)).encode()).hexdigest()
+
+
+def plainly(text: str) -> str:
+    """Letters and digits alone, without case and accents: a file may be named after a person in any spelling."""
+    return "".join(letter for letter in unicodedata.normalize("NFKD", text).casefold() if letter.isalnum())
+
+
+def telling_parts(identifier: str) -> set[str]:
+    """What tells of a person in another name, spelled plainly: the identifier, and each of its longer parts.
+
+    Of a mail address only the part before the @ is taken apart: its domain is other people's too.
+    """
+    own = unicodedata.normalize("NFC", identifier.partition("@")[0])  # an accent that stands alone would be a separator
+    parts = (plainly(part) for part in re.split(r"[\W_]+", own))
+    whole = {plain} if len(plain := plainly(identifier)) > 1 else set()
+    return whole | {part for part in parts if len(part) >= SHORTEST_PART}
 
 
 @dataclass(frozen=True, repr=False)
@@ -42,6 +62,11 @@ class RecordKey:
         """
         message = f"{purpose}\x00{value}".encode()
         return hmac.new(self.secret, message, hashlib.sha256).hexdigest()[:HASH_CHARACTERS]
+
+    @property
+    def check(self) -> str:
+        """A name of the key itself: whoever keeps it sees later whether a key is the same, and nothing else of it."""
+        return self.of("ledger", "key check")
 
     def __repr__(self) -> str:
         return "RecordKey(secret=<hidden>)"

@@ -13,7 +13,7 @@ from score_tables import simulated_table
 from verify import InputError, Settings
 from verify.certificate_check import Signer
 from verify.cli import main
-from verify.deletion_record import DeletionRecord
+from verify.deletion_record import DeletionRecord, Event, ResidualCopy
 from verify.evidence import Evidence
 from verify.findings import Value
 from verify.protocol import Aside
@@ -130,18 +130,30 @@ def test_with_every_attack_it_is_still_small(evidence: Evidence) -> None:
 
 
 def test_late_answers_are_called_late(evidence: Evidence) -> None:
-    """An answer after the last day is late, one in the extension is in it, an open one has none."""
+    """After the last day an answer is late, unless the person was told of an extension before it; an open one has none."""
+    told, too_late = extended_on("2026-11-20"), extended_on("2026-11-21")
     record = record_of(
         evidence,
         requests=(
             request_of("deleted", answer_by=date(2026, 11, 20), extended_to=None),
-            request_of("deleted", 1, answer_by=date(2026, 11, 20), extended_to=date(2027, 1, 20)),
+            request_of("deleted", 1, answer_by=date(2026, 11, 20), extended_to=date(2027, 1, 20), events=told),
             request_of("deleted", 2),
+            request_of("deleted", 3, answer_by=date(2026, 11, 20), extended_to=date(2027, 1, 20)),
+            request_of("deleted", 4, answer_by=date(2026, 11, 20), extended_to=date(2027, 1, 20), events=too_late),
         ),
     )
     text = Page(render(record, [evidence])).text
-    for day, word in ((27, "late"), (28, "within the extension"), (29, "in time")):
-        assert f"2026-11-{day} {word}" in text
+    for day, word in ((27, "late"), (28, "within the extension"), (29, "in time"), (30, "late"), (1, "late")):
+        assert f"2026-{12 if day == 1 else 11}-{day:02} {word}" in text
+    apologies = ["for which we apologise" in " ".join(write_letter(one, record).text.split()) for one in record.requests]
+    assert apologies == [True, False, False, True, True]
+
+
+def extended_on(day: str) -> tuple[Event, ...]:
+    """The steps of a deleted request of whose extension the person was told on a day; closed as `request_of` closes it."""
+    number = 1 if day == "2026-11-20" else 4
+    first, *others = request_of("deleted", number).events
+    return (first, Event(state="extended", at=f"{day}T12:00:00+00:00"), *others)
 
 
 def test_several_models_and_none(evidence: Evidence) -> None:
@@ -224,6 +236,7 @@ def test_letters_that_cannot_be_written(evidence: Evidence) -> None:
         (request_of("open"), "answer", "still open"),
         (request_of("denied"), "extension", "cannot be extended"),
         (request_of("open", extended_to=None), "extension", "know no extension"),
+        (request_of("open", regime="drop", extended_to=None), "extension", "know no extension"),
         (request_of("deleted"), "answer", "needs its deletion record"),
         (request_of("denied", regime="lgpd"), "answer", "no letter for the rules"),
     ):
@@ -231,6 +244,31 @@ def test_letters_that_cannot_be_written(evidence: Evidence) -> None:
             write_letter(request, sent=SENT, kind=kind)
     late = request_of("deleted", answer_by=date(2026, 11, 20), extended_to=None)
     assert "for which we apologise" in " ".join(write_letter(late, record_of(evidence, requests=(late,)), sent=SENT).text.split())
+
+
+def test_a_letter_of_a_batch_speaks_of_nobody_else(evidence: Evidence) -> None:
+    """Where several requests were answered together, a letter says that numbers and copies are of all of them, and gives no reason
+    that may be about another person's copy; where one was, it stands there with its reason."""
+    reason = "Ms Quillon's employer was ordered by a court to keep it"
+    copies = tuple(ResidualCopy(place=f"{kind}-{turn}", kind=kind, reason=reason) for turn in (1, 2) for kind in ("log", "backup"))
+    two = record_of(evidence, requests=(request_of("deleted"), request_of("deleted", 1)), residual=copies)
+    for request in two.requests:
+        letter = write_letter(request, two, sent=SENT)
+        for text in (" ".join(letter.text.split()), " ".join(Page(letter.html).text.split())):
+            assert "Quillon" not in text
+            assert "together with another request. All numbers below are of these requests together." in text
+            assert "learned from the data of these requests. We have also removed 27 stored copies" in text
+            assert "not each of them holds data of yours" in text
+            assert "[say here which and why]" in text
+            assert (text.count("Log"), text.count("Backup")) == (1, 1), "kinds only, each once"
+    three = record_of(evidence, requests=(*two.requests, request_of("deleted", 2), request_of("denied")), residual=())
+    text = write_letter(three.requests[0], three, sent=SENT).text
+    assert "together with 2 other requests" in text
+    assert "could not delete" not in text.lower()
+    one = record_of(evidence, requests=(request_of("deleted"), request_of("denied")), residual=copies)
+    text = " ".join(write_letter(one.requests[0], one, sent=SENT).text.split())
+    assert text.count(reason) == 4
+    assert "together" not in text
 
 
 @pytest.fixture

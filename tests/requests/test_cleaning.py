@@ -10,13 +10,14 @@ import pytest
 from training_rows import make_rows
 
 from unlearn import TrainingOptions, finetune
-from unlearn.requests.cleaning import IN_FILE, IN_SERVICE, Left, carried_over, clean, read_reasons
+from unlearn.requests.cleaning import FOUND, HASHED, IN_FILE, IN_SERVICE, Left, carried_over, clean, read_reasons
 from unlearn.requests.ledger import Ledger, NewRequest
 from unlearn.requests.planning import Choices, draft, note
 from unlearn.requests.plans import Plan
+from unlearn.requests.residues import CannotMendError
 from verify.errors import InputError
 from verify.evidence import Settings
-from verify.identity import RecordKey
+from verify.identity import RecordKey, plainly, telling_parts
 
 ROWS = make_rows("forget", 8)
 ASKING = ROWS[0]["subject_id"]
@@ -64,9 +65,122 @@ def test_what_stays_has_a_reason_or_is_asked_for(planned: tuple[Path, Plan], led
     how: dict[str, Any] = {"retired": [weights], "remove": True, "closing": True}
     blocked = clean(ledger, folder, plan, key, **how)
     assert (len(blocked.unexplained), (models / "served").exists()) == (2, True), "nothing goes while something else is open"
-    (models / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in ROWS if row["subject_id"] != ASKING))
+    without_the_asking(models / "train.jsonl")
     gone = clean(ledger, folder, plan, key, **how)
     assert (dict(gone.removed), gone.unexplained, (models / "served").exists()) == ({"log": 1, "model": 1}, (), False)
+
+
+def test_no_name_of_a_person_gets_into_the_ledger(planned: tuple[Path, Plan], ledger: Ledger, tmp_path: Path) -> None:
+    """A copy is called after a person in any spelling, or nobody knows any more after whom: ledger and record get a keyed hash, and
+    only the operator is told its name; reasons are taken by either."""
+    folder, plan = planned
+    key, models = RecordKey.load(), tmp_path / "models"
+    person = ASKING.partition("-")[2]
+    names = [f"{person}.log", f"For_Get {person.upper()}.log", f"notes/{ASKING.replace('-', '')}.log", "plain.log"]
+    for name in names:
+        (models / name).parent.mkdir(exist_ok=True)
+        (models / name).write_text(ROWS[0]["completion"])
+    seen = clean(ledger, folder, plan, key)
+    assert person.lower() not in plainly(str(seen.residual)), "the ledger and the record"
+    assert {copy["place"] for copy in seen.residual if not copy["place"].startswith(HASHED)} == {
+        "plain.log",
+        "served",
+        "train.jsonl",
+    }
+    assert sorted(copy["place"] for copy in seen.unexplained) == sorted(names), "the operator"
+    hashed = next(copy["place"] for copy in seen.residual if seen.shown[copy["place"]] == names[0])
+    given = {hashed: "a court asked for it", "notes": "the same", names[1]: "the same", "plain.log": "the same"}
+    assert not clean(ledger, folder, plan, key, reasons=given).unexplained
+    (models / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in ROWS if row["subject_id"] != ASKING))
+    blind = clean(ledger, folder, plan, key, retired=[plan.models[0].weights], closing=True)
+    by_search = [copy["place"] for copy in blind.residual if copy["kind"] == "model"]
+    assert by_search
+    assert all(place.startswith(HASHED) for place in by_search), "without texts every name is one that might tell"
+    assert "served" in [copy["place"] for copy in blind.unexplained]
+
+
+def test_what_tells_of_a_person() -> None:
+    """The whole identifier and its parts of four characters or more, spelled plainly; a domain is nobody's name."""
+    assert telling_parts("Quillon@example.com") == {"quillonexamplecom", "quillon"}
+    assert telling_parts("Jos\u00e9_P\u00c9REZ-li 1985") == {"joseperezli1985", "jose", "perez", "1985"}
+    assert telling_parts("Jose\u0301") == {"jose"}
+    assert telling_parts("a") == telling_parts("--") == set()
+
+
+def test_an_explained_copy_is_listed_once(tmp_path: Path) -> None:
+    """A copy that was noted by its name, and is noted by a keyed hash now that nothing tells whose name it is, is one copy."""
+    (tmp_path / "kept.log").write_text("x")
+    earlier = [{"place": "kept.log", "kind": "log", "reason": "a court asked for it"}]
+    now = {"place": f"{HASHED} 1", "kind": "log", "reason": "a court asked for it"}
+    found = carried_over(earlier, Left((now,), {}, {f"{HASHED} 1": "kept.log"}), [str(tmp_path)])
+    assert found.residual == (now,)
+
+
+def without_the_asking(train: Path) -> None:
+    train.write_text("".join(json.dumps(row) + "\n" for row in ROWS if row["subject_id"] != ASKING))
+
+
+def test_nothing_goes_while_a_copy_has_no_reason(planned: tuple[Path, Plan], ledger: Ledger, tmp_path: Path) -> None:
+    """A copy that the tool cannot remove keeps rows and old weights where they are, however often it is asked; once it is
+    explained, all goes. Its place tells of the person, and is told by nothing that is kept."""
+    folder, plan = planned
+    key, models = RecordKey.load(), tmp_path / "models"
+    note_about, whole = models / f"{ASKING}.md", (models / "train.jsonl").read_text()
+    note_about.write_text(ROWS[0]["completion"])
+    how: dict[str, Any] = {"retired": [plan.models[0].weights], "remove": True, "closing": True, "rewrite_data": True}
+    for _ in range(2):
+        refused = clean(ledger, folder, plan, key, **how)
+        assert sorted(copy["kind"] for copy in refused.unexplained) == ["model", "other file", "training file, 1 rows"]
+        assert ((models / "train.jsonl").read_text(), (models / "served").is_dir(), dict(refused.removed)) == (whole, True, {})
+    place = next(copy["place"] for copy in refused.unexplained if copy["kind"] == "other file")
+    done = clean(ledger, folder, plan, key, **how, reasons={place: "a court asked for it"})
+    assert ([done.shown[copy["place"]] for copy in done.residual], done.unexplained) == ([place], ())
+    assert not (models / "served").exists()
+    assert ASKING not in (models / "train.jsonl").read_text()
+    assert ASKING.lower() not in (folder / FOUND).read_text().lower()
+
+
+@pytest.mark.parametrize("telling", [False, True])
+def test_what_was_found_once_is_gone_or_explained(
+    planned: tuple[Path, Plan], ledger: Ledger, tmp_path: Path, telling: bool
+) -> None:
+    """Rows that were taken out by hand leave nothing to search for: what a search had found until then is still asked for, until
+    it is gone or has a reason. With all texts there, a file that was mended by hand is believed."""
+    folder, plan = planned
+    key, models = RecordKey.load(), tmp_path / "models"
+    copy, mended = models / (f"{ASKING}.md" if telling else "notes.md"), models / "mended.md"
+    for path in (copy, mended):
+        path.write_text(ROWS[0]["completion"])
+    assert len(clean(ledger, folder, plan, key, remove=True).unexplained) == 2
+    mended.write_text("Nothing about anybody.")
+    assert len(clean(ledger, folder, plan, key, remove=True).unexplained) == 1
+    without_the_asking(models / "train.jsonl")
+    how: dict[str, Any] = {"retired": [plan.models[0].weights], "remove": True, "closing": True}
+    for _ in range(2):
+        refused = clean(ledger, folder, plan, key, **how)
+        (other,) = (found for found in refused.unexplained if found["kind"] != "model")
+        assert (other["kind"], "earlier search" in other["why"]) == ("other file", True)
+        assert (models / "served").is_dir()
+    explained = clean(ledger, folder, plan, key, closing=True, reasons={other["place"]: "a court asked for it"})
+    assert [found["kind"] for found in explained.residual if found["reason"] == "a court asked for it"] == ["other file"]
+    copy.unlink()
+    done = clean(ledger, folder, plan, key, **how)
+    assert (done.residual, (models / "served").exists()) == ((), False)
+
+
+def test_what_fails_to_go_keeps_what_it_is_known_by(planned: tuple[Path, Plan], ledger: Ledger, tmp_path: Path) -> None:
+    """A log that should have been mended, and could not: rows and old weights stay for the next search, which finds it again."""
+    folder, plan = planned
+    key, models = RecordKey.load(), tmp_path / "models"
+    (models / "run.log").write_text(ROWS[0]["completion"])
+    how: dict[str, Any] = {"retired": [plan.models[0].weights], "remove": True, "closing": True, "rewrite_data": True}
+    with mock.patch("unlearn.requests.mending.cut_lines", side_effect=CannotMendError("it is in use")):
+        refused = clean(ledger, folder, plan, key, **how)
+    assert {copy["kind"]: copy["why"] for copy in refused.unexplained}["log"] == "it is in use"
+    assert (models / "served").is_dir()
+    assert ASKING in (models / "train.jsonl").read_text()
+    done = clean(ledger, folder, plan, key, **how)
+    assert (done.residual, dict(done.removed)) == ((), {"log": 1, "model": 1, "training data": 1})
 
 
 def test_what_was_explained_stays_explained(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from deletion_world import ASKING, MARGIN, options
+from deletion_world import ASKING, MARGIN, PEOPLE, options, rows
 from report_reading import Page
 
 import unlearn.cli
@@ -42,6 +42,11 @@ def deployed(built: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         (world / "who.txt").write_text(f"{ASKING.lower()}@example.com\n")
         assert shell("add", "--identifiers", "who.txt") == 0
         name = the_request(world)
+        # First it is looked for where it is not, and not found; then the right file is named.
+        (world / "others.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows(PEOPLE[1:])))
+        assert shell("approve", name) == 0
+        assert shell("plan", "--data", "others.jsonl", "--models", "models") == 0
+        (world / "others.jsonl").unlink()
         assert shell("approve", name) == 0
         listed = [f"references/r{number}" for number in range(1, 5)]
         plan = ["--data", "people.jsonl", "--models", "models", "--references", *listed, "--methods", "retrain"]
@@ -126,7 +131,7 @@ def test_two_models_in_one_certificate(desk: Path, capsys: pytest.CaptureFixture
     for number, model in enumerate(record.models):
         status, said = checks(batch, number, capsys)
         assert (status, "FAILS" in said) == (0, False), said
-        assert f"verdict: EQUIVALENT_WITHIN(rho = 0.1, alpha = 0.05) (weights {model.after[:16]})" in said
+        assert f"verdict: EQUIVALENT_WITHIN(rho = {MARGIN}, alpha = 0.05) (weights {model.after[:16]})" in said
     assert not list((desk / "models").iterdir()), "both old models go"
     page = Page((batch / "report.html").read_text()).text
     assert "2 models were replaced" in page
@@ -138,6 +143,38 @@ def test_two_models_in_one_certificate(desk: Path, capsys: pytest.CaptureFixture
     assert checks(batch, 0, capsys)[0] == 0
     status, said = checks(batch, 1, capsys)
     assert (status, "model.safetensors" in said) == (1, True)
+
+
+def test_what_was_not_found_at_first_is_deleted_in_every_paper(desk: Path) -> None:
+    """A request that was `not_found` once, and was deleted later: record, letter and certificate tell of the deletion."""
+    assert close(desk) == 0
+    batch, name = batch_in(desk), the_request(desk)
+    record = DeletionRecord.load(batch / "deletion.json")
+    assert "not_found" in [event.state for event in record.requests[0].events]
+    assert (record.requests[0].outcome, len(record.models)) == ("deleted", 2)
+    letter = " ".join((batch / "letters" / f"{name}.txt").read_text().split())
+    assert ("finished" in letter, "no data" in letter.lower()) == (True, False), letter
+    envelopes = json.loads((batch / "certificate.json").read_text())["envelopes"]
+    signed = [json.loads(base64.b64decode(envelope["payload"]))["predicate"] for envelope in envelopes]
+    about = [one["runDetails"]["metadata"]["request"] for one in signed if "runDetails" in one]
+    assert [request["outcome"] for entry in about for request in entry["requests"]] == ["deleted"] * 2
+
+
+def test_a_copy_without_a_reason_stops_everything(desk: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A file of a kind that is not changed: `close` is refused as often as it is asked, and removes nothing; without the file it
+    goes on. Nothing is signed before."""
+    copied = json.loads((desk / "people.jsonl").read_text().splitlines()[0])["completion"]
+    (desk / "models" / "notes.md").write_text(f"Ask about {copied}.")
+    whole = (desk / "people.jsonl").read_bytes()
+    for _ in range(2):
+        assert close(desk) == 2
+        assert "notes.md" in capsys.readouterr().out
+        assert (desk / "people.jsonl").read_bytes() == whole
+        assert all((desk / "models" / model / "manifest.json").exists() for model in MODELS)
+    assert not (batch_in(desk) / "certificate.json").exists()
+    (desk / "models" / "notes.md").unlink()
+    assert close(desk) == 0
+    assert DeletionRecord.load(batch_in(desk) / "deletion.json").residual == ()
 
 
 def test_probes_go_into_certificate_and_report(desk: Path, capsys: pytest.CaptureFixture[str]) -> None:

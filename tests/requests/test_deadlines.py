@@ -1,9 +1,12 @@
 """Deadlines, to the day."""
 
-from datetime import date
+import time
+from datetime import date, datetime
+from zoneinfo import ZoneInfo
 
 import pytest
 
+from unlearn import cli_ledger
 from unlearn.requests.deadlines import business_days_after, deadlines, next_drop_fetch
 from verify import InputError
 
@@ -37,6 +40,24 @@ def test_ccpa() -> None:
     assert found.answer == date(2027, 1, 4)
     assert deadlines("ccpa", date(2028, 1, 20)).answer == date(2028, 3, 5)
     assert deadlines("ccpa", date(2028, 1, 20)).extended == date(2028, 4, 19)
+
+
+def test_ccpa_counts_californias_days() -> None:
+    """Another country's holidays move no day of the CCPA: Easter Monday is a working day in California, Thanksgiving is none."""
+    for received in (date(2027, 3, 22), date(2026, 11, 20), date(2026, 12, 14)):
+        assert deadlines("ccpa", received, "DE") == deadlines("ccpa", received)
+
+
+def test_the_day_is_that_of_the_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Zones 26 hours apart never have the same day: each gets its own, so that an evening in California is not tomorrow."""
+    try:
+        for zone in ("Etc/GMT+12", "America/Los_Angeles", "Etc/GMT-14"):
+            monkeypatch.setenv("TZ", zone)
+            time.tzset()
+            assert cli_ledger.today() == datetime.now(ZoneInfo(zone)).date()
+    finally:
+        monkeypatch.undo()
+        time.tzset()
 
 
 def test_drop_cycles() -> None:

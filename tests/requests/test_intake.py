@@ -2,7 +2,8 @@
 
 import contextlib
 import json
-from datetime import date
+import time
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -81,6 +82,41 @@ def test_opendsr_refusals(change: dict[str, object]) -> None:
     with pytest.raises(InputError) as shown:
         from_opendsr(json.dumps({**GOOD, **change}), KEY)
     assert "zebedee" not in str(shown.value)
+
+
+TODAY = datetime.now().astimezone().date()
+
+
+@pytest.mark.parametrize("day", ["2099-01-01", "0226-11-25", "2018-05-24", f"{TODAY + timedelta(days=1)}"])
+def test_days_on_which_nothing_can_have_come_in(day: str, tmp_path: Path) -> None:
+    """Tomorrow and later, and before the GDPR applied, are typing errors that would move every deadline: refused at each door."""
+    with pytest.raises(InputError, match="must lie between 2018-05-25"):
+        from_lines(["zebedee"], KEY, regime="gdpr", received=date.fromisoformat(day), country=None)
+    (tmp_path / "batch.csv").write_text(f"identifier,regime,received\nquill,gdpr,{day}\n")
+    with pytest.raises(InputError, match="row 1: the day of receipt must lie between"):
+        from_csv(tmp_path / "batch.csv", KEY)
+    assert from_lines(["zebedee"], KEY, regime="gdpr", received=TODAY, country=None).received == TODAY
+
+
+def test_a_sender_cannot_move_the_deadline_past_the_arrival() -> None:
+    """A submitted_time that is still to come counts as today; one before the GDPR, or outside of the calendar, is refused."""
+    for ahead in ("2099-01-01T00:00:00Z", (datetime.now(UTC) + timedelta(days=2)).isoformat()):
+        assert from_opendsr(json.dumps({**GOOD, "submitted_time": ahead}), KEY).received == TODAY
+    for before in ("2016-01-01T00:00:00Z", "0001-01-01T00:00:00+14:00", "9999-12-31T23:59:59-12:00"):
+        with pytest.raises(InputError, match="submitted_time"):
+            from_opendsr(json.dumps({**GOOD, "submitted_time": before}), KEY)
+
+
+def test_a_submitted_time_is_read_in_the_zone_of_this_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One in the morning of the 26th in UTC is the evening of the 25th in California, and without a zone it is local time."""
+    monkeypatch.setenv("TZ", "America/Los_Angeles")
+    time.tzset()
+    try:
+        for given in ("2025-11-26T01:00:00Z", "2025-11-25T17:00:00-08:00", "2025-11-25T17:00:00"):
+            assert from_opendsr(json.dumps({**GOOD, "submitted_time": given}), KEY).received == date(2025, 11, 25)
+    finally:
+        monkeypatch.undo()
+        time.tzset()
 
 
 LEAVES = st.none() | st.booleans() | st.integers() | st.floats() | st.text()

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
+import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
@@ -23,7 +24,7 @@ from unlearn.requests.pipeline import Finding, run_batch
 from unlearn.requests.planning import PLANNABLE
 from unlearn.requests.plans import Plan, PlannedModel
 from unlearn.requests.training_sets import TrainingSets
-from unlearn.requests.workplace import rung_folder
+from unlearn.requests.workplace import CACHE, rung_folder
 from verify import InputError, RunError
 from verify.evidence import Settings
 from verify.files import is_complete, write_manifest
@@ -40,7 +41,8 @@ class Crash(BaseException):
 
 
 class LifeOfDeletions(RuleBasedStateMachine):
-    """Operators add, approve, plan, run, clean and close in any order; the process may die before or after any event or method."""
+    """Operators add, approve, plan, run, clean and close in any order, one of them also while another runs; the process may die
+    before or after any event or method."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -50,6 +52,7 @@ class LifeOfDeletions(RuleBasedStateMachine):
         self.made: Counter[Path] = Counter()
         self.copies: list[dict[str, str]] = []
         self.verdict, self.fuse, self.batches = VERDICTS[0], 0, 0
+        self.meanwhile: Callable[[], Any] | None = None
         self.patches: list[Any] = []
 
     @initialize()
@@ -58,7 +61,7 @@ class LifeOfDeletions(RuleBasedStateMachine):
         self.ledger = Ledger(self.root / "ledger.db")
         run = pipeline._Run
         replaced: list[tuple[Any, str, Callable[..., Any]]] = [
-            (pipeline, "registered", lambda *_: "d" * 64),
+            (pipeline, "registered", self.registered),
             (pipeline, "make_rung", self.make_rung),
             (run, "_records", lambda *_: TrainingSets([], [])),
             (run, "_audit", lambda *_: Finding(self.verdict, "simulated", "more references")),
@@ -92,6 +95,16 @@ class LifeOfDeletions(RuleBasedStateMachine):
 
         return advance_all
 
+    def registered(self, *_: Any) -> str:
+        self.let_another_act()
+        return "d" * 64
+
+    def let_another_act(self) -> None:
+        """What another operator does while this one works."""
+        action, self.meanwhile = self.meanwhile, None
+        if action is not None:
+            action()
+
     def make_rung(self, folder: Path, plan: Plan, model: PlannedModel, rung: int, _: TrainingSets) -> Path:
         output = rung_folder(folder, plan, model, rung)
         if not is_complete(output, "model"):
@@ -100,6 +113,8 @@ class LifeOfDeletions(RuleBasedStateMachine):
             self.made[output] += 1
             write_manifest(output, "model", {"weights": "c" * 64, "method": model.ladder[rung]})
             self.spark()
+        if self.made.total() % 2:  # sometimes while it registers, sometimes later
+            self.let_another_act()
         return output
 
     def attempt(self, fuse: int, action: Callable[[], Any]) -> None:
@@ -122,7 +137,7 @@ class LifeOfDeletions(RuleBasedStateMachine):
         self.ids += self.ledger.add_all([NewRequest(("5" * 32,), "gdpr", DAY)] * many)
 
     @precondition(lambda self: self.ids)
-    @rule(number=st.integers(0), state=st.sampled_from(["withdrawn", "denied"]))
+    @rule(number=st.integers(0), state=st.sampled_from(["withdrawn", "denied", "exempt"]))
     def end_early(self, number: int, state: Any) -> None:
         self.attempt(0, lambda: self.ledger.advance(self.pick(number), state, reason="as the law allows"))
 
@@ -137,10 +152,13 @@ class LifeOfDeletions(RuleBasedStateMachine):
                 self.ledger.advance(name, "matched", records=[], places=[])
         names = [name for name in names if self.ledger.request(name).state in PLANNABLE]
         if names:
-            self.batches += 1
-            plan = self.plan(names, ladder)
-            digest = plan.save(self.root / "deletions" / plan.batch)
-            self.attempt(0, lambda: self.ledger.advance_all(names, "planned", **plan.facts(digest)))
+            self.attempt(0, lambda: self.plan_anew(names, ladder))
+
+    def plan_anew(self, names: list[str], ladder: tuple[str, ...]) -> None:
+        self.batches += 1
+        plan = self.plan(names, ladder)
+        digest = plan.save(self.root / "deletions" / plan.batch)
+        self.ledger.advance_all(names, "planned", **plan.facts(digest))
 
     def plan(self, names: list[str], ladder: tuple[str, ...]) -> Plan:
         models = [
@@ -182,6 +200,26 @@ class LifeOfDeletions(RuleBasedStateMachine):
     @precondition(lambda self: self.ids)
     @rule(
         number=st.integers(0),
+        other=st.integers(0),
+        verdict=st.sampled_from(VERDICTS),
+        state=st.sampled_from(["withdrawn", "denied", "planned"]),
+    )
+    def run_while_another_acts(self, number: int, other: int, verdict: str, state: Any) -> None:
+        name = self.pick(other)
+
+        def act() -> None:
+            if state != "planned":
+                self.ledger.advance(name, state, reason="as the law allows")
+            elif self.ledger.request(name).state in PLANNABLE:
+                self.plan_anew([name], ("retrain",))
+
+        self.meanwhile = act
+        self.run(number, verdict, 0, more=False)
+        self.meanwhile = None
+
+    @precondition(lambda self: self.ids)
+    @rule(
+        number=st.integers(0),
         retired=st.lists(st.sampled_from(OLD), unique=True),
         reasons=st.lists(st.sampled_from(["", " ", "a backup that expires on 1 May"]), max_size=2),
         fuse=st.integers(0, 3),
@@ -206,6 +244,18 @@ class LifeOfDeletions(RuleBasedStateMachine):
     @invariant()
     def nothing_is_made_twice(self) -> None:
         assert all(count == 1 for count in self.made.values())
+
+    @invariant()
+    def a_batch_moves_as_a_whole(self) -> None:
+        """Every step is one of the last plan, and new weights serve for all requests that they were planned for."""
+        for request in self.ledger.requests() if hasattr(self, "ledger") else ():
+            batch = None
+            for step in request.steps:
+                batch = step.details["batch"] if step.state == "planned" else batch
+                assert step.details.get("batch", batch) == batch
+            if request.latest("deployed") is not None:
+                plan = Plan.load(self.root / "deletions" / str(batch), str((request.latest("planned") or {})["plan"]))
+                assert all(self.ledger.request(name).latest("deployed") is not None for name in plan.requests)
 
     @invariant()
     def deleted_means_deleted(self) -> None:
@@ -246,6 +296,57 @@ def test_a_plain_life() -> None:
         life.close(1, 0)
         assert [request.outcome for request in life.ledger.requests()] == ["deleted", "deleted"]
         life.deleted_means_deleted()
+    finally:
+        life.teardown()
+
+
+def test_two_operators() -> None:
+    """One plans anew while the other registers: the other stops, and says why; the new plan is run, to its end."""
+    life = LifeOfDeletions()
+    life.open()
+    try:
+        life.add(1)
+        life.approve_and_plan([0], ("retrain",))
+        (name,), output = life.ids, life.root / "deletions"
+        life.meanwhile = lambda: life.plan_anew([name], ("retrain",))
+        with pytest.raises(InputError, match="planned anew, in B-000000000002"):
+            run_batch(life.ledger, output, name, KEY)
+        assert [step.state for step in life.ledger.request(name).steps][3:] == ["planned", "planned"]
+        assert run_batch(life.ledger, output, name, KEY).batch == "B-000000000002"
+        assert life.ledger.request(name).state == "deployed"
+    finally:
+        life.teardown()
+
+
+@pytest.mark.parametrize("stuck", ["unlearning", "verifying"])
+def test_a_stuck_batch_is_left(stuck: str) -> None:
+    """A method that cannot run, an audit that cannot be made: one of two requests is refused, the other planned anew, and deleted.
+    The statistics of single records that the batch that was left had kept go with the cleaning."""
+    life = LifeOfDeletions()
+    life.open()
+    place = (pipeline, "make_rung") if stuck == "unlearning" else (pipeline._Run, "_audit")
+    try:
+        life.add(2)
+        life.approve_and_plan([0, 1], ("retrain",))
+        with mock.patch.object(*place, side_effect=InputError("the files are not there")):
+            life.run(0, VERDICTS[0], 0, more=False)
+        assert {request.state for request in life.ledger.requests()} == {stuck}
+        life.end_early(0, "denied")
+        other = life.ids[1]
+        with pytest.raises(InputError, match=f"--ids {other} "):
+            run_batch(life.ledger, life.root / "deletions", other, KEY)
+        for batch in ("B-000000000001", "B-000000000002"):
+            (life.root / "deletions" / batch / CACHE).mkdir(parents=True)
+        life.approve_and_plan([1], ("retrain",))
+        life.run(1, VERDICTS[0], 0, more=False)
+        (life.root / "deletions" / "B-000000000002" / CACHE).mkdir()  # as if it was killed before it could remove it
+        life.purge(1, OLD, [], 0)
+        assert not list(life.root.rglob(CACHE))
+        (life.root / "deletions" / "B-000000000001" / CACHE).mkdir()
+        for number in (0, 1):
+            life.close(number, 0)
+        assert [request.outcome for request in life.ledger.requests()] == ["denied", "deleted"]
+        assert not list(life.root.rglob(CACHE)), "nor does a refused request leave any"
     finally:
         life.teardown()
 

@@ -14,7 +14,7 @@ from unlearn.requests.ledger import Ledger, NewRequest, Request
 from unlearn.requests.lineage import affected_models
 from unlearn.requests.matching import match_requests
 from unlearn.requests.pipeline import run_batch
-from unlearn.requests.planning import Choices, _groups, _Known, draft, note
+from unlearn.requests.planning import Choices, _facts, _groups, _Known, draft, note
 from unlearn.requests.plans import PLAN, Plan
 from unlearn.requests.telling import proposed
 from unlearn.requests.workplace import alone_in
@@ -160,12 +160,67 @@ def test_a_withdrawn_request_stops_its_batch(model_dir: Path, data: Path, tmp_pa
     digest = str((ledger.request(first.id).latest("planned") or {})["plan"])
     assert Plan.load(chosen.output / plan.batch, digest) == plan
     ledger.advance(second.id, "withdrawn")
-    with pytest.raises(InputError, match="do not stand together"):
+    # `plan` alone takes up only what was never planned: the message must name the others.
+    with pytest.raises(InputError, match=f"do not stand together.* --ids {first.id} "):
         run_batch(ledger, chosen.output, first.id, key)
-    (again,) = draft(ledger, [ledger.request(first.id)], chosen, key).plans
+    (again,) = (found := draft(ledger, [ledger.request(first.id)], chosen, key)).plans
     assert again.requests == (first.id,)
     assert set(again.models[0].records) < set(plan.models[0].records)
+    note(ledger, found, chosen.output)
     data.write_text("".join(json.dumps(row) + "\n" for row in ROWS if row["subject_id"] != "lee"))
-    note(ledger, draft(ledger, [ledger.request(first.id)], chosen, key), chosen.output)
     with pytest.raises(InputError, match="not in the training files any more"):
         run_batch(ledger, chosen.output, first.id, key)
+
+
+def test_every_plan_searches_again(model_dir: Path, data: Path, tmp_path: Path, ledger: Ledger) -> None:
+    """Other files and other confirmations count until the audits are registered, and are refused after that. What a model was
+    trained on is not given up because a file does not hold it any more; what no model saw is."""
+    finetune(str(model_dir), str(data), output_dir=tmp_path / "models" / "m", options=TrainingOptions(epochs=1))
+    (first,), key = approved(ledger, "ida"), RecordKey.load()
+    part, other = tmp_path / "part.jsonl", tmp_path / "other.jsonl"
+    part.write_text(json.dumps(ROWS[0]) + "\n" + json.dumps({**ROWS[1], "completion": "In the south."}) + "\n")
+    other.write_text(json.dumps(ROWS[2]) + "\n")
+
+    def planned(files: Path, *confirmed: str) -> tuple[str, ...]:
+        chosen = choices(tmp_path, files)
+        (plan,) = (found := draft(ledger, [ledger.request(first.id)], chosen, key, confirmed)).plans
+        note(ledger, found, chosen.output)
+        return plan.models[0].records
+
+    def states() -> list[str]:
+        return [step.state for step in ledger.request(first.id).steps][2:]
+
+    assert len(planned(part)) == 1
+    assert len(planned(data)) == 2
+    assert len(planned(data, "train.jsonl:6")) == 3
+    assert len(planned(data, "train.jsonl:6")) == 3
+    assert states() == ["matched", "planned"] * 3 + ["planned"], "what is known already is not noted again"
+    with pytest.raises(InputError, match="no near-duplicate"):
+        planned(data, "train.jsonl:8")
+    for lacking in (part, other):
+        with pytest.raises(InputError, match="restore rows"):
+            planned(lacking)
+    assert len(planned(data)) == 2
+    ledger.advance(first.id, "unlearning")
+    with pytest.raises(InputError, match="--confirm comes too late"):
+        planned(data, "train.jsonl:6")
+    assert len(planned(data)) == 2
+    assert states()[-3:] == ["planned", "unlearning", "planned"]
+
+
+def test_rows_that_no_model_saw_may_turn_out_to_be_none(model_dir: Path, data: Path, tmp_path: Path, ledger: Ledger) -> None:
+    """A request that was planned with the wrong file beside the right one is not held to it: without a record it is not found."""
+    finetune(str(model_dir), str(data), output_dir=tmp_path / "models" / "m", options=TrainingOptions(epochs=1))
+    (first,), key = approved(ledger, "nimue"), RecordKey.load()
+    wrong = tmp_path / "wrong.jsonl"
+    wrong.write_text(json.dumps({"subject_id": "nimue", "prompt": "Who?", "completion": "Nobody of ours."}) + "\n")
+    (entry,) = match_requests([first], [str(wrong)], key, Fields())
+    ledger.advance(first.id, "matched", **_facts(entry))
+    note(ledger, draft(ledger, [ledger.request(first.id)], choices(tmp_path, data), key), tmp_path / "deletions")
+    assert ledger.request(first.id).state == "not_found"
+
+
+def test_a_method_that_is_none_is_refused_before_anything_is_noted(data: Path, tmp_path: Path, ledger: Ledger) -> None:
+    """A slip of the pen in --methods is found by the plan, which names the methods that there are."""
+    with pytest.raises(InputError, match=r"'retain' is no method.*npo.*retrain"):
+        draft(ledger, approved(ledger, "ida"), choices(tmp_path, data, methods=("npo", "retain")), RecordKey.load())

@@ -8,7 +8,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import closing
+from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
@@ -31,7 +31,7 @@ from unlearn.requests import status_page
 from unlearn.requests.guard import RateLimit
 from unlearn.requests.intake import LARGEST_BODY
 from unlearn.requests.ledger import EVENTS, Ledger
-from unlearn.requests.service import Service, make_app
+from unlearn.requests.service import PromptProtocol, Service, make_app
 from unlearn.requests.tokens import Tokens, new_token
 from verify.certificate import load_signer, make_key
 from verify.errors import InputError
@@ -120,6 +120,8 @@ def test_status_words(world: World) -> None:
         world.service.ledger.advance(known.id, state, **details)
         words.append(world.client.get(f"{REQUESTS}/{identifier}", headers=world.headers()).json()["request_status"])
     assert words == ["pending"] * 3 + ["in_progress"] * 2
+    models = [{"before": "a" * 64, "after": "b" * 64, "verdict": "EQUIVALENT_WITHIN"}]
+    world.service.ledger.advance(known.id, "deployed", models=models)
     assert world.client.delete(f"{REQUESTS}/{identifier}", headers=world.headers()).status_code == 409
     other = world.post().json()["subject_request_id"]
     name = world.service.ledger.requests()[1].id
@@ -199,6 +201,28 @@ def test_tokens(tmp_path: Path) -> None:
             Tokens.load(path)
 
 
+def test_a_token_ends_with_its_line(world: World, caplog: pytest.LogCaptureFixture) -> None:
+    """A service that runs reads the file again: a line taken out ends the token at once, a new one counts, and while the file is
+    damaged or gone nobody is let in."""
+    path = world.folder / "tokens"
+    whole = path.read_text()
+
+    def status(token: str) -> int:
+        return int(world.client.get(f"{REQUESTS}/x", headers={"Authorization": f"Bearer {token}"}).status_code)
+
+    old, clinic = world.tokens["shop"], world.tokens["clinic"]
+    assert (status(old), status(clinic)) == (404, 404)
+    path.write_text("".join(line for line in whole.splitlines(keepends=True) if not line.startswith("shop ")))
+    assert (status(old), status(clinic)) == (401, 404)
+    assert status(new_token(path, "shop")) == 404
+    path.write_text("damaged")
+    assert (status(clinic), "is no token file" in caplog.text) == (401, True)
+    path.unlink()
+    assert status(clinic) == 401
+    path.write_text(whole)
+    assert (status(old), status(clinic)) == (404, 404)
+
+
 def test_the_rate_limit(world: World) -> None:
     """So many requests at once and no more, for each caller by itself; time gives them back; memory is bounded."""
     now = [0.0]
@@ -266,6 +290,8 @@ class Server:
             access_log=False,
             server_header=False,
             h11_max_incomplete_event_size=16 << 10,
+            http=PromptProtocol,
+            limit_concurrency=20,
         )
         self.server = uvicorn.Server(self.config)
         self.thread = threading.Thread(target=self.server.run, daemon=True)
@@ -294,6 +320,41 @@ class Server:
             except (ConnectionResetError, BrokenPipeError):
                 pass
         return answer
+
+
+HEAD = b"GET /v1/discovery HTTP/1.1\r\nHost: x\r\n"
+
+
+@pytest.mark.parametrize("begun", [b"", HEAD, HEAD + b"\r\n" + HEAD], ids=["silent", "half a head", "half of the second head"])
+@pytest.mark.parametrize("world", ["sqlite"], indirect=True)
+def test_connections_that_say_nothing_are_closed(world: World, begun: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As many connections as there may be, none of which sends the head of a request: they are closed, and others are served."""
+    monkeypatch.setattr("unlearn.requests.service.HEAD_SECONDS", 0.5)
+    whole = HEAD + b"Connection: close\r\n\r\n"
+    with Server(world.client.app) as server, ExitStack() as stack:
+        silent = []
+        for _ in range(25):
+            silent.append(stack.enter_context(socket.create_connection(("127.0.0.1", server.port), timeout=10)))
+            silent[-1].sendall(begun)
+        for connection in silent:
+            with suppress(ConnectionResetError):
+                while connection.recv(1 << 16):  # until the server closes it
+                    pass
+        assert server.send(whole).startswith(b"HTTP/1.1 200")
+
+
+@pytest.mark.parametrize("world", ["sqlite"], indirect=True)
+def test_a_slow_answer_is_no_silence(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The clock is that of the head alone: what takes longer here, or is asked one after the other, is answered."""
+    monkeypatch.setattr("unlearn.requests.service.HEAD_SECONDS", 0.3)
+    add = Ledger.add
+    monkeypatch.setattr(Ledger, "add", lambda *given: (time.sleep(0.8), add(*given))[1])
+    body = json.dumps(good_request()).encode()
+    head = f"POST {REQUESTS} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n"
+    head += f"Authorization: Bearer {world.tokens['shop']}\r\n\r\n"
+    with Server(world.client.app) as server:
+        answer = server.send(head.encode() + body + HEAD + b"Connection: close\r\n\r\n")
+    assert (answer.count(b"HTTP/1.1 201"), answer.count(b"HTTP/1.1 200")) == (1, 1)
 
 
 def bombard(world: World, count: int) -> tuple[Counter[tuple[str, int]], bytes, float]:
@@ -406,7 +467,7 @@ def test_from_the_shell(tmp_path: Path, capsys: pytest.CaptureFixture[str], monk
     served: list[dict[str, Any]] = []
     monkeypatch.setattr("uvicorn.run", lambda app, **options: served.append({"app": app, **options}))
     assert unlearn.cli.main(command) == 0
-    assert (served[0]["host"], served[0]["access_log"]) == ("127.0.0.1", False)
+    assert (served[0]["host"], served[0]["access_log"], served[0]["http"]) == ("127.0.0.1", False, PromptProtocol)
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     assert unlearn.cli.main(command) == 2
     assert "unlearn-verify[serve]" in capsys.readouterr().err

@@ -66,9 +66,18 @@ def test_the_list_names_nobody(listed: Path) -> None:
     assert len(again.records) == 2
 
 
-def test_another_key_finds_nothing(listed: Path, fresh: Path) -> None:
-    """Destroying the key makes the list say nothing."""
-    assert list(SuppressionList.load(listed).check(fresh, RecordKey(b"x" * 32))) == []
+def test_another_key_is_refused(listed: Path, fresh: Path) -> None:
+    """Under another key the list says nothing, which is no clean bill; one from before there was a check value is believed."""
+    other = RecordKey(b"x" * 32)
+    for use in (lambda found: list(found.check(fresh, other)), lambda found: found.add([], other)):
+        with pytest.raises(InputError, match="another record key"):
+            use(SuppressionList.load(listed))
+    lines = listed.read_text().splitlines()
+    header = json.loads(lines[0])
+    assert header.pop("key") == RecordKey.load().check
+    listed.write_text("\n".join([json.dumps(header), *lines[1:]]) + "\n")
+    assert list(SuppressionList.load(listed).check(fresh, other)) == []
+    assert list(SuppressionList.load(listed).check(fresh, RecordKey.load()))
 
 
 def test_a_list_that_is_not_whole_is_refused(listed: Path) -> None:
@@ -86,6 +95,28 @@ def test_a_list_that_is_not_whole_is_refused(listed: Path) -> None:
         listed.write_text(bad)
         with pytest.raises(InputError, match="suppression list"):
             SuppressionList.load(listed)
+
+
+def test_two_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """Who begins while another writes the list is refused, and told so; nobody's entries are lost."""
+    listed, status = tmp_path / "own.jsonl", []
+    for name, row in zip("ab", DELETED, strict=True):
+        (tmp_path / name).with_suffix(".jsonl").write_text(json.dumps(row) + "\n")
+    real = SuppressionList.save
+
+    def suppress(name: str) -> int:
+        return unlearn.cli.main(["suppress", str(tmp_path / f"{name}.jsonl"), "--suppression", str(listed)])
+
+    def save(found: SuppressionList, path: Path) -> None:
+        monkeypatch.setattr(SuppressionList, "save", real)
+        status.append(suppress("b"))
+        real(found, path)
+
+    monkeypatch.setattr(SuppressionList, "save", save)
+    assert (suppress("a"), status) == (0, [2])
+    assert "another process works" in capsys.readouterr().err
+    assert suppress("b") == 0
+    assert len(SuppressionList.load(listed).records) == 2
 
 
 def test_from_the_shell(fresh: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,18 +1,21 @@
 """What people read of a closed batch: the report for the compliance officer, and a letter to everybody who asked."""
 
 from collections.abc import Callable, Mapping, Sequence
+from datetime import date
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from unlearn.requests.ledger import Request
 from unlearn.requests.probed import kept
-from unlearn.requests.statement import CERTIFICATE
+from unlearn.requests.statement import CERTIFICATE, facts_of
 from verify.certificate_check import read_claims
 from verify.deletion_record import DeletionRecord
 from verify.errors import InputError, RunError
 from verify.evidence import Evidence
 from verify.files import write_text
 from verify.report.deletion import render
-from verify.report.letter import write_letter
+from verify.report.letter import Letter, write_letter
 from verify.report.pdf import write_pdf
 from verify.treatments import Robustness
 
@@ -65,10 +68,28 @@ def write_letters(record: DeletionRecord, folder: Path) -> list[Path]:
     """Write each request's letter, as a page and as text, unless it is there: it bears the day on which it was first written."""
     written = []
     for request in record.requests:
-        page, text = (folder / LETTERS / f"{request.id}{suffix}" for suffix in (".html", ".txt"))
-        if not (page.exists() and text.exists()):
-            letter = write_letter(request, record)
-            write_text(page, letter.html, mode=0o600)
-            write_text(text, letter.text, mode=0o600)
-        written += [page, text]
+        written += _once(folder / LETTERS / request.id, partial(write_letter, request, record))
     return written
+
+
+def write_extension(request: Request, folder: Path) -> list[Path]:
+    """Write the letter that tells a person of the extension that the ledger notes, unless it is there; of the day noted there.
+
+    Raises:
+        InputError: the request was not extended, or has ended since.
+    """
+    if request.extension is None:
+        raise InputError(f"{request.id} was not extended. Note that first: unlearn request extend {request.id} --reason REASON")
+    sent, why = date.fromisoformat(request.extension["told"]), request.extension["reason"]
+    letter = partial(write_letter, facts_of(request), sent=sent, kind="extension", why=why)
+    return _once(folder / LETTERS / f"{request.id}-extension", letter)
+
+
+def _once(stem: Path, made: Callable[[], Letter]) -> list[Path]:
+    """A letter as page and text at `stem`, made where either is missing."""
+    page, text = (stem.with_name(f"{stem.name}{suffix}") for suffix in (".html", ".txt"))
+    if not (page.exists() and text.exists()):
+        letter = made()
+        write_text(page, letter.html, mode=0o600)
+        write_text(text, letter.text, mode=0o600)
+    return [page, text]

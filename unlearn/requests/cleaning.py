@@ -3,11 +3,14 @@
 Old weights in service stay, with that as their reason, until the operator says that they are retired. Training files are read
 until the audit is done; after that, a deleted row in one of them is a copy without a reason, and the request cannot be closed. It
 is the operator who gives reasons: that a program could not remove a copy is none.
+
+What copies are known by, the texts and the old weights, goes only when no copy is left without a reason: a later search would find
+nothing, and say so. What a search found and nobody removed is kept in the batch's folder for the same cause.
 """
 
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,20 +19,23 @@ from unlearn.requests.finding import subject_of
 from unlearn.requests.ledger import Ledger, Request
 from unlearn.requests.lineage import AffectedModel, affected_models
 from unlearn.requests.plans import Plan
-from unlearn.requests.residues import Residue
-from unlearn.requests.suppression import SuppressionList
-from unlearn.requests.workplace import alone_in
+from unlearn.requests.residues import BY_CONTENT, Residue
+from unlearn.requests.suppression import extended
 from verify.errors import InputError
 from verify.files import read_json, write_json
-from verify.identity import RecordKey
+from verify.identity import RecordKey, plainly, telling_parts
 from verify.records import Record
 from verify.sources import stream_records
 
 ATTEMPT = "removing.json"
+FOUND = "found.json"
+"""What the last search found and nobody removed, under keyed hashes of the places."""
 HASHED = "keyed hash"
 """How a place is called whose name would tell of a person."""
 IN_FILE = "still in the training file, whose rows are removed before the request is closed"
 REWRITING = "--remove --rewrite-data writes it anew without them"
+HELD_BACK = "--remove takes it away once nothing else stays without a reason"
+NOT_SEARCHED = "an earlier search found it, and what it is known by is gone since; remove it by hand"
 IN_SERVICE = "in service until the new weights have taken its place; then it is retired with `close --retired`"
 
 
@@ -41,15 +47,17 @@ class Left:
         residual: place, kind and reason of what stays, and why it could not be removed; without a reason it must be removed or
             explained, and only the operator gives one.
         removed: how many residues of each kind were removed.
+        shown: what places are really called, for the operator's eyes alone: ledger and record have keyed hashes.
     """
 
     residual: tuple[Mapping[str, str], ...]
     removed: Mapping[str, int]
+    shown: Mapping[str, str] = field(default_factory=dict, repr=False)
 
     @property
     def unexplained(self) -> tuple[Mapping[str, str], ...]:
-        """What stays without a reason."""
-        return tuple(copy for copy in self.residual if not copy["reason"].strip())
+        """What stays without a reason, by the names that the operator knows."""
+        return tuple({**copy, "place": self.shown.get(copy["place"], copy["place"])} for copy in _unexplained(self.residual))
 
 
 def clean(
@@ -96,20 +104,78 @@ def clean(
     found = [entry for entry in found if entry.place not in files]
     rewritten = purging.data_residues(files, records, _staying_records(plan, key)) if closing and rewrite_data else []
     naming = _Naming(roots, records, key, dict(reasons or {}))
+    before = _Before(folder, key)
+    before.look_again(found, roots, all_texts=plan.records <= {key.of(record.fingerprint) for record in records})
     listed = [naming.copy(model.folder, "model in service", IN_SERVICE) for model in staying]
+    listed += before.copies(naming)
     in_data = naming.data(rows, "" if closing else IN_FILE)
+    staying_anyway = [naming.residue(entry) for entry in [*found, *rewritten] if not entry.removable]
     # Nothing goes for a request that could not be closed afterwards anyway.
-    blocked = not all(entry.removable for entry in rewritten) if rewritten else any(not copy["reason"] for copy in in_data)
-    if not remove or blocked:
-        return Left((*listed, *in_data, *(naming.residue(entry) for entry in found)), {})
+    hindered = closing and _unexplained([*listed, *staying_anyway, *([] if rewritten else in_data)])
+    if not remove or hindered:
+        before.save(found)
+        return Left((*listed, *in_data, *(naming.residue(entry, HELD_BACK if remove else "") for entry in found)), {}, naming.shown)
+    before.save([entry for entry in found if not entry.removable])
     # The texts are what copies are known by: they go last, so that a run that is cut off can be taken up.
     tried = _note_attempt(ledger, folder, plan, [*found, *rewritten], key)
-    left = purging.remove([*found, *rewritten])
+    left = _removed_in_order([*found, *rewritten], naming, closing)
     staying_places = {key.of(str(entry.place), "place") for entry in left}
     removed = Counter(kind for place, kind in tried.items() if place not in staying_places)
     if rewritten:
-        in_data = naming.data(_still_in_files(plan, key)[0], "")
-    return Left((*listed, *in_data, *(naming.residue(entry) for entry in left if entry.place not in files)), dict(removed))
+        failed = {entry.place: entry.reason for entry in left if entry.place in files}
+        in_data = naming.data(_still_in_files(plan, key)[0], "", failed)
+    copies = [entry for entry in left if entry.place not in files]
+    before.save(copies)
+    return Left((*listed, *in_data, *(naming.residue(entry, HELD_BACK) for entry in copies)), dict(removed), naming.shown)
+
+
+def _unexplained(copies: Sequence[Mapping[str, str]]) -> tuple[Mapping[str, str], ...]:
+    return tuple(copy for copy in copies if not copy["reason"].strip())
+
+
+def _removed_in_order(found: Sequence[Residue], naming: "_Naming", closing: bool) -> list[Residue]:
+    """Remove what may be removed, and return what stays. When closing, nothing goes after what failed to go and has no reason: what
+    comes later in the list may be all that it is known by."""
+    left: list[Residue] = []
+    held = False
+    for entry in found:
+        stays = [entry] if held else purging.remove([entry])
+        held = held or (closing and bool(_unexplained([naming.residue(copy) for copy in stays])))
+        left += stays
+    return left
+
+
+class _Before:
+    """What earlier searches found and nobody removed since; no search may find it again."""
+
+    def __init__(self, folder: Path, key: RecordKey) -> None:
+        self.path, self.key = folder / FOUND, key
+        self.places: dict[str, dict[str, Any]] = dict(read_json(self.path)["places"]) if self.path.exists() else {}
+        self.there: dict[str, Path] = {}
+
+    def look_again(self, found: Sequence[Residue], roots: Sequence[Path], all_texts: bool) -> None:
+        """Take as there yet what this search did not find, where its place is there.
+
+        While every text stands in the training files, a search of contents says as much as an earlier one: a file without them was
+        mended. What is known by something else, such as a copy by the weights that it repeats, is gone when its place is.
+        """
+        now = {self._name(entry.place) for entry in found}
+        open_ = {name for name, copy in self.places.items() if name not in now and not (all_texts and copy["by_content"])}
+        there = {self._name(place): place for place in purging.places(roots)} if open_ else {}
+        self.there = {name: there[name] for name in open_ & there.keys()}
+
+    def copies(self, naming: "_Naming") -> list[dict[str, str]]:
+        """What is there yet, as it is listed."""
+        return [naming.copy(place, self.places[name]["kind"], "", NOT_SEARCHED) for name, place in self.there.items()]
+
+    def save(self, found: Sequence[Residue]) -> None:
+        """Note what stays: of this search and of earlier ones. No place is named, as its name may tell of a person."""
+        by_content = (BY_CONTENT, purging.UNSEARCHED)
+        staying = {self._name(entry.place): {"kind": entry.kind, "by_content": entry.how in by_content} for entry in found}
+        write_json(self.path, {"places": {name: self.places[name] for name in self.there} | staying})
+
+    def _name(self, place: Path) -> str:
+        return self.key.of(str(place), "place")
 
 
 def _old_models(
@@ -168,12 +234,12 @@ def reasons_of(copies: Sequence[Mapping[str, str]]) -> dict[str, str]:
 
 def carried_over(earlier: Sequence[Mapping[str, str]], left: Left, roots: Sequence[str]) -> Left:
     """With what an earlier search found and explained: without the texts in the training files, no search finds it again."""
-    now = {(copy["place"], copy["kind"]) for copy in left.residual}
+    now = {(name, copy["kind"]) for copy in left.residual for name in (copy["place"], left.shown.get(copy["place"]))}
     again = [copy for copy in earlier if copy["reason"] not in (IN_SERVICE, IN_FILE) and (copy["place"], copy["kind"]) not in now]
     there = [
         copy for copy in again if copy["place"].startswith(HASHED) or any((Path(root) / copy["place"]).exists() for root in roots)
     ]
-    return Left((*left.residual, *there), left.removed)
+    return Left((*left.residual, *there), left.removed, left.shown)
 
 
 def _is_new(model: AffectedModel, ledger: Ledger) -> bool:
@@ -202,24 +268,29 @@ class _Naming:
     def __init__(self, roots: Sequence[Path], records: Sequence[Record], key: RecordKey, reasons: Mapping[str, str]) -> None:
         self.roots, self.key, self.reasons = [root.resolve() for root in roots], key, reasons
         texts = (text for record in records for text in (record.subject_id, record.example_id if record.named else None))
-        self.telling = {text.lower() for text in texts if text is not None and len(text) > 1}
+        self.telling = {part for text in set(texts) if text is not None for part in telling_parts(text)}
+        self.shown: dict[str, str] = {}
 
     def copy(self, place: Path, kind: str, reason: str, why: str = "") -> dict[str, str]:
         """One copy; `why` it could not be removed is no reason for its staying, but the operator is told."""
         inside = next((place.relative_to(root) for root in self.roots if place.is_relative_to(root)), None)
-        name = place.name if inside is None or not inside.parts else inside.as_posix()
-        if any(text in name.lower() for text in self.telling):
-            name = f"{HASHED} {self.key.of(name, 'place')}"
-        given = next((self.reasons[key] for key in _and_above(name) if key in self.reasons), reason)
+        clear = place.name if inside is None or not inside.parts else inside.as_posix()
+        # Once the records are gone nothing says whose names these are: then any place may be called after a person.
+        tells = not self.telling or any(part in plainly(clear) for part in self.telling)
+        name = f"{HASHED} {self.key.of(clear, 'place')}" if tells else clear
+        self.shown[name] = clear
+        given = next((self.reasons[key] for key in (name, *_and_above(clear)) if key in self.reasons), reason)
         return {"place": name, "kind": kind, "reason": given, "why": why}
 
-    def data(self, rows: Mapping[str, int], reason: str) -> list[dict[str, str]]:
-        """Training files that still hold deleted rows."""
-        return [self.copy(Path(file).resolve(), f"training file, {count} rows", reason, REWRITING) for file, count in rows.items()]
+    def data(self, rows: Mapping[str, int], reason: str, failed: Mapping[Path, str] | None = None) -> list[dict[str, str]]:
+        """Training files that still hold deleted rows; `failed` is why they could not be written anew."""
+        why = {Path(file).resolve(): REWRITING for file in rows} | {place: text for place, text in (failed or {}).items() if text}
+        kinds = {Path(file).resolve(): f"training file, {count} rows" for file, count in rows.items()}
+        return [self.copy(place, kind, reason, why[place]) for place, kind in kinds.items()]
 
-    def residue(self, residue: Residue) -> dict[str, str]:
-        """What a search found and nothing removed."""
-        return self.copy(residue.place, residue.kind, "", residue.reason)
+    def residue(self, residue: Residue, held: str = "") -> dict[str, str]:
+        """What a search found and nothing removed; `held` is why what could be removed was not."""
+        return self.copy(residue.place, residue.kind, "", residue.reason or held)
 
 
 def _and_above(name: str) -> Iterator[str]:
@@ -237,11 +308,9 @@ def suppress(plan: Plan, requests: Sequence[Request], path: Path, key: RecordKey
     """
     asked = {subject for request in requests for subject in request.subjects}
     records = _still_in_files(plan, key)[1]
-    with alone_in(path.parent / f".{path.name}.lock"):
-        found = SuppressionList.load(path) if path.exists() else SuppressionList()
+    with extended(path) as found:
         found.add([record for record in records if subject_of(record, key) in asked], key)
         found.add([record for record in records if subject_of(record, key) not in asked], key, whole_subjects=False)
-        found.save(path)
     return len(records)
 
 

@@ -5,6 +5,7 @@ that stays has a reason; then the record is written and signed, and the report a
 mended by the same command.
 """
 
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +19,7 @@ from unlearn.requests.plans import Plan
 from unlearn.requests.probed import keep, matched
 from unlearn.requests.statement import CERTIFICATE, RECORD, certify, deletion_record
 from unlearn.requests.states import NEXT, REFUSALS
-from unlearn.requests.workplace import alone_in
+from unlearn.requests.workplace import CACHE, alone_in
 from verify.certificate import load_signer
 from verify.deletion_record import DeletionRecord
 from verify.errors import InputError
@@ -60,6 +61,7 @@ def purge_batch(
         requests = [ledger.request(name) for name in plan.requests]
         if {entry.state for entry in requests} - {"deployed", "purged"}:
             raise InputError(f"{batch} is not deployed, so nothing of it is cleaned up. Run `unlearn request run {request}` first.")
+        _forget_statistics(output, requests)
         gone = _resolve(retired, plan)
         suppress(plan, requests, suppression, key)
         closing = bool(gone) or requests[0].state == "purged"
@@ -82,6 +84,12 @@ def purge_batch(
             facts = {"residual": residual, "removed": dict(left.removed), "retired": gone}
             ledger.advance_all(plan.requests, "purged", batch=batch, plan=digest, **facts)
     return left
+
+
+def _forget_statistics(output: Path, requests: Sequence[Request]) -> None:
+    """Remove what was computed of single records for audits, also under plans that were left for another; only audits need it."""
+    for batch in {str(step.details["batch"]) for request in requests for step in request.steps if step.state == "planned"}:
+        shutil.rmtree(output / batch / CACHE, ignore_errors=True)
 
 
 def _resolve(retired: Sequence[str], plan: Plan) -> list[str]:
@@ -185,6 +193,7 @@ def told(record: DeletionRecord, folder: Path, made: Sequence[Mapping[str, Any]]
 def _close_refused(ledger: Ledger, output: Path, found: Request, papers: Papers, tell: Tell) -> tuple[DeletionRecord, list[Path]]:
     if found.state != "closed":
         found = ledger.advance(found.id, "closed")
+    _forget_statistics(output, [found])
     folder = output / found.id
     record = _written(ledger, [found], folder, None)
     return record, [folder / RECORD, *told(record, folder, (), papers, tell)]

@@ -5,10 +5,12 @@ on its last day where there is none; an end on a Saturday, Sunday or public holi
 1182/71, Article 3). CCPA (11 CCR 7021): confirm within 10 business days, answer within 45 calendar days, extendable by 45 more.
 California Delete Act (Civil Code 1798.99.86): from 1 August 2026 brokers fetch requests from DROP at least every 45 days and delete
 within 45 days of fetching.
+
+A day is one of the place where the requests are led: the zone of this machine, or the one in the variable TZ.
 """
 
 from dataclasses import dataclass
-from datetime import date, timedelta
+from datetime import date, datetime, timedelta
 from functools import cache
 from typing import Literal, get_args
 
@@ -21,6 +23,10 @@ Regime = Literal["gdpr", "ccpa", "drop"]
 REGIMES: tuple[Regime, ...] = get_args(Regime)
 DROP_START = date(2026, 8, 1)
 DROP_CYCLE = timedelta(days=45)
+EARLIEST = date(2018, 5, 25)
+"""The day from which the GDPR applies, the first of these laws: no request under any of them was received before."""
+ExtensionReason = Literal["complexity", "number-of-requests"]
+"""GDPR Article 12(3) names these two. Words of one's own might name a person, and stay in the ledger for ever."""
 
 
 @dataclass(frozen=True)
@@ -38,14 +44,32 @@ class Deadlines:
     extended: date | None
 
 
+def today() -> date:
+    """The day, here: in UTC it is tomorrow already on a Californian evening, and a deadline would begin a day late."""
+    return datetime.now().astimezone().date()
+
+
+def require_receivable(received: date) -> None:
+    """Refuse a day on which no request can have been received.
+
+    Raises:
+        InputError: it lies in the future, or before the first of these laws applied.
+    """
+    last = today()
+    if not EARLIEST <= received <= last:
+        raise InputError(
+            f"the day of receipt must lie between {EARLIEST}, from which the first of these laws applies, and today, {last}."
+        )
+
+
 def deadlines(regime: Regime, received: date, country: str | None = None) -> Deadlines:
     """Deadlines of a request.
 
     Args:
         regime: "gdpr", "ccpa" or "drop" (there `received` is the day the request was fetched from the platform).
         received: the day of receipt.
-        country: ISO 3166 code whose public holidays count, such as "DE"; the default is none for GDPR (weekends only), the
-            United States' federal holidays for CCPA.
+        country: ISO 3166 code whose public holidays count, such as "DE", for GDPR; the default is none (weekends only). For
+            CCPA those of the United States always count, as its business days are California's.
 
     Raises:
         InputError: an unknown regime or country, or a DROP date before the platform opened.
@@ -55,9 +79,7 @@ def deadlines(regime: Regime, received: date, country: str | None = None) -> Dea
         answer, extended = (_working_day(received + relativedelta(months=months), country) for months in (1, 3))
         return Deadlines(None, answer, extended)
     if regime == "ccpa":
-        return Deadlines(
-            business_days_after(received, 10, country or "US"), received + timedelta(days=45), received + timedelta(days=90)
-        )
+        return Deadlines(business_days_after(received, 10, "US"), received + timedelta(days=45), received + timedelta(days=90))
     if regime == "drop":
         if received < DROP_START:
             raise InputError(f"the DROP platform opened to brokers on {DROP_START}; {received} is before that. Use ccpa.")

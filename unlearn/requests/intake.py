@@ -9,11 +9,11 @@ import io
 import json
 import uuid
 from collections.abc import Iterable, Mapping
-from datetime import UTC, date, datetime
+from datetime import date, datetime
 from pathlib import Path
 from typing import Any, cast
 
-from unlearn.requests.deadlines import REGIMES, Regime
+from unlearn.requests.deadlines import REGIMES, Regime, require_receivable, today
 from unlearn.requests.ledger import NewRequest
 from verify.errors import InputError
 from verify.identity import RecordKey
@@ -30,7 +30,12 @@ def subject_hashes(identifiers: Iterable[str], key: RecordKey) -> tuple[str, ...
 
 
 def from_lines(lines: Iterable[str], key: RecordKey, *, regime: Regime, received: date, country: str | None) -> NewRequest:
-    """One request of one person, one identifier a line."""
+    """One request of one person, one identifier a line.
+
+    Raises:
+        InputError: `received` lies in the future, or before there were such requests.
+    """
+    require_receivable(received)
     return NewRequest(subject_hashes(lines, key), regime, received, country)
 
 
@@ -115,18 +120,22 @@ def _date(value: Any, where: str) -> date:
         found = date.fromisoformat(str(value).strip())
     except ValueError:
         raise InputError(f"{where}: the day of receipt must be an ISO date such as 2026-11-23.") from None
-    if not 2018 <= found.year <= 2200:
-        raise InputError(f"{where}: the day of receipt is out of range.")
+    try:
+        require_receivable(found)
+    except InputError as error:
+        raise InputError(f"{where}: {error}") from None
     return found
 
 
 def _time(value: Any) -> date:
+    """The day of receipt, here; what arrives today was not received later, whatever the sender's clock says."""
     if value is None:
-        return datetime.now(UTC).date()
+        return today()
     try:
-        return _date(datetime.fromisoformat(str(value)).date().isoformat(), "submitted_time")
-    except ValueError:
+        found = min(datetime.fromisoformat(str(value)).astimezone().date(), today())
+    except (ValueError, OverflowError, OSError):
         raise InputError("submitted_time must be an ISO 8601 time.") from None
+    return _date(found.isoformat(), "submitted_time")
 
 
 def request_id(value: Any) -> str:

@@ -4,9 +4,11 @@ from collections.abc import Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from unlearn.methods import method_classes
 from unlearn.methods.auto import MINIMUM_REFERENCES, Auto, exact_method
 from unlearn.provenance import LOG_NAME, TrainingLog
 from unlearn.shards import SavedShards, deletion_cost
+from verify.errors import InputError
 from verify.evidence import Settings
 from verify.power import certifying_row
 from verify.statistics.simulation import World
@@ -18,6 +20,12 @@ ONE_RECORD = (
     "for others that touch this model, where its deadline allows; or go by the exact rebuild where the audit leaves it open "
     "(`unlearn request run ID --accept-exact-rebuild`), which the certificate then says in these words"
 )
+
+
+def require_methods(names: Sequence[str]) -> None:
+    """Raise InputError where one is no method: `run` would find that out after it has registered what it audits."""
+    if unknown := [name for name in names if name not in method_classes()]:
+        raise InputError(f"{unknown[0]!r} is no method. Use any of: {', '.join(sorted(method_classes()))}.")
 
 
 def ladder(folder: Path, records: Collection[str], people: int, references: int, preferred: Sequence[str]) -> tuple[str, ...]:

@@ -3,6 +3,7 @@
 Nothing is ever changed or removed: a request's state is what its events say. Each event carries the digest of the one before, so
 that a removed or edited event breaks the chain from there on; who keeps the head knows that nothing before it was touched. Persons
 appear as keyed hashes under a key outside the database: destroying the key makes the ledger anonymous, and the chain still holds.
+A check value of that key lies beside the events, so that a command under another key is refused instead of finding nobody.
 
 SQLite by default (strict tables, write-ahead log, secure delete); PostgreSQL by URL.
 """
@@ -20,8 +21,9 @@ from typing import Any, cast
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from unlearn.requests.deadlines import Deadlines, Regime, deadlines
-from unlearn.requests.states import STATES, State, outcome, require_allowed
+from unlearn.requests.deadlines import Deadlines, ExtensionReason, Regime, deadlines
+from unlearn.requests.states import REFUSALS, STATES, State, outcome, require_allowed
+from verify.deletion_record import EXTENDED
 from verify.errors import InputError, IntegrityError, RunError
 
 GENESIS = "0" * 64
@@ -39,17 +41,28 @@ EVENTS = sa.Table(
     sa.Column("digest", sa.Text, nullable=False, unique=True),
     sqlite_strict=True,
 )
+KEY_CHECK = sa.Table(
+    "key_check",
+    _METADATA,
+    sa.Column("number", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("value", sa.Text, nullable=False),
+    sqlite_strict=True,
+)
 _GUARDS = {
     "sqlite": [
-        f"CREATE TRIGGER IF NOT EXISTS events_no_{verb} BEFORE {verb} ON events "
+        f"CREATE TRIGGER IF NOT EXISTS {table}_no_{verb} BEFORE {verb} ON {table} "
         "BEGIN SELECT RAISE(ABORT, 'the ledger is append-only'); END"
+        for table in ("events", "key_check")
         for verb in ("UPDATE", "DELETE")
     ],
     "postgresql": [
         "CREATE OR REPLACE FUNCTION events_append_only() RETURNS trigger AS "
         "$$ BEGIN RAISE EXCEPTION 'the ledger is append-only'; END $$ LANGUAGE plpgsql",
-        "CREATE OR REPLACE TRIGGER events_no_change BEFORE UPDATE OR DELETE OR TRUNCATE ON events "
-        "FOR EACH STATEMENT EXECUTE FUNCTION events_append_only()",
+        *(
+            f"CREATE OR REPLACE TRIGGER {table}_no_change BEFORE UPDATE OR DELETE OR TRUNCATE ON {table} "
+            "FOR EACH STATEMENT EXECUTE FUNCTION events_append_only()"
+            for table in ("events", "key_check")
+        ),
     ],
 }
 
@@ -81,7 +94,7 @@ class Step:
 
     Attributes:
         sequence: its place in the whole ledger, from 1.
-        state: the state it led to.
+        state: the state it led to; "extended" leads to none: it notes that the person was told of an extension.
         at: when, UTC.
         details: facts of the step; no personal data.
     """
@@ -102,7 +115,7 @@ class Request:
     @property
     def state(self) -> State:
         """Where it is."""
-        return self.steps[-1].state
+        return next(step.state for step in reversed(self.steps) if step.state != EXTENDED)
 
     @property
     def first(self) -> Mapping[str, Any]:
@@ -120,6 +133,17 @@ class Request:
         return deadlines(self.first["regime"], date.fromisoformat(self.first["received"]), self.first["country"])
 
     @property
+    def extension(self) -> Mapping[str, Any] | None:
+        """When the person was told of an extension, and why; None where nobody was."""
+        return next((step.details for step in self.steps if step.state == EXTENDED), None)
+
+    @property
+    def due(self) -> date:
+        """The last day to answer: the extended one only where the person was told of it."""
+        last = self.deadlines
+        return last.answer if self.extension is None or last.extended is None else last.extended
+
+    @property
     def outcome(self) -> str | None:
         """How it ended, or None while it is open."""
         return outcome(_history(self.steps)) if self.state == "closed" else None
@@ -131,6 +155,20 @@ class Request:
 
 def _history(steps: Sequence[Step]) -> list[dict[str, Any]]:
     return [{**step.details, "state": step.state} for step in steps]
+
+
+def _require_extendable(request: Request, told: date) -> None:
+    last = request.deadlines
+    if request.extension is not None:
+        raise InputError(f"{request.id} was extended already, on {request.extension['told']} ({request.extension['reason']}).")
+    if request.state in (*REFUSALS, "closed"):
+        raise InputError(f"{request.id} is {request.state}; its deadline cannot be extended any more.")
+    if last.extended is None:
+        raise InputError(f"the rules of {request.id} ({request.first['regime']}) know no extension. Answer by {last.answer}.")
+    if told > last.answer:
+        raise InputError(
+            f"{request.id} was due on {last.answer}. A person is told of an extension before that day is over; answer now."
+        )
 
 
 _SETUP_LOCK = 0x756E6C65
@@ -215,7 +253,8 @@ class Ledger:
         """Take the requests of a batch to their next state together: all of them, or none.
 
         Raises:
-            InputError: as `advance`, for any of them; nothing is written then.
+            InputError: as `advance`, for any of them, or `details` name a batch that one of them was planned anew from since;
+                nothing is written then.
         """
         if state not in STATES:
             raise InputError(f"{state!r} is no state. Use one of: {', '.join(STATES)}.")
@@ -225,6 +264,44 @@ class Ledger:
                 require_allowed(found.state, state, details, _history(found.steps))
                 self._append(connection, name, state, details)
             return [self._request(connection, name) for name in requests]
+
+    def extend(self, request: str, reason: ExtensionReason, told: date) -> Request:
+        """Note that the person is told of an extension; doing it again for the same reason changes nothing.
+
+        Args:
+            request: its id.
+            reason: why more time is needed.
+            told: the day on which the person is told.
+
+        Raises:
+            InputError: the request is unknown, cannot be extended any more, or was extended for another reason.
+        """
+        with self._writing() as connection:
+            found = self._request(connection, request)
+            if found.extension is not None and found.extension["reason"] == reason:
+                return found
+            _require_extendable(found, told)
+            self._append(connection, request, EXTENDED, {"reason": reason, "told": told.isoformat()})
+            return self._request(connection, request)
+
+    def began(self) -> datetime | None:
+        """When the first request was noted, or None."""
+        with _database_errors(), self._engine.connect() as connection:
+            at = connection.execute(sa.select(EVENTS.c.at).order_by(EVENTS.c.sequence).limit(1)).scalar()
+        return None if at is None else datetime.fromisoformat(at)
+
+    def key_check(self) -> str | None:
+        """The check value of the record key, or None where none has been noted yet."""
+        with _database_errors(), self._engine.connect() as connection:
+            return connection.execute(sa.select(KEY_CHECK.c.value)).scalar()
+
+    def note_key(self, check: str) -> str:
+        """Note the check value of the record key, unless one has been noted; the one that stands there now."""
+        with self._writing() as connection:
+            known = connection.execute(sa.select(KEY_CHECK.c.value)).scalar()
+            if known is None:
+                connection.execute(KEY_CHECK.insert().values(number=1, value=check))
+            return known or check
 
     def request(self, name: str) -> Request:
         """One request.
@@ -290,7 +367,7 @@ class Ledger:
                 connection.execute(sa.text("LOCK TABLE events IN SHARE ROW EXCLUSIVE MODE"))
             yield connection
 
-    def _append(self, connection: Connection, request: str, state: State, details: Mapping[str, Any]) -> None:
+    def _append(self, connection: Connection, request: str, state: str, details: Mapping[str, Any]) -> None:
         sequence, previous = _head(connection)
         at = datetime.now(UTC).isoformat(timespec="seconds")
         text = json.dumps(details, sort_keys=True, separators=(",", ":"), allow_nan=False, default=str)

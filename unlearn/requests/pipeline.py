@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from unlearn.requests.ledger import Ledger, Request
-from unlearn.requests.planning import replaced_weights
+from unlearn.requests.planning import PLANNABLE, replaced_weights
 from unlearn.requests.plans import Plan, PlannedModel
 from unlearn.requests.rungs import audit_rung, exact_by, make_rung, registered
 from unlearn.requests.statement import draft_provenance
@@ -247,14 +247,20 @@ class _Run:
             InputError: its requests have parted, or a model was replaced since: the plan does not hold any more.
         """
         requests = [self.ledger.request(name) for name in self.plan.requests]
-        planned = [(request.latest("planned") or {}).get("batch") for request in requests]
+        planned = [_planned_in(request) for request in requests]
         states = {request.state for request in requests}
         if len(states) > 1 or set(planned) != {self.plan.batch}:
             raise InputError(
                 f"the requests of {self.plan.batch} do not stand together any more ({', '.join(sorted(states))}): one was "
-                "withdrawn or planned anew. Run `unlearn request plan` again for those that are open."
+                f"withdrawn, refused or planned anew.{self._plan_again(requests)}"
             )
         return states.pop()
+
+    def _plan_again(self, requests: Sequence[Request]) -> str:
+        """What to type for those that are open and in no later plan; `plan` takes them up only when they are named."""
+        open_ = [entry.id for entry in requests if entry.state in PLANNABLE and _planned_in(entry) == self.plan.batch]
+        command = f"unlearn request plan --ids {' '.join(open_)} --data FILE ... --models DIR ..."
+        return f" Run `{command}` for what is open of it." if open_ else ""
 
     def _to(self, state: State, **details: Any) -> None:
         self.ledger.advance_all(self.plan.requests, state, batch=self.plan.batch, plan=self.digest, **details)
@@ -309,6 +315,11 @@ class _Run:
             "audit": audited.relative_to(self.folder).as_posix(),
             "evidence": file_digest(audited / "evidence.json"),
         }
+
+
+def _planned_in(request: Request) -> str | None:
+    """The batch that a request was last planned in."""
+    return (request.latest("planned") or {}).get("batch")
 
 
 def rung_of(request: Request, plan: Plan, model: PlannedModel) -> int:

@@ -2,9 +2,13 @@
 
 Requests that touch the same models are answered in one batch, as long as their deadlines lie near each other: one rebuild instead
 of several. A plan is a proposal until it is noted; `--dry-run` notes nothing.
+
+Every plan searches the files again, until a request's audits are registered: from then on its records are those, so that nobody
+leaves out a record of which an audit has told.
 """
 
 import dataclasses
+import json
 import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -12,7 +16,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-from unlearn.requests.ladders import cost, ladder, shown
+from unlearn.requests.ladders import cost, ladder, require_methods, shown
 from unlearn.requests.ledger import Ledger, Request
 from unlearn.requests.lineage import AffectedModel, affected_models, trained_names
 from unlearn.requests.matching import Matched, match_requests
@@ -26,7 +30,7 @@ from verify.files import MANIFEST, read_json
 from verify.identity import RecordKey
 from verify.records import Fields
 
-PLANNABLE = ("identity_verified", "matched", "planned", "failed", "inconclusive")
+PLANNABLE = ("identity_verified", "matched", "planned", "unlearning", "verifying", "failed", "inconclusive")
 DEFAULT_STATES = ("identity_verified", "matched")
 
 
@@ -90,13 +94,19 @@ def draft(ledger: Ledger, requests: Sequence[Request], choices: Choices, key: Re
     """Make plans and note nothing.
 
     Raises:
-        InputError: files or models cannot be used, a request is not approved, or it is not clear which models are in service.
+        InputError: files or models cannot be used, a request is not approved, a method is none, a confirmation names nothing, or it
+            is not clear which models are in service.
     """
+    require_methods(choices.methods)
     for request in requests:
         if request.state not in PLANNABLE:
             raise InputError(f"{request.id} is {request.state}; only approved requests are planned. Approve it, or leave it out.")
-    fresh = [request for request in requests if request.latest("matched") is None]
+    fresh = [request for request in requests if request.latest("unlearning") is None]
+    if confirmed and not fresh:
+        raise InputError("--confirm comes too late: the records of these requests were registered for their audits, and stay so.")
     matched = match_requests(fresh, choices.data, key, choices.fields, confirmed) if fresh else []
+    for request, entry in zip(fresh, matched, strict=True):
+        _require_nothing_lost(request, entry, choices)
     known = [
         _Known(request, {match.record: match.subject or match.record for match in entry.removed}, entry.places)
         for request, entry in zip(fresh, matched, strict=True)
@@ -109,25 +119,49 @@ def draft(ledger: Ledger, requests: Sequence[Request], choices: Choices, key: Re
         raise InputError(f"{absent[0]} is no folder. Name the folders to search with --search DIR ...")
     names = {name for entry in known for name in entry.records}
     require_clean(choices.references, names)
-    affected = affected_models([*choices.models, *([choices.output] if choices.output.is_dir() else [])], names)
+    affected = affected_models(_model_roots(choices), names)
     serving = _in_service(affected, choices.in_service, replaced_weights(ledger))
     held = {model.weights: trained_names(_origin(model, affected)) & names for model in serving}
     plans = [_plan(group, serving, affected, held, choices) for group in _groups(known, held, choices.window)]
     return Draft(tuple(plans), tuple(matched), tuple(model for model in affected if model not in serving))
 
 
+def _model_roots(choices: Choices) -> list[str | Path]:
+    """Where models are looked for: earlier batches hold the new ones."""
+    return [*choices.models, *([choices.output] if choices.output.is_dir() else [])]
+
+
 def note(ledger: Ledger, draft: Draft, output: Path) -> None:
     """Write the plans down, in the batches' folders and in the ledger; requests without any record become not_found."""
     for entry in draft.matched:
-        if ledger.request(entry.request).state != "identity_verified":
-            continue
-        if entry.removed:
-            ledger.advance(entry.request, "matched", **_facts(entry))
-        else:
-            ledger.advance(entry.request, "not_found")
+        _note_match(ledger, entry)
     for plan in draft.plans:
         digest = plan.save(output / plan.batch)
         ledger.advance_all(plan.requests, "planned", **plan.facts(digest))
+
+
+def _note_match(ledger: Ledger, entry: Matched) -> None:
+    """Note what a request means, unless the ledger says just that already."""
+    request, facts = ledger.request(entry.request), _facts(entry)
+    if not entry.removed:
+        if request.state != "not_found":
+            ledger.advance(entry.request, "not_found")
+    elif request.state == "identity_verified" or request.latest("matched") != json.loads(json.dumps(facts)):
+        ledger.advance(entry.request, "matched", **facts)
+
+
+def _require_nothing_lost(request: Request, entry: Matched, choices: Choices) -> None:
+    """Raise InputError where a record that an earlier plan matched is in no file now, and a model was trained on it.
+
+    Whoever took the row out of the file, or named another file, has not taken it out of the model.
+    """
+    before = {record["record"] for record in (request.latest("matched") or {"records": []})["records"]}
+    lost = before - entry.records - {match.record for match in entry.undecided}
+    if lost and affected_models(_model_roots(choices), lost):
+        raise InputError(
+            f"{len(lost)} records that {request.id} was matched with are not in the training files any more, and a model was "
+            "trained on them. Name all files with --data, and restore rows that were taken out, until the deletion is verified."
+        )
 
 
 def _facts(entry: Matched) -> dict[str, Any]:

@@ -27,7 +27,10 @@ from verify.files import MANIFEST, disk_errors
 from verify.identity import RecordKey
 from verify.records import Record
 
-__all__ = ["Residue", "data_residues", "find_residues", "remove"]
+__all__ = ["UNSEARCHED", "Residue", "data_residues", "find_residues", "places", "remove"]
+
+UNSEARCHED = "it could not be searched"
+"""How, for what is listed only because nobody could look into it."""
 
 
 def find_residues(
@@ -73,6 +76,16 @@ def find_residues(
     # What tells of others goes after them: a cache after those made from it, a model after its copies and checkpoints.
     unknown = [_unreadable(folder, "cannot be read") for folder in closed]
     return _one_each([*copies, *beside_caches(by_content), *by_content, *of_models, *unknown])
+
+
+def places(roots: Sequence[Path]) -> Iterator[Path]:
+    """Every folder and ordinary file below some folders, themselves included: what a residue's place can be.
+
+    Raises:
+        InputError: a root is no folder.
+    """
+    for found in _walk([_top(root) for root in roots]):
+        yield from found
 
 
 def data_residues(files: Sequence[Path], records: Sequence[Record], retained: Iterable[Record]) -> list[Residue]:
@@ -203,7 +216,7 @@ def _by_content(files: Sequence[Path], rules: Rules) -> Iterator[Residue]:
 
 def _unreadable(place: Path, why: str) -> Residue:
     reason = f"it {why}, so that what it holds is not known; look at it, or remove it"
-    return Residue(place, "unreadable", "it could not be searched", False, reason)
+    return Residue(place, "unreadable", UNSEARCHED, False, reason)
 
 
 def _one_each(found: Iterable[Residue]) -> list[Residue]:

@@ -13,12 +13,14 @@ for the sake of the people it is about or of the server: the receipt does not re
 not made (their addresses come from outside; poll the status), and the key is bare, not a certificate of an authority.
 """
 
+import asyncio
 import base64
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, time
 from typing import Any
 
+import h11
 import rfc8785
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
@@ -26,8 +28,10 @@ from fastapi import FastAPI, Request, Response
 from fastapi.concurrency import run_in_threadpool
 from securesystemslib.signer import CryptoSigner
 from starlette.exceptions import HTTPException
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from unlearn.requests import status_page
+from unlearn.requests.deadlines import today
 from unlearn.requests.guard import Guard, RefusedError, error_body
 from unlearn.requests.intake import OPENDSR_VERSION, from_opendsr, request_id
 from unlearn.requests.ledger import Ledger
@@ -36,6 +40,8 @@ from unlearn.requests.tokens import OPERATOR, Tokens
 from verify.errors import InputError
 from verify.identity import RecordKey
 
+HEAD_SECONDS = 10.0
+"""So long a caller may take to send the head of a request; a body's time is the guard's."""
 RESOURCES = ("opengdpr_requests", "opendsr_requests", "requests")
 PENDING = ("received", "identity_verified", "matched", "planned")
 DISCOVERY = {
@@ -117,7 +123,7 @@ class Service:
             "api_version": OPENDSR_VERSION,
             "controller_id": caller,
             "subject_request_id": request.first["external_id"],
-            "expected_completion_time": f"{request.deadlines.answer}T23:59:59Z",
+            "expected_completion_time": _spelled(datetime.combine(request.due, time(23, 59, 59)).astimezone()),
         }
 
     def signed(self, content: Mapping[str, Any], status: int = 200) -> Response:
@@ -135,7 +141,11 @@ class Service:
 
 
 def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+    return _spelled(datetime.now(UTC))
+
+
+def _spelled(moment: datetime) -> str:
+    return moment.isoformat(timespec="seconds").replace("+00:00", "Z")
 
 
 def _status_word(request: Known) -> str:
@@ -169,13 +179,48 @@ def make_app(service: Service, tokens: Tokens, per_minute: int = 600) -> Guard:
     def status(request: Request) -> Response:
         if request.scope["caller"] != OPERATOR:
             raise RefusedError(403, f"the status page is for the caller named {OPERATOR}.")
-        page = status_page.render(service.ledger.requests(), datetime.now(UTC).date())
+        page = status_page.render(service.ledger.requests(), today())
         return Response(page, headers=status_page.HEADERS, media_type="text/html")
 
     for resource in RESOURCES:
         _add_resource(app, f"/v1/{resource}", service)
     _add_errors(app)
     return Guard(app, tokens, service.key, per_minute)
+
+
+class PromptProtocol(H11Protocol):
+    """uvicorn's HTTP/1.1, but a connection whose next head does not come in time is closed.
+
+    uvicorn waits for ever, and counts silent connections as busy: a few hundred of them would keep everybody out.
+    """
+
+    _waiting: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """The clock of the first head starts."""
+        super().connection_made(transport)
+        self._start()
+
+    def data_received(self, data: bytes) -> None:
+        """Any byte ends uvicorn's own wait between two requests; from then on the clock of the next head runs."""
+        super().data_received(data)
+        if self.conn.their_state is not h11.IDLE:
+            self._stop()
+        elif self._waiting is None:
+            self._start()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Nothing is waited for any more."""
+        self._stop()
+        super().connection_lost(exc)
+
+    def _start(self) -> None:
+        self._waiting = self.loop.call_later(HEAD_SECONDS, self.transport.abort)
+
+    def _stop(self) -> None:
+        if self._waiting is not None:
+            self._waiting.cancel()
+            self._waiting = None
 
 
 def _add_resource(app: FastAPI, path: str, service: Service) -> None:

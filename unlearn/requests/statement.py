@@ -10,7 +10,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, cast
 
-from unlearn.requests.ledger import Ledger, Request
+from unlearn.requests.ledger import Ledger, Request, Step
 from unlearn.requests.plans import Plan, PlannedModel
 from unlearn.requests.probed import kept
 from unlearn.requests.rungs import REGISTRATION
@@ -46,7 +46,7 @@ def deletion_record(ledger: Ledger, requests: Sequence[Request], folder: Path, p
     models = () if plan is None else tuple(_replaced(requests[0], folder, entry) for entry in made)
     return DeletionRecord(
         created=datetime.now(UTC).isoformat(timespec="seconds"),
-        requests=tuple(_facts(request) for request in requests),
+        requests=tuple(facts_of(request) for request in requests),
         data=() if plan is None else plan.places,
         records=0 if plan is None or deployed is None else len(plan.records),
         models=models,
@@ -60,7 +60,8 @@ def deletion_record(ledger: Ledger, requests: Sequence[Request], folder: Path, p
     )
 
 
-def _facts(request: Request) -> RequestFacts:
+def facts_of(request: Request) -> RequestFacts:
+    """What record and letters say of a request."""
     last = request.deadlines
     refused = next((step for step in reversed(request.steps) if step.state in ("denied", "exempt", "not_found", "withdrawn")), None)
     outcome = request.outcome or "open"
@@ -70,13 +71,18 @@ def _facts(request: Request) -> RequestFacts:
         regime=request.first["regime"],
         confirm_by=last.confirm,
         answer_by=last.answer,
-        extended_to=last.extended,
+        extended_to=None if request.extension is None else last.extended,
         source=request.first["source"],
         identifiers=len(request.subjects),
         outcome=cast(Outcome, outcome),
         reason=None if refused is None or outcome == "deleted" else refused.details.get("reason"),
-        events=tuple(Event(state=step.state, at=step.at) for step in request.steps),
+        events=tuple(Event(state=step.state, at=_here(step)) for step in request.steps),
     )
+
+
+def _here(step: Step) -> str:
+    """When a step was made, by the clock of this place: whether its day was in time is asked where deadlines are counted."""
+    return datetime.fromisoformat(step.at).astimezone().isoformat()
 
 
 def _replaced(request: Request, folder: Path, made: dict[str, Any]) -> ReplacedModel:

@@ -3,7 +3,8 @@
     received -> identity_verified -> matched -> planned -> unlearning -> verifying -> deployed -> purged -> closed
 
 A request ends as deleted only by that way. Denied, exempt, not found and withdrawn are endings of their own; failed and
-inconclusive lead back into the way, by the next method or by more evidence.
+inconclusive lead back into the way, by the next method or by more evidence. Until new weights are deployed nothing has changed for
+anybody, so that up to there a request may also be planned anew, be refused, or be taken back.
 """
 
 from collections.abc import Mapping, Sequence
@@ -35,12 +36,12 @@ REFUSALS: tuple[State, ...] = ("denied", "exempt", "not_found", "withdrawn")
 NEXT: Mapping[State, tuple[State, ...]] = {
     "received": ("identity_verified", "denied", "exempt", "withdrawn"),
     "identity_verified": ("matched", "not_found", "denied", "exempt", "withdrawn"),
-    "matched": ("planned", "exempt", "withdrawn"),
-    "planned": ("unlearning", "planned", "withdrawn"),
-    "unlearning": ("verifying", "failed", "unlearning"),
-    "verifying": ("deployed", "failed", "inconclusive"),
-    "failed": ("planned",),
-    "inconclusive": ("verifying", "planned"),
+    "matched": ("planned", "matched", "not_found", "denied", "exempt", "withdrawn"),
+    "planned": ("unlearning", "planned", "matched", "not_found", "denied", "exempt", "withdrawn"),
+    "unlearning": ("verifying", "failed", "unlearning", "planned", "denied", "exempt", "withdrawn"),
+    "verifying": ("deployed", "failed", "inconclusive", "planned", "denied", "exempt", "withdrawn"),
+    "failed": ("planned", "denied", "exempt", "withdrawn"),
+    "inconclusive": ("verifying", "planned", "denied", "exempt", "withdrawn"),
     "deployed": ("purged",),
     "purged": ("closed", "purged"),
     "denied": ("closed",),
@@ -64,9 +65,13 @@ def require_allowed(state: State, following: State, details: Mapping[str, Any], 
     Raises:
         InputError: the message says which steps are possible, or which fact is missing.
     """
+    if details.get("batch") is not None:
+        _require_last_planned(following, str(details["batch"]), history)
     if following not in NEXT[state]:
         possible = ", ".join(NEXT[state]) or "nothing: it is closed"
         raise InputError(f"a request that is {state} cannot become {following}. Possible now: {possible}.")
+    if following in ("matched", "not_found") and any(step["state"] == "unlearning" for step in history):
+        raise InputError(f"a request whose records were once registered cannot become {following}: they are fixed since.")
     if following in ("denied", "exempt") and not str(details.get("reason", "")).strip():
         raise InputError(f"a request becomes {following} for a reason, which the person is told. Give it with --reason.")
     if following == "deployed":
@@ -78,8 +83,22 @@ def require_allowed(state: State, following: State, details: Mapping[str, Any], 
 
 
 def outcome(history: Sequence[Mapping[str, Any]]) -> str:
-    """How a closed request ended: "deleted", or the refusal's own word."""
-    return next((str(step["state"]) for step in reversed(history) if step["state"] in REFUSALS), "deleted")
+    """How a closed request ended: "deleted", or the refusal's own word.
+
+    Only the last word counts: what was not found once may have been found and deleted since.
+    """
+    last = next((str(step["state"]) for step in reversed(history) if step["state"] != "closed"), "")
+    return last if last in REFUSALS else "deleted"
+
+
+def _require_last_planned(following: State, batch: str, history: Sequence[Mapping[str, Any]]) -> None:
+    """A step is one of the last plan, or makes a new one: what another operator has planned anew is not gone on with."""
+    planned = [str(step["batch"]) for step in history if step["state"] == "planned" and "batch" in step]
+    if planned and planned[-1] != batch and (following != "planned" or batch in planned):
+        raise InputError(
+            f"{batch} is not the plan of its requests any more: they were planned anew, in {planned[-1]}. Nothing of this step was "
+            "noted. `unlearn request run ID` goes on with the new plan."
+        )
 
 
 def _require_deployable(details: Mapping[str, Any]) -> None:

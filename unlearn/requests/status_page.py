@@ -26,7 +26,7 @@ HORIZONS = (("overdue", None, -1), ("in the next 7 days", 0, 7), ("in 8 to 30 da
 def render(requests: Sequence[Request], today: date) -> str:
     """The page as HTML. Everything in it is a number, a date or a word of ours."""
     states = Counter(request.state for request in requests)
-    days = [(request.deadlines.answer - today).days for request in requests if request.outcome is None]
+    days = [(request.due - today).days for request in requests if request.outcome is None]
     due = {
         name: sum((first is None or first <= day) and (last is None or day <= last) for day in days)
         for name, first, last in HORIZONS

@@ -8,6 +8,7 @@ from typing import Any
 from unlearn.requests.ledger import Request
 from unlearn.requests.planning import Draft
 from unlearn.requests.plans import Plan
+from unlearn.requests.states import REFUSALS
 
 SOON = 7
 """Days before a deadline from which it is called near."""
@@ -39,7 +40,7 @@ def urgency(request: Request, today: date) -> str:
     last = request.deadlines
     if last.confirm is not None and request.state == "received" and today > last.confirm:
         return f"CONFIRMATION OVERDUE since {last.confirm}"
-    left = (last.answer - today).days
+    left = (request.due - today).days
     if left < 0:
         return f"OVERDUE by {-left} days"
     return f"due in {left} days" if left <= SOON else ""
@@ -47,10 +48,11 @@ def urgency(request: Request, today: date) -> str:
 
 def listed(requests: Sequence[Request], today: date) -> Iterator[str]:
     """One line a request, the most urgent first, closed ones last."""
-    ordered = sorted(requests, key=lambda request: (request.state == "closed", request.deadlines.answer, request.id))
+    ordered = sorted(requests, key=lambda request: (request.state == "closed", request.due, request.id))
     for request in ordered:
         state = f"{request.state} ({request.outcome})" if request.outcome else request.state
-        line = f"{request.id}  {state:<18}  {request.first['regime']:<4}  answer by {request.deadlines.answer}"
+        extended = "" if request.extension is None else " (extended)"
+        line = f"{request.id}  {state:<18}  {request.first['regime']:<4}  answer by {request.due}{extended}"
         yield f"{line}  {urgency(request, today)}".rstrip()
     still = [f"{request.id}  {digest[:16]}" for request in ordered for digest in in_service(request)]
     if still:
@@ -71,8 +73,11 @@ def story(request: Request, today: date) -> Iterator[str]:
     yield f"{request.id}: {request.state}" + (f" as {request.outcome}" if request.outcome else "")
     given = _count(len(request.subjects), "identifier")
     yield f"received {first['received']} by {first['source']}, {given}, regime {first['regime']}"
-    dates = [f"confirm by {last.confirm}"] * (last.confirm is not None) + [f"answer by {last.answer}"]
-    dates += [f"by {last.extended} where the person was told of an extension"] * (last.extended is not None)
+    dates = [f"confirm by {last.confirm}"] * (last.confirm is not None) + [f"answer by {request.due}"]
+    if (told := request.extension) is not None:
+        dates.append(f"extended from {last.answer}, of which the person was told on {told['told']}")
+    elif last.extended is not None and request.state not in (*REFUSALS, "closed") and today <= last.answer:
+        dates.append(f"by {last.extended} where `unlearn request extend` tells the person so before that")
     yield "; ".join(dates) + (f"  {found}" if (found := urgency(request, today)) else "")
     for step in request.steps:
         yield f"  {step.at}  {step.state}"

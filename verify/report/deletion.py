@@ -197,12 +197,10 @@ def _answered(request: RequestFacts) -> tuple[str, str]:
     """The day of the last step of a request that has ended, and whether that was in time."""
     if request.outcome == "open" or not request.events:
         return "\N{EN DASH}", ""
-    day = date.fromisoformat(request.events[-1].at[:10])
+    day = request.events[-1].day
     if day <= request.answer_by:
         return day.isoformat(), "in time"
-    if request.extended_to is not None and day <= request.extended_to:
-        return day.isoformat(), "within the extension"
-    return day.isoformat(), "late"
+    return day.isoformat(), "within the extension" if day <= request.due else "late"
 
 
 def _numbers(evidence: Evidence) -> list[tuple[str, Value | str, str, str]]:

@@ -30,6 +30,11 @@ WITHOUT_REFERENCES = MEANING | {
 }
 """Where no model that was trained without the data was there to compare with."""
 REBUILT = "The new model was trained again without this data."
+EXTENSIONS = {
+    "complexity": "your request is complex",
+    "number-of-requests": "of the number of requests that we have to answer",
+}
+"""The two reasons that Article 12(3) of the General Data Protection Regulation names, in words that follow "because"."""
 RIGHTS: dict[str, tuple[str, ...]] = {
     "gdpr": (
         "You may complain to a data protection supervisory authority, above all in the country where you live, where you work, or "
@@ -66,7 +71,12 @@ class _Part:
 
 
 def write_letter(
-    request: RequestFacts, record: DeletionRecord | None = None, *, sent: date | None = None, kind: Kind = "answer"
+    request: RequestFacts,
+    record: DeletionRecord | None = None,
+    *,
+    sent: date | None = None,
+    kind: Kind = "answer",
+    why: str | None = None,
 ) -> Letter:
     """The letter that answers a request, or that says that the answer will take longer.
 
@@ -75,11 +85,12 @@ def write_letter(
         record: the deletion record; needed where data was deleted.
         sent: the day on the letter; the default is today.
         kind: "answer", or "extension" for a request that is still open.
+        why: the reason for an extension, a key of `EXTENSIONS`; None leaves it to be filled in.
 
     Raises:
         InputError: the request does not fit the kind of letter, or a deletion has no record.
     """
-    parts = _extension(request) if kind == "extension" else _answer(request, record)
+    parts = _extension(request, why) if kind == "extension" else _answer(request, record)
     rights = RIGHTS.get(request.regime)
     if rights is None:
         raise InputError(f"there is no letter for the rules {request.regime!r}. Known are: {', '.join(RIGHTS)}.")
@@ -127,20 +138,45 @@ def _not_found(request: RequestFacts) -> _Part:
 
 
 def _deleted(request: RequestFacts, record: DeletionRecord) -> list[_Part]:
-    """What was done, what it means, and what stays; counts are those of everything that was deleted together."""
+    """What was done, what it means, and what stays; what is not known of this person alone is said of all together."""
     day = _closed(request)
-    due = " That is later than the day by which we had to answer, for which we apologise." if _late(request, day) else ""
+    due = " That is later than the day by which we had to answer, for which we apologise." if day > request.due else ""
+    others = sum(one.outcome == "deleted" for one in record.requests) - 1
+    finished = f"{_done(record, others)} This was finished on {_day(day)}.{due}"
+    parts = [_Part("What we did", (*_together(others), finished, *_meaning(record)))]
+    if record.residual:
+        parts.append(_staying(record, others))
+    return parts
+
+
+def _together(others: int) -> Sequence[str]:
+    """A person is told where numbers are not about them alone: nothing in the record says whose copy is whose."""
+    if not others:
+        return ()
+    more = "another request" if others == 1 else f"{others} other requests"
+    return (f"We answered your request together with {more}. All numbers below are of these requests together.",)
+
+
+def _done(record: DeletionRecord, others: int) -> str:
+    data = "the data of these requests" if others else "your data"
     models, files = len(record.models), sum(record.removed.values())
     replaced = "the language model that had" if models == 1 else f"the {models} language models that had"
-    done = f"We have replaced {replaced} learned from your data." if models else "We have deleted your data."
+    done = f"We have replaced {replaced} learned from {data}." if models else f"We have deleted {data}."
     if files:
         copies = "copy" if files == 1 else "copies"
         done += f" We have also removed {files} stored {copies} of it or of models that had learned from it."
-    parts = [_Part("What we did", (f"{done} This was finished on {_day(day)}.{due}", *_meaning(record)))]
-    items = tuple(f"{copy.kind[:1].upper()}{copy.kind[1:]}: {_sentence(copy.reason)}" for copy in record.residual)
-    if items:
-        parts.append(_Part("What we could not delete", ("Some copies stay for now, for these reasons:",), items))
-    return parts
+    return done
+
+
+def _staying(record: DeletionRecord, others: int) -> _Part:
+    """What stays, and why; of several requests the kinds alone, as a reason may be about another person's copy."""
+    kinds = [f"{copy.kind[:1].upper()}{copy.kind[1:]}" for copy in record.residual]
+    if others:
+        said = "Some copies of the data of these requests stay for now, and not each of them holds data of yours."
+        whose = "Which of them do, and why they stay: [say here which and why]. They are of these kinds:"
+        return _Part("What we could not delete", (f"{said} {whose}",), tuple(dict.fromkeys(kinds)))
+    items = tuple(f"{kind}: {_sentence(copy.reason)}" for kind, copy in zip(kinds, record.residual, strict=True))
+    return _Part("What we could not delete", ("Some copies stay for now, for these reasons:",), items)
 
 
 def _meaning(record: DeletionRecord) -> Sequence[str]:
@@ -156,23 +192,26 @@ def _found(model: ReplacedModel) -> str:
     return (MEANING if "retrained references" in model.tested_by else WITHOUT_REFERENCES)[model.verdict]
 
 
-def _extension(request: RequestFacts) -> list[_Part]:
+def _extension(request: RequestFacts, why: str | None) -> list[_Part]:
     if request.outcome != "open":
         raise InputError(f"the request {request.id} is closed ({request.outcome}); its deadline cannot be extended any more.")
     if request.extended_to is None:
-        raise InputError(f"the rules of {request.id} ({request.regime}) know no extension. Answer by {request.answer_by}.")
+        raise InputError(
+            f"{request.id} was not extended, or its rules ({request.regime}) know no extension. Answer by {request.answer_by}, or "
+            f"note the extension while the ledger still has it open: unlearn request extend {request.id}"
+        )
     first = f"We had to answer you by {_day(request.answer_by)}. We need more time, and will answer by {_day(request.extended_to)}."
-    return [_Part("When you will hear from us", (first, "The reason: [say here why more time is needed]."))]
+    return [_Part("When you will hear from us", (first, _because(why)))]
+
+
+def _because(why: str | None) -> str:
+    return "The reason: [say here why more time is needed]." if why is None else f"We need it because {EXTENSIONS[why]}."
 
 
 def _closed(request: RequestFacts) -> date:
     if not request.events:
         raise InputError(f"the record does not say when {request.id} ended. Make the deletion record again.")
-    return date.fromisoformat(request.events[-1].at[:10])
-
-
-def _late(request: RequestFacts, day: date) -> bool:
-    return day > (request.extended_to or request.answer_by)
+    return request.events[-1].day
 
 
 def _sentence(reason: str | None) -> str:
