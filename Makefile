@@ -29,10 +29,10 @@ lint: install
 	$(BIN)/lint-imports
 
 test: lint
-	$(BIN)/pytest -n 2 --dist worksteal
+	$(BIN)/pytest -n 2 --dist loadfile
 
 test-fast: install
-	$(BIN)/pytest -n 2 --dist worksteal -m 'not slow and not browser'
+	$(BIN)/pytest -n 2 --dist loadfile -m 'not slow and not browser'
 
 bench: install
 	OMP_NUM_THREADS=2 $(BIN)/pytest benchmarks -o addopts=--import-mode=importlib

@@ -3,8 +3,10 @@
 import numpy as np
 import pytest
 
-from verify.blind_baseline import MOST_TEXTS, RIDGE, blind_auc, blind_permutation_p, held_out_scores
+from verify.blind_baseline import MOST_TEXTS, RIDGE, NothingSharedError, blind_auc, blind_permutation_p, held_out_scores
 from verify.errors import InputError
+from verify.evidence import Settings
+from verify.protocol import Aside, blind_aside
 
 WORDS = [f"w{number}" for number in range(300)]
 
@@ -103,7 +105,12 @@ def test_scripts_without_spaces_are_read_by_their_characters() -> None:
 
 
 @pytest.mark.parametrize("sides", [(["ab cd", "ef gh"], ["ij kl", "mn op"]), (["a", "b"], ["", "!"])])
-def test_texts_that_share_nothing_are_not_told_apart(sides: tuple[list[str], list[str]]) -> None:
-    """Where no two texts have a word in common nothing can be learned, and nothing breaks."""
-    assert blind_auc(*sides, own(2), own(2)).value == 0.5
-    assert blind_permutation_p(*sides, own(2), own(2)) == 1.0
+def test_texts_that_share_nothing_are_not_examined(sides: tuple[list[str], list[str]]) -> None:
+    """Where no two texts have a word in common nothing can be learned: no number is made up, and twins cannot be believed."""
+    for measure in (blind_auc, blind_permutation_p):
+        with pytest.raises(NothingSharedError, match="no word occurs in two texts"):
+            measure(*sides, own(2), own(2))
+    texts, people = {"forget": sides[0], "holdout": sides[1]}, {"forget": own(2), "holdout": own(2)}
+    assert blind_aside(texts, people, Settings()) == Aside()
+    with pytest.raises(InputError, match="--twins"):
+        blind_aside(texts, people, Settings(twins=True))

@@ -31,6 +31,8 @@ class LedgerFlags:
 
     ledger: str | None = None
     """A file (SQLite) or a database URL; the default is $UNLEARN_LEDGER, or ledger.db in the user's data folder."""
+    note_key: bool = False
+    """Take the record key for this ledger's own, where the ledger does not say yet which is; needed once at most."""
 
     @contextmanager
     def open(self, keyed: bool = True) -> "Iterator[Ledger]":
@@ -47,13 +49,13 @@ class LedgerFlags:
         found = Ledger(self.ledger or default_ledger())
         try:
             if keyed:
-                _require_own_key(found)
+                _require_own_key(found, self.note_key)
             yield found
         finally:
             found.close()
 
 
-def _require_own_key(ledger: "Ledger") -> None:
+def _require_own_key(ledger: "Ledger", sure: bool) -> None:
     """Under another key nobody is found, and people would be told that there is no record of them."""
     from verify.errors import InputError
     from verify.identity import KEY_VARIABLE, RecordKey
@@ -65,16 +67,16 @@ def _require_own_key(ledger: "Ledger") -> None:
             raise InputError(f"there is no record key at {path}, and under a new one nobody in this ledger is found. {remedy}")
         RecordKey.load()
         print(f"NOTE: a new record key was made: {path}. Keep a copy of it, away from the ledger.", file=sys.stderr)  # noqa: T201
-    elif noted is None and began is not None and int(path.stat().st_mtime) > began.timestamp():
+    elif noted is None and began is not None and not sure and int(path.stat().st_mtime) > began.timestamp():
         # A ledger from before keys were noted: a wrong one would stay in it for ever.
         print(  # noqa: T201
             f"WARNING: the ledger does not say which record key is its own, and {path} is younger than its first request. If it "
-            "is another key, nobody is found.",
+            "is another key, nobody is found. If it is the right one, say so once with --note-key.",
             file=sys.stderr,
         )
         return
     check = RecordKey.load().check
-    if ledger.note_key(check) != check:
+    if (noted or ledger.note_key(check)) != check:
         raise InputError(f"the record key at {path} is not this ledger's: under it nobody is found. {remedy}")
 
 

@@ -16,7 +16,7 @@ from unlearn import processes
 from unlearn.adapters import merged, require_adapter
 from unlearn.checkpoints import WORK, claim_output
 from unlearn.methods import Method, method_name
-from unlearn.methods.base import Context, Objective, Outcome, Rebuild, WeightEdit
+from unlearn.methods.base import Context, InsideLayers, Objective, Outcome, Rebuild, WeightEdit
 from unlearn.methods.level import Level
 from unlearn.options import TrainingOptions
 from unlearn.origin import environment, inputs_of
@@ -185,7 +185,7 @@ def _run(method: Method, context: Context, selection: Selection | None, callback
         return dataclasses.replace(rebuilt, facts={**rebuilt.facts, "exactness": method.exactness})
     kept = sample(context.retain, UTILITY_RECORDS, context.options.seed)
     before = mean_loss(context.loaded, kept) if kept else None
-    rounding = Rounding(context.loaded.model) if isinstance(method, Objective | Level) and not context.options.lora else None
+    rounding = _rounding(method, context)
     outcome = method.edit(context) if isinstance(method, WeightEdit) else _run_objective(method, context, selection, callbacks)
     if rounding is not None and outcome.facts.get("selection", {}).get("selected_step") != 0:
         outcome = dataclasses.replace(outcome, facts={**outcome.facts, **_said_loudly(rounding.facts(outcome.model))})
@@ -193,6 +193,15 @@ def _run(method: Method, context: Context, selection: Selection | None, callback
         return outcome
     after = mean_loss(dataclasses.replace(context.loaded, model=outcome.model.eval()), kept)
     return dataclasses.replace(outcome, facts={**outcome.facts, **_utility(float(np.exp(before - after)))})
+
+
+def _rounding(method: Method, context: Context) -> Rounding | None:
+    """What watches whether steps are lost in the weights' precision; None where no whole weights are trained in steps."""
+    if not isinstance(method, Objective | Level) or context.options.lora:
+        return None
+    model = context.loaded.model
+    inside = isinstance(method, InsideLayers) and not isinstance(model, PeftModel)
+    return Rounding(model, cast(InsideLayers, method).trained_parameters(model) if inside else None)
 
 
 def _said_loudly(facts: dict[str, Any]) -> dict[str, Any]:

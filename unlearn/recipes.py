@@ -55,12 +55,12 @@ def recipe_of(folder: Path | None) -> Recipe | None:
         return None
     about = read_json(folder / MANIFEST).get("about", {}) if (folder / MANIFEST).is_file() else {}
     if (folder / LOG_NAME).is_file():
-        log = TrainingLog.read(folder / LOG_NAME)
-        if log.defense is not None and log.defense != "federated" and about.get("defense") is None:
+        log, defense = TrainingLog.read(folder / LOG_NAME), about.get("defense") or (about.get("facts") or {}).get("defense")
+        if log.defense is not None and log.defense != "federated" and defense is None:
             raise InputError(
                 f"the log of {folder} says that it was trained under {log.defense}, and its manifest not with which settings. A "
                 "retraining without them would protect nobody. Take the folder as `unlearn` made it."
             )
-        return Recipe(log.options, about.get("defense"))
+        return Recipe(log.options, defense)
     handed_on = about.get(RECIPE)
     return Recipe(handed_on["options"], handed_on["defense"]) if isinstance(handed_on, Mapping) else None

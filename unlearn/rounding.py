@@ -4,7 +4,7 @@ A weight moves only where a step is at least half the distance to the next numbe
 itself in bfloat16, 1/2048 in float16. An unlearning whose steps are smaller leaves the model as it was, and nothing else says so.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from unlearn.sharding import is_sharded
 
 LOOKED_AT = 1024
-"""Weights of each tensor, evenly chosen."""
+"""Weights of each tensor, some of every row and column: an odd distance apart."""
 MOST_STAND = 0.5
 """Share of weights that moved below which a run is said to be lost in rounding."""
 HALF = (torch.bfloat16, torch.float16)
@@ -22,7 +22,10 @@ HALF = (torch.bfloat16, torch.float16)
 class Rounding:
     """Looks at some of the weights in half precision that a run trains, before and after."""
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, trained: Sequence[nn.Parameter] | None = None) -> None:
+        """Args: the model; what of it is trained, where that is not all that asks for gradients."""
+        chosen = {id(parameter) for parameter in (model.parameters() if trained is None else trained)}
+        self.names = {name for name, parameter in model.named_parameters() if id(parameter) in chosen}
         self.before: Mapping[str, Tensor] = {} if is_sharded(model) else self._some(model)
 
     def facts(self, model: nn.Module) -> dict[str, Any]:
@@ -42,10 +45,9 @@ class Rounding:
             )
         return found
 
-    @staticmethod
-    def _some(model: nn.Module) -> dict[str, Tensor]:
+    def _some(self, model: nn.Module) -> dict[str, Tensor]:
         return {
-            name: parameter.detach().flatten()[:: max(1, parameter.numel() // LOOKED_AT)].clone()
+            name: parameter.detach().flatten()[:: parameter.numel() // LOOKED_AT | 1].clone()
             for name, parameter in model.named_parameters()
-            if parameter.dtype in HALF and parameter.requires_grad
+            if name in self.names and parameter.dtype in HALF and parameter.requires_grad
         }

@@ -102,10 +102,9 @@ class RecordTrainer(Trainer):
         """Take up the objective's values, the best step so far, and what was used and decided, where a checkpoint left them."""
         kept = read_json(checkpoint / PROGRESS)
         self.progress.values = {name: float(value) for name, value in kept["values"].items()}
-        self.stopped = kept["stopped"]
-        self.tokens = (
-            int(kept["tokens"]) if self.is_world_process_zero() else 0
-        )  # those of all processes, added up again at the end
+        self.stopped = kept.get("stopped")
+        # Those of all processes, which are added up again at the end.
+        self.tokens = int(kept.get("tokens", 0)) if self.is_world_process_zero() else 0
         if self.selector is not None:
             self.selector.resume(checkpoint)
 

@@ -35,6 +35,10 @@ WORD = rf"[{UNSPACED}]|(?:(?![{UNSPACED}])\w){{2,}}"
 """Two characters or more; of a script without spaces every character is one, and pairs of them come in as pairs of words do."""
 
 
+class NothingSharedError(InputError):
+    """No word occurs in two texts, so that no classifier of words can be fitted: nothing was examined."""
+
+
 def blind_auc(
     forget: Sequence[str],
     controls: Sequence[str],
@@ -60,6 +64,7 @@ def blind_auc(
 
     Raises:
         InputError: fewer than two groups on a side, which no fold can hold out.
+        NothingSharedError: no word occurs in two texts.
     """
     rng = np.random.default_rng(seed)
     kernel, labels, group = _texts(forget, controls, forget_groups, control_groups, rng)
@@ -166,12 +171,15 @@ def _texts(
 
 
 def _alike(texts: Sequence[str]) -> Array:
-    """Inner products of the TF-IDF rows of texts; all nothing where no two texts share a word, as nothing can be learned then."""
+    """Inner products of the TF-IDF rows of texts."""
     words = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True, min_df=2, token_pattern=WORD)
     try:
         features = words.fit_transform(texts)
     except ValueError:  # an empty vocabulary; scikit-learn has no other sign of it
-        return np.zeros((len(texts), len(texts)))
+        raise NothingSharedError(
+            "no word occurs in two texts of the two sets, so nobody can see whether words alone tell them apart. Give more "
+            "records, or leave out --twins."
+        ) from None
     return np.asarray((features @ features.T).todense())
 
 

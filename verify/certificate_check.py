@@ -113,16 +113,17 @@ def check_certificate(
     pairs: dict[str, Pair] = {}
     signers: dict[str, dict[str, str]] = {}
     for number, raw in enumerate(_envelopes(Path(path)), 1):
-        finding, statement, key = _open(raw, number, trusted.all())
+        finding, statement, by = _open(raw, number, trusted.all())
         role = None if statement is None else ROLES.get(str(statement.get("predicateType")))
-        if role is not None and not trusted.allows(role, key):
-            detail = f"it is the {role}'s, signed by {key[:16]}, and you gave that key for another role"
+        key = next((one for one in by if role is None or trusted.allows(role, one)), None)
+        if statement is not None and key is None:
+            detail = f"it is the {role}'s, signed by {by[0][:16]}, and you gave that key for another role"
             finding, statement = Finding(finding.what, False, detail), None
         findings.append(finding)
         if statement is None:
             continue
         if weights := _sort(statement, pairs):
-            signers.setdefault(weights, {})[str(role)] = key
+            signers.setdefault(weights, {})[str(role)] = str(key)
         else:
             findings.append(Finding(f"statement {number}", False, "it is of a kind that is unknown or comes twice"))
     try:
@@ -209,34 +210,34 @@ def _envelopes(path: Path) -> list[dict[str, Any]]:
     return list(content["envelopes"])
 
 
-def _open(raw: Any, number: int, keys: Sequence[SSlibKey]) -> tuple[Finding, dict[str, Any] | None, str]:
-    """Verify one envelope; its statement and the id of the key come out only if the signature holds."""
+def _open(raw: Any, number: int, keys: Sequence[SSlibKey]) -> tuple[Finding, dict[str, Any] | None, list[str]]:
+    """Verify one envelope; its statement and the ids of the keys come out only if the signatures hold."""
     what = f"signature of statement {number}"
     try:
         envelope = Envelope.from_dict(json.loads(json.dumps(raw)))
     except Exception:  # noqa: BLE001 - whatever a hostile envelope makes the library raise, it is no envelope
-        return Finding(what, False, "the envelope is damaged"), None, ""
+        return Finding(what, False, "the envelope is damaged"), None, []
     ours = [key for key in keys if key.keyid in envelope.signatures]
     if not ours:
         signers = ", ".join(name[:16] for name in envelope.signatures) or "nobody"
-        return Finding(what, False, f"it is signed by {signers}, and by none of the keys you gave: a foreign key"), None, ""
+        return Finding(what, False, f"it is signed by {signers}, and by none of the keys you gave: a foreign key"), None, []
     for key in ours:
         try:
             signature = bytes.fromhex(envelope.signatures[key.keyid].signature)
             _crypto_key(key).verify(signature, envelope.pae())
         except (InvalidSignature, ValueError):
             detail = f"it does not fit the content: something was edited after key {key.keyid[:16]} signed"
-            return Finding(what, False, detail), None, ""
+            return Finding(what, False, detail), None, []
     try:
         statement = json.loads(envelope.payload)
         canonical = rfc8785.dumps(statement) == envelope.payload
     except (ValueError, RecursionError):
-        return Finding(what, False, "the signed content is not JSON"), None, ""
+        return Finding(what, False, "the signed content is not JSON"), None, []
     if envelope.payload_type != PAYLOAD_TYPE or not isinstance(statement, dict) or statement.get("_type") != STATEMENT_TYPE:
-        return Finding(what, False, "the signed content is no in-toto statement"), None, ""
+        return Finding(what, False, "the signed content is no in-toto statement"), None, []
     if not canonical:
-        return Finding(what, False, "the signed content is not in canonical form (RFC 8785)"), None, ""
-    return Finding(what, True, f"signed by {ours[0].keyid[:16]}"), statement, str(ours[0].keyid)
+        return Finding(what, False, "the signed content is not in canonical form (RFC 8785)"), None, []
+    return Finding(what, True, f"signed by {ours[0].keyid[:16]}"), statement, [str(key.keyid) for key in ours]
 
 
 def _crypto_key(key: SSlibKey) -> Any:

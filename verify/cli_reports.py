@@ -57,7 +57,7 @@ class Compare:
         from verify.report.html import render_comparison
         from verify.report.text import Entry, comparison
 
-        names = self.names or tuple(folder.name for folder in self.audits)
+        names = self.names or _told_apart(self.audits)
         if len(names) != len(self.audits) or not names:
             raise InputError(f"{len(self.audits)} audits and {len(names)} names were given. Give --names one for each audit.")
         entries: list[Entry] = [
@@ -66,6 +66,12 @@ class Compare:
         print(comparison(entries))  # noqa: T201
         _write(render_comparison(entries), self.output, self.pdf)
         return 0
+
+
+def _told_apart(folders: tuple[Path, ...]) -> tuple[str, ...]:
+    """The folders' own names, with the one above where two are called alike."""
+    own = [folder.resolve().name for folder in folders]
+    return tuple(own) if len(set(own)) == len(own) else tuple("/".join(folder.resolve().parts[-2:]) for folder in folders)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,6 +90,10 @@ class DeletionReport:
     """The certificate; the report names its signers and how to check it."""
     key: tuple[Path, ...] = ()
     """Public keys that you trust; the certificate is then checked first, and no report is written where it fails."""
+    operator_key: tuple[Path, ...] = ()
+    """Public keys that may have signed as operator."""
+    auditor_key: tuple[Path, ...] = ()
+    """Public keys that may have signed as auditor."""
     pdf: Path | None = None
     """A file for the same report on paper; needs Chromium."""
 
@@ -110,13 +120,14 @@ class DeletionReport:
 
     def _require_about(self, record: "DeletionRecord", certificate: Path) -> None:
         """The certificate must be about this record; with keys, it must hold."""
-        from verify.certificate_check import check_certificate, read_claims
+        from verify.certificate_check import Trusted, check_certificate, read_claims
         from verify.errors import InputError
         from verify.signing import load_public_key
 
-        if self.key:
-            keys = [load_public_key(path) for path in self.key]
-            checked = check_certificate(certificate, keys, deletion=self.deletion)
+        given = (self.key, self.operator_key, self.auditor_key)
+        if any(given):
+            trusted = Trusted(*([load_public_key(path) for path in paths] for paths in given))
+            checked = check_certificate(certificate, trusted, deletion=self.deletion)
             if broken := [finding for finding in checked.findings if not finding.holds]:
                 raise InputError(f"{certificate} does not hold: {broken[0].what}: {broken[0].detail}. Mend that first.")
         elif any(request.get("ledger_head") != record.ledger_head for request in read_claims(certificate).requests):

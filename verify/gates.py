@@ -128,9 +128,9 @@ def blind_baseline_gate(value: Value | None, controls: int) -> Gate:
     """Are the controls like the forget set, as far as words can tell? It concerns attacks on controls, never Tier B."""
     if value is None:
         one_person = (
-            "The forget set or the holdout set is all one person's, so nobody could be held out to see whether words alone tell "
-            "them apart. A membership attack's AUC on these controls is no evidence by itself. The record claim does not rest on "
-            "controls."
+            "The forget set or the holdout set is all one person's, or no two texts share a word, so nobody could see whether "
+            "words alone tell them apart. A membership attack's AUC on these controls is no evidence by itself. The record claim "
+            "does not rest on controls."
         )
         reason = one_person if controls else "No holdout set was given."
         return _not_evaluated("blind baseline", "nothing", reason, claims=("attack",))

@@ -37,11 +37,11 @@ def plainly(text: str) -> str:
 def telling_parts(identifier: str) -> set[str]:
     """What tells of a person in another name, spelled plainly: the identifier, and each of its longer parts.
 
-    Of a mail address only the part before the @ is taken apart: its domain is other people's too.
+    Of a mail address the part before the @ tells by itself, and it alone is taken apart: its domain is other people's too.
     """
     own = unicodedata.normalize("NFC", identifier.partition("@")[0])  # an accent that stands alone would be a separator
     parts = (plainly(part) for part in re.split(r"[\W_]+", own))
-    whole = {plain} if len(plain := plainly(identifier)) > 1 else set()
+    whole = {plain for plain in (plainly(identifier), plainly(own)) if len(plain) > 1}
     return whole | {part for part in parts if len(part) >= SHORTEST_PART}
 
 
@@ -65,8 +65,8 @@ class RecordKey:
 
     @property
     def check(self) -> str:
-        """A name of the key itself: whoever keeps it sees later whether a key is the same, and nothing else of it."""
-        return self.of("ledger", "key check")
+        """A check value of the key: whoever keeps it sees later whether a key is the same, and nothing else of it."""
+        return self.of("", "key check")
 
     def __repr__(self) -> str:
         return "RecordKey(secret=<hidden>)"

@@ -5,9 +5,10 @@ is none of these is INCONCLUSIVE, with the number that would decide. Where sever
 """
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
-from verify.blind_baseline import blind_auc, blind_permutation_p
+from verify.blind_baseline import NothingSharedError, blind_auc, blind_permutation_p
 from verify.claims.attacks import attack_results, utility_of_models
 from verify.claims.people import enough_people, judge_people
 from verify.claims.process import judge_process
@@ -157,7 +158,8 @@ def judge(table: ScoreTable, settings: Settings, aside: Aside) -> Judged:
 def blind_aside(texts: Mapping[SetRole, Sequence[str]], subjects: Mapping[SetRole, Sequence[str]], settings: Settings) -> Aside:
     """What words alone tell of forget against holdout: the AUC, and the permutation p-value where the holdout is twins.
 
-    Where the records of a side are all of one person, as in most deletion requests, nobody can be held out, and it stays untested.
+    Where the records of a side are all of one person, as in most deletion requests, nobody can be held out, and it stays untested,
+    as it does where no two texts share a word.
     Twins are controls of fresh texts too, where words do not tell those apart either.
 
     Raises:
@@ -170,10 +172,15 @@ def blind_aside(texts: Mapping[SetRole, Sequence[str]], subjects: Mapping[SetRol
     def sides(role: SetRole) -> tuple[Sequence[str], ...]:
         return texts[role], texts["holdout"], subjects[role], subjects["holdout"]
 
-    blind = Value.of(blind_auc(*sides("forget"), confidence=settings.confidence, seed=settings.seed))
     if not settings.twins:
-        return Aside(blind)
-    fresh = blind_permutation_p(*sides("fresh"), seed=settings.seed) if people.get("fresh", 0) > 1 else None
+        with suppress(NothingSharedError):
+            return Aside(Value.of(blind_auc(*sides("forget"), confidence=settings.confidence, seed=settings.seed)))
+        return Aside()
+    blind = Value.of(blind_auc(*sides("forget"), confidence=settings.confidence, seed=settings.seed))
+    fresh = None
+    if people.get("fresh", 0) > 1:
+        with suppress(NothingSharedError):
+            fresh = blind_permutation_p(*sides("fresh"), seed=settings.seed)
     return Aside(blind, blind_permutation_p(*sides("forget"), seed=settings.seed), fresh)
 
 

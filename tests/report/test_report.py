@@ -10,6 +10,7 @@ from audits import BLIND, evidence_of
 from report_reading import Page
 from score_tables import canary_table, simulated_table
 
+from verify.cli import main
 from verify.errors import InputError
 from verify.evidence import Evidence, Settings
 from verify.findings import Registered
@@ -157,6 +158,18 @@ def test_comparison(audits: dict[str, Evidence]) -> None:
     moved = alike[1].sets[0].model_copy(update={"digest": "d" * 64})
     with pytest.raises(InputError, match="audit 2 has other forget records"):
         render_comparison([("one", alike[0], None), ("other", alike[1].model_copy(update={"sets": (moved,)}), None)])
+
+
+def test_audits_in_folders_of_one_name_are_told_apart(audits: dict[str, Evidence], tmp_path: Path) -> None:
+    """A sweep calls every audit's folder "audit": the folder above tells them apart, and no sentence is lost."""
+    for name, truth in (("a", {}), ("b", {"retain": False})):
+        (tmp_path / name / "audit").mkdir(parents=True)
+        evidence_of(simulated_table(**truth)).save(tmp_path / name / "audit" / "evidence.json")  # type: ignore[arg-type]
+    folders = [str(tmp_path / name / "audit") for name in "ab"]
+    assert main(["compare", *folders, "--output", str(tmp_path / "page.html")]) == 0
+    page = (tmp_path / "page.html").read_text()
+    assert "b/audit: Whether the model still works was not examined" in page
+    assert "a/audit: Whether" not in page
 
 
 def test_plain_words_say_what_was_tested() -> None:

@@ -104,6 +104,8 @@ def test_what_tells_of_a_person() -> None:
     assert telling_parts("Quillon@example.com") == {"quillonexamplecom", "quillon"}
     assert telling_parts("Jos\u00e9_P\u00c9REZ-li 1985") == {"joseperezli1985", "jose", "perez", "1985"}
     assert telling_parts("Jose\u0301") == {"jose"}
+    assert telling_parts("ann.lee@x.org") == {"annleexorg", "annlee"}, "also where no part of it is long"
+    assert telling_parts("\u674e\u660e@x.org") == {"\u674e\u660exorg", "\u674e\u660e"}
     assert telling_parts("a") == telling_parts("--") == set()
 
 

@@ -172,9 +172,26 @@ def planted_in(folder: Path) -> list[str]:
     return [str(path.relative_to(folder)) for path in found] + [str(p) for p in files if any(w in p.name for w in PLANTED)]
 
 
-def test_without_references_it_is_inconclusive_and_more_of_them_decide(world: Path, shell: Shell, tmp_path: Path) -> None:
-    """An exact rebuild that nothing can judge is not deployed; the request says what it needs, and goes on when it has it."""
+def test_without_references_it_is_inconclusive_and_more_of_them_decide(
+    world: Path, shell: Shell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An exact rebuild that nothing can judge is not deployed; the request says what it needs, and goes on when it has it.
+
+    Cut off between the audit and its verdict, it cannot be planned anew: the verdict would be left unsaid.
+    """
     name = planned(shell, named=0)
+    real = Ledger.advance_all
+
+    def advance(self: Ledger, requests: Any, state: Any, **details: Any) -> Any:
+        if state == "inconclusive":
+            raise KeyboardInterrupt
+        return real(self, requests, state, **details)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Ledger, "advance_all", advance)
+        assert shell("run", name)[0] == 130
+    status, said = shell("plan", "--ids", name, *plan_words(4))
+    assert (status, "its verdict is not noted yet" in said) == (2, True)
     status, said = shell("run", name)
     assert (status, "inconclusive" in said) == (11, True)
     assert "references" in said

@@ -82,12 +82,22 @@ def test_a_ledger_from_before_goes_on(desk: Path, capsys: pytest.CaptureFixture[
     later = (desk / "ledger.db").stat().st_mtime + 60
     os.utime(desk / "other.key", (later, later))
     assert shell(*PLAN) == 3
-    assert "younger than its first request" in capsys.readouterr().err
+    assert "say so once with --note-key" in capsys.readouterr().err
     monkeypatch.setenv(KEY_VARIABLE, str(desk / "record.key"))
     assert shell(*PLAN) == 3, "nothing is approved yet; the key was noted"
     assert "WARNING" not in capsys.readouterr().err
     monkeypatch.setenv(KEY_VARIABLE, str(desk / "other.key"))
     assert shell(*PLAN) == 2
+
+
+def test_a_key_from_a_backup_is_taken_at_the_operators_word(desk: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The right key, younger than the ledger because it was restored: noted once by --note-key, and no word after that."""
+    old_ledger(desk)
+    later = (desk / "ledger.db").stat().st_mtime + 60
+    os.utime(desk / "record.key", (later, later))
+    assert shell(*PLAN, "--note-key") == 3
+    assert shell(*PLAN) == 3
+    assert "WARNING" not in capsys.readouterr().err
 
 
 def test_the_check_value_tells_nothing_and_stays(desk: Path, capsys: pytest.CaptureFixture[str]) -> None:

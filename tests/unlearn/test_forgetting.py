@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import unlearn.cli
-from unlearn import NPO, GradientAscent, TrainingOptions, finetune, forget
+from unlearn import NPO, RMU, GradientAscent, TrainingOptions, finetune, forget
 from unlearn.methods.retrain import Retrain
 from verify import InputError, RunError
 from verify.digests import weights_digest
@@ -282,6 +282,10 @@ def test_steps_lost_in_rounding_are_named(model_dir: Path, tmp_path: Path, capsy
     from training_rows import make_rows
 
     sets = {"forget_set": make_rows("gone", 4), "retain_set": make_rows("kept", 8)}
+    rmu = forget(
+        model_dir, RMU(), **sets, dtype="bfloat16", output_dir=tmp_path / "rmu", options=TrainingOptions(learning_rate=3e-2)
+    )
+    assert rmu.facts["weights_moved"] > 0.5, "of what it trains"
     for name, dtype, rate, lost in (("a", "bfloat16", 1e-6, True), ("b", "bfloat16", 3e-2, False), ("c", "float32", 1e-6, None)):
         options = TrainingOptions(learning_rate=rate, epochs=2, batch_size=4)
         result = forget(model_dir, NPO(), **sets, dtype=dtype, output_dir=tmp_path / name, options=options)

@@ -279,7 +279,7 @@ class _Naming:
         tells = not self.telling or any(part in plainly(clear) for part in self.telling)
         name = f"{HASHED} {self.key.of(clear, 'place')}" if tells else clear
         self.shown[name] = clear
-        given = next((self.reasons[key] for key in (name, *_and_above(clear)) if key in self.reasons), reason)
+        given = next((self.reasons[called] for called in (name, *_and_above(clear)) if called in self.reasons), reason)
         return {"place": name, "kind": kind, "reason": given, "why": why}
 
     def data(self, rows: Mapping[str, int], reason: str, failed: Mapping[Path, str] | None = None) -> list[dict[str, str]]:

@@ -23,6 +23,7 @@ from unlearn.requests.workplace import CACHE, alone_in
 from verify.certificate import load_signer
 from verify.deletion_record import DeletionRecord
 from verify.errors import InputError
+from verify.evidence import Evidence
 from verify.identity import RecordKey
 
 SHORTEST_DIGEST = 8
@@ -175,6 +176,8 @@ def close_request(
     made = deployed["models"]
     with alone_in(folder):
         keep(folder, made, matched(folder, made, papers.robustness), folder / CERTIFICATE)
+        for entry in made:  # before the step that cannot be taken back: the papers are written from these
+            Evidence.load(folder / entry["audit"] / "evidence.json")
         if ledger.request(request).state != "closed":
             ledger.advance_all(plan.requests, "closed", batch=batch, plan=digest)
         record = _written(ledger, [ledger.request(name) for name in plan.requests], folder, plan)

@@ -12,7 +12,7 @@ import json
 import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +25,8 @@ from unlearn.requests.training_sets import require_clean
 from unlearn.shards import SHARDS, SavedShards
 from verify.deletion_record import DataPlace
 from verify.errors import InputError
-from verify.evidence import Settings
-from verify.files import MANIFEST, read_json
+from verify.evidence import Evidence, Settings
+from verify.files import MANIFEST, is_complete, read_json
 from verify.identity import RecordKey
 from verify.records import Fields
 
@@ -101,6 +101,7 @@ def draft(ledger: Ledger, requests: Sequence[Request], choices: Choices, key: Re
     for request in requests:
         if request.state not in PLANNABLE:
             raise InputError(f"{request.id} is {request.state}; only approved requests are planned. Approve it, or leave it out.")
+        _require_nothing_unsaid(request, choices.output)
     fresh = [request for request in requests if request.latest("unlearning") is None]
     if confirmed and not fresh:
         raise InputError("--confirm comes too late: the records of these requests were registered for their audits, and stay so.")
@@ -148,6 +149,20 @@ def _note_match(ledger: Ledger, entry: Matched) -> None:
             ledger.advance(entry.request, "not_found")
     elif request.state == "identity_verified" or request.latest("matched") != json.loads(json.dumps(facts)):
         ledger.advance(entry.request, "matched", **facts)
+
+
+def _require_nothing_unsaid(request: Request, output: Path) -> None:
+    """Raise InputError where an audit is done and its verdict not noted yet: a new plan must not leave it unsaid."""
+    begun = request.latest("verifying")
+    if request.state != "verifying" or begun is None:
+        return
+    since = datetime.fromisoformat(request.steps[-1].at).replace(microsecond=0)
+    for path in (output / str(begun["batch"])).glob("model-*/audit-*/evidence.json"):
+        if is_complete(path.parent) and datetime.fromisoformat(Evidence.load(path).created) >= since:
+            raise InputError(
+                f"an audit of {request.id} is done, and its verdict is not noted yet. Run `unlearn request run {request.id}` "
+                "first; after that it can be planned anew."
+            )
 
 
 def _require_nothing_lost(request: Request, entry: Matched, choices: Choices) -> None:
@@ -248,13 +263,13 @@ def _groups(known: Sequence[_Known], held: Mapping[str, frozenset[str]], window:
         components.append((models.union(*(part[0] for part in touching)), merged))
     groups: list[list[_Known]] = []
     for _, entries in components:
-        entries.sort(key=lambda entry: (entry.request.deadlines.answer, entry.request.id))
+        entries.sort(key=lambda entry: (entry.request.due, entry.request.id))
         for entry in entries:
             last = groups[-1][0] if groups and groups[-1][0] in entries else None
-            if last is None or entry.request.deadlines.answer > last.request.deadlines.answer + timedelta(days=window):
+            if last is None or entry.request.due > last.request.due + timedelta(days=window):
                 groups.append([])
             groups[-1].append(entry)
-    return sorted(groups, key=lambda group: group[0].request.deadlines.answer)
+    return sorted(groups, key=lambda group: group[0].request.due)
 
 
 def _plan(
@@ -270,7 +285,7 @@ def _plan(
         batch=f"B-{secrets.token_hex(6)}",
         requests=tuple(entry.request.id for entry in group),
         subjects=tuple(dict.fromkeys(subject for entry in group for subject in entry.request.subjects)),
-        answer_by=group[0].request.deadlines.answer,
+        answer_by=group[0].request.due,
         data=tuple(_whole_place(file) or file for file in choices.data),
         places=_places(group),
         fields=dataclasses.asdict(choices.fields),

@@ -100,7 +100,7 @@ def render(
     replaced = _match(record, evidences, robustness)
     word = next((word for word in PRECEDENCE if word in [one.evidence.verdict for one in replaced]), None)
     counts = Counter(request.outcome for request in record.requests)
-    shown = not_shown_by({one.name: one.evidence for one in replaced})
+    shown = not_shown_by([(one.name, one.evidence) for one in replaced])
     return (
         environment()
         .get_template("deletion.html.j2")

@@ -55,7 +55,7 @@ def render_comparison(entries: Sequence[Entry]) -> str:
             rows=[comparison_row(entry) for entry in entries],
             entries=[(name, evidence, in_plain_words(evidence), figures_of(evidence)) for name, evidence, _ in entries],
             first=entries[0][1],
-            not_shown=not_shown_by({name: evidence for name, evidence, _ in entries}),
+            not_shown=not_shown_by([(name, evidence) for name, evidence, _ in entries]),
             trade=draw_trade(entries),
             attacks=attack_rows(entries),
         )

@@ -5,7 +5,7 @@ characters are shown instead of obeyed.
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -39,7 +39,7 @@ NO_RETAIN = "Nothing beyond the margin was found, but nothing is certified: whet
 def in_plain_words(evidence: Evidence) -> str:
     """The verdict as a sentence for somebody who knows none of the words."""
     if evidence.verdict == "NOT_FORGOTTEN":
-        return next(sentence for tier, sentence in ACCUSED.items() if tier in evidence.accused_by)
+        return next((ACCUSED[tier] for tier in ACCUSED if tier in evidence.accused_by), ACCUSED["retrained references"])
     if evidence.verdict == "INCONCLUSIVE":
         unexamined = [gate.name for gate in evidence.gates if gate.passed is None and "record" in gate.claims]
         if "retrained references" not in evidence.tiers:
@@ -49,13 +49,11 @@ def in_plain_words(evidence: Evidence) -> str:
     return PLAIN[evidence.verdict]
 
 
-def not_shown_by(evidences: Mapping[str, Evidence]) -> dict[str, None]:
-    """What audits do not show, by the name of what they are about; what only some of several say names these."""
-    common = set.intersection(*(set(evidence.not_shown) for evidence in evidences.values())) if evidences else set()
+def not_shown_by(audits: Sequence[tuple[str, Evidence]]) -> dict[str, None]:
+    """What audits, each with the name of what it is about, do not show; what only some of several say names these."""
+    common = set.intersection(*(set(evidence.not_shown) for _, evidence in audits)) if audits else set()
     return dict.fromkeys(
-        sentence if sentence in common else f"{name}: {sentence}"
-        for name, evidence in evidences.items()
-        for sentence in evidence.not_shown
+        sentence if sentence in common else f"{name}: {sentence}" for name, evidence in audits for sentence in evidence.not_shown
     )
 
 
