@@ -29,7 +29,7 @@ lint: install
 	$(BIN)/lint-imports
 
 test: lint
-	$(BIN)/pytest -n 2 --dist loadfile
+	$(BIN)/pytest -n 2 --dist worksteal
 
 test-fast: install
 	$(BIN)/pytest -n 2 --dist loadfile -m 'not slow and not browser'

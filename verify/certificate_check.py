@@ -299,12 +299,12 @@ def _reported_otherwise(entry: dict[str, Any], pair: Pair) -> str | None:
     """The first thing that the deletion record reports of a model otherwise than the statements about it; None where it agrees."""
     auditor = pair["auditor"]["predicate"]
     found = auditor["annotations"]
-    audit = next(part["digest"]["sha256"] for part in auditor["configuration"] if str(part["name"]) == "evidence.json")
+    audits = [part["digest"]["sha256"] for part in auditor["configuration"] if str(part["name"]) == "evidence.json"]
     says = [
         ("the auditor found", entry["verdict"], found["verdict"]),
         ("the auditor found", entry["verdict_phrase"], _phrase(found)),
         ("the auditor compared with weights", entry["before"], found["weights_before_deletion"]),
-        ("the auditor signed the audit", entry["audit_digest"], audit),
+        ("the auditor signed the audit", entry["audit_digest"], audits[0]),
     ]
     if "operator" in pair:
         says.append(("the provenance names", entry["method"], _method(pair["operator"])))
@@ -318,8 +318,8 @@ def _method(operator: Statement) -> str:
 def _phrase(found: dict[str, Any]) -> str:
     """The auditor's verdict with its parameters, from what the auditor signed."""
     settings = found["evidence"]["settings"]
-    records = next(entry["records"] for entry in found["evidence"]["sets"] if entry["role"] == "forget")
-    return verdict_phrase(str(found["verdict"]), settings["margin"], settings["alpha"], found["records_accused"], records)
+    sizes = [entry["records"] for entry in found["evidence"]["sets"] if entry["role"] == "forget"]
+    return verdict_phrase(str(found["verdict"]), settings["margin"], settings["alpha"], found["records_accused"], sizes[0])
 
 
 def _in_service_on(what: str, word: str, entry: dict[str, Any]) -> Finding:

@@ -176,8 +176,7 @@ def close_request(
     made = deployed["models"]
     with alone_in(folder):
         keep(folder, made, matched(folder, made, papers.robustness), folder / CERTIFICATE)
-        for entry in made:  # before the step that cannot be taken back: the papers are written from these
-            Evidence.load(folder / entry["audit"] / "evidence.json")
+        _require_evidence(folder, made)
         if ledger.request(request).state != "closed":
             ledger.advance_all(plan.requests, "closed", batch=batch, plan=digest)
         record = _written(ledger, [ledger.request(name) for name in plan.requests], folder, plan)
@@ -186,6 +185,16 @@ def close_request(
             signed = [certify(record, folder, plan, made, papers.operator, papers.auditor or papers.operator)]
         answers = told(record, folder, made, papers, tell)
     return record, [folder / RECORD, *signed, *answers]
+
+
+def _require_evidence(folder: Path, made: Sequence[Mapping[str, Any]]) -> None:
+    """Before the step that cannot be taken back: the papers are written from what the audits found.
+
+    Raises:
+        InputError: an audit's evidence is missing, damaged or of another version.
+    """
+    for audit in filter(None, (entry.get("audit") for entry in made)):
+        Evidence.load(folder / audit / "evidence.json")
 
 
 def told(record: DeletionRecord, folder: Path, made: Sequence[Mapping[str, Any]], papers: Papers, tell: Tell) -> list[Path]:
