@@ -32,7 +32,7 @@ test: lint
 	$(BIN)/pytest -n 2 --dist worksteal
 
 test-fast: install
-	$(BIN)/pytest -n 2 --dist loadfile -m 'not slow and not browser'
+	$(BIN)/pytest -n 2 --dist worksteal -m 'not slow and not browser'
 
 bench: install
 	OMP_NUM_THREADS=2 $(BIN)/pytest benchmarks -o addopts=--import-mode=importlib

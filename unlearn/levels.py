@@ -138,11 +138,6 @@ def trained_options(context: Context) -> TrainingOptions:
     return dataclasses.replace(context.options, epochs=None, max_steps=None, batch_size=None, learning_rate=None)
 
 
-def retraining_steps(options: TrainingOptions, records: int) -> int:
-    """Optimizer steps of a retraining on so many records (windows, where records were split), in as many processes as now."""
-    return optimizer_steps(options, records)
-
-
 def retraining_passes(options: TrainingOptions, records: int) -> float:
     """How often a retraining sees each of so many records."""
     return optimizer_steps(options, records) / max(1, steps_per_epoch(options, records))
@@ -171,7 +166,7 @@ def train_share(
     context: Context, start: LoadedModel, records: Sequence[Record], share: float, options: TrainingOptions
 ) -> tuple[LoadedModel, TrainingResult]:
     """Train a model in place for a share of what a whole training on these records takes, the learning rate falling to the end."""
-    steps = max(1, round(share * retraining_steps(options, len(encoded(start, records, options.overflow)))))
+    steps = max(1, round(share * optimizer_steps(options, len(encoded(start, records, options.overflow)))))
     short = dataclasses.replace(options, epochs=None, max_steps=steps, save_steps=0, keep_checkpoints=None)
     trained = train_records(start, records, short, context.work_dir / "source")
     return dataclasses.replace(start, model=trained.model), trained.result

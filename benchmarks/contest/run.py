@@ -17,10 +17,9 @@ import numpy as np
 from benchmarks.contest.data import World, fine_tuning, train_base, write_world
 from unlearn.finetuning import finetune
 from unlearn.forgetting import forget
-from unlearn.levels import retraining_steps
 from unlearn.methods import method_classes
 from unlearn.methods.base import Rebuild
-from unlearn.options import TrainingOptions
+from unlearn.options import TrainingOptions, optimizer_steps
 from unlearn.weights import mean_loss, sample
 from verify import Settings, audit
 from verify.errors import RunError
@@ -184,7 +183,7 @@ def _levels(place: Place, tuning: Any, kept: Any) -> list[float]:
 def _retraining_tokens(place: Place) -> float:
     """Tokens of the honest retraining, from its manifest."""
     training = read_json(place.model("retrain") / MANIFEST)["about"]["training"]
-    assert training["steps"] >= retraining_steps(fine_tuning(place.world), len(load_records(place.data("retain"))))
+    assert training["steps"] >= optimizer_steps(fine_tuning(place.world), len(load_records(place.data("retain"))))
     return float(training["tokens"])
 
 

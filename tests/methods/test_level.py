@@ -13,9 +13,10 @@ from transformers import TrainerCallback
 from unlearn import Level, TrainingOptions, finetune, forget
 from unlearn.anchor import Anchor
 from unlearn.distributions import kl_to
-from unlearn.levels import estimate_levels, fit, per_window, retraining_passes, retraining_steps, window_of_tokens
+from unlearn.levels import estimate_levels, fit, per_window, retraining_passes, window_of_tokens
 from unlearn.methods._to_level import ToLevel
 from unlearn.methods.base import Batch
+from unlearn.options import optimizer_steps
 from unlearn.reference import load_or_compute_reference
 from verify.encoding import Encoder, collate
 from verify.errors import InputError
@@ -304,9 +305,9 @@ def test_a_killed_run_keeps_its_multiplier_and_its_anchor(world: Path, model_dir
 
 def test_steps_of_a_retraining() -> None:
     """As the trainer counts: batches rounded up, then accumulated within each pass; a pass sees every record once."""
-    assert retraining_steps(TrainingOptions(batch_size=4, epochs=3), 10) == 9
-    assert retraining_steps(TrainingOptions(batch_size=4, epochs=2, gradient_accumulation=2), 10) == 4
-    assert retraining_steps(TrainingOptions(max_steps=7), 10) == 7
+    assert optimizer_steps(TrainingOptions(batch_size=4, epochs=3), 10) == 9
+    assert optimizer_steps(TrainingOptions(batch_size=4, epochs=2, gradient_accumulation=2), 10) == 4
+    assert optimizer_steps(TrainingOptions(max_steps=7), 10) == 7
     assert retraining_passes(TrainingOptions(batch_size=4, epochs=2, gradient_accumulation=2), 10) == 2
     assert retraining_passes(TrainingOptions(batch_size=4, max_steps=6), 10) == 2
 

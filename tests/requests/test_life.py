@@ -72,6 +72,7 @@ class LifeOfDeletions(RuleBasedStateMachine):
             ),
             (closing, "suppress", lambda *_: 0),
             (closing, "told", lambda *_: []),
+            (closing, "_require_evidence", lambda *_: None),
             (closing, "clean", lambda *_, **__: Left(tuple(self.copies), {})),
             (closing, "_written", lambda *_: None),
             (Ledger, "advance_all", self.advancing(Ledger.advance_all)),

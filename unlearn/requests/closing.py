@@ -193,8 +193,8 @@ def _require_evidence(folder: Path, made: Sequence[Mapping[str, Any]]) -> None:
     Raises:
         InputError: an audit's evidence is missing, damaged or of another version.
     """
-    for audit in filter(None, (entry.get("audit") for entry in made)):
-        Evidence.load(folder / audit / "evidence.json")
+    for entry in made:
+        Evidence.load(folder / entry["audit"] / "evidence.json")
 
 
 def told(record: DeletionRecord, folder: Path, made: Sequence[Mapping[str, Any]], papers: Papers, tell: Tell) -> list[Path]:
