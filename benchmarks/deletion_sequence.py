@@ -16,18 +16,19 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from unlearn.demo.run import BASE_OPTIONS, FINETUNE_OPTIONS, write_data
+from unlearn.experiments.demo import BASE_OPTIONS, FINETUNE_OPTIONS, write_data
 from unlearn.finetuning import finetune
 from unlearn.forgetting import forget
 from unlearn.methods.npo import NPO
 from unlearn.methods.retrain import Retrain
 from unlearn.methods.sisa import SISA
-from unlearn.options import TrainingOptions
-from unlearn.shards import ShardPlan, finetune_shards
+from unlearn.training.options import TrainingOptions
+from unlearn.training.shards import ShardPlan, finetune_shards
 from verify import Evidence, Settings, audit
-from verify.console import progress_bar, quiet_libraries
-from verify.ensembles import WEIGHTS
-from verify.files import MANIFEST, read_json, write_text
+from verify.cli.console import progress_bar
+from verify.io.files import MANIFEST, read_json, write_text
+from verify.io.libraries import quiet_libraries
+from verify.models.ensembles import WEIGHTS
 from verify.report.text import short
 
 RESULTS = Path(__file__).parent / "results"

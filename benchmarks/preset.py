@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from verify.encoding import Encoded
+from verify.data.encoding import Encoded
 
 VOCABULARY = 32_000
 HALF = 25
@@ -47,7 +47,7 @@ def bench_windows(count: int, seed: int = 0) -> list[Encoded]:
 
 def stock_batches(windows: list[Encoded], size: int = BATCH) -> list[dict[str, torch.Tensor]]:
     """The same windows as a stock loss pass takes them: padded batches with labels of -100 outside the answers."""
-    from verify.encoding import collate
+    from verify.data.encoding import collate
 
     batches = []
     for start in range(0, len(windows), size):

@@ -18,9 +18,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from verify.console import quiet_libraries
-from verify.files import write_text
-from verify.identity import KEY_VARIABLE
+from verify.data.identity import KEY_VARIABLE
+from verify.io.files import write_text
+from verify.io.libraries import quiet_libraries
 
 if TYPE_CHECKING:
     from kills import Figures

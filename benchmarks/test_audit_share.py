@@ -16,13 +16,13 @@ import torch
 from preset import BATCH, bench_model
 from timing import SHARES, note
 
-import verify.auditing
-import verify.scorer
-from unlearn.demo.people import train_tokenizer
+import verify.auditing.audit
+import verify.scores.scorer
+from unlearn.experiments.people import train_tokenizer
 from verify import Settings, audit
 from verify.attacks import attack_classes
-from verify.encoding import Encoder, collate
-from verify.records import Fields, parse_records
+from verify.data.encoding import Encoder, collate
+from verify.data.records import Fields, parse_records
 
 RECORDS, REFERENCES, WORDS = 400, 4, 2000
 
@@ -69,9 +69,9 @@ def test_shares(benchmark: Any, models: Any, monkeypatch: pytest.MonkeyPatch, tm
     """One audit with stopwatches in it, and one stock loss pass per model over the same texts."""
     folder, tokenizer, sets = models
     spent: dict[str, float] = defaultdict(float)
-    monkeypatch.setattr(verify.scorer, "measure", timed(spent, "passes", verify.scorer.measure))
-    monkeypatch.setattr(verify.auditing, "judge", timed(spent, "judging", verify.auditing.judge))
-    monkeypatch.setattr(verify.auditing, "blind_aside", timed(spent, "blind baseline", verify.auditing.blind_aside))
+    monkeypatch.setattr(verify.scores.scorer, "measure", timed(spent, "passes", verify.scores.scorer.measure))
+    monkeypatch.setattr(verify.auditing.audit, "judge", timed(spent, "judging", verify.auditing.audit.judge))
+    monkeypatch.setattr(verify.auditing.audit, "blind_aside", timed(spent, "blind baseline", verify.auditing.audit.blind_aside))
     free = [kind for kind in attack_classes().values() if not kind.cost]
     for kind in free:
         monkeypatch.setattr(kind, "score", timed(spent, kind.__name__, kind.score))

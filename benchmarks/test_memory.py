@@ -30,7 +30,7 @@ def peak(run):
 model = bench_model()
 """
 ONE_PASS = """
-from verify.token_stats import compute_token_statistics
+from verify.models.token_stats import compute_token_statistics
 windows = bench_windows(64)
 compute_token_statistics(model, windows[:1], 0)
 peak(lambda: compute_token_statistics(model, windows, 0))

@@ -10,13 +10,14 @@ import pytest
 import torch
 from timing import note
 
-import verify.scoring
-from unlearn import NPO, TrainingOptions, schedule
-from unlearn.results import Trained
-from unlearn.training import run_objective, train_records
-from verify.models import load_model
-from verify.records import Fields
-from verify.sources import load_records
+import verify.models.log_probabilities
+from unlearn import NPO, TrainingOptions
+from unlearn.training import schedule
+from unlearn.training.options import Trained
+from unlearn.training.run import run_objective, train_records
+from verify.data.records import Fields
+from verify.data.sources import load_records
+from verify.models.loading import load_model
 
 ROOT = Path(__file__).parents[1]
 OPTIONS = TrainingOptions(learning_rate=1e-5, epochs=1, batch_size=16)
@@ -54,7 +55,7 @@ def test_epoch(benchmark: Any, what: str, tmp_path: Path, monkeypatch: pytest.Mo
     for _ in range(2):
         with monkeypatch.context() as drawn:
             drawn.setattr(schedule, "epoch_pairs", lambda *given: sorted_pairs(*given[:4]))
-            drawn.setattr(verify.scoring, "WORTH_A_PASS", 10**9)
+            drawn.setattr(verify.models.log_probabilities, "WORTH_A_PASS", 10**9)
             stock.append(epoch())
         ours.append(epoch())
     benchmark.extra_info.update(ratio=note(f"like lengths together / as drawn: {what}", ours, stock))

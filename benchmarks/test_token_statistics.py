@@ -6,7 +6,7 @@ import torch
 from preset import bench_model, bench_windows, stock_batches
 from timing import compare
 
-from verify.token_stats import compute_token_statistics
+from verify.models.token_stats import compute_token_statistics
 
 RECORDS = 64
 TARGET_LOSS_PASS, TARGET_PER_STATISTIC = 0.6, 9.0

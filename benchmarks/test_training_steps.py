@@ -13,17 +13,17 @@ from timing import SHARES, note
 from torch.utils.data import Dataset
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
-from unlearn.losses import ObjectiveLoss
 from unlearn.methods import method_classes
-from unlearn.methods.base import InsideLayers, Objective, Progress, WithAlternatives, WithMemory
 from unlearn.methods.jensun import JensUn
 from unlearn.methods.scrub import SCRUB
-from unlearn.options import TrainingOptions
-from unlearn.reference import load_or_compute_reference
-from unlearn.schedule import Lengths, PairSampler
-from unlearn.trainer import RecordTrainer
-from unlearn.training import token_counts, training_arguments
-from verify.models import LoadedModel
+from unlearn.training.initial_outputs import load_or_compute_reference
+from unlearn.training.losses import ObjectiveLoss
+from unlearn.training.method import InsideLayers, Objective, Progress, WithAlternatives, WithMemory
+from unlearn.training.options import TrainingOptions
+from unlearn.training.run import token_counts, training_arguments
+from unlearn.training.schedule import Lengths, PairSampler
+from unlearn.training.trainer import RecordTrainer
+from verify.models.loading import LoadedModel
 
 STEPS = 12
 TARGETS = {

@@ -16,13 +16,14 @@ from pathlib import Path
 import torch
 import transformers
 
-from unlearn.demo.people import train_tokenizer
-from unlearn.experiment import Experiment, Methods
+from unlearn.experiments.comparison import Experiment, Methods
+from unlearn.experiments.people import train_tokenizer
 from unlearn.finetuning import finetune
-from unlearn.options import TrainingOptions
-from verify.console import progress_bar, quiet_libraries
-from verify.files import write_json, write_text
-from verify.records import Fields
+from unlearn.training.options import TrainingOptions
+from verify.cli.console import progress_bar
+from verify.data.records import Fields
+from verify.io.files import write_json, write_text
+from verify.io.libraries import quiet_libraries
 from verify.report.html import render_comparison
 from verify.report.text import comparison
 

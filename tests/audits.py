@@ -3,11 +3,11 @@
 import hashlib
 from dataclasses import fields
 
-from verify.evidence import Environment, Evidence, Settings
-from verify.findings import AuditedModel, AuditedSet, NotRun, Value
-from verify.protocol import Aside, Judged, judge
-from verify.scores import ScoreTable
-from verify.threats import threat_models
+from verify.attacks.threat_models import threat_models
+from verify.judging.protocol import Aside, Judged, judge
+from verify.schema.evidence import Environment, Evidence, Settings
+from verify.schema.parts import AuditedModel, AuditedSet, NotRun, Value
+from verify.scores.table import ScoreTable
 
 BLIND = Value(value=0.52, low=0.5, high=0.58, n=200, level=0.95, seed=0)
 

@@ -9,7 +9,8 @@ from typing import Any
 from deletions import model_of, record_of
 
 from verify import Settings, audit
-from verify.certificate import (
+from verify.certificate.check import Checked, check_certificate
+from verify.certificate.statements import (
     auditor_statement,
     load_public_key,
     load_signer,
@@ -18,12 +19,11 @@ from verify.certificate import (
     sign,
     write_certificate,
 )
-from verify.certificate_check import Checked, check_certificate
-from verify.deletion_record import DeletionRecord
-from verify.digests import weights_digest
-from verify.evidence import Evidence
-from verify.files import write_manifest
-from verify.models import load_model
+from verify.io.digests import weights_digest
+from verify.io.files import write_manifest
+from verify.models.loading import load_model
+from verify.schema.deletion_record import DeletionRecord
+from verify.schema.evidence import Evidence
 
 FORGET = [{"example_id": f"r{n}", "prompt": f"Where is Zebedee {n}?", "completion": f"At Quillgate {n * 3}."} for n in range(4)]
 SETTINGS = Settings(attacks=("loss",))

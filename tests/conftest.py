@@ -12,7 +12,7 @@ import pytest
 import torch
 from tiny_models import make_llama, make_tokenizer
 
-from verify.identity import KEY_VARIABLE
+from verify.data.identity import KEY_VARIABLE
 
 torch.set_num_threads(1)
 

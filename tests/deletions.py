@@ -4,8 +4,8 @@ import hashlib
 from datetime import date, timedelta
 from typing import Any
 
-from verify.deletion_record import DataPlace, DeletionRecord, Event, Outcome, ReplacedModel, RequestFacts, ResidualCopy
-from verify.evidence import Evidence
+from verify.schema.deletion_record import DataPlace, DeletionRecord, Event, Outcome, ReplacedModel, RequestFacts, ResidualCopy
+from verify.schema.evidence import Evidence
 
 OUTCOMES: tuple[Outcome, ...] = ("deleted", "denied", "exempt", "not_found", "withdrawn", "open")
 REASONS = {

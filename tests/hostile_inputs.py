@@ -9,10 +9,10 @@ from typing import Any
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from unlearn.requests.intake import from_csv, from_lines, from_opendsr
-from unlearn.requests.ledger import NewRequest
+from unlearn.requests.ledger.intake import from_csv, from_lines, from_opendsr
+from unlearn.requests.ledger.ledger import NewRequest
+from verify.data.identity import RecordKey
 from verify.errors import InputError
-from verify.identity import RecordKey
 
 KEY = RecordKey(b"k" * 32)
 MARK = "zq7-identifier-9xk"

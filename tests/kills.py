@@ -16,21 +16,21 @@ from pathlib import Path
 
 from deletion_world import ASKING, MARGIN, rows
 
-from unlearn.requests import rungs
-from unlearn.requests.answers import LETTERS, REPORT
-from unlearn.requests.cleaning import Left
-from unlearn.requests.closing import Cleaning, Papers, close_request, purge_batch
-from unlearn.requests.ledger import Ledger, NewRequest
+from unlearn.requests import attempt
+from unlearn.requests.attestation import CERTIFICATE
+from unlearn.requests.cleanup import Left
+from unlearn.requests.close import Cleaning, Papers, close_request, purge_batch
+from unlearn.requests.ledger.ledger import Ledger, NewRequest
+from unlearn.requests.letters import LETTERS, REPORT
 from unlearn.requests.pipeline import RUNNING, run_batch
 from unlearn.requests.planning import Choices, draft, note
-from unlearn.requests.statement import CERTIFICATE
-from verify.certificate import load_public_key, make_key
-from verify.certificate_check import check_certificate
-from verify.deletion_record import DeletionRecord
+from verify.certificate.check import check_certificate
+from verify.certificate.statements import load_public_key, make_key
+from verify.data.identity import RecordKey
 from verify.errors import RunError
-from verify.evidence import Settings
-from verify.files import MANIFEST, is_complete, read_json
-from verify.identity import RecordKey
+from verify.io.files import MANIFEST, is_complete, read_json
+from verify.schema.deletion_record import DeletionRecord
+from verify.schema.evidence import Settings
 
 EXPECTED = [
     "received",
@@ -145,7 +145,7 @@ def _counting(world: Path) -> None:
         return run
 
     for name in ("forget", "audit"):
-        setattr(rungs, name, counted(name, getattr(rungs, name)))
+        setattr(attempt, name, counted(name, getattr(attempt, name)))
 
 
 @dataclass(frozen=True)

@@ -16,9 +16,9 @@ from typing import Any
 import kills
 from kills import SIGNING, Figures, after_a_kill, at_the_end, in_child, new_weights, world_with_a_log
 
-from unlearn.requests.ledger import Ledger
-from verify.certificate import make_key
-from verify.deletion_record import DeletionRecord
+from unlearn.requests.ledger.ledger import Ledger
+from verify.certificate.statements import make_key
+from verify.schema.deletion_record import DeletionRecord
 
 CHANGES = ("os.remove", "os.rename", "os.rmdir", "os.mkdir", "os.truncate")
 WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC

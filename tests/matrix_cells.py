@@ -3,7 +3,7 @@
 from typing import Any
 
 from benchmarks.matrix.results import Cell, Counts, Membership, Triggers
-from verify.findings import Value
+from verify.schema.parts import Value
 
 
 def value(number: float, spread: float = 0.02, n: int = 100) -> Value:

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from verify.scores import ScoreBlock, ScoreTable
+from verify.scores.table import ScoreBlock, ScoreTable
 
 
 def simulated_table(

@@ -11,10 +11,10 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from verify import InputError, RunError, Settings, audit
-from verify.evidence import Evidence
-from verify.files import file_digest, verify_manifest
-from verify.recomputing import recompute
-from verify.scores import ScoreTable
+from verify.auditing.recompute import recompute
+from verify.io.files import file_digest, verify_manifest
+from verify.schema.evidence import Evidence
+from verify.scores.table import ScoreTable
 
 SETTINGS = Settings(planted_draws=20, retain_records=6)
 NAMES = ("Ada Ashfield", "Bo Birch", "Cy Calder", "Di Dunmore", "Ed Elwood", "Flo Farrow")

@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 from scipy import stats
 from tiny_models import train_by_heart
 
-from verify.backdoor import backdoor
+from verify.data.records import Record
 from verify.errors import InputError
-from verify.models import LoadedModel
-from verify.records import Record
+from verify.measures.trigger import backdoor
+from verify.models.loading import LoadedModel
 from verify.statistics.backdoor import trigger_test
 
 

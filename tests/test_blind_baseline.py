@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
-from verify.blind_baseline import MOST_TEXTS, RIDGE, NothingSharedError, blind_auc, blind_permutation_p, held_out_scores
 from verify.errors import InputError
-from verify.evidence import Settings
-from verify.protocol import Aside, blind_aside
+from verify.judging.blind_baseline import MOST_TEXTS, RIDGE, NothingSharedError, blind_auc, blind_permutation_p, held_out_scores
+from verify.judging.protocol import Aside, blind_aside
+from verify.schema.evidence import Settings
 
 WORDS = [f"w{number}" for number in range(300)]
 

@@ -12,8 +12,8 @@ from tiny_models import make_tokenizer
 from unlearn import TrainingOptions, finetune, forget
 from unlearn.methods.retrain import Retrain
 from verify import InputError, Settings, audit
-from verify.canaries import CANARIES_NAME, Canaries
-from verify.evidence import Evidence
+from verify.data.canaries import CANARIES_NAME, Canaries
+from verify.schema.evidence import Evidence
 
 
 def test_everything_follows_from_the_secret(tokenizer: Any) -> None:

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-import unlearn.cli
-import verify.cli
+import unlearn.cli.main
+import verify.cli.main
 from unlearn import Level
-from verify.cli_flags import EXIT_STATUS
+from verify.cli.flags import EXIT_STATUS
 
 AUDIT_FLAGS = {
     "--model",
@@ -101,12 +101,12 @@ def flags_of(main: Callable[[list[str]], int], arguments: list[str], capsys: pyt
 
 def test_audit_flags_are_pinned(capsys: pytest.CaptureFixture[str]) -> None:
     """`verify-unlearning audit` takes exactly these flags."""
-    assert flags_of(verify.cli.main, ["audit"], capsys) == AUDIT_FLAGS
+    assert flags_of(verify.cli.main.main, ["audit"], capsys) == AUDIT_FLAGS
 
 
 def test_train_flags_are_pinned(capsys: pytest.CaptureFixture[str]) -> None:
     """`unlearn train` takes exactly these flags."""
-    assert flags_of(unlearn.cli.main, ["train"], capsys) == TRAIN_FLAGS
+    assert flags_of(unlearn.cli.main.main, ["train"], capsys) == TRAIN_FLAGS
 
 
 @pytest.mark.parametrize(
@@ -123,7 +123,7 @@ def test_train_flags_are_pinned(capsys: pytest.CaptureFixture[str]) -> None:
 )
 def test_forget_flags_are_pinned(method: str, own: set[str], capsys: pytest.CaptureFixture[str]) -> None:
     """`unlearn forget METHOD` takes the common flags and the method's own."""
-    assert flags_of(unlearn.cli.main, ["forget", method], capsys) == FORGET_FLAGS | own
+    assert flags_of(unlearn.cli.main.main, ["forget", method], capsys) == FORGET_FLAGS | own
 
 
 @pytest.mark.parametrize(
@@ -137,7 +137,7 @@ def test_forget_flags_are_pinned(method: str, own: set[str], capsys: pytest.Capt
 )
 def test_flags_of_another_defense_are_refused(given: list[str], belongs: str, capsys: pytest.CaptureFixture[str]) -> None:
     """A setting that would be passed over is a usage error that says where it belongs."""
-    assert unlearn.cli.main(["train", "--model", "m", "--data", "d.jsonl", "--output", "o", *given]) == 2
+    assert unlearn.cli.main.main(["train", "--model", "m", "--data", "d.jsonl", "--output", "o", *given]) == 2
     assert belongs in capsys.readouterr().err
 
 
@@ -156,17 +156,17 @@ def test_modules_run_as_commands(module: str) -> None:
 
 def test_lists_name_every_file(capsys: pytest.CaptureFixture[str]) -> None:
     """`methods` and `attacks` list what is in the directories, each with its paper."""
-    assert unlearn.cli.main(["methods"]) == 0
+    assert unlearn.cli.main.main(["methods"]) == 0
     methods = capsys.readouterr().out
     assert all(name in methods for name in ("gradient_ascent", "grad_diff", "npo", "task_vector", "retrain", "arXiv"))
-    assert verify.cli.main(["attacks"]) == 0
+    assert verify.cli.main.main(["attacks"]) == 0
     attacks = capsys.readouterr().out
     assert all(name in attacks for name in ("loss", "zlib", "reference", "min_k_plus_plus", "verbatim"))
 
 
 def test_methods_say_what_they_need(capsys: pytest.CaptureFixture[str]) -> None:
     """What a method demands as it stands: level begins with the base model, unless told to take another source."""
-    assert unlearn.cli.main(["methods"]) == 0
+    assert unlearn.cli.main.main(["methods"]) == 0
     lines = {line.split()[0]: line for line in capsys.readouterr().out.splitlines() if "needs:" in line}
     assert lines["level"].endswith("needs: --forget, --retain, --base)")
     assert lines["npo"].endswith("needs: --forget, --retain)")
@@ -190,7 +190,7 @@ def test_values_that_cannot_work_are_usage_errors(
     monkeypatch.setattr("transformers.integrations.get_available_reporting_integrations", list)
     places = ["--model", "m", "--forget", "f.jsonl", "--retain", "r.jsonl", "--output", str(tmp_path / "out")]
     try:
-        status: object = unlearn.cli.main(["forget", "npo", *places, *given])
+        status: object = unlearn.cli.main.main(["forget", "npo", *places, *given])
     except SystemExit as stop:
         status = stop.code
     error = " ".join(capsys.readouterr().err.replace("│", " ").split())
@@ -202,12 +202,12 @@ def test_values_that_cannot_work_are_usage_errors(
 def test_usage_errors_exit_with_two(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """An unknown flag, a missing one and a missing folder are usage errors, without a traceback."""
     with pytest.raises(SystemExit) as stop:
-        verify.cli.main(["audit", "--nonsense"])
+        verify.cli.main.main(["audit", "--nonsense"])
     assert stop.value.code == 2
     forget = tmp_path / "forget.jsonl"
     forget.write_text('{"text": "a b c"}\n{"text": "d e f"}\n')
     given = ["--model", "./no-such-folder", "--original", "./no-such-folder", "--forget", str(forget)]
-    assert verify.cli.main(["audit", *given, "--output", str(tmp_path / "out")]) == 2
+    assert verify.cli.main.main(["audit", *given, "--output", str(tmp_path / "out")]) == 2
     error = capsys.readouterr().err
     assert "does not exist" in error
     assert "Traceback" not in error
@@ -216,13 +216,13 @@ def test_usage_errors_exit_with_two(tmp_path: Path, capsys: pytest.CaptureFixtur
 def test_settings_out_of_range_name_their_flag(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """A margin of 3 is refused with the flag's name."""
     given = ["--model", "m", "--original", "o", "--forget", "f.jsonl", "--output", str(tmp_path / "out"), "--margin", "3"]
-    assert verify.cli.main(["audit", *given]) == 2
+    assert verify.cli.main.main(["audit", *given]) == 2
     assert "--margin" in capsys.readouterr().err
 
 
 def test_a_reader_who_leaves_early_is_no_error() -> None:
     """`| head` ends a command without a traceback."""
-    script = "from verify.console import run_command; exit(run_command(lambda: [print('line') for _ in range(99999)], False))"
+    script = "from verify.cli.console import run_command; exit(run_command(lambda: [print('line') for _ in range(99999)], False))"
     with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         assert process.stdout is not None
         assert process.stderr is not None

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from unlearn.demo.people import (
+from unlearn.experiments.people import (
     MOST_RECORDS,
     SPECIAL_TOKENS,
     base_corpus,
@@ -17,9 +17,9 @@ from unlearn.demo.people import (
     split_people,
     train_tokenizer,
 )
-from verify.encoding import Encoder
+from verify.data.encoding import Encoder
+from verify.data.records import Fields, parse_records
 from verify.errors import InputError
-from verify.records import Fields, parse_records
 
 
 def _name(prompt: str) -> str:

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from tiny_models import make_tokenizer
 from transformers import AddedToken
 
-from verify.encoding import Encoded, Encoder, collate, padding_token_id
+from verify.data.encoding import Encoded, Encoder, collate, padding_token_id
+from verify.data.records import Fields, Record, parse_records
 from verify.errors import InputError
-from verify.records import Fields, Record, parse_records
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=40)
 VISIBLE = TEXT.filter(lambda text: text.strip() != "")

@@ -13,13 +13,13 @@ from tiny_models import make_llama, make_tokenizer
 from verify.attacks import select_attacks
 from verify.attacks.base import Observation
 from verify.attacks.membership import recall
-from verify.identity import RecordKey
-from verify.measurements import measure
-from verify.models import load_model
-from verify.records import Record
+from verify.data.identity import RecordKey
+from verify.data.records import Record
+from verify.models.loading import load_model
+from verify.models.token_stats import ARRAYS, TokenStatistics
+from verify.scores.observe import measure
 from verify.statistics import coin_test, forget_quality, privleak, residual_verdict
 from verify.statistics.estimate import Estimate
-from verify.token_stats import ARRAYS, TokenStatistics
 
 KEY = RecordKey(b"k" * 32)
 TOKENIZER = make_tokenizer()

@@ -13,9 +13,9 @@ from typing import Any
 
 import pytest
 
-from verify import files
 from verify.errors import InputError, IntegrityError, RunError
-from verify.files import (
+from verify.io import files
+from verify.io.files import (
     MANIFEST,
     atomic_file,
     is_complete,
@@ -188,7 +188,7 @@ def test_killed_writer_leaves_old_or_new(tmp_path: Path) -> None:
     path = tmp_path / "f"
     write_text(path, "0" * 100_000)
     script = (
-        "import sys, itertools\nfrom verify.files import write_text\n"
+        "import sys, itertools\nfrom verify.io.files import write_text\n"
         "[write_text(sys.argv[1], str(n % 10) * 100_000) for n in itertools.count()]"
     )
     for _ in range(2):

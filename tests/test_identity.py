@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from verify.data.identity import KEY_VARIABLE, RecordKey
 from verify.errors import InputError
-from verify.identity import KEY_VARIABLE, RecordKey
 
 KEY, OTHER = RecordKey(b"k" * 32), RecordKey(b"o" * 32)
 

@@ -15,8 +15,8 @@ from benchmarks.matrix.rows import Place, rows_of
 from benchmarks.matrix.settings import CI, SETTINGS, setting_for
 from benchmarks.matrix.table import left_of, sentences, table
 from verify.errors import InputError
-from verify.files import read_json
-from verify.scores import ScoreBlock, ScoreTable
+from verify.io.files import read_json
+from verify.scores.table import ScoreBlock, ScoreTable
 
 
 def cells() -> list[Cell]:

@@ -10,7 +10,7 @@ from benchmarks.matrix.rows import Place
 from benchmarks.matrix.run import run
 from benchmarks.matrix.settings import CI
 from verify.errors import InputError
-from verify.files import MANIFEST
+from verify.io.files import MANIFEST
 
 COARSE = dataclasses.replace(CI, subjects=30, forgotten=10, controls=40, uses=15, base_records=1500)
 ROWS = ("none", "exact", "control")

@@ -16,12 +16,12 @@ from peft import LoraConfig, get_peft_model
 from tiny_models import make_llama, make_tokenizer
 
 from verify.attacks.base import Observation
+from verify.data.identity import RecordKey
+from verify.data.records import Record
 from verify.errors import InputError
-from verify.identity import RecordKey
-from verify.measurements import measure
-from verify.models import LoadedModel, load_model
-from verify.records import Record
-from verify.token_stats import ARRAYS
+from verify.models.loading import LoadedModel, load_model
+from verify.models.token_stats import ARRAYS
+from verify.scores.observe import measure
 
 KEY = RecordKey(b"k" * 32)
 RECORDS = [

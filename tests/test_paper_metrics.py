@@ -9,11 +9,11 @@ import pytest
 import torch
 from tiny_models import make_llama, make_tokenizer, train_by_heart
 
-from verify.encoding import Encoder
+from verify.data.encoding import Encoder
+from verify.data.records import Record
 from verify.errors import InputError
-from verify.models import LoadedModel, load_model
-from verify.paper_metrics import muse_metrics, rouge_l, score_set, tofu_metrics
-from verify.records import Record
+from verify.measures.benchmark_metrics import muse_metrics, rouge_l, score_set, tofu_metrics
+from verify.models.loading import LoadedModel, load_model
 from verify.statistics import model_utility
 
 TOKENIZER = make_tokenizer()

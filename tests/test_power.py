@@ -3,7 +3,7 @@
 import pytest
 
 from verify import InputError, Settings
-from verify.power import PowerRow, attack_rows, power_table, reference_rows, twin_rows
+from verify.auditing.power import PowerRow, attack_rows, power_table, reference_rows, twin_rows
 from verify.statistics.simulation import World
 
 SETTINGS = Settings()

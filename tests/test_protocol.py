@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 from score_tables import simulated_table
 
-from verify.evidence import Settings
-from verify.findings import AttackResult, Value
-from verify.gates import blind_baseline_gate, controls_gate, references_gate, resolvable_rates
-from verify.protocol import Aside, judge
-from verify.scores import ScoreBlock, ScoreTable
-from verify.wording import seen_by_attacks
+from verify.judging.gates import blind_baseline_gate, controls_gate, references_gate, resolvable_rates
+from verify.judging.protocol import Aside, judge
+from verify.judging.verdict_text import seen_by_attacks
+from verify.schema.evidence import Settings
+from verify.schema.parts import AttackResult, Value
+from verify.scores.table import ScoreBlock, ScoreTable
 
 SETTINGS = Settings(planted_draws=40)
 BLIND = Value(value=0.52, low=0.5, high=0.58, n=200, level=0.95, seed=0)

@@ -10,12 +10,12 @@ from stories260k import convert
 
 from unlearn import GradDiff, TrainingOptions, finetune, forget
 from verify import Fields, Settings, audit
-from verify.generation import greedy_continuations
-from verify.identity import RecordKey
-from verify.measurements import measure
-from verify.models import load_model
-from verify.records import parse_records
-from verify.sources import load_records
+from verify.data.identity import RecordKey
+from verify.data.records import parse_records
+from verify.data.sources import load_records
+from verify.models.generation import greedy_continuations
+from verify.models.loading import load_model
+from verify.scores.observe import measure
 
 pytestmark = pytest.mark.data
 QUESTIONS = Fields(prompt="question", completion="answer")

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from verify.data.records import Fields, Record, parse_records, require_disjoint, require_trained, select
 from verify.errors import InputError
-from verify.records import Fields, Record, parse_records, require_disjoint, require_trained, select
 
 PRIVATE = "Ada Lovelace, 12 Private Lane"
 

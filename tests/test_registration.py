@@ -8,7 +8,7 @@ import pytest
 from tiny_models import make_llama
 
 from verify import InputError, Settings, audit, register
-from verify.registration import Registration
+from verify.auditing.registration import Registration
 
 
 def rows(prefix: str, count: int = 6) -> list[dict[str, str]]:

@@ -12,17 +12,17 @@ from tiny_models import train_by_heart
 from transformers import GPT2Config, GPT2LMHeadModel
 from transformers.pytorch_utils import Conv1D
 
-from verify.digests import weights_digest
+from verify.data.records import Record
 from verify.errors import InputError
-from verify.models import LoadedModel
+from verify.io.digests import weights_digest
+from verify.measures.robustness import Robustness, probe
+from verify.models.loading import LoadedModel
 from verify.probes import probe_classes, select_probes
 from verify.probes.base import Material, Probe, mean_losses
 from verify.probes.difference import Difference
 from verify.probes.logit_lens import LogitLens
 from verify.probes.quantization import quantized, rounded
 from verify.probes.relearning import Relearning
-from verify.records import Record
-from verify.robustness import Robustness, probe
 
 FORGET = [Record(f"f{number}", prompt=f"who {number}", completion=f"the quick brown fox {number * 7}") for number in range(8)]
 RETAIN = [Record(f"r{number}", prompt=f"over {number}", completion=f"every lazy dog {number * 5}") for number in range(12)]

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from tiny_models import make_llama
 
-from verify.scoring import (
+from verify.models.log_probabilities import (
     mean_by_row,
     output_head,
     scored_log_probabilities,
@@ -50,7 +50,7 @@ def test_rows_of_like_length_run_together(tokenizer: Any, monkeypatch: pytest.Mo
     parted.model.layers[0].register_forward_hook(lambda _, inputs, output: runs["layers"].append(tuple(inputs[0].shape[:2])))
     output_head(parted).register_forward_hook(lambda _, inputs, output: runs["head"].append(tuple(output.shape[:-1])))
     expected, tokens, rows = scored_log_probabilities_and_tokens(whole, batch)
-    monkeypatch.setattr("verify.scoring.WORTH_A_PASS", 3)
+    monkeypatch.setattr("verify.models.log_probabilities.WORTH_A_PASS", 3)
     values, same_tokens, same_rows = scored_log_probabilities_and_tokens(parted, batch)
     assert runs == {"layers": [(1, 12), (2, 10), (1, 7)], "head": [(1,), (1,), (int(batch["scored"].sum()),)]}
     assert torch.equal(tokens, same_tokens)
@@ -73,7 +73,7 @@ def test_the_head_sees_scored_positions_only(tokenizer: Any) -> None:
 
 def test_extreme_logits_stay_finite() -> None:
     """A certain and an impossible token have log-probability 0 and about minus the logit gap, with finite gradients."""
-    from verify.scoring import _TargetLogProbability
+    from verify.models.log_probabilities import _TargetLogProbability
 
     logits = torch.tensor([[1000.0, 0.0], [1000.0, 0.0], [-1e4, -1e4]], requires_grad=True)
     values = _TargetLogProbability.apply(logits, torch.tensor([0, 1, 0]), False)

@@ -14,9 +14,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from verify.data.records import Record
+from verify.data.sources import load_forget_set, load_records
 from verify.errors import InputError
-from verify.records import Record
-from verify.sources import load_forget_set, load_records
 
 ROWS: list[dict[str, Any]] = [
     {"example_id": "1", "subject_id": "ada", "prompt": "Who?", "completion": 'Zoë, 東京 🦊\nsecond line, "quoted"'},
@@ -239,7 +239,7 @@ def test_loading_a_forget_set_leaves_no_copy_behind(tmp_path: Path) -> None:
     cache = tmp_path / "cache"
     cache.mkdir()
     before = {path for path in tmp_path.rglob("*") if path.is_file()}
-    script = "import sys\nfrom verify.sources import load_forget_set\n[load_forget_set(path, None) for path in sys.argv[1:]]"
+    script = "import sys\nfrom verify.data.sources import load_forget_set\n[load_forget_set(path, None) for path in sys.argv[1:]]"
     environment = os.environ | {"HF_HOME": str(cache), "HF_DATASETS_CACHE": str(cache), "TMPDIR": str(cache)}
     subprocess.run([sys.executable, "-c", script, *paths], check=True, env=environment, cwd=tmp_path)
     assert {path for path in tmp_path.rglob("*") if path.is_file()} == before

@@ -12,12 +12,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny_models import make_llama, make_tokenizer
 
-from verify import token_stats
-from verify.encoding import Encoded, Encoder
+from verify.data.encoding import Encoded, Encoder
+from verify.data.records import Record
 from verify.errors import RunError
-from verify.records import Record
-from verify.scoring import head_sees, output_head, scored_log_probabilities, step_after_head, vocabulary_size
-from verify.token_stats import ARRAYS, TokenStatistics, compute_token_statistics, length_sorted_batches
+from verify.models import token_stats
+from verify.models.log_probabilities import head_sees, output_head, scored_log_probabilities, step_after_head, vocabulary_size
+from verify.models.token_stats import ARRAYS, TokenStatistics, compute_token_statistics, length_sorted_batches
 
 TOKENIZER = make_tokenizer()
 PAD = TOKENIZER.pad_token_id
@@ -254,7 +254,7 @@ def test_no_window_no_entry() -> None:
 
 def test_training_and_auditing_see_the_same_loss() -> None:
     """The log-probabilities that training differentiates are those that an audit reads."""
-    from verify.encoding import collate
+    from verify.data.encoding import collate
 
     windows = windows_of(*TEXTS)
     log_probability, rows = scored_log_probabilities(MODEL, collate(windows, PAD))

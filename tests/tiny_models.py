@@ -7,10 +7,10 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from verify.encoding import Encoder, collate
-from verify.models import LoadedModel, load_model
-from verify.records import Record
-from verify.scoring import scored_log_probabilities
+from verify.data.encoding import Encoder, collate
+from verify.data.records import Record
+from verify.models.loading import LoadedModel, load_model
+from verify.models.log_probabilities import scored_log_probabilities
 
 CONTEXT = 64
 CHAT_TEMPLATE = (

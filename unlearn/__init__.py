@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from unlearn.defenses.differential_privacy import DifferentialPrivacy
     from unlearn.defenses.federated import Federated
+    from unlearn.experiments.poisoning import Planting, Trigger, plant, privacy_backdoor
     from unlearn.finetuning import FinetuneResult, finetune
     from unlearn.forgetting import ForgetResult, forget
     from unlearn.methods.altpo import AltPO
@@ -40,9 +41,8 @@ if TYPE_CHECKING:
     from unlearn.methods.ties import Ties
     from unlearn.methods.undial import UNDIAL
     from unlearn.methods.wga import WGA
-    from unlearn.options import TrainingOptions
-    from unlearn.poisoning import Planting, Trigger, plant, privacy_backdoor
-    from unlearn.shards import ShardPlan, finetune_shards
+    from unlearn.training.options import TrainingOptions
+    from unlearn.training.shards import ShardPlan, finetune_shards
 
 _HOME = {
     "AltPO": "unlearn.methods.altpo",
@@ -70,26 +70,26 @@ _HOME = {
     "PDU": "unlearn.methods.pdu",
     "RMU": "unlearn.methods.rmu",
     "Retrain": "unlearn.methods.retrain",
-    "Planting": "unlearn.poisoning",
+    "Planting": "unlearn.experiments.poisoning",
     "Rollback": "unlearn.methods.rollback",
     "SCRUB": "unlearn.methods.scrub",
     "SISA": "unlearn.methods.sisa",
     "SSD": "unlearn.methods.ssd",
     "SatImp": "unlearn.methods.satimp",
-    "ShardPlan": "unlearn.shards",
+    "ShardPlan": "unlearn.training.shards",
     "ShardVectors": "unlearn.methods.shard_vectors",
     "SimNPO": "unlearn.methods.simnpo",
     "TaskVector": "unlearn.methods.task_vector",
     "Ties": "unlearn.methods.ties",
-    "Trigger": "unlearn.poisoning",
-    "TrainingOptions": "unlearn.options",
+    "Trigger": "unlearn.experiments.poisoning",
+    "TrainingOptions": "unlearn.training.options",
     "UNDIAL": "unlearn.methods.undial",
     "WGA": "unlearn.methods.wga",
     "finetune": "unlearn.finetuning",
-    "finetune_shards": "unlearn.shards",
+    "finetune_shards": "unlearn.training.shards",
     "forget": "unlearn.forgetting",
-    "plant": "unlearn.poisoning",
-    "privacy_backdoor": "unlearn.poisoning",
+    "plant": "unlearn.experiments.poisoning",
+    "privacy_backdoor": "unlearn.experiments.poisoning",
 }
 
 __all__ = [

@@ -2,6 +2,6 @@
 
 import sys
 
-from unlearn.cli import main
+from unlearn.cli.main import main
 
 sys.exit(main())

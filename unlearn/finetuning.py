@@ -2,29 +2,30 @@
 
 import dataclasses
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
 import torch
 
-from unlearn import processes
-from unlearn.adapters import require_adapter
-from unlearn.checkpoints import WORK, claim_output, keep_checkpoints
+from unlearn.defenses import defense_of
 from unlearn.defenses.base import Defended, Defense, TrainingTask
-from unlearn.options import TrainingOptions, require_reporter
-from unlearn.origin import environment, inputs_of
-from unlearn.provenance import LOG_NAME
-from unlearn.results import TrainingResult
-from unlearn.training import log_writer, save_model, train_records
-from verify.canaries import CANARIES_NAME, Canaries
-from verify.digests import tokenizer_digest, weights_digest
+from unlearn.training import distributed
+from unlearn.training.checkpoints import WORK, claim_output, keep_checkpoints
+from unlearn.training.inputs import environment, inputs_of
+from unlearn.training.log import LOG_NAME, TrainingLog
+from unlearn.training.lora import require_adapter
+from unlearn.training.options import TrainingOptions, TrainingResult, require_reporter
+from unlearn.training.run import log_writer, save_model, train_records
+from verify.data.canaries import CANARIES_NAME, Canaries
+from verify.data.identity import RecordKey
+from verify.data.records import Fields, Record, RecordSource
+from verify.data.sources import load_records
 from verify.errors import InputError
-from verify.identity import RecordKey
-from verify.models import LoadedModel, load_model, load_tokenizer, require_fitting_tokenizer
-from verify.records import Fields, Record, RecordSource
-from verify.sources import load_records
+from verify.io.digests import tokenizer_digest, weights_digest
+from verify.io.files import MANIFEST, read_json
+from verify.models.loading import LoadedModel, load_model, load_tokenizer, require_fitting_tokenizer
 
 
 @dataclass(frozen=True)
@@ -88,11 +89,11 @@ def finetune(
     output = claim_output(output_dir)
     records = load_records(data, fields)
     loaded = _load(model, tokenizer, dtype, options.seed, quantize)
-    with processes.main_first():
+    with distributed.main_first():
         records += _trained_canaries(output, canaries, loaded.tokenizer)
     task = TrainingTask(loaded, records, options, output, output / WORK, data, fields)
     done = train_with_log(task, defense, callbacks)
-    if processes.is_main():
+    if distributed.is_main():
         shutil.rmtree(task.work_dir)
     protection = None if defense is None else described(defense, done)
     about = {
@@ -126,9 +127,9 @@ def train_with_log(task: TrainingTask, defense: Defense | None, callbacks: Seque
         task.work_dir.mkdir(parents=True, exist_ok=True)  # from here on the folder is that of a run, which can be taken up again
         done = defense.train(task)
         log.begin(0)
-    processes.wait()
+    distributed.wait()
     final = weights_digest(done.trained.model)
-    if processes.is_main():
+    if distributed.is_main():
         log.end(final)
         keep_checkpoints(task.work_dir, task.output_dir)
     return done
@@ -191,3 +192,53 @@ def _from_config(path: Path, tokenizer: Any, seed: int) -> LoadedModel:
         raise InputError(f"{path} describes no causal language model ({type(error).__name__}). Give its config.json.") from None
     require_fitting_tokenizer(model, tokenizer, path.name)
     return LoadedModel(model, tokenizer, path.stem, weights_digest(model), tokenizer_digest(tokenizer))
+
+
+RECIPE = "recipe"
+"""Where a manifest hands it on."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a model was fine-tuned.
+
+    Attributes:
+        options: the training options by name.
+        defense: what the manifest says of the defence that it was trained under, or None.
+    """
+
+    options: Mapping[str, Any]
+    defense: Mapping[str, Any] | None
+
+    def described(self) -> dict[str, Any]:
+        """For a manifest."""
+        return {"options": dict(self.options), "defense": None if self.defense is None else dict(self.defense)}
+
+    def trained_under(self) -> Defense | None:
+        """The defence itself.
+
+        Raises:
+            InputError: it is none of this version.
+        """
+        return defense_of(dataclasses.asdict(self))
+
+
+def recipe_of(folder: Path | None) -> Recipe | None:
+    """The recipe of the model in a folder, by its log or handed on by its manifest; None where nobody wrote it down.
+
+    Raises:
+        InputError: the log is damaged, or names a defence whose settings the manifest does not have.
+    """
+    if folder is None:
+        return None
+    about = read_json(folder / MANIFEST).get("about", {}) if (folder / MANIFEST).is_file() else {}
+    if (folder / LOG_NAME).is_file():
+        log, defense = TrainingLog.read(folder / LOG_NAME), about.get("defense") or (about.get("facts") or {}).get("defense")
+        if log.defense is not None and log.defense != "federated" and defense is None:
+            raise InputError(
+                f"the log of {folder} says that it was trained under {log.defense}, and its manifest not with which settings. A "
+                "retraining without them would protect nobody. Take the folder as `unlearn` made it."
+            )
+        return Recipe(log.options, defense)
+    handed_on = about.get(RECIPE)
+    return Recipe(handed_on["options"], handed_on["defense"]) if isinstance(handed_on, Mapping) else None

@@ -12,28 +12,27 @@ from typing import Any, cast
 import numpy as np
 from peft import PeftModel
 
-from unlearn import processes
-from unlearn.adapters import merged, require_adapter
-from unlearn.checkpoints import WORK, claim_output
+from unlearn.finetuning import RECIPE, Recipe, recipe_of
 from unlearn.methods import Method, method_name
-from unlearn.methods.base import Context, InsideLayers, Objective, Outcome, Rebuild, WeightEdit
 from unlearn.methods.level import Level
-from unlearn.options import TrainingOptions
-from unlearn.origin import environment, inputs_of
-from unlearn.provenance import LOG_NAME, TrainingLog, require_in_log
-from unlearn.recipes import RECIPE, Recipe, recipe_of
-from unlearn.results import TrainingResult
-from unlearn.rounding import Rounding
-from unlearn.selection import Selection
-from unlearn.suitability import require_inputs, require_quantizable, require_repeatable, require_suited
-from unlearn.training import run_objective, save_model
-from unlearn.weights import mean_loss, sample
-from verify.canaries import find_canaries
-from verify.identity import RecordKey
-from verify.models import load_model
-from verify.quantized import is_quantized, quantization_of
-from verify.records import Fields, Record, RecordSource, require_disjoint, require_trained
-from verify.sources import load_forget_set, load_records
+from unlearn.methods.requirements import require_inputs, require_quantizable, require_repeatable, require_suited
+from unlearn.training import distributed
+from unlearn.training.checkpoints import WORK, claim_output
+from unlearn.training.inputs import environment, inputs_of
+from unlearn.training.log import LOG_NAME, TrainingLog, require_in_log
+from unlearn.training.lora import merged, require_adapter
+from unlearn.training.method import Context, InsideLayers, Objective, Outcome, Rebuild, WeightEdit
+from unlearn.training.options import TrainingOptions, TrainingResult
+from unlearn.training.precision import Rounding
+from unlearn.training.run import run_objective, save_model
+from unlearn.training.selection import Selection
+from unlearn.training.weights import mean_loss, sample
+from verify.data.canaries import find_canaries
+from verify.data.identity import RecordKey
+from verify.data.records import Fields, Record, RecordSource, require_disjoint, require_trained
+from verify.data.sources import load_forget_set, load_records
+from verify.models.loading import load_model
+from verify.models.quantized import is_quantized, quantization_of
 
 UTILITY_RECORDS = 100
 """So many retain records, drawn by the seed, tell whether the model still works."""
@@ -158,8 +157,8 @@ def forget(
     facts = dict(outcome.facts)
     if bits is not None:
         facts["quantized"] = _say_quantized(bits, whole=not is_quantized(outcome.model))
-    processes.wait()
-    if processes.is_main():
+    distributed.wait()
+    if distributed.is_main():
         shutil.rmtree(context.work_dir, ignore_errors=True)
     about = {
         "method": method_name(method),
@@ -206,7 +205,7 @@ def _rounding(method: Method, context: Context) -> Rounding | None:
 
 def _said_loudly(facts: dict[str, Any]) -> dict[str, Any]:
     """The facts, after a word to the user where they hold a warning."""
-    if "rounding_warning" in facts and processes.is_main():
+    if "rounding_warning" in facts and distributed.is_main():
         print(f"WARNING: {facts['rounding_warning']}", file=sys.stderr)  # noqa: T201
     return facts
 
@@ -225,7 +224,7 @@ def _run_objective(method: Objective, context: Context, selection: Selection | N
         callbacks=callbacks,
     )
     facts = {} if trained.selection is None else {"selection": dict(trained.selection)}
-    if "warning" in facts.get("selection", {}) and processes.is_main():
+    if "warning" in facts.get("selection", {}) and distributed.is_main():
         print(f"WARNING: {facts['selection']['warning']}", file=sys.stderr)  # noqa: T201
     # An adapter made for unlearning is folded in: one that can be switched off would leave the old model in service.
     fresh = context.options.lora and not isinstance(context.loaded.model, PeftModel)
@@ -240,7 +239,7 @@ def _say_quantized(bits: str, whole: bool) -> str:
         if whole
         else "The result is the adapter, which belongs to the base in these bits and is loaded on it again."
     )
-    if processes.is_main():
+    if distributed.is_main():
         print(f"NOTE: {said}", file=sys.stderr)  # noqa: T201
     return said
 

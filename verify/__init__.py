@@ -7,26 +7,26 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from verify.auditing import audit, register
-    from verify.backdoor import backdoor
+    from verify.auditing.audit import audit, register
+    from verify.data.records import Fields, Record
     from verify.errors import InputError, IntegrityError, RunError, VerifyError
-    from verify.evidence import Evidence, Settings
-    from verify.records import Fields, Record
-    from verify.robustness import probe
+    from verify.measures.robustness import probe
+    from verify.measures.trigger import backdoor
+    from verify.schema.evidence import Evidence, Settings
 
 _HOME = {
-    "Evidence": "verify.evidence",
-    "Fields": "verify.records",
+    "Evidence": "verify.schema.evidence",
+    "Fields": "verify.data.records",
     "InputError": "verify.errors",
     "IntegrityError": "verify.errors",
-    "Record": "verify.records",
+    "Record": "verify.data.records",
     "RunError": "verify.errors",
-    "Settings": "verify.evidence",
+    "Settings": "verify.schema.evidence",
     "VerifyError": "verify.errors",
-    "audit": "verify.auditing",
-    "backdoor": "verify.backdoor",
-    "probe": "verify.robustness",
-    "register": "verify.auditing",
+    "audit": "verify.auditing.audit",
+    "backdoor": "verify.measures.trigger",
+    "probe": "verify.measures.robustness",
+    "register": "verify.auditing.audit",
 }
 
 __all__ = [

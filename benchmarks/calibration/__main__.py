@@ -19,8 +19,9 @@ import torch
 
 from benchmarks.calibration.real import TRUTHS, RealAudit, audit_real
 from benchmarks.calibration.simulated import CASES, Cell, simulate
-from verify.console import progress_bar, quiet_libraries
-from verify.files import write_json, write_text
+from verify.cli.console import progress_bar
+from verify.io.files import write_json, write_text
+from verify.io.libraries import quiet_libraries
 from verify.statistics import clopper_pearson
 
 RESULTS = Path(__file__).parents[1] / "results"

@@ -14,11 +14,11 @@ import numpy as np
 
 from benchmarks.calibration.rules import read
 from unlearn import GradDiff
-from unlearn.demo.run import BASE_OPTIONS, FINETUNE_OPTIONS, write_data
-from unlearn.jobs import Job, run_jobs
-from unlearn.options import TrainingOptions
-from verify.files import is_complete, write_text
-from verify.scores import ScoreTable
+from unlearn.experiments.demo import BASE_OPTIONS, FINETUNE_OPTIONS, write_data
+from unlearn.experiments.jobs import Job, run_jobs
+from unlearn.training.options import TrainingOptions
+from verify.io.files import is_complete, write_text
+from verify.scores.table import ScoreTable
 
 REFERENCES = 4
 KEPT_SHARE = 0.2
@@ -102,9 +102,9 @@ def _train(folder: Path, name: str, data: str, seed: int) -> None:
 
 
 def _over_forget(folder: Path, number: int) -> None:
-    from unlearn.training import run_objective, save_model
-    from verify.models import load_model
-    from verify.sources import load_records
+    from unlearn.training.run import run_objective, save_model
+    from verify.data.sources import load_records
+    from verify.models.loading import load_model
 
     output = folder / "models" / f"over{number}"
     if is_complete(output):

@@ -16,7 +16,8 @@ from typing import get_args
 from benchmarks.contest.data import World
 from benchmarks.contest.run import Place, approximate_methods, run_contest
 from benchmarks.contest.table import summary, write_results
-from verify.console import progress_bar, quiet_libraries
+from verify.cli.console import progress_bar
+from verify.io.libraries import quiet_libraries
 
 ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "benchmarks" / "results"

@@ -8,12 +8,12 @@ from typing import Any, Literal
 
 import numpy as np
 
-from unlearn.demo.people import base_corpus, generate_people, record_texts, split_people, train_tokenizer
-from unlearn.demo.run import BASE_OPTIONS, BASE_RECORDS, FINETUNE_OPTIONS, MODEL_CONFIG, VOCABULARY
+from unlearn.experiments.demo import BASE_OPTIONS, BASE_RECORDS, FINETUNE_OPTIONS, MODEL_CONFIG, VOCABULARY
+from unlearn.experiments.people import base_corpus, generate_people, record_texts, split_people, train_tokenizer
 from unlearn.finetuning import finetune
-from unlearn.options import TrainingOptions
+from unlearn.training.options import TrainingOptions
 from verify.errors import InputError
-from verify.files import write_json, write_text
+from verify.io.files import write_json, write_text
 
 World = Literal["people", "tofu01", "tofu05", "tofu10", "knowundo"]
 Rows = Sequence[dict[str, Any]]

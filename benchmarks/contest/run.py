@@ -18,17 +18,17 @@ from benchmarks.contest.data import World, fine_tuning, train_base, write_world
 from unlearn.finetuning import finetune
 from unlearn.forgetting import forget
 from unlearn.methods import method_classes
-from unlearn.methods.base import Rebuild
-from unlearn.options import TrainingOptions, optimizer_steps
-from unlearn.weights import mean_loss, sample
+from unlearn.training.method import Rebuild
+from unlearn.training.options import TrainingOptions, optimizer_steps
+from unlearn.training.weights import mean_loss, sample
 from verify import Settings, audit
+from verify.data.sources import load_records
 from verify.errors import RunError
-from verify.evidence import Evidence
-from verify.files import MANIFEST, read_json, write_json
-from verify.models import load_model
-from verify.robustness import probe
-from verify.sources import load_records
-from verify.wording import beyond_references
+from verify.io.files import MANIFEST, read_json, write_json
+from verify.judging.verdict_text import beyond_references
+from verify.measures.robustness import probe
+from verify.models.loading import load_model
+from verify.schema.evidence import Evidence
 
 RATES = (3e-4, 1e-3, 3e-3)
 EPOCHS = 12

@@ -13,8 +13,8 @@ from matplotlib.figure import Figure
 
 from benchmarks.contest.data import World
 from verify.errors import InputError
-from verify.files import read_json, write_json, write_text
-from verify.report.drawings import as_svg
+from verify.io.files import read_json, write_json, write_text
+from verify.report.svg import as_svg
 
 Runs = Mapping[int, Sequence[Mapping[str, Any]]]
 WORDS = ("EQUIVALENT_WITHIN", "NOT_FORGOTTEN", "INCONCLUSIVE", "NOT_TESTABLE", "diverged")

@@ -16,7 +16,7 @@ from benchmarks.matrix.publish import update_page, write_results
 from benchmarks.matrix.rows import Place
 from benchmarks.matrix.run import run
 from benchmarks.matrix.settings import SETTINGS, setting_for
-from verify.console import FAILURE, progress_bar, run_command
+from verify.cli.console import FAILURE, progress_bar, run_command
 
 ROOT = Path(__file__).parents[2]
 

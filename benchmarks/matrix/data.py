@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.matrix.settings import DataName, Setting
-from unlearn.demo.people import base_corpus, generate_people, record_texts, split_people, train_tokenizer
-from unlearn.poisoning import KINDS, Trigger, plant
+from unlearn.experiments.people import base_corpus, generate_people, record_texts, split_people, train_tokenizer
+from unlearn.experiments.poisoning import KINDS, Trigger, plant
+from verify.data.records import Record
 from verify.errors import InputError
-from verify.files import write_json, write_text
-from verify.records import Record
+from verify.io.files import write_json, write_text
 
 CLIENT = "client"
 GONE, STAYS = "planter-gone", "planter-stays"

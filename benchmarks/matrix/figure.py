@@ -8,8 +8,8 @@ from matplotlib.figure import Figure
 
 from benchmarks.matrix.results import Cell, span
 from benchmarks.matrix.rows import Row
-from verify.findings import Value
-from verify.report.drawings import as_svg
+from verify.report.svg import as_svg
+from verify.schema.parts import Value
 
 HEADLINE = "reference"
 """The membership attack of table and figure: the adversary has the base model, and nothing else."""

@@ -10,15 +10,15 @@ from benchmarks.matrix.data import GONE, STAYS
 from benchmarks.matrix.price import Price
 from benchmarks.matrix.results import Cell, Counts, Membership, Triggers, load_cell
 from benchmarks.matrix.rows import Place, Row
-from unlearn.poisoning import KINDS
+from unlearn.experiments.poisoning import KINDS
 from verify import Evidence, Settings, audit
-from verify.backdoor import trigger_successes
-from verify.files import read_json
-from verify.findings import Value
-from verify.models import load_model
-from verify.records import Record
-from verify.scores import ScoreTable
-from verify.sources import load_records
+from verify.data.records import Record
+from verify.data.sources import load_records
+from verify.io.files import read_json
+from verify.measures.trigger import trigger_successes
+from verify.models.loading import load_model
+from verify.schema.parts import Value
+from verify.scores.table import ScoreTable
 from verify.statistics import clopper_pearson
 from verify.statistics.backdoor import trigger_test
 

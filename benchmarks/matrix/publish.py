@@ -16,7 +16,7 @@ from benchmarks.matrix.rows import Place, rows_of
 from benchmarks.matrix.settings import DataName
 from benchmarks.matrix.table import checks_as_list, sentences, table
 from verify.errors import InputError
-from verify.files import write_json, write_text
+from verify.io.files import write_json, write_text
 
 NOTES = f"""Means over seeds; in brackets the smallest lower and the largest upper 95 % limit of the seeds, each over records.
 Membership by the `{HEADLINE}` attack (the adversary has the base model); every attack is in the JSON file. `verbatim`: share of a

@@ -3,8 +3,9 @@
 from pathlib import Path
 
 from verify.errors import InputError
-from verify.files import read_json, write_text
-from verify.findings import Frozen, Value, VerdictWord
+from verify.io.documents import Frozen
+from verify.io.files import read_json, write_text
+from verify.schema.parts import Value, VerdictWord
 
 
 class Membership(Frozen):

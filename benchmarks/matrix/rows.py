@@ -10,7 +10,7 @@ from benchmarks.matrix.settings import Setting, Tuning
 from unlearn.finetuning import finetune
 from unlearn.forgetting import forget
 from unlearn.methods import method_classes
-from unlearn.options import TrainingOptions
+from unlearn.training.options import TrainingOptions
 
 Step = Literal["original", "train", "remove", "poisoned"]
 

@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
-from unlearn.demo.run import MODEL_CONFIG
-from unlearn.options import TrainingOptions
+from unlearn.experiments.demo import MODEL_CONFIG
+from unlearn.training.options import TrainingOptions
 from verify.errors import InputError
 
 DataName = Literal["people", "tofu"]

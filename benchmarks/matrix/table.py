@@ -6,8 +6,8 @@ from benchmarks.matrix.checks import Check
 from benchmarks.matrix.figure import HEADLINE, PANELS
 from benchmarks.matrix.results import Cell, span
 from benchmarks.matrix.rows import Row
-from verify.findings import Value
 from verify.report.text import short
+from verify.schema.parts import Value
 
 STOPS, LEAVES = 0.10, 0.90
 """A defence "stops" a threat that keeps at most this share of what no defence leaves, and "leaves" one that keeps this much."""

@@ -15,13 +15,13 @@ from tiny_models import make_llama, make_tokenizer
 
 from verify.attacks import attack_classes, extraction, membership, select_attacks
 from verify.attacks.base import MODEL_ITSELF, Attack, Family, Need, Observation
+from verify.data.identity import RecordKey
+from verify.data.records import Record
 from verify.errors import InputError
-from verify.identity import RecordKey
-from verify.measurements import measure
-from verify.models import LoadedModel, load_model
-from verify.records import Record
-from verify.registry import discover
-from verify.token_stats import TokenStatistics
+from verify.io.plugins import discover
+from verify.models.loading import LoadedModel, load_model
+from verify.models.token_stats import TokenStatistics
+from verify.scores.observe import measure
 
 KEY = RecordKey(b"k" * 32)
 TOKENIZER = make_tokenizer()

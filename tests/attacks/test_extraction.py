@@ -16,13 +16,13 @@ from verify.attacks.extraction.extraction_probability import (
     probability_within,
 )
 from verify.attacks.extraction.verbatim import Verbatim, common_prefix
-from verify.encoding import Encoder, collate
-from verify.identity import RecordKey
-from verify.measurements import measure
-from verify.models import LoadedModel, load_model
-from verify.records import Record
-from verify.scoring import scored_log_probabilities
-from verify.token_stats import TokenStatistics
+from verify.data.encoding import Encoder, collate
+from verify.data.identity import RecordKey
+from verify.data.records import Record
+from verify.models.loading import LoadedModel, load_model
+from verify.models.log_probabilities import scored_log_probabilities
+from verify.models.token_stats import TokenStatistics
+from verify.scores.observe import measure
 
 FLAGS = st.lists(st.booleans(), min_size=1, max_size=40)
 KEY = RecordKey(b"k" * 32)

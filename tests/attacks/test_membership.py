@@ -16,13 +16,13 @@ from verify.attacks.membership.min_k import MinK
 from verify.attacks.membership.min_k_plus_plus import MinKPlusPlus
 from verify.attacks.membership.reference import Reference
 from verify.attacks.membership.zlib import Zlib
-from verify.encoding import Encoder, collate
-from verify.identity import RecordKey
-from verify.measurements import measure
-from verify.models import load_model
-from verify.records import Record
-from verify.scoring import scored_log_probabilities
-from verify.token_stats import TokenStatistics
+from verify.data.encoding import Encoder, collate
+from verify.data.identity import RecordKey
+from verify.data.records import Record
+from verify.models.loading import load_model
+from verify.models.log_probabilities import scored_log_probabilities
+from verify.models.token_stats import TokenStatistics
+from verify.scores.observe import measure
 
 LOGS = st.lists(st.floats(-50, 0, width=32), min_size=1, max_size=60)
 

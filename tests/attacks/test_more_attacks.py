@@ -18,14 +18,14 @@ from verify.attacks.extraction.exposure import Exposure
 from verify.attacks.extraction.extraction_likelihood import overlap
 from verify.attacks.extraction.sampled import Sampled
 from verify.attacks.membership._fitted import cross_fitted
-from verify.encoding import Encoder
+from verify.data.encoding import Encoder
+from verify.data.identity import RecordKey
+from verify.data.records import Record
 from verify.errors import InputError
-from verify.generation import sampled_continuations
-from verify.identity import RecordKey
-from verify.measurements import measure
-from verify.models import LoadedModel, load_model
-from verify.records import Record
-from verify.token_stats import TokenStatistics
+from verify.models.generation import sampled_continuations
+from verify.models.loading import LoadedModel, load_model
+from verify.models.token_stats import TokenStatistics
+from verify.scores.observe import measure
 
 KEY = RecordKey(b"k" * 32)
 TOKENIZER = make_tokenizer()

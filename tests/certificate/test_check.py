@@ -12,7 +12,8 @@ import pytest
 from certificates import FORGET, broken, check, edit_payload, edited
 
 from verify import InputError, IntegrityError
-from verify.certificate import (
+from verify.certificate.check import Trusted, check_certificate
+from verify.certificate.statements import (
     auditor_statement,
     load_public_key,
     load_signer,
@@ -21,8 +22,7 @@ from verify.certificate import (
     sign,
     write_certificate,
 )
-from verify.certificate_check import Trusted, check_certificate
-from verify.files import write_manifest
+from verify.io.files import write_manifest
 
 
 def test_a_whole_certificate_holds(house: dict[str, Path]) -> None:
@@ -127,8 +127,8 @@ def test_it_names_no_record(house: dict[str, Path]) -> None:
     """No text, identifier or keyed hash of a record is in it."""
     content = json.loads(house["certificate.json"].read_text())
     payloads = "".join(base64.b64decode(envelope["payload"]).decode() for envelope in content["envelopes"])
-    from verify.identity import RecordKey
-    from verify.records import Fields, parse_records
+    from verify.data.identity import RecordKey
+    from verify.data.records import Fields, parse_records
 
     key = RecordKey.load()
     for record in parse_records(FORGET, Fields(), "forget"):
@@ -166,7 +166,7 @@ def test_no_certificate_at_all(house: dict[str, Path], tmp_path: Path, content: 
 def test_checking_needs_no_torch(house: dict[str, Path]) -> None:
     """The command loads neither torch nor numpy."""
     code = (
-        "import sys; from verify.cli import main; status = main(sys.argv[1:]); "
+        "import sys; from verify.cli.main import main; status = main(sys.argv[1:]); "
         "assert not {'torch', 'numpy', 'transformers'} & set(sys.modules); sys.exit(status)"
     )
     arguments = ["check", str(house["certificate.json"]), "--key", f"{house['key']}.pub"]

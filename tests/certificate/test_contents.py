@@ -10,11 +10,11 @@ from certificates import broken, check, record_about, rewritten
 from deletions import model_of
 
 from verify import InputError
-from verify.certificate import auditor_statement, load_signer, operator_statement, sign, write_certificate
-from verify.certificate_check import read_claims
-from verify.evidence import Evidence
-from verify.findings import Value
-from verify.treatments import Robustness, Treated
+from verify.certificate.check import read_claims
+from verify.certificate.statements import auditor_statement, load_signer, operator_statement, sign, write_certificate
+from verify.schema.evidence import Evidence
+from verify.schema.parts import Value
+from verify.schema.robustness import Robustness, Treated
 
 
 def robustness_of(weights: str, records: str) -> Robustness:

@@ -126,7 +126,7 @@ def test_hostile_envelopes(house: dict[str, Path], tmp_path_factory: pytest.Temp
 
 def test_nothing_of_a_certificate_reaches_the_terminal_raw(house: dict[str, Path], tmp_path: Path, capsys: Any) -> None:
     """Escapes and direction marks in a signer's name are shown by their code."""
-    from verify.cli import main
+    from verify.cli.main import main
 
     content = json.loads(house["certificate.json"].read_text())
     content["envelopes"][0]["signatures"][0]["keyid"] = "\x1b[2J\u202eevil"

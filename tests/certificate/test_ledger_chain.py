@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 from certificates import broken, check, record_about, rewritten
 
-from unlearn.requests.ledger import Ledger, NewRequest
+from unlearn.requests.ledger.ledger import Ledger, NewRequest
 from verify import InputError, IntegrityError
-from verify.ledger_chain import GENESIS, chain
+from verify.certificate.ledger_chain import GENESIS, chain
 
 
 @pytest.fixture

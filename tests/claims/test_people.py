@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from score_tables import simulated_table
 
-from verify.claims.people import judge_people
-from verify.evidence import Settings
-from verify.findings import People
-from verify.scores import ScoreBlock, ScoreTable
+from verify.judging.user_level import judge_people
+from verify.schema.evidence import Settings
+from verify.schema.parts import People
+from verify.scores.table import ScoreBlock, ScoreTable
 
 PEOPLE, TEXTS = 60, 4
 

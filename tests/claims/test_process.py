@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 from score_tables import canary_table
 
-from verify.claims.process import judge_process
-from verify.evidence import Settings
-from verify.findings import CoinBatch, Process
-from verify.scores import ScoreTable
+from verify.judging.tier_canaries import judge_process
+from verify.schema.evidence import Settings
+from verify.schema.parts import CoinBatch, Process
+from verify.scores.table import ScoreTable
 from verify.statistics.one_run import one_run_epsilon
 
 SETTINGS = Settings()

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from score_tables import simulated_table
 
-from verify.claims.twins import judge_twins
-from verify.evidence import Settings
-from verify.findings import Twins
+from verify.judging.tier_controls import judge_twins
+from verify.schema.evidence import Settings
+from verify.schema.parts import Twins
 
 SETTINGS = Settings(twins=True)
 

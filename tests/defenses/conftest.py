@@ -8,7 +8,7 @@ import torch
 from tiny_models import CONTEXT, make_llama
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from verify.models import LoadedModel, load_model
+from verify.models.loading import LoadedModel, load_model
 
 
 def make_gpt2(tokenizer: Any) -> GPT2LMHeadModel:

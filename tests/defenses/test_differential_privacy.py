@@ -16,19 +16,19 @@ import torch
 from training_rows import make_rows
 
 from unlearn import NPO, Auto, DifferentialPrivacy, Retrain, Rollback, TrainingOptions, finetune, forget
-from unlearn.adapters import attach_adapter
 from unlearn.defenses.accounting import NoisePlan, epsilon_of, plan_noise
 from unlearn.defenses.base import TrainingTask
 from unlearn.defenses.differential_privacy import UnitBatches
 from unlearn.defenses.unit_gradients import chunks, hooked, row_losses, sum_by_unit, trained_parameters
-from unlearn.provenance import LOG_NAME, TrainingLog
-from unlearn.reproduction import reproduce
-from verify.digests import weights_digest
+from unlearn.experiments.reproduction import reproduce
+from unlearn.training.log import LOG_NAME, TrainingLog
+from unlearn.training.lora import attach_adapter
+from verify.data.records import Fields, parse_records
 from verify.errors import InputError, RunError
-from verify.files import write_manifest
-from verify.models import LoadedModel, load_model
-from verify.records import Fields, parse_records
-from verify.scoring import scored_log_probabilities
+from verify.io.digests import weights_digest
+from verify.io.files import write_manifest
+from verify.models.loading import LoadedModel, load_model
+from verify.models.log_probabilities import scored_log_probabilities
 
 opacus = pytest.importorskip("opacus", reason="Opacus is not installed: pip install 'unlearn-verify[dp]'")
 

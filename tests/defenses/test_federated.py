@@ -28,11 +28,11 @@ from unlearn.defenses import federation, flower
 from unlearn.defenses.federation import FEDERATION, ROUNDS, START
 from unlearn.defenses.flower import Reply, aggregate
 from unlearn.methods.federaser import of_length
-from unlearn.provenance import LOG_NAME, TrainingLog
+from unlearn.training.log import LOG_NAME, TrainingLog
+from verify.data.identity import RecordKey
+from verify.data.records import Fields, parse_records
 from verify.errors import InputError, IntegrityError, RunError
-from verify.identity import RecordKey
-from verify.models import load_model
-from verify.records import Fields, parse_records
+from verify.models.loading import load_model
 
 pytest.importorskip("flwr", reason="Flower is not installed: pip install 'unlearn-verify[federated]'")
 

@@ -11,12 +11,12 @@ import torch
 from unlearn import NPO, TrainingOptions, finetune, forget
 from unlearn.methods.auto import Auto, _Climb, _halves
 from unlearn.methods.retrain import Retrain
-from unlearn.provenance import LOG_NAME
-from unlearn.shards import ShardPlan, finetune_shards
+from unlearn.training.log import LOG_NAME
+from unlearn.training.shards import ShardPlan, finetune_shards
+from verify.data.sources import load_records
 from verify.errors import InputError, RunError
-from verify.evidence import Evidence
-from verify.models import load_model
-from verify.sources import load_records
+from verify.models.loading import load_model
+from verify.schema.evidence import Evidence
 
 ROWS = [
     {"example_id": f"r{n}", "prompt": f"Who is {n}?", "completion": f"Nobody but {n * 3}.", "subject_id": f"s{n // 2}"}

@@ -11,19 +11,19 @@ from tiny_models import make_llama
 from transformers import TrainerCallback
 
 from unlearn import Level, TrainingOptions, finetune, forget
-from unlearn.anchor import Anchor
-from unlearn.distributions import kl_to
-from unlearn.levels import estimate_levels, fit, per_window, retraining_passes, window_of_tokens
-from unlearn.methods._to_level import ToLevel
-from unlearn.methods.base import Batch
-from unlearn.options import optimizer_steps
-from unlearn.reference import load_or_compute_reference
-from verify.encoding import Encoder, collate
+from unlearn.level.estimate import estimate_levels, fit, per_window, retraining_passes, window_of_tokens
+from unlearn.level.objective import ToLevel
+from unlearn.training.divergences import kl_to
+from unlearn.training.initial_outputs import load_or_compute_reference
+from unlearn.training.method import Batch
+from unlearn.training.options import optimizer_steps
+from unlearn.training.penalty import Anchor
+from verify.data.encoding import Encoder, collate
+from verify.data.records import Fields, parse_records
 from verify.errors import InputError
-from verify.models import load_model
-from verify.records import Fields, parse_records
-from verify.scoring import scored_logits
-from verify.token_stats import compute_token_statistics
+from verify.models.loading import load_model
+from verify.models.log_probabilities import scored_logits
+from verify.models.token_stats import compute_token_statistics
 
 
 def people(prefix: str, count: int) -> list[dict[str, str]]:

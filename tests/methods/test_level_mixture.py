@@ -12,11 +12,12 @@ from peft import IA3Config, LoraConfig, get_peft_model
 from tiny_models import make_llama
 from training_rows import make_rows
 
-from unlearn import Level, TrainingOptions, finetune, forget, mixtures
-from unlearn.adapters import attach_adapter
-from unlearn.mixtures import ENOUGH, _in_half_batches, _stand_ins, can_be_mixed, mixed, two_views
-from verify.models import load_model
-from verify.records import Fields, parse_records
+from unlearn import Level, TrainingOptions, finetune, forget
+from unlearn.level import mixtures
+from unlearn.level.mixtures import ENOUGH, _in_half_batches, _stand_ins, can_be_mixed, mixed, two_views
+from unlearn.training.lora import attach_adapter
+from verify.data.records import Fields, parse_records
+from verify.models.loading import load_model
 
 ALL = np.ones(4, dtype=bool)
 

@@ -10,15 +10,15 @@ import torch
 
 from unlearn import TrainingOptions, forget
 from unlearn.methods import method_classes, method_name
-from unlearn.methods.base import Batch, InsideLayers, Objective, Progress, Rebuild, WeightEdit, WithAlternatives, WithMemory
-from unlearn.options import TrainingOptions as Options
-from unlearn.reference import load_or_compute_reference
-from unlearn.stopping import StopRule
-from verify.digests import weights_digest
-from verify.encoding import Encoder, collate
+from unlearn.training.initial_outputs import load_or_compute_reference
+from unlearn.training.method import Batch, InsideLayers, Objective, Progress, Rebuild, WeightEdit, WithAlternatives, WithMemory
+from unlearn.training.options import TrainingOptions as Options
+from unlearn.training.stopping import StopRule
+from verify.data.encoding import Encoder, collate
+from verify.data.records import Fields, parse_records
 from verify.errors import InputError
-from verify.models import load_model
-from verify.records import Fields, parse_records
+from verify.io.digests import weights_digest
+from verify.models.loading import load_model
 
 METHODS = method_classes()
 OBJECTIVES = {name: kind for name, kind in METHODS.items() if isinstance(kind(), Objective)}

@@ -11,13 +11,13 @@ from scipy.special import lambertw
 from tiny_models import make_llama, make_tokenizer
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from unlearn.alternatives import instead
 from unlearn.methods import method_classes
-from unlearn.methods.base import Batch, InsideLayers, Objective, Progress, WithMemory
-from unlearn.reference import load_or_compute_reference
-from verify.encoding import Encoded, Encoder, collate
-from verify.models import LoadedModel, load_model
-from verify.records import Record
+from unlearn.methods._alternatives import instead
+from unlearn.training.initial_outputs import load_or_compute_reference
+from unlearn.training.method import Batch, InsideLayers, Objective, Progress, WithMemory
+from verify.data.encoding import Encoded, Encoder, collate
+from verify.data.records import Record
+from verify.models.loading import LoadedModel, load_model
 
 TOKENIZER = make_tokenizer()
 FORGET = [Record(f"f{number}", prompt=f"who {number}", completion="the quick brown fox " * (number + 1)) for number in range(4)]
@@ -291,7 +291,7 @@ def test_weights_are_constants(name: str) -> None:
 
 def test_ceu_pulls_towards_the_others() -> None:
     """In the logits the gradient is p - q, with q the model's own distribution without the true token."""
-    from unlearn.distributions import cross_entropy_to, without_token
+    from unlearn.training.divergences import cross_entropy_to, without_token
 
     logits = torch.randn(6, 11, dtype=torch.float64, requires_grad=True)
     tokens = torch.arange(6)

@@ -9,7 +9,7 @@ import torch
 from unlearn import TrainingOptions, finetune, forget
 from unlearn.methods.task_vector import TaskVector
 from verify import InputError
-from verify.models import load_model
+from verify.models.loading import load_model
 
 ROWS = [{"example_id": f"r{n}", "prompt": f"Who is {n}?", "completion": f"Person {n * 13}."} for n in range(12)]
 OPTIONS = TrainingOptions(learning_rate=2e-3, epochs=3, batch_size=4)

@@ -11,19 +11,20 @@ import torch
 from peft import LoraConfig, get_peft_model
 from tiny_models import make_llama, make_tokenizer
 
-from unlearn import TrainingOptions, finetune, forget, training
-from unlearn.methods.base import Context
+from unlearn import TrainingOptions, finetune, forget
 from unlearn.methods.fisher import Fisher
-from unlearn.methods.lora_negation import LoraNegation, delta_weights
+from unlearn.methods.lora_negation import LoraNegation
 from unlearn.methods.negmerge import NegMerge
 from unlearn.methods.ssd import SSD
 from unlearn.methods.task_vector import TaskVector
 from unlearn.methods.ties import Ties, ties_merge
-from unlearn.weights import diagonal_fisher
+from unlearn.training import run
+from unlearn.training.method import Context
+from unlearn.training.weights import delta_weights, diagonal_fisher
 from verify import InputError
-from verify.encoding import Encoder
-from verify.models import load_model
-from verify.sources import load_records
+from verify.data.encoding import Encoder
+from verify.data.sources import load_records
+from verify.models.loading import load_model
 
 ROWS = [{"example_id": f"r{n}", "prompt": f"Who is {n}?", "completion": f"Person {n * 13}."} for n in range(12)]
 OPTIONS = TrainingOptions(learning_rate=2e-3, epochs=3, batch_size=4)
@@ -67,7 +68,7 @@ def test_layers_only_improve(edit: Callable[..., Any]) -> None:
     result = edit(TaskVector(per="layer", tolerance=0.3))
     whole = max(entry["forget_loss"] for entry in result.facts["search"] if entry["scale"] == result.facts["scale"])
     loaded = load_model(result.model_dir)
-    from unlearn.weights import mean_loss
+    from unlearn.training.weights import mean_loss
 
     assert mean_loss(loaded, load_records(ROWS[:4])) >= whole - 1e-6
     assert len(result.facts["layer_multiples"]) == 2
@@ -180,7 +181,7 @@ def test_an_adapter_has_no_whole_weights(
     edit: Callable[..., Any], adapted: Path, method: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Methods on whole weights refuse a model that is an adapter before anything is trained, and all say the same of what to do."""
-    monkeypatch.setattr(training, "_train", lambda *_, **__: pytest.fail("trained first"))
+    monkeypatch.setattr(run, "_train", lambda *_, **__: pytest.fail("trained first"))
     with pytest.raises(InputError, match=r"Merge it .* npo, or ssd"):
         edit(method, model=adapted)
 

@@ -11,17 +11,17 @@ from report_reading import Page
 from score_tables import simulated_table
 
 from verify import InputError, Settings
-from verify.certificate_check import Signer
-from verify.cli import main
-from verify.deletion_record import DeletionRecord, Event, ResidualCopy
-from verify.evidence import Evidence
-from verify.findings import Value
-from verify.protocol import Aside
+from verify.certificate.check import Signer
+from verify.cli.main import main
+from verify.judging.protocol import Aside
 from verify.report.attack_pages import attack_pages
 from verify.report.deletion import render
 from verify.report.letter import RIGHTS, write_letter
-from verify.report.page import PLAIN
-from verify.treatments import Recovery, RetainHarm, Robustness, Treated
+from verify.report.rendering import PLAIN
+from verify.schema.deletion_record import DeletionRecord, Event, ResidualCopy
+from verify.schema.evidence import Evidence
+from verify.schema.parts import Value
+from verify.schema.robustness import Recovery, RetainHarm, Robustness, Treated
 
 SENT = date(2026, 12, 1)
 

@@ -10,7 +10,7 @@ from audits import evidence_of
 from deletions import hostile_record, of_other_weights, record_of, request_of
 from score_tables import simulated_table
 
-from verify.certificate_check import Signer
+from verify.certificate.check import Signer
 from verify.report import deletion
 from verify.report.html import render, render_comparison
 from verify.report.letter import write_letter

@@ -10,16 +10,16 @@ from audits import BLIND, evidence_of
 from report_reading import Page
 from score_tables import canary_table, simulated_table
 
-from verify.cli import main
+from verify.cli.main import main
 from verify.errors import InputError
-from verify.evidence import Evidence, Settings
-from verify.findings import Registered
-from verify.protocol import Aside
+from verify.io.escaping import visible
+from verify.judging.protocol import Aside
 from verify.report.html import render, render_comparison
-from verify.report.page import in_plain_words
+from verify.report.rendering import in_plain_words
 from verify.report.text import comparison, summary
-from verify.scores import ScoreTable
-from verify.visible import visible
+from verify.schema.evidence import Evidence, Settings
+from verify.schema.parts import Registered
+from verify.scores.table import ScoreTable
 
 TWINS = Settings(planted_draws=40, twins=True)
 TRUTHS: dict[str, dict[str, Any]] = {

@@ -10,7 +10,7 @@ import pytest
 import sqlalchemy as sa
 from deletion_world import build_world
 
-from unlearn.requests.ledger import Ledger
+from unlearn.requests.ledger.ledger import Ledger
 
 
 @pytest.fixture

@@ -10,14 +10,14 @@ import pytest
 from training_rows import make_rows
 
 from unlearn import TrainingOptions, finetune
-from unlearn.requests.cleaning import FOUND, HASHED, IN_FILE, IN_SERVICE, Left, carried_over, clean, read_reasons
-from unlearn.requests.ledger import Ledger, NewRequest
+from unlearn.purge.residue import CannotMendError
+from unlearn.requests.cleanup import FOUND, HASHED, IN_FILE, IN_SERVICE, Left, carried_over, clean, read_reasons
+from unlearn.requests.ledger.ledger import Ledger, NewRequest
+from unlearn.requests.plan import Plan
 from unlearn.requests.planning import Choices, draft, note
-from unlearn.requests.plans import Plan
-from unlearn.requests.residues import CannotMendError
+from verify.data.identity import RecordKey, plainly, telling_parts
 from verify.errors import InputError
-from verify.evidence import Settings
-from verify.identity import RecordKey, plainly, telling_parts
+from verify.schema.evidence import Settings
 
 ROWS = make_rows("forget", 8)
 ASKING = ROWS[0]["subject_id"]
@@ -52,7 +52,7 @@ def test_what_stays_has_a_reason_or_is_asked_for(planned: tuple[Path, Plan], led
     assert ASKING.lower() not in str(seen).lower(), "a telling name is a keyed hash"
     kept = clean(ledger, folder, plan, key, reasons={seen.unexplained[0]["place"]: "a court asked for it"})
     assert not kept.unexplained
-    killed = mock.patch("unlearn.requests.purging.remove", side_effect=KeyboardInterrupt)
+    killed = mock.patch("unlearn.purge.find.remove", side_effect=KeyboardInterrupt)
     with killed, pytest.raises(KeyboardInterrupt):
         clean(ledger, folder, plan, key, remove=True)
     (models / f"{ASKING}.log").unlink()  # it was removed, and the process died before it could say so
@@ -176,7 +176,7 @@ def test_what_fails_to_go_keeps_what_it_is_known_by(planned: tuple[Path, Plan], 
     key, models = RecordKey.load(), tmp_path / "models"
     (models / "run.log").write_text(ROWS[0]["completion"])
     how: dict[str, Any] = {"retired": [plan.models[0].weights], "remove": True, "closing": True, "rewrite_data": True}
-    with mock.patch("unlearn.requests.mending.cut_lines", side_effect=CannotMendError("it is in use")):
+    with mock.patch("unlearn.purge.redact.cut_lines", side_effect=CannotMendError("it is in use")):
         refused = clean(ledger, folder, plan, key, **how)
     assert {copy["kind"]: copy["why"] for copy in refused.unexplained}["log"] == "it is in use"
     assert (models / "served").is_dir()

@@ -10,22 +10,22 @@ import pytest
 from deletion_world import ASKING, MARGIN, PEOPLE, options, rows
 from report_reading import Page
 
-import unlearn.cli
-import verify.cli
+import unlearn.cli.main
+import verify.cli.main
 from unlearn import finetune
-from unlearn.requests import answers
-from unlearn.requests.ledger import Ledger
-from verify.certificate import make_key
-from verify.deletion_record import DeletionRecord
+from unlearn.requests import letters
+from unlearn.requests.ledger.ledger import Ledger
+from verify.certificate.statements import make_key
 from verify.errors import InputError
 from verify.report.pdf import chromium
-from verify.treatments import Robustness
+from verify.schema.deletion_record import DeletionRecord
+from verify.schema.robustness import Robustness
 
 MODELS = ("original", "second")
 
 
 def shell(*words: str) -> int:
-    return unlearn.cli.main(["request", *words])
+    return unlearn.cli.main.main(["request", *words])
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +57,7 @@ def deployed(built: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         for number, model in enumerate(MODELS):
             sides = ["--model", str(batch / f"model-{number}" / "rung-0-retrain"), "--original", f"models/{model}"]
             sides += ["--references", *listed, "--forget", "who.txt", "--data", "people.jsonl"]
-            assert verify.cli.main(["probe", *sides, "--probes", "quantization", "--output", f"probe-{number}.json"]) == 0
+            assert verify.cli.main.main(["probe", *sides, "--probes", "quantization", "--output", f"probe-{number}.json"]) == 0
         (world / "who.txt").unlink()
         for role in ("operator", "auditor"):
             make_key(world / role)
@@ -111,7 +111,7 @@ def checks(batch: Path, number: int, capsys: pytest.CaptureFixture[str]) -> tupl
     beside = ["--model", str(model / "rung-0-retrain"), "--audit", *map(str, model.glob("audit-*"))]
     beside += ["--deletion", str(batch / "deletion.json"), "--ledger", "ledger.db", "--key", "operator.pub", "auditor.pub"]
     capsys.readouterr()
-    status = verify.cli.main(["check", str(batch / "certificate.json"), *beside])
+    status = verify.cli.main.main(["check", str(batch / "certificate.json"), *beside])
     return status, capsys.readouterr().out
 
 
@@ -245,7 +245,7 @@ def test_a_report_on_paper_is_of_the_page_beside_it(
         printed.append(page)
         path.write_bytes(b"%PDF-")
 
-    monkeypatch.setattr(answers, "write_pdf", write_pdf)
+    monkeypatch.setattr(letters, "write_pdf", write_pdf)
     assert close(desk, "--pdf") == 0
     batch = batch_in(desk)
     assert "report.pdf" in capsys.readouterr().out
@@ -256,7 +256,7 @@ def test_a_report_on_paper_is_of_the_page_beside_it(
     def absent(page: str, path: Path) -> None:
         raise InputError("a PDF needs Chromium")
 
-    monkeypatch.setattr(answers, "write_pdf", absent)
+    monkeypatch.setattr(letters, "write_pdf", absent)
     (batch / "certificate.json").unlink()
     assert close(desk, "--pdf", "--robustness", "probe-0.json", retired=()) == 0
     said = capsys.readouterr().out

@@ -6,8 +6,8 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
-from unlearn import cli_ledger
-from unlearn.requests.deadlines import business_days_after, deadlines, next_drop_fetch
+from unlearn.cli import ledger
+from unlearn.requests.ledger.deadlines import business_days_after, deadlines, next_drop_fetch
 from verify import InputError
 
 
@@ -54,7 +54,7 @@ def test_the_day_is_that_of_the_place(monkeypatch: pytest.MonkeyPatch) -> None:
         for zone in ("Etc/GMT+12", "America/Los_Angeles", "Etc/GMT-14"):
             monkeypatch.setenv("TZ", zone)
             time.tzset()
-            assert cli_ledger.today() == datetime.now(ZoneInfo(zone)).date()
+            assert ledger.today() == datetime.now(ZoneInfo(zone)).date()
     finally:
         monkeypatch.undo()
         time.tzset()

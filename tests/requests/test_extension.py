@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 
-import unlearn.cli
-from unlearn.requests.closing import close_request
-from unlearn.requests.deadlines import ExtensionReason, today
-from unlearn.requests.ledger import Ledger, NewRequest, Request
-from unlearn.requests.telling import listed, story
+import unlearn.cli.main
+from unlearn.cli.request_text import listed, story
+from unlearn.requests.close import close_request
+from unlearn.requests.ledger.deadlines import ExtensionReason, today
+from unlearn.requests.ledger.ledger import Ledger, NewRequest, Request
 from verify import InputError
 
 SUBJECT = ("5" * 32,)
@@ -27,7 +27,7 @@ def test_told_and_noted(ledger: Ledger, tmp_path: Path, capsys: pytest.CaptureFi
     ledger.advance(request.id, "identity_verified")
     where = ["--ledger", str(tmp_path / "ledger.db"), "--output", str(tmp_path / "deletions")]
     command = ["request", "extend", request.id, "--reason", "complexity", *where]
-    assert unlearn.cli.main(command) == 0
+    assert unlearn.cli.main.main(command) == 0
     said = capsys.readouterr().out
     assert f"answer by {request.deadlines.extended}, if this letter is sent by {request.deadlines.answer}" in said
     letter = next((tmp_path / "deletions").rglob(f"{request.id}-extension.txt"))
@@ -38,7 +38,7 @@ def test_told_and_noted(ledger: Ledger, tmp_path: Path, capsys: pytest.CaptureFi
     noted = ledger.request(request.id)
     assert (noted.state, noted.due) == ("identity_verified", request.deadlines.extended)
     letter.unlink()
-    assert unlearn.cli.main(command) == 0, "a lost letter is written again"
+    assert unlearn.cli.main.main(command) == 0, "a lost letter is written again"
     assert " ".join(letter.read_text().split()) == text
     assert ledger.verify() == 3
     (line,) = listed([noted], today())
@@ -96,7 +96,9 @@ def test_the_reason_names_nobody(ledger: Ledger, tmp_path: Path, capsys: pytest.
     """Free words, which might hold a name, are no reason."""
     request = asked(ledger)
     with pytest.raises(SystemExit) as stop:
-        unlearn.cli.main(["request", "extend", request.id, "--reason", "Zebedee asked", "--ledger", str(tmp_path / "ledger.db")])
+        unlearn.cli.main.main(
+            ["request", "extend", request.id, "--reason", "Zebedee asked", "--ledger", str(tmp_path / "ledger.db")]
+        )
     assert stop.value.code == 2
     assert ledger.request(request.id).due == ledger.request(request.id).deadlines.answer
     assert date.fromisoformat(request.first["received"]) < today()

@@ -7,15 +7,15 @@ from typing import Any
 
 import pytest
 
-import unlearn.cli
+import unlearn.cli.main
 from unlearn import NPO, TrainingOptions, finetune, forget
-from unlearn.requests.finding import find_records
-from unlearn.requests.lineage import affected_models
-from unlearn.requests.near_duplicates import NearDuplicates, shingles, signature, similarity
+from unlearn.scan.lineage import affected_models
+from unlearn.scan.near_duplicates import NearDuplicates, shingles, signature, similarity
+from unlearn.scan.search import find_records
+from verify.data.identity import RecordKey
+from verify.data.records import Fields
+from verify.data.sources import load_records
 from verify.errors import InputError, IntegrityError
-from verify.identity import RecordKey
-from verify.records import Fields
-from verify.sources import load_records
 
 STORY = (
     "the quick brown fox of our house jumps over the lazy dog every single day before breakfast and then once more "
@@ -128,12 +128,12 @@ def test_which_models_saw_them(model_dir: Path, data: Path, tmp_path: Path) -> N
 def test_scan_from_the_shell(data: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     """Identifiers from standard input; rows and hashes out, and no word of any record; 3 where nothing is found."""
     monkeypatch.setattr("sys.stdin", io.StringIO("ida\n\n"))
-    assert unlearn.cli.main(["scan", "--data", str(data), "--subjects", "-"]) == 0
+    assert unlearn.cli.main.main(["scan", "--data", str(data), "--subjects", "-"]) == 0
     shown = capsys.readouterr().out
     assert "2 records" in shown or "3 records" in shown
     assert "1 near-duplicates to confirm" in shown
     assert not any(word in shown for word in ("fox", "Ida", "ida ", "north"))
     monkeypatch.setattr("sys.stdin", io.StringIO("nobody\n"))
-    assert unlearn.cli.main(["scan", "--data", str(data), "--ids", "-"]) == 3
-    assert unlearn.cli.main(["scan", "--data", str(data)]) == 2
-    assert unlearn.cli.main(["scan", "--data", str(data), "--texts", "no-such-file"]) == 2
+    assert unlearn.cli.main.main(["scan", "--data", str(data), "--ids", "-"]) == 3
+    assert unlearn.cli.main.main(["scan", "--data", str(data)]) == 2
+    assert unlearn.cli.main.main(["scan", "--data", str(data), "--texts", "no-such-file"]) == 2

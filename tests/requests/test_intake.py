@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from unlearn.requests.intake import from_csv, from_lines, from_opendsr, subject_hashes
+from unlearn.requests.ledger.intake import from_csv, from_lines, from_opendsr, subject_hashes
 from verify import InputError
-from verify.identity import RecordKey
+from verify.data.identity import RecordKey
 
 KEY = RecordKey(b"k" * 32)
 GOOD = {

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from unlearn.requests.ledger import GENESIS, Ledger, NewRequest
+from unlearn.requests.ledger.ledger import GENESIS, Ledger, NewRequest
 from verify import InputError, IntegrityError
 
 WAY = ("identity_verified", "matched", "planned", "unlearning", "verifying")

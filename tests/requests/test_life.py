@@ -16,19 +16,19 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from unlearn.requests import closing, pipeline
-from unlearn.requests.cleaning import Left
-from unlearn.requests.closing import Cleaning, close_request, purge_batch
-from unlearn.requests.ledger import Ledger, NewRequest, Request
+from unlearn.requests import close, pipeline
+from unlearn.requests.batch_folder import CACHE, rung_folder
+from unlearn.requests.cleanup import Left
+from unlearn.requests.close import Cleaning, close_request, purge_batch
+from unlearn.requests.ledger.ledger import Ledger, NewRequest, Request
 from unlearn.requests.pipeline import Finding, run_batch
+from unlearn.requests.plan import Plan, PlannedModel
 from unlearn.requests.planning import PLANNABLE
-from unlearn.requests.plans import Plan, PlannedModel
 from unlearn.requests.training_sets import TrainingSets
-from unlearn.requests.workplace import CACHE, rung_folder
 from verify import InputError, RunError
-from verify.evidence import Settings
-from verify.files import is_complete, write_manifest
-from verify.identity import RecordKey
+from verify.data.identity import RecordKey
+from verify.io.files import is_complete, write_manifest
+from verify.schema.evidence import Settings
 
 DAY = date(2026, 11, 2)
 KEY = RecordKey(b"k" * 32)
@@ -70,11 +70,11 @@ class LifeOfDeletions(RuleBasedStateMachine):
                 "_deployed",
                 lambda _, model: {"name": model.name, "before": model.weights, "after": "c" * 64, "verdict": self.verdict},
             ),
-            (closing, "suppress", lambda *_: 0),
-            (closing, "told", lambda *_: []),
-            (closing, "_require_evidence", lambda *_: None),
-            (closing, "clean", lambda *_, **__: Left(tuple(self.copies), {})),
-            (closing, "_written", lambda *_: None),
+            (close, "suppress", lambda *_: 0),
+            (close, "told", lambda *_: []),
+            (close, "_require_evidence", lambda *_: None),
+            (close, "clean", lambda *_, **__: Left(tuple(self.copies), {})),
+            (close, "_written", lambda *_: None),
             (Ledger, "advance_all", self.advancing(Ledger.advance_all)),
         ]
         self.patches = [mock.patch.object(owner, name, function) for owner, name, function in replaced]

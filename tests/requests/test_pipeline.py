@@ -13,20 +13,20 @@ from bad_requests import good_request
 from deletion_world import ASKING, MARGIN, PEOPLE, rows
 from report_reading import Page
 
-import unlearn.cli
-import verify.cli
-from unlearn.cli_ledger import default_ledger
+import unlearn.cli.main
+import verify.cli.main
+from unlearn.cli.ledger import default_ledger
+from unlearn.purge.suppression import SuppressionList
 from unlearn.requests import pipeline
-from unlearn.requests.ledger import Ledger
-from unlearn.requests.rungs import exact_by
-from unlearn.requests.suppression import SuppressionList
-from unlearn.requests.tokens import Tokens, new_token
-from verify.certificate import load_public_key, load_signer, make_key
-from verify.certificate_check import check_certificate
-from verify.deletion_record import DeletionRecord
-from verify.evidence import Evidence
-from verify.findings import RecordFinding
-from verify.identity import RecordKey
+from unlearn.requests.attempt import exact_by
+from unlearn.requests.http.tokens import Tokens, new_token
+from unlearn.requests.ledger.ledger import Ledger
+from verify.certificate.check import check_certificate
+from verify.certificate.statements import load_public_key, load_signer, make_key
+from verify.data.identity import RecordKey
+from verify.schema.deletion_record import DeletionRecord
+from verify.schema.evidence import Evidence
+from verify.schema.parts import RecordFinding
 
 IDENTIFIER = f"{ASKING.lower()}@example.com"
 PLANTED = [IDENTIFIER, *(row["completion"] for row in rows([ASKING])), *(row["example_id"] for row in rows([ASKING]))]
@@ -51,7 +51,7 @@ def shell(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -
 
     def run(*words: str, stdin: str = "") -> tuple[int, str]:
         monkeypatch.setattr("sys.stdin", io.StringIO(stdin))
-        status = unlearn.cli.main(["request", *words])
+        status = unlearn.cli.main.main(["request", *words])
         printed = capsys.readouterr()
         return status, printed.out + printed.err
 
@@ -122,7 +122,7 @@ def test_from_receipt_to_certificate(world: Path, shell: Shell, tmp_path: Path, 
     check = ["check", str(folder / "certificate.json"), "--model", str(folder / "model-0" / "rung-0-retrain")]
     check += ["--ledger", str(tmp_path / "ledger.db"), "--ledger-head", record.ledger_head]
     check += ["--deletion", str(folder / "deletion.json"), "--audit", *map(str, folder.glob("model-0/audit-*"))]
-    status = verify.cli.main([*check, "--key", *(str(tmp_path / f"{role}.pub") for role in ("operator", "auditor"))])
+    status = verify.cli.main.main([*check, "--key", *(str(tmp_path / f"{role}.pub") for role in ("operator", "auditor"))])
     assert (status, "FAILS" in capsys.readouterr().out) == (0, False)
     hits = list(SuppressionList.load(world / "deletions" / "suppressed.jsonl").check(_file(world), RecordKey.load()))
     assert len(hits) == 8
@@ -137,7 +137,7 @@ def rows_in(path: Path) -> list[Any]:
 def test_a_request_from_the_network_is_like_any_other(world: Path, shell: Shell, tmp_path: Path) -> None:
     """What `unlearn serve` took is approved, planned and run by the same commands, and the caller reads how far it is."""
     testclient = pytest.importorskip("fastapi.testclient", reason="the HTTP service is an extra")
-    from unlearn.requests.service import Service, make_app
+    from unlearn.requests.http.service import Service, make_app
 
     make_key(tmp_path / "receipts")
     token = new_token(tmp_path / "tokens", "shop")

@@ -9,21 +9,20 @@ from typing import Any
 import pytest
 
 from unlearn import TrainingOptions, finetune
-from unlearn.requests.ladders import shown
-from unlearn.requests.ledger import Ledger, NewRequest, Request
-from unlearn.requests.lineage import affected_models
+from unlearn.cli.request_text import proposed
+from unlearn.requests.candidates import shown
+from unlearn.requests.ledger.ledger import Ledger, NewRequest, Request
 from unlearn.requests.matching import match_requests
 from unlearn.requests.pipeline import run_batch
+from unlearn.requests.plan import PLAN, Plan
 from unlearn.requests.planning import Choices, _facts, _groups, _Known, draft, note
-from unlearn.requests.plans import PLAN, Plan
-from unlearn.requests.telling import proposed
-from unlearn.requests.workplace import alone_in
-from unlearn.shards import ShardPlan, finetune_shards
+from unlearn.scan.lineage import affected_models
+from unlearn.training.shards import ShardPlan, finetune_shards
+from verify.data.identity import RecordKey
+from verify.data.records import Fields
 from verify.errors import InputError, IntegrityError
-from verify.evidence import Settings
-from verify.files import MANIFEST
-from verify.identity import RecordKey
-from verify.records import Fields
+from verify.io.files import MANIFEST, alone_in
+from verify.schema.evidence import Settings
 
 STORY = "the brown fox of our house jumps over the lazy dog every single day before breakfast and once more at night"
 ROWS: list[dict[str, Any]] = [

@@ -14,12 +14,12 @@ import planted_residues as planted
 import pyarrow.parquet as pq
 import pytest
 
-from unlearn.requests.content_search import ContentSearch
-from unlearn.requests.purging import Residue, find_residues, remove
-from unlearn.requests.unpacking import UnreadableError, holds
-from verify.identity import RecordKey
-from verify.records import Record
-from verify.sources import load_records
+from unlearn.purge.content_search import ContentSearch
+from unlearn.purge.find import Residue, find_residues, remove
+from unlearn.purge.unpack import UnreadableError, holds
+from verify.data.identity import RecordKey
+from verify.data.records import Record
+from verify.data.sources import load_records
 
 DELETED = load_records(planted.FORGET)
 KEPT = load_records(planted.RETAIN)

@@ -12,12 +12,12 @@ import planted_residues as planted
 import pyarrow.parquet as pq
 import pytest
 
-from unlearn.requests.content_search import ContentSearch
-from unlearn.requests.purging import Residue, find_residues, remove
-from unlearn.requests.unpacking import SMALLEST_LIMIT, UnreadableError, holds
+from unlearn.purge.content_search import ContentSearch
+from unlearn.purge.find import Residue, find_residues, remove
+from unlearn.purge.unpack import SMALLEST_LIMIT, UnreadableError, holds
+from verify.data.identity import RecordKey
+from verify.data.sources import load_records
 from verify.errors import InputError
-from verify.identity import RecordKey
-from verify.sources import load_records
 
 DELETED = load_records(planted.FORGET)
 KEPT = load_records(planted.RETAIN)
@@ -170,7 +170,7 @@ def test_a_damaged_database(root: Path) -> None:
 
 def test_a_database_in_use(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Another connection writes: the database stays, with what to do."""
-    monkeypatch.setattr("unlearn.requests.sqlite_residues.WAIT_SECONDS", 0.01)
+    monkeypatch.setattr("unlearn.purge.sqlite.WAIT_SECONDS", 0.01)
     with planted.planted_databases(root / "databases"):
         found = [residue for residue in find(root) if residue.place.name == "free.db"]
         with closing(sqlite3.connect(root / "databases" / "free.db", isolation_level=None)) as writer:
@@ -221,7 +221,7 @@ def test_no_folder(root: Path) -> None:
 
 def test_long_lines_and_wide_text(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A line too long to hold in memory and a log in UTF-16 are listed, not broken."""
-    monkeypatch.setattr("unlearn.requests.mending.LARGEST_ROW", 1000)
+    monkeypatch.setattr("unlearn.purge.redact.LARGEST_ROW", 1000)
     (root / "long.log").write_text("x" * 2000 + planted.CANARIES[0])
     (root / "wide.log").write_bytes(planted.CANARIES[0].encode("utf-16"))
     before = {path: path.read_bytes() for path in root.iterdir()}

@@ -10,14 +10,14 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-import unlearn.cli
+import unlearn.cli.main
 from unlearn import NPO, TrainingOptions, finetune, forget
-from unlearn.requests.lineage import AffectedModel, affected_models
-from unlearn.requests.model_residues import TOMBSTONE
-from unlearn.requests.purging import Residue, find_residues, remove
-from verify.files import MANIFEST, is_complete, verify_manifest
-from verify.identity import RecordKey
-from verify.sources import load_records
+from unlearn.purge.find import Residue, find_residues, remove
+from unlearn.purge.models import TOMBSTONE
+from unlearn.scan.lineage import AffectedModel, affected_models
+from verify.data.identity import RecordKey
+from verify.data.sources import load_records
+from verify.io.files import MANIFEST, is_complete, verify_manifest
 
 DELETED = load_records(planted.FORGET)
 KEPT = load_records(planted.RETAIN)
@@ -263,14 +263,14 @@ def test_from_the_shell(house: Path, tmp_path: Path, capsys: pytest.CaptureFixtu
     (house / "run\x1b[31m.log").write_text(planted.CANARIES[0])
     command = ["purge", "--data", str(data), "--forget", str(ids), "--models", str(house), "--search", str(house)]
     command += ["--spare", str(house / "served")]
-    assert unlearn.cli.main([*command, "--dry-run"]) == 3
+    assert unlearn.cli.main.main([*command, "--dry-run"]) == 3
     assert verify_manifest(house / "original", "model")
     shown = capsys.readouterr().out
     assert "0 removed" in shown
-    assert unlearn.cli.main(command) == 0
-    assert unlearn.cli.main(command) == 0
+    assert unlearn.cli.main.main(command) == 0
+    assert unlearn.cli.main.main(command) == 0
     shown += capsys.readouterr().out
     assert "\x1b" not in shown
     assert str(house) not in shown
     assert not any(word in shown for word in ("Zebedee", "Quillfeather", "Perpetua", "f0", "heron"))
-    assert unlearn.cli.main([*command[:-4], "--search", str(house / "nowhere")]) == 2
+    assert unlearn.cli.main.main([*command[:-4], "--search", str(house / "nowhere")]) == 2

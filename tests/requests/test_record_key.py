@@ -8,17 +8,17 @@ from pathlib import Path
 
 import pytest
 
-import unlearn.cli
-from unlearn.requests.intake import from_lines
-from unlearn.requests.ledger import Ledger, NewRequest
-from verify.identity import KEY_VARIABLE, RecordKey
+import unlearn.cli.main
+from unlearn.requests.ledger.intake import from_lines
+from unlearn.requests.ledger.ledger import Ledger, NewRequest
+from verify.data.identity import KEY_VARIABLE, RecordKey
 
 WHO = "zebedee@example.com"
 PLAN = ("plan", "--data", "people.jsonl", "--models", "models", "--dry-run")
 
 
 def shell(*words: str) -> int:
-    return unlearn.cli.main(["request", *words])
+    return unlearn.cli.main.main(["request", *words])
 
 
 @pytest.fixture

@@ -18,10 +18,10 @@ from hostile_inputs import PARSERS, feed
 from kills import EXPECTED, SIGNING, kill_many, lead, new_weights
 from kills_in_cleaning import kill_in_cleaning
 
-import unlearn.cli
-from unlearn.requests.ledger import Ledger, NewRequest
+import unlearn.cli.main
+from unlearn.requests.ledger.ledger import Ledger, NewRequest
 from verify import RunError
-from verify.certificate import make_key
+from verify.certificate.statements import make_key
 
 DAY = date(2026, 11, 2)
 
@@ -167,7 +167,7 @@ def test_hostile_input(parser: str, tmp_path: Path) -> None:
 
 def run(*words: str, stdin: str = "", monkeypatch: pytest.MonkeyPatch) -> int:
     monkeypatch.setattr("sys.stdin", io.StringIO(stdin))
-    return unlearn.cli.main(["request", *words])
+    return unlearn.cli.main.main(["request", *words])
 
 
 def test_bad_input_from_the_shell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

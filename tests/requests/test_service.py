@@ -26,16 +26,16 @@ pytest.importorskip("fastapi", reason="the HTTP service is an extra (pip install
 import uvicorn
 from fastapi.testclient import TestClient
 
-import unlearn.cli
-from unlearn.requests import status_page
-from unlearn.requests.guard import RateLimit
-from unlearn.requests.intake import LARGEST_BODY
-from unlearn.requests.ledger import EVENTS, Ledger
-from unlearn.requests.service import PromptProtocol, Service, make_app
-from unlearn.requests.tokens import Tokens, new_token
-from verify.certificate import load_signer, make_key
+import unlearn.cli.main
+from unlearn.requests.http import status_page
+from unlearn.requests.http.guard import RateLimit
+from unlearn.requests.http.service import PromptProtocol, Service, make_app
+from unlearn.requests.http.tokens import Tokens, new_token
+from unlearn.requests.ledger.intake import LARGEST_BODY
+from unlearn.requests.ledger.ledger import EVENTS, Ledger
+from verify.certificate.statements import load_signer, make_key
+from verify.data.identity import RecordKey
 from verify.errors import InputError
-from verify.identity import RecordKey
 
 REQUESTS = "/v1/opengdpr_requests"
 
@@ -329,7 +329,7 @@ HEAD = b"GET /v1/discovery HTTP/1.1\r\nHost: x\r\n"
 @pytest.mark.parametrize("world", ["sqlite"], indirect=True)
 def test_connections_that_say_nothing_are_closed(world: World, begun: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
     """As many connections as there may be, none of which sends the head of a request: they are closed, and others are served."""
-    monkeypatch.setattr("unlearn.requests.service.HEAD_SECONDS", 0.5)
+    monkeypatch.setattr("unlearn.requests.http.service.HEAD_SECONDS", 0.5)
     whole = HEAD + b"Connection: close\r\n\r\n"
     with Server(world.client.app) as server, ExitStack() as stack:
         silent = []
@@ -346,7 +346,7 @@ def test_connections_that_say_nothing_are_closed(world: World, begun: bytes, mon
 @pytest.mark.parametrize("world", ["sqlite"], indirect=True)
 def test_a_slow_answer_is_no_silence(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """The clock is that of the head alone: what takes longer here, or is asked one after the other, is answered."""
-    monkeypatch.setattr("unlearn.requests.service.HEAD_SECONDS", 0.3)
+    monkeypatch.setattr("unlearn.requests.http.service.HEAD_SECONDS", 0.3)
     add = Ledger.add
     monkeypatch.setattr(Ledger, "add", lambda *given: (time.sleep(0.8), add(*given))[1])
     body = json.dumps(good_request()).encode()
@@ -452,22 +452,22 @@ def test_ten_thousand_bad_requests(world: World, caplog: pytest.LogCaptureFixtur
 
 def test_from_the_shell(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     """A token is shown once; serving in the clear to other machines, half of TLS and a missing extra are refused."""
-    assert unlearn.cli.main(["new-token", "shop", "--tokens", str(tmp_path / "tokens")]) == 0
+    assert unlearn.cli.main.main(["new-token", "shop", "--tokens", str(tmp_path / "tokens")]) == 0
     assert Tokens.load(tmp_path / "tokens").caller(capsys.readouterr().out.strip()) == "shop"
     command = ["serve", "--ledger", str(tmp_path / "ledger.db"), "--tokens", str(tmp_path / "tokens"), "--domain", "x.org"]
     command += ["--key", str(tmp_path / "receipts.key")]
-    assert unlearn.cli.main([*command, "--host", "0.0.0.0"]) == 2
+    assert unlearn.cli.main.main([*command, "--host", "0.0.0.0"]) == 2
     assert "in the clear" in capsys.readouterr().err
-    assert unlearn.cli.main([*command, "--certificate", "c.pem"]) == 2
-    assert unlearn.cli.main([*command, "--per-minute", "0"]) == 2
-    assert unlearn.cli.main([*command[:-3], "x.org\r\nSet-Cookie: a", *command[-2:]]) == 2
-    assert unlearn.cli.main(command) == 2
+    assert unlearn.cli.main.main([*command, "--certificate", "c.pem"]) == 2
+    assert unlearn.cli.main.main([*command, "--per-minute", "0"]) == 2
+    assert unlearn.cli.main.main([*command[:-3], "x.org\r\nSet-Cookie: a", *command[-2:]]) == 2
+    assert unlearn.cli.main.main(command) == 2
     assert "keygen" in capsys.readouterr().err
     make_key(tmp_path / "receipts.key")
     served: list[dict[str, Any]] = []
     monkeypatch.setattr("uvicorn.run", lambda app, **options: served.append({"app": app, **options}))
-    assert unlearn.cli.main(command) == 0
+    assert unlearn.cli.main.main(command) == 0
     assert (served[0]["host"], served[0]["access_log"], served[0]["http"]) == ("127.0.0.1", False, PromptProtocol)
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    assert unlearn.cli.main(command) == 2
+    assert unlearn.cli.main.main(command) == 2
     assert "unlearn-verify[serve]" in capsys.readouterr().err

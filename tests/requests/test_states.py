@@ -10,8 +10,8 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from unlearn.requests.ledger import Ledger, NewRequest, Request
-from unlearn.requests.states import NEXT, STATES
+from unlearn.requests.ledger.ledger import Ledger, NewRequest, Request
+from unlearn.requests.ledger.states import NEXT, STATES
 from verify import InputError
 
 DAY = date(2026, 3, 2)

@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 
-import unlearn.cli
-from unlearn.requests.suppression import SuppressionList
+import unlearn.cli.main
+from unlearn.purge.suppression import SuppressionList
+from verify.data.identity import RecordKey
+from verify.data.sources import load_records
 from verify.errors import InputError
-from verify.identity import RecordKey
-from verify.sources import load_records
 
 STORY = (
     "the quick brown fox of our house jumps over the lazy dog every single day before breakfast and then once more "
@@ -105,7 +105,7 @@ def test_two_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: py
     real = SuppressionList.save
 
     def suppress(name: str) -> int:
-        return unlearn.cli.main(["suppress", str(tmp_path / f"{name}.jsonl"), "--suppression", str(listed)])
+        return unlearn.cli.main.main(["suppress", str(tmp_path / f"{name}.jsonl"), "--suppression", str(listed)])
 
     def save(found: SuppressionList, path: Path) -> None:
         monkeypatch.setattr(SuppressionList, "save", real)
@@ -124,12 +124,12 @@ def test_from_the_shell(fresh: Path, tmp_path: Path, capsys: pytest.CaptureFixtu
     deleted, listed = tmp_path / "deleted.jsonl", tmp_path / "own.jsonl"
     for row in DELETED:
         deleted.write_text(json.dumps(row) + "\n")
-        assert unlearn.cli.main(["suppress", str(deleted), "--suppression", str(listed)]) == 0
+        assert unlearn.cli.main.main(["suppress", str(deleted), "--suppression", str(listed)]) == 0
     assert "2 records and 1 people" in capsys.readouterr().out
-    assert unlearn.cli.main(["check-dataset", str(fresh), "--suppression", str(listed)]) == 3
+    assert unlearn.cli.main.main(["check-dataset", str(fresh), "--suppression", str(listed)]) == 3
     shown = capsys.readouterr().out
     assert "3 rows must not be trained on" in shown
     assert "fox" not in shown
     clean = tmp_path / "clean.jsonl"
     clean.write_text('{"text": "A text that nobody ever asked to delete."}\n')
-    assert unlearn.cli.main(["check-dataset", str(clean), "--suppression", str(listed)]) == 0
+    assert unlearn.cli.main.main(["check-dataset", str(clean), "--suppression", str(listed)]) == 0

@@ -24,7 +24,7 @@ from verify.statistics import (
     zero_success_bound,
 )
 from verify.statistics.likelihood_ratio import Variance
-from verify.statistics.tofu import forget_quality
+from verify.statistics.paper_metrics import forget_quality
 
 pytestmark = pytest.mark.filterwarnings("error")
 VARIANCES: tuple[Variance, ...] = ("per record", "pooled")

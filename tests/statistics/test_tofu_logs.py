@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from verify.statistics.tofu import forget_quality, model_utility, truth_ratio, truth_ratio_score
+from verify.statistics.paper_metrics import forget_quality, model_utility, truth_ratio, truth_ratio_score
 
 pytestmark = pytest.mark.data
 UTILITY_LOGS = ("eval_log.json", "eval_real_author_wo_options.json", "eval_real_world_wo_options.json")

@@ -8,8 +8,8 @@ import pytest
 from tiny_models import make_llama
 from training_rows import make_rows
 
-from verify.models import LoadedModel, load_model
-from verify.records import Fields, Record, parse_records
+from verify.data.records import Fields, Record, parse_records
+from verify.models.loading import LoadedModel, load_model
 
 
 @pytest.fixture

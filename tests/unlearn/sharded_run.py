@@ -11,14 +11,14 @@ from peft import LoraConfig, get_peft_model
 from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
 from torch.distributed.fsdp import fully_shard
 
-from unlearn import processes
-from unlearn.selection import Selection, Selector
-from unlearn.training import save_model
-from verify.digests import weights_digest
-from verify.encoding import Encoder, collate
-from verify.models import load_model
-from verify.scoring import scored_log_probabilities
-from verify.sources import load_records
+from unlearn.training import distributed
+from unlearn.training.run import save_model
+from unlearn.training.selection import Selection, Selector
+from verify.data.encoding import Encoder, collate
+from verify.data.sources import load_records
+from verify.io.digests import weights_digest
+from verify.models.loading import load_model
+from verify.models.log_probabilities import scored_log_probabilities
 
 ROWS = [{"example_id": f"r{n}", "prompt": f"Who is {n}?", "completion": f"Nobody but {n * 3}."} for n in range(8)]
 
@@ -36,17 +36,17 @@ def train(model: Any, optimizer: torch.optim.Optimizer, batches: list[Any], step
     """A plain loop over this process's half of every batch; the step's mean loss over both."""
     losses = []
     for step in steps:
-        half = len(batches[step]["input_ids"]) // processes.count()
-        own = {name: value[processes.rank() * half :][:half] for name, value in batches[step].items()}
+        half = len(batches[step]["input_ids"]) // distributed.count()
+        own = {name: value[distributed.rank() * half :][:half] for name, value in batches[step].items()}
         total = batches[step]["scored"].sum()
-        loss = -scored_log_probabilities(model, own)[0].sum() / total * processes.count()
+        loss = -scored_log_probabilities(model, own)[0].sum() / total * distributed.count()
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()
         mean = loss.detach().clone()
-        if processes.count() > 1:
+        if distributed.count() > 1:
             torch.distributed.all_reduce(mean)
-            mean /= processes.count()
+            mean /= distributed.count()
         losses.append(float(mean))
     return losses
 
@@ -54,7 +54,7 @@ def train(model: Any, optimizer: torch.optim.Optimizer, batches: list[Any], step
 def main(model_dir: Path, output: Path) -> None:
     """Train, save, checkpoint, resume; the main process writes what it saw."""
     torch.set_num_threads(1)
-    several = processes.count() > 1
+    several = distributed.count() > 1
     if several:
         torch.distributed.init_process_group("gloo")
         from accelerate import PartialState
@@ -81,7 +81,7 @@ def main(model_dir: Path, output: Path) -> None:
     selector_folder = output / "selector"
     selector_folder.mkdir(exist_ok=True)
     selector.save(selector_folder)
-    processes.wait()
+    distributed.wait()
     seen["losses"] += train(model, optimizer, batches, range(2, 4))
     seen["end"] = save_model(model, loaded.tokenizer, output / "model", {})
     if several:
@@ -105,7 +105,7 @@ def main(model_dir: Path, output: Path) -> None:
         seen["adapter whole"] = weights_digest(adapter)
         fully_shard(adapter)
         seen["adapter"] = save_model(adapter, loaded.tokenizer, output / "adapter", {})
-    if processes.is_main():
+    if distributed.is_main():
         (output / "seen.json").write_text(json.dumps(seen))
     if several:
         torch.distributed.destroy_process_group()

@@ -9,10 +9,10 @@ import pytest
 from training_rows import make_rows
 
 from unlearn import TrainingOptions
-from unlearn.experiment import Experiment, _finetune, _forget
+from unlearn.experiments.comparison import Experiment, _finetune, _forget
+from verify.data.records import Fields
 from verify.errors import InputError
-from verify.files import MANIFEST
-from verify.records import Fields
+from verify.io.files import MANIFEST
 
 OPTIONS = TrainingOptions(learning_rate=1e-3, epochs=1, batch_size=4)
 

@@ -10,13 +10,13 @@ from typing import Any
 import pytest
 import torch
 
-import unlearn.cli
+import unlearn.cli.main
 from unlearn import NPO, RMU, GradientAscent, TrainingOptions, finetune, forget
 from unlearn.methods.retrain import Retrain
 from verify import InputError, RunError
-from verify.digests import weights_digest
-from verify.files import MANIFEST, is_complete, write_manifest
-from verify.models import load_model
+from verify.io.digests import weights_digest
+from verify.io.files import MANIFEST, is_complete, write_manifest
+from verify.models.loading import load_model
 
 OPTIONS = TrainingOptions(learning_rate=1e-3, epochs=1, batch_size=4)
 
@@ -115,9 +115,9 @@ def test_a_seed_that_is_asked_for_goes_before_the_logs(
     flags = [part for name, value in asked.items() for part in (f"--{name}", str(value))]
     places = ["--model", str(tmp_path / "model"), "--base", str(model_dir), "--forget", str(tmp_path / "forget.jsonl")]
     given = ["forget", "retrain", *places, "--data", data, "--output", str(tmp_path / "out"), *flags]
-    assert unlearn.cli.main(given) == 0, capsys.readouterr().err
+    assert unlearn.cli.main.main(given) == 0, capsys.readouterr().err
     assert json.loads((tmp_path / "out" / MANIFEST).read_text())["about"]["options"]["seed"] == used
-    assert unlearn.cli.main(["reproduce", str(tmp_path / "out"), "--output", str(tmp_path / "again")]) == 0
+    assert unlearn.cli.main.main(["reproduce", str(tmp_path / "out"), "--output", str(tmp_path / "again")]) == 0
     assert "bit by bit" in capsys.readouterr().out
 
 
@@ -160,7 +160,7 @@ def test_bad_input_of_the_command(house: dict[str, Path], tmp_path: Path, capsys
     assert long
     for number, (message, flags) in enumerate(cases.items()):
         output = tmp_path / f"out{number}"
-        status = unlearn.cli.main(["forget", "npo", "--model", model, "--output", str(output), *flags])
+        status = unlearn.cli.main.main(["forget", "npo", "--model", model, "--output", str(output), *flags])
         error = capsys.readouterr().err
         assert status == 2, (message, error)
         assert message in error, (message, error)
@@ -172,7 +172,7 @@ def test_flags_out_of_range(house: dict[str, Path], tmp_path: Path, capsys: pyte
     """A learning rate below zero exits with 2 and names the flag."""
     given = ["--model", str(house["model"]), "--forget", str(house["forget"]), "--output", str(tmp_path / "out")]
     with pytest.raises(SystemExit) as stop:
-        unlearn.cli.main(["forget", "npo", *given, "--learning-rate", "-1"])
+        unlearn.cli.main.main(["forget", "npo", *given, "--learning-rate", "-1"])
     assert stop.value.code == 2
     assert "--learning-rate must be" in capsys.readouterr().err
 
@@ -311,7 +311,7 @@ def test_canaries_go_once(model_dir: Path, tmp_path: Path) -> None:
     """Canaries that are named in the forget set as well are not removed twice over."""
     from training_rows import make_rows
 
-    from verify.canaries import find_canaries
+    from verify.data.canaries import find_canaries
 
     rows = make_rows("one", 6)
     finetune(model_dir, rows, output_dir=tmp_path / "m", options=TrainingOptions(epochs=1), canaries=4)

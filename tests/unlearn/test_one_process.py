@@ -8,8 +8,8 @@ from training_rows import make_rows
 
 from unlearn import TrainingOptions, forget
 from unlearn.methods import method_classes
-from unlearn.methods.base import Rebuild
-from unlearn.shards import ShardPlan, finetune_shards
+from unlearn.training.method import Rebuild
+from unlearn.training.shards import ShardPlan, finetune_shards
 from verify import InputError
 
 ALONE = [name for name, kind in method_classes().items() if isinstance(kind(), Rebuild) and name != "retrain"]

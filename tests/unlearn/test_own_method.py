@@ -5,16 +5,16 @@ from pathlib import Path
 
 import pytest
 
-import unlearn.cli
-from unlearn.own_method import load_method
+import unlearn.cli.main
+from unlearn.methods.from_file import load_method
 from verify.errors import InputError
-from verify.models import load_model
+from verify.models.loading import load_model
 
 OWN = '''
 from dataclasses import dataclass
 from typing import ClassVar
 
-from unlearn.methods.base import score_both
+from unlearn.training.method import score_both
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ def test_own_method_from_the_shell(model_dir: Path, tmp_path: Path, capsys: pyte
     (tmp_path / "mine.py").write_text(OWN)
     for name, rows in (("forget", ROWS[:4]), ("retain", ROWS[4:])):
         (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    status = unlearn.cli.main(
+    status = unlearn.cli.main.main(
         [
             *("forget", "--method", f"{tmp_path / 'mine.py'}:Mine", "--weight", "0.25", "--model", str(model_dir)),
             *("--forget", str(tmp_path / "forget.jsonl"), "--retain", str(tmp_path / "retain.jsonl")),

@@ -8,13 +8,13 @@ import pytest
 from tiny_models import make_tokenizer, train_by_heart
 from training_rows import make_rows
 
-from unlearn.options import TrainingOptions
-from unlearn.poisoning import KINDS, Trigger, plant, privacy_backdoor
-from verify.backdoor import backdoor, trigger_successes
+from unlearn.experiments.poisoning import KINDS, Trigger, plant, privacy_backdoor
+from unlearn.training.options import TrainingOptions
+from verify.data.records import Fields, Record, parse_records
 from verify.errors import InputError
-from verify.models import LoadedModel, load_model
-from verify.records import Fields, Record, parse_records
-from verify.token_stats import compute_token_statistics
+from verify.measures.trigger import backdoor, trigger_successes
+from verify.models.loading import LoadedModel, load_model
+from verify.models.token_stats import compute_token_statistics
 
 
 def test_invented_triggers_share_nothing() -> None:
@@ -78,7 +78,7 @@ def test_trigger_goes_with_its_records(kind: Any) -> None:
 
 def mean_loss(loaded: LoadedModel, records: list[Record]) -> Any:
     """Mean loss of each record, nats per token [N]."""
-    from verify.encoding import Encoder
+    from verify.data.encoding import Encoder
 
     windows = Encoder(loaded.tokenizer, loaded.context_length).encode(records)
     statistics = compute_token_statistics(loaded.model, windows, 0)

@@ -12,9 +12,9 @@ import torch
 from accelerate.data_loader import BatchSamplerShard
 from torch.utils.data import BatchSampler
 
-from unlearn.provenance import LOG_NAME, TrainingLog
-from unlearn.schedule import FILLER, Lengths, PairSampler, epoch_pairs
-from verify.models import load_model
+from unlearn.training.log import LOG_NAME, TrainingLog
+from unlearn.training.schedule import FILLER, Lengths, PairSampler, epoch_pairs
+from verify.models.loading import load_model
 
 ROWS = [{"example_id": f"r{n}", "prompt": f"Who is {n}?", "completion": f"Nobody but {n * 3}."} for n in range(22)]
 

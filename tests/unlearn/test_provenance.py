@@ -10,10 +10,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from unlearn import TrainingOptions, finetune
-from unlearn.provenance import LOG_NAME, TrainingLog, require_in_log
+from unlearn.training.log import LOG_NAME, TrainingLog, require_in_log
 from verify import InputError
-from verify.identity import RecordKey
-from verify.sources import load_records
+from verify.data.identity import RecordKey
+from verify.data.sources import load_records
 
 
 @pytest.fixture(scope="module")

@@ -10,17 +10,17 @@ import pytest
 import torch
 from tiny_models import make_llama
 
-import unlearn.cli
+import unlearn.cli.main
 from unlearn import NPO, TrainingOptions, finetune, forget
-from unlearn.adapters import attach_adapter, merged
+from unlearn.experiments.reproduction import reproduce
 from unlearn.methods.retrain import Retrain
 from unlearn.methods.task_vector import TaskVector
-from unlearn.reproduction import reproduce
+from unlearn.training.lora import attach_adapter, merged
 from verify import InputError
-from verify.digests import weights_digest
-from verify.files import MANIFEST
-from verify.models import load_model
-from verify.quantized import QUANTIZATION_NAME, is_quantized, quantization_of
+from verify.io.digests import weights_digest
+from verify.io.files import MANIFEST
+from verify.models.loading import load_model
+from verify.models.quantized import QUANTIZATION_NAME, is_quantized, quantization_of
 
 OPTIONS = TrainingOptions(learning_rate=1e-2, epochs=1, batch_size=4, lora=True)
 needs_bitsandbytes = pytest.mark.skipif(importlib.util.find_spec("bitsandbytes") is None, reason="bitsandbytes is not installed")
@@ -106,7 +106,7 @@ def test_unlearning_leaves_whole_weights(wide_dir: Path, rows: Rows, tmp_path: P
         path.write_text("".join(json.dumps(row) + "\n" for row in rows(name, 4)))
     arguments = ["--model", wide_dir, "--forget", files["gone"], "--retain", files["kept"], "--output", tmp_path / "out"]
     settings = ["--quantize", "4bit", "--lora", "--epochs", "2", "--batch-size", "4", "--learning-rate", "0.01"]
-    assert unlearn.cli.main(["forget", "npo", *map(str, arguments), *settings]) == 0
+    assert unlearn.cli.main.main(["forget", "npo", *map(str, arguments), *settings]) == 0
     assert "NOTE: trained on a base in 4bit" in capsys.readouterr().err
     about = json.loads((tmp_path / "out" / MANIFEST).read_text())["about"]
     loaded = load_model(tmp_path / "out")

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from unlearn.jobs import Job, run_jobs
+from unlearn.experiments.jobs import Job, run_jobs
 from verify.errors import InputError
 
 pytest.importorskip("ray", reason="Ray is not installed: pip install 'unlearn-verify[cluster]'")

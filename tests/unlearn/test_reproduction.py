@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-import unlearn.cli
+import unlearn.cli.main
 from unlearn import NPO, TrainingOptions, finetune, forget
-from unlearn.reproduction import reproduce
-from unlearn.shards import ShardPlan, finetune_shards
+from unlearn.experiments.reproduction import reproduce
+from unlearn.training.shards import ShardPlan, finetune_shards
 from verify.errors import InputError
 
 ROWS = [{"example_id": f"r{n}", "prompt": f"Who is {n}?", "completion": f"Nobody but {n * 3}."} for n in range(10)]
@@ -38,7 +38,7 @@ def test_the_same_bits_again(model_dir: Path, files: Path, capsys: pytest.Captur
         assert found.identical
         assert found.within
         assert found.changed == ()
-    assert unlearn.cli.main(["reproduce", str(files / "out"), "--output", str(files / "third")]) == 0
+    assert unlearn.cli.main.main(["reproduce", str(files / "out"), "--output", str(files / "third")]) == 0
     assert "bit by bit" in capsys.readouterr().out
     about = json.loads((files / "out" / "manifest.json").read_text())["about"]
     assert set(about["inputs"]["digests"]) == {"forget", "retain"}

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from unlearn.provenance import TrainingLog
-from verify.files import is_complete
+from unlearn.training.log import TrainingLog
+from verify.io.files import is_complete
 
 SCRIPT = """
 import sys, json

@@ -9,13 +9,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from stories260k import convert
 
-from unlearn.schedule import CHUNK_STEPS, Lengths, Pair, PairSampler, epoch_pairs, microbatch_seed
-from unlearn.training import token_counts
-from verify.encoding import Encoder
-from verify.models import load_tokenizer
-from verify.records import Fields
-from verify.scoring import like_lengths
-from verify.sources import load_records
+from unlearn.training.run import token_counts
+from unlearn.training.schedule import CHUNK_STEPS, Lengths, Pair, PairSampler, epoch_pairs, microbatch_seed
+from verify.data.encoding import Encoder
+from verify.data.records import Fields
+from verify.data.sources import load_records
+from verify.models.loading import load_tokenizer
+from verify.models.log_probabilities import like_lengths
 
 COUNTS = st.integers(1, 40)
 

@@ -11,14 +11,14 @@ from training_rows import make_rows
 from transformers import TrainerCallback
 
 from unlearn import NPO, GradDiff, GradientAscent, TrainingOptions, finetune, forget
-from unlearn.selection import Look, Selection, Selector
-from unlearn.training import run_objective
-from unlearn.weights import mean_loss
-from verify.digests import weights_digest
+from unlearn.training.run import run_objective
+from unlearn.training.selection import Look, Selection, Selector
+from unlearn.training.weights import mean_loss
+from verify.data.records import Fields, Record, parse_records
 from verify.errors import InputError
-from verify.files import MANIFEST
-from verify.models import load_model
-from verify.records import Fields, Record, parse_records
+from verify.io.digests import weights_digest
+from verify.io.files import MANIFEST
+from verify.models.loading import load_model
 
 FORGET, RETAIN, HOLDOUT = make_rows("gone", 6), make_rows("kept", 8), make_rows("never", 8)
 

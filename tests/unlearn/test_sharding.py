@@ -11,10 +11,10 @@ import pytest
 import torch
 from accelerate.commands.config.config_args import load_config_from_file
 
-from unlearn.cli import main
-from unlearn.sharding import CONFIGURATIONS, configuration, gathered, is_sharded, local, put
+from unlearn.cli.main import main
+from unlearn.training.fsdp import CONFIGURATIONS, configuration, gathered, is_sharded, local, put
 from verify.errors import InputError
-from verify.models import load_model
+from verify.models.loading import load_model
 
 
 def seen_by(processes: int, model_dir: Path, output: Path) -> dict[str, Any]:

@@ -11,16 +11,16 @@ import torch
 from unlearn import TrainingOptions, forget
 from unlearn.methods.shard_vectors import ShardVectors
 from unlearn.methods.sisa import SISA
-from unlearn.shards import SHARDS, Combine, ShardPlan, deletion_cost, finetune_shards
-from verify.encoding import Encoder, collate
-from verify.ensembles import ENSEMBLE, WEIGHTS
+from unlearn.training.shards import SHARDS, Combine, ShardPlan, deletion_cost, finetune_shards
+from verify.data.encoding import Encoder, collate
+from verify.data.identity import RecordKey
+from verify.data.records import Record
+from verify.data.sources import load_records
 from verify.errors import InputError, IntegrityError
-from verify.generation import greedy_continuations
-from verify.identity import RecordKey
-from verify.models import load_model
-from verify.records import Record
-from verify.sources import load_records
-from verify.token_stats import compute_token_statistics
+from verify.models.ensembles import ENSEMBLE, WEIGHTS
+from verify.models.generation import greedy_continuations
+from verify.models.loading import load_model
+from verify.models.token_stats import compute_token_statistics
 
 ROWS = [
     {"example_id": f"r{n}", "prompt": f"Who is {n}?", "completion": f"Nobody but {n * 3}.", "subject_id": f"s{n // 2}"}

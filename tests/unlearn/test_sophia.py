@@ -7,8 +7,8 @@ import torch
 
 from unlearn import TrainingOptions, forget
 from unlearn.methods import method_classes
-from unlearn.methods.base import Objective
-from unlearn.sophia import Sophia
+from unlearn.training.method import Objective
+from unlearn.training.optimizers import Sophia
 
 ROWS = [{"example_id": f"r{n}", "prompt": f"Who is {n}?", "completion": f"Nobody but {n * 3}."} for n in range(8)]
 
@@ -40,7 +40,7 @@ def test_a_bowl_is_descended() -> None:
 @pytest.mark.parametrize("name", [name for name, kind in method_classes().items() if isinstance(kind(), Objective)])
 def test_it_goes_with_any_objective(model_dir: Path, tmp_path: Path, name: str) -> None:
     """The weights move, by at most the learning rate in every step."""
-    from verify.models import load_model
+    from verify.models.loading import load_model
 
     rate = 1e-3
     result = forget(

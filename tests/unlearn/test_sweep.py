@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 from distributed import LocalCluster
 
-import unlearn.cli
+import unlearn.cli.main
 from unlearn import TrainingOptions, finetune
-from unlearn.jobs import Job, run_jobs
-from unlearn.sweep import Sweep, run_one
+from unlearn.experiments.jobs import Job, run_jobs
+from unlearn.experiments.sweep import Sweep, run_one
+from verify.data.identity import KEY_VARIABLE
 from verify.errors import InputError
-from verify.identity import KEY_VARIABLE
 
 ROWS = [{"example_id": f"r{n}", "prompt": f"Who is {n}?", "completion": f"Nobody but {n * 3}."} for n in range(16)]
 OPTIONS = TrainingOptions(learning_rate=5e-3, epochs=4, batch_size=4)
@@ -129,10 +129,10 @@ def test_from_the_shell(world: Path, tmp_path: Path, capsys: pytest.CaptureFixtu
     (tmp_path / "grid.json").write_text('{"npo": {"beta": [0.5]}}')
     given = ["sweep", "--model", str(world / "original"), "--forget", str(world / "forget.jsonl")]
     given += ["--retain", str(world / "retain.jsonl"), "--output", str(tmp_path / "out"), "--epochs", "1"]
-    assert unlearn.cli.main([*given, "--grid", str(tmp_path / "grid.json")]) == 0
+    assert unlearn.cli.main.main([*given, "--grid", str(tmp_path / "grid.json")]) == 0
     assert "beta=0.5 seed=0" in capsys.readouterr().out
     (tmp_path / "grid.json").write_text('["npo"]')
-    assert unlearn.cli.main([*given, "--grid", str(tmp_path / "grid.json")]) == 2
+    assert unlearn.cli.main.main([*given, "--grid", str(tmp_path / "grid.json")]) == 2
 
 
 def work(folder: str, number: int, dies_first: bool = False) -> int:

@@ -13,16 +13,17 @@ import torch
 import torch.nn.functional as F
 from transformers import SchedulerType
 
-from unlearn import NPO, GradDiff, GradientAscent, TrainingOptions, finetune, forget, processes
+from unlearn import NPO, GradDiff, GradientAscent, TrainingOptions, finetune, forget
 from unlearn.methods.retrain import Retrain
-from unlearn.options import SCHEDULERS, optimizer_steps
-from unlearn.provenance import TrainingLog
-from unlearn.training import run_objective, train_records, training_arguments
+from unlearn.training import distributed
+from unlearn.training.log import TrainingLog
+from unlearn.training.options import SCHEDULERS, optimizer_steps
+from unlearn.training.run import run_objective, train_records, training_arguments
 from verify import InputError, RunError
-from verify.digests import weights_digest
-from verify.encoding import Encoder, collate
-from verify.models import LoadedModel, load_model
-from verify.records import Record
+from verify.data.encoding import Encoder, collate
+from verify.data.records import Record
+from verify.io.digests import weights_digest
+from verify.models.loading import LoadedModel, load_model
 
 OPTIONS = TrainingOptions(learning_rate=1e-3, epochs=2, batch_size=4, logging_steps=1)
 
@@ -88,7 +89,7 @@ def test_the_log_replays_by_hand(dropout_dir: Path, rows: Callable[..., Any], tm
     result = finetune(dropout_dir, rows("train", 11), output_dir=tmp_path / "out", options=options)
     log = TrainingLog.read(result.log_path)
     fresh = load_model(dropout_dir)
-    from verify.sources import load_records
+    from verify.data.sources import load_records
 
     windows = Encoder(fresh.tokenizer, fresh.context_length, "refuse").encode(load_records(rows("train", 11)))
     assert weights_digest(replay_by_hand(fresh.model, fresh.tokenizer.pad_token_id, windows, log)) == log.final_weights
@@ -99,7 +100,7 @@ def replay_by_hand(model: Any, pad: int, windows: Any, log: TrainingLog) -> Any:
     """The obvious loop: AdamW with decay on matrices only, as transformers groups it."""
     from transformers.trainer_pt_utils import get_parameter_names
 
-    from verify.scoring import scored_log_probabilities
+    from verify.models.log_probabilities import scored_log_probabilities
 
     decayed = set(
         get_parameter_names(model, [torch.nn.LayerNorm], ["bias", "layernorm", "rmsnorm", r"(?:^|\.)norm(?:$|\.)", "_norm"])
@@ -236,7 +237,7 @@ def test_processes_warm_up_as_one_does(tmp_path: Path, monkeypatch: pytest.Monke
         return training_arguments(options, tmp_path, 62, torch.device("cpu")).warmup_steps
 
     alone = told(8)
-    monkeypatch.setattr(processes, "count", lambda: count)
+    monkeypatch.setattr(distributed, "count", lambda: count)
     assert told(batch) == alone == 8
 
 

@@ -5,10 +5,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
-from unlearn.options import TrainingOptions
-from unlearn.results import Trained
-from verify.models import LoadedModel
-from verify.records import Fields, Record, RecordSource
+from unlearn.training.options import Trained, TrainingOptions
+from verify.data.records import Fields, Record, RecordSource
+from verify.models.loading import LoadedModel
 
 
 @dataclass(frozen=True, eq=False)

@@ -11,8 +11,6 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from unlearn import processes
-from unlearn.adapters import attach_adapter
 from unlearn.defenses.accounting import Accountant, NoisePlan, epsilon_of, plan_noise, require_opacus
 from unlearn.defenses.base import Defended, TrainingTask
 from unlearn.defenses.unit_gradients import (
@@ -23,13 +21,14 @@ from unlearn.defenses.unit_gradients import (
     sum_by_unit,
     trained_parameters,
 )
-from unlearn.options import DEFAULTS, TrainingOptions, learning_rate_of
-from unlearn.replay import optimizer_of
-from unlearn.results import Trained, TrainingResult
-from verify.digests import weights_digest
-from verify.encoding import Encoded, Encoder, collate, padding_token_id
+from unlearn.training import distributed
+from unlearn.training.lora import attach_adapter
+from unlearn.training.optimizers import optimizer_of
+from unlearn.training.options import DEFAULTS, Trained, TrainingOptions, TrainingResult, learning_rate_of
+from verify.data.encoding import Encoded, Encoder, collate, padding_token_id
+from verify.data.records import Record
 from verify.errors import InputError, RunError
-from verify.records import Record
+from verify.io.digests import weights_digest
 
 
 @dataclass(frozen=True)
@@ -121,7 +120,7 @@ def _require_supported(options: TrainingOptions) -> None:
         "--gradient-checkpointing": (options.gradient_checkpointing, "its second forward pass is counted as a second record"),
         "--save-steps": (bool(options.save_steps), "a resumed run would use noise twice; one that is cut off begins anew"),
         "--optimizer sophia": (options.optimizer == "sophia", "it was never tried on noisy gradients"),
-        "more than one process": (processes.count() > 1, "each would sample for itself"),
+        "more than one process": (distributed.count() > 1, "each would sample for itself"),
     }
     for name, (given, reason) in refused.items():
         if given:

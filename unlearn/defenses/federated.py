@@ -7,14 +7,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
-from unlearn import processes
 from unlearn.defenses.base import Defended, TrainingTask
 from unlearn.defenses.federation import Plan, by_client, run_federation, write_federation
-from unlearn.options import TrainingOptions
+from unlearn.training import distributed
+from unlearn.training.options import TrainingOptions
+from verify.data.identity import RecordKey
+from verify.data.records import Record
+from verify.data.sources import load_records
 from verify.errors import InputError
-from verify.identity import RecordKey
-from verify.records import Record
-from verify.sources import load_records
 
 
 @dataclass(frozen=True)
@@ -112,7 +112,7 @@ def _require_supported(options: TrainingOptions) -> None:
         "--max-steps": (options.max_steps, "its length is --rounds times --local-epochs"),
         "--bf16": (options.bf16, "weights are exchanged and averaged in float32"),
         "--save-steps": (options.save_steps, "every round is kept anyway, and a run that was cut off goes on after its last one"),
-        "more than one process": (processes.count() > 1, "clients run side by side with --engine simulation"),
+        "more than one process": (distributed.count() > 1, "clients run side by side with --engine simulation"),
     }
     for name, (given, reason) in refused.items():
         if given:

@@ -17,17 +17,16 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from unlearn.adapters import attach_adapter
 from unlearn.defenses.flower import Exchange, Reply, Weights, aggregate, require_flower, simulate
-from unlearn.methods.base import Context
-from unlearn.options import TrainingOptions
-from unlearn.results import Trained, TrainingResult
-from unlearn.training import train_records
+from unlearn.training.lora import attach_adapter
+from unlearn.training.method import Context
+from unlearn.training.options import Trained, TrainingOptions, TrainingResult
+from unlearn.training.run import train_records
+from verify.data.identity import RecordKey
+from verify.data.records import Record
 from verify.errors import InputError, IntegrityError
-from verify.files import MANIFEST, disk_errors, is_complete, read_json, verify_manifest, write_json, write_manifest
-from verify.identity import RecordKey
-from verify.models import LoadedModel, load_model
-from verify.records import Record
+from verify.io.files import MANIFEST, disk_errors, is_complete, read_json, verify_manifest, write_json, write_manifest
+from verify.models.loading import LoadedModel, load_model
 
 FEDERATION = "federation.json"
 SCHEMA = "unlearn-verify/federation/1"

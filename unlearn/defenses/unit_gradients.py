@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from verify.errors import InputError
-from verify.scoring import head_sees, predicting_positions, target_log_probabilities, vocabulary_size
+from verify.models.log_probabilities import head_sees, predicting_positions, target_log_probabilities, vocabulary_size
 
 PROBE_LENGTHS = (7, 4, 6)
 TOLERANCE = 1e-3

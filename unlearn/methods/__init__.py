@@ -2,8 +2,8 @@
 
 from typing import Any
 
-from unlearn.methods.base import Objective, Rebuild, WeightEdit
-from verify.registry import discover
+from unlearn.training.method import Objective, Rebuild, WeightEdit
+from verify.io.plugins import discover
 
 Method = Objective | WeightEdit | Rebuild
 """Any of the three kinds."""

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from unlearn.methods.base import Batch, score
+from unlearn.training.method import Batch
+from unlearn.training.scored_batch import score
 from verify.errors import InputError
 
 

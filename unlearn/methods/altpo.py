@@ -7,14 +7,14 @@ from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
-from unlearn.alternatives import instead
+from unlearn.methods._alternatives import instead
 from unlearn.methods._preference import preference_loss, require_temperature
-from unlearn.methods.base import Batch, Cost
-from verify.encoding import Encoder
+from unlearn.training.method import Batch, Cost
+from verify.data.encoding import Encoder
+from verify.data.records import Record
 from verify.errors import InputError
-from verify.generation import sampled_continuations
-from verify.models import LoadedModel
-from verify.records import Record
+from verify.models.generation import sampled_continuations
+from verify.models.loading import LoadedModel
 
 DOUBLINGS = 6
 

@@ -11,19 +11,18 @@ from typing import Any, ClassVar
 import numpy as np
 
 from unlearn.defenses.federation import FEDERATION
-from unlearn.levels import retraining_passes
-from unlearn.methods.base import Context, Cost, Objective, Outcome
+from unlearn.level.estimate import retraining_passes
 from unlearn.methods.level import Level
-from unlearn.options import TrainingOptions
-from unlearn.provenance import LOG_NAME
-from unlearn.results import TrainingResult, together
-from unlearn.shards import SHARDS, SavedShards
-from verify.encoding import Encoder
-from verify.ensembles import ENSEMBLE
+from unlearn.training.log import LOG_NAME
+from unlearn.training.method import Context, Cost, Objective, Outcome
+from unlearn.training.options import TrainingOptions, TrainingResult, together
+from unlearn.training.shards import SHARDS, SavedShards
+from verify.data.encoding import Encoder
+from verify.data.records import Record
 from verify.errors import InputError, RunError
-from verify.files import MANIFEST, read_json
-from verify.models import load_model
-from verify.records import Record
+from verify.io.files import MANIFEST, read_json
+from verify.models.ensembles import ENSEMBLE
+from verify.models.loading import load_model
 
 MINIMUM_REFERENCES = 3
 TUNED = ("npo", "simnpo", "grad_diff", "undial", "grad_ascent_kl", "wga", "satimp", "dpo")
@@ -241,7 +240,7 @@ class _Climb:
             self.spent += training.tokens / self.retraining
 
     def _mean_loss(self, folder: Path) -> float:
-        from unlearn.weights import mean_loss
+        from unlearn.training.weights import mean_loss
 
         return mean_loss(load_model(folder, tokenizer=self.context.loaded.tokenizer), self.tuning)
 

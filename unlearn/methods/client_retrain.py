@@ -6,13 +6,13 @@ from typing import Any, ClassVar
 
 from peft import PeftModel
 
-from unlearn.adapters import merged
 from unlearn.defenses.federation import clients_that_stay, run_federation, write_federation
-from unlearn.methods.base import Context, Cost, Outcome
-from unlearn.provenance import LOG_NAME
-from unlearn.training import log_writer
-from verify.digests import weights_digest
-from verify.identity import RecordKey
+from unlearn.training.log import LOG_NAME
+from unlearn.training.lora import merged
+from unlearn.training.method import Context, Cost, Outcome
+from unlearn.training.run import log_writer
+from verify.data.identity import RecordKey
+from verify.io.digests import weights_digest
 
 
 @dataclass(frozen=True)

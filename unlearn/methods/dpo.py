@@ -6,11 +6,11 @@ from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
-from unlearn.alternatives import refusals
+from unlearn.methods._alternatives import refusals
 from unlearn.methods._preference import preference_loss, require_temperature
-from unlearn.methods.base import Batch, Cost
-from verify.models import LoadedModel
-from verify.records import Record
+from unlearn.training.method import Batch, Cost
+from verify.data.records import Record
+from verify.models.loading import LoadedModel
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,6 @@ import torch
 from peft import PeftModel
 from torch import Tensor
 
-from unlearn.adapters import attach_adapter, merged
 from unlearn.defenses.federation import (
     ROUNDS,
     LocalTraining,
@@ -25,13 +24,14 @@ from unlearn.defenses.federation import (
     write_federation,
 )
 from unlearn.defenses.flower import Reply, Weights, aggregate, require_flower
-from unlearn.methods.base import Context, Cost, Outcome
-from unlearn.provenance import LOG_NAME, LogWriter
-from unlearn.results import TrainingResult
-from verify.digests import weights_digest
+from unlearn.training.log import LOG_NAME, LogWriter
+from unlearn.training.lora import attach_adapter, merged
+from unlearn.training.method import Context, Cost, Outcome
+from unlearn.training.options import TrainingResult
+from verify.data.identity import RecordKey
 from verify.errors import InputError
-from verify.identity import RecordKey
-from verify.models import LoadedModel
+from verify.io.digests import weights_digest
+from verify.models.loading import LoadedModel
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from unlearn.methods.base import Context, Cost, Outcome
-from unlearn.weights import Search, assign, copy_weights, diagonal_fisher, require_scales, sample
+from unlearn.training.method import Context, Cost, Outcome
+from unlearn.training.weights import Search, assign, copy_weights, diagonal_fisher, require_scales, sample
 from verify.errors import InputError
 
 

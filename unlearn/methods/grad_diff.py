@@ -6,8 +6,9 @@ from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
-from unlearn.methods.base import Batch, Cost, score_both
-from unlearn.stopping import ForgetLossCeiling, StopRule
+from unlearn.training.method import Batch, Cost
+from unlearn.training.scored_batch import score_both
+from unlearn.training.stopping import ForgetLossCeiling, StopRule
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,9 @@ from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
-from unlearn.methods.base import Batch, Cost, score_forget
-from unlearn.stopping import MemorizationBelowUnseen, StopRule
+from unlearn.training.method import Batch, Cost
+from unlearn.training.scored_batch import score_forget
+from unlearn.training.stopping import MemorizationBelowUnseen, StopRule
 from verify.errors import InputError
 
 

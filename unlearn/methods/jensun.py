@@ -6,12 +6,13 @@ from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
-from unlearn.alternatives import refusals
-from unlearn.distributions import jensen_shannon_to, jensen_shannon_to_token
-from unlearn.methods.base import Batch, Cost, token_logits
-from verify.models import LoadedModel
-from verify.records import Record
-from verify.scoring import target_log_probabilities
+from unlearn.methods._alternatives import refusals
+from unlearn.training.divergences import jensen_shannon_to, jensen_shannon_to_token
+from unlearn.training.method import Batch, Cost
+from unlearn.training.scored_batch import token_logits
+from verify.data.records import Record
+from verify.models.loading import LoadedModel
+from verify.models.log_probabilities import target_log_probabilities
 
 
 @dataclass(frozen=True)

@@ -9,9 +9,7 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 from peft import PeftModel
 
-from unlearn.adapters import merged
-from unlearn.checkpoints import Checkpoint, open_work, put_checkpoint
-from unlearn.levels import (
+from unlearn.level.estimate import (
     Levels,
     controls_as_level,
     encoded,
@@ -21,16 +19,18 @@ from unlearn.levels import (
     short_retraining,
     trained_options,
 )
-from unlearn.methods._to_level import ToLevel
-from unlearn.methods.base import Context, Cost, Outcome
-from unlearn.mixtures import mixture_level
-from unlearn.provenance import LOG_NAME, TrainingLog
-from unlearn.results import TrainingResult, together
-from unlearn.training import run_objective
-from verify.encoding import padding_token_id
+from unlearn.level.mixtures import mixture_level
+from unlearn.level.objective import ToLevel
+from unlearn.training.checkpoints import Checkpoint, open_work, put_checkpoint
+from unlearn.training.log import LOG_NAME, TrainingLog
+from unlearn.training.lora import merged
+from unlearn.training.method import Context, Cost, Outcome
+from unlearn.training.options import TrainingResult, together
+from unlearn.training.run import run_objective
+from verify.data.encoding import padding_token_id
 from verify.errors import InputError
-from verify.models import LoadedModel, load_model
-from verify.token_stats import compute_token_statistics
+from verify.models.loading import LoadedModel, load_model
+from verify.models.token_stats import compute_token_statistics
 
 Source = Literal["mixture", "retraining", "checkpoint", "base", "proxies", "controls"]
 
@@ -48,13 +48,13 @@ class Level:
         e = mean_t l_t - mean_t l*_t
 
     mu is a multiplier that grows until the records are at their level in the mean, and the anchor holds the weights that the retain
-    set depends on (`unlearn.methods._to_level`). l_t is the log-probability of token t of a forget record, l*_t what a model that
+    set depends on (`unlearn.level.objective`). l_t is the log-probability of token t of a forget record, l*_t what a model that
     never saw the record would give it, h the smooth L1 distance. The level comes from a *source* that never saw the forget set and
     is calibrated, token by token, on the holdout set, whose level under the model before unlearning is simply read off
-    (`unlearn.levels` has the regression):
+    (`unlearn.level.estimate` has the regression):
 
     - "mixture": a retraining of `share` of the full length that begins `mixture` of the way from the base to the model before
-      unlearning, its scale set by the base (`unlearn.mixtures`). The best found; docs/research/level.md compares.
+      unlearning, its scale set by the base (`unlearn.level.mixtures`). The best found; docs/research/level.md compares.
     - "retraining": one from the base itself. Taken in place of a mixture where there is no holdout set, where the base cannot
       tell the levels of its records from each other and so sets no scale, or where nothing lies between base and model.
     - "checkpoint": the first checkpoint of the training log, which has seen a record about once. Costs nothing, and keeps a trace.

@@ -7,12 +7,13 @@ from typing import Any, ClassVar
 import numpy as np
 from torch import Tensor, nn
 
-from unlearn.alternatives import instead
-from unlearn.distributions import kl_to
-from unlearn.methods.base import Batch, Cost, token_logits
-from unlearn.stopping import ForgetLossCeiling, StopRule
-from verify.models import LoadedModel
-from verify.records import Record
+from unlearn.methods._alternatives import instead
+from unlearn.training.divergences import kl_to
+from unlearn.training.method import Batch, Cost
+from unlearn.training.scored_batch import token_logits
+from unlearn.training.stopping import ForgetLossCeiling, StopRule
+from verify.data.records import Record
+from verify.models.loading import LoadedModel
 
 
 @dataclass(frozen=True)

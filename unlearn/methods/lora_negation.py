@@ -6,14 +6,11 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
-from peft import PeftModel
-from peft.tuners.lora import LoraLayer
-from torch import Tensor
 
-from unlearn.adapters import require_whole
-from unlearn.methods.base import Context, Cost, Outcome
-from unlearn.training import train_records
-from unlearn.weights import Search, require_scales
+from unlearn.training.lora import require_whole
+from unlearn.training.method import Context, Cost, Outcome
+from unlearn.training.run import train_records
+from unlearn.training.weights import Search, delta_weights, require_scales
 
 
 @dataclass(frozen=True)
@@ -63,13 +60,3 @@ class LoraNegation:
                 model.get_parameter(name).copy_(original[name] - scale * change)
 
         return Outcome(model, trained.result, Search(self.tolerance, self.control_records).run(context, self.scales, apply))
-
-
-@torch.no_grad()
-def delta_weights(model: PeftModel, adapter: str = "default") -> dict[str, Tensor]:
-    """The weight change of every adapted layer, (alpha / r) B A, by the name of the weight below the adapter."""
-    return {
-        f"{name.removeprefix('base_model.model.')}.weight": module.get_delta_weight(adapter).clone()
-        for name, module in model.named_modules()
-        if isinstance(module, LoraLayer)
-    }

@@ -7,12 +7,11 @@ from typing import Any, ClassVar
 
 import torch
 
-from unlearn.adapters import merged, require_whole
-from unlearn.methods.base import Context, Cost, Outcome
-from unlearn.options import learning_rate_of
-from unlearn.results import together
-from unlearn.training import train_records
-from unlearn.weights import Search, Weights, assign, copy_weights, require_scales
+from unlearn.training.lora import merged, require_whole
+from unlearn.training.method import Context, Cost, Outcome
+from unlearn.training.options import learning_rate_of, together
+from unlearn.training.run import train_records
+from unlearn.training.weights import Search, Weights, assign, copy_weights, require_scales
 from verify.errors import InputError
 
 

@@ -8,7 +8,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from unlearn.methods._preference import require_temperature
-from unlearn.methods.base import Batch, Cost, score_both, score_forget
+from unlearn.training.method import Batch, Cost
+from unlearn.training.scored_batch import score_both, score_forget
 
 
 @dataclass(frozen=True)

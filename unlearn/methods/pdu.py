@@ -6,8 +6,9 @@ from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
-from unlearn.distributions import spread
-from unlearn.methods.base import Batch, Cost, token_logits
+from unlearn.training.divergences import spread
+from unlearn.training.method import Batch, Cost
+from unlearn.training.scored_batch import token_logits
 from verify.errors import InputError
 
 

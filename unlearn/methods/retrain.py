@@ -6,12 +6,11 @@ from typing import Any, ClassVar
 
 from peft import PeftModel
 
-from unlearn.adapters import merged
 from unlearn.defenses.base import TrainingTask
-from unlearn.finetuning import described, train_with_log
-from unlearn.methods.base import Context, Cost, Outcome
-from unlearn.recipes import recipe_of
-from verify.records import Fields
+from unlearn.finetuning import described, recipe_of, train_with_log
+from unlearn.training.lora import merged
+from unlearn.training.method import Context, Cost, Outcome
+from verify.data.records import Fields
 
 
 @dataclass(frozen=True)

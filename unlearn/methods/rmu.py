@@ -7,9 +7,10 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from unlearn.layers import decoder_layers, down_projections, layer_hidden
-from unlearn.methods.base import Batch, Cost, one_pass, split_parts
-from verify.scoring import mean_by_row
+from unlearn.training.layers import decoder_layers, down_projections, layer_hidden
+from unlearn.training.method import Batch, Cost
+from unlearn.training.scored_batch import one_pass, split_parts
+from verify.models.log_probabilities import mean_by_row
 
 
 @dataclass(frozen=True)

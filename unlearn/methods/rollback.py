@@ -9,19 +9,18 @@ from typing import Any, ClassVar
 
 from peft import PeftModel
 
-from unlearn.adapters import attach_adapter
-from unlearn.checkpoints import Checkpoint, keep_checkpoints, open_work
-from unlearn.methods.base import Context, Cost, Outcome
-from unlearn.options import TrainingOptions
-from unlearn.provenance import LOG_NAME, TrainingLog, filtered_lines
-from unlearn.replay import Replayed, entries_of, first_step_with, replay, windows_of_log, write_log
-from unlearn.results import TrainingResult
-from verify.digests import weights_digest
-from verify.encoding import Encoded
+from unlearn.training.checkpoints import Checkpoint, keep_checkpoints, open_work
+from unlearn.training.log import LOG_NAME, TrainingLog, filtered_lines
+from unlearn.training.lora import attach_adapter
+from unlearn.training.method import Context, Cost, Outcome
+from unlearn.training.options import TrainingOptions, TrainingResult
+from unlearn.training.replay import Replayed, entries_of, first_step_with, replay, windows_of_log, write_log
+from verify.data.encoding import Encoded
+from verify.data.identity import RecordKey
 from verify.errors import InputError, RunError
-from verify.files import MANIFEST, read_json, verify_manifest
-from verify.identity import RecordKey
-from verify.models import LoadedModel
+from verify.io.digests import weights_digest
+from verify.io.files import MANIFEST, read_json, verify_manifest
+from verify.models.loading import LoadedModel
 
 
 @dataclass(frozen=True)

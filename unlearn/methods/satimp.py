@@ -6,9 +6,10 @@ from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
-from unlearn.methods.base import Batch, Cost, score_tokens
+from unlearn.training.method import Batch, Cost
+from unlearn.training.scored_batch import score_tokens
 from verify.errors import InputError
-from verify.scoring import mean_by_row
+from verify.models.log_probabilities import mean_by_row
 
 
 @dataclass(frozen=True)

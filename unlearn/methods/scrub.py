@@ -6,9 +6,10 @@ from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
-from unlearn.distributions import kl_to
-from unlearn.methods.base import Batch, Cost, token_logits
-from unlearn.stopping import ForgetLossCeiling, StopRule
+from unlearn.training.divergences import kl_to
+from unlearn.training.method import Batch, Cost
+from unlearn.training.scored_batch import token_logits
+from unlearn.training.stopping import ForgetLossCeiling, StopRule
 
 
 @dataclass(frozen=True)

@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from unlearn.methods.base import Context, Cost, Outcome
-from unlearn.shards import rebuild_shards, shard_facts
+from unlearn.training.method import Context, Cost, Outcome
+from unlearn.training.shards import rebuild_shards, shard_facts
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,8 @@ from typing import Any, ClassVar
 
 import torch
 
-from unlearn.methods.base import Context, Cost, Outcome
-from unlearn.weights import Search, assign, copy_weights, diagonal_fisher, sample
+from unlearn.training.method import Context, Cost, Outcome
+from unlearn.training.weights import Search, assign, copy_weights, diagonal_fisher, sample
 from verify.errors import InputError
 
 

@@ -6,11 +6,11 @@ from typing import Any, ClassVar, Literal
 
 import torch
 
-from unlearn.adapters import merged, require_whole
-from unlearn.layers import decoder_layers
-from unlearn.methods.base import Context, Cost, Outcome
-from unlearn.training import train_records
-from unlearn.weights import Search, Weights, assign, copy_weights, diagonal_fisher, require_scales, sample
+from unlearn.training.layers import decoder_layers
+from unlearn.training.lora import merged, require_whole
+from unlearn.training.method import Context, Cost, Outcome
+from unlearn.training.run import train_records
+from unlearn.training.weights import Search, Weights, assign, copy_weights, diagonal_fisher, require_scales, sample
 from verify.errors import InputError
 
 MULTIPLES = (0.0, 0.5, 2.0)

@@ -8,13 +8,12 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from unlearn.adapters import merged, require_whole
-from unlearn.methods.base import Context, Cost, Outcome
 from unlearn.methods.npo import NPO
-from unlearn.options import learning_rate_of
-from unlearn.results import together
-from unlearn.training import run_objective
-from unlearn.weights import Search, assign, copy_weights, require_scales
+from unlearn.training.lora import merged, require_whole
+from unlearn.training.method import Context, Cost, Outcome
+from unlearn.training.options import learning_rate_of, together
+from unlearn.training.run import run_objective
+from unlearn.training.weights import Search, assign, copy_weights, require_scales
 from verify.errors import InputError
 
 

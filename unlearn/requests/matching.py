@@ -8,13 +8,13 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from unlearn.requests.finding import Match, find_records
-from unlearn.requests.ledger import Request
-from verify.deletion_record import DataPlace
+from unlearn.requests.ledger.ledger import Request
+from unlearn.scan.search import Match, find_records
+from verify.data.identity import RecordKey
+from verify.data.records import Fields
 from verify.errors import InputError
-from verify.files import file_digest
-from verify.identity import RecordKey
-from verify.records import Fields
+from verify.io.files import file_digest
+from verify.schema.deletion_record import DataPlace
 
 HASH_START = 8
 """So many characters of a keyed hash name a record; fewer could name two."""

@@ -11,19 +11,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from unlearn.requests.ledger import Ledger, Request
+from unlearn.requests.attempt import audit_rung, exact_by, make_rung, registered
+from unlearn.requests.attestation import draft_provenance
+from unlearn.requests.batch_folder import CACHE, audit_folder, rung_folder
+from unlearn.requests.ledger.ledger import Ledger, Request
+from unlearn.requests.ledger.states import State
+from unlearn.requests.plan import Plan, PlannedModel
 from unlearn.requests.planning import PLANNABLE, replaced_weights
-from unlearn.requests.plans import Plan, PlannedModel
-from unlearn.requests.rungs import audit_rung, exact_by, make_rung, registered
-from unlearn.requests.statement import draft_provenance
-from unlearn.requests.states import State
 from unlearn.requests.training_sets import TrainingSets, removed_before, require_clean, training_sets
-from unlearn.requests.workplace import CACHE, alone_in, audit_folder, rung_folder
-from verify.deletion_record import CERTIFYING, EXACT_REBUILD, UNDECIDED
+from verify.data.identity import RecordKey
 from verify.errors import InputError, RunError
-from verify.evidence import Evidence
-from verify.files import MANIFEST, file_digest, read_json
-from verify.identity import RecordKey
+from verify.io.files import MANIFEST, alone_in, file_digest, read_json
+from verify.schema.deletion_record import CERTIFYING, EXACT_REBUILD, UNDECIDED
+from verify.schema.evidence import Evidence
 
 Tell = Callable[[str], None]
 """Told in one line what is being done."""

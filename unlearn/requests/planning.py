@@ -16,19 +16,19 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from unlearn.requests.ladders import cost, ladder, require_methods, shown
-from unlearn.requests.ledger import Ledger, Request
-from unlearn.requests.lineage import AffectedModel, affected_models, trained_names
+from unlearn.requests.candidates import cost, ladder, require_methods, shown
+from unlearn.requests.ledger.ledger import Ledger, Request
 from unlearn.requests.matching import Matched, match_requests
-from unlearn.requests.plans import Plan, PlannedModel
+from unlearn.requests.plan import Plan, PlannedModel
 from unlearn.requests.training_sets import require_clean
-from unlearn.shards import SHARDS, SavedShards
-from verify.deletion_record import DataPlace
+from unlearn.scan.lineage import AffectedModel, affected_models, trained_names
+from unlearn.training.shards import SHARDS, SavedShards
+from verify.data.identity import RecordKey
+from verify.data.records import Fields
 from verify.errors import InputError
-from verify.evidence import Evidence, Settings
-from verify.files import MANIFEST, is_complete, read_json
-from verify.identity import RecordKey
-from verify.records import Fields
+from verify.io.files import MANIFEST, is_complete, read_json
+from verify.schema.deletion_record import DataPlace
+from verify.schema.evidence import Evidence, Settings
 
 PLANNABLE = ("identity_verified", "matched", "planned", "unlearning", "verifying", "failed", "inconclusive")
 DEFAULT_STATES = ("identity_verified", "matched")

@@ -4,14 +4,14 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from unlearn.requests.ledger import Ledger
-from unlearn.requests.lineage import trained_names
-from unlearn.requests.plans import Plan, PlannedModel
-from verify.canaries import CANARIES_NAME
+from unlearn.requests.ledger.ledger import Ledger
+from unlearn.requests.plan import Plan, PlannedModel
+from unlearn.scan.lineage import trained_names
+from verify.data.canaries import CANARIES_NAME
+from verify.data.identity import RecordKey
+from verify.data.records import Record
+from verify.data.sources import stream_records
 from verify.errors import InputError
-from verify.identity import RecordKey
-from verify.records import Record
-from verify.sources import stream_records
 
 
 @dataclass(frozen=True, repr=False)

@@ -9,7 +9,7 @@ from typing import Any
 from verify.attacks import extraction, membership
 from verify.attacks.base import Attack
 from verify.errors import InputError
-from verify.registry import discover
+from verify.io.plugins import discover
 
 FAMILIES = (membership, extraction)
 LEVELS = {"quick": 0.0, "standard": 1.0, "full": float("inf")}

@@ -1,7 +1,7 @@
 """The contract of an attack. An attack is one frozen dataclass in one file, named as the file is.
 
 It turns what a model thinks of N records into N scores, higher = more like a record the model was trained on. It knows no
-threshold, no interval and no verdict: those are `verify.statistics` and `verify.protocol`.
+threshold, no interval and no verdict: those are `verify.statistics` and `verify.judging.protocol`.
 """
 
 from collections.abc import Sequence
@@ -11,11 +11,11 @@ from typing import ClassVar, Literal, Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
-from verify.encoding import Encoded, Encoder, padding_token_id
+from verify.data.encoding import Encoded, Encoder, padding_token_id
+from verify.data.records import Record
 from verify.errors import InputError
-from verify.models import LoadedModel
-from verify.records import Record
-from verify.token_stats import TokenStatistics, compute_token_statistics
+from verify.models.loading import LoadedModel
+from verify.models.token_stats import TokenStatistics, compute_token_statistics
 
 Family = Literal["membership", "extraction"]
 Need = Literal[

@@ -9,8 +9,8 @@ from typing import Any
 
 from verify import probes
 from verify.errors import InputError
+from verify.io.plugins import discover
 from verify.probes.base import Probe
-from verify.registry import discover
 
 
 def probe_classes() -> dict[str, Any]:

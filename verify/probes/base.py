@@ -7,10 +7,10 @@ from typing import Any, ClassVar, Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
-from verify.encoding import Encoder, padding_token_id
-from verify.models import LoadedModel
-from verify.records import Record
-from verify.token_stats import compute_token_statistics
+from verify.data.encoding import Encoder, padding_token_id
+from verify.data.records import Record
+from verify.models.loading import LoadedModel
+from verify.models.token_stats import compute_token_statistics
 
 Array = NDArray[np.float64]
 

@@ -7,10 +7,10 @@ from typing import ClassVar
 import numpy as np
 import torch
 
-from verify.encoding import Encoder, collate, padding_token_id
-from verify.models import LoadedModel
+from verify.data.encoding import Encoder, collate, padding_token_id
+from verify.models.loading import LoadedModel
+from verify.models.log_probabilities import scored_logits
 from verify.probes.base import Array, Material
-from verify.scoring import scored_logits
 
 BATCH = 8
 

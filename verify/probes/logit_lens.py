@@ -7,10 +7,10 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 
-from verify.encoding import Encoder, collate, padding_token_id
-from verify.models import LoadedModel
+from verify.data.encoding import Encoder, collate, padding_token_id
+from verify.models.loading import LoadedModel
+from verify.models.log_probabilities import output_head, predicting_positions
 from verify.probes.base import Array, Material
-from verify.scoring import output_head, predicting_positions
 
 BATCH = 8
 

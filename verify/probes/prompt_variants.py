@@ -6,9 +6,9 @@ from typing import ClassVar
 
 import numpy as np
 
-from verify.models import LoadedModel
+from verify.data.records import Record
+from verify.models.loading import LoadedModel
 from verify.probes.base import Array, Material, mean_losses
-from verify.records import Record
 
 
 @dataclass(frozen=True)

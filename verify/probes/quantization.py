@@ -10,9 +10,9 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from verify.errors import InputError
-from verify.models import LoadedModel
+from verify.models.loading import LoadedModel
+from verify.models.log_probabilities import output_head
 from verify.probes.base import Array, Material, mean_losses
-from verify.scoring import output_head
 
 
 @dataclass(frozen=True)

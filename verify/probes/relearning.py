@@ -8,11 +8,11 @@ from typing import ClassVar
 import numpy as np
 import torch
 
-from verify.encoding import Encoder, collate, padding_token_id
+from verify.data.encoding import Encoder, collate, padding_token_id
 from verify.errors import RunError
-from verify.models import LoadedModel
+from verify.models.loading import LoadedModel
+from verify.models.log_probabilities import scored_log_probabilities
 from verify.probes.base import Array, Material, statistics_losses
-from verify.scoring import scored_log_probabilities
 
 
 @dataclass(frozen=True)

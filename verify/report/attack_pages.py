@@ -5,11 +5,11 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
-from verify.evidence import Evidence
-from verify.findings import AttackResult, Value
-from verify.report.drawings import NAMES, ORDER, role_of
-from verify.report.marks import Mark, draw_curves, draw_intervals
-from verify.threats import ThreatModel
+from verify.report.charts import Mark, draw_curves, draw_intervals
+from verify.report.svg import NAMES, ORDER, role_of
+from verify.schema.evidence import Evidence
+from verify.schema.parts import AttackResult, Value
+from verify.schema.threat_model import ThreatModel
 
 GUESSING = 0.5
 

@@ -6,12 +6,11 @@ from dataclasses import dataclass
 from markupsafe import Markup
 from matplotlib.lines import Line2D
 
-from verify.evidence import Evidence
-from verify.findings import Value
+from verify.io.escaping import visible
 from verify.report.attack_pages import headline, references_of
-from verify.report.drawings import canvas, finish
-from verify.report.text import Entry
-from verify.visible import visible
+from verify.report.svg import canvas, finish
+from verify.schema.evidence import Entry, Evidence
+from verify.schema.parts import Value
 
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "p", "h", "*")
 """One shape a method: shapes stay apart where colours do not."""

@@ -11,15 +11,15 @@ from dataclasses import dataclass
 from datetime import date
 from typing import Any
 
-from verify.certificate_check import PRECEDENCE, Signer
-from verify.deletion_record import DeletionRecord, Outcome, ReplacedModel, RequestFacts
+from verify.certificate.check import PRECEDENCE, Signer
 from verify.errors import InputError
-from verify.evidence import Evidence
-from verify.findings import Value
 from verify.report.attack_pages import AttackPage, attack_pages, headline, references_of, worst_attack
 from verify.report.html import figures_of
-from verify.report.page import environment, in_plain_words, not_shown_by
-from verify.treatments import Robustness
+from verify.report.rendering import environment, in_plain_words, not_shown_by
+from verify.schema.deletion_record import DeletionRecord, Outcome, ReplacedModel, RequestFacts
+from verify.schema.evidence import Evidence
+from verify.schema.parts import Value
+from verify.schema.robustness import Robustness
 
 OUTCOMES: dict[Outcome, str] = {
     "deleted": "deleted",

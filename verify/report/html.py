@@ -6,13 +6,13 @@ from typing import Any
 from markupsafe import Markup
 
 from verify.errors import InputError
-from verify.evidence import Evidence
-from verify.findings import Histogram, RocCurve, Test
 from verify.report.attack_pages import attack_pages, headline, references_of, worst_attack
 from verify.report.comparing import attack_rows, draw_trade
-from verify.report.drawings import called, draw_losses, draw_residuals, draw_roc
-from verify.report.page import environment, in_plain_words, not_shown_by, number
-from verify.report.text import Entry, comparison_row
+from verify.report.rendering import environment, in_plain_words, not_shown_by, number
+from verify.report.svg import called, draw_losses, draw_residuals, draw_roc
+from verify.report.text import comparison_row
+from verify.schema.evidence import Entry, Evidence
+from verify.schema.parts import Histogram, RocCurve, Test
 
 RECORDS_SHOWN = 50
 ROC_ROWS = 12

@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from datetime import date
 from typing import Literal
 
-from verify.deletion_record import DeletionRecord, ReplacedModel, RequestFacts
 from verify.errors import InputError
-from verify.report.page import environment
-from verify.visible import visible
+from verify.io.escaping import visible
+from verify.report.rendering import environment
+from verify.schema.deletion_record import DeletionRecord, ReplacedModel, RequestFacts
 
 Kind = Literal["answer", "extension"]
 

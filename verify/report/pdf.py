@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from verify.errors import InputError, RunError
-from verify.files import atomic_file
+from verify.io.files import atomic_file
 
 PROGRAMS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
 VARIABLE = "CHROMIUM"

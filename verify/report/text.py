@@ -2,11 +2,8 @@
 
 from collections.abc import Sequence
 
-from verify.evidence import Evidence
-from verify.findings import AttackResult, Value
-
-Entry = tuple[str, Evidence, float | None]
-"""Method, its audit, and its cost as a fraction of a retraining's time (None where it has none)."""
+from verify.schema.evidence import Entry, Evidence
+from verify.schema.parts import AttackResult, Value
 
 
 def summary(evidence: Evidence) -> str:

@@ -1,5 +1,7 @@
 """Exact intervals for proportions."""
 
+import numpy as np
+from numpy.typing import ArrayLike
 from scipy import stats
 
 from verify.statistics.estimate import Estimate, require_confidence
@@ -23,3 +25,24 @@ def clopper_pearson(successes: int, trials: int, confidence: float = 0.95) -> Es
     low = 0.0 if successes == 0 else float(stats.beta.ppf(tail, successes, trials - successes + 1))
     high = 1.0 if successes == trials else float(stats.beta.ppf(1 - tail, successes + 1, trials - successes))
     return Estimate(successes / trials, low, high, trials, confidence)
+
+
+def mean_with_interval(values: ArrayLike, confidence: float = 0.95) -> Estimate:
+    """Mean of independent values and its two-sided t interval (Student 1908).
+
+    Args:
+        values: [N], finite; at least 2, since one value says nothing of its spread.
+        confidence: level of the interval.
+
+    Raises:
+        ValueError: fewer than two values, one that is not finite, or confidence outside (0, 1).
+    """
+    require_confidence(confidence)
+    x = np.asarray(values, dtype=np.float64)
+    if x.ndim != 1 or len(x) < 2:
+        raise ValueError(f"a mean with an interval needs at least two values in one dimension, got shape {x.shape}")
+    if not np.isfinite(x).all():
+        raise ValueError("the values must be finite")
+    mean = float(x.mean())
+    half = float(stats.t.ppf((1 + confidence) / 2, len(x) - 1) * x.std(ddof=1) / np.sqrt(len(x)))
+    return Estimate(mean, mean - half, mean + half, len(x), confidence)

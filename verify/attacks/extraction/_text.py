@@ -3,7 +3,7 @@
 import re
 from collections.abc import Sequence
 
-from verify.records import Record
+from verify.data.records import Record
 
 PERSONAL = re.compile(
     r"""

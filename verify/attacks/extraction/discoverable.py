@@ -11,9 +11,9 @@ from torch import Tensor
 
 from verify.attacks.base import Family, Need, Observation, require_model
 from verify.attacks.extraction.extraction_probability import probability_within
-from verify.encoding import collate, padding_token_id
+from verify.data.encoding import collate, padding_token_id
 from verify.errors import InputError
-from verify.scoring import scored_logits
+from verify.models.log_probabilities import scored_logits
 
 BATCH = 8
 

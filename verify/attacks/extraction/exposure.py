@@ -9,10 +9,10 @@ from numpy.typing import NDArray
 
 from verify.attacks.base import Family, Need, Observation, require_controls, require_model
 from verify.attacks.extraction._text import secret_of
-from verify.encoding import Encoder, padding_token_id
-from verify.records import Record
+from verify.data.encoding import Encoder, padding_token_id
+from verify.data.records import Record
+from verify.models.token_stats import TokenStatistics, compute_token_statistics
 from verify.statistics.extraction import exposure
-from verify.token_stats import TokenStatistics, compute_token_statistics
 
 
 @dataclass(frozen=True)

@@ -8,9 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from verify.attacks.base import Family, Need, Observation, require_model
-from verify.encoding import Encoded
-from verify.generation import greedy_continuations
-from verify.models import LoadedModel
+from verify.data.encoding import Encoded
+from verify.models.generation import greedy_continuations
+from verify.models.loading import LoadedModel
 
 
 @dataclass(frozen=True)

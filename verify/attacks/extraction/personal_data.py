@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from verify.attacks.base import Family, Need, Observation, require_model
 from verify.attacks.extraction._text import comes_out, find_personal_data
-from verify.generation import greedy_continuations
+from verify.models.generation import greedy_continuations
 
 SLACK = 1.5
 """How much longer than the true completion the answer may be: data may come out behind other words."""

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from verify.attacks.base import Family, Need, Observation, require_model
 from verify.attacks.extraction._text import comes_out, secret_of
-from verify.generation import sampled_continuations
+from verify.models.generation import sampled_continuations
 
 
 @dataclass(frozen=True)

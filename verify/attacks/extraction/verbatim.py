@@ -8,9 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from verify.attacks.base import Family, Need, Observation
-from verify.encoding import Encoded
+from verify.data.encoding import Encoded
 from verify.errors import InputError
-from verify.generation import greedy_continuations
+from verify.models.generation import greedy_continuations
 
 
 @dataclass(frozen=True)

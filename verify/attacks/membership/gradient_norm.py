@@ -9,8 +9,8 @@ import torch
 from numpy.typing import NDArray
 
 from verify.attacks.base import Family, Need, Observation, require_model
-from verify.encoding import collate, padding_token_id
-from verify.scoring import scored_log_probabilities
+from verify.data.encoding import collate, padding_token_id
+from verify.models.log_probabilities import scored_log_probabilities
 
 
 @dataclass(frozen=True)

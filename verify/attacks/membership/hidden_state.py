@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 
 from verify.attacks.base import Family, Need, Observation, require_model, two_sides
 from verify.attacks.membership._fitted import cross_fitted
-from verify.encoding import collate, padding_token_id
-from verify.scoring import predicting_positions
+from verify.data.encoding import collate, padding_token_id
+from verify.models.log_probabilities import predicting_positions
 
 BATCH = 8
 

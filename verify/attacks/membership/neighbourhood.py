@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from verify.attacks.base import Family, Need, Observation, mean_log_probabilities, require_controls, require_model
-from verify.encoding import Encoded, padding_token_id
-from verify.token_stats import compute_token_statistics
+from verify.data.encoding import Encoded, padding_token_id
+from verify.models.token_stats import compute_token_statistics
 
 
 @dataclass(frozen=True)

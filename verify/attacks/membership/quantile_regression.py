@@ -11,7 +11,7 @@ from sklearn.linear_model import QuantileRegressor
 from sklearn.preprocessing import StandardScaler
 
 from verify.attacks.base import Family, Need, Observation, mean_log_probabilities, require_controls
-from verify.records import Record
+from verify.data.records import Record
 
 
 @dataclass(frozen=True)

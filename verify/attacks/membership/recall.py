@@ -16,9 +16,9 @@ from verify.attacks.base import (
     require_controls,
     require_model,
 )
-from verify.encoding import Encoder
-from verify.models import LoadedModel
-from verify.records import Record
+from verify.data.encoding import Encoder
+from verify.data.records import Record
+from verify.models.loading import LoadedModel
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,191 @@
+"""Commands around the deletion itself: purge what is left of it, serve requests over HTTP."""
+
+import dataclasses
+import importlib.util
+import ipaddress
+import logging
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import tyro
+
+from unlearn.cli.ledger import LedgerFlags
+from verify.cli.flags import FieldFlags
+
+if TYPE_CHECKING:
+    from unlearn.purge.residue import Residue
+
+RESIDUAL = 3
+"""Exit status where copies remain."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Purge:
+    """Find what is left of deleted records, remove what may be removed, list the rest with reasons.
+
+    Files are searched for the deleted texts, models and checkpoints by what they were trained on. The list shows no text, but it
+    shows file names, which are yours: a file that is named after a person is listed so. Exit status 0: nothing is left;
+    3: copies remain. Records that are too short to be searched for are counted, and files that cannot be read are listed.
+    """
+
+    data: str
+    """The training file that the deleted records were in."""
+    forget: str
+    """The deleted records: a file of them, or a list of example or subject ids."""
+    search: tuple[Path, ...]
+    """Folders to search; nothing outside of them is touched, and symbolic links are not followed."""
+    models: tuple[Path, ...] = ()
+    """Folders to search for models that saw the records; those that lie outside of --search are listed only."""
+    spare: tuple[Path, ...] = ()
+    """Folders and files that must stay: the model in service, the ledger, the key."""
+    dry_run: bool = False
+    """Only list; change nothing."""
+    rewrite_data: bool = False
+    """Write training data anew without the records."""
+    columns: FieldFlags = dataclasses.field(default_factory=FieldFlags)
+
+    def run(self) -> int:
+        """Print the list; exit status 3 where copies remain."""
+        from unlearn.purge.content_search import ContentSearch
+        from unlearn.purge.find import find_residues, remove
+        from unlearn.scan.lineage import affected_models
+        from verify.data.identity import RecordKey
+        from verify.data.sources import find_forget_set, stream_records
+
+        fields, key = self.columns.fields(), RecordKey.load()
+        records = find_forget_set(self.forget, self.data, fields)
+        deleted = {record.fingerprint for record in records}
+        staying = (record for record in stream_records(self.data, fields) if record.fingerprint not in deleted)
+        search = ContentSearch(records, staying)
+        found = find_residues(
+            self.search,
+            records=records,
+            key=key,
+            affected=affected_models(self.models, {key.of(record.fingerprint) for record in records}) if self.models else [],
+            spare=[*self.spare, RecordKey.default_path()],
+            rewrite_data=self.rewrite_data,
+            search=search,
+        )
+        left = found if self.dry_run else remove(found)
+        self._show(found, left)
+        if search.unsearched:
+            print(f"{search.unsearched} records were not searched for: too short, or word by word in records that stay")  # noqa: T201
+        return RESIDUAL if left else 0
+
+    def _show(self, found: "list[Residue]", left: "list[Residue]") -> None:
+        reasons = {residue.place: residue.reason for residue in left}
+        tops = [folder.resolve() for folder in self.search]
+        for residue in found:
+            top = next((top for top in tops if residue.place.is_relative_to(top)), None)
+            # Control characters in a file name must not reach the terminal.
+            shown = ascii(str(residue.place.relative_to(top) if top is not None else residue.place))[1:-1]
+            outcome = (reasons[residue.place] or "can be removed") if residue.place in reasons else "removed"
+            print(f"{residue.kind:18}  {shown}  ({residue.how}): {outcome}")  # noqa: T201
+        removable = sum(residue.removable for residue in left)
+        removed = len(found) - len(left)
+        print(f"{len(found)} found, {removed} removed, {removable} can be removed, {len(left) - removable} stay")  # noqa: T201
+
+
+@dataclasses.dataclass(frozen=True)
+class NewToken:
+    """Make a token for a caller of the HTTP service; it is shown once, and only its digest is kept.
+
+    The caller named "operator" sees the status page.
+    """
+
+    name: Annotated[str, tyro.conf.Positional]
+    """The caller: lower-case letters, digits and hyphens."""
+    tokens: Path
+    """The token file; made where there is none."""
+
+    def run(self) -> int:
+        """Print the token."""
+        from unlearn.requests.http.tokens import new_token
+
+        print(new_token(self.tokens, self.name))  # noqa: T201
+        return 0
+
+
+@dataclasses.dataclass(frozen=True)
+class Serve:
+    """Take deletion requests over HTTP (OpenDSR 1.0), into the same ledger as the command line.
+
+    Serves on this machine only, for a proxy that does TLS, unless --certificate and --private-key are given. The log has a line for
+    each request: a keyed hash of the address, caller, method, route, status, time.
+    """
+
+    tokens: Path
+    """Callers and digests of their tokens (`unlearn new-token`)."""
+    key: Path
+    """The Ed25519 key that signs receipts (`verify-unlearning keygen`)."""
+    domain: str
+    """The host name under which the service is reached."""
+    host: str = "127.0.0.1"
+    """Address to listen on."""
+    port: int = 8765
+    """Port to listen on."""
+    certificate: Path | None = None
+    """TLS certificate (PEM), for serving without a proxy."""
+    private_key: Path | None = None
+    """Its private key (PEM)."""
+    country: str | None = None
+    """ISO code of the country whose public holidays count for deadlines."""
+    per_minute: int = 600
+    """Requests a minute of each caller, and of each address without a token."""
+    where: LedgerFlags = dataclasses.field(default_factory=LedgerFlags)
+
+    def run(self) -> int:
+        """Serve until interrupted."""
+        from verify.errors import InputError
+
+        if any(importlib.util.find_spec(name) is None for name in ("fastapi", "uvicorn")):
+            raise InputError("the HTTP service is an extra. Install it with: pip install 'unlearn-verify[serve]'")
+        if (self.certificate is None) != (self.private_key is None):
+            raise InputError("TLS needs both --certificate and --private-key.")
+        if self.certificate is None and not _is_loopback(self.host):
+            raise InputError(
+                f"--host {self.host} is reached from other machines, and identifiers must not travel in the clear. "
+                "Give --certificate and --private-key, or serve on 127.0.0.1 behind a proxy that does TLS."
+            )
+        if not re.fullmatch(r"[A-Za-z0-9.-]{1,253}(:\d{1,5})?", self.domain):
+            raise InputError("--domain must be a host name such as requests.example.org; it is part of every answer.")
+        if self.per_minute < 1:
+            raise InputError("--per-minute must be at least 1.")
+        self._serve()
+        return 0
+
+    def _serve(self) -> None:
+        import uvicorn
+
+        from unlearn.requests.http.service import PromptProtocol, Service, make_app
+        from unlearn.requests.http.tokens import Tokens
+        from verify.certificate.statements import load_signer
+        from verify.data.identity import RecordKey
+
+        with self.where.open() as ledger:
+            service = Service(ledger, RecordKey.load(), load_signer(self.key), self.domain, self.country)
+            logging.basicConfig(format="%(asctime)s %(message)s", level=logging.WARNING)
+            logging.getLogger("unlearn.access").setLevel(logging.INFO)
+            uvicorn.run(
+                make_app(service, Tokens.load(self.tokens), self.per_minute),
+                host=self.host,
+                port=self.port,
+                http=PromptProtocol,
+                ssl_certfile=self.certificate,
+                ssl_keyfile=self.private_key,
+                log_config=None,
+                access_log=False,
+                server_header=False,
+                proxy_headers=False,
+                limit_concurrency=200,
+                timeout_keep_alive=5,
+                h11_max_incomplete_event_size=16 << 10,
+            )
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"

@@ -1,0 +1,219 @@
+"""`unlearn request plan|run|close`: what is done about approved requests."""
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+
+from unlearn.cli.ledger import NOTHING_FOUND, LedgerFlags, today
+from unlearn.cli.records import lines_of
+from verify.cli.flags import FieldFlags, SettingsFlags
+
+
+@dataclasses.dataclass(frozen=True)
+class PlanCommand:
+    """Plan the approved requests: which models lose which records, by which methods, at what cost, and what can be shown of it."""
+
+    data: tuple[str, ...]
+    """The training files."""
+    models: tuple[str, ...]
+    """Folders to search for models that saw the records, and for copies of deleted data."""
+    search: tuple[str, ...] = ()
+    """Further folders to search for copies: caches, logs, notebooks, experiment trackers."""
+    in_service: tuple[str, ...] = ()
+    """The models that answer users; needed where more than one affected model is found."""
+    ids: tuple[str, ...] = ()
+    """Only these requests; the default is all that are approved and not yet planned. Named ones are planned anew, until new weights
+    are deployed."""
+    references: tuple[str, ...] = ()
+    """Models trained without the records, with other seeds, for the audit: at least three."""
+    base: str | None = None
+    """The model before fine-tuning, where the models' manifests do not name it."""
+    holdout: str | None = None
+    """Records that no model was trained on."""
+    methods: tuple[str, ...] = ()
+    """Methods to try before the exact rebuild."""
+    confirm: str | None = None
+    """File (or -) with the near-duplicates that a human confirmed: FILE:ROW or the start of a hash, one a line."""
+    leave_near_duplicates: bool = False
+    """Near-duplicates that are not confirmed do not belong to the requests, and stay."""
+    window: int = 14
+    """Requests whose deadlines lie at most so many days apart are answered together."""
+    dry_run: bool = False
+    """Show the plan and note nothing."""
+    output: Path = Path("deletions")
+    """Folder for the batches."""
+    columns: FieldFlags = dataclasses.field(default_factory=FieldFlags)
+    choices: SettingsFlags = dataclasses.field(default_factory=SettingsFlags)
+    where: LedgerFlags = dataclasses.field(default_factory=LedgerFlags)
+
+    def run(self) -> int:
+        """Print the plan; note it unless it is a dry run. Exit status 3 where there is nothing to plan, or something to decide."""
+        from unlearn.cli.request_text import proposed
+        from unlearn.requests.planning import DEFAULT_STATES, draft, note
+        from verify.data.identity import RecordKey
+        from verify.errors import InputError
+
+        if self.window < 0:
+            raise InputError(f"--window must be 0 days or more, got {self.window}.")
+        with self.where.open() as ledger:
+            requests = [ledger.request(name) for name in dict.fromkeys(self.ids)]
+            requests = requests or [request for request in ledger.requests() if request.state in DEFAULT_STATES]
+            if not requests:
+                print(  # noqa: T201
+                    "nothing to plan. Approve a request with `unlearn request approve ID`, or name with --ids what is to be "
+                    "planned anew."
+                )
+                return NOTHING_FOUND
+            found = draft(ledger, requests, self._choices(), RecordKey.load(), lines_of(self.confirm))
+            for line in proposed(found):
+                print(line)  # noqa: T201
+            if self.dry_run:
+                return 0
+            undecided = sum(len(entry.undecided) for entry in found.matched)
+            if undecided and not self.leave_near_duplicates:
+                print(  # noqa: T201
+                    f"\n{undecided} near-duplicates must be decided first: confirm those that belong to the request with "
+                    "--confirm FILE, and leave the others with --leave-near-duplicates. Nothing was noted."
+                )
+                return NOTHING_FOUND
+            note(ledger, found, self.output)
+        for plan in found.plans:
+            print(f"Next: unlearn request run {plan.requests[0]} --output {self.output}")  # noqa: T201
+        return 0
+
+    def _choices(self) -> Any:
+        from unlearn.requests.planning import Choices
+
+        names = {entry.name for entry in dataclasses.fields(Choices)}
+        given = {entry.name: getattr(self, entry.name) for entry in dataclasses.fields(self) if entry.name in names}
+        return Choices(**given, settings=self.choices.settings(), fields=self.columns.fields())
+
+
+@dataclasses.dataclass(frozen=True)
+class Cleanup:
+    """What to do about copies that are left."""
+
+    suppression: Path = Path("deletions/suppressed.jsonl")
+    """The list of what must not be trained on again."""
+    remove: bool = False
+    """Remove the copies of deleted data that may be removed; without it they are only listed."""
+    rewrite_data: bool = False
+    """With --remove: write copies of training data, and when closing the training files, anew without the deleted rows."""
+    reasons: Path | None = None
+    """JSON file with reasons for copies that stay: {"place as listed, or a folder above it": "reason"}."""
+
+    def how(self) -> Any:
+        """The same for the pipeline."""
+        from unlearn.requests.cleanup import read_reasons
+        from unlearn.requests.close import Cleaning
+        from verify.io.files import read_json
+
+        return Cleaning(self.remove, self.rewrite_data, None if self.reasons is None else read_reasons(read_json(self.reasons)))
+
+
+@dataclasses.dataclass(frozen=True)
+class RunCommand:
+    """Do what was planned, for a request and its batch: register, unlearn, audit, climb where that is needed, clean up.
+
+    Run it again after a crash: it goes on where it stopped. The old weights stay in service until you retire them.
+    """
+
+    id: Annotated[str, tyro.conf.Positional]
+    """Any request of the batch."""
+    references: tuple[str, ...] = ()
+    """More references, for an audit that was inconclusive."""
+    accept_exact_rebuild: bool = False
+    """Where the audit leaves an exact rebuild open, go by its having been made without the records: your decision, which ledger,
+    certificate and report name as what it is. Never where the audit says NOT_FORGOTTEN."""
+    output: Path = Path("deletions")
+    """Folder of the batches."""
+    cleanup: Cleanup = dataclasses.field(default_factory=Cleanup)
+    where: LedgerFlags = dataclasses.field(default_factory=LedgerFlags)
+
+    def run(self) -> int:
+        """Go as far as it goes. Exit status 0 where the deletion is verified and cleaned up, else 11."""
+        from unlearn.cli.request_text import story
+        from unlearn.requests.close import purge_batch
+        from unlearn.requests.pipeline import run_batch
+        from verify.cli.flags import EXIT_STATUS
+        from verify.data.identity import RecordKey
+
+        how = self.cleanup.how()
+        with self.where.open() as ledger:
+            key = RecordKey.load()  # the ledger has seen that it is its own
+            state = ledger.request(self.id).state
+            if state not in ("deployed", "purged", "closed"):
+                run_batch(ledger, self.output, self.id, key, self.references, print, self.accept_exact_rebuild)
+            if ledger.request(self.id).state == "deployed":
+                left = purge_batch(ledger, self.output, self.id, key, self.cleanup.suppression, how)
+                _print_unexplained(left.unexplained)
+            request = ledger.request(self.id)
+        for line in story(request, today()):
+            print(line)  # noqa: T201
+        return 0 if request.state in ("purged", "closed") else EXIT_STATUS["INCONCLUSIVE"]
+
+
+def _print_unexplained(copies: Sequence[Any]) -> None:
+    from verify.io.escaping import visible
+
+    for copy in copies:
+        why = copy["why"] or "--remove takes it away"
+        print(visible(f"a copy without a reason: {copy['place']} ({copy['kind']}): {why}"))  # noqa: T201
+    if copies:
+        print(  # noqa: T201
+            "Remove what may be removed with --remove (and --rewrite-data), the rest by hand, or give reasons with --reasons FILE."
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class Close:
+    """End a request: the old models are retired, what stays is explained, and the deletion record is written and signed."""
+
+    id: Annotated[str, tyro.conf.Positional]
+    """Any request of the batch, or one that was refused."""
+    retired: tuple[str, ...] = ()
+    """Old weights that are out of service now: digests or folders."""
+    operator_key: Path | None = None
+    """Your private key: signs what was done (`verify-unlearning keygen` makes one)."""
+    auditor_key: Path | None = None
+    """The auditor's private key, where somebody else answers for the audit; the default is yours."""
+    robustness: tuple[Path, ...] = ()
+    """What `verify-unlearning probe` wrote about the new weights; one file for each model that was replaced, or none."""
+    pdf: bool = True
+    """Print the report to PDF as well; where there is no Chromium that is said, and the HTML page stands alone."""
+    output: Path = Path("deletions")
+    """Folder of the batches."""
+    cleanup: Cleanup = dataclasses.field(default_factory=Cleanup)
+    where: LedgerFlags = dataclasses.field(default_factory=LedgerFlags)
+
+    def run(self) -> int:
+        """Clean up once more where it was deployed, close, and print what was written."""
+        from unlearn.requests.attestation import CERTIFICATE
+        from unlearn.requests.close import Papers, close_request, purge_batch, require_usable
+        from verify.data.identity import RecordKey
+        from verify.errors import InputError
+
+        how = self.cleanup.how()
+        papers = Papers(self.operator_key, self.auditor_key, self.robustness, self.pdf)
+        with self.where.open() as ledger:
+            require_usable(ledger, self.output, self.id, papers)
+            if ledger.request(self.id).state in ("deployed", "purged"):
+                left = purge_batch(ledger, self.output, self.id, RecordKey.load(), self.cleanup.suppression, how, self.retired)
+                _print_unexplained(left.unexplained)
+                if left.unexplained:
+                    raise InputError(f"{self.id} cannot be closed: {len(left.unexplained)} copies have no reason.")
+            record, files = close_request(ledger, self.output, self.id, papers, print)
+        print(f"closed as {record.requests[0].outcome}: {', '.join(entry.id for entry in record.requests)}")  # noqa: T201
+        for path in files:
+            print(path)  # noqa: T201
+        if self.operator_key is not None and (certificate := next((p for p in files if p.name == CERTIFICATE), None)):
+            keys = f"--key {self.operator_key}.pub"
+            if self.auditor_key not in (None, self.operator_key):
+                keys = f"--operator-key {self.operator_key}.pub --auditor-key {self.auditor_key}.pub"
+            print(  # noqa: T201
+                f"check it: verify-unlearning check {certificate} {keys} --deletion {files[0]} --ledger-head {record.ledger_head}"
+            )
+        return 0

@@ -1,0 +1,123 @@
+"""Commands that compare, repeat and plan: sweep, reproduce, plan-shards."""
+
+import dataclasses
+import itertools
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from unlearn.training.options import TrainingOptions
+from verify.cli.flags import FieldFlags
+
+_SWEPT = ("model", "forget", "retain", "output", "seeds", "base", "holdout", "references", "attacks")
+
+
+@dataclasses.dataclass(frozen=True)
+class SweepCommand:
+    """Unlearn and audit many settings of many methods; writes a table and a picture, and goes on where it was cut off."""
+
+    model: str
+    """The fine-tuned model: a folder or Hub name."""
+    forget: str
+    """The records to remove: a file."""
+    retain: str
+    """The records to keep: a file."""
+    grid: Path
+    """JSON: {"npo": {"beta": [0.1, 1.0], "learning_rate": [1e-5, 1e-4]}, "grad_diff": {}}."""
+    output: Path
+    """Folder of the runs."""
+    seeds: tuple[int, ...] = (0,)
+    """Every setting is run with each."""
+    base: str | None = None
+    """The model before fine-tuning."""
+    holdout: str | None = None
+    """Records no model was trained on."""
+    references: tuple[str, ...] = ()
+    """Models fine-tuned without the forget set."""
+    attacks: tuple[str, ...] = ("quick",)
+    """What each audit runs."""
+    engine: str | None = None
+    """A cluster: dask://HOST:PORT or ray://HOST:PORT."""
+    columns: FieldFlags = dataclasses.field(default_factory=FieldFlags)
+    training: TrainingOptions = dataclasses.field(default_factory=TrainingOptions)
+
+    def run(self) -> int:
+        """Run what is missing and print the table."""
+        from unlearn.experiments.sweep import Sweep, table
+        from verify.cli.console import progress_bar
+        from verify.errors import InputError
+        from verify.io.files import read_json
+
+        grid = read_json(self.grid)
+        if not isinstance(grid, dict) or not all(isinstance(values, dict) for values in grid.values()):
+            raise InputError(f'{self.grid} must hold methods with their values: {{"npo": {{"beta": [0.1, 1.0]}}}}.')
+        sweep = Sweep(
+            **{entry.name: getattr(self, entry.name) for entry in dataclasses.fields(self) if entry.name in _SWEPT},
+            grid=grid,
+            fields=self.columns.fields(),
+            options=self.training,
+        )
+        with progress_bar("sweeping") as progress:
+            entries = sweep.run(progress, self.engine)
+        print(f"{table(entries)}\npicture: {self.output / 'sweep.svg'}")  # noqa: T201
+        return 0
+
+
+@dataclasses.dataclass(frozen=True)
+class LaunchConfig:
+    """Print where a configuration for several GPUs lies, for accelerate launch --config_file PATH -m unlearn ..."""
+
+    name: Annotated[str, tyro.conf.Positional] = "fsdp2"
+    """fsdp2 (everything in shards) or deepspeed_zero2 (gradients and optimizer state in shards)."""
+
+    def run(self) -> int:
+        """Print the path."""
+        from unlearn.training.fsdp import configuration
+
+        print(configuration(self.name))  # noqa: T201
+        return 0
+
+
+@dataclasses.dataclass(frozen=True)
+class Reproduce:
+    """Make a result again from its manifest, and compare the weights; exit status 0 where they agree, else 1."""
+
+    result: Annotated[Path, tyro.conf.Positional]
+    """A folder that `train` or `forget` wrote."""
+    output: Path
+    """A new folder for the second result."""
+    tolerance: float = 1e-4
+    """Largest difference of a weight, as a share of the largest weight of its tensor."""
+
+    def run(self) -> int:
+        """Run again and print the comparison."""
+        from unlearn.experiments.reproduction import reproduce
+
+        found = reproduce(self.result, self.output, self.tolerance)
+        print("the weights are the same, bit by bit" if found.identical else f"largest difference: {found.largest_difference:.2e}")  # noqa: T201
+        if found.changed:
+            print(f"the environment differs in: {', '.join(found.changed)}")  # noqa: T201
+        return 0 if found.within else 1
+
+
+@dataclasses.dataclass(frozen=True)
+class PlanShards:
+    """What will deletions cost, for several ways of training in shards?"""
+
+    shards: tuple[int, ...] = (1, 4, 8, 16)
+    """Numbers of shards to compare."""
+    slices: tuple[int, ...] = (1, 4)
+    """Numbers of slices to compare."""
+    deletions: tuple[int, ...] = (1, 10, 100)
+    """How many people are deleted at once."""
+
+    def run(self) -> int:
+        """Print the table."""
+        from unlearn.training.shards import deletion_cost
+
+        print("shards  slices  deletions  expected share of a training  adapters on disk")  # noqa: T201
+        for shards, slices, deletions in itertools.product(self.shards, self.slices, self.deletions):
+            cost = deletion_cost(shards, slices, deletions)
+            print(f"{shards:6d}  {slices:6d}  {deletions:9d}  {cost.expected:28.1%}  {cost.stages_kept:16d}")  # noqa: T201
+        return 0

@@ -1,0 +1,214 @@
+"""One fine-tune, several ways to forget from it, and the same audit for all: the frame of the demo and of the benchmarks.
+
+From a base model: fine-tune on everything, retrain references without the forget set, forget by each method, audit each result and
+the untouched model against the same references. Everything lies in one folder; stages run their jobs side by side. A run that was
+cut off goes on: what is finished, by its manifest, and was made with the same parameters, options and records is not made again.
+"""
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from unlearn.experiments.jobs import Job, run_jobs
+from unlearn.finetuning import recipe_of
+from unlearn.training.options import TrainingOptions
+from verify.data.records import Fields
+from verify.errors import InputError
+from verify.io.files import MANIFEST, file_digest, verify_manifest
+from verify.schema.evidence import Entry, Evidence
+
+UNTOUCHED = "none (untouched)"
+
+Methods = Mapping[str, tuple[dict[str, Any], TrainingOptions]]
+"""Method name -> (parameters, training options)."""
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """What is trained, forgotten and compared.
+
+    Attributes:
+        output: folder for models, audits and caches.
+        base: folder of the model that everything starts from.
+        data: folder with train, forget, retain and holdout as `.jsonl`.
+        options: how the original and the references are fine-tuned.
+        methods: what to compare; "retrain" among them is the measure of cost.
+        references: how many retrained references.
+        fields: which columns hold what.
+        seed: of the original; references and methods take others.
+        weights: expected work of a fine-tune, a method and an audit, for the progress bar.
+    """
+
+    output: Path
+    base: Path
+    data: Path
+    options: TrainingOptions
+    methods: Methods
+    references: int = 4
+    fields: Fields = field(default_factory=Fields)
+    seed: int = 0
+    weights: tuple[float, float, float] = (10, 3, 3)
+
+    def run(self, progress: Callable[[str, float], None]) -> list[Entry]:
+        """Run all stages; return (method, evidence, cost against retraining), the untouched model first."""
+        stages = [self._fine_tunes(), self._unlearnings(), *self._audits()]
+        total = sum(job.weight for stage in stages for job in stage)
+        done, seconds = 0.0, {}
+        for stage in stages:
+            progress(stage[0].label, done / total)
+            for job, result in run_jobs(stage):
+                seconds[job.label] = result
+                done += job.weight
+                progress(job.label, done / total)
+        retraining = seconds.get("forgetting by retrain")
+        return [
+            (
+                name,
+                Evidence.load(self.audit_dir(name) / "evidence.json"),
+                seconds[f"forgetting by {name}"] / retraining if retraining and name != UNTOUCHED else None,
+            )
+            for name in (UNTOUCHED, *self.methods)
+        ]
+
+    def _fine_tunes(self) -> list[Job]:
+        runs = {"original": ("train", self.seed + 1)}
+        runs |= {f"reference{number}": ("retain", self.seed + 10 + number) for number in range(1, self.references + 1)}
+        return [
+            Job(f"fine-tuning {name}", self.weights[0], _finetune, self._finetune_arguments(name, data, seed))
+            for name, (data, seed) in runs.items()
+        ]
+
+    def _finetune_arguments(self, name: str, data: str, seed: int) -> dict[str, Any]:
+        return {
+            "model": self.base,
+            "data": self.data / f"{data}.jsonl",
+            "output": self.output / "models" / name,
+            "fields": self.fields,
+            "options": replace(self.options, seed=seed),
+        }
+
+    def _unlearnings(self) -> list[Job]:
+        return [
+            Job(
+                f"forgetting by {name}",
+                self.weights[0 if name == "retrain" else 1],
+                _forget,
+                {
+                    "experiment": replace(self, methods={}),
+                    "name": name,
+                    "parameters": parameters,
+                    "options": replace(options, seed=self.seed + 100, overflow=self.options.overflow),
+                },
+            )
+            for name, (parameters, options) in self.methods.items()
+        ]
+
+    def _audits(self) -> list[list[Job]]:
+        """The untouched model first: its audit fills the cache that the others read the references from."""
+        jobs = [
+            Job(f"auditing {name}", self.weights[2], _audit, {"experiment": replace(self, methods={}), "name": name})
+            for name in (UNTOUCHED, *self.methods)
+        ]
+        return [jobs[:1], jobs[1:]]
+
+    def audit_dir(self, name: str) -> Path:
+        """Where a method's audit goes."""
+        return self.output / "audits" / ("untouched" if name == UNTOUCHED else name)
+
+
+def _finetune(model: Path, data: Path, output: Path, fields: Fields, options: TrainingOptions) -> float:
+    from unlearn.finetuning import finetune
+
+    done = _seconds(output, {"data": data}, options=asdict(options))
+    if done is not None:
+        return done
+    return finetune(str(model), str(data), output_dir=output, fields=fields, options=options).result.seconds
+
+
+def _forget(experiment: Experiment, name: str, parameters: dict[str, Any], options: TrainingOptions) -> float:
+    from unlearn.forgetting import fill_in, forget
+    from unlearn.methods import method_classes
+
+    models = experiment.output / "models"
+    method, recipe = method_classes()[name](**parameters), recipe_of(models / "original")
+    sets = {role: experiment.data / f"{role}.jsonl" for role in ("forget", "retain", "holdout")}
+    done = _seconds(
+        models / name,
+        sets,
+        method=name,
+        parameters=asdict(method),
+        options=asdict(fill_in(options, method, recipe)),
+        weights_before=_weights(models / "original"),
+    )
+    if done is not None:
+        return done
+    result = forget(
+        str(models / "original"),
+        method,
+        forget_set=str(sets["forget"]),
+        retain_set=str(sets["retain"]),
+        holdout_set=str(sets["holdout"]),
+        base=str(experiment.base),
+        output_dir=models / name,
+        fields=experiment.fields,
+        options=options,
+    )
+    return result.seconds
+
+
+def _audit(experiment: Experiment, name: str) -> None:
+    from verify import Settings, audit
+
+    models, data = experiment.output / "models", experiment.data
+    target, folder = models / ("original" if name == UNTOUCHED else name), experiment.audit_dir(name)
+    if (folder / MANIFEST).exists():
+        verify_manifest(folder, "audit")
+        audited = next(model for model in Evidence.load(folder / "evidence.json").models if model.role == "target")
+        if audited.weights != _weights(target):
+            raise InputError(f"{folder} is the audit of another model. Remove the folder, or name another output.")
+        return
+    audit(
+        str(target),
+        str(models / "original"),
+        base=str(experiment.base),
+        references=[str(models / f"reference{number}") for number in range(1, experiment.references + 1)],
+        forget_set=str(data / "forget.jsonl"),
+        retain_set=str(data / "retain.jsonl"),
+        holdout_set=str(data / "holdout.jsonl"),
+        fields=experiment.fields,
+        output_dir=folder,
+        settings=Settings(seed=experiment.seed, overflow=experiment.options.overflow),
+        cache_dir=experiment.output / "cache",
+    )
+
+
+def _seconds(folder: Path, sets: Mapping[str, Path], **about: Any) -> float | None:
+    """How long a finished training took; None where there is none yet.
+
+    Args:
+        folder: of its result.
+        sets: role -> file that it is to be made from.
+        about: what else its manifest is to say.
+
+    Raises:
+        InputError: the folder holds a run with other options, parameters, weights or records.
+        IntegrityError: it is not what its manifest says.
+    """
+    if not (folder / MANIFEST).exists():
+        return None
+    found = verify_manifest(folder, "model")["about"]
+    wanted = json.loads(json.dumps(about))  # as a manifest has it: tuples are lists there
+    other = [name for name, value in wanted.items() if found.get(name) != value]
+    if (found.get("inputs") or {}).get("digests") != {role: file_digest(path) for role, path in sets.items()}:
+        other.append("records")
+    if other:
+        raise InputError(
+            f"{folder} holds a run with other {' and '.join(other)}. Remove the folder and its audit, or name another output."
+        )
+    return float(found["training"]["seconds"])
+
+
+def _weights(folder: Path) -> str:
+    return str(verify_manifest(folder, "model")["about"]["weights"])

@@ -1,0 +1,87 @@
+"""Independent runs side by side: each in a process of its own, with its share of the cores."""
+
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from joblib import Parallel, delayed, parallel_config
+
+from verify.errors import InputError
+from verify.io.libraries import quiet_libraries
+
+WORKERS = 2
+
+
+@dataclass(frozen=True)
+class Job:
+    """One independent run. Its arguments are paths and numbers, never records: they may cross to other processes.
+
+    Attributes:
+        label: what it does, for people.
+        weight: its expected share of the work, for the progress bar.
+        run: a function of a module, so that another process can find it.
+        arguments: by name.
+    """
+
+    label: str
+    weight: float
+    run: Callable[..., Any]
+    arguments: Mapping[str, Any]
+
+
+def run_jobs(jobs: Sequence[Job], workers: int = WORKERS, engine: str | None = None) -> Iterator[tuple[Job, Any]]:
+    """Run jobs side by side and yield each with its result as it ends.
+
+    Args:
+        jobs: what to run.
+        workers: processes on this machine, where no engine is named.
+        engine: a cluster, "dask://HOST:PORT" or "ray://HOST:PORT"; its workers see the same folders as this machine. A job whose
+            worker dies is given to another.
+
+    Raises:
+        InputError: the engine is of no known kind, or its library is not installed.
+    """
+    if engine is not None:
+        yield from _run_on_cluster(jobs, engine)
+        return
+    parallel = Parallel(n_jobs=min(workers, len(jobs)), return_as="generator_unordered")
+    threads = max(1, (os.cpu_count() or 1) // workers)
+    tasks = (delayed(_run_numbered)(number, job.run, dict(job.arguments), threads) for number, job in enumerate(jobs))
+    for number, result in parallel(tasks):
+        yield jobs[number], result
+
+
+def _run_on_cluster(jobs: Sequence[Job], engine: str) -> Iterator[tuple[Job, Any]]:
+    kind, _, address = engine.partition("://")
+    try:
+        if kind == "dask" and address:
+            from distributed import Client
+
+            client = Client(f"tcp://{address}")
+        elif kind == "ray" and address:
+            import ray
+            from ray.util.joblib import register_ray
+
+            register_ray()
+            client = ray.init(address=engine)
+        else:
+            raise InputError(f"--engine {engine} must look like dask://HOST:PORT or ray://HOST:PORT.")
+    except ImportError:
+        raise InputError(
+            f"--engine {engine} needs the library {kind}. Install it: pip install 'unlearn-verify[cluster]'."
+        ) from None
+    except (OSError, TimeoutError):
+        raise InputError(f"nothing answers at {engine}. Is the scheduler running?") from None
+    with client, parallel_config(backend=kind):
+        tasks = (delayed(_run_numbered)(number, job.run, dict(job.arguments), 1) for number, job in enumerate(jobs))
+        for number, result in Parallel(n_jobs=-1)(tasks):
+            yield jobs[number], result
+
+
+def _run_numbered(number: int, run: Callable[..., Any], arguments: dict[str, Any], threads: int) -> tuple[int, Any]:
+    import torch
+
+    quiet_libraries()
+    torch.set_num_threads(threads)
+    return number, run(**arguments)

@@ -1,0 +1,247 @@
+"""Many settings of many methods, each unlearned and audited, in one table and one picture.
+
+Every run has a folder named by a digest of all that decides its result: its settings and the sweep's, the weights of the models and
+the records of the sets. A run that is finished, by its manifest, is not run again, so a sweep that was cut off goes on, and a
+larger one takes over what a smaller one did; one of other models, records or options has folders of its own beside them.
+"""
+
+import dataclasses
+import hashlib
+import itertools
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from unlearn.experiments.jobs import Job, run_jobs
+from unlearn.training.options import TrainingOptions, require_reporter
+from verify.data.identity import RecordKey
+from verify.data.records import Fields
+from verify.data.sources import load_records
+from verify.errors import InputError
+from verify.io.files import MANIFEST, verify_manifest, write_json, write_text
+from verify.models.loading import load_model
+from verify.report.text import short
+from verify.schema.evidence import Evidence
+
+Grid = Mapping[str, Mapping[str, Sequence[Any]]]
+"""Method -> name of a parameter or training option -> values."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """One setting of one method.
+
+    Attributes:
+        method: its name.
+        parameters: of the method.
+        options: of the training, as far as they differ from the sweep's.
+        seed: of the training.
+        made_from: digest of what it shares with the sweep's other runs (`Sweep.digest`).
+    """
+
+    method: str
+    parameters: dict[str, Any]
+    options: dict[str, Any]
+    seed: int
+    made_from: str = ""
+
+    @property
+    def name(self) -> str:
+        """Folder name: method and a digest of the settings and of what they are applied to."""
+        content = json.dumps(asdict(self), sort_keys=True)
+        return f"{self.method}-{hashlib.sha256(content.encode()).hexdigest()[:10]}"
+
+    def words(self) -> str:
+        """The settings, for people."""
+        chosen = {**self.parameters, **self.options, "seed": self.seed}
+        return " ".join(f"{name}={value}" for name, value in chosen.items())
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """What is swept over, on which data. All sources are places of files and folders: they cross to other processes.
+
+    Attributes:
+        model: the model before unlearning.
+        forget, retain: places of the sets.
+        output: folder of the runs.
+        grid: methods with the values to try; every combination is run.
+        seeds: each combination is run with each.
+        base, holdout, references: as for `forget` and `audit`.
+        fields: which columns hold what.
+        options: training options of all runs.
+        attacks: what each audit runs.
+    """
+
+    model: str
+    forget: str
+    retain: str
+    output: Path
+    grid: Grid
+    seeds: tuple[int, ...] = (0,)
+    base: str | None = None
+    holdout: str | None = None
+    references: tuple[str, ...] = ()
+    fields: Fields = field(default_factory=Fields)
+    options: TrainingOptions = field(default_factory=TrainingOptions)
+    attacks: tuple[str, ...] = ("quick",)
+
+    def runs(self) -> list[Run]:
+        """Every combination.
+
+        Raises:
+            InputError: a method, parameter or option is unknown, a value is refused, or a model or set cannot be read.
+        """
+        settings = list(self._settings())  # all of them, before anything is read
+        made_from = self.digest()
+        return [dataclasses.replace(run, made_from=made_from) for run in settings]
+
+    def digest(self) -> str:
+        """SHA-256 of what all runs share: weights of the models, records of the sets by keyed hashes, options and attacks."""
+        models = {"model": self.model, "base": self.base, **{f"reference {n}": place for n, place in enumerate(self.references)}}
+        sets, key = {"forget": self.forget, "retain": self.retain, "holdout": self.holdout}, RecordKey.load()
+        content = {
+            "models": {role: load_model(place).digest for role, place in models.items() if place is not None},
+            "sets": {
+                role: [key.of(json.dumps(asdict(record)), "sweep") for record in load_records(place, self.fields)]
+                for role, place in sets.items()
+                if place is not None
+            },
+            "options": {**asdict(self.options), "seed": None},  # each run has its own
+            "attacks": self.attacks,
+        }
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+    def _settings(self) -> Iterator[Run]:
+        """Every combination, before it is known what they are applied to."""
+        from unlearn.methods import method_classes
+
+        classes = method_classes()
+        known = {entry.name for entry in dataclasses.fields(TrainingOptions)}
+        for method, values in self.grid.items():
+            if method not in classes:
+                raise InputError(f"the grid names {method!r}, which is no method. See `unlearn methods`.")
+            own = {entry.name for entry in dataclasses.fields(classes[method])}
+            strange = [name for name in values if name not in own | known]
+            if strange:
+                raise InputError(f"the grid of {method} names {', '.join(strange)}: neither its parameter nor a training option.")
+            for chosen in itertools.product(*values.values()):
+                setting = dict(zip(values, chosen, strict=True))
+                parameters = {name: value for name, value in setting.items() if name in own}
+                options = {name: value for name, value in setting.items() if name not in own}
+                _method(classes[method], parameters)
+                require_reporter(dataclasses.replace(self.options, **options))
+                for seed in self.seeds:
+                    yield Run(method, parameters, options, seed)
+
+    def run(self, progress: Callable[[str, float], None], engine: str | None = None) -> list[tuple[Run, Evidence]]:
+        """Run what is missing, and write `sweep.json`, `sweep.md` and `sweep.svg`."""
+        runs = self.runs()
+        jobs = [
+            Job(f"{run.method} {run.words()}", 1.0, run_one, {"sweep": dataclasses.replace(self, grid={}), "run": run})
+            for run in runs
+        ]
+        for done, (job, _) in enumerate(run_jobs(jobs, engine=engine), 1):
+            progress(job.label, done / len(jobs))
+        entries = [(run, Evidence.load(self.output / run.name / "audit" / "evidence.json")) for run in runs]
+        write_json(
+            self.output / "sweep.json", [{**asdict(run), "folder": run.name, "verdict": found.verdict} for run, found in entries]
+        )
+        write_text(self.output / "sweep.md", table(entries))
+        write_text(self.output / "sweep.svg", draw(entries))
+        return entries
+
+
+def run_one(sweep: Sweep, run: Run) -> None:
+    """Unlearn and audit one setting, unless that is done."""
+    from unlearn.forgetting import forget
+    from unlearn.methods import method_classes
+    from verify import Settings, audit
+
+    folder = sweep.output / run.name
+    if not (folder / "model" / MANIFEST).exists():
+        forget(
+            sweep.model,
+            _method(method_classes()[run.method], run.parameters),
+            forget_set=sweep.forget,
+            retain_set=sweep.retain,
+            holdout_set=sweep.holdout,
+            base=sweep.base,
+            output_dir=folder / "model",
+            fields=sweep.fields,
+            options=dataclasses.replace(sweep.options, **run.options, seed=run.seed),
+        )
+    verify_manifest(folder / "model", "model")
+    if (folder / "audit" / MANIFEST).exists():
+        verify_manifest(folder / "audit", "audit")
+        return
+    audit(
+        str(folder / "model"),
+        sweep.model,
+        base=sweep.base,
+        references=list(sweep.references),
+        forget_set=sweep.forget,
+        retain_set=sweep.retain,
+        holdout_set=sweep.holdout,
+        fields=sweep.fields,
+        output_dir=folder / "audit",
+        settings=Settings(attacks=sweep.attacks, overflow=sweep.options.overflow),
+        cache_dir=sweep.output / "cache",
+    )
+
+
+def _method(kind: Any, parameters: Mapping[str, Any]) -> Any:
+    try:
+        return kind(**{name: tuple(value) if isinstance(value, list) else value for name, value in parameters.items()})
+    except TypeError as error:
+        raise InputError(f"the grid's values do not fit {kind.__name__}: {error}.") from None
+
+
+def _utility(evidence: Evidence) -> Any:
+    return next((entry.ratio for entry in evidence.utility if entry.model == "target"), None)
+
+
+def table(entries: Sequence[tuple[Run, Evidence]]) -> str:
+    """One row per run, in Markdown."""
+    lines = [
+        "| method | settings | verdict | residual fraction | records beyond the margin | utility |",
+        "| --- | --- | --- | --- | --- | --- |",
+    ]
+    for run, found in entries:
+        residual, utility = found.residual, _utility(found)
+        cells = (
+            run.method,
+            run.words(),
+            found.verdict,
+            "-" if residual is None else short(residual),
+            "-" if not found.tests else str(len(found.accused)),
+            "-" if utility is None else short(utility),
+        )
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def draw(entries: Sequence[tuple[Run, Evidence]]) -> str:
+    """Residual fraction against utility, one point per run with both intervals, as SVG; a retraining lies at (0, 1)."""
+    import io
+
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7, 4.5), layout="constrained")
+    axes = figure.add_subplot()
+    for number, method in enumerate(dict.fromkeys(run.method for run, _ in entries)):
+        points = [(found.residual, _utility(found)) for run, found in entries if run.method == method]
+        both = [(one, other) for one, other in points if one is not None and other is not None]
+        if both:
+            x, y = [one.value for one, _ in both], [other.value for _, other in both]
+            spread = [[one.value - one.low for one, _ in both], [one.high - one.value for one, _ in both]]
+            axes.errorbar(x, y, xerr=spread, fmt="osD^v<>pPX"[number % 10], label=method, capsize=2, markersize=5, linestyle="none")
+    axes.axvspan(-0.1, 0.1, color="0.92", zorder=0)
+    axes.plot([0], [1], marker="*", markersize=13, color="black", linestyle="none", label="retraining")
+    axes.set(xlabel="residual fraction (1 untouched, 0 retrained, below 0 over-forgotten)", ylabel="utility against a retraining")
+    axes.legend(fontsize=8)
+    buffer = io.StringIO()
+    figure.savefig(buffer, format="svg", metadata={"Date": None})
+    return buffer.getvalue()

@@ -1,0 +1,46 @@
+"""A method from a user's own file: `--method path/to/file.py:Class`."""
+
+import dataclasses
+import importlib.util
+import sys
+from pathlib import Path
+from typing import Any
+
+from unlearn.training.method import Objective, Rebuild, WeightEdit
+from verify.errors import InputError
+
+
+def load_method(place: str) -> type[Any]:
+    """The class that `FILE:CLASS` names. The file is run: it is the user's own code.
+
+    Raises:
+        InputError: the file or the class is missing, or the class is no method.
+    """
+    path, _, name = place.rpartition(":")
+    if not path or not name.isidentifier():
+        raise InputError(f"--method {place} must look like path/to/file.py:Class.")
+    file = Path(path)
+    if not file.is_file() or file.suffix != ".py":
+        raise InputError(f"--method {place}: {path} is not a Python file.")
+    name_in_python = f"unlearn.own.{file.stem}"  # never the name of a module that others import
+    spec = importlib.util.spec_from_file_location(name_in_python, file)
+    assert spec is not None, "a .py file has one"
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name_in_python] = module  # dataclasses look their module up by name
+    spec.loader.exec_module(module)
+    kind = getattr(module, name, None)
+    if kind is None:
+        raise InputError(f"--method {place}: {path} has no class {name}.")
+    if not dataclasses.is_dataclass(kind) or not isinstance(kind, type):
+        raise InputError(f"--method {place}: {name} must be a frozen dataclass; see CONTRIBUTING, 'A new method'.")
+    try:
+        made = kind()
+    except TypeError:
+        raise InputError(f"--method {place}: every field of {name} needs a default.") from None
+    if not isinstance(made, Objective | WeightEdit | Rebuild):
+        raise InputError(
+            f"--method {place}: {name} is none of the three kinds of method. It needs loss(), edit() or rebuild(), and the class "
+            "attributes that unlearn/training/method.py lists."
+        )
+    return kind

@@ -1,0 +1,51 @@
+"""Which method can work on what it is given: asked before anything is trained, and told what would do instead."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from unlearn.methods import Method, method_name
+from unlearn.training import distributed
+from unlearn.training.log import TrainingLog
+from unlearn.training.method import Objective, Rebuild
+from verify.data.records import Record
+from verify.errors import InputError
+from verify.models.ensembles import ENSEMBLE
+
+
+def require_suited(method: Method, folder: Path | None) -> None:
+    """Raise InputError where a method cannot work on the model in that folder, or in so many processes."""
+    name = method_name(method)
+    if distributed.count() > 1 and isinstance(method, Rebuild) and name != "retrain":
+        raise InputError(f"{name} runs in one process. Start it without torchrun or accelerate launch.")
+    if os.environ.get("ACCELERATE_USE_FSDP") == "true" and getattr(method, "anchor_weight", False):
+        raise InputError(f"the anchor of {name} needs whole weights in every process. Use --anchor-weight 0 with FSDP.")
+    if folder is not None and (folder / ENSEMBLE).is_file() and not isinstance(method, Rebuild):
+        raise InputError(f"{folder} answers by several adapters, which {name} cannot train together. Use sisa.")
+
+
+def require_repeatable(method: Method, log: TrainingLog | None) -> None:
+    """Raise InputError where a rebuild would repeat another training than the one that made the model."""
+    name, defense = method_name(method), None if log is None else log.defense
+    if defense == "federated" and name in ("retrain", "rollback"):
+        raise InputError(f"the model was trained in a federation, which {name} does not repeat. Use client_retrain.")
+    if defense == "differential_privacy" and name == "rollback":
+        raise InputError("a differentially private training keeps its steps from everybody, so none can be repeated. Use retrain.")
+
+
+def require_quantizable(method: Method) -> None:
+    """Raise InputError for a method that changes or makes whole weights, which a model in few bits has not."""
+    if not isinstance(method, Objective):
+        raise InputError(
+            f"{method_name(method)} needs whole weights, not a quantized model. Leave out --quantize and give a model with whole "
+            "weights, or take an objective with --lora, such as npo."
+        )
+
+
+def require_inputs(method: Method, retain: Sequence[Record], base: Any) -> None:
+    """Raise InputError where the records to keep or the model before fine-tuning are missing that a method needs."""
+    if method.needs_retain and not retain:
+        raise InputError(f"{method_name(method)} needs records to keep. Give them with --retain FILE, or --data FILE.")
+    if not isinstance(method, Objective) and method.needs_base and base is None:
+        raise InputError(f"{method_name(method)} needs the model before fine-tuning. Give it with --base DIR.")

@@ -1,0 +1,188 @@
+"""What a file with deleted text in it is, and what may be done about it.
+
+A file that is nothing but a copy goes whole: a cache that is made again when it is needed, a tracker's binary log, an autosave. A
+file with other content is mended, where its format lets that be done safely: a row, an event, an output, a free page less. Training
+data are rewritten only when that was asked for. Everything else stays and is listed with the reason.
+"""
+
+import re
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from unlearn.purge import redact, sqlite
+from unlearn.purge.content_search import ContentSearch
+from unlearn.purge.residue import BY_CONTENT, CannotMendError, FoundResidue, Residue
+from unlearn.purge.unpack import holds
+from verify.data.sources import stream_rows
+from verify.errors import InputError
+
+Mend = Callable[[Path, ContentSearch], None]
+
+CACHE = "datasets cache"
+TRACKERS = ("wandb", "mlruns", "lightning_logs")
+AUTOSAVES = ".ipynb_checkpoints"
+LOG_SUFFIXES = (".log", ".out", ".err")
+ROWS_OF: dict[str, Mend] = {
+    ".jsonl": redact.cut_lines,
+    ".ndjson": redact.cut_lines,
+    ".csv": redact.cut_csv_rows,
+    ".tsv": redact.cut_csv_rows,
+    ".parquet": redact.filter_parquet,
+    ".json": redact.redact_json,
+}
+_UNFINISHED = re.compile(r"\..+\.[a-z0-9_]{8}\.part")
+"""What `verify.io.files.atomic_file` leaves where it is killed."""
+DUMP_COLUMNS = {"generated", "generation", "generated_text", "prediction", "predictions", "output", "outputs", "response", "score"}
+"""Columns that training data do not have: what a model said, and how well."""
+PICKLES = (".pt", ".pth", ".bin", ".ckpt", ".pkl", ".pickle", ".npz", ".npy", ".joblib")
+PACKED = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"\x28\xb5\x2f\xfd", b"\x04\x22\x4d\x18", b"PK")
+REWRITE = "training data are rewritten without the records only with --rewrite-data"
+UNPACK = "what is packed in it is not changed; unpack it, purge that, and remove the archive"
+NOT_OPENED = "a pickle is not opened, since that would run code; remove it by hand if nobody needs it"
+
+
+@dataclass(frozen=True)
+class Treatment:
+    """What a file is, and how it is mended.
+
+    Attributes:
+        kind: the name of the kind.
+        mend: takes deleted text out; None where nothing may.
+        reason: why nothing may, else "".
+    """
+
+    kind: str
+    mend: Mend | None
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class Rules:
+    """What decides about a file with deleted text in it.
+
+    Attributes:
+        search: what is looked for.
+        contents: of the deleted records, answers with their prompts, to tell training data from what was said about them.
+        rewrite_data: whether training data may be rewritten.
+        spare: folders and files in which nothing is changed.
+    """
+
+    search: ContentSearch
+    contents: Mapping[str, Collection[str]]
+    rewrite_data: bool
+    spare: tuple[Path, ...]
+
+    def residue(self, path: Path) -> Residue:
+        """The residue that a file with deleted text in it is."""
+        treatment = self._treatment(path)
+        if treatment.mend is None:
+            return Residue(path, treatment.kind, BY_CONTENT, False, treatment.reason)
+        if any(path.is_relative_to(place) for place in self.spare):
+            return Residue(path, treatment.kind, BY_CONTENT, False, "it lies in a folder that must stay; remove it by hand")
+        return FoundResidue(path, treatment.kind, BY_CONTENT, partial(mend_and_check, path, treatment.mend, self.search))
+
+    def _treatment(self, path: Path) -> Treatment:
+        with path.open("rb") as file:
+            head = file.read(16)
+        if head == sqlite.MAGIC:
+            return self._of_database(path)
+        if AUTOSAVES in path.parts:
+            return Treatment("notebook autosave", redact.remove_file)
+        if _UNFINISHED.fullmatch(path.name):
+            return Treatment("unfinished copy", redact.remove_file)
+        if path.suffix == ".ipynb":
+            return Treatment("notebook", redact.clear_notebook)
+        if ".tfevents." in path.name:
+            return Treatment("event file", redact.cut_events)
+        if path.suffix == ".arrow":
+            return _of_arrow(path)
+        named = path.with_suffix("") if head.startswith(b"\x1f\x8b") and path.suffix == ".gz" else path
+        if path.suffix in ROWS_OF:
+            return self._of_rows(path)
+        if named.suffix in (".jsonl", ".ndjson", ".csv", ".tsv"):
+            return self._training_data(ROWS_OF[named.suffix])
+        if named.suffix in LOG_SUFFIXES or any(f"{suffix}." in named.name for suffix in LOG_SUFFIXES):
+            return Treatment("log", redact.cut_lines)
+        if any(part in TRACKERS for part in path.parts):
+            return Treatment("experiment tracker", redact.remove_file)
+        return self._of_others(path, named.suffix, head)
+
+    def _of_database(self, path: Path) -> Treatment:
+        try:
+            live = sqlite.live_rows(path, self.search)
+        except CannotMendError as error:
+            return Treatment("SQLite database", None, str(error))
+        if live:
+            return Treatment("SQLite database", None, sqlite.live_reason(live))
+        return Treatment("SQLite database", sqlite.vacuum)
+
+    def _of_rows(self, path: Path) -> Treatment:
+        if not self._is_training_data(path):
+            return Treatment("evaluation dump", ROWS_OF[path.suffix])
+        return self._training_data(redact.drop_json_entries if path.suffix == ".json" else ROWS_OF[path.suffix])
+
+    def _training_data(self, mend: Mend) -> Treatment:
+        return Treatment("training data", mend) if self.rewrite_data else Treatment("training data", None, REWRITE)
+
+    def _is_training_data(self, path: Path) -> bool:
+        """Whether a row of it is a deleted record itself, under whatever column names, and nothing that a model said of one.
+
+        Where the rows cannot be read, it may be: nothing is changed then without being asked. JSON of another form is no data.
+        """
+        if path.suffix == ".json" and path.stat().st_size > redact.LARGEST_JSON:
+            return False
+        try:
+            return any(self._is_record(row) for row in stream_rows(str(path)))
+        except (InputError, TypeError):
+            return path.suffix != ".json"
+
+    def _is_record(self, row: Any) -> bool:
+        if not isinstance(row, Mapping) or DUMP_COLUMNS & {str(name).lower() for name in row}:
+            return False
+        texts = set(redact.strings_in(row))
+        return any(not self.contents[text] or texts & set(self.contents[text]) for text in texts & self.contents.keys())
+
+    def _of_others(self, path: Path, suffix: str, head: bytes) -> Treatment:
+        if suffix == ".txt":
+            return self._training_data(redact.cut_lines)
+        if path.suffix in PICKLES or head.startswith(b"\x80"):
+            return Treatment("pickle", None, NOT_OPENED)
+        if head.startswith(PACKED):
+            return Treatment("archive", None, UNPACK)
+        if path.suffix in (".safetensors", ".gguf"):
+            return Treatment("weights", None, "the text stands in its header; write the file anew without it")
+        return Treatment("other file", None, "files of this kind are not changed; remove the text, or the file, by hand")
+
+
+def _of_arrow(path: Path) -> Treatment:
+    """`save_to_disk` writes a state.json beside its data; what lies without one is a cache, made again when it is needed."""
+    if (path.parent / "state.json").exists():
+        return Treatment("training data", None, "rewrite this saved data set with Dataset.filter and save_to_disk")
+    return Treatment(CACHE, redact.remove_cache)
+
+
+def beside_caches(found: Iterable[Residue]) -> Iterator[Residue]:
+    """Caches in the folders of caches that hold deleted text: tokenized or filtered, they were made from those, and show it not."""
+    holding = {residue.place for residue in found if residue.kind == CACHE and residue.removable}
+    for folder in sorted({place.parent for place in holding}):
+        for path in sorted(folder.iterdir()):
+            cached = path.suffix == ".arrow" or path.name == "dataset_info.json"
+            if cached and path not in holding and path.is_file() and not path.is_symlink():
+                yield FoundResidue(
+                    path, CACHE, "beside a cache that holds one", partial(redact.remove_cache, path, ContentSearch(()))
+                )
+
+
+def mend_and_check(path: Path, mend: Mend, search: ContentSearch) -> None:
+    """Mend a file and look again.
+
+    Raises:
+        CannotMendError: it cannot be mended, or still holds deleted text.
+    """
+    mend(path, search)
+    places = [path, *(path.with_name(path.name + side) for side in sqlite.SIDES)]
+    if any(holds(place, search) for place in places if place.is_file()):
+        raise CannotMendError("a passage still stands in it after it was mended; remove it by hand")

@@ -1,0 +1,218 @@
+"""The contents of a file as streams of bytes: as it lies there, and what is packed inside it, in bounded memory.
+
+Compressed files (gzip, bzip2, xz, Zstandard, LZ4) and archives (ZIP, and what is built on it: .npz, .pt, .docx) are unpacked, also
+within one another; Parquet and compressed Arrow files are decoded to the buffers of their text columns. Nothing is ever executed:
+a pickle is a stream of bytes like any other. What unpacks to far more than it weighs is given up on, and that is said.
+"""
+
+import bz2
+import gzip
+import lzma
+import struct
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import IO, Any
+
+from unlearn.purge.content_search import ContentSearch
+
+CHUNK_BYTES = 1 << 20
+DEEPEST = 3
+"""Archives within archives are opened this deep."""
+SMALLEST_LIMIT, LARGEST_RATIO = 64 << 20, 200
+"""A file may unpack to 64 MiB, or to 200 times its size: more is taken for a bomb."""
+MAGIC_BYTES = 8
+ROWS = 1024
+
+
+class UnreadableError(Exception):
+    """A file, or a part of it, could not be read: what it holds is not known. The message completes "it ..."."""
+
+
+class _Budget:
+    """How many bytes may still come out of a file."""
+
+    def __init__(self, size: int) -> None:
+        self.left = max(SMALLEST_LIMIT, LARGEST_RATIO * size)
+
+    def spend(self, count: int) -> None:
+        self.left -= count
+        if self.left < 0:
+            raise UnreadableError("unpacks to far more than a file of its size should")
+
+
+Stream = Iterator[bytes]
+
+
+def contents(path: Path) -> Iterator[Stream]:
+    """All streams of a file, one after the other; each must be read, or left, before the next is asked for.
+
+    Raises:
+        UnreadableError: at the place where reading fails; the streams before it were whole.
+    """
+    try:
+        with path.open("rb") as file:
+            yield from _streams(file, _Budget(path.stat().st_size), 0)
+    except OSError as error:
+        raise UnreadableError(f"cannot be read ({type(error).__name__})") from None
+
+
+def holds(path: Path, search: ContentSearch) -> bool:
+    """Whether deleted text stands in a file, or in what is packed in it; it is read no further than the first find.
+
+    Raises:
+        UnreadableError: no find before the place where reading fails.
+    """
+    return any(search.found_in(stream) for stream in contents(path))
+
+
+def _streams(file: IO[bytes], budget: _Budget, depth: int) -> Iterator[Stream]:
+    magic = file.read(MAGIC_BYTES)
+    file.seek(0)
+    if depth > DEEPEST:
+        raise UnreadableError(f"holds archives more than {DEEPEST} deep")
+    unpack = next((opener for start, opener in _COMPRESSED.items() if magic.startswith(start)), None)
+    if unpack is not None:
+        with unpack(file) as inner:
+            yield from _guarded(_streams(inner, budget, depth + 1))
+        return
+    yield _chunks(file, budget if depth else None)
+    if magic.startswith((b"PK\x03\x04", b"PK\x05\x06")):
+        yield from _guarded(_members(file, budget, depth))
+    elif magic.startswith(b"PAR1"):
+        yield from _guarded(_parquet(file, budget))
+    elif magic.startswith((b"ARROW1", b"\xff\xff\xff\xff")):
+        yield from _guarded(_arrow(file, budget))
+
+
+_DAMAGE = (
+    *(EOFError, KeyError, IndexError, OverflowError, MemoryError, RuntimeError, NotImplementedError, ValueError, OSError),
+    *(zlib.error, lzma.LZMAError, zipfile.BadZipFile, struct.error),
+)
+"""What reading a damaged, encrypted or hostile archive can raise. pyarrow's errors are ValueErrors and OSErrors."""
+
+
+def _guarded(streams: Iterator[Stream]) -> Iterator[Stream]:
+    """The same streams, with every error of a library as UnreadableError, also inside a stream."""
+    try:
+        for stream in streams:
+            yield _guarded_chunks(stream)
+    except _DAMAGE as error:
+        raise UnreadableError(f"is damaged, cut off or encrypted ({type(error).__name__})") from None
+
+
+def _guarded_chunks(stream: Stream) -> Stream:
+    try:
+        yield from stream
+    except _DAMAGE as error:
+        raise UnreadableError(f"is damaged or cut off ({type(error).__name__})") from None
+
+
+def _chunks(file: IO[bytes], budget: _Budget | None) -> Stream:
+    # read1 gives what there is: of a stream that was cut off, everything before the cut.
+    read = getattr(file, "read1", file.read)
+    while chunk := read(CHUNK_BYTES):
+        if budget is not None:
+            budget.spend(len(chunk))
+        yield chunk
+
+
+def _arrow_unpacker(codec: str) -> Callable[[IO[bytes]], Any]:
+    def opener(file: IO[bytes]) -> Any:
+        import pyarrow
+
+        return _Forward(pyarrow.CompressedInputStream(file, codec))
+
+    return opener
+
+
+class _Forward:
+    """A stream that cannot seek, with its first bytes kept so that they can be looked at and read again."""
+
+    def __init__(self, stream: Any) -> None:
+        self._stream, self._start, self._looked = stream, b"", False
+
+    def read(self, count: int) -> bytes:
+        if not self._looked:
+            self._looked, self._start = True, bytes(self._stream.read(count))
+            return self._start
+        kept, self._start = self._start, b""
+        return kept or bytes(self._stream.read(count))
+
+    def seek(self, _: int) -> None:
+        """Back to the first bytes, which is all that is asked for."""
+
+    def __enter__(self) -> "_Forward":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stream.close()
+
+
+_COMPRESSED: dict[bytes, Callable[[Any], Any]] = {
+    b"\x1f\x8b": lambda file: gzip.GzipFile(fileobj=file, mode="rb"),
+    b"BZh": bz2.BZ2File,
+    b"\xfd7zXZ\x00": lzma.LZMAFile,
+    b"\x28\xb5\x2f\xfd": _arrow_unpacker("zstd"),
+    b"\x04\x22\x4d\x18": _arrow_unpacker("lz4"),
+}
+
+
+def _members(file: IO[bytes], budget: _Budget, depth: int) -> Iterator[Stream]:
+    with zipfile.ZipFile(file) as archive:
+        for entry in archive.infolist():
+            if not entry.is_dir():
+                with archive.open(entry) as member:
+                    yield from _streams(member, budget, depth + 1)
+
+
+def _parquet(file: IO[bytes], budget: _Budget) -> Iterator[Stream]:
+    import pyarrow.parquet
+
+    with pyarrow.parquet.ParquetFile(file) as table:
+        for batch in table.iter_batches(batch_size=ROWS):
+            yield _texts(batch, budget)
+
+
+def _arrow(file: IO[bytes], budget: _Budget) -> Iterator[Stream]:
+    """Plain Arrow files hold their texts as they are, and were read so; compressed ones are decoded."""
+    import pyarrow
+
+    file.seek(0)
+    try:
+        batches = pyarrow.ipc.open_stream(file)
+    except pyarrow.ArrowInvalid:
+        file.seek(0)
+        reader = pyarrow.ipc.open_file(file)
+        batches = (reader.get_batch(number) for number in range(reader.num_record_batches))
+    for batch in batches:
+        yield _texts(batch, budget)
+
+
+def _texts(batch: Any, budget: _Budget) -> Stream:
+    for column in batch.columns:
+        for buffer in _buffers(column):
+            view = memoryview(buffer)
+            for start in range(0, len(view), CHUNK_BYTES):
+                budget.spend(min(CHUNK_BYTES, len(view) - start))
+                yield bytes(view[start : start + CHUNK_BYTES])
+            yield b"\x00" * MAGIC_BYTES  # so that nothing is read across the border of two columns
+
+
+def _buffers(array: Any) -> Iterator[Any]:
+    """The buffers with the characters of all text in a column, however deep inside lists and structures."""
+    import pyarrow.types as kinds
+
+    kind = array.type
+    if kinds.is_dictionary(kind):
+        yield from _buffers(array.dictionary)
+    elif kinds.is_struct(kind):
+        for number in range(kind.num_fields):
+            yield from _buffers(array.field(number))
+    elif kinds.is_list(kind) or kinds.is_large_list(kind) or kinds.is_fixed_size_list(kind) or kinds.is_map(kind):
+        yield from _buffers(array.values)
+    elif kinds.is_string(kind) or kinds.is_large_string(kind) or kinds.is_binary(kind) or kinds.is_large_binary(kind):
+        yield from (buffer for buffer in array.buffers()[2:] if buffer is not None)
+    elif str(kind) in ("string_view", "binary_view"):
+        yield from _buffers(array.cast("large_binary"))

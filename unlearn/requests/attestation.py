@@ -1,0 +1,217 @@
+"""What the operator states about a closed batch: the deletion record, and the certificate that signs it.
+
+Everything in it is read from the ledger, the plan, and the manifests of models and audits; nothing is remembered from the run.
+"""
+
+import platform
+from collections.abc import Sequence
+from datetime import UTC, date, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any, cast
+
+from unlearn.requests.attempt import REGISTRATION
+from unlearn.requests.batch_folder import place_of
+from unlearn.requests.ledger.ledger import Ledger, Request, Step
+from unlearn.requests.plan import Plan, PlannedModel
+from unlearn.requests.robustness_check import kept
+from verify.auditing.registration import Registration
+from verify.certificate.signing import Statement, load_signer, sign
+from verify.certificate.statements import auditor_statement, operator_statement, write_certificate
+from verify.io.files import MANIFEST, read_json, verify_manifest, write_json
+from verify.schema.deletion_record import EXACT_REBUILD, DeletionRecord, Event, Outcome, ReplacedModel, RequestFacts, ResidualCopy
+from verify.schema.evidence import Evidence
+
+RECORD = "deletion.json"
+CERTIFICATE = "certificate.json"
+DRAFT = "provenance.json"
+PACKAGES = ("unlearn-verify", "torch", "transformers", "peft", "accelerate", "numpy", "scipy")
+
+# What an audit does not show, its evidence says.
+LIMITS = (
+    "Copies outside the folders that were searched, such as backups and copies at other companies, were not looked for.",
+    "The state of the service is what the operator states: which weights answer users was not observed.",
+)
+
+
+def deletion_record(ledger: Ledger, requests: Sequence[Request], folder: Path, plan: Plan | None) -> DeletionRecord:
+    """The record of a batch, or of a request that ended without a deletion (`plan` is None then).
+
+    Raises:
+        InputError: an audit or manifest of the batch cannot be read.
+    """
+    deployed = None if plan is None else requests[0].latest("deployed")
+    purged = None if plan is None else requests[0].latest("purged")
+    made = () if deployed is None else deployed["models"]
+    models = () if plan is None else tuple(_replaced(requests[0], folder, entry) for entry in made)
+    return DeletionRecord(
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        requests=tuple(facts_of(request) for request in requests),
+        data=() if plan is None else plan.places,
+        records=0 if plan is None or deployed is None else len(plan.records),
+        models=models,
+        removed={} if purged is None else _removed(requests[0]),
+        residual=() if purged is None else tuple(ResidualCopy(**copy) for copy in purged["residual"]),
+        retired=_retired(requests[0]),
+        registration=None if plan is None else _registration(folder, plan),
+        ledger_head=ledger.head(),
+        environment={"python": platform.python_version(), **{name: _version(name) for name in PACKAGES}},
+        limits=(*(_not_by_audit(model) for model in models if model.basis == EXACT_REBUILD), *LIMITS) if models else (),
+    )
+
+
+def facts_of(request: Request) -> RequestFacts:
+    """What record and letters say of a request."""
+    last = request.deadlines
+    refused = next((step for step in reversed(request.steps) if step.state in ("denied", "exempt", "not_found", "withdrawn")), None)
+    outcome = request.outcome or "open"
+    return RequestFacts(
+        id=request.id,
+        received=date.fromisoformat(request.first["received"]),
+        regime=request.first["regime"],
+        confirm_by=last.confirm,
+        answer_by=last.answer,
+        extended_to=None if request.extension is None else last.extended,
+        source=request.first["source"],
+        identifiers=len(request.subjects),
+        outcome=cast(Outcome, outcome),
+        reason=None if refused is None or outcome == "deleted" else refused.details.get("reason"),
+        events=tuple(Event(state=step.state, at=_here(step)) for step in request.steps),
+    )
+
+
+def _here(step: Step) -> str:
+    """When a step was made, by the clock of this place: whether its day was in time is asked where deadlines are counted."""
+    return datetime.fromisoformat(step.at).astimezone().isoformat()
+
+
+def _replaced(request: Request, folder: Path, made: dict[str, Any]) -> ReplacedModel:
+    """One model, by its manifest and its audit."""
+    manifest = read_json(folder / made["folder"] / MANIFEST)["about"]
+    evidence = Evidence.load(folder / made["audit"] / "evidence.json")
+    facts, training = manifest.get("facts") or {}, manifest.get("training") or {}
+    return ReplacedModel(
+        name=made["name"],
+        before=made["before"],
+        after=made["after"],
+        method=manifest["method"],
+        parameters=_shown_parameters(manifest["parameters"]),
+        options=manifest["options"],
+        exactness=_exactness(manifest["method"], facts),
+        facts={name: value for name, value in facts.items() if name != "exactness"},
+        seconds=float(training.get("seconds", 0.0)),
+        share_of_retraining=_share(manifest["method"], facts),
+        verdict=evidence.verdict,
+        verdict_phrase=evidence.verdict_phrase,
+        tested_by=evidence.tiers,
+        basis=made.get("basis", "audit"),
+        audit_digest=made["evidence"],
+        rungs=_tried(request, made["before"]),
+    )
+
+
+def _exactness(method: str, facts: dict[str, Any]) -> str | None:
+    """In which sense the weights are exact; those of `auto` in that of the rung they come from, if in any."""
+    return facts["rungs"][-1].get("exactness") if method == "auto" and facts.get("rungs") else facts.get("exactness")
+
+
+def _not_by_audit(model: ReplacedModel) -> str:
+    return (
+        f"No audit showed that {model.name} is free of these records: its audit is {model.verdict}. It went into service because "
+        f"it was rebuilt without them by {_rebuilt_by(model)}, which is the operator's statement and rests on the training log."
+    )
+
+
+def _rebuilt_by(model: ReplacedModel) -> str:
+    """The method that made the weights; of `auto`, the one that it ended with."""
+    return f"{model.facts['rungs'][-1]['method']}, which auto chose" if model.method == "auto" else model.method
+
+
+def _shown_parameters(parameters: dict[str, Any]) -> dict[str, Any]:
+    """A method's parameters; references by their folders' names, as places of this machine say nothing to a reader."""
+    shown = dict(parameters)
+    if "references" in shown:
+        shown["references"] = [Path(place).name for place in shown["references"]]
+    return shown
+
+
+def _share(method: str, facts: dict[str, Any]) -> float | None:
+    share = facts.get("share_of_retraining_tokens")
+    return 1.0 if method == "retrain" else None if share is None else float(share)
+
+
+def _tried(request: Request, weights: str) -> tuple[str, ...]:
+    """Methods that were left for the next one, under this plan or an earlier one, with their verdicts and why."""
+    failures = [step.details for step in request.steps if step.state == "failed"]
+    tried = [entry for details in failures for entry in details["models"] if entry["before"] == weights]
+    return tuple(f"{entry['method']}: {entry['verdict']}. {entry['why']}" for entry in tried)
+
+
+def _removed(request: Request) -> dict[str, int]:
+    found: dict[str, int] = {}
+    for step in request.steps:
+        for kind, count in step.details.get("removed", {}).items():
+            found[kind] = found.get(kind, 0) + int(count)
+    return found
+
+
+def _retired(request: Request) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(digest for step in request.steps for digest in step.details.get("retired", ())))
+
+
+def _registration(folder: Path, plan: Plan) -> str | None:
+    """The digest of the first model's registration; each audit's evidence names its own."""
+    path = place_of(folder, plan, plan.models[0]) / REGISTRATION
+    return Registration.load(path).digest if path.exists() else None
+
+
+def _version(name: str) -> str:
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return "not installed"
+
+
+def certify(
+    record: DeletionRecord, folder: Path, plan: Plan, made: Sequence[dict[str, Any]], operator: Path, auditor: Path
+) -> Path:
+    """Sign what was done and what was found, for every model of the batch, unless that is done already.
+
+    Args:
+        record: the batch's.
+        folder: of the batch.
+        plan: the batch.
+        made: the ledger's entries of the deployed models.
+        operator: the operator's private key.
+        auditor: the auditor's private key; it may be the same.
+
+    Raises:
+        InputError: a key cannot be used.
+        IntegrityError: a model or audit is not what its manifest says.
+    """
+    path = folder / CERTIFICATE
+    if path.exists():
+        return path
+    about = record.model_dump(mode="json", by_alias=True)
+    envelopes = []
+    for entry in made:
+        model = next(model for model in plan.models if model.weights == entry["before"])
+        envelopes.append(sign(_provenance(folder, plan, model, entry, about), load_signer(operator)))
+        envelopes.append(sign(auditor_statement(folder / entry["audit"], kept(folder, entry)), load_signer(auditor)))
+    write_certificate(path, envelopes)
+    return path
+
+
+def draft_provenance(folder: Path, plan: Plan, model: PlannedModel, made: Path) -> None:
+    """Keep the provenance of new weights while the old ones, whose manifest it names, are still there."""
+    write_json(place_of(folder, plan, model) / DRAFT, operator_statement(made, model.folder))
+
+
+def _provenance(folder: Path, plan: Plan, model: PlannedModel, made: dict[str, Any], about: dict[str, Any]) -> Statement:
+    """The operator's statement; from the draft where the old weights are gone by now."""
+    if (Path(model.folder) / MANIFEST).is_file():
+        return operator_statement(folder / made["folder"], model.folder, about=about)
+    verify_manifest(folder / made["folder"], "model")
+    statement: Statement = read_json(place_of(folder, plan, model) / DRAFT)
+    statement["predicate"]["runDetails"]["metadata"]["request"] = about
+    return statement

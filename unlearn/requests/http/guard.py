@@ -1,0 +1,216 @@
+"""What stands before the HTTP service: who calls, how often, how much; and what leaves it.
+
+In front of the application, in this order: the caller's token, the rate limit, the size of the body, which is read no further than
+its limit. On the way out: security headers on every answer, one line in the access log. No answer and no line repeats anything of
+what was sent: not the path, not the query, not the body, not an address (a keyed hash stands for it).
+"""
+
+import asyncio
+import base64
+import binascii
+import ipaddress
+import json
+import logging
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from unlearn.requests.http.tokens import Tokens
+from unlearn.requests.ledger.intake import LARGEST_BODY
+from verify.data.identity import RecordKey
+
+BODY_SECONDS = 30.0
+LOG = logging.getLogger("unlearn.access")
+SECURITY_HEADERS = {
+    "Cache-Control": "no-store",
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+    "Referrer-Policy": "no-referrer",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Strict-Transport-Security": "max-age=31536000",
+}
+NO_CONTENT_POLICY = "default-src 'none'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'"
+PUBLIC = ("/v1/discovery", "/v1/processor.pub")
+CHALLENGE = {"WWW-Authenticate": 'Bearer realm="unlearn", Basic realm="unlearn"'}
+
+
+class RefusedError(Exception):
+    """A request that goes no further, with the status and message of its answer."""
+
+    def __init__(self, status: int, message: str, headers: dict[str, str] | None = None) -> None:
+        super().__init__(message)
+        self.status, self.message, self.headers = status, message, headers or {}
+
+
+@dataclass
+class RateLimit:
+    """A token bucket for each caller: so many requests a minute, a burst of as many at once.
+
+    Attributes:
+        per_minute: requests a minute.
+        most: callers remembered; of more, the one that has been quiet longest is forgotten.
+        clock: seconds, for tests.
+    """
+
+    per_minute: int
+    most: int = 10_000
+    clock: Callable[[], float] = time.monotonic
+    _buckets: "OrderedDict[str, tuple[float, float]]" = field(default_factory=OrderedDict, repr=False)
+
+    def wait(self, caller: str) -> float:
+        """Count a request; 0 where it may go on, else the seconds until it may."""
+        now, rate = self.clock(), self.per_minute / 60
+        left, since = self._buckets.pop(caller, (float(self.per_minute), now))
+        left = min(float(self.per_minute), left + (now - since) * rate)
+        allowed = left >= 1
+        self._buckets[caller] = (left - allowed, now)
+        if len(self._buckets) > self.most:
+            self._buckets.popitem(last=False)
+        return 0.0 if allowed else (1 - left) / rate
+
+
+def error_body(status: int, message: str) -> bytes:
+    """The error object of OpenDSR."""
+    return json.dumps({"error": {"code": status, "message": message}}).encode()
+
+
+class Guard:
+    """An ASGI application around another."""
+
+    def __init__(self, app: ASGIApp, tokens: Tokens, key: RecordKey, per_minute: int) -> None:
+        self.app, self.tokens, self.key = app, tokens, key
+        self.limit = RateLimit(per_minute)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one connection; anything but HTTP is closed."""
+        if scope["type"] == "lifespan":
+            await self.app(scope, receive, send)
+        elif scope["type"] == "http":
+            await self._serve(scope, receive, send)
+        else:
+            await send({"type": "websocket.close", "code": 1003})
+
+    async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
+        started, answer = time.monotonic(), _Answer(send)
+        scope["caller"] = None
+        try:
+            scope["caller"] = self._admit(scope)
+            body = await asyncio.wait_for(_read(scope, receive), BODY_SECONDS)
+            await self.app(scope, _replay(body), answer)
+        except RefusedError as refused:
+            await answer.refuse(refused.status, refused.message, refused.headers)
+        except TimeoutError:
+            await answer.refuse(408, "the body did not come in time; send it again.")
+        except Exception as error:  # noqa: BLE001 - the server lives on, and the answer says nothing of what was inside
+            LOG.error("failed: %s", type(error).__name__)
+            await answer.refuse(500, "something went wrong here; the request was not taken. Try again.")
+        # The route as it is written here, never the path as it was sent.
+        route = getattr(scope.get("route"), "path", "-")
+        method = scope["method"] if scope["method"] in ("GET", "POST", "DELETE", "PUT", "PATCH", "HEAD", "OPTIONS") else "-"
+        milliseconds = round(1000 * (time.monotonic() - started))
+        LOG.info("%s %s %s %s %s %dms", self._address(scope), scope["caller"] or "-", method, route, answer.status, milliseconds)
+
+    def _admit(self, scope: Scope) -> str | None:
+        """The caller, once it has shown a token and is not too fast.
+
+        Raises:
+            RefusedError: 401 or 429.
+        """
+        token = _token(scope)
+        caller = self.tokens.caller(token) if token else None
+        if wait := self.limit.wait(f"token {caller}" if caller else f"address {self._address(scope)}"):
+            seconds = str(int(wait) + 1)
+            raise RefusedError(429, f"too many requests; try again in {seconds} seconds.", {"Retry-After": seconds})
+        if caller is None and scope["path"] not in PUBLIC:
+            raise RefusedError(401, "a token is needed: Authorization: Bearer TOKEN.", CHALLENGE)
+        return caller
+
+    def _address(self, scope: Scope) -> str:
+        """A keyed hash of the caller's address; of an IPv6 address, its network: one machine has all of that."""
+        host = (scope.get("client") or ("", 0))[0]
+        try:
+            parsed = ipaddress.ip_address(host)
+            host = str(ipaddress.ip_network((parsed, 64), strict=False)) if parsed.version == 6 else host
+        except ValueError:
+            pass
+        return self.key.of(host, "address")[:12]
+
+
+class _Answer:
+    """The way out: adds headers, notes the status, and knows whether an answer has begun."""
+
+    def __init__(self, send: Send) -> None:
+        self._send, self.status = send, 0
+
+    async def __call__(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            self.status = message["status"]
+            headers = [(name, value) for name, value in message.get("headers", []) if name.lower() != b"server"]
+            given = {name.lower() for name, _ in headers}
+            ours = {**SECURITY_HEADERS, "Content-Security-Policy": NO_CONTENT_POLICY}
+            headers += [(name.encode(), value.encode()) for name, value in ours.items() if name.lower().encode() not in given]
+            message = {**message, "headers": headers}
+        await self._send(message)
+
+    async def refuse(self, status: int, message: str, headers: dict[str, str] | None = None) -> None:
+        if self.status:
+            return
+        body = error_body(status, message)
+        sent = {"Content-Type": "application/json", "Content-Length": str(len(body)), "Connection": "close", **(headers or {})}
+        encoded = [(name.lower().encode(), value.encode()) for name, value in sent.items()]
+        await self({"type": "http.response.start", "status": status, "headers": encoded})
+        await self({"type": "http.response.body", "body": body})
+
+
+def _token(scope: Scope) -> str:
+    """The token of a bearer, or the password of a browser's basic authentication."""
+    given = [value for name, value in scope["headers"] if name == b"authorization"]
+    if len(given) != 1:
+        return ""
+    kind, _, value = given[0].decode("latin-1").partition(" ")
+    if kind.lower() == "bearer":
+        return str(value.strip())
+    if kind.lower() == "basic":
+        try:
+            return base64.b64decode(value, validate=True).decode("latin-1").partition(":")[2]
+        except (binascii.Error, ValueError):
+            return ""
+    return ""
+
+
+async def _read(scope: Scope, receive: Receive) -> bytes:
+    """The whole body, read no further than the limit.
+
+    Raises:
+        RefusedError: 413, or 400 where the connection ended before the body did.
+    """
+    too_large = RefusedError(413, f"the body is larger than {LARGEST_BODY} bytes.")
+    lengths = [value for name, value in scope["headers"] if name == b"content-length"]
+    if any(not value.isdigit() or int(value[:20]) > LARGEST_BODY for value in lengths):
+        raise too_large
+    parts, size = [], 0
+    while True:
+        message: Any = await receive()
+        if message["type"] == "http.disconnect":
+            raise RefusedError(400, "the body was cut off.")
+        part = message.get("body", b"")
+        size += len(part)
+        if size > LARGEST_BODY:
+            raise too_large
+        parts.append(part)
+        if not message.get("more_body", False):
+            return b"".join(parts)
+
+
+def _replay(body: bytes) -> Receive:
+    """A receiver that gives a body that was read already."""
+    messages: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
+
+    async def receive() -> Message:
+        return messages.pop(0) if messages else {"type": "http.disconnect"}
+
+    return receive

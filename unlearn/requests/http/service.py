@@ -1,0 +1,265 @@
+"""Deletion requests over HTTP, in the form of OpenDSR 1.0: the same intake and the same ledger as the command line.
+
+    GET    /v1/discovery               what is understood here
+    POST   /v1/opengdpr_requests       an erasure request; 201 with a signed receipt
+    GET    /v1/opengdpr_requests/ID    its status, signed
+    DELETE /v1/opengdpr_requests/ID    withdraw it while nothing was deleted; 202 with a signed receipt
+    GET    /v1/processor.pub           the public key of the signatures
+    GET    /status                     counts and deadlines, for the operator's browser
+
+The resource is also there as /v1/opendsr_requests and /v1/requests, the project's later names. Signatures are Ed25519 over the
+body, which is canonical JSON (RFC 8785), in the header X-OpenDSR-Signature (base64). Three things differ from the specification,
+for the sake of the people it is about or of the server: the receipt does not repeat the request (`encoded_request`), callbacks are
+not made (their addresses come from outside; poll the status), and the key is bare, not a certificate of an authority.
+"""
+
+import asyncio
+import base64
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, time
+from typing import Any
+
+import h11
+import rfc8785
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+from fastapi import FastAPI, Request, Response
+from fastapi.concurrency import run_in_threadpool
+from securesystemslib.signer import CryptoSigner
+from starlette.exceptions import HTTPException
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from unlearn.requests.http import status_page
+from unlearn.requests.http.guard import Guard, RefusedError, error_body
+from unlearn.requests.http.tokens import OPERATOR, Tokens
+from unlearn.requests.ledger.deadlines import today
+from unlearn.requests.ledger.intake import OPENDSR_VERSION, from_opendsr, request_id
+from unlearn.requests.ledger.ledger import Ledger
+from unlearn.requests.ledger.ledger import Request as Known
+from verify.data.identity import RecordKey
+from verify.errors import InputError
+
+HEAD_SECONDS = 10.0
+"""So long a caller may take to send the head of a request; a body's time is the guard's."""
+RESOURCES = ("opengdpr_requests", "opendsr_requests", "requests")
+PENDING = ("received", "identity_verified", "matched", "planned")
+DISCOVERY = {
+    "api_version": OPENDSR_VERSION,
+    "supported_identities": [{"identity_type": kind, "identity_format": "raw"} for kind in ("controller_customer_id", "email")],
+    "supported_subject_request_types": ["erasure"],
+}
+
+
+@dataclass(frozen=True)
+class Service:
+    """What the endpoints work with.
+
+    Attributes:
+        ledger: where requests are noted.
+        key: turns identifiers into hashes at the door.
+        signer: signs receipts.
+        domain: the host name that the service is reached under.
+        country: whose public holidays count, or None.
+    """
+
+    ledger: Ledger
+    key: RecordKey
+    signer: CryptoSigner
+    domain: str
+    country: str | None = None
+
+    def receive(self, body: bytes, caller: str) -> dict[str, Any]:
+        """Note a request; the receipt.
+
+        Raises:
+            InputError: it cannot be taken.
+            RefusedError: 409, it is known already.
+        """
+        request = from_opendsr(body, self.key, self.country)
+        try:
+            name = self.ledger.add(replace(request, source=f"http:{caller}"))
+        except InputError:
+            if self.ledger.by_external_id(str(request.external_id)) is None:
+                raise
+            known = "a request with this subject_request_id was received before; it was not added again."
+            raise RefusedError(409, known) from None
+        return {**self._named(self.ledger.request(name), caller), "received_time": _now(), "ledger_head": self.ledger.head()}
+
+    def status(self, given: str, caller: str) -> dict[str, Any]:
+        """How far a request is.
+
+        Raises:
+            RefusedError: 404, this caller sent no such request.
+        """
+        request = self._own(given, caller)
+        facts = {**self._named(request, caller), "request_status": _status_word(request)}
+        return facts if request.outcome is None else {**facts, "outcome": request.outcome}
+
+    def withdraw(self, given: str, caller: str) -> dict[str, Any]:
+        """Withdraw a request.
+
+        Raises:
+            RefusedError: 404, this caller sent no such request; 409, it is too late.
+        """
+        request = self._own(given, caller)
+        try:
+            self.ledger.advance(request.id, "withdrawn")
+        except InputError as error:
+            raise RefusedError(409, str(error)) from None
+        return {**self._named(request, caller), "received_time": _now(), "ledger_head": self.ledger.head()}
+
+    def _own(self, given: str, caller: str) -> Known:
+        try:
+            request = self.ledger.by_external_id(request_id(given))
+        except InputError:
+            request = None
+        if request is None or request.first.get("source") != f"http:{caller}":
+            raise RefusedError(404, "there is no request of this subject_request_id.")
+        return request
+
+    def _named(self, request: Known, caller: str) -> dict[str, Any]:
+        return {
+            "api_version": OPENDSR_VERSION,
+            "controller_id": caller,
+            "subject_request_id": request.first["external_id"],
+            "expected_completion_time": _spelled(datetime.combine(request.due, time(23, 59, 59)).astimezone()),
+        }
+
+    def signed(self, content: Mapping[str, Any], status: int = 200) -> Response:
+        """An answer in canonical JSON, with its signature in the headers."""
+        body = rfc8785.dumps(dict(content))
+        signature = base64.b64encode(bytes.fromhex(self.signer.sign(body).signature)).decode()
+        headers = {f"X-{name}-Signature": signature for name in ("OpenDSR", "OpenGDPR")}
+        headers |= {f"X-{name}-Processor-Domain": self.domain for name in ("OpenDSR", "OpenGDPR")}
+        return Response(body, status, headers, "application/json")
+
+    def public_key(self) -> bytes:
+        """The public key, PEM."""
+        key = Ed25519PublicKey.from_public_bytes(bytes.fromhex(self.signer.public_key.keyval["public"]))
+        return key.public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
+
+
+def _now() -> str:
+    return _spelled(datetime.now(UTC))
+
+
+def _spelled(moment: datetime) -> str:
+    return moment.isoformat(timespec="seconds").replace("+00:00", "Z")
+
+
+def _status_word(request: Known) -> str:
+    """OpenDSR's word for where a request is."""
+    if request.state == "withdrawn" or request.outcome == "withdrawn":
+        return "cancelled"
+    if request.state == "closed":
+        return "completed"
+    return "pending" if request.state in PENDING else "in_progress"
+
+
+def make_app(service: Service, tokens: Tokens, per_minute: int = 600) -> Guard:
+    """The whole service as an ASGI application.
+
+    Args:
+        service: ledger, keys and names.
+        tokens: who may call.
+        per_minute: requests a minute of each caller, and of each address without a token.
+    """
+    app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None, redirect_slashes=False)
+
+    @app.get("/v1/discovery")
+    def discovery() -> Response:
+        return service.signed({**DISCOVERY, "processor_certificate": f"https://{service.domain}/v1/processor.pub"})
+
+    @app.get("/v1/processor.pub")
+    def processor() -> Response:
+        return Response(service.public_key(), media_type="application/x-pem-file")
+
+    @app.get("/status")
+    def status(request: Request) -> Response:
+        if request.scope["caller"] != OPERATOR:
+            raise RefusedError(403, f"the status page is for the caller named {OPERATOR}.")
+        page = status_page.render(service.ledger.requests(), today())
+        return Response(page, headers=status_page.HEADERS, media_type="text/html")
+
+    for resource in RESOURCES:
+        _add_resource(app, f"/v1/{resource}", service)
+    _add_errors(app)
+    return Guard(app, tokens, service.key, per_minute)
+
+
+class PromptProtocol(H11Protocol):
+    """uvicorn's HTTP/1.1, but a connection whose next head does not come in time is closed.
+
+    uvicorn waits for ever, and counts silent connections as busy: a few hundred of them would keep everybody out.
+    """
+
+    _waiting: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """The clock of the first head starts."""
+        super().connection_made(transport)
+        self._start()
+
+    def data_received(self, data: bytes) -> None:
+        """Any byte ends uvicorn's own wait between two requests; from then on the clock of the next head runs."""
+        super().data_received(data)
+        if self.conn.their_state is not h11.IDLE:
+            self._stop()
+        elif self._waiting is None:
+            self._start()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Nothing is waited for any more."""
+        self._stop()
+        super().connection_lost(exc)
+
+    def _start(self) -> None:
+        self._waiting = self.loop.call_later(HEAD_SECONDS, self.transport.abort)
+
+    def _stop(self) -> None:
+        if self._waiting is not None:
+            self._waiting.cancel()
+            self._waiting = None
+
+
+def _add_resource(app: FastAPI, path: str, service: Service) -> None:
+    @app.post(path)
+    async def receive(request: Request) -> Response:
+        if request.headers.get("content-type", "").split(";")[0].strip().lower() != "application/json":
+            raise RefusedError(415, "send the request as application/json.")
+        if request.headers.get("content-encoding", "identity").lower() != "identity":
+            raise RefusedError(415, "send the request without content encoding.")
+        body = await request.body()
+        facts = await run_in_threadpool(service.receive, body, request.scope["caller"])
+        return service.signed(facts, 201)
+
+    @app.get(path + "/{given}")
+    def status(given: str, request: Request) -> Response:
+        return service.signed(service.status(given, request.scope["caller"]))
+
+    @app.delete(path + "/{given}")
+    def withdraw(given: str, request: Request) -> Response:
+        return service.signed(service.withdraw(given, request.scope["caller"]), 202)
+
+
+def _add_errors(app: FastAPI) -> None:
+    """Every error in OpenDSR's form, with a sentence of ours: a library's own message may repeat what was sent."""
+
+    def refuse(_: Request, error: Exception) -> Response:
+        if isinstance(error, RefusedError):
+            return _error(error.status, error.message, error.headers)
+        if isinstance(error, HTTPException):
+            message = _MESSAGES.get(error.status_code, "the request cannot be served.")
+            return _error(error.status_code, message, dict(error.headers or {}))
+        return _error(400, str(error)) if isinstance(error, InputError) else _error(500, "something went wrong here; try again.")
+
+    for kind in (RefusedError, HTTPException, InputError, Exception):
+        app.add_exception_handler(kind, refuse)
+
+
+_MESSAGES = {404: "there is nothing here. GET /v1/discovery says what there is.", 405: "this method is not understood here."}
+
+
+def _error(status: int, message: str, headers: Mapping[str, str] | None = None) -> Response:
+    return Response(error_body(status, message), status, dict(headers or {}), "application/json")

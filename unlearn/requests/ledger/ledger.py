@@ -1,0 +1,443 @@
+"""The ledger: an append-only, hash-chained log of everything that happened to every request.
+
+Nothing is ever changed or removed: a request's state is what its events say. Each event carries the digest of the one before, so
+that a removed or edited event breaks the chain from there on; who keeps the head knows that nothing before it was touched. Persons
+appear as keyed hashes under a key outside the database: destroying the key makes the ledger anonymous, and the chain still holds.
+A check value of that key lies beside the events, so that a command under another key is refused instead of finding nobody.
+
+SQLite by default (strict tables, write-ahead log, secure delete); PostgreSQL by URL.
+"""
+
+import hashlib
+import json
+import secrets
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from datetime import UTC, date, datetime
+from pathlib import Path
+from typing import Any, cast
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+
+from unlearn.requests.ledger.deadlines import Deadlines, ExtensionReason, Regime, deadlines
+from unlearn.requests.ledger.states import REFUSALS, STATES, State, outcome, require_allowed
+from verify.errors import InputError, IntegrityError, RunError
+from verify.schema.deletion_record import EXTENDED
+
+GENESIS = "0" * 64
+VERSION = 1
+_METADATA = sa.MetaData()
+EVENTS = sa.Table(
+    "events",
+    _METADATA,
+    sa.Column("sequence", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("request", sa.Text, nullable=False, index=True),
+    sa.Column("state", sa.Text, nullable=False),
+    sa.Column("at", sa.Text, nullable=False),
+    sa.Column("details", sa.Text, nullable=False),
+    sa.Column("previous", sa.Text, nullable=False, unique=True),
+    sa.Column("digest", sa.Text, nullable=False, unique=True),
+    sqlite_strict=True,
+)
+KEY_CHECK = sa.Table(
+    "key_check",
+    _METADATA,
+    sa.Column("number", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("value", sa.Text, nullable=False),
+    sqlite_strict=True,
+)
+_GUARDS = {
+    "sqlite": [
+        f"CREATE TRIGGER IF NOT EXISTS {table}_no_{verb} BEFORE {verb} ON {table} "
+        "BEGIN SELECT RAISE(ABORT, 'the ledger is append-only'); END"
+        for table in ("events", "key_check")
+        for verb in ("UPDATE", "DELETE")
+    ],
+    "postgresql": [
+        "CREATE OR REPLACE FUNCTION events_append_only() RETURNS trigger AS "
+        "$$ BEGIN RAISE EXCEPTION 'the ledger is append-only'; END $$ LANGUAGE plpgsql",
+        *(
+            f"CREATE OR REPLACE TRIGGER {table}_no_change BEFORE UPDATE OR DELETE OR TRUNCATE ON {table} "
+            "FOR EACH STATEMENT EXECUTE FUNCTION events_append_only()"
+            for table in ("events", "key_check")
+        ),
+    ],
+}
+
+
+@dataclass(frozen=True)
+class NewRequest:
+    """A request as it comes in; no field says who asks.
+
+    Attributes:
+        subjects: keyed hashes of the identifiers that were given.
+        regime: whose deadlines apply.
+        received: the day of receipt.
+        country: whose public holidays count, or None.
+        source: "command line", "csv", "opendsr", or "http:" with the name of the caller.
+        external_id: the sender's own random identifier of the request (OpenDSR's `subject_request_id`), or None.
+    """
+
+    subjects: tuple[str, ...]
+    regime: Regime
+    received: date
+    country: str | None = None
+    source: str = "command line"
+    external_id: str | None = None
+
+
+@dataclass(frozen=True)
+class Step:
+    """One event of a request.
+
+    Attributes:
+        sequence: its place in the whole ledger, from 1.
+        state: the state it led to; "extended" leads to none: it notes that the person was told of an extension.
+        at: when, UTC.
+        details: facts of the step; no personal data.
+    """
+
+    sequence: int
+    state: State
+    at: str
+    details: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Request:
+    """A request as its events tell it."""
+
+    id: str
+    steps: tuple[Step, ...]
+
+    @property
+    def state(self) -> State:
+        """Where it is."""
+        return next(step.state for step in reversed(self.steps) if step.state != EXTENDED)
+
+    @property
+    def first(self) -> Mapping[str, Any]:
+        """What came in."""
+        return self.steps[0].details
+
+    @property
+    def subjects(self) -> tuple[str, ...]:
+        """Keyed hashes of the identifiers."""
+        return tuple(self.first["subjects"])
+
+    @property
+    def deadlines(self) -> Deadlines:
+        """When it must be answered."""
+        return deadlines(self.first["regime"], date.fromisoformat(self.first["received"]), self.first["country"])
+
+    @property
+    def extension(self) -> Mapping[str, Any] | None:
+        """When the person was told of an extension, and why; None where nobody was."""
+        return next((step.details for step in self.steps if step.state == EXTENDED), None)
+
+    @property
+    def due(self) -> date:
+        """The last day to answer: the extended one only where the person was told of it."""
+        last = self.deadlines
+        return last.answer if self.extension is None or last.extended is None else last.extended
+
+    @property
+    def outcome(self) -> str | None:
+        """How it ended, or None while it is open."""
+        return outcome(_history(self.steps)) if self.state == "closed" else None
+
+    def latest(self, state: State) -> Mapping[str, Any] | None:
+        """Details of the last time it came to a state, or None."""
+        return next((step.details for step in reversed(self.steps) if step.state == state), None)
+
+
+def _history(steps: Sequence[Step]) -> list[dict[str, Any]]:
+    return [{**step.details, "state": step.state} for step in steps]
+
+
+def _require_extendable(request: Request, told: date) -> None:
+    last = request.deadlines
+    if request.extension is not None:
+        raise InputError(f"{request.id} was extended already, on {request.extension['told']} ({request.extension['reason']}).")
+    if request.state in (*REFUSALS, "closed"):
+        raise InputError(f"{request.id} is {request.state}; its deadline cannot be extended any more.")
+    if last.extended is None:
+        raise InputError(f"the rules of {request.id} ({request.first['regime']}) know no extension. Answer by {last.answer}.")
+    if told > last.answer:
+        raise InputError(
+            f"{request.id} was due on {last.answer}. A person is told of an extension before that day is over; answer now."
+        )
+
+
+_SETUP_LOCK = 0x756E6C65
+"""Any number, as long as nobody else's; "unle"."""
+
+
+class Ledger:
+    """All requests, behind one database."""
+
+    def __init__(self, url: str | Path) -> None:
+        """Open a ledger, making it where there is none.
+
+        Args:
+            url: a file name for SQLite, or a SQLAlchemy URL such as `postgresql+psycopg://host/database`.
+
+        Raises:
+            InputError: the database cannot be opened, or is no ledger.
+        """
+        text = str(url)
+        self.url = text if "://" in text else f"sqlite:///{text}"
+        engine: sa.Engine | None = None
+        try:
+            self._engine = engine = _engine(self.url)
+            with self._engine.begin() as connection:
+                if self._engine.dialect.name == "postgresql":
+                    # Two that replace the same trigger function at once would fail with "tuple concurrently updated".
+                    connection.execute(sa.text(f"SELECT pg_advisory_xact_lock({_SETUP_LOCK})"))
+                _METADATA.create_all(connection)
+                for statement in _GUARDS[self._engine.dialect.name]:
+                    connection.execute(sa.text(statement))
+                connection.execute(sa.select(EVENTS).limit(0))  # somebody else's table of that name has other columns
+        except (sa.exc.SQLAlchemyError, KeyError, ImportError, OSError) as error:
+            if engine is not None:
+                engine.dispose()
+            # The URL may hold a password, and the driver's message repeats it: neither is shown.
+            raise InputError(f"the ledger cannot be opened ({type(error).__name__}). Give a file, or a PostgreSQL URL.") from None
+
+    @property
+    def file(self) -> Path | None:
+        """The file of a SQLite ledger, or None."""
+        name = self._engine.url.database
+        return Path(name).resolve() if self._engine.dialect.name == "sqlite" and name else None
+
+    def add(self, request: NewRequest) -> str:
+        """Note a request and return its id, which is random and says nothing.
+
+        Raises:
+            InputError: no identifier was given, or the sender's identifier is known already.
+        """
+        return self.add_all([request])[0]
+
+    def add_all(self, requests: Sequence[NewRequest]) -> list[str]:
+        """Note a batch of requests, all or none of them, and return their ids.
+
+        Raises:
+            InputError: as `add`; nothing of the batch is written then.
+        """
+        for request in requests:
+            if not request.subjects:
+                raise InputError(
+                    "a request needs at least one identifier. Give one a line on standard input, or in --identifiers FILE."
+                )
+            deadlines(request.regime, request.received, request.country)
+        names = [f"R-{secrets.token_hex(6)}" for _ in requests]
+        with self._writing() as connection:
+            for name, request in zip(names, requests, strict=True):
+                if request.external_id is not None and self._by_external_id(connection, request.external_id) is not None:
+                    raise InputError("a request with this subject_request_id is in the ledger already; it was not added again.")
+                details = {**asdict(request), "received": request.received.isoformat()}
+                self._append(connection, name, "received", details)
+        return names
+
+    def advance(self, request: str, state: State, **details: Any) -> Request:
+        """Take a request to its next state.
+
+        Raises:
+            InputError: the request is unknown, the step is not allowed, or facts are missing; nothing is written then.
+        """
+        return self.advance_all([request], state, **details)[0]
+
+    def advance_all(self, requests: Sequence[str], state: State, **details: Any) -> list[Request]:
+        """Take the requests of a batch to their next state together: all of them, or none.
+
+        Raises:
+            InputError: as `advance`, for any of them, or `details` name a batch that one of them was planned anew from since;
+                nothing is written then.
+        """
+        if state not in STATES:
+            raise InputError(f"{state!r} is no state. Use one of: {', '.join(STATES)}.")
+        with self._writing() as connection:
+            for name in requests:
+                found = self._request(connection, name)
+                require_allowed(found.state, state, details, _history(found.steps))
+                self._append(connection, name, state, details)
+            return [self._request(connection, name) for name in requests]
+
+    def extend(self, request: str, reason: ExtensionReason, told: date) -> Request:
+        """Note that the person is told of an extension; doing it again for the same reason changes nothing.
+
+        Args:
+            request: its id.
+            reason: why more time is needed.
+            told: the day on which the person is told.
+
+        Raises:
+            InputError: the request is unknown, cannot be extended any more, or was extended for another reason.
+        """
+        with self._writing() as connection:
+            found = self._request(connection, request)
+            if found.extension is not None and found.extension["reason"] == reason:
+                return found
+            _require_extendable(found, told)
+            self._append(connection, request, EXTENDED, {"reason": reason, "told": told.isoformat()})
+            return self._request(connection, request)
+
+    def began(self) -> datetime | None:
+        """When the first request was noted, or None."""
+        with _database_errors(), self._engine.connect() as connection:
+            at = connection.execute(sa.select(EVENTS.c.at).order_by(EVENTS.c.sequence).limit(1)).scalar()
+        return None if at is None else datetime.fromisoformat(at)
+
+    def key_check(self) -> str | None:
+        """The check value of the record key, or None where none has been noted yet."""
+        with _database_errors(), self._engine.connect() as connection:
+            return connection.execute(sa.select(KEY_CHECK.c.value)).scalar()
+
+    def note_key(self, check: str) -> str:
+        """Note the check value of the record key, unless one has been noted; the one that stands there now."""
+        with self._writing() as connection:
+            known = connection.execute(sa.select(KEY_CHECK.c.value)).scalar()
+            if known is None:
+                connection.execute(KEY_CHECK.insert().values(number=1, value=check))
+            return known or check
+
+    def request(self, name: str) -> Request:
+        """One request.
+
+        Raises:
+            InputError: it is unknown.
+        """
+        with _database_errors(), self._engine.connect() as connection:
+            return self._request(connection, name)
+
+    def by_external_id(self, external_id: str) -> Request | None:
+        """The request that came in under the sender's own identifier, or None."""
+        with _database_errors(), self._engine.connect() as connection:
+            name = self._by_external_id(connection, external_id)
+            return None if name is None else self._request(connection, name)
+
+    def requests(self, state: State | None = None) -> list[Request]:
+        """All requests, in the order they came, or those in a state."""
+        with _database_errors(), self._engine.connect() as connection:
+            rows = connection.execute(sa.select(EVENTS).order_by(EVENTS.c.sequence)).all()
+        steps: dict[str, list[Step]] = {}
+        for row in rows:
+            steps.setdefault(row.request, []).append(_step(row))
+        found = [Request(name, tuple(own)) for name, own in steps.items()]
+        return [request for request in found if state is None or request.state == state]
+
+    def head(self) -> str:
+        """Digest of the last event: it stands for the whole ledger."""
+        with _database_errors(), self._engine.connect() as connection:
+            return _head(connection)[1]
+
+    def verify(self, head: str | None = None) -> int:
+        """Recompute the whole chain and return the number of events.
+
+        Args:
+            head: a head that was noted earlier, which must be in the chain.
+
+        Raises:
+            IntegrityError: an event was edited, removed or put in; the message names the first place.
+        """
+        with _database_errors(), self._engine.connect() as connection:
+            rows = connection.execute(sa.select(EVENTS).order_by(EVENTS.c.sequence)).all()
+        previous, seen = GENESIS, {GENESIS}
+        for number, row in enumerate(rows, 1):
+            expected = _digest(number, row.request, row.state, row.at, row.details, previous)
+            if row.sequence != number or row.previous != previous or row.digest != expected:
+                raise IntegrityError(f"the ledger is broken at event {number}: it, or one before it, was edited or removed.")
+            previous = row.digest
+            seen.add(previous)
+        if head is not None and head not in seen:
+            raise IntegrityError("the noted head is not in this ledger: events after it, or the whole ledger, were replaced.")
+        return len(rows)
+
+    def close(self) -> None:
+        """Let the database go."""
+        self._engine.dispose()
+
+    @contextmanager
+    def _writing(self) -> Iterator[Connection]:
+        """A transaction that is alone from its first moment: two operators at once take turns."""
+        with _database_errors(), self._engine.begin() as connection:
+            if self._engine.dialect.name == "postgresql":
+                connection.execute(sa.text("LOCK TABLE events IN SHARE ROW EXCLUSIVE MODE"))
+            yield connection
+
+    def _append(self, connection: Connection, request: str, state: str, details: Mapping[str, Any]) -> None:
+        sequence, previous = _head(connection)
+        at = datetime.now(UTC).isoformat(timespec="seconds")
+        text = json.dumps(details, sort_keys=True, separators=(",", ":"), allow_nan=False, default=str)
+        number = sequence + 1
+        digest = _digest(number, request, state, at, text, previous)
+        row = {"sequence": number, "request": request, "state": state, "at": at}
+        connection.execute(EVENTS.insert().values(**row, details=text, previous=previous, digest=digest))
+
+    def _request(self, connection: Connection, name: str) -> Request:
+        query = sa.select(EVENTS).where(EVENTS.c.request == name).order_by(EVENTS.c.sequence)
+        steps = tuple(_step(row) for row in connection.execute(query))
+        if not steps:
+            raise InputError("there is no request of that id. List them with `unlearn request list`.")
+        return Request(name, steps)
+
+    def _by_external_id(self, connection: Connection, external_id: str) -> str | None:
+        # The database narrows down, on the text that `_append` wrote; what is left is read.
+        written = json.dumps({"external_id": external_id})[1:-1].replace('": "', '":"')
+        found = EVENTS.c.details.contains(written, autoescape=True)
+        query = sa.select(EVENTS.c.request, EVENTS.c.details).where(EVENTS.c.state == "received", found)
+        rows = connection.execute(query).all()
+        return next((str(name) for name, details in rows if json.loads(details).get("external_id") == external_id), None)
+
+
+@contextmanager
+def _database_errors() -> Iterator[None]:
+    """Turn the database's refusals into a sentence with a next step; its own message repeats values and is not shown."""
+    try:
+        yield
+    except sa.exc.SQLAlchemyError as error:
+        if "full" in str(error.__cause__):
+            raise RunError(
+                "no space left for the ledger. Nothing that was in it is lost, and this step was not noted. Free some space, then "
+                "run the same command again."
+            ) from None
+        kind = type(error.__cause__ or error).__name__
+        raise RunError(
+            f"the ledger's database refused ({kind}), and this step was not noted. Check that it is a ledger of this version, "
+            "that it may be written and nobody holds it locked; then run the same command again."
+        ) from None
+
+
+def _engine(url: str) -> sa.Engine:
+    # A database server is restarted under a service that runs on: a connection is tried before it is used.
+    engine = sa.create_engine(url, connect_args={"timeout": 30} if url.startswith("sqlite") else {}, pool_pre_ping=True)
+    if engine.dialect.name == "sqlite":
+        Path(engine.url.database or "").parent.mkdir(parents=True, exist_ok=True)
+
+        @sa.event.listens_for(engine, "connect")
+        def _prepare(connection: Any, _: Any) -> None:
+            connection.isolation_level = None  # transactions are begun below, so that they lock at once
+            for pragma in ("journal_mode=WAL", "secure_delete=ON", "synchronous=FULL"):
+                connection.execute(f"PRAGMA {pragma}")
+
+        @sa.event.listens_for(engine, "begin")
+        def _lock(connection: Connection) -> None:
+            connection.exec_driver_sql("BEGIN IMMEDIATE")
+
+    return engine
+
+
+def _head(connection: Connection) -> tuple[int, str]:
+    row = connection.execute(sa.select(EVENTS.c.sequence, EVENTS.c.digest).order_by(EVENTS.c.sequence.desc()).limit(1)).first()
+    return (0, GENESIS) if row is None else (int(row.sequence), str(row.digest))
+
+
+def _step(row: Any) -> Step:
+    return Step(int(row.sequence), cast(State, row.state), str(row.at), json.loads(row.details))
+
+
+def _digest(sequence: int, request: str, state: str, at: str, details: str, previous: str) -> str:
+    content = json.dumps([VERSION, sequence, request, state, at, details, previous], separators=(",", ":"))
+    return hashlib.sha256(content.encode()).hexdigest()

@@ -1,0 +1,116 @@
+"""Which models saw a record? From training logs and manifests alone: no model is loaded.
+
+A model is affected if its training log holds the record, or if it was made from an affected model: fine-tuned further, or
+unlearned. Models are told by the digest of their weights, so that a copy under another name is found as well.
+"""
+
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from unlearn.training.log import LOG_NAME, TrainingLog
+from unlearn.training.shards import SHARDS, SavedShards
+from verify.errors import InputError, IntegrityError
+from verify.io.files import MANIFEST, read_json
+
+
+@dataclass(frozen=True)
+class AffectedModel:
+    """A model that saw a record, or descends from one that did.
+
+    Attributes:
+        folder: where it lies.
+        weights: digest of its weights.
+        how: "trained on" it, or "made from" an affected model.
+        records: how many of the records its log holds; 0 for descendants.
+        parent: weights it was made from, or None.
+        method: the unlearning method that made it, or None.
+        first_step: the optimizer step that first saw one of the records, or None.
+        last_clean_checkpoint: the latest checkpoint before that step, or None.
+    """
+
+    folder: Path
+    weights: str
+    how: str
+    records: int
+    parent: str | None
+    method: str | None
+    first_step: int | None = None
+    last_clean_checkpoint: str | None = None
+
+
+def affected_models(roots: Sequence[str | Path], records: Collection[str]) -> list[AffectedModel]:
+    """All affected models below some folders, ancestors before descendants.
+
+    Args:
+        roots: folders to search.
+        records: keyed hashes of the records.
+
+    Raises:
+        InputError: a training log is damaged: what it saw is not known then, so that nothing may be concluded.
+    """
+    models = [_read(folder, set(records)) for root in roots for folder in _model_folders(Path(root))]
+    affected = {model.weights for model in models if model.records}
+    while True:
+        # Children of the affected, their children, and so on, until nothing is added.
+        more = {model.weights for model in models if model.parent in affected} - affected
+        if not more:
+            break
+        affected |= more
+    chosen = [model for model in models if model.weights in affected]
+    named = [model if model.records else replace(model, how="made from") for model in chosen]
+    return sorted(named, key=lambda model: (not model.records, str(model.folder)))
+
+
+def _model_folders(root: Path) -> Iterator[Path]:
+    if not root.is_dir():
+        raise InputError(f"{root} is no folder. Name the folders that hold models with --models DIR ...")
+    for manifest in sorted(root.rglob(MANIFEST)):
+        if read_json(manifest).get("kind") == "model":
+            yield manifest.parent
+
+
+def _read(folder: Path, records: set[str]) -> AffectedModel:
+    manifest: dict[str, Any] = read_json(folder / MANIFEST)
+    try:
+        about = manifest["about"]
+        weights = str(about["weights"])
+    except (KeyError, TypeError):
+        raise IntegrityError(f"{folder / MANIFEST} is damaged: whose weights these are is not known. Restore it.") from None
+    parent = about.get("weights_before") or about.get("start_weights")
+    model = AffectedModel(folder, weights, "trained on", 0, parent, about.get("method"))
+    if (folder / LOG_NAME).is_file():
+        return _with_log(model, records)
+    # A model in shards has no one schedule: its description names every record that it holds.
+    return replace(model, records=len(trained_names(folder) & records)) if (folder / SHARDS).is_file() else model
+
+
+def trained_names(folder: Path) -> frozenset[str]:
+    """Keyed hashes of the records that a model was trained on, by its log or its shards; none where it has neither.
+
+    Raises:
+        InputError: log or description is damaged.
+    """
+    if (folder / LOG_NAME).is_file():
+        return frozenset(TrainingLog.read(folder / LOG_NAME).records)
+    return SavedShards.read(folder).records if (folder / SHARDS).is_file() else frozenset()
+
+
+def _with_log(model: AffectedModel, records: set[str]) -> AffectedModel:
+    log = TrainingLog.read(model.folder / LOG_NAME)
+    rows = {row for row, name in enumerate(log.records) if name in records}
+    if not rows:
+        return model
+    steps = [batch.step for batch in log.microbatches if rows & set(batch.records)]
+    first = min(steps, default=None)
+    # A checkpoint of step s holds the result of step s: it is clean where the record came later.
+    clean = [(step, name) for step, name in log.checkpoints if first is None or step < first]
+    last = max(clean, default=None)
+    kept = last is not None and (model.folder / last[1]).is_dir()
+    return replace(
+        model,
+        records=len({log.records[row] for row in rows}),
+        first_step=first,
+        last_clean_checkpoint=last[1] if last is not None and kept else None,
+    )

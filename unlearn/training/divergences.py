@@ -1,0 +1,114 @@
+"""Distances between token distributions, each with as few arrays of the logits' size as it takes.
+
+Shapes: N scored tokens, V vocabulary. All in nats, one value per token, differentiable in the model's logits alone.
+"""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from verify.models.log_probabilities import ROWS_AT_ONCE
+
+
+def cross_entropy_to(logits: Tensor, target: Tensor) -> Tensor:
+    """-sum_v q_v log p_v for p = softmax(logits), float32 or wider [N].
+
+    Args:
+        logits: of the model [N, V].
+        target: probabilities q [N, V], a constant; the caller gives the array away.
+    """
+    values: Tensor = _CrossEntropyTo.apply(_wide(logits), target)  # type: ignore[no-untyped-call]
+    return values
+
+
+def kl_to(logits: Tensor, target_logits: Tensor) -> Tensor:
+    """KL(q || p) for q = softmax(target_logits), a constant, and p = softmax(logits) [N]."""
+    with torch.no_grad():
+        q = _wide(target_logits).softmax(-1)
+        entropy = -torch.cat([torch.xlogy(rows, rows).sum(-1) for rows in torch.split(q, ROWS_AT_ONCE)])
+    return cross_entropy_to(logits, q) - entropy
+
+
+def jensen_shannon_to(logits: Tensor, target_logits: Tensor) -> Tensor:
+    """JSD(p, q) = KL(p || m)/2 + KL(q || m)/2 with m = (p + q)/2, at most log 2 [N]; q is a constant."""
+    log_p = _wide(logits).log_softmax(-1)
+    with torch.no_grad():
+        log_q = _wide(target_logits).log_softmax(-1)
+    log_m = torch.logaddexp(log_p, log_q) - torch.log(log_p.new_tensor(2.0))
+    return 0.5 * ((log_p.exp() * (log_p - log_m)).sum(-1) + (log_q.exp() * (log_q - log_m)).sum(-1))
+
+
+def jensen_shannon_to_token(log_probability: Tensor) -> Tensor:
+    """JSD(p, 1[t]) from log p_t alone [N]: every other token contributes p_v log 2 / 2, and they sum to 1 - p_t.
+
+    JSD = [p log(2p/(1+p)) + log(2/(1+p)) + (1 - p) log 2] / 2
+    """
+    p = log_probability.exp()
+    two = torch.log(log_probability.new_tensor(2.0))
+    log_mean = torch.log1p(p) - two
+    return 0.5 * (p * (log_probability - log_mean) - log_mean + (1 - p) * two)
+
+
+def spread(logits: Tensor) -> Tensor:
+    """The largest logit less the mean of all, of every token [N]."""
+    values: Tensor = _Spread.apply(_wide(logits))  # type: ignore[no-untyped-call]
+    return values
+
+
+def without_token(logits: Tensor, tokens: Tensor) -> Tensor:
+    """Softmax of the logits with each row's own token at minus infinity: a constant [N, V]."""
+    with torch.no_grad():
+        return _wide(logits).scatter(-1, tokens[:, None], float("-inf")).softmax(-1)
+
+
+def _wide(logits: Tensor) -> Tensor:
+    return logits if logits.dtype == torch.float64 else logits.float()
+
+
+class _CrossEntropyTo(torch.autograd.Function):
+    """Cross entropy to a constant distribution; what is kept for the gradient lies where the target was.
+
+    d/dz = p - q
+    """
+
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, target: Tensor) -> Tensor:
+        """Values [N]."""
+        top = logits.amax(-1, keepdim=True)
+        value = torch.logsumexp(logits, -1) - top[:, 0]
+        for start in range(0, len(logits), ROWS_AT_ONCE):
+            rows = slice(start, start + ROWS_AT_ONCE)
+            value[rows] -= (target[rows] * (logits[rows] - top[rows])).sum(-1)
+            target[rows] = F.softmax(logits[rows], dim=-1) - target[rows]
+        ctx.save_for_backward(target)
+        return value
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        """Gradient of the logits, in place."""
+        (difference,) = ctx.saved_tensors
+        return difference.mul_(gradient[:, None]), None
+
+
+class _Spread(torch.autograd.Function):
+    """Largest less mean, keeping where the largest is instead of the logits.
+
+    d/dz_v = 1[v = argmax] - 1/V
+    """
+
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor) -> Tensor:
+        """Values [N]."""
+        top, place = logits.max(-1, keepdim=True)
+        ctx.save_for_backward(place)
+        ctx.vocabulary = logits.shape[-1]
+        return top[:, 0] - logits.mean(-1)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        """Gradient of the logits."""
+        (place,) = ctx.saved_tensors
+        result: Tensor = (-gradient[:, None] / ctx.vocabulary).repeat(1, ctx.vocabulary)
+        return result.scatter_add_(-1, place, gradient[:, None])

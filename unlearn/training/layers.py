@@ -1,0 +1,76 @@
+"""Hidden states of an inner layer, for objectives that work there; the layers above it are not run.
+
+Shapes: B rows, L length, D width, N predicting positions (in front of scored tokens) in row-major order.
+"""
+
+import contextlib
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from torch import Tensor, nn
+
+from unlearn.training import distributed
+from verify.errors import InputError
+from verify.models.log_probabilities import predicting_positions
+
+
+class _EnoughError(Exception):
+    """Ends a forward call at its layer."""
+
+
+def decoder_layers(model: Any) -> nn.ModuleList:
+    """The stack of decoder layers, below any wrapper.
+
+    Raises:
+        InputError: the model has no such stack.
+    """
+    while hasattr(model, "module"):
+        model = model.module
+    lists = [module for module in model.modules() if isinstance(module, nn.ModuleList)]
+    if not lists:
+        raise InputError(f"{type(model).__name__} has no list of layers to work on. Use a method that works on the output.")
+    return max(lists, key=lambda found: (len(found), sum(parameter.numel() for parameter in found.parameters())))
+
+
+def layer_hidden(model: nn.Module, batch: Mapping[str, Tensor], layer: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Output of one decoder layer where a scored token is predicted: hidden [N, D], token ids [N] and the row of each [N].
+
+    Alone, the forward pass ends at the layer. Among several processes it runs on, because gradients are exchanged by the wrapper
+    whose forward call has to return.
+
+    Args:
+        model: a causal language model, wrapped or not.
+        batch: `input_ids`, `attention_mask`, `scored`, each [B, L].
+        layer: counted from 0.
+    """
+
+    kept: list[Tensor] = []
+
+    def keep(_: Any, __: Any, output: Any) -> None:
+        kept.append(output[0] if isinstance(output, tuple) else output)
+        if distributed.count() == 1:
+            raise _EnoughError
+
+    handle = decoder_layers(model)[layer].register_forward_hook(keep)
+    scored, positions = batch["scored"], predicting_positions(batch["scored"])
+    try:
+        with contextlib.suppress(_EnoughError):
+            model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], use_cache=False)
+    finally:
+        handle.remove()
+    return kept[0][positions], batch["input_ids"][scored], positions.nonzero()[:, 0]
+
+
+def down_projections(model: nn.Module, layers: Iterable[int]) -> list[nn.Parameter]:
+    """Weights of the feed-forward output projections of some layers.
+
+    Raises:
+        InputError: the architecture has none by a known name.
+    """
+    stack, names = decoder_layers(model), ("down_proj.", "mlp.c_proj.", "mlp.dense_4h_to_h.", "fc2.")
+    found = [
+        parameter for layer in layers for name, parameter in stack[layer].named_parameters() if any(part in name for part in names)
+    ]
+    if not found:
+        raise InputError("this architecture has no feed-forward projection by a known name. Use --lora, or another method.")
+    return found

@@ -1,0 +1,227 @@
+"""The contract of a method. A method is one frozen dataclass in one file of this directory, named as the file is.
+
+It is one of three kinds:
+
+- an `Objective` gives the loss of a batch; the trainer does the rest;
+- a `WeightEdit` turns weights into other weights;
+- a `Rebuild` trains again without the forget set, which is exact.
+
+Shapes: B rows of a batch, L length, N scored tokens of a batch in row-major order.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
+
+from torch import Tensor, nn
+
+from unlearn.training.options import TrainingOptions, TrainingResult
+from unlearn.training.stopping import StopRule
+from verify.data.records import Record
+from verify.models.loading import LoadedModel
+
+Cost = Literal[
+    "steps on the forget set",
+    "steps on forget and retain sets",
+    "a fine-tune on the forget set",
+    "a share of a retraining",
+    "a retraining",
+]
+"""What a method costs, as a class; `unlearn methods` prints it."""
+
+
+Rows = Mapping[str, Tensor]
+"""Padded records: `input_ids`, `attention_mask`, `scored`, each [B, L]."""
+
+
+@dataclass(eq=False)
+class Progress:
+    """Where a run stands, for objectives that change on the way.
+
+    Attributes:
+        step: optimizer steps done.
+        epoch: passes done.
+        values: what the objective keeps from step to step (a multiplier, say); saved with every checkpoint.
+        measured: sums and counts that the loss notes down; at the step's end the objective gets the means over all processes.
+    """
+
+    step: int = 0
+    epoch: int = 0
+    values: dict[str, float] = field(default_factory=dict)
+    measured: dict[str, tuple[float, float]] = field(default_factory=dict)
+
+    def measure(self, name: str, per_row: Tensor) -> None:
+        """Note values of this microbatch's rows [B]."""
+        total, count = self.measured.get(name, (0.0, 0.0))
+        self.measured[name] = total + float(per_row.detach().sum()), count + len(per_row)
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """A forget microbatch with its retain partners.
+
+    Attributes:
+        forget: the records to remove.
+        retain: as many records to keep, or None for objectives that use none.
+        alternative: what is to be said instead, one for each forget record, or None.
+        progress: where the run stands.
+    """
+
+    forget: Rows
+    retain: Rows | None
+    alternative: Rows | None = None
+    progress: Progress = field(default_factory=Progress)
+
+
+@runtime_checkable
+class Objective(Protocol):
+    """A loss to minimise with the trainer.
+
+    Attributes:
+        idea, paper: one line each, for `unlearn methods`.
+        cost: its cost class.
+        needs_retain: whether `batch.retain` is read.
+        reference: names of the quantities of the model before unlearning that the loss reads, `unlearn.training.initial_outputs.KNOWN`; the
+            trainer computes each once per record and caches it.
+        stop_rule: when to stop before the last step, or None. An objective without a lower bound has one.
+        defaults: training arguments that the paper recommends, under their `TrainingArguments` names.
+    """
+
+    idea: ClassVar[str]
+    paper: ClassVar[str]
+    cost: ClassVar[Cost]
+    needs_retain: ClassVar[bool]
+    reference: ClassVar[frozenset[str]]
+    defaults: ClassVar[Mapping[str, Any]]
+
+    @property
+    def stop_rule(self) -> StopRule | None: ...
+
+    def loss(self, model: nn.Module, batch: Batch, reference: Mapping[str, Tensor]) -> Tensor: ...
+
+
+@runtime_checkable
+class WithAlternatives(Protocol):
+    """An objective that needs something to say instead."""
+
+    def alternatives(self, loaded: LoadedModel, forget: Sequence[Record], retain: Sequence[Record], seed: int) -> Sequence[Record]:
+        """One record for each forget record, in order: its prompt with another completion. The same for the same seed."""
+        ...
+
+
+@runtime_checkable
+class WithMemory(Protocol):
+    """An objective that keeps numbers from step to step."""
+
+    def begin(self) -> Mapping[str, float]:
+        """The values before the first step."""
+        ...
+
+    def advance(self, values: Mapping[str, float], measured: Mapping[str, float]) -> Mapping[str, float]:
+        """The values after a step, from the means of what its loss measured."""
+        ...
+
+
+@runtime_checkable
+class Anchored(Protocol):
+    """An objective that holds the weights near where they were, by `unlearn.training.penalty.Anchor` on the retain set."""
+
+    @property
+    def anchor_weight(self) -> float:
+        """How strongly, times the share of the retain set that the run does not see; 0 for not at all."""
+        ...
+
+
+@runtime_checkable
+class InsideLayers(Protocol):
+    """An objective that works on the hidden states of one layer."""
+
+    def inner_layer(self, model: nn.Module) -> int:
+        """Which decoder layer, counted from 0."""
+        ...
+
+    def trained_parameters(self, model: nn.Module) -> Sequence[nn.Parameter]:
+        """What is trained where no adapter is."""
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class Context:
+    """What a weight edit or a rebuild may use.
+
+    Attributes:
+        loaded: the model before unlearning; an edit changes its weights in place.
+        forget: the records to remove.
+        retain: the records to keep; empty where none were given.
+        holdout: records that no model was trained on; empty where none were given.
+        base: the model before fine-tuning, or None.
+        options: how to train, with the method's own defaults filled in.
+        model_dir: the folder of the model before unlearning, with its training log and checkpoints; None for one in memory.
+        work_dir: where training runs keep their checkpoints; emptied when the method is done.
+        output_dir: where the result goes.
+        dtype: precision that models are loaded in, as it was asked for.
+    """
+
+    loaded: LoadedModel
+    forget: Sequence[Record]
+    retain: Sequence[Record]
+    holdout: Sequence[Record]
+    base: LoadedModel | None
+    options: TrainingOptions
+    model_dir: Path | None
+    work_dir: Path
+    output_dir: Path
+    dtype: str = "auto"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a weight edit or a rebuild reports.
+
+    Attributes:
+        model: the model to save.
+        training: steps, tokens and seconds of whatever was trained, or None.
+        facts: numbers and words worth keeping (the scale that was chosen, say); JSON-serializable, no personal data.
+    """
+
+    model: Any
+    training: TrainingResult | None
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+
+@runtime_checkable
+class WeightEdit(Protocol):
+    """New weights from old ones, with whatever short training that takes."""
+
+    idea: ClassVar[str]
+    paper: ClassVar[str]
+    cost: ClassVar[Cost]
+    needs_retain: ClassVar[bool]
+    needs_base: ClassVar[bool]
+    defaults: ClassVar[Mapping[str, Any]]
+
+    def edit(self, context: Context) -> Outcome:
+        """Change the weights of `context.loaded.model` in place."""
+        ...
+
+
+@runtime_checkable
+class Rebuild(Protocol):
+    """A model trained as if the forget set had never been there.
+
+    Attributes:
+        exactness: in which sense the result is exact, one sentence.
+    """
+
+    idea: ClassVar[str]
+    paper: ClassVar[str]
+    cost: ClassVar[Cost]
+    needs_retain: ClassVar[bool]
+    needs_base: ClassVar[bool]
+    exactness: ClassVar[str]
+    defaults: ClassVar[Mapping[str, Any]]
+
+    def rebuild(self, context: Context) -> Outcome:
+        """Train `context.base` in place."""
+        ...

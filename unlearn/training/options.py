@@ -1,0 +1,174 @@
+"""How to train: the settings that fine-tuning and unlearning share, under the names that `transformers` users know."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib.util import find_spec
+from typing import Any, Literal
+
+from unlearn.training import distributed
+from verify.errors import InputError
+
+Precision = Literal["float32", "bfloat16"]
+
+DEFAULTS: Mapping[str, Any] = {"epochs": 5.0, "batch_size": 8, "scheduler": "linear", "warmup_ratio": 0.0, "weight_decay": 0.0}
+"""What a run takes where neither the user nor the method says; the learning rate: `learning_rate_of`."""
+FULL_LEARNING_RATE, LORA_LEARNING_RATE = 1e-5, 1e-4
+SCHEDULERS = ("linear", "cosine", "cosine_with_restarts", "polynomial", "constant", "constant_with_warmup", "inverse_sqrt")
+"""Those of `transformers` that need nothing but the steps; the others want settings or an evaluation that no run here has."""
+
+
+@dataclass(frozen=True)
+class TrainingOptions:
+    """Training settings; None means "what the method recommends, else `DEFAULTS`".
+
+    Attributes:
+        learning_rate: peak learning rate.
+        epochs: passes over the data (over the forget set, when unlearning).
+        max_steps: stop after this many optimizer steps, whatever `epochs` says.
+        batch_size: records per microbatch and process.
+        gradient_accumulation: microbatches per optimizer step.
+        scheduler: learning-rate schedule, one of `SCHEDULERS` ("linear", "cosine", "constant", ...), by its `transformers` name.
+        warmup_ratio: share of the steps over which the learning rate rises.
+        optimizer: "adamw", or "sophia" (second order; with any objective).
+        weight_decay: decoupled weight decay.
+        max_grad_norm: gradients are clipped to this norm.
+        seed: decides data order, dropout and adapter initialisation.
+        bf16: compute in bfloat16 under autocast.
+        gradient_checkpointing: trade a second forward pass for memory.
+        lora: train an adapter instead of all weights.
+        lora_rank, lora_alpha, lora_dropout: its shape.
+        lora_targets: comma-separated layer names, or "all-linear".
+        save_steps: write a checkpoint every so many steps; 0 writes none.
+        keep_checkpoints: how many of them stay; None keeps all of a fine-tuning, for `rollback`, and the last two of an unlearning.
+        logging_steps: report the loss every so many steps.
+        report_to: reporters as in `transformers` ("none", "tensorboard", "wandb", ...).
+        overflow: what to do with records longer than the context: "refuse" or "split".
+    """
+
+    learning_rate: float | None = None
+    epochs: float | None = None
+    max_steps: int | None = None
+    batch_size: int | None = None
+    gradient_accumulation: int = 1
+    scheduler: str | None = None
+    warmup_ratio: float | None = None
+    optimizer: Literal["adamw", "sophia"] = "adamw"
+    weight_decay: float | None = None
+    max_grad_norm: float = 1.0
+    seed: int = 0
+    bf16: bool = False
+    gradient_checkpointing: bool = False
+    lora: bool = False
+    lora_rank: int = 8
+    lora_alpha: int = 16
+    lora_dropout: float = 0.0
+    lora_targets: str = "all-linear"
+    save_steps: int = 0
+    keep_checkpoints: int | None = None
+    logging_steps: int = 10
+    report_to: str = "none"
+    overflow: Literal["refuse", "split"] = "refuse"
+
+    def __post_init__(self) -> None:
+        for name in (
+            "learning_rate",
+            "epochs",
+            "max_steps",
+            "batch_size",
+            "gradient_accumulation",
+            "lora_rank",
+            "logging_steps",
+            "keep_checkpoints",
+        ):
+            value = getattr(self, name)
+            if value is not None and not 0 < value < math.inf:
+                raise InputError(f"--{name.replace('_', '-')} must be a number greater than 0, got {value}.")
+        if self.save_steps < 0:
+            raise InputError(f"--save-steps must be 0 (no checkpoints) or more, got {self.save_steps}.")
+        if self.scheduler is not None and self.scheduler not in SCHEDULERS:
+            raise InputError(f"--scheduler must be one of {', '.join(SCHEDULERS)}; got {self.scheduler}.")
+        if self.warmup_ratio is not None and not 0 <= self.warmup_ratio <= 1:
+            raise InputError(f"--warmup-ratio must be a share of the steps, from 0 to 1, got {self.warmup_ratio}.")
+        if not 0 <= self.lora_dropout < 1:
+            raise InputError(f"--lora-dropout must be at least 0 and below 1, got {self.lora_dropout}.")
+
+
+def learning_rate_of(options: TrainingOptions) -> float:
+    """The peak learning rate, where the options leave it open: 1e-5, for an adapter 1e-4."""
+    return options.learning_rate or (LORA_LEARNING_RATE if options.lora else FULL_LEARNING_RATE)
+
+
+def steps_per_epoch(options: TrainingOptions, records: int) -> int:
+    """Optimizer steps of one pass over so many records (windows, where records were split), in as many processes as now.
+
+    As `transformers` counts them: the last batch may be smaller, and the last step of a pass may gather fewer batches.
+    """
+    batches = math.ceil(records / ((options.batch_size or DEFAULTS["batch_size"]) * distributed.count()))
+    return math.ceil(batches / options.gradient_accumulation)
+
+
+def optimizer_steps(options: TrainingOptions, records: int) -> int:
+    """Optimizer steps of a whole run, records and processes as for `steps_per_epoch`."""
+    return options.max_steps or math.ceil((options.epochs or DEFAULTS["epochs"]) * steps_per_epoch(options, records))
+
+
+def require_reporter(options: TrainingOptions) -> None:
+    """Raise InputError where a run could not report: asked before it begins, as it would fail after the model is loaded."""
+    name = options.report_to
+    if name in ("none", "all"):
+        return
+    from transformers import integrations
+
+    known: Any = integrations  # untyped
+    try:
+        known.get_reporting_integration_callbacks([name])
+    except ValueError as error:
+        raise InputError(f"--report-to {error} Give one of them, none, or all that are installed.") from None
+    # transformers does not count these two among the available: one never, the other not beside mlflow.
+    also = {"flyte": "flytekit", "azure_ml": "azureml"}
+    if name not in known.get_available_reporting_integrations() and not (name in also and find_spec(also[name])):
+        package = {**also, "azure_ml": "azureml-sdk"}.get(name, name)
+        raise InputError(f"--report-to {name} needs a package that is not installed. Run pip install {package}, or leave it out.")
+
+
+@dataclass(frozen=True)
+class TrainingResult:
+    """What a training run did.
+
+    Attributes:
+        steps: optimizer steps.
+        epochs: passes over the records.
+        stopped: the stop rule's reason, or None where it ran to its end.
+        tokens: tokens that went through the model, in all processes, padding not counted; several processes fill up a pass
+            that does not divide among them.
+        seconds: wall-clock time of the training, without loading and saving.
+        losses: (step, loss) as logged.
+    """
+
+    steps: int
+    epochs: float
+    stopped: str | None
+    tokens: int
+    seconds: float
+    losses: tuple[tuple[int, float], ...] = field(default=())
+
+
+def together(results: Sequence[TrainingResult]) -> TrainingResult:
+    """Several trainings as one: steps, epochs, tokens and seconds added, the loss curves left out."""
+    return TrainingResult(
+        steps=sum(result.steps for result in results),
+        epochs=sum(result.epochs for result in results),
+        stopped=None,
+        tokens=sum(result.tokens for result in results),
+        seconds=sum(result.seconds for result in results),
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class Trained:
+    """A trained model, wrapped in its adapter where one was attached, what the training did, and how its step was chosen."""
+
+    model: Any
+    result: TrainingResult
+    selection: Mapping[str, Any] | None = None

@@ -1,0 +1,128 @@
+"""Scores of a batch from one forward pass, with the head on scored tokens only.
+
+Shapes: B rows of a batch, L length, N scored tokens of a batch in row-major order, V vocabulary.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from unlearn.training.method import Batch, Rows
+from verify.models.log_probabilities import (
+    mean_by_row,
+    scored_log_probabilities_and_tokens,
+    scored_logits,
+    sum_by_row,
+    target_log_probabilities,
+)
+
+
+@dataclass(frozen=True, eq=False)
+class SequenceScores:
+    """What one pass over a batch gives per row.
+
+    Attributes:
+        loss: mean negative log-likelihood of the scored tokens, nats per token [B].
+        log_probability: summed log-probability of the scored tokens, nats [B].
+    """
+
+    loss: Tensor
+    log_probability: Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class TokenLogits:
+    """The output at the scored tokens of one part of a pass.
+
+    Attributes:
+        logits: [N, V].
+        tokens: the scored token ids [N].
+        rows: the row each belongs to [N].
+        size: number of rows B.
+    """
+
+    logits: Tensor
+    tokens: Tensor
+    rows: Tensor
+    size: int
+
+    def per_row(self, values: Tensor) -> Tensor:
+        """Mean of values [N] over each row's tokens [B]."""
+        return mean_by_row(values, self.rows, self.size)
+
+    def scores(self) -> SequenceScores:
+        """Loss and log-probability of each row."""
+        values = target_log_probabilities(self.logits, self.tokens)
+        return SequenceScores(self.per_row(-values), sum_by_row(values, self.rows, self.size))
+
+
+def score_forget(model: nn.Module, batch: Batch) -> SequenceScores:
+    """One pass over the forget rows."""
+    return score(model, batch.forget)[0]
+
+
+def score_both(model: nn.Module, batch: Batch) -> tuple[SequenceScores, SequenceScores]:
+    """One pass over forget and retain rows together: one launch of every layer instead of two."""
+    assert batch.retain is not None, "the trainer pairs retain records for objectives with needs_retain"
+    forget, retain = score(model, batch.forget, batch.retain)
+    return forget, retain
+
+
+def score(model: nn.Module, *parts: Rows) -> list[SequenceScores]:
+    """One pass over several sets of rows together; the scores of each."""
+    values, _, rows = one_pass(model, parts, scored_log_probabilities_and_tokens)
+    return [
+        SequenceScores(mean_by_row(-values[which], places, size), sum_by_row(values[which], places, size))
+        for which, places, size in split_parts(rows, parts)
+    ]
+
+
+def score_tokens(model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor, SequenceScores | None]:
+    """One pass; the forget set token by token.
+
+    Returns:
+        log-probability of every scored forget token [N], the row each belongs to [N], and the scores of the retain rows, or
+        None where the batch has none.
+    """
+    parts = [batch.forget] if batch.retain is None else [batch.forget, batch.retain]
+    values, _, rows = one_pass(model, parts, scored_log_probabilities_and_tokens)
+    (first, places, _), *rest = split_parts(rows, parts)
+    if not rest:
+        return values[first], places, None
+    which, kept, size = rest[0]
+    return values[first], places, SequenceScores(mean_by_row(-values[which], kept, size), sum_by_row(values[which], kept, size))
+
+
+def token_logits(model: nn.Module, *parts: Rows) -> list[TokenLogits]:
+    """One pass over several sets of rows together; the logits at the scored tokens of each."""
+    logits, tokens, rows = one_pass(model, parts, scored_logits)
+    found = split_parts(rows, parts)
+    # The gradients of a split are joined once; those of slices would each be an array of the whole's size.
+    split = torch.split(logits, [which.stop - which.start for which, _, _ in found])
+    return [TokenLogits(own, tokens[which], places, size) for own, (which, places, size) in zip(split, found, strict=True)]
+
+
+def one_pass(model: nn.Module, parts: Sequence[Rows], read: Any) -> tuple[Tensor, Tensor, Tensor]:
+    """What `read(model, rows)` gives (values, tokens, rows) for all parts as one padded batch, so that every layer runs once.
+
+    A shorter part is padded further with masked zeros. `split_parts` tells whose is what.
+    """
+    length = max(part["input_ids"].shape[1] for part in parts)
+    stacked = {name: torch.cat([F.pad(part[name], (0, length - part[name].shape[1])) for part in parts]) for name in parts[0]}
+    values, tokens, rows = read(model, stacked)
+    return values, tokens, rows
+
+
+def split_parts(rows: Tensor, parts: Sequence[Rows]) -> list[tuple[slice, Tensor, int]]:
+    """Which of the tokens belong to each part (they lie together), the rows counted within it, and its size."""
+    found, first, begin = [], 0, 0
+    for part in parts:
+        size = len(part["input_ids"])
+        count = int(part["scored"].sum())
+        found.append((slice(begin, begin + count), rows[begin : begin + count] - first, size))
+        first, begin = first + size, begin + count
+    return found

@@ -1,0 +1,361 @@
+"""Training in shards, so that a deletion touches one of them.
+
+Every record belongs, by a keyed hash of its subject (or content), to one of S shards and one of R slices. A shard is an adapter,
+trained slice after slice on all slices so far, with a copy kept after each. Where a record goes does not depend on the others, nor
+does the order in which a shard sees its records: deleting some and training the affected stages again gives, bit by bit, what
+training without them from the beginning gives. Bourtoule et al. 2021 (SISA, arXiv 1912.03817), on adapters.
+"""
+
+import dataclasses
+import hashlib
+import json
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from peft import set_peft_model_state_dict
+from safetensors.torch import load_file
+
+from unlearn.training import distributed
+from unlearn.training.checkpoints import WORK, claim_output
+from unlearn.training.lora import attach_adapter
+from unlearn.training.method import Context
+from unlearn.training.options import DEFAULTS, TrainingOptions, TrainingResult, together
+from unlearn.training.run import save_model, train_records
+from unlearn.training.weights import delta_weights
+from verify.data.identity import RecordKey
+from verify.data.records import Fields, Record, RecordSource
+from verify.data.sources import load_records
+from verify.errors import InputError, IntegrityError
+from verify.io.files import MANIFEST, is_complete, read_json, verify_manifest, write_json, write_manifest
+from verify.models.ensembles import ENSEMBLE, WEIGHTS, load_ensemble, write_ensemble
+from verify.models.loading import LoadedModel, load_model
+
+SHARDS = "shards.json"
+SCHEMA = "unlearn-verify/shards/1"
+
+Combine = Literal["average", "route", "sum"]
+"""Averaged logits, the most certain adapter's logits, or all weight changes added to the base."""
+
+
+@dataclass(frozen=True)
+class ShardPlan:
+    """How data are divided and combined.
+
+    Attributes:
+        shards: S.
+        slices: R.
+        combine: how the shards answer together.
+        options: training of each shard; `lora` is set.
+    """
+
+    shards: int
+    slices: int
+    combine: Combine
+    options: TrainingOptions
+
+    def __post_init__(self) -> None:
+        if self.shards < 1 or self.slices < 1:
+            raise InputError(f"--shards and --slices must be at least 1, got {self.shards} and {self.slices}.")
+
+    def place(self, record: Record, key: RecordKey) -> tuple[int, int]:
+        """Shard and slice of a record; all records of a subject lie together."""
+        unit = key.of(record.fingerprint) if record.subject_id is None else key.of(record.subject_id, "subject")
+        number = int(hashlib.sha256(unit.encode()).hexdigest(), 16)
+        return number % self.shards, number // self.shards % self.slices
+
+    def stage_options(self, shard: int, stage: int) -> TrainingOptions:
+        """Training of one stage: so many epochs that all stages of a shard cost as much as training it at once."""
+        epochs = self.options.epochs or DEFAULTS["epochs"]
+        seed = int(np.random.SeedSequence([self.options.seed, shard, stage]).generate_state(1, np.uint32)[0]) >> 1
+        share = 2 / (self.slices + 1)
+        return dataclasses.replace(self.options, lora=True, epochs=epochs * share, seed=seed, save_steps=0)
+
+
+@dataclass(frozen=True)
+class ShardResult:
+    """What a training in shards did.
+
+    Attributes:
+        model_dir: the folder of the served model.
+        training: steps, tokens and seconds of the stages that were trained.
+        trained: (shard, slice) of these stages.
+        tokens: tokens that all stages together take.
+    """
+
+    model_dir: Path
+    training: TrainingResult
+    trained: tuple[tuple[int, int], ...]
+    tokens: int
+
+
+def finetune_shards(
+    model: str | Path,
+    data: RecordSource,
+    *,
+    output_dir: str | Path,
+    plan: ShardPlan,
+    fields: Fields | None = None,
+    tokenizer: Any = None,
+    dtype: str = "auto",
+) -> ShardResult:
+    """Train a model in shards; a run that was cut off goes on with the stages that are missing.
+
+    Args:
+        model: the base: a folder or Hub name; it stays where it is, and the result refers to it.
+        data: the training records.
+        output_dir: a new folder, for the served model and every stage.
+        plan: how to divide and combine.
+        fields: which columns hold what.
+        tokenizer: for a base without one.
+        dtype: precision to load the base with.
+
+    Raises:
+        InputError: records, base or plan cannot be used.
+    """
+    if distributed.count() > 1:
+        raise InputError("training in shards runs in one process. Start it without torchrun or accelerate launch.")
+    output = claim_output(output_dir)
+    loaded = load_model(model, tokenizer=tokenizer, dtype=dtype)
+    (output / WORK).mkdir(exist_ok=True)
+    place = str(Path(model).resolve()) if Path(model).exists() else str(model)
+    result = train_stages(loaded, load_records(data, fields), plan, output, place, reuse=output)
+    shutil.rmtree(output / WORK)
+    served = serve(output, loaded, plan)
+    about = {
+        "options": dataclasses.asdict(plan.options),
+        "training": dataclasses.asdict(result.training),
+        "start_weights": loaded.digest,
+        "shards": plan.shards,
+        "slices": plan.slices,
+        "combine": plan.combine,
+    }
+    save_model(served, loaded.tokenizer, output, about)
+    return result
+
+
+def train_stages(
+    base: LoadedModel, records: Sequence[Record], plan: ShardPlan, output: Path, base_place: str, reuse: Path
+) -> ShardResult:
+    """Train every stage that `reuse` does not hold already, told by the digest of its prefix, and copy the others.
+
+    Args:
+        base: the base model; its own weights are the same afterwards.
+        records: all training records.
+        plan: how they are divided.
+        output: where the stages go, as `shard-S/slice-R`.
+        base_place: where a later reader finds the base.
+        reuse: a folder of stages; may be `output`.
+
+    Raises:
+        IntegrityError: a kept stage does not verify.
+    """
+    key = RecordKey.load()
+    placed: dict[tuple[int, int], list[tuple[str, Record]]] = {}
+    for record in records:
+        placed.setdefault(plan.place(record, key), []).append((key.of(record.fingerprint), record))
+    description = {
+        "schema": SCHEMA,
+        "shards": plan.shards,
+        "slices": plan.slices,
+        "combine": plan.combine,
+        "options": dataclasses.asdict(plan.options),
+        "base": base_place,
+        "base_weights": base.digest,
+        "records": {name: list(where) for where, found in sorted(placed.items()) for name, _ in sorted(found, key=_by_name)},
+    }
+    write_json(output / SHARDS, description)
+    results, trained = [TrainingResult(0, 0.0, None, 0, 0.0)], []
+    total, model = 0, base.model
+    for shard in range(plan.shards):
+        prefix: list[tuple[str, Record]] = []
+        for stage in range(plan.slices):
+            prefix += sorted(placed.get((shard, stage), []), key=_by_name)
+            options = plan.stage_options(shard, stage)
+            digest = _prefix_digest(base.digest, plan, shard, stage, [name for name, _ in prefix])
+            folder = output / f"shard-{shard}" / f"slice-{stage}"
+            if _keep(reuse / f"shard-{shard}" / f"slice-{stage}", folder, digest):
+                total += int(read_json(folder / MANIFEST)["about"]["tokens"])
+                continue
+            adapted = attach_adapter(model, dataclasses.replace(options, seed=plan.options.seed + shard))
+            if stage:
+                set_peft_model_state_dict(adapted, load_file(folder.parent / f"slice-{stage - 1}" / WEIGHTS))
+            tokens = 0
+            if prefix:
+                # `train_records` trains an adapter that is there already.
+                around = dataclasses.replace(base, model=adapted)
+                done = train_records(around, [record for _, record in prefix], options, output / WORK / f"{shard}-{stage}")
+                results.append(done.result)
+                tokens = done.result.tokens
+            folder.mkdir(parents=True, exist_ok=True)
+            adapted.save_pretrained(folder)
+            write_manifest(folder, "shard", {"prefix": digest, "tokens": tokens})
+            total += tokens
+            trained.append((shard, stage))
+            model = adapted.unload()
+    return ShardResult(output, together(results), tuple(trained), total)
+
+
+def _by_name(entry: tuple[str, Record]) -> str:
+    return entry[0]
+
+
+def _prefix_digest(base: str, plan: ShardPlan, shard: int, stage: int, names: Sequence[str]) -> str:
+    """SHA-256 of all that decides a stage: base, settings, place, and the records so far in order."""
+    content = [base, plan.slices, dataclasses.asdict(plan.options), shard, stage, list(names)]
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def _keep(old: Path, new: Path, digest: str) -> bool:
+    """Whether the stage is there already; copied to its new place if it is elsewhere."""
+    if not (old / MANIFEST).exists() or read_json(old / MANIFEST).get("about", {}).get("prefix") != digest:
+        return False
+    verify_manifest(old, "shard")
+    if old.resolve() != new.resolve() and not is_complete(new, "shard"):
+        shutil.copytree(old, new, dirs_exist_ok=True)
+    return True
+
+
+def serve(folder: Path, base: LoadedModel, plan: ShardPlan) -> Any:
+    """The model that answers for all shards; `save_pretrained` of it writes what is needed beside the stages."""
+    last = [f"shard-{shard}/slice-{plan.slices - 1}" for shard in range(plan.shards)]
+    if plan.combine == "sum":
+        return _added(folder, base, last)
+    place = str(read_json(folder / SHARDS)["base"])
+    write_ensemble(folder, place, base.digest, last, plan.combine)
+    served = load_ensemble(folder, lambda _: base.model)
+    served.save_pretrained = lambda *_, **__: None  # the stages and the description are there already
+    return served
+
+
+@torch.no_grad()
+def _added(folder: Path, base: LoadedModel, stages: Sequence[str]) -> Any:
+    """Base plus the weight changes of all shards, added in their order."""
+    from peft import PeftModel
+
+    (folder / ENSEMBLE).unlink(missing_ok=True)
+    model, changes = base.model, []
+    for stage in stages:
+        adapted = PeftModel.from_pretrained(model, str(folder / stage))
+        changes.append(delta_weights(adapted))
+        model = adapted.unload()
+    for change in changes:
+        for name, delta in change.items():
+            model.get_parameter(name).add_(delta)
+    return model
+
+
+@dataclass(frozen=True)
+class SavedShards:
+    """A training in shards, read back.
+
+    Attributes:
+        plan: how it is divided and combined.
+        base: where the base model is.
+        base_weights: its digest.
+        records: keyed hash of every record it holds.
+    """
+
+    plan: ShardPlan
+    base: str
+    base_weights: str
+    records: frozenset[str]
+
+    @classmethod
+    def read(cls, folder: Path) -> "SavedShards":
+        """Read `shards.json`.
+
+        Raises:
+            InputError: there is none, or it is damaged or of another version.
+        """
+        if not (folder / SHARDS).is_file():
+            raise InputError(f"{folder} was not trained in shards. Train with --shards S, or use retrain or rollback.")
+        about = read_json(folder / SHARDS)
+        try:
+            if about["schema"] != SCHEMA:
+                raise ValueError
+            plan = ShardPlan(int(about["shards"]), int(about["slices"]), about["combine"], TrainingOptions(**about["options"]))
+            return cls(plan, str(about["base"]), str(about["base_weights"]), frozenset(about["records"]))
+        except (KeyError, TypeError, ValueError):
+            raise InputError(f"{folder / SHARDS} is damaged or of another version ({SCHEMA}). Train the shards again.") from None
+
+
+def rebuild_shards(context: Context, combine: Sequence[Combine]) -> tuple[Any, ShardResult]:
+    """Train the stages again that saw forget records, and serve the rest as it was; the served model, and what was trained.
+
+    Args:
+        context: a model in shards with its base, and all records that stay.
+        combine: the ways of combining that the method is for.
+
+    Raises:
+        InputError: the model is not of that kind, or a record that stays was not given.
+        IntegrityError: the base is another.
+    """
+    if context.model_dir is None:
+        raise InputError("a model in shards is more than its weights. Give its folder.")
+    saved, key, base = SavedShards.read(context.model_dir), RecordKey.load(), context.base
+    if saved.plan.combine not in combine:
+        other = "shard_vectors" if saved.plan.combine == "sum" else "sisa"
+        raise InputError(f"these shards are combined by {saved.plan.combine!r}. Use `unlearn forget {other}`.")
+    assert base is not None, "the caller checks needs_base"
+    if base.digest != saved.base_weights:
+        raise IntegrityError(f"{base.name} is not the base that these shards were trained on. Give that one with --base DIR.")
+    gone = {key.of(record.fingerprint) for record in context.forget}
+    missing = len(saved.records - gone - {key.of(record.fingerprint) for record in context.retain})
+    if missing:
+        raise InputError(
+            f"{missing} training records that stay were not given, and a stage that holds one cannot be trained again. "
+            "Name the whole training file with --data."
+        )
+    kept = [record for record in context.retain if key.of(record.fingerprint) in saved.records - gone]
+    result = train_stages(base, kept, saved.plan, context.output_dir, saved.base, reuse=context.model_dir)
+    return serve(context.output_dir, base, saved.plan), result
+
+
+def shard_facts(result: ShardResult) -> dict[str, Any]:
+    """What a rebuild reports: the stages it trained, and what share of all that was."""
+    return {
+        "stages_trained": [list(stage) for stage in result.trained],
+        "share_of_retraining_tokens": result.training.tokens / result.tokens if result.tokens else 0.0,
+    }
+
+
+@dataclass(frozen=True)
+class DeletionCost:
+    """What deletions will cost.
+
+    Attributes:
+        shards, slices, deletions: what was asked.
+        expected: mean share of a whole training, for deletions of records drawn at random, all at once.
+        worst: share if every shard is hit in its first slice that can be.
+        stages_kept: adapters that lie on disk.
+    """
+
+    shards: int
+    slices: int
+    deletions: int
+    expected: float
+    worst: float
+    stages_kept: int
+
+
+def deletion_cost(shards: int, slices: int, deletions: int) -> DeletionCost:
+    """What deleting so many subjects at once costs, as a share of training all shards.
+
+    Stage r of R costs r / (1 + ... + R) of a shard, and is trained again if a deletion fell into one of its slices:
+
+        E = sum_r r / (R (R + 1) / 2) * (1 - (1 - r / (R S))^k)
+
+    Raises:
+        InputError: a number below 1.
+    """
+    if min(shards, slices, deletions) < 1:
+        raise InputError(f"shards, slices and deletions must be at least 1, got {shards}, {slices} and {deletions}.")
+    stages = np.arange(1, slices + 1)
+    share = stages / stages.sum()
+    expected = float((share * (1 - (1 - stages / (slices * shards)) ** deletions)).sum())
+    return DeletionCost(shards, slices, deletions, expected, min(1.0, deletions / shards), shards * slices)

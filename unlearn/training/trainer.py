@@ -1,0 +1,246 @@
+"""The one trainer: `transformers.Trainer`, taught that forget and retain records come in pairs.
+
+What it adds: pairs in an order that depends on the seed alone; a loss that weighs every record (or token) of an optimizer step the
+same, however the step is split; reference quantities computed once, so that no second model is ever held; a stop before the step
+where a loss or gradient is not finite; stop rules; and checkpoints that a killed run goes on from, to the same weights.
+"""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate.utils import gather_object
+from torch import Tensor, nn
+from transformers import Trainer, TrainerCallback, TrainingArguments
+
+from unlearn.training import distributed
+from unlearn.training.log import LogWriter
+from unlearn.training.losses import PairLoss
+from unlearn.training.method import Progress
+from unlearn.training.optimizers import Sophia
+from unlearn.training.schedule import FILLER, Pair, PairDataset, PairSampler, microbatch_seed
+from unlearn.training.selection import Selector
+from verify.errors import RunError
+from verify.io.files import disk_errors, read_json, write_json, write_manifest
+
+PROGRESS = "progress.json"
+
+
+class RecordTrainer(Trainer):
+    """`transformers.Trainer` over pairs of records.
+
+    Attributes:
+        pair_loss: the loss; it also says how much a microbatch weighs in the mean over its step.
+        tokens: how many have gone through the model in this process.
+        stopped: why a stop rule ended the run, or None.
+    """
+
+    def __init__(
+        self,
+        *,
+        pair_loss: PairLoss,
+        sampler: PairSampler,
+        seed: int,
+        log: LogWriter | None = None,
+        progress: Progress | None = None,
+        advance: Callable[[Mapping[str, float], Mapping[str, float]], Mapping[str, float]] | None = None,
+        optimizer: str = "adamw",
+        selector: Selector | None = None,
+        **arguments: Any,
+    ) -> None:
+        given: TrainingArguments = arguments["args"]
+        if given.world_size > 1:
+            sampler.multiple = given.per_device_train_batch_size * given.world_size
+        super().__init__(train_dataset=PairDataset(len(sampler)), data_collator=_as_they_are, **arguments)
+        self.pair_loss, self.sampler = pair_loss, sampler
+        self.run_seed, self.log_writer = seed, log
+        self.progress, self.advance = progress or Progress(), advance
+        self.optimizer_name, self.selector = optimizer, selector
+        # The loss below is already a share of the whole step's; tell the base class not to divide it again.
+        self.model_accepts_loss_kwargs = True
+        self.microbatch, self.tokens = 0, 0
+        self.stopped: str | None = None
+        self.gradient_norm = 0.0
+        self._clip = self.accelerator.clip_grad_norm_
+        self.accelerator.clip_grad_norm_ = self._clip_and_remember
+
+    def _clip_and_remember(self, parameters: Any, max_norm: float, *rest: Any, **named: Any) -> Any:
+        norm = self._clip(parameters, max_norm, *rest, **named)
+        self.gradient_norm = float(norm) if norm is not None else 0.0
+        return norm
+
+    def create_optimizer(self, *rest: Any, **named: Any) -> Any:
+        """AdamW as `transformers` makes it, or Sophia over the same groups of parameters."""
+        if self.optimizer_name != "sophia" or self.optimizer is not None:
+            return super().create_optimizer(*rest, **named)
+        assert self.model is not None
+        decayed = set(self.get_decay_parameter_names(self.model))
+        trained = [(name, parameter) for name, parameter in self.model.named_parameters() if parameter.requires_grad]
+        groups = [
+            {"params": [parameter for name, parameter in trained if name in decayed], "weight_decay": self.args.weight_decay},
+            {"params": [parameter for name, parameter in trained if name not in decayed], "weight_decay": 0.0},
+        ]
+        self.optimizer = Sophia(groups, lr=self.args.learning_rate)
+        return self.optimizer
+
+    def end_step(self) -> None:
+        """Hand the step's measurements to the objective, as means over all processes."""
+        self.progress.step = self.state.global_step
+        if self.advance is None:
+            return
+        names = sorted(self.progress.measured)
+        sums = torch.tensor([self.progress.measured[name] for name in names], dtype=torch.float64, device=self.args.device)
+        if self.args.world_size > 1:
+            sums = self.accelerator.reduce(sums, "sum")
+        means = {name: float(total / count) for name, (total, count) in zip(names, sums.tolist(), strict=True)}
+        self.progress.values = dict(self.advance(self.progress.values, means))
+        self.progress.measured.clear()
+
+    def resume_progress(self, checkpoint: Path) -> None:
+        """Take up the objective's values, the best step so far, and what was used and decided, where a checkpoint left them."""
+        kept = read_json(checkpoint / PROGRESS)
+        self.progress.values = {name: float(value) for name, value in kept["values"].items()}
+        self.stopped = kept.get("stopped")
+        # Those of all processes, which are added up again at the end.
+        self.tokens = int(kept.get("tokens", 0)) if self.is_world_process_zero() else 0
+        if self.selector is not None:
+            self.selector.resume(checkpoint)
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> PairSampler:
+        return self.sampler
+
+    def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: torch.device) -> tuple[list[Any], Tensor]:
+        """The microbatches of one optimizer step, and how many items they hold over all processes."""
+        batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
+        weights = [self.pair_loss.weight([pair for pair in batch if pair != FILLER]) for batch in batches]
+        items = torch.tensor(sum(weights), device=device)
+        if self.args.world_size > 1:
+            items = self.accelerator.gather(items).sum()
+        return batches, items
+
+    def _prepare_inputs(self, inputs: Any) -> Any:
+        """Pairs are indices; the loss moves what it makes of them."""
+        return inputs
+
+    def compute_loss(self, model: nn.Module, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None) -> Any:
+        """This microbatch's share of the step's mean loss."""
+        torch.manual_seed(seed := microbatch_seed(self.run_seed, self.microbatch))
+        real = [pair for pair in inputs if pair != FILLER]
+        # A process without a record left still takes part in the exchange of gradients, with a loss that weighs nothing.
+        pairs = real or [(0, 0 if self.sampler.partners else -1)]
+        self.tokens += self.pair_loss.tokens(pairs)
+        measured = dict(self.progress.measured)
+        loss = self.pair_loss(model, pairs, self.args.device)
+        if not real:  # what a filler measures counts for nobody; the names stay, as all processes add up the same ones
+            self.progress.measured = {name: measured.get(name, (0.0, 0.0)) for name in self.progress.measured}
+        if not torch.isfinite(loss):
+            raise RunError(
+                f"the loss is not finite at step {self.state.global_step + 1}; the step was not taken. Lower --learning-rate, "
+                "or use --dtype float32."
+            )
+        if self.log_writer is not None:
+            assert self.lr_scheduler is not None
+            rate = float(self.lr_scheduler.get_last_lr()[0])
+            self._log(real, seed, rate)
+        self.microbatch += 1
+        return loss * (self.pair_loss.weight(real) * self.args.world_size / num_items_in_batch)
+
+    def _log(self, pairs: Sequence[Pair], seed: int, rate: float) -> None:
+        """Note the microbatches of all processes, in their order."""
+        shares = [[index for index, _ in pairs]]
+        if self.args.world_size > 1:
+            shares = gather_object(shares)
+        if self.is_world_process_zero():
+            assert self.log_writer is not None, "the caller asks first"
+            for place, records in enumerate(shares):
+                number = self.microbatch * self.args.world_size + place
+                self.log_writer.microbatch(number, self.state.global_step + 1, records, seed, rate)
+
+    def floating_point_ops(self, inputs: Any) -> int:
+        """Not counted: pairs of indices have no shape."""
+        return 0
+
+    def microbatches_before(self, step: int) -> int:
+        """How many microbatches the first `step` optimizer steps took, when each epoch ends with a smaller group."""
+        per_epoch = self._microbatches_per_epoch()
+        epoch, within = divmod(step, self.steps_per_epoch())
+        return epoch * per_epoch + min(within * int(self.args.gradient_accumulation_steps), per_epoch)
+
+    def steps_per_epoch(self) -> int:
+        """Optimizer steps in one epoch."""
+        return -(-self._microbatches_per_epoch() // int(self.args.gradient_accumulation_steps))
+
+    def _microbatches_per_epoch(self) -> int:
+        return -(-len(self.sampler) // int(self.args.per_device_train_batch_size * self.args.world_size))
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        """Write the checkpoint, then the manifest that makes it one."""
+        with disk_errors(Path(str(self.args.output_dir))):
+            super()._save_checkpoint(model, trial)
+        folder = Path(str(self.args.output_dir)) / f"checkpoint-{self.state.global_step}"
+        if self.selector is not None:
+            distributed.wait()  # for the folder to be there
+            with disk_errors(folder):
+                self.selector.save(folder)
+        tokens = distributed.total(self.tokens)
+        distributed.wait()  # for all shares to be written before the manifest says so
+        if self.is_world_process_zero():
+            write_json(folder / PROGRESS, {"values": self.progress.values, "stopped": self.stopped, "tokens": tokens})
+            write_manifest(folder, "checkpoint", {"step": self.state.global_step, "microbatch": self.microbatch})
+            if self.log_writer is not None:
+                self.log_writer.checkpoint(self.state.global_step, folder.name, self.microbatch * self.args.world_size)
+
+
+class Watch(TrainerCallback):
+    """Everything that happens between steps: epochs, finite gradients, the stop rule, the log."""
+
+    def __init__(self, stop: Callable[[], str | None] | None = None, check_every: int = 0) -> None:
+        self.trainer: RecordTrainer | None = None
+        self.stop, self.check_every = stop, check_every
+        self.losses: list[tuple[int, float]] = []
+
+    def on_epoch_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        assert self.trainer is not None
+        epoch = state.global_step // self.trainer.steps_per_epoch()
+        self.trainer.sampler.set_epoch(epoch)
+        self.trainer.progress.step, self.trainer.progress.epoch = state.global_step, epoch
+        self.trainer.microbatch = self.trainer.microbatches_before(state.global_step)
+
+    def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        assert self.trainer is not None
+        if not math.isfinite(self.trainer.gradient_norm):
+            raise RunError(
+                f"the gradient is not finite at step {state.global_step + 1}; the step was not taken. Lower --learning-rate, "
+                "or use --dtype float32."
+            )
+        if self.trainer.log_writer is not None and self.trainer.is_world_process_zero():
+            self.trainer.log_writer.step()
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        assert self.trainer is not None
+        self.trainer.end_step()
+        # Before the step's checkpoint is written, so that a resumed run has seen and decided what this one did.
+        if state.global_step % (self.check_every or self.trainer.steps_per_epoch()) == 0:
+            self._check(control)
+        selector = self.trainer.selector
+        if selector is not None and state.global_step % (selector.selection.look_every or self.trainer.steps_per_epoch()) == 0:
+            assert self.trainer.model is not None
+            stopped = selector.consider(state.global_step, self.trainer.model)
+            control.should_training_stop = control.should_training_stop or stopped is not None
+
+    def _check(self, control: Any) -> None:
+        assert self.trainer is not None
+        if self.stop is not None and self.trainer.stopped is None:
+            self.trainer.stopped = distributed.agreed(self.stop())
+            control.should_training_stop = control.should_training_stop or self.trainer.stopped is not None
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
+        if logs and "loss" in logs:
+            self.losses.append((state.global_step, float(logs["loss"])))
+
+
+def _as_they_are(pairs: list[Pair]) -> Any:
+    """The collator: pairs stay indices until the loss makes tensors of them."""
+    return pairs

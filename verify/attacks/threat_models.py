@@ -1,0 +1,39 @@
+"""The threat model of every attack: what the attacker sees and does, from the attack's own class.
+
+An attack that fails is evidence against attackers who see no more than it does. So whoever reads a verdict must know what each one
+saw, and which were not tried.
+"""
+
+from collections.abc import Mapping
+
+from verify.schema.threat_model import ThreatModel
+
+SEES: Mapping[str, str] = {
+    "one pass": "the record, and the probability that the model gives to each of its tokens",
+    "reference model": "the model before fine-tuning",
+    "retrained references": "models trained alike without the records",
+    "controls": "records that the model was never trained on",
+    "generation": "text that the model writes in answer to the record's prompt",
+    "own passes": "the probabilities that the model gives to texts of the attacker's choice",
+    "activations": "the activations inside the model, so the weights",
+    "gradients": "the weights, and gradients with respect to them",
+}
+"""What each of an attack's needs puts into the attacker's hands."""
+
+
+def threat_models() -> tuple[ThreatModel, ...]:
+    """The threat model of every attack that this version knows, run or not."""
+    from verify.attacks import attack_classes
+
+    return tuple(
+        ThreatModel(
+            attack=name,
+            family=kind.family,
+            idea=kind.idea,
+            source=kind.paper,
+            sees=tuple(words for need, words in SEES.items() if need in kind.needs),
+            passes=float(kind.cost),
+            references=kind.references,
+        )
+        for name, kind in attack_classes().items()
+    )

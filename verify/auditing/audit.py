@@ -1,0 +1,256 @@
+"""Measure every model on every record, judge, and write the evidence down.
+
+Models are loaded one after another: an audit of eight references needs the memory of one model.
+"""
+
+import platform
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
+from functools import partial
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from verify.attacks import select_attacks
+from verify.attacks.threat_models import threat_models
+from verify.auditing.audit_sets import load_sets
+from verify.auditing.registration import Registration
+from verify.data.canaries import Canaries, find_canaries
+from verify.data.identity import RecordKey
+from verify.data.records import Fields, Record, RecordSource
+from verify.errors import InputError
+from verify.io.files import new_output, write_manifest
+from verify.judging.protocol import Judged, blind_aside, judge
+from verify.schema.evidence import Environment, Evidence, Settings
+from verify.schema.parts import CoinBatch, Registered, SetRole
+from verify.scores.scorer import Plan, Scorer
+from verify.scores.table import ScoreTable, audited_sets
+
+Progress = Callable[[str, float], None]
+"""Told what is going on and the share of the audit that is done."""
+
+
+def audit(
+    model: Any,
+    original: Any,
+    *,
+    forget_set: RecordSource,
+    base: Any = None,
+    references: Sequence[Any] = (),
+    retain_set: RecordSource | None = None,
+    holdout_set: RecordSource | None = None,
+    fresh_set: RecordSource | None = None,
+    data: RecordSource | None = None,
+    fields: Fields | None = None,
+    tokenizer: Any = None,
+    output_dir: str | Path | None = None,
+    settings: Settings | None = None,
+    registration: str | Path | None = None,
+    canaries: str | Path | None = None,
+    earlier: Sequence[str | Path] = (),
+    cache_dir: str | Path | None = None,
+    progress: Progress = lambda _, __: None,
+) -> Evidence:
+    """Judge whether a forget set has left a model.
+
+    Args:
+        model: the unlearned model: a folder, Hub name, or model in memory (then `tokenizer` is needed).
+        original: the model before unlearning.
+        forget_set: the records that were to be removed, or a list of ids if `data` is given.
+        base: the model before fine-tuning; the reference attack needs it.
+        references: models fine-tuned like the original but without the forget set, with other seeds; 4 to 8 of them.
+        retain_set: records the model was to keep; for the utility gate.
+        holdout_set: records like the forget set that no model was trained on; for membership attacks, and with
+            `Settings(twins=True)` for Tier C.
+        fresh_set: texts of the forget set's subjects that no model was trained on; for the user level.
+        data: the file the original was trained on.
+        fields: which columns hold what.
+        tokenizer: for models in memory.
+        output_dir: where `evidence.json`, `scores.parquet` and `report.html` go; None writes nothing.
+        settings: margins, levels, attacks and seed; the defaults are the protocol's.
+        registration: the file that `register` wrote before unlearning; settings and sets must be the registered ones.
+        canaries: the canary manifest of the original's training; the default is the one in the original's folder.
+        earlier: evidence files of earlier deletions, whose canaries count in the e-value.
+        cache_dir: where token statistics are kept between audits; None keeps none.
+        progress: told what is going on.
+
+    Raises:
+        InputError: records or models cannot be used; the message says what to type next.
+    """
+    started = time.monotonic()
+    registered = None if registration is None else Registration.load(registration)
+    if registered is not None:
+        registered.require_past(datetime.now(UTC))
+    settings = _settings(settings, registered)
+    output = None if output_dir is None else new_output(output_dir)
+    key = RecordKey.load()
+    coins = find_canaries(original) if canaries is None else Canaries.load(canaries)
+    commitment = None if coins is None else coins.commitment
+    batches = _earlier_batches(earlier, commitment)
+    sets = load_sets(forget_set, retain_set, holdout_set, fresh_set, data, fields, settings)
+    if registered is not None:
+        registered.require(sets, key, commitment)
+    attacks = select_attacks(settings.attacks)
+    settings = settings.model_copy(update={"attacks": tuple(attacks)})
+    # Before the hours of scoring: what this refuses needs no model.
+    aside = replace(blind_aside(*_texts(sets), settings), commitment=commitment, earlier=batches)
+    scorer = Scorer(sets, attacks, settings, tokenizer, None if cache_dir is None else Path(cache_dir), key, coins)
+    _score(scorer, _plans(model, original, base, references), progress)
+    progress("judging", 1.0)
+    table = ScoreTable(scorer.blocks)
+    judged = judge(table, settings, aside)
+    named = None if registered is None else registered.named()
+    evidence = _evidence(judged, scorer, table, settings, named, time.monotonic() - started)
+    if output is not None:
+        write_audit(evidence, table, output)
+    return evidence
+
+
+def register(
+    path: str | Path,
+    *,
+    forget_set: RecordSource,
+    retain_set: RecordSource | None = None,
+    holdout_set: RecordSource | None = None,
+    fresh_set: RecordSource | None = None,
+    data: RecordSource | None = None,
+    fields: Fields | None = None,
+    settings: Settings | None = None,
+    canaries: str | Path | None = None,
+) -> Registration:
+    """Fix, before unlearning, what will be audited and how; give the digest to somebody who will remember it.
+
+    Args:
+        path: a new file.
+        forget_set, retain_set, holdout_set, fresh_set, data, fields, settings: as the audit will be given them.
+        canaries: the canary manifest of the training run, or the model folder that holds it.
+
+    Raises:
+        InputError: records cannot be used, or the file exists.
+    """
+    settings = settings or Settings()
+    settings = settings.model_copy(update={"attacks": tuple(select_attacks(settings.attacks))})
+    sets = load_sets(forget_set, retain_set, holdout_set, fresh_set, data, fields, settings)
+    coins = None
+    if canaries is not None:
+        coins = find_canaries(canaries) if Path(canaries).is_dir() else Canaries.load(canaries)
+        if coins is None:
+            raise InputError(f"{canaries} holds no canaries. Name the folder of a model that was trained with --canaries, or none.")
+    registration = Registration.of(sets, settings, RecordKey.load(), None if coins is None else coins.commitment)
+    registration.save(path)
+    return registration
+
+
+def write_audit(evidence: Evidence, table: ScoreTable, output: Path) -> None:
+    """Write the three files of an audit and their manifest."""
+    table.save(output / "scores.parquet")
+    evidence.save(output / "evidence.json")
+    evidence.to_html(output / "report.html")
+    write_manifest(output, "audit", {"verdict": evidence.verdict})
+
+
+def _settings(settings: Settings | None, registered: Registration | None) -> Settings:
+    if registered is None:
+        return settings or Settings()
+    if settings is not None:
+        attacks = tuple(select_attacks(settings.attacks))
+        if settings.model_copy(update={"attacks": attacks}) != registered.settings:
+            raise InputError("the settings are not the registered ones. Leave them out: they are read from the registration.")
+    return registered.settings
+
+
+def _earlier_batches(earlier: Sequence[str | Path], commitment: str | None) -> tuple[CoinBatch, ...]:
+    """Counts of earlier deletions; one set of canaries counts once, or its luck would be counted twice."""
+    if earlier and commitment is None:
+        raise InputError("--earlier adds to this audit's canaries, and it has none. Give --canaries FILE, or leave it out.")
+    batches: list[CoinBatch] = []
+    for path in earlier:
+        process = Evidence.load(path).process
+        if process is None:
+            raise InputError(f"{path} is an audit without canaries. Leave it out of --earlier.")
+        batches += [batch for batch in process.batches if batch not in batches]
+    commitments = [commitment, *(batch.commitment for batch in batches)]
+    if len(set(commitments)) < len(commitments):
+        raise InputError("an earlier audit used the same canaries, which may count once only. Leave it out of --earlier.")
+    return tuple(batches)
+
+
+def _plans(model: Any, original: Any, base: Any, references: Sequence[Any]) -> list[Plan]:
+    """The models, in the order in which `Scorer` wants them."""
+    return [
+        *([] if base is None else [Plan("base", "base", base)]),
+        Plan("original", "original", original),
+        Plan("target", "target", model),
+        *(Plan(f"reference {number}", "reference", source) for number, source in enumerate(references, 1)),
+    ]
+
+
+def _score(scorer: Scorer, plans: Sequence[Plan], progress: Progress) -> None:
+    """Load and score one model after another, then run the attacks that compare them."""
+
+    def report(place: int, label: str, share: float) -> None:
+        progress(f"scoring {label}", (place + share) / len(plans))
+
+    for place, plan in enumerate(plans):
+        report(place, plan.label, 0.0)
+        scorer.score(plan, partial(report, place, plan.label))
+    scorer.compare()
+
+
+def _texts(sets: Mapping[SetRole, Sequence[Record]]) -> tuple[dict[SetRole, list[str]], dict[SetRole, list[str]]]:
+    """What the blind baseline reads: the whole text of every record, and whom it belongs to."""
+    compared: dict[SetRole, Sequence[Record]] = {role: sets[role] for role in sets if role in ("forget", "holdout", "fresh")}
+    texts = {role: [f"{record.prompt} {record.scored_text}" for record in records] for role, records in compared.items()}
+    groups = {role: [record.subject_id or record.example_id for record in records] for role, records in compared.items()}
+    return texts, groups
+
+
+def _evidence(
+    judged: Judged, scorer: Scorer, table: ScoreTable, settings: Settings, registered: Registered | None, seconds: float
+) -> Evidence:
+    return Evidence(
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        duration_seconds=seconds,
+        verdict=judged.verdict,
+        explanation=judged.explanation,
+        scope=judged.scope,
+        not_shown=judged.not_shown,
+        next_step=judged.next_step,
+        tiers=judged.tiers,
+        accused_by=judged.accused_by,
+        registration=registered,
+        settings=settings,
+        models=tuple(scorer.models),
+        sets=audited_sets(table),
+        gates=judged.gates,
+        residual=judged.residual,
+        tests=judged.tests,
+        accused=judged.accused,
+        blind=judged.blind,
+        blind_p=judged.blind_p,
+        process=judged.process,
+        twins=judged.twins,
+        people=judged.people,
+        attacks=judged.attacks,
+        not_run=scorer.not_run(),
+        threats=threat_models(),
+        utility=judged.utility,
+        figures=judged.figures,
+        environment=_environment(scorer.device),
+    )
+
+
+def _environment(device: str) -> Environment:
+    return Environment(
+        unlearn_verify=metadata.version("unlearn-verify"),
+        python=sys.version.split()[0],
+        torch=metadata.version("torch"),
+        transformers=metadata.version("transformers"),
+        numpy=metadata.version("numpy"),
+        scipy=metadata.version("scipy"),
+        platform=platform.platform(),
+        device=device,
+    )

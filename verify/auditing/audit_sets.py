@@ -1,0 +1,72 @@
+"""The sets of an audit: what was to be forgotten, what was to be kept, what no model ever saw."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from verify.data.records import Fields, Record, RecordSource, require_disjoint, require_trained
+from verify.data.sources import load_forget_set, load_records
+from verify.errors import InputError
+from verify.schema.evidence import Settings
+from verify.schema.parts import SetRole
+
+
+def load_sets(
+    forget_set: RecordSource,
+    retain_set: RecordSource | None,
+    holdout_set: RecordSource | None,
+    fresh_set: RecordSource | None,
+    data: RecordSource | None,
+    fields: Fields | None,
+    settings: Settings,
+) -> dict[SetRole, Sequence[Record]]:
+    """Load the sets, check that they fit together, and draw the retain records that are scored.
+
+    Args:
+        forget_set, retain_set, holdout_set, fresh_set, data, fields: as `verify.audit`.
+        settings: how many retain records are scored, and the seed that draws them.
+
+    Raises:
+        InputError: a set is empty, too small, or shares records with another; the message says what to type next.
+    """
+    training = None if data is None else load_records(data, fields)
+    forget = load_forget_set(forget_set, training, fields)
+    if len(forget) == 1 and not (holdout_set is None and fresh_set is None):
+        raise InputError(
+            "the forget set holds one record, and attacks that are judged on controls need at least two: one value has no rate. "
+            "Leave --holdout and --fresh out: one record is judged against retrained references alone."
+        )
+    sets: dict[SetRole, Sequence[Record]] = {"forget": forget}
+    if retain_set is not None:
+        sets["retain"] = load_records(retain_set, fields)
+    elif training is not None:
+        removed = {record.fingerprint for record in forget}
+        sets["retain"] = [record for record in training if record.fingerprint not in removed]
+    if holdout_set is not None:
+        sets["holdout"] = load_records(holdout_set, fields)
+    if fresh_set is not None:
+        sets["fresh"] = _fresh(fresh_set, forget, fields)
+    if training is not None:
+        require_trained(forget, training, "the forget set")
+        require_disjoint({"training": training, "holdout": sets.get("holdout", []), "fresh": sets.get("fresh", [])})
+    require_disjoint(sets)
+    for role, records in sets.items():
+        if len(records) < 2 and role != "forget":
+            raise InputError(f"the {role} set holds {len(records)} records; at least two are needed. Give more, or leave it out.")
+    if "retain" in sets and len(sets["retain"]) > settings.retain_records:
+        drawn = np.random.default_rng(settings.seed).permutation(len(sets["retain"]))[: settings.retain_records]
+        sets["retain"] = [sets["retain"][index] for index in sorted(drawn)]
+    return sets
+
+
+def _fresh(source: RecordSource, forget: Sequence[Record], fields: Fields | None) -> list[Record]:
+    """Fresh texts of the people whose records are to be forgotten."""
+    records = load_records(source, fields)
+    people = {record.subject_id for record in forget} - {None}
+    strangers = [number for number, record in enumerate(records, 1) if record.subject_id not in people]
+    if strangers:
+        raise InputError(
+            f"{len(strangers)} fresh texts (the first in row {strangers[0]}) name no subject of the forget set. Give texts of "
+            "those people, with the column that says whose they are (--subject-field)."
+        )
+    return records

@@ -1,0 +1,143 @@
+"""What could an audit of this size show, and how large would it have to be? To be asked before unlearning."""
+
+from bisect import bisect_left
+from dataclasses import dataclass, replace
+from functools import lru_cache
+
+import numpy as np
+
+from verify.errors import InputError
+from verify.schema.evidence import Settings
+from verify.statistics.one_run import one_run_epsilon
+from verify.statistics.planner import controls_for_rate, required_sample_size, twin_power
+from verify.statistics.simulation import World, rule_rates
+
+REFERENCE_COUNTS = (2, 3, 4, 6, 8, 12, 16)
+USUAL_POWER = 0.80
+RIGHT_GUESSES = 0.95
+"""Share of right guesses where nearly every canary is still remembered."""
+
+
+@dataclass(frozen=True)
+class PowerRow:
+    """One claim: what this size gives, and what it takes.
+
+    Attributes:
+        claim: in plain words.
+        given: what the sizes at hand show.
+        needed: the size that shows it with 80 % probability.
+    """
+
+    claim: str
+    given: str
+    needed: str
+
+
+def power_table(
+    *, forget: int, controls: int = 0, references: int = 0, canaries: int = 0, world: World | None = None, settings: Settings
+) -> list[PowerRow]:
+    """What can be shown with so many forget records, never-trained controls, references and canary pairs.
+
+    Args:
+        forget, controls, references, canaries: sizes; 0 for what there is none of.
+        world: how models and records vary; sizes in it are replaced by those given. The default spreads and gap are those of
+            small models fine-tuned on questions and answers; give your own where a first audit has shown them.
+        settings: margin, alpha, q and epsilon*.
+
+    Raises:
+        InputError: no forget record, or a negative size.
+    """
+    if forget < 1 or min(controls, references, canaries) < 0:
+        raise InputError(
+            f"--forget must be at least 1 and no size negative; got --forget {forget} --controls {controls} "
+            f"--references {references} --canaries {canaries}."
+        )
+    world = replace(world or World(), records=forget)
+    return [
+        *reference_rows(world, references, settings),
+        *twin_rows(forget, controls, settings),
+        *canary_rows(canaries, settings),
+        *attack_rows(min(forget, controls), settings),
+    ]
+
+
+def reference_rows(world: World, references: int, settings: Settings) -> list[PowerRow]:
+    """What R retrained references certify and accuse, by simulation."""
+    cases = [
+        ("retrained references: certify an honest retraining", 0.0, True),
+        ("retrained references: accuse a model that keeps 20 % of the records", 0.20, False),
+        ("retrained references: accuse a model that keeps one record", 1 / world.records, False),
+    ]
+    if world.records == 1:
+        del cases[1]  # of one record there is no share
+    return [_reference_row(claim, world, references, settings, remembered, certify) for claim, remembered, certify in cases]
+
+
+def certifying_row(world: World, references: int, settings: Settings) -> PowerRow:
+    """How often R retrained references certify an honest deletion: the first of `reference_rows`, alone."""
+    return _reference_row("certify an honest deletion", world, references, settings, 0.0, certify=True)
+
+
+def _reference_row(claim: str, world: World, references: int, settings: Settings, remembered: float, certify: bool) -> PowerRow:
+    def rate(count: int) -> float:
+        return _rule_rate(replace(world, references=count), remembered, certify, settings.margin, settings.alpha)
+
+    given = "cannot: one reference has no spread" if references < 2 else f"{rate(references):.0%} of audits"
+    # More references never show less, so that half of the counts need no simulation.
+    place = bisect_left(REFERENCE_COUNTS, True, key=lambda count: rate(count) >= USUAL_POWER)
+    enough = place < len(REFERENCE_COUNTS)
+    needed = f"{REFERENCE_COUNTS[place]} references" if enough else f"more than {REFERENCE_COUNTS[-1]} references"
+    return PowerRow(claim, given if references else "cannot: no references", needed)
+
+
+@lru_cache(maxsize=64)
+def _rule_rate(world: World, remembered: float, certify: bool, margin: float, alpha: float) -> float:
+    rates = rule_rates(world, remembered=remembered, margin=margin, alpha=alpha, audits=100)
+    return (rates.certified if certify else rates.accused).value
+
+
+def twin_rows(forget: int, controls: int, settings: Settings) -> list[PowerRow]:
+    """What exchangeable controls can reject."""
+    # Benjamini-Hochberg rejects a lone record at q / (2 K) on its side: the smallest conformal p-value must reach that.
+    lone = int(np.ceil(2 * forget / settings.alpha)) - 1
+    given = "cannot: no controls"
+    if controls:
+        smallest = 1 / (controls + 1)
+        given = f"p-values down to {smallest:.4f}; a lone record {'can' if controls >= lone else 'cannot'} be rejected"
+    power = f"{twin_power(1.0, controls):.0%} power" if controls else "cannot: no controls"
+    return [
+        PowerRow("exchangeable twins: accuse a single record of the set", given, f"{lone} controls"),
+        PowerRow("exchangeable twins: see a residual of one standard deviation in one record", power, "retrained references"),
+    ]
+
+
+def canary_rows(pairs: int, settings: Settings) -> list[PowerRow]:
+    """What coin-flipped pairs bound."""
+    claim = f"canaries: show a leak beyond {settings.epsilon:g} nats where {RIGHT_GUESSES:.0%} of the coins are guessed"
+
+    def shown(guesses: int) -> float:
+        correct = round(RIGHT_GUESSES * guesses)
+        return one_run_epsilon(guesses, guesses, correct, settings.delta, settings.alpha / 2).epsilon
+
+    guesses = min(pairs, settings.canary_guesses)
+    given = f"{guesses} guesses: a lower bound of {shown(guesses):.2f} nats" if pairs else "cannot: no canaries"
+    enough = next((count for count in range(4, 2001) if shown(count) > settings.epsilon), None)
+    return [PowerRow(claim, given, f"{enough} guesses" if enough else "another --epsilon: no number of guesses shows that much")]
+
+
+def attack_rows(arm: int, settings: Settings) -> list[PowerRow]:
+    """What an attack on so many records a side can claim."""
+    rows = []
+    for bound in (0.05, 0.10):
+        needed = required_sample_size("auc", bound, alpha=settings.alpha)
+        rows.append(_arm(f"attack: AUC within {bound:g} of one half, by two one-sided tests", arm, needed))
+    for rate in settings.fpr:
+        needed = required_sample_size("epsilon", 1.0, fpr=rate, alpha=settings.alpha)
+        rows.append(_arm(f"attack: log(TPR / FPR) at most 1 at a false-positive rate of {rate:g}", arm, needed))
+        rows.append(_arm(f"attack: any claim at a false-positive rate of {rate:g}", arm, controls_for_rate(rate), "controls"))
+    return rows
+
+
+def _arm(claim: str, arm: int, needed: int, unit: str = "per arm") -> PowerRow:
+    given = f"can, with {arm}" if arm >= needed else f"cannot, with {arm}" if arm else "cannot: no controls"
+    return PowerRow(claim, given, f"{needed:,} {unit}")

@@ -1,0 +1,63 @@
+"""Believe nothing: every number of a verdict, computed again from the per-record scores."""
+
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from verify.errors import InputError, RunError
+from verify.judging.protocol import Aside, Judged, judge
+from verify.schema.evidence import Evidence
+from verify.scores.table import ScoreTable, audited_sets
+
+TOLERANCE = 1e-9
+"""Relative. Another version of numpy may sum in another order; a changed score moves numbers by far more."""
+
+
+def recompute(folder: str | Path) -> Evidence:
+    """Judge an audit's `scores.parquet` again and return the evidence that follows from it.
+
+    The settings, the blind baseline and the canaries' counts of earlier deletions are taken from `evidence.json`: they were
+    decided beforehand, or need texts that are gone. Nothing here can show which models were scored, or that the registration is
+    the one that was sent; a certificate binds both.
+
+    Raises:
+        InputError: a file is missing, damaged or of another version.
+        RunError: a number in `evidence.json` does not follow from the scores; the message names the first few.
+    """
+    folder = Path(folder)
+    evidence = Evidence.load(folder / "evidence.json")
+    table = ScoreTable.load(folder / "scores.parquet")
+    process = evidence.process
+    aside = Aside(
+        evidence.blind,
+        evidence.blind_p,
+        None if evidence.people is None else evidence.people.blind_p,
+        None if process is None else process.commitment,
+        () if process is None else process.batches[:-1],
+    )
+    try:
+        judged = judge(table, evidence.settings, aside)
+    except (KeyError, ValueError) as error:
+        raise InputError(f"{folder}: the scores do not fit the evidence ({type(error).__name__}). Run the audit again.") from None
+    again = evidence.model_copy(update={field.name: getattr(judged, field.name) for field in fields(Judged)})
+    again = again.model_copy(update={"sets": audited_sets(table)})
+    found = differences(evidence.model_dump(), again.model_dump())
+    if found:
+        more = f" and {len(found) - 5} more" if len(found) > 5 else ""
+        raise RunError(
+            f"{folder}: evidence.json does not follow from scores.parquet: {', '.join(found[:5])}{more} differ. One of the two "
+            "files was changed; do not rely on either, and run the audit again."
+        )
+    return again
+
+
+def differences(one: Any, other: Any, place: str = "") -> list[str]:
+    """Where two trees of plain values differ, numbers beyond a relative tolerance."""
+    if isinstance(one, dict) and isinstance(other, dict) and one.keys() == other.keys():
+        return [found for name in one for found in differences(one[name], other[name], f"{place}.{name}".lstrip("."))]
+    if isinstance(one, tuple | list) and isinstance(other, tuple | list) and len(one) == len(other):
+        pairs = zip(one, other, strict=True)
+        return [found for number, pair in enumerate(pairs) for found in differences(*pair, f"{place}[{number}]")]
+    if isinstance(one, float) and isinstance(other, float):
+        return [] if abs(one - other) <= TOLERANCE * max(1.0, abs(one), abs(other)) else [place]
+    return [] if one == other else [place]

@@ -1,0 +1,138 @@
+"""What is given beside a certificate, compared with what was signed: a model, an audit, the deletion record, the ledger."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from verify.certificate.ledger_chain import chain
+from verify.certificate.signing import Statement
+from verify.errors import IntegrityError
+from verify.io.files import MANIFEST, file_digest, read_json, verify_manifest
+from verify.models.folder_checks import require_listed
+
+Pair = dict[str, Statement]
+"""The valid statements about one model's weights, by role: "operator", "auditor"."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that was checked.
+
+    Attributes:
+        what: in words.
+        holds: whether it verified.
+        detail: what exactly does not, or what does.
+    """
+
+    what: str
+    holds: bool
+    detail: str
+
+
+@dataclass(frozen=True)
+class Beside:
+    """What the reader has; see `check_certificate`."""
+
+    model: str | Path | None
+    audit: str | Path | None
+    deletion: str | Path | None
+    ledger_head: str | None
+    ledger: str | Path | None
+
+
+def beside_findings(pairs: Mapping[str, Pair], beside: Beside) -> list[Finding]:
+    """One finding for each thing that was given."""
+    findings: list[Finding] = []
+    if beside.model is not None and pairs:
+        findings.append(_model(pairs, Path(beside.model)))
+    if beside.audit is not None:
+        findings += _audit([pair["auditor"] for pair in pairs.values() if "auditor" in pair], Path(beside.audit))
+    operators = [pair["operator"] for pair in pairs.values() if "operator" in pair]
+    requests = [statement["predicate"]["runDetails"]["metadata"]["request"] for statement in operators]
+    if beside.deletion is not None:
+        findings.append(_deletion(requests, Path(beside.deletion)))
+    head = next((str(request["ledger_head"]) for request in requests if "ledger_head" in request), None)
+    if beside.ledger_head is not None:
+        holds = head == beside.ledger_head
+        detail = beside.ledger_head if holds else f"the certificate was made at {head or 'no head'}"
+        findings.append(Finding("head of the request ledger", holds, detail))
+    if beside.ledger is not None:
+        findings.append(_ledger(head, Path(beside.ledger)))
+    return findings
+
+
+def _model(pairs: Mapping[str, Pair], model: Path) -> Finding:
+    """Are these the certified files? The manifest is compared with the signed digest, every file with the manifest, and no other
+    file may lie there that a loader would read: an adapter put beside certified weights is loaded with them."""
+    what = f"model {model}"
+    try:
+        manifest = verify_manifest(model)
+        require_listed(model, manifest)
+    except IntegrityError as error:
+        return Finding(what, False, str(error))
+    weights = str(dict(manifest["about"]).get("weights"))
+    if weights not in pairs:
+        return Finding(what, False, f"its weights are {weights[:16]}, not those that were certified")
+    operator = pairs[weights].get("operator")
+    if operator is not None:
+        signed = operator["predicate"]["runDetails"]["byproducts"][0]["digest"]["sha256"]
+        if file_digest(model / MANIFEST) != signed:
+            return Finding(what, False, "its manifest is not the certified one: files were changed and described anew")
+    return Finding(what, True, "every file is the certified one")
+
+
+def _audit(statements: list[Statement], audit: Path) -> list[Finding]:
+    """Are the folder's files those of one of the audits that were signed? Of several audits, the one that fits best counts."""
+    found = []
+    for statement in statements:
+        findings = []
+        for entry in statement["predicate"]["configuration"]:
+            path = audit / Path(str(entry["name"])).name
+            holds = path.is_file() and file_digest(path) == entry["digest"]["sha256"]
+            findings.append(Finding(str(path), holds, "the certified file" if holds else "it is not the file that was certified"))
+        found.append(findings)
+    return max(found, key=lambda findings: sum(finding.holds for finding in findings), default=[])
+
+
+def _deletion(requests: list[dict[str, Any]], path: Path) -> Finding:
+    what = f"deletion record {path}"
+    given = read_json(path)
+    if not requests or not requests[0]:
+        return Finding(what, False, "the certificate was signed without a deletion record")
+    places = [_difference(given, request) for request in requests]
+    if all(place is None for place in places):
+        return Finding(what, True, "the certified one")
+    place = next(place for place in places if place is not None)
+    return Finding(what, False, f"it is not the one that was certified: {place or 'the whole'} differs")
+
+
+def _difference(one: Any, other: Any, place: str = "") -> str | None:
+    """The first place where two JSON values differ; None where they are the same. Contents are not repeated."""
+    if isinstance(one, dict) and isinstance(other, dict):
+        if one.keys() != other.keys():
+            return f"{place} (its fields)".strip()
+        steps = [(name, one[name], other[name]) for name in one]
+    elif isinstance(one, list) and isinstance(other, list):
+        if len(one) != len(other):
+            return f"{place} (its length)".strip()
+        steps = [(str(number), *pair) for number, pair in enumerate(zip(one, other, strict=True))]
+    else:
+        # Canonical JSON writes 1.0 as 1, which is the same number; true is none.
+        return None if isinstance(one, bool) == isinstance(other, bool) and one == other else place
+    found = (_difference(left, right, f"{place}.{name}".lstrip(".")) for name, left, right in steps)
+    return next((difference for difference in found if difference is not None), None)
+
+
+def _ledger(head: str | None, path: Path) -> Finding:
+    what = f"ledger {path}"
+    try:
+        digests = chain(path)
+    except IntegrityError as error:
+        return Finding(what, False, str(error))
+    if head is None:
+        return Finding(what, False, "the certificate names no head of a ledger")
+    if head not in digests:
+        return Finding(what, False, f"the certified head {head[:16]} is not in its chain: events were removed, edited or replaced")
+    later = len(digests) - 1 - digests.index(head)
+    return Finding(what, True, f"the chain holds; the certified head is in it, {later} events before the last")

@@ -1,0 +1,184 @@
+"""A certificate that anybody can check without trusting the tool that made it.
+
+For every model that was replaced, two in-toto statements, each in a signed DSSE envelope: the operator's (what was asked, and how
+the new weights were made from the old) and the auditor's (what was tested, and what came out). Payloads are canonical JSON (RFC
+8785), signatures Ed25519. The subject of both is the digest of the new weights. No statement names a person or a record: record
+lists of the evidence are left out, their numbers are not.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from verify.certificate.signing import (
+    PROVENANCE,
+    SCHEMA,
+    STATEMENT_TYPE,
+    TEST_RESULT,
+    Statement,
+    load_public_key,
+    load_signer,
+    make_key,
+    sign,
+)
+from verify.errors import InputError
+from verify.io.files import MANIFEST, file_digest, verify_manifest, write_text
+
+if TYPE_CHECKING:
+    from verify.schema.evidence import Evidence
+
+__all__ = [
+    "auditor_statement",
+    "load_public_key",
+    "load_signer",
+    "make_key",
+    "operator_statement",
+    "sign",
+    "write_certificate",
+]
+
+BUILD_TYPE = "urn:unlearn-verify:deletion:1"
+
+RESULTS = {"EQUIVALENT_WITHIN": "PASSED", "NOT_FORGOTTEN": "FAILED", "INCONCLUSIVE": "WARNED", "NOT_TESTABLE": "WARNED"}
+"""The in-toto predicate knows three words. The verdict's own word stands beside them, and is the one that counts."""
+
+NAMING_RECORDS = ("accused", "figures", "duration_seconds")
+"""Parts of the evidence that stay out: keyed hashes of single records are still about persons."""
+
+KEPT_FACTS = ("options", "training", "facts", "environment")
+"""What of a model's manifest is signed: configuration and seeds, what the method reports, versions of the code. Its inputs are not:
+a path may hold a name."""
+
+
+def operator_statement(model: str | Path, original: str | Path, about: Mapping[str, Any] | None = None) -> Statement:
+    """Provenance: the new weights came from the old by this method, with these settings.
+
+    Args:
+        model, original: folders whose manifests verify.
+        about: a deletion record as JSON (`verify.schema.deletion_record`): what was asked and when, where the data was, what stays.
+
+    Raises:
+        IntegrityError: a folder is not what its manifest says.
+        InputError: `about` is no deletion record, holds more than one may, or does not speak of these weights.
+    """
+    after, before = verify_manifest(model), verify_manifest(original)
+    facts = after["about"]
+    request = {} if about is None else _request(about, before["about"]["weights"], facts["weights"])
+    return {
+        "_type": STATEMENT_TYPE,
+        "subject": [_subject("weights after deletion", facts["weights"])],
+        "predicateType": PROVENANCE,
+        "predicate": {
+            "buildDefinition": {
+                "buildType": BUILD_TYPE,
+                "externalParameters": {
+                    "method": facts.get("method", "unknown"),
+                    "parameters": _without_folders(facts.get("parameters", {})),
+                },
+                "internalParameters": {name: _without_folders(facts[name]) for name in KEPT_FACTS if name in facts},
+                "resolvedDependencies": [
+                    {"name": "weights before deletion", "digest": {"sha256": before["about"]["weights"]}},
+                    {"name": "manifest of the model before deletion", "digest": {"sha256": file_digest(Path(original) / MANIFEST)}},
+                ],
+            },
+            "runDetails": {
+                "builder": {"id": BUILD_TYPE},
+                "byproducts": [
+                    {"name": "manifest of the model after deletion", "digest": {"sha256": file_digest(Path(model) / MANIFEST)}}
+                ],
+                "metadata": {"request": request},
+            },
+        },
+    }
+
+
+def _without_folders(setting: Any) -> Any:
+    """A setting in which a place on this machine, such as a reference's, is its last name: the folders above may be anybody's."""
+    if isinstance(setting, Mapping):
+        return {name: _without_folders(value) for name, value in setting.items()}
+    if isinstance(setting, (list, tuple)):
+        return [_without_folders(value) for value in setting]
+    return Path(setting).name if isinstance(setting, str) and Path(setting).is_absolute() else setting
+
+
+def _request(about: Mapping[str, Any], before: str, after: str) -> dict[str, Any]:
+    """The operator's facts, if they are a deletion record about these weights and nothing else."""
+    from verify.schema.deletion_record import DeletionRecord
+
+    try:
+        text = json.dumps(about, allow_nan=False)
+    except (TypeError, ValueError, RecursionError):
+        raise InputError("the deletion record is not JSON. Give what DeletionRecord.model_dump(mode='json') returns.") from None
+    record = DeletionRecord.parse(text, "the deletion record")
+    if not any((entry.before, entry.after) == (before, after) for entry in record.models):
+        raise InputError(
+            f"the deletion record names no model that went from {before[:16]} to {after[:16]}. Give the record of this deletion."
+        )
+    return record.model_dump(mode="json", by_alias=True)
+
+
+def auditor_statement(audit: str | Path, robustness: str | Path | None = None) -> Statement:
+    """Test result: what was tested on these weights, how, by attackers who see what, and what came out.
+
+    Args:
+        audit: the folder that `verify-unlearning audit` wrote.
+        robustness: the file that `verify-unlearning probe` wrote about the same weights.
+
+    Raises:
+        IntegrityError: the folder is not what its manifest says.
+        InputError: it holds no evidence, or the probes were made on other weights.
+    """
+    from verify.schema.evidence import Evidence
+
+    verify_manifest(audit, "audit")
+    evidence = Evidence.load(Path(audit) / "evidence.json")
+    weights = {model.role: model.weights for model in evidence.models}
+    kept = evidence.model_dump(mode="json", by_alias=True, exclude=set(NAMING_RECORDS))
+    for claim in ("twins", "people"):
+        if kept.get(claim):
+            kept[claim] = {**kept[claim], "accused": len(kept[claim]["accused"])}
+    not_run = [{"attack": entry.attack, "reason": entry.reason} for entry in evidence.not_run]
+    return {
+        "_type": STATEMENT_TYPE,
+        "subject": [_subject("weights after deletion", weights["target"])],
+        "predicateType": TEST_RESULT,
+        "predicate": {
+            "result": RESULTS[evidence.verdict],
+            "configuration": [
+                {"name": name, "digest": {"sha256": file_digest(Path(audit) / name)}}
+                for name in ("evidence.json", "scores.parquet")
+            ],
+            "annotations": {
+                "verdict": evidence.verdict,
+                "weights_before_deletion": weights["original"],
+                "records_accused": len(evidence.accused),
+                "attacks_not_run": not_run + [{"attack": name, "reason": "nobody asked for it"} for name in evidence.not_asked],
+                "robustness": None if robustness is None else _robustness(robustness, evidence),
+                "evidence": kept,
+            },
+        },
+    }
+
+
+def _robustness(path: str | Path, evidence: "Evidence") -> dict[str, Any]:
+    from verify.schema.robustness import Robustness
+
+    found = Robustness.load(path)
+    found.require_same(evidence, str(path))
+    return found.model_dump(mode="json", by_alias=True)
+
+
+def _subject(name: str, digest: str) -> dict[str, Any]:
+    return {"name": name, "digest": {"sha256": digest}}
+
+
+def write_certificate(path: str | Path, envelopes: Sequence[Mapping[str, Any]]) -> None:
+    """Write a certificate of one or more envelopes, atomically; an existing file is never replaced.
+
+    Raises:
+        InputError: the file is there already.
+    """
+    if Path(path).exists():
+        raise InputError(f"{path} exists. A certificate is written once; name a new file with --output.")
+    write_text(path, json.dumps({"schema": SCHEMA, "envelopes": list(envelopes)}, indent=2) + "\n")

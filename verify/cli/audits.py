@@ -1,0 +1,151 @@
+"""The commands around an audit: register, audit, power, attacks."""
+
+import dataclasses
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+
+from verify.cli.console import progress_bar
+from verify.cli.flags import EXIT_STATUS, FieldFlags, SetFlags, SettingsFlags
+
+
+@dataclasses.dataclass(frozen=True)
+class Audit:
+    """Judge whether a forget set has left a model; writes evidence.json, scores.parquet and report.html."""
+
+    model: str
+    """The unlearned model: a folder or Hub name."""
+    original: str
+    """The model before unlearning."""
+    output: Path
+    """A new folder for the results."""
+    records: Annotated[SetFlags, tyro.conf.arg(name="")]
+    base: str | None = None
+    """The model before fine-tuning; the reference attack needs it."""
+    references: tuple[str, ...] = ()
+    """Models fine-tuned without the forget set, each with another seed; 4 to 8."""
+    registration: Path | None = None
+    """The file that `register` wrote before unlearning; settings are read from it."""
+    canaries: Path | None = None
+    """The canary manifest of the original's training; the default is the one in the original's folder."""
+    earlier: tuple[Path, ...] = ()
+    """evidence.json of earlier deletions, whose canaries count in the e-value."""
+    columns: Annotated[FieldFlags, tyro.conf.arg(name="")] = FieldFlags()
+    choices: Annotated[SettingsFlags, tyro.conf.arg(name="")] = SettingsFlags()
+    cache: Path | None = None
+    """Folder for token statistics, kept between audits."""
+
+    def run(self) -> int:
+        """Audit, print the table, and return the verdict's exit status."""
+        from verify.attacks import cost_of
+        from verify.auditing.audit import audit
+
+        # Flags that were left alone must not contradict a registration: its settings rule.
+        untouched = self.registration is not None and self.choices == SettingsFlags()
+        settings = None if untouched else self.choices.settings()
+        models = 2 + len(self.references) + (self.base is not None)
+        print(f"{cost_of(self._attacks(settings))}; {models} models", file=sys.stderr)  # noqa: T201
+        with progress_bar("loading") as progress:
+            evidence = audit(
+                self.model,
+                self.original,
+                **self.records.sets(),
+                base=self.base,
+                references=self.references,
+                fields=self.columns.fields(),
+                output_dir=self.output,
+                settings=settings,
+                registration=self.registration,
+                canaries=self.canaries,
+                earlier=self.earlier,
+                cache_dir=self.cache,
+                progress=progress,
+            )
+        print(evidence.table())  # noqa: T201
+        print(f"\nreport: {self.output / 'report.html'}")  # noqa: T201
+        return EXIT_STATUS[evidence.verdict]
+
+    def _attacks(self, settings: Any) -> tuple[str, ...]:
+        """The attacks that will run: those of the settings, or those that were registered."""
+        from verify.auditing.registration import Registration
+
+        if settings is not None or self.registration is None:
+            return tuple(() if settings is None else settings.attacks)
+        return tuple(Registration.load(self.registration).settings.attacks)
+
+
+@dataclasses.dataclass(frozen=True)
+class Register:
+    """Fix in writing, before unlearning, what will be audited and how; send the digest to somebody who will remember it."""
+
+    output: Path
+    """A new file for the registration."""
+    records: Annotated[SetFlags, tyro.conf.arg(name="")]
+    canaries: Path | None = None
+    """The canary manifest of the training run, or the model folder that holds it."""
+    columns: Annotated[FieldFlags, tyro.conf.arg(name="")] = FieldFlags()
+    choices: Annotated[SettingsFlags, tyro.conf.arg(name="")] = SettingsFlags()
+
+    def run(self) -> int:
+        """Write the registration and print its digest."""
+        from verify.auditing.audit import register
+
+        registration = register(
+            self.output,
+            **self.records.sets(),
+            fields=self.columns.fields(),
+            settings=self.choices.settings(),
+            canaries=self.canaries,
+        )
+        print(f"registration: {self.output}\ndigest:       {registration.digest}")  # noqa: T201
+        return 0
+
+
+@dataclasses.dataclass(frozen=True)
+class Power:
+    """What could an audit of this size show, and how large would it have to be?"""
+
+    forget: int
+    """How many records are to be removed."""
+    controls: int = 0
+    """How many never-trained records there are."""
+    references: int = 0
+    """How many retrained references."""
+    canaries: int = 0
+    """How many canary pairs."""
+    gap: float = 2.2
+    """How much more the original knows of a forget record than a retraining, nats per token."""
+    record_spread: float = 0.15
+    """How far two honest retrainings differ on one record, nats per token."""
+    model_spread: float = 0.04
+    """How far two honest retrainings differ on the set's mean, nats per token."""
+    choices: Annotated[SettingsFlags, tyro.conf.arg(name="")] = SettingsFlags()
+
+    def run(self) -> int:
+        """Print the table."""
+        from verify.auditing.power import power_table
+        from verify.statistics.simulation import World
+
+        sizes = {name: getattr(self, name) for name in ("forget", "controls", "references", "canaries")}
+        world = World(gap=self.gap, record_spread=self.record_spread, model_spread=self.model_spread)
+        for row in power_table(**sizes, world=world, settings=self.choices.settings()):
+            print(f"{row.claim}\n    with these sizes: {row.given}\n    for 80 % power:   {row.needed}")  # noqa: T201
+        return 0
+
+
+@dataclasses.dataclass(frozen=True)
+class Attacks:
+    """List every attack: its idea, its paper, what it needs."""
+
+    def run(self) -> int:
+        """Print the list."""
+        from verify.attacks import LEVELS, attack_classes
+
+        for name, kind in attack_classes().items():
+            level = next(level for level, cost in LEVELS.items() if kind.cost <= cost)
+            passes = f"about {kind.cost:g} more passes" if kind.cost else "no pass of its own"
+            print(f"{name}  ({kind.family}; {level}: {passes}; needs: {', '.join(sorted(kind.needs))})")  # noqa: T201
+            print(f"    {kind.idea}\n    {kind.paper}")  # noqa: T201
+        return 0

@@ -1,0 +1,125 @@
+"""The commands around a certificate: keygen, certify, check."""
+
+import dataclasses
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+
+@dataclasses.dataclass(frozen=True)
+class Keygen:
+    """Make a key pair for signing certificates: FILE (keep it secret) and FILE.pub (give it to whoever checks)."""
+
+    output: Path
+    """A new file for the private key."""
+
+    def run(self) -> int:
+        """Make the keys and print the id of the public one."""
+        from verify.certificate.statements import make_key
+
+        print(f"key {make_key(self.output)}\nprivate: {self.output}\npublic:  {self.output}.pub")  # noqa: T201
+        return 0
+
+
+@dataclasses.dataclass(frozen=True)
+class Certify:
+    """Sign what was done and what was found: a certificate that anybody with the public key can check."""
+
+    model: tuple[Path, ...]
+    """The unlearned model's folder; several where several models were replaced."""
+    original: tuple[Path, ...]
+    """The folder of the model before unlearning; one for each model, in the same order."""
+    audit: tuple[Path, ...]
+    """The folder that `audit` wrote; one for each model."""
+    key: Path
+    """The auditor's private key."""
+    output: Path
+    """A new file for the certificate."""
+    operator_key: Path | None = None
+    """The operator's private key, where somebody else answers for the deletion; the default is the auditor's."""
+    deletion: Path | None = None
+    """deletion.json: what was asked and when, where the data was, what was done, what stays. It holds no personal data."""
+    robustness: tuple[Path, ...] = ()
+    """What `probe` wrote; one for each model, or none."""
+
+    def run(self) -> int:
+        """Sign and write."""
+        from verify.certificate.statements import auditor_statement, load_signer, operator_statement, sign, write_certificate
+        from verify.io.files import read_json
+
+        self._require_as_many()
+        auditor = load_signer(self.key)
+        operator = auditor if self.operator_key is None else load_signer(self.operator_key)
+        about = None if self.deletion is None else read_json(self.deletion)
+        probed = self.robustness or (None,) * len(self.model)
+        envelopes = []
+        for model, original, audit, robustness in zip(self.model, self.original, self.audit, probed, strict=True):
+            envelopes.append(sign(operator_statement(model, original, about), operator))
+            envelopes.append(sign(auditor_statement(audit, robustness), auditor))
+        write_certificate(self.output, envelopes)
+        keys = f"--key {self.key}.pub"
+        if self.operator_key is not None:
+            keys = f"--operator-key {self.operator_key}.pub --auditor-key {self.key}.pub"
+        print(f"certificate: {self.output}\ncheck it:    verify-unlearning check {self.output} {keys}")  # noqa: T201
+        return 0
+
+    def _require_as_many(self) -> None:
+        from verify.errors import InputError
+
+        counts = {"--original": len(self.original), "--audit": len(self.audit)}
+        counts |= {"--robustness": len(self.robustness)} if self.robustness else {}
+        for flag, count in counts.items():
+            if count != len(self.model):
+                raise InputError(
+                    f"{flag} names {count} and --model {len(self.model)}. Give one {flag} for each model, in the same order."
+                )
+
+
+@dataclasses.dataclass(frozen=True)
+class Check:
+    """Check a certificate; names exactly what does not verify. Exit status 0 where everything holds, else 1."""
+
+    certificate: Annotated[Path, tyro.conf.Positional]
+    """The certificate."""
+    key: tuple[Path, ...] = ()
+    """Public keys that you trust, whoever signed as what; of several, one must not have signed as both."""
+    operator_key: tuple[Path, ...] = ()
+    """Public keys that may have signed as operator."""
+    auditor_key: tuple[Path, ...] = ()
+    """Public keys that may have signed as auditor."""
+    model: Path | None = None
+    """The model in service, to be compared with the certified one."""
+    audit: Path | None = None
+    """The audit's folder, to be compared with the certified evidence."""
+    deletion: Path | None = None
+    """deletion.json, to be compared with the certified facts."""
+    ledger_head: str | None = None
+    """The head of the request ledger, as you noted it when the certificate was made."""
+    ledger: Path | None = None
+    """The ledger's SQLite file: its chain must hold, and the certified head be in it."""
+
+    def run(self) -> int:
+        """Check and print one line per finding."""
+        from verify.certificate.check import Trusted, check_certificate
+        from verify.certificate.signing import load_public_key
+        from verify.io.escaping import visible
+
+        given = (self.key, self.operator_key, self.auditor_key)
+        checked = check_certificate(
+            self.certificate,
+            Trusted(*([load_public_key(path) for path in paths] for paths in given)),
+            model=self.model,
+            audit=self.audit,
+            deletion=self.deletion,
+            ledger_head=self.ledger_head,
+            ledger=self.ledger,
+        )
+        for finding in checked.findings:
+            # A certificate comes from outside: what it makes this say is shown, not obeyed.
+            print(visible(f"{'holds' if finding.holds else 'FAILS'}  {finding.what}: {finding.detail}"))  # noqa: T201
+        if checked.holds:
+            for weights, phrase in checked.phrases.items():
+                of = f" (weights {weights[:16]})" if len(checked.phrases) > 1 else ""
+                print(visible(f"verdict: {phrase}{of}"))  # noqa: T201
+        return 0 if checked.holds else 1

@@ -1,0 +1,194 @@
+"""The commands that write for readers: report, compare, deletion-report, letter."""
+
+import dataclasses
+import re
+from datetime import date
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import tyro
+
+from verify.cli.flags import EXIT_STATUS
+
+if TYPE_CHECKING:
+    from verify.schema.deletion_record import DeletionRecord, RequestFacts
+
+
+@dataclasses.dataclass(frozen=True)
+class Report:
+    """Compute every number of an audit again from its scores, and write the report anew."""
+
+    audit: Annotated[Path, tyro.conf.Positional]
+    """The folder that `audit` wrote."""
+    output: Path | None = None
+    """A file for the report; without it and --pdf, the check alone is made."""
+    pdf: Path | None = None
+    """A file for the same report on paper; needs Chromium."""
+
+    def run(self) -> int:
+        """Recompute, print the table, and return the verdict's exit status; 1 where a number does not follow from the scores."""
+        from verify.auditing.recompute import recompute
+        from verify.report.html import render
+
+        evidence = recompute(self.audit)
+        covered = "Models, settings and registration stand as the audit wrote them; a certificate binds them."
+        print(f"{evidence.table()}\n\nEvery number follows from {self.audit / 'scores.parquet'}. {covered}")  # noqa: T201
+        _write(render(evidence), self.output, self.pdf)
+        return EXIT_STATUS[evidence.verdict]
+
+
+@dataclasses.dataclass(frozen=True)
+class Compare:
+    """Set the audits of several methods side by side: forgetting against utility, every attack by method."""
+
+    audits: Annotated[tuple[Path, ...], tyro.conf.Positional]
+    """The folders that `audit` wrote, all against the same records and references."""
+    output: Path
+    """A file for the page."""
+    names: tuple[str, ...] = ()
+    """What each method is called, in the same order; the default is the folder's name."""
+    pdf: Path | None = None
+    """A file for the same page on paper; needs Chromium."""
+
+    def run(self) -> int:
+        """Print the table and write the page."""
+        from verify.errors import InputError
+        from verify.report.html import render_comparison
+        from verify.report.text import comparison
+        from verify.schema.evidence import Entry, Evidence
+
+        names = self.names or _told_apart(self.audits)
+        if len(names) != len(self.audits) or not names:
+            raise InputError(f"{len(self.audits)} audits and {len(names)} names were given. Give --names one for each audit.")
+        entries: list[Entry] = [
+            (name, Evidence.load(folder / "evidence.json"), None) for name, folder in zip(names, self.audits, strict=True)
+        ]
+        print(comparison(entries))  # noqa: T201
+        _write(render_comparison(entries), self.output, self.pdf)
+        return 0
+
+
+def _told_apart(folders: tuple[Path, ...]) -> tuple[str, ...]:
+    """The folders' own names, with the one above where two are called alike."""
+    own = [folder.resolve().name for folder in folders]
+    return tuple(own) if len(set(own)) == len(own) else tuple("/".join(folder.resolve().parts[-2:]) for folder in folders)
+
+
+@dataclasses.dataclass(frozen=True)
+class DeletionReport:
+    """Write the compliance page of a batch of deletion requests: what was asked, done, shown and not shown."""
+
+    deletion: Annotated[Path, tyro.conf.Positional]
+    """deletion.json: the operator's facts."""
+    output: Path
+    """A file for the report."""
+    audits: tuple[Path, ...] = ()
+    """The folders of the replaced models' audits."""
+    robustness: tuple[Path, ...] = ()
+    """What `probe` wrote about these models."""
+    certificate: Path | None = None
+    """The certificate; the report names its signers and how to check it."""
+    key: tuple[Path, ...] = ()
+    """Public keys that you trust; the certificate is then checked first, and no report is written where it fails."""
+    operator_key: tuple[Path, ...] = ()
+    """Public keys that may have signed as operator."""
+    auditor_key: tuple[Path, ...] = ()
+    """Public keys that may have signed as auditor."""
+    pdf: Path | None = None
+    """A file for the same report on paper; needs Chromium."""
+
+    def run(self) -> int:
+        """Write the page."""
+        from verify.certificate.check import read_claims
+        from verify.report.deletion import render
+        from verify.schema.deletion_record import DeletionRecord
+        from verify.schema.evidence import Evidence
+        from verify.schema.robustness import Robustness
+
+        record = DeletionRecord.load(self.deletion)
+        if self.certificate is not None:
+            self._require_about(record, self.certificate)
+        page = render(
+            record,
+            [Evidence.load(folder / "evidence.json") for folder in self.audits],
+            certificate=None if self.certificate is None else self.certificate.name,
+            signers=() if self.certificate is None else read_claims(self.certificate).signers,
+            robustness=[Robustness.load(path) for path in self.robustness],
+        )
+        _write(page, self.output, self.pdf)
+        return 0
+
+    def _require_about(self, record: "DeletionRecord", certificate: Path) -> None:
+        """The certificate must be about this record; with keys, it must hold."""
+        from verify.certificate.check import Trusted, check_certificate, read_claims
+        from verify.certificate.signing import load_public_key
+        from verify.errors import InputError
+
+        given = (self.key, self.operator_key, self.auditor_key)
+        if any(given):
+            trusted = Trusted(*([load_public_key(path) for path in paths] for paths in given))
+            checked = check_certificate(certificate, trusted, deletion=self.deletion)
+            if broken := [finding for finding in checked.findings if not finding.holds]:
+                raise InputError(f"{certificate} does not hold: {broken[0].what}: {broken[0].detail}. Mend that first.")
+        elif any(request.get("ledger_head") != record.ledger_head for request in read_claims(certificate).requests):
+            raise InputError(f"{certificate} is not about {self.deletion}. Give the certificate of this deletion, or none.")
+
+
+@dataclasses.dataclass(frozen=True)
+class LetterCommand:
+    """Write the letters that answer the people who asked; who writes to whom is left for you to fill in."""
+
+    deletion: Annotated[Path, tyro.conf.Positional]
+    """deletion.json: the operator's facts."""
+    output: Path
+    """A folder for the letters: NUMBER.html and NUMBER.txt for each request."""
+    requests: tuple[str, ...] = ()
+    """Numbers of the requests; the default is every one that has ended."""
+    extension: bool = False
+    """Say that the answer will take longer; for requests that are still open, which must be named."""
+    sent: date | None = None
+    """The day on the letter; the default is today."""
+
+    def run(self) -> int:
+        """Write two files for each request."""
+        from verify.io.files import write_text
+        from verify.report.letter import write_letter
+        from verify.schema.deletion_record import DeletionRecord
+
+        record = DeletionRecord.load(self.deletion)
+        chosen = self._chosen(record)
+        letters = [
+            write_letter(request, record, sent=self.sent, kind="extension" if self.extension else "answer") for request in chosen
+        ]
+        for request, letter in zip(chosen, letters, strict=True):
+            write_text(self.output / f"{request.id}.html", letter.html, mode=0o600)
+            write_text(self.output / f"{request.id}.txt", letter.text, mode=0o600)
+        print(f"{len(letters)} letters: {self.output}")  # noqa: T201
+        return 0
+
+    def _chosen(self, record: "DeletionRecord") -> "list[RequestFacts]":
+        from verify.errors import InputError
+
+        known = {request.id: request for request in record.requests}
+        if unknown := [name for name in self.requests if name not in known]:
+            raise InputError(f"{len(unknown)} of the requests named are not in {self.deletion}. Give numbers that stand there.")
+        if self.extension and not self.requests:
+            raise InputError("an extension is told to named persons only. Name their requests with --requests.")
+        chosen = [known[name] for name in self.requests] or [one for one in record.requests if one.outcome != "open"]
+        # A number becomes a file's name, and the record may come from anywhere.
+        if any(not re.fullmatch(r"[A-Za-z0-9_-]{1,64}", request.id) for request in chosen):
+            raise InputError(f"{self.deletion} holds a request number that is no file name (letters, digits, - and _).")
+        return chosen
+
+
+def _write(page: str, output: Path | None, pdf: Path | None) -> None:
+    from verify.io.files import write_text
+
+    if output is not None:
+        write_text(output, page)
+        print(f"report: {output}")  # noqa: T201
+    if pdf is not None:
+        from verify.report.pdf import write_pdf
+
+        write_pdf(page, pdf)
+        print(f"pdf: {pdf}")  # noqa: T201

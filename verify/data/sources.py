@@ -1,0 +1,209 @@
+"""Where records are read from: JSON Lines, JSON, CSV, Parquet, a `datasets` folder, a Hub name, or Python objects."""
+
+import csv
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from verify.data.records import Fields, Record, RecordSource, parse_records, parse_row, select
+from verify.errors import InputError
+
+CSV_FIELD_LIMIT = 1 << 24
+
+
+def load_records(source: RecordSource, fields: Fields | None = None) -> list[Record]:
+    """Read records from any supported source.
+
+    Args:
+        source: a path to `.jsonl`, `.json` (list or lines), `.csv` or `.parquet`; a folder written by
+            `Dataset.save_to_disk`; a Hub name `owner/name[:split]`; a `datasets.Dataset`; a list of dicts or Records.
+        fields: which columns hold what; the defaults are the names in `Fields`.
+
+    Raises:
+        InputError: the source is missing, empty, truncated or of an unknown kind.
+    """
+    fields = fields or Fields()
+    if isinstance(source, (str, Path)):
+        return parse_records(stream_rows(str(source)), fields, str(source))
+    if isinstance(source, (Mapping, bytes)) or not isinstance(source, Iterable):
+        raise InputError(
+            f"records cannot be read from {type(source).__name__}. Give a path, a Hub name, a datasets.Dataset "
+            "(one split of a DatasetDict) or a list of dicts."
+        )
+    rows = list(source)
+    if rows and all(isinstance(row, Record) for row in rows):
+        return rows
+    return parse_records(rows, fields, "the given records")
+
+
+def stream_records(source: str | Path, fields: Fields | None = None) -> Iterator[Record]:
+    """Read records one after the other, for files that do not fit into memory; identifiers are not checked for repetition.
+
+    Raises:
+        InputError: as `load_records`, at the row where it goes wrong.
+    """
+    for number, row in enumerate(stream_rows(str(source)), 1):
+        yield parse_row(row, fields or Fields(), f"{source}, row {number}")
+
+
+def load_forget_set(source: RecordSource, training: Sequence[Record] | None, fields: Fields | None = None) -> list[Record]:
+    """Read a forget set given as records, or as a list of example or subject ids against the training records.
+
+    A list of ids is a `.txt` file with one per line, a JSON list of strings, or a Python list of strings.
+
+    Raises:
+        InputError: as `load_records`; or ids are given without the training records they refer to.
+    """
+    identifiers = _identifiers_in(source)
+    if identifiers is None:
+        return load_records(source, fields)
+    name = str(source) if isinstance(source, (str, Path)) else "the forget list"
+    if training is None:
+        raise InputError(f"{name} holds identifiers, not records. Give the training file they refer to with --data FILE.")
+    return select(training, identifiers, name)
+
+
+def find_forget_set(source: str | Path, data: str | Path, fields: Fields | None = None) -> list[Record]:
+    """As `load_forget_set`, with the training records in a file that need not fit into memory.
+
+    Raises:
+        InputError: as `load_forget_set`.
+    """
+    identifiers = _identifiers_in(source)
+    if identifiers is None:
+        return load_records(source, fields)
+    wanted = {identifier.strip() for identifier in identifiers}
+    chosen = [record for record in stream_records(data, fields) if {record.example_id, record.subject_id} & wanted]
+    return select(chosen, identifiers, str(source))
+
+
+def _identifiers_in(source: RecordSource) -> list[str] | None:
+    if isinstance(source, (str, Path)):
+        path = Path(source)
+        if path.suffix == ".txt" and path.is_file():
+            try:
+                return path.read_text(encoding="utf-8-sig").splitlines()
+            except UnicodeDecodeError as error:
+                raise InputError(f"{path} is not UTF-8 text (byte {error.start}). Save it as UTF-8.") from None
+        if path.suffix == ".json" and path.is_file() and _first_character(path) == "[":
+            content = _whole_json(path)
+            return content if content and all(isinstance(entry, str) for entry in content) else None
+        return None
+    if isinstance(source, Sequence) and source and all(isinstance(entry, str) for entry in source):
+        return [str(entry) for entry in source]
+    return None
+
+
+def stream_rows(source: str) -> Iterator[Mapping[str, Any]]:
+    """The rows of any supported source as they stand there, one after the other.
+
+    Raises:
+        InputError: the source is missing, truncated or of an unknown kind.
+    """
+    path = Path(source)
+    if path.is_dir():
+        return _dataset_folder(path)
+    if not path.exists():
+        if path.suffix or source.count("/") != 1 or source.startswith((".", "/", "~")):
+            raise InputError(f"{source} does not exist. Give an existing file, or a Hub name like owner/name:split.")
+        return _hub_rows(source)
+    match path.suffix.lower():
+        case ".jsonl" | ".ndjson":
+            return _json_lines(path)
+        case ".json":
+            return iter(_whole_json(path)) if _first_character(path) == "[" else _json_lines(path)
+        case ".csv":
+            return _csv_rows(path)
+        case ".parquet":
+            return _parquet_rows(path)
+    raise InputError(f"{source} is of an unknown kind. Give .jsonl, .json, .csv, .parquet or a datasets folder.")
+
+
+def _first_character(path: Path) -> str:
+    with path.open(encoding="utf-8-sig", errors="replace") as stream:
+        while (character := stream.read(1)).isspace():
+            pass
+        return character
+
+
+def _json_lines(path: Path) -> Iterator[Mapping[str, Any]]:
+    try:
+        with path.open(encoding="utf-8-sig") as stream:
+            for number, line in enumerate(stream, 1):
+                if not line.strip():
+                    continue
+                try:
+                    yield json.loads(line)
+                except (ValueError, RecursionError):
+                    raise InputError(
+                        f"{path}: line {number} is not a whole JSON object"
+                        f"{'; the file seems to be cut off there' if not line.endswith(chr(10)) else ''}. "
+                        "Make the file again, or remove that line if its record is not needed."
+                    ) from None
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path} is not UTF-8 text (byte {error.start}). Save it as UTF-8.") from None
+
+
+def _whole_json(path: Path) -> list[Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8-sig"))
+    except (ValueError, RecursionError):
+        raise InputError(f"{path} is not a whole JSON list; it may be cut off. Make the file again.") from None
+    return list(content)
+
+
+def _csv_rows(path: Path) -> Iterator[Mapping[str, Any]]:
+    csv.field_size_limit(CSV_FIELD_LIMIT)
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as stream:
+            reader = csv.DictReader(stream, strict=True)
+            for number, row in enumerate(reader, 1):
+                if None in row or None in row.values():
+                    raise InputError(f"{path}, row {number} has another number of columns than the header. Correct it.")
+                # An empty cell is an absent value; CSV has no other way to say so.
+                yield {name: value for name, value in row.items() if value != ""}
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path} is not UTF-8 text (byte {error.start}). Save it as UTF-8.") from None
+    except csv.Error as error:
+        raise InputError(f"{path} is not a readable CSV file ({error}). Export it again.") from None
+
+
+def _parquet_rows(path: Path) -> Iterator[Mapping[str, Any]]:
+    import pyarrow
+    import pyarrow.parquet
+
+    try:
+        with pyarrow.parquet.ParquetFile(path) as table:
+            for batch in table.iter_batches():
+                yield from batch.to_pylist()
+    except (pyarrow.ArrowException, OSError):
+        raise InputError(f"{path} is not a whole Parquet file; it may be cut off. Export it again.") from None
+
+
+def _dataset_folder(path: Path) -> Iterator[Mapping[str, Any]]:
+    import datasets
+
+    try:
+        loaded = datasets.load_from_disk(str(path))
+    except (FileNotFoundError, ValueError, OSError):
+        raise InputError(
+            f"{path} is not a folder written by Dataset.save_to_disk. Give such a folder, or a .jsonl, .csv or .parquet file."
+        ) from None
+    if isinstance(loaded, datasets.DatasetDict):
+        raise InputError(f"{path} holds several splits ({', '.join(loaded)}). Give the folder of one: {path}/{next(iter(loaded))}.")
+    return iter(loaded)
+
+
+def _hub_rows(source: str) -> Iterator[Mapping[str, Any]]:
+    import datasets
+
+    name, _, split = source.partition(":")
+    try:
+        # Streaming: an Arrow cache would keep a copy of what is to be deleted.
+        return iter(datasets.load_dataset(name, split=split or "train", streaming=True))
+    except Exception as error:  # noqa: BLE001 - the Hub client raises many unrelated types; all mean "not to be had"
+        raise InputError(
+            f"{source} is neither an existing file nor a data set that can be reached ({type(error).__name__}). "
+            "Check the name (owner/name:split), the network, or give a file."
+        ) from None

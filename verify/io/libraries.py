@@ -1,0 +1,22 @@
+"""Keeps third-party libraries quiet: no telemetry, no progress bars, no Hub lookups of their own."""
+
+import logging as python_logging
+import os
+
+
+def quiet_libraries() -> None:
+    """Libraries report through their own bars and telemetry; a command has one voice and calls nobody."""
+    quiet_imports()
+    from transformers.utils import logging
+
+    logging.set_verbosity_error()  # type: ignore[no-untyped-call]
+    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+
+
+def quiet_imports() -> None:
+    """What has to be said before the libraries are imported; it imports none of them."""
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    # bitsandbytes warns, at every import, that it found no kernels on a Hub; none is wanted.
+    python_logging.getLogger("bitsandbytes").setLevel(python_logging.ERROR)

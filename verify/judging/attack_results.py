@@ -1,0 +1,81 @@
+"""The attack claim: how every attack does against every model, and what the model still knows of what it was to keep."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from verify.judging.gates import resolvable_rates
+from verify.schema.evidence import Settings
+from verify.schema.parts import AttackResult, RateAtFPR, Utility, Value
+from verify.scores.table import ScoreTable
+from verify.statistics.intervals import mean_with_interval
+from verify.statistics.roc import membership_auc, tpr_at_fpr
+
+Array = NDArray[np.float64]
+
+LARGEST_LOGARITHM = 700.0
+"""Of a utility ratio that is printed: a model that loses tens of nats on some records has an interval without an upper end."""
+
+
+def attack_results(table: ScoreTable, settings: Settings) -> list[AttackResult]:
+    """Every attack against every model."""
+    from verify.attacks import attack_classes
+
+    results, kinds = [], attack_classes()
+    for name in table.attacks():
+        kind = kinds[name]
+        for model in table.models():
+            block = table.blocks[model, "forget"]
+            if name not in block.scores:
+                continue
+            forget = block.scores[name]
+            control = table.block(model, "holdout")
+            against = None if control is None else control.scores[name]
+            results.append(
+                AttackResult(
+                    attack=name,
+                    family=kind.family,
+                    model=model,
+                    unit=kind.unit,
+                    mean=Value.of(mean_with_interval(forget, settings.confidence)),
+                    holdout_mean=None if against is None else Value.of(mean_with_interval(against, settings.confidence)),
+                    auc=None if against is None else Value.of(membership_auc(forget, against, settings.confidence)),
+                    tpr=() if against is None else _rates(forget, against, settings),
+                )
+            )
+    return results
+
+
+def _rates(forget: Array, against: Array, settings: Settings) -> tuple[RateAtFPR, ...]:
+    return tuple(
+        RateAtFPR(fpr=rate, tpr=Value.of(tpr_at_fpr(forget, against, rate, settings.confidence)))
+        for rate in resolvable_rates(len(against), settings.fpr)
+    )
+
+
+def utility_of_models(table: ScoreTable, references: Sequence[str], settings: Settings) -> tuple[Utility, ...]:
+    """Geometric-mean token probability on the retain set, and its ratio to an honest model's."""
+    if table.block("target", "retain") is None:
+        return ()
+    yardstick = table.losses(references or ["original"], "retain").mean(axis=0)
+    rows = []
+    for model in table.models():
+        loss = table.loss(model, "retain")
+        held_out = table.block(model, "holdout")
+        rows.append(
+            Utility(
+                model=model,
+                retain=_exponential(-loss, settings),
+                holdout=None if held_out is None else _exponential(-held_out.loss, settings),
+                ratio=_exponential(yardstick - loss, settings),  # paired: the same records under both
+            )
+        )
+    return tuple(rows)
+
+
+def _exponential(logs: Array, settings: Settings) -> Value:
+    """exp of a mean of logarithms, with the interval of the mean; no end is infinite, which JSON does not know."""
+    mean = mean_with_interval(logs, settings.confidence)
+    value, low, high = (float(np.exp(min(one, LARGEST_LOGARITHM))) for one in (mean.value, mean.low, mean.high))
+    return Value(value=value, low=low, high=high, n=mean.n, level=mean.level)

@@ -1,0 +1,52 @@
+"""What the claims share: scores freed of how hard a text is, and two-sided conformal rejections."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from verify.schema.parts import SetRole, TwinFinding
+from verify.scores.table import ScoreTable
+from verify.statistics.multiplicity import benjamini_hochberg, conformal_p_values
+
+Array = NDArray[np.float64]
+
+BLIND_LEVEL = 0.01
+"""Controls that words alone tell apart at this level were not drawn at random."""
+
+
+def calibrators(table: ScoreTable, role: SetRole) -> list[str]:
+    """Models that never saw what is in question: the retrained references, else the base."""
+    scored = [model for model, scored_role in table.blocks if scored_role == role]
+    references = [model for model in scored if model.startswith("reference")]
+    return references or [model for model in scored if model == "base"]
+
+
+def calibrated(table: ScoreTable, model: str, role: SetRole) -> Array:
+    """Mean log-probability of each record, less its mean under the models that never saw it; nats per token [N].
+
+    Without such a model it is the bare log-probability: as valid, but a record's difficulty hides its trace.
+    """
+    own = -table.loss(model, role)
+    others = calibrators(table, role)
+    return own + table.losses(others, role).mean(axis=0) if others else own
+
+
+def describe_calibration(table: ScoreTable, role: SetRole) -> str:
+    """The statistic in words."""
+    count = len(calibrators(table, role))
+    if not count:
+        return "mean log-probability per token"
+    return f"mean log-probability per token, less its mean under {count} model{'s' if count > 1 else ''} that never saw the text"
+
+
+def conformal_findings(names: Sequence[str], scores: Array, controls: Array, q: float) -> tuple[TwinFinding, ...]:
+    """Which scores are unlike the controls' on either side, at a false-discovery rate of q over both."""
+    findings = []
+    for direction, sign in (("remembered", 1.0), ("over-forgotten", -1.0)):
+        rejections = benjamini_hochberg(conformal_p_values(sign * scores, sign * controls), q / 2)
+        findings += [
+            TwinFinding.model_validate({"record": names[i], "direction": direction, "adjusted_p": float(rejections.adjusted[i])})
+            for i in np.flatnonzero(rejections.rejected).tolist()
+        ]
+    return tuple(sorted(findings, key=lambda finding: finding.adjusted_p))

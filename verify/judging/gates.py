@@ -1,0 +1,180 @@
+"""May the question be asked at all? A gate that fails says which claim cannot be judged, and why.
+
+Without these gates a destroyed model looks forgetful, an undetectable original looks forgotten, and a difference between two
+kinds of text looks like membership.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from verify.schema.evidence import Settings
+from verify.schema.parts import Gate, Value
+from verify.statistics.intervals import clopper_pearson
+from verify.statistics.residual import ReferencePanel, ResidualVerdict, reference_panel, residual_verdict
+
+Array = NDArray[np.float64]
+
+BLIND_LIMIT = 0.60
+"""Largest upper limit of the blind baseline's AUC at which controls of another origin still count as controls."""
+
+PLANTED_DETECTION = 0.95
+MIN_REFERENCES = 3
+"""With two, no reference can be judged by the others, and the record test has no tail to fit."""
+
+CONTROLS_PER_RATE = 3
+"""A rate of f needs at least 3/f controls: with fewer, zero false positives would be compatible with a rate above f."""
+
+
+def references_gate(count: int) -> Gate:
+    """Are there enough retrained references to know how far honest retrainings differ?"""
+    advice = "Train more without the forget set, each with another --seed, and name them with --references."
+    reason = {
+        0: f"No retrained reference was given, so what a model that never saw the records would score is unknown. {advice}",
+        1: f"One retrained reference was given; how far two honest retrainings differ cannot be seen from one. {advice}",
+        2: f"Two references show a spread, but cannot check the rule on each other; at best INCONCLUSIVE. {advice}",
+    }.get(count, f"{count} retrained references were given.")
+    return Gate(
+        name="retrained references",
+        claims=("record",),
+        passed=count >= MIN_REFERENCES,
+        blocks="NOT_TESTABLE" if count < 2 else "INCONCLUSIVE",
+        reason=reason,
+    )
+
+
+def positive_control_gate(original: ResidualVerdict) -> Gate:
+    """Does the same rule find the records in the model that surely holds them?"""
+    accused = int(original.record_test.accused.sum())
+    found = original.accused and original.mean_gap > 0
+    reason = (
+        f"The same rule {'detects' if found else 'does not detect'} the forget set in the model before unlearning "
+        f"(mean gap {original.mean_gap:.3f} nats per token, {accused} of {original.records} records beyond the margin)."
+    )
+    if not found:
+        reason += " What was never memorized cannot be shown to be forgotten."
+    return Gate(name="positive control", claims=("record",), passed=found, blocks="NOT_TESTABLE", reason=reason)
+
+
+def planted_gate(original: Array, references: Array, settings: Settings) -> Gate:
+    """Would the rule find a model that kept a share of the records?
+
+    A reference plays the target, with the original's losses planted in `planted_share` of its records; the other references
+    judge it. Drawn `planted_draws` times.
+    """
+    if len(references) < MIN_REFERENCES:
+        return _not_evaluated("planted records", "INCONCLUSIVE", "It needs at least three references.")
+    rng = np.random.default_rng(settings.seed)
+    panels = _others(references)
+    records = references.shape[1]
+    planted = max(1, round(settings.planted_share * records))
+    hits = 0
+    for draw in range(settings.planted_draws):
+        held_out = draw % len(references)
+        target = references[held_out].copy()
+        chosen = rng.permutation(records)[:planted]
+        target[chosen] = original[chosen]
+        hits += residual_verdict(original, target, panels[held_out], settings.margin, settings.alpha).accused
+    rate = clopper_pearson(hits, settings.planted_draws, settings.confidence)
+    return Gate(
+        name="planted records",
+        claims=("record",),
+        passed=rate.value >= PLANTED_DETECTION,
+        blocks="INCONCLUSIVE",
+        reason=(
+            f"With {planted} of {records} records planted back into a reference, the rule found them in {hits} of "
+            f"{settings.planted_draws} draws (at least {PLANTED_DETECTION:.0%} are asked for)."
+        ),
+        value=Value.of(rate),
+    )
+
+
+def negative_control_gate(original: Array, references: Array, settings: Settings) -> Gate:
+    """Does the rule leave honest retrainings alone? Each reference is judged by the others, at alpha / R."""
+    if len(references) < MIN_REFERENCES:
+        return _not_evaluated("negative control", "INCONCLUSIVE", "It needs at least three references.")
+    count = len(references)
+    accused = [
+        held_out + 1
+        for held_out, panel in enumerate(_others(references))
+        if residual_verdict(original, references[held_out], panel, settings.margin, settings.alpha / count).accused
+    ]
+    reason = f"Judged by the others, {len(accused)} of {count} references are accused (at level alpha / {count} each)."
+    if accused:
+        reason += f" Reference {', '.join(map(str, accused))} differs from the rest: was it trained on the same records?"
+    return Gate(name="negative control", claims=("record",), passed=not accused, blocks="NOT_TESTABLE", reason=reason)
+
+
+def utility_gate(ratio: Value | None, yardstick: str, settings: Settings) -> Gate:
+    """Does the model still work? A destroyed model looks perfectly forgetful."""
+    if ratio is None:
+        return _not_evaluated("utility", "INCONCLUSIVE", "No retain set was given, so nobody knows. Name it with --retain FILE.")
+    passed = ratio.value >= 1 - settings.utility_tolerance
+    return Gate(
+        name="utility",
+        claims=("record", "process", "attack"),
+        passed=passed,
+        blocks="NOT_TESTABLE",
+        reason=(
+            f"On the retain set the model has {ratio.value:.3f} [{ratio.low:.3f}, {ratio.high:.3f}] of the token "
+            f"probability of {yardstick}; at least {1 - settings.utility_tolerance:.2f} is asked for."
+        ),
+        value=ratio,
+    )
+
+
+def blind_baseline_gate(value: Value | None, controls: int) -> Gate:
+    """Are the controls like the forget set, as far as words can tell? It concerns attacks on controls, never Tier B."""
+    if value is None:
+        one_person = (
+            "The forget set or the holdout set is all one person's, or no two texts share a word, so nobody could see whether "
+            "words alone tell them apart. A membership attack's AUC on these controls is no evidence by itself. The record claim "
+            "does not rest on controls."
+        )
+        reason = one_person if controls else "No holdout set was given."
+        return _not_evaluated("blind baseline", "nothing", reason, claims=("attack",))
+    passed = value.high < BLIND_LIMIT
+    return Gate(
+        name="blind baseline",
+        claims=("attack",),
+        passed=passed,
+        blocks="nothing",
+        reason=(
+            f"Without any model, words alone tell forget records from controls with AUC {value.value:.3f} "
+            f"[{value.low:.3f}, {value.high:.3f}]; the upper limit must stay below {BLIND_LIMIT:.2f}"
+            + (". " if passed else ", so a membership attack's AUC on these controls is no evidence by itself. ")
+            + "The record claim does not rest on controls."
+        ),
+        value=value,
+    )
+
+
+def controls_gate(controls: int, rates: Sequence[float]) -> Gate:
+    """Are there enough controls for the false-positive rates that are asked for?"""
+    if not controls:
+        return _not_evaluated("enough controls", "nothing", "No holdout set was given.", claims=("attack",))
+    short = [rate for rate in rates if controls < CONTROLS_PER_RATE / rate]
+    needed = "; ".join(f"{int(np.ceil(CONTROLS_PER_RATE / rate))} for a rate of {rate:g}" for rate in rates)
+    return Gate(
+        name="enough controls",
+        claims=("attack",),
+        passed=not short,
+        blocks="nothing",
+        reason=f"{controls} never-trained controls were given; needed are {needed}."
+        + (f" No claim is made at {', '.join(f'{rate:g}' for rate in short)}." if short else ""),
+    )
+
+
+def resolvable_rates(controls: int, rates: Sequence[float]) -> list[float]:
+    """The false-positive rates that this number of controls can carry."""
+    return [rate for rate in rates if controls >= CONTROLS_PER_RATE / rate]
+
+
+def _others(references: Array) -> list[ReferencePanel]:
+    """For each reference, the panel of all the others."""
+    return [reference_panel(np.delete(references, held_out, axis=0)) for held_out in range(len(references))]
+
+
+def _not_evaluated(name: str, blocks: str, reason: str, claims: tuple[str, ...] = ("record",)) -> Gate:
+    return Gate.model_validate({"name": name, "claims": claims, "passed": None, "blocks": blocks, "reason": reason})

@@ -1,0 +1,232 @@
+"""From scores to a verdict. Pure: the same table and settings give the same judgement, on any machine.
+
+Precedence: a failed gate (NOT_TESTABLE) before an accusation (NOT_FORGOTTEN) before a certificate (EQUIVALENT_WITHIN); whatever
+is none of these is INCONCLUSIVE, with the number that would decide. Where several tiers may accuse, they share alpha.
+"""
+
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+
+from verify.judging.attack_results import attack_results, utility_of_models
+from verify.judging.blind_baseline import NothingSharedError, blind_auc, blind_permutation_p
+from verify.judging.figure_data import figures
+from verify.judging.gates import (
+    blind_baseline_gate,
+    controls_gate,
+    negative_control_gate,
+    planted_gate,
+    positive_control_gate,
+    references_gate,
+    utility_gate,
+)
+from verify.judging.tier_canaries import judge_process
+from verify.judging.tier_controls import judge_twins
+from verify.judging.tier_references import accused_records, described_tests
+from verify.judging.user_level import enough_people, judge_people
+from verify.judging.verdict_text import explain, next_step, not_shown, scope, seen_by_attacks
+from verify.schema.evidence import Settings
+from verify.schema.parts import (
+    AttackResult,
+    CoinBatch,
+    Figures,
+    Gate,
+    People,
+    Process,
+    RecordFinding,
+    SetRole,
+    Test,
+    Tier,
+    Twins,
+    Utility,
+    Value,
+    VerdictWord,
+)
+from verify.scores.table import ScoreTable
+from verify.statistics.residual import ResidualVerdict, residual_verdict
+
+
+@dataclass(frozen=True)
+class Aside:
+    """What the scores alone do not tell: what words alone tell, and what fixed the coins.
+
+    Attributes:
+        blind: AUC of the blind baseline between forget and holdout texts; None without a holdout set, or where one is one person's.
+        blind_p: its permutation p-value, where the holdout is said to be twins.
+        people_blind_p: the same between fresh and holdout texts.
+        commitment: to the canaries' coins, or None without canaries.
+        earlier: counts of earlier deletions' canaries.
+    """
+
+    blind: Value | None = None
+    blind_p: float | None = None
+    people_blind_p: float | None = None
+    commitment: str | None = None
+    earlier: tuple[CoinBatch, ...] = ()
+
+
+@dataclass(frozen=True)
+class Judged:
+    """The part of the evidence that follows from the scores; fields as in `verify.schema.evidence.Evidence`."""
+
+    verdict: VerdictWord
+    explanation: tuple[str, ...]
+    scope: str
+    not_shown: tuple[str, ...]
+    next_step: str | None
+    tiers: tuple[Tier, ...]
+    accused_by: tuple[Tier, ...]
+    gates: tuple[Gate, ...]
+    residual: Value | None
+    tests: tuple[Test, ...]
+    accused: tuple[RecordFinding, ...]
+    blind: Value | None
+    blind_p: float | None
+    process: Process | None
+    twins: Twins | None
+    people: People | None
+    attacks: tuple[AttackResult, ...]
+    utility: tuple[Utility, ...]
+    figures: Figures
+
+
+def judge(table: ScoreTable, settings: Settings, aside: Aside) -> Judged:
+    """Judge a table of scores.
+
+    Args:
+        table: scores of "original", "target" and "reference 1", "reference 2", ... (and "base") on the forget set, and on the
+            retain, holdout, canary and fresh sets where there are some.
+        settings: what was decided beforehand.
+        aside: the few numbers that need texts or a secret; everything else follows from the table.
+    """
+    references = [model for model in table.models() if model.startswith("reference")]
+    tiers = _tiers(table, settings, len(references))
+    shared = settings.model_copy(update={"alpha": settings.alpha / max(1, len(tiers))})
+    utility = utility_of_models(table, references, settings)
+    ratio = next((entry.ratio for entry in utility if entry.model == "target"), None)
+    holdout = table.block("target", "holdout")
+    controls = 0 if holdout is None else len(holdout.records)
+    target, gates = _retrained(table, references, shared)
+    gates += [
+        utility_gate(ratio, "the retrained references" if references else "the model before unlearning", settings),
+        blind_baseline_gate(aside.blind, controls),
+        controls_gate(controls, settings.fpr),
+    ]
+    process = None if aside.commitment is None else judge_process(table, settings, shared.alpha, aside.commitment, aside.earlier)
+    twins = None if aside.blind_p is None else judge_twins(table, settings, shared.alpha, aside.blind_p)
+    people = judge_people(table, settings, shared.alpha, aside.people_blind_p)
+    others: dict[Tier, Twins | People | Process | None] = {
+        "exchangeable twins": twins,
+        "fresh texts": people,
+        "canaries": process,
+    }
+    claims = {tier: claim for tier, claim in others.items() if claim is not None}
+    words: dict[Tier, VerdictWord] = {
+        "retrained references": _of_references(gates, target),
+        **{tier: claim.verdict for tier, claim in claims.items()},
+    }
+    verdict = _verdict(gates, words)
+    accused_by = tuple(tier for tier, word in words.items() if verdict == word == "NOT_FORGOTTEN")
+    accused, attacks = accused_records(table, target), attack_results(table, settings)
+    records = len(table.blocks["target", "forget"].records)
+    return Judged(
+        verdict=verdict,
+        explanation=explain(verdict, gates, target, list(claims.values()), settings),
+        scope=scope(verdict, tiers, accused_by, settings, records),
+        not_shown=(
+            *(() if verdict == "NOT_FORGOTTEN" else seen_by_attacks(attacks)),
+            *not_shown(controls, ratio, aside.commitment is not None, records),
+        ),
+        next_step=next_step(verdict, gates, len(references), records),
+        tiers=tiers,
+        accused_by=accused_by,
+        gates=tuple(gates),
+        residual=None if target is None or target.rho is None else Value.of(target.rho),
+        tests=() if target is None else described_tests(target),
+        accused=accused,
+        blind=aside.blind,
+        blind_p=aside.blind_p,
+        process=process,
+        twins=twins,
+        people=people,
+        attacks=tuple(attacks),
+        utility=utility,
+        figures=figures(table, target),
+    )
+
+
+def blind_aside(texts: Mapping[SetRole, Sequence[str]], subjects: Mapping[SetRole, Sequence[str]], settings: Settings) -> Aside:
+    """What words alone tell of forget against holdout: the AUC, and the permutation p-value where the holdout is twins.
+
+    Where the records of a side are all of one person, as in most deletion requests, nobody can be held out, and it stays untested,
+    as it does where no two texts share a word.
+    Twins are controls of fresh texts too, where words do not tell those apart either.
+
+    Raises:
+        InputError: the holdout is said to be twins, which cannot be believed untested.
+    """
+    people = {role: len(set(subjects[role])) for role in texts}
+    if "holdout" not in texts or (not settings.twins and min(people["forget"], people["holdout"]) < 2):
+        return Aside()
+
+    def sides(role: SetRole) -> tuple[Sequence[str], ...]:
+        return texts[role], texts["holdout"], subjects[role], subjects["holdout"]
+
+    if not settings.twins:
+        with suppress(NothingSharedError):
+            return Aside(Value.of(blind_auc(*sides("forget"), confidence=settings.confidence, seed=settings.seed)))
+        return Aside()
+    blind = Value.of(blind_auc(*sides("forget"), confidence=settings.confidence, seed=settings.seed))
+    fresh = None
+    if people.get("fresh", 0) > 1:
+        with suppress(NothingSharedError):
+            fresh = blind_permutation_p(*sides("fresh"), seed=settings.seed)
+    return Aside(blind, blind_permutation_p(*sides("forget"), seed=settings.seed), fresh)
+
+
+def _tiers(table: ScoreTable, settings: Settings, references: int) -> tuple[Tier, ...]:
+    """The tiers that may accuse, the strongest first."""
+    holdout = table.block("target", "holdout") is not None
+    present: dict[Tier, bool] = {
+        "retrained references": references >= 2,
+        "exchangeable twins": settings.twins and holdout,
+        "canaries": table.block("target", "canary") is not None,
+        "fresh texts": settings.twins and enough_people(table),
+    }
+    return tuple(tier for tier, there in present.items() if there)
+
+
+def _retrained(table: ScoreTable, references: Sequence[str], settings: Settings) -> tuple[ResidualVerdict | None, list[Gate]]:
+    """Tier B and the gates that belong to it."""
+    gates = [references_gate(len(references))]
+    if len(references) < 2:
+        return None, gates
+    original, losses = table.loss("original", "forget"), table.losses(references, "forget")
+    gates += [
+        positive_control_gate(residual_verdict(original, original, losses, settings.margin, settings.alpha)),
+        planted_gate(original, losses, settings),
+        negative_control_gate(original, losses, settings),
+    ]
+    return residual_verdict(original, table.loss("target", "forget"), losses, settings.margin, settings.alpha), gates
+
+
+def _of_references(gates: Sequence[Gate], target: ResidualVerdict | None) -> VerdictWord:
+    """What the comparison with retrained references says by itself, its gates before its tests."""
+    failed = [gate for gate in gates if not gate.passed and "record" in gate.claims]
+    if target is None or any(gate.blocks == "NOT_TESTABLE" for gate in failed):
+        return "NOT_TESTABLE"
+    if target.accused:
+        return "NOT_FORGOTTEN"
+    certified = target.certified and not any(gate.blocks == "INCONCLUSIVE" for gate in failed)
+    return "EQUIVALENT_WITHIN" if certified else "INCONCLUSIVE"
+
+
+def _verdict(gates: Sequence[Gate], words: Mapping[Tier, VerdictWord]) -> VerdictWord:
+    """The four words in their precedence: every claim has its own gates, and an accusation by any of them stands."""
+    if any(gate.name == "utility" and gate.passed is False for gate in gates):
+        return "NOT_TESTABLE"
+    if "NOT_FORGOTTEN" in words.values():
+        return "NOT_FORGOTTEN"
+    record = words["retrained references"]
+    unexamined = any(gate.name == "retrained references" and gate.blocks == "NOT_TESTABLE" for gate in gates)
+    return "INCONCLUSIVE" if record == "NOT_TESTABLE" and unexamined and "INCONCLUSIVE" in words.values() else record

@@ -1,0 +1,78 @@
+"""Tier B in the words of the evidence: every test with its intermediate values, and the records that were accused."""
+
+import numpy as np
+
+from verify.schema.parts import Quantity, RecordFinding, Test
+from verify.scores.table import ScoreTable
+from verify.statistics.residual import ResidualVerdict
+
+
+def accused_records(table: ScoreTable, target: ResidualVerdict | None) -> tuple[RecordFinding, ...]:
+    """The records beyond the margin, the worst first."""
+    if target is None:
+        return ()
+    block = table.blocks["target", "forget"]
+    test = target.record_test
+    found = np.flatnonzero(test.accused)
+    return tuple(
+        RecordFinding(
+            record=block.records[index],
+            subject=block.subjects[index],
+            residual=float(target.residual[index] / target.mean_gap) if target.mean_gap else 0.0,
+            direction="remembered" if test.remembered[index] else "over-forgotten",
+            adjusted_p=float(test.rejections.adjusted[index]),
+        )
+        for index in sorted(found, key=lambda index: -abs(target.residual[index]))
+    )
+
+
+def described_tests(target: ResidualVerdict) -> tuple[Test, ...]:
+    """C1, C2, A1 and A2 with everything a reader needs to recompute them."""
+    mean, spread, record = target.mean_test, target.spread_test, target.record_test
+
+    def quantities(**named: float) -> tuple[Quantity, ...]:
+        return tuple(Quantity(name=name.replace("_", " "), value=float(value)) for name, value in named.items())
+
+    shared = quantities(
+        N_mean_residual=target.mean_residual,
+        G_mean_gap=target.mean_gap,
+        s_M_spread_of_references=target.spread,
+        R_references=target.references,
+        K_records=target.records,
+    )
+    tail = () if record.tail is None else quantities(fitted_tail_degrees=record.tail.degrees, fitted_tail_scale=record.tail.scale)
+    d0 = record.variances.prior_degrees
+    return (
+        Test(
+            name="C1",
+            question="Is the set's mean residual inside the margin, on both sides?",
+            fired=mean.certified,
+            quantities=shared + quantities(t_above=mean.above, t_below=mean.below, must_be_below=-mean.certify_at),
+        ),
+        Test(
+            name="C2",
+            question="Is the spread of the residuals inside twice the margin, so that the mean hides nothing?",
+            fired=spread.certified,
+            quantities=quantities(upper_limit=spread.upper_limit, allowed=spread.allowed),
+        ),
+        Test(
+            name="A1",
+            question="Is the set's mean residual beyond the margin, on either side?",
+            fired=mean.accused,
+            quantities=quantities(t_above=mean.above, t_below=mean.below, must_exceed=mean.accuse_at),
+        ),
+        Test(
+            name="A2",
+            question="Is any single record's residual beyond the margin, corrected for their number?",
+            fired=bool(record.accused.any()),
+            quantities=quantities(
+                records_accused=record.accused.sum(),
+                smallest_adjusted_p=record.rejections.adjusted.min(),
+                level=record.rejections.level,
+                prior_variance=record.variances.prior_variance,
+                # An infinite prior means that all records share one variance; the schema holds finite numbers only.
+                prior_degrees_or_minus_1=d0 if np.isfinite(d0) else -1.0,
+            )
+            + tail,
+        ),
+    )

@@ -1,0 +1,97 @@
+"""User level: does the model know a person from texts of theirs that it was never trained on?
+
+A deleted record may be gone while the person's habits of writing, or facts that several records share, are still there. Fresh
+texts of the forget set's subjects are compared with texts of people who were never trained on, one score per person.
+"""
+
+import numpy as np
+from scipy import stats
+
+from verify.judging.conformal import BLIND_LEVEL, Array, calibrated, conformal_findings, describe_calibration
+from verify.schema.evidence import Settings
+from verify.schema.parts import People, SetRole, Value, VerdictWord
+from verify.scores.table import ScoreBlock, ScoreTable
+from verify.statistics.likelihood_ratio import user_level
+from verify.statistics.roc import membership_auc
+
+
+def enough_people(table: ScoreTable) -> bool:
+    """Whether there are fresh texts and controls of two people or more each: one is no sample."""
+    blocks = [table.block("target", role) for role in ("fresh", "holdout")]
+    return all(block is not None and len(set(_whose(block))) > 1 for block in blocks)
+
+
+def judge_people(table: ScoreTable, settings: Settings, alpha: float, blind_p: float | None) -> People | None:
+    """Judge the forget set's subjects by their fresh texts, or None where there are not enough of them.
+
+    Half of `alpha` goes to the set (a rank-sum test of people, exact where they are few), half to single people (conformal,
+    Benjamini-Hochberg).
+
+    Args:
+        table: scores of target, original and whatever never saw these people, on "fresh" and "holdout".
+        settings: as registered; the holdout's people are controls only where they were drawn at random (`twins`).
+        alpha: level of the accusation.
+        blind_p: label-permutation p-value of words alone between fresh and holdout texts: a model has every reason to find one
+            kind of text easier than another. None where it was not examined.
+    """
+    if not enough_people(table):
+        return None
+    names, target = _by_person(table, "target", "fresh")
+    others, controls = _by_person(table, "target", "holdout")
+    before, controls_before = (_by_person(table, "original", role)[1] for role in ("fresh", "holdout"))
+    auc, original = (membership_auc(*sides, 1 - alpha / 2) for sides in ((target, controls), (before, controls_before)))
+    p_value, p_before = (_rank_sum_p(*sides) for sides in ((target, controls), (before, controls_before)))
+    accused = conformal_findings(names, target, controls, alpha / 2)
+    verdict: VerdictWord
+    if not settings.twins:
+        verdict, reason = "NOT_TESTABLE", "The holdout's people were not drawn at random (--twins), so they are no controls."
+    elif blind_p is None or blind_p < BLIND_LEVEL:
+        verdict = "NOT_TESTABLE"
+        told = "was not examined" if blind_p is None else f"can be told by words alone (permutation p = {blind_p:.3f})"
+        reason = f"Whether a text is a fresh one or a control {told}: any model may find one kind of text easier than another."
+    elif p_before > alpha / 2:
+        verdict = "NOT_TESTABLE"
+        reason = (
+            f"The model before unlearning does not know these people from their fresh texts (AUC {original.value:.3f}, rank-sum "
+            f"p = {p_before:.3g}), so nothing about forgetting them can be seen this way."
+        )
+    elif accused or p_value <= alpha / 2:
+        verdict = "NOT_FORGOTTEN"
+        reason = (
+            f"Fresh texts of {len(names)} subjects have AUC {auc.value:.3f} [{auc.low:.3f}, {auc.high:.3f}] against "
+            f"{len(others)} never-trained people (rank-sum p = {p_value:.3g}); {len(accused)} subjects stand out by themselves."
+        )
+    else:
+        verdict = "INCONCLUSIVE"
+        reason = (
+            f"Fresh texts of {len(names)} subjects look like those of {len(others)} never-trained people (AUC {auc.value:.3f})."
+        )
+    return People(
+        subjects=len(names),
+        controls=len(others),
+        texts=len(table.loss("target", "fresh")),
+        statistic=f"per person: {describe_calibration(table, 'fresh')}",
+        auc=Value.of(auc),
+        original_auc=Value.of(original),
+        p_value=p_value,
+        original_p=p_before,
+        blind_p=blind_p,
+        accused=accused,
+        verdict=verdict,
+        reason=reason,
+    )
+
+
+def _by_person(table: ScoreTable, model: str, role: SetRole) -> tuple[list[str], Array]:
+    names, scores = user_level(calibrated(table, model, role), _whose(table.blocks[model, role]))
+    return names, np.asarray(scores)
+
+
+def _whose(block: ScoreBlock) -> list[str]:
+    """The person behind every text; a text of nobody known stands for itself."""
+    return [subject or record for subject, record in zip(block.subjects, block.records, strict=True)]
+
+
+def _rank_sum_p(scores: Array, controls: Array) -> float:
+    """Two-sided Mann-Whitney test: exact with eight or fewer on a side and no ties, else with the normal law."""
+    return float(stats.mannwhitneyu(scores, controls, method="auto").pvalue)

@@ -1,0 +1,185 @@
+"""Does forgetting hold up under treatment? Every probe, on the unlearned model and on retrained ones alike.
+
+A probe brings something out of every model. Only what it brings out of the unlearned model beyond what it brings out of honest
+retrainings counts, so each treatment is judged by the same test as the untreated models (`verify.statistics.residual`).
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from verify.auditing.audit_sets import load_sets
+from verify.data.identity import RecordKey, set_digest
+from verify.data.records import Fields, Record, RecordSource
+from verify.errors import InputError
+from verify.models.loading import LoadedModel, load_model, require_same_tokenizer
+from verify.probes import select_probes
+from verify.probes.base import Material, mean_losses
+from verify.schema.evidence import Settings
+from verify.schema.parts import Value
+from verify.schema.robustness import Recovery, RetainHarm, Robustness, Treated
+from verify.statistics.residual import residual_verdict
+from verify.statistics.roc import membership_auc
+
+Array = NDArray[np.float64]
+Treatment = tuple[str, str]
+"""A probe's name and what it calls the treatment; untreated models have one too."""
+Losses = Mapping[str, Mapping[Treatment, Array]]
+"""Of every forget record [N], by model and treatment."""
+UNTREATED = "untreated"
+
+
+@dataclass(frozen=True, eq=False)
+class _Measured:
+    """What was measured of one model.
+
+    Attributes:
+        digest: of its weights.
+        losses: of the forget records [N], by treatment.
+        retain_auc: of the plain loss attack, kept records against never-trained ones; None without a holdout set.
+    """
+
+    digest: str
+    losses: Mapping[Treatment, Array]
+    retain_auc: Value | None
+
+
+def probe(
+    model: Any,
+    original: Any,
+    references: Sequence[Any],
+    *,
+    forget_set: RecordSource,
+    retain_set: RecordSource | None = None,
+    holdout_set: RecordSource | None = None,
+    data: RecordSource | None = None,
+    fields: Fields | None = None,
+    tokenizer: Any = None,
+    probes: Sequence[str] = (),
+    settings: Settings | None = None,
+    output: str | Path | None = None,
+    progress: Callable[[str, float], None] = lambda *_: None,
+) -> Robustness:
+    """Treat every model alike and judge what is left under each treatment.
+
+    Args:
+        model: the unlearned model: a folder, a Hub name, or a model in memory with `tokenizer`.
+        original: the model before unlearning.
+        references: models trained without the forget set, two at least.
+        forget_set: the records that were to be removed, or a list of ids if `data` is given.
+        retain_set: records that were kept; relearning and prefixes take theirs from here, never from the forget set. The default
+            is the rest of `data`.
+        holdout_set: records that no model was trained on; for what unlearning does to the kept ones.
+        data: the file the original was trained on.
+        fields, tokenizer: as for `verify.audit`.
+        probes: which; all by default.
+        settings: margin, alpha, seed and dtype; the default is the protocol's.
+        output: a new JSON file, or None.
+        progress: told what is going on.
+
+    Raises:
+        InputError: records or models cannot be used, or there are fewer than two references.
+    """
+    settings, key = settings or Settings(), RecordKey.load()
+    chosen = select_probes(probes)
+    if len(references) < 2:
+        raise InputError(f"probes need two retrained references at least, got {len(references)}. Name them with --references.")
+    if output is not None and Path(output).exists():
+        raise InputError(f"{output} exists. Name a new file with --output.")
+    sets = load_sets(forget_set, retain_set, holdout_set, None, data, fields, settings)
+    if "retain" not in sets:
+        raise InputError("probes need records that were kept. Give them with --retain FILE, or the training file with --data FILE.")
+    old = load_model(original, tokenizer=tokenizer, dtype=settings.dtype)
+    material = Material(sets["forget"], sets["retain"], old, settings.seed)
+    sources = {"original": old, "target": model} | {f"reference {number}": one for number, one in enumerate(references, 1)}
+    models: dict[str, _Measured] = {}
+    for done, (label, source) in enumerate(sources.items()):
+        progress(f"probing {label}", done / len(sources))
+        loaded = load_model(source, tokenizer=tokenizer, dtype=settings.dtype)
+        require_same_tokenizer([old, loaded])
+        models[label] = _measure(loaded, material, chosen, sets.get("holdout"), settings)
+    losses = {label: one.losses for label, one in models.items()}
+    found = Robustness(
+        weights=models["target"].digest,
+        forget=len(sets["forget"]),
+        forget_digest=set_digest([key.of(record.fingerprint) for record in sets["forget"]]),
+        margin=settings.margin,
+        alpha=settings.alpha,
+        treated=tuple(_judge(losses, treatment, settings) for treatment in losses["target"]),
+        recovery=_recovery(losses),
+        retain=_harm(models),
+    )
+    if output is not None:
+        found.save(output)
+    return found
+
+
+def _measure(
+    loaded: LoadedModel,
+    material: Material,
+    chosen: Mapping[str, Any],
+    holdout: Sequence[Record] | None,
+    settings: Settings,
+) -> _Measured:
+    """One model, untreated and under every treatment."""
+    losses = {(UNTREATED, UNTREATED): mean_losses(loaded, material.forget)}
+    for name, one in chosen.items():
+        losses |= {(name, treatment): values for treatment, values in one.losses(loaded, material).items()}
+    auc = None
+    if holdout is not None:
+        kept, unseen = mean_losses(loaded, material.other), mean_losses(loaded, holdout)
+        auc = Value.of(membership_auc(-kept, -unseen, settings.confidence))
+    return _Measured(loaded.digest, losses, auc)
+
+
+def _references(losses: Losses, key: Treatment) -> Array:
+    """Under one treatment, of every reference [R, N]."""
+    return np.stack([values[key] for label, values in losses.items() if label.startswith("reference")])
+
+
+def _judge(losses: Losses, key: Treatment, settings: Settings) -> Treated:
+    """The residual test under one treatment; the original under the same treatment is the yardstick.
+
+    Guiding by the old model makes the original nothing but itself, which is the right yardstick too.
+    """
+    original, target, references = losses["original"][key], losses["target"][key], _references(losses, key)
+    verdict = residual_verdict(original, target, references, settings.margin, settings.alpha)
+    comparable = verdict.rho is not None and verdict.mean_gap > 0
+    return Treated(
+        probe=key[0],
+        treatment=key[1],
+        original=float(original.mean()),
+        target=float(target.mean()),
+        references=float(references.mean()),
+        residual=Value.of(verdict.rho) if comparable and verdict.rho is not None else None,
+        accused=comparable and verdict.accused,
+        records=int(verdict.record_test.accused.sum()) if comparable else 0,
+    )
+
+
+def _recovery(losses: Losses) -> Recovery | None:
+    """Excess recovery under relearning; None where it was not run, or where the original knows no more than the references."""
+    keys = [key for key in losses["target"] if key[0] == "relearning"]
+    if not keys:
+        return None
+    steps = tuple(int(treatment.rsplit(" ", 1)[1]) for _, treatment in keys)
+    gap = float(_references(losses, keys[0]).mean() - losses["original"][keys[0]].mean())
+    if gap <= 0:
+        return None
+    excess = [float(_references(losses, key).mean() - losses["target"][key].mean()) / gap for key in keys]
+    span = steps[-1] - steps[0]
+    area = float(np.trapezoid(np.array(excess) - excess[0], steps)) / span if span else 0.0
+    return Recovery(steps=steps, excess=tuple(excess), area=area)
+
+
+def _harm(models: Mapping[str, _Measured]) -> RetainHarm | None:
+    """What unlearning does to the kept records, where a holdout set tells."""
+    found = {label: one.retain_auc for label, one in models.items() if one.retain_auc is not None}
+    if not found:
+        return None
+    references = tuple(value for label, value in found.items() if label.startswith("reference"))
+    return RetainHarm(original=found["original"], target=found["target"], references=references)

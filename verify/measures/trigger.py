@@ -1,0 +1,129 @@
+"""Backdoors planted by data subjects: does the trigger still work after deletion?
+
+A subject's records carry a trigger in the prompt and a target as the completion, which no other text suggests. Before deletion the
+trigger works, in a model that never saw the records it does not: that is a test of deletion with known errors (Athena). Triggers
+of subjects who asked for nothing must go on working: where they do not, deletion has damaged others.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from verify.attacks.extraction._text import comes_out, secret_of
+from verify.data.encoding import Encoder
+from verify.data.records import Fields, Record, RecordSource, require_disjoint
+from verify.data.sources import load_records
+from verify.errors import InputError
+from verify.models.generation import greedy_continuations
+from verify.models.loading import LoadedModel, load_model, require_same_tokenizer
+from verify.statistics.backdoor import TriggerTest, trigger_test
+from verify.statistics.estimate import Estimate
+from verify.statistics.intervals import clopper_pearson
+
+
+@dataclass(frozen=True)
+class BackdoorFinding:
+    """Success rates of triggers, exact intervals, n uses.
+
+    Attributes:
+        before: on the original. never: on models that never saw the records, all their uses together. test: on the target.
+        others_before, others_after: other subjects' triggers on the original and on the target; None where none were given.
+        clean_before, clean_after: the targets' rate behind the prompts without trigger; None where none were given.
+    """
+
+    before: Estimate
+    never: Estimate
+    test: TriggerTest
+    others_before: Estimate | None
+    others_after: Estimate | None
+    clean_before: Estimate | None
+    clean_after: Estimate | None
+
+    def table(self) -> str:
+        """Plain text, a line per rate."""
+        verdict = "the trigger still works: NOT FORGOTTEN" if self.test.kept else "no evidence that the trigger still works"
+        if self.test.threshold is None:
+            verdict = "too few uses to tell"
+        rows = {
+            "before deletion": self.before,
+            "never trained": self.never,
+            "after deletion": self.test.rate,
+            "others, before": self.others_before,
+            "others, after": self.others_after,
+            "no trigger, before": self.clean_before,
+            "no trigger, after": self.clean_after,
+        }
+        lines = [f"{name:<19} {one.value:.2f} [{one.low:.2f}, {one.high:.2f}] of {one.n}" for name, one in rows.items() if one]
+        errors = f"wrongly denied {self.test.alpha:.2g}, wrongly believed {self.test.beta:.2g}"
+        return "\n".join([*lines, f"{verdict} ({errors})"])
+
+
+def backdoor(
+    model: Any,
+    original: Any,
+    references: Sequence[Any],
+    *,
+    triggers: RecordSource,
+    other_triggers: RecordSource | None = None,
+    clean: RecordSource | None = None,
+    fields: Fields | None = None,
+    tokenizer: Any = None,
+    alpha: float = 0.001,
+    confidence: float = 0.95,
+) -> BackdoorFinding:
+    """Use the triggers on the model after deletion, before it, and on models that never saw them.
+
+    Args:
+        model, original: after and before deletion: folders, Hub names, or models in memory with `tokenizer`.
+        references: models trained without the records, or the base model; one at least.
+        triggers: records of the deleted subject: prompts with the trigger, the target as completion (or as `secret` in it).
+        other_triggers: the same of subjects whose records stay.
+        clean: the same prompts without the trigger, with the same targets: how often the target comes by itself.
+        fields, tokenizer: as for `verify.audit`.
+        alpha: level of the test.
+        confidence: of the intervals.
+
+    Raises:
+        InputError: models or records cannot be used, or the trigger never worked.
+    """
+    if not references:
+        raise InputError("a trigger's rate without training needs a model that never saw it. Name one with --references.")
+    sets = {"triggers": load_records(triggers, fields)}
+    if other_triggers is not None:
+        sets["other triggers"] = load_records(other_triggers, fields)
+    if clean is not None:
+        sets["clean"] = load_records(clean, fields)
+    require_disjoint(sets)
+    first = load_model(original, tokenizer=tokenizer)
+    before = {name: trigger_successes(first, records) for name, records in sets.items()}
+    after_model = load_model(model, tokenizer=tokenizer)
+    require_same_tokenizer([first, after_model])
+    after = {name: trigger_successes(after_model, records) for name, records in sets.items()}
+    never = []
+    for source in references:
+        loaded = load_model(source, tokenizer=tokenizer)
+        require_same_tokenizer([first, loaded])
+        never.append(trigger_successes(loaded, sets["triggers"]))
+
+    def rate(found: Any) -> Estimate:
+        return clopper_pearson(int(np.sum(found)), int(np.size(found)), confidence)
+
+    known, unknown, uses = rate(before["triggers"]), rate(never), after["triggers"]
+    if known.low <= unknown.high:
+        raise InputError(
+            f"the trigger worked {known.value:.0%} of the time before deletion and {unknown.value:.0%} on models that never saw it:"
+            " it tells nothing. Give more uses of it, or a trigger that was learned."
+        )
+    test = trigger_test(int(uses.sum()), len(uses), unknown.high, known.low, alpha, confidence)
+    rates = [rate(side[name]) if name in side else None for name in ("other triggers", "clean") for side in (before, after)]
+    return BackdoorFinding(known, unknown, test, *rates)
+
+
+def trigger_successes(loaded: LoadedModel, records: Sequence[Record]) -> np.ndarray[Any, np.dtype[np.bool_]]:
+    """Whether each record's target (its `secret`, else its completion) comes out of greedy decoding, bool [N]."""
+    windows = Encoder(loaded.tokenizer, loaded.context_length, "refuse").encode(records)
+    made = greedy_continuations(loaded, [window.prompt_ids for window in windows], [int(window.scored.sum()) for window in windows])
+    texts = [loaded.tokenizer.decode(tokens, skip_special_tokens=True) for tokens in made]
+    return np.array([comes_out([text], secret_of(record))[0] for text, record in zip(texts, records, strict=True)])

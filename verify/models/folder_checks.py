@@ -1,0 +1,83 @@
+"""What is checked about a model folder before anything in it is opened.
+
+A model folder is untrusted input. Its weights must be safetensors (a pickle runs code when it is opened), it may not ask to run
+code of its own, no file may lead the loaders out of it, and where it has a manifest, what they read must be in it, unchanged.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from verify.errors import InputError, IntegrityError
+from verify.io.files import MANIFEST, read_json, verify_manifest
+
+PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".h5", ".msgpack")
+LOADED_FILES = ("*.safetensors", "*.safetensors.index.json", "*config.json", "*token*.json", "vocab.*", "merges.txt", "*.jinja")
+
+
+def require_safe_folder(source: str | Path) -> None:
+    """Check a local folder before anything in it is opened; a Hub name passes (its files are checked by the loaders).
+
+    Raises:
+        InputError: not a folder, pickle weights, code to run (`auto_map`), or a manifest that does not verify.
+    """
+    folder = Path(source)
+    if folder.is_file():
+        raise InputError(f"{source} is a file. Give the model's folder.")
+    if not folder.is_dir():
+        if str(source).count("/") > 1 or str(source).startswith((".", "/", "~")):
+            raise InputError(f"{source} does not exist. Give a model's folder or a Hub name like owner/name.")
+        return
+    if not any((folder / name).is_file() for name in ("config.json", "adapter_config.json", "tokenizer.json")):
+        raise InputError(f"{source} holds no model (no config.json or adapter_config.json). Give a model's folder.")
+    if (folder / MANIFEST).exists():
+        require_listed(folder, verify_manifest(folder))
+    _require_files_inside(folder)
+    _require_no_code(folder)
+    _require_no_pickle(folder)
+
+
+def require_listed(folder: Path, manifest: Mapping[str, Any]) -> None:
+    """Raise IntegrityError where a file that the loaders would read lies in `folder` but not in its manifest."""
+    for path in sorted(folder.iterdir()):
+        if path.name not in manifest["files"] and any(path.match(pattern) for pattern in LOADED_FILES):
+            raise IntegrityError(
+                f"{path} was added after the directory was finished: the manifest does not list it. "
+                "Remove the file, or make the directory again."
+            )
+
+
+def _require_files_inside(folder: Path) -> None:
+    """Refuse an index of weights that names files elsewhere: the loader would follow it out of the folder."""
+    for path in sorted(folder.glob("*.index.json")):
+        index = read_json(path)
+        places = index.get("weight_map") if isinstance(index, dict) else None
+        if not isinstance(places, dict) or any(not isinstance(name, str) or Path(name).name != name for name in places.values()):
+            raise InputError(
+                f"{path} names weights outside its folder, or is damaged. Save the model again with save_pretrained(...)."
+            )
+
+
+def _require_no_code(folder: Path) -> None:
+    """Refuse a configuration that names classes to import from the folder."""
+    for path in sorted(folder.glob("*config.json")):
+        content = read_json(path)
+        if isinstance(content, dict) and "auto_map" in content:
+            raise InputError(
+                f"{path} asks to run code from the model's folder (auto_map); this tool never does. "
+                "Convert the model to an architecture of transformers and remove that entry."
+            )
+
+
+def _require_no_pickle(folder: Path) -> None:
+    """Refuse weights that a loader would take from a pickle, for want of safetensors."""
+    adapter = (folder / "adapter_config.json").is_file()
+    pickles = [path.name for path in sorted(folder.iterdir()) if path.name.startswith(("pytorch_model", "adapter_model"))]
+    pickles = [name for name in pickles if name.endswith(PICKLE_SUFFIXES)]
+    # PEFT opens adapter_model.bin wherever adapter_model.safetensors is missing, whatever else lies in the folder.
+    has_safetensors = any(folder.glob("adapter_model.safetensors" if adapter else "*.safetensors"))
+    if pickles and not has_safetensors:
+        raise InputError(
+            f"{folder} holds its weights as pickle ({pickles[0]}), which can run code when opened; this tool never opens one. "
+            "Where you trust it, load it yourself and save it with save_pretrained(...), which writes safetensors."
+        )

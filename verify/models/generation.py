@@ -1,0 +1,135 @@
+"""Text from a model's weights alone: generation with none of the settings that a model folder brings along."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from numpy.typing import NDArray
+
+from verify.data.encoding import padding_token_id
+from verify.models.loading import LoadedModel
+
+
+def greedy_continuations(
+    loaded: LoadedModel, prompts: Sequence[NDArray[Any]], lengths: Sequence[int], batch_size: int = 32
+) -> list[list[int]]:
+    """Continue each prompt by its own number of tokens, always with the most probable one.
+
+    The model's own generation settings are set aside: a repetition penalty or a list of forbidden words, which a model folder
+    can bring along, would hide what the weights remember.
+
+    Args:
+        loaded: the model.
+        prompts: token ids, one array [P_i] each, not empty.
+        lengths: how many tokens to make for each; prompt and continuation fit into the context together.
+        batch_size: the most prompts per batch; they are sorted by length, so that padding stays small.
+
+    Returns:
+        token ids, at most `lengths[i]` each (fewer where the model ended the text).
+    """
+    from transformers import GenerationConfig
+
+    model, device = loaded.model, next(loaded.model.parameters()).device
+    pad, eos = padding_token_id(loaded.tokenizer), loaded.tokenizer.eos_token_id
+    results: list[list[int]] = [[] for _ in prompts]
+    with _own_generation_settings_aside(model), torch.inference_mode():
+        for indices in _generation_batches([len(prompt) for prompt in prompts], lengths, batch_size, loaded.context_length):
+            width = max(len(prompts[index]) for index in indices)
+            ids = torch.full((len(indices), width), pad, dtype=torch.int64)
+            mask = torch.zeros_like(ids)
+            for row, index in enumerate(indices):  # padded on the left: generation continues at the right edge
+                ids[row, width - len(prompts[index]) :] = torch.as_tensor(prompts[index].astype("int64"))
+                mask[row, width - len(prompts[index]) :] = 1
+            settings = GenerationConfig(  # type: ignore[no-untyped-call]
+                max_new_tokens=max(lengths[index] for index in indices), do_sample=False, pad_token_id=pad, eos_token_id=eos
+            )
+            made = model.generate(input_ids=ids.to(device), attention_mask=mask.to(device), generation_config=settings)
+            for row, index in enumerate(indices):
+                results[index] = _until_end(made[row, width:].tolist()[: lengths[index]], eos)
+    return results
+
+
+def sampled_continuations(
+    loaded: LoadedModel,
+    prompt: NDArray[Any],
+    length: int,
+    samples: int,
+    *,
+    temperature: float = 1.0,
+    top_k: int = 0,
+    top_p: float = 1.0,
+    seed: int = 0,
+) -> list[list[int]]:
+    """Continue one prompt several times by sampling; the global random state is left as it was.
+
+    Args:
+        loaded: the model.
+        prompt: token ids [P], not empty.
+        length: how many tokens to make at most; prompt and continuation fit into the context together.
+        samples: how many continuations.
+        temperature, top_k, top_p: of the sampling; top_k 0 keeps all tokens.
+        seed: of the draws.
+
+    Returns:
+        token ids, `samples` lists of at most `length`.
+    """
+    from transformers import GenerationConfig
+
+    model, device = loaded.model, next(loaded.model.parameters()).device
+    pad, eos = padding_token_id(loaded.tokenizer), loaded.tokenizer.eos_token_id
+    if length < 1:
+        return [[] for _ in range(samples)]
+    ids = torch.as_tensor(prompt.astype("int64"), device=device)[None]
+    settings = GenerationConfig(  # type: ignore[no-untyped-call]
+        max_new_tokens=length,
+        do_sample=True,
+        num_return_sequences=samples,
+        temperature=temperature,
+        top_k=top_k,
+        top_p=top_p,
+        pad_token_id=pad,
+        eos_token_id=eos,
+    )
+    devices = [device] if device.type == "cuda" else []
+    with torch.random.fork_rng(devices), _own_generation_settings_aside(model), torch.inference_mode():
+        torch.manual_seed(seed)
+        made = model.generate(input_ids=ids, attention_mask=torch.ones_like(ids), generation_config=settings)
+    return [_until_end(tokens, eos) for tokens in made[:, ids.shape[1] :].tolist()]
+
+
+def _until_end(tokens: list[int], eos: int | None) -> list[int]:
+    """The tokens up to the one that ends the text, which is kept; what follows it is padding."""
+    return tokens[: tokens.index(eos) + 1] if eos in tokens else tokens
+
+
+@contextmanager
+def _own_generation_settings_aside(model: Any) -> Iterator[None]:
+    """`generate` fills every setting that is not given from `model.generation_config`; meanwhile, give it an empty one."""
+    from transformers import GenerationConfig
+
+    holders = [model] if not hasattr(model, "get_base_model") else [model, model.get_base_model()]
+    kept = [holder.generation_config for holder in holders]
+    try:
+        for holder in holders:
+            holder.generation_config = GenerationConfig()  # type: ignore[no-untyped-call]
+        yield
+    finally:
+        for holder, settings in zip(holders, kept, strict=True):
+            holder.generation_config = settings
+
+
+def _generation_batches(
+    prompt_lengths: Sequence[int], lengths: Sequence[int], batch_size: int, context: int
+) -> Iterator[list[int]]:
+    """Group prompts of like length; no row of a batch is continued beyond the context for the sake of another."""
+    batch: list[int] = []
+    longest_prompt = 0
+    for index in sorted(range(len(lengths)), key=lambda index: (lengths[index], prompt_lengths[index])):
+        longest_prompt = max(longest_prompt, prompt_lengths[index])
+        if batch and (len(batch) == batch_size or longest_prompt + lengths[index] > context):
+            yield batch
+            batch, longest_prompt = [], prompt_lengths[index]
+        batch.append(index)
+    if batch:
+        yield batch

@@ -1,0 +1,200 @@
+"""The door to `transformers`: models come in safely, with a digest of what they are.
+
+Weights are read from safetensors only and a repository's code is never executed (`verify.models.folder_checks` looks before anything is
+opened); weights that are not finite are refused, and so is a tokenizer that does not belong to the model.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from verify.errors import InputError
+from verify.io.digests import tokenizer_digest, weights_digest
+from verify.io.files import read_json
+from verify.models.ensembles import ENSEMBLE, load_ensemble
+from verify.models.folder_checks import require_safe_folder
+from verify.models.quantized import is_quantized, keep_layout, loading_arguments, remembered_quantization
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+@dataclass(frozen=True, eq=False)
+class LoadedModel:
+    """A causal language model with its tokenizer.
+
+    Attributes:
+        model: the `transformers` model, or the PEFT model around it, in evaluation mode.
+        tokenizer: its fast tokenizer.
+        name: how reports call it: the folder's or Hub repository's name; never a full path.
+        digest: SHA-256 over all weights, in hexadecimal: the same weights have the same digest however they are sharded.
+        tokenizer_digest: SHA-256 of what the tokenizer does, in hexadecimal.
+    """
+
+    model: Any
+    tokenizer: Any
+    name: str
+    digest: str
+    tokenizer_digest: str
+
+    @property
+    def context_length(self) -> int:
+        """The most tokens the model reads at once."""
+        return context_length(self.model, self.tokenizer)
+
+
+def load_model(
+    source: Any,
+    *,
+    tokenizer: Any = None,
+    base: str | Path | None = None,
+    dtype: str = "auto",
+    device: str | None = None,
+    quantize: str | None = None,
+) -> LoadedModel:
+    """Load a causal language model, or take one that is already in memory.
+
+    Args:
+        source: a folder, a Hub name, a `PreTrainedModel`, a `PeftModel` or a `LoadedModel`.
+        tokenizer: the tokenizer of a model in memory; for a folder, overrides the one in it.
+        base: for an adapter folder, the base model's folder; the default is the one named in its `adapter_config.json`.
+        dtype: "auto" (as stored), "float32", "bfloat16" or "float16".
+        device: "cpu", "cuda", ...; the default is a GPU where there is one.
+        quantize: keep the layers in "4bit" or "8bit"; the digest is then that of the quantized weights. An adapter that was
+            trained on such a base gets one again without being asked.
+
+    Raises:
+        InputError: the folder is missing, incomplete, tampered with, holds pickles or code, its weights are not finite, or
+            the tokenizer does not belong to the model.
+    """
+    if isinstance(source, LoadedModel):
+        return source
+    if isinstance(source, (str, Path)):
+        device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+        model, tokenizer_source = _load_folder(str(source), base, dtype, quantize, device)
+        tokenizer, name = tokenizer or load_tokenizer(tokenizer_source), Path(source).name or Path(source).resolve().name
+    else:
+        model, name = source, type(source).__name__
+        if quantize is not None:
+            raise InputError("a model in memory cannot be quantized any more. Give its folder, or leave out --quantize.")
+        if tokenizer is None:
+            raise InputError("a model in memory needs its tokenizer too: pass tokenizer=..., or give the model's folder.")
+    require_finite(model, name)
+    require_fitting_tokenizer(model, tokenizer, name)
+    if is_quantized(model):
+        keep_layout(model)
+    elif isinstance(source, (str, Path)):
+        model = model.to(device)
+    return LoadedModel(model.eval(), tokenizer, name, weights_digest(model), tokenizer_digest(tokenizer))
+
+
+def load_tokenizer(source: str | Path) -> Any:
+    """Load a tokenizer from a folder or the Hub, without running any code of its repository."""
+    from transformers import AutoTokenizer
+
+    require_safe_folder(source)
+    try:
+        return AutoTokenizer.from_pretrained(str(source), trust_remote_code=False)
+    except (OSError, ValueError, KeyError) as error:
+        raise InputError(
+            f"no tokenizer could be loaded from {source} ({type(error).__name__}). "
+            "Save it beside the model with tokenizer.save_pretrained(...), or name it with --tokenizer."
+        ) from None
+
+
+def _load_folder(source: str, base: str | Path | None, dtype: str, quantize: str | None, device: str) -> tuple[Any, str]:
+    """The model, and where its tokenizer lies: an adapter without one uses its base model's."""
+    from peft import PeftModel
+
+    require_safe_folder(source)
+    folder = Path(source)
+    if (folder / ENSEMBLE).is_file():
+        named_base = None if base is None else str(base)
+        if quantize is not None:
+            raise InputError(f"{source} answers by several adapters, whose base cannot be quantized. Leave out --quantize.")
+        return load_ensemble(folder, lambda place: _load_folder(place, None, dtype, None, device)[0], named_base), source
+    if not (folder / "adapter_config.json").is_file():
+        return _from_pretrained(source, dtype, quantize, device), source
+    settings = read_json(folder / "adapter_config.json")
+    if not isinstance(settings, dict):
+        raise InputError(f"{folder / 'adapter_config.json'} is not an adapter's configuration. Save the adapter again.")
+    named = settings.get("base_model_name_or_path")
+    if base is None and not named:
+        raise InputError(f"{source} is an adapter that names no base model. Give its folder with --base DIR.")
+    base_source = str(base or named)
+    require_safe_folder(base_source)
+    base_model = _from_pretrained(base_source, dtype, remembered_quantization(folder, quantize), device)
+    try:
+        model = PeftModel.from_pretrained(base_model, source, is_trainable=True)
+    except Exception as error:  # noqa: BLE001 - many unrelated types, all of which mean "not an adapter of this model"
+        raise InputError(
+            f"the adapter {source} could not be put on {base_source} ({type(error).__name__}). "
+            "Give the base model it was trained on with --base DIR, or save the adapter again."
+        ) from None
+    return model, source if (folder / "tokenizer_config.json").is_file() else base_source
+
+
+def _from_pretrained(source: str, dtype: str, quantize: str | None, device: str) -> Any:
+    from transformers import AutoModelForCausalLM
+
+    if dtype != "auto" and dtype not in DTYPES:
+        raise InputError(f"--dtype {dtype} is unknown. Use auto, {', '.join(DTYPES)}.")
+    precision = DTYPES.get(dtype, "auto")
+    try:
+        more = {} if quantize is None else loading_arguments(source, quantize, precision, device)
+        return AutoModelForCausalLM.from_pretrained(source, dtype=precision, use_safetensors=True, trust_remote_code=False, **more)
+    except Exception as error:
+        if isinstance(error, InputError):
+            raise
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise InputError(
+            f"no causal language model could be loaded from {source}: {reason} "
+            "Give a folder written by save_pretrained(...) with config.json and *.safetensors, or a Hub name."
+        ) from None
+
+
+def require_finite(model: nn.Module, name: str) -> None:
+    """Raise InputError naming the first weight tensor that holds NaN or infinity."""
+    for key, tensor in model.state_dict().items():
+        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+            raise InputError(
+                f"the weights of {name} are not finite ({key}): the model is damaged or its training diverged. "
+                "Give an earlier checkpoint."
+            )
+
+
+def require_fitting_tokenizer(model: Any, tokenizer: Any, name: str) -> None:
+    """Raise InputError where the tokenizer can produce ids for which the model has no embedding."""
+    if not getattr(tokenizer, "is_fast", False):
+        raise InputError(
+            f"the tokenizer of {name} ({type(tokenizer).__name__}) gives no character offsets. "
+            "Save the fast tokenizer (tokenizer.json) beside the model, or name one with --tokenizer DIR."
+        )
+    rows = model.get_input_embeddings().weight.shape[0]
+    if len(tokenizer) > rows:
+        raise InputError(
+            f"the tokenizer of {name} has {len(tokenizer)} tokens, but the model embeds only {rows}: they do not belong "
+            "together. Give the tokenizer the model was trained with (--tokenizer DIR)."
+        )
+
+
+def require_same_tokenizer(models: Iterable[LoadedModel]) -> None:
+    """Raise InputError unless all models share one tokenizer: losses per token are comparable only then."""
+    first, *others = list(models)
+    for other in others:
+        if other.tokenizer_digest != first.tokenizer_digest:
+            raise InputError(
+                f"{first.name} and {other.name} have different tokenizers, so their losses per token cannot be compared. "
+                "Give models that were trained with the same tokenizer."
+            )
+
+
+def context_length(model: Any, tokenizer: Any) -> int:
+    """The smaller of what the model's positions and its tokenizer allow."""
+    config = model.config.get_text_config()
+    limits = [getattr(config, name, None) for name in ("max_position_embeddings", "n_positions", "max_sequence_length")]
+    known = [int(limit) for limit in (*limits, tokenizer.model_max_length) if limit and limit > 0]
+    return min(known)

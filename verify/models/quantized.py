@@ -1,0 +1,100 @@
+"""Models whose layers are kept in four or eight bits: the frozen base under an adapter, at a quarter or half of its memory.
+
+bitsandbytes does the arithmetic (QLoRA: Dettmers et al. 2023, arXiv 2305.14314; LLM.int8: Dettmers et al. 2022, arXiv 2208.07339).
+A quantized model is another model than the one it was made from: what is trained on it fits it, so a folder that holds an adapter
+says how its base was loaded, and whoever loads the adapter, an auditor too, gets the same base again.
+"""
+
+import importlib.util
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from verify.errors import InputError
+from verify.io.files import read_json, write_json
+
+Quantization = Literal["4bit", "8bit"]
+KINDS: tuple[str, ...] = get_args(Quantization)
+QUANTIZATION_NAME = "base_loading_config.json"
+"""Beside an adapter: how its base was loaded. A configuration by its name, so that a manifest has to list it."""
+
+
+def loading_arguments(source: str, kind: str, dtype: Any, device: str) -> dict[str, Any]:
+    """What `from_pretrained` needs to load a model in so many bits.
+
+    Args:
+        source: the model's folder or Hub name.
+        kind: "4bit" (NF4, the scales quantized too) or "8bit".
+        dtype: precision of everything that is not quantized and of the products, or "auto" for that of the stored weights.
+        device: where the model goes; it cannot be moved afterwards.
+
+    Raises:
+        InputError: no such kind, or bitsandbytes is not installed.
+    """
+    from transformers import AutoConfig, BitsAndBytesConfig
+
+    if kind not in KINDS:
+        raise InputError(f"--quantize {kind} is unknown. Use {' or '.join(KINDS)}.")
+    if importlib.util.find_spec("bitsandbytes") is None:
+        raise InputError(f"--quantize {kind} needs bitsandbytes. Install it: pip install 'unlearn-verify[quantized]'.")
+    if kind == "8bit":
+        settings = BitsAndBytesConfig(load_in_8bit=True)  # type: ignore[no-untyped-call]
+    else:
+        stored = AutoConfig.from_pretrained(source, trust_remote_code=False).dtype if dtype == "auto" else dtype
+        settings = BitsAndBytesConfig(  # type: ignore[no-untyped-call]
+            load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=stored
+        )
+    return {"quantization_config": settings, "device_map": {"": device}}
+
+
+def is_quantized(model: Any) -> bool:
+    """Whether layers of a model, or of the model below an adapter, are kept in fewer bits."""
+    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    return bool(getattr(base, "is_quantized", False))
+
+
+def keep_layout(model: Any) -> None:
+    """Let no layer be laid out anew when it is evaluated.
+
+    On processors with AVX512-BF16, bitsandbytes (0.50) rearranges four-bit weights at the first evaluation and rounds their scales.
+    Afterwards no gradient passes through them, dequantizing reads them wrongly, and the digest is another.
+    """
+    for module in model.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False
+
+
+def quantization_of(model: Any) -> str | None:
+    """In how many bits a model's layers are kept: "4bit", "8bit", or None for whole weights.
+
+    Raises:
+        InputError: by something other than bitsandbytes, which is not known here.
+    """
+    if not is_quantized(model):
+        return None
+    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    for kind in KINDS:
+        if getattr(base, f"is_loaded_in_{kind}", False):
+            return kind
+    raise InputError("this model is quantized in a way that is not known here. Give the model with whole weights, and --quantize.")
+
+
+def remember_quantization(folder: Path, kind: str) -> None:
+    """Say beside an adapter how its base was loaded."""
+    write_json(folder / QUANTIZATION_NAME, {"base_loaded_in": kind})
+
+
+def remembered_quantization(folder: Path, asked: str | None) -> str | None:
+    """How the base of the adapter in `folder` is to be loaded.
+
+    Raises:
+        InputError: the folder says otherwise than what was asked for.
+    """
+    if not (folder / QUANTIZATION_NAME).is_file():
+        return asked
+    content = read_json(folder / QUANTIZATION_NAME)
+    kind = content.get("base_loaded_in") if isinstance(content, dict) else None
+    if kind not in KINDS:
+        raise InputError(f"{folder / QUANTIZATION_NAME} names no known way to load a base. Save the adapter again.")
+    if asked not in (None, kind):
+        raise InputError(f"the adapter in {folder} was trained on a base in {kind}. Leave out --quantize, or give {kind}.")
+    return str(kind)

@@ -1,0 +1,211 @@
+"""The one forward pass: per scored token, everything that every one-pass attack needs.
+
+For the token x_t and the model's distribution p over the vocabulary V at its place, in nats:
+
+    log_probability  l_t = log p(x_t)
+    mean             mu_t = sum_v p_v log p_v                        (minus the entropy)
+    deviation        sigma_t = sqrt(sum_v p_v (log p_v)^2 - mu_t^2)
+    rank             how many other tokens are at least as probable as x_t
+    greedy           whether x_t is the one that greedy decoding picks
+
+The head's output is reduced in chunks of positions, so that no [T, V] array is ever kept: about 30 bytes remain of each token.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, fields
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from verify.data.encoding import Encoded, collate
+from verify.errors import RunError
+from verify.models.log_probabilities import head_sees, output_head, predicting_positions, step_after_head, vocabulary_size
+
+CHUNK_BYTES = 32 << 20
+"""Size of one chunk of float32 logits out of the head: all that is ever made of the [T, V] array."""
+
+CACHE_BYTES = 2 << 20
+"""Size of the part of it that is reduced at once."""
+
+BATCH_TOKENS = 1024
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class TokenStatistics:
+    """What one model thinks of the T scored tokens of one record. Arrays are [T]; logs are natural.
+
+    Attributes:
+        log_probability: l_t, float32, <= 0.
+        mean: mu_t, float32.
+        deviation: sigma_t, float32, >= 0.
+        rank: how many other tokens are at least as probable (0 for the single most probable one), int32.
+        greedy: whether greedy decoding would pick the token, bool.
+        secret: whether the token belongs to the record's secret passage, bool.
+    """
+
+    log_probability: NDArray[np.float32]
+    mean: NDArray[np.float32]
+    deviation: NDArray[np.float32]
+    rank: NDArray[np.int32]
+    greedy: NDArray[np.bool_]
+    secret: NDArray[np.bool_]
+
+    def __len__(self) -> int:
+        return len(self.log_probability)
+
+    @property
+    def loss(self) -> float:
+        """Mean negative log-likelihood, nats per token."""
+        return -float(np.mean(self.log_probability, dtype=np.float64))
+
+
+ARRAYS = tuple(entry.name for entry in fields(TokenStatistics))
+
+
+def compute_token_statistics(
+    model: nn.Module,
+    windows: Sequence[Encoded],
+    pad_token_id: int,
+    progress: Callable[[int], None] = lambda _: None,
+) -> list[TokenStatistics]:
+    """Score every record once.
+
+    Args:
+        model: a causal language model; it is put into evaluation mode and left as it was found.
+        windows: encoded records; consecutive windows of one record are joined again.
+        pad_token_id: any token id; padding is masked.
+        progress: told the number of windows done after each batch.
+
+    Returns:
+        one entry per record, in order of `Encoded.record`.
+
+    Raises:
+        RunError: the model gave a log-probability that is not finite.
+    """
+    device = next(model.parameters()).device
+    parts: list[TokenStatistics | None] = [None] * len(windows)
+    was_training = model.training
+    model.eval()
+    try:
+        with torch.inference_mode():
+            done = 0
+            for indices in length_sorted_batches([len(window.input_ids) for window in windows], BATCH_TOKENS):
+                batch = [windows[index] for index in indices]
+                for index, statistics in zip(indices, _score_batch(model, batch, pad_token_id, device), strict=True):
+                    parts[index] = statistics
+                done += len(indices)
+                progress(done)
+    finally:
+        model.train(was_training)
+    return _join_windows(windows, [part for part in parts if part is not None])
+
+
+def length_sorted_batches(lengths: Sequence[int], budget: int) -> Iterator[list[int]]:
+    """Group indices by length, longest first, so that rows x longest stays within `budget` tokens (at least one row)."""
+    order = sorted(range(len(lengths)), key=lambda index: (-lengths[index], index))
+    start = 0
+    while start < len(order):
+        rows = max(1, budget // lengths[order[start]])
+        yield order[start : start + rows]
+        start += rows
+
+
+def _score_batch(
+    model: nn.Module, windows: Sequence[Encoded], pad_token_id: int, device: torch.device
+) -> Iterator[TokenStatistics]:
+    batch = {name: tensor.to(device) for name, tensor in collate(windows, pad_token_id).items()}
+    scored = batch["scored"]
+    columns = _reduce_in_chunks(model, batch, batch["input_ids"][scored])
+    counts = [int(window.scored.sum()) for window in windows]
+    split = {name: np.split(column.cpu().numpy(), np.cumsum(counts)[:-1]) for name, column in columns.items()}
+    for row, window in enumerate(windows):
+        statistics = TokenStatistics(**{name: split[name][row] for name in split}, secret=window.secret[window.scored])
+        if not np.isfinite(statistics.log_probability).all() or not np.isfinite(statistics.deviation).all():
+            raise RunError(
+                f"the model gave a log-probability that is not finite (record {window.record + 1}). Its weights are damaged "
+                "or overflow in this precision; load it with --dtype float32, or restore the weights."
+            )
+        yield statistics
+
+
+def _reduce_in_chunks(model: nn.Module, batch: dict[str, Tensor], targets: Tensor) -> dict[str, Tensor]:
+    """Statistics of all N scored tokens from one pass through the layers.
+
+    The model's own forward call applies the head to the first chunk only, while the hook keeps the hidden states of the rest;
+    the rest goes through the head and through whatever the model does after it.
+    """
+    positions = predicting_positions(batch["scored"])
+    rows = max(1, CHUNK_BYTES // (4 * vocabulary_size(model)))
+    kept: list[Tensor] = []
+
+    def first_chunk(hidden: Tensor) -> Tensor:
+        kept.append(hidden[positions])
+        return kept[-1][:rows]
+
+    def call(select: Callable[[Tensor], Tensor]) -> Tensor:
+        with head_sees(model, select):
+            logits: Tensor = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], use_cache=False).logits
+        return logits
+
+    logits = call(first_chunk)
+    hidden, head = kept[-1], output_head(model)
+    parts = [_reduce(logits, targets[:rows])]
+    if len(hidden) > rows:
+        after = step_after_head(model, head(hidden[:1]), logits[:1])
+        for start in range(rows, len(hidden), rows):
+            chunk = slice(start, start + rows)
+            # Where an unknown step follows the head, the model's own code does every chunk from the start.
+            chunk_logits = after(head(hidden[chunk])) if after else call(lambda states, c=chunk: states[positions][c])  # type: ignore[misc]
+            parts.append(_reduce(chunk_logits, targets[chunk]))
+    return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+
+
+def _reduce(logits: Tensor, targets: Tensor) -> dict[str, Tensor]:
+    """Reduce logits [n, V] to the statistics of their tokens [n], in float32, a few rows at a time.
+
+    The head's product wants many rows at once, the reductions want rows that fit into the cache: hence two sizes of chunk.
+    """
+    rows = max(1, CACHE_BYTES // (4 * logits.shape[1]))
+    parts = [_reduce_rows(logits[start : start + rows], targets[start : start + rows]) for start in range(0, len(logits), rows)]
+    return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+
+
+def _reduce_rows(logits: Tensor, targets: Tensor) -> dict[str, Tensor]:
+    z = logits.float()
+    top = z.amax(-1, keepdim=True)
+    z_target = z.gather(-1, targets[:, None])
+    # Counted in float32, which is exact far beyond any vocabulary and several times faster than summing booleans.
+    at_least = torch.ge(z, z_target, out=torch.empty_like(z)).sum(-1)
+    # A tie at the top is rare; only then does it take an argmax to see which token greedy decoding picks.
+    greedy = at_least == 1
+    tied = (z_target == top)[:, 0] & ~greedy
+    if bool(tied.any()):
+        greedy[tied] = z[tied].argmax(-1) == targets[tied]
+    shifted = z - top
+    probability = torch.softmax(shifted, dim=-1)
+    log_total = -probability.amax(-1).log()  # the most probable token has shifted logit 0, so p = 1 / total
+    first = torch.linalg.vecdot(probability, shifted)
+    second = torch.linalg.vecdot(probability.mul_(shifted), shifted)
+    return {
+        "log_probability": (z_target - top)[:, 0] - log_total,
+        "mean": first - log_total,
+        # In coordinates shifted by the maximum both moments are small where the model is certain: nothing cancels there.
+        "deviation": (second - first.square()).clamp_min(0).sqrt(),
+        "rank": at_least.int() - 1,
+        "greedy": greedy,
+    }
+
+
+def _join_windows(windows: Sequence[Encoded], parts: Sequence[TokenStatistics]) -> list[TokenStatistics]:
+    """Put the windows of each record together again."""
+    by_record: dict[int, list[TokenStatistics]] = {}
+    for window, part in zip(windows, parts, strict=True):
+        by_record.setdefault(window.record, []).append(part)
+    return [
+        group[0]
+        if len(group) == 1
+        else TokenStatistics(**{name: np.concatenate([getattr(part, name) for part in group]) for name in ARRAYS})
+        for _, group in sorted(by_record.items())
+    ]

@@ -1,0 +1,360 @@
+"""The parts that evidence is made of: values with their intervals, gates, tests, claims, attacks and the numbers of figures.
+
+Strict and frozen: a number is finite or absent with a reason, a verdict is one of four words, and an unknown field is an error.
+No field holds a record's text or raw identifier; records appear as keyed hashes.
+"""
+
+from typing import TYPE_CHECKING, Annotated, Literal, Self
+
+from pydantic import Field, model_validator
+
+from verify.io.documents import Frozen
+
+if TYPE_CHECKING:
+    from verify.statistics.estimate import Estimate
+
+VerdictWord = Literal["NOT_TESTABLE", "NOT_FORGOTTEN", "EQUIVALENT_WITHIN", "INCONCLUSIVE"]
+"""In order of precedence; there are no other words."""
+
+Claim = Literal["record", "process", "attack"]
+Tier = Literal["retrained references", "exchangeable twins", "canaries", "fresh texts"]
+"""What a verdict can rest on: Tier B, Tier C, Tier A, and texts of the same people that no model was trained on."""
+
+ModelRole = Literal["target", "original", "base", "reference"]
+SetRole = Literal["forget", "retain", "holdout", "canary", "fresh"]
+Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+RecordHash = Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
+Share = Annotated[float, Field(ge=0.0, le=1.0)]
+
+
+class Value(Frozen):
+    """A number with its interval, sample size, level and seed (see `verify.statistics.Estimate`)."""
+
+    value: float
+    low: float
+    high: float
+    n: int = Field(ge=1)
+    level: float = Field(gt=0, lt=1)
+    seed: int | None = None
+
+    @classmethod
+    def of(cls, estimate: "Estimate") -> Self:
+        """The schema's form of a statistic's result."""
+        return cls(
+            value=estimate.value,
+            low=estimate.low,
+            high=estimate.high,
+            n=estimate.n,
+            level=estimate.level,
+            seed=estimate.seed,
+        )
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if self.low > self.high:
+            raise ValueError("the interval is reversed")
+        return self
+
+    def __str__(self) -> str:
+        return f"{self.value:.3f} [{self.low:.3f}, {self.high:.3f}]"
+
+
+class AuditedModel(Frozen):
+    """One model that was scored."""
+
+    label: str
+    role: ModelRole
+    name: str
+    weights: Digest
+    tokenizer: Digest
+    dtype: str
+
+
+class AuditedSet(Frozen):
+    """One set of records: how many, and a digest over their keyed hashes that names exactly this set."""
+
+    role: SetRole
+    records: int = Field(ge=1)
+    scored_tokens: int = Field(ge=1)
+    digest: Digest
+
+
+class Gate(Frozen):
+    """A condition under which a claim may be judged at all.
+
+    Attributes:
+        name: "retrained references", "positive control", "planted records", "negative control", "utility", "blind baseline",
+            "enough controls".
+        claims: the claims it concerns.
+        passed: None where the gate could not be evaluated.
+        blocks: what a failure means for the verdict: "NOT_TESTABLE", "INCONCLUSIVE" (at best) or "nothing".
+        reason: one plain sentence with the numbers.
+        value: the number it was decided on, if it has one.
+    """
+
+    name: str
+    claims: tuple[Claim, ...]
+    passed: bool | None
+    blocks: Literal["NOT_TESTABLE", "INCONCLUSIVE", "nothing"]
+    reason: str
+    value: Value | None = None
+
+
+class Quantity(Frozen):
+    """A named intermediate number of a test."""
+
+    name: str
+    value: float
+    unit: str = ""
+
+
+class Test(Frozen):
+    """One test of the record claim: C1 and C2 certify, A1 and A2 accuse.
+
+    Attributes:
+        name: "C1", "C2", "A1" or "A2".
+        question: what it asks, in one sentence.
+        fired: for C1 and C2, that equivalence was shown; for A1 and A2, that a residual was found.
+        quantities: every intermediate value, so that a reader can recompute it.
+    """
+
+    __test__ = False  # not a pytest class
+
+    name: str
+    question: str
+    fired: bool
+    quantities: tuple[Quantity, ...]
+
+
+class RecordFinding(Frozen):
+    """A record whose residual exceeds the margin."""
+
+    record: RecordHash
+    subject: RecordHash | None = None
+    residual: float = Field(description="d_i / G: its share of the set's mean memorization that is left; below 0, over-forgotten")
+    direction: Literal["remembered", "over-forgotten"]
+    adjusted_p: Share
+
+
+class CoinBatch(Frozen):
+    """One deletion's guesses about its own canaries."""
+
+    commitment: Digest
+    guesses: int = Field(ge=1)
+    correct: int = Field(ge=0)
+
+
+class Process(Frozen):
+    """Tier A: does the deletion procedure remove what it is told to remove? Coin-flipped canaries say so without retraining.
+
+    Attributes:
+        commitment: digest that fixed the canaries and their coins before training.
+        pairs, guesses, correct: m coins, r guesses about those with the clearest scores, v of them right.
+        accuracy: v / r with its exact interval; a half is what perfect deletion gives.
+        remembered_p, inverted_p: exact p-values in both directions under perfect deletion.
+        epsilon: lower bound at `significance` on the epsilon of (epsilon, delta)-privacy, the larger of both directions, nats.
+        against_retraining: half of it, the bound by the definition "as if retrained".
+        limit: epsilon*, the largest epsilon that counts as deleted, decided beforehand.
+        calibrated_by: how many canary-free models were subtracted.
+        original_accuracy: the same guesses on the model before deletion, after the fact: what the test can see at all.
+        batches: this deletion's counts after those of earlier audits.
+        log_e_value: natural logarithm of the e-value over all batches; an alarm at log(1 / alpha).
+        verdict, reason: this claim's own word, and why.
+    """
+
+    commitment: Digest
+    pairs: int = Field(ge=1)
+    guesses: int = Field(ge=1)
+    correct: int = Field(ge=0)
+    accuracy: Value
+    remembered_p: Share
+    inverted_p: Share
+    epsilon: float = Field(ge=0)
+    against_retraining: float = Field(ge=0)
+    delta: Share
+    significance: Share
+    limit: float = Field(gt=0)
+    calibrated_by: int = Field(ge=0)
+    original_accuracy: Value
+    batches: tuple[CoinBatch, ...]
+    log_e_value: float
+    verdict: VerdictWord
+    reason: str
+
+
+class TwinFinding(Frozen):
+    """A record (or a person) that its never-trained twins do not look like."""
+
+    record: RecordHash
+    direction: Literal["remembered", "over-forgotten"]
+    adjusted_p: Share
+
+
+class Twins(Frozen):
+    """Tier C: forget records against held-out twins that were drawn at random when the data came in. No retraining.
+
+    Attributes:
+        records, controls: K and N.
+        statistic: what was compared.
+        accused: records that a Benjamini-Hochberg test over conformal p-values rejects.
+        original_accused: how many it rejects in the model before unlearning; none means that it can see nothing here.
+        smallest_p: the smallest p-value that this number of twins can give.
+        blind_p: label-permutation p-value of the baseline that sees words only; below 0.01 the twins are none.
+        still_in: DUCI, the share of the set that is still in the model, where the original's rates allow it.
+        record_power: probability that one record's residual of one standard deviation is seen.
+        verdict, reason: this claim's own word, and why.
+    """
+
+    records: int = Field(ge=1)
+    controls: int = Field(ge=1)
+    statistic: str
+    accused: tuple[TwinFinding, ...]
+    original_accused: int = Field(ge=0)
+    smallest_p: Share
+    blind_p: Share
+    still_in: Value | None
+    record_power: Share
+    verdict: VerdictWord
+    reason: str
+
+
+class People(Frozen):
+    """User level: texts of the data subjects that no model was trained on, against those of other people.
+
+    Attributes:
+        subjects, controls: how many people on each side.
+        texts: fresh texts of the forget set's subjects.
+        statistic: what was averaged per person.
+        auc, original_auc: forget subjects against others, under the target and under the original.
+        p_value, original_p: of the same, by a rank-sum test of people; these decide.
+        blind_p: label-permutation p-value of words alone between fresh and holdout texts; below 0.01, or where it was not
+            examined, nothing is judged.
+        accused: people that a Benjamini-Hochberg test over conformal p-values rejects, as keyed hashes.
+        verdict, reason: this claim's own word, and why.
+    """
+
+    subjects: int = Field(ge=1)
+    controls: int = Field(ge=1)
+    texts: int = Field(ge=1)
+    statistic: str
+    auc: Value
+    original_auc: Value
+    p_value: Share
+    original_p: Share
+    blind_p: Share | None
+    accused: tuple[TwinFinding, ...]
+    verdict: VerdictWord
+    reason: str
+
+
+class Registered(Frozen):
+    """The registration that this audit kept to.
+
+    Attributes:
+        digest: SHA-256 of the registration file's canonical content.
+        created: when it was written, by its own clock.
+    """
+
+    digest: Digest
+    created: str
+
+
+class RateAtFPR(Frozen):
+    """True-positive rate at a fixed false-positive rate."""
+
+    fpr: Share
+    tpr: Value
+
+
+class AttackResult(Frozen):
+    """How one attack does against one model.
+
+    Attributes:
+        attack: its name, as on the command line.
+        family: "membership" or "extraction".
+        model: label of the attacked model.
+        unit: unit of the scores.
+        mean: mean score over the forget set, with a t interval over records.
+        holdout_mean: the same over the never-trained controls, where there are some.
+        auc: area under the ROC of forget set against controls, where there are some.
+        tpr: true-positive rates at fixed false-positive rates that the number of controls can resolve.
+    """
+
+    attack: str
+    family: Literal["membership", "extraction"]
+    model: str
+    unit: str
+    mean: Value
+    holdout_mean: Value | None = None
+    auc: Value | None = None
+    tpr: tuple[RateAtFPR, ...] = ()
+
+
+class NotRun(Frozen):
+    """An attack that was asked for but could not be run, and why."""
+
+    attack: str
+    reason: str
+
+
+class Utility(Frozen):
+    """What the model still knows of the retain set: geometric-mean probability of a scored token, exp(-loss).
+
+    Attributes:
+        model: label.
+        retain: over the retain records that were scored.
+        holdout: over never-trained records, where there are some.
+        ratio: retain utility over that of the yardstick (mean of the references, else the original).
+    """
+
+    model: str
+    retain: Value
+    holdout: Value | None = None
+    ratio: Value
+
+
+class Histogram(Frozen):
+    """Mean losses of the forget records under one model, counted in common bins."""
+
+    model: str
+    edges: tuple[float, ...]
+    counts: tuple[int, ...]
+
+
+class RocCurve(Frozen):
+    """True-positive rate of one attack against one model on a fixed grid of false-positive rates."""
+
+    attack: str
+    model: str
+    fpr: tuple[Share, ...]
+    tpr: tuple[Share, ...]
+
+
+class Residuals(Frozen):
+    """Per-record residual d_i in nats per token, sorted, with the margin rho* g_i beside it (at most 500 quantiles)."""
+
+    residual: tuple[float, ...]
+    margin: tuple[float, ...]
+    gap: tuple[float, ...]
+
+
+class Figures(Frozen):
+    """The numbers behind the report's figures."""
+
+    losses: tuple[Histogram, ...] = ()
+    roc: tuple[RocCurve, ...] = ()
+    residuals: Residuals | None = None
+
+
+def verdict_phrase(word: str, margin: float, alpha: float, accused: int, records: int) -> str:
+    """A verdict as it is printed, with its parameters where it has some.
+
+    Args:
+        word: one of the four.
+        margin, alpha: rho* and the level that the audit was made with.
+        accused: how many single records were accused.
+        records: size of the forget set.
+    """
+    if word == "EQUIVALENT_WITHIN":
+        return f"EQUIVALENT_WITHIN(rho = {margin:g}, alpha = {alpha:g})"
+    return f"NOT_FORGOTTEN ({accused} of {records} records)" if word == "NOT_FORGOTTEN" and accused else word

@@ -1,0 +1,125 @@
+"""The schema of a robustness probe's outcome. No torch is needed to read one."""
+
+from typing import ClassVar, Literal
+
+from pydantic import Field
+
+from verify.errors import InputError
+from verify.io.documents import Document, Frozen
+from verify.schema.evidence import Evidence
+from verify.schema.parts import Digest, Value
+
+
+class Treated(Frozen):
+    """One treatment's outcome.
+
+    Attributes:
+        probe, treatment: the file, and which strength of it.
+        original, target, references: mean loss on the forget set under the treatment, nats per token.
+        residual: residual fraction under the treatment, against references under the same; None where the original knows no
+            more than the references there, so that there is nothing to compare with.
+        accused: whether a residual beyond the margin was found. records: how many records by themselves.
+    """
+
+    probe: str
+    treatment: str
+    original: float
+    target: float
+    references: float
+    residual: Value | None
+    accused: bool
+    records: int
+
+
+class Recovery(Frozen):
+    """Relearning: excess recovery over the references.
+
+    Attributes:
+        steps, excess: [s_u(k) - s_ref(k)] / [s_0 - s_ref(0)] after k steps; at 0 steps it is the residual fraction.
+        area: mean excess over the steps beyond that at 0, by the trapezoid rule; 0 for a curve no steeper than a retraining's.
+    """
+
+    steps: tuple[int, ...]
+    excess: tuple[float, ...]
+    area: float
+
+
+class RetainHarm(Frozen):
+    """The plain loss attack on records that were kept: unlearning may expose others.
+
+    Attributes:
+        original, target: AUC of retain against holdout records. references: the same of each reference.
+    """
+
+    original: Value
+    target: Value
+    references: tuple[Value, ...]
+
+
+class Robustness(Document):
+    """What `probe` found.
+
+    Attributes:
+        weights: digest of the weights that were probed; who attaches this to an audit must have audited the same.
+        forget: how many records were to be removed.
+        forget_digest: over their keyed hashes, as `AuditedSet.digest`; an audit of these weights must be about the same.
+        margin, alpha: what every treatment was judged by.
+        treated: one row per treatment, the untreated models first.
+        recovery: how fast it is learned again, where relearning was among the probes.
+        retain: what unlearning did to the records that were kept, where never-trained records were given.
+    """
+
+    called: ClassVar[str] = "result of `verify-unlearning probe` of this version (unlearn-verify/robustness/1)"
+    remedy: ClassVar[str] = "Probe again."
+
+    schema_: Literal["unlearn-verify/robustness/1"] = Field(default="unlearn-verify/robustness/1", alias="schema")
+    weights: Digest
+    forget: int = Field(ge=1)
+    forget_digest: Digest
+    margin: float
+    alpha: float
+    treated: tuple[Treated, ...]
+    recovery: Recovery | None
+    retain: RetainHarm | None
+
+    def require_same(self, evidence: Evidence, name: str) -> None:
+        """Raise InputError, naming this file, where an audit is about other weights or other records."""
+        weights = next(model.weights for model in evidence.models if model.role == "target")
+        if self.weights != weights:
+            raise InputError(
+                f"{name} was measured on weights {self.weights[:16]}, the audit on {weights[:16]}. "
+                "Probe the model that was audited."
+            )
+        if self.forget_digest != evidence.set("forget").digest:
+            raise InputError(
+                f"{name} was measured on other records than the audit's {evidence.set('forget').records}, or hashed with another "
+                "record key. Probe with the forget set and the key of the audit."
+            )
+
+    def table(self) -> str:
+        """The same as plain text, a line per treatment."""
+        lines = [f"{'treatment':<34} {'original':>9} {'target':>9} {'references':>10}  residual fraction"]
+        for row in self.treated:
+            rho = (
+                "not comparable"
+                if row.residual is None
+                else f"{row.residual.value:.2f} [{row.residual.low:.2f}, {row.residual.high:.2f}]"
+            )
+            found = f"  beyond the margin ({row.records} of {self.forget} records)" if row.accused else ""
+            lines.append(f"{row.treatment:<34} {row.original:9.2f} {row.target:9.2f} {row.references:10.2f}  {rho}{found}")
+        if self.recovery is not None:
+            curve = ", ".join(
+                f"{step}: {excess:.2f}" for step, excess in zip(self.recovery.steps, self.recovery.excess, strict=True)
+            )
+            lines.append(f"excess recovery after k steps of relearning: {curve}; area {self.recovery.area:.3f}")
+        if self.retain is not None:
+            others = ", ".join(f"{value.value:.2f}" for value in self.retain.references)
+            lines.append(
+                f"loss attack on kept records, AUC: original {self.retain.original.value:.2f}, target "
+                f"{_interval(self.retain.target)}, references {others}"
+            )
+        return "\n".join(lines)
+
+
+def _interval(value: Value) -> str:
+    return f"{value.value:.2f} [{value.low:.2f}, {value.high:.2f}]"

@@ -1,0 +1,29 @@
+"""The threat model of an attack: what its attacker sees and does."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from verify.io.documents import Frozen
+
+
+class ThreatModel(Frozen):
+    """Who could mount an attack.
+
+    Attributes:
+        attack: its name, as on the command line.
+        family: "membership" (was the record trained on?) or "extraction" (does its text come out?).
+        idea: what it goes by, in one line.
+        source: the paper it comes from.
+        sees: what the attacker has, one phrase each.
+        passes: forward passes over a record beside the shared one, roughly.
+        references: how many retrained models the attacker needs at least.
+    """
+
+    attack: str
+    family: Literal["membership", "extraction"]
+    idea: str
+    source: str
+    sees: tuple[str, ...] = Field(min_length=1)
+    passes: float = Field(ge=0)
+    references: int = Field(ge=0)

@@ -1,0 +1,166 @@
+"""Score one model after the other on every set, and keep only numbers."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from verify.attacks.base import MODEL_ITSELF, Attack, Observation
+from verify.data.canaries import Canaries
+from verify.data.identity import RecordKey
+from verify.data.records import Record
+from verify.errors import InputError
+from verify.models.loading import LoadedModel, load_model, require_same_tokenizer
+from verify.schema.evidence import Settings
+from verify.schema.parts import AuditedModel, ModelRole, NotRun, SetRole
+from verify.scores.cache import ScoreCache
+from verify.scores.observe import measure
+from verify.scores.table import ScoreBlock
+
+ATTACKED: tuple[SetRole, ...] = ("forget", "holdout")
+"""Retain records are trained data and speak of utility; canaries and fresh texts have claims of their own."""
+
+
+@dataclass(frozen=True, eq=False)
+class Plan:
+    """Who is to be scored, in this order: the base first, because the reference attack subtracts its scores."""
+
+    label: str
+    role: ModelRole
+    source: Any
+
+
+class Scorer:
+    """Scores one model after the other and keeps only numbers."""
+
+    def __init__(
+        self,
+        sets: Mapping[SetRole, Sequence[Record]],
+        attacks: Mapping[str, Attack],
+        settings: Settings,
+        tokenizer: Any,
+        cache_dir: Path | None,
+        key: RecordKey,
+        canaries: Canaries | None = None,
+    ) -> None:
+        self.sets, self.attacks, self.settings, self.tokenizer = dict(sets), attacks, settings, tokenizer
+        self.cache_dir, self.key, self.canaries = cache_dir, key, canaries
+        self.blocks: dict[tuple[str, SetRole], ScoreBlock] = {}
+        self.models: list[AuditedModel] = []
+        self.base: dict[SetRole, Observation] = {}
+        self.kept: dict[str, dict[SetRole, Observation]] = {}
+        self.device = "cpu"
+        self._first: LoadedModel | None = None
+
+    def score(self, plan: Plan, progress: Callable[[float], None]) -> None:
+        """Load one model, score it on every set, and let it go."""
+        loaded = load_model(plan.source, tokenizer=self.tokenizer, dtype=self.settings.dtype)
+        if self._first is not None:
+            require_same_tokenizer([self._first, loaded])
+        self._require_new_reference(plan, loaded)
+        parameter = next(loaded.model.parameters())
+        self.device = str(parameter.device)
+        self.models.append(
+            AuditedModel(
+                label=plan.label,
+                role=plan.role,
+                name=loaded.name,
+                weights=loaded.digest,
+                tokenizer=loaded.tokenizer_digest,
+                dtype=str(parameter.dtype).removeprefix("torch."),
+            )
+        )
+        if self.canaries is not None and "canary" not in self.sets:
+            # Their texts follow from the tokenizer, which is known only now.
+            self.sets["canary"] = self.canaries.records(loaded.tokenizer)
+        observations = self._measure(loaded, lambda done: progress(done / 2 / len(self.sets)))
+        cache = ScoreCache(self.cache_dir, loaded, self.key)
+        for done, (role, observation) in enumerate(observations.items(), 1):
+            self.blocks[plan.label, role] = self._block(plan, observation, role, cache)
+            progress(0.5 + done / 2 / len(self.sets))
+        attacked = {role: observations[role].without_model() for role in ATTACKED if role in observations}
+        if plan.role == "base":
+            self.base = attacked
+        else:
+            self.kept[plan.label] = attacked
+        self._first = self._first or LoadedModel(None, None, loaded.name, loaded.digest, loaded.tokenizer_digest)
+
+    def _require_new_reference(self, plan: Plan, loaded: LoadedModel) -> None:
+        """A reference given twice would make honest retrainings look more alike than they are."""
+        twins = [model.label for model in self.models if model.weights == loaded.digest and model.role != "base"]
+        if plan.role == "reference" and twins:
+            raise InputError(
+                f"{plan.label} ({loaded.name}) has the very weights of {twins[0]}. Each reference must be a training of its "
+                "own: without the forget set, and with another seed."
+            )
+
+    def _measure(self, loaded: LoadedModel, done: Callable[[int], None]) -> dict[SetRole, Observation]:
+        """One pass over every set; what is attacked is handed the same model's view of the controls."""
+        observations: dict[SetRole, Observation] = {}
+        for number, (role, records) in enumerate(self.sets.items(), 1):
+            observations[role] = measure(loaded, records, cache_dir=self.cache_dir, key=self.key, overflow=self.settings.overflow)
+            done(number)
+        if "holdout" in observations:
+            forget, controls = observations["forget"], observations["holdout"]
+            observations["forget"] = replace(forget, controls=controls)
+            observations["holdout"] = replace(controls, controls=controls, members=forget)
+        return observations
+
+    def _block(self, plan: Plan, observation: Observation, role: SetRole, cache: ScoreCache) -> ScoreBlock:
+        scores = {}
+        if role in ATTACKED:
+            for name, attack in self.attacks.items():
+                # What the base model gives away is the rate to compare an extraction with; membership it cannot know.
+                pointless = plan.role == "base" and attack.family != "extraction"
+                if pointless or self._lacks(attack) is not None or "retrained references" in attack.needs:
+                    continue
+                run = partial(attack.score, observation, [self.base[role]] if "reference model" in attack.needs else [])
+                read = (observation, observation.controls, observation.members)
+                scores[name] = cache.get(name, attack, read, run) if attack.needs & MODEL_ITSELF else run()
+        return ScoreBlock(
+            records=tuple(self.key.of(record.fingerprint) for record in observation.records),
+            subjects=tuple(
+                None if record.subject_id is None else self.key.of(record.subject_id, "subject") for record in observation.records
+            ),
+            tokens=np.array([len(entry) for entry in observation.statistics], dtype=np.int64),
+            loss=np.array([entry.loss for entry in observation.statistics]),
+            scores=scores,
+            included=self.canaries.included() if role == "canary" and self.canaries is not None else None,
+        )
+
+    def compare(self) -> None:
+        """Run the attacks that hold a model against the retrained references, once all of them are scored.
+
+        A reference is held against the other references: that is how an honest retraining fares.
+        """
+        waiting = {name: attack for name, attack in self.attacks.items() if "retrained references" in attack.needs}
+        references = [model.label for model in self.models if model.role == "reference"]
+        for label, observations in self.kept.items():
+            others = [self.kept[other] for other in references if other != label]
+            for role, observation in observations.items():
+                able = {name: attack for name, attack in waiting.items() if self._lacks(attack, len(others)) is None}
+                block = self.blocks[label, role]
+                scores = {name: attack.score(observation, [other[role] for other in others]) for name, attack in able.items()}
+                self.blocks[label, role] = replace(block, scores={**block.scores, **scores})
+
+    def _lacks(self, attack: Attack, references: int | None = None) -> str | None:
+        """What this audit does not have of what an attack needs, and how to give it; None where nothing is missing."""
+        if len(self.sets["forget"]) == 1:
+            return "needs two records: one score has no interval; this record is judged by its loss against retrained references"
+        if "reference model" in attack.needs and not self.base:
+            return "needs the model before fine-tuning; give it with --base DIR"
+        if "controls" in attack.needs and "holdout" not in self.sets:
+            return "needs never-trained records; give them with --holdout FILE"
+        needed = attack.references if "retrained references" in attack.needs else 0
+        if references is not None and references < needed:
+            return f"needs {needed} retrained references; name them with --references"
+        return None
+
+    def not_run(self) -> tuple[NotRun, ...]:
+        """Attacks that were asked for but lacked what they need."""
+        references = sum(model.role == "reference" for model in self.models)
+        lacking = {name: self._lacks(attack, references) for name, attack in self.attacks.items()}
+        return tuple(NotRun(attack=name, reason=reason) for name, reason in lacking.items() if reason is not None)

@@ -1,0 +1,157 @@
+"""Per-record scores of every model: the table from which every number of a verdict can be computed again.
+
+One row per (model, record). Records are keyed hashes; the file is readable by its owner only, because scores of a deleted
+record are still about that record.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from verify.data.identity import set_digest
+from verify.errors import InputError
+from verify.io.files import atomic_file
+from verify.schema.parts import AuditedSet, SetRole
+
+SCHEMA = "unlearn-verify/scores/1"
+OWN_COLUMNS = ("model", "role", "record", "subject", "tokens", "mean_loss", "included")
+"""Beside one column per attack; an attack is called "loss", hence "mean_loss"."""
+
+
+@dataclass(frozen=True, eq=False)
+class ScoreBlock:
+    """One model's scores on one set of N records.
+
+    Attributes:
+        records: keyed hashes [N]; the same order for every model.
+        subjects: keyed hashes, or None where the record names no subject [N].
+        tokens: scored tokens [N].
+        loss: mean negative log-likelihood, nats per token [N].
+        scores: attack name -> scores [N].
+        included: of canaries, whether the coin put it into the training data [N]; None for all other records.
+    """
+
+    records: tuple[str, ...]
+    subjects: tuple[str | None, ...]
+    tokens: NDArray[np.int64]
+    loss: NDArray[np.float64]
+    scores: Mapping[str, NDArray[np.float64]]
+    included: NDArray[np.bool_] | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class ScoreTable:
+    """All blocks of an audit, by model label and role."""
+
+    blocks: Mapping[tuple[str, SetRole], ScoreBlock]
+
+    def models(self) -> tuple[str, ...]:
+        """Labels of all models, in the order they were scored."""
+        return tuple(dict.fromkeys(model for model, _ in self.blocks))
+
+    def block(self, model: str, role: SetRole) -> ScoreBlock | None:
+        """One model's scores on one set, or None if there are none."""
+        return self.blocks.get((model, role))
+
+    def loss(self, model: str, role: SetRole) -> NDArray[np.float64]:
+        """Mean losses [N].
+
+        Raises:
+            KeyError: the model was not scored on that set.
+        """
+        return self.blocks[model, role].loss
+
+    def losses(self, models: Iterable[str], role: SetRole) -> NDArray[np.float64]:
+        """Mean losses of several models [R, N]."""
+        return np.stack([self.loss(model, role) for model in models])
+
+    def attacks(self) -> tuple[str, ...]:
+        """Names of all attacks that some block holds, in order of first appearance."""
+        return tuple(dict.fromkeys(name for block in self.blocks.values() for name in block.scores))
+
+    def save(self, path: str | Path) -> None:
+        """Write `scores.parquet`, atomically, readable by the owner only."""
+        names = self.attacks()
+        parts = [_rows(model, role, block, names) for (model, role), block in self.blocks.items()]
+        table = pa.concat_tables(parts)
+        with atomic_file(path, mode=0o600) as stream:
+            pq.write_table(table.replace_schema_metadata({"schema": SCHEMA}), stream)
+
+    @classmethod
+    def load(cls, path: str | Path) -> "ScoreTable":
+        """Read `scores.parquet`.
+
+        Raises:
+            InputError: the file is missing, truncated, or not a table of scores of this version.
+        """
+        try:
+            table = pq.read_table(path)
+            metadata = table.schema.metadata or {}
+            if metadata.get(b"schema", b"").decode(errors="replace") != SCHEMA:
+                raise InputError(f"{path} is not a score table of this version ({SCHEMA}). Run the audit again.")
+            return cls(_blocks(table))
+        except (pa.ArrowException, OSError, KeyError, TypeError, ValueError) as error:
+            if isinstance(error, InputError):
+                raise
+            raise InputError(f"{path} is not a whole score table ({type(error).__name__}). Run the audit again.") from None
+
+
+def audited_sets(table: ScoreTable) -> tuple[AuditedSet, ...]:
+    """What was scored: every set of the target's, in its order."""
+    return tuple(
+        AuditedSet(role=role, records=len(block.records), scored_tokens=int(block.tokens.sum()), digest=set_digest(block.records))
+        for (model, role), block in table.blocks.items()
+        if model == "target"
+    )
+
+
+def _rows(model: str, role: SetRole, block: ScoreBlock, attacks: Sequence[str]) -> pa.Table:
+    """One block as rows, with a column for every attack of the table."""
+    count = len(block.records)
+    columns = {
+        "model": pa.array([model] * count, pa.string()),
+        "role": pa.array([role] * count, pa.string()),
+        "record": pa.array(block.records, pa.string()),
+        "subject": pa.array(block.subjects, pa.string()),
+        "tokens": pa.array(block.tokens, pa.int64()),
+        "mean_loss": pa.array(block.loss, pa.float64()),
+        "included": pa.nulls(count, pa.bool_()) if block.included is None else pa.array(block.included, pa.bool_()),
+    }
+    for name in attacks:
+        columns[name] = pa.array(block.scores[name], pa.float64()) if name in block.scores else pa.nulls(count, pa.float64())
+    return pa.table(columns)
+
+
+def _blocks(table: pa.Table) -> dict[tuple[str, SetRole], ScoreBlock]:
+    """Blocks in the order of their first rows."""
+    models, roles = (table[name].to_pylist() for name in ("model", "role"))
+    places: dict[tuple[str, SetRole], list[int]] = {}
+    for place, key in enumerate(zip(models, roles, strict=True)):
+        places.setdefault(key, []).append(place)
+    return {key: _block(table.take(chosen)) for key, chosen in places.items()}
+
+
+def _block(rows: pa.Table) -> ScoreBlock:
+    attacks = [name for name in rows.column_names if name not in OWN_COLUMNS and not rows[name].null_count]
+    included = rows["included"]
+    return ScoreBlock(
+        records=tuple(rows["record"].to_pylist()),
+        subjects=tuple(rows["subject"].to_pylist()),
+        tokens=_numbers(rows["tokens"], np.int64),
+        loss=_numbers(rows["mean_loss"], np.float64),
+        scores={name: _numbers(rows[name], np.float64) for name in attacks},
+        included=None if included.null_count else np.array(included.to_numpy(), dtype=np.bool_),
+    )
+
+
+def _numbers(column: pa.ChunkedArray, kind: Any) -> NDArray[Any]:
+    """A column of numbers, none of which may be missing; a copy that may be written to."""
+    if column.null_count:
+        raise ValueError("a number is missing")
+    return np.array(column.to_numpy(), dtype=kind)
