@@ -29,7 +29,6 @@ from verify.cli.console import progress_bar
 from verify.io.files import MANIFEST, read_json, write_text
 from verify.io.libraries import quiet_libraries
 from verify.models.ensembles import WEIGHTS
-from verify.report.text import short
 
 RESULTS = Path(__file__).parent / "results"
 REQUESTS, REFERENCES = 10, 4
@@ -148,14 +147,14 @@ def table(rows: dict[str, list[tuple[Evidence, float]]], same: bool) -> str:
     for number in range(REQUESTS):
         for name, found in rows.items():
             evidence, seconds = found[number]
-            residual = "-" if evidence.residual is None else short(evidence.residual)
+            residual = "-" if evidence.residual is None else evidence.residual.short()
             cells = (
                 str(number + 1),
                 name,
                 evidence.verdict,
                 residual,
                 str(len(evidence.accused)),
-                short(utility(evidence)),
+                utility(evidence).short(),
                 f"{seconds:.1f}",
             )
             text.append("| " + " | ".join(cells) + " |")

@@ -7,6 +7,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from verify.report.html import write_report
+    from verify.report.text import summary
     from verify.auditing.audit import audit, register
     from verify.data.records import Fields, Record
     from verify.errors import InputError, IntegrityError, RunError, VerifyError
@@ -27,6 +29,8 @@ _HOME = {
     "backdoor": "verify.measures.trigger",
     "probe": "verify.measures.robustness",
     "register": "verify.auditing.audit",
+    "summary": "verify.report.text",
+    "write_report": "verify.report.html",
 }
 
 __all__ = [
@@ -42,6 +46,8 @@ __all__ = [
     "backdoor",
     "probe",
     "register",
+    "summary",
+    "write_report",
 ]
 
 

@@ -6,7 +6,6 @@ from benchmarks.matrix.checks import Check
 from benchmarks.matrix.figure import HEADLINE, PANELS
 from benchmarks.matrix.results import Cell, span
 from benchmarks.matrix.rows import Row
-from verify.report.text import short
 from verify.schema.parts import Value
 
 STOPS, LEAVES = 0.10, 0.90
@@ -70,7 +69,7 @@ def _poisoned_row(cells: Sequence[Cell], row: Row) -> list[str]:
 
 def _spanned(cells: Sequence[Cell], read: Callable[[Cell], Value | None]) -> str:
     values = [value for cell in cells if (value := read(cell)) is not None]
-    return short(span(values)) if values else "-"
+    return span(values).short() if values else "-"
 
 
 def _verdicts(cells: Sequence[Cell]) -> str:
@@ -104,7 +103,7 @@ def _judged(found: Sequence[Cell], grouped: BY_ROW) -> str:
         threats.append(f"{_word(kept)} {name} ({_share(kept)}: {here:.2f} where no defence has {none:.2f}, retraining {floor:.2f})")
     utility = span([cell.utility for cell in found])
     seconds = _seconds(found) / _seconds(grouped["none"])
-    return f"{'; '.join(threats)}. Utility {short(utility)} of retraining's, {seconds:.1f} x the time of training without defence."
+    return f"{'; '.join(threats)}. Utility {utility.short()} of retraining's, {seconds:.1f} x the time of training without defence."
 
 
 def left_of(here: float, none: float, floor: float) -> float | None:
@@ -137,7 +136,7 @@ def _poisoned_sentences(grouped: BY_ROW, rows: Mapping[str, Row]) -> list[str]:
         clean = name.replace("poisoned-", "clean-", 1)
         if name.startswith("poisoned-") and clean in grouped:
             told = [
-                f"{title} {short(span([read(cell) for cell in grouped[clean]]))} to {short(span([read(cell) for cell in found]))}"
+                f"{title} {span([read(cell) for cell in grouped[clean]]).short()} to {span([read(cell) for cell in found]).short()}"
                 for title, read in (("AUC", _loss_auc), ("extraction strength", _strength))
             ]
             lines.append(f"- **{rows[name].label}** against the clean one: {', '.join(told)}.")

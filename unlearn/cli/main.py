@@ -19,7 +19,7 @@ from unlearn.methods import method_classes, method_name
 from unlearn.training import distributed
 from unlearn.training.options import TrainingOptions, require_reporter
 from unlearn.training.selection import Selection
-from verify.cli.console import run_command
+from verify.cli.console import progress_bar, run_command
 from verify.cli.flags import FieldFlags
 from verify.io.libraries import quiet_imports
 from verify.models.quantized import Quantization
@@ -209,10 +209,20 @@ class Demo:
     """Decides the people and every model."""
 
     def run(self) -> int:
-        """Run the demo and print its table."""
+        """Run the demo, write its report and print its table."""
         from unlearn.experiments.demo import run_demo
+        from verify.io.files import write_manifest, write_text
+        from verify.report.html import render_comparison
+        from verify.report.text import comparison
 
-        return run_demo(self.output, self.seed)
+        with progress_bar("inventing people") as progress:
+            entries = run_demo(self.output, self.seed, progress)
+        write_text(self.output / "report.html", render_comparison(entries))
+        verdicts = {name: evidence.verdict for name, evidence, _ in entries}
+        write_manifest(self.output, "demo", {"seed": self.seed, "verdicts": verdicts})
+        print(comparison(entries))  # noqa: T201
+        print(f"\nreport: {self.output / 'report.html'}\nevery audit: {self.output / 'audits'}")  # noqa: T201
+        return 0
 
 
 def _command_type() -> Any:

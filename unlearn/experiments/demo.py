@@ -13,9 +13,7 @@ from typing import Any
 from unlearn.experiments.comparison import Experiment, Methods
 from unlearn.experiments.people import base_corpus, generate_people, record_texts, split_people, train_tokenizer
 from unlearn.training.options import TrainingOptions
-from verify.cli.console import progress_bar
-from verify.io.files import new_output, write_json, write_manifest, write_text
-from verify.report.text import comparison
+from verify.io.files import new_output, write_json, write_text
 from verify.schema.evidence import Entry
 
 SUBJECTS = 200
@@ -55,28 +53,18 @@ BASE_SHARE = 0.2
 """Share of the whole time that data and base model take."""
 
 
-def run_demo(output: Path, seed: int = 0) -> int:
-    """Run everything below `output`, print the table, return the exit status.
+def run_demo(output: Path, seed: int, progress: Callable[[str, float], None]) -> list[Entry]:
+    """Run everything below `output`: data, base model, and the experiment.
+
+    Returns:
+        (method, evidence, cost against a retraining), the untouched model first.
 
     Raises:
         InputError: `output` already holds something.
     """
-    from verify.report.html import render_comparison
-
-    new_output(output)
-    with progress_bar("inventing people") as progress:
-        entries = _run(output, seed, progress)
-    write_text(output / "report.html", render_comparison(entries))
-    write_manifest(output, "demo", {"seed": seed, "verdicts": {name: evidence.verdict for name, evidence, _ in entries}})
-    print(comparison(entries))  # noqa: T201
-    print(f"\nreport: {output / 'report.html'}\nevery audit: {output / 'audits'}")  # noqa: T201
-    return 0
-
-
-def _run(output: Path, seed: int, progress: Callable[[str, float], None]) -> list[Entry]:
-    """Data and base model, then the experiment."""
     from unlearn.finetuning import finetune
 
+    new_output(output)
     write_data(output, seed)
     progress("training the base model", 0.02)
     base = finetune(

@@ -22,7 +22,6 @@ from verify.data.sources import load_records
 from verify.errors import InputError
 from verify.io.files import MANIFEST, verify_manifest, write_json, write_text
 from verify.models.loading import load_model
-from verify.report.text import short
 from verify.schema.evidence import Evidence
 
 Grid = Mapping[str, Mapping[str, Sequence[Any]]]
@@ -215,9 +214,9 @@ def table(entries: Sequence[tuple[Run, Evidence]]) -> str:
             run.method,
             run.words(),
             found.verdict,
-            "-" if residual is None else short(residual),
+            "-" if residual is None else residual.short(),
             "-" if not found.tests else str(len(found.accused)),
-            "-" if utility is None else short(utility),
+            "-" if utility is None else utility.short(),
         )
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"

@@ -148,7 +148,10 @@ def write_audit(evidence: Evidence, table: ScoreTable, output: Path) -> None:
     """Write the three files of an audit and their manifest."""
     table.save(output / "scores.parquet")
     evidence.save(output / "evidence.json")
-    evidence.to_html(output / "report.html")
+    # Here, so that `import verify.auditing` loads neither matplotlib nor jinja2.
+    from verify.report.html import write_report
+
+    write_report(evidence, output / "report.html")
     write_manifest(output, "audit", {"verdict": evidence.verdict})
 
 

@@ -41,6 +41,7 @@ class Audit:
         """Audit, print the table, and return the verdict's exit status."""
         from verify.attacks import cost_of
         from verify.auditing.audit import audit
+        from verify.report.text import summary
 
         # Flags that were left alone must not contradict a registration: its settings rule.
         untouched = self.registration is not None and self.choices == SettingsFlags()
@@ -63,7 +64,7 @@ class Audit:
                 cache_dir=self.cache,
                 progress=progress,
             )
-        print(evidence.table())  # noqa: T201
+        print(summary(evidence))  # noqa: T201
         print(f"\nreport: {self.output / 'report.html'}")  # noqa: T201
         return EXIT_STATUS[evidence.verdict]
 

@@ -29,10 +29,11 @@ class Report:
         """Recompute, print the table, and return the verdict's exit status; 1 where a number does not follow from the scores."""
         from verify.auditing.recompute import recompute
         from verify.report.html import render
+        from verify.report.text import summary
 
         evidence = recompute(self.audit)
         covered = "Models, settings and registration stand as the audit wrote them; a certificate binds them."
-        print(f"{evidence.table()}\n\nEvery number follows from {self.audit / 'scores.parquet'}. {covered}")  # noqa: T201
+        print(f"{summary(evidence)}\n\nEvery number follows from {self.audit / 'scores.parquet'}. {covered}")  # noqa: T201
         _write(render(evidence), self.output, self.pdf)
         return EXIT_STATUS[evidence.verdict]
 

@@ -1,11 +1,13 @@
 """The report: one self-contained HTML file without script, for a reader who must sign it and for one who must check it."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from markupsafe import Markup
 
 from verify.errors import InputError
+from verify.io.files import write_text
 from verify.report.attack_pages import attack_pages, headline, references_of, worst_attack
 from verify.report.comparing import attack_rows, draw_trade
 from verify.report.rendering import environment, in_plain_words, not_shown_by, number
@@ -17,6 +19,12 @@ from verify.schema.parts import Histogram, RocCurve, Test
 RECORDS_SHOWN = 50
 ROC_ROWS = 12
 RESIDUAL_ROWS = 11
+
+
+def write_report(evidence: Evidence, path: str | Path) -> Path:
+    """Write the report of one audit as one self-contained HTML file and return its path."""
+    write_text(path, render(evidence))
+    return Path(path)
 
 
 def render(evidence: Evidence) -> str:

@@ -42,17 +42,12 @@ def comparison_row(entry: Entry) -> list[str]:
     return [
         name,
         verdict,
-        "-" if evidence.residual is None else short(evidence.residual),
-        "-" if loss is None or loss.auc is None else short(loss.auc),
+        "-" if evidence.residual is None else evidence.residual.short(),
+        "-" if loss is None or loss.auc is None else loss.auc.short(),
         "-" if verbatim is None else f"{verbatim.mean.value:.2f}",
-        "-" if ratio is None else short(ratio),
+        "-" if ratio is None else ratio.short(),
         "-" if cost is None else f"{cost:.2f} x",
     ]
-
-
-def short(value: Value) -> str:
-    """A value with its interval, two digits."""
-    return f"{value.value:.2f} [{value.low:.2f}, {value.high:.2f}]"
 
 
 def _attack_row(evidence: Evidence, name: str) -> list[str]:
@@ -64,7 +59,7 @@ def _attack_row(evidence: Evidence, name: str) -> list[str]:
 
     def cell(label: str) -> str:
         found = evidence.attack(name, label)
-        return "-" if found is None else short(number(found))
+        return "-" if found is None else number(found).short()
 
     references = [number(entry).value for entry in results if entry.model.startswith("reference")]
     spread = f"{min(references):.2f} to {max(references):.2f}" if references else "-"

@@ -155,21 +155,6 @@ class Evidence(Frozen):
         """One attack's result against one model, or None if it was not run."""
         return next((entry for entry in self.attacks if (entry.attack, entry.model) == (name, model)), None)
 
-    def table(self) -> str:
-        """A plain-text summary: the verdict, then one row per attack and model."""
-        # The reports are written from evidence and stand above it; these two methods are shorthands for whoever holds one.
-        from verify.report.text import summary
-
-        return summary(self)
-
-    def to_html(self, path: str | Path) -> Path:
-        """Write the report as one self-contained HTML file and return its path."""
-        # Here, so that reading evidence loads neither matplotlib nor jinja2.
-        from verify.report.html import render
-
-        write_text(path, render(self))
-        return Path(path)
-
     def text(self) -> str:
         """What stands in `evidence.json`."""
         return self.model_dump_json(indent=2, by_alias=True) + "\n"

@@ -58,6 +58,10 @@ class Value(Frozen):
     def __str__(self) -> str:
         return f"{self.value:.3f} [{self.low:.3f}, {self.high:.3f}]"
 
+    def short(self) -> str:
+        """The value with its interval, two digits, for the cells of a table."""
+        return f"{self.value:.2f} [{self.low:.2f}, {self.high:.2f}]"
+
 
 class AuditedModel(Frozen):
     """One model that was scored."""
