@@ -21,7 +21,7 @@ from unlearn.training.checkpoints import WORK, claim_output
 from unlearn.training.inputs import environment, inputs_of
 from unlearn.training.log import LOG_NAME, TrainingLog, require_in_log
 from unlearn.training.lora import merged, require_adapter
-from unlearn.training.method import Context, InsideLayers, Objective, Outcome, Rebuild, WeightEdit
+from unlearn.training.method import Context, InsideLayers, Objective, Outcome, Rebuild, Verbs, WeightEdit
 from unlearn.training.options import TrainingOptions, TrainingResult
 from unlearn.training.precision import Rounding
 from unlearn.training.run import run_objective, save_model
@@ -151,7 +151,19 @@ def forget(
     require_inputs(method, roles.retain, base)
     base_model = None if base is None else load_model(base, tokenizer=loaded.tokenizer, dtype=dtype)
     options = fill_in(options or TrainingOptions(), method, recipe)
-    context = Context(loaded, roles.forget, roles.retain, roles.holdout, base_model, options, folder, output / WORK, output, dtype)
+    context = Context(
+        loaded,
+        roles.forget,
+        roles.retain,
+        roles.holdout,
+        base_model,
+        options,
+        folder,
+        output / WORK,
+        output,
+        dtype,
+        Verbs(forget, _audit),
+    )
     context.work_dir.mkdir(parents=True, exist_ok=True)  # from here on the folder is that of a run, which can be taken up again
     outcome = _run(method, context, selection, callbacks)
     facts = dict(outcome.facts)
@@ -175,6 +187,13 @@ def forget(
     }
     after = save_model(outcome.model, loaded.tokenizer, output, about)
     return ForgetResult(output, method_name(method), loaded.digest, after, outcome.training, facts, time.monotonic() - started)
+
+
+def _audit(*arguments: Any, **named: Any) -> Any:
+    """`verify.audit`, imported when it is first called: most methods need no auditor."""
+    from verify import audit
+
+    return audit(*arguments, **named)
 
 
 def _run(method: Method, context: Context, selection: Selection | None, callbacks: Sequence[Any]) -> Outcome:

@@ -7,13 +7,13 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from verify.report.html import write_report
-    from verify.report.text import summary
     from verify.auditing.audit import audit, register
     from verify.data.records import Fields, Record
     from verify.errors import InputError, IntegrityError, RunError, VerifyError
     from verify.measures.robustness import probe
     from verify.measures.trigger import backdoor
+    from verify.report.html import write_report
+    from verify.report.text import summary
     from verify.schema.evidence import Evidence, Settings
 
 _HOME = {

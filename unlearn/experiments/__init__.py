@@ -1,1 +1,1 @@
-"""TODO."""
+"""Experiments: comparisons of methods, sweeps, reproduction, planted triggers, and the demo."""

@@ -7,9 +7,10 @@ where a model is surely wrong about one it never saw. So the fine view begins be
 
 It orders the records better, but a trace of each is left in it, and no never-trained record shows how much. A trace makes losses
 smaller, and their differences too: B = a + s l* + e, where a, s and var(e) are unknown. The rough view A is the base model's,
-calibrated on controls (`unlearn.level.estimate`) and taken as E[l* | A] = A, so that cov(A, l*) = var(A); what it leaves, var(l* | A), is
-its error on controls. The rest then follows from the forget set itself (A is an instrumental variable, Wald 1940; where the two
-views err alike, which they do a little, s comes out too large and var(e) too small; in the extreme K is 1 / s, B alone):
+calibrated on controls (`unlearn.level.estimate`) and taken as E[l* | A] = A, so that cov(A, l*) = var(A); what it leaves,
+var(l* | A), is its error on controls. The rest then follows from the forget set itself (A is an instrumental variable, Wald 1940;
+where the two views err alike, which they do a little, s comes out too large and var(e) too small; in the extreme K is 1 / s, B
+alone):
 
     s = cov(A, B) / var(A),    var(e) = var(B) - s^2 (var(A) + var(l* | A))
 

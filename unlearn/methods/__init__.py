@@ -5,6 +5,9 @@ from typing import Any
 from unlearn.training.method import Objective, Rebuild, WeightEdit
 from verify.io.plugins import discover
 
+SHARED = frozenset({"from_file", "requirements"})
+"""Modules of this directory that hold no method."""
+
 Method = Objective | WeightEdit | Rebuild
 """Any of the three kinds."""
 
@@ -13,7 +16,7 @@ def method_classes() -> dict[str, Any]:
     """Every method's class by its command-line name."""
     import unlearn.methods
 
-    return dict(discover(unlearn.methods, "loss", "edit", "rebuild"))
+    return dict(discover(unlearn.methods, "loss", "edit", "rebuild", shared=SHARED))
 
 
 def method_name(method: Method | type) -> str:

@@ -12,17 +12,20 @@ import numpy as np
 
 from unlearn.defenses.federation import FEDERATION
 from unlearn.level.estimate import retraining_passes
+from unlearn.methods import method_classes
 from unlearn.methods.level import Level
 from unlearn.training.log import LOG_NAME
 from unlearn.training.method import Context, Cost, Objective, Outcome
 from unlearn.training.options import TrainingOptions, TrainingResult, together
 from unlearn.training.shards import SHARDS, SavedShards
+from unlearn.training.weights import mean_loss
 from verify.data.encoding import Encoder
 from verify.data.records import Record
 from verify.errors import InputError, RunError
 from verify.io.files import MANIFEST, read_json
 from verify.models.ensembles import ENSEMBLE
 from verify.models.loading import load_model
+from verify.schema.evidence import Settings
 
 MINIMUM_REFERENCES = 3
 TUNED = ("npo", "simnpo", "grad_diff", "undial", "grad_ascent_kl", "wga", "satimp", "dpo")
@@ -63,8 +66,6 @@ class Auto:
     defaults: ClassVar[Mapping[str, Any]] = {}
 
     def __post_init__(self) -> None:
-        from unlearn.methods import method_classes
-
         unknown = [name for name in self.ladder if name not in method_classes() or name == "auto"]
         if unknown:
             raise InputError(f"--ladder names {', '.join(unknown)}, which is no method to climb. See `unlearn methods`.")
@@ -95,6 +96,8 @@ class _Climb:
 
     def __init__(self, auto: Auto, context: Context) -> None:
         self.auto, self.context = auto, context
+        assert context.verbs is not None, "`forget` hands them down"
+        self.verbs = context.verbs
         assert context.model_dir is not None
         self.model_dir = context.model_dir
         self.tuning, self.judged = _halves(context.forget, context.options.seed)
@@ -113,8 +116,6 @@ class _Climb:
 
     def try_rung(self, name: str) -> bool:
         """Run, tune and audit one method; whether the audit was satisfied."""
-        from unlearn.methods import method_classes
-
         kind = method_classes()[name]
         factors = self.auto.rates if name in TUNED else (1.0,)
         runs, nearest = [], np.inf
@@ -151,8 +152,6 @@ class _Climb:
         Raises:
             RunError: there is no result at all within the budget.
         """
-        from unlearn.methods import method_classes
-
         name = exact_method(self.model_dir)
         if self.spent + self._exact_price() > self.auto.budget:
             self.rungs.append({"method": name, "outcome": "not begun: beyond the budget; THE RESULT IS NOT EXACT"})
@@ -191,11 +190,9 @@ class _Climb:
         return Outcome(model, together(self.done), facts)
 
     def _forget(self, method: Any, folder: Path, options: TrainingOptions) -> Any:
-        from unlearn.forgetting import forget
-
         shutil.rmtree(folder, ignore_errors=True)
         base = self.context.base
-        return forget(
+        return self.verbs.forget(
             str(self.model_dir),
             method,
             forget_set=list(self.context.forget),
@@ -240,8 +237,6 @@ class _Climb:
             self.spent += training.tokens / self.retraining
 
     def _mean_loss(self, folder: Path) -> float:
-        from unlearn.training.weights import mean_loss
-
         return mean_loss(load_model(folder, tokenizer=self.context.loaded.tokenizer), self.tuning)
 
     def _level(self) -> float:
@@ -251,10 +246,8 @@ class _Climb:
         return self.level
 
     def _audit(self, folder: Path, judged: Sequence[Record], output: Path) -> tuple[str, str]:
-        from verify import Settings, audit
-
         shutil.rmtree(output, ignore_errors=True)
-        evidence = audit(
+        evidence = self.verbs.audit(
             str(folder),
             str(self.model_dir),
             references=list(self.auto.references),

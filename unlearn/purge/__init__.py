@@ -1,1 +1,1 @@
-"""TODO."""
+"""Finds and removes what is left of deleted records in files, databases, archives and model folders."""

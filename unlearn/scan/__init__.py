@@ -1,1 +1,1 @@
-"""TODO."""
+"""Finds a person's records and the models that were trained on them."""

@@ -1,7 +1,7 @@
 """What the trainer minimises: the loss of some pairs of records, and how much they count.
 
-A pair is two numbers (`unlearn.training.schedule`). A loss knows the records' windows, makes a batch of those that are asked for, and says
-how much each microbatch weighs, so that a step may be split in any way and its loss stays the mean over all of its items.
+A pair is two numbers (`unlearn.training.schedule`). A loss knows the records' windows, makes a batch of those that are asked for,
+and says how much each microbatch weighs, so that a step may be split in any way and its loss stays the mean over all of its items.
 """
 
 from collections.abc import Mapping, Sequence

@@ -9,7 +9,7 @@ It is one of three kinds:
 Shapes: B rows of a batch, L length, N scored tokens of a batch in row-major order.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
@@ -82,8 +82,8 @@ class Objective(Protocol):
         idea, paper: one line each, for `unlearn methods`.
         cost: its cost class.
         needs_retain: whether `batch.retain` is read.
-        reference: names of the quantities of the model before unlearning that the loss reads, `unlearn.training.initial_outputs.KNOWN`; the
-            trainer computes each once per record and caches it.
+        reference: names of the quantities of the model before unlearning that the loss reads
+            (`unlearn.training.initial_outputs.KNOWN`); the trainer computes each once per record and caches it.
         stop_rule: when to stop before the last step, or None. An objective without a lower bound has one.
         defaults: training arguments that the paper recommends, under their `TrainingArguments` names.
     """
@@ -147,6 +147,19 @@ class InsideLayers(Protocol):
 
 
 @dataclass(frozen=True, eq=False)
+class Verbs:
+    """The two public verbs, for a method that runs and judges other methods.
+
+    Attributes:
+        forget: `unlearn.forget`.
+        audit: `verify.audit`.
+    """
+
+    forget: Callable[..., Any]
+    audit: Callable[..., Any]
+
+
+@dataclass(frozen=True, eq=False)
 class Context:
     """What a weight edit or a rebuild may use.
 
@@ -161,6 +174,7 @@ class Context:
         work_dir: where training runs keep their checkpoints; emptied when the method is done.
         output_dir: where the result goes.
         dtype: precision that models are loaded in, as it was asked for.
+        verbs: what `auto` runs its attempts with; None where a method is called by itself.
     """
 
     loaded: LoadedModel
@@ -173,6 +187,7 @@ class Context:
     work_dir: Path
     output_dir: Path
     dtype: str = "auto"
+    verbs: Verbs | None = None
 
 
 @dataclass(frozen=True)

@@ -1,1 +1,1 @@
-"""TODO."""
+"""Records: where they come from, what identifies them, and how they become tokens."""

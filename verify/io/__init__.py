@@ -1,1 +1,1 @@
-"""TODO."""
+"""Files, digests and documents: atomic writes, strict readers, plug-in discovery."""

@@ -1,7 +1,7 @@
 """The directory is the registry: what a package holds is on the command line by existing.
 
 One file is one entry; its name is the file's name. No decorator, no list to keep: a file that is added is found, a file that is
-removed is gone. Files whose name begins with an underscore, and `base.py`, hold what the entries share.
+removed is gone. Files whose name begins with an underscore, `base.py`, and those a package names, hold what the entries share.
 """
 
 import dataclasses
@@ -11,16 +11,17 @@ from collections.abc import Mapping
 from functools import cache
 from types import MappingProxyType, ModuleType
 
-SHARED = "base"
+SHARED = frozenset({"base"})
 
 
 @cache
-def discover(package: ModuleType, *required: str) -> Mapping[str, type]:
+def discover(package: ModuleType, *required: str, shared: frozenset[str] = SHARED) -> Mapping[str, type]:
     """The entries of a package, by name, in alphabetical order.
 
     Args:
         package: an imported package; each of its modules holds one entry.
         required: names of methods; an entry is the one public dataclass of its module that has at least one of them.
+        shared: modules that are no entries.
 
     Raises:
         TypeError: a module holds no such dataclass, or more than one.
@@ -29,7 +30,7 @@ def discover(package: ModuleType, *required: str) -> Mapping[str, type]:
     names = sorted(
         module.name
         for module in pkgutil.iter_modules(package.__path__)
-        if not module.ispkg and not module.name.startswith("_") and module.name != SHARED
+        if not module.ispkg and not module.name.startswith("_") and module.name not in shared
     )
     modules = {name: importlib.import_module(f"{package.__name__}.{name}") for name in names}
     return MappingProxyType({name: _entry(module, required) for name, module in modules.items()})

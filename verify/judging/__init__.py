@@ -1,1 +1,1 @@
-"""TODO."""
+"""From scores to a verdict: validity gates, the tests of every tier, and the protocol that weighs them."""

@@ -1,1 +1,1 @@
-"""TODO."""
+"""Models: loading them safely, what they are made of, and their token log-probabilities."""

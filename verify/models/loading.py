@@ -1,7 +1,7 @@
 """The door to `transformers`: models come in safely, with a digest of what they are.
 
-Weights are read from safetensors only and a repository's code is never executed (`verify.models.folder_checks` looks before anything is
-opened); weights that are not finite are refused, and so is a tokenizer that does not belong to the model.
+Weights are read from safetensors only and a repository's code is never executed (`verify.models.folder_checks` looks before
+anything is opened); weights that are not finite are refused, and so is a tokenizer that does not belong to the model.
 """
 
 from collections.abc import Iterable

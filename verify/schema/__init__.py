@@ -1,1 +1,1 @@
-"""TODO."""
+"""The schemas of everything that is written to disk as evidence."""
