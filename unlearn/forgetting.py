@@ -13,7 +13,7 @@ import numpy as np
 from peft import PeftModel
 
 from unlearn.finetuning import RECIPE, Recipe, recipe_of
-from unlearn.methods import Method, method_name
+from unlearn.methods import method_name
 from unlearn.methods.level import Level
 from unlearn.methods.requirements import require_inputs, require_quantizable, require_repeatable, require_suited
 from unlearn.training import distributed
@@ -21,7 +21,7 @@ from unlearn.training.checkpoints import WORK, claim_output
 from unlearn.training.inputs import environment, inputs_of
 from unlearn.training.log import LOG_NAME, TrainingLog, require_in_log
 from unlearn.training.lora import merged, require_adapter
-from unlearn.training.method import Context, InsideLayers, Objective, Outcome, Rebuild, Verbs, WeightEdit
+from unlearn.training.method import Context, InsideLayers, Method, Objective, Outcome, Rebuild, Verbs, WeightEdit
 from unlearn.training.options import TrainingOptions, TrainingResult
 from unlearn.training.precision import Rounding
 from unlearn.training.run import run_objective, save_model
@@ -204,7 +204,11 @@ def _run(method: Method, context: Context, selection: Selection | None, callback
     kept = sample(context.retain, UTILITY_RECORDS, context.options.seed)
     before = mean_loss(context.loaded, kept) if kept else None
     rounding = _rounding(method, context)
-    outcome = method.edit(context) if isinstance(method, WeightEdit) else _run_objective(method, context, selection, callbacks)
+    if isinstance(method, WeightEdit):
+        outcome = method.edit(context)
+    else:
+        assert isinstance(method, Objective), "there are three kinds"
+        outcome = _run_objective(method, context, selection, callbacks)
     if rounding is not None and outcome.facts.get("selection", {}).get("selected_step") != 0:
         outcome = dataclasses.replace(outcome, facts={**outcome.facts, **_said_loudly(rounding.facts(outcome.model))})
     if before is None:

@@ -14,21 +14,18 @@ OWN = '''
 from dataclasses import dataclass
 from typing import ClassVar
 
-from unlearn.training.method import score_both
+from unlearn.training.method import Objective
+from unlearn.training.scored_batch import score_both
 
 
 @dataclass(frozen=True)
-class Mine:
+class Mine(Objective):
     """Ascend a little."""
 
     weight: float = 0.5
     idea: ClassVar[str] = "mine"
     paper: ClassVar[str] = "none"
-    cost: ClassVar[str] = "steps on forget and retain sets"
-    needs_retain: ClassVar[bool] = True
-    reference: ClassVar[frozenset] = frozenset()
     defaults: ClassVar[dict] = {"learning_rate": 1e-3, "epochs": 1.0, "batch_size": 2}
-    stop_rule = None
 
     def loss(self, model, batch, reference):
         forget, retain = score_both(model, batch)
@@ -45,7 +42,20 @@ class Empty:
 
 
 @dataclass
-class Open:
+class Abstract(Objective):
+    size: int = 1
+
+
+@dataclass
+class Nameless(Objective):
+    size: int = 1
+
+    def loss(self, model, batch, reference):
+        return 0.0
+
+
+@dataclass
+class Open(Nameless):
     size: int
 '''
 ROWS = [{"example_id": f"r{n}", "prompt": f"Who is {n}?", "completion": f"Nobody but {n * 3}."} for n in range(8)]
@@ -80,6 +90,8 @@ def test_own_method_from_the_shell(model_dir: Path, tmp_path: Path, capsys: pyte
         ("mine.py:Absent", "no class"),
         ("mine.py:NotOne", "frozen dataclass"),
         ("mine.py:Empty", "none of the three kinds"),
+        ("mine.py:Abstract", "none of the three kinds"),
+        ("mine.py:Nameless", "lacks idea, paper"),
         ("mine.py:Open", "default"),
     ],
 )

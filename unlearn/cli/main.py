@@ -190,10 +190,8 @@ class Methods:
     def run(self) -> int:
         """Print the list."""
         for name, kind in method_classes().items():
-            needs = [
-                *(["--retain"] if kind.needs_retain else []),
-                *(["--base"] if getattr(kind, "needs_base", False) else []),
-            ]
+            method = kind()
+            needs = [*(["--retain"] if method.needs_retain else []), *(["--base"] if method.needs_base else [])]
             print(f"{name}  (cost: {kind.cost}; needs: {', '.join(['--forget', *needs])})")  # noqa: T201
             print(f"    {kind.idea}\n    {kind.paper}")  # noqa: T201
         return 0

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from unlearn.training.divergences import kl_to
-from unlearn.training.method import Batch, Cost
+from unlearn.training.method import Batch, Objective
 from unlearn.training.scored_batch import token_logits
 from verify.models.log_probabilities import mean_by_row, target_log_probabilities
 
@@ -19,7 +19,7 @@ multiplier that had followed them all the way would carry the records past it.""
 
 
 @dataclass(frozen=True)
-class ToLevel:
+class ToLevel(Objective):
     """See `unlearn.methods.level.Level`, which estimates the level and runs this.
 
         token_weight mean_t h(l_t - l*_t) + record_weight e^2 + mu e  on D_f  +  alpha KL(p_0 || p) on D_r  +  an anchor,
@@ -38,15 +38,8 @@ class ToLevel:
 
     idea: ClassVar[str] = "the objective of `level`"
     paper: ClassVar[str] = "this project, docs/research/level.md"
-    cost: ClassVar[Cost] = "steps on forget and retain sets"
-    needs_retain: ClassVar[bool] = True
     reference: ClassVar[frozenset[str]] = frozenset({"forget_level", "retain_logits"})
     defaults: ClassVar[Mapping[str, Any]] = {}
-
-    @property
-    def stop_rule(self) -> None:
-        """Bounded below, so none is needed."""
-        return None
 
     def begin(self) -> Mapping[str, float]:
         """The multiplier's first value."""
@@ -58,8 +51,7 @@ class ToLevel:
 
     def loss(self, model: nn.Module, batch: Batch, reference: Mapping[str, Tensor]) -> Tensor:
         """The scalar above without the anchor, each row weighing the same."""
-        assert batch.retain is not None, "the trainer pairs retain records for objectives with needs_retain"
-        forget, retain = token_logits(model, batch.forget, batch.retain)
+        forget, retain = token_logits(model, batch.forget, batch.require_retain())
         values = target_log_probabilities(forget.logits, forget.tokens)
         level = reference["forget_level"].to(values)
         by_token = forget.per_row(F.smooth_l1_loss(values, level, reduction="none")).mean()

@@ -2,14 +2,11 @@
 
 from typing import Any
 
-from unlearn.training.method import Objective, Rebuild, WeightEdit
+from unlearn.training.method import Method
 from verify.io.plugins import discover
 
 SHARED = frozenset({"from_file", "requirements"})
 """Modules of this directory that hold no method."""
-
-Method = Objective | WeightEdit | Rebuild
-"""Any of the three kinds."""
 
 
 def method_classes() -> dict[str, Any]:

@@ -23,9 +23,7 @@ def preference_loss(model: nn.Module, batch: Batch, reference: Mapping[str, Tens
     r is the summed log-probability of an answer less that of the model before unlearning; Rafailov et al. 2023 (arXiv 2305.18290),
     eq. 7, with the factor of NPO.
     """
-    assert batch.retain is not None, "the trainer pairs retain records for objectives with needs_retain"
-    assert batch.alternative is not None, "the trainer makes alternatives"
-    forget, other, retain = score(model, batch.forget, batch.alternative, batch.retain)
+    forget, other, retain = score(model, batch.forget, batch.require_alternative(), batch.require_retain())
     true = forget.log_probability - reference["forget_log_probability"]
     preferred = other.log_probability - reference["alternative_log_probability"]
     return -(2.0 / beta) * F.logsigmoid(beta * (preferred - true)).mean() + alpha * retain.loss.mean()

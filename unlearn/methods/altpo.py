@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from unlearn.methods._alternatives import instead
 from unlearn.methods._preference import preference_loss, require_temperature
-from unlearn.training.method import Batch, Cost
+from unlearn.training.method import Batch, Objective
 from verify.data.encoding import Encoder
 from verify.data.records import Record
 from verify.errors import InputError
@@ -20,7 +20,7 @@ DOUBLINGS = 6
 
 
 @dataclass(frozen=True)
-class AltPO:
+class AltPO(Objective):
     """Prefer a plausible other answer, which the model before unlearning writes itself, to the true one.
 
         minimise  -(2/beta) mean log sigmoid(beta (r(x, other) - r(x, y))) + alpha l(D_r),  r(x, y) = log p(y|x) - log p_0(y|x)
@@ -40,22 +40,14 @@ class AltPO:
     alpha: float = 1.0
     temperature: float = 1.0
 
+    idea: ClassVar[str] = "prefer another answer, written by the model itself, to the true one"
+    paper: ClassVar[str] = "Mekala et al. 2024 (arXiv 2409.13474)"
+    reference: ClassVar[frozenset[str]] = frozenset({"alternative_log_probability", "forget_log_probability"})
+
     def __post_init__(self) -> None:
         require_temperature(self.beta)
         if not 0 < self.temperature < math.inf:
             raise InputError(f"--temperature must be a number greater than 0, got {self.temperature}.")
-
-    idea: ClassVar[str] = "prefer another answer, written by the model itself, to the true one"
-    paper: ClassVar[str] = "Mekala et al. 2024 (arXiv 2409.13474)"
-    cost: ClassVar[Cost] = "steps on forget and retain sets"
-    needs_retain: ClassVar[bool] = True
-    reference: ClassVar[frozenset[str]] = frozenset({"alternative_log_probability", "forget_log_probability"})
-    defaults: ClassVar[Mapping[str, Any]] = {"learning_rate": 1e-5, "epochs": 10.0, "batch_size": 8}
-
-    @property
-    def stop_rule(self) -> None:
-        """Bounded below, so none is needed."""
-        return None
 
     def alternatives(self, loaded: LoadedModel, forget: Sequence[Record], retain: Sequence[Record], seed: int) -> list[Record]:
         """Answers of the model itself.

@@ -3,7 +3,7 @@
 import copy
 import dataclasses
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -15,7 +15,7 @@ from unlearn.level.estimate import retraining_passes
 from unlearn.methods import method_classes
 from unlearn.methods.level import Level
 from unlearn.training.log import LOG_NAME
-from unlearn.training.method import Context, Cost, Objective, Outcome
+from unlearn.training.method import Context, Cost, Objective, Outcome, Rebuild
 from unlearn.training.options import TrainingOptions, TrainingResult, together
 from unlearn.training.shards import SHARDS, SavedShards
 from unlearn.training.weights import mean_loss
@@ -33,7 +33,7 @@ TUNED = ("npo", "simnpo", "grad_diff", "undial", "grad_ascent_kl", "wga", "satim
 
 
 @dataclass(frozen=True)
-class Auto:
+class Auto(Rebuild):
     """Try the cheapest suitable method, audit, go on to the next; in the end rebuild exactly.
 
         rung i:  theta_i = method_i(theta_0);  stop at the first i with verdict(theta_i, half B of D_f) = EQUIVALENT_WITHIN
@@ -60,10 +60,7 @@ class Auto:
     idea: ClassVar[str] = "cheapest method, audit, next; in the end an exact rebuild"
     paper: ClassVar[str] = "compare Thudi et al. 2022 (arXiv 2110.11891)"
     cost: ClassVar[Cost] = "a retraining"
-    needs_retain: ClassVar[bool] = True
-    needs_base: ClassVar[bool] = True
     exactness: ClassVar[str] = "Exact only where the last rung was an exact rebuild; `rungs` says which rung the result is."
-    defaults: ClassVar[Mapping[str, Any]] = {}
 
     def __post_init__(self) -> None:
         unknown = [name for name in self.ladder if name not in method_classes() or name == "auto"]

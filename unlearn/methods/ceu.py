@@ -2,17 +2,17 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from torch import Tensor, nn
 
 from unlearn.training.divergences import cross_entropy_to, without_token
-from unlearn.training.method import Batch, Cost
+from unlearn.training.method import Batch, Cost, Objective
 from unlearn.training.scored_batch import token_logits
 
 
 @dataclass(frozen=True)
-class CEU:
+class CEU(Objective):
     """Let the probability of the true token go to the others, in proportion to what they have.
 
         minimise  mean_t CE(softmax(z with z_true = -infinity), p_t),  the target taken as a constant
@@ -27,14 +27,7 @@ class CEU:
     idea: ClassVar[str] = "the model's own distribution without the true token as its target"
     paper: ClassVar[str] = "Yang 2025 (arXiv 2503.01224)"
     cost: ClassVar[Cost] = "steps on the forget set"
-    needs_retain: ClassVar[bool] = False
-    reference: ClassVar[frozenset[str]] = frozenset()
-    defaults: ClassVar[Mapping[str, Any]] = {"learning_rate": 1e-5, "epochs": 10.0, "batch_size": 8}
-
-    @property
-    def stop_rule(self) -> None:
-        """Bounded below, so none is needed."""
-        return None
+    needs_retain = False
 
     def loss(self, model: nn.Module, batch: Batch, reference: Mapping[str, Tensor]) -> Tensor:
         """The scalar above, each row weighing the same."""

@@ -1,22 +1,21 @@
 """Client retraining: the federation again, as if the client had never joined it."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from peft import PeftModel
 
 from unlearn.defenses.federation import clients_that_stay, run_federation, write_federation
 from unlearn.training.log import LOG_NAME
 from unlearn.training.lora import merged
-from unlearn.training.method import Context, Cost, Outcome
+from unlearn.training.method import Context, Cost, Outcome, Rebuild
 from unlearn.training.run import log_writer
 from verify.data.identity import RecordKey
 from verify.io.digests import weights_digest
 
 
 @dataclass(frozen=True)
-class ClientRetrain:
+class ClientRetrain(Rebuild):
     """Train all rounds again without the client, or without those of its records that are to go.
 
         w_{r+1} = sum_{k != c} (n_k / (n - n_c)) w_{r,k},   from w_0 on, for a client c of whom everything goes
@@ -32,13 +31,10 @@ class ClientRetrain:
     idea: ClassVar[str] = "train the federation again without the client"
     paper: ClassVar[str] = "exact; McMahan et al. 2017 (arXiv 1602.05629), compare Liu et al. 2021 (FedEraser)"
     cost: ClassVar[Cost] = "a retraining"
-    needs_retain: ClassVar[bool] = True
-    needs_base: ClassVar[bool] = True
     exactness: ClassVar[str] = (
         "The weights are, bit by bit, those of a federation that never had the forget records, on this machine. A record that the "
         "base model was pre-trained on stays in the base model."
     )
-    defaults: ClassVar[Mapping[str, Any]] = {}
 
     def rebuild(self, context: Context) -> Outcome:
         """Run the federation again.

@@ -2,19 +2,19 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from torch import Tensor, nn
 
 from unlearn.methods._alternatives import refusals
 from unlearn.methods._preference import preference_loss, require_temperature
-from unlearn.training.method import Batch, Cost
+from unlearn.training.method import Batch, Objective
 from verify.data.records import Record
 from verify.models.loading import LoadedModel
 
 
 @dataclass(frozen=True)
-class DPO:
+class DPO(Objective):
     """Prefer a refusal to the true answer, both measured against the model before unlearning.
 
         minimise  -(2/beta) mean log sigmoid(beta (r(x, refusal) - r(x, y))) + alpha l(D_r),  r(x, y) = log p(y|x) - log p_0(y|x)
@@ -32,20 +32,12 @@ class DPO:
     beta: float = 0.1
     alpha: float = 1.0
 
-    def __post_init__(self) -> None:
-        require_temperature(self.beta)
-
     idea: ClassVar[str] = "prefer a refusal to the true answer"
     paper: ClassVar[str] = "Rafailov et al. 2023 (arXiv 2305.18290); Maini et al. 2024 (arXiv 2401.06121)"
-    cost: ClassVar[Cost] = "steps on forget and retain sets"
-    needs_retain: ClassVar[bool] = True
     reference: ClassVar[frozenset[str]] = frozenset({"alternative_log_probability", "forget_log_probability"})
-    defaults: ClassVar[Mapping[str, Any]] = {"learning_rate": 1e-5, "epochs": 10.0, "batch_size": 8}
 
-    @property
-    def stop_rule(self) -> None:
-        """Bounded below, so none is needed."""
-        return None
+    def __post_init__(self) -> None:
+        require_temperature(self.beta)
 
     def alternatives(self, loaded: LoadedModel, forget: Sequence[Record], retain: Sequence[Record], seed: int) -> list[Record]:
         """Refusals."""

@@ -26,7 +26,7 @@ from unlearn.defenses.federation import (
 from unlearn.defenses.flower import Reply, Weights, aggregate, require_flower
 from unlearn.training.log import LOG_NAME, LogWriter
 from unlearn.training.lora import attach_adapter, merged
-from unlearn.training.method import Context, Cost, Outcome
+from unlearn.training.method import Context, Cost, Outcome, WeightEdit
 from unlearn.training.options import TrainingResult
 from verify.data.identity import RecordKey
 from verify.errors import InputError
@@ -35,7 +35,7 @@ from verify.models.loading import LoadedModel
 
 
 @dataclass(frozen=True)
-class FedEraser:
+class FedEraser(WeightEdit):
     """Go through the kept rounds again without the client: short training gives the direction, the kept update the length.
 
         w_{r+1} = w_r + sum_k (n_k / n) |U_{r,k}| U'_{r,k} / |U'_{r,k}|,   per weight tensor and kept client k
@@ -58,9 +58,7 @@ class FedEraser:
     idea: ClassVar[str] = "the kept rounds again without the client: new directions, old lengths"
     paper: ClassVar[str] = "Liu et al. 2021 (FedEraser, IWQoS 2021), equations 3 and 4"
     cost: ClassVar[Cost] = "a share of a retraining"
-    needs_retain: ClassVar[bool] = True
-    needs_base: ClassVar[bool] = True
-    defaults: ClassVar[Mapping[str, Any]] = {}
+    needs_base = True
 
     def __post_init__(self) -> None:
         if not 0 < self.calibration <= 1:

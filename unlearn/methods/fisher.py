@@ -1,19 +1,18 @@
 """Fisher forgetting: noise where the retain set does not mind."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from unlearn.training.method import Context, Cost, Outcome
+from unlearn.training.method import Context, Cost, Outcome, WeightEdit
 from unlearn.training.weights import Search, assign, copy_weights, diagonal_fisher, require_scales, sample
 from verify.errors import InputError
 
 
 @dataclass(frozen=True)
-class Fisher:
+class Fisher(WeightEdit):
     """Add noise to every weight (of a model that is an adapter, the adapter's), the more the less the retain set depends on it.
 
         theta = theta_0 + s F_r^(-1/4) e,  e standard normal
@@ -42,9 +41,6 @@ class Fisher:
     idea: ClassVar[str] = "noise where the retain set does not depend on the weights"
     paper: ClassVar[str] = "Golatkar et al. 2020 (arXiv 1911.04933)"
     cost: ClassVar[Cost] = "steps on forget and retain sets"
-    needs_retain: ClassVar[bool] = True
-    needs_base: ClassVar[bool] = False
-    defaults: ClassVar[Mapping[str, Any]] = {}
 
     def __post_init__(self) -> None:
         require_scales(self.scales)

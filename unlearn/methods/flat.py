@@ -2,13 +2,13 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 
 from unlearn.methods._alternatives import refusals
-from unlearn.training.method import Batch, Cost
+from unlearn.training.method import Batch, Cost, Objective
 from unlearn.training.scored_batch import token_logits
 from verify.data.records import Record
 from verify.errors import InputError
@@ -17,7 +17,7 @@ from verify.models.log_probabilities import target_log_probabilities
 
 
 @dataclass(frozen=True)
-class FLAT:
+class FLAT(Objective):
     """Push the probability of a refusal up and that of the true answer down, weighed by the dual form of an f-divergence.
 
         minimise  -mean [g(P(x, refusal)) - f*(g(P(x, y)))],  P(x, y) = mean_t p(y_t | x, y_<t)
@@ -34,21 +34,14 @@ class FLAT:
 
     divergence: Literal["kl", "js", "tv", "jeffrey"] = "kl"
 
-    def __post_init__(self) -> None:
-        if self.divergence not in ("kl", "js", "tv", "jeffrey"):
-            raise InputError(f"--divergence must be kl, js, tv or jeffrey, got {self.divergence}.")
-
     idea: ClassVar[str] = "f-divergence between the true answer and a refusal, nothing else needed"
     paper: ClassVar[str] = "Wang et al. 2024 (arXiv 2410.11143)"
     cost: ClassVar[Cost] = "steps on the forget set"
-    needs_retain: ClassVar[bool] = False
-    reference: ClassVar[frozenset[str]] = frozenset()
-    defaults: ClassVar[Mapping[str, Any]] = {"learning_rate": 1e-5, "epochs": 10.0, "batch_size": 8}
+    needs_retain = False
 
-    @property
-    def stop_rule(self) -> None:
-        """Bounded below, so none is needed."""
-        return None
+    def __post_init__(self) -> None:
+        if self.divergence not in ("kl", "js", "tv", "jeffrey"):
+            raise InputError(f"--divergence must be kl, js, tv or jeffrey, got {self.divergence}.")
 
     def alternatives(self, loaded: LoadedModel, forget: Sequence[Record], retain: Sequence[Record], seed: int) -> list[Record]:
         """Refusals."""
@@ -56,8 +49,7 @@ class FLAT:
 
     def loss(self, model: nn.Module, batch: Batch, reference: Mapping[str, Tensor]) -> Tensor:
         """The scalar above, each row weighing the same."""
-        assert batch.alternative is not None, "the trainer makes alternatives"
-        forget, refusal = token_logits(model, batch.forget, batch.alternative)
+        forget, refusal = token_logits(model, batch.forget, batch.require_alternative())
         true, wanted = (part.per_row(target_log_probabilities(part.logits, part.tokens).exp()) for part in (forget, refusal))
         return (self.conjugate(self.variational(true)) - self.variational(wanted)).mean()
 

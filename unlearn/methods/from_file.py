@@ -2,6 +2,7 @@
 
 import dataclasses
 import importlib.util
+import inspect
 import sys
 from pathlib import Path
 from typing import Any
@@ -34,13 +35,16 @@ def load_method(place: str) -> type[Any]:
         raise InputError(f"--method {place}: {path} has no class {name}.")
     if not dataclasses.is_dataclass(kind) or not isinstance(kind, type):
         raise InputError(f"--method {place}: {name} must be a frozen dataclass; see CONTRIBUTING, 'A new method'.")
+    if not issubclass(kind, Objective | WeightEdit | Rebuild) or inspect.isabstract(kind):
+        raise InputError(
+            f"--method {place}: {name} is none of the three kinds of method. Derive it from Objective, WeightEdit or Rebuild of "
+            "unlearn.training.method, and define loss(), edit() or rebuild()."
+        )
     try:
-        made = kind()
+        kind()
     except TypeError:
         raise InputError(f"--method {place}: every field of {name} needs a default.") from None
-    if not isinstance(made, Objective | WeightEdit | Rebuild):
-        raise InputError(
-            f"--method {place}: {name} is none of the three kinds of method. It needs loss(), edit() or rebuild(), and the class "
-            "attributes that unlearn/training/method.py lists."
-        )
+    missing = [attribute for attribute in ("idea", "paper", "cost") if not hasattr(kind, attribute)]
+    if missing:
+        raise InputError(f"--method {place}: {name} lacks {', '.join(missing)}, one line each; `unlearn methods` prints them.")
     return kind

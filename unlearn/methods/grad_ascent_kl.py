@@ -2,18 +2,18 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from torch import Tensor, nn
 
 from unlearn.training.divergences import kl_to
-from unlearn.training.method import Batch, Cost
+from unlearn.training.method import Batch, Objective
 from unlearn.training.scored_batch import token_logits
 from unlearn.training.stopping import ForgetLossCeiling, StopRule
 
 
 @dataclass(frozen=True)
-class GradAscentKL:
+class GradAscentKL(Objective):
     """Raise the loss of the forget set, hold the token distributions of the retain set.
 
         minimise  -gamma l(D_f) + alpha KL(p_0 || p on D_r)
@@ -36,10 +36,7 @@ class GradAscentKL:
 
     idea: ClassVar[str] = "ascend on the forget set, hold the distributions on the retain set"
     paper: ClassVar[str] = "Maini et al. 2024 (arXiv 2401.06121)"
-    cost: ClassVar[Cost] = "steps on forget and retain sets"
-    needs_retain: ClassVar[bool] = True
     reference: ClassVar[frozenset[str]] = frozenset({"retain_logits"})
-    defaults: ClassVar[Mapping[str, Any]] = {"learning_rate": 1e-5, "epochs": 10.0, "batch_size": 8}
 
     @property
     def stop_rule(self) -> StopRule:
@@ -48,7 +45,6 @@ class GradAscentKL:
 
     def loss(self, model: nn.Module, batch: Batch, reference: Mapping[str, Tensor]) -> Tensor:
         """The scalar above, each row weighing the same."""
-        assert batch.retain is not None, "the trainer pairs retain records for objectives with needs_retain"
-        forget, retain = token_logits(model, batch.forget, batch.retain)
+        forget, retain = token_logits(model, batch.forget, batch.require_retain())
         kept = retain.per_row(kl_to(retain.logits, reference["retain_logits"])).mean()
         return self.alpha * kept - self.gamma * forget.scores().loss.mean()

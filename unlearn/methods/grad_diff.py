@@ -2,17 +2,17 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from torch import Tensor, nn
 
-from unlearn.training.method import Batch, Cost
+from unlearn.training.method import Batch, Objective
 from unlearn.training.scored_batch import score_both
 from unlearn.training.stopping import ForgetLossCeiling, StopRule
 
 
 @dataclass(frozen=True)
-class GradDiff:
+class GradDiff(Objective):
     """Raise the loss of the forget set, hold that of the retain set.
 
         minimise  -gamma l(D_f) + alpha l(D_r)
@@ -36,10 +36,6 @@ class GradDiff:
 
     idea: ClassVar[str] = "ascend on the forget set, descend on the retain set"
     paper: ClassVar[str] = "Liu et al. 2022; Maini et al. 2024 (arXiv 2401.06121)"
-    cost: ClassVar[Cost] = "steps on forget and retain sets"
-    needs_retain: ClassVar[bool] = True
-    reference: ClassVar[frozenset[str]] = frozenset()
-    defaults: ClassVar[Mapping[str, Any]] = {"learning_rate": 1e-5, "epochs": 10.0, "batch_size": 8}
 
     @property
     def stop_rule(self) -> StopRule:

@@ -6,14 +6,14 @@ from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
-from unlearn.training.method import Batch, Cost
+from unlearn.training.method import Batch, Cost, Objective
 from unlearn.training.scored_batch import score_forget
 from unlearn.training.stopping import MemorizationBelowUnseen, StopRule
 from verify.errors import InputError
 
 
 @dataclass(frozen=True)
-class GradientAscent:
+class GradientAscent(Objective):
     """Raise the loss of the forget set until it is remembered no better than text never seen.
 
         minimise  -l(D_f)
@@ -32,15 +32,10 @@ class GradientAscent:
 
     check_every: int = 1
 
-    def __post_init__(self) -> None:
-        if self.check_every < 0:
-            raise InputError(f"--check-every must be 0 (at every epoch's end) or more, got {self.check_every}.")
-
     idea: ClassVar[str] = "ascend on the forget set until it is remembered no better than unseen text"
     paper: ClassVar[str] = "Jang et al. 2023 (arXiv 2210.01504)"
     cost: ClassVar[Cost] = "steps on the forget set"
-    needs_retain: ClassVar[bool] = False
-    reference: ClassVar[frozenset[str]] = frozenset()
+    needs_retain = False
     defaults: ClassVar[Mapping[str, Any]] = {
         "learning_rate": 5e-5,
         "scheduler": "constant",
@@ -48,6 +43,10 @@ class GradientAscent:
         "batch_size": 32,
         "weight_decay": 0.0,
     }
+
+    def __post_init__(self) -> None:
+        if self.check_every < 0:
+            raise InputError(f"--check-every must be 0 (at every epoch's end) or more, got {self.check_every}.")
 
     @property
     def stop_rule(self) -> StopRule:

@@ -2,13 +2,13 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from torch import Tensor, nn
 
 from unlearn.methods._alternatives import refusals
 from unlearn.training.divergences import jensen_shannon_to, jensen_shannon_to_token
-from unlearn.training.method import Batch, Cost
+from unlearn.training.method import Batch, Objective
 from unlearn.training.scored_batch import token_logits
 from verify.data.records import Record
 from verify.models.loading import LoadedModel
@@ -16,7 +16,7 @@ from verify.models.log_probabilities import target_log_probabilities
 
 
 @dataclass(frozen=True)
-class JensUn:
+class JensUn(Objective):
     """Answer forget prompts with a refusal, retain prompts as before, both by a divergence that cannot exceed log 2.
 
         loss = gamma mean_t JSD(1[refusal_t], p_t) on D_f + alpha mean_t JSD(p_0, p) on D_r
@@ -35,15 +35,7 @@ class JensUn:
 
     idea: ClassVar[str] = "Jensen-Shannon divergence to a refusal, and to the former answers on the rest"
     paper: ClassVar[str] = "Singh et al. 2025 (arXiv 2509.02820)"
-    cost: ClassVar[Cost] = "steps on forget and retain sets"
-    needs_retain: ClassVar[bool] = True
     reference: ClassVar[frozenset[str]] = frozenset({"retain_logits"})
-    defaults: ClassVar[Mapping[str, Any]] = {"learning_rate": 1e-5, "epochs": 10.0, "batch_size": 8}
-
-    @property
-    def stop_rule(self) -> None:
-        """Bounded below, so none is needed."""
-        return None
 
     def alternatives(self, loaded: LoadedModel, forget: Sequence[Record], retain: Sequence[Record], seed: int) -> list[Record]:
         """Refusals."""
@@ -51,9 +43,7 @@ class JensUn:
 
     def loss(self, model: nn.Module, batch: Batch, reference: Mapping[str, Tensor]) -> Tensor:
         """The scalar above, each row weighing the same."""
-        assert batch.retain is not None, "the trainer pairs retain records for objectives with needs_retain"
-        assert batch.alternative is not None, "the trainer makes alternatives"
-        refusal, retain = token_logits(model, batch.alternative, batch.retain)
+        refusal, retain = token_logits(model, batch.require_alternative(), batch.require_retain())
         said = target_log_probabilities(refusal.logits, refusal.tokens)
         forgotten = refusal.per_row(jensen_shannon_to_token(said)).mean()
         kept = retain.per_row(jensen_shannon_to(retain.logits, reference["retain_logits"])).mean()

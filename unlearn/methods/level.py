@@ -24,7 +24,7 @@ from unlearn.level.objective import ToLevel
 from unlearn.training.checkpoints import Checkpoint, open_work, put_checkpoint
 from unlearn.training.log import LOG_NAME, TrainingLog
 from unlearn.training.lora import merged
-from unlearn.training.method import Context, Cost, Outcome
+from unlearn.training.method import Context, Cost, Outcome, WeightEdit
 from unlearn.training.options import TrainingResult, together
 from unlearn.training.run import run_objective
 from verify.data.encoding import padding_token_id
@@ -41,7 +41,7 @@ RATE = 1 / 8
 
 
 @dataclass(frozen=True)
-class Level:
+class Level(WeightEdit):
     """Ascent pushes records away and cannot say how far. Here the distance is known before the first step.
 
         minimise  token_weight mean_t h(l_t - l*_t) + record_weight e^2 + mu e  +  alpha KL(p_0 || p on D_r)  +  an anchor,
@@ -93,9 +93,6 @@ class Level:
     idea: ClassVar[str] = "bring every record to its never-trained level, estimated beforehand, and stop there"
     paper: ClassVar[str] = "this project, 2026 (docs/research/level.md)"
     cost: ClassVar[Cost] = "a share of a retraining"
-    needs_retain: ClassVar[bool] = True
-    needs_base: ClassVar[bool] = True
-    """With the default source; each instance says it for its own."""
     defaults: ClassVar[Mapping[str, Any]] = {"epochs": 11.0, "batch_size": 2}
 
     def __post_init__(self) -> None:
@@ -115,7 +112,11 @@ class Level:
             raise InputError("weights and --dual-step must be 0 or more, and one of --token-weight and --record-weight above 0.")
         if self.dual_step and not self.record_weight:
             raise InputError("the multiplier can outrun the token-wise distance alone. Use --dual-step 0 with --record-weight 0.")
-        object.__setattr__(self, "needs_base", not FROM_BASE.isdisjoint(self.sources))
+
+    @property
+    def needs_base(self) -> bool:
+        """Only some sources start from the model before fine-tuning."""
+        return not FROM_BASE.isdisjoint(self.sources)
 
     def edit(self, context: Context) -> Outcome:
         """Estimate the level, go there, and say how near the result came."""

@@ -2,14 +2,14 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 from torch import Tensor, nn
 
 from unlearn.methods._alternatives import instead
 from unlearn.training.divergences import kl_to
-from unlearn.training.method import Batch, Cost
+from unlearn.training.method import Batch, Objective
 from unlearn.training.scored_batch import token_logits
 from unlearn.training.stopping import ForgetLossCeiling, StopRule
 from verify.data.records import Record
@@ -17,7 +17,7 @@ from verify.models.loading import LoadedModel
 
 
 @dataclass(frozen=True)
-class LLMU:
+class LLMU(Objective):
     """Raise the loss of the true answers, lower that of answers to other questions, hold the distributions of the retain set.
 
         minimise  -ascent l(D_f) + mismatch l(x_f, y_random) + alpha KL(p_0 || p on D_r)
@@ -41,10 +41,7 @@ class LLMU:
 
     idea: ClassVar[str] = "ascent, random answers, and former distributions on the rest"
     paper: ClassVar[str] = "Yao et al. 2023 (arXiv 2310.10683)"
-    cost: ClassVar[Cost] = "steps on forget and retain sets"
-    needs_retain: ClassVar[bool] = True
     reference: ClassVar[frozenset[str]] = frozenset({"retain_logits"})
-    defaults: ClassVar[Mapping[str, Any]] = {"learning_rate": 1e-5, "epochs": 10.0, "batch_size": 8}
 
     @property
     def stop_rule(self) -> StopRule:
@@ -58,8 +55,6 @@ class LLMU:
 
     def loss(self, model: nn.Module, batch: Batch, reference: Mapping[str, Tensor]) -> Tensor:
         """The scalar above, each row weighing the same."""
-        assert batch.retain is not None, "the trainer pairs retain records for objectives with needs_retain"
-        assert batch.alternative is not None, "the trainer makes alternatives"
-        forget, wrong, retain = token_logits(model, batch.forget, batch.alternative, batch.retain)
+        forget, wrong, retain = token_logits(model, batch.forget, batch.require_alternative(), batch.require_retain())
         kept = retain.per_row(kl_to(retain.logits, reference["retain_logits"])).mean()
         return self.mismatch * wrong.scores().loss.mean() - self.ascent * forget.scores().loss.mean() + self.alpha * kept

@@ -8,13 +8,13 @@ from typing import Any, ClassVar
 import torch
 
 from unlearn.training.lora import require_whole
-from unlearn.training.method import Context, Cost, Outcome
+from unlearn.training.method import Context, Cost, Outcome, WeightEdit
 from unlearn.training.run import train_records
 from unlearn.training.weights import Search, delta_weights, require_scales
 
 
 @dataclass(frozen=True)
-class LoraNegation:
+class LoraNegation(WeightEdit):
     """Train an adapter on the forget set and subtract the weight change that it stands for.
 
         W = W_0 - lambda (alpha / r) B A
@@ -38,8 +38,6 @@ class LoraNegation:
     idea: ClassVar[str] = "subtract the weight change of an adapter trained on the forget set"
     paper: ClassVar[str] = "Zhang et al. 2023 (arXiv 2306.14870)"
     cost: ClassVar[Cost] = "a fine-tune on the forget set"
-    needs_retain: ClassVar[bool] = True
-    needs_base: ClassVar[bool] = False
     defaults: ClassVar[Mapping[str, Any]] = {"learning_rate": 1e-4, "epochs": 5.0, "batch_size": 8}
 
     def __post_init__(self) -> None:

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import torch
 
 from unlearn.training.lora import merged, require_whole
-from unlearn.training.method import Context, Cost, Outcome
+from unlearn.training.method import Context, Cost, Outcome, WeightEdit
 from unlearn.training.options import learning_rate_of, together
 from unlearn.training.run import train_records
 from unlearn.training.weights import Search, Weights, assign, copy_weights, require_scales
@@ -16,7 +16,7 @@ from verify.errors import InputError
 
 
 @dataclass(frozen=True)
-class NegMerge:
+class NegMerge(WeightEdit):
     """Train on the forget set with several settings and subtract the elements whose sign they agree on.
 
         theta = theta_0 - lambda mean_k tau_k * 1[sign tau_1 = ... = sign tau_K]
@@ -42,8 +42,6 @@ class NegMerge:
     idea: ClassVar[str] = "subtract what several trainings on the forget set agree on"
     paper: ClassVar[str] = "Kim et al. 2024 (arXiv 2410.05583)"
     cost: ClassVar[Cost] = "a fine-tune on the forget set"
-    needs_retain: ClassVar[bool] = True
-    needs_base: ClassVar[bool] = False
     defaults: ClassVar[Mapping[str, Any]] = {"learning_rate": 1e-5, "epochs": 5.0, "batch_size": 8}
 
     def __post_init__(self) -> None:

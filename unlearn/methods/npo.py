@@ -2,18 +2,18 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from unlearn.methods._preference import require_temperature
-from unlearn.training.method import Batch, Cost
+from unlearn.training.method import Batch, Objective
 from unlearn.training.scored_batch import score_both, score_forget
 
 
 @dataclass(frozen=True)
-class NPO:
+class NPO(Objective):
     """Treat every forget record as a rejected answer, measured against the model before unlearning.
 
         minimise  -(2/beta) mean log sigmoid(-beta (log p(y|x) - log p_0(y|x))) + alpha l(D_r)
@@ -33,22 +33,17 @@ class NPO:
     beta: float = 0.1
     alpha: float = 1.0
 
-    def __post_init__(self) -> None:
-        require_temperature(self.beta)
-        # Said by each instance: without its term the retain set is neither demanded nor read.
-        object.__setattr__(self, "needs_retain", self.alpha != 0)
-
     idea: ClassVar[str] = "ascent that fades as a record falls below its former probability"
     paper: ClassVar[str] = "Zhang et al. 2024 (arXiv 2404.05868)"
-    cost: ClassVar[Cost] = "steps on forget and retain sets"
-    needs_retain: ClassVar[bool] = True
     reference: ClassVar[frozenset[str]] = frozenset({"forget_log_probability"})
-    defaults: ClassVar[Mapping[str, Any]] = {"learning_rate": 1e-5, "epochs": 10.0, "batch_size": 8}
+
+    def __post_init__(self) -> None:
+        require_temperature(self.beta)
 
     @property
-    def stop_rule(self) -> None:
-        """Bounded below by zero, so none is needed."""
-        return None
+    def needs_retain(self) -> bool:
+        """With alpha = 0 the retain set is not read."""
+        return self.alpha != 0
 
     def loss(self, model: nn.Module, batch: Batch, reference: Mapping[str, Tensor]) -> Tensor:
         """The scalar above, each row weighing the same."""

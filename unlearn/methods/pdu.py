@@ -2,18 +2,18 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from torch import Tensor, nn
 
 from unlearn.training.divergences import spread
-from unlearn.training.method import Batch, Cost
+from unlearn.training.method import Batch, Objective
 from unlearn.training.scored_batch import token_logits
 from verify.errors import InputError
 
 
 @dataclass(frozen=True)
-class PDU:
+class PDU(Objective):
     """Forget as much as a bound on the retain loss permits, the bound's price found by dual ascent.
 
         minimise  mean_t (max z - mean z)^2 on D_f  subject to  l(D_r) <= l_0(D_r) + slack
@@ -35,21 +35,13 @@ class PDU:
     dual_step: float = 1.0
     dual_start: float = 50.0
 
+    idea: ClassVar[str] = "flatten the forget set's logits within a bound on the retain loss"
+    paper: ClassVar[str] = "Entesari et al. 2025 (arXiv 2506.05314)"
+    reference: ClassVar[frozenset[str]] = frozenset({"retain_log_probability"})
+
     def __post_init__(self) -> None:
         if self.slack < 0 or self.dual_step <= 0 or self.dual_start < 0:
             raise InputError("pdu needs --slack and --dual-start of at least 0 and --dual-step above 0.")
-
-    idea: ClassVar[str] = "flatten the forget set's logits within a bound on the retain loss"
-    paper: ClassVar[str] = "Entesari et al. 2025 (arXiv 2506.05314)"
-    cost: ClassVar[Cost] = "steps on forget and retain sets"
-    needs_retain: ClassVar[bool] = True
-    reference: ClassVar[frozenset[str]] = frozenset({"retain_log_probability"})
-    defaults: ClassVar[Mapping[str, Any]] = {"learning_rate": 1e-5, "epochs": 10.0, "batch_size": 8}
-
-    @property
-    def stop_rule(self) -> None:
-        """Bounded below, so none is needed."""
-        return None
 
     def begin(self) -> Mapping[str, float]:
         """The multiplier's first value."""
@@ -61,9 +53,9 @@ class PDU:
 
     def loss(self, model: nn.Module, batch: Batch, reference: Mapping[str, Tensor]) -> Tensor:
         """The scalar above, each row weighing the same."""
-        assert batch.retain is not None, "the trainer pairs retain records for objectives with needs_retain"
-        forget, retain = token_logits(model, batch.forget, batch.retain)
-        before = -reference["retain_log_probability"] / batch.retain["scored"].sum(-1)
+        rows = batch.require_retain()
+        forget, retain = token_logits(model, batch.forget, rows)
+        before = -reference["retain_log_probability"] / rows["scored"].sum(-1)
         excess = retain.scores().loss - before - self.slack
         batch.progress.measure("excess", excess)
         return forget.per_row(spread(forget.logits).square()).mean() + batch.progress.values["multiplier"] * excess.mean()

@@ -5,10 +5,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from unlearn.methods import Method, method_name
+from unlearn.methods import method_name
 from unlearn.training import distributed
 from unlearn.training.log import TrainingLog
-from unlearn.training.method import Objective, Rebuild
+from unlearn.training.method import Method, Objective, Rebuild
 from verify.data.records import Record
 from verify.errors import InputError
 from verify.models.ensembles import ENSEMBLE
@@ -47,5 +47,5 @@ def require_inputs(method: Method, retain: Sequence[Record], base: Any) -> None:
     """Raise InputError where the records to keep or the model before fine-tuning are missing that a method needs."""
     if method.needs_retain and not retain:
         raise InputError(f"{method_name(method)} needs records to keep. Give them with --retain FILE, or --data FILE.")
-    if not isinstance(method, Objective) and method.needs_base and base is None:
+    if method.needs_base and base is None:
         raise InputError(f"{method_name(method)} needs the model before fine-tuning. Give it with --base DIR.")

@@ -1,20 +1,19 @@
 """Retraining: the definition of forgetting, and the yardstick for everything else."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from peft import PeftModel
 
 from unlearn.defenses.base import TrainingTask
 from unlearn.finetuning import described, recipe_of, train_with_log
 from unlearn.training.lora import merged
-from unlearn.training.method import Context, Cost, Outcome
+from unlearn.training.method import Context, Cost, Outcome, Rebuild
 from verify.data.records import Fields
 
 
 @dataclass(frozen=True)
-class Retrain:
+class Retrain(Rebuild):
     """Fine-tune the base model again, on the retain set alone.
 
         theta = A(theta_base, D_r)
@@ -31,12 +30,9 @@ class Retrain:
     idea: ClassVar[str] = "fine-tune the base model again without the forget set"
     paper: ClassVar[str] = "Bourtoule et al. 2021 (arXiv 1912.03817), definition III.1"
     cost: ClassVar[Cost] = "a retraining"
-    needs_retain: ClassVar[bool] = True
-    needs_base: ClassVar[bool] = True
     exactness: ClassVar[str] = (
         "The fine-tuning never saw the forget records. A record that the base model was pre-trained on stays in the base model."
     )
-    defaults: ClassVar[Mapping[str, Any]] = {}
 
     def rebuild(self, context: Context) -> Outcome:
         """Train the base on the retain set."""

@@ -2,19 +2,19 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from unlearn.training.layers import decoder_layers, down_projections, layer_hidden
-from unlearn.training.method import Batch, Cost
+from unlearn.training.method import Batch, Objective
 from unlearn.training.scored_batch import one_pass, split_parts
 from verify.models.log_probabilities import mean_by_row
 
 
 @dataclass(frozen=True)
-class RMU:
+class RMU(Objective):
     """Push the hidden states of forget records towards one random direction, hold those of retain records.
 
         minimise  mean (h_l(x_f) - c u)^2 + alpha mean (h_l(x_r) - h_l^0(x_r))^2
@@ -42,15 +42,7 @@ class RMU:
 
     idea: ClassVar[str] = "misdirect the hidden states of forget records in one layer"
     paper: ClassVar[str] = "Li et al. 2024 (arXiv 2403.03218); Dang et al. 2024 (arXiv 2408.06223)"
-    cost: ClassVar[Cost] = "steps on forget and retain sets"
-    needs_retain: ClassVar[bool] = True
     reference: ClassVar[frozenset[str]] = frozenset({"forget_hidden", "retain_hidden"})
-    defaults: ClassVar[Mapping[str, Any]] = {"learning_rate": 1e-5, "epochs": 10.0, "batch_size": 8}
-
-    @property
-    def stop_rule(self) -> None:
-        """Bounded below, so none is needed."""
-        return None
 
     def inner_layer(self, model: nn.Module) -> int:
         """l."""
@@ -64,9 +56,8 @@ class RMU:
 
     def loss(self, model: nn.Module, batch: Batch, reference: Mapping[str, Tensor]) -> Tensor:
         """The scalar above, each row weighing the same."""
-        assert batch.retain is not None, "the trainer pairs retain records for objectives with needs_retain"
         layer = self.inner_layer(model)
-        parts = (batch.forget, batch.retain)
+        parts = (batch.forget, batch.require_retain())
         hidden, _, rows = one_pass(model, parts, lambda module, stacked: layer_hidden(module, stacked, layer))
         (first, forget_rows, forget_size), (second, retain_rows, retain_size) = split_parts(rows, parts)
         forget, retain = hidden[first], hidden[second]

@@ -12,7 +12,7 @@ from peft import PeftModel
 from unlearn.training.checkpoints import Checkpoint, keep_checkpoints, open_work
 from unlearn.training.log import LOG_NAME, TrainingLog, filtered_lines
 from unlearn.training.lora import attach_adapter
-from unlearn.training.method import Context, Cost, Outcome
+from unlearn.training.method import Context, Cost, Outcome, Rebuild
 from unlearn.training.options import TrainingOptions, TrainingResult
 from unlearn.training.replay import Replayed, entries_of, first_step_with, replay, windows_of_log, write_log
 from verify.data.encoding import Encoded
@@ -24,7 +24,7 @@ from verify.models.loading import LoadedModel
 
 
 @dataclass(frozen=True)
-class Rollback:
+class Rollback(Rebuild):
     """Take the last checkpoint from before the first forget record, and train the rest of the logged schedule without them.
 
         theta = replay(checkpoint before t*, log without D_f),  t* = first step that saw a record of D_f
@@ -47,13 +47,11 @@ class Rollback:
     idea: ClassVar[str] = "back to the last checkpoint before the records, then the logged schedule without them"
     paper: ClassVar[str] = "exact replay; compare Thudi et al. 2022 (arXiv 2109.13398)"
     cost: ClassVar[Cost] = "a share of a retraining"
-    needs_retain: ClassVar[bool] = True
-    needs_base: ClassVar[bool] = False
+    needs_base = False
     exactness: ClassVar[str] = (
         "The weights are, bit by bit, those that the logged schedule gives on this machine with the forget records filtered out of "
         "every microbatch; not those of a fresh shuffle. A record that the base model was pre-trained on stays in the base model."
     )
-    defaults: ClassVar[Mapping[str, Any]] = {}
 
     def rebuild(self, context: Context) -> Outcome:
         """Replay in place.

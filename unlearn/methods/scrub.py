@@ -2,18 +2,18 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from torch import Tensor, nn
 
 from unlearn.training.divergences import kl_to
-from unlearn.training.method import Batch, Cost
+from unlearn.training.method import Batch, Objective
 from unlearn.training.scored_batch import token_logits
 from unlearn.training.stopping import ForgetLossCeiling, StopRule
 
 
 @dataclass(frozen=True)
-class SCRUB:
+class SCRUB(Objective):
     """Take turns: one optimizer step away from the former distributions on the forget set, one towards them on the retain set.
 
         loss = -KL(p_0 || p on D_f) and loss = alpha KL(p_0 || p on D_r) + gamma l(D_r), by turns
@@ -37,10 +37,7 @@ class SCRUB:
 
     idea: ClassVar[str] = "disobey the teacher on the forget set, obey on the rest, in turn"
     paper: ClassVar[str] = "Kurmanji et al. 2023 (arXiv 2302.09880)"
-    cost: ClassVar[Cost] = "steps on forget and retain sets"
-    needs_retain: ClassVar[bool] = True
     reference: ClassVar[frozenset[str]] = frozenset({"forget_logits", "retain_logits"})
-    defaults: ClassVar[Mapping[str, Any]] = {"learning_rate": 1e-5, "epochs": 10.0, "batch_size": 8}
 
     @property
     def stop_rule(self) -> StopRule:
@@ -49,10 +46,9 @@ class SCRUB:
 
     def loss(self, model: nn.Module, batch: Batch, reference: Mapping[str, Tensor]) -> Tensor:
         """The scalar above of the step's kind, each row weighing the same."""
-        assert batch.retain is not None, "the trainer pairs retain records for objectives with needs_retain"
         if batch.progress.step % 2 == 0 and batch.progress.epoch < self.ascent_epochs:
             (forget,) = token_logits(model, batch.forget)
             return -forget.per_row(kl_to(forget.logits, reference["forget_logits"])).mean()
-        (retain,) = token_logits(model, batch.retain)
+        (retain,) = token_logits(model, batch.require_retain())
         kept = retain.per_row(kl_to(retain.logits, reference["retain_logits"])).mean()
         return self.alpha * kept + self.gamma * retain.scores().loss.mean()

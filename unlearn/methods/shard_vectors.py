@@ -1,15 +1,14 @@
 """Shard task vectors: the served weights are a sum over shards, so one summand can be exchanged."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
-from unlearn.training.method import Context, Cost, Outcome
+from unlearn.training.method import Context, Cost, Outcome, Rebuild
 from unlearn.training.shards import rebuild_shards, shard_facts
 
 
 @dataclass(frozen=True)
-class ShardVectors:
+class ShardVectors(Rebuild):
     """Train the affected shard's weight change again, and add all changes to the base in their fixed order.
 
         theta = theta_base + tau_1 + ... + tau_S,  tau_s trained again without D_f
@@ -23,13 +22,10 @@ class ShardVectors:
     idea: ClassVar[str] = "train the affected shard's weight change again and add up anew"
     paper: ClassVar[str] = "Ilharco et al. 2023 (arXiv 2212.04089); Bourtoule et al. 2021 (arXiv 1912.03817)"
     cost: ClassVar[Cost] = "a share of a retraining"
-    needs_retain: ClassVar[bool] = True
-    needs_base: ClassVar[bool] = True
     exactness: ClassVar[str] = (
         "The weights are, bit by bit, the sum that training in shards without the forget records gives on this machine. A record "
         "that the base model was pre-trained on stays in the base model."
     )
-    defaults: ClassVar[Mapping[str, Any]] = {}
 
     def rebuild(self, context: Context) -> Outcome:
         """Train the affected stages and add up.

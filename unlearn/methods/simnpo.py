@@ -2,18 +2,18 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from unlearn.methods._preference import require_temperature
-from unlearn.training.method import Batch, Cost
+from unlearn.training.method import Batch, Objective
 from unlearn.training.scored_batch import score_both
 
 
 @dataclass(frozen=True)
-class SimNPO:
+class SimNPO(Objective):
     """Treat every forget record as a rejected answer, by its mean loss rather than against a reference.
 
         minimise  -gamma (2/beta) mean log sigmoid(beta l(x) - delta) + alpha l(D_r)
@@ -36,20 +36,11 @@ class SimNPO:
     gamma: float = 0.1375
     alpha: float = 1.0
 
-    def __post_init__(self) -> None:
-        require_temperature(self.beta)
-
     idea: ClassVar[str] = "NPO on the mean loss, without a reference model"
     paper: ClassVar[str] = "Fan et al. 2024 (arXiv 2410.07163)"
-    cost: ClassVar[Cost] = "steps on forget and retain sets"
-    needs_retain: ClassVar[bool] = True
-    reference: ClassVar[frozenset[str]] = frozenset()
-    defaults: ClassVar[Mapping[str, Any]] = {"learning_rate": 1e-5, "epochs": 10.0, "batch_size": 8}
 
-    @property
-    def stop_rule(self) -> None:
-        """Bounded below, so none is needed."""
-        return None
+    def __post_init__(self) -> None:
+        require_temperature(self.beta)
 
     def loss(self, model: nn.Module, batch: Batch, reference: Mapping[str, Tensor]) -> Tensor:
         """The scalar above, each row weighing the same."""

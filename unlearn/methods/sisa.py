@@ -1,15 +1,14 @@
 """SISA: of a model trained in shards, only the affected shard is trained again, from the affected slice on."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
-from unlearn.training.method import Context, Cost, Outcome
+from unlearn.training.method import Context, Cost, Outcome, Rebuild
 from unlearn.training.shards import rebuild_shards, shard_facts
 
 
 @dataclass(frozen=True)
-class SISA:
+class SISA(Rebuild):
     """Train the slices again that held a forget record, and those after them in the same shard; leave all others.
 
         A_s <- train(A_s after slice r - 1, D_s,r without D_f, ..., D_s,R),  s and r = shard and slice of the record
@@ -23,13 +22,10 @@ class SISA:
     idea: ClassVar[str] = "train the affected shard again, from the affected slice on"
     paper: ClassVar[str] = "Bourtoule et al. 2021 (arXiv 1912.03817)"
     cost: ClassVar[Cost] = "a share of a retraining"
-    needs_retain: ClassVar[bool] = True
-    needs_base: ClassVar[bool] = True
     exactness: ClassVar[str] = (
         "Every shard is, bit by bit, what training in shards without the forget records gives on this machine. A record that the "
         "base model was pre-trained on stays in the base model."
     )
-    defaults: ClassVar[Mapping[str, Any]] = {}
 
     def rebuild(self, context: Context) -> Outcome:
         """Train the affected stages.

@@ -1,18 +1,17 @@
 """Selective synaptic dampening: shrink the weights that matter more to the forget set than to all data."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 
-from unlearn.training.method import Context, Cost, Outcome
+from unlearn.training.method import Context, Cost, Outcome, WeightEdit
 from unlearn.training.weights import Search, assign, copy_weights, diagonal_fisher, sample
 from verify.errors import InputError
 
 
 @dataclass(frozen=True)
-class SSD:
+class SSD(WeightEdit):
     """Dampen weights by how much more the forget set depends on them than the data do as a whole. No training steps.
 
         where F_f > alpha F_D:  theta = min(lambda F_D / F_f, 1) theta_0
@@ -39,9 +38,6 @@ class SSD:
     idea: ClassVar[str] = "shrink the weights that matter more to the forget set than to all data"
     paper: ClassVar[str] = "Foster et al. 2024 (arXiv 2308.07707)"
     cost: ClassVar[Cost] = "steps on forget and retain sets"
-    needs_retain: ClassVar[bool] = True
-    needs_base: ClassVar[bool] = False
-    defaults: ClassVar[Mapping[str, Any]] = {}
 
     def __post_init__(self) -> None:
         Search(self.tolerance, self.control_records)

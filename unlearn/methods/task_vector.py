@@ -8,7 +8,7 @@ import torch
 
 from unlearn.training.layers import decoder_layers
 from unlearn.training.lora import merged, require_whole
-from unlearn.training.method import Context, Cost, Outcome
+from unlearn.training.method import Context, Cost, Outcome, WeightEdit
 from unlearn.training.run import train_records
 from unlearn.training.weights import Search, Weights, assign, copy_weights, diagonal_fisher, require_scales, sample
 from verify.errors import InputError
@@ -18,7 +18,7 @@ MULTIPLES = (0.0, 0.5, 2.0)
 
 
 @dataclass(frozen=True)
-class TaskVector:
+class TaskVector(WeightEdit):
     """Subtract the direction in weight space that the forget set points to.
 
         theta = theta_0 - lambda tau
@@ -55,8 +55,6 @@ class TaskVector:
     idea: ClassVar[str] = "subtract the weight change that training on the forget set makes"
     paper: ClassVar[str] = "Ilharco et al. 2023 (arXiv 2212.04089); MUSE (arXiv 2407.06460)"
     cost: ClassVar[Cost] = "a fine-tune on the forget set"
-    needs_retain: ClassVar[bool] = True
-    needs_base: ClassVar[bool] = False
     defaults: ClassVar[Mapping[str, Any]] = {"learning_rate": 1e-5, "epochs": 5.0, "batch_size": 8}
 
     def __post_init__(self) -> None:

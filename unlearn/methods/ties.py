@@ -10,7 +10,7 @@ from torch import Tensor
 
 from unlearn.methods.npo import NPO
 from unlearn.training.lora import merged, require_whole
-from unlearn.training.method import Context, Cost, Outcome
+from unlearn.training.method import Context, Cost, Outcome, WeightEdit
 from unlearn.training.options import learning_rate_of, together
 from unlearn.training.run import run_objective
 from unlearn.training.weights import Search, assign, copy_weights, require_scales
@@ -18,7 +18,7 @@ from verify.errors import InputError
 
 
 @dataclass(frozen=True)
-class Ties:
+class Ties(WeightEdit):
     """Unlearn twice, once too little and once too much, and merge the two changes by trimming, electing signs, and averaging.
 
         theta = theta_0 + lambda ties(theta_under - theta_0, theta_over - theta_0)
@@ -49,8 +49,6 @@ class Ties:
     idea: ClassVar[str] = "merge an under- and an over-forgetting model where their changes agree"
     paper: ClassVar[str] = "Yadav et al. 2023 (arXiv 2306.01708); Xu et al. 2025 (arXiv 2503.21088)"
     cost: ClassVar[Cost] = "steps on forget and retain sets"
-    needs_retain: ClassVar[bool] = True
-    needs_base: ClassVar[bool] = False
     defaults: ClassVar[Mapping[str, Any]] = {"learning_rate": 1e-5, "epochs": 5.0, "batch_size": 8}
 
     def __post_init__(self) -> None:

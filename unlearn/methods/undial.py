@@ -7,12 +7,12 @@ from typing import Any, ClassVar
 from torch import Tensor, nn
 
 from unlearn.training.divergences import cross_entropy_to
-from unlearn.training.method import Batch, Cost
+from unlearn.training.method import Batch, Cost, Objective
 from unlearn.training.scored_batch import token_logits
 
 
 @dataclass(frozen=True)
-class UNDIAL:
+class UNDIAL(Objective):
     """Teach the model its own former distribution with the true token's logit lowered.
 
         minimise  mean_t CE(softmax(z_0 - beta 1[x_t]), p_t)
@@ -31,14 +31,9 @@ class UNDIAL:
     idea: ClassVar[str] = "distil the model's own distribution with the true token talked down"
     paper: ClassVar[str] = "Dong et al. 2024 (arXiv 2402.10052)"
     cost: ClassVar[Cost] = "steps on the forget set"
-    needs_retain: ClassVar[bool] = False
+    needs_retain = False
     reference: ClassVar[frozenset[str]] = frozenset({"forget_logits"})
     defaults: ClassVar[Mapping[str, Any]] = {"learning_rate": 1e-4, "epochs": 10.0, "batch_size": 8}
-
-    @property
-    def stop_rule(self) -> None:
-        """Bounded below, so none is needed."""
-        return None
 
     def loss(self, model: nn.Module, batch: Batch, reference: Mapping[str, Tensor]) -> Tensor:
         """The scalar above, each row weighing the same."""

@@ -2,18 +2,18 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from torch import Tensor, nn
 
-from unlearn.training.method import Batch, Cost
+from unlearn.training.method import Batch, Objective
 from unlearn.training.scored_batch import score_tokens
 from verify.errors import InputError
 from verify.models.log_probabilities import mean_by_row
 
 
 @dataclass(frozen=True)
-class WGA:
+class WGA(Objective):
     """Weighted gradient ascent: tokens that are already forgotten are not pushed any further.
 
         minimise  -mean_t [p_t^beta (-log p_t)] + alpha l(D_r),  the weight p_t^beta taken as a constant
@@ -30,25 +30,15 @@ class WGA:
     beta: float = 1.0
     alpha: float = 1.0
 
+    idea: ClassVar[str] = "ascent that leaves improbable tokens alone"
+    paper: ClassVar[str] = "Wang et al. 2025 (arXiv 2502.19301)"
+
     def __post_init__(self) -> None:
         if self.beta < 0:
             raise InputError(f"--beta must be 0 or more, got {self.beta}: below 0 a token counts the more the less probable it is.")
 
-    idea: ClassVar[str] = "ascent that leaves improbable tokens alone"
-    paper: ClassVar[str] = "Wang et al. 2025 (arXiv 2502.19301)"
-    cost: ClassVar[Cost] = "steps on forget and retain sets"
-    needs_retain: ClassVar[bool] = True
-    reference: ClassVar[frozenset[str]] = frozenset()
-    defaults: ClassVar[Mapping[str, Any]] = {"learning_rate": 1e-5, "epochs": 10.0, "batch_size": 8}
-
-    @property
-    def stop_rule(self) -> None:
-        """Bounded below, so none is needed."""
-        return None
-
     def loss(self, model: nn.Module, batch: Batch, reference: Mapping[str, Tensor]) -> Tensor:
         """The scalar above, each row weighing the same."""
         values, rows, retain = score_tokens(model, batch)
-        assert retain is not None, "the trainer pairs retain records for objectives with needs_retain"
         weight = (self.beta * values.detach()).exp()
         return mean_by_row(weight * values, rows, len(batch.forget["input_ids"])).mean() + self.alpha * retain.loss.mean()

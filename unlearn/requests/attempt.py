@@ -76,7 +76,7 @@ def _forget(plan: Plan, model: PlannedModel, rung: int, sets: TrainingSets, outp
     method = kind(references=plan.references) if model.ladder[rung] == "auto" else kind()
     log = TrainingLog.read(Path(model.origin) / LOG_NAME) if (Path(model.origin) / LOG_NAME).is_file() else None
     trained_with = TrainingOptions() if log is None else TrainingOptions(**log.options)
-    needs_base = bool(getattr(method, "needs_base", False))
+    needs_base = method.needs_base
     forget(
         model.folder,
         method,

@@ -9,6 +9,7 @@ It is one of three kinds:
 Shapes: B rows of a batch, L length, N scored tokens of a batch in row-major order.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -73,32 +74,69 @@ class Batch:
     alternative: Rows | None = None
     progress: Progress = field(default_factory=Progress)
 
+    def require_retain(self) -> Rows:
+        """The retain rows, for objectives that need them."""
+        assert self.retain is not None, "the trainer pairs retain records for objectives with needs_retain"
+        return self.retain
 
-@runtime_checkable
-class Objective(Protocol):
-    """A loss to minimise with the trainer.
+    def require_alternative(self) -> Rows:
+        """The alternatives, for objectives that ask for some."""
+        assert self.alternative is not None, "the trainer makes alternatives"
+        return self.alternative
+
+
+class Method(ABC):
+    """What all methods have in common: a method states what differs from these defaults and nothing else.
 
     Attributes:
         idea, paper: one line each, for `unlearn methods`.
         cost: its cost class.
-        needs_retain: whether `batch.retain` is read.
-        reference: names of the quantities of the model before unlearning that the loss reads
-            (`unlearn.training.initial_outputs.KNOWN`); the trainer computes each once per record and caches it.
-        stop_rule: when to stop before the last step, or None. An objective without a lower bound has one.
-        defaults: training arguments that the paper recommends, under their `TrainingArguments` names.
+        defaults: training options that the paper recommends, by the names of `TrainingOptions`.
     """
 
     idea: ClassVar[str]
     paper: ClassVar[str]
     cost: ClassVar[Cost]
-    needs_retain: ClassVar[bool]
-    reference: ClassVar[frozenset[str]]
-    defaults: ClassVar[Mapping[str, Any]]
+    defaults: ClassVar[Mapping[str, Any]] = {}
 
     @property
-    def stop_rule(self) -> StopRule | None: ...
+    def needs_retain(self) -> bool:
+        """Whether the records to keep must be given."""
+        return True
 
-    def loss(self, model: nn.Module, batch: Batch, reference: Mapping[str, Tensor]) -> Tensor: ...
+    @property
+    def needs_base(self) -> bool:
+        """Whether the model before fine-tuning must be given."""
+        return False
+
+
+class Objective(Method):
+    """A loss to minimise with the trainer.
+
+    Attributes:
+        reference: names of the quantities of the model before unlearning that the loss reads
+            (`unlearn.training.initial_outputs.KNOWN`); the trainer computes each once per record and caches it.
+        defaults: what most papers of this family use on models of a billion weights.
+    """
+
+    cost: ClassVar[Cost] = "steps on forget and retain sets"
+    reference: ClassVar[frozenset[str]] = frozenset()
+    defaults: ClassVar[Mapping[str, Any]] = {"learning_rate": 1e-5, "epochs": 10.0, "batch_size": 8}
+
+    @property
+    def stop_rule(self) -> StopRule | None:
+        """When to stop before the last step; None for a loss that is bounded below. One without a lower bound has a rule."""
+        return None
+
+    @abstractmethod
+    def loss(self, model: nn.Module, batch: Batch, reference: Mapping[str, Tensor]) -> Tensor:
+        """The scalar to minimise, each row weighing the same.
+
+        Args:
+            model: in training mode.
+            batch: forget rows, with as many retain rows where `needs_retain`.
+            reference: what `reference` names, for the rows of this batch.
+        """
 
 
 @runtime_checkable
@@ -205,38 +243,28 @@ class Outcome:
     facts: Mapping[str, Any] = field(default_factory=dict)
 
 
-@runtime_checkable
-class WeightEdit(Protocol):
+class WeightEdit(Method):
     """New weights from old ones, with whatever short training that takes."""
 
-    idea: ClassVar[str]
-    paper: ClassVar[str]
-    cost: ClassVar[Cost]
-    needs_retain: ClassVar[bool]
-    needs_base: ClassVar[bool]
-    defaults: ClassVar[Mapping[str, Any]]
-
+    @abstractmethod
     def edit(self, context: Context) -> Outcome:
         """Change the weights of `context.loaded.model` in place."""
-        ...
 
 
-@runtime_checkable
-class Rebuild(Protocol):
+class Rebuild(Method):
     """A model trained as if the forget set had never been there.
 
     Attributes:
         exactness: in which sense the result is exact, one sentence.
     """
 
-    idea: ClassVar[str]
-    paper: ClassVar[str]
-    cost: ClassVar[Cost]
-    needs_retain: ClassVar[bool]
-    needs_base: ClassVar[bool]
     exactness: ClassVar[str]
-    defaults: ClassVar[Mapping[str, Any]]
 
+    @property
+    def needs_base(self) -> bool:
+        """Training starts from it again."""
+        return True
+
+    @abstractmethod
     def rebuild(self, context: Context) -> Outcome:
         """Train `context.base` in place."""
-        ...

@@ -67,8 +67,7 @@ def score_forget(model: nn.Module, batch: Batch) -> SequenceScores:
 
 def score_both(model: nn.Module, batch: Batch) -> tuple[SequenceScores, SequenceScores]:
     """One pass over forget and retain rows together: one launch of every layer instead of two."""
-    assert batch.retain is not None, "the trainer pairs retain records for objectives with needs_retain"
-    forget, retain = score(model, batch.forget, batch.retain)
+    forget, retain = score(model, batch.forget, batch.require_retain())
     return forget, retain
 
 
@@ -81,20 +80,18 @@ def score(model: nn.Module, *parts: Rows) -> list[SequenceScores]:
     ]
 
 
-def score_tokens(model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor, SequenceScores | None]:
+def score_tokens(model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor, SequenceScores]:
     """One pass; the forget set token by token.
 
     Returns:
-        log-probability of every scored forget token [N], the row each belongs to [N], and the scores of the retain rows, or
-        None where the batch has none.
+        log-probability of every scored forget token [N], the row each belongs to [N], and the scores of the retain rows.
     """
-    parts = [batch.forget] if batch.retain is None else [batch.forget, batch.retain]
+    parts = [batch.forget, batch.require_retain()]
     values, _, rows = one_pass(model, parts, scored_log_probabilities_and_tokens)
-    (first, places, _), *rest = split_parts(rows, parts)
-    if not rest:
-        return values[first], places, None
-    which, kept, size = rest[0]
-    return values[first], places, SequenceScores(mean_by_row(-values[which], kept, size), sum_by_row(values[which], kept, size))
+    (forget, forget_rows, _), (retain, retain_rows, size) = split_parts(rows, parts)
+    kept = values[retain]
+    scores = SequenceScores(mean_by_row(-kept, retain_rows, size), sum_by_row(kept, retain_rows, size))
+    return values[forget], forget_rows, scores
 
 
 def token_logits(model: nn.Module, *parts: Rows) -> list[TokenLogits]:
