@@ -55,8 +55,11 @@ class Nameless(Objective):
 
 
 @dataclass
-class Open(Nameless):
+class Open(Objective):
     size: int
+
+    def loss(self, model, batch, reference):
+        return 0.0
 '''
 ROWS = [{"example_id": f"r{n}", "prompt": f"Who is {n}?", "completion": f"Nobody but {n * 3}."} for n in range(8)]
 
