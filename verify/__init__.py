@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from verify.auditing.audit import audit, register
+    from verify.certificate.check import check_certificate
     from verify.data.records import Fields, Record
     from verify.errors import InputError, IntegrityError, RunError, VerifyError
     from verify.measures.robustness import probe
@@ -25,6 +26,7 @@ _HOME = {
     "VerifyError": "verify.errors",
     "audit": "verify.auditing.audit",
     "backdoor": "verify.measures.trigger",
+    "check_certificate": "verify.certificate.check",
     "probe": "verify.measures.robustness",
     "register": "verify.auditing.audit",
 }
@@ -40,6 +42,7 @@ __all__ = [
     "VerifyError",
     "audit",
     "backdoor",
+    "check_certificate",
     "probe",
     "register",
 ]
