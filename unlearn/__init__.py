@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from unlearn.methods.undial import UNDIAL
     from unlearn.methods.wga import WGA
     from unlearn.training.options import TrainingOptions
+    from unlearn.training.selection import Selection
     from unlearn.training.shards import ShardPlan, finetune_shards
 
 _HOME = {
@@ -76,6 +77,7 @@ _HOME = {
     "SISA": "unlearn.methods.sisa",
     "SSD": "unlearn.methods.ssd",
     "SatImp": "unlearn.methods.satimp",
+    "Selection": "unlearn.training.selection",
     "ShardPlan": "unlearn.training.shards",
     "ShardVectors": "unlearn.methods.shard_vectors",
     "SimNPO": "unlearn.methods.simnpo",
@@ -126,6 +128,7 @@ __all__ = [
     "Retrain",
     "Rollback",
     "SatImp",
+    "Selection",
     "ShardPlan",
     "ShardVectors",
     "SimNPO",

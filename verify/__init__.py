@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from verify.auditing.audit import audit, register
+    from verify.certificate.check import check_certificate
     from verify.data.records import Fields, Record
     from verify.errors import InputError, IntegrityError, RunError, VerifyError
     from verify.measures.robustness import probe
@@ -27,6 +28,7 @@ _HOME = {
     "VerifyError": "verify.errors",
     "audit": "verify.auditing.audit",
     "backdoor": "verify.measures.trigger",
+    "check_certificate": "verify.certificate.check",
     "probe": "verify.measures.robustness",
     "register": "verify.auditing.audit",
     "summary": "verify.report.text",
@@ -44,6 +46,7 @@ __all__ = [
     "VerifyError",
     "audit",
     "backdoor",
+    "check_certificate",
     "probe",
     "register",
     "summary",

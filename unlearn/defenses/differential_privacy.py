@@ -27,6 +27,7 @@ from unlearn.training.optimizers import optimizer_of
 from unlearn.training.options import DEFAULTS, Trained, TrainingOptions, TrainingResult, learning_rate_of
 from verify.data.encoding import Encoded, Encoder, collate, padding_token_id
 from verify.data.records import Record
+from verify.data.subjects import people_of
 from verify.errors import InputError, RunError
 from verify.io.digests import weights_digest
 
@@ -190,7 +191,8 @@ def _subjects(records: Sequence[Record]) -> list[str]:
             f"{len(missing)} of {len(records)} training records (the first in row {missing[0]}) name no subject, so subjects "
             "cannot be the unit. Name their column with --subject-field, or use --privacy-unit record."
         )
-    return [str(record.subject_id) for record in records]
+    # Whoever shares a record shares a unit: the guarantee for the group holds for each person in it.
+    return people_of(records)
 
 
 @dataclass(eq=False)

@@ -21,6 +21,7 @@ from unlearn.training.shards import SHARDS, SavedShards
 from unlearn.training.weights import mean_loss
 from verify.data.encoding import Encoder
 from verify.data.records import Record
+from verify.data.subjects import people_of
 from verify.errors import InputError, RunError
 from verify.io.files import MANIFEST, read_json
 from verify.models.ensembles import ENSEMBLE
@@ -225,7 +226,7 @@ class _Climb:
         """At most what the exact rebuild costs, in retrainings: a shard for every person, else all of it."""
         if not (self.model_dir / SHARDS).is_file():
             return 1.0
-        people = {record.subject_id or record.fingerprint for record in self.context.forget}
+        people = set(people_of(self.context.forget))
         return min(1.0, len(people) / SavedShards.read(self.model_dir).plan.shards)
 
     def _count(self, training: TrainingResult | None) -> None:
@@ -281,7 +282,8 @@ def exact_method(model_dir: Path) -> str:
 
 def _halves(records: Sequence[Record], seed: int) -> tuple[list[Record], list[Record]]:
     """Two halves by subject, so that nobody is in both; by record where no subjects are named."""
-    units = sorted({record.subject_id or record.fingerprint for record in records})
+    owners = people_of(records)
+    units = sorted(set(owners))
     if len(units) < 2:
         raise InputError(
             "auto tunes on one half of the forget set and judges on the other; two people or records are needed. Use retrain."
@@ -289,6 +291,6 @@ def _halves(records: Sequence[Record], seed: int) -> tuple[list[Record], list[Re
     drawn = np.random.default_rng([seed, 5]).permutation(len(units))
     first = {units[index] for index in drawn[: len(units) // 2]}
     sides: tuple[list[Record], list[Record]] = ([], [])
-    for record in records:
-        sides[(record.subject_id or record.fingerprint) not in first].append(record)
+    for record, owner in zip(records, owners, strict=True):
+        sides[owner not in first].append(record)
     return sides

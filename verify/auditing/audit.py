@@ -21,6 +21,7 @@ from verify.auditing.registration import Registration
 from verify.data.canaries import Canaries, find_canaries
 from verify.data.identity import RecordKey
 from verify.data.records import Fields, Record, RecordSource
+from verify.data.subjects import people_of
 from verify.errors import InputError
 from verify.io.files import new_output, write_manifest
 from verify.judging.protocol import Judged, blind_aside, judge
@@ -207,7 +208,8 @@ def _texts(sets: Mapping[SetRole, Sequence[Record]]) -> tuple[dict[SetRole, list
     """What the blind baseline reads: the whole text of every record, and whom it belongs to."""
     compared: dict[SetRole, Sequence[Record]] = {role: sets[role] for role in sets if role in ("forget", "holdout", "fresh")}
     texts = {role: [f"{record.prompt} {record.scored_text}" for record in records] for role, records in compared.items()}
-    groups = {role: [record.subject_id or record.example_id for record in records] for role, records in compared.items()}
+    everybody = iter(people_of([record for records in compared.values() for record in records], lambda record: record.example_id))
+    groups = {role: [next(everybody) for _ in records] for role, records in compared.items()}
     return texts, groups
 
 

@@ -11,7 +11,7 @@ from verify.judging.conformal import BLIND_LEVEL, Array, calibrated, conformal_f
 from verify.schema.evidence import Settings
 from verify.schema.parts import People, SetRole, Value, VerdictWord
 from verify.scores.table import ScoreBlock, ScoreTable
-from verify.statistics.likelihood_ratio import user_level
+from verify.statistics.lira import user_level
 from verify.statistics.roc import membership_auc
 
 
