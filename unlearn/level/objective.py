@@ -50,7 +50,7 @@ class ToLevel(Objective):
         return {"multiplier": values["multiplier"] + self.dual_step * measured["excess"]}
 
     def loss(self, model: nn.Module, batch: Batch, reference: Mapping[str, Tensor]) -> Tensor:
-        """The scalar above without the anchor, each row weighing the same."""
+        """Compute the scalar above without the anchor, each row weighing the same."""
         forget, retain = token_logits(model, batch.forget, batch.require_retain())
         values = target_log_probabilities(forget.logits, forget.tokens)
         level = reference["forget_level"].to(values)

@@ -74,5 +74,5 @@ class AltPO(Objective):
         raise InputError(f"the model writes nothing but the true answer to forget record {row + 1}. Raise --temperature.")
 
     def loss(self, model: nn.Module, batch: Batch, reference: Mapping[str, Tensor]) -> Tensor:
-        """The scalar above, each row weighing the same."""
+        """Compute the scalar above, each row weighing the same."""
         return preference_loss(model, batch, reference, self.beta, self.alpha)

@@ -28,7 +28,7 @@ class BadTeacher(Objective):
     reference: ClassVar[frozenset[str]] = frozenset({"forget_random_logits", "retain_logits"})
 
     def loss(self, model: nn.Module, batch: Batch, reference: Mapping[str, Tensor]) -> Tensor:
-        """The scalar above, each row weighing the same."""
+        """Compute the scalar above, each row weighing the same."""
         forget, retain = token_logits(model, batch.forget, batch.require_retain())
         unlearned = forget.per_row(kl_to(forget.logits, reference["forget_random_logits"])).mean()
         kept = retain.per_row(kl_to(retain.logits, reference["retain_logits"])).mean()

@@ -30,7 +30,7 @@ class CEU(Objective):
     needs_retain = False
 
     def loss(self, model: nn.Module, batch: Batch, reference: Mapping[str, Tensor]) -> Tensor:
-        """The scalar above, each row weighing the same."""
+        """Compute the scalar above, each row weighing the same."""
         (forget,) = token_logits(model, batch.forget)
         target = without_token(forget.logits, forget.tokens)
         return forget.per_row(cross_entropy_to(forget.logits, target)).mean()

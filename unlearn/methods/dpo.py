@@ -44,5 +44,5 @@ class DPO(Objective):
         return refusals(forget, seed)
 
     def loss(self, model: nn.Module, batch: Batch, reference: Mapping[str, Tensor]) -> Tensor:
-        """The scalar above, each row weighing the same."""
+        """Compute the scalar above, each row weighing the same."""
         return preference_loss(model, batch, reference, self.beta, self.alpha)

@@ -48,7 +48,7 @@ class FLAT(Objective):
         return refusals(forget, seed)
 
     def loss(self, model: nn.Module, batch: Batch, reference: Mapping[str, Tensor]) -> Tensor:
-        """The scalar above, each row weighing the same."""
+        """Compute the scalar above, each row weighing the same."""
         forget, refusal = token_logits(model, batch.forget, batch.require_alternative())
         true, wanted = (part.per_row(target_log_probabilities(part.logits, part.tokens).exp()) for part in (forget, refusal))
         return (self.conjugate(self.variational(true)) - self.variational(wanted)).mean()

@@ -44,7 +44,7 @@ class GradAscentKL(Objective):
         return ForgetLossCeiling(self.ceiling)
 
     def loss(self, model: nn.Module, batch: Batch, reference: Mapping[str, Tensor]) -> Tensor:
-        """The scalar above, each row weighing the same."""
+        """Compute the scalar above, each row weighing the same."""
         forget, retain = token_logits(model, batch.forget, batch.require_retain())
         kept = retain.per_row(kl_to(retain.logits, reference["retain_logits"])).mean()
         return self.alpha * kept - self.gamma * forget.scores().loss.mean()

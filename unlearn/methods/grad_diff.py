@@ -43,6 +43,6 @@ class GradDiff(Objective):
         return ForgetLossCeiling(self.ceiling)
 
     def loss(self, model: nn.Module, batch: Batch, reference: Mapping[str, Tensor]) -> Tensor:
-        """The scalar above, each row weighing the same."""
+        """Compute the scalar above, each row weighing the same."""
         forget, retain = score_both(model, batch)
         return self.alpha * retain.loss.mean() - self.gamma * forget.loss.mean()

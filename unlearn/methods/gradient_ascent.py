@@ -54,5 +54,5 @@ class GradientAscent(Objective):
         return MemorizationBelowUnseen(self.check_every)
 
     def loss(self, model: nn.Module, batch: Batch, reference: Mapping[str, Tensor]) -> Tensor:
-        """The scalar above, each row weighing the same."""
+        """Compute the scalar above, each row weighing the same."""
         return -score_forget(model, batch).loss.mean()

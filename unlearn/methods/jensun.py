@@ -42,7 +42,7 @@ class JensUn(Objective):
         return refusals(forget, seed)
 
     def loss(self, model: nn.Module, batch: Batch, reference: Mapping[str, Tensor]) -> Tensor:
-        """The scalar above, each row weighing the same."""
+        """Compute the scalar above, each row weighing the same."""
         refusal, retain = token_logits(model, batch.require_alternative(), batch.require_retain())
         said = target_log_probabilities(refusal.logits, refusal.tokens)
         forgotten = refusal.per_row(jensen_shannon_to_token(said)).mean()

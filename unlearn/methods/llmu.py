@@ -54,7 +54,7 @@ class LLMU(Objective):
         return [instead(record, retain[number].scored_text) for record, number in zip(forget, drawn, strict=True)]
 
     def loss(self, model: nn.Module, batch: Batch, reference: Mapping[str, Tensor]) -> Tensor:
-        """The scalar above, each row weighing the same."""
+        """Compute the scalar above, each row weighing the same."""
         forget, wrong, retain = token_logits(model, batch.forget, batch.require_alternative(), batch.require_retain())
         kept = retain.per_row(kl_to(retain.logits, reference["retain_logits"])).mean()
         return self.mismatch * wrong.scores().loss.mean() - self.ascent * forget.scores().loss.mean() + self.alpha * kept

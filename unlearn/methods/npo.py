@@ -46,7 +46,7 @@ class NPO(Objective):
         return self.alpha != 0
 
     def loss(self, model: nn.Module, batch: Batch, reference: Mapping[str, Tensor]) -> Tensor:
-        """The scalar above, each row weighing the same."""
+        """Compute the scalar above, each row weighing the same."""
         forget, retain = score_both(model, batch) if self.alpha else (score_forget(model, batch), None)
         log_ratio = forget.log_probability - reference["forget_log_probability"]
         preference = -(2.0 / self.beta) * F.logsigmoid(-self.beta * log_ratio).mean()

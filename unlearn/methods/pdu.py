@@ -52,7 +52,7 @@ class PDU(Objective):
         return {"multiplier": max(0.0, values["multiplier"] + self.dual_step * measured["excess"])}
 
     def loss(self, model: nn.Module, batch: Batch, reference: Mapping[str, Tensor]) -> Tensor:
-        """The scalar above, each row weighing the same."""
+        """Compute the scalar above, each row weighing the same."""
         rows = batch.require_retain()
         forget, retain = token_logits(model, batch.forget, rows)
         before = -reference["retain_log_probability"] / rows["scored"].sum(-1)

@@ -55,7 +55,7 @@ class RMU(Objective):
         return down_projections(model, range(max(0, layer - 2), layer + 1))
 
     def loss(self, model: nn.Module, batch: Batch, reference: Mapping[str, Tensor]) -> Tensor:
-        """The scalar above, each row weighing the same."""
+        """Compute the scalar above, each row weighing the same."""
         layer = self.inner_layer(model)
         parts = (batch.forget, batch.require_retain())
         hidden, _, rows = one_pass(model, parts, lambda module, stacked: layer_hidden(module, stacked, layer))

@@ -41,7 +41,7 @@ class SatImp(Objective):
             raise InputError(f"satimp needs --beta1 and --beta2 of at least 0, got {self.beta1} and {self.beta2}.")
 
     def loss(self, model: nn.Module, batch: Batch, reference: Mapping[str, Tensor]) -> Tensor:
-        """The scalar above, each row weighing the same."""
+        """Compute the scalar above, each row weighing the same."""
         values, rows, retain = score_tokens(model, batch)
         fixed = values.detach()
         weight = (self.beta1 * fixed).exp() * (-fixed.expm1()).clamp_min(0) ** self.beta2

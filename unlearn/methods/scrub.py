@@ -45,7 +45,7 @@ class SCRUB(Objective):
         return ForgetLossCeiling(self.ceiling)
 
     def loss(self, model: nn.Module, batch: Batch, reference: Mapping[str, Tensor]) -> Tensor:
-        """The scalar above of the step's kind, each row weighing the same."""
+        """Compute the scalar above of the step's kind, each row weighing the same."""
         if batch.progress.step % 2 == 0 and batch.progress.epoch < self.ascent_epochs:
             (forget,) = token_logits(model, batch.forget)
             return -forget.per_row(kl_to(forget.logits, reference["forget_logits"])).mean()

@@ -43,7 +43,7 @@ class SimNPO(Objective):
         require_temperature(self.beta)
 
     def loss(self, model: nn.Module, batch: Batch, reference: Mapping[str, Tensor]) -> Tensor:
-        """The scalar above, each row weighing the same."""
+        """Compute the scalar above, each row weighing the same."""
         forget, retain = score_both(model, batch)
         preference = -(2.0 / self.beta) * F.logsigmoid(self.beta * forget.loss - self.delta).mean()
         return self.gamma * preference + self.alpha * retain.loss.mean()

@@ -36,7 +36,7 @@ class UNDIAL(Objective):
     defaults: ClassVar[Mapping[str, Any]] = {"learning_rate": 1e-4, "epochs": 10.0, "batch_size": 8}
 
     def loss(self, model: nn.Module, batch: Batch, reference: Mapping[str, Tensor]) -> Tensor:
-        """The scalar above, each row weighing the same."""
+        """Compute the scalar above, each row weighing the same."""
         (forget,) = token_logits(model, batch.forget)
         former = reference["forget_logits"].to(forget.logits)
         lowered = former.scatter_add(-1, forget.tokens[:, None], former.new_full((len(former), 1), -self.beta))

@@ -38,7 +38,7 @@ class WGA(Objective):
             raise InputError(f"--beta must be 0 or more, got {self.beta}: below 0 a token counts the more the less probable it is.")
 
     def loss(self, model: nn.Module, batch: Batch, reference: Mapping[str, Tensor]) -> Tensor:
-        """The scalar above, each row weighing the same."""
+        """Compute the scalar above, each row weighing the same."""
         values, rows, retain = score_tokens(model, batch)
         weight = (self.beta * values.detach()).exp()
         return mean_by_row(weight * values, rows, len(batch.forget["input_ids"])).mean() + self.alpha * retain.loss.mean()

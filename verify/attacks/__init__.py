@@ -1,4 +1,4 @@
-"""What an adversary could still learn. One file per attack; the directories are the registry.
+"""Privacy attacks, one file each; the directories are the registry.
 
 `membership/` asks whether a record was trained on, `extraction/` whether its text comes out.
 """
@@ -17,12 +17,12 @@ LEVELS = {"quick": 0.0, "standard": 1.0, "full": float("inf")}
 
 
 def attack_classes() -> dict[str, Any]:
-    """Every attack's class by its command-line name: the membership family first, then the extraction family."""
+    """Return every attack's class by its command-line name: membership attacks first, then extraction attacks."""
     return {name: kind for family in FAMILIES for name, kind in discover(family, "score").items()}
 
 
 def select_attacks(names: Sequence[str] = ()) -> Mapping[str, Attack]:
-    """Attacks with their published parameters, in the order asked for.
+    """Instantiate attacks with their published parameters, in the order asked for.
 
     Args:
         names: attacks, or levels: "quick" (the shared pass alone), "standard" (at most one further pass; the default), "full".
@@ -44,7 +44,7 @@ def select_attacks(names: Sequence[str] = ()) -> Mapping[str, Attack]:
 
 
 def cost_of(names: Sequence[str] = ()) -> str:
-    """What the attacks of a choice cost together, in words; to be said before they run."""
+    """Describe what a selection of attacks costs, to print before they run."""
     chosen = select_attacks(names)
     dear = {name: attack.cost for name, attack in chosen.items() if attack.cost}
     if not dear:

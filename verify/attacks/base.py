@@ -1,4 +1,4 @@
-"""The contract of an attack. An attack is one frozen dataclass in one file, named as the file is.
+"""The contract of an attack: one frozen dataclass per file, named after the file.
 
 It turns what a model thinks of N records into N scores, higher = more like a record the model was trained on. It knows no
 threshold, no interval and no verdict: those are `verify.statistics` and `verify.judging.protocol`.
@@ -30,7 +30,7 @@ MODEL_ITSELF: frozenset[Need] = frozenset({"generation", "own passes", "activati
 
 @dataclass(frozen=True, eq=False)
 class Observation:
-    """What one model thinks of N records.
+    """What one model's forward pass says about N records.
 
     Attributes:
         records: the records [N].
@@ -61,20 +61,20 @@ class Observation:
         return len(self.records)
 
     def without_model(self) -> "Observation":
-        """The same without the model and the windows, so that both can be freed."""
+        """Return a copy without the model and the windows, so that both can be freed."""
         controls = None if self.controls is None else self.controls.without_model()
         members = None if self.members is None else self.members.without_model()
         return replace(self, loaded=None, windows=(), controls=controls, members=members)
 
     @property
     def is_its_own_control(self) -> bool:
-        """Whether the records are the controls themselves."""
+        """Return whether the records are the controls themselves."""
         return self.controls is not None and self.controls.records is self.records
 
 
 @runtime_checkable
 class Attack(Protocol):
-    """What every file of `membership/` and `extraction/` defines.
+    """Protocol of an attack: what every file of `membership/` and `extraction/` defines.
 
     Attributes:
         idea: one line for `verify-unlearning attacks`.
@@ -111,18 +111,18 @@ class Attack(Protocol):
 
 
 def mean_log_probabilities(observation: Observation) -> NDArray[np.float64]:
-    """Mean log-probability of each record's scored tokens, nats per token, float64 [N]."""
+    """Compute the mean log-probability of each record's scored tokens, nats per token, float64 [N]."""
     return np.array([np.mean(entry.log_probability, dtype=np.float64) for entry in observation.statistics])
 
 
 def mean_of_smallest(values: NDArray[np.float64], share: float) -> float:
-    """Mean of the max(1, floor(share * T)) smallest of T values."""
+    """Compute the mean of the max(1, floor(share * T)) smallest of T values."""
     count = max(1, int(np.floor(share * len(values))))
     return float(np.mean(np.partition(values, count - 1)[:count]))
 
 
 def require_controls(target: Observation, attack: str) -> Observation:
-    """The controls, or an error that says how to give them.
+    """Return the controls; raise InputError with how to give them if there are none.
 
     Raises:
         InputError: there are none.
@@ -133,7 +133,7 @@ def require_controls(target: Observation, attack: str) -> Observation:
 
 
 def two_sides(target: Observation, attack: str) -> tuple[Observation, Observation]:
-    """The records whose membership is in question, and the controls, whichever of the two `target` is.
+    """Return the records in question and the controls, whichever of the two `target` is.
 
     Raises:
         InputError: there are no controls, or the controls were given without the other side.
@@ -147,7 +147,7 @@ def two_sides(target: Observation, attack: str) -> tuple[Observation, Observatio
 
 
 def require_model(target: Observation, attack: str) -> LoadedModel:
-    """The model itself, or an error.
+    """Return the model; raise InputError where only statistics are held.
 
     Raises:
         InputError: only its statistics are there.
@@ -158,7 +158,7 @@ def require_model(target: Observation, attack: str) -> LoadedModel:
 
 
 def require_references(references: Sequence[Observation], attack: str, count: int) -> Sequence[Observation]:
-    """The retrained references, or an error that says how to give them.
+    """Return the retrained references; raise InputError with how to give them if there are too few.
 
     Raises:
         InputError: there are fewer than `count`.
@@ -172,7 +172,7 @@ def require_references(references: Sequence[Observation], attack: str, count: in
 
 
 def log_probabilities_of(loaded: LoadedModel, records: Sequence[Record]) -> NDArray[np.float64]:
-    """Mean log-probability of other records under the model, nats per token [M]; records too long are split."""
+    """Compute the mean log-probability of other records under the model, nats per token [M]; splits records that are too long."""
     windows = Encoder(loaded.tokenizer, loaded.context_length, "split").encode(records)
     statistics = compute_token_statistics(loaded.model, windows, padding_token_id(loaded.tokenizer))
     return np.array([np.mean(entry.log_probability, dtype=np.float64) for entry in statistics])

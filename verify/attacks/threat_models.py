@@ -1,4 +1,4 @@
-"""The threat model of every attack: what the attacker sees and does, from the attack's own class.
+"""Threat models of all attacks, derived from the attack classes.
 
 An attack that fails is evidence against attackers who see no more than it does. So whoever reads a verdict must know what each one
 saw, and which were not tried.
@@ -22,7 +22,7 @@ SEES: Mapping[str, str] = {
 
 
 def threat_models() -> tuple[ThreatModel, ...]:
-    """The threat model of every attack that this version knows, run or not."""
+    """Return the threat model of every attack of this version, run or not."""
     from verify.attacks import attack_classes
 
     return tuple(

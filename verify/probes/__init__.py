@@ -1,4 +1,4 @@
-"""Does forgetting hold up? One file per treatment; the directory is the registry.
+"""Robustness probes, one file per treatment; the directory is the registry.
 
 Each is applied alike to the unlearned model, the original and the retrained references: what a treatment brings out of an honest
 retraining, it brings out of every model.
@@ -14,12 +14,12 @@ from verify.probes.base import Probe
 
 
 def probe_classes() -> dict[str, Any]:
-    """Every probe's class by its command-line name."""
+    """Return every probe's class by its command-line name."""
     return dict(discover(probes, "losses"))
 
 
 def select_probes(names: Sequence[str] = ()) -> Mapping[str, Probe]:
-    """Probes with their default parameters, in the order asked for; all of them if no name is given.
+    """Instantiate probes with their default parameters, in the order asked for; all of them if no name is given.
 
     Raises:
         InputError: a name is unknown.

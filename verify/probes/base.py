@@ -1,4 +1,4 @@
-"""The contract of a robustness probe. A probe is one frozen dataclass in one file, named as the file is."""
+"""The contract of a robustness probe: one frozen dataclass per file, named after the file."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -34,7 +34,7 @@ class Material:
 
 @runtime_checkable
 class Probe(Protocol):
-    """What every file of `probes/` defines.
+    """Protocol of a probe: what every file of `probes/` defines.
 
     Attributes:
         idea, paper: one line each, for `verify-unlearning probes`.
@@ -44,7 +44,7 @@ class Probe(Protocol):
     paper: ClassVar[str]
 
     def losses(self, loaded: LoadedModel, material: Material) -> Mapping[str, Array]:
-        """Mean loss of every forget record under the treatment, nats per token [N], for each of its strengths by name.
+        """Compute the mean loss of every forget record under the treatment, nats per token [N], for each strength by name.
 
         The model's weights are the same afterwards, bit by bit.
         """
@@ -52,11 +52,11 @@ class Probe(Protocol):
 
 
 def mean_losses(loaded: LoadedModel, records: Sequence[Record]) -> Array:
-    """Mean negative log-likelihood per record, nats per token [N]."""
+    """Compute the mean negative log-likelihood per record, nats per token [N]."""
     return statistics_losses(loaded.model, loaded, records)
 
 
 def statistics_losses(model: Any, loaded: LoadedModel, records: Sequence[Record]) -> Array:
-    """The same with another module in the model's place."""
+    """Compute mean losses with another module in the model's place."""
     windows = Encoder(loaded.tokenizer, loaded.context_length, "split").encode(records)
     return np.array([entry.loss for entry in compute_token_statistics(model, windows, padding_token_id(loaded.tokenizer))])

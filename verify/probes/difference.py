@@ -1,4 +1,4 @@
-"""An old copy of the model, held against the new one."""
+"""Difference probe: decode along the direction that unlearning removed."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ BATCH = 8
 
 @dataclass(frozen=True)
 class Difference:
-    """Whoever kept the old model decodes along what unlearning took away.
+    """Contrast the unlearned model with a kept copy of the old one when decoding.
 
         log p(v) = log p_new(v) + w (log p_old(v) - log p_new(v)) - log Z
 
@@ -35,7 +35,7 @@ class Difference:
 
     @torch.inference_mode()
     def losses(self, loaded: LoadedModel, material: Material) -> Mapping[str, Array]:
-        """Losses for each weight."""
+        """Compute the losses for each weight."""
         device, pad = next(loaded.model.parameters()).device, padding_token_id(loaded.tokenizer)
         windows = Encoder(loaded.tokenizer, loaded.context_length, "split").encode(material.forget)
         order = sorted(windows, key=lambda window: len(window.input_ids))

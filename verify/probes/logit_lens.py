@@ -1,4 +1,4 @@
-"""What the layers in between would say."""
+"""Logit-lens probe: decode the hidden states of intermediate layers."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ BATCH = 8
 
 @dataclass(frozen=True)
 class LogitLens:
-    """The final norm and head, applied to the hidden states of earlier layers.
+    """Apply the final norm and head to the hidden states of earlier layers.
 
     nostalgebraist 2020 ("interpreting GPT: the logit lens"); on unlearned models Patil et al. 2023 (arXiv 2309.17410),
     section 4. Methods that block the last layers leave the answer in the ones before.
@@ -33,7 +33,7 @@ class LogitLens:
 
     @torch.inference_mode()
     def losses(self, loaded: LoadedModel, material: Material) -> Mapping[str, Array]:
-        """Losses at each depth."""
+        """Compute the losses at each depth."""
         device, pad = next(loaded.model.parameters()).device, padding_token_id(loaded.tokenizer)
         head, norm = output_head(loaded.model), final_norm(loaded.model)
         windows = Encoder(loaded.tokenizer, loaded.context_length, "split").encode(material.forget)
@@ -58,7 +58,7 @@ class LogitLens:
 
 
 def final_norm(model: Any) -> Any:
-    """The norm in front of the head, below any wrapper; the identity for architectures without a known one."""
+    """Return the norm in front of the head, below any wrapper; the identity for architectures without a known one."""
     if hasattr(model, "get_base_model"):
         model = model.get_base_model()
     body = getattr(model, model.base_model_prefix)

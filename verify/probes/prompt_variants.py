@@ -1,4 +1,4 @@
-"""The question, asked otherwise."""
+"""Prompt-variant probe: the same completion behind reworded prompts."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -13,7 +13,7 @@ from verify.probes.base import Array, Material, mean_losses
 
 @dataclass(frozen=True)
 class PromptVariants:
-    """The same completions behind other prompts: with an instruction, after solved examples, in capitals, without any prompt.
+    """Score completions behind other prompts: with an instruction, after solved examples, in capitals, without any prompt.
 
     Patil et al. 2023 (arXiv 2309.17410), section 5. A method that unlearns the answer to one wording leaves it to others. No
     model writes the paraphrases: what is compared is the same for everybody.
@@ -28,7 +28,7 @@ class PromptVariants:
     paper: ClassVar[str] = "Patil et al. 2023 (arXiv 2309.17410)"
 
     def losses(self, loaded: LoadedModel, material: Material) -> Mapping[str, Array]:
-        """Losses for each wording."""
+        """Compute the losses for each wording."""
         order = np.random.default_rng(material.seed).permutation(len(material.other))[: self.shots]
         examples = "\n\n".join(f"{material.other[index].prompt} {material.other[index].scored_text}".strip() for index in order)
         wordings = {
@@ -44,7 +44,7 @@ class PromptVariants:
 
 
 def _reworded(record: Record, wording: object) -> Record:
-    """The record with the last thing said before its answer in other words."""
+    """Reword the last turn before the record's answer."""
     assert callable(wording)
     if record.messages:
         asked = [place for place, (role, _) in enumerate(record.messages) if role == "user"]

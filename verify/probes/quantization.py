@@ -1,4 +1,4 @@
-"""The weights, rounded as they are for deployment."""
+"""Quantization probe: round the weights as for deployment."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -34,7 +34,7 @@ class Quantization:
     paper: ClassVar[str] = "Zhang et al. 2024 (arXiv 2410.16454)"
 
     def losses(self, loaded: LoadedModel, material: Material) -> Mapping[str, Array]:
-        """Losses at each width."""
+        """Compute the losses at each bit width."""
         found = {}
         for bits in self.bits:
             with quantized(loaded.model, bits, self.group if bits <= 4 else None):
@@ -44,7 +44,7 @@ class Quantization:
 
 @contextmanager
 def quantized(model: Any, bits: int, group: int | None) -> Iterator[None]:
-    """Within this block the linear layers hold rounded weights; afterwards their own.
+    """Hold rounded weights in the linear layers within this block, and restore their own afterwards.
 
     Raises:
         InputError: the model has no such layer.
@@ -71,7 +71,7 @@ def quantized(model: Any, bits: int, group: int | None) -> Iterator[None]:
 
 
 def rounded(weight: Tensor, bits: int, group: int | None) -> Tensor:
-    """Weights [out, in] to the nearest of 2^bits - 1 levels, one scale per row, or per `group` inputs of a row."""
+    """Round weights [out, in] to the nearest of 2^bits - 1 levels, one scale per row, or per `group` inputs of a row."""
     rows, columns = weight.shape
     size = columns if group is None or columns % group else group
     blocks = weight.float().reshape(rows, columns // size, size)

@@ -1,4 +1,4 @@
-"""A few steps of training on other data, and what comes back."""
+"""Relearning probe: fine-tune briefly on other data and measure what returns."""
 
 import copy
 from collections.abc import Mapping
@@ -37,7 +37,7 @@ class Relearning:
     paper: ClassVar[str] = "Hu et al. 2024 (arXiv 2406.13356)"
 
     def losses(self, loaded: LoadedModel, material: Material) -> Mapping[str, Array]:
-        """Losses after each number of steps; the order of the records is the same for every model.
+        """Compute the losses after each number of steps; the order of the records is the same for every model.
 
         Raises:
             RunError: the training diverged.

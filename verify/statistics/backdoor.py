@@ -1,4 +1,4 @@
-"""Is a planted trigger still known? Two binomials and the errors between them (Athena: Sommer et al. 2022, arXiv 2003.04247)."""
+"""Deletion test by a data subject's own backdoor trigger (Athena: Sommer et al. 2022, arXiv 2003.04247)."""
 
 from dataclasses import dataclass
 

@@ -1,4 +1,4 @@
-"""What share of a set does a model still hold? Dataset usage cardinality inference."""
+"""Dataset usage cardinality inference: estimate the share of a set that a model was trained on."""
 
 from itertools import product
 
@@ -6,7 +6,7 @@ from verify.statistics.estimate import Estimate
 
 
 def share_still_in(mean_guess: Estimate, false_positive_rate: Estimate, true_positive_rate: Estimate) -> Estimate:
-    """(mean guess - FPR) / (TPR - FPR) (Tong et al. 2025, "How much of my dataset did you use?").
+    """Estimate the share as (mean guess - FPR) / (TPR - FPR) (Tong et al. 2025, "How much of my dataset did you use?").
 
     A membership attack's guesses on the set mix those on members and on non-members; the two rates, measured on data of known
     membership, undo the mixture. The interval holds at every corner of the three intervals at once (Bonferroni).

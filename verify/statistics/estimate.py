@@ -1,4 +1,4 @@
-"""A value never travels without its interval, its sample size and its level."""
+"""Estimates: values with their interval, sample size and confidence level."""
 
 import math
 from dataclasses import dataclass
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """A number with what it takes to believe it.
+    """A value with its confidence interval, sample size and level.
 
     Attributes:
         value: the point estimate.

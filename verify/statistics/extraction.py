@@ -1,4 +1,4 @@
-"""How easily is a secret drawn out of a model? Exposure among candidates, and the number of queries."""
+"""Extraction statistics: exposure among candidates, and the number of queries to extract a secret."""
 
 import math
 
@@ -7,7 +7,7 @@ from numpy.typing import ArrayLike
 
 
 def exposure(score: float, candidate_scores: ArrayLike) -> float:
-    """log2 |R| - log2 rank, in bits (Carlini et al. 2019, "The Secret Sharer", definition 2).
+    """Compute exposure, log2 |R| - log2 rank, in bits (Carlini et al. 2019, "The Secret Sharer", definition 2).
 
     R is the secret together with the other candidates, all drawn alike; rank 1 is the likeliest. Ties count against the secret,
     so that a model that scores everything alike exposes nothing.
@@ -29,7 +29,7 @@ def exposure(score: float, candidate_scores: ArrayLike) -> float:
 
 
 def queries_to_extract(log_probability: float, certainty: float | None = None) -> float:
-    """How many samples at temperature 1 it takes to see a secret (Hayes et al. 2025, (n, p)-discoverable extraction).
+    """Compute how many samples at temperature 1 extract a secret (Hayes et al. 2025, (n, p)-discoverable extraction).
 
     Args:
         log_probability: log p_z of the whole secret, the sum over its tokens, nats, at most 0.
@@ -57,7 +57,7 @@ def queries_to_extract(log_probability: float, certainty: float | None = None) -
 
 
 def zero_success_bound(samples: int, confidence: float = 0.95) -> float:
-    """What none of k samples can still not exclude: the upper limit of the share, 1 - (1 - confidence)^(1/k).
+    """Bound the share of successes from above after none in k samples: 1 - (1 - confidence)^(1/k).
 
     One-sided Clopper-Pearson at zero successes; about 3/k at 95 % ("rule of three").
 

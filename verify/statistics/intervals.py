@@ -1,4 +1,4 @@
-"""Exact intervals for proportions."""
+"""Exact confidence intervals for proportions, and t intervals for means."""
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -8,7 +8,7 @@ from verify.statistics.estimate import Estimate, require_confidence
 
 
 def clopper_pearson(successes: int, trials: int, confidence: float = 0.95) -> Estimate:
-    """Exact two-sided interval of a binomial proportion (Clopper and Pearson 1934).
+    """Compute the exact two-sided interval of a binomial proportion (Clopper and Pearson 1934).
 
     Args:
         successes: in 0..trials.
@@ -28,7 +28,7 @@ def clopper_pearson(successes: int, trials: int, confidence: float = 0.95) -> Es
 
 
 def mean_with_interval(values: ArrayLike, confidence: float = 0.95) -> Estimate:
-    """Mean of independent values and its two-sided t interval (Student 1908).
+    """Compute the mean of independent values and its two-sided t interval (Student 1908).
 
     Args:
         values: [N], finite; at least 2, since one value says nothing of its spread.

@@ -1,4 +1,4 @@
-"""LiRA, the likelihood-ratio attack, and its average over what one person wrote.
+"""Likelihood-ratio statistics: LiRA, online and offline, and its user-level average.
 
 Carlini et al. 2022, "Membership inference attacks from first principles": how would this record score under models that were
 trained on it, and under models that were not? With few reference models their Gaussian plug-in overstates every tail (a nominal
@@ -20,7 +20,7 @@ Variance = Literal["per record", "pooled"]
 def likelihood_ratio(
     target: ArrayLike, without: ArrayLike, with_record: ArrayLike | None = None, variance: Variance = "per record"
 ) -> Array:
-    """LiRA: the online form where there are models trained with the record, else the offline form.
+    """Compute LiRA: online where models trained with the record exist, offline otherwise.
 
     Args:
         target, without, with_record, variance: as the two functions below.
@@ -34,7 +34,7 @@ def likelihood_ratio(
 
 
 def offline_likelihood_ratio(target: ArrayLike, without: ArrayLike, variance: Variance = "per record") -> Array:
-    """-log Pr[a model that never saw the record scores at least as high], O(R N).
+    """Compute offline LiRA, -log Pr[a model that never saw the record scores at least as high], O(R N).
 
     Args:
         target: scores under the audited model, higher = more like a member, such as mean log-probability [N].
@@ -54,7 +54,7 @@ def offline_likelihood_ratio(target: ArrayLike, without: ArrayLike, variance: Va
 def online_likelihood_ratio(
     target: ArrayLike, with_record: ArrayLike, without: ArrayLike, variance: Variance = "per record"
 ) -> Array:
-    """log p(score | trained on it) - log p(score | not), O(R N).
+    """Compute online LiRA, log p(score | trained on it) - log p(score | not), O(R N).
 
     Args:
         target: as `offline_likelihood_ratio` [N].
@@ -73,7 +73,7 @@ def online_likelihood_ratio(
 
 
 def user_level(scores: ArrayLike, subjects: Sequence[str]) -> tuple[list[str], Array]:
-    """One score per person: the mean over that person's records (Kandpal et al. 2024, "User inference attacks").
+    """Average scores per user: the mean over a person's records (Kandpal et al. 2024, "User inference attacks").
 
     Traces too faint in each record add up over a person's. Records of one person are no independent observations: intervals
     and tests take persons as their unit.

@@ -1,4 +1,4 @@
-"""Moderated variances: each record's few observations, helped by what all records have in common.
+"""Moderated variances: per-record sample variances shrunk towards a prior fitted to all records.
 
 With R = 4 references a record's own variance rests on three degrees of freedom; a pooled variance is wrong wherever records
 differ in spread. Empirical Bayes stands between the two (Smyth 2004, "Linear models and empirical Bayes methods for assessing
@@ -63,7 +63,7 @@ def moderated_variances(sample_variances: ArrayLike, degrees: int) -> ModeratedV
 
 
 def inverse_trigamma(y: float) -> float:
-    """The x > 0 with trigamma(x) = y, by Newton's method on 1/trigamma, which is convex (Smyth 2004, appendix)."""
+    """Invert trigamma: the x > 0 with trigamma(x) = y, by Newton's method on the convex 1/trigamma (Smyth 2004, appendix)."""
     if y <= 0:
         raise ValueError(f"trigamma is positive, got {y}")
     if y > 1e7:

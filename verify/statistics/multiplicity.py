@@ -1,4 +1,4 @@
-"""Many tests at once: Benjamini-Hochberg, and conformal p-values against controls."""
+"""Multiple testing: the Benjamini-Hochberg procedure, and conformal p-values against controls."""
 
 from dataclasses import dataclass
 
@@ -8,7 +8,7 @@ from numpy.typing import ArrayLike, NDArray
 
 @dataclass(frozen=True, eq=False)
 class Rejections:
-    """Outcome of a multiple test.
+    """Outcome of a multiple-testing procedure.
 
     Attributes:
         rejected: which hypotheses are rejected, bool [K].
@@ -43,7 +43,7 @@ def benjamini_hochberg(p_values: ArrayLike, q: float) -> Rejections:
 
 
 def conformal_p_values(scores: ArrayLike, controls: ArrayLike) -> NDArray[np.float64]:
-    """P-value of each score under "exchangeable with the controls": (1 + #{controls >= score}) / (N + 1), O((K + N) log N).
+    """Compute conformal p-values, (1 + #{controls >= score}) / (N + 1), O((K + N) log N).
 
     Valid for exchangeable controls whatever the distribution (Vovk et al. 2005; Bates et al. 2023). The smallest possible
     value is 1 / (N + 1).

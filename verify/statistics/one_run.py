@@ -1,4 +1,4 @@
-"""Tier A: one training run, many coins. What do guesses about random canaries prove?
+"""One-run audit (Tier A): exact tests and epsilon bounds from guesses about randomly assigned canaries.
 
 Canaries are made in pairs, a fair coin decides which of a pair is trained, and the trained one is then deleted. An auditor who
 scores the deleted model guesses r coins and gets v right. Under perfect deletion the model holds no trace of the coins, so v is
@@ -20,7 +20,7 @@ LARGEST_EPSILON = 64.0
 
 @dataclass(frozen=True)
 class CoinTest:
-    """Exact p-values of v right guesses of r under perfect deletion.
+    """Exact p-values of v correct guesses of r under perfect deletion.
 
     Attributes:
         guesses, correct: r and v.
@@ -59,7 +59,7 @@ class OneRunBound:
 
 
 def coin_test(guesses: int, correct: int) -> CoinTest:
-    """Is the number of right guesses what coins alone would give? Exact in both directions.
+    """Test whether the number of correct guesses is that of fair coins, exactly and in both directions.
 
     Args:
         guesses: r >= 1, fixed beforehand.
@@ -74,7 +74,7 @@ def coin_test(guesses: int, correct: int) -> CoinTest:
 
 
 def one_run_p_value(epsilon: float, canaries: int, guesses: int, correct: int, delta: float = 0.0) -> float:
-    """P-value of "the procedure is (epsilon, delta)-private" (Steinke, Nasr and Jagielski 2023, theorem 5.2), O(v).
+    """Compute the p-value of "(epsilon, delta)-differentially private" (Steinke, Nasr and Jagielski 2023, theorem 5.2), O(v).
 
     With q = sigmoid(epsilon), beta = Pr[Bin(r, q) >= v] and a = max over i in 1..v of Pr[v - i <= Bin(r, q) < v] / i,
     p = min(1, beta + 2 m delta a).
@@ -102,7 +102,7 @@ def one_run_p_value(epsilon: float, canaries: int, guesses: int, correct: int, d
 
 
 def one_run_epsilon(canaries: int, guesses: int, correct: int, delta: float = 0.0, significance: float = 0.05) -> OneRunBound:
-    """The largest epsilon that the guesses reject: sup{epsilon: p(epsilon) <= significance}.
+    """Compute the largest epsilon that the guesses reject: sup{epsilon: p(epsilon) <= significance}.
 
     Args:
         canaries, guesses, correct, delta: as `one_run_p_value`.
@@ -128,7 +128,7 @@ def one_run_epsilon(canaries: int, guesses: int, correct: int, delta: float = 0.
 
 @dataclass(frozen=True, eq=False)
 class SequentialEvidence:
-    """Evidence against perfect deletion, growing batch by batch.
+    """Sequential evidence against perfect deletion: an e-value after each batch.
 
     Attributes:
         log_e_values: natural logarithm of the e-value after each batch [B].
@@ -137,7 +137,7 @@ class SequentialEvidence:
     log_e_values: NDArray[np.float64]
 
     def alarm(self, alpha: float) -> int | None:
-        """Index of the first batch after which the e-value reaches 1 / alpha; None where it never does.
+        """Return the index of the first batch after which the e-value reaches 1 / alpha, or None.
 
         Under perfect deletion it ever does so with probability at most alpha (Ville 1939), however often one looks.
         """
@@ -148,7 +148,7 @@ class SequentialEvidence:
 
 
 def deletion_e_value(guesses: ArrayLike, correct: ArrayLike, bet: float = 0.2) -> SequentialEvidence:
-    """Bet against fair coins over successive batches: prod_j (1 + bet (2 c_j - 1)), c_j = 1 where guess j was right.
+    """Compute the e-value of betting against fair coins: prod_j (1 + bet (2 c_j - 1)), c_j = 1 where guess j was right.
 
     Args:
         guesses: r_b of each batch [B], B >= 1, integers >= 1.

@@ -1,4 +1,4 @@
-"""The metrics of the TOFU benchmark, for comparison with papers (Maini et al. 2024, arXiv 2401.06121, section 2.2).
+"""Metrics of the TOFU and MUSE benchmarks, for comparison with published numbers.
 
 They are not part of a verdict. Forget quality compares two sets of ratios as if they were unpaired, and is blind to a share of
 records that is still remembered; utility averages what ought to be read apart.
@@ -30,7 +30,7 @@ class KolmogorovSmirnov:
 
 
 def truth_ratio(paraphrased_loss: ArrayLike, perturbed_losses: ArrayLike) -> NDArray[np.float64]:
-    """R = exp(paraphrased loss - mean perturbed loss): how much likelier wrong answers are than the right one, reworded.
+    """Compute TOFU's truth ratio R = exp(paraphrased loss - mean perturbed loss): wrong answers against the paraphrased right one.
 
     Args:
         paraphrased_loss: mean loss of the paraphrased answer, nats per token [N].
@@ -46,7 +46,7 @@ def truth_ratio(paraphrased_loss: ArrayLike, perturbed_losses: ArrayLike) -> NDA
 
 
 def forget_quality(unlearned: ArrayLike, retrained: ArrayLike) -> KolmogorovSmirnov:
-    """TOFU's forget quality: the p-value of a two-sample KS test between two models' truth ratios on the forget set.
+    """Compute TOFU's forget quality: the p-value of a two-sample KS test between two models' truth ratios on the forget set.
 
     High is called forgotten. It is no evidence of equality: a test that cannot see a difference at this n passes everything.
 
@@ -61,7 +61,7 @@ def forget_quality(unlearned: ArrayLike, retrained: ArrayLike) -> KolmogorovSmir
 
 
 def model_utility(parts: ArrayLike) -> float:
-    """TOFU's model utility: the harmonic mean of probability, ROUGE-L recall and truth-ratio score on three sets each.
+    """Compute TOFU's model utility: the harmonic mean of probability, ROUGE-L recall and truth-ratio score on three sets each.
 
     Args:
         parts: numbers in [0, 1]; TOFU's nine.
@@ -76,7 +76,7 @@ def model_utility(parts: ArrayLike) -> float:
 
 
 def truth_ratio_score(ratios: ArrayLike) -> float:
-    """What the utility counts of truth ratios on sets that should be kept: the mean of max(0, 1 - R)."""
+    """Compute the truth-ratio score of a set to be kept: the mean of max(0, 1 - R)."""
     values = np.asarray(ratios, dtype=np.float64).ravel()
     if not len(values):
         raise ValueError("a score needs at least one truth ratio")
@@ -84,7 +84,7 @@ def truth_ratio_score(ratios: ArrayLike) -> float:
 
 
 def privleak(target: Estimate, retrained: Estimate) -> Estimate:
-    """100 (A_target - A_retrained) / A_retrained, in per cent, with A = 1 - AUC.
+    """Compute MUSE's PrivLeak, 100 (A_target - A_retrained) / A_retrained, in per cent, with A = 1 - AUC.
 
     The paper's area A has members *below* non-members, the mirror image of the membership AUC here: about -100 for a model
     that still holds the forget set, near 0 for one like the retrained, positive for one that over-forgot. It is no verdict:

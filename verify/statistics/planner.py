@@ -1,4 +1,4 @@
-"""How much data would decide? Sample sizes for claims that nothing leaks, at a power of 80 % unless told otherwise.
+"""Sample-size planning for claims that nothing leaks, at a power of 80 % by default.
 
 All sizes are per arm: so many members and so many never-trained controls.
 """
@@ -15,7 +15,7 @@ LARGEST = 1 << 26
 def required_sample_size(
     claim: Literal["auc", "epsilon", "rate"], bound: float, *, fpr: float | None = None, alpha: float = 0.05, power: float = 0.80
 ) -> int:
-    """Records per arm that show a claim where nothing leaks; one door to the three sizes below.
+    """Compute the records per arm that a claim needs where nothing leaks; dispatches to the three functions below.
 
     Args:
         claim: "auc": the AUC is within `bound` of one half (`controls_for_auc`); "epsilon": log(TPR / FPR) is at most `bound`
@@ -38,7 +38,7 @@ def required_sample_size(
 
 
 def controls_for_auc(within: float, alpha: float = 0.05, power: float = 0.80) -> int:
-    """Smallest arm for showing that the AUC is within `within` of 0.5, by two one-sided tests, where it is exactly 0.5.
+    """Compute the smallest arm that shows, by two one-sided tests, an AUC within `within` of 0.5 where it is exactly 0.5.
 
     The AUC of two samples of n from one distribution has variance close to 1 / (6 n) (Mann and Whitney 1947).
 
@@ -56,7 +56,7 @@ def controls_for_auc(within: float, alpha: float = 0.05, power: float = 0.80) ->
 
 
 def controls_for_epsilon(epsilon: float, fpr: float, alpha: float = 0.05, power: float = 0.80) -> int:
-    """Smallest arm for showing log(TPR / FPR) <= epsilon of one attack at one threshold, where TPR = FPR = `fpr`.
+    """Compute the smallest arm that shows log(TPR / FPR) <= epsilon of one attack at one threshold, where TPR = FPR = `fpr`.
 
     Exact: the claim is made where the Clopper-Pearson upper limit of TPR is at most e^epsilon times the lower limit of FPR,
     each at alpha / 2. Power is a saw-tooth in n, by less than a hundredth at useful sizes; the size is found by bisection.
@@ -75,7 +75,7 @@ def controls_for_epsilon(epsilon: float, fpr: float, alpha: float = 0.05, power:
 
 
 def controls_for_rate(fpr: float) -> int:
-    """Controls needed for any claim at a false-positive rate: 3 / fpr, the rule of three.
+    """Compute the controls that any claim at a false-positive rate needs: 3 / fpr, the rule of three.
 
     With fewer, no false positive at all would still be compatible at 95 % with a rate above `fpr`.
     """
@@ -84,7 +84,7 @@ def controls_for_rate(fpr: float) -> int:
 
 
 def twin_power(effect: float, controls: int, alpha: float = 0.05) -> float:
-    """Probability that one record's conformal test at level alpha sees a residual of `effect` standard deviations.
+    """Compute the power of one record's conformal test at level alpha against a residual of `effect` standard deviations.
 
     The record must outscore all but floor(alpha (N + 1)) - 1 of N exchangeable normal controls.
 
@@ -106,7 +106,7 @@ def twin_power(effect: float, controls: int, alpha: float = 0.05) -> float:
 
 
 def _epsilon_power(n: int, epsilon: float, fpr: float, tail: float) -> float:
-    """Sum over outcomes (tp, fp) of two Bin(n, fpr), those in which the limits show the claim."""
+    """Sum the probabilities of the outcomes (tp, fp) of two Bin(n, fpr) whose limits show the claim."""
     # Outcomes beyond these quantiles have a probability of 1e-12: a full table would be quadratic in vain.
     first, last = (int(stats.binom.ppf(q, n, fpr)) for q in (1e-12, 1 - 1e-12))
     counts = np.arange(max(first, 0), last + 1)

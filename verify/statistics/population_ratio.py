@@ -1,4 +1,4 @@
-"""RMIA, the robust membership inference attack: a record against the population, pair by pair.
+"""RMIA statistics: pairwise likelihood ratios of a record against a population (Zarifzadeh et al. 2024).
 
 Zarifzadeh, Liu and Shokri 2024, "Low-cost high-power membership inference attacks", equations 2 and 4. A record is a member if
 training raised its probability more than that of most records z of the population:
@@ -20,7 +20,7 @@ def rmia(
     population_references: ArrayLike,
     gamma: float = 1.0,
 ) -> Array:
-    """Share of the population that each record beats by the factor gamma, O((N + Z) log Z) by sorting the population once.
+    """Compute the share of the population that each record beats by the factor gamma, O((N + Z) log Z).
 
     Args:
         target: log-probabilities of the records under the audited model, nats [N].

@@ -1,4 +1,4 @@
-"""Is a target one more draw from what its references are draws of? The paired prediction-interval t-test.
+"""Paired prediction-interval t-test: is the target exchangeable with its reference models?
 
 A confidence interval of the references' mean is the wrong yardstick: it shrinks as references are added, while the target stays
 one model with its own seed. A new draw differs from the mean of R by s sqrt(1 + 1/R).

@@ -1,4 +1,4 @@
-"""What error rates of an attack say about epsilon, the privacy loss in nats.
+"""Bounds on epsilon, the privacy loss in nats, from an attack's error rates.
 
 A procedure that is (epsilon, delta)-private bounds every attack: TPR <= e^epsilon FPR + delta and, from the other side,
 1 - FPR <= e^epsilon (1 - TPR) + delta (Kairouz, Oh and Viswanath 2015). Measured rates that break the bound disprove it.
@@ -14,7 +14,7 @@ from verify.statistics.intervals import clopper_pearson
 
 @dataclass(frozen=True)
 class EpsilonFromRates:
-    """Limits on the privacy loss that one attack at one threshold shows.
+    """Confidence limits on the privacy loss that one attack at one threshold shows.
 
     Attributes:
         lower: epsilon is at least this with the stated confidence; 0 where nothing is shown.

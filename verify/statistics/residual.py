@@ -1,4 +1,4 @@
-"""Tier B: is what is left of a forget set more than the difference between two honest retrainings?
+"""Residual tests against retrained references (Tier B): equivalence (C1, C2) and accusation (A1, A2).
 
 R references were trained without the forget set. With m a record's mean loss in nats per token, for record i of K
 
@@ -143,7 +143,7 @@ class ResidualVerdict:
 
     @property
     def outcome(self) -> Literal["NOT_FORGOTTEN", "EQUIVALENT_WITHIN", "INCONCLUSIVE"]:
-        """The verdict these tests alone would give."""
+        """The verdict that these tests alone would give."""
         if self.accused:
             return "NOT_FORGOTTEN"
         return "EQUIVALENT_WITHIN" if self.certified else "INCONCLUSIVE"
@@ -151,7 +151,7 @@ class ResidualVerdict:
 
 @dataclass(frozen=True, eq=False)
 class ReferencePanel:
-    """What the references say of each other: all that does not depend on the target, worked out once.
+    """Statistics of the references among themselves, which do not depend on the target and are computed once.
 
     Attributes:
         losses: mean losses, nats per token [R, K].
@@ -260,7 +260,7 @@ def _mean_test(n: float, gap: float, spread: float, count: int, margin: float, a
 
 
 def _fieller(n: float, gap: float, spread: float, count: int, alpha: float) -> Estimate | None:
-    """All x that |N - x G| <= t f(x) does not reject: a quadratic inequality in x."""
+    """Solve Fieller's quadratic inequality: all x for which |N - x G| <= t f(x)."""
     c = float(stats.t.ppf(1 - alpha, count - 1) * spread) ** 2
     a, b, rest = gap**2 - c / count, n * gap - c / count, n**2 - c * (1 + 1 / count)
     if gap <= 0 or a <= 0:
@@ -294,7 +294,7 @@ def _interval_p(distribution: Any, statistic: Array, width: Array) -> Array:
 
 
 def leave_one_out_statistics(references: ArrayLike) -> Array:
-    """Each reference judged by the others, as a target with nothing left would be: t statistics [R * K].
+    """Judge each reference by the others, as a target with nothing left would be; returns t statistics [R * K].
 
     Args:
         references: mean losses [R, K], R >= 3.

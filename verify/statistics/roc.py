@@ -1,4 +1,4 @@
-"""How well scores separate members from non-members: the ROC curve, its area, and its left edge.
+"""ROC analysis of membership scores: the curve, its area, and the true-positive rate at low false-positive rates.
 
 Every score is oriented so that higher means "more like a training member". Ties count half, everywhere.
 """
@@ -31,7 +31,7 @@ class Curve:
 
 
 def roc_curve(members: ArrayLike, nonmembers: ArrayLike) -> Curve:
-    """The ROC curve, one point per distinct score, O(n log n).
+    """Compute the ROC curve, one point per distinct score, O(n log n).
 
     Raises:
         ValueError: either side is empty or holds a score that is not finite.
@@ -44,7 +44,7 @@ def roc_curve(members: ArrayLike, nonmembers: ArrayLike) -> Curve:
 
 
 def membership_auc(members: ArrayLike, nonmembers: ArrayLike, confidence: float = 0.95) -> Estimate:
-    """Area under the ROC curve with DeLong's interval on the logit scale, O(n log n).
+    """Compute the area under the ROC curve with DeLong's interval on the logit scale, O(n log n).
 
     DeLong, DeLong and Clarke-Pearson 1988, by midranks (Sun and Xu 2014). On the logit scale the interval stays inside
     (0, 1). Where the two samples do not overlap (area 0 or 1) DeLong's variance is zero, which would claim certainty; the
@@ -86,7 +86,7 @@ def membership_auc(members: ArrayLike, nonmembers: ArrayLike, confidence: float 
 
 
 def _score_interval(area: float, m: int, n: int, z: float) -> tuple[float, float]:
-    """All areas A that are no further than z sqrt(V(A)) from the one found (Newcombe 2006, Statistics in Medicine 25, method 5).
+    """Compute the score interval: all areas A within z sqrt(V(A)) of the estimate (Newcombe 2006, Stat. Med. 25, method 5).
 
     V(A) = A (1 - A) [1 + (N - 1) ((1 - A)/(2 - A) + A/(1 + A))] / (mn) with N = (m + n)/2 is Hanley and McNeil's variance, made
     symmetric; at A = 1/2 it is that of the Mann-Whitney test.
@@ -103,7 +103,7 @@ def _score_interval(area: float, m: int, n: int, z: float) -> tuple[float, float
 
 
 def tpr_at_fpr(members: ArrayLike, nonmembers: ArrayLike, fpr: float, confidence: float = 0.95) -> Estimate:
-    """True-positive rate at a false-positive rate of at most `fpr`, with the exact binomial interval.
+    """Compute the true-positive rate at a false-positive rate of at most `fpr`, with its exact binomial interval.
 
     The threshold is the largest set of calls that makes at most `fpr` of the non-members false positives: a member counts if
     it scores strictly above the (floor(fpr N) + 1)-th largest non-member. The interval is that of the members given the

@@ -1,4 +1,4 @@
-"""Simulated audits: honest retrainings, and models that kept a share of the records. What would the rule say, and how often?
+"""Simulated audits: how often the decision rule certifies and accuses honest retrainings and models that kept records.
 
 The model of a loss is that of verification.md section 5: under retraining r, record i has mu_i + M_r + e_ri nats per token, with
 M_r common to the whole model (its seed) and e_ri of its own. The original lies lower by the record's gap g_i, which varies.
@@ -20,7 +20,7 @@ Errors = Literal["normal", "t4"]
 
 @dataclass(frozen=True)
 class World:
-    """How models and records vary.
+    """Parameters of a simulated world: how models and records vary.
 
     Attributes:
         records: K.
@@ -41,14 +41,14 @@ class World:
 
 @dataclass(frozen=True)
 class RuleRates:
-    """How often the rule certifies and accuses, over so many simulated audits."""
+    """Rates at which the rule certifies and accuses over a number of simulated audits."""
 
     certified: Estimate
     accused: Estimate
 
 
 def simulate_losses(world: World, remembered: float, hidden: bool, rng: np.random.Generator) -> tuple[Array, Array, Array]:
-    """One audit's losses: original [K], target [K], references [R, K].
+    """Simulate one audit's losses: original [K], target [K], references [R, K].
 
     Args:
         world: how models and records vary.

@@ -1,4 +1,4 @@
-"""How heavy are the tails? A scaled t distribution fitted to statistics that ought to be standard.
+"""Tail calibration: scaled t distributions fitted to statistics that should be standard.
 
 A Gaussian plug-in turns a nominal 1 % into 6 % with four references. What the references say of each other shows how far their
 statistics really stray.
@@ -20,7 +20,7 @@ FAR_SHARE = 0.02
 
 @dataclass(frozen=True)
 class ScaledT:
-    """A t distribution around zero.
+    """A scaled t distribution centred at zero.
 
     Attributes:
         degrees: degrees of freedom, in [1, 1000].
@@ -32,7 +32,7 @@ class ScaledT:
 
 
 def fit_scaled_t(statistics: ArrayLike) -> ScaledT:
-    """Maximum-likelihood fit of degrees of freedom and scale >= 1, location 0.
+    """Fit degrees of freedom and scale >= 1 by maximum likelihood, location 0.
 
     Args:
         statistics: [n], finite, n >= 2; dependence between them costs precision, not consistency.
@@ -62,7 +62,7 @@ def fit_scaled_t(statistics: ArrayLike) -> ScaledT:
 
 
 def fit_far_tail(statistics: ArrayLike) -> ScaledT:
-    """The same fit to the largest 2 % in magnitude alone, the rest counted as "below the largest of them" (censored).
+    """Fit the largest 2 % in magnitude alone; the rest count as censored below them.
 
     A fit to all statistics is ruled by their bulk, while one record of hundreds is judged at a probability of 1e-4: with t4
     errors the bulk's fit lets twice too many honest records beyond it. Use it beside `fit_scaled_t`, never instead: few

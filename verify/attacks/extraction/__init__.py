@@ -1,1 +1,1 @@
-"""Does this record's text come out? From the shared forward pass or by generating, one attack per file."""
+"""Extraction attacks, one file each: does the record's text come out, by the shared forward pass or by generation."""

@@ -1,4 +1,4 @@
-"""What counts as having come out: a passage, compared without regard to case and spacing."""
+"""Text matching for extraction: compare passages without regard to case and spacing."""
 
 import re
 from collections.abc import Sequence
@@ -17,12 +17,12 @@ PERSONAL = re.compile(
 
 
 def normalized(text: str) -> str:
-    """Folded to lower case, every run of white space one space."""
+    """Fold to lower case and collapse every run of white space to one space."""
     return " ".join(text.casefold().split())
 
 
 def find_personal_data(text: str) -> list[str]:
-    """Spans that look like personal data: addresses of mail, long numbers and dates, IBANs, names of several words.
+    """Find spans that look like personal data: mail addresses, long numbers and dates, IBANs, names of several words.
 
     A plain detector without a model, for records that name no secret. Give a better one where you have it.
     """
@@ -30,11 +30,11 @@ def find_personal_data(text: str) -> list[str]:
 
 
 def secret_of(record: Record) -> str:
-    """The passage that counts: the secret where the record names one, else all of its scored text."""
+    """Return the passage to extract: the secret where the record names one, else all of its scored text."""
     return record.secret if record.secret else record.scored_text
 
 
 def comes_out(made: Sequence[str], passage: str) -> list[bool]:
-    """Whether each text holds the passage."""
+    """Return whether each text contains the passage."""
     wanted = normalized(passage)
     return [bool(wanted) and wanted in normalized(text) for text in made]

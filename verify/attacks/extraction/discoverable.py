@@ -1,4 +1,4 @@
-"""How surely n samples, drawn the way services draw them, contain the secret."""
+"""(n, p)-discoverable extraction under temperature, top-k and top-p sampling."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ BATCH = 8
 
 @dataclass(frozen=True)
 class Discoverable:
-    """Probability that at least one of n samples is the secret passage, under temperature, top-k and top-p.
+    """Score by the probability that at least one of n samples is the secret passage, under temperature, top-k and top-p.
 
         score = 1 - (1 - p_z)^n,  p_z = product over the secret's tokens of their probability after the truncation
 
@@ -56,7 +56,7 @@ class Discoverable:
 
     @torch.inference_mode()
     def score(self, target: Observation, references: Sequence[Observation]) -> NDArray[np.float64]:
-        """The score above, float64 [N], in [0, 1].
+        """Compute the score above, float64 [N], in [0, 1].
 
         Raises:
             InputError: the observation has no model.
@@ -78,7 +78,7 @@ class Discoverable:
         return probability_within(total, self.queries)
 
     def truncated(self, logits: Tensor) -> Tensor:
-        """Log-probabilities [N, V] from which a service would draw; -inf for tokens that it leaves out.
+        """Truncate log-probabilities [N, V] as a sampling service does; -inf for tokens it leaves out.
 
         Top-k comes first, then top-p of what is left, as in `transformers`.
         """

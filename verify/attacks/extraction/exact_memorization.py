@@ -1,4 +1,4 @@
-"""How many tokens the model would have chosen itself."""
+"""Exact memorization: teacher-forced greedy accuracy."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from verify.attacks.base import Family, Need, Observation
 
 @dataclass(frozen=True)
 class ExactMemorization:
-    """The share of scored tokens that are the most probable one, given the true text before them.
+    """Score by the share of scored tokens that are the model's top choice, given the true text before them.
 
         score = 1/T sum_t [argmax p(. | x_<t) = x_t]
 
@@ -29,5 +29,5 @@ class ExactMemorization:
     unit: ClassVar[str] = "share of tokens"
 
     def score(self, target: Observation, references: Sequence[Observation]) -> NDArray[np.float64]:
-        """The score above, float64 [N], in [0, 1]."""
+        """Compute the score above, float64 [N], in [0, 1]."""
         return np.array([np.mean(entry.greedy, dtype=np.float64) for entry in target.statistics])

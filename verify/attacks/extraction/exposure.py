@@ -1,4 +1,4 @@
-"""The secret's rank among secrets that could stand in its place."""
+"""Exposure: the secret's rank among candidates that could stand in its place."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -17,7 +17,7 @@ from verify.statistics.extraction import exposure
 
 @dataclass(frozen=True)
 class Exposure:
-    """How many bits the model gives away about which of the candidates is the secret.
+    """Score by exposure: the bits that the model reveals about which candidate is the secret.
 
         score = log2 |R| - log2 rank of the secret in R, by mean log-probability of its tokens
 
@@ -42,7 +42,7 @@ class Exposure:
     unit: ClassVar[str] = "bits"
 
     def score(self, target: Observation, references: Sequence[Observation]) -> NDArray[np.float64]:
-        """The score above, float64 [N], between 0 and log2(candidates + 1).
+        """Compute the score above, float64 [N], between 0 and log2(candidates + 1).
 
         Raises:
             InputError: the observation has no model or no controls.
@@ -66,7 +66,7 @@ class Exposure:
 
 
 def _with_secret(record: Record, text: str) -> Record:
-    """The record with another secret in the place of its own."""
+    """Replace the record's secret by another one."""
     own = secret_of(record)
     if record.messages:
         turns = tuple((role, content.replace(own, text)) for role, content in record.messages)

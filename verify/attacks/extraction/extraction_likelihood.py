@@ -1,4 +1,4 @@
-"""How much of every continuation comes out, n-gram by n-gram."""
+"""Extraction likelihood (EL_n): n-gram overlap of generated continuations with the true text."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ from verify.models.loading import LoadedModel
 
 @dataclass(frozen=True)
 class ExtractionLikelihood:
-    """Average overlap of n-grams between what the model writes from a prefix and the true rest, over prefixes.
+    """Score by the mean n-gram overlap of the model's continuation of a prefix with the true rest, over prefixes.
 
         score = mean over prefixes t of |n-grams of f(x_<t) that occur in x_>=t| / |n-grams of f(x_<t)|
 
@@ -39,7 +39,7 @@ class ExtractionLikelihood:
     unit: ClassVar[str] = "share of n-grams"
 
     def score(self, target: Observation, references: Sequence[Observation]) -> NDArray[np.float64]:
-        """The score above, float64 [N], in [0, 1].
+        """Compute the score above, float64 [N], in [0, 1].
 
         Raises:
             InputError: the observation has no model.
@@ -48,7 +48,7 @@ class ExtractionLikelihood:
         return self.of_windows(loaded, target.windows, len(target))
 
     def of_windows(self, loaded: LoadedModel, windows: Sequence[Encoded], records: int) -> NDArray[np.float64]:
-        """The score of encoded records, float64 [records]; `Encoded.record` says whose each window is."""
+        """Score encoded records, float64 [records]; `Encoded.record` gives each window's record."""
         prompts, truths, owner = [], [], []
         for window in windows:
             places = np.flatnonzero(window.scored)
@@ -66,7 +66,7 @@ class ExtractionLikelihood:
 
 
 def overlap(made: Sequence[int], truth: Sequence[int], n: int) -> float:
-    """Share of the n-grams of `made` that occur in `truth`; n is cut to the length of the shorter, 0 where nothing was made."""
+    """Compute the share of n-grams of `made` that occur in `truth`; n is at most the shorter length, 0 where nothing was made."""
     size = min(n, len(made), len(truth))
     if not size:
         return 0.0

@@ -1,4 +1,4 @@
-"""How probable it is that the model says the secret when it is sampled from."""
+"""Extraction probability: the log-probability of sampling the secret."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from verify.attacks.base import Family, Need, Observation
 
 @dataclass(frozen=True)
 class ExtractionProbability:
-    """The log-probability that one sample at temperature 1, given the true text before it, is the secret passage.
+    """Score by the log-probability that one sample at temperature 1, after the true prefix, is the secret passage.
 
         score = log p_z = sum of l_t over the secret tokens
 
@@ -30,7 +30,7 @@ class ExtractionProbability:
     unit: ClassVar[str] = "nats"
 
     def score(self, target: Observation, references: Sequence[Observation]) -> NDArray[np.float64]:
-        """The score above, float64 [N], <= 0."""
+        """Compute the score above, float64 [N], <= 0."""
         return np.array(
             [
                 np.sum(entry.log_probability, where=entry.secret if entry.secret.any() else True, dtype=np.float64)
@@ -40,7 +40,7 @@ class ExtractionProbability:
 
 
 def probability_within(log_probability: ArrayLike, queries: int) -> NDArray[np.float64]:
-    """Probability that at least one of n = `queries` samples is the secret: 1 - (1 - p_z)^n.
+    """Compute the probability that at least one of n = `queries` samples is the secret: 1 - (1 - p_z)^n.
 
     A record is (n, p)-discoverable (Hayes et al. 2024, definition 3.2) if this is at least p.
 
@@ -56,5 +56,5 @@ def probability_within(log_probability: ArrayLike, queries: int) -> NDArray[np.f
 
 
 def log10_queries_to_extract(log_probability: ArrayLike) -> NDArray[np.float64]:
-    """Order of magnitude of the expected number of samples until the secret appears: log10(1 / p_z), any shape, >= 0."""
+    """Compute log10 of the expected number of samples until the secret appears, log10(1 / p_z), any shape, >= 0."""
     return np.asarray(-np.asarray(log_probability, dtype=np.float64) / np.log(10.0))

@@ -1,4 +1,4 @@
-"""How little of the text must be given before the model completes the rest by itself."""
+"""Extraction strength: how short a prefix suffices for the model to complete the text."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from verify.attacks.base import Family, Need, Observation
 
 @dataclass(frozen=True)
 class ExtractionStrength:
-    """One minus the shortest prefix, as a share of the text, after which greedy decoding gives all the rest.
+    """Score by one minus the shortest prefix, as a share of the text, after which greedy decoding yields the rest.
 
         score = 1 - k/T,  k = min {k : argmax p(. | x_<t) = x_t for all t > k}
 
@@ -29,11 +29,11 @@ class ExtractionStrength:
     unit: ClassVar[str] = "share of tokens"
 
     def score(self, target: Observation, references: Sequence[Observation]) -> NDArray[np.float64]:
-        """The score above, float64 [N], in [0, 1]."""
+        """Compute the score above, float64 [N], in [0, 1]."""
         return np.array([_correct_suffix(entry.greedy) / len(entry) for entry in target.statistics])
 
 
 def _correct_suffix(greedy: NDArray[np.bool_]) -> int:
-    """Length of the longest run of right tokens that reaches the end: T - k."""
+    """Return the length of the longest run of correct tokens that reaches the end: T - k."""
     wrong = np.flatnonzero(~greedy)
     return len(greedy) - (int(wrong[-1]) + 1 if len(wrong) else 0)

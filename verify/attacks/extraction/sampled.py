@@ -1,4 +1,4 @@
-"""Ask often, by sampling, and count how often the secret comes out."""
+"""Sampled extraction: the share of sampled answers that contain the secret."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from verify.models.generation import sampled_continuations
 
 @dataclass(frozen=True)
 class Sampled:
-    """The share of sampled answers that hold the secret (leak@k counts a record whose share is above 0).
+    """Score by the share of sampled answers that contain the secret (leak@k counts records whose share is above 0).
 
         score = (1/k) sum_j 1[secret occurs in sample j of f(prompt)]
 
@@ -42,7 +42,7 @@ class Sampled:
     unit: ClassVar[str] = "share of samples"
 
     def score(self, target: Observation, references: Sequence[Observation]) -> NDArray[np.float64]:
-        """The score above, float64 [N], in [0, 1].
+        """Compute the score above, float64 [N], in [0, 1].
 
         Raises:
             InputError: the observation has no model.

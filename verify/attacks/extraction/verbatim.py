@@ -1,4 +1,4 @@
-"""Give the model the prompt and see how much of the true completion it writes."""
+"""Verbatim extraction: how much of the true completion greedy decoding reproduces."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ from verify.models.generation import greedy_continuations
 
 @dataclass(frozen=True)
 class Verbatim:
-    """The share of the completion that greedy decoding reproduces from the prompt, before its first deviation.
+    """Score by the share of the completion that greedy decoding reproduces from the prompt before its first deviation.
 
         score = (length of the common prefix of generated and true tokens) / T,  1 only if all of it comes out verbatim
 
@@ -33,7 +33,7 @@ class Verbatim:
     unit: ClassVar[str] = "share of tokens"
 
     def score(self, target: Observation, references: Sequence[Observation]) -> NDArray[np.float64]:
-        """The score above, float64 [N], in [0, 1].
+        """Compute the score above, float64 [N], in [0, 1].
 
         Raises:
             InputError: the observation has no model to generate with.
@@ -51,7 +51,7 @@ class Verbatim:
 
 @dataclass(frozen=True, eq=False)
 class _Span:
-    """One stretch of text to be generated: token ids before it [P], its true token ids [T], and its record's index."""
+    """A span to generate: token ids before it [P], its true token ids [T], and its record's index."""
 
     prompt: NDArray[np.int32]
     truth: NDArray[np.int32]
@@ -59,7 +59,7 @@ class _Span:
 
 
 def _spans(target: Observation, eos: int | None) -> Iterator[_Span]:
-    """Every unbroken run of scored tokens with all that stands before it in its window."""
+    """Return every unbroken run of scored tokens with everything before it in its window."""
     seen: set[int] = set()
     for window in target.windows:
         record = target.records[window.record]
@@ -79,7 +79,7 @@ def _scored_runs(window: Encoded) -> list[NDArray[Any]]:
 
 
 def common_prefix(made: Sequence[int], truth: Sequence[int]) -> int:
-    """How many tokens agree before the first that does not."""
+    """Count the tokens that agree before the first mismatch."""
     for place, (token, true_token) in enumerate(zip(made, truth, strict=False)):
         if token != true_token:
             return place

@@ -1,1 +1,1 @@
-"""Was this record trained on? Scores from the shared forward pass, one attack per file."""
+"""Membership inference attacks, one file each: was this record trained on?"""

@@ -1,4 +1,4 @@
-"""Attacks that learn: every record is scored by a rule that was fitted without it."""
+"""Cross-fitting for learned attacks: every record is scored by a classifier fitted without it."""
 
 import hashlib
 
@@ -22,7 +22,7 @@ def cross_fitted(
     of_members: NDArray[np.float64],
     of_controls: NDArray[np.float64],
 ) -> NDArray[np.float64]:
-    """Log odds of being a member, out of fold, for the side that `target` is.
+    """Compute out-of-fold log odds of membership for the side that `target` is.
 
     Args:
         target: which side is asked about.
@@ -48,5 +48,5 @@ def cross_fitted(
 
 
 def _folds(observation: Observation) -> NDArray[np.int64]:
-    """One fold a person, or a record where no person is named; by content, so that order and company change nothing."""
+    """Assign folds by person (by record where none is named) from content, independently of order and batch."""
     return np.array([int(hashlib.sha256(owner.encode()).hexdigest(), 16) % FOLDS for owner in people_of(observation.records)])

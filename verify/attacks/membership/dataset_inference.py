@@ -1,4 +1,4 @@
-"""All signals of the one pass together, weighed by what tells the set from its controls."""
+"""Dataset inference: a linear classifier over all statistics of the forward pass."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from verify.models.token_stats import TokenStatistics
 
 @dataclass(frozen=True)
 class DatasetInference:
-    """A linear rule over the statistics of the pass, learned on some records and applied to the others.
+    """Score by a linear classifier over pass statistics, fitted on some records and applied to the others.
 
         score = w . features(record),  w fitted on the other folds to tell the set from the controls
 
@@ -32,7 +32,7 @@ class DatasetInference:
     unit: ClassVar[str] = "log odds"
 
     def score(self, target: Observation, references: Sequence[Observation]) -> NDArray[np.float64]:
-        """The score above, float64 [N].
+        """Compute the score above, float64 [N].
 
         Raises:
             InputError: there are no controls.
@@ -46,7 +46,7 @@ def _features(observation: Observation) -> NDArray[np.float64]:
 
 
 def _signals(entry: TokenStatistics) -> list[float]:
-    """Mean, spread, several Min-K% and Min-K%++, how often greedy decoding is right, mean log rank."""
+    """Extract features: mean, spread, several Min-K% and Min-K%++, greedy accuracy, mean log rank."""
     log_probability = entry.log_probability.astype(np.float64)
     standard = (log_probability - entry.mean) / np.maximum(entry.deviation, 1e-3)
     shares = (0.1, 0.2, 0.4)

@@ -1,4 +1,4 @@
-"""The loss, weighed by how rare each token is."""
+"""DC-PDD: the loss calibrated by token frequency."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from verify.errors import InputError
 
 @dataclass(frozen=True)
 class DcPdd:
-    """Cross entropy between the model's probabilities and the tokens' frequencies elsewhere.
+    """Score by the cross entropy between the model's token probabilities and token frequencies in other text.
 
         score = mean over first occurrences t of min(p_t log(1 / f_t), a)
 
@@ -36,7 +36,7 @@ class DcPdd:
     unit: ClassVar[str] = "nats"
 
     def score(self, target: Observation, references: Sequence[Observation]) -> NDArray[np.float64]:
-        """The score above, float64 [N].
+        """Compute the score above, float64 [N].
 
         Raises:
             InputError: there are no controls, or the tokens were not kept.

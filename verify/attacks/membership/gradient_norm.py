@@ -1,4 +1,4 @@
-"""How hard the record would still pull at the weights."""
+"""Gradient-norm attack: small gradients suggest a trained record."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ from verify.models.log_probabilities import scored_log_probabilities
 
 @dataclass(frozen=True)
 class GradientNorm:
-    """The norm of the record's gradient: small where the record was learned.
+    """Score by the negative norm of the record's gradient, which is small where the record was learned.
 
         score = -|| d l(record) / d theta ||_2
 
@@ -32,7 +32,7 @@ class GradientNorm:
     unit: ClassVar[str] = "negative norm"
 
     def score(self, target: Observation, references: Sequence[Observation]) -> NDArray[np.float64]:
-        """The score above, float64 [N], at most 0; the model's mode and gradients are left as they were found.
+        """Compute the score above, float64 [N], at most 0; the model's mode and gradients are left as they were found.
 
         Raises:
             InputError: the observation has no model.

@@ -1,4 +1,4 @@
-"""A linear probe on what the model holds inside."""
+"""Hidden-state probe: a linear classifier on a layer's mean activations."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ BATCH = 8
 
 @dataclass(frozen=True)
 class HiddenState:
-    """Whether a layer's activations tell the set from the controls.
+    """Score by whether a layer's activations distinguish the set from the controls.
 
         score = w . mean over scored places of h_layer,  w fitted on the other folds
 
@@ -40,7 +40,7 @@ class HiddenState:
     unit: ClassVar[str] = "log odds"
 
     def score(self, target: Observation, references: Sequence[Observation]) -> NDArray[np.float64]:
-        """The score above, float64 [N].
+        """Compute the score above, float64 [N].
 
         Raises:
             InputError: the observation has no model or no controls.
@@ -51,7 +51,7 @@ class HiddenState:
 
     @torch.inference_mode()
     def _features(self, observation: Observation) -> NDArray[np.float64]:
-        """Mean activation per record [N, width]."""
+        """Compute the mean activation per record [N, width]."""
         loaded = require_model(observation, "hidden_state")
         device, pad = next(loaded.model.parameters()).device, padding_token_id(loaded.tokenizer)
         sums, counts = np.zeros((len(observation), 0)), np.zeros(len(observation))

@@ -1,4 +1,4 @@
-"""The likelihood-ratio attack against models retrained without the record."""
+"""LiRA, the likelihood-ratio attack against models retrained without the record."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from verify.statistics.lira import likelihood_ratio
 
 @dataclass(frozen=True)
 class Lira:
-    """How unlikely so high a likelihood is for a model that never saw the record.
+    """Score by how unlikely the likelihood would be under models that never saw the record.
 
         score = -log Pr[a retraining's mean log-probability >= the target's],  predictive t with N (R - 1) degrees of freedom,
         as its variance is pooled over the N records
@@ -31,7 +31,7 @@ class Lira:
     unit: ClassVar[str] = "nats"
 
     def score(self, target: Observation, references: Sequence[Observation]) -> NDArray[np.float64]:
-        """The score above, float64 [N], at least 0.
+        """Compute the score above, float64 [N], at least 0.
 
         Raises:
             InputError: fewer than two retrained references.

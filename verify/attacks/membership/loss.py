@@ -1,4 +1,4 @@
-"""The oldest attack: a model is less surprised by what it was trained on."""
+"""Loss attack: trained records have low loss."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from verify.attacks.base import Family, Need, Observation, mean_log_probabilitie
 
 @dataclass(frozen=True)
 class Loss:
-    """The negative loss of the record.
+    """Score by the negative loss of the record.
 
         score = mean_t l_t
 
@@ -29,5 +29,5 @@ class Loss:
     unit: ClassVar[str] = "nats per token"
 
     def score(self, target: Observation, references: Sequence[Observation]) -> NDArray[np.float64]:
-        """The score above, float64 [N]."""
+        """Compute the score above, float64 [N]."""
         return mean_log_probabilities(target)

@@ -1,4 +1,4 @@
-"""The loss, corrected by the same text in lower case."""
+"""Lowercase attack: the loss relative to that of the lowercased text."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -12,7 +12,7 @@ from verify.attacks.base import Family, Need, Observation, log_probabilities_of,
 
 @dataclass(frozen=True)
 class Lowercase:
-    """How much likelier the text is as it stands than in lower case.
+    """Score by how much likelier the text is as it stands than in lower case.
 
         score = mean_t l_t(text) - mean_t l_t(lowercased text)
 
@@ -29,7 +29,7 @@ class Lowercase:
     unit: ClassVar[str] = "nats per token"
 
     def score(self, target: Observation, references: Sequence[Observation]) -> NDArray[np.float64]:
-        """The score above, float64 [N].
+        """Compute the score above, float64 [N].
 
         Raises:
             InputError: the observation has no model.

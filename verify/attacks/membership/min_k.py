@@ -1,4 +1,4 @@
-"""Judge a text by its least likely tokens: a trained text has few bad surprises."""
+"""Min-K% Prob: the mean of the smallest token log-probabilities."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from verify.attacks.base import Family, Need, Observation, mean_of_smallest
 
 @dataclass(frozen=True)
 class MinK:
-    """Min-K% Prob: the mean of the smallest log-probabilities.
+    """Score by the mean of the smallest K % of token log-probabilities.
 
         score = mean of the max(1, floor(k T)) smallest l_t
 
@@ -33,5 +33,5 @@ class MinK:
     unit: ClassVar[str] = "nats per token"
 
     def score(self, target: Observation, references: Sequence[Observation]) -> NDArray[np.float64]:
-        """The score above, float64 [N]."""
+        """Compute the score above, float64 [N]."""
         return np.array([mean_of_smallest(entry.log_probability.astype(np.float64), self.k) for entry in target.statistics])

@@ -1,4 +1,4 @@
-"""Min-K%, with each token judged against the whole distribution at its place."""
+"""Min-K%++: Min-K% over log-probabilities standardized within each position's distribution."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from verify.models.token_stats import TokenStatistics
 
 @dataclass(frozen=True)
 class MinKPlusPlus:
-    """Min-K%++: the mean of the smallest standardized log-probabilities.
+    """Score by the mean of the smallest K % of standardized token log-probabilities.
 
         z_t = (l_t - mu_t) / max(sigma_t, minimum_deviation)
         score = mean of the max(1, floor(k T)) smallest z_t
@@ -39,7 +39,7 @@ class MinKPlusPlus:
     unit: ClassVar[str] = "standard deviations"
 
     def score(self, target: Observation, references: Sequence[Observation]) -> NDArray[np.float64]:
-        """The score above, float64 [N]."""
+        """Compute the score above, float64 [N]."""
         return np.array([mean_of_smallest(self._standardized(entry), self.k) for entry in target.statistics])
 
     def _standardized(self, entry: TokenStatistics) -> NDArray[np.float64]:

@@ -1,4 +1,4 @@
-"""The loss, against texts that differ in a few tokens."""
+"""Neighbourhood attack: the loss relative to that of texts with a few tokens replaced."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from verify.models.token_stats import compute_token_statistics
 
 @dataclass(frozen=True)
 class Neighbourhood:
-    """How much likelier the record is than its neighbours.
+    """Score by how much likelier the record is than its neighbours.
 
         score = mean_t l_t(text) - mean over neighbours of mean_t l_t(neighbour)
 
@@ -41,7 +41,7 @@ class Neighbourhood:
     unit: ClassVar[str] = "nats per token"
 
     def score(self, target: Observation, references: Sequence[Observation]) -> NDArray[np.float64]:
-        """The score above, float64 [N].
+        """Compute the score above, float64 [N].
 
         Raises:
             InputError: the observation has no model or no controls.
@@ -63,7 +63,7 @@ class Neighbourhood:
         return np.asarray(mean_log_probabilities(target) - sums / counts, dtype=np.float64)
 
     def _neighbour(self, window: Encoded, tokens: NDArray[np.int32], rng: np.random.Generator, number: int) -> Encoded:
-        """The window with a share of its scored tokens replaced."""
+        """Replace a share of the window's scored tokens."""
         places = np.flatnonzero(window.scored)
         chosen = rng.permutation(places)[: max(1, round(self.share * len(places)))]
         ids = window.input_ids.copy()

@@ -1,4 +1,4 @@
-"""The loss against what is usual for such a text."""
+"""Quantile-regression attack: the loss relative to a predicted quantile for never-trained text like it."""
 
 import zlib
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ from verify.data.records import Record
 
 @dataclass(frozen=True)
 class QuantileRegression:
-    """How far the log-likelihood lies above the upper quantile predicted for a never-trained text like it.
+    """Score by how far the log-likelihood lies above the upper quantile predicted for never-trained text like it.
 
         score = mean_t l_t - q_hat(features),  q_hat fitted on controls by quantile regression
 
@@ -40,7 +40,7 @@ class QuantileRegression:
     unit: ClassVar[str] = "nats per token"
 
     def score(self, target: Observation, references: Sequence[Observation]) -> NDArray[np.float64]:
-        """The score above, float64 [N].
+        """Compute the score above, float64 [N].
 
         Raises:
             InputError: there are no controls.
@@ -64,7 +64,7 @@ class QuantileRegression:
 
 
 def _features(records: Sequence[Record]) -> NDArray[np.float64]:
-    """What can be said of a text without a model [N, 5]."""
+    """Compute model-free features of each text [N, 5]."""
     rows = []
     for record in records:
         text = record.scored_text

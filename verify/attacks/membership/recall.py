@@ -1,4 +1,4 @@
-"""The loss, changed by a text that was never trained on."""
+"""ReCaLL: the relative change of the loss behind a never-trained prefix."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -23,7 +23,7 @@ from verify.models.loading import LoadedModel
 
 @dataclass(frozen=True)
 class Recall:
-    """How much less a never-trained prefix disturbs the record, relative to its loss.
+    """Score by how little a never-trained prefix changes the record's loss, relative to that loss.
 
         score = mean_t l_t(text | prefix) / mean_t l_t(text)
 
@@ -48,7 +48,7 @@ class Recall:
     unit: ClassVar[str] = "ratio of losses"
 
     def score(self, target: Observation, references: Sequence[Observation]) -> NDArray[np.float64]:
-        """The score above, float64 [N].
+        """Compute the score above, float64 [N].
 
         Raises:
             InputError: the observation has no model or no controls.
@@ -65,7 +65,7 @@ class Recall:
 
 
 def _fitting(loaded: LoadedModel, shots: Sequence[Record], record: Record) -> Record:
-    """The record behind as many shots as the context has room for."""
+    """Prepend as many shots as the context has room for."""
     encoder = Encoder(loaded.tokenizer, loaded.context_length, "split")
     for count in range(len(shots), 0, -1):
         prefix = "\n\n".join(f"{shot.prompt} {shot.scored_text}".strip() for shot in shots[:count])

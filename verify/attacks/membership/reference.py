@@ -1,4 +1,4 @@
-"""The loss, corrected by a model that never saw the record."""
+"""Reference attack: the loss relative to that of models that never saw the record."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from verify.errors import InputError
 
 @dataclass(frozen=True)
 class Reference:
-    """How much likelier the record is than under reference models, for instance the model before fine-tuning.
+    """Score by how much likelier the record is than under reference models, such as the model before fine-tuning.
 
         score = mean_t l_t(target) - mean_r mean_t l_t(reference r)
 
@@ -30,7 +30,7 @@ class Reference:
     unit: ClassVar[str] = "nats per token"
 
     def score(self, target: Observation, references: Sequence[Observation]) -> NDArray[np.float64]:
-        """The score above, float64 [N].
+        """Compute the score above, float64 [N].
 
         Raises:
             InputError: no reference model was scored.

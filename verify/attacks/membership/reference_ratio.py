@@ -1,4 +1,4 @@
-"""The loss, as a share of what a model that never saw the record gives."""
+"""Reference-ratio attack: the loss as a share of that under reference models."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from verify.errors import InputError
 
 @dataclass(frozen=True)
 class ReferenceRatio:
-    """How much smaller the loss is than under reference models, as a share.
+    """Score by the relative reduction of the loss against reference models.
 
         score = 1 - mean_t l_t(target) / mean_r mean_t l_t(reference r)
 
@@ -30,7 +30,7 @@ class ReferenceRatio:
     unit: ClassVar[str] = "ratio of losses"
 
     def score(self, target: Observation, references: Sequence[Observation]) -> NDArray[np.float64]:
-        """The score above, float64 [N], at most 1.
+        """Compute the score above, float64 [N], at most 1.
 
         Raises:
             InputError: no reference model was scored.

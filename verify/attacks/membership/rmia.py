@@ -1,4 +1,4 @@
-"""The record against the population, pair by pair."""
+"""RMIA: pairwise likelihood ratios against a population of never-trained records."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from verify.statistics.population_ratio import rmia
 
 @dataclass(frozen=True)
 class Rmia:
-    """Share of never-trained records that the record beats in how much training raised its probability.
+    """Score by the share of never-trained records whose probability training raised less than this record's.
 
         score = Pr_z[(p(x | target) / p(x)) / (p(z | target) / p(z)) >= gamma],  p(.) = mean over retrained references
 
@@ -35,7 +35,7 @@ class Rmia:
     unit: ClassVar[str] = "share of controls"
 
     def score(self, target: Observation, references: Sequence[Observation]) -> NDArray[np.float64]:
-        """The score above, float64 [N], in [0, 1].
+        """Compute the score above, float64 [N], in [0, 1].
 
         Raises:
             InputError: no retrained reference or no controls.

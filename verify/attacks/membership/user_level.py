@@ -1,4 +1,4 @@
-"""The person behind the records: faint traces add up."""
+"""User-level inference: the reference attack averaged over a person's records."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ from verify.statistics.lira import user_level
 
 @dataclass(frozen=True)
 class UserLevel:
-    """The mean over all of a person's records of how much likelier each is than under reference models.
+    """Score by the mean, over all of a person's records, of how much likelier each is than under reference models.
 
         score = mean over the subject's records of [mean_t l_t(target) - mean_r mean_t l_t(reference r)]
 
@@ -32,7 +32,7 @@ class UserLevel:
     unit: ClassVar[str] = "nats per token"
 
     def score(self, target: Observation, references: Sequence[Observation]) -> NDArray[np.float64]:
-        """The score above, float64 [N].
+        """Compute the score above, float64 [N].
 
         Raises:
             InputError: no reference model was scored.

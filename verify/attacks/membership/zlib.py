@@ -1,4 +1,4 @@
-"""The loss, corrected for how compressible the text is."""
+"""Zlib attack: the loss relative to the text's compressed size."""
 
 import zlib
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ from verify.attacks.base import Family, Need, Observation
 
 @dataclass(frozen=True)
 class Zlib:
-    """The log-likelihood of the record against the size of its compressed text.
+    """Score by the ratio of the record's log-likelihood to the size of its compressed text.
 
         score = sum_t l_t / len(zlib(scored text))
 
@@ -30,7 +30,7 @@ class Zlib:
     unit: ClassVar[str] = "nats per compressed byte"
 
     def score(self, target: Observation, references: Sequence[Observation]) -> NDArray[np.float64]:
-        """The score above, float64 [N]."""
+        """Compute the score above, float64 [N]."""
         likelihood = np.array([np.sum(entry.log_probability, dtype=np.float64) for entry in target.statistics])
         size = np.array([len(zlib.compress(record.scored_text.encode())) for record in target.records])
         return np.asarray(likelihood / size, dtype=np.float64)
