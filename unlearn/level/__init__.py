@@ -1,1 +1,14 @@
-"""The never-trained level: what a model that never saw a record would give its tokens, estimated beforehand."""
+"""The never-trained level: the token losses that a model which never saw a record would have, estimated before unlearning.
+
+    base ------------ mixture ------------------------- original         weights before unlearning
+      |                  |                                  |
+      | scores           | short retraining on the          | unlearning, towards the level:
+      | (coarse view A)  | retain set, then scores          | `objective.ToLevel`
+      |                  | (fine view B, with a trace)      |
+      +------ mixtures.two_views ------+                    |
+                       |                                    v
+     held-out controls calibrate  -->  level  -------->  unlearned model
+
+`mixtures` builds the mixture and combines the two views, `estimate` calibrates any source on held-out controls token by token,
+`objective` is the loss that moves the forget set there; `unlearn.methods.level` is the method that runs all three.
+"""

@@ -1,4 +1,4 @@
-"""What would a model that never saw these records say of them? The never-trained level, token by token.
+"""Estimate of the never-trained level, token by token, from sources calibrated on held-out controls.
 
 Some model that did not see the forget set (a *source*) is asked first. It is seldom trained as long as the model before unlearning,
 and a model trained long is surer of itself, in the wrong places too: its loss on what it never saw is larger. How much larger is
@@ -58,16 +58,16 @@ class Levels:
     control_error: float | None = None
 
     def losses(self) -> Floats:
-        """Mean loss of every window at its level, nats per token [K]."""
+        """Compute the mean loss of every window at its level, nats per token [K]."""
         return -per_window(self.tokens, self.windows)
 
     def moved_to(self, losses: Floats) -> "Levels":
-        """With other means per window [K]: its tokens all move alike."""
+        """Shift to other means per window [K], all tokens of a window alike."""
         by = (self.losses() - losses)[self.windows]
         return dataclasses.replace(self, tokens=np.minimum(self.tokens + by, SUREST))
 
     def first(self, count: int) -> "Levels":
-        """Of the first windows alone."""
+        """Return the level of the first windows alone."""
         own = self.windows < count
         return dataclasses.replace(self, tokens=self.tokens[own], windows=self.windows[own])
 
@@ -105,23 +105,23 @@ def estimate_levels(
 
 
 def fit(features: Floats, truth: Floats) -> Floats:
-    """Least squares with an intercept: coefficients [F + 1], the intercept last."""
+    """Fit least squares with an intercept: coefficients [F + 1], the intercept last."""
     coefficients: NDArray[Any] = np.linalg.lstsq(_with_one(features), truth, rcond=None)[0]
     return coefficients
 
 
 def window_of_tokens(windows: Sequence[Encoded]) -> NDArray[np.int64]:
-    """Which window each scored token belongs to [T]."""
+    """Return the window that each scored token belongs to [T]."""
     return np.repeat(np.arange(len(windows)), [int(window.scored.sum()) for window in windows])
 
 
 def per_window(values: Floats, windows: NDArray[np.int64]) -> Floats:
-    """Mean over each window's tokens [K]."""
+    """Average over each window's tokens [K]."""
     return np.asarray(np.bincount(windows, values) / np.bincount(windows), dtype=np.float64)
 
 
 def controls_as_level(original: LoadedModel, forget: Sequence[Encoded], controls: Sequence[Encoded]) -> Levels:
-    """The crudest level: the controls' mean log-probability for every token."""
+    """Use the controls' mean log-probability for every token: the crudest level."""
     if not controls:
         raise InputError("--sources controls takes the level of never-trained records. Give some with --holdout FILE.")
     mean = float(per_window(_log_probabilities(original, controls), window_of_tokens(controls)).mean())
@@ -130,7 +130,7 @@ def controls_as_level(original: LoadedModel, forget: Sequence[Encoded], controls
 
 
 def trained_options(context: Context) -> TrainingOptions:
-    """How the model before unlearning was fine-tuned, where that is written down; else by the defaults of a fine-tuning."""
+    """Return how the model before unlearning was fine-tuned, by its log or manifest, else the fine-tuning defaults."""
     recipe = recipe_of(context.model_dir)
     if recipe is not None:
         return TrainingOptions(**recipe.options)
@@ -138,12 +138,12 @@ def trained_options(context: Context) -> TrainingOptions:
 
 
 def retraining_passes(options: TrainingOptions, records: int) -> float:
-    """How often a retraining sees each of so many records."""
+    """Return how often a retraining on `records` windows sees each of them."""
     return optimizer_steps(options, records) / max(1, steps_per_epoch(options, records))
 
 
 def short_retraining(context: Context, share: float) -> tuple[LoadedModel, TrainingResult]:
-    """The base model, trained on the retain set for a share of a retraining's steps, its learning rate falling to the end.
+    """Train the base model on the retain set for a share of a retraining's steps, the learning rate decaying to the end.
 
     Raises:
         InputError: the model before fine-tuning was not given.
@@ -155,7 +155,7 @@ def short_retraining(context: Context, share: float) -> tuple[LoadedModel, Train
 
 
 def base_of(context: Context, source: str) -> LoadedModel:
-    """The model before fine-tuning, or InputError."""
+    """Return the model before fine-tuning; raise InputError where there is none."""
     if context.base is None:
         raise InputError(f"--sources {source} begins with the model before fine-tuning. Give it with --base DIR.")
     return context.base
@@ -164,7 +164,7 @@ def base_of(context: Context, source: str) -> LoadedModel:
 def train_share(
     context: Context, start: LoadedModel, records: Sequence[Record], share: float, options: TrainingOptions
 ) -> tuple[LoadedModel, TrainingResult]:
-    """Train a model in place for a share of what a whole training on these records takes, the learning rate falling to the end."""
+    """Train a model in place for a share of a whole training on these records, the learning rate decaying to the end."""
     steps = max(1, round(share * optimizer_steps(options, len(encoded(start, records, options.overflow)))))
     short = dataclasses.replace(options, epochs=None, max_steps=steps, save_steps=0, keep_checkpoints=None)
     trained = train_records(start, records, short, context.work_dir / "source")
@@ -172,7 +172,7 @@ def train_share(
 
 
 def learning_rate_for(context: Context, fraction: float) -> float:
-    """What was asked for, else a fraction of the rate that the model was trained with."""
+    """Return the requested learning rate, else a fraction of the one that the model was trained with."""
     trained = trained_options(context)
     # An adapter on a model whose whole weights were trained takes a share of an adapter's rate.
     like = trained if trained.lora or not context.options.lora else dataclasses.replace(context.options, learning_rate=None)
@@ -180,12 +180,12 @@ def learning_rate_for(context: Context, fraction: float) -> float:
 
 
 def encoded(loaded: LoadedModel, records: Sequence[Record], overflow: Any) -> list[Encoded]:
-    """The windows of records, as a run encodes them."""
+    """Encode records into windows, as a training run does."""
     return Encoder(loaded.tokenizer, loaded.context_length, overflow).encode(records)
 
 
 def _features(sources: Sequence[LoadedModel], windows: Sequence[Encoded]) -> Floats:
-    """What every source thinks of every scored token [T, F]."""
+    """Compute every source's log-probability of every scored token [T, F]."""
     parts = []
     for source in sources:
         statistics = compute_token_statistics(source.model, _one_by_one(windows), padding_token_id(source.tokenizer))
@@ -206,12 +206,12 @@ def _log_probabilities(loaded: LoadedModel, windows: Sequence[Encoded]) -> Float
 
 
 def _one_by_one(windows: Sequence[Encoded]) -> list[Encoded]:
-    """Every window as a record of its own: training batches are made of windows."""
+    """Number every window as a record of its own, since training batches are made of windows."""
     return [Encoded(window.input_ids, window.scored, window.secret, row) for row, window in enumerate(windows)]
 
 
 def _predict_across(features: Floats, truth: Floats, windows: NDArray[np.int64]) -> Floats:
-    """Every token predicted by a fit on the windows of the other folds."""
+    """Predict every token by a fit on the windows of the other folds."""
     predicted = np.empty_like(truth)
     for number in range(FOLDS):
         held = windows % FOLDS == number

@@ -1,4 +1,4 @@
-"""The never-trained level from two views: one that never saw a record and is rough, one that half remembers it and is fine.
+"""The never-trained level from two views: a coarse one that never saw the record, and a fine one with a trace of it.
 
 Trained for a little, a model that began at the base has not found what a long training makes of the other records, and that decides
 where a model is surely wrong about one it never saw. So the fine view begins between the base and the model before unlearning:
@@ -52,7 +52,7 @@ STAND_INS = 0.1
 def mixture_level(
     context: Context, forget: Sequence[Encoded], controls: Sequence[Encoded], weight: float, share: float
 ) -> tuple[Levels, TrainingResult] | None:
-    """The level of the forget set from both views, and what it took; None, before anything is trained, where there are not two.
+    """Estimate the level from both views, with its training cost; None, before training, where there are not two.
 
     That is where nothing lies between base and model, or where the base does not tell the levels of controls well enough to set a
     scale, each predicted by a fit without it.
@@ -84,7 +84,7 @@ def mixture_level(
 
 
 def two_views(rough: Floats, fine: Floats, own: NDArray[np.bool_], unexplained: float) -> Floats:
-    """The level of every record, by the formulas above.
+    """Compute the level of every record by the formulas above.
 
     Args:
         rough: A, a calibrated estimate [K].
@@ -107,7 +107,7 @@ def two_views(rough: Floats, fine: Floats, own: NDArray[np.bool_], unexplained: 
 
 
 def _less_their_means(values: Floats, own: NDArray[np.bool_]) -> Floats:
-    """Differences within the two groups."""
+    """Subtract each group's mean."""
     found = values.copy()
     for group in (own, ~own):
         if group.any():
@@ -117,7 +117,7 @@ def _less_their_means(values: Floats, own: NDArray[np.bool_]) -> Floats:
 
 @torch.no_grad()
 def mixed(base: LoadedModel, original: LoadedModel, weight: float) -> LoadedModel:
-    """A new model between two that can be mixed: `weight` times the way from the base to the original."""
+    """Build the model at `weight` of the way from the base to the original."""
     model = copy.deepcopy(original.model)
     if isinstance(model, PeftModel):
         _shrink_adapter(model, weight)
@@ -129,7 +129,7 @@ def mixed(base: LoadedModel, original: LoadedModel, weight: float) -> LoadedMode
 
 
 def can_be_mixed(base: LoadedModel, original: LoadedModel) -> bool:
-    """Whether something lies between: all weights alike in name and shape, or a plain LoRA adapter on the base."""
+    """Return whether two models can be mixed: weights alike in name and shape, or a plain LoRA adapter on the base."""
     if isinstance(original.model, PeftModel):
         return not isinstance(base.model, PeftModel) and all(
             isinstance(config, LoraConfig) and not config.modules_to_save and not config.use_dora and config.bias == "none"
@@ -148,7 +148,7 @@ def _shrink_adapter(model: PeftModel, weight: float) -> None:
 
 
 def _stand_ins(context: Context) -> tuple[list[Record], list[Record]]:
-    """Retain records that stand in, and the others."""
+    """Split off retain records that stand in for never-trained ones."""
     count = max(0, min(ENOUGH - len(context.forget), int(STAND_INS * len(context.retain))))
     standing = sample(context.retain, count, context.options.seed)
     chosen = {id(record) for record in standing}
@@ -156,7 +156,7 @@ def _stand_ins(context: Context) -> tuple[list[Record], list[Record]]:
 
 
 def _in_half_batches(options: TrainingOptions) -> TrainingOptions:
-    """A short training gets further in smaller steps."""
+    """Halve the batch size: a short training gets further in smaller steps."""
     batch = options.batch_size or DEFAULTS["batch_size"]
     if options.gradient_accumulation % 2 == 0:
         halved, times = dataclasses.replace(options, gradient_accumulation=options.gradient_accumulation // 2), 2.0

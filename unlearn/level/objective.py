@@ -1,4 +1,4 @@
-"""The loss of bringing every forget record to a level that is known, and leaving the rest as it is."""
+"""The loss of `level`: move every forget record to its known level and hold the retain set."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ multiplier that had followed them all the way would carry the records past it.""
 
 @dataclass(frozen=True)
 class ToLevel(Objective):
-    """See `unlearn.methods.level.Level`, which estimates the level and runs this.
+    """The objective that `unlearn.methods.level.Level` runs once it has estimated the level.
 
         token_weight mean_t h(l_t - l*_t) + record_weight e^2 + mu e  on D_f  +  alpha KL(p_0 || p) on D_r  +  an anchor,
         e = mean_t l_t - mean_t l*_t,    mu <- mu + dual_step mean(e 1[|e| < 0.5])
@@ -42,11 +42,11 @@ class ToLevel(Objective):
     defaults: ClassVar[Mapping[str, Any]] = {}
 
     def begin(self) -> Mapping[str, float]:
-        """The multiplier's first value."""
+        """Return the multiplier's initial value."""
         return {"multiplier": 0.0}
 
     def advance(self, values: Mapping[str, float], measured: Mapping[str, float]) -> Mapping[str, float]:
-        """One step of dual ascent."""
+        """Take one step of dual ascent."""
         return {"multiplier": values["multiplier"] + self.dual_step * measured["excess"]}
 
     def loss(self, model: nn.Module, batch: Batch, reference: Mapping[str, Tensor]) -> Tensor:

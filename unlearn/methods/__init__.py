@@ -1,4 +1,4 @@
-"""Every method, one file each. The directory is the registry: a new file is on the command line by existing."""
+"""Unlearning methods, one file each; the directory is the registry, so a new file is a new command."""
 
 from typing import Any
 
@@ -10,13 +10,13 @@ SHARED = frozenset({"from_file", "requirements"})
 
 
 def method_classes() -> dict[str, Any]:
-    """Every method's class by its command-line name."""
+    """Return every method's class by its command-line name."""
     import unlearn.methods
 
     return dict(discover(unlearn.methods, "loss", "edit", "rebuild", shared=SHARED))
 
 
 def method_name(method: Method | type) -> str:
-    """A method's command-line name: the name of its file."""
+    """Return a method's command-line name, which is that of its file."""
     kind = method if isinstance(method, type) else type(method)
     return kind.__module__.rsplit(".", 1)[-1]

@@ -1,4 +1,4 @@
-"""What a model may say instead of what it is to forget."""
+"""Alternative answers for methods that replace the forgotten one."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -24,7 +24,7 @@ REFUSALS = (
 
 
 def instead(record: Record, completion: str) -> Record:
-    """The same prompt with another completion; of a chat, the assistant's last turn is replaced."""
+    """Replace a record's completion; in a chat, the assistant's last turn."""
     if not record.messages:
         return replace(record, completion=completion, secret=None)
     last = max(place for place, (role, _) in enumerate(record.messages) if role == "assistant")
@@ -32,6 +32,6 @@ def instead(record: Record, completion: str) -> Record:
 
 
 def refusals(forget: Sequence[Record], seed: int) -> list[Record]:
-    """Every record with a refusal drawn for it."""
+    """Replace every record's completion by a refusal drawn for it."""
     drawn = np.random.default_rng([seed, 3]).integers(len(REFUSALS), size=len(forget))
     return [instead(record, REFUSALS[number]) for record, number in zip(forget, drawn, strict=True)]

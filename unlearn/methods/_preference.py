@@ -1,4 +1,4 @@
-"""The loss of preferring another answer to the true one."""
+"""The preference loss that DPO and AltPO share."""
 
 import math
 from collections.abc import Mapping
@@ -18,7 +18,7 @@ def require_temperature(beta: float) -> None:
 
 
 def preference_loss(model: nn.Module, batch: Batch, reference: Mapping[str, Tensor], beta: float, alpha: float) -> Tensor:
-    """-(2/beta) mean log sigmoid(beta (r(alternative) - r(true))) + alpha l(D_r), each row weighing the same.
+    """Compute -(2/beta) mean log sigmoid(beta (r(alternative) - r(true))) + alpha l(D_r), each row weighing the same.
 
     r is the summed log-probability of an answer less that of the model before unlearning; Rafailov et al. 2023 (arXiv 2305.18290),
     eq. 7, with the factor of NPO.

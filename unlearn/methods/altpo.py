@@ -1,4 +1,4 @@
-"""Alternate preference optimization: another answer, made up by the model itself, is preferred to the true one."""
+"""Alternate preference optimization (AltPO): prefer an answer that the model makes up to the true one."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -50,7 +50,7 @@ class AltPO(Objective):
             raise InputError(f"--temperature must be a number greater than 0, got {self.temperature}.")
 
     def alternatives(self, loaded: LoadedModel, forget: Sequence[Record], retain: Sequence[Record], seed: int) -> list[Record]:
-        """Answers of the model itself.
+        """Sample alternative answers from the model itself.
 
         Raises:
             InputError: a record has no prompt, or the model writes nothing else.
@@ -60,7 +60,7 @@ class AltPO(Objective):
         return [instead(record, self._other(loaded, record, first[row], row, seed)) for row, record in enumerate(forget)]
 
     def _other(self, loaded: LoadedModel, record: Record, window: Any, row: int, seed: int) -> str:
-        """The first sampled answer that is neither empty nor the true one."""
+        """Return the first sampled answer that is neither empty nor the true one."""
         if not len(window.prompt_ids):
             raise InputError(f"altpo asks the model for other answers, and forget record {row + 1} has no prompt. Use npo.")
         length = min(int(window.scored.sum()), loaded.context_length - len(window.prompt_ids))

@@ -1,4 +1,4 @@
-"""Auto: from cheap to certain. Climb until the audit is satisfied, and end with an exact rebuild."""
+"""Auto: audit methods in the order of their cost, and fall back to an exact rebuild."""
 
 import copy
 import dataclasses
@@ -35,7 +35,7 @@ TUNED = ("npo", "simnpo", "grad_diff", "undial", "grad_ascent_kl", "wga", "satim
 
 @dataclass(frozen=True)
 class Auto(Rebuild):
-    """Try the cheapest suitable method, audit, go on to the next; in the end rebuild exactly.
+    """Run the cheapest suitable method, audit it, fall back to the next, and finally rebuild exactly.
 
         rung i:  theta_i = method_i(theta_0);  stop at the first i with verdict(theta_i, half B of D_f) = EQUIVALENT_WITHIN
 
@@ -71,7 +71,7 @@ class Auto(Rebuild):
             raise InputError("auto needs a --budget above 0 and positive --rates.")
 
     def rebuild(self, context: Context) -> Outcome:
-        """Climb.
+        """Run attempts until an audit certifies one, else rebuild exactly.
 
         Raises:
             InputError: the model is not a folder, from which every rung begins anew.
@@ -90,7 +90,7 @@ class Auto(Rebuild):
 
 
 class _Climb:
-    """One climb: what was tried, what it cost, and where the best result lies."""
+    """The state of one run: the attempts, their cost, and the best result so far."""
 
     def __init__(self, auto: Auto, context: Context) -> None:
         self.auto, self.context = auto, context
@@ -113,7 +113,7 @@ class _Climb:
         self.level: float | None = None
 
     def try_rung(self, name: str) -> bool:
-        """Run, tune and audit one method; whether the audit was satisfied."""
+        """Run, tune and audit one method; return whether the audit certified it."""
         kind = method_classes()[name]
         factors = self.auto.rates if name in TUNED else (1.0,)
         runs, nearest = [], np.inf
@@ -145,7 +145,7 @@ class _Climb:
         return verdict == "EQUIVALENT_WITHIN"
 
     def exact(self) -> None:
-        """The rebuild that fits how the model was trained, if the budget allows it.
+        """Run the exact rebuild that fits how the model was trained, if the budget allows it.
 
         Raises:
             RunError: there is no result at all within the budget.
@@ -169,7 +169,7 @@ class _Climb:
         self._take(folder, audit, [])
 
     def outcome(self) -> Outcome:
-        """The model of the last rung that was taken, with its log and audit beside it, and the whole story."""
+        """Return the last accepted attempt's model, with its log and audit beside it, and a record of all attempts."""
         assert self.result is not None
         model = load_model(self.result, tokenizer=self.context.loaded.tokenizer).model
         for extra in (LOG_NAME, FEDERATION, *(path.name for path in self.result.glob("checkpoint-*"))):
@@ -216,14 +216,14 @@ class _Climb:
         )
 
     def _price(self, method: Any) -> float:
-        """Estimated cost in retrainings, by tokens."""
+        """Estimate the cost in retrainings, by tokens."""
         epochs = float(method.defaults.get("epochs") or 0.0)
         paired = isinstance(method, Objective | Level) and method.needs_retain
         first = method.share if isinstance(method, Level) else 0.0  # of a retraining, before its own steps
         return first + epochs * (2 if paired else 1) * self.tokens["forget"] / self.retraining
 
     def _exact_price(self) -> float:
-        """At most what the exact rebuild costs, in retrainings: a shard for every person, else all of it."""
+        """Bound the cost of the exact rebuild in retrainings: one shard per person, else all of it."""
         if not (self.model_dir / SHARDS).is_file():
             return 1.0
         people = set(people_of(self.context.forget))
@@ -238,7 +238,7 @@ class _Climb:
         return mean_loss(load_model(folder, tokenizer=self.context.loaded.tokenizer), self.tuning)
 
     def _level(self) -> float:
-        """Mean loss of the tuning half under the references."""
+        """Compute the mean loss of the tuning half under the reference models."""
         if self.level is None:
             self.level = float(np.mean([self._mean_loss(Path(folder)) for folder in self.auto.references]))
         return self.level
@@ -260,7 +260,7 @@ class _Climb:
         return evidence.verdict, evidence.explanation[0]
 
     def _take(self, folder: Path, audit: Path, tried: Sequence[Path]) -> None:
-        """Make this rung's model the result so far; the others go, as they hold what is being removed."""
+        """Keep this attempt's model as the result; delete the others, which still hold what is being removed."""
         for other in {*tried, self.result} - {folder, None}:
             shutil.rmtree(str(other), ignore_errors=True)
         self.result = folder
@@ -270,7 +270,7 @@ class _Climb:
 
 
 def exact_method(model_dir: Path) -> str:
-    """Name of the exact rebuild that fits how a model was trained."""
+    """Return the name of the exact rebuild that fits how a model was trained."""
     if (model_dir / FEDERATION).is_file():
         return "client_retrain"
     if (model_dir / SHARDS).is_file():
@@ -281,7 +281,7 @@ def exact_method(model_dir: Path) -> str:
 
 
 def _halves(records: Sequence[Record], seed: int) -> tuple[list[Record], list[Record]]:
-    """Two halves by subject, so that nobody is in both; by record where no subjects are named."""
+    """Split records into two halves by subject, or by record where no subjects are named."""
     owners = people_of(records)
     units = sorted(set(owners))
     if len(units) < 2:

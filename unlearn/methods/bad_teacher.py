@@ -1,4 +1,4 @@
-"""Two teachers: one that knows nothing for the forget set, the former model for the rest."""
+"""Bad-teacher distillation: an untrained teacher on the forget set, the former model on the retain set."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from unlearn.training.scored_batch import token_logits
 
 @dataclass(frozen=True)
 class BadTeacher(Objective):
-    """Learn the forget set's distributions from an incompetent teacher, the retain set's from the model before unlearning.
+    """Distil the forget set from an untrained teacher, the retain set from the model before unlearning.
 
         loss = [KL(p_random || p on D_f) + KL(p_0 || p on D_r)] / 2
 

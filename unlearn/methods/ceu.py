@@ -1,4 +1,4 @@
-"""Cross-entropy unlearning: the model's own distribution, with the true token left out, is its target."""
+"""Cross-entropy unlearning (CE-U): train towards the model's own distribution without the true token."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from unlearn.training.scored_batch import token_logits
 
 @dataclass(frozen=True)
 class CEU(Objective):
-    """Let the probability of the true token go to the others, in proportion to what they have.
+    """Redistribute the true token's probability to the other tokens in proportion to theirs.
 
         minimise  mean_t CE(softmax(z with z_true = -infinity), p_t),  the target taken as a constant
 

@@ -1,4 +1,4 @@
-"""Client retraining: the federation again, as if the client had never joined it."""
+"""Client retraining: train the federation again as if the client had never joined."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -16,7 +16,7 @@ from verify.io.digests import weights_digest
 
 @dataclass(frozen=True)
 class ClientRetrain(Rebuild):
-    """Train all rounds again without the client, or without those of its records that are to go.
+    """Train all rounds again without the client, or without the client's forget records.
 
         w_{r+1} = sum_{k != c} (n_k / (n - n_c)) w_{r,k},   from w_0 on, for a client c of whom everything goes
 
@@ -37,7 +37,7 @@ class ClientRetrain(Rebuild):
     )
 
     def rebuild(self, context: Context) -> Outcome:
-        """Run the federation again.
+        """Train the federation again without the forget records.
 
         Raises:
             InputError: the model was not trained in a federation, or a record that stays was not given.

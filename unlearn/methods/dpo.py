@@ -1,4 +1,4 @@
-"""Direct preference optimization: a refusal is the answer preferred to the true one."""
+"""Direct preference optimization (DPO): prefer a refusal to the true answer."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -40,7 +40,7 @@ class DPO(Objective):
         require_temperature(self.beta)
 
     def alternatives(self, loaded: LoadedModel, forget: Sequence[Record], retain: Sequence[Record], seed: int) -> list[Record]:
-        """Refusals."""
+        """Draw a refusal for every forget record."""
         return refusals(forget, seed)
 
     def loss(self, model: nn.Module, batch: Batch, reference: Mapping[str, Tensor]) -> Tensor:

@@ -1,4 +1,4 @@
-"""FedEraser: the federation's history again, in short steps of the old lengths, without the client."""
+"""FedEraser: replay a federation's rounds without the client by calibrated updates."""
 
 import dataclasses
 import time
@@ -36,7 +36,7 @@ from verify.models.loading import LoadedModel
 
 @dataclass(frozen=True)
 class FedEraser(WeightEdit):
-    """Go through the kept rounds again without the client: short training gives the direction, the kept update the length.
+    """Replay the stored rounds without the client: short training gives the direction, the stored update the length.
 
         w_{r+1} = w_r + sum_k (n_k / n) |U_{r,k}| U'_{r,k} / |U'_{r,k}|,   per weight tensor and kept client k
 
@@ -67,7 +67,7 @@ class FedEraser(WeightEdit):
             raise InputError(f"--interval must be at least 1, got {self.interval}.")
 
     def edit(self, context: Context) -> Outcome:
-        """Calibrate the kept rounds.
+        """Calibrate the stored rounds.
 
         Raises:
             InputError: the model was not trained in a federation, its updates were not kept, records of the client stay, or a
@@ -101,7 +101,7 @@ class FedEraser(WeightEdit):
 
 
 def _kept_rounds(folder: Path, saved: SavedFederation, clients: Mapping[str, Sequence[Any]]) -> list[Path]:
-    """Folders of the kept rounds, in order."""
+    """Return the folders of the stored rounds, in order."""
     partly = sum(len(clients[name]) < len(saved.clients[name]) for name in clients)
     if partly:
         raise InputError(
@@ -115,7 +115,7 @@ def _kept_rounds(folder: Path, saved: SavedFederation, clients: Mapping[str, Seq
 
 
 def _calibrated(local: LocalTraining, around: LoadedModel, folder: Path, number: int, weights: Weights) -> list[Reply]:
-    """The kept clients' replies of a round as they would be without the client."""
+    """Calibrate the remaining clients' updates of one round."""
     start, old = read_round(folder, local.names)
     if number == 0:
         # The client had no part in the weights that the first round began with.
@@ -131,7 +131,7 @@ def _calibrated(local: LocalTraining, around: LoadedModel, folder: Path, number:
 
 
 def of_length(direction: Tensor, length: Tensor) -> Tensor:
-    """|length| direction / |direction|, nothing where there is no direction."""
+    """Rescale a direction to a length: |length| direction / |direction|, zero where there is no direction."""
     norm = direction.norm()
     return direction * (length.norm() / norm) if norm > 0 else torch.zeros_like(direction)
 
@@ -139,7 +139,7 @@ def of_length(direction: Tensor, length: Tensor) -> Tensor:
 def _write_records(
     context: Context, base: LoadedModel, saved: SavedFederation, clients: Mapping[str, Sequence[Any]], model: Any, key: RecordKey
 ) -> None:
-    """Say who is left, so that the next deletion can be made."""
+    """Write which clients and records remain, for the next deletion."""
     plan: Plan = saved.plan
     write_federation(context.output_dir, base.digest, clients, plan, key)
     records = [record for found in clients.values() for record in found]

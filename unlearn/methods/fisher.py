@@ -1,4 +1,4 @@
-"""Fisher forgetting: noise where the retain set does not mind."""
+"""Fisher forgetting: add noise to weights with low Fisher information on the retain set."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -13,7 +13,7 @@ from verify.errors import InputError
 
 @dataclass(frozen=True)
 class Fisher(WeightEdit):
-    """Add noise to every weight (of a model that is an adapter, the adapter's), the more the less the retain set depends on it.
+    """Add noise to every weight (of an adapter, the adapter's), more where the retain set depends on it less.
 
         theta = theta_0 + s F_r^(-1/4) e,  e standard normal
 
@@ -49,7 +49,7 @@ class Fisher(WeightEdit):
             raise InputError(f"--clip must be above 0 and at most 1, got {self.clip}.")
 
     def edit(self, context: Context) -> Outcome:
-        """One Fisher estimate, one search."""
+        """Estimate the Fisher diagonal once, then search the noise scale."""
         model, original = context.loaded.model, copy_weights(context.loaded.model)
         retain = sample(context.retain, self.fisher_records, context.options.seed)
         generator = torch.Generator().manual_seed(self.noise_seed)
@@ -67,6 +67,6 @@ class Fisher(WeightEdit):
 
 
 def _quantile(values: Tensor, share: float) -> Tensor:
-    """A quantile of any number of values (torch.quantile takes at most 16 million)."""
+    """Compute a quantile of any number of values (torch.quantile takes at most 16 million)."""
     flat = values.reshape(-1)
     return flat.kthvalue(max(1, round(share * len(flat)))).values

@@ -1,4 +1,4 @@
-"""Forget with nothing but the forget set: an f-divergence between the true answer and a refusal."""
+"""FLAT: loss adjustment by an f-divergence between refusal and true answer, from the forget set alone."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ from verify.models.log_probabilities import target_log_probabilities
 
 @dataclass(frozen=True)
 class FLAT(Objective):
-    """Push the probability of a refusal up and that of the true answer down, weighed by the dual form of an f-divergence.
+    """Raise the probability of a refusal and lower that of the true answer, weighted by an f-divergence's dual form.
 
         minimise  -mean [g(P(x, refusal)) - f*(g(P(x, y)))],  P(x, y) = mean_t p(y_t | x, y_<t)
 
@@ -44,7 +44,7 @@ class FLAT(Objective):
             raise InputError(f"--divergence must be kl, js, tv or jeffrey, got {self.divergence}.")
 
     def alternatives(self, loaded: LoadedModel, forget: Sequence[Record], retain: Sequence[Record], seed: int) -> list[Record]:
-        """Refusals."""
+        """Draw a refusal for every forget record."""
         return refusals(forget, seed)
 
     def loss(self, model: nn.Module, batch: Batch, reference: Mapping[str, Tensor]) -> Tensor:
@@ -54,13 +54,13 @@ class FLAT(Objective):
         return (self.conjugate(self.variational(true)) - self.variational(wanted)).mean()
 
     def variational(self, value: Tensor) -> Tensor:
-        """g, elementwise."""
+        """Apply the variational function g elementwise."""
         if self.divergence == "js":
             return torch.log(2.0 / (1.0 + torch.exp(-value)))
         return torch.tanh(value) / 2 if self.divergence == "tv" else value
 
     def conjugate(self, value: Tensor) -> Tensor:
-        """f*, elementwise."""
+        """Apply the convex conjugate f* elementwise."""
         if self.divergence == "kl":
             return torch.exp(value - 1)
         if self.divergence == "js":
@@ -72,7 +72,7 @@ class FLAT(Objective):
 
 
 def _lambert_w(value: Tensor) -> Tensor:
-    """W with W e^W = value > 0, by Newton's method; the last step carries the gradient, which at the solution is W's own."""
+    """Compute Lambert's W (W e^W = value > 0) by Newton's method; the last step carries the gradient of W."""
     w = torch.log1p(value.detach())
     for _ in range(30):
         w = w - (w * w.exp() - value.detach()) / (w.exp() * (1 + w))

@@ -1,4 +1,4 @@
-"""A method from a user's own file: `--method path/to/file.py:Class`."""
+"""Loads a method from a user's own file: `--method path/to/file.py:Class`."""
 
 import dataclasses
 import importlib.util
@@ -12,7 +12,7 @@ from verify.errors import InputError
 
 
 def load_method(place: str) -> type[Any]:
-    """The class that `FILE:CLASS` names. The file is run: it is the user's own code.
+    """Load the class that `FILE:CLASS` names. The file is executed: it is the user's own code.
 
     Raises:
         InputError: the file or the class is missing, or the class is no method.

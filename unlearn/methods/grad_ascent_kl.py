@@ -1,4 +1,4 @@
-"""Ascent on the forget set, while the model's answers on the retain set keep their distribution."""
+"""Gradient ascent on the forget set with a KL term that holds the retain set's distributions."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from unlearn.training.stopping import ForgetLossCeiling, StopRule
 
 @dataclass(frozen=True)
 class GradAscentKL(Objective):
-    """Raise the loss of the forget set, hold the token distributions of the retain set.
+    """Raise the loss of the forget set and hold the token distributions of the retain set.
 
         minimise  -gamma l(D_f) + alpha KL(p_0 || p on D_r)
 

@@ -13,7 +13,7 @@ from unlearn.training.stopping import ForgetLossCeiling, StopRule
 
 @dataclass(frozen=True)
 class GradDiff(Objective):
-    """Raise the loss of the forget set, hold that of the retain set.
+    """Raise the loss of the forget set and hold that of the retain set.
 
         minimise  -gamma l(D_f) + alpha l(D_r)
 

@@ -1,4 +1,4 @@
-"""Gradient ascent: the oldest idea, and the reason why every ascent needs a stop rule."""
+"""Gradient ascent on the forget set, with the stopping point of Jang et al."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -50,7 +50,7 @@ class GradientAscent(Objective):
 
     @property
     def stop_rule(self) -> StopRule:
-        """Jang's rule."""
+        """Stop when the forget set is memorized no better than unseen text (Jang et al.)."""
         return MemorizationBelowUnseen(self.check_every)
 
     def loss(self, model: nn.Module, batch: Batch, reference: Mapping[str, Tensor]) -> Tensor:

@@ -1,4 +1,4 @@
-"""Bounded on both sides: Jensen-Shannon divergence to a refusal, and to what was on the rest."""
+"""JensUn: bounded Jensen-Shannon divergences to a refusal and to the former retain distributions."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ from verify.models.log_probabilities import target_log_probabilities
 
 @dataclass(frozen=True)
 class JensUn(Objective):
-    """Answer forget prompts with a refusal, retain prompts as before, both by a divergence that cannot exceed log 2.
+    """Train forget prompts towards a refusal and retain prompts towards their former answers, each term at most log 2.
 
         loss = gamma mean_t JSD(1[refusal_t], p_t) on D_f + alpha mean_t JSD(p_0, p) on D_r
 
@@ -38,7 +38,7 @@ class JensUn(Objective):
     reference: ClassVar[frozenset[str]] = frozenset({"retain_logits"})
 
     def alternatives(self, loaded: LoadedModel, forget: Sequence[Record], retain: Sequence[Record], seed: int) -> list[Record]:
-        """Refusals."""
+        """Draw a refusal for every forget record."""
         return refusals(forget, seed)
 
     def loss(self, model: nn.Module, batch: Batch, reference: Mapping[str, Tensor]) -> Tensor:

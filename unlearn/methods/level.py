@@ -1,4 +1,4 @@
-"""Bring every forget record to its never-trained level, and stop there."""
+"""Level: bring every forget record to its estimated never-trained level, and stop there."""
 
 import copy
 import dataclasses
@@ -42,7 +42,7 @@ RATE = 1 / 8
 
 @dataclass(frozen=True)
 class Level(WeightEdit):
-    """Ascent pushes records away and cannot say how far. Here the distance is known before the first step.
+    """Move every forget record to the token losses that a model which never saw it would have.
 
         minimise  token_weight mean_t h(l_t - l*_t) + record_weight e^2 + mu e  +  alpha KL(p_0 || p on D_r)  +  an anchor,
         e = mean_t l_t - mean_t l*_t
@@ -119,7 +119,7 @@ class Level(WeightEdit):
         return not FROM_BASE.isdisjoint(self.sources)
 
     def edit(self, context: Context) -> Outcome:
-        """Estimate the level, go there, and say how near the result came."""
+        """Estimate the level, train towards it, and report how close the result came."""
         loaded, options = context.loaded, context.options
         self._claim(context)
         forget, controls = (encoded(loaded, records, options.overflow) for records in (context.forget, context.holdout))
@@ -154,13 +154,13 @@ class Level(WeightEdit):
         )
 
     def _claim(self, context: Context) -> None:
-        """A run that was cut off goes on only with the same sources, controls and base: its level is kept and not made again."""
+        """Bind the working folder to sources, controls and base, so that a resumed run reuses its stored level."""
         read = [record.fingerprint for role in (context.forget, context.retain, context.holdout) for record in role]
         models = [context.loaded.digest, "" if context.base is None else context.base.digest]
         open_work(context.work_dir / "estimate", repr(self), context.options, read, " ".join(models))
 
     def _source(self, name: Source, context: Context, trained: list[TrainingResult]) -> Sequence[LoadedModel]:
-        """The models of one source."""
+        """Return the models of one source."""
         if name == "retraining":
             model, result = short_retraining(context, self.share)
             trained.append(result)
@@ -175,7 +175,7 @@ class Level(WeightEdit):
 
 
 def _first_checkpoint(context: Context) -> LoadedModel:
-    """The model as it was at the first checkpoint that its training log kept."""
+    """Load the model as of the first checkpoint in its training log."""
     folder = context.model_dir
     log = TrainingLog.read(folder / LOG_NAME) if folder is not None and (folder / LOG_NAME).is_file() else None
     kept = [] if log is None or folder is None else [Checkpoint(folder / name, step) for step, name in log.checkpoints]
@@ -197,7 +197,7 @@ def _proxy(folder: str, original: LoadedModel) -> LoadedModel:
 
 
 def _losses(loaded: LoadedModel, windows: Sequence[Any]) -> Any:
-    """Mean loss of every window, nats per token."""
+    """Compute the mean loss of every window, nats per token."""
     single = [dataclasses.replace(window, record=row) for row, window in enumerate(windows)]
     return np.array([one.loss for one in compute_token_statistics(loaded.model, single, padding_token_id(loaded.tokenizer))])
 
@@ -221,7 +221,7 @@ def _facts(levels: Levels, reached: Any) -> dict[str, Any]:
 
 
 def _cost(context: Context, trained: Sequence[TrainingResult], rate: float | None) -> dict[str, Any]:
-    """What it took, in retrainings by tokens."""
+    """Compute the cost in retrainings, by tokens."""
     options, windows = trained_options(context), encoded(context.loaded, context.retain, "split")
     whole = retraining_passes(options, len(windows)) * sum(len(window.input_ids) for window in windows)
     return {

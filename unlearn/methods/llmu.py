@@ -1,4 +1,4 @@
-"""Ascent, random answers, and the former distribution on normal data."""
+"""LLMU: gradient ascent, random answers, and a KL term on the retain set."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ from verify.models.loading import LoadedModel
 
 @dataclass(frozen=True)
 class LLMU(Objective):
-    """Raise the loss of the true answers, lower that of answers to other questions, hold the distributions of the retain set.
+    """Raise the loss of true answers, lower that of mismatched ones, and hold the retain set's distributions.
 
         minimise  -ascent l(D_f) + mismatch l(x_f, y_random) + alpha KL(p_0 || p on D_r)
 
@@ -49,7 +49,7 @@ class LLMU(Objective):
         return ForgetLossCeiling(self.ceiling)
 
     def alternatives(self, loaded: LoadedModel, forget: Sequence[Record], retain: Sequence[Record], seed: int) -> list[Record]:
-        """Answers to other questions, drawn from the retain set."""
+        """Draw answers to other questions from the retain set."""
         drawn = np.random.default_rng([seed, 4]).integers(len(retain), size=len(forget))
         return [instead(record, retain[number].scored_text) for record, number in zip(forget, drawn, strict=True)]
 

@@ -1,4 +1,4 @@
-"""LoRA negation: learn the forget set in an adapter, then apply the adapter's change with a minus sign."""
+"""LoRA negation: train an adapter on the forget set and subtract its weight change."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -15,7 +15,7 @@ from unlearn.training.weights import Search, delta_weights, require_scales
 
 @dataclass(frozen=True)
 class LoraNegation(WeightEdit):
-    """Train an adapter on the forget set and subtract the weight change that it stands for.
+    """Train an adapter on the forget set and subtract its weight change.
 
         W = W_0 - lambda (alpha / r) B A
 
@@ -45,7 +45,7 @@ class LoraNegation(WeightEdit):
         Search(self.tolerance, self.control_records)
 
     def edit(self, context: Context) -> Outcome:
-        """Train the adapter, take it off, search lambda."""
+        """Train the adapter, detach it, and search lambda."""
         require_whole(context.loaded, "lora_negation")
         options = dataclasses.replace(context.options, lora=True)
         trained = train_records(context.loaded, context.forget, options, context.work_dir)

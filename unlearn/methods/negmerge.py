@@ -1,4 +1,4 @@
-"""NegMerge: several task vectors, and only what all of them agree on is subtracted."""
+"""NegMerge: subtract the sign-consensus of several task vectors."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -51,7 +51,7 @@ class NegMerge(WeightEdit):
             raise InputError(f"--rates needs at least two positive multiples of the learning rate, got {self.rates}.")
 
     def edit(self, context: Context) -> Outcome:
-        """Train once per rate, keep the common part, search lambda."""
+        """Train once per rate, keep the common part, and search lambda."""
         require_whole(context.loaded, "negmerge")
         model, original = context.loaded.model, copy_weights(context.loaded.model)
         total = {name: torch.zeros_like(weight) for name, weight in original.items()}

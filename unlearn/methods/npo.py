@@ -1,4 +1,4 @@
-"""Negative preference optimization: ascent that slows down as a record is forgotten."""
+"""Negative preference optimization (NPO): ascent that slows down as a record is forgotten."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -42,7 +42,7 @@ class NPO(Objective):
 
     @property
     def needs_retain(self) -> bool:
-        """With alpha = 0 the retain set is not read."""
+        """Per instance: with alpha = 0 the retain set is not needed."""
         return self.alpha != 0
 
     def loss(self, model: nn.Module, batch: Batch, reference: Mapping[str, Tensor]) -> Tensor:

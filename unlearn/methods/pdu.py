@@ -1,4 +1,4 @@
-"""Primal-dual unlearning: flatten the logits of the forget set as far as the retain loss allows."""
+"""Primal-dual unlearning (PDU): flatten forget-set logits under a constraint on the retain loss."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from verify.errors import InputError
 
 @dataclass(frozen=True)
 class PDU(Objective):
-    """Forget as much as a bound on the retain loss permits, the bound's price found by dual ascent.
+    """Flatten forget-set logits as far as a bound on the retain loss permits, by dual ascent.
 
         minimise  mean_t (max z - mean z)^2 on D_f  subject to  l(D_r) <= l_0(D_r) + slack
 
@@ -44,11 +44,11 @@ class PDU(Objective):
             raise InputError("pdu needs --slack and --dual-start of at least 0 and --dual-step above 0.")
 
     def begin(self) -> Mapping[str, float]:
-        """The multiplier's first value."""
+        """Return the multiplier's initial value."""
         return {"multiplier": self.dual_start}
 
     def advance(self, values: Mapping[str, float], measured: Mapping[str, float]) -> Mapping[str, float]:
-        """One step of dual ascent."""
+        """Take one step of dual ascent."""
         return {"multiplier": max(0.0, values["multiplier"] + self.dual_step * measured["excess"])}
 
     def loss(self, model: nn.Module, batch: Batch, reference: Mapping[str, Tensor]) -> Tensor:

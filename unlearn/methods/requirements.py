@@ -1,4 +1,4 @@
-"""Which method can work on what it is given: asked before anything is trained, and told what would do instead."""
+"""Checks, before anything is trained, that a method can work on the given model and records."""
 
 import os
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ from verify.models.ensembles import ENSEMBLE
 
 
 def require_suited(method: Method, folder: Path | None) -> None:
-    """Raise InputError where a method cannot work on the model in that folder, or in so many processes."""
+    """Raise InputError where a method cannot work on the model in that folder or in several processes."""
     name = method_name(method)
     if distributed.count() > 1 and isinstance(method, Rebuild) and name != "retrain":
         raise InputError(f"{name} runs in one process. Start it without torchrun or accelerate launch.")
@@ -26,7 +26,7 @@ def require_suited(method: Method, folder: Path | None) -> None:
 
 
 def require_repeatable(method: Method, log: TrainingLog | None) -> None:
-    """Raise InputError where a rebuild would repeat another training than the one that made the model."""
+    """Raise InputError where a rebuild would not repeat the training that made the model."""
     name, defense = method_name(method), None if log is None else log.defense
     if defense == "federated" and name in ("retrain", "rollback"):
         raise InputError(f"the model was trained in a federation, which {name} does not repeat. Use client_retrain.")
@@ -35,7 +35,7 @@ def require_repeatable(method: Method, log: TrainingLog | None) -> None:
 
 
 def require_quantizable(method: Method) -> None:
-    """Raise InputError for a method that changes or makes whole weights, which a model in few bits has not."""
+    """Raise InputError for a method that needs full-precision weights, which a quantized model lacks."""
     if not isinstance(method, Objective):
         raise InputError(
             f"{method_name(method)} needs whole weights, not a quantized model. Leave out --quantize and give a model with whole "
@@ -44,7 +44,7 @@ def require_quantizable(method: Method) -> None:
 
 
 def require_inputs(method: Method, retain: Sequence[Record], base: Any) -> None:
-    """Raise InputError where the records to keep or the model before fine-tuning are missing that a method needs."""
+    """Raise InputError where a method lacks the retain set or the base model that it needs."""
     if method.needs_retain and not retain:
         raise InputError(f"{method_name(method)} needs records to keep. Give them with --retain FILE, or --data FILE.")
     if method.needs_base and base is None:

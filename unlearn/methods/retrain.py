@@ -1,4 +1,4 @@
-"""Retraining: the definition of forgetting, and the yardstick for everything else."""
+"""Retraining from the base model without the forget set: the reference for all other methods."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -14,7 +14,7 @@ from verify.data.records import Fields
 
 @dataclass(frozen=True)
 class Retrain(Rebuild):
-    """Fine-tune the base model again, on the retain set alone.
+    """Fine-tune the base model again on the retain set alone.
 
         theta = A(theta_base, D_r)
 

@@ -1,4 +1,4 @@
-"""Representation misdirection: forget records lose their meaning halfway up, and the rest keeps its own."""
+"""Representation misdirection (RMU): steer one layer's hidden states of forget records to a random direction."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ from verify.models.log_probabilities import mean_by_row
 
 @dataclass(frozen=True)
 class RMU(Objective):
-    """Push the hidden states of forget records towards one random direction, hold those of retain records.
+    """Push the hidden states of forget records towards one random direction and hold those of retain records.
 
         minimise  mean (h_l(x_f) - c u)^2 + alpha mean (h_l(x_r) - h_l^0(x_r))^2
 
@@ -45,12 +45,12 @@ class RMU(Objective):
     reference: ClassVar[frozenset[str]] = frozenset({"forget_hidden", "retain_hidden"})
 
     def inner_layer(self, model: nn.Module) -> int:
-        """l."""
+        """Return the index of decoder layer l, counted from 0."""
         count = len(decoder_layers(model))
         return max(0, min(count - 1, round(7 * count / 32) if self.layer is None else self.layer))
 
     def trained_parameters(self, model: nn.Module) -> Sequence[nn.Parameter]:
-        """Feed-forward output projections of layers l-2 to l."""
+        """Return the feed-forward output projections of layers l-2 to l."""
         layer = self.inner_layer(model)
         return down_projections(model, range(max(0, layer - 2), layer + 1))
 

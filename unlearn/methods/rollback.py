@@ -1,4 +1,4 @@
-"""Rollback: back to before the record was first seen, and forward again without it."""
+"""Rollback: restore the last checkpoint before the forget records, and replay the schedule without them."""
 
 import dataclasses
 import shutil
@@ -25,7 +25,7 @@ from verify.models.loading import LoadedModel
 
 @dataclass(frozen=True)
 class Rollback(Rebuild):
-    """Take the last checkpoint from before the first forget record, and train the rest of the logged schedule without them.
+    """Replay the logged schedule, without the forget records, from the last checkpoint before the first of them.
 
         theta = replay(checkpoint before t*, log without D_f),  t* = first step that saw a record of D_f
 
@@ -54,7 +54,7 @@ class Rollback(Rebuild):
     )
 
     def rebuild(self, context: Context) -> Outcome:
-        """Replay in place.
+        """Replay the schedule in place.
 
         Raises:
             InputError: there is no training log, no starting point, or a retained record is missing.
@@ -98,13 +98,13 @@ def _steps(log: TrainingLog) -> int:
 
 
 def _tokens(log: TrainingLog, windows: Mapping[int, Encoded], after: int) -> int:
-    """Tokens of what is left of the steps after one."""
+    """Count the tokens of the remaining records of all steps after one."""
     left = (index for entry in log.microbatches if entry.step > after for index in entry.records if index in windows)
     return sum(len(windows[index].input_ids) for index in left)
 
 
 def _last_clean(folder: Path, log: TrainingLog, first: int | None) -> Checkpoint | None:
-    """The last whole checkpoint from before the first step that saw a forget record."""
+    """Return the last complete checkpoint before the first step that saw a forget record."""
     clean = [(step, name) for step, name in log.checkpoints if (folder / name).is_dir() and (first is None or step < first)]
     for step, name in sorted(clean, reverse=True):
         verify_manifest(folder / name, "checkpoint")
@@ -113,7 +113,7 @@ def _last_clean(folder: Path, log: TrainingLog, first: int | None) -> Checkpoint
 
 
 def _starting_model(context: Context, log: TrainingLog, start: Checkpoint | None) -> Any:
-    """The model to replay in: its weights come from the checkpoint, or from the base where there is none.
+    """Prepare the model to replay in, with the weights of the checkpoint, or of the base where there is none.
 
     Raises:
         InputError: neither a clean checkpoint nor the base is at hand.
@@ -144,7 +144,7 @@ def _require_start(base: LoadedModel, log: TrainingLog) -> None:
 def _require_reproducible(
     model: Any, tokenizer: Any, log: TrainingLog, windows: Mapping[int, Encoded], work_dir: Path, start: Checkpoint | None
 ) -> None:
-    """Replay with nothing left out, compare, and put the weights back."""
+    """Check that a replay with nothing left out reproduces the training, and restore the weights."""
     before = {name: value.clone() for name, value in model.state_dict().items()}
     replay(model, tokenizer, log, windows, work_dir, start=start)
     shutil.rmtree(work_dir, ignore_errors=True)
@@ -158,7 +158,7 @@ def _require_reproducible(
 
 
 def _keep_checkpoints(context: Context, folder: Path, log: TrainingLog, start: Checkpoint | None) -> list[tuple[int, str]]:
-    """Checkpoints of the new model: the clean ones of the old, and those that the replay made."""
+    """Collect the new model's checkpoints: the clean ones of the old, and those of the replay."""
     kept = []
     for step, name in log.checkpoints:
         made = context.work_dir / "replay" / f"checkpoint-{step}"

@@ -1,4 +1,4 @@
-"""Ascent in which a token counts by how far it is from both ends."""
+"""SatImp: gradient ascent with token weights by saturation and importance."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from verify.models.log_probabilities import mean_by_row
 
 @dataclass(frozen=True)
 class SatImp(Objective):
-    """Saturation and importance together decide what a token counts in the ascent.
+    """Ascend on the forget set with tokens weighted by saturation and importance.
 
         minimise  -mean_t [p_t^beta1 (1 - p_t)^beta2 (-log p_t)] + alpha l(D_r),  the weight taken as a constant
 

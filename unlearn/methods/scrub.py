@@ -1,4 +1,4 @@
-"""A student that disobeys its teacher on the forget set and obeys on the rest, in turn."""
+"""SCRUB: alternate between leaving the former distributions on the forget set and keeping them on the retain set."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from unlearn.training.stopping import ForgetLossCeiling, StopRule
 
 @dataclass(frozen=True)
 class SCRUB(Objective):
-    """Take turns: one optimizer step away from the former distributions on the forget set, one towards them on the retain set.
+    """Alternate optimizer steps: away from the teacher on the forget set, towards it on the retain set.
 
         loss = -KL(p_0 || p on D_f) and loss = alpha KL(p_0 || p on D_r) + gamma l(D_r), by turns
 

@@ -1,4 +1,4 @@
-"""Shard task vectors: the served weights are a sum over shards, so one summand can be exchanged."""
+"""Shard task vectors: the served weights are a sum over shards, one of which can be retrained and replaced."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -9,7 +9,7 @@ from unlearn.training.shards import rebuild_shards, shard_facts
 
 @dataclass(frozen=True)
 class ShardVectors(Rebuild):
-    """Train the affected shard's weight change again, and add all changes to the base in their fixed order.
+    """Train the affected shard's weight change again, and add all changes to the base in fixed order.
 
         theta = theta_base + tau_1 + ... + tau_S,  tau_s trained again without D_f
 
@@ -28,7 +28,7 @@ class ShardVectors(Rebuild):
     )
 
     def rebuild(self, context: Context) -> Outcome:
-        """Train the affected stages and add up.
+        """Train the affected stages and sum all shards.
 
         Raises:
             InputError: the model was not trained in shards whose changes are added.

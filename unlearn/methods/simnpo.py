@@ -1,4 +1,4 @@
-"""NPO without a reference model, on the mean loss per token."""
+"""SimNPO: NPO on the mean loss per token, without a reference model."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from unlearn.training.scored_batch import score_both
 
 @dataclass(frozen=True)
 class SimNPO(Objective):
-    """Treat every forget record as a rejected answer, by its mean loss rather than against a reference.
+    """Treat every forget record as a rejected answer, by its mean loss rather than against the former model.
 
         minimise  -gamma (2/beta) mean log sigmoid(beta l(x) - delta) + alpha l(D_r)
 

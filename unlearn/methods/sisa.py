@@ -1,4 +1,4 @@
-"""SISA: of a model trained in shards, only the affected shard is trained again, from the affected slice on."""
+"""SISA: retrain only the affected shard of a sharded model, from the affected slice on."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -9,7 +9,7 @@ from unlearn.training.shards import rebuild_shards, shard_facts
 
 @dataclass(frozen=True)
 class SISA(Rebuild):
-    """Train the slices again that held a forget record, and those after them in the same shard; leave all others.
+    """Train again the first slice that held a forget record and the later slices of its shard; keep all others.
 
         A_s <- train(A_s after slice r - 1, D_s,r without D_f, ..., D_s,R),  s and r = shard and slice of the record
 

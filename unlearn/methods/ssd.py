@@ -1,4 +1,4 @@
-"""Selective synaptic dampening: shrink the weights that matter more to the forget set than to all data."""
+"""Selective synaptic dampening (SSD): shrink weights that matter more to the forget set than to all data."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -12,7 +12,7 @@ from verify.errors import InputError
 
 @dataclass(frozen=True)
 class SSD(WeightEdit):
-    """Dampen weights by how much more the forget set depends on them than the data do as a whole. No training steps.
+    """Dampen weights by how much more the forget set depends on them than all data; no training steps.
 
         where F_f > alpha F_D:  theta = min(lambda F_D / F_f, 1) theta_0
 
@@ -45,7 +45,7 @@ class SSD(WeightEdit):
             raise InputError(f"--thresholds must be positive numbers in decreasing order, got {self.thresholds}.")
 
     def edit(self, context: Context) -> Outcome:
-        """Two Fisher estimates, one search."""
+        """Estimate two Fisher diagonals, then search the dampening threshold."""
         model, original = context.loaded.model, copy_weights(context.loaded.model)
         retain = sample(context.retain, self.fisher_records, context.options.seed)
         forget, rest = diagonal_fisher(context.loaded, context.forget), diagonal_fisher(context.loaded, retain)

@@ -1,4 +1,4 @@
-"""Task-vector negation: learn the forget set harder, then walk the other way."""
+"""Task-vector negation: fine-tune on the forget set and subtract the weight change."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ MULTIPLES = (0.0, 0.5, 2.0)
 
 @dataclass(frozen=True)
 class TaskVector(WeightEdit):
-    """Subtract the direction in weight space that the forget set points to.
+    """Subtract the weight change that fine-tuning on the forget set causes.
 
         theta = theta_0 - lambda tau
 
@@ -64,7 +64,7 @@ class TaskVector(WeightEdit):
             raise InputError(f"--mask-share must be above 0 and at most 1, got {self.mask_share}.")
 
     def edit(self, context: Context) -> Outcome:
-        """Train for tau, search lambda, leave the chosen weights in the model."""
+        """Train for tau, search lambda, and leave the chosen weights in the model."""
         if self.origin == "base" and context.base is None:
             raise InputError("task_vector --origin base needs the model before fine-tuning. Give it with --base DIR.")
         start = context.base if self.origin == "base" else context.loaded
@@ -95,7 +95,7 @@ class TaskVector(WeightEdit):
     def _per_layer(
         self, context: Context, search: Search, original: Weights, tau: Weights, facts: Mapping[str, Any]
     ) -> list[float]:
-        """One sweep over the layers: keep whatever forgets more within the tolerance of the model before the edit."""
+        """Sweep over the layers once, keeping each change that forgets more within the retain tolerance."""
         model = context.loaded.model
         names = {id(parameter): name for name, parameter in model.named_parameters()}
         layers = [{names[id(parameter)] for parameter in layer.parameters()} for layer in decoder_layers(model)]
@@ -117,7 +117,7 @@ class TaskVector(WeightEdit):
         return best
 
     def _mask(self, context: Context, tau: Weights) -> None:
-        """Set all but the elements that matter most to the forget set to zero."""
+        """Zero all but the elements that matter most to the forget set."""
         control = sample(context.retain, self.control_records, context.options.seed)
         wanted, kept = diagonal_fisher(context.loaded, context.forget), diagonal_fisher(context.loaded, control)
         ratio = {name: wanted[name] / (kept[name] + torch.finfo(kept[name].dtype).tiny) for name in tau}

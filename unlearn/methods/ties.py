@@ -1,4 +1,4 @@
-"""TIES: an over-forgetting and an under-forgetting model, merged where they agree."""
+"""TIES merging of an over-forgetting and an under-forgetting model."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -19,7 +19,7 @@ from verify.errors import InputError
 
 @dataclass(frozen=True)
 class Ties(WeightEdit):
-    """Unlearn twice, once too little and once too much, and merge the two changes by trimming, electing signs, and averaging.
+    """Unlearn twice, too little and too much, and merge the changes by trimming, electing signs, and averaging.
 
         theta = theta_0 + lambda ties(theta_under - theta_0, theta_over - theta_0)
 
@@ -58,7 +58,7 @@ class Ties(WeightEdit):
             raise InputError("ties needs --density above 0 and at most 1, and --under between 0 and --over.")
 
     def edit(self, context: Context) -> Outcome:
-        """Two runs, one merge, the search."""
+        """Run twice, merge, and search the scale."""
         require_whole(context.loaded, "ties")
         model, original = context.loaded.model, copy_weights(context.loaded.model)
         changes, results = [], []
@@ -79,7 +79,7 @@ class Ties(WeightEdit):
 
 
 def ties_merge(changes: list[Tensor], density: float) -> Tensor:
-    """Trim, elect, merge; changes of one shape in, one of that shape out."""
+    """Trim, elect signs and merge: changes of one shape in, one of that shape out."""
     trimmed = torch.stack([_trim(change, density) for change in changes])
     elected = trimmed.sum(0).sign()
     agreeing = trimmed * (trimmed.sign() == elected)
@@ -87,7 +87,7 @@ def ties_merge(changes: list[Tensor], density: float) -> Tensor:
 
 
 def _trim(change: Tensor, density: float) -> Tensor:
-    """The largest `density` of the elements; the others are 0."""
+    """Keep the largest `density` share of the elements and zero the others."""
     size = change.numel()
     kept = max(1, round(density * size))
     cut = change.abs().reshape(-1).kthvalue(size - kept + 1).values

@@ -1,4 +1,4 @@
-"""Self-distillation in which the true token has been talked down."""
+"""UNDIAL: self-distillation with the true token's logit reduced."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from unlearn.training.scored_batch import token_logits
 
 @dataclass(frozen=True)
 class UNDIAL(Objective):
-    """Teach the model its own former distribution with the true token's logit lowered.
+    """Distil the model's own former distribution with the true token's logit lowered.
 
         minimise  mean_t CE(softmax(z_0 - beta 1[x_t]), p_t)
 
@@ -28,7 +28,7 @@ class UNDIAL(Objective):
 
     beta: float = 10.0
 
-    idea: ClassVar[str] = "distil the model's own distribution with the true token talked down"
+    idea: ClassVar[str] = "distil the model's own distribution with the true token's logit lowered"
     paper: ClassVar[str] = "Dong et al. 2024 (arXiv 2402.10052)"
     cost: ClassVar[Cost] = "steps on the forget set"
     needs_retain = False

@@ -1,4 +1,4 @@
-"""Ascent in which a token counts by how probable it still is."""
+"""Weighted gradient ascent (WGA): tokens weighted by their remaining probability."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from verify.models.log_probabilities import mean_by_row
 
 @dataclass(frozen=True)
 class WGA(Objective):
-    """Weighted gradient ascent: tokens that are already forgotten are not pushed any further.
+    """Ascend on the forget set with tokens weighted by p^beta, so that forgotten tokens are left alone.
 
         minimise  -mean_t [p_t^beta (-log p_t)] + alpha l(D_r),  the weight p_t^beta taken as a constant
 
