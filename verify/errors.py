@@ -1,4 +1,4 @@
-"""The two ways a command can fail: the user can mend one, the other happened while running.
+"""Errors raised on purpose: `InputError` for invalid input the user can fix, `RunError` for run-time failures.
 
 Every message says what was given, what is allowed and what to type next, and never holds a record's text or raw identifier.
 """
@@ -9,12 +9,12 @@ class VerifyError(Exception):
 
 
 class InputError(VerifyError, ValueError):
-    """Something the user gave cannot be used (exit status 2)."""
+    """Invalid input that the user can fix (exit status 2)."""
 
 
 class RunError(VerifyError, RuntimeError):
-    """Something went wrong while running: a full disk, a non-finite loss (exit status 1)."""
+    """A run-time failure: a full disk, a non-finite loss (exit status 1)."""
 
 
 class IntegrityError(InputError):
-    """Files are not what their manifest says: incomplete, changed or foreign (exit status 2)."""
+    """Files differ from their manifest: incomplete, changed or foreign (exit status 2)."""

@@ -1,4 +1,4 @@
-"""What could an audit of this size show, and how large would it have to be? To be asked before unlearning."""
+"""Power analysis: what an audit of a given size can show, and how large it would have to be."""
 
 from bisect import bisect_left
 from dataclasses import dataclass, replace
@@ -20,7 +20,7 @@ RIGHT_GUESSES = 0.95
 
 @dataclass(frozen=True)
 class PowerRow:
-    """One claim: what this size gives, and what it takes.
+    """The power of one claim at the given size, and the size it needs.
 
     Attributes:
         claim: in plain words.
@@ -36,7 +36,7 @@ class PowerRow:
 def power_table(
     *, forget: int, controls: int = 0, references: int = 0, canaries: int = 0, world: World | None = None, settings: Settings
 ) -> list[PowerRow]:
-    """What can be shown with so many forget records, never-trained controls, references and canary pairs.
+    """Compute what can be shown with given numbers of forget records, controls, references and canary pairs.
 
     Args:
         forget, controls, references, canaries: sizes; 0 for what there is none of.
@@ -62,7 +62,7 @@ def power_table(
 
 
 def reference_rows(world: World, references: int, settings: Settings) -> list[PowerRow]:
-    """What R retrained references certify and accuse, by simulation."""
+    """Simulate what R retrained references certify and accuse."""
     cases = [
         ("retrained references: certify an honest retraining", 0.0, True),
         ("retrained references: accuse a model that keeps 20 % of the records", 0.20, False),
@@ -74,7 +74,7 @@ def reference_rows(world: World, references: int, settings: Settings) -> list[Po
 
 
 def certifying_row(world: World, references: int, settings: Settings) -> PowerRow:
-    """How often R retrained references certify an honest deletion: the first of `reference_rows`, alone."""
+    """Simulate how often R retrained references certify an honest deletion: the first of `reference_rows` alone."""
     return _reference_row("certify an honest deletion", world, references, settings, 0.0, certify=True)
 
 
@@ -97,7 +97,7 @@ def _rule_rate(world: World, remembered: float, certify: bool, margin: float, al
 
 
 def twin_rows(forget: int, controls: int, settings: Settings) -> list[PowerRow]:
-    """What exchangeable controls can reject."""
+    """Compute what exchangeable controls can reject."""
     # Benjamini-Hochberg rejects a lone record at q / (2 K) on its side: the smallest conformal p-value must reach that.
     lone = int(np.ceil(2 * forget / settings.alpha)) - 1
     given = "cannot: no controls"
@@ -112,7 +112,7 @@ def twin_rows(forget: int, controls: int, settings: Settings) -> list[PowerRow]:
 
 
 def canary_rows(pairs: int, settings: Settings) -> list[PowerRow]:
-    """What coin-flipped pairs bound."""
+    """Compute the bounds that canary pairs give."""
     claim = f"canaries: show a leak beyond {settings.epsilon:g} nats where {RIGHT_GUESSES:.0%} of the coins are guessed"
 
     def shown(guesses: int) -> float:
@@ -126,7 +126,7 @@ def canary_rows(pairs: int, settings: Settings) -> list[PowerRow]:
 
 
 def attack_rows(arm: int, settings: Settings) -> list[PowerRow]:
-    """What an attack on so many records a side can claim."""
+    """Compute what an attack on a given number of records per side can claim."""
     rows = []
     for bound in (0.05, 0.10):
         needed = required_sample_size("auc", bound, alpha=settings.alpha)

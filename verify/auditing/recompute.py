@@ -1,4 +1,4 @@
-"""Believe nothing: every number of a verdict, computed again from the per-record scores."""
+"""Recompute every number of a verdict from the per-record scores."""
 
 from dataclasses import fields
 from pathlib import Path
@@ -52,7 +52,7 @@ def recompute(folder: str | Path) -> Evidence:
 
 
 def differences(one: Any, other: Any, place: str = "") -> list[str]:
-    """Where two trees of plain values differ, numbers beyond a relative tolerance."""
+    """Return where two trees of plain values differ, numbers beyond a relative tolerance."""
     if isinstance(one, dict) and isinstance(other, dict) and one.keys() == other.keys():
         return [found for name in one for found in differences(one[name], other[name], f"{place}.{name}".lstrip("."))]
     if isinstance(one, tuple | list) and isinstance(other, tuple | list) and len(one) == len(other):

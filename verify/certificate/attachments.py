@@ -1,4 +1,4 @@
-"""What is given beside a certificate, compared with what was signed: a model, an audit, the deletion record, the ledger."""
+"""Compare attachments of a certificate (model, audit, deletion record, ledger) with what was signed."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ Pair = dict[str, Statement]
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that was checked.
+    """One checked property and its outcome.
 
     Attributes:
         what: in words.
@@ -32,7 +32,7 @@ class Finding:
 
 @dataclass(frozen=True)
 class Beside:
-    """What the reader has; see `check_certificate`."""
+    """The attachments that the reader has; see `check_certificate`."""
 
     model: str | Path | None
     audit: str | Path | None
@@ -42,7 +42,7 @@ class Beside:
 
 
 def beside_findings(pairs: Mapping[str, Pair], beside: Beside) -> list[Finding]:
-    """One finding for each thing that was given."""
+    """Compare every given attachment with the certificate; one finding each."""
     findings: list[Finding] = []
     if beside.model is not None and pairs:
         findings.append(_model(pairs, Path(beside.model)))
@@ -83,7 +83,7 @@ def _model(pairs: Mapping[str, Pair], model: Path) -> Finding:
 
 
 def _audit(statements: list[Statement], audit: Path) -> list[Finding]:
-    """Are the folder's files those of one of the audits that were signed? Of several audits, the one that fits best counts."""
+    """Check that a folder's files are those of a signed audit; of several audits, the best match counts."""
     found = []
     for statement in statements:
         findings = []
@@ -108,7 +108,7 @@ def _deletion(requests: list[dict[str, Any]], path: Path) -> Finding:
 
 
 def _difference(one: Any, other: Any, place: str = "") -> str | None:
-    """The first place where two JSON values differ; None where they are the same. Contents are not repeated."""
+    """Return the path of the first difference between two JSON values, without their contents; None where they are equal."""
     if isinstance(one, dict) and isinstance(other, dict):
         if one.keys() != other.keys():
             return f"{place} (its fields)".strip()

@@ -1,4 +1,4 @@
-"""Check a certificate: what verifies, and exactly what does not. Imports no torch."""
+"""Check a certificate: list what verifies and exactly what does not. Imports no torch."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -44,12 +44,12 @@ class Checked:
 
     @property
     def holds(self) -> bool:
-        """Whether everything verified."""
+        """Return whether everything verified."""
         return all(finding.holds for finding in self.findings)
 
     @property
     def verdict(self) -> str | None:
-        """The word for the whole: that of the model that fared worst, or None where no auditor's statement verified."""
+        """Return the worst verdict over all models, or None where no auditor's statement verified."""
         return next((word for word in PRECEDENCE if word in self.verdicts.values()), None)
 
 
@@ -67,16 +67,16 @@ class Trusted:
     auditor: Sequence[SSlibKey] = ()
 
     def all(self) -> list[SSlibKey]:
-        """Every key, for whichever role."""
+        """Return all trusted keys, whatever their role."""
         return [*self.either, *self.operator, *self.auditor]
 
     def allows(self, role: str, key: str) -> bool:
-        """Whether the key with this id may speak for the role."""
+        """Return whether the key with this id may sign in the role."""
         own = self.operator if role == "operator" else self.auditor
         return any(one.keyid == key for one in (*self.either, *own))
 
     def allows_both(self, key: str) -> bool:
-        """Whether one signer may be operator and auditor: the only key that was given, or one that was given for either role."""
+        """Return whether one signer may act in both roles: the only key given, or one given for both."""
         named = all(any(one.keyid == key for one in own) for own in (self.operator, self.auditor))
         return named or len({one.keyid for one in self.all()}) == 1
 
@@ -145,7 +145,7 @@ def check_certificate(
 
 
 def _sort(statement: Statement, pairs: dict[str, Pair]) -> str | None:
-    """Put a statement beside the other one about the same weights, and name these; None where it has no place."""
+    """Pair a statement with the other one about the same weights and return their digest; None where there is no pair."""
     role = ROLES.get(str(statement.get("predicateType")))
     try:
         weights = str(statement["subject"][0]["digest"]["sha256"])
@@ -159,7 +159,7 @@ def _sort(statement: Statement, pairs: dict[str, Pair]) -> str | None:
 
 @dataclass(frozen=True)
 class Signer:
-    """Who signed a statement: "operator" or "auditor", and the id of the key."""
+    """The signer of a statement: "operator" or "auditor", and the id of the key."""
 
     role: str
     key: str
@@ -167,7 +167,7 @@ class Signer:
 
 @dataclass(frozen=True)
 class Claimed:
-    """What a certificate says of itself; nothing of it is verified.
+    """A certificate's own claims, unverified.
 
     Attributes:
         signers: who is said to have signed, each once.
@@ -211,7 +211,7 @@ def _envelopes(path: Path) -> list[dict[str, Any]]:
 
 
 def _open(raw: Any, number: int, keys: Sequence[SSlibKey]) -> tuple[Finding, dict[str, Any] | None, list[str]]:
-    """Verify one envelope; its statement and the ids of the keys come out only if the signatures hold."""
+    """Verify one envelope; return its statement and key ids only if the signatures hold."""
     what = f"signature of statement {number}"
     try:
         envelope = Envelope.from_dict(json.loads(json.dumps(raw)))
@@ -247,7 +247,7 @@ def _crypto_key(key: SSlibKey) -> Any:
 
 
 def _agreement(pair: Pair, signers: Mapping[str, str]) -> list[Finding]:
-    """Do operator and auditor speak of the same weights, before and after?"""
+    """Check that operator and auditor name the same weights, before and after."""
     findings = [
         Finding(
             f"statement of the {role}",
@@ -267,7 +267,7 @@ def _agreement(pair: Pair, signers: Mapping[str, str]) -> list[Finding]:
 
 
 def _one_signer(signers: Mapping[str, str], trusted: Trusted) -> list[Finding]:
-    """Is the auditor somebody else than the operator, where the reader expects two?"""
+    """Check that auditor and operator are different signers, where the reader expects two."""
     key = signers.get("auditor")
     if key is None or signers.get("operator") != key:
         return []
@@ -279,7 +279,7 @@ def _one_signer(signers: Mapping[str, str], trusted: Trusted) -> list[Finding]:
 
 
 def _all_models(pairs: dict[str, Pair]) -> list[Finding]:
-    """Is every model that the operator replaced in the certificate, with the verdict that the operator reports?"""
+    """Check that every model the operator replaced is certified with the verdict the operator reports."""
     if not pairs:
         return [Finding("statements", False, "none is valid")]
     findings = []
@@ -296,7 +296,7 @@ def _all_models(pairs: dict[str, Pair]) -> list[Finding]:
 
 
 def _reported_otherwise(entry: dict[str, Any], pair: Pair) -> str | None:
-    """The first thing that the deletion record reports of a model otherwise than the statements about it; None where it agrees."""
+    """Return the first fact on which the deletion record and the statements about a model disagree, or None."""
     auditor = pair["auditor"]["predicate"]
     found = auditor["annotations"]
     audits = [part["digest"]["sha256"] for part in auditor["configuration"] if str(part["name"]) == "evidence.json"]
@@ -316,14 +316,14 @@ def _method(operator: Statement) -> str:
 
 
 def _phrase(found: dict[str, Any]) -> str:
-    """The auditor's verdict with its parameters, from what the auditor signed."""
+    """Format the auditor's verdict with its parameters, from what the auditor signed."""
     settings = found["evidence"]["settings"]
     sizes = [entry["records"] for entry in found["evidence"]["sets"] if entry["role"] == "forget"]
     return verdict_phrase(str(found["verdict"]), settings["margin"], settings["alpha"], found["records_accused"], sizes[0])
 
 
 def _in_service_on(what: str, word: str, entry: dict[str, Any]) -> Finding:
-    """May a model with this verdict go into service on what the operator says that it did?"""
+    """Return whether a model with this verdict may go into service, given the operator's statement."""
     if entry.get("basis", "audit") == "audit":
         detail = "audited, with the verdict that the operator reports"
         if word == CERTIFYING:
@@ -337,7 +337,7 @@ def _in_service_on(what: str, word: str, entry: dict[str, Any]) -> Finding:
 
 
 def _rebuilt(entry: dict[str, Any]) -> bool:
-    """Whether the method rebuilt the weights without the records; `auto` did where the last of its rungs says so."""
+    """Return whether the method rebuilt the weights without the records; `auto` did if its last attempt says so."""
     if entry["method"] == "auto":
         return "exactness" in (entry["facts"].get("rungs") or [{}])[-1]
     return bool(entry.get("exactness"))

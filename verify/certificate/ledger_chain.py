@@ -1,4 +1,4 @@
-"""The chain of a request ledger, followed by somebody who does not trust the program that wrote it.
+"""Recompute a request ledger's hash chain independently of the program that wrote it.
 
 Every event carries the digest of the one before. An event that was edited, removed or put in breaks the chain from there on, and
 the head that a certificate names is then no longer in it. Read from the SQLite file alone, without opening it for writing.
@@ -22,7 +22,7 @@ QUERY = "SELECT sequence, request, state, at, details, previous, digest FROM eve
 
 
 def chain(path: str | Path) -> list[str]:
-    """Digests of all events, the first being the head of an empty ledger.
+    """Return the digests of all events, starting with the head of an empty ledger.
 
     Raises:
         InputError: the file is no ledger.

@@ -1,4 +1,4 @@
-"""The form of a certificate's statements, the keys, and the signature. Imports no torch: a check takes well under a second."""
+"""Statement form, Ed25519 keys and DSSE signatures of certificates. Imports no torch: a check takes well under a second."""
 
 from pathlib import Path
 from typing import Any
@@ -72,7 +72,7 @@ def load_public_key(path: str | Path) -> SSlibKey:
 
 
 def sign(statement: Statement, signer: CryptoSigner) -> dict[str, Any]:
-    """The statement in a signed DSSE envelope, as JSON.
+    """Sign a statement; returns the DSSE envelope as JSON.
 
     Raises:
         InputError: it holds a number that JSON cannot carry from one program to another (an integer beyond 2**53, say).

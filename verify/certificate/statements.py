@@ -1,4 +1,4 @@
-"""A certificate that anybody can check without trusting the tool that made it.
+"""Statements of a certificate: what operator and auditor sign, checkable without this tool.
 
 For every model that was replaced, two in-toto statements, each in a signed DSSE envelope: the operator's (what was asked, and how
 the new weights were made from the old) and the auditor's (what was tested, and what came out). Payloads are canonical JSON (RFC
@@ -94,7 +94,7 @@ def operator_statement(model: str | Path, original: str | Path, about: Mapping[s
 
 
 def _without_folders(setting: Any) -> Any:
-    """A setting in which a place on this machine, such as a reference's, is its last name: the folders above may be anybody's."""
+    """Reduce paths in a setting to their last component: parent folders may name people."""
     if isinstance(setting, Mapping):
         return {name: _without_folders(value) for name, value in setting.items()}
     if isinstance(setting, (list, tuple)):
@@ -103,7 +103,7 @@ def _without_folders(setting: Any) -> Any:
 
 
 def _request(about: Mapping[str, Any], before: str, after: str) -> dict[str, Any]:
-    """The operator's facts, if they are a deletion record about these weights and nothing else."""
+    """Validate the operator's facts as a deletion record about these weights."""
     from verify.schema.deletion_record import DeletionRecord
 
     try:

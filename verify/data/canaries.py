@@ -1,4 +1,4 @@
-"""Canaries: random texts in pairs, one of each pair trained, which one decided by a fair coin.
+"""Canaries: pairs of random texts, one of each pair trained as assigned by a fair coin.
 
 Everything follows from one secret of 32 random bytes: the texts, and through a keyed hash the coins. The secret's digest is the
 commitment; who publishes it before training cannot choose other coins afterwards. The manifest holds the secret, so it is
@@ -29,7 +29,7 @@ CANARY_TOKENS = 16
 
 @dataclass(frozen=True, repr=False)
 class Canaries:
-    """Pairs of random texts and the coins that say which were trained.
+    """Pairs of random texts and the coin flips that assign which are trained.
 
     Attributes:
         secret: what everything follows from.
@@ -43,7 +43,7 @@ class Canaries:
 
     @classmethod
     def draw(cls, pairs: int, tokenizer: Any) -> "Canaries":
-        """Fresh canaries, from the operating system's randomness.
+        """Draw fresh canaries from the operating system's randomness.
 
         Raises:
             InputError: fewer than one pair.
@@ -54,15 +54,15 @@ class Canaries:
 
     @property
     def commitment(self) -> str:
-        """SHA-256 that fixes the canaries and their coins without giving them away."""
+        """Compute a SHA-256 commitment to the canaries and their assignment."""
         return hashlib.sha256(b"canaries\x00" + self.secret + f"\x00{self.pairs}\x00{self.tokenizer}".encode()).hexdigest()
 
     def coins(self) -> np.ndarray:
-        """Whether the first member of each pair is the trained one, bool [m]: one bit of HMAC-SHA256 each."""
+        """Return whether the first member of each pair is trained, bool [m]: one bit of HMAC-SHA256 each."""
         return np.array([self._hash(f"coin {number}")[0] & 1 == 1 for number in range(self.pairs)])
 
     def records(self, tokenizer: Any) -> list[Record]:
-        """Both members of every pair, [2 m]: rows 2j and 2j + 1 are pair j.
+        """Return both members of every pair, [2 m]: rows 2j and 2j + 1 are pair j.
 
         Raises:
             InputError: another tokenizer than the one they were drawn for.
@@ -76,11 +76,11 @@ class Canaries:
         ]
 
     def trained_records(self, tokenizer: Any) -> list[Record]:
-        """The members that the coins chose, [m]."""
+        """Return the trained members, [m]."""
         return [record for record, chosen in zip(self.records(tokenizer), self.included(), strict=True) if chosen]
 
     def included(self) -> np.ndarray:
-        """Which of `records` were trained, bool [2 m]."""
+        """Return which of `records` were trained, bool [2 m]."""
         coins = self.coins()
         return np.stack([coins, ~coins], axis=1).ravel()
 
@@ -111,7 +111,7 @@ class Canaries:
         return hmac.new(self.secret, what.encode(), hashlib.sha256).digest()
 
     def _texts(self, tokenizer: Any, words: np.ndarray) -> Iterator[str]:
-        """2 m different texts; one that repeats an earlier one (possible in tiny vocabularies) is drawn again."""
+        """Draw 2 m distinct texts; a duplicate (possible in tiny vocabularies) is drawn again."""
         seen: set[str] = set()
         for number in range(2 * self.pairs):
             for attempt in range(100):
@@ -129,7 +129,7 @@ class Canaries:
 
 
 def _plain_tokens(tokenizer: Any) -> np.ndarray:
-    """Ids of tokens that stand for printable text, special ones left out."""
+    """Return the ids of tokens that decode to printable text, without special tokens."""
     special = set(tokenizer.all_special_ids)
     candidates = [index for index in range(len(tokenizer)) if index not in special]
     texts = tokenizer.batch_decode([[index] for index in candidates])
@@ -142,7 +142,7 @@ def _plain_tokens(tokenizer: Any) -> np.ndarray:
 
 
 def find_canaries(model: Any) -> Canaries | None:
-    """The canaries that a model's folder carries, if it is a folder and carries some."""
+    """Load the canaries in a model's folder, or return None."""
     if isinstance(model, (str, Path)) and (Path(model) / CANARIES_NAME).is_file():
         return Canaries.load(Path(model) / CANARIES_NAME)
     return None

@@ -1,4 +1,4 @@
-"""What a model is called by: digests of what its weights are and of what its tokenizer does, not of how they are stored."""
+"""Digests of model weights and tokenizer behaviour, independent of how they are stored."""
 
 import hashlib
 import json
@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 
 def weights_digest(model: nn.Module) -> str:
-    """SHA-256 over names, types, shapes and bytes of all weights, in hexadecimal; the same however they are spread."""
+    """Compute SHA-256 over names, types, shapes and bytes of all weights, in hexadecimal, however they are distributed."""
     digest = hashlib.sha256()
     for key, tensor in sorted(model.state_dict().items()):
         value: Tensor = whole(tensor.detach()).cpu().contiguous()
@@ -19,13 +19,13 @@ def weights_digest(model: nn.Module) -> str:
 
 
 def whole(tensor: Tensor) -> Tensor:
-    """All of a tensor, also of one that lies in parts on several processes; all of them call this together."""
+    """Gather a whole tensor, also one sharded over several processes, all of which call this together."""
     gather = getattr(tensor, "full_tensor", None)
     return tensor if gather is None else gather()
 
 
 def tokenizer_digest(tokenizer: Any) -> str:
-    """SHA-256 of the tokenizer's rules, special tokens and chat template; padding and truncation settings do not count."""
+    """Compute SHA-256 of the tokenizer's rules, special tokens and chat template, without padding and truncation settings."""
     rules = json.loads(tokenizer.backend_tokenizer.to_str())
     content = {
         "rules": {name: value for name, value in rules.items() if name not in ("padding", "truncation")},

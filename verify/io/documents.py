@@ -1,4 +1,4 @@
-"""What the schemas of whole files share: a name with a version, written atomically, read strictly."""
+"""Base of versioned documents: written atomically, read strictly."""
 
 import hashlib
 from pathlib import Path
@@ -11,13 +11,13 @@ from verify.io.files import read_json, write_text
 
 
 class Frozen(BaseModel):
-    """Base of all parts: strict types, no unknown fields, no NaN, no infinity, no change after the fact."""
+    """Base of all schema parts: strict types, no unknown fields, no NaN, no infinity, immutable."""
 
     model_config = ConfigDict(strict=True, frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class Document(Frozen):
-    """A file of its own.
+    """A versioned document in a file of its own.
 
     Attributes:
         called: what a message calls it, with its version.
@@ -32,7 +32,7 @@ class Document(Frozen):
     )
 
     def text(self) -> str:
-        """The file's content."""
+        """Return the file's content."""
         return self.model_dump_json(indent=2, by_alias=True) + "\n"
 
     @property
@@ -41,12 +41,12 @@ class Document(Frozen):
         return hashlib.sha256(self.text().encode()).hexdigest()
 
     def save(self, path: str | Path) -> None:
-        """Write it as JSON, atomically."""
+        """Write the document as JSON, atomically."""
         write_text(path, self.text())
 
     @classmethod
     def load(cls, path: str | Path) -> Self:
-        """Read it.
+        """Read the document from a file.
 
         Raises:
             InputError: the file is missing, cut off, of another version, or not what the schema allows.
@@ -56,7 +56,7 @@ class Document(Frozen):
 
     @classmethod
     def parse(cls, content: str | bytes, where: str) -> Self:
-        """Read it from JSON text; `where` names its place in messages.
+        """Parse the document from JSON text; `where` names its source in messages.
 
         Raises:
             InputError: it is not what the schema allows; the message names the first field that is not, never its content.

@@ -1,4 +1,4 @@
-"""Everything on disk is written whole or not at all, and described by a manifest of digests that is written last.
+"""Atomic file writes, strict reads, and manifests of digests that are written last.
 
 A reader trusts only a directory whose manifest verifies: a run killed in the middle leaves a directory without one, and a
 changed byte leaves a manifest that no longer fits.
@@ -24,7 +24,7 @@ CHUNK_BYTES = 1 << 20
 
 @contextmanager
 def atomic_file(path: str | Path, mode: int = 0o644) -> Iterator[IO[bytes]]:
-    """Open a temporary file beside `path`; rename it to `path` when the block ends well, remove it when it does not.
+    """Open a temporary file beside `path`; rename it to `path` on success, remove it on failure.
 
     Raises:
         RunError: the disk is full or the folder is not writable; what stood at `path` before is untouched.
@@ -50,7 +50,7 @@ def atomic_file(path: str | Path, mode: int = 0o644) -> Iterator[IO[bytes]]:
 
 @contextmanager
 def disk_errors(path: Path) -> Iterator[None]:
-    """Turn the operating system's refusals into a sentence with a next step."""
+    """Turn operating-system errors into a message with a next step."""
     try:
         yield
     except Exception as error:
@@ -68,7 +68,7 @@ def disk_errors(path: Path) -> Iterator[None]:
 
 
 def sync_directory(folder: Path) -> None:
-    """Make a rename in `folder` survive a power cut."""
+    """Flush a folder to disk, so that a rename in it survives a power cut."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -105,13 +105,13 @@ def read_json(path: str | Path) -> Any:
 
 
 def file_digest(path: str | Path) -> str:
-    """SHA-256 of a file's bytes, in hexadecimal."""
+    """Compute SHA-256 of a file's bytes, in hexadecimal."""
     with Path(path).open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def write_manifest(folder: str | Path, kind: str, about: Mapping[str, Any] | None = None) -> None:
-    """Describe every file below `folder` (subfolders with a manifest of their own excepted) and write the manifest last.
+    """Write the manifest of every file below `folder`, except subfolders with a manifest of their own.
 
     Args:
         folder: a directory whose content is complete.
@@ -126,7 +126,7 @@ def write_manifest(folder: str | Path, kind: str, about: Mapping[str, Any] | Non
 
 
 def _covered_files(folder: Path) -> list[str]:
-    """Names relative to `folder` of the files its manifest answers for, sorted."""
+    """Return the sorted relative names of the files that the manifest covers."""
     names = []
     for parent, subfolders, files in os.walk(folder):
         subfolders[:] = [name for name in subfolders if not (Path(parent) / name / MANIFEST).exists()]
@@ -172,7 +172,7 @@ def verify_manifest(folder: str | Path, kind: str | None = None) -> dict[str, An
 
 
 def is_complete(folder: str | Path, kind: str | None = None) -> bool:
-    """Whether a directory's manifest verifies."""
+    """Return whether a directory's manifest verifies."""
     try:
         verify_manifest(folder, kind)
     except IntegrityError:
@@ -181,7 +181,7 @@ def is_complete(folder: str | Path, kind: str | None = None) -> bool:
 
 
 def new_output(folder: str | Path, resumable: Callable[[Path], bool] = lambda _: False) -> Path:
-    """Make the directory of a new run, or accept one that `resumable` recognises as the same run cut off.
+    """Create the directory of a new run, or accept one that `resumable` recognises as the same run interrupted.
 
     Raises:
         InputError: the directory already holds something else; nothing in it is touched.
@@ -204,7 +204,7 @@ LOCK = ".lock"
 
 @contextmanager
 def alone_in(folder: Path) -> Iterator[None]:
-    """Work in a folder while no other process does; the system lets go of it when the process ends, however it ends.
+    """Hold an exclusive lock on a folder; the system releases it when the process ends, however it ends.
 
     Raises:
         InputError: another process works there.

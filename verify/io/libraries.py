@@ -1,11 +1,11 @@
-"""Keeps third-party libraries quiet: no telemetry, no progress bars, no Hub lookups of their own."""
+"""Quiet third-party libraries: no telemetry, no progress bars, no Hub lookups of their own."""
 
 import logging as python_logging
 import os
 
 
 def quiet_libraries() -> None:
-    """Libraries report through their own bars and telemetry; a command has one voice and calls nobody."""
+    """Silence the logging, progress bars and telemetry of transformers and its dependencies."""
     quiet_imports()
     from transformers.utils import logging
 
@@ -14,7 +14,7 @@ def quiet_libraries() -> None:
 
 
 def quiet_imports() -> None:
-    """What has to be said before the libraries are imported; it imports none of them."""
+    """Set what has to be set before the libraries are imported; imports none of them."""
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")

@@ -1,4 +1,4 @@
-"""The directory is the registry: what a package holds is on the command line by existing.
+"""Plug-in discovery: the directory is the registry, one entry per file.
 
 One file is one entry; its name is the file's name. No decorator, no list to keep: a file that is added is found, a file that is
 removed is gone. Files whose name begins with an underscore, `base.py`, and those a package names, hold what the entries share.
@@ -16,7 +16,7 @@ SHARED = frozenset({"base"})
 
 @cache
 def discover(package: ModuleType, *required: str, shared: frozenset[str] = SHARED) -> Mapping[str, type]:
-    """The entries of a package, by name, in alphabetical order.
+    """Return the entries of a package by name, in alphabetical order.
 
     Args:
         package: an imported package; each of its modules holds one entry.
@@ -37,7 +37,7 @@ def discover(package: ModuleType, *required: str, shared: frozenset[str] = SHARE
 
 
 def _entry(module: ModuleType, required: tuple[str, ...]) -> type:
-    """The one public dataclass that `module` itself defines and that has a required method."""
+    """Return the one public dataclass that `module` itself defines and that has a required method."""
     found = [
         value
         for name, value in vars(module).items()

@@ -1,4 +1,4 @@
-"""The attack claim: how every attack does against every model, and what the model still knows of what it was to keep."""
+"""Attack results of every model, and its utility on the retain set."""
 
 from collections.abc import Sequence
 
@@ -19,7 +19,7 @@ LARGEST_LOGARITHM = 700.0
 
 
 def attack_results(table: ScoreTable, settings: Settings) -> list[AttackResult]:
-    """Every attack against every model."""
+    """Compute the result of every attack against every model."""
     from verify.attacks import attack_classes
 
     results, kinds = [], attack_classes()
@@ -55,7 +55,7 @@ def _rates(forget: Array, against: Array, settings: Settings) -> tuple[RateAtFPR
 
 
 def utility_of_models(table: ScoreTable, references: Sequence[str], settings: Settings) -> tuple[Utility, ...]:
-    """Geometric-mean token probability on the retain set, and its ratio to an honest model's."""
+    """Compute geometric-mean token probability on the retain set, and its ratio to an honest model's."""
     if table.block("target", "retain") is None:
         return ()
     yardstick = table.losses(references or ["original"], "retain").mean(axis=0)
@@ -75,7 +75,7 @@ def utility_of_models(table: ScoreTable, references: Sequence[str], settings: Se
 
 
 def _exponential(logs: Array, settings: Settings) -> Value:
-    """exp of a mean of logarithms, with the interval of the mean; no end is infinite, which JSON does not know."""
+    """Exponentiate a mean of logarithms with its interval; clips infinite ends, which JSON cannot hold."""
     mean = mean_with_interval(logs, settings.confidence)
     value, low, high = (float(np.exp(min(one, LARGEST_LOGARITHM))) for one in (mean.value, mean.low, mean.high))
     return Value(value=value, low=low, high=high, n=mean.n, level=mean.level)

@@ -1,4 +1,4 @@
-"""Could one tell forget records from controls without any model? Then no attack on the model shows anything.
+"""Blind baseline: can a text classifier separate forget records from controls without any model?
 
 A bag-of-words classifier that never sees the model: TF-IDF and a linear least-squares classifier, scored out of fold. Where the
 controls differ from the forget set in topic or style, it wins, and a membership attack's AUC against those controls measures the
@@ -36,7 +36,7 @@ WORD = rf"[{UNSPACED}]|(?:(?![{UNSPACED}])\w){{2,}}"
 
 
 class NothingSharedError(InputError):
-    """No word occurs in two texts, so that no classifier of words can be fitted: nothing was examined."""
+    """No word occurs in two texts, so no bag-of-words classifier can be fitted and nothing was examined."""
 
 
 def blind_auc(
@@ -49,7 +49,7 @@ def blind_auc(
     resamples: int = 100,
     seed: int = 0,
 ) -> Estimate:
-    """Out-of-fold AUC of the blind classifier, oriented so that it is at least one half: max(AUC, 1 - AUC).
+    """Compute the out-of-fold AUC of the blind classifier, oriented to at least one half: max(AUC, 1 - AUC).
 
     The interval is a bootstrap over groups with the classifier refitted in every resample, because the classifier's own chance
     is part of the uncertainty. Records of one group (one person) stay in one fold: otherwise the classifier would recognise
@@ -94,7 +94,7 @@ def blind_permutation_p(
     permutations: int = 199,
     seed: int = 0,
 ) -> float:
-    """Label-permutation p-value of the blind classifier: (1 + #{permuted AUC >= observed}) / (permutations + 1).
+    """Compute the label-permutation p-value of the blind classifier: (1 + #{permuted AUC >= observed}) / (permutations + 1).
 
     Whole groups change sides, since records of one person were never apart. For twins drawn at random it is a valid p-value, and
     a small one says that they were not. Folds are drawn without regard to the labels, so that all permutations share them.
@@ -118,7 +118,7 @@ def blind_permutation_p(
 
 
 def held_out_scores(kernel: Array, labels: Array | Indices, folds: Indices, weights: Array) -> Array:
-    """Score of every text by the classifier that was fitted without its fold.
+    """Score every text by the classifier fitted without its fold.
 
     Weighted kernel ridge regression on targets that balance the sides; the leave-one-fold-out scores follow from the inverse G of
     K + ridge/w without another fit (Rasmussen and Williams 2006, section 5.4.2, for blocks):
@@ -154,7 +154,7 @@ def _texts(
     control_groups: Sequence[str],
     rng: np.random.Generator,
 ) -> tuple[Array, Indices, Indices]:
-    """Kernel of the texts that take part [T, T], their labels and the number of their group [T]."""
+    """Build the kernel of the texts that take part [T, T], with their labels and group numbers [T]."""
     texts = [*forget, *controls]
     labels = np.repeat([1, 0], [len(forget), len(controls)])
     names = np.array([*(f"f{name}" for name in forget_groups), *(f"c{name}" for name in control_groups)])
@@ -171,7 +171,7 @@ def _texts(
 
 
 def _alike(texts: Sequence[str]) -> Array:
-    """Inner products of the TF-IDF rows of texts."""
+    """Compute inner products of the texts' TF-IDF rows."""
     words = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True, min_df=2, token_pattern=WORD)
     try:
         features = words.fit_transform(texts)
@@ -184,7 +184,7 @@ def _alike(texts: Sequence[str]) -> Array:
 
 
 def _folds(labels: Indices, group: Indices, rng: np.random.Generator) -> Indices:
-    """A fold for every group number; each side's groups are spread evenly."""
+    """Assign a fold to every group, each side's groups spread evenly."""
     count = min(FOLDS, *(len(np.unique(group[labels == side])) for side in (0, 1)))
     folds = np.zeros(int(group.max()) + 1, dtype=np.intp)
     for side in (0, 1):
@@ -194,7 +194,7 @@ def _folds(labels: Indices, group: Indices, rng: np.random.Generator) -> Indices
 
 
 def _times_drawn(labels: Indices, group: Indices, rng: np.random.Generator) -> Indices:
-    """How often a bootstrap draws each group, within its side; at least two groups of a side are drawn."""
+    """Draw bootstrap counts per group within each side; at least two groups of a side are drawn."""
     times = np.zeros(int(group.max()) + 1, dtype=np.intp)
     for side in (0, 1):
         there = np.unique(group[labels == side])
@@ -206,7 +206,7 @@ def _times_drawn(labels: Indices, group: Indices, rng: np.random.Generator) -> I
 
 
 def _auc(kernel: Array, labels: Indices, folds: Indices, weights: Array) -> float:
-    """Area under the curve of the held-out scores, every text as often as it was drawn."""
+    """Compute the AUC of held-out scores, texts weighted by how often they were drawn."""
     scores, times = held_out_scores(kernel, labels, folds, weights), weights.astype(int)
     forget, controls = (np.repeat(scores[labels == side], times[labels == side]) for side in (1, 0))
     return membership_auc(forget, controls).value

@@ -1,4 +1,4 @@
-"""What the claims share: scores freed of how hard a text is, and two-sided conformal rejections."""
+"""Difficulty-calibrated scores, and two-sided conformal tests against controls, shared by several tiers."""
 
 from collections.abc import Sequence
 
@@ -16,14 +16,14 @@ BLIND_LEVEL = 0.01
 
 
 def calibrators(table: ScoreTable, role: SetRole) -> list[str]:
-    """Models that never saw what is in question: the retrained references, else the base."""
+    """Return the models that never saw the records in question: the retrained references, else the base."""
     scored = [model for model, scored_role in table.blocks if scored_role == role]
     references = [model for model in scored if model.startswith("reference")]
     return references or [model for model in scored if model == "base"]
 
 
 def calibrated(table: ScoreTable, model: str, role: SetRole) -> Array:
-    """Mean log-probability of each record, less its mean under the models that never saw it; nats per token [N].
+    """Compute each record's mean log-probability minus its mean under models that never saw it, nats per token [N].
 
     Without such a model it is the bare log-probability: as valid, but a record's difficulty hides its trace.
     """
@@ -33,7 +33,7 @@ def calibrated(table: ScoreTable, model: str, role: SetRole) -> Array:
 
 
 def describe_calibration(table: ScoreTable, role: SetRole) -> str:
-    """The statistic in words."""
+    """Describe the statistic in words."""
     count = len(calibrators(table, role))
     if not count:
         return "mean log-probability per token"
@@ -41,7 +41,7 @@ def describe_calibration(table: ScoreTable, role: SetRole) -> str:
 
 
 def conformal_findings(names: Sequence[str], scores: Array, controls: Array, q: float) -> tuple[TwinFinding, ...]:
-    """Which scores are unlike the controls' on either side, at a false-discovery rate of q over both."""
+    """Find scores unlike the controls' on either side, at a false-discovery rate of q over both."""
     findings = []
     for direction, sign in (("remembered", 1.0), ("over-forgotten", -1.0)):
         rejections = benjamini_hochberg(conformal_p_values(sign * scores, sign * controls), q / 2)

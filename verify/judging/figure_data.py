@@ -1,4 +1,4 @@
-"""The numbers behind the report's figures, small enough to stand in the evidence."""
+"""Data of the report's figures, small enough to be part of the evidence."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,7 +14,7 @@ QUANTILES = 500
 
 
 def figures(table: ScoreTable, verdict: ResidualVerdict | None) -> Figures:
-    """Histograms of losses, ROC curves of every membership attack, and the per-record residuals."""
+    """Compute histograms of losses, ROC curves of every membership attack, and per-record residuals."""
     models = list(dict.fromkeys(model for model, _ in table.blocks))
     losses = {model: table.loss(model, "forget") for model in models}
     top = max(float(np.quantile(values, 0.99)) for values in losses.values())

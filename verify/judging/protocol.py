@@ -1,4 +1,4 @@
-"""From scores to a verdict. Pure: the same table and settings give the same judgement, on any machine.
+"""The decision protocol, from scores to a verdict: a pure function of score table and settings.
 
 Precedence: a failed gate (NOT_TESTABLE) before an accusation (NOT_FORGOTTEN) before a certificate (EQUIVALENT_WITHIN); whatever
 is none of these is INCONCLUSIVE, with the number that would decide. Where several tiers may accuse, they share alpha.
@@ -185,7 +185,7 @@ def blind_aside(texts: Mapping[SetRole, Sequence[str]], subjects: Mapping[SetRol
 
 
 def _tiers(table: ScoreTable, settings: Settings, references: int) -> tuple[Tier, ...]:
-    """The tiers that may accuse, the strongest first."""
+    """Return the tiers that may accuse, the strongest first."""
     holdout = table.block("target", "holdout") is not None
     present: dict[Tier, bool] = {
         "retrained references": references >= 2,
@@ -197,7 +197,7 @@ def _tiers(table: ScoreTable, settings: Settings, references: int) -> tuple[Tier
 
 
 def _retrained(table: ScoreTable, references: Sequence[str], settings: Settings) -> tuple[ResidualVerdict | None, list[Gate]]:
-    """Tier B and the gates that belong to it."""
+    """Judge Tier B with its gates."""
     gates = [references_gate(len(references))]
     if len(references) < 2:
         return None, gates
@@ -211,7 +211,7 @@ def _retrained(table: ScoreTable, references: Sequence[str], settings: Settings)
 
 
 def _of_references(gates: Sequence[Gate], target: ResidualVerdict | None) -> VerdictWord:
-    """What the comparison with retrained references says by itself, its gates before its tests."""
+    """Return the outcome of the comparison with retrained references alone, gates before tests."""
     failed = [gate for gate in gates if not gate.passed and "record" in gate.claims]
     if target is None or any(gate.blocks == "NOT_TESTABLE" for gate in failed):
         return "NOT_TESTABLE"
@@ -222,7 +222,7 @@ def _of_references(gates: Sequence[Gate], target: ResidualVerdict | None) -> Ver
 
 
 def _verdict(gates: Sequence[Gate], words: Mapping[Tier, VerdictWord]) -> VerdictWord:
-    """The four words in their precedence: every claim has its own gates, and an accusation by any of them stands."""
+    """Decide the verdict by precedence: every claim has its own gates, and any accusation stands."""
     if any(gate.name == "utility" and gate.passed is False for gate in gates):
         return "NOT_TESTABLE"
     if "NOT_FORGOTTEN" in words.values():

@@ -1,4 +1,4 @@
-"""Tier A: does the deletion procedure remove what it is told to remove? Answered by coin flips, without retraining.
+"""Tier A: test the deletion procedure by randomly assigned canaries, without retraining.
 
 The coins are independent of everything but the training run. So whatever the deleted model's scores say about them beyond chance
 is left of that run, and under perfect deletion the number of right guesses is exactly Binomial(r, 1/2).
@@ -69,7 +69,7 @@ def judge_process(
 
 
 def _guess(table: ScoreTable, model: str, settings: Settings) -> tuple[int, int]:
-    """How many pairs are guessed, and how many rightly."""
+    """Count how many pairs are guessed, and how many correctly."""
     block = table.blocks[model, "canary"]
     assert block.included is not None, "canaries come with their coins"
     scores = calibrated(table, model, "canary")

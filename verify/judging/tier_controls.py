@@ -1,4 +1,4 @@
-"""Tier C: no retraining, but records held out at random when the data came in. They are what forgetting should look like."""
+"""Tier C: test the forget set against controls held out at random at data collection, without retraining."""
 
 import numpy as np
 
@@ -15,7 +15,7 @@ CALL_RATE = 0.10
 
 
 def judge_twins(table: ScoreTable, settings: Settings, alpha: float, blind_p: float) -> Twins | None:
-    """Judge the forget set against its twins, or None where the holdout is not said to be twins.
+    """Judge the forget set against held-out controls, or None where the holdout is not declared exchangeable.
 
     Every forget record gets a conformal p-value among the twins, in both directions, and Benjamini-Hochberg corrects for their
     number. It can accuse; it cannot certify, for the null is "as never trained" and silence may be lack of power.
@@ -74,7 +74,7 @@ def _single_power(controls: int) -> float:
 
 
 def _still_in(table: ScoreTable, settings: Settings) -> Value | None:
-    """DUCI's share of the set; the threshold comes from one half of the twins, the false-positive rate from the other."""
+    """Estimate DUCI's share of the set, the threshold from one half of the controls and the FPR from the other."""
     level = 1 - (1 - settings.confidence) / 3
     half = np.random.default_rng(settings.seed).permutation(len(table.loss("target", "holdout"))) % 2 == 0
     if half.all() or (~half).sum() < 1:

@@ -1,4 +1,4 @@
-"""Tier B in the words of the evidence: every test with its intermediate values, and the records that were accused."""
+"""Tier B in the schema of the evidence: every test with its intermediate values, and the accused records."""
 
 import numpy as np
 
@@ -8,7 +8,7 @@ from verify.statistics.residual import ResidualVerdict
 
 
 def accused_records(table: ScoreTable, target: ResidualVerdict | None) -> tuple[RecordFinding, ...]:
-    """The records beyond the margin, the worst first."""
+    """Return the records beyond the margin, the worst first."""
     if target is None:
         return ()
     block = table.blocks["target", "forget"]
@@ -27,7 +27,7 @@ def accused_records(table: ScoreTable, target: ResidualVerdict | None) -> tuple[
 
 
 def described_tests(target: ResidualVerdict) -> tuple[Test, ...]:
-    """C1, C2, A1 and A2 with everything a reader needs to recompute them."""
+    """Describe C1, C2, A1 and A2 with all values needed to recompute them."""
     mean, spread, record = target.mean_test, target.spread_test, target.record_test
 
     def quantities(**named: float) -> tuple[Quantity, ...]:

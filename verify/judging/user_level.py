@@ -1,4 +1,4 @@
-"""User level: does the model know a person from texts of theirs that it was never trained on?
+"""User level: test whether the model recognises a person from texts it was never trained on.
 
 A deleted record may be gone while the person's habits of writing, or facts that several records share, are still there. Fresh
 texts of the forget set's subjects are compared with texts of people who were never trained on, one score per person.
@@ -16,7 +16,7 @@ from verify.statistics.roc import membership_auc
 
 
 def enough_people(table: ScoreTable) -> bool:
-    """Whether there are fresh texts and controls of two people or more each: one is no sample."""
+    """Return whether fresh texts and controls cover two people or more each: one is no sample."""
     blocks = [table.block("target", role) for role in ("fresh", "holdout")]
     return all(block is not None and len(set(_whose(block))) > 1 for block in blocks)
 
@@ -88,10 +88,10 @@ def _by_person(table: ScoreTable, model: str, role: SetRole) -> tuple[list[str],
 
 
 def _whose(block: ScoreBlock) -> list[str]:
-    """The person behind every text; a text of nobody known stands for itself."""
+    """Return the person behind every text; a text without one counts by itself."""
     return [subject or record for subject, record in zip(block.subjects, block.records, strict=True)]
 
 
 def _rank_sum_p(scores: Array, controls: Array) -> float:
-    """Two-sided Mann-Whitney test: exact with eight or fewer on a side and no ties, else with the normal law."""
+    """Compute a two-sided Mann-Whitney p-value: exact with at most eight on a side and no ties, else by the normal law."""
     return float(stats.mannwhitneyu(scores, controls, method="auto").pvalue)

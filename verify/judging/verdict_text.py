@@ -1,4 +1,4 @@
-"""The sentences of a verdict. Every number in them comes from the judgement; nothing is decided here."""
+"""The sentences that explain a verdict. Every number comes from the judgement; nothing is decided here."""
 
 from collections.abc import Sequence
 from typing import Literal
@@ -20,7 +20,7 @@ ENOUGH_FOR_ONE = 8
 
 
 def scope(verdict: VerdictWord, tiers: Sequence[Tier], accused_by: Sequence[Tier], settings: Settings, records: int) -> str:
-    """Which claim the verdict is about, and by what it was shown: an accusation by those that accuse, a certificate by references.
+    """State which claim the verdict is about, and which tiers showed it.
 
     Args:
         verdict: the word.
@@ -50,7 +50,7 @@ def explain(
     claims: Sequence[Process | Twins | People],
     settings: Settings,
 ) -> tuple[str, ...]:
-    """Why, one plain sentence each: the retrained references first, then every other claim in its own words."""
+    """Explain the verdict, one plain sentence each: retrained references first, then every other claim."""
     return (*_explain_record(verdict, gates, target, settings), *(claim.reason for claim in claims))
 
 
@@ -81,7 +81,7 @@ def _explain_record(
 
 
 def not_shown(controls: int, ratio: Value | None, canaries: bool, records: int) -> tuple[str, ...]:
-    """What no reader may take from this audit; `records` is the size of the forget set."""
+    """State what the audit does not show; `records` is the size of the forget set."""
     sentences = [
         "It is a claim about the set: it cannot exclude that a single record is still remembered."
         if records > 1
@@ -100,7 +100,7 @@ def not_shown(controls: int, ratio: Value | None, canaries: bool, records: int) 
 
 
 def seen_by_attacks(attacks: Sequence[AttackResult]) -> tuple[str, ...]:
-    """What attacks see beside the verdict, which does not count it and must not pass over it in silence."""
+    """State what attacks see that the verdict does not count but must not omit."""
     said = "The verdict compares the loss of every record with retrainings. Beside that, attacks"
     sentences = []
     if found := beyond_references(attacks, "membership"):
@@ -113,7 +113,7 @@ def seen_by_attacks(attacks: Sequence[AttackResult]) -> tuple[str, ...]:
 
 
 def beyond_references(attacks: Sequence[AttackResult], family: Literal["membership", "extraction"]) -> dict[str, str]:
-    """Attacks whose interval for the target lies beyond those for all of two or more references, each with its numbers.
+    """Return attacks whose interval for the target lies beyond those of all references (at least two), with numbers.
 
     Beyond is above; an AUC may also lie below: records that were pushed too far are told apart with the sign turned.
     """
@@ -136,7 +136,7 @@ def beyond_references(attacks: Sequence[AttackResult], family: Literal["membersh
 
 
 def next_step(verdict: VerdictWord, gates: Sequence[Gate], references: int, records: int) -> str | None:
-    """What would decide, where nothing is decided; `records` is the size of the forget set."""
+    """State what would settle an open verdict; `records` is the size of the forget set."""
     if verdict in ("EQUIVALENT_WITHIN", "NOT_FORGOTTEN"):
         return None
     failed = [gate.name for gate in gates if not gate.passed and "record" in gate.claims]

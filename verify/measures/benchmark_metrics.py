@@ -1,4 +1,4 @@
-"""The metrics of the TOFU and MUSE benchmarks, computed on models, for comparison with papers.
+"""Metrics of the TOFU and MUSE benchmarks, computed on models, for comparison with papers.
 
 They are no part of a verdict: they compare averages, unpaired, with one retrained model or none. `verify.audit` judges.
 """
@@ -29,7 +29,7 @@ MIN_K = 0.4
 
 @dataclass(frozen=True)
 class SetScores:
-    """TOFU's three numbers on one set, and the ratios behind the third.
+    """TOFU's three metrics on one set, and the truth ratios behind the third.
 
     Attributes:
         probability: mean of p(answer)^(1/tokens); on sets of facts, its share among the given answers.
@@ -46,7 +46,7 @@ class SetScores:
 
 @dataclass(frozen=True)
 class TofuMetrics:
-    """Maini et al. 2024 (arXiv 2401.06121), section 2.2.
+    """Metrics of TOFU (Maini et al. 2024, arXiv 2401.06121, section 2.2).
 
     Attributes:
         model_utility: harmonic mean of the nine numbers of retain, real authors and world facts; None where one was not given.
@@ -61,7 +61,7 @@ class TofuMetrics:
 
 @dataclass(frozen=True)
 class MuseMetrics:
-    """Shi et al. 2024 (arXiv 2407.06460), section 3.
+    """Metrics of MUSE (Shi et al. 2024, arXiv 2407.06460, section 3).
 
     Attributes:
         verbatim: VerbMem, mean ROUGE-L F1 between the greedy continuation of a text's first half and its second.
@@ -86,7 +86,7 @@ def tofu_metrics(
     retrained: Any = None,
     tokenizer: Any = None,
 ) -> TofuMetrics:
-    """TOFU's model utility and forget quality.
+    """Compute TOFU's model utility and forget quality.
 
     Args:
         model: a folder, a Hub name, or a model in memory with `tokenizer`.
@@ -113,7 +113,7 @@ def tofu_metrics(
 
 
 def score_set(loaded: LoadedModel, rows: Sequence[dict[str, Any]], *, among_answers: bool) -> SetScores:
-    """TOFU's three numbers on rows with `question`, `answer`, `perturbed_answer` and perhaps `paraphrased_answer`."""
+    """Compute TOFU's three metrics on rows with `question`, `answer`, `perturbed_answer`, optionally `paraphrased_answer`."""
     wrong = min(len(row["perturbed_answer"]) for row in rows)
     answers = [row["answer"] for row in rows]
     right = _losses(loaded, rows, answers)
@@ -139,7 +139,7 @@ def muse_metrics(
     tokenizer: Any = None,
     confidence: float = 0.95,
 ) -> MuseMetrics:
-    """MUSE's verbatim memorization, knowledge memorization and privacy leakage.
+    """Compute MUSE's verbatim memorization, knowledge memorization and privacy leakage.
 
     Args:
         model, retrained, tokenizer: as for `tofu_metrics`.
@@ -170,7 +170,7 @@ def muse_metrics(
 
 
 def rouge_l(made: Sequence[str], truth: Sequence[str], part: str) -> Array:
-    """ROUGE-L per pair, with Porter stemming, by the package that the papers use [N].
+    """Compute ROUGE-L per pair, with Porter stemming, by the package that the papers use [N].
 
     Args:
         made, truth: texts.
@@ -199,7 +199,7 @@ def _perturbed_rows(path: str | Path) -> list[dict[str, Any]]:
 
 
 def _losses(loaded: LoadedModel, rows: Sequence[dict[str, Any]], answers: Sequence[str]) -> Array:
-    """Mean loss of each answer to its question, nats per token [N]."""
+    """Compute the mean loss of each answer to its question, nats per token [N]."""
     records = [
         Record(str(number), prompt=row["question"], completion=answer)
         for number, (row, answer) in enumerate(zip(rows, answers, strict=True))
@@ -218,7 +218,7 @@ def _knowledge(loaded: LoadedModel, records: Sequence[Record]) -> float:
 
 
 def _continue(loaded: LoadedModel, records: Sequence[Record]) -> list[str]:
-    """What the model itself answers, as long as the true answer at most, joined over a record's windows."""
+    """Generate the model's answer, at most as long as the true one, joined over a record's windows."""
     windows = Encoder(loaded.tokenizer, loaded.context_length, "split").encode(records)
     made = greedy_continuations(loaded, [window.prompt_ids for window in windows], [int(window.scored.sum()) for window in windows])
     texts = [""] * len(records)
@@ -228,7 +228,7 @@ def _continue(loaded: LoadedModel, records: Sequence[Record]) -> list[str]:
 
 
 def _verbatim(loaded: LoadedModel, records: Sequence[Record]) -> float:
-    """Each window's first half is given, its second compared."""
+    """Prompt with each window's first half and compare the second."""
     windows = Encoder(loaded.tokenizer, loaded.context_length, "split").encode(records)
     halves = [max(1, len(window.input_ids) // 2) for window in windows]
     prompts = [window.input_ids[:half] for window, half in zip(windows, halves, strict=True)]

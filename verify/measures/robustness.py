@@ -1,4 +1,4 @@
-"""Does forgetting hold up under treatment? Every probe, on the unlearned model and on retrained ones alike.
+"""Robustness probes applied alike to the unlearned model, the original and the retrained references.
 
 A probe brings something out of every model. Only what it brings out of the unlearned model beyond what it brings out of honest
 retrainings counts, so each treatment is judged by the same test as the untreated models (`verify.statistics.residual`).
@@ -35,7 +35,7 @@ UNTREATED = "untreated"
 
 @dataclass(frozen=True, eq=False)
 class _Measured:
-    """What was measured of one model.
+    """Measurements of one model.
 
     Attributes:
         digest: of its weights.
@@ -64,7 +64,7 @@ def probe(
     output: str | Path | None = None,
     progress: Callable[[str, float], None] = lambda *_: None,
 ) -> Robustness:
-    """Treat every model alike and judge what is left under each treatment.
+    """Apply every probe to every model and judge the residual under each treatment.
 
     Args:
         model: the unlearned model: a folder, a Hub name, or a model in memory with `tokenizer`.
@@ -125,7 +125,7 @@ def _measure(
     holdout: Sequence[Record] | None,
     settings: Settings,
 ) -> _Measured:
-    """One model, untreated and under every treatment."""
+    """Measure one model, untreated and under every treatment."""
     losses = {(UNTREATED, UNTREATED): mean_losses(loaded, material.forget)}
     for name, one in chosen.items():
         losses |= {(name, treatment): values for treatment, values in one.losses(loaded, material).items()}
@@ -137,12 +137,12 @@ def _measure(
 
 
 def _references(losses: Losses, key: Treatment) -> Array:
-    """Under one treatment, of every reference [R, N]."""
+    """Return the losses of every reference under one treatment [R, N]."""
     return np.stack([values[key] for label, values in losses.items() if label.startswith("reference")])
 
 
 def _judge(losses: Losses, key: Treatment, settings: Settings) -> Treated:
-    """The residual test under one treatment; the original under the same treatment is the yardstick.
+    """Run the residual test under one treatment, relative to the original under the same treatment.
 
     Guiding by the old model makes the original nothing but itself, which is the right yardstick too.
     """
@@ -162,7 +162,7 @@ def _judge(losses: Losses, key: Treatment, settings: Settings) -> Treated:
 
 
 def _recovery(losses: Losses) -> Recovery | None:
-    """Excess recovery under relearning; None where it was not run, or where the original knows no more than the references."""
+    """Compute excess recovery under relearning; None if it was not run or the original knows no more than the references."""
     keys = [key for key in losses["target"] if key[0] == "relearning"]
     if not keys:
         return None
@@ -177,7 +177,7 @@ def _recovery(losses: Losses) -> Recovery | None:
 
 
 def _harm(models: Mapping[str, _Measured]) -> RetainHarm | None:
-    """What unlearning does to the kept records, where a holdout set tells."""
+    """Measure what unlearning does to the retain records, where a holdout set is given."""
     found = {label: one.retain_auc for label, one in models.items() if one.retain_auc is not None}
     if not found:
         return None

@@ -42,7 +42,7 @@ class BackdoorFinding:
     clean_after: Estimate | None
 
     def table(self) -> str:
-        """Plain text, a line per rate."""
+        """Return a plain-text summary, a line per rate."""
         verdict = "the trigger still works: NOT FORGOTTEN" if self.test.kept else "no evidence that the trigger still works"
         if self.test.threshold is None:
             verdict = "too few uses to tell"
@@ -73,7 +73,7 @@ def backdoor(
     alpha: float = 0.001,
     confidence: float = 0.95,
 ) -> BackdoorFinding:
-    """Use the triggers on the model after deletion, before it, and on models that never saw them.
+    """Test triggers on the model after deletion, before it, and on models that never saw them.
 
     Args:
         model, original: after and before deletion: folders, Hub names, or models in memory with `tokenizer`.
@@ -122,7 +122,7 @@ def backdoor(
 
 
 def trigger_successes(loaded: LoadedModel, records: Sequence[Record]) -> np.ndarray[Any, np.dtype[np.bool_]]:
-    """Whether each record's target (its `secret`, else its completion) comes out of greedy decoding, bool [N]."""
+    """Return whether greedy decoding yields each record's target (its `secret`, else its completion), bool [N]."""
     windows = Encoder(loaded.tokenizer, loaded.context_length, "refuse").encode(records)
     made = greedy_continuations(loaded, [window.prompt_ids for window in windows], [int(window.scored.sum()) for window in windows])
     texts = [loaded.tokenizer.decode(tokens, skip_special_tokens=True) for tokens in made]

@@ -1,4 +1,4 @@
-"""Text from a model's weights alone: generation with none of the settings that a model folder brings along."""
+"""Text generation from the weights alone, ignoring the generation settings of a model folder."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -99,13 +99,13 @@ def sampled_continuations(
 
 
 def _until_end(tokens: list[int], eos: int | None) -> list[int]:
-    """The tokens up to the one that ends the text, which is kept; what follows it is padding."""
+    """Cut tokens after the end-of-text token, which is kept; what follows it is padding."""
     return tokens[: tokens.index(eos) + 1] if eos in tokens else tokens
 
 
 @contextmanager
 def _own_generation_settings_aside(model: Any) -> Iterator[None]:
-    """`generate` fills every setting that is not given from `model.generation_config`; meanwhile, give it an empty one."""
+    """Replace `model.generation_config`, from which `generate` fills every missing setting, by an empty one meanwhile."""
     from transformers import GenerationConfig
 
     holders = [model] if not hasattr(model, "get_base_model") else [model, model.get_base_model()]
@@ -122,7 +122,7 @@ def _own_generation_settings_aside(model: Any) -> Iterator[None]:
 def _generation_batches(
     prompt_lengths: Sequence[int], lengths: Sequence[int], batch_size: int, context: int
 ) -> Iterator[list[int]]:
-    """Group prompts of like length; no row of a batch is continued beyond the context for the sake of another."""
+    """Group prompts of similar length; no row of a batch is continued beyond the context because of another."""
     batch: list[int] = []
     longest_prompt = 0
     for index in sorted(range(len(lengths)), key=lambda index: (lengths[index], prompt_lengths[index])):

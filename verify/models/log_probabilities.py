@@ -1,4 +1,4 @@
-"""The model's log-probabilities of scored tokens, without making the logits of any other position.
+"""Log-probabilities of scored tokens, without computing the logits of any other position.
 
 A language model's head is often its most expensive layer: vocabulary x width for every position, prompts and padding
 included, in float32. Here a hook on the head keeps only the hidden states in front of scored tokens. Whatever the model does
@@ -28,13 +28,13 @@ WORTH_A_PASS = 64
 
 
 def predicting_positions(scored: Tensor) -> Tensor:
-    """Positions whose hidden state predicts a scored token: bool [B, L], one to the left of `scored`."""
+    """Return positions whose hidden state predicts a scored token: bool [B, L], one to the left of `scored`."""
     return F.pad(scored[:, 1:], (0, 1))
 
 
 @contextmanager
 def head_sees(model: nn.Module, select: Select) -> Iterator[None]:
-    """Within this block the output head is applied to `select(hidden [B, L, D])` instead of to every position."""
+    """Apply the output head to `select(hidden [B, L, D])` only, within this block."""
     head = output_head(model)
     handle = head.register_forward_pre_hook(lambda _, inputs: (select(inputs[0]), *inputs[1:]))
     try:
@@ -44,7 +44,7 @@ def head_sees(model: nn.Module, select: Select) -> Iterator[None]:
 
 
 def output_head(model: Any) -> nn.Module:
-    """The layer that turns hidden states into logits, below any wrapper."""
+    """Return the layer that turns hidden states into logits, below any wrapper."""
     while hasattr(model, "module"):
         model = model.module
     if hasattr(model, "get_base_model"):
@@ -55,14 +55,14 @@ def output_head(model: Any) -> nn.Module:
 
 
 def vocabulary_size(model: nn.Module) -> int:
-    """Width of the head's output, V."""
+    """Return the width of the head's output, V."""
     weight = output_head(model).weight
     assert isinstance(weight, Tensor)
     return weight.shape[0]
 
 
 def scored_logits(model: nn.Module, batch: Mapping[str, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
-    """Logits where a scored token is predicted, from one pass over the batch; the head is applied once.
+    """Compute logits where a scored token is predicted, in one pass over the batch with one application of the head.
 
     A batch with much padding goes through the layers in several parts, rows of like length together (`like_lengths`).
 
@@ -95,7 +95,7 @@ def scored_logits(model: nn.Module, batch: Mapping[str, Tensor]) -> tuple[Tensor
 
 
 def _groups(batch: Mapping[str, Tensor]) -> list[tuple[Tensor, int]]:
-    """Which rows go through the layers together, and their common length."""
+    """Group rows that pass through the layers together, with their common length."""
     rows, length = batch["input_ids"].shape
     device = batch["input_ids"].device
     # Several processes wait for each other within a forward call, so each of them has to make as many calls.
@@ -109,7 +109,7 @@ def _groups(batch: Mapping[str, Tensor]) -> list[tuple[Tensor, int]]:
 
 
 def like_lengths(lengths: Sequence[int]) -> list[list[int]]:
-    """Rows in groups of like length, the longest first.
+    """Group rows of similar length, the longest first.
 
     A group is cut where that spares most padding, until padding is a small share or a cut no longer pays for the pass it costs.
     """
@@ -126,7 +126,7 @@ def like_lengths(lengths: Sequence[int]) -> list[list[int]]:
 
 
 def step_after_head(model: nn.Module, raw: Tensor, final: Tensor) -> Callable[[Tensor], Tensor] | None:
-    """The known step after the head that explains this model's own logits, or None if none does."""
+    """Find the known post-head operation that explains this model's own logits, or None."""
     config: Any = getattr(model, "config", None)
     config = config.get_text_config() if hasattr(config, "get_text_config") else config
     cap = getattr(config, "final_logit_softcapping", None)
@@ -148,19 +148,19 @@ def step_after_head(model: nn.Module, raw: Tensor, final: Tensor) -> Callable[[T
 
 
 def scored_log_probabilities(model: nn.Module, batch: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
-    """Natural-log probability of every scored token, float32 [N], and its row [N]. Differentiable."""
+    """Compute the natural-log probability of every scored token, float32 [N], and its row [N]. Differentiable."""
     values, _, rows = scored_log_probabilities_and_tokens(model, batch)
     return values, rows
 
 
 def scored_log_probabilities_and_tokens(model: nn.Module, batch: Mapping[str, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
-    """The same with the token ids in between: log-probabilities [N], tokens [N], rows [N]."""
+    """Compute log-probabilities [N], token ids [N] and rows [N] of the scored tokens."""
     logits, targets, rows = scored_logits(model, batch)
     return target_log_probabilities(logits, targets, spend=True), targets, rows
 
 
 def target_log_probabilities(logits: Tensor, targets: Tensor, *, spend: bool = False) -> Tensor:
-    """log softmax(logits)[target] [N] from logits [N, V] and targets [N], in float32 or wider. Differentiable, once.
+    """Compute log softmax(logits)[target] [N] from logits [N, V] and targets [N], in float32 or wider. Differentiable once.
 
     Args:
         logits: of any type.
@@ -189,7 +189,7 @@ class _TargetLogProbability(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, logits: Tensor, targets: Tensor, in_place: bool) -> Tensor:
-        """Natural-log probabilities [N] from logits [N, V] and targets [N]."""
+        """Compute natural-log probabilities [N] from logits [N, V] and targets [N]."""
         probability = logits if in_place else torch.empty_like(logits)
         values = logits.new_empty(len(logits))
         for start in range(0, len(logits), ROWS_AT_ONCE):
@@ -204,7 +204,7 @@ class _TargetLogProbability(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
-        """Gradient of the logits, in place of the probabilities."""
+        """Compute the gradient of the logits, in place of the probabilities."""
         probability, targets = ctx.saved_tensors  # autograd refuses a second backward through what is overwritten here
         result = probability.mul_(-gradient[:, None])
         result.scatter_add_(-1, targets[:, None], gradient[:, None])
@@ -217,5 +217,5 @@ def sum_by_row(values: Tensor, rows: Tensor, batch_size: int) -> Tensor:
 
 
 def mean_by_row(values: Tensor, rows: Tensor, batch_size: int) -> Tensor:
-    """Mean of values [N] over each row's scored tokens, [B]; every row has at least one."""
+    """Average values [N] over each row's scored tokens [B]; every row has at least one."""
     return sum_by_row(values, rows, batch_size) / torch.bincount(rows, minlength=batch_size)

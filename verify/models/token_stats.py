@@ -1,4 +1,4 @@
-"""The one forward pass: per scored token, everything that every one-pass attack needs.
+"""Token statistics of one forward pass: per scored token, everything that one-pass attacks need.
 
 For the token x_t and the model's distribution p over the vocabulary V at its place, in nats:
 
@@ -34,7 +34,7 @@ BATCH_TOKENS = 1024
 
 @dataclass(frozen=True, slots=True, eq=False)
 class TokenStatistics:
-    """What one model thinks of the T scored tokens of one record. Arrays are [T]; logs are natural.
+    """One model's statistics of the T scored tokens of one record. Arrays are [T]; logs are natural.
 
     Attributes:
         log_probability: l_t, float32, <= 0.
@@ -57,7 +57,7 @@ class TokenStatistics:
 
     @property
     def loss(self) -> float:
-        """Mean negative log-likelihood, nats per token."""
+        """Return the mean negative log-likelihood, nats per token."""
         return -float(np.mean(self.log_probability, dtype=np.float64))
 
 
@@ -70,7 +70,7 @@ def compute_token_statistics(
     pad_token_id: int,
     progress: Callable[[int], None] = lambda _: None,
 ) -> list[TokenStatistics]:
-    """Score every record once.
+    """Compute the token statistics of every record in one pass.
 
     Args:
         model: a causal language model; it is put into evaluation mode and left as it was found.
@@ -131,7 +131,7 @@ def _score_batch(
 
 
 def _reduce_in_chunks(model: nn.Module, batch: dict[str, Tensor], targets: Tensor) -> dict[str, Tensor]:
-    """Statistics of all N scored tokens from one pass through the layers.
+    """Compute the statistics of all N scored tokens from one pass through the layers.
 
     The model's own forward call applies the head to the first chunk only, while the hook keeps the hidden states of the rest;
     the rest goes through the head and through whatever the model does after it.
@@ -199,7 +199,7 @@ def _reduce_rows(logits: Tensor, targets: Tensor) -> dict[str, Tensor]:
 
 
 def _join_windows(windows: Sequence[Encoded], parts: Sequence[TokenStatistics]) -> list[TokenStatistics]:
-    """Put the windows of each record together again."""
+    """Join the windows of each record."""
     by_record: dict[int, list[TokenStatistics]] = {}
     for window, part in zip(windows, parts, strict=True):
         by_record.setdefault(window.record, []).append(part)

@@ -1,4 +1,4 @@
-"""Scores of attacks that cost more than the shared pass, kept between audits: an audit that was cut off runs none of them twice.
+"""Cache of the scores of attacks that cost more than the shared pass, so that a resumed audit repeats none.
 
 Like the cache of token statistics the file holds numbers under keyed hashes, is sealed with the record key, and is not trusted: one
 that is damaged or was written by somebody else is thrown away.
@@ -23,7 +23,7 @@ Array = NDArray[np.float64]
 
 
 class ScoreCache:
-    """One model's scores; without a folder it keeps nothing."""
+    """One model's cached scores; without a folder nothing is kept."""
 
     def __init__(self, cache_dir: Path | None, loaded: LoadedModel, key: RecordKey) -> None:
         self.key = key
@@ -31,7 +31,7 @@ class ScoreCache:
         self.known = self._read()
 
     def get(self, name: str, attack: Attack, observations: Sequence[Observation | None], compute: Callable[[], Array]) -> Array:
-        """The scores of `attack` on the first of the observations; the others are what else it reads."""
+        """Return the scores of `attack` on the first observation, cached; the others are what else it reads."""
         if self.path is None:
             return compute()
         entry = self._name(name, attack, observations)
@@ -43,7 +43,7 @@ class ScoreCache:
         return np.array(self.known[entry], dtype=np.float64)
 
     def _name(self, name: str, attack: Attack, observations: Sequence[Observation | None]) -> str:
-        """Keyed hash of the attack with its parameters and of every record it reads, in order."""
+        """Compute a keyed hash of the attack with its parameters and of every record it reads, in order."""
         digest = hashlib.sha256(f"{name}\x00{attack!r}".encode())
         for observation in observations:
             records = [] if observation is None else observation.records

@@ -1,4 +1,4 @@
-"""From records and a model to an `Observation`, with a cache of what a forward pass gave.
+"""Forward pass of a model over records into an `Observation`, with a sealed cache of token statistics.
 
 A model is asked once: an audit that is run again, with other attacks or another margin, needs no forward pass. The cache holds
 token statistics under keyed hashes, no text and no token ids. It is not trusted: the file carries a code made with the record
@@ -84,7 +84,7 @@ def measure(
 
 
 def _name(windows: Sequence[Encoded], key: RecordKey) -> str:
-    """Keyed hash of everything the model reads of one record and of what is scored.
+    """Compute a keyed hash of everything the model reads of one record and of what is scored.
 
     The tokens, not the text: the same text in other windows, or encoded by a later version, is another measurement.
     """
@@ -97,7 +97,7 @@ def _name(windows: Sequence[Encoded], key: RecordKey) -> str:
 
 
 def model_name(loaded: LoadedModel) -> str:
-    """Hash of everything but the records that the statistics depend on.
+    """Hash everything but the records that the statistics depend on.
 
     Weights alone do not settle what a model computes: a rotary base, a soft cap or a LoRA scaling is in its configuration.
     """
@@ -116,7 +116,7 @@ def model_name(loaded: LoadedModel) -> str:
 
 
 def _stable(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings without those that name a place or a version; sets are sorted, for their order changes between runs."""
+    """Drop settings that name a path or a version, and sort sets, whose order changes between runs."""
     return {
         str(name): sorted(map(str, value)) if isinstance(value, set | frozenset) else value
         for name, value in settings.items()
@@ -139,7 +139,7 @@ def _write(path: Path, entries: Entries, key: RecordKey) -> None:
 
 
 def _read(path: Path, key: RecordKey) -> Entries:
-    """Read the cache; whatever is wrong with it, the answer is an empty one and a warning."""
+    """Read the cache; return an empty one with a warning if anything is wrong with it."""
     try:
         content = path.read_bytes()
     except FileNotFoundError:
@@ -157,11 +157,11 @@ def _read(path: Path, key: RecordKey) -> Entries:
 
 
 def seal(path: Path, payload: bytes, key: RecordKey) -> bytes:
-    """A code only the key's holder can make, over the content and the name: no file can stand in for another model's."""
+    """Compute a MAC over content and name, so that no file can pass for another model's."""
     return key.of(f"{path.name}\x00{hashlib.sha256(payload).hexdigest()}", "statistics cache").encode()
 
 
 def unsealed(path: Path, content: bytes, key: RecordKey) -> bytes | None:
-    """What stands behind the seal, or None where the seal does not fit."""
+    """Return the content behind the seal, or None where the MAC does not verify."""
     given, payload = content[:HASH_CHARACTERS], content[HASH_CHARACTERS:]
     return payload if hmac.compare_digest(given, seal(path, payload, key)) else None

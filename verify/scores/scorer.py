@@ -1,4 +1,4 @@
-"""Score one model after the other on every set, and keep only numbers."""
+"""Score models one after the other on every set, keeping only numbers."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -27,7 +27,7 @@ ATTACKED: tuple[SetRole, ...] = ("forget", "holdout")
 
 @dataclass(frozen=True, eq=False)
 class Plan:
-    """Who is to be scored, in this order: the base first, because the reference attack subtracts its scores."""
+    """The models to score, in order: the base first, because the reference attack subtracts its scores."""
 
     label: str
     role: ModelRole
@@ -35,7 +35,7 @@ class Plan:
 
 
 class Scorer:
-    """Scores one model after the other and keeps only numbers."""
+    """Scores models one after the other and keeps only numbers."""
 
     def __init__(
         self,
@@ -57,7 +57,7 @@ class Scorer:
         self._first: LoadedModel | None = None
 
     def score(self, plan: Plan, progress: Callable[[float], None]) -> None:
-        """Load one model, score it on every set, and let it go."""
+        """Load one model, score it on every set, and free it."""
         loaded = load_model(plan.source, tokenizer=self.tokenizer, dtype=self.settings.dtype)
         if self._first is not None:
             require_same_tokenizer([self._first, loaded])
@@ -90,7 +90,7 @@ class Scorer:
         self._first = self._first or LoadedModel(None, None, loaded.name, loaded.digest, loaded.tokenizer_digest)
 
     def _require_new_reference(self, plan: Plan, loaded: LoadedModel) -> None:
-        """A reference given twice would make honest retrainings look more alike than they are."""
+        """Raise InputError for a reference given twice, which would make retrainings look more alike than they are."""
         twins = [model.label for model in self.models if model.weights == loaded.digest and model.role != "base"]
         if plan.role == "reference" and twins:
             raise InputError(
@@ -99,7 +99,7 @@ class Scorer:
             )
 
     def _measure(self, loaded: LoadedModel, done: Callable[[int], None]) -> dict[SetRole, Observation]:
-        """One pass over every set; what is attacked is handed the same model's view of the controls."""
+        """Run one pass over every set; attacks also get the same model's scores of the controls."""
         observations: dict[SetRole, Observation] = {}
         for number, (role, records) in enumerate(self.sets.items(), 1):
             observations[role] = measure(loaded, records, cache_dir=self.cache_dir, key=self.key, overflow=self.settings.overflow)
@@ -132,7 +132,7 @@ class Scorer:
         )
 
     def compare(self) -> None:
-        """Run the attacks that hold a model against the retrained references, once all of them are scored.
+        """Run the attacks that compare a model with the retrained references, once all of them are scored.
 
         A reference is held against the other references: that is how an honest retraining fares.
         """
@@ -147,7 +147,7 @@ class Scorer:
                 self.blocks[label, role] = replace(block, scores={**block.scores, **scores})
 
     def _lacks(self, attack: Attack, references: int | None = None) -> str | None:
-        """What this audit does not have of what an attack needs, and how to give it; None where nothing is missing."""
+        """Return what an attack needs that this audit lacks and how to give it, or None."""
         if len(self.sets["forget"]) == 1:
             return "needs two records: one score has no interval; this record is judged by its loss against retrained references"
         if "reference model" in attack.needs and not self.base:
@@ -160,7 +160,7 @@ class Scorer:
         return None
 
     def not_run(self) -> tuple[NotRun, ...]:
-        """Attacks that were asked for but lacked what they need."""
+        """Return the requested attacks that lack what they need."""
         references = sum(model.role == "reference" for model in self.models)
         lacking = {name: self._lacks(attack, references) for name, attack in self.attacks.items()}
         return tuple(NotRun(attack=name, reason=reason) for name, reason in lacking.items() if reason is not None)

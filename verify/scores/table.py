@@ -1,4 +1,4 @@
-"""Per-record scores of every model: the table from which every number of a verdict can be computed again.
+"""The score table: per-record scores of every model, from which a verdict can be recomputed.
 
 One row per (model, record). Records are keyed hashes; the file is readable by its owner only, because scores of a deleted
 record are still about that record.
@@ -52,15 +52,15 @@ class ScoreTable:
     blocks: Mapping[tuple[str, SetRole], ScoreBlock]
 
     def models(self) -> tuple[str, ...]:
-        """Labels of all models, in the order they were scored."""
+        """Return the labels of all models, in the order they were scored."""
         return tuple(dict.fromkeys(model for model, _ in self.blocks))
 
     def block(self, model: str, role: SetRole) -> ScoreBlock | None:
-        """One model's scores on one set, or None if there are none."""
+        """Return one model's scores on one set, or None if there are none."""
         return self.blocks.get((model, role))
 
     def loss(self, model: str, role: SetRole) -> NDArray[np.float64]:
-        """Mean losses [N].
+        """Return mean losses [N].
 
         Raises:
             KeyError: the model was not scored on that set.
@@ -68,11 +68,11 @@ class ScoreTable:
         return self.blocks[model, role].loss
 
     def losses(self, models: Iterable[str], role: SetRole) -> NDArray[np.float64]:
-        """Mean losses of several models [R, N]."""
+        """Return mean losses of several models [R, N]."""
         return np.stack([self.loss(model, role) for model in models])
 
     def attacks(self) -> tuple[str, ...]:
-        """Names of all attacks that some block holds, in order of first appearance."""
+        """Return the names of all attacks in any block, in order of first appearance."""
         return tuple(dict.fromkeys(name for block in self.blocks.values() for name in block.scores))
 
     def save(self, path: str | Path) -> None:
@@ -103,7 +103,7 @@ class ScoreTable:
 
 
 def audited_sets(table: ScoreTable) -> tuple[AuditedSet, ...]:
-    """What was scored: every set of the target's, in its order."""
+    """Return the sets that were scored, in the target's order."""
     return tuple(
         AuditedSet(role=role, records=len(block.records), scored_tokens=int(block.tokens.sum()), digest=set_digest(block.records))
         for (model, role), block in table.blocks.items()
@@ -112,7 +112,7 @@ def audited_sets(table: ScoreTable) -> tuple[AuditedSet, ...]:
 
 
 def _rows(model: str, role: SetRole, block: ScoreBlock, attacks: Sequence[str]) -> pa.Table:
-    """One block as rows, with a column for every attack of the table."""
+    """Return one block as rows, with a column for every attack of the table."""
     count = len(block.records)
     columns = {
         "model": pa.array([model] * count, pa.string()),
@@ -129,7 +129,7 @@ def _rows(model: str, role: SetRole, block: ScoreBlock, attacks: Sequence[str]) 
 
 
 def _blocks(table: pa.Table) -> dict[tuple[str, SetRole], ScoreBlock]:
-    """Blocks in the order of their first rows."""
+    """Return blocks in the order of their first rows."""
     models, roles = (table[name].to_pylist() for name in ("model", "role"))
     places: dict[tuple[str, SetRole], list[int]] = {}
     for place, key in enumerate(zip(models, roles, strict=True)):
@@ -151,7 +151,7 @@ def _block(rows: pa.Table) -> ScoreBlock:
 
 
 def _numbers(column: pa.ChunkedArray, kind: Any) -> NDArray[Any]:
-    """A column of numbers, none of which may be missing; a copy that may be written to."""
+    """Return a column of numbers, none missing, as a writable copy."""
     if column.null_count:
         raise ValueError("a number is missing")
     return np.array(column.to_numpy(), dtype=kind)
