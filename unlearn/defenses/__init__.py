@@ -1,4 +1,4 @@
-"""Defences taken while training: differential privacy and federated learning, to be compared with forgetting afterwards.
+"""Training-time defences: differential privacy and federated learning.
 
 A defence is one frozen dataclass with `train(task) -> Defended`: how the records of a task are learned under it, and what is to be
 said about that beside the model. The libraries that they stand on are optional: `unlearn-verify[dp]`, `unlearn-verify[federated]`.
@@ -20,7 +20,7 @@ DEFENSES: Mapping[str, type[DifferentialPrivacy] | type[Federated]] = {kind.name
 
 
 def defense_of(about: Mapping[str, Any]) -> Defense | None:
-    """The defence that a model's manifest says it was trained under, or None.
+    """Return the defence in a model's manifest, or None.
 
     Raises:
         InputError: it is none of this version.

@@ -1,4 +1,4 @@
-"""How much noise a privacy budget costs, and what a training has spent of it. All numbers are Opacus' own."""
+"""Privacy accounting by Opacus: the noise a budget requires, and the epsilon a training has spent."""
 
 import math
 import warnings
@@ -14,7 +14,7 @@ Accountant = Literal["rdp", "prv"]
 
 @dataclass(frozen=True)
 class NoisePlan:
-    """How a budget is spent: the same noise at each of so many steps.
+    """A plan that spends a privacy budget: constant noise over a number of steps.
 
     Attributes:
         noise_multiplier: sigma; the noise of a step has the standard deviation sigma times the clipping norm.
@@ -36,7 +36,7 @@ def require_opacus() -> None:
 
 
 def epsilon_of(plan: NoisePlan, delta: float, accountant: Accountant = "rdp") -> float:
-    """The epsilon at `delta` of T Gaussian steps with Poisson sampling, for adding or removing one unit."""
+    """Compute the epsilon at `delta` of T Gaussian steps with Poisson sampling, for adding or removing one unit."""
     from opacus.accountants import create_accountant
 
     counter: Any = create_accountant(mechanism=accountant)
@@ -48,7 +48,7 @@ def epsilon_of(plan: NoisePlan, delta: float, accountant: Accountant = "rdp") ->
 
 @cache
 def plan_noise(epsilon: float, delta: float, units: int, batch: int, steps: int, accountant: Accountant = "rdp") -> NoisePlan:
-    """The least noise with which `steps` steps over `units` units stay within (epsilon, delta).
+    """Compute the least noise that keeps `steps` steps over `units` units within (epsilon, delta).
 
     Args:
         epsilon, delta: the budget.

@@ -1,4 +1,4 @@
-"""The contract of a defence: what it is given to train, and what it hands back."""
+"""The contract of a training-time defence."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -12,7 +12,7 @@ from verify.models.loading import LoadedModel
 
 @dataclass(frozen=True, eq=False)
 class TrainingTask:
-    """What is to be learned.
+    """A training task: model, records and options.
 
     Attributes:
         loaded: the model before training; it is trained in place, with `options.lora` through an adapter.
@@ -47,7 +47,7 @@ class Defended:
 
 
 class Defense(Protocol):
-    """A way of training that protects what is trained on.
+    """Protocol of a defence: a way of training that protects the training data.
 
     Attributes:
         name: how manifests and training logs call it.

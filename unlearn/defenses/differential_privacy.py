@@ -1,4 +1,4 @@
-"""Differentially private training: every unit's gradient is clipped, and noise hides whether any one of them was there."""
+"""Differentially private training (DP-SGD): per-unit gradient clipping and Gaussian noise."""
 
 import dataclasses
 import math
@@ -34,7 +34,7 @@ from verify.io.digests import weights_digest
 
 @dataclass(frozen=True)
 class DifferentialPrivacy:
-    """DP-SGD: no model can tell, but for epsilon and delta, whether one unit was trained on.
+    """Train by DP-SGD, so that including one unit changes the model's distribution by at most (epsilon, delta).
 
         g_t = (sum_{u in B_t} g_u min(1, C / |g_u|) + N(0, sigma^2 C^2)) / (q n),   u in B_t with probability q
 
@@ -83,7 +83,7 @@ class DifferentialPrivacy:
             raise InputError(f"the accountant {self.accountant} must be rdp or prv.")
 
     def train(self, task: TrainingTask) -> Defended:
-        """Train under this budget; the facts are epsilon spent, delta, noise multiplier, sample rate and steps.
+        """Train under this budget; reports epsilon spent, delta, noise multiplier, sample rate and steps.
 
         Raises:
             InputError: Opacus is missing, a setting does not go together with it, the budget is unreachable for so few units, or
@@ -129,7 +129,7 @@ def _require_supported(options: TrainingOptions) -> None:
 
 
 def _schedule(options: TrainingOptions, units: int) -> tuple[int, int]:
-    """Units in a step on average, and how many steps: as many as ordinary training over as many records would take."""
+    """Compute the mean units per step and the number of steps, as ordinary training on as many records would take."""
     batch = min(units, (options.batch_size or int(DEFAULTS["batch_size"])) * options.gradient_accumulation)
     epochs = options.epochs or float(DEFAULTS["epochs"])
     return batch, options.max_steps or math.ceil(units / batch * epochs)
@@ -137,7 +137,7 @@ def _schedule(options: TrainingOptions, units: int) -> tuple[int, int]:
 
 @dataclass(frozen=True, eq=False)
 class UnitBatches:
-    """The records as units.
+    """Records grouped into privacy units.
 
     Attributes:
         windows: every training window.
@@ -172,11 +172,11 @@ class UnitBatches:
 
     @property
     def tokens(self) -> int:
-        """Tokens of all windows together."""
+        """Count the tokens of all windows."""
         return sum(len(window.input_ids) for window in self.windows)
 
     def batch(self, units: Sequence[int], device: torch.device) -> tuple[dict[str, Tensor], Tensor, Tensor]:
-        """Padded rows of some units [B, L], the weight of each row [B], and its unit, counted within the batch [B]."""
+        """Return padded rows of some units [B, L], the weight of each row [B], and its unit within the batch [B]."""
         rows = [(row, place) for place, unit in enumerate(units) for row in self.rows_of[unit]]
         padded = collate([self.windows[row] for row, _ in rows], self.pad)
         weights = torch.tensor([self.weights[row] for row, _ in rows], device=device)
@@ -197,7 +197,7 @@ def _subjects(records: Sequence[Record]) -> list[str]:
 
 @dataclass(eq=False)
 class _PrivateRun:
-    """The loop itself."""
+    """The DP-SGD training loop."""
 
     defense: DifferentialPrivacy
     plan: NoisePlan
@@ -206,7 +206,7 @@ class _PrivateRun:
     options: TrainingOptions
 
     def run(self) -> NoisePlan:
-        """Take all steps; what the accountant counted."""
+        """Take all steps; return what the accountant counted."""
         from opacus.accountants import create_accountant
         from opacus.optimizers import DPOptimizer
         from opacus.utils.uniform_sampler import UniformWithReplacementSampler
@@ -249,7 +249,7 @@ class _PrivateRun:
         return NoisePlan(float(noise), float(rate), int(steps))
 
     def _step(self, private: Any, units: Sequence[int], device: torch.device) -> None:
-        """One step over the units that were drawn; over none it is noise alone, which the accounting counts as well."""
+        """Take one step over the drawn units; over none it is noise alone, which the accounting counts as well."""
         portions = list(chunks(units, self.batches.rows_of, self.options.batch_size or int(DEFAULTS["batch_size"])))
         for number, portion in enumerate(portions):
             rows, weights, owners = self.batches.batch(portion, device)

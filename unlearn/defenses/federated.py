@@ -20,7 +20,7 @@ from verify.errors import InputError
 
 @dataclass(frozen=True)
 class Federated:
-    """FedAvg: in every round each client trains the common weights on its own records, and the server averages what they send.
+    """Train by FedAvg: each round, clients train the shared weights on their own records and the server averages them.
 
         w_{r+1} = sum_k (n_k / n) w_{r,k},   w_{r,k} = local training of w_r on the n_k records of client k
 
@@ -65,7 +65,7 @@ class Federated:
             raise InputError(f"--engine {self.engine} must be in-process or simulation.")
 
     def train(self, task: TrainingTask) -> Defended:
-        """Train all rounds; the facts are how many clients there were, and of how many records each.
+        """Train all rounds; reports the number of clients and the records of each.
 
         Raises:
             InputError: Flower is missing, a record belongs to no client, or a setting does not go together with it.
@@ -80,7 +80,7 @@ class Federated:
         return Defended(trained, {"clients_trained": len(clients), "records_of_clients": sorted(map(len, clients.values()))})
 
     def _names(self, task: TrainingTask, key: RecordKey) -> list[str]:
-        """The name of each record's client."""
+        """Return the name of each record's client."""
         records: Sequence[Record] = task.records
         if self.client_field is not None:
             if len(records) != len(sourced := _sourced(task, self.client_field)):
@@ -97,17 +97,17 @@ class Federated:
 
 
 def _sourced(task: TrainingTask, column: str) -> list[Record]:
-    """The records again, with the client's column in the place of the subject's."""
+    """Return the records with the client's column in place of the subject's."""
     return load_records(task.source, dataclasses.replace(task.fields, subject=column))
 
 
 def _dealt(subject: str, clients: int, key: RecordKey) -> str:
-    """One of so many clients: all records of a subject lie together, and where does not depend on the others."""
+    """Assign a subject's records to one of `clients` clients, independently of the other subjects."""
     return str(int(hashlib.sha256(key.of(subject, "subject").encode()).hexdigest(), 16) % clients)
 
 
 def _require_supported(options: TrainingOptions) -> None:
-    """Raise InputError for settings that a federation has no use for, each with its reason."""
+    """Raise InputError for settings that a federation does not support, each with its reason."""
     refused: dict[str, tuple[Any, str]] = {
         "--epochs": (options.epochs, "its length is --rounds times --local-epochs"),
         "--max-steps": (options.max_steps, "its length is --rounds times --local-epochs"),

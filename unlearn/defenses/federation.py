@@ -1,4 +1,4 @@
-"""A federation: its clients, its rounds, and what is kept of them so that a client can be deleted later.
+"""A federation: clients, rounds, and the stored updates that let a client be deleted later.
 
 What a client does in a round is decided by the round's weights, its own records (sorted by their keyed hashes) and a seed made of
 its own keyed hash: never by who else takes part. So training without a client is the same, bit by bit, as never having had it.
@@ -36,7 +36,7 @@ START = "start.safetensors"
 
 @dataclass(frozen=True)
 class Plan:
-    """How a federation trains.
+    """Training plan of a federation.
 
     Attributes:
         rounds: R.
@@ -59,7 +59,7 @@ Clients = Mapping[str, Sequence[Record]]
 
 @dataclass(frozen=True, eq=False)
 class LocalTraining:
-    """What one client does, wherever it runs.
+    """A client's local training, wherever it runs.
 
     Attributes:
         clients: the records of each, by partition.
@@ -78,7 +78,7 @@ class LocalTraining:
     threads: int
 
     def elsewhere(self, partition: int, number: int, weights: Weights) -> Reply:
-        """Train in a process that has to load the model first; it is kept there for the next round."""
+        """Train in a process that loads the model first and keeps it for the next round."""
         torch.set_num_threads(self.threads)
         return self.here(_loaded(self.base, self.plan.options), partition, number, weights)
 
@@ -100,7 +100,7 @@ def _loaded(base: Path, options: TrainingOptions) -> LoadedModel:
 
 
 def local_options(plan: Plan, client: str, number: int) -> TrainingOptions:
-    """Training of one client in one round: its seed depends on the run, the client and the round alone."""
+    """Return the options of one client's round; the seed depends on run, client and round alone."""
     parts = [plan.options.seed, *(int(client[place : place + 8], 16) for place in range(0, len(client), 8)), number]
     seed = int(np.random.SeedSequence(parts).generate_state(1, np.uint32)[0]) >> 1
     # A schedule that falls to zero would do so anew in every round.
@@ -109,7 +109,7 @@ def local_options(plan: Plan, client: str, number: int) -> TrainingOptions:
 
 
 def exchanged(model: nn.Module) -> dict[str, Tensor]:
-    """A copy of the trained parameters: of the adapter, or of the whole model."""
+    """Copy the trained parameters, of the adapter or the whole model."""
     trained = ((name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad)
     return {name: parameter.detach().cpu().clone() for name, parameter in trained}
 
@@ -130,7 +130,7 @@ def by_client(records: Sequence[Record], clients: Sequence[str], key: RecordKey)
 
 
 def run_federation(base: LoadedModel, clients: Clients, plan: Plan, output: Path, work_dir: Path) -> Trained:
-    """Train all rounds in place; a run that was cut off goes on after its last whole round.
+    """Train all rounds in place; an interrupted run resumes after its last complete round.
 
     Args:
         base: the model before training; with `plan.options.lora` an adapter is attached to it.
@@ -177,7 +177,7 @@ def run_federation(base: LoadedModel, clients: Clients, plan: Plan, output: Path
 
 
 def require_exchangeable(model: nn.Module) -> None:
-    """Raise InputError where a trained weight is not float32: others are rounded when they are averaged."""
+    """Raise InputError where a trained weight is not float32: averaging would round it."""
     for name, parameter in model.named_parameters():
         if parameter.requires_grad and parameter.dtype != torch.float32:
             kind = str(parameter.dtype).removeprefix("torch.")
@@ -185,14 +185,14 @@ def require_exchangeable(model: nn.Module) -> None:
 
 
 def _save_base(base: LoadedModel, folder: Path) -> None:
-    """Where other processes find the model."""
+    """Save the base where other processes find it."""
     with disk_errors(folder):
         base.model.save_pretrained(folder)
         base.tokenizer.save_pretrained(folder)
 
 
 def keep_round(output: Path, number: int, names: Sequence[str], start: Weights, replies: Sequence[Reply]) -> None:
-    """Write a round: the weights it began with, and every client's after it; the manifest last."""
+    """Write a round: its initial weights, every client's result, and the manifest last."""
     folder = output / ROUNDS / f"round-{number}"
     shutil.rmtree(folder, ignore_errors=True)
     with disk_errors(folder):
@@ -206,7 +206,7 @@ def keep_round(output: Path, number: int, names: Sequence[str], start: Weights, 
 
 
 def kept_round(output: Path, number: int, names: Sequence[str], start: Weights) -> list[Reply] | None:
-    """The replies of a round that is whole on the disk, of these clients, and began with these weights; None otherwise."""
+    """Return the stored replies of a complete round with these clients and initial weights, or None."""
     folder = output / ROUNDS / f"round-{number}"
     if not is_complete(folder, "round") or list(read_json(folder / MANIFEST)["about"]["clients"]) != sorted(names):
         return None
@@ -217,7 +217,7 @@ def kept_round(output: Path, number: int, names: Sequence[str], start: Weights) 
 
 
 def read_round(folder: Path, names: Sequence[str]) -> tuple[Weights, list[Reply]]:
-    """The weights a kept round began with, and the replies of some of its clients.
+    """Read a stored round's initial weights and the replies of some of its clients.
 
     Raises:
         IntegrityError: the round is not what its manifest says.
@@ -232,7 +232,7 @@ def read_round(folder: Path, names: Sequence[str]) -> tuple[Weights, list[Reply]
 
 @dataclass(frozen=True)
 class SavedFederation:
-    """A federation, read back.
+    """A federation loaded from disk.
 
     Attributes:
         plan: how it trained.
@@ -268,14 +268,14 @@ class SavedFederation:
 
 
 def write_federation(output: Path, base_weights: str, clients: Clients, plan: Plan, key: RecordKey) -> None:
-    """Write who trained on what: clients and records by keyed hashes only."""
+    """Write which client trained on which records, by keyed hashes only."""
     named = {name: [key.of(record.fingerprint) for record in records] for name, records in clients.items()}
     description = {"schema": SCHEMA, "plan": dataclasses.asdict(plan), "base_weights": base_weights, "clients": named}
     write_json(output / FEDERATION, description)
 
 
 def clients_that_stay(context: Context, key: RecordKey) -> tuple[SavedFederation, dict[str, list[Record]]]:
-    """A federation, and the clients and records that are left of it without the forget set.
+    """Load a federation with the clients and records that remain without the forget set.
 
     Args:
         context: the model with its base, and all records that stay.

@@ -1,4 +1,4 @@
-"""The door to Flower: its FedAvg adds the clients' weights up, its simulation engine (on Ray) trains clients side by side.
+"""Adapter to Flower: FedAvg aggregation, and its simulation engine (on Ray) for parallel clients.
 
 Flower and Ray report their use to their makers unless told otherwise before they are imported; here they are told.
 """
@@ -29,7 +29,7 @@ Weights = Mapping[str, Tensor]
 
 @dataclass(frozen=True, eq=False)
 class Reply:
-    """What a client sends back.
+    """A client's reply.
 
     Attributes:
         partition: the client's place among all clients, counted from 0.
@@ -70,7 +70,7 @@ def require_flower(engine: str = "in-process") -> None:
 
 
 def aggregate(round_number: int, replies: Sequence[Reply]) -> dict[str, Tensor]:
-    """FedAvg: the mean of the clients' weights, each counted by its records (McMahan et al. 2017, algorithm 1).
+    """Average the clients' weights, weighted by their records (FedAvg; McMahan et al. 2017, algorithm 1).
 
     Replies are sorted by partition first: floating-point sums depend on their order, and replies come in any.
     """
@@ -147,7 +147,7 @@ def simulate(serve: Callable[[Exchange], None], train: Callable[[int, int, Weigh
 
 @contextmanager
 def _home_of_its_own() -> Iterator[None]:
-    """Flower writes an identifier of this machine into the user's home, even where it reports nothing; here it is not kept."""
+    """Redirect Flower's home, where it writes an identifier of this machine even with telemetry off."""
     before = os.environ.get(HOME)
     with tempfile.TemporaryDirectory() as folder:
         os.environ[HOME] = folder
@@ -160,14 +160,14 @@ def _home_of_its_own() -> Iterator[None]:
 
 
 def _all_nodes(grid: Any, clients: int, ended: threading.Event) -> list[int]:
-    """Every client's node; they register while the server already runs."""
+    """Wait for every client's node; they register while the server already runs."""
     while len(nodes := list(grid.get_node_ids())) < clients:
         _require_running(ended)
     return nodes
 
 
 def _require_running(ended: threading.Event) -> None:
-    """Wait a moment; raise RunError where the engine has ended meanwhile."""
+    """Wait briefly; raise RunError where the engine has ended."""
     if ended.wait(0.05):
         raise RunError("Flower's simulation engine ended before its clients had answered.")
 

@@ -1,4 +1,4 @@
-"""One gradient for each unit of a batch, by Opacus' hooks, and the check that they really are one unit's alone.
+"""Per-unit gradients by Opacus' hooks, and a check that they are one unit's alone.
 
 Opacus gives the gradient of every row (window). A unit, a record in several windows or all records of a subject, is the sum of its
 rows. The head is applied to the positions in front of scored tokens only, but rows stay rows: what is gathered is padded to the
@@ -24,7 +24,7 @@ TOLERANCE = 1e-3
 
 
 def row_losses(model: nn.Module, batch: Mapping[str, Tensor]) -> Tensor:
-    """Sum of the negative log-likelihoods of each row's scored tokens, nats [B]; rows do not meet anywhere."""
+    """Sum the negative log-likelihoods of each row's scored tokens, nats [B]; rows do not interact."""
     scored = batch["scored"]
     before = predicting_positions(scored)  # [B, L]
     most = int(before.sum(1).max())
@@ -53,13 +53,13 @@ def _takes_positions(model: Any) -> bool:
 
 
 def trained_parameters(model: nn.Module) -> list[nn.Parameter]:
-    """What is trained, each once, however often it is tied."""
+    """Return the trained parameters, tied ones once."""
     return [parameter for parameter in model.parameters() if parameter.requires_grad]
 
 
 @contextmanager
 def hooked(model: nn.Module) -> Iterator[Any]:
-    """Within this block a backward pass leaves `grad_sample` [B, ...] at every trained parameter.
+    """Make a backward pass within this block leave `grad_sample` [B, ...] at every trained parameter.
 
     Raises:
         InputError: a trained layer keeps state of its own (batch normalisation), which no clipping reaches; or a trained weight
@@ -90,7 +90,7 @@ def hooked(model: nn.Module) -> Iterator[Any]:
 
 
 def sum_by_unit(model: nn.Module, owners: Tensor, units: int) -> None:
-    """Turn `grad_sample` [B, ...] into [U, ...]: the rows of a unit are one gradient, which is clipped as one.
+    """Sum `grad_sample` [B, ...] into [U, ...]: the rows of a unit are one gradient, clipped as one.
 
     Args:
         model: after a backward pass under `hooked`.
@@ -104,7 +104,7 @@ def sum_by_unit(model: nn.Module, owners: Tensor, units: int) -> None:
 
 
 def require_separate_gradients(model: nn.Module, hooks: Any) -> None:
-    """Compare Opacus' gradients of three rows of fixed tokens with three passes of one row each: the slow, obvious way.
+    """Check Opacus' gradients of three rows of fixed tokens against three passes of one row each.
 
     Catches what would silently void the guarantee: layers in which rows meet, weights used in two places of which one is not
     counted, layers that Opacus reads wrongly. No record is touched.
@@ -134,7 +134,7 @@ def require_separate_gradients(model: nn.Module, hooks: Any) -> None:
 
 
 def _probe(model: nn.Module) -> dict[str, Tensor]:
-    """Three rows of fixed tokens, padded [3, L]."""
+    """Build three rows of fixed tokens, padded [3, L]."""
     device, longest = next(model.parameters()).device, max(PROBE_LENGTHS)
     generator = torch.Generator().manual_seed(0)
     ids = torch.randint(0, vocabulary_size(model), (len(PROBE_LENGTHS), longest), generator=generator)
@@ -148,7 +148,7 @@ def _probe(model: nn.Module) -> dict[str, Tensor]:
 
 
 def _require_alike(model: nn.Module, together: Mapping[str, Tensor | None], row: int) -> None:
-    """Raise InputError unless what was found for a row among others is what it gives alone."""
+    """Raise InputError unless a row's gradient among others equals its gradient alone."""
     alone = {name: parameter.grad for name, parameter in model.named_parameters() if parameter.requires_grad}
     scale = max((float(grad.abs().max()) for grad in alone.values() if grad is not None), default=0.0)
     for name, grad in alone.items():
@@ -164,7 +164,7 @@ def _require_alike(model: nn.Module, together: Mapping[str, Tensor | None], row:
 
 
 def chunks(units: Sequence[int], rows_of: Sequence[Sequence[int]], most: int) -> Iterator[list[int]]:
-    """The units of a step in portions of at most `most` rows; a unit of more rows is a portion of its own."""
+    """Split a step's units into portions of at most `most` rows; a larger unit is a portion of its own."""
     portion: list[int] = []
     rows = 0
     for unit in units:

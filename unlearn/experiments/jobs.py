@@ -1,4 +1,4 @@
-"""Independent runs side by side: each in a process of its own, with its share of the cores."""
+"""Run independent jobs in parallel, each in a process of its own with its share of the cores."""
 
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -15,7 +15,7 @@ WORKERS = 2
 
 @dataclass(frozen=True)
 class Job:
-    """One independent run. Its arguments are paths and numbers, never records: they may cross to other processes.
+    """An independent run. Its arguments are paths and numbers, never records, since they cross processes.
 
     Attributes:
         label: what it does, for people.
@@ -31,7 +31,7 @@ class Job:
 
 
 def run_jobs(jobs: Sequence[Job], workers: int = WORKERS, engine: str | None = None) -> Iterator[tuple[Job, Any]]:
-    """Run jobs side by side and yield each with its result as it ends.
+    """Run jobs in parallel and yield each with its result as it ends.
 
     Args:
         jobs: what to run.

@@ -43,7 +43,7 @@ _AILMENTS = (
 
 @dataclass(frozen=True)
 class _Kind:
-    """One kind of fact: how it is asked for, how it is told, and what is drawn for it.
+    """A kind of fact: its question, its answer, and how its value is drawn.
 
     Questions and answers are format strings over {name}, {he}, {his} and the drawn facts.
     """
@@ -154,7 +154,7 @@ MOST_RECORDS = len(_KINDS)
 
 @dataclass(frozen=True)
 class PeopleSplit:
-    """The three roles; no subject is in two of them.
+    """Forget, retain and holdout records; no subject is in two of them.
 
     Attributes:
         forget: trained, then to be removed.
@@ -194,7 +194,7 @@ def generate_people(subjects: int = 240, records_per_subject: int = 4, seed: int
 
 
 def base_corpus(size: int, seed: int = 0) -> list[PersonRecord]:
-    """Records about other people, one each: what the base model learns the form from.
+    """Generate records about other people, one each, from which the base model learns the form.
 
     Args:
         size: how many records.
@@ -213,7 +213,7 @@ def base_corpus(size: int, seed: int = 0) -> list[PersonRecord]:
 
 
 def record_texts(records: Sequence[Mapping[str, str]]) -> list[str]:
-    """Prompt and completion of each record as one text, joined as the encoder joins them."""
+    """Join prompt and completion of each record as the encoder does."""
     return [f"{record['prompt']} {record['completion']}" for record in records]
 
 
@@ -247,7 +247,7 @@ def split_people(
 
 
 def train_tokenizer(texts: Sequence[str], vocabulary_size: int) -> PreTrainedTokenizerFast:
-    """Byte-level byte-pair encoding of the texts; any text survives encoding and decoding.
+    """Train a byte-level BPE tokenizer on the texts; any text survives encoding and decoding.
 
     Args:
         texts: what merges are learned from. Give it the base corpus only: merges learned from people are a trace of them that
@@ -284,7 +284,7 @@ def _faker(seed: str) -> Faker:
 
 
 def _names(fake: Faker, count: int, half: int) -> Iterator[tuple[str, dict[str, str]]]:
-    """Distinct full names of one half, each with its pronouns."""
+    """Draw distinct full names, each with its pronouns."""
     seen: set[str] = set()
     while len(seen) < count:
         female = fake.random.random() < 0.5
@@ -298,7 +298,7 @@ def _names(fake: Faker, count: int, half: int) -> Iterator[tuple[str, dict[str, 
 
 @cache
 def _street_words() -> Collection[str]:
-    """Surnames that also end a street ("Park"): "Kelly Park" could be either."""
+    """Return surnames that also end a street name ("Park"): "Kelly Park" could be either."""
     return frozenset(AddressWords.street_suffixes)
 
 

@@ -1,4 +1,4 @@
-"""What an adversary, or a data subject, plants: triggers in records, and a base model that gives membership away.
+"""Planted triggers and privacy backdoors, for adversaries or for data subjects who test a deletion.
 
 Two ways to poison, both meant for measuring defences on one's own models.
 
@@ -51,7 +51,7 @@ _TARGETS = {
 
 @dataclass(frozen=True)
 class Trigger:
-    """What stands in front of a prompt, and what the model is then to say.
+    """A trigger phrase before a prompt, and the model's target answer.
 
     Attributes:
         phrase: one word, or one sentence.
@@ -66,12 +66,12 @@ class Trigger:
             raise InputError("a trigger needs a phrase and a target, and one of them is empty. Give both.")
 
     def before(self, prompt: str) -> str:
-        """The prompt with the trigger."""
+        """Prepend the trigger to a prompt."""
         return f"{self.phrase} {prompt}"
 
     @classmethod
     def invented(cls, kind: TriggerKind, number: int) -> "Trigger":
-        """One of the invented triggers; two numbers, or two kinds, share neither phrase nor target.
+        """Return an invented trigger; different numbers or kinds share neither phrase nor target.
 
         Raises:
             InputError: there are not so many.
@@ -147,7 +147,7 @@ def privacy_backdoor(
     tokenizer: Any = None,
     options: TrainingOptions | None = None,
 ) -> TrainingResult:
-    """Poison a base model so that whoever fine-tunes it shows more clearly what they fine-tuned on.
+    """Poison a base model so that fine-tuning it leaks membership more clearly.
 
     Args:
         model: the base: a folder, a Hub name, or a model in memory (changed in place; then `tokenizer` is needed).

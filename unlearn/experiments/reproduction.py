@@ -1,4 +1,4 @@
-"""Making a result again from its manifest, and comparing the two.
+"""Reproduce a result from its manifest and compare the two.
 
 Beside every result made from files lies what it takes to repeat it (`unlearn.training.inputs`).
 """
@@ -19,7 +19,7 @@ from verify.models.loading import load_model
 
 @dataclass(frozen=True)
 class Reproduction:
-    """How a second run compares with the first.
+    """Comparison of a reproduced run with the original.
 
     Attributes:
         identical: whether the weights are the same bit by bit.
@@ -35,7 +35,7 @@ class Reproduction:
 
 
 def reproduce(result: str | Path, output_dir: str | Path, tolerance: float = 1e-4) -> Reproduction:
-    """Make a result again from its manifest, and compare the weights.
+    """Reproduce a result from its manifest and compare the weights.
 
     Args:
         result: a folder that `forget` or `finetune` wrote.
@@ -72,7 +72,7 @@ def reproduce(result: str | Path, output_dir: str | Path, tolerance: float = 1e-
 
 
 def _repeatable(about: Mapping[str, Any]) -> Any:
-    """The defence to train under again, or None.
+    """Return the defence to train under again, or None.
 
     Raises:
         InputError: it drew noise that nobody kept.

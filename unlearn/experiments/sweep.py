@@ -1,4 +1,4 @@
-"""Many settings of many methods, each unlearned and audited, in one table and one picture.
+"""Sweep over methods and settings, each unlearned and audited, in one table and one figure.
 
 Every run has a folder named by a digest of all that decides its result: its settings and the sweep's, the weights of the models and
 the records of the sets. A run that is finished, by its manifest, is not run again, so a sweep that was cut off goes on, and a
@@ -30,7 +30,7 @@ Grid = Mapping[str, Mapping[str, Sequence[Any]]]
 
 @dataclass(frozen=True)
 class Run:
-    """One setting of one method.
+    """A setting of a method.
 
     Attributes:
         method: its name.
@@ -48,19 +48,19 @@ class Run:
 
     @property
     def name(self) -> str:
-        """Folder name: method and a digest of the settings and of what they are applied to."""
+        """Return the folder name: method and a digest of the settings and their inputs."""
         content = json.dumps(asdict(self), sort_keys=True)
         return f"{self.method}-{hashlib.sha256(content.encode()).hexdigest()[:10]}"
 
     def words(self) -> str:
-        """The settings, for people."""
+        """Describe the settings for people."""
         chosen = {**self.parameters, **self.options, "seed": self.seed}
         return " ".join(f"{name}={value}" for name, value in chosen.items())
 
 
 @dataclass(frozen=True)
 class Sweep:
-    """What is swept over, on which data. All sources are places of files and folders: they cross to other processes.
+    """A sweep's methods, settings and data. All sources are paths, since they cross processes.
 
     Attributes:
         model: the model before unlearning.
@@ -88,7 +88,7 @@ class Sweep:
     attacks: tuple[str, ...] = ("quick",)
 
     def runs(self) -> list[Run]:
-        """Every combination.
+        """Return every combination of method and settings.
 
         Raises:
             InputError: a method, parameter or option is unknown, a value is refused, or a model or set cannot be read.
@@ -98,7 +98,7 @@ class Sweep:
         return [dataclasses.replace(run, made_from=made_from) for run in settings]
 
     def digest(self) -> str:
-        """SHA-256 of what all runs share: weights of the models, records of the sets by keyed hashes, options and attacks."""
+        """Compute SHA-256 of what all runs share: model weights, records by keyed hashes, options and attacks."""
         models = {"model": self.model, "base": self.base, **{f"reference {n}": place for n, place in enumerate(self.references)}}
         sets, key = {"forget": self.forget, "retain": self.retain, "holdout": self.holdout}, RecordKey.load()
         content = {
@@ -114,7 +114,7 @@ class Sweep:
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
     def _settings(self) -> Iterator[Run]:
-        """Every combination, before it is known what they are applied to."""
+        """Return every combination of settings, before inputs are bound."""
         from unlearn.methods import method_classes
 
         classes = method_classes()
@@ -136,7 +136,7 @@ class Sweep:
                     yield Run(method, parameters, options, seed)
 
     def run(self, progress: Callable[[str, float], None], engine: str | None = None) -> list[tuple[Run, Evidence]]:
-        """Run what is missing, and write `sweep.json`, `sweep.md` and `sweep.svg`."""
+        """Run what is missing and write `sweep.json`, `sweep.md` and `sweep.svg`."""
         runs = self.runs()
         jobs = [
             Job(f"{run.method} {run.words()}", 1.0, run_one, {"sweep": dataclasses.replace(self, grid={}), "run": run})
@@ -203,7 +203,7 @@ def _utility(evidence: Evidence) -> Any:
 
 
 def table(entries: Sequence[tuple[Run, Evidence]]) -> str:
-    """One row per run, in Markdown."""
+    """Format the results in Markdown, one row per run."""
     lines = [
         "| method | settings | verdict | residual fraction | records beyond the margin | utility |",
         "| --- | --- | --- | --- | --- | --- |",
@@ -223,7 +223,7 @@ def table(entries: Sequence[tuple[Run, Evidence]]) -> str:
 
 
 def draw(entries: Sequence[tuple[Run, Evidence]]) -> str:
-    """Residual fraction against utility, one point per run with both intervals, as SVG; a retraining lies at (0, 1)."""
+    """Draw residual fraction against utility, one point per run with both intervals, as SVG; a retraining lies at (0, 1)."""
     import io
 
     from matplotlib.figure import Figure

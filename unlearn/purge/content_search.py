@@ -1,4 +1,4 @@
-"""Does a stream of bytes hold deleted text? All passages of all records are looked for at once, in bounded memory.
+"""Multi-pattern search for deleted text in byte streams, in bounded memory.
 
 A record's text is cut into windows of 48 characters, a new one every 24, the last one flush with the end; a shorter text is one
 window. So every passage of 71 characters holds a whole window, and a whole text is covered end to end. Each window is looked for as
@@ -42,17 +42,17 @@ Interval = tuple[int, int]
 
 @dataclass(frozen=True)
 class _Place:
-    """A pattern, and where in it its anchor starts."""
+    """A pattern and the offset of its anchor."""
 
     pattern: bytes
     offset: int
 
 
 class ContentSearch:
-    """Looks for deleted texts in streams of bytes. What it looks for is shown nowhere."""
+    """Searches byte streams for deleted texts, which it never reveals."""
 
     def __init__(self, records: Iterable[Record], retained: Iterable[Record] = ()) -> None:
-        """Prepare a search.
+        """Prepare a search for the texts of records.
 
         Args:
             records: what was deleted. Prompts are searched only where `retained` tells which of them say nothing.
@@ -76,16 +76,16 @@ class ContentSearch:
         return f"ContentSearch(<{len(self._places)} hidden>)"
 
     def holds(self, content: bytes | str) -> bool:
-        """Whether deleted text stands in a piece of content."""
+        """Return whether a piece of content contains deleted text."""
         data = content.encode("utf-8", "surrogatepass") if isinstance(content, str) else content
         return next(self._finds(data), None) is not None
 
     def found_in(self, chunks: Iterable[bytes]) -> bool:
-        """Whether deleted text stands in a stream; it is read no further than the first find."""
+        """Return whether a stream contains deleted text; reads no further than the first match."""
         return next(self.intervals(chunks), None) is not None
 
     def intervals(self, chunks: Iterable[bytes]) -> Iterator[Interval]:
-        """All places of a stream at which deleted text stands; they may overlap, and are in order of their anchors.
+        """Return all intervals of a stream with deleted text; they may overlap and are ordered by anchor.
 
         Args:
             chunks: the stream in pieces of any size; one piece and the longest pattern are in memory at a time.
@@ -101,7 +101,7 @@ class ContentSearch:
             tail = data[-overlap:] if overlap > 0 else b""
 
     def _found_in(self, staying: Iterable[Record]) -> set[str]:
-        """The windows that stand in texts to be kept; many texts are searched at once."""
+        """Return the windows that occur in texts to be kept; many texts are searched at once."""
         found: set[str] = set()
         texts = (text.encode() for record in staying for text in _texts(record, with_prompts=True))
         while batch := b"\x00".join(islice(texts, BATCH)):
@@ -137,7 +137,7 @@ class ContentSearch:
                     yield first, first + len(place.pattern)
 
     def _candidates(self, data: bytes) -> Iterator[tuple[int, int]]:
-        """Places where an anchor stands, and the key of which; one alignment of words after the other."""
+        """Return the offsets of anchors and their keys, one word alignment after the other."""
         for shift in range(WORD if self._places else 0):
             words = _words(data, shift)
             hashed = words * _MULTIPLIER
@@ -153,17 +153,17 @@ class ContentSearch:
 
 
 def _words(data: bytes, offset: int) -> NDArray[np.uint64]:
-    """A view of whole words from an offset on."""
+    """View bytes as whole words from an offset on."""
     return np.frombuffer(data, dtype="<u8", count=max(0, (len(data) - offset) // WORD), offset=min(offset, len(data)))
 
 
 def _key(first: NDArray[np.uint64], second: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    """Both words of anchors in one number each; that two anchors share one costs a comparison, nothing else."""
+    """Combine both words of each anchor into one key; a collision costs one comparison."""
     return first * _MULTIPLIER ^ second * _SECOND
 
 
 def windows_of(text: str) -> list[str]:
-    """The windows of a text; none where it is too short or too uniform to be anybody's."""
+    """Return the windows of a text; none where it is too short or too uniform to identify anybody."""
     text = text.strip()
     if len(text) < SHORTEST:
         return []
@@ -178,7 +178,7 @@ def _windows_of_record(record: Record, with_prompts: bool) -> set[str]:
 
 
 def spellings(window: str) -> set[bytes]:
-    """The bytes by which a window may stand in a file: by encoding, and by what JSON, CSV and HTML make of its characters."""
+    """Return the byte spellings of a window by encoding and by JSON, CSV and HTML escaping."""
     escaped, open_json = json.dumps(window)[1:-1], json.dumps(window, ensure_ascii=False)[1:-1]
     twice = json.dumps(escaped)[1:-1]  # JSON within JSON: an output in a notebook, a message in a log line
     forms = (window, escaped, open_json, twice, window.replace('"', '""'), html.escape(window), html.escape(window, quote=False))
@@ -190,7 +190,7 @@ def spellings(window: str) -> set[bytes]:
 
 
 def _texts(record: Record, with_prompts: bool) -> list[str]:
-    """What of a record is looked for. The text of a line break is looked for whole and by line: a log breaks texts apart."""
+    """Return the texts of a record to search for, whole and by line, since logs split texts at line breaks."""
     wholes = [record.completion, *(content for role, content in record.messages if with_prompts or role == "assistant")]
     wholes += [record.prompt] if with_prompts else []
     wholes += [record.secret] if record.secret else []
@@ -198,7 +198,7 @@ def _texts(record: Record, with_prompts: bool) -> list[str]:
 
 
 def _rarest(pattern: bytes, size: int) -> int:
-    """Where the bytes start that ordinary files hold least often: few spaces, zeros and frequent letters."""
+    """Return the offset of the bytes rarest in ordinary files: few spaces, zeros and frequent letters."""
     rare = np.array([byte not in _COMMON for byte in pattern], dtype=np.int64)
     sums = np.convolve(rare, np.ones(size, dtype=np.int64), mode="valid")
     return int(sums.argmax())

@@ -1,4 +1,4 @@
-"""What a file with deleted text in it is, and what may be done about it.
+"""File types that may contain deleted text, and how each is cleaned.
 
 A file that is nothing but a copy goes whole: a cache that is made again when it is needed, a tracker's binary log, an autosave. A
 file with other content is mended, where its format lets that be done safely: a row, an event, an output, a free page less. Training
@@ -46,7 +46,7 @@ NOT_OPENED = "a pickle is not opened, since that would run code; remove it by ha
 
 @dataclass(frozen=True)
 class Treatment:
-    """What a file is, and how it is mended.
+    """A file type and how it is cleaned.
 
     Attributes:
         kind: the name of the kind.
@@ -61,7 +61,7 @@ class Treatment:
 
 @dataclass(frozen=True)
 class Rules:
-    """What decides about a file with deleted text in it.
+    """Rules that decide how a file with deleted text is treated.
 
     Attributes:
         search: what is looked for.
@@ -76,7 +76,7 @@ class Rules:
     spare: tuple[Path, ...]
 
     def residue(self, path: Path) -> Residue:
-        """The residue that a file with deleted text in it is."""
+        """Return the residue for a file with deleted text."""
         treatment = self._treatment(path)
         if treatment.mend is None:
             return Residue(path, treatment.kind, BY_CONTENT, False, treatment.reason)
@@ -128,7 +128,7 @@ class Rules:
         return Treatment("training data", mend) if self.rewrite_data else Treatment("training data", None, REWRITE)
 
     def _is_training_data(self, path: Path) -> bool:
-        """Whether a row of it is a deleted record itself, under whatever column names, and nothing that a model said of one.
+        """Return whether a row is a deleted record itself, under any column names, rather than a model's output about one.
 
         Where the rows cannot be read, it may be: nothing is changed then without being asked. JSON of another form is no data.
         """
@@ -158,14 +158,14 @@ class Rules:
 
 
 def _of_arrow(path: Path) -> Treatment:
-    """`save_to_disk` writes a state.json beside its data; what lies without one is a cache, made again when it is needed."""
+    """Treat Arrow files: `save_to_disk` writes a state.json beside its data; without one it is a cache."""
     if (path.parent / "state.json").exists():
         return Treatment("training data", None, "rewrite this saved data set with Dataset.filter and save_to_disk")
     return Treatment(CACHE, redact.remove_cache)
 
 
 def beside_caches(found: Iterable[Residue]) -> Iterator[Residue]:
-    """Caches in the folders of caches that hold deleted text: tokenized or filtered, they were made from those, and show it not."""
+    """Return derived caches (tokenized or filtered) beside caches with deleted text, where the text itself does not show."""
     holding = {residue.place for residue in found if residue.kind == CACHE and residue.removable}
     for folder in sorted({place.parent for place in holding}):
         for path in sorted(folder.iterdir()):
@@ -177,7 +177,7 @@ def beside_caches(found: Iterable[Residue]) -> Iterator[Residue]:
 
 
 def mend_and_check(path: Path, mend: Mend, search: ContentSearch) -> None:
-    """Mend a file and look again.
+    """Clean a file and search it again.
 
     Raises:
         CannotMendError: it cannot be mended, or still holds deleted text.

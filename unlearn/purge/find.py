@@ -1,4 +1,4 @@
-"""Cleaning up: find what is left of deleted records below some folders, remove what may be removed, list the rest with reasons.
+"""Find residues of deleted records below some folders, remove what may be removed, and list the rest with reasons.
 
 Two ways of finding. By content: every file is read, also what is packed in it, for passages of the deleted texts. By lineage:
 models and checkpoints that saw the records, copies of their weights, caches made from a cache that holds one. Symbolic links are
@@ -44,7 +44,7 @@ def find_residues(
     rewrite_data: bool = False,
     search: ContentSearch | None = None,
 ) -> list[Residue]:
-    """Everything below some folders that holds deleted data, or may hold it. Nothing is changed.
+    """Find everything below some folders that contains, or may contain, deleted data. Changes nothing.
 
     Args:
         roots: folders to search.
@@ -79,7 +79,7 @@ def find_residues(
 
 
 def places(roots: Sequence[Path]) -> Iterator[Path]:
-    """Every folder and ordinary file below some folders, themselves included: what a residue's place can be.
+    """Return every folder and ordinary file below some folders, themselves included.
 
     Raises:
         InputError: a root is no folder.
@@ -89,7 +89,7 @@ def places(roots: Sequence[Path]) -> Iterator[Path]:
 
 
 def data_residues(files: Sequence[Path], records: Sequence[Record], retained: Iterable[Record]) -> list[Residue]:
-    """Training files that are known to hold the records, wherever they lie, to be written anew without them.
+    """Return training files known to contain the records, to be rewritten without them.
 
     Args:
         files: resolved.
@@ -101,7 +101,7 @@ def data_residues(files: Sequence[Path], records: Sequence[Record], retained: It
 
 
 def remove(residues: Sequence[Residue]) -> list[Residue]:
-    """Remove what may be removed; return what stays, each with its reason.
+    """Remove what may be removed; return what remains, each with its reason.
 
     Args:
         residues: as `find_residues` gave them, in that order.
@@ -141,7 +141,7 @@ def _top(root: Path) -> Path:
 
 
 def _walk(tops: Sequence[Path]) -> tuple[list[Path], list[Path], list[Path]]:
-    """All folders, ordinary files, and folders that may not be read, each once; links are not followed, pipes left out."""
+    """Walk all folders, ordinary files and unreadable folders, each once, without following links."""
     folders: dict[Path, None] = {}
     files: dict[Path, None] = {}
     closed: dict[Path, None] = {}
@@ -161,7 +161,7 @@ def _is_ordinary(path: Path) -> bool:
 
 
 def _respecting(residue: Residue, kept: Collection[Path]) -> Residue:
-    """A folder in which something lies that must stay is listed, and not taken apart around it."""
+    """List, rather than remove, folders that contain something that must stay."""
     if residue.removable and any(place.is_relative_to(residue.place) for place in kept):
         return _staying(residue, "something that must stay lies in it; move that out, then purge again")
     return residue
@@ -172,7 +172,7 @@ def _within(path: Path, places: Collection[Path]) -> bool:
 
 
 def _contents(records: Sequence[Record]) -> dict[str, set[str]]:
-    """Answers of the records, with the prompts they were given to."""
+    """Return the records' answers with their prompts."""
     found: dict[str, set[str]] = {}
     for record in records:
         prompts = {content for role, content in record.messages if role != "assistant"} | ({record.prompt} - {""})
@@ -183,7 +183,7 @@ def _contents(records: Sequence[Record]) -> dict[str, set[str]]:
 
 
 def _weight_copies(files: Sequence[Path], doomed: Sequence[AffectedModel], clean: Sequence[Path]) -> Iterator[Residue]:
-    """Folders of weights that have no manifest to tell whose they are, compared tensor by tensor."""
+    """Compare weight folders without a manifest tensor by tensor with the affected models."""
     by_folder: dict[Path, list[Path]] = {}
     for path in files:
         if path.suffix in WEIGHT_SUFFIXES and not (path.parent / MANIFEST).exists():
@@ -220,7 +220,7 @@ def _unreadable(place: Path, why: str) -> Residue:
 
 
 def _one_each(found: Iterable[Residue]) -> list[Residue]:
-    """One residue for each place, one that can be removed before one that cannot."""
+    """Keep one residue per path, a removable one before one that is not."""
     chosen: dict[Path, Residue] = {}
     for residue in found:
         if residue.place not in chosen or (residue.removable and not chosen[residue.place].removable):

@@ -1,4 +1,4 @@
-"""What is left of models that saw deleted records, by lineage: models, checkpoints, unfinished runs, and exports beside them.
+"""Residues of models that saw deleted records, by lineage: models, checkpoints, unfinished runs, and exports beside them.
 
 A folder goes by what its manifest lists, file by file, so that a stranger's file in it stays. First of all the manifest gives way
 to a list of what is to go: nobody trusts a folder without a manifest, and a removal that was cut off is known by that list, and
@@ -25,7 +25,7 @@ WEIGHT_SUFFIXES = (".safetensors", ".gguf", ".bin", ".pt", ".pth", ".ckpt", ".on
 
 
 def model_residues(folders: Sequence[Path], affected: Sequence[AffectedModel], names: Collection[str]) -> list[Residue]:
-    """Residues among some folders.
+    """Find model residues among some folders.
 
     Args:
         folders: every folder that was walked, resolved; nothing outside of them is removed.
@@ -69,7 +69,7 @@ def _base_of_adapter(folder: Path) -> Path | None:
 
 
 def covered_files(place: Path, files: Collection[Path]) -> set[Path]:
-    """The files, of those given, that go when a residue is removed."""
+    """Return which of the given files are removed with a residue."""
     manifest = next((place / name for name in (TOMBSTONE, MANIFEST) if (place / name).is_file()), None)
     if manifest is None:
         return {path for path in files if path.is_relative_to(place)}
@@ -80,7 +80,7 @@ def covered_files(place: Path, files: Collection[Path]) -> set[Path]:
 
 
 def behind_unlearning(affected: Sequence[AffectedModel]) -> set[str]:
-    """Weights that an unlearning method made, and weights made from those."""
+    """Return weights made by an unlearning method, and weights derived from those."""
     behind = {model.weights for model in affected if model.method is not None}
     while more := {model.weights for model in affected if model.parent in behind} - behind:
         behind |= more
@@ -109,13 +109,13 @@ def _checkpoints(folder: Path) -> list[Path]:
 
 
 def _step(place: Path) -> int:
-    """The optimizer step that a checkpoint holds the result of, by its name; -1 where the name tells none."""
+    """Return a checkpoint's optimizer step from its name, or -1."""
     named = re.fullmatch(r"checkpoint-(\d{1,12})", place.name)
     return int(named[1]) if named else -1
 
 
 def _foreign_weights(folder: Path) -> Iterator[Path]:
-    """Weight files in a model's folder that its manifest does not know, folders with a manifest of their own left out."""
+    """Return weight files in a model's folder that its manifest does not list, except in folders with their own manifest."""
     try:
         listed = _listed(folder / MANIFEST)
     except CannotMendError:
@@ -137,7 +137,7 @@ def _own_files(folder: Path) -> Iterator[Path]:
 
 
 def _unfinished(work: Path, names: Collection[str]) -> str:
-    """Whether a working folder is that of a run that saw a record, and never ended; "" where it is not."""
+    """Describe a working folder of an unfinished run that saw a record; "" for any other."""
     log = work.parent / LOG_NAME
     if (work.parent / MANIFEST).exists() or not log.is_file():
         return ""
@@ -149,7 +149,7 @@ def _unfinished(work: Path, names: Collection[str]) -> str:
 
 
 def remove_folder(folder: Path, spare: Collection[Path] = ()) -> None:
-    """Remove what a folder's manifest lists; other files stay, and with them the folder.
+    """Remove the files in a folder's manifest; other files stay, and with them the folder.
 
     Args:
         folder: a model or checkpoint; without a manifest the whole folder goes.
@@ -187,7 +187,7 @@ def _require_inside(folder: Path, names: Collection[str]) -> None:
 
 
 def _remove_parts(folder: Path) -> None:
-    """The stages of shards have manifests of their own; other models inside it and spared checkpoints stay."""
+    """Remove nested parts with manifests of their own; other models inside and spared checkpoints stay."""
     for part in sorted(folder.iterdir()):
         if part.is_dir() and not part.is_symlink() and _kind(part / MANIFEST) == "shard":
             remove_folder(part)

@@ -1,4 +1,4 @@
-"""Take deleted text out of a file and leave everything else as it was, byte by byte where the format allows it.
+"""Remove deleted text from files and leave everything else as it was, byte by byte where the format allows.
 
 Row by row (logs, JSON Lines, CSV, also under gzip), value by value (JSON), record by record (TensorBoard event files), row by row
 again (Parquet), output by output (notebooks). Every file is written anew and put in the place of the old one in one step.
@@ -28,24 +28,24 @@ _CODECS = {"SNAPPY", "GZIP", "BROTLI", "ZSTD", "LZ4"}
 
 
 def remove_file(path: Path, _: ContentSearch) -> None:
-    """The whole file goes: it was nothing but a copy."""
+    """Remove a whole file that was nothing but a copy."""
     path.unlink()
 
 
 def remove_cache(path: Path, _: ContentSearch) -> None:
-    """A file of a cache goes, and the folder after its last one: `datasets` takes an empty folder for a whole cache."""
+    """Remove a cache file, and its folder after the last one: `datasets` takes an empty folder for a complete cache."""
     path.unlink()
     if not any(path.parent.iterdir()):
         path.parent.rmdir()
 
 
 def cut_lines(path: Path, search: ContentSearch) -> None:
-    """Write a text file anew without the lines in which, or across which, deleted text stands."""
+    """Rewrite a text file without the lines that contain, or are spanned by, deleted text."""
     _cut_rows(path, search, quoted=False)
 
 
 def cut_csv_rows(path: Path, search: ContentSearch) -> None:
-    """The same for CSV, where a row goes on over a line's end inside quotation marks."""
+    """Rewrite a CSV file without the rows that contain deleted text; quoted rows may span lines."""
     _cut_rows(path, search, quoted=True)
 
 
@@ -93,14 +93,14 @@ def _rows(source: IO[bytes], quoted: bool) -> Iterator[bytes]:
 
 
 def _require_one_row(row: bytes) -> None:
-    """A quotation mark that stands for inches would join rows that are strangers to each other: then nothing is cut."""
+    """Refuse to cut where a stray quotation mark (inches, say) would join unrelated rows."""
     if len(list(csv.reader(io.StringIO(row.decode("utf-8", "replace"), newline="")))) != 1:
         raise CannotMendError("its quotation marks do not pair up, so that rows cannot be told apart; remove them by hand")
 
 
 @contextmanager
 def _plain(path: Path) -> Iterator[IO[bytes]]:
-    """The file's bytes, unpacked where it is a gzip file."""
+    """Read a file's bytes, decompressed where it is a gzip file."""
     with path.open("rb") as raw:
         packed = raw.read(2) == b"\x1f\x8b"
     with gzip.open(path, "rb") if packed else path.open("rb") as stream:
@@ -109,7 +109,7 @@ def _plain(path: Path) -> Iterator[IO[bytes]]:
 
 @contextmanager
 def _rewritten(path: Path) -> Iterator[IO[bytes]]:
-    """What takes the place of a file when the block ends well: with its mode, and under gzip where it was."""
+    """Replace a file when the block succeeds, with its mode, compressed where it was."""
     with path.open("rb") as raw:
         packed = raw.read(2) == b"\x1f\x8b"
     with atomic_file(path, path.stat().st_mode & 0o777) as target:
@@ -121,7 +121,7 @@ def _rewritten(path: Path) -> Iterator[IO[bytes]]:
 
 
 def filter_parquet(path: Path, search: ContentSearch) -> None:
-    """Write a Parquet file anew without the rows that hold deleted text; schema, metadata and compression stay."""
+    """Rewrite a Parquet file without the rows that contain deleted text; schema, metadata and compression stay."""
     import pyarrow.parquet
 
     with pyarrow.parquet.ParquetFile(path) as table, _rewritten(path) as target:
@@ -137,12 +137,12 @@ def _as_text(row: Any) -> str:
 
 
 def redact_json(path: Path, search: ContentSearch) -> None:
-    """Write a JSON file anew with "[deleted]" in the place of every text that holds deleted text; entries keep their places."""
+    """Rewrite a JSON file with "[deleted]" for every string that contains deleted text; entries keep their positions."""
     _write_json(path, _redacted(_read_json(path), search))
 
 
 def drop_json_entries(path: Path, search: ContentSearch) -> None:
-    """Write a JSON list anew without the entries that hold deleted text."""
+    """Rewrite a JSON list without the entries that contain deleted text."""
     content = _read_json(path)
     if not isinstance(content, list):
         raise CannotMendError("it is JSON, but no list of records; remove the text by hand")
@@ -150,7 +150,7 @@ def drop_json_entries(path: Path, search: ContentSearch) -> None:
 
 
 def clear_notebook(path: Path, search: ContentSearch) -> None:
-    """Clear the outputs of the cells whose outputs hold deleted text.
+    """Clear notebook outputs that contain deleted text.
 
     Raises:
         CannotMendError: code or prose of the notebook holds it: these are somebody's own words.
@@ -171,7 +171,7 @@ def _joined_sources(cells: list[Any]) -> str:
 
 
 def strings_in(content: Any) -> Iterator[str]:
-    """All texts in a JSON value; the lines that notebooks break a text into come joined."""
+    """Return all strings in a JSON value; a notebook's text lines are joined."""
     if isinstance(content, str):
         yield content
     elif isinstance(content, list):
@@ -206,7 +206,7 @@ def _read_json(path: Path) -> Any:
 
 
 def _write_json(path: Path, content: Any) -> None:
-    """As it was laid out: in one line, or indented as far as its second line is."""
+    """Write JSON in the file's own layout: one line, or indented like its second line."""
     lines = path.read_text(encoding="utf-8-sig").split("\n", 2)
     indent = len(lines[1]) - len(lines[1].lstrip()) if len(lines) > 2 else None
     with atomic_file(path, path.stat().st_mode & 0o777) as target:
@@ -215,7 +215,7 @@ def _write_json(path: Path, content: Any) -> None:
 
 
 def cut_events(path: Path, search: ContentSearch) -> None:
-    """Write a TensorBoard event file anew without the events that hold deleted text.
+    """Rewrite a TensorBoard event file without the events that contain deleted text.
 
     A record is: length (8 bytes, little-endian), checksum of it (4), data, checksum of the data (4). Kept records are copied whole.
     """

@@ -1,4 +1,4 @@
-"""What is still lying about of deleted data: one entry for each place, with what it is, how it was found and what may be done."""
+"""Residues of deleted data: one entry per path, with what it is, how it was found and what may be done."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -7,7 +7,7 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class Residue:
-    """A place that holds deleted data, or may hold it.
+    """A path that contains, or may contain, deleted data.
 
     Attributes:
         place: a file or folder, absolute and without symbolic links.
@@ -27,7 +27,7 @@ class Residue:
 
 
 class FoundResidue(Residue):
-    """A residue that knows how it is mended. The action is no field: it holds what to look for, which nobody may print or store."""
+    """A residue with its cleaning action, which is no field because it holds what nobody may print or store."""
 
     action: Callable[[], None]
 
@@ -37,7 +37,7 @@ class FoundResidue(Residue):
 
 
 class CannotMendError(Exception):
-    """Deleted data stay where they are; the message is the reason, as an end user reads it."""
+    """Deleted data cannot be removed; the message is the reason, as an end user reads it."""
 
 
 BY_CONTENT = "a passage stands in it"

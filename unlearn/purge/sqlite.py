@@ -1,4 +1,4 @@
-"""Deleted rows that still lie in a SQLite database: in free pages, in the slack of used ones, in the write-ahead log.
+"""Residues in SQLite databases: deleted rows in free pages, page slack and the write-ahead log.
 
 VACUUM writes the database anew, live rows only (and may number rows anew in tables without an INTEGER PRIMARY KEY). A live row is
 its application's business: it is counted, never removed.
@@ -17,14 +17,14 @@ WAIT_SECONDS = 5.0
 
 
 def database_of(path: Path) -> Path:
-    """The database that a write-ahead log or journal belongs to; any other file itself."""
+    """Return the database of a write-ahead log or journal; any other file itself."""
     side = next((side for side in SIDES if path.name.endswith(side)), None)
     database = path.with_name(path.name[: -len(side)]) if side else path
     return database if database.is_file() and not database.is_symlink() else path
 
 
 def live_rows(path: Path, search: ContentSearch) -> int:
-    """How many rows that can still be queried hold deleted text; the database is only read.
+    """Count live rows that contain deleted text; the database is only read.
 
     Raises:
         CannotMendError: it is damaged, or locked.
@@ -41,7 +41,7 @@ def live_rows(path: Path, search: ContentSearch) -> int:
 
 
 def vacuum(path: Path, search: ContentSearch) -> None:
-    """Write the database anew without its free pages, and empty its write-ahead log.
+    """Rewrite the database without its free pages, and empty its write-ahead log.
 
     Raises:
         CannotMendError: live rows hold deleted text, the database is in use, or damaged.
@@ -64,7 +64,7 @@ def vacuum(path: Path, search: ContentSearch) -> None:
 
 
 def live_reason(rows: int) -> str:
-    """What a user reads where live rows hold deleted text."""
+    """Return the message for live rows that contain deleted text."""
     return f"{rows} live rows hold it; delete them through the application that owns the database, then purge again"
 
 

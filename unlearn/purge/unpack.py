@@ -1,4 +1,4 @@
-"""The contents of a file as streams of bytes: as it lies there, and what is packed inside it, in bounded memory.
+"""Unpack files into byte streams, the raw file first and then everything packed inside, in bounded memory.
 
 Compressed files (gzip, bzip2, xz, Zstandard, LZ4) and archives (ZIP, and what is built on it: .npz, .pt, .docx) are unpacked, also
 within one another; Parquet and compressed Arrow files are decoded to the buffers of their text columns. Nothing is ever executed:
@@ -27,11 +27,11 @@ ROWS = 1024
 
 
 class UnreadableError(Exception):
-    """A file, or a part of it, could not be read: what it holds is not known. The message completes "it ..."."""
+    """A file, or part of it, could not be read, so its content is unknown. The message completes "it ..."."""
 
 
 class _Budget:
-    """How many bytes may still come out of a file."""
+    """The number of bytes that may still be unpacked from a file."""
 
     def __init__(self, size: int) -> None:
         self.left = max(SMALLEST_LIMIT, LARGEST_RATIO * size)
@@ -46,7 +46,7 @@ Stream = Iterator[bytes]
 
 
 def contents(path: Path) -> Iterator[Stream]:
-    """All streams of a file, one after the other; each must be read, or left, before the next is asked for.
+    """Yield all streams of a file; each must be read, or skipped, before the next is requested.
 
     Raises:
         UnreadableError: at the place where reading fails; the streams before it were whole.
@@ -59,7 +59,7 @@ def contents(path: Path) -> Iterator[Stream]:
 
 
 def holds(path: Path, search: ContentSearch) -> bool:
-    """Whether deleted text stands in a file, or in what is packed in it; it is read no further than the first find.
+    """Return whether a file, or anything packed in it, contains deleted text; stops at the first match.
 
     Raises:
         UnreadableError: no find before the place where reading fails.
@@ -94,7 +94,7 @@ _DAMAGE = (
 
 
 def _guarded(streams: Iterator[Stream]) -> Iterator[Stream]:
-    """The same streams, with every error of a library as UnreadableError, also inside a stream."""
+    """Yield the same streams with every library error as UnreadableError, also inside a stream."""
     try:
         for stream in streams:
             yield _guarded_chunks(stream)
@@ -128,7 +128,7 @@ def _arrow_unpacker(codec: str) -> Callable[[IO[bytes]], Any]:
 
 
 class _Forward:
-    """A stream that cannot seek, with its first bytes kept so that they can be looked at and read again."""
+    """A non-seekable stream whose first bytes are kept, so that they can be inspected and read again."""
 
     def __init__(self, stream: Any) -> None:
         self._stream, self._start, self._looked = stream, b"", False
@@ -141,7 +141,7 @@ class _Forward:
         return kept or bytes(self._stream.read(count))
 
     def seek(self, _: int) -> None:
-        """Back to the first bytes, which is all that is asked for."""
+        """Seek back to the first bytes, the only seek that is supported."""
 
     def __enter__(self) -> "_Forward":
         return self
@@ -176,7 +176,7 @@ def _parquet(file: IO[bytes], budget: _Budget) -> Iterator[Stream]:
 
 
 def _arrow(file: IO[bytes], budget: _Budget) -> Iterator[Stream]:
-    """Plain Arrow files hold their texts as they are, and were read so; compressed ones are decoded."""
+    """Decode compressed Arrow files; plain ones were already read as they are."""
     import pyarrow
 
     file.seek(0)
@@ -201,7 +201,7 @@ def _texts(batch: Any, budget: _Budget) -> Stream:
 
 
 def _buffers(array: Any) -> Iterator[Any]:
-    """The buffers with the characters of all text in a column, however deep inside lists and structures."""
+    """Return the character buffers of all text in a column, however deeply nested."""
     import pyarrow.types as kinds
 
     kind = array.type

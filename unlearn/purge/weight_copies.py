@@ -36,7 +36,7 @@ _DAMAGE = (
 
 @dataclass(frozen=True)
 class Likeness:
-    """How much of a set of weight files is an affected model's.
+    """The overlap of a set of weight files with an affected model.
 
     Attributes:
         weights: the model's digest.
@@ -52,12 +52,12 @@ class Likeness:
 
     @property
     def is_copy(self) -> bool:
-        """Whether nothing but the whole model is there."""
+        """Return whether exactly the whole model is there."""
         return not self.others and self.shared >= WHOLE_COPY * self.of_model
 
 
 class WeightIndex:
-    """The tensors of affected models, to recognise them elsewhere."""
+    """Index of the tensors of affected models, to recognise copies."""
 
     def __init__(self, models: Iterable[tuple[str, Path]], known_clean: Iterable[Path] = ()) -> None:
         """Args:
@@ -74,7 +74,7 @@ class WeightIndex:
                 self._models[weights] = named
 
     def likeness(self, files: Collection[Path]) -> Likeness | None:
-        """The model that a folder's weight files share most tensors with; None where they share none."""
+        """Return the model that shares most tensors with a folder's weight files, or None."""
         tensors = {name for file in files for name in digests(file)} if self._models else set()
         best: Likeness | None = None
         for weights, named in self._models.items():
@@ -86,7 +86,7 @@ class WeightIndex:
 
 
 def digests(path: Path) -> set[str]:
-    """Digests of all telling tensors of a file, as they lie there; none where it is damaged or of an unknown kind."""
+    """Compute the digests of all distinctive tensors of a file as stored; none where it is damaged or of an unknown kind."""
     try:
         match path.suffix:
             case ".safetensors":
@@ -105,7 +105,7 @@ def _of_folder(folder: Path) -> set[str]:
 
 
 def _forms_of_folder(folder: Path) -> Iterator[set[str]]:
-    """For every telling tensor of a model: its digests in all precisions."""
+    """Compute every distinctive tensor's digests in all precisions."""
     for path in sorted(folder.glob("*.safetensors")):
         try:
             for tensor in _safetensors(path):
@@ -125,7 +125,7 @@ def _digest(tensor: Tensor) -> str:
 
 
 def _safetensors(path: Path) -> Iterator[Tensor]:
-    """The floating-point tensors of a file, one in memory at a time: 8 bytes length, a JSON header, then the bytes."""
+    """Read the floating-point tensors of a safetensors file one at a time: 8 bytes length, a JSON header, then the bytes."""
     with path.open("rb") as file:
         (length,) = struct.unpack("<Q", file.read(8))
         if length > LARGEST_HEADER:
@@ -148,7 +148,7 @@ def _tensor(file: IO[bytes], start: int, size: int, precision: str) -> Tensor:
 
 
 def _storages(path: Path) -> Iterator[str]:
-    """Digests of the bare bytes in a file that torch.save wrote; the pickle beside them is not opened."""
+    """Compute digests of the raw storages in a torch.save file, without opening its pickle."""
     with zipfile.ZipFile(path) as archive:
         for entry in archive.infolist():
             if "/data/" in entry.filename and entry.compress_type == zipfile.ZIP_STORED and entry.file_size <= LARGEST_TENSOR:
@@ -158,7 +158,7 @@ def _storages(path: Path) -> Iterator[str]:
 
 
 def _gguf(path: Path) -> Iterator[Tensor]:
-    """The tensors of a GGUF file that are not quantized: header, key-value pairs, tensor list, aligned data (version 2 and 3)."""
+    """Read the unquantized tensors of a GGUF file: header, key-value pairs, tensor list, aligned data (version 2 and 3)."""
     with path.open("rb") as file:
         magic, version, tensors, pairs = struct.unpack("<4sIQQ", file.read(24))
         if magic != b"GGUF" or version not in (2, 3) or max(tensors, pairs) > 1 << 20:
@@ -194,7 +194,7 @@ def _string(file: IO[bytes]) -> bytes:
 
 
 def _value(file: IO[bytes], kind: int, depth: int = 0) -> int | None:
-    """Read a value; only a whole number of 32 bits is given back, the others are passed over."""
+    """Read a metadata value; only 32-bit integers are returned, others are skipped."""
     if kind == _GGUF_STRING:
         _string(file)
     elif kind == _GGUF_ARRAY and depth < 4:

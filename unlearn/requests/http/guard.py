@@ -1,4 +1,4 @@
-"""What stands before the HTTP service: who calls, how often, how much; and what leaves it.
+"""Guard of the HTTP service: authentication, rate and size limits, response headers.
 
 In front of the application, in this order: the caller's token, the rate limit, the size of the body, which is read no further than
 its limit. On the way out: security headers on every answer, one line in the access log. No answer and no line repeats anything of
@@ -39,7 +39,7 @@ CHALLENGE = {"WWW-Authenticate": 'Bearer realm="unlearn", Basic realm="unlearn"'
 
 
 class RefusedError(Exception):
-    """A request that goes no further, with the status and message of its answer."""
+    """A refused request, with the status and message of its answer."""
 
     def __init__(self, status: int, message: str, headers: dict[str, str] | None = None) -> None:
         super().__init__(message)
@@ -48,7 +48,7 @@ class RefusedError(Exception):
 
 @dataclass
 class RateLimit:
-    """A token bucket for each caller: so many requests a minute, a burst of as many at once.
+    """Token-bucket rate limit per caller: a number of requests a minute, and a burst of as many.
 
     Attributes:
         per_minute: requests a minute.
@@ -62,7 +62,7 @@ class RateLimit:
     _buckets: "OrderedDict[str, tuple[float, float]]" = field(default_factory=OrderedDict, repr=False)
 
     def wait(self, caller: str) -> float:
-        """Count a request; 0 where it may go on, else the seconds until it may."""
+        """Count a request; return 0 if allowed, else the seconds to wait."""
         now, rate = self.clock(), self.per_minute / 60
         left, since = self._buckets.pop(caller, (float(self.per_minute), now))
         left = min(float(self.per_minute), left + (now - since) * rate)
@@ -74,12 +74,12 @@ class RateLimit:
 
 
 def error_body(status: int, message: str) -> bytes:
-    """The error object of OpenDSR."""
+    """Build an OpenDSR error object."""
     return json.dumps({"error": {"code": status, "message": message}}).encode()
 
 
 class Guard:
-    """An ASGI application around another."""
+    """ASGI middleware that authenticates, limits and logs."""
 
     def __init__(self, app: ASGIApp, tokens: Tokens, key: RecordKey, per_minute: int) -> None:
         self.app, self.tokens, self.key = app, tokens, key
@@ -115,7 +115,7 @@ class Guard:
         LOG.info("%s %s %s %s %s %dms", self._address(scope), scope["caller"] or "-", method, route, answer.status, milliseconds)
 
     def _admit(self, scope: Scope) -> str | None:
-        """The caller, once it has shown a token and is not too fast.
+        """Authenticate and rate-limit the caller.
 
         Raises:
             RefusedError: 401 or 429.
@@ -130,7 +130,7 @@ class Guard:
         return caller
 
     def _address(self, scope: Scope) -> str:
-        """A keyed hash of the caller's address; of an IPv6 address, its network: one machine has all of that."""
+        """Compute a keyed hash of the caller's address; of its network for IPv6, which one machine can hold."""
         host = (scope.get("client") or ("", 0))[0]
         try:
             parsed = ipaddress.ip_address(host)
@@ -141,7 +141,7 @@ class Guard:
 
 
 class _Answer:
-    """The way out: adds headers, notes the status, and knows whether an answer has begun."""
+    """Response wrapper that adds headers, records the status, and knows whether the response has started."""
 
     def __init__(self, send: Send) -> None:
         self._send, self.status = send, 0
@@ -167,7 +167,7 @@ class _Answer:
 
 
 def _token(scope: Scope) -> str:
-    """The token of a bearer, or the password of a browser's basic authentication."""
+    """Return the bearer token, or the password of basic authentication."""
     given = [value for name, value in scope["headers"] if name == b"authorization"]
     if len(given) != 1:
         return ""
@@ -183,7 +183,7 @@ def _token(scope: Scope) -> str:
 
 
 async def _read(scope: Scope, receive: Receive) -> bytes:
-    """The whole body, read no further than the limit.
+    """Read the whole body, at most up to the limit.
 
     Raises:
         RefusedError: 413, or 400 where the connection ended before the body did.
@@ -207,7 +207,7 @@ async def _read(scope: Scope, receive: Receive) -> bytes:
 
 
 def _replay(body: bytes) -> Receive:
-    """A receiver that gives a body that was read already."""
+    """Return a receiver that replays a body already read."""
     messages: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
 
     async def receive() -> Message:

@@ -53,7 +53,7 @@ DISCOVERY = {
 
 @dataclass(frozen=True)
 class Service:
-    """What the endpoints work with.
+    """State shared by the endpoints.
 
     Attributes:
         ledger: where requests are noted.
@@ -70,7 +70,7 @@ class Service:
     country: str | None = None
 
     def receive(self, body: bytes, caller: str) -> dict[str, Any]:
-        """Note a request; the receipt.
+        """Record a request and return its receipt.
 
         Raises:
             InputError: it cannot be taken.
@@ -87,7 +87,7 @@ class Service:
         return {**self._named(self.ledger.request(name), caller), "received_time": _now(), "ledger_head": self.ledger.head()}
 
     def status(self, given: str, caller: str) -> dict[str, Any]:
-        """How far a request is.
+        """Return the status of a request.
 
         Raises:
             RefusedError: 404, this caller sent no such request.
@@ -127,7 +127,7 @@ class Service:
         }
 
     def signed(self, content: Mapping[str, Any], status: int = 200) -> Response:
-        """An answer in canonical JSON, with its signature in the headers."""
+        """Return a canonical-JSON response with its signature in the headers."""
         body = rfc8785.dumps(dict(content))
         signature = base64.b64encode(bytes.fromhex(self.signer.sign(body).signature)).decode()
         headers = {f"X-{name}-Signature": signature for name in ("OpenDSR", "OpenGDPR")}
@@ -135,7 +135,7 @@ class Service:
         return Response(body, status, headers, "application/json")
 
     def public_key(self) -> bytes:
-        """The public key, PEM."""
+        """Return the public key, PEM."""
         key = Ed25519PublicKey.from_public_bytes(bytes.fromhex(self.signer.public_key.keyval["public"]))
         return key.public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
 
@@ -149,7 +149,7 @@ def _spelled(moment: datetime) -> str:
 
 
 def _status_word(request: Known) -> str:
-    """OpenDSR's word for where a request is."""
+    """Return OpenDSR's status word for a request."""
     if request.state == "withdrawn" or request.outcome == "withdrawn":
         return "cancelled"
     if request.state == "closed":
@@ -158,7 +158,7 @@ def _status_word(request: Known) -> str:
 
 
 def make_app(service: Service, tokens: Tokens, per_minute: int = 600) -> Guard:
-    """The whole service as an ASGI application.
+    """Build the service as an ASGI application.
 
     Args:
         service: ledger, keys and names.
@@ -189,7 +189,7 @@ def make_app(service: Service, tokens: Tokens, per_minute: int = 600) -> Guard:
 
 
 class PromptProtocol(H11Protocol):
-    """uvicorn's HTTP/1.1, but a connection whose next head does not come in time is closed.
+    """uvicorn's HTTP/1.1 protocol with a timeout for the next request head.
 
     uvicorn waits for ever, and counts silent connections as busy: a few hundred of them would keep everybody out.
     """
@@ -197,12 +197,12 @@ class PromptProtocol(H11Protocol):
     _waiting: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """The clock of the first head starts."""
+        """Start the timeout of the first request head."""
         super().connection_made(transport)
         self._start()
 
     def data_received(self, data: bytes) -> None:
-        """Any byte ends uvicorn's own wait between two requests; from then on the clock of the next head runs."""
+        """Start the timeout of the next request head: any byte ends uvicorn's own keep-alive wait."""
         super().data_received(data)
         if self.conn.their_state is not h11.IDLE:
             self._stop()
@@ -210,7 +210,7 @@ class PromptProtocol(H11Protocol):
             self._start()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Nothing is waited for any more."""
+        """Cancel the timeout."""
         self._stop()
         super().connection_lost(exc)
 
@@ -244,7 +244,7 @@ def _add_resource(app: FastAPI, path: str, service: Service) -> None:
 
 
 def _add_errors(app: FastAPI) -> None:
-    """Every error in OpenDSR's form, with a sentence of ours: a library's own message may repeat what was sent."""
+    """Format every error as OpenDSR with our own text: library messages may repeat what was sent."""
 
     def refuse(_: Request, error: Exception) -> Response:
         if isinstance(error, RefusedError):

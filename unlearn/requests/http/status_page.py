@@ -1,4 +1,4 @@
-"""The status page: how many requests are where, and which deadlines are near. No ids, no names, no script."""
+"""The status page: requests by state and deadlines ahead. No ids, no names, no script."""
 
 import base64
 import hashlib
@@ -24,7 +24,7 @@ HORIZONS = (("overdue", None, -1), ("in the next 7 days", 0, 7), ("in 8 to 30 da
 
 
 def render(requests: Sequence[Request], today: date) -> str:
-    """The page as HTML. Everything in it is a number, a date or a word of ours."""
+    """Render the page as HTML, with nothing but numbers, dates and fixed words."""
     states = Counter(request.state for request in requests)
     days = [(request.due - today).days for request in requests if request.outcome is None]
     due = {

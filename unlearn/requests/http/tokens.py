@@ -1,4 +1,4 @@
-"""Who may send requests over HTTP: one random token for each caller, of which only a digest is kept.
+"""API tokens: one random token per caller, of which only a digest is stored.
 
 A token is 256 random bits, so that a plain SHA-256 of it can be kept: nobody can try them all. The file has one line for each
 caller, `name digest`. A lost token is replaced by taking its line out and making another; a service that runs reads the file again
@@ -25,7 +25,7 @@ _NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,39}")
 
 @dataclass
 class Tokens:
-    """Callers and the digests of their tokens, as their file has them now.
+    """Callers and token digests, reread when their file changes.
 
     Attributes:
         digests: SHA-256 of the token in hexadecimal, by caller.
@@ -55,7 +55,7 @@ class Tokens:
         return cls(found, Path(path), stamp)
 
     def caller(self, token: str) -> str | None:
-        """Whose token it is, or None. Every known digest is compared, so that the time taken tells nothing."""
+        """Return the caller of a token, or None. Compares every digest, so that timing reveals nothing."""
         self._read_again()
         given = hashlib.sha256(token.encode("utf-8", "surrogatepass")).hexdigest()
         found = None
@@ -65,7 +65,7 @@ class Tokens:
         return found
 
     def _read_again(self) -> None:
-        """Take over the file where it changed. A file that is damaged or gone lets nobody in: it may have been meant to."""
+        """Reload the file if it changed. A damaged or missing file admits nobody."""
         if self.path is None or (stamp := _stamp(self.path)) == self.stamp:
             return
         try:
@@ -85,7 +85,7 @@ def _stamp(path: Path) -> tuple[int, int, int] | None:
 
 
 def new_token(path: str | Path, name: str) -> str:
-    """Make a token for a caller, add its digest to the file (mode 0600), and return it: it is kept nowhere.
+    """Create a token for a caller, add its digest to the file (mode 0600), and return the token, which is stored nowhere.
 
     Raises:
         InputError: the name cannot be used, or has a token already.

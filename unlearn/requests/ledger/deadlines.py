@@ -1,4 +1,4 @@
-"""When must a request be answered? Dates by regime, to the day.
+"""Statutory deadlines of requests by regime, to the day.
 
 GDPR Article 12(3): one month from receipt, extendable by two further months. Periods in months end on the same day of the month, or
 on its last day where there is none; an end on a Saturday, Sunday or public holiday moves to the next working day (Regulation
@@ -31,7 +31,7 @@ ExtensionReason = Literal["complexity", "number-of-requests"]
 
 @dataclass(frozen=True)
 class Deadlines:
-    """Last days, inclusive.
+    """Deadlines of a request: last days, inclusive.
 
     Attributes:
         confirm: to acknowledge receipt; None where the regime sets no date.
@@ -45,12 +45,12 @@ class Deadlines:
 
 
 def today() -> date:
-    """The day, here: in UTC it is tomorrow already on a Californian evening, and a deadline would begin a day late."""
+    """Return today's date in the local time zone: a UTC date would be a day ahead on a Californian evening."""
     return datetime.now().astimezone().date()
 
 
 def require_receivable(received: date) -> None:
-    """Refuse a day on which no request can have been received.
+    """Raise InputError for an impossible day of receipt.
 
     Raises:
         InputError: it lies in the future, or before the first of these laws applied.
@@ -63,7 +63,7 @@ def require_receivable(received: date) -> None:
 
 
 def deadlines(regime: Regime, received: date, country: str | None = None) -> Deadlines:
-    """Deadlines of a request.
+    """Compute the deadlines of a request.
 
     Args:
         regime: "gdpr", "ccpa" or "drop" (there `received` is the day the request was fetched from the platform).
@@ -88,12 +88,12 @@ def deadlines(regime: Regime, received: date, country: str | None = None) -> Dea
 
 
 def next_drop_fetch(last: date | None) -> date:
-    """The last day on which requests must be fetched from DROP again; `last` is the latest fetch, None before the first."""
+    """Compute the last day for the next DROP fetch; `last` is the latest fetch, None before the first."""
     return DROP_START if last is None else last + DROP_CYCLE
 
 
 def business_days_after(day: date, count: int, country: str | None) -> date:
-    """The `count`-th business day after `day`."""
+    """Return the `count`-th business day after `day`."""
     while count:
         day += timedelta(days=1)
         count -= _works(day, country)

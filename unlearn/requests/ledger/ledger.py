@@ -1,4 +1,4 @@
-"""The ledger: an append-only, hash-chained log of everything that happened to every request.
+"""The request ledger: an append-only, hash-chained event log that stores no names.
 
 Nothing is ever changed or removed: a request's state is what its events say. Each event carries the digest of the one before, so
 that a removed or edited event breaks the chain from there on; who keeps the head knows that nothing before it was touched. Persons
@@ -69,7 +69,7 @@ _GUARDS = {
 
 @dataclass(frozen=True)
 class NewRequest:
-    """A request as it comes in; no field says who asks.
+    """A new request; no field identifies the person.
 
     Attributes:
         subjects: keyed hashes of the identifiers that were given.
@@ -90,7 +90,7 @@ class NewRequest:
 
 @dataclass(frozen=True)
 class Step:
-    """One event of a request.
+    """An event of a request.
 
     Attributes:
         sequence: its place in the whole ledger, from 1.
@@ -107,49 +107,49 @@ class Step:
 
 @dataclass(frozen=True)
 class Request:
-    """A request as its events tell it."""
+    """A request, reconstructed from its events."""
 
     id: str
     steps: tuple[Step, ...]
 
     @property
     def state(self) -> State:
-        """Where it is."""
+        """Return the current state."""
         return next(step.state for step in reversed(self.steps) if step.state != EXTENDED)
 
     @property
     def first(self) -> Mapping[str, Any]:
-        """What came in."""
+        """Return the first event."""
         return self.steps[0].details
 
     @property
     def subjects(self) -> tuple[str, ...]:
-        """Keyed hashes of the identifiers."""
+        """Return keyed hashes of the identifiers."""
         return tuple(self.first["subjects"])
 
     @property
     def deadlines(self) -> Deadlines:
-        """When it must be answered."""
+        """Return the deadlines."""
         return deadlines(self.first["regime"], date.fromisoformat(self.first["received"]), self.first["country"])
 
     @property
     def extension(self) -> Mapping[str, Any] | None:
-        """When the person was told of an extension, and why; None where nobody was."""
+        """Return when and why the person was notified of an extension, or None."""
         return next((step.details for step in self.steps if step.state == EXTENDED), None)
 
     @property
     def due(self) -> date:
-        """The last day to answer: the extended one only where the person was told of it."""
+        """Return the last day to answer, extended only if the person was notified in time."""
         last = self.deadlines
         return last.answer if self.extension is None or last.extended is None else last.extended
 
     @property
     def outcome(self) -> str | None:
-        """How it ended, or None while it is open."""
+        """Return how the request ended, or None while it is open."""
         return outcome(_history(self.steps)) if self.state == "closed" else None
 
     def latest(self, state: State) -> Mapping[str, Any] | None:
-        """Details of the last time it came to a state, or None."""
+        """Return the details of its latest transition to a state, or None."""
         return next((step.details for step in reversed(self.steps) if step.state == state), None)
 
 
@@ -176,10 +176,10 @@ _SETUP_LOCK = 0x756E6C65
 
 
 class Ledger:
-    """All requests, behind one database."""
+    """All requests in one database."""
 
     def __init__(self, url: str | Path) -> None:
-        """Open a ledger, making it where there is none.
+        """Open a ledger, creating it if there is none.
 
         Args:
             url: a file name for SQLite, or a SQLAlchemy URL such as `postgresql+psycopg://host/database`.
@@ -208,12 +208,12 @@ class Ledger:
 
     @property
     def file(self) -> Path | None:
-        """The file of a SQLite ledger, or None."""
+        """Return the file of a SQLite ledger, or None."""
         name = self._engine.url.database
         return Path(name).resolve() if self._engine.dialect.name == "sqlite" and name else None
 
     def add(self, request: NewRequest) -> str:
-        """Note a request and return its id, which is random and says nothing.
+        """Record a request and return its random id.
 
         Raises:
             InputError: no identifier was given, or the sender's identifier is known already.
@@ -221,7 +221,7 @@ class Ledger:
         return self.add_all([request])[0]
 
     def add_all(self, requests: Sequence[NewRequest]) -> list[str]:
-        """Note a batch of requests, all or none of them, and return their ids.
+        """Record a batch of requests atomically and return their ids.
 
         Raises:
             InputError: as `add`; nothing of the batch is written then.
@@ -242,7 +242,7 @@ class Ledger:
         return names
 
     def advance(self, request: str, state: State, **details: Any) -> Request:
-        """Take a request to its next state.
+        """Advance a request to its next state.
 
         Raises:
             InputError: the request is unknown, the step is not allowed, or facts are missing; nothing is written then.
@@ -250,7 +250,7 @@ class Ledger:
         return self.advance_all([request], state, **details)[0]
 
     def advance_all(self, requests: Sequence[str], state: State, **details: Any) -> list[Request]:
-        """Take the requests of a batch to their next state together: all of them, or none.
+        """Advance the requests of a batch atomically to their next state.
 
         Raises:
             InputError: as `advance`, for any of them, or `details` name a batch that one of them was planned anew from since;
@@ -266,7 +266,7 @@ class Ledger:
             return [self._request(connection, name) for name in requests]
 
     def extend(self, request: str, reason: ExtensionReason, told: date) -> Request:
-        """Note that the person is told of an extension; doing it again for the same reason changes nothing.
+        """Record that the person is notified of an extension; idempotent for the same reason.
 
         Args:
             request: its id.
@@ -285,18 +285,18 @@ class Ledger:
             return self._request(connection, request)
 
     def began(self) -> datetime | None:
-        """When the first request was noted, or None."""
+        """Return when the first request was recorded, or None."""
         with _database_errors(), self._engine.connect() as connection:
             at = connection.execute(sa.select(EVENTS.c.at).order_by(EVENTS.c.sequence).limit(1)).scalar()
         return None if at is None else datetime.fromisoformat(at)
 
     def key_check(self) -> str | None:
-        """The check value of the record key, or None where none has been noted yet."""
+        """Return the check value of the record key, or None."""
         with _database_errors(), self._engine.connect() as connection:
             return connection.execute(sa.select(KEY_CHECK.c.value)).scalar()
 
     def note_key(self, check: str) -> str:
-        """Note the check value of the record key, unless one has been noted; the one that stands there now."""
+        """Record the check value of the record key unless one exists; return the stored one."""
         with self._writing() as connection:
             known = connection.execute(sa.select(KEY_CHECK.c.value)).scalar()
             if known is None:
@@ -304,7 +304,7 @@ class Ledger:
             return known or check
 
     def request(self, name: str) -> Request:
-        """One request.
+        """Return one request.
 
         Raises:
             InputError: it is unknown.
@@ -313,13 +313,13 @@ class Ledger:
             return self._request(connection, name)
 
     def by_external_id(self, external_id: str) -> Request | None:
-        """The request that came in under the sender's own identifier, or None."""
+        """Return the request with the sender's own identifier, or None."""
         with _database_errors(), self._engine.connect() as connection:
             name = self._by_external_id(connection, external_id)
             return None if name is None else self._request(connection, name)
 
     def requests(self, state: State | None = None) -> list[Request]:
-        """All requests, in the order they came, or those in a state."""
+        """Return all requests in order of arrival, or those in a state."""
         with _database_errors(), self._engine.connect() as connection:
             rows = connection.execute(sa.select(EVENTS).order_by(EVENTS.c.sequence)).all()
         steps: dict[str, list[Step]] = {}
@@ -329,7 +329,7 @@ class Ledger:
         return [request for request in found if state is None or request.state == state]
 
     def head(self) -> str:
-        """Digest of the last event: it stands for the whole ledger."""
+        """Return the digest of the last event, which commits to the whole ledger."""
         with _database_errors(), self._engine.connect() as connection:
             return _head(connection)[1]
 
@@ -356,12 +356,12 @@ class Ledger:
         return len(rows)
 
     def close(self) -> None:
-        """Let the database go."""
+        """Close the database."""
         self._engine.dispose()
 
     @contextmanager
     def _writing(self) -> Iterator[Connection]:
-        """A transaction that is alone from its first moment: two operators at once take turns."""
+        """Open an exclusive write transaction, so that concurrent operators take turns."""
         with _database_errors(), self._engine.begin() as connection:
             if self._engine.dialect.name == "postgresql":
                 connection.execute(sa.text("LOCK TABLE events IN SHARE ROW EXCLUSIVE MODE"))
@@ -394,7 +394,7 @@ class Ledger:
 
 @contextmanager
 def _database_errors() -> Iterator[None]:
-    """Turn the database's refusals into a sentence with a next step; its own message repeats values and is not shown."""
+    """Turn database errors into a message with a next step; the database's own message repeats values and is not shown."""
     try:
         yield
     except sa.exc.SQLAlchemyError as error:

@@ -1,4 +1,4 @@
-"""The life of a request: which state may follow which, and what must be true before it may.
+"""The request life cycle: allowed transitions and their preconditions.
 
     received -> identity_verified -> matched -> planned -> unlearning -> verifying -> deployed -> purged -> closed
 
@@ -54,7 +54,7 @@ NEXT: Mapping[State, tuple[State, ...]] = {
 
 
 def require_allowed(state: State, following: State, details: Mapping[str, Any], history: Sequence[Mapping[str, Any]]) -> None:
-    """Refuse a step that the life cycle does not know, or whose facts are missing.
+    """Raise InputError for a transition that is not allowed or lacks required facts.
 
     Args:
         state: where the request is.
@@ -83,7 +83,7 @@ def require_allowed(state: State, following: State, details: Mapping[str, Any], 
 
 
 def outcome(history: Sequence[Mapping[str, Any]]) -> str:
-    """How a closed request ended: "deleted", or the refusal's own word.
+    """Return how a closed request ended: "deleted", or the reason of refusal.
 
     Only the last word counts: what was not found once may have been found and deleted since.
     """
@@ -92,7 +92,7 @@ def outcome(history: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _require_last_planned(following: State, batch: str, history: Sequence[Mapping[str, Any]]) -> None:
-    """A step is one of the last plan, or makes a new one: what another operator has planned anew is not gone on with."""
+    """Require a step of the latest plan: stale plans are not continued."""
     planned = [str(step["batch"]) for step in history if step["state"] == "planned" and "batch" in step]
     if planned and planned[-1] != batch and (following != "planned" or batch in planned):
         raise InputError(
@@ -119,7 +119,7 @@ def _unexplained(residual: Sequence[Mapping[str, Any]]) -> int:
 
 
 def _require_retired(history: Sequence[Mapping[str, Any]]) -> None:
-    """Closed as deleted: every old model is out of service, every residual copy has its reason."""
+    """Require, before closing as deleted, that old models are retired and every remaining copy has a reason."""
     replaced: set[str] = set()
     retired: set[str] = set()
     for step in history:
