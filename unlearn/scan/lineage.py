@@ -1,4 +1,4 @@
-"""Which models saw a record? From training logs and manifests alone: no model is loaded.
+"""Model lineage: which models saw a record, from training logs and manifests alone.
 
 A model is affected if its training log holds the record, or if it was made from an affected model: fine-tuned further, or
 unlearned. Models are told by the digest of their weights, so that a copy under another name is found as well.
@@ -41,7 +41,7 @@ class AffectedModel:
 
 
 def affected_models(roots: Sequence[str | Path], records: Collection[str]) -> list[AffectedModel]:
-    """All affected models below some folders, ancestors before descendants.
+    """Return all affected models below some folders, ancestors before descendants.
 
     Args:
         roots: folders to search.
@@ -87,7 +87,7 @@ def _read(folder: Path, records: set[str]) -> AffectedModel:
 
 
 def trained_names(folder: Path) -> frozenset[str]:
-    """Keyed hashes of the records that a model was trained on, by its log or its shards; none where it has neither.
+    """Return keyed hashes of a model's training records, by its log or shards; none where it has neither.
 
     Raises:
         InputError: log or description is damaged.

@@ -1,4 +1,4 @@
-"""Near-duplicates: the same text with other words, spaces or case.
+"""Near-duplicate search by MinHash: the same text with other words, spaces or case.
 
 Texts are compared by their sets of word shingles. MinHash (Broder 1997) estimates the Jaccard similarity of two such sets from
 short signatures; a human confirms what it finds. Shingles are hashed under a key, so that signatures, which are kept in the
@@ -23,7 +23,7 @@ SIMILAR = 0.7
 
 
 def shingles(text: str, key: bytes) -> set[bytes]:
-    """Keyed 8-byte hashes of all runs of three words, lower case, punctuation left out; of all words where there are fewer."""
+    """Compute keyed 8-byte hashes of all three-word shingles, lower case without punctuation; of all words where fewer."""
     words = re.findall(r"\w+", text.lower())
     count = max(1, len(words) - SHINGLE_WORDS + 1)
     runs = {" ".join(words[start : start + SHINGLE_WORDS]) for start in range(count)} if words else set()
@@ -35,14 +35,14 @@ Signature = NDArray[np.uint32]
 
 
 def signature(hashes: Iterable[bytes]) -> Signature:
-    """MinHash of hashed shingles; the permutations are datasketch's with a fixed seed, so that signatures can be kept."""
+    """Compute the MinHash of hashed shingles, by datasketch's permutations with a fixed seed, so that signatures can be stored."""
     minhash = MinHash(num_perm=PERMUTATIONS, seed=1, hashfunc=_first_bytes)
     minhash.update_batch(list(hashes))
     return np.asarray(minhash.hashvalues, dtype=np.uint32)
 
 
 def similarity(one: Signature, other: Signature) -> float:
-    """Estimated Jaccard similarity: the share of equal values."""
+    """Estimate Jaccard similarity: the share of equal values."""
     return float((one == other).mean())
 
 
@@ -51,7 +51,7 @@ def _first_bytes(hashed: bytes) -> int:
 
 
 class NearDuplicates:
-    """Looks texts up among a few known ones: cheap for the many that share nothing with any of them."""
+    """Index of a few known texts, with cheap lookups for the many that share nothing with them."""
 
     def __init__(self, known: Mapping[str, Signature], shingles_of_known: Mapping[str, set[bytes]] | None = None) -> None:
         """Args:
@@ -63,7 +63,7 @@ class NearDuplicates:
         self._matrix = np.stack(list(known.values())) if known else None
 
     def find(self, hashed: set[bytes]) -> tuple[str, float] | None:
-        """The most similar known text and its estimated similarity, or None where none is near."""
+        """Return the most similar known text and its estimated similarity, or None."""
         if self._matrix is None or not hashed or (self._any is not None and self._any.isdisjoint(hashed)):
             return None
         shares = (self._matrix == signature(hashed)).mean(axis=1)

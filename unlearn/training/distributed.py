@@ -1,4 +1,4 @@
-"""Several processes of one run (`accelerate launch`): one writes, all wait for it.
+"""Multi-process runs (`accelerate launch`): ranks, barriers and reductions; the main process writes.
 
 The files of a run are written by the main process alone; what the others need of them they read afterwards.
 """
@@ -17,28 +17,28 @@ Value = TypeVar("Value")
 
 
 def count() -> int:
-    """How many processes take part."""
+    """Return the number of processes."""
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
 def rank() -> int:
-    """Which of them this one is, counted from 0."""
+    """Return this process's rank, counted from 0."""
     return int(os.environ.get("RANK", "0"))
 
 
 def is_main() -> bool:
-    """Whether this process is the one that writes."""
+    """Return whether this process is the main one, which writes."""
     return rank() == 0
 
 
 def wait() -> None:
-    """Go on when all processes are here."""
+    """Wait until all processes have arrived."""
     if count() > 1:
         _connected().wait_for_everyone()
 
 
 def agreed(value: Value) -> Value:
-    """The main process's value, in all of them: what each has measured may differ in the last bit, what follows must not."""
+    """Broadcast the main process's value: measurements may differ in the last bit, decisions must not."""
     if count() == 1:
         return value
     from accelerate.utils import broadcast_object_list
@@ -49,7 +49,7 @@ def agreed(value: Value) -> Value:
 
 
 def total(value: int) -> int:
-    """The sum over all processes, in each of them."""
+    """Sum a value over all processes."""
     if count() == 1:
         return value
     from accelerate.utils import gather_object
@@ -59,7 +59,7 @@ def total(value: int) -> int:
 
 
 def part() -> None:
-    """Undo the link at the end of a command; a process that ends with it still open may be aborted by its own threads."""
+    """Destroy the process group at the end of a command; a process that ends with it open may be aborted by its own threads."""
     if count() > 1:
         from torch import distributed
 
@@ -68,7 +68,7 @@ def part() -> None:
 
 
 def _connected() -> "PartialState":
-    """The link between the processes; on a machine without an accelerator it has to be asked for, or nobody would wait."""
+    """Return the process group, which on machines without an accelerator must be requested explicitly."""
     import torch
     from accelerate import PartialState
 
@@ -84,7 +84,7 @@ def _connected() -> "PartialState":
 
 @contextmanager
 def main_first() -> Iterator[None]:
-    """Run the block in the main process, then in the others."""
+    """Run the block in the main process first, then in the others."""
     if not is_main():
         wait()
     yield

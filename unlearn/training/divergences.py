@@ -1,4 +1,4 @@
-"""Distances between token distributions, each with as few arrays of the logits' size as it takes.
+"""Divergences between token distributions, with as few logit-sized arrays as possible.
 
 Shapes: N scored tokens, V vocabulary. All in nats, one value per token, differentiable in the model's logits alone.
 """
@@ -13,7 +13,7 @@ from verify.models.log_probabilities import ROWS_AT_ONCE
 
 
 def cross_entropy_to(logits: Tensor, target: Tensor) -> Tensor:
-    """-sum_v q_v log p_v for p = softmax(logits), float32 or wider [N].
+    """Compute cross entropy, -sum_v q_v log p_v for p = softmax(logits), float32 or wider [N].
 
     Args:
         logits: of the model [N, V].
@@ -24,7 +24,7 @@ def cross_entropy_to(logits: Tensor, target: Tensor) -> Tensor:
 
 
 def kl_to(logits: Tensor, target_logits: Tensor) -> Tensor:
-    """KL(q || p) for q = softmax(target_logits), a constant, and p = softmax(logits) [N]."""
+    """Compute KL(q || p) for a constant q = softmax(target_logits) and p = softmax(logits) [N]."""
     with torch.no_grad():
         q = _wide(target_logits).softmax(-1)
         entropy = -torch.cat([torch.xlogy(rows, rows).sum(-1) for rows in torch.split(q, ROWS_AT_ONCE)])
@@ -32,7 +32,7 @@ def kl_to(logits: Tensor, target_logits: Tensor) -> Tensor:
 
 
 def jensen_shannon_to(logits: Tensor, target_logits: Tensor) -> Tensor:
-    """JSD(p, q) = KL(p || m)/2 + KL(q || m)/2 with m = (p + q)/2, at most log 2 [N]; q is a constant."""
+    """Compute JSD(p, q) = KL(p || m)/2 + KL(q || m)/2 with m = (p + q)/2, at most log 2 [N]; q is a constant."""
     log_p = _wide(logits).log_softmax(-1)
     with torch.no_grad():
         log_q = _wide(target_logits).log_softmax(-1)
@@ -41,7 +41,7 @@ def jensen_shannon_to(logits: Tensor, target_logits: Tensor) -> Tensor:
 
 
 def jensen_shannon_to_token(log_probability: Tensor) -> Tensor:
-    """JSD(p, 1[t]) from log p_t alone [N]: every other token contributes p_v log 2 / 2, and they sum to 1 - p_t.
+    """Compute JSD(p, 1[t]) from log p_t alone [N]: every other token contributes p_v log 2 / 2, and they sum to 1 - p_t.
 
     JSD = [p log(2p/(1+p)) + log(2/(1+p)) + (1 - p) log 2] / 2
     """
@@ -52,13 +52,13 @@ def jensen_shannon_to_token(log_probability: Tensor) -> Tensor:
 
 
 def spread(logits: Tensor) -> Tensor:
-    """The largest logit less the mean of all, of every token [N]."""
+    """Compute the largest logit minus the mean logit of every token [N]."""
     values: Tensor = _Spread.apply(_wide(logits))  # type: ignore[no-untyped-call]
     return values
 
 
 def without_token(logits: Tensor, tokens: Tensor) -> Tensor:
-    """Softmax of the logits with each row's own token at minus infinity: a constant [N, V]."""
+    """Compute the softmax with each row's own token at minus infinity, as a constant [N, V]."""
     with torch.no_grad():
         return _wide(logits).scatter(-1, tokens[:, None], float("-inf")).softmax(-1)
 
@@ -68,14 +68,14 @@ def _wide(logits: Tensor) -> Tensor:
 
 
 class _CrossEntropyTo(torch.autograd.Function):
-    """Cross entropy to a constant distribution; what is kept for the gradient lies where the target was.
+    """Cross entropy to a constant distribution; reuses the target's memory for the gradient.
 
     d/dz = p - q
     """
 
     @staticmethod
     def forward(ctx: Any, logits: Tensor, target: Tensor) -> Tensor:
-        """Values [N]."""
+        """Compute the values [N]."""
         top = logits.amax(-1, keepdim=True)
         value = torch.logsumexp(logits, -1) - top[:, 0]
         for start in range(0, len(logits), ROWS_AT_ONCE):
@@ -87,13 +87,13 @@ class _CrossEntropyTo(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
-        """Gradient of the logits, in place."""
+        """Compute the gradient of the logits, in place."""
         (difference,) = ctx.saved_tensors
         return difference.mul_(gradient[:, None]), None
 
 
 class _Spread(torch.autograd.Function):
-    """Largest less mean, keeping where the largest is instead of the logits.
+    """Largest minus mean logit; keeps the arg max instead of the logits for the backward pass.
 
     d/dz_v = 1[v = argmax] - 1/V
     """
@@ -108,7 +108,7 @@ class _Spread(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> Tensor:
-        """Gradient of the logits."""
+        """Compute the gradient of the logits."""
         (place,) = ctx.saved_tensors
         result: Tensor = (-gradient[:, None] / ctx.vocabulary).repeat(1, ctx.vocabulary)
         return result.scatter_add_(-1, place, gradient[:, None])

@@ -1,4 +1,4 @@
-"""Models whose weights lie in parts on several processes (FSDP2): every parameter is a `DTensor`, of which each holds its share."""
+"""Models sharded over several processes (FSDP2): every parameter is a `DTensor`, of which each process holds its shard."""
 
 from pathlib import Path
 
@@ -14,19 +14,19 @@ CONFIGURATIONS = Path(__file__).parent / "configs"
 
 
 def is_sharded(model: nn.Module) -> bool:
-    """Whether any parameter lies in parts."""
+    """Return whether any parameter is sharded."""
     return any(isinstance(parameter, DTensor) for parameter in model.parameters())
 
 
 def local(parameter: Tensor) -> Tensor:
-    """A copy, in main memory, of what this process holds."""
+    """Copy this process's shard to main memory."""
     held = parameter.detach()
     return (held.to_local() if isinstance(held, DTensor) else held).to("cpu", copy=True)
 
 
 @torch.no_grad()
 def put(parameter: Tensor, value: Tensor, kept_whole: bool) -> None:
-    """Write back what `local` gave, also where it was taken before the model was put into parts."""
+    """Write back what `local` returned, also from before the model was sharded."""
     if not isinstance(parameter, DTensor):
         parameter.copy_(value)
         return
@@ -37,7 +37,7 @@ def put(parameter: Tensor, value: Tensor, kept_whole: bool) -> None:
 
 
 def gathered(model: nn.Module) -> dict[str, Tensor]:
-    """All weights, in the main memory of the main process; empty in the others. One tensor at a time is whole on the devices.
+    """Gather all weights in the main process's memory, one whole tensor at a time; empty in the other processes.
 
     All processes call this together.
     """
@@ -50,7 +50,7 @@ def gathered(model: nn.Module) -> dict[str, Tensor]:
 
 
 def configuration(name: str) -> Path:
-    """The file that `accelerate launch --config_file` takes.
+    """Return a configuration file for `accelerate launch --config_file`.
 
     Raises:
         InputError: there is none by that name.

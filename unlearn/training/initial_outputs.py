@@ -1,4 +1,4 @@
-"""What the model before unlearning thought of each record: computed once, kept on disk, looked up by row.
+"""Outputs of the model before unlearning: computed once per record, stored on disk, looked up by row.
 
 Many objectives compare with a frozen copy of the model. The copy never changes, so its answers are a table; holding and running a
 second model would double memory and time for the same numbers. Of whole token distributions the table keeps the hidden states in
@@ -41,7 +41,7 @@ KNOWN = (*(f"{role}_{kind}" for role in ROLES for kind in KINDS), GIVEN)
 
 @dataclass(frozen=True, eq=False)
 class Reference:
-    """The reference quantities of a run.
+    """The initial outputs that a run reads.
 
     Attributes:
         tables: name -> values; [N] or, for quantities per token, [T] or [T, D].
@@ -55,7 +55,7 @@ class Reference:
 
     @torch.no_grad()
     def of(self, rows: Mapping[str, Sequence[int]], device: torch.device) -> dict[str, Tensor]:
-        """The quantities of some windows, in their order: [B], [n], [n, D] or [n, V] with the tokens in row-major order."""
+        """Return the quantities of some windows, in order: [B], [n], [n, D] or [n, V] with tokens in row-major order."""
         found = {}
         for name, table in self.tables.items():
             role, kind = name.split("_", 1)
@@ -80,7 +80,7 @@ def load_or_compute_reference(
     trained_head: bool = True,
     given: Mapping[str, Any] | None = None,
 ) -> Reference:
-    """The reference quantities of a run; a resumed run reads those of its beginning.
+    """Load the initial outputs of a run, or compute and store them; a resumed run reads those of its beginning.
 
     Args:
         work_dir: where they are kept.
@@ -144,7 +144,7 @@ def _compute(
 
 
 def _log_probabilities(loaded: LoadedModel, windows: Sequence[Encoded], pad_token_id: int) -> Tensor:
-    """Summed log-probability of the scored tokens of every window, float32 [N]."""
+    """Compute the summed log-probability of every window's scored tokens, float32 [N]."""
     # Each window counts as a record of its own here: training batches are made of windows.
     single = [Encoded(window.input_ids, window.scored, window.secret, row) for row, window in enumerate(windows)]
     statistics = compute_token_statistics(loaded.model, single, pad_token_id)
@@ -158,7 +158,7 @@ def _per_token(
     pad_token_id: int,
     read: Callable[[nn.Module, Mapping[str, Tensor]], Tensor],
 ) -> Tensor:
-    """What `read` gives per scored token, in the windows' order [T, D]."""
+    """Collect what `read` returns per scored token, in the windows' order [T, D]."""
     device, training = next(model.parameters()).device, model.training
     parts: list[Tensor] = [torch.empty(0)] * len(windows)
     model.eval()
@@ -173,7 +173,7 @@ def _per_token(
 
 
 def _before_head(model: nn.Module, batch: Mapping[str, Tensor]) -> Tensor:
-    """What the head is applied to, where a scored token is predicted [N, D]."""
+    """Compute the hidden states that the head reads where a scored token is predicted [N, D]."""
     positions, kept = predicting_positions(batch["scored"]), []
 
     def select(hidden: Tensor) -> Tensor:
@@ -186,7 +186,7 @@ def _before_head(model: nn.Module, batch: Mapping[str, Tensor]) -> Tensor:
 
 
 def _frozen_head(model: nn.Module, copy: bool) -> Callable[[Tensor], Tensor]:
-    """The head and whatever the model does after it, as they are now.
+    """Freeze a copy of the head and of whatever the model does after it.
 
     Raises:
         InputError: the model does something unknown after its head.
@@ -213,7 +213,7 @@ def _frozen_head(model: nn.Module, copy: bool) -> Callable[[Tensor], Tensor]:
 
 
 def _stranger(model: Any, seed: int) -> nn.Module:
-    """A model of the same kind and vocabulary with one layer and random weights: it knows nothing, and is small."""
+    """Build an untrained one-layer model of the same architecture and vocabulary."""
     from transformers import AutoModelForCausalLM
 
     while hasattr(model, "get_base_model"):

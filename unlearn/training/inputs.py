@@ -1,4 +1,4 @@
-"""What a result was made from: the inputs' places and digests, the software and the machine, for the manifest beside it.
+"""Inputs of a result for its manifest: paths and digests, software and hardware.
 
 Records are in none of it. `unlearn.experiments.reproduction` makes a result again from what is here.
 """
@@ -21,7 +21,7 @@ PACKAGES = ("unlearn-verify", "torch", "transformers", "accelerate", "peft", "bi
 
 
 def environment() -> dict[str, Any]:
-    """Software and hardware of this run."""
+    """Describe the software and hardware of this run."""
     versions = {}
     for name in PACKAGES:
         try:
@@ -43,7 +43,7 @@ def environment() -> dict[str, Any]:
 def inputs_of(
     models: Mapping[str, Any], sets: Mapping[str, Any], fields: Fields | None, dtype: str, quantize: str | None
 ) -> dict[str, Any] | None:
-    """Places and digests of what a run reads; None where something of it is in memory alone.
+    """Return paths and digests of a run's inputs; None where any is in memory only.
 
     Args:
         models: role -> source, None where there is none.

@@ -1,4 +1,4 @@
-"""Hidden states of an inner layer, for objectives that work there; the layers above it are not run.
+"""Hidden states of an inner layer, without running the layers above it.
 
 Shapes: B rows, L length, D width, N predicting positions (in front of scored tokens) in row-major order.
 """
@@ -15,11 +15,11 @@ from verify.models.log_probabilities import predicting_positions
 
 
 class _EnoughError(Exception):
-    """Ends a forward call at its layer."""
+    """Raised to end a forward pass at a layer."""
 
 
 def decoder_layers(model: Any) -> nn.ModuleList:
-    """The stack of decoder layers, below any wrapper.
+    """Return the stack of decoder layers, below any wrapper.
 
     Raises:
         InputError: the model has no such stack.
@@ -33,7 +33,7 @@ def decoder_layers(model: Any) -> nn.ModuleList:
 
 
 def layer_hidden(model: nn.Module, batch: Mapping[str, Tensor], layer: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Output of one decoder layer where a scored token is predicted: hidden [N, D], token ids [N] and the row of each [N].
+    """Compute one decoder layer's output where a scored token is predicted: hidden [N, D], token ids [N], rows [N].
 
     Alone, the forward pass ends at the layer. Among several processes it runs on, because gradients are exchanged by the wrapper
     whose forward call has to return.
@@ -62,7 +62,7 @@ def layer_hidden(model: nn.Module, batch: Mapping[str, Tensor], layer: int) -> t
 
 
 def down_projections(model: nn.Module, layers: Iterable[int]) -> list[nn.Parameter]:
-    """Weights of the feed-forward output projections of some layers.
+    """Return the weights of some layers' feed-forward output projections.
 
     Raises:
         InputError: the architecture has none by a known name.

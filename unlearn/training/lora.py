@@ -1,4 +1,4 @@
-"""LoRA adapters: attach one for training, fold it in for deployment."""
+"""LoRA adapters: attach one for training, merge it for deployment."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,7 +18,7 @@ ALL_LINEAR = "all-linear"
 
 
 def attach_adapter(model: Any, options: TrainingOptions) -> Any:
-    """The model to train: wrapped in a fresh adapter if the options ask for one, else the model itself.
+    """Wrap the model in a fresh adapter if the options ask for one, else return the model itself.
 
     A model that already is an adapter is trained as such, also where PEFT loaded it frozen. The fresh adapter changes nothing yet
     (its B is zero).

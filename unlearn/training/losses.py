@@ -1,4 +1,4 @@
-"""What the trainer minimises: the loss of some pairs of records, and how much they count.
+"""Losses over pairs of forget and retain records, with their weight in an optimizer step.
 
 A pair is two numbers (`unlearn.training.schedule`). A loss knows the records' windows, makes a batch of those that are asked for,
 and says how much each microbatch weighs, so that a step may be split in any way and its loss stays the mean over all of its items.
@@ -23,15 +23,15 @@ class PairLoss(Protocol):
     """A loss over pairs of records."""
 
     def __call__(self, model: nn.Module, pairs: Sequence[Pair], device: torch.device) -> Tensor:
-        """The mean loss of a microbatch's items, a scalar."""
+        """Compute the mean loss of a microbatch's items, a scalar."""
         ...
 
     def weight(self, pairs: Sequence[Pair]) -> int:
-        """How many items (tokens or records) the mean is over."""
+        """Return how many items (tokens or records) the mean is over."""
         ...
 
     def tokens(self, pairs: Sequence[Pair]) -> int:
-        """How many tokens go through the model, padding not counted."""
+        """Return how many tokens pass through the model, without padding."""
         ...
 
 
@@ -53,7 +53,7 @@ class LikelihoodLoss:
         return -scored_log_probabilities(model, batch)[0].mean()
 
     def weight(self, pairs: Sequence[Pair]) -> int:
-        """Scored tokens."""
+        """Count scored tokens."""
         return sum(int(self.windows[index].scored.sum()) for index, _ in pairs)
 
     def tokens(self, pairs: Sequence[Pair]) -> int:
@@ -90,7 +90,7 @@ class ObjectiveLoss:
         return loss if self.anchor is None else loss + self.anchor.penalty(model)
 
     def weight(self, pairs: Sequence[Pair]) -> int:
-        """Forget records."""
+        """Count forget records."""
         return len(pairs)
 
     def tokens(self, pairs: Sequence[Pair]) -> int:
@@ -98,7 +98,7 @@ class ObjectiveLoss:
         return sum(len(window.input_ids) for found in self._chosen(self._rows(pairs)).values() for window in found)
 
     def _rows(self, pairs: Sequence[Pair]) -> dict[str, list[int]]:
-        """Which windows of each role the pairs name."""
+        """Return the windows of each role that the pairs name."""
         own, partners = [index for index, _ in pairs], [partner for _, partner in pairs]
         return {role: partners if role == "retain" else own for role, found in self.windows.items() if found}
 

@@ -1,4 +1,4 @@
-"""The contract of a method. A method is one frozen dataclass in one file of this directory, named as the file is.
+"""The contract of a method: one frozen dataclass per file of `unlearn/methods`, named after the file.
 
 It is one of three kinds:
 
@@ -38,7 +38,7 @@ Rows = Mapping[str, Tensor]
 
 @dataclass(eq=False)
 class Progress:
-    """Where a run stands, for objectives that change on the way.
+    """Progress of a run, for objectives that change over time.
 
     Attributes:
         step: optimizer steps done.
@@ -53,7 +53,7 @@ class Progress:
     measured: dict[str, tuple[float, float]] = field(default_factory=dict)
 
     def measure(self, name: str, per_row: Tensor) -> None:
-        """Note values of this microbatch's rows [B]."""
+        """Record values of this microbatch's rows [B]."""
         total, count = self.measured.get(name, (0.0, 0.0))
         self.measured[name] = total + float(per_row.detach().sum()), count + len(per_row)
 
@@ -75,18 +75,18 @@ class Batch:
     progress: Progress = field(default_factory=Progress)
 
     def require_retain(self) -> Rows:
-        """The retain rows, for objectives that need them."""
+        """Return the retain rows, which objectives with `needs_retain` always get."""
         assert self.retain is not None, "the trainer pairs retain records for objectives with needs_retain"
         return self.retain
 
     def require_alternative(self) -> Rows:
-        """The alternatives, for objectives that ask for some."""
+        """Return the alternatives, which objectives with `alternatives` always get."""
         assert self.alternative is not None, "the trainer makes alternatives"
         return self.alternative
 
 
 class Method(ABC):
-    """What all methods have in common: a method states what differs from these defaults and nothing else.
+    """Base of all methods; a method states only what differs from these defaults.
 
     Attributes:
         idea, paper: one line each, for `unlearn methods`.
@@ -101,12 +101,12 @@ class Method(ABC):
 
     @property
     def needs_retain(self) -> bool:
-        """Whether the records to keep must be given."""
+        """Whether a retain set is required."""
         return True
 
     @property
     def needs_base(self) -> bool:
-        """Whether the model before fine-tuning must be given."""
+        """Whether the model before fine-tuning is required."""
         return False
 
 
@@ -125,12 +125,12 @@ class Objective(Method):
 
     @property
     def stop_rule(self) -> StopRule | None:
-        """When to stop before the last step; None for a loss that is bounded below. One without a lower bound has a rule."""
+        """The early-stopping rule; None for a loss that is bounded below. One without a lower bound must have a rule."""
         return None
 
     @abstractmethod
     def loss(self, model: nn.Module, batch: Batch, reference: Mapping[str, Tensor]) -> Tensor:
-        """The scalar to minimise, each row weighing the same.
+        """Compute the scalar to minimise, each row weighing the same.
 
         Args:
             model: in training mode.
@@ -141,33 +141,33 @@ class Objective(Method):
 
 @runtime_checkable
 class WithAlternatives(Protocol):
-    """An objective that needs something to say instead."""
+    """An objective that trains towards alternative answers."""
 
     def alternatives(self, loaded: LoadedModel, forget: Sequence[Record], retain: Sequence[Record], seed: int) -> Sequence[Record]:
-        """One record for each forget record, in order: its prompt with another completion. The same for the same seed."""
+        """Return one record per forget record, in order: its prompt with another completion. Deterministic in the seed."""
         ...
 
 
 @runtime_checkable
 class WithMemory(Protocol):
-    """An objective that keeps numbers from step to step."""
+    """An objective with state that is carried from step to step."""
 
     def begin(self) -> Mapping[str, float]:
-        """The values before the first step."""
+        """Return the values before the first step."""
         ...
 
     def advance(self, values: Mapping[str, float], measured: Mapping[str, float]) -> Mapping[str, float]:
-        """The values after a step, from the means of what its loss measured."""
+        """Return the values after a step, from the means of what its loss measured."""
         ...
 
 
 @runtime_checkable
 class Anchored(Protocol):
-    """An objective that holds the weights near where they were, by `unlearn.training.penalty.Anchor` on the retain set."""
+    """An objective with a weight penalty (`unlearn.training.penalty.Anchor`) on the retain set."""
 
     @property
     def anchor_weight(self) -> float:
-        """How strongly, times the share of the retain set that the run does not see; 0 for not at all."""
+        """The penalty's weight, scaled by the share of the retain set that the run does not see; 0 turns it off."""
         ...
 
 
@@ -176,17 +176,17 @@ class InsideLayers(Protocol):
     """An objective that works on the hidden states of one layer."""
 
     def inner_layer(self, model: nn.Module) -> int:
-        """Which decoder layer, counted from 0."""
+        """Return the decoder layer's index, counted from 0."""
         ...
 
     def trained_parameters(self, model: nn.Module) -> Sequence[nn.Parameter]:
-        """What is trained where no adapter is."""
+        """Return the parameters trained where there is no adapter."""
         ...
 
 
 @dataclass(frozen=True, eq=False)
 class Verbs:
-    """The two public verbs, for a method that runs and judges other methods.
+    """`unlearn.forget` and `verify.audit`, for a method that runs and judges other methods.
 
     Attributes:
         forget: `unlearn.forget`.
@@ -199,7 +199,7 @@ class Verbs:
 
 @dataclass(frozen=True, eq=False)
 class Context:
-    """What a weight edit or a rebuild may use.
+    """Inputs of a weight edit or a rebuild.
 
     Attributes:
         loaded: the model before unlearning; an edit changes its weights in place.
@@ -230,7 +230,7 @@ class Context:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a weight edit or a rebuild reports.
+    """Result of a weight edit or a rebuild.
 
     Attributes:
         model: the model to save.
@@ -244,7 +244,7 @@ class Outcome:
 
 
 class WeightEdit(Method):
-    """New weights from old ones, with whatever short training that takes."""
+    """A method that edits weights, with whatever short training that takes."""
 
     @abstractmethod
     def edit(self, context: Context) -> Outcome:
@@ -252,7 +252,7 @@ class WeightEdit(Method):
 
 
 class Rebuild(Method):
-    """A model trained as if the forget set had never been there.
+    """A method that trains again as if the forget set had never been there.
 
     Attributes:
         exactness: in which sense the result is exact, one sentence.
@@ -262,7 +262,7 @@ class Rebuild(Method):
 
     @property
     def needs_base(self) -> bool:
-        """Training starts from it again."""
+        """A rebuild starts from the base model."""
         return True
 
     @abstractmethod

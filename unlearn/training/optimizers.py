@@ -1,4 +1,4 @@
-"""Sophia: a clipped step along an estimate of the diagonal of the Hessian."""
+"""Optimizers: AdamW as the trainer sets it up, and Sophia."""
 
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
@@ -12,7 +12,7 @@ from unlearn.training.options import DEFAULTS
 
 
 class Sophia(Optimizer):
-    """Second-order unlearning (Jia et al. 2024, arXiv 2404.18239) with the optimizer of Liu et al. 2023 (arXiv 2305.14342).
+    """Sophia (Liu et al. 2023, arXiv 2305.14342), as used for second-order unlearning (Jia et al. 2024, arXiv 2404.18239).
 
         m <- b1 m + (1 - b1) g,    h <- b2 h + (1 - b2) g^2
         theta <- theta - lr clip(m / max(rho h, eps), -1, 1)
@@ -42,7 +42,7 @@ class Sophia(Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        """One step."""
+        """Take one step."""
         loss = None if closure is None else closure()
         for group in self.param_groups:
             first, second = group["betas"]
@@ -66,7 +66,7 @@ UNDECAYED = ["bias", "layernorm", "rmsnorm", r"(?:^|\.)norm(?:$|\.)", "_norm"]
 
 
 def optimizer_of(model: nn.Module, options: Mapping[str, Any]) -> torch.optim.Optimizer:
-    """The optimizer that the trainer uses, over the same groups in the same order."""
+    """Build the optimizer that the trainer uses, over the same parameter groups in the same order."""
     decay = DEFAULTS["weight_decay"] if options["weight_decay"] is None else options["weight_decay"]
     decayed = set(get_parameter_names(model, [nn.LayerNorm], UNDECAYED))  # type: ignore[no-untyped-call]
     trained = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]

@@ -1,4 +1,4 @@
-"""How to train: the settings that fine-tuning and unlearning share, under the names that `transformers` users know."""
+"""Training options of fine-tuning and unlearning, named as in `transformers`, and training results."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -95,12 +95,12 @@ class TrainingOptions:
 
 
 def learning_rate_of(options: TrainingOptions) -> float:
-    """The peak learning rate, where the options leave it open: 1e-5, for an adapter 1e-4."""
+    """Return the peak learning rate; where the options leave it open, 1e-5, and 1e-4 for an adapter."""
     return options.learning_rate or (LORA_LEARNING_RATE if options.lora else FULL_LEARNING_RATE)
 
 
 def steps_per_epoch(options: TrainingOptions, records: int) -> int:
-    """Optimizer steps of one pass over so many records (windows, where records were split), in as many processes as now.
+    """Compute the optimizer steps of one pass over `records` windows, with the current number of processes.
 
     As `transformers` counts them: the last batch may be smaller, and the last step of a pass may gather fewer batches.
     """
@@ -109,12 +109,12 @@ def steps_per_epoch(options: TrainingOptions, records: int) -> int:
 
 
 def optimizer_steps(options: TrainingOptions, records: int) -> int:
-    """Optimizer steps of a whole run, records and processes as for `steps_per_epoch`."""
+    """Compute the optimizer steps of a whole run; records and processes as for `steps_per_epoch`."""
     return options.max_steps or math.ceil((options.epochs or DEFAULTS["epochs"]) * steps_per_epoch(options, records))
 
 
 def require_reporter(options: TrainingOptions) -> None:
-    """Raise InputError where a run could not report: asked before it begins, as it would fail after the model is loaded."""
+    """Raise InputError where a run could not report, before the model is loaded."""
     name = options.report_to
     if name in ("none", "all"):
         return
@@ -134,7 +134,7 @@ def require_reporter(options: TrainingOptions) -> None:
 
 @dataclass(frozen=True)
 class TrainingResult:
-    """What a training run did.
+    """Summary of a training run.
 
     Attributes:
         steps: optimizer steps.
@@ -155,7 +155,7 @@ class TrainingResult:
 
 
 def together(results: Sequence[TrainingResult]) -> TrainingResult:
-    """Several trainings as one: steps, epochs, tokens and seconds added, the loss curves left out."""
+    """Combine several results: steps, epochs, tokens and seconds are added, loss curves dropped."""
     return TrainingResult(
         steps=sum(result.steps for result in results),
         epochs=sum(result.epochs for result in results),
@@ -167,7 +167,7 @@ def together(results: Sequence[TrainingResult]) -> TrainingResult:
 
 @dataclass(frozen=True, eq=False)
 class Trained:
-    """A trained model, wrapped in its adapter where one was attached, what the training did, and how its step was chosen."""
+    """A trained model (in its adapter, if one was attached), its training summary, and how its step was selected."""
 
     model: Any
     result: TrainingResult

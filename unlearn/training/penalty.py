@@ -1,4 +1,4 @@
-"""A pull back to the weights as they were, stronger where the retain set depends on them."""
+"""Weight penalty: a quadratic pull to the initial weights, stronger where the retain set depends on them (EWC)."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -42,7 +42,7 @@ class Anchor:
 
     @classmethod
     def of(cls, model: Any, windows: Sequence[Encoded], pad_token_id: int, weight: float, seed: int) -> "Anchor":
-        """Anchor a model's trained weights where they are.
+        """Anchor a model's trained weights at their current values.
 
         F is estimated with tokens drawn from the model itself. The gradient of their log-likelihood then has mean zero, so the
         square of a batch's summed gradient estimates the sum over its tokens, and no record needs a pass of its own.
@@ -76,7 +76,7 @@ class Anchor:
         return cls(weight, start, fisher, sum(len(window.input_ids) for window in chosen))
 
     def penalty(self, model: nn.Module) -> Tensor:
-        """`weight` times the divergence above, a scalar, differentiable in the trained weights.
+        """Compute `weight` times the divergence above, a scalar, differentiable in the trained weights.
 
         Raises:
             InputError: the weights lie in parts on several processes.

@@ -1,4 +1,4 @@
-"""Which record meets which, and when: decided by the seed alone, before training starts.
+"""The training schedule: order and pairing of records, determined by the seed before training starts.
 
 An epoch visits every forget (or training) record once, in the order of a permutation drawn from (seed, epoch). Its retain
 partner is the next of another permutation, reshuffled whenever the retain set is used up. Neither knows processes or how a step is
@@ -32,7 +32,7 @@ JITTER = 0.03
 
 @dataclass(frozen=True, eq=False)
 class Lengths:
-    """What sorting by length needs to know.
+    """Record lengths for length-grouped batching.
 
     Attributes:
         own: tokens of each record [count].
@@ -46,7 +46,7 @@ class Lengths:
 
 
 def epoch_pairs(count: int, partners: int, seed: int, epoch: int, lengths: Lengths | None = None) -> list[Pair]:
-    """The pairs of one epoch, in order.
+    """Return the pairs of one epoch, in order.
 
     Args:
         count: records to visit.
@@ -63,7 +63,7 @@ def epoch_pairs(count: int, partners: int, seed: int, epoch: int, lengths: Lengt
 
 
 def _partners(count: int, partners: int, seed: int, epoch: int) -> NDArray[np.int64]:
-    """Position p of the whole run meets partner p modulo a reshuffled pass over the retain set."""
+    """Pair position p of the run with partner p modulo a reshuffled pass over the retain set."""
     if not partners:
         return np.full(count, -1)
     positions = np.arange(epoch * count, (epoch + 1) * count)
@@ -76,7 +76,7 @@ def _partners(count: int, partners: int, seed: int, epoch: int) -> NDArray[np.in
 def _by_length(
     order: NDArray[np.int64], chosen: NDArray[np.int64], lengths: Lengths, random: np.random.Generator
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Both orders with records of like length in one step, steps in random order and an incomplete one last."""
+    """Group records of similar length into steps; steps in random order, an incomplete one last."""
     steps: list[NDArray[np.int64]] = []
     incomplete: list[NDArray[np.int64]] = []
     for start in range(0, len(order), chunk := CHUNK_STEPS * lengths.step):
@@ -133,7 +133,7 @@ class PairSampler(Sampler[Pair]):
 
 @dataclass(frozen=True)
 class PairDataset(Dataset[Pair]):
-    """Hands every pair on to the collator, which knows the records."""
+    """A dataset that passes every pair through to the collator."""
 
     count: int
 
@@ -145,5 +145,5 @@ class PairDataset(Dataset[Pair]):
 
 
 def microbatch_seed(seed: int, number: int) -> int:
-    """Seed of the random numbers (dropout) of one microbatch of a run, counted from 0."""
+    """Derive the random seed (of dropout) of one microbatch of a run, counted from 0."""
     return int(np.random.SeedSequence([seed, number, 2]).generate_state(1, np.uint32)[0])

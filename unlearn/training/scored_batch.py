@@ -23,7 +23,7 @@ from verify.models.log_probabilities import (
 
 @dataclass(frozen=True, eq=False)
 class SequenceScores:
-    """What one pass over a batch gives per row.
+    """Per-row scores of one pass over a batch.
 
     Attributes:
         loss: mean negative log-likelihood of the scored tokens, nats per token [B].
@@ -36,7 +36,7 @@ class SequenceScores:
 
 @dataclass(frozen=True, eq=False)
 class TokenLogits:
-    """The output at the scored tokens of one part of a pass.
+    """Logits at the scored tokens of one part of a batch.
 
     Attributes:
         logits: [N, V].
@@ -51,28 +51,28 @@ class TokenLogits:
     size: int
 
     def per_row(self, values: Tensor) -> Tensor:
-        """Mean of values [N] over each row's tokens [B]."""
+        """Average values [N] over each row's tokens [B]."""
         return mean_by_row(values, self.rows, self.size)
 
     def scores(self) -> SequenceScores:
-        """Loss and log-probability of each row."""
+        """Compute loss and log-probability of each row."""
         values = target_log_probabilities(self.logits, self.tokens)
         return SequenceScores(self.per_row(-values), sum_by_row(values, self.rows, self.size))
 
 
 def score_forget(model: nn.Module, batch: Batch) -> SequenceScores:
-    """One pass over the forget rows."""
+    """Score the forget rows in one pass."""
     return score(model, batch.forget)[0]
 
 
 def score_both(model: nn.Module, batch: Batch) -> tuple[SequenceScores, SequenceScores]:
-    """One pass over forget and retain rows together: one launch of every layer instead of two."""
+    """Score forget and retain rows in one pass: one launch of every layer instead of two."""
     forget, retain = score(model, batch.forget, batch.require_retain())
     return forget, retain
 
 
 def score(model: nn.Module, *parts: Rows) -> list[SequenceScores]:
-    """One pass over several sets of rows together; the scores of each."""
+    """Score several sets of rows in one pass; returns the scores of each."""
     values, _, rows = one_pass(model, parts, scored_log_probabilities_and_tokens)
     return [
         SequenceScores(mean_by_row(-values[which], places, size), sum_by_row(values[which], places, size))
@@ -81,7 +81,7 @@ def score(model: nn.Module, *parts: Rows) -> list[SequenceScores]:
 
 
 def score_tokens(model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor, SequenceScores]:
-    """One pass; the forget set token by token.
+    """Score forget rows token by token and retain rows as a whole, in one pass.
 
     Returns:
         log-probability of every scored forget token [N], the row each belongs to [N], and the scores of the retain rows.
@@ -95,7 +95,7 @@ def score_tokens(model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor, Sequen
 
 
 def token_logits(model: nn.Module, *parts: Rows) -> list[TokenLogits]:
-    """One pass over several sets of rows together; the logits at the scored tokens of each."""
+    """Compute the logits at the scored tokens of several sets of rows in one pass."""
     logits, tokens, rows = one_pass(model, parts, scored_logits)
     found = split_parts(rows, parts)
     # The gradients of a split are joined once; those of slices would each be an array of the whole's size.
@@ -104,7 +104,7 @@ def token_logits(model: nn.Module, *parts: Rows) -> list[TokenLogits]:
 
 
 def one_pass(model: nn.Module, parts: Sequence[Rows], read: Any) -> tuple[Tensor, Tensor, Tensor]:
-    """What `read(model, rows)` gives (values, tokens, rows) for all parts as one padded batch, so that every layer runs once.
+    """Apply `read(model, rows)` (values, tokens, rows) to all parts as one padded batch, so that every layer runs once.
 
     A shorter part is padded further with masked zeros. `split_parts` tells whose is what.
     """
@@ -115,7 +115,7 @@ def one_pass(model: nn.Module, parts: Sequence[Rows], read: Any) -> tuple[Tensor
 
 
 def split_parts(rows: Tensor, parts: Sequence[Rows]) -> list[tuple[slice, Tensor, int]]:
-    """Which of the tokens belong to each part (they lie together), the rows counted within it, and its size."""
+    """Return each part's contiguous slice of tokens, their rows within it, and its size."""
     found, first, begin = [], 0, 0
     for part in parts:
         size = len(part["input_ids"])

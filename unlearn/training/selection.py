@@ -1,4 +1,4 @@
-"""Of the models that a run passes through, the best: forgetful as one that never saw the records, and still of use.
+"""Checkpoint selection: keep the step closest to the never-trained level above a utility floor.
 
 A loss that is to be minimised does not know where to stop. So the model is looked at on the way: the forget set's mean loss tells
 how much is remembered, the retain set's token probability what is left of its use. What is kept is the step
@@ -59,7 +59,7 @@ class Selection:
 
 @dataclass(frozen=True)
 class Look:
-    """What one look saw.
+    """Measurements of one evaluation.
 
     Attributes:
         step: optimizer steps done.
@@ -73,7 +73,7 @@ class Look:
 
 
 class Selector:
-    """Looks at a run, keeps its best step's trained weights in main memory, and knows when to end."""
+    """Evaluates a run, keeps the best step's trained weights in main memory, and decides when to stop."""
 
     def __init__(self, selection: Selection, losses: Callable[[], tuple[float, float]], level: float | None) -> None:
         """Args: the settings; what gives forget and retain loss of the model as it is; the never-trained level, or None."""
@@ -86,13 +86,13 @@ class Selector:
         self._kept_whole = True
 
     def begin(self, model: nn.Module) -> None:
-        """Look at the model before the first step."""
+        """Evaluate the model before the first step."""
         forget, self._retain_before = distributed.agreed(self.losses())
         self.looks = [Look(0, forget, 1.0)]
         self._keep(model, self.looks[0])
 
     def consider(self, step: int, model: nn.Module) -> str | None:
-        """Look at the model after a step, keep its weights if it is the best so far, and say whether to end."""
+        """Evaluate the model after a step, keep its weights if it is the best so far, and return why to stop, or None."""
         forget, retain = distributed.agreed(self.losses())
         before, now = self.looks[-1], Look(step, forget, math.exp(min(self._retain_before - retain, 700.0)))
         self.looks.append(now)
@@ -103,7 +103,7 @@ class Selector:
         return self.stopped
 
     def finish(self, step: int, model: nn.Module) -> None:
-        """After the last step: look at it if nobody did, and put the best step's weights into the model."""
+        """Evaluate the last step if necessary, and load the best step's weights into the model."""
         if self.looks[-1].step != step:
             self.consider(step, model)
         for name, parameter in _trained(model).items():
@@ -111,7 +111,7 @@ class Selector:
         self._weights = {}
 
     def facts(self) -> dict[str, Any]:
-        """What was chosen and why, for the manifest; with a warning where nothing could be."""
+        """Report what was selected and why, for the manifest, with a warning where nothing could be."""
         best, last = self._best, self.looks[-1]
         level = "the largest forget loss" if self.level is None else f"nearest the never-trained level {self.level:.3f}"
         why = f"step {best.step} of {last.step} has {level} with at least {self.selection.utility_floor:.0%} of the utility"
@@ -126,7 +126,7 @@ class Selector:
         return found
 
     def save(self, folder: Path) -> None:
-        """Put all that a resumed run needs into a checkpoint; every process calls this, and writes what it alone holds."""
+        """Save everything a resumed run needs into a checkpoint; every process calls this and writes its own part."""
         if distributed.is_main():
             state = {
                 "looks": [asdict(look) for look in self.looks],
@@ -140,7 +140,7 @@ class Selector:
             save_file(self._weights, folder / self._file())
 
     def resume(self, folder: Path) -> None:
-        """Go on from a checkpoint."""
+        """Restore from a checkpoint."""
         state: Mapping[str, Any] = read_json(folder / STATE)
         self.looks = [Look(**look) for look in state["looks"]]
         self.best, self.stopped = Look(**state["best"]), state["stopped"]
@@ -159,7 +159,7 @@ class Selector:
         return -look.forget_loss if self.level is None else abs(self.level - look.forget_loss)
 
     def _outside(self, look: Look) -> float:
-        """How far a look is out of bounds; 0 within."""
+        """Return how far an evaluation is out of bounds; 0 within."""
         beyond = 0.0
         if self.level is not None:
             allowed = max(self.level - self.looks[0].forget_loss, 0.0) * BEYOND
@@ -185,7 +185,7 @@ def selector_of(
     holdout: Sequence[Record],
     options: TrainingOptions,
 ) -> Selector | None:
-    """What chooses the best step, where it is wanted and there are records to keep."""
+    """Build the selector, where selection is requested and there are records to keep."""
     if selection is None or not selection.select or not keep:
         return None
     sets = [sample(records, selection.look_records, options.seed) for records in (forget, keep, holdout)]

@@ -1,4 +1,4 @@
-"""When to stop: ascent has no lower bound, so something else must say "enough"."""
+"""Early-stopping rules for objectives without a lower bound."""
 
 import dataclasses
 import math
@@ -22,7 +22,7 @@ EXTRACTION_RECORDS = 32
 
 @dataclass(frozen=True)
 class Memory:
-    """How well a model knows a set of records, from one teacher-forced pass.
+    """How well a model remembers a set of records, from one teacher-forced pass.
 
     Attributes:
         loss: mean over records of their loss, nats per token.
@@ -38,7 +38,7 @@ class Memory:
 
 @runtime_checkable
 class StopRule(Protocol):
-    """Asked every `check_every` optimizer steps (0: at the end of every epoch).
+    """Protocol of a stop rule, evaluated every `check_every` optimizer steps (0: at the end of every epoch).
 
     Attributes:
         reads_unseen: whether it compares with the holdout set.
@@ -50,7 +50,7 @@ class StopRule(Protocol):
     def check_every(self) -> int: ...
 
     def reason(self, forget: Memory, unseen: Memory | None, vocabulary: int) -> str | None:
-        """Why to stop now, or None to go on.
+        """Return why to stop now, or None to continue.
 
         Args:
             forget: the model as it is, on the forget set.
@@ -111,7 +111,7 @@ class MemorizationBelowUnseen:
 def stop_check(
     loaded: LoadedModel, rule: StopRule | None, forget: Sequence[Encoded], holdout: Sequence[Record] | None, encoder: Encoder
 ) -> Callable[[], str | None] | None:
-    """The question the stop rule asks, with what it needs to know of the model before unlearning.
+    """Build the stop check, with what the rule needs from the model before unlearning.
 
     Args:
         loaded: the model, not yet changed.
@@ -138,14 +138,14 @@ def stop_check(
 
 
 def memory_of(model: nn.Module, windows: Sequence[Encoded], pad_token_id: int) -> Memory:
-    """Loss and memorization accuracy of a set, from one teacher-forced pass in evaluation mode."""
+    """Compute loss and memorization accuracy of a set in one teacher-forced pass in evaluation mode."""
     statistics = compute_token_statistics(model, windows, pad_token_id)
     right, total = sum(int(entry.greedy.sum()) for entry in statistics), sum(len(entry) for entry in statistics)
     return Memory(float(np.mean([entry.loss for entry in statistics])), right / total)
 
 
 def extraction_likelihood(loaded: LoadedModel, windows: Sequence[Encoded]) -> float:
-    """EL_10 of a set (Jang et al. 2023, eq. 4), the mean over at most `EXTRACTION_RECORDS` of its windows, evenly chosen."""
+    """Compute EL_10 of a set (Jang et al. 2023, eq. 4), averaged over at most `EXTRACTION_RECORDS` evenly spaced windows."""
     count = min(EXTRACTION_RECORDS, len(windows))
     chosen = [windows[index] for index in np.unique(np.linspace(0, len(windows) - 1, count).astype(int))]
     numbered = [Encoded(window.input_ids, window.scored, window.secret, row) for row, window in enumerate(chosen)]

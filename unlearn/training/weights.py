@@ -1,4 +1,4 @@
-"""Arithmetic on whole sets of weights, and the search for how far to go that every edit ends with."""
+"""Arithmetic on whole sets of weights, and the strength search that every weight edit ends with."""
 
 import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -25,7 +25,7 @@ Weights = dict[str, Tensor]
 
 @contextlib.contextmanager
 def edited_parameters(model: nn.Module) -> Iterator[dict[str, nn.Parameter]]:
-    """What an edit may change, by name, and within this block whatever asks for gradients: all parameters, or the adapter's.
+    """Yield the parameters that an edit may change, by name, with gradients enabled within this block.
 
     The base below an adapter is not saved with it, so that a change of the base would be lost.
     """
@@ -41,33 +41,33 @@ def edited_parameters(model: nn.Module) -> Iterator[dict[str, nn.Parameter]]:
 
 
 def copy_weights(model: nn.Module) -> Weights:
-    """A copy, by name, of all parameters that an edit may change."""
+    """Copy all parameters that an edit may change, by name."""
     with edited_parameters(model) as edited:
         return {name: parameter.detach().clone() for name, parameter in edited.items()}
 
 
 @torch.no_grad()
 def assign(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
-    """Write these parameters back."""
+    """Assign these parameters."""
     for name, weight in weights.items():
         model.get_parameter(name).copy_(weight)
 
 
 def sample(records: Sequence[Record], count: int, seed: int) -> list[Record]:
-    """At most `count` records, drawn by the seed, in their order."""
+    """Draw at most `count` records by the seed, in their order."""
     chosen = np.random.default_rng(seed).permutation(len(records))[:count]
     return [records[index] for index in sorted(chosen)]
 
 
 def mean_loss(loaded: LoadedModel, records: Sequence[Record]) -> float:
-    """Mean over records of their loss in nats per token."""
+    """Compute the mean over records of their loss, nats per token."""
     windows = Encoder(loaded.tokenizer, loaded.context_length, "split").encode(records)
     statistics = compute_token_statistics(loaded.model, windows, padding_token_id(loaded.tokenizer))
     return float(np.mean([entry.loss for entry in statistics]))
 
 
 def diagonal_fisher(loaded: LoadedModel, records: Sequence[Record]) -> Weights:
-    """Mean over records of the squared gradient of their mean log-likelihood: the diagonal of the empirical Fisher matrix.
+    """Compute the diagonal of the empirical Fisher matrix: mean squared gradient of the records' mean log-likelihoods.
 
     One backward pass per record, in evaluation mode; the result is as large as the weights that an edit may change.
     """
@@ -89,7 +89,7 @@ def diagonal_fisher(loaded: LoadedModel, records: Sequence[Record]) -> Weights:
 
 @dataclass(frozen=True)
 class Search:
-    """Of several strengths, the one that forgets most while the control metric keeps within its tolerance.
+    """Search for the strength that forgets most while the control metric stays within its tolerance.
 
     The control metric is the geometric-mean probability of retain tokens. Where a holdout set is given, forgetting beyond its loss
     does not count, so that the search does not over-forget.
@@ -107,7 +107,7 @@ class Search:
             raise InputError(f"--tolerance must lie between 0 and 1, got {self.tolerance}.")
 
     def run(self, context: Context, strengths: Sequence[float], apply: Callable[[float], None]) -> dict[str, Any]:
-        """Try every strength, leave the best in the model (0 where none is allowed), and report the whole curve.
+        """Evaluate every strength, leave the best in the model (0 where none is allowed), and report the whole curve.
 
         Args:
             context: the model and the records.
@@ -136,7 +136,7 @@ class Search:
         }
 
     def gain(self, context: Context, allowed: float) -> float:
-        """The forget loss of the model as it is, at most the holdout's level; minus infinity beyond the allowed control loss."""
+        """Return the current forget loss, capped at the holdout's level; minus infinity beyond the allowed control loss."""
         control = sample(context.retain, self.control_records, context.options.seed)
         if mean_loss(context.loaded, control) > allowed:
             return -np.inf
@@ -152,7 +152,7 @@ def require_scales(scales: Sequence[float]) -> None:
 
 @torch.no_grad()
 def delta_weights(model: PeftModel, adapter: str = "default") -> dict[str, Tensor]:
-    """The weight change of every adapted layer, (alpha / r) B A, by the name of the weight below the adapter."""
+    """Compute every adapted layer's weight change, (alpha / r) B A, by the name of the weight below the adapter."""
     return {
         f"{name.removeprefix('base_model.model.')}.weight": module.get_delta_weight(adapter).clone()
         for name, module in model.named_modules()
