@@ -1,7 +1,6 @@
 """The one verb: take a model, a method and a forget set; leave a model without it, and say what was done."""
 
 import dataclasses
-import shutil
 import sys
 import time
 from collections.abc import Sequence
@@ -23,7 +22,7 @@ from unlearn.training.log import LOG_NAME, TrainingLog, require_in_log
 from unlearn.training.lora import merged, require_adapter
 from unlearn.training.method import Context, InsideLayers, Method, Objective, Outcome, Rebuild, Verbs, WeightEdit
 from unlearn.training.options import TrainingOptions, TrainingResult
-from unlearn.training.precision import Rounding
+from unlearn.training.rounding import Rounding
 from unlearn.training.run import run_objective, save_model
 from unlearn.training.selection import Selection
 from unlearn.training.weights import mean_loss, sample
@@ -170,8 +169,6 @@ def forget(
     if bits is not None:
         facts["quantized"] = _say_quantized(bits, whole=not is_quantized(outcome.model))
     distributed.wait()
-    if distributed.is_main():
-        shutil.rmtree(context.work_dir, ignore_errors=True)
     about = {
         "method": method_name(method),
         "parameters": dataclasses.asdict(cast(Any, method)),
