@@ -1,9 +1,17 @@
 """Unlearning methods, one file each; the directory is the registry, so a new file is a new command."""
 
-from typing import Any
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from unlearn.training.method import Method
+from verify.io.catalogue import catalogue
 from verify.io.plugins import discover
+
+if TYPE_CHECKING:
+    from unlearn.training.method import Method
+
+KINDS = ("loss", "edit", "rebuild")
+"""The method that tells an objective, a weight edit and a rebuild apart; every entry has one of them."""
 
 SHARED = frozenset({"from_file", "requirements"})
 """Modules of this directory that hold no method."""
@@ -13,10 +21,16 @@ def method_classes() -> dict[str, Any]:
     """Return every method's class by its command-line name."""
     import unlearn.methods
 
-    return dict(discover(unlearn.methods, "loss", "edit", "rebuild", shared=SHARED))
+    return dict(discover(unlearn.methods, *KINDS, shared=SHARED))
 
 
-def method_name(method: Method | type) -> str:
+def method_catalogue() -> dict[str, Mapping[str, Any]]:
+    """Return every method's class attributes by its command-line name, without importing torch."""
+    folder = Path(__file__).parent
+    return catalogue(folder, *KINDS, bases=[folder.parent / "training" / "method.py"], shared=SHARED)
+
+
+def method_name(method: "Method | type") -> str:
     """Return a method's command-line name, which is that of its file."""
     kind = method if isinstance(method, type) else type(method)
     return kind.__module__.rsplit(".", 1)[-1]

@@ -4,12 +4,16 @@
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from verify.attacks import extraction, membership
-from verify.attacks.base import Attack
 from verify.errors import InputError
+from verify.io.catalogue import catalogue
 from verify.io.plugins import discover
+
+if TYPE_CHECKING:
+    from verify.attacks.base import Attack
 
 FAMILIES = (membership, extraction)
 LEVELS = {"quick": 0.0, "standard": 1.0, "full": float("inf")}
@@ -21,7 +25,12 @@ def attack_classes() -> dict[str, Any]:
     return {name: kind for family in FAMILIES for name, kind in discover(family, "score").items()}
 
 
-def select_attacks(names: Sequence[str] = ()) -> Mapping[str, Attack]:
+def attack_catalogue() -> dict[str, Mapping[str, Any]]:
+    """Return every attack's class attributes by its command-line name, without importing torch."""
+    return {name: entry for family in FAMILIES for name, entry in catalogue(Path(family.__path__[0]), "score").items()}
+
+
+def select_attacks(names: Sequence[str] = ()) -> "Mapping[str, Attack]":
     """Instantiate attacks with their published parameters, in the order asked for.
 
     Args:

@@ -1,0 +1,64 @@
+"""What the catalogue reads from source is what the imported classes say."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import unlearn.methods
+import unlearn.training.method
+from unlearn.methods import SHARED, method_catalogue, method_classes
+from verify.attacks import attack_catalogue, attack_classes
+from verify.io.catalogue import COMPUTED, catalogue
+
+LISTED = {
+    "method": ("idea", "paper", "cost", "needs_retain", "needs_base"),
+    "attack": ("idea", "paper", "cost", "needs", "family", "references"),
+}
+
+
+@pytest.mark.parametrize("kind", LISTED)
+def test_the_catalogue_agrees_with_the_classes(kind: str) -> None:
+    """Same names in the same order, and the same value of every listed attribute; what depends on settings is said to."""
+    classes, found = (method_classes(), method_catalogue()) if kind == "method" else (attack_classes(), attack_catalogue())
+    assert list(found) == list(classes)
+    for name, entry in found.items():
+        assert entry["__name__"] == classes[name].__name__
+        for attribute in LISTED[kind]:
+            if entry[attribute] is COMPUTED:
+                assert isinstance(getattr(classes[name], attribute), property), (name, attribute)
+            else:
+                assert entry[attribute] == getattr(classes[name](), attribute), (name, attribute)
+    assert any(entry[attribute] is not COMPUTED for entry in found.values() for attribute in LISTED[kind])
+
+
+def test_what_depends_on_settings_is_not_guessed(tmp_path: Path) -> None:
+    """A property that reads its instance is COMPUTED, one that returns a literal is that literal, and attributes are inherited."""
+    (tmp_path / "base.py").write_text(
+        "class Base:\n    cost = 1.0\n    @property\n    def needs(self):\n        '''doc'''\n        return True\n"
+    )
+    (tmp_path / "one.py").write_text("from base import Base\nclass One(Base):\n    idea: str = 'a' 'b'\n    def loss(self): ...\n")
+    (tmp_path / "two.py").write_text(
+        "class _Help: ...\nclass Two(Base):\n    cost = 2 * 3\n    @property\n    def needs(self):\n        return self.x\n    def loss(self): ...\n"
+    )
+    found = catalogue(tmp_path, "loss", bases=[tmp_path / "base.py"])
+    assert found["one"] == {"cost": 1.0, "needs": True, "idea": "ab", "__name__": "One"}
+    assert found["two"]["needs"] is COMPUTED
+    assert found["two"]["cost"] is COMPUTED
+
+
+@pytest.mark.parametrize("line", ["unlearn.methods import method_catalogue as f", "verify.io.catalogue import catalogue as f"])
+def test_no_torch(line: str) -> None:
+    """Reading the catalogue imports neither torch nor transformers."""
+    program = f"import sys\nfrom {line}\nassert not {{'torch', 'transformers', 'numpy'}} & set(sys.modules), 'heavy'"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_folders_are_those_of_the_packages() -> None:
+    """The catalogue reads the modules that `discover` imports."""
+    folder = Path(unlearn.methods.__file__).parent
+    public = {path.stem for path in folder.glob("*.py") if not path.stem.startswith("_")}
+    assert public - SHARED == set(method_classes())
+    assert Path(unlearn.training.method.__file__).is_file()

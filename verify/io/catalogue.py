@@ -1,0 +1,88 @@
+"""Catalogue of plug-ins: their class attributes, read from the source files without importing them.
+
+Listing what there is must not take the seconds that importing torch takes. So the entries that `verify.io.plugins` would import are
+parsed instead, and their literal class attributes are evaluated, with those of their base classes. A test holds the catalogue to the
+imported classes.
+"""
+
+import ast
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from verify.io.plugins import SHARED
+
+
+class Computed:
+    """A class attribute whose value depends on an instance's settings."""
+
+    def __repr__(self) -> str:
+        return "COMPUTED"
+
+
+COMPUTED = Computed()
+
+
+def catalogue(
+    folder: Path, *required: str, bases: Iterable[Path] = (), shared: frozenset[str] = SHARED
+) -> dict[str, Mapping[str, Any]]:
+    """Read the attributes of every entry in a folder, by its command-line name, in alphabetical order.
+
+    Args:
+        folder: of the package; each of its modules holds one entry.
+        required: names of methods; an entry is the public class of its module that has at least one of them.
+        bases: source files with the entries' base classes.
+        shared: modules that are no entries.
+
+    Returns:
+        literal class attributes by name, inherited ones included; `COMPUTED` for a property that reads its instance. The key
+        `__name__` holds the class's own name.
+    """
+    inherited: dict[str, Mapping[str, Any]] = {}
+    for path in bases:
+        for node in _classes(path):
+            inherited[node.name] = _attributes(node, inherited)
+    found = {}
+    for path in sorted(folder.glob("*.py")):
+        if path.stem.startswith("_") or path.stem in shared:
+            continue
+        entry = next(node for node in _classes(path) if not node.name.startswith("_") and _has(node, required))
+        found[path.stem] = {**_attributes(entry, inherited), "__name__": entry.name}
+    return found
+
+
+def _classes(path: Path) -> Sequence[ast.ClassDef]:
+    return [node for node in ast.parse(path.read_text(encoding="utf-8")).body if isinstance(node, ast.ClassDef)]
+
+
+def _has(node: ast.ClassDef, required: Sequence[str]) -> bool:
+    return any(isinstance(member, ast.FunctionDef) and member.name in required for member in node.body)
+
+
+def _attributes(node: ast.ClassDef, inherited: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """Evaluate the literal attributes of a class, after those of its base classes."""
+    found: dict[str, Any] = {}
+    for base in node.bases:
+        if isinstance(base, ast.Name):
+            found |= inherited.get(base.id, {})
+    for member in node.body:
+        if isinstance(member, ast.AnnAssign) and isinstance(member.target, ast.Name) and member.value is not None:
+            found[member.target.id] = _value(member.value)
+        elif isinstance(member, ast.Assign) and isinstance(member.targets[0], ast.Name):
+            found[member.targets[0].id] = _value(member.value)
+        elif isinstance(member, ast.FunctionDef) and any(
+            isinstance(one, ast.Name) and one.id == "property" for one in member.decorator_list
+        ):
+            last = member.body[-1]
+            found[member.name] = _value(last.value) if isinstance(last, ast.Return) and last.value is not None else COMPUTED
+    return found
+
+
+def _value(node: ast.expr) -> Any:
+    """Evaluate a literal, or a frozenset of one; anything else is `COMPUTED`."""
+    if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "frozenset":
+        return frozenset(ast.literal_eval(node.args[0])) if node.args else frozenset()
+    try:
+        return ast.literal_eval(node)
+    except ValueError:
+        return COMPUTED
