@@ -16,6 +16,29 @@ LISTED = {
     "method": ("idea", "paper", "cost", "needs_retain", "needs_base"),
     "attack": ("idea", "paper", "cost", "needs", "family", "references"),
 }
+BASE = """
+class Base:
+    cost = 1.0
+    @property
+    def needs(self):
+        "Whether."
+        return True
+"""
+ONE = """
+from base import Base
+class One(Base):
+    idea: str = 'a' 'b'
+    def loss(self): ...
+"""
+TWO = """
+class _Help: ...
+class Two(Base):
+    cost = 2 * 3
+    @property
+    def needs(self):
+        return self.x
+    def loss(self): ...
+"""
 
 
 @pytest.mark.parametrize("kind", LISTED)
@@ -35,13 +58,8 @@ def test_the_catalogue_agrees_with_the_classes(kind: str) -> None:
 
 def test_what_depends_on_settings_is_not_guessed(tmp_path: Path) -> None:
     """A property that reads its instance is COMPUTED, one that returns a literal is that literal, and attributes are inherited."""
-    (tmp_path / "base.py").write_text(
-        "class Base:\n    cost = 1.0\n    @property\n    def needs(self):\n        '''doc'''\n        return True\n"
-    )
-    (tmp_path / "one.py").write_text("from base import Base\nclass One(Base):\n    idea: str = 'a' 'b'\n    def loss(self): ...\n")
-    (tmp_path / "two.py").write_text(
-        "class _Help: ...\nclass Two(Base):\n    cost = 2 * 3\n    @property\n    def needs(self):\n        return self.x\n    def loss(self): ...\n"
-    )
+    for name, source in (("base", BASE), ("one", ONE), ("two", TWO)):
+        (tmp_path / f"{name}.py").write_text(source)
     found = catalogue(tmp_path, "loss", bases=[tmp_path / "base.py"])
     assert found["one"] == {"cost": 1.0, "needs": True, "idea": "ab", "__name__": "One"}
     assert found["two"]["needs"] is COMPUTED

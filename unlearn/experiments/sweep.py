@@ -17,7 +17,7 @@ from typing import Any
 from unlearn.experiments.jobs import Job, run_jobs
 from unlearn.training.options import TrainingOptions, require_reporter
 from verify.data.identity import RecordKey
-from verify.data.records import Fields
+from verify.data.records import Fields, Record
 from verify.data.sources import load_records
 from verify.errors import InputError
 from verify.io.files import MANIFEST, verify_manifest, write_json, write_text
@@ -56,6 +56,12 @@ class Run:
         """Describe the settings for people."""
         chosen = {**self.parameters, **self.options, "seed": self.seed}
         return " ".join(f"{name}={value}" for name, value in chosen.items())
+
+
+def _content_of(record: Record) -> str:
+    """Everything of a record; fields that came later count only where they hold something, so that older sweeps go on."""
+    later = ("other_subjects", "turn_fields", "chat_fields", "special_tokens")
+    return json.dumps({name: value for name, value in asdict(record).items() if value or name not in later})
 
 
 @dataclass(frozen=True)
@@ -104,7 +110,7 @@ class Sweep:
         content = {
             "models": {role: load_model(place).digest for role, place in models.items() if place is not None},
             "sets": {
-                role: [key.of(json.dumps(asdict(record)), "sweep") for record in load_records(place, self.fields)]
+                role: [key.of(_content_of(record), "sweep") for record in load_records(place, self.fields)]
                 for role, place in sets.items()
                 if place is not None
             },

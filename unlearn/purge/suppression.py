@@ -21,6 +21,7 @@ from verify.data.records import Fields, Record
 from verify.data.sources import stream_records
 from verify.errors import InputError
 from verify.io.files import alone_in, write_text
+from verify.io.strict_json import parse_json
 
 SCHEMA = "unlearn-verify/suppression/1"
 HEADER = {"schema": SCHEMA, "permutations": PERMUTATIONS, "scheme": SCHEME}
@@ -79,7 +80,8 @@ class SuppressionList:
         self._require(key)
         index = NearDuplicates(self.records)
         for row, record in enumerate(stream_records(source, fields), 1):
-            if key.of(record.fingerprint) in self.records:
+            # Lists from before turns' further fields counted name such a record by its texts alone.
+            if not self.records.keys().isdisjoint({key.of(record.fingerprint), key.of(record.text_fingerprint)}):
                 yield Hit(row, "record")
             elif not self.subjects.isdisjoint(subjects_of(record, key)):
                 yield Hit(row, "subject")
@@ -115,7 +117,7 @@ class SuppressionList:
         found = cls()
         try:
             text = Path(path).read_text(encoding="utf-8")
-            header, *entries, last = [json.loads(line) for line in text.splitlines()]
+            header, *entries, last = [parse_json(line) for line in text.splitlines()]
             found.key_check = header.pop("key", None)
             if header != HEADER or last != {"entries": len(entries)}:
                 raise ValueError

@@ -19,6 +19,7 @@ from verify.data.records import Record
 from verify.errors import InputError
 from verify.io.documents import Frozen
 from verify.io.files import write_text
+from verify.io.strict_json import NotStrictError, parse_json
 from verify.schema.evidence import Settings
 from verify.schema.parts import Digest, RecordHash, Registered, SetRole
 
@@ -122,10 +123,16 @@ class Registration(Frozen):
             InputError: the file is missing, truncated or of another version.
         """
         try:
-            return cls.model_validate_json(Path(path).read_bytes())
+            content = Path(path).read_bytes()
+            parse_json(content)
+            return cls.model_validate_json(content)
         except OSError as error:
             raise InputError(f"{path} cannot be read ({error.strerror}). Name the file that `register` wrote.") from None
         except ValidationError as error:
             first = error.errors()[0]
             place = ".".join(str(part) for part in first["loc"]) or "the file"
             raise InputError(f"{path} is not a registration of this version: {place}: {first['msg']}. Restore it.") from None
+        except (ValueError, RecursionError) as error:
+            raise InputError(
+                f"{path} is not a registration: {error if isinstance(error, NotStrictError) else type(error).__name__}. Restore it."
+            ) from None

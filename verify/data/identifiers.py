@@ -5,7 +5,6 @@ A whole number is the same identifier in every numeric type: 12, 12.0 and numpy.
 """
 
 import ast
-import json
 import math
 import numbers
 import uuid
@@ -14,6 +13,7 @@ from decimal import Decimal
 from typing import Any
 
 from verify.errors import InputError
+from verify.io.strict_json import parse_json
 
 EXACT = 2**53
 """Floating-point numbers from here on may have lost digits."""
@@ -39,7 +39,7 @@ def identifier_of(value: Any, column: str, where: str) -> str | None:
         return value
     if isinstance(value, uuid.UUID):
         return str(value)
-    if isinstance(value, numbers.Real | Decimal) and not isinstance(value, bool):
+    if not isinstance(value, bool) and isinstance(value, numbers.Real | Decimal):
         return _number(value, column, where)
     raise InputError(f"{where}: {column!r} is {type(value).__name__}, which is no identifier. Give text or a whole number.")
 
@@ -76,7 +76,7 @@ def _list_in(text: str) -> Any:
     """The list that a text spells out in JSON or Python; the text itself where it spells none."""
     if not (text.strip().startswith("[") and text.strip().endswith("]")):
         return text
-    for read in (json.loads, ast.literal_eval):
+    for read in (parse_json, ast.literal_eval):
         try:
             found = read(text.strip())
         except (ValueError, SyntaxError, RecursionError, MemoryError):

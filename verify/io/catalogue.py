@@ -1,8 +1,8 @@
 """Catalogue of plug-ins: their class attributes, read from the source files without importing them.
 
-Listing what there is must not take the seconds that importing torch takes. So the entries that `verify.io.plugins` would import are
-parsed instead, and their literal class attributes are evaluated, with those of their base classes. A test holds the catalogue to the
-imported classes.
+Listing what there is must not take the seconds that importing torch takes. So the entries that `verify.io.plugins` would import
+are parsed instead, and their literal class attributes are evaluated, with those of their base classes. A test holds the catalogue
+to the imported classes.
 """
 
 import ast
@@ -70,12 +70,14 @@ def _attributes(node: ast.ClassDef, inherited: Mapping[str, Mapping[str, Any]]) 
             found[member.target.id] = _value(member.value)
         elif isinstance(member, ast.Assign) and isinstance(member.targets[0], ast.Name):
             found[member.targets[0].id] = _value(member.value)
-        elif isinstance(member, ast.FunctionDef) and any(
-            isinstance(one, ast.Name) and one.id == "property" for one in member.decorator_list
-        ):
+        elif isinstance(member, ast.FunctionDef) and _is_property(member):
             last = member.body[-1]
             found[member.name] = _value(last.value) if isinstance(last, ast.Return) and last.value is not None else COMPUTED
     return found
+
+
+def _is_property(member: ast.FunctionDef) -> bool:
+    return any(isinstance(one, ast.Name) and one.id == "property" for one in member.decorator_list)
 
 
 def _value(node: ast.expr) -> Any:
