@@ -4,8 +4,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from peft import PeftModel
-
 from unlearn.defenses.federation import clients_that_stay, run_federation, write_federation
 from unlearn.training.log import LOG_NAME
 from unlearn.training.lora import merged
@@ -13,6 +11,7 @@ from unlearn.training.method import Context, Cost, Outcome
 from unlearn.training.run import log_writer
 from verify.data.identity import RecordKey
 from verify.io.digests import weights_digest
+from verify.models.adapter_types import is_adapter
 
 
 @dataclass(frozen=True)
@@ -57,6 +56,4 @@ class ClientRetrain:
         log.begin(0)
         log.end(weights_digest(trained.model))
         facts = {"clients_deleted": len(saved.clients) - len(clients), "clients_trained": len(clients)}
-        return Outcome(
-            trained.model if isinstance(context.loaded.model, PeftModel) else merged(trained.model), trained.result, facts
-        )
+        return Outcome(trained.model if is_adapter(context.loaded.model) else merged(trained.model), trained.result, facts)
