@@ -24,6 +24,7 @@ from verify.data.sources import load_records
 from verify.errors import InputError
 from verify.io.digests import tokenizer_digest, weights_digest
 from verify.io.files import MANIFEST, read_json
+from verify.models.architectures import require_causal_model
 from verify.models.loading import LoadedModel, load_model, load_tokenizer, require_fitting_tokenizer
 
 
@@ -187,6 +188,7 @@ def _from_config(path: Path, tokenizer: Any, seed: int) -> LoadedModel:
         model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)  # type: ignore[no-untyped-call]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(f"{path} describes no causal language model ({type(error).__name__}). Give its config.json.") from None
+    require_causal_model(model)
     require_fitting_tokenizer(model, tokenizer, path.name)
     return LoadedModel(model, tokenizer, path.stem, weights_digest(model), tokenizer_digest(tokenizer))
 

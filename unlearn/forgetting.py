@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
-from peft import PeftModel
 
 from unlearn.finetuning import RECIPE, Recipe, recipe_of
 from unlearn.methods import method_name
@@ -30,6 +29,7 @@ from verify.data.canaries import find_canaries
 from verify.data.identity import RecordKey
 from verify.data.records import Fields, Record, RecordSource, require_disjoint, require_trained
 from verify.data.sources import load_forget_set, load_records
+from verify.models.adapter_types import is_adapter
 from verify.models.loading import load_model
 from verify.models.quantized import is_quantized, quantization_of
 
@@ -219,7 +219,7 @@ def _rounding(method: Method, context: Context) -> Rounding | None:
     if not isinstance(method, Objective | Level) or context.options.lora:
         return None
     model = context.loaded.model
-    inside = isinstance(method, InsideLayers) and not isinstance(model, PeftModel)
+    inside = isinstance(method, InsideLayers) and not is_adapter(model)
     return Rounding(model, cast(InsideLayers, method).trained_parameters(model) if inside else None)
 
 
@@ -247,7 +247,7 @@ def _run_objective(method: Objective, context: Context, selection: Selection | N
     if "warning" in facts.get("selection", {}) and distributed.is_main():
         print(f"WARNING: {facts['selection']['warning']}", file=sys.stderr)  # noqa: T201
     # An adapter made for unlearning is folded in: one that can be switched off would leave the old model in service.
-    fresh = context.options.lora and not isinstance(context.loaded.model, PeftModel)
+    fresh = context.options.lora and not is_adapter(context.loaded.model)
     return Outcome(merged(trained.model) if fresh else trained.model, trained.result, facts)
 
 

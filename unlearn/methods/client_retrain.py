@@ -3,8 +3,6 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-from peft import PeftModel
-
 from unlearn.defenses.federation import clients_that_stay, run_federation, write_federation
 from unlearn.training.log import LOG_NAME
 from unlearn.training.lora import merged
@@ -12,6 +10,7 @@ from unlearn.training.method import Context, Cost, Outcome, Rebuild
 from unlearn.training.run import log_writer
 from verify.data.identity import RecordKey
 from verify.io.digests import weights_digest
+from verify.models.adapter_types import is_adapter
 
 
 @dataclass(frozen=True)
@@ -53,6 +52,4 @@ class ClientRetrain(Rebuild):
         log.begin(0)
         log.end(weights_digest(trained.model))
         facts = {"clients_deleted": len(saved.clients) - len(clients), "clients_trained": len(clients)}
-        return Outcome(
-            trained.model if isinstance(context.loaded.model, PeftModel) else merged(trained.model), trained.result, facts
-        )
+        return Outcome(trained.model if is_adapter(context.loaded.model) else merged(trained.model), trained.result, facts)

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
-from peft import PeftModel
 from torch import Tensor
 
 from unlearn.defenses.federation import (
@@ -31,6 +30,7 @@ from unlearn.training.options import TrainingResult
 from verify.data.identity import RecordKey
 from verify.errors import InputError
 from verify.io.digests import weights_digest
+from verify.models.adapter_types import is_adapter
 from verify.models.loading import LoadedModel
 
 
@@ -97,7 +97,7 @@ class FedEraser(WeightEdit):
         epochs = (len(rounds) - 1) * shorter.local_epochs
         result = TrainingResult(done[0], epochs, None, done[1], time.monotonic() - began)
         facts = {"clients_deleted": len(saved.clients) - len(clients), "rounds_calibrated": len(rounds) - 1}
-        return Outcome(model if isinstance(context.loaded.model, PeftModel) else merged(model), result, facts)
+        return Outcome(model if is_adapter(context.loaded.model) else merged(model), result, facts)
 
 
 def _kept_rounds(folder: Path, saved: SavedFederation, clients: Mapping[str, Sequence[Any]]) -> list[Path]:

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 import numpy as np
-from peft import PeftModel
 
 from unlearn.level.estimate import (
     Levels,
@@ -29,6 +28,7 @@ from unlearn.training.options import TrainingResult, together
 from unlearn.training.run import run_objective
 from verify.data.encoding import padding_token_id
 from verify.errors import InputError
+from verify.models.adapter_types import is_adapter
 from verify.models.loading import LoadedModel, load_model
 from verify.models.token_stats import compute_token_statistics
 
@@ -144,7 +144,7 @@ class Level(WeightEdit):
             loaded, objective, context.forget, context.retain, options, work, tables={"forget_level": levels.tokens}
         )
         # An adapter made for unlearning is folded in: one that can be switched off would leave the old model in service.
-        model = merged(done.model) if options.lora and not isinstance(loaded.model, PeftModel) else done.model
+        model = merged(done.model) if options.lora and not is_adapter(loaded.model) else done.model
         trained.append(done.result)
         reached = _losses(dataclasses.replace(loaded, model=model), forget)
         return Outcome(

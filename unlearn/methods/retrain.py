@@ -3,13 +3,12 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-from peft import PeftModel
-
 from unlearn.defenses.base import TrainingTask
 from unlearn.finetuning import described, recipe_of, train_with_log
 from unlearn.training.lora import merged
 from unlearn.training.method import Context, Cost, Outcome, Rebuild
 from verify.data.records import Fields
+from verify.models.adapter_types import is_adapter
 
 
 @dataclass(frozen=True)
@@ -44,6 +43,4 @@ class Retrain(Rebuild):
         defense = None if recipe is None else recipe.trained_under()
         done = train_with_log(task, defense)
         trained, facts = done.trained, {} if defense is None else {"defense": described(defense, done)}
-        return Outcome(
-            trained.model if isinstance(context.loaded.model, PeftModel) else merged(trained.model), trained.result, facts
-        )
+        return Outcome(trained.model if is_adapter(context.loaded.model) else merged(trained.model), trained.result, facts)

@@ -7,8 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-from peft import PeftModel
-
 from unlearn.training.checkpoints import Checkpoint, keep_checkpoints, open_work
 from unlearn.training.log import LOG_NAME, TrainingLog, filtered_lines
 from unlearn.training.lora import attach_adapter
@@ -20,6 +18,7 @@ from verify.data.identity import RecordKey
 from verify.errors import InputError, RunError
 from verify.io.digests import weights_digest
 from verify.io.files import MANIFEST, read_json, verify_manifest
+from verify.models.adapter_types import is_adapter
 from verify.models.loading import LoadedModel
 
 
@@ -124,7 +123,7 @@ def _starting_model(context: Context, log: TrainingLog, start: Checkpoint | None
         _require_start(context.base, log)
         return attach_adapter(context.base.model, options)
     loaded = context.loaded.model
-    if lora and isinstance(loaded, PeftModel):
+    if lora and is_adapter(loaded):
         below = loaded.unload()
         _require_start(dataclasses.replace(context.loaded, model=below), log)
         return attach_adapter(below, options)

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft import PeftModel
 from torch import nn
 from transformers import PrinterCallback, TrainingArguments
 
@@ -39,6 +38,7 @@ from verify.data.identity import RecordKey
 from verify.data.records import Record
 from verify.io.digests import weights_digest
 from verify.io.files import disk_errors, write_manifest
+from verify.models.adapter_types import is_adapter
 from verify.models.loading import LoadedModel
 from verify.models.quantized import quantization_of, remember_quantization
 
@@ -154,7 +154,7 @@ def run_objective(
         layer=objective.inner_layer(loaded.model) if isinstance(objective, InsideLayers) else None,
         seed=options.seed,
         # An adapter that is trained as such may lie on the head; a fresh one leaves the layer below it as it is.
-        trained_head=not options.lora or isinstance(loaded.model, PeftModel),
+        trained_head=not options.lora or is_adapter(loaded.model),
         given=tables,
     )
     rule = objective.stop_rule
@@ -164,7 +164,7 @@ def run_objective(
     flags = gradient_flags(loaded.model)
     model = attach_adapter(loaded.model, options)
     # Below an adapter nothing is trained: it is saved alone.
-    if isinstance(objective, InsideLayers) and not isinstance(model, PeftModel):
+    if isinstance(objective, InsideLayers) and not is_adapter(model):
         _train_only(model, objective.trained_parameters(model))
     sampler = _sampler(windows, options)
     weight = objective.anchor_weight * _unseen(sampler, options) if isinstance(objective, Anchored) else 0.0

@@ -7,8 +7,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from peft import PeftModel
-from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 
 from unlearn.training.lora import gradient_flags, put_gradient_flags, unfreeze_adapter
@@ -16,6 +14,7 @@ from unlearn.training.method import Context
 from verify.data.encoding import Encoder, collate, padding_token_id
 from verify.data.records import Record
 from verify.errors import InputError
+from verify.models.adapter_types import is_adapter
 from verify.models.loading import LoadedModel
 from verify.models.log_probabilities import scored_log_probabilities
 from verify.models.token_stats import compute_token_statistics
@@ -30,7 +29,7 @@ def edited_parameters(model: nn.Module) -> Iterator[dict[str, nn.Parameter]]:
     The base below an adapter is not saved with it, so that a change of the base would be lost.
     """
     flags = gradient_flags(model)
-    if isinstance(model, PeftModel):
+    if is_adapter(model):
         unfreeze_adapter(model)
     else:
         model.requires_grad_(True)
@@ -151,8 +150,10 @@ def require_scales(scales: Sequence[float]) -> None:
 
 
 @torch.no_grad()
-def delta_weights(model: PeftModel, adapter: str = "default") -> dict[str, Tensor]:
+def delta_weights(model: Any, adapter: str = "default") -> dict[str, Tensor]:
     """Compute every adapted layer's weight change, (alpha / r) B A, by the name of the weight below the adapter."""
+    from peft.tuners.lora import LoraLayer
+
     return {
         f"{name.removeprefix('base_model.model.')}.weight": module.get_delta_weight(adapter).clone()
         for name, module in model.named_modules()

@@ -1,6 +1,5 @@
 """Quiet third-party libraries: no telemetry, no progress bars, no Hub lookups of their own."""
 
-import logging as python_logging
 import os
 
 
@@ -18,5 +17,3 @@ def quiet_imports() -> None:
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-    # bitsandbytes warns, at every import, that it found no kernels on a Hub; none is wanted.
-    python_logging.getLogger("bitsandbytes").setLevel(python_logging.ERROR)
