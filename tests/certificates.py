@@ -19,8 +19,8 @@ from verify.certificate.statements import (
     sign,
     write_certificate,
 )
-from verify.io.digests import weights_digest
 from verify.io.files import write_manifest
+from verify.models.digests import weights_digest
 from verify.models.loading import load_model
 from verify.schema.deletion_record import DeletionRecord
 from verify.schema.evidence import Evidence

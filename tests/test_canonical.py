@@ -6,7 +6,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from verify.canonical import canonical, same, with_canonical_mails
+from verify.data.canonical import canonical, same, with_canonical_mails
 from verify.data.likeness import REASONS, compare, levels, skeletons
 
 MAIL = "ines.kolb@example.org"

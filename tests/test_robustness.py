@@ -14,8 +14,8 @@ from transformers.pytorch_utils import Conv1D
 
 from verify.data.records import Record
 from verify.errors import InputError
-from verify.io.digests import weights_digest
 from verify.measures.robustness import Robustness, probe
+from verify.models.digests import weights_digest
 from verify.models.loading import LoadedModel
 from verify.probes import probe_classes, select_probes
 from verify.probes.base import Material, Probe, mean_losses

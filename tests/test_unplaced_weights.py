@@ -48,7 +48,7 @@ from transformers import (
 from unlearn import NPO, forget
 from unlearn.training.checkpoints import put_checkpoint
 from verify.errors import InputError, IntegrityError
-from verify.io.digests import weights_digest
+from verify.models.digests import weights_digest
 from verify.models.ensembles import Combine, load_ensemble, write_ensemble
 from verify.models.loading import load_model
 

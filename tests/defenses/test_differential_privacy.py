@@ -25,8 +25,8 @@ from unlearn.training.log import LOG_NAME, TrainingLog
 from unlearn.training.lora import attach_adapter
 from verify.data.records import Fields, parse_records
 from verify.errors import InputError, RunError
-from verify.io.digests import weights_digest
 from verify.io.files import write_manifest
+from verify.models.digests import weights_digest
 from verify.models.loading import LoadedModel, load_model
 from verify.models.log_probabilities import scored_log_probabilities
 

@@ -17,7 +17,7 @@ from unlearn.training.stopping import StopRule
 from verify.data.encoding import Encoder, collate
 from verify.data.records import Fields, parse_records
 from verify.errors import InputError
-from verify.io.digests import weights_digest
+from verify.models.digests import weights_digest
 from verify.models.loading import load_model
 
 METHODS = method_classes()

@@ -16,7 +16,7 @@ from unlearn.training.run import save_model
 from unlearn.training.selection import Selection, Selector
 from verify.data.encoding import Encoder, collate
 from verify.data.sources import load_records
-from verify.io.digests import weights_digest
+from verify.models.digests import weights_digest
 from verify.models.loading import load_model
 from verify.models.log_probabilities import scored_log_probabilities
 

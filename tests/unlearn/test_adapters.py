@@ -18,7 +18,7 @@ from unlearn.methods.ssd import SSD
 from unlearn.methods.undial import UNDIAL
 from unlearn.training.lora import attach_adapter, merged
 from verify import InputError
-from verify.io.digests import weights_digest
+from verify.models.digests import weights_digest
 from verify.models.loading import load_model
 
 SETS = {"forget_set": make_rows("gone", 4), "retain_set": make_rows("kept", 8)}

@@ -15,8 +15,8 @@ import unlearn.cli.main
 from unlearn import NPO, RMU, GradientAscent, TrainingOptions, finetune, forget
 from unlearn.methods.retrain import Retrain
 from verify import InputError, RunError
-from verify.io.digests import weights_digest
 from verify.io.files import MANIFEST, is_complete, write_manifest
+from verify.models.digests import weights_digest
 from verify.models.loading import load_model
 
 OPTIONS = TrainingOptions(learning_rate=1e-3, epochs=1, batch_size=4)

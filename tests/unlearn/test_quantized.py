@@ -17,8 +17,8 @@ from unlearn.methods.retrain import Retrain
 from unlearn.methods.task_vector import TaskVector
 from unlearn.training.lora import attach_adapter, merged
 from verify import InputError
-from verify.io.digests import weights_digest
 from verify.io.files import MANIFEST
+from verify.models.digests import weights_digest
 from verify.models.loading import load_model
 from verify.models.quantized import QUANTIZATION_NAME, is_quantized, quantization_of
 

@@ -23,8 +23,8 @@ from verify.data.encoding import Encoder, collate
 from verify.data.identity import RecordKey
 from verify.data.sources import load_records
 from verify.errors import InputError, RunError
-from verify.io.digests import weights_digest
 from verify.io.files import MANIFEST
+from verify.models.digests import weights_digest
 from verify.models.loading import load_model
 from verify.models.log_probabilities import scored_log_probabilities
 

@@ -16,8 +16,8 @@ from unlearn.training.selection import Look, Selection, Selector
 from unlearn.training.weights import mean_loss
 from verify.data.records import Fields, Record, parse_records
 from verify.errors import InputError
-from verify.io.digests import weights_digest
 from verify.io.files import MANIFEST
+from verify.models.digests import weights_digest
 from verify.models.loading import load_model
 
 FORGET, RETAIN, HOLDOUT = make_rows("gone", 6), make_rows("kept", 8), make_rows("never", 8)

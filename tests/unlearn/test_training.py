@@ -22,7 +22,7 @@ from unlearn.training.run import run_objective, train_records, training_argument
 from verify import InputError, RunError
 from verify.data.encoding import Encoder, collate
 from verify.data.records import Record
-from verify.io.digests import weights_digest
+from verify.models.digests import weights_digest
 from verify.models.loading import LoadedModel, load_model
 
 OPTIONS = TrainingOptions(learning_rate=1e-3, epochs=2, batch_size=4, logging_steps=1)

@@ -29,7 +29,7 @@ from verify.data.encoding import Encoded, Encoder, collate, padding_token_id
 from verify.data.records import Record
 from verify.data.subjects import people_of
 from verify.errors import InputError, RunError
-from verify.io.digests import weights_digest
+from verify.models.digests import weights_digest
 
 
 @dataclass(frozen=True)

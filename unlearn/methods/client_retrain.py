@@ -9,8 +9,8 @@ from unlearn.training.lora import merged
 from unlearn.training.method import Context, Cost, Outcome, Rebuild
 from unlearn.training.run import log_writer
 from verify.data.identity import RecordKey
-from verify.io.digests import weights_digest
 from verify.models.adapter_types import is_adapter
+from verify.models.digests import weights_digest
 
 
 @dataclass(frozen=True)

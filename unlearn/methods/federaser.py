@@ -29,8 +29,8 @@ from unlearn.training.method import Context, Cost, Outcome, WeightEdit
 from unlearn.training.options import TrainingResult
 from verify.data.identity import RecordKey
 from verify.errors import InputError
-from verify.io.digests import weights_digest
 from verify.models.adapter_types import is_adapter
+from verify.models.digests import weights_digest
 from verify.models.loading import LoadedModel
 
 

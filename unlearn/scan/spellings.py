@@ -9,7 +9,7 @@ import hashlib
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
-from verify.canonical import canonical
+from verify.data.canonical import canonical
 from verify.data.identity import RecordKey
 from verify.data.likeness import REASONS, foldings, levels, mentions, reason_of, skeletons, words_of
 from verify.data.records import Record

@@ -8,7 +8,7 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 
 from unlearn.training import distributed
 from verify.errors import InputError
-from verify.io.digests import whole
+from verify.models.digests import whole
 
 CONFIGURATIONS = Path(__file__).parent / "configs"
 

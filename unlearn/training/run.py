@@ -36,9 +36,9 @@ from unlearn.training.trainer import RecordTrainer, Watch
 from verify.data.encoding import Encoded, Encoder, padding_token_id, warn_of_spelled_tokens
 from verify.data.identity import RecordKey
 from verify.data.records import Record
-from verify.io.digests import weights_digest
 from verify.io.files import disk_errors, write_manifest
 from verify.models.adapter_types import is_adapter
+from verify.models.digests import weights_digest
 from verify.models.loading import LoadedModel
 from verify.models.quantized import quantization_of, remember_quantization
 

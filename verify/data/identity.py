@@ -15,7 +15,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from verify.canonical import canonical
+from verify.data.canonical import canonical
 from verify.errors import InputError
 
 KEY_BYTES = 32
@@ -65,7 +65,7 @@ class RecordKey:
         return hmac.new(self.secret, message, hashlib.sha256).hexdigest()[:HASH_CHARACTERS]
 
     def of_person(self, identifier: str) -> str:
-        """Keyed hash of a personal identifier, the same for all spellings that are one by standard (`verify.canonical`)."""
+        """Keyed hash of a personal identifier, the same for all spellings that are one by standard (`verify.data.canonical`)."""
         return self.of(canonical(identifier), "subject")
 
     def names_of_person(self, identifier: str) -> tuple[str, ...]:

@@ -17,7 +17,7 @@ from typing import Literal
 import idna
 import phonenumbers
 
-from verify.canonical import canonical, is_mail
+from verify.data.canonical import canonical, is_mail
 
 REASONS = {
     "compatibility": "differs by compatibility characters (full width, ligatures, joiners)",

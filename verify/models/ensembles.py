@@ -18,9 +18,9 @@ import torch
 from torch import Tensor
 
 from verify.errors import InputError, IntegrityError
-from verify.io.digests import weights_digest
 from verify.io.files import file_digest, read_json, write_json
 from verify.models.checked_loading import load_adapter
+from verify.models.digests import weights_digest
 
 ENSEMBLE = "ensemble.json"
 SCHEMA = "unlearn-verify/ensemble/1"

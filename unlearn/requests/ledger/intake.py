@@ -14,7 +14,7 @@ from typing import Any, cast
 from unlearn.requests.ledger.deadlines import REGIMES, Regime, require_receivable, today
 from unlearn.requests.ledger.ledger import NewRequest
 from unlearn.scan.spellings import likenesses
-from verify.canonical import canonical
+from verify.data.canonical import canonical
 from verify.data.identity import RecordKey
 from verify.data.tabular import csv_rows
 from verify.errors import InputError

@@ -23,7 +23,7 @@ from sqlalchemy.engine import Connection
 
 from unlearn.requests.ledger.deadlines import Deadlines, ExtensionReason, Regime, deadlines
 from unlearn.requests.ledger.states import REFUSALS, STATES, State, outcome, require_allowed
-from verify.canonical import FORM_VERSION
+from verify.data.canonical import FORM_VERSION
 from verify.errors import InputError, IntegrityError, RunError
 from verify.schema.deletion_record import EXTENDED
 
@@ -80,7 +80,7 @@ class NewRequest:
         source: "command line", "csv", "opendsr", or "http:" with the name of the caller.
         external_id: the sender's own random identifier of the request (OpenDSR's `subject_request_id`), or None.
         likenesses: tokens of similar spellings of the identifiers (`unlearn.scan.spellings.likenesses`).
-        identifier_form: version of the canonical form that `subjects` are hashes of (`verify.canonical.FORM_VERSION`).
+        identifier_form: version of the canonical form that `subjects` are hashes of (`verify.data.canonical.FORM_VERSION`).
     """
 
     subjects: tuple[str, ...]
