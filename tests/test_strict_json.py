@@ -147,7 +147,7 @@ def test_files_of_the_tool_that_name_a_thing_twice(tmp_path: Path) -> None:
 def test_no_reader_beside_the_strict_one() -> None:
     """`json.loads` stands only where the text was written by the same process or is sealed; each place says so by being listed."""
     own = {
-        "verify/io/strict_json.py", "verify/models/digests.py", "verify/scores/cache.py", "verify/certificate/check.py", "verify/data/chats.py",
+        "verify/io/strict_json.py", "verify/io/digests.py", "verify/scores/cache.py", "verify/certificate/check.py", "verify/data/chats.py",
         "unlearn/experiments/comparison.py", "unlearn/requests/ledger/ledger.py", "unlearn/requests/planning.py",
     }  # fmt: skip
     root = Path(__file__).parents[1]

@@ -1,8 +1,6 @@
-"""What a model is called by: digests of what its weights are and of what its tokenizer does, not of how they are stored."""
+"""Digest of what a model answers with: its weights, and which of its adapters are active."""
 
 import hashlib
-import json
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -30,14 +28,3 @@ def whole(tensor: Tensor) -> Tensor:
     """All of a tensor, also of one that lies in parts on several processes; all of them call this together."""
     gather = getattr(tensor, "full_tensor", None)
     return tensor if gather is None else gather()
-
-
-def tokenizer_digest(tokenizer: Any) -> str:
-    """SHA-256 of the tokenizer's rules, special tokens and chat template; padding and truncation settings do not count."""
-    rules = json.loads(tokenizer.backend_tokenizer.to_str())
-    content = {
-        "rules": {name: value for name, value in rules.items() if name not in ("padding", "truncation")},
-        "special": {name: str(token) for name, token in sorted(tokenizer.special_tokens_map.items())},
-        "chat_template": str(tokenizer.chat_template),
-    }
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
