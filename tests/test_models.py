@@ -16,8 +16,9 @@ from safetensors.torch import load_file, save_file
 from tiny_models import CONTEXT, make_llama, make_tokenizer
 
 from verify.errors import InputError
+from verify.io.digests import tokenizer_digest
 from verify.io.files import write_manifest
-from verify.models.digests import tokenizer_digest, weights_digest
+from verify.models.digests import weights_digest
 from verify.models.generation import greedy_continuations
 from verify.models.loading import LoadedModel, load_model, load_tokenizer, require_same_tokenizer
 

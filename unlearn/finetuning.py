@@ -22,9 +22,10 @@ from verify.data.identity import RecordKey
 from verify.data.records import Fields, Record, RecordSource
 from verify.data.sources import load_records
 from verify.errors import InputError
+from verify.io.digests import tokenizer_digest
 from verify.io.files import MANIFEST, read_json
 from verify.models.architectures import require_causal_model
-from verify.models.digests import tokenizer_digest, weights_digest
+from verify.models.digests import weights_digest
 from verify.models.loading import LoadedModel, load_model, load_tokenizer, require_fitting_tokenizer
 
 

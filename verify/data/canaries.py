@@ -17,8 +17,8 @@ import numpy as np
 
 from verify.data.records import Record
 from verify.errors import InputError
+from verify.io.digests import tokenizer_digest
 from verify.io.files import read_json, write_json
-from verify.models.digests import tokenizer_digest
 
 CANARIES_NAME = "canaries.json"
 SCHEMA = "unlearn-verify/canaries/1"

@@ -1,7 +1,7 @@
 """The one door through which weights enter a model: from a folder, a Hub repository, or tensors at hand.
 
-Everything that is loaded here has been compared with the model it is loaded into (`verify.models.placement`): the loader's own report, and
-names and shapes in the files. What is missing, left over or of another shape is an error, never a warning.
+Everything that is loaded here has been compared with the model it is loaded into (`verify.models.placement`): the loader's own
+report, and names and shapes in the files. What is missing, left over or of another shape is an error, never a warning.
 """
 
 import contextlib

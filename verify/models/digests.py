@@ -1,8 +1,6 @@
-"""Digests of model weights and tokenizer behaviour, independent of how they are stored."""
+"""Digest of what a model answers with: its weights, and which of its adapters are active."""
 
 import hashlib
-import json
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -30,14 +28,3 @@ def whole(tensor: Tensor) -> Tensor:
     """Gather a whole tensor, also one sharded over several processes, all of which call this together."""
     gather = getattr(tensor, "full_tensor", None)
     return tensor if gather is None else gather()
-
-
-def tokenizer_digest(tokenizer: Any) -> str:
-    """Compute SHA-256 of the tokenizer's rules, special tokens and chat template, without padding and truncation settings."""
-    rules = json.loads(tokenizer.backend_tokenizer.to_str())
-    content = {
-        "rules": {name: value for name, value in rules.items() if name not in ("padding", "truncation")},
-        "special": {name: str(token) for name, token in sorted(tokenizer.special_tokens_map.items())},
-        "chat_template": str(tokenizer.chat_template),
-    }
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

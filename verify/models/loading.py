@@ -14,11 +14,12 @@ import torch
 from torch import nn
 
 from verify.errors import InputError
+from verify.io.digests import tokenizer_digest
 from verify.io.files import read_json
 from verify.models.adapter_types import require_supported
 from verify.models.architectures import require_causal_model
 from verify.models.checked_loading import load_adapter, load_whole
-from verify.models.digests import tokenizer_digest, weights_digest
+from verify.models.digests import weights_digest
 from verify.models.ensembles import ENSEMBLE, load_ensemble
 from verify.models.folder_checks import local_folder, require_safe_folder
 from verify.models.quantized import is_quantized, keep_layout, loading_arguments, remembered_quantization

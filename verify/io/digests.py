@@ -1,0 +1,16 @@
+"""Digest of a tokenizer's behaviour, independent of how it is stored."""
+
+import hashlib
+import json
+from typing import Any
+
+
+def tokenizer_digest(tokenizer: Any) -> str:
+    """Compute SHA-256 of the tokenizer's rules, special tokens and chat template; without padding and truncation settings."""
+    rules = json.loads(tokenizer.backend_tokenizer.to_str())
+    content = {
+        "rules": {name: value for name, value in rules.items() if name not in ("padding", "truncation")},
+        "special": {name: str(token) for name, token in sorted(tokenizer.special_tokens_map.items())},
+        "chat_template": str(tokenizer.chat_template),
+    }
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
