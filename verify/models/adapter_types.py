@@ -30,8 +30,8 @@ def drop_kernel_notice(record: logging.LogRecord) -> bool:
     """A logging filter that drops one record: bitsandbytes found no kernel for four-bit products on a Hub.
 
     bitsandbytes (0.50, `backends/cpu/ops.py`) logs it when it is imported on a processor with AVX512-BF16, and `peft/helpers.py`
-    imports it whenever PEFT is imported. The kernel is for a layout of weights that `verify.models.quantized.keep_layout` rules out, so
-    there is nothing to install.
+    imports it whenever PEFT is imported. The kernel is for a layout of weights that `verify.models.quantized.keep_layout` rules
+    out, so there is nothing to install.
     """
     return not str(record.msg).startswith(KERNEL_NOTICE)
 
