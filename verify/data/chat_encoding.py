@@ -1,4 +1,4 @@
-"""From a chat to tokens and the mask of scored tokens: the template is applied turn by turn.
+"""Encode chats into tokens and the mask of scored tokens, applying the template turn by turn.
 
 Scored is what an assistant's turn adds after the cue. Usually the tokens up to the cue are the first tokens of the whole chat, and
 the rest of the turn is scored. Where tokens run across the seam (an answer that begins with blank lines merges with the line break
@@ -48,7 +48,7 @@ class ChatEncoder:
     special: re.Pattern[str] | None
 
     def encode(self, record: Record, where: str) -> Masked:
-        """Token ids, scored and secret tokens of a chat.
+        """Encode a chat: token ids, scored and secret tokens.
 
         Args:
             record: with messages.
@@ -89,7 +89,7 @@ class ChatEncoder:
     def _turn(
         self, template: ChatTemplate, turns: Sequence[Turn], turn: int, literal: re.Pattern[str] | None, whole: _Reading
     ) -> tuple[NDArray[np.bool_], tuple[int, int]]:
-        """Which tokens are those of an assistant's turn, and which characters of the whole text."""
+        """Find the tokens of an assistant's turn, and its characters in the whole text."""
         before = self._read(template, turns[:turn], literal, cue=True)
         after = self._read(template, turns[: turn + 1], literal, cue=False)
         place = np.arange(len(whole.ids))
@@ -127,7 +127,7 @@ class ChatEncoder:
     def _pieces(
         self, template: ChatTemplate, turns: Sequence[Turn], literal: re.Pattern[str] | None, cue: bool, text: str
     ) -> Iterator[tuple[list[int], list[tuple[int, int]], int]]:
-        """Token ids, character offsets and first character of each piece of a rendered chat."""
+        """Return token ids, character offsets and first character of each piece of a rendered chat."""
         if literal is None:
             yield self._tokens(text, 0, split=False)
             return
@@ -149,7 +149,7 @@ class ChatEncoder:
         yield self._tokens(text[done:], done, split=True)
 
     def _tokens(self, text: str, base: int, split: bool) -> tuple[list[int], list[tuple[int, int]], int]:
-        """Tokens of a piece; with `split` nothing in it is a special token."""
+        """Tokenize a piece; with `split` nothing in it is a special token."""
         if not text:
             return [], [], base
         how = {"split_special_tokens": True} if split else {"truncation": False}
@@ -162,7 +162,7 @@ def _shifted(offsets: Sequence[tuple[int, int]], base: int) -> Iterator[tuple[in
 
 
 def spells(special: re.Pattern[str] | None, record: Record) -> bool:
-    """Whether a record's text spells out a special token."""
+    """Return whether a record's text spells out a special token."""
     return special is not None and any(special.search(text) for text in record.all_texts)
 
 
@@ -171,14 +171,14 @@ def _mask(text: str, literal: re.Pattern[str]) -> str:
 
 
 def _masked(turn: Turn, literal: re.Pattern[str]) -> Turn:
-    """A turn with the special tokens that its texts spell out replaced by as many characters that are none."""
+    """Replace special tokens spelled out in a turn's texts by as many ordinary characters."""
     return {
         name: value if name == "role" else changed_texts(value, lambda part: _mask(part, literal)) for name, value in turn.items()
     }
 
 
 def _characters(plain: str, before: str, after: str, whole: str, turn: Turn, special: re.Pattern[str] | None) -> tuple[int, int]:
-    """The characters of an assistant's turn in the whole text, from the texts alone; (0, 0) where they cannot be told.
+    """Find the characters of an assistant's turn in the whole text from the texts alone; (0, 0) where that is impossible.
 
     Args:
         plain: the turns before it.
@@ -205,12 +205,12 @@ def _characters(plain: str, before: str, after: str, whole: str, turn: Turn, spe
 
 
 def _common(one: str, other: str) -> int:
-    """How many first characters two texts share."""
+    """Return the length of the common prefix of two texts."""
     return next((place for place, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))
 
 
 def _occurrences(secret: str | None, text: str, span: tuple[int, int]) -> Iterator[tuple[int, int]]:
-    """Every place in a part of a text where the secret stands, as it is or as JSON spells it."""
+    """Find every occurrence of the secret in a part of a text, as it is or as JSON spells it."""
     if not secret:
         return
     forms = {secret, json.dumps(secret)[1:-1], json.dumps(secret, ensure_ascii=False)[1:-1]}

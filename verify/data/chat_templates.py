@@ -21,7 +21,7 @@ Turn = dict[str, Any]
 
 @dataclass(frozen=True)
 class ChatTemplate:
-    """The template of a tokenizer, for one record.
+    """A tokenizer's chat template, applied to one record.
 
     Attributes:
         tokenizer: a `transformers` tokenizer with a chat template.
@@ -36,7 +36,7 @@ class ChatTemplate:
     texts: Sequence[str]
 
     def render(self, turns: Sequence[Turn], cue: bool, arguments: dict[str, Any] | None = None) -> str:
-        """The rendered chat.
+        """Render a chat.
 
         A content of null (a turn that only calls tools) is handed over as it is; where the template fails on it, or would write
         "None", as an empty text.
@@ -92,7 +92,7 @@ class ChatTemplate:
         return text
 
     def _said(self, error: Exception) -> str:
-        """What the template said, words of the record replaced that are not the template's own."""
+        """Return the template's error message without words of the record."""
         own = set(re.findall(r"\w+", str(self.tokenizer.chat_template)))
         foreign = {word for text in self.texts for word in re.findall(r"\w+", text)} - own
         words = " ".join(str(error).split())

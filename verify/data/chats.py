@@ -54,7 +54,7 @@ def _no_messages(where: str) -> InputError:
 
 
 def _parse_turn(message: Any, where: str) -> tuple[str, str, str]:
-    """Role, text and JSON of the further fields of one message; "" where it has none."""
+    """Parse a message into role, text and the JSON of its further fields, "" where it has none."""
     if not isinstance(message, Mapping) or message.get("role") is None:
         raise _no_messages(where)
     content = message.get("content")
@@ -70,7 +70,7 @@ def _parse_turn(message: Any, where: str) -> tuple[str, str, str]:
 
 
 def _part(part: Any, where: str) -> str:
-    """The text of one part of a content that is given in parts."""
+    """Return the text of one part of a content given in parts."""
     if isinstance(part, Mapping) and part.get("type") == "text" and isinstance(part.get("text"), str):
         further = [name for name, value in part.items() if name not in ("type", "text") and not is_blank(value)]
         if not further:
@@ -95,7 +95,7 @@ def _row_fields(row: Mapping[str, Any], where: str) -> str:
 
 
 def _from_text(value: Any, name: str, where: str) -> Any:
-    """A column's value, which may be written as JSON text."""
+    """Parse a column's value, which may be written as JSON text."""
     if not isinstance(value, str):
         return value
     try:
@@ -122,12 +122,12 @@ def _plain(value: Any) -> Any:
 
 
 def canonical(fields: str) -> str:
-    """JSON text in one form, whatever the order of its names."""
+    """Return JSON text in canonical form, independent of key order."""
     return json.dumps(json.loads(fields), ensure_ascii=False, sort_keys=True) if fields else ""
 
 
 def texts_in(fields: str) -> list[str]:
-    """Every text and number in JSON fields, names of nested fields and JSON within texts included; each once."""
+    """Return every text and number in JSON fields once, including nested field names and JSON within texts."""
     return list(dict.fromkeys(text for value in _fields(fields).values() for text in _texts(value) if text.strip()))
 
 
@@ -151,7 +151,7 @@ def _texts(value: Any) -> Iterator[str]:
 
 
 def _texts_of_json(text: str) -> Iterator[str]:
-    """The texts within a text that is JSON itself, as the arguments of calls often are."""
+    """Return the texts within a text that is itself JSON, as call arguments often are."""
     if text.strip()[:1] not in ("{", "["):
         return
     try:
@@ -162,7 +162,7 @@ def _texts_of_json(text: str) -> Iterator[str]:
 
 
 def turns_for(messages: Turns, turn_fields: Sequence[str]) -> list[dict[str, Any]]:
-    """The messages as a chat template is handed them."""
+    """Return the messages as a chat template receives them."""
     carried = turn_fields or [""] * len(messages)
     return [
         {"role": role, "content": content, **_fields(fields)} for (role, content), fields in zip(messages, carried, strict=True)
@@ -170,13 +170,13 @@ def turns_for(messages: Turns, turn_fields: Sequence[str]) -> list[dict[str, Any
 
 
 def arguments_for(chat_fields: str) -> dict[str, Any]:
-    """What a chat template is handed beside the messages, as keyword arguments of `apply_chat_template`."""
+    """Return the keyword arguments of `apply_chat_template` beside the messages."""
     found = _fields(chat_fields)
     return {**found.pop("chat_template_kwargs", {}), **found}
 
 
 def changed_texts(value: Any, change: Callable[[str], str]) -> Any:
-    """A nested value with every text in it changed, and the names of nested fields too."""
+    """Apply a change to every text in a nested value, including nested field names."""
     if isinstance(value, str):
         return change(value)
     if isinstance(value, Mapping):
@@ -185,7 +185,7 @@ def changed_texts(value: Any, change: Callable[[str], str]) -> Any:
 
 
 def changed_fields(fields: str, change: Callable[[str], str]) -> str:
-    """JSON fields with every text that is a value changed; names stay, as templates look for them."""
+    """Apply a change to every text value in JSON fields; names stay, as templates look for them."""
 
     def values(value: Any) -> Any:
         if isinstance(value, Mapping):

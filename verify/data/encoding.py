@@ -1,4 +1,4 @@
-"""From a record to tokens and the mask of scored tokens. The same code trains and audits.
+"""Encode records into tokens and the mask of scored tokens; the same code trains and audits.
 
 Two tools that disagree on one token (the last, the first of the answer, the end-of-text) measure different quantities. So the
 choice is made here, once, and every statistic inherits it:
@@ -47,12 +47,12 @@ class Encoded:
 
     @property
     def prompt_ids(self) -> NDArray[np.int32]:
-        """Everything before the first scored token: what generation starts from."""
+        """Return everything before the first scored token, from which generation starts."""
         return self.input_ids[: int(np.argmax(self.scored))]
 
     @property
     def scored_ids(self) -> NDArray[np.int32]:
-        """The scored tokens."""
+        """Return the scored tokens."""
         return self.input_ids[self.scored]
 
 
@@ -144,7 +144,7 @@ class Encoder:
     def _windows(
         self, ids: NDArray[np.int32], scored: NDArray[np.bool_], secret: NDArray[np.bool_], record: int
     ) -> Iterator[Encoded]:
-        """Overlapping windows; each token is scored in the first window that holds it."""
+        """Split into overlapping windows; each token is scored in the first window that contains it."""
         stride = max(1, self.context_length // 2)
         done = 0
         for start in range(0, len(ids), stride):
@@ -158,7 +158,7 @@ class Encoder:
 
 
 def special_tokens(tokenizer: Any) -> re.Pattern[str] | None:
-    """Finds the written form of any special token; the longest first, for one can begin with another."""
+    """Match the written form of any special token, longest first, since one can begin with another."""
     # `all_special_tokens` knows only those with a name; a chat's turn markers often have none.
     added = [str(token) for token in tokenizer.added_tokens_decoder.values() if token.special]
     tokens = sorted({*added, *tokenizer.all_special_tokens}, key=lambda token: (-len(token), token))
@@ -178,7 +178,7 @@ def warn_of_spelled_tokens(records: Sequence[Record], tokenizer: Any) -> None:
 
 
 def _join(prompt: str, completion: str) -> tuple[str, int]:
-    """The joined text and where its completion begins: one space is put between the two if neither brings white space."""
+    """Join prompt and completion, with a space if neither brings white space; return the text and where the completion begins."""
     if prompt and not prompt[-1].isspace() and not completion[0].isspace():
         return f"{prompt} {completion}", len(prompt)
     return prompt + completion, len(prompt)
@@ -203,7 +203,7 @@ def collate(windows: Sequence[Encoded], pad_token_id: int) -> dict[str, torch.Te
 
 
 def padding_token_id(tokenizer: Any) -> int:
-    """A token id to pad with; padding is masked out everywhere, so any id of the vocabulary will do."""
+    """Return a token id to pad with; padding is masked out everywhere, so any id of the vocabulary will do."""
     if tokenizer.pad_token_id is not None:
         return int(tokenizer.pad_token_id)
     return int(tokenizer.eos_token_id or 0)

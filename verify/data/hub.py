@@ -18,7 +18,7 @@ LISTED = 30
 
 
 class DatasetName(NamedTuple):
-    """A data set's name taken apart; None where the source leaves a part open."""
+    """A parsed data-set name; None for parts that the source leaves open."""
 
     path: str
     configuration: str | None
@@ -26,7 +26,7 @@ class DatasetName(NamedTuple):
 
 
 def dataset_name(source: str) -> DatasetName:
-    """Take a name apart at its colons; those within brackets belong to a slice of a split (`train[:100]`).
+    """Parse a name at its colons; those within brackets belong to a slice of a split (`train[:100]`).
 
     Raises:
         InputError: it has more than three parts.
@@ -39,7 +39,7 @@ def dataset_name(source: str) -> DatasetName:
 
 
 def names_dataset(source: str) -> bool:
-    """Whether a source that is no existing path can be a folder with a split, or a Hub name."""
+    """Return whether a source that is no existing path can be a folder with a split, or a Hub name."""
     path = re.split(r":(?![^\[]*\])", source)[0]
     if path != source and Path(path).is_dir():
         return True
@@ -47,7 +47,7 @@ def names_dataset(source: str) -> bool:
 
 
 def dataset_rows(source: str) -> Iterator[Mapping[str, Any]]:
-    """The rows of one split of a data set.
+    """Yield the rows of one split of a data set.
 
     Raises:
         InputError: there is no such data set, configuration or split, and which there are; or the Hub cannot be reached.
@@ -60,7 +60,7 @@ def dataset_rows(source: str) -> Iterator[Mapping[str, Any]]:
 
 
 def _saved_rows(folder: Path, name: DatasetName) -> Iterator[Mapping[str, Any]]:
-    """The rows of a folder written by `save_to_disk`."""
+    """Yield the rows of a folder written by `save_to_disk`."""
     import datasets
 
     try:
@@ -99,7 +99,7 @@ def _streamed(source: str, name: DatasetName) -> Iterator[Mapping[str, Any]]:
 
 
 def _explanation(source: str, name: DatasetName, error: Exception) -> str:
-    """Why a data set could not be opened: unreachable, unknown, or another configuration or split than there is."""
+    """Explain why a data set could not be opened: unreachable, unknown, or no such configuration or split."""
     import datasets
 
     local = Path(name.path).is_dir()
@@ -136,7 +136,7 @@ def _first_split(path: str, configuration: str) -> str:
 
 
 def _unlisted(source: str, name: DatasetName, error: Exception, listing: Exception, local: bool) -> str:
-    """The message where not even the configurations can be listed."""
+    """Return the message for when not even the configurations can be listed."""
     import datasets
 
     if local:

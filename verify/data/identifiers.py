@@ -20,7 +20,7 @@ EXACT = 2**53
 
 
 def identifier_of(value: Any, column: str, where: str) -> str | None:
-    """One identifier as text, or None where the source gives none.
+    """Return one identifier as text, or None where the source gives none.
 
     Args:
         value: as the source has it.
@@ -45,7 +45,7 @@ def identifier_of(value: Any, column: str, where: str) -> str | None:
 
 
 def subjects_of(value: Any, column: str, where: str) -> tuple[str, ...]:
-    """The people a record is about: none, one, or those of a list, each named once.
+    """Return the people a record is about: none, one, or those of a list, each once.
 
     A list may also be written as text, `["a", "b"]`, as CSV files have it.
 
@@ -66,14 +66,14 @@ def subjects_of(value: Any, column: str, where: str) -> tuple[str, ...]:
 
 
 def _plain(value: Any) -> Any:
-    """The Python value of a numpy scalar, and the list of a one-dimensional numpy array; everything else as it is."""
+    """Convert a numpy scalar to its Python value and a 1-d array to a list; return everything else unchanged."""
     if type(value).__module__ == "numpy" and hasattr(value, "tolist") and getattr(value, "ndim", 0) <= 1:
         return str(value) if isinstance(value, str) else value.tolist()
     return value
 
 
 def _list_in(text: str) -> Any:
-    """The list that a text spells out in JSON or Python; the text itself where it spells none."""
+    """Parse a list spelled out in JSON or Python; return the text itself where it spells none."""
     if not (text.strip().startswith("[") and text.strip().endswith("]")):
         return text
     for read in (parse_json, ast.literal_eval):
@@ -100,5 +100,5 @@ def _number(value: Any, column: str, where: str) -> str:
 
 
 def is_blank(value: Any) -> bool:
-    """Whether a value carries nothing: absent, or an empty text, list or object."""
+    """Return whether a value is absent, or an empty text, list or object."""
     return value is None or (isinstance(value, str | list | tuple | Mapping) and not value)

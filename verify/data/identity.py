@@ -26,17 +26,17 @@ SHORTEST_PART = 4
 
 
 def set_digest(hashes: Iterable[str]) -> str:
-    """SHA-256 over keyed hashes in any order: it names exactly this set of records and says nothing about them."""
+    """Compute SHA-256 over keyed hashes in any order: it identifies this set of records and reveals nothing about them."""
     return hashlib.sha256("\n".join(sorted(hashes)).encode()).hexdigest()
 
 
 def plainly(text: str) -> str:
-    """Letters and digits alone, without case and accents: a file may be named after a person in any spelling."""
+    """Reduce a text to letters and digits without case and accents: files may be named after people in any spelling."""
     return "".join(letter for letter in unicodedata.normalize("NFKD", text).casefold() if letter.isalnum())
 
 
 def telling_parts(identifier: str) -> set[str]:
-    """What tells of a person in another name, spelled plainly: the identifier, and each of its longer parts.
+    """Return the parts of an identifier, spelled plainly, that would reveal the person in another name.
 
     Of a mail address the part before the @ tells by itself, and it alone is taken apart: its domain is other people's too.
     """
@@ -57,7 +57,7 @@ class RecordKey:
     secret: bytes
 
     def of(self, value: str, purpose: str = "record") -> str:
-        """HMAC-SHA256 of `value`, cut to 128 bits, as 32 hexadecimal characters.
+        """Compute HMAC-SHA256 of `value`, truncated to 128 bits, as 32 hexadecimal characters.
 
         `purpose` separates name spaces: a subject and a record of the same name get different hashes.
         """
@@ -78,7 +78,7 @@ class RecordKey:
 
     @property
     def check(self) -> str:
-        """A check value of the key: whoever keeps it sees later whether a key is the same, and nothing else of it."""
+        """Compute a check value that identifies the key and reveals nothing else about it."""
         return self.of("", "key check")
 
     def __repr__(self) -> str:
@@ -86,7 +86,7 @@ class RecordKey:
 
     @staticmethod
     def default_path() -> Path:
-        """The key file: $UNLEARN_VERIFY_KEY_FILE, or `unlearn-verify/record.key` in the user's data folder."""
+        """Return the key file: $UNLEARN_VERIFY_KEY_FILE, or `unlearn-verify/record.key` in the user's data folder."""
         if named := os.environ.get(KEY_VARIABLE):
             return Path(named)
         data_home = os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share"
@@ -94,7 +94,7 @@ class RecordKey:
 
     @classmethod
     def load(cls, path: str | Path | None = None) -> "RecordKey":
-        """Read the key file, making it (mode 0600) at first use.
+        """Read the key file, creating it (mode 0600) at first use.
 
         Raises:
             InputError: the file does not hold a key of 64 hexadecimal characters.
@@ -115,7 +115,7 @@ class RecordKey:
 
 
 def _create_once(path: Path) -> None:
-    """Write a fresh key unless another process was first: link() fails where the name exists, so one key wins whole."""
+    """Write a fresh key unless another process was first: link() fails where the name exists, so one complete key wins."""
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.part")
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)

@@ -1,4 +1,4 @@
-"""What a record is, where it comes from, and which role it plays.
+"""Records: their fields, their parsing from rows, their fingerprints and roles.
 
 A record is one of three shapes: a plain `text`, a `prompt` with its `completion`, or a chat's `messages`. Any source columns
 can be mapped onto these (`Fields`). Nothing here goes through the `datasets` cache: a forget set that is left behind in an
@@ -21,7 +21,7 @@ Role = Literal["forget", "retain", "holdout"]
 
 @dataclass(frozen=True)
 class Fields:
-    """Which column of the source holds what.
+    """Maps source columns to the fields of a record.
 
     Attributes:
         text: a whole document; every token is scored.
@@ -78,12 +78,12 @@ class Record:
 
     @property
     def subjects(self) -> tuple[str, ...]:
-        """Everybody the record is about, in the source's order."""
+        """Return everybody the record is about, in the source's order."""
         return () if self.subject_id is None else (self.subject_id, *self.other_subjects)
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 of the content alone, so that the same text under another identifier is the same record.
+        """Compute SHA-256 of the content alone, so that the same text under another identifier is the same record.
 
         Not keyed: write it to disk only through `RecordKey.of`.
         """
@@ -93,17 +93,17 @@ class Record:
 
     @property
     def text_fingerprint(self) -> str:
-        """The fingerprint that a chat had before its turns' further fields counted; else the same as `fingerprint`."""
+        """Return a chat's fingerprint without its turns' further fields, as earlier versions computed it."""
         return _digest(self.messages or (self.prompt, self.completion))
 
     @property
     def reading(self) -> str:
-        """The fingerprint and how its text is read: what of a record decides the result of a run."""
+        """Return the fingerprint with how its text is read: all of a record that decides a run's result."""
         return f"{self.fingerprint} special tokens" if self.special_tokens else self.fingerprint
 
     @property
     def scored_text(self) -> str:
-        """The text whose tokens are scored, for attacks that compress or compare it."""
+        """Return the text whose tokens are scored, for attacks that compress or compare it."""
         if self.messages:
             spoken = [(content, carried) for role, content, carried in self._turns() if role == "assistant"]
             return "\n".join(
@@ -113,17 +113,17 @@ class Record:
 
     @property
     def assistant_texts(self) -> list[str]:
-        """The assistant's contents, and the texts in the further fields of these turns, each by itself."""
+        """Return the assistant's contents and the texts in further fields of these turns."""
         return [text for role, content, carried in self._turns() if role == "assistant" for text in (content, *carried)]
 
     def _turns(self) -> Iterator[tuple[str, str, list[str]]]:
-        """Role, content and the texts in the further fields of each turn."""
+        """Return role, content and the texts in further fields of each turn."""
         carried = self.turn_fields or ("",) * len(self.messages)
         return ((role, content, texts_in(fields)) for (role, content), fields in zip(self.messages, carried, strict=True))
 
     @property
     def whole_text(self) -> str:
-        """Prompt and answer, or all turns of a chat with all that they carry, and its documents: what is compared for likeness.
+        """Return the whole record as one text, for comparison: prompt and answer, or all turns with their fields and documents.
 
         Descriptions of tools are left out: all rows of a data set have the same, and would be like each other.
         """
@@ -132,7 +132,7 @@ class Record:
 
     @property
     def all_texts(self) -> list[str]:
-        """Every text of the record by itself: what is searched."""
+        """Return every text of the record separately, for searching."""
         carried = [text for _, content, texts in self._turns() for text in (content, *texts)]
         return [part for part in (self.prompt, self.completion, *carried, *texts_in(self.chat_fields)) if part]
 
@@ -180,7 +180,7 @@ def parse_records(rows: Iterable[Mapping[str, Any]], fields: Fields, source: str
 
 
 def _renumbered(record: Record, number: int) -> Record:
-    """An exact duplicate in a source without identifiers: the same content, told apart by its row."""
+    """Renumber an exact duplicate in a source without identifiers by its row."""
     return replace(record, example_id=f"{record.example_id}#{number}")
 
 
@@ -237,7 +237,7 @@ def parse_row(row: Mapping[str, Any], fields: Fields, where: str) -> Record:
 
 @lru_cache(maxsize=64)
 def _unclear_column(columns: tuple[str, ...], fields: Fields) -> str | None:
-    """What is wrong where column names differ from the wanted ones, or from each other, by case or spaces alone.
+    """Explain what is wrong where column names differ from the requested ones, or from each other, only by case or spaces.
 
     A column of people that is passed over for a capital would leave each of them out of every later search.
     """
@@ -255,7 +255,7 @@ def _unclear_column(columns: tuple[str, ...], fields: Fields) -> str | None:
 
 
 def _require_unicode(texts: Iterable[str], where: str) -> None:
-    """JSON can spell half of a surrogate pair, which is no character: nothing downstream could encode it."""
+    """Raise InputError for half a surrogate pair, which JSON can spell and nothing downstream can encode."""
     try:
         "".join(texts).encode()
     except UnicodeEncodeError:
@@ -283,7 +283,7 @@ def _no_shape(row: Mapping[str, Any], fields: Fields, where: str) -> str:
 
 
 def select(training: Sequence[Record], identifiers: Sequence[str], source: str) -> list[Record]:
-    """The training records that a list of example ids or subject ids names, in training order.
+    """Select the training records named by a list of example or subject ids, in training order.
 
     Raises:
         InputError: the list is empty, or an entry names no training record (entries are told by their position).

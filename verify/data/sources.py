@@ -1,4 +1,4 @@
-"""Where records are read from: JSON Lines, JSON, CSV, Parquet, a `datasets` folder, a Hub name, or Python objects."""
+"""Record sources: JSON Lines, JSON, CSV, Parquet, a `datasets` folder, a Hub name, or Python objects."""
 
 import csv
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -39,7 +39,7 @@ def load_records(source: RecordSource, fields: Fields | None = None) -> list[Rec
 
 
 def stream_records(source: str | Path, fields: Fields | None = None) -> Iterator[Record]:
-    """Read records one after the other, for files that do not fit into memory; identifiers are not checked for repetition.
+    """Stream records from files that do not fit into memory; repeated identifiers are not checked.
 
     Raises:
         InputError: as `load_records`, at the row where it goes wrong.
@@ -66,7 +66,7 @@ def load_forget_set(source: RecordSource, training: Sequence[Record] | None, fie
 
 
 def find_forget_set(source: str | Path, data: str | Path, fields: Fields | None = None) -> list[Record]:
-    """As `load_forget_set`, with the training records in a file that need not fit into memory.
+    """Find the forget set as `load_forget_set` does, in a training file that need not fit into memory.
 
     Raises:
         InputError: as `load_forget_set`.
@@ -97,7 +97,7 @@ def _identifiers_in(source: RecordSource) -> list[str] | None:
 
 
 def stream_rows(source: str) -> Iterator[Mapping[str, Any]]:
-    """The rows of any supported source as they stand there, one after the other.
+    """Stream the raw rows of any supported source.
 
     Raises:
         InputError: the source is missing, truncated or of an unknown kind.

@@ -10,7 +10,7 @@ from verify.data.records import Record
 
 
 def people_of(records: Sequence[Record], alone: Callable[[Record], str] = lambda record: record.fingerprint) -> list[str]:
-    """The group of each record, by the name of a person in it.
+    """Return the group of each record, by the name of a person in it.
 
     Args:
         records: in any order; the result does not depend on it.

@@ -1,4 +1,4 @@
-"""Rows of CSV and Parquet files, in which every column has one name.
+"""Read rows of CSV and Parquet files, refusing repeated column names.
 
 Readers that build a dictionary per row keep the last of several columns of one name and drop the others without a word: what stood
 in them is neither trained on nor searched. Such files are refused here.
@@ -15,7 +15,7 @@ CSV_FIELD_LIMIT = 1 << 24
 
 
 def csv_rows(lines: Iterable[str], where: str) -> Iterator[dict[str, str]]:
-    """The rows of CSV text as column -> cell, blank lines left out.
+    """Yield the rows of CSV text as column -> cell, without blank lines.
 
     Args:
         lines: opened with `newline=""`.
@@ -39,7 +39,7 @@ def csv_rows(lines: Iterable[str], where: str) -> Iterator[dict[str, str]]:
 
 
 def parquet_rows(path: Path) -> Iterator[Mapping[str, Any]]:
-    """The rows of a Parquet file.
+    """Yield the rows of a Parquet file.
 
     Raises:
         InputError: it is cut off, or names a column or a field of a column twice.
@@ -57,7 +57,7 @@ def parquet_rows(path: Path) -> Iterator[Mapping[str, Any]]:
 
 
 def _require_unique_fields(schema: Any, where: str) -> None:
-    """Refuse a schema or struct, at any depth, that names a field twice."""
+    """Raise InputError for a schema or struct, at any depth, that names a field twice."""
     import pyarrow.types as kinds
 
     require_unique([field.name for field in schema], where)
@@ -80,7 +80,7 @@ def require_unique(names: Sequence[str], where: str) -> None:
 
 
 def without_fill(value: Any) -> Any:
-    """A row without nulls: columnar formats give every object of a column all fields, and fill the absent ones with null."""
+    """Drop nulls from a row: columnar formats give every object all fields and fill absent ones with null."""
     if isinstance(value, Mapping):
         return {name: without_fill(entry) for name, entry in value.items() if entry is not None}
     return [without_fill(entry) for entry in value] if isinstance(value, list) else value

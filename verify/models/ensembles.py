@@ -1,4 +1,4 @@
-"""Several adapters on one base, served as one model.
+"""Ensembles: several adapters on one base, served as one model.
 
 A model that was trained in shards is served by all of its adapters together. The folder's `ensemble.json` names the base, the
 adapters with their digests, and how their answers are combined:
@@ -41,7 +41,7 @@ def write_ensemble(folder: Path, base: str, base_weights: str, adapters: list[st
 
 
 def load_ensemble(folder: Path, load_base: Callable[[str], Any], base: str | None = None) -> Any:
-    """The base model, answering as the ensemble.
+    """Load the base model, answering as the ensemble.
 
     Args:
         folder: with `ensemble.json`.
@@ -72,7 +72,7 @@ def load_ensemble(folder: Path, load_base: Callable[[str], Any], base: str | Non
 
 
 def combined(model: Any, adapters: list[str], combine: Combine) -> Any:
-    """The `transformers` model below a PEFT model, answering for all adapters together."""
+    """Combine all adapters of a PEFT model into one answering `transformers` model."""
     inner, single = model.get_base_model(), model.get_base_model().forward
 
     def forward(input_ids: Tensor, attention_mask: Tensor | None = None, **_: Any) -> Any:

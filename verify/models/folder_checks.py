@@ -1,4 +1,4 @@
-"""What is checked about a model folder before anything in it is opened.
+"""Safety checks of a model folder before anything in it is opened.
 
 A model folder is untrusted input. Its weights must be safetensors (a pickle runs code when it is opened), it may not ask to run
 code of its own, no file may lead the loaders out of it, and where it has a manifest, what they read must be in it, unchanged.
@@ -86,7 +86,7 @@ def require_listed(folder: Path, manifest: Mapping[str, Any]) -> None:
 
 
 def _require_files_inside(folder: Path) -> None:
-    """Refuse an index of weights that names files elsewhere: the loader would follow it out of the folder."""
+    """Refuse a weight index that names files outside the folder, which the loader would follow."""
     for path in sorted(folder.glob("*.index.json")):
         index = read_json(path)
         places = index.get("weight_map") if isinstance(index, dict) else None

@@ -1,4 +1,4 @@
-"""Models whose layers are kept in four or eight bits: the frozen base under an adapter, at a quarter or half of its memory.
+"""Quantized models: layers in 4 or 8 bits, as a frozen base under an adapter at a quarter or half of the memory.
 
 bitsandbytes does the arithmetic (QLoRA: Dettmers et al. 2023, arXiv 2305.14314; LLM.int8: Dettmers et al. 2022, arXiv 2208.07339).
 A quantized model is another model than the one it was made from: what is trained on it fits it, so a folder that holds an adapter
@@ -19,7 +19,7 @@ QUANTIZATION_NAME = "base_loading_config.json"
 
 
 def loading_arguments(source: str, kind: str, dtype: Any, device: str) -> dict[str, Any]:
-    """What `from_pretrained` needs to load a model in so many bits.
+    """Return the arguments with which `from_pretrained` loads a model in 4 or 8 bits.
 
     Args:
         source: the model's folder or Hub name.
@@ -47,13 +47,13 @@ def loading_arguments(source: str, kind: str, dtype: Any, device: str) -> dict[s
 
 
 def is_quantized(model: Any) -> bool:
-    """Whether layers of a model, or of the model below an adapter, are kept in fewer bits."""
+    """Return whether layers of a model, or of the model below an adapter, are quantized."""
     base = model.get_base_model() if hasattr(model, "get_base_model") else model
     return bool(getattr(base, "is_quantized", False))
 
 
 def keep_layout(model: Any) -> None:
-    """Let no layer be laid out anew when it is evaluated.
+    """Keep the layers' memory layout when they are evaluated.
 
     On processors with AVX512-BF16, bitsandbytes (0.50) rearranges four-bit weights at the first evaluation and rounds their scales.
     Afterwards no gradient passes through them, dequantizing reads them wrongly, and the digest is another.
@@ -64,7 +64,7 @@ def keep_layout(model: Any) -> None:
 
 
 def quantization_of(model: Any) -> str | None:
-    """In how many bits a model's layers are kept: "4bit", "8bit", or None for whole weights.
+    """Return a model's quantization: "4bit", "8bit", or None.
 
     Raises:
         InputError: by something other than bitsandbytes, which is not known here.
@@ -79,12 +79,12 @@ def quantization_of(model: Any) -> str | None:
 
 
 def remember_quantization(folder: Path, kind: str) -> None:
-    """Say beside an adapter how its base was loaded."""
+    """Record beside an adapter how its base was loaded."""
     write_json(folder / QUANTIZATION_NAME, {"base_loaded_in": kind})
 
 
 def remembered_quantization(folder: Path, asked: str | None) -> str | None:
-    """How the base of the adapter in `folder` is to be loaded.
+    """Return how to load the base of the adapter in `folder`.
 
     Raises:
         InputError: the folder says otherwise than what was asked for.
