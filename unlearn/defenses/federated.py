@@ -16,8 +16,10 @@ from verify.data.records import Record
 from verify.data.sources import load_records
 from verify.data.subjects import people_of
 from verify.errors import InputError
+from verify.io.arguments import checked
 
 
+@checked
 @dataclass(frozen=True)
 class Federated:
     """FedAvg: in every round each client trains the common weights on its own records, and the server averages what they send.

@@ -9,8 +9,10 @@ from torch import Tensor, nn
 from unlearn.training.divergences import kl_to
 from unlearn.training.method import Batch, Cost
 from unlearn.training.scored_batch import token_logits
+from verify.io.arguments import checked
 
 
+@checked
 @dataclass(frozen=True)
 class BadTeacher:
     """Learn the forget set's distributions from an incompetent teacher, the retain set's from the model before unlearning.

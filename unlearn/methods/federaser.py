@@ -29,11 +29,13 @@ from unlearn.training.method import Context, Cost, Outcome
 from unlearn.training.options import TrainingResult
 from verify.data.identity import RecordKey
 from verify.errors import InputError
+from verify.io.arguments import checked
 from verify.models.adapter_types import is_adapter
 from verify.models.digests import weights_digest
 from verify.models.loading import LoadedModel
 
 
+@checked
 @dataclass(frozen=True)
 class FedEraser:
     """Go through the kept rounds again without the client: short training gives the direction, the kept update the length.

@@ -10,8 +10,10 @@ from torch import Tensor
 from unlearn.training.method import Context, Cost, Outcome
 from unlearn.training.weights import Search, assign, copy_weights, diagonal_fisher, require_scales, sample
 from verify.errors import InputError
+from verify.io.arguments import checked
 
 
+@checked
 @dataclass(frozen=True)
 class Fisher:
     """Add noise to every weight (of a model that is an adapter, the adapter's), the more the less the retain set depends on it.

@@ -13,9 +13,11 @@ from unlearn.training.method import Batch, Cost
 from unlearn.training.scored_batch import token_logits
 from unlearn.training.stopping import ForgetLossCeiling, StopRule
 from verify.data.records import Record
+from verify.io.arguments import checked
 from verify.models.loading import LoadedModel
 
 
+@checked
 @dataclass(frozen=True)
 class LLMU:
     """Raise the loss of the true answers, lower that of answers to other questions, hold the distributions of the retain set.

@@ -11,8 +11,10 @@ from unlearn.training.lora import require_whole
 from unlearn.training.method import Context, Cost, Outcome
 from unlearn.training.run import train_records
 from unlearn.training.weights import Search, delta_weights, require_scales
+from verify.io.arguments import checked
 
 
+@checked
 @dataclass(frozen=True)
 class LoraNegation:
     """Train an adapter on the forget set and subtract the weight change that it stands for.

@@ -6,8 +6,10 @@ from typing import Any, ClassVar
 
 from unlearn.training.method import Context, Cost, Outcome
 from unlearn.training.shards import rebuild_shards, shard_facts
+from verify.io.arguments import checked
 
 
+@checked
 @dataclass(frozen=True)
 class ShardVectors:
     """Train the affected shard's weight change again, and add all changes to the base in their fixed order.

@@ -6,8 +6,10 @@ from typing import Any, ClassVar
 
 from unlearn.training.method import Context, Cost, Outcome
 from unlearn.training.shards import rebuild_shards, shard_facts
+from verify.io.arguments import checked
 
 
+@checked
 @dataclass(frozen=True)
 class SISA:
     """Train the slices again that held a forget record, and those after them in the same shard; leave all others.

@@ -9,8 +9,10 @@ import torch
 from unlearn.training.method import Context, Cost, Outcome
 from unlearn.training.weights import Search, assign, copy_weights, diagonal_fisher, sample
 from verify.errors import InputError
+from verify.io.arguments import checked
 
 
+@checked
 @dataclass(frozen=True)
 class SSD:
     """Dampen weights by how much more the forget set depends on them than the data do as a whole. No training steps.
