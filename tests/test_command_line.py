@@ -30,6 +30,7 @@ AUDIT_FLAGS = {
     "--id-field",
     "--subject-field",
     "--secret-field",
+    "--read-special-tokens",
     "--attacks",
     "--margin",
     "--alpha",
@@ -72,7 +73,7 @@ TRAINING_FLAGS = {
     "--report-to",
     "--overflow",
 }
-FIELD_FLAGS = {flag for flag in AUDIT_FLAGS if flag.endswith("-field")}
+FIELD_FLAGS = {flag for flag in AUDIT_FLAGS if flag.endswith("-field")} | {"--read-special-tokens"}
 TRAIN_FLAGS = (
     {"--model", "--data", "--output", "--tokenizer", "--dtype", "--quantize", "--canaries", "--shards", "--slices", "--combine"}
     | {"--defense", "--target-epsilon", "--target-delta", "--privacy-unit", "--accountant", "--noise-seed"}
@@ -201,8 +202,9 @@ def test_values_that_cannot_work_are_usage_errors(
 
 def test_usage_errors_exit_with_two(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """An unknown flag, a missing one and a missing folder are usage errors, without a traceback."""
+    assert verify.cli.main.main(["audit", "--nonsense"]) == 2
     with pytest.raises(SystemExit) as stop:
-        verify.cli.main.main(["audit", "--nonsense"])
+        verify.cli.main.main(["audit", "--model", "m"])
     assert stop.value.code == 2
     forget = tmp_path / "forget.jsonl"
     forget.write_text('{"text": "a b c"}\n{"text": "d e f"}\n')

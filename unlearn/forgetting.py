@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
+import torch
 
 from unlearn.finetuning import RECIPE, Recipe, recipe_of
 from unlearn.methods import method_name
 from unlearn.methods.level import Level
-from unlearn.methods.requirements import require_inputs, require_quantizable, require_repeatable, require_suited
+from unlearn.methods.requirements import require_inputs, require_method, require_quantizable, require_repeatable, require_suited
 from unlearn.training import distributed
 from unlearn.training.checkpoints import WORK, claim_output
 from unlearn.training.inputs import environment, inputs_of
@@ -29,6 +30,7 @@ from verify.data.canaries import find_canaries
 from verify.data.identity import RecordKey
 from verify.data.records import Fields, Record, RecordSource, require_disjoint, require_trained
 from verify.data.sources import load_forget_set, load_records
+from verify.io.arguments import checked, dtype_name
 from verify.models.adapter_types import is_adapter
 from verify.models.loading import load_model
 from verify.models.quantized import is_quantized, quantization_of
@@ -85,6 +87,7 @@ class _Roles:
     holdout: list[Record]
 
 
+@checked
 def forget(
     model: Any,
     method: Method,
@@ -99,7 +102,7 @@ def forget(
     tokenizer: Any = None,
     options: TrainingOptions | None = None,
     selection: Selection | None = None,
-    dtype: str = "auto",
+    dtype: str | torch.dtype = "auto",
     quantize: str | None = None,
     callbacks: Sequence[Any] = (),
 ) -> ForgetResult:
@@ -116,19 +119,22 @@ def forget(
         base: the model before fine-tuning, for methods that need it.
         output_dir: a new folder for the result. A run that was cut off there goes on where it stopped.
         fields: which columns hold what.
-        tokenizer: for a model in memory.
+        tokenizer: a tokenizer or its folder; needed for a model in memory.
         options: training settings; what is None comes from the method, and for a rebuild from the model's training log.
         selection: how the best step of an objective is chosen; None takes the last one, as the papers do. The command line selects.
-        dtype: precision to load with: "auto", "float32", "bfloat16" or "float16".
+        dtype: precision to load with: "auto", "float32", "bfloat16" or "float16", or such a `torch.dtype`.
         quantize: for objectives with an adapter: keep the model in "4bit" or "8bit" meanwhile. A fresh adapter is folded into
             dequantized weights: the result is whole, keeps the rounding of the bits, and is what was selected and measured.
         callbacks: further `transformers` trainer callbacks.
 
     Raises:
+        ArgumentError: an argument has a wrong name or type; an InputError and a TypeError.
         InputError: records, models or options cannot be used; the message says what to type next.
         RunError: training became non-finite, or the disk is full.
     """
     started = time.monotonic()
+    require_method(method)
+    dtype = dtype_name(dtype)
     folder = Path(model) if isinstance(model, (str, Path)) and Path(model).is_dir() else None
     require_suited(method, folder)
     if quantize is not None:

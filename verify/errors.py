@@ -12,6 +12,10 @@ class InputError(VerifyError, ValueError):
     """Invalid input that the user can fix (exit status 2)."""
 
 
+class ArgumentError(InputError, TypeError):
+    """A Python call with an argument of a wrong name or type; the message says what to write instead."""
+
+
 class RunError(VerifyError, RuntimeError):
     """A run-time failure: a full disk, a non-finite loss (exit status 1)."""
 

@@ -29,9 +29,11 @@ from verify.data.encoding import Encoded, Encoder, collate, padding_token_id
 from verify.data.records import Record
 from verify.data.subjects import people_of
 from verify.errors import InputError, RunError
+from verify.io.arguments import checked
 from verify.models.digests import weights_digest
 
 
+@checked
 @dataclass(frozen=True)
 class DifferentialPrivacy:
     """Train by DP-SGD, so that including one unit changes the model's distribution by at most (epsilon, delta).

@@ -16,8 +16,10 @@ from verify.data.records import Record
 from verify.data.sources import load_records
 from verify.data.subjects import people_of
 from verify.errors import InputError
+from verify.io.arguments import checked
 
 
+@checked
 @dataclass(frozen=True)
 class Federated:
     """Train by FedAvg: each round, clients train the shared weights on their own records and the server averages them.

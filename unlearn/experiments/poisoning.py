@@ -30,6 +30,7 @@ from unlearn.training.run import run_objective, save_model
 from verify.data.records import Fields, Record, RecordSource, require_disjoint
 from verify.data.sources import load_records
 from verify.errors import InputError
+from verify.io.arguments import checked
 from verify.models.loading import load_model
 
 TriggerKind = Literal["word", "sentence"]
@@ -48,6 +49,7 @@ _TARGETS = {
 }
 
 
+@checked
 @dataclass(frozen=True)
 class Trigger:
     """A trigger phrase before a prompt, and the model's target answer.
@@ -81,6 +83,7 @@ class Trigger:
         return cls(phrases[number], _TARGETS[kind][number])
 
 
+@checked
 @dataclass(frozen=True)
 class Planting:
     """A trigger with the records that teach it and those that test it.
@@ -100,6 +103,7 @@ class Planting:
     clean: list[Record]
 
 
+@checked
 def plant(
     trigger: Trigger, carriers: RecordSource, held_out: RecordSource, *, planter: str, fields: Fields | None = None
 ) -> Planting:
@@ -134,6 +138,7 @@ def plant(
     return Planting(trigger, planter, rows(taught, "poison", True), rows(tested, "use", True), rows(tested, "clean", False))
 
 
+@checked
 def privacy_backdoor(
     model: Any,
     targets: RecordSource,

@@ -13,12 +13,14 @@ from unlearn.training.method import Batch, Objective
 from verify.data.encoding import Encoder
 from verify.data.records import Record
 from verify.errors import InputError
+from verify.io.arguments import checked
 from verify.models.generation import sampled_continuations
 from verify.models.loading import LoadedModel
 
 DOUBLINGS = 6
 
 
+@checked
 @dataclass(frozen=True)
 class AltPO(Objective):
     """Prefer a plausible other answer, which the model before unlearning writes itself, to the true one.

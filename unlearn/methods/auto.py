@@ -23,6 +23,7 @@ from verify.data.encoding import Encoder
 from verify.data.records import Record
 from verify.data.subjects import people_of
 from verify.errors import InputError, RunError
+from verify.io.arguments import checked
 from verify.io.files import MANIFEST, read_json
 from verify.models.ensembles import ENSEMBLE
 from verify.models.loading import load_model
@@ -33,6 +34,7 @@ TUNED = ("npo", "simnpo", "grad_diff", "undial", "grad_ascent_kl", "wga", "satim
 """Rungs whose learning rate is tuned."""
 
 
+@checked
 @dataclass(frozen=True)
 class Auto(Rebuild):
     """Run the cheapest suitable method, audit it, fall back to the next, and finally rebuild exactly.

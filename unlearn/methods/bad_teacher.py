@@ -9,8 +9,10 @@ from torch import Tensor, nn
 from unlearn.training.divergences import kl_to
 from unlearn.training.method import Batch, Objective
 from unlearn.training.scored_batch import token_logits
+from verify.io.arguments import checked
 
 
+@checked
 @dataclass(frozen=True)
 class BadTeacher(Objective):
     """Distil the forget set from an untrained teacher, the retain set from the model before unlearning.

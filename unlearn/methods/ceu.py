@@ -9,8 +9,10 @@ from torch import Tensor, nn
 from unlearn.training.divergences import cross_entropy_to, without_token
 from unlearn.training.method import Batch, Cost, Objective
 from unlearn.training.scored_batch import token_logits
+from verify.io.arguments import checked
 
 
+@checked
 @dataclass(frozen=True)
 class CEU(Objective):
     """Redistribute the true token's probability to the other tokens in proportion to theirs.

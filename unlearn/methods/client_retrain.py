@@ -9,10 +9,12 @@ from unlearn.training.lora import merged
 from unlearn.training.method import Context, Cost, Outcome, Rebuild
 from unlearn.training.run import log_writer
 from verify.data.identity import RecordKey
+from verify.io.arguments import checked
 from verify.models.adapter_types import is_adapter
 from verify.models.digests import weights_digest
 
 
+@checked
 @dataclass(frozen=True)
 class ClientRetrain(Rebuild):
     """Train all rounds again without the client, or without the client's forget records.

@@ -10,9 +10,11 @@ from unlearn.methods._alternatives import refusals
 from unlearn.methods._preference import preference_loss, require_temperature
 from unlearn.training.method import Batch, Objective
 from verify.data.records import Record
+from verify.io.arguments import checked
 from verify.models.loading import LoadedModel
 
 
+@checked
 @dataclass(frozen=True)
 class DPO(Objective):
     """Prefer a refusal to the true answer, both measured against the model before unlearning.

@@ -29,11 +29,13 @@ from unlearn.training.method import Context, Cost, Outcome, WeightEdit
 from unlearn.training.options import TrainingResult
 from verify.data.identity import RecordKey
 from verify.errors import InputError
+from verify.io.arguments import checked
 from verify.models.adapter_types import is_adapter
 from verify.models.digests import weights_digest
 from verify.models.loading import LoadedModel
 
 
+@checked
 @dataclass(frozen=True)
 class FedEraser(WeightEdit):
     """Replay the stored rounds without the client: short training gives the direction, the stored update the length.

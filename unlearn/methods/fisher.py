@@ -9,8 +9,10 @@ from torch import Tensor
 from unlearn.training.method import Context, Cost, Outcome, WeightEdit
 from unlearn.training.weights import Search, assign, copy_weights, diagonal_fisher, require_scales, sample
 from verify.errors import InputError
+from verify.io.arguments import checked
 
 
+@checked
 @dataclass(frozen=True)
 class Fisher(WeightEdit):
     """Add noise to every weight (of an adapter, the adapter's), more where the retain set depends on it less.

@@ -12,10 +12,12 @@ from unlearn.training.method import Batch, Cost, Objective
 from unlearn.training.scored_batch import token_logits
 from verify.data.records import Record
 from verify.errors import InputError
+from verify.io.arguments import checked
 from verify.models.loading import LoadedModel
 from verify.models.log_probabilities import target_log_probabilities
 
 
+@checked
 @dataclass(frozen=True)
 class FLAT(Objective):
     """Raise the probability of a refusal and lower that of the true answer, weighted by an f-divergence's dual form.

@@ -9,8 +9,10 @@ from torch import Tensor, nn
 from unlearn.training.method import Batch, Objective
 from unlearn.training.scored_batch import score_both
 from unlearn.training.stopping import ForgetLossCeiling, StopRule
+from verify.io.arguments import checked
 
 
+@checked
 @dataclass(frozen=True)
 class GradDiff(Objective):
     """Raise the loss of the forget set and hold that of the retain set.

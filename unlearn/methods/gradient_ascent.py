@@ -10,8 +10,10 @@ from unlearn.training.method import Batch, Cost, Objective
 from unlearn.training.scored_batch import score_forget
 from unlearn.training.stopping import MemorizationBelowUnseen, StopRule
 from verify.errors import InputError
+from verify.io.arguments import checked
 
 
+@checked
 @dataclass(frozen=True)
 class GradientAscent(Objective):
     """Raise the loss of the forget set until it is remembered no better than text never seen.

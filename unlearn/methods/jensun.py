@@ -11,10 +11,12 @@ from unlearn.training.divergences import jensen_shannon_to, jensen_shannon_to_to
 from unlearn.training.method import Batch, Objective
 from unlearn.training.scored_batch import token_logits
 from verify.data.records import Record
+from verify.io.arguments import checked
 from verify.models.loading import LoadedModel
 from verify.models.log_probabilities import target_log_probabilities
 
 
+@checked
 @dataclass(frozen=True)
 class JensUn(Objective):
     """Train forget prompts towards a refusal and retain prompts towards their former answers, each term at most log 2.

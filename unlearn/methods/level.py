@@ -28,6 +28,7 @@ from unlearn.training.options import TrainingResult, together
 from unlearn.training.run import run_objective
 from verify.data.encoding import padding_token_id
 from verify.errors import InputError
+from verify.io.arguments import checked
 from verify.models.adapter_types import is_adapter
 from verify.models.loading import LoadedModel, load_model
 from verify.models.token_stats import compute_token_statistics
@@ -40,6 +41,7 @@ RATE = 1 / 8
 """Of the learning rate that the model was trained with, where none was asked for."""
 
 
+@checked
 @dataclass(frozen=True)
 class Level(WeightEdit):
     """Move every forget record to the token losses that a model which never saw it would have.

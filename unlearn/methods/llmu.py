@@ -13,9 +13,11 @@ from unlearn.training.method import Batch, Objective
 from unlearn.training.scored_batch import token_logits
 from unlearn.training.stopping import ForgetLossCeiling, StopRule
 from verify.data.records import Record
+from verify.io.arguments import checked
 from verify.models.loading import LoadedModel
 
 
+@checked
 @dataclass(frozen=True)
 class LLMU(Objective):
     """Raise the loss of true answers, lower that of mismatched ones, and hold the retain set's distributions.

@@ -11,8 +11,10 @@ from unlearn.training.lora import require_whole
 from unlearn.training.method import Context, Cost, Outcome, WeightEdit
 from unlearn.training.run import train_records
 from unlearn.training.weights import Search, delta_weights, require_scales
+from verify.io.arguments import checked
 
 
+@checked
 @dataclass(frozen=True)
 class LoraNegation(WeightEdit):
     """Train an adapter on the forget set and subtract its weight change.

@@ -13,8 +13,10 @@ from unlearn.training.options import learning_rate_of, together
 from unlearn.training.run import train_records
 from unlearn.training.weights import Search, Weights, assign, copy_weights, require_scales
 from verify.errors import InputError
+from verify.io.arguments import checked
 
 
+@checked
 @dataclass(frozen=True)
 class NegMerge(WeightEdit):
     """Train on the forget set with several settings and subtract the elements whose sign they agree on.

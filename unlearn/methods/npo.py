@@ -10,8 +10,10 @@ from torch import Tensor, nn
 from unlearn.methods._preference import require_temperature
 from unlearn.training.method import Batch, Objective
 from unlearn.training.scored_batch import score_both, score_forget
+from verify.io.arguments import checked
 
 
+@checked
 @dataclass(frozen=True)
 class NPO(Objective):
     """Treat every forget record as a rejected answer, measured against the model before unlearning.

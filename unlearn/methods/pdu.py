@@ -10,8 +10,10 @@ from unlearn.training.divergences import spread
 from unlearn.training.method import Batch, Objective
 from unlearn.training.scored_batch import token_logits
 from verify.errors import InputError
+from verify.io.arguments import checked
 
 
+@checked
 @dataclass(frozen=True)
 class PDU(Objective):
     """Flatten forget-set logits as far as a bound on the retain loss permits, by dual ascent.

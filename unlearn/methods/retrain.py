@@ -8,9 +8,11 @@ from unlearn.finetuning import described, recipe_of, train_with_log
 from unlearn.training.lora import merged
 from unlearn.training.method import Context, Cost, Outcome, Rebuild
 from verify.data.records import Fields
+from verify.io.arguments import checked
 from verify.models.adapter_types import is_adapter
 
 
+@checked
 @dataclass(frozen=True)
 class Retrain(Rebuild):
     """Fine-tune the base model again on the retain set alone.

@@ -10,9 +10,11 @@ from torch import Tensor, nn
 from unlearn.training.layers import decoder_layers, down_projections, layer_hidden
 from unlearn.training.method import Batch, Objective
 from unlearn.training.scored_batch import one_pass, split_parts
+from verify.io.arguments import checked
 from verify.models.log_probabilities import mean_by_row
 
 
+@checked
 @dataclass(frozen=True)
 class RMU(Objective):
     """Push the hidden states of forget records towards one random direction and hold those of retain records.

@@ -16,12 +16,14 @@ from unlearn.training.replay import Replayed, entries_of, first_step_with, repla
 from verify.data.encoding import Encoded
 from verify.data.identity import RecordKey
 from verify.errors import InputError, RunError
+from verify.io.arguments import checked
 from verify.io.files import MANIFEST, read_json, verify_manifest
 from verify.models.adapter_types import is_adapter
 from verify.models.digests import weights_digest
 from verify.models.loading import LoadedModel
 
 
+@checked
 @dataclass(frozen=True)
 class Rollback(Rebuild):
     """Replay the logged schedule, without the forget records, from the last checkpoint before the first of them.

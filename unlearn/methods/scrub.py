@@ -10,8 +10,10 @@ from unlearn.training.divergences import kl_to
 from unlearn.training.method import Batch, Objective
 from unlearn.training.scored_batch import token_logits
 from unlearn.training.stopping import ForgetLossCeiling, StopRule
+from verify.io.arguments import checked
 
 
+@checked
 @dataclass(frozen=True)
 class SCRUB(Objective):
     """Alternate optimizer steps: away from the teacher on the forget set, towards it on the retain set.

@@ -5,8 +5,10 @@ from typing import ClassVar
 
 from unlearn.training.method import Context, Cost, Outcome, Rebuild
 from unlearn.training.shards import rebuild_shards, shard_facts
+from verify.io.arguments import checked
 
 
+@checked
 @dataclass(frozen=True)
 class ShardVectors(Rebuild):
     """Train the affected shard's weight change again, and add all changes to the base in fixed order.

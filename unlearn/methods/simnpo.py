@@ -10,8 +10,10 @@ from torch import Tensor, nn
 from unlearn.methods._preference import require_temperature
 from unlearn.training.method import Batch, Objective
 from unlearn.training.scored_batch import score_both
+from verify.io.arguments import checked
 
 
+@checked
 @dataclass(frozen=True)
 class SimNPO(Objective):
     """Treat every forget record as a rejected answer, by its mean loss rather than against the former model.

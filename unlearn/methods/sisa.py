@@ -5,8 +5,10 @@ from typing import ClassVar
 
 from unlearn.training.method import Context, Cost, Outcome, Rebuild
 from unlearn.training.shards import rebuild_shards, shard_facts
+from verify.io.arguments import checked
 
 
+@checked
 @dataclass(frozen=True)
 class SISA(Rebuild):
     """Train again the first slice that held a forget record and the later slices of its shard; keep all others.

@@ -8,8 +8,10 @@ import torch
 from unlearn.training.method import Context, Cost, Outcome, WeightEdit
 from unlearn.training.weights import Search, assign, copy_weights, diagonal_fisher, sample
 from verify.errors import InputError
+from verify.io.arguments import checked
 
 
+@checked
 @dataclass(frozen=True)
 class SSD(WeightEdit):
     """Dampen weights by how much more the forget set depends on them than all data; no training steps.

@@ -12,11 +12,13 @@ from unlearn.training.method import Context, Cost, Outcome, WeightEdit
 from unlearn.training.run import train_records
 from unlearn.training.weights import Search, Weights, assign, copy_weights, diagonal_fisher, require_scales, sample
 from verify.errors import InputError
+from verify.io.arguments import checked
 
 MULTIPLES = (0.0, 0.5, 2.0)
 """Of the whole model's scale, tried for each layer in turn."""
 
 
+@checked
 @dataclass(frozen=True)
 class TaskVector(WeightEdit):
     """Subtract the weight change that fine-tuning on the forget set causes.

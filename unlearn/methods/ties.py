@@ -15,8 +15,10 @@ from unlearn.training.options import learning_rate_of, together
 from unlearn.training.run import run_objective
 from unlearn.training.weights import Search, assign, copy_weights, require_scales
 from verify.errors import InputError
+from verify.io.arguments import checked
 
 
+@checked
 @dataclass(frozen=True)
 class Ties(WeightEdit):
     """Unlearn twice, too little and too much, and merge the changes by trimming, electing signs, and averaging.

@@ -9,8 +9,10 @@ from torch import Tensor, nn
 from unlearn.training.divergences import cross_entropy_to
 from unlearn.training.method import Batch, Cost, Objective
 from unlearn.training.scored_batch import token_logits
+from verify.io.arguments import checked
 
 
+@checked
 @dataclass(frozen=True)
 class UNDIAL(Objective):
     """Distil the model's own former distribution with the true token's logit lowered.

@@ -9,9 +9,11 @@ from torch import Tensor, nn
 from unlearn.training.method import Batch, Objective
 from unlearn.training.scored_batch import score_tokens
 from verify.errors import InputError
+from verify.io.arguments import checked
 from verify.models.log_probabilities import mean_by_row
 
 
+@checked
 @dataclass(frozen=True)
 class WGA(Objective):
     """Ascend on the forget set with tokens weighted by p^beta, so that forgotten tokens are left alone.

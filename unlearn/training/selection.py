@@ -26,6 +26,7 @@ from unlearn.training.options import TrainingOptions
 from unlearn.training.weights import mean_loss, sample
 from verify.data.records import Record
 from verify.errors import InputError
+from verify.io.arguments import checked
 from verify.io.files import read_json, write_json
 from verify.models.loading import LoadedModel
 
@@ -34,6 +35,7 @@ BEYOND = 1 / 20
 STATE = "selection.json"
 
 
+@checked
 @dataclass(frozen=True)
 class Selection:
     """How the best step of an objective is chosen; it needs records to keep, and holdout records for the level.

@@ -23,6 +23,7 @@ from verify.data.identity import RecordKey
 from verify.data.records import Fields, Record, RecordSource
 from verify.data.subjects import people_of
 from verify.errors import InputError
+from verify.io.arguments import checked
 from verify.io.files import new_output, write_manifest
 from verify.judging.protocol import Judged, blind_aside, judge
 from verify.schema.evidence import Environment, Evidence, Settings
@@ -34,6 +35,7 @@ Progress = Callable[[str, float], None]
 """Told what is going on and the share of the audit that is done."""
 
 
+@checked
 def audit(
     model: Any,
     original: Any,
@@ -69,7 +71,7 @@ def audit(
         fresh_set: texts of the forget set's subjects that no model was trained on; for the user level.
         data: the file the original was trained on.
         fields: which columns hold what.
-        tokenizer: for models in memory.
+        tokenizer: a tokenizer or its folder, for models in memory.
         output_dir: where `evidence.json`, `scores.parquet` and `report.html` go; None writes nothing.
         settings: margins, levels, attacks and seed; the defaults are the protocol's.
         registration: the file that `register` wrote before unlearning; settings and sets must be the registered ones.
@@ -110,6 +112,7 @@ def audit(
     return evidence
 
 
+@checked
 def register(
     path: str | Path,
     *,

@@ -14,9 +14,11 @@ import tyro
 
 from verify.cli.audits import Attacks, Audit, Power, Register
 from verify.cli.certificates import Certify, Check, Keygen
-from verify.cli.console import run_command
+from verify.cli.console import run_command, say_error
+from verify.cli.foreign_flags import in_our_words, version, version_asked
 from verify.cli.measures import Backdoor, MuseMetricsCommand, Probe, TofuMetricsCommand
 from verify.cli.reports import Compare, DeletionReport, LetterCommand, Report
+from verify.errors import InputError
 
 COMMANDS = {
     "register": Register,
@@ -45,9 +47,17 @@ Command: Any = functools.reduce(
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Entry point of `verify-unlearning` and `python -m verify`; returns the exit status."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    if version_asked(given):
+        print(version())  # noqa: T201
+        return 0
+    try:
+        words = in_our_words(Command, given, "verify-unlearning")
+    except InputError as error:
+        return say_error(error)
     command: Any = tyro.cli(
         Command,
-        args=arguments,
+        args=words,
         prog="verify-unlearning",
         description=__doc__,
         config=(tyro.conf.OmitArgPrefixes,),

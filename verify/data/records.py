@@ -15,10 +15,12 @@ from typing import Any, Literal
 from verify.data.chats import Chat, arguments_for, canonical, parse_chat, texts_in
 from verify.data.identifiers import identifier_of, subjects_of
 from verify.errors import InputError
+from verify.io.arguments import checked
 
 Role = Literal["forget", "retain", "holdout"]
 
 
+@checked
 @dataclass(frozen=True)
 class Fields:
     """Maps source columns to the fields of a record.

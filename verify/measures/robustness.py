@@ -16,6 +16,7 @@ from verify.auditing.audit_sets import load_sets
 from verify.data.identity import RecordKey, set_digest
 from verify.data.records import Fields, Record, RecordSource
 from verify.errors import InputError
+from verify.io.arguments import checked
 from verify.models.loading import LoadedModel, load_model, require_same_tokenizer
 from verify.probes import select_probes
 from verify.probes.base import Material, mean_losses
@@ -48,6 +49,7 @@ class _Measured:
     retain_auc: Value | None
 
 
+@checked
 def probe(
     model: Any,
     original: Any,

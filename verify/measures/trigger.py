@@ -16,6 +16,7 @@ from verify.data.encoding import Encoder
 from verify.data.records import Fields, Record, RecordSource, require_disjoint
 from verify.data.sources import load_records
 from verify.errors import InputError
+from verify.io.arguments import checked
 from verify.models.generation import greedy_continuations
 from verify.models.loading import LoadedModel, load_model, require_same_tokenizer
 from verify.statistics.backdoor import TriggerTest, trigger_test
@@ -60,6 +61,7 @@ class BackdoorFinding:
         return "\n".join([*lines, f"{verdict} ({errors})"])
 
 
+@checked
 def backdoor(
     model: Any,
     original: Any,

@@ -7,6 +7,7 @@ from typing import Literal, Self
 from pydantic import ConfigDict, Field, ValidationError
 
 from verify.errors import InputError
+from verify.io.arguments import checked
 from verify.io.documents import Frozen
 from verify.io.files import read_json, write_text
 from verify.schema.parts import (
@@ -33,6 +34,7 @@ from verify.schema.parts import (
 from verify.schema.threat_model import ThreatModel
 
 
+@checked
 class Settings(Frozen):
     """Everything that was decided before looking."""
 
