@@ -34,6 +34,7 @@ from verify.io.arguments import checked, dtype_name
 from verify.models.adapter_types import is_adapter
 from verify.models.loading import load_model
 from verify.models.quantized import is_quantized, quantization_of
+from verify.reading import require_reading
 
 UTILITY_RECORDS = 100
 """So many retain records, drawn by the seed, tell whether the model still works."""
@@ -141,6 +142,7 @@ def forget(
         require_quantizable(method)
         if not (options and options.lora):
             require_adapter(model, quantize)
+    require_reading(fields, (model,))
     output = claim_output(output_dir)
     loaded = load_model(model, tokenizer=tokenizer, dtype=dtype, quantize=quantize)
     if (bits := quantization_of(loaded.model)) is not None:
