@@ -8,10 +8,10 @@ import pytest
 import unlearn.cli.main
 from unlearn import TrainingOptions, finetune
 from verify.auditing.registration import Registration
+from verify.data.reading import agreed_reading, require_reading
 from verify.data.records import Fields
 from verify.errors import InputError
 from verify.io.files import MANIFEST, read_json, write_manifest
-from verify.reading import agreed_reading, require_reading
 from verify.schema.evidence import Settings
 
 TOKENS = Fields(special_tokens=True)

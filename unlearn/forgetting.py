@@ -28,13 +28,13 @@ from unlearn.training.selection import Selection
 from unlearn.training.weights import mean_loss, sample
 from verify.data.canaries import find_canaries
 from verify.data.identity import RecordKey
+from verify.data.reading import require_reading
 from verify.data.records import Fields, Record, RecordSource, require_disjoint, require_trained
 from verify.data.sources import load_forget_set, load_records
 from verify.io.arguments import checked, dtype_name
 from verify.models.adapter_types import is_adapter
 from verify.models.loading import load_model
 from verify.models.quantized import is_quantized, quantization_of
-from verify.reading import require_reading
 
 UTILITY_RECORDS = 100
 """So many retain records, drawn by the seed, tell whether the model still works."""

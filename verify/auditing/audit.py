@@ -20,13 +20,13 @@ from verify.auditing.audit_sets import load_sets
 from verify.auditing.registration import Registration
 from verify.data.canaries import Canaries, find_canaries
 from verify.data.identity import RecordKey
+from verify.data.reading import agreed_reading
 from verify.data.records import Fields, Record, RecordSource
 from verify.data.subjects import people_of
 from verify.errors import InputError
 from verify.io.arguments import checked
 from verify.io.files import new_output, write_manifest
 from verify.judging.protocol import Judged, blind_aside, judge
-from verify.reading import agreed_reading
 from verify.schema.evidence import Environment, Evidence, Settings
 from verify.schema.parts import CoinBatch, Registered, SetRole
 from verify.scores.scorer import Plan, Scorer
