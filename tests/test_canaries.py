@@ -22,14 +22,14 @@ def test_everything_follows_from_the_secret(tokenizer: Any) -> None:
     again = Canaries(canaries.secret, 40, canaries.tokenizer)
     texts = [record.completion for record in canaries.records(tokenizer)]
     assert texts == [record.completion for record in again.records(tokenizer)]
-    assert (canaries.coins() == again.coins()).all()
+    assert (canaries.assignments() == again.assignments()).all()
     assert len(set(texts)) == 80
     assert Canaries.draw(40, tokenizer).commitment != canaries.commitment
 
 
 def test_coins_are_fair_and_pairs_are_whole(tokenizer: Any) -> None:
     """Exactly one member of each pair is trained, the first about half of the time."""
-    coins = np.concatenate([Canaries(bytes([seed]) * 32, 200, "x").coins() for seed in range(20)])
+    coins = np.concatenate([Canaries(bytes([seed]) * 32, 200, "x").assignments() for seed in range(20)])
     assert abs(coins.mean() - 0.5) < 4 * 0.5 / np.sqrt(4000)
     canaries = Canaries.draw(30, tokenizer)
     assert (canaries.included().reshape(30, 2).sum(axis=1) == 1).all()

@@ -18,7 +18,7 @@ from verify.data.records import Record
 from verify.models.loading import load_model
 from verify.models.token_stats import ARRAYS, TokenStatistics
 from verify.scores.observe import measure
-from verify.statistics import coin_test, forget_quality, privleak, residual_verdict
+from verify.statistics import assignment_test, forget_quality, privleak, residual_verdict
 from verify.statistics.estimate import Estimate
 
 KEY = RecordKey(b"k" * 32)
@@ -142,9 +142,9 @@ def test_a_threshold_is_not_searched_on_the_noise_it_judges() -> None:
     """Coins guessed by chance: the exact test denies at most alpha of the time, the best of many cut-offs far more often."""
     rng = np.random.default_rng(0)
     right = rng.random((2000, 100)) < 0.5
-    fixed = np.mean([coin_test(100, int(row.sum())).remembered <= 0.05 for row in right])
+    fixed = np.mean([assignment_test(100, int(row.sum())).remembered <= 0.05 for row in right])
     searched = np.mean(
-        [min(coin_test(n, int(row[:n].sum())).remembered for n in range(10, 101, 10)) <= 0.05 for row in right[:500]]
+        [min(assignment_test(n, int(row[:n].sum())).remembered for n in range(10, 101, 10)) <= 0.05 for row in right[:500]]
     )
     assert fixed <= 0.05 + 0.015
     assert searched > 2 * fixed

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import special, stats
 
-from verify.statistics import coin_test, deletion_e_value, one_run_epsilon, one_run_p_value
+from verify.statistics import assignment_test, deletion_e_value, one_run_epsilon, one_run_p_value
 
 pytestmark = pytest.mark.filterwarnings("error")
 
@@ -71,7 +71,7 @@ def test_a_private_mechanism_is_not_accused() -> None:
 def test_coins_are_exact_in_both_directions(guesses: int, data: st.DataObject) -> None:
     """The p-values are scipy's exact binomial tests, and swap when right and wrong are swapped."""
     correct = data.draw(st.integers(0, guesses))
-    found, swapped = coin_test(guesses, correct), coin_test(guesses, guesses - correct)
+    found, swapped = assignment_test(guesses, correct), assignment_test(guesses, guesses - correct)
     assert found.remembered == pytest.approx(stats.binomtest(correct, guesses, alternative="greater").pvalue)
     assert found.inverted == pytest.approx(stats.binomtest(correct, guesses, alternative="less").pvalue)
     assert (found.remembered, found.inverted) == pytest.approx((swapped.inverted, swapped.remembered))

@@ -8,12 +8,12 @@ from scipy import stats
 
 from verify.statistics import (
     clopper_pearson,
+    conformal_power,
     controls_for_auc,
     controls_for_epsilon,
     controls_for_rate,
     epsilon_from_rates,
     membership_auc,
-    twin_power,
 )
 
 pytestmark = pytest.mark.filterwarnings("error")
@@ -48,9 +48,9 @@ def test_the_size_for_an_epsilon_has_the_power() -> None:
 
 def test_twins_have_little_power() -> None:
     """A single record with 19 twins finds a residual of one standard deviation in 23 % of cases, and chance in 5 %."""
-    assert twin_power(1.0, 19) == pytest.approx(0.23, abs=0.005)
-    assert twin_power(0.0, 19) == pytest.approx(0.05, abs=1e-6)
-    assert twin_power(5.0, 18) == 0.0
+    assert conformal_power(1.0, 19) == pytest.approx(0.23, abs=0.005)
+    assert conformal_power(0.0, 19) == pytest.approx(0.05, abs=1e-6)
+    assert conformal_power(5.0, 18) == 0.0
 
 
 @given(st.integers(0, 30), st.integers(0, 30), st.sampled_from([0.0, 0.01, 0.3]))
@@ -105,4 +105,4 @@ def test_impossible_questions_raise() -> None:
     with pytest.raises(ValueError, match="false-positive"):
         controls_for_rate(0.0)
     with pytest.raises(ValueError, match="at least one control"):
-        twin_power(1.0, 0)
+        conformal_power(1.0, 0)

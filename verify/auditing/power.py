@@ -9,7 +9,7 @@ import numpy as np
 from verify.errors import InputError
 from verify.schema.evidence import Settings
 from verify.statistics.one_run import one_run_epsilon
-from verify.statistics.planner import controls_for_rate, required_sample_size, twin_power
+from verify.statistics.planner import conformal_power, controls_for_rate, required_sample_size
 from verify.statistics.simulation import World, rule_rates
 
 REFERENCE_COUNTS = (2, 3, 4, 6, 8, 12, 16)
@@ -104,7 +104,7 @@ def twin_rows(forget: int, controls: int, settings: Settings) -> list[PowerRow]:
     if controls:
         smallest = 1 / (controls + 1)
         given = f"p-values down to {smallest:.4f}; a lone record {'can' if controls >= lone else 'cannot'} be rejected"
-    power = f"{twin_power(1.0, controls):.0%} power" if controls else "cannot: no controls"
+    power = f"{conformal_power(1.0, controls):.0%} power" if controls else "cannot: no controls"
     return [
         PowerRow("exchangeable twins: accuse a single record of the set", given, f"{lone} controls"),
         PowerRow("exchangeable twins: see a residual of one standard deviation in one record", power, "retrained references"),

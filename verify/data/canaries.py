@@ -57,7 +57,7 @@ class Canaries:
         """Compute a SHA-256 commitment to the canaries and their assignment."""
         return hashlib.sha256(b"canaries\x00" + self.secret + f"\x00{self.pairs}\x00{self.tokenizer}".encode()).hexdigest()
 
-    def coins(self) -> np.ndarray:
+    def assignments(self) -> np.ndarray:
         """Return whether the first member of each pair is trained, bool [m]: one bit of HMAC-SHA256 each."""
         return np.array([self._hash(f"coin {number}")[0] & 1 == 1 for number in range(self.pairs)])
 
@@ -81,8 +81,8 @@ class Canaries:
 
     def included(self) -> np.ndarray:
         """Return which of `records` were trained, bool [2 m]."""
-        coins = self.coins()
-        return np.stack([coins, ~coins], axis=1).ravel()
+        first = self.assignments()
+        return np.stack([first, ~first], axis=1).ravel()
 
     def save(self, path: str | Path) -> None:
         """Write the manifest, atomically, readable by the owner only."""

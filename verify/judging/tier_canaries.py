@@ -13,7 +13,7 @@ from verify.schema.evidence import Settings
 from verify.schema.parts import CoinBatch, Process, Value, VerdictWord
 from verify.scores.table import ScoreTable
 from verify.statistics.intervals import clopper_pearson
-from verify.statistics.one_run import coin_test, deletion_e_value, one_run_epsilon
+from verify.statistics.one_run import assignment_test, deletion_e_value, one_run_epsilon
 
 
 def judge_process(
@@ -37,13 +37,13 @@ def judge_process(
     guesses, correct = _guess(table, "target", settings)
     _, original_correct = _guess(table, "original", settings)
     pairs = len(table.loss("target", "canary")) // 2
-    exact = coin_test(guesses, correct)
+    exact = assignment_test(guesses, correct)
     bounds = [one_run_epsilon(pairs, guesses, right, settings.delta, alpha / 2) for right in (correct, guesses - correct)]
     bound = max(bounds, key=lambda entry: entry.epsilon)
     batches = (*earlier, CoinBatch(commitment=commitment, guesses=guesses, correct=correct))
     evidence = deletion_e_value([batch.guesses for batch in batches], [batch.correct for batch in batches], settings.bet)
     log_e_value = float(evidence.log_e_values[-1])
-    seen = coin_test(guesses, original_correct).remembered <= alpha
+    seen = assignment_test(guesses, original_correct).remembered <= alpha
     leaks = bound.epsilon > settings.epsilon
     verdict: VerdictWord = "NOT_TESTABLE" if not seen else "NOT_FORGOTTEN" if leaks else "INCONCLUSIVE"
     return Process(

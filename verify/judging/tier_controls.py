@@ -8,7 +8,7 @@ from verify.schema.parts import TwinFinding, Twins, Value, VerdictWord
 from verify.scores.table import ScoreTable
 from verify.statistics.dataset_usage import share_still_in
 from verify.statistics.intervals import clopper_pearson
-from verify.statistics.planner import twin_power
+from verify.statistics.planner import conformal_power
 
 CALL_RATE = 0.10
 """Share of never-trained records that the guesses behind "still in" call members."""
@@ -70,7 +70,7 @@ def _findings(table: ScoreTable, model: str, alpha: float) -> tuple[TwinFinding,
 
 
 def _single_power(controls: int) -> float:
-    return twin_power(1.0, controls)
+    return conformal_power(1.0, controls)
 
 
 def _still_in(table: ScoreTable, settings: Settings) -> Value | None:

@@ -9,10 +9,10 @@ from verify.statistics.lira import likelihood_ratio, offline_likelihood_ratio, o
 from verify.statistics.moderation import ModeratedVariances, moderated_variances
 from verify.statistics.multiplicity import Rejections, benjamini_hochberg, conformal_p_values
 from verify.statistics.one_run import (
-    CoinTest,
+    AssignmentTest,
     OneRunBound,
     SequentialEvidence,
-    coin_test,
+    assignment_test,
     deletion_e_value,
     one_run_epsilon,
     one_run_p_value,
@@ -25,7 +25,13 @@ from verify.statistics.paper_metrics import (
     truth_ratio,
     truth_ratio_score,
 )
-from verify.statistics.planner import controls_for_auc, controls_for_epsilon, controls_for_rate, required_sample_size, twin_power
+from verify.statistics.planner import (
+    conformal_power,
+    controls_for_auc,
+    controls_for_epsilon,
+    controls_for_rate,
+    required_sample_size,
+)
 from verify.statistics.population_ratio import rmia
 from verify.statistics.prediction import PredictionTest, prediction_test
 from verify.statistics.privacy import EpsilonFromRates, epsilon_from_rates
@@ -34,7 +40,7 @@ from verify.statistics.roc import Curve, membership_auc, roc_curve, tpr_at_fpr
 from verify.statistics.simulation import RuleRates, World, rule_rates, simulate_losses
 
 __all__ = [
-    "CoinTest",
+    "AssignmentTest",
     "Curve",
     "EpsilonFromRates",
     "Estimate",
@@ -49,10 +55,11 @@ __all__ = [
     "SequentialEvidence",
     "TriggerTest",
     "World",
+    "assignment_test",
     "benjamini_hochberg",
     "clopper_pearson",
-    "coin_test",
     "conformal_p_values",
+    "conformal_power",
     "controls_for_auc",
     "controls_for_epsilon",
     "controls_for_rate",
@@ -84,7 +91,6 @@ __all__ = [
     "trigger_test",
     "truth_ratio",
     "truth_ratio_score",
-    "twin_power",
     "user_level",
     "zero_success_bound",
 ]

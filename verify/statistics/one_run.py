@@ -19,7 +19,7 @@ LARGEST_EPSILON = 64.0
 
 
 @dataclass(frozen=True)
-class CoinTest:
+class AssignmentTest:
     """Exact p-values of v correct guesses of r under perfect deletion.
 
     Attributes:
@@ -58,7 +58,7 @@ class OneRunBound:
         return self.epsilon / 2
 
 
-def coin_test(guesses: int, correct: int) -> CoinTest:
+def assignment_test(guesses: int, correct: int) -> AssignmentTest:
     """Test whether the number of correct guesses is that of fair coins, exactly and in both directions.
 
     Args:
@@ -70,7 +70,7 @@ def coin_test(guesses: int, correct: int) -> CoinTest:
     """
     _check_counts(guesses, guesses, correct)
     coin = stats.binom(guesses, 0.5)
-    return CoinTest(guesses, correct, float(coin.sf(correct - 1)), float(coin.cdf(correct)))
+    return AssignmentTest(guesses, correct, float(coin.sf(correct - 1)), float(coin.cdf(correct)))
 
 
 def one_run_p_value(epsilon: float, canaries: int, guesses: int, correct: int, delta: float = 0.0) -> float:

@@ -83,7 +83,7 @@ def controls_for_rate(fpr: float) -> int:
     return int(np.ceil(3 / fpr - 1e-9))
 
 
-def twin_power(effect: float, controls: int, alpha: float = 0.05) -> float:
+def conformal_power(effect: float, controls: int, alpha: float = 0.05) -> float:
     """Compute the power of one record's conformal test at level alpha against a residual of `effect` standard deviations.
 
     The record must outscore all but floor(alpha (N + 1)) - 1 of N exchangeable normal controls.
