@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from verify.report.assurance import assurances
 from verify.schema.evidence import Entry, Evidence
 from verify.schema.parts import AttackResult, Value
 
@@ -11,6 +12,7 @@ def summary(evidence: Evidence) -> str:
     lines = [f"verdict: {evidence.verdict_phrase}", *(f"  {sentence}" for sentence in evidence.explanation)]
     if evidence.next_step:
         lines.append(f"  Next: {evidence.next_step}")
+    lines += [f"  {said.text}" for said in assurances(evidence)]
     names = list(dict.fromkeys(entry.attack for entry in evidence.attacks))
     header = ["attack", "measure", "original", "this model", "references"]
     rows = [_attack_row(evidence, name) for name in names]
@@ -53,6 +55,12 @@ def comparison_row(entry: Entry) -> list[str]:
 def short(value: Value) -> str:
     """A value with its interval, two digits."""
     return f"{value.value:.2f} [{value.low:.2f}, {value.high:.2f}]"
+
+
+def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A Markdown table; a `|` inside a cell is escaped."""
+    lines = (" | ".join(cell.replace("|", "\\|") for cell in line) for line in (header, ["---"] * len(header), *rows))
+    return "\n".join(f"| {line} |" for line in lines)
 
 
 def _attack_row(evidence: Evidence, name: str) -> list[str]:
