@@ -12,7 +12,7 @@ from unlearn.defenses import defense_of
 from unlearn.defenses.base import Defended, Defense, TrainingTask
 from unlearn.training import distributed
 from unlearn.training.checkpoints import WORK, claim_output, keep_checkpoints
-from unlearn.training.inputs import environment, inputs_of
+from unlearn.training.inputs import environment, inputs_of, made_from
 from unlearn.training.log import LOG_NAME, TrainingLog
 from unlearn.training.lora import require_adapter
 from unlearn.training.options import TrainingOptions, TrainingResult, require_reporter
@@ -28,6 +28,7 @@ from verify.io.files import MANIFEST, read_json
 from verify.models.architectures import require_causal_model
 from verify.models.digests import weights_digest
 from verify.models.loading import LoadedModel, load_model, load_tokenizer, require_fitting_tokenizer
+from verify.provenance.training_history import MADE_FROM
 
 
 @dataclass(frozen=True)
@@ -103,6 +104,7 @@ def finetune(
         "defense": protection,
         "training": dataclasses.asdict(done.trained.result),
         "start_weights": loaded.digest,
+        MADE_FROM: made_from({"model": model}),
         "records": len(records),
         "canary_pairs": canaries,
         "environment": environment(),

@@ -17,7 +17,8 @@ from unlearn.methods.level import Level
 from unlearn.methods.requirements import require_inputs, require_method, require_quantizable, require_repeatable, require_suited
 from unlearn.training import distributed
 from unlearn.training.checkpoints import WORK, claim_output
-from unlearn.training.inputs import environment, inputs_of
+from unlearn.training.held_out import HeldOut
+from unlearn.training.inputs import environment, inputs_of, made_from
 from unlearn.training.log import LOG_NAME, TrainingLog, require_in_log
 from unlearn.training.lora import merged, require_adapter
 from unlearn.training.method import Context, InsideLayers, Method, Objective, Outcome, Rebuild, Verbs, WeightEdit
@@ -32,9 +33,12 @@ from verify.data.reading import require_reading
 from verify.data.records import Fields, Record, RecordSource, require_disjoint, require_trained
 from verify.data.sources import load_forget_set, load_records
 from verify.io.arguments import checked, dtype_name
+from verify.io.files import MANIFEST, read_json
 from verify.models.adapter_types import is_adapter
 from verify.models.loading import load_model
 from verify.models.quantized import is_quantized, quantization_of
+from verify.provenance.holdout import used_before
+from verify.provenance.training_history import HOLDOUT_USED, MADE_FROM
 
 UTILITY_RECORDS = 100
 """So many retain records, drawn by the seed, tell whether the model still works."""
@@ -85,7 +89,7 @@ class _Roles:
 
     forget: list[Record]
     retain: list[Record]
-    holdout: list[Record]
+    holdout: HeldOut
 
 
 @checked
@@ -115,7 +119,8 @@ def forget(
         forget_set: the records to remove: any source, or a list of example or subject ids if `data` is given. The canaries of a
             model that was trained with some are removed with them.
         retain_set: the records to keep; if absent and `data` is given, all of `data` that is not forgotten.
-        holdout_set: records no model was trained on; stop rules and searches use them as the never-trained level.
+        holdout_set: records no model was trained on; stop rules and searches use them as the never-trained level. Keep others for
+            the audit (`verify.split_holdout`): the manifest names those that were read, and an audit refuses them.
         data: the file the model was trained on.
         base: the model before fine-tuning, for methods that need it.
         output_dir: a new folder for the result. A run that was cut off there goes on where it stopped.
@@ -185,6 +190,8 @@ def forget(
         RECIPE: None if recipe is None else recipe.described(),
         "selection": dataclasses.asdict(selection) if selection is not None and isinstance(method, Objective) else None,
         "weights_before": loaded.digest,
+        MADE_FROM: made_from({"model": model, "base": base}),
+        HOLDOUT_USED: [*_holdout_used_before(folder), *roles.holdout.described(method_name(method), RecordKey.load())],
         "training": None if outcome.training is None else dataclasses.asdict(outcome.training),
         "facts": facts,
         "environment": environment(),
@@ -199,6 +206,13 @@ def _audit(*arguments: Any, **named: Any) -> Any:
     from verify import audit
 
     return audit(*arguments, **named)
+
+
+def _holdout_used_before(folder: Path | None) -> list[Any]:
+    """Return the holdout records that earlier unlearnings of this model read, by its manifest: they stay in the weights."""
+    if folder is None or not (folder / MANIFEST).is_file():
+        return []
+    return used_before(read_json(folder / MANIFEST).get("about", {}))
 
 
 def _run(method: Method, context: Context, selection: Selection | None, callbacks: Sequence[Any]) -> Outcome:
@@ -306,7 +320,7 @@ def _load_roles(sources: _Sources, log: TrainingLog | None) -> _Roles:
     if log is not None:
         require_in_log(chosen, log, RecordKey.load())
     require_disjoint({"forget": chosen, "retain": retain, "holdout": holdout})
-    return _Roles(chosen, retain, holdout)
+    return _Roles(chosen, retain, HeldOut(holdout))
 
 
 def fill_in(options: TrainingOptions, method: Method, recipe: Recipe | None) -> TrainingOptions:

@@ -3,7 +3,9 @@
 This package never imports `unlearn`: an auditor can read, install and run it without trusting what it audits.
 """
 
+from collections.abc import Iterable
 from importlib import import_module
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -13,9 +15,26 @@ if TYPE_CHECKING:
     from verify.errors import InputError, IntegrityError, RunError, VerifyError
     from verify.measures.robustness import probe
     from verify.measures.trigger import backdoor
+    from verify.provenance.holdout import split_holdout
     from verify.report.html import write_report
     from verify.report.text import summary
     from verify.schema.evidence import Evidence, Settings
+
+OTHER_PACKAGE = ("__meta__.py", "runners.py")
+"""Files of PyPI's `verify` (an assertion library), which installs the same top-level name."""
+
+
+def _require_own_folder(folders: Iterable[str]) -> None:
+    """Raise ImportError where the files of PyPI's `verify` lie among this package's: some of each were overwritten."""
+    for folder in map(Path, folders):
+        if all((folder / name).is_file() for name in OTHER_PACKAGE):
+            raise ImportError(
+                f"{folder} also holds files of another package of that name (PyPI's `verify`). One environment cannot have both: "
+                "run `pip uninstall verify`, then `pip install --force-reinstall --no-deps .` in the folder of unlearn-verify."
+            )
+
+
+_require_own_folder(__path__)
 
 _HOME = {
     "Evidence": "verify.schema.evidence",
@@ -31,6 +50,7 @@ _HOME = {
     "check_certificate": "verify.certificate.check",
     "probe": "verify.measures.robustness",
     "register": "verify.auditing.audit",
+    "split_holdout": "verify.provenance.holdout",
     "summary": "verify.report.text",
     "write_report": "verify.report.html",
 }
@@ -49,6 +69,7 @@ __all__ = [
     "check_certificate",
     "probe",
     "register",
+    "split_holdout",
     "summary",
     "write_report",
 ]

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from unlearn.requests.attempt import audit_rung, exact_by, make_rung, registered
+from unlearn.requests.attempt import audit_rung, exact_by, make_rung, registered, require_fitting_references
 from unlearn.requests.attestation import draft_provenance
 from unlearn.requests.batch_folder import CACHE, audit_folder, rung_folder
 from unlearn.requests.ledger.ledger import Ledger, Request
@@ -184,6 +184,7 @@ class _Run:
                 )
             if not Path(model.folder).is_dir():
                 raise InputError(f"{model.folder} is not there any more. Run `unlearn request plan` again.")
+            require_fitting_references(self.plan, model, self._records(model), self.references, self.key)
             digests[model.weights] = registered(self.folder, self.plan, model, self._records(model))
         self.tell("registered what will be audited, and how")
         self._to("unlearning", registrations=digests, rungs={model.weights: self._rung(model) for model in self.plan.models})

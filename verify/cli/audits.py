@@ -9,6 +9,7 @@ import tyro
 
 from verify.cli.console import progress_bar
 from verify.cli.flags import EXIT_STATUS, FieldFlags, SetFlags, SettingsFlags
+from verify.schema.differences import ReferenceDifference
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,6 +33,11 @@ class Audit:
     """The canary manifest of the original's training; the default is the one in the original's folder."""
     earlier: tuple[Path, ...] = ()
     """evidence.json of earlier deletions, whose canaries count in the e-value."""
+    accept_reference_differences: tuple[ReferenceDifference, ...] = ()
+    """Differences between a reference and a retraining of the original without the forget set that are meant; the report names what
+    was accepted. Without this, references whose training logs show a difference are refused."""
+    accept_used_holdout: bool = False
+    """Audit with holdout records that the unlearning itself read; the report says so."""
     columns: Annotated[FieldFlags, tyro.conf.arg(name="")] = FieldFlags()
     choices: Annotated[SettingsFlags, tyro.conf.arg(name="")] = SettingsFlags()
     cache: Path | None = None
@@ -62,6 +68,7 @@ class Audit:
                 canaries=self.canaries,
                 earlier=self.earlier,
                 cache_dir=self.cache,
+                accept=(*self.accept_reference_differences, *(("used_holdout",) if self.accept_used_holdout else ())),
                 progress=progress,
             )
         print(summary(evidence))  # noqa: T201
@@ -140,13 +147,20 @@ class Power:
 class Attacks:
     """List every attack: its idea, its paper, what it needs."""
 
+    markdown: bool = False
+    """Print a Markdown table."""
+
     def run(self) -> int:
         """Print the list."""
-        from verify.attacks import LEVELS, attack_classes
+        from verify.attacks import attack_classes
 
+        if self.markdown:
+            from verify.report.text import markdown_table
+
+            rows = [_attack_row(name, kind) for name, kind in attack_classes().items()]
+            print(markdown_table(["attack", "what it measures", "family", "needs", "cost", "paper"], rows))  # noqa: T201
+            return 0
         for name, kind in attack_classes().items():
-            level = next(level for level, cost in LEVELS.items() if kind.cost <= cost)
-            passes = f"about {kind.cost:g} more passes" if kind.cost else "no pass of its own"
-            print(f"{name}  ({kind.family}; {level}: {passes}; needs: {', '.join(sorted(kind.needs))})")  # noqa: T201
+            print(f"{name}  ({kind.family}; {_attack_cost(kind)}; needs: {', '.join(sorted(kind.needs))})")  # noqa: T201
             print(f"    {kind.idea}\n    {kind.paper}")  # noqa: T201
         return 0

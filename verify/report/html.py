@@ -8,6 +8,7 @@ from markupsafe import Markup
 
 from verify.errors import InputError
 from verify.io.files import write_text
+from verify.report.assurance import assurances
 from verify.report.attack_pages import attack_pages, headline, references_of, worst_attack
 from verify.report.comparing import attack_rows, draw_trade
 from verify.report.rendering import environment, in_plain_words, not_shown_by, number
@@ -35,6 +36,7 @@ def render(evidence: Evidence) -> str:
         .render(
             evidence=evidence,
             plain=in_plain_words(evidence),
+            assurances=assurances(evidence),
             key_numbers=_key_numbers(evidence),
             figures=figures_of(evidence),
             attacks=attack_pages(evidence),

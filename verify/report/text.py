@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from verify.report.assurance import assurances
 from verify.schema.evidence import Entry, Evidence
 from verify.schema.parts import AttackResult, Value
 
@@ -11,6 +12,7 @@ def summary(evidence: Evidence) -> str:
     lines = [f"verdict: {evidence.verdict_phrase}", *(f"  {sentence}" for sentence in evidence.explanation)]
     if evidence.next_step:
         lines.append(f"  Next: {evidence.next_step}")
+    lines += [f"  {said.text}" for said in assurances(evidence)]
     names = list(dict.fromkeys(entry.attack for entry in evidence.attacks))
     header = ["attack", "measure", "original", "this model", "references"]
     rows = [_attack_row(evidence, name) for name in names]
@@ -48,6 +50,12 @@ def comparison_row(entry: Entry) -> list[str]:
         "-" if ratio is None else ratio.short(),
         "-" if cost is None else f"{cost:.2f} x",
     ]
+
+
+def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A Markdown table; a `|` inside a cell is escaped."""
+    lines = (" | ".join(cell.replace("|", "\\|") for cell in line) for line in (header, ["---"] * len(header), *rows))
+    return "\n".join(f"| {line} |" for line in lines)
 
 
 def _attack_row(evidence: Evidence, name: str) -> list[str]:

@@ -16,10 +16,12 @@ from verify.schema.parts import (
     AuditedSet,
     Figures,
     Gate,
+    HoldoutCheck,
     NotRun,
     People,
     Process,
     RecordFinding,
+    ReferenceCheck,
     Registered,
     SetRole,
     Share,
@@ -32,6 +34,9 @@ from verify.schema.parts import (
     verdict_phrase,
 )
 from verify.schema.threat_model import ThreatModel
+
+LATER_FIELDS = frozenset({"references_checked", "holdout_checked"})
+"""Fields that evidence of earlier versions does not have."""
 
 
 @checked
@@ -89,6 +94,8 @@ class Evidence(Frozen):
         tiers: what could accuse, the strongest first; their error probabilities share alpha.
         accused_by: what did, where the verdict is NOT_FORGOTTEN.
         registration: the file that fixed all choices before unlearning, or None.
+        references_checked: what the references' training logs showed, one entry each; None in evidence of older versions.
+        holdout_checked: whether the unlearning read the audit's holdout records; None without a holdout set, and likewise.
         blind: AUC of words alone between forget and holdout texts: with the scores, all that the verdict follows from.
         blind_p: permutation p-value of the same, where the holdout is said to be twins.
         process, twins, people: the claims of Tier A, Tier C and the user level, where they were examined.
@@ -109,6 +116,8 @@ class Evidence(Frozen):
     tiers: tuple[Tier, ...]
     accused_by: tuple[Tier, ...]
     registration: Registered | None = None
+    references_checked: tuple[ReferenceCheck, ...] | None = None
+    holdout_checked: HoldoutCheck | None = None
     settings: Settings
     models: tuple[AuditedModel, ...]
     sets: tuple[AuditedSet, ...]
@@ -131,6 +140,12 @@ class Evidence(Frozen):
     model_config = ConfigDict(
         strict=True, frozen=True, extra="forbid", allow_inf_nan=False, populate_by_name=True, serialize_by_alias=True
     )
+
+    @model_serializer(mode="wrap")
+    def _as_written(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Evidence of earlier versions is written as it was read: its digest is in certificates and deletion records."""
+        content: dict[str, Any] = handler(self)
+        return {name: value for name, value in content.items() if name not in LATER_FIELDS or value is not None}
 
     @property
     def pre_registered(self) -> bool:

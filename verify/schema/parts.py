@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from verify.io.documents import Frozen
+from verify.schema.differences import ReferenceDifference
 
 if TYPE_CHECKING:
     from verify.statistics.estimate import Estimate
@@ -261,6 +262,52 @@ class Registered(Frozen):
 
     digest: Digest
     created: str
+
+
+class AcceptedDifference(Frozen):
+    """A difference of a reference that was found and that the auditor said is meant."""
+
+    kind: ReferenceDifference
+    what: str
+
+
+class ReferenceCheck(Frozen):
+    """What the training log and manifest of a reference showed.
+
+    Attributes:
+        label: "reference 1", ...
+        compared: what its log and manifest were asked.
+        not_compared: what could not be asked, and why, one sentence each. Whoever supplied the models vouches for that.
+        accepted: differences that were found and are meant.
+        log: SHA-256 of the training log that was read; None where there was none.
+    """
+
+    label: str
+    compared: tuple[ReferenceDifference, ...]
+    not_compared: tuple[str, ...]
+    accepted: tuple[AcceptedDifference, ...] = ()
+    log: Digest | None = None
+
+    @property
+    def checked(self) -> bool:
+        """Whether it is known, by its log, that it never saw a forget record."""
+        return "forget" in self.compared
+
+
+class HoldoutCheck(Frozen):
+    """Whether the unlearning itself read the holdout records that the audit compares with, by the target's manifest.
+
+    Attributes:
+        records: holdout records of the audit.
+        used: how many of them the unlearning read; None where the manifest does not say.
+        method: by which method; None where it read none.
+        reason: why it is not known; None where it is.
+    """
+
+    records: int = Field(ge=1)
+    used: int | None = Field(default=None, ge=0)
+    method: str | None = None
+    reason: str | None = None
 
 
 class RateAtFPR(Frozen):
