@@ -112,6 +112,31 @@ class Register:
 
 
 @dataclasses.dataclass(frozen=True)
+class SplitHoldout:
+    """Divide never-trained records by subject: half for the unlearning method, half for the audit."""
+
+    source: Annotated[str, tyro.conf.Positional]
+    """The records: a file, datasets folder or Hub name."""
+    output: Path
+    """Folder for holdout-method.jsonl and holdout-audit.jsonl."""
+    seed: int = 0
+    """Another seed gives other halves."""
+    columns: Annotated[FieldFlags, tyro.conf.arg(name="")] = FieldFlags()
+
+    def run(self) -> int:
+        """Write both files and say how many records each has."""
+        from verify.provenance.holdout import split_holdout_file
+
+        found = split_holdout_file(self.source, self.output, self.columns.fields(), self.seed)
+        if found.method is not None:
+            print(f"for the method: {found.method} ({found.records[0]} records; unlearn forget ... --holdout)")  # noqa: T201
+        print(f"for the audit:  {found.audit} ({found.records[1]} records)")  # noqa: T201
+        if found.note is not None:
+            print(f"note: {found.note}", file=sys.stderr)  # noqa: T201
+        return 0
+
+
+@dataclasses.dataclass(frozen=True)
 class Power:
     """What could an audit of this size show, and how large would it have to be?"""
 
@@ -164,3 +189,17 @@ class Attacks:
             print(f"{name}  ({kind.family}; {_attack_cost(kind)}; needs: {', '.join(sorted(kind.needs))})")  # noqa: T201
             print(f"    {kind.idea}\n    {kind.paper}")  # noqa: T201
         return 0
+
+
+def _attack_row(name: str, kind: type[Any]) -> list[str]:
+    """The cells of one attack in the Markdown table."""
+    return [f"`{name}`", kind.idea, kind.family, ", ".join(sorted(kind.needs)), _attack_cost(kind), kind.paper]
+
+
+def _attack_cost(kind: type[Any]) -> str:
+    """The level an attack belongs to, and its forward passes beside the shared one."""
+    from verify.attacks import LEVELS
+
+    level = next(level for level, cost in LEVELS.items() if kind.cost <= cost)
+    passes = f"about {kind.cost:g} more pass{'' if kind.cost == 1 else 'es'}" if kind.cost else "no pass of its own"
+    return f"{level}: {passes}"
