@@ -61,7 +61,8 @@ def test_what_depends_on_settings_is_not_guessed(tmp_path: Path) -> None:
     for name, source in (("base", BASE), ("one", ONE), ("two", TWO)):
         (tmp_path / f"{name}.py").write_text(source)
     found = catalogue(tmp_path, "loss", bases=[tmp_path / "base.py"])
-    assert found["one"] == {"cost": 1.0, "needs": True, "idea": "ab", "__name__": "One"}
+    own = {"__name__": "One", "__methods__": {"loss"}}
+    assert found["one"] == {"cost": 1.0, "needs": True, "idea": "ab", **own}
     assert found["two"]["needs"] is COMPUTED
     assert found["two"]["cost"] is COMPUTED
 

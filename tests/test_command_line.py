@@ -95,7 +95,7 @@ SELECTION_FLAGS = {"--select", "--look-every", "--look-records", "--utility-floo
 def flags_of(main: Callable[[list[str]], int], arguments: list[str], capsys: pytest.CaptureFixture[str]) -> set[str]:
     """Every long flag that the help of a command names, without the negated forms."""
     with pytest.raises(SystemExit) as stop:
-        main([*arguments, "--help"])
+        main([*arguments, "--help-all"])
     assert stop.value.code == 0
     return set(re.findall(r"^[^\w-]*(--[a-z][a-z0-9-]*)", capsys.readouterr().out, flags=re.MULTILINE))
 
@@ -169,8 +169,9 @@ def test_methods_say_what_they_need(capsys: pytest.CaptureFixture[str]) -> None:
     """What a method demands as it stands: level begins with the base model, unless told to take another source."""
     assert unlearn.cli.main.main(["methods"]) == 0
     lines = {line.split()[0]: line for line in capsys.readouterr().out.splitlines() if "needs:" in line}
-    assert lines["level"].endswith("needs: --forget, --retain, --base)")
-    assert lines["npo"].endswith("needs: --forget, --retain)")
+    assert lines["level"].endswith("needs: --forget, --retain, --base (by its settings))")
+    assert lines["npo"].endswith("needs: --forget, --retain (by its settings))")
+    assert lines["grad_diff"].endswith("needs: --forget, --retain)")
     assert [Level(sources=("controls",)).needs_base, Level(sources=("checkpoint", "base")).needs_base] == [False, True]
 
 
@@ -224,7 +225,7 @@ def test_settings_out_of_range_name_their_flag(tmp_path: Path, capsys: pytest.Ca
 
 def test_a_reader_who_leaves_early_is_no_error() -> None:
     """`| head` ends a command without a traceback."""
-    script = "from verify.cli.console import run_command; exit(run_command(lambda: [print('line') for _ in range(99999)], False))"
+    script = "from verify.cli.console import run_command; exit(run_command(lambda: [print('line') for _ in range(99999)]))"
     with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         assert process.stdout is not None
         assert process.stderr is not None

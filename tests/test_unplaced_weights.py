@@ -735,7 +735,8 @@ def test_habits(base: Path) -> None:
 def test_a_model_without_adapters_needs_neither_peft_nor_bitsandbytes(base: Path) -> None:
     """In a process of its own: nothing is imported that could speak, and nothing is said."""
     code = (
-        "import sys; from verify.models.loading import load_model; from transformers.utils import logging; logging.disable_progress_bar();"
+        "import sys; from verify.models.loading import load_model; from transformers.utils import logging; "
+        "logging.disable_progress_bar();"
         f"load_model({str(base)!r}); sys.exit(any(name in sys.modules for name in ('peft', 'bitsandbytes')))"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[1], capture_output=True, text=True, check=False)

@@ -29,7 +29,7 @@ from unlearn.training.selection import Selection
 from unlearn.training.weights import mean_loss, sample
 from verify.data.canaries import find_canaries
 from verify.data.identity import RecordKey
-from verify.data.reading import require_reading
+from verify.data.reading import fields_for, require_reading
 from verify.data.records import Fields, Record, RecordSource, require_disjoint, require_trained
 from verify.data.sources import load_forget_set, load_records
 from verify.io.arguments import checked, dtype_name
@@ -124,7 +124,7 @@ def forget(
         data: the file the model was trained on.
         base: the model before fine-tuning, for methods that need it.
         output_dir: a new folder for the result. A run that was cut off there goes on where it stopped.
-        fields: which columns hold what.
+        fields: which columns hold what; None takes those the model was trained on, where its manifest records them.
         tokenizer: a tokenizer or its folder; needed for a model in memory.
         options: training settings; what is None comes from the method, and for a rebuild from the model's training log.
         selection: how the best step of an objective is chosen; None takes the last one, as the papers do. The command line selects.
@@ -147,6 +147,7 @@ def forget(
         require_quantizable(method)
         if not (options and options.lora):
             require_adapter(model, quantize)
+    fields = fields_for(fields, (model,), (forget_set, retain_set, holdout_set, data))
     require_reading(fields, (model,))
     output = claim_output(output_dir)
     loaded = load_model(model, tokenizer=tokenizer, dtype=dtype, quantize=quantize)

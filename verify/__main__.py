@@ -1,7 +1,8 @@
-"""`python -m verify`: the same as its command."""
+"""`python -m verify`: the same as the command `verify-unlearning`."""
 
 import sys
 
 from verify.cli.main import main
 
-sys.exit(main())
+if __name__ == "__main__":
+    sys.exit(main())

@@ -22,7 +22,7 @@ RESIDUAL = 3
 
 @dataclasses.dataclass(frozen=True)
 class Purge:
-    """Find what is left of deleted records, remove what may be removed, list the rest with reasons.
+    """Find residues of deleted records, remove what may be removed, and list the rest with reasons.
 
     Files are searched for the deleted texts, models and checkpoints by what they were trained on. The list shows no text, but it
     shows file names, which are yours: a file that is named after a person is listed so. Exit status 0: nothing is left;
@@ -89,7 +89,7 @@ class Purge:
 
 @dataclasses.dataclass(frozen=True)
 class NewToken:
-    """Make a token for a caller of the HTTP service; it is shown once, and only its digest is kept.
+    """Create a token for a caller of the HTTP service; it is shown once, and only its digest is stored.
 
     The caller named "operator" sees the status page.
     """
@@ -109,7 +109,7 @@ class NewToken:
 
 @dataclasses.dataclass(frozen=True)
 class Serve:
-    """Take deletion requests over HTTP (OpenDSR 1.0), into the same ledger as the command line.
+    """Serve deletion requests over HTTP (OpenDSR 1.0), on the same ledger as the command line.
 
     Serves on this machine only, for a proxy that does TLS, unless --certificate and --private-key are given. The log has a line for
     each request: a keyed hash of the address, caller, method, route, status, time.

@@ -93,7 +93,7 @@ def lines_of(source: str | None) -> list[str]:
 
 @dataclasses.dataclass(frozen=True)
 class CheckDataset:
-    """Check whether a data set holds anything that was deleted before.
+    """Check whether a data set contains anything that was deleted before.
 
     Listed are rows that must not be trained on (deleted records, all spellings of suppressed people that are one by standard,
     near-duplicates), and as candidates rows whose subject is spelled similarly, with the reason. Exit status 3 where there is
@@ -131,7 +131,7 @@ class CheckDataset:
 
 @dataclasses.dataclass(frozen=True)
 class Suppress:
-    """Put deleted records, and with them the people they are about, on the suppression list."""
+    """Put deleted records, and the people they are about, on the suppression list."""
 
     records: Annotated[str, tyro.conf.Positional]
     """The deleted records: a file."""

@@ -3,12 +3,14 @@
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import date
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from unlearn.requests.ledger.ledger import Request
 from unlearn.requests.ledger.states import REFUSALS
-from unlearn.requests.plan import Plan
-from unlearn.requests.planning import Draft
+
+if TYPE_CHECKING:
+    from unlearn.requests.plan import Plan
+    from unlearn.requests.planning import Draft
 
 SOON = 7
 """Days before a deadline from which it is called near."""
@@ -109,7 +111,7 @@ def _facts(details: Mapping[str, Any]) -> Iterator[str]:
         yield f"retired: {', '.join(digest[:16] for digest in details['retired'])}"
 
 
-def proposed(draft: Draft) -> Iterator[str]:
+def proposed(draft: "Draft") -> Iterator[str]:
     """A plan in words."""
     for entry in draft.matched:
         left = "; rows that may be theirs must be decided first" if entry.candidates else "; it becomes not_found"
@@ -124,7 +126,7 @@ def proposed(draft: Draft) -> Iterator[str]:
         yield f"saw the records and is not in service: {model.folder} ({model.how})"
 
 
-def _plan_lines(plan: Plan) -> Iterator[str]:
+def _plan_lines(plan: "Plan") -> Iterator[str]:
     yield f"{plan.batch}: {_count(len(plan.requests), 'request')} ({', '.join(plan.requests)}), answer by {plan.answer_by}"
     for model in plan.models:
         yield f"    {model.name} ({model.weights[:16]}): {_count(len(model.records), 'record')} of {_people(model.people)}"

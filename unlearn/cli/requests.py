@@ -240,7 +240,7 @@ RequestCommand = dataclasses.make_dataclass(
     [("command", _either)],
     namespace={
         "run": lambda self: self.command.run(),
-        "__doc__": "Lead a deletion request from its receipt to its end: add, approve, plan, run, close, and what lies between.",
+        "__doc__": "Handle deletion requests from receipt to signed certificate: add, approve, plan, run, close.",
     },
     frozen=True,
 )

@@ -15,7 +15,7 @@ _SWEPT = ("model", "forget", "retain", "output", "seeds", "base", "holdout", "re
 
 @dataclasses.dataclass(frozen=True)
 class SweepCommand:
-    """Unlearn and audit many settings of many methods; writes a table and a picture, and goes on where it was cut off."""
+    """Unlearn and audit many settings of many methods; resumable, with a table and a figure."""
 
     model: str
     """The fine-tuned model: a folder or Hub name."""
@@ -55,7 +55,7 @@ class SweepCommand:
         sweep = Sweep(
             **{entry.name: getattr(self, entry.name) for entry in dataclasses.fields(self) if entry.name in _SWEPT},
             grid=grid,
-            fields=self.columns.fields(),
+            fields=self.columns.fields(self.model),
             options=self.training,
         )
         with progress_bar("sweeping") as progress:
@@ -66,7 +66,7 @@ class SweepCommand:
 
 @dataclasses.dataclass(frozen=True)
 class LaunchConfig:
-    """Print where a configuration for several GPUs lies, for accelerate launch --config_file PATH -m unlearn ..."""
+    """Print the path of a configuration for several GPUs, for accelerate launch --config_file."""
 
     name: Annotated[str, tyro.conf.Positional] = "fsdp2"
     """fsdp2 (everything in shards) or deepspeed_zero2 (gradients and optimizer state in shards)."""
@@ -81,7 +81,7 @@ class LaunchConfig:
 
 @dataclasses.dataclass(frozen=True)
 class Reproduce:
-    """Make a result again from its manifest, and compare the weights; exit status 0 where they agree, else 1."""
+    """Reproduce a result from its manifest and compare the weights; exit status 0 where they agree, else 1."""
 
     result: Annotated[Path, tyro.conf.Positional]
     """A folder that `train` or `forget` wrote."""
@@ -103,7 +103,7 @@ class Reproduce:
 
 @dataclasses.dataclass(frozen=True)
 class PlanShards:
-    """What will deletions cost, for several ways of training in shards?"""
+    """Compute what deletions will cost, for several ways of training in shards."""
 
     shards: tuple[int, ...] = (1, 4, 8, 16)
     """Numbers of shards to compare."""

@@ -1,10 +1,11 @@
 """Unlearning methods, one file each; the directory is the registry, so a new file is a new command."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from verify.io.catalogue import catalogue
+from verify.io.foreign_names import METHODS, closest, plain
 from verify.io.plugins import discover
 
 if TYPE_CHECKING:
@@ -34,3 +35,10 @@ def method_name(method: "Method | type") -> str:
     """Return a method's command-line name, which is that of its file."""
     kind = method if isinstance(method, type) else type(method)
     return kind.__module__.rsplit(".", 1)[-1]
+
+
+def named_method(wanted: str, names: Iterable[str]) -> str | None:
+    """Return the method that "NPO", "Grad-Diff" or OpenUnlearning's "GradAscent" stands for; None where none is close."""
+    names = list(names)
+    alias = METHODS.get(plain(wanted))
+    return alias if alias in names else closest(wanted, names)

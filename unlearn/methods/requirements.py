@@ -1,17 +1,16 @@
 """Checks, before anything is trained, that a method can work on the given model and records."""
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from unlearn.methods import method_classes, method_name
+from unlearn.methods import method_classes, method_name, named_method
 from unlearn.training import distributed
 from unlearn.training.log import TrainingLog
 from unlearn.training.method import Method, Objective, Rebuild
 from verify.data.records import Record
 from verify.errors import ArgumentError, InputError
-from verify.io.foreign_names import METHODS, closest, plain
 from verify.models.ensembles import ENSEMBLE
 
 
@@ -33,13 +32,6 @@ def require_method(method: Any) -> None:
         raise ArgumentError(f"forget takes an instance of a method as its second argument, got {given}. Write one of {known}.")
     kind = kinds[name].__name__
     raise ArgumentError(f"forget takes an instance of a method, got {given}. Write {kind}(), after from unlearn import {kind}.")
-
-
-def named_method(wanted: str, names: Iterable[str]) -> str | None:
-    """The method that somebody means who writes "NPO", "Grad-Diff" or OpenUnlearning's "GradAscent"; None where none is near."""
-    names = list(names)
-    alias = METHODS.get(plain(wanted))
-    return alias if alias in names else closest(wanted, names)
 
 
 def require_suited(method: Method, folder: Path | None) -> None:

@@ -21,7 +21,7 @@ from verify.auditing.input_checks import CheckedInputs, check_inputs
 from verify.auditing.registration import Registration
 from verify.data.canaries import Canaries, find_canaries
 from verify.data.identity import RecordKey
-from verify.data.reading import agreed_reading
+from verify.data.reading import agreed_reading, fields_for
 from verify.data.records import Fields, Record, RecordSource
 from verify.data.subjects import people_of
 from verify.errors import InputError
@@ -73,7 +73,7 @@ def audit(
             `Settings(twins=True)` for Tier C.
         fresh_set: texts of the forget set's subjects that no model was trained on; for the user level.
         data: the file the original was trained on.
-        fields: which columns hold what.
+        fields: which columns hold what; None takes those the original was trained on, where its manifest records them.
         tokenizer: a tokenizer or its folder, for models in memory.
         output_dir: where `evidence.json`, `scores.parquet` and `report.html` go; None writes nothing.
         settings: margins, levels, attacks and seed; the defaults are the protocol's.
@@ -95,6 +95,7 @@ def audit(
     if registered is not None:
         registered.require_past(datetime.now(UTC))
     models = (original, model, *references)
+    fields = fields_for(fields, (original, model), (forget_set, retain_set, holdout_set, fresh_set, data))
     fields, settings = agreed_reading(fields, _settings(settings, registered), models, registered is not None)
     output = None if output_dir is None else new_output(output_dir)
     key = RecordKey.load()

@@ -2,8 +2,9 @@
 
 import dataclasses
 import sys
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 import tyro
 
@@ -15,6 +16,13 @@ from verify.schema.differences import ReferenceDifference
 @dataclasses.dataclass(frozen=True)
 class Audit:
     """Judge whether a forget set has left a model; writes evidence.json, scores.parquet and report.html."""
+
+    ESSENTIAL: ClassVar[frozenset[str]] = frozenset(
+        {
+            *("model", "original", "output", "base", "references", "registration", "forget", "retain", "holdout"),
+            *("attacks", "margin", "subject_field"),
+        }
+    )
 
     model: str
     """The unlearned model: a folder or Hub name."""
@@ -61,7 +69,7 @@ class Audit:
                 **self.records.sets(),
                 base=self.base,
                 references=self.references,
-                fields=self.columns.fields(),
+                fields=self.columns.fields(self.original, self.model),
                 output_dir=self.output,
                 settings=settings,
                 registration=self.registration,
@@ -86,7 +94,7 @@ class Audit:
 
 @dataclasses.dataclass(frozen=True)
 class Register:
-    """Fix in writing, before unlearning, what will be audited and how; send the digest to somebody who will remember it."""
+    """Register, before unlearning, what will be audited and how; give the digest to somebody who will keep it."""
 
     output: Path
     """A new file for the registration."""
@@ -138,7 +146,7 @@ class SplitHoldout:
 
 @dataclasses.dataclass(frozen=True)
 class Power:
-    """What could an audit of this size show, and how large would it have to be?"""
+    """Compute what an audit of a given size can show, and how large it would have to be."""
 
     forget: int
     """How many records are to be removed."""
@@ -177,29 +185,31 @@ class Attacks:
 
     def run(self) -> int:
         """Print the list."""
-        from verify.attacks import attack_classes
+        from verify.attacks import attack_catalogue
 
         if self.markdown:
             from verify.report.text import markdown_table
 
-            rows = [_attack_row(name, kind) for name, kind in attack_classes().items()]
+            rows = [_attack_row(name, entry) for name, entry in attack_catalogue().items()]
             print(markdown_table(["attack", "what it measures", "family", "needs", "cost", "paper"], rows))  # noqa: T201
             return 0
-        for name, kind in attack_classes().items():
-            print(f"{name}  ({kind.family}; {_attack_cost(kind)}; needs: {', '.join(sorted(kind.needs))})")  # noqa: T201
-            print(f"    {kind.idea}\n    {kind.paper}")  # noqa: T201
+        for name, entry in attack_catalogue().items():
+            print(f"{name}  ({entry['family']}; {_attack_cost(entry)}; needs: {', '.join(sorted(entry['needs']))})")  # noqa: T201
+            print(f"    {entry['idea']}\n    {entry['paper']}")  # noqa: T201
         return 0
 
 
-def _attack_row(name: str, kind: type[Any]) -> list[str]:
-    """The cells of one attack in the Markdown table."""
-    return [f"`{name}`", kind.idea, kind.family, ", ".join(sorted(kind.needs)), _attack_cost(kind), kind.paper]
+def _attack_row(name: str, entry: Mapping[str, Any]) -> list[str]:
+    """Return the cells of one attack in the Markdown table."""
+    needs = ", ".join(sorted(entry["needs"]))
+    return [f"`{name}`", entry["idea"], entry["family"], needs, _attack_cost(entry), entry["paper"]]
 
 
-def _attack_cost(kind: type[Any]) -> str:
-    """The level an attack belongs to, and its forward passes beside the shared one."""
+def _attack_cost(entry: Mapping[str, Any]) -> str:
+    """Describe the level an attack belongs to, and its forward passes beside the shared one."""
     from verify.attacks import LEVELS
 
-    level = next(level for level, cost in LEVELS.items() if kind.cost <= cost)
-    passes = f"about {kind.cost:g} more pass{'' if kind.cost == 1 else 'es'}" if kind.cost else "no pass of its own"
+    cost = entry["cost"]
+    level = next(level for level, most in LEVELS.items() if cost <= most)
+    passes = f"about {cost:g} more pass{'' if cost == 1 else 'es'}" if cost else "no pass of its own"
     return f"{level}: {passes}"

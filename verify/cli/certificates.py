@@ -9,7 +9,7 @@ import tyro
 
 @dataclasses.dataclass(frozen=True)
 class Keygen:
-    """Make a key pair for signing certificates: FILE (keep it secret) and FILE.pub (give it to whoever checks)."""
+    """Create a key pair for signing certificates: FILE (keep it secret) and FILE.pub (give it to whoever checks)."""
 
     output: Path
     """A new file for the private key."""
@@ -78,7 +78,7 @@ class Certify:
 
 @dataclasses.dataclass(frozen=True)
 class Check:
-    """Check a certificate; names exactly what does not verify. Exit status 0 where everything holds, else 1."""
+    """Check a certificate and name exactly what does not verify; exit status 0 where everything holds, else 1."""
 
     certificate: Annotated[Path, tyro.conf.Positional]
     """The certificate."""

@@ -9,23 +9,16 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from verify.errors import InputError, VerifyError
-from verify.io.libraries import quiet_libraries
 
 USAGE_ERROR, FAILURE, INTERRUPTED = 2, 1, 130
 
 
-def run_command(command: Callable[[], int], libraries: bool = True) -> int:
+def run_command(command: Callable[[], int]) -> int:
     """Run a command and turn what it raises into a message on standard error and an exit status.
-
-    Args:
-        command: what to run.
-        libraries: whether it uses transformers, which is then kept quiet; importing it takes a second.
 
     Returns:
         the command's own status; 2 for what the user can mend, 1 for any other failure.
     """
-    if libraries:
-        quiet_libraries()
     try:
         return command()
     except VerifyError as error:

@@ -14,32 +14,42 @@ EXIT_STATUS: "dict[VerdictWord, int]" = {"EQUIVALENT_WITHIN": 0, "NOT_FORGOTTEN"
 
 @dataclasses.dataclass(frozen=True)
 class FieldFlags:
-    """Which column of the files holds what."""
+    """Columns of the files; the default is the column that the model was trained on, else the name in the flag's help."""
 
-    text_field: str = "text"
-    prompt_field: str = "prompt"
-    completion_field: str = "completion"
-    messages_field: str = "messages"
-    id_field: str = "example_id"
-    subject_field: str = "subject_id"
-    secret_field: str = "secret"
+    text_field: str | None = None
+    """Plain text (text)."""
+    prompt_field: str | None = None
+    """What is given to the model (prompt)."""
+    completion_field: str | None = None
+    """What it answers (completion)."""
+    messages_field: str | None = None
+    """The turns of a chat (messages)."""
+    id_field: str | None = None
+    """What identifies a record (example_id)."""
+    subject_field: str | None = None
+    """Whom a record is about (subject_id)."""
+    secret_field: str | None = None
+    """The passage to extract (secret)."""
     read_special_tokens: bool = False
     """Read special tokens that texts spell out as tokens, not as letters: for text that another program rendered."""
 
-    def fields(self) -> "Fields":
-        """The mapping these flags describe."""
+    def fields(self, *models: "str | Path | None") -> "Fields":
+        """The columns: those of the flags, else those that the first of the models with a record of them was trained on."""
+        from verify.data.reading import remembered_fields
         from verify.data.records import Fields
 
-        return Fields(
-            text=self.text_field,
-            prompt=self.prompt_field,
-            completion=self.completion_field,
-            messages=self.messages_field,
-            id=self.id_field,
-            subject=self.subject_field,
-            secret=self.secret_field,
-            special_tokens=self.read_special_tokens,
-        )
+        given = {
+            "text": self.text_field,
+            "prompt": self.prompt_field,
+            "completion": self.completion_field,
+            "messages": self.messages_field,
+            "id": self.id_field,
+            "subject": self.subject_field,
+            "secret": self.secret_field,
+            "special_tokens": self.read_special_tokens or None,
+        }
+        known = remembered_fields(model for model in models if model is not None) or Fields()
+        return dataclasses.replace(known, **{name: value for name, value in given.items() if value is not None})
 
 
 @dataclasses.dataclass(frozen=True)

@@ -110,7 +110,7 @@ def find_command(kind: Any, given: Sequence[str], program: str) -> Command | Non
             word = next((one for one in choices if one.replace("_", "-") == rest[0].replace("_", "-")), rest[0])
             del rest[0]
             if word not in choices:
-                raise InputError(_unknown_command(word, choices, " ".join((program, *words))))
+                raise InputError(unknown_command(word, choices, " ".join((program, *words))))
             words.append(word)
             kind = choices[word]
             continue
@@ -252,7 +252,7 @@ def _unknown(name: str, entry: ForeignName | None, command: Command, where: str)
     return f"{where} has no option {name}. {where} --help lists those it has."
 
 
-def _unknown_command(word: str, choices: Mapping[str, Any], where: str) -> str:
+def unknown_command(word: str, choices: Mapping[str, Any], where: str) -> str:
     """What to write instead of a word that is no command."""
     key, _, value = word.partition("=")
     if value and key.rpartition(".")[2] in ("trainer", "method"):

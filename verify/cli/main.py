@@ -4,66 +4,79 @@ Exit status of `audit` and `report`: 0 EQUIVALENT_WITHIN, 10 NOT_FORGOTTEN, 11 I
 1 other failure.
 """
 
-import functools
-import operator
 import sys
 from collections.abc import Sequence
-from typing import Annotated, Any
 
-import tyro
-
-from verify.cli.audits import Attacks, Audit, Power, Register, SplitHoldout
-from verify.cli.certificates import Certify, Check, Keygen
-from verify.cli.console import run_command, say_error
-from verify.cli.foreign_flags import in_our_words, version, version_asked
-from verify.cli.measures import Backdoor, MuseMetricsCommand, Probe, TofuMetricsCommand
-from verify.cli.reports import Compare, DeletionReport, LetterCommand, Report
-from verify.errors import InputError
+from verify.cli.dispatch import Command, run_program
+from verify.io.libraries import quiet_imports
 
 COMMANDS = {
-    "register": Register,
-    "audit": Audit,
-    "split-holdout": SplitHoldout,
-    "report": Report,
-    "compare": Compare,
-    "power": Power,
-    "probe": Probe,
-    "backdoor": Backdoor,
-    "tofu": TofuMetricsCommand,
-    "muse": MuseMetricsCommand,
-    "attacks": Attacks,
-    "keygen": Keygen,
-    "certify": Certify,
-    "check": Check,
-    "deletion-report": DeletionReport,
-    "letter": LetterCommand,
+    "register": Command(
+        "verify.cli.audits:Register",
+        "Register, before unlearning, what will be audited and how; give the digest to somebody who will keep it.",
+    ),
+    "audit": Command(
+        "verify.cli.audits:Audit",
+        "Judge whether a forget set has left a model; writes evidence.json, scores.parquet and report.html.",
+    ),
+    "split-holdout": Command(
+        "verify.cli.audits:SplitHoldout",
+        "Divide never-trained records by subject: half for the unlearning method, half for the audit.",
+    ),
+    "report": Command(
+        "verify.cli.reports:Report", "Recompute every number of an audit from its scores, and write the report again."
+    ),
+    "compare": Command(
+        "verify.cli.reports:Compare",
+        "Compare the audits of several methods: forgetting against utility, and every attack by method.",
+    ),
+    "power": Command(
+        "verify.cli.audits:Power", "Compute what an audit of a given size can show, and how large it would have to be."
+    ),
+    "probe": Command(
+        "verify.cli.measures:Probe",
+        "Apply robustness probes (quantization, relearning, other prompts, ...) to all models alike and judge the residual.",
+    ),
+    "backdoor": Command(
+        "verify.cli.measures:Backdoor",
+        "Test a data subject's planted triggers before and after deletion, and on models that never saw them.",
+    ),
+    "tofu": Command(
+        "verify.cli.measures:TofuMetricsCommand",
+        "Compute TOFU's model utility and forget quality, for comparison with papers; no verdict.",
+    ),
+    "muse": Command(
+        "verify.cli.measures:MuseMetricsCommand",
+        "Compute MUSE's VerbMem, KnowMem and PrivLeak, for comparison with papers; no verdict.",
+    ),
+    "attacks": Command("verify.cli.audits:Attacks", "List every attack: its idea, its paper, what it needs."),
+    "keygen": Command(
+        "verify.cli.certificates:Keygen",
+        "Create a key pair for signing certificates: FILE (keep it secret) and FILE.pub (give it to whoever checks).",
+    ),
+    "certify": Command(
+        "verify.cli.certificates:Certify",
+        "Sign what was done and what was found: a certificate that anybody with the public key can check.",
+    ),
+    "check": Command(
+        "verify.cli.certificates:Check",
+        "Check a certificate and name exactly what does not verify; exit status 0 where everything holds, else 1.",
+    ),
+    "deletion-report": Command(
+        "verify.cli.reports:DeletionReport",
+        "Write the compliance page of a batch of deletion requests: what was asked, done, shown and not shown.",
+    ),
+    "letter": Command(
+        "verify.cli.reports:LetterCommand",
+        "Write the letters that answer the people who asked; sender and addressee are left for you to fill in.",
+    ),
 }
-WITHOUT_MODELS = (SplitHoldout, Keygen, Certify, Check, DeletionReport, LetterCommand, Compare)
-"""Commands that load no model, so that transformers need not be kept quiet."""
-
-Command: Any = functools.reduce(
-    operator.or_, (Annotated[kind, tyro.conf.subcommand(name, prefix_name=False)] for name, kind in COMMANDS.items())
-)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Entry point of `verify-unlearning` and `python -m verify`; returns the exit status."""
-    given = list(sys.argv[1:] if arguments is None else arguments)
-    if version_asked(given):
-        print(version())  # noqa: T201
-        return 0
-    try:
-        words = in_our_words(Command, given, "verify-unlearning")
-    except InputError as error:
-        return say_error(error)
-    command: Any = tyro.cli(
-        Command,
-        args=words,
-        prog="verify-unlearning",
-        description=__doc__,
-        config=(tyro.conf.OmitArgPrefixes,),
-    )
-    return run_command(command.run, libraries=not isinstance(command, WITHOUT_MODELS))
+    quiet_imports()
+    return run_program("verify-unlearning", __doc__ or "", COMMANDS, arguments)
 
 
 if __name__ == "__main__":

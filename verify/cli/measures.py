@@ -12,7 +12,7 @@ from verify.cli.flags import EXIT_STATUS, FieldFlags, SettingsFlags
 
 @dataclasses.dataclass(frozen=True)
 class Probe:
-    """Treat all models alike (quantize, relearn, ask otherwise, ...) and judge what is left under each treatment."""
+    """Apply robustness probes (quantization, relearning, other prompts, ...) to all models alike and judge the residual."""
 
     model: str
     """The unlearned model: a folder or Hub name."""
@@ -56,7 +56,7 @@ class Probe:
                 retain_set=None if self.retain is None else str(self.retain),
                 data=None if self.data is None else str(self.data),
                 holdout_set=None if self.holdout is None else str(self.holdout),
-                fields=self.columns.fields(),
+                fields=self.columns.fields(self.original, self.model),
                 probes=self.probes,
                 settings=flags.settings(),
                 output=self.output,
@@ -68,7 +68,7 @@ class Probe:
 
 @dataclasses.dataclass(frozen=True)
 class Backdoor:
-    """Use a data subject's planted triggers before and after deletion, and on models that never saw them."""
+    """Test a data subject's planted triggers before and after deletion, and on models that never saw them."""
 
     model: str
     """The unlearned model: a folder or Hub name."""
@@ -97,7 +97,7 @@ class Backdoor:
             triggers=str(self.triggers),
             other_triggers=None if self.other_triggers is None else str(self.other_triggers),
             clean=None if self.clean is None else str(self.clean),
-            fields=self.columns.fields(),
+            fields=self.columns.fields(self.model),
             alpha=self.alpha,
         )
         print(found.table())  # noqa: T201
@@ -106,7 +106,7 @@ class Backdoor:
 
 @dataclasses.dataclass(frozen=True)
 class TofuMetricsCommand:
-    """TOFU's model utility and forget quality, for comparison with papers; no verdict."""
+    """Compute TOFU's model utility and forget quality, for comparison with papers; no verdict."""
 
     model: str
     """The model: a folder or Hub name."""
@@ -139,7 +139,7 @@ class TofuMetricsCommand:
 
 @dataclasses.dataclass(frozen=True)
 class MuseMetricsCommand:
-    """MUSE's VerbMem, KnowMem and PrivLeak, for comparison with papers; no verdict."""
+    """Compute MUSE's VerbMem, KnowMem and PrivLeak, for comparison with papers; no verdict."""
 
     model: str
     """The model: a folder or Hub name."""
@@ -161,7 +161,7 @@ class MuseMetricsCommand:
 
         paths = {name: getattr(self, name) for name in ("forget", "holdout", "forget_questions", "retain_questions")}
         sources: dict[str, Any] = {name: None if path is None else str(path) for name, path in paths.items()}
-        found = muse_metrics(self.model, retrained=self.retrained, fields=self.columns.fields(), **sources)
+        found = muse_metrics(self.model, retrained=self.retrained, fields=self.columns.fields(self.model), **sources)
         rows = {"VerbMem": found.verbatim, "KnowMem, forget": found.knowledge, "KnowMem, retain": found.retained_knowledge}
         for name, value in rows.items():
             print(f"{name:<16} {'not asked' if value is None else format(value, '.4f')}")  # noqa: T201

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @dataclasses.dataclass(frozen=True)
 class Report:
-    """Compute every number of an audit again from its scores, and write the report anew."""
+    """Recompute every number of an audit from its scores, and write the report again."""
 
     audit: Annotated[Path, tyro.conf.Positional]
     """The folder that `audit` wrote."""
@@ -40,7 +40,7 @@ class Report:
 
 @dataclasses.dataclass(frozen=True)
 class Compare:
-    """Set the audits of several methods side by side: forgetting against utility, every attack by method."""
+    """Compare the audits of several methods: forgetting against utility, and every attack by method."""
 
     audits: Annotated[tuple[Path, ...], tyro.conf.Positional]
     """The folders that `audit` wrote, all against the same records and references."""
@@ -137,7 +137,7 @@ class DeletionReport:
 
 @dataclasses.dataclass(frozen=True)
 class LetterCommand:
-    """Write the letters that answer the people who asked; who writes to whom is left for you to fill in."""
+    """Write the letters that answer the people who asked; sender and addressee are left for you to fill in."""
 
     deletion: Annotated[Path, tyro.conf.Positional]
     """deletion.json: the operator's facts."""

@@ -1,9 +1,10 @@
-"""One reading of spelled-out special tokens for training and audit, recorded in the settings of both.
+"""How records are read, as the manifest of a trained model records it: columns, and spelled-out special tokens.
 
 A model that was trained on special tokens is audited on another text than it saw where they are read as letters, and the other way
-round. What this project trained says in its manifest how it read.
+round. Columns that were named for the training need not be named again.
 """
 
+import dataclasses
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +14,36 @@ from verify.data.records import Fields
 from verify.errors import InputError
 from verify.io.files import MANIFEST, read_json
 from verify.schema.evidence import Settings
+
+
+def remembered_fields(models: Iterable[Any]) -> Fields | None:
+    """Return the columns that the first of these models with a record of them was trained on; None where none has one."""
+    for model in models:
+        recorded = _recorded_fields(model)
+        if recorded is not None:
+            known = {field.name for field in dataclasses.fields(Fields)}
+            if not recorded.keys() <= known:
+                continue  # written by a later version: what its further columns mean is not known here
+            return Fields(**recorded)
+    return None
+
+
+def fields_for(fields: Fields | None, models: Iterable[Any], sources: Iterable[Any]) -> Fields | None:
+    """Return the given columns, else those the models were trained on where all records come from files.
+
+    Args:
+        fields: as the caller gave them.
+        models: the models of the run, in order of precedence.
+        sources: its records; rows in memory keep the default columns, as nothing says that they come from the training's files.
+    """
+    if fields is not None or not all(_is_file(source) for source in sources if source is not None):
+        return fields
+    return remembered_fields(models)
+
+
+def _is_file(source: Any) -> bool:
+    """Whether a source is a file or name, or a list of identifiers in one."""
+    return isinstance(source, str | Path) or (isinstance(source, list) and all(isinstance(entry, str) for entry in source))
 
 
 def agreed_reading(
@@ -51,11 +82,17 @@ def require_reading(fields: Fields | None, models: Iterable[Any]) -> None:
 
 
 def _reading_of(model: Any) -> bool | None:
-    """How the training of a model's folder read special tokens; None where nothing says so."""
+    """Return how the training of a model's folder read special tokens; None where nothing says so."""
+    recorded = _recorded_fields(model)
+    return None if recorded is None else bool(recorded.get("special_tokens", False))
+
+
+def _recorded_fields(model: Any) -> dict[str, Any] | None:
+    """Return the columns in the manifest of a model's folder; None where there are none."""
     if not isinstance(model, str | Path) or not (Path(model) / MANIFEST).is_file():
         return None
     manifest = read_json(Path(model) / MANIFEST)
     about = manifest.get("about") if isinstance(manifest, dict) else None
     inputs = about.get("inputs") if isinstance(about, dict) else None
     fields = inputs.get("fields") if isinstance(inputs, dict) else None
-    return bool(fields.get("special_tokens", False)) if isinstance(fields, dict) else None
+    return fields if isinstance(fields, dict) else None

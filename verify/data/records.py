@@ -293,7 +293,8 @@ def canonical_names(record: Record) -> frozenset[str]:
 def select(training: Sequence[Record], identifiers: Sequence[str], source: str) -> list[Record]:
     """Select the training records named by a list of example or subject ids, in training order.
 
-    Identifiers are compared in their canonical form (`verify.data.canonical`): every spelling that is one by standard names the record.
+    Identifiers are compared in their canonical form (`verify.data.canonical`): every spelling that is one by standard names
+    the record.
 
     Raises:
         InputError: the list is empty, or an entry names no training record (entries are told by their position).

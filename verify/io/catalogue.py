@@ -36,7 +36,7 @@ def catalogue(
 
     Returns:
         literal class attributes by name, inherited ones included; `COMPUTED` for a property that reads its instance. The key
-        `__name__` holds the class's own name.
+        `__name__` holds the class's own name, `__methods__` the names of the functions that it defines.
     """
     inherited: dict[str, Mapping[str, Any]] = {}
     for path in bases:
@@ -47,7 +47,8 @@ def catalogue(
         if path.stem.startswith("_") or path.stem in shared:
             continue
         entry = next(node for node in _classes(path) if not node.name.startswith("_") and _has(node, required))
-        found[path.stem] = {**_attributes(entry, inherited), "__name__": entry.name}
+        methods = frozenset(member.name for member in entry.body if isinstance(member, ast.FunctionDef))
+        found[path.stem] = {**_attributes(entry, inherited), "__name__": entry.name, "__methods__": methods}
     return found
 
 

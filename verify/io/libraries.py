@@ -13,7 +13,8 @@ def quiet_libraries() -> None:
 
 
 def quiet_imports() -> None:
-    """Set what has to be set before the libraries are imported; imports none of them."""
+    """Set what the libraries read from the environment when they are imported; imports none of them."""
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")

@@ -1,0 +1,118 @@
+"""The front door of both programs: what is listed is true, answers without torch, and says nothing beside it."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import unlearn.cli.main
+import verify.cli.main
+from verify.cli.dispatch import Command
+
+PROGRAMS = {"unlearn": unlearn.cli.main, "verify": verify.cli.main}
+COMMANDS = [(program, name) for program, module in PROGRAMS.items() for name in module.COMMANDS]
+LIGHT = [
+    ("unlearn", "--help"),
+    ("unlearn", "--version"),
+    ("unlearn", "methods"),
+    ("unlearn", "forget", "--help"),
+    ("unlearn", "request", "--help"),
+    ("unlearn", "request", "list", "--ledger", "LEDGER"),
+    ("verify", "--help"),
+    ("verify", "attacks"),
+    ("verify", "check", "--help"),
+    ("verify", "check", "CERTIFICATE", "--key", "KEY"),
+]
+
+
+@pytest.mark.parametrize(("program", "name"), COMMANDS)
+def test_every_line_of_the_overview_is_the_commands_own(program: str, name: str) -> None:
+    """The table's description is the first line of the dataclass that runs."""
+    command: Command = PROGRAMS[program].COMMANDS[name]
+    if not isinstance(command.where, str):
+        return  # `forget` has one dataclass per method
+    kind, words, named = command.resolve(["--x"])
+    assert (words, named) == (["--x"], [])
+    assert (kind.__doc__ or "").splitlines()[0] == command.line
+    assert callable(kind.run)
+
+
+@pytest.mark.parametrize("words", LIGHT, ids=" ".join)
+def test_what_needs_no_model_imports_no_torch(words: tuple[str, ...], tmp_path: Path) -> None:
+    """Listing, help, a ledger's requests and a certificate's check run without torch, transformers, datasets or scipy.
+
+    Nothing stands on standard error, unless the command has something to complain of.
+    """
+    places = {"LEDGER": str(tmp_path / "ledger.db"), "CERTIFICATE": str(tmp_path / "none.json"), "KEY": str(tmp_path / "none.pub")}
+    given = [places.get(word, word) for word in words[1:]]
+    program = (
+        f"import sys; sys.argv = ['x', *{given!r}]; from {words[0]}.__main__ import main\n"
+        "try: status = main()\nexcept SystemExit as stop: status = stop.code\n"
+        "print(sorted({'torch', 'transformers', 'datasets', 'scipy'} & set(sys.modules)), status)"
+    )
+    environment = {**os.environ, "UNLEARN_VERIFY_KEY_FILE": str(tmp_path / "record.key")}
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False, env=environment)
+    missing = "CERTIFICATE" in words
+    assert done.stdout.splitlines()[-1] == f"[] {2 if missing else 0}", done.stderr
+    assert (done.stderr == "") != missing
+
+
+def test_help_shows_the_flags_that_matter_and_help_all_every_one(capsys: pytest.CaptureFixture[str]) -> None:
+    """The short help of npo has its own flags and few others, says where the rest is, and `--help-all` has them."""
+
+    def flags(word: str) -> set[str]:
+        with pytest.raises(SystemExit) as stop:
+            unlearn.cli.main.main(["forget", "npo", word])
+        assert stop.value.code == 0
+        printed = capsys.readouterr().out
+        assert ("--help-all lists every flag" in printed) == (word == "--help")
+        return set(re.findall(r"^[^\w-]*(--[a-z][a-z0-9-]*)", printed, flags=re.MULTILINE))
+
+    short, full = flags("--help"), flags("--help-all")
+    assert {"--beta", "--alpha", "--model", "--forget", "--output", "--learning-rate"} <= short < full
+    assert len(short) <= 16 < len(full)
+    assert {"--warmup-ratio", "--id-field"} <= full - short
+
+
+@pytest.mark.parametrize(
+    ("program", "words", "said"),
+    [
+        ("unlearn", ["forge"], "Did you mean unlearn forget?"),
+        ("unlearn", ["forget", "nppo"], "Did you mean unlearn forget npo?"),
+        ("unlearn", ["forget"], "unlearn forget METHOD"),
+        ("unlearn", ["forget", "--model", "m"], "unlearn forget METHOD"),
+        ("unlearn", ["forget", "--method"], "needs a method"),
+        ("verify", ["adit"], "Did you mean verify-unlearning audit?"),
+        ("verify", ["audit", "--modle", "m"], "Did you mean --model?"),
+    ],
+)
+def test_a_wrong_word_is_answered_with_the_right_one(
+    program: str, words: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Status 2 and what to write, from the list alone."""
+    assert PROGRAMS[program].main(words) == 2
+    assert said in capsys.readouterr().err
+
+
+def test_no_command_at_all(capsys: pytest.CaptureFixture[str]) -> None:
+    """A program called alone explains itself on standard error, as a usage error; help that was asked for is output."""
+    assert unlearn.cli.main.main([]) == 2
+    alone = capsys.readouterr()
+    assert unlearn.cli.main.main(["--help"]) == 0
+    asked = capsys.readouterr()
+    assert (alone.out, alone.err) == ("", asked.out)
+    assert all(name in asked.out for name in unlearn.cli.main.COMMANDS)
+
+
+def test_every_program_module_agrees_with_its_table() -> None:
+    """Every dataclass with a `run` in the command rooms is reachable from a table."""
+    reached: set[Any] = set()
+    for module in PROGRAMS.values():
+        reached |= {command.resolve([])[0] for command in module.COMMANDS.values() if isinstance(command.where, str)}
+    assert len(reached) == sum(
+        isinstance(command.where, str) for module in PROGRAMS.values() for command in module.COMMANDS.values()
+    )

@@ -1,0 +1,116 @@
+"""`--config FILE.yaml`: flags of a command from a file. Flags on the command line win.
+
+    model: original/
+    forget: ids.txt
+    learning-rate: 1e-5      # dashes or underscores
+    bf16: true
+    references: [ref1/, ref2/, ref3/]
+
+Values are read as text, exactly as they would be typed: YAML's own types would turn `1e-5` into a word and `no` into a truth value.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from verify.cli.foreign_flags import find_command, in_our_words
+from verify.errors import InputError
+
+FLAG = "--config"
+_YES, _NO, _NONE = ("true", "yes", "on"), ("false", "no", "off"), ("", "null", "~", "none")
+
+
+def with_config(words: Sequence[str], kind: Any, program: str) -> list[str]:
+    """Replace `--config FILE` by the flags in the file, without those that are given on the command line.
+
+    Args:
+        words: the words after the program.
+        kind: the command's dataclass.
+        program: its name, for messages.
+
+    Raises:
+        InputError: the file cannot be read, is no mapping from flags to values, names a flag twice, or one that the command does
+            not have.
+    """
+    path, rest = _file_of(list(words))
+    if path is None:
+        return list(words)
+    command = find_command(kind, rest, program)
+    start = 0 if command is None else len(command.words)
+    given = {_name(word) for word in in_our_words(kind, rest, program)[start:] if word.startswith("--")}
+    added: list[str] = []
+    for name, value in read_config(path).items():
+        made = _as_words(name, value, path)
+        ours = in_our_words(kind, [*rest[:start], *made], program)[start:] if made else []
+        if ours and _name(ours[0]) not in given:
+            added += ours
+    return [*rest[:start], *added, *rest[start:]]
+
+
+def read_config(path: Path) -> Mapping[str, Any]:
+    """Read a configuration file: flag -> text, or a list of texts.
+
+    Raises:
+        InputError: as for `with_config`.
+    """
+    import yaml
+
+    class UniqueKeys(yaml.BaseLoader):
+        """Reads every scalar as text and refuses a name that is given twice."""
+
+        def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
+            names = [self.construct_object(key, deep=True) for key, _ in node.value]
+            twice = next((name for name in names if names.count(name) > 1), None)
+            if twice is not None:
+                raise InputError(f"{path} gives {twice} twice. Keep one of them.")
+            return super().construct_mapping(node, deep)
+
+    try:
+        content = yaml.load(path.read_text(encoding="utf-8"), UniqueKeys)  # noqa: S506 - a loader of plain texts alone
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path} cannot be read ({type(error).__name__}). Give --config a YAML file.") from None
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = "" if mark is None else f" (line {mark.line + 1})"
+        raise InputError(f"{path} is not YAML{where}. Write one `flag: value` a line.") from None
+    if not isinstance(content, dict) or not content:
+        raise InputError(f"{path} names no flags. Write one `flag: value` a line.")
+    for name, value in content.items():
+        if isinstance(value, dict) or (isinstance(value, list) and any(not isinstance(one, str) for one in value)):
+            raise InputError(f"{path}: {name} is nested. A flag takes one value, or a list of values.")
+    return content
+
+
+def _file_of(words: list[str]) -> tuple[Path | None, list[str]]:
+    """The file that `--config` names, and the words without it."""
+    for number, word in enumerate(words):
+        flag, equals, value = word.partition("=")
+        if flag != FLAG:
+            continue
+        if not equals and number + 1 == len(words):
+            raise InputError(f"{FLAG} needs a file: {FLAG} FILE.yaml.")
+        rest = words[:number] + words[number + 1 + (not equals) :]
+        if any(one.partition("=")[0] == FLAG for one in rest):
+            raise InputError(f"{FLAG} is given twice. Give one file.")
+        return Path(value if equals else words[number + 1]), rest
+    return None, words
+
+
+def _as_words(name: str, value: str | list[str], path: Path) -> list[str]:
+    """The words that somebody would type for one line of the file."""
+    flag = "--" + str(name).strip().lstrip("-").replace("_", "-")
+    if flag == FLAG:
+        raise InputError(f"{path} names another configuration file. Put all flags into one.")
+    if isinstance(value, list):
+        return [flag, *value]
+    lowered = value.lower()
+    if lowered in _NONE:
+        return []
+    if lowered in _YES:
+        return [flag, "true"]
+    return [flag, "false"] if lowered in _NO else [flag, value]
+
+
+def _name(word: str) -> str:
+    """A flag's name, in one spelling, whether it switches on or off."""
+    return "--" + word.partition("=")[0].removeprefix("--").replace("_", "-").removeprefix("no-")

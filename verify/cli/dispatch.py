@@ -1,0 +1,125 @@
+"""Command dispatch of both programs: only the command that was asked for is imported.
+
+A program is a table of commands. `--help` is printed from the table, an unknown word is answered from it, and the dataclass of a
+command (its flags, its `run`) is imported when the command runs: listing commands takes a tenth of a second, importing torch takes
+six. A test holds the table's descriptions to the first lines of the dataclasses.
+"""
+
+import contextlib
+import dataclasses
+import sys
+import typing
+from collections.abc import Callable, Mapping, Sequence
+from importlib import import_module
+from typing import Annotated, Any
+
+import tyro
+
+from verify.cli.config_file import with_config
+from verify.cli.console import USAGE_ERROR, run_command, say_error
+from verify.cli.foreign_flags import in_our_words, unknown_command, version, version_asked
+from verify.errors import InputError
+
+CONFIG = (tyro.conf.OmitArgPrefixes, tyro.conf.OmitSubcommandPrefixes)
+HELP, HELP_ALL = ("--help", "-h"), "--help-all"
+
+
+@dataclasses.dataclass(frozen=True)
+class Command:
+    """A command of a program.
+
+    Attributes:
+        where: its dataclass, "module:Class"; or a function of the words after the command that returns the dataclass, the words
+            that are left, and the words it took, for commands that are made at run time.
+        line: what it does: the first line of the dataclass's docstring.
+    """
+
+    where: str | Callable[[Sequence[str]], tuple[Any, list[str], list[str]]]
+    line: str
+
+    def resolve(self, words: Sequence[str]) -> tuple[Any, list[str], list[str]]:
+        """Import the command: its dataclass, the words that are left for it, and the words that named it."""
+        if isinstance(self.where, str):
+            module, _, name = self.where.partition(":")
+            return getattr(import_module(module), name), list(words), []
+        return self.where(words)
+
+
+def run_program(program: str, description: str, commands: Mapping[str, Command], arguments: Sequence[str] | None) -> int:
+    """Run the command that the arguments ask for and return its exit status.
+
+    Args:
+        program: its name, for help and messages.
+        description: what the program does, for help.
+        commands: by name, in the order of the help text.
+        arguments: the words after the program's name; None takes those of this process.
+    """
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    if version_asked(given):
+        print(version())  # noqa: T201
+        return 0
+    if not given or given[0] in (*HELP, HELP_ALL):
+        print(overview(program, description, {name: command.line for name, command in commands.items()}), file=_help_to(given))
+        return 0 if given else USAGE_ERROR
+    try:
+        command = commands.get(given[0])
+        if command is None:
+            raise InputError(unknown_command(given[0], dict.fromkeys(commands), program))
+        kind, words, named = command.resolve(given[1:])
+        prog = " ".join((program, given[0], *named))
+        made = _parsed(kind, words, prog)
+    except InputError as error:
+        return say_error(error)
+    return run_command(made.run)
+
+
+def overview(program: str, description: str, lines: Mapping[str, str]) -> str:
+    """Format the help text of a program, or of a group of commands: one line per command."""
+    width = max(map(len, lines))
+    listed = "\n".join(f"  {name:<{width}}  {line}" for name, line in lines.items())
+    return (
+        f"usage: {program} COMMAND ...\n\n{description.strip()}\n\ncommands:\n{listed}\n\n"
+        f"{program} COMMAND --help says what a command takes. Any command reads flags from a file with --config FILE.yaml."
+    )
+
+
+def _parsed(kind: Any, words: list[str], prog: str) -> Any:
+    """Parse a command's words into its dataclass; `--help` prints the flags that matter, `--help-all` every flag."""
+    essential = getattr(kind, "ESSENTIAL", None)
+    if essential is not None and any(word in HELP for word in words):
+        with contextlib.suppress(SystemExit):
+            tyro.cli(_reduced(kind, essential), args=["--help"], prog=prog, config=CONFIG)
+        print(f"These are the flags that matter most; {prog} {HELP_ALL} lists every flag.")  # noqa: T201
+        raise SystemExit(0)
+    words = ["--help" if word == HELP_ALL else word for word in words]
+    return tyro.cli(kind, args=in_our_words(kind, with_config(words, kind, prog), prog), prog=prog, config=CONFIG)
+
+
+def _reduced(kind: Any, essential: frozenset[str]) -> Any:
+    """Derive a dataclass of the same flags in which all but the essential ones are hidden; for a help text only."""
+    hints = typing.get_type_hints(kind, include_extras=True)
+    changed: list[Any] = []
+    for field in dataclasses.fields(kind):
+        hint = hints[field.name]
+        inner = typing.get_args(hint)[0] if typing.get_origin(hint) is Annotated else hint
+        default: Any = dataclasses.field()
+        if field.default is not dataclasses.MISSING:
+            default = dataclasses.field(default=field.default)
+        elif field.default_factory is not dataclasses.MISSING:
+            default = dataclasses.field(default_factory=field.default_factory)
+        if dataclasses.is_dataclass(inner):
+            below = _reduced(inner, essential)
+            changed.append((field.name, below, default if default.default_factory is dataclasses.MISSING else _made(below)))
+        elif field.name not in essential:
+            changed.append((field.name, Annotated[hint, tyro.conf.Suppress], default))
+    namespace = {"__doc__": kind.__doc__}
+    return dataclasses.make_dataclass(kind.__name__, changed, bases=(kind,), namespace=namespace, frozen=True)
+
+
+def _made(kind: Any) -> Any:
+    return dataclasses.field(default_factory=kind)
+
+
+def _help_to(given: Sequence[str]) -> Any:
+    """Help that was asked for is output; a program called without a command explains itself as an error."""
+    return sys.stdout if given else sys.stderr
