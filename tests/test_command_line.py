@@ -14,6 +14,8 @@ from unlearn import Level
 from verify.cli.flags import EXIT_STATUS
 
 AUDIT_FLAGS = {
+    "--accept-reference-differences",
+    "--accept-used-holdout",
     "--model",
     "--original",
     "--forget",
