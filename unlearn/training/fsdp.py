@@ -10,7 +10,7 @@ from unlearn.training import distributed
 from verify.errors import InputError
 from verify.models.digests import whole
 
-CONFIGURATIONS = Path(__file__).parent / "configs"
+CONFIGURATIONS = Path(__file__).parents[1] / "configs"
 
 
 def is_sharded(model: nn.Module) -> bool:
