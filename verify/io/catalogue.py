@@ -42,7 +42,7 @@ def catalogue(
     for path in bases:
         for node in _classes(path):
             inherited[node.name] = _attributes(node, inherited)
-    found = {}
+    found: dict[str, Mapping[str, Any]] = {}
     for path in sorted(folder.glob("*.py")):
         if path.stem.startswith("_") or path.stem in shared:
             continue
