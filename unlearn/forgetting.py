@@ -10,6 +10,7 @@ from typing import Any, cast
 
 import numpy as np
 import torch
+from torch import nn
 
 from unlearn.finetuning import RECIPE, Recipe, recipe_of
 from unlearn.methods import method_name
@@ -21,12 +22,12 @@ from unlearn.training.held_out import HeldOut
 from unlearn.training.inputs import environment, inputs_of, made_from
 from unlearn.training.log import LOG_NAME, TrainingLog, require_in_log
 from unlearn.training.lora import merged, require_adapter
-from unlearn.training.method import Context, InsideLayers, Method, Objective, Outcome, Rebuild, Verbs, WeightEdit
+from unlearn.training.method import Context, Method, Objective, Outcome, Rebuild, Verbs, WeightEdit
 from unlearn.training.options import TrainingOptions, TrainingResult
-from unlearn.training.rounding import Rounding
-from unlearn.training.run import run_objective, save_model
+from unlearn.training.precision import float32_copies, rounding_facts
+from unlearn.training.run import run_objective, save_model, trained_parameters
 from unlearn.training.selection import Selection
-from unlearn.training.weights import mean_loss, sample
+from unlearn.training.weights import edited_parameters, mean_loss, sample
 from verify.data.canaries import find_canaries
 from verify.data.identity import RecordKey
 from verify.data.reading import fields_for, require_reading
@@ -42,6 +43,8 @@ from verify.provenance.training_history import HOLDOUT_USED, MADE_FROM
 
 UTILITY_RECORDS = 100
 """So many retain records, drawn by the seed, tell whether the model still works."""
+ROUNDING_RECORDS = 100
+"""Forget records, drawn by the seed, on which the effect of rounding the result to half precision is measured."""
 BROKEN = 0.5
 """Below this share of the former token probability a result is called broken."""
 
@@ -128,7 +131,9 @@ def forget(
         tokenizer: a tokenizer or its folder; needed for a model in memory.
         options: training settings; what is None comes from the method, and for a rebuild from the model's training log.
         selection: how the best step of an objective is chosen; None takes the last one, as the papers do. The command line selects.
-        dtype: precision to load with: "auto", "float32", "bfloat16" or "float16", or such a `torch.dtype`.
+        dtype: precision to load with, and to save in: "auto" (as stored), "float32", "bfloat16" or "float16", or such a
+            `torch.dtype`. Weights in bfloat16 or float16 are trained as float32 copies and rounded at the end
+            (docs/half-precision.md).
         quantize: for objectives with an adapter: keep the model in "4bit" or "8bit" meanwhile. A fresh adapter is folded into
             dequantized weights: the result is whole, keeps the rounding of the bits, and is what was selected and measured.
         callbacks: further `transformers` trainer callbacks.
@@ -223,27 +228,45 @@ def _run(method: Method, context: Context, selection: Selection | None, callback
         return dataclasses.replace(rebuilt, facts={**rebuilt.facts, "exactness": method.exactness})
     kept = sample(context.retain, UTILITY_RECORDS, context.options.seed)
     before = mean_loss(context.loaded, kept) if kept else None
-    rounding = _rounding(method, context)
-    if isinstance(method, WeightEdit):
-        outcome = method.edit(context)
-    else:
-        assert isinstance(method, Objective), "there are three kinds"
-        outcome = _run_objective(method, context, selection, callbacks)
-    if rounding is not None and outcome.facts.get("selection", {}).get("selected_step") != 0:
-        outcome = dataclasses.replace(outcome, facts={**outcome.facts, **_said_loudly(rounding.facts(outcome.model))})
+    assert isinstance(method, WeightEdit | Objective), "there are three kinds"
+    outcome = _run_in_float32(method, context, selection, callbacks)
     if before is None:
         return outcome
     after = mean_loss(dataclasses.replace(context.loaded, model=outcome.model.eval()), kept)
     return dataclasses.replace(outcome, facts={**outcome.facts, **_utility(float(np.exp(before - after)))})
 
 
-def _rounding(method: Method, context: Context) -> Rounding | None:
-    """What watches whether steps are lost in the weights' precision; None where no whole weights are trained in steps."""
-    if not isinstance(method, Objective | Level) or context.options.lora:
-        return None
-    model = context.loaded.model
-    inside = isinstance(method, InsideLayers) and not is_adapter(model)
-    return Rounding(model, cast(InsideLayers, method).trained_parameters(model) if inside else None)
+def _run_in_float32(
+    method: WeightEdit | Objective, context: Context, selection: Selection | None, callbacks: Sequence[Any]
+) -> Outcome:
+    """Run a method on float32 copies of half-precision weights, round the result once, and report what the rounding changed."""
+    model, seed = context.loaded.model, context.options.seed
+    base = model if context.base is None else context.base.model
+    own, of_base = _edited(method, context)
+    with float32_copies(model, own, seed) as copies, float32_copies(base, of_base, seed):
+        watched = sample(context.forget, ROUNDING_RECORDS, seed) if copies.types else []
+        before = mean_loss(context.loaded, watched) if watched else 0.0
+        outcome = method.edit(context) if isinstance(method, WeightEdit) else _run_objective(method, context, selection, callbacks)
+        result = dataclasses.replace(context.loaded, model=outcome.model.eval())
+        after = mean_loss(result, watched) if watched else 0.0
+    if not watched:
+        return outcome
+    facts = rounding_facts(set(copies.types.values()), before, after, mean_loss(result, watched))
+    return dataclasses.replace(outcome, facts={**outcome.facts, **_said_loudly(facts)})
+
+
+def _edited(method: WeightEdit | Objective, context: Context) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
+    """What a method trains or edits, and what of the base goes with it: an edit computes with whole models."""
+    model, options = context.loaded.model, context.options
+    if isinstance(method, Objective | Level) and options.lora:
+        return [], []  # an adapter is trained in float32 anyway, and folded in by `merged`
+    if isinstance(method, Objective):
+        return trained_parameters(model, options, method), []
+    with edited_parameters(model) as edited:
+        own = list(edited.values())
+    if context.base is None or is_adapter(context.base.model):
+        return own, []
+    return own, list(context.base.model.parameters())
 
 
 def _said_loudly(facts: dict[str, Any]) -> dict[str, Any]:
@@ -271,7 +294,7 @@ def _run_objective(method: Objective, context: Context, selection: Selection | N
         print(f"WARNING: {facts['selection']['warning']}", file=sys.stderr)  # noqa: T201
     # An adapter made for unlearning is folded in: one that can be switched off would leave the old model in service.
     fresh = context.options.lora and not is_adapter(context.loaded.model)
-    return Outcome(merged(trained.model) if fresh else trained.model, trained.result, facts)
+    return Outcome(merged(trained.model, context.options.seed) if fresh else trained.model, trained.result, facts)
 
 
 def _say_quantized(bits: str, whole: bool) -> str:
