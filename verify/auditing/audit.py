@@ -95,9 +95,9 @@ def audit(
     registered = None if registration is None else Registration.load(registration)
     if registered is not None:
         registered.require_past(datetime.now(UTC))
-    models = (original, model, *references)
     fields = fields_for(fields, (original, model), (forget_set, retain_set, holdout_set, fresh_set, data))
-    fields, settings = agreed_reading(fields, _settings(settings, registered), models, registered is not None)
+    trained = (original, model, *references)
+    fields, settings = agreed_reading(fields, _settings(settings, registered), trained, registered is not None)
     output = None if output_dir is None else new_output(output_dir)
     key = RecordKey.load()
     coins = find_canaries(original) if canaries is None else Canaries.load(canaries)

@@ -63,7 +63,8 @@ def read_config(path: Path) -> Mapping[str, Any]:
             twice = next((name for name in names if names.count(name) > 1), None)
             if twice is not None:
                 raise InputError(f"{path} gives {twice} twice. Keep one of them.")
-            return super().construct_mapping(node, deep)
+            found: dict[Any, Any] = super().construct_mapping(node, deep)
+            return found
 
     try:
         content = yaml.load(path.read_text(encoding="utf-8"), UniqueKeys)  # noqa: S506 - a loader of plain texts alone

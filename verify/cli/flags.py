@@ -2,7 +2,7 @@
 
 import dataclasses
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
     from verify.data.records import Fields
@@ -38,7 +38,7 @@ class FieldFlags:
         from verify.data.reading import remembered_fields
         from verify.data.records import Fields
 
-        given = {
+        given: dict[str, Any] = {
             "text": self.text_field,
             "prompt": self.prompt_field,
             "completion": self.completion_field,
