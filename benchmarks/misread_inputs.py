@@ -114,9 +114,6 @@ the words that are needed, and {counts["disclosed"]} messages repeated a text of
 | case | family | inputs | read rightly | refused in words | silently misread | anything else |
 | --- | --- | --- | --- | --- | --- | --- |
 {lines}
-
-Not counted: the digest of an adapter is that of its tensors and of which of them answer. How strongly they are applied stands in
-`adapter_config.json`; an edit there gives the same digest, and is found by the folder's manifest.
 {f"{chr(10)}{faults}{chr(10)}" if faults else ""}"""
 
 

@@ -4,6 +4,7 @@ import copy
 import hashlib
 import importlib.util
 import json
+import math
 import shutil
 import subprocess
 import sys
@@ -595,11 +596,42 @@ def test_merged_is_not_unmerged(base: Path, tmp_path: Path) -> None:
     assert weights_digest(merged) != weights_digest(twice)
 
 
+UNSCALED = ("ia3", "vera")
+"""Kinds whose layers add without a factor."""
+
+
 @pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "pissa"])
-def test_adapters_as_loaded_keep_their_digest(base: Path, tmp_path: Path, kind: str) -> None:
-    """Evidence of earlier versions holds the digest of the tensors alone; for an adapter as it is loaded that stays true."""
-    loaded = load_model(make_adapter(base, tmp_path / "adapter", KINDS[kind]))
+def test_the_digest_covers_how_strongly_an_adapter_answers(base: Path, tmp_path: Path, kind: str) -> None:
+    """An adapter scaled as `--lora` scales it, or not at all, is its tensors alone, as in evidence of earlier versions."""
+    config = copy.deepcopy(KINDS[kind])
+    if kind == "rslora":
+        config.lora_alpha = 2 * math.sqrt(config.r)
+    elif kind == "patterns":
+        config.lora_alpha, config.alpha_pattern = 4, {"v_proj": 10}
+    elif kind in ("loha", "lokr"):
+        config.alpha = 4
+    elif kind not in UNSCALED:
+        config.lora_alpha = 4
+    loaded = load_model(make_adapter(base, tmp_path / "adapter", config))
     assert loaded.digest == digest_of_tensors(loaded.model)
+
+
+@pytest.mark.parametrize(
+    "edit",
+    [{"lora_alpha": 64}, {"lora_alpha": 4.5}, {"use_rslora": True}, {"alpha_pattern": {"v_proj": 1}}],
+    ids=lambda edit: next(iter(edit)),
+)
+def test_an_edited_scaling_is_another_model(base: Path, tmp_path: Path, edit: dict[str, Any]) -> None:
+    """`adapter_config.json` scales the adapter: with another factor the same tensors give other answers, and another digest."""
+    config = LoraConfig(r=2, lora_alpha=4, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM")
+    folder = make_adapter(base, tmp_path / "adapter", config)
+    before = load_model(folder)
+    settings = json.loads((folder / "adapter_config.json").read_text())
+    (folder / "adapter_config.json").write_text(json.dumps({**settings, **edit}))
+    after = load_model(folder)
+    assert digest_of_tensors(before.model) == digest_of_tensors(after.model)
+    assert before.digest != after.digest
+    assert load_model(folder).digest == after.digest
 
 
 # Experts that are stacked while they are loaded: names in files are not those in memory.

@@ -235,6 +235,11 @@ def answering_digests(at: Bench) -> Iterable[Member]:
         bumped = changed(at.folder / f"bumped-{seed}", at.world.adapter, lambda found, by=seed: _bumped(found, by))  # type: ignore[misc]
         yield Member("one number of the adapter changed", other(bumped), differs)
     yield Member("on another base", other(at.world.adapter, base=at.world.saved(make_llama(9), "base-9")), differs, "base")
+    for edit in ({"lora_alpha": 64}, {"use_rslora": True}, {"lora_alpha": at.draw.randint(65, 99)}):
+        scaled = Path(shutil.copytree(at.world.adapter, at.folder / f"scaled-{len(list(at.folder.iterdir()))}"))
+        settings = json.loads((scaled / "adapter_config.json").read_text())
+        (scaled / "adapter_config.json").write_text(json.dumps({**settings, **edit}))
+        yield Member(f"the adapter scaled otherwise ({', '.join(edit)})", other(scaled), differs)
     yield Member("twice the same", other(at.world.adapter), lambda found: found == digest)
     yield Member("the base alone", other(at.world.base), differs)
 

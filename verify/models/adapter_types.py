@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 SUPPORTED = "LoRA and its relatives (rsLoRA, DoRA, IA3, LoHa, LoKr, VeRA)"
 KERNEL_LOGGER, KERNEL_NOTICE = "bitsandbytes.backends.cpu.ops", "Failed to load CPU gemm_4bit_forward"
+ORDINARY_SCALING = 2.0
+"""alpha / r of the adapters that `--lora` trains by default: digests of these that were written earlier stay as they are."""
 
 
 def is_adapter(model: Any) -> bool:
@@ -63,10 +65,11 @@ def require_supported_type(config: Any, name: str) -> None:
 
 
 def answering_state(model: "nn.Module") -> list[str]:
-    """What decides a model's answers beside its tensors: one line for every layer whose adapters are not in their ordinary state.
+    """Describe what decides a model's answers beside its tensors: lines for layers whose adapters are not in their ordinary state.
 
-    In the ordinary state every adapter that a layer holds is active, none is merged, and each is scaled as its configuration says.
-    A model without adapters has no lines.
+    In the ordinary state every adapter that a layer holds is active, none is merged, and each is scaled by `ORDINARY_SCALING`. The
+    scaling follows from `lora_alpha` and `use_rslora` in a file beside the weights, so an edit of it must show here. A model
+    without adapters has no lines.
     """
     if "peft" not in sys.modules:
         return []
@@ -95,20 +98,13 @@ def _layer_state(module: Any, in_turn: bool) -> Iterator[str]:
     if merged := list(module.merged_adapters):
         yield f"merged {sorted(merged)}"
     for name in names:
-        scale, expected = _scaling(module, name)
-        if scale is not None and expected is not None and not math.isclose(scale, expected, rel_tol=1e-9):
+        scale = _scaling(module, name)
+        if scale is not None and not math.isclose(scale, ORDINARY_SCALING, rel_tol=1e-9):
             yield f"scaling {name} {scale!r}"
 
 
-def _scaling(layer: Any, name: str) -> tuple[float | None, float | None]:
-    """By how much a layer scales an adapter, and by how much its configuration says it does; None where it has no such number."""
-    scales, ranks = getattr(layer, "scaling", None), getattr(layer, "r", None)
-    alphas = getattr(layer, "lora_alpha", None) or getattr(layer, "alpha", None)
-    if not isinstance(scales, dict) or not isinstance(ranks, dict) or not isinstance(alphas, dict):
-        return None, None
-    scale, rank, alpha = scales.get(name), ranks.get(name), alphas.get(name)
-    if not isinstance(scale, (int, float)) or not isinstance(alpha, (int, float)) or not isinstance(rank, int) or not rank:
-        return None, None
-    root = getattr(layer, "use_rslora", None)
-    stabilized = isinstance(root, dict) and bool(root.get(name, False))
-    return float(scale), float(alpha / (math.sqrt(rank) if stabilized else rank))
+def _scaling(layer: Any, name: str) -> float | None:
+    """Return the factor by which a layer adds an adapter's output; None where it has none."""
+    scales = getattr(layer, "scaling", None)
+    scale = scales.get(name) if isinstance(scales, dict) else None
+    return float(scale) if isinstance(scale, (int, float)) else None

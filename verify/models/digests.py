@@ -11,8 +11,9 @@ from verify.models.adapter_types import answering_state
 def weights_digest(model: nn.Module) -> str:
     """Compute SHA-256 over names, types, shapes and bytes of all weights, in hexadecimal, however they are distributed.
 
-    Of adapters it also covers which answer: one that is switched off, merged, inactive beside others or scaled otherwise than its
-    configuration says gives another digest. A model without adapters, or with adapters as they were loaded, is its tensors alone.
+    Of adapters it also covers which answer, and how strongly: one that is switched off, merged, inactive beside others or scaled
+    otherwise gives another digest. A model without adapters is its tensors alone, and so is one with the adapters that `--lora`
+    trains by default.
     """
     digest = hashlib.sha256()
     for key, tensor in sorted(model.state_dict().items()):
