@@ -10,6 +10,7 @@ import shlex
 import subprocess
 import sys
 import typing
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ import verify.cli.main
 from unlearn import NPO, DifferentialPrivacy, Federated, Selection, ShardPlan, TrainingOptions, finetune, forget
 from unlearn.methods import method_classes
 from verify import Fields, Settings, audit
+from verify.cli.dispatch import Command, find_command_of
 from verify.cli.foreign_flags import find_command, in_our_words
 from verify.errors import ArgumentError, InputError
 from verify.io.foreign_names import OMIT, TABLE, foreign_name, markdown_table
@@ -34,7 +36,12 @@ from verify.models.loading import load_model
 
 PLACES: dict[str, Any] = {"forget_set": "f.jsonl", "output_dir": "never-made"}
 ROWS = [{"example_id": f"r{n}", "prompt": f"Who is {n}?", "completion": f"Nobody but {n * 3}."} for n in range(8)]
-COMMAND: Any = unlearn.cli.main._command_type()
+
+
+def translated(program: str, commands: Mapping[str, Command], given: str) -> str:
+    """A command line as the program passes it on, its name in front."""
+    kind, words, named = find_command_of(program, commands, shlex.split(given))
+    return " ".join((named, *in_our_words(kind, words, named)))
 
 
 def training_arguments(**given: Any) -> transformers.TrainingArguments:
@@ -80,7 +87,10 @@ def test_every_counterpart_exists() -> None:
     """Each of our names is an argument of a public function or class, and its flag is one of `unlearn train` or `forget`."""
     functions = set(inspect.signature(forget).parameters) | set(inspect.signature(finetune).parameters)
     classes = {"TrainingOptions": TrainingOptions, "Fields": Fields}
-    flags = {flag for words in (["train"], ["forget", "npo"]) for flag in find_command(COMMAND, words, "unlearn").flags}  # type: ignore[union-attr]
+    flags = set[str]()
+    for words in (["train"], ["forget", "npo"]):
+        command = find_command(*find_command_of("unlearn", unlearn.cli.main.COMMANDS, words))
+        flags |= set(command.flags if command else ())
     for entry in (one for one in TABLE if one.ours and one.argument != "options"):
         assert entry.argument in (inspect.signature(classes[entry.owner]).parameters if entry.owner else functions), entry.name
         assert entry.flag in flags, entry.name
@@ -367,14 +377,13 @@ TRAIN = "train --model m --data d.jsonl --output o"
         (f"{TRAIN} --weight_decay 0.1 --seed 3", f"{TRAIN} --weight_decay 0.1 --seed 3"),
         ("forget grad-diff --model m", "forget grad_diff --model m"),
         ("request plan --output_dir o", "request plan --output o"),
-        ("--help", "--help"),
+        ("plan_shards --shards 2", "plan-shards --shards 2"),
         ("forget npo --help", "forget npo --help"),
-        ("forget", "forget"),
     ],
 )
 def test_flags_that_mean_the_same_are_accepted(given: str, ours: str) -> None:
     """HF flags, with dashes or underscores, with values as HF writes them, become ours."""
-    assert in_our_words(COMMAND, shlex.split(given), "unlearn") == shlex.split(ours)
+    assert translated("unlearn", unlearn.cli.main.COMMANDS, given) == f"unlearn {ours}"
 
 
 @pytest.mark.parametrize(
@@ -397,6 +406,7 @@ def test_flags_that_mean_the_same_are_accepted(given: str, ours: str) -> None:
         ("forget --trainer SimNPO", "Write unlearn forget simnpo"),
         ("forget --method mine.py", "path/to/file.py:Class"),
         ("forget --method", "needs a method"),
+        ("forget", "needs a method"),
         ("forget NPOO --model m", "Did you mean unlearn forget npo?"),
         ("forget trainer=GradAscent", "Did you mean unlearn forget gradient_ascent?"),
         ("forget npo forget_split=forget10", "write --forget"),
@@ -418,7 +428,7 @@ def test_the_auditors_command_line_answers_alike(capsys: pytest.CaptureFixture[s
     """`verify-unlearning` reads the same table, and has a line for every unknown flag."""
     given = "audit --model_name_or_path m --original o --forget f --output_dir x --torch_dtype torch.bfloat16"
     ours = "audit --model m --original o --forget f --output x --dtype bfloat16"
-    assert in_our_words(verify.cli.main.Command, shlex.split(given), "verify-unlearning") == shlex.split(ours)
+    assert translated("verify-unlearning", verify.cli.main.COMMANDS, given) == f"verify-unlearning {ours}"
     assert verify.cli.main.main(["audit", "--modle", "m", "--eval_strategy", "epoch", "--nonsense"]) == 2
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 3

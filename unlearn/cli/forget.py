@@ -6,7 +6,7 @@ from typing import Any
 
 from unlearn.methods import method_catalogue, named_method
 from verify.cli.dispatch import HELP, overview
-from verify.cli.foreign_flags import unknown_command
+from verify.cli.foreign_flags import spelled, unknown_command
 from verify.errors import InputError
 
 METHOD_FLAGS = ("--method", "--trainer", "--forget_loss", "--forget-loss")
@@ -60,10 +60,11 @@ def forget_of(words: Sequence[str]) -> tuple[Any, list[str], list[str]]:
         description = "Remove records from a fine-tuned model, by one of these methods or your own: --method FILE.py:Class."
         print(overview("unlearn forget", description, {name: entry["idea"] for name, entry in methods.items()}))  # noqa: T201
         raise SystemExit(0)
-    if rest[0] not in methods:
-        raise InputError(unknown_command(rest[0], dict.fromkeys(methods), "unlearn forget"))
+    name = spelled(rest[0], methods)
+    if name not in methods:
+        raise InputError(unknown_command(name, dict.fromkeys(methods), "unlearn forget"))
     # Here, as a method needs torch, and the list above does not.
     from unlearn.cli.forget_method import forget_command
 
-    kind = getattr(import_module(f"unlearn.methods.{rest[0]}"), methods[rest[0]]["__name__"])
-    return forget_command(kind), rest[1:], rest[:1]
+    kind = getattr(import_module(f"unlearn.methods.{name}"), methods[name]["__name__"])
+    return forget_command(kind), rest[1:], [name]

@@ -17,7 +17,7 @@ import tyro
 
 from verify.cli.config_file import with_config
 from verify.cli.console import USAGE_ERROR, run_command, say_error
-from verify.cli.foreign_flags import in_our_words, unknown_command, version, version_asked
+from verify.cli.foreign_flags import in_our_words, spelled, unknown_command, version, version_asked
 from verify.errors import InputError
 
 CONFIG = (tyro.conf.OmitArgPrefixes, tyro.conf.OmitSubcommandPrefixes)
@@ -62,15 +62,23 @@ def run_program(program: str, description: str, commands: Mapping[str, Command],
         print(overview(program, description, {name: command.line for name, command in commands.items()}), file=_help_to(given))
         return 0 if given else USAGE_ERROR
     try:
-        command = commands.get(given[0])
-        if command is None:
-            raise InputError(unknown_command(given[0], dict.fromkeys(commands), program))
-        kind, words, named = command.resolve(given[1:])
-        prog = " ".join((program, given[0], *named))
-        made = _parsed(kind, words, prog)
+        made = _parsed(*find_command_of(program, commands, given))
     except InputError as error:
         return say_error(error)
     return run_command(made.run)
+
+
+def find_command_of(program: str, commands: Mapping[str, Command], given: Sequence[str]) -> tuple[Any, list[str], str]:
+    """Find the dataclass of a command line, the words that are left for it, and the program's name with the command's.
+
+    Raises:
+        InputError: the first word is no command.
+    """
+    name = spelled(given[0], commands)
+    if name not in commands:
+        raise InputError(unknown_command(name, dict.fromkeys(commands), program))
+    kind, words, named = commands[name].resolve(given[1:])
+    return kind, words, " ".join((program, name, *named))
 
 
 def overview(program: str, description: str, lines: Mapping[str, str]) -> str:

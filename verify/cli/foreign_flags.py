@@ -8,7 +8,7 @@ import dataclasses
 import re
 import types
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from importlib import metadata
 from typing import Any
 
@@ -63,6 +63,11 @@ def version() -> str:
     return f"{DISTRIBUTION} {metadata.version(DISTRIBUTION)}"
 
 
+def spelled(word: str, names: Iterable[str]) -> str:
+    """Return the name that a word is but for dashes and underscores; the word itself where there is none."""
+    return next((name for name in names if name.replace("_", "-") == word.replace("_", "-")), word)
+
+
 def in_our_words(kind: Any, given: Sequence[str], program: str) -> list[str]:
     """A command line with the flags of other programs in our words.
 
@@ -107,8 +112,7 @@ def find_command(kind: Any, given: Sequence[str], program: str) -> Command | Non
         if choices:
             if not rest or rest[0].startswith("-"):
                 return None
-            word = next((one for one in choices if one.replace("_", "-") == rest[0].replace("_", "-")), rest[0])
-            del rest[0]
+            word = spelled(rest.pop(0), choices)
             if word not in choices:
                 raise InputError(unknown_command(word, choices, " ".join((program, *words))))
             words.append(word)
