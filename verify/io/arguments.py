@@ -2,9 +2,11 @@
 
 `checked` goes on a public function or a dataclass. It binds the call, compares every argument with its annotation, and raises
 `ArgumentError` where they disagree. Values that can mean one thing only are converted: numpy scalars, enumerations of text, lists
-where a tuple is wanted. Annotations it does not know (protocols, callables, sources of records) are left to the function itself.
+where a tuple is wanted. Annotations it does not know (protocols, abstract bases, callables, sources of records) are left to the
+function itself.
 """
 
+import abc
 import dataclasses
 import enum
 import functools
@@ -200,6 +202,7 @@ def fitted(name: str, value: Any, hint: Any) -> Any:
         isinstance(hint, type)
         and hint.__module__.split(".")[0] in ("unlearn", "verify")
         and not getattr(hint, "_is_protocol", False)
+        and abc.ABC not in hint.__bases__
     ):
         return _instance(name, value, hint)
     return value

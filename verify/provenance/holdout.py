@@ -16,6 +16,7 @@ from verify.data.records import Fields, Record
 from verify.data.sources import load_records, stream_rows
 from verify.data.subjects import people_of
 from verify.errors import InputError
+from verify.io.arguments import checked
 from verify.io.files import write_text
 from verify.provenance.training_history import HOLDOUT_USED, history_of, holdout_used
 from verify.schema.parts import HoldoutCheck
@@ -65,6 +66,7 @@ class HoldoutFiles:
     records: tuple[int, int]
 
 
+@checked
 def split_holdout(records: Sequence[Record], seed: int = 0) -> HoldoutSplit:
     """Divide holdout records by subject into a half for the method and a half for the audit.
 
