@@ -171,7 +171,8 @@ def merged(model: Any, seed: int = 0) -> Any:
     """The model with its adapter folded into the weights: delta-W arithmetic, after which the adapter is gone.
 
     A base in half precision is added to in float32 and rounded once, by the seed, as after training
-    (`unlearn.training.precision`). A quantized base is dequantized first: folded into few bits, most of the change would be rounded away.
+    (`unlearn.training.precision`). A quantized base is dequantized first: folded into few bits, most of the change would be rounded
+    away.
     """
     if not is_adapter(model):
         return model
