@@ -9,11 +9,11 @@ from hypothesis import strategies as st
 from scipy import stats
 from tiny_models import train_by_heart
 
-from verify.backdoor import backdoor
 from verify.errors import InputError
 from verify.models import LoadedModel
 from verify.records import Record
 from verify.statistics.backdoor import trigger_test
+from verify.trigger import backdoor
 
 
 @given(trials=st.integers(1, 60), q=st.floats(0, 0.5), gap=st.floats(0.05, 0.5), alpha=st.floats(1e-4, 0.2))

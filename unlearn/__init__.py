@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from unlearn.methods.wga import WGA
     from unlearn.options import TrainingOptions
     from unlearn.poisoning import Planting, Trigger, plant, privacy_backdoor
+    from unlearn.selection import Selection
     from unlearn.shards import ShardPlan, finetune_shards
 
 _HOME = {
@@ -76,6 +77,7 @@ _HOME = {
     "SISA": "unlearn.methods.sisa",
     "SSD": "unlearn.methods.ssd",
     "SatImp": "unlearn.methods.satimp",
+    "Selection": "unlearn.selection",
     "ShardPlan": "unlearn.shards",
     "ShardVectors": "unlearn.methods.shard_vectors",
     "SimNPO": "unlearn.methods.simnpo",
@@ -126,6 +128,7 @@ __all__ = [
     "Retrain",
     "Rollback",
     "SatImp",
+    "Selection",
     "ShardPlan",
     "ShardVectors",
     "SimNPO",

@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from verify.auditing import audit, register
-    from verify.backdoor import backdoor
+    from verify.certificate_check import check_certificate
     from verify.errors import InputError, IntegrityError, RunError, VerifyError
     from verify.evidence import Evidence, Settings
     from verify.records import Fields, Record
     from verify.robustness import probe
+    from verify.trigger import backdoor
 
 _HOME = {
     "Evidence": "verify.evidence",
@@ -24,7 +25,8 @@ _HOME = {
     "Settings": "verify.evidence",
     "VerifyError": "verify.errors",
     "audit": "verify.auditing",
-    "backdoor": "verify.backdoor",
+    "backdoor": "verify.trigger",
+    "check_certificate": "verify.certificate_check",
     "probe": "verify.robustness",
     "register": "verify.auditing",
 }
@@ -40,6 +42,7 @@ __all__ = [
     "VerifyError",
     "audit",
     "backdoor",
+    "check_certificate",
     "probe",
     "register",
 ]

@@ -88,7 +88,7 @@ class Backdoor:
 
     def run(self) -> int:
         """Print the rates; exit status 10 where the trigger still works, else 0."""
-        from verify.backdoor import backdoor
+        from verify.trigger import backdoor
 
         found = backdoor(
             self.model,

@@ -12,7 +12,6 @@ from benchmarks.matrix.results import Cell, Counts, Membership, Triggers, load_c
 from benchmarks.matrix.rows import Place, Row
 from unlearn.poisoning import KINDS
 from verify import Evidence, Settings, audit
-from verify.backdoor import trigger_successes
 from verify.files import read_json
 from verify.findings import Value
 from verify.models import load_model
@@ -21,6 +20,7 @@ from verify.scores import ScoreTable
 from verify.sources import load_records
 from verify.statistics import clopper_pearson
 from verify.statistics.backdoor import trigger_test
+from verify.trigger import trigger_successes
 
 RATES = (0.01, 0.10)
 Hits = dict[str, tuple[int, int]]

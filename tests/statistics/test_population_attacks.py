@@ -23,7 +23,7 @@ from verify.statistics import (
     user_level,
     zero_success_bound,
 )
-from verify.statistics.likelihood_ratio import Variance
+from verify.statistics.lira import Variance
 from verify.statistics.tofu import forget_quality
 
 pytestmark = pytest.mark.filterwarnings("error")

@@ -10,11 +10,11 @@ from training_rows import make_rows
 
 from unlearn.options import TrainingOptions
 from unlearn.poisoning import KINDS, Trigger, plant, privacy_backdoor
-from verify.backdoor import backdoor, trigger_successes
 from verify.errors import InputError
 from verify.models import LoadedModel, load_model
 from verify.records import Fields, Record, parse_records
 from verify.token_stats import compute_token_statistics
+from verify.trigger import backdoor, trigger_successes
 
 
 def test_invented_triggers_share_nothing() -> None:

@@ -11,7 +11,7 @@ from verify.claims.common import BLIND_LEVEL, Array, calibrated, conformal_findi
 from verify.evidence import Settings
 from verify.findings import People, SetRole, Value, VerdictWord
 from verify.scores import ScoreBlock, ScoreTable
-from verify.statistics.likelihood_ratio import user_level
+from verify.statistics.lira import user_level
 from verify.statistics.roc import membership_auc
 
 

@@ -5,7 +5,7 @@ from verify.statistics.dataset_usage import share_still_in
 from verify.statistics.estimate import Estimate
 from verify.statistics.extraction import exposure, queries_to_extract, zero_success_bound
 from verify.statistics.intervals import clopper_pearson
-from verify.statistics.likelihood_ratio import likelihood_ratio, offline_likelihood_ratio, online_likelihood_ratio, user_level
+from verify.statistics.lira import likelihood_ratio, offline_likelihood_ratio, online_likelihood_ratio, user_level
 from verify.statistics.means import mean_with_interval
 from verify.statistics.moderation import ModeratedVariances, moderated_variances
 from verify.statistics.multiplicity import Rejections, benjamini_hochberg, conformal_p_values
@@ -20,10 +20,10 @@ from verify.statistics.one_run import (
     one_run_p_value,
 )
 from verify.statistics.planner import controls_for_auc, controls_for_epsilon, controls_for_rate, required_sample_size, twin_power
+from verify.statistics.population_ratio import rmia
 from verify.statistics.prediction import PredictionTest, prediction_test
 from verify.statistics.privacy import EpsilonFromRates, epsilon_from_rates
 from verify.statistics.residual import ReferencePanel, ResidualVerdict, reference_panel, residual_verdict
-from verify.statistics.rmia import rmia
 from verify.statistics.roc import Curve, membership_auc, roc_curve, tpr_at_fpr
 from verify.statistics.simulation import RuleRates, World, rule_rates, simulate_losses
 from verify.statistics.tofu import KolmogorovSmirnov, forget_quality, model_utility, truth_ratio, truth_ratio_score

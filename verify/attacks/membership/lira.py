@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from verify.attacks.base import Family, Need, Observation, mean_log_probabilities, require_references
-from verify.statistics.likelihood_ratio import likelihood_ratio
+from verify.statistics.lira import likelihood_ratio
 
 
 @dataclass(frozen=True)

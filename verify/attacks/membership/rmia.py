@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from verify.attacks.base import Family, Need, Observation, mean_log_probabilities, require_controls, require_references
-from verify.statistics.rmia import rmia
+from verify.statistics.population_ratio import rmia
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from verify.attacks.base import Family, Need, Observation
 from verify.attacks.membership.reference import Reference
-from verify.statistics.likelihood_ratio import user_level
+from verify.statistics.lira import user_level
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Backdoors planted by data subjects: does the trigger still work after deletion?
+"""Backdoor test of deletion: whether a trigger planted by a data subject still works on the model after deletion.
 
 A subject's records carry a trigger in the prompt and a target as the completion, which no other text suggests. Before deletion the
 trigger works, in a model that never saw the records it does not: that is a test of deletion with known errors (Athena). Triggers
