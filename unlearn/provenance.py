@@ -47,7 +47,7 @@ class TrainingLog:
     Attributes:
         options: the training options by name.
         records: keyed hash of every training record; a record that was split into windows has one entry per window.
-        subjects: keyed hash of its subject, or None, likewise.
+        subjects: keyed hash of its subject, or None, likewise; of a record about several people, all of theirs joined by commas.
         start_weights: digest of the weights that training began with.
         tokenizer: digest of the tokenizer.
         microbatches: in order.
@@ -189,7 +189,7 @@ class LogWriter:
             "schema": SCHEMA,
             "options": asdict(options),
             "records": [key.of(record.fingerprint) for record in listed],
-            "subjects": [None if record.subject_id is None else key.of(record.subject_id, "subject") for record in listed],
+            "subjects": [",".join(key.of(subject, "subject") for subject in record.subjects) or None for record in listed],
             "tokenizer": tokenizer,
             "start_weights": start_weights,
             **({} if defense is None else {"defense": defense}),

@@ -64,7 +64,7 @@ class ShardPlan:
             raise InputError(f"--shards and --slices must be at least 1, got {self.shards} and {self.slices}.")
 
     def place(self, record: Record, key: RecordKey) -> tuple[int, int]:
-        """Shard and slice of a record; all records of a subject lie together."""
+        """Shard and slice of a record; records with the same (first) subject lie together."""
         unit = key.of(record.fingerprint) if record.subject_id is None else key.of(record.subject_id, "subject")
         number = int(hashlib.sha256(unit.encode()).hexdigest(), 16)
         return number % self.shards, number // self.shards % self.slices

@@ -27,6 +27,7 @@ from verify.registration import Registration
 from verify.scorer import Plan, Scorer
 from verify.scores import ScoreTable, audited_sets
 from verify.sets import load_sets
+from verify.subjects import people_of
 from verify.threats import threat_models
 
 Progress = Callable[[str, float], None]
@@ -204,7 +205,8 @@ def _texts(sets: Mapping[SetRole, Sequence[Record]]) -> tuple[dict[SetRole, list
     """What the blind baseline reads: the whole text of every record, and whom it belongs to."""
     compared: dict[SetRole, Sequence[Record]] = {role: sets[role] for role in sets if role in ("forget", "holdout", "fresh")}
     texts = {role: [f"{record.prompt} {record.scored_text}" for record in records] for role, records in compared.items()}
-    groups = {role: [record.subject_id or record.example_id for record in records] for role, records in compared.items()}
+    everybody = iter(people_of([record for records in compared.values() for record in records], lambda record: record.example_id))
+    groups = {role: [next(everybody) for _ in records] for role, records in compared.items()}
     return texts, groups
 
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from verify.errors import InputError
+from verify.identifiers import identifier_of, subjects_of
 
 Role = Literal["forget", "retain", "holdout"]
 
@@ -26,7 +27,7 @@ class Fields:
         completion: what it should answer; scored.
         messages: a list of {"role", "content"}; the assistant's tokens are scored.
         id: the record's own identifier; without such a column it is derived from the content.
-        subject: the person the record is about, if known.
+        subject: the person the record is about, or a list of them, if known.
         secret: a passage of the completion (or text) that alone counts as secret, for extraction.
     """
 
@@ -48,7 +49,8 @@ class Record:
         prompt: "" for a plain text.
         completion: the scored part; the whole text for a plain text; "" for a chat.
         messages: ((role, content), ...) for a chat, else ().
-        subject_id: the person it is about, or None.
+        subject_id: the person it is about, or None; the first of several.
+        other_subjects: the further people it is about.
         secret: the secret passage, or None if the whole scored part is.
         named: whether the source gave `example_id` itself (otherwise it is derived from the content).
     """
@@ -60,6 +62,12 @@ class Record:
     subject_id: str | None = field(repr=False, default=None)
     secret: str | None = field(repr=False, default=None)
     named: bool = field(repr=False, default=True)
+    other_subjects: tuple[str, ...] = field(repr=False, default=())
+
+    @property
+    def subjects(self) -> tuple[str, ...]:
+        """Everybody the record is about, in the source's order."""
+        return () if self.subject_id is None else (self.subject_id, *self.other_subjects)
 
     @property
     def fingerprint(self) -> str:
@@ -154,14 +162,16 @@ def parse_row(row: Mapping[str, Any], fields: Fields, where: str) -> Record:
     secret = row.get(fields.secret)
     if secret is not None and str(secret) not in completion:
         raise InputError(f"{where}: the {fields.secret!r} passage does not occur in the completion. Correct the row.")
-    identifier, subject = row.get(fields.id), row.get(fields.subject)
-    _require_unicode([prompt, completion, str(identifier), str(subject), *(part for turn in messages for part in turn)], where)
+    identifier = identifier_of(row.get(fields.id), fields.id, where)
+    subjects = subjects_of(row.get(fields.subject), fields.subject, where)
+    _require_unicode([prompt, completion, identifier or "", *subjects, *(part for turn in messages for part in turn)], where)
     return Record(
-        example_id=str(identifier) if identifier is not None else _digest(messages or (prompt, completion))[:32],
+        example_id=identifier if identifier is not None else _digest(messages or (prompt, completion))[:32],
         prompt=prompt,
         completion=completion,
         messages=messages,
-        subject_id=None if subject is None else str(subject),
+        subject_id=subjects[0] if subjects else None,
+        other_subjects=subjects[1:],
         secret=str(secret) if secret else None,
         named=identifier is not None,
     )
@@ -216,8 +226,8 @@ def select(training: Sequence[Record], identifiers: Sequence[str], source: str) 
     wanted = {identifier.strip(): position for position, identifier in enumerate(identifiers, 1) if identifier.strip()}
     if not wanted:
         raise InputError(f"{source} names no records. Give at least one example id or subject id.")
-    chosen = [record for record in training if record.example_id in wanted or record.subject_id in wanted]
-    matched = {record.example_id for record in chosen} | {record.subject_id for record in chosen}
+    chosen = [record for record in training if not wanted.keys().isdisjoint({record.example_id, *record.subjects})]
+    matched = {name for record in chosen for name in (record.example_id, *record.subjects)}
     missing = [position for name, position in wanted.items() if name not in matched]
     if missing:
         raise InputError(

@@ -50,7 +50,8 @@ class ScoreCache:
             windows = 0 if observation is None else len(observation.windows)  # another way of splitting is another measurement
             digest.update(f"\x00{len(records)}\x00{windows}".encode())
             for record in records:
-                digest.update(f"\x00{record.fingerprint}\x00{record.secret}\x00{record.subject_id}".encode())
+                people = "\x00".join(record.subjects) or None
+                digest.update(f"\x00{record.fingerprint}\x00{record.secret}\x00{people}".encode())
         return self.key.of(digest.hexdigest(), "attack scores")
 
     def _read(self) -> dict[str, list[float]]:

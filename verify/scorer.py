@@ -19,6 +19,7 @@ from verify.models import LoadedModel, load_model, require_same_tokenizer
 from verify.records import Record
 from verify.score_cache import ScoreCache
 from verify.scores import ScoreBlock
+from verify.subjects import people_of
 
 ATTACKED: tuple[SetRole, ...] = ("forget", "holdout")
 """Retain records are trained data and speak of utility; canaries and fresh texts have claims of their own."""
@@ -111,6 +112,7 @@ class Scorer:
 
     def _block(self, plan: Plan, observation: Observation, role: SetRole, cache: ScoreCache) -> ScoreBlock:
         scores = {}
+        people = people_of(observation.records, lambda _: "")
         if role in ATTACKED:
             for name, attack in self.attacks.items():
                 # What the base model gives away is the rate to compare an extraction with; membership it cannot know.
@@ -122,9 +124,7 @@ class Scorer:
                 scores[name] = cache.get(name, attack, read, run) if attack.needs & MODEL_ITSELF else run()
         return ScoreBlock(
             records=tuple(self.key.of(record.fingerprint) for record in observation.records),
-            subjects=tuple(
-                None if record.subject_id is None else self.key.of(record.subject_id, "subject") for record in observation.records
-            ),
+            subjects=tuple(self.key.of(person, "subject") if person else None for person in people),
             tokens=np.array([len(entry) for entry in observation.statistics], dtype=np.int64),
             loss=np.array([entry.loss for entry in observation.statistics]),
             scores=scores,

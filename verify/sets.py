@@ -62,8 +62,8 @@ def load_sets(
 def _fresh(source: RecordSource, forget: Sequence[Record], fields: Fields | None) -> list[Record]:
     """Fresh texts of the people whose records are to be forgotten."""
     records = load_records(source, fields)
-    people = {record.subject_id for record in forget} - {None}
-    strangers = [number for number, record in enumerate(records, 1) if record.subject_id not in people]
+    people = {subject for record in forget for subject in record.subjects}
+    strangers = [number for number, record in enumerate(records, 1) if people.isdisjoint(record.subjects)]
     if strangers:
         raise InputError(
             f"{len(strangers)} fresh texts (the first in row {strangers[0]}) name no subject of the forget set. Give texts of "

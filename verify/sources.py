@@ -74,7 +74,7 @@ def find_forget_set(source: str | Path, data: str | Path, fields: Fields | None 
     if identifiers is None:
         return load_records(source, fields)
     wanted = {identifier.strip() for identifier in identifiers}
-    chosen = [record for record in stream_records(data, fields) if {record.example_id, record.subject_id} & wanted]
+    chosen = [record for record in stream_records(data, fields) if {record.example_id, *record.subjects} & wanted]
     return select(chosen, identifiers, str(source))
 
 

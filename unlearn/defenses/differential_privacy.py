@@ -30,6 +30,7 @@ from verify.digests import weights_digest
 from verify.encoding import Encoded, Encoder, collate, padding_token_id
 from verify.errors import InputError, RunError
 from verify.records import Record
+from verify.subjects import people_of
 
 
 @dataclass(frozen=True)
@@ -191,7 +192,8 @@ def _subjects(records: Sequence[Record]) -> list[str]:
             f"{len(missing)} of {len(records)} training records (the first in row {missing[0]}) name no subject, so subjects "
             "cannot be the unit. Name their column with --subject-field, or use --privacy-unit record."
         )
-    return [str(record.subject_id) for record in records]
+    # Whoever shares a record shares a unit: the guarantee for the group holds for each person in it.
+    return people_of(records)
 
 
 @dataclass(eq=False)

@@ -15,6 +15,7 @@ from verify.errors import InputError
 from verify.identity import RecordKey
 from verify.records import Record
 from verify.sources import load_records
+from verify.subjects import people_of
 
 
 @dataclass(frozen=True)
@@ -91,7 +92,7 @@ class Federated:
                 f"{len(missing)} of {len(records)} training records (the first in row {missing[0]}) belong to no client: "
                 f"{self.client_field or task.fields.subject!r} is empty there. Fill it, or name another column with --client-field."
             )
-        names = [str(record.subject_id) for record in records]
+        names = people_of(records)
         return [_dealt(name, self.clients, key) for name in names] if self.clients else names
 
 

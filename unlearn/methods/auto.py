@@ -24,6 +24,7 @@ from verify.errors import InputError, RunError
 from verify.files import MANIFEST, read_json
 from verify.models import load_model
 from verify.records import Record
+from verify.subjects import people_of
 
 MINIMUM_REFERENCES = 3
 TUNED = ("npo", "simnpo", "grad_diff", "undial", "grad_ascent_kl", "wga", "satimp", "dpo")
@@ -232,7 +233,7 @@ class _Climb:
         """At most what the exact rebuild costs, in retrainings: a shard for every person, else all of it."""
         if not (self.model_dir / SHARDS).is_file():
             return 1.0
-        people = {record.subject_id or record.fingerprint for record in self.context.forget}
+        people = set(people_of(self.context.forget))
         return min(1.0, len(people) / SavedShards.read(self.model_dir).plan.shards)
 
     def _count(self, training: TrainingResult | None) -> None:
@@ -292,7 +293,8 @@ def exact_method(model_dir: Path) -> str:
 
 def _halves(records: Sequence[Record], seed: int) -> tuple[list[Record], list[Record]]:
     """Two halves by subject, so that nobody is in both; by record where no subjects are named."""
-    units = sorted({record.subject_id or record.fingerprint for record in records})
+    owners = people_of(records)
+    units = sorted(set(owners))
     if len(units) < 2:
         raise InputError(
             "auto tunes on one half of the forget set and judges on the other; two people or records are needed. Use retrain."
@@ -300,6 +302,6 @@ def _halves(records: Sequence[Record], seed: int) -> tuple[list[Record], list[Re
     drawn = np.random.default_rng([seed, 5]).permutation(len(units))
     first = {units[index] for index in drawn[: len(units) // 2]}
     sides: tuple[list[Record], list[Record]] = ([], [])
-    for record in records:
-        sides[(record.subject_id or record.fingerprint) not in first].append(record)
+    for record, owner in zip(records, owners, strict=True):
+        sides[owner not in first].append(record)
     return sides

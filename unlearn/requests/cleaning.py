@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 from unlearn.requests import purging
-from unlearn.requests.finding import subject_of
 from unlearn.requests.ledger import Ledger, Request
 from unlearn.requests.lineage import AffectedModel, affected_models
 from unlearn.requests.plans import Plan
@@ -267,7 +266,7 @@ class _Naming:
 
     def __init__(self, roots: Sequence[Path], records: Sequence[Record], key: RecordKey, reasons: Mapping[str, str]) -> None:
         self.roots, self.key, self.reasons = [root.resolve() for root in roots], key, reasons
-        texts = (text for record in records for text in (record.subject_id, record.example_id if record.named else None))
+        texts = (text for record in records for text in (*record.subjects, record.example_id if record.named else None))
         self.telling = {part for text in set(texts) if text is not None for part in telling_parts(text)}
         self.shown: dict[str, str] = {}
 
@@ -309,8 +308,7 @@ def suppress(plan: Plan, requests: Sequence[Request], path: Path, key: RecordKey
     asked = {subject for request in requests for subject in request.subjects}
     records = _still_in_files(plan, key)[1]
     with extended(path) as found:
-        found.add([record for record in records if subject_of(record, key) in asked], key)
-        found.add([record for record in records if subject_of(record, key) not in asked], key, whole_subjects=False)
+        found.add(records, key, only=asked)
     return len(records)
 
 

@@ -27,7 +27,7 @@ class Match:
         record: keyed hash of its content.
         how: why it is here. A near duplicate is a proposal that a human confirms.
         similarity: 1 for all but near duplicates.
-        subject: keyed hash of whom it is about, or None where the data do not say.
+        subjects: keyed hashes of the people it is about; empty where the data do not say.
         like: of a duplicate, the keyed hash of the found record that it repeats; None else.
     """
 
@@ -36,8 +36,13 @@ class Match:
     record: str
     how: How
     similarity: float = 1.0
-    subject: str | None = None
+    subjects: tuple[str, ...] = ()
     like: str | None = None
+
+    @property
+    def subject(self) -> str | None:
+        """Keyed hash of the first person it is about, or None."""
+        return next(iter(self.subjects), None)
 
 
 def find_records(
@@ -71,7 +76,7 @@ def find_records(
         how = _how(record, key, set(subjects), set(record_ids), wanted)
         if how is not None:
             name = key.of(record.fingerprint)
-            found.append(Match(file, row, name, how, subject=subject_of(record, key)))
+            found.append(Match(file, row, name, how, subjects=subjects_of(record, key)))
             contents[name] = record.whole_text
     return found + _duplicates(files, key, fields, found, contents) if near and found else found
 
@@ -82,13 +87,13 @@ def _all_records(files: Sequence[str | Path], fields: Fields | None) -> Iterable
             yield str(file), row, record
 
 
-def subject_of(record: Record, key: RecordKey) -> str | None:
-    """Keyed hash of the person a record is about, as the ledger spells it, or None."""
-    return None if record.subject_id is None else key.of(record.subject_id.strip(), "subject")
+def subjects_of(record: Record, key: RecordKey) -> tuple[str, ...]:
+    """Keyed hashes of the people a record is about, as the ledger spells them."""
+    return tuple(key.of(subject.strip(), "subject") for subject in record.subjects)
 
 
 def _how(record: Record, key: RecordKey, subjects: set[str], ids: set[str], texts: Sequence[str]) -> How | None:
-    if subjects and subject_of(record, key) in subjects:
+    if subjects and not subjects.isdisjoint(subjects_of(record, key)):
         return "subject"
     if ids and record.named and record.example_id in ids:
         return "record id"
@@ -110,7 +115,7 @@ def _duplicates(
             continue
         name = key.of(record.fingerprint)
         if name in contents:
-            more.append(Match(file, row, name, "exact duplicate", subject=subject_of(record, key), like=name))
+            more.append(Match(file, row, name, "exact duplicate", subjects=subjects_of(record, key), like=name))
         elif (likeness := index.find(shingles(record.whole_text, key.secret))) is not None:
-            more.append(Match(file, row, name, "near duplicate", likeness[1], subject_of(record, key), likeness[0]))
+            more.append(Match(file, row, name, "near duplicate", likeness[1], subjects_of(record, key), likeness[0]))
     return more

@@ -73,7 +73,7 @@ def match_requests(
 
 
 def _matched(request: Request, found: Sequence[Match], chosen: Collection[tuple[str, int]], digests: Mapping[str, str]) -> Matched:
-    own = [match for match in found if match.how == "subject" and match.subject in request.subjects]
+    own = [match for match in found if match.how == "subject" and not set(request.subjects).isdisjoint(match.subjects)]
     names = {match.record for match in own}
     repeated = [match for match in found if match.like in names]
     exact = [match for match in repeated if match.how == "exact duplicate"]

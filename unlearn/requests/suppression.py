@@ -6,7 +6,7 @@ value of the key: under another one a check would find nothing, and let deleted 
 """
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +14,7 @@ from typing import Literal
 
 import numpy as np
 
+from unlearn.requests.finding import subjects_of
 from unlearn.requests.near_duplicates import PERMUTATIONS, SCHEME, NearDuplicates, Signature, shingles, signature
 from unlearn.requests.workplace import alone_in
 from verify.errors import InputError
@@ -49,8 +50,16 @@ class SuppressionList:
         self.subjects: set[str] = set()
         self.key_check: str | None = None  # None in lists from before there was one
 
-    def add(self, records: Iterable[Record], key: RecordKey, whole_subjects: bool = True) -> None:
+    def add(
+        self, records: Iterable[Record], key: RecordKey, whole_subjects: bool = True, only: Collection[str] | None = None
+    ) -> None:
         """Suppress records, and with `whole_subjects` everything of the people they are about.
+
+        Args:
+            records: what must not come back.
+            key: hashes records and people.
+            whole_subjects: whether to suppress the people too.
+            only: keyed hashes of the people who are suppressed as a whole; None for all whom the records are about.
 
         Raises:
             InputError: the list was made with another key.
@@ -59,8 +68,8 @@ class SuppressionList:
         self.key_check = key.check
         for record in records:
             self.records[key.of(record.fingerprint)] = signature(shingles(record.whole_text, key.secret))
-            if whole_subjects and record.subject_id is not None:
-                self.subjects.add(key.of(record.subject_id.strip(), "subject"))
+            if whole_subjects:
+                self.subjects.update(subject for subject in subjects_of(record, key) if only is None or subject in only)
 
     def check(self, source: str | Path, key: RecordKey, fields: Fields | None = None) -> Iterator[Hit]:
         """Rows of a data set that are on the list, in order; one record in memory at a time.
@@ -73,7 +82,7 @@ class SuppressionList:
         for row, record in enumerate(stream_records(source, fields), 1):
             if key.of(record.fingerprint) in self.records:
                 yield Hit(row, "record")
-            elif record.subject_id is not None and key.of(record.subject_id.strip(), "subject") in self.subjects:
+            elif not self.subjects.isdisjoint(subjects_of(record, key)):
                 yield Hit(row, "subject")
             elif (likeness := index.find(shingles(record.whole_text, key.secret))) is not None:
                 yield Hit(row, "near duplicate", likeness[1])

@@ -8,6 +8,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
 from verify.attacks.base import Observation
+from verify.subjects import people_of
 
 FOLDS = 5
 STRENGTH = 0.1
@@ -48,5 +49,4 @@ def cross_fitted(
 
 def _folds(observation: Observation) -> NDArray[np.int64]:
     """One fold a person, or a record where no person is named; by content, so that order and company change nothing."""
-    owners = [record.subject_id or record.fingerprint for record in observation.records]
-    return np.array([int(hashlib.sha256(owner.encode()).hexdigest(), 16) % FOLDS for owner in owners])
+    return np.array([int(hashlib.sha256(owner.encode()).hexdigest(), 16) % FOLDS for owner in people_of(observation.records)])

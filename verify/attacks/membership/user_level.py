@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from verify.attacks.base import Family, Need, Observation
 from verify.attacks.membership.reference import Reference
 from verify.statistics.lira import user_level
+from verify.subjects import people_of
 
 
 @dataclass(frozen=True)
@@ -37,10 +38,8 @@ class UserLevel:
             InputError: no reference model was scored.
         """
         scores = Reference().score(target, references)
-        people = [
-            f"subject {record.subject_id}" if record.subject_id is not None else f"record {place}"
-            for place, record in enumerate(target.records)
-        ]
+        groups = people_of(target.records, lambda _: "")
+        people = [f"subject {group}" if group else f"record {place}" for place, group in enumerate(groups)]
         names, means = user_level(scores, people)
         of = dict(zip(names, means, strict=True))
         return np.array([of[person] for person in people])
