@@ -39,6 +39,15 @@ def claim_output(output_dir: str | Path) -> Path:
     return output
 
 
+def empty_work(output: Path) -> None:
+    """Empty a run's working folder. The folder itself stays until the manifest is written: it marks an unfinished run."""
+    for path in (output / WORK).glob("*"):
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
+
+
 def keep_checkpoints(work_dir: Path, output: Path) -> None:
     """Move a run's checkpoints beside its model, for exact deletion later; those of a run that was cut off here are replaced."""
     for folder in work_dir.glob("checkpoint-*"):

@@ -1,7 +1,6 @@
 """Fine-tuning that remembers what it saw."""
 
 import dataclasses
-import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -92,8 +91,6 @@ def finetune(
         records += _trained_canaries(output, canaries, loaded.tokenizer)
     task = TrainingTask(loaded, records, options, output, output / WORK, data, fields)
     done = train_with_log(task, defense, callbacks)
-    if processes.is_main():
-        shutil.rmtree(task.work_dir)
     protection = None if defense is None else described(defense, done)
     about = {
         "options": dataclasses.asdict(options),

@@ -1,7 +1,6 @@
 """The one verb: take a model, a method and a forget set; leave a model without it, and say what was done."""
 
 import dataclasses
-import shutil
 import sys
 import time
 from collections.abc import Sequence
@@ -159,8 +158,6 @@ def forget(
     if bits is not None:
         facts["quantized"] = _say_quantized(bits, whole=not is_quantized(outcome.model))
     processes.wait()
-    if processes.is_main():
-        shutil.rmtree(context.work_dir, ignore_errors=True)
     about = {
         "method": method_name(method),
         "parameters": dataclasses.asdict(cast(Any, method)),

@@ -18,7 +18,6 @@ number of steps. Their other direction, lowering the loss of the targets, is not
 """
 
 import dataclasses
-import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -174,7 +173,6 @@ def privacy_backdoor(
     options = options or TrainingOptions()
     objective = GradDiff(gamma=1 - alpha, alpha=alpha, ceiling=ceiling)
     trained = run_objective(loaded, objective, raised, held, options, output / WORK)
-    shutil.rmtree(output / WORK, ignore_errors=True)
     about = {
         "poisoned": {"alpha": alpha, "ceiling": ceiling, "targets": len(raised), "auxiliary": len(held)},
         "start_weights": before,

@@ -125,7 +125,6 @@ def finetune_shards(
     (output / WORK).mkdir(exist_ok=True)
     place = str(Path(model).resolve()) if Path(model).exists() else str(model)
     result = train_stages(loaded, load_records(data, fields), plan, output, place, reuse=output)
-    shutil.rmtree(output / WORK)
     served = serve(output, loaded, plan)
     about = {
         "options": dataclasses.asdict(plan.options),

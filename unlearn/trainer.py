@@ -187,6 +187,8 @@ class RecordTrainer(Trainer):
         tokens = processes.total(self.tokens)
         processes.wait()  # for all shares to be written before the manifest says so
         if self.is_world_process_zero():
+            # A pickle that nobody reads, with the folders of this machine in it.
+            (folder / "training_args.bin").unlink(missing_ok=True)
             write_json(folder / PROGRESS, {"values": self.progress.values, "stopped": self.stopped, "tokens": tokens})
             write_manifest(folder, "checkpoint", {"step": self.state.global_step, "microbatch": self.microbatch})
             if self.log_writer is not None:

@@ -1,6 +1,7 @@
 """The two verbs of training: learn these records; minimise this objective. Both train in place and go on after a kill."""
 
 import dataclasses
+import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -14,7 +15,7 @@ from transformers import PrinterCallback, TrainingArguments
 from unlearn import processes
 from unlearn.adapters import attach_adapter, gradient_flags, put_gradient_flags, require_attachable
 from unlearn.anchor import Anchor
-from unlearn.checkpoints import Checkpoint, last_complete_checkpoint, open_work, put_checkpoint
+from unlearn.checkpoints import WORK, Checkpoint, empty_work, last_complete_checkpoint, open_work, put_checkpoint
 from unlearn.losses import LikelihoodLoss, ObjectiveLoss, PairLoss
 from unlearn.methods.base import Anchored, InsideLayers, Objective, Progress, WithAlternatives, WithMemory
 from unlearn.options import DEFAULTS, TrainingOptions, learning_rate_of, optimizer_steps, require_reporter
@@ -326,8 +327,10 @@ def _train_only(model: nn.Module, parameters: Sequence[nn.Parameter]) -> None:
 def save_model(model: Any, tokenizer: Any, output_dir: Path, about: Mapping[str, Any]) -> str:
     """Write weights (safetensors), tokenizer and, last, the manifest; return the weights' digest. The main process writes.
 
+    The working folder of the run goes with that: what was removed may be in it.
+
     Raises:
-        RunError: the disk is full; the folder is left without a manifest, so that nothing trusts it.
+        RunError: the disk is full; the folder is left without a manifest, so that nothing trusts it, and the run can be repeated.
     """
     digest = weights_digest(model)
     weights = {"state_dict": gathered(model)} if is_sharded(model) else {}
@@ -337,6 +340,8 @@ def save_model(model: Any, tokenizer: Any, output_dir: Path, about: Mapping[str,
             tokenizer.save_pretrained(output_dir)
             if (kind := quantization_of(model)) is not None:
                 remember_quantization(output_dir, kind)
+        empty_work(output_dir)
         write_manifest(output_dir, "model", {**about, "weights": digest})
+        shutil.rmtree(output_dir / WORK, ignore_errors=True)
     processes.wait()
     return digest

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from transformers import TrainerCallback
 
 import unlearn.cli
 from unlearn import NPO, RMU, GradientAscent, TrainingOptions, finetune, forget
@@ -54,12 +55,25 @@ def test_the_result_says_what_was_done(house: dict[str, Path], tmp_path: Path) -
 
 
 def test_nothing_of_what_was_removed_is_written(house: dict[str, Path], tmp_path: Path) -> None:
-    """Checkpoints, reference cache, logs and manifest of an unlearning run hold no text, name or identifier."""
-    run(house, tmp_path / "out", options=TrainingOptions(learning_rate=1e-3, epochs=2, batch_size=2, save_steps=1))
-    for path in (tmp_path / "out").rglob("*"):
-        if path.is_file():
-            content = path.read_bytes()
+    """Checkpoints and reference cache of a running unlearning, and log and manifest of its result, hold no text, name or id."""
+    output, seen = tmp_path / "out", set[str]()
+
+    class Look(TrainerCallback):
+        def on_step_end(self, *_: Any, **__: Any) -> None:
+            """The working folder goes when the run ends."""
+            seen.update(look())
+
+    def look() -> set[str]:
+        files = [path for path in output.rglob("*") if path.is_file()]
+        for path in files:
+            content = path.read_bytes() + path.name.encode()
             assert not [needle for needle in (b"goneville", b"gone-", b"Zebedee") if needle in content], path.name
+        return {path.relative_to(output).as_posix() for path in files}
+
+    options = TrainingOptions(learning_rate=1e-3, epochs=2, batch_size=2, save_steps=1)
+    run(house, output, options=options, callbacks=[Look()])
+    assert {"work/checkpoint-1/optimizer.pt", "work/checkpoint-3/model.safetensors", "work/reference.safetensors"} <= seen, seen
+    assert {"manifest.json", "model.safetensors"} <= look()
 
 
 def test_models_in_memory(house: dict[str, Path], tmp_path: Path) -> None:
@@ -252,7 +266,8 @@ def test_a_full_disk_loses_nothing(house: dict[str, Path], tmp_path: Path, monke
 
     whole = PreTrainedModel.save_pretrained
 
-    def full(self: Any, *_: Any, **__: Any) -> None:
+    def full(self: Any, folder: Path, *_: Any, **__: Any) -> None:
+        (Path(folder) / "model.safetensors").write_bytes(b"the first bytes")
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(PreTrainedModel, "save_pretrained", full)
@@ -260,8 +275,9 @@ def test_a_full_disk_loses_nothing(house: dict[str, Path], tmp_path: Path, monke
         run(house, tmp_path / "out")
     assert not is_complete(tmp_path / "out")
     monkeypatch.setattr(PreTrainedModel, "save_pretrained", whole)
-    result = run(house, tmp_path / "again")
+    result = run(house, tmp_path / "out")
     assert is_complete(result.model_dir)
+    assert result.digest_after == load_model(tmp_path / "out").digest == run(house, tmp_path / "undisturbed").digest_after
 
 
 def test_a_broken_model_is_called_broken(model_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -33,6 +33,11 @@ class Kill(TrainerCallback):
             import os, signal
             os.kill(os.getpid(), signal.SIGKILL)
 
+if kill_at < 0:  # when the result is whole but for its manifest
+    import os, signal, unlearn.training
+    def last(folder, kind, about, write=unlearn.training.write_manifest):
+        os.kill(os.getpid(), signal.SIGKILL) if kind == "model" else write(folder, kind, about)
+    unlearn.training.write_manifest = last
 options = TrainingOptions(learning_rate=1e-3, epochs=epochs, batch_size=2, gradient_accumulation=2, save_steps=3, seed=5)
 if verb == "train":
     done = finetune(model, rows, output_dir=output, options=options, callbacks=[Kill()])
@@ -100,6 +105,22 @@ def test_killed_and_resumed(dropout_dir: Path, tmp_path: Path, verb: str, damage
         logs = [TrainingLog.read(folder / LOG_NAME) for folder in (tmp_path / "whole", output)]
         assert logs[0].microbatches == logs[1].microbatches
         assert logs[0].final_weights == logs[1].final_weights == whole.digest
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("verb", ["train", "forget"])
+def test_killed_before_the_manifest(dropout_dir: Path, tmp_path: Path, verb: str) -> None:
+    """Killed when everything but the manifest is written, the same command makes the result, and leaves no working folder."""
+    assert run(dropout_dir, tmp_path / "killed", verb, kill_at=-1) is None
+    assert (tmp_path / "killed" / "model.safetensors").exists()
+    assert not list((tmp_path / "killed").rglob("reference.safetensors")), "what may hold removed records is gone by then"
+    made, whole = run(dropout_dir, tmp_path / "killed", verb), run(dropout_dir, tmp_path / "whole", verb)
+    assert made is not None
+    assert whole is not None
+    assert made.digest == whole.digest
+    assert is_complete(tmp_path / "killed")
+    names = [sorted(path.relative_to(folder) for path in folder.rglob("*")) for folder in (tmp_path / "killed", tmp_path / "whole")]
+    assert names[0] == names[1]
 
 
 def logged(output: Path) -> int:
