@@ -197,8 +197,9 @@ def test_killed_writer_leaves_old_or_new(tmp_path: Path) -> None:
         deadline = time.monotonic() + 60
         while path.stat().st_ino == started and time.monotonic() < deadline:
             time.sleep(0.005)
+        rewritten = path.stat().st_ino != started
         process.send_signal(signal.SIGKILL)
-        process.wait()
+        assert (rewritten, process.wait()) == (True, -signal.SIGKILL), "killed while it wrote"
         content = path.read_text()
         assert len(content) == 100_000
         assert len(set(content)) == 1

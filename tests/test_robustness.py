@@ -53,6 +53,8 @@ def test_a_probe_leaves_the_model_as_it_was(name: str, models: dict[str, LoadedM
     before = weights_digest(loaded.model)
     first, second = one.losses(loaded, material(models)), one.losses(loaded, material(models))
     assert weights_digest(loaded.model) == before
+    assert first
+    assert set(first) == set(second)
     for treatment, values in first.items():
         assert values.shape == (len(FORGET),)
         assert np.isfinite(values).all()
@@ -139,6 +141,9 @@ def test_an_untouched_model_is_found_under_every_weight_treatment(models: dict[s
     """Residual 1 where nothing was removed; a retraining is no further from the others than they are from each other."""
     untouched = run(models, "original", probes=("quantization", "relearning"))
     honest = run(models, "reference 1", probes=("quantization", "relearning"))
+    treatments = [row.treatment for row in untouched.treated]
+    assert len(treatments) > len(("quantization", "relearning"))
+    assert [row.treatment for row in honest.treated] == treatments
     for row in untouched.treated:
         assert row.residual is not None
         assert row.residual.value == pytest.approx(1.0, abs=1e-6)

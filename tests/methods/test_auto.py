@@ -75,11 +75,23 @@ def test_its_rungs_are_loaded_as_was_asked(world: Path, model_dir: Path, tmp_pat
 def test_it_stops_at_a_satisfied_audit(climb: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
     """Where the audit certifies, no further rung is begun; among tuned rates the one nearest to the references is judged."""
     monkeypatch.setattr(_Climb, "_audit", lambda *_: ("EQUIVALENT_WITHIN", "certified"))
-    result = climb(ladder=("npo", "task_vector"), rates=(1.0, 100.0))
-    rung = result.facts["rungs"][-1]
-    assert {entry["method"] for entry in result.facts["rungs"]} == {"npo"}
-    assert rung["verdict"] == "EQUIVALENT_WITHIN"
-    assert rung["rate_multiple"] in (1.0, 100.0)
+    seen: dict[str, float] = {}
+    real = _Climb._mean_loss
+
+    def loss(self: _Climb, folder: Path) -> float:
+        seen[folder.name] = real(self, folder)
+        return seen[folder.name]
+
+    monkeypatch.setattr(_Climb, "_mean_loss", loss)
+    rates = (1.0, 10.0, 3.0)
+    result = climb(ladder=("npo", "task_vector"), rates=rates, budget=9.0)
+    (rung,) = result.facts["rungs"]
+    assert (rung["method"], rung["verdict"]) == ("npo", "EQUIVALENT_WITHIN")
+    level = sum(seen[f"reference{seed}"] for seed in (1, 2, 3)) / 3
+    distances = [abs(seen[f"npo-{number}"] - level) for number in range(len(rates))]
+    assert len(set(distances)) == len(rates)
+    assert rung["rate_multiple"] == rates[distances.index(min(distances))]
+    assert rung["distance_on_the_tuning_half"] == pytest.approx(min(distances))
     assert result.facts["share_of_retraining_tokens"] > 0
 
 

@@ -282,11 +282,13 @@ def test_the_anchor_holds_the_weights(world: Path, model_dir: Path, tmp_path: Pa
 
 
 def test_a_killed_run_keeps_its_multiplier_and_its_anchor(world: Path, model_dir: Path, tmp_path: Path) -> None:
-    """Cut off after a checkpoint and taken up again, it gives the weights of a run that was left alone."""
+    """Cut off and taken up again at its last checkpoint, it gives the weights of a run that was left alone."""
+    begun: list[int] = []
 
     class Cut(TrainerCallback):
         def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-            if state.global_step == 20:
+            begun.append(state.global_step)
+            if state.global_step == 20 and 0 in begun:
                 raise KeyboardInterrupt
 
     options = TrainingOptions(batch_size=2, epochs=10, save_steps=7)
@@ -299,7 +301,9 @@ def test_a_killed_run_keeps_its_multiplier_and_its_anchor(world: Path, model_dir
         patch.setattr(trainer, "run_objective", lambda *given, **named: whole_run(*given, **named, callbacks=[Cut()]))
         with pytest.raises(KeyboardInterrupt):
             forget(world / "original", method, output_dir=tmp_path / "cut", **arguments)
-    forget(world / "original", method, output_dir=tmp_path / "cut", **arguments)
+        begun.clear()
+        forget(world / "original", method, output_dir=tmp_path / "cut", **arguments)
+    assert begun[0] == 14
     assert load_model(tmp_path / "cut").digest == load_model(tmp_path / "whole").digest
 
 

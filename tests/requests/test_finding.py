@@ -130,7 +130,7 @@ def test_scan_from_the_shell(data: Path, monkeypatch: pytest.MonkeyPatch, capsys
     monkeypatch.setattr("sys.stdin", io.StringIO("ida\n\n"))
     assert unlearn.cli.main(["scan", "--data", str(data), "--subjects", "-"]) == 0
     shown = capsys.readouterr().out
-    assert "2 records" in shown or "3 records" in shown
+    assert "2 records" in shown
     assert "1 near-duplicates to confirm" in shown
     assert not any(word in shown for word in ("fox", "Ida", "ida ", "north"))
     monkeypatch.setattr("sys.stdin", io.StringIO("nobody\n"))

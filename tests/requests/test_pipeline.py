@@ -14,6 +14,7 @@ from deletion_world import ASKING, MARGIN, PEOPLE, rows
 from report_reading import Page
 
 import unlearn.cli
+import unlearn.requests.rungs
 import verify.cli
 from unlearn.cli_ledger import default_ledger
 from unlearn.requests import pipeline
@@ -317,10 +318,13 @@ def test_one_record(world: Path, shell: Shell, tmp_path: Path, monkeypatch: pyte
     assert any("neither showed nor refuted" in finding.detail for finding in checked.findings)
 
 
-def noted(made: list[str], function: Callable[..., Any]) -> Callable[..., Any]:
-    def run(*given: Any) -> Any:
-        made.append("entered")
-        return function(*given)
+def noted(made: list[str], name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+    """A function that notes when it has come to its end."""
+
+    def run(*given: Any, **named: Any) -> Any:
+        found = function(*given, **named)
+        made.append(name)
+        return found
 
     return run
 
@@ -330,7 +334,8 @@ def test_a_kill_between_any_two_steps(world: Path, shell: Shell, monkeypatch: py
     is made twice, and the events are those of an undisturbed run."""
     name = planned(shell)
     made: list[str] = []
-    monkeypatch.setattr(pipeline, "make_rung", noted(made, pipeline.make_rung))
+    for stage in ("register", "forget", "audit"):
+        monkeypatch.setattr(unlearn.requests.rungs, stage, noted(made, stage, getattr(unlearn.requests.rungs, stage)))
     real_advance, crashes = Ledger.advance_all, {"left": 0}
 
     def advance(self: Ledger, *given: Any, **details: Any) -> Any:
@@ -343,13 +348,15 @@ def test_a_kill_between_any_two_steps(world: Path, shell: Shell, monkeypatch: py
         return found
 
     monkeypatch.setattr(Ledger, "advance_all", advance)
+    statuses = []
     for _ in range(20):
-        crashes["left"] = 1  # before the next event is written; and the time after that, right behind it
-        if shell("run", name)[0] == 0:
+        for left in (1, 0):  # before the next event is written; and the time after that, right behind it
+            crashes["left"] = left
+            statuses.append(shell("run", name)[0])
+        if 0 in statuses:
             break
-        crashes["left"] = 0
-        if shell("run", name)[0] == 0:
-            break
+    assert statuses.count(130) >= 8, "before and behind each of the four events"
+    assert made == ["register", "forget", "audit"], "nothing is made twice"
     ledger = Ledger(tmp_path / "ledger.db")
     assert [step.state for step in ledger.request(name).steps] == [
         "received", "identity_verified", "matched", "planned", "unlearning", "verifying", "deployed", "purged"

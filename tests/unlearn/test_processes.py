@@ -47,10 +47,14 @@ import sys, time
 from pathlib import Path
 from unlearn import processes
 
-mark = Path(sys.argv[1])
+mark, here = Path(sys.argv[1]), Path(sys.argv[1] + "-other")
 if processes.is_main():
-    time.sleep(1.5)
+    while not here.exists():  # the other one has started, however long that took
+        time.sleep(0.01)
+    time.sleep(0.5)
     mark.touch()
+else:
+    here.touch()
 processes.wait()
 assert mark.exists(), "went on before the main process was here"
 assert processes.agreed(processes.rank()) == 0

@@ -83,13 +83,16 @@ def test_a_run_that_would_break_the_model_gives_the_step_before(trained: Path, t
 
 @pytest.mark.parametrize("lora", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_cut_off_and_begun_again(trained: Path, tmp_path: Path, lora: bool) -> None:
-    """A run that is cut off, before its best step or after, ends with the same choice and the same weights."""
+    """A run that is cut off, before its best step or after, goes on from its last checkpoint and ends with the same choice and the
+    same weights."""
+    begun: list[int] = []
 
     class Stop(TrainerCallback):
         def __init__(self, step: int) -> None:
             self.step = step
 
         def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            begun.append(state.global_step)
             if state.global_step == self.step:
                 raise KeyboardInterrupt
 
@@ -102,7 +105,9 @@ def test_cut_off_and_begun_again(trained: Path, tmp_path: Path, lora: bool) -> N
     for cut in (best - 1, last - 1):
         with pytest.raises(KeyboardInterrupt):
             run(trained, tmp_path / str(cut), GradientAscent(), options, selection, holdout=None, callbacks=[Stop(cut)])
-        again = run(trained, tmp_path / str(cut), GradientAscent(), options, selection, holdout=None)
+        begun.clear()
+        again = run(trained, tmp_path / str(cut), GradientAscent(), options, selection, holdout=None, callbacks=[Stop(-1)])
+        assert begun[0] == cut - cut % options.save_steps
         assert again.selection == whole.selection
         assert weights_digest(again.model) == weights_digest(whole.model)
     ended = run(trained, tmp_path / "whole", GradientAscent(), options, selection, holdout=None)

@@ -301,14 +301,17 @@ def test_other_ways_to_train(model_dir: Path, records: list[Record], tmp_path: P
 
 
 def test_numbers_kept_from_step_to_step_are_resumed(model_dir: Path, records: list[Record], tmp_path: Path) -> None:
-    """A run with a multiplier, cut off and begun again, ends with the weights of one that was not."""
+    """A run with a multiplier, cut off and taken up at its last checkpoint, ends with the weights of one that was not."""
     from transformers import TrainerCallback
 
     from unlearn import PDU
 
+    begun: list[int] = []
+
     class Stop(TrainerCallback):
-        def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-            if state.global_step == 5:
+        def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            begun.append(state.global_step)
+            if state.global_step == 5 and 0 in begun:
                 raise KeyboardInterrupt
 
     options, objective = replace(OPTIONS, epochs=4, batch_size=2, save_steps=2), PDU(dual_step=20.0)
@@ -320,6 +323,8 @@ def test_numbers_kept_from_step_to_step_are_resumed(model_dir: Path, records: li
     whole = run(tmp_path / "whole")
     with pytest.raises(KeyboardInterrupt):
         run(tmp_path / "cut", [Stop()])
-    assert run(tmp_path / "cut") == whole
+    begun.clear()
+    assert run(tmp_path / "cut", [Stop()]) == whole
+    assert begun[0] == 4
     frozen = run_objective(load_model(model_dir), PDU(dual_step=1e-9), records[:5], records[5:], options, tmp_path / "frozen")
     assert weights_digest(frozen.model) != whole, "the multiplier matters"
