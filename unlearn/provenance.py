@@ -16,6 +16,7 @@ from unlearn.options import TrainingOptions
 from verify.errors import InputError
 from verify.identity import RecordKey
 from verify.records import Record
+from verify.strict_json import parse_json
 
 LOG_NAME = "training_log.jsonl"
 SCHEMA = "unlearn-verify/training-log/1"
@@ -83,7 +84,7 @@ class TrainingLog:
         entries = []
         for number, line in enumerate(lines, 1):
             try:
-                entry = json.loads(line)
+                entry = parse_json(line)
                 if not isinstance(entry, dict):
                     raise ValueError
             except (ValueError, RecursionError):
@@ -202,7 +203,7 @@ class LogWriter:
         if microbatches:
             for line in self.path.read_text(encoding="utf-8").splitlines()[1:]:
                 try:
-                    entry = json.loads(line)
+                    entry = parse_json(line)
                 except ValueError:
                     break
                 if entry.get("microbatch", -1) >= microbatches:

@@ -17,6 +17,7 @@ from verify.errors import InputError
 from verify.files import read_json
 from verify.findings import verdict_phrase
 from verify.signing import PAYLOAD_TYPE, PROVENANCE, SCHEMA, STATEMENT_TYPE, TEST_RESULT, Statement
+from verify.strict_json import NotStrictError, parse_json
 
 LARGEST_FILE = 16 << 20
 """A certificate is some ten kilobytes; whatever is larger is not read."""
@@ -189,7 +190,7 @@ def read_claims(path: str | Path) -> Claimed:
     for raw in _envelopes(Path(path)):
         try:
             envelope = Envelope.from_dict(json.loads(json.dumps(raw)))
-            statement = json.loads(envelope.payload)
+            statement = parse_json(envelope.payload)
             role = ROLES[statement["predicateType"]]
             signers |= {Signer(role, str(key)): None for key in envelope.signatures}
             if role == "operator":
@@ -229,8 +230,10 @@ def _open(raw: Any, number: int, keys: Sequence[SSlibKey]) -> tuple[Finding, dic
             detail = f"it does not fit the content: something was edited after key {key.keyid[:16]} signed"
             return Finding(what, False, detail), None, []
     try:
-        statement = json.loads(envelope.payload)
+        statement = parse_json(envelope.payload)
         canonical = rfc8785.dumps(statement) == envelope.payload
+    except NotStrictError as error:
+        return Finding(what, False, f"the signed content can be read in two ways: {error.reason}"), None, []
     except (ValueError, RecursionError):
         return Finding(what, False, "the signed content is not JSON"), None, []
     if envelope.payload_type != PAYLOAD_TYPE or not isinstance(statement, dict) or statement.get("_type") != STATEMENT_TYPE:

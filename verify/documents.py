@@ -7,8 +7,9 @@ from typing import ClassVar, Self
 from pydantic import ConfigDict, ValidationError
 
 from verify.errors import InputError
-from verify.files import read_json, write_text
+from verify.files import write_text
 from verify.findings import Frozen
+from verify.strict_json import NotStrictError, parse_json
 
 
 class Document(Frozen):
@@ -46,8 +47,11 @@ class Document(Frozen):
         Raises:
             InputError: the file is missing, cut off, of another version, or not what the schema allows.
         """
-        read_json(path)
-        return cls.parse(Path(path).read_bytes(), str(path))
+        try:
+            content = Path(path).read_bytes()
+        except OSError as error:
+            raise InputError(f"{path} cannot be read ({error.strerror}). Give the path of an existing file.") from None
+        return cls.parse(content, str(path))
 
     @classmethod
     def parse(cls, content: str | bytes, where: str) -> Self:
@@ -56,6 +60,13 @@ class Document(Frozen):
         Raises:
             InputError: it is not what the schema allows; the message names the first field that is not, never its content.
         """
+        try:
+            parse_json(content, constants=True)  # the schema refuses constants, and says where
+        except NotStrictError as error:
+            # The name is content here, and may be anybody's name.
+            raise InputError(f"{where} is no {cls.called}: {error.reason}. {cls.remedy}") from None
+        except (ValueError, RecursionError) as error:
+            raise InputError(f"{where} is no {cls.called}: it is not whole JSON ({type(error).__name__}). {cls.remedy}") from None
         try:
             # JSON has no tuples, so lists are accepted for them; everything else stays strict.
             return cls.model_validate_json(content)

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from verify.errors import InputError, IntegrityError, RunError
+from verify.strict_json import NotStrictError, parse_json
 
 MANIFEST = "manifest.json"
 MANIFEST_SCHEMA = "unlearn-verify/manifest/1"
@@ -86,17 +87,24 @@ def write_json(path: str | Path, content: Any, mode: int = 0o644) -> None:
     write_text(path, json.dumps(content, indent=2, allow_nan=False, ensure_ascii=False) + "\n", mode)
 
 
-def read_json(path: str | Path) -> Any:
-    """Read a JSON file.
+def read_json(path: str | Path, *, constants: bool = False) -> Any:
+    """Read a JSON file strictly.
+
+    Args:
+        path: of the file.
+        constants: whether NaN and infinity are accepted, which configurations of some models hold.
 
     Raises:
-        InputError: the file is missing, truncated or not JSON.
+        InputError: the file is missing, truncated, not JSON, or gives one name twice.
     """
     path = Path(path)
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return parse_json(path.read_text(encoding="utf-8"), constants=constants)
     except FileNotFoundError:
         raise InputError(f"{path} does not exist. Give the path of an existing JSON file.") from None
+    except NotStrictError as error:
+        named = "" if error.name is None else f" ({error.name!r})"
+        raise InputError(f"{path} cannot be read for certain: {error.reason}{named}. Correct it, or make it again.") from None
     except (ValueError, RecursionError) as error:
         raise InputError(
             f"{path} is not a whole JSON file ({type(error).__name__}); it may be cut off. Make it again or restore it."

@@ -5,7 +5,6 @@ A whole number is the same identifier in every numeric type: 12, 12.0 and numpy.
 """
 
 import ast
-import json
 import math
 import numbers
 import uuid
@@ -14,6 +13,7 @@ from decimal import Decimal
 from typing import Any
 
 from verify.errors import InputError
+from verify.strict_json import parse_json
 
 EXACT = 2**53
 """Floating-point numbers from here on may have lost digits."""
@@ -76,7 +76,7 @@ def _list_in(text: str) -> Any:
     """The list that a text spells out in JSON or Python; the text itself where it spells none."""
     if not (text.strip().startswith("[") and text.strip().endswith("]")):
         return text
-    for read in (json.loads, ast.literal_eval):
+    for read in (parse_json, ast.literal_eval):
         try:
             found = read(text.strip())
         except (ValueError, SyntaxError, RecursionError, MemoryError):

@@ -61,7 +61,7 @@ def _require_files_inside(folder: Path) -> None:
 def _require_no_code(folder: Path) -> None:
     """Refuse a configuration that names classes to import from the folder."""
     for path in sorted(folder.glob("*config.json")):
-        content = read_json(path)
+        content = read_json(path, constants=True)
         if isinstance(content, dict) and "auto_map" in content:
             raise InputError(
                 f"{path} asks to run code from the model's folder (auto_map); this tool never does. "

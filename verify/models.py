@@ -118,7 +118,7 @@ def _load_folder(source: str, base: str | Path | None, dtype: str, quantize: str
         return load_ensemble(folder, lambda place: _load_folder(place, None, dtype, None, device)[0], named_base), source
     if not (folder / "adapter_config.json").is_file():
         return _from_pretrained(source, dtype, quantize, device), source
-    settings = read_json(folder / "adapter_config.json")
+    settings = read_json(folder / "adapter_config.json", constants=True)
     if not isinstance(settings, dict):
         raise InputError(f"{folder / 'adapter_config.json'} is not an adapter's configuration. Save the adapter again.")
     named = settings.get("base_model_name_or_path")

@@ -8,7 +8,8 @@ Arrow file is a record that was not deleted.
 import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
+from functools import lru_cache
 from typing import Any, Literal
 
 from verify.errors import InputError
@@ -146,6 +147,8 @@ def parse_row(row: Mapping[str, Any], fields: Fields, where: str) -> Record:
     """
     if not isinstance(row, Mapping):
         raise InputError(f"{where} is {type(row).__name__}, not an object with named fields.")
+    if (problem := _unclear_column(tuple(map(str, row)), fields)) is not None:
+        raise InputError(f"{where}: {problem}")
     messages: tuple[tuple[str, str], ...] = ()
     prompt = completion = ""
     if row.get(fields.messages) is not None:
@@ -175,6 +178,25 @@ def parse_row(row: Mapping[str, Any], fields: Fields, where: str) -> Record:
         secret=str(secret) if secret else None,
         named=identifier is not None,
     )
+
+
+@lru_cache(maxsize=64)
+def _unclear_column(columns: tuple[str, ...], fields: Fields) -> str | None:
+    """What is wrong where column names differ from the wanted ones, or from each other, by case or spaces alone.
+
+    A column of people that is passed over for a capital would leave each of them out of every later search.
+    """
+    mapped = {name for name in asdict(fields).values() if isinstance(name, str)}
+    for wanted in sorted(mapped):
+        strange = (name for name in columns if name == wanted or name not in mapped)
+        alike = [name for name in strange if name.strip().casefold() == wanted.strip().casefold()]
+        optional = wanted in (fields.id, fields.subject, fields.secret)
+        if len(alike) > 1 or (optional and alike not in ([], [wanted])):
+            return (
+                f"the column {alike[-1]!r} differs from {wanted!r} by case or spaces alone, so it is not clear which one is meant. "
+                "Rename it, or name the right one with --text-field, --id-field, --subject-field, ..."
+            )
+    return None
 
 
 def _require_unicode(texts: Iterable[str], where: str) -> None:

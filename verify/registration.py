@@ -20,6 +20,7 @@ from verify.files import write_text
 from verify.findings import Digest, Frozen, RecordHash, Registered, SetRole
 from verify.identity import RecordKey
 from verify.records import Record
+from verify.strict_json import parse_json
 
 
 class RegisteredSet(Frozen):
@@ -121,10 +122,14 @@ class Registration(Frozen):
             InputError: the file is missing, truncated or of another version.
         """
         try:
-            return cls.model_validate_json(Path(path).read_bytes())
+            content = Path(path).read_bytes()
+            parse_json(content)
+            return cls.model_validate_json(content)
         except OSError as error:
             raise InputError(f"{path} cannot be read ({error.strerror}). Name the file that `register` wrote.") from None
         except ValidationError as error:
             first = error.errors()[0]
             place = ".".join(str(part) for part in first["loc"]) or "the file"
             raise InputError(f"{path} is not a registration of this version: {place}: {first['msg']}. Restore it.") from None
+        except (ValueError, RecursionError) as error:
+            raise InputError(f"{path} is no registration ({error}). Restore it.") from None

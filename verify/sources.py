@@ -1,15 +1,15 @@
 """Where records are read from: JSON Lines, JSON, CSV, Parquet, a `datasets` folder, a Hub name, or Python objects."""
 
 import csv
-import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from verify.errors import InputError
+from verify.hub import WAYS, dataset_rows, names_dataset
 from verify.records import Fields, Record, RecordSource, parse_records, parse_row, select
-
-CSV_FIELD_LIMIT = 1 << 24
+from verify.strict_json import NotStrictError, parse_json
+from verify.tabular import csv_rows, parquet_rows
 
 
 def load_records(source: RecordSource, fields: Fields | None = None) -> list[Record]:
@@ -17,7 +17,8 @@ def load_records(source: RecordSource, fields: Fields | None = None) -> list[Rec
 
     Args:
         source: a path to `.jsonl`, `.json` (list or lines), `.csv` or `.parquet`; a folder written by
-            `Dataset.save_to_disk`; a Hub name `owner/name[:split]`; a `datasets.Dataset`; a list of dicts or Records.
+            `Dataset.save_to_disk`; a Hub name `owner/name[[:configuration]:split]`; a `datasets.Dataset`; a list of dicts
+            or Records.
         fields: which columns hold what; the defaults are the names in `Fields`.
 
     Raises:
@@ -103,20 +104,20 @@ def stream_rows(source: str) -> Iterator[Mapping[str, Any]]:
     """
     path = Path(source)
     if path.is_dir():
-        return _dataset_folder(path)
+        return dataset_rows(source)
     if not path.exists():
-        if path.suffix or source.count("/") != 1 or source.startswith((".", "/", "~")):
-            raise InputError(f"{source} does not exist. Give an existing file, or a Hub name like owner/name:split.")
-        return _hub_rows(source)
+        if not names_dataset(source):
+            raise InputError(f"{source} does not exist. Give an existing file, or the name of a data set on the Hub: {WAYS}.")
+        return dataset_rows(source)
     match path.suffix.lower():
         case ".jsonl" | ".ndjson":
             return _json_lines(path)
         case ".json":
             return iter(_whole_json(path)) if _first_character(path) == "[" else _json_lines(path)
         case ".csv":
-            return _csv_rows(path)
+            return _csv_file(path)
         case ".parquet":
-            return _parquet_rows(path)
+            return parquet_rows(path)
     raise InputError(f"{source} is of an unknown kind. Give .jsonl, .json, .csv, .parquet or a datasets folder.")
 
 
@@ -134,7 +135,9 @@ def _json_lines(path: Path) -> Iterator[Mapping[str, Any]]:
                 if not line.strip():
                     continue
                 try:
-                    yield json.loads(line)
+                    yield parse_json(line, constants=True)
+                except NotStrictError as error:
+                    raise InputError(_twice(f"{path}, line {number}", error)) from None
                 except (ValueError, RecursionError):
                     raise InputError(
                         f"{path}: line {number} is not a whole JSON object"
@@ -145,65 +148,27 @@ def _json_lines(path: Path) -> Iterator[Mapping[str, Any]]:
         raise InputError(f"{path} is not UTF-8 text (byte {error.start}). Save it as UTF-8.") from None
 
 
+def _twice(where: str, error: NotStrictError) -> str:
+    return f"{where} gives {error.name!r} twice in one object. All but one value would be lost: rename or remove the others."
+
+
 def _whole_json(path: Path) -> list[Any]:
     try:
-        content = json.loads(path.read_text(encoding="utf-8-sig"))
+        content = parse_json(path.read_text(encoding="utf-8-sig"), constants=True)
+    except NotStrictError as error:
+        raise InputError(_twice(str(path), error)) from None
     except (ValueError, RecursionError):
         raise InputError(f"{path} is not a whole JSON list; it may be cut off. Make the file again.") from None
     return list(content)
 
 
-def _csv_rows(path: Path) -> Iterator[Mapping[str, Any]]:
-    csv.field_size_limit(CSV_FIELD_LIMIT)
+def _csv_file(path: Path) -> Iterator[Mapping[str, Any]]:
     try:
         with path.open(encoding="utf-8-sig", newline="") as stream:
-            reader = csv.DictReader(stream, strict=True)
-            for number, row in enumerate(reader, 1):
-                if None in row or None in row.values():
-                    raise InputError(f"{path}, row {number} has another number of columns than the header. Correct it.")
+            for row in csv_rows(stream, str(path)):
                 # An empty cell is an absent value; CSV has no other way to say so.
                 yield {name: value for name, value in row.items() if value != ""}
     except UnicodeDecodeError as error:
         raise InputError(f"{path} is not UTF-8 text (byte {error.start}). Save it as UTF-8.") from None
     except csv.Error as error:
         raise InputError(f"{path} is not a readable CSV file ({error}). Export it again.") from None
-
-
-def _parquet_rows(path: Path) -> Iterator[Mapping[str, Any]]:
-    import pyarrow
-    import pyarrow.parquet
-
-    try:
-        with pyarrow.parquet.ParquetFile(path) as table:
-            for batch in table.iter_batches():
-                yield from batch.to_pylist()
-    except (pyarrow.ArrowException, OSError):
-        raise InputError(f"{path} is not a whole Parquet file; it may be cut off. Export it again.") from None
-
-
-def _dataset_folder(path: Path) -> Iterator[Mapping[str, Any]]:
-    import datasets
-
-    try:
-        loaded = datasets.load_from_disk(str(path))
-    except (FileNotFoundError, ValueError, OSError):
-        raise InputError(
-            f"{path} is not a folder written by Dataset.save_to_disk. Give such a folder, or a .jsonl, .csv or .parquet file."
-        ) from None
-    if isinstance(loaded, datasets.DatasetDict):
-        raise InputError(f"{path} holds several splits ({', '.join(loaded)}). Give the folder of one: {path}/{next(iter(loaded))}.")
-    return iter(loaded)
-
-
-def _hub_rows(source: str) -> Iterator[Mapping[str, Any]]:
-    import datasets
-
-    name, _, split = source.partition(":")
-    try:
-        # Streaming: an Arrow cache would keep a copy of what is to be deleted.
-        return iter(datasets.load_dataset(name, split=split or "train", streaming=True))
-    except Exception as error:  # noqa: BLE001 - the Hub client raises many unrelated types; all mean "not to be had"
-        raise InputError(
-            f"{source} is neither an existing file nor a data set that can be reached ({type(error).__name__}). "
-            "Check the name (owner/name:split), the network, or give a file."
-        ) from None

@@ -5,8 +5,6 @@ arguments, which every user of the machine can read.
 """
 
 import csv
-import io
-import json
 import uuid
 from collections.abc import Iterable, Mapping
 from datetime import date, datetime
@@ -17,6 +15,8 @@ from unlearn.requests.deadlines import REGIMES, Regime, require_receivable, toda
 from unlearn.requests.ledger import NewRequest
 from verify.errors import InputError
 from verify.identity import RecordKey
+from verify.strict_json import NotStrictError, parse_json
+from verify.tabular import csv_rows
 
 OPENDSR_VERSION = "1.0"
 LARGEST_BODY = 1 << 20
@@ -46,8 +46,8 @@ def from_csv(path: str | Path, key: RecordKey, country: str | None = None) -> li
         InputError: the file cannot be read, or a row is not whole; nothing of the batch is taken then. Rows are named by number.
     """
     try:
-        text = Path(path).read_text(encoding="utf-8-sig")
-        rows = list(csv.DictReader(io.StringIO(text), strict=True))
+        with Path(path).open(encoding="utf-8-sig", newline="") as stream:
+            rows = list(csv_rows(stream, str(path)))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise InputError(f"{path} cannot be read as CSV ({type(error).__name__}). Give a file in UTF-8.") from None
     if not rows or not set(CSV_COLUMNS) <= set(rows[0]):
@@ -56,7 +56,7 @@ def from_csv(path: str | Path, key: RecordKey, country: str | None = None) -> li
 
 
 def _from_row(row: Mapping[str, Any], where: str, key: RecordKey, country: str | None) -> NewRequest:
-    hashes = subject_hashes([row["identifier"] or ""], key)
+    hashes = subject_hashes([row["identifier"]], key)
     if not hashes:
         raise InputError(f"{where}: the identifier is empty.")
     return NewRequest(hashes, _regime(row["regime"], where), _date(row["received"], where), country, "csv")
@@ -71,7 +71,9 @@ def from_opendsr(body: str | bytes, key: RecordKey, country: str | None = None) 
     if len(body) > LARGEST_BODY:
         raise InputError(f"the request has {len(body)} bytes; at most {LARGEST_BODY} are taken.")
     try:
-        content = json.loads(body)
+        content = parse_json(body)
+    except NotStrictError as error:
+        raise InputError(f"the request can be read in two ways: {error.reason}. Send each name once.") from None
     except (ValueError, RecursionError):
         raise InputError("the request is not JSON. Send an OpenDSR 1.0 request.") from None
     if not isinstance(content, dict):

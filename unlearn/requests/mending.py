@@ -18,6 +18,7 @@ from typing import IO, Any, cast
 from unlearn.requests.content_search import ContentSearch, Interval
 from unlearn.requests.residues import CannotMendError
 from verify.files import atomic_file
+from verify.strict_json import NotStrictError, parse_json
 
 LARGEST_ROW = 64 << 20
 LARGEST_JSON = 64 << 20
@@ -200,7 +201,9 @@ def _read_json(path: Path) -> Any:
     if path.stat().st_size > LARGEST_JSON:
         raise CannotMendError(f"it is JSON of more than {LARGEST_JSON >> 20} MiB in one piece; remove it by hand")
     try:
-        return json.loads(path.read_text(encoding="utf-8-sig"))
+        return parse_json(path.read_text(encoding="utf-8-sig"), constants=True)
+    except NotStrictError:
+        raise CannotMendError("an object in it gives one name twice; remove it by hand") from None
     except (ValueError, RecursionError):
         raise CannotMendError("it is no whole JSON; remove it by hand") from None
 

@@ -5,7 +5,6 @@ to a list of what is to go: nobody trusts a folder without a manifest, and a rem
 finished. A checkpoint from before the first step that saw a record stays: it never saw one, and an exact deletion can start there.
 """
 
-import json
 import re
 import shutil
 from collections.abc import Collection, Iterator, Sequence
@@ -18,6 +17,7 @@ from unlearn.requests.lineage import AffectedModel
 from unlearn.requests.residues import CannotMendError, FoundResidue, Residue
 from verify.errors import InputError
 from verify.files import MANIFEST, read_json, sync_directory, write_json
+from verify.strict_json import parse_json
 
 TOMBSTONE = f"{MANIFEST}.removing"
 """What stands in a manifest's place while its folder is being removed: the files that are still to go."""
@@ -62,7 +62,9 @@ def model_residues(folders: Sequence[Path], affected: Sequence[AffectedModel], n
 def _base_of_adapter(folder: Path) -> Path | None:
     config = folder / "adapter_config.json"
     try:
-        base = json.loads(config.read_text(encoding="utf-8"))["base_model_name_or_path"] if config.is_file() else None
+        base = (
+            parse_json(config.read_text(encoding="utf-8"), constants=True)["base_model_name_or_path"] if config.is_file() else None
+        )
     except (OSError, ValueError, LookupError, TypeError, RecursionError):
         return None
     return Path(base).resolve() if isinstance(base, str) and "\x00" not in base else None
@@ -208,6 +210,6 @@ def _remove_empty(place: Path, top: Path) -> None:
 
 def _listed(manifest: Path) -> set[str]:
     try:
-        return {str(name) for name in json.loads(manifest.read_text(encoding="utf-8"))["files"]}
+        return {str(name) for name in parse_json(manifest.read_text(encoding="utf-8"))["files"]}
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         raise CannotMendError("its manifest is damaged, so that its files are not known; remove the folder by hand") from None

@@ -14,7 +14,7 @@ from pydantic import ConfigDict, Field, ValidationError
 from verify.deletion_record import DataPlace
 from verify.errors import InputError, IntegrityError
 from verify.evidence import Settings
-from verify.files import file_digest, write_text
+from verify.files import file_digest, read_json, write_text
 from verify.findings import Digest, Frozen, RecordHash
 from verify.records import Fields
 
@@ -121,6 +121,7 @@ class Plan(Frozen):
         if file_digest(path) != digest:
             raise IntegrityError(f"{path} is not the plan that the ledger names: it was edited. Restore it, or run `plan` again.")
         try:
+            read_json(path)
             return cls.model_validate_json(path.read_bytes())
         except ValidationError as error:
             place = ".".join(map(str, error.errors()[0]["loc"]))

@@ -22,6 +22,7 @@ from verify.files import write_text
 from verify.identity import RecordKey
 from verify.records import Fields, Record
 from verify.sources import stream_records
+from verify.strict_json import parse_json
 
 SCHEMA = "unlearn-verify/suppression/1"
 HEADER = {"schema": SCHEMA, "permutations": PERMUTATIONS, "scheme": SCHEME}
@@ -116,7 +117,7 @@ class SuppressionList:
         found = cls()
         try:
             text = Path(path).read_text(encoding="utf-8")
-            header, *entries, last = [json.loads(line) for line in text.splitlines()]
+            header, *entries, last = [parse_json(line) for line in text.splitlines()]
             found.key_check = header.pop("key", None)
             if header != HEADER or last != {"entries": len(entries)}:
                 raise ValueError

@@ -6,7 +6,6 @@ rearranges some tensors and quantizes most; the others (norms, in 32 bits) still
 """
 
 import hashlib
-import json
 import struct
 import zipfile
 from collections.abc import Collection, Iterable, Iterator
@@ -16,6 +15,8 @@ from typing import IO
 
 import torch
 from torch import Tensor
+
+from verify.strict_json import parse_json
 
 FEWEST_VALUES = 16
 """A tensor of fewer values, or of one value throughout, could be anybody's."""
@@ -130,7 +131,7 @@ def _safetensors(path: Path) -> Iterator[Tensor]:
         (length,) = struct.unpack("<Q", file.read(8))
         if length > LARGEST_HEADER:
             raise ValueError
-        header = json.loads(file.read(length))
+        header = parse_json(file.read(length))
         for name, entry in header.items():
             if name != "__metadata__" and entry["dtype"] in _PRECISIONS:
                 first, end = entry["data_offsets"]

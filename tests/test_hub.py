@@ -1,0 +1,138 @@
+"""Data sets with configurations and splits are named exactly, and an error lists what there is or says that it cannot be known."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import datasets
+import pytest
+
+from verify.errors import InputError
+from verify.hub import dataset_name
+from verify.sources import load_records
+
+CONFIGURATIONS = {"full": ["train"], "forget10": ["train", "perturbed"], "raw": ["forget", "retain"]}
+
+
+@pytest.fixture
+def cloned(tmp_path: Path) -> Path:
+    """A data set's repository as a clone of it lies on the disk."""
+    folder = tmp_path / "clone"
+    header = []
+    for name, splits in CONFIGURATIONS.items():
+        header.append(f"- config_name: {name}\n  data_files:")
+        for split in splits:
+            file = folder / name / f"{split}.jsonl"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_text(json.dumps({"text": f"{name} of {split}", "note": None}) + "\n")
+            header.append(f"  - split: {split}\n    path: {name}/{split}.jsonl")
+    (folder / "README.md").write_text("---\nconfigs:\n" + "\n".join(header) + "\n---\n")
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("source", "expected"),
+    [
+        ("a/b", ("a/b", None, None)),
+        ("a/b:test", ("a/b", None, "test")),
+        ("a/b::test", ("a/b", None, "test")),
+        ("a/b:forget10:train", ("a/b", "forget10", "train")),
+        ("a/b:forget10:", ("a/b", "forget10", None)),
+        ("a/b:train[:100]", ("a/b", None, "train[:100]")),
+        ("a/b:raw:train[5:]", ("a/b", "raw", "train[5:]")),
+    ],
+)
+def test_names_are_taken_apart(source: str, expected: tuple[str, str | None, str | None]) -> None:
+    """Two colons name a configuration; a colon in brackets belongs to a slice."""
+    assert dataset_name(source) == expected
+
+
+def test_every_configuration_and_split_of_a_clone(cloned: Path) -> None:
+    """Each is read by its name, without a copy in a cache."""
+    for name, splits in CONFIGURATIONS.items():
+        for split in splits:
+            (record,) = load_records(f"{cloned}:{name}:{split}")
+            assert record.completion == f"{name} of {split}"
+
+
+@pytest.mark.parametrize(
+    ("rest", "said"),
+    [
+        ("", r"has the configurations full, forget10, raw\. Name one.*clone:full:train"),
+        (":forget10", r"'forget10' is a configuration.*not a split.*clone:forget10:train"),
+        (":train", r"has the configurations full, forget10, raw"),
+        (":forget01:train", r"no configuration 'forget01'\. It has: full, forget10, raw"),
+        (":raw:train", r"no split 'train'\. It has: forget, retain"),
+        (":raw:forget[:1]", r"a part of a split cannot be streamed"),
+        (":a:b:c", r"4 parts"),
+    ],
+)
+def test_an_error_lists_what_there_is(cloned: Path, rest: str, said: str) -> None:
+    """A wrong or missing part of the name is answered with the names that exist."""
+    with pytest.raises(InputError, match=said):
+        load_records(f"{cloned}{rest}")
+
+
+def test_saved_splits_are_named(tmp_path: Path) -> None:
+    """A DatasetDict on the disk is read by split; wrong splits and configurations are told with what there is."""
+    folder = tmp_path / "saved"
+    parts = {name: datasets.Dataset.from_list([{"text": name}]) for name in ("train", "test")}
+    datasets.DatasetDict(parts).save_to_disk(folder)
+    assert [load_records(f"{folder}{rest}")[0].completion for rest in (":test", "::train", "/train")] == ["test", "train", "train"]
+    for rest, said in (
+        (":valid", "no split 'valid'. It has: train, test"),
+        (":x:train", "no configurations"),
+        ("/train:x", "one split"),
+    ):
+        with pytest.raises(InputError, match=said):
+            load_records(f"{folder}{rest}")
+
+
+class FakeHub:
+    """What the library would find out: the configurations, or an exception."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, found: dict[str, list[str]] | Exception) -> None:
+        self.found = found
+        monkeypatch.setattr(datasets, "load_dataset", self.load)
+        monkeypatch.setattr(datasets, "get_dataset_config_names", lambda path: list(self.answer()))
+        monkeypatch.setattr(datasets, "get_dataset_split_names", lambda path, name: self.answer()[name])
+
+    def answer(self) -> dict[str, list[str]]:
+        if isinstance(self.found, Exception):
+            raise self.found
+        return self.found
+
+    def load(self, path: str, name: str | None, split: str, streaming: bool) -> list[dict[str, Any]]:
+        assert streaming
+        if split not in self.answer().get(name or "default", []):
+            raise ValueError(f"bad split {split}")
+        return [{"text": f"{path} {name} {split}"}]
+
+
+def test_configurations_on_the_hub(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The three parts reach the library; what is wrong is listed."""
+    FakeHub(monkeypatch, CONFIGURATIONS)
+    assert load_records("locuslab/TOFU:forget10:perturbed")[0].completion == "locuslab/TOFU forget10 perturbed"
+    with pytest.raises(InputError, match="'forget10' is a configuration of locuslab/TOFU"):
+        load_records("locuslab/TOFU:forget10")
+    FakeHub(monkeypatch, {"default": ["test"]})
+    assert load_records("a/b::test")[0].completion == "a/b None test"
+    with pytest.raises(InputError, match=r"no split 'train'\. It has: test"):
+        load_records("a/b")
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (datasets.exceptions.DatasetNotFoundError("gone"), "no public data set of this name"),
+        (ConnectionError("no route"), "did not answer, so whether it exists is not known"),
+        (TimeoutError("late"), "did not answer"),
+        (type("OfflineModeIsEnabled", (ConnectionError,), {})("off"), "HF_HUB_OFFLINE"),
+    ],
+    ids=["unknown", "unreachable", "late", "switched off"],
+)
+def test_an_unreachable_hub_is_not_an_unknown_data_set(monkeypatch: pytest.MonkeyPatch, error: Exception, said: str) -> None:
+    """The message claims only what is known."""
+    FakeHub(monkeypatch, error)
+    with pytest.raises(InputError, match=said):
+        load_records("owner/name:config:split")

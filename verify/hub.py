@@ -1,0 +1,162 @@
+"""Data sets of the `datasets` library: folders on this machine, and repositories on the Hub with their configurations and splits.
+
+A data set is named `NAME`, `NAME:SPLIT`, `NAME:CONFIGURATION:SPLIT` or `NAME::SPLIT`, where NAME is a folder or `owner/name`.
+Everything is streamed: an Arrow cache would keep a copy of what is to be deleted.
+"""
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from verify.errors import InputError
+from verify.tabular import without_fill
+
+WAYS = "owner/name:split, or owner/name:configuration:split"
+LISTED = 30
+"""How many names a message lists."""
+
+
+class DatasetName(NamedTuple):
+    """A data set's name taken apart; None where the source leaves a part open."""
+
+    path: str
+    configuration: str | None
+    split: str | None
+
+
+def dataset_name(source: str) -> DatasetName:
+    """Take a name apart at its colons; those within brackets belong to a slice of a split (`train[:100]`).
+
+    Raises:
+        InputError: it has more than three parts.
+    """
+    parts = re.split(r":(?![^\[]*\])", source)
+    if len(parts) > 3:
+        raise InputError(f"{source} has {len(parts)} parts between colons. Give {WAYS}.")
+    path, *more = parts
+    return DatasetName(path, (more[0] or None) if len(more) == 2 else None, (more[-1] or None) if more else None)
+
+
+def names_dataset(source: str) -> bool:
+    """Whether a source that is no existing path can be a folder with a split, or a Hub name."""
+    path = re.split(r":(?![^\[]*\])", source)[0]
+    if path != source and Path(path).is_dir():
+        return True
+    return not Path(path).suffix and path.count("/") == 1 and not path.startswith((".", "/", "~"))
+
+
+def dataset_rows(source: str) -> Iterator[Mapping[str, Any]]:
+    """The rows of one split of a data set.
+
+    Raises:
+        InputError: there is no such data set, configuration or split, and which there are; or the Hub cannot be reached.
+    """
+    name = dataset_name(source)
+    folder = Path(name.path)
+    if folder.is_dir() and any((folder / mark).is_file() for mark in ("state.json", "dataset_dict.json", "dataset_info.json")):
+        return _saved_rows(folder, name)
+    return map(without_fill, _streamed(source, name))
+
+
+def _saved_rows(folder: Path, name: DatasetName) -> Iterator[Mapping[str, Any]]:
+    """The rows of a folder written by `save_to_disk`."""
+    import datasets
+
+    try:
+        loaded = datasets.load_from_disk(str(folder))
+    except (FileNotFoundError, ValueError, OSError):
+        raise _no_folder(folder) from None
+    if name.configuration is not None:
+        raise InputError(f"{folder} was written by save_to_disk and has no configurations. Give {folder}, or {folder}:split.")
+    if isinstance(loaded, datasets.DatasetDict):
+        if name.split is None and len(loaded) != 1:
+            raise InputError(f"{folder} holds several splits ({_listed(list(loaded))}). Give one: {folder}:{next(iter(loaded))}.")
+        if name.split is not None and name.split not in loaded:
+            raise InputError(f"{folder} has no split {name.split!r}. It has: {_listed(list(loaded))}.")
+        loaded = loaded[name.split or next(iter(loaded))]
+    elif name.split is not None:
+        raise InputError(f"{folder} holds one split without a name. Give {folder} alone.")
+    return map(without_fill, iter(loaded))
+
+
+def _no_folder(folder: Path) -> InputError:
+    return InputError(
+        f"{folder} is not a folder written by Dataset.save_to_disk, nor a data set's folder. "
+        "Give such a folder, or a .jsonl, .csv or .parquet file."
+    )
+
+
+def _streamed(source: str, name: DatasetName) -> Iterator[Mapping[str, Any]]:
+    import datasets
+
+    if Path(name.path).is_dir() and not any(Path(name.path).iterdir()):
+        raise _no_folder(Path(name.path))
+    try:
+        return iter(datasets.load_dataset(name.path, name.configuration, split=name.split or "train", streaming=True))
+    except Exception as error:  # noqa: BLE001 - the library raises many unrelated types; what there is says what they meant
+        raise InputError(_explanation(source, name, error)) from None
+
+
+def _explanation(source: str, name: DatasetName, error: Exception) -> str:
+    """Why a data set could not be opened: unreachable, unknown, or another configuration or split than there is."""
+    import datasets
+
+    local = Path(name.path).is_dir()
+    if local and isinstance(error, datasets.exceptions.DataFilesNotFoundError):
+        return str(_no_folder(Path(name.path)))
+    try:
+        configurations = list(datasets.get_dataset_config_names(name.path))
+        chosen = name.configuration or (configurations[0] if len(configurations) == 1 else None)
+        splits = list(datasets.get_dataset_split_names(name.path, chosen)) if chosen in configurations else []
+    except Exception as listing:  # noqa: BLE001 - as above
+        return _unlisted(source, name, error, listing, local)
+    if name.configuration is not None and name.configuration not in configurations:
+        return f"{name.path} has no configuration {name.configuration!r}. It has: {_listed(configurations)}."
+    if name.configuration is None and len(configurations) > 1:
+        meant = name.split if name.split in configurations else None
+        said = f"{meant!r} is a configuration of {name.path}, not a split. " if meant else ""
+        example = f"{name.path}:{meant or configurations[0]}:{_first_split(name.path, meant or configurations[0])}"
+        return f"{said}{name.path} has the configurations {_listed(configurations)}. Name one, with its split: {example}."
+    wanted = name.split or "train"
+    if wanted.partition("[")[0] not in splits:
+        return f"{name.path} has no split {wanted!r}. It has: {_listed(splits)}. Give {name.path}:{name.configuration or ''}:SPLIT."
+    if "[" in wanted:
+        return f"{source}: a part of a split cannot be streamed. Give the whole split {wanted.partition('[')[0]!r}, or a file."
+    return f"{source} is there, but cannot be read ({type(error).__name__}). Download it and give its file."
+
+
+def _first_split(path: str, configuration: str) -> str:
+    import datasets
+
+    try:
+        return str(datasets.get_dataset_split_names(path, configuration)[0])
+    except Exception:  # noqa: BLE001 - an example in a message, nothing more
+        return "SPLIT"
+
+
+def _unlisted(source: str, name: DatasetName, error: Exception, listing: Exception, local: bool) -> str:
+    """The message where not even the configurations can be listed."""
+    import datasets
+
+    if local:
+        return str(_no_folder(Path(name.path)))
+    kinds = {kind.__name__ for one in (error, listing) for kind in type(one).__mro__}
+    if "OfflineModeIsEnabled" in kinds:
+        return (
+            f"{source} is no existing file, and the Hub is switched off here (HF_HUB_OFFLINE or HF_DATASETS_OFFLINE is set), so "
+            "whether there is such a data set is not known. Give a file, or unset the variable."
+        )
+    if isinstance(listing, datasets.exceptions.DatasetNotFoundError) and not kinds & {"ConnectionError", "ConnectError", "Timeout"}:
+        return (
+            f"{source} is no existing file, and the Hub has no public data set of this name. Check it ({WAYS}); "
+            "for a private or gated one log in with `hf auth login`."
+        )
+    return (
+        f"{source} is neither an existing file nor a data set that can be reached ({type(listing).__name__}): the Hub did not "
+        f"answer, so whether it exists is not known. Check the network and the name ({WAYS}), or give a file."
+    )
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(names[:LISTED]) + (f" and {len(names) - LISTED} more" if len(names) > LISTED else "")

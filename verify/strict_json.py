@@ -1,0 +1,49 @@
+"""Strict JSON: the one reader of this project, which refuses what the standard library lets pass.
+
+RFC 8259 leaves open what an object means that gives one name twice; Python keeps the last value and drops the others without a
+word. A dropped value is neither searched nor forgotten, and a signed statement could be read in two ways.
+"""
+
+import json
+from typing import Any, NoReturn
+
+
+class NotStrictError(ValueError):
+    """JSON in form, but ambiguous: a name given twice in one object, or NaN and infinity, which JSON does not have.
+
+    Attributes:
+        reason: what is wrong, without any value and without the name.
+        name: the repeated name, or None. It may be anybody's name: show it only where names are not content.
+    """
+
+    def __init__(self, reason: str, name: str | None = None) -> None:
+        super().__init__(reason)
+        self.reason, self.name = reason, name
+
+
+def parse_json(text: str | bytes, *, constants: bool = False) -> Any:
+    """The content of JSON text.
+
+    Args:
+        text: UTF-8 if given as bytes.
+        constants: whether NaN and infinity are accepted, which Python and model configurations write.
+
+    Raises:
+        NotStrictError: an object gives one name twice, or a constant that JSON does not have.
+        ValueError: it is not JSON.
+        RecursionError: it is nested too deeply.
+    """
+    return json.loads(text, object_pairs_hook=_object, parse_constant=float if constants else _refuse_constant)
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        seen: set[str] = set()
+        name = next(name for name, _ in pairs if name in seen or seen.add(name))  # type: ignore[func-returns-value]
+        raise NotStrictError("an object gives the same name twice", name)
+    return found
+
+
+def _refuse_constant(_: str) -> NoReturn:
+    raise NotStrictError("it holds NaN or infinity, which JSON does not have")

@@ -1,0 +1,86 @@
+"""Rows of CSV and Parquet files, in which every column has one name.
+
+Readers that build a dictionary per row keep the last of several columns of one name and drop the others without a word: what stood
+in them is neither trained on nor searched. Such files are refused here.
+"""
+
+import csv
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from verify.errors import InputError
+
+CSV_FIELD_LIMIT = 1 << 24
+
+
+def csv_rows(lines: Iterable[str], where: str) -> Iterator[dict[str, str]]:
+    """The rows of CSV text as column -> cell, blank lines left out.
+
+    Args:
+        lines: opened with `newline=""`.
+        where: how messages name the file.
+
+    Raises:
+        InputError: the header names a column twice, or a row has another number of cells than the header.
+        csv.Error: it is not CSV.
+    """
+    csv.field_size_limit(CSV_FIELD_LIMIT)
+    rows = (row for row in csv.reader(lines, strict=True) if row)
+    header = next(rows, [])
+    require_unique(header, where)
+    for number, row in enumerate(rows, 1):
+        if len(row) != len(header):
+            raise InputError(
+                f"{where}, row {number} has another number of columns than the header ({len(row)} instead of {len(header)}). "
+                "Correct it; a cell that holds a comma or a line break is put in quotation marks."
+            )
+        yield dict(zip(header, row, strict=True))
+
+
+def parquet_rows(path: Path) -> Iterator[Mapping[str, Any]]:
+    """The rows of a Parquet file.
+
+    Raises:
+        InputError: it is cut off, or names a column or a field of a column twice.
+    """
+    import pyarrow
+    import pyarrow.parquet
+
+    try:
+        with pyarrow.parquet.ParquetFile(path) as table:
+            _require_unique_fields(table.schema_arrow, str(path))
+            for batch in table.iter_batches():
+                yield from map(without_fill, batch.to_pylist())
+    except (pyarrow.ArrowException, OSError):
+        raise InputError(f"{path} is not a whole Parquet file; it may be cut off. Export it again.") from None
+
+
+def _require_unique_fields(schema: Any, where: str) -> None:
+    """Refuse a schema or struct, at any depth, that names a field twice."""
+    import pyarrow.types as kinds
+
+    require_unique([field.name for field in schema], where)
+    for kind in (field.type for field in schema):
+        while kinds.is_list(kind) or kinds.is_large_list(kind) or kinds.is_fixed_size_list(kind):
+            kind = kind.value_type
+        if kinds.is_struct(kind):
+            _require_unique_fields([kind.field(place) for place in range(kind.num_fields)], where)
+
+
+def require_unique(names: Sequence[str], where: str) -> None:
+    """Raise InputError where a column is named twice."""
+    repeated = next((name for place, name in enumerate(names) if name in names[:place]), None)
+    if repeated is not None:
+        called = f"the column {repeated!r}" if repeated else "a column without a name"
+        raise InputError(
+            f"{where}: the header has {called} {names.count(repeated)} times. All but one would be lost: "
+            "rename or remove the others."
+        )
+
+
+def without_fill(value: Any) -> Any:
+    """A row without nulls: columnar formats give every object of a column all fields, and fill the absent ones with null."""
+    if isinstance(value, Mapping):
+        return {name: without_fill(entry) for name, entry in value.items() if entry is not None}
+    return [without_fill(entry) for entry in value] if isinstance(value, list) else value
