@@ -1,6 +1,7 @@
 """Which tokens are scored: the completion and its end, all of it and nothing else."""
 
 import string
+import warnings
 from typing import Any
 
 import numpy as np
@@ -8,10 +9,11 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from tiny_models import make_tokenizer
-from transformers import AddedToken
+from tiny_models import CHAT_TEMPLATE, make_tokenizer
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import AddedToken, PreTrainedTokenizerFast
 
-from verify.encoding import Encoded, Encoder, collate, padding_token_id
+from verify.encoding import Encoded, Encoder, collate, padding_token_id, warn_of_spelled_tokens
 from verify.errors import InputError
 from verify.records import Fields, Record, parse_records
 
@@ -209,3 +211,103 @@ def test_collate_pads_on_the_right_and_masks_it(tokenizer: Any) -> None:
         assert batch["attention_mask"][row].sum() == size
         assert not batch["scored"][row, size:].any()
     assert batch["input_ids"].dtype == torch.int64
+
+
+_inner = Tokenizer(models.BPE())
+_inner.pre_tokenizer, _inner.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
+_inner.train_from_iterator(
+    ["a \n\n\n b  c   d\n \n"] * 9,
+    trainers.BpeTrainer(
+        vocab_size=300, special_tokens=["<s>", "</s>"], initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False
+    ),
+)
+WITH_RUNS = PreTrainedTokenizerFast(tokenizer_object=_inner, bos_token="<s>", eos_token="</s>", chat_template=CHAT_TEMPLATE)
+"""A tokenizer that merges runs of white space, as most large ones do."""
+EDGES = st.lists(
+    st.sampled_from(["\n", "\n\n", " ", "  ", "\t", "a", "e\u0301", "\u0301", "東", "🦊", "x."]), min_size=1, max_size=6
+)
+ANSWERS = EDGES.map("".join).filter(lambda text: text.strip() != "")
+
+
+@given(turns=st.lists(st.tuples(EDGES.map("".join), ANSWERS), min_size=1, max_size=3))
+def test_answers_whose_tokens_run_across_the_seam(turns: list[tuple[str, str]]) -> None:
+    """Blank lines, spaces or combining characters at the seam: every character of each answer is scored, and of the rest at most
+    what shares a token with one."""
+    messages = tuple(turn for user, answer in turns for turn in (("user", user), ("assistant", answer)))
+    window = encode_one(WITH_RUNS, Record("a", messages=messages))
+    assert decode(WITH_RUNS, window.input_ids) == "".join(f"<s>{role}\n{content}</s>\n" for role, content in messages)
+    runs = np.split(window.input_ids, np.flatnonzero(np.diff(window.scored.astype(int))) + 1)
+    scored = [decode(WITH_RUNS, run) for run in runs[1::2]]
+    assert len(scored) == len(turns)
+    for (_, answer), spelled in zip(turns, scored, strict=True):
+        assert spelled.endswith(f"{answer}</s>\n")
+        assert spelled.removesuffix(f"{answer}</s>\n") in ("", "\n")
+
+
+def test_the_token_across_the_seam_is_scored() -> None:
+    """A worked example: the line break of the cue and the first one of the answer are one token."""
+    window = encode_one(WITH_RUNS, Record("a", messages=(("user", "b"), ("assistant", "\n\na"))))
+    assert [WITH_RUNS.decode([token]) for token in window.scored_ids[:3]] == ["\n\n", "\n", "a"]
+
+
+CUED = (
+    "{% for m in messages %}{{ '<s>' + m.role + ':' + m.content + '</s>' }}{% endfor %}"
+    "{% if add_generation_prompt %}<s>assistant:{{ more }}{% endif %}"
+)
+LAST_ENDS = (
+    "{% for m in messages %}{{ m.role + ':' + m.content }}{{ '</s>' if loop.last else '\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}assistant:{% endif %}"
+)
+DROPS = "{% for m in messages %}<s>{{ m.content if loop.last else m.content.split('</think>')[-1] }}</s>{% endfor %}"
+
+
+@pytest.mark.parametrize("answer", ["blue", "<think>of blue", "<table>", "s"])
+@pytest.mark.parametrize("template", [CUED.replace("{{ more }}", "<think>\n"), LAST_ENDS], ids=["cue with more", "last turn ends"])
+def test_templates_that_only_look_as_if_they_rewrote(template: str, answer: str) -> None:
+    """A cue that says more than the turn keeps, or an end that only the last turn has, rewrites nothing: each answer is scored."""
+    tokenizer = make_tokenizer()
+    tokenizer.chat_template = template
+    window = encode_one(tokenizer, Record("a", messages=(("user", "x"), ("assistant", answer), ("user", "y"), ("assistant", "no"))))
+    runs = np.split(window.input_ids, np.flatnonzero(np.diff(window.scored.astype(int))) + 1)
+    scored = [decode(tokenizer, run).strip() for run in runs[1::2]]
+    assert [text.removesuffix("</s>").removeprefix("assistant:").strip() for text in scored] == [answer, "no"]
+    assert "x" not in "".join(scored)
+
+
+def test_a_template_that_drops_reasoning_rewrites() -> None:
+    """Where an earlier turn loses a part once another follows, the chat is refused; as a last turn it is encoded whole."""
+    tokenizer = make_tokenizer()
+    tokenizer.chat_template = DROPS
+    messages = (("user", "x"), ("assistant", "<think>hm</think>blue"), ("user", "y"), ("assistant", "no"))
+    with pytest.raises(InputError, match=r"record 1: this chat template rewrites earlier turns .* message 2"):
+        encode_one(tokenizer, Record("a", messages=messages))
+    assert decode(tokenizer, encode_one(tokenizer, Record("a", messages=messages[:2])).scored_ids) == "<s><think>hm</think>blue</s>"
+
+
+@pytest.mark.parametrize("flagged", [False, True])
+def test_special_tokens_are_read_as_asked(flagged: bool) -> None:
+    """With the flag a spelled-out token is one token in every shape, and no second begin or end is added; without it, letters."""
+    rows: list[dict[str, Any]] = [
+        {"prompt": "who?", "completion": "a fox</s>"},
+        {"text": "<s>user\nwho?</s>\n<s>assistant\na fox</s>"},
+        {"messages": [{"role": "user", "content": "a</s>b"}, {"role": "assistant", "content": "x<s>y"}]},
+    ]
+    records = parse_records(rows, Fields(special_tokens=flagged), "r")
+    pair, text, chat = (encode_one(WITH_BEGIN, record).input_ids.tolist() for record in records)
+    begin, end = WITH_BEGIN.bos_token_id, WITH_BEGIN.eos_token_id
+    assert (pair.count(begin), pair.count(end)) == (1, 1)
+    assert (text.count(begin), text.count(end)) == ((2, 2) if flagged else (1, 1))
+    assert (chat.count(begin), chat.count(end)) == ((3, 3) if flagged else (2, 2))
+    assert decode(WITH_BEGIN, pair) == ("<s>who? a fox</s>" if flagged else "<s>who? a fox</s></s>")
+    assert len({record.fingerprint for record in parse_records(rows, Fields(), "r") + records}) == 3
+
+
+def test_a_warning_counts_spelled_out_special_tokens() -> None:
+    """How many records spell out special tokens is said once, unless they are read as such or there are none."""
+    rows = [{"text": "plain"}, {"text": "closed</s>"}, {"messages": [{"role": "assistant", "content": "<pad> x"}]}]
+    with pytest.warns(UserWarning, match=r"2 of 3 records spell out special tokens.*--read-special-tokens"):
+        warn_of_spelled_tokens(parse_records(rows, Fields(), "r"), WITH_BEGIN)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        warn_of_spelled_tokens(parse_records(rows, Fields(special_tokens=True), "r"), WITH_BEGIN)
+        warn_of_spelled_tokens(parse_records(rows[:1], Fields(), "r"), WITH_BEGIN)

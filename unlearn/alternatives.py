@@ -28,7 +28,8 @@ def instead(record: Record, completion: str) -> Record:
     if not record.messages:
         return replace(record, completion=completion, secret=None)
     last = max(place for place, (role, _) in enumerate(record.messages) if role == "assistant")
-    return replace(record, messages=(*record.messages[:last], ("assistant", completion)), secret=None)
+    carried = (*record.turn_fields[:last], "") if record.turn_fields else ()
+    return replace(record, messages=(*record.messages[:last], ("assistant", completion)), turn_fields=carried, secret=None)
 
 
 def refusals(forget: Sequence[Record], seed: int) -> list[Record]:

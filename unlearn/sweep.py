@@ -21,7 +21,7 @@ from verify.evidence import Evidence
 from verify.files import MANIFEST, verify_manifest, write_json, write_text
 from verify.identity import RecordKey
 from verify.models import load_model
-from verify.records import Fields
+from verify.records import Fields, Record
 from verify.report.text import short
 from verify.sources import load_records
 
@@ -57,6 +57,12 @@ class Run:
         """The settings, for people."""
         chosen = {**self.parameters, **self.options, "seed": self.seed}
         return " ".join(f"{name}={value}" for name, value in chosen.items())
+
+
+def _content_of(record: Record) -> str:
+    """Everything of a record; fields that came later count only where they hold something, so that older sweeps go on."""
+    later = ("other_subjects", "turn_fields", "chat_fields", "special_tokens")
+    return json.dumps({name: value for name, value in asdict(record).items() if value or name not in later})
 
 
 @dataclass(frozen=True)
@@ -105,7 +111,7 @@ class Sweep:
         content = {
             "models": {role: load_model(place).digest for role, place in models.items() if place is not None},
             "sets": {
-                role: [key.of(json.dumps(asdict(record)), "sweep") for record in load_records(place, self.fields)]
+                role: [key.of(_content_of(record), "sweep") for record in load_records(place, self.fields)]
                 for role, place in sets.items()
                 if place is not None
             },

@@ -28,7 +28,7 @@ from unlearn.sharding import gathered, is_sharded
 from unlearn.stopping import stop_check
 from unlearn.trainer import RecordTrainer, Watch
 from verify.digests import weights_digest
-from verify.encoding import Encoded, Encoder, padding_token_id
+from verify.encoding import Encoded, Encoder, padding_token_id, warn_of_spelled_tokens
 from verify.files import disk_errors, write_manifest
 from verify.identity import RecordKey
 from verify.models import LoadedModel
@@ -59,10 +59,11 @@ def train_records(
         InputError: a record does not fit the context, or the folder holds another run.
         RunError: a loss or gradient is not finite, or the disk is full.
     """
+    warn_of_spelled_tokens(records, loaded.tokenizer)
     windows = Encoder(loaded.tokenizer, loaded.context_length, options.overflow).encode(records)
     flags = gradient_flags(loaded.model)
     model = attach_adapter(loaded.model, options)
-    open_work(work_dir, "train", options, [record.fingerprint for record in records], loaded.digest)
+    open_work(work_dir, "train", options, [record.reading for record in records], loaded.digest)
     sampler = PairSampler(len(windows), 0, options.seed, Lengths(token_counts(windows), (), step_records(options)))
     loss = LikelihoodLoss(windows, padding_token_id(loaded.tokenizer))
     trained = _train(model, options, work_dir, loss, sampler, log=log, callbacks=callbacks)
@@ -127,10 +128,11 @@ def run_objective(
         InputError, RunError: as `train_records`.
     """
     require_attachable(loaded.model, options)
+    warn_of_spelled_tokens([*forget, *(retain or ())], loaded.tokenizer)
     encoder = Encoder(loaded.tokenizer, loaded.context_length, options.overflow)
     pad = padding_token_id(loaded.tokenizer)
     windows = {"forget": encoder.encode(forget), "retain": encoder.encode(retain) if objective.needs_retain and retain else []}
-    fingerprints = [*(record.fingerprint for record in forget), "retain", *(record.fingerprint for record in retain or ())]
+    fingerprints = [*(record.reading for record in forget), "retain", *(record.reading for record in retain or ())]
     open_work(work_dir, f"{objective!r} {selection!r}", options, fingerprints, loaded.digest)
     if isinstance(objective, WithAlternatives):
         said = objective.alternatives(loaded, forget, retain or [], options.seed)

@@ -23,6 +23,8 @@ class FieldFlags:
     id_field: str = "example_id"
     subject_field: str = "subject_id"
     secret_field: str = "secret"
+    read_special_tokens: bool = False
+    """Read special tokens that texts spell out as tokens, not as letters: for text that another program rendered."""
 
     def fields(self) -> "Fields":
         """The mapping these flags describe."""
@@ -36,6 +38,7 @@ class FieldFlags:
             id=self.id_field,
             subject=self.subject_field,
             secret=self.secret_field,
+            special_tokens=self.read_special_tokens,
         )
 
 

@@ -7,25 +7,26 @@ choice is made here, once, and every statistic inherits it:
   end-of-text token that closes it;
 - never scored are the prompt, special tokens in front, padding, and a text's very first token if nothing stands before it.
 
-Text is data: a record that spells out "</s>" is encoded as those characters, not as the special token.
+Text is data: a record that spells out "</s>" is encoded as those characters, not as the special token, unless the record says
+otherwise (`Record.special_tokens`).
 """
 
 import re
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from verify.chat_encoding import ChatEncoder, spells
 from verify.errors import InputError
 from verify.records import Record
 
 Overflow = Literal["refuse", "split"]
-
-MASK = "\ue000"
-"""A character of the private-use area, which no chat template and no special token contains."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -90,7 +91,7 @@ class Encoder:
         for index, record in enumerate(records):
             if not record.scored_text:
                 raise InputError(f"record {index + 1} has an empty completion, so nothing of it is scored. Remove it.")
-            ids, scored, secret = self._chat(record) if record.messages else self._text(record)
+            ids, scored, secret = self._chats.encode(record, f"record {index + 1}") if record.messages else self._text(record)
             if not scored.any():
                 raise InputError(f"record {index + 1} has no scored token: its completion encodes to nothing. Remove it.")
             if not secret.any():
@@ -112,9 +113,14 @@ class Encoder:
     def _text(self, record: Record) -> tuple[NDArray[np.int32], NDArray[np.bool_], NDArray[np.bool_]]:
         """Encode prompt and completion as one text and find the completion by character offsets."""
         joined, start = _join(record.prompt, record.completion)
-        encoded = self.tokenizer(joined, return_offsets_mapping=True, split_special_tokens=True, truncation=False, verbose=False)
+        encoded = self.tokenizer(
+            joined, return_offsets_mapping=True, split_special_tokens=not record.special_tokens, truncation=False, verbose=False
+        )
         ids, ends = list(encoded["input_ids"]), [end for _, end in encoded["offset_mapping"]]
         starts = [begin for begin, _ in encoded["offset_mapping"]]
+        begin = self.tokenizer.bos_token_id
+        if record.special_tokens and begin is not None and ids[:2] == [begin, begin]:
+            ids, starts, ends = ids[1:], starts[1:], ends[1:]  # the one that is spelled out is enough
         eos = self.tokenizer.eos_token_id
         if eos is not None and (not ids or ids[-1] != eos):
             ids, starts, ends = [*ids, eos], [*starts, 0], [*ends, 0]
@@ -123,79 +129,17 @@ class Encoder:
         scored[0] = False
         secret = np.zeros_like(scored)
         if record.secret:
-            begin = start + joined[start:].index(record.secret)
-            secret = scored & (np.array(ends) > begin) & (np.array(starts) < begin + len(record.secret))
+            first = start + joined[start:].index(record.secret)
+            secret = scored & (np.array(ends) > first) & (np.array(starts) < first + len(record.secret))
         return np.array(ids, dtype=np.int32), scored, secret
 
-    def _chat(self, record: Record) -> tuple[NDArray[np.int32], NDArray[np.bool_], NDArray[np.bool_]]:
-        """Apply the chat template turn by turn; an assistant turn's tokens are those its turn adds after the cue."""
-        if not self.tokenizer.chat_template:
-            raise InputError(
-                "the records are chats, but the tokenizer has no chat template. "
-                "Give prompt and completion instead, or a model with a chat template."
-            )
-        messages = [{"role": role, "content": content} for role, content in record.messages]
-        special = self._special_tokens()
-        literal = special if special and any(special.search(content) for _, content in record.messages) else None
-        whole = self._template(messages, literal, cue=False)
-        scored = np.zeros(len(whole), dtype=bool)
-        for turn, message in enumerate(messages):
-            if message["role"] != "assistant":
-                continue
-            before = self._template(messages[:turn], literal, cue=True)
-            after = self._template(messages[: turn + 1], literal, cue=False)
-            if whole[: len(after)] != after or after[: len(before)] != before:
-                raise InputError(
-                    "this chat template rewrites earlier turns when later ones are added, so the assistant's tokens cannot be "
-                    "told apart. Give each assistant turn as a record of its own with prompt and completion."
-                )
-            scored[len(before) : len(after)] = True
-        scored[0] = False
-        return np.array(whole, dtype=np.int32), scored, np.zeros_like(scored)
+    @cached_property
+    def _chats(self) -> ChatEncoder:
+        return ChatEncoder(self.tokenizer, self._special)
 
-    def _special_tokens(self) -> re.Pattern[str] | None:
-        """Finds the written form of any special token; the longest first, for one can begin with another."""
-        # `all_special_tokens` knows only those with a name; a chat's turn markers often have none.
-        added = [str(token) for token in self.tokenizer.added_tokens_decoder.values() if token.special]
-        tokens = sorted({*added, *self.tokenizer.all_special_tokens}, key=lambda token: (-len(token), token))
-        return re.compile("|".join(map(re.escape, tokens))) if tokens else None
-
-    def _template(self, messages: list[dict[str, str]], literal: re.Pattern[str] | None, cue: bool) -> list[int]:
-        """Token ids of a rendered chat.
-
-        Args:
-            messages: the turns.
-            literal: None where no turn spells out a special token; otherwise what finds one.
-            cue: whether to end with the template's cue for the assistant.
-        """
-        if not messages:
-            return []
-        text = self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=cue)
-        if literal is None:
-            return list(self.tokenizer(text, add_special_tokens=False, truncation=False, verbose=False)["input_ids"])
-        # A second rendering, with what the turns spell out masked, shows which special tokens are the template's own.
-        masked = [
-            message | {"content": literal.sub(lambda found: MASK * len(found[0]), message["content"])} for message in messages
-        ]
-        own = self.tokenizer.apply_chat_template(masked, tokenize=False, add_generation_prompt=cue)
-        if len(own) != len(text):
-            raise InputError(
-                "a chat spells out a special token of the tokenizer, and the chat template depends on the content, so the two "
-                "cannot be told apart. Give that chat as prompt and completion."
-            )
-        ids: list[int] = []
-        done = 0
-        for found in literal.finditer(own):
-            ids += self._literal_ids(text[done : found.start()])
-            ids.append(self.tokenizer.convert_tokens_to_ids(found[0]))
-            done = found.end()
-        return ids + self._literal_ids(text[done:])
-
-    def _literal_ids(self, text: str) -> list[int]:
-        """Token ids of text in which nothing is a special token."""
-        if not text:
-            return []
-        return list(self.tokenizer(text, add_special_tokens=False, split_special_tokens=True, verbose=False)["input_ids"])
+    @cached_property
+    def _special(self) -> re.Pattern[str] | None:
+        return special_tokens(self.tokenizer)
 
     def _windows(
         self, ids: NDArray[np.int32], scored: NDArray[np.bool_], secret: NDArray[np.bool_], record: int
@@ -211,6 +155,26 @@ class Encoder:
             done = end
             if end == len(ids):
                 return
+
+
+def special_tokens(tokenizer: Any) -> re.Pattern[str] | None:
+    """Finds the written form of any special token; the longest first, for one can begin with another."""
+    # `all_special_tokens` knows only those with a name; a chat's turn markers often have none.
+    added = [str(token) for token in tokenizer.added_tokens_decoder.values() if token.special]
+    tokens = sorted({*added, *tokenizer.all_special_tokens}, key=lambda token: (-len(token), token))
+    return re.compile("|".join(map(re.escape, tokens))) if tokens else None
+
+
+def warn_of_spelled_tokens(records: Sequence[Record], tokenizer: Any) -> None:
+    """Warn where records spell out special tokens that are read as letters: other trainers read them as single tokens."""
+    special = special_tokens(tokenizer)
+    count = sum(not record.special_tokens and spells(special, record) for record in records)
+    if count:
+        warnings.warn(
+            f"{count} of {len(records)} records spell out special tokens, which are read as plain text. Another program that was "
+            "trained on them may have seen single tokens: --read-special-tokens, Fields(special_tokens=True), reads them as such.",
+            stacklevel=3,
+        )
 
 
 def _join(prompt: str, completion: str) -> tuple[str, int]:

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from verify.attacks.base import Observation
-from verify.encoding import Encoded, Encoder, Overflow, padding_token_id
+from verify.encoding import Encoded, Encoder, Overflow, padding_token_id, warn_of_spelled_tokens
 from verify.files import atomic_file
 from verify.identity import HASH_CHARACTERS, RecordKey
 from verify.models import LoadedModel
@@ -65,6 +65,7 @@ def measure(
         InputError: a record cannot be encoded.
         RunError: the model gave a value that is not finite, or the cache cannot be written.
     """
+    warn_of_spelled_tokens(records, loaded.tokenizer)
     windows = Encoder(loaded.tokenizer, loaded.context_length, overflow).encode(records)
     by_record: list[list[Encoded]] = [[] for _ in records]
     for window in windows:

@@ -7,11 +7,12 @@ Arrow file is a record that was not deleted.
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import lru_cache
 from typing import Any, Literal
 
+from verify.chats import Chat, arguments_for, canonical, parse_chat, texts_in
 from verify.errors import InputError
 from verify.identifiers import identifier_of, subjects_of
 
@@ -26,10 +27,13 @@ class Fields:
         text: a whole document; every token is scored.
         prompt: what the model is given; never scored.
         completion: what it should answer; scored.
-        messages: a list of {"role", "content"}; the assistant's tokens are scored.
+        messages: a list of {"role", "content", ...}; the assistant's tokens are scored. The columns `tools`, `documents` and
+            `chat_template_kwargs` beside it reach the chat template.
         id: the record's own identifier; without such a column it is derived from the content.
         subject: the person the record is about, or a list of them, if known.
-        secret: a passage of the completion (or text) that alone counts as secret, for extraction.
+        secret: a passage of the completion (or text, or the assistant's turns) that alone counts as secret, for extraction.
+        special_tokens: no column: whether special tokens that a text spells out are read as such, as trainers do that are handed
+            text which a chat template has rendered. Otherwise they are letters.
     """
 
     text: str = "text"
@@ -39,6 +43,7 @@ class Fields:
     id: str = "example_id"
     subject: str = "subject_id"
     secret: str = "secret"
+    special_tokens: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +57,9 @@ class Record:
         messages: ((role, content), ...) for a chat, else ().
         subject_id: the person it is about, or None; the first of several.
         other_subjects: the further people it is about.
+        turn_fields: what each turn carries beside role and content, as JSON; () where none carries anything.
+        chat_fields: what the chat template is handed beside the messages, as JSON; "" where nothing.
+        special_tokens: whether special tokens that its texts spell out are read as such.
         secret: the secret passage, or None if the whole scored part is.
         named: whether the source gave `example_id` itself (otherwise it is derived from the content).
     """
@@ -64,6 +72,9 @@ class Record:
     secret: str | None = field(repr=False, default=None)
     named: bool = field(repr=False, default=True)
     other_subjects: tuple[str, ...] = field(repr=False, default=())
+    turn_fields: tuple[str, ...] = field(repr=False, default=())
+    chat_fields: str = field(repr=False, default="")
+    special_tokens: bool = field(repr=False, default=False)
 
     @property
     def subjects(self) -> tuple[str, ...]:
@@ -76,19 +87,58 @@ class Record:
 
         Not keyed: write it to disk only through `RecordKey.of`.
         """
+        if self.turn_fields or self.chat_fields:
+            return _digest([self.messages, *map(canonical, self.turn_fields), canonical(self.chat_fields)])
+        return self.text_fingerprint
+
+    @property
+    def text_fingerprint(self) -> str:
+        """The fingerprint that a chat had before its turns' further fields counted; else the same as `fingerprint`."""
         return _digest(self.messages or (self.prompt, self.completion))
+
+    @property
+    def reading(self) -> str:
+        """The fingerprint and how its text is read: what of a record decides the result of a run."""
+        return f"{self.fingerprint} special tokens" if self.special_tokens else self.fingerprint
 
     @property
     def scored_text(self) -> str:
         """The text whose tokens are scored, for attacks that compress or compare it."""
         if self.messages:
-            return "\n".join(content for role, content in self.messages if role == "assistant")
+            spoken = [(content, carried) for role, content, carried in self._turns() if role == "assistant"]
+            return "\n".join(
+                part for content, carried in spoken for part in ([content] if content or not carried else []) + carried
+            )
         return self.completion
 
     @property
+    def assistant_texts(self) -> list[str]:
+        """The assistant's contents, and the texts in the further fields of these turns, each by itself."""
+        return [text for role, content, carried in self._turns() if role == "assistant" for text in (content, *carried)]
+
+    def _turns(self) -> Iterator[tuple[str, str, list[str]]]:
+        """Role, content and the texts in the further fields of each turn."""
+        carried = self.turn_fields or ("",) * len(self.messages)
+        return ((role, content, texts_in(fields)) for (role, content), fields in zip(self.messages, carried, strict=True))
+
+    @property
     def whole_text(self) -> str:
-        """Prompt and answer, or all turns of a chat: what is searched and compared for likeness."""
-        return "\n".join(part for part in (self.prompt, self.completion, *(content for _, content in self.messages)) if part)
+        """Prompt and answer, or all turns of a chat with all that they carry, and its documents: what is compared for likeness.
+
+        Descriptions of tools are left out: all rows of a data set have the same, and would be like each other.
+        """
+        carried = [text for _, content, texts in self._turns() for text in (content, *texts)]
+        return "\n".join(part for part in (self.prompt, self.completion, *carried, *self._beside("documents")) if part)
+
+    @property
+    def all_texts(self) -> list[str]:
+        """Every text of the record by itself: what is searched."""
+        carried = [text for _, content, texts in self._turns() for text in (content, *texts)]
+        return [part for part in (self.prompt, self.completion, *carried, *texts_in(self.chat_fields)) if part]
+
+    def _beside(self, name: str) -> list[str]:
+        given = arguments_for(self.chat_fields).get(name)
+        return [] if given is None else texts_in(json.dumps({name: given}, ensure_ascii=False))
 
 
 RecordSource = str | Sequence[Mapping[str, Any]] | Sequence[Record] | Any
@@ -149,10 +199,10 @@ def parse_row(row: Mapping[str, Any], fields: Fields, where: str) -> Record:
         raise InputError(f"{where} is {type(row).__name__}, not an object with named fields.")
     if (problem := _unclear_column(tuple(map(str, row)), fields)) is not None:
         raise InputError(f"{where}: {problem}")
-    messages: tuple[tuple[str, str], ...] = ()
+    chat = Chat((), (), "")
     prompt = completion = ""
     if row.get(fields.messages) is not None:
-        messages = _parse_messages(row[fields.messages], where)
+        chat = parse_chat(row[fields.messages], row, where)
     elif row.get(fields.completion) is not None:
         prompt = _text_of(row, fields.prompt, where)
         completion = _text_of(row, fields.completion, where)
@@ -160,24 +210,29 @@ def parse_row(row: Mapping[str, Any], fields: Fields, where: str) -> Record:
         completion = _text_of(row, fields.text, where)
     else:
         raise InputError(_no_shape(row, fields, where))
-    if not messages and not completion.strip():
+    if not chat.messages and not completion.strip():
         raise InputError(f"{where}: the completion is empty, so there is nothing to forget or to score. Remove the row.")
-    secret = row.get(fields.secret)
-    if secret is not None and str(secret) not in completion:
-        raise InputError(f"{where}: the {fields.secret!r} passage does not occur in the completion. Correct the row.")
     identifier = identifier_of(row.get(fields.id), fields.id, where)
     subjects = subjects_of(row.get(fields.subject), fields.subject, where)
-    _require_unicode([prompt, completion, identifier or "", *subjects, *(part for turn in messages for part in turn)], where)
-    return Record(
-        example_id=identifier if identifier is not None else _digest(messages or (prompt, completion))[:32],
+    turns = [part for turn in chat.messages for part in turn]
+    _require_unicode([prompt, completion, identifier or "", *subjects, *turns, *chat.turn_fields, chat.chat_fields], where)
+    record = Record(
+        example_id=identifier or "",
         prompt=prompt,
         completion=completion,
-        messages=messages,
+        messages=chat.messages,
         subject_id=subjects[0] if subjects else None,
         other_subjects=subjects[1:],
-        secret=str(secret) if secret else None,
+        secret=None if row.get(fields.secret) in (None, "") else str(row[fields.secret]),
         named=identifier is not None,
+        turn_fields=chat.turn_fields,
+        chat_fields=chat.chat_fields,
+        special_tokens=fields.special_tokens,
     )
+    if record.secret and not any(record.secret in text for text in record.assistant_texts or [completion]):
+        part = "an assistant's turn" if chat.messages else "the completion"
+        raise InputError(f"{where}: the {fields.secret!r} passage does not occur in {part}. Correct the row.")
+    return record if record.named else replace(record, example_id=record.fingerprint[:32])
 
 
 @lru_cache(maxsize=64)
@@ -214,18 +269,6 @@ def _text_of(row: Mapping[str, Any], column: str, where: str) -> str:
     if not isinstance(value, str):
         raise InputError(f"{where}: {column!r} is {type(value).__name__}, expected text.")
     return value
-
-
-def _parse_messages(value: Any, where: str) -> tuple[tuple[str, str], ...]:
-    try:
-        messages = tuple((str(message["role"]), message["content"]) for message in value)
-    except (TypeError, KeyError):
-        raise InputError(f'{where}: messages must be a list of {{"role": ..., "content": ...}}.') from None
-    if not all(isinstance(content, str) for _, content in messages):
-        raise InputError(f"{where}: a message's content must be text.")
-    if not any(role == "assistant" and content.strip() for role, content in messages):
-        raise InputError(f"{where}: no assistant message with content, so there is nothing to score. Remove the row.")
-    return messages
 
 
 def _no_shape(row: Mapping[str, Any], fields: Fields, where: str) -> str:

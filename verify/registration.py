@@ -20,7 +20,7 @@ from verify.files import write_text
 from verify.findings import Digest, Frozen, RecordHash, Registered, SetRole
 from verify.identity import RecordKey
 from verify.records import Record
-from verify.strict_json import parse_json
+from verify.strict_json import NotStrictError, parse_json
 
 
 class RegisteredSet(Frozen):
@@ -132,4 +132,6 @@ class Registration(Frozen):
             place = ".".join(str(part) for part in first["loc"]) or "the file"
             raise InputError(f"{path} is not a registration of this version: {place}: {first['msg']}. Restore it.") from None
         except (ValueError, RecursionError) as error:
-            raise InputError(f"{path} is no registration ({error}). Restore it.") from None
+            raise InputError(
+                f"{path} is not a registration: {error if isinstance(error, NotStrictError) else type(error).__name__}. Restore it."
+            ) from None

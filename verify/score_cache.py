@@ -51,7 +51,7 @@ class ScoreCache:
             digest.update(f"\x00{len(records)}\x00{windows}".encode())
             for record in records:
                 people = "\x00".join(record.subjects) or None
-                digest.update(f"\x00{record.fingerprint}\x00{record.secret}\x00{people}".encode())
+                digest.update(f"\x00{record.reading}\x00{record.secret}\x00{people}".encode())
         return self.key.of(digest.hexdigest(), "attack scores")
 
     def _read(self) -> dict[str, list[float]]:

@@ -191,9 +191,8 @@ def spellings(window: str) -> set[bytes]:
 
 def _texts(record: Record, with_prompts: bool) -> list[str]:
     """What of a record is looked for. The text of a line break is looked for whole and by line: a log breaks texts apart."""
-    wholes = [record.completion, *(content for role, content in record.messages if with_prompts or role == "assistant")]
-    wholes += [record.prompt] if with_prompts else []
-    wholes += [record.secret] if record.secret else []
+    wholes = record.all_texts if with_prompts else [record.completion, *record.assistant_texts]
+    wholes = [*wholes, record.secret] if record.secret else wholes
     return [piece for whole in wholes for piece in dict.fromkeys((whole, *whole.splitlines()))]
 
 

@@ -97,7 +97,7 @@ def _how(record: Record, key: RecordKey, subjects: set[str], ids: set[str], text
         return "subject"
     if ids and record.named and record.example_id in ids:
         return "record id"
-    if texts and any(text in record.whole_text for text in texts):
+    if texts and any(text in "\n".join((record.whole_text, *record.all_texts)) for text in texts):
         return "text"
     return None
 

@@ -176,7 +176,7 @@ def _contents(records: Sequence[Record]) -> dict[str, set[str]]:
     found: dict[str, set[str]] = {}
     for record in records:
         prompts = {content for role, content in record.messages if role != "assistant"} | ({record.prompt} - {""})
-        for answer in [record.completion, *(content for role, content in record.messages if role == "assistant")]:
+        for answer in [record.completion, *record.assistant_texts]:
             if answer:
                 found.setdefault(answer, set()).update(prompts)
     return found

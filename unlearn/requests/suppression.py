@@ -81,7 +81,8 @@ class SuppressionList:
         self._require(key)
         index = NearDuplicates(self.records)
         for row, record in enumerate(stream_records(source, fields), 1):
-            if key.of(record.fingerprint) in self.records:
+            # Lists from before turns' further fields counted name such a record by its texts alone.
+            if not self.records.keys().isdisjoint({key.of(record.fingerprint), key.of(record.text_fingerprint)}):
                 yield Hit(row, "record")
             elif not self.subjects.isdisjoint(subjects_of(record, key)):
                 yield Hit(row, "subject")

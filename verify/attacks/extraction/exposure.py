@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from verify.attacks.base import Family, Need, Observation, require_controls, require_model
 from verify.attacks.extraction._text import secret_of
+from verify.chats import changed_fields
 from verify.encoding import Encoder, padding_token_id
 from verify.records import Record
 from verify.statistics.extraction import exposure
@@ -70,10 +71,12 @@ def _with_secret(record: Record, text: str) -> Record:
     own = secret_of(record)
     if record.messages:
         turns = tuple((role, content.replace(own, text)) for role, content in record.messages)
-        if turns == record.messages and text != own:  # the whole of the scored turns is the secret
+        carried = tuple(changed_fields(fields, lambda part: part.replace(own, text)) for fields in record.turn_fields)
+        if (turns, carried) == (record.messages, record.turn_fields) and text != own:  # the whole of the scored turns is the secret
             last = max(place for place, (role, _) in enumerate(turns) if role == "assistant")
             turns = (*turns[:last], ("assistant", text), *turns[last + 1 :])
-        return replace(record, messages=turns, secret=text if record.secret else None)
+            carried = tuple("" if place == last else fields for place, fields in enumerate(carried))
+        return replace(record, messages=turns, turn_fields=carried, secret=text if record.secret else None)
     return replace(record, completion=record.completion.replace(own, text), secret=text if record.secret else None)
 
 

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from verify.attacks.base import Family, Need, Observation, log_probabilities_of, mean_log_probabilities, require_model
+from verify.chats import changed_fields
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,7 @@ class Lowercase:
                 prompt=record.prompt.lower(),
                 completion=record.completion.lower(),
                 messages=tuple((role, content.lower()) for role, content in record.messages),
+                turn_fields=tuple(changed_fields(fields, str.lower) for fields in record.turn_fields),
                 secret=None,
             )
             for record in target.records

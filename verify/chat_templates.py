@@ -1,0 +1,105 @@
+"""Chat templates of tokenizers: rendering, and errors that name the record and repeat nothing of it.
+
+A template is a program of whoever made the tokenizer, and is run in the sandbox of `transformers`. It can refuse a chat
+(`raise_exception`), fail on what it did not expect, or pass over a field without a word.
+"""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from verify.errors import InputError
+
+REFERENCES = ("id", "tool_call_id")
+"""Fields that only connect an answer with a call; a template that leaves them out loses nothing."""
+LONGEST_MESSAGE = 300
+REMEDY = "Correct the record, use a tokenizer whose template takes it, or give prompt and completion instead."
+
+Turn = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class ChatTemplate:
+    """The template of a tokenizer, for one record.
+
+    Attributes:
+        tokenizer: a `transformers` tokenizer with a chat template.
+        arguments: what the record hands to the template beside its messages.
+        where: how messages name the record.
+        texts: all texts of the record, which no message may repeat.
+    """
+
+    tokenizer: Any
+    arguments: dict[str, Any]
+    where: str
+    texts: Sequence[str]
+
+    def render(self, turns: Sequence[Turn], cue: bool, arguments: dict[str, Any] | None = None) -> str:
+        """The rendered chat.
+
+        A content of null (a turn that only calls tools) is handed over as it is; where the template fails on it, or would write
+        "None", as an empty text.
+
+        Raises:
+            InputError: the template refuses the chat or fails; the message says what it said.
+        """
+        arguments = self.arguments if arguments is None else arguments
+        filled = [turn | {"content": ""} if turn["content"] is None else turn for turn in turns]
+        if filled == list(turns):
+            return self._apply(filled, cue, arguments)
+        try:
+            text = self._apply(list(turns), cue, arguments)
+        except InputError:
+            return self._apply(filled, cue, arguments)
+        try:
+            plain = self._apply(filled, cue, arguments)
+        except InputError:
+            return text
+        return plain if text.count("None") > plain.count("None") else text
+
+    def require_rendered(self, turns: Sequence[Turn], whole: str) -> None:
+        """Raise InputError where a field beside role and content leaves no trace in the rendered chat."""
+        for place, turn in enumerate(turns):
+            references = (*REFERENCES, "name") if turn["role"] in ("tool", "function") else REFERENCES
+            for name in turn.keys() - {"role", "content", *references}:
+                if self._same([*turns[:place], _without(turn, name), *turns[place + 1 :]], self.arguments, whole):
+                    raise self._not_rendered(f"the field {name!r} of message {place + 1}")
+        for name in self.arguments.keys() & {"tools", "documents"}:
+            if self._same(turns, _without(self.arguments, name), whole):
+                raise self._not_rendered(f"the column {name!r}")
+
+    def _not_rendered(self, what: str) -> InputError:
+        return InputError(
+            f"{self.where}: the chat template does not render {what}, so the model would never see it. Remove it from the data, or "
+            "use a tokenizer whose template renders it."
+        )
+
+    def _same(self, turns: Sequence[Turn], arguments: dict[str, Any], whole: str) -> bool:
+        try:
+            return self.render(turns, False, arguments) == whole
+        except InputError:
+            return False  # the template asks for the field
+
+    def _apply(self, turns: list[Turn], cue: bool, arguments: dict[str, Any]) -> str:
+        try:
+            text = self.tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=cue, **arguments)
+        except Exception as error:  # noqa: BLE001 - a template is foreign code and can raise anything
+            said = self._said(error)
+            raise InputError(f"{self.where}: the chat template does not take this chat{said}. {REMEDY}") from None
+        if not isinstance(text, str):
+            raise InputError(f"{self.where}: the chat template gave {type(text).__name__} instead of text. {REMEDY}")
+        return text
+
+    def _said(self, error: Exception) -> str:
+        """What the template said, words of the record replaced that are not the template's own."""
+        own = set(re.findall(r"\w+", str(self.tokenizer.chat_template)))
+        foreign = {word for text in self.texts for word in re.findall(r"\w+", text)} - own
+        words = " ".join(str(error).split())
+        said = re.sub(r"\w+", lambda found: "..." if found[0] in foreign else found[0], words)[:LONGEST_MESSAGE]
+        kind = type(error).__name__
+        return f" ({kind}: {said})" if said else f" ({kind})"
+
+
+def _without(fields: dict[str, Any], name: str) -> dict[str, Any]:
+    return {key: value for key, value in fields.items() if key != name}
