@@ -39,7 +39,7 @@ def identifier_of(value: Any, column: str, where: str) -> str | None:
         return value
     if isinstance(value, uuid.UUID):
         return str(value)
-    if isinstance(value, numbers.Real | Decimal) and not isinstance(value, bool):
+    if not isinstance(value, bool) and isinstance(value, numbers.Real | Decimal):
         return _number(value, column, where)
     raise InputError(f"{where}: {column!r} is {type(value).__name__}, which is no identifier. Give text or a whole number.")
 
