@@ -36,7 +36,10 @@ class PlanCommand:
     methods: tuple[str, ...] = ()
     """Methods to try before the exact rebuild."""
     confirm: str | None = None
-    """File (or -) with the near-duplicates that a human confirmed: FILE:ROW or the start of a hash, one a line."""
+    """File (or -) with the proposed rows that a human confirmed as the person's (near-duplicates, similar identifiers, mentions):
+    FILE:ROW or the start of a hash, one a line; ID:FILE:ROW where a row is proposed to several requests."""
+    not_same: tuple[str, ...] = ()
+    """Requests whose remaining similar identifiers and mentions a human looked at: they are other people. Noted in the ledger."""
     leave_near_duplicates: bool = False
     """Near-duplicates that are not confirmed do not belong to the requests, and stay."""
     window: int = 14
@@ -67,12 +70,20 @@ class PlanCommand:
                     "planned anew."
                 )
                 return NOTHING_FOUND
-            found = draft(ledger, requests, self._choices(), RecordKey.load(), lines_of(self.confirm))
+            found = draft(ledger, requests, self._choices(), RecordKey.load(), lines_of(self.confirm), self.not_same)
             for line in proposed(found):
                 print(line)  # noqa: T201
             if self.dry_run:
                 return 0
             undecided = sum(len(entry.undecided) for entry in found.matched)
+            asked = [entry.request for entry in found.matched if entry.candidates]
+            if asked:
+                print(  # noqa: T201
+                    f"\n{', '.join(asked)}: rows that may be the person's under another spelling must be decided first. Look at them, "
+                    "confirm those that are theirs with --confirm FILE, and say of the others with --not-same ID that they are other "
+                    "people's. Nothing was noted."
+                )
+                return NOTHING_FOUND
             if undecided and not self.leave_near_duplicates:
                 print(  # noqa: T201
                     f"\n{undecided} near-duplicates must be decided first: confirm those that belong to the request with "

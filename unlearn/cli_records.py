@@ -14,6 +14,11 @@ from verify.cli_flags import FieldFlags
 class Scan:
     """Find the training records that a request means, and the models that saw them; prints rows and hashes, never texts.
 
+    Spellings of an identifier that are one by standard are found as the subject: case of a mail address, either form of an
+    international domain, canonically equal Unicode, white space, international telephone numbers. Rows that may mean the same person
+    (accents, case of names, +tags, national telephone numbers, ...) are listed with the reason as candidates for a human to decide; where
+    nothing else is found, also rows whose text names the identifier.
+
     Identifiers and texts come from files or, by the name "-", from standard input: arguments are kept in shell histories.
     """
 
@@ -32,9 +37,11 @@ class Scan:
     columns: FieldFlags = dataclasses.field(default_factory=FieldFlags)
 
     def run(self) -> int:
-        """Print what was found; exit status 3 where nothing was."""
-        from unlearn.requests.finding import find_records
+        """Print what was found; exit status 3 where nothing was, not even a candidate."""
+        from unlearn.requests.finding import PROPOSED, find_records
+        from unlearn.requests.intake import subject_hashes
         from unlearn.requests.lineage import affected_models
+        from unlearn.requests.spellings import likenesses
         from verify.errors import InputError
         from verify.identity import RecordKey
 
@@ -45,17 +52,20 @@ class Scan:
         found = find_records(
             self.data,
             key,
-            subjects=[key.of(subject, "subject") for subject in given["subjects"]],
+            subjects=subject_hashes(given["subjects"], key),
             record_ids=given["ids"],
             texts=given["texts"],
+            likenesses=likenesses(given["subjects"], key),
             fields=self.columns.fields(),
             near=self.near,
         )
         for match in found:
-            likeness = f"  similarity {match.similarity:.2f}" if match.how == "near duplicate" else ""
-            print(f"{match.file}:{match.row}  {match.record[:16]}  {match.how}{likeness}")  # noqa: T201
-        certain = {match.record for match in found if match.how != "near duplicate"}
-        print(f"{len(certain)} records; {sum(match.how == 'near duplicate' for match in found)} near-duplicates to confirm")  # noqa: T201
+            reason = f"  {match.why}" if match.how in PROPOSED else ""
+            print(f"{match.file}:{match.row}  {match.record[:16]}  {match.how}{reason}")  # noqa: T201
+        certain = {match.record for match in found if match.how not in PROPOSED}
+        near = sum(match.how == "near duplicate" for match in found)
+        candidates = sum(match.how in PROPOSED for match in found) - near
+        print(f"{len(certain)} records; {near} near-duplicates to confirm; {candidates} candidates to decide")  # noqa: T201
         for model in affected_models(self.models, certain) if self.models else []:
             clean = f"; last clean checkpoint {model.last_clean_checkpoint}" if model.last_clean_checkpoint else ""
             seen = f"{model.records} records, first at step {model.first_step}{clean}" if model.records else "by descent"
@@ -83,24 +93,39 @@ def lines_of(source: str | None) -> list[str]:
 
 @dataclasses.dataclass(frozen=True)
 class CheckDataset:
-    """Is anything in a data set that was deleted before? Exit status 3 where something is."""
+    """Check whether a data set holds anything that was deleted before.
+
+    Listed are rows that must not be trained on (deleted records, all spellings of suppressed people that are one by standard,
+    near-duplicates), and as candidates rows whose subject is spelled similarly, with the reason. Exit status 3 where there is either;
+    0 where there is neither, or only candidates that --allow-similar lets pass.
+    """
 
     data: Annotated[str, tyro.conf.Positional]
     """The data set that is to be trained on."""
     suppression: Path
     """The suppression list."""
+    allow_similar: bool = False
+    """Let candidates pass: a human looked at them, and they are other people."""
     columns: FieldFlags = dataclasses.field(default_factory=FieldFlags)
 
     def run(self) -> int:
         """Print the rows that must not be trained on."""
+        from unlearn.requests.spellings import why
         from unlearn.requests.suppression import SuppressionList
         from verify.identity import RecordKey
 
         hits = list(SuppressionList.load(self.suppression).check(self.data, RecordKey.load(), self.columns.fields()))
         for hit in hits:
-            print(f"row {hit.row}: {hit.how}" + (f" (similarity {hit.similarity:.2f})" if hit.similarity < 1 else ""))  # noqa: T201
-        print(f"{len(hits)} rows must not be trained on" if hits else "nothing in it was deleted before")  # noqa: T201
-        return 3 if hits else 0
+            likeness = f" (similarity {hit.similarity:.2f})" if hit.similarity < 1 else ""
+            reason = "" if hit.reason is None else f", {why(hit.reason)}"
+            print(f"row {hit.row}: {hit.how}{likeness}{reason}")  # noqa: T201
+        certain = sum(hit.certain for hit in hits)
+        print(f"{certain} rows must not be trained on" if certain else "nothing in it was deleted before")  # noqa: T201
+        if similar := len(hits) - certain:
+            print(  # noqa: T201
+                f"{similar} candidates may be suppressed people under another spelling. Look at them; --allow-similar lets them pass."
+            )
+        return 3 if certain or (similar and not self.allow_similar) else 0
 
 
 @dataclasses.dataclass(frozen=True)

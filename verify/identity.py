@@ -1,4 +1,4 @@
-"""Who a record is, without saying so: keyed hashes in place of identifiers and texts.
+"""Keyed hashes in place of identifiers and texts.
 
 A plain hash of a name can be found again by hashing a telephone book; an HMAC cannot, as long as its key is kept apart.
 Everything this project writes names a record by `RecordKey.of(...)`. Destroying the key file makes all of those names
@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from verify.errors import InputError
+from verify.canonical import canonical
 
 KEY_BYTES = 32
 HASH_CHARACTERS = 32
@@ -62,6 +63,18 @@ class RecordKey:
         """
         message = f"{purpose}\x00{value}".encode()
         return hmac.new(self.secret, message, hashlib.sha256).hexdigest()[:HASH_CHARACTERS]
+
+    def of_person(self, identifier: str) -> str:
+        """Keyed hash of a personal identifier, the same for all spellings that are one by standard (`verify.canonical`)."""
+        return self.of(canonical(identifier), "subject")
+
+    def names_of_person(self, identifier: str) -> tuple[str, ...]:
+        """All keyed hashes under which a person may be known: that of the canonical form, then that of release 0.1.0.
+
+        Ledgers and suppression lists from before there was a canonical form hold hashes of identifiers as they were spelled.
+        """
+        form, before = canonical(identifier), identifier.strip()
+        return (self.of(form, "subject"),) if form == before else (self.of(form, "subject"), self.of(before, "subject"))
 
     @property
     def check(self) -> str:

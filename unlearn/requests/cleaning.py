@@ -300,15 +300,19 @@ def _and_above(name: str) -> Iterator[str]:
 def suppress(plan: Plan, requests: Sequence[Request], path: Path, key: RecordKey) -> int:
     """Put a batch's records on the suppression list, and the persons who asked; how many records were added or were there.
 
-    Everything of a person who asked stays out; of others only the records that repeat theirs.
+    Everything of a person who asked stays out, also under a similar identifier that was confirmed as theirs; of others only the
+    records that repeat theirs.
 
     Raises:
         InputError: the list is damaged, or another process changes it.
     """
     asked = {subject for request in requests for subject in request.subjects}
+    matched = [entry for request in requests for entry in (request.latest("matched") or {"records": []})["records"]]
+    asked |= {entry["subject"] for entry in matched if entry["how"] == "similar identifier"}
     records = _still_in_files(plan, key)[1]
     with extended(path) as found:
         found.add(records, key, only=asked)
+        found.add_people(asked, [token for request in requests for token in request.likenesses])
     return len(records)
 
 

@@ -13,7 +13,9 @@ from typing import Any, cast
 
 from unlearn.requests.deadlines import REGIMES, Regime, require_receivable, today
 from unlearn.requests.ledger import NewRequest
+from unlearn.requests.spellings import likenesses
 from verify.errors import InputError
+from verify.canonical import canonical
 from verify.identity import RecordKey
 from verify.strict_json import NotStrictError, parse_json
 from verify.tabular import csv_rows
@@ -24,9 +26,8 @@ CSV_COLUMNS = ("identifier", "regime", "received")
 
 
 def subject_hashes(identifiers: Iterable[str], key: RecordKey) -> tuple[str, ...]:
-    """Keyed hashes of identifiers as the training data spells them; surrounding space does not count, nor do empty lines."""
-    cleaned = [identifier.strip() for identifier in identifiers]
-    return tuple(dict.fromkeys(key.of(identifier, "subject") for identifier in cleaned if identifier))
+    """Keyed hashes of identifiers in their canonical form, each once; empty ones are left out."""
+    return tuple(dict.fromkeys(key.of_person(identifier) for identifier in identifiers if canonical(identifier)))
 
 
 def from_lines(lines: Iterable[str], key: RecordKey, *, regime: Regime, received: date, country: str | None) -> NewRequest:
@@ -36,7 +37,8 @@ def from_lines(lines: Iterable[str], key: RecordKey, *, regime: Regime, received
         InputError: `received` lies in the future, or before there were such requests.
     """
     require_receivable(received)
-    return NewRequest(subject_hashes(lines, key), regime, received, country)
+    given = list(lines)
+    return NewRequest(subject_hashes(given, key), regime, received, country, likenesses=likenesses(given, key))
 
 
 def from_csv(path: str | Path, key: RecordKey, country: str | None = None) -> list[NewRequest]:
@@ -56,10 +58,12 @@ def from_csv(path: str | Path, key: RecordKey, country: str | None = None) -> li
 
 
 def _from_row(row: Mapping[str, Any], where: str, key: RecordKey, country: str | None) -> NewRequest:
-    hashes = subject_hashes([row["identifier"]], key)
+    given = [row["identifier"]]
+    hashes = subject_hashes(given, key)
     if not hashes:
         raise InputError(f"{where}: the identifier is empty.")
-    return NewRequest(hashes, _regime(row["regime"], where), _date(row["received"], where), country, "csv")
+    regime, received = _regime(row["regime"], where), _date(row["received"], where)
+    return NewRequest(hashes, regime, received, country, "csv", likenesses=likenesses(given, key))
 
 
 def from_opendsr(body: str | bytes, key: RecordKey, country: str | None = None) -> NewRequest:
@@ -83,18 +87,20 @@ def from_opendsr(body: str | bytes, key: RecordKey, country: str | None = None) 
     if str(content.get("api_version", OPENDSR_VERSION)) != OPENDSR_VERSION:
         raise InputError(f"only OpenDSR {OPENDSR_VERSION} is understood.")
     regime = _regime(content.get("regulation", "gdpr"), "regulation")
+    hashes, tokens = _identities(content.get("subject_identities"), key)
     return NewRequest(
-        _identities(content.get("subject_identities"), key),
+        hashes,
         regime,
         _time(content.get("submitted_time")),
         country,
         "opendsr",
         request_id(content.get("subject_request_id")),
+        tokens,
     )
 
 
-def _identities(given: Any, key: RecordKey) -> tuple[str, ...]:
-    """OpenDSR 1.0 lists identities; its earlier form has an object of named ones. Only raw values can be matched."""
+def _identities(given: Any, key: RecordKey) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Keyed hashes and likenesses of the identities that an OpenDSR request lists; only raw values can be matched."""
     values: list[str] = []
     for entry in given if isinstance(given, list) else []:
         if not isinstance(entry, dict) or not isinstance(entry.get("identity_value"), str):
@@ -103,12 +109,12 @@ def _identities(given: Any, key: RecordKey) -> tuple[str, ...]:
             raise InputError('only identities with the identity_format "raw" can be matched with training data.')
         values.append(entry["identity_value"])
     try:
-        hashes = subject_hashes(values, key)
+        hashes, tokens = subject_hashes(values, key), likenesses(values, key)
     except UnicodeEncodeError:
         raise InputError("an identity_value holds half of a surrogate pair, which is not text.") from None
     if not hashes:
         raise InputError("subject_identities names nobody.")
-    return hashes
+    return hashes, tokens
 
 
 def _regime(value: Any, where: str) -> Regime:

@@ -25,6 +25,7 @@ from unlearn.requests.deadlines import Deadlines, ExtensionReason, Regime, deadl
 from unlearn.requests.states import REFUSALS, STATES, State, outcome, require_allowed
 from verify.deletion_record import EXTENDED
 from verify.errors import InputError, IntegrityError, RunError
+from verify.canonical import FORM_VERSION
 
 GENESIS = "0" * 64
 VERSION = 1
@@ -78,6 +79,8 @@ class NewRequest:
         country: whose public holidays count, or None.
         source: "command line", "csv", "opendsr", or "http:" with the name of the caller.
         external_id: the sender's own random identifier of the request (OpenDSR's `subject_request_id`), or None.
+        likenesses: tokens of similar spellings of the identifiers (`unlearn.requests.spellings.likenesses`).
+        identifier_form: version of the canonical form that `subjects` are hashes of (`verify.canonical.FORM_VERSION`).
     """
 
     subjects: tuple[str, ...]
@@ -86,6 +89,8 @@ class NewRequest:
     country: str | None = None
     source: str = "command line"
     external_id: str | None = None
+    likenesses: tuple[str, ...] = ()
+    identifier_form: int = FORM_VERSION
 
 
 @dataclass(frozen=True)
@@ -126,6 +131,21 @@ class Request:
     def subjects(self) -> tuple[str, ...]:
         """Keyed hashes of the identifiers."""
         return tuple(self.first["subjects"])
+
+    @property
+    def likenesses(self) -> tuple[str, ...]:
+        """Tokens of similar spellings of the identifiers; none where release 0.1.0 noted the request."""
+        return tuple(self.first.get("likenesses", ()))
+
+    @property
+    def identifier_form(self) -> int:
+        """Version of the canonical form that `subjects` are hashes of."""
+        return int(self.first.get("identifier_form", 1))
+
+    @property
+    def rejected(self) -> frozenset[str]:
+        """Keyed hashes of records that a human decided not to be this person's, though the identifier is similar."""
+        return frozenset(name for step in self.steps for name in step.details.get("not_same", ()))
 
     @property
     def deadlines(self) -> Deadlines:

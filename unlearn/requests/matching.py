@@ -1,14 +1,16 @@
-"""From requests to records: what each request means in the training files, and what a human must still decide.
+"""Assignment of training records to requests, and what a human must still decide.
 
-A request's own records and their exact duplicates are certain. A near-duplicate is a proposal: it belongs to the request only if a
-human confirms it, by file and row (`train.jsonl:17`) or by the first characters of its keyed hash.
+A request's own records and their exact duplicates are certain. A near-duplicate, a row whose subject is spelled similarly, and, where
+nothing else is found, a row whose text names the person are proposals: they belong to the request only if a human confirms them, by
+file and row (`train.jsonl:17`) or by the first characters of their keyed hash. A row that is proposed to several requests is confirmed
+for one of them: `R-0123456789ab:train.jsonl:17`.
 """
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from unlearn.requests.finding import Match, find_records
+from unlearn.requests.finding import Match, Sought, find_mentions, search
 from unlearn.requests.ledger import Request
 from verify.deletion_record import DataPlace
 from verify.errors import InputError
@@ -17,7 +19,10 @@ from verify.identity import RecordKey
 from verify.records import Fields
 
 HASH_START = 8
-"""So many characters of a keyed hash name a record; fewer could name two."""
+"""Fewest characters of a keyed hash that name a record; fewer could name two."""
+
+Confirmed = frozenset[tuple[str, str, int]]
+"""Request, file and row of confirmed proposals."""
 
 
 @dataclass(frozen=True)
@@ -27,9 +32,11 @@ class Matched:
     Attributes:
         request: its id.
         certain: records of the person, and exact duplicates of them.
-        confirmed: near-duplicates that a human confirmed.
+        confirmed: proposals that a human confirmed.
         undecided: near-duplicates that nobody has confirmed.
         places: the files that hold what is to be deleted.
+        candidates: rows with a similar identifier or a mention that nobody has confirmed or rejected.
+        rejected: keyed hashes of such rows that a human rejected.
     """
 
     request: str
@@ -37,6 +44,8 @@ class Matched:
     confirmed: tuple[Match, ...]
     undecided: tuple[Match, ...]
     places: tuple[DataPlace, ...]
+    candidates: tuple[Match, ...] = ()
+    rejected: frozenset[str] = frozenset()
 
     @property
     def removed(self) -> tuple[Match, ...]:
@@ -50,71 +59,123 @@ class Matched:
 
 
 def match_requests(
-    requests: Sequence[Request], data: Sequence[str], key: RecordKey, fields: Fields, confirmed: Sequence[str] = ()
+    requests: Sequence[Request],
+    data: Sequence[str],
+    key: RecordKey,
+    fields: Fields,
+    confirmed: Sequence[str] = (),
+    not_same: Collection[str] = (),
 ) -> list[Matched]:
-    """Find the records of several requests in one search of the files.
+    """Find the records of several requests in one search of the files, and once more where texts are searched for names.
 
     Args:
         requests: whose identity is verified.
         data: training files.
         key: the ledger's hashes were made with it.
         fields: which columns hold what.
-        confirmed: near-duplicates that a human confirmed, each as FILE:ROW or the start of its keyed hash.
+        confirmed: proposals that a human confirmed, each as FILE:ROW or the start of its keyed hash, with `ID:` in front where it is
+            proposed to several requests.
+        not_same: requests whose other candidates (similar identifiers, mentions) a human rejected.
 
     Raises:
-        InputError: a file cannot be read, or a confirmation names no near-duplicate that was found.
+        InputError: a file cannot be read, or a confirmation names no proposal that was found.
     """
-    subjects = {subject for request in requests for subject in request.subjects}
-    found = find_records(data, key, subjects=subjects, fields=fields)
-    near = [match for match in found if match.how == "near duplicate"]
-    chosen = {place for entry in confirmed for place in _named(entry, near)}
+    sought = Sought(
+        frozenset(subject for request in requests for subject in request.subjects),
+        likenesses=frozenset(token for request in requests for token in request.likenesses),
+    )
+    found, similar = search(data, key, sought, fields)
+    tied = {request.id: _tied(request, found) for request in requests}
+    missing = [request for request in requests if not tied[request.id]]
+    unnamed = frozenset(token for request in missing for token in request.likenesses)
+    mentioned = find_mentions(data, key, unnamed, fields)
+    proposals = {request.id: _proposals(request, tied[request.id], found, similar, mentioned) for request in requests}
+    chosen = frozenset(place for entry in confirmed for place in _named(entry, proposals))
     digests = {file: file_digest(file) if Path(file).is_file() else "" for file in data}
-    return [_matched(request, found, chosen, digests) for request in requests]
+    return [
+        _matched(request, tied[request.id], proposals[request.id], chosen, request.id in not_same, digests) for request in requests
+    ]
 
 
-def _matched(request: Request, found: Sequence[Match], chosen: Collection[tuple[str, int]], digests: Mapping[str, str]) -> Matched:
-    own = [match for match in found if match.how == "subject" and not set(request.subjects).isdisjoint(match.subjects)]
-    names = {match.record for match in own}
-    repeated = [match for match in found if match.like in names]
-    exact = [match for match in repeated if match.how == "exact duplicate"]
-    near = [match for match in repeated if match.how == "near duplicate"]
+def _tied(request: Request, found: Sequence[Match]) -> list[Match]:
+    """A request's own records, and everybody's exact duplicates of them."""
+    subjects = set(request.subjects)
+    own = [match for match in found if match.how == "subject" and not subjects.isdisjoint(match.subjects)]
+    names, places = {match.record for match in own}, {match.place for match in own}
+    exact = [match for match in found if match.how == "exact duplicate" and match.like in names]
     # Another subject's own record with the same content was found as that subject's, not as a duplicate.
-    twins = [match for match in found if match.how == "subject" and match not in own and match.record in names]
-    confirmed = [match for match in near if (match.file, match.row) in chosen]
-    removed = [*own, *exact, *twins, *confirmed]
+    twins = [match for match in found if match.how == "subject" and match.place not in places and match.record in names]
+    return [*own, *exact, *twins]
+
+
+def _proposals(
+    request: Request, tied: Sequence[Match], found: Sequence[Match], similar: Sequence[Match], mentioned: Sequence[Match]
+) -> list[Match]:
+    """Proposals to one request, a row once: rows with a similar identifier, near-duplicates, and mentions where it has no record."""
+    wanted, names = set(request.likenesses), {match.record for match in tied}
+    near = [match for match in found if match.how == "near duplicate" and match.like in names]
+    alike = [match for match in (*similar, *([] if tied else mentioned)) if not wanted.isdisjoint(match.tokens)]
+    taken = {match.place for match in tied}
+    return list({match.place: match for match in reversed([*near, *alike]) if match.place not in taken}.values())[::-1]
+
+
+def _matched(
+    request: Request,
+    tied: Sequence[Match],
+    proposals: Sequence[Match],
+    chosen: Confirmed,
+    not_same: bool,
+    digests: Mapping[str, str],
+) -> Matched:
+    confirmed = [match for match in proposals if (request.id, *match.place) in chosen]
+    left = [match for match in proposals if match not in confirmed]
+    candidates = [match for match in left if match.how != "near duplicate"]
+    decided = set(request.rejected) | ({match.record for match in candidates} if not_same else set())
+    removed = [*tied, *confirmed]
     places = [
         DataPlace(
             file=Path(file).name,
             digest=digest,
             records=sum(match.file == file for match in removed),
-            near_duplicates=sum(match.file == file for match in confirmed),
+            near_duplicates=sum(match.file == file and match.how == "near duplicate" for match in confirmed),
         )
         for file, digest in digests.items()
     ]
     return Matched(
         request.id,
-        tuple(own + exact + twins),
+        tuple(tied),
         tuple(confirmed),
-        tuple(match for match in near if match not in confirmed),
+        tuple(match for match in left if match.how == "near duplicate"),
         tuple(place for place in places if place.records),
+        tuple(match for match in candidates if match.record not in decided),
+        frozenset(match.record for match in candidates if match.record in decided),
     )
 
 
-def _named(entry: str, near: Sequence[Match]) -> list[tuple[str, int]]:
-    """Places of the near-duplicates that a confirmation names."""
+def _named(entry: str, proposals: Mapping[str, Sequence[Match]]) -> list[tuple[str, str, int]]:
+    """Request and place of the proposals that a confirmation names."""
     given = entry.strip()
     if not given:
         return []
-    file, _, row = given.rpartition(":")
-    found = [
-        (match.file, match.row)
-        for match in near
-        if (file and row == str(match.row) and file in (match.file, Path(match.file).name))
-        or (len(given) >= HASH_START and match.record.startswith(given))
-    ]
+    request, _, rest = given.partition(":")
+    asked = {request: proposals[request]} if request in proposals else proposals
+    named = rest if request in proposals else given
+    found = [(name, match) for name, own in asked.items() for match in own if _is_named(named, match)]
     if not found:
         raise InputError(
-            f"the confirmation {given[:80]!r} names no near-duplicate that was found. Give FILE:ROW or the first {HASH_START} or "
-            "more characters of a hash, as `unlearn request plan --dry-run` lists them."
+            f"the confirmation {given[:80]!r} names no near-duplicate and no candidate that was found. Give FILE:ROW or the first "
+            f"{HASH_START} or more characters of a hash, as `unlearn request plan --dry-run` lists them."
         )
-    return found
+    owners = sorted({name for name, match in found if match.how != "near duplicate"})
+    if len(owners) > 1:
+        raise InputError(
+            f"the confirmation {given[:80]!r} names a candidate of {len(owners)} requests. Say whose it is with the request's id in "
+            f"front: {owners[0]}:{given[:80]}"
+        )
+    return [(name, *match.place) for name, match in found]
+
+
+def _is_named(given: str, match: Match) -> bool:
+    file, _, row = given.rpartition(":")
+    by_place = bool(file) and row == str(match.row) and file in (match.file, Path(match.file).name)
+    return by_place or (len(given) >= HASH_START and match.record.startswith(given))

@@ -10,7 +10,7 @@ leaves out a record of which an audit has told.
 import dataclasses
 import json
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -90,12 +90,27 @@ class _Known:
     places: Sequence[DataPlace]
 
 
-def draft(ledger: Ledger, requests: Sequence[Request], choices: Choices, key: RecordKey, confirmed: Sequence[str] = ()) -> Draft:
+def draft(
+    ledger: Ledger,
+    requests: Sequence[Request],
+    choices: Choices,
+    key: RecordKey,
+    confirmed: Sequence[str] = (),
+    not_same: Collection[str] = (),
+) -> Draft:
     """Make plans and note nothing.
 
+    Args:
+        ledger: the requests are in it.
+        requests: to be planned.
+        choices: what the operator says about the plan.
+        key: the ledger's.
+        confirmed: proposals that a human confirmed, as `match_requests` takes them.
+        not_same: ids of requests whose other candidates a human rejected.
+
     Raises:
-        InputError: files or models cannot be used, a request is not approved, a method is none, a confirmation names nothing, or it
-            is not clear which models are in service.
+        InputError: files or models cannot be used, a request is not approved, a method is none, a confirmation or rejection names
+            nothing, or it is not clear which models are in service.
     """
     require_methods(choices.methods)
     for request in requests:
@@ -105,7 +120,9 @@ def draft(ledger: Ledger, requests: Sequence[Request], choices: Choices, key: Re
     fresh = [request for request in requests if request.latest("unlearning") is None]
     if confirmed and not fresh:
         raise InputError("--confirm comes too late: the records of these requests were registered for their audits, and stay so.")
-    matched = match_requests(fresh, choices.data, key, choices.fields, confirmed) if fresh else []
+    if strangers := sorted(set(not_same) - {request.id for request in fresh}):
+        raise InputError(f"--not-same names {strangers[0][:80]!r}, which is not among the requests that are planned now. See --ids.")
+    matched = match_requests(fresh, choices.data, key, choices.fields, confirmed, not_same) if fresh else []
     for request, entry in zip(fresh, matched, strict=True):
         _require_nothing_lost(request, entry, choices)
     known = [
@@ -133,7 +150,16 @@ def _model_roots(choices: Choices) -> list[str | Path]:
 
 
 def note(ledger: Ledger, draft: Draft, output: Path) -> None:
-    """Write the plans down, in the batches' folders and in the ledger; requests without any record become not_found."""
+    """Write the plans down, in the batches' folders and in the ledger; requests without any record become not_found.
+
+    Raises:
+        InputError: a request has candidates that nobody has decided on; nothing is written then.
+    """
+    if undecided := [entry.request for entry in draft.matched if entry.candidates]:
+        raise InputError(
+            f"{', '.join(undecided)}: rows that may be this person's must be decided first. Confirm those that are with "
+            "--confirm FILE, and reject the others with --not-same ID."
+        )
     for entry in draft.matched:
         _note_match(ledger, entry)
     for plan in draft.plans:
@@ -146,7 +172,7 @@ def _note_match(ledger: Ledger, entry: Matched) -> None:
     request, facts = ledger.request(entry.request), _facts(entry)
     if not entry.removed:
         if request.state != "not_found":
-            ledger.advance(entry.request, "not_found")
+            ledger.advance(entry.request, "not_found", **_rejections(entry))
     elif request.state == "identity_verified" or request.latest("matched") != json.loads(json.dumps(facts)):
         ledger.advance(entry.request, "matched", **facts)
 
@@ -171,7 +197,7 @@ def _require_nothing_lost(request: Request, entry: Matched, choices: Choices) ->
     Whoever took the row out of the file, or named another file, has not taken it out of the model.
     """
     before = {record["record"] for record in (request.latest("matched") or {"records": []})["records"]}
-    lost = before - entry.records - {match.record for match in entry.undecided}
+    lost = before - entry.records - {match.record for match in (*entry.undecided, *entry.candidates)} - entry.rejected
     if lost and affected_models(_model_roots(choices), lost):
         raise InputError(
             f"{len(lost)} records that {request.id} was matched with are not in the training files any more, and a model was "
@@ -187,7 +213,13 @@ def _facts(entry: Matched) -> dict[str, Any]:
             {"file": Path(m.file).name, "row": m.row, "record": m.record, "subject": m.subject, "how": m.how} for m in entry.removed
         ],
         "near_duplicates_left": len(entry.undecided),
+        **_rejections(entry),
     }
+
+
+def _rejections(entry: Matched) -> dict[str, Any]:
+    """What the ledger notes of candidates that a human rejected: nothing where there was none."""
+    return {"not_same": sorted(entry.rejected)} if entry.rejected else {}
 
 
 def _of_ledger(request: Request) -> _Known:

@@ -1,7 +1,7 @@
-"""Deleted data must not come back: a list of what was deleted, in a form that names nobody.
+"""Suppression list: keyed hashes of what was deleted, to keep it out of later training data.
 
-One JSON object a line: keyed hashes of deleted records and subjects, and keyed MinHash signatures of the texts for near-duplicates.
-Without the key the list says nothing; with it, a new data set is checked before it is trained on. The first line holds a check
+One JSON object a line: keyed hashes of deleted records and subjects, tokens of similar spellings of the subjects, and keyed MinHash
+signatures of the texts for near-duplicates. A subject is the same in every spelling that is one by standard. Without the key the list says nothing; with it, a new data set is checked before it is trained on. The first line holds a check
 value of the key: under another one a check would find nothing, and let deleted data in.
 """
 
@@ -14,8 +14,8 @@ from typing import Literal
 
 import numpy as np
 
-from unlearn.requests.finding import subjects_of
 from unlearn.requests.near_duplicates import PERMUTATIONS, SCHEME, NearDuplicates, Signature, shingles, signature
+from unlearn.requests.spellings import Lookup, is_of_texts, likenesses
 from unlearn.requests.workplace import alone_in
 from verify.errors import InputError
 from verify.files import write_text
@@ -24,7 +24,9 @@ from verify.records import Fields, Record
 from verify.sources import stream_records
 from verify.strict_json import parse_json
 
-SCHEMA = "unlearn-verify/suppression/1"
+SCHEMA = "unlearn-verify/suppression/2"
+BEFORE = "unlearn-verify/suppression/1"
+"""The format of release 0.1.0, whose subjects are hashes of identifiers as they were spelled; it is read, and written as `SCHEMA`."""
 HEADER = {"schema": SCHEMA, "permutations": PERMUTATIONS, "scheme": SCHEME}
 
 
@@ -34,13 +36,20 @@ class Hit:
 
     Attributes:
         row: from 1.
-        how: the record itself, its subject, or a near-duplicate.
+        how: the record itself, its subject, a near-duplicate, or a subject whose identifier is similar, which a human decides.
         similarity: 1 for all but near-duplicates.
+        reason: of a similar identifier, a key of `verify.likeness.REASONS`; None else.
     """
 
     row: int
-    how: Literal["record", "subject", "near duplicate"]
+    how: Literal["record", "subject", "near duplicate", "similar identifier"]
     similarity: float = 1.0
+    reason: str | None = None
+
+    @property
+    def certain(self) -> bool:
+        """Whether the row must not be trained on; otherwise a human decides."""
+        return self.how != "similar identifier"
 
 
 class SuppressionList:
@@ -49,6 +58,7 @@ class SuppressionList:
     def __init__(self) -> None:
         self.records: dict[str, Signature] = {}
         self.subjects: set[str] = set()
+        self.likenesses: set[str] = set()
         self.key_check: str | None = None  # None in lists from before there was one
 
     def add(
@@ -57,10 +67,11 @@ class SuppressionList:
         """Suppress records, and with `whole_subjects` everything of the people they are about.
 
         Args:
-            records: what must not come back.
-            key: hashes records and people.
-            whole_subjects: whether to suppress the people too.
-            only: keyed hashes of the people who are suppressed as a whole; None for all whom the records are about.
+            records: what was deleted.
+            key: the list's key.
+            whole_subjects: whether to suppress the people as well.
+            only: keyed hashes of the people who are suppressed as a whole; None for everybody in the records. A record of two people
+                was deleted for one of them, and the other has not asked.
 
         Raises:
             InputError: the list was made with another key.
@@ -69,8 +80,19 @@ class SuppressionList:
         self.key_check = key.check
         for record in records:
             self.records[key.of(record.fingerprint)] = signature(shingles(record.whole_text, key.secret))
-            if whole_subjects:
-                self.subjects.update(subject for subject in subjects_of(record, key) if only is None or subject in only)
+            for identifier in record.subjects if whole_subjects else ():
+                if only is None or not set(only).isdisjoint(key.names_of_person(identifier)):
+                    self.add_people([key.of_person(identifier)], likenesses([identifier], key, in_texts=False))
+
+    def add_people(self, names: Iterable[str], tokens: Iterable[str]) -> None:
+        """Suppress everything of people.
+
+        Args:
+            names: keyed hashes of their identifiers.
+            tokens: of similar spellings; those of texts are left out, as mentions are not suppressed.
+        """
+        self.subjects.update(names)
+        self.likenesses.update(token for token in tokens if not is_of_texts(token))
 
     def check(self, source: str | Path, key: RecordKey, fields: Fields | None = None) -> Iterator[Hit]:
         """Rows of a data set that are on the list, in order; one record in memory at a time.
@@ -79,15 +101,19 @@ class SuppressionList:
             InputError: the data cannot be read, or the list was made with another key.
         """
         self._require(key)
-        index = NearDuplicates(self.records)
+        index, lookup = NearDuplicates(self.records), Lookup(self.likenesses, key)
         for row, record in enumerate(stream_records(source, fields), 1):
+            people = lookup.people(record)
+            alike = next((person.likeness for person in people if person.likeness is not None), None)
             # Lists from before turns' further fields counted name such a record by its texts alone.
             if not self.records.keys().isdisjoint({key.of(record.fingerprint), key.of(record.text_fingerprint)}):
                 yield Hit(row, "record")
-            elif not self.subjects.isdisjoint(subjects_of(record, key)):
+            elif any(name in self.subjects for person in people for name in person.names):
                 yield Hit(row, "subject")
             elif (likeness := index.find(shingles(record.whole_text, key.secret))) is not None:
                 yield Hit(row, "near duplicate", likeness[1])
+            elif alike is not None:
+                yield Hit(row, "similar identifier", reason=alike.reason)
 
     def _require(self, key: RecordKey) -> None:
         if self.key_check not in (None, key.check):
@@ -100,6 +126,7 @@ class SuppressionList:
         """Write the list, atomically, readable by its owner only."""
         lines = [json.dumps(HEADER if self.key_check is None else HEADER | {"key": self.key_check})]
         lines += [json.dumps({"subject": name}) for name in sorted(self.subjects)]
+        lines += [json.dumps({"likeness": token}) for token in sorted(self.likenesses)]
         lines += [
             json.dumps({"record": name, "signature": values.astype("<u4").tobytes().hex()})
             for name, values in sorted(self.records.items(), key=lambda entry: entry[0])
@@ -120,11 +147,13 @@ class SuppressionList:
             text = Path(path).read_text(encoding="utf-8")
             header, *entries, last = [parse_json(line) for line in text.splitlines()]
             found.key_check = header.pop("key", None)
-            if header != HEADER or last != {"entries": len(entries)}:
+            if header not in (HEADER, HEADER | {"schema": BEFORE}) or last != {"entries": len(entries)}:
                 raise ValueError
             for entry in entries:
                 if "subject" in entry:
                     found.subjects.add(str(entry["subject"]))
+                elif "likeness" in entry:
+                    found.likenesses.add(str(entry["likeness"]))
                 else:
                     values = np.frombuffer(bytes.fromhex(entry["signature"]), dtype="<u4").astype(np.uint32)
                     if len(values) != PERMUTATIONS:

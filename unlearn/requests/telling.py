@@ -94,6 +94,8 @@ def _facts(details: Mapping[str, Any]) -> Iterator[str]:
             yield f"{name}: {details[name]}"
     for place in details.get("places", ()):
         yield f"{place['records']} records in {place['file']} ({place['near_duplicates']} of them confirmed near-duplicates)"
+    if details.get("not_same"):
+        yield f"{_count(len(details['not_same']), 'record')} with a similar identifier or mention rejected as not this person's"
     for model in details.get("models", ()):
         parts = [str(model[name]) for name in ("name", "method", "verdict", "why", "cost", "shown") if model.get(name)]
         yield ": ".join(parts)
@@ -110,10 +112,12 @@ def _facts(details: Mapping[str, Any]) -> Iterator[str]:
 def proposed(draft: Draft) -> Iterator[str]:
     """A plan in words."""
     for entry in draft.matched:
-        yield f"{entry.request}: {_count(len(entry.records), 'record')}" + ("" if entry.removed else "; it becomes not_found")
-        for match in entry.undecided:
-            place = f"{Path(match.file).name}:{match.row}"
-            yield f"    near-duplicate to decide: {place}  {match.record[:16]}  similarity {match.similarity:.2f}"
+        becomes = "" if entry.removed else "; it becomes not_found once they are decided" if entry.candidates else "; it becomes not_found"
+        yield f"{entry.request}: {_count(len(entry.records), 'record')}{becomes}"
+        for match in (*entry.undecided, *entry.candidates):
+            yield f"    {match.how} to decide: {Path(match.file).name}:{match.row}  {match.record[:16]}  {match.why}"
+        if entry.rejected:
+            yield f"    {_count(len(entry.rejected), 'similar row')} rejected: not this person's"
     for plan in draft.plans:
         yield from _plan_lines(plan)
     for model in draft.idle:

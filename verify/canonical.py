@@ -1,0 +1,173 @@
+"""Canonical form of personal identifiers: spellings that a standard defines as equal become one string.
+
+Two identifiers are the same exactly where their canonical forms are equal, so sameness is an equivalence relation by construction.
+
+    any text      canonical equivalence (NFC, UAX #15), white-space runs as one space, default ignorable characters removed
+    mail address  RFC 5322/6531 syntax (email-validator), domain as UTS #46 A-label (idna), lower case; mailto: and display name removed
+    telephone     E.164 where the country code is given (phonenumbers)
+    web address   RFC 3986, section 6.2.2 and 6.2.3, with the host as a domain above
+
+Mail servers may distinguish case in a local part, but none in use does: it is ignored. What no standard equates (accents, case of
+names, plus-addressing, national telephone numbers) stays different here; `verify.likeness` finds it for a human to decide.
+"""
+
+import re
+import unicodedata
+from functools import lru_cache
+from urllib.parse import quote, unquote, urlsplit
+
+import idna
+import phonenumbers
+from email_validator import EmailNotValidError, validate_email
+
+FORM_VERSION = 2
+"""Version of the canonical form that keyed hashes are made of; 1 (release 0.1.0) only removed surrounding white space."""
+
+IGNORED = dict.fromkeys(
+    [
+        *(0x00AD, 0x034F, 0x061C, 0x180E, 0x200B, 0x200E, 0x200F, 0x2060, 0x2061, 0x2062, 0x2063, 0x2064, 0xFEFF),
+        *range(0x202A, 0x202F),  # bidirectional embeddings and overrides
+        *range(0x2066, 0x2070),  # bidirectional isolates
+        *range(0xFE00, 0xFE10),  # variation selectors
+    ]
+)
+"""Default ignorable code points (DerivedCoreProperties.txt) that do not distinguish words. The joiners U+200C and U+200D do."""
+
+_PLAIN = re.compile(r"[A-Za-z0-9]+(?:[ ._-][A-Za-z0-9]+)*")
+_ATOM = r"[A-Za-z0-9.!#$%&'*+/=?^_`{|}~-]+"
+_PLAIN_MAIL = re.compile(rf"{_ATOM}@[A-Za-z0-9-]+(?:\.[A-Za-z0-9-]+)*")
+_DOT_ATOM = re.compile(r"[\w.!#$%&'*+/=?^`{|}~-]+")  # RFC 6532 adds all of Unicode to the letters of RFC 5322
+_BRACKETED = re.compile(r"[^<>]*<([^<>]+@[^<>]+)>")
+_MAIL_SHAPE = re.compile(r'(?:[^@\s"<>]+|"[^"]*")@[^@\s<>]+')
+_MAIL_IN_TEXT = re.compile(r"[\w.!#$%&'*+/=?^`{|}~-]+@[\w-]+(?:\.[\w-]+)*")
+_TELEPHONE = re.compile(r"(?:tel:)? ?\+[0-9 ().\-\u2010-\u2015/]+(?:(?:;ext=| ?(?:ext\.?|x|#) ?)[0-9]{1,7})?", re.IGNORECASE)
+_DEFAULT_PORTS = {"http": 80, "https": 443, "ftp": 21}
+_ESCAPE = re.compile(r"%([0-9A-Fa-f]{2})")
+_BROKEN_ESCAPE = re.compile(r"%(?![0-9A-Fa-f]{2})")
+_UNRESERVED = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~")
+
+
+def canonical(identifier: str) -> str:
+    """Canonical form of an identifier. Idempotent; empty where nothing visible was given."""
+    if _PLAIN.fullmatch(identifier):  # the many: one match, and no look at the standards' tables
+        return identifier
+    if _PLAIN_MAIL.fullmatch(identifier) and "xn--" not in (mail := identifier.lower()):
+        return mail
+    text = clean(identifier)
+    for form in (_web_address, _mail_address, _telephone):
+        if (found := form(text)) is not None:
+            return found
+    return text
+
+
+def same(one: str, other: str) -> bool:
+    """Whether two spellings are one identifier by standard."""
+    return canonical(one) == canonical(other)
+
+
+def from_number(value: int | float) -> str:
+    """Spelling of a numeric identifier: JSON does not distinguish 12 from 12.0 (RFC 8259, section 6), so both are "12"."""
+    return str(int(value)) if isinstance(value, int) or value.is_integer() else repr(value)
+
+
+def clean(text: str) -> str:
+    """Text in NFC, without default ignorable characters, with runs of white space as single spaces."""
+    if not text.isascii():
+        text = unicodedata.normalize("NFC", text.translate(IGNORED))
+    return " ".join(text.split())
+
+
+def with_canonical_mails(text: str) -> str:
+    """Free text in which every mail address has its canonical form."""
+    return _MAIL_IN_TEXT.sub(lambda found: canonical(found[0]), text) if "@" in text else text
+
+
+def is_mail(canonical_form: str) -> bool:
+    """Whether a canonical form is that of a mail address."""
+    return "@" in canonical_form and _MAIL_SHAPE.fullmatch(canonical_form) is not None
+
+
+def _lower(text: str) -> str:
+    return text.lower() if text.isascii() else unicodedata.normalize("NFC", text.lower())
+
+
+def _mail_address(text: str) -> str | None:
+    if "@" not in text:
+        return None
+    named = _BRACKETED.fullmatch(text)
+    address = named[1].strip() if named else text
+    if address[:7].lower() == "mailto:":  # RFC 6068: percent-encoded, header fields after the question mark
+        address = clean(unquote(address[7:].partition("?")[0]))
+    local, _, domain = address.rpartition("@")
+    if _DOT_ATOM.fullmatch(local) and domain and not set(domain) & set(' <>"'):
+        return f"{_lower(local)}@{host(domain)}"
+    try:
+        found = validate_email(
+            f"{local}@{domain.rstrip('.')}",
+            check_deliverability=False,
+            allow_quoted_local=True,
+            allow_domain_literal=True,
+            globally_deliverable=False,
+        )
+        local, domain = found.local_part, found.ascii_domain
+    except EmailNotValidError:
+        # No address, but data hold such: what has the shape of one is compared as one.
+        if not _MAIL_SHAPE.fullmatch(address):
+            return None
+    return f"{_lower(local)}@{host(domain)}"
+
+
+@lru_cache(maxsize=1 << 14)
+def host(domain: str) -> str:
+    """Domain name as A-labels in lower case without the root's dot (UTS #46); lower case alone where IDNA does not allow it."""
+    if domain.startswith("["):
+        return domain.lower()
+    try:
+        return idna.encode(domain.rstrip("."), uts46=True).decode("ascii").lower().rstrip(".")
+    except UnicodeError:  # idna.IDNAError is one
+        return _lower(domain).rstrip(".")
+
+
+def _web_address(text: str) -> str | None:
+    if "://" not in text or " " in text:
+        return None
+    try:
+        parts = urlsplit(text)
+        name, port = parts.hostname, parts.port
+        rest = _escaped(parts.path or "/") + (f"?{_escaped(parts.query)}" if parts.query else "")
+        rest += f"#{_escaped(parts.fragment)}" if parts.fragment else ""
+    except (ValueError, UnicodeError):
+        return None
+    if not parts.scheme or not name:
+        return None
+    place = f"[{name}]" if ":" in name else host(name)
+    user = parts.netloc.rpartition("@")[0]
+    shown_port = "" if port in (None, _DEFAULT_PORTS.get(parts.scheme)) else f":{port}"
+    return f"{parts.scheme}://{user}{'@' if user else ''}{place}{shown_port}{rest}"
+
+
+def _escaped(part: str) -> str:
+    """A part of a web address with escapes in upper case, and only where they are needed; a broken one stays as it is."""
+    if _BROKEN_ESCAPE.search(part):
+        return part
+    encoded = quote(part, safe="%/:?#[]@!$&'()*+,;=~")
+    return _ESCAPE.sub(lambda found: _unescaped(found[1]), encoded)
+
+
+def _unescaped(digits: str) -> str:
+    character = chr(int(digits, 16))
+    return character if character in _UNRESERVED else f"%{digits.upper()}"
+
+
+def _telephone(text: str) -> str | None:
+    """E.164 with extension; without a country code the country is not known, and the text stays what it is."""
+    if "+" not in text or not _TELEPHONE.fullmatch(text):
+        return None
+    try:
+        number = phonenumbers.parse(text)
+    except phonenumbers.NumberParseException:
+        return None
+    if not phonenumbers.is_possible_number(number):
+        return None
+    written = phonenumbers.format_number(number, phonenumbers.PhoneNumberFormat.E164)
+    return f"{written};ext={number.extension}" if number.extension else written

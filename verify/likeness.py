@@ -1,0 +1,266 @@
+"""Similar identifiers: spellings that no standard equates and that may still be the same person's. A human decides.
+
+An identifier has a chain of ever coarser forms, each under the name of what it disregards. The first level at which two chains agree
+says how the identifiers differ. All comparisons are equalities, so keyed hashes of the forms serve as well as the forms: neither
+ledger nor suppression list needs the identifier itself.
+
+To look up one of a million identifiers only its `skeletons` are needed: two identifiers whose chains agree anywhere share one. They
+are a filter alone (anagrams share one too).
+"""
+
+import re
+import unicodedata
+from dataclasses import dataclass
+from decimal import Decimal
+from typing import Literal
+
+import idna
+import phonenumbers
+
+from verify.canonical import canonical, is_mail
+
+REASONS = {
+    "compatibility": "compatibility characters (full width, ligatures, joiners)",
+    "case": "upper and lower case",
+    "tag": "a tag after + in the mail address",
+    "dots": "dots in the mail address, which its provider ignores",
+    "apostrophe": "typographic apostrophes or dashes",
+    "punctuation": "punctuation",
+    "accents": "accents or special letters",
+    "transliteration": "umlauts written with two letters",
+    "spacing": "missing or added spaces",
+    "order": "the order of the words",
+    "look-alike": "look-alike letters of another script",
+    "digits": "another form of a number, or a telephone number without country code",
+    "web": "scheme, www., fragment or trailing slash of a web address",
+    "name": "a mail address that is made of the name",
+    "mention": "it stands in the record's text",
+}
+"""How two identifiers differ that may be the same, by the name of the level at which their forms agree; "mention" is for texts."""
+
+_IGNORES_DOTS = {"gmail.com": "gmail.com", "googlemail.com": "gmail.com"}
+_JOINERS = dict.fromkeys((0x200C, 0x200D))
+_APOSTROPHES = dict.fromkeys(map(ord, "'\u2019\u2018\u02bc\u02bb`\u00b4\u2032\u201b\uff07"))
+_DASHES = dict.fromkeys(map(ord, "\u2010\u2011\u2012\u2013\u2014\u2015\u2212"), "-")
+_SPECIAL = str.maketrans(
+    {"\u00e6": "ae", "\u0153": "oe", "\u00df": "ss", "\u00fe": "th", "\u00f0": "d", "\u0111": "d", "\u0142": "l"}
+    | {"\u00f8": "o", "\u0131": "i", "\u0127": "h", "\u0167": "t"}
+)
+"""Letters that Unicode does not decompose, and their usual base letters."""
+_TWO_LETTERS = str.maketrans({"\u00e4": "ae", "\u00f6": "oe", "\u00fc": "ue", "\u00e5": "aa", "\u00f8": "oe"})
+_CYRILLIC = "\u0430\u0441\u0435\u043e\u0440\u0445\u0443\u0456\u0458\u0455\u0501\u04bb\u051b\u051d\u0432\u043a\u043c\u043d\u0442"
+_GREEK = "\u03b1\u03bf\u03c1\u03b9\u03c5\u03bd\u03ba\u03c4\u03c7\u03b2\u03b5"
+_LOOK_ALIKE = str.maketrans(_CYRILLIC + _GREEK, "aceopxyijsdhqwbkmht" + "aopiuvktxbe")
+"""Cyrillic and Greek letters of which one case is confusable with a Latin letter (UTS #39, confusables.txt, these alone)."""
+_BARE_WEB = re.compile(r"(?:www\.)?[a-z0-9-]+(?:\.[a-z0-9-]+)*\.[a-z]{2,}(?:/\S*)?", re.IGNORECASE)
+_NUMERIC = re.compile(r"[+-]?[0-9 ().,'\u2019/-]*[0-9][0-9 ().,'\u2019/-]*(?:e[+-]?[0-9]{1,2})?", re.IGNORECASE)
+_DECIMAL = re.compile(r"[+-]?[0-9]+(?:[.,](?:[0-9]{1,2}|0+))?(?:e[+-]?[0-9]{1,2})?", re.IGNORECASE)
+_E164 = re.compile(r"\+[0-9]{5,17}(?:;ext=[0-9]+)?")
+_DIALLED_ABROAD = re.compile(r"(?:00|011)([1-9][0-9]{6,})")
+_SHORTEST_NATIONAL = 7
+_WORD = re.compile(r"[^\W_]+")
+_NO_LETTERS = bytes(code for code in range(128) if not chr(code).isalnum())
+SHORTEST_MENTION = 5
+"""Letters of a single word that is looked for in texts; a shorter one stands in too many of them."""
+
+Level = tuple[str, str]
+"""Name of what is disregarded (a key of `REASONS`), and the form without it."""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Whether two spellings mean the same person, and why.
+
+    Attributes:
+        sameness: "same" by standard, "maybe" for a human to decide, or "different".
+        level: of "maybe", a key of `REASONS`; None else.
+    """
+
+    sameness: Literal["same", "maybe", "different"]
+    level: str | None = None
+
+
+def compare(one: str, other: str) -> Comparison:
+    """Compare two identifiers, by standard and by likeness."""
+    if canonical(one) == canonical(other):
+        return Comparison("same")
+    theirs = set(levels(other))
+    level = next((entry for entry in levels(one, sought=True) if entry in theirs), None)
+    return Comparison("different") if level is None else Comparison("maybe", reason_of(level[0]))
+
+
+def reason_of(level: str) -> str:
+    """The key of `REASONS` for a level: both directions of "name" have one reason."""
+    return level.partition(" ")[0]
+
+
+def levels(identifier: str, *, sought: bool = False) -> tuple[Level, ...]:
+    """Ever coarser forms of an identifier, the finest first; empty where nothing visible was given.
+
+    Args:
+        identifier: in any spelling.
+        sought: whether the forms are those to look for, rather than those to be found by. They differ in one respect: a name is
+            like a mail address made of it, but two addresses are not alike for being made of one name.
+    """
+    text = canonical(identifier)
+    if is_mail(text):
+        return (*_mail_levels(text), *_names_of(text, mail=True, sought=sought))
+    if digits := _digit_forms(text):
+        return tuple(("digits", form) for form in digits)
+    return (*_web_levels(text), *_name_levels(text), *_names_of(text, mail=False, sought=sought))
+
+
+def skeletons(identifier: str) -> frozenset[str]:
+    """Forms by which an identifier is looked up: where `levels` of two agree anywhere, their skeletons share one."""
+    text = canonical(identifier)
+    mail = is_mail(text)
+    base = _mailbox(text)[0] if mail else text  # a name is compared with local parts
+    found = {_sorted_letters(form) for form in _unaccented(_compatible(base))}
+    if not mail and not base.isalpha():
+        found.update(_digit_forms(text))
+        if "/" in text or text.startswith("www."):
+            found.update(_sorted_letters(form) for _, form in _web_levels(text))
+    return frozenset(found - {""})
+
+
+def mentions(identifier: str) -> frozenset[tuple[str, ...]]:
+    """Runs of words by which a free text names the identifier (see `foldings`); none where they are too common to point at anybody."""
+    runs = (tuple(_words(form)) for form in foldings(canonical(identifier)))
+    return frozenset(run for run in runs if len(run) > 1 or (run and len(run[0]) >= SHORTEST_MENTION and not run[0].isdigit()))
+
+
+def foldings(text: str) -> tuple[str, ...]:
+    """A text without case, accents and compatibility characters, and with umlauts in two letters where that is another text."""
+    return _unaccented(_compatible(text))
+
+
+def words_of(folding: str) -> list[str]:
+    """Words of a folded text, without apostrophes and punctuation."""
+    return _words(folding)
+
+
+def _compatible(text: str) -> str:
+    """NFKC with case folding (UAX #15, toNFKC_Casefold) without joiners."""
+    if text.isascii():
+        return text.lower()
+    return unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text.translate(_JOINERS)).casefold())
+
+
+def _unaccented(folded_text: str) -> tuple[str, ...]:
+    """Folded text with accents left out, and with umlauts in two letters where that is another text."""
+    if folded_text.isascii():
+        return (folded_text,)
+    return tuple(dict.fromkeys((_base_letters(folded_text), _base_letters(folded_text.translate(_TWO_LETTERS)))))
+
+
+def _base_letters(text: str) -> str:
+    decomposed = unicodedata.normalize("NFKD", text.translate(_SPECIAL))
+    return "".join(letter for letter in decomposed if not unicodedata.combining(letter))
+
+
+def _sorted_letters(text: str) -> str:
+    """The letters and digits of an unaccented text, sorted."""
+    if text.isascii():
+        return bytes(sorted(text.lower().encode().translate(None, _NO_LETTERS))).decode()
+    return "".join(sorted(letter for letter in text.translate(_APOSTROPHES).translate(_LOOK_ALIKE) if letter.isalnum()))
+
+
+def _words(text: str) -> list[str]:
+    """Words of a folded text; an apostrophe does not end one."""
+    return _WORD.findall(text.translate(_APOSTROPHES))
+
+
+def _name_levels(text: str) -> tuple[Level, ...]:
+    compatible = unicodedata.normalize("NFKC", text.translate(_JOINERS))
+    lower = compatible.lower()  # case folding would make ss of a sharp s, which is more than another case
+    found = [("compatibility", compatible), ("case", lower)]
+    found += [("apostrophe", lower.translate(_APOSTROPHES).translate(_DASHES)), ("punctuation", " ".join(_marked_words(lower)))]
+    plain = [_words(form) for form in _unaccented(_compatible(text))]
+    found += [("accents", " ".join(plain[0])), ("transliteration", " ".join(plain[-1]))]
+    found += [("spacing", "".join(words)) for words in plain]
+    found += [("order", " ".join(sorted(words))) for words in plain]
+    found += [("look-alike", " ".join(sorted(word.translate(_LOOK_ALIKE) for word in words))) for words in plain]
+    # A form of which nothing is left (a name of dots alone) says nothing.
+    return tuple(level for level in dict.fromkeys(found) if any(letter.isalnum() for letter in level[1]))
+
+
+def _marked_words(text: str) -> list[str]:
+    """Words with their accents, also with such as do not compose with their letter."""
+    kept = (letter if letter.isalnum() or unicodedata.combining(letter) else " " for letter in text.translate(_APOSTROPHES))
+    return "".join(kept).split()
+
+
+def _mailbox(text: str) -> tuple[str, str]:
+    """Local part and domain that a message ends up at: without tag, and without dots where the provider ignores them."""
+    local, _, domain = text.rpartition("@")
+    untagged = local.partition("+")[0] or local
+    if domain in _IGNORES_DOTS:
+        return untagged.replace(".", ""), _IGNORES_DOTS[domain]
+    return untagged, domain
+
+
+def _mail_levels(text: str) -> tuple[Level, ...]:
+    local, _, domain = text.rpartition("@")
+    mailbox, provider = _mailbox(text)
+    folded_text = _compatible(f"{mailbox}@{_readable(provider)}")
+    plain = _unaccented(folded_text)
+    found = [("tag", f"{local.partition('+')[0] or local}@{domain}"), ("dots", f"{mailbox}@{provider}")]
+    found += [("compatibility", folded_text), ("apostrophe", folded_text.translate(_APOSTROPHES).translate(_DASHES))]
+    found += [("accents", plain[0].translate(_APOSTROPHES)), ("transliteration", plain[-1].translate(_APOSTROPHES))]
+    found += [("look-alike", form.translate(_APOSTROPHES).translate(_LOOK_ALIKE)) for form in plain]
+    return tuple(dict.fromkeys(found))
+
+
+def _readable(domain: str) -> str:
+    """A domain in Unicode."""
+    if "xn--" not in domain:
+        return domain
+    try:
+        return idna.decode(domain)
+    except UnicodeError:
+        return domain
+
+
+def _names_of(text: str, *, mail: bool, sought: bool) -> tuple[Level, ...]:
+    """The words of a name, or of a local part such as `nora.velt`, sorted; none where there are fewer than two, or digits."""
+    own = text.rpartition("@")[0].partition("+")[0] if mail else text
+    if own.isalnum():
+        return ()
+    side = "mail" if mail != sought else "text"
+    words = (_words(form) for form in _unaccented(_compatible(own)))
+    names = (" ".join(sorted(found)) for found in words if len(found) > 1 and all(word.isalpha() for word in found))
+    return tuple((f"name {side}", name) for name in dict.fromkeys(names))
+
+
+def _digit_forms(text: str) -> tuple[str, ...]:
+    """The digits of a number or telephone number: without separators, leading zeros, decimal zeros and country code."""
+    if _E164.fullmatch(text):
+        return _national(text.partition(";")[0])
+    plain = text if text.isascii() else "".join(str(unicodedata.decimal(letter, letter)) for letter in text)
+    if not _NUMERIC.fullmatch(plain):
+        return ()
+    if _DECIMAL.fullmatch(plain) and not plain.isdigit():
+        return (_value(plain.replace(",", ".")),)
+    digits = "".join(letter for letter in plain if letter.isdigit())
+    abroad = _DIALLED_ABROAD.fullmatch(digits)
+    return (digits.lstrip("0") or "0", *(_national(f"+{abroad[1]}") if abroad else ()))
+
+
+def _value(decimal: str) -> str:
+    value = Decimal(decimal).normalize()
+    return f"{value:f}".removeprefix("+")
+
+
+def _national(number: str) -> tuple[str, ...]:
+    """The national number of one in E.164."""
+    try:
+        found = str(phonenumbers.parse(number).national_number)
+    except phonenumbers.NumberParseException:
+        return ()
+    return (found,) if len(found) >= _SHORTEST_NATIONAL else ()
+
+
+def _web_levels(text: str) -> tuple[Level, ...]:
+    address = text if "://" in text else f"https://{text}" if "." in text and _BARE_WEB.fullmatch(text) else ""
+    _, found, rest = canonical(address).partition("://")
+    return (("web", rest.partition("#")[0].removeprefix("www.").rstrip("/")),) if found else ()
