@@ -79,9 +79,9 @@ class PlanCommand:
             asked = [entry.request for entry in found.matched if entry.candidates]
             if asked:
                 print(  # noqa: T201
-                    f"\n{', '.join(asked)}: rows that may be the person's under another spelling must be decided first. Look at them, "
-                    "confirm those that are theirs with --confirm FILE, and say of the others with --not-same ID that they are other "
-                    "people's. Nothing was noted."
+                    f"\n{', '.join(asked)}: rows that may be the person's under another spelling must be decided first. Look at "
+                    "them, confirm those that are theirs with --confirm FILE, and reject the others with --not-same ID. Nothing "
+                    "was noted."
                 )
                 return NOTHING_FOUND
             if undecided and not self.leave_near_duplicates:

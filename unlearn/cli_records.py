@@ -15,9 +15,9 @@ class Scan:
     """Find the training records that a request means, and the models that saw them; prints rows and hashes, never texts.
 
     Spellings of an identifier that are one by standard are found as the subject: case of a mail address, either form of an
-    international domain, canonically equal Unicode, white space, international telephone numbers. Rows that may mean the same person
-    (accents, case of names, +tags, national telephone numbers, ...) are listed with the reason as candidates for a human to decide; where
-    nothing else is found, also rows whose text names the identifier.
+    international domain, canonically equal Unicode, white space, international telephone numbers. Rows that may mean the same
+    person (accents, case of names, +tags, national telephone numbers, ...) are listed with the reason as candidates for a human to
+    decide; where nothing else is found, also rows whose text names the identifier.
 
     Identifiers and texts come from files or, by the name "-", from standard input: arguments are kept in shell histories.
     """
@@ -96,8 +96,8 @@ class CheckDataset:
     """Check whether a data set holds anything that was deleted before.
 
     Listed are rows that must not be trained on (deleted records, all spellings of suppressed people that are one by standard,
-    near-duplicates), and as candidates rows whose subject is spelled similarly, with the reason. Exit status 3 where there is either;
-    0 where there is neither, or only candidates that --allow-similar lets pass.
+    near-duplicates), and as candidates rows whose subject is spelled similarly, with the reason. Exit status 3 where there is
+    either; 0 where there is neither, or only candidates that --allow-similar lets pass.
     """
 
     data: Annotated[str, tyro.conf.Positional]
@@ -123,7 +123,8 @@ class CheckDataset:
         print(f"{certain} rows must not be trained on" if certain else "nothing in it was deleted before")  # noqa: T201
         if similar := len(hits) - certain:
             print(  # noqa: T201
-                f"{similar} candidates may be suppressed people under another spelling. Look at them; --allow-similar lets them pass."
+                f"{similar} candidates may be suppressed people under another spelling. Look at them; --allow-similar lets them "
+                "pass."
             )
         return 3 if certain or (similar and not self.allow_similar) else 0
 

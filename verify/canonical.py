@@ -3,9 +3,9 @@
 Two identifiers are the same exactly where their canonical forms are equal, so sameness is an equivalence relation by construction.
 
     any text      canonical equivalence (NFC, UAX #15), white-space runs as one space, default ignorable characters removed
-    mail address  RFC 5322/6531 syntax (email-validator), domain as UTS #46 A-label (idna), lower case; mailto: and display name removed
+    mail address  RFC 5322 and 6531 (email-validator), domain as UTS #46 A-labels (idna), lower case; no mailto: or display name
     telephone     E.164 where the country code is given (phonenumbers)
-    web address   RFC 3986, section 6.2.2 and 6.2.3, with the host as a domain above
+    web address   RFC 3986, sections 6.2.2 and 6.2.3, with the host as a domain above
 
 Mail servers may distinguish case in a local part, but none in use does: it is ignored. What no standard equates (accents, case of
 names, plus-addressing, national telephone numbers) stays different here; `verify.likeness` finds it for a human to decide.
@@ -63,11 +63,6 @@ def canonical(identifier: str) -> str:
 def same(one: str, other: str) -> bool:
     """Whether two spellings are one identifier by standard."""
     return canonical(one) == canonical(other)
-
-
-def from_number(value: int | float) -> str:
-    """Spelling of a numeric identifier: JSON does not distinguish 12 from 12.0 (RFC 8259, section 6), so both are "12"."""
-    return str(int(value)) if isinstance(value, int) or value.is_integer() else repr(value)
 
 
 def clean(text: str) -> str:

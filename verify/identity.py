@@ -15,8 +15,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from verify.errors import InputError
 from verify.canonical import canonical
+from verify.errors import InputError
 
 KEY_BYTES = 32
 HASH_CHARACTERS = 32

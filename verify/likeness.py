@@ -1,8 +1,8 @@
 """Similar identifiers: spellings that no standard equates and that may still be the same person's. A human decides.
 
-An identifier has a chain of ever coarser forms, each under the name of what it disregards. The first level at which two chains agree
-says how the identifiers differ. All comparisons are equalities, so keyed hashes of the forms serve as well as the forms: neither
-ledger nor suppression list needs the identifier itself.
+An identifier has a chain of ever coarser forms, each under the name of what it disregards. The first level at which two chains
+agree says how the identifiers differ. All comparisons are equalities, so keyed hashes of the forms serve as well as the forms:
+neither ledger nor suppression list needs the identifier itself.
 
 To look up one of a million identifiers only its `skeletons` are needed: two identifiers whose chains agree anywhere share one. They
 are a filter alone (anagrams share one too).
@@ -20,23 +20,23 @@ import phonenumbers
 from verify.canonical import canonical, is_mail
 
 REASONS = {
-    "compatibility": "compatibility characters (full width, ligatures, joiners)",
-    "case": "upper and lower case",
-    "tag": "a tag after + in the mail address",
-    "dots": "dots in the mail address, which its provider ignores",
-    "apostrophe": "typographic apostrophes or dashes",
-    "punctuation": "punctuation",
-    "accents": "accents or special letters",
-    "transliteration": "umlauts written with two letters",
-    "spacing": "missing or added spaces",
-    "order": "the order of the words",
-    "look-alike": "look-alike letters of another script",
-    "digits": "another form of a number, or a telephone number without country code",
-    "web": "scheme, www., fragment or trailing slash of a web address",
-    "name": "a mail address that is made of the name",
-    "mention": "it stands in the record's text",
+    "compatibility": "differs by compatibility characters (full width, ligatures, joiners)",
+    "case": "differs by upper and lower case",
+    "tag": "differs by a tag after + in the mail address",
+    "dots": "differs by dots in the mail address, which its provider ignores",
+    "apostrophe": "differs by typographic apostrophes or dashes",
+    "punctuation": "differs by punctuation",
+    "accents": "differs by accents or special letters",
+    "transliteration": "differs by umlauts written with two letters",
+    "spacing": "differs by missing or added spaces",
+    "order": "differs by the order of the words",
+    "look-alike": "differs by look-alike letters of another script",
+    "digits": "is another form of a number, or a telephone number without country code",
+    "web": "differs by scheme, www., fragment or trailing slash of a web address",
+    "name": "is a mail address made of the name, or the name in a mail address",
+    "mention": "stands in the record's text",
 }
-"""How two identifiers differ that may be the same, by the name of the level at which their forms agree; "mention" is for texts."""
+"""Why two identifiers may be the same, by the name of the level at which their forms agree; "mention" is for texts."""
 
 _IGNORES_DOTS = {"gmail.com": "gmail.com", "googlemail.com": "gmail.com"}
 _JOINERS = dict.fromkeys((0x200C, 0x200D))
@@ -124,8 +124,8 @@ def skeletons(identifier: str) -> frozenset[str]:
 
 
 def mentions(identifier: str) -> frozenset[tuple[str, ...]]:
-    """Runs of words by which a free text names the identifier (see `foldings`); none where they are too common to point at anybody."""
-    runs = (tuple(_words(form)) for form in foldings(canonical(identifier)))
+    """Runs of words by which a folded text names the identifier; none where they are too common to point at anybody."""
+    runs = (tuple(words_of(form)) for form in foldings(canonical(identifier)))
     return frozenset(run for run in runs if len(run) > 1 or (run and len(run[0]) >= SHORTEST_MENTION and not run[0].isdigit()))
 
 
@@ -135,8 +135,8 @@ def foldings(text: str) -> tuple[str, ...]:
 
 
 def words_of(folding: str) -> list[str]:
-    """Words of a folded text, without apostrophes and punctuation."""
-    return _words(folding)
+    """Words of a folded text; an apostrophe does not end one."""
+    return _WORD.findall(folding.translate(_APOSTROPHES))
 
 
 def _compatible(text: str) -> str:
@@ -165,17 +165,12 @@ def _sorted_letters(text: str) -> str:
     return "".join(sorted(letter for letter in text.translate(_APOSTROPHES).translate(_LOOK_ALIKE) if letter.isalnum()))
 
 
-def _words(text: str) -> list[str]:
-    """Words of a folded text; an apostrophe does not end one."""
-    return _WORD.findall(text.translate(_APOSTROPHES))
-
-
 def _name_levels(text: str) -> tuple[Level, ...]:
     compatible = unicodedata.normalize("NFKC", text.translate(_JOINERS))
     lower = compatible.lower()  # case folding would make ss of a sharp s, which is more than another case
     found = [("compatibility", compatible), ("case", lower)]
     found += [("apostrophe", lower.translate(_APOSTROPHES).translate(_DASHES)), ("punctuation", " ".join(_marked_words(lower)))]
-    plain = [_words(form) for form in _unaccented(_compatible(text))]
+    plain = [words_of(form) for form in _unaccented(_compatible(text))]
     found += [("accents", " ".join(plain[0])), ("transliteration", " ".join(plain[-1]))]
     found += [("spacing", "".join(words)) for words in plain]
     found += [("order", " ".join(sorted(words))) for words in plain]
@@ -227,7 +222,7 @@ def _names_of(text: str, *, mail: bool, sought: bool) -> tuple[Level, ...]:
     if own.isalnum():
         return ()
     side = "mail" if mail != sought else "text"
-    words = (_words(form) for form in _unaccented(_compatible(own)))
+    words = (words_of(form) for form in _unaccented(_compatible(own)))
     names = (" ".join(sorted(found)) for found in words if len(found) > 1 and all(word.isalpha() for word in found))
     return tuple((f"name {side}", name) for name in dict.fromkeys(names))
 

@@ -88,7 +88,7 @@ def test_a_list_that_is_not_whole_is_refused(listed: Path) -> None:
         "",
         "{}",
         "[" * 100_000,
-        whole.replace("suppression/1", "suppression/2"),
+        whole.replace("suppression/2", "suppression/3"),
         whole.replace('"signature": "', '"signature": "zz'),
     ]
     for bad in [*("".join(lines[:count]) for count in range(len(lines))), whole[: len(whole) // 2], *hostile]:

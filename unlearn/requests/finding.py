@@ -1,8 +1,8 @@
 """Search of training files for the records of requests: by subject, record id, text, and likeness of text or identifier.
 
-One pass, one record in memory at a time. Identifiers are compared as keyed hashes of their canonical form, as the ledger holds them;
-what is found is reported as keyed hashes and row numbers, never as text. A subject that is spelled similarly, and a text that names
-somebody, are proposals: a human decides.
+One pass, one record in memory at a time. Identifiers are compared as keyed hashes of their canonical form, as the ledger holds
+them; what is found is reported as keyed hashes and row numbers, never as text. A subject that is spelled similarly, and a text that
+names somebody, are proposals: a human decides.
 """
 
 from collections.abc import Collection, Iterable, Sequence
@@ -101,8 +101,8 @@ def find_records(
         subjects: keyed hashes of subject identifiers (`key.of_person(identifier)`).
         record_ids: example ids, in any spelling that is the same by standard.
         texts: whole texts or passages; a record that holds one is a match.
-        likenesses: tokens of similar spellings (`unlearn.requests.spellings.likenesses`); texts are searched for mentions only where
-            no record is found otherwise.
+        likenesses: tokens of similar spellings (`unlearn.requests.spellings.likenesses`); texts are searched for mentions only
+            where no record is found otherwise.
         fields: which columns hold what.
         near: whether to look for near-duplicates of what was found, in a second pass.
 

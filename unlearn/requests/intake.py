@@ -14,8 +14,8 @@ from typing import Any, cast
 from unlearn.requests.deadlines import REGIMES, Regime, require_receivable, today
 from unlearn.requests.ledger import NewRequest
 from unlearn.requests.spellings import likenesses
-from verify.errors import InputError
 from verify.canonical import canonical
+from verify.errors import InputError
 from verify.identity import RecordKey
 from verify.strict_json import NotStrictError, parse_json
 from verify.tabular import csv_rows

@@ -23,9 +23,9 @@ from sqlalchemy.engine import Connection
 
 from unlearn.requests.deadlines import Deadlines, ExtensionReason, Regime, deadlines
 from unlearn.requests.states import REFUSALS, STATES, State, outcome, require_allowed
+from verify.canonical import FORM_VERSION
 from verify.deletion_record import EXTENDED
 from verify.errors import InputError, IntegrityError, RunError
-from verify.canonical import FORM_VERSION
 
 GENESIS = "0" * 64
 VERSION = 1

@@ -1,9 +1,9 @@
 """Assignment of training records to requests, and what a human must still decide.
 
-A request's own records and their exact duplicates are certain. A near-duplicate, a row whose subject is spelled similarly, and, where
-nothing else is found, a row whose text names the person are proposals: they belong to the request only if a human confirms them, by
-file and row (`train.jsonl:17`) or by the first characters of their keyed hash. A row that is proposed to several requests is confirmed
-for one of them: `R-0123456789ab:train.jsonl:17`.
+A request's own records and their exact duplicates are certain. A near-duplicate, a row whose subject is spelled similarly, and,
+where nothing else is found, a row whose text names the person are proposals: they belong to the request only if a human confirms
+them, by file and row (`train.jsonl:17`) or by the first characters of their keyed hash. A row that is proposed to several requests
+is confirmed for one of them: `R-0123456789ab:train.jsonl:17`.
 """
 
 from collections.abc import Collection, Mapping, Sequence
@@ -73,8 +73,8 @@ def match_requests(
         data: training files.
         key: the ledger's hashes were made with it.
         fields: which columns hold what.
-        confirmed: proposals that a human confirmed, each as FILE:ROW or the start of its keyed hash, with `ID:` in front where it is
-            proposed to several requests.
+        confirmed: proposals that a human confirmed, each as FILE:ROW or the start of its keyed hash, with `ID:` in front where it
+            is proposed to several requests.
         not_same: requests whose other candidates (similar identifiers, mentions) a human rejected.
 
     Raises:
@@ -111,7 +111,7 @@ def _tied(request: Request, found: Sequence[Match]) -> list[Match]:
 def _proposals(
     request: Request, tied: Sequence[Match], found: Sequence[Match], similar: Sequence[Match], mentioned: Sequence[Match]
 ) -> list[Match]:
-    """Proposals to one request, a row once: rows with a similar identifier, near-duplicates, and mentions where it has no record."""
+    """Proposals to one request, each row once: near-duplicates, similar identifiers, and mentions where it has no record."""
     wanted, names = set(request.likenesses), {match.record for match in tied}
     near = [match for match in found if match.how == "near duplicate" and match.like in names]
     alike = [match for match in (*similar, *([] if tied else mentioned)) if not wanted.isdisjoint(match.tokens)]
@@ -169,8 +169,8 @@ def _named(entry: str, proposals: Mapping[str, Sequence[Match]]) -> list[tuple[s
     owners = sorted({name for name, match in found if match.how != "near duplicate"})
     if len(owners) > 1:
         raise InputError(
-            f"the confirmation {given[:80]!r} names a candidate of {len(owners)} requests. Say whose it is with the request's id in "
-            f"front: {owners[0]}:{given[:80]}"
+            f"the confirmation {given[:80]!r} names a candidate of {len(owners)} requests. Say whose it is with the request's id "
+            f"in front: {owners[0]}:{given[:80]}"
         )
     return [(name, *match.place) for name, match in found]
 

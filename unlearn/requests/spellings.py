@@ -1,8 +1,8 @@
 """Keyed hashes by which a person is found in data that spell their identifier differently.
 
-A request keeps hashes of its identifiers' canonical forms (the same person by standard) and tokens, LEVEL:HASH, of their coarser forms
-and of the runs of words that name them in texts (perhaps the same person). Data are looked up by their own forms, hashed under the
-same key: neither the ledger nor a suppression list holds an identifier.
+A request keeps hashes of its identifiers' canonical forms (the same person by standard) and tokens, LEVEL:HASH, of their coarser
+forms and of the runs of words that name them in texts (perhaps the same person). Data are looked up by their own forms, hashed
+under the same key: neither the ledger nor a suppression list holds an identifier.
 """
 
 import hashlib
@@ -56,7 +56,7 @@ class Likeness:
 
 def why(reason: str) -> str:
     """What a likeness says, for a human to read."""
-    return REASONS[reason] if reason == "mention" else f"the identifier differs by {REASONS[reason]}"
+    return REASONS[reason]
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,9 @@
 """Suppression list: keyed hashes of what was deleted, to keep it out of later training data.
 
 One JSON object a line: keyed hashes of deleted records and subjects, tokens of similar spellings of the subjects, and keyed MinHash
-signatures of the texts for near-duplicates. A subject is the same in every spelling that is one by standard. Without the key the list says nothing; with it, a new data set is checked before it is trained on. The first line holds a check
-value of the key: under another one a check would find nothing, and let deleted data in.
+signatures of the texts for near-duplicates. A subject is the same in every spelling that is one by standard. Without the key the
+list says nothing; with it, a new data set is checked before it is trained on. The first line holds a check value of the key: under
+another one a check would find nothing, and let deleted data in.
 """
 
 import json
@@ -26,7 +27,7 @@ from verify.strict_json import parse_json
 
 SCHEMA = "unlearn-verify/suppression/2"
 BEFORE = "unlearn-verify/suppression/1"
-"""The format of release 0.1.0, whose subjects are hashes of identifiers as they were spelled; it is read, and written as `SCHEMA`."""
+"""Format of release 0.1.0, whose subjects are hashes of identifiers as they were spelled. It is read, and saved as `SCHEMA`."""
 HEADER = {"schema": SCHEMA, "permutations": PERMUTATIONS, "scheme": SCHEME}
 
 
@@ -70,8 +71,8 @@ class SuppressionList:
             records: what was deleted.
             key: the list's key.
             whole_subjects: whether to suppress the people as well.
-            only: keyed hashes of the people who are suppressed as a whole; None for everybody in the records. A record of two people
-                was deleted for one of them, and the other has not asked.
+            only: keyed hashes of the people who are suppressed as a whole; None for everybody in the records. A record of two
+                people was deleted for one of them, and the other has not asked.
 
         Raises:
             InputError: the list was made with another key.

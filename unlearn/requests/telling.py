@@ -112,8 +112,8 @@ def _facts(details: Mapping[str, Any]) -> Iterator[str]:
 def proposed(draft: Draft) -> Iterator[str]:
     """A plan in words."""
     for entry in draft.matched:
-        becomes = "" if entry.removed else "; it becomes not_found once they are decided" if entry.candidates else "; it becomes not_found"
-        yield f"{entry.request}: {_count(len(entry.records), 'record')}{becomes}"
+        left = "; rows that may be theirs must be decided first" if entry.candidates else "; it becomes not_found"
+        yield f"{entry.request}: {_count(len(entry.records), 'record')}" + ("" if entry.removed else left)
         for match in (*entry.undecided, *entry.candidates):
             yield f"    {match.how} to decide: {Path(match.file).name}:{match.row}  {match.record[:16]}  {match.why}"
         if entry.rejected:

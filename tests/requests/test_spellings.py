@@ -1,0 +1,276 @@
+"""One person in many spellings: found where a standard says so, proposed by row where it is open, and never lost without a word."""
+
+import io
+import json
+from datetime import date
+from pathlib import Path
+
+import pytest
+
+import unlearn.cli
+from unlearn.requests.finding import Match, find_records
+from unlearn.requests.intake import from_lines, from_opendsr, subject_hashes
+from unlearn.requests.ledger import Ledger, NewRequest, Request
+from unlearn.requests.matching import match_requests
+from unlearn.requests.planning import Choices, draft, note
+from unlearn.requests.spellings import Lookup, likenesses
+from unlearn.requests.suppression import BEFORE, SuppressionList
+from unlearn.requests.telling import proposed, story
+from verify.errors import InputError
+from verify.identity import RecordKey
+from verify.likeness import REASONS
+from verify.records import Fields
+from verify.sources import load_records
+
+KEY = RecordKey(b"k" * 32)
+PEOPLE = [
+    "ines.kolb@example.org",
+    "Tam  O\u2019Dell",
+    "m\u00fcller@b\u00fccher.example",
+    "+49 151 5550 0199",
+    ["lena.roth@example.org", "Jos\u00e9 Ortiz"],
+    12,
+]
+ROWS = [{"subject_id": who, "prompt": f"Question {n}?", "completion": f"Answer {n} is {n * 37}."} for n, who in enumerate(PEOPLE)]
+"""Rows 1 to 6; the fifth is about two people."""
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    path = tmp_path / "train.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in ROWS))
+    return path
+
+
+def found(data: Path, *identifiers: str) -> list[Match]:
+    hashes, tokens = subject_hashes(identifiers, KEY), likenesses(identifiers, KEY)
+    return find_records([data], KEY, subjects=hashes, likenesses=tokens, near=False)
+
+
+@pytest.mark.parametrize(
+    ("spelled", "row"),
+    [
+        ("Ines.Kolb@Example.org", 1),
+        ('"Kolb, Ines" <INES.KOLB@example.org.>', 1),
+        ("Tam O\u2019Dell", 2),
+        ("mu\u0308ller@xn--bcher-kva.example", 3),
+        ("tel:+49-151-55500199", 4),
+        ("Lena.Roth@example.org", 5),
+        ("Jose\u0301 Ortiz", 5),
+        ("12", 6),
+    ],
+)
+def test_the_same_by_standard_is_found(data: Path, spelled: str, row: int) -> None:
+    """Any spelling that a standard equates finds the record as its subject's; of two people either one."""
+    assert [(match.row, match.how) for match in found(data, spelled)] == [(row, "subject")]
+
+
+@pytest.mark.parametrize(
+    ("spelled", "row", "reason"),
+    [
+        ("ines.kolb+list@example.org", 1, "tag"),
+        ("Kolb Ines", 1, "name"),
+        ("tam o'dell", 2, "apostrophe"),
+        ("mueller@buecher.example", 3, "transliteration"),
+        ("0151/5550 0199", 4, "digits"),
+        ("jose ortiz", 5, "accents"),
+        ("12.0", 6, "digits"),
+    ],
+)
+def test_perhaps_the_same_is_proposed(data: Path, spelled: str, row: int, reason: str) -> None:
+    """A similar spelling is a candidate by row and reason; it is no match."""
+    assert [(match.row, match.how, match.reason) for match in found(data, spelled)] == [(row, "similar identifier", reason)]
+
+
+@pytest.mark.parametrize(
+    "spelled", ["ineskolb@example.org", "ines.kolb@example.com", "Tam Dell", "m\u00fcller@example", "13", "nobody"]
+)
+def test_others_are_not_proposed(data: Path, spelled: str) -> None:
+    """Another address, name or number finds nothing."""
+    assert found(data, spelled) == []
+
+
+def test_a_name_in_a_text_is_proposed_where_nothing_else_is(tmp_path: Path) -> None:
+    """A mention is a candidate in any case and with any accents; a part of it is none, nor is one beside a record of the person."""
+    path = tmp_path / "texts.jsonl"
+    texts = ["Where was NORA V\u00c9LT born?", "Nora was with Velt.", "Write to Nora-Velt@Example.org!", "Noravelt"]
+    path.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+    assert [(match.row, match.how) for match in found(path, "Nora Velt")] == [(1, "named in its text"), (3, "named in its text")]
+    assert [match.row for match in found(path, "nora-velt@example.org")] == [3]
+    assert found(path, "Nora") == []
+    path.write_text(path.read_text() + json.dumps({"subject_id": "Nora Velt", "text": "Something else."}) + "\n")
+    assert [(match.row, match.how) for match in found(path, "Nora Velt")] == [(5, "subject")]
+
+
+def test_passages_are_found_in_other_unicode_forms(data: Path, tmp_path: Path) -> None:
+    """A searched text is found whatever its normalization form and white space, a mail address in any case."""
+    path = tmp_path / "texts.jsonl"
+    path.write_text(json.dumps({"text": "Caf\u00e9 de\n  la Paix, Ines.Kolb@Example.ORG"}) + "\n")
+    for text in ("Cafe\u0301 de la Paix", "ines.kolb@example.org", "Ines.Kolb@Example.org"):
+        assert [match.how for match in find_records([path], KEY, texts=[text], near=False)] == ["text"]
+    assert find_records([path], KEY, texts=["cafe de la paix"], near=False) == []
+
+
+def test_tokens_name_nobody() -> None:
+    """No identifier and no part of one stands in the tokens, and under another key they are others."""
+    tokens = likenesses(["Nora Velt", "nora.velt@example.org", "+49 151 5550 0199"], KEY)
+    assert not any(part in " ".join(tokens).lower() for part in ("nora", "velt", "example", "5550"))
+    assert not set(tokens) & set(likenesses(["Nora Velt", "nora.velt@example.org"], RecordKey(b"x" * 32)))
+    assert {token.split(":")[0].split()[0] for token in tokens} <= {*REASONS, "skeleton", "first", "2", "3", "4", "5"}
+
+
+def test_a_lookup_gives_what_comparing_gives() -> None:
+    """The hashed lookup and the plain comparison agree, also where an identifier is asked for twice."""
+    names = ["Nora Velt", "nora.velt@example.org", "N\u00f6ra Velt", "Noera Velt", "velt nora", "NoraVelt", "other", "0012", "12"]
+    from verify.likeness import compare
+
+    for sought in names:
+        lookup = Lookup(likenesses([sought], KEY), KEY)
+        for name in [*names, *names]:
+            expected, likeness = compare(sought, name), lookup.person(name).likeness
+            assert (likeness is None) == (expected.sameness == "different")
+            if expected.sameness == "maybe":
+                assert likeness is not None
+                assert likeness.reason == expected.level
+
+
+def asked(ledger: Ledger, *identifiers: str) -> list[Request]:
+    key = RecordKey.load()
+    new = [from_lines([name], key, regime="gdpr", received=date(2026, 11, 2), country=None) for name in identifiers]
+    return ledger.advance_all(ledger.add_all(new), "identity_verified")
+
+
+def planned(ledger: Ledger, data: Path, request: Request, *confirmed: str, not_same: tuple[str, ...] = ()) -> None:
+    models = data.parent / "models"
+    models.mkdir(exist_ok=True)
+    choices = Choices((str(data),), (str(models),), output=data.parent / "deletions")
+    note(ledger, draft(ledger, [ledger.request(request.id)], choices, RecordKey.load(), confirmed, not_same), choices.output)
+
+
+def test_no_request_is_not_found_while_a_candidate_is_undecided(data: Path, ledger: Ledger) -> None:
+    """A plan with an undecided candidate is not noted; a rejection is noted by the record's hash, stays, and stands in the story."""
+    (request,) = asked(ledger, "ines.kolb+list@example.org")
+    with pytest.raises(InputError, match="--not-same"):
+        planned(ledger, data, request)
+    assert ledger.request(request.id).state == "identity_verified"
+    with pytest.raises(InputError, match="no request that is planned now"):
+        planned(ledger, data, request, not_same=("R-0",))
+    planned(ledger, data, request, not_same=(request.id,))
+    decided = ledger.request(request.id)
+    assert decided.state == "not_found"
+    record = load_records(ROWS[:1])[0]
+    assert decided.rejected == {RecordKey.load().of(record.fingerprint)}
+    assert any("1 record with a similar identifier" in line for line in story(decided, date(2026, 11, 3)))
+    ledger.advance(request.id, "identity_verified")
+    planned(ledger, data, request)
+    assert ledger.request(request.id).state == "not_found", "what was rejected once is not asked again"
+
+
+def test_a_confirmed_candidate_is_the_persons(data: Path, ledger: Ledger) -> None:
+    """Confirmed by row, a candidate is to be deleted; a row that is proposed to two requests needs the name of one."""
+    key = RecordKey.load()
+    first, second, found_one = asked(ledger, "tam o'dell", "TAM O\u2019DELL", "INES.KOLB@example.org")
+    requests = [first, second, found_one]
+    for entry in match_requests(requests[:2], [str(data)], key, Fields()):
+        assert (entry.removed, [match.row for match in entry.candidates]) == ((), [2])
+    with pytest.raises(InputError, match="request's id in front"):
+        match_requests(requests, [str(data)], key, Fields(), ["train.jsonl:2"])
+    one, other, certain = match_requests(requests, [str(data)], key, Fields(), [f"{first.id}:train.jsonl:2"])
+    assert ([match.row for match in one.removed], one.candidates, one.places[0].near_duplicates) == ([2], (), 0)
+    assert ([match.row for match in other.removed], [match.row for match in other.candidates]) == ([], [2])
+    assert [match.row for match in certain.certain] == [1]
+    with pytest.raises(InputError, match="no candidate"):
+        match_requests([first], [str(data)], key, Fields(), ["train.jsonl:1"])
+
+
+def test_a_plan_says_why_and_names_nobody(data: Path, ledger: Ledger) -> None:
+    """What the operator reads has row, hash and reason, and no identifier."""
+    (request,) = asked(ledger, "jose ortiz")
+    drafted = draft(ledger, [request], Choices((str(data),), ()), RecordKey.load())
+    lines = list(proposed(drafted))
+    assert "must be decided first" in lines[0]
+    assert "train.jsonl:5" in lines[1]
+    assert REASONS["accents"] in lines[1]
+    assert not any(part in " ".join(lines).lower() for part in ("ortiz", "jos", "lena"))
+
+
+def test_requests_of_release_0_1_0_are_found_as_before(data: Path, ledger: Ledger) -> None:
+    """A hash of the identifier as it was spelled, without tokens, finds the same spelling in the data, and the canonical one."""
+    key = RecordKey.load()
+    for row, spelled in ((2, "Tam  O\u2019Dell"), (3, "m\u00fcller@b\u00fccher.example"), (1, "ines.kolb@example.org")):
+        name = ledger.add(NewRequest((key.of(spelled, "subject"),), "gdpr", date(2026, 11, 2), identifier_form=1))
+        (entry,) = match_requests([ledger.request(name)], [str(data)], key, Fields())
+        assert [match.row for match in entry.certain] == [row]
+
+
+def test_opendsr_identities_are_normalised() -> None:
+    """A request over HTTP has the hashes and tokens that the same identifier has at the command line."""
+    body = {
+        "subject_request_id": "a7551968-d5d6-44b2-9831-815ac9017798",
+        "subject_request_type": "erasure",
+        "subject_identities": [{"identity_type": "email", "identity_value": "<Ines.Kolb@EXAMPLE.org>"}],
+    }
+    sent = from_opendsr(json.dumps(body), KEY)
+    typed = from_lines(["ines.kolb@example.org"], KEY, regime="gdpr", received=date(2026, 11, 2), country=None)
+    assert (sent.subjects, sent.likenesses, sent.identifier_form) == (typed.subjects, typed.likenesses, 2)
+
+
+def test_suppression_in_every_spelling(data: Path, tmp_path: Path) -> None:
+    """A suppressed person who comes back with a capital, in another Unicode form or beside somebody else is caught; a similar
+    spelling is a candidate."""
+    listed, fresh = SuppressionList(), tmp_path / "fresh.jsonl"
+    listed.add(load_records(ROWS), KEY)
+    listed.save(tmp_path / "list.jsonl")
+    back: list[object] = [
+        "INES.kolb@example.org",
+        "mu\u0308ller@xn--bcher-kva.example",
+        ["new@example.org", "JOSE\u0301@example.org"],
+    ]
+    back += [["x", "Jose\u0301  Ortiz"], 12.0, "ines.kolb+2@example.org", "Lena Roth", "ines@example.org"]
+    fresh.write_text("".join(json.dumps({"subject_id": who, "text": f"New text number {n}."}) + "\n" for n, who in enumerate(back)))
+    hits = list(SuppressionList.load(tmp_path / "list.jsonl").check(fresh, KEY))
+    assert [(hit.row, hit.how, hit.reason, hit.certain) for hit in hits] == [
+        (1, "subject", None, True),
+        (2, "subject", None, True),
+        (4, "subject", None, True),
+        (5, "subject", None, True),
+        (6, "similar identifier", "tag", False),
+        (7, "similar identifier", "name", False),
+    ]
+
+
+def test_a_list_of_release_0_1_0_goes_on(data: Path, tmp_path: Path) -> None:
+    """A list with hashes of identifiers as they were spelled is read, still catches them, and is saved in the new format."""
+    path = tmp_path / "list.jsonl"
+    header = {"schema": BEFORE, "permutations": 128, "scheme": json.loads(_empty_header(tmp_path))["scheme"]}
+    lines = [header, {"subject": KEY.of("Tam  O\u2019Dell", "subject")}, {"entries": 1}]
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    listed = SuppressionList.load(path)
+    assert [hit.row for hit in listed.check(data, KEY)] == [2]
+    listed.save(path)
+    assert "suppression/2" in path.read_text()
+    assert [hit.row for hit in SuppressionList.load(path).check(data, KEY)] == [2]
+
+
+def _empty_header(folder: Path) -> str:
+    SuppressionList().save(folder / "empty.jsonl")
+    return (folder / "empty.jsonl").read_text().splitlines()[0]
+
+
+def test_from_the_shell(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """`scan` lists candidates with their reason and quotes none; `check-dataset` exits with 3 until they are let pass."""
+    monkeypatch.setattr("sys.stdin", io.StringIO("INES.KOLB@example.org\njose ortiz\n"))
+    assert unlearn.cli.main(["scan", "--data", str(data), "--subjects", "-"]) == 0
+    shown = capsys.readouterr().out
+    assert f"similar identifier  {REASONS['accents']}" in shown
+    assert "1 records; 0 near-duplicates to confirm; 1 candidates to decide" in shown
+    assert not any(part in shown.lower() for part in ("kolb", "ortiz", "answer"))
+    listed, fresh = tmp_path / "own.jsonl", tmp_path / "fresh.jsonl"
+    assert unlearn.cli.main(["suppress", str(data), "--suppression", str(listed)]) == 0
+    fresh.write_text(json.dumps({"subject_id": "tam o'dell", "text": "A new text."}) + "\n")
+    check = ["check-dataset", str(fresh), "--suppression", str(listed)]
+    assert unlearn.cli.main(check) == 3
+    assert unlearn.cli.main([*check, "--allow-similar"]) == 0
+    assert "1 candidates" in capsys.readouterr().out
+    fresh.write_text(json.dumps({"subject_id": "TAM@example.org", "text": "A new text."}) + "\n")
+    assert unlearn.cli.main(check) == 0
