@@ -3,7 +3,7 @@
 import unicodedata
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from verify.canonical import canonical, same, with_canonical_mails
@@ -157,6 +157,7 @@ ALPHABET = (
     "aAbBiIsSkK0159.+-_@ <>:/%\"'()#?"
     "\u00e4\u00c4\u00df\u0131\u0130\u212a\u0308\u200b\u00ad\ufb01\uff21\u0430\u3002\u00a0\u2019\u0661"
 )
+PATIENT = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 SPELLED = st.one_of(
     st.text(max_size=20),
     st.text(ALPHABET, max_size=16),
@@ -167,12 +168,14 @@ SPELLED = st.one_of(
 )
 
 
+@PATIENT
 @given(SPELLED)
 def test_canonical_is_idempotent(text: str) -> None:
     """A canonical form is its own canonical form; so sameness, equality of forms, is an equivalence relation."""
     assert canonical(canonical(text)) == canonical(text)
 
 
+@PATIENT
 @given(SPELLED)
 def test_space_forms_and_marks_around_do_not_count(text: str) -> None:
     """Surrounding white space, a byte order mark and the normalization form of the input change nothing."""
@@ -180,6 +183,7 @@ def test_space_forms_and_marks_around_do_not_count(text: str) -> None:
         assert same(text, other)
 
 
+@PATIENT
 @given(SPELLED, SPELLED, SPELLED)
 def test_comparison_laws(one: str, other: str, third: str) -> None:
     """Sameness is reflexive, symmetric and transitive; likeness is symmetric and depends on the canonical form alone."""
@@ -190,6 +194,7 @@ def test_comparison_laws(one: str, other: str, third: str) -> None:
         assert same(one, third)
 
 
+@PATIENT
 @given(SPELLED, SPELLED)
 def test_skeletons_miss_nothing(one: str, other: str) -> None:
     """Two identifiers whose chains agree anywhere share a skeleton: looking up by skeletons finds all that comparing finds."""

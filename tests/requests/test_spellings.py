@@ -148,7 +148,7 @@ def planned(ledger: Ledger, data: Path, request: Request, *confirmed: str, not_s
 
 
 def test_no_request_is_not_found_while_a_candidate_is_undecided(data: Path, ledger: Ledger) -> None:
-    """A plan with an undecided candidate is not noted; a rejection is noted by the record's hash, stays, and stands in the story."""
+    """A plan with an undecided candidate is not noted; a rejection is noted by the record's hash, and stays."""
     (request,) = asked(ledger, "ines.kolb+list@example.org")
     with pytest.raises(InputError, match="--not-same"):
         planned(ledger, data, request)
