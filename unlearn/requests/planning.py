@@ -121,9 +121,7 @@ def draft(
     if confirmed and not fresh:
         raise InputError("--confirm comes too late: the records of these requests were registered for their audits, and stay so.")
     if strangers := sorted(set(not_same) - {request.id for request in fresh}):
-        raise InputError(
-            f"--not-same names {strangers[0][:80]!r}, which is no request that is planned now. Name it in --ids too."
-        )
+        raise InputError(f"--not-same names {strangers[0][:80]!r}, which is no request that is planned now. Name it in --ids too.")
     matched = match_requests(fresh, choices.data, key, choices.fields, confirmed, not_same) if fresh else []
     for request, entry in zip(fresh, matched, strict=True):
         _require_nothing_lost(request, entry, choices)
