@@ -3,6 +3,8 @@
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+import verify.adapter_types  # noqa: F401 - first of all: the trainer of transformers imports PEFT, and that imports bitsandbytes
+
 if TYPE_CHECKING:
     from unlearn.defenses.differential_privacy import DifferentialPrivacy
     from unlearn.defenses.federated import Federated

@@ -5,16 +5,19 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model
-from peft.tuners.lora import LoraLayer
 from torch import nn
 
 from unlearn.options import TrainingOptions
+from verify.adapter_types import is_adapter, require_supported
 from verify.errors import InputError
 from verify.models import LoadedModel
 from verify.quantized import is_quantized
 
 ALL_LINEAR = "all-linear"
+STATE_SPACE_MODELS = ("mamba", "mamba2", "falcon_mamba", "falcon_h1", "nemotron_h")
+BYPASSED = ("conv1d", "dt_proj", "out_proj")
+"""Layers of a Mamba block whose weights its scan reads directly, so that an adapter around them is never called; PEFT refuses two
+of them, and would take dt_proj, which then learns nothing."""
 
 
 def attach_adapter(model: Any, options: TrainingOptions) -> Any:
@@ -28,11 +31,13 @@ def attach_adapter(model: Any, options: TrainingOptions) -> Any:
             or it is an adapter that cannot be unfrozen.
     """
     require_attachable(model, options)
-    if isinstance(model, PeftModel):
+    if is_adapter(model):
         unfreeze_adapter(model)
         return model
     if not options.lora:
         return model
+    from peft import LoraConfig, get_peft_model
+
     targets = _targets(model, options.lora_targets)
     torch.manual_seed(options.seed)
     config = LoraConfig(
@@ -45,7 +50,10 @@ def attach_adapter(model: Any, options: TrainingOptions) -> Any:
     try:
         wrapped = get_peft_model(model, config)
     except ValueError as error:
-        raise InputError(f"--lora-targets {options.lora_targets} fits no layer of this model ({error}). Try all-linear.") from None
+        raise InputError(
+            f"--lora-targets {options.lora_targets} cannot be adapted in this model ({error}). "
+            f"Name some of {', '.join(_linear_names(model))}, separated by commas."
+        ) from None
     if options.gradient_checkpointing:
         wrapped.enable_input_require_grads()
     return wrapped
@@ -53,7 +61,8 @@ def attach_adapter(model: Any, options: TrainingOptions) -> Any:
 
 def require_attachable(model: Any, options: TrainingOptions) -> None:
     """Raise InputError where `attach_adapter` would for what was asked, so that no run is begun with it."""
-    if isinstance(model, PeftModel):
+    if is_adapter(model):
+        require_supported(model, "the model")
         return
     if options.lora:
         _targets(model, options.lora_targets)
@@ -65,11 +74,18 @@ def _targets(model: Any, asked: str) -> str | list[str]:
     """The layers to adapt, as PEFT takes them.
 
     Raises:
-        InputError: a name fits no layer, which PEFT would pass over, or fits one of two layers that share their weights.
+        InputError: a name fits no layer, which PEFT would pass over, one of two layers that share their weights, or one whose
+            weights are read without calling it.
     """
     names = [name.strip() for name in asked.split(",") if name.strip()]
+    bypassed = BYPASSED if getattr(getattr(model, "config", None), "model_type", None) in STATE_SPACE_MODELS else ()
     if names == [ALL_LINEAR]:
-        return ALL_LINEAR
+        return _linear_names(model) if bypassed else ALL_LINEAR
+    if wrong_layers := [name for name in names if name.rpartition(".")[2] in bypassed]:
+        raise InputError(
+            f"--lora-targets {','.join(wrong_layers)}: a Mamba block reads these weights without calling the layer, so an adapter "
+            f"on it would have no effect. Name some of {', '.join(_linear_names(model))}, or {ALL_LINEAR} alone."
+        )
     layers = _layers(model)
     unknown = [name for name in names if not any(_fits(name, place) for place in layers)]
     if unknown or not names:
@@ -89,6 +105,20 @@ def _targets(model: Any, asked: str) -> str | list[str]:
     return names
 
 
+def _linear_names(model: Any) -> list[str]:
+    """Names of the linear layers that an adapter can be put on; the head is not among them."""
+    from transformers.pytorch_utils import Conv1D
+
+    head = model.get_output_embeddings()
+    bypassed = BYPASSED if model.config.model_type in STATE_SPACE_MODELS else ()
+    found = {
+        place.rpartition(".")[2]
+        for place, module in model.named_modules()
+        if isinstance(module, (nn.Linear, Conv1D)) and module is not head
+    }
+    return sorted(found - set(bypassed))
+
+
 def _layers(model: nn.Module) -> dict[str, nn.Module]:
     """The layers that hold a matrix, by their place in the model."""
     return {
@@ -103,20 +133,10 @@ def _fits(name: str, place: str) -> bool:
     return place == name or place.endswith(f".{name}")
 
 
-def unfreeze_adapter(model: PeftModel) -> None:
-    """Let the active adapter be trained where nothing of the model would be: `PeftModel.from_pretrained` freezes it unless told.
-
-    Raises:
-        InputError: PEFT cannot unfreeze an adapter of this kind afterwards.
-    """
-    if any(parameter.requires_grad for parameter in model.parameters()):
-        return
-    try:
+def unfreeze_adapter(model: Any) -> None:
+    """Let the active adapter of a `PeftModel` be trained where nothing of it asks for gradients, as PEFT loads it by default."""
+    if not any(parameter.requires_grad for parameter in model.parameters()):
         model.set_requires_grad(model.active_adapters, True)
-    except TypeError:
-        raise InputError(
-            "this adapter was loaded frozen. Load it with PeftModel.from_pretrained(..., is_trainable=True), or give its folder."
-        ) from None
 
 
 def gradient_flags(model: nn.Module) -> dict[str, bool]:
@@ -132,14 +152,14 @@ def put_gradient_flags(model: nn.Module, flags: Mapping[str, bool]) -> None:
 
 def require_adapter(model: Any, quantize: str) -> None:
     """Raise InputError where a model is no adapter yet, so that nothing of it could be trained on a quantized base."""
-    if isinstance(model, PeftModel) or (isinstance(model, (str, Path)) and (Path(model) / "adapter_config.json").is_file()):
+    if is_adapter(model) or (isinstance(model, (str, Path)) and (Path(model) / "adapter_config.json").is_file()):
         return
     raise InputError(f"--quantize {quantize} trains an adapter only. Add --lora, or leave out --quantize.")
 
 
 def require_whole(loaded: LoadedModel, method: str) -> None:
     """Raise InputError where a model is an adapter: the difference of two products B A is no product of the same rank."""
-    if isinstance(loaded.model, PeftModel):
+    if is_adapter(loaded.model):
         raise InputError(
             f"{method} works on whole weights, and {loaded.name} is an adapter. Merge it into its base first (merge_and_unload of "
             "PEFT) and give that model, or use a method that changes the adapter itself: an objective such as npo, or ssd."
@@ -151,7 +171,7 @@ def merged(model: Any) -> Any:
 
     A quantized base becomes whole first: folded into few bits, most of the change would be rounded away.
     """
-    if not isinstance(model, PeftModel):
+    if not is_adapter(model):
         return model
     return _dequantized_and_folded(model) if is_quantized(model) else model.merge_and_unload()
 
@@ -159,6 +179,8 @@ def merged(model: Any) -> Any:
 @torch.no_grad()
 def _dequantized_and_folded(model: Any) -> Any:
     """Whole weights that compute what the quantized base and its adapter did, but for the rounding of their products."""
+    from peft.tuners.lora import LoraLayer
+
     names = model.active_adapters
     changes = {
         place: sum(module.get_delta_weight(name) for name in names)

@@ -12,14 +12,16 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from peft import PeftModel, set_peft_model_state_dict
 from safetensors.torch import load_file
 from torch import nn
 
 from unlearn import processes
 from unlearn.options import TrainingOptions
+from verify.adapter_types import is_adapter
 from verify.errors import InputError, IntegrityError
 from verify.files import MANIFEST, new_output, read_json, verify_manifest, write_json
+from verify.loading import put_adapter_file, put_weights
+from verify.weight_files import ADAPTER, weight_files
 
 WORK = "work"
 """Subfolder for checkpoints of an unfinished run; they may hold what is being removed, so it goes when the run ends."""
@@ -112,13 +114,10 @@ def put_checkpoint(model: nn.Module, folder: Path) -> None:
     Raises:
         IntegrityError: the checkpoint lacks weights, or holds others than this model has.
     """
-    if isinstance(model, PeftModel):
-        set_peft_model_state_dict(model, load_file(folder / "adapter_model.safetensors"))
+    if is_adapter(model):
+        put_adapter_file(model, folder / ADAPTER)
         return
     weights: dict[str, Any] = {}
-    for file in sorted(folder.glob("model*.safetensors")):
+    for file in weight_files(folder):
         weights.update(load_file(file))
-    missing, unexpected = model.load_state_dict(weights, strict=False)
-    own = dict(model.named_parameters())  # tied weights are listed once here, and stored once
-    if not weights or unexpected or any(name in own for name in missing):
-        raise IntegrityError(f"{folder} does not hold the weights of this model. Restore the folder, or retrain.")
+    put_weights(model, weights, str(folder))

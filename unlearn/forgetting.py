@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
-from peft import PeftModel
 
 from unlearn import processes
 from unlearn.adapters import merged, require_adapter
@@ -27,6 +26,7 @@ from unlearn.selection import Selection
 from unlearn.suitability import require_inputs, require_quantizable, require_repeatable, require_suited
 from unlearn.training import run_objective, save_model
 from unlearn.weights import mean_loss, sample
+from verify.adapter_types import is_adapter
 from verify.canaries import find_canaries
 from verify.identity import RecordKey
 from verify.models import load_model
@@ -197,7 +197,7 @@ def _rounding(method: Method, context: Context) -> Rounding | None:
     if not isinstance(method, Objective | Level) or context.options.lora:
         return None
     model = context.loaded.model
-    inside = isinstance(method, InsideLayers) and not isinstance(model, PeftModel)
+    inside = isinstance(method, InsideLayers) and not is_adapter(model)
     return Rounding(model, cast(InsideLayers, method).trained_parameters(model) if inside else None)
 
 
@@ -225,7 +225,7 @@ def _run_objective(method: Objective, context: Context, selection: Selection | N
     if "warning" in facts.get("selection", {}) and processes.is_main():
         print(f"WARNING: {facts['selection']['warning']}", file=sys.stderr)  # noqa: T201
     # An adapter made for unlearning is folded in: one that can be switched off would leave the old model in service.
-    fresh = context.options.lora and not isinstance(context.loaded.model, PeftModel)
+    fresh = context.options.lora and not is_adapter(context.loaded.model)
     return Outcome(merged(trained.model) if fresh else trained.model, trained.result, facts)
 
 

@@ -24,12 +24,11 @@ are left out of the short training, are as deeply learned as the forget set, and
 import copy
 import dataclasses
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from peft import LoraConfig, PeftModel
-from peft.tuners.lora import LoraLayer
 
 from unlearn import processes
 from unlearn.levels import Floats, Levels, base_of, encoded, estimate_levels, train_share, trained_options
@@ -37,6 +36,7 @@ from unlearn.methods.base import Context
 from unlearn.options import DEFAULTS, TrainingOptions
 from unlearn.results import TrainingResult
 from unlearn.weights import sample
+from verify.adapter_types import is_adapter
 from verify.encoding import Encoded
 from verify.models import LoadedModel
 from verify.records import Record
@@ -119,7 +119,7 @@ def _less_their_means(values: Floats, own: NDArray[np.bool_]) -> Floats:
 def mixed(base: LoadedModel, original: LoadedModel, weight: float) -> LoadedModel:
     """A new model between two that can be mixed: `weight` times the way from the base to the original."""
     model = copy.deepcopy(original.model)
-    if isinstance(model, PeftModel):
+    if is_adapter(model):
         _shrink_adapter(model, weight)
         return dataclasses.replace(original, model=model)
     start = dict(base.model.named_parameters())
@@ -130,8 +130,10 @@ def mixed(base: LoadedModel, original: LoadedModel, weight: float) -> LoadedMode
 
 def can_be_mixed(base: LoadedModel, original: LoadedModel) -> bool:
     """Whether something lies between: all weights alike in name and shape, or a plain LoRA adapter on the base."""
-    if isinstance(original.model, PeftModel):
-        return not isinstance(base.model, PeftModel) and all(
+    if is_adapter(original.model):
+        from peft import LoraConfig
+
+        return not is_adapter(base.model) and all(
             isinstance(config, LoraConfig) and not config.modules_to_save and not config.use_dora and config.bias == "none"
             for config in original.model.peft_config.values()
         )
@@ -139,7 +141,9 @@ def can_be_mixed(base: LoadedModel, original: LoadedModel) -> bool:
     return shapes[0] == shapes[1]
 
 
-def _shrink_adapter(model: PeftModel, weight: float) -> None:
+def _shrink_adapter(model: Any, weight: float) -> None:
+    from peft.tuners.lora import LoraLayer
+
     for module in model.modules():
         if isinstance(module, LoraLayer):
             for part in (module.lora_B, module.lora_embedding_B):

@@ -17,8 +17,6 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from peft import set_peft_model_state_dict
-from safetensors.torch import load_file
 
 from unlearn import processes
 from unlearn.adapters import attach_adapter
@@ -32,6 +30,7 @@ from verify.ensembles import ENSEMBLE, WEIGHTS, load_ensemble, write_ensemble
 from verify.errors import InputError, IntegrityError
 from verify.files import MANIFEST, is_complete, read_json, verify_manifest, write_json, write_manifest
 from verify.identity import RecordKey
+from verify.loading import load_adapter, put_adapter_file
 from verify.models import LoadedModel, load_model
 from verify.records import Fields, Record, RecordSource
 from verify.sources import load_records
@@ -183,7 +182,7 @@ def train_stages(
                 continue
             adapted = attach_adapter(model, dataclasses.replace(options, seed=plan.options.seed + shard))
             if stage:
-                set_peft_model_state_dict(adapted, load_file(folder.parent / f"slice-{stage - 1}" / WEIGHTS))
+                put_adapter_file(adapted, folder.parent / f"slice-{stage - 1}" / WEIGHTS)
             tokens = 0
             if prefix:
                 # `train_records` trains an adapter that is there already.
@@ -235,12 +234,10 @@ def serve(folder: Path, base: LoadedModel, plan: ShardPlan) -> Any:
 @torch.no_grad()
 def _added(folder: Path, base: LoadedModel, stages: Sequence[str]) -> Any:
     """Base plus the weight changes of all shards, added in their order."""
-    from peft import PeftModel
-
     (folder / ENSEMBLE).unlink(missing_ok=True)
     model, changes = base.model, []
     for stage in stages:
-        adapted = PeftModel.from_pretrained(model, str(folder / stage))
+        adapted = load_adapter(model, folder / stage)
         changes.append(delta_weights(adapted))
         model = adapted.unload()
     for change in changes:

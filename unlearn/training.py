@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft import PeftModel
 from torch import nn
 from transformers import PrinterCallback, TrainingArguments
 
@@ -27,6 +26,7 @@ from unlearn.selection import Selection, Selector, selector_of
 from unlearn.sharding import gathered, is_sharded
 from unlearn.stopping import stop_check
 from unlearn.trainer import RecordTrainer, Watch
+from verify.adapter_types import is_adapter
 from verify.digests import weights_digest
 from verify.encoding import Encoded, Encoder, padding_token_id, warn_of_spelled_tokens
 from verify.files import disk_errors, write_manifest
@@ -147,7 +147,7 @@ def run_objective(
         layer=objective.inner_layer(loaded.model) if isinstance(objective, InsideLayers) else None,
         seed=options.seed,
         # An adapter that is trained as such may lie on the head; a fresh one leaves the layer below it as it is.
-        trained_head=not options.lora or isinstance(loaded.model, PeftModel),
+        trained_head=not options.lora or is_adapter(loaded.model),
         given=tables,
     )
     rule = objective.stop_rule
@@ -157,7 +157,7 @@ def run_objective(
     flags = gradient_flags(loaded.model)
     model = attach_adapter(loaded.model, options)
     # Below an adapter nothing is trained: it is saved alone.
-    if isinstance(objective, InsideLayers) and not isinstance(model, PeftModel):
+    if isinstance(objective, InsideLayers) and not is_adapter(model):
         _train_only(model, objective.trained_parameters(model))
     sampler = _sampler(windows, options)
     weight = objective.anchor_weight * _unseen(sampler, options) if isinstance(objective, Anchored) else 0.0

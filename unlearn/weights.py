@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from peft import PeftModel
 from torch import Tensor, nn
 
 from unlearn.adapters import gradient_flags, put_gradient_flags, unfreeze_adapter
 from unlearn.methods.base import Context
+from verify.adapter_types import is_adapter
 from verify.encoding import Encoder, collate, padding_token_id
 from verify.errors import InputError
 from verify.models import LoadedModel
@@ -29,7 +29,7 @@ def edited_parameters(model: nn.Module) -> Iterator[dict[str, nn.Parameter]]:
     The base below an adapter is not saved with it, so that a change of the base would be lost.
     """
     flags = gradient_flags(model)
-    if isinstance(model, PeftModel):
+    if is_adapter(model):
         unfreeze_adapter(model)
     else:
         model.requires_grad_(True)

@@ -1,6 +1,5 @@
 """What both command lines share: exit statuses, errors without a traceback, and a progress bar."""
 
-import logging as python_logging
 import os
 import sys
 from collections.abc import Callable, Iterator
@@ -57,8 +56,6 @@ def quiet_imports() -> None:
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-    # bitsandbytes warns, at every import, that it found no kernels on a Hub; none is wanted.
-    python_logging.getLogger("bitsandbytes").setLevel(python_logging.ERROR)
 
 
 @contextmanager

@@ -7,14 +7,22 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from verify.adapter_types import answering_state
+
 
 def weights_digest(model: nn.Module) -> str:
-    """SHA-256 over names, types, shapes and bytes of all weights, in hexadecimal; the same however they are spread."""
+    """SHA-256 over names, types, shapes and bytes of all weights, in hexadecimal; the same however they are spread.
+
+    Of adapters it also covers which answer: one that is switched off, merged, inactive beside others or scaled otherwise than its
+    configuration says gives another digest. A model without adapters, or with adapters as they were loaded, is its tensors alone.
+    """
     digest = hashlib.sha256()
     for key, tensor in sorted(model.state_dict().items()):
         value: Tensor = whole(tensor.detach()).cpu().contiguous()
         digest.update(f"{key}\x00{value.dtype}\x00{tuple(value.shape)}\x00".encode())
         digest.update(memoryview(value.reshape(-1).view(torch.uint8).numpy()))  # type: ignore[arg-type]
+    for line in answering_state(model):
+        digest.update(f"\x00state\x00{line}\x00".encode())
     return digest.hexdigest()
 
 

@@ -20,6 +20,7 @@ from torch import Tensor
 from verify.digests import weights_digest
 from verify.errors import InputError, IntegrityError
 from verify.files import file_digest, read_json, write_json
+from verify.loading import load_adapter
 
 ENSEMBLE = "ensemble.json"
 SCHEMA = "unlearn-verify/ensemble/1"
@@ -51,8 +52,6 @@ def load_ensemble(folder: Path, load_base: Callable[[str], Any], base: str | Non
         InputError: the description is of another version, or names what is not there.
         IntegrityError: base or adapters are not those that the description names.
     """
-    from peft import PeftModel
-
     about = read_json(folder / ENSEMBLE)
     if not isinstance(about, dict) or about.get("schema") != SCHEMA or not about.get("adapters"):
         raise InputError(
@@ -68,11 +67,7 @@ def load_ensemble(folder: Path, load_base: Callable[[str], Any], base: str | Non
             raise InputError(f"{folder / ENSEMBLE} names an adapter that is not in the folder. Train the shards again.")
         if digests != {file: file_digest(path / file) for file in FILES}:
             raise IntegrityError(f"{path} is not the adapter that {ENSEMBLE} names. Restore it, or train the shards again.")
-        label = name.replace("/", "_")
-        if model is None:
-            model = PeftModel.from_pretrained(inner, str(path), adapter_name=label)
-        else:
-            model.load_adapter(str(path), adapter_name=label)
+        model = load_adapter(inner if model is None else model, path, adapter=name.replace("/", "_"))
     return combined(model, list(model.peft_config), about["combine"])
 
 
@@ -103,6 +98,7 @@ def combined(model: Any, adapters: list[str], combine: Combine) -> Any:
 
     # Instance attributes: the class stays the architecture's own, and so do its tokens, head and generation.
     inner.forward, inner.prepare_inputs_for_generation = forward, whole_prompt
+    inner.ensemble_combine = combine  # part of the digest: the same adapters, combined otherwise, answer otherwise
     for parameter in inner.parameters():
         parameter.requires_grad_(False)
     return inner

@@ -12,6 +12,8 @@ from verify.errors import InputError, IntegrityError
 from verify.files import MANIFEST, read_json, verify_manifest
 
 PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".h5", ".msgpack")
+FETCHED_FILES = ("*config.json", "*token*.json", "vocab.*", "merges.txt", "*.jinja", "ensemble.json", "*.safetensors.index.json")
+"""Of a Hub repository: all that decides which weights it holds."""
 LOADED_FILES = ("*.safetensors", "*.safetensors.index.json", "*config.json", "*token*.json", "vocab.*", "merges.txt", "*.jinja")
 
 
@@ -35,6 +37,42 @@ def require_safe_folder(source: str | Path) -> None:
     _require_files_inside(folder)
     _require_no_code(folder)
     _require_no_pickle(folder)
+
+
+def local_folder(source: str | Path) -> Path:
+    """A model's folder on this machine, checked by `require_safe_folder`: a Hub repository is fetched first, without its pickles.
+
+    Raises:
+        InputError: it does not exist, cannot be fetched, or must not be opened.
+    """
+    require_safe_folder(source)
+    if Path(source).is_dir():
+        return Path(source)
+    from huggingface_hub import snapshot_download
+
+    try:
+        folder = Path(snapshot_download(str(source), allow_patterns=list(FETCHED_FILES)))
+        snapshot_download(str(source), revision=folder.name, allow_patterns=_weights_to_fetch(folder))
+    except Exception as error:  # noqa: BLE001 - of many unrelated types: a malformed name, no network, no access, no such repository
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise InputError(
+            f"no causal language model could be loaded from {source}: {reason} "
+            "Give a folder written by save_pretrained(...), or a Hub name (owner/name) that this machine can reach or has cached."
+        ) from None
+    require_safe_folder(folder)
+    return folder
+
+
+def _weights_to_fetch(folder: Path) -> list[str]:
+    """The weight files that a loader would take, and no second format of the same weights."""
+    if (folder / "adapter_config.json").is_file():
+        return ["adapter_model.safetensors"]
+    if (folder / "ensemble.json").is_file():
+        return ["*/adapter_model.safetensors"]
+    if not (folder / "model.safetensors.index.json").is_file():
+        return ["model.safetensors"]
+    _require_files_inside(folder)
+    return [*set(read_json(folder / "model.safetensors.index.json")["weight_map"].values()), "model.safetensors"]
 
 
 def require_listed(folder: Path, manifest: Mapping[str, Any]) -> None:

@@ -1,7 +1,8 @@
-"""The door to `transformers`: models come in safely, with a digest of what they are.
+"""Load causal language models and adapters, with a digest of what they are.
 
 Weights are read from safetensors only and a repository's code is never executed (`verify.model_folders` looks before anything is
-opened); weights that are not finite are refused, and so is a tokenizer that does not belong to the model.
+opened); every weight has to find its place (`verify.loading`); weights that are not finite are refused, and so is a tokenizer that
+does not belong to the model.
 """
 
 from collections.abc import Iterable
@@ -12,11 +13,14 @@ from typing import Any
 import torch
 from torch import nn
 
+from verify.adapter_types import require_supported
+from verify.architectures import require_causal_model
 from verify.digests import tokenizer_digest, weights_digest
 from verify.ensembles import ENSEMBLE, load_ensemble
 from verify.errors import InputError
 from verify.files import read_json
-from verify.model_folders import require_safe_folder
+from verify.loading import load_adapter, load_whole
+from verify.model_folders import local_folder, require_safe_folder
 from verify.quantized import is_quantized, keep_layout, loading_arguments, remembered_quantization
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -51,7 +55,7 @@ def load_model(
     *,
     tokenizer: Any = None,
     base: str | Path | None = None,
-    dtype: str = "auto",
+    dtype: str | torch.dtype = "auto",
     device: str | None = None,
     quantize: str | None = None,
 ) -> LoadedModel:
@@ -59,22 +63,24 @@ def load_model(
 
     Args:
         source: a folder, a Hub name, a `PreTrainedModel`, a `PeftModel` or a `LoadedModel`.
-        tokenizer: the tokenizer of a model in memory; for a folder, overrides the one in it.
+        tokenizer: the tokenizer of a model in memory, or a folder that holds one; for a folder, overrides the one in it.
         base: for an adapter folder, the base model's folder; the default is the one named in its `adapter_config.json`.
-        dtype: "auto" (as stored), "float32", "bfloat16" or "float16".
+        dtype: "auto" (as stored), "float32", "bfloat16" or "float16"; or the `torch.dtype` of that name.
         device: "cpu", "cuda", ...; the default is a GPU where there is one.
         quantize: keep the layers in "4bit" or "8bit"; the digest is then that of the quantized weights. An adapter that was
             trained on such a base gets one again without being asked.
 
     Raises:
-        InputError: the folder is missing, incomplete, tampered with, holds pickles or code, its weights are not finite, or
-            the tokenizer does not belong to the model.
+        InputError: the folder is missing, incomplete, tampered with, holds pickles or code, its weights do not fit the model or are
+            not finite, the model is no causal language model, or the tokenizer does not belong to it.
     """
     if isinstance(source, LoadedModel):
         return source
+    if isinstance(tokenizer, (str, Path)):
+        tokenizer = load_tokenizer(tokenizer)
     if isinstance(source, (str, Path)):
         device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-        model, tokenizer_source = _load_folder(str(source), base, dtype, quantize, device)
+        model, tokenizer_source = _load_folder(str(source), base, str(dtype).removeprefix("torch."), quantize, device)
         tokenizer, name = tokenizer or load_tokenizer(tokenizer_source), Path(source).name or Path(source).resolve().name
     else:
         model, name = source, type(source).__name__
@@ -82,6 +88,8 @@ def load_model(
             raise InputError("a model in memory cannot be quantized any more. Give its folder, or leave out --quantize.")
         if tokenizer is None:
             raise InputError("a model in memory needs its tokenizer too: pass tokenizer=..., or give the model's folder.")
+    require_supported(model, name)
+    require_causal_model(model)
     require_finite(model, name)
     require_fitting_tokenizer(model, tokenizer, name)
     if is_quantized(model):
@@ -107,17 +115,14 @@ def load_tokenizer(source: str | Path) -> Any:
 
 def _load_folder(source: str, base: str | Path | None, dtype: str, quantize: str | None, device: str) -> tuple[Any, str]:
     """The model, and where its tokenizer lies: an adapter without one uses its base model's."""
-    from peft import PeftModel
-
-    require_safe_folder(source)
-    folder = Path(source)
+    folder = local_folder(source)
     if (folder / ENSEMBLE).is_file():
         named_base = None if base is None else str(base)
         if quantize is not None:
             raise InputError(f"{source} answers by several adapters, whose base cannot be quantized. Leave out --quantize.")
         return load_ensemble(folder, lambda place: _load_folder(place, None, dtype, None, device)[0], named_base), source
     if not (folder / "adapter_config.json").is_file():
-        return _from_pretrained(source, dtype, quantize, device), source
+        return _load_whole(source, folder, dtype, quantize, device), source
     settings = read_json(folder / "adapter_config.json", constants=True)
     if not isinstance(settings, dict):
         raise InputError(f"{folder / 'adapter_config.json'} is not an adapter's configuration. Save the adapter again.")
@@ -125,35 +130,24 @@ def _load_folder(source: str, base: str | Path | None, dtype: str, quantize: str
     if base is None and not named:
         raise InputError(f"{source} is an adapter that names no base model. Give its folder with --base DIR.")
     base_source = str(base or named)
-    require_safe_folder(base_source)
-    base_model = _from_pretrained(base_source, dtype, remembered_quantization(folder, quantize), device)
-    try:
-        model = PeftModel.from_pretrained(base_model, source, is_trainable=True)
-    except Exception as error:  # noqa: BLE001 - many unrelated types, all of which mean "not an adapter of this model"
+    base_folder = local_folder(base_source)
+    if (base_folder / "adapter_config.json").is_file() or (base_folder / ENSEMBLE).is_file():
         raise InputError(
-            f"the adapter {source} could not be put on {base_source} ({type(error).__name__}). "
-            "Give the base model it was trained on with --base DIR, or save the adapter again."
-        ) from None
+            f"the base of the adapter {source}, {base_source}, is an adapter itself. Give the whole model below with --base DIR, "
+            "or merge the lower adapter first (merge_and_unload of PEFT) and save the result."
+        )
+    base_model = _load_whole(base_source, base_folder, dtype, remembered_quantization(folder, quantize), device)
+    model = load_adapter(base_model, folder, trainable=True)
     return model, source if (folder / "tokenizer_config.json").is_file() else base_source
 
 
-def _from_pretrained(source: str, dtype: str, quantize: str | None, device: str) -> Any:
-    from transformers import AutoModelForCausalLM
-
+def _load_whole(source: str, folder: Path, dtype: str, quantize: str | None, device: str) -> Any:
+    """A model with weights of its own, in the precision or bits asked for."""
     if dtype != "auto" and dtype not in DTYPES:
         raise InputError(f"--dtype {dtype} is unknown. Use auto, {', '.join(DTYPES)}.")
     precision = DTYPES.get(dtype, "auto")
-    try:
-        more = {} if quantize is None else loading_arguments(source, quantize, precision, device)
-        return AutoModelForCausalLM.from_pretrained(source, dtype=precision, use_safetensors=True, trust_remote_code=False, **more)
-    except Exception as error:
-        if isinstance(error, InputError):
-            raise
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise InputError(
-            f"no causal language model could be loaded from {source}: {reason} "
-            "Give a folder written by save_pretrained(...) with config.json and *.safetensors, or a Hub name."
-        ) from None
+    more = {} if quantize is None else loading_arguments(str(folder), quantize, precision, device)
+    return load_whole(folder, source, {"dtype": precision, **more})
 
 
 def require_finite(model: nn.Module, name: str) -> None:

@@ -4,13 +4,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from peft import PeftModel
-
 from unlearn.adapters import merged
 from unlearn.defenses.federation import clients_that_stay, run_federation, write_federation
 from unlearn.methods.base import Context, Cost, Outcome
 from unlearn.provenance import LOG_NAME
 from unlearn.training import log_writer
+from verify.adapter_types import is_adapter
 from verify.digests import weights_digest
 from verify.identity import RecordKey
 
@@ -57,6 +56,4 @@ class ClientRetrain:
         log.begin(0)
         log.end(weights_digest(trained.model))
         facts = {"clients_deleted": len(saved.clients) - len(clients), "clients_trained": len(clients)}
-        return Outcome(
-            trained.model if isinstance(context.loaded.model, PeftModel) else merged(trained.model), trained.result, facts
-        )
+        return Outcome(trained.model if is_adapter(context.loaded.model) else merged(trained.model), trained.result, facts)

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
-from peft import PeftModel
 from torch import Tensor
 
 from unlearn.adapters import attach_adapter, merged
@@ -28,6 +27,7 @@ from unlearn.defenses.flower import Reply, Weights, aggregate, require_flower
 from unlearn.methods.base import Context, Cost, Outcome
 from unlearn.provenance import LOG_NAME, LogWriter
 from unlearn.results import TrainingResult
+from verify.adapter_types import is_adapter
 from verify.digests import weights_digest
 from verify.errors import InputError
 from verify.identity import RecordKey
@@ -99,7 +99,7 @@ class FedEraser:
         epochs = (len(rounds) - 1) * shorter.local_epochs
         result = TrainingResult(done[0], epochs, None, done[1], time.monotonic() - began)
         facts = {"clients_deleted": len(saved.clients) - len(clients), "rounds_calibrated": len(rounds) - 1}
-        return Outcome(model if isinstance(context.loaded.model, PeftModel) else merged(model), result, facts)
+        return Outcome(model if is_adapter(context.loaded.model) else merged(model), result, facts)
 
 
 def _kept_rounds(folder: Path, saved: SavedFederation, clients: Mapping[str, Sequence[Any]]) -> list[Path]:

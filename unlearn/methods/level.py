@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 import numpy as np
-from peft import PeftModel
 
 from unlearn.adapters import merged
 from unlearn.checkpoints import Checkpoint, open_work, put_checkpoint
@@ -27,6 +26,7 @@ from unlearn.mixtures import mixture_level
 from unlearn.provenance import LOG_NAME, TrainingLog
 from unlearn.results import TrainingResult, together
 from unlearn.training import run_objective
+from verify.adapter_types import is_adapter
 from verify.encoding import padding_token_id
 from verify.errors import InputError
 from verify.models import LoadedModel, load_model
@@ -143,7 +143,7 @@ class Level:
             loaded, objective, context.forget, context.retain, options, work, tables={"forget_level": levels.tokens}
         )
         # An adapter made for unlearning is folded in: one that can be switched off would leave the old model in service.
-        model = merged(done.model) if options.lora and not isinstance(loaded.model, PeftModel) else done.model
+        model = merged(done.model) if options.lora and not is_adapter(loaded.model) else done.model
         trained.append(done.result)
         reached = _losses(dataclasses.replace(loaded, model=model), forget)
         return Outcome(

@@ -6,8 +6,6 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
-from peft import PeftModel
-from peft.tuners.lora import LoraLayer
 from torch import Tensor
 
 from unlearn.adapters import require_whole
@@ -66,8 +64,10 @@ class LoraNegation:
 
 
 @torch.no_grad()
-def delta_weights(model: PeftModel, adapter: str = "default") -> dict[str, Tensor]:
+def delta_weights(model: Any, adapter: str = "default") -> dict[str, Tensor]:
     """The weight change of every adapted layer, (alpha / r) B A, by the name of the weight below the adapter."""
+    from peft.tuners.lora import LoraLayer
+
     return {
         f"{name.removeprefix('base_model.model.')}.weight": module.get_delta_weight(adapter).clone()
         for name, module in model.named_modules()

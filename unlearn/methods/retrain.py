@@ -4,13 +4,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from peft import PeftModel
-
 from unlearn.adapters import merged
 from unlearn.defenses.base import TrainingTask
 from unlearn.finetuning import described, train_with_log
 from unlearn.methods.base import Context, Cost, Outcome
 from unlearn.recipes import recipe_of
+from verify.adapter_types import is_adapter
 from verify.records import Fields
 
 
@@ -49,6 +48,4 @@ class Retrain:
         defense = None if recipe is None else recipe.trained_under()
         done = train_with_log(task, defense)
         trained, facts = done.trained, {} if defense is None else {"defense": described(defense, done)}
-        return Outcome(
-            trained.model if isinstance(context.loaded.model, PeftModel) else merged(trained.model), trained.result, facts
-        )
+        return Outcome(trained.model if is_adapter(context.loaded.model) else merged(trained.model), trained.result, facts)

@@ -7,8 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-from peft import PeftModel
-
 from unlearn.adapters import attach_adapter
 from unlearn.checkpoints import Checkpoint, keep_checkpoints, open_work
 from unlearn.methods.base import Context, Cost, Outcome
@@ -16,6 +14,7 @@ from unlearn.options import TrainingOptions
 from unlearn.provenance import LOG_NAME, TrainingLog, filtered_lines
 from unlearn.replay import Replayed, entries_of, first_step_with, replay, windows_of_log, write_log
 from unlearn.results import TrainingResult
+from verify.adapter_types import is_adapter
 from verify.digests import weights_digest
 from verify.encoding import Encoded
 from verify.errors import InputError, RunError
@@ -127,7 +126,7 @@ def _starting_model(context: Context, log: TrainingLog, start: Checkpoint | None
         _require_start(context.base, log)
         return attach_adapter(context.base.model, options)
     loaded = context.loaded.model
-    if lora and isinstance(loaded, PeftModel):
+    if lora and is_adapter(loaded):
         below = loaded.unload()
         _require_start(dataclasses.replace(context.loaded, model=below), log)
         return attach_adapter(below, options)

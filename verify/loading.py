@@ -1,0 +1,203 @@
+"""The one door through which weights enter a model: from a folder, a Hub repository, or tensors at hand.
+
+Everything that is loaded here has been compared with the model it is loaded into (`verify.placement`): the loader's own report, and
+names and shapes in the files. What is missing, left over or of another shape is an error, never a warning.
+"""
+
+import contextlib
+import re
+import warnings
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from verify.adapter_types import is_adapter, require_supported_type
+from verify.architectures import reads_both_ways, require_causal_folder
+from verify.errors import InputError, IntegrityError
+from verify.placement import Unplaced, compared, compared_with_model, is_rearranged, require_placed
+from verify.weight_files import ADAPTER, stored_tensors, tensors_of
+
+ABOUT_WEIGHTS = re.compile(
+    r"missing adapter keys|not initialized|newly initialized|were not used|corrupted|mismatch", re.IGNORECASE
+)
+"""What a library's warning says where it speaks of weights that were not placed."""
+SAVE_MODEL = "Copy the model's folder again, whole, or save the model again with save_pretrained(...)."
+SAVE_ADAPTER = "Give the base model it was trained on with --base DIR, or save the adapter again."
+RESTORE = "Restore the folder, or make it again."
+PEFT_PREFIX = "base_model.model."
+
+
+def load_whole(folder: Path, name: str, arguments: Mapping[str, Any]) -> Any:
+    """Load a causal language model from a local folder.
+
+    Args:
+        folder: with config.json and safetensors; checked by `verify.model_folders` before.
+        name: what messages and the model itself call it: the folder, or the Hub repository it was fetched from.
+        arguments: further ones of `from_pretrained`: dtype, quantization, device.
+
+    Raises:
+        InputError: the folder holds no causal language model, or not exactly its weights.
+    """
+    from transformers import AutoModelForCausalLM
+
+    require_causal_folder(folder)
+    stored = stored_tensors(folder)
+    with _warnings_about_weights() as said:
+        try:
+            model, report = AutoModelForCausalLM.from_pretrained(
+                str(folder),
+                use_safetensors=True,
+                trust_remote_code=False,
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,  # reported instead of raised one at a time
+                **arguments,
+            )
+        except Exception as error:  # noqa: BLE001 - of many unrelated types; what transformers says is passed on
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            raise InputError(
+                f"no causal language model could be loaded from {name}: {reason} "
+                "Give a folder written by save_pretrained(...) with config.json and *.safetensors, or a Hub name."
+            ) from None
+    reported = Unplaced(
+        frozenset(report["missing_keys"]),
+        frozenset(report["unexpected_keys"]),
+        {key: (tuple(there), tuple(here)) for key, there, here in report["mismatched_keys"]},
+    )
+    require_placed(reported | compared_with_model(stored, model), name, SAVE_MODEL, extra=[*report.get("error_msgs", []), *said])
+    if reads_both_ways(model.config):
+        raise InputError(f"{name} reads its text in both directions (is_decoder is false), so it predicts no next token.")
+    if str(folder) != name:
+        model.name_or_path = model.config.name_or_path = name  # an adapter trained on it names its base by this
+    return model
+
+
+def load_adapter(model: Any, folder: Path, *, adapter: str = "default", trainable: bool = False) -> Any:
+    """Put a saved adapter on a model, or one more on a `PeftModel`.
+
+    Args:
+        model: the base model, or a `PeftModel` that gets another adapter.
+        folder: with adapter_config.json and adapter_model.safetensors.
+        adapter: what it is called in the model.
+        trainable: whether its weights ask for gradients.
+
+    Raises:
+        InputError: the adapter is of a kind that is not supported, or it and the base do not belong together.
+    """
+    from peft import PeftConfig, PeftModel
+
+    stored = tensors_of(folder / ADAPTER)
+    base = model.get_base_model() if is_adapter(model) else model
+    failure: Exception | None = None
+    with _warnings_about_weights() as said:
+        try:
+            config = PeftConfig.from_pretrained(str(folder))
+            require_supported_type(config, str(folder))
+            if is_adapter(model):
+                model.load_adapter(str(folder), adapter_name=adapter, is_trainable=trainable, ignore_mismatched_sizes=True)
+            else:
+                model = PeftModel.from_pretrained(
+                    base, str(folder), adapter_name=adapter, is_trainable=trainable, ignore_mismatched_sizes=True
+                )
+        except InputError:
+            raise
+        except Exception as error:  # noqa: BLE001 - many unrelated types, all of which mean "not an adapter of this model"
+            failure = error
+    if adapter in (getattr(base, "peft_config", None) or {}):  # its layers are there, so there is something to compare with
+        require_placed(_compared_adapter(stored, base, adapter), f"the adapter {folder}", SAVE_ADAPTER, extra=said)
+    if failure is not None:
+        reason = " ".join(str(failure).split()) or "no reason given"
+        raise InputError(
+            f"the adapter {folder} could not be put on {base.name_or_path} ({type(failure).__name__}: {reason[:300]}). "
+            f"{SAVE_ADAPTER}"
+        ) from None
+    if is_rearranged(base):  # names in the file are not those in memory: PEFT's own report is all there is
+        put_adapter_weights(model, _read(folder / ADAPTER), str(folder), adapter=adapter, error=InputError)
+    return model
+
+
+def put_weights(model: nn.Module, tensors: Mapping[str, Tensor], name: str) -> None:
+    """Overwrite all weights of a whole model with tensors of the same names and shapes.
+
+    Raises:
+        IntegrityError: the tensors are not exactly the model's; nothing is changed then.
+    """
+    unplaced = compared_with_model({key: tuple(value.shape) for key, value in tensors.items()}, model)
+    require_placed(unplaced, name, RESTORE, IntegrityError)
+    missing, unexpected = model.load_state_dict(dict(tensors), strict=False)
+    own = dict(model.named_parameters())  # tied weights are listed once here, and stored once
+    require_placed(Unplaced(frozenset(missing) & own.keys(), frozenset(unexpected)), name, RESTORE, IntegrityError)
+
+
+def put_adapter_weights(
+    model: Any,
+    tensors: Mapping[str, Tensor],
+    name: str,
+    *,
+    adapter: str = "default",
+    error: type[InputError] = IntegrityError,
+) -> None:
+    """Overwrite an adapter's weights with tensors as they are saved.
+
+    Raises:
+        IntegrityError: the tensors are not exactly the adapter's (or another `error`).
+    """
+    from peft import set_peft_model_state_dict
+
+    base = model.get_base_model()
+    shapes = {key: tuple(value.shape) for key, value in tensors.items()}
+    require_placed(_compared_adapter(shapes, base, adapter), name, RESTORE, error)
+    with _warnings_about_weights() as said:
+        report = set_peft_model_state_dict(model, dict(tensors), adapter_name=adapter)
+    require_placed(Unplaced(left_over=frozenset(report.unexpected_keys)), name, RESTORE, error, extra=said)
+
+
+def put_adapter_file(model: Any, file: Path) -> None:
+    """Overwrite the weights of the adapter "default" with those of a file, as `put_adapter_weights`."""
+    put_adapter_weights(model, _read(file), str(file.parent))
+
+
+def _compared_adapter(stored: Mapping[str, tuple[int, ...]], base: Any, adapter: str) -> Unplaced:
+    """Compare a file's tensors with those of an adapter in the layers of a base model.
+
+    A file may also hold whole layers of the base (a resized embedding, one that carries an adapter), which PEFT loads into it.
+    """
+    from peft import get_peft_model_state_dict
+
+    if is_rearranged(base):
+        return Unplaced()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # about saving, which this is not
+        found = get_peft_model_state_dict(base, adapter_name=adapter, save_embedding_layers=False)
+    own = {f"{PEFT_PREFIX}{key.removeprefix(PEFT_PREFIX)}": tuple(value.shape) for key, value in found.items()}
+    whole = {f"{PEFT_PREFIX}{key}": tuple(value.shape) for key, value in base.state_dict().items()}
+    embeddings = {key: whole[key] for key in stored.keys() & whole.keys() - own.keys()}
+    return compared(stored, own | embeddings)
+
+
+def _read(file: Path) -> dict[str, Tensor]:
+    from safetensors.torch import load_file
+
+    tensors_of(file)  # an error that says what is wrong with it
+    return load_file(file)
+
+
+@contextlib.contextmanager
+def _warnings_about_weights() -> Iterator[list[str]]:
+    """Collect the warnings of libraries that are about weights, and pass on all others.
+
+    The random state is fixed inside and the caller's again afterwards: some adapters draw numbers while they are made (a randomized
+    decomposition of the base), and two loads have to give one model.
+    """
+    said: list[str] = []
+    with warnings.catch_warnings(record=True) as caught, torch.random.fork_rng(range(torch.cuda.device_count())):
+        warnings.simplefilter("default")
+        torch.manual_seed(0)
+        yield said
+    for warning in caught:
+        if ABOUT_WEIGHTS.search(str(warning.message)):
+            said.append(str(warning.message))
+        else:
+            warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
