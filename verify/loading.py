@@ -105,8 +105,8 @@ def load_adapter(model: Any, folder: Path, *, adapter: str = "default", trainabl
             raise
         except Exception as error:  # noqa: BLE001 - many unrelated types, all of which mean "not an adapter of this model"
             failure = error
-    if adapter in (getattr(base, "peft_config", None) or {}):  # its layers are there, so there is something to compare with
-        require_placed(_compared_adapter(stored, base, adapter), f"the adapter {folder}", SAVE_ADAPTER, extra=said)
+    unplaced = _compared_adapter(stored, base if failure else model, adapter, complaints=bool(said or failure))
+    require_placed(unplaced, f"the adapter {folder}", SAVE_ADAPTER, extra=said)
     if failure is not None:
         reason = " ".join(str(failure).split()) or "no reason given"
         raise InputError(
@@ -146,9 +146,8 @@ def put_adapter_weights(
     """
     from peft import set_peft_model_state_dict
 
-    base = model.get_base_model()
     shapes = {key: tuple(value.shape) for key, value in tensors.items()}
-    require_placed(_compared_adapter(shapes, base, adapter), name, RESTORE, error)
+    require_placed(_compared_adapter(shapes, model, adapter), name, RESTORE, error)
     with _warnings_about_weights() as said:
         report = set_peft_model_state_dict(model, dict(tensors), adapter_name=adapter)
     require_placed(Unplaced(left_over=frozenset(report.unexpected_keys)), name, RESTORE, error, extra=said)
@@ -159,22 +158,27 @@ def put_adapter_file(model: Any, file: Path) -> None:
     put_adapter_weights(model, _read(file), str(file.parent))
 
 
-def _compared_adapter(stored: Mapping[str, tuple[int, ...]], base: Any, adapter: str) -> Unplaced:
-    """Compare a file's tensors with those of an adapter in the layers of a base model.
+def _compared_adapter(stored: Mapping[str, tuple[int, ...]], model: Any, adapter: str, complaints: bool = False) -> Unplaced:
+    """Compare a file's tensors with those of an adapter of a `PeftModel`, or of a base in whose layers PEFT has put it.
 
-    A file may also hold whole layers of the base (a resized embedding, one that carries an adapter), which PEFT loads into it.
+    Where PEFT rearranges tensors, names are compared only if it had `complaints`. A file may also hold whole layers of the base (a resized embedding, one that carries an adapter), which PEFT loads into it.
     """
     from peft import get_peft_model_state_dict
 
-    if is_rearranged(base):
+    base = model.get_base_model() if is_adapter(model) else model
+    if (is_rearranged(base) and not complaints) or adapter not in (getattr(base, "peft_config", None) or {}):
         return Unplaced()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # about saving, which this is not
-        found = get_peft_model_state_dict(base, adapter_name=adapter, save_embedding_layers=False)
-    own = {f"{PEFT_PREFIX}{key.removeprefix(PEFT_PREFIX)}": tuple(value.shape) for key, value in found.items()}
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about saving, which this is not
+            found = get_peft_model_state_dict(model, adapter_name=adapter, save_embedding_layers=False)
+    except (KeyError, ValueError):  # tensors that a kind of adapter keeps at a `PeftModel`, which was not made
+        return Unplaced()
+    prefix = "" if is_adapter(model) else PEFT_PREFIX
+    own = {f"{prefix}{key}": tuple(value.shape) for key, value in found.items()}
     whole = {f"{PEFT_PREFIX}{key}": tuple(value.shape) for key, value in base.state_dict().items()}
-    embeddings = {key: whole[key] for key in stored.keys() & whole.keys() - own.keys()}
-    return compared(stored, own | embeddings)
+    layers = {key: whole[key] for key in stored.keys() & whole.keys() - own.keys()}
+    return compared(stored, own | layers)
 
 
 def _read(file: Path) -> dict[str, Tensor]:

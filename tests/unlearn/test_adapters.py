@@ -9,7 +9,7 @@ from peft import PeftModel, PromptTuningConfig, get_peft_model
 from peft.tuners.lora import LoraLayer
 from tiny_models import make_llama
 from training_rows import make_rows
-from transformers import LlamaForCausalLM
+from transformers import AutoModelForCausalLM, LlamaForCausalLM, Mamba2Config, MambaConfig, MambaForCausalLM
 
 from unlearn import NPO, TrainingOptions, finetune, forget
 from unlearn.adapters import attach_adapter, merged
@@ -61,11 +61,10 @@ def test_a_frozen_adapter_is_trained(model_dir: Path, adapted: Path, tmp_path: P
     assert not asking(model)
 
 
-def test_a_frozen_prompt_says_how_to_load_it(tokenizer: Any) -> None:
-    """PEFT cannot unfreeze a trained prompt, so the user is told to load it unfrozen."""
+def test_a_trained_prompt_is_refused_by_its_name(tokenizer: Any) -> None:
+    """PEFT cannot load a trained prompt for training, so the user is told which adapters can be trained."""
     model = get_peft_model(make_llama(tokenizer), PromptTuningConfig(num_virtual_tokens=2, task_type="CAUSAL_LM"))
-    model.requires_grad_(False)
-    with pytest.raises(InputError, match="is_trainable=True"):
+    with pytest.raises(InputError, match="PROMPT_TUNING.*LoRA"):
         attach_adapter(model, OPTIONS)
 
 
@@ -152,3 +151,44 @@ def test_a_folded_adapter_computes_the_same(tied: Any) -> None:
             parameter.normal_(std=0.1)
     before = model(ids).logits
     torch.testing.assert_close(merged(model)(ids).logits, before, rtol=1e-4, atol=1e-4)
+
+
+@pytest.fixture(params=[MambaConfig, Mamba2Config], ids=lambda kind: kind.model_type)
+def state_space(request: pytest.FixtureRequest, tokenizer: Any) -> Any:
+    """A tiny Mamba."""
+    more = {"num_heads": 8, "head_dim": 8, "n_groups": 1, "chunk_size": 8} if request.param is Mamba2Config else {}
+    config = request.param(vocab_size=len(tokenizer), hidden_size=32, num_hidden_layers=2, state_size=4, **more)
+    torch.manual_seed(0)
+    return AutoModelForCausalLM.from_config(config).eval()
+
+
+def test_all_linear_on_a_mamba_is_every_layer_that_is_called(state_space: Any) -> None:
+    """Each adapter learns something, and folded in it computes what it did."""
+    model, ids = attach_adapter(state_space, lora("all-linear")).eval(), torch.arange(3, 19)[None]
+    factors = {name: parameter for name, parameter in model.named_parameters() if "lora_B" in name}
+    assert {name.split(".")[-4] for name in factors} <= {"in_proj", "x_proj"}
+    model(input_ids=ids, labels=ids).loss.backward()
+    assert all(parameter.grad is not None and parameter.grad.abs().max() > 0 for parameter in factors.values())
+    with torch.no_grad():
+        for parameter in factors.values():
+            parameter.normal_(std=0.1)
+        before = model(input_ids=ids).logits
+        torch.testing.assert_close(merged(model)(input_ids=ids).logits, before, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("target", ["out_proj", "conv1d", "in_proj,dt_proj"])
+def test_layers_of_a_mamba_that_are_never_called(state_space: Any, target: str) -> None:
+    """An adapter on them would do nothing: refused, and those that work are named."""
+    with pytest.raises(InputError, match=r"would have no effect\. Name some of in_proj"):
+        attach_adapter(state_space, lora(target))
+
+
+def test_a_mamba_is_fine_tuned_in_an_adapter(tokenizer: Any, tmp_path: Path) -> None:
+    """From training to the saved model and back: the digest is the one that training ended with."""
+    torch.manual_seed(0)
+    config = MambaConfig(vocab_size=len(tokenizer), hidden_size=32, num_hidden_layers=1, state_size=4)
+    MambaForCausalLM(config).save_pretrained(tmp_path / "base")
+    tokenizer.save_pretrained(tmp_path / "base")
+    options = TrainingOptions(learning_rate=1e-2, epochs=1, batch_size=4, lora=True)
+    result = finetune(tmp_path / "base", SETS["forget_set"], output_dir=tmp_path / "out", options=options)
+    assert load_model(result.model_dir).digest == result.digest
