@@ -577,7 +577,7 @@ def load_model_digests(model: Any) -> dict[str, str]:
 
 
 def test_merged_is_not_unmerged(base: Path, tmp_path: Path) -> None:
-    """A base into which an adapter was folded, and which adds it once more, has the tensors of the merged model and other answers."""
+    """A base into which an adapter was folded, and which adds it again, has the merged model's tensors and other answers."""
     merged = load_model(make_adapter(base, tmp_path / "one")).model
     merged.merge_adapter()
     twice = load_model(tmp_path / "one").model
@@ -694,7 +694,6 @@ def test_models_of_another_kind(make: Callable[[Any], Any], tokenizer: Any, tmp_
         message = refusal(call)
         assert type(model).__name__ in message
         assert "AutoModelForCausalLM.from_pretrained" in message
-    assert not (tmp_path / "out").exists()
 
 
 def test_a_decoder_made_of_an_encoder_is_a_causal_model(tokenizer: Any, tmp_path: Path) -> None:
@@ -710,7 +709,7 @@ def test_what_is_no_model_and_what_hides_an_adapter(base: Path, tmp_path: Path, 
         load_model(torch.nn.Linear(2, 2), tokenizer=tokenizer)
     model = AutoModelForCausalLM.from_pretrained(base)
     model.load_adapter(str(make_adapter(base, tmp_path / "adapter")))
-    with pytest.raises(InputError, match="PeftModel.from_pretrained"):
+    with pytest.raises(InputError, match=r"PeftModel\.from_pretrained"):
         load_model(model, tokenizer=tokenizer)
 
 

@@ -17,6 +17,7 @@ from unlearn.origin import environment, inputs_of
 from unlearn.provenance import LOG_NAME
 from unlearn.results import TrainingResult
 from unlearn.training import log_writer, save_model, train_records
+from verify.architectures import require_causal_model
 from verify.canaries import CANARIES_NAME, Canaries
 from verify.digests import tokenizer_digest, weights_digest
 from verify.errors import InputError
@@ -186,5 +187,6 @@ def _from_config(path: Path, tokenizer: Any, seed: int) -> LoadedModel:
         model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)  # type: ignore[no-untyped-call]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(f"{path} describes no causal language model ({type(error).__name__}). Give its config.json.") from None
+    require_causal_model(model)
     require_fitting_tokenizer(model, tokenizer, path.name)
     return LoadedModel(model, tokenizer, path.stem, weights_digest(model), tokenizer_digest(tokenizer))

@@ -107,7 +107,7 @@ def _scaling(layer: Any, name: str) -> tuple[float | None, float | None]:
     if not isinstance(scales, dict) or not isinstance(ranks, dict) or not isinstance(alphas, dict):
         return None, None
     scale, rank, alpha = scales.get(name), ranks.get(name), alphas.get(name)
-    if not all(isinstance(value, (int, float)) for value in (scale, rank, alpha)) or not rank:
+    if not isinstance(scale, (int, float)) or not isinstance(alpha, (int, float)) or not isinstance(rank, int) or not rank:
         return None, None
     root = getattr(layer, "use_rslora", None)
     stabilized = isinstance(root, dict) and bool(root.get(name, False))

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from verify.adapter_types import is_adapter, require_supported_type
-from verify.architectures import reads_both_ways, require_causal_folder
+from verify.architectures import require_causal_folder, require_causal_model
 from verify.errors import InputError, IntegrityError
 from verify.placement import Unplaced, compared, compared_with_model, is_rearranged, require_placed
 from verify.weight_files import ADAPTER, stored_tensors, tensors_of
@@ -47,7 +47,7 @@ def load_whole(folder: Path, name: str, arguments: Mapping[str, Any]) -> Any:
     stored = stored_tensors(folder)
     with _warnings_about_weights() as said:
         try:
-            model, report = AutoModelForCausalLM.from_pretrained(
+            loaded: Any = AutoModelForCausalLM.from_pretrained(
                 str(folder),
                 use_safetensors=True,
                 trust_remote_code=False,
@@ -61,14 +61,14 @@ def load_whole(folder: Path, name: str, arguments: Mapping[str, Any]) -> Any:
                 f"no causal language model could be loaded from {name}: {reason} "
                 "Give a folder written by save_pretrained(...) with config.json and *.safetensors, or a Hub name."
             ) from None
+    model, report = loaded
     reported = Unplaced(
         frozenset(report["missing_keys"]),
         frozenset(report["unexpected_keys"]),
         {key: (tuple(there), tuple(here)) for key, there, here in report["mismatched_keys"]},
     )
     require_placed(reported | compared_with_model(stored, model), name, SAVE_MODEL, extra=[*report.get("error_msgs", []), *said])
-    if reads_both_ways(model.config):
-        raise InputError(f"{name} reads its text in both directions (is_decoder is false), so it predicts no next token.")
+    require_causal_model(model)
     if str(folder) != name:
         model.name_or_path = model.config.name_or_path = name  # an adapter trained on it names its base by this
     return model
@@ -161,7 +161,8 @@ def put_adapter_file(model: Any, file: Path) -> None:
 def _compared_adapter(stored: Mapping[str, tuple[int, ...]], model: Any, adapter: str, complaints: bool = False) -> Unplaced:
     """Compare a file's tensors with those of an adapter of a `PeftModel`, or of a base in whose layers PEFT has put it.
 
-    Where PEFT rearranges tensors, names are compared only if it had `complaints`. A file may also hold whole layers of the base (a resized embedding, one that carries an adapter), which PEFT loads into it.
+    Where PEFT rearranges tensors, names are compared only if it had `complaints`. A file may also hold whole layers of the base (a
+    resized embedding, one that carries an adapter), which PEFT loads into it.
     """
     from peft import get_peft_model_state_dict
 

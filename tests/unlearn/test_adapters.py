@@ -64,7 +64,7 @@ def test_a_frozen_adapter_is_trained(model_dir: Path, adapted: Path, tmp_path: P
 def test_a_trained_prompt_is_refused_by_its_name(tokenizer: Any) -> None:
     """PEFT cannot load a trained prompt for training, so the user is told which adapters can be trained."""
     model = get_peft_model(make_llama(tokenizer), PromptTuningConfig(num_virtual_tokens=2, task_type="CAUSAL_LM"))
-    with pytest.raises(InputError, match="PROMPT_TUNING.*LoRA"):
+    with pytest.raises(InputError, match=r"PROMPT_TUNING.*LoRA"):
         attach_adapter(model, OPTIONS)
 
 
