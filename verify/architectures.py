@@ -27,7 +27,7 @@ def require_causal_model(model: Any) -> None:
 
 def require_causal_folder(folder: Path) -> None:
     """Raise InputError where a folder's `config.json` names a model of another kind; nothing is loaded for that."""
-    content = read_json(folder / "config.json") if (folder / "config.json").is_file() else {}
+    content = read_json(folder / "config.json", constants=True) if (folder / "config.json").is_file() else {}
     if not isinstance(content, dict):
         raise InputError(f"{folder / 'config.json'} is not a model's configuration. {GIVE}")
     named = [name for name in content.get("architectures") or [] if isinstance(name, str)]
