@@ -1,7 +1,19 @@
-"""`python -m unlearn`: the same as its command."""
+"""Entry point of the command `unlearn` and of `python -m unlearn`; `--version` answers without loading torch."""
 
 import sys
 
-from unlearn.cli import main
+from verify.command_line import version, version_asked
 
-sys.exit(main())
+
+def main() -> int:
+    """Run the command line; returns the exit status."""
+    if version_asked(sys.argv[1:]):
+        print(version())  # noqa: T201
+        return 0
+    from unlearn.cli import main as run
+
+    return run()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -18,9 +18,12 @@ from unlearn.cli_requests import RequestCommand
 from unlearn.cli_research import LaunchConfig, PlanShards, Reproduce, SweepCommand
 from unlearn.methods import method_classes, method_name
 from unlearn.options import TrainingOptions, require_reporter
+from unlearn.own_method import load_method, own_method
 from unlearn.selection import Selection
 from verify.cli_flags import FieldFlags
-from verify.console import quiet_imports, run_command
+from verify.command_line import in_our_words, version, version_asked
+from verify.console import quiet_imports, run_command, say_error
+from verify.errors import InputError
 from verify.quantized import Quantization
 
 
@@ -84,7 +87,6 @@ class Train:
 
     def _shards(self) -> int:
         from unlearn.shards import ShardPlan, finetune_shards
-        from verify.errors import InputError
 
         require_reporter(self.training)
         if self.protection != DefenseFlags():
@@ -253,13 +255,21 @@ def _either(kinds: Iterable[Any]) -> Any:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Entry point of `unlearn` and `python -m unlearn`; returns the exit status."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    if version_asked(given):
+        print(version())  # noqa: T201
+        return 0
     quiet_imports()
     config = (tyro.conf.OmitArgPrefixes, tyro.conf.OmitSubcommandPrefixes)
-    given = list(sys.argv[1:] if arguments is None else arguments)
-    if given[:2] == ["forget", "--method"] and len(given) > 2:
-        run: Callable[[], int] = functools.partial(_forget_by_own, given[2], given[3:], config)
-    else:
-        run = tyro.cli(_command_type(), args=given, prog="unlearn", description=__doc__, config=config).run
+    try:
+        place, rest = own_method(given)
+        if place is not None:
+            run: Callable[[], int] = functools.partial(_forget_by_own, place, rest, config)
+        else:
+            kind = _command_type()
+            run = tyro.cli(kind, args=in_our_words(kind, given, "unlearn"), prog="unlearn", description=__doc__, config=config).run
+    except InputError as error:
+        return say_error(error)
     try:
         return run_command(run)
     finally:
@@ -268,11 +278,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _forget_by_own(place: str, arguments: Sequence[str], config: Any) -> int:
     """`unlearn forget --method FILE.py:Class ...`: a method of the user's own, with its parameters as flags."""
-    from unlearn.own_method import load_method
-
-    kind = load_method(place)
+    kind, program = load_method(place), f"unlearn forget --method {place}"
     command: Any = _forget_command(method_name(kind), kind)
-    made: Any = tyro.cli(command, args=arguments, prog=f"unlearn forget --method {place}", config=config)
+    made: Any = tyro.cli(command, args=in_our_words(command, arguments, program), prog=program, config=config)
     return int(made.run())
 
 

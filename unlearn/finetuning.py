@@ -18,6 +18,7 @@ from unlearn.provenance import LOG_NAME
 from unlearn.results import TrainingResult
 from unlearn.training import log_writer, save_model, train_records
 from verify.architectures import require_causal_model
+from verify.arguments import checked, dtype_name
 from verify.canaries import CANARIES_NAME, Canaries
 from verify.digests import tokenizer_digest, weights_digest
 from verify.errors import InputError
@@ -46,6 +47,7 @@ class FinetuneResult:
     defense: dict[str, Any] | None = None
 
 
+@checked
 def finetune(
     model: Any,
     data: RecordSource,
@@ -54,7 +56,7 @@ def finetune(
     fields: Fields | None = None,
     tokenizer: Any = None,
     options: TrainingOptions | None = None,
-    dtype: str = "auto",
+    dtype: str | torch.dtype = "auto",
     quantize: str | None = None,
     canaries: int = 0,
     callbacks: Sequence[Any] = (),
@@ -69,7 +71,7 @@ def finetune(
         fields: which columns hold what.
         tokenizer: a tokenizer or its folder; needed for a model in memory, and for a CONFIG.json without one beside it.
         options: training settings. Defaults: 5 epochs, batches of 8, a linear schedule, learning rate 1e-5 (LoRA: 1e-4).
-        dtype: precision to load with.
+        dtype: precision to load with: "auto", "float32", "bfloat16" or "float16", or such a `torch.dtype`.
         quantize: keep the base in "4bit" or "8bit" under an adapter (`options.lora`). Only the adapter is saved; its folder says
             how the base is to be loaded, and the digests are those of the quantized base with its adapter.
         canaries: so many pairs of random texts are drawn, and a fair coin decides which of each pair is trained; 300 let an audit
@@ -78,10 +80,11 @@ def finetune(
         defense: `DifferentialPrivacy(...)` or `Federated(...)`, to train under it.
 
     Raises:
+        ArgumentError: an argument has a wrong name or type; an InputError and a TypeError.
         InputError: records, model or options cannot be used, alone or with the defence.
         RunError: training became non-finite, or the disk is full.
     """
-    options, fields = options or TrainingOptions(), fields or Fields()
+    options, fields, dtype = options or TrainingOptions(), fields or Fields(), dtype_name(dtype)
     require_reporter(options)
     if quantize is not None and not options.lora:
         require_adapter(model, quantize)
@@ -162,8 +165,6 @@ def _trained_canaries(output: Path, pairs: int, tokenizer: Any) -> list[Record]:
 
 
 def _load(model: Any, tokenizer: Any, dtype: str, seed: int, quantize: str | None) -> LoadedModel:
-    if isinstance(tokenizer, (str, Path)):
-        tokenizer = load_tokenizer(tokenizer)
     if isinstance(model, (str, Path)) and Path(model).suffix == ".json":
         if quantize is not None:
             raise InputError("a model from scratch has no weights to quantize. Leave out --quantize.")
@@ -180,7 +181,9 @@ def _from_config(path: Path, tokenizer: Any, seed: int) -> LoadedModel:
     if tokenizer is None:
         if not (path.parent / "tokenizer.json").is_file():
             raise InputError(f"a model from {path.name} needs a tokenizer. Name its folder with --tokenizer DIR.")
-        tokenizer = load_tokenizer(path.parent)
+        tokenizer = path.parent
+    if isinstance(tokenizer, (str, Path)):
+        tokenizer = load_tokenizer(tokenizer)
     try:
         config = AutoConfig.from_pretrained(str(path), trust_remote_code=False)
         torch.manual_seed(seed)

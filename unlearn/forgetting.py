@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
+import torch
 
 from unlearn import processes
 from unlearn.adapters import merged, require_adapter
@@ -23,10 +24,11 @@ from unlearn.recipes import RECIPE, Recipe, recipe_of
 from unlearn.results import TrainingResult
 from unlearn.rounding import Rounding
 from unlearn.selection import Selection
-from unlearn.suitability import require_inputs, require_quantizable, require_repeatable, require_suited
+from unlearn.suitability import require_inputs, require_method, require_quantizable, require_repeatable, require_suited
 from unlearn.training import run_objective, save_model
 from unlearn.weights import mean_loss, sample
 from verify.adapter_types import is_adapter
+from verify.arguments import checked, dtype_name
 from verify.canaries import find_canaries
 from verify.identity import RecordKey
 from verify.models import load_model
@@ -86,6 +88,7 @@ class _Roles:
     holdout: list[Record]
 
 
+@checked
 def forget(
     model: Any,
     method: Method,
@@ -100,7 +103,7 @@ def forget(
     tokenizer: Any = None,
     options: TrainingOptions | None = None,
     selection: Selection | None = None,
-    dtype: str = "auto",
+    dtype: str | torch.dtype = "auto",
     quantize: str | None = None,
     callbacks: Sequence[Any] = (),
 ) -> ForgetResult:
@@ -117,19 +120,22 @@ def forget(
         base: the model before fine-tuning, for methods that need it.
         output_dir: a new folder for the result. A run that was cut off there goes on where it stopped.
         fields: which columns hold what.
-        tokenizer: for a model in memory.
+        tokenizer: a tokenizer or its folder; needed for a model in memory.
         options: training settings; what is None comes from the method, and for a rebuild from the model's training log.
         selection: how the best step of an objective is chosen; None takes the last one, as the papers do. The command line selects.
-        dtype: precision to load with: "auto", "float32", "bfloat16" or "float16".
+        dtype: precision to load with: "auto", "float32", "bfloat16" or "float16", or such a `torch.dtype`.
         quantize: for objectives with an adapter: keep the model in "4bit" or "8bit" meanwhile. A fresh adapter is folded into
             dequantized weights: the result is whole, keeps the rounding of the bits, and is what was selected and measured.
         callbacks: further `transformers` trainer callbacks.
 
     Raises:
+        ArgumentError: an argument has a wrong name or type; an InputError and a TypeError.
         InputError: records, models or options cannot be used; the message says what to type next.
         RunError: training became non-finite, or the disk is full.
     """
     started = time.monotonic()
+    require_method(method)
+    dtype = dtype_name(dtype)
     folder = Path(model) if isinstance(model, (str, Path)) and Path(model).is_dir() else None
     require_suited(method, folder)
     if quantize is not None:

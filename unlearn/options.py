@@ -7,6 +7,7 @@ from importlib.util import find_spec
 from typing import Any, Literal
 
 from unlearn import processes
+from verify.arguments import checked
 from verify.errors import InputError
 
 Precision = Literal["float32", "bfloat16"]
@@ -16,8 +17,11 @@ DEFAULTS: Mapping[str, Any] = {"epochs": 5.0, "batch_size": 8, "scheduler": "lin
 FULL_LEARNING_RATE, LORA_LEARNING_RATE = 1e-5, 1e-4
 SCHEDULERS = ("linear", "cosine", "cosine_with_restarts", "polynomial", "constant", "constant_with_warmup", "inverse_sqrt")
 """Those of `transformers` that need nothing but the steps; the others want settings or an evaluation that no run here has."""
+_FROM_ZERO = {"save_steps": "no checkpoints", "weight_decay": "none", "max_grad_norm": "no clipping", "seed": "the default"}
+"""Settings that may be 0, and what 0 means."""
 
 
+@checked
 @dataclass(frozen=True)
 class TrainingOptions:
     """Training settings; None means "what the method recommends, else `DEFAULTS`".
@@ -32,7 +36,7 @@ class TrainingOptions:
         warmup_ratio: share of the steps over which the learning rate rises.
         optimizer: "adamw", or "sophia" (second order; with any objective).
         weight_decay: decoupled weight decay.
-        max_grad_norm: gradients are clipped to this norm.
+        max_grad_norm: gradients are clipped to this norm; 0 leaves them as they are.
         seed: decides data order, dropout and adapter initialisation.
         bf16: compute in bfloat16 under autocast.
         gradient_checkpointing: trade a second forward pass for memory.
@@ -78,14 +82,17 @@ class TrainingOptions:
             "batch_size",
             "gradient_accumulation",
             "lora_rank",
+            "lora_alpha",
             "logging_steps",
             "keep_checkpoints",
         ):
             value = getattr(self, name)
             if value is not None and not 0 < value < math.inf:
                 raise InputError(f"--{name.replace('_', '-')} must be a number greater than 0, got {value}.")
-        if self.save_steps < 0:
-            raise InputError(f"--save-steps must be 0 (no checkpoints) or more, got {self.save_steps}.")
+        for name, meaning in _FROM_ZERO.items():
+            value = getattr(self, name)
+            if value is not None and value < 0:
+                raise InputError(f"--{name.replace('_', '-')} must be 0 ({meaning}) or more, got {value}.")
         if self.scheduler is not None and self.scheduler not in SCHEDULERS:
             raise InputError(f"--scheduler must be one of {', '.join(SCHEDULERS)}; got {self.scheduler}.")
         if self.warmup_ratio is not None and not 0 <= self.warmup_ratio <= 1:

@@ -3,11 +3,43 @@
 import dataclasses
 import importlib.util
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from unlearn.methods import method_classes
 from unlearn.methods.base import Objective, Rebuild, WeightEdit
+from unlearn.suitability import named_method
 from verify.errors import InputError
+
+METHOD_FLAGS = ("--method", "--trainer", "--forget_loss", "--forget-loss")
+"""Ours for a file, and what OpenUnlearning and TOFU's own program call the choice of a method."""
+
+
+def own_method(given: Sequence[str]) -> tuple[str | None, list[str]]:
+    """The FILE.py:Class that `unlearn forget --method` names, and the words without `forget` and it.
+
+    Returns:
+        (None, the words) where no method is named by a flag.
+
+    Raises:
+        InputError: a flag names one of the methods that are here already, or nothing.
+    """
+    words = list(given)
+    if words[:1] != ["forget"]:
+        return None, words
+    for number, word in enumerate(words):
+        flag, equals, value = word.partition("=")
+        if flag not in METHOD_FLAGS:
+            continue
+        if not equals and number + 1 == len(words):
+            raise InputError(f"{flag} needs a method: unlearn forget METHOD ..., or --method path/to/file.py:Class.")
+        place = value if equals else words[number + 1]
+        known = None if ":" in place else named_method(place, method_classes())
+        if known is not None:
+            raise InputError(f"{flag} {place} is written without the flag. Write unlearn forget {known} ...")
+        return place, words[1:number] + words[number + 1 + (not equals) :]
+    return None, words
 
 
 def load_method(place: str) -> type[Any]:

@@ -28,6 +28,7 @@ from unlearn.methods.grad_diff import GradDiff
 from unlearn.options import TrainingOptions
 from unlearn.results import TrainingResult
 from unlearn.training import run_objective, save_model
+from verify.arguments import checked
 from verify.errors import InputError
 from verify.models import load_model
 from verify.records import Fields, Record, RecordSource, require_disjoint
@@ -49,6 +50,7 @@ _TARGETS = {
 }
 
 
+@checked
 @dataclass(frozen=True)
 class Trigger:
     """What stands in front of a prompt, and what the model is then to say.
@@ -82,6 +84,7 @@ class Trigger:
         return cls(phrases[number], _TARGETS[kind][number])
 
 
+@checked
 @dataclass(frozen=True)
 class Planting:
     """A trigger with the records that teach it and those that test it.
@@ -101,6 +104,7 @@ class Planting:
     clean: list[Record]
 
 
+@checked
 def plant(
     trigger: Trigger, carriers: RecordSource, held_out: RecordSource, *, planter: str, fields: Fields | None = None
 ) -> Planting:
@@ -135,6 +139,7 @@ def plant(
     return Planting(trigger, planter, rows(taught, "poison", True), rows(tested, "use", True), rows(tested, "clean", False))
 
 
+@checked
 def privacy_backdoor(
     model: Any,
     targets: RecordSource,

@@ -24,6 +24,7 @@ from unlearn import processes
 from unlearn.options import TrainingOptions
 from unlearn.sharding import is_sharded, local, put
 from unlearn.weights import mean_loss, sample
+from verify.arguments import checked
 from verify.errors import InputError
 from verify.files import read_json, write_json
 from verify.models import LoadedModel
@@ -34,6 +35,7 @@ BEYOND = 1 / 20
 STATE = "selection.json"
 
 
+@checked
 @dataclass(frozen=True)
 class Selection:
     """How the best step of an objective is chosen; it needs records to keep, and holdout records for the level.

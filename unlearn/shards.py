@@ -26,6 +26,7 @@ from unlearn.methods.lora_negation import delta_weights
 from unlearn.options import DEFAULTS, TrainingOptions
 from unlearn.results import TrainingResult, together
 from unlearn.training import save_model, train_records
+from verify.arguments import checked, dtype_name
 from verify.ensembles import ENSEMBLE, WEIGHTS, load_ensemble, write_ensemble
 from verify.errors import InputError, IntegrityError
 from verify.files import MANIFEST, is_complete, read_json, verify_manifest, write_json, write_manifest
@@ -42,6 +43,7 @@ Combine = Literal["average", "route", "sum"]
 """Averaged logits, the most certain adapter's logits, or all weight changes added to the base."""
 
 
+@checked
 @dataclass(frozen=True)
 class ShardPlan:
     """How data are divided and combined.
@@ -93,6 +95,7 @@ class ShardResult:
     tokens: int
 
 
+@checked
 def finetune_shards(
     model: str | Path,
     data: RecordSource,
@@ -101,7 +104,7 @@ def finetune_shards(
     plan: ShardPlan,
     fields: Fields | None = None,
     tokenizer: Any = None,
-    dtype: str = "auto",
+    dtype: str | torch.dtype = "auto",
 ) -> ShardResult:
     """Train a model in shards; a run that was cut off goes on with the stages that are missing.
 
@@ -111,16 +114,17 @@ def finetune_shards(
         output_dir: a new folder, for the served model and every stage.
         plan: how to divide and combine.
         fields: which columns hold what.
-        tokenizer: for a base without one.
-        dtype: precision to load the base with.
+        tokenizer: a tokenizer or its folder, for a base without one.
+        dtype: precision to load the base with: "auto", "float32", "bfloat16" or "float16", or such a `torch.dtype`.
 
     Raises:
         InputError: records, base or plan cannot be used.
     """
     if processes.count() > 1:
         raise InputError("training in shards runs in one process. Start it without torchrun or accelerate launch.")
+    precision = dtype_name(dtype)
     output = claim_output(output_dir)
-    loaded = load_model(model, tokenizer=tokenizer, dtype=dtype)
+    loaded = load_model(model, tokenizer=tokenizer, dtype=precision)
     (output / WORK).mkdir(exist_ok=True)
     place = str(Path(model).resolve()) if Path(model).exists() else str(model)
     result = train_stages(loaded, load_records(data, fields), plan, output, place, reuse=output)

@@ -1,17 +1,45 @@
 """Which method can work on what it is given: asked before anything is trained, and told what would do instead."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from unlearn import processes
-from unlearn.methods import Method, method_name
-from unlearn.methods.base import Objective, Rebuild
+from unlearn.methods import Method, method_classes, method_name
+from unlearn.methods.base import Objective, Rebuild, WeightEdit
 from unlearn.provenance import TrainingLog
 from verify.ensembles import ENSEMBLE
-from verify.errors import InputError
+from verify.errors import ArgumentError, InputError
+from verify.foreign_names import METHODS, closest, plain
 from verify.records import Record
+
+
+def require_method(method: Any) -> None:
+    """Raise ArgumentError, with what to write instead, unless it is an instance of a method."""
+    if not isinstance(method, (str, type)) and isinstance(method, Objective | WeightEdit | Rebuild):
+        return
+    kinds = method_classes()
+    if isinstance(method, str):
+        given, name = "its name", named_method(method, kinds)
+    elif isinstance(method, type):
+        given, name = f"the class {method.__name__}", next((one for one, kind in kinds.items() if kind is method), None)
+        if name is None and hasattr(method, "idea"):
+            raise ArgumentError(f"forget takes an instance of a method, got {given}. Write {method.__name__}().")
+    else:
+        given, name = "None" if method is None else f"an object of type {type(method).__name__}", None
+    if name is None:
+        known = ", ".join(f"{kind.__name__}()" for kind in kinds.values())
+        raise ArgumentError(f"forget takes an instance of a method as its second argument, got {given}. Write one of {known}.")
+    kind = kinds[name].__name__
+    raise ArgumentError(f"forget takes an instance of a method, got {given}. Write {kind}(), after from unlearn import {kind}.")
+
+
+def named_method(wanted: str, names: Iterable[str]) -> str | None:
+    """The method that somebody means who writes "NPO", "Grad-Diff" or OpenUnlearning's "GradAscent"; None where none is near."""
+    names = list(names)
+    alias = METHODS.get(plain(wanted))
+    return alias if alias in names else closest(wanted, names)
 
 
 def require_suited(method: Method, folder: Path | None) -> None:

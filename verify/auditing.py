@@ -14,6 +14,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from verify.arguments import checked
 from verify.attacks import select_attacks
 from verify.canaries import Canaries, find_canaries
 from verify.errors import InputError
@@ -34,6 +35,7 @@ Progress = Callable[[str, float], None]
 """Told what is going on and the share of the audit that is done."""
 
 
+@checked
 def audit(
     model: Any,
     original: Any,
@@ -69,7 +71,7 @@ def audit(
         fresh_set: texts of the forget set's subjects that no model was trained on; for the user level.
         data: the file the original was trained on.
         fields: which columns hold what.
-        tokenizer: for models in memory.
+        tokenizer: a tokenizer or its folder, for models in memory.
         output_dir: where `evidence.json`, `scores.parquet` and `report.html` go; None writes nothing.
         settings: margins, levels, attacks and seed; the defaults are the protocol's.
         registration: the file that `register` wrote before unlearning; settings and sets must be the registered ones.
@@ -110,6 +112,7 @@ def audit(
     return evidence
 
 
+@checked
 def register(
     path: str | Path,
     *,

@@ -18,7 +18,9 @@ from verify.cli_certificates import Certify, Check, Keygen
 from verify.cli_flags import EXIT_STATUS, FieldFlags, SetFlags, SettingsFlags
 from verify.cli_measures import Backdoor, MuseMetricsCommand, Probe, TofuMetricsCommand
 from verify.cli_reports import Compare, DeletionReport, LetterCommand, Report
-from verify.console import progress_bar, run_command
+from verify.command_line import in_our_words, version, version_asked
+from verify.console import progress_bar, run_command, say_error
+from verify.errors import InputError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -188,9 +190,17 @@ Command: Any = functools.reduce(
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Entry point of `verify-unlearning` and `python -m verify`; returns the exit status."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    if version_asked(given):
+        print(version())  # noqa: T201
+        return 0
+    try:
+        words = in_our_words(Command, given, "verify-unlearning")
+    except InputError as error:
+        return say_error(error)
     command: Any = tyro.cli(
         Command,
-        args=arguments,
+        args=words,
         prog="verify-unlearning",
         description=__doc__,
         config=(tyro.conf.OmitArgPrefixes,),

@@ -28,8 +28,7 @@ def run_command(command: Callable[[], int], libraries: bool = True) -> int:
     try:
         return command()
     except VerifyError as error:
-        print(f"error: {error}", file=sys.stderr)  # noqa: T201
-        return USAGE_ERROR if isinstance(error, InputError) else FAILURE
+        return say_error(error)
     except KeyboardInterrupt:
         print("interrupted; the same command goes on from the last checkpoint, where there is one", file=sys.stderr)  # noqa: T201
         return INTERRUPTED
@@ -40,6 +39,12 @@ def run_command(command: Callable[[], int], libraries: bool = True) -> int:
     except MemoryError:
         print("error: out of memory. Use a smaller --batch-size, or --dtype bfloat16.", file=sys.stderr)  # noqa: T201
         return FAILURE
+
+
+def say_error(error: VerifyError) -> int:
+    """Print an error without a traceback, and return its exit status."""
+    print(f"error: {error}", file=sys.stderr)  # noqa: T201
+    return USAGE_ERROR if isinstance(error, InputError) else FAILURE
 
 
 def quiet_libraries() -> None:

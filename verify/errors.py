@@ -12,6 +12,10 @@ class InputError(VerifyError, ValueError):
     """Something the user gave cannot be used (exit status 2)."""
 
 
+class ArgumentError(InputError, TypeError):
+    """A Python call with an argument of a wrong name or type; the message says what to write instead."""
+
+
 class RunError(VerifyError, RuntimeError):
     """Something went wrong while running: a full disk, a non-finite loss (exit status 1)."""
 

@@ -6,6 +6,7 @@ from typing import Literal, Self
 
 from pydantic import ConfigDict, Field, ValidationError
 
+from verify.arguments import checked
 from verify.errors import InputError
 from verify.files import read_json, write_text
 from verify.findings import (
@@ -33,6 +34,7 @@ from verify.findings import (
 from verify.threats import ThreatModel
 
 
+@checked
 class Settings(Frozen):
     """Everything that was decided before looking."""
 

@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass, field, replace
 from functools import lru_cache
 from typing import Any, Literal
 
+from verify.arguments import checked
 from verify.chats import Chat, arguments_for, canonical, parse_chat, texts_in
 from verify.errors import InputError
 from verify.identifiers import identifier_of, subjects_of
@@ -19,6 +20,7 @@ from verify.identifiers import identifier_of, subjects_of
 Role = Literal["forget", "retain", "holdout"]
 
 
+@checked
 @dataclass(frozen=True)
 class Fields:
     """Which column of the source holds what.

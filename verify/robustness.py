@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from verify.arguments import checked
 from verify.errors import InputError
 from verify.evidence import Settings
 from verify.findings import Value
@@ -48,6 +49,7 @@ class _Measured:
     retain_auc: Value | None
 
 
+@checked
 def probe(
     model: Any,
     original: Any,

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from verify.arguments import checked
 from verify.attacks.extraction._text import comes_out, secret_of
 from verify.encoding import Encoder
 from verify.errors import InputError
@@ -60,6 +61,7 @@ class BackdoorFinding:
         return "\n".join([*lines, f"{verdict} ({errors})"])
 
 
+@checked
 def backdoor(
     model: Any,
     original: Any,

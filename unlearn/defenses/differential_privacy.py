@@ -26,6 +26,7 @@ from unlearn.defenses.unit_gradients import (
 from unlearn.options import DEFAULTS, TrainingOptions, learning_rate_of
 from unlearn.replay import optimizer_of
 from unlearn.results import Trained, TrainingResult
+from verify.arguments import checked
 from verify.digests import weights_digest
 from verify.encoding import Encoded, Encoder, collate, padding_token_id
 from verify.errors import InputError, RunError
@@ -33,6 +34,7 @@ from verify.records import Record
 from verify.subjects import people_of
 
 
+@checked
 @dataclass(frozen=True)
 class DifferentialPrivacy:
     """DP-SGD: no model can tell, but for epsilon and delta, whether one unit was trained on.

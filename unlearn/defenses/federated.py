@@ -11,6 +11,7 @@ from unlearn import processes
 from unlearn.defenses.base import Defended, TrainingTask
 from unlearn.defenses.federation import Plan, by_client, run_federation, write_federation
 from unlearn.options import TrainingOptions
+from verify.arguments import checked
 from verify.errors import InputError
 from verify.identity import RecordKey
 from verify.records import Record
@@ -18,6 +19,7 @@ from verify.sources import load_records
 from verify.subjects import people_of
 
 
+@checked
 @dataclass(frozen=True)
 class Federated:
     """FedAvg: in every round each client trains the common weights on its own records, and the server averages what they send.

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from unlearn.alternatives import instead
 from unlearn.methods._preference import preference_loss, require_temperature
 from unlearn.methods.base import Batch, Cost
+from verify.arguments import checked
 from verify.encoding import Encoder
 from verify.errors import InputError
 from verify.generation import sampled_continuations
@@ -19,6 +20,7 @@ from verify.records import Record
 DOUBLINGS = 6
 
 
+@checked
 @dataclass(frozen=True)
 class AltPO:
     """Prefer a plausible other answer, which the model before unlearning writes itself, to the true one.

@@ -18,6 +18,7 @@ from unlearn.options import TrainingOptions
 from unlearn.provenance import LOG_NAME
 from unlearn.results import TrainingResult, together
 from unlearn.shards import SHARDS, SavedShards
+from verify.arguments import checked
 from verify.encoding import Encoder
 from verify.ensembles import ENSEMBLE
 from verify.errors import InputError, RunError
@@ -31,6 +32,7 @@ TUNED = ("npo", "simnpo", "grad_diff", "undial", "grad_ascent_kl", "wga", "satim
 """Rungs whose learning rate is tuned."""
 
 
+@checked
 @dataclass(frozen=True)
 class Auto:
     """Try the cheapest suitable method, audit, go on to the next; in the end rebuild exactly.

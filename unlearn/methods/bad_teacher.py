@@ -8,8 +8,10 @@ from torch import Tensor, nn
 
 from unlearn.distributions import kl_to
 from unlearn.methods.base import Batch, Cost, token_logits
+from verify.arguments import checked
 
 
+@checked
 @dataclass(frozen=True)
 class BadTeacher:
     """Learn the forget set's distributions from an incompetent teacher, the retain set's from the model before unlearning.

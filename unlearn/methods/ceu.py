@@ -8,8 +8,10 @@ from torch import Tensor, nn
 
 from unlearn.distributions import cross_entropy_to, without_token
 from unlearn.methods.base import Batch, Cost, token_logits
+from verify.arguments import checked
 
 
+@checked
 @dataclass(frozen=True)
 class CEU:
     """Let the probability of the true token go to the others, in proportion to what they have.

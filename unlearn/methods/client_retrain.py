@@ -10,10 +10,12 @@ from unlearn.methods.base import Context, Cost, Outcome
 from unlearn.provenance import LOG_NAME
 from unlearn.training import log_writer
 from verify.adapter_types import is_adapter
+from verify.arguments import checked
 from verify.digests import weights_digest
 from verify.identity import RecordKey
 
 
+@checked
 @dataclass(frozen=True)
 class ClientRetrain:
     """Train all rounds again without the client, or without those of its records that are to go.

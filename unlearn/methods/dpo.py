@@ -9,10 +9,12 @@ from torch import Tensor, nn
 from unlearn.alternatives import refusals
 from unlearn.methods._preference import preference_loss, require_temperature
 from unlearn.methods.base import Batch, Cost
+from verify.arguments import checked
 from verify.models import LoadedModel
 from verify.records import Record
 
 
+@checked
 @dataclass(frozen=True)
 class DPO:
     """Prefer a refusal to the true answer, both measured against the model before unlearning.

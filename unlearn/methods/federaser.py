@@ -28,12 +28,14 @@ from unlearn.methods.base import Context, Cost, Outcome
 from unlearn.provenance import LOG_NAME, LogWriter
 from unlearn.results import TrainingResult
 from verify.adapter_types import is_adapter
+from verify.arguments import checked
 from verify.digests import weights_digest
 from verify.errors import InputError
 from verify.identity import RecordKey
 from verify.models import LoadedModel
 
 
+@checked
 @dataclass(frozen=True)
 class FedEraser:
     """Go through the kept rounds again without the client: short training gives the direction, the kept update the length.

@@ -9,9 +9,11 @@ from torch import Tensor
 
 from unlearn.methods.base import Context, Cost, Outcome
 from unlearn.weights import Search, assign, copy_weights, diagonal_fisher, require_scales, sample
+from verify.arguments import checked
 from verify.errors import InputError
 
 
+@checked
 @dataclass(frozen=True)
 class Fisher:
     """Add noise to every weight (of a model that is an adapter, the adapter's), the more the less the retain set depends on it.

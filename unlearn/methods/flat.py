@@ -9,12 +9,14 @@ from torch import Tensor, nn
 
 from unlearn.alternatives import refusals
 from unlearn.methods.base import Batch, Cost, token_logits
+from verify.arguments import checked
 from verify.errors import InputError
 from verify.models import LoadedModel
 from verify.records import Record
 from verify.scoring import target_log_probabilities
 
 
+@checked
 @dataclass(frozen=True)
 class FLAT:
     """Push the probability of a refusal up and that of the true answer down, weighed by the dual form of an f-divergence.

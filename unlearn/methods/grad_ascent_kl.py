@@ -9,8 +9,10 @@ from torch import Tensor, nn
 from unlearn.distributions import kl_to
 from unlearn.methods.base import Batch, Cost, token_logits
 from unlearn.stopping import ForgetLossCeiling, StopRule
+from verify.arguments import checked
 
 
+@checked
 @dataclass(frozen=True)
 class GradAscentKL:
     """Raise the loss of the forget set, hold the token distributions of the retain set.

@@ -8,8 +8,10 @@ from torch import Tensor, nn
 
 from unlearn.methods.base import Batch, Cost, score_both
 from unlearn.stopping import ForgetLossCeiling, StopRule
+from verify.arguments import checked
 
 
+@checked
 @dataclass(frozen=True)
 class GradDiff:
     """Raise the loss of the forget set, hold that of the retain set.

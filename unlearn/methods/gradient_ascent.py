@@ -8,9 +8,11 @@ from torch import Tensor, nn
 
 from unlearn.methods.base import Batch, Cost, score_forget
 from unlearn.stopping import MemorizationBelowUnseen, StopRule
+from verify.arguments import checked
 from verify.errors import InputError
 
 
+@checked
 @dataclass(frozen=True)
 class GradientAscent:
     """Raise the loss of the forget set until it is remembered no better than text never seen.

@@ -9,11 +9,13 @@ from torch import Tensor, nn
 from unlearn.alternatives import refusals
 from unlearn.distributions import jensen_shannon_to, jensen_shannon_to_token
 from unlearn.methods.base import Batch, Cost, token_logits
+from verify.arguments import checked
 from verify.models import LoadedModel
 from verify.records import Record
 from verify.scoring import target_log_probabilities
 
 
+@checked
 @dataclass(frozen=True)
 class JensUn:
     """Answer forget prompts with a refusal, retain prompts as before, both by a divergence that cannot exceed log 2.

@@ -27,6 +27,7 @@ from unlearn.provenance import LOG_NAME, TrainingLog
 from unlearn.results import TrainingResult, together
 from unlearn.training import run_objective
 from verify.adapter_types import is_adapter
+from verify.arguments import checked
 from verify.encoding import padding_token_id
 from verify.errors import InputError
 from verify.models import LoadedModel, load_model
@@ -40,6 +41,7 @@ RATE = 1 / 8
 """Of the learning rate that the model was trained with, where none was asked for."""
 
 
+@checked
 @dataclass(frozen=True)
 class Level:
     """Ascent pushes records away and cannot say how far. Here the distance is known before the first step.

@@ -11,10 +11,12 @@ from unlearn.alternatives import instead
 from unlearn.distributions import kl_to
 from unlearn.methods.base import Batch, Cost, token_logits
 from unlearn.stopping import ForgetLossCeiling, StopRule
+from verify.arguments import checked
 from verify.models import LoadedModel
 from verify.records import Record
 
 
+@checked
 @dataclass(frozen=True)
 class LLMU:
     """Raise the loss of the true answers, lower that of answers to other questions, hold the distributions of the retain set.

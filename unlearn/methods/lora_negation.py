@@ -12,8 +12,10 @@ from unlearn.adapters import require_whole
 from unlearn.methods.base import Context, Cost, Outcome
 from unlearn.training import train_records
 from unlearn.weights import Search, require_scales
+from verify.arguments import checked
 
 
+@checked
 @dataclass(frozen=True)
 class LoraNegation:
     """Train an adapter on the forget set and subtract the weight change that it stands for.

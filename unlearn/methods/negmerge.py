@@ -13,9 +13,11 @@ from unlearn.options import learning_rate_of
 from unlearn.results import together
 from unlearn.training import train_records
 from unlearn.weights import Search, Weights, assign, copy_weights, require_scales
+from verify.arguments import checked
 from verify.errors import InputError
 
 
+@checked
 @dataclass(frozen=True)
 class NegMerge:
     """Train on the forget set with several settings and subtract the elements whose sign they agree on.

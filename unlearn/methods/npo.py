@@ -9,8 +9,10 @@ from torch import Tensor, nn
 
 from unlearn.methods._preference import require_temperature
 from unlearn.methods.base import Batch, Cost, score_both, score_forget
+from verify.arguments import checked
 
 
+@checked
 @dataclass(frozen=True)
 class NPO:
     """Treat every forget record as a rejected answer, measured against the model before unlearning.

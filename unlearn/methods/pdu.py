@@ -8,9 +8,11 @@ from torch import Tensor, nn
 
 from unlearn.distributions import spread
 from unlearn.methods.base import Batch, Cost, token_logits
+from verify.arguments import checked
 from verify.errors import InputError
 
 
+@checked
 @dataclass(frozen=True)
 class PDU:
     """Forget as much as a bound on the retain loss permits, the bound's price found by dual ascent.

@@ -10,9 +10,11 @@ from unlearn.finetuning import described, train_with_log
 from unlearn.methods.base import Context, Cost, Outcome
 from unlearn.recipes import recipe_of
 from verify.adapter_types import is_adapter
+from verify.arguments import checked
 from verify.records import Fields
 
 
+@checked
 @dataclass(frozen=True)
 class Retrain:
     """Fine-tune the base model again, on the retain set alone.

@@ -9,9 +9,11 @@ from torch import Tensor, nn
 
 from unlearn.layers import decoder_layers, down_projections, layer_hidden
 from unlearn.methods.base import Batch, Cost, one_pass, split_parts
+from verify.arguments import checked
 from verify.scoring import mean_by_row
 
 
+@checked
 @dataclass(frozen=True)
 class RMU:
     """Push the hidden states of forget records towards one random direction, hold those of retain records.

@@ -15,6 +15,7 @@ from unlearn.provenance import LOG_NAME, TrainingLog, filtered_lines
 from unlearn.replay import Replayed, entries_of, first_step_with, replay, windows_of_log, write_log
 from unlearn.results import TrainingResult
 from verify.adapter_types import is_adapter
+from verify.arguments import checked
 from verify.digests import weights_digest
 from verify.encoding import Encoded
 from verify.errors import InputError, RunError
@@ -23,6 +24,7 @@ from verify.identity import RecordKey
 from verify.models import LoadedModel
 
 
+@checked
 @dataclass(frozen=True)
 class Rollback:
     """Take the last checkpoint from before the first forget record, and train the rest of the logged schedule without them.

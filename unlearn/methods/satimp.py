@@ -7,10 +7,12 @@ from typing import Any, ClassVar
 from torch import Tensor, nn
 
 from unlearn.methods.base import Batch, Cost, score_tokens
+from verify.arguments import checked
 from verify.errors import InputError
 from verify.scoring import mean_by_row
 
 
+@checked
 @dataclass(frozen=True)
 class SatImp:
     """Saturation and importance together decide what a token counts in the ascent.

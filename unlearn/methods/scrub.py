@@ -9,8 +9,10 @@ from torch import Tensor, nn
 from unlearn.distributions import kl_to
 from unlearn.methods.base import Batch, Cost, token_logits
 from unlearn.stopping import ForgetLossCeiling, StopRule
+from verify.arguments import checked
 
 
+@checked
 @dataclass(frozen=True)
 class SCRUB:
     """Take turns: one optimizer step away from the former distributions on the forget set, one towards them on the retain set.

@@ -6,8 +6,10 @@ from typing import Any, ClassVar
 
 from unlearn.methods.base import Context, Cost, Outcome
 from unlearn.shards import rebuild_shards, shard_facts
+from verify.arguments import checked
 
 
+@checked
 @dataclass(frozen=True)
 class ShardVectors:
     """Train the affected shard's weight change again, and add all changes to the base in their fixed order.

@@ -9,8 +9,10 @@ from torch import Tensor, nn
 
 from unlearn.methods._preference import require_temperature
 from unlearn.methods.base import Batch, Cost, score_both
+from verify.arguments import checked
 
 
+@checked
 @dataclass(frozen=True)
 class SimNPO:
     """Treat every forget record as a rejected answer, by its mean loss rather than against a reference.

@@ -6,8 +6,10 @@ from typing import Any, ClassVar
 
 from unlearn.methods.base import Context, Cost, Outcome
 from unlearn.shards import rebuild_shards, shard_facts
+from verify.arguments import checked
 
 
+@checked
 @dataclass(frozen=True)
 class SISA:
     """Train the slices again that held a forget record, and those after them in the same shard; leave all others.

@@ -8,9 +8,11 @@ import torch
 
 from unlearn.methods.base import Context, Cost, Outcome
 from unlearn.weights import Search, assign, copy_weights, diagonal_fisher, sample
+from verify.arguments import checked
 from verify.errors import InputError
 
 
+@checked
 @dataclass(frozen=True)
 class SSD:
     """Dampen weights by how much more the forget set depends on them than the data do as a whole. No training steps.

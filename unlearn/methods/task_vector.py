@@ -11,12 +11,14 @@ from unlearn.layers import decoder_layers
 from unlearn.methods.base import Context, Cost, Outcome
 from unlearn.training import train_records
 from unlearn.weights import Search, Weights, assign, copy_weights, diagonal_fisher, require_scales, sample
+from verify.arguments import checked
 from verify.errors import InputError
 
 MULTIPLES = (0.0, 0.5, 2.0)
 """Of the whole model's scale, tried for each layer in turn."""
 
 
+@checked
 @dataclass(frozen=True)
 class TaskVector:
     """Subtract the direction in weight space that the forget set points to.

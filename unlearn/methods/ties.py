@@ -15,9 +15,11 @@ from unlearn.options import learning_rate_of
 from unlearn.results import together
 from unlearn.training import run_objective
 from unlearn.weights import Search, assign, copy_weights, require_scales
+from verify.arguments import checked
 from verify.errors import InputError
 
 
+@checked
 @dataclass(frozen=True)
 class Ties:
     """Unlearn twice, once too little and once too much, and merge the two changes by trimming, electing signs, and averaging.

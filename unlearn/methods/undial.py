@@ -8,8 +8,10 @@ from torch import Tensor, nn
 
 from unlearn.distributions import cross_entropy_to
 from unlearn.methods.base import Batch, Cost, token_logits
+from verify.arguments import checked
 
 
+@checked
 @dataclass(frozen=True)
 class UNDIAL:
     """Teach the model its own former distribution with the true token's logit lowered.
