@@ -201,8 +201,9 @@ def test_values_that_cannot_work_are_usage_errors(
 
 def test_usage_errors_exit_with_two(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """An unknown flag, a missing one and a missing folder are usage errors, without a traceback."""
+    assert verify.cli.main(["audit", "--nonsense"]) == 2
     with pytest.raises(SystemExit) as stop:
-        verify.cli.main(["audit", "--nonsense"])
+        verify.cli.main(["audit", "--model", "m"])
     assert stop.value.code == 2
     forget = tmp_path / "forget.jsonl"
     forget.write_text('{"text": "a b c"}\n{"text": "d e f"}\n')

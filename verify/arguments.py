@@ -87,7 +87,7 @@ def _require_not_negative(name: str, value: Any) -> None:
     """Raise ArgumentError for a negative number: no count, weight, rate or seed here has a meaning below 0."""
     for one in value if isinstance(value, tuple) else (value,):
         if isinstance(one, (int, float)) and one < 0:
-            raise ArgumentError(f"{name} must be 0 or more, got {one}.")
+            raise ArgumentError(f"{_flag(name)} must be 0 or more, got {one}.")
 
 
 def _bind(signature: inspect.Signature, name: str, args: Sequence[Any], given: Mapping[str, Any]) -> inspect.BoundArguments:
@@ -239,7 +239,7 @@ def _whole(name: str, value: Any) -> int:
 def _real(name: str, value: Any) -> float:
     if isinstance(value, numbers.Real) and not isinstance(value, bool):
         if not math.isfinite(value):
-            raise ArgumentError(f"{name} takes a finite number, got {float(value)}.")
+            raise ArgumentError(f"{_flag(name)} must be a finite number, got {float(value)}.")
         return value if type(value) in (int, float) else float(value)
     number = None if isinstance(value, bool) else _number(value)
     instead = f" Write {name}={number!r}." if number is not None and math.isfinite(number) else ""
@@ -276,7 +276,7 @@ def _literal(name: str, value: Any, allowed: Sequence[Any]) -> Any:
     if _is_dtype(value) or name == "dtype":
         return dtype_name(value)
     instead = f" Write {name}={near!r}." if near else ""
-    raise ArgumentError(f"{name} takes one of {', '.join(map(repr, allowed))}, got {_shown(value)}.{instead}")
+    raise ArgumentError(f"{_flag(name)} must be one of {', '.join(map(repr, allowed))}, got {_shown(value)}.{instead}")
 
 
 def _several(name: str, value: Any, form: str) -> Any:
@@ -324,6 +324,11 @@ def _translated(name: str, value: Any, wanted: str) -> str:
 
 
 _READERS: Mapping[Any, Callable[[str, Any], Any]] = {bool: _boolean, int: _whole, float: _real, str: _text}
+
+
+def _flag(name: str) -> str:
+    """How messages name what can be out of range from the shell as well."""
+    return f"--{name.replace('_', '-')}"
 
 
 def _is_dtype(value: Any) -> bool:

@@ -303,3 +303,18 @@ def closest(name: str, known: Iterable[str]) -> str | None:
     by_plain = {plain(one): one for one in known}
     near = difflib.get_close_matches(plain(name), by_plain, n=1, cutoff=0.7)
     return by_plain[near[0]] if near else None
+
+
+def markdown_table() -> str:
+    """The table as docs/coming-from-transformers.md shows it: names with a counterpart, then those without, by what to do."""
+    lines = ["| there | here, in Python | here, on the command line | values |", "| --- | --- | --- | --- |"]
+    for entry in sorted((one for one in TABLE if one.ours), key=lambda one: (one.ours, one.name)):
+        python = f"`{entry.owner}({entry.argument}=...)`" if entry.owner else f"`{entry.argument}=...`"
+        values = ", ".join(f"{theirs}: {ours or 'leave out'}" for theirs, ours in entry.values.items())
+        lines.append(f"| `{entry.name}` | {python} | `{entry.flag}` | {' '.join((values, entry.advice)).strip()} |")
+    lines += ["", "| there, without a counterpart | instead |", "| --- | --- |"]
+    by_advice: dict[str, list[str]] = {}
+    for entry in TABLE:
+        if not entry.ours:
+            by_advice.setdefault(entry.advice, []).append(f"`{entry.name}`")
+    return "\n".join([*lines, *(f"| {', '.join(names)} | {advice} |" for advice, names in by_advice.items())])
