@@ -36,7 +36,7 @@ _EMPTY = {"report_to": "none"}
 def checked(target: Target) -> Target:
     """Check the arguments of a function, or of a dataclass's constructor, before it runs."""
     if isinstance(target, type):
-        guarded = _guarded(target.__init__, target.__name__, target, inspect.signature(target))
+        guarded = _guarded(target.__init__, target.__name__, target, inspect.signature(target))  # type: ignore[misc]
         target.__init__ = guarded  # type: ignore[misc]
         _FIELDS[target.__name__] = frozenset(inspect.signature(target).parameters)
         return target
@@ -229,7 +229,7 @@ def _boolean(name: str, value: Any) -> bool:
 
 
 def _whole(name: str, value: Any) -> int:
-    if isinstance(value, numbers.Integral) and not isinstance(value, bool):
+    if _is_number(value, numbers.Integral):
         return value if type(value) is int else int(value)
     number = _number(value)
     instead = f" Write {name}={int(number)}." if number is not None and number.is_integer() else ""
@@ -237,13 +237,18 @@ def _whole(name: str, value: Any) -> int:
 
 
 def _real(name: str, value: Any) -> float:
-    if isinstance(value, numbers.Real) and not isinstance(value, bool):
+    if _is_number(value, numbers.Real):
         if not math.isfinite(value):
             raise ArgumentError(f"{_flag(name)} must be a finite number, got {float(value)}.")
         return value if type(value) in (int, float) else float(value)
     number = None if isinstance(value, bool) else _number(value)
     instead = f" Write {name}={number!r}." if number is not None and math.isfinite(number) else ""
     raise ArgumentError(f"{name} takes a number, got {_shown(value)}.{instead}")
+
+
+def _is_number(value: Any, kind: type) -> bool:
+    """Whether it is a number of that kind; truth values count as numbers nowhere."""
+    return isinstance(value, kind) and not isinstance(value, bool)
 
 
 def _number(value: Any) -> float | None:

@@ -114,7 +114,7 @@ def find_command(kind: Any, given: Sequence[str], program: str) -> Command | Non
             words.append(word)
             kind = choices[word]
             continue
-        found, bare, kind = _flags(kind)
+        found, bare, kind = _flags(_without_notes(kind)[0])
         flags.update(found)
         positional = positional or bare
     return Command(tuple(words), flags, positional)
