@@ -30,6 +30,7 @@ AUDIT_FLAGS = {
     "--id-field",
     "--subject-field",
     "--secret-field",
+    "--read-special-tokens",
     "--attacks",
     "--margin",
     "--alpha",
@@ -72,7 +73,7 @@ TRAINING_FLAGS = {
     "--report-to",
     "--overflow",
 }
-FIELD_FLAGS = {flag for flag in AUDIT_FLAGS if flag.endswith("-field")}
+FIELD_FLAGS = {flag for flag in AUDIT_FLAGS if flag.endswith("-field")} | {"--read-special-tokens"}
 TRAIN_FLAGS = (
     {"--model", "--data", "--output", "--tokenizer", "--dtype", "--quantize", "--canaries", "--shards", "--slices", "--combine"}
     | {"--defense", "--target-epsilon", "--target-delta", "--privacy-unit", "--accountant", "--noise-seed"}
