@@ -7,7 +7,7 @@ keyed hashes; their texts stay in the training files and are read from there.
 from collections.abc import Mapping
 from datetime import date
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, cast
 
 from pydantic import ConfigDict, Field, ValidationError
 
@@ -77,7 +77,7 @@ class Plan(Frozen):
     answer_by: date
     data: tuple[str, ...]
     places: tuple[DataPlace, ...]
-    fields: dict[str, str]
+    fields: dict[str, str | bool]
     models: tuple[PlannedModel, ...] = Field(min_length=1)
     roots: tuple[str, ...]
     references: tuple[str, ...]
@@ -96,7 +96,7 @@ class Plan(Frozen):
     @property
     def columns(self) -> Fields:
         """Which columns of the training files hold what."""
-        return Fields(**self.fields)
+        return Fields(**cast(dict[str, Any], self.fields))
 
     def save(self, folder: Path) -> str:
         """Write it into the batch's folder, atomically, and return its digest."""
