@@ -33,6 +33,7 @@ from verify.canaries import find_canaries
 from verify.identity import RecordKey
 from verify.models import load_model
 from verify.quantized import is_quantized, quantization_of
+from verify.reading import require_reading
 from verify.records import Fields, Record, RecordSource, require_disjoint, require_trained
 from verify.sources import load_forget_set, load_records
 
@@ -142,6 +143,7 @@ def forget(
         require_quantizable(method)
         if not (options and options.lora):
             require_adapter(model, quantize)
+    require_reading(fields, (model,))
     output = claim_output(output_dir)
     loaded = load_model(model, tokenizer=tokenizer, dtype=dtype, quantize=quantize)
     if (bits := quantization_of(loaded.model)) is not None:

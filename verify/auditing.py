@@ -23,6 +23,7 @@ from verify.files import new_output, write_manifest
 from verify.findings import CoinBatch, Registered, SetRole
 from verify.identity import RecordKey
 from verify.protocol import Judged, blind_aside, judge
+from verify.reading import agreed_reading
 from verify.records import Fields, Record, RecordSource
 from verify.registration import Registration
 from verify.scorer import Plan, Scorer
@@ -87,7 +88,8 @@ def audit(
     registered = None if registration is None else Registration.load(registration)
     if registered is not None:
         registered.require_past(datetime.now(UTC))
-    settings = _settings(settings, registered)
+    models = (original, model, *references)
+    fields, settings = agreed_reading(fields, _settings(settings, registered), models, registered is not None)
     output = None if output_dir is None else new_output(output_dir)
     key = RecordKey.load()
     coins = find_canaries(original) if canaries is None else Canaries.load(canaries)
@@ -136,6 +138,7 @@ def register(
         InputError: records cannot be used, or the file exists.
     """
     settings = settings or Settings()
+    fields, settings = agreed_reading(fields, settings, ())
     settings = settings.model_copy(update={"attacks": tuple(select_attacks(settings.attacks))})
     sets = load_sets(forget_set, retain_set, holdout_set, fresh_set, data, fields, settings)
     coins = None

@@ -2,9 +2,9 @@
 
 import hashlib
 from pathlib import Path
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
-from pydantic import ConfigDict, Field, ValidationError
+from pydantic import ConfigDict, Field, SerializerFunctionWrapHandler, ValidationError, model_serializer
 
 from verify.arguments import checked
 from verify.errors import InputError
@@ -55,6 +55,13 @@ class Settings(Frozen):
     seed: int = 0
     overflow: Literal["refuse", "split"] = "refuse"
     dtype: str = "auto"
+    special_tokens: bool = Field(default=False, description="spelled-out special tokens are read as such")
+
+    @model_serializer(mode="wrap")
+    def _written(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """As earlier versions wrote it where it says nothing new: registrations are known by their digests."""
+        content: dict[str, Any] = handler(self)
+        return content if self.special_tokens else {name: value for name, value in content.items() if name != "special_tokens"}
 
 
 class Environment(Frozen):
