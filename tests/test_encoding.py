@@ -2,10 +2,12 @@
 
 import string
 import warnings
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import stories260k
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -311,3 +313,23 @@ def test_a_warning_counts_spelled_out_special_tokens() -> None:
         warnings.simplefilter("error")
         warn_of_spelled_tokens(parse_records(rows, Fields(special_tokens=True), "r"), WITH_BEGIN)
         warn_of_spelled_tokens(parse_records(rows[:1], Fields(), "r"), WITH_BEGIN)
+
+
+@given(prompt=EDGES.map("".join), completion=ANSWERS)
+def test_completions_whose_tokens_run_across_the_seam(prompt: str, completion: str) -> None:
+    """The same for prompt and completion: the first token that holds a character of the completion is the first one scored."""
+    window = encode_one(WITH_RUNS, Record("a", prompt=f"b{prompt}", completion=completion))
+    assert decode(WITH_RUNS, window.scored_ids).removesuffix("</s>").endswith(completion)
+    assert f"b{prompt} ".startswith(decode(WITH_RUNS, window.input_ids[~window.scored]))
+
+
+@pytest.mark.parametrize("answer", ["\n\nIn Arlen", "  blue", "e\u0301te", "\u0301", "東京\n", "a  \n b"], ids=repr)
+def test_answers_across_the_seam_of_a_sentencepiece_tokenizer(answer: str, shared_data: Path) -> None:
+    """A real SentencePiece vocabulary, which marks words by the space before them, loses no character of an answer either."""
+    tokenizer = stories260k._tokenizer((shared_data / "stories260k" / "tok512.bin").read_bytes(), 512, 512)
+    tokenizer.chat_template = CHAT_TEMPLATE.replace("<s>", "").replace("</s>", "")
+    window = encode_one(tokenizer, Record("a", messages=(("user", "where?"), ("assistant", answer))))
+    assert answer.strip() in decode(tokenizer, window.scored_ids)
+    assert "where" not in decode(tokenizer, window.scored_ids)
+    pair = encode_one(tokenizer, Record("a", prompt="where?", completion=answer))
+    assert answer.strip() in decode(tokenizer, pair.scored_ids)
