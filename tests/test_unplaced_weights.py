@@ -2,8 +2,11 @@
 
 import copy
 import hashlib
+import importlib.util
 import json
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -370,6 +373,11 @@ def other_name(folder: Path) -> None:
     rewrite(folder / ADAPTER, lambda tensors: {name.replace(".weight", ".other.weight"): value for name, value in tensors.items()})
 
 
+def own_name(folder: Path) -> None:
+    """The same for an adapter that is called as the one it is loaded into."""
+    rewrite(folder / ADAPTER, lambda tensors: {key.replace(".weight", ".default.weight"): value for key, value in tensors.items()})
+
+
 def configured(**changes: Any) -> Callable[[Path], None]:
     return lambda folder: change_json(folder / "adapter_config.json", **changes)
 
@@ -402,6 +410,7 @@ def truncated(folder: Path) -> None:
         ("vera", without("lambda_b"), r"2 tensors are missing \(first .*vera_lambda_b"),
         ("loha", without("hada_w1_a"), r"2 tensors are missing \(first .*hada_w1_a"),
         ("lora", other_name, r"8 tensors are missing .* 8 are left over \(first .*lora_A.other.weight"),
+        ("lora", own_name, r"8 tensors are missing .* 8 are left over \(first .*lora_A.default.weight"),
         ("lora", truncated, "is truncated or no safetensors file"),
         ("lora", lambda folder: (folder / ADAPTER).unlink(), "is missing"),
         ("lora", configured(peft_type="NONE"), "could not be put on"),
@@ -718,3 +727,29 @@ def test_habits(base: Path) -> None:
     loaded = load_model(load_model(base).model, tokenizer=str(base))
     assert loaded.digest == load_model(base).digest
     assert load_model(base, dtype=torch.bfloat16).model.dtype == torch.bfloat16
+
+
+# What importing and loading do beside that.
+
+
+def test_a_model_without_adapters_needs_neither_peft_nor_bitsandbytes(base: Path) -> None:
+    """In a process of its own: nothing is imported that could speak, and nothing is said."""
+    code = (
+        "import sys; from verify.models import load_model; from transformers.utils import logging; logging.disable_progress_bar();"
+        f"load_model({str(base)!r}); sys.exit(any(name in sys.modules for name in ('peft', 'bitsandbytes')))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[1], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.skipif(importlib.util.find_spec("bitsandbytes") is None, reason="bitsandbytes is not installed")
+@pytest.mark.parametrize("module", ["unlearn.training", "unlearn.cli", "verify.loading, peft"])
+def test_no_notice_of_a_kernel_that_nobody_needs(module: str) -> None:
+    """PEFT imports bitsandbytes, whose notice on some processors is kept back; its other records are not."""
+    code = (
+        f"import {module}; import logging, peft, bitsandbytes; logger = logging.getLogger('bitsandbytes.backends.cpu.ops');"
+        "logger.warning('Failed to load CPU gemm_4bit_forward from kernels-community: %s.', 1); logger.warning('another record')"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[1], capture_output=True, text=True, check=True)
+    assert "gemm_4bit_forward" not in done.stderr
+    assert "another record" in done.stderr

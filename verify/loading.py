@@ -177,7 +177,11 @@ def _compared_adapter(stored: Mapping[str, tuple[int, ...]], model: Any, adapter
         return Unplaced()
     prefix = "" if is_adapter(model) else PEFT_PREFIX
     own = {f"{prefix}{key}": tuple(value.shape) for key, value in found.items()}
-    whole = {f"{PEFT_PREFIX}{key}": tuple(value.shape) for key, value in base.state_dict().items()}
+    whole = {
+        f"{PEFT_PREFIX}{key}": tuple(value.shape)
+        for key, value in base.state_dict().items()
+        if not any(f".{name}." in f"{key}." for name in base.peft_config)
+    }
     layers = {key: whole[key] for key in stored.keys() & whole.keys() - own.keys()}
     return compared(stored, own | layers)
 
