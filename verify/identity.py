@@ -73,7 +73,11 @@ class RecordKey:
 
         Ledgers and suppression lists from before there was a canonical form hold hashes of identifiers as they were spelled.
         """
-        form, before = canonical(identifier), identifier.strip()
+        return self.names_of_form(canonical(identifier), identifier)
+
+    def names_of_form(self, form: str, identifier: str) -> tuple[str, ...]:
+        """As `names_of_person`, where the canonical form is at hand."""
+        before = identifier.strip()
         return (self.of(form, "subject"),) if form == before else (self.of(form, "subject"), self.of(before, "subject"))
 
     @property

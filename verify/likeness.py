@@ -112,9 +112,16 @@ def levels(identifier: str, *, sought: bool = False) -> tuple[Level, ...]:
 
 def skeletons(identifier: str) -> frozenset[str]:
     """Forms by which an identifier is looked up: where `levels` of two agree anywhere, their skeletons share one."""
-    text = canonical(identifier)
+    return skeletons_of_form(canonical(identifier))
+
+
+def skeletons_of_form(text: str) -> frozenset[str]:
+    """As `skeletons`, of an identifier that is in its canonical form already."""
     mail = is_mail(text)
     base = _mailbox(text)[0] if mail else text  # a name is compared with local parts
+    if mail and base.isascii():
+        letters = _sorted_letters(base)
+        return frozenset((letters,)) if letters else frozenset()
     found = {_sorted_letters(form) for form in _unaccented(_compatible(base))}
     if not mail and not base.isalpha():
         found.update(_digit_forms(text))

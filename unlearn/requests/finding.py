@@ -131,7 +131,7 @@ def search(
     lookup = Lookup(sought.likenesses, key)
     for file, row, record in _all_records(files, fields):
         people = lookup.people(record)
-        how = _how(record, [name for person in people for name in person.names], sought)
+        how = _how(record, people[0].names if len(people) == 1 else _names(people), sought)
         alike = [person for person in people if person.likeness is not None]
         if how is None and not alike:
             continue

@@ -8,14 +8,16 @@ under the same key: neither the ledger nor a suppression list holds an identifie
 import hashlib
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from verify.canonical import canonical
 from verify.identity import RecordKey
-from verify.likeness import REASONS, foldings, levels, mentions, reason_of, skeletons, words_of
+from verify.likeness import REASONS, foldings, levels, mentions, reason_of, skeletons, skeletons_of_form, words_of
 from verify.records import Record
 
 SKELETON, FIRST_WORD, WORDS = "skeleton", "first word", "words"
-LONGEST_CACHE = 1 << 16
+LONGEST_CACHE = 1 << 13
+"""Identifiers or words of which the answers are kept; data repeat them within a stretch, and memory is bounded."""
 
 
 def likenesses(identifiers: Iterable[str], key: RecordKey, *, in_texts: bool = True) -> tuple[str, ...]:
@@ -59,8 +61,7 @@ def why(reason: str) -> str:
     return REASONS[reason]
 
 
-@dataclass(frozen=True)
-class Person:
+class Person(NamedTuple):
     """An identifier in the data.
 
     Attributes:
@@ -94,15 +95,20 @@ class Lookup:
 
     def person(self, identifier: str) -> Person:
         """One identifier of the data; a repeated one is not hashed again."""
-        if identifier not in self._known:
-            if len(self._known) >= LONGEST_CACHE:
-                self._known.clear()
-            likeness = self._compared(identifier) if self._any else None
-            self._known[identifier] = Person(self._key.names_of_person(identifier), likeness)
-        return self._known[identifier]
+        if (known := self._known.get(identifier)) is not None:
+            return known
+        if len(self._known) >= LONGEST_CACHE:
+            self._known.clear()
+        form = canonical(identifier)
+        likeness = self._compared(form) if self._any else None
+        found = self._known[identifier] = Person(self._key.names_of_form(form, identifier), likeness)
+        return found
 
     def _compared(self, identifier: str) -> Likeness | None:
-        if not any(_token(self._key, SKELETON, form) in self._tokens for form in skeletons(identifier)):
+        for form in skeletons_of_form(identifier):
+            if _token(self._key, SKELETON, form) in self._tokens:
+                break
+        else:
             return None
         own = [(level, _token(self._key, level, form)) for level, form in levels(identifier)]
         matched = [(level, token) for level, token in own if token in self._tokens]
