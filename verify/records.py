@@ -13,6 +13,7 @@ from functools import lru_cache
 from typing import Any, Literal
 
 from verify.arguments import checked
+from verify.canonical import canonical as canonical_identifier
 from verify.chats import Chat, arguments_for, canonical, parse_chat, texts_in
 from verify.errors import InputError
 from verify.identifiers import identifier_of, subjects_of
@@ -284,17 +285,25 @@ def _no_shape(row: Mapping[str, Any], fields: Fields, where: str) -> str:
     )
 
 
+def canonical_names(record: Record) -> frozenset[str]:
+    """Canonical forms of the identifiers by which a list of identifiers may name a record: its own and those of its subjects."""
+    return frozenset(map(canonical_identifier, (record.example_id, *record.subjects)))
+
+
 def select(training: Sequence[Record], identifiers: Sequence[str], source: str) -> list[Record]:
     """The training records that a list of example ids or subject ids names, in training order.
+
+    Identifiers are compared in their canonical form (`verify.canonical`): every spelling that is one by standard names the record.
 
     Raises:
         InputError: the list is empty, or an entry names no training record (entries are told by their position).
     """
-    wanted = {identifier.strip(): position for position, identifier in enumerate(identifiers, 1) if identifier.strip()}
+    forms = [canonical_identifier(identifier) for identifier in identifiers]
+    wanted = {form: position for position, form in enumerate(forms, 1) if form}
     if not wanted:
         raise InputError(f"{source} names no records. Give at least one example id or subject id.")
-    chosen = [record for record in training if not wanted.keys().isdisjoint({record.example_id, *record.subjects})]
-    matched = {name for record in chosen for name in (record.example_id, *record.subjects)}
+    chosen = [record for record in training if not wanted.keys().isdisjoint(canonical_names(record))]
+    matched = {name for record in chosen for name in canonical_names(record)}
     missing = [position for name, position in wanted.items() if name not in matched]
     if missing:
         raise InputError(

@@ -5,9 +5,10 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from verify.canonical import canonical
 from verify.errors import InputError
 from verify.hub import WAYS, dataset_rows, names_dataset
-from verify.records import Fields, Record, RecordSource, parse_records, parse_row, select
+from verify.records import Fields, Record, RecordSource, canonical_names, parse_records, parse_row, select
 from verify.strict_json import NotStrictError, parse_json
 from verify.tabular import csv_rows, parquet_rows
 
@@ -74,8 +75,8 @@ def find_forget_set(source: str | Path, data: str | Path, fields: Fields | None 
     identifiers = _identifiers_in(source)
     if identifiers is None:
         return load_records(source, fields)
-    wanted = {identifier.strip() for identifier in identifiers}
-    chosen = [record for record in stream_records(data, fields) if {record.example_id, *record.subjects} & wanted]
+    wanted = set(map(canonical, identifiers))
+    chosen = [record for record in stream_records(data, fields) if canonical_names(record) & wanted]
     return select(chosen, identifiers, str(source))
 
 

@@ -2,12 +2,14 @@
 
 import io
 import json
+import unicodedata
 from datetime import date
 from pathlib import Path
 
 import pytest
 
 import unlearn.cli
+from unlearn.requests.content_search import ContentSearch
 from unlearn.requests.finding import Match, find_records
 from unlearn.requests.intake import from_lines, from_opendsr, subject_hashes
 from unlearn.requests.ledger import Ledger, NewRequest, Request
@@ -18,9 +20,9 @@ from unlearn.requests.suppression import BEFORE, SuppressionList
 from unlearn.requests.telling import proposed, story
 from verify.errors import InputError
 from verify.identity import RecordKey
-from verify.likeness import REASONS
+from verify.likeness import REASONS, compare
 from verify.records import Fields
-from verify.sources import load_records
+from verify.sources import load_forget_set, load_records
 
 KEY = RecordKey(b"k" * 32)
 PEOPLE = [
@@ -122,8 +124,6 @@ def test_tokens_name_nobody() -> None:
 def test_a_lookup_gives_what_comparing_gives() -> None:
     """The hashed lookup and the plain comparison agree, also where an identifier is asked for twice."""
     names = ["Nora Velt", "nora.velt@example.org", "N\u00f6ra Velt", "Noera Velt", "velt nora", "NoraVelt", "other", "0012", "12"]
-    from verify.likeness import compare
-
     for sought in names:
         lookup = Lookup(likenesses([sought], KEY), KEY)
         for name in [*names, *names]:
@@ -274,3 +274,30 @@ def test_from_the_shell(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert "1 candidates" in capsys.readouterr().out
     fresh.write_text(json.dumps({"subject_id": "TAM@example.org", "text": "A new text."}) + "\n")
     assert unlearn.cli.main(check) == 0
+
+
+def test_copies_in_another_unicode_form_are_found() -> None:
+    """Content search finds a text composed and decomposed, and a decomposed retained text clears its composed twin."""
+    composed = load_records([{"text": "Ren\u00e9e M\u00fcller lives in the old mill at the river."}])
+    for form in ("NFC", "NFD"):
+        stream = unicodedata.normalize(form, f"log: {composed[0].completion} end").encode()
+        assert ContentSearch(composed).found_in([stream])
+    assert not ContentSearch(composed).found_in([b"log: Renee Muller lives in the old mill at the river."])
+    twin = load_records([{"text": unicodedata.normalize("NFD", composed[0].completion)}])
+    assert not ContentSearch(composed, retained=twin)
+
+
+def test_short_decomposed_windows_do_no_harm() -> None:
+    """A window whose composed form is too short to be looked for is looked for as it is."""
+    text = "e\u0323\u0302" * 4 + "abcd"
+    for piece in (text[:12], text, "\u1112\u1161\u11ab" * 5):
+        assert ContentSearch(load_records([{"text": piece}])) is not None
+
+
+def test_a_forget_list_in_other_spellings() -> None:
+    """A list of identifiers names the records of a person in every spelling that is one by standard, and no others."""
+    training = load_records(ROWS)
+    chosen = load_forget_set(["INES.KOLB@example.org", "Jose\u0301 Ortiz", "12"], training)
+    assert [record.prompt for record in chosen] == ["Question 0?", "Question 4?", "Question 5?"]
+    with pytest.raises(InputError, match="occur nowhere"):
+        load_forget_set(["ines.kolb+x@example.org"], training)

@@ -12,6 +12,7 @@ window itself is compared.
 
 import html
 import json
+import unicodedata
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -64,7 +65,8 @@ class ContentSearch:
         every = {window for own in windows for window in own}
         self._set_patterns(every)
         if first is not None and every:
-            every -= self._found_in(chain((first,), staying))
+            staying_texts = self._found_in(chain((first,), staying))
+            every = {window for window in every if staying_texts.isdisjoint(normal_forms(window))}
             self._set_patterns(every)
         self.unsearched = sum(every.isdisjoint(own) for own in windows)
         """How many records are not searched for: they are too short, or all of them stands in records that stay."""
@@ -178,7 +180,20 @@ def _windows_of_record(record: Record, with_prompts: bool) -> set[str]:
 
 
 def spellings(window: str) -> set[bytes]:
-    """The bytes by which a window may stand in a file: by encoding, and by what JSON, CSV and HTML make of its characters."""
+    """The bytes by which a window may stand in a file: by Unicode normalization form, by encoding, and by what JSON, CSV and
+    HTML make of its characters. A form that is too short to be looked for is left out."""
+    found = {pattern for form in normal_forms(window) for pattern in _encoded(form)}
+    return {pattern for pattern in found if len(pattern) >= min(DISTANCES) + WORD}
+
+
+def normal_forms(window: str) -> tuple[str, ...]:
+    """A window as it is, composed (NFC) and decomposed (NFD): canonically equivalent texts are the same text."""
+    if window.isascii():
+        return (window,)
+    return tuple(dict.fromkeys((window, unicodedata.normalize("NFC", window), unicodedata.normalize("NFD", window))))
+
+
+def _encoded(window: str) -> set[bytes]:
     escaped, open_json = json.dumps(window)[1:-1], json.dumps(window, ensure_ascii=False)[1:-1]
     twice = json.dumps(escaped)[1:-1]  # JSON within JSON: an output in a notebook, a message in a log line
     forms = (window, escaped, open_json, twice, window.replace('"', '""'), html.escape(window), html.escape(window, quote=False))
