@@ -14,6 +14,7 @@ import torch
 from unlearn import processes
 from unlearn.adapters import merged, require_adapter
 from unlearn.checkpoints import WORK, claim_output
+from unlearn.held_out import HeldOut
 from unlearn.methods import Method, method_name
 from unlearn.methods.base import Context, InsideLayers, Objective, Outcome, Rebuild, WeightEdit
 from unlearn.methods.level import Level
@@ -30,12 +31,15 @@ from unlearn.weights import mean_loss, sample
 from verify.adapter_types import is_adapter
 from verify.arguments import checked, dtype_name
 from verify.canaries import find_canaries
+from verify.files import MANIFEST, read_json
+from verify.holdout import used_before
 from verify.identity import RecordKey
 from verify.models import load_model
 from verify.quantized import is_quantized, quantization_of
 from verify.reading import require_reading
 from verify.records import Fields, Record, RecordSource, require_disjoint, require_trained
 from verify.sources import load_forget_set, load_records
+from verify.training_history import HOLDOUT_USED
 
 UTILITY_RECORDS = 100
 """So many retain records, drawn by the seed, tell whether the model still works."""
@@ -86,7 +90,7 @@ class _Roles:
 
     forget: list[Record]
     retain: list[Record]
-    holdout: list[Record]
+    holdout: HeldOut
 
 
 @checked
@@ -116,7 +120,8 @@ def forget(
         forget_set: the records to remove: any source, or a list of example or subject ids if `data` is given. The canaries of a
             model that was trained with some are removed with them.
         retain_set: the records to keep; if absent and `data` is given, all of `data` that is not forgotten.
-        holdout_set: records no model was trained on; stop rules and searches use them as the never-trained level.
+        holdout_set: records no model was trained on; stop rules and searches use them as the never-trained level. Keep others for
+            the audit (`verify.split_holdout`): the manifest names those that were read, and an audit refuses them.
         data: the file the model was trained on.
         base: the model before fine-tuning, for methods that need it.
         output_dir: a new folder for the result. A run that was cut off there goes on where it stopped.
@@ -174,6 +179,7 @@ def forget(
         RECIPE: None if recipe is None else recipe.described(),
         "selection": dataclasses.asdict(selection) if selection is not None and isinstance(method, Objective) else None,
         "weights_before": loaded.digest,
+        HOLDOUT_USED: [*_holdout_used_before(folder), *roles.holdout.described(method_name(method), RecordKey.load())],
         "training": None if outcome.training is None else dataclasses.asdict(outcome.training),
         "facts": facts,
         "environment": environment(),
@@ -181,6 +187,13 @@ def forget(
     }
     after = save_model(outcome.model, loaded.tokenizer, output, about)
     return ForgetResult(output, method_name(method), loaded.digest, after, outcome.training, facts, time.monotonic() - started)
+
+
+def _holdout_used_before(folder: Path | None) -> list[Any]:
+    """What the model's own manifest says of earlier unlearnings: what they were fitted to stays in the weights."""
+    if folder is None or not (folder / MANIFEST).is_file():
+        return []
+    return used_before(read_json(folder / MANIFEST).get("about", {}))
 
 
 def _run(method: Method, context: Context, selection: Selection | None, callbacks: Sequence[Any]) -> Outcome:
@@ -284,7 +297,7 @@ def _load_roles(sources: _Sources, log: TrainingLog | None) -> _Roles:
     if log is not None:
         require_in_log(chosen, log, RecordKey.load())
     require_disjoint({"forget": chosen, "retain": retain, "holdout": holdout})
-    return _Roles(chosen, retain, holdout)
+    return _Roles(chosen, retain, HeldOut(holdout))
 
 
 def fill_in(options: TrainingOptions, method: Method, recipe: Recipe | None) -> TrainingOptions:

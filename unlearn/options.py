@@ -9,12 +9,12 @@ from typing import Any, Literal
 from unlearn import processes
 from verify.arguments import checked
 from verify.errors import InputError
+from verify.training_log import FULL_LEARNING_RATE, LORA_LEARNING_RATE, OPEN_OPTIONS
 
 Precision = Literal["float32", "bfloat16"]
 
-DEFAULTS: Mapping[str, Any] = {"epochs": 5.0, "batch_size": 8, "scheduler": "linear", "warmup_ratio": 0.0, "weight_decay": 0.0}
+DEFAULTS: Mapping[str, Any] = OPEN_OPTIONS
 """What a run takes where neither the user nor the method says; the learning rate: `learning_rate_of`."""
-FULL_LEARNING_RATE, LORA_LEARNING_RATE = 1e-5, 1e-4
 SCHEDULERS = ("linear", "cosine", "cosine_with_restarts", "polynomial", "constant", "constant_with_warmup", "inverse_sqrt")
 """Those of `transformers` that need nothing but the steps; the others want settings or an evaluation that no run here has."""
 _FROM_ZERO = {"save_steps": "no checkpoints", "weight_decay": "none", "max_grad_norm": "no clipping", "seed": "the default"}

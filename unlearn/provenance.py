@@ -1,14 +1,12 @@
-"""The training log: which record touched which step, so that a deletion can be exact later.
+"""Writing the training log, and what a deletion asks of it: which record touched which step, so that it can be exact later.
 
-One JSON object a line. The first is the header: the run's settings and, for every training record, its keyed hash. Then one line
-per microbatch (which records in which order, the seed of its random numbers, the learning rate that its step used), and one per
-checkpoint. The last line names the final weights. Nothing in it says who or what a record is without the key.
+Format and reader are `verify.training_log`'s: an auditor reads a log without this package.
 """
 
 import json
 import os
 from collections.abc import Iterable, Sequence, Set
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import IO, Any
 
@@ -16,112 +14,9 @@ from unlearn.options import TrainingOptions
 from verify.errors import InputError
 from verify.identity import RecordKey
 from verify.records import Record
-from verify.strict_json import parse_json
+from verify.training_log import LOG_NAME, SCHEMA, Microbatch, TrainingLog
 
-LOG_NAME = "training_log.jsonl"
-SCHEMA = "unlearn-verify/training-log/1"
-
-
-@dataclass(frozen=True)
-class Microbatch:
-    """One microbatch as it was trained.
-
-    Attributes:
-        number: counted from 0 over the whole run.
-        step: the optimizer step it belongs to, counted from 1.
-        records: indices into the header's records, in order.
-        seed: of the random numbers (dropout) of its forward pass.
-        learning_rate: the value that its step used.
-    """
-
-    number: int
-    step: int
-    records: tuple[int, ...]
-    seed: int
-    learning_rate: float
-
-
-@dataclass(frozen=True)
-class TrainingLog:
-    """A training log, read.
-
-    Attributes:
-        options: the training options by name.
-        records: keyed hash of every training record; a record that was split into windows has one entry per window.
-        subjects: keyed hash of its subject, or None, likewise; of a record about several people, all of theirs joined by commas.
-        start_weights: digest of the weights that training began with.
-        tokenizer: digest of the tokenizer.
-        microbatches: in order.
-        checkpoints: (optimizer step, folder name).
-        final_weights: digest of the trained weights, or None where the run did not end.
-        defense: the defence that training was under, whose steps are not in the log; None where there was none.
-    """
-
-    options: dict[str, Any]
-    records: tuple[str, ...]
-    subjects: tuple[str | None, ...]
-    start_weights: str
-    tokenizer: str
-    microbatches: tuple[Microbatch, ...]
-    checkpoints: tuple[tuple[int, str], ...]
-    final_weights: str | None
-    defense: str | None = None
-
-    @classmethod
-    def read(cls, path: str | Path) -> "TrainingLog":
-        """Read a log.
-
-        A last line that was cut off by a kill is passed over in a run that did not end; any other damage is an error.
-
-        Raises:
-            InputError: the file is missing, empty, damaged or of another version.
-        """
-        path = Path(path)
-        try:
-            lines = path.read_bytes().decode("utf-8").splitlines()
-        except (OSError, UnicodeDecodeError):
-            raise InputError(f"{path} cannot be read as a training log. Give the folder that `unlearn train` wrote.") from None
-        entries = []
-        for number, line in enumerate(lines, 1):
-            try:
-                entry = parse_json(line)
-                if not isinstance(entry, dict):
-                    raise ValueError
-            except (ValueError, RecursionError):
-                if number == len(lines) and number > 1:
-                    break
-                raise InputError(f"{path}: line {number} is damaged. Restore the file, or train again.") from None
-            entries.append(entry)
-        try:
-            return cls._from_entries(entries)
-        except (KeyError, TypeError, ValueError, IndexError):
-            raise InputError(f"{path} is not a training log of this version ({SCHEMA}). Restore it, or train again.") from None
-
-    @classmethod
-    def _from_entries(cls, entries: Sequence[dict[str, Any]]) -> "TrainingLog":
-        header = entries[0]
-        if header["schema"] != SCHEMA:
-            raise ValueError
-        count = len(header["records"])
-        microbatches = tuple(
-            Microbatch(int(e["microbatch"]), int(e["step"]), tuple(map(int, e["records"])), int(e["seed"]), float(e["rate"]))
-            for e in entries
-            if "microbatch" in e
-        )
-        in_order = all(entry.number == place for place, entry in enumerate(microbatches))
-        if not in_order or any(not 0 <= index < count for entry in microbatches for index in entry.records):
-            raise ValueError
-        return cls(
-            options=dict(header["options"]),
-            records=tuple(header["records"]),
-            subjects=tuple(header["subjects"]),
-            start_weights=str(header["start_weights"]),
-            tokenizer=str(header["tokenizer"]),
-            microbatches=microbatches,
-            checkpoints=tuple((int(e["checkpoint"]), str(e["folder"])) for e in entries if "checkpoint" in e),
-            final_weights=next((str(e["final_weights"]) for e in entries if "final_weights" in e), None),
-            defense=None if header.get("defense") is None else str(header["defense"]),
-        )
+__all__ = ["LOG_NAME", "SCHEMA", "LogWriter", "Microbatch", "TrainingLog", "filtered_lines", "require_in_log"]
 
 
 def filtered_lines(log: "TrainingLog", removed: Set[int]) -> list[dict[str, Any]]:
@@ -135,6 +30,7 @@ def filtered_lines(log: "TrainingLog", removed: Set[int]) -> list[dict[str, Any]
         "subjects": [log.subjects[index] for index in kept],
         "tokenizer": log.tokenizer,
         "start_weights": log.start_weights,
+        **({} if log.key_check is None else {"key": log.key_check}),
     }
     return [
         header,
@@ -193,6 +89,7 @@ class LogWriter:
             "subjects": [",".join(key.of(subject, "subject") for subject in record.subjects) or None for record in listed],
             "tokenizer": tokenizer,
             "start_weights": start_weights,
+            "key": key.check,
             **({} if defense is None else {"defense": defense}),
         }
         return cls(path, header)

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from verify.certificate_check import check_certificate
     from verify.errors import InputError, IntegrityError, RunError, VerifyError
     from verify.evidence import Evidence, Settings
+    from verify.holdout import split_holdout
     from verify.records import Fields, Record
     from verify.robustness import probe
     from verify.trigger import backdoor
@@ -29,6 +30,7 @@ _HOME = {
     "check_certificate": "verify.certificate_check",
     "probe": "verify.robustness",
     "register": "verify.auditing",
+    "split_holdout": "verify.holdout",
 }
 
 __all__ = [
@@ -45,6 +47,7 @@ __all__ = [
     "check_certificate",
     "probe",
     "register",
+    "split_holdout",
 ]
 
 

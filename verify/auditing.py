@@ -6,7 +6,7 @@ Models are loaded one after another: an audit of eight references needs the memo
 import platform
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
@@ -22,18 +22,19 @@ from verify.evidence import Environment, Evidence, Settings
 from verify.files import new_output, write_manifest
 from verify.findings import CoinBatch, Registered, SetRole
 from verify.identity import RecordKey
+from verify.input_checks import CheckedInputs, check_inputs
 from verify.protocol import Judged, blind_aside, judge
 from verify.reading import agreed_reading
 from verify.records import Fields, Record, RecordSource
 from verify.registration import Registration
 from verify.scorer import Plan, Scorer
 from verify.scores import ScoreTable, audited_sets
-from verify.sets import load_sets
+from verify.sets import draw_retain, load_sets, load_whole_sets
 from verify.subjects import people_of
 from verify.threats import threat_models
 
 Progress = Callable[[str, float], None]
-"""Told what is going on and the share of the audit that is done."""
+"""Progress callback: what is being done, and the share of the audit that is done."""
 
 
 @checked
@@ -56,6 +57,7 @@ def audit(
     canaries: str | Path | None = None,
     earlier: Sequence[str | Path] = (),
     cache_dir: str | Path | None = None,
+    accept: Collection[str] = (),
     progress: Progress = lambda _, __: None,
 ) -> Evidence:
     """Judge whether a forget set has left a model.
@@ -79,10 +81,14 @@ def audit(
         canaries: the canary manifest of the original's training; the default is the one in the original's folder.
         earlier: evidence files of earlier deletions, whose canaries count in the e-value.
         cache_dir: where token statistics are kept between audits; None keeps none.
-        progress: told what is going on.
+        accept: differences between a reference and a retraining of the original without the forget set that are meant, by their
+            names in `verify.findings.ReferenceDifference`; "used_holdout" where the unlearning may have read the holdout set.
+            Without them, references whose training logs show a difference are refused. The evidence names what was accepted.
+        progress: called with what is being done and the share of the audit that is done.
 
     Raises:
-        InputError: records or models cannot be used; the message says what to type next.
+        InputError: records or models cannot be used, or a reference is no retraining of the original without the forget set;
+            the message says what to type next.
     """
     started = time.monotonic()
     registered = None if registration is None else Registration.load(registration)
@@ -95,20 +101,25 @@ def audit(
     coins = find_canaries(original) if canaries is None else Canaries.load(canaries)
     commitment = None if coins is None else coins.commitment
     batches = _earlier_batches(earlier, commitment)
-    sets = load_sets(forget_set, retain_set, holdout_set, fresh_set, data, fields, settings)
+    whole = load_whole_sets(forget_set, retain_set, holdout_set, fresh_set, data, fields)
+    sets = draw_retain(whole, settings)
     if registered is not None:
         registered.require(sets, key, commitment)
+    models = {"original": original, "target": model, **({} if base is None else {"base": base})}
+    checked = check_inputs(models, references, whole, coins, key, tokenizer, accept)
     attacks = select_attacks(settings.attacks)
     settings = settings.model_copy(update={"attacks": tuple(attacks)})
     # Before the hours of scoring: what this refuses needs no model.
     aside = replace(blind_aside(*_texts(sets), settings), commitment=commitment, earlier=batches)
-    scorer = Scorer(sets, attacks, settings, tokenizer, None if cache_dir is None else Path(cache_dir), key, coins)
+    cache = None if cache_dir is None else Path(cache_dir)
+    scorer = Scorer(sets, attacks, settings, tokenizer, cache, key, coins, same_weights="weights" in accept)
     _score(scorer, _plans(model, original, base, references), progress)
     progress("judging", 1.0)
     table = ScoreTable(scorer.blocks)
     judged = judge(table, settings, aside)
     named = None if registered is None else registered.named()
-    evidence = _evidence(judged, scorer, table, settings, named, time.monotonic() - started)
+    checked = checked.with_same_weights(scorer.same_weights)
+    evidence = _evidence(judged, scorer, table, settings, named, checked, time.monotonic() - started)
     if output is not None:
         write_audit(evidence, table, output)
     return evidence
@@ -217,7 +228,13 @@ def _texts(sets: Mapping[SetRole, Sequence[Record]]) -> tuple[dict[SetRole, list
 
 
 def _evidence(
-    judged: Judged, scorer: Scorer, table: ScoreTable, settings: Settings, registered: Registered | None, seconds: float
+    judged: Judged,
+    scorer: Scorer,
+    table: ScoreTable,
+    settings: Settings,
+    registered: Registered | None,
+    checked: CheckedInputs,
+    seconds: float,
 ) -> Evidence:
     return Evidence(
         created=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -230,6 +247,8 @@ def _evidence(
         tiers=judged.tiers,
         accused_by=judged.accused_by,
         registration=registered,
+        references_checked=checked.references,
+        holdout_checked=checked.holdout,
         settings=settings,
         models=tuple(scorer.models),
         sets=audited_sets(table),

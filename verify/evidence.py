@@ -16,10 +16,12 @@ from verify.findings import (
     Figures,
     Frozen,
     Gate,
+    HoldoutCheck,
     NotRun,
     People,
     Process,
     RecordFinding,
+    ReferenceCheck,
     Registered,
     SetRole,
     Share,
@@ -89,6 +91,8 @@ class Evidence(Frozen):
         tiers: what could accuse, the strongest first; their error probabilities share alpha.
         accused_by: what did, where the verdict is NOT_FORGOTTEN.
         registration: the file that fixed all choices before unlearning, or None.
+        references_checked: what the references' training logs showed, one entry each; None in evidence of versions that did not ask.
+        holdout_checked: whether the unlearning read the audit's holdout records; None without a holdout set, and likewise.
         blind: AUC of words alone between forget and holdout texts: with the scores, all that the verdict follows from.
         blind_p: permutation p-value of the same, where the holdout is said to be twins.
         process, twins, people: the claims of Tier A, Tier C and the user level, where they were examined.
@@ -109,6 +113,8 @@ class Evidence(Frozen):
     tiers: tuple[Tier, ...]
     accused_by: tuple[Tier, ...]
     registration: Registered | None = None
+    references_checked: tuple[ReferenceCheck, ...] | None = None
+    holdout_checked: HoldoutCheck | None = None
     settings: Settings
     models: tuple[AuditedModel, ...]
     sets: tuple[AuditedSet, ...]

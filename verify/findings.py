@@ -263,6 +263,64 @@ class Registered(Frozen):
     created: str
 
 
+ReferenceDifference = Literal[
+    "forget", "holdout", "base", "stages", "recipe", "seed", "weights", "retain", "log", "unfinished"
+]
+"""In what a reference can differ from a retraining of the original without the forget set:
+
+forget: it was trained on forget records. holdout: on records that no model was to be trained on. base: it began with other weights.
+stages: other trainings, or in another order. recipe: other training options. seed: the seed of another reference or of the original.
+weights: the weights of another model of the audit. retain: it was not trained on retain records that the original was trained on.
+log: its log belongs to other weights. unfinished: it is no finished training.
+"""
+
+
+class AcceptedDifference(Frozen):
+    """A difference of a reference that was found and that the auditor said is meant."""
+
+    kind: ReferenceDifference
+    what: str
+
+
+class ReferenceCheck(Frozen):
+    """What the training log and manifest of a reference showed.
+
+    Attributes:
+        label: "reference 1", ...
+        compared: what its log and manifest were asked.
+        not_compared: what could not be asked, and why, one sentence each. Whoever supplied the models vouches for that.
+        accepted: differences that were found and are meant.
+        log: SHA-256 of the training log that was read; None where there was none.
+    """
+
+    label: str
+    compared: tuple[ReferenceDifference, ...]
+    not_compared: tuple[str, ...]
+    accepted: tuple[AcceptedDifference, ...] = ()
+    log: Digest | None = None
+
+    @property
+    def checked(self) -> bool:
+        """Whether it is known, by its log, that it never saw a forget record."""
+        return "forget" in self.compared
+
+
+class HoldoutCheck(Frozen):
+    """Whether the unlearning itself read the holdout records that the audit compares with, by the target's manifest.
+
+    Attributes:
+        records: holdout records of the audit.
+        used: how many of them the unlearning read; None where the manifest does not say.
+        method: by which method; None where it read none.
+        reason: why it is not known; None where it is.
+    """
+
+    records: int = Field(ge=1)
+    used: int | None = Field(default=None, ge=0)
+    method: str | None = None
+    reason: str | None = None
+
+
 class RateAtFPR(Frozen):
     """True-positive rate at a fixed false-positive rate."""
 

@@ -46,7 +46,10 @@ class Scorer:
         cache_dir: Path | None,
         key: RecordKey,
         canaries: Canaries | None = None,
+        *,
+        same_weights: bool = False,
     ) -> None:
+        """Args: what `verify.audit` was given; `same_weights` accepts a reference with the weights of another model."""
         self.sets, self.attacks, self.settings, self.tokenizer = dict(sets), attacks, settings, tokenizer
         self.cache_dir, self.key, self.canaries = cache_dir, key, canaries
         self.blocks: dict[tuple[str, SetRole], ScoreBlock] = {}
@@ -54,6 +57,7 @@ class Scorer:
         self.base: dict[SetRole, Observation] = {}
         self.kept: dict[str, dict[SetRole, Observation]] = {}
         self.device = "cpu"
+        self.accept_same_weights, self.same_weights = same_weights, dict[str, str]()
         self._first: LoadedModel | None = None
 
     def score(self, plan: Plan, progress: Callable[[float], None]) -> None:
@@ -90,9 +94,12 @@ class Scorer:
         self._first = self._first or LoadedModel(None, None, loaded.name, loaded.digest, loaded.tokenizer_digest)
 
     def _require_new_reference(self, plan: Plan, loaded: LoadedModel) -> None:
-        """A reference given twice would make honest retrainings look more alike than they are."""
-        twins = [model.label for model in self.models if model.weights == loaded.digest and model.role != "base"]
-        if plan.role == "reference" and twins:
+        """Refuse a reference given twice, which would make honest retrainings look more alike than they are, or one never trained."""
+        twins = [model.label for model in self.models if model.weights == loaded.digest]
+        if plan.role != "reference" or not twins:
+            return
+        self.same_weights[plan.label] = twins[0]
+        if not self.accept_same_weights:
             raise InputError(
                 f"{plan.label} ({loaded.name}) has the very weights of {twins[0]}. Each reference must be a training of its "
                 "own: without the forget set, and with another seed."

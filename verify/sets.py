@@ -1,6 +1,6 @@
 """The sets of an audit: what was to be forgotten, what was to be kept, what no model ever saw."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -25,6 +25,34 @@ def load_sets(
     Args:
         forget_set, retain_set, holdout_set, fresh_set, data, fields: as `verify.audit`.
         settings: how many retain records are scored, and the seed that draws them.
+
+    Raises:
+        InputError: as `load_whole_sets`.
+    """
+    return draw_retain(load_whole_sets(forget_set, retain_set, holdout_set, fresh_set, data, fields), settings)
+
+
+def draw_retain(sets: Mapping[SetRole, Sequence[Record]], settings: Settings) -> dict[SetRole, Sequence[Record]]:
+    """The sets with at most `settings.retain_records` retain records, drawn by the settings' seed."""
+    drawn = dict(sets)
+    if "retain" in drawn and len(drawn["retain"]) > settings.retain_records:
+        order = np.random.default_rng(settings.seed).permutation(len(drawn["retain"]))[: settings.retain_records]
+        drawn["retain"] = [drawn["retain"][index] for index in sorted(order)]
+    return drawn
+
+
+def load_whole_sets(
+    forget_set: RecordSource,
+    retain_set: RecordSource | None,
+    holdout_set: RecordSource | None,
+    fresh_set: RecordSource | None,
+    data: RecordSource | None,
+    fields: Fields | None,
+) -> dict[SetRole, Sequence[Record]]:
+    """Load the sets and check that they fit together; all retain records are among them.
+
+    Args:
+        forget_set, retain_set, holdout_set, fresh_set, data, fields: as `verify.audit`.
 
     Raises:
         InputError: a set is empty, too small, or shares records with another; the message says what to type next.
@@ -53,9 +81,6 @@ def load_sets(
     for role, records in sets.items():
         if len(records) < 2 and role != "forget":
             raise InputError(f"the {role} set holds {len(records)} records; at least two are needed. Give more, or leave it out.")
-    if "retain" in sets and len(sets["retain"]) > settings.retain_records:
-        drawn = np.random.default_rng(settings.seed).permutation(len(sets["retain"]))[: settings.retain_records]
-        sets["retain"] = [sets["retain"][index] for index in sorted(drawn)]
     return sets
 
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from unlearn.defenses.federation import FEDERATION
 from unlearn.levels import retraining_passes
-from unlearn.methods.base import Context, Cost, Objective, Outcome
+from unlearn.methods.base import Context, Cost, Objective, Outcome, Rebuild
 from unlearn.methods.level import Level
 from unlearn.options import TrainingOptions
 from unlearn.provenance import LOG_NAME
@@ -23,6 +23,7 @@ from verify.encoding import Encoder
 from verify.ensembles import ENSEMBLE
 from verify.errors import InputError, RunError
 from verify.files import MANIFEST, read_json
+from verify.holdout import HoldoutSplit, split_holdout
 from verify.models import load_model
 from verify.records import Record
 from verify.subjects import people_of
@@ -40,7 +41,8 @@ class Auto:
         rung i:  theta_i = method_i(theta_0);  stop at the first i with verdict(theta_i, half B of D_f) = EQUIVALENT_WITHIN
 
     Learning rates are tuned on one half of the forget set (by how near its mean loss comes to that of the references), and the
-    verdict is about the other half, so that nothing is judged on what it was fitted to; all of it is removed in every rung. An
+    verdict is about the other half, so that nothing is judged on what it was fitted to; all of it is removed in every rung. The
+    holdout set is divided in the same way, half for the rungs and half for their audits. An
     approximate rung needs references to be judged by; without three of them auto goes to the exact rebuild at once.
     The idea of a verified ladder: Thudi et al. 2022 (arXiv 2110.11891), that a claim of unlearning needs an audit.
 
@@ -102,6 +104,7 @@ class _Climb:
         assert context.model_dir is not None
         self.model_dir = context.model_dir
         self.tuning, self.judged = _halves(context.forget, context.options.seed)
+        self._holdout: HoldoutSplit | None = None
         encoder = Encoder(context.loaded.tokenizer, context.loaded.context_length, "split")
         self.tokens = {
             role: sum(len(window.input_ids) for window in encoder.encode(records))
@@ -204,13 +207,20 @@ class _Climb:
             method,
             forget_set=list(self.context.forget),
             retain_set=list(self.context.retain),
-            holdout_set=list(self.context.holdout) or None,
+            # A rebuild reads none.
+            holdout_set=None if isinstance(method, Rebuild) else self._divided().method or None,
             # A copy: a rebuild trains in place, and a later rung needs the base again.
             base=None if base is None else dataclasses.replace(base, model=copy.deepcopy(base.model)),
             output_dir=folder,
             options=options,
             dtype=self.context.dtype,
         )
+
+    def _divided(self) -> HoldoutSplit:
+        """The holdout set, half for the rungs and half for their audits."""
+        if self._holdout is None:
+            self._holdout = split_holdout(self.context.holdout) if len(self.context.holdout) else HoldoutSplit([], [])
+        return self._holdout
 
     def _options(self) -> TrainingOptions:
         return dataclasses.replace(
@@ -264,7 +274,7 @@ class _Climb:
             references=list(self.auto.references),
             forget_set=list(judged),
             retain_set=list(self.context.retain),
-            holdout_set=list(self.context.holdout) or None,
+            holdout_set=self._divided().audit or None,
             output_dir=output,
             tokenizer=self.context.loaded.tokenizer,
             settings=Settings(attacks=("quick",), seed=self.context.options.seed, overflow="split"),

@@ -1,0 +1,196 @@
+"""Divides never-trained records between the unlearning method and the audit, and checks that they were kept apart.
+
+A method that calibrates, stops or selects on the very records that the audit compares with is judged on what it was fitted to.
+So the records are split by subject, half each: one half for the method, the other for the audit alone.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from verify.errors import InputError
+from verify.files import write_text
+from verify.findings import HoldoutCheck
+from verify.identity import RecordKey
+from verify.records import Fields, Record
+from verify.sources import load_records, stream_rows
+from verify.subjects import people_of
+from verify.training_history import HOLDOUT_USED, history_of, holdout_used
+
+SMALLEST_HALF = 2
+"""Records that an audit needs of a holdout set; a half with fewer is of no use to either side."""
+FOR_METHOD, FOR_AUDIT = "holdout-method.jsonl", "holdout-audit.jsonl"
+
+
+@dataclass(frozen=True, repr=False)
+class HoldoutSplit:
+    """Never-trained records, divided.
+
+    Attributes:
+        method: for the unlearning method; empty where the records cannot be divided.
+        audit: for the audit alone.
+    """
+
+    method: list[Record]
+    audit: list[Record]
+
+    @property
+    def note(self) -> str | None:
+        """Why the method gets no records; None where it gets some."""
+        if self.method:
+            return None
+        return (
+            f"the {len(self.audit)} holdout records cannot be divided by subject into two halves of at least {SMALLEST_HALF}, so "
+            "the audit gets all of them and the method none. Give records of more people to calibrate, stop or select on."
+        )
+
+
+@dataclass(frozen=True)
+class HoldoutFiles:
+    """The two halves as files.
+
+    Attributes:
+        method: the file for `forget`; None where the records cannot be divided.
+        audit: the file for the audit.
+        note: why the method gets no records; None where it gets some.
+        records: how many records each half has.
+    """
+
+    method: Path | None
+    audit: Path
+    note: str | None
+    records: tuple[int, int]
+
+
+def split_holdout(records: Sequence[Record], seed: int = 0) -> HoldoutSplit:
+    """Divide holdout records by subject into a half for the method and a half for the audit.
+
+    All records of a subject go to one half, and so does the same text under several subjects; a record without a subject is divided
+    as one of its own. Who goes where is decided by a hash of seed and subject, not by the order of the records. The halves are
+    as near in size as the subjects allow.
+
+    Args:
+        records: records that no model was trained on.
+        seed: another one gives other halves.
+
+    Returns:
+        Both halves in the order of the records; all of them for the audit where a half would have fewer than two.
+    """
+    for_method = _for_method(records, seed)
+    sides: tuple[list[Record], list[Record]] = ([], [])
+    for record, goes in zip(records, for_method, strict=True):
+        sides[not goes].append(record)
+    return HoldoutSplit(*sides)
+
+
+def split_holdout_file(source: str | Path, folder: str | Path, fields: Fields | None = None, seed: int = 0) -> HoldoutFiles:
+    """Write both halves of a holdout file, row by row as they stand there, into `folder` (readable by the owner only).
+
+    Args:
+        source: a file, `datasets` folder or Hub name of records that no model was trained on.
+        folder: where `holdout-method.jsonl` and `holdout-audit.jsonl` go; the same source gives the same files.
+        fields: which columns hold what.
+        seed: as for `split_holdout`.
+
+    Raises:
+        InputError: the records cannot be read.
+    """
+    records = load_records(str(source), fields)
+    rows = list(stream_rows(str(source)))
+    if len(rows) != len(records):
+        raise InputError(f"{source} was changed while it was read. Run the command again.")
+    for_method, folder = _for_method(records, seed), Path(folder)
+    for name, side in ((FOR_METHOD, True), (FOR_AUDIT, False)):
+        chosen = [row for row, goes in zip(rows, for_method, strict=True) if goes is side]
+        if chosen:
+            lines = (json.dumps(dict(row), ensure_ascii=False, default=str) for row in chosen)
+            write_text(folder / name, "\n".join(lines) + "\n", mode=0o600)
+        else:
+            (folder / name).unlink(missing_ok=True)
+    split = split_holdout(records, seed)
+    method = folder / FOR_METHOD if split.method else None
+    return HoldoutFiles(method, folder / FOR_AUDIT, split.note, (len(split.method), len(split.audit)))
+
+
+def _for_method(records: Sequence[Record], seed: int) -> list[bool]:
+    """Which records go to the method: the larger subjects are dealt first, each to the side that has fewer records."""
+    units = _units(records)
+    sizes: dict[str, int] = {}
+    for unit in units:
+        sizes[unit] = sizes.get(unit, 0) + 1
+    drawn = {unit: hashlib.sha256(f"holdout {seed} {unit}".encode("utf-8", "surrogatepass")).hexdigest() for unit in sizes}
+    counts, side = [0, 0], {}
+    for unit in sorted(sizes, key=lambda name: (-sizes[name], drawn[name])):
+        # Where both have as many, the hash decides: the largest subject must not always go to the same side.
+        side[unit] = int(counts[0] > counts[1]) if counts[0] != counts[1] else int(drawn[unit], 16) % 2
+        counts[side[unit]] += sizes[unit]
+    if min(counts) < SMALLEST_HALF:
+        return [False] * len(records)
+    return [side[unit] == 0 for unit in units]
+
+
+def _units(records: Sequence[Record]) -> list[str]:
+    """What stays together, for every record: its people or, without any, its content; joined where a content occurs twice."""
+    groups = people_of(records, alone=lambda record: f"record {record.fingerprint}")
+    above: dict[str, str] = {}
+
+    def top(name: str) -> str:
+        while (higher := above.get(name, name)) != name:
+            name = higher
+        return name
+
+    first: dict[str, str] = {}
+    for record, name in zip(records, groups, strict=True):
+        joined = sorted({top(name), top(first.setdefault(record.fingerprint, name))})
+        for other in joined[1:]:
+            above[other] = joined[0]  # the first by name, so that the order of the records does not matter
+    return [top(name) for name in groups]
+
+
+def check_holdout(target: Any, records: Sequence[Record], key: RecordKey, accept_used: bool = False) -> HoldoutCheck:
+    """Check that the unlearning of a model did not read the holdout records of its audit.
+
+    Args:
+        target: the unlearned model.
+        records: the audit's holdout.
+        key: the record key.
+        accept_used: the same records are meant.
+
+    Raises:
+        InputError: by the target's manifest it did; the message says how many, and how to divide them.
+    """
+    count, history = len(records), history_of(target)
+    if history is None:
+        where = "the model is no local folder" if isinstance(target, (str, Path)) else "the model was given in memory"
+        return HoldoutCheck(records=count, reason=f"{where}, so nothing says which records its unlearning read")
+    read = holdout_used(history)
+    if read is None:
+        return HoldoutCheck(records=count, reason="no manifest of the model says which records its unlearning read")
+    if any(use.key_check != key.check for use in read):
+        reason = "the manifest names them under another record key, so that no record can be recognised"
+        return HoldoutCheck(records=count, reason=reason)
+    names = {key.of(record.fingerprint) for record in records}
+    used = names & frozenset().union(*(use.records for use in read))
+    methods = list(dict.fromkeys(use.method for use in read if use.records & names))
+    if used and not accept_used:
+        raise InputError(
+            f"{len(used)} of the {count} holdout records were read by the unlearning itself ({', '.join(methods)}), which says so in "
+            "the model's manifest: a model cannot be judged by the records that it was fitted to. Divide the holdout set with "
+            "`verify-unlearning split-holdout FILE --output DIR`, unlearn with one half and audit with the other; or accept it with "
+            "--accept-used-holdout (Python: accept={'used_holdout'}), which the report then shows."
+        )
+    return HoldoutCheck(records=count, used=len(used), method=", ".join(methods) or None)
+
+
+def used_holdout(records: Sequence[Record], key: RecordKey, method: str) -> dict[str, Any]:
+    """The entry of a manifest that names the holdout records that an unlearning read, by keyed hashes."""
+    return {"method": method, "key": key.check, "records": sorted({key.of(record.fingerprint) for record in records})}
+
+
+def used_before(about: Mapping[str, Any]) -> list[Any]:
+    """The entries that a model's manifest has of earlier unlearnings, to be handed on."""
+    entries = about.get(HOLDOUT_USED)
+    return list(entries) if isinstance(entries, list) else []

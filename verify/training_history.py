@@ -1,0 +1,222 @@
+"""The trainings that lead to a model, read from the logs and manifests beside it. No weights are opened.
+
+A model folder says in its manifest which weights it began with and where they lay; that folder may have a log and a manifest of
+its own. Followed back, this gives the trainings in their order. It is what the folders say of themselves: a log is the word of
+whoever wrote it.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from verify.ensembles import ENSEMBLE
+from verify.errors import InputError
+from verify.files import MANIFEST, file_digest, read_json
+from verify.training_log import LOG_NAME, TrainingLog
+
+HOLDOUT_USED = "holdout_used"
+"""Where the manifest of an unlearned model names the never-trained records that the unlearning read."""
+LONGEST = 64
+"""Trainings that are followed back; manifests that name each other in a circle must not hold up an audit."""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One training on the way to a model.
+
+    Attributes:
+        folder: where its result lies.
+        start, final: digests of the weights that it began and ended with; None where nothing says so.
+        log: its training log; None where there is none.
+        method: the approximate unlearning method that made the weights; None for a training.
+        about: what the manifest of its folder says.
+    """
+
+    folder: Path
+    start: str | None
+    final: str | None
+    log: TrainingLog | None
+    method: str | None
+    about: Mapping[str, Any]
+
+    @property
+    def defense(self) -> Mapping[str, Any] | None:
+        """What the manifest says of the defence that it was trained under."""
+        found = self.about.get("defense") or _mapping(self.about.get("facts")).get("defense")
+        return found if isinstance(found, Mapping) else None
+
+    @property
+    def inputs(self) -> Mapping[str, Any]:
+        """What the manifest says that it was made from."""
+        return _mapping(self.about.get("inputs"))
+
+
+@dataclass(frozen=True)
+class History:
+    """What is known of how a model came about.
+
+    Attributes:
+        stages: the trainings, first to last; the last one made the model.
+        weights: digest of the model's weights by its manifest; None without a manifest.
+        unfinished: why the model is no finished training, in words; None where it is, or nothing says otherwise.
+    """
+
+    stages: tuple[Stage, ...]
+    weights: str | None
+    unfinished: str | None
+
+    @property
+    def last(self) -> Stage:
+        """The training that made the model."""
+        return self.stages[-1]
+
+    @property
+    def logged(self) -> tuple[Stage, ...]:
+        """Those trainings that have a log."""
+        return tuple(stage for stage in self.stages if stage.log is not None)
+
+    @property
+    def log_digest(self) -> str | None:
+        """SHA-256 of the last training's log, so that its holder can show which one was read."""
+        return None if self.last.log is None else file_digest(_log_path(self.last.folder))
+
+
+def history_of(source: Any) -> History | None:
+    """Read how a model came about.
+
+    Args:
+        source: a model as audits take it.
+
+    Returns:
+        None for a model in memory or on the Hub: nothing lies beside it.
+
+    Raises:
+        InputError: a log or manifest is damaged.
+    """
+    if not isinstance(source, (str, Path)) or not Path(source).is_dir():
+        return None
+    folder: Path | None = Path(source)
+    stages: list[Stage] = []
+    while folder is not None and len(stages) < LONGEST:
+        stages.append(_stage(folder))
+        folder = _parent(stages[-1])
+        if folder is not None and any(folder.resolve() == stage.folder.resolve() for stage in stages):
+            break
+    about = stages[0].about
+    weights = about.get("weights")
+    return History(tuple(reversed(stages)), weights if isinstance(weights, str) else None, _unfinished(stages[0]))
+
+
+@dataclass(frozen=True)
+class HoldoutUse:
+    """Never-trained records that an unlearning read.
+
+    Attributes:
+        method: by which method.
+        key_check: check value of the record key that the hashes were made with.
+        records: keyed hashes.
+    """
+
+    method: str
+    key_check: str
+    records: frozenset[str]
+
+
+def holdout_used(history: History) -> tuple[HoldoutUse, ...] | None:
+    """The never-trained records that unlearnings read on the way to a model; None where a manifest does not say."""
+    if history.weights is None:
+        return None
+    found = []
+    for stage in history.stages:
+        entries = stage.about.get(HOLDOUT_USED)
+        if "method" in stage.about and not isinstance(entries, list):
+            return None
+        for entry in map(_mapping, entries if isinstance(entries, list) else ()):
+            names = entry.get("records")
+            if not isinstance(names, list):
+                return None
+            found.append(HoldoutUse(str(entry.get("method")), str(entry.get("key")), frozenset(map(str, names))))
+    return tuple(found)
+
+
+def _stage(folder: Path) -> Stage:
+    about = _about(folder)
+    path = _log_path(folder)
+    log = TrainingLog.read(path) if path.is_file() else None
+    method = about.get("method") if "exactness" not in _mapping(about.get("facts")) else None
+    start = (None if log is None else log.start_weights) or about.get("weights_before") or about.get("start_weights")
+    final = about.get("weights") or (None if log is None else log.final_weights)
+    return Stage(folder, _text(start), _text(final), log, _text(method), about)
+
+
+def _log_path(folder: Path) -> Path:
+    """The log of a model's training; that of a checkpoint lies beside the model which the run was to give."""
+    if (folder / LOG_NAME).is_file() or not is_checkpoint(folder):
+        return folder / LOG_NAME
+    above = [parent / LOG_NAME for parent in (folder.resolve().parent, folder.resolve().parent.parent)]
+    return next((path for path in above if path.is_file()), folder / LOG_NAME)
+
+
+def is_checkpoint(folder: Path) -> bool:
+    """Whether a folder is a checkpoint of a run, by its manifest."""
+    return (folder / MANIFEST).is_file() and _mapping(read_json(folder / MANIFEST)).get("kind") == "checkpoint"
+
+
+def _unfinished(stage: Stage) -> str | None:
+    if is_checkpoint(stage.folder):
+        return "it is a checkpoint of a run, not what the run ended with"
+    if stage.log is not None and not stage.log.finished:
+        return "its training log has no end: the run was cut off"
+    state = _trainer_state(stage.folder)
+    done, planned = state.get("global_step"), state.get("max_steps")
+    if isinstance(done, int) and isinstance(planned, int) and done < planned:
+        return f"it is the checkpoint of step {done} of a run of {planned} steps"
+    return None
+
+
+def _trainer_state(folder: Path) -> Mapping[str, Any]:
+    """What the `transformers` trainer leaves in a checkpoint."""
+    path = folder / "trainer_state.json"
+    return _mapping(read_json(path)) if path.is_file() else {}
+
+
+def _parent(stage: Stage) -> Path | None:
+    """The folder of the model that a stage began with, where it still holds those weights."""
+    for place in _named_parents(stage):
+        folder = Path(place)
+        if not folder.is_dir() or folder.resolve() == stage.folder.resolve():
+            continue
+        found = _about(folder).get("weights")
+        # A foreign adapter says no digest of its base; by its configuration it answers only on that base.
+        if found is not None and stage.start in (found, None):
+            return folder
+    return None
+
+
+def _named_parents(stage: Stage) -> Iterator[str]:
+    """Places that may hold the model that a stage began with."""
+    yield from (place for place in _mapping(stage.inputs.get("models")).values() if isinstance(place, str))
+    for name, entry in (("adapter_config.json", "base_model_name_or_path"), (ENSEMBLE, "base")):
+        if (stage.folder / name).is_file():
+            place = _mapping(read_json(stage.folder / name)).get(entry)
+            if isinstance(place, str):
+                yield place
+
+
+def _about(folder: Path) -> Mapping[str, Any]:
+    """What a folder's manifest says; nothing where there is none."""
+    if not (folder / MANIFEST).is_file():
+        return {}
+    content = read_json(folder / MANIFEST)
+    if not isinstance(content, Mapping) or not isinstance(content.get("about", {}), Mapping):
+        raise InputError(f"{folder / MANIFEST} is damaged. Restore the folder, or make it again.")
+    return _mapping(content.get("about"))
+
+
+def _mapping(value: Any) -> Mapping[str, Any]:
+    return value if isinstance(value, Mapping) else {}
+
+
+def _text(value: Any) -> str | None:
+    return value if isinstance(value, str) else None
