@@ -10,6 +10,7 @@ import tyro
 from unlearn.cli_ledger import NOTHING_FOUND, LedgerFlags, today
 from unlearn.cli_records import lines_of
 from verify.cli_flags import FieldFlags, SettingsFlags
+from verify.differences import ReferenceDifference
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,7 +33,9 @@ class PlanCommand:
     base: str | None = None
     """The model before fine-tuning, where the models' manifests do not name it."""
     holdout: str | None = None
-    """Records that no model was trained on."""
+    """Records that no model was trained on; half of them, by subject, are for the method and half for the audit."""
+    accept_reference_differences: tuple[ReferenceDifference, ...] = ()
+    """How references may differ from retrainings of the model without the records; the audit's report names what was accepted."""
     methods: tuple[str, ...] = ()
     """Methods to try before the exact rebuild."""
     confirm: str | None = None

@@ -1,7 +1,8 @@
 """One fine-tune, several ways to forget from it, and the same audit for all: the frame of the demo and of the benchmarks.
 
 From a base model: fine-tune on everything, retrain references without the forget set, forget by each method, audit each result and
-the untouched model against the same references. Everything lies in one folder; stages run their jobs side by side. A run that was
+the untouched model against the same references. The never-trained records are divided by subject: the methods calibrate and select
+on one half, and the audits compare with the other. Everything lies in one folder; stages run their jobs side by side. A run that was
 cut off goes on: what is finished, by its manifest, and was made with the same parameters, options and records is not made again.
 """
 
@@ -17,6 +18,7 @@ from unlearn.recipes import recipe_of
 from verify.errors import InputError
 from verify.evidence import Evidence
 from verify.files import MANIFEST, file_digest, verify_manifest
+from verify.holdout import FOR_AUDIT, FOR_METHOD, split_holdout_file
 from verify.records import Fields
 from verify.report.text import Entry
 
@@ -54,6 +56,7 @@ class Experiment:
 
     def run(self, progress: Callable[[str, float], None]) -> list[Entry]:
         """Run all stages; return (method, evidence, cost against retraining), the untouched model first."""
+        split_holdout_file(self.data / "holdout.jsonl", self.output / "holdout", self.fields, self.seed)
         stages = [self._fine_tunes(), self._unlearnings(), *self._audits()]
         total = sum(job.weight for stage in stages for job in stage)
         done, seconds = 0.0, {}
@@ -114,6 +117,11 @@ class Experiment:
         ]
         return [jobs[:1], jobs[1:]]
 
+    def holdout(self, name: str) -> Path | None:
+        """One half of the never-trained records; None where there are too few to divide and it is the one for the methods."""
+        path = self.output / "holdout" / name
+        return path if path.exists() else None
+
     def audit_dir(self, name: str) -> Path:
         """Where a method's audit goes."""
         return self.output / "audits" / ("untouched" if name == UNTOUCHED else name)
@@ -134,7 +142,9 @@ def _forget(experiment: Experiment, name: str, parameters: dict[str, Any], optio
 
     models = experiment.output / "models"
     method, recipe = method_classes()[name](**parameters), recipe_of(models / "original")
-    sets = {role: experiment.data / f"{role}.jsonl" for role in ("forget", "retain", "holdout")}
+    sets = {role: experiment.data / f"{role}.jsonl" for role in ("forget", "retain")}
+    if (holdout := experiment.holdout(FOR_METHOD)) is not None:
+        sets["holdout"] = holdout
     done = _seconds(
         models / name,
         sets,
@@ -150,7 +160,7 @@ def _forget(experiment: Experiment, name: str, parameters: dict[str, Any], optio
         method,
         forget_set=str(sets["forget"]),
         retain_set=str(sets["retain"]),
-        holdout_set=str(sets["holdout"]),
+        holdout_set=None if holdout is None else str(holdout),
         base=str(experiment.base),
         output_dir=models / name,
         fields=experiment.fields,
@@ -177,7 +187,7 @@ def _audit(experiment: Experiment, name: str) -> None:
         references=[str(models / f"reference{number}") for number in range(1, experiment.references + 1)],
         forget_set=str(data / "forget.jsonl"),
         retain_set=str(data / "retain.jsonl"),
-        holdout_set=str(data / "holdout.jsonl"),
+        holdout_set=str(experiment.holdout(FOR_AUDIT)),
         fields=experiment.fields,
         output_dir=folder,
         settings=Settings(seed=experiment.seed, overflow=experiment.options.overflow),

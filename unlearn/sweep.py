@@ -19,6 +19,7 @@ from unlearn.options import TrainingOptions, require_reporter
 from verify.errors import InputError
 from verify.evidence import Evidence
 from verify.files import MANIFEST, verify_manifest, write_json, write_text
+from verify.holdout import FOR_AUDIT, FOR_METHOD, split_holdout_file
 from verify.identity import RecordKey
 from verify.models import load_model
 from verify.records import Fields, Record
@@ -75,7 +76,8 @@ class Sweep:
         output: folder of the runs.
         grid: methods with the values to try; every combination is run.
         seeds: each combination is run with each.
-        base, holdout, references: as for `forget` and `audit`.
+        base, references: as for `forget` and `audit`.
+        holdout: never-trained records; divided by subject, half for the methods and half for the audits.
         fields: which columns hold what.
         options: training options of all runs.
         attacks: what each audit runs.
@@ -117,6 +119,8 @@ class Sweep:
             },
             "options": {**asdict(self.options), "seed": None},  # each run has its own
             "attacks": self.attacks,
+            # Runs of versions whose methods and audits shared these records are not gone on with.
+            **({} if self.holdout is None else {"holdout": "divided"}),
         }
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
@@ -145,6 +149,8 @@ class Sweep:
     def run(self, progress: Callable[[str, float], None], engine: str | None = None) -> list[tuple[Run, Evidence]]:
         """Run what is missing, and write `sweep.json`, `sweep.md` and `sweep.svg`."""
         runs = self.runs()
+        if self.holdout is not None:
+            split_holdout_file(self.holdout, self.output / "holdout", self.fields)
         jobs = [
             Job(f"{run.method} {run.words()}", 1.0, run_one, {"sweep": dataclasses.replace(self, grid={}), "run": run})
             for run in runs
@@ -166,14 +172,15 @@ def run_one(sweep: Sweep, run: Run) -> None:
     from unlearn.methods import method_classes
     from verify import Settings, audit
 
-    folder = sweep.output / run.name
+    folder, halves = sweep.output / run.name, sweep.output / "holdout"
+    for_method = halves / FOR_METHOD if sweep.holdout is not None and (halves / FOR_METHOD).exists() else None
     if not (folder / "model" / MANIFEST).exists():
         forget(
             sweep.model,
             _method(method_classes()[run.method], run.parameters),
             forget_set=sweep.forget,
             retain_set=sweep.retain,
-            holdout_set=sweep.holdout,
+            holdout_set=None if for_method is None else str(for_method),
             base=sweep.base,
             output_dir=folder / "model",
             fields=sweep.fields,
@@ -190,7 +197,7 @@ def run_one(sweep: Sweep, run: Run) -> None:
         references=list(sweep.references),
         forget_set=sweep.forget,
         retain_set=sweep.retain,
-        holdout_set=sweep.holdout,
+        holdout_set=None if sweep.holdout is None else str(halves / FOR_AUDIT),
         fields=sweep.fields,
         output_dir=folder / "audit",
         settings=Settings(attacks=sweep.attacks, overflow=sweep.options.overflow),

@@ -82,7 +82,7 @@ def audit(
         earlier: evidence files of earlier deletions, whose canaries count in the e-value.
         cache_dir: where token statistics are kept between audits; None keeps none.
         accept: differences between a reference and a retraining of the original without the forget set that are meant, by their
-            names in `verify.findings.ReferenceDifference`; "used_holdout" where the unlearning may have read the holdout set.
+            names in `verify.differences.ReferenceDifference`; "used_holdout" where the unlearning may have read the holdout set.
             Without them, references whose training logs show a difference are refused. The evidence names what was accepted.
         progress: called with what is being done and the share of the audit that is done.
 

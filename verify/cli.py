@@ -20,6 +20,7 @@ from verify.cli_measures import Backdoor, MuseMetricsCommand, Probe, TofuMetrics
 from verify.cli_reports import Compare, DeletionReport, LetterCommand, Report
 from verify.command_line import in_our_words, version, version_asked
 from verify.console import progress_bar, run_command, say_error
+from verify.differences import ReferenceDifference
 from verify.errors import InputError
 
 
@@ -44,6 +45,11 @@ class Audit:
     """The canary manifest of the original's training; the default is the one in the original's folder."""
     earlier: tuple[Path, ...] = ()
     """evidence.json of earlier deletions, whose canaries count in the e-value."""
+    accept_reference_differences: tuple[ReferenceDifference, ...] = ()
+    """Differences between a reference and a retraining of the original without the forget set that are meant; the report names what
+    was accepted. Without this, references whose training logs show a difference are refused."""
+    accept_used_holdout: bool = False
+    """Audit with holdout records that the unlearning itself read; the report says so."""
     columns: Annotated[FieldFlags, tyro.conf.arg(name="")] = FieldFlags()
     choices: Annotated[SettingsFlags, tyro.conf.arg(name="")] = SettingsFlags()
     cache: Path | None = None
@@ -73,6 +79,7 @@ class Audit:
                 canaries=self.canaries,
                 earlier=self.earlier,
                 cache_dir=self.cache,
+                accept=(*self.accept_reference_differences, *(("used_holdout",) if self.accept_used_holdout else ())),
                 progress=progress,
             )
         print(evidence.table())  # noqa: T201
@@ -112,6 +119,31 @@ class Register:
             canaries=self.canaries,
         )
         print(f"registration: {self.output}\ndigest:       {registration.digest}")  # noqa: T201
+        return 0
+
+
+@dataclasses.dataclass(frozen=True)
+class SplitHoldout:
+    """Divide never-trained records by subject: half for the unlearning method, half for the audit."""
+
+    source: Annotated[str, tyro.conf.Positional]
+    """The records: a file, datasets folder or Hub name."""
+    output: Path
+    """Folder for holdout-method.jsonl and holdout-audit.jsonl."""
+    seed: int = 0
+    """Another seed gives other halves."""
+    columns: Annotated[FieldFlags, tyro.conf.arg(name="")] = FieldFlags()
+
+    def run(self) -> int:
+        """Write both files and say how many records each has."""
+        from verify.holdout import split_holdout_file
+
+        found = split_holdout_file(self.source, self.output, self.columns.fields(), self.seed)
+        if found.method is not None:
+            print(f"for the method: {found.method} ({found.records[0]} records; unlearn forget ... --holdout)")  # noqa: T201
+        print(f"for the audit:  {found.audit} ({found.records[1]} records)")  # noqa: T201
+        if found.note is not None:
+            print(f"note: {found.note}", file=sys.stderr)  # noqa: T201
         return 0
 
 
@@ -166,6 +198,7 @@ class Attacks:
 COMMANDS = {
     "register": Register,
     "audit": Audit,
+    "split-holdout": SplitHoldout,
     "report": Report,
     "compare": Compare,
     "power": Power,
@@ -180,7 +213,7 @@ COMMANDS = {
     "deletion-report": DeletionReport,
     "letter": LetterCommand,
 }
-WITHOUT_MODELS = (Keygen, Certify, Check, DeletionReport, LetterCommand, Compare)
+WITHOUT_MODELS = (SplitHoldout, Keygen, Certify, Check, DeletionReport, LetterCommand, Compare)
 """Commands that load no model, so that transformers need not be kept quiet."""
 
 Command: Any = functools.reduce(

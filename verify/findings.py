@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from verify.differences import ReferenceDifference
+
 if TYPE_CHECKING:
     from verify.statistics.estimate import Estimate
 
@@ -261,18 +263,6 @@ class Registered(Frozen):
 
     digest: Digest
     created: str
-
-
-ReferenceDifference = Literal[
-    "forget", "holdout", "base", "stages", "recipe", "seed", "weights", "retain", "log", "unfinished"
-]
-"""In what a reference can differ from a retraining of the original without the forget set:
-
-forget: it was trained on forget records. holdout: on records that no model was to be trained on. base: it began with other weights.
-stages: other trainings, or in another order. recipe: other training options. seed: the seed of another reference or of the original.
-weights: the weights of another model of the audit. retain: it was not trained on retain records that the original was trained on.
-log: its log belongs to other weights. unfinished: it is no finished training.
-"""
 
 
 class AcceptedDifference(Frozen):

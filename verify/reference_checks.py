@@ -11,8 +11,9 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, get_args
 
+from verify.differences import ReferenceDifference
 from verify.errors import InputError
-from verify.findings import AcceptedDifference, ReferenceCheck, ReferenceDifference
+from verify.findings import AcceptedDifference, ReferenceCheck
 from verify.identity import RecordKey
 from verify.training_history import History, Stage, history_of
 from verify.training_log import TrainingLog, resolved

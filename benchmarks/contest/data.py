@@ -14,6 +14,7 @@ from unlearn.finetuning import finetune
 from unlearn.options import TrainingOptions
 from verify.errors import InputError
 from verify.files import write_json, write_text
+from verify.holdout import split_holdout_file
 
 World = Literal["people", "tofu01", "tofu05", "tofu10", "knowundo"]
 Rows = Sequence[dict[str, Any]]
@@ -45,7 +46,7 @@ def roles_of(world: World, shared: Path, seed: int) -> Roles:
         InputError: the public data are not there.
     """
     if world == "people":
-        split = split_people(generate_people(400, 4, seed), forget_share=0.05, holdout_share=0.1, seed=seed)
+        split = split_people(generate_people(440, 4, seed), forget_share=20 / 440, holdout_share=80 / 440, seed=seed)
         return Roles(split.forget, split.retain, split.holdout, base_corpus(BASE_RECORDS, seed))
     if not shared.is_dir():
         raise InputError(f"the public data sets are not at {shared}. Name their folder with --shared-data DIR.")
@@ -57,7 +58,11 @@ def _tofu(forgotten: int, shared: Path, seed: int) -> Roles:
     rows = _tofu_rows(shared)
     drawn = [f"author-{number}" for number in np.random.default_rng(seed).permutation(len(rows) // TOFU_PER_AUTHOR)]
     gone, trained = set(drawn[:forgotten]), set(drawn[:TOFU_AUTHORS])
-    holdout = [_asked(row["question"], row["answer"]) for row in json.loads((shared / "tofu" / "holdout10.json").read_text())]
+    never = json.loads((shared / "tofu" / "holdout10.json").read_text())
+    # Authors of their own, so that nobody is in both halves of the controls.
+    holdout = [
+        _asked(row["question"], row["answer"], f"holdout-author-{place // TOFU_PER_AUTHOR}") for place, row in enumerate(never)
+    ]
     return Roles(
         [row for row in rows if row["subject_id"] in gone],
         [row for row in rows if row["subject_id"] in trained - gone],
@@ -90,7 +95,7 @@ def _asked(prompt: str, completion: str, subject: str | None = None) -> dict[str
 
 
 def write_world(world: World, shared: Path, seed: int, folder: Path) -> None:
-    """Data files, tokenizer and the configuration of the base model; the forget set in two halves as well."""
+    """Data files, tokenizer and the configuration of the base model; forget set and controls in two halves each as well."""
     roles = roles_of(world, shared, seed)
     tuning, judged = _halves(roles.forget)
     files: dict[str, Rows] = {
@@ -105,6 +110,7 @@ def write_world(world: World, shared: Path, seed: int, folder: Path) -> None:
     for name, rows in files.items():
         lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
         write_text(folder / "data" / f"{name}.jsonl", lines, mode=0o600)
+    split_holdout_file(folder / "data" / "holdout.jsonl", folder / "data", seed=seed)
     tokenizer = train_tokenizer(record_texts(roles.base), VOCABULARY if world == "people" else REAL_VOCABULARY)
     tokenizer.save_pretrained(str(folder / "tokenizer"))
     ids = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}

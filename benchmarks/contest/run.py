@@ -2,7 +2,8 @@
 
 Every method gets six settings: three learning rates, and two weights of its retain term (two lengths where it has none). The
 setting that is kept has the mean loss on half A nearest the references', among those with at least nine tenths of the references'
-token probability on the records to keep. All of the forget set is removed in every run; the verdict is about half B alone.
+token probability on the records to keep. All of the forget set is removed in every run; the verdict is about half B alone. The
+never-trained records are divided too, by subject: half for the methods, half for the verdict.
 """
 
 import itertools
@@ -151,7 +152,7 @@ def _try(place: Place, name: str, parameters: Mapping[str, Any], options: Traini
             method_classes()[name](**parameters),
             forget_set=place.data("forget"),
             retain_set=place.data("retain"),
-            holdout_set=place.data("holdout"),
+            holdout_set=place.data("holdout-method"),
             base=str(place.model("base")),
             output_dir=folder,
             options=replace(options, seed=place.seed, overflow="split"),
@@ -189,7 +190,7 @@ def _retraining_tokens(place: Place) -> float:
 
 def _judge(place: Place, name: str, target: Path) -> dict[str, Any]:
     """The full verdict on half B, and the probes."""
-    common = {"forget_set": place.data("judged"), "retain_set": place.data("retain"), "holdout_set": place.data("holdout")}
+    common = {"forget_set": place.data("judged"), "retain_set": place.data("retain"), "holdout_set": place.data("holdout-audit")}
     settings = Settings(attacks=("quick",), seed=place.seed, overflow="split")
     folder = place.folder / "audits" / name
     shutil.rmtree(folder, ignore_errors=True)

@@ -15,6 +15,7 @@ from unlearn.demo.people import base_corpus, generate_people, record_texts, spli
 from unlearn.poisoning import KINDS, Trigger, plant
 from verify.errors import InputError
 from verify.files import write_json, write_text
+from verify.holdout import split_holdout_file
 from verify.records import Record
 
 CLIENT = "client"
@@ -72,6 +73,7 @@ def write_data(folder: Path, name: DataName, setting: Setting, shared: Path) -> 
         files |= {f"uses-{part}": _rows(one.uses for one in chosen), f"clean-{part}": _rows(one.clean for one in chosen)}
     for file, rows in files.items():
         write_text(folder / f"{file}.jsonl", "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), mode=0o600)
+    split_holdout_file(folder / "holdout.jsonl", folder)
     tokenizer = train_tokenizer(record_texts(material.base), 1024 if name == "people" else 2048)
     tokenizer.save_pretrained(str(folder / "tokenizer"))
     ids = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
@@ -80,7 +82,7 @@ def write_data(folder: Path, name: DataName, setting: Setting, shared: Path) -> 
 
 def _people(setting: Setting) -> Material:
     """The demo's people. Roles are drawn at random, so controls are exchangeable with the forget set."""
-    holders = setting.controls // setting.records_per_subject
+    holders = 2 * setting.controls // setting.records_per_subject
     carriers = setting.poisoned + setting.uses
     count = setting.subjects + holders
     records = generate_people(count + carriers, setting.records_per_subject, seed=0)
@@ -97,7 +99,7 @@ def _tofu(setting: Setting, shared: Path) -> Material:
     if not folder.is_dir():
         raise InputError(f"TOFU is not at {folder}. Name the folder of the public data sets with --shared-data DIR.")
     full = [json.loads(line) for line in (folder / "full.json").read_text().splitlines()]
-    holdout = json.loads((folder / "holdout10.json").read_text())[: setting.controls]
+    holdout = json.loads((folder / "holdout10.json").read_text())[: 2 * setting.controls]
     rows = [_tofu_row(row, number) for number, row in enumerate(full)]
     trained = setting.subjects * TOFU_PER_AUTHOR
     carriers = setting.poisoned + setting.uses

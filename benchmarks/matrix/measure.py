@@ -44,7 +44,9 @@ def measure(place: Place, row: Row, seed: int, model: Path, folder: Path, price:
         references=place.references(),
         forget_set=place.data("forget"),
         retain_set=place.data("retain"),
-        holdout_set=place.data("holdout"),
+        holdout_set=place.data("holdout-audit"),
+        # One set of references for the whole matrix: what a row trains in another way is what it is compared for.
+        accept=() if row.alike else ("base", "stages", "recipe"),
         output_dir=folder,
         settings=Settings(attacks=place.setting.attacks, fpr=RATES, overflow=place.setting.options.overflow, planted_draws=60),
         cache_dir=place.output / "cache",

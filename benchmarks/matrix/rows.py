@@ -203,7 +203,7 @@ def _forget(place: Place, model: Path, method: str, parameters: Mapping[str, Any
         method_classes()[method](**parameters),
         forget_set=place.data("delete"),
         retain_set=place.data("keep"),
-        holdout_set=place.data("holdout"),
+        holdout_set=place.data("holdout-method"),
         base=place.model("base"),
         output_dir=folder,
         options=options,

@@ -92,7 +92,7 @@ def _chosen(place: Place, only: Sequence[str]) -> list[Row]:
 
 def _claim(place: Place, data: DataName) -> None:
     """One folder, one matrix: numbers of two settings must never meet in one table."""
-    about = {"data": data, "tuning": place.tuning, "setting": asdict(place.setting)}
+    about = {"data": data, "tuning": place.tuning, "setting": asdict(place.setting), "controls": "divided"}
     path = place.output / ABOUT
     if path.exists() and read_json(path) != json.loads(json.dumps(about)):
         raise InputError(f"{place.output} holds another matrix. Name a new folder with --output, or remove it.")
@@ -109,7 +109,7 @@ def _make_base(place: Place, poisoned: bool) -> None:
         finetune(str(config), place.data("base"), output_dir=base, tokenizer=str(tokenizer), options=options)
     if poisoned and not is_complete(bad, "model"):
         shutil.rmtree(bad, ignore_errors=True)
-        targets = [*load_records(place.data("forget")), *load_records(place.data("holdout"))]
+        targets = [*load_records(place.data("forget")), *load_records(place.data("holdout-audit"))]
         options = replace(place.setting.privacy_backdoor, overflow=place.setting.options.overflow)
         privacy_backdoor(str(base), targets, place.data("base"), output_dir=bad, options=options)
 

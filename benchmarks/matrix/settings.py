@@ -29,7 +29,7 @@ class Setting:
         name: as on the command line.
         subjects, forgotten, records_per_subject: trained people, how many of them are deleted, and records of each; TOFU's authors
             always have 20 records.
-        controls: never-trained records.
+        controls: never-trained records for the audits; as many more are for the methods, where the data have them.
         poisoned, uses: records that teach each trigger, and unseen prompts that test it.
         base_records: what the base model is trained on.
         model: configuration of the base model.

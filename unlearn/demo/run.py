@@ -17,7 +17,9 @@ from verify.console import progress_bar
 from verify.files import new_output, write_json, write_manifest, write_text
 from verify.report.text import Entry, comparison
 
-SUBJECTS = 200
+TRAINED, FORGOTTEN, HELD_OUT = 180, 20, 40
+"""People that the original is trained on, those of them who are forgotten, and those whom no model is trained on: half of these for
+the methods, half for the audits."""
 RECORDS_PER_SUBJECT = 4
 BASE_RECORDS = 20_000
 VOCABULARY = 1024
@@ -91,7 +93,9 @@ def _run(output: Path, seed: int, progress: Callable[[str, float], None]) -> lis
 
 def write_data(output: Path, seed: int) -> None:
     """People, their roles, the base corpus, the tokenizer and the base model's configuration."""
-    split = split_people(generate_people(SUBJECTS, RECORDS_PER_SUBJECT, seed), seed=seed)
+    count = TRAINED + HELD_OUT
+    people = generate_people(count, RECORDS_PER_SUBJECT, seed)
+    split = split_people(people, FORGOTTEN / count, HELD_OUT / count, seed=seed)
     corpus = base_corpus(BASE_RECORDS, seed)
     files = {
         "forget": split.forget,

@@ -19,6 +19,7 @@ from unlearn.provenance import LOG_NAME
 from unlearn.results import TrainingResult, together
 from unlearn.shards import SHARDS, SavedShards
 from verify.arguments import checked
+from verify.differences import ReferenceDifference
 from verify.encoding import Encoder
 from verify.ensembles import ENSEMBLE
 from verify.errors import InputError, RunError
@@ -51,12 +52,14 @@ class Auto:
     Attributes:
         ladder: methods in the order of their cost; the exact rebuild is added by itself.
         references: folders of models fine-tuned without the forget set, at least three.
+        accept: how they may differ from retrainings of the model, by the names of `verify.audit`.
         rates: multiples of each method's learning rate that are tried.
         budget: how much may be spent in all, in retrainings (by tokens). What does not fit is not begun; the exact rebuild neither.
     """
 
     ladder: tuple[str, ...] = ("npo", "level")
     references: tuple[str, ...] = ()
+    accept: tuple[ReferenceDifference, ...] = ()
     rates: tuple[float, ...] = (1.0, 10.0, 100.0)
     budget: float = 3.0
 
@@ -279,6 +282,7 @@ class _Climb:
             tokenizer=self.context.loaded.tokenizer,
             settings=Settings(attacks=("quick",), seed=self.context.options.seed, overflow="split"),
             cache_dir=self.context.work_dir / "cache",
+            accept=self.auto.accept,
         )
         return evidence.verdict, evidence.explanation[0]
 

@@ -14,7 +14,7 @@ from typing import Any
 from unlearn.requests.ledger import Ledger, Request
 from unlearn.requests.planning import PLANNABLE, replaced_weights
 from unlearn.requests.plans import Plan, PlannedModel
-from unlearn.requests.rungs import audit_rung, exact_by, make_rung, registered
+from unlearn.requests.rungs import audit_rung, exact_by, make_rung, registered, require_fitting_references
 from unlearn.requests.statement import draft_provenance
 from unlearn.requests.states import State
 from unlearn.requests.training_sets import TrainingSets, removed_before, require_clean, training_sets
@@ -184,6 +184,7 @@ class _Run:
                 )
             if not Path(model.folder).is_dir():
                 raise InputError(f"{model.folder} is not there any more. Run `unlearn request plan` again.")
+            require_fitting_references(self.plan, model, self._records(model), self.references, self.key)
             digests[model.weights] = registered(self.folder, self.plan, model, self._records(model))
         self.tell("registered what will be audited, and how")
         self._to("unlearning", registrations=digests, rungs={model.weights: self._rung(model) for model in self.plan.models})

@@ -24,6 +24,7 @@ from unlearn.requests.plans import Plan, PlannedModel
 from unlearn.requests.training_sets import require_clean
 from unlearn.shards import SHARDS, SavedShards
 from verify.deletion_record import DataPlace
+from verify.differences import ReferenceDifference
 from verify.errors import InputError
 from verify.evidence import Evidence, Settings
 from verify.files import MANIFEST, is_complete, read_json
@@ -46,7 +47,8 @@ class Choices:
         output: where batches live; searched for models as well.
         references: models trained without the records.
         base: the model before fine-tuning; empty where the models' manifests say it.
-        holdout: records that no model was trained on.
+        holdout: records that no model was trained on; divided by subject, half for the method and half for the audit.
+        accept_reference_differences: how references may differ from retrainings, by the names of `verify.audit`.
         methods: methods to try before the exact rebuild.
         window: requests whose deadlines lie so many days apart go together.
         settings, fields: of audit and files.
@@ -60,6 +62,7 @@ class Choices:
     references: tuple[str, ...] = ()
     base: str | None = None
     holdout: str | None = None
+    accept_reference_differences: tuple[ReferenceDifference, ...] = ()
     methods: tuple[str, ...] = ()
     window: int = 14
     settings: Settings = field(default_factory=Settings)
@@ -325,6 +328,8 @@ def _plan(
         roots=tuple(dict.fromkeys(str(Path(root).resolve()) for root in (*choices.models, *choices.search))),
         references=tuple(str(Path(folder).resolve()) for folder in choices.references),
         holdout=_whole_place(choices.holdout),
+        holdout_divided=True,
+        accept=choices.accept_reference_differences,
         settings=choices.settings,
     )
 

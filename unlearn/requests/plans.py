@@ -12,6 +12,7 @@ from typing import Any, Literal, Self, cast
 from pydantic import ConfigDict, Field, ValidationError
 
 from verify.deletion_record import DataPlace
+from verify.differences import ReferenceDifference
 from verify.errors import InputError, IntegrityError
 from verify.evidence import Settings
 from verify.files import file_digest, read_json, write_text
@@ -67,6 +68,9 @@ class Plan(Frozen):
         roots: folders in which models, and copies of deleted data, are looked for.
         references: models trained without the records, for the audit.
         holdout: records that no model was trained on, or None.
+        holdout_divided: whether they are divided by subject, half for the method and half for the audit; in plans of versions that
+            did not divide them, both have all of them, and the audit's evidence says so.
+        accept: differences between references and retrainings that are meant, by their names in `verify.audit`.
         settings: of the audit, and the precision to load with.
     """
 
@@ -82,6 +86,8 @@ class Plan(Frozen):
     roots: tuple[str, ...]
     references: tuple[str, ...]
     holdout: str | None
+    holdout_divided: bool = False
+    accept: tuple[ReferenceDifference, ...] = ()
     settings: Settings
 
     model_config = ConfigDict(

@@ -23,8 +23,13 @@ from verify.canaries import CANARIES_NAME
 from verify.errors import InputError, IntegrityError
 from verify.evidence import Evidence
 from verify.files import MANIFEST, is_complete, read_json
+from verify.holdout import split_holdout
+from verify.identity import RecordKey
+from verify.input_checks import USED_HOLDOUT
 from verify.models import LoadedModel, load_model
+from verify.reference_checks import Expected, check_references
 from verify.registration import Registration
+from verify.sources import load_records
 
 REGISTRATION = "registration.json"
 
@@ -43,7 +48,42 @@ def registered(folder: Path, plan: Plan, model: PlannedModel, sets: TrainingSets
 def _audited(plan: Plan, sets: TrainingSets) -> dict[str, Any]:
     """The sets of the audit, under its argument names; one record alone is held against references, not against a holdout."""
     retain = sets.retain if len(sets.retain) >= SMALLEST_SET else None
-    return {"forget_set": sets.forget, "retain_set": retain, "holdout_set": plan.holdout if len(sets.forget) > 1 else None}
+    return {"forget_set": sets.forget, "retain_set": retain, "holdout_set": _holdout(plan)[1] if len(sets.forget) > 1 else None}
+
+
+def _holdout(plan: Plan) -> tuple[Any, Any]:
+    """The never-trained records of the method and those of the audit; None where one of them gets none."""
+    if plan.holdout is None or not plan.holdout_divided:
+        return plan.holdout, plan.holdout
+    split = split_holdout(load_records(plan.holdout, plan.columns))
+    return split.method or None, split.audit
+
+
+def _accepted(plan: Plan) -> tuple[str, ...]:
+    """What the audit accepts: what the plan names, and for plans of earlier versions that the method read the audit's holdout."""
+    return plan.accept if plan.holdout is None or plan.holdout_divided else (*plan.accept, USED_HOLDOUT)
+
+
+def require_fitting_references(plan: Plan, model: PlannedModel, sets: TrainingSets, references: Sequence[str], key: RecordKey) -> None:
+    """Check the references by their training logs before anything is unlearned, as the audit does afterwards.
+
+    Raises:
+        InputError: a reference is no retraining of the model without the records to remove.
+    """
+    audited = {name: source for name, source in _audited(plan, sets).items() if source is not None}
+    names = {
+        role: frozenset(key.of(record.fingerprint) for record in load_records(source, plan.columns))
+        for role, source in audited.items()
+    }
+    expected = Expected(
+        forget=names["forget_set"],
+        retain=names.get("retain_set"),
+        holdout=names.get("holdout_set", frozenset()),
+        canaries=frozenset(),
+        key=key,
+    )
+    if expected.retain is not None:
+        check_references(references, {"original": model.folder}, expected, plan.accept)
 
 
 def make_rung(folder: Path, plan: Plan, model: PlannedModel, rung: int, sets: TrainingSets) -> Path:
@@ -73,7 +113,7 @@ def _forget(plan: Plan, model: PlannedModel, rung: int, sets: TrainingSets, outp
     kind = method_classes().get(model.ladder[rung])
     if kind is None:
         raise InputError(f"{model.ladder[rung]} is no method of this version. Run `plan` again.")
-    method = kind(references=plan.references) if model.ladder[rung] == "auto" else kind()
+    method = kind(references=plan.references, accept=plan.accept) if model.ladder[rung] == "auto" else kind()
     log = TrainingLog.read(Path(model.origin) / LOG_NAME) if (Path(model.origin) / LOG_NAME).is_file() else None
     trained_with = TrainingOptions() if log is None else TrainingOptions(**log.options)
     needs_base = bool(getattr(method, "needs_base", False))
@@ -82,7 +122,7 @@ def _forget(plan: Plan, model: PlannedModel, rung: int, sets: TrainingSets, outp
         method,
         forget_set=sets.forget,
         retain_set=sets.retain or None,
-        holdout_set=plan.holdout,
+        holdout_set=_holdout(plan)[0],
         base=_base(model, log, plan.settings.dtype) if needs_base or (model.base and isinstance(method, Rebuild)) else None,
         output_dir=output,
         fields=plan.columns,
@@ -130,5 +170,6 @@ def audit_rung(folder: Path, plan: Plan, model: PlannedModel, rung: int, sets: T
             output_dir=output,
             registration=place_of(folder, plan, model) / REGISTRATION,
             cache_dir=folder / CACHE,
+            accept=_accepted(plan),
         )
     return Evidence.load(output / "evidence.json")
