@@ -13,7 +13,7 @@ from unlearn.adapters import require_adapter
 from unlearn.checkpoints import WORK, claim_output, keep_checkpoints
 from unlearn.defenses.base import Defended, Defense, TrainingTask
 from unlearn.options import TrainingOptions, require_reporter
-from unlearn.origin import environment, inputs_of
+from unlearn.origin import environment, inputs_of, made_from
 from unlearn.provenance import LOG_NAME
 from unlearn.results import TrainingResult
 from unlearn.training import log_writer, save_model, train_records
@@ -26,6 +26,7 @@ from verify.identity import RecordKey
 from verify.models import LoadedModel, load_model, load_tokenizer, require_fitting_tokenizer
 from verify.records import Fields, Record, RecordSource
 from verify.sources import load_records
+from verify.training_history import MADE_FROM
 
 
 @dataclass(frozen=True)
@@ -101,6 +102,7 @@ def finetune(
         "defense": protection,
         "training": dataclasses.asdict(done.trained.result),
         "start_weights": loaded.digest,
+        MADE_FROM: made_from({"model": model}),
         "records": len(records),
         "canary_pairs": canaries,
         "environment": environment(),

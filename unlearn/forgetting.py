@@ -19,7 +19,7 @@ from unlearn.methods import Method, method_name
 from unlearn.methods.base import Context, InsideLayers, Objective, Outcome, Rebuild, WeightEdit
 from unlearn.methods.level import Level
 from unlearn.options import TrainingOptions
-from unlearn.origin import environment, inputs_of
+from unlearn.origin import environment, inputs_of, made_from
 from unlearn.provenance import LOG_NAME, TrainingLog, require_in_log
 from unlearn.recipes import RECIPE, Recipe, recipe_of
 from unlearn.results import TrainingResult
@@ -39,7 +39,7 @@ from verify.quantized import is_quantized, quantization_of
 from verify.reading import require_reading
 from verify.records import Fields, Record, RecordSource, require_disjoint, require_trained
 from verify.sources import load_forget_set, load_records
-from verify.training_history import HOLDOUT_USED
+from verify.training_history import HOLDOUT_USED, MADE_FROM
 
 UTILITY_RECORDS = 100
 """So many retain records, drawn by the seed, tell whether the model still works."""
@@ -179,6 +179,7 @@ def forget(
         RECIPE: None if recipe is None else recipe.described(),
         "selection": dataclasses.asdict(selection) if selection is not None and isinstance(method, Objective) else None,
         "weights_before": loaded.digest,
+        MADE_FROM: made_from({"model": model, "base": base}),
         HOLDOUT_USED: [*_holdout_used_before(folder), *roles.holdout.described(method_name(method), RecordKey.load())],
         "training": None if outcome.training is None else dataclasses.asdict(outcome.training),
         "facts": facts,

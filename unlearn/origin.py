@@ -65,5 +65,13 @@ def inputs_of(
     }
 
 
+def made_from(models: Mapping[str, Any]) -> dict[str, str]:
+    """Places of the models that a result was made from, whatever else was in memory: role -> folder or Hub name.
+
+    An audit follows them back, to see what the model was trained on before.
+    """
+    return {role: _place(source) for role, source in models.items() if isinstance(source, (str, Path))}
+
+
 def _place(source: str | Path) -> str:
     return str(Path(source).resolve()) if Path(source).exists() else str(source)

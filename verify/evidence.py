@@ -36,6 +36,10 @@ from verify.findings import (
 from verify.threats import ThreatModel
 
 
+LATER_FIELDS = frozenset({"references_checked", "holdout_checked"})
+"""Fields that evidence of earlier versions does not have."""
+
+
 @checked
 class Settings(Frozen):
     """Everything that was decided before looking."""
@@ -137,6 +141,12 @@ class Evidence(Frozen):
     model_config = ConfigDict(
         strict=True, frozen=True, extra="forbid", allow_inf_nan=False, populate_by_name=True, serialize_by_alias=True
     )
+
+    @model_serializer(mode="wrap")
+    def _as_written(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Evidence of earlier versions is written as it was read: its digest is in certificates and deletion records."""
+        content: dict[str, Any] = handler(self)
+        return {name: value for name, value in content.items() if name not in LATER_FIELDS or value is not None}
 
     @property
     def pre_registered(self) -> bool:

@@ -17,6 +17,8 @@ from verify.training_log import LOG_NAME, TrainingLog
 
 HOLDOUT_USED = "holdout_used"
 """Where the manifest of an unlearned model names the never-trained records that the unlearning read."""
+MADE_FROM = "made_from"
+"""Where a manifest names the folders of the models that the weights were made from."""
 LONGEST = 64
 """Trainings that are followed back; manifests that name each other in a circle must not hold up an audit."""
 
@@ -196,7 +198,8 @@ def _parent(stage: Stage) -> Path | None:
 
 def _named_parents(stage: Stage) -> Iterator[str]:
     """Places that may hold the model that a stage began with."""
-    yield from (place for place in _mapping(stage.inputs.get("models")).values() if isinstance(place, str))
+    for named in (stage.about.get(MADE_FROM), stage.inputs.get("models")):
+        yield from (place for place in _mapping(named).values() if isinstance(place, str))
     for name, entry in (("adapter_config.json", "base_model_name_or_path"), (ENSEMBLE, "base")):
         if (stage.folder / name).is_file():
             place = _mapping(read_json(stage.folder / name)).get(entry)

@@ -18,7 +18,7 @@ from verify.evidence import Evidence
 from verify.findings import Value
 from verify.report.attack_pages import AttackPage, attack_pages, headline, references_of, worst_attack
 from verify.report.html import figures_of
-from verify.report.page import environment, in_plain_words, not_shown_by
+from verify.report.page import assured_by, environment, in_plain_words, not_shown_by
 from verify.treatments import Robustness
 
 OUTCOMES: dict[Outcome, str] = {
@@ -111,6 +111,7 @@ def render(
             plain=_plain(word, [one.evidence for one in replaced]),
             phrase=replaced[0].evidence.verdict_phrase if len(replaced) == 1 else word,
             scope=_scope(record),
+            assured=assured_by([(one.name, one.evidence) for one in replaced]),
             costs=[_cost(one.name, one.model) for one in replaced],
             counts=[(OUTCOMES[outcome], counts[outcome]) for outcome in OUTCOMES if counts[outcome]],
             not_shown=[*shown, *(sentence for sentence in record.limits if sentence not in shown)],

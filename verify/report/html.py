@@ -8,6 +8,7 @@ from markupsafe import Markup
 from verify.errors import InputError
 from verify.evidence import Evidence
 from verify.findings import Histogram, RocCurve, Test
+from verify.report.assurance import assurances
 from verify.report.attack_pages import attack_pages, headline, references_of, worst_attack
 from verify.report.comparing import attack_rows, draw_trade
 from verify.report.drawings import called, draw_losses, draw_residuals, draw_roc
@@ -27,6 +28,7 @@ def render(evidence: Evidence) -> str:
         .render(
             evidence=evidence,
             plain=in_plain_words(evidence),
+            assurances=assurances(evidence),
             key_numbers=_key_numbers(evidence),
             figures=figures_of(evidence),
             attacks=attack_pages(evidence),

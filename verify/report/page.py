@@ -15,6 +15,7 @@ from markupsafe import Markup, escape
 
 from verify.evidence import Evidence
 from verify.findings import Tier, Value
+from verify.report.assurance import assurances
 from verify.report.drawings import called
 from verify.visible import visible
 
@@ -50,10 +51,22 @@ def in_plain_words(evidence: Evidence) -> str:
 
 
 def not_shown_by(audits: Sequence[tuple[str, Evidence]]) -> dict[str, None]:
-    """What audits, each with the name of what it is about, do not show; what only some of several say names these."""
-    common = set.intersection(*(set(evidence.not_shown) for _, evidence in audits)) if audits else set()
+    """What audits, each with the name of what it is about, do not show or check; what only some of several say names these."""
+    return _said_by(
+        [(name, [*evidence.not_shown, *(one.text for one in assurances(evidence) if one.warns)]) for name, evidence in audits]
+    )
+
+
+def assured_by(audits: Sequence[tuple[str, Evidence]]) -> dict[str, None]:
+    """What audits checked of their references and holdout records, named likewise."""
+    return _said_by([(name, [one.text for one in assurances(evidence) if not one.warns]) for name, evidence in audits])
+
+
+def _said_by(said: Sequence[tuple[str, Sequence[str]]]) -> dict[str, None]:
+    """Sentences about several things, each once; what is not said of all of them is preceded by a name."""
+    common = set.intersection(*(set(sentences) for _, sentences in said)) if said else set()
     return dict.fromkeys(
-        sentence if sentence in common else f"{name}: {sentence}" for name, evidence in audits for sentence in evidence.not_shown
+        sentence if sentence in common else f"{name}: {sentence}" for name, sentences in said for sentence in sentences
     )
 
 

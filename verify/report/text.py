@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from verify.evidence import Evidence
 from verify.findings import AttackResult, Value
+from verify.report.assurance import assurances
 
 Entry = tuple[str, Evidence, float | None]
 """Method, its audit, and its cost as a fraction of a retraining's time (None where it has none)."""
@@ -14,6 +15,7 @@ def summary(evidence: Evidence) -> str:
     lines = [f"verdict: {evidence.verdict_phrase}", *(f"  {sentence}" for sentence in evidence.explanation)]
     if evidence.next_step:
         lines.append(f"  Next: {evidence.next_step}")
+    lines += [f"  {said.text}" for said in assurances(evidence)]
     names = list(dict.fromkeys(entry.attack for entry in evidence.attacks))
     header = ["attack", "measure", "original", "this model", "references"]
     rows = [_attack_row(evidence, name) for name in names]
