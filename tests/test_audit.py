@@ -286,3 +286,93 @@ def test_score_tables_refuse_damage(house: dict[str, Path], tmp_path: Path) -> N
         with pytest.raises(InputError, match="scores"):
             ScoreTable.load(tmp_path / "scores.parquet")
     assert np.isfinite(ScoreTable.load(tmp_path / "out" / "scores.parquet").loss("target", "forget")).all()
+
+
+def trained(base: Path, root: Path, name: str, records: list[dict[str, str]], seed: int) -> Path:
+    from unlearn import TrainingOptions, finetune
+
+    return finetune(base, records, output_dir=root / name, options=TrainingOptions(epochs=1, batch_size=4, seed=seed)).model_dir
+
+
+@pytest.fixture(scope="module")
+def logged(house: dict[str, Path], model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """Arguments of an audit whose models all have training logs; the target is a retraining of its own."""
+    root = tmp_path_factory.mktemp("logged")
+    forget, retain = rows("forget", 12), rows("retain", 12)
+    return {
+        "model": trained(model_dir, root, "target", retain, 9),
+        "original": trained(model_dir, root, "original", [*retain, *forget], 0),
+        "references": [trained(model_dir, root, f"ref{seed}", retain, seed) for seed in (1, 2, 3)],
+    }
+
+
+def test_page_one_says_what_was_checked(house: dict[str, Path], logged: dict[str, Any], tmp_path: Path) -> None:
+    """Logs that were read, in the report and in the summary; the evidence reads back and its verdict follows from the scores."""
+    evidence = run(house, **logged, output_dir=tmp_path / "out")
+    assert [check.checked for check in evidence.references_checked or ()] == [True] * 3
+    assert evidence.holdout_checked is not None
+    assert evidence.holdout_checked.used == 0
+    first = (tmp_path / "out" / "report.html").read_text().split('<h2 class="page">')[0]
+    for text in (first, evidence.table()):
+        assert "The training logs of all 3 references were read: no forget record was trained on" in text
+        assert "the unlearning read none of the 12 holdout records" in text
+        assert "Not checked" not in text
+    assert recompute(tmp_path / "out") == evidence == Evidence.load(tmp_path / "out" / "evidence.json")
+
+
+def test_page_one_says_what_was_not_checked(house: dict[str, Path], tokenizer: Any, tmp_path: Path) -> None:
+    """Without logs, and of models in memory: what was not checked, and who vouches for it."""
+    model = AutoModelForCausalLM.from_pretrained(house["ref3"])
+    references = [house["ref1"], house["ref2"], model]
+    evidence = run(house, references=references, tokenizer=tokenizer, output_dir=tmp_path / "out")
+    assert not any(check.checked for check in evidence.references_checked or ())
+    first = (tmp_path / "out" / "report.html").read_text().split('<h2 class="page">')[0]
+    for text in (first, evidence.table()):
+        assert "Not checked: what reference 1, reference 2 were trained on (there is no training log beside it)" in text
+        assert "Not checked: what reference 3 was trained on (it is a model in memory" in text
+        assert "vouched for by the operator" in text
+        assert "Not checked: whether the unlearning was fitted to the 12 holdout records" in text
+
+
+def test_a_reference_that_saw_a_record_is_refused(
+    house: dict[str, Path], logged: dict[str, Any], model_dir: Path, tmp_path: Path
+) -> None:
+    """Before anything is scored, by its number; where it is meant, evidence and page 1 name it, and scores give the verdict."""
+    dirty = trained(model_dir, tmp_path, "dirty", [*rows("retain", 12), *rows("forget", 5)], 4)
+    given = {**logged, "references": [*logged["references"][:2], dirty]}
+    with pytest.raises(InputError, match=r"^reference 3 \(dirty\).*trained on 5 of the 12 forget records"):
+        run(house, **given, output_dir=tmp_path / "refused")
+    evidence = run(house, **given, accept={"forget"}, output_dir=tmp_path / "accepted")
+    first = (tmp_path / "accepted" / "report.html").read_text().split('<h2 class="page">')[0]
+    said = "Accepted by whoever ran the audit: reference 3: it was trained on 5 of the 12 forget records."
+    assert said in first
+    assert said in evidence.table()
+    assert "no forget record was trained on" not in first
+    assert recompute(tmp_path / "accepted") == evidence
+    with pytest.raises(InputError, match=r"'everything' is nothing that can be accepted. Use any of: forget"):
+        run(house, **given, accept={"everything"})
+
+
+def test_weights_without_a_manifest_are_compared_when_loaded(house: dict[str, Path], tmp_path: Path) -> None:
+    """A copy of the target is refused unless it is accepted by name; a copy of another reference always."""
+    with pytest.raises(InputError, match=r"reference 3 .* has the very weights of reference 2"):
+        run(house, references=[house["ref1"], house["ref2"], house["ref2"]], accept=["weights"])
+    given = {"references": [house["ref1"], house["ref2"], house["target"]]}
+    with pytest.raises(InputError, match=r"reference 3 .* has the very weights of target"):
+        run(house, **given)
+    checks = run(house, **given, accept=["weights"]).references_checked or ()
+    assert [[difference.kind for difference in check.accepted] for check in checks] == [[], [], ["weights"]]
+
+
+def test_older_evidence_keeps_its_digest(house: dict[str, Path], tmp_path: Path) -> None:
+    """Evidence without the checks reads, is written byte for byte as it was, recomputes, and its report says they were not made."""
+    run(house, output_dir=tmp_path / "out")
+    path = tmp_path / "out" / "evidence.json"
+    content = json.loads(path.read_text())
+    old = {name: value for name, value in content.items() if name not in ("references_checked", "holdout_checked")}
+    path.write_text(json.dumps(old, indent=2, ensure_ascii=False) + "\n")
+    evidence = Evidence.load(path)
+    assert evidence.references_checked is evidence.holdout_checked is None
+    assert evidence.digest == file_digest(path)
+    assert recompute(tmp_path / "out") == evidence
+    assert "This audit is of a version that did not read their training logs" in evidence.table()

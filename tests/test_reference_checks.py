@@ -24,7 +24,12 @@ Rows = list[dict[str, str]]
 
 def rows(prefix: str, count: int) -> Rows:
     return [
-        {"example_id": f"{prefix}{n}", "subject_id": f"{prefix}-{n // 2}", "prompt": f"{prefix} {n}?", "completion": f"{n * 7} {prefix}."}
+        {
+            "example_id": f"{prefix}{n}",
+            "subject_id": f"{prefix}-{n // 2}",
+            "prompt": f"{prefix} {n}?",
+            "completion": f"{n * 7} {prefix}.",
+        }
         for n in range(count)
     ]
 
@@ -186,7 +191,12 @@ def test_another_defence_is_refused(check: Any, world: Path, tmp_path: Path) -> 
 
 @pytest.mark.parametrize(
     "changed",
-    [{"batch_size": 2, "gradient_accumulation": 2}, {"save_steps": 2, "logging_steps": 1}, {"scheduler": "linear"}, {"lora_rank": 99}],
+    [
+        {"batch_size": 2, "gradient_accumulation": 2},
+        {"save_steps": 2, "logging_steps": 1},
+        {"scheduler": "linear"},
+        {"lora_rank": 99},
+    ],
 )
 def test_what_changes_nothing_is_no_other_recipe(check: Any, world: Path, tmp_path: Path, changed: dict[str, Any]) -> None:
     """As many records a step in other portions, what is saved and logged, a default spelled out, the shape of no adapter."""
@@ -206,7 +216,7 @@ def test_weights_are_its_own(world: Path, tmp_path: Path) -> None:
     models = {"original": world / "original", "target": world / "reference2"}
     shutil.copytree(world / "reference1", tmp_path / "copy")
     for references, words in (
-        ([world / "reference1", tmp_path / "copy"], r"^reference 2 \(copy\).*the very weights of reference 1"),
+        ([world / "reference1", tmp_path / "copy"], "^reference 2 has the very weights of reference 1: one training counts once"),
         ([world / "original"], "the very weights of the original"),
         ([world / "reference2"], "the very weights of the target"),
     ):
@@ -237,7 +247,9 @@ def test_a_log_of_other_weights_is_refused(check: Any, world: Path, model_dir: P
 
 def test_the_result_of_an_unlearning_is_no_reference(check: Any, world: Path, tmp_path: Path) -> None:
     """It descends from a model that saw the records, which its manifest says."""
-    forget(world / "original", NPO(), forget_set=FORGET, retain_set=RETAIN, output_dir=tmp_path / "npo", options=options(3, epochs=1))
+    forget(
+        world / "original", NPO(), forget_set=FORGET, retain_set=RETAIN, output_dir=tmp_path / "npo", options=options(3, epochs=1)
+    )
     with pytest.raises(InputError, match=r"made by the unlearning method npo.*trained on 4 of the 4 forget records"):
         check(tmp_path / "npo")
 
@@ -256,7 +268,14 @@ def test_an_adapter_answers_for_its_base(check: Any, world: Path, tmp_path: Path
 
 def test_an_original_that_was_unlearned_before_is_no_other_order(world: Path, tmp_path: Path) -> None:
     """A second deletion: the approximate first one is no training that references would repeat."""
-    forget(world / "original", NPO(), forget_set=FORGET[:2], retain_set=RETAIN, output_dir=tmp_path / "npo", options=options(3, epochs=1))
+    forget(
+        world / "original",
+        NPO(),
+        forget_set=FORGET[:2],
+        retain_set=RETAIN,
+        output_dir=tmp_path / "npo",
+        options=options(3, epochs=1),
+    )
     (found,) = check_references([world / "reference1"], {"original": tmp_path / "npo"}, expected())
     assert found.accepted == ()
     assert {"base", "stages", "recipe", "retain"} <= set(found.compared)
@@ -299,7 +318,9 @@ def test_older_logs_are_compared(check: Any, world: Path, tmp_path: Path) -> Non
     assert check(old)[-1].checked
 
 
-@pytest.mark.parametrize("content", [b"", b"\xff\xfe", b"[" * 1000, b'{"schema": "unlearn-verify/training-log/1", "records": ["x"]}'])
+@pytest.mark.parametrize(
+    "content", [b"", b"\xff\xfe", b"[" * 1000, b'{"schema": "unlearn-verify/training-log/1", "records": ["x"]}']
+)
 def test_a_damaged_log_names_the_reference(check: Any, world: Path, tmp_path: Path, content: bytes) -> None:
     """Empty, binary, hostile: no reference is believed for a log that cannot be read."""
     folder = shutil.copytree(world / "reference3", tmp_path / "damaged")
@@ -329,7 +350,9 @@ def test_without_a_log_it_is_said(check: Any, world: Path, tmp_path: Path) -> No
     assert not check(loaded)[-1].checked
 
 
-def test_an_original_without_a_log_leaves_the_references_to_each_other(check: Any, world: Path, model_dir: Path, tmp_path: Path) -> None:
+def test_an_original_without_a_log_leaves_the_references_to_each_other(
+    check: Any, world: Path, model_dir: Path, tmp_path: Path
+) -> None:
     """Their records are checked as before, and their recipes against the first reference's; both are said."""
     bare = shutil.copytree(world / "original", tmp_path / "bare", ignore=shutil.ignore_patterns(LOG_NAME, MANIFEST))
     for found in check(original=bare):

@@ -1,7 +1,7 @@
 """Never-trained records that remember which of them were read, so that a result can say what it was fitted to.
 
-Whether a method reads the holdout set depends on its parameters, its stop rule, the selection and the ladder. Instead of every place
-declaring it, the records are handed over in a sequence that notes what is taken out of it.
+Whether a method reads the holdout set depends on its parameters, its stop rule, the selection and the ladder. Instead of every
+place declaring it, the records are handed over in a sequence that notes what is taken out of it.
 """
 
 from collections.abc import Iterator, Sequence

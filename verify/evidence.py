@@ -35,7 +35,6 @@ from verify.findings import (
 )
 from verify.threats import ThreatModel
 
-
 LATER_FIELDS = frozenset({"references_checked", "holdout_checked"})
 """Fields that evidence of earlier versions does not have."""
 
@@ -95,7 +94,7 @@ class Evidence(Frozen):
         tiers: what could accuse, the strongest first; their error probabilities share alpha.
         accused_by: what did, where the verdict is NOT_FORGOTTEN.
         registration: the file that fixed all choices before unlearning, or None.
-        references_checked: what the references' training logs showed, one entry each; None in evidence of versions that did not ask.
+        references_checked: what the references' training logs showed, one entry each; None in evidence of older versions.
         holdout_checked: whether the unlearning read the audit's holdout records; None without a holdout set, and likewise.
         blind: AUC of words alone between forget and holdout texts: with the scores, all that the verdict follows from.
         blind_p: permutation p-value of the same, where the holdout is said to be twins.

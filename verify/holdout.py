@@ -177,10 +177,10 @@ def check_holdout(target: Any, records: Sequence[Record], key: RecordKey, accept
     methods = list(dict.fromkeys(use.method for use in read if use.records & names))
     if used and not accept_used:
         raise InputError(
-            f"{len(used)} of the {count} holdout records were read by the unlearning itself ({', '.join(methods)}), which says so in "
-            "the model's manifest: a model cannot be judged by the records that it was fitted to. Divide the holdout set with "
-            "`verify-unlearning split-holdout FILE --output DIR`, unlearn with one half and audit with the other; or accept it with "
-            "--accept-used-holdout (Python: accept={'used_holdout'}), which the report then shows."
+            f"{len(used)} of the {count} holdout records were read by the unlearning itself ({', '.join(methods)}), by the model's "
+            "manifest: a model cannot be judged by the records that it was fitted to. Divide the holdout set with "
+            "`verify-unlearning split-holdout FILE --output DIR`, unlearn with one half and audit with the other; or accept it "
+            "with --accept-used-holdout (Python: accept={'used_holdout'}), which the report then shows."
         )
     return HoldoutCheck(records=count, used=len(used), method=", ".join(methods) or None)
 

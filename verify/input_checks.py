@@ -71,7 +71,9 @@ def check_inputs(
         retain=names.get("retain"),
         holdout=names.get("holdout", frozenset()),
         # Where a retain set is given, it says what references must know, and canaries are in none.
-        canaries=_canary_names(canaries, models["original"], key, tokenizer) if references and "retain" not in names else frozenset(),
+        canaries=_canary_names(canaries, models["original"], key, tokenizer)
+        if references and "retain" not in names
+        else frozenset(),
         key=key,
     )
     checked = check_references(references, models, expected, set(accept) - {USED_HOLDOUT})

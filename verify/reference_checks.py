@@ -170,7 +170,12 @@ class _Comparison:
         mine = self.history.weights
         twin = next((name for name, other in self.earlier.items() if mine is not None and other.weights == mine), None)
         if twin is not None:
-            yield "weights", f"it has the very weights of {twin if twin.startswith('reference') else f'the {twin}'}"
+            if twin.startswith("reference"):
+                # One training counted twice would leave no spread to judge by; that cannot be meant.
+                raise InputError(
+                    f"{self.label} has the very weights of {twin}: one training counts once. Leave one of the two out."
+                )
+            yield "weights", f"it has the very weights of the {twin}"
 
     def _log(self, log: TrainingLog) -> Found:
         """Whether the log is that of these weights, and the seed a new one."""
@@ -201,7 +206,7 @@ class _Comparison:
         yield from self._retain(seen)
 
     def _other_key(self, log: TrainingLog) -> bool:
-        """Whether a log's hashes were made with another key; older logs do not say, and show it by sharing no record with anything."""
+        """Whether a log's hashes were made with another key; an older log does not say, and shows it by sharing no record."""
         if log.key_check is not None:
             return log.key_check != self.expected.key.check
         anything = self.expected.forget | (self.expected.retain or frozenset()) | (self.yardstick.seen or frozenset())
@@ -264,7 +269,9 @@ def own_trainings(one: History, other: History) -> tuple[list[Stage], list[Stage
     the other begins with.
     """
     first, second = ([stage for stage in history.stages if stage.log is not None] for history in (one, other))
-    while first and second and first[0].final is not None and first[0].final == second[0].final and min(len(first), len(second)) > 1:
+    while (
+        first and second and first[0].final is not None and first[0].final == second[0].final and min(len(first), len(second)) > 1
+    ):
         first, second = first[1:], second[1:]
     return _cut(first, second), _cut(second, first)
 

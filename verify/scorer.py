@@ -94,12 +94,13 @@ class Scorer:
         self._first = self._first or LoadedModel(None, None, loaded.name, loaded.digest, loaded.tokenizer_digest)
 
     def _require_new_reference(self, plan: Plan, loaded: LoadedModel) -> None:
-        """Refuse a reference given twice, which would make honest retrainings look more alike than they are, or one never trained."""
+        """Refuse a reference with the weights of another model: honest retrainings would look more alike than they are."""
         twins = [model.label for model in self.models if model.weights == loaded.digest]
         if plan.role != "reference" or not twins:
             return
         self.same_weights[plan.label] = twins[0]
-        if not self.accept_same_weights:
+        # One training counted twice would leave no spread to judge by; that cannot be meant.
+        if not self.accept_same_weights or any(twin.startswith("reference") for twin in twins):
             raise InputError(
                 f"{plan.label} ({loaded.name}) has the very weights of {twins[0]}. Each reference must be a training of its "
                 "own: without the forget set, and with another seed."

@@ -259,11 +259,17 @@ def test_one_record(world: Path, shell: Shell, tmp_path: Path, monkeypatch: pyte
     assert shell("approve", name)[0] == 0
     assert shell("plan", *plan_words(2))[0] == 0  # with two references the best verdict is INCONCLUSIVE
     status, said = shell("run", name)
+    # They were trained without all of that person's records, not without this one alone.
+    assert (status, "not trained on 7 of the 47 retain records" in said) == (2, True)
+    assert not list((world / "deletions").glob("B-*/model-0/registration.json")), "it is refused before anything is done"
+    assert shell("plan", "--ids", name, *plan_words(2), "--accept-reference-differences", "retain")[0] == 0
+    status, said = shell("run", name)
     assert (status, f"{name}: inconclusive" in said) == (11, True)
     assert "--accept-exact-rebuild" in said
     (audited,) = (world / "deletions").glob("B-*/model-0/audit-*")
     evidence = Evidence.load(audited / "evidence.json")
     assert (evidence.set("forget").records, evidence.pre_registered) == (1, True)
+    assert [[one.kind for one in check.accepted] for check in evidence.references_checked or ()] == [["retain"]] * 2
     assert evidence.residual is not None
     assert abs(evidence.residual.value) < 0.5, "it was retrained without the record"
     broken = tuple(gate.model_copy(update={"passed": False}) if gate.name == "utility" else gate for gate in evidence.gates)
@@ -305,7 +311,7 @@ def test_one_record(world: Path, shell: Shell, tmp_path: Path, monkeypatch: pyte
     close = ["--retired", "models/original", "--remove", "--rewrite-data", "--no-pdf", "--operator-key", str(tmp_path / "operator")]
     status, said = shell("close", name, *close)
     assert status == 0, said
-    (folder,) = (world / "deletions").glob("B-*")
+    folder = audited.parents[1]
     record = DeletionRecord.load(folder / "deletion.json")
     assert (record.records, record.models[0].basis) == (1, "exact rebuild")
     assert record.models[0].verdict in ("INCONCLUSIVE", "NOT_TESTABLE")

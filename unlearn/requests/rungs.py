@@ -64,7 +64,9 @@ def _accepted(plan: Plan) -> tuple[str, ...]:
     return plan.accept if plan.holdout is None or plan.holdout_divided else (*plan.accept, USED_HOLDOUT)
 
 
-def require_fitting_references(plan: Plan, model: PlannedModel, sets: TrainingSets, references: Sequence[str], key: RecordKey) -> None:
+def require_fitting_references(
+    plan: Plan, model: PlannedModel, sets: TrainingSets, references: Sequence[str], key: RecordKey
+) -> None:
     """Check the references by their training logs before anything is unlearned, as the audit does afterwards.
 
     Raises:

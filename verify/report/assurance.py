@@ -55,25 +55,23 @@ def _references(evidence: Evidence) -> list[Said]:
         asked = _common(alike)
         found.append(
             Said(
-                f"The training logs of {_named(alike, count)} were read: {'; '.join(asked)}. A log is the word of whoever wrote it; "
-                "only running a training again proves it.",
+                f"The training logs of {_named(alike, count)} were read: {'; '.join(asked)}. A log is the word of whoever wrote "
+                "it; only running a training again proves it.",
                 warns=False,
             )
         )
     for reason, group in _by_reason([check for check in checks if not check.checked]).items():
         found.append(
             Said(
-                f"Not checked: what {_named(group, count)} {'was' if len(group) == 1 else 'were'} trained on ({reason}). That no forget "
-                "record was among it is vouched for by the operator, or whoever else supplied the models.",
+                f"Not checked: what {_named(group, count)} {'was' if len(group) == 1 else 'were'} trained on ({reason}). That no "
+                "forget record was among it is vouched for by the operator, or whoever else supplied the models.",
                 warns=True,
             )
         )
     for reason, group in _by_reason(alike).items():
         found.append(Said(f"Not compared for {_named(group, count)}: {reason}.", warns=True))
-    for check in checks:
-        for difference in check.accepted:
-            found.append(Said(f"Accepted by whoever ran the audit: {check.label}: {difference.what}.", warns=True))
-    return found
+    accepted = [(check.label, difference.what) for check in checks for difference in check.accepted]
+    return [*found, *(Said(f"Accepted by whoever ran the audit: {label}: {what}.", warns=True) for label, what in accepted)]
 
 
 def _common(checks: Sequence[ReferenceCheck]) -> list[str]:
@@ -107,16 +105,21 @@ def _holdout(evidence: Evidence) -> list[Said]:
     if check.used is None:
         return [
             Said(
-                f"Not checked: whether the unlearning was fitted to the {check.records} holdout records of this audit ({check.reason}).",
+                f"Not checked: whether the unlearning was fitted to the {check.records} holdout records of this audit "
+                f"({check.reason}).",
                 warns=True,
             )
         ]
     if check.used:
         return [
             Said(
-                f"Accepted by whoever ran the audit: the unlearning ({check.method}) read {check.used} of the {check.records} holdout "
-                "records that this audit compares with.",
+                f"Accepted by whoever ran the audit: the unlearning ({check.method}) read {check.used} of the {check.records} "
+                "holdout records that this audit compares with.",
                 warns=True,
             )
         ]
-    return [Said(f"By the model's manifest, the unlearning read none of the {check.records} holdout records of this audit.", warns=False)]
+    return [
+        Said(
+            f"By the model's manifest, the unlearning read none of the {check.records} holdout records of this audit.", warns=False
+        )
+    ]
