@@ -3,7 +3,8 @@
 From a base model: fine-tune on everything, retrain references without the forget set, forget by each method, audit each result and
 the untouched model against the same references. The never-trained records are divided by subject: the methods calibrate and select
 on one half, and the audits compare with the other. Everything lies in one folder; stages run their jobs side by side. A run that
-was cut off goes on: what is finished, by its manifest, and was made with the same parameters, options and records is not made again.
+was cut off goes on: what is finished, by its manifest, and was made with the same parameters, options and records is not made
+again.
 """
 
 import json
