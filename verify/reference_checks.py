@@ -180,7 +180,9 @@ class _Comparison:
     def _log(self, log: TrainingLog) -> Found:
         """Whether the log is that of these weights, and the seed a new one."""
         self.compared |= {"log", "seed"}
-        if log.finished and self.history.weights not in (None, log.final_weights):
+        # A rebuild may fold its adapter into the weights after its log has ended.
+        rebuilt = "method" in self.history.last.about
+        if log.finished and not rebuilt and self.history.weights not in (None, log.final_weights):
             yield "log", "the training log beside it belongs to other weights"
         for name, other in self.earlier.items():
             theirs = other.last.log
