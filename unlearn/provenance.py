@@ -14,6 +14,7 @@ from unlearn.options import TrainingOptions
 from verify.errors import InputError
 from verify.identity import RecordKey
 from verify.records import Record
+from verify.strict_json import parse_json
 from verify.training_log import LOG_NAME, SCHEMA, Microbatch, TrainingLog
 
 __all__ = ["LOG_NAME", "SCHEMA", "LogWriter", "Microbatch", "TrainingLog", "filtered_lines", "require_in_log"]
