@@ -106,7 +106,7 @@ def audit(
     if registered is not None:
         registered.require(sets, key, commitment)
     models = {"original": original, "target": model, **({} if base is None else {"base": base})}
-    checked = check_inputs(models, references, whole, coins, key, tokenizer, accept)
+    given = check_inputs(models, references, whole, coins, key, tokenizer, accept)
     attacks = select_attacks(settings.attacks)
     settings = settings.model_copy(update={"attacks": tuple(attacks)})
     # Before the hours of scoring: what this refuses needs no model.
@@ -118,8 +118,8 @@ def audit(
     table = ScoreTable(scorer.blocks)
     judged = judge(table, settings, aside)
     named = None if registered is None else registered.named()
-    checked = checked.with_same_weights(scorer.same_weights)
-    evidence = _evidence(judged, scorer, table, settings, named, checked, time.monotonic() - started)
+    given = given.with_same_weights(scorer.same_weights)
+    evidence = _evidence(judged, scorer, table, settings, named, given, time.monotonic() - started)
     if output is not None:
         write_audit(evidence, table, output)
     return evidence
@@ -233,7 +233,7 @@ def _evidence(
     table: ScoreTable,
     settings: Settings,
     registered: Registered | None,
-    checked: CheckedInputs,
+    given: CheckedInputs,
     seconds: float,
 ) -> Evidence:
     return Evidence(
@@ -247,8 +247,8 @@ def _evidence(
         tiers=judged.tiers,
         accused_by=judged.accused_by,
         registration=registered,
-        references_checked=checked.references,
-        holdout_checked=checked.holdout,
+        references_checked=given.references,
+        holdout_checked=given.holdout,
         settings=settings,
         models=tuple(scorer.models),
         sets=audited_sets(table),

@@ -62,6 +62,7 @@ def check_inputs(
     Raises:
         InputError: a reference or the holdout set cannot be used, or `accept` names an unknown difference.
     """
+    accept = {accept} if isinstance(accept, str) else accept
     unknown = sorted(set(accept) - {*KINDS, USED_HOLDOUT})
     if unknown:
         raise InputError(f"{unknown[0]!r} is nothing that can be accepted. Use any of: {', '.join((*KINDS, USED_HOLDOUT))}.")
