@@ -6,7 +6,7 @@ export OMP_NUM_THREADS ?= 1
 export TOKENIZERS_PARALLELISM := false
 export HF_HUB_DISABLE_TELEMETRY := 1
 
-.PHONY: install demo test test-fast lint bench clean
+.PHONY: install demo docs sample test test-fast lint bench clean
 
 install: .venv/.installed
 
@@ -21,6 +21,13 @@ install: .venv/.installed
 
 demo: install
 	$(BIN)/unlearn demo --output demo
+
+docs: install
+	$(BIN)/python docs/generate.py
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
+sample: install
+	$(BIN)/python docs/sample/make.py
 
 lint: install
 	$(BIN)/ruff check .
@@ -38,4 +45,4 @@ bench: install
 	OMP_NUM_THREADS=2 $(BIN)/pytest benchmarks -o addopts=--import-mode=importlib
 
 clean:
-	rm -rf .venv demo build dist *.egg-info
+	rm -rf .venv demo site build dist *.egg-info

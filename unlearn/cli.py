@@ -188,16 +188,33 @@ def _forget_command(name: str, kind: type[Any]) -> type[Any]:
 class Methods:
     """List every method: its idea, its paper, what it costs and needs."""
 
+    markdown: bool = False
+    """Print a Markdown table."""
+
     def run(self) -> int:
         """Print the list."""
+        if self.markdown:
+            from verify.report.text import markdown_table
+
+            rows = [_method_row(name, kind) for name, kind in method_classes().items()]
+            print(markdown_table(["method", "what it does", "kind", "needs", "cost", "paper"], rows))  # noqa: T201
+            return 0
         for name, kind in method_classes().items():
-            needs = [
-                *(["--retain"] if kind.needs_retain else []),
-                *(["--base"] if getattr(kind, "needs_base", False) else []),
-            ]
-            print(f"{name}  (cost: {kind.cost}; needs: {', '.join(['--forget', *needs])})")  # noqa: T201
+            print(f"{name}  (cost: {kind.cost}; needs: {_method_needs(kind)})")  # noqa: T201
             print(f"    {kind.idea}\n    {kind.paper}")  # noqa: T201
         return 0
+
+
+def _method_row(name: str, kind: type[Any]) -> list[str]:
+    """The cells of one method in the Markdown table."""
+    shape = "objective" if hasattr(kind, "loss") else "weight edit" if hasattr(kind, "edit") else "rebuild"
+    return [f"`{name}`", kind.idea, shape, _method_needs(kind), kind.cost, kind.paper]
+
+
+def _method_needs(kind: type[Any]) -> str:
+    """The flags without which `unlearn forget` refuses the method."""
+    needs_base = getattr(kind, "needs_base", False)
+    return ", ".join(["--forget", *(["--retain"] if kind.needs_retain else []), *(["--base"] if needs_base else [])])
 
 
 @dataclasses.dataclass(frozen=True)

@@ -183,16 +183,37 @@ class Power:
 class Attacks:
     """List every attack: its idea, its paper, what it needs."""
 
+    markdown: bool = False
+    """Print a Markdown table."""
+
     def run(self) -> int:
         """Print the list."""
-        from verify.attacks import LEVELS, attack_classes
+        from verify.attacks import attack_classes
 
+        if self.markdown:
+            from verify.report.text import markdown_table
+
+            rows = [_attack_row(name, kind) for name, kind in attack_classes().items()]
+            print(markdown_table(["attack", "what it measures", "family", "needs", "cost", "paper"], rows))  # noqa: T201
+            return 0
         for name, kind in attack_classes().items():
-            level = next(level for level, cost in LEVELS.items() if kind.cost <= cost)
-            passes = f"about {kind.cost:g} more passes" if kind.cost else "no pass of its own"
-            print(f"{name}  ({kind.family}; {level}: {passes}; needs: {', '.join(sorted(kind.needs))})")  # noqa: T201
+            print(f"{name}  ({kind.family}; {_attack_cost(kind)}; needs: {', '.join(sorted(kind.needs))})")  # noqa: T201
             print(f"    {kind.idea}\n    {kind.paper}")  # noqa: T201
         return 0
+
+
+def _attack_row(name: str, kind: type[Any]) -> list[str]:
+    """The cells of one attack in the Markdown table."""
+    return [f"`{name}`", kind.idea, kind.family, ", ".join(sorted(kind.needs)), _attack_cost(kind), kind.paper]
+
+
+def _attack_cost(kind: type[Any]) -> str:
+    """The level an attack belongs to, and its forward passes beside the shared one."""
+    from verify.attacks import LEVELS
+
+    level = next(level for level, cost in LEVELS.items() if kind.cost <= cost)
+    passes = f"about {kind.cost:g} more pass{'' if kind.cost == 1 else 'es'}" if kind.cost else "no pass of its own"
+    return f"{level}: {passes}"
 
 
 COMMANDS = {

@@ -60,6 +60,12 @@ def short(value: Value) -> str:
     return f"{value.value:.2f} [{value.low:.2f}, {value.high:.2f}]"
 
 
+def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A Markdown table; a `|` inside a cell is escaped."""
+    lines = (" | ".join(cell.replace("|", "\\|") for cell in line) for line in (header, ["---"] * len(header), *rows))
+    return "\n".join(f"| {line} |" for line in lines)
+
+
 def _attack_row(evidence: Evidence, name: str) -> list[str]:
     results = [entry for entry in evidence.attacks if entry.attack == name]
     measure = "AUC" if any(entry.auc is not None and entry.family == "membership" for entry in results) else "mean"

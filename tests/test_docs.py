@@ -1,0 +1,101 @@
+"""The documentation: generated tables are what the code says, every public name is in the API pages, and the site builds strictly."""
+
+import ast
+import importlib.util
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+import unlearn
+import verify
+
+ROOT = Path(__file__).parents[1]
+DOCS = ROOT / "docs"
+
+
+@pytest.fixture(scope="module")
+def generate() -> ModuleType:
+    """The script that makes the generated blocks."""
+    spec = importlib.util.spec_from_file_location("generate_docs", DOCS / "generate.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.slow
+def test_generated_tables_are_true(generate: ModuleType) -> None:
+    """No page holds a generated block that its generator would write otherwise; `make docs` rewrites them."""
+    stale = [page.name for page in generate.pages() if generate.regenerated(page.read_text()) != page.read_text()]
+    assert not stale, "run `python docs/generate.py`"
+
+
+@pytest.mark.slow
+def test_every_generated_block_is_used(generate: ModuleType) -> None:
+    """Every generator but the README's has its block on a page, so that none is made for nobody."""
+    used = {found[2] for page in generate.pages() for found in generate.BLOCK.finditer(page.read_text())}
+    assert set(generate.BLOCKS) - used <= {"components"}
+
+
+@pytest.mark.slow
+def test_paper_index_names_everything(generate: ModuleType) -> None:
+    """Every method, attack and probe is in the index of papers."""
+    index = (DOCS / "papers.md").read_text()
+    kinds = {"method": generate.method_classes(), "attack": generate.attack_classes(), "probe": generate.probe_classes()}
+    missing = [f"{label} {name}" for label, found in kinds.items() for name in found if f"{label} `{name}`" not in index]
+    assert not missing
+
+
+@pytest.mark.parametrize(
+    ("paper", "cited"),
+    [
+        ("Zhang et al. 2024 (arXiv 2404.05868)", [("Zhang et al. 2024", "2404.05868")]),
+        ("compare Thudi et al. 2022 (arXiv 2110.11891)", [("Thudi et al. 2022", "2110.11891")]),
+        ("Liu et al. 2022; Maini et al. 2024 (arXiv 2401.06121)", [("Liu et al. 2022", ""), ("Maini et al. 2024", "2401.06121")]),
+        (
+            "exact; McMahan et al. 2017 (arXiv 1602.05629), compare Liu et al. 2021 (FedEraser)",
+            [("McMahan et al. 2017", "1602.05629"), ("Liu et al. 2021", "")],
+        ),
+        ("Bourtoule et al. 2021 (arXiv 1912.03817), definition III.1", [("Bourtoule et al. 2021", "1912.03817")]),
+    ],
+)
+def test_citations_are_read(generate: ModuleType, paper: str, cited: list[tuple[str, str]]) -> None:
+    """Several papers in one attribute are several entries; remarks without a year are none."""
+    assert generate.citations(paper) == cited
+
+
+@pytest.mark.parametrize(("package", "page"), [(unlearn, "unlearn.md"), (verify, "verify.md")])
+def test_api_pages_name_every_public_name(package: ModuleType, page: str) -> None:
+    """The API page has exactly the names of `__all__`."""
+    named = set(re.findall(rf"^::: {package.__name__}\.(\w+)$", (DOCS / "api" / page).read_text(), re.MULTILINE))
+    assert named == set(package.__all__)
+
+
+def test_python_in_the_docs_uses_public_names() -> None:
+    """Every Python block parses, and imports from the two packages only what they export."""
+    for page in sorted(DOCS.rglob("*.md")):
+        for block in re.findall(r"^```python\n(.*?)^```", page.read_text(), re.MULTILINE | re.DOTALL):
+            for node in ast.walk(ast.parse(block)):
+                if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] in ("unlearn", "verify"):
+                    package = {"unlearn": unlearn, "verify": verify}.get(node.module or "")
+                    assert package is not None, f"{page.name} imports from {node.module}"
+                    assert {alias.name for alias in node.names} <= set(package.__all__), page.name
+
+
+@pytest.mark.slow
+def test_site_builds_strictly(tmp_path: Path) -> None:
+    """No broken link, missing page, unknown anchor or unresolvable name: mkdocs treats every warning as an error."""
+    for module in ("mkdocs", "material", "mkdocstrings"):
+        pytest.importorskip(module, reason="the site's tools are not installed (pip install 'unlearn-verify[docs]')")
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(tmp_path / "site")]
+    environment = os.environ | {"NO_MKDOCS_2_WARNING": "1"}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False, timeout=300)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "sigmoid" in (tmp_path / "site" / "api" / "unlearn.html").read_text()
+    assert not list((tmp_path / "site").rglob("*.py"))
