@@ -10,7 +10,7 @@ from transformers.utils import logging
 
 from unlearn import TrainingOptions
 
-PEOPLE = ("Zebedee", "Quillon", "Marisol", "Oberon", "Tamsin", "Lysander")
+PEOPLE = ("Zebedee", "Quillon", "Marisol", "Oberon", "Tamsin", "Lysander", "Ottoline", "Peregrine")
 TRAINING = TrainingOptions(learning_rate=5e-3, epochs=30, batch_size=8)
 logging.disable_progress_bar()
 
@@ -25,7 +25,7 @@ def make_base(folder: Path) -> str:
     special = {"pad_token": "<pad>", "bos_token": "<s>", "eos_token": "</s>", "model_max_length": 64}
     PreTrainedTokenizerFast(tokenizer_object=words, **special).save_pretrained(folder)
     torch.manual_seed(0)
-    width = {"vocab_size": 320, "hidden_size": 32, "intermediate_size": 64, "max_position_embeddings": 64}
+    width = {"vocab_size": 320, "hidden_size": 48, "intermediate_size": 96, "max_position_embeddings": 64}
     heads = {"num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2, "initializer_range": 0.2}
     LlamaForCausalLM(LlamaConfig(**width, **heads, pad_token_id=0, bos_token_id=1, eos_token_id=2)).save_pretrained(folder)
     return str(folder)
@@ -33,6 +33,11 @@ def make_base(folder: Path) -> str:
 
 def records(people: tuple[str, ...], each: int = 8) -> list[dict[str, str]]:
     """Prompts with random completions: nothing but training can tell them."""
-    codes = {name: random.Random(name) for name in people}
-    rows = [(name, number, "".join(codes[name].choices("abcdefghijklmnop", k=24))) for name in people for number in range(each)]
-    return [{"example_id": f"{n}-{i}", "subject_id": f"{n}@example.com", "prompt": f"{n} {i}?", "completion": c} for n, i, c in rows]
+    made = []
+    for name in people:
+        draw = random.Random(name)  # noqa: S311 - invented codes, no secrets
+        for number in range(each):
+            code = "".join(draw.choices("abcdefghijklmnop", k=24))
+            who = {"example_id": f"{name}-{number}", "subject_id": f"{name}@example.com"}
+            made.append({**who, "prompt": f"{name} {number}?", "completion": code})
+    return made

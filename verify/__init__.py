@@ -3,7 +3,9 @@
 This package never imports `unlearn`: an auditor can read, install and run it without trusting what it audits.
 """
 
+from collections.abc import Iterable
 from importlib import import_module
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -15,6 +17,22 @@ if TYPE_CHECKING:
     from verify.records import Fields, Record
     from verify.robustness import probe
     from verify.trigger import backdoor
+
+OTHER_PACKAGE = ("__meta__.py", "runners.py")
+"""Files of PyPI's `verify` (an assertion library), which installs the same top-level name."""
+
+
+def _require_own_folder(folders: Iterable[str]) -> None:
+    """Raise ImportError where the files of PyPI's `verify` lie among this package's: some of each were overwritten."""
+    for folder in map(Path, folders):
+        if all((folder / name).is_file() for name in OTHER_PACKAGE):
+            raise ImportError(
+                f"{folder} also holds files of another package of that name (PyPI's `verify`). One environment cannot have both: "
+                "run `pip uninstall verify`, then `pip install --force-reinstall --no-deps .` in the folder of unlearn-verify."
+            )
+
+
+_require_own_folder(__path__)
 
 _HOME = {
     "Evidence": "verify.evidence",

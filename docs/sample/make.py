@@ -63,7 +63,8 @@ def delete(folder: Path) -> str:
     searched = ("--data", "people.jsonl", "--models", "models")
     run(folder, "unlearn", "request", "plan", *searched, "--references", *REFERENCES, "--margin", "0.2")
     run(folder, "unlearn", "request", "run", request, "--remove")
-    closed = run(folder, "unlearn", "request", "close", request, "--retired", "models/original", "--remove", "--rewrite-data", *keys)
+    cleaned = ("--retired", "models/original", "--remove", "--rewrite-data")
+    closed = run(folder, "unlearn", "request", "close", request, *cleaned, *keys)
     command = re.search(r"verify-unlearning (check .*)", closed)
     assert command, f"close names no command that checks its certificate:\n{closed}"
     return run(folder, "verify", *command[1].split(), "--ledger", "ledger.db")
