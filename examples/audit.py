@@ -11,7 +11,7 @@ from verify import Settings, audit
 
 with tempfile.TemporaryDirectory() as folder:
     root = Path(folder)
-    forget_set, retain_set = records(PEOPLE[:2]), records(PEOPLE[2:])
+    forget_set, retain_set = records(PEOPLE[:1]), records(PEOPLE[1:])
     base = make_base(root / "base")
     original = finetune(base, forget_set + retain_set, output_dir=root / "original", options=TRAINING).model_dir
 
@@ -26,7 +26,7 @@ with tempfile.TemporaryDirectory() as folder:
     again = dataclasses.replace(TRAINING, seed=9)
     retrained = forget(original, Retrain(), **sets, base=base, output_dir=root / "retrained", options=again).model_dir
 
-    # Sixteen records allow a margin of 0.2; `verify-unlearning power` says what an audit of a given size can show.
+    # Eight records allow a margin of 0.2; `verify-unlearning power` says what an audit of a given size can show.
     settings = Settings(margin=0.2, attacks=("quick",), planted_draws=60)
     for model in (original, by_npo, retrained):
         evidence = audit(model, original, references=references, **sets, settings=settings, cache_dir=root / "cache")

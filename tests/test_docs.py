@@ -13,6 +13,7 @@ import pytest
 
 import unlearn
 import verify
+from verify.report.text import markdown_table
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -99,3 +100,8 @@ def test_site_builds_strictly(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
     assert "sigmoid" in (tmp_path / "site" / "api" / "unlearn.html").read_text()
     assert not list((tmp_path / "site").rglob("*.py"))
+
+
+def test_markdown_cells_are_escaped() -> None:
+    """A `|` inside a cell does not begin another cell."""
+    assert markdown_table(["a", "b"], [["x|y", "z"]]) == "| a | b |\n| --- | --- |\n| x\\|y | z |"
