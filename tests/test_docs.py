@@ -4,6 +4,7 @@ import ast
 import importlib.util
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -105,3 +106,40 @@ def test_site_builds_strictly(tmp_path: Path) -> None:
 def test_markdown_cells_are_escaped() -> None:
     """A `|` inside a cell does not begin another cell."""
     assert markdown_table(["a", "b"], [["x|y", "z"]]) == "| a | b |\n| --- | --- |\n| x\\|y | z |"
+
+
+def checked(folder: Path) -> subprocess.CompletedProcess[str]:
+    """What a stranger's check of the sample certificate in a folder says."""
+    files = [
+        "certificate.json",
+        "--operator-key",
+        "operator.key.pub",
+        "--auditor-key",
+        "auditor.key.pub",
+        "--deletion",
+        "deletion.json",
+    ]
+    command = [sys.executable, "-m", "verify", "check", *files]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+
+
+@pytest.mark.slow
+def test_sample_certificate_holds_and_a_changed_one_does_not(tmp_path: Path) -> None:
+    """The published sample is checked by its public keys alone; another outcome in the deletion record is named."""
+    folder = tmp_path / "sample"
+    shutil.copytree(DOCS / "sample", folder)
+    assert checked(folder).returncode == 0
+    record = (folder / "deletion.json").read_text()
+    (folder / "deletion.json").write_text(record.replace('"outcome": "deleted"', '"outcome": "exempt"'))
+    assert (folder / "deletion.json").read_text() != record
+    assert checked(folder).returncode == 1
+
+
+def test_samples_hold_no_private_key_and_no_name() -> None:
+    """What the sample publishes names neither the person nor a place on the machine that made it."""
+    files = [path for path in (DOCS / "sample").iterdir() if path.suffix in (".json", ".html", ".txt", ".pub", ".key")]
+    assert {"certificate.json", "report.html", "letter.html", "letter.txt"} <= {path.name for path in files}
+    for path in files:
+        text = path.read_text()
+        assert not re.search(r"zebedee|PRIVATE KEY|/tmp/|/home/|/root/", text, re.IGNORECASE), path.name
