@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from unlearn.options import TrainingOptions
+from unlearn.precision import float32_copies
 from verify.adapter_types import is_adapter, require_supported
 from verify.errors import InputError
 from verify.models import LoadedModel
@@ -166,18 +167,26 @@ def require_whole(loaded: LoadedModel, method: str) -> None:
         )
 
 
-def merged(model: Any) -> Any:
+def merged(model: Any, seed: int = 0) -> Any:
     """The model with its adapter folded into the weights: delta-W arithmetic, after which the adapter is gone.
 
-    A quantized base becomes whole first: folded into few bits, most of the change would be rounded away.
+    A base in half precision is added to in float32 and rounded once, by the seed, as after training (`unlearn.precision`). A
+    quantized base is dequantized first: folded into few bits, most of the change would be rounded away.
     """
     if not is_adapter(model):
         return model
-    return _dequantized_and_folded(model) if is_quantized(model) else model.merge_and_unload()
+    from peft.tuners.lora import LoraLayer
+
+    if is_quantized(model):
+        return _dequantized_and_folded(model, seed)
+    base = model.get_base_model()
+    changed = [module.get_base_layer().weight for module in base.modules() if isinstance(module, LoraLayer)]
+    with float32_copies(base, changed, seed):
+        return model.merge_and_unload()
 
 
 @torch.no_grad()
-def _dequantized_and_folded(model: Any) -> Any:
+def _dequantized_and_folded(model: Any, seed: int) -> Any:
     """Whole weights that compute what the quantized base and its adapter did, but for the rounding of their products."""
     from peft.tuners.lora import LoraLayer
 
@@ -188,7 +197,8 @@ def _dequantized_and_folded(model: Any) -> Any:
         if isinstance(module, LoraLayer)
     }
     whole = model.unload().dequantize()
-    for place, change in changes.items():
-        weight = whole.get_submodule(place).weight
-        weight.add_(change.to(weight))
+    weights = {place: whole.get_submodule(place).weight for place in changes}
+    with float32_copies(whole, weights.values(), seed):
+        for place, change in changes.items():
+            weights[place].add_(change.to(weights[place]))
     return whole

@@ -14,6 +14,7 @@ from unlearn.checkpoints import WORK, claim_output, keep_checkpoints
 from unlearn.defenses.base import Defended, Defense, TrainingTask
 from unlearn.options import TrainingOptions, require_reporter
 from unlearn.origin import environment, inputs_of, made_from
+from unlearn.precision import stored_digest
 from unlearn.provenance import LOG_NAME
 from unlearn.results import TrainingResult
 from unlearn.training import log_writer, save_model, train_records
@@ -72,7 +73,9 @@ def finetune(
         fields: which columns hold what.
         tokenizer: a tokenizer or its folder; needed for a model in memory, and for a CONFIG.json without one beside it.
         options: training settings. Defaults: 5 epochs, batches of 8, a linear schedule, learning rate 1e-5 (LoRA: 1e-4).
-        dtype: precision to load with: "auto", "float32", "bfloat16" or "float16", or such a `torch.dtype`.
+        dtype: precision to load with, and to save in: "auto" (as stored), "float32", "bfloat16" or "float16", or such a
+            `torch.dtype`. Weights in bfloat16 or float16 are trained as float32 copies and rounded at the end
+            (docs/half-precision.md).
         quantize: keep the base in "4bit" or "8bit" under an adapter (`options.lora`). Only the adapter is saved; its folder says
             how the base is to be loaded, and the digests are those of the quantized base with its adapter.
         canaries: so many pairs of random texts are drawn, and a fair coin decides which of each pair is trained; 300 let an audit
@@ -130,7 +133,7 @@ def train_with_log(task: TrainingTask, defense: Defense | None, callbacks: Seque
         done = defense.train(task)
         log.begin(0)
     processes.wait()
-    final = weights_digest(done.trained.model)
+    final = stored_digest(done.trained.model)
     if processes.is_main():
         log.end(final)
         keep_checkpoints(task.work_dir, task.output_dir)

@@ -10,24 +10,25 @@ from typing import Any, cast
 
 import numpy as np
 import torch
+from torch import nn
 
 from unlearn import processes
 from unlearn.adapters import merged, require_adapter
 from unlearn.checkpoints import WORK, claim_output
 from unlearn.held_out import HeldOut
 from unlearn.methods import Method, method_name
-from unlearn.methods.base import Context, InsideLayers, Objective, Outcome, Rebuild, WeightEdit
+from unlearn.methods.base import Context, Objective, Outcome, Rebuild, WeightEdit
 from unlearn.methods.level import Level
 from unlearn.options import TrainingOptions
 from unlearn.origin import environment, inputs_of, made_from
+from unlearn.precision import float32_copies, rounding_facts
 from unlearn.provenance import LOG_NAME, TrainingLog, require_in_log
 from unlearn.recipes import RECIPE, Recipe, recipe_of
 from unlearn.results import TrainingResult
-from unlearn.rounding import Rounding
 from unlearn.selection import Selection
 from unlearn.suitability import require_inputs, require_method, require_quantizable, require_repeatable, require_suited
-from unlearn.training import run_objective, save_model
-from unlearn.weights import mean_loss, sample
+from unlearn.training import run_objective, save_model, trained_parameters
+from unlearn.weights import edited_parameters, mean_loss, sample
 from verify.adapter_types import is_adapter
 from verify.arguments import checked, dtype_name
 from verify.canaries import find_canaries
@@ -43,6 +44,8 @@ from verify.training_history import HOLDOUT_USED, MADE_FROM
 
 UTILITY_RECORDS = 100
 """So many retain records, drawn by the seed, tell whether the model still works."""
+ROUNDING_RECORDS = 100
+"""Forget records, drawn by the seed, on which the effect of rounding the result to half precision is measured."""
 BROKEN = 0.5
 """Below this share of the former token probability a result is called broken."""
 
@@ -129,7 +132,9 @@ def forget(
         tokenizer: a tokenizer or its folder; needed for a model in memory.
         options: training settings; what is None comes from the method, and for a rebuild from the model's training log.
         selection: how the best step of an objective is chosen; None takes the last one, as the papers do. The command line selects.
-        dtype: precision to load with: "auto", "float32", "bfloat16" or "float16", or such a `torch.dtype`.
+        dtype: precision to load with, and to save in: "auto" (as stored), "float32", "bfloat16" or "float16", or such a
+            `torch.dtype`. Weights in bfloat16 or float16 are trained as float32 copies and rounded at the end
+            (docs/half-precision.md).
         quantize: for objectives with an adapter: keep the model in "4bit" or "8bit" meanwhile. A fresh adapter is folded into
             dequantized weights: the result is whole, keeps the rounding of the bits, and is what was selected and measured.
         callbacks: further `transformers` trainer callbacks.
@@ -204,23 +209,44 @@ def _run(method: Method, context: Context, selection: Selection | None, callback
         return dataclasses.replace(rebuilt, facts={**rebuilt.facts, "exactness": method.exactness})
     kept = sample(context.retain, UTILITY_RECORDS, context.options.seed)
     before = mean_loss(context.loaded, kept) if kept else None
-    rounding = _rounding(method, context)
-    outcome = method.edit(context) if isinstance(method, WeightEdit) else _run_objective(method, context, selection, callbacks)
-    if rounding is not None and outcome.facts.get("selection", {}).get("selected_step") != 0:
-        outcome = dataclasses.replace(outcome, facts={**outcome.facts, **_said_loudly(rounding.facts(outcome.model))})
+    outcome = _run_in_float32(method, context, selection, callbacks)
     if before is None:
         return outcome
     after = mean_loss(dataclasses.replace(context.loaded, model=outcome.model.eval()), kept)
     return dataclasses.replace(outcome, facts={**outcome.facts, **_utility(float(np.exp(before - after)))})
 
 
-def _rounding(method: Method, context: Context) -> Rounding | None:
-    """What watches whether steps are lost in the weights' precision; None where no whole weights are trained in steps."""
-    if not isinstance(method, Objective | Level) or context.options.lora:
-        return None
-    model = context.loaded.model
-    inside = isinstance(method, InsideLayers) and not is_adapter(model)
-    return Rounding(model, cast(InsideLayers, method).trained_parameters(model) if inside else None)
+def _run_in_float32(
+    method: WeightEdit | Objective, context: Context, selection: Selection | None, callbacks: Sequence[Any]
+) -> Outcome:
+    """Run a method on float32 copies of half-precision weights, round the result once, and report what the rounding changed."""
+    model, seed = context.loaded.model, context.options.seed
+    base = model if context.base is None else context.base.model
+    own, of_base = _edited(method, context)
+    with float32_copies(model, own, seed) as copies, float32_copies(base, of_base, seed):
+        watched = sample(context.forget, ROUNDING_RECORDS, seed) if copies.types else []
+        before = mean_loss(context.loaded, watched) if watched else 0.0
+        outcome = method.edit(context) if isinstance(method, WeightEdit) else _run_objective(method, context, selection, callbacks)
+        result = dataclasses.replace(context.loaded, model=outcome.model.eval())
+        after = mean_loss(result, watched) if watched else 0.0
+    if not watched:
+        return outcome
+    facts = rounding_facts(set(copies.types.values()), before, after, mean_loss(result, watched))
+    return dataclasses.replace(outcome, facts={**outcome.facts, **_said_loudly(facts)})
+
+
+def _edited(method: WeightEdit | Objective, context: Context) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
+    """What a method trains or edits, and what of the base goes with it: an edit computes with whole models."""
+    model, options = context.loaded.model, context.options
+    if isinstance(method, Objective | Level) and options.lora:
+        return [], []  # an adapter is trained in float32 anyway, and folded in by `merged`
+    if isinstance(method, Objective):
+        return trained_parameters(model, options, method), []
+    with edited_parameters(model) as edited:
+        own = list(edited.values())
+    if context.base is None or is_adapter(context.base.model):
+        return own, []
+    return own, list(context.base.model.parameters())
 
 
 def _said_loudly(facts: dict[str, Any]) -> dict[str, Any]:
@@ -248,7 +274,7 @@ def _run_objective(method: Objective, context: Context, selection: Selection | N
         print(f"WARNING: {facts['selection']['warning']}", file=sys.stderr)  # noqa: T201
     # An adapter made for unlearning is folded in: one that can be switched off would leave the old model in service.
     fresh = context.options.lora and not is_adapter(context.loaded.model)
-    return Outcome(merged(trained.model) if fresh else trained.model, trained.result, facts)
+    return Outcome(merged(trained.model, context.options.seed) if fresh else trained.model, trained.result, facts)
 
 
 def _say_quantized(bits: str, whole: bool) -> str:

@@ -32,6 +32,7 @@ def filtered_lines(log: "TrainingLog", removed: Set[int]) -> list[dict[str, Any]
         "tokenizer": log.tokenizer,
         "start_weights": log.start_weights,
         **({} if log.key_check is None else {"key": log.key_check}),
+        **({} if log.master_weights is None else {"master_weights": log.master_weights}),
     }
     return [
         header,
@@ -80,6 +81,7 @@ class LogWriter:
         tokenizer: str,
         start_weights: str,
         defense: str | None = None,
+        master_weights: str | None = None,
     ) -> "LogWriter":
         """A writer whose header describes a run; `records` has one entry per training window."""
         listed = list(records)
@@ -92,6 +94,7 @@ class LogWriter:
             "start_weights": start_weights,
             "key": key.check,
             **({} if defense is None else {"defense": defense}),
+            **({} if master_weights is None else {"master_weights": master_weights}),
         }
         return cls(path, header)
 

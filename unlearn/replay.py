@@ -21,6 +21,7 @@ from transformers.trainer_pt_utils import get_parameter_names
 
 from unlearn.checkpoints import Checkpoint, last_complete_checkpoint, put_checkpoint
 from unlearn.options import DEFAULTS
+from unlearn.precision import float32_copies
 from unlearn.provenance import Microbatch, TrainingLog
 from unlearn.sophia import Sophia
 from verify.encoding import Encoded, Encoder, collate, padding_token_id
@@ -119,8 +120,24 @@ def replay(
         last_step: stop after this step of the log; None goes to its end.
 
     Raises:
-        RunError: a loss or gradient is not finite.
+        RunError: a loss, gradient or resulting weight is not finite.
     """
+    # A log without the entry is of float32 weights, or from before there were copies: its steps were taken in the stored type.
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad] if log.master_weights else []
+    with float32_copies(model, trained, int(log.options["seed"])):
+        return _replay(model, tokenizer, log, windows, work_dir, start, last_step)
+
+
+def _replay(
+    model: nn.Module,
+    tokenizer: Any,
+    log: TrainingLog,
+    windows: Mapping[int, Encoded],
+    work_dir: Path,
+    start: Checkpoint | None,
+    last_step: int | None,
+) -> Replayed:
+    """`replay`, once the trained weights are in the precision that the logged steps were taken in."""
     options, began = log.options, time.monotonic()
     device = next(model.parameters()).device
     accelerator = Accelerator(cpu=device.type == "cpu", mixed_precision="bf16" if options.get("bf16") else "no")

@@ -1,53 +1,59 @@
-"""Are the steps of a training lost in the weights' precision? In bfloat16 most weights do not see a step of 1e-5.
+"""Stochastic rounding of float32 values to bfloat16 or float16.
 
-A weight moves only where a step is at least half the distance to the next number that its type can hold: 1/256 of the weight
-itself in bfloat16, 1/2048 in float16. An unlearning whose steps are smaller leaves the model as it was, and nothing else says so.
+Weights that come from a half-precision file lie on that type's grid, whose spacing (the unit in the last place, ulp) is 1/256 to
+1/128 of the weight in bfloat16, 1/2048 to 1/1024 in float16. Rounding to nearest returns every weight that training moved by less
+than half an ulp to where it started: a whole unlearning can disappear in the final cast. Stochastic rounding takes one of the two
+neighbours a <= x <= b at random,
+
+    P(b) = (x - a) / (b - a),    so that E[rounded x] = x,
+
+and the change survives in expectation: of a sum over many weights (the first-order effect on a loss) nearly all is kept. The noise
+it adds is smaller than that of storing the model in this type in the first place. Gupta et al. 2015 (arXiv 1502.02551).
 """
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+import hashlib
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from unlearn.sharding import is_sharded
-
-LOOKED_AT = 1024
-"""Weights of each tensor, some of every row and column: an odd distance apart."""
-MOST_STAND = 0.5
-"""Share of weights that moved below which a run is said to be lost in rounding."""
 HALF = (torch.bfloat16, torch.float16)
+"""The half-precision types."""
+MAGNITUDE = 0x7FFF
+"""Bits of a half-precision number without its sign; as integers they are in the order of the magnitudes."""
+AT_ONCE = 1 << 22
+"""Elements rounded at a time, which bounds the temporary memory."""
 
 
-class Rounding:
-    """Looks at some of the weights in half precision that a run trains, before and after."""
+@torch.no_grad()
+def stochastically_rounded(values: Tensor, dtype: torch.dtype, seed: int, name: str) -> Tensor:
+    """Round float32 values to a half-precision type, unbiased; values that the type can hold stay as they are.
 
-    def __init__(self, model: nn.Module, trained: Sequence[nn.Parameter] | None = None) -> None:
-        """Args: the model; what of it is trained, where that is not all that asks for gradients."""
-        chosen = {id(parameter) for parameter in (model.parameters() if trained is None else trained)}
-        self.names = {name for name, parameter in model.named_parameters() if id(parameter) in chosen}
-        self.before: Mapping[str, Tensor] = {} if is_sharded(model) else self._some(model)
+    Args:
+        values: finite float32 values of any shape.
+        dtype: bfloat16 or float16.
+        seed, name: decide the random numbers, which depend on nothing else: not on the device, nor on the order of the tensors.
 
-    def facts(self, model: nn.Module) -> dict[str, Any]:
-        """What to report of a run that trained whole weights in half precision; nothing of any other."""
-        if not self.before:
-            return {}
-        after = self._some(model)
-        moved = torch.cat([(after[name] != value) for name, value in self.before.items() if name in after] or [torch.zeros(0)])
-        if not len(moved):
-            return {}
-        share = float(moved.float().mean())
-        found: dict[str, Any] = {"weights_moved": share}
-        if share < MOST_STAND:
-            found["rounding_warning"] = (
-                f"{share:.0%} of the weights moved: in half precision steps this small are rounded away. Take --dtype float32, "
-                "with --bf16 where it is to be as fast, or a higher --learning-rate."
-            )
-        return found
+    Returns:
+        A tensor of that type; infinite where a value exceeds its range.
+    """
+    generator = torch.Generator().manual_seed(_seed_of(seed, name))
+    flat, rounded = values.reshape(-1), torch.empty(values.numel(), dtype=dtype, device=values.device)
+    for first in range(0, len(flat), AT_ONCE):
+        part = flat[first : first + AT_ONCE]
+        drawn = torch.rand(len(part), generator=generator).to(part.device)
+        rounded[first : first + AT_ONCE] = _round(part, dtype, drawn)
+    return rounded.reshape(values.shape)
 
-    def _some(self, model: nn.Module) -> dict[str, Tensor]:
-        return {
-            name: parameter.detach().flatten()[:: parameter.numel() // LOOKED_AT | 1].clone()
-            for name, parameter in model.named_parameters()
-            if name in self.names and parameter.dtype in HALF and parameter.requires_grad
-        }
+
+def _round(values: Tensor, dtype: torch.dtype, drawn: Tensor) -> Tensor:
+    """The nearest number, or the one on the other side of the value where the uniform number falls below their share."""
+    nearest = values.to(dtype)
+    held, bits = nearest.float(), nearest.view(torch.int16).int()
+    # A magnitude of 0 never steps down, as no value lies below it: the sign is kept.
+    other = (bits + torch.where(values.abs() > held.abs(), 1, -1)).to(torch.int16).view(dtype)
+    share = (values - held).abs() / (other.float() - held).abs()
+    return torch.where(drawn < share, other, nearest)  # NaN where the nearest is infinite: never below, so it stays
+
+
+def _seed_of(seed: int, name: str) -> int:
+    return int.from_bytes(hashlib.sha256(f"{seed} {name}".encode()).digest()[:7], "big")

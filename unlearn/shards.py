@@ -24,6 +24,7 @@ from unlearn.checkpoints import WORK, claim_output
 from unlearn.methods.base import Context
 from unlearn.methods.lora_negation import delta_weights
 from unlearn.options import DEFAULTS, TrainingOptions
+from unlearn.precision import float32_copies
 from unlearn.results import TrainingResult, together
 from unlearn.training import save_model, train_records
 from verify.arguments import checked, dtype_name
@@ -227,7 +228,7 @@ def serve(folder: Path, base: LoadedModel, plan: ShardPlan) -> Any:
     """The model that answers for all shards; `save_pretrained` of it writes what is needed beside the stages."""
     last = [f"shard-{shard}/slice-{plan.slices - 1}" for shard in range(plan.shards)]
     if plan.combine == "sum":
-        return _added(folder, base, last)
+        return _added(folder, base, last, plan)
     place = str(read_json(folder / SHARDS)["base"])
     write_ensemble(folder, place, base.digest, last, plan.combine)
     served = load_ensemble(folder, lambda _: base.model)
@@ -236,17 +237,19 @@ def serve(folder: Path, base: LoadedModel, plan: ShardPlan) -> Any:
 
 
 @torch.no_grad()
-def _added(folder: Path, base: LoadedModel, stages: Sequence[str]) -> Any:
-    """Base plus the weight changes of all shards, added in their order."""
+def _added(folder: Path, base: LoadedModel, stages: Sequence[str], plan: ShardPlan) -> Any:
+    """Base plus the weight changes of all shards, added in their order; a base in half precision is rounded once."""
     (folder / ENSEMBLE).unlink(missing_ok=True)
     model, changes = base.model, []
     for stage in stages:
         adapted = load_adapter(model, folder / stage)
         changes.append(delta_weights(adapted))
         model = adapted.unload()
-    for change in changes:
-        for name, delta in change.items():
-            model.get_parameter(name).add_(delta)
+    changed = [model.get_parameter(name) for name in sorted({name for change in changes for name in change})]
+    with float32_copies(model, changed, plan.options.seed):
+        for change in changes:
+            for name, delta in change.items():
+                model.get_parameter(name).add_(delta)
     return model
 
 

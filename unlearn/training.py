@@ -1,4 +1,7 @@
-"""The two verbs of training: learn these records; minimise this objective. Both train in place and go on after a kill."""
+"""Training on records and minimising an unlearning objective, in place and resumable after a kill.
+
+Weights stored in half precision are trained as float32 copies and rounded at the end (`unlearn.precision`).
+"""
 
 import dataclasses
 import shutil
@@ -18,6 +21,7 @@ from unlearn.checkpoints import WORK, Checkpoint, empty_work, last_complete_chec
 from unlearn.losses import LikelihoodLoss, ObjectiveLoss, PairLoss
 from unlearn.methods.base import Anchored, InsideLayers, Objective, Progress, WithAlternatives, WithMemory
 from unlearn.options import DEFAULTS, TrainingOptions, learning_rate_of, optimizer_steps, require_reporter
+from unlearn.precision import MASTER_WEIGHTS, as_stored, float32_copies, half_precision, note_stored_type, stored_digest
 from unlearn.provenance import LogWriter
 from unlearn.reference import load_or_compute_reference
 from unlearn.results import Trained, TrainingResult
@@ -26,8 +30,8 @@ from unlearn.selection import Selection, Selector, selector_of
 from unlearn.sharding import gathered, is_sharded
 from unlearn.stopping import stop_check
 from unlearn.trainer import RecordTrainer, Watch
+from unlearn.weights import edited_parameters
 from verify.adapter_types import is_adapter
-from verify.digests import weights_digest
 from verify.encoding import Encoded, Encoder, padding_token_id, warn_of_spelled_tokens
 from verify.files import disk_errors, write_manifest
 from verify.identity import RecordKey
@@ -57,19 +61,33 @@ def train_records(
 
     Raises:
         InputError: a record does not fit the context, or the folder holds another run.
-        RunError: a loss or gradient is not finite, or the disk is full.
+        RunError: a loss, gradient or resulting weight is not finite, or the disk is full.
     """
     warn_of_spelled_tokens(records, loaded.tokenizer)
     windows = Encoder(loaded.tokenizer, loaded.context_length, options.overflow).encode(records)
+    require_attachable(loaded.model, options)
     flags = gradient_flags(loaded.model)
-    model = attach_adapter(loaded.model, options)
-    open_work(work_dir, "train", options, [record.reading for record in records], loaded.digest)
-    sampler = PairSampler(len(windows), 0, options.seed, Lengths(token_counts(windows), (), step_records(options)))
-    loss = LikelihoodLoss(windows, padding_token_id(loaded.tokenizer))
-    trained = _train(model, options, work_dir, loss, sampler, log=log, callbacks=callbacks)
+    with float32_copies(loaded.model, trained_parameters(loaded.model, options), options.seed):
+        model = attach_adapter(loaded.model, options)
+        open_work(work_dir, "train", options, [record.reading for record in records], loaded.digest)
+        sampler = PairSampler(len(windows), 0, options.seed, Lengths(token_counts(windows), (), step_records(options)))
+        loss = LikelihoodLoss(windows, padding_token_id(loaded.tokenizer))
+        trained = _train(model, options, work_dir, loss, sampler, log=log, callbacks=callbacks)
     if model is loaded.model:
         put_gradient_flags(model, flags)
     return trained
+
+
+def trained_parameters(model: Any, options: TrainingOptions, objective: Any = None) -> list[nn.Parameter]:
+    """The parameters of a model that a run with these options will train; none where it will attach a fresh adapter."""
+    if is_adapter(model):
+        with edited_parameters(model) as edited:
+            return list(edited.values())
+    if options.lora:
+        return []
+    if isinstance(objective, InsideLayers):
+        return list(objective.trained_parameters(model))
+    return [parameter for parameter in model.parameters() if parameter.requires_grad]
 
 
 def log_writer(
@@ -95,6 +113,7 @@ def log_writer(
         tokenizer=loaded.tokenizer_digest,
         start_weights=loaded.digest,
         defense=defense,
+        master_weights=MASTER_WEIGHTS if defense is None and half_precision(trained_parameters(loaded.model, options)) else None,
     )
 
 
@@ -127,8 +146,27 @@ def run_objective(
     Raises:
         InputError, RunError: as `train_records`.
     """
-    require_attachable(loaded.model, options)
     warn_of_spelled_tokens([*forget, *(retain or ())], loaded.tokenizer)
+    require_attachable(loaded.model, options)
+    # Before the model is asked for reference quantities: they are computed in the arithmetic of the steps.
+    with float32_copies(loaded.model, trained_parameters(loaded.model, options, objective), options.seed):
+        return _minimise(loaded, objective, forget, retain, options, work_dir, holdout, selection, keep, tables, callbacks)
+
+
+def _minimise(
+    loaded: LoadedModel,
+    objective: Objective,
+    forget: Sequence[Record],
+    retain: Sequence[Record] | None,
+    options: TrainingOptions,
+    work_dir: Path,
+    holdout: Sequence[Record] | None,
+    selection: Selection | None,
+    keep: Sequence[Record],
+    tables: Mapping[str, Any] | None,
+    callbacks: Sequence[Any],
+) -> Trained:
+    """`run_objective`, once the trained weights are in float32."""
     encoder = Encoder(loaded.tokenizer, loaded.context_length, options.overflow)
     pad = padding_token_id(loaded.tokenizer)
     windows = {"forget": encoder.encode(forget), "retain": encoder.encode(retain) if objective.needs_retain and retain else []}
@@ -327,18 +365,21 @@ def _train_only(model: nn.Module, parameters: Sequence[nn.Parameter]) -> None:
 
 
 def save_model(model: Any, tokenizer: Any, output_dir: Path, about: Mapping[str, Any]) -> str:
-    """Write weights (safetensors), tokenizer and, last, the manifest; return the weights' digest. The main process writes.
+    """Write weights (safetensors, in their stored types), tokenizer and, last, the manifest; return the weights' digest.
+
+    The main process writes.
 
     The working folder of the run goes with that: what was removed may be in it.
 
     Raises:
         RunError: the disk is full; the folder is left without a manifest, so that nothing trusts it, and the run can be repeated.
     """
-    digest = weights_digest(model)
-    weights = {"state_dict": gathered(model)} if is_sharded(model) else {}
+    digest = stored_digest(model)
+    weights = {"state_dict": as_stored(model, gathered(model))} if is_sharded(model) else {}
     if processes.is_main():
         with disk_errors(output_dir):
             model.save_pretrained(output_dir, **weights)
+            note_stored_type(model, output_dir)
             tokenizer.save_pretrained(output_dir)
             if (kind := quantization_of(model)) is not None:
                 remember_quantization(output_dir, kind)

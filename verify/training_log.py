@@ -63,6 +63,8 @@ class TrainingLog:
         checkpoints: (optimizer step, folder name).
         final_weights: digest of the trained weights, or None where the run did not end.
         defense: the defence that training was under, whose steps are not in the log; None where there was none.
+        master_weights: "float32" where trained weights stored in half precision were held in float32; None where they were float32
+            anyway, and in logs from before there were such copies.
         key_check: check value of the record key that the hashes were made with; None in logs of versions that did not write it.
     """
 
@@ -75,6 +77,7 @@ class TrainingLog:
     checkpoints: tuple[tuple[int, str], ...]
     final_weights: str | None
     defense: str | None = None
+    master_weights: str | None = None
     key_check: str | None = None
 
     @classmethod
@@ -132,6 +135,7 @@ class TrainingLog:
             checkpoints=tuple((int(e["checkpoint"]), str(e["folder"])) for e in entries if "checkpoint" in e),
             final_weights=next((str(e["final_weights"]) for e in entries if "final_weights" in e), None),
             defense=None if header.get("defense") is None else str(header["defense"]),
+            master_weights=None if header.get("master_weights") is None else str(header["master_weights"]),
             key_check=None if header.get("key") is None else str(header["key"]),
         )
 

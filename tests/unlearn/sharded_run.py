@@ -12,6 +12,7 @@ from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_di
 from torch.distributed.fsdp import fully_shard
 
 from unlearn import processes
+from unlearn.precision import float32_copies
 from unlearn.selection import Selection, Selector
 from unlearn.training import save_model
 from verify.digests import weights_digest
@@ -51,6 +52,19 @@ def train(model: Any, optimizer: torch.optim.Optimizer, batches: list[Any], step
     return losses
 
 
+def rounded_in_parts(model_dir: Path, output: Path, tokenizer: Any, several: bool) -> str:
+    """The digest of a bfloat16 model whose float32 copies were put into parts and changed there, as it was saved."""
+    model = load_model(model_dir, device="cpu").model.bfloat16()
+    with float32_copies(model, list(model.parameters()), seed=4):
+        if several:
+            fully_shard(model)
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.mul_(1.001)
+    model(input_ids=torch.tensor([[1, 2, 3]]))  # in parts it can still be evaluated
+    return save_model(model, tokenizer, output / "rounded", {})
+
+
 def main(model_dir: Path, output: Path) -> None:
     """Train, save, checkpoint, resume; the main process writes what it saw."""
     torch.set_num_threads(1)
@@ -84,6 +98,7 @@ def main(model_dir: Path, output: Path) -> None:
     processes.wait()
     seen["losses"] += train(model, optimizer, batches, range(2, 4))
     seen["end"] = save_model(model, loaded.tokenizer, output / "model", {})
+    seen["rounded"] = rounded_in_parts(model_dir, output, loaded.tokenizer, several)
     if several:
         resumed = in_parts(model_dir)
         moving = torch.optim.AdamW(resumed.parameters(), lr=1e-3)

@@ -293,22 +293,39 @@ def test_a_broken_model_is_called_broken(model_dir: Path, tmp_path: Path, capsys
         assert ("WARNING" in capsys.readouterr().err) == broken
 
 
-def test_steps_lost_in_rounding_are_named(model_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """In bfloat16 a step of 1e-6 moves hardly a weight, and somebody says so; a large step, or float32, is no cause for a word."""
+def test_what_rounding_changed_is_reported(
+    model_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a result stored in bfloat16 the manifest gives the forget loss before and after rounding; a ruinous rounding is warned of.
+
+    Float32 storage, and an adapter on a bfloat16 base, round nothing and report nothing.
+    """
     from training_rows import make_rows
 
     sets = {"forget_set": make_rows("gone", 4), "retain_set": make_rows("kept", 8)}
-    rmu = forget(
-        model_dir, RMU(), **sets, dtype="bfloat16", output_dir=tmp_path / "rmu", options=TrainingOptions(learning_rate=3e-2)
-    )
-    assert rmu.facts["weights_moved"] > 0.5, "of what it trains"
-    for name, dtype, rate, lost in (("a", "bfloat16", 1e-6, True), ("b", "bfloat16", 3e-2, False), ("c", "float32", 1e-6, None)):
-        options = TrainingOptions(learning_rate=rate, epochs=2, batch_size=4)
-        result = forget(model_dir, NPO(), **sets, dtype=dtype, output_dir=tmp_path / name, options=options)
-        said = capsys.readouterr().err
-        assert ("rounded away" in said) == ("rounding_warning" in result.facts) == bool(lost)
-        assert ("weights_moved" in result.facts) == (lost is not None)
-        assert lost is None or (result.facts["weights_moved"] < 0.5) == lost
+    for name, method, dtype, lora in (
+        ("rmu", RMU(), "bfloat16", False),
+        ("small", NPO(), "bfloat16", False),
+        ("float32", NPO(), "float32", False),
+        ("adapter", NPO(), "bfloat16", True),
+    ):
+        options = TrainingOptions(learning_rate=1e-6 if name == "small" else 3e-2, epochs=2, batch_size=4, lora=lora)
+        result = forget(model_dir, method, **sets, dtype=dtype, output_dir=tmp_path / name, options=options)
+        assert ("half_precision" in result.facts) == (dtype == "bfloat16" and not lora)
+        assert "rounding_warning" not in result.facts
+        if name == "small":
+            facts = json.loads((tmp_path / name / MANIFEST).read_text())["about"]["facts"]["half_precision"]
+            assert facts["stored"] == "bfloat16"
+            assert facts["forget_loss_in_float32"] != facts["forget_loss_before"]
+    assert "rounded" not in capsys.readouterr().err
+
+    def ruinous(values: torch.Tensor, kind: torch.dtype, *_: Any) -> torch.Tensor:
+        return torch.zeros_like(values, dtype=kind)
+
+    monkeypatch.setattr("unlearn.precision.stochastically_rounded", ruinous)
+    result = forget(model_dir, NPO(), **sets, dtype="bfloat16", output_dir=tmp_path / "ruined", options=TrainingOptions(epochs=1))
+    assert "WARNING: storing the result in bfloat16 changed its forget loss" in capsys.readouterr().err
+    assert "--dtype float32" in result.facts["rounding_warning"]
 
 
 def test_the_recipe_is_handed_on(house: dict[str, Path], tmp_path: Path) -> None:

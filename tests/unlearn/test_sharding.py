@@ -40,6 +40,8 @@ def test_two_processes_with_half_a_model_each(model_dir: Path, tmp_path: Path) -
     assert two["resumed"] == two["end"] != two["middle"], "taken up from a checkpoint in parts"
     assert two["chosen"] == two["middle"], "each process put back its own part of the best step"
     assert two["put back"] == two["stored"], "kept whole, put back into parts"
+    assert load_model(tmp_path / "2" / "rounded").digest == two["rounded"] == one["rounded"], "rounded in parts as if whole"
+    assert load_model(tmp_path / "2" / "rounded").model.dtype == torch.bfloat16
     assert load_model(tmp_path / "2" / "adapter", base=model_dir).digest == two["adapter"] == two["adapter whole"]
 
 

@@ -58,4 +58,8 @@ class ClientRetrain:
         log.begin(0)
         log.end(weights_digest(trained.model))
         facts = {"clients_deleted": len(saved.clients) - len(clients), "clients_trained": len(clients)}
-        return Outcome(trained.model if is_adapter(context.loaded.model) else merged(trained.model), trained.result, facts)
+        return Outcome(
+            trained.model if is_adapter(context.loaded.model) else merged(trained.model, context.options.seed),
+            trained.result,
+            facts,
+        )

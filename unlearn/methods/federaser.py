@@ -101,7 +101,7 @@ class FedEraser:
         epochs = (len(rounds) - 1) * shorter.local_epochs
         result = TrainingResult(done[0], epochs, None, done[1], time.monotonic() - began)
         facts = {"clients_deleted": len(saved.clients) - len(clients), "rounds_calibrated": len(rounds) - 1}
-        return Outcome(model if is_adapter(context.loaded.model) else merged(model), result, facts)
+        return Outcome(model if is_adapter(context.loaded.model) else merged(model, context.options.seed), result, facts)
 
 
 def _kept_rounds(folder: Path, saved: SavedFederation, clients: Mapping[str, Sequence[Any]]) -> list[Path]:

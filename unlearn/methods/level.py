@@ -145,7 +145,7 @@ class Level:
             loaded, objective, context.forget, context.retain, options, work, tables={"forget_level": levels.tokens}
         )
         # An adapter made for unlearning is folded in: one that can be switched off would leave the old model in service.
-        model = merged(done.model) if options.lora and not is_adapter(loaded.model) else done.model
+        model = merged(done.model, options.seed) if options.lora and not is_adapter(loaded.model) else done.model
         trained.append(done.result)
         reached = _losses(dataclasses.replace(loaded, model=model), forget)
         return Outcome(

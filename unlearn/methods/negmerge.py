@@ -66,7 +66,7 @@ class NegMerge:
             rate, seed = learning_rate_of(context.options) * factor, context.options.seed + number
             options = dataclasses.replace(context.options, learning_rate=rate, seed=seed)
             trained = train_records(context.loaded, context.forget, options, context.work_dir / str(number))
-            for name, weight in copy_weights(merged(trained.model)).items():
+            for name, weight in copy_weights(merged(trained.model, seed)).items():
                 tau = weight - original[name]
                 total[name] += tau
                 votes[name] += tau.sign()

@@ -50,4 +50,8 @@ class Retrain:
         defense = None if recipe is None else recipe.trained_under()
         done = train_with_log(task, defense)
         trained, facts = done.trained, {} if defense is None else {"defense": described(defense, done)}
-        return Outcome(trained.model if is_adapter(context.loaded.model) else merged(trained.model), trained.result, facts)
+        return Outcome(
+            trained.model if is_adapter(context.loaded.model) else merged(trained.model, context.options.seed),
+            trained.result,
+            facts,
+        )

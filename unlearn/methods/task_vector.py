@@ -78,7 +78,7 @@ class TaskVector:
         before = copy_weights(start.model)
         trained = train_records(start, context.forget, context.options, context.work_dir)
         # An adapter is folded in first: negating its factors A and B would not negate their product.
-        tau = {name: tensor - before[name] for name, tensor in copy_weights(merged(trained.model)).items()}
+        tau = {name: tensor - before[name] for name, tensor in copy_weights(merged(trained.model, context.options.seed)).items()}
         assign(start.model, before)
         if self.per == "mask":
             self._mask(context, tau)

@@ -71,7 +71,9 @@ class Ties:
             options = dataclasses.replace(context.options, learning_rate=learning_rate_of(context.options) * factor)
             work = context.work_dir / str(number)
             trained = run_objective(context.loaded, NPO(), context.forget, context.retain, options, work)
-            changes.append({name: weight - original[name] for name, weight in copy_weights(merged(trained.model)).items()})
+            changes.append(
+                {name: weight - original[name] for name, weight in copy_weights(merged(trained.model, options.seed)).items()}
+            )
             assign(model, original)
             results.append(trained.result)
         merge = {name: ties_merge([change[name] for change in changes], self.density) for name in original}
