@@ -29,7 +29,8 @@ def test_other_types_that_name_somebody() -> None:
 @pytest.mark.parametrize(
     "value",
     [
-        float("nan"), float("inf"), np.float64("nan"), Decimal("NaN"), pd.NA, pd.NaT, "", " \t", True, np.bool_(False), b"ada",
+        float("nan"), float("inf"), np.float64("nan"), Decimal("NaN"), pd.NA, pd.NaT, "", " \t", "\u200b", "\ufeff",
+        True, np.bool_(False), b"ada",
         {"name": "ada"}, 1e300, 2.0**53, 1j, torch.tensor(12), torch.tensor([1, 2]), np.zeros((2, 2)), object(),
     ],
     ids=lambda value: type(value).__name__,

@@ -44,19 +44,19 @@ def test_everything_else_is_read_as_before() -> None:
 @pytest.mark.parametrize("name", ["completion", "subject_id", "note"])
 @pytest.mark.parametrize("form", ["jsonl", "json lines", "json list", "nested"])
 def test_a_record_file_that_names_a_thing_twice(form: str, name: str, tmp_path: Path) -> None:
-    """The message has file, line and name; no value. Unused columns and nested objects count too."""
+    """The message has file, row and column; no value, and no name inside one, which may be content. Unused columns count too."""
     good = '{"prompt": "q", "completion": "a", "subject_id": "s", "note": "n"}'
     bad = good[:-1] + f', "{name}": "{PRIVATE}"}}'
     if form == "nested":
-        bad = f'{{"text": "t", "meta": {bad}}}'
+        bad = f'{{"text": "t", "meta": {{"{PRIVATE}": 1, "{PRIVATE}": 2}}}}'
     path = tmp_path / ("d.jsonl" if form in ("jsonl", "nested") else "d.json")
     path.write_text(f"[{good},\n{bad}]" if form == "json list" else f"{good}\n\n{bad}\n")
     for read in (load_records, lambda source: list(stream_records(source)), lambda source: load_forget_set(source, None)):
-        with pytest.raises(InputError, match=name) as caught:
+        with pytest.raises(InputError, match="the same name" if form == "nested" else name) as caught:
             read(str(path))
         assert "Ines" not in str(caught.value)
         assert str(path) in str(caught.value)
-        assert form == "json list" or "line 3" in str(caught.value)
+        assert ("row 2" if form == "json list" else "line 3") in str(caught.value)
 
 
 @pytest.mark.parametrize(

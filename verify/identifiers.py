@@ -34,7 +34,7 @@ def identifier_of(value: Any, column: str, where: str) -> str | None:
     if value is None:
         return None
     if isinstance(value, str):
-        if not value.strip():
+        if not any(letter.isprintable() and not letter.isspace() for letter in value):
             raise InputError(f"{where}: {column!r} is blank. Give an identifier, or leave the value out (null).")
         return value
     if isinstance(value, uuid.UUID):

@@ -9,7 +9,7 @@ from verify.canonical import canonical
 from verify.errors import InputError
 from verify.hub import WAYS, dataset_rows, names_dataset
 from verify.records import Fields, Record, RecordSource, canonical_names, parse_records, parse_row, select
-from verify.strict_json import NotStrictError, parse_json
+from verify.strict_json import NotStrictError, ambiguous_entry, parse_json
 from verify.tabular import csv_rows, parquet_rows
 
 
@@ -138,7 +138,7 @@ def _json_lines(path: Path) -> Iterator[Mapping[str, Any]]:
                 try:
                     yield parse_json(line, constants=True)
                 except NotStrictError as error:
-                    raise InputError(_twice(f"{path}, line {number}", error)) from None
+                    raise InputError(_twice(f"{path}, line {number}", error, ambiguous_entry(f"[{line}]")[1])) from None
                 except (ValueError, RecursionError):
                     raise InputError(
                         f"{path}: line {number} is not a whole JSON object"
@@ -149,15 +149,21 @@ def _json_lines(path: Path) -> Iterator[Mapping[str, Any]]:
         raise InputError(f"{path} is not UTF-8 text (byte {error.start}). Save it as UTF-8.") from None
 
 
-def _twice(where: str, error: NotStrictError) -> str:
-    return f"{where} gives {error.name!r} twice in one object. All but one value would be lost: rename or remove the others."
+def _twice(where: str, error: NotStrictError, row: Any) -> str:
+    """What is said of a row that gives a name twice. A name inside one of its values may be content, and is not repeated."""
+    column = isinstance(row, Mapping) and error.name in row
+    name = repr(error.name) if column or error.name in ("role", "content") else "the same name"
+    return f"{where} gives {name} twice in one object. All but one value would be lost: rename or remove the others."
 
 
 def _whole_json(path: Path) -> list[Any]:
+    text = ""
     try:
-        content = parse_json(path.read_text(encoding="utf-8-sig"), constants=True)
+        text = path.read_text(encoding="utf-8-sig")
+        content = parse_json(text, constants=True)
     except NotStrictError as error:
-        raise InputError(_twice(str(path), error)) from None
+        number, row = ambiguous_entry(text)
+        raise InputError(_twice(f"{path}, row {number}", error, row)) from None
     except (ValueError, RecursionError):
         raise InputError(f"{path} is not a whole JSON list; it may be cut off. Make the file again.") from None
     return list(content)

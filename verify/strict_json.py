@@ -5,6 +5,8 @@ word. A dropped value is neither searched nor forgotten, and a signed statement 
 """
 
 import json
+import re
+from itertools import count
 from typing import Any, NoReturn
 
 
@@ -34,6 +36,23 @@ def parse_json(text: str | bytes, *, constants: bool = False) -> Any:
         RecursionError: it is nested too deeply.
     """
     return json.loads(text, object_pairs_hook=_object, parse_constant=float if constants else _refuse_constant)
+
+
+def ambiguous_entry(text: str) -> tuple[int, Any]:
+    """The first entry of a JSON list that `parse_json` refuses, by its number from 1 and as Python would read it.
+
+    Args:
+        text: a whole list of which one entry is ambiguous.
+    """
+    strict, lenient = json.JSONDecoder(object_pairs_hook=_object), json.JSONDecoder()
+    between, place = re.compile(r"[\s,]*"), text.index("[") + 1
+    for number in count(1):
+        place = between.match(text, place).end()  # type: ignore[union-attr]
+        try:
+            _, place = strict.raw_decode(text, place)
+        except NotStrictError:
+            return number, lenient.raw_decode(text, place)[0]
+    raise AssertionError("count() does not end")
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
