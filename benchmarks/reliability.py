@@ -5,7 +5,7 @@
 A model of 170,000 weights is freed of eight records, by retraining, with an audit against four references; every process that does
 it is killed at a random moment and the same call made again, until the request is closed. Cleaning is so short that chance hardly
 ever falls into it: there, a process is killed before every single step by which it changes a file or the ledger. Then every parser
-of requests is given inputs that hypothesis makes up. Writes `benchmarks/results/reliability.md`.
+of requests is given inputs that hypothesis makes up. Rewrites its own section of `benchmarks/results/reliability.md`.
 """
 
 import argparse
@@ -26,7 +26,8 @@ if TYPE_CHECKING:
     from kills import Figures
 
 RESULTS = Path(__file__).parent / "results" / "reliability.md"
-sys.path.append(str(Path(__file__).parents[1] / "tests"))  # the world of the tests
+TITLE = "# What a deletion survives"
+sys.path += [str(Path(__file__).parents[1] / "tests"), str(Path(__file__).parents[1])]  # the world of the tests, and this package
 
 
 def main() -> None:
@@ -47,6 +48,7 @@ def main() -> None:
     from kills_in_cleaning import kill_in_cleaning
 
     import unlearn.requests.planning
+    from benchmarks.sections import with_section
 
     torch.set_num_threads(1)
     # What an audit can show is simulated for the reader of a plan; it changes nothing that is done.
@@ -58,7 +60,7 @@ def main() -> None:
     (given.output / "cleaning").mkdir()
     cleaned = kill_in_cleaning(built, given.output / "cleaning", tell=print)
     rows = [f"| {name} | {feed(name, given.inputs, given.output)} | 0 |" for name in PARSERS]
-    text = f"""# What a deletion survives
+    text = f"""{TITLE}
 
 {datetime.now(UTC).date()}, {platform.machine()}, {os.cpu_count()} cores shared with other work, one thread, {minutes:.0f} minutes
 of kills. A small Llama is freed of eight records, from the receipt of the request to the signed certificate; a log, the training
@@ -83,7 +85,7 @@ Inputs made up by hypothesis; whatever is not taken is refused with a message (`
 | --- | --- | --- |
 {chr(10).join(rows)}
 """
-    write_text(RESULTS, text)
+    write_text(RESULTS, with_section(RESULTS.read_text() if RESULTS.exists() else "", TITLE, text))
     print(text)
 
 

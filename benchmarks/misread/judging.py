@@ -1,0 +1,128 @@
+"""What happens to one input: it is read rightly, refused in words, or a fault.
+
+A member of a family is a call of a public entry point with one input. What is right about it is written down beside the input and
+comes from the input alone: a check of what was read against an answer known beforehand, and the words that a refusal must hold.
+"""
+
+import re
+import signal
+import traceback
+import types
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from verify.errors import VerifyError
+
+if TYPE_CHECKING:
+    from benchmarks.misread.world import Bench
+
+Outcome = Literal["read", "refused", "misread", "crashed", "refused wrongly", "refused unclearly", "disclosed"]
+FAULTS: tuple[Outcome, ...] = ("misread", "crashed", "refused wrongly", "refused unclearly", "disclosed")
+SHOWN = 200
+"""Characters of what was read that are kept."""
+LONGEST = 30.0
+"""Seconds that one input may take; beyond it the call counts as hung, which is a crash."""
+
+
+class CommandRefusedError(Exception):
+    """A command ended with status 2: the message is what it printed."""
+
+
+@dataclass(frozen=True)
+class Member:
+    """One input.
+
+    Attributes:
+        name: what is special about it; it holds no path, so that lists of members can be compared.
+        attempt: gives the input to a public entry point, and returns what was read from it.
+        right: whether that is the right reading; None where no reading is right.
+        refusal: pattern that the message of a refusal must match; None where the input is good, and a refusal wrong.
+        private: texts that no message may repeat.
+    """
+
+    name: str
+    attempt: Callable[[], Any]
+    right: Callable[[Any], bool] | None = None
+    refusal: str | None = None
+    private: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Family:
+    """Inputs of one kind.
+
+    Attributes:
+        case: the number of the field case that the kind comes from.
+        name: the kind.
+        members: makes the inputs.
+        quick: how many of the members are in the fast subset.
+    """
+
+    case: int
+    name: str
+    members: Callable[["Bench"], Iterable[Member]]
+    quick: int = 2
+
+
+@dataclass(frozen=True)
+class Judged:
+    """A member, and what happened to it.
+
+    Attributes:
+        family, member: their names.
+        outcome: what happened.
+        said: the message of a refusal, the last line of a traceback, or what was read.
+    """
+
+    family: Family
+    member: str
+    outcome: Outcome
+    said: str
+
+
+@contextmanager
+def at_most(seconds: float) -> Iterator[None]:
+    """Raise TimeoutError in a block that runs longer."""
+
+    def over(_: int, __: types.FrameType | None) -> None:
+        raise TimeoutError(f"still running after {seconds:g} seconds")
+
+    before = signal.signal(signal.SIGALRM, over)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def judge(family: Family, member: Member) -> Judged:
+    """Attempt one member and compare what happens with what is right."""
+    try:
+        with at_most(LONGEST):
+            found = member.attempt()
+    except (VerifyError, CommandRefusedError) as error:
+        said = str(error)
+        return Judged(family, member.name, _refused(member, said), " ".join(said.split()))
+    except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever else comes out is the fault that is looked for
+        last = traceback.format_exception_only(error)[-1].strip()
+        return Judged(family, member.name, "crashed", f"{last} at {_place(error)}")
+    right = member.right is not None and member.right(found)
+    return Judged(family, member.name, "read" if right else "misread", " ".join(str(found).split())[:SHOWN])
+
+
+def _refused(member: Member, said: str) -> Outcome:
+    if any(text in said for text in member.private):
+        return "disclosed"
+    if member.refusal is None:
+        return "refused wrongly"
+    known = re.search(member.refusal, said, re.IGNORECASE | re.DOTALL) is not None
+    return "refused unclearly" if not known or "Traceback" in said else "refused"
+
+
+def _place(error: BaseException) -> str:
+    frames = traceback.extract_tb(error.__traceback__)
+    return f"{Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else "no frame"
