@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from benchmarks.misread.judging import FAULTS, Family, Member, Outcome, judge
-from benchmarks.misread_inputs import TITLE, families, run, section
+from benchmarks.misread_inputs import RESULTS, TITLE, families, run, section
 from benchmarks.sections import with_section
 from verify.errors import InputError
 
@@ -61,3 +61,10 @@ def test_the_results_keep_their_other_sections() -> None:
     assert with_section(f"{text}\n# Last\n\nafter\n", TITLE, second) == f"# Others\n\nbefore\n\n{second}\n# Last\n\nafter\n"
     assert with_section("", TITLE, first) == with_section(first, TITLE, first) == first
     assert "**1 silently misread inputs of 1 tried**" in first
+
+
+def test_the_committed_results_are_of_these_families() -> None:
+    """The results name every family, and count no silently misread input."""
+    text = RESULTS.read_text().partition(TITLE)[2]
+    assert "**0 silently misread inputs of" in text
+    assert [line.split(" | ")[1] for line in text.splitlines() if line.startswith("| ")][2:] == [one.name for one in families()]
