@@ -97,8 +97,9 @@ def _grouped(classes: Mapping[str, Any], key: Callable[[Any], str]) -> dict[str,
 
 
 def _method_needs(kind: Any) -> str:
-    retain = ["retain set"] if kind.needs_retain else []
-    base = ["base model"] if getattr(kind, "needs_base", False) else []
+    method = kind()
+    retain = ["retain set"] if method.needs_retain else []
+    base = ["base model"] if method.needs_base else []
     return " + ".join(["forget set", *retain, *base])
 
 
