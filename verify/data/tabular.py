@@ -5,7 +5,7 @@ in them is neither trained on nor searched. Such files are refused here.
 """
 
 import csv
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +14,13 @@ from verify.errors import InputError
 CSV_FIELD_LIMIT = 1 << 24
 
 
-def csv_rows(lines: Iterable[str], where: str) -> Iterator[dict[str, str]]:
+def csv_rows(lines: Iterable[str], where: str, known: Collection[str] | None = None) -> Iterator[dict[str, str]]:
     """Yield the rows of CSV text as column -> cell, without blank lines.
 
     Args:
         lines: opened with `newline=""`.
         where: how messages name the file.
+        known: column names that messages may repeat, for files whose first line may hold a person's identifier; None for all.
 
     Raises:
         InputError: the header names a column twice, or a row has another number of cells than the header.
@@ -28,7 +29,7 @@ def csv_rows(lines: Iterable[str], where: str) -> Iterator[dict[str, str]]:
     csv.field_size_limit(CSV_FIELD_LIMIT)
     rows = (row for row in csv.reader(lines, strict=True) if row)
     header = next(rows, [])
-    require_unique(header, where)
+    require_unique(header, where, known)
     for number, row in enumerate(rows, 1):
         if len(row) != len(header):
             raise InputError(
@@ -68,11 +69,13 @@ def _require_unique_fields(schema: Any, where: str) -> None:
             _require_unique_fields([kind.field(place) for place in range(kind.num_fields)], where)
 
 
-def require_unique(names: Sequence[str], where: str) -> None:
-    """Raise InputError where a column is named twice."""
+def require_unique(names: Sequence[str], where: str, known: Collection[str] | None = None) -> None:
+    """Raise InputError where a column is named twice; the message repeats the name if it is `known`, or all are (None)."""
     repeated = next((name for place, name in enumerate(names) if name in names[:place]), None)
     if repeated is not None:
-        called = f"the column {repeated!r}" if repeated else "a column without a name"
+        called = "a column without a name" if not repeated else "a column"
+        if repeated and (known is None or repeated in known):
+            called = f"the column {repeated!r}"
         raise InputError(
             f"{where}: the header has {called} {names.count(repeated)} times. All but one would be lost: "
             "rename or remove the others."

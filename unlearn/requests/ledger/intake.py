@@ -49,7 +49,7 @@ def from_csv(path: str | Path, key: RecordKey, country: str | None = None) -> li
     """
     try:
         with Path(path).open(encoding="utf-8-sig", newline="") as stream:
-            rows = list(csv_rows(stream, str(path)))
+            rows = list(csv_rows(stream, str(path), CSV_COLUMNS))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise InputError(f"{path} cannot be read as CSV ({type(error).__name__}). Give a file in UTF-8.") from None
     if not rows or not set(CSV_COLUMNS) <= set(rows[0]):
