@@ -786,3 +786,14 @@ def test_no_notice_of_a_kernel_that_nobody_needs(module: str) -> None:
     done = subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[1], capture_output=True, text=True, check=True)
     assert "gemm_4bit_forward" not in done.stderr
     assert "another record" in done.stderr
+
+
+def test_nothing_is_said_in_front_of_an_adapter(base: Path, tmp_path: Path) -> None:
+    """In a process of its own: loading an adapter writes nothing to standard error, however many are loaded."""
+    folder = make_adapter(base, tmp_path / "adapter")
+    code = (
+        "from verify.io.libraries import quiet_imports; quiet_imports(); from verify.models.loading import load_model; "
+        f"[load_model({str(folder)!r}) for _ in range(2)]"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[1], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")

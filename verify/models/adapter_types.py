@@ -2,12 +2,13 @@
 
 PEFT is imported only where an adapter is at hand: it takes seconds, and imports bitsandbytes wherever that is installed, whether
 anything is quantized or not. (The trainer of `transformers` imports PEFT too.) Importing this module keeps one record of
-bitsandbytes out of the log, and nothing else.
+bitsandbytes and one warning of transformers out of sight, each for the reason given beside it, and nothing else.
 """
 
 import logging
 import math
 import sys
+import warnings
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -39,6 +40,9 @@ def drop_kernel_notice(record: logging.LogRecord) -> bool:
 
 
 logging.getLogger(KERNEL_LOGGER).addFilter(drop_kernel_notice)  # before PEFT is imported; adding it twice changes nothing
+# PEFT (0.21, `peft_model.py`) still reads a property by its former name, of which transformers (5.23) warns; both names give the
+# same value. Without this the warning stands once per model in front of every audit of adapters.
+warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated", category=FutureWarning)
 
 
 def require_supported(model: Any, name: str) -> None:
