@@ -187,10 +187,10 @@ def measure_memory(folder: Path, dtype: str, bf16: bool) -> None:
         began = time.monotonic()
         loss = LikelihoodLoss(windows, 0)
         if copies is None:
-            module._train(model, options, Path(work), loss, sampler)
+            module._train(model, options, Path(work), loss, sampler)  # a version before the float32 copies
         else:
             with copies(model, list(model.parameters()), 0):
-                module._train(model, options, Path(work), loss, sampler)
+                module.train_pairs(model, loss, sampler, module.Run((), options, Path(work)))
         seconds = time.monotonic() - began
     weights = sum(parameter.numel() for parameter in model.parameters())
     print(json.dumps({"bytes_per_weight": (_status("VmHWM") - before) / weights, "seconds_per_step": seconds / STEPS_OF_MEMORY}))

@@ -14,7 +14,7 @@ import verify.models.log_probabilities
 from unlearn import NPO, TrainingOptions
 from unlearn.training import schedule
 from unlearn.training.options import Trained
-from unlearn.training.run import run_objective, train_records
+from unlearn.training.run import Run, run_objective, train_records
 from verify.data.records import Fields
 from verify.data.sources import load_records
 from verify.models.loading import load_model
@@ -44,9 +44,9 @@ def test_epoch(benchmark: Any, what: str, tmp_path: Path, monkeypatch: pytest.Mo
         runs += 1
         loaded, work, started = load_model(base), tmp_path / f"work{runs}", time.perf_counter()
         trained: Trained = (
-            run_objective(loaded, NPO(), sets["forget05"], sets["full"][:3800], OPTIONS, work)
+            run_objective(loaded, NPO(), Run(sets["forget05"], OPTIONS, work, retain=sets["full"][:3800]))
             if what.startswith("npo")
-            else train_records(loaded, sets["full"][:1600], OPTIONS, work)
+            else train_records(loaded, Run(sets["full"][:1600], OPTIONS, work))
         )
         assert trained.result.steps
         return time.perf_counter() - started

@@ -22,7 +22,7 @@ from unlearn.training.method import InsideLayers, Objective, Progress, WithAlter
 from unlearn.training.options import TrainingOptions
 from unlearn.training.run import token_counts, training_arguments
 from unlearn.training.schedule import Lengths, PairSampler
-from unlearn.training.trainer import RecordTrainer
+from unlearn.training.trainer import RecordTrainer, Steering
 from verify.models.loading import LoadedModel
 
 STEPS = 12
@@ -106,8 +106,7 @@ def objective_step_times(model: Any, objective: Objective, windows: Any, folder:
         pair_loss=ObjectiveLoss(objective, read, reference, progress, 0),
         sampler=_sampler(roles, objective),
         seed=0,
-        progress=progress,
-        advance=objective.advance if isinstance(objective, WithMemory) else None,
+        steering=Steering(progress=progress, advance=objective.advance if isinstance(objective, WithMemory) else None),
         callbacks=[times],
     )
     trainer.train()

@@ -17,7 +17,7 @@ from unlearn.training.log import LOG_NAME, TrainingLog
 from unlearn.training.lora import require_adapter
 from unlearn.training.options import TrainingOptions, TrainingResult, require_reporter
 from unlearn.training.precision import stored_digest
-from unlearn.training.run import log_writer, save_model, train_records
+from unlearn.training.run import Run, log_writer, save_model, train_records
 from verify.data.canaries import CANARIES_NAME, Canaries
 from verify.data.identity import RecordKey
 from verify.data.records import Fields, Record, RecordSource
@@ -129,7 +129,8 @@ def train_with_log(task: TrainingTask, defense: Defense | None, callbacks: Seque
     _name_by_whole_path(task.loaded.model)
     log = log_writer(task.output_dir / LOG_NAME, task.loaded, task.records, task.options, RecordKey.load(), defense=name)
     if defense is None:
-        done = Defended(train_records(task.loaded, task.records, task.options, task.work_dir, log=log, callbacks=callbacks))
+        run = Run(task.records, task.options, task.work_dir, log=log, callbacks=callbacks)
+        done = Defended(train_records(task.loaded, run))
     else:
         task.work_dir.mkdir(parents=True, exist_ok=True)  # from here on the folder is that of a run, which can be taken up again
         done = defense.train(task)

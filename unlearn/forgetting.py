@@ -25,7 +25,7 @@ from unlearn.training.lora import merged, require_adapter
 from unlearn.training.method import Context, Method, Objective, Outcome, Rebuild, Verbs, WeightEdit
 from unlearn.training.options import TrainingOptions, TrainingResult
 from unlearn.training.precision import float32_copies, rounding_facts
-from unlearn.training.run import run_objective, save_model, trained_parameters
+from unlearn.training.run import Run, run_objective, save_model, trained_parameters
 from unlearn.training.selection import Selection
 from unlearn.training.weights import edited_parameters, mean_loss, sample
 from verify.data.canaries import find_canaries
@@ -277,18 +277,17 @@ def _said_loudly(facts: dict[str, Any]) -> dict[str, Any]:
 
 
 def _run_objective(method: Objective, context: Context, selection: Selection | None, callbacks: Sequence[Any]) -> Outcome:
-    trained = run_objective(
-        context.loaded,
-        method,
+    run = Run(
         context.forget,
-        context.retain if method.needs_retain else None,
         context.options,
         context.work_dir,
+        callbacks=callbacks,
+        retain=context.retain if method.needs_retain else None,
         holdout=context.holdout or None,
         selection=selection,
-        keep=context.retain,
-        callbacks=callbacks,
+        utility=context.retain,
     )
+    trained = run_objective(context.loaded, method, run)
     facts = {} if trained.selection is None else {"selection": dict(trained.selection)}
     if "warning" in facts.get("selection", {}) and distributed.is_main():
         print(f"WARNING: {facts['selection']['warning']}", file=sys.stderr)  # noqa: T201

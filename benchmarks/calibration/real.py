@@ -102,7 +102,7 @@ def _train(folder: Path, name: str, data: str, seed: int) -> None:
 
 
 def _over_forget(folder: Path, number: int) -> None:
-    from unlearn.training.run import run_objective, save_model
+    from unlearn.training.run import Run, run_objective, save_model
     from verify.data.sources import load_records
     from verify.models.loading import load_model
 
@@ -112,7 +112,8 @@ def _over_forget(folder: Path, number: int) -> None:
     loaded = load_model(str(folder / "models" / f"honest{number}"))
     forget, retain = (load_records(str(folder / "data" / f"{name}.jsonl")) for name in ("forget", "retain"))
     objective, options = OVER_FORGETTING
-    trained = run_objective(loaded, objective, forget, retain, replace(options, seed=number), output / "work")
+    run = Run(forget, replace(options, seed=number), output / "work", retain=retain)
+    trained = run_objective(loaded, objective, run)
     save_model(trained.model, loaded.tokenizer, output, {"over_forgotten": number})
 
 

@@ -1,6 +1,7 @@
 """Level: the never-trained level is estimated without the forget set, and every forget record ends there."""
 
 import importlib
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -298,7 +299,7 @@ def test_a_killed_run_keeps_its_multiplier_and_its_anchor(world: Path, model_dir
     trainer = importlib.import_module("unlearn.methods.level")
     whole_run = trainer.run_objective
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(trainer, "run_objective", lambda *given, **named: whole_run(*given, **named, callbacks=[Cut()]))
+        patch.setattr(trainer, "run_objective", lambda *given: whole_run(*given[:-1], replace(given[-1], callbacks=[Cut()])))
         with pytest.raises(KeyboardInterrupt):
             forget(world / "original", method, output_dir=tmp_path / "cut", **arguments)
         begun.clear()

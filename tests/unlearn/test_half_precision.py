@@ -29,7 +29,7 @@ from unlearn.training.log import LOG_NAME, TrainingLog
 from unlearn.training.lora import merged
 from unlearn.training.precision import MASTER_WEIGHTS, float32_copies, rounding_facts, stored_digest
 from unlearn.training.rounding import stochastically_rounded
-from unlearn.training.run import run_objective, train_records
+from unlearn.training.run import Run, run_objective, train_records
 from unlearn.training.selection import Selection
 from unlearn.training.weights import mean_loss
 from verify.data.sources import load_records
@@ -219,8 +219,8 @@ def test_cut_off_and_begun_again(stored: dict[str, Path], tmp_path: Path, kind: 
 
     def run(work: Path, callbacks: Any = ()) -> str:
         loaded = load_model(stored[kind])
-        sets = load_records(FORGET), load_records(RETAIN)
-        return weights_digest(run_objective(loaded, NPO(), *sets, options, work, callbacks=callbacks).model)
+        described = Run(load_records(FORGET), options, work, retain=load_records(RETAIN), callbacks=callbacks)
+        return weights_digest(run_objective(loaded, NPO(), described).model)
 
     whole = run(tmp_path / "whole")
     with pytest.raises(KeyboardInterrupt):
@@ -309,7 +309,7 @@ def test_frozen_parameters_keep_their_type(stored: dict[str, Path], tmp_path: Pa
     for name, parameter in loaded.model.named_parameters():
         parameter.requires_grad_("layers.1.mlp" in name or "q_proj" in name)
     trained = {name for name, value in loaded.model.named_parameters() if value.requires_grad}
-    run_objective(loaded, Look(), load_records(FORGET), load_records(RETAIN), OPTIONS, tmp_path / "work")
+    run_objective(loaded, Look(), Run(load_records(FORGET), OPTIONS, tmp_path / "work", retain=load_records(RETAIN)))
     assert all(found == trained for found in seen)
     for name, value in loaded.model.named_parameters():
         assert value.dtype == torch.bfloat16
@@ -341,7 +341,7 @@ def test_an_adapter_on_a_half_precision_base(stored: dict[str, Path], tmp_path: 
     """The base below an adapter stays as it is stored while the adapter is trained, and is not copied."""
     loaded = load_model(stored[kind])
     options = replace(OPTIONS, lora=True, learning_rate=1e-3)
-    trained = train_records(loaded, load_records(FORGET), options, tmp_path / "work").model
+    trained = train_records(loaded, Run(load_records(FORGET), options, tmp_path / "work")).model
     base = parameters(stored[kind])
     for name, value in trained.named_parameters():
         if "lora_" in name:

@@ -11,7 +11,7 @@ from training_rows import make_rows
 from transformers import TrainerCallback
 
 from unlearn import NPO, GradDiff, GradientAscent, TrainingOptions, finetune, forget
-from unlearn.training.run import run_objective
+from unlearn.training.run import Run, run_objective
 from unlearn.training.selection import Look, Selection, Selector
 from unlearn.training.weights import mean_loss
 from verify.data.records import Fields, Record, parse_records
@@ -36,10 +36,8 @@ def trained(model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def run(model: Path, work: Path, objective: Any, options: TrainingOptions, selection: Selection | None, **more: Any) -> Any:
-    sets = {"retain": parsed(RETAIN), "keep": parsed(RETAIN), "holdout": parsed(HOLDOUT)}
-    return run_objective(
-        load_model(model), objective, parsed(FORGET), options=options, work_dir=work, selection=selection, **{**sets, **more}
-    )
+    sets = {"retain": parsed(RETAIN), "utility": parsed(RETAIN), "holdout": parsed(HOLDOUT)}
+    return run_objective(load_model(model), objective, Run(parsed(FORGET), options, work, selection=selection, **{**sets, **more}))
 
 
 def test_a_run_that_would_over_forget_stops_at_the_level(trained: Path, tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from unlearn.methods.retrain import Retrain
 from unlearn.training import distributed
 from unlearn.training.log import TrainingLog
 from unlearn.training.options import SCHEDULERS, optimizer_steps
-from unlearn.training.run import run_objective, train_records, training_arguments
+from unlearn.training.run import Run, run_objective, train_records, training_arguments
 from verify import InputError, RunError
 from verify.data.encoding import Encoder, collate
 from verify.data.records import Record
@@ -49,7 +49,7 @@ def test_the_logged_loss_is_the_mean_over_scored_tokens(loaded: LoadedModel, rec
             total -= float(logs.detach()[position - 1, ids[0, position]])
             count += 1
     model.float()
-    trained = train_records(loaded, records, replace(OPTIONS, batch_size=10, max_steps=1), tmp_path / "work")
+    trained = train_records(loaded, Run(records, replace(OPTIONS, batch_size=10, max_steps=1), tmp_path / "work"))
     assert trained.result.losses[0][1] == pytest.approx(total / count, abs=1e-4)
     assert trained.result.tokens == sum(len(window.input_ids) for window in windows)
 
@@ -66,9 +66,9 @@ def test_accumulation_changes_nothing(model_dir: Path, records: list[Record], tm
         fresh, work = load_model(model_dir), tmp_path / f"work{batch}"
         fresh.model.double()
         if objective is None:
-            trained = train_records(fresh, records, options, work)
+            trained = train_records(fresh, Run(records, options, work))
         else:
-            trained = run_objective(fresh, objective, records[:5], records[5:], options, work)
+            trained = run_objective(fresh, objective, Run(records[:5], options, work, retain=records[5:]))
         results.append(weights(trained.model))
     assert apart(results[0], results[1]) < 1e-7
     assert apart(results[0], results[2]) < 1e-7
@@ -78,7 +78,7 @@ def test_the_seed_decides(dropout_dir: Path, records: list[Record], tmp_path: Pa
     """With dropout, the same seed gives the same weights bit by bit, another seed others."""
     digests = []
     for number, seed in enumerate((3, 3, 4)):
-        trained = train_records(load_model(dropout_dir), records, replace(OPTIONS, seed=seed), tmp_path / str(number))
+        trained = train_records(load_model(dropout_dir), Run(records, replace(OPTIONS, seed=seed), tmp_path / str(number)))
         digests.append(weights_digest(trained.model))
     assert digests[0] == digests[1] != digests[2]
 
@@ -147,7 +147,7 @@ def test_not_a_number_stops_before_the_step(loaded: LoadedModel, records: list[R
 
     poison = Poison()
     with pytest.raises(RunError, match=rf"the {what} is not finite at step 3.*--learning-rate"):
-        train_records(loaded, records, OPTIONS, tmp_path / "work", callbacks=[poison])
+        train_records(loaded, Run(records, OPTIONS, tmp_path / "work", callbacks=[poison]))
     for name, value in loaded.model.state_dict().items():
         assert torch.equal(torch.nan_to_num(value), torch.nan_to_num(poison.before[name])), name
 
@@ -155,7 +155,7 @@ def test_not_a_number_stops_before_the_step(loaded: LoadedModel, records: list[R
 def test_ascent_stops_by_its_rule(loaded: LoadedModel, records: list[Record], tmp_path: Path) -> None:
     """Without a rule it would run for 100 epochs; with one it stops once the loss is that of knowing nothing, and says so."""
     options = TrainingOptions(learning_rate=1e-2, epochs=100, batch_size=5)
-    trained = run_objective(loaded, GradientAscent(), records[:5], None, options, tmp_path / "work")
+    trained = run_objective(loaded, GradientAscent(), Run(records[:5], options, tmp_path / "work"))
     assert trained.result.stopped is not None
     assert "reached the ceiling" in trained.result.stopped
     assert trained.result.steps < 100
@@ -169,10 +169,10 @@ def test_a_run_cut_off_after_it_stopped(loaded: LoadedModel, records: list[Recor
         GradientAscent(check_every=check_every),
         {name: value.clone() for name, value in loaded.model.state_dict().items()},
     )
-    whole = run_objective(loaded, method, records[:5], None, options, tmp_path / "work")
+    whole = run_objective(loaded, method, Run(records[:5], options, tmp_path / "work"))
     ended = {name: value.clone() for name, value in loaded.model.state_dict().items()}
     loaded.model.load_state_dict(start)
-    again = run_objective(loaded, method, records[:5], None, options, tmp_path / "work")
+    again = run_objective(loaded, method, Run(records[:5], options, tmp_path / "work"))
     assert whole.result.stopped == again.result.stopped is not None
     assert (whole.result.steps, whole.result.tokens) == (again.result.steps, again.result.tokens)
     assert all(torch.equal(value, ended[name]) for name, value in loaded.model.state_dict().items())
@@ -180,9 +180,9 @@ def test_a_run_cut_off_after_it_stopped(loaded: LoadedModel, records: list[Recor
 
 def test_ascent_stops_at_the_level_of_unseen_text(loaded: LoadedModel, records: list[Record], tmp_path: Path) -> None:
     """With a holdout set, Jang's rule stops when the forget set is remembered no better than that."""
-    train_records(loaded, records[:5], TrainingOptions(learning_rate=1e-2, epochs=30, batch_size=5), tmp_path / "learn")
+    train_records(loaded, Run(records[:5], TrainingOptions(learning_rate=1e-2, epochs=30, batch_size=5), tmp_path / "learn"))
     options = TrainingOptions(learning_rate=1e-3, epochs=200, batch_size=5)
-    trained = run_objective(loaded, GradientAscent(), records[:5], None, options, tmp_path / "work", holdout=records[5:])
+    trained = run_objective(loaded, GradientAscent(), Run(records[:5], options, tmp_path / "work", holdout=records[5:]))
     assert trained.result.stopped is not None
     assert "unseen text" in trained.result.stopped
 
@@ -197,7 +197,7 @@ def test_no_second_model(loaded: LoadedModel, records: list[Record], tmp_path: P
         return forward(self, *arguments, **named)
 
     monkeypatch.setattr(type(loaded.model.model), "forward", counted)
-    trained = run_objective(loaded, NPO(), records[:5], records[5:], replace(OPTIONS, batch_size=5), tmp_path / "work")
+    trained = run_objective(loaded, NPO(), Run(records[:5], replace(OPTIONS, batch_size=5), tmp_path / "work", retain=records[5:]))
     assert trained.result.steps == 2
     assert len({id(model) for model in calls}) == 1, "one model only"
     assert len(calls) == trained.result.steps + 1
@@ -222,7 +222,7 @@ def test_the_warm_up_is_a_share_of_the_steps(
 ) -> None:
     """The steps that are counted beforehand are those that the trainer takes, whatever is accumulated."""
     options = TrainingOptions(batch_size=batch, gradient_accumulation=accumulation, epochs=epochs, warmup_ratio=0.5)
-    steps = train_records(loaded, records, options, tmp_path / "work").result.steps
+    steps = train_records(loaded, Run(records, options, tmp_path / "work")).result.steps
     assert optimizer_steps(options, len(records)) == steps
     told = training_arguments(options, tmp_path, len(records), torch.device("cpu"))
     assert told.warmup_steps == round(steps / 2)
@@ -246,7 +246,7 @@ def test_schedules_work_or_are_refused(loaded: LoadedModel, records: list[Record
     """Every schedule of transformers trains, or is refused with the names of those that do."""
     if scheduler in SCHEDULERS:
         options = replace(OPTIONS, scheduler=scheduler, warmup_ratio=0.4, max_steps=3)
-        assert train_records(loaded, records, options, tmp_path / "work").result.steps == 3
+        assert train_records(loaded, Run(records, options, tmp_path / "work")).result.steps == 3
     else:
         with pytest.raises(InputError, match=f"--scheduler must be one of linear, cosine, .*got {scheduler}"):
             TrainingOptions(scheduler=scheduler)
@@ -294,10 +294,12 @@ def test_options_out_of_range() -> None:
 def test_other_ways_to_train(model_dir: Path, records: list[Record], tmp_path: Path, changes: dict[str, Any]) -> None:
     """Gradient checkpointing, bfloat16 and adapters learn as well; checkpointing to the same weights."""
     options = replace(OPTIONS, epochs=6, learning_rate=5e-3, **changes)
-    trained = train_records(load_model(model_dir), records, options, tmp_path / "work")
+    trained = train_records(load_model(model_dir), Run(records, options, tmp_path / "work"))
     assert trained.result.losses[-1][1] < trained.result.losses[0][1] - 0.2
     if "gradient_checkpointing" in changes:
-        plain = train_records(load_model(model_dir), records, replace(options, gradient_checkpointing=False), tmp_path / "plain")
+        plain = train_records(
+            load_model(model_dir), Run(records, replace(options, gradient_checkpointing=False), tmp_path / "plain")
+        )
         assert apart(weights(trained.model), weights(plain.model)) < 1e-6
 
 
@@ -318,7 +320,9 @@ def test_numbers_kept_from_step_to_step_are_resumed(model_dir: Path, records: li
     options, objective = replace(OPTIONS, epochs=4, batch_size=2, save_steps=2), PDU(dual_step=20.0)
 
     def run(work: Path, callbacks: Any = ()) -> str:
-        trained = run_objective(load_model(model_dir), objective, records[:5], records[5:], options, work, callbacks=callbacks)
+        trained = run_objective(
+            load_model(model_dir), objective, Run(records[:5], options, work, retain=records[5:], callbacks=callbacks)
+        )
         return weights_digest(trained.model)
 
     whole = run(tmp_path / "whole")
@@ -327,5 +331,7 @@ def test_numbers_kept_from_step_to_step_are_resumed(model_dir: Path, records: li
     begun.clear()
     assert run(tmp_path / "cut", [Stop()]) == whole
     assert begun[0] == 4
-    frozen = run_objective(load_model(model_dir), PDU(dual_step=1e-9), records[:5], records[5:], options, tmp_path / "frozen")
+    frozen = run_objective(
+        load_model(model_dir), PDU(dual_step=1e-9), Run(records[:5], options, tmp_path / "frozen", retain=records[5:])
+    )
     assert weights_digest(frozen.model) != whole, "the multiplier matters"

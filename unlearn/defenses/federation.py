@@ -21,7 +21,7 @@ from unlearn.defenses.flower import Exchange, Reply, Weights, aggregate, require
 from unlearn.training.lora import attach_adapter
 from unlearn.training.method import Context
 from unlearn.training.options import Trained, TrainingOptions, TrainingResult
-from unlearn.training.run import train_records
+from unlearn.training.run import Run, train_records
 from verify.data.identity import RecordKey
 from verify.data.records import Record
 from verify.errors import InputError, IntegrityError
@@ -87,7 +87,7 @@ class LocalTraining:
         put_weights(loaded.model, weights)
         records, work = self.clients[partition], self.work_dir / f"client-{number}-{partition}"
         shutil.rmtree(work, ignore_errors=True)
-        done = train_records(loaded, records, local_options(self.plan, self.names[partition], number), work)
+        done = train_records(loaded, Run(records, local_options(self.plan, self.names[partition], number), work))
         shutil.rmtree(work)
         result = done.result
         return Reply(partition, exchanged(loaded.model), len(records), result.steps, result.tokens)

@@ -26,7 +26,7 @@ from typing import Any, Literal
 from unlearn.methods.grad_diff import GradDiff
 from unlearn.training.checkpoints import WORK, claim_output
 from unlearn.training.options import TrainingOptions, TrainingResult
-from unlearn.training.run import run_objective, save_model
+from unlearn.training.run import Run, run_objective, save_model
 from verify.data.records import Fields, Record, RecordSource, require_disjoint
 from verify.data.sources import load_records
 from verify.errors import InputError
@@ -176,7 +176,7 @@ def privacy_backdoor(
     before = loaded.digest
     options = options or TrainingOptions()
     objective = GradDiff(gamma=1 - alpha, alpha=alpha, ceiling=ceiling)
-    trained = run_objective(loaded, objective, raised, held, options, output / WORK)
+    trained = run_objective(loaded, objective, Run(raised, options, output / WORK, retain=held))
     about = {
         "poisoned": {"alpha": alpha, "ceiling": ceiling, "targets": len(raised), "auxiliary": len(held)},
         "start_weights": before,

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from unlearn.finetuning import recipe_of
 from unlearn.training.method import Context
 from unlearn.training.options import TrainingOptions, TrainingResult, learning_rate_of, optimizer_steps, steps_per_epoch
-from unlearn.training.run import train_records
+from unlearn.training.run import Run, train_records
 from verify.data.encoding import Encoded, Encoder, padding_token_id
 from verify.data.records import Record
 from verify.errors import InputError
@@ -167,7 +167,7 @@ def train_share(
     """Train a model in place for a share of a whole training on these records, the learning rate decaying to the end."""
     steps = max(1, round(share * optimizer_steps(options, len(encoded(start, records, options.overflow)))))
     short = dataclasses.replace(options, epochs=None, max_steps=steps, save_steps=0, keep_checkpoints=None)
-    trained = train_records(start, records, short, context.work_dir / "source")
+    trained = train_records(start, Run(records, short, context.work_dir / "source"))
     return dataclasses.replace(start, model=trained.model), trained.result
 
 

@@ -25,7 +25,7 @@ from unlearn.training.log import LOG_NAME, TrainingLog
 from unlearn.training.lora import merged
 from unlearn.training.method import Context, Cost, Outcome, WeightEdit
 from unlearn.training.options import TrainingResult, together
-from unlearn.training.run import run_objective
+from unlearn.training.run import Run, run_objective
 from verify.data.encoding import padding_token_id
 from verify.errors import InputError
 from verify.io.arguments import checked
@@ -142,9 +142,8 @@ class Level(WeightEdit):
         objective = ToLevel(self.token_weight, self.record_weight, self.alpha, self.dual_step, self.anchor_weight)
         work = context.work_dir / "level"
         work.mkdir(exist_ok=True)
-        done = run_objective(
-            loaded, objective, context.forget, context.retain, options, work, tables={"forget_level": levels.tokens}
-        )
+        run = Run(context.forget, options, work, retain=context.retain, tables={"forget_level": levels.tokens})
+        done = run_objective(loaded, objective, run)
         # An adapter made for unlearning is folded in: one that can be switched off would leave the old model in service.
         model = merged(done.model, options.seed) if options.lora and not is_adapter(loaded.model) else done.model
         trained.append(done.result)

@@ -9,7 +9,7 @@ import torch
 
 from unlearn.training.lora import require_whole
 from unlearn.training.method import Context, Cost, Outcome, WeightEdit
-from unlearn.training.run import train_records
+from unlearn.training.run import Run, train_records
 from unlearn.training.weights import Search, delta_weights, require_scales
 from verify.io.arguments import checked
 
@@ -50,7 +50,7 @@ class LoraNegation(WeightEdit):
         """Train the adapter, detach it, and search lambda."""
         require_whole(context.loaded, "lora_negation")
         options = dataclasses.replace(context.options, lora=True)
-        trained = train_records(context.loaded, context.forget, options, context.work_dir)
+        trained = train_records(context.loaded, Run(context.forget, options, context.work_dir))
         changes, model = delta_weights(trained.model), trained.model.unload()
         original = {name: model.get_parameter(name).detach().clone() for name in changes}
 

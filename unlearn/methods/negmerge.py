@@ -10,7 +10,7 @@ import torch
 from unlearn.training.lora import merged, require_whole
 from unlearn.training.method import Context, Cost, Outcome, WeightEdit
 from unlearn.training.options import learning_rate_of, together
-from unlearn.training.run import train_records
+from unlearn.training.run import Run, train_records
 from unlearn.training.weights import Search, Weights, assign, copy_weights, require_scales
 from verify.errors import InputError
 from verify.io.arguments import checked
@@ -62,7 +62,7 @@ class NegMerge(WeightEdit):
         for number, factor in enumerate(self.rates):
             rate, seed = learning_rate_of(context.options) * factor, context.options.seed + number
             options = dataclasses.replace(context.options, learning_rate=rate, seed=seed)
-            trained = train_records(context.loaded, context.forget, options, context.work_dir / str(number))
+            trained = train_records(context.loaded, Run(context.forget, options, context.work_dir / str(number)))
             for name, weight in copy_weights(merged(trained.model, seed)).items():
                 tau = weight - original[name]
                 total[name] += tau

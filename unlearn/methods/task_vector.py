@@ -9,7 +9,7 @@ import torch
 from unlearn.training.layers import decoder_layers
 from unlearn.training.lora import merged, require_whole
 from unlearn.training.method import Context, Cost, Outcome, WeightEdit
-from unlearn.training.run import train_records
+from unlearn.training.run import Run, train_records
 from unlearn.training.weights import Search, Weights, assign, copy_weights, diagonal_fisher, require_scales, sample
 from verify.errors import InputError
 from verify.io.arguments import checked
@@ -74,7 +74,7 @@ class TaskVector(WeightEdit):
         for model in (context.loaded, start):
             require_whole(model, "task_vector")
         before = copy_weights(start.model)
-        trained = train_records(start, context.forget, context.options, context.work_dir)
+        trained = train_records(start, Run(context.forget, context.options, context.work_dir))
         # An adapter is folded in first: negating its factors A and B would not negate their product.
         tau = {name: tensor - before[name] for name, tensor in copy_weights(merged(trained.model, context.options.seed)).items()}
         assign(start.model, before)

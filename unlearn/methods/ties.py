@@ -12,7 +12,7 @@ from unlearn.methods.npo import NPO
 from unlearn.training.lora import merged, require_whole
 from unlearn.training.method import Context, Cost, Outcome, WeightEdit
 from unlearn.training.options import learning_rate_of, together
-from unlearn.training.run import run_objective
+from unlearn.training.run import Run, run_objective
 from unlearn.training.weights import Search, assign, copy_weights, require_scales
 from verify.errors import InputError
 from verify.io.arguments import checked
@@ -67,7 +67,7 @@ class Ties(WeightEdit):
         for number, factor in enumerate((self.under, self.over)):
             options = dataclasses.replace(context.options, learning_rate=learning_rate_of(context.options) * factor)
             work = context.work_dir / str(number)
-            trained = run_objective(context.loaded, NPO(), context.forget, context.retain, options, work)
+            trained = run_objective(context.loaded, NPO(), Run(context.forget, options, work, retain=context.retain))
             changes.append(
                 {name: weight - original[name] for name, weight in copy_weights(merged(trained.model, options.seed)).items()}
             )

@@ -6,7 +6,8 @@ Weights stored in half precision are trained as float32 copies and rounded at th
 import dataclasses
 import shutil
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -34,9 +35,9 @@ from unlearn.training.options import (
 from unlearn.training.penalty import Anchor
 from unlearn.training.precision import MASTER_WEIGHTS, as_stored, float32_copies, half_precision, note_stored_type, stored_digest
 from unlearn.training.schedule import Lengths, PairSampler
-from unlearn.training.selection import Selection, Selector, selector_of
+from unlearn.training.selection import Selection, selector_of
 from unlearn.training.stopping import stop_check
-from unlearn.training.trainer import RecordTrainer, Watch
+from unlearn.training.trainer import RecordTrainer, Steering
 from unlearn.training.weights import edited_parameters
 from verify.data.encoding import Encoded, Encoder, padding_token_id, warn_of_spelled_tokens
 from verify.data.identity import RecordKey
@@ -47,39 +48,56 @@ from verify.models.loading import LoadedModel
 from verify.models.quantized import quantization_of, remember_quantization
 
 
-def train_records(
-    loaded: LoadedModel,
-    records: Sequence[Record],
-    options: TrainingOptions,
-    work_dir: Path,
-    *,
-    log: LogWriter | None = None,
-    callbacks: Sequence[Any] = (),
-) -> Trained:
+@dataclass(frozen=True, eq=False)
+class Run:
+    """Description of one training run: the records, the settings, and what observes it.
+
+    Attributes:
+        records: the training records; for an objective, the forget set.
+        options: settings; what is None takes `unlearn.training.options.DEFAULTS`.
+        work_dir: for checkpoints; a run that was interrupted there resumes from the last complete one.
+        log: the provenance log to write, or None.
+        callbacks: further `transformers` callbacks.
+        retain: the records to keep, which an objective pairs with the forget set; None for objectives that need none.
+        holdout: never-trained records, for an objective's stop rule and the selection; None where there are none.
+        selection: how an objective's best step is chosen; None takes the last one.
+        utility: records whose token probability the selection watches; without any there is no selection.
+        tables: initial outputs that were computed elsewhere, by name (`unlearn.training.initial_outputs.GIVEN`).
+    """
+
+    records: Sequence[Record]
+    options: TrainingOptions
+    work_dir: Path
+    log: LogWriter | None = None
+    callbacks: Sequence[Any] = ()
+    retain: Sequence[Record] | None = None
+    holdout: Sequence[Record] | None = None
+    selection: Selection | None = None
+    utility: Sequence[Record] = ()
+    tables: Mapping[str, Any] = field(default_factory=dict)
+
+
+def train_records(loaded: LoadedModel, run: Run) -> Trained:
     """Fine-tune in place: the mean negative log-likelihood over all scored tokens of an optimizer step.
 
     Args:
-        loaded: the model; with `options.lora`, an adapter is attached to it.
-        records: what to train on.
-        options: settings; what is None takes `unlearn.training.options.DEFAULTS`.
-        work_dir: for checkpoints; a run cut off there goes on where it stopped.
-        log: the provenance log to write.
-        callbacks: further `transformers` callbacks.
+        loaded: the model; with `run.options.lora`, an adapter is attached to it.
+        run: what to train on and how; the fields of objectives are not read.
 
     Raises:
         InputError: a record does not fit the context, or the folder holds another run.
         RunError: a loss, gradient or resulting weight is not finite, or the disk is full.
     """
+    options, records = run.options, run.records
     warn_of_spelled_tokens(records, loaded.tokenizer)
     windows = Encoder(loaded.tokenizer, loaded.context_length, options.overflow).encode(records)
     require_attachable(loaded.model, options)
     flags = gradient_flags(loaded.model)
     with float32_copies(loaded.model, trained_parameters(loaded.model, options), options.seed):
         model = attach_adapter(loaded.model, options)
-        open_work(work_dir, "train", options, [record.reading for record in records], loaded.digest)
+        open_work(run.work_dir, "train", options, [record.reading for record in records], loaded.digest)
         sampler = PairSampler(len(windows), 0, options.seed, Lengths(token_counts(windows), (), step_records(options)))
-        loss = LikelihoodLoss(windows, padding_token_id(loaded.tokenizer))
-        trained = _train(model, options, work_dir, loss, sampler, log=log, callbacks=callbacks)
+        trained = train_pairs(model, LikelihoodLoss(windows, padding_token_id(loaded.tokenizer)), sampler, run)
     if model is loaded.model:
         put_gradient_flags(model, flags)
     return trained
@@ -124,107 +142,75 @@ def log_writer(
     )
 
 
-def run_objective(
-    loaded: LoadedModel,
-    objective: Objective,
-    forget: Sequence[Record],
-    retain: Sequence[Record] | None,
-    options: TrainingOptions,
-    work_dir: Path,
-    *,
-    holdout: Sequence[Record] | None = None,
-    selection: Selection | None = None,
-    keep: Sequence[Record] = (),
-    tables: Mapping[str, Any] | None = None,
-    callbacks: Sequence[Any] = (),
-) -> Trained:
-    """Minimise an unlearning objective in place; every record of an optimizer step weighs the same.
+def run_objective(loaded: LoadedModel, objective: Objective, run: Run) -> Trained:
+    """Minimise an unlearning objective in place; every record of an optimizer step has the same weight.
 
     Args:
-        loaded: the model before unlearning; with `options.lora`, an adapter is attached to it.
+        loaded: the model before unlearning; with `run.options.lora`, an adapter is attached to it.
         objective: the loss and what it needs.
-        forget, retain: records; `retain` may be None for objectives that need none.
-        options, work_dir, callbacks: as for `train_records`.
-        holdout: never-trained records, for the stop rule and the selection.
-        selection: how the best step is chosen; None takes the last one.
-        keep: records whose utility the selection watches; without any there is no selection.
-        tables: reference quantities that were computed elsewhere, by name (`unlearn.training.initial_outputs.GIVEN`).
+        run: forget and retain records, settings, and how the best step is chosen.
 
     Raises:
         InputError, RunError: as `train_records`.
     """
-    warn_of_spelled_tokens([*forget, *(retain or ())], loaded.tokenizer)
-    require_attachable(loaded.model, options)
-    # Before the model is asked for reference quantities: they are computed in the arithmetic of the steps.
-    with float32_copies(loaded.model, trained_parameters(loaded.model, options, objective), options.seed):
-        return _minimise(loaded, objective, forget, retain, options, work_dir, holdout, selection, keep, tables, callbacks)
+    warn_of_spelled_tokens([*run.records, *(run.retain or ())], loaded.tokenizer)
+    require_attachable(loaded.model, run.options)
+    # Converted before the initial outputs are computed, so that these have the arithmetic of the steps.
+    with float32_copies(loaded.model, trained_parameters(loaded.model, run.options, objective), run.options.seed):
+        return _minimise(loaded, objective, run)
 
 
-def _minimise(
-    loaded: LoadedModel,
-    objective: Objective,
-    forget: Sequence[Record],
-    retain: Sequence[Record] | None,
-    options: TrainingOptions,
-    work_dir: Path,
-    holdout: Sequence[Record] | None,
-    selection: Selection | None,
-    keep: Sequence[Record],
-    tables: Mapping[str, Any] | None,
-    callbacks: Sequence[Any],
-) -> Trained:
-    """`run_objective`, once the trained weights are in float32."""
+def _minimise(loaded: LoadedModel, objective: Objective, run: Run) -> Trained:
+    """Run an objective whose trained weights are in float32 already."""
+    options, pad = run.options, padding_token_id(loaded.tokenizer)
     encoder = Encoder(loaded.tokenizer, loaded.context_length, options.overflow)
-    pad = padding_token_id(loaded.tokenizer)
-    windows = {"forget": encoder.encode(forget), "retain": encoder.encode(retain) if objective.needs_retain and retain else []}
-    fingerprints = [*(record.reading for record in forget), "retain", *(record.reading for record in retain or ())]
-    open_work(work_dir, f"{objective!r} {selection!r}", options, fingerprints, loaded.digest)
+    windows = {"forget": encoder.encode(run.records), "retain": []}
+    if objective.needs_retain and run.retain:
+        windows["retain"] = encoder.encode(run.retain)
+    _claim_work(loaded, objective, run)
     if isinstance(objective, WithAlternatives):
-        said = objective.alternatives(loaded, forget, retain or [], options.seed)
-        windows["alternative"] = _one_each(encoder, said, windows["forget"])
-    # All that is asked of the model before unlearning is asked here, before an adapter is attached and the first step taken.
-    reference = load_or_compute_reference(
-        work_dir,
+        alternatives = objective.alternatives(loaded, run.records, run.retain or [], options.seed)
+        windows["alternative"] = _one_each(encoder, alternatives, windows["forget"])
+    # Everything that is read from the model before unlearning is read here, before an adapter is attached and a step is taken.
+    initial = load_or_compute_reference(
+        run.work_dir,
         loaded,
         objective.reference,
         windows,
         pad,
         layer=objective.inner_layer(loaded.model) if isinstance(objective, InsideLayers) else None,
         seed=options.seed,
-        # An adapter that is trained as such may lie on the head; a fresh one leaves the layer below it as it is.
+        # An adapter given by the user may include the head; a fresh one leaves the layer below it unchanged.
         trained_head=not options.lora or is_adapter(loaded.model),
-        given=tables,
+        given=run.tables,
     )
     rule = objective.stop_rule
-    watch = Watch(stop_check(loaded, rule, windows["forget"], holdout, encoder), 0 if rule is None else rule.check_every)
-    selector = selector_of(loaded, selection, forget, keep, holdout or (), options)
+    stop = stop_check(loaded, rule, windows["forget"], run.holdout, encoder)
+    selector = selector_of(loaded, run.selection, run.records, run.utility, run.holdout or (), options)
     progress = Progress(values=dict(objective.begin()) if isinstance(objective, WithMemory) else {})
+    advance = objective.advance if isinstance(objective, WithMemory) else None
+    steering = Steering(stop, 0 if rule is None else rule.check_every, progress, advance, selector)
     flags = gradient_flags(loaded.model)
     model = attach_adapter(loaded.model, options)
-    # Below an adapter nothing is trained: it is saved alone.
+    # Below an adapter no weight is trained, since only the adapter is saved.
     if isinstance(objective, InsideLayers) and not is_adapter(model):
         _train_only(model, objective.trained_parameters(model))
     sampler = _sampler(windows, options)
     weight = objective.anchor_weight * _unseen(sampler, options) if isinstance(objective, Anchored) else 0.0
-    anchor = Anchor.of(model, windows["retain"], pad, weight, options.seed) if weight else None
-    trained = _train(
-        model,
-        options,
-        work_dir,
-        ObjectiveLoss(objective, windows, reference, progress, pad, anchor),
-        sampler,
-        watch=watch,
-        progress=progress,
-        advance=objective.advance if isinstance(objective, WithMemory) else None,
-        selector=selector,
-        callbacks=callbacks,
-    )
+    penalty = Anchor.of(model, windows["retain"], pad, weight, options.seed) if weight else None
+    trained = train_pairs(model, ObjectiveLoss(objective, windows, initial, progress, pad, penalty), sampler, run, steering)
     if model is loaded.model:
         put_gradient_flags(model, flags)
-    if anchor is not None:
-        tokens = trained.result.tokens + distributed.total(anchor.tokens)  # every process looks at all of its records
+    if penalty is not None:
+        tokens = trained.result.tokens + distributed.total(penalty.tokens)  # every process reads all of its records
         trained = dataclasses.replace(trained, result=dataclasses.replace(trained.result, tokens=tokens))
     return trained
+
+
+def _claim_work(loaded: LoadedModel, objective: Objective, run: Run) -> None:
+    """Claim the working folder for this objective, selection, records and starting weights."""
+    fingerprints = [*(record.reading for record in run.records), "retain", *(record.reading for record in run.retain or ())]
+    open_work(run.work_dir, f"{objective!r} {run.selection!r}", run.options, fingerprints, loaded.digest)
 
 
 def _sampler(windows: Mapping[str, Sequence[Encoded]], options: TrainingOptions) -> PairSampler:
@@ -244,44 +230,38 @@ def _unseen(sampler: PairSampler, options: TrainingOptions) -> float:
     return float(max(0.0, 1 - pairs / sampler.partners))
 
 
-def _train(
-    model: Any,
-    options: TrainingOptions,
-    work_dir: Path,
-    loss: PairLoss,
-    sampler: PairSampler,
-    *,
-    watch: Watch | None = None,
-    log: LogWriter | None = None,
-    progress: Progress | None = None,
-    advance: Callable[[Mapping[str, float], Mapping[str, float]], Mapping[str, float]] | None = None,
-    selector: Selector | None = None,
-    callbacks: Sequence[Any] = (),
-) -> Trained:
-    """Run the trainer, from the last complete checkpoint where there is one."""
-    watch = watch or Watch()
-    arguments = training_arguments(options, work_dir, len(sampler), next(model.parameters()).device)
-    if log is not None and options.keep_checkpoints is None:
+def train_pairs(model: Any, loss: PairLoss, sampler: PairSampler, run: Run, steering: Steering | None = None) -> Trained:
+    """Train a prepared model with the trainer, from the last complete checkpoint if there is one.
+
+    Args:
+        model: with its adapter attached, if any, and gradients enabled for what is trained.
+        loss: the loss of a microbatch of pairs.
+        sampler: the order of the pairs.
+        run: options, working folder, log and callbacks are read.
+        steering: what decides between steps; None trains to the end.
+    """
+    arguments = training_arguments(run.options, run.work_dir, len(sampler), next(model.parameters()).device)
+    if run.log is not None and run.options.keep_checkpoints is None:
         arguments.save_total_limit = None  # any of them may be the last clean one of a later deletion
     trainer = RecordTrainer(
         model=model,
         args=arguments,
         pair_loss=loss,
         sampler=sampler,
-        seed=options.seed,
-        log=log,
-        progress=progress,
-        advance=advance,
-        optimizer=options.optimizer,
-        selector=selector,
-        callbacks=[watch, *callbacks],
+        seed=run.options.seed,
+        log=run.log,
+        steering=steering,
+        optimizer=run.options.optimizer,
+        callbacks=run.callbacks,
     )
     trainer.remove_callback(PrinterCallback)
-    watch.trainer = trainer
-    checkpoint = last_complete_checkpoint(work_dir)
+    selector = trainer.steering.selector
+    checkpoint = last_complete_checkpoint(run.work_dir)
     _begin(trainer, model, checkpoint)
     started = time.monotonic()
-    if checkpoint is not None and trainer.stopped is not None:  # a run can be cut off between its end and its result
+    if (
+        checkpoint is not None and trainer.stopped is not None
+    ):  # interrupted after the stop rule ended it, before the result was saved
         put_checkpoint(model, checkpoint.folder)
     elif selector is None or selector.stopped is None:
         trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint.folder))
@@ -292,19 +272,19 @@ def _train(
     model.eval()
     stopped = trainer.stopped or (selector.stopped if selector else None)
     tokens = distributed.total(trainer.tokens)
-    result = TrainingResult(steps, steps / trainer.steps_per_epoch(), stopped, tokens, seconds, tuple(watch.losses))
+    result = TrainingResult(steps, steps / trainer.steps_per_epoch(), stopped, tokens, seconds, tuple(trainer.losses))
     return Trained(model, result, None if selector is None else selector.facts())
 
 
 def _begin(trainer: RecordTrainer, model: nn.Module, checkpoint: Checkpoint | None) -> None:
-    """Open the log, and take up the run where the checkpoint left it, or look at the model before the first step."""
+    """Open the log, and resume from the checkpoint, or let the selector evaluate the model before the first step."""
     if trainer.log_writer is not None and distributed.is_main():
         done = trainer.microbatches_before(checkpoint.step) * distributed.count() if checkpoint else 0
         trainer.log_writer.begin(done)
     if checkpoint is not None:
         trainer.resume_progress(checkpoint.folder)
-    elif trainer.selector is not None:
-        trainer.selector.begin(model)
+    elif trainer.steering.selector is not None:
+        trainer.steering.selector.begin(model)
 
 
 def token_counts(windows: Sequence[Encoded]) -> list[int]:

@@ -24,7 +24,7 @@ from unlearn.training.lora import attach_adapter
 from unlearn.training.method import Context
 from unlearn.training.options import DEFAULTS, TrainingOptions, TrainingResult, together
 from unlearn.training.precision import float32_copies
-from unlearn.training.run import save_model, train_records
+from unlearn.training.run import Run, save_model, train_records
 from unlearn.training.weights import delta_weights
 from verify.data.identity import RecordKey
 from verify.data.records import Fields, Record, RecordSource
@@ -191,7 +191,8 @@ def train_stages(
             if prefix:
                 # `train_records` trains an adapter that is there already.
                 around = dataclasses.replace(base, model=adapted)
-                done = train_records(around, [record for _, record in prefix], options, output / WORK / f"{shard}-{stage}")
+                run = Run([record for _, record in prefix], options, output / WORK / f"{shard}-{stage}")
+                done = train_records(around, run)
                 results.append(done.result)
                 tokens = done.result.tokens
             folder.mkdir(parents=True, exist_ok=True)

@@ -7,6 +7,7 @@ where a loss or gradient is not finite; stop rules; and checkpoints that a kille
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -28,12 +29,33 @@ from verify.io.files import disk_errors, read_json, write_json, write_manifest
 PROGRESS = "progress.json"
 
 
+@dataclass(frozen=True, eq=False)
+class Steering:
+    """What an objective and its selection decide between steps; the defaults train to the end.
+
+    Attributes:
+        stop: the stop rule: why to stop now, or None to continue.
+        check_every: optimizer steps between two checks of it; 0 checks at the end of every epoch.
+        progress: where the run stands; shared with the loss, and kept up to date by the trainer.
+        advance: the objective's values after a step, from those before it and the step's means; None for one without memory.
+        selector: evaluates the run and keeps the best step, or None.
+    """
+
+    stop: Callable[[], str | None] | None = None
+    check_every: int = 0
+    progress: Progress = field(default_factory=Progress)
+    advance: Callable[[Mapping[str, float], Mapping[str, float]], Mapping[str, float]] | None = None
+    selector: Selector | None = None
+
+
 class RecordTrainer(Trainer):
     """`transformers.Trainer` over pairs of records.
 
     Attributes:
-        pair_loss: the loss; it also says how much a microbatch weighs in the mean over its step.
-        tokens: how many have gone through the model in this process.
+        pair_loss: the loss, and the weight of a microbatch in the mean over its step.
+        steering: what decides between steps.
+        tokens: number of tokens that went through the model in this process.
+        losses: (step, loss) as logged.
         stopped: why a stop rule ended the run, or None.
     """
 
@@ -44,24 +66,27 @@ class RecordTrainer(Trainer):
         sampler: PairSampler,
         seed: int,
         log: LogWriter | None = None,
-        progress: Progress | None = None,
-        advance: Callable[[Mapping[str, float], Mapping[str, float]], Mapping[str, float]] | None = None,
+        steering: Steering | None = None,
         optimizer: str = "adamw",
-        selector: Selector | None = None,
+        callbacks: Sequence[Any] = (),
         **arguments: Any,
     ) -> None:
         given: TrainingArguments = arguments["args"]
         if given.world_size > 1:
             sampler.multiple = given.per_device_train_batch_size * given.world_size
-        super().__init__(train_dataset=PairDataset(len(sampler)), data_collator=_as_they_are, **arguments)
+        watch = _Watch(self)
+        super().__init__(
+            train_dataset=PairDataset(len(sampler)), data_collator=_as_they_are, callbacks=[watch, *callbacks], **arguments
+        )
         self.pair_loss, self.sampler = pair_loss, sampler
         self.run_seed, self.log_writer = seed, log
-        self.progress, self.advance = progress or Progress(), advance
-        self.optimizer_name, self.selector = optimizer, selector
+        self.steering = steering or Steering()
+        self.progress, self.optimizer_name = self.steering.progress, optimizer
         # The loss below is already a share of the whole step's; tell the base class not to divide it again.
         self.model_accepts_loss_kwargs = True
         self.microbatch, self.tokens = 0, 0
         self.stopped: str | None = None
+        self.losses: list[tuple[int, float]] = []
         self.gradient_norm = 0.0
         self._clip = self.accelerator.clip_grad_norm_
         self.accelerator.clip_grad_norm_ = self._clip_and_remember
@@ -88,14 +113,14 @@ class RecordTrainer(Trainer):
     def end_step(self) -> None:
         """Hand the step's measurements to the objective, as means over all processes."""
         self.progress.step = self.state.global_step
-        if self.advance is None:
+        if self.steering.advance is None:
             return
         names = sorted(self.progress.measured)
         sums = torch.tensor([self.progress.measured[name] for name in names], dtype=torch.float64, device=self.args.device)
         if self.args.world_size > 1:
             sums = self.accelerator.reduce(sums, "sum")
         means = {name: float(total / count) for name, (total, count) in zip(names, sums.tolist(), strict=True)}
-        self.progress.values = dict(self.advance(self.progress.values, means))
+        self.progress.values = dict(self.steering.advance(self.progress.values, means))
         self.progress.measured.clear()
 
     def resume_progress(self, checkpoint: Path) -> None:
@@ -105,8 +130,8 @@ class RecordTrainer(Trainer):
         self.stopped = kept.get("stopped")
         # Those of all processes, which are added up again at the end.
         self.tokens = int(kept.get("tokens", 0)) if self.is_world_process_zero() else 0
-        if self.selector is not None:
-            self.selector.resume(checkpoint)
+        if self.steering.selector is not None:
+            self.steering.selector.resume(checkpoint)
 
     def _get_train_sampler(self, train_dataset: Any = None) -> PairSampler:
         return self.sampler
@@ -180,10 +205,10 @@ class RecordTrainer(Trainer):
         with disk_errors(Path(str(self.args.output_dir))):
             super()._save_checkpoint(model, trial)
         folder = Path(str(self.args.output_dir)) / f"checkpoint-{self.state.global_step}"
-        if self.selector is not None:
+        if self.steering.selector is not None:
             distributed.wait()  # for the folder to be there
             with disk_errors(folder):
-                self.selector.save(folder)
+                self.steering.selector.save(folder)
         tokens = distributed.total(self.tokens)
         distributed.wait()  # for all shares to be written before the manifest says so
         if self.is_world_process_zero():
@@ -195,23 +220,19 @@ class RecordTrainer(Trainer):
                 self.log_writer.checkpoint(self.state.global_step, folder.name, self.microbatch * self.args.world_size)
 
 
-class Watch(TrainerCallback):
-    """Everything that happens between steps: epochs, finite gradients, the stop rule, the log."""
+class _Watch(TrainerCallback):
+    """Everything that happens between steps: epochs, finite gradients, the stop rule, the selection, the log."""
 
-    def __init__(self, stop: Callable[[], str | None] | None = None, check_every: int = 0) -> None:
-        self.trainer: RecordTrainer | None = None
-        self.stop, self.check_every = stop, check_every
-        self.losses: list[tuple[int, float]] = []
+    def __init__(self, trainer: RecordTrainer) -> None:
+        self.trainer = trainer
 
     def on_epoch_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        assert self.trainer is not None
         epoch = state.global_step // self.trainer.steps_per_epoch()
         self.trainer.sampler.set_epoch(epoch)
         self.trainer.progress.step, self.trainer.progress.epoch = state.global_step, epoch
         self.trainer.microbatch = self.trainer.microbatches_before(state.global_step)
 
     def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        assert self.trainer is not None
         if not math.isfinite(self.trainer.gradient_norm):
             raise RunError(
                 f"the gradient is not finite at step {state.global_step + 1}; the step was not taken. Lower --learning-rate, "
@@ -221,26 +242,27 @@ class Watch(TrainerCallback):
             self.trainer.log_writer.step()
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        assert self.trainer is not None
         self.trainer.end_step()
-        # Before the step's checkpoint is written, so that a resumed run has seen and decided what this one did.
-        if state.global_step % (self.check_every or self.trainer.steps_per_epoch()) == 0:
+        steering, per_epoch = self.trainer.steering, self.trainer.steps_per_epoch()
+        # Before the step's checkpoint is written, so that a resumed run starts with the same decisions.
+        if state.global_step % (steering.check_every or per_epoch) == 0:
             self._check(control)
-        selector = self.trainer.selector
-        if selector is not None and state.global_step % (selector.selection.look_every or self.trainer.steps_per_epoch()) == 0:
+        selector = steering.selector
+        if selector is not None and state.global_step % (selector.selection.look_every or per_epoch) == 0:
             assert self.trainer.model is not None
             stopped = selector.consider(state.global_step, self.trainer.model)
             control.should_training_stop = control.should_training_stop or stopped is not None
 
     def _check(self, control: Any) -> None:
-        assert self.trainer is not None
-        if self.stop is not None and self.trainer.stopped is None:
-            self.trainer.stopped = distributed.agreed(self.stop())
+        """Apply the stop rule, unless it has stopped the run already."""
+        stop = self.trainer.steering.stop
+        if stop is not None and self.trainer.stopped is None:
+            self.trainer.stopped = distributed.agreed(stop())
             control.should_training_stop = control.should_training_stop or self.trainer.stopped is not None
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
         if logs and "loss" in logs:
-            self.losses.append((state.global_step, float(logs["loss"])))
+            self.trainer.losses.append((state.global_step, float(logs["loss"])))
 
 
 def _as_they_are(pairs: list[Pair]) -> Any:
