@@ -10,7 +10,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from verify import InputError, RunError, Settings, audit
+from verify import InputError, RunError, Settings, audit, summary
 from verify.auditing.recompute import recompute
 from verify.io.files import file_digest, verify_manifest
 from verify.schema.evidence import Evidence
@@ -313,7 +313,7 @@ def test_page_one_says_what_was_checked(house: dict[str, Path], logged: dict[str
     assert evidence.holdout_checked is not None
     assert evidence.holdout_checked.used == 0
     first = (tmp_path / "out" / "report.html").read_text().split('<h2 class="page">')[0]
-    for text in (first, evidence.table()):
+    for text in (first, summary(evidence)):
         assert "The training logs of all 3 references were read: no forget record was trained on" in text
         assert "the unlearning read none of the 12 holdout records" in text
         assert "Not checked" not in text
@@ -327,7 +327,7 @@ def test_page_one_says_what_was_not_checked(house: dict[str, Path], tokenizer: A
     evidence = run(house, references=references, tokenizer=tokenizer, output_dir=tmp_path / "out")
     assert not any(check.checked for check in evidence.references_checked or ())
     first = (tmp_path / "out" / "report.html").read_text().split('<h2 class="page">')[0]
-    for text in (first, evidence.table()):
+    for text in (first, summary(evidence)):
         assert "Not checked: what reference 1, reference 2 were trained on (there is no training log beside it)" in text
         assert "Not checked: what reference 3 was trained on (it is a model in memory" in text
         assert "vouched for by the operator" in text
@@ -346,7 +346,7 @@ def test_a_reference_that_saw_a_record_is_refused(
     first = (tmp_path / "accepted" / "report.html").read_text().split('<h2 class="page">')[0]
     said = "Accepted by whoever ran the audit: reference 3: it was trained on 5 of the 12 forget records."
     assert said in first
-    assert said in evidence.table()
+    assert said in summary(evidence)
     assert "no forget record was trained on" not in first
     assert recompute(tmp_path / "accepted") == evidence
     with pytest.raises(InputError, match=r"'everything' is nothing that can be accepted. Use any of: forget"):
@@ -375,4 +375,4 @@ def test_older_evidence_keeps_its_digest(house: dict[str, Path], tmp_path: Path)
     assert evidence.references_checked is evidence.holdout_checked is None
     assert evidence.digest == file_digest(path)
     assert recompute(tmp_path / "out") == evidence
-    assert "This audit is of a version that did not read their training logs" in evidence.table()
+    assert "This audit is of a version that did not read their training logs" in summary(evidence)
