@@ -12,12 +12,10 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
+from benchmarks.misread.world import Bench, CommandRefusedError
 from verify.errors import VerifyError
-
-if TYPE_CHECKING:
-    from benchmarks.misread.world import Bench
 
 Outcome = Literal["read", "refused", "misread", "crashed", "refused wrongly", "refused unclearly", "disclosed"]
 FAULTS: tuple[Outcome, ...] = ("misread", "crashed", "refused wrongly", "refused unclearly", "disclosed")
@@ -25,10 +23,6 @@ SHOWN = 200
 """Characters of what was read that are kept."""
 LONGEST = 30.0
 """Seconds that one input may take; beyond it the call counts as hung, which is a crash."""
-
-
-class CommandRefusedError(Exception):
-    """A command ended with status 2: the message is what it printed."""
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,6 @@ from peft import LoraConfig, get_peft_model
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from benchmarks.misread.judging import CommandRefusedError
 from verify.data.encoding import Encoded, Encoder
 from verify.data.records import Record
 from verify.data.sources import load_records
@@ -99,6 +98,10 @@ def same_answers(model: Any, expected: torch.Tensor) -> bool:
     """Whether a model answers as expected."""
     found = logits(model)
     return found.shape == expected.shape and bool(torch.allclose(found, expected, atol=1e-4))
+
+
+class CommandRefusedError(Exception):
+    """A command ended with status 2: the message is what it printed."""
 
 
 @dataclass(frozen=True)
