@@ -80,9 +80,9 @@ def test_when_it_cannot_be_extended(ledger: Ledger) -> None:
     events = ledger.verify()
     refused: list[tuple[Request, ExtensionReason, str]] = [
         (overdue, "complexity", "was due on"),
-        (ended, "complexity", "cannot be extended any more"),
-        (drop, "complexity", "know no extension"),
-        (twice, "number-of-requests", "was extended already"),
+        (ended, "complexity", "can no longer be extended"),
+        (drop, "complexity", "allows no extension"),
+        (twice, "number-of-requests", "was already extended"),
     ]
     for request, reason, said in refused:
         with pytest.raises(InputError, match=said):

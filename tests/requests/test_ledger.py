@@ -148,12 +148,12 @@ def test_bad_input(ledger: Ledger, tmp_path: Path) -> None:
     """No identifier, an unknown id or state, a repeated external id, a file that is no database: clear errors, nothing lost."""
     with pytest.raises(InputError, match="at least one identifier"):
         ledger.add(new(subjects=()))
-    with pytest.raises(InputError, match="no request of that id"):
+    with pytest.raises(InputError, match="no request with that id"):
         ledger.request("R-0")
     name = ledger.add(new(external_id="e"))
-    with pytest.raises(InputError, match="is no state"):
+    with pytest.raises(InputError, match="is not a state"):
         ledger.advance(name, "gone")  # type: ignore[arg-type]
-    with pytest.raises(InputError, match="in the ledger already"):
+    with pytest.raises(InputError, match="already in the ledger"):
         ledger.add(new(external_id="e"))
     (tmp_path / "text.db").write_text("This is no database. " * 100)
     with pytest.raises(InputError, match="cannot be opened"):

@@ -311,7 +311,7 @@ def test_two_operators() -> None:
         life.approve_and_plan([0], ("retrain",))
         (name,), output = life.ids, life.root / "deletions"
         life.meanwhile = lambda: life.plan_anew([name], ("retrain",))
-        with pytest.raises(InputError, match="planned anew, in B-000000000002"):
+        with pytest.raises(InputError, match="planned again, in B-000000000002"):
             run_batch(life.ledger, output, name, KEY)
         assert [step.state for step in life.ledger.request(name).steps][3:] == ["planned", "planned"]
         assert run_batch(life.ledger, output, name, KEY).batch == "B-000000000002"

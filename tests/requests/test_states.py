@@ -184,7 +184,7 @@ def test_a_plan_that_was_left_is_not_gone_on_with(ledger: Ledger) -> None:
     ledger.advance_all(names[1:], "planned", batch="B-2")
     before = ledger.head()
     for state in ("verifying", "planned", "unlearning"):
-        with pytest.raises(InputError, match="planned anew, in B-2"):
+        with pytest.raises(InputError, match="planned again, in B-2"):
             ledger.advance_all(names, state, batch="B-1")  # type: ignore[arg-type]
     assert ledger.head() == before, "nothing is written of a step that one of them may not take"
     ledger.advance_all(names[1:], "unlearning", batch="B-2")

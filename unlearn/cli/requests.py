@@ -96,7 +96,7 @@ class ListCommand:
         from verify.errors import InputError
 
         if self.state is not None and self.state not in STATES:
-            raise InputError(f"{self.state!r} is no state. Use one of: {', '.join(STATES)}.")
+            raise InputError(f"{self.state!r} is not a state. Use one of: {', '.join(STATES)}.")
         with self.where.open(keyed=False) as ledger:
             chosen = [request for request in ledger.requests() if self.state in (None, request.state)]
         for line in listed(chosen, today()):

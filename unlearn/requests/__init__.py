@@ -1,1 +1,1 @@
-"""Deletion requests: from "please delete me" to a certificate, over a ledger that forgets nobody's request and nobody's name."""
+"""Deletion-request workflow, from intake to signed certificate, on an append-only ledger that stores no names."""

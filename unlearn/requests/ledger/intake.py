@@ -1,7 +1,7 @@
-"""Requests come in: from standard input or a file, as a CSV batch, as OpenDSR JSON.
+"""Parse deletion requests from text lines, CSV batches or OpenDSR JSON, and hash their identifiers.
 
-Identifiers are turned into keyed hashes here, at the door; nothing behind it sees one. They are never taken as command-line
-arguments, which every user of the machine can read.
+Identifiers become keyed hashes here; no later stage sees them in clear text. They are never accepted as command-line arguments,
+which every user of the machine can read.
 """
 
 import csv
@@ -26,66 +26,66 @@ CSV_COLUMNS = ("identifier", "regime", "received")
 
 
 def subject_hashes(identifiers: Iterable[str], key: RecordKey) -> tuple[str, ...]:
-    """Keyed hashes of identifiers in their canonical form, each once; empty ones are left out."""
+    """Return keyed hashes of the canonical form of identifiers, without duplicates and empty ones."""
     return tuple(dict.fromkeys(key.of_person(identifier) for identifier in identifiers if canonical(identifier)))
 
 
 def from_lines(lines: Iterable[str], key: RecordKey, *, regime: Regime, received: date, country: str | None) -> NewRequest:
-    """One request of one person, one identifier a line.
+    """Build one person's request from lines with one identifier each.
 
     Raises:
-        InputError: `received` lies in the future, or before there were such requests.
+        InputError: `received` is not a possible day of receipt (`require_receivable`).
     """
     require_receivable(received)
-    given = list(lines)
-    return NewRequest(subject_hashes(given, key), regime, received, country, likenesses=likenesses(given, key))
+    identifiers = list(lines)
+    return NewRequest(subject_hashes(identifiers, key), regime, received, country, likenesses=likenesses(identifiers, key))
 
 
 def from_csv(path: str | Path, key: RecordKey, country: str | None = None) -> list[NewRequest]:
-    """A batch: one request a row, with the columns identifier, regime and received (ISO date).
+    """Build a batch of requests from a CSV file with the columns identifier, regime and received (ISO date).
 
     Raises:
-        InputError: the file cannot be read, or a row is not whole; nothing of the batch is taken then. Rows are named by number.
+        InputError: the file cannot be read or a row is invalid; the whole batch is rejected then. The message gives the row number.
     """
     try:
         with Path(path).open(encoding="utf-8-sig", newline="") as stream:
             rows = list(csv_rows(stream, str(path), CSV_COLUMNS))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise InputError(f"{path} cannot be read as CSV ({type(error).__name__}). Give a file in UTF-8.") from None
+        raise InputError(f"{path} cannot be read as CSV ({type(error).__name__}). Save it as CSV in UTF-8.") from None
     if not rows or not set(CSV_COLUMNS) <= set(rows[0]):
         raise InputError(f"{path} needs the columns {', '.join(CSV_COLUMNS)} and at least one row.")
     return [_from_row(row, f"{path}, row {number}", key, country) for number, row in enumerate(rows, 1)]
 
 
 def _from_row(row: Mapping[str, Any], where: str, key: RecordKey, country: str | None) -> NewRequest:
-    given = [row["identifier"]]
-    hashes = subject_hashes(given, key)
+    identifiers = [row["identifier"]]
+    hashes = subject_hashes(identifiers, key)
     if not hashes:
-        raise InputError(f"{where}: the identifier is empty.")
+        raise InputError(f"{where}: the identifier is empty. Fill it in, or remove the row.")
     regime, received = _regime(row["regime"], where), _date(row["received"], where)
-    return NewRequest(hashes, regime, received, country, "csv", likenesses=likenesses(given, key))
+    return NewRequest(hashes, regime, received, country, "csv", likenesses=likenesses(identifiers, key))
 
 
 def from_opendsr(body: str | bytes, key: RecordKey, country: str | None = None) -> NewRequest:
-    """An erasure request in the OpenDSR 1.0 form.
+    """Build a request from an OpenDSR 1.0 erasure request.
 
     Raises:
-        InputError: it is too large, not JSON, of another version or kind, or lacks an identifier; the message repeats no value.
+        InputError: it is too large, not JSON, of another version or type, or has no identifier; the message never repeats a value.
     """
     if len(body) > LARGEST_BODY:
-        raise InputError(f"the request has {len(body)} bytes; at most {LARGEST_BODY} are taken.")
+        raise InputError(f"the request has {len(body)} bytes; at most {LARGEST_BODY} are accepted.")
     try:
         content = parse_json(body)
     except NotStrictError as error:
-        raise InputError(f"the request can be read in two ways: {error.reason}. Send each name once.") from None
+        raise InputError(f"the request is ambiguous JSON: {error.reason}. Send each name once.") from None
     except (ValueError, RecursionError):
         raise InputError("the request is not JSON. Send an OpenDSR 1.0 request.") from None
     if not isinstance(content, dict):
         raise InputError("the request is not a JSON object. Send an OpenDSR 1.0 request.")
     if content.get("subject_request_type") != "erasure":
-        raise InputError('only requests of the type "erasure" are handled here.')
+        raise InputError('only requests with the subject_request_type "erasure" are supported.')
     if str(content.get("api_version", OPENDSR_VERSION)) != OPENDSR_VERSION:
-        raise InputError(f"only OpenDSR {OPENDSR_VERSION} is understood.")
+        raise InputError(f"only OpenDSR {OPENDSR_VERSION} is supported.")
     regime = _regime(content.get("regulation", "gdpr"), "regulation")
     hashes, tokens = _identities(content.get("subject_identities"), key)
     return NewRequest(
@@ -99,10 +99,10 @@ def from_opendsr(body: str | bytes, key: RecordKey, country: str | None = None) 
     )
 
 
-def _identities(given: Any, key: RecordKey) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Keyed hashes and likenesses of the identities that an OpenDSR request lists; only raw values can be matched."""
+def _identities(entries: Any, key: RecordKey) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Return keyed hashes and likenesses of the identities in an OpenDSR request; only raw values can be matched."""
     values: list[str] = []
-    for entry in given if isinstance(given, list) else []:
+    for entry in entries if isinstance(entries, list) else []:
         if not isinstance(entry, dict) or not isinstance(entry.get("identity_value"), str):
             raise InputError("every entry of subject_identities needs an identity_value.")
         if entry.get("identity_format", "raw") != "raw":
@@ -111,9 +111,9 @@ def _identities(given: Any, key: RecordKey) -> tuple[tuple[str, ...], tuple[str,
     try:
         hashes, tokens = subject_hashes(values, key), likenesses(values, key)
     except UnicodeEncodeError:
-        raise InputError("an identity_value holds half of a surrogate pair, which is not text.") from None
+        raise InputError("an identity_value contains an unpaired surrogate, which is not valid text.") from None
     if not hashes:
-        raise InputError("subject_identities names nobody.")
+        raise InputError("subject_identities contains no usable identity. Send at least one identity_value.")
     return hashes, tokens
 
 
@@ -136,7 +136,7 @@ def _date(value: Any, where: str) -> date:
 
 
 def _time(value: Any) -> date:
-    """The day of receipt, here; what arrives today was not received later, whatever the sender's clock says."""
+    """Return the local day of receipt: the submitted time, but never later than today if the sender's clock is ahead."""
     if value is None:
         return today()
     try:
@@ -147,10 +147,10 @@ def _time(value: Any) -> date:
 
 
 def request_id(value: Any) -> str:
-    """A `subject_request_id` as the ledger holds it: a UUID in its usual spelling.
+    """Return a `subject_request_id` in the form that the ledger stores: a UUID in canonical notation.
 
     Raises:
-        InputError: it is none.
+        InputError: it is not a UUID.
     """
     try:
         return str(uuid.UUID(str(value)))

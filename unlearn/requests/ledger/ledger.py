@@ -1,9 +1,10 @@
-"""The request ledger: an append-only, hash-chained event log that stores no names.
+"""Request ledger: an append-only, hash-chained event log that stores no names.
 
-Nothing is ever changed or removed: a request's state is what its events say. Each event carries the digest of the one before, so
-that a removed or edited event breaks the chain from there on; who keeps the head knows that nothing before it was touched. Persons
-appear as keyed hashes under a key outside the database: destroying the key makes the ledger anonymous, and the chain still holds.
-A check value of that key lies beside the events, so that a command under another key is refused instead of finding nobody.
+Events are never changed or removed, and the state of a request is derived from its events. Each event carries the digest of the
+previous one, so a removed or edited event breaks the chain from there on; whoever keeps the head digest can prove that nothing before
+it was altered. Persons appear as keyed hashes under a key outside the database: destroying the key makes the ledger anonymous, and
+the chain still verifies. A check value of that key is stored beside the events, so a command with another key is refused instead of
+finding nobody.
 
 SQLite by default (strict tables, write-ahead log, secure delete); PostgreSQL by URL.
 """
@@ -70,17 +71,17 @@ _GUARDS = {
 
 @dataclass(frozen=True)
 class NewRequest:
-    """A new request; no field identifies the person.
+    """A new request; no field identifies the person without the record key.
 
     Attributes:
-        subjects: keyed hashes of the identifiers that were given.
-        regime: whose deadlines apply.
+        subjects: keyed hashes of the given identifiers.
+        regime: the law whose deadlines apply.
         received: the day of receipt.
-        country: whose public holidays count, or None.
-        source: "command line", "csv", "opendsr", or "http:" with the name of the caller.
-        external_id: the sender's own random identifier of the request (OpenDSR's `subject_request_id`), or None.
+        country: ISO 3166 code of the country whose public holidays count, or None.
+        source: "command line", "csv", "opendsr", or "http:" followed by the name of the caller.
+        external_id: the random identifier that the sender gave the request (OpenDSR's `subject_request_id`), or None.
         likenesses: tokens of similar spellings of the identifiers (`unlearn.scan.spellings.likenesses`).
-        identifier_form: version of the canonical form that `subjects` are hashes of (`verify.data.canonical.FORM_VERSION`).
+        identifier_form: version of the canonical form of which `subjects` are hashes (`verify.data.canonical.FORM_VERSION`).
     """
 
     subjects: tuple[str, ...]
@@ -95,12 +96,12 @@ class NewRequest:
 
 @dataclass(frozen=True)
 class Step:
-    """An event of a request.
+    """One event of a request.
 
     Attributes:
-        sequence: its place in the whole ledger, from 1.
-        state: the state it led to; "extended" leads to none: it notes that the person was told of an extension.
-        at: when, UTC.
+        sequence: number in the whole ledger, from 1.
+        state: the state it led to. "extended" is no state: it records that the person was notified of an extension.
+        at: time in UTC, ISO 8601.
         details: facts of the step; no personal data.
     """
 
@@ -124,7 +125,7 @@ class Request:
 
     @property
     def first(self) -> Mapping[str, Any]:
-        """Return the first event."""
+        """Return the details of the first event."""
         return self.steps[0].details
 
     @property
@@ -134,22 +135,22 @@ class Request:
 
     @property
     def likenesses(self) -> tuple[str, ...]:
-        """Tokens of similar spellings of the identifiers; none where release 0.1.0 noted the request."""
+        """Return tokens of similar spellings of the identifiers; empty for requests recorded by release 0.1.0."""
         return tuple(self.first.get("likenesses", ()))
 
     @property
     def identifier_form(self) -> int:
-        """Version of the canonical form that `subjects` are hashes of."""
+        """Return the version of the canonical form of which `subjects` are hashes."""
         return int(self.first.get("identifier_form", 1))
 
     @property
     def rejected(self) -> frozenset[str]:
-        """Keyed hashes of records that a human decided not to be this person's, though the identifier is similar."""
+        """Return keyed hashes of records with a similar identifier that an operator rejected as another person's."""
         return frozenset(name for step in self.steps for name in step.details.get("not_same", ()))
 
     @property
     def deadlines(self) -> Deadlines:
-        """Return the deadlines."""
+        """Return the statutory deadlines."""
         return deadlines(self.first["regime"], date.fromisoformat(self.first["received"]), self.first["country"])
 
     @property
@@ -159,7 +160,7 @@ class Request:
 
     @property
     def due(self) -> date:
-        """Return the last day to answer, extended only if the person was notified in time."""
+        """Return the last day to answer; an extension counts only if the person was notified in time."""
         last = self.deadlines
         return last.answer if self.extension is None or last.extended is None else last.extended
 
@@ -169,7 +170,7 @@ class Request:
         return outcome(_history(self.steps)) if self.state == "closed" else None
 
     def latest(self, state: State) -> Mapping[str, Any] | None:
-        """Return the details of its latest transition to a state, or None."""
+        """Return the details of the latest transition to a state, or None."""
         return next((step.details for step in reversed(self.steps) if step.state == state), None)
 
 
@@ -177,26 +178,26 @@ def _history(steps: Sequence[Step]) -> list[dict[str, Any]]:
     return [{**step.details, "state": step.state} for step in steps]
 
 
-def _require_extendable(request: Request, told: date) -> None:
+def _require_extendable(request: Request, notified: date) -> None:
     last = request.deadlines
     if request.extension is not None:
-        raise InputError(f"{request.id} was extended already, on {request.extension['told']} ({request.extension['reason']}).")
+        raise InputError(f"{request.id} was already extended, on {request.extension['told']} ({request.extension['reason']}).")
     if request.state in (*REFUSALS, "closed"):
-        raise InputError(f"{request.id} is {request.state}; its deadline cannot be extended any more.")
+        raise InputError(f"{request.id} is {request.state}; its deadline can no longer be extended.")
     if last.extended is None:
-        raise InputError(f"the rules of {request.id} ({request.first['regime']}) know no extension. Answer by {last.answer}.")
-    if told > last.answer:
+        raise InputError(f"{request.first['regime']}, which applies to {request.id}, allows no extension. Answer by {last.answer}.")
+    if notified > last.answer:
         raise InputError(
-            f"{request.id} was due on {last.answer}. A person is told of an extension before that day is over; answer now."
+            f"{request.id} was due on {last.answer}, and the person must be notified of an extension by that day. Answer now."
         )
 
 
 _SETUP_LOCK = 0x756E6C65
-"""Any number, as long as nobody else's; "unle"."""
+"""PostgreSQL advisory lock id that no other application should use; "unle" in ASCII."""
 
 
 class Ledger:
-    """All requests in one database."""
+    """Append-only store of all requests in one database."""
 
     def __init__(self, url: str | Path) -> None:
         """Open a ledger, creating it if there is none.
@@ -205,7 +206,7 @@ class Ledger:
             url: a file name for SQLite, or a SQLAlchemy URL such as `postgresql+psycopg://host/database`.
 
         Raises:
-            InputError: the database cannot be opened, or is no ledger.
+            InputError: the database cannot be opened, or is not a ledger.
         """
         text = str(url)
         self.url = text if "://" in text else f"sqlite:///{text}"
@@ -214,17 +215,19 @@ class Ledger:
             self._engine = engine = _engine(self.url)
             with self._engine.begin() as connection:
                 if self._engine.dialect.name == "postgresql":
-                    # Two that replace the same trigger function at once would fail with "tuple concurrently updated".
+                    # Two processes replacing the same trigger function at once fail with "tuple concurrently updated".
                     connection.execute(sa.text(f"SELECT pg_advisory_xact_lock({_SETUP_LOCK})"))
                 _METADATA.create_all(connection)
                 for statement in _GUARDS[self._engine.dialect.name]:
                     connection.execute(sa.text(statement))
-                connection.execute(sa.select(EVENTS).limit(0))  # somebody else's table of that name has other columns
+                connection.execute(sa.select(EVENTS).limit(0))  # fails if a foreign table of that name has other columns
         except (sa.exc.SQLAlchemyError, KeyError, ImportError, OSError) as error:
             if engine is not None:
                 engine.dispose()
-            # The URL may hold a password, and the driver's message repeats it: neither is shown.
-            raise InputError(f"the ledger cannot be opened ({type(error).__name__}). Give a file, or a PostgreSQL URL.") from None
+            # The URL may contain a password, which the driver's message repeats: show neither.
+            raise InputError(
+                f"the ledger cannot be opened ({type(error).__name__}). Use --ledger with a file name or a PostgreSQL URL."
+            ) from None
 
     @property
     def file(self) -> Path | None:
@@ -236,7 +239,7 @@ class Ledger:
         """Record a request and return its random id.
 
         Raises:
-            InputError: no identifier was given, or the sender's identifier is known already.
+            InputError: no identifier was given, or the sender's identifier of the request is already in the ledger.
         """
         return self.add_all([request])[0]
 
@@ -244,19 +247,19 @@ class Ledger:
         """Record a batch of requests atomically and return their ids.
 
         Raises:
-            InputError: as `add`; nothing of the batch is written then.
+            InputError: as for `add`; then nothing of the batch is written.
         """
         for request in requests:
             if not request.subjects:
                 raise InputError(
-                    "a request needs at least one identifier. Give one a line on standard input, or in --identifiers FILE."
+                    "a request needs at least one identifier. Give one per line on standard input or in --identifiers FILE."
                 )
             deadlines(request.regime, request.received, request.country)
         names = [f"R-{secrets.token_hex(6)}" for _ in requests]
         with self._writing() as connection:
             for name, request in zip(names, requests, strict=True):
                 if request.external_id is not None and self._by_external_id(connection, request.external_id) is not None:
-                    raise InputError("a request with this subject_request_id is in the ledger already; it was not added again.")
+                    raise InputError("a request with this subject_request_id is already in the ledger; it was not added again.")
                 details = {**asdict(request), "received": request.received.isoformat()}
                 self._append(connection, name, "received", details)
         return names
@@ -265,7 +268,7 @@ class Ledger:
         """Advance a request to its next state.
 
         Raises:
-            InputError: the request is unknown, the step is not allowed, or facts are missing; nothing is written then.
+            InputError: the request is unknown, the step is not allowed, or facts are missing; then nothing is written.
         """
         return self.advance_all([request], state, **details)[0]
 
@@ -273,11 +276,11 @@ class Ledger:
         """Advance the requests of a batch atomically to their next state.
 
         Raises:
-            InputError: as `advance`, for any of them, or `details` name a batch that one of them was planned anew from since;
-                nothing is written then.
+            InputError: as for `advance`, for any of them, or `details` name a batch that a later plan of one of them replaced; then
+                nothing is written.
         """
         if state not in STATES:
-            raise InputError(f"{state!r} is no state. Use one of: {', '.join(STATES)}.")
+            raise InputError(f"{state!r} is not a state. Use one of: {', '.join(STATES)}.")
         with self._writing() as connection:
             for name in requests:
                 found = self._request(connection, name)
@@ -285,27 +288,27 @@ class Ledger:
                 self._append(connection, name, state, details)
             return [self._request(connection, name) for name in requests]
 
-    def extend(self, request: str, reason: ExtensionReason, told: date) -> Request:
+    def extend(self, request: str, reason: ExtensionReason, notified: date) -> Request:
         """Record that the person is notified of an extension; idempotent for the same reason.
 
         Args:
             request: its id.
             reason: why more time is needed.
-            told: the day on which the person is told.
+            notified: the day on which the person is notified.
 
         Raises:
-            InputError: the request is unknown, cannot be extended any more, or was extended for another reason.
+            InputError: the request is unknown, can no longer be extended, or was extended for another reason.
         """
         with self._writing() as connection:
             found = self._request(connection, request)
             if found.extension is not None and found.extension["reason"] == reason:
                 return found
-            _require_extendable(found, told)
-            self._append(connection, request, EXTENDED, {"reason": reason, "told": told.isoformat()})
+            _require_extendable(found, notified)
+            self._append(connection, request, EXTENDED, {"reason": reason, "told": notified.isoformat()})
             return self._request(connection, request)
 
     def began(self) -> datetime | None:
-        """Return when the first request was recorded, or None."""
+        """Return the time of the first event, or None."""
         with _database_errors(), self._engine.connect() as connection:
             at = connection.execute(sa.select(EVENTS.c.at).order_by(EVENTS.c.sequence).limit(1)).scalar()
         return None if at is None else datetime.fromisoformat(at)
@@ -316,7 +319,7 @@ class Ledger:
             return connection.execute(sa.select(KEY_CHECK.c.value)).scalar()
 
     def note_key(self, check: str) -> str:
-        """Record the check value of the record key unless one exists; return the stored one."""
+        """Record the check value of the record key unless one exists; return the stored value."""
         with self._writing() as connection:
             known = connection.execute(sa.select(KEY_CHECK.c.value)).scalar()
             if known is None:
@@ -333,13 +336,13 @@ class Ledger:
             return self._request(connection, name)
 
     def by_external_id(self, external_id: str) -> Request | None:
-        """Return the request with the sender's own identifier, or None."""
+        """Return the request with this identifier of the sender's, or None."""
         with _database_errors(), self._engine.connect() as connection:
             name = self._by_external_id(connection, external_id)
             return None if name is None else self._request(connection, name)
 
     def requests(self, state: State | None = None) -> list[Request]:
-        """Return all requests in order of arrival, or those in a state."""
+        """Return all requests in order of arrival, or those in one state."""
         with _database_errors(), self._engine.connect() as connection:
             rows = connection.execute(sa.select(EVENTS).order_by(EVENTS.c.sequence)).all()
         steps: dict[str, list[Step]] = {}
@@ -357,10 +360,10 @@ class Ledger:
         """Recompute the whole chain and return the number of events.
 
         Args:
-            head: a head that was noted earlier, which must be in the chain.
+            head: a head digest kept from earlier, which must be in the chain.
 
         Raises:
-            IntegrityError: an event was edited, removed or put in; the message names the first place.
+            IntegrityError: an event was edited, removed or inserted; the message names the first broken one.
         """
         with _database_errors(), self._engine.connect() as connection:
             rows = connection.execute(sa.select(EVENTS).order_by(EVENTS.c.sequence)).all()
@@ -372,7 +375,7 @@ class Ledger:
             previous = row.digest
             seen.add(previous)
         if head is not None and head not in seen:
-            raise IntegrityError("the noted head is not in this ledger: events after it, or the whole ledger, were replaced.")
+            raise IntegrityError("the given head is not in this ledger: events up to it, or the whole ledger, were replaced.")
         return len(rows)
 
     def close(self) -> None:
@@ -400,11 +403,11 @@ class Ledger:
         query = sa.select(EVENTS).where(EVENTS.c.request == name).order_by(EVENTS.c.sequence)
         steps = tuple(_step(row) for row in connection.execute(query))
         if not steps:
-            raise InputError("there is no request of that id. List them with `unlearn request list`.")
+            raise InputError("there is no request with that id. List them with `unlearn request list`.")
         return Request(name, steps)
 
     def _by_external_id(self, connection: Connection, external_id: str) -> str | None:
-        # The database narrows down, on the text that `_append` wrote; what is left is read.
+        # The database filters on the JSON text that `_append` wrote; the remaining rows are parsed.
         written = json.dumps({"external_id": external_id})[1:-1].replace('": "', '":"')
         found = EVENTS.c.details.contains(written, autoescape=True)
         query = sa.select(EVENTS.c.request, EVENTS.c.details).where(EVENTS.c.state == "received", found)
@@ -414,31 +417,31 @@ class Ledger:
 
 @contextmanager
 def _database_errors() -> Iterator[None]:
-    """Turn database errors into a message with a next step; the database's own message repeats values and is not shown."""
+    """Translate database errors into a message with a next step; the driver's own message may repeat values and is not shown."""
     try:
         yield
     except sa.exc.SQLAlchemyError as error:
         if "full" in str(error.__cause__):
             raise RunError(
-                "no space left for the ledger. Nothing that was in it is lost, and this step was not noted. Free some space, then "
-                "run the same command again."
+                "no space left for the ledger. Nothing in it is lost, and this step was not recorded. Free some space, then run "
+                "the same command again."
             ) from None
         kind = type(error.__cause__ or error).__name__
         raise RunError(
-            f"the ledger's database refused ({kind}), and this step was not noted. Check that it is a ledger of this version, "
-            "that it may be written and nobody holds it locked; then run the same command again."
+            f"the ledger's database reported an error ({kind}), and this step was not recorded. Check that it is a ledger of this "
+            "version, writable and not locked by another program; then run the same command again."
         ) from None
 
 
 def _engine(url: str) -> sa.Engine:
-    # A database server is restarted under a service that runs on: a connection is tried before it is used.
+    # pool_pre_ping: the database server may restart while the service keeps running.
     engine = sa.create_engine(url, connect_args={"timeout": 30} if url.startswith("sqlite") else {}, pool_pre_ping=True)
     if engine.dialect.name == "sqlite":
         Path(engine.url.database or "").parent.mkdir(parents=True, exist_ok=True)
 
         @sa.event.listens_for(engine, "connect")
         def _prepare(connection: Any, _: Any) -> None:
-            connection.isolation_level = None  # transactions are begun below, so that they lock at once
+            connection.isolation_level = None  # transactions begin in `_lock`, so that they take the write lock at once
             for pragma in ("journal_mode=WAL", "secure_delete=ON", "synchronous=FULL"):
                 connection.execute(f"PRAGMA {pragma}")
 

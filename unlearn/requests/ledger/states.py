@@ -1,10 +1,10 @@
-"""The request life cycle: allowed transitions and their preconditions.
+"""Request life cycle: states, allowed transitions and their preconditions.
 
     received -> identity_verified -> matched -> planned -> unlearning -> verifying -> deployed -> purged -> closed
 
-A request ends as deleted only by that way. Denied, exempt, not found and withdrawn are endings of their own; failed and
-inconclusive lead back into the way, by the next method or by more evidence. Until new weights are deployed nothing has changed for
-anybody, so that up to there a request may also be planned anew, be refused, or be taken back.
+Only this path ends in a deletion. Denied, exempt, not found and withdrawn are the other endings. Failed and inconclusive batches are
+retried with the next method or with more references. Until new weights are deployed nothing has changed for anybody, so up to that
+point a request can still be replanned, refused or withdrawn.
 """
 
 from collections.abc import Mapping, Sequence
@@ -50,20 +50,20 @@ NEXT: Mapping[State, tuple[State, ...]] = {
     "withdrawn": ("closed",),
     "closed": (),
 }
-"""What may follow. A state that may follow itself is a step taken again after a crash, or with more known."""
+"""Allowed next states. A state that may follow itself is a step repeated after a crash or with more information."""
 
 
 def require_allowed(state: State, following: State, details: Mapping[str, Any], history: Sequence[Mapping[str, Any]]) -> None:
-    """Raise InputError for a transition that is not allowed or lacks required facts.
+    """Check that a transition is allowed and has all required facts.
 
     Args:
-        state: where the request is.
-        following: where it shall go.
+        state: the current state.
+        following: the requested next state.
         details: facts of the step.
-        history: details of all earlier steps, each with its "state".
+        history: details of all earlier steps, each with its "state" added.
 
     Raises:
-        InputError: the message says which steps are possible, or which fact is missing.
+        InputError: the message names the possible steps or the missing fact.
     """
     if details.get("batch") is not None:
         _require_last_planned(following, str(details["batch"]), history)
@@ -71,46 +71,46 @@ def require_allowed(state: State, following: State, details: Mapping[str, Any], 
         possible = ", ".join(NEXT[state]) or "nothing: it is closed"
         raise InputError(f"a request that is {state} cannot become {following}. Possible now: {possible}.")
     if following in ("matched", "not_found") and any(step["state"] == "unlearning" for step in history):
-        raise InputError(f"a request whose records were once registered cannot become {following}: they are fixed since.")
+        raise InputError(f"this request cannot become {following}: its records were fixed when its audit was registered.")
     if following in ("denied", "exempt") and not str(details.get("reason", "")).strip():
-        raise InputError(f"a request becomes {following} for a reason, which the person is told. Give it with --reason.")
+        raise InputError(f"a request becomes {following} only for a reason, which is given to the person. State it with --reason.")
     if following == "deployed":
         _require_deployable(details)
     if following == "purged" and (unexplained := _unexplained(details.get("residual", ()))):
-        raise InputError(f"{unexplained} residual copies have no reason. Remove them, or say for each why it may stay.")
+        raise InputError(f"{unexplained} residual copies have no reason. Remove them, or state for each why it may stay.")
     if following == "closed" and state == "purged":
         _require_retired(history)
 
 
 def outcome(history: Sequence[Mapping[str, Any]]) -> str:
-    """Return how a closed request ended: "deleted", or the reason of refusal.
+    """Return how a closed request ended: "deleted", or its refusing state.
 
-    Only the last word counts: what was not found once may have been found and deleted since.
+    Only the last state before closing counts: what was once not found may have been found and deleted since.
     """
     last = next((str(step["state"]) for step in reversed(history) if step["state"] != "closed"), "")
     return last if last in REFUSALS else "deleted"
 
 
 def _require_last_planned(following: State, batch: str, history: Sequence[Mapping[str, Any]]) -> None:
-    """Require a step of the latest plan: stale plans are not continued."""
+    """Check that the step belongs to the latest plan of the request; stale plans are not continued."""
     planned = [str(step["batch"]) for step in history if step["state"] == "planned" and "batch" in step]
     if planned and planned[-1] != batch and (following != "planned" or batch in planned):
         raise InputError(
-            f"{batch} is not the plan of its requests any more: they were planned anew, in {planned[-1]}. Nothing of this step was "
-            "noted. `unlearn request run ID` goes on with the new plan."
+            f"the plan {batch} is stale: its requests were planned again, in {planned[-1]}. This step was not recorded. "
+            "`unlearn request run ID` continues with the new plan."
         )
 
 
 def _require_deployable(details: Mapping[str, Any]) -> None:
     models = details.get("models") or []
     if not models:
-        raise InputError("a request becomes deployed with the models that replaced the old ones; none was named.")
+        raise InputError("a request becomes deployed only with the models that replaced the old ones; none was named.")
     for model in models:
         accepted = model.get("basis") == EXACT_REBUILD and model.get("verdict") in UNDECIDED
         if model.get("verdict") != CERTIFYING and not accepted:
             raise InputError(
-                f"a model goes into service for this request only when its verdict is {CERTIFYING}; it is {model.get('verdict')}. "
-                f"Where it is {' or '.join(UNDECIDED)} after an exact rebuild, `run --accept-exact-rebuild` goes by that."
+                f"a model is deployed for this request only when its verdict is {CERTIFYING}; it is {model.get('verdict')}. "
+                f"If an exact rebuild is {' or '.join(UNDECIDED)}, you can accept it with `run --accept-exact-rebuild`."
             )
 
 
@@ -119,16 +119,15 @@ def _unexplained(residual: Sequence[Mapping[str, Any]]) -> int:
 
 
 def _require_retired(history: Sequence[Mapping[str, Any]]) -> None:
-    """Require, before closing as deleted, that old models are retired and every remaining copy has a reason."""
+    """Check, before a request is closed as deleted, that every replaced model was retired."""
     replaced: set[str] = set()
     retired: set[str] = set()
     for step in history:
         retired |= set(step.get("retired", ()))
         if step["state"] == "deployed":
             replaced |= {str(model["before"]) for model in step["models"]}
-    in_service = replaced - retired
-    if in_service:
+    if in_service := replaced - retired:
         raise InputError(
             f"{len(in_service)} old models ({', '.join(sorted(digest[:12] for digest in in_service))}) are still in service. "
-            "Take them out and say so with --retired DIGEST."
+            "Take them out of service, then name them with --retired DIGEST."
         )
