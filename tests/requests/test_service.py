@@ -151,7 +151,7 @@ def test_the_status_page(world: World) -> None:
     assert page.status_code == 200
     assert "default-src 'none'" in page.headers["Content-Security-Policy"]
     assert "<script" not in page.text
-    assert "2 in all, 2 of them open" in page.text
+    assert "2 requests in total, 2 of them open" in page.text
     for request in world.service.ledger.requests():
         assert not any(value in page.text for value in (request.id, *request.subjects, request.first["external_id"]))
 
@@ -193,11 +193,11 @@ def test_tokens(tmp_path: Path) -> None:
     assert [tokens.caller(other) for other in ("", token[:-1], token + "x", "\udcff")] == [None] * 4
     with pytest.raises(InputError, match="already"):
         new_token(path, "shop")
-    with pytest.raises(InputError, match="no name"):
+    with pytest.raises(InputError, match="not a valid caller name"):
         new_token(path, "Zebedee Quillfeather")
     for content in ("", "shop\n", "shop abc\n", f"{path.read_text()}shop", f"Sh!op {'a' * 64}\n", "é"):
         path.write_text(content)
-        with pytest.raises(InputError, match="no token file"):
+        with pytest.raises(InputError, match="not a token file"):
             Tokens.load(path)
 
 
@@ -216,7 +216,7 @@ def test_a_token_ends_with_its_line(world: World, caplog: pytest.LogCaptureFixtu
     assert (status(old), status(clinic)) == (401, 404)
     assert status(new_token(path, "shop")) == 404
     path.write_text("damaged")
-    assert (status(clinic), "is no token file" in caplog.text) == (401, True)
+    assert (status(clinic), "is not a token file" in caplog.text) == (401, True)
     path.unlink()
     assert status(clinic) == 401
     path.write_text(whole)

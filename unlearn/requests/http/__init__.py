@@ -1,1 +1,1 @@
-"""OpenDSR over HTTP: the service, its tokens and limits, and the status page."""
+"""OpenDSR service over HTTP: endpoints, tokens, limits and the status page."""

@@ -1,8 +1,8 @@
-"""Guard of the HTTP service: authentication, rate and size limits, response headers.
+"""Guard of the HTTP service: authentication, rate and size limits, response headers, access log.
 
-In front of the application, in this order: the caller's token, the rate limit, the size of the body, which is read no further than
-its limit. On the way out: security headers on every answer, one line in the access log. No answer and no line repeats anything of
-what was sent: not the path, not the query, not the body, not an address (a keyed hash stands for it).
+Before the application runs, it checks the caller's token, the rate limit and the size of the body, in this order; a body is never
+read beyond its limit. Afterwards every response gets security headers and one line in the access log. Neither a response nor a log
+line repeats anything that was sent: no path, query or body, and addresses only as keyed hashes.
 """
 
 import asyncio
@@ -39,7 +39,7 @@ CHALLENGE = {"WWW-Authenticate": 'Bearer realm="unlearn", Basic realm="unlearn"'
 
 
 class RefusedError(Exception):
-    """A refused request, with the status and message of its answer."""
+    """Refusal of an HTTP request, with the status and message of the response."""
 
     def __init__(self, status: int, message: str, headers: dict[str, str] | None = None) -> None:
         super().__init__(message)
@@ -48,12 +48,12 @@ class RefusedError(Exception):
 
 @dataclass
 class RateLimit:
-    """Token-bucket rate limit per caller: a number of requests a minute, and a burst of as many.
+    """Token-bucket rate limit per caller; a burst may use a whole minute's allowance.
 
     Attributes:
-        per_minute: requests a minute.
-        most: callers remembered; of more, the one that has been quiet longest is forgotten.
-        clock: seconds, for tests.
+        per_minute: requests per minute, which is also the size of the bucket.
+        most: maximum number of remembered callers; beyond it the least recently seen one is dropped.
+        clock: returns the time in seconds; replaced in tests.
     """
 
     per_minute: int
@@ -62,7 +62,7 @@ class RateLimit:
     _buckets: "OrderedDict[str, tuple[float, float]]" = field(default_factory=OrderedDict, repr=False)
 
     def wait(self, caller: str) -> float:
-        """Count a request; return 0 if allowed, else the seconds to wait."""
+        """Count a request; return 0 if it is allowed, else the seconds to wait."""
         now, rate = self.clock(), self.per_minute / 60
         left, since = self._buckets.pop(caller, (float(self.per_minute), now))
         left = min(float(self.per_minute), left + (now - since) * rate)
@@ -86,7 +86,7 @@ class Guard:
         self.limit = RateLimit(per_minute)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve one connection; anything but HTTP is closed."""
+        """Serve one connection; close anything but HTTP."""
         if scope["type"] == "lifespan":
             await self.app(scope, receive, send)
         elif scope["type"] == "http":
@@ -104,11 +104,11 @@ class Guard:
         except RefusedError as refused:
             await answer.refuse(refused.status, refused.message, refused.headers)
         except TimeoutError:
-            await answer.refuse(408, "the body did not come in time; send it again.")
-        except Exception as error:  # noqa: BLE001 - the server lives on, and the answer says nothing of what was inside
+            await answer.refuse(408, "the body did not arrive in time; send it again.")
+        except Exception as error:  # noqa: BLE001 - the server keeps running, and the response reveals no internals
             LOG.error("failed: %s", type(error).__name__)
-            await answer.refuse(500, "something went wrong here; the request was not taken. Try again.")
-        # The route as it is written here, never the path as it was sent.
+            await answer.refuse(500, "internal error; the request was not processed. Try again.")
+        # The route template from our own code, never the path that was sent.
         route = getattr(scope.get("route"), "path", "-")
         method = scope["method"] if scope["method"] in ("GET", "POST", "DELETE", "PUT", "PATCH", "HEAD", "OPTIONS") else "-"
         milliseconds = round(1000 * (time.monotonic() - started))
@@ -126,11 +126,11 @@ class Guard:
             seconds = str(int(wait) + 1)
             raise RefusedError(429, f"too many requests; try again in {seconds} seconds.", {"Retry-After": seconds})
         if caller is None and scope["path"] not in PUBLIC:
-            raise RefusedError(401, "a token is needed: Authorization: Bearer TOKEN.", CHALLENGE)
+            raise RefusedError(401, "a token is required: Authorization: Bearer TOKEN.", CHALLENGE)
         return caller
 
     def _address(self, scope: Scope) -> str:
-        """Compute a keyed hash of the caller's address; of its network for IPv6, which one machine can hold."""
+        """Return a keyed hash of the caller's address; for IPv6, of its /64 network, as one machine can use all of it."""
         host = (scope.get("client") or ("", 0))[0]
         try:
             parsed = ipaddress.ip_address(host)
@@ -141,7 +141,7 @@ class Guard:
 
 
 class _Answer:
-    """Response wrapper that adds headers, records the status, and knows whether the response has started."""
+    """Response wrapper that adds headers and records the status; a status of 0 means that no response has started."""
 
     def __init__(self, send: Send) -> None:
         self._send, self.status = send, 0
@@ -157,7 +157,7 @@ class _Answer:
         await self._send(message)
 
     async def refuse(self, status: int, message: str, headers: dict[str, str] | None = None) -> None:
-        if self.status:
+        if self.status:  # too late: a response has started
             return
         body = error_body(status, message)
         sent = {"Content-Type": "application/json", "Content-Length": str(len(body)), "Connection": "close", **(headers or {})}
@@ -167,7 +167,7 @@ class _Answer:
 
 
 def _token(scope: Scope) -> str:
-    """Return the bearer token, or the password of basic authentication."""
+    """Return the bearer token or the password of basic authentication; "" if there is none."""
     given = [value for name, value in scope["headers"] if name == b"authorization"]
     if len(given) != 1:
         return ""
@@ -183,10 +183,10 @@ def _token(scope: Scope) -> str:
 
 
 async def _read(scope: Scope, receive: Receive) -> bytes:
-    """Read the whole body, at most up to the limit.
+    """Read the whole body, up to the size limit.
 
     Raises:
-        RefusedError: 413, or 400 where the connection ended before the body did.
+        RefusedError: 413 if it is too large, 400 if the connection ended early.
     """
     too_large = RefusedError(413, f"the body is larger than {LARGEST_BODY} bytes.")
     lengths = [value for name, value in scope["headers"] if name == b"content-length"]
@@ -196,7 +196,7 @@ async def _read(scope: Scope, receive: Receive) -> bytes:
     while True:
         message: Any = await receive()
         if message["type"] == "http.disconnect":
-            raise RefusedError(400, "the body was cut off.")
+            raise RefusedError(400, "the body is incomplete; send the request again.")
         part = message.get("body", b"")
         size += len(part)
         if size > LARGEST_BODY:

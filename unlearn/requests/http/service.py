@@ -1,16 +1,17 @@
-"""Deletion requests over HTTP, in the form of OpenDSR 1.0: the same intake and the same ledger as the command line.
+"""OpenDSR 1.0 service: deletion requests over HTTP, with the same intake and ledger as the command line.
 
-    GET    /v1/discovery               what is understood here
+    GET    /v1/discovery               supported versions, identities and request types
     POST   /v1/opengdpr_requests       an erasure request; 201 with a signed receipt
-    GET    /v1/opengdpr_requests/ID    its status, signed
-    DELETE /v1/opengdpr_requests/ID    withdraw it while nothing was deleted; 202 with a signed receipt
-    GET    /v1/processor.pub           the public key of the signatures
+    GET    /v1/opengdpr_requests/ID    status of the request, signed
+    DELETE /v1/opengdpr_requests/ID    withdraw it before anything is deleted; 202 with a signed receipt
+    GET    /v1/processor.pub           public key for the signatures
     GET    /status                     counts and deadlines, for the operator's browser
 
-The resource is also there as /v1/opendsr_requests and /v1/requests, the project's later names. Signatures are Ed25519 over the
-body, which is canonical JSON (RFC 8785), in the header X-OpenDSR-Signature (base64). Three things differ from the specification,
-for the sake of the people it is about or of the server: the receipt does not repeat the request (`encoded_request`), callbacks are
-not made (their addresses come from outside; poll the status), and the key is bare, not a certificate of an authority.
+The resource is also available as /v1/opendsr_requests and /v1/requests, the names of later versions of the standard. Signatures are
+Ed25519 over the body, which is canonical JSON (RFC 8785), in the header X-OpenDSR-Signature (base64). Three deviations from the
+specification protect the data subjects or the server: the receipt does not repeat the request (`encoded_request`); no callbacks are
+made, as their addresses come from outside (poll the status instead); and the key is a bare public key, not a certificate from an
+authority.
 """
 
 import asyncio
@@ -41,7 +42,7 @@ from verify.data.identity import RecordKey
 from verify.errors import InputError
 
 HEAD_SECONDS = 10.0
-"""So long a caller may take to send the head of a request; a body's time is the guard's."""
+"""Seconds that a caller may take to send the head of a request; `guard.BODY_SECONDS` limits the body."""
 RESOURCES = ("opengdpr_requests", "opendsr_requests", "requests")
 PENDING = ("received", "identity_verified", "matched", "planned")
 DISCOVERY = {
@@ -53,14 +54,14 @@ DISCOVERY = {
 
 @dataclass(frozen=True)
 class Service:
-    """State shared by the endpoints.
+    """Ledger, keys and names that the endpoints share.
 
     Attributes:
-        ledger: where requests are noted.
-        key: turns identifiers into hashes at the door.
+        ledger: where requests are recorded.
+        key: hashes identifiers on arrival.
         signer: signs receipts.
-        domain: the host name that the service is reached under.
-        country: whose public holidays count, or None.
+        domain: the public host name of the service.
+        country: ISO 3166 code of the country whose public holidays count, or None.
     """
 
     ledger: Ledger
@@ -73,8 +74,8 @@ class Service:
         """Record a request and return its receipt.
 
         Raises:
-            InputError: it cannot be taken.
-            RefusedError: 409, it is known already.
+            InputError: the request is invalid.
+            RefusedError: 409, the request is already in the ledger.
         """
         request = from_opendsr(body, self.key, self.country)
         try:
@@ -82,40 +83,41 @@ class Service:
         except InputError:
             if self.ledger.by_external_id(str(request.external_id)) is None:
                 raise
-            known = "a request with this subject_request_id was received before; it was not added again."
-            raise RefusedError(409, known) from None
+            message = "a request with this subject_request_id was already received; it was not added again."
+            raise RefusedError(409, message) from None
         return {**self._named(self.ledger.request(name), caller), "received_time": _now(), "ledger_head": self.ledger.head()}
 
-    def status(self, given: str, caller: str) -> dict[str, Any]:
+    def status(self, external_id: str, caller: str) -> dict[str, Any]:
         """Return the status of a request.
 
         Raises:
             RefusedError: 404, this caller sent no such request.
         """
-        request = self._own(given, caller)
+        request = self._own(external_id, caller)
         facts = {**self._named(request, caller), "request_status": _status_word(request)}
         return facts if request.outcome is None else {**facts, "outcome": request.outcome}
 
-    def withdraw(self, given: str, caller: str) -> dict[str, Any]:
+    def withdraw(self, external_id: str, caller: str) -> dict[str, Any]:
         """Withdraw a request.
 
         Raises:
-            RefusedError: 404, this caller sent no such request; 409, it is too late.
+            RefusedError: 404, this caller sent no such request; 409, it can no longer be withdrawn.
         """
-        request = self._own(given, caller)
+        request = self._own(external_id, caller)
         try:
             self.ledger.advance(request.id, "withdrawn")
         except InputError as error:
             raise RefusedError(409, str(error)) from None
         return {**self._named(request, caller), "received_time": _now(), "ledger_head": self.ledger.head()}
 
-    def _own(self, given: str, caller: str) -> Known:
+    def _own(self, external_id: str, caller: str) -> Known:
+        """Return the request with this id if this caller sent it; others get the same 404 as for an unknown id."""
         try:
-            request = self.ledger.by_external_id(request_id(given))
+            request = self.ledger.by_external_id(request_id(external_id))
         except InputError:
             request = None
         if request is None or request.first.get("source") != f"http:{caller}":
-            raise RefusedError(404, "there is no request of this subject_request_id.")
+            raise RefusedError(404, "there is no request with this subject_request_id.")
         return request
 
     def _named(self, request: Known, caller: str) -> dict[str, Any]:
@@ -123,11 +125,11 @@ class Service:
             "api_version": OPENDSR_VERSION,
             "controller_id": caller,
             "subject_request_id": request.first["external_id"],
-            "expected_completion_time": _spelled(datetime.combine(request.due, time(23, 59, 59)).astimezone()),
+            "expected_completion_time": _iso(datetime.combine(request.due, time(23, 59, 59)).astimezone()),
         }
 
     def signed(self, content: Mapping[str, Any], status: int = 200) -> Response:
-        """Return a canonical-JSON response with its signature in the headers."""
+        """Return a response of canonical JSON with its signature in the headers."""
         body = rfc8785.dumps(dict(content))
         signature = base64.b64encode(bytes.fromhex(self.signer.sign(body).signature)).decode()
         headers = {f"X-{name}-Signature": signature for name in ("OpenDSR", "OpenGDPR")}
@@ -135,16 +137,16 @@ class Service:
         return Response(body, status, headers, "application/json")
 
     def public_key(self) -> bytes:
-        """Return the public key, PEM."""
+        """Return the public key as PEM."""
         key = Ed25519PublicKey.from_public_bytes(bytes.fromhex(self.signer.public_key.keyval["public"]))
         return key.public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
 
 
 def _now() -> str:
-    return _spelled(datetime.now(UTC))
+    return _iso(datetime.now(UTC))
 
 
-def _spelled(moment: datetime) -> str:
+def _iso(moment: datetime) -> str:
     return moment.isoformat(timespec="seconds").replace("+00:00", "Z")
 
 
@@ -162,8 +164,8 @@ def make_app(service: Service, tokens: Tokens, per_minute: int = 600) -> Guard:
 
     Args:
         service: ledger, keys and names.
-        tokens: who may call.
-        per_minute: requests a minute of each caller, and of each address without a token.
+        tokens: the admitted callers.
+        per_minute: requests per minute of each caller, and of each address without a token.
     """
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None, redirect_slashes=False)
 
@@ -178,7 +180,7 @@ def make_app(service: Service, tokens: Tokens, per_minute: int = 600) -> Guard:
     @app.get("/status")
     def status(request: Request) -> Response:
         if request.scope["caller"] != OPERATOR:
-            raise RefusedError(403, f"the status page is for the caller named {OPERATOR}.")
+            raise RefusedError(403, f"the status page is only for the caller named {OPERATOR}.")
         page = status_page.render(service.ledger.requests(), today())
         return Response(page, headers=status_page.HEADERS, media_type="text/html")
 
@@ -189,9 +191,9 @@ def make_app(service: Service, tokens: Tokens, per_minute: int = 600) -> Guard:
 
 
 class PromptProtocol(H11Protocol):
-    """uvicorn's HTTP/1.1 protocol with a timeout for the next request head.
+    """HTTP/1.1 protocol of uvicorn with a timeout for the next request head.
 
-    uvicorn waits for ever, and counts silent connections as busy: a few hundred of them would keep everybody out.
+    uvicorn itself waits forever and counts silent connections as busy: a few hundred of them would lock everybody out.
     """
 
     _waiting: asyncio.TimerHandle | None = None
@@ -202,7 +204,7 @@ class PromptProtocol(H11Protocol):
         self._start()
 
     def data_received(self, data: bytes) -> None:
-        """Start the timeout of the next request head: any byte ends uvicorn's own keep-alive wait."""
+        """Start the timeout of the next request head, as any byte ends uvicorn's own keep-alive timeout."""
         super().data_received(data)
         if self.conn.their_state is not h11.IDLE:
             self._stop()
@@ -227,24 +229,24 @@ def _add_resource(app: FastAPI, path: str, service: Service) -> None:
     @app.post(path)
     async def receive(request: Request) -> Response:
         if request.headers.get("content-type", "").split(";")[0].strip().lower() != "application/json":
-            raise RefusedError(415, "send the request as application/json.")
+            raise RefusedError(415, "send the request with Content-Type: application/json.")
         if request.headers.get("content-encoding", "identity").lower() != "identity":
-            raise RefusedError(415, "send the request without content encoding.")
+            raise RefusedError(415, "send the request without Content-Encoding.")
         body = await request.body()
         facts = await run_in_threadpool(service.receive, body, request.scope["caller"])
         return service.signed(facts, 201)
 
-    @app.get(path + "/{given}")
-    def status(given: str, request: Request) -> Response:
-        return service.signed(service.status(given, request.scope["caller"]))
+    @app.get(path + "/{external_id}")
+    def status(external_id: str, request: Request) -> Response:
+        return service.signed(service.status(external_id, request.scope["caller"]))
 
-    @app.delete(path + "/{given}")
-    def withdraw(given: str, request: Request) -> Response:
-        return service.signed(service.withdraw(given, request.scope["caller"]), 202)
+    @app.delete(path + "/{external_id}")
+    def withdraw(external_id: str, request: Request) -> Response:
+        return service.signed(service.withdraw(external_id, request.scope["caller"]), 202)
 
 
 def _add_errors(app: FastAPI) -> None:
-    """Format every error as OpenDSR with our own text: library messages may repeat what was sent."""
+    """Format every error as an OpenDSR object with our own text; library messages may repeat what was sent."""
 
     def refuse(_: Request, error: Exception) -> Response:
         if isinstance(error, RefusedError):
@@ -252,13 +254,13 @@ def _add_errors(app: FastAPI) -> None:
         if isinstance(error, HTTPException):
             message = _MESSAGES.get(error.status_code, "the request cannot be served.")
             return _error(error.status_code, message, dict(error.headers or {}))
-        return _error(400, str(error)) if isinstance(error, InputError) else _error(500, "something went wrong here; try again.")
+        return _error(400, str(error)) if isinstance(error, InputError) else _error(500, "internal error; try again.")
 
     for kind in (RefusedError, HTTPException, InputError, Exception):
         app.add_exception_handler(kind, refuse)
 
 
-_MESSAGES = {404: "there is nothing here. GET /v1/discovery says what there is.", 405: "this method is not understood here."}
+_MESSAGES = {404: "no such resource. GET /v1/discovery describes the service.", 405: "this method is not supported here."}
 
 
 def _error(status: int, message: str, headers: Mapping[str, str] | None = None) -> Response:

@@ -1,4 +1,4 @@
-"""The status page: requests by state and deadlines ahead. No ids, no names, no script."""
+"""Status page: number of requests by state and by deadline, without ids, names or scripts."""
 
 import base64
 import hashlib
@@ -20,11 +20,11 @@ HEADERS = {
     "frame-ancestors 'none'; base-uri 'none'; form-action 'none'"
 }
 HORIZONS = (("overdue", None, -1), ("in the next 7 days", 0, 7), ("in 8 to 30 days", 8, 30), ("later", 31, None))
-"""Deadlines by days from today: first and last, inclusive; None is open."""
+"""Ranges of days from today: name, first and last day, inclusive; None is unbounded."""
 
 
 def render(requests: Sequence[Request], today: date) -> str:
-    """Render the page as HTML, with nothing but numbers, dates and fixed words."""
+    """Render the page as HTML that contains only numbers, dates and fixed words."""
     states = Counter(request.state for request in requests)
     days = [(request.due - today).days for request in requests if request.outcome is None]
     due = {
@@ -35,7 +35,7 @@ def render(requests: Sequence[Request], today: date) -> str:
     return (
         '<!DOCTYPE html><html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">'
         f"<title>Deletion requests</title><style>{STYLE}</style></head><body><main><h1>Deletion requests</h1>"
-        f"<p>On {today}: {len(requests)} in all, {len(days)} of them open. The nearest deadline: {nearest}.</p>"
+        f"<p>On {today}: {len(requests)} requests in total, {len(days)} of them open. Nearest deadline: {nearest}.</p>"
         + _table("By state", {state: states[state] for state in STATES if states[state]})
         + _table("Open requests by deadline", due)
         + "</main></body></html>"

@@ -1,8 +1,8 @@
-"""API tokens: one random token per caller, of which only a digest is stored.
+"""API tokens: one random token per caller, stored only as a digest.
 
-A token is 256 random bits, so that a plain SHA-256 of it can be kept: nobody can try them all. The file has one line for each
-caller, `name digest`. A lost token is replaced by taking its line out and making another; a service that runs reads the file again
-when it changed, so that the token ends at once.
+A token has 256 random bits, so a plain SHA-256 digest is safe to store: it cannot be found by exhaustive search. The file has one
+line per caller, `name digest`. To replace a lost token, remove its line and create a new one. A running service rereads the file
+when it changes, so a removed token stops working at once.
 """
 
 import hashlib
@@ -18,19 +18,19 @@ from verify.errors import InputError
 from verify.io.files import write_text
 
 OPERATOR = "operator"
-"""The caller who may see the status page."""
+"""Name of the caller who may see the status page."""
 LOG = logging.getLogger("unlearn.access")
 _NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,39}")
 
 
 @dataclass
 class Tokens:
-    """Callers and token digests, reread when their file changes.
+    """Callers and their token digests, reread when the file changes.
 
     Attributes:
         digests: SHA-256 of the token in hexadecimal, by caller.
-        path: the file, read again where `stamp` is no longer its own; None where there is none.
-        stamp: the file's inode, time and size as it was read; None where it could not be read.
+        path: the file, reread when its `stamp` changes; None for tokens without a file.
+        stamp: inode, modification time and size of the file when it was read; None if that failed.
     """
 
     digests: Mapping[str, str]
@@ -44,35 +44,35 @@ class Tokens:
         Raises:
             InputError: it is missing, empty or damaged.
         """
-        stamp = _stamp(Path(path))  # before the file is read: what changes in between is read once more
+        stamp = _stamp(Path(path))  # taken before reading: a change in between causes one more reread
         try:
             lines = [line.split() for line in Path(path).read_text(encoding="ascii").splitlines() if line.strip()]
             found = {name: digest for name, digest in lines if _NAME.fullmatch(name) and re.fullmatch("[0-9a-f]{64}", digest)}
         except (OSError, ValueError):
             lines, found = [], {}
         if not found or len(found) != len(lines):
-            raise InputError(f"{path} is no token file. Make one with `unlearn new-token NAME --tokens FILE`.")
+            raise InputError(f"{path} is not a token file. Create one with `unlearn new-token NAME --tokens FILE`.")
         return cls(found, Path(path), stamp)
 
     def caller(self, token: str) -> str | None:
-        """Return the caller of a token, or None. Compares every digest, so that timing reveals nothing."""
-        self._read_again()
-        given = hashlib.sha256(token.encode("utf-8", "surrogatepass")).hexdigest()
+        """Return the caller of a token, or None; compares every digest, so that timing reveals nothing."""
+        self._reload_if_changed()
+        presented = hashlib.sha256(token.encode("utf-8", "surrogatepass")).hexdigest()
         found = None
         for name, digest in self.digests.items():
-            if hmac.compare_digest(given, digest):
+            if hmac.compare_digest(presented, digest):
                 found = name
         return found
 
-    def _read_again(self) -> None:
-        """Reload the file if it changed. A damaged or missing file admits nobody."""
+    def _reload_if_changed(self) -> None:
+        """Reload the file if it changed; a damaged or missing file admits nobody."""
         if self.path is None or (stamp := _stamp(self.path)) == self.stamp:
             return
         try:
             self.digests = Tokens.load(self.path).digests
         except InputError as error:
             self.digests = {}
-            LOG.error("no caller is let in: %s", error)
+            LOG.error("all callers are refused: %s", error)
         self.stamp = stamp
 
 
@@ -85,16 +85,18 @@ def _stamp(path: Path) -> tuple[int, int, int] | None:
 
 
 def new_token(path: str | Path, name: str) -> str:
-    """Create a token for a caller, add its digest to the file (mode 0600), and return the token, which is stored nowhere.
+    """Create a caller's token, add its digest to the file (mode 0600) and return the token, which is stored nowhere.
 
     Raises:
-        InputError: the name cannot be used, or has a token already.
+        InputError: the name is invalid or already has a token.
     """
     if not _NAME.fullmatch(name):
-        raise InputError(f"{name!r} is no name for a caller. Use at most 40 lower-case letters, digits and hyphens.")
+        raise InputError(f"{name!r} is not a valid caller name. Use at most 40 lower-case letters, digits and hyphens.")
     known = dict(Tokens.load(path).digests) if Path(path).exists() else {}
     if name in known:
-        raise InputError(f"{name} has a token already. Take its line out of {path} first; the old token ends with that.")
+        raise InputError(
+            f"{name} already has a token. To replace it, first remove its line from {path}, which revokes the old token."
+        )
     token = secrets.token_urlsafe(32)
     known[name] = hashlib.sha256(token.encode()).hexdigest()
     write_text(path, "".join(f"{own} {digest}\n" for own, digest in known.items()), mode=0o600)

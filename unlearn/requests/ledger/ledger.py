@@ -1,10 +1,10 @@
 """Request ledger: an append-only, hash-chained event log that stores no names.
 
 Events are never changed or removed, and the state of a request is derived from its events. Each event carries the digest of the
-previous one, so a removed or edited event breaks the chain from there on; whoever keeps the head digest can prove that nothing before
-it was altered. Persons appear as keyed hashes under a key outside the database: destroying the key makes the ledger anonymous, and
-the chain still verifies. A check value of that key is stored beside the events, so a command with another key is refused instead of
-finding nobody.
+previous one, so a removed or edited event breaks the chain from there on; whoever keeps the head digest can prove that nothing
+before it was altered. Persons appear as keyed hashes under a key outside the database: destroying the key makes the ledger
+anonymous, and the chain still verifies. A check value of that key is stored beside the events, so a command with another key is
+refused instead of finding nobody.
 
 SQLite by default (strict tables, write-ahead log, secure delete); PostgreSQL by URL.
 """

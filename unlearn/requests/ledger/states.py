@@ -2,9 +2,9 @@
 
     received -> identity_verified -> matched -> planned -> unlearning -> verifying -> deployed -> purged -> closed
 
-Only this path ends in a deletion. Denied, exempt, not found and withdrawn are the other endings. Failed and inconclusive batches are
-retried with the next method or with more references. Until new weights are deployed nothing has changed for anybody, so up to that
-point a request can still be replanned, refused or withdrawn.
+Only this path ends in a deletion. Denied, exempt, not found and withdrawn are the other endings. Failed and inconclusive batches
+are retried with the next method or with more references. Until new weights are deployed nothing has changed for anybody, so up to
+that point a request can still be replanned, refused or withdrawn.
 """
 
 from collections.abc import Mapping, Sequence
