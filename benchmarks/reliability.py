@@ -52,7 +52,7 @@ def main() -> None:
 
     torch.set_num_threads(1)
     # What an audit can show is simulated for the reader of a plan; it changes nothing that is done.
-    setattr(unlearn.requests.planning, "shown", lambda *_: "not simulated here")  # noqa: B010 - typed as a function of a module
+    setattr(unlearn.requests.planning, "describe_power", lambda *_: "not simulated here")  # noqa: B010 - typed as a function of a module
     built = build_world(given.output / "world")
     started = time.monotonic()
     figures = kill_many(built, given.output, given.kills, seed=0, tell=print, minutes=given.minutes)

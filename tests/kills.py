@@ -19,7 +19,7 @@ from deletion_world import ASKING, MARGIN, rows
 from unlearn.requests import attempt
 from unlearn.requests.attestation import CERTIFICATE
 from unlearn.requests.cleanup import Left
-from unlearn.requests.close import Cleaning, Papers, close_request, purge_batch
+from unlearn.requests.close import Cleaning, ClosingDocuments, close_request, purge_batch
 from unlearn.requests.ledger.ledger import Ledger, NewRequest
 from unlearn.requests.letters import LETTERS, REPORT
 from unlearn.requests.pipeline import RUNNING, run_batch
@@ -71,7 +71,7 @@ def lead(world: Path) -> None:
         deployed = after.latest("deployed")
         assert deployed is not None
         _settled(purge_batch(ledger, output, request.id, key, listed, how, retired=[deployed["models"][0]["before"]]))
-    close_request(ledger, output, request.id, Papers(world.parent / SIGNING))
+    close_request(ledger, output, request.id, ClosingDocuments(world.parent / SIGNING))
     ledger.close()
 
 

@@ -37,7 +37,7 @@ def deployed(built: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(world)
         patch.setenv("UNLEARN_LEDGER", str(world / "ledger.db"))
-        patch.setattr("unlearn.requests.planning.shown", lambda *_: "simulated elsewhere")
+        patch.setattr("unlearn.requests.planning.describe_power", lambda *_: "simulated elsewhere")
         finetune("base", "people.jsonl", output_dir="models/second", options=options(7))
         (world / "who.txt").write_text(f"{ASKING.lower()}@example.com\n")
         assert shell("add", "--identifiers", "who.txt") == 0

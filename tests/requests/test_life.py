@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from unlearn.requests import close, pipeline
-from unlearn.requests.batch_folder import CACHE, rung_folder
+from unlearn.requests.batch_folder import CACHE, attempt_folder
 from unlearn.requests.cleanup import Left
 from unlearn.requests.close import Cleaning, close_request, purge_batch
 from unlearn.requests.ledger.ledger import Ledger, NewRequest, Request
@@ -62,8 +62,8 @@ class LifeOfDeletions(RuleBasedStateMachine):
         run = pipeline._Run
         replaced: list[tuple[Any, str, Callable[..., Any]]] = [
             (pipeline, "require_fitting_references", lambda *_: None),
-            (pipeline, "registered", self.registered),
-            (pipeline, "make_rung", self.make_rung),
+            (pipeline, "register_audit", self.register_audit),
+            (pipeline, "run_attempt", self.run_attempt),
             (run, "_records", lambda *_: TrainingSets([], [])),
             (run, "_audit", lambda *_: Finding(self.verdict, "simulated", "more references")),
             (
@@ -72,10 +72,10 @@ class LifeOfDeletions(RuleBasedStateMachine):
                 lambda _, model: {"name": model.name, "before": model.weights, "after": "c" * 64, "verdict": self.verdict},
             ),
             (close, "suppress", lambda *_: 0),
-            (close, "told", lambda *_: []),
+            (close, "write_documents", lambda *_: []),
             (close, "_require_evidence", lambda *_: None),
             (close, "clean", lambda *_, **__: Left(tuple(self.copies), {})),
-            (close, "_written", lambda *_: None),
+            (close, "_record_of", lambda *_: None),
             (Ledger, "advance_all", self.advancing(Ledger.advance_all)),
         ]
         self.patches = [mock.patch.object(owner, name, function) for owner, name, function in replaced]
@@ -97,7 +97,7 @@ class LifeOfDeletions(RuleBasedStateMachine):
 
         return advance_all
 
-    def registered(self, *_: Any) -> str:
+    def register_audit(self, *_: Any) -> str:
         self.let_another_act()
         return "d" * 64
 
@@ -107,8 +107,8 @@ class LifeOfDeletions(RuleBasedStateMachine):
         if action is not None:
             action()
 
-    def make_rung(self, folder: Path, plan: Plan, model: PlannedModel, rung: int, _: TrainingSets) -> Path:
-        output = rung_folder(folder, plan, model, rung)
+    def run_attempt(self, folder: Path, plan: Plan, model: PlannedModel, rung: int, _: TrainingSets) -> Path:
+        output = attempt_folder(folder, plan, model, rung)
         if not is_complete(output, "model"):
             self.spark()
             output.mkdir(parents=True, exist_ok=True)
@@ -326,7 +326,7 @@ def test_a_stuck_batch_is_left(stuck: str) -> None:
     The statistics of single records that the batch that was left had kept go with the cleaning."""
     life = LifeOfDeletions()
     life.open()
-    place = (pipeline, "make_rung") if stuck == "unlearning" else (pipeline._Run, "_audit")
+    place = (pipeline, "run_attempt") if stuck == "unlearning" else (pipeline._Run, "_audit")
     try:
         life.add(2)
         life.approve_and_plan([0, 1], ("retrain",))
@@ -357,7 +357,7 @@ def test_a_method_that_diverges_is_left_for_the_next() -> None:
     """A loss that is not finite is a reason to climb, for each model in its turn."""
     life = LifeOfDeletions()
     life.open()
-    real = life.make_rung
+    real = life.run_attempt
 
     def failing(folder: Path, plan: Plan, model: PlannedModel, rung: int, sets: TrainingSets) -> Path:
         if model.ladder[rung] == "npo":
@@ -367,7 +367,7 @@ def test_a_method_that_diverges_is_left_for_the_next() -> None:
     try:
         life.add(1)
         life.approve_and_plan([0], ("npo", "retrain"))
-        with mock.patch.object(pipeline, "make_rung", failing):
+        with mock.patch.object(pipeline, "run_attempt", failing):
             life.run(0, "EQUIVALENT_WITHIN", 0, more=False)
         states = [step.state for step in life.ledger.request(life.ids[0]).steps]
         climbed = ["unlearning", "failed", "planned"]

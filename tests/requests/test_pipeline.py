@@ -39,7 +39,7 @@ def world(built: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     shutil.copytree(built, tmp_path / "world", symlinks=True)
     monkeypatch.chdir(tmp_path / "world")
     monkeypatch.setenv("UNLEARN_LEDGER", str(tmp_path / "ledger.db"))
-    monkeypatch.setattr("unlearn.requests.planning.shown", lambda *_: "simulated elsewhere")
+    monkeypatch.setattr("unlearn.requests.planning.describe_power", lambda *_: "simulated elsewhere")
     return tmp_path / "world"
 
 
@@ -192,7 +192,7 @@ def test_without_references_it_is_inconclusive_and_more_of_them_decide(
         patched.setattr(Ledger, "advance_all", advance)
         assert shell("run", name)[0] == 130
     status, said = shell("plan", "--ids", name, *plan_words(4))
-    assert (status, "its verdict is not noted yet" in said) == (2, True)
+    assert (status, "its verdict is not recorded yet" in said) == (2, True)
     status, said = shell("run", name)
     assert (status, "inconclusive" in said) == (11, True)
     assert "references" in said
@@ -274,15 +274,15 @@ def test_one_record(world: Path, shell: Shell, tmp_path: Path, monkeypatch: pyte
     assert abs(evidence.residual.value) < 0.5, "it was retrained without the record"
     broken = tuple(gate.model_copy(update={"passed": False}) if gate.name == "utility" else gate for gate in evidence.gates)
     with monkeypatch.context() as patch:
-        patch.setattr(pipeline, "audit_rung", lambda *_: evidence.model_copy(update={"gates": broken}))
+        patch.setattr(pipeline, "audit_attempt", lambda *_: evidence.model_copy(update={"gates": broken}))
         status, said = shell("run", name, "--accept-exact-rebuild")
         assert (status, "cannot be accepted" in said) == (2, True)
-        patch.setattr(pipeline, "audit_rung", lambda *_: evidence.model_copy(update={"verdict": "NOT_FORGOTTEN"}))
+        patch.setattr(pipeline, "audit_attempt", lambda *_: evidence.model_copy(update={"verdict": "NOT_FORGOTTEN"}))
         assert "NOT_FORGOTTEN" in shell("run", name, "--accept-exact-rebuild")[1]
         accusing = evidence.model_copy(update={"accused": (RecordFinding.model_construct(direction="remembered"),)})
-        patch.setattr(pipeline, "audit_rung", lambda *_: accusing)
+        patch.setattr(pipeline, "audit_attempt", lambda *_: accusing)
         assert "1 of its records" in shell("run", name, "--accept-exact-rebuild")[1]
-        patch.setattr(pipeline, "audit_rung", lambda *_: evidence)
+        patch.setattr(pipeline, "audit_attempt", lambda *_: evidence)
         patch.setattr(pipeline, "exact_by", lambda _: None)
         assert "made by retrain" in shell("run", name, "--accept-exact-rebuild")[1]
     with monkeypatch.context() as patch:
@@ -299,13 +299,13 @@ def test_one_record(world: Path, shell: Shell, tmp_path: Path, monkeypatch: pyte
     other = ["--references", *reversed(references(2))]
     assert shell("run", name, *other)[0] == 11
     # The later audit must not be passed over by an older one.
-    assert "had other references" in shell("run", name, "--accept-exact-rebuild")[1]
+    assert "used other references" in shell("run", name, "--accept-exact-rebuild")[1]
     with monkeypatch.context() as patch:
         patch.setattr(pipeline._Run, "_deployed", killed)
         with pytest.raises(Killed):
             shell("run", name, *other, "--accept-exact-rebuild")
     # Cut off after the decision and before the model went into service: the same request goes on by that decision.
-    assert "had other references" in shell("run", name)[1]
+    assert "used other references" in shell("run", name)[1]
     status, said = shell("run", name, *other)
     assert status == 0, said
     close = ["--retired", "models/original", "--remove", "--rewrite-data", "--no-pdf", "--operator-key", str(tmp_path / "operator")]

@@ -10,7 +10,7 @@ import pytest
 
 from unlearn import TrainingOptions, finetune
 from unlearn.cli.request_text import proposed
-from unlearn.requests.candidates import shown
+from unlearn.requests.candidates import describe_power
 from unlearn.requests.ledger.ledger import Ledger, NewRequest, Request
 from unlearn.requests.matching import match_requests
 from unlearn.requests.pipeline import run_batch
@@ -116,13 +116,13 @@ def test_methods_that_fit(model_dir: Path, data: Path, tmp_path: Path, ledger: L
 @pytest.mark.slow
 def test_what_can_be_shown_is_said_before() -> None:
     """One record, too few references, or how often an honest deletion would be certified."""
-    one = shown(1, 4, SETTINGS)
+    one = describe_power(1, 4, SETTINGS)
     assert "of an honest deletion of one record certify it with 4 references" in one
-    assert all(helps in one for helps in ("stays open more often", "let the request wait", "--accept-exact-rebuild"))
-    assert "stays open" in shown(1, 0, SETTINGS)
-    assert "stays open" not in shown(8, 4, SETTINGS)
-    assert "1 retrained references" in shown(8, 1, SETTINGS)
-    assert "certify it with 4 references" in shown(8, 4, SETTINGS)
+    assert all(helps in one for helps in ("inconclusive more often", "let the request wait", "--accept-exact-rebuild"))
+    assert "single record" in describe_power(1, 0, SETTINGS)
+    assert "single record" not in describe_power(8, 4, SETTINGS)
+    assert "1 retrained references" in describe_power(8, 1, SETTINGS)
+    assert "certify it with 4 references" in describe_power(8, 4, SETTINGS)
 
 
 def test_shards_through_the_pipeline(model_dir: Path, data: Path, tmp_path: Path, ledger: Ledger) -> None:
@@ -160,14 +160,14 @@ def test_a_withdrawn_request_stops_its_batch(model_dir: Path, data: Path, tmp_pa
     assert Plan.load(chosen.output / plan.batch, digest) == plan
     ledger.advance(second.id, "withdrawn")
     # `plan` alone takes up only what was never planned: the message must name the others.
-    with pytest.raises(InputError, match=f"do not stand together.* --ids {first.id} "):
+    with pytest.raises(InputError, match=f"no longer belong together.* --ids {first.id} "):
         run_batch(ledger, chosen.output, first.id, key)
     (again,) = (found := draft(ledger, [ledger.request(first.id)], chosen, key)).plans
     assert again.requests == (first.id,)
     assert set(again.models[0].records) < set(plan.models[0].records)
     note(ledger, found, chosen.output)
     data.write_text("".join(json.dumps(row) + "\n" for row in ROWS if row["subject_id"] != "lee"))
-    with pytest.raises(InputError, match="not in the training files any more"):
+    with pytest.raises(InputError, match="no longer in the training files"):
         run_batch(ledger, chosen.output, first.id, key)
 
 
@@ -221,5 +221,5 @@ def test_rows_that_no_model_saw_may_turn_out_to_be_none(model_dir: Path, data: P
 
 def test_a_method_that_is_none_is_refused_before_anything_is_noted(data: Path, tmp_path: Path, ledger: Ledger) -> None:
     """A slip of the pen in --methods is found by the plan, which names the methods that there are."""
-    with pytest.raises(InputError, match=r"'retain' is no method.*npo.*retrain"):
+    with pytest.raises(InputError, match=r"'retain' is not a method.*npo.*retrain"):
         draft(ledger, approved(ledger, "ida"), choices(tmp_path, data, methods=("npo", "retain")), RecordKey.load())

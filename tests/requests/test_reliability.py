@@ -29,7 +29,7 @@ DAY = date(2026, 11, 2)
 @pytest.fixture(autouse=True)
 def quick_plans(monkeypatch: pytest.MonkeyPatch) -> None:
     """What an audit can show is simulated for whoever reads a plan; nothing that is done depends on it."""
-    monkeypatch.setattr("unlearn.requests.planning.shown", lambda *_: "not simulated here")
+    monkeypatch.setattr("unlearn.requests.planning.describe_power", lambda *_: "not simulated here")
 
 
 @pytest.mark.slow

@@ -153,7 +153,7 @@ def test_no_request_is_not_found_while_a_candidate_is_undecided(data: Path, ledg
     with pytest.raises(InputError, match="--not-same"):
         planned(ledger, data, request)
     assert ledger.request(request.id).state == "identity_verified"
-    with pytest.raises(InputError, match="no request that is planned now"):
+    with pytest.raises(InputError, match="not a request that is planned now"):
         planned(ledger, data, request, not_same=("R-0",))
     planned(ledger, data, request, not_same=(request.id,))
     decided = ledger.request(request.id)

@@ -206,20 +206,20 @@ class Close:
     def run(self) -> int:
         """Clean up once more where it was deployed, close, and print what was written."""
         from unlearn.requests.attestation import CERTIFICATE
-        from unlearn.requests.close import Papers, close_request, purge_batch, require_usable
+        from unlearn.requests.close import ClosingDocuments, close_request, purge_batch, require_usable
         from verify.data.identity import RecordKey
         from verify.errors import InputError
 
         how = self.cleanup.how()
-        papers = Papers(self.operator_key, self.auditor_key, self.robustness, self.pdf)
+        documents = ClosingDocuments(self.operator_key, self.auditor_key, self.robustness, self.pdf)
         with self.where.open() as ledger:
-            require_usable(ledger, self.output, self.id, papers)
+            require_usable(ledger, self.output, self.id, documents)
             if ledger.request(self.id).state in ("deployed", "purged"):
                 left = purge_batch(ledger, self.output, self.id, RecordKey.load(), self.cleanup.suppression, how, self.retired)
                 _print_unexplained(left.unexplained)
                 if left.unexplained:
                     raise InputError(f"{self.id} cannot be closed: {len(left.unexplained)} copies have no reason.")
-            record, files = close_request(ledger, self.output, self.id, papers, print)
+            record, files = close_request(ledger, self.output, self.id, documents, print)
         print(f"closed as {record.requests[0].outcome}: {', '.join(entry.id for entry in record.requests)}")  # noqa: T201
         for path in files:
             print(path)  # noqa: T201

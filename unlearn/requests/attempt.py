@@ -1,6 +1,6 @@
-"""One method on one model, and the audit of its result: each made once, whatever happens in between.
+"""One attempt: apply one method to one model and audit the result, each exactly once.
 
-A result counts when its manifest verifies. What a killed run left is taken up again where that is possible, and else made anew.
+A result counts as finished when its manifest verifies. What a killed run left is resumed if possible and else made again.
 """
 
 import shutil
@@ -10,7 +10,7 @@ from typing import Any
 
 from unlearn.forgetting import forget
 from unlearn.methods import method_classes
-from unlearn.requests.batch_folder import CACHE, audit_folder, clear_if_cut_off, place_of, rung_folder
+from unlearn.requests.batch_folder import CACHE, attempt_folder, audit_folder, clear_if_cut_off, model_folder
 from unlearn.requests.candidates import SMALLEST_SET
 from unlearn.requests.plan import Plan, PlannedModel
 from unlearn.requests.training_sets import TrainingSets
@@ -34,25 +34,25 @@ from verify.schema.evidence import Evidence
 REGISTRATION = "registration.json"
 
 
-def registered(folder: Path, plan: Plan, model: PlannedModel, sets: TrainingSets) -> str:
-    """Register a model's audit before anything is unlearned, once; the digest."""
-    path = place_of(folder, plan, model) / REGISTRATION
+def register_audit(folder: Path, plan: Plan, model: PlannedModel, sets: TrainingSets) -> str:
+    """Register a model's audit before anything is unlearned, unless that is done; return the registration's digest."""
+    path = model_folder(folder, plan, model) / REGISTRATION
     if path.exists():
         return Registration.load(path).digest
-    carries = (Path(model.folder) / CANARIES_NAME).exists()
+    has_canaries = (Path(model.folder) / CANARIES_NAME).exists()
     return register(
-        path, **_audited(plan, sets), settings=plan.settings, canaries=model.folder if carries else None, fields=plan.columns
+        path, **_audited(plan, sets), settings=plan.settings, canaries=model.folder if has_canaries else None, fields=plan.columns
     ).digest
 
 
 def _audited(plan: Plan, sets: TrainingSets) -> dict[str, Any]:
-    """The sets of the audit, under its argument names; one record alone is held against references, not against a holdout."""
+    """Return the audit's record sets by argument name; a single record is compared with references only, without a holdout."""
     retain = sets.retain if len(sets.retain) >= SMALLEST_SET else None
     return {"forget_set": sets.forget, "retain_set": retain, "holdout_set": _holdout(plan)[1] if len(sets.forget) > 1 else None}
 
 
 def _holdout(plan: Plan) -> tuple[Any, Any]:
-    """The never-trained records of the method and those of the audit; None where one of them gets none."""
+    """Return the holdout records of the method and those of the audit; None where there are none."""
     if plan.holdout is None or not plan.holdout_divided:
         return plan.holdout, plan.holdout
     split = split_holdout(load_records(plan.holdout, plan.columns))
@@ -60,17 +60,17 @@ def _holdout(plan: Plan) -> tuple[Any, Any]:
 
 
 def _accepted(plan: Plan) -> tuple[str, ...]:
-    """What the audit accepts: what the plan names, and for plans of earlier versions that the method read the audit's holdout."""
+    """Return the accepted reference differences; plans of 0.1.0 did not divide the holdout, so the audit must accept that too."""
     return plan.accept if plan.holdout is None or plan.holdout_divided else (*plan.accept, USED_HOLDOUT)
 
 
 def require_fitting_references(
     plan: Plan, model: PlannedModel, sets: TrainingSets, references: Sequence[str], key: RecordKey
 ) -> None:
-    """Check the references by their training logs before anything is unlearned, as the audit does afterwards.
+    """Check the references by their training logs before anything is unlearned, as the audit will afterwards.
 
     Raises:
-        InputError: a reference is no retraining of the model without the records to remove.
+        InputError: a reference is not a retraining of the model without the records to remove.
     """
     audited = {name: source for name, source in _audited(plan, sets).items() if source is not None}
     names = {
@@ -88,34 +88,34 @@ def require_fitting_references(
         check_references(references, {"original": model.folder}, expected, plan.accept)
 
 
-def make_rung(folder: Path, plan: Plan, model: PlannedModel, rung: int, sets: TrainingSets) -> Path:
-    """Run one method of the ladder on the model in service, unless its result is there already; the result's folder.
+def run_attempt(folder: Path, plan: Plan, model: PlannedModel, attempt: int, sets: TrainingSets) -> Path:
+    """Run one candidate method on the model in service, unless its result exists; return the result's folder.
 
     Raises:
-        InputError: the method cannot work on this model, or needs what was not named.
+        InputError: the method does not support this model, or needs an input that the plan does not have.
         RunError: training became non-finite, or the disk is full.
     """
-    output = rung_folder(folder, plan, model, rung)
+    output = attempt_folder(folder, plan, model, attempt)
     clear_if_cut_off(output, "model", resumable=True)
     if is_complete(output, "model"):
         return output
     resumed = (output / WORK).is_dir()
     try:
-        _forget(plan, model, rung, sets, output)
+        _forget(plan, model, attempt, sets, output)
     except InputError:
-        # A run that was killed while it tidied up cannot be taken up again.
+        # A run that was killed while it cleaned up cannot be resumed.
         if not resumed:
             raise
         shutil.rmtree(output)
-        _forget(plan, model, rung, sets, output)
+        _forget(plan, model, attempt, sets, output)
     return output
 
 
-def _forget(plan: Plan, model: PlannedModel, rung: int, sets: TrainingSets, output: Path) -> None:
-    kind = method_classes().get(model.ladder[rung])
+def _forget(plan: Plan, model: PlannedModel, attempt: int, sets: TrainingSets, output: Path) -> None:
+    kind = method_classes().get(model.ladder[attempt])
     if kind is None:
-        raise InputError(f"{model.ladder[rung]} is no method of this version. Run `plan` again.")
-    method = kind(references=plan.references, accept=plan.accept) if model.ladder[rung] == "auto" else kind()
+        raise InputError(f"{model.ladder[attempt]} is not a method of this version. Run `unlearn request plan` again.")
+    method = kind(references=plan.references, accept=plan.accept) if model.ladder[attempt] == "auto" else kind()
     log = TrainingLog.read(Path(model.origin) / LOG_NAME) if (Path(model.origin) / LOG_NAME).is_file() else None
     trained_with = TrainingOptions() if log is None else TrainingOptions(**log.options)
     needs_base = method.needs_base
@@ -128,16 +128,16 @@ def _forget(plan: Plan, model: PlannedModel, rung: int, sets: TrainingSets, outp
         base=_base(model, log, plan.settings.dtype) if needs_base or (model.base and isinstance(method, Rebuild)) else None,
         output_dir=output,
         fields=plan.columns,
-        # What a rebuild does not read from the model's own log, a descendant of it takes from the ancestor's.
+        # A rebuild uses the options of the original training, which for a descendant are in the ancestor's log.
         options=trained_with if isinstance(method, Rebuild) else TrainingOptions(overflow=trained_with.overflow),
         dtype=plan.settings.dtype,
     )
 
 
 def exact_by(made: Path) -> str | None:
-    """The method that rebuilt a rung's weights without the records, so that they never held them; None where none did.
+    """Return the method that rebuilt an attempt's weights without ever seeing the records; None if it was approximate.
 
-    `auto` may have ended so. An exact method that it names without an exactness was beyond its budget and did not run.
+    `auto` may have ended with such a method. One that it lists without an exactness was beyond its budget and did not run.
     """
     about = read_json(made / MANIFEST)["about"]
     name = about["method"]
@@ -149,28 +149,31 @@ def exact_by(made: Path) -> str | None:
 
 def _base(model: PlannedModel, log: TrainingLog | None, dtype: str) -> LoadedModel:
     if model.base is None:
-        raise InputError(f"the model before fine-tuning of {model.name} is not known. Run `plan` again with --base DIR.")
+        raise InputError(f"the base model of {model.name} is not known. Run `unlearn request plan` again with --base DIR.")
     base = load_model(model.base, dtype=dtype)
     if log is not None and base.digest != log.start_weights:
         raise IntegrityError(
-            f"{model.base} is not the model that the training of {model.name} began with. Run `plan` again with the right --base."
+            f"{model.base} is not the base model from which {model.name} was trained. Run `unlearn request plan` again with the "
+            "right --base."
         )
     return base
 
 
-def audit_rung(folder: Path, plan: Plan, model: PlannedModel, rung: int, sets: TrainingSets, references: Sequence[str]) -> Evidence:
-    """Audit a rung's result by its registration, unless that is done already."""
-    output = audit_folder(folder, plan, model, rung, references)
+def audit_attempt(
+    folder: Path, plan: Plan, model: PlannedModel, attempt: int, sets: TrainingSets, references: Sequence[str]
+) -> Evidence:
+    """Audit an attempt's result as registered, unless that is done."""
+    output = audit_folder(folder, plan, model, attempt, references)
     clear_if_cut_off(output, "audit")
     if not is_complete(output, "audit"):
         audit(
-            str(rung_folder(folder, plan, model, rung)),
+            str(attempt_folder(folder, plan, model, attempt)),
             model.folder,
             references=list(references),
             **_audited(plan, sets),
             fields=plan.columns,
             output_dir=output,
-            registration=place_of(folder, plan, model) / REGISTRATION,
+            registration=model_folder(folder, plan, model) / REGISTRATION,
             cache_dir=folder / CACHE,
             accept=_accepted(plan),
         )

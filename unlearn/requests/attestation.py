@@ -1,6 +1,6 @@
-"""What the operator states about a closed batch: the deletion record, and the certificate that signs it.
+"""Attestation of a closed batch: the operator's deletion record and the certificate that signs it.
 
-Everything in it is read from the ledger, the plan, and the manifests of models and audits; nothing is remembered from the run.
+All content is read from the ledger, the plan, and the manifests of models and audits; nothing depends on the memory of a run.
 """
 
 import platform
@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any, cast
 
 from unlearn.requests.attempt import REGISTRATION
-from unlearn.requests.batch_folder import place_of
+from unlearn.requests.batch_folder import model_folder
 from unlearn.requests.ledger.ledger import Ledger, Request, Step
 from unlearn.requests.plan import Plan, PlannedModel
-from unlearn.requests.robustness_check import kept
+from unlearn.requests.robustness_check import stored_for
 from verify.auditing.registration import Registration
 from verify.certificate.signing import Statement, load_signer, sign
 from verify.certificate.statements import auditor_statement, operator_statement, write_certificate
@@ -27,15 +27,15 @@ CERTIFICATE = "certificate.json"
 DRAFT = "provenance.json"
 PACKAGES = ("unlearn-verify", "torch", "transformers", "peft", "accelerate", "numpy", "scipy")
 
-# What an audit does not show, its evidence says.
+# Limits of the deletion itself; the limits of an audit are in its evidence.
 LIMITS = (
     "Copies outside the folders that were searched, such as backups and copies at other companies, were not looked for.",
-    "The state of the service is what the operator states: which weights answer users was not observed.",
+    "The state of the service is attested by the operator: which weights answer users was not observed.",
 )
 
 
 def deletion_record(ledger: Ledger, requests: Sequence[Request], folder: Path, plan: Plan | None) -> DeletionRecord:
-    """The record of a batch, or of a request that ended without a deletion (`plan` is None then).
+    """Build the record of a batch, or of a request that ended without a deletion (then `plan` is None).
 
     Raises:
         InputError: an audit or manifest of the batch cannot be read.
@@ -61,7 +61,7 @@ def deletion_record(ledger: Ledger, requests: Sequence[Request], folder: Path, p
 
 
 def facts_of(request: Request) -> RequestFacts:
-    """What record and letters say of a request."""
+    """Return the facts about a request that go into the record and the letters."""
     last = request.deadlines
     refused = next((step for step in reversed(request.steps) if step.state in ("denied", "exempt", "not_found", "withdrawn")), None)
     outcome = request.outcome or "open"
@@ -76,17 +76,17 @@ def facts_of(request: Request) -> RequestFacts:
         identifiers=len(request.subjects),
         outcome=cast(Outcome, outcome),
         reason=None if refused is None or outcome == "deleted" else refused.details.get("reason"),
-        events=tuple(Event(state=step.state, at=_here(step)) for step in request.steps),
+        events=tuple(Event(state=step.state, at=_local_time(step)) for step in request.steps),
     )
 
 
-def _here(step: Step) -> str:
-    """When a step was made, by the clock of this place: whether its day was in time is asked where deadlines are counted."""
+def _local_time(step: Step) -> str:
+    """Return the time of a step in the local time zone, in which deadlines are counted."""
     return datetime.fromisoformat(step.at).astimezone().isoformat()
 
 
 def _replaced(request: Request, folder: Path, made: dict[str, Any]) -> ReplacedModel:
-    """One model, by its manifest and its audit."""
+    """Describe one replaced model from its manifest and its audit."""
     manifest = read_json(folder / made["folder"] / MANIFEST)["about"]
     evidence = Evidence.load(folder / made["audit"] / "evidence.json")
     facts, training = manifest.get("facts") or {}, manifest.get("training") or {}
@@ -111,27 +111,27 @@ def _replaced(request: Request, folder: Path, made: dict[str, Any]) -> ReplacedM
 
 
 def _exactness(method: str, facts: dict[str, Any]) -> str | None:
-    """In which sense the weights are exact; those of `auto` in that of the rung they come from, if in any."""
+    """Return what "exact" means for these weights, or None; for `auto`, what it means for its last attempt."""
     return facts["rungs"][-1].get("exactness") if method == "auto" and facts.get("rungs") else facts.get("exactness")
 
 
 def _not_by_audit(model: ReplacedModel) -> str:
     return (
-        f"No audit showed that {model.name} is free of these records: its audit is {model.verdict}. It went into service because "
-        f"it was rebuilt without them by {_rebuilt_by(model)}, which is the operator's statement and rests on the training log."
+        f"No audit showed that {model.name} is free of these records: its audit is {model.verdict}. It was deployed because "
+        f"it was rebuilt without them by {_rebuilt_by(model)}, which is attested by the operator and rests on the training log."
     )
 
 
 def _rebuilt_by(model: ReplacedModel) -> str:
-    """The method that made the weights; of `auto`, the one that it ended with."""
+    """Return the method that made the weights; for `auto`, the one with which it ended."""
     return f"{model.facts['rungs'][-1]['method']}, which auto chose" if model.method == "auto" else model.method
 
 
 def _shown_parameters(parameters: dict[str, Any]) -> dict[str, Any]:
-    """A method's parameters; references by their folders' names, as places of this machine say nothing to a reader."""
+    """Return a method's parameters, with references by folder name: paths of this machine mean nothing to a reader."""
     shown = dict(parameters)
     if "references" in shown:
-        shown["references"] = [Path(place).name for place in shown["references"]]
+        shown["references"] = [Path(folder).name for folder in shown["references"]]
     return shown
 
 
@@ -141,7 +141,7 @@ def _share(method: str, facts: dict[str, Any]) -> float | None:
 
 
 def _tried(request: Request, weights: str) -> tuple[str, ...]:
-    """Methods that were left for the next one, under this plan or an earlier one, with their verdicts and why."""
+    """Return failed attempts under this plan and earlier ones: method, verdict and reason."""
     failures = [step.details for step in request.steps if step.state == "failed"]
     tried = [entry for details in failures for entry in details["models"] if entry["before"] == weights]
     return tuple(f"{entry['method']}: {entry['verdict']}. {entry['why']}" for entry in tried)
@@ -160,8 +160,8 @@ def _retired(request: Request) -> tuple[str, ...]:
 
 
 def _registration(folder: Path, plan: Plan) -> str | None:
-    """The digest of the first model's registration; each audit's evidence names its own."""
-    path = place_of(folder, plan, plan.models[0]) / REGISTRATION
+    """Return the digest of the first model's registration; each audit's evidence names its own."""
+    path = model_folder(folder, plan, plan.models[0]) / REGISTRATION
     return Registration.load(path).digest if path.exists() else None
 
 
@@ -175,19 +175,19 @@ def _version(name: str) -> str:
 def certify(
     record: DeletionRecord, folder: Path, plan: Plan, made: Sequence[dict[str, Any]], operator: Path, auditor: Path
 ) -> Path:
-    """Sign what was done and what was found, for every model of the batch, unless that is done already.
+    """Sign what was done and what was found for every model of the batch, unless the certificate exists.
 
     Args:
-        record: the batch's.
-        folder: of the batch.
-        plan: the batch.
+        record: the batch's deletion record.
+        folder: the batch's folder.
+        plan: the batch's plan.
         made: the ledger's entries of the deployed models.
         operator: the operator's private key.
-        auditor: the auditor's private key; it may be the same.
+        auditor: the auditor's private key; may be the same.
 
     Raises:
         InputError: a key cannot be used.
-        IntegrityError: a model or audit is not what its manifest says.
+        IntegrityError: a model or audit does not match its manifest.
     """
     path = folder / CERTIFICATE
     if path.exists():
@@ -197,21 +197,21 @@ def certify(
     for entry in made:
         model = next(model for model in plan.models if model.weights == entry["before"])
         envelopes.append(sign(_provenance(folder, plan, model, entry, about), load_signer(operator)))
-        envelopes.append(sign(auditor_statement(folder / entry["audit"], kept(folder, entry)), load_signer(auditor)))
+        envelopes.append(sign(auditor_statement(folder / entry["audit"], stored_for(folder, entry)), load_signer(auditor)))
     write_certificate(path, envelopes)
     return path
 
 
 def draft_provenance(folder: Path, plan: Plan, model: PlannedModel, made: Path) -> None:
-    """Keep the provenance of new weights while the old ones, whose manifest it names, are still there."""
-    write_json(place_of(folder, plan, model) / DRAFT, operator_statement(made, model.folder))
+    """Store the provenance of new weights while the old ones, whose manifest it needs, still exist."""
+    write_json(model_folder(folder, plan, model) / DRAFT, operator_statement(made, model.folder))
 
 
 def _provenance(folder: Path, plan: Plan, model: PlannedModel, made: dict[str, Any], about: dict[str, Any]) -> Statement:
-    """The operator's statement; from the draft where the old weights are gone by now."""
+    """Return the operator's statement, from the stored draft if the old weights are gone."""
     if (Path(model.folder) / MANIFEST).is_file():
         return operator_statement(folder / made["folder"], model.folder, about=about)
     verify_manifest(folder / made["folder"], "model")
-    statement: Statement = read_json(place_of(folder, plan, model) / DRAFT)
+    statement: Statement = read_json(model_folder(folder, plan, model) / DRAFT)
     statement["predicate"]["runDetails"]["metadata"]["request"] = about
     return statement

@@ -1,10 +1,13 @@
-"""A batch's folder: one process at a time works in it, and what is done there is told by manifests.
+"""Layout of a batch's folder, in which one process works at a time and a manifest marks each finished result.
 
 deletions/B-.../plan.json
                 model-0/registration.json
-                        rung-0-sisa/        the new model; its manifest is written last
-                        audit-0-1f2e.../    the audit of it; likewise
+                        rung-0-sisa/        the new model of the first attempt; its manifest is written last
+                        audit-0-1f2e.../    its audit; likewise
                 deletion.json, certificate.json
+
+Attempts are folders named "rung-N-METHOD", and the plan lists the methods under "ladder": names that release 0.1.0 wrote, kept so
+that its batches can be continued.
 """
 
 import hashlib
@@ -17,26 +20,26 @@ from unlearn.training.checkpoints import WORK
 from verify.io.files import is_complete
 
 CACHE = "cache"
-"""Token statistics between audits, under keyed hashes; it goes when the batch is deployed."""
+"""Subfolder for token statistics that audits share, under keyed hashes; removed when the batch is deployed."""
 
 
-def place_of(folder: Path, plan: Plan, model: PlannedModel) -> Path:
-    """Where a model's results are."""
+def model_folder(folder: Path, plan: Plan, model: PlannedModel) -> Path:
+    """Return the folder of a model's attempts and audits."""
     return folder / f"model-{plan.models.index(model)}"
 
 
-def rung_folder(folder: Path, plan: Plan, model: PlannedModel, rung: int) -> Path:
-    """Where the result of one method is."""
-    return place_of(folder, plan, model) / f"rung-{rung}-{model.ladder[rung]}"
+def attempt_folder(folder: Path, plan: Plan, model: PlannedModel, attempt: int) -> Path:
+    """Return the folder of an attempt's result; attempts count from 0 in the order of `model.ladder`."""
+    return model_folder(folder, plan, model) / f"rung-{attempt}-{model.ladder[attempt]}"
 
 
-def audit_folder(folder: Path, plan: Plan, model: PlannedModel, rung: int, references: Sequence[str]) -> Path:
-    """Where the audit of one method's result against these references is: other references, another audit."""
+def audit_folder(folder: Path, plan: Plan, model: PlannedModel, attempt: int, references: Sequence[str]) -> Path:
+    """Return the folder of an attempt's audit against these references; each set of references has its own."""
     name = hashlib.sha256("\n".join(references).encode()).hexdigest()[:12]
-    return place_of(folder, plan, model) / f"audit-{rung}-{name}"
+    return model_folder(folder, plan, model) / f"audit-{attempt}-{name}"
 
 
 def clear_if_cut_off(folder: Path, kind: str, resumable: bool = False) -> None:
-    """Remove what a killed run left, unless it is whole, or can be taken up again."""
+    """Remove what a killed run left, unless it is complete or can be resumed."""
     if folder.exists() and not is_complete(folder, kind) and not (resumable and (folder / WORK).is_dir()):
         shutil.rmtree(folder)

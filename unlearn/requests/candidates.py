@@ -1,4 +1,4 @@
-"""Which methods fit a model, what they cost, and what an audit will be able to show: all of it before anything is run."""
+"""Candidate methods of a model, their expected cost, and the power of the audit, all known before anything is run."""
 
 from collections.abc import Collection, Sequence
 from dataclasses import replace
@@ -14,28 +14,34 @@ from verify.schema.evidence import Settings
 from verify.statistics.simulation import World
 
 SMALLEST_SET = 2
-"""Of people, to tune a method on one and judge it on the other; of references and of records to keep, to see a spread."""
+"""Fewest people (one half tunes `auto`, the other judges it), references and retain records (for a spread) that suffice."""
 ONE_RECORD = (
-    ". One record is judged by itself, and stays open more often than a set, whatever was done. What helps: let the request wait "
-    "for others that touch this model, where its deadline allows; or go by the exact rebuild where the audit leaves it open "
-    "(`unlearn request run ID --accept-exact-rebuild`), which the certificate then says in these words"
+    ". The audit of a single record is inconclusive more often than that of a set, even after an honest deletion. To improve the "
+    "odds, let the request wait for others that touch this model, where its deadline allows; or accept an exact rebuild whose "
+    "audit is inconclusive (`unlearn request run ID --accept-exact-rebuild`), which the certificate then states"
 )
 
 
 def require_methods(names: Sequence[str]) -> None:
-    """Raise InputError where one is no method: `run` would find that out after it has registered what it audits."""
+    """Check that all names are methods; `run` would find out only after it has registered its audits.
+
+    Raises:
+        InputError: a name is not a method.
+    """
     if unknown := [name for name in names if name not in method_classes()]:
-        raise InputError(f"{unknown[0]!r} is no method. Use any of: {', '.join(sorted(method_classes()))}.")
+        raise InputError(f"{unknown[0]!r} is not a method. Use any of: {', '.join(sorted(method_classes()))}.")
 
 
-def ladder(folder: Path, records: Collection[str], people: int, references: int, preferred: Sequence[str]) -> tuple[str, ...]:
-    """Methods in the order in which they are tried; the last is an exact rebuild.
+def candidate_methods(
+    folder: Path, records: Collection[str], people: int, references: int, preferred: Sequence[str]
+) -> tuple[str, ...]:
+    """Return the candidate methods in the order in which they are tried; the last is an exact rebuild.
 
     Args:
-        folder: of the model.
-        records: keyed hashes of what is removed.
-        people: whose records these are; `auto` needs two, to tune on one and judge on the other.
-        references: how many retrained models can judge an approximate method.
+        folder: the model's folder.
+        records: keyed hashes of the records to remove.
+        people: number of people these are about; `auto` needs two, one for tuning and one for judging.
+        references: number of retrained models for the audit; an approximate method needs at least `MINIMUM_REFERENCES`.
         preferred: methods that the operator wants tried first.
     """
     exact = exact_method(folder)
@@ -50,8 +56,8 @@ def ladder(folder: Path, records: Collection[str], people: int, references: int,
     return (exact,)
 
 
-def cost(method: str, folder: Path, records: Collection[str], people: int) -> tuple[float | None, str]:
-    """Expected cost of a method in retrainings, by tokens or steps, and the same in words; None where it is not known before."""
+def expected_cost(method: str, folder: Path, records: Collection[str], people: int) -> tuple[float | None, str]:
+    """Return the expected cost of a method as a share of a retraining (None if unknown beforehand), and the same in words."""
     if method in ("sisa", "shard_vectors"):
         plan = SavedShards.read(folder).plan
         share = deletion_cost(plan.shards, plan.slices, people).expected
@@ -61,21 +67,24 @@ def cost(method: str, folder: Path, records: Collection[str], people: int) -> tu
         steps = max(1, max((entry.step for entry in log.microbatches), default=0))
         start = _clean_checkpoint(folder, records)
         share = (steps - start) / steps
-        return share, f"{share:.0%} of a retraining: the schedule again from step {start} of {steps}, before the first record"
+        return (
+            share,
+            f"{share:.0%} of a retraining: training repeated from step {start} of {steps}, before the first of the records",
+        )
     if method == "retrain":
-        return 1.0, "a whole retraining"
+        return 1.0, "a full retraining"
     if method == "auto":
         return None, f"at most {Auto().budget:g} retrainings: cheap methods first, each audited, then an exact rebuild"
-    return None, "a few passes over the records; where the audit is not satisfied, the next method beside"
+    return None, "a few passes over the records, plus the next method if the audit does not certify the result"
 
 
-def shown(records: int, references: int, settings: Settings) -> str:
-    """What the audit of so many records will be able to show, in words."""
+def describe_power(records: int, references: int, settings: Settings) -> str:
+    """Describe in words what an audit of this many records and references will be able to show."""
     alone = ONE_RECORD if records == 1 else ""
     if references < SMALLEST_SET:
         return (
-            f"nothing yet: {references} retrained references. Train at least {MINIMUM_REFERENCES} without these records, with "
-            f"other seeds, and name them with --references{alone}"
+            f"nothing yet, with {references} retrained references. Train at least {MINIMUM_REFERENCES} without these records, with "
+            f"different seeds, and name them with --references{alone}"
         )
     row = certifying_row(replace(World(), records=records), references, settings)
     size = "one record" if records == 1 else f"{records} records"
@@ -83,7 +92,7 @@ def shown(records: int, references: int, settings: Settings) -> str:
 
 
 def _clean_checkpoint(folder: Path, records: Collection[str]) -> int:
-    """Step of the last checkpoint that is still there from before the first of the records was seen; 0 where there is none."""
+    """Return the step of the last existing checkpoint from before any of the records was seen; 0 if there is none."""
     log = TrainingLog.read(folder / LOG_NAME)
     rows = {row for row, name in enumerate(log.records) if name in records}
     first = min((entry.step for entry in log.microbatches if rows & set(entry.records)), default=0)

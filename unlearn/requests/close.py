@@ -1,8 +1,8 @@
-"""The last two steps: clean up after a deployed deletion, and close it with its record and certificate.
+"""Clean up after a deployed deletion, and close it with record, certificate, report and letters.
 
-A request that was refused closes by its reason alone. One that was deleted closes when every old model is retired and every copy
-that stays has a reason; then the record is written and signed, and the report and the letters beside it. A crash in between is
-mended by the same command.
+A refused request closes with its reason alone. A deletion closes when every old model is retired and every remaining copy has a
+reason; then the record is written and signed, and the report and the letters are written beside it. After a crash, the same command
+completes what is missing.
 """
 
 import shutil
@@ -17,9 +17,9 @@ from unlearn.requests.cleanup import Left, carried_over, clean, reasons_of, supp
 from unlearn.requests.ledger.ledger import Ledger, Request
 from unlearn.requests.ledger.states import NEXT, REFUSALS
 from unlearn.requests.letters import write_letters, write_report
-from unlearn.requests.pipeline import Tell, batch_of
+from unlearn.requests.pipeline import Notify, batch_of
 from unlearn.requests.plan import Plan
-from unlearn.requests.robustness_check import keep, matched
+from unlearn.requests.robustness_check import match_to_models, store
 from verify.certificate.statements import load_signer
 from verify.data.identity import RecordKey
 from verify.errors import InputError
@@ -32,7 +32,7 @@ SHORTEST_DIGEST = 8
 
 @dataclass(frozen=True)
 class Cleaning:
-    """How to clean; fields as in `unlearn.requests.cleanup.clean`."""
+    """Options of the cleanup; fields as in `unlearn.requests.cleanup.clean`."""
 
     remove: bool = False
     rewrite_data: bool = False
@@ -42,19 +42,19 @@ class Cleaning:
 def purge_batch(
     ledger: Ledger, output: Path, request: str, key: RecordKey, suppression: Path, how: Cleaning, retired: Sequence[str] = ()
 ) -> Left:
-    """Clean up after a deployed batch, and note it where nothing is left without a reason.
+    """Clean up after a deployed batch, and record it if nothing is left without a reason.
 
     Args:
-        ledger: the requests.
-        output: where batches live.
-        request: any request of the batch.
-        key: the ledger's.
-        suppression: the list of what must not come back; made where there is none.
+        ledger: the request ledger.
+        output: folder of the batches.
+        request: id of any request of the batch.
+        key: the ledger's record key.
+        suppression: path of the list of data that must not be trained on again; created if missing.
         how: what to remove, and reasons for what stays.
-        retired: weights that are out of service by now, each by its digest (eight characters are enough) or its folder.
+        retired: weights that are now out of service, each by its digest (eight characters are enough) or its folder.
 
     Raises:
-        InputError: the batch is not deployed, or what is named as retired was not replaced by it.
+        InputError: the batch is not deployed, or a model named as retired was not replaced by it.
     """
     batch, digest = batch_of(ledger, request)
     folder = output / batch
@@ -62,11 +62,11 @@ def purge_batch(
     with alone_in(folder):
         requests = [ledger.request(name) for name in plan.requests]
         if {entry.state for entry in requests} - {"deployed", "purged"}:
-            raise InputError(f"{batch} is not deployed, so nothing of it is cleaned up. Run `unlearn request run {request}` first.")
+            raise InputError(f"{batch} is not deployed, so it cannot be cleaned up. Run `unlearn request run {request}` first.")
         _forget_statistics(output, requests)
-        gone = _resolve(retired, plan)
+        now_retired = _resolve(retired, plan)
         suppress(plan, requests, suppression, key)
-        closing = bool(gone) or requests[0].state == "purged"
+        closing = bool(now_retired) or requests[0].state == "purged"
         before = {weights for step in requests[0].steps for weights in step.details.get("retired", ())}
         earlier = (requests[0].latest("purged") or {"residual": []})["residual"]
         left = clean(
@@ -74,7 +74,7 @@ def purge_batch(
             folder,
             plan,
             key,
-            retired={*before, *gone},
+            retired={*before, *now_retired},
             remove=how.remove,
             closing=closing,
             rewrite_data=how.rewrite_data,
@@ -83,43 +83,43 @@ def purge_batch(
         left = carried_over(earlier, left, [*plan.roots, str(folder.parent)])
         if not left.unexplained:
             residual = [{name: copy[name] for name in ("place", "kind", "reason")} for copy in left.residual]
-            facts = {"residual": residual, "removed": dict(left.removed), "retired": gone}
+            facts = {"residual": residual, "removed": dict(left.removed), "retired": now_retired}
             ledger.advance_all(plan.requests, "purged", batch=batch, plan=digest, **facts)
     return left
 
 
 def _forget_statistics(output: Path, requests: Sequence[Request]) -> None:
-    """Remove what was computed of single records for audits, also under plans that were left for another; only audits need it."""
+    """Remove statistics of single records, which only audits need, also those of plans that were replaced."""
     for batch in {str(step.details["batch"]) for request in requests for step in request.steps if step.state == "planned"}:
         shutil.rmtree(output / batch / CACHE, ignore_errors=True)
 
 
 def _resolve(retired: Sequence[str], plan: Plan) -> list[str]:
-    """Whole digests of the weights that are named as retired."""
+    """Return the full digests of the weights that are named as retired."""
     found = []
     for given in retired:
-        place = str(Path(given).resolve())
+        path = str(Path(given).resolve())
         matching = [
             model.weights
             for model in plan.models
-            if model.folder == place or (len(given) >= SHORTEST_DIGEST and model.weights.startswith(given))
+            if model.folder == path or (len(given) >= SHORTEST_DIGEST and model.weights.startswith(given))
         ]
         if len(matching) != 1:
             named = ", ".join(f"{model.weights[:16]} ({model.name})" for model in plan.models)
-            raise InputError(f"--retired {given} names no model that was replaced. Replaced were: {named}.")
+            raise InputError(f"--retired {given} does not name exactly one replaced model. Replaced were: {named}.")
         found += matching
     return found
 
 
 @dataclass(frozen=True)
-class Papers:
-    """What goes into the papers of a closed request beside what the pipeline knows.
+class ClosingDocuments:
+    """Keys, robustness results and formats for the documents of a closed request.
 
     Attributes:
         operator: the operator's private key; without it nothing is signed.
-        auditor: the auditor's private key, where somebody else answers for the audit.
-        robustness: what `verify-unlearning probe` wrote about the new weights; one file for each model at most.
-        pdf: whether the report is printed to PDF as well, where Chromium is there.
+        auditor: the auditor's private key, if the auditor is another party.
+        robustness: results of `verify-unlearning probe` on the new weights, at most one file for each model.
+        pdf: whether to print the report to PDF as well, which needs Chromium.
     """
 
     operator: Path | None = None
@@ -128,68 +128,68 @@ class Papers:
     pdf: bool = False
 
 
-def require_usable(ledger: Ledger, output: Path, request: str, papers: Papers) -> None:
-    """Refuse, before anything is removed or noted, keys and probes that cannot go into this request's papers.
+def require_usable(ledger: Ledger, output: Path, request: str, documents: ClosingDocuments) -> None:
+    """Check keys and robustness results before anything is removed or recorded.
 
     Raises:
-        InputError: a key cannot be used, or a probe is about other weights than the new ones, or about other records.
+        InputError: a key cannot be used, or a result is about other weights than the new ones or about other records.
     """
-    if papers.auditor is not None and papers.operator is None:
-        raise InputError("a certificate begins with the operator's statement. Give --operator-key as well.")
-    for key in (papers.operator, papers.auditor):
+    if documents.auditor is not None and documents.operator is None:
+        raise InputError("a certificate needs the operator's signature too. Give --operator-key as well.")
+    for key in (documents.operator, documents.auditor):
         if key is not None:
             load_signer(key)
-    if papers.robustness:
+    if documents.robustness:
         deployed = ledger.request(request).latest("deployed")
-        matched(output / batch_of(ledger, request)[0], [] if deployed is None else deployed["models"], papers.robustness)
+        match_to_models(output / batch_of(ledger, request)[0], [] if deployed is None else deployed["models"], documents.robustness)
 
 
 def close_request(
-    ledger: Ledger, output: Path, request: str, papers: Papers | None = None, tell: Tell = lambda _: None
+    ledger: Ledger, output: Path, request: str, documents: ClosingDocuments | None = None, notify: Notify = lambda _: None
 ) -> tuple[DeletionRecord, list[Path]]:
-    """Close a request and all of its batch: deletion record, certificate, report, letters. Doing it again changes nothing.
+    """Close a request and its whole batch with record, certificate, report and letters; idempotent.
 
     Args:
-        ledger: the requests.
-        output: where batches live.
-        request: any request of the batch, or one that was refused.
-        papers: keys, probes and forms.
-        tell: told what could not be written.
+        ledger: the request ledger.
+        output: folder of the batches.
+        request: id of any request of the batch, or of one that was refused.
+        documents: keys, robustness results and formats.
+        notify: receives a line about each document that cannot be written.
 
     Returns:
-        the record and the files that were written, the record's first.
+        the record, and the paths of the documents, beginning with that of the record.
 
     Raises:
-        InputError: the request cannot be closed yet; the message says what is missing.
+        InputError: the request cannot be closed yet; the message names what is missing.
     """
-    papers = papers or Papers()
+    documents = documents or ClosingDocuments()
     found = ledger.request(request)
-    require_usable(ledger, output, request, papers)
+    require_usable(ledger, output, request, documents)
     if found.state in REFUSALS or found.outcome not in (None, "deleted"):
-        return _close_refused(ledger, output, found, papers, tell)
+        return _close_refused(ledger, output, found, documents, notify)
     if found.state not in ("purged", "closed"):
         raise InputError(f"{request} is {found.state} and cannot be closed. Next possible: {', '.join(NEXT[found.state])}.")
     batch, digest = batch_of(ledger, request)
     folder = output / batch
     plan = Plan.load(folder, digest)
     deployed = found.latest("deployed")
-    assert deployed is not None, "no other way leads to purged"
+    assert deployed is not None, "only a deployed request can be purged"
     made = deployed["models"]
     with alone_in(folder):
-        keep(folder, made, matched(folder, made, papers.robustness), folder / CERTIFICATE)
+        store(folder, made, match_to_models(folder, made, documents.robustness), folder / CERTIFICATE)
         _require_evidence(folder, made)
         if ledger.request(request).state != "closed":
             ledger.advance_all(plan.requests, "closed", batch=batch, plan=digest)
-        record = _written(ledger, [ledger.request(name) for name in plan.requests], folder, plan)
+        record = _record_of(ledger, [ledger.request(name) for name in plan.requests], folder, plan)
         signed = []
-        if papers.operator is not None:
-            signed = [certify(record, folder, plan, made, papers.operator, papers.auditor or papers.operator)]
-        answers = told(record, folder, made, papers, tell)
+        if documents.operator is not None:
+            signed = [certify(record, folder, plan, made, documents.operator, documents.auditor or documents.operator)]
+        answers = write_documents(record, folder, made, documents, notify)
     return record, [folder / RECORD, *signed, *answers]
 
 
 def _require_evidence(folder: Path, made: Sequence[Mapping[str, Any]]) -> None:
-    """Before the step that cannot be taken back: the papers are written from what the audits found.
+    """Check that the audits' evidence, from which the documents are written, can be read: closing cannot be undone.
 
     Raises:
         InputError: an audit's evidence is missing, damaged or of another version.
@@ -198,22 +198,26 @@ def _require_evidence(folder: Path, made: Sequence[Mapping[str, Any]]) -> None:
         Evidence.load(folder / entry["audit"] / "evidence.json")
 
 
-def told(record: DeletionRecord, folder: Path, made: Sequence[Mapping[str, Any]], papers: Papers, tell: Tell) -> list[Path]:
-    """Write what people read, the report and the letters; `made` are the ledger's entries of the deployed models."""
-    return [*write_report(record, folder, made, papers.pdf, tell), *write_letters(record, folder)]
+def write_documents(
+    record: DeletionRecord, folder: Path, made: Sequence[Mapping[str, Any]], documents: ClosingDocuments, notify: Notify
+) -> list[Path]:
+    """Write the report and the letters; `made` are the ledger's entries of the deployed models."""
+    return [*write_report(record, folder, made, documents.pdf, notify), *write_letters(record, folder)]
 
 
-def _close_refused(ledger: Ledger, output: Path, found: Request, papers: Papers, tell: Tell) -> tuple[DeletionRecord, list[Path]]:
+def _close_refused(
+    ledger: Ledger, output: Path, found: Request, documents: ClosingDocuments, notify: Notify
+) -> tuple[DeletionRecord, list[Path]]:
     if found.state != "closed":
         found = ledger.advance(found.id, "closed")
     _forget_statistics(output, [found])
     folder = output / found.id
-    record = _written(ledger, [found], folder, None)
-    return record, [folder / RECORD, *told(record, folder, (), papers, tell)]
+    record = _record_of(ledger, [found], folder, None)
+    return record, [folder / RECORD, *write_documents(record, folder, (), documents, notify)]
 
 
-def _written(ledger: Ledger, requests: Sequence[Request], folder: Path, plan: Plan | None) -> DeletionRecord:
-    """The record: as it was written, or written now."""
+def _record_of(ledger: Ledger, requests: Sequence[Request], folder: Path, plan: Plan | None) -> DeletionRecord:
+    """Return the deletion record, writing it first if it does not exist."""
     if not (folder / RECORD).exists():
         deletion_record(ledger, requests, folder, plan).save(folder / RECORD)
     return DeletionRecord.load(folder / RECORD)

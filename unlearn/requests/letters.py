@@ -1,4 +1,4 @@
-"""What people read of a closed batch: the report for the compliance officer, and a letter to everybody who asked."""
+"""Write a closed batch's report for the compliance officer and a letter to each person who asked."""
 
 from collections.abc import Callable, Mapping, Sequence
 from datetime import date
@@ -8,7 +8,7 @@ from typing import Any
 
 from unlearn.requests.attestation import CERTIFICATE, facts_of
 from unlearn.requests.ledger.ledger import Request
-from unlearn.requests.robustness_check import kept
+from unlearn.requests.robustness_check import stored_for
 from verify.certificate.check import read_claims
 from verify.errors import InputError, RunError
 from verify.io.files import write_text
@@ -20,27 +20,27 @@ from verify.schema.evidence import Evidence
 from verify.schema.robustness import Robustness
 
 REPORT = "report.html"
-PAPER = "report.pdf"
+PRINTED = "report.pdf"
 LETTERS = "letters"
 
 
 def write_report(
-    record: DeletionRecord, folder: Path, made: Sequence[Mapping[str, Any]], pdf: bool, tell: Callable[[str], None]
+    record: DeletionRecord, folder: Path, made: Sequence[Mapping[str, Any]], pdf: bool, notify: Callable[[str], None]
 ) -> list[Path]:
-    """Write the compliance page, and print it to PDF where that was asked for and can be done.
+    """Write the compliance report, and print it to PDF if requested and possible.
 
-    The page is the same bytes for the same record, audits, probes and certificate; a PDF bears the time at which it was made, so
-    that it is made once for each page.
+    The HTML page is byte-identical for the same record, audits, probes and certificate. A PDF contains its creation time, so it is
+    made only once for each page.
 
     Args:
-        record: the batch's.
-        folder: of the batch; its certificate is named where there is one.
-        made: the ledger's entries of the replaced models.
-        pdf: whether to print it.
-        tell: told why there is no PDF.
+        record: the batch's deletion record.
+        folder: the batch's folder; the report names its certificate if there is one.
+        made: the ledger's entries of the deployed models.
+        pdf: whether to print the report.
+        notify: receives the reason if no PDF can be made.
     """
     signed = (folder / CERTIFICATE).exists()
-    probed = [path for entry in made if (path := kept(folder, entry)) is not None]
+    probed = [path for entry in made if (path := stored_for(folder, entry)) is not None]
     page = render(
         record,
         [Evidence.load(folder / entry["audit"] / "evidence.json") for entry in made],
@@ -49,23 +49,23 @@ def write_report(
         robustness=[Robustness.load(path) for path in probed],
     )
     if not (folder / REPORT).exists() or (folder / REPORT).read_bytes() != page.encode():
-        (folder / PAPER).unlink(missing_ok=True)  # it would show another page than the one beside it
+        (folder / PRINTED).unlink(missing_ok=True)  # a PDF of an outdated page
     write_text(folder / REPORT, page)
-    if pdf and not (folder / PAPER).exists():
-        _print(page, folder / PAPER, tell)
-    return [path for path in (folder / REPORT, folder / PAPER) if path.exists()]
+    if pdf and not (folder / PRINTED).exists():
+        _print(page, folder / PRINTED, notify)
+    return [path for path in (folder / REPORT, folder / PRINTED) if path.exists()]
 
 
-def _print(page: str, path: Path, tell: Callable[[str], None]) -> None:
-    """The HTML page says the same: that it cannot be printed here is told, and stops nothing."""
+def _print(page: str, path: Path, notify: Callable[[str], None]) -> None:
+    """Print the page; a failure is reported but not raised, as the HTML page has the same content."""
     try:
         write_pdf(page, path)
     except (InputError, RunError) as error:
-        tell(f"no {path.name} was written: {error}")
+        notify(f"no {path.name} was written: {error}")
 
 
 def write_letters(record: DeletionRecord, folder: Path) -> list[Path]:
-    """Write each request's letter, as a page and as text, unless it is there: it bears the day on which it was first written."""
+    """Write each request's letter as HTML and text, unless it exists; its date is the day on which it was first written."""
     written = []
     for request in record.requests:
         written += _once(folder / LETTERS / request.id, partial(write_letter, request, record))
@@ -73,20 +73,20 @@ def write_letters(record: DeletionRecord, folder: Path) -> list[Path]:
 
 
 def write_extension(request: Request, folder: Path) -> list[Path]:
-    """Write the letter that tells a person of the extension that the ledger notes, unless it is there; of the day noted there.
+    """Write the letter that notifies a person of the extension in the ledger, with the date recorded there, unless it exists.
 
     Raises:
         InputError: the request was not extended, or has ended since.
     """
     if request.extension is None:
-        raise InputError(f"{request.id} was not extended. Note that first: unlearn request extend {request.id} --reason REASON")
+        raise InputError(f"{request.id} was not extended. First run: unlearn request extend {request.id} --reason REASON")
     sent, why = date.fromisoformat(request.extension["told"]), request.extension["reason"]
     letter = partial(write_letter, facts_of(request), sent=sent, kind="extension", why=why)
     return _once(folder / LETTERS / f"{request.id}-extension", letter)
 
 
 def _once(stem: Path, made: Callable[[], Letter]) -> list[Path]:
-    """A letter as page and text at `stem`, made where either is missing."""
+    """Write a letter as HTML and text at `stem` if either is missing; return both paths."""
     page, text = (stem.with_name(f"{stem.name}{suffix}") for suffix in (".html", ".txt"))
     if not (page.exists() and text.exists()):
         letter = made()

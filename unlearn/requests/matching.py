@@ -1,9 +1,9 @@
-"""Assignment of training records to requests, and what a human must still decide.
+"""Match training records to requests, and list the proposals that a human must decide.
 
-A request's own records and their exact duplicates are certain. A near-duplicate, a row whose subject is spelled similarly, and,
-where nothing else is found, a row whose text names the person are proposals: they belong to the request only if a human confirms
-them, by file and row (`train.jsonl:17`) or by the first characters of their keyed hash. A row that is proposed to several requests
-is confirmed for one of them: `R-0123456789ab:train.jsonl:17`.
+A person's own records and their exact duplicates are certain. Proposals are near-duplicates, rows with a similar subject identifier
+and, if nothing else is found, rows whose text mentions the person: they belong to the request only if a human confirms them, by
+file and row (`train.jsonl:17`) or by the first characters of their keyed hash. A row proposed to several requests is confirmed for
+one of them: `R-0123456789ab:train.jsonl:17`.
 """
 
 from collections.abc import Collection, Mapping, Sequence
@@ -19,23 +19,23 @@ from verify.io.files import file_digest
 from verify.schema.deletion_record import DataPlace
 
 HASH_START = 8
-"""Fewest characters of a keyed hash that name a record; fewer could name two."""
+"""Fewest leading characters of a keyed hash that identify a record; fewer might be ambiguous."""
 
 Confirmed = frozenset[tuple[str, str, int]]
-"""Request, file and row of confirmed proposals."""
+"""Request id, file and row of each confirmed proposal."""
 
 
 @dataclass(frozen=True)
 class Matched:
-    """What one request means.
+    """Records that one request is about.
 
     Attributes:
         request: its id.
-        certain: records of the person, and exact duplicates of them.
+        certain: records of the person and exact duplicates of them.
         confirmed: proposals that a human confirmed.
-        undecided: near-duplicates that nobody has confirmed.
-        places: the files that hold what is to be deleted.
-        candidates: rows with a similar identifier or a mention that nobody has confirmed or rejected.
+        undecided: near-duplicates that are not confirmed.
+        places: the files that contain records to delete.
+        candidates: rows with a similar identifier or a mention that are neither confirmed nor rejected.
         rejected: keyed hashes of such rows that a human rejected.
     """
 
@@ -49,12 +49,12 @@ class Matched:
 
     @property
     def removed(self) -> tuple[Match, ...]:
-        """What is to be deleted."""
+        """Return the records to delete."""
         return self.certain + self.confirmed
 
     @property
     def records(self) -> frozenset[str]:
-        """Keyed hashes of what is to be deleted."""
+        """Return keyed hashes of the records to delete."""
         return frozenset(match.record for match in self.removed)
 
 
@@ -66,62 +66,63 @@ def match_requests(
     confirmed: Sequence[str] = (),
     not_same: Collection[str] = (),
 ) -> list[Matched]:
-    """Find the records of several requests in one search of the files, and once more where texts are searched for names.
+    """Find the records of several requests in one pass over the files, plus one for mentions of people without records.
 
     Args:
-        requests: whose identity is verified.
+        requests: requests with a verified identity.
         data: training files.
-        key: the ledger's hashes were made with it.
-        fields: which columns hold what.
-        confirmed: proposals that a human confirmed, each as FILE:ROW or the start of its keyed hash, with `ID:` in front where it
-            is proposed to several requests.
-        not_same: requests whose other candidates (similar identifiers, mentions) a human rejected.
+        key: the ledger's record key.
+        fields: column names of the training files.
+        confirmed: proposals that a human confirmed, each as FILE:ROW or the start of its keyed hash, prefixed with `ID:` if it is
+            proposed to several requests.
+        not_same: ids of requests whose other candidates (similar identifiers, mentions) a human rejected.
 
     Raises:
-        InputError: a file cannot be read, or a confirmation names no proposal that was found.
+        InputError: a file cannot be read, or a confirmation matches no proposal.
     """
     sought = Sought(
         frozenset(subject for request in requests for subject in request.subjects),
         likenesses=frozenset(token for request in requests for token in request.likenesses),
     )
     found, similar = search(data, key, sought, fields)
-    tied = {request.id: _tied(request, found) for request in requests}
-    missing = [request for request in requests if not tied[request.id]]
+    certain = {request.id: _certain(request, found) for request in requests}
+    missing = [request for request in requests if not certain[request.id]]
     unnamed = frozenset(token for request in missing for token in request.likenesses)
     mentioned = find_mentions(data, key, unnamed, fields)
-    proposals = {request.id: _proposals(request, tied[request.id], found, similar, mentioned) for request in requests}
-    chosen = frozenset(place for entry in confirmed for place in _named(entry, proposals))
+    proposals = {request.id: _proposals(request, certain[request.id], found, similar, mentioned) for request in requests}
+    chosen = frozenset(place for entry in confirmed for place in _resolve_confirmation(entry, proposals))
     digests = {file: file_digest(file) if Path(file).is_file() else "" for file in data}
     return [
-        _matched(request, tied[request.id], proposals[request.id], chosen, request.id in not_same, digests) for request in requests
+        _matched(request, certain[request.id], proposals[request.id], chosen, request.id in not_same, digests)
+        for request in requests
     ]
 
 
-def _tied(request: Request, found: Sequence[Match]) -> list[Match]:
-    """A request's own records, and everybody's exact duplicates of them."""
+def _certain(request: Request, found: Sequence[Match]) -> list[Match]:
+    """Return a request's own records and all exact duplicates of them, whoever they are about."""
     subjects = set(request.subjects)
     own = [match for match in found if match.how == "subject" and not subjects.isdisjoint(match.subjects)]
     names, places = {match.record for match in own}, {match.place for match in own}
     exact = [match for match in found if match.how == "exact duplicate" and match.like in names]
-    # Another subject's own record with the same content was found as that subject's, not as a duplicate.
-    twins = [match for match in found if match.how == "subject" and match.place not in places and match.record in names]
-    return [*own, *exact, *twins]
+    # A record with the same content that another requester owns was found as that subject's, not as a duplicate.
+    shared = [match for match in found if match.how == "subject" and match.place not in places and match.record in names]
+    return [*own, *exact, *shared]
 
 
 def _proposals(
-    request: Request, tied: Sequence[Match], found: Sequence[Match], similar: Sequence[Match], mentioned: Sequence[Match]
+    request: Request, certain: Sequence[Match], found: Sequence[Match], similar: Sequence[Match], mentioned: Sequence[Match]
 ) -> list[Match]:
-    """Proposals to one request, each row once: near-duplicates, similar identifiers, and mentions where it has no record."""
-    wanted, names = set(request.likenesses), {match.record for match in tied}
+    """Return one request's proposals, each row once: near-duplicates, similar identifiers, and mentions if it has no record."""
+    wanted, names = set(request.likenesses), {match.record for match in certain}
     near = [match for match in found if match.how == "near duplicate" and match.like in names]
-    alike = [match for match in (*similar, *([] if tied else mentioned)) if not wanted.isdisjoint(match.tokens)]
-    taken = {match.place for match in tied}
+    alike = [match for match in (*similar, *([] if certain else mentioned)) if not wanted.isdisjoint(match.tokens)]
+    taken = {match.place for match in certain}
     return list({match.place: match for match in reversed([*near, *alike]) if match.place not in taken}.values())[::-1]
 
 
 def _matched(
     request: Request,
-    tied: Sequence[Match],
+    certain: Sequence[Match],
     proposals: Sequence[Match],
     chosen: Confirmed,
     not_same: bool,
@@ -131,7 +132,7 @@ def _matched(
     left = [match for match in proposals if match not in confirmed]
     candidates = [match for match in left if match.how != "near duplicate"]
     decided = set(request.rejected) | ({match.record for match in candidates} if not_same else set())
-    removed = [*tied, *confirmed]
+    removed = [*certain, *confirmed]
     places = [
         DataPlace(
             file=Path(file).name,
@@ -143,7 +144,7 @@ def _matched(
     ]
     return Matched(
         request.id,
-        tuple(tied),
+        tuple(certain),
         tuple(confirmed),
         tuple(match for match in left if match.how == "near duplicate"),
         tuple(place for place in places if place.records),
@@ -152,8 +153,8 @@ def _matched(
     )
 
 
-def _named(entry: str, proposals: Mapping[str, Sequence[Match]]) -> list[tuple[str, str, int]]:
-    """Request and place of the proposals that a confirmation names."""
+def _resolve_confirmation(entry: str, proposals: Mapping[str, Sequence[Match]]) -> list[tuple[str, str, int]]:
+    """Return request id, file and row of the proposals that a confirmation names."""
     given = entry.strip()
     if not given:
         return []
@@ -163,13 +164,13 @@ def _named(entry: str, proposals: Mapping[str, Sequence[Match]]) -> list[tuple[s
     found = [(name, match) for name, own in asked.items() for match in own if _is_named(named, match)]
     if not found:
         raise InputError(
-            f"the confirmation {given[:80]!r} names no near-duplicate and no candidate that was found. Give FILE:ROW or the first "
-            f"{HASH_START} or more characters of a hash, as `unlearn request plan --dry-run` lists them."
+            f"the confirmation {given[:80]!r} matches no near-duplicate and no candidate. Give FILE:ROW or at least the first "
+            f"{HASH_START} characters of a hash, as `unlearn request plan --dry-run` lists them."
         )
     owners = sorted({name for name, match in found if match.how != "near duplicate"})
     if len(owners) > 1:
         raise InputError(
-            f"the confirmation {given[:80]!r} names a candidate of {len(owners)} requests. Say whose it is with the request's id "
+            f"the confirmation {given[:80]!r} matches a candidate of {len(owners)} requests. Say whose it is with the request's id "
             f"in front: {owners[0]}:{given[:80]}"
         )
     return [(name, *match.place) for name, match in found]

@@ -1,8 +1,8 @@
-"""From plan to deployment: registration, method, audit, and the next method where the audit is not satisfied.
+"""Run a planned batch to deployment: register, unlearn, audit, and try the next method if the audit does not certify the result.
 
-Every step first looks whether it is done: the ledger says where the batch is, manifests say what is made. So the same command goes
-on after a kill at any moment, and nothing whole is made twice. The old weights are not touched: they stay in service until the
-operator has put the new ones in their place and said so.
+Every step first checks whether it is done: the ledger records the state of the batch, and manifests mark finished results. So the
+same command continues after a kill at any moment, and nothing finished is made twice. The old weights are not touched: they stay in
+service until the operator has replaced them and recorded that.
 """
 
 import shutil
@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from unlearn.requests.attempt import audit_rung, exact_by, make_rung, registered, require_fitting_references
+from unlearn.requests.attempt import audit_attempt, exact_by, register_audit, require_fitting_references, run_attempt
 from unlearn.requests.attestation import draft_provenance
-from unlearn.requests.batch_folder import CACHE, audit_folder, rung_folder
+from unlearn.requests.batch_folder import CACHE, attempt_folder, audit_folder
 from unlearn.requests.ledger.ledger import Ledger, Request
 from unlearn.requests.ledger.states import State
 from unlearn.requests.plan import Plan, PlannedModel
@@ -25,24 +25,24 @@ from verify.io.files import MANIFEST, alone_in, file_digest, read_json
 from verify.schema.deletion_record import CERTIFYING, EXACT_REBUILD, UNDECIDED
 from verify.schema.evidence import Evidence
 
-Tell = Callable[[str], None]
-"""Told in one line what is being done."""
+Notify = Callable[[str], None]
+"""Progress callback that receives one line of text."""
 
 OBJECTING = ("utility", "negative control")
-"""Gates that fail for another reason than that the question was too hard: a broken model, references that do not fit."""
+"""Gates whose failure shows a defect (a broken model, unfit references) and not merely too little evidence."""
 
 RUNNING: tuple[State, ...] = ("planned", "unlearning", "verifying", "failed")
-"""States from which `run` goes on by itself."""
+"""States from which `run` can continue."""
 
 
 @dataclass(frozen=True)
 class Finding:
-    """What came out of a model's audit.
+    """Result of a model's audit.
 
     Attributes:
-        verdict: one of the four words.
-        why: in words.
-        needed: what would decide, or None.
+        verdict: one of the four verdict words.
+        why: first sentence of the explanation.
+        needed: what would settle the verdict, or None.
     """
 
     verdict: str
@@ -51,10 +51,10 @@ class Finding:
 
 
 def batch_of(ledger: Ledger, request: str) -> tuple[str, str]:
-    """The batch a request was last planned in, and the digest of its plan.
+    """Return the batch in which a request was last planned, and the digest of its plan.
 
     Raises:
-        InputError: it was never planned.
+        InputError: the request was never planned.
     """
     planned = ledger.request(request).latest("planned")
     if planned is None:
@@ -68,31 +68,31 @@ def run_batch(
     request: str,
     key: RecordKey,
     references: Sequence[str] = (),
-    tell: Tell = lambda _: None,
+    notify: Notify = lambda _: None,
     accept_exact: bool = False,
 ) -> Plan:
-    """Take the batch of a request as far as it goes: to deployed, inconclusive, or failed for good.
+    """Run the batch of a request until it is deployed, inconclusive or failed for good.
 
     Args:
-        ledger: the requests.
-        output: where batches live.
-        request: any request of the batch.
-        key: the ledger's.
-        references: other references than the planned ones, for an audit that was inconclusive.
-        tell: told what is being done.
-        accept_exact: go by the exact rebuild where its audit leaves the question open: the operator's decision, which ledger,
-            certificate and report name as what it is.
+        ledger: the request ledger.
+        output: folder of the batches.
+        request: id of any request of the batch.
+        key: the ledger's record key.
+        references: references to use instead of the planned ones, for an audit that was inconclusive.
+        notify: progress callback.
+        accept_exact: accept an exact rebuild whose audit is inconclusive. Recorded as the operator's decision in the ledger,
+            certificate and report.
 
     Raises:
-        InputError: the plan does not hold any more, files are missing, or another process works on the batch; or what shall be
-            accepted is no exact rebuild, or its audit did not leave it open.
-        RunError: a method diverged, or the disk is full; the same command goes on.
+        InputError: the plan is stale, files are missing, another process works on the batch, or `accept_exact` was given for a
+            model that is not an exact rebuild or whose audit has another objection.
+        RunError: the last method diverged, or the disk is full; the same command continues.
     """
     batch, digest = batch_of(ledger, request)
     folder = output / batch
     plan = Plan.load(folder, digest)
     with alone_in(folder):
-        run = _Run(ledger, folder, plan, digest, key, references, tell)
+        run = _Run(ledger, folder, plan, digest, key, references, notify)
         run.go()
         if accept_exact:
             run.accept()
@@ -100,39 +100,39 @@ def run_batch(
 
 
 class _Run:
-    """One call of `run` on one batch."""
+    """One run of one batch."""
 
     def __init__(
-        self, ledger: Ledger, folder: Path, plan: Plan, digest: str, key: RecordKey, references: Sequence[str], tell: Tell
+        self, ledger: Ledger, folder: Path, plan: Plan, digest: str, key: RecordKey, references: Sequence[str], notify: Notify
     ) -> None:
-        self.ledger, self.folder, self.plan, self.digest, self.tell = ledger, folder, plan, digest, tell
+        self.ledger, self.folder, self.plan, self.digest, self.notify = ledger, folder, plan, digest, notify
         self.key = key
-        self.asked_again = bool(references)
-        self.references = tuple(str(Path(place).resolve()) for place in references) or plan.references
+        self.has_new_references = bool(references)
+        self.references = tuple(str(Path(folder).resolve()) for folder in references) or plan.references
         self._sets: dict[str, TrainingSets] = {}
 
     def go(self) -> None:
-        """Step after step, until the batch rests."""
+        """Take steps until the batch is deployed, inconclusive or failed for good."""
         steps: Mapping[str, Callable[[], None]] = {
             "planned": self.begin,
             "unlearning": self.unlearn,
             "verifying": self.verify,
-            "failed": self.climb,
+            "failed": self.next_method,
         }
-        if self.state() == "inconclusive" and self.asked_again:
+        if self.state() == "inconclusive" and self.has_new_references:
             require_clean(self.references, self.plan.records)
             self._to("verifying", references=len(self.references))
         while (state := self.state()) in steps and not self._failed_for_good():
             steps[state]()
 
     def accept(self) -> None:
-        """Go by the exact rebuild of every model whose audit left it open.
+        """Accept the exact rebuild of every model whose audit is inconclusive.
 
         Raises:
-            InputError: a model is no exact rebuild, or there is another objection than an audit that could not decide.
+            InputError: a model is not an exact rebuild, or its audit has an objection beyond being inconclusive.
         """
         if (state := self.state()) != "inconclusive":
-            self.tell(f"--accept-exact-rebuild has nothing to accept: the batch is {state}")
+            self.notify(f"--accept-exact-rebuild has nothing to accept: the batch is {state}")
             return
         self._require_same_references("inconclusive")
         for model in self.plan.models:
@@ -142,82 +142,82 @@ class _Run:
         self.go()
 
     def _objection(self, model: PlannedModel) -> str | None:
-        """Why a model may not be gone by where its audit does not certify it; None for nothing."""
-        rung = self._rung(model)
-        evidence = audit_rung(self.folder, self.plan, model, rung, self._records(model), self.references)
+        """Return why a model must not be deployed without a certifying audit; None if nothing speaks against it."""
+        attempt = self._attempt(model)
+        evidence = audit_attempt(self.folder, self.plan, model, attempt, self._records(model), self.references)
         if evidence.verdict == CERTIFYING:
             return None
-        if not exact_by(rung_folder(self.folder, self.plan, model, rung)):
-            return f"it was made by {model.ladder[rung]}, which holds what is left of the records"
+        if not exact_by(attempt_folder(self.folder, self.plan, model, attempt)):
+            return f"it was made by {model.ladder[attempt]}, an approximate method that started from weights trained on the records"
         if evidence.verdict not in UNDECIDED:
             return f"its audit says {evidence.verdict}; look for records that are still in the training data under other names"
         if evidence.accused:
-            return f"its audit names {len(evidence.accused)} of its records as beyond the margin"
-        # Planning again, with fewer references, does not unsay what an audit of the same weights has said.
+            return f"its audit lists {len(evidence.accused)} of its records as beyond the margin"
+        # A new plan with fewer references must not hide what an audit of the same old weights has found.
         for step in self._request().steps:
             found = step.details["models"] if step.state == "failed" and step.details["final"] else ()
             if any(entry["before"] == model.weights and entry["verdict"] == "NOT_FORGOTTEN" for entry in found):
-                return "an audit of an earlier plan said NOT_FORGOTTEN of what it was replaced by"
+                return "an audit under an earlier plan said NOT_FORGOTTEN of a model that replaced the same weights"
         failed = next((gate for gate in evidence.gates if gate.name in OBJECTING and gate.passed is False), None)
         return None if failed is None else failed.reason.rstrip(".")
 
     def _require_same_references(self, state: State) -> None:
-        """Raise InputError where the audit that was left open had other references: a smaller one must not take its place."""
+        """Check that the inconclusive audit used these references, so that a weaker audit cannot take its place."""
         if (self._request().latest(state) or {}).get("audited") != self._audited():
             raise InputError(
-                "the audit that left it open had other references. Give the same --references, or run without "
-                "--accept-exact-rebuild first."
+                "the inconclusive audit used other references. Give the same --references, or first run without "
+                "--accept-exact-rebuild."
             )
 
     def _audited(self) -> str:
-        """Which references an audit has: the name of its folder tells, and no path is kept in the ledger."""
+        """Identify the references of an audit by its folder's name, so that the ledger stores no paths."""
         return audit_folder(self.folder, self.plan, self.plan.models[0], 0, self.references).name
 
     def begin(self) -> None:
-        """Register every audit; only then may anything be unlearned."""
+        """Register every audit, which must precede any unlearning."""
         require_clean(self.references, self.plan.records)
         digests, replaced = {}, replaced_weights(self.ledger)
         for model in self.plan.models:
             if model.weights in replaced:
                 raise InputError(
-                    f"{model.name} was replaced since it was planned. Run `unlearn request plan` again, on the new weights."
+                    f"{model.name} was replaced since this plan. Run `unlearn request plan` again, on the new weights."
                 )
             if not Path(model.folder).is_dir():
-                raise InputError(f"{model.folder} is not there any more. Run `unlearn request plan` again.")
+                raise InputError(f"{model.folder} no longer exists. Restore it, or run `unlearn request plan` again.")
             require_fitting_references(self.plan, model, self._records(model), self.references, self.key)
-            digests[model.weights] = registered(self.folder, self.plan, model, self._records(model))
-        self.tell("registered what will be audited, and how")
-        self._to("unlearning", registrations=digests, rungs={model.weights: self._rung(model) for model in self.plan.models})
+            digests[model.weights] = register_audit(self.folder, self.plan, model, self._records(model))
+        self.notify("registered the records, tests and thresholds of the audit")
+        self._to("unlearning", registrations=digests, rungs={model.weights: self._attempt(model) for model in self.plan.models})
 
     def unlearn(self) -> None:
-        """Run every model's method; one that diverges is left for the next."""
+        """Run every model's current method; if one diverges, its model gets the next method."""
         for model in self.plan.models:
-            rung = self._rung(model)
-            self.tell(f"{model.name}: {model.ladder[rung]}")
+            attempt = self._attempt(model)
+            self.notify(f"{model.name}: {model.ladder[attempt]}")
             try:
-                make_rung(self.folder, self.plan, model, rung, self._records(model))
+                run_attempt(self.folder, self.plan, model, attempt, self._records(model))
             except RunError as error:
-                # A full disk has the system's error as its cause, and is mended by the same command; a divergence is not.
-                if error.__cause__ is not None or rung + 1 >= len(model.ladder):
+                # A full disk has the system's error as its cause, and the same command can succeed later; a divergence has none.
+                if error.__cause__ is not None or attempt + 1 >= len(model.ladder):
                     raise
                 self._to("failed", models=[self._tried(model, Finding("NOT_TESTABLE", str(error), None))], final=False)
                 return
         self._to("verifying", references=len(self.references))
 
     def verify(self) -> None:
-        """Audit every result, and decide."""
+        """Audit every result, and deploy, try the next method or stop."""
         accepted = (self._request().latest("verifying") or {}).get("accepted") == EXACT_REBUILD
-        if accepted:  # by a call that was cut off before it deployed
+        if accepted:  # by an earlier call that was killed before it deployed
             self._require_same_references("verifying")
         found = {model: self._audit(model) for model in self.plan.models}
         left = [model for model, finding in found.items() if finding.verdict != CERTIFYING]
         left = [model for model in left if not accepted or self._objection(model) is not None]
-        climbing = [model for model in left if self._has_next(model)]
+        retrying = [model for model in left if self._has_next(model)]
         if not left:
             self._to("deployed", models=[self._deployed(model) for model in self.plan.models])
             shutil.rmtree(self.folder / CACHE, ignore_errors=True)
-        elif climbing:
-            self._to("failed", models=[self._tried(model, found[model]) for model in climbing], final=False)
+        elif retrying:
+            self._to("failed", models=[self._tried(model, found[model]) for model in retrying], final=False)
         elif any(found[model].verdict == "NOT_FORGOTTEN" for model in left):
             self._to("failed", models=[self._tried(model, found[model]) for model in left], final=True)
         else:
@@ -225,43 +225,43 @@ class _Run:
             tried = [self._tried(model, found[model]) for model in left]
             self._to("inconclusive", models=tried, needed=needed, audited=self._audited())
 
-    def climb(self) -> None:
-        """Remove what failed, as it may hold the records, and plan the next method."""
+    def next_method(self) -> None:
+        """Remove the failed weights, as they may still hold the records, and plan the next method."""
         failed = self._request().latest("failed")
         assert failed is not None, "the state says so"
         for entry in failed["models"]:
             model = next(model for model in self.plan.models if model.weights == entry["before"])
-            shutil.rmtree(rung_folder(self.folder, self.plan, model, int(entry["rung"])), ignore_errors=True)
-            self.tell(f"{model.name}: {entry['method']} was {entry['verdict']}; next is {model.ladder[int(entry['rung']) + 1]}")
+            shutil.rmtree(attempt_folder(self.folder, self.plan, model, int(entry["rung"])), ignore_errors=True)
+            self.notify(f"{model.name}: {entry['method']} was {entry['verdict']}; next is {model.ladder[int(entry['rung']) + 1]}")
         again = {entry["before"] for entry in failed["models"]}
         models = [
-            {"name": model.name, "weights": model.weights, "method": model.ladder[self._rung(model)]}
+            {"name": model.name, "weights": model.weights, "method": model.ladder[self._attempt(model)]}
             for model in self.plan.models
             if model.weights in again
         ]
         self._to("planned", answer_by=self.plan.answer_by.isoformat(), models=models)
 
     def state(self) -> State:
-        """Where the whole batch is.
+        """Return the state that all requests of the batch share.
 
         Raises:
-            InputError: its requests have parted, or a model was replaced since: the plan does not hold any more.
+            InputError: the batch's requests are no longer in the same state; the plan is stale.
         """
         requests = [self.ledger.request(name) for name in self.plan.requests]
         planned = [_planned_in(request) for request in requests]
         states = {request.state for request in requests}
         if len(states) > 1 or set(planned) != {self.plan.batch}:
             raise InputError(
-                f"the requests of {self.plan.batch} do not stand together any more ({', '.join(sorted(states))}): one was "
-                f"withdrawn, refused or planned anew.{self._plan_again(requests)}"
+                f"the requests of {self.plan.batch} no longer belong together ({', '.join(sorted(states))}): one was withdrawn, "
+                f"refused or planned again.{self._plan_again(requests)}"
             )
         return states.pop()
 
     def _plan_again(self, requests: Sequence[Request]) -> str:
-        """What to type for those that are open and in no later plan; `plan` takes them up only when they are named."""
+        """Return the command for requests that are open and in no later plan; `plan` includes them only by name."""
         open_ = [entry.id for entry in requests if entry.state in PLANNABLE and _planned_in(entry) == self.plan.batch]
         command = f"unlearn request plan --ids {' '.join(open_)} --data FILE ... --models DIR ..."
-        return f" Run `{command}` for what is open of it." if open_ else ""
+        return f" Run `{command}` for its open requests." if open_ else ""
 
     def _to(self, state: State, **details: Any) -> None:
         self.ledger.advance_all(self.plan.requests, state, batch=self.plan.batch, plan=self.digest, **details)
@@ -269,8 +269,8 @@ class _Run:
     def _request(self) -> Request:
         return self.ledger.request(self.plan.requests[0])
 
-    def _rung(self, model: PlannedModel) -> int:
-        return rung_of(self._request(), self.plan, model)
+    def _attempt(self, model: PlannedModel) -> int:
+        return attempt_of(self._request(), self.plan, model)
 
     def _failed_for_good(self) -> bool:
         request = self._request()
@@ -283,33 +283,39 @@ class _Run:
         return self._sets[model.weights]
 
     def _audit(self, model: PlannedModel) -> Finding:
-        self.tell(f"{model.name}: audit with {len(self.references)} references")
-        rung = self._rung(model)
-        evidence = audit_rung(self.folder, self.plan, model, rung, self._records(model), self.references)
+        self.notify(f"{model.name}: audit with {len(self.references)} references")
+        attempt = self._attempt(model)
+        evidence = audit_attempt(self.folder, self.plan, model, attempt, self._records(model), self.references)
         return Finding(evidence.verdict, evidence.explanation[0] if evidence.explanation else "", evidence.next_step)
 
     def _has_next(self, model: PlannedModel) -> bool:
-        """Whether another method is left; a retraining after one that `auto` ended with would be the same again."""
-        rung = self._rung(model)
-        if rung + 1 >= len(model.ladder):
+        """Whether another method is left; a retraining is not tried again if `auto` already ended with one."""
+        attempt = self._attempt(model)
+        if attempt + 1 >= len(model.ladder):
             return False
-        return exact_by(rung_folder(self.folder, self.plan, model, rung)) != model.ladder[rung + 1]
+        return exact_by(attempt_folder(self.folder, self.plan, model, attempt)) != model.ladder[attempt + 1]
 
     def _tried(self, model: PlannedModel, finding: Finding) -> dict[str, Any]:
-        rung = self._rung(model)
-        return {"before": model.weights, "rung": rung, "method": model.ladder[rung], "verdict": finding.verdict, "why": finding.why}
+        attempt = self._attempt(model)
+        return {
+            "before": model.weights,
+            "rung": attempt,
+            "method": model.ladder[attempt],
+            "verdict": finding.verdict,
+            "why": finding.why,
+        }
 
     def _deployed(self, model: PlannedModel) -> dict[str, Any]:
-        rung = self._rung(model)
-        made = rung_folder(self.folder, self.plan, model, rung)
-        audited = audit_folder(self.folder, self.plan, model, rung, self.references)
+        attempt = self._attempt(model)
+        made = attempt_folder(self.folder, self.plan, model, attempt)
+        audited = audit_folder(self.folder, self.plan, model, attempt, self.references)
         evidence = Evidence.load(audited / "evidence.json")
         draft_provenance(self.folder, self.plan, model, made)
         return {
             "name": model.name,
             "before": model.weights,
             "after": read_json(made / MANIFEST)["about"]["weights"],
-            "method": model.ladder[rung],
+            "method": model.ladder[attempt],
             "verdict": evidence.verdict,
             "basis": "audit" if evidence.verdict == CERTIFYING else EXACT_REBUILD,
             "folder": made.relative_to(self.folder).as_posix(),
@@ -319,11 +325,11 @@ class _Run:
 
 
 def _planned_in(request: Request) -> str | None:
-    """The batch that a request was last planned in."""
+    """Return the batch in which a request was last planned, or None."""
     return (request.latest("planned") or {}).get("batch")
 
 
-def rung_of(request: Request, plan: Plan, model: PlannedModel) -> int:
-    """Which method of a model's ladder is on: one further for every time that the batch failed for it."""
+def attempt_of(request: Request, plan: Plan, model: PlannedModel) -> int:
+    """Return the index of a model's current candidate method: the number of times that the batch has failed for it."""
     failures = [step.details for step in request.steps if step.state == "failed" and step.details.get("batch") == plan.batch]
     return sum(model.weights == entry["before"] for details in failures if not details["final"] for entry in details["models"])

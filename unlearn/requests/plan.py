@@ -1,6 +1,6 @@
-"""A plan: which models lose which records for which requests, by which methods, until when.
+"""Plan of a batch: which models lose which records for which requests, by which methods, and by when.
 
-Everything that `run` needs stands in one file, whose digest is in the ledger: what is run is what was planned. Records appear as
+Everything that `run` needs is in one file, whose digest is in the ledger, so that what runs is what was planned. Records appear as
 keyed hashes; their texts stay in the training files and are read from there.
 """
 
@@ -24,16 +24,17 @@ PLAN = "plan.json"
 
 
 class PlannedModel(Frozen):
-    """One model in service, and how it is to be freed of the records.
+    """One model in service, and how the records are to be removed from it.
 
     Attributes:
-        folder: where it lies; `weights` is the digest of its weights.
-        origin: the folder whose training log (or shards) says what it was trained on: its own, or an ancestor's.
+        folder: its path.
+        weights: digest of its weights.
+        origin: path of the folder whose training log (or shards) lists what it was trained on: its own or an ancestor's.
         records: keyed hashes of the records to remove that it was trained on.
-        people: about how many people these are.
-        ladder: methods in the order in which they are tried; the last is an exact rebuild.
-        base: the model before fine-tuning, or None where it is not known.
-        share: expected cost in retrainings, or None where it is not known beforehand.
+        people: number of people these records are about.
+        ladder: candidate methods in the order in which they are tried; the last is an exact rebuild.
+        base: the model before fine-tuning, or None if unknown.
+        share: expected cost as a share of a retraining, or None if unknown beforehand.
         cost: the same in words.
         shown: what the audit will be able to show, in words.
     """
@@ -51,28 +52,29 @@ class PlannedModel(Frozen):
 
     @property
     def name(self) -> str:
-        """The folder's own name."""
+        """Return the name of its folder."""
         return Path(self.folder).name
 
 
 class Plan(Frozen):
-    """A batch of requests that are answered together.
+    """Plan for a batch of requests that are answered together.
 
     Attributes:
         batch: its random id.
         requests: ids of the requests.
         subjects: keyed hashes of the persons who asked.
-        answer_by: the first of their deadlines.
-        data: training files; `places` says what was found in each.
-        fields: which columns hold what.
-        models: what is to be done.
-        roots: folders in which models, and copies of deleted data, are looked for.
+        answer_by: the earliest of their deadlines.
+        data: paths of the training files.
+        places: what was found in each of them.
+        fields: names of their columns.
+        models: the models in service that saw the records.
+        roots: folders that are searched for models and for copies of deleted data.
         references: models trained without the records, for the audit.
         holdout: records that no model was trained on, or None.
-        holdout_divided: whether they are divided by subject, half for the method and half for the audit; in plans of versions that
-            did not divide them, both have all of them, and the audit's evidence says so.
-        accept: differences between references and retrainings that are meant, by their names in `verify.audit`.
-        settings: of the audit, and the precision to load with.
+        holdout_divided: whether they are divided by subject, half for the method and half for the audit. Release 0.1.0 did not
+            divide them: there both use all of them, and the audit's evidence says so.
+        accept: accepted differences between references and retrainings, by their names in `verify.audit`.
+        settings: settings of the audit, and the precision to load models in.
     """
 
     schema_: Literal["unlearn-verify/plan/1"] = Field(default="unlearn-verify/plan/1", alias="schema")
@@ -97,16 +99,16 @@ class Plan(Frozen):
 
     @property
     def records(self) -> frozenset[str]:
-        """Keyed hashes of everything that is removed from any model."""
+        """Return keyed hashes of all records that are removed from any model."""
         return frozenset(name for model in self.models for name in model.records)
 
     @property
     def columns(self) -> Fields:
-        """Which columns of the training files hold what."""
+        """Return the column names of the training files."""
         return Fields(**cast(dict[str, Any], self.fields))
 
     def save(self, folder: Path) -> str:
-        """Write it into the batch's folder, atomically, and return its digest."""
+        """Write the plan into the batch's folder atomically, and return its digest."""
         write_text(folder / PLAN, self.model_dump_json(indent=2, by_alias=True) + "\n", mode=0o600)
         return file_digest(folder / PLAN)
 
@@ -115,27 +117,31 @@ class Plan(Frozen):
         """Read the plan of a batch.
 
         Args:
-            folder: of the batch.
-            digest: of the plan, as the ledger has it.
+            folder: the batch's folder.
+            digest: the plan's digest in the ledger.
 
         Raises:
-            InputError: it is missing, or of another version.
+            InputError: the plan is missing or of another version.
             IntegrityError: it is not the plan that the ledger names.
         """
         path = folder / PLAN
         if not path.is_file():
-            raise InputError(f"{path} is missing. Name the folder that `plan` wrote to with --output, or run `plan` again.")
+            raise InputError(
+                f"{path} is missing. Use --output with the folder of the batches, or run `unlearn request plan` again."
+            )
         if file_digest(path) != digest:
-            raise IntegrityError(f"{path} is not the plan that the ledger names: it was edited. Restore it, or run `plan` again.")
+            raise IntegrityError(
+                f"{path} is not the plan in the ledger: it was edited. Restore it, or run `unlearn request plan` again."
+            )
         try:
             read_json(path)
             return cls.model_validate_json(path.read_bytes())
         except ValidationError as error:
-            place = ".".join(map(str, error.errors()[0]["loc"]))
-            raise InputError(f"{path} is a plan of another version ({place}). Run `plan` again.") from None
+            field = ".".join(map(str, error.errors()[0]["loc"]))
+            raise InputError(f"{path} is a plan of another version ({field}). Run `unlearn request plan` again.") from None
 
     def facts(self, digest: str) -> Mapping[str, Any]:
-        """What the ledger notes of it."""
+        """Return what the ledger records of the plan."""
         return {
             "batch": self.batch,
             "plan": digest,

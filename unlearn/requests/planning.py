@@ -1,10 +1,10 @@
-"""Planning: which approved requests go together, which models lose what, by which methods.
+"""Plan deletions: group approved requests into batches, and choose models, records and methods.
 
-Requests that touch the same models are answered in one batch, as long as their deadlines lie near each other: one rebuild instead
-of several. A plan is a proposal until it is noted; `--dry-run` notes nothing.
+Requests that touch the same models and have close deadlines are answered in one batch: one rebuild instead of several. A plan is a
+proposal until it is recorded; `--dry-run` records nothing.
 
-Every plan searches the files again, until a request's audits are registered: from then on its records are those, so that nobody
-leaves out a record of which an audit has told.
+Every plan searches the files again until a request's audits are registered. From then on its records are fixed, so that nobody can
+leave out a record because of what an audit has shown.
 """
 
 import dataclasses
@@ -16,7 +16,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from unlearn.requests.candidates import cost, ladder, require_methods, shown
+from unlearn.requests.candidates import candidate_methods, describe_power, expected_cost, require_methods
 from unlearn.requests.ledger.ledger import Ledger, Request
 from unlearn.requests.matching import Matched, match_requests
 from unlearn.requests.plan import Plan, PlannedModel
@@ -37,21 +37,22 @@ DEFAULT_STATES = ("identity_verified", "matched")
 
 @dataclass(frozen=True)
 class Choices:
-    """What the operator says about a plan.
+    """Inputs and options of a plan, as the operator gives them.
 
     Attributes:
         data: training files.
-        models: folders in which models are looked for.
-        search: further folders in which copies of deleted data are looked for.
-        in_service: the models that answer users; empty where only one affected model is found.
-        output: where batches live; searched for models as well.
+        models: folders to search for models.
+        search: further folders to search for copies of deleted data.
+        in_service: the models that answer users; may be empty if only one affected model is found.
+        output: folder of the batches; searched for models as well.
         references: models trained without the records.
-        base: the model before fine-tuning; empty where the models' manifests say it.
+        base: the model before fine-tuning; None if the models' manifests name it.
         holdout: records that no model was trained on; divided by subject, half for the method and half for the audit.
-        accept_reference_differences: how references may differ from retrainings, by the names of `verify.audit`.
+        accept_reference_differences: how references may differ from retrainings, by their names in `verify.audit`.
         methods: methods to try before the exact rebuild.
-        window: requests whose deadlines lie so many days apart go together.
-        settings, fields: of audit and files.
+        window: requests whose deadlines are at most this many days apart are answered together.
+        settings: settings of the audit.
+        fields: column names of the training files.
     """
 
     data: tuple[str, ...]
@@ -71,12 +72,12 @@ class Choices:
 
 @dataclass(frozen=True)
 class Draft:
-    """What a plan would be.
+    """A proposal that is not recorded yet.
 
     Attributes:
         plans: one per batch.
-        matched: what was searched for in this call.
-        idle: affected models that are not in service; `purge` looks after them.
+        matched: search results of this call, by request.
+        idle: affected models that are not in service; the cleanup deals with them.
     """
 
     plans: tuple[Plan, ...]
@@ -86,7 +87,7 @@ class Draft:
 
 @dataclass(frozen=True)
 class _Known:
-    """Records of a request: keyed hash of each, and of the person it is about."""
+    """Records of a request: keyed hash of each record -> keyed hash of the person it is about."""
 
     request: Request
     records: Mapping[str, str]
@@ -101,43 +102,49 @@ def draft(
     confirmed: Sequence[str] = (),
     not_same: Collection[str] = (),
 ) -> Draft:
-    """Make plans and note nothing.
+    """Make plans without recording them.
 
     Args:
-        ledger: the requests are in it.
-        requests: to be planned.
-        choices: what the operator says about the plan.
-        key: the ledger's.
-        confirmed: proposals that a human confirmed, as `match_requests` takes them.
+        ledger: the request ledger.
+        requests: the requests to plan.
+        choices: inputs and options of the plan.
+        key: the ledger's record key.
+        confirmed: proposals that a human confirmed, as in `match_requests`.
         not_same: ids of requests whose other candidates a human rejected.
 
     Raises:
-        InputError: files or models cannot be used, a request is not approved, a method is none, a confirmation or rejection names
-            nothing, or it is not clear which models are in service.
+        InputError: a file or model cannot be used, a request is not approved, a method is unknown, a confirmation or rejection
+            matches nothing, or it is not clear which models are in service.
     """
     require_methods(choices.methods)
     for request in requests:
         if request.state not in PLANNABLE:
-            raise InputError(f"{request.id} is {request.state}; only approved requests are planned. Approve it, or leave it out.")
-        _require_nothing_unsaid(request, choices.output)
+            raise InputError(
+                f"{request.id} is {request.state}; only approved requests can be planned. Approve it, or leave it out."
+            )
+        _require_verdict_recorded(request, choices.output)
     fresh = [request for request in requests if request.latest("unlearning") is None]
     if confirmed and not fresh:
-        raise InputError("--confirm comes too late: the records of these requests were registered for their audits, and stay so.")
-    if strangers := sorted(set(not_same) - {request.id for request in fresh}):
-        raise InputError(f"--not-same names {strangers[0][:80]!r}, which is no request that is planned now. Name it in --ids too.")
+        raise InputError(
+            "--confirm comes too late: the records of these requests were fixed when their audits were registered. Leave it out."
+        )
+    if unknown := sorted(set(not_same) - {request.id for request in fresh}):
+        raise InputError(
+            f"--not-same names {unknown[0][:80]!r}, which is not a request that is planned now. Name it with --ids as well."
+        )
     matched = match_requests(fresh, choices.data, key, choices.fields, confirmed, not_same) if fresh else []
     for request, entry in zip(fresh, matched, strict=True):
-        _require_nothing_lost(request, entry, choices)
+        _require_records_present(request, entry, choices)
     known = [
         _Known(request, {match.record: match.subject or match.record for match in entry.removed}, entry.places)
         for request, entry in zip(fresh, matched, strict=True)
         if entry.removed
     ]
-    known += [_of_ledger(request) for request in requests if request not in fresh]
+    known += [_from_ledger(request) for request in requests if request not in fresh]
     if not known:
         return Draft((), tuple(matched), ())
     if absent := [root for root in choices.search if not Path(root).is_dir()]:
-        raise InputError(f"{absent[0]} is no folder. Name the folders to search with --search DIR ...")
+        raise InputError(f"{absent[0]} is not a folder. Name the folders to search with --search DIR ...")
     names = {name for entry in known for name in entry.records}
     require_clean(choices.references, names)
     affected = affected_models(_model_roots(choices), names)
@@ -148,19 +155,19 @@ def draft(
 
 
 def _model_roots(choices: Choices) -> list[str | Path]:
-    """Where models are looked for: earlier batches hold the new ones."""
+    """Return the folders to search for models, including earlier batches, which contain models in service."""
     return [*choices.models, *([choices.output] if choices.output.is_dir() else [])]
 
 
 def note(ledger: Ledger, draft: Draft, output: Path) -> None:
-    """Write the plans down, in the batches' folders and in the ledger; requests without any record become not_found.
+    """Record the plans in the batches' folders and in the ledger; requests without any record become not_found.
 
     Raises:
-        InputError: a request has candidates that nobody has decided on; nothing is written then.
+        InputError: a request has undecided candidates; then nothing is written.
     """
     if undecided := [entry.request for entry in draft.matched if entry.candidates]:
         raise InputError(
-            f"{', '.join(undecided)}: rows that may be this person's must be decided first. Confirm those that are with "
+            f"{', '.join(undecided)}: rows that may be about this person must be decided first. Confirm those that are with "
             "--confirm FILE, and reject the others with --not-same ID."
         )
     for entry in draft.matched:
@@ -171,7 +178,7 @@ def note(ledger: Ledger, draft: Draft, output: Path) -> None:
 
 
 def _note_match(ledger: Ledger, entry: Matched) -> None:
-    """Note what a request means, unless the ledger says just that already."""
+    """Record the matched records of a request, unless the ledger already has exactly these."""
     request, facts = ledger.request(entry.request), _facts(entry)
     if not entry.removed:
         if request.state != "not_found":
@@ -180,8 +187,8 @@ def _note_match(ledger: Ledger, entry: Matched) -> None:
         ledger.advance(entry.request, "matched", **facts)
 
 
-def _require_nothing_unsaid(request: Request, output: Path) -> None:
-    """Raise InputError where an audit is done and its verdict not noted yet: a new plan must not leave it unsaid."""
+def _require_verdict_recorded(request: Request, output: Path) -> None:
+    """Check that no finished audit is unrecorded: a new plan must not suppress its verdict."""
     begun = request.latest("verifying")
     if request.state != "verifying" or begun is None:
         return
@@ -189,27 +196,27 @@ def _require_nothing_unsaid(request: Request, output: Path) -> None:
     for path in (output / str(begun["batch"])).glob("model-*/audit-*/evidence.json"):
         if is_complete(path.parent) and datetime.fromisoformat(Evidence.load(path).created) >= since:
             raise InputError(
-                f"an audit of {request.id} is done, and its verdict is not noted yet. Run `unlearn request run {request.id}` "
-                "first; after that it can be planned anew."
+                f"an audit of {request.id} is done, but its verdict is not recorded yet. Run `unlearn request run {request.id}` "
+                "first; after that the request can be planned again."
             )
 
 
-def _require_nothing_lost(request: Request, entry: Matched, choices: Choices) -> None:
-    """Raise InputError where a record that an earlier plan matched is in no file now, and a model was trained on it.
+def _require_records_present(request: Request, entry: Matched, choices: Choices) -> None:
+    """Check that records which an earlier plan matched and a model was trained on are still in the files.
 
-    Whoever took the row out of the file, or named another file, has not taken it out of the model.
+    Removing the row from the file, or naming another file, does not remove it from the model.
     """
     before = {record["record"] for record in (request.latest("matched") or {"records": []})["records"]}
     lost = before - entry.records - {match.record for match in (*entry.undecided, *entry.candidates)} - entry.rejected
     if lost and affected_models(_model_roots(choices), lost):
         raise InputError(
-            f"{len(lost)} records that {request.id} was matched with are not in the training files any more, and a model was "
-            "trained on them. Name all files with --data, and restore rows that were taken out, until the deletion is verified."
+            f"{len(lost)} records that {request.id} was matched with are no longer in the training files, and a model was trained "
+            "on them. Name all files with --data, and restore rows that were removed, until the deletion is verified."
         )
 
 
 def _facts(entry: Matched) -> dict[str, Any]:
-    """What the ledger notes of a match."""
+    """Return what the ledger records of a match."""
     return {
         "places": [place.model_dump() for place in entry.places],
         "records": [
@@ -221,41 +228,45 @@ def _facts(entry: Matched) -> dict[str, Any]:
 
 
 def _rejections(entry: Matched) -> dict[str, Any]:
-    """What the ledger notes of candidates that a human rejected: nothing where there was none."""
+    """Return what the ledger records of rejected candidates: nothing if there are none."""
     return {"not_same": sorted(entry.rejected)} if entry.rejected else {}
 
 
-def _of_ledger(request: Request) -> _Known:
+def _from_ledger(request: Request) -> _Known:
     matched = request.latest("matched")
-    assert matched is not None, "the caller looks for it"
+    assert matched is not None, "registered requests have been matched"
     records = {entry["record"]: entry["subject"] or entry["record"] for entry in matched["records"]}
     return _Known(request, records, [DataPlace(**place) for place in matched["places"]])
 
 
 def replaced_weights(ledger: Ledger) -> set[str]:
-    """Weights that a verified deletion has replaced."""
+    """Return digests of the weights that verified deletions have replaced."""
     steps = [step for request in ledger.requests() for step in request.steps if step.state == "deployed"]
     return {str(model["before"]) for step in steps for model in step.details["models"]}
 
 
 def _in_service(affected: Sequence[AffectedModel], named: Sequence[str], replaced: set[str]) -> list[AffectedModel]:
-    """The affected models that answer users, each set of weights once."""
+    """Return the affected models that answer users, each set of weights once."""
     if named:
         weights = {_weights(Path(folder)) for folder in named}
-        places = {Path(folder).resolve() for folder in named}
-        chosen = {model.weights: model for model in affected if model.folder.resolve() in places and model.weights in weights}
+        paths = {Path(folder).resolve() for folder in named}
+        chosen = {model.weights: model for model in affected if model.folder.resolve() in paths and model.weights in weights}
         if not chosen:
-            raise InputError("none of the models named with --in-service saw the records, or they do not lie below --models.")
+            raise InputError(
+                "none of the models named with --in-service saw the records, or they are not below --models. Correct one of them."
+            )
         return list(chosen.values())
     found = {model.weights: model for model in reversed(affected) if model.weights not in replaced}
     if not found:
         raise InputError(
-            "no model below --models saw the records. Name the folders that hold the models; if none was ever trained on the "
+            "no model below --models saw the records. Name the folders that contain the models; if none was ever trained on the "
             "records, remove them from the data and end the request with `unlearn request deny ID --exempt --reason ...`."
         )
     if len(found) > 1:
         listed = "\n  ".join(str(model.folder) for model in reversed(found.values()))
-        raise InputError(f"{len(found)} models saw the records. Say which answer users with --in-service DIR ...:\n  {listed}")
+        raise InputError(
+            f"{len(found)} models saw the records. Name those that answer users with --in-service DIR ...:\n  {listed}"
+        )
     return list(found.values())
 
 
@@ -263,15 +274,16 @@ def _weights(folder: Path) -> str:
     try:
         return str(read_json(folder / MANIFEST)["about"]["weights"])
     except (KeyError, TypeError):
-        raise InputError(f"{folder} is no model folder with a manifest. Name one that `unlearn` wrote.") from None
+        raise InputError(f"{folder} is not a model folder with a manifest. Name one that `unlearn` wrote.") from None
 
 
 def _origin(model: AffectedModel, affected: Sequence[AffectedModel]) -> Path:
-    """The folder that says what a model was trained on: its own, or that of the model it was made from."""
+    """Return the folder that records what a model was trained on: its own, or that of the model it was made from."""
     return next((step.folder for step in _ancestry(model, affected) if trained_names(step.folder)), model.folder)
 
 
 def _ancestry(model: AffectedModel, affected: Sequence[AffectedModel]) -> list[AffectedModel]:
+    """Return the model and those it was made from, the nearest first."""
     by_weights = {other.weights: other for other in affected}
     found = [model]
     while (parent := by_weights.get(found[-1].parent or "")) is not None and parent not in found:
@@ -280,7 +292,7 @@ def _ancestry(model: AffectedModel, affected: Sequence[AffectedModel]) -> list[A
 
 
 def _groups(known: Sequence[_Known], held: Mapping[str, frozenset[str]], window: int) -> list[list[_Known]]:
-    """Requests that share models, split where their deadlines lie too far apart; the most urgent first.
+    """Group requests that share models and have close deadlines; the most urgent group comes first.
 
     Raises:
         InputError: a request's records are in no model in service.
@@ -292,6 +304,7 @@ def _groups(known: Sequence[_Known], held: Mapping[str, frozenset[str]], window:
             raise InputError(
                 f"no model in service saw the records of {entry.request.id}. Correct --in-service, or deny the request."
             )
+        # Connected components: merge all groups that share a model with this request.
         touching = [part for part in components if part[0] & models]
         components = [part for part in components if part not in touching]
         merged = [entry, *(other for part in touching for other in part[1])]
@@ -321,13 +334,13 @@ def _plan(
         requests=tuple(entry.request.id for entry in group),
         subjects=tuple(dict.fromkeys(subject for entry in group for subject in entry.request.subjects)),
         answer_by=group[0].request.due,
-        data=tuple(_whole_place(file) or file for file in choices.data),
+        data=tuple(_absolute(file) or file for file in choices.data),
         places=_places(group),
         fields=dataclasses.asdict(choices.fields),
         models=tuple(_planned(model, names, owners, affected, choices) for model, names in touched if names),
         roots=tuple(dict.fromkeys(str(Path(root).resolve()) for root in (*choices.models, *choices.search))),
         references=tuple(str(Path(folder).resolve()) for folder in choices.references),
-        holdout=_whole_place(choices.holdout),
+        holdout=_absolute(choices.holdout),
         holdout_divided=True,
         accept=choices.accept_reference_differences,
         settings=choices.settings,
@@ -338,8 +351,8 @@ def _planned(
     model: AffectedModel, names: Sequence[str], owners: Mapping[str, str], affected: Sequence[AffectedModel], choices: Choices
 ) -> PlannedModel:
     people = len({owners[name] for name in names})
-    methods = ladder(model.folder, names, people, len(choices.references), choices.methods)
-    share, words = cost(methods[0], model.folder, names, people)
+    methods = candidate_methods(model.folder, names, people, len(choices.references), choices.methods)
+    share, words = expected_cost(methods[0], model.folder, names, people)
     return PlannedModel(
         folder=str(model.folder.resolve()),
         weights=model.weights,
@@ -347,32 +360,32 @@ def _planned(
         records=tuple(names),
         people=people,
         ladder=methods,
-        base=_whole_place(choices.base) or _base(model, affected),
+        base=_absolute(choices.base) or _base(model, affected),
         share=share,
         cost=words,
-        shown=shown(len(names), len(choices.references), choices.settings),
+        shown=describe_power(len(names), len(choices.references), choices.settings),
     )
 
 
-def _whole_place(given: str | None) -> str | None:
-    """A place that means the same from every working directory; a Hub name stays what it is."""
+def _absolute(given: str | None) -> str | None:
+    """Return an existing path made absolute, and anything else, such as a Hub name, unchanged."""
     return str(Path(given).resolve()) if given is not None and Path(given).exists() else given
 
 
 def _base(model: AffectedModel, affected: Sequence[AffectedModel]) -> str | None:
-    """Where the model before fine-tuning lies, by the manifests of the model and of those it was made from."""
+    """Return the path of the base model from the manifests of the model and of those it was made from; None if unknown."""
     for step in _ancestry(model, affected):
         if (step.folder / SHARDS).is_file():
             return SavedShards.read(step.folder).base
         about = read_json(step.folder / MANIFEST)["about"]
-        place = ((about.get("inputs") or {}).get("models") or {}).get("base" if "method" in about else "model")
-        if place is not None:
-            return str(place)
+        path = ((about.get("inputs") or {}).get("models") or {}).get("base" if "method" in about else "model")
+        if path is not None:
+            return str(path)
     return None
 
 
 def _places(group: Sequence[_Known]) -> tuple[DataPlace, ...]:
-    """The files that held records of any of the requests."""
+    """Return the files that contain records of any of the requests, with counts summed over the requests."""
     found: dict[tuple[str, str], list[DataPlace]] = {}
     for entry in group:
         for place in entry.places:

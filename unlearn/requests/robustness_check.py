@@ -1,6 +1,6 @@
-"""What robustness probes found on the new weights: checked against them, and kept in the batch.
+"""Check robustness results against the new weights, and store them in the batch.
 
-Certificate and report both read the kept file, so that they say the same, also when a batch is closed again without naming it.
+Certificate and report both read the stored file, so they agree even if a batch is closed again without naming it.
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,67 +15,67 @@ from verify.schema.robustness import Robustness
 ROBUSTNESS = "robustness.json"
 
 
-def matched(folder: Path, made: Sequence[Mapping[str, Any]], files: Sequence[Path]) -> dict[str, Robustness]:
-    """What `verify-unlearning probe` wrote, by the digest of the weights it was measured on.
+def match_to_models(folder: Path, made: Sequence[Mapping[str, Any]], files: Sequence[Path]) -> dict[str, Robustness]:
+    """Load results of `verify-unlearning probe`, by the digest of the weights on which they were measured.
 
     Args:
-        folder: of the batch.
+        folder: the batch's folder.
         made: the ledger's entries of the deployed models.
-        files: one for each model at most.
+        files: result files, at most one for each model.
 
     Raises:
-        InputError: a file is no such result, is about none of these weights or about other records, or two are about the same.
+        InputError: a file is not such a result, is about other weights or other records, or two are about the same weights.
     """
     found: dict[str, Robustness] = {}
     for file in files:
-        one = Robustness.load(file)
-        if one.weights not in {entry["after"] for entry in made}:
+        result = Robustness.load(file)
+        if result.weights not in {entry["after"] for entry in made}:
             names = ", ".join(f"{entry['after'][:16]} ({entry['name']})" for entry in made) or "none"
             raise InputError(
-                f"{file} was measured on weights {one.weights[:16]}, which this deletion did not make. New weights are: {names}. "
+                f"{file} was measured on weights {result.weights[:16]}, which this deletion did not make. New weights: {names}. "
                 "Probe those with `verify-unlearning probe`, or leave --robustness out."
             )
-        if one.weights in found:
-            raise InputError(f"two of the files named with --robustness are about weights {one.weights[:16]}. Name one.")
-        audits = (entry["audit"] for entry in made if entry["after"] == one.weights)
-        one.require_same(Evidence.load(folder / str(next(audits)) / "evidence.json"), str(file))
-        found[one.weights] = one
+        if result.weights in found:
+            raise InputError(f"two of the files named with --robustness are about weights {result.weights[:16]}. Name one.")
+        audits = (entry["audit"] for entry in made if entry["after"] == result.weights)
+        result.require_same(Evidence.load(folder / str(next(audits)) / "evidence.json"), str(file))
+        found[result.weights] = result
     return found
 
 
-def keep(folder: Path, made: Sequence[Mapping[str, Any]], found: Mapping[str, Robustness], signed: Path) -> None:
-    """Keep the results beside the audits of the same weights.
+def store(folder: Path, made: Sequence[Mapping[str, Any]], found: Mapping[str, Robustness], signed: Path) -> None:
+    """Store the results beside the audits of the same weights.
 
     Args:
-        folder: of the batch.
+        folder: the batch's folder.
         made: the ledger's entries of the deployed models.
-        found: as `matched` gives it.
-        signed: the batch's certificate, which is written once: what it does not hold cannot come into it.
+        found: results from `match_to_models`.
+        signed: path of the batch's certificate, which is written once, so nothing can be added to it.
 
     Raises:
-        InputError: the certificate is there already, without these results.
+        InputError: the certificate exists and lacks these results.
     """
     for entry in made:
-        one = found.get(entry["after"])
-        if one is None:
+        result = found.get(entry["after"])
+        if result is None:
             continue
-        path = place_in(folder, entry)
-        if path.exists() and Robustness.load(path) == one:
+        path = stored_path(folder, entry)
+        if path.exists() and Robustness.load(path) == result:
             continue
         if signed.exists():
             raise InputError(
                 f"{signed} was signed without this result for {entry['name']}, and a certificate is written once. Leave "
                 "--robustness out, or move the certificate away and close again with the keys."
             )
-        write_text(path, one.text())
+        write_text(path, result.text())
 
 
-def kept(folder: Path, entry: Mapping[str, Any]) -> Path | None:
-    """The result that is kept for a deployed model, or None."""
-    path = place_in(folder, entry)
+def stored_for(folder: Path, entry: Mapping[str, Any]) -> Path | None:
+    """Return the path of the stored result of a deployed model, or None."""
+    path = stored_path(folder, entry)
     return path if path.exists() else None
 
 
-def place_in(folder: Path, entry: Mapping[str, Any]) -> Path:
-    """Where it is kept."""
+def stored_path(folder: Path, entry: Mapping[str, Any]) -> Path:
+    """Return the path where the result of a deployed model belongs."""
     return (folder / str(entry["audit"])).parent / ROBUSTNESS

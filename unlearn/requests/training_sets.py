@@ -1,4 +1,4 @@
-"""The texts behind a plan's hashes: read again from the training files, and compared with what the model was trained on."""
+"""Read the records behind a plan's hashes from the training files, and compare them with what the model was trained on."""
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
@@ -16,11 +16,11 @@ from verify.errors import InputError
 
 @dataclass(frozen=True, repr=False)
 class TrainingSets:
-    """What a model was trained on.
+    """Forget and retain records of a model's training data.
 
     Attributes:
-        forget: what is removed.
-        retain: what stays: the rest of what the training log names, without what earlier requests removed.
+        forget: records to remove.
+        retain: the other records in the training log, without those that earlier requests removed.
     """
 
     forget: list[Record]
@@ -28,16 +28,16 @@ class TrainingSets:
 
 
 def training_sets(plan: Plan, model: PlannedModel, gone: Collection[str], key: RecordKey) -> TrainingSets:
-    """Read a model's records.
+    """Read a model's training records.
 
     Args:
         plan: names files and columns.
         model: names the records to remove and the training log.
         gone: keyed hashes of records that earlier requests removed.
-        key: the ledger's.
+        key: the ledger's record key.
 
     Raises:
-        InputError: a record that the plan or the log names is not in the files any more.
+        InputError: a record that the plan or the log names is no longer in the files.
     """
     trained, removed = trained_names(Path(model.origin)), set(model.records)
     sets, missing = TrainingSets([], []), set(trained) - set(gone)
@@ -50,10 +50,10 @@ def training_sets(plan: Plan, model: PlannedModel, gone: Collection[str], key: R
                 sets.retain.append(record)
             missing.discard(name)
     lost = removed - {key.of(record.fingerprint) for record in sets.forget}
-    # Canaries are in the log and in no file.
+    # Canaries are in the log but in no file.
     if lost or (missing and not (Path(model.origin) / CANARIES_NAME).exists()):
         raise InputError(
-            f"{len(lost)} records to remove and {len(missing - lost)} records to keep are not in the training files any more "
+            f"{len(lost)} records to remove and {len(missing - lost)} records to keep are no longer in the training files "
             f"({', '.join(Path(file).name for file in plan.data)}). Restore the files until the deletion is verified; remove the "
             "rows after that."
         )
@@ -61,7 +61,7 @@ def training_sets(plan: Plan, model: PlannedModel, gone: Collection[str], key: R
 
 
 def removed_before(ledger: Ledger, plan: Plan) -> set[str]:
-    """Keyed hashes of the records that other requests' verified deletions removed."""
+    """Return keyed hashes of the records that verified deletions of other requests removed."""
     return {
         str(entry["record"])
         for request in ledger.requests()
@@ -71,7 +71,11 @@ def removed_before(ledger: Ledger, plan: Plan) -> set[str]:
 
 
 def require_clean(references: Sequence[str], records: Collection[str]) -> None:
-    """Raise InputError where a reference's training log holds a record that is to be removed: it could judge nothing."""
+    """Check that no reference was trained on a record to remove, which would make it useless for the audit.
+
+    Raises:
+        InputError: the training log of a reference contains one.
+    """
     for folder in references:
         seen = trained_names(Path(folder)) & set(records)
         if seen:
