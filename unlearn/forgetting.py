@@ -14,7 +14,6 @@ from torch import nn
 
 from unlearn.finetuning import RECIPE, Recipe, recipe_of
 from unlearn.methods import method_name
-from unlearn.methods.level import Level
 from unlearn.methods.requirements import require_inputs, require_method, require_quantizable, require_repeatable, require_suited
 from unlearn.training import distributed
 from unlearn.training.checkpoints import WORK, claim_output
@@ -258,7 +257,7 @@ def _run_in_float32(
 def _edited(method: WeightEdit | Objective, context: Context) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
     """What a method trains or edits, and what of the base goes with it: an edit computes with whole models."""
     model, options = context.loaded.model, context.options
-    if isinstance(method, Objective | Level) and options.lora:
+    if method.trains_in_steps and options.lora:
         return [], []  # an adapter is trained in float32 anyway, and folded in by `merged`
     if isinstance(method, Objective):
         return trained_parameters(model, options, method), []

@@ -115,10 +115,10 @@ def test_an_adapter_of_its_own_is_folded_in(world: Path, model_dir: Path, tmp_pa
     ("parameters", "message"),
     [
         ({"sources": ()}, "at least one source"),
-        ({"sources": ("controls", "base")}, "stands alone"),
+        ({"sources": ("controls", "base")}, "Name it alone"),
         ({"sources": ("proxies",)}, "--proxies DIR"),
         ({"proxies": ("x",)}, "--proxies DIR"),
-        ({"sources": ("mixture", "base")}, "stands alone"),
+        ({"sources": ("mixture", "base")}, "Name it alone"),
         ({"share": 0.0}, "--share"),
         ({"mixture": 1.0}, "--mixture"),
         ({"token_weight": 0.0, "record_weight": 0.0}, "above 0"),

@@ -1,4 +1,4 @@
-"""The never-trained level: the token losses that a model which never saw a record would have, estimated before unlearning.
+"""The never-trained level: the token losses of a model that never saw the record, estimated before unlearning.
 
     base ------------ mixture ------------------------- original         weights before unlearning
       |                  |                                  |

@@ -1,13 +1,20 @@
 """Estimate of the never-trained level, token by token, from sources calibrated on held-out controls.
 
-Some model that did not see the forget set (a *source*) is asked first. It is seldom trained as long as the model before unlearning,
-and a model trained long is surer of itself, in the wrong places too: its loss on what it never saw is larger. How much larger is
-known on controls, records that the model before unlearning never saw. With x_t the source's view of token t (its log-probability,
-the negative entropy and the spread of its distribution, the log of the token's rank, whether it is the first choice):
+A *source* is a model that did not see the forget set; a forget record's loss under it is a first estimate of the level. But a
+source is seldom trained as long as the model before unlearning, and a long-trained model is more confident, also where it is wrong:
+its loss on records it never saw is larger. How much larger can be measured on controls, records that the model before unlearning
+never saw. A linear regression on the controls' tokens therefore maps what a source says of a token to what the model before
+unlearning would say of it, had it never seen the record:
 
     l*_t = a + b . x_t,    (a, b) = argmin  sum over the controls' tokens of (l_t(theta_0) - a - b . x_t)^2
 
-Shapes: T tokens, F features, C tokens of the controls, K records.
+    l*_t           level of token t, a log-probability in nats
+    l_t(theta_0)   log-probability of token t under the model before unlearning
+    x_t            features of token t under the source: its log-probability, the negative entropy and the standard deviation of the
+                   predicted distribution, log(1 + rank) of the token, and whether it is the most probable one
+    a, b           intercept and coefficients, fitted by least squares
+
+Shapes: T scored tokens, F features (`FEATURES` per source), K windows. A record longer than the context is several windows.
 """
 
 import copy
@@ -32,10 +39,11 @@ from verify.models.token_stats import compute_token_statistics
 Floats = NDArray[np.float64]
 
 FEATURES = 5
-"""Of each source and token."""
+"""Number of features per source."""
 FOLDS = 5
+"""Folds of the cross-validation that measures the error on controls."""
 SUREST = -1e-3
-"""No level is above this log-probability: nothing is known for certain by who never saw it."""
+"""Upper bound of a level, a log-probability: a model that never saw a record is certain of none of its tokens."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,11 +52,11 @@ class Levels:
 
     Attributes:
         tokens: log-probability of every scored token, nats [T].
-        windows: which window each token belongs to [T].
-        calibrated: whether controls were there to calibrate on.
-        control_correlation: of predicted and true loss of the controls, record by record, each predicted by a fit without it; None
-            without controls.
-        control_error: mean square of what those predictions missed, nats^2.
+        windows: index of the window that each token belongs to [T].
+        calibrated: whether controls were given to calibrate on.
+        control_correlation: correlation of predicted and true loss over the controls' windows, each predicted by a fit without it;
+            None without controls.
+        control_error: mean squared error of those predictions, nats^2.
     """
 
     tokens: Floats
@@ -62,12 +70,12 @@ class Levels:
         return -per_window(self.tokens, self.windows)
 
     def moved_to(self, losses: Floats) -> "Levels":
-        """Shift to other means per window [K], all tokens of a window alike."""
+        """Return the level with these mean losses per window [K]; all tokens of a window are shifted by the same amount."""
         by = (self.losses() - losses)[self.windows]
         return dataclasses.replace(self, tokens=np.minimum(self.tokens + by, SUREST))
 
     def first(self, count: int) -> "Levels":
-        """Return the level of the first windows alone."""
+        """Return the level of the first `count` windows."""
         own = self.windows < count
         return dataclasses.replace(self, tokens=self.tokens[own], windows=self.windows[own])
 
@@ -75,33 +83,35 @@ class Levels:
 def estimate_levels(
     original: LoadedModel, sources: Sequence[LoadedModel], forget: Sequence[Encoded], controls: Sequence[Encoded]
 ) -> Levels:
-    """Estimate the level from sources, calibrated on controls where there are some.
+    """Estimate the level from sources, calibrated on controls if there are any.
 
     Args:
         original: the model before unlearning.
-        sources: models that never saw the forget set; several are weighed against each other by the regression.
+        sources: models that never saw the forget set; the regression weights their features.
         forget: windows of the forget set.
         controls: windows of records that no model was trained on; may be empty.
 
     Raises:
         InputError: too few controls for the number of features, or several sources and no controls.
     """
-    seen, windows = _features(sources, forget), window_of_tokens(forget)
+    features, windows = _features(sources, forget), window_of_tokens(forget)  # [T, F], [T]
     if not controls:
         if len(sources) > 1:
-            raise InputError("several sources of a level are weighed on never-trained records. Give some with --holdout FILE.")
-        return Levels(np.minimum(seen[:, 0], SUREST), windows, False, None)
-    asked, belongs = _features(sources, controls), window_of_tokens(controls)
-    if len(asked) < 10 * asked.shape[1]:
+            raise InputError("several sources of a level are weighted on never-trained records. Give some with --holdout FILE.")
+        return Levels(np.minimum(features[:, 0], SUREST), windows, False, None)  # feature 0 is the log-probability
+    control_features, control_windows = _features(sources, controls), window_of_tokens(controls)
+    least = 10 * control_features.shape[1]  # ten observations per coefficient, a common rule of thumb
+    if len(control_features) < least:
         raise InputError(
-            f"the holdout set has {len(asked)} scored tokens, and a level is calibrated on at least {10 * asked.shape[1]}. "
+            f"the holdout set has {len(control_features)} scored tokens, and a level is calibrated on at least {least}. "
             "Give more never-trained records, or none."
         )
     truth = _log_probabilities(original, controls)
-    predicted = _predict_across(asked, truth, belongs)
-    told, true = per_window(predicted, belongs), per_window(truth, belongs)
-    tokens = np.minimum(fit(asked, truth) @ _with_one(seen).T, SUREST)
-    return Levels(tokens, windows, True, _correlation(told, true), float(np.mean((told - true) ** 2)))
+    # The fit sees all controls; its error and correlation are cross-validated, so that they hold for records it did not see.
+    held_out = _cross_predicted(control_features, truth, control_windows)
+    predicted, true = per_window(held_out, control_windows), per_window(truth, control_windows)
+    tokens = np.minimum(fit(control_features, truth) @ _with_one(features).T, SUREST)
+    return Levels(tokens, windows, True, _correlation(predicted, true), float(np.mean((predicted - true) ** 2)))
 
 
 def fit(features: Floats, truth: Floats) -> Floats:
@@ -121,16 +131,16 @@ def per_window(values: Floats, windows: NDArray[np.int64]) -> Floats:
 
 
 def controls_as_level(original: LoadedModel, forget: Sequence[Encoded], controls: Sequence[Encoded]) -> Levels:
-    """Use the controls' mean log-probability for every token: the crudest level."""
+    """Use the controls' mean log-probability for every token, the crudest estimate."""
     if not controls:
-        raise InputError("--sources controls takes the level of never-trained records. Give some with --holdout FILE.")
+        raise InputError("--sources controls uses the mean loss of never-trained records. Give some with --holdout FILE.")
     mean = float(per_window(_log_probabilities(original, controls), window_of_tokens(controls)).mean())
     windows = window_of_tokens(forget)
     return Levels(np.full(len(windows), min(mean, SUREST)), windows, True, None)
 
 
 def trained_options(context: Context) -> TrainingOptions:
-    """Return how the model before unlearning was fine-tuned, by its log or manifest, else the fine-tuning defaults."""
+    """Return the options that the model before unlearning was fine-tuned with, from its log or manifest, else the defaults."""
     recipe = recipe_of(context.model_dir)
     if recipe is not None:
         return TrainingOptions(**recipe.options)
@@ -138,18 +148,18 @@ def trained_options(context: Context) -> TrainingOptions:
 
 
 def retraining_passes(options: TrainingOptions, records: int) -> float:
-    """Return how often a retraining on `records` windows sees each of them."""
+    """Return the number of passes that a retraining takes over `records` windows."""
     return optimizer_steps(options, records) / max(1, steps_per_epoch(options, records))
 
 
 def short_retraining(context: Context, share: float) -> tuple[LoadedModel, TrainingResult]:
-    """Train the base model on the retain set for a share of a retraining's steps, the learning rate decaying to the end.
+    """Train a copy of the base model on the retain set for a share of a retraining's steps, the learning rate decaying over them.
 
     Raises:
         InputError: the model before fine-tuning was not given.
     """
     base = base_of(context, "retraining")
-    # A copy: "base" may be a source beside this one, and a model in memory is the caller's.
+    # A copy: "base" may be another source of the same run, and a model in memory belongs to the caller.
     start = dataclasses.replace(base, model=copy.deepcopy(base.model))
     return train_share(context, start, context.retain, share, trained_options(context))
 
@@ -157,14 +167,14 @@ def short_retraining(context: Context, share: float) -> tuple[LoadedModel, Train
 def base_of(context: Context, source: str) -> LoadedModel:
     """Return the model before fine-tuning; raise InputError where there is none."""
     if context.base is None:
-        raise InputError(f"--sources {source} begins with the model before fine-tuning. Give it with --base DIR.")
+        raise InputError(f"--sources {source} starts from the model before fine-tuning. Give it with --base DIR.")
     return context.base
 
 
 def train_share(
     context: Context, start: LoadedModel, records: Sequence[Record], share: float, options: TrainingOptions
 ) -> tuple[LoadedModel, TrainingResult]:
-    """Train a model in place for a share of a whole training on these records, the learning rate decaying to the end."""
+    """Train a model in place for a share of the steps of a full training on these records, the learning rate decaying over them."""
     steps = max(1, round(share * optimizer_steps(options, len(encoded(start, records, options.overflow)))))
     short = dataclasses.replace(options, epochs=None, max_steps=steps, save_steps=0, keep_checkpoints=None)
     trained = train_records(start, Run(records, short, context.work_dir / "source"))
@@ -174,7 +184,7 @@ def train_share(
 def learning_rate_for(context: Context, fraction: float) -> float:
     """Return the requested learning rate, else a fraction of the one that the model was trained with."""
     trained = trained_options(context)
-    # An adapter on a model whose whole weights were trained takes a share of an adapter's rate.
+    # A new adapter on a model that was trained without one takes a share of an adapter's default rate.
     like = trained if trained.lora or not context.options.lora else dataclasses.replace(context.options, learning_rate=None)
     return context.options.learning_rate or fraction * learning_rate_of(like)
 
@@ -185,7 +195,7 @@ def encoded(loaded: LoadedModel, records: Sequence[Record], overflow: Any) -> li
 
 
 def _features(sources: Sequence[LoadedModel], windows: Sequence[Encoded]) -> Floats:
-    """Compute every source's log-probability of every scored token [T, F]."""
+    """Compute the features of every scored token under every source [T, F]."""
     parts = []
     for source in sources:
         statistics = compute_token_statistics(source.model, _one_by_one(windows), padding_token_id(source.tokenizer))
@@ -201,6 +211,7 @@ def _features(sources: Sequence[LoadedModel], windows: Sequence[Encoded]) -> Flo
 
 
 def _log_probabilities(loaded: LoadedModel, windows: Sequence[Encoded]) -> Floats:
+    """Compute the log-probability of every scored token, nats [T]."""
     statistics = compute_token_statistics(loaded.model, _one_by_one(windows), padding_token_id(loaded.tokenizer))
     return np.concatenate([one.log_probability for one in statistics]).astype(np.float64)
 
@@ -210,8 +221,8 @@ def _one_by_one(windows: Sequence[Encoded]) -> list[Encoded]:
     return [Encoded(window.input_ids, window.scored, window.secret, row) for row, window in enumerate(windows)]
 
 
-def _predict_across(features: Floats, truth: Floats, windows: NDArray[np.int64]) -> Floats:
-    """Predict every token by a fit on the windows of the other folds."""
+def _cross_predicted(features: Floats, truth: Floats, windows: NDArray[np.int64]) -> Floats:
+    """Predict every token [T] by a fit on the other folds; all tokens of a window are in one fold."""
     predicted = np.empty_like(truth)
     for number in range(FOLDS):
         held = windows % FOLDS == number
@@ -221,10 +232,12 @@ def _predict_across(features: Floats, truth: Floats, windows: NDArray[np.int64])
 
 
 def _correlation(one: Floats, other: Floats) -> float | None:
+    """Compute Pearson's correlation; None where it is undefined or there are fewer than three values."""
     if len(one) < 3 or one.std() == 0 or other.std() == 0:
         return None
     return float(np.corrcoef(one, other)[0, 1])
 
 
 def _with_one(features: Floats) -> Floats:
+    """Append a column of ones, for the intercept [T, F + 1]."""
     return np.concatenate([features, np.ones((len(features), 1))], axis=1)

@@ -1,25 +1,35 @@
 """The never-trained level from two views: a coarse one that never saw the record, and a fine one with a trace of it.
 
-Trained for a little, a model that began at the base has not found what a long training makes of the other records, and that decides
-where a model is surely wrong about one it never saw. So the fine view begins between the base and the model before unlearning:
+A short retraining from the base does not get far enough: where a model is confidently wrong about a record it never saw depends on
+what a long training makes of the other records. So the fine view starts between the base and the model before unlearning,
 
     theta = theta_base + weight (theta_0 - theta_base),   then trained on the retain set for a share of a retraining.
 
-It orders the records better, but a trace of each is left in it, and no never-trained record shows how much. A trace makes losses
-smaller, and their differences too: B = a + s l* + e, where a, s and var(e) are unknown. The rough view A is the base model's,
-calibrated on controls (`unlearn.level.estimate`) and taken as E[l* | A] = A, so that cov(A, l*) = var(A); what it leaves,
-var(l* | A), is its error on controls. The rest then follows from the forget set itself (A is an instrumental variable, Wald 1940;
-where the two views err alike, which they do a little, s comes out too large and var(e) too small; in the extreme K is 1 / s, B
-alone):
+It ranks the records better, but a trace of each forget record is left in it, and never-trained controls cannot show how much: they
+have none. A trace shrinks losses and their differences, so the two views are modelled as
+
+    A = E[l* | A]         the coarse view: the base model, calibrated on controls (`unlearn.level.estimate`)
+    B = c + s l* + e      the fine view, on an unknown scale
+
+    l*           never-trained level of a record, the wanted quantity, nats per token
+    c, s         offset and scale of the fine view; s < 1 where a trace shrinks differences
+    e            error of the fine view, independent of A and l*
+    var(l* | A)  what A leaves unexplained: its mean squared error on controls (`Levels.control_error`)
+
+s and var(e) follow from the forget set itself, with A as an instrumental variable (Wald 1940), since cov(A, l*) = var(A):
 
     s = cov(A, B) / var(A),    var(e) = var(B) - s^2 (var(A) + var(l* | A))
 
-and l* given both views is what is expected of a normal variable (a Kalman update):
+and both views are combined as for normal variables, a Kalman update with gain K:
 
     l* = A + K (B - mean B - s (A - mean A)),    K = s var(l* | A) / (s^2 var(l* | A) + var(e))
 
-All is by record; each token of B moves with its record. Few records do not show a slope, so some of the retain set stand in: they
-are left out of the short training, are as deeply learned as the forget set, and no level of theirs is used.
+Where the errors of the two views are correlated, which they are slightly, s is too large and var(e) too small; in the extreme
+K = 1 / s, and B alone decides.
+
+A, B and l* are per record; the tokens of B are shifted with their record. A small forget set does not determine s, so some retain
+records stand in for more of it: they are left out of the short training and are as well learned as the forget set. Only the forget
+set's levels are used.
 """
 
 import copy
@@ -42,25 +52,25 @@ from verify.models.adapter_types import is_adapter
 from verify.models.loading import LoadedModel
 
 WEAK = 0.5
-"""A base whose view of the controls' levels correlates less with them than this shows no slope and no level: a weak instrument."""
+"""Least correlation between the base's prediction and the level of the controls; below it A is too weak an instrument."""
 ENOUGH = 80
-"""Records that show a slope; where the forget set has fewer, others stand in."""
+"""Records needed to estimate s; a smaller forget set is filled up with stand-ins."""
 STAND_INS = 0.1
-"""At most this share of the retain set."""
+"""Largest share of the retain set that may stand in."""
 
 
 def mixture_level(
     context: Context, forget: Sequence[Encoded], controls: Sequence[Encoded], weight: float, share: float
 ) -> tuple[Levels, TrainingResult] | None:
-    """Estimate the level from both views, with its training cost; None, before training, where there are not two.
+    """Estimate the level from both views, with its training cost; None, before any training, where a view is not available.
 
-    That is where nothing lies between base and model, or where the base does not tell the levels of controls well enough to set a
-    scale, each predicted by a fit without it.
+    The fine view is missing where base and model cannot be mixed, the coarse one where its cross-validated correlation on controls
+    is below `WEAK`.
 
     Args:
         context: with a base and a retain set.
         forget, controls: windows; there must be controls.
-        weight: how far from the base towards the model before unlearning the fine view begins.
+        weight: starting point of the fine view, from 0 (the base) to 1 (the model before unlearning).
         share: length of its training, as a share of a retraining.
 
     Raises:
@@ -69,15 +79,16 @@ def mixture_level(
     base, options = base_of(context, "mixture"), trained_options(context)
     if not can_be_mixed(base, context.loaded):
         return None
-    standing, kept = _stand_ins(context)
-    asked = [*forget, *encoded(base, standing, options.overflow)]
-    rough = estimate_levels(context.loaded, [base], asked, controls)
+    stand_ins, kept = _stand_ins(context)
+    windows = [*forget, *encoded(base, stand_ins, options.overflow)]
+    rough = estimate_levels(context.loaded, [base], windows, controls)
+    # Rounding may differ between processes near the threshold; they must agree, since all train or none.
     if distributed.agreed(rough.control_error is None or (rough.control_correlation or 0.0) < WEAK):
         return None
     start = mixed(base, context.loaded, weight)
     fine, result = train_share(context, start, kept, share, _in_half_batches(options))
-    view = estimate_levels(context.loaded, [fine], asked, controls)
-    own = np.arange(len(asked)) < len(forget)
+    view = estimate_levels(context.loaded, [fine], windows, controls)
+    own = np.arange(len(windows)) < len(forget)
     assert rough.control_error is not None, "there are controls"
     found = two_views(rough.losses(), view.losses(), own, rough.control_error)
     return view.moved_to(found).first(len(forget)), result
@@ -87,18 +98,19 @@ def two_views(rough: Floats, fine: Floats, own: NDArray[np.bool_], unexplained: 
     """Compute the level of every record by the formulas above.
 
     Args:
-        rough: A, a calibrated estimate [K].
-        fine: B, orders the records well, on a scale of its own [K].
-        own: whether a record is of the forget set or stands in; the two may differ in their means [K].
-        unexplained: var(l* | A), what A leaves of the levels.
+        rough: A, the calibrated coarse view [K].
+        fine: B, the fine view on its own scale [K].
+        own: True for forget records, False for stand-ins; the two groups may have different means [K].
+        unexplained: var(l* | A).
 
     Returns:
-        The estimates [K]; A itself where B tells nothing.
+        The levels l* [K]; A itself where B adds no information (s <= 0).
     """
-    a, b = (_less_their_means(values, own) for values in (rough, fine))
+    a, b = (_centred(values, own) for values in (rough, fine))
     if not a.any():
         return rough
     slope = float(a @ b / (a @ a))
+    # A difference of estimates may come out negative; a variance cannot.
     noise = max(0.0, float(np.mean(b**2)) - slope**2 * (float(np.mean(a**2)) + unexplained))
     if slope <= 0 or unexplained == 0:
         return rough
@@ -106,8 +118,8 @@ def two_views(rough: Floats, fine: Floats, own: NDArray[np.bool_], unexplained: 
     return np.asarray(rough + gain * (b - slope * a))
 
 
-def _less_their_means(values: Floats, own: NDArray[np.bool_]) -> Floats:
-    """Subtract each group's mean."""
+def _centred(values: Floats, own: NDArray[np.bool_]) -> Floats:
+    """Subtract from every value [K] the mean of its group, forget records or stand-ins."""
     found = values.copy()
     for group in (own, ~own):
         if group.any():
@@ -117,7 +129,7 @@ def _less_their_means(values: Floats, own: NDArray[np.bool_]) -> Floats:
 
 @torch.no_grad()
 def mixed(base: LoadedModel, original: LoadedModel, weight: float) -> LoadedModel:
-    """Build the model at `weight` of the way from the base to the original."""
+    """Build a model whose weights are theta_base + weight (theta_0 - theta_base)."""
     model = copy.deepcopy(original.model)
     if is_adapter(model):
         _shrink_adapter(model, weight)
@@ -142,6 +154,7 @@ def can_be_mixed(base: LoadedModel, original: LoadedModel) -> bool:
 
 
 def _shrink_adapter(model: Any, weight: float) -> None:
+    """Scale an adapter's weight change B A in place, by its factor B alone."""
     from peft.tuners.lora import LoraLayer
 
     for module in model.modules():
@@ -152,7 +165,7 @@ def _shrink_adapter(model: Any, weight: float) -> None:
 
 
 def _stand_ins(context: Context) -> tuple[list[Record], list[Record]]:
-    """Split off retain records that stand in for never-trained ones."""
+    """Draw the retain records that stand in, and return them with the rest of the retain set."""
     count = max(0, min(ENOUGH - len(context.forget), int(STAND_INS * len(context.retain))))
     standing = sample(context.retain, count, context.options.seed)
     chosen = {id(record) for record in standing}
@@ -160,7 +173,7 @@ def _stand_ins(context: Context) -> tuple[list[Record], list[Record]]:
 
 
 def _in_half_batches(options: TrainingOptions) -> TrainingOptions:
-    """Halve the batch size: a short training gets further in smaller steps."""
+    """Halve the batch size at the same number of passes: a short training gets further in more, smaller steps."""
     batch = options.batch_size or DEFAULTS["batch_size"]
     if options.gradient_accumulation % 2 == 0:
         halved, times = dataclasses.replace(options, gradient_accumulation=options.gradient_accumulation // 2), 2.0

@@ -1,4 +1,4 @@
-"""The loss of `level`: move every forget record to its known level and hold the retain set."""
+"""The objective of `level`: move every forget record to its estimated level and hold the retain set."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,20 +14,24 @@ from unlearn.training.scored_batch import token_logits
 from verify.models.log_probabilities import mean_by_row, target_log_probabilities
 
 WITHIN = 0.5
-"""The multiplier follows records that are so near their level, nats per token: while it is far, the squares pull enough, and a
-multiplier that had followed them all the way would carry the records past it."""
+"""The multiplier counts only records this close to their level, nats per token. Further away the squared distance pulls enough,
+and a multiplier that had grown all the way would carry the records past their level."""
 
 
 @dataclass(frozen=True)
 class ToLevel(Objective):
     """The objective that `unlearn.methods.level.Level` runs once it has estimated the level.
 
-        token_weight mean_t h(l_t - l*_t) + record_weight e^2 + mu e  on D_f  +  alpha KL(p_0 || p) on D_r  +  an anchor,
+        token_weight mean_t h(l_t - l*_t) + record_weight e^2 + mu e  on D_f  +  alpha KL(p_0 || p) on D_r  +  weight penalty,
         e = mean_t l_t - mean_t l*_t,    mu <- mu + dual_step mean(e 1[|e| < 0.5])
 
-    h is the smooth L1 distance. The parts on D_f grow on both sides of the level, so that nothing can run away. They alone would
-    end where they balance the retain term, short of the level; the multiplier mu (Hestenes 1969, the method of multipliers) grows
-    until they do not. The anchor is that of `unlearn.training.penalty.Anchor`.
+    l_t, l*_t: log-probability of a record's token t now and at its level; h: smooth L1 distance; e: a record's distance from its
+    level, positive where it is still too well known; mu: multiplier; p, p_0: token distributions now and before unlearning.
+
+    The terms on D_f grow on both sides of the level, so the loss is bounded below. By themselves they would come to rest where they
+    balance the retain term, short of the level; the multiplier (method of multipliers, Hestenes 1969) grows until the mean of e is
+    0. The weight penalty, anchor_weight/2 sum_j F_j (theta_j - theta_0j)^2 with F the Fisher diagonal on the retain set, is added
+    by the trainer (`unlearn.training.penalty`), times the share of the retain set that no step sees.
     """
 
     token_weight: float
@@ -50,12 +54,12 @@ class ToLevel(Objective):
         return {"multiplier": values["multiplier"] + self.dual_step * measured["excess"]}
 
     def loss(self, model: nn.Module, batch: Batch, reference: Mapping[str, Tensor]) -> Tensor:
-        """Compute the scalar above without the anchor, each row weighing the same."""
+        """Return the loss above without the weight penalty, a scalar; every row has the same weight."""
         forget, retain = token_logits(model, batch.forget, batch.require_retain())
-        values = target_log_probabilities(forget.logits, forget.tokens)
-        level = reference["forget_level"].to(values)
+        values = target_log_probabilities(forget.logits, forget.tokens)  # [N], scored tokens of all rows
+        level = reference["forget_level"].to(values)  # [N]
         by_token = forget.per_row(F.smooth_l1_loss(values, level, reduction="none")).mean()
-        excess = mean_by_row(values - level, forget.rows, forget.size)
+        excess = mean_by_row(values - level, forget.rows, forget.size)  # e of every row [B]
         batch.progress.measure("excess", torch.where(excess.abs() < WITHIN, excess, 0.0))
         by_record = self.record_weight * excess.square().mean() + batch.progress.values["multiplier"] * excess.mean()
         kept = retain.per_row(kl_to(retain.logits, reference["retain_logits"])).mean()

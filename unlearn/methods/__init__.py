@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from unlearn.training.method import Method
 
 KINDS = ("loss", "edit", "rebuild")
-"""The method that tells an objective, a weight edit and a rebuild apart; every entry has one of them."""
+"""Names of the functions that define an objective, a weight edit and a rebuild; every method has exactly one of them."""
 
 SHARED = frozenset({"from_file", "requirements"})
 """Modules of this directory that hold no method."""

@@ -1,4 +1,4 @@
-"""Auto: audit methods in the order of their cost, and fall back to an exact rebuild."""
+"""Auto: run candidate methods from cheap to expensive, audit each result, and fall back to an exact rebuild."""
 
 import copy
 import dataclasses
@@ -13,9 +13,8 @@ import numpy as np
 from unlearn.defenses.federation import FEDERATION
 from unlearn.level.estimate import retraining_passes
 from unlearn.methods import method_classes
-from unlearn.methods.level import Level
 from unlearn.training.log import LOG_NAME
-from unlearn.training.method import Context, Cost, Objective, Outcome, Rebuild
+from unlearn.training.method import Context, Cost, Method, Outcome, Rebuild
 from unlearn.training.options import TrainingOptions, TrainingResult, together
 from unlearn.training.shards import SHARDS, SavedShards
 from unlearn.training.weights import mean_loss
@@ -33,7 +32,7 @@ from verify.schema.evidence import Settings
 
 MINIMUM_REFERENCES = 3
 TUNED = ("npo", "simnpo", "grad_diff", "undial", "grad_ascent_kl", "wga", "satimp", "dpo")
-"""Rungs whose learning rate is tuned."""
+"""Methods whose learning rate is tuned."""
 
 
 @checked
@@ -41,22 +40,22 @@ TUNED = ("npo", "simnpo", "grad_diff", "undial", "grad_ascent_kl", "wga", "satim
 class Auto(Rebuild):
     """Run the cheapest suitable method, audit it, fall back to the next, and finally rebuild exactly.
 
-        rung i:  theta_i = method_i(theta_0);  stop at the first i with verdict(theta_i, half B of D_f) = EQUIVALENT_WITHIN
+        attempt i:  theta_i = method_i(theta_0);  stop at the first i with verdict(theta_i, half B of D_f) = EQUIVALENT_WITHIN
 
-    Learning rates are tuned on one half of the forget set (by how near its mean loss comes to that of the references), and the
-    verdict is about the other half, so that nothing is judged on what it was fitted to; all of it is removed in every rung. The
-    holdout set is divided in the same way, half for the rungs and half for their audits. An
-    approximate rung needs references to be judged by; without three of them auto goes to the exact rebuild at once.
-    The idea of a verified ladder: Thudi et al. 2022 (arXiv 2110.11891), that a claim of unlearning needs an audit.
+    Every attempt starts from the model before unlearning and removes the whole forget set. Learning rates are tuned on half A of
+    the forget set (the rate whose mean loss comes closest to that of the reference models), and the verdict is computed on half B,
+    so that no attempt is judged on the records it was tuned on. The holdout set is divided too, half for the attempts and half for
+    their audits. An approximate attempt is judged against reference models; with fewer than three of them auto runs the exact
+    rebuild at once. That a claim of unlearning needs an audit: Thudi et al. 2022 (arXiv 2110.11891).
 
-    Do not use it where a retraining is affordable anyway and time is short: retrain alone is one rung.
+    Do not use it where a retraining is affordable anyway and time is short: retrain does the same in one attempt.
 
     Attributes:
-        ladder: methods in the order of their cost; the exact rebuild is added by itself.
+        ladder: candidate methods in the order they are tried, cheapest first; the exact rebuild is appended automatically.
         references: folders of models fine-tuned without the forget set, at least three.
-        accept: how they may differ from retrainings of the model, by the names of `verify.audit`.
-        rates: multiples of each method's learning rate that are tried.
-        budget: how much may be spent in all, in retrainings (by tokens). What does not fit is not begun; the exact rebuild neither.
+        accept: how the references may differ from retrainings of the model, by the names of `verify.audit`.
+        rates: multiples of each method's learning rate to try.
+        budget: limit on the total cost, in retrainings (by tokens). An attempt that does not fit is skipped, the exact rebuild too.
     """
 
     ladder: tuple[str, ...] = ("npo", "level")
@@ -65,39 +64,39 @@ class Auto(Rebuild):
     rates: tuple[float, ...] = (1.0, 10.0, 100.0)
     budget: float = 3.0
 
-    idea: ClassVar[str] = "cheapest method, audit, next; in the end an exact rebuild"
+    idea: ClassVar[str] = "cheapest method first, each audited; an exact rebuild as the last resort"
     paper: ClassVar[str] = "compare Thudi et al. 2022 (arXiv 2110.11891)"
     cost: ClassVar[Cost] = "a retraining"
-    exactness: ClassVar[str] = "Exact only where the last rung was an exact rebuild; `rungs` says which rung the result is."
+    exactness: ClassVar[str] = "Exact only where the last attempt was an exact rebuild; `rungs` lists the attempts in order."
 
     def __post_init__(self) -> None:
         unknown = [name for name in self.ladder if name not in method_classes() or name == "auto"]
         if unknown:
-            raise InputError(f"--ladder names {', '.join(unknown)}, which is no method to climb. See `unlearn methods`.")
+            raise InputError(f"--ladder names {', '.join(unknown)}, which is no method that auto can run. See `unlearn methods`.")
         if self.budget <= 0 or not self.rates or min(self.rates) <= 0:
-            raise InputError("auto needs a --budget above 0 and positive --rates.")
+            raise InputError("auto needs a --budget above 0 and --rates above 0. Leave them out for the defaults.")
 
     def rebuild(self, context: Context) -> Outcome:
         """Run attempts until an audit certifies one, else rebuild exactly.
 
         Raises:
-            InputError: the model is not a folder, from which every rung begins anew.
-            RunError: the budget was too small for any rung.
+            InputError: the model is in memory; every attempt loads it from its folder again.
+            RunError: the budget was too small for any attempt.
         """
         if context.model_dir is None:
-            raise InputError("auto begins every rung from the model's folder. Give the folder instead of a model in memory.")
-        climb = _Climb(self, context)
+            raise InputError("auto starts every attempt from the model's folder. Give the folder instead of a model in memory.")
+        attempts = _Attempts(self, context)
         judged = len(self.references) >= MINIMUM_REFERENCES
         several = (context.model_dir / ENSEMBLE).is_file()  # adapters that answer together can only be rebuilt
         for name in self.ladder if judged and not several else ():
-            if climb.try_rung(name):
-                return climb.outcome()
-        climb.exact()
-        return climb.outcome()
+            if attempts.run(name):
+                return attempts.outcome()
+        attempts.run_exact()
+        return attempts.outcome()
 
 
-class _Climb:
-    """The state of one run: the attempts, their cost, and the best result so far."""
+class _Attempts:
+    """The state of one run: the attempts so far, their cost, and the current result."""
 
     def __init__(self, auto: Auto, context: Context) -> None:
         self.auto, self.context = auto, context
@@ -112,32 +111,34 @@ class _Climb:
             role: sum(len(window.input_ids) for window in encoder.encode(records))
             for role, records in (("forget", context.forget), ("retain", context.retain))
         }
-        # The options are those of the model's training log, or what the user said.
-        # In passes, whether the training was set in epochs or in steps.
+        # Tokens of one retraining: passes (whether the options give epochs or steps) times tokens of the retain set. The options
+        # are those of the model's training log, overridden by the user's.
         windows = len(encoder.encode(context.retain))
         self.retraining = max(1.0, retraining_passes(context.options, windows) * self.tokens["retain"])
-        self.spent, self.done, self.rungs = 0.0, [], []  # type: ignore[var-annotated]
+        self.spent = 0.0  # in retrainings
+        self.trainings: list[TrainingResult] = []
+        self.records: list[dict[str, Any]] = []
         self.result: Path | None = None
-        self.level: float | None = None
+        self.reference_loss: float | None = None
 
-    def try_rung(self, name: str) -> bool:
-        """Run, tune and audit one method; return whether the audit certified it."""
+    def run(self, name: str) -> bool:
+        """Run a method once per learning rate, audit the best of them, and return whether the audit certified it."""
         kind = method_classes()[name]
         factors = self.auto.rates if name in TUNED else (1.0,)
         runs, nearest = [], np.inf
         for number, factor in enumerate(factors):
             price = self._price(kind())
             if self.spent + price > self.auto.budget:
-                self.rungs.append({"method": name, "rate_multiple": factor, "outcome": "not begun: beyond the budget"})
+                self.records.append({"method": name, "rate_multiple": factor, "outcome": "not run: over the budget"})
                 continue
             folder = self.context.work_dir / f"{name}-{number}"
             rate = kind.defaults.get("learning_rate")
             options = dataclasses.replace(self._options(), learning_rate=None if rate is None else rate * factor)
             try:
                 self._count(self._forget(kind(), folder, options).training)
-                distance = abs(self._mean_loss(folder) - self._level())
+                distance = abs(self._mean_loss(folder) - self._reference_loss())
             except RunError:
-                self.rungs.append({"method": name, "rate_multiple": factor, "outcome": "diverged"})
+                self.records.append({"method": name, "rate_multiple": factor, "outcome": "diverged"})
                 continue
             runs.append((factor, folder))
             if distance < nearest:
@@ -146,23 +147,23 @@ class _Climb:
             return False
         factor, folder = best
         verdict, why = self._audit(folder, self.judged, self.context.work_dir / f"audit-{name}")
-        self.rungs.append(
+        self.records.append(
             {"method": name, "rate_multiple": factor, "distance_on_the_tuning_half": nearest, "verdict": verdict, "why": why}
         )
         self._take(folder, self.context.work_dir / f"audit-{name}", [other for _, other in runs])
         return verdict == "EQUIVALENT_WITHIN"
 
-    def exact(self) -> None:
+    def run_exact(self) -> None:
         """Run the exact rebuild that fits how the model was trained, if the budget allows it.
 
         Raises:
-            RunError: there is no result at all within the budget.
+            RunError: the budget allowed no attempt at all.
         """
         name = exact_method(self.model_dir)
         if self.spent + self._exact_price() > self.auto.budget:
-            self.rungs.append({"method": name, "outcome": "not begun: beyond the budget; THE RESULT IS NOT EXACT"})
+            self.records.append({"method": name, "outcome": "not run: over the budget; THE RESULT IS NOT EXACT"})
             if self.result is None:
-                raise RunError(f"the budget of {self.auto.budget:g} retrainings allows no rung. Raise --budget.")
+                raise RunError(f"the budget of {self.auto.budget:g} retrainings allows no attempt. Raise --budget.")
             return
         folder = self.context.work_dir / "exact"
         result = self._forget(method_classes()[name](), folder, self.context.options)
@@ -172,12 +173,12 @@ class _Climb:
         if len(self.auto.references) >= MINIMUM_REFERENCES:
             entry["verdict"], entry["why"] = self._audit(folder, self.judged, audit)
         else:
-            entry["why"] = f"{len(self.auto.references)} references are too few for a verdict on an approximate rung"
-        self.rungs.append(entry)
+            entry["why"] = f"{len(self.auto.references)} references are too few for a verdict on an approximate attempt"
+        self.records.append(entry)
         self._take(folder, audit, [])
 
     def outcome(self) -> Outcome:
-        """Return the last accepted attempt's model, with its log and audit beside it, and a record of all attempts."""
+        """Return the last attempt's model and a record of all attempts; moves its log and audit to the output folder."""
         assert self.result is not None
         model = load_model(self.result, tokenizer=self.context.loaded.tokenizer).model
         for extra in (LOG_NAME, FEDERATION, *(path.name for path in self.result.glob("checkpoint-*"))):
@@ -188,12 +189,12 @@ class _Climb:
         defense = read_json(self.result / MANIFEST)["about"].get("defense")
         facts = {
             **({} if defense is None else {"defense": defense}),
-            "rungs": self.rungs,
+            "rungs": self.records,  # the key keeps the name it has in manifests already written
             "share_of_retraining_tokens": self.spent,
             "tuned_on_records": len(self.tuning),
             "judged_on_records": len(self.judged),
         }
-        return Outcome(model, together(self.done), facts)
+        return Outcome(model, together(self.trainings), facts)
 
     def _forget(self, method: Any, folder: Path, options: TrainingOptions) -> Any:
         shutil.rmtree(folder, ignore_errors=True)
@@ -205,7 +206,7 @@ class _Climb:
             retain_set=list(self.context.retain),
             # A rebuild reads none.
             holdout_set=None if isinstance(method, Rebuild) else self._divided().method or None,
-            # A copy: a rebuild trains in place, and a later rung needs the base again.
+            # A copy: a rebuild trains in place, and a later attempt needs the base again.
             base=None if base is None else dataclasses.replace(base, model=copy.deepcopy(base.model)),
             output_dir=folder,
             options=options,
@@ -213,12 +214,13 @@ class _Climb:
         )
 
     def _divided(self) -> HoldoutSplit:
-        """The holdout set, half for the rungs and half for their audits."""
+        """Split the holdout set, half for the attempts and half for their audits."""
         if self._holdout is None:
             self._holdout = split_holdout(self.context.holdout) if len(self.context.holdout) else HoldoutSplit([], [])
         return self._holdout
 
     def _options(self) -> TrainingOptions:
+        """Return the user's options less those that each method recommends for itself."""
         return dataclasses.replace(
             self.context.options,
             epochs=None,
@@ -230,12 +232,11 @@ class _Climb:
             scheduler=None,
         )
 
-    def _price(self, method: Any) -> float:
-        """Estimate the cost in retrainings, by tokens."""
+    def _price(self, method: Method) -> float:
+        """Estimate a method's cost in retrainings, by tokens."""
         epochs = float(method.defaults.get("epochs") or 0.0)
-        paired = isinstance(method, Objective | Level) and method.needs_retain
-        first = method.share if isinstance(method, Level) else 0.0  # of a retraining, before its own steps
-        return first + epochs * (2 if paired else 1) * self.tokens["forget"] / self.retraining
+        passes = 2 if method.trains_in_steps and method.needs_retain else 1  # every forget row comes with a retain row
+        return method.upfront_cost + epochs * passes * self.tokens["forget"] / self.retraining
 
     def _exact_price(self) -> float:
         """Bound the cost of the exact rebuild in retrainings: one shard per person, else all of it."""
@@ -246,17 +247,17 @@ class _Climb:
 
     def _count(self, training: TrainingResult | None) -> None:
         if training is not None:
-            self.done.append(training)
+            self.trainings.append(training)
             self.spent += training.tokens / self.retraining
 
     def _mean_loss(self, folder: Path) -> float:
         return mean_loss(load_model(folder, tokenizer=self.context.loaded.tokenizer), self.tuning)
 
-    def _level(self) -> float:
-        """Compute the mean loss of the tuning half under the reference models."""
-        if self.level is None:
-            self.level = float(np.mean([self._mean_loss(Path(folder)) for folder in self.auto.references]))
-        return self.level
+    def _reference_loss(self) -> float:
+        """Compute the mean loss of the tuning half under the reference models, nats per token."""
+        if self.reference_loss is None:
+            self.reference_loss = float(np.mean([self._mean_loss(Path(folder)) for folder in self.auto.references]))
+        return self.reference_loss
 
     def _audit(self, folder: Path, judged: Sequence[Record], output: Path) -> tuple[str, str]:
         shutil.rmtree(output, ignore_errors=True)
@@ -302,7 +303,7 @@ def _halves(records: Sequence[Record], seed: int) -> tuple[list[Record], list[Re
     units = sorted(set(owners))
     if len(units) < 2:
         raise InputError(
-            "auto tunes on one half of the forget set and judges on the other; two people or records are needed. Use retrain."
+            "auto tunes on one half of the forget set and judges on the other, which takes two people or records. Use retrain."
         )
     drawn = np.random.default_rng([seed, 5]).permutation(len(units))
     first = {units[index] for index in drawn[: len(units) // 2]}

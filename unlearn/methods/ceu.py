@@ -17,22 +17,23 @@ from verify.io.arguments import checked
 class CEU(Objective):
     """Redistribute the true token's probability to the other tokens in proportion to theirs.
 
-        minimise  mean_t CE(softmax(z with z_true = -infinity), p_t),  the target taken as a constant
+        minimise  mean_t CE(softmax(z with z_true = -infinity), p_t),  no gradient through the target
 
-    Yang 2025 (CE-U, arXiv 2503.01224). The gradient of a token's logit is p - q: it ends where the true token has nothing
-    left, where that of ascent grows without bound.
+    Yang 2025 (CE-U, arXiv 2503.01224). With the target q the gradient of the logits is p - q: it vanishes once the true token has
+    no probability left, where the gradient of ascent grows without bound.
 
-    Do not run it long: its goal is a probability of zero for every token of the record, common words included, and nothing holds
-    the rest of the model.
+    Do not run it long: it drives the probability of every token of the record to zero, common words included, and no retain term
+    holds the rest of the model.
     """
 
-    idea: ClassVar[str] = "the model's own distribution without the true token as its target"
+    idea: ClassVar[str] = "train towards the model's own distribution without the true token"
     paper: ClassVar[str] = "Yang 2025 (arXiv 2503.01224)"
     cost: ClassVar[Cost] = "steps on the forget set"
     needs_retain = False
 
     def loss(self, model: nn.Module, batch: Batch, reference: Mapping[str, Tensor]) -> Tensor:
-        """Compute the scalar above, each row weighing the same."""
+        """Return the loss above, a scalar; every row has the same weight."""
         (forget,) = token_logits(model, batch.forget)
+        # The target is the model's own current distribution [N, V], renormalized without the true token.
         target = without_token(forget.logits, forget.tokens)
         return forget.per_row(cross_entropy_to(forget.logits, target)).mean()

@@ -19,14 +19,14 @@ from verify.models.digests import weights_digest
 class ClientRetrain(Rebuild):
     """Train all rounds again without the client, or without the client's forget records.
 
-        w_{r+1} = sum_{k != c} (n_k / (n - n_c)) w_{r,k},   from w_0 on, for a client c of whom everything goes
+        w_{r+1} = sum_{k != c} (n_k / (n - n_c)) w_{r,k},   from w_0 on, for a client c that is deleted whole
 
-    A client of whom records are left takes part with those. What a client does in a round is decided by the weights it gets, its
-    own records and a seed of its own, never by who else takes part, and replies are added up in a fixed order; so the result is,
-    bit by bit, the model of a federation that never had the client. McMahan et al. 2017 (arXiv 1602.05629) is the training that is
-    repeated; Liu et al. 2021 (FedEraser) call it the baseline of federated unlearning.
+    A client with records left takes part with those. A client's training in a round depends only on the weights it receives, its
+    own records and its own seed, never on the other clients, and replies are summed in a fixed order; so the result is, bit by bit,
+    the model of a federation that never had the client. It repeats the training of McMahan et al. 2017 (arXiv 1602.05629); Liu et
+    al. 2021 (FedEraser) use it as the baseline of federated unlearning.
 
-    Do not use it where clients cannot be asked again: every one of them trains in every round. `federaser` asks them for less.
+    Do not use it where clients cannot take part again: each trains in every round. `federaser` needs less of them.
     """
 
     idea: ClassVar[str] = "train the federation again without the client"
@@ -41,8 +41,8 @@ class ClientRetrain(Rebuild):
         """Train the federation again without the forget records.
 
         Raises:
-            InputError: the model was not trained in a federation, or a record that stays was not given.
-            IntegrityError: the base is another.
+            InputError: the model was not trained in a federation, or a remaining record was not given.
+            IntegrityError: the base is not the one that the federation started from.
         """
         key, base = RecordKey.load(), context.base
         assert base is not None, "the caller checks needs_base"

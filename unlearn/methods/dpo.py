@@ -24,7 +24,8 @@ class DPO(Objective):
     log p is the summed log-probability of the completion. Rafailov et al. 2023 (arXiv 2305.18290), eq. 7, with refusals as in
     TOFU (Maini et al. 2024, arXiv 2401.06121, section 4) and NPO's factor.
 
-    Do not take a refusal for forgetting: the answer may be as probable as before behind it, and the model learns to refuse others.
+    Do not mistake a refusal for forgetting: behind it the answer may be as probable as before, and the model learns to refuse other
+    questions too.
 
     Attributes:
         beta: inverse temperature.
@@ -46,5 +47,5 @@ class DPO(Objective):
         return refusals(forget, seed)
 
     def loss(self, model: nn.Module, batch: Batch, reference: Mapping[str, Tensor]) -> Tensor:
-        """Compute the scalar above, each row weighing the same."""
+        """Return the loss above, a scalar; every row has the same weight."""
         return preference_loss(model, batch, reference, self.beta, self.alpha)

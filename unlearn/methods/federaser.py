@@ -38,49 +38,49 @@ from verify.models.loading import LoadedModel
 @checked
 @dataclass(frozen=True)
 class FedEraser(WeightEdit):
-    """Replay the stored rounds without the client: short training gives the direction, the stored update the length.
+    """Replay the stored rounds without the client: short local training gives each update's direction, the stored one its length.
 
         w_{r+1} = w_r + sum_k (n_k / n) |U_{r,k}| U'_{r,k} / |U'_{r,k}|,   per weight tensor and kept client k
 
-    U is the update that client k sent in round r when the deleted client still took part, U' the one that it finds now from w_r
-    with fewer local epochs. The first round began at the base model, which the client had not touched: its updates are taken
-    as they are, without training. Liu et al. 2021 (FedEraser, IWQoS 2021), equations 3 and 4.
+    U_{r,k} is the update that client k sent in round r while the deleted client took part, U'_{r,k} its new update from w_r after
+    fewer local epochs. The first round started from the base model, before the client had any influence, so its updates are reused
+    unchanged. Liu et al. 2021 (FedEraser, IWQoS 2021), equations 3 and 4.
 
-    Do not take it for exact: the lengths were found in the client's presence, and nothing bounds what of it they carry; audit the
-    result. It deletes whole clients only, and needs the updates that `keep_updates` left beside the model.
+    Do not take it for exact: the lengths were determined in the client's presence, and nothing bounds how much they reveal of it;
+    audit the result. It deletes whole clients only, and needs the updates that `keep_updates` stored beside the model.
 
     Attributes:
         calibration: share of the local epochs that a client trains to find a direction.
-        interval: take every so many kept rounds; more is cheaper and ends nearer to the base.
+        interval: use every n-th stored round; a larger one is cheaper and ends nearer to the base.
     """
 
     calibration: float = 0.5
     interval: int = 1
 
-    idea: ClassVar[str] = "the kept rounds again without the client: new directions, old lengths"
+    idea: ClassVar[str] = "replay stored rounds without the client: new directions, old lengths"
     paper: ClassVar[str] = "Liu et al. 2021 (FedEraser, IWQoS 2021), equations 3 and 4"
     cost: ClassVar[Cost] = "a share of a retraining"
     needs_base = True
 
     def __post_init__(self) -> None:
         if not 0 < self.calibration <= 1:
-            raise InputError(f"--calibration must lie above 0 and at most at 1, got {self.calibration}.")
+            raise InputError(f"--calibration must lie above 0 and at most at 1, got {self.calibration}. 0.5 is the default.")
         if self.interval < 1:
-            raise InputError(f"--interval must be at least 1, got {self.interval}.")
+            raise InputError(f"--interval must be at least 1 (every stored round), got {self.interval}.")
 
     def edit(self, context: Context) -> Outcome:
         """Calibrate the stored rounds.
 
         Raises:
-            InputError: the model was not trained in a federation, its updates were not kept, records of the client stay, or a
-                record that stays was not given.
-            IntegrityError: the base is another, or a kept round was changed.
+            InputError: the model was not trained in a federation, its updates were not stored, a client would keep some of its
+                records, or a remaining record was not given.
+            IntegrityError: the base is not the federation's, or a stored round was changed.
         """
         require_flower()
         key, base, began = RecordKey.load(), context.base, time.monotonic()
         assert base is not None, "the caller checks needs_base"
         saved, clients = clients_that_stay(context, key)
-        assert context.model_dir is not None, "the caller has read it there"
+        assert context.model_dir is not None, "`clients_that_stay` read the federation there"
         rounds = _kept_rounds(context.model_dir, saved, clients)[:: self.interval]
         model = attach_adapter(base.model, saved.plan.options)
         around = dataclasses.replace(base, model=model)
@@ -103,11 +103,15 @@ class FedEraser(WeightEdit):
 
 
 def _kept_rounds(folder: Path, saved: SavedFederation, clients: Mapping[str, Sequence[Any]]) -> list[Path]:
-    """Return the folders of the stored rounds, in order."""
+    """Return the folders of the stored rounds, in order.
+
+    Raises:
+        InputError: a client would keep some of its records, or no rounds are stored.
+    """
     partly = sum(len(clients[name]) < len(saved.clients[name]) for name in clients)
     if partly:
         raise InputError(
-            f"{partly} clients are to lose some of their records and keep others; federaser deletes whole clients only. "
+            f"{partly} clients would lose some of their records and keep others; federaser deletes whole clients only. "
             "Use client_retrain, or name all records of the client."
         )
     found = sorted((folder / ROUNDS).glob("round-*"), key=lambda path: int(path.name.removeprefix("round-")))
@@ -120,7 +124,7 @@ def _calibrated(local: LocalTraining, around: LoadedModel, folder: Path, number:
     """Calibrate the remaining clients' updates of one round."""
     start, old = read_round(folder, local.names)
     if number == 0:
-        # The client had no part in the weights that the first round began with.
+        # The deleted client had no influence on the weights that the first round started from.
         return [dataclasses.replace(reply, steps=0, tokens=0) for reply in old]
     replies = []
     for reply in old:
@@ -141,7 +145,7 @@ def of_length(direction: Tensor, length: Tensor) -> Tensor:
 def _write_records(
     context: Context, base: LoadedModel, saved: SavedFederation, clients: Mapping[str, Sequence[Any]], model: Any, key: RecordKey
 ) -> None:
-    """Write which clients and records remain, for the next deletion."""
+    """Write the federation file and training log of the remaining clients and records, for the next deletion."""
     plan: Plan = saved.plan
     write_federation(context.output_dir, base.digest, clients, plan, key)
     records = [record for found in clients.values() for record in found]

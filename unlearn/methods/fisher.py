@@ -4,10 +4,9 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
-from torch import Tensor
 
 from unlearn.training.method import Context, Cost, Outcome, WeightEdit
-from unlearn.training.weights import Search, assign, copy_weights, diagonal_fisher, require_scales, sample
+from unlearn.training.weights import Search, copy_weights, diagonal_fisher, require_scales, sample
 from verify.errors import InputError
 from verify.io.arguments import checked
 
@@ -15,22 +14,22 @@ from verify.io.arguments import checked
 @checked
 @dataclass(frozen=True)
 class Fisher(WeightEdit):
-    """Add noise to every weight (of an adapter, the adapter's), more where the retain set depends on it less.
+    """Add noise to every weight (or, of an adapter, to the adapter's), more where the retain set depends on it less.
 
         theta = theta_0 + s F_r^(-1/4) e,  e standard normal
 
-    F_r is the mean squared gradient over retain records; F_r^(-1/4) is cut at its `clip` quantile and scaled to the weights' root
-    mean square, tensor by tensor. Golatkar et al. 2020 (arXiv 1911.04933), section 5. s is searched as for task_vector.
+    F_r is the mean squared gradient over retain records; F_r^(-1/4) is clipped at its `clip` quantile and scaled to the weights'
+    root mean square, tensor by tensor. Golatkar et al. 2020 (arXiv 1911.04933), section 5. s is searched as in task_vector.
 
-    Do not expect forgetting of single records: the noise knows the retain set alone, and takes whatever it does not need.
+    Do not expect single records to be forgotten: the noise depends on the retain set alone, and removes whatever it does not need.
 
     Attributes:
-        clip: quantile of F_r^(-1/4) at which it is cut.
-        fisher_records: at most so many retain records estimate F_r, drawn by the seed.
-        noise_seed: of e.
+        clip: quantile of F_r^(-1/4) at which it is clipped.
+        fisher_records: maximum number of retain records to estimate F_r on, drawn with the seed.
+        noise_seed: seed of e.
         tolerance: share of the control metric (geometric-mean probability of retain tokens) that may be lost.
-        scales: candidates, in increasing order.
-        control_records: at most so many retain records are the control set, drawn by the seed.
+        scales: candidates for the scale, in increasing order.
+        control_records: maximum size of the control set, drawn from the retain set with the seed.
     """
 
     clip: float = 0.9
@@ -55,20 +54,13 @@ class Fisher(WeightEdit):
         model, original = context.loaded.model, copy_weights(context.loaded.model)
         retain = sample(context.retain, self.fisher_records, context.options.seed)
         generator = torch.Generator().manual_seed(self.noise_seed)
-        noise = {}
+        noise = {}  # s = 1: each tensor's noise has the root mean square of its weights
         for name, curvature in diagonal_fisher(context.loaded, retain).items():
             weight, freedom = original[name], (curvature + 1e-12) ** -0.25
-            spread = freedom.clamp_max(_quantile(freedom, self.clip))
+            # The quantile by kthvalue: torch.quantile takes at most 16 million elements.
+            rank = max(1, round(self.clip * freedom.numel()))
+            spread = freedom.clamp_max(freedom.reshape(-1).kthvalue(rank).values)
             size = (weight.square().mean() / spread.square().mean()).sqrt()
             noise[name] = size * spread * torch.randn(weight.shape, generator=generator).to(weight)
-
-        def apply(scale: float) -> None:
-            assign(model, {name: weight + scale * noise[name] for name, weight in original.items()})
-
-        return Outcome(model, None, Search(self.tolerance, self.control_records).run(context, self.scales, apply))
-
-
-def _quantile(values: Tensor, share: float) -> Tensor:
-    """Compute a quantile of any number of values (torch.quantile takes at most 16 million)."""
-    flat = values.reshape(-1)
-    return flat.kthvalue(max(1, round(share * len(flat)))).values
+        search = Search(self.tolerance, self.control_records)
+        return Outcome(model, None, search.run_along(context, self.scales, original, noise))

@@ -21,10 +21,10 @@ class GradAscentKL(Objective):
         minimise  -gamma l(D_f) + alpha KL(p_0 || p on D_r)
 
     l is the token-mean negative log-likelihood; KL is a mean over scored tokens, never over prompts or padding. p_0 is the model
-    before unlearning: the hidden states in front of its head are kept, and the head as it was turns them into p_0 again. As in TOFU
-    (Maini et al. 2024, arXiv 2401.06121, section 4).
+    before unlearning: its last hidden states are cached, and its original head turns them into p_0 again. As in TOFU (Maini et al.
+    2024, arXiv 2401.06121, section 4).
 
-    Do not use it where over-forgetting matters: the ascent has no lower bound, and the retain term does not tell it where to stop.
+    Do not use it where over-forgetting matters: the ascent has no lower bound, and the retain term does not stop it at any level.
 
     Attributes:
         gamma: weight of the ascent.
@@ -36,7 +36,7 @@ class GradAscentKL(Objective):
     alpha: float = 1.0
     ceiling: float | None = None
 
-    idea: ClassVar[str] = "ascend on the forget set, hold the distributions on the retain set"
+    idea: ClassVar[str] = "ascend on the forget set, preserve the token distributions on the retain set"
     paper: ClassVar[str] = "Maini et al. 2024 (arXiv 2401.06121)"
     reference: ClassVar[frozenset[str]] = frozenset({"retain_logits"})
 
@@ -46,7 +46,7 @@ class GradAscentKL(Objective):
         return ForgetLossCeiling(self.ceiling)
 
     def loss(self, model: nn.Module, batch: Batch, reference: Mapping[str, Tensor]) -> Tensor:
-        """Compute the scalar above, each row weighing the same."""
+        """Return the loss above, a scalar; every row has the same weight."""
         forget, retain = token_logits(model, batch.forget, batch.require_retain())
         kept = retain.per_row(kl_to(retain.logits, reference["retain_logits"])).mean()
         return self.alpha * kept - self.gamma * forget.scores().loss.mean()

@@ -22,14 +22,14 @@ class GradDiff(Objective):
     l is the token-mean negative log-likelihood. Liu et al. 2022 (Continual learning and private unlearning), eq. 3; as in
     TOFU (Maini et al. 2024, arXiv 2401.06121, section 4).
 
-    Do not use it where over-forgetting matters: nothing tells the ascent how far a model that never saw the records would be,
-    so the forget loss ends far above that level, which is a trace in itself.
+    Do not use it where over-forgetting matters: the ascent has no information about the loss of a model that never saw the
+    records, so the forget loss ends far above that level, which is a trace in itself.
 
     Attributes:
         gamma: weight of the ascent.
         alpha: weight of the retain term.
-        ceiling: stop once an epoch's mean forget loss reaches this many nats per token; None means log V, the loss of a model
-            that knows nothing (the objective has no lower bound of its own).
+        ceiling: stop once an epoch's mean forget loss reaches this many nats per token; None means log V, the loss of a uniform
+            prediction (the objective has no lower bound of its own).
     """
 
     gamma: float = 1.0
@@ -45,6 +45,6 @@ class GradDiff(Objective):
         return ForgetLossCeiling(self.ceiling)
 
     def loss(self, model: nn.Module, batch: Batch, reference: Mapping[str, Tensor]) -> Tensor:
-        """Compute the scalar above, each row weighing the same."""
+        """Return the loss above, a scalar; every row has the same weight."""
         forget, retain = score_both(model, batch)
         return self.alpha * retain.loss.mean() - self.gamma * forget.loss.mean()

@@ -16,25 +16,25 @@ from verify.io.arguments import checked
 @checked
 @dataclass(frozen=True)
 class GradientAscent(Objective):
-    """Raise the loss of the forget set until it is remembered no better than text never seen.
+    """Raise the loss of the forget set until it is memorized no better than unseen text.
 
         minimise  -l(D_f)
 
     l is the token-mean negative log-likelihood. Jang et al. 2023 (Knowledge unlearning for mitigating privacy risks, ACL),
     eq. 1, with their stopping point (section 3): the memorization accuracy (share of tokens that greedy decoding gets right)
     and the extraction likelihood EL_10 of the forget set have fallen to their means on unseen text. The holdout set is the
-    unseen text (for EL_10, at most 32 records of either set); where none is given, the rule stops at the loss of a model that
-    knows nothing, log V.
+    unseen text (for EL_10, at most 32 records of either set); where none is given, the rule stops at the loss of a uniform
+    prediction, log V.
 
     Do not use it alone where other records matter: it has no retain term and no lower bound, and it forgets everything it can.
 
     Attributes:
-        check_every: optimizer steps between two checks of the rule; 0 checks at the end of every epoch.
+        check_every: optimizer steps between checks of the stopping rule; 0 checks at the end of every epoch.
     """
 
     check_every: int = 1
 
-    idea: ClassVar[str] = "ascend on the forget set until it is remembered no better than unseen text"
+    idea: ClassVar[str] = "ascend on the forget set until it is memorized no better than unseen text"
     paper: ClassVar[str] = "Jang et al. 2023 (arXiv 2210.01504)"
     cost: ClassVar[Cost] = "steps on the forget set"
     needs_retain = False
@@ -56,5 +56,5 @@ class GradientAscent(Objective):
         return MemorizationBelowUnseen(self.check_every)
 
     def loss(self, model: nn.Module, batch: Batch, reference: Mapping[str, Tensor]) -> Tensor:
-        """Compute the scalar above, each row weighing the same."""
+        """Return the loss above, a scalar; every row has the same weight."""
         return -score_forget(model, batch).loss.mean()

@@ -23,9 +23,10 @@ class JensUn(Objective):
 
         loss = gamma mean_t JSD(1[refusal_t], p_t) on D_f + alpha mean_t JSD(p_0, p) on D_r
 
-    Singh et al. 2025 (JensUn, arXiv 2509.02820), section 4. Bounded terms of one kind balance each other over a long training.
+    Singh et al. 2025 (JensUn, arXiv 2509.02820), section 4. Both terms are bounded by log 2, so that neither dominates over a
+    long training.
 
-    Do not take a refusal for forgetting: the true answer's own probability, given its first words, is not touched directly.
+    Do not mistake a refusal for forgetting: the true answer's probability, given its first words, is not lowered directly.
 
     Attributes:
         gamma: weight of the forget term.
@@ -35,7 +36,7 @@ class JensUn(Objective):
     gamma: float = 1.0
     alpha: float = 1.0
 
-    idea: ClassVar[str] = "Jensen-Shannon divergence to a refusal, and to the former answers on the rest"
+    idea: ClassVar[str] = "Jensen-Shannon divergence to a refusal, and to the former distributions on the retain set"
     paper: ClassVar[str] = "Singh et al. 2025 (arXiv 2509.02820)"
     reference: ClassVar[frozenset[str]] = frozenset({"retain_logits"})
 
@@ -44,9 +45,10 @@ class JensUn(Objective):
         return refusals(forget, seed)
 
     def loss(self, model: nn.Module, batch: Batch, reference: Mapping[str, Tensor]) -> Tensor:
-        """Compute the scalar above, each row weighing the same."""
+        """Return the loss above, a scalar; every row has the same weight."""
         refusal, retain = token_logits(model, batch.require_alternative(), batch.require_retain())
-        said = target_log_probabilities(refusal.logits, refusal.tokens)
-        forgotten = refusal.per_row(jensen_shannon_to_token(said)).mean()
+        # A one-hot target: its divergence follows from the refusal tokens' log-probabilities [N] alone.
+        target = target_log_probabilities(refusal.logits, refusal.tokens)
+        forgotten = refusal.per_row(jensen_shannon_to_token(target)).mean()
         kept = retain.per_row(jensen_shannon_to(retain.logits, reference["retain_logits"])).mean()
         return self.gamma * forgotten + self.alpha * kept

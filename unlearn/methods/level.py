@@ -1,4 +1,4 @@
-"""Level: bring every forget record to its estimated never-trained level, and stop there."""
+"""Level: bring every forget record to its estimated never-trained loss, and stop there."""
 
 import copy
 import dataclasses
@@ -26,7 +26,7 @@ from unlearn.training.lora import merged
 from unlearn.training.method import Context, Cost, Outcome, WeightEdit
 from unlearn.training.options import TrainingResult, together
 from unlearn.training.run import Run, run_objective
-from verify.data.encoding import padding_token_id
+from verify.data.encoding import Encoded, padding_token_id
 from verify.errors import InputError
 from verify.io.arguments import checked
 from verify.models.adapter_types import is_adapter
@@ -36,9 +36,9 @@ from verify.models.token_stats import compute_token_statistics
 Source = Literal["mixture", "retraining", "checkpoint", "base", "proxies", "controls"]
 
 FROM_BASE = frozenset({"mixture", "retraining", "base"})
-"""Sources that begin with the model before fine-tuning."""
+"""Sources that start from the model before fine-tuning."""
 RATE = 1 / 8
-"""Of the learning rate that the model was trained with, where none was asked for."""
+"""Default learning rate, as a share of the one that the model was fine-tuned with."""
 
 
 @checked
@@ -46,26 +46,28 @@ RATE = 1 / 8
 class Level(WeightEdit):
     """Move every forget record to the token losses that a model which never saw it would have.
 
-        minimise  token_weight mean_t h(l_t - l*_t) + record_weight e^2 + mu e  +  alpha KL(p_0 || p on D_r)  +  an anchor,
+        minimise  token_weight mean_t h(l_t - l*_t) + record_weight e^2 + mu e  +  alpha KL(p_0 || p on D_r)  +  weight penalty,
         e = mean_t l_t - mean_t l*_t
 
-    mu is a multiplier that grows until the records are at their level in the mean, and the anchor holds the weights that the retain
-    set depends on (`unlearn.level.objective`). l_t is the log-probability of token t of a forget record, l*_t what a model that
-    never saw the record would give it, h the smooth L1 distance. The level comes from a *source* that never saw the forget set and
-    is calibrated, token by token, on the holdout set, whose level under the model before unlearning is simply read off
-    (`unlearn.level.estimate` has the regression):
+    l_t: log-probability of token t of a forget record. l*_t: its never-trained level, what a model that never saw the record would
+    give it. h: smooth L1 distance. e: how far the record's mean is from its level. mu: a multiplier that grows until e is 0 on
+    average. The weight penalty pulls back weights that the retain set depends on (`unlearn.level.objective` has both).
 
-    - "mixture": a retraining of `share` of the full length that begins `mixture` of the way from the base to the model before
-      unlearning, its scale set by the base (`unlearn.level.mixtures`). The best found; docs/research/level.md compares.
-    - "retraining": one from the base itself. Taken in place of a mixture where there is no holdout set, where the base cannot
-      tell the levels of its records from each other and so sets no scale, or where nothing lies between base and model.
+    The level is estimated by a *source*, a model that never saw the forget set, and calibrated token by token on the holdout set:
+    no model saw those records, so their level is what the model before unlearning gives them (`unlearn.level.estimate` has the
+    regression). Sources:
+
+    - "mixture": a short retraining, `share` of the full length, from weights `mixture` of the way from the base to the model before
+      unlearning; the base sets its scale (`unlearn.level.mixtures`). The best found; docs/research/level.md compares.
+    - "retraining": a short retraining from the base itself. Replaces a mixture where there is no holdout set, where the base does
+      not predict the levels of the holdout records well enough to set a scale, or where the two weights cannot be mixed.
     - "checkpoint": the first checkpoint of the training log, which has seen a record about once. Costs nothing, and keeps a trace.
     - "base": the model before fine-tuning. Costs nothing.
     - "proxies": models trained without the forget set, of any size, with the same tokenizer.
     - "controls": the holdout set's mean for every record.
 
-    Several sources are weighed against each other by the regression. This project, 2026 (docs/research/level.md); the level itself
-    is what the attack of Carlini et al. 2022 (arXiv 2112.03570) compares with.
+    Several sources are weighted by the regression. This project, 2026 (docs/research/level.md); the level is the loss that the
+    attack of Carlini et al. 2022 (arXiv 2112.03570) compares with.
 
     Do not use it without a holdout set that resembles the forget set: uncalibrated, the level is that of a model trained too short.
     Do not read its result as exact: what the loss does not show may stay. Retrain where it must be certain.
@@ -74,12 +76,12 @@ class Level(WeightEdit):
         sources: where the level comes from.
         proxies: folders of the models for "proxies".
         share: length of the short retraining, as a share of a full one.
-        mixture: where it begins, from 0, the base, to 1, the model before unlearning.
-        token_weight, record_weight: of the two parts of the distance; without the first, only record means are brought there.
+        mixture: starting point of the short retraining, from 0 (the base) to 1 (the model before unlearning).
+        token_weight, record_weight: weights of the two distances; with `token_weight` 0 only the records' means reach the level.
         alpha: weight of the retain term.
-        dual_step: step of the multiplier; 0 for none.
-        anchor_weight: of the anchor, times the share of the retain set that no step sees: where the passes over the forget set
-            meet all of it, there is no anchor. It takes memory twice as large as what is trained.
+        dual_step: step size of the multiplier mu; 0 turns it off.
+        anchor_weight: weight of the weight penalty, scaled by the share of the retain set that no step sees; where the passes over
+            the forget set pair with all of the retain set, there is no penalty. Takes twice the memory of the trained weights.
     """
 
     sources: tuple[Source, ...] = ("mixture",)
@@ -96,15 +98,18 @@ class Level(WeightEdit):
     paper: ClassVar[str] = "this project, 2026 (docs/research/level.md)"
     cost: ClassVar[Cost] = "a share of a retraining"
     defaults: ClassVar[Mapping[str, Any]] = {"epochs": 11.0, "batch_size": 2}
+    trains_in_steps: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         if not self.sources or len(set(self.sources)) != len(self.sources):
-            raise InputError("--sources names at least one source of the level, each once.")
+            raise InputError("--sources must name at least one source of the level, each once. Leave it out for a mixture.")
         alone = [name for name in ("controls", "mixture") if name in self.sources]
         if alone and len(self.sources) > 1:
-            raise InputError(f"--sources {alone[0]} is a level of its own and stands alone.")
+            raise InputError(f"--sources {alone[0]} cannot be combined with other sources. Name it alone.")
         if ("proxies" in self.sources) != bool(self.proxies):
-            raise InputError("--sources proxies goes with --proxies DIR ..., the folders of models trained without the forget set.")
+            raise InputError(
+                "--sources proxies and --proxies DIR ... (models trained without the forget set) go together. Give both or neither."
+            )
         if not 0 < self.share <= 1:
             raise InputError(f"--share must be above 0 and at most 1, got {self.share}.")
         if not 0 < self.mixture < 1:
@@ -113,12 +118,17 @@ class Level(WeightEdit):
         if min(weights) < 0 or self.token_weight + self.record_weight == 0:
             raise InputError("weights and --dual-step must be 0 or more, and one of --token-weight and --record-weight above 0.")
         if self.dual_step and not self.record_weight:
-            raise InputError("the multiplier can outrun the token-wise distance alone. Use --dual-step 0 with --record-weight 0.")
+            raise InputError("the multiplier is unbounded without --record-weight. Use --dual-step 0 with --record-weight 0.")
 
     @property
     def needs_base(self) -> bool:
         """Only some sources start from the model before fine-tuning."""
         return not FROM_BASE.isdisjoint(self.sources)
+
+    @property
+    def upfront_cost(self) -> float:
+        """The short retraining that the level is estimated from."""
+        return self.share
 
     def edit(self, context: Context) -> Outcome:
         """Estimate the level, train towards it, and report how close the result came."""
@@ -126,18 +136,7 @@ class Level(WeightEdit):
         self._claim(context)
         forget, controls = (encoded(loaded, records, options.overflow) for records in (context.forget, context.holdout))
         trained: list[TrainingResult] = []
-        sources = self.sources
-        mixed = mixture_level(context, forget, controls, self.mixture, self.share) if sources == ("mixture",) and controls else None
-        if sources == ("mixture",) and mixed is None:
-            sources = ("retraining",)
-        if sources == ("controls",):
-            levels = controls_as_level(loaded, forget, controls)
-        elif mixed is not None:
-            levels, result = mixed
-            trained.append(result)
-        else:
-            models = [model for name in sources for model in self._source(name, context, trained)]
-            levels = estimate_levels(loaded, models, forget, controls)
+        levels, sources = self._estimate(context, forget, controls, trained)
         options = dataclasses.replace(options, learning_rate=learning_rate_for(context, RATE))
         objective = ToLevel(self.token_weight, self.record_weight, self.alpha, self.dual_step, self.anchor_weight)
         work = context.work_dir / "level"
@@ -154,6 +153,32 @@ class Level(WeightEdit):
             {"sources": list(sources), **_facts(levels, reached), **_cost(context, trained, options.learning_rate)},
         )
 
+    def _estimate(
+        self, context: Context, forget: Sequence[Encoded], controls: Sequence[Encoded], trained: list[TrainingResult]
+    ) -> tuple[Levels, tuple[Source, ...]]:
+        """Estimate the level of the forget windows.
+
+        Args:
+            context: the model before unlearning, its base, and the records.
+            forget, controls: windows of the forget and the holdout set.
+            trained: what the sources' training cost is appended here.
+
+        Returns:
+            the level, and the sources that it was estimated from in fact.
+        """
+        if self.sources == ("controls",):
+            return controls_as_level(context.loaded, forget, controls), self.sources
+        sources = self.sources
+        if sources == ("mixture",):
+            mixture = mixture_level(context, forget, controls, self.mixture, self.share) if controls else None
+            if mixture is not None:
+                levels, result = mixture
+                trained.append(result)
+                return levels, sources
+            sources = ("retraining",)
+        models = [model for name in sources for model in self._source(name, context, trained)]
+        return estimate_levels(context.loaded, models, forget, controls), sources
+
     def _claim(self, context: Context) -> None:
         """Bind the working folder to sources, controls and base, so that a resumed run reuses its stored level."""
         read = [record.fingerprint for role in (context.forget, context.retain, context.holdout) for record in role]
@@ -168,7 +193,7 @@ class Level(WeightEdit):
             return [model]
         if name == "base":
             if context.base is None:
-                raise InputError("--sources base asks the model before fine-tuning. Give it with --base DIR.")
+                raise InputError("--sources base needs the model before fine-tuning. Give it with --base DIR.")
             return [context.base]
         if name == "checkpoint":
             return [_first_checkpoint(context)]
@@ -189,21 +214,24 @@ def _first_checkpoint(context: Context) -> LoadedModel:
 
 
 def _proxy(folder: str, original: LoadedModel) -> LoadedModel:
+    """Load a proxy; raise InputError where it has another tokenizer."""
     proxy = load_model(folder)
     if proxy.tokenizer_digest != original.tokenizer_digest:
         raise InputError(
-            f"{folder} has another tokenizer than the model. A proxy reads the same tokens; train one with this tokenizer."
+            f"{folder} has another tokenizer than the model. A proxy must read the same tokens; train one with this tokenizer."
         )
     return proxy
 
 
-def _losses(loaded: LoadedModel, windows: Sequence[Any]) -> Any:
-    """Compute the mean loss of every window, nats per token."""
+def _losses(loaded: LoadedModel, windows: Sequence[Encoded]) -> Any:
+    """Compute the mean loss of every window, nats per token [K]."""
+    # A record may be several windows; numbered as records of their own, each gets its own loss.
     single = [dataclasses.replace(window, record=row) for row, window in enumerate(windows)]
     return np.array([one.loss for one in compute_token_statistics(loaded.model, single, padding_token_id(loaded.tokenizer))])
 
 
 def _facts(levels: Levels, reached: Any) -> dict[str, Any]:
+    """Describe the level and how close the result came, from the losses that it reached [K]."""
     aim = levels.losses()
     found: dict[str, Any] = {
         "level": float(aim.mean()),
@@ -215,8 +243,8 @@ def _facts(levels: Levels, reached: Any) -> dict[str, Any]:
     }
     if not levels.calibrated:
         found["warning"] = (
-            "there was no holdout set to calibrate the level on, so it is that of a model trained for less long, and likely too "
-            "low: expect the audit to find a residual. Give never-trained records with --holdout FILE."
+            "there was no holdout set to calibrate the level on, so it is that of a model trained for a shorter time, and probably "
+            "too low: expect the audit to find a residual. Give never-trained records with --holdout FILE."
         )
     return found
 

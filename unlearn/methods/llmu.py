@@ -26,14 +26,14 @@ class LLMU(Objective):
 
     y_random is the completion of a retain record drawn for each forget record. Yao et al. 2023 (arXiv 2310.10683), section 3.
 
-    Do not use it without watching utility: it learns wrong answers on purpose.
+    Do not use it without monitoring utility: it learns wrong answers on purpose.
 
     Attributes:
         ascent: weight of the ascent.
         mismatch: weight of the random answers.
         alpha: weight of the retain term.
         ceiling: stop once an epoch's mean forget loss reaches this many nats per token; None means log V. (The paper
-            stops at 100, beyond what a model that knows nothing has.)
+            stops at 100, far above the loss of a uniform prediction.)
     """
 
     ascent: float = 0.5
@@ -41,7 +41,7 @@ class LLMU(Objective):
     alpha: float = 1.0
     ceiling: float | None = None
 
-    idea: ClassVar[str] = "ascent, random answers, and former distributions on the rest"
+    idea: ClassVar[str] = "ascent, mismatched answers, and the former distributions on the retain set"
     paper: ClassVar[str] = "Yao et al. 2023 (arXiv 2310.10683)"
     reference: ClassVar[frozenset[str]] = frozenset({"retain_logits"})
 
@@ -51,12 +51,12 @@ class LLMU(Objective):
         return ForgetLossCeiling(self.ceiling)
 
     def alternatives(self, loaded: LoadedModel, forget: Sequence[Record], retain: Sequence[Record], seed: int) -> list[Record]:
-        """Draw answers to other questions from the retain set."""
+        """Replace every answer by that of a retain record drawn for it."""
         drawn = np.random.default_rng([seed, 4]).integers(len(retain), size=len(forget))
         return [instead(record, retain[number].scored_text) for record, number in zip(forget, drawn, strict=True)]
 
     def loss(self, model: nn.Module, batch: Batch, reference: Mapping[str, Tensor]) -> Tensor:
-        """Compute the scalar above, each row weighing the same."""
+        """Return the loss above, a scalar; every row has the same weight."""
         forget, wrong, retain = token_logits(model, batch.forget, batch.require_alternative(), batch.require_retain())
         kept = retain.per_row(kl_to(retain.logits, reference["retain_logits"])).mean()
         return self.mismatch * wrong.scores().loss.mean() - self.ascent * forget.scores().loss.mean() + self.alpha * kept

@@ -5,8 +5,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-import torch
-
 from unlearn.training.lora import require_whole
 from unlearn.training.method import Context, Cost, Outcome, WeightEdit
 from unlearn.training.run import Run, train_records
@@ -22,15 +20,15 @@ class LoraNegation(WeightEdit):
         W = W_0 - lambda (alpha / r) B A
 
     Zhang et al. 2023 (arXiv 2306.14870), section 3, on the product BA: negating the factors, or adding adapters by PEFT's
-    "linear" combination, is not arithmetic on weight changes. Only the changes of adapted layers are held beside the model. lambda
-    is searched as for task_vector.
+    "linear" combination, does not subtract the weight change. Only the changes of adapted layers are held beside the model. lambda
+    is searched as in task_vector.
 
     Do not use it on a model that is an adapter itself: merge that first.
 
     Attributes:
         tolerance: share of the control metric (geometric-mean probability of retain tokens) that may be lost.
-        scales: candidates, in increasing order.
-        control_records: at most so many retain records are the control set, drawn by the seed.
+        scales: candidates for the scale, in increasing order.
+        control_records: maximum size of the control set, drawn from the retain set with the seed.
     """
 
     tolerance: float = 0.05
@@ -51,12 +49,8 @@ class LoraNegation(WeightEdit):
         require_whole(context.loaded, "lora_negation")
         options = dataclasses.replace(context.options, lora=True)
         trained = train_records(context.loaded, Run(context.forget, options, context.work_dir))
-        changes, model = delta_weights(trained.model), trained.model.unload()
-        original = {name: model.get_parameter(name).detach().clone() for name in changes}
-
-        @torch.no_grad()
-        def apply(scale: float) -> None:
-            for name, change in changes.items():
-                model.get_parameter(name).copy_(original[name] - scale * change)
-
-        return Outcome(model, trained.result, Search(self.tolerance, self.control_records).run(context, self.scales, apply))
+        change = {name: -delta for name, delta in delta_weights(trained.model).items()}  # -(alpha / r) B A, adapted layers only
+        model = trained.model.unload()
+        original = {name: model.get_parameter(name).detach().clone() for name in change}
+        facts = Search(self.tolerance, self.control_records).run_along(context, self.scales, original, change)
+        return Outcome(model, trained.result, facts)

@@ -11,7 +11,7 @@ from unlearn.training.lora import merged, require_whole
 from unlearn.training.method import Context, Cost, Outcome, WeightEdit
 from unlearn.training.options import learning_rate_of, together
 from unlearn.training.run import Run, train_records
-from unlearn.training.weights import Search, Weights, assign, copy_weights, require_scales
+from unlearn.training.weights import Search, assign, copy_weights, require_scales
 from verify.errors import InputError
 from verify.io.arguments import checked
 
@@ -23,17 +23,17 @@ class NegMerge(WeightEdit):
 
         theta = theta_0 - lambda mean_k tau_k * 1[sign tau_1 = ... = sign tau_K]
 
-    Kim et al. 2024 (arXiv 2410.05583), section 3. One task vector depends on its hyper-parameters; what several share belongs to
-    the records. lambda is searched as for task_vector.
+    Kim et al. 2024 (arXiv 2410.05583), section 3. A single task vector depends on its hyper-parameters; what several have in common
+    is due to the records. lambda is searched as in task_vector.
 
-    Do not use it where one fine-tune on the forget set is dear already: it takes one per setting. Do not use it on a model that is
-    an adapter itself: merge that first.
+    Do not use it where one fine-tune on the forget set is already expensive: it takes one per setting. Do not use it on a model
+    that is an adapter itself: merge that first.
 
     Attributes:
-        rates: multiples of the learning rate, one training each; each has its own seed.
+        rates: multiples of the learning rate, one training each, with a seed of its own.
         tolerance: share of the control metric (geometric-mean probability of retain tokens) that may be lost.
-        scales: candidates, in increasing order.
-        control_records: at most so many retain records are the control set, drawn by the seed.
+        scales: candidates for the scale, in increasing order.
+        control_records: maximum size of the control set, drawn from the retain set with the seed.
     """
 
     rates: tuple[float, ...] = (0.5, 1.0, 2.0)
@@ -41,7 +41,7 @@ class NegMerge(WeightEdit):
     scales: tuple[float, ...] = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.25, 1.5, 2.0, 3.0)
     control_records: int = 200
 
-    idea: ClassVar[str] = "subtract what several trainings on the forget set agree on"
+    idea: ClassVar[str] = "subtract the weight changes that several trainings on the forget set agree on"
     paper: ClassVar[str] = "Kim et al. 2024 (arXiv 2410.05583)"
     cost: ClassVar[Cost] = "a fine-tune on the forget set"
     defaults: ClassVar[Mapping[str, Any]] = {"learning_rate": 1e-5, "epochs": 5.0, "batch_size": 8}
@@ -56,6 +56,7 @@ class NegMerge(WeightEdit):
         """Train once per rate, keep the common part, and search lambda."""
         require_whole(context.loaded, "negmerge")
         model, original = context.loaded.model, copy_weights(context.loaded.model)
+        # Running sums of tau_k and of its signs: two copies of the weights, however many trainings there are.
         total = {name: torch.zeros_like(weight) for name, weight in original.items()}
         votes = {name: torch.zeros_like(weight) for name, weight in original.items()}
         results = []
@@ -69,12 +70,9 @@ class NegMerge(WeightEdit):
                 votes[name] += tau.sign()
             assign(model, original)
             results.append(trained.result)
-        common: Weights = {name: value / len(self.rates) * (votes[name].abs() == len(self.rates)) for name, value in total.items()}
-
-        def apply(scale: float) -> None:
-            assign(model, {name: weight - scale * common[name] for name, weight in original.items()})
-
-        facts = Search(self.tolerance, self.control_records).run(context, self.scales, apply)
-        agreed = sum(int(torch.count_nonzero(tensor)) for tensor in common.values())
-        facts["agreed_share"] = agreed / sum(tensor.numel() for tensor in common.values())
+        count = len(self.rates)
+        change = {name: -value / count * (votes[name].abs() == count) for name, value in total.items()}
+        facts = Search(self.tolerance, self.control_records).run_along(context, self.scales, original, change)
+        agreed = sum(int(torch.count_nonzero(tensor)) for tensor in change.values())
+        facts["agreed_share"] = agreed / sum(tensor.numel() for tensor in change.values())
         return Outcome(model, together(results), facts)

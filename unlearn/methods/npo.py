@@ -24,12 +24,12 @@ class NPO(Objective):
     Zhang et al. 2024 (arXiv 2404.05868), eq. 3. The gradient is that of ascent times 2 p^beta / (p^beta + p_0^beta), which
     fades as p falls below p_0; beta -> 0 gives gradient ascent.
 
-    Do not expect it to reach the level of a model that never saw the records: it fades relative to p_0, which knows nothing of
-    that level, and over-forgets when run long.
+    Do not expect it to reach the level of a model that never saw the records: it fades relative to p_0, which has no information
+    about that level, and over-forgets when run long.
 
     Attributes:
-        beta: inverse temperature; the published value belongs to summed log-probabilities.
-        alpha: weight of the retain term; 0 leaves the retain set out.
+        beta: inverse temperature; the published value assumes summed log-probabilities.
+        alpha: weight of the retain term; with 0 the retain set is not used.
     """
 
     beta: float = 0.1
@@ -48,8 +48,8 @@ class NPO(Objective):
         return self.alpha != 0
 
     def loss(self, model: nn.Module, batch: Batch, reference: Mapping[str, Tensor]) -> Tensor:
-        """Compute the scalar above, each row weighing the same."""
+        """Return the loss above, a scalar; every row has the same weight."""
         forget, retain = score_both(model, batch) if self.alpha else (score_forget(model, batch), None)
-        log_ratio = forget.log_probability - reference["forget_log_probability"]
+        log_ratio = forget.log_probability - reference["forget_log_probability"]  # log p - log p_0 of every row [B]
         preference = -(2.0 / self.beta) * F.logsigmoid(-self.beta * log_ratio).mean()
         return preference if retain is None else preference + self.alpha * retain.loss.mean()

@@ -15,7 +15,7 @@ from verify.models.ensembles import ENSEMBLE
 
 
 def require_method(method: Any) -> None:
-    """Raise ArgumentError, with what to write instead, unless it is an instance of a method."""
+    """Raise ArgumentError, with what to write instead, unless the argument is an instance of a method."""
     if isinstance(method, Method):
         return
     kinds = method_classes()
@@ -35,12 +35,12 @@ def require_method(method: Any) -> None:
 
 
 def require_suited(method: Method, folder: Path | None) -> None:
-    """Raise InputError where a method cannot work on the model in that folder or in several processes."""
+    """Raise InputError where a method cannot run on the model in that folder or in several processes."""
     name = method_name(method)
     if distributed.count() > 1 and isinstance(method, Rebuild) and name != "retrain":
         raise InputError(f"{name} runs in one process. Start it without torchrun or accelerate launch.")
     if os.environ.get("ACCELERATE_USE_FSDP") == "true" and getattr(method, "anchor_weight", False):
-        raise InputError(f"the anchor of {name} needs whole weights in every process. Use --anchor-weight 0 with FSDP.")
+        raise InputError(f"the weight penalty of {name} needs whole weights in every process. Use --anchor-weight 0 with FSDP.")
     if folder is not None and (folder / ENSEMBLE).is_file() and not isinstance(method, Rebuild):
         raise InputError(f"{folder} answers by several adapters, which {name} cannot train together. Use sisa.")
 
@@ -49,9 +49,9 @@ def require_repeatable(method: Method, log: TrainingLog | None) -> None:
     """Raise InputError where a rebuild would not repeat the training that made the model."""
     name, defense = method_name(method), None if log is None else log.defense
     if defense == "federated" and name in ("retrain", "rollback"):
-        raise InputError(f"the model was trained in a federation, which {name} does not repeat. Use client_retrain.")
+        raise InputError(f"the model was trained in a federation, and {name} would train it centrally. Use client_retrain.")
     if defense == "differential_privacy" and name == "rollback":
-        raise InputError("a differentially private training keeps its steps from everybody, so none can be repeated. Use retrain.")
+        raise InputError("a differentially private training logs no steps, so there is nothing to replay. Use retrain.")
 
 
 def require_quantizable(method: Method) -> None:
@@ -59,7 +59,7 @@ def require_quantizable(method: Method) -> None:
     if not isinstance(method, Objective):
         raise InputError(
             f"{method_name(method)} needs whole weights, not a quantized model. Leave out --quantize and give a model with whole "
-            "weights, or take an objective with --lora, such as npo."
+            "weights, or use an objective with --lora, such as npo."
         )
 
 

@@ -1,4 +1,4 @@
-"""Retraining from the base model without the forget set: the reference for all other methods."""
+"""Retraining from the base model without the forget set: what all other methods approximate."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -19,13 +19,13 @@ class Retrain(Rebuild):
 
         theta = A(theta_base, D_r)
 
-    A is the fine-tuning that made the model: its options are those of its training log (or, after an approximate method, those that
-    the manifest hands on), and flags that differ from their defaults override them. The result has a training log of its own, so
-    that the next deletion can be exact as well. A model that was trained with differential privacy is trained so again, with fresh
-    noise; of a federation, `client_retrain` is the retraining.
+    A is the fine-tuning that made the model: its options are those of its training log (or, after an approximate method, those in
+    the manifest), and flags that differ from their defaults override them. The result has a training log of its own, so that the
+    next deletion can be exact as well. A model trained with differential privacy is trained with it again, with fresh noise; for a
+    federation, the retraining is `client_retrain`.
     Cao and Yang 2015 (Towards making systems forget); Bourtoule et al. 2021 (arXiv 1912.03817), definition III.1.
 
-    Do not use it where it is too dear: it costs a whole fine-tuning. Everything cheaper is judged against it.
+    Do not use it where it is too expensive: it costs a whole fine-tuning. Everything cheaper is judged against it.
     """
 
     idea: ClassVar[str] = "fine-tune the base model again without the forget set"

@@ -21,19 +21,20 @@ class RMU(Objective):
 
         minimise  mean (h_l(x_f) - c u)^2 + alpha mean (h_l(x_r) - h_l^0(x_r))^2
 
-    h_l is the output of decoder layer l in front of scored tokens, u a random unit vector; means over width, tokens of a row, and
-    rows, in this order. Only the feed-forward output projections of layers l-2 to l are trained (with an adapter: the adapter), and
-    the forward pass ends at l. Li et al. 2024 (WMDP, arXiv 2403.03218), section 4. With `adaptive`, c is that many times the mean
-    norm of h_l^0(x_f) (Dang et al. 2024, arXiv 2408.06223), because a fixed c does nothing in deep layers.
+    h_l is the output of decoder layer l at the positions that predict scored tokens, u a random unit vector; means over width,
+    tokens of a row, and rows, in this order. Only the feed-forward output projections of layers l-2 to l are trained (with an
+    adapter: the adapter), and the forward pass ends at l. Li et al. 2024 (WMDP, arXiv 2403.03218), section 4. With `adaptive`, c is
+    `adaptive` times the mean norm of h_l^0(x_f) (Dang et al. 2024, arXiv 2408.06223), because a fixed c has no effect in deep
+    layers.
 
-    Do not expect membership to go: the records become unlikely in a way that no untrained model shows.
+    Do not expect it to hide membership: the records become improbable in a way that no model without them shows.
 
     Attributes:
-        layer: l, counted from 0; None takes 7 of 32, in proportion.
-        c: length of the target.
+        layer: l, counted from 0; None takes layer 7 of 32, scaled to the model's depth.
+        c: length of the target vector.
         adaptive: factor of the adaptive target, usually 5; None uses c.
         alpha: weight of the retain term.
-        direction_seed: of u.
+        direction_seed: seed of u.
     """
 
     layer: int | None = None
@@ -57,12 +58,14 @@ class RMU(Objective):
         return down_projections(model, range(max(0, layer - 2), layer + 1))
 
     def loss(self, model: nn.Module, batch: Batch, reference: Mapping[str, Tensor]) -> Tensor:
-        """Compute the scalar above, each row weighing the same."""
+        """Return the loss above, a scalar; every row has the same weight."""
         layer = self.inner_layer(model)
         parts = (batch.forget, batch.require_retain())
+        # Hidden states h_l of all scored tokens, forget rows first [N, D].
         hidden, _, rows = one_pass(model, parts, lambda module, stacked: layer_hidden(module, stacked, layer))
         (first, forget_rows, forget_size), (second, retain_rows, retain_size) = split_parts(rows, parts)
         forget, retain = hidden[first], hidden[second]
+        # Drawn on the CPU, so that u is the same on every device [D].
         generator = torch.Generator().manual_seed(self.direction_seed)
         direction = torch.rand(forget.shape[-1], generator=generator, dtype=torch.float32).to(forget)
         length = self.c if self.adaptive is None else self.adaptive * reference["forget_hidden"].norm(dim=-1).mean()

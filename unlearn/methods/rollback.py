@@ -31,16 +31,15 @@ class Rollback(Rebuild):
         theta = replay(checkpoint before t*, log without D_f),  t* = first step that saw a record of D_f
 
     Every later microbatch keeps its order, random seed and learning rate. The result has a log and checkpoints of its own, so that
-    the next deletion can roll back again. Thudi et al. 2022 (arXiv 2109.13398) and Wu et al. 2020 (DeltaGrad) retrace training
+    the next deletion can roll back again. Thudi et al. 2022 (arXiv 2109.13398) and Wu et al. 2020 (DeltaGrad) undo training
     approximately; here every step is taken again, so that nothing is approximated.
 
-    Do not expect it to be cheap for a record that was seen early: with shuffled epochs nearly every record is seen in the first.
-    Only what a run sees late is cheap: one epoch over much data, or new data added by a further `unlearn train`.
+    Do not expect it to be cheap for records seen early: with shuffled epochs nearly every record is seen in the first epoch. Only
+    records seen late are cheap: a single epoch over much data, or new data added by a further `unlearn train`.
 
     Attributes:
-        check: first replay the schedule with nothing left out, from the same checkpoint, and compare with the model's own weights:
-            shows that this machine and software give the same bits as those that trained it. Costs as much again, and holds a
-            second copy of the weights.
+        check: first replay the complete schedule from the same checkpoint and compare with the model's own weights, to show that
+            this machine and software reproduce the training bit by bit. Doubles the cost and holds a second copy of the weights.
     """
 
     check: bool = False
@@ -59,7 +58,7 @@ class Rollback(Rebuild):
 
         Raises:
             InputError: there is no training log, no starting point, or a retained record is missing.
-            RunError: `check` was asked for and the machine does not reproduce the training.
+            RunError: `check` is set and the machine does not reproduce the training.
         """
         log, folder, key = _log_of(context), context.model_dir, RecordKey.load()
         assert folder is not None
@@ -77,7 +76,7 @@ class Rollback(Rebuild):
         digest = weights_digest(model)
         checkpoints = _keep_checkpoints(context, folder, log, start)
         write_log(filtered_lines(log, removed), checkpoints, digest, context.output_dir / LOG_NAME)
-        # Counted from the schedule: a replay that was cut off has done a part of it in another process.
+        # Counted from the schedule: an interrupted replay did a part of it in another process.
         again = _tokens(log, kept, 0 if start is None else start.step)
         training = TrainingResult(done.steps, done.steps / max(1, _steps(log)), None, again, done.seconds)
         facts = _facts(done, start, first, folder, self.check)
@@ -88,18 +87,19 @@ def _log_of(context: Context) -> TrainingLog:
     path = None if context.model_dir is None else context.model_dir / LOG_NAME
     if path is None or not path.is_file():
         raise InputError(
-            "rollback needs the training log and checkpoints that `unlearn train --save-steps N` leaves beside the model. "
+            "rollback needs the training log and checkpoints that `unlearn train --save-steps N` writes beside the model. "
             "Give the model's folder, or use retrain."
         )
     return TrainingLog.read(path)
 
 
 def _steps(log: TrainingLog) -> int:
+    """Return the number of optimizer steps of the logged schedule."""
     return max((entry.step for entry in log.microbatches), default=0)
 
 
 def _tokens(log: TrainingLog, windows: Mapping[int, Encoded], after: int) -> int:
-    """Count the tokens of the remaining records of all steps after one."""
+    """Count the tokens that the remaining records contribute to the steps later than `after`."""
     left = (index for entry in log.microbatches if entry.step > after for index in entry.records if index in windows)
     return sum(len(windows[index].input_ids) for index in left)
 
@@ -117,7 +117,7 @@ def _starting_model(context: Context, log: TrainingLog, start: Checkpoint | None
     """Prepare the model to replay in, with the weights of the checkpoint, or of the base where there is none.
 
     Raises:
-        InputError: neither a clean checkpoint nor the base is at hand.
+        InputError: neither a clean checkpoint nor the base is available.
     """
     lora = bool(log.options.get("lora"))
     options = TrainingOptions(**log.options)
@@ -132,14 +132,14 @@ def _starting_model(context: Context, log: TrainingLog, start: Checkpoint | None
     if not lora and start is not None:
         return loaded  # its weights are overwritten by the checkpoint's
     raise InputError(
-        "no checkpoint from before the first forget record is left, so the replay begins at the base model. Give it with "
+        "no checkpoint from before the first forget record is left, so the replay starts from the base model. Give it with "
         "--base DIR (and train with --save-steps N next time)."
     )
 
 
 def _require_start(base: LoadedModel, log: TrainingLog) -> None:
     if weights_digest(base.model) != log.start_weights:
-        raise InputError(f"{base.name} is not the model that the logged training began with. Give that one with --base DIR.")
+        raise InputError(f"{base.name} is not the model that the logged training started from. Give that one with --base DIR.")
 
 
 def _require_reproducible(
@@ -153,13 +153,13 @@ def _require_reproducible(
     model.load_state_dict(before)
     if reached != log.final_weights:
         raise RunError(
-            "replaying the whole schedule does not give the model's own weights on this machine: other software, hardware or "
-            "number of threads. Without --check the result is still one that never saw the records, but compare it with retrain."
+            "replaying the whole schedule does not reproduce the model's own weights: this machine has other software, hardware or "
+            "number of threads. Without --check the result still never saw the records, but compare it with retrain."
         )
 
 
 def _keep_checkpoints(context: Context, folder: Path, log: TrainingLog, start: Checkpoint | None) -> list[tuple[int, str]]:
-    """Collect the new model's checkpoints: the clean ones of the old, and those of the replay."""
+    """Collect the new model's checkpoints: the old model's clean ones, and those of the replay."""
     kept = []
     for step, name in log.checkpoints:
         made = context.work_dir / "replay" / f"checkpoint-{step}"

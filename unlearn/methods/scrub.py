@@ -18,17 +18,17 @@ from verify.io.arguments import checked
 class SCRUB(Objective):
     """Alternate optimizer steps: away from the teacher on the forget set, towards it on the retain set.
 
-        loss = -KL(p_0 || p on D_f) and loss = alpha KL(p_0 || p on D_r) + gamma l(D_r), by turns
+        loss = -KL(p_0 || p on D_f)  and  loss = alpha KL(p_0 || p on D_r) + gamma l(D_r),  in alternate steps
 
-    The maximising steps end after `ascent_epochs`, and the rest of the run repairs. Kurmanji et al. 2023 (arXiv 2302.09880),
-    section 3; they take turns by epochs, here by steps, so that accumulation and batch size do not decide who has the last word.
+    The maximizing steps end after `ascent_epochs`; the rest of the run repairs the model. Kurmanji et al. 2023 (arXiv 2302.09880),
+    section 3, who alternate by epochs; here by optimizer steps, so that accumulation and batch size do not decide which comes last.
 
-    Do not use it for few steps: it needs the repairing part after the ascent.
+    Do not use it for few steps: it needs the repair after the ascent.
 
     Attributes:
-        alpha: weight of the distributions on the retain set.
+        alpha: weight of the KL term on the retain set.
         gamma: weight of the loss on the retain set.
-        ascent_epochs: epochs in which there are maximising steps.
+        ascent_epochs: number of epochs with maximizing steps.
         ceiling: stop once an epoch's mean forget loss reaches this many nats per token; None means log V.
     """
 
@@ -37,7 +37,7 @@ class SCRUB(Objective):
     ascent_epochs: int = 5
     ceiling: float | None = None
 
-    idea: ClassVar[str] = "disobey the teacher on the forget set, obey on the rest, in turn"
+    idea: ClassVar[str] = "alternately leave the teacher on the forget set and follow it on the retain set"
     paper: ClassVar[str] = "Kurmanji et al. 2023 (arXiv 2302.09880)"
     reference: ClassVar[frozenset[str]] = frozenset({"forget_logits", "retain_logits"})
 
@@ -47,7 +47,7 @@ class SCRUB(Objective):
         return ForgetLossCeiling(self.ceiling)
 
     def loss(self, model: nn.Module, batch: Batch, reference: Mapping[str, Tensor]) -> Tensor:
-        """Compute the scalar above of the step's kind, each row weighing the same."""
+        """Return the loss of this step's kind, a scalar; every row has the same weight."""
         if batch.progress.step % 2 == 0 and batch.progress.epoch < self.ascent_epochs:
             (forget,) = token_logits(model, batch.forget)
             return -forget.per_row(kl_to(forget.logits, reference["forget_logits"])).mean()

@@ -1,4 +1,4 @@
-"""Shard task vectors: the served weights are a sum over shards, one of which can be retrained and replaced."""
+"""Shard task vectors: the served weights are the base plus one weight change per shard, which can be retrained alone."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -11,17 +11,17 @@ from verify.io.arguments import checked
 @checked
 @dataclass(frozen=True)
 class ShardVectors(Rebuild):
-    """Train the affected shard's weight change again, and add all changes to the base in fixed order.
+    """Train the affected shards' weight changes again, and add all changes to the base in fixed order.
 
         theta = theta_base + tau_1 + ... + tau_S,  tau_s trained again without D_f
 
-    For models made by `unlearn train --shards S --combine sum`: one ordinary model is served, at the cost of one. Task vectors of
-    Ilharco et al. 2023 (arXiv 2212.04089), shards of Bourtoule et al. 2021 (arXiv 1912.03817).
+    For models made by `unlearn train --shards S --combine sum`: a single ordinary model is served, at the cost of one. Task vectors
+    of Ilharco et al. 2023 (arXiv 2212.04089), shards of Bourtoule et al. 2021 (arXiv 1912.03817).
 
-    Do not expect the utility of averaged answers: changes that were trained apart disturb each other when they are added.
+    Do not expect the utility of averaged answers: changes that were trained separately interfere when they are added.
     """
 
-    idea: ClassVar[str] = "train the affected shard's weight change again and add up anew"
+    idea: ClassVar[str] = "retrain the affected shard's weight change and recompute the sum"
     paper: ClassVar[str] = "Ilharco et al. 2023 (arXiv 2212.04089); Bourtoule et al. 2021 (arXiv 1912.03817)"
     cost: ClassVar[Cost] = "a share of a retraining"
     exactness: ClassVar[str] = (

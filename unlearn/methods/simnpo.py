@@ -16,15 +16,15 @@ from verify.io.arguments import checked
 @checked
 @dataclass(frozen=True)
 class SimNPO(Objective):
-    """Treat every forget record as a rejected answer, by its mean loss rather than against the former model.
+    """Treat every forget record as a rejected answer, measured by its mean loss instead of against the former model.
 
         minimise  -gamma (2/beta) mean log sigmoid(beta l(x) - delta) + alpha l(D_r)
 
     l is the record's mean negative log-likelihood per token. Fan et al. 2024 (arXiv 2410.07163), eq. 5. Short and long records
-    weigh alike, and a record that is unlikely already is left alone, whether or not the model was trained on it.
+    have the same weight, and a record that is already improbable is left alone, whether or not the model was trained on it.
 
-    Do not take over NPO's beta: there log-probabilities are summed, here they are averaged. Do not use it where records differ much
-    in how predictable they are: one delta serves them all.
+    Do not reuse NPO's beta: there log-probabilities are summed, here they are averaged. Do not use it where records differ much in
+    how predictable they are: they all share one delta.
 
     Attributes:
         beta: inverse temperature.
@@ -45,7 +45,7 @@ class SimNPO(Objective):
         require_temperature(self.beta)
 
     def loss(self, model: nn.Module, batch: Batch, reference: Mapping[str, Tensor]) -> Tensor:
-        """Compute the scalar above, each row weighing the same."""
+        """Return the loss above, a scalar; every row has the same weight."""
         forget, retain = score_both(model, batch)
         preference = -(2.0 / self.beta) * F.logsigmoid(self.beta * forget.loss - self.delta).mean()
         return self.gamma * preference + self.alpha * retain.loss.mean()

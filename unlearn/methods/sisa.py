@@ -11,17 +11,17 @@ from verify.io.arguments import checked
 @checked
 @dataclass(frozen=True)
 class SISA(Rebuild):
-    """Train again the first slice that held a forget record and the later slices of its shard; keep all others.
+    """Retrain the first slice that held a forget record and the later slices of its shard; keep all others.
 
         A_s <- train(A_s after slice r - 1, D_s,r without D_f, ..., D_s,R),  s and r = shard and slice of the record
 
-    For models made by `unlearn train --shards S --slices R --combine average` (or `route`), which are answered by all shards
-    together. Bourtoule et al. 2021 (arXiv 1912.03817), sections IV and V, on adapters.
+    For models made by `unlearn train --shards S --slices R --combine average` (or `route`), which serve the shards as an ensemble.
+    Bourtoule et al. 2021 (arXiv 1912.03817), sections IV and V, on adapters.
 
-    Do not expect the utility of one model trained on everything: each shard saw a part of the data.
+    Do not expect the utility of one model trained on everything: each shard saw only a part of the data.
     """
 
-    idea: ClassVar[str] = "train the affected shard again, from the affected slice on"
+    idea: ClassVar[str] = "retrain the affected shard from the affected slice on"
     paper: ClassVar[str] = "Bourtoule et al. 2021 (arXiv 1912.03817)"
     cost: ClassVar[Cost] = "a share of a retraining"
     exactness: ClassVar[str] = (
@@ -33,7 +33,7 @@ class SISA(Rebuild):
         """Train the affected stages.
 
         Raises:
-            InputError: the model was not trained in shards that answer together.
+            InputError: the model is not an ensemble of shards.
         """
         model, result = rebuild_shards(context, ("average", "route"))
         return Outcome(model, result.training, shard_facts(result))

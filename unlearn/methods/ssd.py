@@ -14,21 +14,21 @@ from verify.io.arguments import checked
 @checked
 @dataclass(frozen=True)
 class SSD(WeightEdit):
-    """Dampen weights by how much more the forget set depends on them than all data; no training steps.
+    """Dampen weights that the forget set depends on more than all data, in proportion; no training steps.
 
         where F_f > alpha F_D:  theta = min(lambda F_D / F_f, 1) theta_0
 
     F is the mean squared gradient over records: F_f of the forget set, F_D of forget and retain records together. Foster et al.
     2024 (arXiv 2308.07707), section 3. alpha is searched: of the thresholds, the one that forgets most within the tolerance.
 
-    Do not use it for a forget set that is spread over many kinds of text: its Fisher looks like everybody's.
+    Do not use it for a forget set that is spread over many kinds of text: its Fisher information resembles that of all data.
 
     Attributes:
         dampening: lambda.
         thresholds: candidates for alpha, the gentlest (largest) first.
-        fisher_records: at most so many retain records estimate F_D, drawn by the seed.
+        fisher_records: maximum number of retain records to estimate F_D on, drawn with the seed.
         tolerance: share of the control metric (geometric-mean probability of retain tokens) that may be lost.
-        control_records: at most so many retain records are the control set, drawn by the seed.
+        control_records: maximum size of the control set, drawn from the retain set with the seed.
     """
 
     dampening: float = 1.0
@@ -51,15 +51,15 @@ class SSD(WeightEdit):
         model, original = context.loaded.model, copy_weights(context.loaded.model)
         retain = sample(context.retain, self.fisher_records, context.options.seed)
         forget, rest = diagonal_fisher(context.loaded, context.forget), diagonal_fisher(context.loaded, retain)
-        # Of all records, not of those looked at: however few stand for the retain set, F_D is the mean over both sets.
+        # F_D is the mean over all records, however few of the retain set it was estimated on.
         share = len(context.forget) / (len(context.forget) + len(context.retain))
         whole = {name: share * forget[name] + (1 - share) * rest[name] for name in original}
-        selected = {0.0: 0.0}
+        selected = {0.0: 0.0}  # share of the weights that was dampened, by strength 1 / alpha
 
         def apply(strength: float) -> None:
             edited, count = dict(original), 0
             for name, weight in original.items():
-                chosen = strength * forget[name] > whole[name]  # never at strength 0
+                chosen = strength * forget[name] > whole[name]  # none at strength 0, which restores the model
                 edited[name] = torch.where(chosen, (self.dampening * whole[name] / forget[name]).clamp_max(1.0) * weight, weight)
                 count += int(chosen.sum())
             selected[strength] = count / sum(weight.numel() for weight in original.values())

@@ -4,18 +4,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
-import torch
-
 from unlearn.training.layers import decoder_layers
 from unlearn.training.lora import merged, require_whole
 from unlearn.training.method import Context, Cost, Outcome, WeightEdit
 from unlearn.training.run import Run, train_records
-from unlearn.training.weights import Search, Weights, assign, copy_weights, diagonal_fisher, require_scales, sample
+from unlearn.training.weights import Search, Weights, assign, copy_weights, require_scales, saliency_mask, sample
 from verify.errors import InputError
 from verify.io.arguments import checked
 
 MULTIPLES = (0.0, 0.5, 2.0)
-"""Of the whole model's scale, tried for each layer in turn."""
+"""Multiples of the model's scale that are tried for each layer in turn."""
 
 
 @checked
@@ -27,24 +25,24 @@ class TaskVector(WeightEdit):
 
     tau is either "model": (theta_0 trained further on D_f) - theta_0, as MUSE does it (Shi et al. 2024, arXiv 2407.06460,
     section 3), or "base": (base trained on D_f) - base, as Ilharco et al. 2023 (arXiv 2212.04089, section 3) define it.
-    lambda is searched, because the window between nothing and damage is narrow: of the scales tried, the one that forgets the
+    lambda is searched, because the range between no effect and damage is narrow: of the scales tried, the one that forgets the
     most while the control metric (geometric-mean probability of retain tokens) loses at most `tolerance`. Where a holdout set
     is given, forgetting beyond its loss does not count, so that the search does not over-forget.
 
-    lambda is one number with `per` "model". With "layer" each layer's is then halved, doubled or dropped where that forgets more
-    within the tolerance. With "mask" only the share of elements moves that matters most to the forget set against the retain
-    set, by the ratio of squared gradients (as SalUn does, Fan et al. 2024, arXiv 2310.12508).
+    With `per` "model" there is one lambda. With "layer" each layer's lambda is then set to 0, halved or doubled where that forgets
+    more within the tolerance. With "mask" only the share of elements changes that matters most to the forget set against the retain
+    set, by the ratio of squared gradients (as in SalUn, Fan et al. 2024, arXiv 2310.12508).
 
     Do not expect much of it without the search, nor where forget and retain records look alike: their directions overlap. Do not
     use it on a model that is an adapter itself: merge that first.
 
     Attributes:
-        origin: which tau.
+        origin: where tau comes from.
         per: what has a lambda of its own.
-        mask_share: share of elements that may move, with "mask".
+        mask_share: share of elements that may change, with "mask".
         tolerance: share of the control metric that may be lost.
         scales: candidates for lambda, in increasing order.
-        control_records: at most so many retain records are the control set, drawn by the seed.
+        control_records: maximum size of the control set, drawn from the retain set with the seed.
     """
 
     origin: Literal["model", "base"] = "model"
@@ -54,7 +52,7 @@ class TaskVector(WeightEdit):
     scales: tuple[float, ...] = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.25, 1.5, 2.0, 3.0)
     control_records: int = 200
 
-    idea: ClassVar[str] = "subtract the weight change that training on the forget set makes"
+    idea: ClassVar[str] = "subtract the weight change that fine-tuning on the forget set causes"
     paper: ClassVar[str] = "Ilharco et al. 2023 (arXiv 2212.04089); MUSE (arXiv 2407.06460)"
     cost: ClassVar[Cost] = "a fine-tune on the forget set"
     defaults: ClassVar[Mapping[str, Any]] = {"learning_rate": 1e-5, "epochs": 5.0, "batch_size": 8}
@@ -66,7 +64,7 @@ class TaskVector(WeightEdit):
             raise InputError(f"--mask-share must be above 0 and at most 1, got {self.mask_share}.")
 
     def edit(self, context: Context) -> Outcome:
-        """Train for tau, search lambda, and leave the chosen weights in the model."""
+        """Train to get tau, search lambda, and leave the chosen weights in the model."""
         if self.origin == "base" and context.base is None:
             raise InputError("task_vector --origin base needs the model before fine-tuning. Give it with --base DIR.")
         start = context.base if self.origin == "base" else context.loaded
@@ -75,56 +73,41 @@ class TaskVector(WeightEdit):
             require_whole(model, "task_vector")
         before = copy_weights(start.model)
         trained = train_records(start, Run(context.forget, context.options, context.work_dir))
-        # An adapter is folded in first: negating its factors A and B would not negate their product.
-        tau = {name: tensor - before[name] for name, tensor in copy_weights(merged(trained.model, context.options.seed)).items()}
+        # An adapter is merged first: negating its factors A and B would not negate their product.
+        after = copy_weights(merged(trained.model, context.options.seed))
+        change = {name: before[name] - tensor for name, tensor in after.items()}  # -tau
         assign(start.model, before)
         if self.per == "mask":
-            self._mask(context, tau)
-        return Outcome(context.loaded.model, trained.result, self._search(context, tau))
-
-    def _search(self, context: Context, tau: Weights) -> dict[str, Any]:
-        model, original = context.loaded.model, copy_weights(context.loaded.model)
+            control = sample(context.retain, self.control_records, context.options.seed)
+            mask = saliency_mask(context.loaded, context.forget, control, self.mask_share)
+            change = {name: step * mask[name] for name, step in change.items()}
+        original = before if self.origin == "model" else copy_weights(context.loaded.model)
         search = Search(self.tolerance, self.control_records)
-
-        def apply(scale: float) -> None:
-            assign(model, {name: weight - scale * tau[name] for name, weight in original.items()})
-
-        facts = search.run(context, self.scales, apply)
+        facts = search.run_along(context, self.scales, original, change)
         if self.per == "layer" and facts["scale"]:
-            facts["layer_multiples"] = self._per_layer(context, search, original, tau, facts)
-        return facts
+            facts["layer_multiples"] = self._per_layer(context, search, original, change, facts)
+        return Outcome(context.loaded.model, trained.result, facts)
 
     def _per_layer(
-        self, context: Context, search: Search, original: Weights, tau: Weights, facts: Mapping[str, Any]
+        self, context: Context, search: Search, original: Weights, change: Weights, facts: Mapping[str, Any]
     ) -> list[float]:
-        """Sweep over the layers once, keeping each change that forgets more within the retain tolerance."""
+        """Sweep over the layers once, keeping each multiple that forgets more within the retain tolerance."""
         model = context.loaded.model
         names = {id(parameter): name for name, parameter in model.named_parameters()}
         layers = [{names[id(parameter)] for parameter in layer.parameters()} for layer in decoder_layers(model)]
 
         def apply(multiples: Sequence[float]) -> None:
-            factor = {name: multiple for group, multiple in zip(layers, multiples, strict=True) for name in group}
-            scale = facts["scale"]
-            assign(model, {name: weight - scale * factor.get(name, 1.0) * tau[name] for name, weight in original.items()})
+            # Embeddings and head are in no decoder layer and keep the model's scale.
+            scale = {name: facts["scale"] * multiple for group, multiple in zip(layers, multiples, strict=True) for name in group}
+            assign(model, {name: weight + scale.get(name, facts["scale"]) * change[name] for name, weight in original.items()})
 
         best, most = [1.0] * len(layers), search.gain(context, facts["control_loss_allowed"])
-        for place in range(len(layers)):
+        for layer in range(len(layers)):
             for multiple in MULTIPLES:
-                tried = [*best[:place], multiple, *best[place + 1 :]]
+                tried = [*best[:layer], multiple, *best[layer + 1 :]]
                 apply(tried)
                 gain = search.gain(context, facts["control_loss_allowed"])
                 if gain > most:
                     best, most = tried, gain
         apply(best)
         return best
-
-    def _mask(self, context: Context, tau: Weights) -> None:
-        """Zero all but the elements that matter most to the forget set."""
-        control = sample(context.retain, self.control_records, context.options.seed)
-        wanted, kept = diagonal_fisher(context.loaded, context.forget), diagonal_fisher(context.loaded, control)
-        ratio = {name: wanted[name] / (kept[name] + torch.finfo(kept[name].dtype).tiny) for name in tau}
-        everything = torch.cat([values.reshape(-1) for values in ratio.values()])
-        count = max(1, int(self.mask_share * len(everything)))
-        cut = everything.kthvalue(len(everything) - count + 1).values
-        for name, values in tau.items():
-            values *= ratio[name] >= cut

@@ -13,7 +13,7 @@ from unlearn.training.lora import merged, require_whole
 from unlearn.training.method import Context, Cost, Outcome, WeightEdit
 from unlearn.training.options import learning_rate_of, together
 from unlearn.training.run import Run, run_objective
-from unlearn.training.weights import Search, assign, copy_weights, require_scales
+from unlearn.training.weights import Search, assign, copy_weights, kth_largest, require_scales
 from verify.errors import InputError
 from verify.io.arguments import checked
 
@@ -21,24 +21,24 @@ from verify.io.arguments import checked
 @checked
 @dataclass(frozen=True)
 class Ties(WeightEdit):
-    """Unlearn twice, too little and too much, and merge the changes by trimming, electing signs, and averaging.
+    """Unlearn twice, too little and too much, and merge both weight changes by trimming, electing signs, and averaging.
 
         theta = theta_0 + lambda ties(theta_under - theta_0, theta_over - theta_0)
 
-    Yadav et al. 2023 (arXiv 2306.01708), section 4, on a pair of NPO runs as in Xu et al. 2025 (arXiv 2503.21088). Trim: of each
-    change the largest `density` stays. Elect: an element's sign is that of the larger total. Merge: the mean of those with that
-    sign. lambda is searched as for task_vector.
+    Yadav et al. 2023 (arXiv 2306.01708), section 4, on a pair of NPO runs as in Xu et al. 2025 (arXiv 2503.21088). Trim: keep
+    the largest elements of each change, a share of `density`. Elect: an element's sign is that of the sum. Merge: average the
+    changes with that sign. lambda is searched as in task_vector.
 
-    Do not expect it to know the never-trained level: it lies between the two, but where is decided by the control metric alone. Do
-    not use it on a model that is an adapter itself: merge that first.
+    Do not expect it to find the never-trained level: it lies between the two, but the control metric alone decides where. Do not
+    use it on a model that is an adapter itself: merge that first.
 
     Attributes:
-        under: multiple of the learning rate of the run that forgets too little.
-        over: multiple of the learning rate of the run that forgets too much.
-        density: share of elements of each change that stays.
+        under: multiple of the learning rate for the run that forgets too little.
+        over: multiple of the learning rate for the run that forgets too much.
+        density: share of elements of each change that is kept.
         tolerance: share of the control metric (geometric-mean probability of retain tokens) that may be lost.
-        scales: candidates, in increasing order.
-        control_records: at most so many retain records are the control set, drawn by the seed.
+        scales: candidates for the scale, in increasing order.
+        control_records: maximum size of the control set, drawn from the retain set with the seed.
     """
 
     under: float = 0.3
@@ -74,25 +74,14 @@ class Ties(WeightEdit):
             assign(model, original)
             results.append(trained.result)
         merge = {name: ties_merge([change[name] for change in changes], self.density) for name in original}
-
-        def apply(scale: float) -> None:
-            assign(model, {name: weight + scale * merge[name] for name, weight in original.items()})
-
-        facts = Search(self.tolerance, self.control_records).run(context, self.scales, apply)
+        facts = Search(self.tolerance, self.control_records).run_along(context, self.scales, original, merge)
         return Outcome(model, together(results), facts)
 
 
 def ties_merge(changes: list[Tensor], density: float) -> Tensor:
-    """Trim, elect signs and merge: changes of one shape in, one of that shape out."""
-    trimmed = torch.stack([_trim(change, density) for change in changes])
+    """Merge K changes of one tensor into one of the same shape: trim, elect signs, average."""
+    count = round(density * changes[0].numel())
+    trimmed = torch.stack([change * (change.abs() >= kth_largest(change.abs(), count)) for change in changes])  # [K, ...]
     elected = trimmed.sum(0).sign()
     agreeing = trimmed * (trimmed.sign() == elected)
     return agreeing.sum(0) / (agreeing != 0).sum(0).clamp_min(1)
-
-
-def _trim(change: Tensor, density: float) -> Tensor:
-    """Keep the largest `density` share of the elements and zero the others."""
-    size = change.numel()
-    kept = max(1, round(density * size))
-    cut = change.abs().reshape(-1).kthvalue(size - kept + 1).values
-    return change * (change.abs() >= cut)

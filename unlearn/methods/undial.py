@@ -15,22 +15,22 @@ from verify.io.arguments import checked
 @checked
 @dataclass(frozen=True)
 class UNDIAL(Objective):
-    """Distil the model's own former distribution with the true token's logit lowered.
+    """Distil the model's own former distribution with the true token's logit reduced.
 
         minimise  mean_t CE(softmax(z_0 - beta 1[x_t]), p_t)
 
     z_0 are the logits before unlearning, at scored tokens only. Dong et al. 2024 (arXiv 2402.10052), section 3. The target is a
-    fixed distribution, so training converges instead of running away.
+    fixed distribution, so training converges instead of diverging.
 
-    Do not expect utility to be measured by it: no retain set takes part, and with all weights trained it drifts; use --lora.
+    Do not expect it to protect utility: it uses no retain set, and with all weights trained the model drifts; use --lora.
 
     Attributes:
-        beta: how far the true token's logit is lowered.
+        beta: reduction of the true token's logit.
     """
 
     beta: float = 10.0
 
-    idea: ClassVar[str] = "distil the model's own distribution with the true token's logit lowered"
+    idea: ClassVar[str] = "distil the model's own distribution with the true token's logit reduced"
     paper: ClassVar[str] = "Dong et al. 2024 (arXiv 2402.10052)"
     cost: ClassVar[Cost] = "steps on the forget set"
     needs_retain = False
@@ -38,8 +38,9 @@ class UNDIAL(Objective):
     defaults: ClassVar[Mapping[str, Any]] = {"learning_rate": 1e-4, "epochs": 10.0, "batch_size": 8}
 
     def loss(self, model: nn.Module, batch: Batch, reference: Mapping[str, Tensor]) -> Tensor:
-        """Compute the scalar above, each row weighing the same."""
+        """Return the loss above, a scalar; every row has the same weight."""
         (forget,) = token_logits(model, batch.forget)
         former = reference["forget_logits"].to(forget.logits)
+        # z_0 - beta at the true token, z_0 elsewhere [N, V].
         lowered = former.scatter_add(-1, forget.tokens[:, None], former.new_full((len(former), 1), -self.beta))
         return forget.per_row(cross_entropy_to(forget.logits, lowered.softmax(-1))).mean()

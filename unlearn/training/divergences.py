@@ -63,6 +63,15 @@ def without_token(logits: Tensor, tokens: Tensor) -> Tensor:
         return _wide(logits).scatter(-1, tokens[:, None], float("-inf")).softmax(-1)
 
 
+def lambert_w(value: Tensor) -> Tensor:
+    """Compute Lambert's W (W e^W = value > 0) elementwise, by Newton's method on W e^W - value."""
+    w, fixed = torch.log1p(value.detach()), value.detach()
+    for _ in range(30):
+        w = w - (w * w.exp() - fixed) / (w.exp() * (1 + w))
+    # The last step is differentiable: its derivative in `value` is that of W, 1 / (e^W (1 + W)).
+    return w - (w * w.exp() - value) / (w.exp() * (1 + w))
+
+
 def _wide(logits: Tensor) -> Tensor:
     return logits if logits.dtype == torch.float64 else logits.float()
 

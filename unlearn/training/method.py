@@ -92,17 +92,25 @@ class Method(ABC):
         idea, paper: one line each, for `unlearn methods`.
         cost: its cost class.
         defaults: training options that the paper recommends, by the names of `TrainingOptions`.
+        trains_in_steps: whether it changes weights by optimizer steps on the forget set alone, with `options.lora` those of an
+            adapter, rather than by arithmetic on whole weights.
     """
 
     idea: ClassVar[str]
     paper: ClassVar[str]
     cost: ClassVar[Cost]
     defaults: ClassVar[Mapping[str, Any]] = {}
+    trains_in_steps: ClassVar[bool] = False
 
     @property
     def needs_retain(self) -> bool:
         """Whether a retain set is required."""
         return True
+
+    @property
+    def upfront_cost(self) -> float:
+        """Training before the method's own steps, in retrainings."""
+        return 0.0
 
     @property
     def needs_base(self) -> bool:
@@ -120,6 +128,7 @@ class Objective(Method):
     """
 
     cost: ClassVar[Cost] = "steps on forget and retain sets"
+    trains_in_steps: ClassVar[bool] = True
     reference: ClassVar[frozenset[str]] = frozenset()
     defaults: ClassVar[Mapping[str, Any]] = {"learning_rate": 1e-5, "epochs": 10.0, "batch_size": 8}
 

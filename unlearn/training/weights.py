@@ -95,7 +95,7 @@ class Search:
 
     Attributes:
         tolerance: share of the control metric that may be lost.
-        control_records: at most so many retain records are the control set, drawn by the seed.
+        control_records: maximum size of the control set, drawn from the retain set with the seed.
     """
 
     tolerance: float
@@ -134,6 +134,15 @@ class Search:
             "search": curve,
         }
 
+    def run_along(self, context: Context, strengths: Sequence[float], original: Weights, change: Weights) -> dict[str, Any]:
+        """Run the search along one direction, theta = original + strength * change, in the model of the context."""
+
+        def apply(strength: float) -> None:
+            moved = {name: original[name] + strength * step for name, step in change.items()}
+            assign(context.loaded.model, moved)
+
+        return self.run(context, strengths, apply)
+
     def gain(self, context: Context, allowed: float) -> float:
         """Return the current forget loss, capped at the holdout's level; minus infinity beyond the allowed control loss."""
         control = sample(context.retain, self.control_records, context.options.seed)
@@ -141,6 +150,27 @@ class Search:
             return -np.inf
         level = mean_loss(context.loaded, context.holdout) if context.holdout else np.inf
         return min(mean_loss(context.loaded, context.forget), level)
+
+
+def saliency_mask(loaded: LoadedModel, forget: Sequence[Record], retain: Sequence[Record], share: float) -> dict[str, Tensor]:
+    """Mark the share of elements that matter most to the forget set against the retain set, by the ratio of squared gradients.
+
+    As in SalUn (Fan et al. 2024, arXiv 2310.12508), over all tensors together.
+    """
+    wanted, kept = diagonal_fisher(loaded, forget), diagonal_fisher(loaded, retain)
+    ratio = {name: wanted[name] / (kept[name] + torch.finfo(kept[name].dtype).tiny) for name in wanted}
+    everything = torch.cat([values.reshape(-1) for values in ratio.values()])
+    cut = kth_largest(everything, int(share * len(everything)))
+    return {name: values >= cut for name, values in ratio.items()}
+
+
+def kth_largest(values: Tensor, count: int) -> Tensor:
+    """Return the element with `count` elements at least as large, itself included; `count` is raised to 1.
+
+    By `kthvalue`, since `torch.quantile` takes at most 16 million elements.
+    """
+    flat = values.reshape(-1)
+    return flat.kthvalue(len(flat) - max(1, count) + 1).values
 
 
 def require_scales(scales: Sequence[float]) -> None:
