@@ -1,7 +1,7 @@
 """Training-time defences: differential privacy and federated learning.
 
-A defence is one frozen dataclass with `train(task) -> Defended`: how the records of a task are learned under it, and what is to be
-said about that beside the model. The libraries that they stand on are optional: `unlearn-verify[dp]`, `unlearn-verify[federated]`.
+A defence is a frozen dataclass with `train(task) -> Defended`: it trains the model of a task on its records and returns the model
+with facts for the manifest. The libraries that they need are optional: `unlearn-verify[dp]`, `unlearn-verify[federated]`.
 """
 
 import dataclasses
@@ -16,14 +16,14 @@ from verify.errors import InputError
 __all__ = ["DEFENSES", "Defense", "DifferentialPrivacy", "Federated", "defense_of"]
 
 DEFENSES: Mapping[str, type[DifferentialPrivacy] | type[Federated]] = {kind.name: kind for kind in (DifferentialPrivacy, Federated)}
-"""Every defence by the name that manifests and training logs give it."""
+"""Every defence by its name in manifests and training logs."""
 
 
 def defense_of(about: Mapping[str, Any]) -> Defense | None:
     """Return the defence in a model's manifest, or None.
 
     Raises:
-        InputError: it is none of this version.
+        InputError: this version does not know it.
     """
     described = about.get("defense")
     if described is None:

@@ -9,7 +9,7 @@ from typing import Any, Literal
 from verify.errors import InputError
 
 Accountant = Literal["rdp", "prv"]
-"""How epsilon is bounded: Renyi divergences (Mironov 2017, fast), or privacy loss variables (Gopi et al. 2021, tighter, slower)."""
+"""Accounting method: Renyi divergences (Mironov 2017; fast), or privacy loss variables (Gopi et al. 2021; tighter, slower)."""
 
 
 @dataclass(frozen=True)
@@ -17,9 +17,9 @@ class NoisePlan:
     """A plan that spends a privacy budget: constant noise over a number of steps.
 
     Attributes:
-        noise_multiplier: sigma; the noise of a step has the standard deviation sigma times the clipping norm.
-        sample_rate: q, the probability of each unit to be in a step.
-        steps: T.
+        noise_multiplier: sigma; the noise of a step has standard deviation sigma times the clipping norm.
+        sample_rate: q, the probability that a unit is in a step.
+        steps: T, the number of steps.
     """
 
     noise_multiplier: float
@@ -42,7 +42,7 @@ def epsilon_of(plan: NoisePlan, delta: float, accountant: Accountant = "rdp") ->
     counter: Any = create_accountant(mechanism=accountant)
     counter.history = [(plan.noise_multiplier, plan.sample_rate, plan.steps)]
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # on orders of the Renyi divergence that were not tried: the bound holds without them
+        warnings.simplefilter("ignore")  # about Renyi orders outside the tried range: the bound holds without them
         return float(counter.get_epsilon(delta=delta))
 
 
@@ -52,20 +52,20 @@ def plan_noise(epsilon: float, delta: float, units: int, batch: int, steps: int,
 
     Args:
         epsilon, delta: the budget.
-        units: how many records (or subjects) there are; taken as public.
-        batch: units that are in a step on average.
+        units: number of records (or subjects), which is treated as public.
+        batch: mean number of units in a step.
         steps: optimizer steps.
-        accountant: who counts.
+        accountant: how epsilon is bounded.
 
     Raises:
-        InputError: delta is so large that giving away one unit whole would be allowed, or the noise would be larger than all
-            units of a step together, so that nothing could be learned.
+        InputError: delta is so large that it permits revealing a whole unit, or the noise would exceed all units of a step
+            together, so that nothing could be learned.
     """
     from opacus.accountants.utils import get_noise_multiplier
 
     if delta >= 1 / units:
         raise InputError(
-            f"--target-delta {delta:g} would allow giving one of {units} units away whole. It must be below 1/{units}; "
+            f"--target-delta {delta:g} would permit revealing one of {units} units completely. It must be below 1/{units}; "
             f"usual is {10.0 ** -math.ceil(math.log10(10 * units)):g} or less."
         )
     rate = min(1.0, batch / units)
@@ -81,10 +81,10 @@ def plan_noise(epsilon: float, delta: float, units: int, batch: int, steps: int,
             noise = math.inf
     if noise > batch:
         reachable = epsilon_of(NoisePlan(float(batch), rate, steps), delta, accountant)
-        needed = "endless noise" if math.isinf(noise) else f"noise of {noise:.1f} times what one unit may add"
+        needed = "endless noise" if math.isinf(noise) else f"noise of {noise:.1f} times the contribution of one unit"
         raise InputError(
             f"epsilon {epsilon:g} cannot be reached with {units} units in {steps} steps of {batch}: it needs {needed}, more than "
-            f"all {batch} units of a step together, so that nothing could be learned. With --target-epsilon {reachable:.2g} or "
-            "more it can; or take more records, fewer --epochs or a larger --batch-size."
+            f"all {batch} units of a step together, so nothing could be learned. Use --target-epsilon {reachable:.2g} or more, "
+            "more records, fewer --epochs or a larger --batch-size."
         )
     return NoisePlan(noise, rate, steps)

@@ -15,13 +15,13 @@ class TrainingTask:
     """A training task: model, records and options.
 
     Attributes:
-        loaded: the model before training; it is trained in place, with `options.lora` through an adapter.
-        records: what to learn.
+        loaded: the model before training, which is trained in place, or through an adapter with `options.lora`.
+        records: the training records.
         options: training settings.
-        output_dir: where the model will lie; a defence may keep files of its own there.
-        work_dir: for what is needed on the way; emptied when the training is done.
-        source: where the records came from, for a defence that reads a further column.
-        fields: which columns hold what.
+        output_dir: where the model will be saved; a defence may store files of its own there.
+        work_dir: for temporary files; emptied when the training is done.
+        source: where the records were loaded from, for a defence that reads a further column.
+        fields: names of the columns.
     """
 
     loaded: LoadedModel
@@ -38,8 +38,8 @@ class Defended:
     """A model trained under a defence.
 
     Attributes:
-        trained: the model, and what the training did.
-        facts: what the manifest says beside the defence's parameters; JSON-serializable, no personal data.
+        trained: the model, with steps, tokens and seconds.
+        facts: entries for the manifest beside the defence's parameters; JSON-serializable, no personal data.
     """
 
     trained: Trained
@@ -50,7 +50,7 @@ class Defense(Protocol):
     """Protocol of a defence: a way of training that protects the training data.
 
     Attributes:
-        name: how manifests and training logs call it.
+        name: its name in manifests and training logs.
     """
 
     name: ClassVar[str]
@@ -59,7 +59,7 @@ class Defense(Protocol):
         """Train `task.loaded` in place.
 
         Raises:
-            InputError: the settings, the model or the records do not go together with this defence.
-            RunError: training went wrong.
+            InputError: this defence does not support the settings, the model or the records.
+            RunError: training failed.
         """
         ...

@@ -40,28 +40,29 @@ class DifferentialPrivacy:
 
         g_t = (sum_{u in B_t} g_u min(1, C / |g_u|) + N(0, sigma^2 C^2)) / (q n),   u in B_t with probability q
 
-    Abadi et al. 2016 (arXiv 1607.00133, algorithm 1), through Opacus' gradients, optimizer and accountant; AdamW takes g_t as it
-    would any gradient. g_u is the gradient of the unit's records, each the mean loss of its scored tokens, summed. For adding or
-    removing one unit, any test of the trained weights has TPR <= e^epsilon FPR + delta.
+    B_t: units drawn for step t; g_u: gradient of unit u; C: clipping norm; sigma: noise multiplier; n: number of units; q: sample
+    rate. Abadi et al. 2016 (arXiv 1607.00133, algorithm 1), with the gradients, optimizer and accountant of Opacus; AdamW takes g_t
+    like any gradient. g_u sums over the unit's records, each with the mean loss of its scored tokens. For adding or removing one
+    unit, any test of the trained weights has TPR <= e^epsilon FPR + delta.
 
     The unit is one record, or with "subject" all records of one person: they are drawn together, and their summed gradient is
-    clipped once, so that the same accounting holds with people in the place of records. A person with many records then moves
-    the model no more than one with a single record, and there are fewer units to hide among, so the same epsilon costs more.
-    A record that is longer than the context (`overflow="split"`) is one unit, with all its windows.
+    clipped once, so that the same accounting holds per person. A person with many records then influences the model no more than a
+    person with one, and there are fewer units to hide among, so the same epsilon costs more utility. A record longer than the
+    context (`overflow="split"`) is one unit, with all its windows.
 
-    What the guarantee does not cover: the number of units, taken as public; two identical records, which are two units; the files
-    beside the weights. The training log (it names the records by keyed hashes, not the steps they were in) and the manifest stay
-    with the data. The noise is PyTorch's, not a cryptographic generator's. A run that is cut off begins anew with fresh noise: its
-    weights were never written, so nothing was spent, and to keep the noise's state on the disk would let it be used twice.
+    The guarantee does not cover the number of units, which is treated as public; two identical records, which are two units; or the
+    files beside the weights. Keep the training log (it names records by keyed hashes, but not the steps they were in) and the
+    manifest with the data. The noise comes from PyTorch's generator, not a cryptographic one. An interrupted run starts over with
+    fresh noise: its weights were never written, so no budget was spent, and noise whose state was saved could be used twice.
 
     Attributes:
         target_epsilon: the budget, in nats.
-        target_delta: the probability with which it may fail; below one over the number of units.
+        target_delta: the probability that the bound fails; below one over the number of units.
         privacy_unit: "record" or "subject".
         max_grad_norm: C, the norm that each unit's gradient is clipped to.
         accountant: "rdp", or the tighter and slower "prv".
-        noise_seed: makes the run repeatable, for research; whoever knows it can subtract the noise, so that nothing is private
-            against them. None draws a seed that is kept nowhere.
+        noise_seed: makes the run repeatable, for research; anyone who knows it can subtract the noise, so there is no privacy
+            against them. None draws a seed that is not stored.
     """
 
     target_epsilon: float = 8.0
@@ -80,16 +81,16 @@ class DifferentialPrivacy:
         if not 0 < self.target_delta < 1:
             raise InputError(f"--target-delta must lie between 0 and 1, got {self.target_delta}.")
         if self.privacy_unit not in ("record", "subject"):
-            raise InputError(f"--privacy-unit {self.privacy_unit} must be record or subject.")
+            raise InputError(f"--privacy-unit must be record or subject, got {self.privacy_unit}.")
         if self.accountant not in ("rdp", "prv"):
-            raise InputError(f"the accountant {self.accountant} must be rdp or prv.")
+            raise InputError(f"--accountant must be rdp or prv, got {self.accountant}.")
 
     def train(self, task: TrainingTask) -> Defended:
-        """Train under this budget; reports epsilon spent, delta, noise multiplier, sample rate and steps.
+        """Train within this budget; the facts are epsilon spent, delta, noise multiplier, sample rate and steps.
 
         Raises:
-            InputError: Opacus is missing, a setting does not go together with it, the budget is unreachable for so few units, or
-                the model has a layer whose gradients cannot be told apart.
+            InputError: Opacus is missing, a setting is not supported, the budget cannot be reached with this number of units, or
+                the model has a layer whose gradients cannot be separated by unit.
             RunError: the loss is not finite, or the trained parameters did not move.
         """
         require_opacus()
@@ -99,7 +100,7 @@ class DifferentialPrivacy:
         plan = plan_noise(self.target_epsilon, self.target_delta, len(batches.rows_of), batch, steps, self.accountant)
         model = attach_adapter(task.loaded.model, task.options)
         before, began = weights_digest(model), time.monotonic()
-        torch.manual_seed(task.options.seed)  # dropout alone; it needs no secrecy
+        torch.manual_seed(task.options.seed)  # for dropout only, which needs no secrecy
         counted = _PrivateRun(self, plan, model, batches, task.options).run()
         if weights_digest(model) == before:
             raise RunError("the trained parameters did not move at all: the private training did nothing. Nothing was written.")
@@ -119,15 +120,15 @@ class DifferentialPrivacy:
 def _require_supported(options: TrainingOptions) -> None:
     """Raise InputError for settings under which the guarantee would not hold, each with its reason."""
     refused = {
-        "--bf16": (options.bf16, "a gradient clipped in bfloat16 is not as short as the accounting says"),
+        "--bf16": (options.bf16, "a gradient clipped in bfloat16 may exceed the norm that the accounting assumes"),
         "--gradient-checkpointing": (options.gradient_checkpointing, "its second forward pass is counted as a second record"),
-        "--save-steps": (bool(options.save_steps), "a resumed run would use noise twice; one that is cut off begins anew"),
-        "--optimizer sophia": (options.optimizer == "sophia", "it was never tried on noisy gradients"),
-        "more than one process": (distributed.count() > 1, "each would sample for itself"),
+        "--save-steps": (bool(options.save_steps), "a resumed run would use noise twice; an interrupted one starts over"),
+        "--optimizer sophia": (options.optimizer == "sophia", "it has not been tested on noisy gradients"),
+        "more than one process": (distributed.count() > 1, "each process would sample its own units"),
     }
     for name, (given, reason) in refused.items():
         if given:
-            raise InputError(f"--defense dp does not go with {name}: {reason}. Leave it out.")
+            raise InputError(f"--defense dp does not support {name}: {reason}. Leave it out.")
 
 
 def _schedule(options: TrainingOptions, units: int) -> tuple[int, int]:
@@ -143,9 +144,9 @@ class UnitBatches:
 
     Attributes:
         windows: every training window.
-        weights: of each window's summed loss: one over the scored tokens of its record, so that a record counts by its mean.
-        rows_of: for each unit, its windows.
-        pad: a token id to pad with.
+        weights: factor of each window's summed loss: one over the scored tokens of its record, so that a record counts by its mean.
+        rows_of: the windows of each unit.
+        pad: token id for padding.
     """
 
     windows: Sequence[Encoded]
@@ -179,21 +180,22 @@ class UnitBatches:
 
     def batch(self, units: Sequence[int], device: torch.device) -> tuple[dict[str, Tensor], Tensor, Tensor]:
         """Return padded rows of some units [B, L], the weight of each row [B], and its unit within the batch [B]."""
-        rows = [(row, place) for place, unit in enumerate(units) for row in self.rows_of[unit]]
+        rows = [(row, position) for position, unit in enumerate(units) for row in self.rows_of[unit]]
         padded = collate([self.windows[row] for row, _ in rows], self.pad)
         weights = torch.tensor([self.weights[row] for row, _ in rows], device=device)
-        owners = torch.tensor([place for _, place in rows], device=device)
+        owners = torch.tensor([position for _, position in rows], device=device)
         return {name: value.to(device) for name, value in padded.items()}, weights, owners
 
 
 def _subjects(records: Sequence[Record]) -> list[str]:
+    """Return the privacy unit of each record, its subject; raise InputError where one has none."""
     missing = [number for number, record in enumerate(records, 1) if record.subject_id is None]
     if missing:
         raise InputError(
             f"{len(missing)} of {len(records)} training records (the first in row {missing[0]}) name no subject, so subjects "
             "cannot be the unit. Name their column with --subject-field, or use --privacy-unit record."
         )
-    # Whoever shares a record shares a unit: the guarantee for the group holds for each person in it.
+    # People who share a record share a unit: the guarantee for the group holds for each person in it.
     return people_of(records)
 
 
@@ -208,7 +210,7 @@ class _PrivateRun:
     options: TrainingOptions
 
     def run(self) -> NoisePlan:
-        """Take all steps; return what the accountant counted."""
+        """Take all steps; return the noise, sample rate and steps that the accountant recorded."""
         from opacus.accountants import create_accountant
         from opacus.optimizers import DPOptimizer
         from opacus.utils.uniform_sampler import UniformWithReplacementSampler
@@ -240,7 +242,7 @@ class _PrivateRun:
             generator=torch.Generator().manual_seed(seed + 1),
             steps=plan.steps,
         )
-        self.model.train()
+        self.model.train()  # Opacus records gradients only of layers in training mode
         with hooked(self.model) as hooks:
             require_separate_gradients(self.model, hooks)
             for units in sampler:
@@ -251,7 +253,7 @@ class _PrivateRun:
         return NoisePlan(float(noise), float(rate), int(steps))
 
     def _step(self, private: Any, units: Sequence[int], device: torch.device) -> None:
-        """Take one step over the drawn units; over none it is noise alone, which the accounting counts as well."""
+        """Take one step over the drawn units; with none drawn the step is noise alone, which the accounting counts too."""
         portions = list(chunks(units, self.batches.rows_of, self.options.batch_size or int(DEFAULTS["batch_size"])))
         for number, portion in enumerate(portions):
             rows, weights, owners = self.batches.batch(portion, device)
@@ -260,7 +262,7 @@ class _PrivateRun:
                 raise RunError("the loss is not finite; the step was not taken. Lower --learning-rate, or use --dtype float32.")
             loss.backward()  # type: ignore[no-untyped-call]
             sum_by_unit(self.model, owners, len(portion))
-            private.signal_skip_step(number < len(portions) - 1)  # only clip and add up, but for the last portion
+            private.signal_skip_step(number < len(portions) - 1)  # accumulate clipped gradients; add noise with the last portion
             private.step()
             private.zero_grad()
         if not portions:

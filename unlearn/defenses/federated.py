@@ -26,23 +26,25 @@ class Federated:
 
         w_{r+1} = sum_k (n_k / n) w_{r,k},   w_{r,k} = local training of w_r on the n_k records of client k
 
-    McMahan et al. 2017 (arXiv 1602.05629, algorithm 1), aggregated by Flower's FedAvg. All clients take part in every round;
-    with `lora` they exchange adapters, otherwise whole weights. The same records, clients, settings and record key give the same
-    bits, in this process and on the simulation engine.
+    w_r: weights at the start of round r; n_k: records of client k; n: records of all. McMahan et al. 2017 (arXiv 1602.05629,
+    algorithm 1), aggregated by Flower's FedAvg. All clients take part in every round; with `lora` they exchange adapters, otherwise
+    whole weights. The same records, clients, settings and record key give the same bits, in this process and on the simulation
+    engine.
 
-    Do not take it for privacy: the weights that a client sends are trained on its records without noise, and the averaged model
-    remembers them as a model trained centrally would, only less where many clients are averaged.
+    Do not mistake it for privacy: the weights that a client sends are trained on its records without noise, and the averaged model
+    memorizes them like a centrally trained one, only less where many clients are averaged.
 
-    Beside the model lies `federation.json` (who trained on what, by keyed hashes) and, with `keep_updates`, every client's weights
-    of every round. They are as confidential as the records; `federaser` needs them, `client_retrain` does not.
+    `federation.json` beside the model lists which client trained on which records, by keyed hashes; with `keep_updates`, every
+    client's weights of every round are stored too. They are as confidential as the records; `federaser` needs them,
+    `client_retrain` does not.
 
     Attributes:
-        client_field: the column that says whose a record is; None takes the subject.
-        clients: where no column says it, deal the subjects to so many clients by their keyed hashes; 0 makes each a client.
-        rounds: R.
+        client_field: the column with each record's client; None takes the subject.
+        clients: without such a column, assign subjects to this many clients by their keyed hashes; 0 makes each a client.
+        rounds: number of rounds.
         local_epochs: passes of each client over its records in a round.
-        engine: "in-process", or "simulation": Flower's engine on Ray, clients side by side.
-        keep_updates: keep what `federaser` needs.
+        engine: "in-process", or "simulation" for Flower's engine on Ray, with clients in parallel.
+        keep_updates: store the clients' weights, which `federaser` needs.
     """
 
     client_field: str | None = None
@@ -62,16 +64,16 @@ class Federated:
         if self.clients < 0:
             raise InputError(f"--clients must be 0 (every subject is a client) or more, got {self.clients}.")
         if self.clients and self.client_field is not None:
-            raise InputError("--clients deals subjects to clients, --client-field says whose each record is. Give one of them.")
+            raise InputError("--clients assigns subjects to clients, --client-field names a column of clients. Give one of them.")
         if self.engine not in ("in-process", "simulation"):
-            raise InputError(f"--engine {self.engine} must be in-process or simulation.")
+            raise InputError(f"--engine must be in-process or simulation, got {self.engine}.")
 
     def train(self, task: TrainingTask) -> Defended:
-        """Train all rounds; reports the number of clients and the records of each.
+        """Train all rounds; the facts are the number of clients and the records of each.
 
         Raises:
-            InputError: Flower is missing, a record belongs to no client, or a setting does not go together with it.
-            RunError: training went wrong at a client.
+            InputError: Flower is missing, a record belongs to no client, or a setting is not supported.
+            RunError: training failed at a client.
         """
         _require_supported(task.options)
         key = RecordKey.load()
@@ -95,7 +97,7 @@ class Federated:
                 f"{self.client_field or task.fields.subject!r} is empty there. Fill it, or name another column with --client-field."
             )
         names = people_of(records)
-        return [_dealt(name, self.clients, key) for name in names] if self.clients else names
+        return [_assigned(name, self.clients, key) for name in names] if self.clients else names
 
 
 def _sourced(task: TrainingTask, column: str) -> list[Record]:
@@ -103,7 +105,7 @@ def _sourced(task: TrainingTask, column: str) -> list[Record]:
     return load_records(task.source, dataclasses.replace(task.fields, subject=column))
 
 
-def _dealt(subject: str, clients: int, key: RecordKey) -> str:
+def _assigned(subject: str, clients: int, key: RecordKey) -> str:
     """Assign a subject's records to one of `clients` clients, independently of the other subjects."""
     return str(int(hashlib.sha256(key.of(subject, "subject").encode()).hexdigest(), 16) % clients)
 
@@ -114,9 +116,9 @@ def _require_supported(options: TrainingOptions) -> None:
         "--epochs": (options.epochs, "its length is --rounds times --local-epochs"),
         "--max-steps": (options.max_steps, "its length is --rounds times --local-epochs"),
         "--bf16": (options.bf16, "weights are exchanged and averaged in float32"),
-        "--save-steps": (options.save_steps, "every round is kept anyway, and a run that was cut off goes on after its last one"),
-        "more than one process": (distributed.count() > 1, "clients run side by side with --engine simulation"),
+        "--save-steps": (options.save_steps, "every round is stored anyway, and an interrupted run resumes after its last one"),
+        "more than one process": (distributed.count() > 1, "clients run in parallel with --engine simulation"),
     }
     for name, (given, reason) in refused.items():
         if given:
-            raise InputError(f"--defense federated does not go with {name}: {reason}. Leave it out.")
+            raise InputError(f"--defense federated does not support {name}: {reason}. Leave it out.")

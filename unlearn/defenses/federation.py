@@ -1,7 +1,8 @@
 """A federation: clients, rounds, and the stored updates that let a client be deleted later.
 
-What a client does in a round is decided by the round's weights, its own records (sorted by their keyed hashes) and a seed made of
-its own keyed hash: never by who else takes part. So training without a client is the same, bit by bit, as never having had it.
+A client's training in a round depends only on the round's weights, its own records (sorted by their keyed hashes) and a seed
+derived from its own keyed hash, never on the other clients. So training without a client is, bit by bit, the same as never having
+had it.
 """
 
 import dataclasses
@@ -39,10 +40,10 @@ class Plan:
     """Training plan of a federation.
 
     Attributes:
-        rounds: R.
+        rounds: number of rounds.
         local_epochs: passes of each client over its records in a round.
         engine: "in-process" or "simulation".
-        keep_updates: whether every client's weights of every round are kept, which `federaser` needs.
+        keep_updates: whether every client's weights of every round are stored, which `federaser` needs.
         options: training of each client.
     """
 
@@ -59,15 +60,15 @@ Clients = Mapping[str, Sequence[Record]]
 
 @dataclass(frozen=True, eq=False)
 class LocalTraining:
-    """A client's local training, wherever it runs.
+    """A client's local training, in this process or in a worker.
 
     Attributes:
-        clients: the records of each, by partition.
-        names: keyed hash of each, by partition.
-        plan: how.
-        work_dir: for what training needs on the way.
-        base: folder of the model before training, for a process that has none in memory.
-        threads: of PyTorch, so that every process computes the same bits.
+        clients: the records of each client, by partition.
+        names: the keyed hash of each client, by partition.
+        plan: the training plan.
+        work_dir: for temporary files.
+        base: folder of the model before training, for a process that does not have it in memory.
+        threads: number of PyTorch threads, so that every process computes the same bits.
     """
 
     clients: Sequence[Sequence[Record]]
@@ -78,12 +79,12 @@ class LocalTraining:
     threads: int
 
     def elsewhere(self, partition: int, number: int, weights: Weights) -> Reply:
-        """Train in a process that loads the model first and keeps it for the next round."""
+        """Train in a worker process, which loads the model once and keeps it for the next round."""
         torch.set_num_threads(self.threads)
         return self.here(_loaded(self.base, self.plan.options), partition, number, weights)
 
     def here(self, loaded: LoadedModel, partition: int, number: int, weights: Weights) -> Reply:
-        """Train a model in memory, which holds the client's weights afterwards."""
+        """Train a model in memory in place; afterwards it holds the client's weights."""
         put_weights(loaded.model, weights)
         records, work = self.clients[partition], self.work_dir / f"client-{number}-{partition}"
         shutil.rmtree(work, ignore_errors=True)
@@ -100,16 +101,17 @@ def _loaded(base: Path, options: TrainingOptions) -> LoadedModel:
 
 
 def local_options(plan: Plan, client: str, number: int) -> TrainingOptions:
-    """Return the options of one client's round; the seed depends on run, client and round alone."""
-    parts = [plan.options.seed, *(int(client[place : place + 8], 16) for place in range(0, len(client), 8)), number]
+    """Return the options of one client's round; the seed depends only on run, client and round."""
+    words = (int(client[start : start + 8], 16) for start in range(0, len(client), 8))  # of the keyed hash, 32 bits each
+    parts = [plan.options.seed, *words, number]
     seed = int(np.random.SeedSequence(parts).generate_state(1, np.uint32)[0]) >> 1
-    # A schedule that falls to zero would do so anew in every round.
+    # A schedule that decays to zero would do so in every round.
     scheduler = plan.options.scheduler or "constant"
     return dataclasses.replace(plan.options, epochs=plan.local_epochs, scheduler=scheduler, seed=seed)
 
 
 def exchanged(model: nn.Module) -> dict[str, Tensor]:
-    """Copy the trained parameters, of the adapter or the whole model."""
+    """Copy the trained parameters, those of the adapter or of the whole model, to the CPU."""
     trained = ((name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad)
     return {name: parameter.detach().cpu().clone() for name, parameter in trained}
 
@@ -134,14 +136,14 @@ def run_federation(base: LoadedModel, clients: Clients, plan: Plan, output: Path
 
     Args:
         base: the model before training; with `plan.options.lora` an adapter is attached to it.
-        clients: who takes part.
-        plan: how.
-        output: where the rounds are kept.
-        work_dir: for what is needed on the way.
+        clients: the clients that take part.
+        plan: the training plan.
+        output: where the rounds are stored.
+        work_dir: for temporary files.
 
     Raises:
         InputError: Flower is missing, or the trained weights are not float32.
-        RunError: training went wrong at a client.
+        RunError: training failed at a client.
     """
     require_flower(plan.engine)
     began, names = time.monotonic(), list(clients)
@@ -151,7 +153,7 @@ def run_federation(base: LoadedModel, clients: Clients, plan: Plan, output: Path
         _save_base(base, local.base)
     model = attach_adapter(base.model, plan.options)
     require_exchangeable(model)
-    around, done = dataclasses.replace(base, model=model), [0, 0]
+    around, done = dataclasses.replace(base, model=model), [0, 0]  # steps and tokens of all clients
 
     def serve(exchange: Exchange) -> None:
         weights: Weights = exchanged(model)
@@ -168,7 +170,7 @@ def run_federation(base: LoadedModel, clients: Clients, plan: Plan, output: Path
     if plan.engine == "simulation":
         simulate(serve, local.elsewhere, len(names))
     else:
-        serve(lambda number, weights: [local.here(around, place, number, weights) for place in range(len(names))])
+        serve(lambda number, weights: [local.here(around, partition, number, weights) for partition in range(len(names))])
     if not plan.keep_updates:
         shutil.rmtree(output / ROUNDS)
     model.eval()
@@ -185,7 +187,7 @@ def require_exchangeable(model: nn.Module) -> None:
 
 
 def _save_base(base: LoadedModel, folder: Path) -> None:
-    """Save the base where other processes find it."""
+    """Save the base model and tokenizer for the worker processes."""
     with disk_errors(folder):
         base.model.save_pretrained(folder)
         base.tokenizer.save_pretrained(folder)
@@ -220,12 +222,12 @@ def read_round(folder: Path, names: Sequence[str]) -> tuple[Weights, list[Reply]
     """Read a stored round's initial weights and the replies of some of its clients.
 
     Raises:
-        IntegrityError: the round is not what its manifest says.
+        IntegrityError: the round does not match its manifest.
     """
     counts = verify_manifest(folder, "round")["about"]["clients"]
     replies = [
-        Reply(place, load_file(folder / f"{name}.safetensors"), *(int(count) for count in counts[name]))
-        for place, name in enumerate(names)
+        Reply(partition, load_file(folder / f"{name}.safetensors"), *(int(count) for count in counts[name]))
+        for partition, name in enumerate(names)
     ]
     return load_file(folder / START), replies
 
@@ -235,7 +237,7 @@ class SavedFederation:
     """A federation loaded from disk.
 
     Attributes:
-        plan: how it trained.
+        plan: the training plan.
         base_weights: digest of the model before training.
         clients: keyed hash of every client -> keyed hashes of its records.
     """
@@ -278,12 +280,12 @@ def clients_that_stay(context: Context, key: RecordKey) -> tuple[SavedFederation
     """Load a federation with the clients and records that remain without the forget set.
 
     Args:
-        context: the model with its base, and all records that stay.
-        key: of the hashes.
+        context: the model with its base, and all records that remain.
+        key: the key of the hashes.
 
     Raises:
-        InputError: the model was not trained in a federation, nobody is left, or a record that stays was not given.
-        IntegrityError: the base is another.
+        InputError: the model was not trained in a federation, no client is left, or a remaining record was not given.
+        IntegrityError: the base is not the federation's.
     """
     saved = SavedFederation.read(context.model_dir)
     assert context.base is not None, "the caller checks needs_base"
@@ -296,9 +298,9 @@ def clients_that_stay(context: Context, key: RecordKey) -> tuple[SavedFederation
     missing = sum(record not in given for records in kept.values() for record in records)
     if missing:
         raise InputError(
-            f"{missing} training records that stay were not given, and their clients cannot train again without them. "
+            f"{missing} remaining training records were not given, and their clients cannot train again without them. "
             "Name the whole training file with --data."
         )
     if not kept:
-        raise InputError("no client would be left: there is nothing to train. The base model is what remains of this federation.")
+        raise InputError("no client would be left to train. Use the base model, which is what remains of this federation.")
     return saved, {name: [given[record] for record in records] for name, records in kept.items()}

@@ -1,6 +1,6 @@
 """Adapter to Flower: FedAvg aggregation, and its simulation engine (on Ray) for parallel clients.
 
-Flower and Ray report their use to their makers unless told otherwise before they are imported; here they are told.
+Flower and Ray send usage statistics unless that is turned off before they are imported; `require_flower` turns it off.
 """
 
 import logging
@@ -32,10 +32,10 @@ class Reply:
     """A client's reply.
 
     Attributes:
-        partition: the client's place among all clients, counted from 0.
+        partition: the client's index among all clients, from 0.
         weights: its parameters after local training.
-        examples: how many records it trained on.
-        steps, tokens: what that took.
+        examples: number of records it trained on.
+        steps, tokens: of its local training.
     """
 
     partition: int
@@ -46,7 +46,7 @@ class Reply:
 
 
 Exchange = Callable[[int, Weights], Sequence[Reply]]
-"""One round: the round's number and the weights it begins with; the clients' replies, in any order."""
+"""One round: from the round's number and initial weights to the clients' replies, in any order."""
 
 
 def require_flower(engine: str = "in-process") -> None:
@@ -59,7 +59,7 @@ def require_flower(engine: str = "in-process") -> None:
         raise InputError(f"--defense federated needs Flower ({error.msg}). {HINT}") from None
     telemetry = sys.modules.get("flwr.supercore.telemetry")
     if telemetry is not None:
-        # Where somebody imported Flower before, it has read the environment already.
+        # Where Flower was imported earlier, it has read the environment already.
         vars(telemetry)["FLWR_TELEMETRY_ENABLED"] = "0"
     logging.getLogger("flwr").setLevel(logging.ERROR)
     if engine == "simulation":
@@ -72,7 +72,7 @@ def require_flower(engine: str = "in-process") -> None:
 def aggregate(round_number: int, replies: Sequence[Reply]) -> dict[str, Tensor]:
     """Average the clients' weights, weighted by their records (FedAvg; McMahan et al. 2017, algorithm 1).
 
-    Replies are sorted by partition first: floating-point sums depend on their order, and replies come in any.
+    Replies are sorted by partition first: floating-point sums depend on their order, and replies arrive in any order.
     """
     require_flower()
     from flwr.app import DEFAULT_TTL, Message, MessageType, Metadata, MetricRecord, RecordDict
@@ -81,7 +81,7 @@ def aggregate(round_number: int, replies: Sequence[Reply]) -> dict[str, Tensor]:
     messages = []
     for reply in sorted(replies, key=lambda reply: reply.partition):
         content = {"arrays": _arrays(reply.weights), "metrics": MetricRecord({"num-examples": reply.examples})}
-        # From the client's node to the server, of no run that Flower itself has started.
+        # A message from the client's node to the server, outside any run that Flower itself started.
         sent = Metadata(0, "", reply.partition + 1, 0, "", str(round_number), 0.0, DEFAULT_TTL, MessageType.TRAIN)
         messages.append(Message(content=RecordDict(content), metadata=sent))
     arrays, _ = FedAvg().aggregate_train(round_number, messages)
@@ -93,9 +93,9 @@ def simulate(serve: Callable[[Exchange], None], train: Callable[[int, int, Weigh
     """Run a federation on Flower's simulation engine: `serve` here, `train` in Ray's processes.
 
     Args:
-        serve: runs all rounds, given the exchange of one.
-        train: trains partition, round, weights; it crosses to other processes, so it holds paths and records, not a model.
-        clients: how many.
+        serve: runs all rounds, given the function that exchanges one.
+        train: (partition, round, weights) -> reply; it is pickled for other processes, so it holds paths and records, not a model.
+        clients: number of clients.
 
     Raises:
         RunError: a client failed.
@@ -131,10 +131,10 @@ def simulate(serve: Callable[[Exchange], None], train: Callable[[int, int, Weigh
 
     settings = {
         "client_resources": {"num_cpus": 1, "num_gpus": 1.0 if torch.cuda.is_available() else 0.0},
-        # A Ray of its own: by default it would join whatever cluster was last started here, and send the records there.
+        # A separate Ray: by default it would join the cluster that was last started on this machine, and send the records there.
         "init_args": {"address": "local", "log_to_driver": False, "logging_level": logging.ERROR},
     }
-    with _home_of_its_own():
+    with _temporary_home():
         try:
             run_simulation(server, client, num_supernodes=clients, backend_config=settings)
         except (RuntimeError, ConnectionError, OSError) as error:
@@ -142,12 +142,12 @@ def simulate(serve: Callable[[Exchange], None], train: Callable[[int, int, Weigh
                 raise
             raise RunError("Flower's simulation engine ended early. Run with --engine in-process, or see Ray's own log.") from error
         finally:
-            ended.set()  # the server runs in a thread of its own, which would wait for clients that never come
+            ended.set()  # the server's thread would otherwise wait for clients that never come
 
 
 @contextmanager
-def _home_of_its_own() -> Iterator[None]:
-    """Redirect Flower's home, where it writes an identifier of this machine even with telemetry off."""
+def _temporary_home() -> Iterator[None]:
+    """Redirect Flower's home folder, where it writes an identifier of this machine even with telemetry off."""
     before = os.environ.get(HOME)
     with tempfile.TemporaryDirectory() as folder:
         os.environ[HOME] = folder
@@ -160,7 +160,7 @@ def _home_of_its_own() -> Iterator[None]:
 
 
 def _all_nodes(grid: Any, clients: int, ended: threading.Event) -> list[int]:
-    """Wait for every client's node; they register while the server already runs."""
+    """Wait until every client's node has registered, which they do while the server already runs."""
     while len(nodes := list(grid.get_node_ids())) < clients:
         _require_running(ended)
     return nodes

@@ -1,10 +1,10 @@
-"""Per-unit gradients by Opacus' hooks, and a check that they are one unit's alone.
+"""Per-unit gradients by Opacus' hooks, and a check that each depends on one unit alone.
 
-Opacus gives the gradient of every row (window). A unit, a record in several windows or all records of a subject, is the sum of its
-rows. The head is applied to the positions in front of scored tokens only, but rows stay rows: what is gathered is padded to the
-longest of them, since a per-row gradient needs the row as first dimension everywhere.
+Opacus computes the gradient of every row (window). A unit, a record in several windows or all records of a subject, is the sum of
+its rows. The head is applied only to positions that predict scored tokens, and the rows are kept apart: the gathered positions are
+padded to the longest row, since a per-row gradient needs the row as first dimension everywhere.
 
-Shapes: B rows (windows), L length, S most scored tokens of a row, U units, V vocabulary.
+Shapes: B rows (windows), L length, S largest number of scored tokens in a row, U units, V vocabulary.
 """
 
 import inspect
@@ -20,7 +20,9 @@ from verify.errors import InputError
 from verify.models.log_probabilities import head_sees, predicting_positions, target_log_probabilities, vocabulary_size
 
 PROBE_LENGTHS = (7, 4, 6)
+"""Lengths of the rows that the check of separate gradients uses; different, so that padding is checked too."""
 TOLERANCE = 1e-3
+"""Largest difference of a gradient element, as a share of the row's largest gradient element."""
 
 
 def row_losses(model: nn.Module, batch: Mapping[str, Tensor]) -> Tensor:
@@ -28,21 +30,21 @@ def row_losses(model: nn.Module, batch: Mapping[str, Tensor]) -> Tensor:
     scored = batch["scored"]
     before = predicting_positions(scored)  # [B, L]
     most = int(before.sum(1).max())
-    # A stable sort puts the wanted positions first, in their order.
-    places = (~before).to(torch.int8).argsort(dim=1, stable=True)[:, :most]  # [B, S]
-    real = before.gather(1, places)
+    # A stable sort puts the wanted positions first, in their order; shorter rows are filled up with others, masked by `real`.
+    positions = (~before).to(torch.int8).argsort(dim=1, stable=True)[:, :most]  # [B, S]
+    real = before.gather(1, positions)  # [B, S]
 
     def select(hidden: Tensor) -> Tensor:
-        return hidden.gather(1, places[..., None].expand(-1, -1, hidden.shape[-1]))
+        return hidden.gather(1, positions[..., None].expand(-1, -1, hidden.shape[-1]))  # [B, L, D] -> [B, S, D]
 
     inputs = {"input_ids": batch["input_ids"], "attention_mask": batch["attention_mask"]}
     if _takes_positions(model):
-        # A row of positions for each row: a shared one would give the position table the gradient of all rows at once.
+        # Position ids of each row: shared ones [1, L] would give the position table one gradient for all rows.
         rows, length = batch["input_ids"].shape
         inputs["position_ids"] = torch.arange(length, device=scored.device).expand(rows, length)
     with head_sees(model, select):
         logits = model(**inputs, use_cache=False).logits  # [B, S, V]
-    targets = batch["input_ids"].gather(1, (places + 1).clamp(max=batch["input_ids"].shape[1] - 1))
+    targets = batch["input_ids"].gather(1, (positions + 1).clamp(max=batch["input_ids"].shape[1] - 1))
     values = target_log_probabilities(logits.reshape(-1, logits.shape[-1]), targets.reshape(-1)).reshape(targets.shape)
     return -(values * real).sum(1)
 
@@ -53,7 +55,7 @@ def _takes_positions(model: Any) -> bool:
 
 
 def trained_parameters(model: nn.Module) -> list[nn.Parameter]:
-    """Return the trained parameters, tied ones once."""
+    """Return the trained parameters; tied ones appear once."""
     return [parameter for parameter in model.parameters() if parameter.requires_grad]
 
 
@@ -62,8 +64,8 @@ def hooked(model: nn.Module) -> Iterator[Any]:
     """Make a backward pass within this block leave `grad_sample` [B, ...] at every trained parameter.
 
     Raises:
-        InputError: a trained layer keeps state of its own (batch normalisation), which no clipping reaches; or a trained weight
-            is not float32, in which a clipped gradient is not as short as it should be.
+        InputError: a trained layer keeps statistics over batches (batch normalization), which clipping does not bound; or a
+            trained weight is not float32, where a clipped gradient may exceed the clipping norm.
     """
     from opacus.grad_sample.grad_sample_module import GradSampleHooks
 
@@ -78,8 +80,8 @@ def hooked(model: nn.Module) -> Iterator[Any]:
     except NotImplementedError as error:
         layer = str(error).partition("(")[2].partition(":")[0]
         raise InputError(
-            f"the layer {layer} keeps numbers of its own from batch to batch, which clipping does not reach. Train another model, "
-            "or --lora with other --lora-targets."
+            f"the layer {layer} keeps statistics from batch to batch, which clipping does not bound. Train another model, or use "
+            "--lora with other --lora-targets."
         ) from None
     try:
         with warnings.catch_warnings():
@@ -90,7 +92,7 @@ def hooked(model: nn.Module) -> Iterator[Any]:
 
 
 def sum_by_unit(model: nn.Module, owners: Tensor, units: int) -> None:
-    """Sum `grad_sample` [B, ...] into [U, ...]: the rows of a unit are one gradient, clipped as one.
+    """Sum `grad_sample` [B, ...] into [U, ...], so that the rows of a unit are clipped as one gradient.
 
     Args:
         model: after a backward pass under `hooked`.
@@ -106,14 +108,14 @@ def sum_by_unit(model: nn.Module, owners: Tensor, units: int) -> None:
 def require_separate_gradients(model: nn.Module, hooks: Any) -> None:
     """Check Opacus' gradients of three rows of fixed tokens against three passes of one row each.
 
-    Catches what would silently void the guarantee: layers in which rows meet, weights used in two places of which one is not
-    counted, layers that Opacus reads wrongly. No record is touched.
+    Catches what would silently void the guarantee: layers that mix rows, weights used twice of which one use is not counted, layers
+    that Opacus handles wrongly. No record is used.
 
     Raises:
         InputError: a parameter's gradients differ; its name is in the message.
     """
     batch, was = _probe(model), {module: module.training for module in model.modules()}
-    model.eval()  # no dropout; but Opacus listens only to layers in training
+    model.eval()  # no dropout; but Opacus records gradients only of layers in training mode, which are set below
     for module in model.modules():
         module.training = any(parameter.requires_grad for parameter in module.parameters(recurse=False))
     try:
@@ -140,7 +142,7 @@ def _probe(model: nn.Module) -> dict[str, Tensor]:
     ids = torch.randint(0, vocabulary_size(model), (len(PROBE_LENGTHS), longest), generator=generator)
     for module in model.modules():
         if isinstance(module, nn.Embedding) and module.padding_idx is not None:
-            # PyTorch never trains this row, Opacus does; that is no mixing of records.
+            # PyTorch never trains this row of the table and Opacus does, a difference that does not mix records.
             ids[ids == module.padding_idx] = (module.padding_idx + 1) % vocabulary_size(model)
     mask = (torch.arange(longest)[None] < torch.tensor(PROBE_LENGTHS)[:, None]).long()
     scored = mask.bool() & (torch.arange(longest)[None] > 1)
