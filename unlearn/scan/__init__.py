@@ -1,1 +1,1 @@
-"""Finds a person's records and the models that were trained on them."""
+"""Search for a person's records in training files, and for the models that were trained on them."""

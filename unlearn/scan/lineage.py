@@ -1,7 +1,7 @@
 """Model lineage: which models saw a record, from training logs and manifests alone.
 
-A model is affected if its training log holds the record, or if it was made from an affected model: fine-tuned further, or
-unlearned. Models are told by the digest of their weights, so that a copy under another name is found as well.
+A model is affected if its training log contains the record, or if it was made from an affected model, by further fine-tuning or by
+unlearning. Models are identified by the digest of their weights, so that a copy under another name is found as well.
 """
 
 from collections.abc import Collection, Iterator, Sequence
@@ -20,11 +20,11 @@ class AffectedModel:
     """A model that saw a record, or descends from one that did.
 
     Attributes:
-        folder: where it lies.
+        folder: its folder.
         weights: digest of its weights.
-        how: "trained on" it, or "made from" an affected model.
-        records: how many of the records its log holds; 0 for descendants.
-        parent: weights it was made from, or None.
+        how: "trained on" the record, or "made from" an affected model.
+        records: number of the records in its log; 0 for descendants.
+        parent: digest of the weights it was made from, or None.
         method: the unlearning method that made it, or None.
         first_step: the optimizer step that first saw one of the records, or None.
         last_clean_checkpoint: the latest checkpoint before that step, or None.
@@ -48,12 +48,12 @@ def affected_models(roots: Sequence[str | Path], records: Collection[str]) -> li
         records: keyed hashes of the records.
 
     Raises:
-        InputError: a training log is damaged: what it saw is not known then, so that nothing may be concluded.
+        InputError: a training log is damaged, so what the model saw is not known.
     """
     models = [_read(folder, set(records)) for root in roots for folder in _model_folders(Path(root))]
     affected = {model.weights for model in models if model.records}
     while True:
-        # Children of the affected, their children, and so on, until nothing is added.
+        # Transitive closure: children of affected models, their children, and so on.
         more = {model.weights for model in models if model.parent in affected} - affected
         if not more:
             break
@@ -65,7 +65,7 @@ def affected_models(roots: Sequence[str | Path], records: Collection[str]) -> li
 
 def _model_folders(root: Path) -> Iterator[Path]:
     if not root.is_dir():
-        raise InputError(f"{root} is no folder. Name the folders that hold models with --models DIR ...")
+        raise InputError(f"{root} is not a folder. Name the folders that contain models with --models DIR ...")
     for manifest in sorted(root.rglob(MANIFEST)):
         if read_json(manifest).get("kind") == "model":
             yield manifest.parent
@@ -77,20 +77,20 @@ def _read(folder: Path, records: set[str]) -> AffectedModel:
         about = manifest["about"]
         weights = str(about["weights"])
     except (KeyError, TypeError):
-        raise IntegrityError(f"{folder / MANIFEST} is damaged: whose weights these are is not known. Restore it.") from None
+        raise IntegrityError(f"{folder / MANIFEST} is damaged, so its weights are not identified. Restore it.") from None
     parent = about.get("weights_before") or about.get("start_weights")
     model = AffectedModel(folder, weights, "trained on", 0, parent, about.get("method"))
     if (folder / LOG_NAME).is_file():
         return _with_log(model, records)
-    # A model in shards has no one schedule: its description names every record that it holds.
+    # A model in shards has no single log: its description lists every record of every shard.
     return replace(model, records=len(trained_names(folder) & records)) if (folder / SHARDS).is_file() else model
 
 
 def trained_names(folder: Path) -> frozenset[str]:
-    """Return keyed hashes of a model's training records, by its log or shards; none where it has neither.
+    """Return keyed hashes of a model's training records from its log or shards; empty where it has neither.
 
     Raises:
-        InputError: log or description is damaged.
+        InputError: the log or the description of shards is damaged.
     """
     if (folder / LOG_NAME).is_file():
         return frozenset(TrainingLog.read(folder / LOG_NAME).records)
@@ -98,13 +98,14 @@ def trained_names(folder: Path) -> frozenset[str]:
 
 
 def _with_log(model: AffectedModel, records: set[str]) -> AffectedModel:
+    """Add what the model's training log says: records, first step, last clean checkpoint."""
     log = TrainingLog.read(model.folder / LOG_NAME)
     rows = {row for row, name in enumerate(log.records) if name in records}
     if not rows:
         return model
     steps = [batch.step for batch in log.microbatches if rows & set(batch.records)]
     first = min(steps, default=None)
-    # A checkpoint of step s holds the result of step s: it is clean where the record came later.
+    # A checkpoint of step s includes step s, so it is clean only if the record was first seen later.
     clean = [(step, name) for step, name in log.checkpoints if first is None or step < first]
     last = max(clean, default=None)
     kept = last is not None and (model.folder / last[1]).is_dir()

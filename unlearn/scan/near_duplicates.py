@@ -1,8 +1,8 @@
-"""Near-duplicate search by MinHash: the same text with other words, spaces or case.
+"""Near-duplicate search by MinHash: the same text with some words, the spacing or the case changed.
 
 Texts are compared by their sets of word shingles. MinHash (Broder 1997) estimates the Jaccard similarity of two such sets from
-short signatures; a human confirms what it finds. Shingles are hashed under a key, so that signatures, which are kept in the
-suppression list, do not give their texts away.
+short signatures; a human confirms what it finds. Shingles are hashed with a key, so that the signatures in the suppression list do
+not reveal their texts.
 """
 
 import hashlib
@@ -16,14 +16,14 @@ from numpy.typing import NDArray
 
 PERMUTATIONS = 128
 SCHEME = str(MinHash(num_perm=1).scheme)
-"""How datasketch draws its permutations; signatures of another scheme do not compare."""
+"""How datasketch draws its permutations; signatures of different schemes cannot be compared."""
 SHINGLE_WORDS = 3
 SIMILAR = 0.7
-"""Estimated Jaccard similarity from which two texts are called near-duplicates; its standard error is about 0.04."""
+"""Least estimated Jaccard similarity J of near-duplicates; its standard error, sqrt(J (1 - J) / 128), is about 0.04."""
 
 
 def shingles(text: str, key: bytes) -> set[bytes]:
-    """Compute keyed 8-byte hashes of all three-word shingles, lower case without punctuation; of all words where fewer."""
+    """Compute keyed 8-byte hashes of all three-word shingles, in lower case without punctuation; a shorter text is one shingle."""
     words = re.findall(r"\w+", text.lower())
     count = max(1, len(words) - SHINGLE_WORDS + 1)
     runs = {" ".join(words[start : start + SHINGLE_WORDS]) for start in range(count)} if words else set()
@@ -35,14 +35,14 @@ Signature = NDArray[np.uint32]
 
 
 def signature(hashes: Iterable[bytes]) -> Signature:
-    """Compute the MinHash of hashed shingles, by datasketch's permutations with a fixed seed, so that signatures can be stored."""
+    """Compute the MinHash signature of hashed shingles; datasketch's permutations have a fixed seed, so it can be stored."""
     minhash = MinHash(num_perm=PERMUTATIONS, seed=1, hashfunc=_first_bytes)
     minhash.update_batch(list(hashes))
     return np.asarray(minhash.hashvalues, dtype=np.uint32)
 
 
 def similarity(one: Signature, other: Signature) -> float:
-    """Estimate Jaccard similarity: the share of equal values."""
+    """Estimate the Jaccard similarity of two texts, the share of equal values in their signatures."""
     return float((one == other).mean())
 
 
@@ -51,12 +51,12 @@ def _first_bytes(hashed: bytes) -> int:
 
 
 class NearDuplicates:
-    """Index of a few known texts, with cheap lookups for the many that share nothing with them."""
+    """Index of a few known texts, with a cheap path for texts that share no shingle with them."""
 
     def __init__(self, known: Mapping[str, Signature], shingles_of_known: Mapping[str, set[bytes]] | None = None) -> None:
         """Args:
         known: signatures by name.
-        shingles_of_known: their shingles, where the texts are at hand: a text that shares none is passed over at once.
+        shingles_of_known: their shingles, if the texts are available; a text that shares none is skipped at once.
         """
         self._known = dict(known)
         self._any = set().union(*shingles_of_known.values()) if shingles_of_known else None

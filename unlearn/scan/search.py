@@ -1,8 +1,8 @@
-"""Search of training files for the records of requests: by subject, record id, text, and likeness of text or identifier.
+"""Search of training files for the records of requests: by subject, record id, text, and similarity of text or identifier.
 
-One pass, one record in memory at a time. Identifiers are compared as keyed hashes of their canonical form, as the ledger holds
-them; what is found is reported as keyed hashes and row numbers, never as text. A subject that is spelled similarly, and a text that
-names somebody, are proposals: a human decides.
+One pass, one record in memory at a time. Identifiers are compared as keyed hashes of their canonical form, as stored in the ledger;
+matches are reported as keyed hashes and row numbers, never as text. A subject with a similar spelling, and a text that mentions the
+person, are proposals: a human decides.
 """
 
 from collections.abc import Collection, Iterable, Sequence
@@ -19,24 +19,24 @@ from verify.data.sources import stream_records
 
 How = Literal["subject", "record id", "text", "exact duplicate", "near duplicate", "similar identifier", "named in its text"]
 PROPOSED: tuple[How, ...] = ("near duplicate", "similar identifier", "named in its text")
-"""How a record is found that belongs to a request only if a human says so."""
+"""Kinds of match that belong to a request only if a human confirms them."""
 
 
 @dataclass(frozen=True)
 class Match:
-    """One training record that a request may mean.
+    """One training record that a request may refer to.
 
     Attributes:
-        file: which file it is in.
+        file: the file it is in.
         row: its row, from 1.
         record: keyed hash of its content.
-        how: why it is here. What `PROPOSED` names is a proposal that a human confirms.
-        similarity: 1 for all but near duplicates.
-        subjects: keyed hashes of the people it is about, under every form of their identifiers, those that were sought first; empty
-            where the data do not say.
-        like: of a duplicate, the keyed hash of the found record that it repeats; None else.
-        reason: of a similar identifier or a mention, a key of `verify.data.likeness.REASONS`; None else.
-        tokens: the sought tokens that a similar identifier or a mention matched.
+        how: kind of match; the kinds in `PROPOSED` await a human's confirmation.
+        similarity: estimated Jaccard similarity of a near duplicate; 1 for all other kinds.
+        subjects: keyed hashes of the people it is about, under every form of their identifiers, requested people first; empty where
+            the data name none.
+        like: for a duplicate, the keyed hash of the matched record that it repeats; else None.
+        reason: for a similar identifier or a mention, a key of `verify.data.likeness.REASONS`; else None.
+        tokens: the requested tokens that a similar identifier or a mention matched.
     """
 
     file: str
@@ -51,7 +51,7 @@ class Match:
 
     @property
     def subject(self) -> str | None:
-        """Keyed hash of the first of them, or None."""
+        """Keyed hash of the first subject, or None."""
         return next(iter(self.subjects), None)
 
     @property
@@ -61,18 +61,18 @@ class Match:
 
     @property
     def why(self) -> str:
-        """The reason of a proposal for a human to read; it quotes nothing."""
+        """The reason for a proposal, in words; it quotes nothing from the data."""
         return f"similarity {self.similarity:.2f}" if self.reason is None else why(self.reason)
 
 
 @dataclass(frozen=True)
 class Sought:
-    """What to look for, as the ledger holds it.
+    """What to search for, as the ledger stores it.
 
     Attributes:
         subjects: keyed hashes of identifiers (`RecordKey.of_person`).
-        record_ids: example ids, matched in any spelling that is the same by standard.
-        texts: whole texts or passages; a record that holds one is a match.
+        record_ids: example ids in canonical form; any equivalent spelling matches.
+        texts: whole texts or passages; a record that contains one is a match.
         likenesses: tokens of similar spellings (`unlearn.scan.spellings.likenesses`).
     """
 
@@ -93,18 +93,18 @@ def find_records(
     fields: Fields | None = None,
     near: bool = True,
 ) -> list[Match]:
-    """Find a request's records in training files, and rows that may be theirs.
+    """Find a request's records in training files, and rows that may belong to it.
 
     Args:
-        files: the training data, any format that `unlearn train` takes.
-        key: the key the hashes were made with.
+        files: the training data, in any format that `unlearn train` reads.
+        key: the key of the hashes.
         subjects: keyed hashes of subject identifiers (`key.of_person(identifier)`).
-        record_ids: example ids, in any spelling that is the same by standard.
-        texts: whole texts or passages; a record that holds one is a match.
+        record_ids: example ids, in any equivalent spelling.
+        texts: whole texts or passages; a record that contains one is a match.
         likenesses: tokens of similar spellings (`unlearn.scan.spellings.likenesses`); texts are searched for mentions only
-            where no record is found otherwise.
-        fields: which columns hold what.
-        near: whether to look for near-duplicates of what was found, in a second pass.
+            if nothing else matches.
+        fields: names of the columns.
+        near: whether to search for near-duplicates of the matches, in a second pass.
 
     Raises:
         InputError: a file cannot be read.
@@ -121,9 +121,9 @@ def find_records(
 def search(
     files: Sequence[str | Path], key: RecordKey, sought: Sought, fields: Fields | None, *, near: bool = True
 ) -> tuple[list[Match], list[Match]]:
-    """Search the files for everything that is sought: what matches, with duplicates, and rows with a similar identifier.
+    """Search the files and return matches, duplicates included, and rows with a similar identifier.
 
-    A row may be in both lists: it is one person's by its subject, and perhaps another's by likeness.
+    A row may be in both lists: it may match one person by subject and resemble another.
     """
     found: list[Match] = []
     similar: list[Match] = []
@@ -149,7 +149,7 @@ def search(
 
 
 def find_mentions(files: Sequence[str | Path], key: RecordKey, likenesses: Collection[str], fields: Fields | None) -> list[Match]:
-    """Rows whose text names somebody who is sought, in a pass of its own: it reads every word of the data."""
+    """Return rows whose text mentions a requested person, in a separate pass that reads every word of the data."""
     lookup = Lookup(likenesses, key)
     if not lookup.reads_texts:
         return []
@@ -168,12 +168,12 @@ def _all_records(files: Sequence[str | Path], fields: Fields | None) -> Iterable
 
 
 def subjects_of(record: Record, key: RecordKey) -> tuple[str, ...]:
-    """Keyed hashes of the people a record is about, under every form of their identifiers (`RecordKey.names_of_person`)."""
+    """Return keyed hashes of the people a record is about, for every form of their identifiers (`RecordKey.names_of_person`)."""
     return tuple(name for subject in record.subjects for name in key.names_of_person(subject))
 
 
 def _searched(record: Record) -> str:
-    """All texts of a record, the fields of its turns included."""
+    """Return all texts of a record, the fields of its turns included."""
     return "\n".join((record.whole_text, *record.all_texts))
 
 
@@ -182,13 +182,14 @@ def _names(people: Iterable[Person]) -> tuple[str, ...]:
 
 
 def _needles(texts: Iterable[str]) -> Iterable[str]:
-    """Passages as they are looked for; a mail address in its canonical form."""
+    """Yield the cleaned passages to search for; a mail address in its canonical form."""
     for text in filter(None, map(clean, texts)):
         form = canonical(text)
         yield form if is_mail(form) else text
 
 
 def _how(record: Record, names: Sequence[str], sought: Sought) -> How | None:
+    """Return the first kind of exact match of a record, or None."""
     if sought.subjects and not sought.subjects.isdisjoint(names):
         return "subject"
     if sought.record_ids and record.named and canonical(record.example_id) in sought.record_ids:
@@ -199,14 +200,14 @@ def _how(record: Record, names: Sequence[str], sought: Sought) -> How | None:
 
 
 def _holds(text: str, needles: Sequence[str]) -> bool:
-    """Whether a text holds any passage; mail addresses are compared with the canonical form of those in the text."""
+    """Return whether a text contains any passage; mail addresses are compared in canonical form."""
     return any(needle in (with_canonical_mails(text) if is_mail(needle) else text) for needle in needles)
 
 
 def _duplicates(
     files: Sequence[str | Path], key: RecordKey, fields: Fields | None, found: Sequence[Match], contents: dict[str, str]
 ) -> list[Match]:
-    """Other records with the content, or nearly the content, of what was found."""
+    """Return other records with the same or nearly the same content as the matches."""
     known = {name: shingles(text, key.secret) for name, text in contents.items()}
     index = NearDuplicates({name: signature(hashed) for name, hashed in known.items()}, known)
     already = {match.place for match in found}

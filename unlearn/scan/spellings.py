@@ -1,8 +1,8 @@
-"""Keyed hashes by which a person is found in data that spell their identifier differently.
+"""Keyed hashes that match a person's identifier across different spellings.
 
-A request keeps hashes of its identifiers' canonical forms (the same person by standard) and tokens, LEVEL:HASH, of their coarser
-forms and of the runs of words that name them in texts (perhaps the same person). Data are looked up by their own forms, hashed
-under the same key: neither the ledger nor a suppression list holds an identifier.
+A request stores hashes of its identifiers' canonical forms (certainly the same person) and tokens, LEVEL:HASH, of their coarser
+forms and of the runs of words that name them in texts (perhaps the same person). The data's own identifiers are reduced to the same
+forms and hashed with the same key: neither the ledger nor a suppression list contains an identifier.
 """
 
 import hashlib
@@ -17,11 +17,11 @@ from verify.data.records import Record
 
 SKELETON, FIRST_WORD, WORDS = "skeleton", "first word", "words"
 LONGEST_CACHE = 1 << 13
-"""Identifiers or words of which the answers are kept; data repeat them within a stretch, and memory is bounded."""
+"""Size of the lookup caches, in identifiers or words; nearby rows repeat them, and memory stays bounded."""
 
 
 def likenesses(identifiers: Iterable[str], key: RecordKey, *, in_texts: bool = True) -> tuple[str, ...]:
-    """Tokens by which similar spellings of identifiers are recognized, and with `in_texts` the texts that name them."""
+    """Compute tokens that recognize similar spellings of identifiers and, with `in_texts`, texts that mention them."""
     found: list[str] = []
     for identifier in dict.fromkeys(map(canonical, identifiers)):
         found += (_token(key, SKELETON, form) for form in sorted(skeletons(identifier)))
@@ -32,24 +32,24 @@ def likenesses(identifiers: Iterable[str], key: RecordKey, *, in_texts: bool = T
 
 
 def is_of_texts(token: str) -> bool:
-    """Whether a token recognizes a mention in a text rather than an identifier."""
+    """Return whether a token recognizes a mention in a text rather than an identifier."""
     level = token.partition(":")[0]
     return level == FIRST_WORD or level.endswith(f" {WORDS}")
 
 
 def _token(key: RecordKey, level: str, form: str) -> str:
-    """Keyed BLAKE2b (RFC 7693), which costs a third of an HMAC: a lookup hashes every identifier of the data."""
+    """Hash with keyed BLAKE2b (RFC 7693), three times as fast as an HMAC: a lookup hashes every identifier of the data."""
     digest = hashlib.blake2b(f"{level}\x00{form}".encode(), digest_size=16, key=key.secret)
     return f"{level}:{digest.hexdigest()}"
 
 
 @dataclass(frozen=True)
 class Likeness:
-    """How a record's subject or text resembles what is looked for.
+    """How a record's subject or text resembles a requested person.
 
     Attributes:
         reason: a key of `verify.data.likeness.REASONS`.
-        tokens: the tokens that it matched.
+        tokens: the matched tokens.
     """
 
     reason: str
@@ -57,7 +57,7 @@ class Likeness:
 
 
 def why(reason: str) -> str:
-    """What a likeness says, for a human to read."""
+    """Describe a likeness in words."""
     return REASONS[reason]
 
 
@@ -65,8 +65,8 @@ class Person(NamedTuple):
     """An identifier in the data.
 
     Attributes:
-        names: keyed hashes under which the person may be known, the canonical one first.
-        likeness: with what is looked for, or None; also where the two are the same by standard.
+        names: keyed hashes that the person may be stored under, the canonical one first.
+        likeness: resemblance to a requested person, or None; also set where the canonical forms are equal.
     """
 
     names: tuple[str, ...]
@@ -74,7 +74,7 @@ class Person(NamedTuple):
 
 
 class Lookup:
-    """Looks subjects and texts of data up among the tokens of requests or of a suppression list."""
+    """Lookup of the data's subjects and texts among the tokens of requests or of a suppression list."""
 
     def __init__(self, tokens: Collection[str], key: RecordKey) -> None:
         self._tokens, self._key = frozenset(tokens), key
@@ -86,15 +86,15 @@ class Lookup:
 
     @property
     def reads_texts(self) -> bool:
-        """Whether anything is looked for that can stand in a text."""
+        """Whether any token recognizes mentions in texts."""
         return bool(self._lengths)
 
     def people(self, record: Record) -> tuple[Person, ...]:
-        """Everybody a record is about."""
+        """Look up every person that a record is about."""
         return tuple(map(self.person, record.subjects))
 
     def person(self, identifier: str) -> Person:
-        """One identifier of the data; a repeated one is not hashed again."""
+        """Look up one identifier of the data, with a cache for repeated ones."""
         if (known := self._known.get(identifier)) is not None:
             return known
         if len(self._known) >= LONGEST_CACHE:
@@ -105,6 +105,7 @@ class Lookup:
         return found
 
     def _compared(self, identifier: str) -> Likeness | None:
+        """Compare a canonical identifier with the tokens: the cheap skeletons first, then every level, strictest first."""
         for form in skeletons_of_form(identifier):
             if _token(self._key, SKELETON, form) in self._tokens:
                 break
@@ -115,11 +116,12 @@ class Lookup:
         return Likeness(reason_of(matched[0][0]), frozenset(token for _, token in matched)) if matched else None
 
     def text(self, text: str) -> Likeness | None:
-        """Whether a free text names what is looked for."""
+        """Return the likeness of a text that mentions a requested person, or None."""
         tokens = {token for form in foldings(text) for token in self._runs(words_of(form))} if self._lengths else set()
         return Likeness("mention", frozenset(tokens)) if tokens else None
 
     def _runs(self, words: list[str]) -> Iterable[str]:
+        """Yield the tokens of all requested runs of words that a text contains."""
         for start, word in enumerate(words):
             if not self._begins(word):
                 continue
@@ -130,7 +132,7 @@ class Lookup:
                         yield token
 
     def _begins(self, word: str) -> bool:
-        """Whether a run may begin with a word; texts repeat their words, so that few are hashed."""
+        """Return whether any requested run begins with this word; cached, since texts repeat their words."""
         if word not in self._first:
             if len(self._first) >= LONGEST_CACHE:
                 self._first.clear()
