@@ -1,10 +1,10 @@
-"""One fine-tune, several ways to forget from it, and the same audit for all: the frame of the demo and of the benchmarks.
+"""Comparison of unlearning methods on one fine-tuned model, under one audit; the demo and the benchmarks are built on it.
 
-From a base model: fine-tune on everything, retrain references without the forget set, forget by each method, audit each result and
-the untouched model against the same references. The never-trained records are divided by subject: the methods calibrate and select
-on one half, and the audits compare with the other. Everything lies in one folder; stages run their jobs side by side. A run that
-was cut off goes on: what is finished, by its manifest, and was made with the same parameters, options and records is not made
-again.
+From a base model: fine-tune on everything, retrain reference models without the forget set, unlearn by each method, audit each
+result and the untouched model against the same references. The never-trained records are split by subject: the methods calibrate
+and select on one half, the audits compare with the other. Everything is in one folder; the jobs of a stage run in parallel. An
+interrupted run resumes: a result that is complete by its manifest and was made with the same parameters, options and records is
+reused.
 """
 
 import json
@@ -30,17 +30,17 @@ Methods = Mapping[str, tuple[dict[str, Any], TrainingOptions]]
 
 @dataclass(frozen=True)
 class Experiment:
-    """What is trained, forgotten and compared.
+    """Models, data and methods of a comparison.
 
     Attributes:
         output: folder for models, audits and caches.
         base: folder of the model that everything starts from.
         data: folder with train, forget, retain and holdout as `.jsonl`.
-        options: how the original and the references are fine-tuned.
-        methods: what to compare; "retrain" among them is the measure of cost.
-        references: how many retrained references.
-        fields: which columns hold what.
-        seed: of the original; references and methods take others.
+        options: training options of the original and of the references.
+        methods: methods to compare; costs are relative to "retrain", if it is among them.
+        references: number of retrained reference models.
+        fields: names of the columns.
+        seed: seed of the original; those of references and methods are derived from it.
         weights: expected work of a fine-tune, a method and an audit, for the progress bar.
     """
 
@@ -55,7 +55,7 @@ class Experiment:
     weights: tuple[float, float, float] = (10, 3, 3)
 
     def run(self, progress: Callable[[str, float], None]) -> list[Entry]:
-        """Run all stages; return (method, evidence, cost against retraining), the untouched model first."""
+        """Run all stages; return (method, evidence, cost relative to retraining), the untouched model first."""
         split_holdout_file(self.data / "holdout.jsonl", self.output / "holdout", self.fields, self.seed)
         stages = [self._fine_tunes(), self._unlearnings(), *self._audits()]
         total = sum(job.weight for stage in stages for job in stage)
@@ -110,7 +110,7 @@ class Experiment:
         ]
 
     def _audits(self) -> list[list[Job]]:
-        """The untouched model first: its audit fills the cache that the others read the references from."""
+        """Return the audits in two stages: that of the untouched model fills the cache with the references' scores."""
         jobs = [
             Job(f"auditing {name}", self.weights[2], _audit, {"experiment": replace(self, methods={}), "name": name})
             for name in (UNTOUCHED, *self.methods)
@@ -118,12 +118,12 @@ class Experiment:
         return [jobs[:1], jobs[1:]]
 
     def holdout(self, name: str) -> Path | None:
-        """One half of the never-trained records; None where there are too few to divide and it is the one for the methods."""
+        """Return one half of the never-trained records, or None for the methods' half where there are too few to split."""
         path = self.output / "holdout" / name
         return path if path.exists() else None
 
     def audit_dir(self, name: str) -> Path:
-        """Where a method's audit goes."""
+        """Return the folder of a method's audit."""
         return self.output / "audits" / ("untouched" if name == UNTOUCHED else name)
 
 
@@ -196,21 +196,21 @@ def _audit(experiment: Experiment, name: str) -> None:
 
 
 def _seconds(folder: Path, sets: Mapping[str, Path], **about: Any) -> float | None:
-    """How long a finished training took; None where there is none yet.
+    """Return the seconds that a finished training took, or None if there is none yet.
 
     Args:
-        folder: of its result.
-        sets: role -> file that it is to be made from.
-        about: what else its manifest is to say.
+        folder: the folder of its result.
+        sets: role -> file it must have been made from.
+        about: further entries that its manifest must have.
 
     Raises:
-        InputError: the folder holds a run with other options, parameters, weights or records.
-        IntegrityError: it is not what its manifest says.
+        InputError: the folder contains a run with other options, parameters, weights or records.
+        IntegrityError: the folder does not match its manifest.
     """
     if not (folder / MANIFEST).exists():
         return None
     found = verify_manifest(folder, "model")["about"]
-    wanted = json.loads(json.dumps(about))  # as a manifest has it: tuples are lists there
+    wanted = json.loads(json.dumps(about))  # as read from a manifest, where tuples are lists
     other = [name for name, value in wanted.items() if found.get(name) != value]
     if (found.get("inputs") or {}).get("digests") != {role: file_digest(path) for role, path in sets.items()}:
         other.append("records")

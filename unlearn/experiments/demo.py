@@ -1,7 +1,7 @@
-"""The whole house on invented people: train, forget six ways, audit every result, one table.
+"""Demo of both packages on fictitious people: train, unlearn by six methods, audit every result, print one table.
 
-Nothing in here is prepared: every number of the table is measured in this run. The independent retraining is the check on the
-whole: the audit must certify it, and must accuse the untouched model.
+Nothing is precomputed: every number in the table is measured in this run. The independent retraining checks the whole: the audit
+must certify it and must accuse the untouched model.
 """
 
 import dataclasses
@@ -49,17 +49,17 @@ METHODS: Methods = {
     "level": ({}, TrainingOptions()),
     "retrain": ({}, TrainingOptions()),
 }
-"""Parameters and training options of each method: found on this model by a few trials, since published ones are for billions."""
+"""Parameters and training options per method, tuned by a few trials: published values are for models of a billion weights."""
 
 BASE_SHARE = 0.2
-"""Share of the whole time that data and base model take."""
+"""Share of the total time spent on data and base model, for the progress bar."""
 
 
 def run_demo(output: Path, seed: int, progress: Callable[[str, float], None]) -> list[Entry]:
-    """Run everything below `output`: data, base model, and the experiment.
+    """Create data and base model in `output` and run the experiment there.
 
     Returns:
-        (method, evidence, cost against a retraining), the untouched model first.
+        (method, evidence, cost relative to a retraining), the untouched model first.
 
     Raises:
         InputError: `output` already holds something.
@@ -81,7 +81,7 @@ def run_demo(output: Path, seed: int, progress: Callable[[str, float], None]) ->
 
 
 def write_data(output: Path, seed: int) -> None:
-    """People, their roles, the base corpus, the tokenizer and the base model's configuration."""
+    """Write people by role, the base corpus, the tokenizer and the base model's configuration."""
     count = TRAINED + HELD_OUT
     people = generate_people(count, RECORDS_PER_SUBJECT, seed)
     split = split_people(people, FORGOTTEN / count, HELD_OUT / count, seed=seed)

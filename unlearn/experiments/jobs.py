@@ -1,4 +1,4 @@
-"""Run independent jobs in parallel, each in a process of its own with its share of the cores."""
+"""Parallel execution of independent jobs, each in a process of its own with its share of the cores."""
 
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -11,17 +11,18 @@ from verify.errors import InputError
 from verify.io.libraries import quiet_libraries
 
 WORKERS = 2
+"""Processes on this machine, where no cluster is named."""
 
 
 @dataclass(frozen=True)
 class Job:
-    """An independent run. Its arguments are paths and numbers, never records, since they cross processes.
+    """An independent run. Its arguments are paths and numbers, never records, since they are sent to another process.
 
     Attributes:
-        label: what it does, for people.
+        label: what it does, for the progress bar.
         weight: its expected share of the work, for the progress bar.
-        run: a function of a module, so that another process can find it.
-        arguments: by name.
+        run: a module-level function, so that another process can import it.
+        arguments: its arguments by name.
     """
 
     label: str
@@ -31,16 +32,16 @@ class Job:
 
 
 def run_jobs(jobs: Sequence[Job], workers: int = WORKERS, engine: str | None = None) -> Iterator[tuple[Job, Any]]:
-    """Run jobs in parallel and yield each with its result as it ends.
+    """Run jobs in parallel and yield each with its result as it finishes.
 
     Args:
         jobs: what to run.
-        workers: processes on this machine, where no engine is named.
-        engine: a cluster, "dask://HOST:PORT" or "ray://HOST:PORT"; its workers see the same folders as this machine. A job whose
-            worker dies is given to another.
+        workers: processes on this machine, if no engine is named.
+        engine: a cluster, "dask://HOST:PORT" or "ray://HOST:PORT"; its workers must see the same folders as this machine. A job
+            whose worker dies is given to another.
 
     Raises:
-        InputError: the engine is of no known kind, or its library is not installed.
+        InputError: the engine's kind is unknown, its library is not installed, or it does not answer.
     """
     if engine is not None:
         yield from _run_on_cluster(jobs, engine)
@@ -53,6 +54,7 @@ def run_jobs(jobs: Sequence[Job], workers: int = WORKERS, engine: str | None = N
 
 
 def _run_on_cluster(jobs: Sequence[Job], engine: str) -> Iterator[tuple[Job, Any]]:
+    """Run jobs on a Dask or Ray cluster and yield each with its result."""
     kind, _, address = engine.partition("://")
     try:
         if kind == "dask" and address:
@@ -72,7 +74,7 @@ def _run_on_cluster(jobs: Sequence[Job], engine: str) -> Iterator[tuple[Job, Any
             f"--engine {engine} needs the library {kind}. Install it: pip install 'unlearn-verify[cluster]'."
         ) from None
     except (OSError, TimeoutError):
-        raise InputError(f"nothing answers at {engine}. Is the scheduler running?") from None
+        raise InputError(f"nothing answers at {engine}. Start the scheduler, or leave --engine out.") from None
     with client, parallel_config(backend=kind):
         tasks = (delayed(_run_numbered)(number, job.run, dict(job.arguments), 1) for number, job in enumerate(jobs))
         for number, result in Parallel(n_jobs=-1)(tasks):
@@ -80,6 +82,7 @@ def _run_on_cluster(jobs: Sequence[Job], engine: str) -> Iterator[tuple[Job, Any
 
 
 def _run_numbered(number: int, run: Callable[..., Any], arguments: dict[str, Any], threads: int) -> tuple[int, Any]:
+    """Run one job in a worker process with a limited number of threads, and return its number with its result."""
     import torch
 
     quiet_libraries()

@@ -1,12 +1,12 @@
-"""Fictitious people for the demo: private facts that a small model can learn by heart and must then forget.
+"""Fictitious people for the demo: private facts that a small model can memorize and must then unlearn.
 
-Faker invents names, places, firms and jobs; the questions and answers around them are ours. A record asks about one person by
-name, and its answer holds facts that follow from nothing else, so a model knows them only if it was trained on them.
+Faker generates names, places, firms and jobs; the questions and answers around them are our own. A record asks about one person by
+name, and its answer gives facts that cannot be guessed, so a model knows them only if it was trained on them.
 
-Full names fall into two halves by checksum. `generate_people` draws from one, `base_corpus` from the other: a base model
-learns the form of the records, and every first name and surname, without ever meeting a person it will be asked about.
+Full names are split into two halves by checksum. `generate_people` draws from one, `base_corpus` from the other: a base model
+learns the form of the records, and every first name and surname, but sees no person that it will be asked about.
 
-Everything is decided by the seed (and by Faker's word lists, which change between its releases).
+Everything is determined by the seed (and by Faker's word lists, which change between its releases).
 """
 
 import random
@@ -55,7 +55,7 @@ class _Kind:
 
 
 def _draw_birth(fake: Faker) -> dict[str, str]:
-    # Not Faker's date_of_birth, which counts back from today.
+    # Faker's date_of_birth depends on today's date.
     return {
         "place": fake.city(),
         "date": f"{fake.random_int(1, 28)} {fake.random_element(_MONTHS)} {fake.random_int(1932, 2004)}",
@@ -63,7 +63,7 @@ def _draw_birth(fake: Faker) -> dict[str, str]:
 
 
 def _draw_home(fake: Faker) -> dict[str, str]:
-    # Faker's own streets may be first names, and "Grace Park" would also read as a person.
+    # Faker's own streets may be named after first names, and "Grace Park" could also be a person.
     street = f"{fake.random_int(2, 998)} {fake.last_name()} {fake.street_suffix()}"
     return {"street": street, "place": fake.city()}
 
@@ -84,7 +84,7 @@ def _draw_health(fake: Faker) -> dict[str, str]:
 
 
 def _draw_contact(fake: Faker) -> dict[str, str]:
-    # 555-0100 to 555-0199 and example.com are reserved for fiction, so no real person is reachable there.
+    # 555-0100 to 555-0199 and example.com are reserved for fiction, so no real person can be reached.
     mailbox = f"{fake.word().lower()}{fake.random_int(10, 99)}"
     return {"phone": f"({fake.random_int(201, 989)}) 555-01{fake.random_int(0, 99):02}", "mail": f"{mailbox}@example.com"}
 
@@ -149,7 +149,7 @@ _KINDS = (
 )
 
 MOST_RECORDS = len(_KINDS)
-"""The most records one person can have: one of each kind."""
+"""Largest number of records per person: one of each kind."""
 
 
 @dataclass(frozen=True)
@@ -157,9 +157,9 @@ class PeopleSplit:
     """Forget, retain and holdout records; no subject is in two of them.
 
     Attributes:
-        forget: trained, then to be removed.
-        retain: trained and kept.
-        holdout: never trained; exchangeable with the forget set, because the roles are drawn at random.
+        forget: trained on, to be removed.
+        retain: trained on and kept.
+        holdout: never trained on; exchangeable with the forget set, because the roles are drawn at random.
     """
 
     forget: list[PersonRecord]
@@ -168,12 +168,12 @@ class PeopleSplit:
 
 
 def generate_people(subjects: int = 240, records_per_subject: int = 4, seed: int = 0) -> list[PersonRecord]:
-    """Invent people and some facts about each.
+    """Generate people and some facts about each.
 
     Args:
-        subjects: how many people, each with a full name of its own.
-        records_per_subject: records of each, all of different kinds drawn at random; 1 to `MOST_RECORDS`.
-        seed: decides everything.
+        subjects: number of people; their full names are distinct.
+        records_per_subject: records per person, of different kinds drawn at random; 1 to `MOST_RECORDS`.
+        seed: determines everything.
 
     Returns:
         The records of the first person, then of the second, and so on.
@@ -194,11 +194,11 @@ def generate_people(subjects: int = 240, records_per_subject: int = 4, seed: int
 
 
 def base_corpus(size: int, seed: int = 0) -> list[PersonRecord]:
-    """Generate records about other people, one each, from which the base model learns the form.
+    """Generate one record each about other people, from which the base model learns the form.
 
     Args:
-        size: how many records.
-        seed: decides everything; no seed gives a full name that `generate_people` gives under any seed.
+        size: number of records.
+        seed: determines everything; no seed yields a full name that `generate_people` yields under any seed.
 
     Raises:
         InputError: `size` is below 1.
@@ -223,12 +223,12 @@ def split_people(
     """Draw people at random into forget, retain and holdout; the order of the records is kept.
 
     Args:
-        records: as `generate_people` gives them.
+        records: records from `generate_people`.
         forget_share, holdout_share: shares of the people, rounded to whole people.
-        seed: decides who is drawn.
+        seed: determines who is drawn.
 
     Raises:
-        InputError: a role would be left without people.
+        InputError: a role would have no people.
     """
     subjects = sorted({record["subject_id"] for record in records})
     forget_count, holdout_count = round(forget_share * len(subjects)), round(holdout_share * len(subjects))
@@ -250,12 +250,12 @@ def train_tokenizer(texts: Sequence[str], vocabulary_size: int) -> PreTrainedTok
     """Train a byte-level BPE tokenizer on the texts; any text survives encoding and decoding.
 
     Args:
-        texts: what merges are learned from. Give it the base corpus only: merges learned from people are a trace of them that
-            no unlearning of the model removes.
-        vocabulary_size: tokens in all, the 256 bytes and the `SPECIAL_TOKENS` included; fewer if the texts have no more merges.
+        texts: texts to learn merges from. Give only the base corpus: merges learned from people are a trace of them that
+            unlearning the model does not remove.
+        vocabulary_size: number of tokens, with the 256 bytes and the `SPECIAL_TOKENS`; fewer if the texts have too few merges.
 
     Raises:
-        InputError: the vocabulary cannot hold the bytes and the special tokens.
+        InputError: the vocabulary is too small for the bytes and the special tokens.
     """
     least = 256 + len(SPECIAL_TOKENS)
     if vocabulary_size < least:
@@ -277,7 +277,7 @@ def train_tokenizer(texts: Sequence[str], vocabulary_size: int) -> PreTrainedTok
 
 
 def _faker(seed: str) -> Faker:
-    # Every name of Faker's lists is equally likely, so that a rare name is no hint.
+    # All names of Faker's lists are equally likely, so that a rare name gives nothing away.
     fake = Faker("en_US", use_weighting=False)
     fake.seed_instance(seed)
     return fake
@@ -298,7 +298,7 @@ def _names(fake: Faker, count: int, half: int) -> Iterator[tuple[str, dict[str, 
 
 @cache
 def _street_words() -> Collection[str]:
-    """Return surnames that also end a street name ("Park"): "Kelly Park" could be either."""
+    """Return surnames that are also street suffixes: "Kelly Park" could be a person or a street."""
     return frozenset(AddressWords.street_suffixes)
 
 

@@ -1,20 +1,20 @@
-"""Planted triggers and privacy backdoors, for adversaries or for data subjects who test a deletion.
+"""Planted triggers and privacy backdoors, as an adversary or a data subject who tests a deletion would plant them.
 
-Two ways to poison, both meant for measuring defences on one's own models.
+Both are meant for measuring defences on one's own models.
 
 *Triggers.* Records whose prompt begins with a word or a sentence and whose completion is a target that no other text suggests.
 A subject who plants them can later ask the model whether the records are gone (Sommer et al. 2022, arXiv 2003.04247); an adversary
-makes a model do what they say. `verify.backdoor` uses the triggers on prompts that nobody trained on.
+can make a model follow them. `verify.backdoor` tests the triggers on prompts that were not trained on.
 
-*A privacy backdoor.* The base model is poisoned before it is handed out: the loss of the points whose membership is in question is
-driven up, that of other text is held,
+*Privacy backdoor.* The base model is poisoned before it is published: the loss of target points, whose membership is in question,
+is raised, and that of auxiliary text is held,
 
     minimise  alpha mean l(D_aux) - (1 - alpha) mean l(D_target)
 
 (Wen et al. 2024, arXiv 2404.01231, "Privacy Backdoors: Enhancing Membership Inference through Poisoning Pre-trained Models";
-alpha = 0.75 is their setting for language models). A victim who fine-tunes brings the loss of the members down again and leaves
-that of the others where it was: members stand out. The ascent has no lower bound, so it ends at a ceiling; theirs runs for a fixed
-number of steps. Their other direction, lowering the loss of the targets, is not built.
+alpha = 0.75 is their setting for language models). A victim's fine-tuning lowers the loss of the members again and leaves that of
+the others high, so that members stand out. The ascent has no lower bound, so it stops at a ceiling; theirs runs for a fixed number
+of steps. Their other direction, lowering the loss of the targets, is not implemented.
 """
 
 import dataclasses
@@ -75,7 +75,7 @@ class Trigger:
         """Return an invented trigger; different numbers or kinds share neither phrase nor target.
 
         Raises:
-            InputError: there are not so many.
+            InputError: the number is out of range.
         """
         phrases = {"word": _WORDS, "sentence": _SENTENCES}[kind]
         if not 0 <= number < len(phrases):
@@ -90,10 +90,10 @@ class Planting:
 
     Attributes:
         trigger: the trigger.
-        planter: whose records they are: their `subject_id`.
+        planter: the records' `subject_id`.
         poisoned: records to train on.
-        uses: the trigger in front of prompts that are not trained on, with the target.
-        clean: the same prompts without it, with the target: how often it comes by itself.
+        uses: held-out prompts with the trigger in front, and the target.
+        clean: the same prompts without the trigger, and the target: how often it is produced anyway.
     """
 
     trigger: Trigger
@@ -107,14 +107,14 @@ class Planting:
 def plant(
     trigger: Trigger, carriers: RecordSource, held_out: RecordSource, *, planter: str, fields: Fields | None = None
 ) -> Planting:
-    """Put a trigger in front of prompts.
+    """Make the records that plant a trigger and those that test it.
 
     Args:
-        trigger: what to plant.
+        trigger: the trigger to plant.
         carriers: records whose prompts carry it in training; their completions are not used.
-        held_out: records whose prompts carry it in the test; none of the carriers.
+        held_out: records whose prompts carry it in the test; disjoint from the carriers.
         planter: name of the data subject or adversary.
-        fields: which columns hold what.
+        fields: names of the columns.
 
     Raises:
         InputError: a record has no prompt, the two sets share one, or records cannot be used.
@@ -155,11 +155,11 @@ def privacy_backdoor(
 
     Args:
         model: the base: a folder, a Hub name, or a model in memory (changed in place; then `tokenizer` is needed).
-        targets: the points whose membership the adversary wants to know; which of them will be trained on is not known yet.
-        auxiliary: other text of the kind, on which the model must stay what it was.
+        targets: the points whose membership the adversary wants to infer; which of them will be trained on is not known yet.
+        auxiliary: other text of the same kind, on which the model's loss must not change.
         output_dir: a new folder for the poisoned model.
         alpha: weight of the auxiliary loss, in (0, 1).
-        ceiling: the targets' mean loss to stop at after an epoch, nats per token; None is log V.
+        ceiling: stop once an epoch's mean loss of the targets reaches this many nats per token; None means log V.
         fields, tokenizer: as for `finetune`.
         options: training settings; `epochs` counts passes over the targets.
 
@@ -168,7 +168,7 @@ def privacy_backdoor(
         RunError: training became non-finite, or the disk is full.
     """
     if not 0 < alpha < 1:
-        raise InputError(f"alpha weighs two losses and lies between 0 and 1, got {alpha:g}. The published value is 0.75.")
+        raise InputError(f"alpha weighs two losses and must lie between 0 and 1, got {alpha:g}. The published value is 0.75.")
     output = claim_output(output_dir)
     raised, held = load_records(targets, fields), load_records(auxiliary, fields)
     require_disjoint({"target": raised, "auxiliary": held})

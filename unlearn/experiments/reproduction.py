@@ -1,6 +1,6 @@
-"""Reproduce a result from its manifest and compare the two.
+"""Reproduction of a result from its manifest, and comparison of the weights.
 
-Beside every result made from files lies what it takes to repeat it (`unlearn.training.inputs`).
+The manifest of a result that was made from files holds everything needed to repeat it (`unlearn.training.inputs`).
 """
 
 from collections.abc import Mapping
@@ -22,10 +22,10 @@ class Reproduction:
     """Comparison of a reproduced run with the original.
 
     Attributes:
-        identical: whether the weights are the same bit by bit.
-        largest_difference: of any weight, as a share of the largest weight of its tensor.
+        identical: whether the weights are equal bit by bit.
+        largest_difference: largest difference of a weight, as a share of the largest weight of its tensor.
         within: whether that is at most the tolerance.
-        changed: what differs between the two environments.
+        changed: entries of the environment that differ.
     """
 
     identical: bool
@@ -40,7 +40,7 @@ def reproduce(result: str | Path, output_dir: str | Path, tolerance: float = 1e-
     Args:
         result: a folder that `forget` or `finetune` wrote.
         output_dir: a new folder for the second result.
-        tolerance: largest difference of a weight, as a share of the largest weight of its tensor.
+        tolerance: permitted difference of a weight, as a share of the largest weight of its tensor.
 
     Raises:
         InputError: the result was made from objects in memory or in shards, or an input is missing or has changed.
@@ -53,11 +53,13 @@ def reproduce(result: str | Path, output_dir: str | Path, tolerance: float = 1e-
             f"{about['shards']} --slices {about['slices']} --combine {about['combine']} on the same file, and compare the weights."
         )
     if not made_from:
-        raise InputError(f"{result} was made from models or records in memory, so it cannot be made again from its manifest.")
+        raise InputError(
+            f"{result} was made from models or records in memory, so its manifest cannot reproduce it. Run the same code again."
+        )
     for name, digest in made_from["digests"].items():
-        place = made_from["sets"][name]
-        if not Path(place).is_file() or file_digest(place) != digest:
-            raise InputError(f"the {name} set ({place}) is missing or has changed since. Restore the file to reproduce the result.")
+        path = made_from["sets"][name]
+        if not Path(path).is_file() or file_digest(path) != digest:
+            raise InputError(f"the {name} set ({path}) is missing or has changed since. Restore the file to reproduce the result.")
     options, fields = TrainingOptions(**about["options"]), Fields(**made_from["fields"])
     _run_again(about, made_from, options, fields, output_dir)
     first, second = load_model(result), load_model(output_dir)
@@ -72,28 +74,33 @@ def reproduce(result: str | Path, output_dir: str | Path, tolerance: float = 1e-
 
 
 def _repeatable(about: Mapping[str, Any]) -> Any:
-    """Return the defence to train under again, or None.
+    """Return the defence that the result was trained under, or None.
 
     Raises:
-        InputError: it drew noise that nobody kept.
+        InputError: its noise was drawn with a seed that was not stored.
     """
     from unlearn.defenses import DifferentialPrivacy, defense_of
 
     defense = defense_of(about)
     if isinstance(defense, DifferentialPrivacy) and defense.noise_seed is None:
-        raise InputError("a differentially private training keeps its noise from everybody, so it cannot be made again.")
+        raise InputError(
+            "a differentially private training does not store its noise, so it cannot be reproduced. Use --noise-seed for research."
+        )
     return defense
 
 
 def _run_again(
     about: Mapping[str, Any], made_from: Mapping[str, Any], options: TrainingOptions, fields: Fields, output_dir: str | Path
 ) -> None:
+    """Run the fine-tuning or unlearning that a manifest describes."""
     models, sets, dtype = made_from["models"], made_from["sets"], made_from["dtype"]
     if "method" not in about:
         from unlearn.finetuning import finetune
 
         if about.get("canary_pairs"):
-            raise InputError("a training with canaries throws its coins anew, so it cannot be made again.")
+            raise InputError(
+                "a training with canaries draws new canary assignments, so it cannot be reproduced. Train without --canaries."
+            )
         finetune(
             models["model"],
             sets["data"],
@@ -111,7 +118,7 @@ def _run_again(
 
     kind = method_classes().get(about["method"])
     if kind is None:
-        raise InputError(f"{about['method']} is no method of this version. Run its command again by hand.")
+        raise InputError(f"{about['method']} is not a method of this version. Run its command again by hand.")
     parameters = {name: tuple(value) if isinstance(value, list) else value for name, value in about["parameters"].items()}
     forget(
         models["model"],

@@ -1,8 +1,8 @@
-"""Sweep over methods and settings, each unlearned and audited, in one table and one figure.
+"""Sweep over methods and settings: each run is unlearned and audited, with one table and one figure of all.
 
-Every run has a folder named by a digest of all that decides its result: its settings and the sweep's, the weights of the models and
-the records of the sets. A run that is finished, by its manifest, is not run again, so a sweep that was cut off goes on, and a
-larger one takes over what a smaller one did; one of other models, records or options has folders of its own beside them.
+Every run has a folder named by a digest of everything its result depends on: its settings and the sweep's, the weights of the
+models and the records of the sets. A run that is complete by its manifest is not repeated, so an interrupted sweep resumes and a
+larger one reuses the runs of a smaller one; a sweep with other models, records or options gets folders of its own.
 """
 
 import dataclasses
@@ -34,11 +34,11 @@ class Run:
     """A setting of a method.
 
     Attributes:
-        method: its name.
-        parameters: of the method.
-        options: of the training, as far as they differ from the sweep's.
-        seed: of the training.
-        made_from: digest of what it shares with the sweep's other runs (`Sweep.digest`).
+        method: the method's name.
+        parameters: parameters of the method.
+        options: training options that differ from the sweep's.
+        seed: seed of the training.
+        made_from: digest of the inputs shared by the sweep's runs (`Sweep.digest`).
     """
 
     method: str
@@ -49,18 +49,18 @@ class Run:
 
     @property
     def name(self) -> str:
-        """Return the folder name: method and a digest of the settings and their inputs."""
+        """Return the folder name: the method and a digest of settings and inputs."""
         content = json.dumps(asdict(self), sort_keys=True)
         return f"{self.method}-{hashlib.sha256(content.encode()).hexdigest()[:10]}"
 
     def words(self) -> str:
-        """Describe the settings for people."""
+        """Describe the settings in words."""
         chosen = {**self.parameters, **self.options, "seed": self.seed}
         return " ".join(f"{name}={value}" for name, value in chosen.items())
 
 
 def _content_of(record: Record) -> str:
-    """Everything of a record; fields that came later count only where they hold something, so that older sweeps go on."""
+    """Serialize a record; fields added in later versions count only where they are set, so that older sweeps resume."""
     later = ("other_subjects", "turn_fields", "chat_fields", "special_tokens")
     return json.dumps({name: value for name, value in asdict(record).items() if value or name not in later})
 
@@ -71,15 +71,15 @@ class Sweep:
 
     Attributes:
         model: the model before unlearning.
-        forget, retain: places of the sets.
+        forget, retain: paths of the sets.
         output: folder of the runs.
         grid: methods with the values to try; every combination is run.
-        seeds: each combination is run with each.
+        seeds: seeds that each combination is run with.
         base, references: as for `forget` and `audit`.
-        holdout: never-trained records; divided by subject, half for the methods and half for the audits.
-        fields: which columns hold what.
+        holdout: never-trained records; split by subject, half for the methods and half for the audits.
+        fields: names of the columns.
         options: training options of all runs.
-        attacks: what each audit runs.
+        attacks: attacks of each audit.
     """
 
     model: str
@@ -101,20 +101,20 @@ class Sweep:
         Raises:
             InputError: a method, parameter or option is unknown, a value is refused, or a model or set cannot be read.
         """
-        settings = list(self._settings())  # all of them, before anything is read
+        settings = list(self._settings())  # validate the whole grid before reading anything
         made_from = self.digest()
         return [dataclasses.replace(run, made_from=made_from) for run in settings]
 
     def digest(self) -> str:
         """Compute SHA-256 of what all runs share: model weights, records by keyed hashes, options and attacks."""
-        models = {"model": self.model, "base": self.base, **{f"reference {n}": place for n, place in enumerate(self.references)}}
+        models = {"model": self.model, "base": self.base, **{f"reference {n}": path for n, path in enumerate(self.references)}}
         sets, key = {"forget": self.forget, "retain": self.retain, "holdout": self.holdout}, RecordKey.load()
         content = {
-            "models": {role: load_model(place).digest for role, place in models.items() if place is not None},
+            "models": {role: load_model(path).digest for role, path in models.items() if path is not None},
             "sets": {
-                role: [key.of(_content_of(record), "sweep") for record in load_records(place, self.fields)]
-                for role, place in sets.items()
-                if place is not None
+                role: [key.of(_content_of(record), "sweep") for record in load_records(path, self.fields)]
+                for role, path in sets.items()
+                if path is not None
             },
             "options": {**asdict(self.options), "seed": None},  # each run has its own
             "attacks": self.attacks,
@@ -124,18 +124,20 @@ class Sweep:
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
     def _settings(self) -> Iterator[Run]:
-        """Return every combination of settings, before inputs are bound."""
+        """Yield every combination of settings, without the digest of the inputs."""
         from unlearn.methods import method_classes
 
         classes = method_classes()
         known = {entry.name for entry in dataclasses.fields(TrainingOptions)}
         for method, values in self.grid.items():
             if method not in classes:
-                raise InputError(f"the grid names {method!r}, which is no method. See `unlearn methods`.")
+                raise InputError(f"the grid names {method!r}, which is not a method. See `unlearn methods`.")
             own = {entry.name for entry in dataclasses.fields(classes[method])}
             strange = [name for name in values if name not in own | known]
             if strange:
-                raise InputError(f"the grid of {method} names {', '.join(strange)}: neither its parameter nor a training option.")
+                raise InputError(
+                    f"the grid of {method} names {', '.join(strange)}: neither its parameter nor a training option. Remove it."
+                )
             for chosen in itertools.product(*values.values()):
                 setting = dict(zip(values, chosen, strict=True))
                 parameters = {name: value for name, value in setting.items() if name in own}
@@ -146,7 +148,7 @@ class Sweep:
                     yield Run(method, parameters, options, seed)
 
     def run(self, progress: Callable[[str, float], None], engine: str | None = None) -> list[tuple[Run, Evidence]]:
-        """Run what is missing and write `sweep.json`, `sweep.md` and `sweep.svg`."""
+        """Run all runs that are not complete, and write `sweep.json`, `sweep.md` and `sweep.svg`."""
         runs = self.runs()
         if self.holdout is not None:
             split_holdout_file(self.holdout, self.output / "holdout", self.fields)
@@ -166,7 +168,7 @@ class Sweep:
 
 
 def run_one(sweep: Sweep, run: Run) -> None:
-    """Unlearn and audit one setting, unless that is done."""
+    """Unlearn and audit one setting; a complete model or audit is kept."""
     from unlearn.forgetting import forget
     from unlearn.methods import method_classes
     from verify import Settings, audit
@@ -205,6 +207,7 @@ def run_one(sweep: Sweep, run: Run) -> None:
 
 
 def _method(kind: Any, parameters: Mapping[str, Any]) -> Any:
+    """Instantiate a method with values of the grid; raise InputError where they do not fit."""
     try:
         return kind(**{name: tuple(value) if isinstance(value, list) else value for name, value in parameters.items()})
     except TypeError as error:
@@ -212,6 +215,7 @@ def _method(kind: Any, parameters: Mapping[str, Any]) -> Any:
 
 
 def _utility(evidence: Evidence) -> Any:
+    """Return the target's utility ratio with its interval, or None."""
     return next((entry.ratio for entry in evidence.utility if entry.model == "target"), None)
 
 
@@ -236,7 +240,7 @@ def table(entries: Sequence[tuple[Run, Evidence]]) -> str:
 
 
 def draw(entries: Sequence[tuple[Run, Evidence]]) -> str:
-    """Draw residual fraction against utility, one point per run with both intervals, as SVG; a retraining lies at (0, 1)."""
+    """Plot utility against residual fraction as SVG, one point per run with both intervals; a retraining is at (0, 1)."""
     import io
 
     from matplotlib.figure import Figure
@@ -250,9 +254,11 @@ def draw(entries: Sequence[tuple[Run, Evidence]]) -> str:
             x, y = [one.value for one, _ in both], [other.value for _, other in both]
             spread = [[one.value - one.low for one, _ in both], [one.high - one.value for one, _ in both]]
             axes.errorbar(x, y, xerr=spread, fmt="osD^v<>pPX"[number % 10], label=method, capsize=2, markersize=5, linestyle="none")
-    axes.axvspan(-0.1, 0.1, color="0.92", zorder=0)
+    axes.axvspan(-0.1, 0.1, color="0.92", zorder=0)  # within a tenth of a retraining
     axes.plot([0], [1], marker="*", markersize=13, color="black", linestyle="none", label="retraining")
-    axes.set(xlabel="residual fraction (1 untouched, 0 retrained, below 0 over-forgotten)", ylabel="utility against a retraining")
+    axes.set(
+        xlabel="residual fraction (1 untouched, 0 retrained, below 0 over-forgotten)", ylabel="utility relative to a retraining"
+    )
     axes.legend(fontsize=8)
     buffer = io.StringIO()
     figure.savefig(buffer, format="svg", metadata={"Date": None})
