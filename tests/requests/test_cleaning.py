@@ -10,7 +10,7 @@ import pytest
 from training_rows import make_rows
 
 from unlearn import TrainingOptions, finetune
-from unlearn.purge.residue import CannotMendError
+from unlearn.purge.residue import CannotCleanError
 from unlearn.requests.cleanup import FOUND, HASHED, IN_FILE, IN_SERVICE, Left, carried_over, clean, read_reasons
 from unlearn.requests.ledger.ledger import Ledger, NewRequest
 from unlearn.requests.plan import Plan
@@ -176,7 +176,7 @@ def test_what_fails_to_go_keeps_what_it_is_known_by(planned: tuple[Path, Plan], 
     key, models = RecordKey.load(), tmp_path / "models"
     (models / "run.log").write_text(ROWS[0]["completion"])
     how: dict[str, Any] = {"retired": [plan.models[0].weights], "remove": True, "closing": True, "rewrite_data": True}
-    with mock.patch("unlearn.purge.redact.cut_lines", side_effect=CannotMendError("it is in use")):
+    with mock.patch("unlearn.purge.redact.cut_lines", side_effect=CannotCleanError("it is in use")):
         refused = clean(ledger, folder, plan, key, **how)
     assert {copy["kind"]: copy["why"] for copy in refused.unexplained}["log"] == "it is in use"
     assert (models / "served").is_dir()

@@ -1,1 +1,1 @@
-"""Finds and removes what is left of deleted records in files, databases, archives and model folders."""
+"""Search and removal of what is left of deleted records in files, databases, archives and model folders."""

@@ -1,12 +1,12 @@
 """Multi-pattern search for deleted text in byte streams, in bounded memory.
 
-A record's text is cut into windows of 48 characters, a new one every 24, the last one flush with the end; a shorter text is one
-window. So every passage of 71 characters holds a whole window, and a whole text is covered end to end. Each window is looked for as
-UTF-8, in the spellings that JSON, CSV and HTML give it, in UTF-16 and UTF-32, and in Latin-1. A window that also stands in a text
-that is to be kept (a question put about everybody) says nothing about anybody and is left out.
+A record's text is cut into windows of 48 characters, one every 24, the last one flush with the end; a shorter text is one window.
+So every passage of 71 characters contains a whole window, and a whole text is covered from end to end. Each window is searched for
+as UTF-8, as JSON, CSV and HTML escape it, in UTF-16 and UTF-32, and in Latin-1. A window that also occurs in a retained text (a
+question asked about everybody) identifies nobody and is left out.
 
-To look for thousands of windows in one pass, each is represented by an anchor, its rarest 24 bytes (12 of a short one): the first
-eight of them are hashed at every place of the stream by numpy, the last eight only where that hash is known, and where both fit the
+To search for thousands of windows in one pass, each is represented by an anchor, its rarest 24 bytes (12 for a short window). numpy
+hashes the first eight bytes at every position of the stream, the last eight only where that hash is known, and where both match the
 window itself is compared.
 """
 
@@ -25,24 +25,24 @@ from verify.data.records import Record
 
 WINDOW, STRIDE = 48, 24
 SHORTEST = 12
-"""Characters. A shorter text, such as a first name, stands in too many places to accuse any of them."""
+"""Least length of a text in characters; a shorter one, such as a first name, occurs in too many files to identify a residue."""
 FEWEST_LETTERS = 4
-"""Different characters that a window must have: a row of dashes is nobody's data."""
+"""Least number of distinct characters in a window; a row of dashes is not personal data."""
 BATCH = 2000
-"""Texts to be kept that are searched at once."""
+"""Number of retained texts that are searched at once."""
 WORD = 8
 DISTANCES = (4, 16)
-"""Bytes from the first word of an anchor to its second, for short patterns and for others."""
+"""Distance in bytes from the first word of an anchor to its second, for short patterns and for others."""
 _MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)  # the golden ratio as a 64-bit fraction: Fibonacci hashing (Knuth, TAOCP 3, 6.4)
 _SECOND = np.uint64(0xC2B2AE3D27D4EB4F)  # any other odd number
 _COMMON = b" etaoinshrdlucm\x00"
 
 Interval = tuple[int, int]
-"""First byte of a find, and the byte after its last."""
+"""Offsets of the first byte of a match and of the byte after its last."""
 
 
 @dataclass(frozen=True)
-class _Place:
+class _Anchored:
     """A pattern and the offset of its anchor."""
 
     pattern: bytes
@@ -56,26 +56,26 @@ class ContentSearch:
         """Prepare a search for the texts of records.
 
         Args:
-            records: what was deleted. Prompts are searched only where `retained` tells which of them say nothing.
-            retained: records that stay, read one after the other; windows that also stand in one of these are left out.
+            records: the deleted records. Prompts are searched for only if `retained` shows which of them other records share.
+            retained: the other training records, read one at a time; windows that also occur in one of these are left out.
         """
-        staying = iter(retained)
-        first = next(staying, None)
+        others = iter(retained)
+        first = next(others, None)
         windows = [_windows_of_record(record, with_prompts=first is not None) for record in records]
         every = {window for own in windows for window in own}
         self._set_patterns(every)
         if first is not None and every:
-            staying_texts = self._found_in(chain((first,), staying))
-            every = {window for window in every if staying_texts.isdisjoint(normal_forms(window))}
+            shared = self._found_in(chain((first,), others))
+            every = {window for window in every if shared.isdisjoint(normal_forms(window))}
             self._set_patterns(every)
         self.unsearched = sum(every.isdisjoint(own) for own in windows)
-        """How many records are not searched for: they are too short, or all of them stands in records that stay."""
+        """Number of records that are not searched for: too short, or all of their windows occur in retained records."""
 
     def __bool__(self) -> bool:
-        return bool(self._places)
+        return bool(self._patterns)
 
     def __repr__(self) -> str:
-        return f"ContentSearch(<{len(self._places)} hidden>)"
+        return f"ContentSearch(<{len(self._patterns)} hidden>)"
 
     def holds(self, content: bytes | str) -> bool:
         """Return whether a piece of content contains deleted text."""
@@ -97,23 +97,24 @@ class ContentSearch:
         for chunk in chunks:
             data = tail + chunk
             for first, end in self._finds(data):
-                if end > len(tail):  # else it was found with the chunk before
+                if end > len(tail):  # else the previous chunk yielded it
                     yield start + first, start + end
             start += max(0, len(data) - overlap)
             tail = data[-overlap:] if overlap > 0 else b""
 
-    def _found_in(self, staying: Iterable[Record]) -> set[str]:
-        """Return the windows that occur in texts to be kept; many texts are searched at once."""
+    def _found_in(self, retained: Iterable[Record]) -> set[str]:
+        """Return the windows that occur in retained texts; many texts are searched at once."""
         found: set[str] = set()
-        texts = (text.encode() for record in staying for text in _texts(record, with_prompts=True))
+        texts = (text.encode() for record in retained for text in _texts(record, with_prompts=True))
         while batch := b"\x00".join(islice(texts, BATCH)):
             found.update(batch[first:end].decode(errors="replace") for first, end in self._finds(batch))
         return found
 
     def _set_patterns(self, windows: Iterable[str]) -> None:
+        """Build the lookup tables: anchor keys to patterns, sorted keys by distance, and a bit table of first words."""
         patterns = {form for window in windows for form in spellings(window)}
         self._longest = max(map(len, patterns), default=1)
-        self._places: dict[int, list[_Place]] = {}
+        self._patterns: dict[int, list[_Anchored]] = {}
         keys: dict[int, set[int]] = {distance: set() for distance in DISTANCES}
         first_words = []
         for pattern in patterns:
@@ -121,11 +122,11 @@ class ContentSearch:
             offset = _rarest(pattern, distance + WORD)
             first, second = (np.frombuffer(pattern, "<u8", 1, offset + apart) for apart in (0, distance))
             key = int(_key(first, second)[0])
-            self._places.setdefault(key, []).append(_Place(pattern, offset))
+            self._patterns.setdefault(key, []).append(_Anchored(pattern, offset))
             keys[distance].add(key)
             first_words.append(first[0])
         self._keys = {distance: np.array(sorted(own), dtype=np.uint64) for distance, own in keys.items() if own}
-        # At most one bit in 64 is set, so that a place that is nothing seldom looks like something.
+        # At most one entry in 64 is set, so that few positions without a match pass the first test.
         bits = min(26, max(16, int(np.ceil(np.log2(64 * max(1, len(first_words)))))))
         self._shift = np.uint64(64 - bits)
         self._known = np.zeros(1 << bits, dtype=bool)
@@ -133,14 +134,14 @@ class ContentSearch:
 
     def _finds(self, data: bytes) -> Iterator[Interval]:
         for position, key in self._candidates(data):
-            for place in self._places[key]:
-                first = position - place.offset
-                if first >= 0 and data.startswith(place.pattern, first):
-                    yield first, first + len(place.pattern)
+            for entry in self._patterns[key]:
+                first = position - entry.offset
+                if first >= 0 and data.startswith(entry.pattern, first):
+                    yield first, first + len(entry.pattern)
 
     def _candidates(self, data: bytes) -> Iterator[tuple[int, int]]:
-        """Return the offsets of anchors and their keys, one word alignment after the other."""
-        for shift in range(WORD if self._places else 0):
+        """Yield the offsets of candidate anchors and their keys, one word alignment after the other."""
+        for shift in range(WORD if self._patterns else 0):
             words = _words(data, shift)
             hashed = words * _MULTIPLIER
             hashed >>= self._shift
@@ -155,12 +156,12 @@ class ContentSearch:
 
 
 def _words(data: bytes, offset: int) -> NDArray[np.uint64]:
-    """View bytes as whole words from an offset on."""
+    """View bytes from an offset on as little-endian 64-bit words."""
     return np.frombuffer(data, dtype="<u8", count=max(0, (len(data) - offset) // WORD), offset=min(offset, len(data)))
 
 
 def _key(first: NDArray[np.uint64], second: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    """Combine both words of each anchor into one key; a collision costs one comparison."""
+    """Combine both words of each anchor into one key; a collision costs one comparison of bytes."""
     return first * _MULTIPLIER ^ second * _SECOND
 
 
@@ -189,7 +190,7 @@ def spellings(window: str) -> set[bytes]:
 
 
 def normal_forms(window: str) -> tuple[str, ...]:
-    """A window as it is, composed (NFC) and decomposed (NFD): canonically equivalent texts are the same text."""
+    """Return a window as it is, composed (NFC) and decomposed (NFD): canonically equivalent texts are the same text."""
     if window.isascii():
         return (window,)
     return tuple(dict.fromkeys((window, unicodedata.normalize("NFC", window), unicodedata.normalize("NFD", window))))
@@ -214,7 +215,7 @@ def _texts(record: Record, with_prompts: bool) -> list[str]:
 
 
 def _rarest(pattern: bytes, size: int) -> int:
-    """Return the offset of the bytes rarest in ordinary files: few spaces, zeros and frequent letters."""
+    """Return the offset of the `size` bytes that are rarest in ordinary files: fewest spaces, zeros and frequent letters."""
     rare = np.array([byte not in _COMMON for byte in pattern], dtype=np.int64)
     sums = np.convolve(rare, np.ones(size, dtype=np.int64), mode="valid")
     return int(sums.argmax())

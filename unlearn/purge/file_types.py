@@ -1,8 +1,8 @@
 """File types that may contain deleted text, and how each is cleaned.
 
-A file that is nothing but a copy goes whole: a cache that is made again when it is needed, a tracker's binary log, an autosave. A
-file with other content is mended, where its format lets that be done safely: a row, an event, an output, a free page less. Training
-data are rewritten only when that was asked for. Everything else stays and is listed with the reason.
+A file that is only a copy is removed: a cache that can be recreated, a tracker's binary log, an autosave. From a file with other
+content the affected row, event, output or free page is removed, if the format permits that safely. Training data are rewritten only
+on request. Everything else stays and is listed with the reason.
 """
 
 import re
@@ -14,18 +14,19 @@ from typing import Any
 
 from unlearn.purge import redact, sqlite
 from unlearn.purge.content_search import ContentSearch
-from unlearn.purge.residue import BY_CONTENT, CannotMendError, FoundResidue, Residue
+from unlearn.purge.residue import BY_CONTENT, CannotCleanError, FoundResidue, Residue
 from unlearn.purge.unpack import holds
 from verify.data.sources import stream_rows
 from verify.errors import InputError
 
-Mend = Callable[[Path, ContentSearch], None]
+Clean = Callable[[Path, ContentSearch], None]
+"""Removes deleted text from a file in place, or removes the file."""
 
 CACHE = "datasets cache"
 TRACKERS = ("wandb", "mlruns", "lightning_logs")
 AUTOSAVES = ".ipynb_checkpoints"
 LOG_SUFFIXES = (".log", ".out", ".err")
-ROWS_OF: dict[str, Mend] = {
+ROWS_OF: dict[str, Clean] = {
     ".jsonl": redact.cut_lines,
     ".ndjson": redact.cut_lines,
     ".csv": redact.cut_csv_rows,
@@ -34,14 +35,14 @@ ROWS_OF: dict[str, Mend] = {
     ".json": redact.redact_json,
 }
 _UNFINISHED = re.compile(r"\..+\.[a-z0-9_]{8}\.part")
-"""What `verify.io.files.atomic_file` leaves where it is killed."""
+"""Name of the temporary file that `verify.io.files.atomic_file` leaves behind when it is killed."""
 DUMP_COLUMNS = {"generated", "generation", "generated_text", "prediction", "predictions", "output", "outputs", "response", "score"}
-"""Columns that training data do not have: what a model said, and how well."""
+"""Columns of model outputs and scores, which training data do not have."""
 PICKLES = (".pt", ".pth", ".bin", ".ckpt", ".pkl", ".pickle", ".npz", ".npy", ".joblib")
 PACKED = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"\x28\xb5\x2f\xfd", b"\x04\x22\x4d\x18", b"PK")
 REWRITE = "training data are rewritten without the records only with --rewrite-data"
-UNPACK = "what is packed in it is not changed; unpack it, purge that, and remove the archive"
-NOT_OPENED = "a pickle is not opened, since that would run code; remove it by hand if nobody needs it"
+UNPACK = "archives are not changed; unpack it, purge the content, and remove the archive"
+NOT_OPENED = "a pickle is not opened, since that would run code; remove it by hand if it is not needed"
 
 
 @dataclass(frozen=True)
@@ -49,13 +50,13 @@ class Treatment:
     """A file type and how it is cleaned.
 
     Attributes:
-        kind: the name of the kind.
-        mend: takes deleted text out; None where nothing may.
-        reason: why nothing may, else "".
+        kind: name of the kind.
+        clean: removes deleted text; None where that is not permitted.
+        reason: why it is not permitted, else "".
     """
 
     kind: str
-    mend: Mend | None
+    clean: Clean | None
     reason: str = ""
 
 
@@ -64,8 +65,8 @@ class Rules:
     """Rules that decide how a file with deleted text is treated.
 
     Attributes:
-        search: what is looked for.
-        contents: of the deleted records, answers with their prompts, to tell training data from what was said about them.
+        search: search for the deleted texts.
+        contents: the deleted records' answers with their prompts, to distinguish training data from model outputs.
         rewrite_data: whether training data may be rewritten.
         spare: folders and files in which nothing is changed.
     """
@@ -78,13 +79,14 @@ class Rules:
     def residue(self, path: Path) -> Residue:
         """Return the residue for a file with deleted text."""
         treatment = self._treatment(path)
-        if treatment.mend is None:
+        if treatment.clean is None:
             return Residue(path, treatment.kind, BY_CONTENT, False, treatment.reason)
-        if any(path.is_relative_to(place) for place in self.spare):
+        if any(path.is_relative_to(kept) for kept in self.spare):
             return Residue(path, treatment.kind, BY_CONTENT, False, "it lies in a folder that must stay; remove it by hand")
-        return FoundResidue(path, treatment.kind, BY_CONTENT, partial(mend_and_check, path, treatment.mend, self.search))
+        return FoundResidue(path, treatment.kind, BY_CONTENT, partial(clean_and_check, path, treatment.clean, self.search))
 
     def _treatment(self, path: Path) -> Treatment:
+        """Return the treatment of a file by its magic number, folder and name, in this order of trust."""
         with path.open("rb") as file:
             head = file.read(16)
         if head == sqlite.MAGIC:
@@ -113,7 +115,7 @@ class Rules:
     def _of_database(self, path: Path) -> Treatment:
         try:
             live = sqlite.live_rows(path, self.search)
-        except CannotMendError as error:
+        except CannotCleanError as error:
             return Treatment("SQLite database", None, str(error))
         if live:
             return Treatment("SQLite database", None, sqlite.live_reason(live))
@@ -124,13 +126,13 @@ class Rules:
             return Treatment("evaluation dump", ROWS_OF[path.suffix])
         return self._training_data(redact.drop_json_entries if path.suffix == ".json" else ROWS_OF[path.suffix])
 
-    def _training_data(self, mend: Mend) -> Treatment:
-        return Treatment("training data", mend) if self.rewrite_data else Treatment("training data", None, REWRITE)
+    def _training_data(self, clean: Clean) -> Treatment:
+        return Treatment("training data", clean) if self.rewrite_data else Treatment("training data", None, REWRITE)
 
     def _is_training_data(self, path: Path) -> bool:
         """Return whether a row is a deleted record itself, under any column names, rather than a model's output about one.
 
-        Where the rows cannot be read, it may be: nothing is changed then without being asked. JSON of another form is no data.
+        Unreadable rows count as training data, so that they are not changed without a request; other JSON does not.
         """
         if path.suffix == ".json" and path.stat().st_size > redact.LARGEST_JSON:
             return False
@@ -153,7 +155,7 @@ class Rules:
         if head.startswith(PACKED):
             return Treatment("archive", None, UNPACK)
         if path.suffix in (".safetensors", ".gguf"):
-            return Treatment("weights", None, "the text stands in its header; write the file anew without it")
+            return Treatment("weights", None, "the text is in its header; rewrite the file without it")
         return Treatment("other file", None, "files of this kind are not changed; remove the text, or the file, by hand")
 
 
@@ -165,24 +167,24 @@ def _of_arrow(path: Path) -> Treatment:
 
 
 def beside_caches(found: Iterable[Residue]) -> Iterator[Residue]:
-    """Return derived caches (tokenized or filtered) beside caches with deleted text, where the text itself does not show."""
+    """Yield derived caches (tokenized or filtered) beside caches with deleted text, in which the text cannot be found itself."""
     holding = {residue.place for residue in found if residue.kind == CACHE and residue.removable}
-    for folder in sorted({place.parent for place in holding}):
+    for folder in sorted({path.parent for path in holding}):
         for path in sorted(folder.iterdir()):
             cached = path.suffix == ".arrow" or path.name == "dataset_info.json"
             if cached and path not in holding and path.is_file() and not path.is_symlink():
                 yield FoundResidue(
-                    path, CACHE, "beside a cache that holds one", partial(redact.remove_cache, path, ContentSearch(()))
+                    path, CACHE, "beside a cache that contains one", partial(redact.remove_cache, path, ContentSearch(()))
                 )
 
 
-def mend_and_check(path: Path, mend: Mend, search: ContentSearch) -> None:
+def clean_and_check(path: Path, clean: Clean, search: ContentSearch) -> None:
     """Clean a file and search it again.
 
     Raises:
-        CannotMendError: it cannot be mended, or still holds deleted text.
+        CannotCleanError: it cannot be cleaned, or still contains deleted text.
     """
-    mend(path, search)
-    places = [path, *(path.with_name(path.name + side) for side in sqlite.SIDES)]
-    if any(holds(place, search) for place in places if place.is_file()):
-        raise CannotMendError("a passage still stands in it after it was mended; remove it by hand")
+    clean(path, search)
+    files = [path, *(path.with_name(path.name + side) for side in sqlite.SIDES)]
+    if any(holds(file, search) for file in files if file.is_file()):
+        raise CannotCleanError("it still contains a passage after it was cleaned; remove it by hand")

@@ -1,12 +1,12 @@
-"""Find residues of deleted records below some folders, remove what may be removed, and list the rest with reasons.
+"""Search of folders for residues of deleted records; removes what may be removed and lists the rest with reasons.
 
-Two ways of finding. By content: every file is read, also what is packed in it, for passages of the deleted texts. By lineage:
-models and checkpoints that saw the records, copies of their weights, caches made from a cache that holds one. Symbolic links are
-not followed, nothing outside of the named folders is touched, and a purge that was cut off is taken up by running it again: what is
-known only by something else that goes is removed before it.
+Residues are found by content, by reading every file and everything packed inside for passages of the deleted texts, and by lineage:
+models and checkpoints that saw the records, copies of their weights, caches derived from a cache with deleted text. Symbolic links
+are not followed and nothing outside of the given folders is touched. An interrupted purge is resumed by running it again, since a
+file that identifies another residue is removed after it.
 
-What is not found: text that was compressed otherwise, encrypted, translated or tokenized (but for caches beside a find), a Git
-repository's history, and quantized exports that keep no tensor as it was.
+Not found are texts that were encrypted, translated, tokenized (except in caches beside a match) or compressed in other formats, the
+history of a Git repository, and quantized exports in which no tensor is unchanged.
 """
 
 import os
@@ -17,7 +17,7 @@ from pathlib import Path
 from unlearn.purge.content_search import ContentSearch
 from unlearn.purge.file_types import Rules, beside_caches
 from unlearn.purge.models import WEIGHT_SUFFIXES, behind_unlearning, covered_files, model_residues
-from unlearn.purge.residue import CannotMendError, FoundResidue, Residue
+from unlearn.purge.residue import CannotCleanError, FoundResidue, Residue
 from unlearn.purge.sqlite import database_of
 from unlearn.purge.unpack import UnreadableError, holds
 from unlearn.purge.weight_copies import WeightIndex
@@ -30,7 +30,7 @@ from verify.io.files import MANIFEST, disk_errors
 __all__ = ["UNSEARCHED", "Residue", "data_residues", "find_residues", "places", "remove"]
 
 UNSEARCHED = "it could not be searched"
-"""How, for what is listed only because nobody could look into it."""
+"""Value of `how` for what is listed only because it could not be read."""
 
 
 def find_residues(
@@ -48,17 +48,17 @@ def find_residues(
 
     Args:
         roots: folders to search.
-        records: what was deleted.
-        key: the key that training logs name records by.
+        records: the deleted records.
+        key: the key of the record hashes in training logs.
         affected: models that saw them (`unlearn.scan.lineage.affected_models`).
         spare: folders and files that must stay: the model in service, the ledger, the key.
-        retained: the other training records. Prompts are searched, and texts that several people share are told from those of one,
-            only where they are given.
+        retained: the other training records. Only if they are given, prompts are searched for, and texts that other records share
+            are left out.
         rewrite_data: whether training data may be rewritten without the records.
-        search: a search for them that was prepared already; `retained` is not read then.
+        search: an already prepared search for the records; `retained` is not read then.
 
     Raises:
-        InputError: a root is no folder.
+        InputError: a root is not a folder.
     """
     tops = [_top(root) for root in roots]
     kept = tuple(place.resolve() for place in spare)
@@ -73,27 +73,27 @@ def find_residues(
     rest = [path for path in files if path not in covered]
     copies = _weight_copies([path for path in rest if not _within(path, kept)], doomed, [*kept, *(own.folder for own in serving)])
     by_content = list(_by_content(rest, Rules(search, _contents(records), rewrite_data, kept)))
-    # What tells of others goes after them: a cache after those made from it, a model after its copies and checkpoints.
+    # A residue that identifies others comes after them: a cache after those derived from it, a model after its copies.
     unknown = [_unreadable(folder, "cannot be read") for folder in closed]
     return _one_each([*copies, *beside_caches(by_content), *by_content, *of_models, *unknown])
 
 
 def places(roots: Sequence[Path]) -> Iterator[Path]:
-    """Return every folder and ordinary file below some folders, themselves included.
+    """Yield every folder and regular file below some folders, themselves included.
 
     Raises:
-        InputError: a root is no folder.
+        InputError: a root is not a folder.
     """
     for found in _walk([_top(root) for root in roots]):
         yield from found
 
 
 def data_residues(files: Sequence[Path], records: Sequence[Record], retained: Iterable[Record]) -> list[Residue]:
-    """Return training files known to contain the records, to be rewritten without them.
+    """Return residues for training files known to contain the records, to be rewritten without them.
 
     Args:
-        files: resolved.
-        records: what was deleted.
+        files: resolved paths.
+        records: the deleted records.
         retained: the other training records.
     """
     rules = Rules(ContentSearch(records, retained), _contents(records), True, ())
@@ -104,29 +104,30 @@ def remove(residues: Sequence[Residue]) -> list[Residue]:
     """Remove what may be removed; return what remains, each with its reason.
 
     Args:
-        residues: as `find_residues` gave them, in that order.
+        residues: from `find_residues`, in its order.
     """
     return [stays for residue in residues if (stays := _removed(residue)) is not None]
 
 
 def _removed(residue: Residue) -> Residue | None:
+    """Remove one residue; return it with a reason if it stays, else None."""
     if not residue.removable:
         return residue
     if not isinstance(residue, FoundResidue):
         return _staying(residue, "it was not found in this run; search again")
     try:
         if residue.place.resolve() != residue.place:
-            return _staying(residue, "a symbolic link has come into its path since it was found; search again")
+            return _staying(residue, "its path contains a symbolic link since it was found; search again")
         with disk_errors(residue.place):
             residue.action()
     except FileNotFoundError:
         return None if not residue.place.exists() else _staying(residue, "it was changed while it was being removed; search again")
-    except (CannotMendError, VerifyError) as error:
+    except (CannotCleanError, VerifyError) as error:
         return _staying(residue, str(error))
     except UnreadableError as error:
         return _staying(residue, f"it {error}; remove it by hand")
     except Exception as error:  # noqa: BLE001 - a file of a foreign format may fail in any way; the others are still removed
-        return _staying(residue, f"it could not be mended ({type(error).__name__}); remove it by hand")
+        return _staying(residue, f"it could not be cleaned ({type(error).__name__}); remove it by hand")
     return None
 
 
@@ -136,12 +137,12 @@ def _staying(residue: Residue, reason: str) -> Residue:
 
 def _top(root: Path) -> Path:
     if not Path(root).is_dir():
-        raise InputError(f"{root} is no folder. Name the folders to search with --search DIR ...")
+        raise InputError(f"{root} is not a folder. Name the folders to search with --search DIR ...")
     return Path(root).resolve()
 
 
 def _walk(tops: Sequence[Path]) -> tuple[list[Path], list[Path], list[Path]]:
-    """Walk all folders, ordinary files and unreadable folders, each once, without following links."""
+    """Return all folders, regular files and unreadable folders, each once, without following links."""
     folders: dict[Path, None] = {}
     files: dict[Path, None] = {}
     closed: dict[Path, None] = {}
@@ -163,7 +164,7 @@ def _is_ordinary(path: Path) -> bool:
 def _respecting(residue: Residue, kept: Collection[Path]) -> Residue:
     """List, rather than remove, folders that contain something that must stay."""
     if residue.removable and any(place.is_relative_to(residue.place) for place in kept):
-        return _staying(residue, "something that must stay lies in it; move that out, then purge again")
+        return _staying(residue, "it contains something that must stay; move that out, then purge again")
     return residue
 
 
@@ -172,7 +173,7 @@ def _within(path: Path, places: Collection[Path]) -> bool:
 
 
 def _contents(records: Sequence[Record]) -> dict[str, set[str]]:
-    """Return the records' answers with their prompts."""
+    """Return the records' answers, each with its prompts."""
     found: dict[str, set[str]] = {}
     for record in records:
         prompts = {content for role, content in record.messages if role != "assistant"} | ({record.prompt} - {""})
@@ -195,17 +196,18 @@ def _weight_copies(files: Sequence[Path], doomed: Sequence[AffectedModel], clean
         exports = [path for path in own if path.suffix == ".gguf"]
         for path in exports:
             if (likeness := index.likeness([path])) is not None:
-                reason = f"{likeness.shared} of its tensors are an affected model's, the others cannot be told; remove it by hand"
+                reason = f"{likeness.shared} of its tensors are an affected model's, others cannot be compared; remove it by hand"
                 yield Residue(path, "quantized export", "its unquantized tensors", False, reason, likeness.weights)
         others = [path for path in own if path not in exports]
         likeness = index.likeness(others)
         if likeness is not None and likeness.is_copy:
             for path in others:
-                if index.likeness([path]) is not None:  # a file that could not be read lies here by chance
+                if index.likeness([path]) is not None:  # not the unreadable or foreign files beside the copy
                     yield FoundResidue(path, "copied weights", "the tensors of an affected model", path.unlink, likeness.weights)
 
 
 def _by_content(files: Sequence[Path], rules: Rules) -> Iterator[Residue]:
+    """Yield a residue for every file that contains deleted text or cannot be read."""
     for path in files if rules.search else ():
         try:
             if holds(path, rules.search):
@@ -215,7 +217,7 @@ def _by_content(files: Sequence[Path], rules: Rules) -> Iterator[Residue]:
 
 
 def _unreadable(place: Path, why: str) -> Residue:
-    reason = f"it {why}, so that what it holds is not known; look at it, or remove it"
+    reason = f"it {why}, so its content is not known; look at it, or remove it"
     return Residue(place, "unreadable", UNSEARCHED, False, reason)
 
 

@@ -1,8 +1,8 @@
 """Residues of models that saw deleted records, by lineage: models, checkpoints, unfinished runs, and exports beside them.
 
-A folder goes by what its manifest lists, file by file, so that a stranger's file in it stays. First of all the manifest gives way
-to a list of what is to go: nobody trusts a folder without a manifest, and a removal that was cut off is known by that list, and
-finished. A checkpoint from before the first step that saw a record stays: it never saw one, and an exact deletion can start there.
+Only the files in a folder's manifest are removed; foreign files stay. The manifest is first replaced by a list of the files to
+remove: a folder without a manifest is not trusted by any command, and the next run finishes an interrupted removal by that list. A
+checkpoint from before the first step with a deleted record stays: it never saw one, and an exact deletion can start there.
 """
 
 import re
@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
-from unlearn.purge.residue import CannotMendError, FoundResidue, Residue
+from unlearn.purge.residue import CannotCleanError, FoundResidue, Residue
 from unlearn.scan.lineage import AffectedModel
 from unlearn.training.checkpoints import WORK
 from unlearn.training.log import LOG_NAME, TrainingLog
@@ -20,7 +20,7 @@ from verify.io.files import MANIFEST, read_json, sync_directory, write_json
 from verify.io.strict_json import parse_json
 
 TOMBSTONE = f"{MANIFEST}.removing"
-"""What stands in a manifest's place while its folder is being removed: the files that are still to go."""
+"""File in place of the manifest while a folder is being removed; lists the files to remove."""
 WEIGHT_SUFFIXES = (".safetensors", ".gguf", ".bin", ".pt", ".pth", ".ckpt", ".onnx", ".h5", ".msgpack")
 
 
@@ -28,9 +28,9 @@ def model_residues(folders: Sequence[Path], affected: Sequence[AffectedModel], n
     """Find model residues among some folders.
 
     Args:
-        folders: every folder that was walked, resolved; nothing outside of them is removed.
-        affected: models that saw the records or descend from those.
-        names: keyed hashes of the records, for runs that never became a model.
+        folders: all searched folders, resolved; nothing outside of them is removed.
+        affected: models that saw the records or descend from such models.
+        names: keyed hashes of the records, to recognize unfinished runs.
     """
     inside = set(folders)
     unlearned = behind_unlearning(affected)
@@ -40,26 +40,27 @@ def model_residues(folders: Sequence[Path], affected: Sequence[AffectedModel], n
         kind = "adapter" if (folder / "adapter_config.json").is_file() else "model"
         how = f"trained on {model.records} of the records" if model.records else "made from an affected model"
         if folder not in inside:
-            reason = "it lies outside of the folders that are searched; name its folder as well"
+            reason = "it is outside of the searched folders; name its folder as well"
             found.append(Residue(folder, kind, how, False, reason, model.weights))
         elif model.weights in unlearned and not model.records:
-            reason = "it was unlearned from an affected model: spare it if it is in service, else remove it by hand"
+            reason = "it was unlearned from an affected model; spare it if it is in service, else remove it by hand"
             found.append(Residue(folder, kind, how, False, reason, model.weights))
         else:
             found += _of_model(folder, kind, how, model)
-    places = {model.folder.resolve() for model in affected}
+    homes = {model.folder.resolve() for model in affected}
     for folder in folders:
-        if _base_of_adapter(folder) in places and folder not in places:
-            reason = "its base is an affected model; whether it saw the records itself is not known; remove it by hand"
+        if _base_of_adapter(folder) in homes and folder not in homes:
+            reason = "its base is an affected model, and it may have seen the records itself; remove it by hand"
             found.append(Residue(folder, "adapter", "on an affected model", False, reason))
         if (folder / TOMBSTONE).is_file():
-            found.append(FoundResidue(folder, "half-removed model", "its removal was cut off", partial(remove_folder, folder)))
+            found.append(FoundResidue(folder, "half-removed model", "its removal was interrupted", partial(remove_folder, folder)))
         elif folder.name == WORK and (reason := _unfinished(folder, names)):
             found.append(FoundResidue(folder, "unfinished run", reason, partial(shutil.rmtree, folder)))
     return found
 
 
 def _base_of_adapter(folder: Path) -> Path | None:
+    """Return the path of the base that an adapter's configuration names, or None."""
     config = folder / "adapter_config.json"
     try:
         base = (
@@ -71,18 +72,18 @@ def _base_of_adapter(folder: Path) -> Path | None:
 
 
 def covered_files(place: Path, files: Collection[Path]) -> set[Path]:
-    """Return which of the given files are removed with a residue."""
+    """Return those of the given files that are removed together with a residue."""
     manifest = next((place / name for name in (TOMBSTONE, MANIFEST) if (place / name).is_file()), None)
     if manifest is None:
         return {path for path in files if path.is_relative_to(place)}
     try:
         return {place / name for name in _listed(manifest)} | {manifest}
-    except CannotMendError:
+    except CannotCleanError:
         return set()
 
 
 def behind_unlearning(affected: Sequence[AffectedModel]) -> set[str]:
-    """Return weights made by an unlearning method, and weights derived from those."""
+    """Return the digests of weights made by an unlearning method and of weights derived from those."""
     behind = {model.weights for model in affected if model.method is not None}
     while more := {model.weights for model in affected if model.parent in behind} - behind:
         behind |= more
@@ -90,38 +91,44 @@ def behind_unlearning(affected: Sequence[AffectedModel]) -> set[str]:
 
 
 def _of_model(folder: Path, kind: str, how: str, model: AffectedModel) -> Iterator[Residue]:
-    clean = [place for place in _checkpoints(folder) if model.first_step is not None and _step(place) < model.first_step]
-    for place in _checkpoints(folder):
-        if place not in clean:
-            seen = f"of step {_step(place)}; {how}"
-            yield FoundResidue(place, "checkpoint", seen, partial(remove_folder, place))
+    """Yield a model's checkpoints that saw a record, exports beside it, and last the model itself."""
+    checkpoints = _checkpoints(folder)
+    clean = [path for path in checkpoints if model.first_step is not None and _step(path) < model.first_step]
+    for path in checkpoints:
+        if path not in clean:
+            seen = f"of step {_step(path)}; {how}"
+            yield FoundResidue(path, "checkpoint", seen, partial(remove_folder, path))
     for path in _foreign_weights(folder):
         beside = "in the folder of an affected model"
         if path.parent == folder:
             yield FoundResidue(path, "exported weights", beside, path.unlink)
         else:
-            yield Residue(path, "exported weights", beside, False, "that it was made from that model is likely, but not known")
+            yield Residue(
+                path,
+                "exported weights",
+                beside,
+                False,
+                "it was probably made from that model; look at it, or remove it by hand",
+            )
     yield FoundResidue(folder, kind, how, partial(remove_folder, folder, clean), model.weights)
 
 
 def _checkpoints(folder: Path) -> list[Path]:
-    return [
-        place for place in sorted(folder.glob("checkpoint-*")) if place.is_dir() and not place.is_symlink() and _step(place) >= 0
-    ]
+    return [path for path in sorted(folder.glob("checkpoint-*")) if path.is_dir() and not path.is_symlink() and _step(path) >= 0]
 
 
-def _step(place: Path) -> int:
+def _step(path: Path) -> int:
     """Return a checkpoint's optimizer step from its name, or -1."""
-    named = re.fullmatch(r"checkpoint-(\d{1,12})", place.name)
+    named = re.fullmatch(r"checkpoint-(\d{1,12})", path.name)
     return int(named[1]) if named else -1
 
 
 def _foreign_weights(folder: Path) -> Iterator[Path]:
-    """Return weight files in a model's folder that its manifest does not list, except in folders with their own manifest."""
+    """Yield weight files in a model's folder that its manifest does not list, except in folders with their own manifest."""
     try:
         listed = _listed(folder / MANIFEST)
-    except CannotMendError:
-        return  # what is whose is not known; removing the model itself says so
+    except CannotCleanError:
+        return  # a damaged manifest; removing the model reports that
     for path in _own_files(folder):
         name = path.relative_to(folder)
         if path.suffix in WEIGHT_SUFFIXES and name.as_posix() not in listed and _step(folder / name.parts[0]) < 0:
@@ -129,6 +136,7 @@ def _foreign_weights(folder: Path) -> Iterator[Path]:
 
 
 def _own_files(folder: Path) -> Iterator[Path]:
+    """Yield a folder's files recursively, without symbolic links and without subfolders that have a manifest."""
     for path in sorted(folder.iterdir()):
         if path.is_symlink():
             continue
@@ -147,22 +155,22 @@ def _unfinished(work: Path, names: Collection[str]) -> str:
         seen = len(set(TrainingLog.read(log).records) & set(names))
     except InputError:
         return ""
-    return f"a run that was cut off, trained on {seen} of the records" if seen else ""
+    return f"an interrupted run, trained on {seen} of the records" if seen else ""
 
 
 def remove_folder(folder: Path, spare: Collection[Path] = ()) -> None:
-    """Remove the files in a folder's manifest; other files stay, and with them the folder.
+    """Remove the files in a folder's manifest, and the folder if it is empty then.
 
     Args:
-        folder: a model or checkpoint; without a manifest the whole folder goes.
+        folder: a model or checkpoint; without a manifest the whole folder is removed.
         spare: folders inside it that stay.
 
     Raises:
-        CannotMendError: the manifest is damaged, or names files outside of the folder; nothing is removed then.
+        CannotCleanError: the manifest is damaged, or names files outside of the folder; then nothing is removed.
     """
     tombstone = folder / TOMBSTONE
     if (folder / MANIFEST).is_file():
-        names = [name for name in _listed(folder / MANIFEST) if not any((folder / name).is_relative_to(place) for place in spare)]
+        names = [name for name in _listed(folder / MANIFEST) if not any((folder / name).is_relative_to(kept) for kept in spare)]
         _require_inside(folder, names)
         write_json(tombstone, {"files": sorted(names)})
         (folder / MANIFEST).unlink()
@@ -185,11 +193,11 @@ def _require_inside(folder: Path, names: Collection[str]) -> None:
     for name in names:
         path = folder / name
         if "\x00" in name or ".." in path.parts or not path.parent.resolve().is_relative_to(folder) or path.is_dir():
-            raise CannotMendError("its manifest names what is no file of it; look at the folder, and remove it by hand")
+            raise CannotCleanError("its manifest names files outside of it; look at the folder, and remove it by hand")
 
 
 def _remove_parts(folder: Path) -> None:
-    """Remove nested parts with manifests of their own; other models inside and spared checkpoints stay."""
+    """Remove nested shards, which have manifests of their own; other models inside and spared checkpoints stay."""
     for part in sorted(folder.iterdir()):
         if part.is_dir() and not part.is_symlink() and _kind(part / MANIFEST) == "shard":
             remove_folder(part)
@@ -202,14 +210,15 @@ def _kind(manifest: Path) -> str:
         return ""
 
 
-def _remove_empty(place: Path, top: Path) -> None:
-    while place != top and place.is_dir() and not any(place.iterdir()):
-        place.rmdir()
-        place = place.parent
+def _remove_empty(folder: Path, top: Path) -> None:
+    """Remove a folder and its parents below `top`, as far as they are empty."""
+    while folder != top and folder.is_dir() and not any(folder.iterdir()):
+        folder.rmdir()
+        folder = folder.parent
 
 
 def _listed(manifest: Path) -> set[str]:
     try:
         return {str(name) for name in parse_json(manifest.read_text(encoding="utf-8"))["files"]}
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
-        raise CannotMendError("its manifest is damaged, so that its files are not known; remove the folder by hand") from None
+        raise CannotCleanError("its manifest is damaged, so its files are not known; remove the folder by hand") from None

@@ -1,7 +1,7 @@
-"""Remove deleted text from files and leave everything else as it was, byte by byte where the format allows.
+"""Removal of deleted text from files; everything else stays as it was, byte by byte where the format allows.
 
-Row by row (logs, JSON Lines, CSV, also under gzip), value by value (JSON), record by record (TensorBoard event files), row by row
-again (Parquet), output by output (notebooks). Every file is written anew and put in the place of the old one in one step.
+The unit of removal is a row (logs, JSON Lines, CSV, also under gzip, and Parquet), a value (JSON), an event (TensorBoard event
+files) or an output (notebooks). Every file is written to a temporary file that then replaces it atomically.
 """
 
 import csv
@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import IO, Any, cast
 
 from unlearn.purge.content_search import ContentSearch, Interval
-from unlearn.purge.residue import CannotMendError
+from unlearn.purge.residue import CannotCleanError
 from verify.io.files import atomic_file
 from verify.io.strict_json import NotStrictError, parse_json
 
@@ -29,7 +29,7 @@ _CODECS = {"SNAPPY", "GZIP", "BROTLI", "ZSTD", "LZ4"}
 
 
 def remove_file(path: Path, _: ContentSearch) -> None:
-    """Remove a whole file that was nothing but a copy."""
+    """Remove a whole file that is only a copy."""
     path.unlink()
 
 
@@ -41,7 +41,7 @@ def remove_cache(path: Path, _: ContentSearch) -> None:
 
 
 def cut_lines(path: Path, search: ContentSearch) -> None:
-    """Rewrite a text file without the lines that contain, or are spanned by, deleted text."""
+    """Rewrite a text file without the lines that deleted text overlaps; a passage may span several lines."""
     _cut_rows(path, search, quoted=False)
 
 
@@ -51,9 +51,10 @@ def cut_csv_rows(path: Path, search: ContentSearch) -> None:
 
 
 def _cut_rows(path: Path, search: ContentSearch, quoted: bool) -> None:
+    """Copy all rows that no interval of deleted text overlaps: one pass to find the intervals, one to copy."""
     with _plain(path) as source:
         if source.read(2) in _WIDE:
-            raise CannotMendError("it is in UTF-16, whose lines are not told apart here; save it as UTF-8, then purge again")
+            raise CannotCleanError("it is in UTF-16, which is not split into lines here; save it as UTF-8, then purge again")
     with _plain(path) as source:
         cuts = _merged(search.intervals(iter(lambda: source.read(CHUNK_BYTES), b"")))
     starts = [first for first, _ in cuts]
@@ -70,6 +71,7 @@ def _cut_rows(path: Path, search: ContentSearch, quoted: bool) -> None:
 
 
 def _merged(intervals: Iterator[Interval]) -> list[Interval]:
+    """Return the union of intervals as disjoint intervals in increasing order."""
     merged: list[Interval] = []
     for first, end in sorted(set(intervals)):
         if merged and first <= merged[-1][1]:
@@ -80,11 +82,12 @@ def _merged(intervals: Iterator[Interval]) -> list[Interval]:
 
 
 def _rows(source: IO[bytes], quoted: bool) -> Iterator[bytes]:
+    """Yield lines with their ends; with `quoted`, a row continues while its quotation marks are unbalanced."""
     row = b""
     while line := source.readline(LARGEST_ROW):
         row += line
         if len(row) >= LARGEST_ROW:
-            raise CannotMendError(f"it has a line of more than {LARGEST_ROW >> 20} MiB; remove it by hand")
+            raise CannotCleanError(f"it has a line of more than {LARGEST_ROW >> 20} MiB; remove it by hand")
         if quoted and row.count(b'"') % 2:
             continue
         yield row
@@ -96,12 +99,12 @@ def _rows(source: IO[bytes], quoted: bool) -> Iterator[bytes]:
 def _require_one_row(row: bytes) -> None:
     """Refuse to cut where a stray quotation mark (inches, say) would join unrelated rows."""
     if len(list(csv.reader(io.StringIO(row.decode("utf-8", "replace"), newline="")))) != 1:
-        raise CannotMendError("its quotation marks do not pair up, so that rows cannot be told apart; remove them by hand")
+        raise CannotCleanError("its quotation marks do not pair up, so its rows cannot be separated; remove them by hand")
 
 
 @contextmanager
 def _plain(path: Path) -> Iterator[IO[bytes]]:
-    """Read a file's bytes, decompressed where it is a gzip file."""
+    """Open a file for reading, decompressed if it is a gzip file."""
     with path.open("rb") as raw:
         packed = raw.read(2) == b"\x1f\x8b"
     with gzip.open(path, "rb") if packed else path.open("rb") as stream:
@@ -110,7 +113,7 @@ def _plain(path: Path) -> Iterator[IO[bytes]]:
 
 @contextmanager
 def _rewritten(path: Path) -> Iterator[IO[bytes]]:
-    """Replace a file when the block succeeds, with its mode, compressed where it was."""
+    """Open a replacement of a file, which takes its place when the block succeeds, with its mode and gzip compression."""
     with path.open("rb") as raw:
         packed = raw.read(2) == b"\x1f\x8b"
     with atomic_file(path, path.stat().st_mode & 0o777) as target:
@@ -146,7 +149,7 @@ def drop_json_entries(path: Path, search: ContentSearch) -> None:
     """Rewrite a JSON list without the entries that contain deleted text."""
     content = _read_json(path)
     if not isinstance(content, list):
-        raise CannotMendError("it is JSON, but no list of records; remove the text by hand")
+        raise CannotCleanError("it is JSON, but not a list of records; remove the text by hand")
     _write_json(path, [entry for entry in content if not search.holds(_as_text(entry))])
 
 
@@ -154,7 +157,7 @@ def clear_notebook(path: Path, search: ContentSearch) -> None:
     """Clear notebook outputs that contain deleted text.
 
     Raises:
-        CannotMendError: code or prose of the notebook holds it: these are somebody's own words.
+        CannotCleanError: the notebook's own code or prose contains it, which is not changed.
     """
     content = _read_json(path)
     cells = content.get("cells", []) if isinstance(content, dict) else []
@@ -162,7 +165,7 @@ def clear_notebook(path: Path, search: ContentSearch) -> None:
         if isinstance(cell, dict) and search.holds(_as_text(cell.get("outputs")) + "".join(strings_in(cell.get("outputs")))):
             cell["outputs"], cell["execution_count"] = [], None
     if any(search.holds(text) for text in strings_in(content)) or search.holds(_joined_sources(cells)):
-        raise CannotMendError("the notebook's own code or prose holds it; remove it there by hand")
+        raise CannotCleanError("the notebook's own code or prose contains it; remove it there by hand")
     _write_json(path, content)
 
 
@@ -172,7 +175,7 @@ def _joined_sources(cells: list[Any]) -> str:
 
 
 def strings_in(content: Any) -> Iterator[str]:
-    """Return all strings in a JSON value; a notebook's text lines are joined."""
+    """Yield all strings in a JSON value, keys included; a list of strings, such as a notebook's lines, is joined."""
     if isinstance(content, str):
         yield content
     elif isinstance(content, list):
@@ -199,13 +202,13 @@ def _redacted(content: Any, search: ContentSearch) -> Any:
 
 def _read_json(path: Path) -> Any:
     if path.stat().st_size > LARGEST_JSON:
-        raise CannotMendError(f"it is JSON of more than {LARGEST_JSON >> 20} MiB in one piece; remove it by hand")
+        raise CannotCleanError(f"it is JSON of more than {LARGEST_JSON >> 20} MiB in one piece; remove it by hand")
     try:
         return parse_json(path.read_text(encoding="utf-8-sig"), constants=True)
     except NotStrictError:
-        raise CannotMendError("an object in it gives one name twice; remove it by hand") from None
+        raise CannotCleanError("an object in it has the same key twice; remove it by hand") from None
     except (ValueError, RecursionError):
-        raise CannotMendError("it is no whole JSON; remove it by hand") from None
+        raise CannotCleanError("it is not valid JSON; remove it by hand") from None
 
 
 def _write_json(path: Path, content: Any) -> None:
@@ -227,7 +230,7 @@ def cut_events(path: Path, search: ContentSearch) -> None:
         while len(head := source.read(12)) == 12:
             (length,) = struct.unpack_from("<Q", head)
             if length > min(LARGEST_ROW, size):
-                raise CannotMendError("it is no whole event file; remove it by hand")
+                raise CannotCleanError("it is not a complete event file; remove it by hand")
             record = head + source.read(length + 4)
             if not search.holds(record):
                 target.write(record)

@@ -1,4 +1,4 @@
-"""Residues of deleted data: one entry per path, with what it is, how it was found and what may be done."""
+"""Residues of deleted data: one entry per path, with its kind, how it was found, and whether it may be removed."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -10,11 +10,11 @@ class Residue:
     """A path that contains, or may contain, deleted data.
 
     Attributes:
-        place: a file or folder, absolute and without symbolic links.
-        kind: what it is: "log", "notebook", "checkpoint", ...
-        how: how it was found: by its content, or by lineage.
-        removable: whether `remove` may remove the data, the place or not.
-        reason: why not; "" where it may.
+        place: path of a file or folder, absolute and without symbolic links.
+        kind: "log", "notebook", "checkpoint", ...
+        how: how it was found, by its content or by lineage.
+        removable: whether `remove` may remove the data, with or without the whole file.
+        reason: why it may not be removed; "" where it may.
         weights: digest of the weights, for models.
     """
 
@@ -27,7 +27,7 @@ class Residue:
 
 
 class FoundResidue(Residue):
-    """A residue with its cleaning action, which is no field because it holds what nobody may print or store."""
+    """A residue with its cleaning action, which is not a field because it refers to text that must not be printed or stored."""
 
     action: Callable[[], None]
 
@@ -36,9 +36,9 @@ class FoundResidue(Residue):
         object.__setattr__(self, "action", action)
 
 
-class CannotMendError(Exception):
-    """Deleted data cannot be removed; the message is the reason, as an end user reads it."""
+class CannotCleanError(Exception):
+    """Deleted data cannot be removed from a file; the message is the reason shown to the user."""
 
 
-BY_CONTENT = "a passage stands in it"
-"""How, for everything that was found by what it holds."""
+BY_CONTENT = "it contains a passage"
+"""Value of `how` for everything that was found by its content."""

@@ -1,7 +1,7 @@
 """Residues in SQLite databases: deleted rows in free pages, page slack and the write-ahead log.
 
-VACUUM writes the database anew, live rows only (and may number rows anew in tables without an INTEGER PRIMARY KEY). A live row is
-its application's business: it is counted, never removed.
+VACUUM rewrites the database with its live rows only (and may renumber rows in tables without an INTEGER PRIMARY KEY). A live row
+belongs to its application: it is counted, never removed.
 """
 
 import sqlite3
@@ -9,7 +9,7 @@ from contextlib import closing
 from pathlib import Path
 
 from unlearn.purge.content_search import ContentSearch
-from unlearn.purge.residue import CannotMendError
+from unlearn.purge.residue import CannotCleanError
 
 MAGIC = b"SQLite format 3\x00"
 SIDES = ("-wal", "-journal", "-shm")
@@ -27,9 +27,9 @@ def live_rows(path: Path, search: ContentSearch) -> int:
     """Count live rows that contain deleted text; the database is only read.
 
     Raises:
-        CannotMendError: it is damaged, or locked.
+        CannotCleanError: the database is damaged or locked.
     """
-    # Without a log beside it, nothing but the file needs to be touched: not even a lock is left.
+    # Without a write-ahead log the file is opened as immutable, which leaves not even a lock file.
     unchanging = "" if path.with_name(path.name + "-wal").exists() else "&immutable=1"
     try:
         with closing(_open(f"{path.as_uri()}?mode=ro{unchanging}")) as connection:
@@ -37,17 +37,17 @@ def live_rows(path: Path, search: ContentSearch) -> int:
             names = connection.execute("SELECT name FROM sqlite_schema WHERE type = 'table' AND sql NOT LIKE 'CREATE VIRTUAL%'")
             return sum(_rows_that_hold(connection, bytes(name).decode(), search) for (name,) in names.fetchall())
     except (sqlite3.Error, UnicodeDecodeError) as error:
-        raise CannotMendError(_refusal(error)) from None
+        raise CannotCleanError(_refusal(error)) from None
 
 
 def vacuum(path: Path, search: ContentSearch) -> None:
     """Rewrite the database without its free pages, and empty its write-ahead log.
 
     Raises:
-        CannotMendError: live rows hold deleted text, the database is in use, or damaged.
+        CannotCleanError: live rows contain deleted text, or the database is in use or damaged.
     """
     if live := live_rows(path, search):
-        raise CannotMendError(live_reason(live))
+        raise CannotCleanError(live_reason(live))
     try:
         with closing(_open(f"{path.as_uri()}?mode=rw")) as connection:
             connection.execute("PRAGMA secure_delete=ON")
@@ -60,17 +60,17 @@ def vacuum(path: Path, search: ContentSearch) -> None:
             if mode == "wal":
                 connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
     except sqlite3.Error as error:
-        raise CannotMendError(_refusal(error)) from None
+        raise CannotCleanError(_refusal(error)) from None
 
 
 def live_reason(rows: int) -> str:
     """Return the message for live rows that contain deleted text."""
-    return f"{rows} live rows hold it; delete them through the application that owns the database, then purge again"
+    return f"{rows} live rows contain it; delete them through the application that owns the database, then purge again"
 
 
 def _open(uri: str) -> sqlite3.Connection:
     connection = sqlite3.connect(uri, uri=True, timeout=WAIT_SECONDS, isolation_level=None)
-    connection.execute("PRAGMA trusted_schema=OFF")  # a schema may call functions; a foreign one may not
+    connection.execute("PRAGMA trusted_schema=OFF")  # a foreign schema must not call functions
     return connection
 
 
@@ -82,4 +82,8 @@ def _rows_that_hold(connection: sqlite3.Connection, table: str, search: ContentS
 
 def _refusal(error: Exception) -> str:
     busy = isinstance(error, sqlite3.OperationalError) and ("locked" in str(error) or "busy" in str(error))
-    return "the database is in use; stop what uses it, then purge again" if busy else "the database is damaged; repair or remove it"
+    return (
+        "the database is in use; stop its program, then purge again"
+        if busy
+        else "the database is damaged; repair or remove it"
+    )

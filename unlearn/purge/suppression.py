@@ -1,9 +1,9 @@
-"""Suppression list: keyed hashes of what was deleted, to keep it out of later training data.
+"""Suppression list: keyed hashes of deleted records and subjects, to keep them out of later training data.
 
-One JSON object a line: keyed hashes of deleted records and subjects, tokens of similar spellings of the subjects, and keyed MinHash
-signatures of the texts for near-duplicates. A subject is the same in every spelling that is one by standard. Without the key the
-list says nothing; with it, a new data set is checked before it is trained on. The first line holds a check value of the key: under
-another one a check would find nothing, and let deleted data in.
+One JSON object per line: keyed hashes of deleted records and subjects, tokens of similar spellings of the subjects, and keyed
+MinHash signatures of the texts for near-duplicates. All equivalent spellings of a subject have the same hash. Without the key the
+list reveals nothing; with it, a new data set is checked before training. The first line has a check value of the key: with another
+key a check would find nothing, and deleted data would pass.
 """
 
 import json
@@ -26,7 +26,7 @@ from verify.io.strict_json import parse_json
 
 SCHEMA = "unlearn-verify/suppression/2"
 BEFORE = "unlearn-verify/suppression/1"
-"""Format of release 0.1.0, whose subjects are hashes of identifiers as they were spelled. It is read, and saved as `SCHEMA`."""
+"""Format of release 0.1.0, which hashes identifiers as they were spelled. It is read, and saved as `SCHEMA`."""
 HEADER = {"schema": SCHEMA, "permutations": PERMUTATIONS, "scheme": SCHEME}
 
 
@@ -35,10 +35,10 @@ class Hit:
     """A row of a data set that must not be trained on.
 
     Attributes:
-        row: from 1.
-        how: the record itself, its subject, a near-duplicate, or a subject whose identifier is similar, which a human decides.
-        similarity: 1 for all but near-duplicates.
-        reason: of a similar identifier, a key of `verify.data.likeness.REASONS`; None else.
+        row: row number, from 1.
+        how: the record itself, its subject, a near-duplicate, or a subject with a similar identifier, on which a human decides.
+        similarity: estimated Jaccard similarity of a near-duplicate; 1 for all others.
+        reason: for a similar identifier, a key of `verify.data.likeness.REASONS`; else None.
     """
 
     row: int
@@ -53,25 +53,25 @@ class Hit:
 
 
 class SuppressionList:
-    """What must not come back."""
+    """Deleted records and people that must not be trained on again."""
 
     def __init__(self) -> None:
         self.records: dict[str, Signature] = {}
         self.subjects: set[str] = set()
         self.likenesses: set[str] = set()
-        self.key_check: str | None = None  # None in lists from before there was one
+        self.key_check: str | None = None  # None in lists of versions without one
 
     def add(
         self, records: Iterable[Record], key: RecordKey, whole_subjects: bool = True, only: Collection[str] | None = None
     ) -> None:
-        """Suppress records, and with `whole_subjects` everything of the people they are about.
+        """Suppress records, and with `whole_subjects` all data of the people they are about.
 
         Args:
-            records: what was deleted.
+            records: the deleted records.
             key: the list's key.
             whole_subjects: whether to suppress the people as well.
-            only: keyed hashes of the people who are suppressed as a whole; None for everybody in the records. A record of two
-                people was deleted for one of them, and the other has not asked.
+            only: keyed hashes of the people to suppress; None suppresses everybody in the records. A record about two people is
+                deleted at the request of one, and the other's data stay.
 
         Raises:
             InputError: the list was made with another key.
@@ -85,17 +85,17 @@ class SuppressionList:
                     self.add_people([key.of_person(identifier)], likenesses([identifier], key, in_texts=False))
 
     def add_people(self, names: Iterable[str], tokens: Iterable[str]) -> None:
-        """Suppress everything of people.
+        """Suppress all data of people.
 
         Args:
             names: keyed hashes of their identifiers.
-            tokens: of similar spellings; those of texts are left out, as mentions are not suppressed.
+            tokens: tokens of similar spellings; those of mentions in texts are ignored, since mentions are not suppressed.
         """
         self.subjects.update(names)
         self.likenesses.update(token for token in tokens if not is_of_texts(token))
 
     def check(self, source: str | Path, key: RecordKey, fields: Fields | None = None) -> Iterator[Hit]:
-        """Rows of a data set that are on the list, in order; one record in memory at a time.
+        """Yield the rows of a data set that are on the list, in order, with one record in memory at a time.
 
         Raises:
             InputError: the data cannot be read, or the list was made with another key.
@@ -105,7 +105,7 @@ class SuppressionList:
         for row, record in enumerate(stream_records(source, fields), 1):
             people = lookup.people(record)
             alike = next((person.likeness for person in people if person.likeness is not None), None)
-            # Lists from before turns' further fields counted name such a record by its texts alone.
+            # Lists of older versions identify a chat with further fields by its texts alone.
             if not self.records.keys().isdisjoint({key.of(record.fingerprint), key.of(record.text_fingerprint)}):
                 yield Hit(row, "record")
             elif any(name in self.subjects for person in people for name in person.names):
@@ -118,7 +118,7 @@ class SuppressionList:
     def _require(self, key: RecordKey) -> None:
         if self.key_check not in (None, key.check):
             raise InputError(
-                f"the suppression list was made with another record key than {RecordKey.default_path()}, under which it says "
+                f"the suppression list was made with another record key than {RecordKey.default_path()}, so a check would find "
                 "nothing. Name the file of its key in $UNLEARN_VERIFY_KEY_FILE."
             )
 
@@ -131,7 +131,7 @@ class SuppressionList:
             json.dumps({"record": name, "signature": values.astype("<u4").tobytes().hex()})
             for name, values in sorted(self.records.items(), key=lambda entry: entry[0])
         ]
-        # A list that was cut off at the end of a line would let deleted data in unseen.
+        # The count detects a list that was truncated at the end of a line, which would let deleted data pass.
         lines.append(json.dumps({"entries": len(lines) - 1}))
         write_text(path, "\n".join(lines) + "\n", mode=0o600)
 
@@ -140,7 +140,7 @@ class SuppressionList:
         """Read a list.
 
         Raises:
-            InputError: it is missing, damaged, cut off or of another version: a list that is not whole would let deleted data in.
+            InputError: it is missing, damaged, truncated or of another version; an incomplete list would let deleted data pass.
         """
         found = cls()
         try:
@@ -166,7 +166,7 @@ class SuppressionList:
 
 @contextmanager
 def extended(path: Path) -> Iterator[SuppressionList]:
-    """The list at a place, to be added to, or a new one; it is saved at the end, and no other process changes it meanwhile.
+    """Open the list at a path, or a new one, to add to it; it is locked against other processes and saved at the end.
 
     Raises:
         InputError: the list is damaged, or another process changes it.

@@ -1,8 +1,8 @@
-"""Unpack files into byte streams, the raw file first and then everything packed inside, in bounded memory.
+"""Unpacking of files into byte streams, the raw file first and then everything packed inside, in bounded memory.
 
-Compressed files (gzip, bzip2, xz, Zstandard, LZ4) and archives (ZIP, and what is built on it: .npz, .pt, .docx) are unpacked, also
-within one another; Parquet and compressed Arrow files are decoded to the buffers of their text columns. Nothing is ever executed:
-a pickle is a stream of bytes like any other. What unpacks to far more than it weighs is given up on, and that is said.
+Compressed files (gzip, bzip2, xz, Zstandard, LZ4) and archives (ZIP and formats built on it: .npz, .pt, .docx) are unpacked, also
+when nested; Parquet and compressed Arrow files are decoded to the buffers of their text columns. Nothing is ever executed: a pickle
+is read as bytes. A file that unpacks to far more than its size is reported as unreadable.
 """
 
 import bz2
@@ -19,9 +19,9 @@ from unlearn.purge.content_search import ContentSearch
 
 CHUNK_BYTES = 1 << 20
 DEEPEST = 3
-"""Archives within archives are opened this deep."""
+"""Largest nesting depth of archives that are opened."""
 SMALLEST_LIMIT, LARGEST_RATIO = 64 << 20, 200
-"""A file may unpack to 64 MiB, or to 200 times its size: more is taken for a bomb."""
+"""A file may unpack to 64 MiB, or to 200 times its size; more is treated as a decompression bomb."""
 MAGIC_BYTES = 8
 ROWS = 1024
 
@@ -31,7 +31,7 @@ class UnreadableError(Exception):
 
 
 class _Budget:
-    """The number of bytes that may still be unpacked from a file."""
+    """Budget of bytes that may still be unpacked from a file."""
 
     def __init__(self, size: int) -> None:
         self.left = max(SMALLEST_LIMIT, LARGEST_RATIO * size)
@@ -49,7 +49,7 @@ def contents(path: Path) -> Iterator[Stream]:
     """Yield all streams of a file; each must be read, or skipped, before the next is requested.
 
     Raises:
-        UnreadableError: at the place where reading fails; the streams before it were whole.
+        UnreadableError: where reading fails; the streams before that were complete.
     """
     try:
         with path.open("rb") as file:
@@ -62,16 +62,17 @@ def holds(path: Path, search: ContentSearch) -> bool:
     """Return whether a file, or anything packed in it, contains deleted text; stops at the first match.
 
     Raises:
-        UnreadableError: no find before the place where reading fails.
+        UnreadableError: reading fails before any match.
     """
     return any(search.found_in(stream) for stream in contents(path))
 
 
 def _streams(file: IO[bytes], budget: _Budget, depth: int) -> Iterator[Stream]:
+    """Yield a file's own bytes and the streams of everything packed inside, by its magic number."""
     magic = file.read(MAGIC_BYTES)
     file.seek(0)
     if depth > DEEPEST:
-        raise UnreadableError(f"holds archives more than {DEEPEST} deep")
+        raise UnreadableError(f"contains archives nested more than {DEEPEST} deep")
     unpack = next((opener for start, opener in _COMPRESSED.items() if magic.startswith(start)), None)
     if unpack is not None:
         with unpack(file) as inner:
@@ -110,7 +111,7 @@ def _guarded_chunks(stream: Stream) -> Stream:
 
 
 def _chunks(file: IO[bytes], budget: _Budget | None) -> Stream:
-    # read1 gives what there is: of a stream that was cut off, everything before the cut.
+    # read1 returns what is available, so of a truncated stream everything before the cut.
     read = getattr(file, "read1", file.read)
     while chunk := read(CHUNK_BYTES):
         if budget is not None:
@@ -128,7 +129,7 @@ def _arrow_unpacker(codec: str) -> Callable[[IO[bytes]], Any]:
 
 
 class _Forward:
-    """A non-seekable stream whose first bytes are kept, so that they can be inspected and read again."""
+    """A non-seekable stream that keeps its first bytes, so that they can be inspected and read again."""
 
     def __init__(self, stream: Any) -> None:
         self._stream, self._start, self._looked = stream, b"", False
@@ -176,7 +177,7 @@ def _parquet(file: IO[bytes], budget: _Budget) -> Iterator[Stream]:
 
 
 def _arrow(file: IO[bytes], budget: _Budget) -> Iterator[Stream]:
-    """Decode compressed Arrow files; plain ones were already read as they are."""
+    """Decode an Arrow file in the stream or the file format; an uncompressed one was already searched as raw bytes."""
     import pyarrow
 
     file.seek(0)
@@ -191,17 +192,18 @@ def _arrow(file: IO[bytes], budget: _Budget) -> Iterator[Stream]:
 
 
 def _texts(batch: Any, budget: _Budget) -> Stream:
+    """Yield the text of all columns of a batch."""
     for column in batch.columns:
         for buffer in _buffers(column):
             view = memoryview(buffer)
             for start in range(0, len(view), CHUNK_BYTES):
                 budget.spend(min(CHUNK_BYTES, len(view) - start))
                 yield bytes(view[start : start + CHUNK_BYTES])
-            yield b"\x00" * MAGIC_BYTES  # so that nothing is read across the border of two columns
+            yield b"\x00" * MAGIC_BYTES  # a separator, so that no match spans two columns
 
 
 def _buffers(array: Any) -> Iterator[Any]:
-    """Return the character buffers of all text in a column, however deeply nested."""
+    """Yield the character buffers of all text in a column, however deeply nested."""
     import pyarrow.types as kinds
 
     kind = array.type

@@ -1,8 +1,8 @@
-"""Copies of a model's weights under other names: other shards, other precision, .bin and .pt files, GGUF exports.
+"""Recognition of copies of a model's weights: other file names, shards or precision, .bin and .pt files, GGUF exports.
 
-A tensor is told by the digest of its bytes in the three usual precisions, whatever it is called. Nothing is unpickled: what torch
-writes to .pt or .bin is a ZIP archive whose members hold the bare bytes; the pickle beside them is left alone. A GGUF export
-rearranges some tensors and quantizes most; the others (norms, in 32 bits) still give it away.
+A tensor is identified by the digest of its bytes in the three usual precisions, whatever its name. Nothing is unpickled: a .pt or
+.bin file of torch is a ZIP archive whose members contain the raw bytes, and the pickle beside them is not opened. A GGUF export
+rearranges some tensors and quantizes most; the rest (norms, in 32 bits) still identify it.
 """
 
 import hashlib
@@ -19,9 +19,9 @@ from torch import Tensor
 from verify.io.strict_json import parse_json
 
 FEWEST_VALUES = 16
-"""A tensor of fewer values, or of one value throughout, could be anybody's."""
+"""Least size of a tensor that identifies a model; smaller or constant ones may occur in any model."""
 WHOLE_COPY = 0.9
-"""Share of a model's tensors that a copy of the whole model holds; the rest may be tied, or left out."""
+"""Least share of a model's tensors in a copy of it; the rest may be tied or left out."""
 LARGEST_HEADER = 100 << 20
 LARGEST_TENSOR = 16 << 30
 _PRECISIONS = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
@@ -32,7 +32,7 @@ _DAMAGE = (
     *(OSError, ValueError, LookupError, TypeError, ArithmeticError, AttributeError, RuntimeError, MemoryError),
     *(struct.error, zipfile.BadZipFile),
 )
-"""What reading a damaged or hostile file of weights can raise."""
+"""Exceptions that reading a damaged or hostile weight file can raise."""
 
 
 @dataclass(frozen=True)
@@ -40,10 +40,10 @@ class Likeness:
     """The overlap of a set of weight files with an affected model.
 
     Attributes:
-        weights: the model's digest.
-        shared: how many of its tensors are there.
-        of_model: how many it has.
-        others: how many other tensors are there.
+        weights: digest of the model's weights.
+        shared: number of its tensors in the files.
+        of_model: number of its tensors.
+        others: number of other tensors in the files.
     """
 
     weights: str
@@ -53,17 +53,17 @@ class Likeness:
 
     @property
     def is_copy(self) -> bool:
-        """Return whether exactly the whole model is there."""
+        """Return whether the files are a copy of the whole model and nothing else."""
         return not self.others and self.shared >= WHOLE_COPY * self.of_model
 
 
 class WeightIndex:
-    """Index of the tensors of affected models, to recognise copies."""
+    """Index of the tensors of affected models, to recognize copies."""
 
     def __init__(self, models: Iterable[tuple[str, Path]], known_clean: Iterable[Path] = ()) -> None:
         """Args:
-        models: weights digest and folder of each affected model; one without safetensors files is passed over.
-        known_clean: folders of other models; tensors that they hold too say nothing.
+        models: weights digest and folder of each affected model; one without safetensors files is skipped.
+        known_clean: folders of unaffected models; tensors that these contain too identify nothing and are ignored.
         """
         listed = list(models)
         common = {name for folder in known_clean if listed for name in _of_folder(folder)}
@@ -87,13 +87,13 @@ class WeightIndex:
 
 
 def digests(path: Path) -> set[str]:
-    """Compute the digests of all distinctive tensors of a file as stored; none where it is damaged or of an unknown kind."""
+    """Compute the digests of all distinctive tensors of a file as stored; empty for a damaged or unknown file."""
     try:
         match path.suffix:
             case ".safetensors":
-                return {_digest(tensor) for tensor in _safetensors(path) if _tells(tensor)}
+                return {_digest(tensor) for tensor in _safetensors(path) if _is_distinctive(tensor)}
             case ".gguf":
-                return {_digest(tensor) for tensor in _gguf(path) if _tells(tensor)}
+                return {_digest(tensor) for tensor in _gguf(path) if _is_distinctive(tensor)}
             case ".bin" | ".pt" | ".pth" | ".ckpt":
                 return set(_storages(path))
     except _DAMAGE:
@@ -106,17 +106,18 @@ def _of_folder(folder: Path) -> set[str]:
 
 
 def _forms_of_folder(folder: Path) -> Iterator[set[str]]:
-    """Compute every distinctive tensor's digests in all precisions."""
+    """Yield every distinctive tensor's digests in all precisions."""
     for path in sorted(folder.glob("*.safetensors")):
         try:
             for tensor in _safetensors(path):
-                if _tells(tensor):
+                if _is_distinctive(tensor):
                     yield {_digest(tensor.to(precision)) for precision in _PRECISIONS.values()}
         except _DAMAGE:
             return
 
 
-def _tells(tensor: Tensor) -> bool:
+def _is_distinctive(tensor: Tensor) -> bool:
+    """Return whether a tensor is large and varied enough to identify a model."""
     return tensor.numel() >= FEWEST_VALUES and bool((tensor != tensor.reshape(-1)[0]).any())
 
 
