@@ -1,1 +1,1 @@
-"""Measurements of this project. A package, not a namespace: Opacus installs a top-level `benchmarks` that would win over one."""
+"""Benchmarks of this project. A regular package: Opacus installs a top-level `benchmarks`, which would hide a namespace package."""

@@ -1,4 +1,4 @@
-"""Both sides of every comparison are timed in one run, in turn, and compared by their medians."""
+"""Fixtures and summary of the benchmarks; both sides of a comparison are timed alternately in one run, and medians are compared."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -10,7 +10,7 @@ from timing import MEMORY, RESULTS, SHARES
 
 @pytest.fixture(autouse=True)
 def two_threads() -> Iterator[None]:
-    """The figures are for two threads."""
+    """Run every benchmark on two threads, as the published figures were."""
     before = torch.get_num_threads()
     torch.set_num_threads(2)
     yield
@@ -18,7 +18,7 @@ def two_threads() -> Iterator[None]:
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:
-    """One line per comparison."""
+    """Print one line per comparison."""
     if RESULTS:
         terminalreporter.section("ours against stock, medians")
     for name, ours, stock in RESULTS:

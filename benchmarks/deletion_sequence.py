@@ -1,11 +1,11 @@
-"""Ten people ask for deletion, one after the other: what becomes of exact and of approximate methods?
+"""Ten deletion requests in sequence, by exact and approximate methods.
 
     python -m benchmarks.deletion_sequence --output DIR
 
-Invented people, one base model. `sisa` deletes from a model in shards, `retrain` from scratch, `npo` from the result of the
-request before. After every request: the verdict about everybody deleted so far, the residual fraction, the utility, and the cost.
-In the end the sharded model is compared, digest by digest, with one trained without the ten. Writes
-`benchmarks/results/deletion_sequence.md` and `.svg`; a run that was cut off goes on.
+Fictitious people, one base model. `sisa` deletes from a sharded model, `retrain` from scratch, `npo` from the result of the
+previous request. After every request: the verdict on everybody deleted so far, residual fraction, utility and cost. At the end the
+sharded model is compared, byte by byte, with one trained without the ten. Writes `benchmarks/results/deletion_sequence.md` and
+`.svg`; an interrupted run resumes.
 """
 
 import argparse
@@ -51,7 +51,7 @@ def lines(path: Path) -> list[dict[str, Any]]:
 
 
 def prepare(output: Path) -> tuple[list[list[dict[str, Any]]], list[dict[str, Any]]]:
-    """Data, base, originals and references; the requests' records, and everybody's."""
+    """Make data, base, originals and references; return the records of each request, and everybody's."""
     if not (output / "config.json").exists():
         write_data(output, 0)
     people = lines(output / "data" / "forget.jsonl")
@@ -105,7 +105,7 @@ def step(output: Path, name: str, number: int, requests: list[list[dict[str, Any
 
 
 def main() -> None:
-    """Run everything that is missing, and write table and picture."""
+    """Run everything that is missing, and write table and figure."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, required=True)
     output = parser.parse_args().output
@@ -113,8 +113,8 @@ def main() -> None:
     rows: dict[str, list[tuple[Evidence, float]]] = {name: [] for name in METHODS}
     with progress_bar("preparing") as progress:
         requests, everybody = prepare(output)
-        for place, (name, number) in enumerate((name, number) for name in METHODS for number in range(REQUESTS)):
-            progress(f"{name}, request {number + 1}", place / (REQUESTS * len(METHODS)))
+        for index, (name, number) in enumerate((name, number) for name in METHODS for number in range(REQUESTS)):
+            progress(f"{name}, request {number + 1}", index / (REQUESTS * len(METHODS)))
             found = step(output, name, number, requests, everybody)
             about = read_json(output / "models" / f"{name}-{number + 1}" / MANIFEST)["about"]
             rows[name].append((found, about["training"]["seconds"]))
@@ -133,11 +133,11 @@ def utility(evidence: Evidence) -> Any:
 
 
 def table(rows: dict[str, list[tuple[Evidence, float]]], same: bool) -> str:
-    """One row per request and method."""
+    """Format the results in Markdown, one row per request and method."""
     text = [
-        "# Ten deletions, one after the other",
+        "# Ten deletions in sequence",
         "",
-        "Invented people (200, four records each), a small Llama; each verdict is about everybody deleted so far, against four",
+        "Fictitious people (200, four records each), a small Llama; each verdict is on everybody deleted so far, against four",
         "references without the ten. `sisa`: 4 shards, 2 slices, averaged answers; judged against references trained in shards.",
         f"After the tenth request every adapter of `sisa` {'equals' if same else 'DIFFERS FROM'} that of training without the ten.",
         "",
@@ -162,7 +162,7 @@ def table(rows: dict[str, list[tuple[Evidence, float]]], same: bool) -> str:
 
 
 def draw(rows: dict[str, list[tuple[Evidence, float]]]) -> str:
-    """Residual fraction and utility over the requests, as SVG."""
+    """Plot residual fraction and utility over the requests, as SVG."""
     import io
 
     figure = Figure(figsize=(8, 3.6), layout="constrained")

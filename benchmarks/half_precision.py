@@ -1,12 +1,12 @@
-"""Does unlearning of weights stored in half precision forget as it does in float32?
+"""Unlearning of weights stored in half precision, compared with float32.
 
     python benchmarks/half_precision.py --world DIR --output DIR [--earlier FIGURES.json] [--only-as-stored]
 
-The demo's invented people and model. The base is stored in bfloat16 and in float16; from there on every method runs three times on
-equal weights: as stored, with `--dtype float32`, and, as a control of the last step, in float32 with its result rounded to nearest.
-Each result is audited against the same retrained references and evaluated in float32. Peak memory is that of a larger model
-(`preset.py`) in a process of its own. Writes `figures.json` into the output and `results/half_precision.md`; `--earlier` adds the
-figures of another version of this project on the same world, measured with `--only-as-stored`.
+The demo's fictitious people and model. The base is stored in bfloat16 and in float16; then every method runs three times on equal
+weights: as stored, with `--dtype float32`, and, to check the last step, in float32 with the result rounded to nearest. Each result
+is audited against the same retrained references and evaluated in float32. Peak memory is measured on a larger model (`preset.py`)
+in a separate process. Writes `figures.json` into the output and `results/half_precision.md`; `--earlier` adds the figures of
+another version of this project on the same data, measured with `--only-as-stored`.
 """
 
 import argparse
@@ -24,13 +24,13 @@ KINDS = {
     "bfloat16": ("npo", "npo, learning rate 1e-4", "npo, learning rate 1e-5", "level", "retrain", "rollback"),
     "float16": ("npo", "level"),
 }
-"""What is run on each."""
+"""Methods that are run per storage type."""
 REFERENCES = 4
 STEPS_OF_MEMORY = 3
 
 
 def methods() -> dict[str, tuple[Any, Any]]:
-    """Those of the demo, NPO in two sizes of steps, and the exact rebuilds."""
+    """Return the methods and options: those of the demo, NPO with two smaller learning rates, and the exact rebuilds."""
     from unlearn import NPO, TrainingOptions
     from unlearn.experiments.demo import METHODS
     from unlearn.methods.level import Level
@@ -49,12 +49,12 @@ def methods() -> dict[str, tuple[Any, Any]]:
 
 
 def finished(folder: Path) -> bool:
-    """Whether a model is complete."""
+    """Return whether a model is complete."""
     return (folder / "manifest.json").exists()
 
 
 def cast(source: Path, kind: str, target: Path) -> Path:
-    """A model rounded to nearest in a type."""
+    """Store a copy of a model rounded to nearest in a type."""
     import torch
 
     from verify.io.files import write_manifest
@@ -69,7 +69,7 @@ def cast(source: Path, kind: str, target: Path) -> Path:
 
 
 def build_world(world: Path) -> None:
-    """Data, the base in float32 and its stored copies, references, and originals trained from each stored base."""
+    """Make data, the base in float32 and its stored copies, references, and an original trained from each stored base."""
     from unlearn.experiments.demo import BASE_OPTIONS, FINETUNE_OPTIONS, write_data
     from unlearn.finetuning import finetune
 
@@ -89,12 +89,12 @@ def build_world(world: Path) -> None:
         stored = cast(base, kind, world / "models" / f"base-{kind}")
         options = dataclasses.replace(FINETUNE_OPTIONS, seed=1)
         train(str(stored), "train", f"original-{kind}", options)
-        if "rollback" in KINDS[kind]:  # in float32 it rolls back a training from the same weights in float32
+        if "rollback" in KINDS[kind]:  # the float32 run rolls back a float32 training from the same weights
             train(str(stored), "train", f"original-{kind}-in-float32", options, dtype="float32")
 
 
 def run(world: Path, output: Path, kind: str, name: str, dtype: str) -> dict[str, float]:
-    """One method from one stored model; its seconds."""
+    """Run one method on one stored model; return seconds and measurements."""
     from unlearn import forget
 
     folder = output / "models" / f"{name} {kind} {dtype}".replace(" ", "-").replace(",", "")
@@ -111,7 +111,7 @@ def run(world: Path, output: Path, kind: str, name: str, dtype: str) -> dict[str
 
 
 def judged(world: Path, output: Path, kind: str, folder: Path) -> dict[str, float]:
-    """Residual as the audit gives it, forget and retain loss in float32, and what of the weights moved."""
+    """Measure the audit's residual, forget and retain loss in float32, and the share of weights that changed."""
     from unlearn.training.weights import mean_loss, sample
     from verify import Evidence, Settings, audit
     from verify.data.sources import load_records
@@ -144,7 +144,7 @@ def judged(world: Path, output: Path, kind: str, folder: Path) -> dict[str, floa
 
 
 def memory(output: Path, kind: str, dtype: str, bf16: bool) -> dict[str, float]:
-    """Peak memory and seconds of a few steps on the larger model, in a process of its own."""
+    """Measure peak memory and seconds of a few steps on the larger model, in a separate process."""
     folder = cast_preset(output, kind)
     arguments = [sys.executable, __file__, "--memory", str(folder), dtype, str(int(bf16))]
     done = subprocess.run(arguments, capture_output=True, text=True, check=True)
@@ -153,7 +153,7 @@ def memory(output: Path, kind: str, dtype: str, bf16: bool) -> dict[str, float]:
 
 
 def cast_preset(output: Path, kind: str) -> Path:
-    """The larger model, stored in a type, with the world's tokenizer."""
+    """Store the larger model in a type."""
     import torch
     from preset import bench_model
 
@@ -164,7 +164,7 @@ def cast_preset(output: Path, kind: str) -> Path:
 
 
 def measure_memory(folder: Path, dtype: str, bf16: bool) -> None:
-    """In the child: train for a few steps; print bytes above what the process held before loading, and seconds a step."""
+    """Train for a few steps, in the child process; print peak bytes above those before loading, and seconds per step."""
     import tempfile
 
     import torch
@@ -202,7 +202,7 @@ def _status(field: str) -> int:
 
 
 def collect(world: Path, output: Path, only_as_stored: bool) -> dict[str, Any]:
-    """All figures."""
+    """Collect all figures."""
     figures: dict[str, Any] = {"methods": {}, "memory": {}}
     for kind, names in KINDS.items():
         figures["methods"][kind] = {"original": judged(world, output, kind, world / "models" / f"original-{kind}")}
@@ -228,7 +228,7 @@ def collect(world: Path, output: Path, only_as_stored: bool) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Measure and write down."""
+    """Measure everything and write the page."""
     if "--memory" in sys.argv:
         folder, dtype, bf16 = sys.argv[2:]
         measure_memory(Path(folder), dtype, bool(int(bf16)))

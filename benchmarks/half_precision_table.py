@@ -1,27 +1,27 @@
-"""The figures of `half_precision.py` as a page."""
+"""Markdown page of the figures of `half_precision.py`."""
 
 from typing import Any
 
 EARLIER = "as stored, before"
 WAYS = {"float32": "float32", "nearest": "float32, rounded to nearest", "auto": "as stored"}
-"""How a method was run -> what the page calls it."""
+"""How a method was run -> its name on the page."""
 HEADER = ("method", "way", "forget loss", "rise", "rise / float32's", "residual", "retain loss", "weights moved", "seconds")
 
 
 def table(figures: dict[str, Any], earlier: dict[str, Any] | None) -> str:
-    """The page.
+    """Format the page.
 
     Args:
-        figures: what `half_precision.py` measured.
-        earlier: the same of another version, runs "auto" alone, or None.
+        figures: measurements of `half_precision.py`.
+        earlier: those of another version, with "auto" runs only, or None.
     """
     lines = [
         "# Half precision",
         "",
-        "Written by `benchmarks/half_precision.py`, which says how it is measured; docs/half-precision.md says what it means.",
-        "Losses in nats per token, evaluated in float32; rise: of the forget loss above the model before unlearning; residual: as",
-        "the audit gives it, against four retrained references (0: as a retraining; 1: untouched). *As stored* is what a user gets",
-        "from a model in that type; *float32* is `--dtype float32` on equal weights.",
+        "Written by `benchmarks/half_precision.py`, which describes the measurement; docs/half-precision.md explains the result.",
+        "Losses in nats per token, evaluated in float32; rise: forget loss minus that before unlearning; residual: the audit's",
+        "residual fraction, against four retrained references (0: retrained; 1: untouched). *As stored* is what a user gets from",
+        "a model in that type; *float32* is `--dtype float32` on equal weights.",
     ]
     for kind, found in figures["methods"].items():
         before = found["original"]
@@ -43,16 +43,16 @@ def table(figures: dict[str, Any], earlier: dict[str, Any] | None) -> str:
 
 
 def _rows(name: str, runs: dict[str, Any], earlier: dict[str, Any] | None, before: float) -> list[str]:
-    """One row a way."""
+    """Format one row per way of running a method."""
     whole = runs["float32"]["forget_loss"] - before
-    named = [(said, runs[way]) for way, said in WAYS.items() if way in runs]
+    named = [(label, runs[way]) for way, label in WAYS.items() if way in runs]
     named += [] if earlier is None else [(EARLIER, earlier)]
     rows = []
-    for said, one in named:
+    for label, one in named:
         rise = one["forget_loss"] - before
         cells = (
             name,
-            said,
+            label,
             f"{one['forget_loss']:.4f}",
             f"{rise:.4f}",
             f"{rise / whole:.3f}",
@@ -66,14 +66,14 @@ def _rows(name: str, runs: dict[str, Any], earlier: dict[str, Any] | None, befor
 
 
 def _memory(found: dict[str, Any]) -> list[str]:
-    """Peak memory by storage and precision."""
+    """Format the table of peak memory by storage and precision."""
     lines = [
         "",
         "## Memory",
         "",
-        "Peak of a process that loads the preset model (22.7 million weights) and trains it for three steps of eight records with",
-        "AdamW, above what it held before loading, by weight: 16 bytes for weight, gradient and moments, and activations and",
-        "libraries besides. One thread of a busy machine: seconds compare within the column alone.",
+        "Peak memory per weight of a process that loads the preset model (22.7 million weights) and trains it for three steps of",
+        "eight records with AdamW, above that before loading: 16 bytes for weight, gradient and moments, the rest for activations",
+        "and libraries. One thread of a busy machine: seconds are comparable only within the column.",
         "",
         "| stored in, loaded with | bytes per trained weight | seconds per step |",
         "| --- | --- | --- |",

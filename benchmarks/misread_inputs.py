@@ -1,9 +1,9 @@
-"""Which inputs are misread in silence? Families of them, each member given to a public entry point and judged.
+"""Silently misread inputs: families of unusual inputs, each given to a public entry point and judged.
 
     python -m benchmarks.misread_inputs [--output FILE] [--only WORD] [--quick]
 
-The families are in `benchmarks/misread/`. Their right outcomes were written down from the field cases, not from the code.
-Rewrites its own section of `benchmarks/results/reliability.md`, and exits with 1 where an input was a fault.
+The families are in `benchmarks/misread/`. Their correct outcomes were written from the field cases, not from the code. Rewrites its
+own section of `benchmarks/results/reliability.md`, and exits with 1 if an input exposed a fault.
 """
 
 import argparse
@@ -30,7 +30,7 @@ SEED = 15
 
 
 def families() -> tuple[Family, ...]:
-    """All families, by the number of the case that they come from."""
+    """Return all families, by the number of the case that they come from."""
     from benchmarks.misread import chats, habits, people, records, weights
 
     every = (*weights.FAMILIES, *people.FAMILIES, *records.FAMILIES, *chats.FAMILIES, *habits.FAMILIES)
@@ -46,16 +46,16 @@ def run(
         chosen: the families.
         folder: an empty folder.
         quick: only the first members of each.
-        tell: told how far it is.
+        tell: progress callback.
     """
     from benchmarks.misread.world import Bench, World
 
     (folder / "world").mkdir(parents=True)
     world = World(folder / "world")
     for number, family in enumerate(chosen):
-        (place := folder / f"{number}").mkdir()
+        (own := folder / f"{number}").mkdir()
         started, counts = time.monotonic(), Counter[str]()
-        members = family.members(Bench(world, place, Random(f"{SEED} {family.name}")))
+        members = family.members(Bench(world, own, Random(f"{SEED} {family.name}")))
         for member in islice(members, family.quick if quick else None):
             yield (judged := judge(family, member))
             counts[judged.outcome] += 1
@@ -63,7 +63,7 @@ def run(
 
 
 def main() -> int:
-    """Run, print what was a fault, and write the section."""
+    """Run all families, print the faults, and write the section."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, default=RESULTS)
     parser.add_argument("--only", help="only the families whose name or case holds this; nothing is written")
@@ -96,7 +96,7 @@ def main() -> int:
 
 
 def section(found: Sequence[Judged], seconds: float) -> str:
-    """The section of the results: the count, and a line for each family."""
+    """Format the section of the results: the counts, and a line for each family."""
     counts = Counter(one.outcome for one in found)
     listed = list(dict.fromkeys(one.family for one in found))
     lines = "\n".join(_row(family, [one.outcome for one in found if one.family is family]) for family in listed)

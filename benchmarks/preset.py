@@ -1,8 +1,7 @@
-"""The preset `bench`: the model and the batches that every figure of speed in this project refers to.
+"""Preset `bench`: the model and batches that all speed figures of this project refer to.
 
-A Llama of 8 layers, width 256 and a vocabulary of 32,000 (22.7 million parameters), from its configuration, float32; questions
-and answers of about 50 tokens (25 each, give or take 8), loss on the answers. Random weights and tokens: speed does not depend
-on their values.
+A float32 Llama of 8 layers, width 256 and a vocabulary of 32,000 (22.7 million parameters); questions and answers of about 50
+tokens (25 +- 8 each), loss on the answers. Random weights and tokens: speed does not depend on their values.
 """
 
 import numpy as np
@@ -18,7 +17,7 @@ BATCH = 8
 
 
 def bench_model(seed: int = 0) -> LlamaForCausalLM:
-    """The model, in evaluation mode."""
+    """Build the model, in evaluation mode."""
     torch.manual_seed(seed)
     config = LlamaConfig(
         vocab_size=VOCABULARY,
@@ -34,7 +33,7 @@ def bench_model(seed: int = 0) -> LlamaForCausalLM:
 
 
 def bench_windows(count: int, seed: int = 0) -> list[Encoded]:
-    """Questions and answers of 17 to 33 tokens each, the answer scored."""
+    """Draw questions and answers of 17 to 33 tokens each, with the answer scored."""
     rng = np.random.default_rng(seed)
     windows = []
     for record in range(count):
@@ -46,7 +45,7 @@ def bench_windows(count: int, seed: int = 0) -> list[Encoded]:
 
 
 def stock_batches(windows: list[Encoded], size: int = BATCH) -> list[dict[str, torch.Tensor]]:
-    """The same windows as a stock loss pass takes them: padded batches with labels of -100 outside the answers."""
+    """Pad the same windows for a stock loss pass: batches with labels of -100 outside the answers."""
     from verify.data.encoding import collate
 
     batches = []

@@ -1,11 +1,11 @@
-"""Files of results that several benchmarks write into, each its own section."""
+"""Result files that several benchmarks share, each with a section of its own."""
 
 
 def with_section(text: str, title: str, section: str) -> str:
-    """The text with a section in place of the former one of its title, or at the end; other sections stay as they are.
+    """Replace the section of this title in a text, or append it; other sections stay as they are.
 
     Args:
-        text: what the file holds.
+        text: content of the file.
         title: the section's first line, "# ...".
         section: the new section, title included.
     """

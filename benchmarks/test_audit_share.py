@@ -1,4 +1,4 @@
-"""Where an audit's time goes: the passes against stock loss passes, the statistics and the attacks as shares of the whole.
+"""Time of an audit by part: its passes against stock loss passes, statistics and attacks as shares of the total.
 
 The standard attacks on 400 forget and 400 control records, for an original, a target and 4 references of the preset's model.
 """
@@ -28,7 +28,7 @@ RECORDS, REFERENCES, WORDS = 400, 4, 2000
 
 
 def invented(prefix: str, count: int, rng: np.random.Generator) -> list[dict[str, str]]:
-    """Questions and answers of about 25 words each."""
+    """Generate questions and answers of about 25 tokens each."""
     names = [f"{first}{last}" for first in ("ka", "lo", "mi", "ne", "pu") for last in ("ran", "sel", "tor", "vik")]
 
     def text(size: int) -> str:
@@ -39,7 +39,7 @@ def invented(prefix: str, count: int, rng: np.random.Generator) -> list[dict[str
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any, dict[str, list[dict[str, str]]]]:
-    """Six models whose weights differ a little, and the records."""
+    """Make six models with slightly different weights, and the records."""
     folder, rng = tmp_path_factory.mktemp("share"), np.random.default_rng(0)
     sets = {role: invented(role, RECORDS, rng) for role in ("forget", "holdout")}
     tokenizer = train_tokenizer([row["prompt"] + row["completion"] for rows in sets.values() for row in rows], 2048)
@@ -66,7 +66,7 @@ def timed(spent: dict[str, float], name: str, run: Callable[..., Any]) -> Callab
 
 
 def test_shares(benchmark: Any, models: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """One audit with stopwatches in it, and one stock loss pass per model over the same texts."""
+    """Time one audit by part, and one stock loss pass per model over the same texts."""
     folder, tokenizer, sets = models
     spent: dict[str, float] = defaultdict(float)
     monkeypatch.setattr(verify.scores.scorer, "measure", timed(spent, "passes", verify.scores.scorer.measure))
@@ -102,9 +102,9 @@ def test_shares(benchmark: Any, models: Any, monkeypatch: pytest.MonkeyPatch, tm
         stock.append(time.perf_counter() - began)
     ratio = note("audit's passes / stock loss passes (target 1.0)", [spent["passes"]], [sum(stock)])
     statistics = spent["judging"] + spent["blind baseline"]
-    dearest = max((spent[kind.__name__], kind.__name__) for kind in free)
+    slowest = max((spent[kind.__name__], kind.__name__) for kind in free)
     SHARES.append(("statistics (target 5 %)", statistics / whole))
     SHARES.append(("blind baseline", spent["blind baseline"] / whole))
-    SHARES.append((f"dearest attack without a pass, {dearest[1]} (target 1 %)", dearest[0] / whole))
+    SHARES.append((f"slowest attack without a pass of its own, {slowest[1]} (target 1 %)", slowest[0] / whole))
     benchmark.extra_info.update(ratio=ratio, statistics=statistics / whole, seconds=whole)
     benchmark.pedantic(lambda: None, rounds=1)

@@ -1,4 +1,4 @@
-"""Peak memory above the loaded model, each side in a process of its own, read from the kernel's high-water mark."""
+"""Peak memory above the loaded model, measured per side in a separate process by the kernel's high-water mark."""
 
 import subprocess
 import sys
@@ -22,7 +22,7 @@ def status(field):
 
 def peak(run):
     gc.collect()
-    open("/proc/self/clear_refs", "w").write("5")  # the high-water mark starts again from what is held now
+    open("/proc/self/clear_refs", "w").write("5")  # reset the high-water mark to the current memory
     before = status("VmRSS")
     run()
     print(status("VmHWM") - before)
@@ -70,7 +70,7 @@ def peak_bytes(program: str) -> int:
 
 
 def test_token_statistics_need_no_more_than_a_loss_pass() -> None:
-    """All statistics within the peak memory of a stock loss pass over the same padded batches."""
+    """All statistics fit in the peak memory of a stock loss pass over the same padded batches."""
     ours, stock = peak_bytes(ONE_PASS), peak_bytes(STOCK_PASS)
     MEMORY.append(("token statistics / stock loss pass (target 1)", ours / MEBIBYTE, stock / MEBIBYTE))
     assert ours <= stock

@@ -1,4 +1,4 @@
-"""An epoch over TOFU with records of like length together, against the same epoch in the order that is drawn."""
+"""Length-grouped batching: an epoch over TOFU with records of similar length together, against the same epoch in random order."""
 
 import os
 import sys
@@ -25,7 +25,7 @@ OPTIONS = TrainingOptions(learning_rate=1e-5, epochs=1, batch_size=16)
 
 @pytest.mark.parametrize("what", ["fine-tune, 1,600 records", "npo, 200 records"])
 def test_epoch(benchmark: Any, what: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Seconds of an epoch of the pretrained 260,000-parameter model, both orders in turn."""
+    """Time an epoch of the pretrained 260,000-parameter model, both orders alternately."""
     shared = Path(os.environ.get("UNLEARN_SHARED_DATA", ROOT.parent / "shared" / "data"))
     if not shared.is_dir():
         pytest.skip(f"the public data sets are not at {shared}; set UNLEARN_SHARED_DATA to their folder")
@@ -58,5 +58,5 @@ def test_epoch(benchmark: Any, what: str, tmp_path: Path, monkeypatch: pytest.Mo
             drawn.setattr(verify.models.log_probabilities, "WORTH_A_PASS", 10**9)
             stock.append(epoch())
         ours.append(epoch())
-    benchmark.extra_info.update(ratio=note(f"like lengths together / as drawn: {what}", ours, stock))
+    benchmark.extra_info.update(ratio=note(f"grouped by length / random order: {what}", ours, stock))
     benchmark.pedantic(epoch, rounds=1)

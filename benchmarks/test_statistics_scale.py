@@ -1,4 +1,4 @@
-"""Statistics of 10,000 and 100,000 records: seconds, and memory that grows like the number of records."""
+"""Scaling of the statistics to 10,000 and 100,000 records: seconds, and memory linear in the number of records."""
 
 import tracemalloc
 from collections.abc import Callable
@@ -36,7 +36,7 @@ def _rmia(rng: np.random.Generator, count: int) -> Callable[[], Any]:
 @pytest.mark.parametrize("count", [10_000, 100_000])
 @pytest.mark.parametrize("make", [_auc, _rejections, _ratios, _rmia], ids=["auc", "benjamini_hochberg", "lira", "rmia"])
 def test_scale(benchmark: Any, make: Callable[[np.random.Generator, int], Callable[[], Any]], count: int) -> None:
-    """Time by pytest-benchmark; peak memory per record in its extra info."""
+    """Time by pytest-benchmark, with peak memory per record as extra info."""
     run = make(np.random.default_rng(0), count)
     tracemalloc.start()
     run()

@@ -1,4 +1,4 @@
-"""The one pass against the stock way: a loss pass over padded batches, and one such pass per statistic."""
+"""The single pass for all token statistics against a stock loss pass, and against one such pass per statistic."""
 
 from typing import Any
 
@@ -13,7 +13,7 @@ TARGET_LOSS_PASS, TARGET_PER_STATISTIC = 0.6, 9.0
 
 
 def test_one_pass_against_a_stock_loss_pass(benchmark: Any) -> None:
-    """All statistics in at most 0.6 of the time of one stock loss pass."""
+    """All statistics take at most 0.6 of the time of one stock loss pass."""
     model, windows = bench_model(), bench_windows(RECORDS)
     batches = stock_batches(windows)
 

@@ -1,4 +1,4 @@
-"""One optimizer step of each objective against one of a stock `transformers.Trainer` on the forget batch."""
+"""Optimizer step of each objective against one of a stock `transformers.Trainer` on the forget batch."""
 
 import copy
 import statistics
@@ -47,7 +47,7 @@ class StepTimes(TrainerCallback):
         self.ends.append(time.perf_counter())
 
     def seconds(self) -> list[float]:
-        """Durations, the first two steps left out as warm-up."""
+        """Return the durations, without the first two steps as warm-up."""
         return [later - earlier for earlier, later in zip(self.ends[2:], self.ends[3:], strict=False)]
 
 
@@ -65,7 +65,7 @@ class Rows(Dataset[dict[str, torch.Tensor]]):
 
 
 def stock_step_times(model: Any, windows: Any, folder: Path) -> list[float]:
-    """A stock trainer on the forget records."""
+    """Time the steps of a stock trainer on the forget records."""
     times = StepTimes()
     arguments = TrainingArguments(
         output_dir=str(folder),
@@ -86,7 +86,7 @@ def stock_step_times(model: Any, windows: Any, folder: Path) -> list[float]:
 
 
 def objective_step_times(model: Any, objective: Objective, windows: Any, folder: Path) -> list[float]:
-    """Our trainer with an objective on the same records and as many retain records."""
+    """Time the steps of our trainer with an objective on the same records and as many retain records."""
     times, roles = StepTimes(), {"forget": windows, "retain": bench_windows(len(windows), seed=1)}
     roles["alternative"] = bench_windows(len(windows), seed=2)
     layer = objective.inner_layer(model) if isinstance(objective, InsideLayers) else None
@@ -115,7 +115,7 @@ def objective_step_times(model: Any, objective: Objective, windows: Any, folder:
 
 @pytest.mark.parametrize("name", OBJECTIVES)
 def test_step(benchmark: Any, name: str, tmp_path: Path) -> None:
-    """A step's time against the stock step's, runs in turn."""
+    """Compare the time of a step with that of a stock step, in alternate runs."""
     objective, target = OBJECTIVES[name], TARGETS.get(name)
     model, windows = bench_model(), bench_windows(BATCH * STEPS)
     ours, stock = [], []
@@ -124,7 +124,7 @@ def test_step(benchmark: Any, name: str, tmp_path: Path) -> None:
         ours += objective_step_times(copy.deepcopy(model), objective, windows, tmp_path / f"ours{round_}")
     ratio = note(f"{name} step / stock step" + (f" (target {target})" if target else ""), ours, stock)
     benchmark.extra_info.update(ratio=ratio, target=target)
-    if not isinstance(objective, InsideLayers):  # what such a one goes through depends on the layer it stops at
+    if not isinstance(objective, InsideLayers):  # its work depends on the layer at which it stops
         share = step_products(model, objective, windows) / statistics.median(ours) / product_rate()
         SHARES.append((f"{name} step, of the machine's matrix-product rate", share))
         benchmark.extra_info.update(share_of_matrix_product_rate=share)
@@ -132,7 +132,7 @@ def test_step(benchmark: Any, name: str, tmp_path: Path) -> None:
 
 
 def product_rate(size: int = 1024) -> float:
-    """Floating-point operations a second of a square float32 matrix product, the median of nine."""
+    """Measure floating-point operations per second of a square float32 matrix product, the median of nine."""
     one, other, times = torch.randn(size, size), torch.randn(size, size), []
     for _ in range(9):
         started = time.perf_counter()
@@ -142,10 +142,10 @@ def product_rate(size: int = 1024) -> float:
 
 
 def step_products(model: Any, objective: Objective, windows: Any) -> float:
-    """Operations of a step's matrix products, forward and backward: layers on every token, the head on scored ones.
+    """Count operations of a step's matrix products, forward and backward: layers on every token, the head on scored ones.
 
-    Padding is no work, and what attention adds at this length (under a tenth) is left out. Distributions before unlearning are made
-    by the head as it was, forward alone. An objective that takes its sets in turn goes through half of them in a mean step.
+    Padding is not counted, nor is attention, under a tenth at this length. Distributions before unlearning take a forward pass of
+    the original head. An objective that alternates between its sets passes half of them in a mean step.
     """
     layers = sum(parameter.numel() for parameter in model.model.layers.parameters())
     head, total = model.lm_head.weight.numel(), 0
@@ -157,7 +157,7 @@ def step_products(model: Any, objective: Objective, windows: Any) -> float:
 
 
 def roles_read(objective: Objective, windows: Any) -> dict[str, Any]:
-    """The sets that an objective puts through the model."""
+    """Return the sets that an objective passes through the model."""
     found = {"forget": windows, "retain": bench_windows(len(windows), seed=1), "alternative": bench_windows(len(windows), seed=2)}
     if not isinstance(objective, WithAlternatives):
         del found["alternative"]
@@ -169,7 +169,7 @@ def roles_read(objective: Objective, windows: Any) -> dict[str, Any]:
 
 
 def _sampler(roles: Any, objective: Objective) -> PairSampler:
-    """The order that training takes: records of like length in one step."""
+    """Build the sampler of training, which groups records by length."""
     own = token_counts(roles["forget"])
     if isinstance(objective, WithAlternatives):
         own = list(map(max, zip(own, token_counts(roles["alternative"]), strict=True)))

@@ -1,4 +1,4 @@
-"""Comparisons of two sides, and what the summary prints of them."""
+"""Timing of two sides, and the results that the summary prints."""
 
 import statistics
 import time
@@ -8,13 +8,13 @@ from typing import Any
 RESULTS: list[tuple[str, float, float]] = []
 """Name, our median and the stock one, seconds."""
 SHARES: list[tuple[str, float]] = []
-"""Name, and its share of a whole."""
+"""Name, and share of a total."""
 MEMORY: list[tuple[str, float, float]] = []
 """Name, our peak above the loaded model and the stock one, MiB."""
 
 
 def compare(name: str, ours: Callable[[], Any], stock: Callable[[], Any], rounds: int = 7) -> float:
-    """Time two sides in turn and note the ratio of their medians, ours / stock."""
+    """Time two sides alternately and record the ratio of their medians, ours / stock."""
     ours(), stock()
     times: tuple[list[float], list[float]] = ([], [])
     for _ in range(rounds):
@@ -26,7 +26,7 @@ def compare(name: str, ours: Callable[[], Any], stock: Callable[[], Any], rounds
 
 
 def note(name: str, ours: list[float], stock: list[float]) -> float:
-    """Keep a comparison for the summary and return its ratio."""
+    """Record a comparison for the summary and return its ratio."""
     medians = statistics.median(ours), statistics.median(stock)
     RESULTS.append((name, *medians))
     return medians[0] / medians[1]

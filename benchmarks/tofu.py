@@ -1,8 +1,8 @@
-"""TOFU, the whole way: 60 authors learned, 10 forgotten five ways, each result judged against four retrainings.
+"""TOFU end to end: train on 60 authors, unlearn 10 by five methods, audit each result against four retrainings.
 
     python benchmarks/tofu.py --start stories260k|scratch --output DIR [--shared-data DIR]
 
-`stories260k` starts from the trained 260k-parameter model, `scratch` from random weights of a somewhat larger one. Writes
+`stories260k` starts from the trained 260k-parameter model, `scratch` from random weights of a larger one. Writes
 `benchmarks/results/tofu_START.md` with the machine, the versions and the table.
 """
 
@@ -50,7 +50,7 @@ SCRATCH = {
 
 
 def write_data(shared: Path, folder: Path) -> None:
-    """The last 60 authors of the full set; the last 10 of them are TOFU's forget05."""
+    """Write the last 60 authors of the full set; the last 10 of them are TOFU's forget05."""
     rows = [json.loads(line) for line in (shared / "tofu" / "full.json").read_text().splitlines()][-AUTHORS * PER_AUTHOR :]
     cut = len(rows) - FORGOTTEN * PER_AUTHOR
     holdout = json.loads((shared / "tofu" / "holdout10.json").read_text())
@@ -59,7 +59,7 @@ def write_data(shared: Path, folder: Path) -> None:
 
 
 def pretrained_base(shared: Path, output: Path) -> Path:
-    """stories260K as a `transformers` folder."""
+    """Convert stories260K to a `transformers` folder."""
     sys.path.insert(0, str(ROOT / "tests"))
     from stories260k import convert
 
@@ -67,13 +67,13 @@ def pretrained_base(shared: Path, output: Path) -> Path:
 
 
 def random_base(shared: Path, output: Path) -> Path:
-    """Random weights; the tokenizer is trained on Wikipedia text, so that it holds no trace of the authors."""
+    """Train a small base from random weights; its tokenizer sees Wikipedia text only, so that it has no trace of the authors."""
     text = (shared / "wikitext2_valid_test" / "valid.txt").read_text()
     tokenizer = train_tokenizer([line for line in text.splitlines() if line.strip()], 2048)
     tokenizer.save_pretrained(str(output / "tokenizer"))
     ids = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
     write_json(output / "config.json", {**SCRATCH, "vocab_size": len(tokenizer), **ids})
-    # A first pass over Wikipedia text gives every run the same start; the weights are random before it.
+    # One epoch over Wikipedia text, so that every run starts from the same weights.
     lines = [{"text": line.strip()} for line in text.splitlines() if 80 < len(line) < 600][:4000]
     options = TrainingOptions(learning_rate=3e-3, epochs=1, batch_size=16, warmup_ratio=0.05, overflow="split")
     base = finetune(

@@ -1,1 +1,1 @@
-"""Can the verdict be believed? False accusations, detections and refusals, on simulated audits and on real models."""
+"""Calibration of the verdict: rates of false accusation, detection and certification, on simulated audits and real models."""

@@ -1,4 +1,4 @@
-"""The calibration suite.
+"""Command line of the calibration suite.
 
     python -m benchmarks.calibration --output DIR [--audits 200] [--per-truth 8]
 
@@ -45,7 +45,7 @@ def main() -> None:
 
 
 def run_simulated(output: Path, audits: int) -> list[Cell]:
-    """All cells, those of an earlier run taken over."""
+    """Return all cells; those of an earlier run are reused."""
     state = output / "cells.json"
     done = json.loads(state.read_text()) if state.exists() else {}
     cells = []
@@ -98,7 +98,7 @@ def _page(cells: Sequence[Cell], audits: Sequence[RealAudit], machine: str) -> s
 
 
 def draw(cells: Sequence[Cell], audits: Sequence[RealAudit], path: Path) -> None:
-    """How often each rule calls a model forgotten, by what was true; certain refusals count as "not called forgotten"."""
+    """Plot how often each rule calls a model forgotten, by ground truth; refusals count as "not called forgotten"."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(9, 3.6), layout="constrained")
@@ -120,12 +120,12 @@ def draw(cells: Sequence[Cell], audits: Sequence[RealAudit], path: Path) -> None
         ]
         truths.append((truth, hits, len(outcomes)))
     for axes, title, data in ((simulated, "simulated audits", groups), (real, "real models", truths)):
-        for place, (_, hits, total) in enumerate(data):
+        for position, (_, hits, total) in enumerate(data):
             for offset, (count, (rule, colour)) in enumerate(zip(hits, rules, strict=True)):
                 rate = clopper_pearson(count, total, 0.95)
                 bars = [[rate.value - rate.low], [rate.high - rate.value]]
-                label = rule if place == 0 else None
-                axes.bar(place + (offset - 1) * 0.26, rate.value, 0.24, yerr=bars, color=colour, label=label, capsize=2)
+                label = rule if position == 0 else None
+                axes.bar(position + (offset - 1) * 0.26, rate.value, 0.24, yerr=bars, color=colour, label=label, capsize=2)
         axes.set_xticks(range(len(data)), [name.replace(", ", ",\n").replace(" remembered", "\nremembered") for name, _, _ in data])
         axes.tick_params(axis="x", labelsize=8)
         axes.set_title(title)

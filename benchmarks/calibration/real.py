@@ -1,7 +1,7 @@
-"""Real audits: small models fine-tuned on invented people, whose truth is known because this script trained them.
+"""Real audits: small models fine-tuned on fictitious people, with known ground truth because this script trained them.
 
 Honest retrainings, retrainings that kept a fifth of the forget set, and models that over-forgot it; all judged against the same
-references. A run that was cut off goes on: a model whose manifest verifies is not trained again.
+references. An interrupted run resumes: a model whose manifest verifies is not trained again.
 """
 
 import json
@@ -23,14 +23,14 @@ from verify.scores.table import ScoreTable
 REFERENCES = 4
 KEPT_SHARE = 0.2
 OVER_FORGETTING = (GradDiff(gamma=0.1), TrainingOptions(learning_rate=1e-3, epochs=2, batch_size=16))
-"""A little ascent on top of an honest retraining: forget records end up less likely than if they had never been seen."""
+"""A short ascent after an honest retraining: forget records become less probable than if they had never been seen."""
 
 TRUTHS = ("honest retraining", "20 % kept", "over-forgotten")
 
 
 @dataclass(frozen=True)
 class RealAudit:
-    """One audit of a model whose truth is known."""
+    """One audit of a model with known ground truth."""
 
     truth: str
     number: int
@@ -43,7 +43,7 @@ class RealAudit:
 
 
 def audit_real(folder: Path, per_truth: int, progress: Callable[[str, float], None], seed: int = 0) -> Iterator[RealAudit]:
-    """Train what is missing, audit every model, yield the outcomes."""
+    """Train missing models, audit every model, and yield the outcomes."""
     _base(folder, seed)
     trainings = [("original", "train", 1), *((f"reference{n}", "retain", 10 + n) for n in range(1, REFERENCES + 1))]
     trainings += [(f"honest{n}", "retain", 100 + n) for n in range(per_truth)]
@@ -83,7 +83,7 @@ def _base(folder: Path, seed: int) -> None:
 
 
 def _write_kept(folder: Path, number: int) -> None:
-    """The retain set with a fifth of the forget records, drawn by the model's number."""
+    """Write the retain set with a fifth of the forget records, drawn with the model's number."""
     forget, retain = ((folder / "data" / f"{name}.jsonl").read_text().splitlines() for name in ("forget", "retain"))
     chosen = np.random.default_rng([number, 7]).permutation(len(forget))[: round(KEPT_SHARE * len(forget))]
     write_text(folder / "data" / f"kept{number}.jsonl", "\n".join([*retain, *(forget[index] for index in chosen)]) + "\n")

@@ -1,4 +1,4 @@
-"""Three ways to read the same scores: this project's verdict, TOFU's forget quality, and a plain AUC."""
+"""Three decision rules on the same scores: this project's verdict, TOFU's forget quality, and a plain AUC."""
 
 from dataclasses import dataclass
 
@@ -12,7 +12,7 @@ SIGNIFICANCE = 0.05
 
 @dataclass(frozen=True)
 class Readings:
-    """What each rule says of one audit.
+    """Outcome of each rule on one audit.
 
     Attributes:
         verdict: NOT_FORGOTTEN, EQUIVALENT_WITHIN or INCONCLUSIVE.
@@ -27,11 +27,11 @@ class Readings:
 
 
 def read(original: np.ndarray, target: np.ndarray, references: np.ndarray, controls: np.ndarray) -> Readings:
-    """Read one audit three ways.
+    """Apply the three rules to one audit.
 
     Args:
         original, target: losses on the forget set [K].
-        references: the same under each reference [R, K].
+        references: losses under each reference [R, K].
         controls: the target's losses on never-trained controls [N].
     """
     ours = residual_verdict(original, target, references)

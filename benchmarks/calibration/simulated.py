@@ -1,4 +1,4 @@
-"""Simulated audits over a grid of worlds: how often each rule accuses, certifies, and calls forgotten."""
+"""Simulated audits over a grid of worlds: rates at which each rule accuses, certifies, or calls a model forgotten."""
 
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -22,7 +22,7 @@ CASES: dict[str, tuple[float, bool]] = {
     "50 % remembered": (0.5, False),
     "20 % remembered, mean hidden": (0.2, True),
 }
-"""Share of the records that is kept, and whether over-forgotten ones hide it in the mean."""
+"""Share of the records that is still remembered, and whether over-forgotten ones hide it in the mean."""
 
 HONEST_TIMES = 5
 
@@ -43,17 +43,17 @@ class Cell:
 
 
 def simulate(audits: int, known: Callable[[str], dict[str, object] | None], seed: int = 0) -> Iterator[tuple[str, Cell]]:
-    """Every cell under its name; those that `known` gives back are not simulated again."""
+    """Yield every cell with its name; cells that `known` returns are not simulated again."""
     for number, world in enumerate(WORLDS):
-        for place, (case, (remembered, hidden)) in enumerate(CASES.items()):
-            # False accusations are rare by design, so that honest cells need more audits to say how rare.
+        for index, (case, (remembered, hidden)) in enumerate(CASES.items()):
+            # False accusations are rare by design, so honest cells need more audits to estimate their rate.
             count = audits if remembered else HONEST_TIMES * audits
             name = f"K={world.records} R={world.references} {world.errors}, {case}, {count} audits"
             found = known(name)
             if found is not None:
                 yield name, Cell(**found)  # type: ignore[arg-type]
                 continue
-            rng = np.random.default_rng([seed, number, place])
+            rng = np.random.default_rng([seed, number, index])
             yield name, _cell(world, case, remembered, hidden, count, rng)
 
 

@@ -1,1 +1,1 @@
-"""Every approximate method, tuned alike on one half of the forget set, judged on the other."""
+"""Contest of all approximate methods, tuned alike on one half of the forget set and judged on the other."""

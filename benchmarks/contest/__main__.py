@@ -1,11 +1,11 @@
-"""Which approximate method brings forget records to the level of a retraining?
+"""Contest: which approximate method brings forget records to the loss level of a retraining?
 
     python -m benchmarks.contest --world people|tofu01|tofu05|tofu10|knowundo --output DIR [--seeds 0 1 2] [--methods NAME ...]
-    python -m benchmarks.contest --output DIR         all worlds that were run, side by side
+    python -m benchmarks.contest --output DIR         all worlds that were run, in one table
 
-Every approximate method of the catalogue, tuned over six settings on one half of the forget set and judged on the other against
+Every approximate method of the catalogue is tuned over six settings on one half of the forget set and judged on the other against
 retrained references, with relearning and 4-bit rounding. Writes `contest_WORLD.md`, `.json` and `.svg` into DIR, with `--publish`
-into benchmarks/results as well. A run that was cut off goes on.
+into benchmarks/results as well. An interrupted run resumes.
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""The worlds of the contest: people or real records in four roles, and how a model comes to know them by heart."""
+"""Worlds of the contest: people or real records in four roles, and the training by which a model memorizes them."""
 
 import json
 from collections.abc import Sequence
@@ -21,9 +21,9 @@ Rows = Sequence[dict[str, Any]]
 
 TOFU_PER_AUTHOR = 20
 TOFU_AUTHORS = 40
-"""So many of TOFU's 200 authors are trained on, drawn by the seed; the base model learns from the others what is asked."""
+"""Number of TOFU's 200 authors that are trained on, drawn with the seed; the base model is trained on the others."""
 TOFU_FORGOTTEN: dict[str, int] = {"tofu01": 1, "tofu05": 2, "tofu10": 4}
-"""5 and 10 % are what they are called; one author of 40 is 2.5 %, as fewer cannot be forgotten."""
+"""Authors to forget: 5 and 10 % of 40 as named; tofu01 is 2.5 %, one author, the fewest possible."""
 REAL_VOCABULARY = 2048
 REAL_MODEL = {**MODEL_CONFIG, "max_position_embeddings": 192}
 REAL_OPTIONS = replace(FINETUNE_OPTIONS, overflow="split")
@@ -31,7 +31,7 @@ REAL_OPTIONS = replace(FINETUNE_OPTIONS, overflow="split")
 
 @dataclass(frozen=True)
 class Roles:
-    """Records by what becomes of them, and texts that the base model is trained on."""
+    """Records by role, and texts that the base model is trained on."""
 
     forget: Rows
     retain: Rows
@@ -43,7 +43,7 @@ def roles_of(world: World, shared: Path, seed: int) -> Roles:
     """Draw the roles.
 
     Raises:
-        InputError: the public data are not there.
+        InputError: the public data are missing.
     """
     if world == "people":
         split = split_people(generate_people(440, 4, seed), forget_share=20 / 440, holdout_share=80 / 440, seed=seed)
@@ -54,14 +54,14 @@ def roles_of(world: World, shared: Path, seed: int) -> Roles:
 
 
 def _tofu(forgotten: int, shared: Path, seed: int) -> Roles:
-    """Authors drawn from the full set, some of them forgotten; TOFU's holdout authors are the controls."""
+    """Draw authors from the full set, some of them to forget; TOFU's holdout authors are the controls."""
     rows = _tofu_rows(shared)
     drawn = [f"author-{number}" for number in np.random.default_rng(seed).permutation(len(rows) // TOFU_PER_AUTHOR)]
     gone, trained = set(drawn[:forgotten]), set(drawn[:TOFU_AUTHORS])
     never = json.loads((shared / "tofu" / "holdout10.json").read_text())
-    # Authors of their own, so that nobody is in both halves of the controls.
+    # Subject ids, so that no author is in both halves of the controls.
     holdout = [
-        _asked(row["question"], row["answer"], f"holdout-author-{place // TOFU_PER_AUTHOR}") for place, row in enumerate(never)
+        _asked(row["question"], row["answer"], f"holdout-author-{number // TOFU_PER_AUTHOR}") for number, row in enumerate(never)
     ]
     return Roles(
         [row for row in rows if row["subject_id"] in gone],
@@ -72,21 +72,21 @@ def _tofu(forgotten: int, shared: Path, seed: int) -> Roles:
 
 
 def _tofu_rows(shared: Path) -> Rows:
-    """The full set, by author."""
+    """Read the full set, with its authors as subjects."""
     rows = map(json.loads, (shared / "tofu" / "full.json").read_text().splitlines())
-    return [_asked(row["question"], row["answer"], f"author-{place // TOFU_PER_AUTHOR}") for place, row in enumerate(rows)]
+    return [_asked(row["question"], row["answer"], f"author-{number // TOFU_PER_AUTHOR}") for number, row in enumerate(rows)]
 
 
 def _knowundo(shared: Path) -> Roles:
-    """Private facts of a tenth of the rows are forgotten; a fifth of the private ones is never trained, as controls."""
+    """Assign a fifth of the private rows to the forget set and a fifth to the controls; all other rows are retained."""
     folder = shared / "knowundo_privacy"
     private, public = (
         [_asked(row["text"], row["labels"]) for row in json.loads((folder / f"{name}.json").read_text())]
         for name in ("unlearn_train", "retention_train")
     )
-    # Rows about one person follow each other, so every fifth is taken: controls and forget records of the same people.
+    # Rows about one person are adjacent, so every fifth row gives controls and forget records of the same people.
     holdout, forget = private[::5], private[1::5]
-    kept = [row for place, row in enumerate(private) if place % 5 > 1]
+    kept = [row for number, row in enumerate(private) if number % 5 > 1]
     return Roles(forget, kept + public, holdout, _tofu_rows(shared))
 
 
@@ -95,7 +95,7 @@ def _asked(prompt: str, completion: str, subject: str | None = None) -> dict[str
 
 
 def write_world(world: World, shared: Path, seed: int, folder: Path) -> None:
-    """Data files, tokenizer and the configuration of the base model; forget set and controls in two halves each as well."""
+    """Write data files, tokenizer and the base model's configuration; forget set and controls also in two halves each."""
     roles = roles_of(world, shared, seed)
     tuning, judged = _halves(roles.forget)
     files: dict[str, Rows] = {
@@ -119,7 +119,7 @@ def write_world(world: World, shared: Path, seed: int, folder: Path) -> None:
 
 
 def _halves(rows: Rows) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """Every other subject, or every other record where a half would not have two subjects, which an audit needs."""
+    """Split by alternate subjects, or by alternate records where a half would have fewer than the two subjects of an audit."""
     subjects = list(dict.fromkeys(row.get("subject_id") for row in rows))
     if len(subjects) < 4:
         return list(rows[::2]), list(rows[1::2])
@@ -128,12 +128,12 @@ def _halves(rows: Rows) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
 
 
 def fine_tuning(world: World) -> TrainingOptions:
-    """How the original and the references are trained."""
+    """Return the training options of the original and the references."""
     return FINETUNE_OPTIONS if world == "people" else REAL_OPTIONS
 
 
 def train_base(world: World, folder: Path, seed: int) -> None:
-    """The model before fine-tuning."""
+    """Train the model before fine-tuning."""
     options = replace(BASE_OPTIONS, seed=seed, epochs=1 if world == "people" else 3, overflow="split")
     finetune(
         str(folder / "config.json"),

@@ -1,9 +1,9 @@
-"""One contest: models, every method tuned on half A of the forget set, the best of each judged on half B.
+"""One contest: train the models, tune every method on half A of the forget set, judge the best setting of each on half B.
 
-Every method gets six settings: three learning rates, and two weights of its retain term (two lengths where it has none). The
-setting that is kept has the mean loss on half A nearest the references', among those with at least nine tenths of the references'
-token probability on the records to keep. All of the forget set is removed in every run; the verdict is about half B alone. The
-never-trained records are divided too, by subject: half for the methods, half for the verdict.
+Every method gets six settings: three learning rates, and two weights of its retain term (two lengths if it has none). The chosen
+setting has the mean loss on half A closest to the references', among those with at least nine tenths of the references' token
+probability on the retain set. Every run removes the whole forget set; the verdict is on half B alone. The never-trained records are
+split by subject too: half for the methods, half for the verdict.
 """
 
 import itertools
@@ -35,23 +35,24 @@ RATES = (3e-4, 1e-3, 3e-3)
 EPOCHS = 12
 BATCH = 4
 FLOOR = 0.9
+"""Least utility, relative to the references, of a setting that may be chosen."""
 RETAIN_SAMPLE = 200
 RETAIN_FACTORS = (1.0, 5.0)
-"""Of a method's own weight of the retain term; published ones are for models that hardly memorize. That of `level` was found on
-models like these: it gets a smaller one instead."""
+"""Multiples of a method's default weight of the retain term, since published weights are for models that hardly memorize. The
+default of `level` was found on models like these, so it gets a smaller one instead."""
 LENGTHS = (6, 12)
 PROBES = ("quantization", "relearning")
 UNTUNED: dict[str, dict[str, Any]] = {"level, untuned": {}, "level, longer source": {"share": 1 / 12}}
-"""`level` needs no references to be used as it is, so it also runs with its defaults, as a user would have it, and with a source
-that is trained twice as long."""
+"""`level` needs no references for its defaults, so it also runs untuned, as a user would run it, and with a source that is trained
+twice as long."""
 PROBED = ("retrain", "level", "npo", "level, untuned")
-"""A probe treats every reference as well, which takes longer than everything else here: so these only, beside three references."""
+"""Methods that are probed, against three references: a probe treats every reference too, which takes longer than all else here."""
 PROBE_REFERENCES = 3
 
 
 @dataclass(frozen=True)
 class Place:
-    """Where a contest lies."""
+    """Folder and settings of a contest."""
 
     folder: Path
     world: World
@@ -69,7 +70,7 @@ class Place:
 
 
 def settings_of(name: str) -> Iterator[tuple[Mapping[str, Any], TrainingOptions]]:
-    """The six settings of a method; those without a learning rate search by themselves and get one."""
+    """Yield the six settings of a method; one without training options searches by itself and gets one setting."""
     kind = method_classes()[name]
     if not kind.defaults.get("epochs"):
         yield {}, TrainingOptions(batch_size=BATCH)
@@ -85,12 +86,12 @@ def settings_of(name: str) -> Iterator[tuple[Mapping[str, Any], TrainingOptions]
 
 
 def approximate_methods() -> list[str]:
-    """All but the exact rebuilds, and but FedEraser, which deletes from federations alone."""
+    """Return all methods except exact rebuilds and FedEraser, which deletes from federations only."""
     return [name for name, kind in method_classes().items() if not isinstance(kind(), Rebuild) and name != "federaser"]
 
 
 def run_contest(place: Place, shared: Path, methods: list[str], progress: Callable[[str, float], None]) -> list[dict[str, Any]]:
-    """Make what is missing; one entry per method, the untouched model and a retraining first."""
+    """Run what is missing; return one entry per method, the untouched model and a retraining first."""
     _models(place, shared, progress)
     names = ["untouched", "retrain", *UNTUNED, *methods]
     entries = []
@@ -119,7 +120,7 @@ def _models(place: Place, shared: Path, progress: Callable[[str, float], None]) 
 
 
 def _entry(place: Place, name: str) -> dict[str, Any]:
-    """Tune where there is something to tune, judge what came out."""
+    """Tune a method if it has settings, and judge the result."""
     if name in ("untouched", "retrain"):
         target = place.model("original" if name == "untouched" else "retrain")
         return {"method": name, "setting": None, "tried": [], **_judge(place, name, target)}
@@ -165,7 +166,7 @@ def _try(place: Place, name: str, parameters: Mapping[str, Any], options: Traini
 
 
 def _measure(place: Place, folder: Path) -> tuple[float, float]:
-    """Mean loss on half A less that of the references, and utility against theirs."""
+    """Return the mean loss on half A minus that of the references, and the utility relative to theirs."""
     tuning = load_records(place.data("tuning"))
     kept = sample(load_records(place.data("retain")), RETAIN_SAMPLE, place.seed)
     levels = _levels(place, tuning, kept)
@@ -182,14 +183,14 @@ def _levels(place: Place, tuning: Any, kept: Any) -> list[float]:
 
 
 def _retraining_tokens(place: Place) -> float:
-    """Tokens of the honest retraining, from its manifest."""
+    """Return the training tokens of the retraining, from its manifest."""
     training = read_json(place.model("retrain") / MANIFEST)["about"]["training"]
     assert training["steps"] >= optimizer_steps(fine_tuning(place.world), len(load_records(place.data("retain"))))
     return float(training["tokens"])
 
 
 def _judge(place: Place, name: str, target: Path) -> dict[str, Any]:
-    """The full verdict on half B, and the probes."""
+    """Audit half B, and run the probes."""
     common = {"forget_set": place.data("judged"), "retain_set": place.data("retain"), "holdout_set": place.data("holdout-audit")}
     settings = Settings(attacks=("quick",), seed=place.seed, overflow="split")
     folder = place.folder / "audits" / name
@@ -208,7 +209,7 @@ def _judge(place: Place, name: str, target: Path) -> dict[str, Any]:
 
 
 def _probed(place: Place, target: Path, settings: Settings, sets: Mapping[str, Any]) -> dict[str, Any]:
-    """Does it hold up to relearning and to rounding?"""
+    """Measure the robustness to relearning and to 4-bit rounding."""
     references = place.reference_folders()[:PROBE_REFERENCES]
     found = probe(str(target), str(place.model("original")), references, probes=PROBES, settings=settings, **sets)
     int4 = next((entry for entry in found.treated if entry.probe == "quantization" and "4" in entry.treatment), None)

@@ -1,4 +1,4 @@
-"""The contest as a table, as JSON, and as the figure of residual fraction against utility."""
+"""Results of the contest: table, JSON, and figure of residual fraction against utility."""
 
 import os
 import platform
@@ -20,23 +20,23 @@ Runs = Mapping[int, Sequence[Mapping[str, Any]]]
 WORDS = ("EQUIVALENT_WITHIN", "NOT_FORGOTTEN", "INCONCLUSIVE", "NOT_TESTABLE", "diverged")
 HEADER = ("method", "verdicts", "residual", "records under / over", "AUC", "attacks", "utility", "relearning", "int4", "cost")
 LEGEND = (
-    "Means over the seeds, lowest to highest in brackets. Residual: 1 untouched, 0 as a retraining. Records: share that the audit "
-    "accuses as remembered / as pushed too far. AUC: loss attack. Attacks: how many of the quick ones tell it from every "
-    "reference, in either direction and beyond both intervals. Utility: token probability on the records to keep against the "
+    "Means over the seeds, lowest to highest in brackets. Residual: 1 untouched, 0 retrained. Records: share that the audit "
+    "accuses as remembered / as over-forgotten. AUC: loss attack. Attacks: number of quick attacks that distinguish it from every "
+    "reference, in either direction and beyond both intervals. Utility: token probability on the retain set relative to the "
     "references. Relearning: area of excess recovery. Int4: residual after rounding to 4 bits. Cost: of the chosen run, in "
-    "retrainings by tokens; all six settings of the search cost about six times that."
+    "retrainings by tokens; the search over six settings costs about six times that."
 )
 SHORT = (
     "Number of seeds in brackets. Verdicts: E equivalent within the margin, I inconclusive, N not forgotten, T not testable (the "
-    "model is broken); then the mean residual fraction (0: as a retraining) and the mean utility against the references."
+    "model is broken); then the mean residual fraction (0: retrained) and the mean utility relative to the references."
 )
 CROWDED = 0.85
-"""Points of more utility than this lie close together in the figure."""
+"""Utility above which points lie close together in the figure, so that their names are set in a column."""
 COLOURS = {"level": "#00694b", "retrain": "#1c1c1a", "untouched": "#9c3d00"}
 
 
 def write_results(folder: Path, world: World, runs: Runs, references: int) -> str:
-    """Write all three, return the table."""
+    """Write table, JSON and figure of a world; return the table."""
     by_method = {entry["method"]: [] for entry in next(iter(runs.values()))}
     for entries in runs.values():
         for entry in entries:
@@ -46,7 +46,8 @@ def write_results(folder: Path, world: World, runs: Runs, references: int) -> st
     first = next(iter(runs.values()))[0]
     about = (
         f"{platform.machine()}, {os.cpu_count()} cores, torch {torch.__version__}, transformers {transformers.__version__}; "
-        f"seeds {', '.join(map(str, runs))}; {references} references; {first['records']} records judged, as many others tuned on."
+        f"seeds {', '.join(map(str, runs))}; {references} references; {first['records']} records judged, as many others used for "
+        "tuning."
     )
     text = "\n".join([f"# Approximate methods, {world}\n", f"{about}\n", *lines, f"\n{LEGEND}\n"])
     write_text(folder / f"contest_{world}.md", text)
@@ -56,11 +57,11 @@ def write_results(folder: Path, world: World, runs: Runs, references: int) -> st
 
 
 def summary(folder: Path) -> str:
-    """All worlds whose results lie in a folder, side by side; writes `contest.md` there and returns it."""
+    """Format the results of all worlds in a folder as one table; writes `contest.md` there and returns it."""
     worlds = {name: read_json(path) for name in get_args(World) if (path := folder / f"contest_{name}.json").exists()}
     if not worlds:
         raise InputError(
-            f"{folder} holds no results of a contest. Run one first: python -m benchmarks.contest --world people --output DIR"
+            f"{folder} has no results of a contest. Run one first: python -m benchmarks.contest --world people --output DIR"
         )
     names = dict.fromkeys(entry["method"] for runs in worlds.values() for entries in runs.values() for entry in entries)
     found = {
@@ -78,7 +79,7 @@ def summary(folder: Path) -> str:
 
 
 def _in_short(found: Sequence[Mapping[str, Any]]) -> str:
-    """One method in one world, over its seeds."""
+    """Format one method in one world, over its seeds."""
     if not found:
         return "-"
     verdicts = _verdicts(found, {"EQUIVALENT_WITHIN": "E", "NOT_FORGOTTEN": "N", "INCONCLUSIVE": "I", "NOT_TESTABLE": "T"})
@@ -128,7 +129,7 @@ def _spread(values: Sequence[float | None]) -> str:
 
 
 def _figure(by_method: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
-    """Residual fraction against utility: the place to be is at the right, on the line of zero."""
+    """Plot residual fraction against utility; the best method is at the right, on the zero line."""
     figure = Figure(figsize=(8, 5.6), layout="constrained")
     axes = figure.add_subplot()
     axes.axhspan(-0.1, 0.1, color="#e9efe6", label="the margin")
@@ -155,15 +156,15 @@ def _figure(by_method: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
 
 
 def _name_beside(axes: Any, points: Mapping[str, Any]) -> None:
-    """Names of points that lie near each other, in a column at the right, apart and in the points' order."""
+    """Set the names of points that are close to each other in a column at the right, spaced and in the points' order."""
     low, high = axes.get_ylim()
     apart = 0.036 * (high - low)
     ordered = sorted(points.items(), key=lambda entry: entry[1][1])
     heights = [float(middle[1]) for _, middle in ordered]
-    for place in range(1, len(heights)):
-        heights[place] = max(heights[place], heights[place - 1] + apart)
-    for place, limit in enumerate(high - apart * np.arange(len(heights)), 1):  # none above the axes: push down again from the top
-        heights[-place] = min(heights[-place], float(limit))
+    for index in range(1, len(heights)):
+        heights[index] = max(heights[index], heights[index - 1] + apart)
+    for index, limit in enumerate(high - apart * np.arange(len(heights)), 1):  # none above the axes: push down again from the top
+        heights[-index] = min(heights[-index], float(limit))
     for (name, middle), height in zip(ordered, heights, strict=True):
         axes.annotate(
             name,

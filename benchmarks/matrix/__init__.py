@@ -1,1 +1,1 @@
-"""The matrix: three threats of fine-tuning against the defences, measured in one frame, with the price of each."""
+"""Matrix of threats and defences: membership inference, extraction and backdoors against each defence, with its cost."""

@@ -1,10 +1,10 @@
-"""The matrix of threats and defences.
+"""Command line of the matrix of threats and defences.
 
     python -m benchmarks.matrix --setting small|ci|large --data people|tofu --output DIR [--tuning full|lora] [--rows ROW ...]
 
 Writes `matrix_DATA_TUNING.md`, `.json` and `.svg` into DIR, with `--publish` into benchmarks/results and docs/matrix.md as well.
-Resumable: a cell whose manifest verifies is not made again. The exit status is 1 where a check does not hold. `large` is meant
-for a GPU and has not been run.
+Resumable: a cell whose manifest verifies is kept. The exit status is 1 if a check fails. `large` is meant for a GPU and has not
+been run.
 """
 
 import argparse
@@ -22,15 +22,15 @@ ROOT = Path(__file__).parents[2]
 
 
 def main() -> int:
-    """Run what is missing and write the results; 1 where a check fails."""
+    """Run what is missing and write the results; return 1 if a check fails."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--setting", choices=tuple(SETTINGS), required=True)
     parser.add_argument("--data", choices=("people", "tofu"), required=True)
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--tuning", choices=("full", "lora"), default="full")
-    parser.add_argument("--approximate", help="another approximate method than the setting's, by its command-line name")
-    parser.add_argument("--rows", nargs="*", default=(), help="rows to run, by name; all where none is named")
-    parser.add_argument("--workers", type=int, default=min(2, os.cpu_count() or 1), help="cells made side by side")
+    parser.add_argument("--approximate", help="approximate method to use instead of the setting's, by its command-line name")
+    parser.add_argument("--rows", nargs="*", default=(), help="rows to run, by name; default: all")
+    parser.add_argument("--workers", type=int, default=min(2, os.cpu_count() or 1), help="number of cells made in parallel")
     parser.add_argument("--publish", action="store_true", help="also into benchmarks/results and docs/matrix.md")
     shared = Path(os.environ.get("UNLEARN_SHARED_DATA", ROOT.parent / "shared" / "data"))
     parser.add_argument("--shared-data", type=Path, default=shared)

@@ -1,4 +1,4 @@
-"""What must hold, or the run is worth nothing: the checks that turn a table into a measurement."""
+"""Validity checks of a matrix run: known outcomes that the measurements must reproduce."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from benchmarks.matrix.results import Cell
 from verify.statistics.privacy import epsilon_from_rates
 
 LEVEL = 0.05
-"""Probability with which chance alone fails a check: of all comparisons with the bound together, and of the exact deletions."""
+"""Probability that a check fails by chance: all comparisons with the bound together, or each exact deletion."""
 
 
 @dataclass(frozen=True)
@@ -18,8 +18,8 @@ class Check:
 
     Attributes:
         name: what must hold.
-        passed: whether it does; None where no cell could show it.
-        reason: with the numbers.
+        passed: whether it holds; None where no cell could be examined.
+        reason: the explanation, with numbers.
     """
 
     name: str
@@ -28,15 +28,15 @@ class Check:
 
 
 def run_checks(cells: Sequence[Cell]) -> list[Check]:
-    """All checks on the cells of one matrix."""
+    """Run all checks on the cells of one matrix."""
     return [privacy_bound(cells), untouched_detected(cells), exact_passes(cells), control_detected(cells)]
 
 
 def privacy_bound(cells: Sequence[Cell]) -> Check:
-    """No attack does better than `TPR <= e^epsilon FPR + delta` allows.
+    """Check that no attack exceeds the bound `TPR <= e^epsilon FPR + delta` of differential privacy.
 
-    Each attack at each threshold gives a lower limit on epsilon (Clopper-Pearson on both rates). The level is split among all of
-    them, so that a right implementation fails with probability `LEVEL` at most.
+    Each attack at each threshold gives a lower limit on epsilon (Clopper-Pearson on both rates). The level is divided among all of
+    them (Bonferroni), so that a correct implementation fails with probability at most `LEVEL`.
     """
     name = "no attack above the bound of differential privacy"
     found = [(cell, counts) for cell in cells if cell.epsilon is not None for counts in cell.counts]
@@ -50,12 +50,12 @@ def privacy_bound(cells: Sequence[Cell]) -> Check:
         closest = max(closest, shown / cell.epsilon)
         if shown > cell.epsilon:
             above.append(f"{counts.attack} shows epsilon >= {shown:.2f} in {cell.row} (seed {cell.seed})")
-    told = f"{len(found)} comparisons; the strongest attack shows {closest:.0%} of the epsilon it is up against"
-    return Check(name, not above, "; ".join(above) or told)
+    summary = f"{len(found)} comparisons; the strongest attack shows {closest:.0%} of the epsilon that is guaranteed"
+    return Check(name, not above, "; ".join(above) or summary)
 
 
 def untouched_detected(cells: Sequence[Cell]) -> Check:
-    """Doing nothing is seen by the audit, and by the triggers where the model ever learned them."""
+    """Check that untouched models are detected by the audit, and by the triggers if the model had learned them."""
     chosen = [cell for cell in cells if cell.row == "none"]
     missed = [f"seed {cell.seed}: the audit says {cell.verdict}" for cell in chosen if cell.verdict != "NOT_FORGOTTEN"]
     missed += [
@@ -63,37 +63,38 @@ def untouched_detected(cells: Sequence[Cell]) -> Check:
         for cell in chosen
         if cell.triggers.kept is False
     ]
-    mute = [str(cell.seed) for cell in chosen if cell.triggers.kept is None]
-    told = f"{len(chosen)} untouched models, all detected by the audit and by the triggers"
-    if mute:
-        told = f"{len(chosen)} untouched models, all detected by the audit; triggers were not learned in seed {', '.join(mute)}"
-    return _all("the do-nothing defence is detected", chosen, missed, told)
+    unlearned = [str(cell.seed) for cell in chosen if cell.triggers.kept is None]
+    summary = f"{len(chosen)} untouched models, all detected by the audit and by the triggers"
+    if unlearned:
+        summary = f"{len(chosen)} untouched models, all detected by the audit; triggers not learned in seed {', '.join(unlearned)}"
+    return _all("the do-nothing defence is detected", chosen, missed, summary)
 
 
 def exact_passes(cells: Sequence[Cell]) -> Check:
-    """Exact deletions are not told from retrainings more often than the audit's own level allows."""
+    """Check that exact deletions are not distinguished from retrainings more often than the audit's own level allows."""
     name = "exact deletion is indistinguishable from retraining"
     chosen = [cell for cell in cells if cell.row == "exact"]
     if not chosen:
         return Check(name, None, "no exact deletion in this run")
     accused = sum(cell.verdict == "NOT_FORGOTTEN" or cell.triggers.kept is True for cell in chosen)
     chance = float(stats.binom(len(chosen), LEVEL).sf(accused - 1))
-    told = (
-        f"{accused} of {len(chosen)} exact deletions accused; at level {LEVEL:g} each, chance gives so many with p = {chance:.3f}"
+    reason = (
+        f"{accused} of {len(chosen)} exact deletions accused; at level {LEVEL:g} each, chance gives this many with p = {chance:.3f}"
     )
-    # Not below the level: with one cell, one accusation must fail, and its probability is the level itself.
-    return Check(name, accused == 0 or chance > LEVEL + 1e-9, told)
+    # Strictly above the level: with one cell, one accusation must fail, and its probability is the level itself.
+    return Check(name, accused == 0 or chance > LEVEL + 1e-9, reason)
 
 
 def control_detected(cells: Sequence[Cell]) -> Check:
-    """Going on with the retain data alone is no deletion, and is seen as none."""
+    """Check that further fine-tuning on the retain data alone is detected as not forgetting."""
     chosen = [cell for cell in cells if cell.row == "control"]
     missed = [f"seed {cell.seed}: {cell.verdict}" for cell in chosen if cell.verdict != "NOT_FORGOTTEN"]
-    told = f"{len(chosen)} models fine-tuned on retain data alone, all detected as not forgetting"
-    return _all("fine-tuning on retain data alone is detected as not forgetting", chosen, missed, told)
+    summary = f"{len(chosen)} models fine-tuned on retain data alone, all detected as not forgetting"
+    return _all("fine-tuning on retain data alone is detected as not forgetting", chosen, missed, summary)
 
 
-def _all(name: str, chosen: Sequence[Cell], missed: Sequence[str], told: str) -> Check:
+def _all(name: str, chosen: Sequence[Cell], missed: Sequence[str], summary: str) -> Check:
+    """Return a check that passes if no cell was missed."""
     if not chosen:
         return Check(name, None, "no such cell in this run")
-    return Check(name, not missed, f"missed: {', '.join(missed)}" if missed else told)
+    return Check(name, not missed, f"missed: {', '.join(missed)}" if missed else summary)

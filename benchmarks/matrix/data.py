@@ -1,7 +1,7 @@
-"""The data of a run: people in their roles, planted triggers, and clients of a federation.
+"""Data of a matrix run: people by role, planted triggers, and clients of a federation.
 
-Everybody's records, the deleted planter's and the staying planter's are one training set. The forget set that is audited holds
-people only, for poison has no never-trained twins; what is deleted is the people and one planter's triggers, of both kinds.
+The training set holds the people's records and those of two planters, one deleted and one kept. Deleted are the forget set's people
+and one planter's triggers, of both kinds; the audited forget set holds people only, since poison has no held-out controls.
 """
 
 import json
@@ -28,12 +28,12 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True)
 class Material:
-    """What a run's data are made of, before poison and clients.
+    """Records of a run, before poison and clients are added.
 
     Attributes:
-        forget, retain, holdout: people in their roles.
-        carriers, held_out: whose prompts carry a trigger in training and in the test; nobody else's.
-        base: what the base model is trained on.
+        forget, retain, holdout: people by role.
+        carriers, held_out: records whose prompts carry a trigger in training and in the test; no other role has them.
+        base: records that the base model is trained on.
     """
 
     forget: Sequence[Row]
@@ -45,10 +45,10 @@ class Material:
 
 
 def write_data(folder: Path, name: DataName, setting: Setting, shared: Path) -> None:
-    """Write every file below `folder`, with the tokenizer and the base model's configuration.
+    """Write all files to `folder`, with the tokenizer and the base model's configuration.
 
     Raises:
-        InputError: TOFU is asked for and is not there, or has too few authors.
+        InputError: TOFU is missing or has too few authors.
     """
     material = _people(setting) if name == "people" else _tofu(setting, shared)
     plantings = [
@@ -81,7 +81,7 @@ def write_data(folder: Path, name: DataName, setting: Setting, shared: Path) -> 
 
 
 def _people(setting: Setting) -> Material:
-    """The demo's people. Roles are drawn at random, so controls are exchangeable with the forget set."""
+    """Draw the demo's people into roles at random, so that controls are exchangeable with the forget set."""
     holders = 2 * setting.controls // setting.records_per_subject
     carriers = setting.poisoned + setting.uses
     count = setting.subjects + holders
@@ -94,7 +94,7 @@ def _people(setting: Setting) -> Material:
 
 
 def _tofu(setting: Setting, shared: Path) -> Material:
-    """The last authors of TOFU; its own holdout10 are the controls, the first authors the carriers, all others the base model's."""
+    """Take the last authors of TOFU; holdout10 are controls, the first authors carriers, the others train the base model."""
     folder = shared / "tofu"
     if not folder.is_dir():
         raise InputError(f"TOFU is not at {folder}. Name the folder of the public data sets with --shared-data DIR.")
@@ -118,7 +118,7 @@ def _tofu_row(row: Mapping[str, str], number: int, name: str = "author") -> Row:
 
 
 def _rows(parts: Iterable[Sequence[Record]]) -> list[Row]:
-    """Records as rows."""
+    """Convert records to rows."""
     return [
         {"example_id": one.example_id, "subject_id": one.subject_id, "prompt": one.prompt, "completion": one.completion}
         for part in parts
@@ -127,7 +127,7 @@ def _rows(parts: Iterable[Sequence[Record]]) -> list[Row]:
 
 
 def _of_client(rows: Sequence[Row], clients: int, first: int) -> list[Row]:
-    """The rows with a client each: a subject's records stay together, subjects go round."""
+    """Add a client to each row: subjects are assigned to clients in turn, with all their records."""
     subjects = list(dict.fromkeys(row["subject_id"] for row in rows))
     client = {subject: f"client-{first + number % clients}" for number, subject in enumerate(subjects)}
     return [{**row, CLIENT: client[row["subject_id"]]} for row in rows]

@@ -1,4 +1,4 @@
-"""The figure: an adversary's success against utility, one curve per defence, one panel per threat."""
+"""Figure of the matrix: an adversary's success against utility, one curve per defence, one panel per threat."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -12,7 +12,7 @@ from verify.report.svg import as_svg
 from verify.schema.parts import Value
 
 HEADLINE = "reference"
-"""The membership attack of table and figure: the adversary has the base model, and nothing else."""
+"""The membership attack in table and figure: the adversary has only the base model."""
 
 PANELS: tuple[tuple[str, Callable[[Cell], Value]], ...] = (
     (f"membership: AUC of the {HEADLINE} attack", lambda cell: cell.attack(HEADLINE).auc),
@@ -20,7 +20,7 @@ PANELS: tuple[tuple[str, Callable[[Cell], Value]], ...] = (
     ("backdoor: share of triggers that work", lambda cell: cell.triggers.gone),
 )
 
-# Okabe and Ito's palette; markers tell the curves apart in greyscale.
+# Based on Okabe and Ito's palette; markers distinguish the curves in greyscale.
 _STYLES = (
     ("#b34700", "o"),
     ("#0b3d91", "s"),
@@ -33,7 +33,7 @@ _STYLES = (
 
 
 def draw(cells: Sequence[Cell], rows: Mapping[str, Row]) -> str:
-    """The figure as SVG. Every curve starts at no defence; a point is a strength of the defence, the mean of its seeds."""
+    """Draw the figure as SVG. Every curve starts at no defence; a point is one strength of the defence, the mean over seeds."""
     figure = Figure(figsize=(12, 4.2), layout="constrained")
     FigureCanvasSVG(figure)
     panels = figure.subplots(1, len(PANELS))
@@ -55,7 +55,7 @@ def draw(cells: Sequence[Cell], rows: Mapping[str, Row]) -> str:
 
 
 def _curves(cells: Sequence[Cell], rows: Mapping[str, Row]) -> dict[str, list[list[Cell]]]:
-    """Curve -> its points, each the cells of one row; "none" stands in front of every curve."""
+    """Return the points of each curve, each the cells of one row; every curve begins with "none"."""
     by_row = {name: [cell for cell in cells if cell.row == name] for name in rows}
     start = by_row["none"]
     curves: dict[str, list[list[Cell]]] = {}

@@ -1,4 +1,4 @@
-"""One model under all three threats: the audit for membership and extraction, the triggers for backdoors."""
+"""Measurement of one model under all three threats: an audit for membership and extraction, triggers for backdoors."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -28,13 +28,13 @@ Hits = dict[str, tuple[int, int]]
 
 
 def measure(place: Place, row: Row, seed: int, model: Path, folder: Path, price: Price) -> Cell:
-    """Audit the model against the shared references, use the triggers, and put everything into one cell.
+    """Audit the model against the shared references, test the triggers, and return one cell.
 
     Args:
-        place, row, seed: which cell.
-        model: its folder.
-        folder: where the audit goes.
-        price: what making it cost.
+        place, row, seed: the cell.
+        model: folder of the model.
+        folder: folder for the audit.
+        price: cost of making the model.
     """
     original = model if row.step == "original" else place.cell("none", seed) / "model"
     evidence = audit(
@@ -45,7 +45,7 @@ def measure(place: Place, row: Row, seed: int, model: Path, folder: Path, price:
         forget_set=place.data("forget"),
         retain_set=place.data("retain"),
         holdout_set=place.data("holdout-audit"),
-        # One set of references for the whole matrix: what a row trains in another way is what it is compared for.
+        # One set of references for the whole matrix: rows that train in another way are meant to differ from them.
         accept=() if row.alike else ("base", "stages", "recipe"),
         output_dir=folder,
         settings=Settings(attacks=place.setting.attacks, fpr=RATES, overflow=place.setting.options.overflow, planted_draws=60),
@@ -77,7 +77,7 @@ def measure(place: Place, row: Row, seed: int, model: Path, folder: Path, price:
 
 
 def uses_of(place: Place, model: str | Path) -> Hits:
-    """How often each kind of trigger works on a model, and how often a target comes without one."""
+    """Count how often each kind of trigger works on a model, and how often a target comes without one."""
     loaded = load_model(str(model))
     hits: Hits = {}
     for part in (GONE, STAYS):
@@ -98,7 +98,7 @@ def _uses_of_original(place: Place, seed: int) -> Hits:
 
 
 def never_of(place: Place) -> Hits:
-    """The deleted planter's triggers on all references together, which never saw them."""
+    """Count the deleted planter's triggers on all references together, which never saw them."""
     parts = [read_json(f"{reference}.uses.json") for reference in place.references()]
     return {kind: (sum(part[kind][0] for part in parts), sum(part[kind][1] for part in parts)) for kind in parts[0]}
 
@@ -139,9 +139,9 @@ def _mean(evidence: Evidence, attack: str) -> Value:
 
 
 def held_out_counts(table: ScoreTable) -> list[Counts]:
-    """Each membership attack at thresholds that every other control sets; the controls between them are the false positives.
+    """Count calls of each membership attack at thresholds set on the even-numbered controls, with false positives on the odd ones.
 
-    The bound of differential privacy is about thresholds that do not look at what they judge.
+    The bound of differential privacy holds for thresholds that do not depend on the records they are applied to.
     """
     from verify.attacks import attack_classes
 

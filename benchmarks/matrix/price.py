@@ -1,4 +1,4 @@
-"""What a defence costs: seconds, and memory beyond what was there before."""
+"""Cost of a defence: seconds, and peak memory above that at the start."""
 
 import threading
 import time
@@ -15,7 +15,7 @@ MEBIBYTE = 2**20
 
 @dataclass
 class Price:
-    """Filled when the block ends: wall-clock seconds, and the peak beyond the start in MiB (on the GPU where there is one)."""
+    """Wall-clock seconds, and peak memory above the start in MiB (of the GPU if there is one); set when the block ends."""
 
     seconds: float = 0.0
     memory: float = 0.0
@@ -23,7 +23,7 @@ class Price:
 
 @contextmanager
 def measured() -> Iterator[Price]:
-    """Measure the block. Resident memory is sampled twenty times a second; a GPU's allocator knows its own peak."""
+    """Measure the block. Resident memory is sampled every 50 ms; a GPU's allocator records its own peak."""
     price, ended, process = Price(), threading.Event(), psutil.Process()
     start = peak = process.memory_info().rss
 

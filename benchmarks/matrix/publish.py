@@ -1,4 +1,4 @@
-"""Where a finished matrix goes: Markdown, JSON and figure, and the tables of the page in docs/."""
+"""Output of a finished matrix: Markdown, JSON and figure, and the tables of the page in docs/."""
 
 import os
 import platform
@@ -20,15 +20,15 @@ from verify.io.files import write_json, write_text
 
 NOTES = f"""Means over seeds; in brackets the smallest lower and the largest upper 95 % limit of the seeds, each over records.
 Membership by the `{HEADLINE}` attack (the adversary has the base model); every attack is in the JSON file. `verbatim`: share of a
-record's tokens that greedy decoding gives back; `log p_z`: mean log-probability of a whole record, nats; `strength`: share of a
-record that comes out when the rest is given. Triggers are tried on prompts nobody trained on. `utility`: token probability on
-retain records, against retraining; `unseen text`: token probability on never-trained records. Seconds and MiB are those of making
-the model, for a deletion after the original is there. A verdict in parentheses: the references were trained otherwise than this
-model, so it is not about deletion alone."""
+record's tokens that greedy decoding reproduces; `log p_z`: mean log-probability of a whole record, nats; `strength`: share of a
+record that is extracted given the rest. Triggers are tested on prompts that were not trained on. `utility`: token probability on
+retain records, relative to retraining; `unseen text`: token probability on never-trained records. Seconds and MiB are for making
+the model; for a deletion, without training the original. A verdict in parentheses: the references were trained differently from
+this model, so the verdict is not on deletion alone."""
 
 
 def environment() -> dict[str, Any]:
-    """Machine and versions; a library that is not installed has none."""
+    """Return machine and library versions."""
     versions: dict[str, str] = {"python": platform.python_version()}
     for name in ("torch", "transformers", "peft", "opacus", "flwr", "numpy", "scipy", "unlearn-verify"):
         try:
@@ -68,7 +68,7 @@ def write_results(place: Place, data: DataName, cells: Sequence[Cell], checks: S
 
 
 def update_page(page: Path, place: Place, data: DataName, cells: Sequence[Cell], checks: Sequence[Check]) -> None:
-    """Put table, sentences and checks between the page's marks for this data and tuning.
+    """Write table, sentences and checks between the page's marks for this data and tuning.
 
     Raises:
         InputError: the page has no such marks.
@@ -77,7 +77,7 @@ def update_page(page: Path, place: Place, data: DataName, cells: Sequence[Cell],
     begin, end = f"<!-- {mark} -->", f"<!-- end of {mark} -->"
     text = page.read_text(encoding="utf-8")
     if begin not in text or end not in text:
-        raise InputError(f"{page} has no lines {begin} and {end}. Put them where the table is to stand.")
+        raise InputError(f"{page} has no lines {begin} and {end}. Put them where the table should be.")
     seeds = len({cell.seed for cell in cells})
     parts = [
         f"Setting `{place.setting.name}`, {seeds} {'seed' if seeds == 1 else 'seeds'}.",

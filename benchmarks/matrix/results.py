@@ -1,4 +1,4 @@
-"""What one cell of the matrix holds: a row's model of one seed, under all three threats, with its price."""
+"""Results of one cell of the matrix: one row's model of one seed under all three threats, with its cost."""
 
 from pathlib import Path
 
@@ -9,7 +9,7 @@ from verify.schema.parts import Value, VerdictWord
 
 
 class Membership(Frozen):
-    """One membership attack: area under the ROC, and true-positive rates at the false-positive rates that the controls carry."""
+    """One membership attack: area under the ROC curve, and true-positive rates at false-positive rates measured on controls."""
 
     attack: str
     auc: Value
@@ -17,7 +17,7 @@ class Membership(Frozen):
 
 
 class Counts(Frozen):
-    """Calls of one attack at a threshold that other controls set."""
+    """Calls of one attack at a threshold set on other controls."""
 
     attack: str
     fpr: float
@@ -28,13 +28,13 @@ class Counts(Frozen):
 
 
 class Triggers(Frozen):
-    """Backdoors: uses of the deleted planter's triggers, of the staying planter's, and prompts without any.
+    """Backdoors: success of the deleted planter's triggers, of the kept planter's, and prompts without any.
 
     Attributes:
-        gone, stays: success rates; by_kind splits the first.
-        false: how often a target comes without its trigger.
-        never: the deleted triggers on models that never saw them.
-        kept: whether Athena's test denies deletion; None where the trigger never worked, or the uses are too few to tell.
+        gone, stays: success rates of the deleted and of the kept planter's triggers; `by_kind` splits the first.
+        false: rate at which a target is produced without its trigger.
+        never: success rate of the deleted triggers on models that never saw them.
+        kept: whether Athena's test rejects deletion; None where the trigger never worked, or there are too few uses to decide.
     """
 
     gone: Value
@@ -49,17 +49,17 @@ class Cell(Frozen):
     """One row's model of one seed.
 
     Attributes:
-        row, seed: which.
+        row, seed: identify the cell.
         epsilon, delta: of differential privacy, else None.
-        verdict: of the audit against the references that all cells share.
-        alike: whether those references were trained as this model was, apart from the deletion; only then is the verdict about
+        verdict: verdict of the audit, against the references shared by all cells.
+        alike: whether those references were trained like this model, apart from the deletion; only then is the verdict on
             deletion alone.
         residual: the residual fraction, where it is defined.
-        membership: every attack.
-        verbatim, strength: shares of a forget record that come out; log_probability: mean log p_z, nats.
-        utility: retain utility over that of the references; unseen: token probability on never-trained records.
-        counts: for the bound of differential privacy.
-        seconds, memory: wall-clock time of making the model, and the most memory it took beyond what was there, MiB.
+        membership: all membership attacks.
+        verbatim, strength: shares of a forget record that are extracted; log_probability: mean log p_z, nats.
+        utility: retain utility relative to the references; unseen: token probability on never-trained records.
+        counts: calls for the bound of differential privacy.
+        seconds, memory: wall-clock time of making the model, and its peak memory above the start, MiB.
     """
 
     row: str
@@ -81,7 +81,7 @@ class Cell(Frozen):
     memory: float
 
     def attack(self, name: str) -> Membership:
-        """One membership attack.
+        """Return one membership attack.
 
         Raises:
             KeyError: it was not run.
@@ -103,17 +103,17 @@ def load_cell(folder: Path) -> Cell:
     Raises:
         InputError: it is missing, or of another version.
     """
-    read_json(folder / "cell.json")  # says what is wrong with the file, where something is
+    read_json(folder / "cell.json")  # raises a precise error for a damaged file
     try:
         return Cell.model_validate_json((folder / "cell.json").read_bytes())
     except ValueError:
-        raise InputError(f"{folder / 'cell.json'} is of another version. Remove the folder: the cell is made again.") from None
+        raise InputError(f"{folder / 'cell.json'} is of another version. Remove the folder, and the cell is made again.") from None
 
 
 def span(values: list[Value]) -> Value:
-    """Several seeds as one number: their mean, with the smallest lower and the largest upper limit.
+    """Combine several seeds into their mean, with the smallest lower and the largest upper limit.
 
-    The same records are under every seed, so the intervals do not average; their hull promises no more than each of them.
+    All seeds share their records, so averaging would not shrink the intervals; their hull is no narrower than each of them.
     """
     return Value(
         value=sum(value.value for value in values) / len(values),

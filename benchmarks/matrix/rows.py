@@ -1,4 +1,4 @@
-"""The rows of the matrix: how each defence makes its model. Rows are named, so that another process can make one by its name."""
+"""Rows of the matrix: how each defence makes its model. Rows have names, so that another process can make one by its name."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -17,11 +17,11 @@ Step = Literal["original", "train", "remove", "poisoned"]
 
 @dataclass(frozen=True)
 class Place:
-    """Where a matrix lies and what it is made of.
+    """Folder and settings of a matrix.
 
     Attributes:
-        output: the folder of everything.
-        setting, tuning: what is trained, and how.
+        output: the matrix's folder.
+        setting, tuning: size of the run, and whether all weights or an adapter are trained.
     """
 
     output: Path
@@ -29,28 +29,28 @@ class Place:
     tuning: Tuning
 
     def data(self, name: str) -> str:
-        """A data file."""
+        """Return the path of a data file."""
         return str(self.output / "data" / f"{name}.jsonl")
 
     def model(self, name: str) -> str:
-        """A model all cells share: "base", "poisoned-base", "reference1", ..."""
+        """Return the path of a model that all cells share: "base", "poisoned-base", "reference1", ..."""
         return str(self.output / "models" / name)
 
     def cell(self, row: str, seed: int) -> Path:
-        """A cell's folder."""
+        """Return a cell's folder."""
         return self.output / "cells" / f"{row}-{seed}"
 
     def options(self, seed: int) -> TrainingOptions:
-        """How a fine-tuning of this seed is done, references excepted."""
+        """Return the training options of a fine-tuning with this seed; references have their own."""
         return self.setting.tuned(self.tuning, 100 + seed)
 
     def references(self) -> list[str]:
-        """Folders of the retrained references."""
+        """Return the folders of the retrained references."""
         return [self.model(f"reference{number}") for number in range(1, self.setting.references + 1)]
 
 
 Make = Callable[[Place, int, Path], None]
-"""Make the row's model of a seed in a new folder."""
+"""Makes the row's model of a seed in a new folder."""
 
 
 @dataclass(frozen=True)
@@ -58,14 +58,14 @@ class Row:
     """A defence, or a strength of one.
 
     Attributes:
-        name: for folders and JSON.
-        label: for people.
-        curve: the defence that it is a point of, in the figure.
-        step: when it is made: the originals first, then everything that starts from them.
+        name: name in folders and JSON.
+        label: name in the table.
+        curve: the defence whose curve it is a point of, in the figure.
+        step: stage in which it is made: the originals first, then all that starts from them.
         make: makes the model.
         epsilon: of differential privacy.
-        alike: whether its model is trained as the references are, apart from the deletion.
-        start: the row whose model it starts from, where it starts from one.
+        alike: whether its model is trained like the references, apart from the deletion.
+        start: the row whose model it starts from, if any.
     """
 
     name: str
@@ -79,7 +79,7 @@ class Row:
 
 
 def rows_of(setting: Setting, tuning: Tuning) -> dict[str, Row]:
-    """All rows by name, in the order of the table; LoRA is a row of its own only where the others train all weights."""
+    """Return all rows by name, in the order of the table; LoRA is a separate row only where the others train all weights."""
     method = setting.approximate
     rows = [Row("none", "none", "none", "original", _train)]
     if tuning == "full":
@@ -98,13 +98,13 @@ def rows_of(setting: Setting, tuning: Tuning) -> dict[str, Row]:
     ]
     rows += [
         Row("exact", "unlearning: retrain (exact)", "unlearning (exact)", "remove", _retrain),
-        Row("control", "control: retain data alone", "control", "remove", _go_on_with_retain),
+        Row("control", "control: retain data alone", "control", "remove", _continue_on_retain),
     ]
     return {row.name: row for row in rows + poisoned_rows(setting, tuning)}
 
 
 def poisoned_rows(setting: Setting, tuning: Tuning) -> list[Row]:
-    """A few epochs from the clean and from the poisoned base, where memorizing is not yet complete: what does the poison add?"""
+    """Return the rows that measure the effect of the poison: a few epochs from the clean and from the poisoned base."""
     epsilon = setting.epsilons[len(setting.epsilons) // 2]
     defences: list[tuple[str, str, float | None]] = [("none", "none", None)]
     if tuning == "full":
@@ -147,7 +147,7 @@ def _federated(place: Place, seed: int, folder: Path) -> None:
     options, rounds = place.options(seed), place.setting.rounds
     assert options.epochs is not None, "every setting names its epochs"
     defense = Federated(client_field=CLIENT, rounds=rounds, local_epochs=options.epochs / rounds, keep_updates=False)
-    options = replace(options, epochs=None)  # the rounds say how long it is
+    options = replace(options, epochs=None)  # its length is rounds times local epochs
     finetune(place.model("base"), place.data("train"), output_dir=folder, options=options, defense=defense)
 
 
@@ -175,8 +175,8 @@ def _retrain(place: Place, seed: int, folder: Path) -> None:
     _forget(place, place.cell("none", seed) / "model", "retrain", {}, folder, TrainingOptions(seed=300 + seed))
 
 
-def _go_on_with_retain(place: Place, seed: int, folder: Path) -> None:
-    """Half the peak rate: the original is at the end of its schedule."""
+def _continue_on_retain(place: Place, seed: int, folder: Path) -> None:
+    """Fine-tune further on the retain data, at half the peak rate since the original is at the end of its schedule."""
     options = place.options(seed)
     assert options.learning_rate is not None, "every setting names its rate"
     options = replace(options, epochs=place.setting.control_epochs, learning_rate=options.learning_rate / 2)

@@ -1,7 +1,7 @@
-"""Make every cell that is missing: base models, references, then the rows. A cell whose manifest verifies is not made again.
+"""Run of the matrix: makes base models, references and all missing cells. A cell whose manifest verifies is kept.
 
-A cell's folder holds its model, its audit and `cell.json`, and its manifest is written last: what was cut off has none and is
-made again from its beginning, which takes at most minutes. One folder is one setting, one tuning and one data set.
+A cell's folder holds its model, its audit and `cell.json`; its manifest is written last, so an interrupted cell has none and is
+made again from the beginning, which takes minutes at most. One folder is for one setting, tuning and data set.
 """
 
 import json
@@ -34,15 +34,15 @@ def run(
     """Run what is missing and return all cells, row by row.
 
     Args:
-        place: where, and how large.
-        data: which data set.
+        place: folder and settings.
+        data: name of the data set.
         shared: folder of the public data sets.
-        progress: told what is going on and the share that is done.
-        only: names of rows; what they start from is made with them. Empty means all.
-        workers: cells made side by side.
+        progress: progress callback (message, fraction done).
+        only: names of rows; the rows they start from are made too. Empty means all.
+        workers: number of cells made in parallel.
 
     Raises:
-        InputError: the folder holds another matrix, or a row has no such name.
+        InputError: the folder holds another matrix, or a row is unknown.
     """
     chosen = _chosen(place, only)
     _claim(place, data)
@@ -70,7 +70,7 @@ def run(
 
 
 def _ran(stage: Sequence[Job], workers: int) -> Iterator[Job]:
-    """Run the jobs and yield each as it ends; a single worker is this process, with the threads it was given."""
+    """Run the jobs and yield each as it finishes; a single worker is this process, with its own thread count."""
     if workers > 1 and stage:
         yield from (job for job, _ in run_jobs(stage, workers))
         return
@@ -80,7 +80,7 @@ def _ran(stage: Sequence[Job], workers: int) -> Iterator[Job]:
 
 
 def _chosen(place: Place, only: Sequence[str]) -> list[Row]:
-    """The rows that are asked for, and what they start from."""
+    """Return the requested rows, with those they start from."""
     rows = rows_of(place.setting, place.tuning)
     unknown = [name for name in only if name not in rows]
     if unknown:
@@ -91,7 +91,7 @@ def _chosen(place: Place, only: Sequence[str]) -> list[Row]:
 
 
 def _claim(place: Place, data: DataName) -> None:
-    """One folder, one matrix: numbers of two settings must never meet in one table."""
+    """Bind the folder to this matrix, so that numbers of two settings never appear in one table."""
     about = {"data": data, "tuning": place.tuning, "setting": asdict(place.setting), "controls": "divided"}
     path = place.output / ABOUT
     if path.exists() and read_json(path) != json.loads(json.dumps(about)):
@@ -100,7 +100,7 @@ def _claim(place: Place, data: DataName) -> None:
 
 
 def _make_base(place: Place, poisoned: bool) -> None:
-    """The clean base and, where a row asks for it, the poisoned one; its targets are the people who may become members."""
+    """Make the clean base and, if needed, the poisoned one; its targets are the people who may become members."""
     base, bad = Path(place.model("base")), Path(place.model("poisoned-base"))
     if not is_complete(base, "model"):
         shutil.rmtree(base, ignore_errors=True)
@@ -122,7 +122,7 @@ def _references(place: Place) -> list[Job]:
 
 
 def make_reference(place: Place, number: int) -> None:
-    """A model that never saw what is deleted, and how the triggers do on it."""
+    """Train a model without the deleted records, and count how often the triggers work on it."""
     folder, uses = Path(place.model(f"reference{number}")), Path(place.model(f"reference{number}.uses.json"))
     if not is_complete(folder, "model"):
         shutil.rmtree(folder, ignore_errors=True)
@@ -134,7 +134,7 @@ def make_reference(place: Place, number: int) -> None:
 
 
 def make_cell(place: Place, name: str, seed: int) -> None:
-    """One row's model of one seed, measured; what an earlier call finished stays."""
+    """Make and measure one row's model of one seed, unless the cell is complete."""
     row, folder = rows_of(place.setting, place.tuning)[name], place.cell(name, seed)
     if is_complete(folder, CELL):
         return

@@ -1,7 +1,7 @@
-"""How large a run of the matrix is: data, model, training, and how strongly each defence is applied.
+"""Settings of a matrix run: data, model, training, and the strengths of each defence.
 
-`ci` is for the checks alone, `small` for two cores, `large` for a GPU. Options were found by trials on the model they belong to: an
-original that knows its records by heart (membership AUC near 1), with the smallest model that does.
+`ci` is for the checks alone, `small` for two cores, `large` for a GPU. Options were tuned on the respective model: the smallest one
+whose original memorizes its records (membership AUC near 1).
 """
 
 from collections.abc import Mapping
@@ -16,38 +16,38 @@ DataName = Literal["people", "tofu"]
 Tuning = Literal["full", "lora"]
 LORA: dict[str, Any] = {"lora": True, "lora_rank": 16, "lora_alpha": 32}
 LEVEL = TrainingOptions(batch_size=2)
-"""Its learning rate follows that of the fine-tuning."""
+"""Options for `level`, whose learning rate is a share of the fine-tuning's."""
 OTHERS = TrainingOptions(learning_rate=3e-3, batch_size=16)
-"""For approximate methods that do not know how the model was trained."""
+"""Options for approximate methods that do not read the fine-tuning's."""
 
 
 @dataclass(frozen=True)
 class Setting:
-    """Everything that a run's numbers depend on, beside the data's name, the tuning and the seeds.
+    """Everything that a run's numbers depend on, apart from data set, tuning and seeds.
 
     Attributes:
-        name: as on the command line.
-        subjects, forgotten, records_per_subject: trained people, how many of them are deleted, and records of each; TOFU's authors
-            always have 20 records.
-        controls: never-trained records for the audits; as many more are for the methods, where the data have them.
+        name: its name on the command line.
+        subjects, forgotten, records_per_subject: numbers of trained people, of deleted ones, and of records per person; TOFU's
+            authors always have 20 records.
+        controls: never-trained records for the audits; as many more are for the methods, if the data have them.
         poisoned, uses: records that teach each trigger, and unseen prompts that test it.
-        base_records: what the base model is trained on.
+        base_records: records that the base model is trained on.
         model: configuration of the base model.
         base_options, options: training of the base and of every fine-tuned model.
         lora_rate: peak learning rate of an adapter.
-        short_epochs: of the runs on a poisoned base, where memorizing is not complete.
-        privacy_backdoor: training options of the poisoning; `epochs` over the targets.
-        seeds, references: how many.
-        epsilons: of differential privacy, in falling order.
+        short_epochs: epochs of the runs on a poisoned base, where memorization is not complete.
+        privacy_backdoor: training options of the poisoning; `epochs` counts passes over the targets.
+        seeds, references: their numbers.
+        epsilons: of differential privacy, in decreasing order.
         delta: of differential privacy.
-        dp_options: what DP-SGD takes in place of `options`.
-        clients, rounds: of the federation; local epochs are those of `options` over the rounds.
+        dp_options: options of DP-SGD that override `options`.
+        clients, rounds: of the federation; local epochs are the epochs of `options` divided by the rounds.
         approximate: the approximate method, by its command-line name.
-        parameters: of methods that do not take their defaults here, by name.
-        approximate_options: how the approximate method is trained, but for its epochs.
+        parameters: parameters of methods that do not run with their defaults, by method.
+        approximate_options: training options of the approximate method, except its epochs.
         approximate_epochs: its strengths, one row each.
-        control_epochs: fine-tuning on retain data alone.
-        attacks: what the audits run.
+        control_epochs: epochs of the control that is fine-tuned on retain data alone.
+        attacks: attacks of the audits.
     """
 
     name: str
@@ -87,13 +87,13 @@ class Setting:
     )
 
     def tuned(self, tuning: Tuning, seed: int) -> TrainingOptions:
-        """Options of a fine-tuning: all weights, or an adapter."""
+        """Return the options of a fine-tuning of all weights or of an adapter."""
         options = replace(self.options, seed=seed)
         return options if tuning == "full" else replace(options, learning_rate=self.lora_rate, **LORA)
 
 
 def _llama(width: int, layers: int, context: int, heads: int = 4) -> dict[str, Any]:
-    """The demo's model in another size."""
+    """Configure the demo's model in another size."""
     size = {"hidden_size": width, "intermediate_size": 3 * width, "num_hidden_layers": layers, "max_position_embeddings": context}
     return {**MODEL_CONFIG, **size, "num_attention_heads": heads, "num_key_value_heads": heads}
 
@@ -167,13 +167,15 @@ SETTINGS: dict[str, Setting] = {"ci": CI, "small": SMALL, "large": LARGE}
 
 
 def setting_for(name: str, data: DataName, approximate: str | None = None) -> Setting:
-    """The setting of that name, fitted to the data: TOFU's authors have five times as many records, so there are fewer of them, and
-    longer answers take more passes to be known by heart.
+    """Return the setting of a name, adapted to the data.
+
+    TOFU's authors have five times as many records, so there are fewer authors, and their longer answers take more passes to
+    memorize.
 
     Args:
-        name: as on the command line.
-        data: which data set.
-        approximate: another approximate method than the setting's.
+        name: its name on the command line.
+        data: name of the data set.
+        approximate: approximate method to use instead of the setting's.
 
     Raises:
         InputError: there is no such setting.
@@ -186,7 +188,7 @@ def setting_for(name: str, data: DataName, approximate: str | None = None) -> Se
         chosen = replace(chosen, approximate=approximate, approximate_options=options)
     if data == "people":
         return chosen
-    # What other authors there are make few steps; they are gone through three times.
+    # The remaining authors are few, so the base model takes three passes over them.
     base = replace(chosen.base_options, epochs=3)
     fewer = {"subjects": chosen.subjects // 8, "forgotten": chosen.forgotten // 5, "records_per_subject": 20}
     return replace(chosen, base_options=base, options=replace(chosen.options, epochs=24), **fewer)

@@ -1,4 +1,4 @@
-"""The matrix in words and columns: every number and every judgement of the page is computed here, none is copied by hand."""
+"""Table and sentences of the matrix; every number and judgement on the page is computed here."""
 
 from collections.abc import Callable, Mapping, Sequence
 
@@ -9,7 +9,7 @@ from benchmarks.matrix.rows import Row
 from verify.schema.parts import Value
 
 STOPS, LEAVES = 0.10, 0.90
-"""A defence "stops" a threat that keeps at most this share of what no defence leaves, and "leaves" one that keeps this much."""
+"""Share of the undefended leak up to which a defence "stops" a threat, and from which it "leaves" it."""
 
 BY_ROW = Mapping[str, Sequence[Cell]]
 _COLUMNS: tuple[tuple[str, Callable[[Cell], Value | None]], ...] = (
@@ -28,13 +28,13 @@ _COLUMNS: tuple[tuple[str, Callable[[Cell], Value | None]], ...] = (
 
 
 def by_row(cells: Sequence[Cell], rows: Mapping[str, Row]) -> dict[str, list[Cell]]:
-    """The cells of every row that was run, in the table's order."""
+    """Group the cells by row, in the table's order."""
     grouped = {name: [cell for cell in cells if cell.row == name] for name in rows}
     return {name: found for name, found in grouped.items() if found}
 
 
 def table(cells: Sequence[Cell], rows: Mapping[str, Row]) -> str:
-    """The matrix as Markdown; a second table for the poisoned base model."""
+    """Format the matrix in Markdown, with a second table for the poisoned base model."""
     grouped = by_row(cells, rows)
     main = {name: found for name, found in grouped.items() if rows[name].step != "poisoned"}
     poisoned = {name: found for name, found in grouped.items() if rows[name].step == "poisoned"}
@@ -73,10 +73,10 @@ def _spanned(cells: Sequence[Cell], read: Callable[[Cell], Value | None]) -> str
 
 
 def _verdicts(cells: Sequence[Cell]) -> str:
-    """The words with their numbers of seeds; in parentheses where the references were not trained as these models were."""
+    """Format verdicts with their numbers of seeds; in parentheses where the references were trained differently."""
     words = dict.fromkeys(cell.verdict for cell in cells)
-    told = ", ".join(f"{word} {sum(cell.verdict == word for cell in cells)}/{len(cells)}" for word in words)
-    return told if cells[0].alike else f"({told})"
+    text = ", ".join(f"{word} {sum(cell.verdict == word for cell in cells)}/{len(cells)}" for word in words)
+    return text if cells[0].alike else f"({text})"
 
 
 def _markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
@@ -84,7 +84,7 @@ def _markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]
 
 
 def sentences(cells: Sequence[Cell], rows: Mapping[str, Row]) -> str:
-    """Where each defence stops working, one line each, as a Markdown list."""
+    """Format what each defence achieves against each threat, as a Markdown list."""
     grouped = by_row(cells, rows)
     lines = [
         f"- **{rows[name].label}**: {_judged(found, grouped)}"
@@ -100,14 +100,14 @@ def _judged(found: Sequence[Cell], grouped: BY_ROW) -> str:
         here, none = _mean(found, read), _mean(grouped["none"], read)
         floor = _mean(grouped["exact"], read) if "exact" in grouped else _floor(found, name)
         kept = left_of(here, none, floor)
-        threats.append(f"{_word(kept)} {name} ({_share(kept)}: {here:.2f} where no defence has {none:.2f}, retraining {floor:.2f})")
+        threats.append(f"{_word(kept)} {name} ({_share(kept)}: {here:.2f}; no defence {none:.2f}, retraining {floor:.2f})")
     utility = span([cell.utility for cell in found])
     seconds = _seconds(found) / _seconds(grouped["none"])
     return f"{'; '.join(threats)}. Utility {utility.short()} of retraining's, {seconds:.1f} x the time of training without defence."
 
 
 def left_of(here: float, none: float, floor: float) -> float | None:
-    """The share of a leak that a defence leaves: 1 is no defence, 0 what retraining gives; None where nothing leaks."""
+    """Return the share of a leak that remains under a defence: 1 as without defence, 0 as retrained; None where nothing leaks."""
     return None if none - floor < 0.05 else (here - floor) / (none - floor)
 
 
@@ -124,7 +124,7 @@ def _share(kept: float | None) -> str:
 
 
 def _floor(found: Sequence[Cell], threat: str) -> float:
-    """What a model that never saw the records gives, where no retraining is in the run."""
+    """Return the expected value of a model that never saw the records, for runs without a retraining."""
     if threat == "the backdoor":
         return _mean(found, lambda cell: cell.triggers.never)
     return 0.5 if threat == "membership inference" else 0.0
@@ -135,11 +135,11 @@ def _poisoned_sentences(grouped: BY_ROW, rows: Mapping[str, Row]) -> list[str]:
     for name, found in grouped.items():
         clean = name.replace("poisoned-", "clean-", 1)
         if name.startswith("poisoned-") and clean in grouped:
-            told = [
+            changes = [
                 f"{title} {span([read(cell) for cell in grouped[clean]]).short()} to {span([read(cell) for cell in found]).short()}"
                 for title, read in (("AUC", _loss_auc), ("extraction strength", _strength))
             ]
-            lines.append(f"- **{rows[name].label}** against the clean one: {', '.join(told)}.")
+            lines.append(f"- **{rows[name].label}** against the clean one: {', '.join(changes)}.")
     return lines
 
 
@@ -160,6 +160,6 @@ def _seconds(cells: Sequence[Cell]) -> float:
 
 
 def checks_as_list(checks: Sequence[Check]) -> str:
-    """The checks as a Markdown list."""
+    """Format the checks as a Markdown list."""
     words = {True: "holds", False: "FAILS", None: "not examined"}
     return "\n".join(f"- {check.name}: {words[check.passed]} ({check.reason})" for check in checks) + "\n"
