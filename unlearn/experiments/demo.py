@@ -17,8 +17,7 @@ from verify.io.files import new_output, write_json, write_text
 from verify.schema.evidence import Entry
 
 TRAINED, FORGOTTEN, HELD_OUT = 180, 20, 40
-"""People that the original is trained on, those of them who are forgotten, and those whom no model is trained on: half of these for
-the methods, half for the audits."""
+"""Numbers of people: trained on; to be forgotten (some of these); never trained on (half for the methods, half for the audits)."""
 RECORDS_PER_SUBJECT = 4
 BASE_RECORDS = 20_000
 VOCABULARY = 1024

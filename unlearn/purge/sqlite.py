@@ -82,8 +82,4 @@ def _rows_that_hold(connection: sqlite3.Connection, table: str, search: ContentS
 
 def _refusal(error: Exception) -> str:
     busy = isinstance(error, sqlite3.OperationalError) and ("locked" in str(error) or "busy" in str(error))
-    return (
-        "the database is in use; stop its program, then purge again"
-        if busy
-        else "the database is damaged; repair or remove it"
-    )
+    return "the database is in use; stop its program, then purge again" if busy else "the database is damaged; repair or remove it"
