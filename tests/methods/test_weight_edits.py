@@ -181,7 +181,7 @@ def test_an_adapter_has_no_whole_weights(
     edit: Callable[..., Any], adapted: Path, method: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Methods on whole weights refuse a model that is an adapter before anything is trained, and all say the same of what to do."""
-    monkeypatch.setattr(run, "_train", lambda *_, **__: pytest.fail("trained first"))
+    monkeypatch.setattr(run, "train_pairs", lambda *_, **__: pytest.fail("trained first"))
     with pytest.raises(InputError, match=r"Merge it .* npo, or ssd"):
         edit(method, model=adapted)
 
