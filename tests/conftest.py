@@ -1,6 +1,7 @@
 """Shared by all tests: a tiny tokenizer, a tiny random model, a record key of their own, the public data if present."""
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,11 @@ os.environ["TOKENIZERS_PARALLELISM"] = "false"
 import pytest
 import torch
 from tiny_models import make_llama, make_tokenizer
+from training_rows import make_rows
 
 from verify.data.identity import KEY_VARIABLE
+from verify.data.records import Fields, Record, parse_records
+from verify.models.loading import LoadedModel, load_model
 
 torch.set_num_threads(1)
 
@@ -56,3 +60,31 @@ def model_dir(tokenizer: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
     make_llama(tokenizer).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
+
+
+@pytest.fixture
+def rows() -> Callable[[str, int], list[dict[str, str]]]:
+    """Makes records."""
+    return make_rows
+
+
+@pytest.fixture
+def records() -> list[Record]:
+    """Ten records."""
+    return parse_records(make_rows("forget", 10), Fields(), "records")
+
+
+@pytest.fixture
+def loaded(model_dir: Path) -> LoadedModel:
+    """A fresh tiny model."""
+    return load_model(model_dir)
+
+
+@pytest.fixture
+def dropout_dir(tokenizer: Any, tmp_path: Path) -> Path:
+    """A tiny model with attention dropout, so that random numbers matter."""
+    model = make_llama(tokenizer)
+    model.config.attention_dropout = 0.2
+    model.save_pretrained(tmp_path / "dropout")
+    tokenizer.save_pretrained(tmp_path / "dropout")
+    return tmp_path / "dropout"

@@ -771,7 +771,7 @@ def test_a_model_without_adapters_needs_neither_peft_nor_bitsandbytes(base: Path
         "logging.disable_progress_bar();"
         f"load_model({str(base)!r}); sys.exit(any(name in sys.modules for name in ('peft', 'bitsandbytes')))"
     )
-    done = subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[1], capture_output=True, text=True, check=False)
+    done = subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[2], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
 
 
@@ -783,7 +783,7 @@ def test_no_notice_of_a_kernel_that_nobody_needs(module: str) -> None:
         f"import {module}; import logging, peft, bitsandbytes; logger = logging.getLogger('bitsandbytes.backends.cpu.ops');"
         "logger.warning('Failed to load CPU gemm_4bit_forward from kernels-community: %s.', 1); logger.warning('another record')"
     )
-    done = subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[1], capture_output=True, text=True, check=True)
+    done = subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[2], capture_output=True, text=True, check=True)
     assert "gemm_4bit_forward" not in done.stderr
     assert "another record" in done.stderr
 
@@ -795,5 +795,5 @@ def test_nothing_is_said_in_front_of_an_adapter(base: Path, tmp_path: Path) -> N
         "from verify.io.libraries import quiet_imports; quiet_imports(); from verify.models.loading import load_model; "
         f"[load_model({str(folder)!r}) for _ in range(2)]"
     )
-    done = subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[1], capture_output=True, text=True, check=False)
+    done = subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[2], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")

@@ -113,7 +113,7 @@ def test_entries_without_a_counterpart_give_advice() -> None:
 
 def test_the_page_shows_the_table() -> None:
     """docs/coming-from-transformers.md holds the table as it is."""
-    page = (Path(__file__).parents[1] / "docs" / "coming-from-transformers.md").read_text()
+    page = (Path(__file__).parents[2] / "docs" / "coming-from-transformers.md").read_text()
     assert markdown_table() in page
 
 

@@ -9,28 +9,19 @@ import numpy as np
 import pytest
 import stories260k
 import torch
+from encoded import WITH_BEGIN, WITHOUT_BEGIN, decode, encode_one
 from hypothesis import given
 from hypothesis import strategies as st
 from tiny_models import CHAT_TEMPLATE, make_tokenizer
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AddedToken, PreTrainedTokenizerFast
 
-from verify.data.encoding import Encoded, Encoder, collate, padding_token_id, warn_of_spelled_tokens
+from verify.data.encoding import Encoder, collate, padding_token_id, warn_of_spelled_tokens
 from verify.data.records import Fields, Record, parse_records
 from verify.errors import InputError
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=40)
 VISIBLE = TEXT.filter(lambda text: text.strip() != "")
-WITH_BEGIN, WITHOUT_BEGIN = make_tokenizer(begin=True), make_tokenizer(begin=False)
-
-
-def encode_one(tokenizer: Any, record: Record, context: int = 4096) -> Encoded:
-    (window,) = Encoder(tokenizer, context).encode([record])
-    return window
-
-
-def decode(tokenizer: Any, ids: Any) -> str:
-    return str(tokenizer.decode(list(ids), clean_up_tokenization_spaces=False))
 
 
 @given(prompt=TEXT, completion=VISIBLE)

@@ -7,7 +7,7 @@ from typing import Any
 import datasets
 import numpy as np
 import pytest
-from test_encoding import WITH_BEGIN, decode, encode_one
+from encoded import WITH_BEGIN, decode, encode_one
 from tiny_models import make_tokenizer
 
 from unlearn.methods._alternatives import instead

@@ -22,7 +22,7 @@ from verify.schema.deletion_record import DeletionRecord
 from verify.schema.evidence import Evidence
 
 PRIVATE = "Ines lives in Arlen"
-PACKAGES = [path for package in ("verify", "unlearn") for path in (Path(__file__).parents[1] / package).rglob("*.py")]
+PACKAGES = [path for package in ("verify", "unlearn") for path in (Path(__file__).parents[2] / package).rglob("*.py")]
 
 
 @pytest.mark.parametrize(
@@ -156,7 +156,7 @@ def test_no_reader_beside_the_strict_one() -> None:
         "unlearn/requests/ledger/ledger.py",
         "unlearn/requests/planning.py",
     }
-    root = Path(__file__).parents[1]
+    root = Path(__file__).parents[2]
     found = {path.relative_to(root).as_posix() for path in PACKAGES if re.search(r"json\.loads?\(", path.read_text())}
     assert found <= own
     assert not [path for path in PACKAGES if "DictReader" in path.read_text()]
