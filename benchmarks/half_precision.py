@@ -26,6 +26,9 @@ KINDS = {
 }
 """Methods that are run per storage type."""
 REFERENCES = 4
+MEANT = ("base", "stages")
+"""Accepted differences: references are trained from the float32 base, so that there is no rounding in them; the originals from its
+stored copies, which have no training log."""
 STEPS_OF_MEMORY = 3
 
 
@@ -72,6 +75,7 @@ def build_world(world: Path) -> None:
     """Make data, the base in float32 and its stored copies, references, and an original trained from each stored base."""
     from unlearn.experiments.demo import BASE_OPTIONS, FINETUNE_OPTIONS, write_data
     from unlearn.finetuning import finetune
+    from verify.provenance.holdout import split_holdout_file
 
     def train(source: str, data: str, name: str, options: Any, **named: Any) -> Path:
         folder = world / "models" / name
@@ -82,6 +86,7 @@ def build_world(world: Path) -> None:
 
     if not (world / "config.json").exists():
         write_data(world, 0)
+    split_holdout_file(world / "data" / "holdout.jsonl", world / "data")
     base = train(str(world / "config.json"), "base", "base", BASE_OPTIONS, tokenizer=str(world / "tokenizer"))
     for number in range(REFERENCES):
         train(str(base), "retain", f"reference{number}", dataclasses.replace(FINETUNE_OPTIONS, seed=10 + number))
@@ -103,11 +108,16 @@ def run(world: Path, output: Path, kind: str, name: str, dtype: str) -> dict[str
     if name == "rollback" and dtype == "float32":
         original = world / "models" / f"original-{kind}-in-float32"
     if not finished(folder):
-        sets = {f"{role}_set": str(world / "data" / f"{role}.jsonl") for role in ("forget", "retain", "holdout")}
         base = str(world / "models" / f"base-{kind}")
-        forget(str(original), method, **sets, base=base, output_dir=folder, options=options, dtype=dtype)
+        forget(str(original), method, **record_sets(world, "method"), base=base, output_dir=folder, options=options, dtype=dtype)
     about = json.loads((folder / "manifest.json").read_text())["about"]
     return {"seconds": about["training"]["seconds"], **judged(world, output, kind, folder)}
+
+
+def record_sets(world: Path, half: str) -> dict[str, str]:
+    """Return the record files as arguments, with the "method" or the "audit" half of the holdout set."""
+    names = {"forget": "forget", "retain": "retain", "holdout": f"holdout-{half}"}
+    return {f"{role}_set": str(world / "data" / f"{name}.jsonl") for role, name in names.items()}
 
 
 def judged(world: Path, output: Path, kind: str, folder: Path) -> dict[str, float]:
@@ -124,10 +134,11 @@ def judged(world: Path, output: Path, kind: str, folder: Path) -> dict[str, floa
             str(models / f"original-{kind}"),
             base=str(models / "base"),
             references=[str(models / f"reference{number}") for number in range(REFERENCES)],
-            **{f"{role}_set": str(data / f"{role}.jsonl") for role in ("forget", "retain", "holdout")},
+            **record_sets(world, "audit"),
             output_dir=audits,
             settings=Settings(attacks=("quick",)),
             cache_dir=output / "cache",
+            accept=MEANT,
         )
     evidence = Evidence.load(audits / "evidence.json")
     assert evidence.residual is not None
