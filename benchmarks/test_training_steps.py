@@ -16,7 +16,7 @@ from transformers import Trainer, TrainerCallback, TrainingArguments
 from unlearn.methods import method_classes
 from unlearn.methods.jensun import JensUn
 from unlearn.methods.scrub import SCRUB
-from unlearn.training.initial_outputs import load_or_compute_reference
+from unlearn.training.initial_outputs import load_or_compute_outputs
 from unlearn.training.losses import ObjectiveLoss
 from unlearn.training.method import InsideLayers, Objective, Progress, WithAlternatives, WithMemory
 from unlearn.training.options import TrainingOptions
@@ -91,7 +91,7 @@ def objective_step_times(model: Any, objective: Objective, windows: Any, folder:
     roles["alternative"] = bench_windows(len(windows), seed=2)
     layer = objective.inner_layer(model) if isinstance(objective, InsideLayers) else None
     loaded = LoadedModel(model, None, "bench", "", "")
-    reference = load_or_compute_reference(_made(folder / "reference"), loaded, objective.reference, roles, 0, layer=layer)
+    reference = load_or_compute_outputs(_made(folder / "reference"), loaded, objective.reference, roles, 0, layer=layer)
     progress = Progress(values=dict(objective.begin()) if isinstance(objective, WithMemory) else {})
     if isinstance(objective, InsideLayers):
         chosen = {id(parameter) for parameter in objective.trained_parameters(model)}

@@ -1,4 +1,8 @@
-"""Fine-tuning that remembers what it saw."""
+"""Fine-tuning with a training log: `finetune` trains a model, under a defence if given, and logs which record went into which step.
+
+`Recipe` is the training configuration of a fine-tuned model, read from its log or manifest. The class and the manifest's key
+"recipe" keep their first name, since earlier results carry it.
+"""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -34,14 +38,14 @@ from verify.provenance.training_history import MADE_FROM
 
 @dataclass(frozen=True)
 class FinetuneResult:
-    """What `finetune` made.
+    """Result of `finetune`.
 
     Attributes:
         model_dir: folder with weights (or adapter), tokenizer, training log and manifest.
         log_path: the training log in it.
         digest: digest of the trained weights.
         result: steps, tokens and seconds.
-        defense: what the manifest says of the defence (its parameters, and for differential privacy the epsilon spent), or None.
+        defense: the manifest's entry of the defence (its parameters, and for differential privacy the epsilon spent), or None.
     """
 
     model_dir: Path
@@ -66,28 +70,28 @@ def finetune(
     callbacks: Sequence[Any] = (),
     defense: Defense | None = None,
 ) -> FinetuneResult:
-    """Fine-tune a model and write, beside it, the log of which record went into which step.
+    """Fine-tune a model and write, beside it, a log of which record went into which step.
 
     Args:
         model: a folder, a Hub name, a model in memory (trained in place), or the path of a CONFIG.json for a model from scratch.
         data: the training records.
-        output_dir: a new folder. A run that was cut off there (with `save_steps`) goes on from its last complete checkpoint.
-        fields: which columns hold what.
+        output_dir: a new folder. A run that was interrupted there (with `save_steps`) resumes from its last complete checkpoint.
+        fields: the columns of the records.
         tokenizer: a tokenizer or its folder; needed for a model in memory, and for a CONFIG.json without one beside it.
         options: training settings. Defaults: 5 epochs, batches of 8, a linear schedule, learning rate 1e-5 (LoRA: 1e-4).
-        dtype: precision to load with, and to save in: "auto" (as stored), "float32", "bfloat16" or "float16", or such a
-            `torch.dtype`. Weights in bfloat16 or float16 are trained as float32 copies and rounded at the end
-            (docs/half-precision.md).
-        quantize: keep the base in "4bit" or "8bit" under an adapter (`options.lora`). Only the adapter is saved; its folder says
-            how the base is to be loaded, and the digests are those of the quantized base with its adapter.
-        canaries: so many pairs of random texts are drawn, and a fair coin decides which of each pair is trained; 300 let an audit
-            test the deletion procedure without retraining. Their manifest lies beside the model, and `forget` removes them.
-        callbacks: further `transformers` callbacks; a defence has none.
-        defense: `DifferentialPrivacy(...)` or `Federated(...)`, to train under it.
+        dtype: precision to load and to save in: "auto" (as stored), "float32", "bfloat16" or "float16", or such a `torch.dtype`.
+            Weights in bfloat16 or float16 are trained as float32 copies and rounded at the end (docs/half-precision.md).
+        quantize: load the base in "4bit" or "8bit" and train an adapter on it (QLoRA; requires `options.lora`). Only the adapter is
+            saved; its folder records how to load the base, and the digests are those of the quantized base with its adapter.
+        canaries: number of pairs of random texts to draw; a fair coin assigns one of each pair to the training data. With 300, an
+            audit can test the deletion procedure without retraining. Their manifest is saved with the model, and `forget` removes
+            them.
+        callbacks: additional `transformers` callbacks; ignored under a defence.
+        defense: `DifferentialPrivacy(...)` or `Federated(...)`, or None.
 
     Raises:
         ArgumentError: an argument has a wrong name or type; an InputError and a TypeError.
-        InputError: records, model or options cannot be used, alone or with the defence.
+        InputError: records, model or options cannot be used, or do not go with the defence.
         RunError: training became non-finite, or the disk is full.
     """
     options, fields, dtype = options or TrainingOptions(), fields or Fields(), dtype_name(dtype)
@@ -118,9 +122,9 @@ def finetune(
 
 
 def train_with_log(task: TrainingTask, defense: Defense | None, callbacks: Sequence[Any] = ()) -> Defended:
-    """Train a task, under a defence where there is one; the training log and the checkpoints to keep go into its folder.
+    """Train a task, under a defence if one is given, and write the training log and the checkpoints to keep into its folder.
 
-    Under a defence the log says of which records, not of which steps.
+    Under a defence the log lists the records, but not the steps.
 
     Raises:
         InputError, RunError: as `train_records`, or the defence's `train`.
@@ -132,7 +136,7 @@ def train_with_log(task: TrainingTask, defense: Defense | None, callbacks: Seque
         run = Run(task.records, task.options, task.work_dir, log=log, callbacks=callbacks)
         done = Defended(train_records(task.loaded, run))
     else:
-        task.work_dir.mkdir(parents=True, exist_ok=True)  # from here on the folder is that of a run, which can be taken up again
+        task.work_dir.mkdir(parents=True, exist_ok=True)  # marks the output folder as that of a run that can be resumed
         done = defense.train(task)
         log.begin(0)
     distributed.wait()
@@ -144,19 +148,22 @@ def train_with_log(task: TrainingTask, defense: Defense | None, callbacks: Seque
 
 
 def _name_by_whole_path(model: Any) -> None:
-    """An adapter says where its base is: a path from here would lead nowhere, or to the Hub, from another folder."""
-    place = getattr(model, "name_or_path", None)
-    if place and Path(place).is_dir():
-        model.name_or_path = str(Path(place).resolve())
+    """Make the path of a model absolute, since an adapter saves its base's path.
+
+    From another folder, a relative path would lead nowhere or be taken for a Hub name.
+    """
+    path = getattr(model, "name_or_path", None)
+    if path and Path(path).is_dir():
+        model.name_or_path = str(Path(path).resolve())
 
 
 def described(defense: Defense, done: Defended) -> dict[str, Any]:
-    """What a manifest says of a defence: its name and parameters, and what came of it."""
+    """Return a defence's entry in the manifest: its name and parameters, and the facts of its training."""
     return {"name": defense.name, "parameters": dataclasses.asdict(cast(Any, defense)), **done.facts}
 
 
 def _trained_canaries(output: Path, pairs: int, tokenizer: Any) -> list[Record]:
-    """The canaries that the coins put into the training data; a run that goes on keeps the coins it began with."""
+    """Return the canaries assigned to the training data; a resumed run keeps the assignments that it began with."""
     path = output / CANARIES_NAME
     if not pairs:
         return []
@@ -164,7 +171,7 @@ def _trained_canaries(output: Path, pairs: int, tokenizer: Any) -> list[Record]:
         canaries = Canaries.load(path)
         if canaries.pairs != pairs:
             raise InputError(
-                f"the run in {output} began with {canaries.pairs} canary pairs, not {pairs}. Go on with the same number."
+                f"the run in {output} began with {canaries.pairs} canary pairs, not {pairs}. Resume it with the same number."
             )
     else:
         canaries = Canaries.draw(pairs, tokenizer)
@@ -173,6 +180,7 @@ def _trained_canaries(output: Path, pairs: int, tokenizer: Any) -> list[Record]:
 
 
 def _load(model: Any, tokenizer: Any, dtype: str, seed: int, quantize: str | None) -> LoadedModel:
+    """Load the model to train, or build one from the path of a configuration."""
     if isinstance(model, (str, Path)) and Path(model).suffix == ".json":
         if quantize is not None:
             raise InputError("a model from scratch has no weights to quantize. Leave out --quantize.")
@@ -181,7 +189,7 @@ def _load(model: Any, tokenizer: Any, dtype: str, seed: int, quantize: str | Non
 
 
 def _from_config(path: Path, tokenizer: Any, seed: int) -> LoadedModel:
-    """A model with random weights, decided by the seed."""
+    """Build a model with random weights, determined by the seed."""
     from transformers import AutoConfig, AutoModelForCausalLM
 
     if not path.is_file():
@@ -204,39 +212,39 @@ def _from_config(path: Path, tokenizer: Any, seed: int) -> LoadedModel:
 
 
 RECIPE = "recipe"
-"""Where a manifest hands it on."""
+"""The manifest's key of a result's training configuration, handed on from the model before unlearning."""
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """How a model was fine-tuned.
+    """Training configuration of a fine-tuned model.
 
     Attributes:
         options: the training options by name.
-        defense: what the manifest says of the defence that it was trained under, or None.
+        defense: the manifest's entry of the defence that it was trained under, or None.
     """
 
     options: Mapping[str, Any]
     defense: Mapping[str, Any] | None
 
     def described(self) -> dict[str, Any]:
-        """For a manifest."""
+        """Return the manifest's entry."""
         return {"options": dict(self.options), "defense": None if self.defense is None else dict(self.defense)}
 
     def trained_under(self) -> Defense | None:
-        """The defence itself.
+        """Return the defence that the model was trained under, or None.
 
         Raises:
-            InputError: it is none of this version.
+            InputError: this version has no such defence.
         """
         return defense_of(dataclasses.asdict(self))
 
 
 def recipe_of(folder: Path | None) -> Recipe | None:
-    """The recipe of the model in a folder, by its log or handed on by its manifest; None where nobody wrote it down.
+    """Return the training configuration of the model in a folder, from its log or its manifest; None if neither has it.
 
     Raises:
-        InputError: the log is damaged, or names a defence whose settings the manifest does not have.
+        InputError: the log is damaged, or names a defence whose settings are not in the manifest.
     """
     if folder is None:
         return None
@@ -245,8 +253,8 @@ def recipe_of(folder: Path | None) -> Recipe | None:
         log, defense = TrainingLog.read(folder / LOG_NAME), about.get("defense") or (about.get("facts") or {}).get("defense")
         if log.defense is not None and log.defense != "federated" and defense is None:
             raise InputError(
-                f"the log of {folder} says that it was trained under {log.defense}, and its manifest not with which settings. A "
-                "retraining without them would protect nobody. Take the folder as `unlearn` made it."
+                f"the log of {folder} says that it was trained under {log.defense}, but its manifest does not have the settings. A "
+                "retraining without them would protect nobody. Use the folder as `unlearn` wrote it."
             )
         return Recipe(log.options, defense)
     handed_on = about.get(RECIPE)

@@ -1,4 +1,4 @@
-"""The one verb: take a model, a method and a forget set; leave a model without it, and say what was done."""
+"""Unlearning: `forget` removes a forget set from a fine-tuned model by any method, and writes the result with its manifest."""
 
 import dataclasses
 import sys
@@ -17,47 +17,46 @@ from unlearn.methods import method_name
 from unlearn.methods.requirements import require_inputs, require_method, require_quantizable, require_repeatable, require_suited
 from unlearn.training import distributed
 from unlearn.training.checkpoints import WORK, claim_output
-from unlearn.training.held_out import HeldOut
 from unlearn.training.inputs import environment, inputs_of, made_from
-from unlearn.training.log import LOG_NAME, TrainingLog, require_in_log
+from unlearn.training.log import LOG_NAME, TrainingLog
 from unlearn.training.lora import merged, require_adapter
 from unlearn.training.method import Context, Method, Objective, Outcome, Rebuild, Verbs, WeightEdit
 from unlearn.training.options import TrainingOptions, TrainingResult
 from unlearn.training.precision import float32_copies, rounding_facts
+from unlearn.training.roles import Roles, Sources, load_roles
 from unlearn.training.run import Run, run_objective, save_model, trained_parameters
 from unlearn.training.selection import Selection
 from unlearn.training.weights import edited_parameters, mean_loss, sample
 from verify.data.canaries import find_canaries
 from verify.data.identity import RecordKey
 from verify.data.reading import fields_for, require_reading
-from verify.data.records import Fields, Record, RecordSource, require_disjoint, require_trained
-from verify.data.sources import load_forget_set, load_records
+from verify.data.records import Fields, RecordSource
 from verify.io.arguments import checked, dtype_name
 from verify.io.files import MANIFEST, read_json
 from verify.models.adapter_types import is_adapter
-from verify.models.loading import load_model
+from verify.models.loading import LoadedModel, load_model
 from verify.models.quantized import is_quantized, quantization_of
 from verify.provenance.holdout import used_before
 from verify.provenance.training_history import HOLDOUT_USED, MADE_FROM
 
 UTILITY_RECORDS = 100
-"""So many retain records, drawn by the seed, tell whether the model still works."""
+"""Retain records, drawn with the seed, on which the result's utility is measured."""
 ROUNDING_RECORDS = 100
-"""Forget records, drawn by the seed, on which the effect of rounding the result to half precision is measured."""
+"""Forget records, drawn with the seed, on which the effect of rounding the result to half precision is measured."""
 BROKEN = 0.5
-"""Below this share of the former token probability a result is called broken."""
+"""Share of the initial token probability below which a result counts as collapsed."""
 
 
 @dataclass(frozen=True)
 class ForgetResult:
-    """What `forget` did.
+    """Result of `forget`.
 
     Attributes:
         model_dir: the unlearned model's folder: weights, tokenizer, manifest.
         method: command-line name of the method.
         digest_before, digest_after: weight digests (SHA-256).
-        training: steps, tokens, seconds and the stop reason of whatever was trained, or None.
-        facts: what else the method reports (the scale that was chosen, in which sense it is exact, ...).
+        training: steps, tokens, seconds and the stop reason of the method's training, or None if it trained nothing.
+        facts: what else the method reports (the chosen scale, what its exactness covers, ...).
         seconds: wall-clock time of the whole call.
     """
 
@@ -68,30 +67,6 @@ class ForgetResult:
     training: TrainingResult | None
     facts: dict[str, Any]
     seconds: float
-
-
-@dataclass(frozen=True, eq=False)
-class _Sources:
-    """The records as they were given, not yet loaded."""
-
-    forget: RecordSource
-    retain: RecordSource | None
-    holdout: RecordSource | None
-    data: RecordSource | None
-    fields: Fields | None
-
-    def named(self) -> dict[str, Any]:
-        """Role -> source, for the manifest."""
-        return {"forget": self.forget, "retain": self.retain, "holdout": self.holdout, "data": self.data}
-
-
-@dataclass(frozen=True, eq=False)
-class _Roles:
-    """The records, loaded."""
-
-    forget: list[Record]
-    retain: list[Record]
-    holdout: HeldOut
 
 
 @checked
@@ -118,24 +93,24 @@ def forget(
     Args:
         model: a folder, a Hub name, a `PreTrainedModel` or a `PeftModel`; one in memory is changed in place.
         method: an instance of a method, such as `NPO(beta=0.1)`; `unlearn methods` lists them.
-        forget_set: the records to remove: any source, or a list of example or subject ids if `data` is given. The canaries of a
-            model that was trained with some are removed with them.
-        retain_set: the records to keep; if absent and `data` is given, all of `data` that is not forgotten.
-        holdout_set: records no model was trained on; stop rules and searches use them as the never-trained level. Keep others for
-            the audit (`verify.split_holdout`): the manifest names those that were read, and an audit refuses them.
-        data: the file the model was trained on.
+        forget_set: the records to remove: any source, or a list of example or subject ids if `data` is given. Canaries that the
+            model was trained with are removed with them.
+        retain_set: the records to keep; by default, if `data` is given, all of `data` that is not forgotten.
+        holdout_set: records that no model was trained on; stop rules and searches take the never-trained level from them. Keep
+            others for the audit (`verify.split_holdout`): the manifest names those that were read, and an audit refuses them.
+        data: the records that the model was trained on.
         base: the model before fine-tuning, for methods that need it.
-        output_dir: a new folder for the result. A run that was cut off there goes on where it stopped.
-        fields: which columns hold what; None takes those the model was trained on, where its manifest records them.
+        output_dir: a new folder for the result. A run that was interrupted there resumes from its last checkpoint.
+        fields: the columns of the records; None takes those that the model was trained on, if its manifest names them.
         tokenizer: a tokenizer or its folder; needed for a model in memory.
-        options: training settings; what is None comes from the method, and for a rebuild from the model's training log.
-        selection: how the best step of an objective is chosen; None takes the last one, as the papers do. The command line selects.
-        dtype: precision to load with, and to save in: "auto" (as stored), "float32", "bfloat16" or "float16", or such a
-            `torch.dtype`. Weights in bfloat16 or float16 are trained as float32 copies and rounded at the end
-            (docs/half-precision.md).
-        quantize: for objectives with an adapter: keep the model in "4bit" or "8bit" meanwhile. A fresh adapter is folded into
-            dequantized weights: the result is whole, keeps the rounding of the bits, and is what was selected and measured.
-        callbacks: further `transformers` trainer callbacks.
+        options: training settings; options that are None come from the method, and for a rebuild from the model's training log.
+        selection: how the best step of an objective is chosen; None takes the last step, as the papers do. The command line selects
+            by default.
+        dtype: precision to load and to save in: "auto" (as stored), "float32", "bfloat16" or "float16", or such a `torch.dtype`.
+            Weights in bfloat16 or float16 are trained as float32 copies and rounded at the end (docs/half-precision.md).
+        quantize: for objectives with an adapter: load the model in "4bit" or "8bit". A new adapter is merged into dequantized
+            weights: the result has whole weights with the quantization's rounding error, and is what was selected and measured.
+        callbacks: additional `transformers` trainer callbacks.
 
     Raises:
         ArgumentError: an argument has a wrong name or type; an InputError and a TypeError.
@@ -159,12 +134,9 @@ def forget(
         require_quantizable(method)
     log, recipe = _training_log(model), recipe_of(folder)
     require_repeatable(method, log)
-    sources = _Sources(forget_set, retain_set, holdout_set, data, fields)
-    roles = _load_roles(sources, log)
-    if (canaries := find_canaries(model)) is not None:
-        # They take the same way out as the records, so that an audit of them is an audit of the procedure.
-        given = {record.fingerprint for record in roles.forget}
-        roles.forget.extend(one for one in canaries.trained_records(loaded.tokenizer) if one.fingerprint not in given)
+    sources = Sources(forget_set, retain_set, holdout_set, data, fields)
+    roles = load_roles(sources, log)
+    _add_canaries(roles, model, loaded)
     require_inputs(method, roles.retain, base)
     base_model = None if base is None else load_model(base, tokenizer=loaded.tokenizer, dtype=dtype)
     options = fill_in(options or TrainingOptions(), method, recipe)
@@ -181,11 +153,11 @@ def forget(
         dtype,
         Verbs(forget, _audit),
     )
-    context.work_dir.mkdir(parents=True, exist_ok=True)  # from here on the folder is that of a run, which can be taken up again
+    context.work_dir.mkdir(parents=True, exist_ok=True)  # marks the output folder as that of a run that can be resumed
     outcome = _run(method, context, selection, callbacks)
     facts = dict(outcome.facts)
     if bits is not None:
-        facts["quantized"] = _say_quantized(bits, whole=not is_quantized(outcome.model))
+        facts["quantized"] = _note_quantized(bits, whole=not is_quantized(outcome.model))
     distributed.wait()
     about = {
         "method": method_name(method),
@@ -206,6 +178,17 @@ def forget(
     return ForgetResult(output, method_name(method), loaded.digest, after, outcome.training, facts, time.monotonic() - started)
 
 
+def _add_canaries(roles: Roles, model: Any, loaded: LoadedModel) -> None:
+    """Add the canaries that the model was trained with to its forget set.
+
+    They are removed by the same procedure as the records, so that an audit of them is an audit of the procedure.
+    """
+    canaries = find_canaries(model)
+    if canaries is not None:
+        given = {record.fingerprint for record in roles.forget}
+        roles.forget.extend(one for one in canaries.trained_records(loaded.tokenizer) if one.fingerprint not in given)
+
+
 def _audit(*arguments: Any, **named: Any) -> Any:
     """`verify.audit`, imported when it is first called: most methods need no auditor."""
     from verify import audit
@@ -214,14 +197,14 @@ def _audit(*arguments: Any, **named: Any) -> Any:
 
 
 def _holdout_used_before(folder: Path | None) -> list[Any]:
-    """Return the holdout records that earlier unlearnings of this model read, by its manifest: they stay in the weights."""
+    """Return the holdout records that earlier unlearnings of this model read, by its manifest: its weights still depend on them."""
     if folder is None or not (folder / MANIFEST).is_file():
         return []
     return used_before(read_json(folder / MANIFEST).get("about", {}))
 
 
 def _run(method: Method, context: Context, selection: Selection | None, callbacks: Sequence[Any]) -> Outcome:
-    """Run a method; of a rebuild, say in which sense it is exact, of any other, what it left of the model's use."""
+    """Run a method, and report for a rebuild what its exactness covers, for any other method the remaining utility."""
     if isinstance(method, Rebuild):
         rebuilt = method.rebuild(context)
         return dataclasses.replace(rebuilt, facts={**rebuilt.facts, "exactness": method.exactness})
@@ -251,11 +234,11 @@ def _run_in_float32(
     if not watched:
         return outcome
     facts = rounding_facts(set(copies.types.values()), before, after, mean_loss(result, watched))
-    return dataclasses.replace(outcome, facts={**outcome.facts, **_said_loudly(facts)})
+    return dataclasses.replace(outcome, facts={**outcome.facts, **_with_warning(facts)})
 
 
 def _edited(method: WeightEdit | Objective, context: Context) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
-    """What a method trains or edits, and what of the base goes with it: an edit computes with whole models."""
+    """Return the parameters that a method trains or edits, and those of the base that it computes with."""
     model, options = context.loaded.model, context.options
     if method.trains_in_steps and options.lora:
         return [], []  # an adapter is trained in float32 anyway, and folded in by `merged`
@@ -268,14 +251,15 @@ def _edited(method: WeightEdit | Objective, context: Context) -> tuple[list[nn.P
     return own, list(context.base.model.parameters())
 
 
-def _said_loudly(facts: dict[str, Any]) -> dict[str, Any]:
-    """The facts, after a word to the user where they hold a warning."""
+def _with_warning(facts: dict[str, Any]) -> dict[str, Any]:
+    """Return the facts, after printing the warning about rounding if they have one."""
     if "rounding_warning" in facts and distributed.is_main():
         print(f"WARNING: {facts['rounding_warning']}", file=sys.stderr)  # noqa: T201
     return facts
 
 
 def _run_objective(method: Objective, context: Context, selection: Selection | None, callbacks: Sequence[Any]) -> Outcome:
+    """Minimise an objective, merge an adapter made for it, and report how its step was selected."""
     run = Run(
         context.forget,
         context.options,
@@ -290,63 +274,51 @@ def _run_objective(method: Objective, context: Context, selection: Selection | N
     facts = {} if trained.selection is None else {"selection": dict(trained.selection)}
     if "warning" in facts.get("selection", {}) and distributed.is_main():
         print(f"WARNING: {facts['selection']['warning']}", file=sys.stderr)  # noqa: T201
-    # An adapter made for unlearning is folded in: one that can be switched off would leave the old model in service.
+    # An adapter made for unlearning is merged: if it could be switched off, the old model would still be there.
     fresh = context.options.lora and not is_adapter(context.loaded.model)
     return Outcome(merged(trained.model, context.options.seed) if fresh else trained.model, trained.result, facts)
 
 
-def _say_quantized(bits: str, whole: bool) -> str:
-    """What became of a quantized model, for the manifest and, loudly, for the user."""
-    said = f"trained on a base in {bits}; the digest before is that of the quantized weights. " + (
-        "The result holds whole weights: the base dequantized, the adapter folded in. They differ from the original's by the "
-        "rounding of the bits as well as by what was unlearned."
+def _note_quantized(bits: str, whole: bool) -> str:
+    """Describe the result of a quantized model, print it as a note, and return it for the manifest."""
+    note = f"trained on a base in {bits}; the digest before is that of the quantized weights. " + (
+        "The result has whole weights: the dequantized base with the adapter merged into it. They differ from the original's by "
+        "the quantization's rounding error as well as by what was unlearned."
         if whole
-        else "The result is the adapter, which belongs to the base in these bits and is loaded on it again."
+        else f"The result is the adapter, which belongs to the base in {bits} and must be loaded on it."
     )
     if distributed.is_main():
-        print(f"NOTE: {said}", file=sys.stderr)  # noqa: T201
-    return said
+        print(f"NOTE: {note}", file=sys.stderr)  # noqa: T201
+    return note
 
 
 def _utility(ratio: float) -> dict[str, Any]:
-    """What is left of the retain set's token probability; with a loud word where the model is broken rather than forgetful."""
+    """Report the retain-set utility ratio, and print a warning if the model has collapsed."""
     if ratio >= BROKEN:
         return {"utility_ratio": ratio}
     warning = (
-        f"the model keeps {ratio:.0%} of its token probability on the records to keep: it is broken rather than forgetful. "
-        "Take fewer epochs or a lower --learning-rate, or a method with a retain term."
+        f"the model has only {ratio:.0%} of its token probability left on the records to keep: it has collapsed rather than "
+        "forgotten. Use fewer epochs, a lower --learning-rate, or a method with a retain term."
     )
     print(f"WARNING: {warning}", file=sys.stderr)  # noqa: T201
     return {"utility_ratio": ratio, "warning": warning}
 
 
 def _training_log(model: Any) -> TrainingLog | None:
-    """The log that `unlearn train` left beside the model, if there is one."""
+    """Read the training log in the model's folder, or return None if there is none."""
     if isinstance(model, (str, Path)) and (Path(model) / LOG_NAME).is_file():
         return TrainingLog.read(Path(model) / LOG_NAME)
     return None
 
 
-def _load_roles(sources: _Sources, log: TrainingLog | None) -> _Roles:
-    """Load every role and check that they fit together and with what the model was trained on."""
-    fields = sources.fields
-    training = None if sources.data is None else load_records(sources.data, fields)
-    chosen = load_forget_set(sources.forget, training, fields)
-    retain = [] if sources.retain is None else load_records(sources.retain, fields)
-    holdout = [] if sources.holdout is None else load_records(sources.holdout, fields)
-    if training is not None:
-        require_trained(chosen, training, "the forget set")
-        removed = {record.fingerprint for record in chosen}
-        retain = retain or [record for record in training if record.fingerprint not in removed]
-        require_disjoint({"training": training, "holdout": holdout})
-    if log is not None:
-        require_in_log(chosen, log, RecordKey.load())
-    require_disjoint({"forget": chosen, "retain": retain, "holdout": holdout})
-    return _Roles(chosen, retain, HeldOut(holdout))
-
-
 def fill_in(options: TrainingOptions, method: Method, recipe: Recipe | None) -> TrainingOptions:
-    """What the user left open: for a rebuild the settings the model was made with, else what the method recommends."""
+    """Fill in the options that the user left open, from what the method recommends.
+
+    Args:
+        options: as given; an option at its default counts as left open.
+        method: the method; a rebuild takes the options that the model was trained with.
+        recipe: the training configuration of the model, or None if unknown.
+    """
     recommended: dict[str, Any] = dict(method.defaults)
     if isinstance(method, Rebuild) and recipe is not None:
         recommended = {**recommended, **recipe.options}

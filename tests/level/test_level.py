@@ -15,10 +15,10 @@ from unlearn import Level, TrainingOptions, finetune, forget
 from unlearn.level.estimate import estimate_levels, fit, per_window, retraining_passes, window_of_tokens
 from unlearn.level.objective import ToLevel
 from unlearn.training.divergences import kl_to
-from unlearn.training.initial_outputs import load_or_compute_reference
+from unlearn.training.initial_outputs import load_or_compute_outputs
 from unlearn.training.method import Batch
 from unlearn.training.options import optimizer_steps
-from unlearn.training.penalty import Anchor
+from unlearn.training.penalty import WeightPenalty
 from verify.data.encoding import Encoder, collate
 from verify.data.records import Fields, parse_records
 from verify.errors import InputError
@@ -204,7 +204,7 @@ def test_the_loss_against_its_formula(tokenizer: Any, tmp_path: Path) -> None:
         tables = {"forget_level": own - shift}
         work = tmp_path / f"work{shift}"
         work.mkdir()
-        reference = load_or_compute_reference(work, loaded, objective.reference, windows, 0, given=tables)
+        reference = load_or_compute_outputs(work, loaded, objective.reference, windows, 0, given=tables)
         with torch.no_grad():
             found = objective.loss(loaded.model, batch, reference.of({"forget": range(3), "retain": range(3)}, torch.device("cpu")))
         huber = 0.5 * shift**2 if abs(shift) < 1 else abs(shift) - 0.5
@@ -226,18 +226,18 @@ def test_the_multiplier_closes_what_the_retain_term_leaves(world: Path, model_di
     assert abs(short["with"]) < 0.5 * short["without"]
 
 
-def anchored(world: Path, weight: float, seed: int = 0) -> tuple[Any, Any, Anchor]:
+def anchored(world: Path, weight: float, seed: int = 0) -> tuple[Any, Any, WeightPenalty]:
     """A model, windows, and its anchor."""
     loaded = load_model(world / "original")
     windows = Encoder(loaded.tokenizer, loaded.context_length, "refuse").encode(parse_records(RETAIN, Fields(), "rows"))
-    return loaded, windows, Anchor.of(loaded.model, windows, 0, weight, seed)
+    return loaded, windows, WeightPenalty.of(loaded.model, windows, 0, weight, seed)
 
 
 def test_the_anchor_is_the_divergence_to_second_order(world: Path) -> None:
     """Simulation: over small random moves of the weights, its mean is that of KL(p_0 || p) per token; at the start it is zero."""
     loaded, windows, anchor = anchored(world, 1.0)
     rows = collate(windows, 0)
-    assert float(anchor.penalty(loaded.model)) == 0.0
+    assert float(anchor.value(loaded.model)) == 0.0
     assert anchor.tokens == sum(len(window.input_ids) for window in windows)
     random, told, true = torch.Generator().manual_seed(1), [], []
     with torch.no_grad():
@@ -245,7 +245,7 @@ def test_the_anchor_is_the_divergence_to_second_order(world: Path) -> None:
         for _ in range(60):
             for name, parameter in loaded.model.named_parameters():
                 parameter.copy_(anchor.start[name] + 1e-3 * torch.randn(parameter.shape, generator=random))
-            told.append(float(anchor.penalty(loaded.model)))
+            told.append(float(anchor.value(loaded.model)))
             true.append(float(kl_to(scored_logits(loaded.model, rows)[0], before).mean()))
     assert np.mean(told) == pytest.approx(np.mean(true), rel=0.25)
 
@@ -260,7 +260,7 @@ def test_the_anchor_against_the_exact_fisher(world: Path) -> None:
     for row in logs:
         for log in row:
             exact += log.exp().detach() * torch.autograd.grad(log, weight, retain_graph=True)[0].square() / len(logs)
-    drawn = torch.stack([Anchor.of(loaded.model, window, 0, 1.0, seed).fisher[name] for seed in range(300)])
+    drawn = torch.stack([WeightPenalty.of(loaded.model, window, 0, 1.0, seed).fisher[name] for seed in range(300)])
     error = drawn.std(0) / 300**0.5
     assert ((drawn.mean(0) - exact).abs() < 5 * error + 1e-6).all()
 
@@ -275,7 +275,7 @@ def test_the_anchor_holds_the_weights(world: Path, model_dir: Path, tmp_path: Pa
     cost, tokens = [], []
     for number, (weight, epochs) in enumerate(((0.0, 2), (1e5, 2), (0.0, 3), (1e5, 3))):
         result = run(world, model_dir, tmp_path / str(number), Level(share=0.1, anchor_weight=weight), epochs=epochs)
-        cost.append(float(anchor.penalty(load_model(tmp_path / str(number)).model)))
+        cost.append(float(anchor.value(load_model(tmp_path / str(number)).model)))
         tokens.append(result.training.tokens)
     assert cost[1] < 0.5 * cost[0]
     assert tokens[1] > tokens[0]

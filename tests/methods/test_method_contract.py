@@ -10,7 +10,7 @@ import torch
 
 from unlearn import TrainingOptions, forget
 from unlearn.methods import method_classes, method_name
-from unlearn.training.initial_outputs import load_or_compute_reference
+from unlearn.training.initial_outputs import load_or_compute_outputs
 from unlearn.training.method import Batch, InsideLayers, Objective, Progress, Rebuild, WeightEdit, WithAlternatives, WithMemory
 from unlearn.training.options import TrainingOptions as Options
 from unlearn.training.stopping import StopRule
@@ -88,7 +88,7 @@ def prepared(model_dir: Path, name: str, tmp_path: Path, count: int = 4) -> tupl
         said = Encoder(loaded.tokenizer, loaded.context_length, "split").encode(method.alternatives(loaded, *given, seed=0))
         windows["alternative"] = list({window.record: window for window in reversed(said)}.values())[::-1]
     layer = method.inner_layer(loaded.model) if isinstance(method, InsideLayers) else None
-    reference = load_or_compute_reference(tmp_path, loaded, method.reference, windows, pad, layer=layer)
+    reference = load_or_compute_outputs(tmp_path, loaded, method.reference, windows, pad, layer=layer)
     return loaded.model.eval(), method, windows, reference
 
 

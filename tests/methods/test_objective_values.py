@@ -13,7 +13,7 @@ from transformers import GPT2Config, GPT2LMHeadModel
 
 from unlearn.methods import method_classes
 from unlearn.methods._alternatives import instead
-from unlearn.training.initial_outputs import load_or_compute_reference
+from unlearn.training.initial_outputs import load_or_compute_outputs
 from unlearn.training.method import Batch, InsideLayers, Objective, Progress, WithMemory
 from verify.data.encoding import Encoded, Encoder, collate
 from verify.data.records import Record
@@ -198,7 +198,7 @@ def batch_of(method: Any, order: list[int], **progress: Any) -> Batch:
 
 def fast(method: Any, before: LoadedModel, now: Any, folder: Path, order: list[int]) -> tuple[torch.Tensor, Any]:
     layer = method.inner_layer(now) if isinstance(method, InsideLayers) else None
-    reference = load_or_compute_reference(folder, before, method.reference, WINDOWS, TOKENIZER.pad_token_id, layer=layer)
+    reference = load_or_compute_outputs(folder, before, method.reference, WINDOWS, TOKENIZER.pad_token_id, layer=layer)
     return method.loss(now, batch_of(method, order), reference.of(dict.fromkeys(WINDOWS, order), torch.device("cpu"))), reference
 
 
@@ -306,7 +306,7 @@ def test_scrub_takes_turns(tmp_path: Path) -> None:
     """Even step counts move away on the forget set, odd ones repair; after the last ascent epoch all repair."""
     method = OBJECTIVES["scrub"](ascent_epochs=2)
     before, now = models()
-    reference = load_or_compute_reference(tmp_path, before, method.reference, WINDOWS, TOKENIZER.pad_token_id)
+    reference = load_or_compute_outputs(tmp_path, before, method.reference, WINDOWS, TOKENIZER.pad_token_id)
     chosen = reference.of(dict.fromkeys(WINDOWS, range(4)), torch.device("cpu"))  # type: ignore[arg-type]
     away, repair, late = (
         method.loss(now, batch_of(method, [0, 1, 2, 3], step=step, epoch=epoch), chosen).item()

@@ -1,7 +1,7 @@
-"""The working folder of a run: whose it is, and where it can go on from.
+"""Working folders of training runs, and the checkpoints from which an interrupted run resumes.
 
-A folder belongs to one run, told by a digest of what the run is made of. A checkpoint counts only if its manifest verifies: the
-manifest is written last, so a run killed while writing leaves a folder that nothing trusts.
+Each working folder belongs to one run, identified by a digest of its configuration and inputs. A checkpoint is valid only if its
+manifest verifies. The manifest is written last, so that a run killed while writing leaves no folder that looks complete.
 """
 
 import hashlib
@@ -24,15 +24,15 @@ from verify.models.checked_loading import put_adapter_file, put_weights
 from verify.models.weight_files import ADAPTER, weight_files
 
 WORK = "work"
-"""Subfolder for checkpoints of an unfinished run; they may hold what is being removed, so it goes when the run ends."""
+"""Subfolder for checkpoints of an unfinished run; deleted when the run ends, since they may contain what is being removed."""
 WORK_FILE = "run.json"
 
 
 def claim_output(output_dir: str | Path) -> Path:
-    """A new folder for a result, or one whose run was cut off; among several processes the main one claims it.
+    """Create a folder for a result, or accept one whose run was interrupted; of several processes the main one claims it.
 
     Raises:
-        InputError: it holds something else.
+        InputError: the folder contains something else.
     """
     output = Path(output_dir)
     if distributed.is_main():
@@ -42,7 +42,7 @@ def claim_output(output_dir: str | Path) -> Path:
 
 
 def empty_work(output: Path) -> None:
-    """Empty a run's working folder. The folder itself stays until the manifest is written: it marks an unfinished run."""
+    """Empty a run's working folder. The folder itself is kept until the manifest is written, since it marks an unfinished run."""
     for path in (output / WORK).glob("*"):
         if path.is_dir():
             shutil.rmtree(path)
@@ -51,9 +51,9 @@ def empty_work(output: Path) -> None:
 
 
 def keep_checkpoints(work_dir: Path, output: Path) -> None:
-    """Move a run's checkpoints beside its model, for exact deletion later; those of a run that was cut off here are replaced."""
+    """Move a run's checkpoints beside its model, for exact deletion later; those left by an interrupted run are replaced."""
     for folder in work_dir.glob("checkpoint-*"):
-        shutil.rmtree(output / folder.name, ignore_errors=True)  # a move into a folder that exists would end inside it
+        shutil.rmtree(output / folder.name, ignore_errors=True)  # `move` into an existing folder would nest it
         shutil.move(folder, output / folder.name)
 
 
@@ -62,7 +62,7 @@ class Checkpoint:
     """A complete checkpoint.
 
     Attributes:
-        folder: where it is.
+        folder: its path.
         step: optimizer steps done.
     """
 
@@ -71,16 +71,23 @@ class Checkpoint:
 
 
 def run_digest(what: str, options: TrainingOptions, fingerprints: Sequence[str], model_digest: str) -> str:
-    """SHA-256 of everything that decides a run's result: method, options, records in order, starting weights."""
+    """Compute the SHA-256 of everything that determines a run's result: method, options, records in order, starting weights."""
     content = [what, asdict(options), list(fingerprints), model_digest]
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def open_work(work_dir: Path, what: str, options: TrainingOptions, fingerprints: Sequence[str], model_digest: str) -> None:
-    """Claim a working folder for a run, or accept it as the same run cut off.
+    """Claim a working folder for a run, or accept it if the same run was interrupted there.
+
+    Args:
+        work_dir: the folder.
+        what: the method with its parameters.
+        options: training settings.
+        fingerprints: of the records, in order.
+        model_digest: of the starting weights.
 
     Raises:
-        InputError: the folder holds another run, or something else.
+        InputError: the folder contains another run, or something else.
     """
     digest = run_digest(what, options, fingerprints, model_digest)
     file = work_dir / WORK_FILE
@@ -92,11 +99,11 @@ def open_work(work_dir: Path, what: str, options: TrainingOptions, fingerprints:
     if distributed.is_main():
         new_output(work_dir, resumable=lambda folder: (folder / WORK_FILE).exists())
         write_json(file, {"run": digest})
-    distributed.wait()  # what another process writes here first would look like a run of somebody else
+    distributed.wait()  # a file written here by another process first would look like somebody else's
 
 
 def last_complete_checkpoint(work_dir: Path) -> Checkpoint | None:
-    """The latest checkpoint whose manifest verifies; incomplete ones are removed, so that nothing is built on them."""
+    """Return the latest checkpoint whose manifest verifies, or None; incomplete checkpoints are deleted."""
     found = []
     for folder in work_dir.glob("checkpoint-*"):
         try:
@@ -112,7 +119,7 @@ def put_checkpoint(model: nn.Module, folder: Path) -> None:
     """Load a checkpoint's weights (or adapter) into a model.
 
     Raises:
-        IntegrityError: the checkpoint lacks weights, or holds others than this model has.
+        IntegrityError: the checkpoint lacks weights, or has weights that this model does not have.
     """
     if is_adapter(model):
         put_adapter_file(model, folder / ADAPTER)

@@ -1,6 +1,6 @@
 """Multi-process runs (`accelerate launch`): ranks, barriers and reductions; the main process writes.
 
-The files of a run are written by the main process alone; what the others need of them they read afterwards.
+Only the main process writes the files of a run; the other processes read them afterwards.
 """
 
 import os
@@ -32,7 +32,7 @@ def is_main() -> bool:
 
 
 def wait() -> None:
-    """Wait until all processes have arrived."""
+    """Wait until all processes have reached this call."""
     if count() > 1:
         _connected().wait_for_everyone()
 
@@ -73,7 +73,7 @@ def _connected() -> "PartialState":
     from accelerate import PartialState
 
     device = torch.accelerator.current_accelerator(check_available=True)
-    state = PartialState(cpu=device is None or device.type == "mps")  # a Mac has one device, whatever the processes
+    state = PartialState(cpu=device is None or device.type == "mps")  # a Mac has one device for all processes
     if state.num_processes != count():
         raise RunError(
             f"{count()} processes were started, but accelerate links {state.num_processes} of them. "

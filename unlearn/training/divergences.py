@@ -17,7 +17,7 @@ def cross_entropy_to(logits: Tensor, target: Tensor) -> Tensor:
 
     Args:
         logits: of the model [N, V].
-        target: probabilities q [N, V], a constant; the caller gives the array away.
+        target: probabilities q [N, V], a constant. Overwritten: the caller must not use the array afterwards.
     """
     values: Tensor = _CrossEntropyTo.apply(_wide(logits), target)  # type: ignore[no-untyped-call]
     return values
@@ -27,6 +27,7 @@ def kl_to(logits: Tensor, target_logits: Tensor) -> Tensor:
     """Compute KL(q || p) for a constant q = softmax(target_logits) and p = softmax(logits) [N]."""
     with torch.no_grad():
         q = _wide(target_logits).softmax(-1)
+        # KL(q || p) = H(q, p) - H(q). xlogy takes 0 log 0 as 0; in chunks of rows, so that q log q [N, V] is never held whole.
         entropy = -torch.cat([torch.xlogy(rows, rows).sum(-1) for rows in torch.split(q, ROWS_AT_ONCE)])
     return cross_entropy_to(logits, q) - entropy
 
@@ -36,6 +37,7 @@ def jensen_shannon_to(logits: Tensor, target_logits: Tensor) -> Tensor:
     log_p = _wide(logits).log_softmax(-1)
     with torch.no_grad():
         log_q = _wide(target_logits).log_softmax(-1)
+    # In log space: m underflows in float32 where both probabilities do.
     log_m = torch.logaddexp(log_p, log_q) - torch.log(log_p.new_tensor(2.0))
     return 0.5 * ((log_p.exp() * (log_p - log_m)).sum(-1) + (log_q.exp() * (log_q - log_m)).sum(-1))
 
@@ -58,7 +60,7 @@ def spread(logits: Tensor) -> Tensor:
 
 
 def without_token(logits: Tensor, tokens: Tensor) -> Tensor:
-    """Compute the softmax with each row's own token at minus infinity, as a constant [N, V]."""
+    """Compute the softmax over all tokens but each row's own, as a constant [N, V]."""
     with torch.no_grad():
         return _wide(logits).scatter(-1, tokens[:, None], float("-inf")).softmax(-1)
 
@@ -73,19 +75,21 @@ def lambert_w(value: Tensor) -> Tensor:
 
 
 def _wide(logits: Tensor) -> Tensor:
+    """Convert to float32, since sums over V lose too much in half precision; float64 stays, for tests."""
     return logits if logits.dtype == torch.float64 else logits.float()
 
 
 class _CrossEntropyTo(torch.autograd.Function):
     """Cross entropy to a constant distribution; reuses the target's memory for the gradient.
 
-    d/dz = p - q
+    d/dz = p - q. Autograd would keep log p and q, two arrays [N, V]; p - q takes the place of q.
     """
 
     @staticmethod
     def forward(ctx: Any, logits: Tensor, target: Tensor) -> Tensor:
         """Compute the values [N]."""
-        top = logits.amax(-1, keepdim=True)
+        # -sum_v q_v (z_v - logsumexp z) = (logsumexp z - max z) - sum_v q_v (z_v - max z), as sum_v q_v = 1
+        top = logits.amax(-1, keepdim=True)  # [N, 1]
         value = torch.logsumexp(logits, -1) - top[:, 0]
         for start in range(0, len(logits), ROWS_AT_ONCE):
             rows = slice(start, start + ROWS_AT_ONCE)
@@ -109,15 +113,15 @@ class _Spread(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, logits: Tensor) -> Tensor:
-        """Values [N]."""
-        top, place = logits.max(-1, keepdim=True)
-        ctx.save_for_backward(place)
+        """Compute the values [N]."""
+        top, largest = logits.max(-1, keepdim=True)  # values and token ids, [N, 1]
+        ctx.save_for_backward(largest)
         ctx.vocabulary = logits.shape[-1]
         return top[:, 0] - logits.mean(-1)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> Tensor:
         """Compute the gradient of the logits."""
-        (place,) = ctx.saved_tensors
+        (largest,) = ctx.saved_tensors
         result: Tensor = (-gradient[:, None] / ctx.vocabulary).repeat(1, ctx.vocabulary)
-        return result.scatter_add_(-1, place, gradient[:, None])
+        return result.scatter_add_(-1, largest, gradient[:, None])

@@ -1,4 +1,4 @@
-"""Models sharded over several processes (FSDP2): every parameter is a `DTensor`, of which each process holds its shard."""
+"""Models sharded over several processes (FSDP2): every parameter is a `DTensor`, and each process holds one shard of it."""
 
 from pathlib import Path
 
@@ -26,11 +26,17 @@ def local(parameter: Tensor) -> Tensor:
 
 @torch.no_grad()
 def put(parameter: Tensor, value: Tensor, kept_whole: bool) -> None:
-    """Write back what `local` returned, also from before the model was sharded."""
+    """Write back what `local` returned.
+
+    Args:
+        parameter: sharded or not.
+        value: a whole tensor, or this process's shard.
+        kept_whole: whether `value` is whole, as taken before the model was sharded.
+    """
     if not isinstance(parameter, DTensor):
         parameter.copy_(value)
         return
-    if kept_whole:  # every process has the same value and takes its own part of it, so nothing is sent
+    if kept_whole:  # every process has the whole value and cuts out its own shard, so nothing is sent
         part = distribute_tensor(value.to(parameter.device), parameter.device_mesh, parameter.placements, src_data_rank=None)
         value = part.to_local()
     parameter.to_local().copy_(value)
@@ -39,7 +45,7 @@ def put(parameter: Tensor, value: Tensor, kept_whole: bool) -> None:
 def gathered(model: nn.Module) -> dict[str, Tensor]:
     """Gather all weights in the main process's memory, one whole tensor at a time; empty in the other processes.
 
-    All processes call this together.
+    Collective: all processes must call it.
     """
     found = {}
     for name, tensor in model.state_dict().items():
@@ -53,7 +59,7 @@ def configuration(name: str) -> Path:
     """Return a configuration file for `accelerate launch --config_file`.
 
     Raises:
-        InputError: there is none by that name.
+        InputError: there is none of that name.
     """
     names = sorted(path.stem for path in CONFIGURATIONS.glob("*.yaml"))
     if name not in names:

@@ -1,7 +1,7 @@
-"""Never-trained records that remember which of them were read, so that a result can say what it was fitted to.
+"""A holdout set that records which of its records were read, so that a manifest can name what the result was fitted to.
 
-Whether a method reads the holdout set depends on its parameters, its stop rule, the selection and the ladder. Instead of every
-place declaring it, the records are handed over in a sequence that notes what is taken out of it.
+Whether a method reads the holdout set depends on its parameters, its stop rule, the selection and the fallback order. Rather than
+have each of them declare it, the records are passed in a sequence that notes every access.
 """
 
 from collections.abc import Iterator, Sequence
@@ -13,7 +13,7 @@ from verify.provenance.holdout import used_holdout
 
 
 class HeldOut(Sequence[Record]):
-    """A sequence of records that notes which of them were read. Asking for its length reads none."""
+    """A sequence of records that notes which of them were read. Taking its length reads none."""
 
     def __init__(self, records: Sequence[Record]) -> None:
         self._records = list(records)
@@ -23,15 +23,15 @@ class HeldOut(Sequence[Record]):
         return len(self._records)
 
     @overload
-    def __getitem__(self, place: int) -> Record: ...
+    def __getitem__(self, index: int) -> Record: ...
 
     @overload
-    def __getitem__(self, place: slice) -> list[Record]: ...
+    def __getitem__(self, index: slice) -> list[Record]: ...
 
-    def __getitem__(self, place: int | slice) -> Record | list[Record]:
-        places = range(len(self._records))[place]
-        self._read.update([places] if isinstance(places, int) else places)
-        return self._records[place]
+    def __getitem__(self, index: int | slice) -> Record | list[Record]:
+        taken = range(len(self._records))[index]
+        self._read.update([taken] if isinstance(taken, int) else taken)
+        return self._records[index]
 
     def __iter__(self) -> Iterator[Record]:
         self._read.update(range(len(self._records)))
@@ -39,9 +39,9 @@ class HeldOut(Sequence[Record]):
 
     @property
     def used(self) -> list[Record]:
-        """The records that were read, in their order."""
-        return [self._records[place] for place in sorted(self._read)]
+        """The records that were read, in their original order."""
+        return [self._records[index] for index in sorted(self._read)]
 
     def described(self, method: str, key: RecordKey) -> list[dict[str, Any]]:
-        """For a manifest: what was read, by keyed hashes; nothing where nothing was."""
+        """Describe what was read, by keyed hashes, for a manifest; empty if nothing was."""
         return [used_holdout(self.used, key, method)] if self._read else []

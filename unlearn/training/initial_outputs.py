@@ -1,10 +1,13 @@
 """Outputs of the model before unlearning: computed once per record, stored on disk, looked up by row.
 
-Many objectives compare with a frozen copy of the model. The copy never changes, so its answers are a table; holding and running a
-second model would double memory and time for the same numbers. Of whole token distributions the table keeps the hidden states in
-front of the head (D numbers a token instead of V), and the head as it was turns them into logits again.
+Many objectives compare with a frozen copy of the model. The copy never changes, so its outputs are a table; keeping and running a
+second model would double memory and time for the same numbers. For whole token distributions the table holds the hidden states
+before the head (D numbers per token instead of V), and a frozen copy of the head turns them into logits again.
 
-Shapes: N windows of a role, T their scored tokens, D width, V vocabulary.
+Shapes: N windows of a role, T their scored tokens, B rows of a batch, n scored tokens of a batch, D width, V vocabulary.
+
+Objectives and files on disk call these outputs `reference`, the name they had first; they have nothing to do with the reference
+models of an audit.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -29,24 +32,24 @@ from verify.models.token_stats import BATCH_TOKENS, compute_token_statistics, le
 
 ROLES = ("forget", "retain", "alternative")
 KINDS = ("log_probability", "logits", "hidden", "random_logits")
-"""Per role: summed log-probability [B], logits [N, V], hidden states of the objective's layer [N, D] where scored tokens are
-predicted, and the logits [N, V] of a model that was never trained."""
+"""Quantities per role: summed log-probability [B]; logits [n, V]; hidden states of the objective's layer [n, D] at the positions
+that predict scored tokens; logits [n, V] of an untrained model."""
 
 GIVEN = "forget_level"
-"""Log-probability of every scored forget token under a model that never saw it [T]: no quantity of the model before unlearning, so
-that whoever asks for it brings it along."""
+"""Log-probability of every scored forget token under a model that never saw it [T]. The model before unlearning cannot provide it,
+so a run that reads it passes it in."""
 
 KNOWN = (*(f"{role}_{kind}" for role in ROLES for kind in KINDS), GIVEN)
 
 
 @dataclass(frozen=True, eq=False)
-class Reference:
+class InitialOutputs:
     """The initial outputs that a run reads.
 
     Attributes:
-        tables: name -> values; [N] or, for quantities per token, [T] or [T, D].
-        offsets: role -> where each window's tokens begin in the tables per token [N + 1].
-        heads: kind -> hidden states [n, D] to logits [n, V].
+        tables: name -> values [N] or, for quantities per token, [T] or [T, D].
+        offsets: role -> index of each window's first token in the tables per token [N + 1].
+        heads: kind -> function from hidden states [n, D] to logits [n, V].
     """
 
     tables: Mapping[str, Tensor] = field(default_factory=dict)
@@ -55,12 +58,17 @@ class Reference:
 
     @torch.no_grad()
     def of(self, rows: Mapping[str, Sequence[int]], device: torch.device) -> dict[str, Tensor]:
-        """Return the quantities of some windows, in order: [B], [n], [n, D] or [n, V] with tokens in row-major order."""
+        """Return the quantities of a batch: [B], [n], [n, D] or [n, V], tokens in row-major order.
+
+        Args:
+            rows: role -> the windows' indices, in the batch's order [B].
+            device: of the results.
+        """
         found = {}
         for name, table in self.tables.items():
             role, kind = name.split("_", 1)
             if kind == "log_probability":
-                found[name] = table[list(rows[role])].to(device)
+                found[name] = table[list(rows[role])].to(device)  # [B]
                 continue
             begins = self.offsets[role]
             picked = torch.cat([table[begins[row] : begins[row + 1]] for row in rows[role]]).to(device)
@@ -68,7 +76,7 @@ class Reference:
         return found
 
 
-def load_or_compute_reference(
+def load_or_compute_outputs(
     work_dir: Path,
     loaded: LoadedModel,
     names: Iterable[str],
@@ -79,73 +87,74 @@ def load_or_compute_reference(
     seed: int = 0,
     trained_head: bool = True,
     given: Mapping[str, Any] | None = None,
-) -> Reference:
-    """Load the initial outputs of a run, or compute and store them; a resumed run reads those of its beginning.
+) -> InitialOutputs:
+    """Load the initial outputs of a run, or compute and store them; a resumed run reads those stored at its start.
 
     Args:
-        work_dir: where they are kept.
+        work_dir: where they are stored.
         loaded: the model before unlearning.
         names: which quantities, from `KNOWN`.
         windows: encoded records by role.
-        pad_token_id: any token id.
-        layer: which decoder layer's hidden states.
-        seed: of the model that was never trained.
+        pad_token_id: any token id; padding is masked.
+        layer: the decoder layer whose hidden states are stored.
+        seed: of the untrained model.
         trained_head: whether training will change the head, so that a copy is needed.
-        given: quantities that were computed elsewhere, by name.
+        given: quantities computed elsewhere, by name.
 
     Raises:
-        IntegrityError: the kept table was changed or cut off while checkpoints rest on it.
-        InputError: the model does something to its logits that cannot be redone from the table.
+        IntegrityError: the stored table was changed or truncated after the run began.
+        InputError: the model transforms its logits in a way that cannot be reproduced from the table.
     """
     wanted = sorted(names)
     assert all(name in KNOWN for name in wanted), f"unknown reference quantity in {wanted}"
     if not wanted:
-        return Reference()
+        return InitialOutputs()
     table, seal = work_dir / "reference.safetensors", work_dir / "reference.json"
     if seal.exists() and (not table.exists() or file_digest(table) != read_json(seal)["sha256"]):
         raise IntegrityError(f"{table} is not what this run wrote at its beginning. Start again with a new --output.")
-    stranger = _stranger(loaded.model, seed) if any(name.endswith("random_logits") for name in wanted) else None
+    untrained = _untrained(loaded.model, seed) if any(name.endswith("random_logits") for name in wanted) else None
     with distributed.main_first():
         if not seal.exists():
             known = {name: torch.as_tensor(values, dtype=torch.float32) for name, values in (given or {}).items()}
             computed = [name for name in wanted if name not in known]
-            values = known | {name: _compute(name, loaded, stranger, windows, pad_token_id, layer) for name in computed}
+            values = known | {name: _compute(name, loaded, untrained, windows, pad_token_id, layer) for name in computed}
             with atomic_file(table, mode=0o600) as stream:
                 stream.write(save(values))
-            write_json(seal, {"sha256": file_digest(table)})
+            write_json(seal, {"sha256": file_digest(table)})  # written last: without it the table is computed again
     offsets = {
         role: torch.tensor(np.cumsum([0, *(int(window.scored.sum()) for window in found)])) for role, found in windows.items()
     }
     heads = {}
     if any(name.endswith("_logits") and not name.endswith("random_logits") for name in wanted):
         heads["logits"] = _frozen_head(loaded.model, copy=trained_head)
-    if stranger is not None:
-        heads["random_logits"] = _frozen_head(stranger, copy=False)
-    return Reference(load_file(table), offsets, heads)
+    if untrained is not None:
+        heads["random_logits"] = _frozen_head(untrained, copy=False)
+    return InitialOutputs(load_file(table), offsets, heads)
 
 
 def _compute(
     name: str,
     loaded: LoadedModel,
-    stranger: nn.Module | None,
+    untrained: nn.Module | None,
     windows: Mapping[str, Sequence[Encoded]],
     pad_token_id: int,
     layer: int | None,
 ) -> Tensor:
+    """Compute one quantity over all windows of its role: [N], or per token [T, D]."""
     role, kind = name.split("_", 1)
     if kind == "log_probability":
         return _log_probabilities(loaded, windows[role], pad_token_id)
     if kind == "hidden":
-        assert layer is not None, "an objective that asks for hidden states names their layer"
+        assert layer is not None, "an objective that reads hidden states names their layer"
         return _per_token(loaded.model, windows[role], pad_token_id, lambda model, batch: layer_hidden(model, batch, layer)[0])
-    model = loaded.model if kind == "logits" else stranger
-    assert model is not None, "the caller makes one"
+    model = loaded.model if kind == "logits" else untrained
+    assert model is not None, "the caller builds one"
     return _per_token(model, windows[role], pad_token_id, _before_head)
 
 
 def _log_probabilities(loaded: LoadedModel, windows: Sequence[Encoded], pad_token_id: int) -> Tensor:
     """Compute the summed log-probability of every window's scored tokens, float32 [N]."""
-    # Each window counts as a record of its own here: training batches are made of windows.
+    # Each window is numbered as a record of its own, since training batches consist of windows.
     single = [Encoded(window.input_ids, window.scored, window.secret, row) for row, window in enumerate(windows)]
     statistics = compute_token_statistics(loaded.model, single, pad_token_id)
     return torch.from_numpy(np.array([entry.log_probability.sum(dtype=np.float64) for entry in statistics], dtype=np.float32))
@@ -158,7 +167,7 @@ def _per_token(
     pad_token_id: int,
     read: Callable[[nn.Module, Mapping[str, Tensor]], Tensor],
 ) -> Tensor:
-    """Collect what `read` returns per scored token, in the windows' order [T, D]."""
+    """Collect what `read` returns for each scored token, in the windows' order [T, D], on the CPU."""
     device, training = next(model.parameters()).device, model.training
     parts: list[Tensor] = [torch.empty(0)] * len(windows)
     model.eval()
@@ -166,6 +175,7 @@ def _per_token(
         chosen = [windows[row] for row in rows]
         batch = {name: values.to(device) for name, values in collate(chosen, pad_token_id).items()}
         counts = [int(window.scored.sum()) for window in chosen]
+        # [n, D] of the batch, split by window; batches are sorted by length, so the parts are put back in the windows' order.
         for row, part in zip(rows, torch.split(read(model, batch), counts), strict=True):
             parts[row] = part.cpu()
     model.train(training)
@@ -173,12 +183,12 @@ def _per_token(
 
 
 def _before_head(model: nn.Module, batch: Mapping[str, Tensor]) -> Tensor:
-    """Compute the hidden states that the head reads where a scored token is predicted [N, D]."""
+    """Compute the hidden states that the head reads at the positions predicting scored tokens [n, D]."""
     positions, kept = predicting_positions(batch["scored"]), []
 
     def select(hidden: Tensor) -> Tensor:
         kept.append(hidden[positions])
-        return kept[0][:1]
+        return kept[0][:1]  # the head runs on one token only: its result is not read
 
     with head_sees(model, select):
         model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], use_cache=False)
@@ -186,7 +196,14 @@ def _before_head(model: nn.Module, batch: Mapping[str, Tensor]) -> Tensor:
 
 
 def _frozen_head(model: nn.Module, copy: bool) -> Callable[[Tensor], Tensor]:
-    """Freeze a copy of the head and of whatever the model does after it.
+    """Return a function from hidden states [n, D] to logits [n, V]: the head as it is now, and what the model does after it.
+
+    What follows the head (a softcap or a scale, say) is identified by comparing the head's output with the model's logits after a
+    short arbitrary text.
+
+    Args:
+        model: the model.
+        copy: copy the head, since training will change it.
 
     Raises:
         InputError: the model does something unknown after its head.
@@ -205,14 +222,14 @@ def _frozen_head(model: nn.Module, copy: bool) -> Callable[[Tensor], Tensor]:
         after = step_after_head(model, head(kept[0])[0], final[0])
     if after is None:
         raise InputError(
-            "this model does something to its logits that is not known here, so that the distributions before unlearning cannot "
-            "be kept. Use a method that needs none, such as npo or grad_diff."
+            "this model transforms its logits in an unsupported way, so its output distributions before unlearning cannot be "
+            "stored. Use a method that does not need them, such as npo or grad_diff."
         )
     frozen = deepcopy(head) if copy else head
     return lambda hidden: after(frozen(hidden))
 
 
-def _stranger(model: Any, seed: int) -> nn.Module:
+def _untrained(model: Any, seed: int) -> nn.Module:
     """Build an untrained one-layer model of the same architecture and vocabulary."""
     from transformers import AutoModelForCausalLM
 

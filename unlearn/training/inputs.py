@@ -1,6 +1,6 @@
 """Inputs of a result for its manifest: paths and digests, software and hardware.
 
-Records are in none of it. `unlearn.experiments.reproduction` makes a result again from what is here.
+They contain no records. `unlearn.experiments.reproduction` reproduces a result from them.
 """
 
 import os
@@ -43,21 +43,21 @@ def environment() -> dict[str, Any]:
 def inputs_of(
     models: Mapping[str, Any], sets: Mapping[str, Any], fields: Fields | None, dtype: str, quantize: str | None
 ) -> dict[str, Any] | None:
-    """Return paths and digests of a run's inputs; None where any is in memory only.
+    """Return paths and digests of a run's inputs; None if any of them exists in memory only.
 
     Args:
-        models: role -> source, None where there is none.
+        models: role -> source; None for a role without a model.
         sets: role -> source, likewise.
-        fields: which columns hold what.
-        dtype, quantize: as they were asked for.
+        fields: the columns of the records.
+        dtype, quantize: as requested.
     """
     given = {name: source for name, source in {**models, **sets}.items() if source is not None}
     if not all(isinstance(source, (str, Path)) for source in given.values()):
         return None
     digests = {name: file_digest(source) for name, source in sets.items() if source is not None and Path(source).is_file()}
     return {
-        "models": {name: _place(source) for name, source in models.items() if source is not None},
-        "sets": {name: _place(source) for name, source in sets.items() if source is not None},
+        "models": {name: _location(source) for name, source in models.items() if source is not None},
+        "sets": {name: _location(source) for name, source in sets.items() if source is not None},
         "digests": digests,
         "fields": asdict(fields or Fields()),
         "dtype": dtype,
@@ -66,12 +66,13 @@ def inputs_of(
 
 
 def made_from(models: Mapping[str, Any]) -> dict[str, str]:
-    """Places of the models that a result was made from, whatever else was in memory: role -> folder or Hub name.
+    """Return the models that a result was made from, role -> folder or Hub name, leaving out those in memory.
 
-    An audit follows them back, to see what the model was trained on before.
+    An audit follows them back to find what the model was trained on before.
     """
-    return {role: _place(source) for role, source in models.items() if isinstance(source, (str, Path))}
+    return {role: _location(source) for role, source in models.items() if isinstance(source, (str, Path))}
 
 
-def _place(source: str | Path) -> str:
+def _location(source: str | Path) -> str:
+    """Return the absolute path of a local source, or the Hub name as it is."""
     return str(Path(source).resolve()) if Path(source).exists() else str(source)

@@ -1,6 +1,6 @@
 """Hidden states of an inner layer, without running the layers above it.
 
-Shapes: B rows, L length, D width, N predicting positions (in front of scored tokens) in row-major order.
+Shapes: B rows, L length, D width, N predicting positions (one before each scored token) in row-major order.
 """
 
 import contextlib
@@ -24,19 +24,20 @@ def decoder_layers(model: Any) -> nn.ModuleList:
     Raises:
         InputError: the model has no such stack.
     """
-    while hasattr(model, "module"):
+    while hasattr(model, "module"):  # DistributedDataParallel
         model = model.module
     lists = [module for module in model.modules() if isinstance(module, nn.ModuleList)]
     if not lists:
         raise InputError(f"{type(model).__name__} has no list of layers to work on. Use a method that works on the output.")
+    # The longest list; of equally long ones (experts, say) the one with most parameters.
     return max(lists, key=lambda found: (len(found), sum(parameter.numel() for parameter in found.parameters())))
 
 
 def layer_hidden(model: nn.Module, batch: Mapping[str, Tensor], layer: int) -> tuple[Tensor, Tensor, Tensor]:
     """Compute one decoder layer's output where a scored token is predicted: hidden [N, D], token ids [N], rows [N].
 
-    Alone, the forward pass ends at the layer. Among several processes it runs on, because gradients are exchanged by the wrapper
-    whose forward call has to return.
+    In a single process the forward pass ends at the layer. With several processes it runs to the end, because the wrapper that
+    synchronises gradients needs its forward call to return.
 
     Args:
         model: a causal language model, wrapped or not.
@@ -47,7 +48,7 @@ def layer_hidden(model: nn.Module, batch: Mapping[str, Tensor], layer: int) -> t
     kept: list[Tensor] = []
 
     def keep(_: Any, __: Any, output: Any) -> None:
-        kept.append(output[0] if isinstance(output, tuple) else output)
+        kept.append(output[0] if isinstance(output, tuple) else output)  # [B, L, D]
         if distributed.count() == 1:
             raise _EnoughError
 

@@ -1,6 +1,6 @@
-"""Writing the training log, and what a deletion asks of it: which record touched which step, so that it can be exact later.
+"""Writer of the training log: which records went into which step, so that a later deletion can be exact.
 
-Format and reader are `verify.provenance.training_log`'s: an auditor reads a log without this package.
+Format and reader are in `verify.provenance.training_log`: an auditor reads a log without this package.
 """
 
 import json
@@ -21,9 +21,9 @@ __all__ = ["LOG_NAME", "SCHEMA", "LogWriter", "Microbatch", "TrainingLog", "filt
 
 
 def filtered_lines(log: "TrainingLog", removed: Set[int]) -> list[dict[str, Any]]:
-    """Header and microbatches of a log without some of its records, as if they had never been there; the rest renumbered."""
+    """Return header and microbatches of a log as if some of its records had never been there, the others renumbered."""
     kept = [index for index in range(len(log.records)) if index not in removed]
-    number = {index: place for place, index in enumerate(kept)}
+    number = {old: new for new, old in enumerate(kept)}
     header = {
         "schema": SCHEMA,
         "options": log.options,
@@ -50,7 +50,7 @@ def filtered_lines(log: "TrainingLog", removed: Set[int]) -> list[dict[str, Any]
 
 
 def require_in_log(records: Sequence[Record], log: TrainingLog, key: RecordKey) -> None:
-    """Raise InputError unless every record is among those that the log says were trained on."""
+    """Raise InputError unless the log lists every record as trained on."""
     known = set(log.records)
     missing = [number for number, record in enumerate(records, 1) if key.of(record.fingerprint) not in known]
     if missing:
@@ -63,7 +63,7 @@ def require_in_log(records: Sequence[Record], log: TrainingLog, key: RecordKey) 
 
 
 class LogWriter:
-    """Writes a training log as training goes on; a resumed run cuts it back to its checkpoint first."""
+    """Writes a training log during training; a resumed run first truncates it to its checkpoint."""
 
     def __init__(self, path: Path, header: dict[str, Any]) -> None:
         self.path, self.header = path, header
@@ -83,7 +83,7 @@ class LogWriter:
         defense: str | None = None,
         master_weights: str | None = None,
     ) -> "LogWriter":
-        """A writer whose header describes a run; `records` has one entry per training window."""
+        """Create a writer whose header describes a run; `records` has one entry per training window."""
         listed = list(records)
         header = {
             "schema": SCHEMA,
@@ -99,14 +99,14 @@ class LogWriter:
         return cls(path, header)
 
     def begin(self, microbatches: int) -> None:
-        """Open the log, keeping what belongs to the first `microbatches` microbatches."""
+        """Open the log, keeping the entries of the first `microbatches` microbatches."""
         kept = [json.dumps(self.header)]
         if microbatches:
             for line in self.path.read_text(encoding="utf-8").splitlines()[1:]:
                 try:
                     entry = parse_json(line)
                 except ValueError:
-                    break
+                    break  # a line cut short when the run was killed
                 if entry.get("microbatch", -1) >= microbatches:
                     break
                 kept.append(line)
@@ -115,18 +115,18 @@ class LogWriter:
         self._flush(sync=True)
 
     def microbatch(self, number: int, step: int, records: list[int], seed: int, rate: float) -> None:
-        """Note a microbatch; it is written when its optimizer step is taken."""
+        """Buffer the entry of a microbatch; it is written when its optimizer step is taken."""
         self.pending.append({"microbatch": number, "step": step, "records": records, "seed": seed, "rate": rate})
 
     def step(self) -> None:
-        """Write the microbatches of the step that is now taken."""
+        """Write the buffered microbatches, whose optimizer step is now taken."""
         for entry in self.pending:
             self._write(entry)
         self.pending.clear()
         self._flush(sync=False)
 
     def checkpoint(self, step: int, folder: str, microbatch: int) -> None:
-        """Note a checkpoint, and make sure that everything before it is on the disk."""
+        """Write the entry of a checkpoint, and sync the log to disk up to here."""
         self._write({"checkpoint": step, "folder": folder, "before": microbatch})
         self._flush(sync=True)
 

@@ -1,4 +1,4 @@
-"""LoRA adapters: attach one for training, merge it for deployment."""
+"""LoRA adapters: attaching one for training, merging it for deployment."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,19 +17,19 @@ from verify.models.quantized import is_quantized
 ALL_LINEAR = "all-linear"
 STATE_SPACE_MODELS = ("mamba", "mamba2", "falcon_mamba", "falcon_h1", "nemotron_h")
 BYPASSED = ("conv1d", "dt_proj", "out_proj")
-"""Layers of a Mamba block whose weights its scan reads directly, so that an adapter around them is never called; PEFT refuses two
-of them, and would take dt_proj, which then learns nothing."""
+"""Layers of a Mamba block whose weights its scan reads directly, so that an adapter around them is never called. PEFT refuses two
+of them but accepts dt_proj, which would then learn nothing."""
 
 
 def attach_adapter(model: Any, options: TrainingOptions) -> Any:
-    """Wrap the model in a fresh adapter if the options ask for one, else return the model itself.
+    """Wrap the model in a new adapter if the options request one, else return the model itself.
 
-    A model that already is an adapter is trained as such, also where PEFT loaded it frozen. The fresh adapter changes nothing yet
+    A model that already has an adapter keeps it and trains it, even if PEFT loaded it frozen. A new adapter changes no output yet
     (its B is zero).
 
     Raises:
-        InputError: a named target layer does not exist or cannot be folded in, the model is quantized and no adapter is asked for,
-            or it is an adapter that cannot be unfrozen.
+        InputError: a named target layer does not exist or cannot be merged, the model is quantized and no adapter is requested, or
+            its adapter cannot be unfrozen.
     """
     require_attachable(model, options)
     if is_adapter(model):
@@ -61,7 +61,7 @@ def attach_adapter(model: Any, options: TrainingOptions) -> Any:
 
 
 def require_attachable(model: Any, options: TrainingOptions) -> None:
-    """Raise InputError where `attach_adapter` would for what was asked, so that no run is begun with it."""
+    """Raise InputError if `attach_adapter` would refuse model and options, before anything is computed."""
     if is_adapter(model):
         require_supported(model, "the model")
         return
@@ -71,14 +71,14 @@ def require_attachable(model: Any, options: TrainingOptions) -> None:
         raise InputError("quantized weights cannot be trained, only an adapter on them. Add --lora, or leave out --quantize.")
 
 
-def _targets(model: Any, asked: str) -> str | list[str]:
-    """The layers to adapt, as PEFT takes them.
+def _targets(model: Any, requested: str) -> str | list[str]:
+    """Return the layers to adapt, as PEFT expects them.
 
     Raises:
-        InputError: a name fits no layer, which PEFT would pass over, one of two layers that share their weights, or one whose
+        InputError: a name matches no layer (which PEFT would ignore), one of two layers that share their weights, or a layer whose
             weights are read without calling it.
     """
-    names = [name.strip() for name in asked.split(",") if name.strip()]
+    names = [name.strip() for name in requested.split(",") if name.strip()]
     bypassed = BYPASSED if getattr(getattr(model, "config", None), "model_type", None) in STATE_SPACE_MODELS else ()
     if names == [ALL_LINEAR]:
         return _linear_names(model) if bypassed else ALL_LINEAR
@@ -88,78 +88,78 @@ def _targets(model: Any, asked: str) -> str | list[str]:
             f"on it would have no effect. Name some of {', '.join(_linear_names(model))}, or {ALL_LINEAR} alone."
         )
     layers = _layers(model)
-    unknown = [name for name in names if not any(_fits(name, place) for place in layers)]
+    unknown = [name for name in names if not any(_matches(name, path) for path in layers)]
     if unknown or not names:
-        wrong, known = " or ".join(unknown) or "nothing", ", ".join(sorted({place.rpartition(".")[2] for place in layers}))
+        wrong, known = " or ".join(unknown) or "nothing", ", ".join(sorted({path.rpartition(".")[2] for path in layers}))
         raise InputError(
             f"--lora-targets: no layer of this model is called {wrong}. Name some of {known}, separated by commas, or {ALL_LINEAR} "
             "alone."
         )
     embedding, head = model.get_input_embeddings(), model.get_output_embeddings()
     if head is not None and head.weight is embedding.weight:
-        shared = [place for place, layer in layers.items() if layer is embedding or layer is head]
-        if tied := [name for name in names if any(_fits(name, place) for place in shared)]:
+        shared = [path for path, layer in layers.items() if layer is embedding or layer is head]
+        if tied := [name for name in names if any(_matches(name, path) for path in shared)]:
             raise InputError(
                 f"--lora-targets {','.join(tied)}: embedding and head of this model are the same weights, so an adapter on one of "
-                f"them cannot be folded in without changing the other. Leave {' and '.join(tied)} out, or use {ALL_LINEAR}."
+                f"them cannot be merged without changing the other. Leave {' and '.join(tied)} out, or use {ALL_LINEAR}."
             )
     return names
 
 
 def _linear_names(model: Any) -> list[str]:
-    """Names of the linear layers that an adapter can be put on; the head is not among them."""
+    """Return the names of the linear layers that can be adapted, without the head."""
     from transformers.pytorch_utils import Conv1D
 
     head = model.get_output_embeddings()
     bypassed = BYPASSED if model.config.model_type in STATE_SPACE_MODELS else ()
     found = {
-        place.rpartition(".")[2]
-        for place, module in model.named_modules()
+        path.rpartition(".")[2]
+        for path, module in model.named_modules()
         if isinstance(module, (nn.Linear, Conv1D)) and module is not head
     }
     return sorted(found - set(bypassed))
 
 
 def _layers(model: nn.Module) -> dict[str, nn.Module]:
-    """The layers that hold a matrix, by their place in the model."""
+    """Return the layers that hold a matrix, by their path in the model."""
     return {
-        place: module
-        for place, module in model.named_modules()
+        path: module
+        for path, module in model.named_modules()
         if not list(module.children()) and isinstance(weight := getattr(module, "weight", None), torch.Tensor) and weight.ndim > 1
     }
 
 
-def _fits(name: str, place: str) -> bool:
-    """Whether PEFT takes the layer at a place for one of that name."""
-    return place == name or place.endswith(f".{name}")
+def _matches(name: str, path: str) -> bool:
+    """Return whether PEFT would match a layer's path by this name."""
+    return path == name or path.endswith(f".{name}")
 
 
 def unfreeze_adapter(model: Any) -> None:
-    """Let the active adapter of a `PeftModel` be trained where nothing of it asks for gradients, as PEFT loads it by default."""
+    """Enable gradients of a `PeftModel`'s active adapter if no parameter has them, which is how PEFT loads it by default."""
     if not any(parameter.requires_grad for parameter in model.parameters()):
         model.set_requires_grad(model.active_adapters, True)
 
 
 def gradient_flags(model: nn.Module) -> dict[str, bool]:
-    """Which parameters ask for gradients, by name."""
+    """Return `requires_grad` of every parameter, by name."""
     return {name: parameter.requires_grad for name, parameter in model.named_parameters()}
 
 
 def put_gradient_flags(model: nn.Module, flags: Mapping[str, bool]) -> None:
-    """Leave a model that is somebody's as it was found: what asked for gradients asks for them again, and nothing else."""
+    """Restore what `gradient_flags` returned, so that the caller's model is left as it was."""
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(flags.get(name, parameter.requires_grad))
 
 
 def require_adapter(model: Any, quantize: str) -> None:
-    """Raise InputError where a model is no adapter yet, so that nothing of it could be trained on a quantized base."""
+    """Raise InputError if a model has no adapter, so that nothing could be trained on its quantized base."""
     if is_adapter(model) or (isinstance(model, (str, Path)) and (Path(model) / "adapter_config.json").is_file()):
         return
     raise InputError(f"--quantize {quantize} trains an adapter only. Add --lora, or leave out --quantize.")
 
 
 def require_whole(loaded: LoadedModel, method: str) -> None:
-    """Raise InputError where a model is an adapter: the difference of two products B A is no product of the same rank."""
+    """Raise InputError if a model is an adapter: the difference of two products B A is in general of higher rank."""
     if is_adapter(loaded.model):
         raise InputError(
             f"{method} works on whole weights, and {loaded.name} is an adapter. Merge it into its base first (merge_and_unload of "
@@ -168,11 +168,10 @@ def require_whole(loaded: LoadedModel, method: str) -> None:
 
 
 def merged(model: Any, seed: int = 0) -> Any:
-    """The model with its adapter folded into the weights: delta-W arithmetic, after which the adapter is gone.
+    """Merge the model's adapter into its weights, W + (alpha / r) B A, and return the model without the adapter.
 
-    A base in half precision is added to in float32 and rounded once, by the seed, as after training
-    (`unlearn.training.precision`). A quantized base is dequantized first: folded into few bits, most of the change would be rounded
-    away.
+    A half-precision base is summed in float32 and rounded once, with the seed, as after training (`unlearn.training.precision`). A
+    quantized base is dequantized first: merged into 4 or 8 bits, most of the change would be rounded away.
     """
     if not is_adapter(model):
         return model
@@ -188,18 +187,19 @@ def merged(model: Any, seed: int = 0) -> Any:
 
 @torch.no_grad()
 def _dequantized_and_folded(model: Any, seed: int) -> Any:
-    """Whole weights that compute what the quantized base and its adapter did, but for the rounding of their products."""
+    """Return dequantized weights that compute what quantized base and adapter did, up to the rounding of their products."""
     from peft.tuners.lora import LoraLayer
 
     names = model.active_adapters
+    # Collected first: `unload` discards the adapter's factors.
     changes = {
-        place: sum(module.get_delta_weight(name) for name in names)
-        for place, module in model.get_base_model().named_modules()
+        path: sum(module.get_delta_weight(name) for name in names)
+        for path, module in model.get_base_model().named_modules()
         if isinstance(module, LoraLayer)
     }
     whole = model.unload().dequantize()
-    weights = {place: whole.get_submodule(place).weight for place in changes}
+    weights = {path: whole.get_submodule(path).weight for path in changes}
     with float32_copies(whole, weights.values(), seed):
-        for place, change in changes.items():
-            weights[place].add_(change.to(weights[place]))
+        for path, change in changes.items():
+            weights[path].add_(change.to(weights[path]))
     return whole

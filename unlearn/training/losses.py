@@ -1,7 +1,7 @@
 """Losses over pairs of forget and retain records, with their weight in an optimizer step.
 
-A pair is two numbers (`unlearn.training.schedule`). A loss knows the records' windows, makes a batch of those that are asked for,
-and says how much each microbatch weighs, so that a step may be split in any way and its loss stays the mean over all of its items.
+A pair is two indices (`unlearn.training.schedule`). A loss holds the records' windows, collates those of a microbatch, and reports
+the microbatch's weight, so that a step can be split in any way and its loss is still the mean over all of its items.
 """
 
 from collections.abc import Mapping, Sequence
@@ -11,9 +11,9 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from unlearn.training.initial_outputs import Reference
+from unlearn.training.initial_outputs import InitialOutputs
 from unlearn.training.method import Batch, Objective, Progress
-from unlearn.training.penalty import Anchor
+from unlearn.training.penalty import WeightPenalty
 from unlearn.training.schedule import Pair
 from verify.data.encoding import Encoded, collate
 from verify.models.log_probabilities import scored_log_probabilities
@@ -37,11 +37,11 @@ class PairLoss(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class LikelihoodLoss:
-    """Mean negative log-likelihood over all scored tokens; every token weighs the same.
+    """Mean negative log-likelihood over all scored tokens; every token has the same weight.
 
     Attributes:
-        windows: one for each record of the sampler.
-        pad_token_id: fills batches up.
+        windows: one for each index of the sampler.
+        pad_token_id: pads the batches.
     """
 
     windows: Sequence[Encoded]
@@ -49,7 +49,7 @@ class LikelihoodLoss:
 
     def __call__(self, model: nn.Module, pairs: Sequence[Pair], device: torch.device) -> Tensor:
         """See `PairLoss`."""
-        batch = _batch([self.windows[index] for index, _ in pairs], self.pad_token_id, device)
+        batch = _batch([self.windows[index] for index, _ in pairs], self.pad_token_id, device)  # each tensor [B, L]
         return -scored_log_probabilities(model, batch)[0].mean()
 
     def weight(self, pairs: Sequence[Pair]) -> int:
@@ -63,31 +63,32 @@ class LikelihoodLoss:
 
 @dataclass(frozen=True, eq=False)
 class ObjectiveLoss:
-    """An unlearning objective's loss; every forget record weighs the same.
+    """An unlearning objective's loss; every forget record has the same weight.
 
     Attributes:
-        objective: gives the loss of a batch.
-        windows: by role; "alternative" goes with "forget" row by row, "retain" is paired by the sampler.
-        reference: what the model before unlearning thought of them.
-        progress: where the run stands; the trainer keeps it up to date.
-        pad_token_id: fills batches up.
-        anchor: holds the weights near where they were, or None.
+        objective: computes the loss of a batch.
+        windows: by role; "alternative" corresponds to "forget" row by row, "retain" is paired by the sampler.
+        initial: outputs of the model before unlearning.
+        progress: progress of the run; the trainer keeps it up to date.
+        pad_token_id: pads the batches.
+        penalty: pulls the weights to their initial values, or None.
     """
 
     objective: Objective
     windows: Mapping[str, Sequence[Encoded]]
-    reference: Reference
+    initial: InitialOutputs
     progress: Progress
     pad_token_id: int
-    anchor: Anchor | None = None
+    penalty: WeightPenalty | None = None
 
     def __call__(self, model: nn.Module, pairs: Sequence[Pair], device: torch.device) -> Tensor:
         """See `PairLoss`."""
         rows = self._rows(pairs)
         parts = {role: _batch(found, self.pad_token_id, device) for role, found in self._chosen(rows).items()}
         batch = Batch(parts["forget"], parts.get("retain"), parts.get("alternative"), self.progress)
-        loss = self.objective.loss(model, batch, self.reference.of(rows, device))
-        return loss if self.anchor is None else loss + self.anchor.penalty(model)
+        loss = self.objective.loss(model, batch, self.initial.of(rows, device))
+        # Added once per microbatch: weighted like its loss, the shares of a step add up to one penalty.
+        return loss if self.penalty is None else loss + self.penalty.value(model)
 
     def weight(self, pairs: Sequence[Pair]) -> int:
         """Count forget records."""
@@ -98,13 +99,15 @@ class ObjectiveLoss:
         return sum(len(window.input_ids) for found in self._chosen(self._rows(pairs)).values() for window in found)
 
     def _rows(self, pairs: Sequence[Pair]) -> dict[str, list[int]]:
-        """Return the windows of each role that the pairs name."""
+        """Return, by role, the indices of the windows that the pairs select; retain by partner, the others by record."""
         own, partners = [index for index, _ in pairs], [partner for _, partner in pairs]
         return {role: partners if role == "retain" else own for role, found in self.windows.items() if found}
 
     def _chosen(self, rows: Mapping[str, Sequence[int]]) -> dict[str, list[Encoded]]:
+        """Return the windows at these indices, by role."""
         return {role: [self.windows[role][row] for row in numbers] for role, numbers in rows.items()}
 
 
 def _batch(windows: Sequence[Encoded], pad_token_id: int, device: torch.device) -> dict[str, Tensor]:
+    """Collate windows into `input_ids`, `attention_mask` and `scored`, each [B, L], on a device."""
     return {name: tensor.to(device) for name, tensor in collate(windows, pad_token_id).items()}

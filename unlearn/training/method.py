@@ -43,8 +43,8 @@ class Progress:
     Attributes:
         step: optimizer steps done.
         epoch: passes done.
-        values: what the objective keeps from step to step (a multiplier, say); saved with every checkpoint.
-        measured: sums and counts that the loss notes down; at the step's end the objective gets the means over all processes.
+        values: the objective's state from step to step (a multiplier, say); saved with every checkpoint.
+        measured: (sum, count) of what the loss measured in this step; at its end the objective gets the means over all processes.
     """
 
     step: int = 0
@@ -65,8 +65,8 @@ class Batch:
     Attributes:
         forget: the records to remove.
         retain: as many records to keep, or None for objectives that use none.
-        alternative: what is to be said instead, one for each forget record, or None.
-        progress: where the run stands.
+        alternative: alternative answers, one for each forget record, or None.
+        progress: progress of the run.
     """
 
     forget: Rows
@@ -122,8 +122,8 @@ class Objective(Method):
     """A loss to minimise with the trainer.
 
     Attributes:
-        reference: names of the quantities of the model before unlearning that the loss reads
-            (`unlearn.training.initial_outputs.KNOWN`); the trainer computes each once per record and caches it.
+        reference: names of the initial outputs that the loss reads, quantities of the model before unlearning
+            (`unlearn.training.initial_outputs.KNOWN`); each is computed once per record and stored.
         defaults: what most papers of this family use on models of a billion weights.
     """
 
@@ -144,7 +144,7 @@ class Objective(Method):
         Args:
             model: in training mode.
             batch: forget rows, with as many retain rows where `needs_retain`.
-            reference: what `reference` names, for the rows of this batch.
+            reference: the initial outputs named in `reference`, for the rows of this batch.
         """
 
 
@@ -171,8 +171,8 @@ class WithMemory(Protocol):
 
 
 @runtime_checkable
-class Anchored(Protocol):
-    """An objective with a weight penalty (`unlearn.training.penalty.Anchor`) on the retain set."""
+class WithWeightPenalty(Protocol):
+    """An objective with a weight penalty (`unlearn.training.penalty.WeightPenalty`) on the retain set."""
 
     @property
     def anchor_weight(self) -> float:
@@ -189,7 +189,7 @@ class InsideLayers(Protocol):
         ...
 
     def trained_parameters(self, model: nn.Module) -> Sequence[nn.Parameter]:
-        """Return the parameters trained where there is no adapter."""
+        """Return the parameters to train if there is no adapter."""
         ...
 
 
@@ -218,10 +218,10 @@ class Context:
         base: the model before fine-tuning, or None.
         options: how to train, with the method's own defaults filled in.
         model_dir: the folder of the model before unlearning, with its training log and checkpoints; None for one in memory.
-        work_dir: where training runs keep their checkpoints; emptied when the method is done.
-        output_dir: where the result goes.
-        dtype: precision that models are loaded in, as it was asked for.
-        verbs: what `auto` runs its attempts with; None where a method is called by itself.
+        work_dir: for checkpoints of training runs; emptied when the method is done.
+        output_dir: the folder of the result.
+        dtype: precision that models are loaded in, as requested.
+        verbs: for `auto`, which runs and audits other methods; None if a method is called directly.
     """
 
     loaded: LoadedModel
@@ -244,7 +244,7 @@ class Outcome:
     Attributes:
         model: the model to save.
         training: steps, tokens and seconds of whatever was trained, or None.
-        facts: numbers and words worth keeping (the scale that was chosen, say); JSON-serializable, no personal data.
+        facts: what else to record in the manifest (the chosen scale, say); JSON-serializable, no personal data.
     """
 
     model: Any
@@ -264,7 +264,7 @@ class Rebuild(Method):
     """A method that trains again as if the forget set had never been there.
 
     Attributes:
-        exactness: in which sense the result is exact, one sentence.
+        exactness: what the result's exactness covers, one sentence.
     """
 
     exactness: ClassVar[str]

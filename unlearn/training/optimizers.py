@@ -24,8 +24,8 @@ class Sophia(Optimizer):
         params: parameters or groups of them.
         lr: the largest change of a weight in a step.
         betas: b1, b2.
-        rho: how soon the clipping ends.
-        eps: keeps flat directions finite.
+        rho: scale of h; the larger, the fewer coordinates are clipped.
+        eps: lower bound of the denominator, for flat directions.
         weight_decay: decoupled.
     """
 
@@ -53,7 +53,7 @@ class Sophia(Optimizer):
                 if not state:
                     state["mean"], state["hessian"] = torch.zeros_like(parameter), torch.zeros_like(parameter)
                 mean, hessian = state["mean"], state["hessian"]
-                mean.lerp_(parameter.grad, 1 - first)
+                mean.lerp_(parameter.grad, 1 - first)  # m <- b1 m + (1 - b1) g
                 hessian.mul_(second).addcmul_(parameter.grad, parameter.grad, value=1 - second)
                 parameter.mul_(1 - group["lr"] * group["weight_decay"])
                 direction = mean / (group["rho"] * hessian).clamp_min(group["eps"])
@@ -62,7 +62,7 @@ class Sophia(Optimizer):
 
 
 UNDECAYED = ["bias", "layernorm", "rmsnorm", r"(?:^|\.)norm(?:$|\.)", "_norm"]
-"""Names that `transformers` spares from weight decay."""
+"""Parameter names that `transformers` excludes from weight decay."""
 
 
 def optimizer_of(model: nn.Module, options: Mapping[str, Any]) -> torch.optim.Optimizer:
@@ -75,5 +75,5 @@ def optimizer_of(model: nn.Module, options: Mapping[str, Any]) -> torch.optim.Op
         {"params": [parameter for name, parameter in trained if name not in decayed], "weight_decay": 0.0},
     ]
     if options.get("optimizer", "adamw") == "sophia":
-        return Sophia(groups, lr=1e-5)
+        return Sophia(groups, lr=1e-5)  # the caller sets the learning rate of every step
     return torch.optim.AdamW(groups, lr=1e-5, betas=(0.9, 0.999), eps=1e-8, fused=True)

@@ -14,11 +14,11 @@ from verify.provenance.training_log import FULL_LEARNING_RATE, LORA_LEARNING_RAT
 Precision = Literal["float32", "bfloat16"]
 
 DEFAULTS: Mapping[str, Any] = OPEN_OPTIONS
-"""What a run takes where neither the user nor the method says; the learning rate: `learning_rate_of`."""
+"""Options of a run that neither the user nor the method sets; for the learning rate see `learning_rate_of`."""
 SCHEDULERS = ("linear", "cosine", "cosine_with_restarts", "polynomial", "constant", "constant_with_warmup", "inverse_sqrt")
-"""Those of `transformers` that need nothing but the steps; the others want settings or an evaluation that no run here has."""
+"""Schedules of `transformers` that need only the number of steps; others need settings or an evaluation that no run here has."""
 _FROM_ZERO = {"save_steps": "no checkpoints", "weight_decay": "none", "max_grad_norm": "no clipping", "seed": "the default"}
-"""Settings that may be 0, and what 0 means."""
+"""Options that may be 0, and what 0 means."""
 
 
 @checked
@@ -37,15 +37,16 @@ class TrainingOptions:
         optimizer: "adamw", or "sophia" (second order; with any objective).
         weight_decay: decoupled weight decay.
         max_grad_norm: gradients are clipped to this norm; 0 leaves them as they are.
-        seed: decides data order, dropout and adapter initialisation.
+        seed: determines data order, dropout and adapter initialisation.
         bf16: compute in bfloat16 under autocast.
         gradient_checkpointing: trade a second forward pass for memory.
         lora: train an adapter instead of all weights.
-        lora_rank, lora_alpha, lora_dropout: its shape.
+        lora_rank, lora_alpha, lora_dropout: the adapter's rank r, scale alpha (applied as alpha / r) and dropout.
         lora_targets: comma-separated layer names, or "all-linear".
-        save_steps: write a checkpoint every so many steps; 0 writes none.
-        keep_checkpoints: how many of them stay; None keeps all of a fine-tuning, for `rollback`, and the last two of an unlearning.
-        logging_steps: report the loss every so many steps.
+        save_steps: optimizer steps between checkpoints; 0 writes none.
+        keep_checkpoints: number of checkpoints kept; None keeps all of a fine-tuning, for `rollback`, and the last two of an
+            unlearning.
+        logging_steps: optimizer steps between reports of the loss.
         report_to: reporters as in `transformers` ("none", "tensorboard", "wandb", ...).
         overflow: what to do with records longer than the context: "refuse" or "split".
     """
@@ -102,14 +103,14 @@ class TrainingOptions:
 
 
 def learning_rate_of(options: TrainingOptions) -> float:
-    """Return the peak learning rate; where the options leave it open, 1e-5, and 1e-4 for an adapter."""
+    """Return the peak learning rate; if the options leave it open, 1e-5, or 1e-4 for an adapter."""
     return options.learning_rate or (LORA_LEARNING_RATE if options.lora else FULL_LEARNING_RATE)
 
 
 def steps_per_epoch(options: TrainingOptions, records: int) -> int:
     """Compute the optimizer steps of one pass over `records` windows, with the current number of processes.
 
-    As `transformers` counts them: the last batch may be smaller, and the last step of a pass may gather fewer batches.
+    Counted as in `transformers`: the last batch may be smaller, and the last step of a pass may accumulate fewer batches.
     """
     batches = math.ceil(records / ((options.batch_size or DEFAULTS["batch_size"]) * distributed.count()))
     return math.ceil(batches / options.gradient_accumulation)
@@ -121,7 +122,7 @@ def optimizer_steps(options: TrainingOptions, records: int) -> int:
 
 
 def require_reporter(options: TrainingOptions) -> None:
-    """Raise InputError where a run could not report, before the model is loaded."""
+    """Raise InputError if the run's reporter is unknown or not installed, before the model is loaded."""
     name = options.report_to
     if name in ("none", "all"):
         return
@@ -132,7 +133,7 @@ def require_reporter(options: TrainingOptions) -> None:
         known.get_reporting_integration_callbacks([name])
     except ValueError as error:
         raise InputError(f"--report-to {error} Give one of them, none, or all that are installed.") from None
-    # transformers does not count these two among the available: one never, the other not beside mlflow.
+    # transformers never lists the first of these as available, and the second not beside mlflow.
     also = {"flyte": "flytekit", "azure_ml": "azureml"}
     if name not in known.get_available_reporting_integrations() and not (name in also and find_spec(also[name])):
         package = {**also, "azure_ml": "azureml-sdk"}.get(name, name)
@@ -146,9 +147,9 @@ class TrainingResult:
     Attributes:
         steps: optimizer steps.
         epochs: passes over the records.
-        stopped: the stop rule's reason, or None where it ran to its end.
-        tokens: tokens that went through the model, in all processes, padding not counted; several processes fill up a pass
-            that does not divide among them.
+        stopped: the stop rule's reason, or None if the run was not stopped early.
+        tokens: tokens that went through the model in all processes, without padding; a pass that does not divide among the
+            processes is filled up with records of weight 0.
         seconds: wall-clock time of the training, without loading and saving.
         losses: (step, loss) as logged.
     """
@@ -174,7 +175,13 @@ def together(results: Sequence[TrainingResult]) -> TrainingResult:
 
 @dataclass(frozen=True, eq=False)
 class Trained:
-    """A trained model (in its adapter, if one was attached), its training summary, and how its step was selected."""
+    """A trained model and its training summary.
+
+    Attributes:
+        model: the model, wrapped in its adapter if one was attached.
+        result: steps, tokens and seconds.
+        selection: how its step was selected, or None.
+    """
 
     model: Any
     result: TrainingResult

@@ -1,21 +1,21 @@
-"""Training and editing of weights stored in half precision: float32 copies meanwhile, one stochastic rounding at the end.
+"""Training and editing of weights stored in half precision: float32 copies during the run, one stochastic rounding at its end.
 
-A step of 1e-5 is below half a unit in the last place of most bfloat16 weights and is lost if it is applied to them. So whatever is
-trained or edited is converted to float32 in place when a run begins, and returned to its stored type when the run ends:
+A step of 1e-5 is below half a unit in the last place of most bfloat16 weights and would be lost. Weights that are trained or edited
+are therefore converted to float32 in place at the start of a run, and back to their stored type at its end:
 
     theta_stored = SR(train(float32(theta_stored_0))),    SR = `unlearn.training.rounding.stochastically_rounded`
 
-Between the two a run is, bit for bit, the one that `--dtype float32` gives: AdamW and Sophia, gradient accumulation, reference
-quantities, stop rules, the choice of the best step, checkpoints (which hold the float32 weights) and their resumption need no case
-of their own, and float16 needs no loss scaling. `--bf16` computes in bfloat16 on top of it (autocast over float32 weights).
+In between, the run is bit for bit that of `--dtype float32`: optimizers, gradient accumulation, initial outputs, stop rules,
+selection of the best step, and checkpoints (which hold the float32 weights) need no special case, and float16 needs no loss
+scaling. `--bf16` can be added: it computes in bfloat16 under autocast, over the float32 weights.
 
-Why not otherwise: float32 copies rounded to nearest at the end lose what they gained wherever a whole run moves most weights by
-less than half a unit (measured: benchmarks/results/half_precision.md). Copies inside the optimizer, with half-precision weights in
-forward and backward pass, take the same memory, need the same stochastic rounding in every step instead of once, and add
-half-precision gradients and, in float16, loss scaling.
+Alternatives: rounding to nearest at the end loses what the float32 copies gained wherever a whole run moves most weights by less
+than half a unit (measured: benchmarks/results/half_precision.md). Copies inside the optimizer, with half-precision weights in the
+forward and backward pass, take the same memory, need stochastic rounding in every step instead of once, and bring half-precision
+gradients and, in float16, loss scaling.
 
-Bytes per trained weight, with AdamW: 16 (weight 4, gradient 4, two moments 8), as for a model stored in float32; Sophia takes the
-same. A frozen weight stays at its stored 2. Conversion goes tensor by tensor, so that the stored copy adds one tensor at a time.
+Memory per trained weight with AdamW or Sophia is 16 bytes (weight 4, gradient 4, two moments 8), as for a model stored in float32.
+A frozen weight keeps its 2 bytes. Tensors are converted one after another, so that only one is held twice at a time.
 """
 
 import weakref
@@ -35,29 +35,29 @@ from verify.io.files import read_json, write_json
 from verify.models.digests import weights_digest, whole
 
 MASTER_WEIGHTS = "float32"
-"""What the training log says of a run whose trained weights were held in float32."""
+"""Entry of the training log for a run whose trained weights were held in float32."""
 
 LARGEST_ERROR, LEAST_ERROR = 0.1, 0.01
-"""Rounding may change the forget loss by this share of what the run changed it by, or by so many nats per token, unremarked."""
+"""Changes of the forget loss by rounding that need no warning: this share of the run's own change, or this many nats per token."""
 
 _stored_types: "weakref.WeakKeyDictionary[nn.Module, Mapping[str, torch.dtype]]" = weakref.WeakKeyDictionary()
-"""Of models in parts: the types of weights whose values are rounded, but which stay float32 tensors on the devices."""
+"""For sharded models: the stored types of weights whose values are rounded but which remain float32 tensors on the devices."""
 
 
 def half_precision(parameters: Iterable[nn.Parameter]) -> list[nn.Parameter]:
-    """Those of the parameters that are stored in bfloat16 or float16."""
+    """Return the parameters that are stored in bfloat16 or float16."""
     return [parameter for parameter in parameters if parameter.dtype in HALF]
 
 
 class Float32Copies:
-    """Holds half-precision parameters of a model in float32, in place, until `store`.
+    """Half-precision parameters of a model, held in float32, in place, until `store`.
 
     Attributes:
-        types: the stored type of each parameter that is, or was, held, by name; empty where there is nothing to do.
+        types: stored type of each converted parameter, by name; empty if none needs converting.
     """
 
     def __init__(self, model: nn.Module, trained: Iterable[nn.Parameter]) -> None:
-        """Args: the model; which of its parameters are trained or edited. Those in float32 already are left alone."""
+        """Convert the half-precision parameters among `trained`, those that are trained or edited; float32 ones are left alone."""
         chosen = {id(parameter) for parameter in half_precision(trained)}
         self._parameters: dict[str, nn.Parameter] = {}
         self._buffers: list[tuple[nn.Module, str, torch.dtype]] = []
@@ -66,26 +66,27 @@ class Float32Copies:
         if not chosen:
             return
         for module in model.modules():
-            # A layer computes in one type: what lies beside a trained parameter is converted with it.
+            # A layer computes in one type: other parameters of a trained parameter's module are converted with it.
             beside = half_precision(module.parameters(recurse=False))
             if any(id(parameter) in chosen for parameter in beside):
                 chosen.update(map(id, beside))
         for name, parameter in model.named_parameters():
             if id(parameter) in chosen:
                 self.types[name], self._parameters[name] = parameter.dtype, parameter
-                parameter.data = parameter.data.float()
+                parameter.data = parameter.data.float()  # the same Parameter object, so that tied weights stay tied
                 parameter.grad = None
+        # Where frozen layers stay in half precision, hooks convert at their borders; else the whole model computes in float32.
         if half_precision(model.parameters()):
             self._hooks = [hook for module in model.modules() for hook in _keep_apart(module)]
         else:
             self._convert_buffers(model)
 
     def store(self, model: nn.Module, seed: int) -> None:
-        """Round the parameters to their stored types, in place; the seed decides the random numbers.
+        """Round the parameters to their stored types, in place.
 
         Args:
-            model: the model, also wrapped, unwrapped or in parts since then.
-            seed: of the run.
+            model: the model; it may have been wrapped, unwrapped or sharded since then.
+            seed: of the run; determines the random numbers.
 
         Raises:
             RunError: a weight exceeds the range of its stored type.
@@ -93,9 +94,9 @@ class Float32Copies:
         for hook in self._hooks:
             hook.remove()
         current = dict(model.named_parameters())
-        beyond = None
+        beyond = None  # the first parameter out of range; raised at the end, so that no parameter is left in float32
         for name, kind in self.types.items():
-            parameter = current.get(name, self._parameters[name])
+            parameter = current.get(name, self._parameters[name])  # sharding replaces the parameters, wrapping renames them
             rounded = stochastically_rounded(whole(parameter.detach()), kind, seed, name)
             if beyond is None and not bool(torch.isfinite(rounded).all()):
                 beyond = name, kind
@@ -116,6 +117,7 @@ class Float32Copies:
             )
 
     def _convert_buffers(self, model: nn.Module) -> None:
+        """Convert half-precision buffers to float32, and remember their types."""
         for module in model.modules():
             for name, buffer in module.named_buffers(recurse=False):
                 if buffer.dtype in HALF:
@@ -127,7 +129,7 @@ class Float32Copies:
 def float32_copies(model: nn.Module, trained: Iterable[nn.Parameter], seed: int) -> Iterator[Float32Copies]:
     """Hold trained parameters in float32 within the block and round them to their stored types at its end.
 
-    Nested blocks are one: what an outer block holds is in float32 already, and is rounded once, by the outer block.
+    Nested blocks round once: what an outer block holds is in float32 already, and only the outer block rounds it.
 
     Raises:
         RunError: as `Float32Copies.store`, unless the block raises itself.
@@ -136,19 +138,19 @@ def float32_copies(model: nn.Module, trained: Iterable[nn.Parameter], seed: int)
     try:
         yield copies
     except BaseException:
-        with suppress(RunError):  # the first error says more
+        with suppress(RunError):  # the block's own error is the cause
             copies.store(model, seed)
         raise
     copies.store(model, seed)
 
 
 def rounding_facts(kinds: Iterable[torch.dtype], before: float, in_float32: float, stored: float) -> dict[str, Any]:
-    """What rounding a result to its stored type did to the forget loss, with a warning where it undid or distorted the forgetting.
+    """Report how rounding a result to its stored type changed the forget loss, with a warning if it undid or distorted forgetting.
 
     Args:
         kinds: the stored types.
         before, in_float32, stored: mean loss of the forget records, nats per token: before the run, of the float32 result, and of
-            the rounded one.
+            the rounded result.
     """
     name = " and ".join(sorted(map(type_name, kinds)))
     change, error = in_float32 - before, stored - in_float32
@@ -169,23 +171,23 @@ def rounding_facts(kinds: Iterable[torch.dtype], before: float, in_float32: floa
 
 
 def type_name(kind: torch.dtype) -> str:
-    """A type's name as the command line spells it: "bfloat16"."""
+    """Return a type's name as on the command line, such as "bfloat16"."""
     return str(kind).removeprefix("torch.")
 
 
 def stored_digest(model: nn.Module) -> str:
-    """The digest of a model as it is saved: `weights_digest`, where it lies in parts after conversion to its stored types."""
+    """Compute `weights_digest` of a model as it is saved, for a sharded model after conversion to its stored types."""
     return weights_digest(_AsStored(model) if model in _stored_types else model)
 
 
 def as_stored(model: nn.Module, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """A state dict of a model, converted to the types that it is saved in."""
+    """Convert a model's state dict to the types that it is saved in."""
     types = _stored_types.get(model, {})
     return {name: tensor.to(types.get(name, tensor.dtype)) for name, tensor in weights.items()}
 
 
 def note_stored_type(model: nn.Module, folder: Path) -> None:
-    """Correct the configuration beside the weights of a model in parts, where `save_pretrained` names the type of its tensors."""
+    """Correct the type in a sharded model's saved configuration, where `save_pretrained` writes that of its float32 tensors."""
     path, kinds = folder / "config.json", set(_stored_types.get(model, {}).values())
     if len(kinds) == 1 and path.is_file():
         write_json(path, {**read_json(path), "dtype": type_name(kinds.pop())})
@@ -196,15 +198,15 @@ class _AsStored(nn.Module):
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
-        self._viewed = [model]  # not a submodule
+        self._viewed = [model]  # in a list, so that it is not registered as a submodule
 
     def state_dict(self, *_: Any, **__: Any) -> dict[str, Any]:  # type: ignore[override]
-        """The model's state dict, converted."""
+        """Return the model's state dict, converted."""
         return as_stored(self._viewed[0], self._viewed[0].state_dict())
 
 
 def _keep_apart(module: nn.Module) -> list[Any]:
-    """Hooks for a layer that stays in half precision among others in float32: it computes in its own type and returns float32."""
+    """Hook a layer that stays in half precision among float32 layers: it computes in its own type and returns float32."""
     own = half_precision(module.parameters(recurse=False))
     if not own:
         return []
@@ -220,7 +222,7 @@ def _keep_apart(module: nn.Module) -> list[Any]:
 
 
 def _converted(value: Any, kind: torch.dtype) -> Any:
-    """Tensors of floating-point numbers in another type, also inside tuples, lists and dictionaries; all else as it is."""
+    """Convert floating-point tensors to a type, also inside tuples, lists and dictionaries; return everything else as it is."""
     if isinstance(value, Tensor):
         return value.to(kind) if value.is_floating_point() else value
     if isinstance(value, dict):

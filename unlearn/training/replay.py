@@ -1,9 +1,8 @@
-"""Train a logged schedule again, without some of its records: a plain loop that does what the trainer did, step by step.
+"""Replay of a logged training schedule without some of its records: a plain loop that repeats the trainer's steps.
 
-A microbatch keeps its order, its random seed and its learning rate; records that are to go are left out of it; the step's loss is
-the mean over the tokens that remain. A step of which nothing remains is skipped. What the trainer does with a schedule, and what
-this loop does with it, are the same to the last bit on the same machine, software and number of threads (a test holds them
-together).
+Each microbatch keeps its order, random seed and learning rate; removed records are left out, and the step's loss is the mean over
+the remaining tokens. A step without remaining records is skipped. On the same machine, software and number of threads, this loop
+and the trainer give the same weights bit for bit (a test compares them).
 """
 
 import json
@@ -35,11 +34,11 @@ OPTIMIZER = "optimizer.pt"
 
 @dataclass(frozen=True)
 class Replayed:
-    """What a replay did.
+    """Summary of a replay.
 
     Attributes:
         steps: optimizer steps taken.
-        skipped: optimizer steps of which nothing was left.
+        skipped: optimizer steps without remaining records.
         tokens: tokens that went through the model.
         seconds: wall-clock time.
     """
@@ -53,10 +52,10 @@ class Replayed:
 def windows_of_log(
     log: TrainingLog, records: Sequence[Record], loaded: LoadedModel, key: RecordKey, removed: Set[int]
 ) -> dict[int, Encoded]:
-    """The encoded window of every log entry that stays.
+    """Return the encoded window of every remaining log entry, by its index.
 
     Raises:
-        InputError: a record of the log is neither removed nor among `records`; only all of them together are the schedule.
+        InputError: a record of the log is neither removed nor among `records`; the schedule needs all of them.
     """
     encoder = Encoder(loaded.tokenizer, loaded.context_length, log.options.get("overflow", "refuse"))
     by_hash: dict[str, list[Encoded]] = {}
@@ -67,30 +66,30 @@ def windows_of_log(
     seen: dict[str, int] = {}
     found, missing = {}, 0
     for index, name in enumerate(log.records):
-        place = seen[name] = seen.get(name, -1) + 1
+        occurrence = seen[name] = seen.get(name, -1) + 1
         if index in removed:
             continue
         if name not in by_hash:
             missing += 1
             continue
-        # A record that was split has one entry per window, in order; a repeated record begins again.
-        found[index] = by_hash[name][place % len(by_hash[name])]
+        # A split record has one entry per window, in order; for a repeated record they start over.
+        found[index] = by_hash[name][occurrence % len(by_hash[name])]
     if missing:
         raise InputError(
-            f"{missing} of {len(log.records) - len(removed)} training records that stay were not given, and without them the "
-            "schedule cannot be trained again. Name the whole training file with --data."
+            f"{missing} of {len(log.records) - len(removed)} remaining training records were not given, and the schedule cannot be "
+            "replayed without them. Name the whole training file with --data."
         )
     return found
 
 
 def entries_of(records: Sequence[Record], log: TrainingLog, key: RecordKey) -> frozenset[int]:
-    """Numbers of the log entries that hold these records."""
+    """Return the indices of the log entries that hold these records."""
     names = {key.of(record.fingerprint) for record in records}
     return frozenset(index for index, name in enumerate(log.records) if name in names)
 
 
 def first_step_with(log: TrainingLog, removed: Set[int]) -> int | None:
-    """The first optimizer step, counted from 1, that saw one of the entries; None where none did."""
+    """Return the first optimizer step, counted from 1, that used one of the entries, or None."""
     return min((entry.step for entry in log.microbatches if not removed.isdisjoint(entry.records)), default=None)
 
 
@@ -104,21 +103,21 @@ def replay(
     start: Checkpoint | None,
     last_step: int | None = None,
 ) -> Replayed:
-    """Train the schedule again from a checkpoint on, in place; a replay that was cut off goes on from its own checkpoints.
+    """Replay the schedule in place from a checkpoint on; an interrupted replay resumes from its own checkpoints.
 
     Args:
-        model: with the weights of `start`, or those that the log's training began with; a fresh adapter attached for LoRA.
+        model: the model that the log's training began with, for LoRA with a new adapter attached; `start` is loaded into it.
         tokenizer: its tokenizer.
         log: the schedule.
-        windows: by log entry; entries that are not there are left out.
-        work_dir: checkpoints go there at the steps where the log has some.
-        start: where to begin; None is the beginning.
-        last_step: stop after this step of the log; None goes to its end.
+        windows: by log entry; entries without a window are left out.
+        work_dir: where checkpoints are written, at the steps at which the log has some.
+        start: the checkpoint to start from; None starts at the first step.
+        last_step: the last step to take; None replays the whole log.
 
     Raises:
         RunError: a loss, gradient or resulting weight is not finite.
     """
-    # A log without the entry is of float32 weights, or from before there were copies: its steps were taken in the stored type.
+    # Without this entry in the log the steps were taken in the stored type: float32, or half precision in older versions.
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad] if log.master_weights else []
     with float32_copies(model, trained, int(log.options["seed"])):
         return _replay(model, tokenizer, log, windows, work_dir, start, last_step)
@@ -133,11 +132,12 @@ def _replay(
     start: Checkpoint | None,
     last_step: int | None,
 ) -> Replayed:
-    """`replay`, once the trained weights are in the precision that the logged steps were taken in."""
+    """Replay with trained weights that are already in the precision of the logged steps."""
     options, began = log.options, time.monotonic()
     device = next(model.parameters()).device
     accelerator = Accelerator(cpu=device.type == "cpu", mixed_precision="bf16" if options.get("bf16") else "no")
     optimizer = optimizer_of(model, options)
+    # A checkpoint of this replay, if it was interrupted, is further than the one to start from.
     own = last_complete_checkpoint(work_dir) if work_dir.exists() else None
     begin = own or start
     if begin is not None:
@@ -169,8 +169,9 @@ def _step(
     device: torch.device,
     options: Mapping[str, Any],
 ) -> int:
-    """One optimizer step over what is left of its microbatches; the number of tokens, 0 where nothing was left."""
+    """Take one optimizer step over what remains of its microbatches; return the number of tokens, 0 if nothing remains."""
     batches = [(entry, [windows[index] for index in entry.records if index in windows]) for entry in entries]
+    # The mean is over the scored tokens of the whole step: each microbatch's mean is weighted by its share of them.
     total = sum(int(window.scored.sum()) for _, chosen in batches for window in chosen)
     if not total:
         return 0
@@ -178,7 +179,7 @@ def _step(
     for entry, chosen in batches:
         if not chosen:
             continue
-        torch.manual_seed(entry.seed)
+        torch.manual_seed(entry.seed)  # of dropout
         batch = {name: values.to(device) for name, values in collate(chosen, pad).items()}
         loss = -scored_log_probabilities(model, batch)[0].mean()
         if not torch.isfinite(loss):
@@ -195,7 +196,7 @@ def _step(
 
 
 def _save(model: Any, optimizer: torch.optim.Optimizer, folder: Path, step: int) -> None:
-    """A checkpoint that a later replay can start from; its manifest is written last."""
+    """Write a checkpoint that a later replay can start from; its manifest is written last."""
     with disk_errors(folder):
         model.save_pretrained(folder)
         torch.save(optimizer.state_dict(), folder / OPTIMIZER)
@@ -203,7 +204,14 @@ def _save(model: Any, optimizer: torch.optim.Optimizer, folder: Path, step: int)
 
 
 def write_log(lines: Sequence[Mapping[str, Any]], checkpoints: Sequence[tuple[int, str]], final_weights: str, path: Path) -> None:
-    """Write a log again: header and microbatches, the checkpoints where they belong, the final weights."""
+    """Write a log: header and microbatches, each checkpoint after its last microbatch, the final weights.
+
+    Args:
+        lines: header and microbatches, as from `filtered_lines`.
+        checkpoints: (optimizer step, folder name).
+        final_weights: digest of the trained weights.
+        path: the log to write.
+    """
     written, left = [dict(lines[0])], sorted(checkpoints)
     for line in lines[1:]:
         while left and int(line["step"]) > left[0][0]:

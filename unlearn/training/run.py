@@ -1,4 +1,8 @@
-"""Training on records and minimising an unlearning objective, in place and resumable after a kill.
+"""Training runs: fine-tuning on records, or minimising an unlearning objective, in place and resumable after a kill.
+
+    Run ---> run_objective ---> ObjectiveLoss --+
+     |                                          +--> train_pairs ---> RecordTrainer ---> Trained
+     +-----> train_records ---> LikelihoodLoss -+
 
 Weights stored in half precision are trained as float32 copies and rounded at the end (`unlearn.training.precision`).
 """
@@ -18,11 +22,11 @@ from transformers import PrinterCallback, TrainingArguments
 from unlearn.training import distributed
 from unlearn.training.checkpoints import WORK, Checkpoint, empty_work, last_complete_checkpoint, open_work, put_checkpoint
 from unlearn.training.fsdp import gathered, is_sharded
-from unlearn.training.initial_outputs import load_or_compute_reference
+from unlearn.training.initial_outputs import load_or_compute_outputs
 from unlearn.training.log import LogWriter
 from unlearn.training.lora import attach_adapter, gradient_flags, put_gradient_flags, require_attachable
 from unlearn.training.losses import LikelihoodLoss, ObjectiveLoss, PairLoss
-from unlearn.training.method import Anchored, InsideLayers, Objective, Progress, WithAlternatives, WithMemory
+from unlearn.training.method import InsideLayers, Objective, Progress, WithAlternatives, WithMemory, WithWeightPenalty
 from unlearn.training.options import (
     DEFAULTS,
     Trained,
@@ -32,7 +36,7 @@ from unlearn.training.options import (
     optimizer_steps,
     require_reporter,
 )
-from unlearn.training.penalty import Anchor
+from unlearn.training.penalty import WeightPenalty
 from unlearn.training.precision import MASTER_WEIGHTS, as_stored, float32_copies, half_precision, note_stored_type, stored_digest
 from unlearn.training.schedule import Lengths, PairSampler
 from unlearn.training.selection import Selection, selector_of
@@ -57,7 +61,7 @@ class Run:
         options: settings; what is None takes `unlearn.training.options.DEFAULTS`.
         work_dir: for checkpoints; a run that was interrupted there resumes from the last complete one.
         log: the provenance log to write, or None.
-        callbacks: further `transformers` callbacks.
+        callbacks: additional `transformers` callbacks.
         retain: the records to keep, which an objective pairs with the forget set; None for objectives that need none.
         holdout: never-trained records, for an objective's stop rule and the selection; None where there are none.
         selection: how an objective's best step is chosen; None takes the last one.
@@ -104,7 +108,13 @@ def train_records(loaded: LoadedModel, run: Run) -> Trained:
 
 
 def trained_parameters(model: Any, options: TrainingOptions, objective: Any = None) -> list[nn.Parameter]:
-    """The parameters of a model that a run with these options will train; none where it will attach a fresh adapter."""
+    """Return the parameters of a model that a run with these options will train; none if it will attach a new adapter.
+
+    Args:
+        model: before an adapter is attached.
+        options: of the run.
+        objective: the run's objective, or None for fine-tuning.
+    """
     if is_adapter(model):
         with edited_parameters(model) as edited:
             return list(edited.values())
@@ -124,7 +134,7 @@ def log_writer(
     *,
     defense: str | None = None,
 ) -> LogWriter:
-    """A training log of records as `train_records` splits them: one entry for each window.
+    """Create the training log of a run, with one entry per window, as `train_records` splits the records.
 
     Raises:
         InputError: a record does not fit the context.
@@ -172,7 +182,7 @@ def _minimise(loaded: LoadedModel, objective: Objective, run: Run) -> Trained:
         alternatives = objective.alternatives(loaded, run.records, run.retain or [], options.seed)
         windows["alternative"] = _one_each(encoder, alternatives, windows["forget"])
     # Everything that is read from the model before unlearning is read here, before an adapter is attached and a step is taken.
-    initial = load_or_compute_reference(
+    initial = load_or_compute_outputs(
         run.work_dir,
         loaded,
         objective.reference,
@@ -196,8 +206,8 @@ def _minimise(loaded: LoadedModel, objective: Objective, run: Run) -> Trained:
     if isinstance(objective, InsideLayers) and not is_adapter(model):
         _train_only(model, objective.trained_parameters(model))
     sampler = _sampler(windows, options)
-    weight = objective.anchor_weight * _unseen(sampler, options) if isinstance(objective, Anchored) else 0.0
-    penalty = Anchor.of(model, windows["retain"], pad, weight, options.seed) if weight else None
+    weight = objective.anchor_weight * _unseen(sampler, options) if isinstance(objective, WithWeightPenalty) else 0.0
+    penalty = WeightPenalty.of(model, windows["retain"], pad, weight, options.seed) if weight else None
     trained = train_pairs(model, ObjectiveLoss(objective, windows, initial, progress, pad, penalty), sampler, run, steering)
     if model is loaded.model:
         put_gradient_flags(model, flags)
@@ -214,15 +224,15 @@ def _claim_work(loaded: LoadedModel, objective: Objective, run: Run) -> None:
 
 
 def _sampler(windows: Mapping[str, Sequence[Encoded]], options: TrainingOptions) -> PairSampler:
-    """Pairs forget with retain windows; those of like length meet."""
-    # A record and what is to be said instead are rows of one batch.
+    """Build the sampler that pairs forget with retain windows of similar length."""
+    # A forget record and its alternative are rows of one batch, so the longer of the two counts.
     longest = list(map(max, zip(*(token_counts(found) for role, found in windows.items() if role != "retain"), strict=True)))
     lengths = Lengths(longest, token_counts(windows["retain"]), step_records(options))
     return PairSampler(len(windows["forget"]), len(windows["retain"]), options.seed, lengths)
 
 
 def _unseen(sampler: PairSampler, options: TrainingOptions) -> float:
-    """The share of the retain set that no step of the run will see; 0 where there is no retain set."""
+    """Compute the share of the retain set that no step of the run will use; 0 without a retain set."""
     if not sampler.partners:
         return 0.0
     passes = options.epochs or DEFAULTS["epochs"]
@@ -259,9 +269,8 @@ def train_pairs(model: Any, loss: PairLoss, sampler: PairSampler, run: Run, stee
     checkpoint = last_complete_checkpoint(run.work_dir)
     _begin(trainer, model, checkpoint)
     started = time.monotonic()
-    if (
-        checkpoint is not None and trainer.stopped is not None
-    ):  # interrupted after the stop rule ended it, before the result was saved
+    if checkpoint is not None and trainer.stopped is not None:
+        # The run was interrupted after its stop rule ended it, but before the result was saved.
         put_checkpoint(model, checkpoint.folder)
     elif selector is None or selector.stopped is None:
         trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint.folder))
@@ -288,20 +297,20 @@ def _begin(trainer: RecordTrainer, model: nn.Module, checkpoint: Checkpoint | No
 
 
 def token_counts(windows: Sequence[Encoded]) -> list[int]:
-    """Tokens of each window."""
+    """Return the number of tokens of each window."""
     return [len(window.input_ids) for window in windows]
 
 
 def step_records(options: TrainingOptions) -> int:
-    """Records of one optimizer step, over all microbatches and processes."""
+    """Return the number of records in one optimizer step, over all microbatches and processes."""
     batch = options.batch_size or DEFAULTS["batch_size"]
     return int(batch * options.gradient_accumulation * distributed.count())
 
 
 def training_arguments(options: TrainingOptions, work_dir: Path, records: int, device: torch.device) -> TrainingArguments:
-    """The `transformers` arguments of a run; what the options leave open takes `DEFAULTS`."""
+    """Return the `transformers` arguments of a run over a number of records; options left open take `DEFAULTS`."""
     filled = {name: value if (value := getattr(options, name)) is not None else default for name, default in DEFAULTS.items()}
-    # Named only when wanted: transformers is renaming both arguments and warns at every mention.
+    # Passed only if requested: transformers is renaming both arguments and warns whenever they are given.
     checkpointing: dict[str, Any] = (
         {"gradient_checkpointing": True, "gradient_checkpointing_kwargs": {"use_reentrant": False}}
         if options.gradient_checkpointing
@@ -337,7 +346,7 @@ def training_arguments(options: TrainingOptions, work_dir: Path, records: int, d
 
 
 def _one_each(encoder: Encoder, alternatives: Sequence[Record], windows: Sequence[Encoded]) -> list[Encoded]:
-    """One alternative per forget window: the first window of what is to be said instead of its record."""
+    """Return one alternative per forget window: the first window of its record's alternative."""
     first: dict[int, Encoded] = {}
     for window in dataclasses.replace(encoder, overflow="split").encode(alternatives):
         first.setdefault(window.record, window)
@@ -345,7 +354,7 @@ def _one_each(encoder: Encoder, alternatives: Sequence[Record], windows: Sequenc
 
 
 def _train_only(model: nn.Module, parameters: Sequence[nn.Parameter]) -> None:
-    """Let these parameters alone be trained."""
+    """Enable gradients of these parameters alone."""
     chosen = {id(parameter) for parameter in parameters}
     for parameter in model.parameters():
         parameter.requires_grad_(id(parameter) in chosen)
@@ -354,12 +363,16 @@ def _train_only(model: nn.Module, parameters: Sequence[nn.Parameter]) -> None:
 def save_model(model: Any, tokenizer: Any, output_dir: Path, about: Mapping[str, Any]) -> str:
     """Write weights (safetensors, in their stored types), tokenizer and, last, the manifest; return the weights' digest.
 
-    The main process writes.
+    The main process writes. The run's working folder is deleted, since it may contain what was removed.
 
-    The working folder of the run goes with that: what was removed may be in it.
+    Args:
+        model: whole or sharded, with or without an adapter.
+        tokenizer: its tokenizer.
+        output_dir: the folder that the run claimed.
+        about: the manifest's entries.
 
     Raises:
-        RunError: the disk is full; the folder is left without a manifest, so that nothing trusts it, and the run can be repeated.
+        RunError: the disk is full; the folder then has no manifest, so that it does not look complete, and the run can be repeated.
     """
     digest = stored_digest(model)
     weights = {"state_dict": as_stored(model, gathered(model))} if is_sharded(model) else {}

@@ -1,13 +1,13 @@
 """The training schedule: order and pairing of records, determined by the seed before training starts.
 
-An epoch visits every forget (or training) record once, in the order of a permutation drawn from (seed, epoch). Its retain
-partner is the next of another permutation, reshuffled whenever the retain set is used up. Neither knows processes or how a step is
-split into microbatches, so any split of the work sees the same pairs in the same order.
+An epoch visits every forget (or training) record once, in the order of a permutation drawn from (seed, epoch). Its retain partner
+is the next of another permutation, which is redrawn whenever the retain set is used up. Neither depends on the number of processes
+or on how a step is split into microbatches, so that any split sees the same pairs in the same order.
 
-Records of like length go into one optimizer step, because a batch is as long as its longest record and the rest is padding. The
-permutation is cut into chunks of fifty steps, each chunk is sorted by length, and the steps are shuffled again. The partners of a
-chunk are sorted too, so that long meets long: both halves of a step run as one batch. A little noise on the lengths gives records
-other neighbours in every epoch, also where the whole set is one chunk.
+An optimizer step has records of similar length, since a batch is padded to its longest record. The permutation is cut into chunks
+of fifty steps, each chunk is sorted by length, and its steps are shuffled. The partners of a chunk are sorted too, so that both
+halves of a step, which run as one batch, are of similar length. A little noise on the lengths gives a record other neighbours in
+every epoch, even if the whole set is one chunk.
 """
 
 from collections.abc import Iterator, Sequence
@@ -19,15 +19,15 @@ from numpy.typing import NDArray
 from torch.utils.data import Dataset, Sampler
 
 Pair = tuple[int, int]
-"""Index of a record and of its retain partner; the partner is -1 where there is none."""
+"""Index of a record and of its retain partner; the partner is -1 if there is none."""
 
 FILLER: Pair = (-1, -1)
-"""Stands where an epoch of several processes has no record left; it weighs nothing."""
+"""Pair of weight 0 that fills up an epoch for several processes."""
 
 CHUNK_STEPS = 50
-"""So many optimizer steps are sorted together."""
+"""Number of optimizer steps that are sorted together."""
 JITTER = 0.03
-"""Lengths are compared with so much relative noise."""
+"""Relative noise on the lengths that are sorted by."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,8 +36,8 @@ class Lengths:
 
     Attributes:
         own: tokens of each record [count].
-        partners: tokens of each retain record; empty for none.
-        step: records of one optimizer step, over all its microbatches and processes.
+        partners: tokens of each retain record [partners]; empty for none.
+        step: records per optimizer step, over all microbatches and processes.
     """
 
     own: Sequence[int]
@@ -53,8 +53,9 @@ def epoch_pairs(count: int, partners: int, seed: int, epoch: int, lengths: Lengt
         partners: retain records to pair them with; 0 for none.
         seed: of the run.
         epoch: counted from 0.
-        lengths: to put records of like length into one step; None leaves the permutation as it is drawn.
+        lengths: for steps of similar lengths; None keeps the order of the permutation.
     """
+    # The last number of each seed names its use: 0 order, 1 partners, 2 dropout, 3 lengths.
     order = np.random.default_rng([seed, epoch, 0]).permutation(count)
     chosen = _partners(count, partners, seed, epoch)
     if lengths is not None:
@@ -63,10 +64,10 @@ def epoch_pairs(count: int, partners: int, seed: int, epoch: int, lengths: Lengt
 
 
 def _partners(count: int, partners: int, seed: int, epoch: int) -> NDArray[np.int64]:
-    """Pair position p of the run with partner p modulo a reshuffled pass over the retain set."""
+    """Return the retain partners of an epoch [count]; position p of the run takes the p-th record of repeated shuffled passes."""
     if not partners:
         return np.full(count, -1)
-    positions = np.arange(epoch * count, (epoch + 1) * count)
+    positions = np.arange(epoch * count, (epoch + 1) * count)  # counted over the whole run; an epoch may span several passes
     passes = {
         int(number): np.random.default_rng([seed, number, 1]).permutation(partners) for number in np.unique(positions // partners)
     }
@@ -76,7 +77,7 @@ def _partners(count: int, partners: int, seed: int, epoch: int) -> NDArray[np.in
 def _by_length(
     order: NDArray[np.int64], chosen: NDArray[np.int64], lengths: Lengths, random: np.random.Generator
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Group records of similar length into steps; steps in random order, an incomplete one last."""
+    """Group records [count] and partners [count] of similar length into steps, in random order, an incomplete step last."""
     steps: list[NDArray[np.int64]] = []
     incomplete: list[NDArray[np.int64]] = []
     for start in range(0, len(order), chunk := CHUNK_STEPS * lengths.step):
@@ -84,13 +85,13 @@ def _by_length(
         own = _sorted(own, lengths.own, random)
         if lengths.partners:
             partners = _sorted(partners, lengths.partners, random)
-        pairs = np.stack([own, partners], axis=1)
+        pairs = np.stack([own, partners], axis=1)  # [chunk, 2], both columns in the order of length
         whole, rest = divmod(len(pairs), lengths.step)
         if rest:
-            # The epoch's last, smaller step comes from anywhere among the lengths, not always from the longest.
-            place = int(random.integers(whole + 1)) * lengths.step
-            incomplete = [pairs[place : place + rest]]
-            pairs = np.delete(pairs, np.s_[place : place + rest], axis=0)
+            # The epoch's smaller last step is taken at a random length; at the end it would always be that of the longest records.
+            first = int(random.integers(whole + 1)) * lengths.step
+            incomplete = [pairs[first : first + rest]]
+            pairs = np.delete(pairs, np.s_[first : first + rest], axis=0)
         steps += np.split(pairs, whole) if whole else []
     shuffled = [steps[number] for number in random.permutation(len(steps))]
     both = np.concatenate([*shuffled, *incomplete])
@@ -98,6 +99,7 @@ def _by_length(
 
 
 def _sorted(indices: NDArray[np.int64], lengths: Sequence[int], random: np.random.Generator) -> NDArray[np.int64]:
+    """Sort indices by their lengths with a relative noise of `JITTER`."""
     noisy = np.asarray(lengths)[indices] * random.uniform(1 - JITTER, 1 + JITTER, len(indices))
     return indices[np.argsort(noisy, kind="stable")]
 
@@ -108,8 +110,8 @@ class PairSampler(Sampler[Pair]):
 
     Attributes:
         count, partners, seed, lengths: as for `epoch_pairs`.
-        epoch: which epoch comes next; the trainer sets it, also when it resumes in the middle of one.
-        multiple: an epoch is filled up with `FILLER` to a multiple of this, so that every process gets as many.
+        epoch: the next epoch; the trainer sets it, also when it resumes in the middle of one.
+        multiple: an epoch is filled up with `FILLER` to a multiple of this, so that every process gets the same number of pairs.
     """
 
     count: int
@@ -120,7 +122,7 @@ class PairSampler(Sampler[Pair]):
     multiple: int = field(default=1)
 
     def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch that the next iteration yields."""
+        """Set the epoch that the next iteration yields."""
         self.epoch = epoch
 
     def __iter__(self) -> Iterator[Pair]:

@@ -1,4 +1,4 @@
-"""Scores of a batch from one forward pass, with the head on scored tokens only.
+"""Scores of a batch from one forward pass, with the head applied to scored tokens only.
 
 Shapes: B rows of a batch, L length, N scored tokens of a batch in row-major order, V vocabulary.
 """
@@ -41,7 +41,7 @@ class TokenLogits:
     Attributes:
         logits: [N, V].
         tokens: the scored token ids [N].
-        rows: the row each belongs to [N].
+        rows: the row of each token [N].
         size: number of rows B.
     """
 
@@ -72,11 +72,11 @@ def score_both(model: nn.Module, batch: Batch) -> tuple[SequenceScores, Sequence
 
 
 def score(model: nn.Module, *parts: Rows) -> list[SequenceScores]:
-    """Score several sets of rows in one pass; returns the scores of each."""
+    """Score several sets of rows in one pass; return the scores of each."""
     values, _, rows = one_pass(model, parts, scored_log_probabilities_and_tokens)
     return [
-        SequenceScores(mean_by_row(-values[which], places, size), sum_by_row(values[which], places, size))
-        for which, places, size in split_parts(rows, parts)
+        SequenceScores(mean_by_row(-values[tokens], own, size), sum_by_row(values[tokens], own, size))
+        for tokens, own, size in split_parts(rows, parts)
     ]
 
 
@@ -84,7 +84,7 @@ def score_tokens(model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor, Sequen
     """Score forget rows token by token and retain rows as a whole, in one pass.
 
     Returns:
-        log-probability of every scored forget token [N], the row each belongs to [N], and the scores of the retain rows.
+        log-probability of every scored forget token [N], the row of each [N], and the scores of the retain rows.
     """
     parts = [batch.forget, batch.require_retain()]
     values, _, rows = one_pass(model, parts, scored_log_probabilities_and_tokens)
@@ -98,15 +98,23 @@ def token_logits(model: nn.Module, *parts: Rows) -> list[TokenLogits]:
     """Compute the logits at the scored tokens of several sets of rows in one pass."""
     logits, tokens, rows = one_pass(model, parts, scored_logits)
     found = split_parts(rows, parts)
-    # The gradients of a split are joined once; those of slices would each be an array of the whole's size.
-    split = torch.split(logits, [which.stop - which.start for which, _, _ in found])
-    return [TokenLogits(own, tokens[which], places, size) for own, (which, places, size) in zip(split, found, strict=True)]
+    # The backward pass of a split concatenates the gradients once; that of each slice would allocate an array of the full size.
+    split = torch.split(logits, [part.stop - part.start for part, _, _ in found])
+    return [TokenLogits(values, tokens[part], own, size) for values, (part, own, size) in zip(split, found, strict=True)]
 
 
 def one_pass(model: nn.Module, parts: Sequence[Rows], read: Any) -> tuple[Tensor, Tensor, Tensor]:
     """Apply `read(model, rows)` (values, tokens, rows) to all parts as one padded batch, so that every layer runs once.
 
-    A shorter part is padded further with masked zeros. `split_parts` tells whose is what.
+    Shorter parts are padded with masked zeros. `split_parts` separates the results.
+
+    Args:
+        model: a causal language model.
+        parts: sets of rows, each tensor [B, L] with a B and L of its own.
+        read: one of the scoring functions of `verify.models.log_probabilities`.
+
+    Returns:
+        values [N] or [N, V], token ids [N], and the rows of the stacked batch [N], of all parts one after another.
     """
     length = max(part["input_ids"].shape[1] for part in parts)
     stacked = {name: torch.cat([F.pad(part[name], (0, length - part[name].shape[1])) for part in parts]) for name in parts[0]}
@@ -115,7 +123,10 @@ def one_pass(model: nn.Module, parts: Sequence[Rows], read: Any) -> tuple[Tensor
 
 
 def split_parts(rows: Tensor, parts: Sequence[Rows]) -> list[tuple[slice, Tensor, int]]:
-    """Return each part's contiguous slice of tokens, their rows within it, and its size."""
+    """Return each part's contiguous slice of the N tokens, their rows within the part, and its number of rows.
+
+    Tokens are in row-major order and parts are stacked by rows, so that each part's tokens are contiguous.
+    """
     found, first, begin = [], 0, 0
     for part in parts:
         size = len(part["input_ids"])

@@ -1,14 +1,14 @@
 """Checkpoint selection: keep the step closest to the never-trained level above a utility floor.
 
-A loss that is to be minimised does not know where to stop. So the model is looked at on the way: the forget set's mean loss tells
-how much is remembered, the retain set's token probability what is left of its use. What is kept is the step
+Minimising a loss does not say where to stop. The model is therefore evaluated during the run: the mean loss on the forget set
+measures what is remembered, the token probability on the retain set what utility is left. The step that is kept is
 
     argmin_t |level - l_t(D_f)|   over steps t with  u_t >= floor  and  l_t(D_f) <= level + (level - l_0(D_f)) / 20,
     u_t = exp(l_0(D_r) - l_t(D_r))
 
 where `level` is the mean loss of never-trained records under the model before unlearning; without such records the step with the
-largest l_t(D_f) is kept. A run ends when it has left these bounds and the next look finds it no nearer to them. Step 0 is a
-candidate: where no step is both, the model is left as it was, and the result says so.
+largest l_t(D_f) is kept. A run ends when it is out of these bounds and the next evaluation finds it no nearer to them. Step 0 is a
+candidate: if no later step qualifies, the model is left unchanged, and the result says so.
 """
 
 import math
@@ -31,7 +31,7 @@ from verify.io.files import read_json, write_json
 from verify.models.loading import LoadedModel
 
 BEYOND = 1 / 20
-"""Share of the way to the level by which a step may be beyond it."""
+"""Share of the distance from the initial loss to the level by which a step may exceed the level."""
 STATE = "selection.json"
 
 
@@ -42,9 +42,10 @@ class Selection:
 
     Attributes:
         select: whether the best step is the result; otherwise the last one is.
-        utility_floor: share of the token probability on the records to keep that a result must have left.
-        look_every: optimizer steps between two looks; 0 looks at the end of every epoch.
-        look_records: at most so many records of each set are looked at, drawn by the seed. A look costs one forward pass over them.
+        utility_floor: share of the initial token probability on the records to keep that a result must retain.
+        look_every: optimizer steps between evaluations; 0 evaluates at the end of every epoch.
+        look_records: maximum number of records of each set that are evaluated, drawn with the seed; an evaluation costs one forward
+            pass over them.
     """
 
     select: bool = True
@@ -66,7 +67,7 @@ class Look:
     Attributes:
         step: optimizer steps done.
         forget_loss: mean loss of the forget records, nats per token.
-        utility: share of the former token probability that the retain records have.
+        utility: token probability of the retain records, as a share of that before unlearning.
     """
 
     step: int
@@ -78,7 +79,13 @@ class Selector:
     """Evaluates a run, keeps the best step's trained weights in main memory, and decides when to stop."""
 
     def __init__(self, selection: Selection, losses: Callable[[], tuple[float, float]], level: float | None) -> None:
-        """Args: the settings; what gives forget and retain loss of the model as it is; the never-trained level, or None."""
+        """Set up a selector.
+
+        Args:
+            selection: the settings.
+            losses: computes forget and retain loss of the model at the time, nats per token.
+            level: the never-trained level, or None.
+        """
         self.selection, self.losses, self.level = selection, losses, level
         self.looks: list[Look] = []
         self.best: Look | None = None
@@ -96,8 +103,10 @@ class Selector:
     def consider(self, step: int, model: nn.Module) -> str | None:
         """Evaluate the model after a step, keep its weights if it is the best so far, and return why to stop, or None."""
         forget, retain = distributed.agreed(self.losses())
-        before, now = self.looks[-1], Look(step, forget, math.exp(min(self._retain_before - retain, 700.0)))
+        utility = math.exp(min(self._retain_before - retain, 700.0))  # e^710 overflows
+        before, now = self.looks[-1], Look(step, forget, utility)
         self.looks.append(now)
+        # Ties go to the later step.
         if not self._outside(now) and self._distance(now) <= self._distance(self._best):
             self._keep(model, now)
         if self._outside(now) >= self._outside(before) > 0:
@@ -122,13 +131,13 @@ class Selector:
         found = {"selected_step": best.step, "why": why, "level": self.level, "looks": [asdict(look) for look in self.looks]}
         if best.step == 0:
             found["warning"] = (
-                "no step forgot more and kept the utility, so the model was LEFT AS IT WAS. Take a lower --learning-rate, "
+                "no step forgot more and kept the utility, so the model was left unchanged. Use a lower --learning-rate, "
                 "--look-every 1, a lower --utility-floor, or another method."
             )
         return found
 
     def save(self, folder: Path) -> None:
-        """Save everything a resumed run needs into a checkpoint; every process calls this and writes its own part."""
+        """Save the state that a resumed run needs into a checkpoint; every process calls this and writes its own shard."""
         if distributed.is_main():
             state = {
                 "looks": [asdict(look) for look in self.looks],
@@ -150,6 +159,7 @@ class Selector:
         self._weights = load_file(folder / self._file())
 
     def _file(self) -> str:
+        """Return the name of the file with the best step's weights; of a sharded model each process has its own."""
         return "selected.safetensors" if self._kept_whole else f"selected-{distributed.rank()}.safetensors"
 
     @property
@@ -158,10 +168,11 @@ class Selector:
         return self.best
 
     def _distance(self, look: Look) -> float:
+        """Return the distance to the level, or without one the negative forget loss; the smallest is best."""
         return -look.forget_loss if self.level is None else abs(self.level - look.forget_loss)
 
     def _outside(self, look: Look) -> float:
-        """Return how far an evaluation is out of bounds; 0 within."""
+        """Return how far an evaluation is out of bounds, nats plus share of utility; 0 within them."""
         beyond = 0.0
         if self.level is not None:
             allowed = max(self.level - self.looks[0].forget_loss, 0.0) * BEYOND
@@ -169,11 +180,13 @@ class Selector:
         return beyond + max(self.selection.utility_floor - look.utility, 0.0)
 
     def _why(self, look: Look) -> str:
+        """Say which bound an evaluation violates."""
         if look.utility < self.selection.utility_floor:
             return f"{look.utility:.0%} of the utility was left, below the floor of {self.selection.utility_floor:.0%}"
         return f"the forget loss {look.forget_loss:.3f} was beyond the never-trained level {self.level:.3f}"
 
     def _keep(self, model: nn.Module, look: Look) -> None:
+        """Copy the trained weights to main memory as the best so far."""
         self.best = look
         self._kept_whole = not is_sharded(model)
         self._weights = {name: local(parameter) for name, parameter in _trained(model).items()}
@@ -187,7 +200,7 @@ def selector_of(
     holdout: Sequence[Record],
     options: TrainingOptions,
 ) -> Selector | None:
-    """Build the selector, where selection is requested and there are records to keep."""
+    """Build the selector, or return None if no selection is requested or there are no records to keep."""
     if selection is None or not selection.select or not keep:
         return None
     sets = [sample(records, selection.look_records, options.seed) for records in (forget, keep, holdout)]

@@ -1,9 +1,9 @@
-"""Training in shards, so that a deletion touches one of them.
+"""Sharded training (SISA on adapters): a deletion retrains only the stages that saw the record.
 
-Every record belongs, by a keyed hash of its subject (or content), to one of S shards and one of R slices. A shard is an adapter,
-trained slice after slice on all slices so far, with a copy kept after each. Where a record goes does not depend on the others, nor
-does the order in which a shard sees its records: deleting some and training the affected stages again gives, bit by bit, what
-training without them from the beginning gives. Bourtoule et al. 2021 (SISA, arXiv 1912.03817), on adapters.
+A keyed hash of its subject (or content) assigns each record to one of S shards and one of R slices. A shard is an adapter, trained
+slice by slice on all slices so far, with a copy saved after each stage. Neither a record's shard and slice nor the order of records
+within a shard depends on the other records: deleting some and retraining the affected stages gives, bit for bit, what training
+without them from the start gives. Bourtoule et al. 2021 (SISA, arXiv 1912.03817).
 """
 
 import dataclasses
@@ -40,19 +40,19 @@ SHARDS = "shards.json"
 SCHEMA = "unlearn-verify/shards/1"
 
 Combine = Literal["average", "route", "sum"]
-"""Averaged logits, the most certain adapter's logits, or all weight changes added to the base."""
+"""How shards are combined: averaged logits, the most certain adapter's logits, or all weight changes added to the base."""
 
 
 @checked
 @dataclass(frozen=True)
 class ShardPlan:
-    """How data are divided and combined.
+    """Division of the data into shards and slices, and combination of the shards.
 
     Attributes:
-        shards: S.
-        slices: R.
-        combine: how the shards answer together.
-        options: training of each shard; `lora` is set.
+        shards: number of shards, S.
+        slices: number of slices per shard, R.
+        combine: how the shards' outputs are combined.
+        options: training options of each shard; `lora` is set.
     """
 
     shards: int
@@ -65,13 +65,16 @@ class ShardPlan:
             raise InputError(f"--shards and --slices must be at least 1, got {self.shards} and {self.slices}.")
 
     def place(self, record: Record, key: RecordKey) -> tuple[int, int]:
-        """Shard and slice of a record; records with the same (first) subject lie together."""
+        """Return shard and slice of a record; records with the same (first) subject are in the same slice."""
         unit = key.of(record.fingerprint) if record.subject_id is None else key.of(record.subject_id, "subject")
         number = int(hashlib.sha256(unit.encode()).hexdigest(), 16)
         return number % self.shards, number // self.shards % self.slices
 
     def stage_options(self, shard: int, stage: int) -> TrainingOptions:
-        """Training of one stage: so many epochs that all stages of a shard cost as much as training it at once."""
+        """Return the training options of one stage, with epochs such that all stages of a shard cost one training of it.
+
+        Stage r of R trains on r / R of the records, so that e epochs per stage cost e (R + 1) / 2 epochs of the shard.
+        """
         epochs = self.options.epochs or DEFAULTS["epochs"]
         seed = int(np.random.SeedSequence([self.options.seed, shard, stage]).generate_state(1, np.uint32)[0]) >> 1
         share = 2 / (self.slices + 1)
@@ -80,13 +83,13 @@ class ShardPlan:
 
 @dataclass(frozen=True)
 class ShardResult:
-    """What a training in shards did.
+    """Result of a sharded training.
 
     Attributes:
         model_dir: the folder of the served model.
         training: steps, tokens and seconds of the stages that were trained.
         trained: (shard, slice) of these stages.
-        tokens: tokens that all stages together take.
+        tokens: tokens of all stages together, trained now or reused.
     """
 
     model_dir: Path
@@ -106,14 +109,14 @@ def finetune_shards(
     tokenizer: Any = None,
     dtype: str | torch.dtype = "auto",
 ) -> ShardResult:
-    """Train a model in shards; a run that was cut off goes on with the stages that are missing.
+    """Train a model in shards; an interrupted run resumes with the missing stages.
 
     Args:
-        model: the base: a folder or Hub name; it stays where it is, and the result refers to it.
+        model: the base: a folder or Hub name; it is not copied, and the result refers to it.
         data: the training records.
         output_dir: a new folder, for the served model and every stage.
         plan: how to divide and combine.
-        fields: which columns hold what.
+        fields: the columns of the records.
         tokenizer: a tokenizer or its folder, for a base without one.
         dtype: precision to load the base with: "auto", "float32", "bfloat16" or "float16", or such a `torch.dtype`.
 
@@ -121,13 +124,13 @@ def finetune_shards(
         InputError: records, base or plan cannot be used.
     """
     if distributed.count() > 1:
-        raise InputError("training in shards runs in one process. Start it without torchrun or accelerate launch.")
+        raise InputError("sharded training runs in one process. Start it without torchrun or accelerate launch.")
     precision = dtype_name(dtype)
     output = claim_output(output_dir)
     loaded = load_model(model, tokenizer=tokenizer, dtype=precision)
     (output / WORK).mkdir(exist_ok=True)
-    place = str(Path(model).resolve()) if Path(model).exists() else str(model)
-    result = train_stages(loaded, load_records(data, fields), plan, output, place, reuse=output)
+    base = str(Path(model).resolve()) if Path(model).exists() else str(model)
+    result = train_stages(loaded, load_records(data, fields), plan, output, base, reuse=output)
     served = serve(output, loaded, plan)
     about = {
         "options": dataclasses.asdict(plan.options),
@@ -142,20 +145,20 @@ def finetune_shards(
 
 
 def train_stages(
-    base: LoadedModel, records: Sequence[Record], plan: ShardPlan, output: Path, base_place: str, reuse: Path
+    base: LoadedModel, records: Sequence[Record], plan: ShardPlan, output: Path, base_source: str, reuse: Path
 ) -> ShardResult:
-    """Train every stage that `reuse` does not hold already, told by the digest of its prefix, and copy the others.
+    """Train every stage that `reuse` does not contain, identified by the digest of its prefix of records, and copy the others.
 
     Args:
-        base: the base model; its own weights are the same afterwards.
+        base: the base model; its own weights do not change.
         records: all training records.
         plan: how they are divided.
-        output: where the stages go, as `shard-S/slice-R`.
-        base_place: where a later reader finds the base.
-        reuse: a folder of stages; may be `output`.
+        output: where the stages are written, as `shard-S/slice-R`.
+        base_source: folder or Hub name of the base, for later readers.
+        reuse: a folder with stages; may be `output`.
 
     Raises:
-        IntegrityError: a kept stage does not verify.
+        IntegrityError: a stage to reuse does not verify.
     """
     key = RecordKey.load()
     placed: dict[tuple[int, int], list[tuple[str, Record]]] = {}
@@ -167,7 +170,7 @@ def train_stages(
         "slices": plan.slices,
         "combine": plan.combine,
         "options": dataclasses.asdict(plan.options),
-        "base": base_place,
+        "base": base_source,
         "base_weights": base.digest,
         "records": {name: list(where) for where, found in sorted(placed.items()) for name, _ in sorted(found, key=_by_name)},
     }
@@ -175,13 +178,13 @@ def train_stages(
     results, trained = [TrainingResult(0, 0.0, None, 0, 0.0)], []
     total, model = 0, base.model
     for shard in range(plan.shards):
-        prefix: list[tuple[str, Record]] = []
+        prefix: list[tuple[str, Record]] = []  # the records of all slices so far, each slice sorted by keyed hash
         for stage in range(plan.slices):
             prefix += sorted(placed.get((shard, stage), []), key=_by_name)
             options = plan.stage_options(shard, stage)
             digest = _prefix_digest(base.digest, plan, shard, stage, [name for name, _ in prefix])
             folder = output / f"shard-{shard}" / f"slice-{stage}"
-            if _keep(reuse / f"shard-{shard}" / f"slice-{stage}", folder, digest):
+            if _reused(reuse / f"shard-{shard}" / f"slice-{stage}", folder, digest):
                 total += int(read_json(folder / MANIFEST)["about"]["tokens"])
                 continue
             adapted = attach_adapter(model, dataclasses.replace(options, seed=plan.options.seed + shard))
@@ -189,7 +192,7 @@ def train_stages(
                 put_adapter_file(adapted, folder.parent / f"slice-{stage - 1}" / WEIGHTS)
             tokens = 0
             if prefix:
-                # `train_records` trains an adapter that is there already.
+                # `train_records` keeps an adapter that is attached already.
                 around = dataclasses.replace(base, model=adapted)
                 run = Run([record for _, record in prefix], options, output / WORK / f"{shard}-{stage}")
                 done = train_records(around, run)
@@ -205,17 +208,18 @@ def train_stages(
 
 
 def _by_name(entry: tuple[str, Record]) -> str:
+    """Sort key: the record's keyed hash."""
     return entry[0]
 
 
 def _prefix_digest(base: str, plan: ShardPlan, shard: int, stage: int, names: Sequence[str]) -> str:
-    """SHA-256 of all that decides a stage: base, settings, place, and the records so far in order."""
+    """Compute the SHA-256 of what determines a stage: base, settings, shard and stage, and its records in order."""
     content = [base, plan.slices, dataclasses.asdict(plan.options), shard, stage, list(names)]
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
-def _keep(old: Path, new: Path, digest: str) -> bool:
-    """Whether the stage is there already; copied to its new place if it is elsewhere."""
+def _reused(old: Path, new: Path, digest: str) -> bool:
+    """Return whether a stage exists with this digest, after copying it to its new folder if necessary."""
     if not (old / MANIFEST).exists() or read_json(old / MANIFEST).get("about", {}).get("prefix") != digest:
         return False
     verify_manifest(old, "shard")
@@ -225,20 +229,20 @@ def _keep(old: Path, new: Path, digest: str) -> bool:
 
 
 def serve(folder: Path, base: LoadedModel, plan: ShardPlan) -> Any:
-    """The model that answers for all shards; `save_pretrained` of it writes what is needed beside the stages."""
+    """Build the model that combines all shards; its `save_pretrained` writes what is needed beside the stages."""
     last = [f"shard-{shard}/slice-{plan.slices - 1}" for shard in range(plan.shards)]
     if plan.combine == "sum":
         return _added(folder, base, last, plan)
-    place = str(read_json(folder / SHARDS)["base"])
-    write_ensemble(folder, place, base.digest, last, plan.combine)
+    source = str(read_json(folder / SHARDS)["base"])
+    write_ensemble(folder, source, base.digest, last, plan.combine)
     served = load_ensemble(folder, lambda _: base.model)
-    served.save_pretrained = lambda *_, **__: None  # the stages and the description are there already
+    served.save_pretrained = lambda *_, **__: None  # the stages and the description are written already
     return served
 
 
 @torch.no_grad()
 def _added(folder: Path, base: LoadedModel, stages: Sequence[str], plan: ShardPlan) -> Any:
-    """Base plus the weight changes of all shards, added in their order; a base in half precision is rounded once."""
+    """Add the weight changes of all shards to the base, in order; a half-precision base is summed in float32 and rounded once."""
     (folder / ENSEMBLE).unlink(missing_ok=True)
     model, changes = base.model, []
     for stage in stages:
@@ -255,13 +259,13 @@ def _added(folder: Path, base: LoadedModel, stages: Sequence[str], plan: ShardPl
 
 @dataclass(frozen=True)
 class SavedShards:
-    """A training in shards, read back.
+    """A sharded training loaded from disk.
 
     Attributes:
         plan: how it is divided and combined.
-        base: where the base model is.
-        base_weights: its digest.
-        records: keyed hash of every record it holds.
+        base: folder or Hub name of the base model.
+        base_weights: digest of the base model.
+        records: keyed hash of every training record.
     """
 
     plan: ShardPlan
@@ -274,7 +278,7 @@ class SavedShards:
         """Read `shards.json`.
 
         Raises:
-            InputError: there is none, or it is damaged or of another version.
+            InputError: the file is missing, damaged or of another version.
         """
         if not (folder / SHARDS).is_file():
             raise InputError(f"{folder} was not trained in shards. Train with --shards S, or use retrain or rollback.")
@@ -289,18 +293,18 @@ class SavedShards:
 
 
 def rebuild_shards(context: Context, combine: Sequence[Combine]) -> tuple[Any, ShardResult]:
-    """Train the stages again that saw forget records, and serve the rest as it was; the served model, and what was trained.
+    """Retrain the stages that saw forget records, reuse the others, and return the served model and what was trained.
 
     Args:
-        context: a model in shards with its base, and all records that stay.
-        combine: the ways of combining that the method is for.
+        context: a model in shards with its base, and all remaining records.
+        combine: the combinations that the method supports.
 
     Raises:
-        InputError: the model is not of that kind, or a record that stays was not given.
-        IntegrityError: the base is another.
+        InputError: the model is not of that kind, or a remaining record was not given.
+        IntegrityError: the base is not the one that the shards were trained on.
     """
     if context.model_dir is None:
-        raise InputError("a model in shards is more than its weights. Give its folder.")
+        raise InputError("a model in shards needs its stages, not only its weights. Give its folder.")
     saved, key, base = SavedShards.read(context.model_dir), RecordKey.load(), context.base
     if saved.plan.combine not in combine:
         other = "shard_vectors" if saved.plan.combine == "sum" else "sisa"
@@ -312,7 +316,7 @@ def rebuild_shards(context: Context, combine: Sequence[Combine]) -> tuple[Any, S
     missing = len(saved.records - gone - {key.of(record.fingerprint) for record in context.retain})
     if missing:
         raise InputError(
-            f"{missing} training records that stay were not given, and a stage that holds one cannot be trained again. "
+            f"{missing} remaining training records were not given, and a stage that has one cannot be retrained without it. "
             "Name the whole training file with --data."
         )
     kept = [record for record in context.retain if key.of(record.fingerprint) in saved.records - gone]
@@ -321,7 +325,7 @@ def rebuild_shards(context: Context, combine: Sequence[Combine]) -> tuple[Any, S
 
 
 def shard_facts(result: ShardResult) -> dict[str, Any]:
-    """What a rebuild reports: the stages it trained, and what share of all that was."""
+    """Return the facts of a rebuild: the stages it trained, and their share of a whole training, by tokens."""
     return {
         "stages_trained": [list(stage) for stage in result.trained],
         "share_of_retraining_tokens": result.training.tokens / result.tokens if result.tokens else 0.0,
@@ -330,13 +334,13 @@ def shard_facts(result: ShardResult) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class DeletionCost:
-    """What deletions will cost.
+    """Expected cost of deletions.
 
     Attributes:
-        shards, slices, deletions: what was asked.
-        expected: mean share of a whole training, for deletions of records drawn at random, all at once.
-        worst: share if every shard is hit in its first slice that can be.
-        stages_kept: adapters that lie on disk.
+        shards, slices, deletions: as given.
+        expected: mean share of a whole training, for deletions of subjects drawn at random, all at once.
+        worst: share if each deletion hits the first slice of another shard.
+        stages_kept: number of adapters on disk.
     """
 
     shards: int
@@ -348,18 +352,18 @@ class DeletionCost:
 
 
 def deletion_cost(shards: int, slices: int, deletions: int) -> DeletionCost:
-    """What deleting so many subjects at once costs, as a share of training all shards.
+    """Compute the cost of deleting a number of subjects at once, as a share of training all shards.
 
-    Stage r of R costs r / (1 + ... + R) of a shard, and is trained again if a deletion fell into one of its slices:
+    Stage r of R costs r / (1 + ... + R) of a shard, and is retrained if any of the k deletions is in one of its r slices:
 
         E = sum_r r / (R (R + 1) / 2) * (1 - (1 - r / (R S))^k)
 
     Raises:
-        InputError: a number below 1.
+        InputError: a number is below 1.
     """
     if min(shards, slices, deletions) < 1:
         raise InputError(f"shards, slices and deletions must be at least 1, got {shards}, {slices} and {deletions}.")
-    stages = np.arange(1, slices + 1)
-    share = stages / stages.sum()
+    stages = np.arange(1, slices + 1)  # r = 1 ... R
+    share = stages / stages.sum()  # each stage's share of its shard's cost [R]
     expected = float((share * (1 - (1 - stages / (slices * shards)) ** deletions)).sum())
     return DeletionCost(shards, slices, deletions, expected, min(1.0, deletions / shards), shards * slices)

@@ -17,7 +17,7 @@ from verify.models.log_probabilities import vocabulary_size
 from verify.models.token_stats import compute_token_statistics
 
 EXTRACTION_RECORDS = 32
-"""So many records of a set are continued for its extraction likelihood."""
+"""Maximum number of records of a set that are continued for its extraction likelihood."""
 
 
 @dataclass(frozen=True)
@@ -27,8 +27,8 @@ class Memory:
     Attributes:
         loss: mean over records of their loss, nats per token.
         accuracy: memorization accuracy: share of all scored tokens that are the model's first choice.
-        extraction: extraction likelihood EL_10, asked for only when it decides, since it takes generations; None where nobody can
-            generate.
+        extraction: computes the extraction likelihood EL_10; called only when it decides, since it takes generations. None
+            if generation is not available.
     """
 
     loss: float
@@ -84,8 +84,8 @@ class ForgetLossCeiling:
 class MemorizationBelowUnseen:
     """Stop once the forget set is remembered no better than text never seen (Jang et al. 2023, section 3).
 
-    Both the memorization accuracy (one teacher-forced pass) and the extraction likelihood EL_10 (generations, and so asked for only
-    once the accuracy has fallen) must be at most their means on unseen text. Without a holdout set the rule stops at log V.
+    Both the memorization accuracy (one teacher-forced pass) and the extraction likelihood EL_10 (generations, so computed only once
+    the accuracy is low enough) must be at most their means on unseen text. Without a holdout set the rule stops at log V.
 
     Attributes:
         check_every: optimizer steps between two checks; 0 checks at the end of every epoch.
@@ -101,24 +101,24 @@ class MemorizationBelowUnseen:
             return ForgetLossCeiling().reason(forget, unseen, vocabulary)
         if forget.accuracy > unseen.accuracy:
             return None
-        said = f"the forget set's memorization accuracy {forget.accuracy:.3f} fell to that of unseen text, {unseen.accuracy:.3f}"
+        reason = f"the forget set's memorization accuracy {forget.accuracy:.3f} fell to that of unseen text, {unseen.accuracy:.3f}"
         if forget.extraction is None or unseen.extraction is None:
-            return said
+            return reason
         here, there = forget.extraction(), unseen.extraction()
-        return f"{said}, and its extraction likelihood {here:.3f} to {there:.3f}" if here <= there else None
+        return f"{reason}, and its extraction likelihood {here:.3f} to {there:.3f}" if here <= there else None
 
 
 def stop_check(
     loaded: LoadedModel, rule: StopRule | None, forget: Sequence[Encoded], holdout: Sequence[Record] | None, encoder: Encoder
 ) -> Callable[[], str | None] | None:
-    """Build the stop check, with what the rule needs from the model before unlearning.
+    """Build the stop check, and compute what the rule needs from the model before unlearning.
 
     Args:
-        loaded: the model, not yet changed.
-        rule: None gives None.
+        loaded: the model before unlearning.
+        rule: the stop rule; None returns None.
         forget: windows of the forget set.
         holdout: never-trained records.
-        encoder: as the run encodes records.
+        encoder: the run's encoder.
     """
     if rule is None:
         return None
@@ -129,7 +129,7 @@ def stop_check(
         level = extraction_likelihood(loaded, windows)  # of the model as it is now, before the first step
         unseen = dataclasses.replace(memory_of(loaded.model, windows, pad), extraction=lambda: level)
     vocabulary = vocabulary_size(loaded.model)
-    # The layers are shared with whatever wraps the model in training, so this sees the weights as they are at the time.
+    # Wrappers used in training share the model's layers, so each call sees the current weights.
     return lambda: rule.reason(
         dataclasses.replace(memory_of(loaded.model, forget, pad), extraction=lambda: extraction_likelihood(loaded, forget)),
         unseen,

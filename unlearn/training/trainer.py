@@ -1,8 +1,8 @@
-"""The one trainer: `transformers.Trainer`, taught that forget and retain records come in pairs.
+"""The trainer of all runs: `transformers.Trainer` over pairs of forget and retain records.
 
-What it adds: pairs in an order that depends on the seed alone; a loss that weighs every record (or token) of an optimizer step the
-same, however the step is split; reference quantities computed once, so that no second model is ever held; a stop before the step
-where a loss or gradient is not finite; stop rules; and checkpoints that a killed run goes on from, to the same weights.
+It adds: pairs in an order that depends on the seed alone; equal weight for every record (or token) of an optimizer step, however
+the step is split; an error before a step whose loss or gradient is not finite; stop rules and selection; a training log; and
+checkpoints from which a killed run resumes to the same weights, bit for bit.
 """
 
 import math
@@ -82,12 +82,13 @@ class RecordTrainer(Trainer):
         self.run_seed, self.log_writer = seed, log
         self.steering = steering or Steering()
         self.progress, self.optimizer_name = self.steering.progress, optimizer
-        # The loss below is already a share of the whole step's; tell the base class not to divide it again.
+        # `compute_loss` returns a share of the whole step's mean; the base class must not divide it by the accumulation again.
         self.model_accepts_loss_kwargs = True
         self.microbatch, self.tokens = 0, 0
         self.stopped: str | None = None
         self.losses: list[tuple[int, float]] = []
         self.gradient_norm = 0.0
+        # Clipping computes the gradient norm anyway; it is kept for the check for finite gradients.
         self._clip = self.accelerator.clip_grad_norm_
         self.accelerator.clip_grad_norm_ = self._clip_and_remember
 
@@ -97,7 +98,7 @@ class RecordTrainer(Trainer):
         return norm
 
     def create_optimizer(self, *rest: Any, **named: Any) -> Any:
-        """AdamW as `transformers` makes it, or Sophia over the same groups of parameters."""
+        """Create AdamW as `transformers` does, or Sophia over the same parameter groups."""
         if self.optimizer_name != "sophia" or self.optimizer is not None:
             return super().create_optimizer(*rest, **named)
         assert self.model is not None
@@ -111,11 +112,12 @@ class RecordTrainer(Trainer):
         return self.optimizer
 
     def end_step(self) -> None:
-        """Hand the step's measurements to the objective, as means over all processes."""
+        """Pass the step's measurements to the objective, as means over all processes."""
         self.progress.step = self.state.global_step
         if self.steering.advance is None:
             return
         names = sorted(self.progress.measured)
+        # (sum, count) of each name [names, 2]; float64, since they are sums over many rows.
         sums = torch.tensor([self.progress.measured[name] for name in names], dtype=torch.float64, device=self.args.device)
         if self.args.world_size > 1:
             sums = self.accelerator.reduce(sums, "sum")
@@ -124,11 +126,11 @@ class RecordTrainer(Trainer):
         self.progress.measured.clear()
 
     def resume_progress(self, checkpoint: Path) -> None:
-        """Take up the objective's values, the best step so far, and what was used and decided, where a checkpoint left them."""
+        """Restore the objective's values, the selection, the stop reason and the token count from a checkpoint."""
         kept = read_json(checkpoint / PROGRESS)
         self.progress.values = {name: float(value) for name, value in kept["values"].items()}
         self.stopped = kept.get("stopped")
-        # Those of all processes, which are added up again at the end.
+        # The checkpoint has the sum of all processes; only one starts from it, since the counts are summed again at the end.
         self.tokens = int(kept.get("tokens", 0)) if self.is_world_process_zero() else 0
         if self.steering.selector is not None:
             self.steering.selector.resume(checkpoint)
@@ -137,7 +139,7 @@ class RecordTrainer(Trainer):
         return self.sampler
 
     def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: torch.device) -> tuple[list[Any], Tensor]:
-        """The microbatches of one optimizer step, and how many items they hold over all processes."""
+        """Return the microbatches of one optimizer step, and their total weight over all processes."""
         batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
         weights = [self.pair_loss.weight([pair for pair in batch if pair != FILLER]) for batch in batches]
         items = torch.tensor(sum(weights), device=device)
@@ -146,19 +148,20 @@ class RecordTrainer(Trainer):
         return batches, items
 
     def _prepare_inputs(self, inputs: Any) -> Any:
-        """Pairs are indices; the loss moves what it makes of them."""
+        """Return the pairs as they are: they are indices, and the loss moves its own tensors."""
         return inputs
 
     def compute_loss(self, model: nn.Module, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None) -> Any:
-        """This microbatch's share of the step's mean loss."""
+        """Compute this microbatch's share of the step's mean loss: its own mean times its weight over the step's weight."""
+        # Dropout depends on the run's seed and the microbatch's number alone, so that a resumed run draws the same.
         torch.manual_seed(seed := microbatch_seed(self.run_seed, self.microbatch))
         real = [pair for pair in inputs if pair != FILLER]
-        # A process without a record left still takes part in the exchange of gradients, with a loss that weighs nothing.
+        # A process without remaining records still takes part in the gradient synchronisation, with a loss of weight 0.
         pairs = real or [(0, 0 if self.sampler.partners else -1)]
         self.tokens += self.pair_loss.tokens(pairs)
         measured = dict(self.progress.measured)
         loss = self.pair_loss(model, pairs, self.args.device)
-        if not real:  # what a filler measures counts for nobody; the names stay, as all processes add up the same ones
+        if not real:  # measurements of a filler are dropped; their names stay, since all processes sum the same names
             self.progress.measured = {name: measured.get(name, (0.0, 0.0)) for name in self.progress.measured}
         if not torch.isfinite(loss):
             raise RunError(
@@ -170,49 +173,50 @@ class RecordTrainer(Trainer):
             rate = float(self.lr_scheduler.get_last_lr()[0])
             self._log(real, seed, rate)
         self.microbatch += 1
+        # Times the number of processes, since DistributedDataParallel averages the gradients.
         return loss * (self.pair_loss.weight(real) * self.args.world_size / num_items_in_batch)
 
     def _log(self, pairs: Sequence[Pair], seed: int, rate: float) -> None:
-        """Note the microbatches of all processes, in their order."""
+        """Log the microbatches of all processes, in order of rank."""
         shares = [[index for index, _ in pairs]]
         if self.args.world_size > 1:
             shares = gather_object(shares)
         if self.is_world_process_zero():
-            assert self.log_writer is not None, "the caller asks first"
-            for place, records in enumerate(shares):
-                number = self.microbatch * self.args.world_size + place
+            assert self.log_writer is not None, "the caller checks"
+            for rank, records in enumerate(shares):
+                number = self.microbatch * self.args.world_size + rank
                 self.log_writer.microbatch(number, self.state.global_step + 1, records, seed, rate)
 
     def floating_point_ops(self, inputs: Any) -> int:
-        """Not counted: pairs of indices have no shape."""
+        """Return 0: pairs of indices have no shape to count operations from."""
         return 0
 
     def microbatches_before(self, step: int) -> int:
-        """How many microbatches the first `step` optimizer steps took, when each epoch ends with a smaller group."""
+        """Return the number of microbatches in the first `step` optimizer steps; the last step of an epoch may have fewer."""
         per_epoch = self._microbatches_per_epoch()
         epoch, within = divmod(step, self.steps_per_epoch())
         return epoch * per_epoch + min(within * int(self.args.gradient_accumulation_steps), per_epoch)
 
     def steps_per_epoch(self) -> int:
-        """Optimizer steps in one epoch."""
+        """Return the number of optimizer steps in one epoch."""
         return -(-self._microbatches_per_epoch() // int(self.args.gradient_accumulation_steps))
 
     def _microbatches_per_epoch(self) -> int:
         return -(-len(self.sampler) // int(self.args.per_device_train_batch_size * self.args.world_size))
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
-        """Write the checkpoint, then the manifest that makes it one."""
+        """Write a checkpoint and, last, its manifest, without which it does not count."""
         with disk_errors(Path(str(self.args.output_dir))):
             super()._save_checkpoint(model, trial)
         folder = Path(str(self.args.output_dir)) / f"checkpoint-{self.state.global_step}"
         if self.steering.selector is not None:
-            distributed.wait()  # for the folder to be there
+            distributed.wait()  # until the folder exists
             with disk_errors(folder):
                 self.steering.selector.save(folder)
         tokens = distributed.total(self.tokens)
-        distributed.wait()  # for all shares to be written before the manifest says so
+        distributed.wait()  # until all shards are written, since the manifest lists them
         if self.is_world_process_zero():
-            # A pickle that nobody reads, with the folders of this machine in it.
+            # A pickle that nothing reads, with paths of this machine in it.
             (folder / "training_args.bin").unlink(missing_ok=True)
             write_json(folder / PROGRESS, {"values": self.progress.values, "stopped": self.stopped, "tokens": tokens})
             write_manifest(folder, "checkpoint", {"step": self.state.global_step, "microbatch": self.microbatch})
@@ -221,7 +225,7 @@ class RecordTrainer(Trainer):
 
 
 class _Watch(TrainerCallback):
-    """Everything that happens between steps: epochs, finite gradients, the stop rule, the selection, the log."""
+    """Trainer callback between steps: epochs, the check for finite gradients, stop rule, selection, and the log."""
 
     def __init__(self, trainer: RecordTrainer) -> None:
         self.trainer = trainer
@@ -266,5 +270,5 @@ class _Watch(TrainerCallback):
 
 
 def _as_they_are(pairs: list[Pair]) -> Any:
-    """The collator: pairs stay indices until the loss makes tensors of them."""
+    """Collate nothing: pairs stay indices until the loss makes tensors of them."""
     return pairs
