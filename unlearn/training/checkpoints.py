@@ -72,6 +72,7 @@ class Checkpoint:
 
 def run_digest(what: str, options: TrainingOptions, fingerprints: Sequence[str], model_digest: str) -> str:
     """Compute the SHA-256 of everything that determines a run's result: method, options, records in order, starting weights."""
+    # Part of files on disk: a change of this list or of an option's name makes unfinished runs unknown.
     content = [what, asdict(options), list(fingerprints), model_digest]
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 

@@ -101,6 +101,7 @@ class ObjectiveLoss:
     def _rows(self, pairs: Sequence[Pair]) -> dict[str, list[int]]:
         """Return, by role, the indices of the windows that the pairs select; retain by partner, the others by record."""
         own, partners = [index for index, _ in pairs], [partner for _, partner in pairs]
+        # Roles without windows are left out; -1, the partner of a pair without one, is then never used as an index.
         return {role: partners if role == "retain" else own for role, found in self.windows.items() if found}
 
     def _chosen(self, rows: Mapping[str, Sequence[int]]) -> dict[str, list[Encoded]]:

@@ -58,7 +58,7 @@ def windows_of_log(
         InputError: a record of the log is neither removed nor among `records`; the schedule needs all of them.
     """
     encoder = Encoder(loaded.tokenizer, loaded.context_length, log.options.get("overflow", "refuse"))
-    by_hash: dict[str, list[Encoded]] = {}
+    by_hash: dict[str, list[Encoded]] = {}  # a record's windows, in order; equal records share them
     encoded = encoder.encode(records)
     hashes = [key.of(record.fingerprint) for record in records]
     for window in encoded:
@@ -147,6 +147,7 @@ def _replay(
     model.train()
     pad, saved_at = padding_token_id(tokenizer), {step for step, _ in log.checkpoints}
     steps = skipped = tokens = 0
+    # Steps before `begin` are in its weights already. A log is in order of steps, as `groupby` needs.
     for step, entries in groupby(log.microbatches, key=lambda entry: entry.step):
         if (begin is not None and step <= begin.step) or (last_step is not None and step > last_step):
             continue
@@ -188,6 +189,7 @@ def _step(
         accelerator.backward(loss * (own / items))
     if options["max_grad_norm"] > 0:
         accelerator.clip_grad_norm_(model.parameters(), options["max_grad_norm"])
+    # The logged rate already follows the schedule; every microbatch of a step has the same.
     for group in optimizer.param_groups:
         group["lr"] = entries[0].learning_rate
     optimizer.step()

@@ -206,6 +206,7 @@ def _minimise(loaded: LoadedModel, objective: Objective, run: Run) -> Trained:
     if isinstance(objective, InsideLayers) and not is_adapter(model):
         _train_only(model, objective.trained_parameters(model))
     sampler = _sampler(windows, options)
+    # Steps hold the part of the retain set that they see; the penalty stands in for the rest.
     weight = objective.anchor_weight * _unseen(sampler, options) if isinstance(objective, WithWeightPenalty) else 0.0
     penalty = WeightPenalty.of(model, windows["retain"], pad, weight, options.seed) if weight else None
     trained = train_pairs(model, ObjectiveLoss(objective, windows, initial, progress, pad, penalty), sampler, run, steering)
@@ -236,6 +237,7 @@ def _unseen(sampler: PairSampler, options: TrainingOptions) -> float:
     if not sampler.partners:
         return 0.0
     passes = options.epochs or DEFAULTS["epochs"]
+    # One retain partner per forget record and pass; partners repeat only after the whole retain set was used.
     pairs = options.max_steps * step_records(options) if options.max_steps else passes * sampler.count
     return float(max(0.0, 1 - pairs / sampler.partners))
 
@@ -347,7 +349,7 @@ def training_arguments(options: TrainingOptions, work_dir: Path, records: int, d
 
 def _one_each(encoder: Encoder, alternatives: Sequence[Record], windows: Sequence[Encoded]) -> list[Encoded]:
     """Return one alternative per forget window: the first window of its record's alternative."""
-    first: dict[int, Encoded] = {}
+    first: dict[int, Encoded] = {}  # record index -> its alternative's first window; the others are dropped
     for window in dataclasses.replace(encoder, overflow="split").encode(alternatives):
         first.setdefault(window.record, window)
     return [first[window.record] for window in windows]

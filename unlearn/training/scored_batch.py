@@ -89,7 +89,7 @@ def score_tokens(model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor, Sequen
     parts = [batch.forget, batch.require_retain()]
     values, _, rows = one_pass(model, parts, scored_log_probabilities_and_tokens)
     (forget, forget_rows, _), (retain, retain_rows, size) = split_parts(rows, parts)
-    kept = values[retain]
+    kept = values[retain]  # the slice of the retain tokens
     scores = SequenceScores(mean_by_row(-kept, retain_rows, size), sum_by_row(kept, retain_rows, size))
     return values[forget], forget_rows, scores
 
@@ -117,6 +117,7 @@ def one_pass(model: nn.Module, parts: Sequence[Rows], read: Any) -> tuple[Tensor
         values [N] or [N, V], token ids [N], and the rows of the stacked batch [N], of all parts one after another.
     """
     length = max(part["input_ids"].shape[1] for part in parts)
+    # [sum of the parts' B, length]; padding on the right changes no position, and its attention mask is 0.
     stacked = {name: torch.cat([F.pad(part[name], (0, length - part[name].shape[1])) for part in parts]) for name in parts[0]}
     values, tokens, rows = read(model, stacked)
     return values, tokens, rows
@@ -127,7 +128,7 @@ def split_parts(rows: Tensor, parts: Sequence[Rows]) -> list[tuple[slice, Tensor
 
     Tokens are in row-major order and parts are stacked by rows, so that each part's tokens are contiguous.
     """
-    found, first, begin = [], 0, 0
+    found, first, begin = [], 0, 0  # rows and tokens before the current part
     for part in parts:
         size = len(part["input_ids"])
         count = int(part["scored"].sum())

@@ -109,6 +109,7 @@ class Selector:
         # Ties go to the later step.
         if not self._outside(now) and self._distance(now) <= self._distance(self._best):
             self._keep(model, now)
+        # Out of bounds twice in a row, and no nearer to them: further steps would lead away.
         if self._outside(now) >= self._outside(before) > 0:
             self.stopped = self._why(now)
         return self.stopped
@@ -175,6 +176,7 @@ class Selector:
         """Return how far an evaluation is out of bounds, nats plus share of utility; 0 within them."""
         beyond = 0.0
         if self.level is not None:
+            # No allowance where the model starts above the level already.
             allowed = max(self.level - self.looks[0].forget_loss, 0.0) * BEYOND
             beyond = max(look.forget_loss - self.level - allowed, 0.0)
         return beyond + max(self.selection.utility_floor - look.utility, 0.0)
@@ -203,6 +205,7 @@ def selector_of(
     """Build the selector, or return None if no selection is requested or there are no records to keep."""
     if selection is None or not selection.select or not keep:
         return None
+    # Drawn once: evaluations are comparable only over the same records.
     sets = [sample(records, selection.look_records, options.seed) for records in (forget, keep, holdout)]
     level = mean_loss(loaded, sets[2]) if sets[2] else None
     return Selector(selection, lambda: (mean_loss(loaded, sets[0]), mean_loss(loaded, sets[1])), distributed.agreed(level))

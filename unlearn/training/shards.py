@@ -67,6 +67,7 @@ class ShardPlan:
     def place(self, record: Record, key: RecordKey) -> tuple[int, int]:
         """Return shard and slice of a record; records with the same (first) subject are in the same slice."""
         unit = key.of(record.fingerprint) if record.subject_id is None else key.of(record.subject_id, "subject")
+        # Keyed hash of the unit alone, so that other records do not move it; shard and slice are independent digits of the number.
         number = int(hashlib.sha256(unit.encode()).hexdigest(), 16)
         return number % self.shards, number // self.shards % self.slices
 
@@ -187,6 +188,7 @@ def train_stages(
             if _reused(reuse / f"shard-{shard}" / f"slice-{stage}", folder, digest):
                 total += int(read_json(folder / MANIFEST)["about"]["tokens"])
                 continue
+            # The initial adapter depends on the shard alone; later stages overwrite it with the stage before.
             adapted = attach_adapter(model, dataclasses.replace(options, seed=plan.options.seed + shard))
             if stage:
                 put_adapter_file(adapted, folder.parent / f"slice-{stage - 1}" / WEIGHTS)

@@ -140,6 +140,7 @@ def stop_check(
 def memory_of(model: nn.Module, windows: Sequence[Encoded], pad_token_id: int) -> Memory:
     """Compute loss and memorization accuracy of a set in one teacher-forced pass in evaluation mode."""
     statistics = compute_token_statistics(model, windows, pad_token_id)
+    # Accuracy is over all tokens of the set (a long record counts more), the loss a mean over records.
     right, total = sum(int(entry.greedy.sum()) for entry in statistics), sum(len(entry) for entry in statistics)
     return Memory(float(np.mean([entry.loss for entry in statistics])), right / total)
 

@@ -1,4 +1,4 @@
-"""Arithmetic on whole sets of weights, and the strength search that every weight edit ends with."""
+"""Arithmetic on all weights of a model, and the search for the strength of a weight edit."""
 
 import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -26,7 +26,7 @@ Weights = dict[str, Tensor]
 def edited_parameters(model: nn.Module) -> Iterator[dict[str, nn.Parameter]]:
     """Yield the parameters that an edit may change, by name, with gradients enabled within this block.
 
-    The base below an adapter is not saved with it, so that a change of the base would be lost.
+    Of an adapter these are its own: the base below it is not saved, so that a change of the base would be lost.
     """
     flags = gradient_flags(model)
     if is_adapter(model):
@@ -47,13 +47,13 @@ def copy_weights(model: nn.Module) -> Weights:
 
 @torch.no_grad()
 def assign(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
-    """Assign these parameters."""
+    """Copy these weights into the parameters of the same names."""
     for name, weight in weights.items():
         model.get_parameter(name).copy_(weight)
 
 
 def sample(records: Sequence[Record], count: int, seed: int) -> list[Record]:
-    """Draw at most `count` records by the seed, in their order."""
+    """Draw at most `count` records with the seed, and return them in their original order."""
     chosen = np.random.default_rng(seed).permutation(len(records))[:count]
     return [records[index] for index in sorted(chosen)]
 
@@ -68,7 +68,7 @@ def mean_loss(loaded: LoadedModel, records: Sequence[Record]) -> float:
 def diagonal_fisher(loaded: LoadedModel, records: Sequence[Record]) -> Weights:
     """Compute the diagonal of the empirical Fisher matrix: mean squared gradient of the records' mean log-likelihoods.
 
-    One backward pass per record, in evaluation mode; the result is as large as the weights that an edit may change.
+    One backward pass per window, in evaluation mode; the result has the shapes of the weights that an edit may change.
     """
     model, pad = loaded.model, padding_token_id(loaded.tokenizer)
     device = next(model.parameters()).device
@@ -90,8 +90,8 @@ def diagonal_fisher(loaded: LoadedModel, records: Sequence[Record]) -> Weights:
 class Search:
     """Search for the strength that forgets most while the control metric stays within its tolerance.
 
-    The control metric is the geometric-mean probability of retain tokens. Where a holdout set is given, forgetting beyond its loss
-    does not count, so that the search does not over-forget.
+    The control metric is the geometric-mean probability of retain tokens. If a holdout set is given, a forget loss above the
+    holdout's counts as equal to it, so that the search does not over-forget.
 
     Attributes:
         tolerance: share of the control metric that may be lost.
@@ -106,17 +106,18 @@ class Search:
             raise InputError(f"--tolerance must lie between 0 and 1, got {self.tolerance}.")
 
     def run(self, context: Context, strengths: Sequence[float], apply: Callable[[float], None]) -> dict[str, Any]:
-        """Evaluate every strength, leave the best in the model (0 where none is allowed), and report the whole curve.
+        """Evaluate every strength, leave the best in the model (0 if none is allowed), and return the whole curve.
 
         Args:
             context: the model and the records.
-            strengths: candidates, the weakest first.
-            apply: puts the edit of a strength into the model, always from the original weights; 0 restores them.
+            strengths: candidates, in increasing order; of equal ones the weakest is taken.
+            apply: applies the edit with a strength to the original weights; 0 restores them.
         """
         loaded = context.loaded
         control = sample(context.retain, self.control_records, context.options.seed)
         control_before, forget_before = mean_loss(loaded, control), mean_loss(loaded, context.forget)
         level = mean_loss(loaded, context.holdout) if context.holdout else np.inf
+        # Losses are negative log-probabilities: exp(-loss) may fall to (1 - tolerance) of its value before.
         allowed = control_before - np.log1p(-self.tolerance)
         best, most, curve = 0.0, min(forget_before, level), []
         for strength in strengths:
