@@ -2,13 +2,14 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import unlearn.cli.main
-from unlearn import TrainingOptions, finetune
+from unlearn import NPO, TrainingOptions, finetune, forget
 from verify.auditing.registration import Registration
-from verify.data.reading import agreed_reading, require_reading
+from verify.data.reading import agreed_reading, fields_for, require_reading
 from verify.data.records import Fields
 from verify.errors import InputError
 from verify.io.files import MANIFEST, read_json, write_manifest
@@ -67,13 +68,21 @@ def test_what_says_nothing_new_is_written_as_before() -> None:
 
 
 def test_the_manifest_says_how_it_was_read(tmp_path: Path, model_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """A training notes its reading, and unlearning from it with another reading is refused before anything is written."""
+    """A training notes its reading. Where no columns are named, unlearning reads likewise; with another reading it is refused
+    before anything is written."""
     data = tmp_path / "d.jsonl"
     data.write_text("".join(json.dumps({"text": f"number {number}</s>"}) + "\n" for number in range(4)))
     options = TrainingOptions(max_steps=1, batch_size=2)
     finetune(str(model_dir), str(data), output_dir=tmp_path / "model", fields=TOKENS, options=options)
     assert read_json(tmp_path / "model" / MANIFEST)["about"]["inputs"]["fields"]["special_tokens"] is True
-    arguments = ["forget", "npo", "--model", str(tmp_path / "model"), "--forget", str(data), "--output", str(tmp_path / "out")]
-    assert unlearn.cli.main.main(arguments) == 2
-    assert "--read-special-tokens" in capsys.readouterr().err
+    given: dict[str, Any] = {"forget_set": str(data), "output_dir": tmp_path / "out"}
+    remembered = fields_for(None, [str(tmp_path / "model")], [str(data)])
+    assert remembered is not None
+    assert remembered.special_tokens
+    with pytest.raises(InputError, match=r"read as tokens\. Give --read-special-tokens"):
+        forget(str(tmp_path / "model"), NPO(), fields=Fields(), **given)
+    finetune(str(model_dir), str(data), output_dir=tmp_path / "letters", options=options)
+    words = ["--model", str(tmp_path / "letters"), "--forget", str(data), "--output", str(tmp_path / "out")]
+    assert unlearn.cli.main.main(["forget", "npo", *words, "--read-special-tokens"]) == 2
+    assert "read as letters. Leave out --read-special-tokens" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
