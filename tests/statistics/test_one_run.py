@@ -122,7 +122,7 @@ def test_levels_and_batches_are_checked() -> None:
     with pytest.raises(ValueError, match="significance"):
         one_run_epsilon(5, 5, 3, significance=0.0)
     for made, right in (([], []), ([0], [0]), ([2], [3]), ([2.5], [1.0]), ([2, 2], [1])):
-        with pytest.raises(ValueError, match=r"batch|whole"):
+        with pytest.raises(ValueError, match=r"batch|integers"):
             deletion_e_value(made, right)
     with pytest.raises(ValueError, match="bet"):
         deletion_e_value([2], [1], bet=1.0)

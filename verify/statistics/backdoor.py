@@ -14,10 +14,10 @@ class TriggerTest:
 
     Attributes:
         rate: share of uses that succeed, with its exact interval.
-        threshold: deletion is denied from this many successes on; None where no number can be so unlikely under deletion.
-        alpha: probability of that many although the records were deleted, at most the level.
-        beta: probability of fewer although they were kept; 1 where there is no threshold.
-        kept: whether deletion is denied.
+        threshold: smallest number of successes that rejects deletion; None where even n would not be unlikely enough under it.
+        alpha: probability of at least `threshold` successes if the records were deleted, at most the level.
+        beta: probability of fewer if they were kept; 1 where there is no threshold.
+        kept: whether deletion is rejected.
     """
 
     rate: Estimate
@@ -33,19 +33,20 @@ def trigger_test(
     """Test H0 "deleted", Bin(n, q), against "kept", Bin(n, p), q < p.
 
     Args:
-        successes, trials: uses of the trigger on the model in question.
-        rate_deleted: q, the success rate on models that never saw the records; give its upper limit to be safe.
-        rate_kept: p, the rate before deletion; give its lower limit to be safe.
-        alpha: level; Athena's is 0.001.
-        confidence: of the rate's interval.
+        successes, trials: uses of the trigger on the audited model, and how many of them succeeded.
+        rate_deleted: q, the success rate on models that never saw the records; its upper limit is the conservative choice.
+        rate_kept: p, the rate before deletion; its lower limit is the conservative choice.
+        alpha: level of the test, in (0, 1); Athena's is 0.001.
+        confidence: level of the rate's interval, in (0, 1).
 
     Raises:
-        ValueError: no trials, more successes than trials, rates outside [0, 1] or q >= p: then the trigger tells nothing.
+        ValueError: no trials, more successes than trials, rates outside [0, 1], a level outside (0, 1), or q >= p, where the
+            trigger does not separate the two hypotheses.
     """
     if trials < 1 or not 0 <= successes <= trials:
         raise ValueError(f"got {successes} successes in {trials} trials")
     if not 0 <= rate_deleted < rate_kept <= 1:
-        raise ValueError(f"a trigger tells something only where 0 <= q < p <= 1, got q={rate_deleted:g}, p={rate_kept:g}")
+        raise ValueError(f"a trigger is informative only where 0 <= q < p <= 1, got q={rate_deleted:g}, p={rate_kept:g}")
     if not 0 < alpha < 1:
         raise ValueError(f"alpha lies between 0 and 1, got {alpha}")
     deleted, kept = stats.binom(trials, rate_deleted), stats.binom(trials, rate_kept)

@@ -11,7 +11,7 @@ class Estimate:
     Attributes:
         value: the point estimate.
         low, high: the two-sided confidence interval at `level`.
-        n: how many independent observations it rests on.
+        n: number of independent observations it rests on.
         level: confidence level of the interval, in (0, 1).
         seed: the seed of the resampling behind the interval; None where nothing was drawn at random.
 
@@ -44,7 +44,7 @@ def require_confidence(confidence: float) -> None:
     """Refuse a confidence level outside (0, 1).
 
     Raises:
-        ValueError: as the name says.
+        ValueError: it lies outside (0, 1).
     """
     if not 0.0 < confidence < 1.0:
         raise ValueError(f"a confidence level lies between 0 and 1, such as 0.95; got {confidence}")

@@ -31,8 +31,8 @@ def mean_with_interval(values: ArrayLike, confidence: float = 0.95) -> Estimate:
     """Compute the mean of independent values and its two-sided t interval (Student 1908).
 
     Args:
-        values: [N], finite; at least 2, since one value says nothing of its spread.
-        confidence: level of the interval.
+        values: [N], finite; at least 2, since one value carries no information on the spread.
+        confidence: level of the interval, in (0, 1).
 
     Raises:
         ValueError: fewer than two values, one that is not finite, or confidence outside (0, 1).

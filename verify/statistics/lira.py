@@ -1,9 +1,9 @@
 """Likelihood-ratio statistics: LiRA, online and offline, and its user-level average.
 
-Carlini et al. 2022, "Membership inference attacks from first principles": how would this record score under models that were
-trained on it, and under models that were not? With few reference models their Gaussian plug-in overstates every tail (a nominal
-1 % is 6 % at four models), so the predictive t distribution of a new draw takes its place: location the mean of R models, scale
-s sqrt(1 + 1/R), R - 1 degrees of freedom.
+Carlini et al. 2022, "Membership inference attacks from first principles", compare a record's score under the audited model with
+its scores under models trained with and without it. With few such models their Gaussian plug-in makes tail probabilities too
+small (a nominal 1 % false-positive rate is 6 % at four models), so it is replaced by the predictive t distribution of a new draw:
+location the mean of R models, scale s sqrt(1 + 1/R), R - 1 degrees of freedom.
 """
 
 from collections.abc import Sequence
@@ -23,10 +23,14 @@ def likelihood_ratio(
     """Compute LiRA: online where models trained with the record exist, offline otherwise.
 
     Args:
-        target, without, with_record, variance: as the two functions below.
+        target, without, with_record, variance: as `online_likelihood_ratio`; without `with_record`, as
+            `offline_likelihood_ratio`.
+
+    Returns:
+        [N], higher = more like a member.
 
     Raises:
-        ValueError: as they do.
+        ValueError: as `offline_likelihood_ratio`.
     """
     if with_record is None:
         return offline_likelihood_ratio(target, without, variance)
@@ -39,13 +43,15 @@ def offline_likelihood_ratio(target: ArrayLike, without: ArrayLike, variance: Va
     Args:
         target: scores under the audited model, higher = more like a member, such as mean log-probability [N].
         without: the same under models trained without the record [R, N], R >= 2.
-        variance: of each record over its models, or one for all records, which is steadier where R is small and records alike.
+        variance: each record's own over the R models, or one pooled over all records, which is more stable where R is small and
+            records vary alike.
 
     Returns:
         [N], at least 0, higher = more like a member; exp(-value) is the one-sided p-value of the record.
 
     Raises:
-        ValueError: shapes that do not fit, fewer than two models, a score that is not finite, or no spread.
+        ValueError: shapes that do not fit, fewer than two models, a score that is not finite, models that agree on a record, or
+            an unknown variance.
     """
     x = np.asarray(target, dtype=np.float64)
     return np.asarray(-_predictive(without, x, variance).logsf(x))
@@ -62,7 +68,7 @@ def online_likelihood_ratio(
         variance: as `offline_likelihood_ratio`.
 
     Returns:
-        [N], positive where the member hypothesis is the likelier one.
+        [N], in nats, positive where the member hypothesis is the likelier one.
 
     Raises:
         ValueError: as `offline_likelihood_ratio`.
@@ -75,15 +81,15 @@ def online_likelihood_ratio(
 def user_level(scores: ArrayLike, subjects: Sequence[str]) -> tuple[list[str], Array]:
     """Average scores per user: the mean over a person's records (Kandpal et al. 2024, "User inference attacks").
 
-    Traces too faint in each record add up over a person's. Records of one person are no independent observations: intervals
-    and tests take persons as their unit.
+    Evidence too weak in each record adds up over a person's records. One person's records are not independent observations:
+    intervals and tests take persons as their unit.
 
     Args:
         scores: one per record, higher = more like a member [N], N >= 1.
-        subjects: whose record it is [N]; pseudonyms do.
+        subjects: the person each record is about, as any identifier or pseudonym [N].
 
     Returns:
-        the subjects in order of first appearance, and the mean score of each.
+        the S subjects in order of first appearance, and the mean score of each [S].
 
     Raises:
         ValueError: nothing given, lengths that differ, or a score that is not finite.
@@ -92,12 +98,13 @@ def user_level(scores: ArrayLike, subjects: Sequence[str]) -> tuple[list[str], A
     if x.ndim != 1 or len(x) != len(subjects) or not len(x) or not np.isfinite(x).all():
         raise ValueError(f"expected as many finite scores as subjects, at least one, got {x.shape} and {len(subjects)}")
     order = list(dict.fromkeys(subjects))
-    place = {subject: index for index, subject in enumerate(order)}
-    rows = np.array([place[subject] for subject in subjects])
+    position = {subject: index for index, subject in enumerate(order)}
+    rows = np.array([position[subject] for subject in subjects])
     return order, np.bincount(rows, weights=x) / np.bincount(rows)
 
 
 def _predictive(models: ArrayLike, x: Array, variance: Variance) -> Any:
+    """Return the predictive t distribution of one more model's scores [N], given those of R models [R, N]."""
     scores = np.asarray(models, dtype=np.float64)
     if scores.ndim != 2 or len(scores) < 2 or scores.shape[1:] != x.shape or not len(x):
         raise ValueError(f"expected scores [N] and [R, N] with at least two models, got {x.shape} and {scores.shape}")
@@ -110,4 +117,5 @@ def _predictive(models: ArrayLike, x: Array, variance: Variance) -> Any:
     spread, degrees = (sample.mean(), sample.size * (count - 1)) if variance == "pooled" else (sample, count - 1)
     if not np.all(spread > 0):
         raise ValueError("models that agree to the last bit on a record show no spread to judge it by")
+    # 1 + 1/R: the variance of a new draw plus that of the estimated mean.
     return stats.t(degrees, loc=scores.mean(axis=0), scale=np.sqrt(spread * (1 + 1 / count)))

@@ -1,8 +1,8 @@
 """Moderated variances: per-record sample variances shrunk towards a prior fitted to all records.
 
 With R = 4 references a record's own variance rests on three degrees of freedom; a pooled variance is wrong wherever records
-differ in spread. Empirical Bayes stands between the two (Smyth 2004, "Linear models and empirical Bayes methods for assessing
-differential expression in microarray experiments", section 3 and 6.2):
+differ in spread. Empirical Bayes interpolates between the two (Smyth 2004, "Linear models and empirical Bayes methods for
+assessing differential expression in microarray experiments", sections 3 and 6.2):
 
     s_i^2 | sigma_i^2 ~ sigma_i^2 chi^2_d / d,    1 / sigma_i^2 ~ chi^2_d0 / (d0 s0^2)
     v_i = (d0 s0^2 + d s_i^2) / (d0 + d),         with d0 + d degrees of freedom
@@ -22,7 +22,7 @@ class ModeratedVariances:
     Attributes:
         variances: v_i [K], in the squared unit of the data.
         prior_variance: s0^2.
-        prior_degrees: d0; infinite where the records' variances do not differ more than chance makes them.
+        prior_degrees: d0; infinite where the records' variances differ no more than chance would make them.
         degrees: d0 + d, degrees of freedom of a t statistic with v_i.
     """
 
@@ -37,8 +37,11 @@ def moderated_variances(sample_variances: ArrayLike, degrees: int) -> ModeratedV
 
     Args:
         sample_variances: s_i^2 [K], not negative, not all zero. Exact zeros are raised to a millionth of the median for the fit,
-            as their logarithm does not exist. One alone has no others to be helped by, and stays what it is (d0 = 0).
+            as their logarithm does not exist. A single variance cannot be shrunk and is returned unchanged (d0 = 0).
         degrees: degrees of freedom d of each.
+
+    Returns:
+        the posterior variances v_i [K] with their prior.
 
     Raises:
         ValueError: no variance, a negative or non-finite one, all zero, or degrees < 1.
@@ -52,6 +55,7 @@ def moderated_variances(sample_variances: ArrayLike, degrees: int) -> ModeratedV
         return ModeratedVariances(s2, float(s2[0]), 0.0, degrees)
     floored = np.maximum(s2, 1e-6 * np.median(s2[s2 > 0]))
     half = degrees / 2
+    # Smyth's e_g: log s_i^2 less its bias. Its variance in excess of trigamma(d / 2) is that of log sigma_i^2, trigamma(d0 / 2).
     e = np.log(floored) - special.digamma(half) + np.log(half)
     excess = float(e.var(ddof=1) - special.polygamma(1, half))
     if excess <= 0:  # no more spread than chance: every record has the common variance
@@ -63,10 +67,14 @@ def moderated_variances(sample_variances: ArrayLike, degrees: int) -> ModeratedV
 
 
 def inverse_trigamma(y: float) -> float:
-    """Invert trigamma: the x > 0 with trigamma(x) = y, by Newton's method on the convex 1/trigamma (Smyth 2004, appendix)."""
+    """Invert trigamma: the x > 0 with trigamma(x) = y, by Newton's method on the convex 1/trigamma (Smyth 2004, appendix).
+
+    Raises:
+        ValueError: y is not positive.
+    """
     if y <= 0:
         raise ValueError(f"trigamma is positive, got {y}")
-    if y > 1e7:
+    if y > 1e7:  # trigamma(x) ~ 1 / x^2 near 0 and ~ 1 / x far out; Newton's steps lose their digits at both ends
         return float(1 / np.sqrt(y))
     if y < 1e-6:
         return 1 / y

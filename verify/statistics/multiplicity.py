@@ -28,6 +28,9 @@ def benjamini_hochberg(p_values: ArrayLike, q: float) -> Rejections:
         p_values: [K], each in [0, 1], K >= 1.
         q: false-discovery rate, in (0, 1).
 
+    Returns:
+        which are rejected, and the adjusted p-values, in the order given.
+
     Raises:
         ValueError: no p-values, one outside [0, 1], or q outside (0, 1).
     """
@@ -36,6 +39,7 @@ def benjamini_hochberg(p_values: ArrayLike, q: float) -> Rejections:
         raise ValueError(f"q lies between 0 and 1, got {q}")
     order = np.argsort(p, kind="stable")
     scaled = p[order] * len(p) / np.arange(1, len(p) + 1)
+    # An adjusted p-value is the smallest scaled one at its rank or after: a running minimum from the end.
     monotone = np.minimum(np.minimum.accumulate(scaled[::-1])[::-1], 1.0)
     adjusted = np.empty_like(p)
     adjusted[order] = monotone
@@ -51,6 +55,9 @@ def conformal_p_values(scores: ArrayLike, controls: ArrayLike) -> NDArray[np.flo
     Args:
         scores: [K], higher = more like a member.
         controls: [N], scores of never-trained records.
+
+    Returns:
+        [K], one-sided p-values in (0, 1]; ties count against rejection.
 
     Raises:
         ValueError: either is empty or not finite.

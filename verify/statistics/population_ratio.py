@@ -20,13 +20,13 @@ def rmia(
     population_references: ArrayLike,
     gamma: float = 1.0,
 ) -> Array:
-    """Compute the share of the population that each record beats by the factor gamma, O((N + Z) log Z).
+    """Compute the share of the population that each record exceeds by the factor gamma, O((N + Z) log Z).
 
     Args:
         target: log-probabilities of the records under the audited model, nats [N].
         references: the same under reference models [R, N], R >= 1; ideally half of them trained with each record.
-        population_target, population_references: the same of records never trained on [Z] and [R, Z].
-        gamma: factor > 0.
+        population_target, population_references: the same for Z records never trained on [Z] and [R, Z].
+        gamma: factor by which a record's ratio must exceed a population record's, > 0.
 
     Returns:
         [N], in [0, 1], higher = more like a member.
@@ -42,10 +42,11 @@ def rmia(
 
 
 def _log_ratio(target: ArrayLike, references: ArrayLike) -> Array:
-    """log p(x | model) - log mean_r p(x | reference r)."""
+    """Return log p(x | model) - log mean_r p(x | reference r) [N]."""
     x, refs = np.asarray(target, dtype=np.float64), np.asarray(references, dtype=np.float64)
     if x.ndim != 1 or refs.ndim != 2 or refs.shape[1:] != x.shape or not refs.size:
         raise ValueError(f"expected log-probabilities [N] and [R, N], none empty, got {x.shape} and {refs.shape}")
     if not np.isfinite(x).all() or not np.isfinite(refs).all():
         raise ValueError("log-probabilities must be finite")
+    # The mean is over probabilities; logsumexp, since the probability of a whole record underflows a double.
     return np.asarray(x - (special.logsumexp(refs, axis=0) - np.log(len(refs))))

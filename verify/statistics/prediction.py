@@ -1,10 +1,10 @@
-"""Paired prediction-interval t-test: is the target exchangeable with its reference models?
+"""Paired prediction-interval t-test of whether the target is exchangeable with its reference models.
 
 A confidence interval of the references' mean is the wrong yardstick: it shrinks as references are added, while the target stays
 one model with its own seed. A new draw differs from the mean of R by s sqrt(1 + 1/R).
 
-The null is "nothing is left at all", without a margin: a large p-value is no evidence of forgetting. Verdicts are
-`residual_verdict`'s.
+The null is "nothing is left at all", without a margin: a large p-value is no evidence of forgetting. Verdicts come from
+`residual_verdict`.
 """
 
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ class PredictionTest:
     """One t statistic per record.
 
     Attributes:
-        difference: references' mean minus target, nats per token [K]; positive where the target knows the record better.
+        difference: references' mean loss minus the target's, nats per token [K]; positive where the target fits the record better.
         statistic: the difference in units of its standard error [K].
         remembered, inverted: one-sided p-values for a difference above and below zero [K].
         degrees: degrees of freedom of every statistic.
@@ -40,9 +40,12 @@ def prediction_test(
 
     Args:
         target: mean losses, nats per token [K].
-        references: the same under each reference [R, K], R >= 2. One column of means over the set tests the set.
+        references: the same under each reference [R, K], R >= 2. Means over the set, K = 1, test the set as a whole.
         variance: "per record" has R - 1 degrees of freedom and needs no assumption; "pooled" has K (R - 1), and is right only
             where every record has the same variance and references are independent from record to record.
+
+    Returns:
+        one t statistic per record with its one-sided p-values.
 
     Raises:
         ValueError: shapes that do not fit, fewer than two references, a loss that is not finite, or a variance of zero.
@@ -61,5 +64,6 @@ def prediction_test(
     if not np.all(spread > 0):
         raise ValueError("references that agree to the last bit on a record show no spread to judge it by")
     difference = refs.mean(axis=0) - losses
+    # The variance of a new draw plus that of the references' mean.
     statistic = difference / np.sqrt(spread * (1 + 1 / count))
     return PredictionTest(difference, statistic, stats.t.sf(statistic, degrees), stats.t.cdf(statistic, degrees), degrees)

@@ -2,14 +2,14 @@
 
 R references were trained without the forget set. With m a record's mean loss in nats per token, for record i of K
 
-    d_i = mean_r m_i(reference r) - m_i(target)       what the target still knows of it
-    g_i = mean_r m_i(reference r) - m_i(original)     what the original knew of it
+    d_i = mean_r m_i(reference r) - m_i(target)       residual: what the target still remembers of it
+    g_i = mean_r m_i(reference r) - m_i(original)     gap: what the original remembered of it
     rho = N / G,  N = mean d_i,  G = mean g_i         0 gone, 1 untouched, below 0 over-forgotten
 
-Two honest retrainings differ, so rho = 0 is the wrong null: the target is one more draw from what the references are draws of.
+Two honest retrainings differ, so rho = 0 is the wrong null: under it the target is one more draw from the references' distribution.
 With s_M the standard deviation over references of their mean loss on the set, N - x G has the standard error
-f(x) = s_M sqrt(1 + (1 - x)^2 / R): the target's own draw, and that of the R references' mean as far as it does not cancel. The
-K records are the population that the claim is about, not a sample of one.
+f(x) = s_M sqrt(1 + (1 - x)^2 / R): the target's own draw, and the references' mean, which enters N - x G with the weight 1 - x. The
+K records are the population that the claim is about, not a sample from one.
 
 Two tests certify (both must pass, so no correction is needed), two accuse (each at alpha / 2), all against the margin rho*:
 
@@ -18,10 +18,10 @@ Two tests certify (both must pass, so no correction is needed), two accuse (each
     A1  set     N - rho* G > t' f(rho*)  or  N + rho* G < -t' f(-rho*)                   t' = t_{1 - alpha / 4, R - 1}
     A2  records any Benjamini-Hochberg rejection at q = alpha / 2 of H0_i: |d_i| <= rho* g_i
 
-With K = 1 the same tests speak of that record: s_M is its own standard deviation over the references, no other record helps to
-estimate it (d0 = 0), and the target's own draw, which no number of references makes smaller, weighs in full.
+With K = 1 the same tests apply to that record: s_M is its own standard deviation over the references, without shrinkage towards
+other records (d0 = 0), and the variance of the target's own draw, which more references do not reduce, counts in full.
 
-C2 keeps a mean from hiding remembered records behind over-forgotten ones; A2 names the records.
+C2 prevents over-forgotten records from offsetting remembered ones in the mean; A2 names the records.
 """
 
 from dataclasses import dataclass
@@ -44,7 +44,7 @@ class MeanTest:
     """C1 and A1: the two one-sided comparisons of the set's mean residual with the margin.
 
     Attributes:
-        above: (N - rho* G) / f(rho*), positive where more than the margin is left.
+        above: (N - rho* G) / f(rho*), positive where more than the margin is remembered.
         below: -(N + rho* G) / f(-rho*), positive where the set is over-forgotten beyond the margin.
         certify_at, accuse_at: critical values t_{1 - alpha} and t_{1 - alpha / 4}, R - 1 degrees of freedom.
         certified: C1. accused: A1.
@@ -85,7 +85,7 @@ class RecordTest:
         variances: the moderated variances and their prior.
         tail: the tail fitted to the leave-one-reference-out statistics; None with two references, which leave nothing to fit,
             so that no record is accused.
-        far_tail: the same fitted to the largest of them alone; None with `tail`.
+        far_tail: the same fitted to the largest of them alone; None whenever `tail` is.
     """
 
     statistic: Array
@@ -112,8 +112,8 @@ class ResidualVerdict:
         residual, gap: d_i and g_i, nats per token [K].
         mean_residual, mean_gap: N and G.
         spread: s_M, nats per token.
-        rho: N / G with its 1 - 2 alpha interval (Fieller 1954; n counts references); None where the gap is not
-            distinguishable from zero, so that a ratio means nothing.
+        rho: N / G with its 1 - 2 alpha interval (Fieller 1954; its n is R); None where the gap is not distinguishable from zero,
+            so that the ratio has no meaning.
         mean_test: C1 and A1. spread_test: C2. record_test: A2.
     """
 
@@ -133,17 +133,17 @@ class ResidualVerdict:
 
     @property
     def accused(self) -> bool:
-        """A1 or A2: a residual beyond the margin was found."""
+        """Whether A1 or A2 found a residual beyond the margin."""
         return self.mean_test.accused or bool(self.record_test.accused.any())
 
     @property
     def certified(self) -> bool:
-        """C1 and C2, and nothing was found: equivalence within the margin."""
+        """Whether C1 and C2 hold and nothing is accused: equivalence within the margin."""
         return self.mean_test.certified and self.spread_test.certified and not self.accused
 
     @property
     def outcome(self) -> Literal["NOT_FORGOTTEN", "EQUIVALENT_WITHIN", "INCONCLUSIVE"]:
-        """The verdict that these tests alone would give."""
+        """The verdict of these tests alone, before the gates of the audit."""
         if self.accused:
             return "NOT_FORGOTTEN"
         return "EQUIVALENT_WITHIN" if self.certified else "INCONCLUSIVE"
@@ -174,6 +174,9 @@ def reference_panel(references: ArrayLike) -> ReferencePanel:
 
     Args:
         references: mean losses of the K forget records under each reference, nats per token [R, K], R >= 2, K >= 1.
+
+    Returns:
+        the references' statistics, for `residual_verdict`.
 
     Raises:
         ValueError: the shape does not fit, a loss is not finite, R < 2 (one reference shows no spread), or references that
@@ -207,9 +210,12 @@ def residual_verdict(
 
     Args:
         original, target: mean losses of the K forget records, nats per token [K], K >= 1.
-        references: the same under each reference [R, K], R >= 2, or what `reference_panel` made of them.
+        references: the same under each reference [R, K], R >= 2, or the `reference_panel` of them.
         margin: rho*, the largest residual fraction that counts as forgotten, in (0, 1).
         alpha: level, in (0, 0.5).
+
+    Returns:
+        the outcome with every intermediate value.
 
     Raises:
         ValueError: shapes do not fit, a loss is not finite, a level is out of range, or as `reference_panel`.
@@ -226,6 +232,7 @@ def residual_verdict(
     d, g = panel.mean - m1, panel.mean - m0
     n, gap = float(d.mean()), float(g.mean())
     t = float(stats.t.ppf(1 - alpha, count - 1))
+    # s_M sqrt(1 + 1/R) is f(0), the standard error of the mean residual.
     upper = _rms(d) + t * panel.spread * np.sqrt(1 + 1 / count)
     allowed = 2 * margin * _rms(g)
     return ResidualVerdict(
@@ -253,6 +260,7 @@ def _mean_test(n: float, gap: float, spread: float, count: int, margin: float, a
     def standard_error(x: float) -> float:
         return spread * float(np.sqrt(1 + (1 - x) ** 2 / count))
 
+    # Positive where the bound is exceeded; C1 needs both clearly negative, A1 needs one clearly positive.
     above = (n - margin * gap) / standard_error(margin)
     below = -(n + margin * gap) / standard_error(-margin)
     certify, accuse = (float(stats.t.ppf(1 - level, count - 1)) for level in (alpha, alpha / 4))
@@ -260,10 +268,10 @@ def _mean_test(n: float, gap: float, spread: float, count: int, margin: float, a
 
 
 def _fieller(n: float, gap: float, spread: float, count: int, alpha: float) -> Estimate | None:
-    """Solve Fieller's quadratic inequality: all x for which |N - x G| <= t f(x)."""
+    """Solve Fieller's quadratic inequality for its interval: all x with |N - x G| <= t f(x), that is a x^2 - 2 b x + rest <= 0."""
     c = float(stats.t.ppf(1 - alpha, count - 1) * spread) ** 2
     a, b, rest = gap**2 - c / count, n * gap - c / count, n**2 - c * (1 + 1 / count)
-    if gap <= 0 or a <= 0:
+    if gap <= 0 or a <= 0:  # a <= 0: the gap is within its own error, and the solution set is unbounded
         return None
     root = float(np.sqrt(max(b**2 - a * rest, 0.0)))
     return Estimate(n / gap, min((b - root) / a, n / gap), max((b + root) / a, n / gap), count, 1 - 2 * alpha)
@@ -271,12 +279,12 @@ def _fieller(n: float, gap: float, spread: float, count: int, alpha: float) -> E
 
 def _record_test(d: Array, g: Array, panel: ReferencePanel, margin: float, alpha: float) -> RecordTest:
     count, moderated = len(panel.losses), panel.variances
-    # A record that the original knew no better than the references has no margin to hide in, and none to its disadvantage.
+    # Where the original fits a record no better than the references do (g <= 0), the margin is zero, never negative.
     allowed = margin * np.maximum(g, 0.0)
     error_above, error_below = (np.sqrt(moderated.variances * (1 + (1 - x) ** 2 / count)) for x in (margin, -margin))
     above, below = (d - allowed) / error_above, (-d - allowed) / error_below
     statistic, width = np.maximum(above, below), 2 * allowed / error_below
-    p = np.ones_like(statistic)
+    p = np.ones_like(statistic)  # without a fitted tail no record is accused
     tails = [tail for tail in (panel.tail, panel.far_tail) if tail is not None]
     if tails:
         nominal = stats.t(moderated.degrees) if np.isfinite(moderated.degrees) else stats.norm()
@@ -286,9 +294,9 @@ def _record_test(d: Array, g: Array, panel: ReferencePanel, margin: float, alpha
 
 
 def _interval_p(distribution: Any, statistic: Array, width: Array) -> Array:
-    """Largest Pr[max(above, below) > t] over |d_i| <= rho* g_i, reached at its ends (Hodges and Lehmann 1954).
+    """Largest Pr[max(above, below) > t] over |d_i| <= rho* g_i, reached at the ends (Hodges and Lehmann 1954).
 
-    Where the margin is small against the noise the other side can be exceeded by chance too, hence the second term.
+    Where the margin is small against the noise, the opposite limit can be exceeded by chance too, hence the second term.
     """
     return np.asarray(np.minimum(distribution.sf(statistic) + distribution.sf(statistic + width), 1.0), dtype=np.float64)
 
@@ -297,13 +305,14 @@ def leave_one_out_statistics(references: ArrayLike) -> Array:
     """Judge each reference by the others, as a target with nothing left would be; returns t statistics [R * K].
 
     Args:
-        references: mean losses [R, K], R >= 3.
+        references: mean losses, nats per token [R, K], R >= 3.
     """
     refs = np.asarray(references, dtype=np.float64)
     count = len(refs)
     statistics = []
     for held_out in range(count):
         others = np.delete(refs, held_out, axis=0)
+        # R - 1 references remain, so their variances have R - 2 degrees of freedom.
         variances = moderated_variances(others.var(axis=0, ddof=1), count - 2).variances
         statistics.append((others.mean(axis=0) - refs[held_out]) / np.sqrt(variances * (1 + 1 / (count - 1))))
     return np.concatenate(statistics)

@@ -13,7 +13,7 @@ from verify.statistics.estimate import Estimate, require_confidence
 from verify.statistics.intervals import clopper_pearson
 
 FEW = 20
-"""Scores on a side below which DeLong's variance is too small too often."""
+"""Sample size per class below which DeLong's variance is too often too small; Newcombe's interval is then added."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,10 +33,14 @@ class Curve:
 def roc_curve(members: ArrayLike, nonmembers: ArrayLike) -> Curve:
     """Compute the ROC curve, one point per distinct score, O(n log n).
 
+    Args:
+        members, nonmembers: scores [M] and [N], higher = more like a member.
+
     Raises:
-        ValueError: either side is empty or holds a score that is not finite.
+        ValueError: either class is empty or holds a score that is not finite.
     """
     positive, negative = _two_samples(members, nonmembers)
+    # Counts of scores >= each threshold, by binary search in the sorted samples.
     thresholds = np.unique(np.concatenate([positive, negative]))[::-1]
     tpr = 1 - np.searchsorted(np.sort(positive), thresholds, side="left") / len(positive)
     fpr = 1 - np.searchsorted(np.sort(negative), thresholds, side="left") / len(negative)
@@ -48,32 +52,36 @@ def membership_auc(members: ArrayLike, nonmembers: ArrayLike, confidence: float 
 
     DeLong, DeLong and Clarke-Pearson 1988, by midranks (Sun and Xu 2014). On the logit scale the interval stays inside
     (0, 1). Where the two samples do not overlap (area 0 or 1) DeLong's variance is zero, which would claim certainty; the
-    interval is then the one-sided exact bound for the pair of independent samples: with m pairs that cannot share a record
-    (m the smaller sample), the area lies beyond (tail)^(1/m). With fewer than 20 scores on a side the interval also holds
-    Newcombe's score interval (2006, method 5), as DeLong's alone then misses chance up to ten times as often as promised.
+    interval is then an exact one-sided bound from m disjoint member/non-member pairs, m the smaller sample: an area of 1 has the
+    lower limit tail^(1/m), tail = (1 - confidence) / 2. With fewer than 20 scores in either class the interval is widened to
+    include Newcombe's score interval (2006, method 5): where nothing leaks, DeLong's alone excludes 0.5 up to ten times as often
+    as its level promises.
 
     Args:
-        members, nonmembers: scores, at least 2 each.
+        members, nonmembers: scores [M] and [N], at least 2 each, higher = more like a member.
         confidence: level of the two-sided interval.
 
     Returns:
-        the estimate; n counts both samples.
+        the area; its n counts both samples.
 
     Raises:
-        ValueError: fewer than two scores on a side, one that is not finite, or confidence outside (0, 1).
+        ValueError: fewer than two scores in a class, one that is not finite, or confidence outside (0, 1).
     """
     require_confidence(confidence)
     positive, negative = _two_samples(members, nonmembers)
     m, n = len(positive), len(negative)
     if min(m, n) < 2:
         raise ValueError(f"an AUC with an interval needs at least 2 members and 2 non-members, got {m} and {n}")
+    # DeLong's placement values: the share of non-members below each member [M], and of members above each non-member [N]. A midrank
+    # among all scores less the midrank within the own class counts the other class's scores below, ties as one half.
     ranks = stats.rankdata(np.concatenate([positive, negative]))
-    place_m = (ranks[:m] - stats.rankdata(positive)) / n
-    place_n = 1 - (ranks[m:] - stats.rankdata(negative)) / m
-    area = float(place_m.mean())
+    placements_m = (ranks[:m] - stats.rankdata(positive)) / n
+    placements_n = 1 - (ranks[m:] - stats.rankdata(negative)) / m
+    area = float(placements_m.mean())
     tail = (1 - confidence) / 2
-    variance = place_m.var(ddof=1) / m + place_n.var(ddof=1) / n
+    variance = placements_m.var(ddof=1) / m + placements_n.var(ddof=1) / n
     if 0 < area < 1 and variance > 0:
+        # Delta method: d logit(A) / dA = 1 / (A (1 - A)).
         logit, width = np.log(area / (1 - area)), stats.norm.ppf(1 - tail) * np.sqrt(variance) / (area * (1 - area))
         low, high = (float(1 / (1 + np.exp(-(logit + sign * width)))) for sign in (-1, 1))
     else:
@@ -96,7 +104,7 @@ def _score_interval(area: float, m: int, n: int, z: float) -> tuple[float, float
         inner = 1 + ((m + n) / 2 - 1) * ((1 - other) / (2 - other) + other / (1 + other))
         return (other - area) ** 2 - z**2 * other * (1 - other) * inner / (m * n)
 
-    tiny = 1e-12  # at 0 and 1 the variance is nothing, so an area of 0 or 1 would be a root of its own
+    tiny = 1e-12  # V(0) = V(1) = 0, so an estimate of exactly 0 or 1 would be a spurious root
     low = 0.0 if area == 0 or beyond(tiny) < 0 else float(optimize.brentq(beyond, tiny, min(area, 1 - tiny)))
     high = 1.0 if area == 1 or beyond(1 - tiny) < 0 else float(optimize.brentq(beyond, max(area, tiny), 1 - tiny))
     return low, high
@@ -105,14 +113,15 @@ def _score_interval(area: float, m: int, n: int, z: float) -> tuple[float, float
 def tpr_at_fpr(members: ArrayLike, nonmembers: ArrayLike, fpr: float, confidence: float = 0.95) -> Estimate:
     """Compute the true-positive rate at a false-positive rate of at most `fpr`, with its exact binomial interval.
 
-    The threshold is the largest set of calls that makes at most `fpr` of the non-members false positives: a member counts if
-    it scores strictly above the (floor(fpr N) + 1)-th largest non-member. The interval is that of the members given the
-    threshold; it does not hold the threshold's own error, so set thresholds on other controls where a claim rests on it.
+    The threshold is the lowest that makes at most `fpr` of the non-members false positives: a member counts if it scores strictly
+    above the (floor(fpr N) + 1)-th largest non-member. The interval is the members' given the threshold and leaves out the
+    threshold's own sampling error; where a claim rests on the interval, set the threshold on separate controls.
 
     Args:
         members: scores [M].
         nonmembers: scores [N], with N >= 1/fpr: fewer cannot resolve the rate.
         fpr: in (0, 1).
+        confidence: level of the two-sided interval, in (0, 1).
 
     Raises:
         ValueError: empty or non-finite samples, fpr outside (0, 1), or too few non-members.
@@ -120,7 +129,7 @@ def tpr_at_fpr(members: ArrayLike, nonmembers: ArrayLike, fpr: float, confidence
     positive, negative = _two_samples(members, nonmembers)
     if not 0 < fpr < 1:
         raise ValueError(f"fpr lies between 0 and 1, got {fpr}")
-    allowed = int(np.floor(fpr * len(negative) + 1e-9))
+    allowed = int(np.floor(fpr * len(negative) + 1e-9))  # 0.29 * 100 is 28.999... in floating point
     if allowed < 1:
         raise ValueError(f"{len(negative)} non-members cannot resolve a false-positive rate of {fpr}; {int(np.ceil(1 / fpr))} can")
     threshold = np.sort(negative)[::-1][allowed] if allowed < len(negative) else -np.inf

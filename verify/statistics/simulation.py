@@ -1,7 +1,8 @@
 """Simulated audits: how often the decision rule certifies and accuses honest retrainings and models that kept records.
 
-The model of a loss is that of verification.md section 5: under retraining r, record i has mu_i + M_r + e_ri nats per token, with
-M_r common to the whole model (its seed) and e_ri of its own. The original lies lower by the record's gap g_i, which varies.
+Losses follow a random-effects model: under retraining r, record i has mu_i + M_r + e_ri nats per token, where M_r is common to
+the whole model (its seed) and e_ri belongs to the record under that model. The original's loss is lower by the record's gap g_i,
+which varies between records.
 """
 
 from dataclasses import dataclass
@@ -25,9 +26,9 @@ class World:
     Attributes:
         records: K.
         references: R, the number of honest retrainings.
-        gap: mean g_i: what the original knows more of a record than a retraining, nats per token.
-        record_spread: mean standard deviation of e_ri; records differ in it by half to one and a half.
-        model_spread: standard deviation of M_r.
+        gap: mean g_i: how much lower the original's loss on a record is than a retraining's, nats per token.
+        record_spread: mean standard deviation of e_ri, nats per token; a record's own is 0.5 to 1.5 times it.
+        model_spread: standard deviation of M_r, nats per token.
         errors: distribution of e_ri; "t4" has heavy tails (scaled to the same standard deviation).
     """
 
@@ -48,20 +49,22 @@ class RuleRates:
 
 
 def simulate_losses(world: World, remembered: float, hidden: bool, rng: np.random.Generator) -> tuple[Array, Array, Array]:
-    """Simulate one audit's losses: original [K], target [K], references [R, K].
+    """Simulate one audit's losses: original [K], target [K], references [R, K], nats per token.
 
     Args:
         world: how models and records vary.
-        remembered: share of the records that the target keeps exactly as the original has them.
-        hidden: whether the others are over-forgotten by as much as makes the mean residual zero.
+        remembered: share of the records of which the target keeps the original's full gap.
+        hidden: whether the others are over-forgotten just enough to make the mean residual zero.
         rng: source of randomness.
     """
     count = world.records
+    # Gamma(9) has a coefficient of variation of one third: mean 3 for the difficulty, mean `gap` for the gaps.
     spread = world.record_spread * rng.uniform(0.5, 1.5, count)
     difficulty = rng.gamma(9.0, 1 / 3, count)
     gaps = world.gap * rng.gamma(9.0, 1 / 9, count)
 
     def retraining() -> Array:
+        # t4 has variance 2, hence the division by sqrt(2).
         own = rng.standard_normal(count) if world.errors == "normal" else rng.standard_t(4, count) / np.sqrt(2.0)
         return np.asarray(difficulty + world.model_spread * rng.standard_normal() + spread * own)
 
@@ -85,16 +88,19 @@ def rule_rates(
     audits: int = 200,
     seed: int = 0,
 ) -> RuleRates:
-    """Simulate audits and count verdicts.
+    """Estimate by simulation how often the decision rule certifies and accuses.
 
     Args:
         world, remembered, hidden: as `simulate_losses`.
-        margin, alpha: of `residual_verdict`.
-        audits: how many.
-        seed: decides all of them.
+        margin, alpha: as `residual_verdict`.
+        audits: number of simulated audits, at least 1.
+        seed: of the random generator.
+
+    Returns:
+        both rates with their exact 95 % intervals.
 
     Raises:
-        ValueError: no record, fewer than two references, or a share outside [0, 1].
+        ValueError: no record, fewer than two references, no audit, or a share outside [0, 1].
     """
     if world.records < 1 or world.references < 2 or not 0 <= remembered <= 1 or audits < 1:
         raise ValueError(

@@ -1,7 +1,7 @@
 """Tail calibration: scaled t distributions fitted to statistics that should be standard.
 
-A Gaussian plug-in turns a nominal 1 % into 6 % with four references. What the references say of each other shows how far their
-statistics really stray.
+With four references, a Gaussian plug-in turns a nominal 1 % false-positive rate into 6 %. The statistics that the references give
+when each is judged by the others show how heavy the tails really are.
 """
 
 import math
@@ -15,7 +15,7 @@ from scipy import optimize, special
 
 MIN_DEGREES, MAX_DEGREES = 1.0, 1000.0
 FAR_SHARE = 0.02
-"""Share of the statistics that counts as the far tail: 64 of the 3,200 that eight references say of 400 records."""
+"""Share of the statistics that counts as the far tail: 64 of the 3,200 that eight references give on 400 records."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,8 @@ def fit_scaled_t(statistics: ArrayLike) -> ScaledT:
     """Fit degrees of freedom and scale >= 1 by maximum likelihood, location 0.
 
     Args:
-        statistics: [n], finite, n >= 2; dependence between them costs precision, not consistency.
+        statistics: standardised, so 1 is the expected scale [n], finite, n >= 2; dependence between them costs precision, not
+            consistency.
 
     Raises:
         ValueError: fewer than two statistics, or one that is not finite.
@@ -43,7 +44,7 @@ def fit_scaled_t(statistics: ArrayLike) -> ScaledT:
     x = _finite(statistics)
 
     def cost(parameters: np.ndarray) -> tuple[float, np.ndarray]:
-        """Mean negative log-likelihood and its gradient in (log degrees, log scale), written out: the fit runs per verdict."""
+        """Mean negative log-likelihood and its gradient in (log degrees, log scale), in closed form: every verdict runs the fit."""
         degrees, scale = np.exp(parameters)
         square = (x / scale) ** 2
         log_tail, share = np.log1p(square / degrees), square / (degrees + square)
@@ -57,6 +58,7 @@ def fit_scaled_t(statistics: ArrayLike) -> ScaledT:
         in_scale = (degrees + 1) * share.mean() - 1
         return float((degrees + 1) / 2 * log_tail.mean() - constant), -np.array([in_degrees, in_scale])
 
+    # Nearly flat in large degrees, so one start may stop short. Three starts: heavy tails, near-Gaussian, the median's scale.
     starts = [(np.log(4.0), 0.0), (np.log(100.0), 0.0), (np.log(3.0), max(0.0, float(np.log(np.median(np.abs(x)) + 1e-12))))]
     return _fit(cost, starts, jac=True)
 
@@ -64,12 +66,15 @@ def fit_scaled_t(statistics: ArrayLike) -> ScaledT:
 def fit_far_tail(statistics: ArrayLike) -> ScaledT:
     """Fit the largest 2 % in magnitude alone; the rest count as censored below them.
 
-    A fit to all statistics is ruled by their bulk, while one record of hundreds is judged at a probability of 1e-4: with t4
-    errors the bulk's fit lets twice too many honest records beyond it. Use it beside `fit_scaled_t`, never instead: few
-    statistics lie this far out.
+    A fit to all statistics is dominated by their bulk, while one record of hundreds is judged at a probability of 1e-4: with t4
+    errors, twice as many honest records as nominal lie beyond the quantile of the bulk's fit. Use this fit beside `fit_scaled_t`,
+    never instead: few statistics lie this far out.
 
     Args:
         statistics: as `fit_scaled_t`.
+
+    Raises:
+        ValueError: as `fit_scaled_t`.
     """
     x = np.sort(np.abs(_finite(statistics)))
     far = max(1, round(FAR_SHARE * len(x)))
@@ -77,8 +82,9 @@ def fit_far_tail(statistics: ArrayLike) -> ScaledT:
 
     def cost(parameters: np.ndarray) -> float:
         degrees, scale = (float(value) for value in np.exp(parameters))
+        # Censored likelihood: Pr[|T| <= threshold] for each statistic below it, the density for each beyond.
         within = max(1 - 2 * float(special.stdtr(degrees, -threshold / scale)), 1e-300)
-        # The density written out: scipy's checks of its arguments cost ten times the density, and the fit runs per verdict.
+        # The t density in closed form: scipy's argument checks take ten times as long, and every verdict runs the fit.
         constant = math.lgamma((degrees + 1) / 2) - math.lgamma(degrees / 2) - math.log(degrees * math.pi) / 2 - math.log(scale)
         densities = far * constant - (degrees + 1) / 2 * float(np.log1p((beyond / scale) ** 2 / degrees).sum())
         return -((len(x) - far) * math.log(within) + densities) / len(x)
