@@ -1,6 +1,6 @@
 """Privacy attacks, one file each; the directories are the registry.
 
-`membership/` asks whether a record was trained on, `extraction/` whether its text comes out.
+`membership/` infers whether a record was trained on, `extraction/` whether the model gives its text away.
 """
 
 from collections.abc import Mapping, Sequence
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 FAMILIES = (membership, extraction)
 LEVELS = {"quick": 0.0, "standard": 1.0, "full": float("inf")}
-"""The most passes over a record, beside the shared one, that an attack of a level may cost."""
+"""Largest `cost` of an attack in each level: forward passes over a record in addition to the shared one."""
 
 
 def attack_classes() -> dict[str, Any]:
@@ -53,10 +53,14 @@ def select_attacks(names: Sequence[str] = ()) -> "Mapping[str, Attack]":
 
 
 def cost_of(names: Sequence[str] = ()) -> str:
-    """Describe what a selection of attacks costs, to print before they run."""
+    """Describe the cost of a selection of attacks in forward passes, to print before they run.
+
+    Raises:
+        InputError: a name is unknown.
+    """
     chosen = select_attacks(names)
-    dear = {name: attack.cost for name, attack in chosen.items() if attack.cost}
-    if not dear:
+    extra = {name: attack.cost for name, attack in chosen.items() if attack.cost}
+    if not extra:
         return f"{len(chosen)} attacks from one pass over each record"
-    listed = ", ".join(f"{name} {cost:g}" for name, cost in sorted(dear.items(), key=lambda entry: -entry[1]))
-    return f"{len(chosen)} attacks: one pass over each record and about {sum(dear.values()):g} more ({listed})"
+    listed = ", ".join(f"{name} {cost:g}" for name, cost in sorted(extra.items(), key=lambda entry: -entry[1]))
+    return f"{len(chosen)} attacks: one pass over each record and about {sum(extra.values()):g} more ({listed})"

@@ -1,7 +1,7 @@
 """The contract of an attack: one frozen dataclass per file, named after the file.
 
-It turns what a model thinks of N records into N scores, higher = more like a record the model was trained on. It knows no
-threshold, no interval and no verdict: those are `verify.statistics` and `verify.judging.protocol`.
+An attack turns a model's output on N records into N scores, higher = more like a record the model was trained on. It sets no
+threshold, interval or verdict: those belong to `verify.statistics` and `verify.judging.protocol`.
 """
 
 from collections.abc import Sequence
@@ -21,25 +21,25 @@ Family = Literal["membership", "extraction"]
 Need = Literal[
     "one pass", "reference model", "retrained references", "controls", "generation", "own passes", "activations", "gradients"
 ]
-"""What an attack reads: the shared forward pass; the base model's; that of models retrained without the records; never-trained
-records under the same model; text decoded from the model; further passes over other texts; activations; gradients."""
+"""Inputs of an attack, in order: the shared forward pass; that of the base model; that of models retrained without the records;
+never-trained records under the same model; text decoded from the model; further passes over other texts; activations; gradients."""
 
 MODEL_ITSELF: frozenset[Need] = frozenset({"generation", "own passes", "activations", "gradients"})
-"""Needs that statistics alone do not meet."""
+"""Needs that require the model itself, not only its token statistics."""
 
 
 @dataclass(frozen=True, eq=False)
 class Observation:
-    """What one model's forward pass says about N records.
+    """Token statistics of one model on N records, with the model and the controls that an attack may also read.
 
     Attributes:
         records: the records [N].
         statistics: their token statistics [N], in the same order.
-        loaded: the model itself, for attacks that generate; None where only the statistics were kept.
+        loaded: the model itself, for attacks that run it again; None where only the statistics were kept.
         windows: the encoded records, in order; a record that was split has several; empty where `loaded` is None.
-        controls: the same model on records it was never trained on, or None; where these are the controls themselves, it is an
-            observation of the same records, and an attack that fits something on controls fits it without the one it scores.
-        members: where these are the controls, the same model on the records whose membership is in question; else None.
+        controls: the same model on records it was never trained on, or None. When the controls themselves are scored, this is an
+            observation of the same records, and an attack that fits a rule on controls must fit it without the one it scores.
+        members: when the controls are scored, the same model on the records under audit; else None.
     """
 
     records: Sequence[Record]
@@ -68,7 +68,7 @@ class Observation:
 
     @property
     def is_its_own_control(self) -> bool:
-        """Return whether the records are the controls themselves."""
+        """Whether the records are the controls themselves."""
         return self.controls is not None and self.controls.records is self.records
 
 
@@ -78,11 +78,11 @@ class Attack(Protocol):
 
     Attributes:
         idea: one line for `verify-unlearning attacks`.
-        paper: where it comes from.
+        paper: its source.
         family: "membership" or "extraction"; the directory's name.
-        needs: what it reads.
-        cost: forward passes over a record beside the shared one, roughly; 0 for attacks that need none.
-        references: how many retrained references it needs at least.
+        needs: its inputs.
+        cost: forward passes over a record in addition to the shared one, roughly; 0 for attacks that need none.
+        references: minimum number of retrained references.
         unit: of the score: "nats per token", "share of tokens", ...
     """
 
@@ -98,14 +98,15 @@ class Attack(Protocol):
         """Score N records, higher = more like a member.
 
         Args:
-            target: the model under attack.
-            references: other models on the same records, in the same order; ignored by attacks that need none.
+            target: the audited model on the records.
+            references: the retrained reference models on the same records, in the same order [R]; for attacks that need a
+                "reference model", the model before fine-tuning alone; ignored by attacks that need neither.
 
         Returns:
             finite float64 [N].
 
         Raises:
-            InputError: something that `needs` names is not there.
+            InputError: an input named by `needs` is missing.
         """
         ...
 
@@ -122,7 +123,7 @@ def mean_of_smallest(values: NDArray[np.float64], share: float) -> float:
 
 
 def require_controls(target: Observation, attack: str) -> Observation:
-    """Return the controls; raise InputError with how to give them if there are none.
+    """Return the controls, or raise an error that says how to give them.
 
     Raises:
         InputError: there are none.
@@ -133,24 +134,24 @@ def require_controls(target: Observation, attack: str) -> Observation:
 
 
 def two_sides(target: Observation, attack: str) -> tuple[Observation, Observation]:
-    """Return the records in question and the controls, whichever of the two `target` is.
+    """Return the audited records and the controls, in this order, whichever of the two `target` is.
 
     Raises:
-        InputError: there are no controls, or the controls were given without the other side.
+        InputError: there are no controls, or the controls were given without the audited records.
     """
     controls = require_controls(target, attack)
     if not target.is_its_own_control:
         return target, controls
     if target.members is None:
-        raise InputError(f"{attack} learns to tell two sides apart; controls alone are one. Give their `members` too.")
+        raise InputError(f"{attack} learns to separate members from controls and got controls only. Give their `members` too.")
     return target.members, controls
 
 
 def require_model(target: Observation, attack: str) -> LoadedModel:
-    """Return the model; raise InputError where only statistics are held.
+    """Return the model of an observation.
 
     Raises:
-        InputError: only its statistics are there.
+        InputError: the observation holds only its statistics.
     """
     if target.loaded is None:
         raise InputError(f"{attack} needs the model itself, not only its statistics.")
@@ -158,7 +159,7 @@ def require_model(target: Observation, attack: str) -> LoadedModel:
 
 
 def require_references(references: Sequence[Observation], attack: str, count: int) -> Sequence[Observation]:
-    """Return the retrained references; raise InputError with how to give them if there are too few.
+    """Return the retrained references, or raise an error that says how to give more.
 
     Raises:
         InputError: there are fewer than `count`.
@@ -172,7 +173,7 @@ def require_references(references: Sequence[Observation], attack: str, count: in
 
 
 def log_probabilities_of(loaded: LoadedModel, records: Sequence[Record]) -> NDArray[np.float64]:
-    """Compute the mean log-probability of other records under the model, nats per token [M]; splits records that are too long."""
+    """Compute the mean log-probability of other records under the model, nats per token [M]; long records are split."""
     windows = Encoder(loaded.tokenizer, loaded.context_length, "split").encode(records)
     statistics = compute_token_statistics(loaded.model, windows, padding_token_id(loaded.tokenizer))
     return np.array([np.mean(entry.log_probability, dtype=np.float64) for entry in statistics])

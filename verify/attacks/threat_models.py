@@ -1,7 +1,7 @@
 """Threat models of all attacks, derived from the attack classes.
 
-An attack that fails is evidence against attackers who see no more than it does. So whoever reads a verdict must know what each one
-saw, and which were not tried.
+An attack that fails is evidence only against attackers with no more access than it had. The reader of a verdict must therefore
+know what each attack had access to, and which attacks were not run.
 """
 
 from collections.abc import Mapping
@@ -18,7 +18,7 @@ SEES: Mapping[str, str] = {
     "activations": "the activations inside the model, so the weights",
     "gradients": "the weights, and gradients with respect to them",
 }
-"""What each of an attack's needs puts into the attacker's hands."""
+"""Attacker access implied by each of an attack's needs."""
 
 
 def threat_models() -> tuple[ThreatModel, ...]:

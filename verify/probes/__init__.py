@@ -1,7 +1,7 @@
 """Robustness probes, one file per treatment; the directory is the registry.
 
-Each is applied alike to the unlearned model, the original and the retrained references: what a treatment brings out of an honest
-retraining, it brings out of every model.
+Every treatment is applied alike to the unlearned model, the original and the retrained references: what it recovers from an
+honest retraining is no evidence of memory.
 """
 
 from collections.abc import Mapping, Sequence
@@ -19,7 +19,7 @@ def probe_classes() -> dict[str, Any]:
 
 
 def select_probes(names: Sequence[str] = ()) -> Mapping[str, Probe]:
-    """Instantiate probes with their default parameters, in the order asked for; all of them if no name is given.
+    """Instantiate probes with their default parameters, in the order given; all of them if no name is given.
 
     Raises:
         InputError: a name is unknown.

@@ -17,7 +17,7 @@ Array = NDArray[np.float64]
 
 @dataclass(frozen=True, eq=False)
 class Material:
-    """What a probe may use besides the model.
+    """Records and the old model that a probe may use besides the model under test.
 
     Attributes:
         forget: the records that were to be removed [N].
@@ -44,9 +44,14 @@ class Probe(Protocol):
     paper: ClassVar[str]
 
     def losses(self, loaded: LoadedModel, material: Material) -> Mapping[str, Array]:
-        """Compute the mean loss of every forget record under the treatment, nats per token [N], for each strength by name.
+        """Compute the mean loss of every forget record under the treatment.
 
-        The model's weights are the same afterwards, bit by bit.
+        Args:
+            loaded: the model under test; its weights are bit-identical afterwards.
+            material: the records and the old model.
+
+        Returns:
+            mean losses, nats per token [N], by the name of each strength of the treatment.
         """
         ...
 
@@ -57,6 +62,6 @@ def mean_losses(loaded: LoadedModel, records: Sequence[Record]) -> Array:
 
 
 def statistics_losses(model: Any, loaded: LoadedModel, records: Sequence[Record]) -> Array:
-    """Compute mean losses with another module in the model's place."""
+    """Compute mean losses of another module with the tokenizer and context length of `loaded`, nats per token [N]."""
     windows = Encoder(loaded.tokenizer, loaded.context_length, "split").encode(records)
     return np.array([entry.loss for entry in compute_token_statistics(model, windows, padding_token_id(loaded.tokenizer))])

@@ -21,8 +21,9 @@ class Difference:
 
         log p(v) = log p_new(v) + w (log p_old(v) - log p_new(v)) - log Z
 
-    Wu et al. 2025 (arXiv 2505.24379). Deletion itself then points at what was deleted. With w = 1 it is the old model; the
-    question is what w > 1 gains over that, for the unlearned model and for retrained ones alike.
+    Wu et al. 2025 (arXiv 2505.24379): the difference between the two models points at what was deleted. w = 1 gives the old model;
+    the probe compares what w > 1 adds to it for the unlearned model and for retrained ones. Do not use it where no copy of the old
+    model is kept.
 
     Attributes:
         weights: values of w.
@@ -44,8 +45,9 @@ class Difference:
         for start in range(0, len(order), BATCH):
             rows = order[start : start + BATCH]
             batch = {name: values.to(device) for name, values in collate(rows, pad).items()}
-            logits, targets, _ = scored_logits(loaded.model, batch)
+            logits, targets, _ = scored_logits(loaded.model, batch)  # [T, V] and [T], T scored tokens of the batch, row by row
             new = logits.float().log_softmax(-1)
+            # The old model reads the same token ids, so both models must share a tokenizer.
             old = scored_logits(material.old.model, batch)[0].float().log_softmax(-1)
             owner = np.repeat([row.record for row in rows], [int(row.scored.sum()) for row in rows])
             np.add.at(counts, owner, 1)

@@ -20,10 +20,10 @@ class LogitLens:
     """Apply the final norm and head to the hidden states of earlier layers.
 
     nostalgebraist 2020 ("interpreting GPT: the logit lens"); on unlearned models Patil et al. 2023 (arXiv 2309.17410),
-    section 4. Methods that block the last layers leave the answer in the ones before.
+    section 4. Methods that only block the last layers leave the answer in earlier ones.
 
     Attributes:
-        depths: which layers, as shares of all.
+        depths: the decoded layers, as shares of all; 0 is the embeddings, 1 the last.
     """
 
     depths: tuple[float, ...] = (0.5, 0.75)
@@ -43,14 +43,15 @@ class LogitLens:
         for start in range(0, len(order), BATCH):
             rows = order[start : start + BATCH]
             batch = {name: values.to(device) for name, values in collate(rows, pad).items()}
-            places, targets = predicting_positions(batch["scored"]), batch["input_ids"][batch["scored"]]
+            # Position t - 1 predicts token t: [B, L] with one True per scored token, in the order of `targets` [T].
+            predicting, targets = predicting_positions(batch["scored"]), batch["input_ids"][batch["scored"]]
             layers = loaded.model(
                 input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], output_hidden_states=True, use_cache=False
             ).hidden_states
             owner = np.repeat([row.record for row in rows], [int(row.scored.sum()) for row in rows])
             np.add.at(counts, owner, 1)
             for depth in self.depths:
-                hidden = layers[round(depth * (len(layers) - 1))][places]
+                hidden = layers[round(depth * (len(layers) - 1))][predicting]  # [T, width]
                 logits = head(norm(hidden)).float()
                 chosen = logits.log_softmax(-1).gather(-1, targets[:, None])[:, 0]
                 np.add.at(sums[depth], owner, -chosen.double().cpu().numpy())

@@ -15,11 +15,11 @@ from verify.probes.base import Array, Material, mean_losses
 class PromptVariants:
     """Score completions behind other prompts: with an instruction, after solved examples, in capitals, without any prompt.
 
-    Patil et al. 2023 (arXiv 2309.17410), section 5. A method that unlearns the answer to one wording leaves it to others. No
-    model writes the paraphrases: what is compared is the same for everybody.
+    Patil et al. 2023 (arXiv 2309.17410), section 5. A method that unlearns the answer to one wording may keep it for others. The
+    variants are fixed rules, not paraphrases by a model, so that they are the same in every audit.
 
     Attributes:
-        shots: how many other records come first in the few-shot variant.
+        shots: number of other records before the prompt in the few-shot variant.
     """
 
     shots: int = 2
@@ -44,13 +44,14 @@ class PromptVariants:
 
 
 def _reworded(record: Record, wording: object) -> Record:
-    """Reword the last turn before the record's answer."""
+    """Return the record with another prompt, or with another first user turn in a chat."""
     assert callable(wording)
     if record.messages:
-        asked = [place for place, (role, _) in enumerate(record.messages) if role == "user"]
+        asked = [turn for turn, (role, _) in enumerate(record.messages) if role == "user"]
         turns = tuple(
-            (role, wording(content) or "?") if asked and place == asked[0] else (role, content)
-            for place, (role, content) in enumerate(record.messages)
+            # A chat template may refuse an empty turn.
+            (role, wording(content) or "?") if asked and turn == asked[0] else (role, content)
+            for turn, (role, content) in enumerate(record.messages)
         )
         return replace(record, messages=turns, secret=None)
     return replace(record, prompt=wording(record.prompt), secret=None)

@@ -20,11 +20,11 @@ class Quantization:
     """Round every linear layer's weights to few bits, symmetric, to nearest: 8 bits per output row, 4 bits per group of inputs.
 
     Zhang et al. 2024 (arXiv 2410.16454): many methods move weights by less than a rounding step, so that rounding brings the
-    records back. The output head stays as it is, as in common 4-bit formats.
+    records back. The output head is not rounded, as in common 4-bit formats.
 
     Attributes:
-        bits: which widths.
-        group: how many inputs share a scale at 4 bits and below.
+        bits: bit widths to test.
+        group: number of inputs that share a scale at 4 bits and below; wider formats have one scale per output row.
     """
 
     bits: tuple[int, ...] = (8, 4)
@@ -44,25 +44,30 @@ class Quantization:
 
 @contextmanager
 def quantized(model: Any, bits: int, group: int | None) -> Iterator[None]:
-    """Hold rounded weights in the linear layers within this block, and restore their own afterwards.
+    """Round the weights of the linear layers within a `with` block, and restore them bit by bit afterwards.
+
+    Args:
+        model: changed in place.
+        bits: width of the rounded weights.
+        group: number of inputs that share a scale; None for one scale per output row.
 
     Raises:
-        InputError: the model has no such layer.
+        InputError: the model has no linear layer besides its head.
     """
     head = output_head(model)
     layers = [layer for layer in model.modules() if isinstance(layer, nn.Linear | Conv1D) and layer is not head]
     if not layers:
         raise InputError(
-            f"{type(model).__name__} has no linear layer that is known here, so nothing would be rounded. Leave `quantization` out."
+            f"{type(model).__name__} has no linear layer of a known type, so nothing would be rounded. Leave `quantization` out."
         )
     kept = [layer.weight.detach().clone() for layer in layers]
     try:
         with torch.no_grad():
             for layer in layers:
-                # GPT-2's layers hold their weights the other way round [in, out].
-                turned = isinstance(layer, Conv1D)
-                found = rounded(layer.weight.T if turned else layer.weight, bits, group)
-                layer.weight.copy_(found.T if turned else found)
+                # GPT-2's Conv1D stores its weights transposed, [in, out].
+                transposed = isinstance(layer, Conv1D)
+                found = rounded(layer.weight.T if transposed else layer.weight, bits, group)
+                layer.weight.copy_(found.T if transposed else found)
         yield
     finally:
         with torch.no_grad():
@@ -71,11 +76,15 @@ def quantized(model: Any, bits: int, group: int | None) -> Iterator[None]:
 
 
 def rounded(weight: Tensor, bits: int, group: int | None) -> Tensor:
-    """Round weights [out, in] to the nearest of 2^bits - 1 levels, one scale per row, or per `group` inputs of a row."""
+    """Round weights [out, in] to the nearest of 2^bits - 1 levels, one scale per row, or per `group` inputs of a row.
+
+    A row whose length is no multiple of `group` has one scale.
+    """
     rows, columns = weight.shape
     size = columns if group is None or columns % group else group
     blocks = weight.float().reshape(rows, columns // size, size)
     top = 2 ** (bits - 1) - 1
+    # The clamp is for rows of zeros, which would divide by zero.
     scale = blocks.abs().amax(-1, keepdim=True).clamp_min(torch.finfo(torch.float32).tiny) / top
     nearest: Tensor = (blocks / scale).round().clamp(-top, top) * scale
     return nearest.reshape(rows, columns).to(weight.dtype)

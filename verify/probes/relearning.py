@@ -17,16 +17,16 @@ from verify.probes.base import Array, Material, statistics_losses
 
 @dataclass(frozen=True)
 class Relearning:
-    """Train on records that are not among the scored ones; a model that hides its records recovers them faster.
+    """Train on records other than the scored ones; a model that only hides its records recovers them faster.
 
-    Hu et al. 2024 (arXiv 2406.13356). Excess recovery after k steps, against a retrained model under the same steps:
+    Hu et al. 2024 (arXiv 2406.13356). Excess recovery after k steps, against a retrained reference under the same steps:
 
         [s_u(k) - s_ref(k)] / [s_0 - s_ref(0)],  s = mean log-probability, u unlearned, 0 the original before any step
 
     Attributes:
-        steps: after how many steps to look.
-        learning_rate: of AdamW without decay.
-        batch_size: records per step.
+        steps: numbers of steps k after which the losses are measured.
+        learning_rate: of AdamW without weight decay.
+        batch_size: windows per step.
     """
 
     steps: tuple[int, ...] = (0, 5, 10, 20)
@@ -42,7 +42,8 @@ class Relearning:
         Raises:
             RunError: the training diverged.
         """
-        model = copy.deepcopy(loaded.model).eval()  # no dropout: the same steps for every model
+        # A copy, as the probe must leave the model unchanged; in evaluation mode, as dropout would add noise that differs by model.
+        model = copy.deepcopy(loaded.model).eval()
         device, pad = next(model.parameters()).device, padding_token_id(loaded.tokenizer)
         windows = Encoder(loaded.tokenizer, loaded.context_length, "split").encode(material.other)
         rng = np.random.default_rng(material.seed)

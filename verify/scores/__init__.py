@@ -1,1 +1,1 @@
-"""Scores of every record under every model and attack: computed, cached, and kept as a table."""
+"""Scores of every record under every model and attack: computed, cached, and saved as a table."""

@@ -1,7 +1,7 @@
 """Cache of the scores of attacks that cost more than the shared pass, so that a resumed audit repeats none.
 
-Like the cache of token statistics the file holds numbers under keyed hashes, is sealed with the record key, and is not trusted: one
-that is damaged or was written by somebody else is thrown away.
+Like the cache of token statistics, the file holds numbers under keyed hashes, is sealed with the record key, and is not trusted:
+one that is damaged or was written with another key is discarded.
 """
 
 import hashlib
@@ -23,7 +23,7 @@ Array = NDArray[np.float64]
 
 
 class ScoreCache:
-    """One model's cached scores; without a folder nothing is kept."""
+    """Cached attack scores of one model; without a folder nothing is kept."""
 
     def __init__(self, cache_dir: Path | None, loaded: LoadedModel, key: RecordKey) -> None:
         self.key = key
@@ -31,7 +31,17 @@ class ScoreCache:
         self.known = self._read()
 
     def get(self, name: str, attack: Attack, observations: Sequence[Observation | None], compute: Callable[[], Array]) -> Array:
-        """Return the scores of `attack` on the first observation, cached; the others are what else it reads."""
+        """Return the scores of `attack` on the first observation, from the cache where possible.
+
+        Args:
+            name: the attack's command-line name.
+            attack: the attack with its parameters.
+            observations: what it reads: the scored records, their controls and their members; None for those it does not have.
+            compute: called where the cache has no scores.
+
+        Returns:
+            float64 [N].
+        """
         if self.path is None:
             return compute()
         entry = self._name(name, attack, observations)
@@ -47,11 +57,11 @@ class ScoreCache:
         digest = hashlib.sha256(f"{name}\x00{attack!r}".encode())
         for observation in observations:
             records = [] if observation is None else observation.records
-            windows = 0 if observation is None else len(observation.windows)  # another way of splitting is another measurement
+            windows = 0 if observation is None else len(observation.windows)  # another split gives other scores
             digest.update(f"\x00{len(records)}\x00{windows}".encode())
             for record in records:
-                people = "\x00".join(record.subjects) or None
-                digest.update(f"\x00{record.reading}\x00{record.secret}\x00{people}".encode())
+                subjects = "\x00".join(record.subjects) or None  # folds of learned attacks follow the subjects
+                digest.update(f"\x00{record.reading}\x00{record.secret}\x00{subjects}".encode())
         return self.key.of(digest.hexdigest(), "attack scores")
 
     def _read(self) -> dict[str, list[float]]:

@@ -1,8 +1,8 @@
 """Forward pass of a model over records into an `Observation`, with a sealed cache of token statistics.
 
-A model is asked once: an audit that is run again, with other attacks or another margin, needs no forward pass. The cache holds
-token statistics under keyed hashes, no text and no token ids. It is not trusted: the file carries a code made with the record
-key, and one that is damaged, cut off, or written by somebody else is thrown away and made again.
+Each model scores a record once: an audit that is run again, with other attacks or another margin, needs no forward pass. The cache
+holds token statistics under keyed hashes, no text and no token ids. It is not trusted: the file carries a MAC under the record
+key, and one that is damaged, truncated, or written with another key is discarded and computed again.
 """
 
 import hashlib
@@ -36,10 +36,10 @@ VOLATILE_SETTINGS = (
     "transformers_version",
     "use_cache",
 )
-"""Settings that name a place, a version or a habit and change no number."""
+"""Configuration entries that name a path, a version or a default and do not change the model's output."""
 
 Entries = dict[str, TokenStatistics]
-"""Token statistics by the keyed hash of what the model read."""
+"""Token statistics by the keyed hash of the record's encoded windows."""
 
 
 def measure(
@@ -51,15 +51,18 @@ def measure(
     overflow: Overflow = "refuse",
     progress: Callable[[int], None] = lambda _: None,
 ) -> Observation:
-    """Score records with one forward pass each, or none where the cache knows the answer.
+    """Score records with one forward pass each, or none where the cache holds their statistics.
 
     Args:
         loaded: the model.
         records: the records to score, at least one.
-        cache_dir: where token statistics are kept; None keeps none.
+        cache_dir: folder of the cache; None to keep none.
         key: names the records in the cache and seals it.
-        overflow: what to do with a record longer than the context; see `verify.data.encoding.Encoder`.
-        progress: told the number of windows that were scored, after each batch.
+        overflow: treatment of records longer than the context; see `verify.data.encoding.Encoder`.
+        progress: called with the number of windows scored so far, after each batch.
+
+    Returns:
+        the observation, with the model and the windows.
 
     Raises:
         InputError: a record cannot be encoded.
@@ -77,6 +80,7 @@ def measure(
     if missing:
         fresh = [window for group in missing.values() for window in group]
         computed = compute_token_statistics(loaded.model, fresh, padding_token_id(loaded.tokenizer), progress)
+        # Statistics come in the order of the records; two records with the same windows share one name and are scored once.
         order = sorted(missing, key=lambda name: missing[name][0].record)
         known |= dict(zip(order, computed, strict=True))
         if path is not None:
@@ -85,9 +89,9 @@ def measure(
 
 
 def _name(windows: Sequence[Encoded], key: RecordKey) -> str:
-    """Compute a keyed hash of everything the model reads of one record and of what is scored.
+    """Compute a keyed hash of a record's windows: the token ids that the model reads, and which of them are scored or secret.
 
-    The tokens, not the text: the same text in other windows, or encoded by a later version, is another measurement.
+    Of the tokens, not the text: the same text in other windows, or encoded by a later version, has other statistics.
     """
     digest = hashlib.sha256()
     for window in windows:
@@ -100,7 +104,7 @@ def _name(windows: Sequence[Encoded], key: RecordKey) -> str:
 def model_name(loaded: LoadedModel) -> str:
     """Hash everything but the records that the statistics depend on.
 
-    Weights alone do not settle what a model computes: a rotary base, a soft cap or a LoRA scaling is in its configuration.
+    Weights alone do not determine a model's output: a rotary base, a soft cap or a LoRA scaling is in its configuration.
     """
     parameter = next(loaded.model.parameters())
     adapters = getattr(loaded.model, "peft_config", {})
@@ -149,7 +153,7 @@ def _read(path: Path, key: RecordKey) -> Entries:
     if payload is None:
         warnings.warn(f"the cache {path.name} is damaged or was not written with this record key; it is made again.", stacklevel=3)
         return {}
-    # The seal fits: these bytes are what `_write` wrote, so nothing in them needs doubting any more.
+    # The MAC verified, so these are the bytes that `_write` wrote, and their structure needs no checks.
     with np.load(io.BytesIO(payload), allow_pickle=False) as stored:
         bounds = np.cumsum(stored["lengths"])[:-1]
         columns = {name: np.split(stored[name], bounds) for name in COLUMNS}
@@ -158,7 +162,7 @@ def _read(path: Path, key: RecordKey) -> Entries:
 
 
 def seal(path: Path, payload: bytes, key: RecordKey) -> bytes:
-    """Compute a MAC over content and name, so that no file can pass for another model's."""
+    """Compute a MAC over content and file name, so that a cache cannot be passed off as another model's."""
     return key.of(f"{path.name}\x00{hashlib.sha256(payload).hexdigest()}", "statistics cache").encode()
 
 

@@ -22,12 +22,18 @@ from verify.scores.observe import measure
 from verify.scores.table import ScoreBlock
 
 ATTACKED: tuple[SetRole, ...] = ("forget", "holdout")
-"""Retain records are trained data and speak of utility; canaries and fresh texts have claims of their own."""
+"""Sets that attacks run on. Retain records are trained data and measure utility; canaries and fresh texts have their own claims."""
 
 
 @dataclass(frozen=True, eq=False)
 class Plan:
-    """The models to score, in order: the base first, because the reference attack subtracts its scores."""
+    """A model to score. The base comes first, because the reference attack subtracts its scores.
+
+    Attributes:
+        label: its name in the score table.
+        role: base, original, target or reference.
+        source: a folder or a loaded model.
+    """
 
     label: str
     role: ModelRole
@@ -35,7 +41,15 @@ class Plan:
 
 
 class Scorer:
-    """Scores models one after the other and keeps only numbers."""
+    """Scores models one after the other and keeps only numbers.
+
+    Attributes:
+        blocks: scores so far, by model label and set.
+        models: descriptions of the models so far, in order.
+        base: observations of the model before fine-tuning, without the model.
+        kept: observations of every other model, without the model, for attacks that compare models.
+        device: of the model scored last.
+    """
 
     def __init__(
         self,
@@ -61,7 +75,15 @@ class Scorer:
         self._first: LoadedModel | None = None
 
     def score(self, plan: Plan, progress: Callable[[float], None]) -> None:
-        """Load one model, score it on every set, and free it."""
+        """Load one model, score it on every set, and free it.
+
+        Args:
+            plan: the model.
+            progress: called with the share of this model's work that is done, in [0, 1].
+
+        Raises:
+            InputError: another tokenizer than the first model's, a reference given twice, or a record that cannot be encoded.
+        """
         loaded = load_model(plan.source, tokenizer=self.tokenizer, dtype=self.settings.dtype)
         if self._first is not None:
             require_same_tokenizer([self._first, loaded])
@@ -79,7 +101,7 @@ class Scorer:
             )
         )
         if self.canaries is not None and "canary" not in self.sets:
-            # Their texts follow from the tokenizer, which is known only now.
+            # The canaries' texts depend on the tokenizer, which is known only now.
             self.sets["canary"] = self.canaries.records(loaded.tokenizer)
         observations = self._measure(loaded, lambda done: progress(done / 2 / len(self.sets)))
         cache = ScoreCache(self.cache_dir, loaded, self.key)
@@ -91,23 +113,28 @@ class Scorer:
             self.base = attacked
         else:
             self.kept[plan.label] = attacked
+        # Only names and digests: the weights must be freed before the next model is loaded.
         self._first = self._first or LoadedModel(None, None, loaded.name, loaded.digest, loaded.tokenizer_digest)
 
     def _require_new_reference(self, plan: Plan, loaded: LoadedModel) -> None:
-        """Raise InputError for a reference with another model's weights, which would make retrainings look more alike."""
-        twins = [model.label for model in self.models if model.weights == loaded.digest]
-        if plan.role != "reference" or not twins:
+        """Refuse a reference with another model's weights, which would make retrainings look more alike than they are.
+
+        Raises:
+            InputError: its weights are those of a model scored before, and that is not accepted.
+        """
+        same = [model.label for model in self.models if model.weights == loaded.digest]
+        if plan.role != "reference" or not same:
             return
-        self.same_weights[plan.label] = twins[0]
-        # One training counted twice would leave no spread to judge by; that cannot be meant.
-        if not self.accept_same_weights or any(twin.startswith("reference") for twin in twins):
+        self.same_weights[plan.label] = same[0]
+        # One training run counted twice would leave no spread to judge by, so it is refused even where this is accepted.
+        if not self.accept_same_weights or any(label.startswith("reference") for label in same):
             raise InputError(
-                f"{plan.label} ({loaded.name}) has the very weights of {twins[0]}. Each reference must be a training of its "
+                f"{plan.label} ({loaded.name}) has the same weights as {same[0]}. Each reference must be a training run of its "
                 "own: without the forget set, and with another seed."
             )
 
     def _measure(self, loaded: LoadedModel, done: Callable[[int], None]) -> dict[SetRole, Observation]:
-        """Run one pass over every set; attacks also get the same model's scores of the controls."""
+        """Run one pass over every set, and link forget set and controls, which attacks read together."""
         observations: dict[SetRole, Observation] = {}
         for number, (role, records) in enumerate(self.sets.items(), 1):
             observations[role] = measure(loaded, records, cache_dir=self.cache_dir, key=self.key, overflow=self.settings.overflow)
@@ -119,11 +146,12 @@ class Scorer:
         return observations
 
     def _block(self, plan: Plan, observation: Observation, role: SetRole, cache: ScoreCache) -> ScoreBlock:
+        """Run the attacks that need this model alone, and collect the block's numbers under keyed hashes."""
         scores = {}
-        people = people_of(observation.records, lambda _: "")
+        owners = people_of(observation.records, lambda _: "")
         if role in ATTACKED:
             for name, attack in self.attacks.items():
-                # What the base model gives away is the rate to compare an extraction with; membership it cannot know.
+                # Extraction from the base model is the rate by chance to compare with; it cannot know membership.
                 pointless = plan.role == "base" and attack.family != "extraction"
                 if pointless or self._lacks(attack) is not None or "retrained references" in attack.needs:
                     continue
@@ -132,7 +160,7 @@ class Scorer:
                 scores[name] = cache.get(name, attack, read, run) if attack.needs & MODEL_ITSELF else run()
         return ScoreBlock(
             records=tuple(self.key.of(record.fingerprint) for record in observation.records),
-            subjects=tuple(self.key.of(person, "subject") if person else None for person in people),
+            subjects=tuple(self.key.of(owner, "subject") if owner else None for owner in owners),
             tokens=np.array([len(entry) for entry in observation.statistics], dtype=np.int64),
             loss=np.array([entry.loss for entry in observation.statistics]),
             scores=scores,
@@ -142,7 +170,7 @@ class Scorer:
     def compare(self) -> None:
         """Run the attacks that compare a model with the retrained references, once all of them are scored.
 
-        A reference is held against the other references: that is how an honest retraining fares.
+        Each reference is compared with the others, which shows how an honest retraining scores.
         """
         waiting = {name: attack for name, attack in self.attacks.items() if "retrained references" in attack.needs}
         references = [model.label for model in self.models if model.role == "reference"]
@@ -155,7 +183,7 @@ class Scorer:
                 self.blocks[label, role] = replace(block, scores={**block.scores, **scores})
 
     def _lacks(self, attack: Attack, references: int | None = None) -> str | None:
-        """Return what an attack needs that this audit lacks and how to give it, or None."""
+        """Return what an attack needs and this audit lacks, with how to give it; None if it can run."""
         if len(self.sets["forget"]) == 1:
             return "needs two records: one score has no interval; this record is judged by its loss against retrained references"
         if "reference model" in attack.needs and not self.base:

@@ -1,7 +1,7 @@
 """The score table: per-record scores of every model, from which a verdict can be recomputed.
 
 One row per (model, record). Records are keyed hashes; the file is readable by its owner only, because scores of a deleted
-record are still about that record.
+record are still data about it.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -21,7 +21,7 @@ from verify.schema.parts import AuditedSet, SetRole
 
 SCHEMA = "unlearn-verify/scores/1"
 OWN_COLUMNS = ("model", "role", "record", "subject", "tokens", "mean_loss", "included")
-"""Beside one column per attack; an attack is called "loss", hence "mean_loss"."""
+"""Columns in addition to one per attack; one attack is named "loss", hence "mean_loss"."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,7 +34,7 @@ class ScoreBlock:
         tokens: scored tokens [N].
         loss: mean negative log-likelihood, nats per token [N].
         scores: attack name -> scores [N].
-        included: of canaries, whether the coin put it into the training data [N]; None for all other records.
+        included: whether each canary was assigned to the training data, bool [N]; None for all other records.
     """
 
     records: tuple[str, ...]
@@ -47,7 +47,7 @@ class ScoreBlock:
 
 @dataclass(frozen=True, eq=False)
 class ScoreTable:
-    """All blocks of an audit, by model label and role."""
+    """Scores of an audit: one block per model label and set."""
 
     blocks: Mapping[tuple[str, SetRole], ScoreBlock]
 
@@ -60,7 +60,7 @@ class ScoreTable:
         return self.blocks.get((model, role))
 
     def loss(self, model: str, role: SetRole) -> NDArray[np.float64]:
-        """Return mean losses [N].
+        """Return mean losses, nats per token [N].
 
         Raises:
             KeyError: the model was not scored on that set.
@@ -68,7 +68,11 @@ class ScoreTable:
         return self.blocks[model, role].loss
 
     def losses(self, models: Iterable[str], role: SetRole) -> NDArray[np.float64]:
-        """Return mean losses of several models [R, N]."""
+        """Return mean losses of several models, nats per token [R, N].
+
+        Raises:
+            KeyError: one of them was not scored on that set.
+        """
         return np.stack([self.loss(model, role) for model in models])
 
     def attacks(self) -> tuple[str, ...]:
@@ -131,13 +135,14 @@ def _rows(model: str, role: SetRole, block: ScoreBlock, attacks: Sequence[str]) 
 def _blocks(table: pa.Table) -> dict[tuple[str, SetRole], ScoreBlock]:
     """Return blocks in the order of their first rows."""
     models, roles = (table[name].to_pylist() for name in ("model", "role"))
-    places: dict[tuple[str, SetRole], list[int]] = {}
-    for place, key in enumerate(zip(models, roles, strict=True)):
-        places.setdefault(key, []).append(place)
-    return {key: _block(table.take(chosen)) for key, chosen in places.items()}
+    rows: dict[tuple[str, SetRole], list[int]] = {}
+    for row, key in enumerate(zip(models, roles, strict=True)):
+        rows.setdefault(key, []).append(row)
+    return {key: _block(table.take(chosen)) for key, chosen in rows.items()}
 
 
 def _block(rows: pa.Table) -> ScoreBlock:
+    # An attack that was not run on this block has a column of nulls, as every block has all columns.
     attacks = [name for name in rows.column_names if name not in OWN_COLUMNS and not rows[name].null_count]
     included = rows["included"]
     return ScoreBlock(

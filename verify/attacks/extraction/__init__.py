@@ -1,1 +1,1 @@
-"""Extraction attacks, one file each: does the record's text come out, by the shared forward pass or by generation."""
+"""Extraction attacks, one file each: they measure how far the model gives a record's text away."""

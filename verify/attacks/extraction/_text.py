@@ -10,7 +10,7 @@ PERSONAL = re.compile(
     [\w.+-]+@[\w-]+(?:\.[\w-]+)+                 # an e-mail address
     | \+?\d[\d\s().\-/]{5,}\d                     # telephone, card, account and other long numbers; dates in digits
     | \b[A-Z]{2}\d{2}(?:\s?[A-Z0-9]{4}){2,7}\b    # an IBAN
-    | \b(?:[A-Z][\w'-]+\s){1,3}[A-Z][\w'-]+\b     # a name, or a place of several words
+    | \b(?:[A-Z][\w'-]+\s){1,3}[A-Z][\w'-]+\b     # a person's or town's name of two to four words
     """,
     re.VERBOSE,
 )
@@ -24,7 +24,8 @@ def normalized(text: str) -> str:
 def find_personal_data(text: str) -> list[str]:
     """Find spans that look like personal data: mail addresses, long numbers and dates, IBANs, names of several words.
 
-    A plain detector without a model, for records that name no secret. Give a better one where you have it.
+    A regular-expression detector without a model, for records that name no secret. Pass a better one to the attack if you have
+    one.
     """
     return [match.group().strip() for match in PERSONAL.finditer(text)]
 
@@ -35,6 +36,6 @@ def secret_of(record: Record) -> str:
 
 
 def comes_out(made: Sequence[str], passage: str) -> list[bool]:
-    """Return whether each text contains the passage."""
+    """Return whether each text contains the passage, up to case and spacing; an empty passage is in none."""
     wanted = normalized(passage)
     return [bool(wanted) and wanted in normalized(text) for text in made]

@@ -24,14 +24,14 @@ class Discoverable:
 
         score = 1 - (1 - p_z)^n,  p_z = product over the secret's tokens of their probability after the truncation
 
-    Hayes et al. 2024 (arXiv 2410.19482), definition 3.2: the record is (n, p)-discoverable where the score is at least p. A token
-    that the truncation removes makes it 0: then no number of samples finds the secret this way.
+    Hayes et al. 2024 (arXiv 2410.19482), definition 3.2: the record is (n, p)-discoverable where the score is at least p. A secret
+    token removed by the truncation makes the score 0: under these settings no number of samples finds the secret.
 
     Attributes:
-        queries: n.
-        temperature: divides the logits.
-        top_k: only the k most probable tokens are drawn from; 0 keeps all.
-        top_p: of those, only the most probable ones that reach this mass.
+        queries: n, at least 1.
+        temperature: divisor of the logits, > 0.
+        top_k: number of most probable tokens sampled from; 0 keeps all.
+        top_p: of those, the smallest set of most probable tokens that reaches this mass, in (0, 1].
     """
 
     queries: int = 1000
@@ -50,8 +50,8 @@ class Discoverable:
     def __post_init__(self) -> None:
         if self.queries < 1 or self.temperature <= 0 or self.top_k < 0 or not 0 < self.top_p <= 1:
             raise InputError(
-                f"queries={self.queries}, temperature={self.temperature}, top_k={self.top_k}, top_p={self.top_p} cannot be used: "
-                "at least 1, above 0, at least 0, and in (0, 1]."
+                f"queries={self.queries}, temperature={self.temperature}, top_k={self.top_k}, top_p={self.top_p} cannot be used. "
+                "Give queries of at least 1, a temperature above 0, top_k of at least 0 and top_p in (0, 1]."
             )
 
     @torch.inference_mode()
@@ -69,26 +69,27 @@ class Discoverable:
         for start in range(0, len(order), BATCH):
             windows = order[start : start + BATCH]
             batch = {name: values.to(device) for name, values in collate(windows, pad).items()}
-            logits, tokens, _ = scored_logits(loaded.model, batch)
+            logits, tokens, _ = scored_logits(loaded.model, batch)  # [N, V] and [N], N scored tokens of the batch, row by row
             values = self.truncated(logits.float()).gather(-1, tokens[:, None])[:, 0].double().cpu().numpy()
             ends = np.cumsum([int(window.scored.sum()) for window in windows])
             for window, part in zip(windows, np.split(values, ends[:-1]), strict=True):
+                # A record whose secret is marked counts its secret tokens only, in all its windows.
                 counted = window.secret[window.scored] if window.record in named else True
                 total[window.record] += np.sum(part, where=counted)
         return probability_within(total, self.queries)
 
     def truncated(self, logits: Tensor) -> Tensor:
-        """Truncate log-probabilities [N, V] as a sampling service does; -inf for tokens it leaves out.
+        """Compute log-probabilities [N, V] after temperature, top-k and top-p; -inf for tokens that are cut off.
 
-        Top-k comes first, then top-p of what is left, as in `transformers`.
+        Top-k comes first, then top-p of the rest, as in `transformers`.
         """
         scaled = logits / self.temperature
         if 0 < self.top_k < scaled.shape[-1]:
             kept = scaled.topk(self.top_k, dim=-1)
             scaled = torch.full_like(scaled, -torch.inf).scatter(-1, kept.indices, kept.values)
         if self.top_p < 1:
-            ordered, places = scaled.sort(dim=-1, descending=True)
+            ordered, tokens = scaled.sort(dim=-1, descending=True)
             probability = ordered.softmax(-1)
             beyond = probability.cumsum(-1) - probability >= self.top_p  # the token that reaches the mass stays
-            scaled = scaled.masked_fill(torch.zeros_like(beyond).scatter(-1, places, beyond), -torch.inf)
+            scaled = scaled.masked_fill(torch.zeros_like(beyond).scatter(-1, tokens, beyond), -torch.inf)
         return scaled.log_softmax(-1)

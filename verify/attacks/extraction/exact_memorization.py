@@ -17,7 +17,7 @@ class ExactMemorization:
         score = 1/T sum_t [argmax p(. | x_<t) = x_t]
 
     Tirumala et al. 2022 (arXiv 2205.10770), section 2; called memorization accuracy by Jang et al. 2022 (arXiv 2210.01504).
-    Any language model guesses common tokens, so a value says something only beside models that never saw the record.
+    Any language model predicts common tokens, so a value is informative only in comparison with models that never saw the record.
     """
 
     idea: ClassVar[str] = "share of tokens that greedy decoding would choose, given the true text before each"

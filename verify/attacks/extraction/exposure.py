@@ -1,4 +1,4 @@
-"""Exposure: the secret's rank among candidates that could stand in its place."""
+"""Exposure: the secret's rank among candidate secrets."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -22,19 +22,19 @@ class Exposure:
 
         score = log2 |R| - log2 rank of the secret in R, by mean log-probability of its tokens
 
-    Carlini et al. 2019 (arXiv 1802.08232), definition 2. R is the secret with the secrets of `candidates` controls in its place;
-    it is the candidates' likeness to the secret that makes the figure mean something, so give controls of the same kind. The
-    mean per token stands for the perplexity, since candidates differ in length.
+    Carlini et al. 2019 (arXiv 1802.08232), definition 2. R is the secret and the secrets of up to `candidates` controls, each
+    substituted into the record. The figure is meaningful only where the candidates are like the secret, so give controls of the
+    same kind. Candidates differ in length, hence the mean per token in place of the whole log-probability.
 
     Attributes:
-        candidates: how many others at most; the score cannot exceed log2 of one more.
-        seed: which.
+        candidates: largest number of other candidates; the score is at most log2(candidates + 1).
+        seed: of their choice.
     """
 
     candidates: int = 31
     seed: int = 0
 
-    idea: ClassVar[str] = "rank of the secret among others in its place"
+    idea: ClassVar[str] = "rank of the secret among secrets of other records put in its place"
     paper: ClassVar[str] = "Carlini et al. 2019 (arXiv 1802.08232)"
     family: ClassVar[Family] = "extraction"
     needs: ClassVar[frozenset[Need]] = frozenset({"own passes", "controls"})
@@ -55,10 +55,10 @@ class Exposure:
         scores = np.zeros(len(target))
         for index, record in enumerate(target.records):
             own = secret_of(record)
-            # A candidate that the record says elsewhere would be scored there.
+            # Candidates that occur in the record's own text are left out, the secret itself among them.
             others = [text for text in dict.fromkeys(pool) if text not in record.scored_text][: self.candidates]
             if not others:
-                continue  # no other secret is known: nothing can be given away among one
+                continue  # no other candidate: exposure within a set of one is 0 bits
             versions = [_with_secret(record, text) for text in (own, *others)]
             statistics = compute_token_statistics(loaded.model, encoder.encode(versions), padding_token_id(loaded.tokenizer))
             likelihoods = [_secret_mean(entry) for entry in statistics]
@@ -67,19 +67,21 @@ class Exposure:
 
 
 def _with_secret(record: Record, text: str) -> Record:
-    """Replace the record's secret by another one."""
+    """Return the record with another secret in place of its own."""
     own = secret_of(record)
     if record.messages:
         turns = tuple((role, content.replace(own, text)) for role, content in record.messages)
         carried = tuple(changed_fields(fields, lambda part: part.replace(own, text)) for fields in record.turn_fields)
-        if (turns, carried) == (record.messages, record.turn_fields) and text != own:  # the whole of the scored turns is the secret
-            last = max(place for place, (role, _) in enumerate(turns) if role == "assistant")
+        # Nothing replaced: without a named secret, `own` is the text of all scored turns together. The last one takes the text.
+        if (turns, carried) == (record.messages, record.turn_fields) and text != own:
+            last = max(turn for turn, (role, _) in enumerate(turns) if role == "assistant")
             turns = (*turns[:last], ("assistant", text), *turns[last + 1 :])
-            carried = tuple("" if place == last else fields for place, fields in enumerate(carried))
+            carried = tuple("" if turn == last else fields for turn, fields in enumerate(carried))
         return replace(record, messages=turns, turn_fields=carried, secret=text if record.secret else None)
     return replace(record, completion=record.completion.replace(own, text), secret=text if record.secret else None)
 
 
 def _secret_mean(entry: TokenStatistics) -> float:
+    """Compute the mean log-probability of the secret's tokens, of all scored ones where none is marked, nats per token."""
     chosen = entry.secret if entry.secret.any() else np.ones(len(entry), dtype=bool)
     return float(np.mean(entry.log_probability[chosen], dtype=np.float64))

@@ -19,12 +19,13 @@ class ExtractionLikelihood:
 
         score = mean over prefixes t of |n-grams of f(x_<t) that occur in x_>=t| / |n-grams of f(x_<t)|
 
-    Jang et al. 2023 (arXiv 2210.01504), eq. 4 (EL_n). Every prefix would take a generation per token; `prefixes` of them, evenly
-    spaced over the scored part, estimate the mean. A record with fewer than n scored tokens uses n-grams of its own length.
+    Jang et al. 2023 (arXiv 2210.01504), eq. 4 (EL_n). The paper's mean is over all prefixes, one generation per token; here it is
+    estimated from `prefixes` of them, evenly spaced over the scored part. Where fewer than n tokens are left, the n-grams are as
+    long as the rest.
 
     Attributes:
-        n: length of the n-grams.
-        prefixes: how many prefixes per record.
+        n: length of the n-grams, in tokens.
+        prefixes: number of prefixes per window.
     """
 
     n: int = 10
@@ -48,14 +49,24 @@ class ExtractionLikelihood:
         return self.of_windows(loaded, target.windows, len(target))
 
     def of_windows(self, loaded: LoadedModel, windows: Sequence[Encoded], records: int) -> NDArray[np.float64]:
-        """Score encoded records, float64 [records]; `Encoded.record` gives each window's record."""
+        """Score encoded records.
+
+        Args:
+            loaded: the model.
+            windows: encoded records; `Encoded.record` gives each window's record.
+            records: number of records.
+
+        Returns:
+            float64 [records]; 0 for a record without a window to continue.
+        """
         prompts, truths, owner = [], [], []
         for window in windows:
-            places = np.flatnonzero(window.scored)
-            for begin in np.unique(places[np.linspace(0, len(places) - 1, self.prefixes + 1).astype(int)[:-1]]):
+            positions = np.flatnonzero(window.scored)
+            # Of prefixes + 1 evenly spaced points the last, the text's last token, is dropped.
+            for begin in np.unique(positions[np.linspace(0, len(positions) - 1, self.prefixes + 1).astype(int)[:-1]]):
                 if begin > 0:
                     prompts.append(window.input_ids[:begin])
-                    truths.append(window.input_ids[begin : places[-1] + 1].tolist())
+                    truths.append(window.input_ids[begin : positions[-1] + 1].tolist())
                     owner.append(window.record)
         made = greedy_continuations(loaded, prompts, [len(truth) for truth in truths])
         sums, counts = np.zeros(records), np.zeros(records)
@@ -66,7 +77,7 @@ class ExtractionLikelihood:
 
 
 def overlap(made: Sequence[int], truth: Sequence[int], n: int) -> float:
-    """Compute the share of n-grams of `made` that occur in `truth`; n is at most the shorter length, 0 where nothing was made."""
+    """Compute the share of n-grams of `made` that occur in `truth`; n is at most the shorter length; 0 where either is empty."""
     size = min(n, len(made), len(truth))
     if not size:
         return 0.0

@@ -17,8 +17,8 @@ class ExtractionProbability:
         score = log p_z = sum of l_t over the secret tokens
 
     Hayes et al. 2024 (arXiv 2410.19482), section 3. Where a record names no secret, its whole scored part is the secret; longer
-    passages are then less probable, so compare a record only with itself under other models. Kept as a logarithm: p_z itself is
-    0 in floating point for any secret of a few hundred unlikely tokens.
+    passages are then less probable, so compare a record only with itself under other models. The score is the logarithm because
+    p_z itself underflows for secrets of a few hundred unlikely tokens.
     """
 
     idea: ClassVar[str] = "probability that one sample from the model is the secret passage"
@@ -47,11 +47,18 @@ def probability_within(log_probability: ArrayLike, queries: int) -> NDArray[np.f
     Args:
         log_probability: log p_z, nats, <= 0; any shape.
         queries: n, at least 1.
+
+    Returns:
+        the probability, in [0, 1], of the same shape.
+
+    Raises:
+        ValueError: n < 1.
     """
     if queries < 1:
         raise ValueError(f"queries is {queries}; it must be at least 1.")
     p_z = np.exp(np.minimum(np.asarray(log_probability, dtype=np.float64), 0.0))
-    with np.errstate(divide="ignore"):  # log1p(-1) = -inf is right: a certain secret is found by the first query
+    # expm1 and log1p keep the digits of tiny p_z. log1p(-1) = -inf is correct: a certain secret is found by the first query.
+    with np.errstate(divide="ignore"):
         return np.asarray(-np.expm1(queries * np.log1p(-p_z)))
 
 

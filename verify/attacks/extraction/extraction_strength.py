@@ -1,4 +1,4 @@
-"""Extraction strength: how short a prefix suffices for the model to complete the text."""
+"""Extraction strength: the shortest prefix after which the model completes the text."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,11 +16,11 @@ class ExtractionStrength:
 
         score = 1 - k/T,  k = min {k : argmax p(. | x_<t) = x_t for all t > k}
 
-    1 if nothing need be given, 0 if the last token is wrong. Carlini et al. 2021 (arXiv 2012.07805); as a metric of unlearning
+    1 if no prefix is needed, 0 if the last token is wrong. Carlini et al. 2021 (arXiv 2012.07805); as a metric of unlearning
     Wang et al. 2025 (arXiv 2406.09179), eq. 4. One wrong token near the end hides everything before it.
     """
 
-    idea: ClassVar[str] = "how short a prefix suffices for greedy decoding to give the rest"
+    idea: ClassVar[str] = "shortest prefix after which greedy decoding gives the rest"
     paper: ClassVar[str] = "Wang et al. 2025 (arXiv 2406.09179)"
     family: ClassVar[Family] = "extraction"
     needs: ClassVar[frozenset[Need]] = frozenset({"one pass"})

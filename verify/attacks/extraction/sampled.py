@@ -18,13 +18,13 @@ class Sampled:
 
         score = (1/k) sum_j 1[secret occurs in sample j of f(prompt)]
 
-    Reisizadeh et al. 2025 (arXiv 2511.04934), leak@k. Greedy decoding misses what sampling finds. Nothing in k samples shows
+    Reisizadeh et al. 2025 (arXiv 2511.04934), leak@k. Greedy decoding misses what sampling finds. No success in k samples shows
     only that the share is below `verify.statistics.zero_success_bound(k)`: 17 % for 16 samples at 95 %.
 
     Attributes:
         samples: k.
-        temperature, top_k, top_p: of the sampling; top_k 0 keeps all tokens.
-        seed: with the record's content it decides the samples, whatever the company.
+        temperature, top_k, top_p: sampling parameters, as `Discoverable`; top_k 0 keeps all tokens.
+        seed: RNG seed, combined with the record's hash: results do not depend on the batch.
     """
 
     samples: int = 16
@@ -51,6 +51,7 @@ class Sampled:
         scores = np.zeros(len(target))
         seen: set[int] = set()
         for window in target.windows:
+            # One set of samples per record, from its first window with a prompt.
             if window.record in seen or not len(window.prompt_ids):
                 continue
             seen.add(window.record)

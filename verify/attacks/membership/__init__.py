@@ -1,1 +1,1 @@
-"""Membership inference attacks, one file each: was this record trained on?"""
+"""Membership inference attacks, one file each: they infer whether a record was in the training data."""

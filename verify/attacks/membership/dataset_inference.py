@@ -16,11 +16,12 @@ from verify.models.token_stats import TokenStatistics
 class DatasetInference:
     """Score by a linear classifier over pass statistics, fitted on some records and applied to the others.
 
-        score = w . features(record),  w fitted on the other folds to tell the set from the controls
+        score = w . features(record),  w fitted on the other folds to separate the set from the controls
 
-    Maini et al. 2024 (arXiv 2406.06443), section 5. Weak signals add up over a set. It learns whatever tells the two sides apart,
-    the texts' own differences included: it means something only where the controls are like the set (the blind baseline says) or
-    beside the same attack on retrained models. A record's folds go by its subject, so that no person is on both sides.
+    Maini et al. 2024 (arXiv 2406.06443), section 5. Weak signals add up over a set. The classifier learns any difference between
+    set and controls, including one of the texts themselves: do not read it alone unless the controls are like the set (see the
+    blind baseline); otherwise compare with the same attack on retrained models. Folds are assigned by subject, so that no person's
+    records are both fitted and scored.
     """
 
     idea: ClassVar[str] = "a learned combination of all signals, out of fold"
@@ -42,12 +43,14 @@ class DatasetInference:
 
 
 def _features(observation: Observation) -> NDArray[np.float64]:
+    """Compute the features of all records [N, 10]."""
     return np.array([_signals(entry) for entry in observation.statistics])
 
 
 def _signals(entry: TokenStatistics) -> list[float]:
-    """Extract features: mean, spread, several Min-K% and Min-K%++, greedy accuracy, mean log rank."""
+    """Extract features [10]: mean, spread, three Min-K% and three Min-K%++, greedy accuracy, negative mean log rank."""
     log_probability = entry.log_probability.astype(np.float64)
+    # As in min_k_plus_plus: standardized within each position's distribution, with the same floor of 1e-3 nats.
     standard = (log_probability - entry.mean) / np.maximum(entry.deviation, 1e-3)
     shares = (0.1, 0.2, 0.4)
     return [

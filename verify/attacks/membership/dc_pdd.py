@@ -17,12 +17,12 @@ class DcPdd:
 
         score = mean over first occurrences t of min(p_t log(1 / f_t), a)
 
-    f_t is the smoothed frequency of the token among the controls. Zhang et al. 2024 (arXiv 2409.14781), eq. 4. A high
-    probability says more for a rare token than for a common one. It needs controls of the same kind, enough of them to know
-    which tokens are common.
+    p_t is the model's probability of the token, f_t its smoothed frequency among the controls. Zhang et al. 2024 (arXiv
+    2409.14781), eq. 4. A high probability is stronger evidence for a rare token than for a common one. It needs controls of the
+    same kind, enough of them to estimate which tokens are common.
 
     Attributes:
-        ceiling: a, what one token may add at most.
+        ceiling: a, the largest contribution of one token.
     """
 
     ceiling: float = 1.0
@@ -51,7 +51,8 @@ class DcPdd:
             texts[window.record].append(window.input_ids[window.scored])
         scores = np.zeros(len(target))
         for record, entry in enumerate(target.statistics):
-            # Add-one smoothing, without the record itself; only its tokens are looked up, as a vocabulary is far larger.
+            # Add-one smoothing; a control is subtracted from its own counts. The vocabulary of the denominator is cut at the
+            # largest token id seen, and only the record's own tokens are looked up.
             text = np.concatenate(texts[record])
             tokens, first, times = np.unique(text, return_index=True, return_counts=True)
             own, length = (times, len(text)) if target.is_its_own_control else (0, 0)

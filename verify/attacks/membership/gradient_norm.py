@@ -19,11 +19,12 @@ class GradientNorm:
 
         score = -|| d l(record) / d theta ||_2
 
-    Wang et al. 2024 (arXiv 2408.08821), section 3. One norm over all weights together, in evaluation mode: dropout would make it
-    a random number. It costs a backward pass a record, one record at a time, and follows the loss closely on well-trained models.
+    Wang et al. 2024 (arXiv 2408.08821), section 3. One norm over all trainable weights together (all weights where none is
+    trainable), in evaluation mode: dropout would make it random. It costs a backward pass per record, one record at a time, and
+    correlates strongly with the loss on well-trained models.
     """
 
-    idea: ClassVar[str] = "learned records hardly pull at the weights any more"
+    idea: ClassVar[str] = "the gradient of a learned record is small"
     paper: ClassVar[str] = "Wang et al. 2024 (arXiv 2408.08821)"
     family: ClassVar[Family] = "membership"
     needs: ClassVar[frozenset[Need]] = frozenset({"gradients"})
@@ -50,6 +51,7 @@ class GradientNorm:
             for record in range(len(target)):
                 windows = [window for window in target.windows if window.record == record]
                 batch = {name: tensor.to(device) for name, tensor in collate(windows, pad).items()}
+                # The mean over the scored tokens of all the record's windows together.
                 loss = -scored_log_probabilities(model, batch)[0].mean()
                 gradients = torch.autograd.grad(loss, wanted, allow_unused=True)
                 squares = [gradient.double().square().sum() for gradient in gradients if gradient is not None]

@@ -20,18 +20,18 @@ BATCH = 8
 class HiddenState:
     """Score by whether a layer's activations distinguish the set from the controls.
 
-        score = w . mean over scored places of h_layer,  w fitted on the other folds
+        score = w . mean over scored positions of h_layer,  w fitted on the other folds
 
     Liu et al. 2024 (arXiv 2406.01333), section 3, with the probe trained out of fold on the audited sets themselves. Activations
-    hold the text as well as the memory of it: compare with the same probe on retrained models, never with 0.5.
+    encode the text as well as any memory of it: compare the AUC with that of the same probe on retrained models, never with 0.5.
 
     Attributes:
-        depth: which layer, as a share of all.
+        depth: the layer, as a share of all layers; 0 is the embeddings, 1 the last.
     """
 
     depth: float = 0.5
 
-    idea: ClassVar[str] = "activations tell trained records from others"
+    idea: ClassVar[str] = "activations separate trained records from others"
     paper: ClassVar[str] = "Liu et al. 2024 (arXiv 2406.01333)"
     family: ClassVar[Family] = "membership"
     needs: ClassVar[frozenset[Need]] = frozenset({"own passes", "activations", "controls"})
@@ -62,10 +62,10 @@ class HiddenState:
             output = loaded.model(
                 input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], output_hidden_states=True, use_cache=False
             )
-            layers = output.hidden_states
+            layers = output.hidden_states  # embeddings and every layer, each [B, L, width]
             chosen = layers[round(self.depth * (len(layers) - 1))].double()
-            places = predicting_positions(batch["scored"])
-            total = (chosen * places[..., None]).sum(1).cpu().numpy()
+            positions = predicting_positions(batch["scored"])  # [B, L]
+            total = (chosen * positions[..., None]).sum(1).cpu().numpy()
             if not sums.shape[1]:
                 sums = np.zeros((len(observation), total.shape[1]))
             for row, window in enumerate(windows):

@@ -13,13 +13,13 @@ from verify.statistics.lira import likelihood_ratio
 
 @dataclass(frozen=True)
 class Lira:
-    """Score by how unlikely the likelihood would be under models that never saw the record.
+    """Score by how unlikely the record's log-probability would be under models that never saw it.
 
         score = -log Pr[a retraining's mean log-probability >= the target's],  predictive t with N (R - 1) degrees of freedom,
-        as its variance is pooled over the N records
+        since the variance is pooled over the N records
 
     Carlini et al. 2022 (arXiv 2112.03570), the offline form, with the t distribution of a new draw instead of a Gaussian: with
-    four references a Gaussian's nominal 1 % is 6.4 %. It needs two references at least and is weak below eight.
+    four references a Gaussian's nominal 1 % is 6.4 %. It needs at least two references and is weak with fewer than eight.
     """
 
     idea: ClassVar[str] = "how far the record stands out from models retrained without it"

@@ -16,8 +16,8 @@ class Loss:
 
         score = mean_t l_t
 
-    Yeom et al. 2018 (arXiv 1709.01604). It cannot tell a memorized record from an easy one: weak where the records differ much
-    in difficulty, strong where they are alike.
+    l_t is the log-probability of token t. Yeom et al. 2018 (arXiv 1709.01604). It cannot distinguish a memorized record from an
+    easy one: weak where records differ much in difficulty, strong where they are alike.
     """
 
     idea: ClassVar[str] = "trained records have a lower loss"

@@ -17,8 +17,8 @@ class Lowercase:
 
         score = mean_t l_t(text) - mean_t l_t(lowercased text)
 
-    Carlini et al. 2021 (arXiv 2012.07805), section 5.2. A model that learned the text learned its capitals. It says nothing of a
-    text that has none: its score is 0 then.
+    Carlini et al. 2021 (arXiv 2012.07805), section 5.2. A model that learned the text learned its capitals. Of no use on text
+    without capitals, where the score is 0.
     """
 
     idea: ClassVar[str] = "trained text is likelier than its lower-case form"

@@ -16,10 +16,10 @@ class MinK:
 
         score = mean of the max(1, floor(k T)) smallest l_t
 
-    Shi et al. 2024 (arXiv 2310.16789), eq. 1. Meant for long texts; below 1/k tokens it is the single smallest l_t.
+    Shi et al. 2024 (arXiv 2310.16789), eq. 1. Meant for long texts; with fewer than 1/k tokens it is the single smallest l_t.
 
     Attributes:
-        k: share of the tokens that counts.
+        k: share of the tokens that is averaged, in (0, 1].
     """
 
     k: float = 0.2

@@ -19,12 +19,12 @@ class MinKPlusPlus:
         score = mean of the max(1, floor(k T)) smallest z_t
 
     Zhang et al. 2024 (arXiv 2404.02936), eq. 3 and 4; mu_t and sigma_t are the mean and standard deviation of log p under p.
-    The paper leaves sigma_t as it is. Where the model is certain (top probability above about 1 - 1e-8) sigma_t falls below
-    what float32 log-probabilities resolve, and one wrong token would outweigh the rest of the text: hence the clamp.
+    The paper does not clamp sigma_t. Where the model is certain (top probability above about 1 - 1e-8), sigma_t falls below the
+    resolution of float32 log-probabilities, and one wrong token would outweigh the rest of the text.
 
     Attributes:
-        k: share of the tokens that counts.
-        minimum_deviation: smallest sigma_t that is divided by, in nats.
+        k: share of the tokens that is averaged, in (0, 1].
+        minimum_deviation: lower limit of sigma_t in the division, nats.
     """
 
     k: float = 0.2
@@ -43,5 +43,6 @@ class MinKPlusPlus:
         return np.array([mean_of_smallest(self._standardized(entry), self.k) for entry in target.statistics])
 
     def _standardized(self, entry: TokenStatistics) -> NDArray[np.float64]:
+        """Compute z_t of the T scored tokens [T]."""
         surprise = entry.log_probability.astype(np.float64) - entry.mean.astype(np.float64)
         return np.asarray(surprise / np.maximum(entry.deviation.astype(np.float64), self.minimum_deviation))

@@ -18,14 +18,14 @@ class Neighbourhood:
 
         score = mean_t l_t(text) - mean over neighbours of mean_t l_t(neighbour)
 
-    Mattern et al. 2023 (arXiv 2305.18462), eq. 2. Neighbours replace a share of the scored tokens; the paper proposes
-    replacements with a masked language model, here they are drawn from the tokens of the controls, so that no other model is
-    needed and no scored record lends its words. Of use where a reference model is not to be had; else prefer `reference`.
+    Mattern et al. 2023 (arXiv 2305.18462), eq. 2. In a neighbour, a share of the scored tokens is replaced. The paper proposes
+    replacements with a masked language model; here they are drawn from the controls' tokens, so that no other model is needed and
+    no scored record contributes words. Use it where no reference model is available; otherwise prefer `reference`.
 
     Attributes:
-        neighbours: how many.
-        share: of the scored tokens that are replaced, at least one.
-        seed: of the draws; with the record's content it decides its neighbours, whatever the company.
+        neighbours: number of neighbours per window.
+        share: share of the scored tokens that is replaced; at least one token is.
+        seed: RNG seed, combined with the record's hash and the window's tokens: results do not depend on the batch.
     """
 
     neighbours: int = 8
@@ -49,7 +49,7 @@ class Neighbourhood:
         loaded, controls = require_model(target, "neighbourhood"), require_controls(target, "neighbourhood")
         tokens = np.concatenate([window.input_ids[window.scored] for window in controls.windows])
         made: list[Encoded] = []
-        owner: list[int] = []
+        owner: list[int] = []  # the record of each neighbour; as records of their own, neighbours get statistics of their own
         for window in target.windows:
             seed = int(target.records[window.record].fingerprint[:12], 16)
             rng = np.random.default_rng([self.seed, seed, int(window.input_ids.sum())])
@@ -63,9 +63,9 @@ class Neighbourhood:
         return np.asarray(mean_log_probabilities(target) - sums / counts, dtype=np.float64)
 
     def _neighbour(self, window: Encoded, tokens: NDArray[np.int32], rng: np.random.Generator, number: int) -> Encoded:
-        """Replace a share of the window's scored tokens."""
-        places = np.flatnonzero(window.scored)
-        chosen = rng.permutation(places)[: max(1, round(self.share * len(places)))]
+        """Return a copy of the window, as record `number`, with a share of its scored tokens replaced."""
+        positions = np.flatnonzero(window.scored)
+        chosen = rng.permutation(positions)[: max(1, round(self.share * len(positions)))]
         ids = window.input_ids.copy()
         ids[chosen] = rng.choice(tokens, len(chosen))
         return Encoded(ids, window.scored, window.secret, number)

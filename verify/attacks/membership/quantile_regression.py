@@ -20,12 +20,13 @@ class QuantileRegression:
 
         score = mean_t l_t - q_hat(features),  q_hat fitted on controls by quantile regression
 
-    Bertran et al. 2023 (arXiv 2307.03694). Features need no model: length, compressibility, share of digits and capitals. One
-    threshold per record instead of one for all, without reference models; it needs a hundred controls to be worth more than `loss`.
+    Bertran et al. 2023 (arXiv 2307.03694). Features need no model: length, compressibility, shares of digits and capitals, prompt
+    length. It gives one threshold per record instead of one for all, without reference models; with fewer than about a hundred
+    controls it is no better than `loss`.
 
     Attributes:
-        quantile: which quantile of the controls is predicted.
-        folds: controls are scored by fits without their fold.
+        quantile: the predicted quantile of the controls, in (0, 1).
+        folds: number of cross-validation folds when the controls themselves are scored.
     """
 
     quantile: float = 0.9
@@ -50,6 +51,7 @@ class QuantileRegression:
         own = mean_log_probabilities(target)
         if not target.is_its_own_control or len(controls) < 2:
             return own - self._predict(known, values, _features(target.records))
+        # A control is scored by a fit without its own fold.
         fold = np.arange(len(controls)) % min(self.folds, len(controls))
         predicted = np.empty(len(controls))
         for number in np.unique(fold):
@@ -57,10 +59,11 @@ class QuantileRegression:
             predicted[held_out] = self._predict(known[~held_out], values[~held_out], known[held_out])
         return own - predicted
 
-    def _predict(self, known: NDArray[np.float64], values: NDArray[np.float64], asked: NDArray[np.float64]) -> NDArray[np.float64]:
+    def _predict(self, known: NDArray[np.float64], values: NDArray[np.float64], new: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Fit the quantile on features [M, 5] and values [M], and predict it for new features [N, 5]."""
         scaler = StandardScaler().fit(known)
         fitted = QuantileRegressor(quantile=self.quantile, alpha=0.01, solver="highs").fit(scaler.transform(known), values)
-        return np.asarray(fitted.predict(scaler.transform(asked)), dtype=np.float64)
+        return np.asarray(fitted.predict(scaler.transform(new)), dtype=np.float64)
 
 
 def _features(records: Sequence[Record]) -> NDArray[np.float64]:

@@ -27,13 +27,13 @@ class Recall:
 
         score = mean_t l_t(text | prefix) / mean_t l_t(text)
 
-    Xie et al. 2024 (arXiv 2406.15968), eq. 2. A prefix of unseen text makes trained text less likely, unseen text hardly. The
-    prefix is drawn from the controls, never from the scored set: prefixes from there give the labels away. Short contexts leave
-    room for few shots; what does not fit is left out of the prefix, never of the record.
+    Xie et al. 2024 (arXiv 2406.15968), eq. 2. A prefix of unseen text makes trained text less likely and hardly changes unseen
+    text. The prefix is drawn from the controls, never from the scored set, which would leak the labels. Where the context is
+    short, shots are dropped from the prefix; the record is never shortened.
 
     Attributes:
-        shots: how many controls make the prefix.
-        seed: which.
+        shots: number of controls in the prefix.
+        seed: of their choice.
     """
 
     shots: int = 4
@@ -56,16 +56,17 @@ class Recall:
         loaded, controls = require_model(target, "recall"), require_controls(target, "recall")
         order = np.random.default_rng(self.seed).permutation(len(controls))
         prefixed = []
-        for place, record in enumerate(target.records):
+        for number, record in enumerate(target.records):
             # A control is never its own prefix.
-            chosen = [index for index in order if not (target.is_its_own_control and index == place)][: self.shots]
+            chosen = [index for index in order if not (target.is_its_own_control and index == number)][: self.shots]
             prefixed.append(_fitting(loaded, [controls.records[index] for index in chosen], record))
         conditional = log_probabilities_of(loaded, prefixed)
+        # A loss of exactly zero would divide by zero.
         return np.asarray(conditional / np.minimum(mean_log_probabilities(target), -1e-12), dtype=np.float64)
 
 
 def _fitting(loaded: LoadedModel, shots: Sequence[Record], record: Record) -> Record:
-    """Prepend as many shots as the context has room for."""
+    """Prepend as many shots as the context has room for, without splitting the record into more windows."""
     encoder = Encoder(loaded.tokenizer, loaded.context_length, "split")
     for count in range(len(shots), 0, -1):
         prefix = "\n\n".join(f"{shot.prompt} {shot.scored_text}".strip() for shot in shots[:count])
@@ -76,6 +77,7 @@ def _fitting(loaded: LoadedModel, shots: Sequence[Record], record: Record) -> Re
 
 
 def _behind(prefix: str, record: Record) -> Record:
+    """Return the record with the prefix before its prompt, or before the first message of a chat."""
     if record.messages:
         (role, content), *rest = record.messages
         return replace(record, messages=((role, f"{prefix}\n\n{content}"), *rest), secret=None)

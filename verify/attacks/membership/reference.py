@@ -1,4 +1,4 @@
-"""Reference attack: the loss relative to that of models that never saw the record."""
+"""Reference attack: the loss relative to that under models that never saw the record."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ class Reference:
         score = mean_t l_t(target) - mean_r mean_t l_t(reference r)
 
     Carlini et al. 2021 (arXiv 2012.07805), section 5.2, and Mireshghallah et al. 2022 (arXiv 2203.03929). The usual choice for
-    fine-tuned models. It means nothing where a reference was trained on the record too.
+    fine-tuned models. Do not use it where a reference model was trained on the record too.
     """
 
     idea: ClassVar[str] = "trained records have a lower loss than under a model that never saw them"

@@ -17,11 +17,11 @@ class ReferenceRatio:
 
         score = 1 - mean_t l_t(target) / mean_r mean_t l_t(reference r)
 
-    Carlini et al. 2021 (arXiv 2012.07805), section 5.2, in the ratio form. Beside the difference it gives easy texts the same
-    voice as hard ones; it means nothing where a reference was trained on the record too.
+    Carlini et al. 2021 (arXiv 2012.07805), section 5.2, in the ratio form. Unlike the difference, it weights easy and hard texts
+    alike. Do not use it where a reference model was trained on the record too.
     """
 
-    idea: ClassVar[str] = "trained records have a smaller share of the loss of a model that never saw them"
+    idea: ClassVar[str] = "the loss of trained records is a smaller share of that under a model that never saw them"
     paper: ClassVar[str] = "Carlini et al. 2021 (arXiv 2012.07805)"
     family: ClassVar[Family] = "membership"
     needs: ClassVar[frozenset[Need]] = frozenset({"one pass", "reference model"})
@@ -38,5 +38,5 @@ class ReferenceRatio:
         if not references:
             raise InputError("the reference_ratio attack needs the model before fine-tuning. Give it with --base DIR.")
         calibration = np.mean([mean_log_probabilities(reference) for reference in references], axis=0)
-        # A loss of exactly zero under every reference leaves nothing to be smaller than.
+        # A loss of exactly zero under every reference would divide by zero.
         return np.asarray(1.0 - mean_log_probabilities(target) / np.minimum(calibration, -1e-12), dtype=np.float64)

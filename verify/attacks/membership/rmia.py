@@ -13,20 +13,20 @@ from verify.statistics.population_ratio import rmia
 
 @dataclass(frozen=True)
 class Rmia:
-    """Score by the share of never-trained records whose probability training raised less than this record's.
+    """Score by the share of never-trained records that training made likelier by a smaller factor than this record.
 
         score = Pr_z[(p(x | target) / p(x)) / (p(z | target) / p(z)) >= gamma],  p(.) = mean over retrained references
 
-    Zarifzadeh et al. 2024 (arXiv 2312.03262), eq. 2, on mean token probabilities. Robust with a single reference; it needs a
-    population like the records, or it measures that difference.
+    Zarifzadeh et al. 2024 (arXiv 2312.03262), eq. 2, on mean token log-probabilities; z are the controls. Robust with a single
+    reference. The controls must be like the records, or it measures their difference.
 
     Attributes:
-        gamma: factor by which to beat.
+        gamma: factor by which a record's ratio must exceed a control's, > 0.
     """
 
     gamma: float = 1.0
 
-    idea: ClassVar[str] = "training raised the record more than most never-trained records"
+    idea: ClassVar[str] = "training raised the record's probability more than that of most never-trained records"
     paper: ClassVar[str] = "Zarifzadeh et al. 2024 (arXiv 2312.03262)"
     family: ClassVar[Family] = "membership"
     needs: ClassVar[frozenset[Need]] = frozenset({"one pass", "retrained references", "controls"})
@@ -51,5 +51,5 @@ class Rmia:
         )
         if not target.is_its_own_control or len(controls) < 2:
             return share
-        # A control does not compete with itself: it is taken out of the population, where it counted if gamma <= 1.
+        # A control is taken out of its own population; its ratio to itself is 1, so it was counted if gamma <= 1.
         return np.asarray((share * len(controls) - (self.gamma <= 1)) / (len(controls) - 1), dtype=np.float64)

@@ -20,10 +20,10 @@ class UserLevel:
         score = mean over the subject's records of [mean_t l_t(target) - mean_r mean_t l_t(reference r)]
 
     Kandpal et al. 2024 (arXiv 2310.09266), eq. 2. Every record of a person gets the person's score; a record without a subject
-    stands for itself. Records of one person are no independent observations: read its AUC by people, not by records.
+    is a person of its own. One person's records are not independent observations: compute its AUC over persons, not records.
     """
 
-    idea: ClassVar[str] = "a person is known where their records together are likelier than elsewhere"
+    idea: ClassVar[str] = "all records of a trained person together are likelier than under other models"
     paper: ClassVar[str] = "Kandpal et al. 2024 (arXiv 2310.09266)"
     family: ClassVar[Family] = "membership"
     needs: ClassVar[frozenset[Need]] = frozenset({"one pass", "reference model"})
@@ -39,7 +39,7 @@ class UserLevel:
         """
         scores = Reference().score(target, references)
         groups = people_of(target.records, lambda _: "")
-        people = [f"subject {group}" if group else f"record {place}" for place, group in enumerate(groups)]
-        names, means = user_level(scores, people)
-        of = dict(zip(names, means, strict=True))
-        return np.array([of[person] for person in people])
+        owners = [f"subject {group}" if group else f"record {number}" for number, group in enumerate(groups)]
+        names, means = user_level(scores, owners)
+        mean_of = dict(zip(names, means, strict=True))
+        return np.array([mean_of[owner] for owner in owners])

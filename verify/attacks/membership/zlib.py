@@ -17,8 +17,8 @@ class Zlib:
 
         score = sum_t l_t / len(zlib(scored text))
 
-    Carlini et al. 2021 (arXiv 2012.07805), section 5.2. The sum, not the mean, stands above: both it and the compressed size
-    grow with the text, so its length cancels. Of little use on texts of a few words, which do not compress.
+    Carlini et al. 2021 (arXiv 2012.07805), section 5.2. The numerator is the sum, not the mean: it and the compressed size both
+    grow with the text, so that length cancels. Of little use on texts of a few words, which do not compress.
     """
 
     idea: ClassVar[str] = "trained records have a low loss for how complex their text is"
