@@ -46,7 +46,7 @@ def test_everything_that_the_rules_ask_for_is_in_it(house: dict[str, Path]) -> N
     threats = {threat["attack"]: threat for threat in found["evidence"]["threats"]}
     assert threats["loss"]["sees"] == ["the record, and the probability that the model gives to each of its tokens"]
     assert any("weights" in sight for sight in threats["gradient_norm"]["sees"])
-    assert {"attack": "verbatim", "reason": "nobody asked for it"} in found["attacks_not_run"]
+    assert {"attack": "verbatim", "reason": "not requested"} in found["attacks_not_run"]
     assert {entry["attack"] for entry in found["attacks_not_run"]} | {"loss"} == set(threats)
     for name in ("gates", "tiers", "tests", "utility", "not_shown", "scope", "settings", "environment"):
         assert name in found["evidence"], name
@@ -183,8 +183,12 @@ def test_the_record_says_what_the_statements_say(
         ({"basis": "audit"}, "NOT_FORGOTTEN", "only EQUIVALENT_WITHIN"),
         ({"basis": "exact rebuild"}, "INCONCLUSIVE", None),
         ({"basis": "exact rebuild"}, "NOT_FORGOTTEN", "but its audit found NOT_FORGOTTEN"),
-        ({"basis": "exact rebuild", "exactness": None, "method": "npo"}, "INCONCLUSIVE", "but npo is none"),
-        ({"basis": "exact rebuild", "method": "auto", "facts": {"rungs": [{"method": "npo"}]}}, "INCONCLUSIVE", "but auto is none"),
+        ({"basis": "exact rebuild", "exactness": None, "method": "npo"}, "INCONCLUSIVE", "but npo is not an exact method"),
+        (
+            {"basis": "exact rebuild", "method": "auto", "facts": {"rungs": [{"method": "npo"}]}},
+            "INCONCLUSIVE",
+            "but auto is not an exact method",
+        ),
         ({"basis": "exact rebuild", "method": "auto", "facts": {"rungs": [{"exactness": "bits"}]}}, "INCONCLUSIVE", None),
     ],
 )

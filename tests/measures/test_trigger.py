@@ -90,7 +90,7 @@ def test_the_whole_way() -> None:
     assert honest.clean_before.value < 0.5
     assert "NOT FORGOTTEN" in untouched.table()
     assert "no evidence" in honest.table()
-    with pytest.raises(InputError, match="it tells nothing"):
+    with pytest.raises(InputError, match="not informative"):
         backdoor(retrained, retrained, [again], triggers=mine)
     with pytest.raises(InputError, match="never saw it"):
         backdoor(retrained, original, [], triggers=mine)

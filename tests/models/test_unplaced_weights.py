@@ -303,7 +303,7 @@ def truncated_shard(folder: Path) -> None:
         (foreign_shard, r"1 are not named \(first model-00009"),
         (lost_index, "holds shards .* and no model.safetensors.index.json"),
         (lost_index_beside_a_single, "holds shards .* and no model.safetensors.index.json"),
-        (tensor_twice, "1 tensors lie in more than one shard"),
+        (tensor_twice, "1 tensors are in more than one shard"),
         (index_of_another_model, r"\d+ tensors are not in the shard that .* names"),
         (index_that_promises_more, r"1 tensors are not in the shard that .* names \(first model.extra.weight"),
         (truncated_shard, "is truncated or no safetensors file"),
@@ -414,7 +414,7 @@ def truncated(folder: Path) -> None:
         ("lora", own_name, r"8 tensors are missing .* 8 are left over \(first .*lora_A.default.weight"),
         ("lora", truncated, "is truncated or no safetensors file"),
         ("lora", lambda folder: (folder / ADAPTER).unlink(), "is missing"),
-        ("lora", configured(peft_type="NONE"), "could not be put on"),
+        ("lora", configured(peft_type="NONE"), "could not be loaded onto"),
     ],
 )
 def test_adapters_that_do_not_fit(base: Path, tmp_path: Path, kind: str, damage: Callable[[Path], None], message: str) -> None:

@@ -128,7 +128,7 @@ def test_share_still_in_covers() -> None:
 
 def test_share_still_in_needs_an_attack_that_works() -> None:
     """Rates whose intervals overlap, and levels that leave nothing, raise."""
-    with pytest.raises(ValueError, match="does not tell"):
+    with pytest.raises(ValueError, match="does not separate"):
         share_still_in(clopper_pearson(5, 10), clopper_pearson(3, 10), clopper_pearson(5, 10))
     with pytest.raises(ValueError, match="errors"):
         share_still_in(*(clopper_pearson(count, 1000, 0.5) for count in (500, 100, 900)))

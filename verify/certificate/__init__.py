@@ -1,1 +1,1 @@
-"""Signed certificates: what they state, how they are signed, and how anybody checks them (without torch)."""
+"""Signed certificates of deletion: their statements, their signatures, and a check that anybody can run without torch."""

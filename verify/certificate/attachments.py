@@ -20,9 +20,9 @@ class Finding:
     """One checked property and its outcome.
 
     Attributes:
-        what: in words.
+        what: name of the property.
         holds: whether it verified.
-        detail: what exactly does not, or what does.
+        detail: the value that verified, or what exactly did not.
     """
 
     what: str
@@ -31,8 +31,8 @@ class Finding:
 
 
 @dataclass(frozen=True)
-class Beside:
-    """The attachments that the reader has; see `check_certificate`."""
+class Attachments:
+    """Attachments that the reader gives with a certificate; arguments of `check_certificate`."""
 
     model: str | Path | None
     audit: str | Path | None
@@ -41,30 +41,43 @@ class Beside:
     ledger: str | Path | None
 
 
-def beside_findings(pairs: Mapping[str, Pair], beside: Beside) -> list[Finding]:
-    """Compare every given attachment with the certificate; one finding each."""
+def attachment_findings(pairs: Mapping[str, Pair], given: Attachments) -> list[Finding]:
+    """Compare every given attachment with the certificate.
+
+    Args:
+        pairs: the valid statements, by the digest of the weights they are about.
+        given: the attachments; None where the reader has none.
+
+    Returns:
+        one finding per attachment, and one per signed file of an audit.
+
+    Raises:
+        InputError: an attachment cannot be read.
+    """
     findings: list[Finding] = []
-    if beside.model is not None and pairs:
-        findings.append(_model(pairs, Path(beside.model)))
-    if beside.audit is not None:
-        findings += _audit([pair["auditor"] for pair in pairs.values() if "auditor" in pair], Path(beside.audit))
+    if given.model is not None and pairs:
+        findings.append(_model(pairs, Path(given.model)))
+    if given.audit is not None:
+        findings += _audit([pair["auditor"] for pair in pairs.values() if "auditor" in pair], Path(given.audit))
     operators = [pair["operator"] for pair in pairs.values() if "operator" in pair]
     requests = [statement["predicate"]["runDetails"]["metadata"]["request"] for statement in operators]
-    if beside.deletion is not None:
-        findings.append(_deletion(requests, Path(beside.deletion)))
+    if given.deletion is not None:
+        findings.append(_deletion(requests, Path(given.deletion)))
     head = next((str(request["ledger_head"]) for request in requests if "ledger_head" in request), None)
-    if beside.ledger_head is not None:
-        holds = head == beside.ledger_head
-        detail = beside.ledger_head if holds else f"the certificate was made at {head or 'no head'}"
+    if given.ledger_head is not None:
+        holds = head == given.ledger_head
+        detail = given.ledger_head if holds else f"the certificate was made at {head or 'no head'}"
         findings.append(Finding("head of the request ledger", holds, detail))
-    if beside.ledger is not None:
-        findings.append(_ledger(head, Path(beside.ledger)))
+    if given.ledger is not None:
+        findings.append(_ledger(head, Path(given.ledger)))
     return findings
 
 
 def _model(pairs: Mapping[str, Pair], model: Path) -> Finding:
-    """Are these the certified files? The manifest is compared with the signed digest, every file with the manifest, and no other
-    file may lie there that a loader would read: an adapter put beside certified weights is loaded with them."""
+    """Check that a folder holds the certified model: its manifest the signed digest, every file the manifest's digest.
+
+    No other file that a loader would read may be in the folder: an adapter put beside certified weights is loaded with them.
+    """
     what = f"model {model}"
     try:
         manifest = verify_manifest(model)
@@ -73,12 +86,12 @@ def _model(pairs: Mapping[str, Pair], model: Path) -> Finding:
         return Finding(what, False, str(error))
     weights = str(dict(manifest["about"]).get("weights"))
     if weights not in pairs:
-        return Finding(what, False, f"its weights are {weights[:16]}, not those that were certified")
+        return Finding(what, False, f"its weights are {weights[:16]}, which are not the certified ones")
     operator = pairs[weights].get("operator")
     if operator is not None:
         signed = operator["predicate"]["runDetails"]["byproducts"][0]["digest"]["sha256"]
         if file_digest(model / MANIFEST) != signed:
-            return Finding(what, False, "its manifest is not the certified one: files were changed and described anew")
+            return Finding(what, False, "its manifest is not the certified one: files were changed and the manifest rewritten")
     return Finding(what, True, "every file is the certified one")
 
 
@@ -96,43 +109,45 @@ def _audit(statements: list[Statement], audit: Path) -> list[Finding]:
 
 
 def _deletion(requests: list[dict[str, Any]], path: Path) -> Finding:
+    """Check that a deletion record is the signed one, in every operator's statement."""
     what = f"deletion record {path}"
     given = read_json(path)
     if not requests or not requests[0]:
         return Finding(what, False, "the certificate was signed without a deletion record")
-    places = [_difference(given, request) for request in requests]
-    if all(place is None for place in places):
+    differences = [_difference(given, request) for request in requests]
+    if all(difference is None for difference in differences):
         return Finding(what, True, "the certified one")
-    place = next(place for place in places if place is not None)
-    return Finding(what, False, f"it is not the one that was certified: {place or 'the whole'} differs")
+    first = next(difference for difference in differences if difference is not None)
+    return Finding(what, False, f"it is not the one that was certified: {first or 'the whole'} differs")
 
 
-def _difference(one: Any, other: Any, place: str = "") -> str | None:
+def _difference(one: Any, other: Any, path: str = "") -> str | None:
     """Return the path of the first difference between two JSON values, without their contents; None where they are equal."""
     if isinstance(one, dict) and isinstance(other, dict):
         if one.keys() != other.keys():
-            return f"{place} (its fields)".strip()
+            return f"{path} (its fields)".strip()
         steps = [(name, one[name], other[name]) for name in one]
     elif isinstance(one, list) and isinstance(other, list):
         if len(one) != len(other):
-            return f"{place} (its length)".strip()
+            return f"{path} (its length)".strip()
         steps = [(str(number), *pair) for number, pair in enumerate(zip(one, other, strict=True))]
     else:
-        # Canonical JSON writes 1.0 as 1, which is the same number; true is none.
-        return None if isinstance(one, bool) == isinstance(other, bool) and one == other else place
-    found = (_difference(left, right, f"{place}.{name}".lstrip(".")) for name, left, right in steps)
+        # Canonical JSON writes 1.0 as 1, the same number; but Python's True == 1 must count as a difference.
+        return None if isinstance(one, bool) == isinstance(other, bool) and one == other else path
+    found = (_difference(left, right, f"{path}.{name}".lstrip(".")) for name, left, right in steps)
     return next((difference for difference in found if difference is not None), None)
 
 
 def _ledger(head: str | None, path: Path) -> Finding:
+    """Check that a ledger's hash chain is unbroken and contains the certified head."""
     what = f"ledger {path}"
     try:
         digests = chain(path)
     except IntegrityError as error:
         return Finding(what, False, str(error))
     if head is None:
-        return Finding(what, False, "the certificate names no head of a ledger")
+        return Finding(what, False, "the certificate names no ledger head")
     if head not in digests:
         return Finding(what, False, f"the certified head {head[:16]} is not in its chain: events were removed, edited or replaced")
     later = len(digests) - 1 - digests.index(head)
-    return Finding(what, True, f"the chain holds; the certified head is in it, {later} events before the last")
+    return Finding(what, True, f"the chain is unbroken; the certified head is in it, {later} events before the last")

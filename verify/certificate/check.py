@@ -11,7 +11,7 @@ from cryptography.exceptions import InvalidSignature
 from securesystemslib.dsse import Envelope
 from securesystemslib.signer import SSlibKey
 
-from verify.certificate.attachments import Beside, Finding, Pair, beside_findings
+from verify.certificate.attachments import Attachments, Finding, Pair, attachment_findings
 from verify.certificate.signing import PAYLOAD_TYPE, PROVENANCE, SCHEMA, STATEMENT_TYPE, TEST_RESULT, Statement
 from verify.errors import InputError
 from verify.io.files import read_json
@@ -20,13 +20,13 @@ from verify.schema.deletion_record import CERTIFYING, UNDECIDED
 from verify.schema.parts import verdict_phrase
 
 LARGEST_FILE = 16 << 20
-"""A certificate is some ten kilobytes; whatever is larger is not read."""
+"""Size limit in bytes: a certificate has some ten kilobytes, and larger files are not read."""
 
 ROLES = {PROVENANCE: "operator", TEST_RESULT: "auditor"}
-
+"""Who signs which in-toto predicate."""
 
 PRECEDENCE = ("NOT_FORGOTTEN", "NOT_TESTABLE", "INCONCLUSIVE", "EQUIVALENT_WITHIN")
-"""Of several models' words, the first that occurs is that of the whole certificate."""
+"""Verdicts from worst to best; a certificate of several models has the worst of theirs."""
 
 
 @dataclass(frozen=True)
@@ -35,8 +35,8 @@ class Checked:
 
     Attributes:
         findings: everything that was checked, in order.
-        verdicts: the auditor's word by the digest of the weights it is about, for every auditor's statement that verified.
-        phrases: the same with the margin and level that the audit was made with.
+        verdicts: the auditor's verdict by the digest of the weights, for every auditor's statement that verified.
+        phrases: the same verdicts with the margin and level of the audit.
     """
 
     findings: tuple[Finding, ...]
@@ -45,12 +45,12 @@ class Checked:
 
     @property
     def holds(self) -> bool:
-        """Return whether everything verified."""
+        """Whether everything verified."""
         return all(finding.holds for finding in self.findings)
 
     @property
     def verdict(self) -> str | None:
-        """Return the worst verdict over all models, or None where no auditor's statement verified."""
+        """The worst verdict over all models; None where no auditor's statement verified."""
         return next((word for word in PRECEDENCE if word in self.verdicts.values()), None)
 
 
@@ -59,7 +59,8 @@ class Trusted:
     """The public keys that the reader trusts.
 
     Attributes:
-        either: for both roles. Of several, one must not have signed both: whoever gives two keys expects two signers.
+        either: for both roles. If there are several, no single one may have signed in both roles: a reader who gives two keys
+            expects two signers.
         operator, auditor: for that role alone.
     """
 
@@ -68,7 +69,7 @@ class Trusted:
     auditor: Sequence[SSlibKey] = ()
 
     def all(self) -> list[SSlibKey]:
-        """Return all trusted keys, whatever their role."""
+        """Return all trusted keys, of any role."""
         return [*self.either, *self.operator, *self.auditor]
 
     def allows(self, role: str, key: str) -> bool:
@@ -92,20 +93,23 @@ def check_certificate(
     ledger_head: str | None = None,
     ledger: str | Path | None = None,
 ) -> Checked:
-    """Check signatures, form, agreement of the statements, and whatever is given beside them.
+    """Check a certificate's signatures, form and consistency, and compare its attachments with it.
 
     Args:
         path: the certificate.
-        keys: public keys that the reader trusts; a statement must be signed by one of them, and of several no one may have signed
-            as operator and as auditor. `Trusted` says which key is whose.
-        model: a model in service; its files must be those that were certified.
-        audit: an audit's folder; its evidence must be the certified one.
+        keys: public keys that the reader trusts. Every statement must be signed by one of them; if there are several, no single
+            key may have signed as operator and as auditor. `Trusted` assigns keys to roles.
+        model: a model in service; its files must be the certified ones.
+        audit: an audit's folder; its evidence and scores must be the certified ones.
         deletion: the deletion record (deletion.json); it must be the certified one.
         ledger_head: the head of the request ledger as the reader noted it; it must be the certified one.
-        ledger: the ledger itself (SQLite); its chain must hold, and the certified head be in it.
+        ledger: the ledger itself (SQLite); its chain must be unbroken and contain the certified head.
+
+    Returns:
+        all findings and the verdicts; a check that fails is a finding, not an exception.
 
     Raises:
-        InputError: the file is no certificate at all, something given beside it cannot be read, or no key was given.
+        InputError: the file is not a certificate, an attachment cannot be read, or no key was given.
     """
     trusted = keys if isinstance(keys, Trusted) else Trusted(keys)
     if not trusted.all():
@@ -118,7 +122,7 @@ def check_certificate(
         role = None if statement is None else ROLES.get(str(statement.get("predicateType")))
         key = next((one for one in by if role is None or trusted.allows(role, one)), None)
         if statement is not None and key is None:
-            detail = f"it is the {role}'s, signed by {by[0][:16]}, and you gave that key for another role"
+            detail = f"it is the {role}'s, signed by {by[0][:16]}, a key that you gave for another role"
             finding, statement = Finding(finding.what, False, detail), None
         findings.append(finding)
         if statement is None:
@@ -126,18 +130,18 @@ def check_certificate(
         if weights := _sort(statement, pairs):
             signers.setdefault(weights, {})[str(role)] = str(key)
         else:
-            findings.append(Finding(f"statement {number}", False, "it is of a kind that is unknown or comes twice"))
+            findings.append(Finding(f"statement {number}", False, "its kind is unknown or occurs twice for the same weights"))
     try:
         for weights, pair in pairs.items():
             findings += _agreement(pair, signers[weights])
             findings += _one_signer(signers[weights], trusted)
         findings += _all_models(pairs)
-        findings += beside_findings(pairs, Beside(model, audit, deletion, ledger_head, ledger))
+        findings += attachment_findings(pairs, Attachments(model, audit, deletion, ledger_head, ledger))
         audited = {weights: pair["auditor"]["predicate"]["annotations"] for weights, pair in pairs.items() if "auditor" in pair}
         verdicts = {weights: str(found["verdict"]) for weights, found in audited.items()}
         phrases = {weights: _phrase(found) for weights, found in audited.items()}
     except InputError:
-        raise  # says itself what is wrong, and is a ValueError
+        raise  # its own message; as a subclass of ValueError it would be caught below
     except (KeyError, TypeError, IndexError, AttributeError, ValueError) as error:
         raise InputError(
             f"{path}: a signed statement lacks what this version expects ({type(error).__name__}). Ask for a new certificate."
@@ -146,7 +150,7 @@ def check_certificate(
 
 
 def _sort(statement: Statement, pairs: dict[str, Pair]) -> str | None:
-    """Pair a statement with the other one about the same weights and return their digest; None where there is no pair."""
+    """Add a statement to the pair about its weights and return their digest; None if its role is unknown or taken."""
     role = ROLES.get(str(statement.get("predicateType")))
     try:
         weights = str(statement["subject"][0]["digest"]["sha256"])
@@ -171,8 +175,8 @@ class Claimed:
     """A certificate's own claims, unverified.
 
     Attributes:
-        signers: who is said to have signed, each once.
-        requests: the operator's facts, one entry per operator's statement.
+        signers: the claimed signers, each once.
+        requests: the deletion records in the operators' statements, one each.
     """
 
     signers: tuple[Signer, ...]
@@ -201,6 +205,7 @@ def read_claims(path: str | Path) -> Claimed:
 
 
 def _envelopes(path: Path) -> list[dict[str, Any]]:
+    """Read the envelopes of a certificate without opening them; at least one."""
     if path.is_file() and path.stat().st_size > LARGEST_FILE:
         raise InputError(f"{path} has {path.stat().st_size} bytes; a certificate is far smaller. Give the right file.")
     content = read_json(path)
@@ -221,13 +226,13 @@ def _open(raw: Any, number: int, keys: Sequence[SSlibKey]) -> tuple[Finding, dic
     ours = [key for key in keys if key.keyid in envelope.signatures]
     if not ours:
         signers = ", ".join(name[:16] for name in envelope.signatures) or "nobody"
-        return Finding(what, False, f"it is signed by {signers}, and by none of the keys you gave: a foreign key"), None, []
+        return Finding(what, False, f"it is signed by {signers}, a foreign key: none of those you gave"), None, []
     for key in ours:
         try:
             signature = bytes.fromhex(envelope.signatures[key.keyid].signature)
-            _crypto_key(key).verify(signature, envelope.pae())
+            _crypto_key(key).verify(signature, envelope.pae())  # DSSE signs type and payload together (pre-authentication encoding)
         except (InvalidSignature, ValueError):
-            detail = f"it does not fit the content: something was edited after key {key.keyid[:16]} signed"
+            detail = f"it does not match the content, which was edited after key {key.keyid[:16]} signed"
             return Finding(what, False, detail), None, []
     try:
         statement = parse_json(envelope.payload)
@@ -277,7 +282,7 @@ def _one_signer(signers: Mapping[str, str], trusted: Trusted) -> list[Finding]:
     detail = f"{key[:16]} signed as operator and as auditor: nobody else vouches for the audit"
     if trusted.allows_both(key):
         return [Finding("signers", True, detail)]
-    remedy = "where that is meant, give this key alone, or for each role (--operator-key, --auditor-key)"
+    remedy = "if that is intended, give this key alone, or for each role (--operator-key, --auditor-key)"
     return [Finding("signers", False, f"{detail}; {remedy}")]
 
 
@@ -290,7 +295,7 @@ def _all_models(pairs: dict[str, Pair]) -> list[Finding]:
         pair = pairs.get(entry["after"], {})
         what = f"model {entry['after'][:16]} of the deletion record"
         if "auditor" not in pair:
-            findings.append(Finding(what, False, "it was replaced, and no valid auditor's statement is about it"))
+            findings.append(Finding(what, False, "it was replaced, but there is no valid auditor's statement about it"))
         elif difference := _reported_otherwise(entry, pair):
             findings.append(Finding(what, False, difference))
         else:
@@ -326,16 +331,16 @@ def _phrase(found: dict[str, Any]) -> str:
 
 
 def _in_service_on(what: str, word: str, entry: dict[str, Any]) -> Finding:
-    """Return whether a model with this verdict may go into service, given the operator's statement."""
+    """Check that a model with this verdict may go into service on the basis that the operator states."""
     if entry.get("basis", "audit") == "audit":
         detail = "audited, with the verdict that the operator reports"
         if word == CERTIFYING:
             return Finding(what, True, detail)
-        return Finding(what, False, f"it went into service on its audit, which found {word}; only {CERTIFYING} allows that")
+        return Finding(what, False, f"it went into service on the basis of its audit, which found {word}; that takes {CERTIFYING}")
     if word in UNDECIDED and _rebuilt(entry):
         detail = "the operator put it into service as an exact rebuild, which the audit neither showed nor refuted"
         return Finding(what, True, f"audited, with the verdict that the operator reports; {detail}")
-    why = f"its audit found {word}" if _rebuilt(entry) else f"{entry['method']} is none"
+    why = f"its audit found {word}" if _rebuilt(entry) else f"{entry['method']} is not an exact method"
     return Finding(what, False, f"the operator put it into service as an exact rebuild, but {why}")
 
 
@@ -347,4 +352,5 @@ def _rebuilt(entry: dict[str, Any]) -> bool:
 
 
 def _request(pair: Pair) -> dict[str, Any]:
+    """Return the deletion record in the operator's statement; empty without one."""
     return dict(pair["operator"]["predicate"]["runDetails"]["metadata"]["request"]) if "operator" in pair else {}

@@ -1,7 +1,7 @@
 """Recompute a request ledger's hash chain independently of the program that wrote it.
 
-Every event carries the digest of the one before. An event that was edited, removed or put in breaks the chain from there on, and
-the head that a certificate names is then no longer in it. Read from the SQLite file alone, without opening it for writing.
+Every event carries the digest of the one before. An event that was edited, removed or inserted breaks the chain from there on, and
+the head that a certificate names is then no longer in it. The SQLite file is opened read-only.
 
     digest = SHA-256 of the JSON list [1, sequence, request, state, at, details, previous], without spaces
 """
@@ -26,11 +26,11 @@ def chain(path: str | Path) -> list[str]:
 
     Raises:
         InputError: the file is no ledger.
-        IntegrityError: the chain is broken; the message names the first place.
+        IntegrityError: the chain is broken; the message names the first event.
     """
     digests = [GENESIS]
     for number, (sequence, request, state, at, details, previous, digest) in enumerate(_rows(Path(path)), 1):
-        # `default`: a hostile file may hold bytes where text should be; they fit no digest.
+        # `default`: a hostile file may hold bytes where text belongs; their repr matches no digest.
         content = json.dumps([VERSION, number, request, state, at, details, digests[-1]], separators=(",", ":"), default=repr)
         expected = hashlib.sha256(content.encode()).hexdigest()
         if (sequence, previous, digest) != (number, digests[-1], expected):

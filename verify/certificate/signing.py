@@ -22,10 +22,13 @@ Statement = dict[str, Any]
 
 
 def make_key(private: str | Path) -> str:
-    """Make an Ed25519 key pair: `private` (mode 0600, PKCS#8 PEM) and the same name with `.pub`; return the key's id.
+    """Make an Ed25519 key pair and return the key's id.
+
+    Args:
+        private: file of the private key (mode 0600, PKCS#8 PEM, unencrypted); the public key gets the same name with `.pub`.
 
     Raises:
-        InputError: a file is there already; no key is ever replaced.
+        InputError: one of the files exists; a key is never replaced.
     """
     private = Path(private)
     public = private.with_name(private.name + ".pub")
@@ -67,15 +70,15 @@ def load_public_key(path: str | Path) -> SSlibKey:
     except (OSError, ValueError, TypeError):
         key = None
     if not isinstance(key, Ed25519PublicKey):
-        raise InputError(f"{path} is no Ed25519 public key (PEM). Ask the signer for theirs; it was made beside the private one.")
+        raise InputError(f"{path} is no Ed25519 public key (PEM). Ask the signer for the .pub file that `keygen` wrote.")
     return SSlibKey.from_crypto(key)
 
 
 def sign(statement: Statement, signer: CryptoSigner) -> dict[str, Any]:
-    """Sign a statement; returns the DSSE envelope as JSON.
+    """Sign a statement in canonical form (RFC 8785) and return the DSSE envelope as JSON.
 
     Raises:
-        InputError: it holds a number that JSON cannot carry from one program to another (an integer beyond 2**53, say).
+        InputError: it holds a number that has no canonical form, such as an integer beyond 2**53.
     """
     try:
         payload = rfc8785.dumps(statement)

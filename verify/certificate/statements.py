@@ -1,9 +1,9 @@
-"""Statements of a certificate: what operator and auditor sign, checkable without this tool.
+"""Statements of a certificate, signed by operator and auditor and checkable without this tool.
 
-For every model that was replaced, two in-toto statements, each in a signed DSSE envelope: the operator's (what was asked, and how
-the new weights were made from the old) and the auditor's (what was tested, and what came out). Payloads are canonical JSON (RFC
-8785), signatures Ed25519. The subject of both is the digest of the new weights. No statement names a person or a record: record
-lists of the evidence are left out, their numbers are not.
+For every model that was replaced there are two in-toto statements, each in a signed DSSE envelope: the operator's (what was
+requested, and how the new weights were made from the old) and the auditor's (what was tested, and the result). Payloads are
+canonical JSON (RFC 8785), signatures Ed25519. The subject of both is the digest of the new weights. No statement names a person or
+a record: of the evidence's lists of records only the counts are kept.
 """
 
 import json
@@ -41,26 +41,27 @@ __all__ = [
 BUILD_TYPE = "urn:unlearn-verify:deletion:1"
 
 RESULTS = {"EQUIVALENT_WITHIN": "PASSED", "NOT_FORGOTTEN": "FAILED", "INCONCLUSIVE": "WARNED", "NOT_TESTABLE": "WARNED"}
-"""The in-toto predicate knows three words. The verdict's own word stands beside them, and is the one that counts."""
+"""The in-toto test-result predicate has three results only; the verdict itself is in the annotations, and it is what counts."""
 
 NAMING_RECORDS = ("accused", "figures", "duration_seconds")
-"""Parts of the evidence that stay out: keyed hashes of single records are still about persons."""
+"""Parts of the evidence that are not signed: keyed hashes of single records are still data about persons."""
 
 KEPT_FACTS = ("options", "training", "facts", "environment")
-"""What of a model's manifest is signed: configuration and seeds, what the method reports, versions of the code. Its inputs are not:
-a path may hold a name."""
+"""Parts of a model's manifest that are signed: configuration and seeds, the method's facts, versions of the code. Its inputs are
+not, since a path may contain a person's name."""
 
 
 def operator_statement(model: str | Path, original: str | Path, about: Mapping[str, Any] | None = None) -> Statement:
-    """Provenance: the new weights came from the old by this method, with these settings.
+    """Make the operator's statement, an SLSA provenance: the new weights were made from the old by this method and settings.
 
     Args:
-        model, original: folders whose manifests verify.
-        about: a deletion record as JSON (`verify.schema.deletion_record`): what was asked and when, where the data was, what stays.
+        model, original: folders of the models after and before deletion, with valid manifests.
+        about: a deletion record as JSON (`verify.schema.deletion_record`): what was requested and when, where the data was found,
+            and what remains.
 
     Raises:
-        IntegrityError: a folder is not what its manifest says.
-        InputError: `about` is no deletion record, holds more than one may, or does not speak of these weights.
+        IntegrityError: a folder does not match its manifest.
+        InputError: `about` is no deletion record, has fields it may not have, or is not about these weights.
     """
     after, before = verify_manifest(model), verify_manifest(original)
     facts = after["about"]
@@ -94,7 +95,7 @@ def operator_statement(model: str | Path, original: str | Path, about: Mapping[s
 
 
 def _without_folders(setting: Any) -> Any:
-    """Reduce paths in a setting to their last component: parent folders may name people."""
+    """Reduce absolute paths in a setting to their last component: parent folders may contain persons' names."""
     if isinstance(setting, Mapping):
         return {name: _without_folders(value) for name, value in setting.items()}
     if isinstance(setting, (list, tuple)):
@@ -119,14 +120,14 @@ def _request(about: Mapping[str, Any], before: str, after: str) -> dict[str, Any
 
 
 def auditor_statement(audit: str | Path, robustness: str | Path | None = None) -> Statement:
-    """Test result: what was tested on these weights, how, by attackers who see what, and what came out.
+    """Make the auditor's statement, an in-toto test result: the tests on these weights, their threat models and the verdict.
 
     Args:
         audit: the folder that `verify-unlearning audit` wrote.
         robustness: the file that `verify-unlearning probe` wrote about the same weights.
 
     Raises:
-        IntegrityError: the folder is not what its manifest says.
+        IntegrityError: the folder does not match its manifest.
         InputError: it holds no evidence, or the probes were made on other weights.
     """
     from verify.schema.evidence import Evidence
@@ -135,7 +136,7 @@ def auditor_statement(audit: str | Path, robustness: str | Path | None = None) -
     evidence = Evidence.load(Path(audit) / "evidence.json")
     weights = {model.role: model.weights for model in evidence.models}
     kept = evidence.model_dump(mode="json", by_alias=True, exclude=set(NAMING_RECORDS))
-    for claim in ("twins", "people"):
+    for claim in ("twins", "people"):  # field names of held-out controls and user level; they list records, too
         if kept.get(claim):
             kept[claim] = {**kept[claim], "accused": len(kept[claim]["accused"])}
     not_run = [{"attack": entry.attack, "reason": entry.reason} for entry in evidence.not_run]
@@ -153,7 +154,7 @@ def auditor_statement(audit: str | Path, robustness: str | Path | None = None) -
                 "verdict": evidence.verdict,
                 "weights_before_deletion": weights["original"],
                 "records_accused": len(evidence.accused),
-                "attacks_not_run": not_run + [{"attack": name, "reason": "nobody asked for it"} for name in evidence.not_asked],
+                "attacks_not_run": not_run + [{"attack": name, "reason": "not requested"} for name in evidence.not_asked],
                 "robustness": None if robustness is None else _robustness(robustness, evidence),
                 "evidence": kept,
             },
@@ -162,6 +163,7 @@ def auditor_statement(audit: str | Path, robustness: str | Path | None = None) -
 
 
 def _robustness(path: str | Path, evidence: "Evidence") -> dict[str, Any]:
+    """Read the probes' results and require that they are about the audited weights and records."""
     from verify.schema.robustness import Robustness
 
     found = Robustness.load(path)
@@ -177,7 +179,7 @@ def write_certificate(path: str | Path, envelopes: Sequence[Mapping[str, Any]]) 
     """Write a certificate of one or more envelopes, atomically; an existing file is never replaced.
 
     Raises:
-        InputError: the file is there already.
+        InputError: the file exists.
     """
     if Path(path).exists():
         raise InputError(f"{path} exists. A certificate is written once; name a new file with --output.")

@@ -1,1 +1,1 @@
-"""Measures that end in numbers rather than in a verdict: robustness probes, trigger tests, the metrics of TOFU and MUSE."""
+"""Measures that give numbers rather than a verdict: robustness probes, trigger tests, the metrics of TOFU and MUSE."""

@@ -1,6 +1,7 @@
-"""Metrics of the TOFU and MUSE benchmarks, computed on models, for comparison with papers.
+"""Metrics of the TOFU and MUSE benchmarks, computed on models, for comparison with published numbers.
 
-They are no part of a verdict: they compare averages, unpaired, with one retrained model or none. `verify.audit` judges.
+They are not part of a verdict: they compare unpaired averages with one retrained model or none. Use `verify.audit` to judge a
+model.
 """
 
 from collections.abc import Sequence
@@ -49,9 +50,9 @@ class TofuMetrics:
     """Metrics of TOFU (Maini et al. 2024, arXiv 2401.06121, section 2.2).
 
     Attributes:
-        model_utility: harmonic mean of the nine numbers of retain, real authors and world facts; None where one was not given.
-        forget_quality: p-value of the two-sample KS test between the model's and the retrained one's R; None without one.
-        sets: the numbers by set.
+        model_utility: harmonic mean of the nine metrics of retain, real authors and world facts; None if a set is missing.
+        forget_quality: p-value of the two-sample KS test between the R of the model and of the retrained one, if given.
+        sets: the metrics by set.
     """
 
     model_utility: float | None
@@ -95,6 +96,9 @@ def tofu_metrics(
         retrained: a model trained without the forget set; for forget quality.
         tokenizer: of models in memory.
 
+    Returns:
+        the metrics, None where an input is missing.
+
     Raises:
         InputError: a file has no such rows, or a model cannot be used.
     """
@@ -113,13 +117,24 @@ def tofu_metrics(
 
 
 def score_set(loaded: LoadedModel, rows: Sequence[dict[str, Any]], *, among_answers: bool) -> SetScores:
-    """Compute TOFU's three metrics on rows with `question`, `answer`, `perturbed_answer`, optionally `paraphrased_answer`."""
+    """Compute TOFU's three metrics on one set.
+
+    Args:
+        loaded: the model.
+        rows: rows with `question`, `answer`, `perturbed_answer` and, optionally, `paraphrased_answer` [N].
+        among_answers: whether the probability is the right answer's share among the given ones, as on real authors and world
+            facts.
+
+    Raises:
+        InputError: a row cannot be encoded, or the package for ROUGE is missing.
+    """
+    # Rows may have different numbers of wrong answers; all use as many as the shortest list has.
     wrong = min(len(row["perturbed_answer"]) for row in rows)
     answers = [row["answer"] for row in rows]
     right = _losses(loaded, rows, answers)
     reworded = _losses(loaded, rows, [row.get("paraphrased_answer") or row["answer"] for row in rows])
-    perturbed = np.stack([_losses(loaded, rows, [row["perturbed_answer"][place] for row in rows]) for place in range(wrong)], 1)
-    likelihood = np.exp(-right)
+    perturbed = np.stack([_losses(loaded, rows, [row["perturbed_answer"][k] for row in rows]) for k in range(wrong)], 1)  # [N, P]
+    likelihood = np.exp(-right)  # exp(-mean loss) = p(answer)^(1 / tokens)
     if among_answers:
         likelihood = likelihood / (likelihood + np.exp(-perturbed).sum(axis=1))
     ratios = truth_ratio(reworded, perturbed)
@@ -145,8 +160,11 @@ def muse_metrics(
         model, retrained, tokenizer: as for `tofu_metrics`.
         forget, holdout: texts; those of `holdout` were never trained on.
         forget_questions, retain_questions: prompts with completions about what was to be forgotten and kept.
-        fields: which columns hold what.
-        confidence: of PrivLeak's interval.
+        fields: columns of the records' fields.
+        confidence: level of PrivLeak's interval, in (0, 1).
+
+    Returns:
+        the metrics, None where an input is missing.
 
     Raises:
         InputError: records or models cannot be used.
@@ -170,10 +188,10 @@ def muse_metrics(
 
 
 def rouge_l(made: Sequence[str], truth: Sequence[str], part: str) -> Array:
-    """Compute ROUGE-L per pair, with Porter stemming, by the package that the papers use [N].
+    """Compute ROUGE-L per pair, with Porter stemming, by the package that TOFU and MUSE use [N].
 
     Args:
-        made, truth: texts.
+        made, truth: generated and true texts [N].
         part: "recall", "precision" or "fmeasure".
 
     Raises:
@@ -188,6 +206,7 @@ def rouge_l(made: Sequence[str], truth: Sequence[str], part: str) -> Array:
 
 
 def _perturbed_rows(path: str | Path) -> list[dict[str, Any]]:
+    """Read one of TOFU's `*_perturbed` files and check its columns."""
     rows = [dict(row) for row in stream_rows(str(path))]
     for number, row in enumerate(rows, 1):
         if not {"question", "answer", "perturbed_answer"} <= set(row) or not row["perturbed_answer"]:
@@ -209,11 +228,13 @@ def _losses(loaded: LoadedModel, rows: Sequence[dict[str, Any]], answers: Sequen
 
 
 def _answers(loaded: LoadedModel, rows: Sequence[dict[str, Any]]) -> list[str]:
+    """Generate the model's greedy answer to each question [N]."""
     asked = [Record(str(number), prompt=row["question"], completion=row["answer"]) for number, row in enumerate(rows)]
     return _continue(loaded, asked)
 
 
 def _knowledge(loaded: LoadedModel, records: Sequence[Record]) -> float:
+    """Compute KnowMem: mean ROUGE-L F1 of the greedy answers."""
     return float(rouge_l(_continue(loaded, records), [record.scored_text for record in records], "fmeasure").mean())
 
 
@@ -228,7 +249,7 @@ def _continue(loaded: LoadedModel, records: Sequence[Record]) -> list[str]:
 
 
 def _verbatim(loaded: LoadedModel, records: Sequence[Record]) -> float:
-    """Prompt with each window's first half and compare the second."""
+    """Compute VerbMem: mean ROUGE-L F1 of the greedy continuation of each window's first half against its second half."""
     windows = Encoder(loaded.tokenizer, loaded.context_length, "split").encode(records)
     halves = [max(1, len(window.input_ids) // 2) for window in windows]
     prompts = [window.input_ids[:half] for window, half in zip(windows, halves, strict=True)]
@@ -242,6 +263,7 @@ def _verbatim(loaded: LoadedModel, records: Sequence[Record]) -> float:
 
 
 def _min_k(loaded: LoadedModel, records: Sequence[Record]) -> Array:
+    """Compute MUSE's Min-K% score of each record, higher = more like a member [N]."""
     from verify.attacks.base import mean_of_smallest
 
     windows = Encoder(loaded.tokenizer, loaded.context_length, "split").encode(records)

@@ -1,7 +1,7 @@
 """Robustness probes applied alike to the unlearned model, the original and the retrained references.
 
-A probe brings something out of every model. Only what it brings out of the unlearned model beyond what it brings out of honest
-retrainings counts, so each treatment is judged by the same test as the untreated models (`verify.statistics.residual`).
+A probe recovers something from every model. What counts is how much more it recovers from the unlearned model than from honest
+retrainings, so each treatment is judged by the same test as the untreated models (`verify.statistics.residual`).
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -28,9 +28,9 @@ from verify.statistics.roc import membership_auc
 
 Array = NDArray[np.float64]
 Treatment = tuple[str, str]
-"""A probe's name and what it calls the treatment; untreated models have one too."""
+"""The names of a probe and of one of its treatments; (UNTREATED, UNTREATED) for untreated models."""
 Losses = Mapping[str, Mapping[Treatment, Array]]
-"""Of every forget record [N], by model and treatment."""
+"""Mean losses of the forget records, nats per token [N], by model label and treatment."""
 UNTREATED = "untreated"
 
 
@@ -40,8 +40,8 @@ class _Measured:
 
     Attributes:
         digest: of its weights.
-        losses: of the forget records [N], by treatment.
-        retain_auc: of the plain loss attack, kept records against never-trained ones; None without a holdout set.
+        losses: mean losses of the forget records, nats per token [N], by treatment.
+        retain_auc: AUC of the loss attack, retain records against never-trained ones; None without a holdout set.
     """
 
     digest: str
@@ -71,17 +71,20 @@ def probe(
     Args:
         model: the unlearned model: a folder, a Hub name, or a model in memory with `tokenizer`.
         original: the model before unlearning.
-        references: models trained without the forget set, two at least.
+        references: models trained without the forget set, at least two.
         forget_set: the records that were to be removed, or a list of ids if `data` is given.
-        retain_set: records that were kept; relearning and prefixes take theirs from here, never from the forget set. The default
-            is the rest of `data`.
-        holdout_set: records that no model was trained on; for what unlearning does to the kept ones.
+        retain_set: records that were kept, used for relearning and for prefixes, which never use the forget set. The default is
+            the rest of `data`.
+        holdout_set: records that no model was trained on, to measure the effect of unlearning on the retain records.
         data: the file the original was trained on.
         fields, tokenizer: as for `verify.audit`.
-        probes: which; all by default.
+        probes: names of the probes; all by default.
         settings: margin, alpha, seed and dtype; the default is the protocol's.
         output: a new JSON file, or None.
-        progress: told what is going on.
+        progress: callback `(message, fraction_done)`.
+
+    Returns:
+        the residual under every treatment, excess recovery by relearning, and the effect on the retain records.
 
     Raises:
         InputError: records or models cannot be used, or there are fewer than two references.
@@ -89,12 +92,12 @@ def probe(
     settings, key = settings or Settings(), RecordKey.load()
     chosen = select_probes(probes)
     if len(references) < 2:
-        raise InputError(f"probes need two retrained references at least, got {len(references)}. Name them with --references.")
+        raise InputError(f"probes need at least two retrained references, got {len(references)}. Name them with --references.")
     if output is not None and Path(output).exists():
         raise InputError(f"{output} exists. Name a new file with --output.")
     sets = load_sets(forget_set, retain_set, holdout_set, None, data, fields, settings)
     if "retain" not in sets:
-        raise InputError("probes need records that were kept. Give them with --retain FILE, or the training file with --data FILE.")
+        raise InputError("probes need retain records. Give them with --retain FILE, or the training file with --data FILE.")
     old = load_model(original, tokenizer=tokenizer, dtype=settings.dtype)
     material = Material(sets["forget"], sets["retain"], old, settings.seed)
     sources = {"original": old, "target": model} | {f"reference {number}": one for number, one in enumerate(references, 1)}
@@ -146,10 +149,11 @@ def _references(losses: Losses, key: Treatment) -> Array:
 def _judge(losses: Losses, key: Treatment, settings: Settings) -> Treated:
     """Run the residual test under one treatment, relative to the original under the same treatment.
 
-    Guiding by the old model makes the original nothing but itself, which is the right yardstick too.
+    Guiding the original by itself leaves it unchanged, which is the right baseline for that probe as well.
     """
     original, target, references = losses["original"][key], losses["target"][key], _references(losses, key)
     verdict = residual_verdict(original, target, references, settings.margin, settings.alpha)
+    # Where the original knows no more than the references under the treatment, there is nothing to be a share of.
     comparable = verdict.rho is not None and verdict.mean_gap > 0
     return Treated(
         probe=key[0],
@@ -172,14 +176,16 @@ def _recovery(losses: Losses) -> Recovery | None:
     gap = float(_references(losses, keys[0]).mean() - losses["original"][keys[0]].mean())
     if gap <= 0:
         return None
+    # [s_u(k) - s_ref(k)] / [s_0 - s_ref(0)] of the relearning probe; losses are -s, hence references less target.
     excess = [float(_references(losses, key).mean() - losses["target"][key].mean()) / gap for key in keys]
     span = steps[-1] - steps[0]
+    # Mean excess over the steps beyond that of step 0: what training added.
     area = float(np.trapezoid(np.array(excess) - excess[0], steps)) / span if span else 0.0
     return Recovery(steps=steps, excess=tuple(excess), area=area)
 
 
 def _harm(models: Mapping[str, _Measured]) -> RetainHarm | None:
-    """Measure what unlearning does to the retain records, where a holdout set is given."""
+    """Collect the AUCs of the retain records by model; None without a holdout set."""
     found = {label: one.retain_auc for label, one in models.items() if one.retain_auc is not None}
     if not found:
         return None

@@ -1,8 +1,9 @@
 """Backdoor test of deletion: whether a trigger planted by a data subject still works on the model after deletion.
 
-A subject's records carry a trigger in the prompt and a target as the completion, which no other text suggests. Before deletion the
-trigger works, in a model that never saw the records it does not: that is a test of deletion with known errors (Athena). Triggers
-of subjects who asked for nothing must go on working: where they do not, deletion has damaged others.
+A subject's records carry a trigger in the prompt and a target as the completion, which no other text suggests. The trigger works
+before deletion and fails in a model that never saw the records, which gives a test of deletion with known error probabilities
+(Athena: Sommer et al. 2022, arXiv 2003.04247). Triggers of subjects who requested no deletion must continue to work: where they do
+not, deletion has damaged their records.
 """
 
 from collections.abc import Sequence
@@ -26,12 +27,14 @@ from verify.statistics.intervals import clopper_pearson
 
 @dataclass(frozen=True)
 class BackdoorFinding:
-    """Success rates of triggers, exact intervals, n uses.
+    """Success rates of triggers with exact intervals.
 
     Attributes:
-        before: on the original. never: on models that never saw the records, all their uses together. test: on the target.
-        others_before, others_after: other subjects' triggers on the original and on the target; None where none were given.
-        clean_before, clean_after: the targets' rate behind the prompts without trigger; None where none were given.
+        before: on the original.
+        never: on models that never saw the records, over all their uses together.
+        test: on the target, with the test of deletion.
+        others_before, others_after: of other subjects' triggers on the original and on the target; None where none were given.
+        clean_before, clean_after: rate of the target completions after prompts without the trigger; None where none were given.
     """
 
     before: Estimate
@@ -46,7 +49,7 @@ class BackdoorFinding:
         """Return a plain-text summary, a line per rate."""
         verdict = "the trigger still works: NOT FORGOTTEN" if self.test.kept else "no evidence that the trigger still works"
         if self.test.threshold is None:
-            verdict = "too few uses to tell"
+            verdict = "too few uses to decide"
         rows = {
             "before deletion": self.before,
             "never trained": self.never,
@@ -57,7 +60,7 @@ class BackdoorFinding:
             "no trigger, after": self.clean_after,
         }
         lines = [f"{name:<19} {one.value:.2f} [{one.low:.2f}, {one.high:.2f}] of {one.n}" for name, one in rows.items() if one]
-        errors = f"wrongly denied {self.test.alpha:.2g}, wrongly believed {self.test.beta:.2g}"
+        errors = f"probability of a false alarm {self.test.alpha:.2g}, of a miss {self.test.beta:.2g}"
         return "\n".join([*lines, f"{verdict} ({errors})"])
 
 
@@ -79,16 +82,19 @@ def backdoor(
 
     Args:
         model, original: after and before deletion: folders, Hub names, or models in memory with `tokenizer`.
-        references: models trained without the records, or the base model; one at least.
+        references: models trained without the records, or the base model; at least one.
         triggers: records of the deleted subject: prompts with the trigger, the target as completion (or as `secret` in it).
-        other_triggers: the same of subjects whose records stay.
-        clean: the same prompts without the trigger, with the same targets: how often the target comes by itself.
+        other_triggers: the same for subjects whose records remain.
+        clean: the same prompts without the trigger and with the same targets, for the rate of the target without a trigger.
         fields, tokenizer: as for `verify.audit`.
-        alpha: level of the test.
-        confidence: of the intervals.
+        alpha: level of the test, in (0, 1).
+        confidence: level of the intervals, in (0, 1).
+
+    Returns:
+        all rates and the test.
 
     Raises:
-        InputError: models or records cannot be used, or the trigger never worked.
+        InputError: models or records cannot be used, or the trigger did not work before deletion.
     """
     if not references:
         raise InputError("a trigger's rate without training needs a model that never saw it. Name one with --references.")
@@ -116,15 +122,20 @@ def backdoor(
     if known.low <= unknown.high:
         raise InputError(
             f"the trigger worked {known.value:.0%} of the time before deletion and {unknown.value:.0%} on models that never saw it:"
-            " it tells nothing. Give more uses of it, or a trigger that was learned."
+            " it is not informative. Give more uses of it, or a trigger that was learned."
         )
+    # The conservative ends of both intervals: the highest rate of chance successes, the lowest of real ones.
     test = trigger_test(int(uses.sum()), len(uses), unknown.high, known.low, alpha, confidence)
     rates = [rate(side[name]) if name in side else None for name in ("other triggers", "clean") for side in (before, after)]
     return BackdoorFinding(known, unknown, test, *rates)
 
 
 def trigger_successes(loaded: LoadedModel, records: Sequence[Record]) -> np.ndarray[Any, np.dtype[np.bool_]]:
-    """Return whether greedy decoding yields each record's target (its `secret`, else its completion), bool [N]."""
+    """Return whether greedy decoding yields each record's target (its `secret`, else its completion), bool [N].
+
+    Raises:
+        InputError: a record is longer than the model's context.
+    """
     windows = Encoder(loaded.tokenizer, loaded.context_length, "refuse").encode(records)
     made = greedy_continuations(loaded, [window.prompt_ids for window in windows], [int(window.scored.sum()) for window in windows])
     texts = [loaded.tokenizer.decode(tokens, skip_special_tokens=True) for tokens in made]

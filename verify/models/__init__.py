@@ -1,1 +1,1 @@
-"""Models: loading them safely, what they are made of, and their token log-probabilities."""
+"""Models: safe loading, their kinds and digests, text generation, and token log-probabilities."""

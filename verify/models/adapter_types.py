@@ -1,8 +1,8 @@
-"""What this project knows of PEFT: whether a model is an adapter, which kinds are supported, and which of several answers.
+"""PEFT adapters: whether a model has one, whether its kind is supported, and the state that affects its output.
 
-PEFT is imported only where an adapter is at hand: it takes seconds, and imports bitsandbytes wherever that is installed, whether
-anything is quantized or not. (The trainer of `transformers` imports PEFT too.) Importing this module keeps one record of
-bitsandbytes and one warning of transformers out of sight, each for the reason given beside it, and nothing else.
+PEFT is imported only for models with an adapter: the import takes seconds, and imports bitsandbytes wherever that is installed,
+whether anything is quantized or not. (The trainer of `transformers` imports PEFT too.) The only effects of importing this module
+are that one log message of bitsandbytes and one warning of transformers are not shown, each for the reason given below.
 """
 
 import logging
@@ -20,17 +20,17 @@ if TYPE_CHECKING:
 SUPPORTED = "LoRA and its relatives (rsLoRA, DoRA, IA3, LoHa, LoKr, VeRA)"
 KERNEL_LOGGER, KERNEL_NOTICE = "bitsandbytes.backends.cpu.ops", "Failed to load CPU gemm_4bit_forward"
 ORDINARY_SCALING = 2.0
-"""alpha / r of the adapters that `--lora` trains by default: digests of these that were written earlier stay as they are."""
+"""Scaling alpha / r of the adapters that `--lora` trains by default, left out of digests so that those of 0.1.0 stay valid."""
 
 
 def is_adapter(model: Any) -> bool:
-    """Whether a model is a `PeftModel`; where PEFT was never imported, nothing is."""
+    """Return whether a model is a `PeftModel`; False where PEFT was never imported."""
     peft = sys.modules.get("peft")
     return peft is not None and isinstance(model, peft.PeftModel)
 
 
 def drop_kernel_notice(record: logging.LogRecord) -> bool:
-    """A logging filter that drops one record: bitsandbytes found no kernel for four-bit products on a Hub.
+    """Filter out one log record: bitsandbytes found no kernel for four-bit products on a Hub.
 
     bitsandbytes (0.50, `backends/cpu/ops.py`) logs it when it is imported on a processor with AVX512-BF16, and `peft/helpers.py`
     imports it whenever PEFT is imported. The kernel is for a layout of weights that `verify.models.quantized.keep_layout` rules
@@ -40,25 +40,33 @@ def drop_kernel_notice(record: logging.LogRecord) -> bool:
 
 
 logging.getLogger(KERNEL_LOGGER).addFilter(drop_kernel_notice)  # before PEFT is imported; adding it twice changes nothing
-# PEFT (0.21, `peft_model.py`) still reads a property by its former name, of which transformers (5.23) warns; both names give the
-# same value. Without this the warning stands once per model in front of every audit of adapters.
+# PEFT (0.21, `peft_model.py`) reads a property by its former name, about which transformers (5.23) warns; both names have the same
+# value. Without this filter the warning would be printed once per model in every audit of adapters.
 warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated", category=FutureWarning)
 
 
 def require_supported(model: Any, name: str) -> None:
-    """Raise InputError for an adapter that does more than change layers, or that PEFT did not put around its model."""
+    """Refuse adapters that do more than change layers, or that are not a `PeftModel` around the model.
+
+    Raises:
+        InputError: the adapter is of an unsupported kind, or was added with `model.load_adapter`.
+    """
     if is_adapter(model):
         for config in model.peft_config.values():
             require_supported_type(config, name)
     elif getattr(model, "_hf_peft_config_loaded", False):
         raise InputError(
-            f"{name} carries an adapter that model.load_adapter(...) put into it, which saving would separate from the model. "
+            f"{name} has an adapter added by model.load_adapter(...), which would be saved without the model. "
             "Give peft.PeftModel.from_pretrained(model, adapter_folder), or the adapter's folder."
         )
 
 
 def require_supported_type(config: Any, name: str) -> None:
-    """Raise InputError where an adapter's configuration is of a kind that cannot be scored: one of virtual tokens."""
+    """Refuse adapters of virtual tokens (prompt tuning and its relatives), for which token scores are not defined.
+
+    Raises:
+        InputError: the configuration is of such a kind.
+    """
     if getattr(config, "is_prompt_learning", False):
         kind = getattr(config.peft_type, "value", config.peft_type)
         raise InputError(
@@ -69,22 +77,23 @@ def require_supported_type(config: Any, name: str) -> None:
 
 
 def answering_state(model: "nn.Module") -> list[str]:
-    """Describe what decides a model's answers beside its tensors: lines for layers whose adapters are not in their ordinary state.
+    """Describe the adapter state that affects a model's output besides its tensors, one line per layer in an unusual state.
 
-    In the ordinary state every adapter that a layer holds is active, none is merged, and each is scaled by `ORDINARY_SCALING`. The
-    scaling follows from `lora_alpha` and `use_rslora` in a file beside the weights, so an edit of it must show here. A model
+    In the usual state every adapter of a layer is active, none is merged, and each is scaled by `ORDINARY_SCALING`. The scaling
+    follows from `lora_alpha` and `use_rslora` in a file beside the weights, so an edit of that file must show here. A model
     without adapters has no lines.
     """
     if "peft" not in sys.modules:
         return []
     combine = getattr(model, "ensemble_combine", None)  # such a model activates its adapters in turn, in every call
     lines = [] if combine in (None, "average") else [f"ensemble\x00{combine}"]
-    for place, module in model.named_modules():
-        lines += [f"{place}\x00{line}" for line in _layer_state(module, combine is not None)]
+    for path, module in model.named_modules():
+        lines += [f"{path}\x00{line}" for line in _layer_state(module, combine is not None)]
     return sorted(lines)
 
 
 def _layer_state(module: Any, in_turn: bool) -> Iterator[str]:
+    """Yield what is unusual about a layer's adapters; `in_turn` where an ensemble activates them one after the other."""
     from peft.tuners.tuners_utils import BaseTunerLayer
 
     available = getattr(module, "_get_available_adapters", None)

@@ -1,4 +1,4 @@
-"""Whether a model is a causal language model: one with a head over the vocabulary that reads from left to right."""
+"""Checks that a model is a causal language model: one with a head over the vocabulary that reads from left to right."""
 
 from pathlib import Path
 from typing import Any
@@ -8,25 +8,33 @@ from verify.io.files import read_json
 
 GIVE = "Give a causal language model: AutoModelForCausalLM.from_pretrained(...), or a folder that such a model was saved to."
 CAUSAL_NAMES = ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration")
-"""How the classes of causal language models are called, the multimodal ones and those of older libraries included."""
+"""Endings of the class names of causal language models, including multimodal ones and those of older versions."""
 
 
 def require_causal_model(model: Any) -> None:
-    """Raise InputError for an object in memory that is not a causal language model."""
+    """Refuse an object in memory that is not a causal language model.
+
+    Raises:
+        InputError: it is no model of `transformers`, has no language-model head, or does not predict the next token.
+    """
     base = model.get_base_model() if hasattr(model, "get_base_model") else model
     kind = type(base).__name__
     if not hasattr(base, "get_input_embeddings") or not hasattr(base, "get_output_embeddings"):
         raise InputError(f"{kind} is no model of transformers. {GIVE}")
     if getattr(base.config, "is_encoder_decoder", False):
-        raise InputError(f"{kind} is an encoder-decoder, whose answers are no continuation of the text they are given. {GIVE}")
+        raise InputError(f"{kind} is an encoder-decoder, whose output is not a continuation of its input. {GIVE}")
     if base.get_output_embeddings() is None:
-        raise InputError(f"{kind} has no language-model head, so it gives no probabilities of tokens. {GIVE}")
+        raise InputError(f"{kind} has no language-model head, so it gives no token probabilities. {GIVE}")
     if reads_both_ways(base.config) or not _generates(base):
-        raise InputError(f"{kind} reads its text in both directions, so it predicts no next token. {GIVE}")
+        raise InputError(f"{kind} reads text in both directions, so it predicts no next token. {GIVE}")
 
 
 def require_causal_folder(folder: Path) -> None:
-    """Raise InputError where a folder's `config.json` names a model of another kind; nothing is loaded for that."""
+    """Refuse a folder whose `config.json` names another kind of model, without loading anything.
+
+    Raises:
+        InputError: the configuration is damaged, of an encoder-decoder, or of a class without a language-model head.
+    """
     content = read_json(folder / "config.json", constants=True) if (folder / "config.json").is_file() else {}
     if not isinstance(content, dict):
         raise InputError(f"{folder / 'config.json'} is not a model's configuration. {GIVE}")
@@ -38,19 +46,19 @@ def require_causal_folder(folder: Path) -> None:
 
 
 def reads_both_ways(config: Any) -> bool:
-    """Whether a configuration is one of an encoder that could be a decoder and is not (BERT and its relatives)."""
+    """Return whether a configuration is of an encoder that could be used as a decoder and is not (BERT and its relatives)."""
     from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
 
     return config.model_type in MODEL_FOR_MASKED_LM_MAPPING_NAMES and getattr(config, "is_decoder", None) is False
 
 
 def _generates(model: Any) -> bool:
-    """Whether a model continues texts; the base class of transformers says so of every architecture."""
+    """Return whether a model can generate; True for classes without `can_generate`."""
     return bool(model.can_generate()) if hasattr(model, "can_generate") else True
 
 
 def _causal_classes() -> set[str]:
-    """Names of all classes that AutoModelForCausalLM makes."""
+    """Return the names of all classes that AutoModelForCausalLM makes."""
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
     found: set[str] = set()

@@ -1,7 +1,7 @@
-"""The one door through which weights enter a model: from a folder, a Hub repository, or tensors at hand.
+"""Checked loading of weights into a model, from a folder, a Hub repository, or tensors in memory: the only way weights get in.
 
-Everything that is loaded here has been compared with the model it is loaded into (`verify.models.placement`): the loader's own
-report, and names and shapes in the files. What is missing, left over or of another shape is an error, never a warning.
+All weights are compared with the model they are loaded into (`verify.models.placement`), by the loader's own report and by names
+and shapes in the files. Tensors that are missing, left over or of another shape are an error, never a warning.
 """
 
 import contextlib
@@ -23,7 +23,7 @@ from verify.models.weight_files import ADAPTER, stored_tensors, tensors_of
 ABOUT_WEIGHTS = re.compile(
     r"missing adapter keys|not initialized|newly initialized|were not used|corrupted|mismatch", re.IGNORECASE
 )
-"""What a library's warning says where it speaks of weights that were not placed."""
+"""Matches libraries' warnings about weights that were not loaded."""
 SAVE_MODEL = "Copy the model's folder again, whole, or save the model again with save_pretrained(...)."
 SAVE_ADAPTER = "Give the base model it was trained on with --base DIR, or save the adapter again."
 RESTORE = "Restore the folder, or make it again."
@@ -35,8 +35,11 @@ def load_whole(folder: Path, name: str, arguments: Mapping[str, Any]) -> Any:
 
     Args:
         folder: with config.json and safetensors; checked by `verify.models.folder_checks` before.
-        name: what messages and the model itself call it: the folder, or the Hub repository it was fetched from.
-        arguments: further ones of `from_pretrained`: dtype, quantization, device.
+        name: the model's name in messages and in the model itself: the folder, or the Hub repository it was fetched from.
+        arguments: further arguments of `from_pretrained`: dtype, quantization, device.
+
+    Returns:
+        the model.
 
     Raises:
         InputError: the folder holds no causal language model, or not exactly its weights.
@@ -55,7 +58,7 @@ def load_whole(folder: Path, name: str, arguments: Mapping[str, Any]) -> Any:
                 ignore_mismatched_sizes=True,  # reported instead of raised one at a time
                 **arguments,
             )
-        except Exception as error:  # noqa: BLE001 - of many unrelated types; what transformers says is passed on
+        except Exception as error:  # noqa: BLE001 - of many unrelated types; the reason given by transformers is passed on
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise InputError(
                 f"no causal language model could be loaded from {name}: {reason} "
@@ -70,21 +73,24 @@ def load_whole(folder: Path, name: str, arguments: Mapping[str, Any]) -> Any:
     require_placed(reported | compared_with_model(stored, model), name, SAVE_MODEL, extra=[*report.get("error_msgs", []), *said])
     require_causal_model(model)
     if str(folder) != name:
-        model.name_or_path = model.config.name_or_path = name  # an adapter trained on it names its base by this
+        model.name_or_path = model.config.name_or_path = name  # the base's name in adapters trained on it
     return model
 
 
 def load_adapter(model: Any, folder: Path, *, adapter: str = "default", trainable: bool = False) -> Any:
-    """Put a saved adapter on a model, or one more on a `PeftModel`.
+    """Load a saved adapter onto a base model, or another one onto a `PeftModel`.
 
     Args:
         model: the base model, or a `PeftModel` that gets another adapter.
         folder: with adapter_config.json and adapter_model.safetensors.
-        adapter: what it is called in the model.
-        trainable: whether its weights ask for gradients.
+        adapter: its name in the model.
+        trainable: whether its weights require gradients.
+
+    Returns:
+        the `PeftModel`.
 
     Raises:
-        InputError: the adapter is of a kind that is not supported, or it and the base do not belong together.
+        InputError: the adapter is of an unsupported kind, or does not belong to the base.
     """
     from peft import PeftConfig, PeftModel
 
@@ -110,10 +116,10 @@ def load_adapter(model: Any, folder: Path, *, adapter: str = "default", trainabl
     if failure is not None:
         reason = " ".join(str(failure).split()) or "no reason given"
         raise InputError(
-            f"the adapter {folder} could not be put on {base.name_or_path} ({type(failure).__name__}: {reason[:300]}). "
+            f"the adapter {folder} could not be loaded onto {base.name_or_path} ({type(failure).__name__}: {reason[:300]}). "
             f"{SAVE_ADAPTER}"
         ) from None
-    if is_rearranged(base):  # names in the file are not those in memory: PEFT's own report is all there is
+    if is_rearranged(base):  # names in the file differ from those in memory, so PEFT's own report is the only check
         put_adapter_weights(model, _read(folder / ADAPTER), str(folder), adapter=adapter, error=InputError)
     return model
 
@@ -122,7 +128,7 @@ def put_weights(model: nn.Module, tensors: Mapping[str, Tensor], name: str) -> N
     """Overwrite all weights of a whole model with tensors of the same names and shapes.
 
     Raises:
-        IntegrityError: the tensors are not exactly the model's; nothing is changed then.
+        IntegrityError: the tensors are not exactly the model's; the model is then unchanged.
     """
     unplaced = compared_with_model({key: tuple(value.shape) for key, value in tensors.items()}, model)
     require_placed(unplaced, name, RESTORE, IntegrityError)
@@ -139,7 +145,14 @@ def put_adapter_weights(
     adapter: str = "default",
     error: type[InputError] = IntegrityError,
 ) -> None:
-    """Overwrite an adapter's weights with tensors as they are saved.
+    """Overwrite an adapter's weights with tensors named as in a saved adapter.
+
+    Args:
+        model: the `PeftModel`.
+        tensors: by their names in `adapter_model.safetensors`.
+        name: of the tensors' source, for messages.
+        adapter: the adapter's name in the model.
+        error: type of the error raised.
 
     Raises:
         IntegrityError: the tensors are not exactly the adapter's (or another `error`).
@@ -154,15 +167,15 @@ def put_adapter_weights(
 
 
 def put_adapter_file(model: Any, file: Path) -> None:
-    """Overwrite the weights of the adapter "default" with those of a file, as `put_adapter_weights`."""
+    """Overwrite the weights of the adapter "default" with those of a file; errors as `put_adapter_weights`."""
     put_adapter_weights(model, _read(file), str(file.parent))
 
 
 def _compared_adapter(stored: Mapping[str, tuple[int, ...]], model: Any, adapter: str, complaints: bool = False) -> Unplaced:
-    """Compare a file's tensors with those of an adapter of a `PeftModel`, or of a base in whose layers PEFT has put it.
+    """Compare a file's tensors with those of an adapter, in a `PeftModel` or in a base whose layers PEFT has wrapped already.
 
-    Where PEFT rearranges tensors, names are compared only if it had `complaints`. A file may also hold whole layers of the base (a
-    resized embedding, one that carries an adapter), which PEFT loads into it.
+    Where PEFT rearranges tensors, names are compared only if it reported `complaints`. A file may also hold whole layers of the
+    base (a resized embedding, or one that has an adapter), which PEFT loads into the base.
     """
     from peft import get_peft_model_state_dict
 
@@ -171,9 +184,9 @@ def _compared_adapter(stored: Mapping[str, tuple[int, ...]], model: Any, adapter
         return Unplaced()
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about saving, which this is not
+            warnings.simplefilter("ignore")  # they are about saving, and nothing is saved here
             found = get_peft_model_state_dict(model, adapter_name=adapter, save_embedding_layers=False)
-    except (KeyError, ValueError):  # tensors that a kind of adapter keeps at a `PeftModel`, which was not made
+    except (KeyError, ValueError):  # some kinds of adapters keep tensors in the `PeftModel`, which was not made
         return Unplaced()
     prefix = "" if is_adapter(model) else PEFT_PREFIX
     own = {f"{prefix}{key}": tuple(value.shape) for key, value in found.items()}
@@ -189,16 +202,16 @@ def _compared_adapter(stored: Mapping[str, tuple[int, ...]], model: Any, adapter
 def _read(file: Path) -> dict[str, Tensor]:
     from safetensors.torch import load_file
 
-    tensors_of(file)  # an error that says what is wrong with it
+    tensors_of(file)  # raises a readable error for a damaged file
     return load_file(file)
 
 
 @contextlib.contextmanager
 def _warnings_about_weights() -> Iterator[list[str]]:
-    """Collect the warnings of libraries that are about weights, and pass on all others.
+    """Collect library warnings about weights within a `with` block, and pass on all others.
 
-    The random state is fixed inside and the caller's again afterwards: some adapters draw numbers while they are made (a randomized
-    decomposition of the base), and two loads have to give one model.
+    The random state is fixed within the block and restored afterwards: some adapters draw random numbers while they are made (a
+    randomized decomposition of the base), and two loads must give the same model.
     """
     said: list[str] = []
     with warnings.catch_warnings(record=True) as caught, torch.random.fork_rng(range(torch.cuda.device_count())):

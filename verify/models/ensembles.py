@@ -1,12 +1,12 @@
 """Ensembles: several adapters on one base, served as one model.
 
 A model that was trained in shards is served by all of its adapters together. The folder's `ensemble.json` names the base, the
-adapters with their digests, and how their answers are combined:
+adapters with their digests, and how their logits are combined:
 
 - "average": the mean of the logits;
 - "route": at every position, the logits of the adapter that is most certain there (lowest entropy).
 
-What comes out is the base's own `transformers` model with another forward call: `generate` and every audit work as they are. Each
+The result is the base's own `transformers` model with another forward call, so that `generate` and every audit work unchanged. Each
 call runs the base once per adapter; nothing is cached between tokens.
 """
 
@@ -26,13 +26,21 @@ ENSEMBLE = "ensemble.json"
 SCHEMA = "unlearn-verify/ensemble/1"
 WEIGHTS = "adapter_model.safetensors"
 FILES = (WEIGHTS, "adapter_config.json")
-"""What decides an adapter's answers."""
+"""Files that determine an adapter's output, and whose digests are recorded."""
 
 Combine = Literal["average", "route"]
 
 
 def write_ensemble(folder: Path, base: str, base_weights: str, adapters: list[str], combine: Combine) -> None:
-    """Describe an ensemble; `adapters` are subfolders of `folder`, in their order."""
+    """Write `ensemble.json`.
+
+    Args:
+        folder: the ensemble's folder.
+        base: name or folder of the base model.
+        base_weights: digest of its weights.
+        adapters: subfolders of `folder`, in their order.
+        combine: how the logits are combined.
+    """
     digests = {name: {file: file_digest(folder / name / file) for file in FILES} for name in adapters}
     write_json(
         folder / ENSEMBLE,
@@ -41,16 +49,16 @@ def write_ensemble(folder: Path, base: str, base_weights: str, adapters: list[st
 
 
 def load_ensemble(folder: Path, load_base: Callable[[str], Any], base: str | None = None) -> Any:
-    """Load the base model, answering as the ensemble.
+    """Load an ensemble, as the base model with a combined forward call.
 
     Args:
         folder: with `ensemble.json`.
         load_base: loads a base model by its name or folder.
-        base: another place of the base model than the one noted.
+        base: path or name of the base model, where it is not the recorded one.
 
     Raises:
-        InputError: the description is of another version, or names what is not there.
-        IntegrityError: base or adapters are not those that the description names.
+        InputError: the description is of another version, or names missing files.
+        IntegrityError: base or adapters are not those recorded in the description.
     """
     about = read_json(folder / ENSEMBLE)
     if not isinstance(about, dict) or about.get("schema") != SCHEMA or not about.get("adapters"):
@@ -72,7 +80,13 @@ def load_ensemble(folder: Path, load_base: Callable[[str], Any], base: str | Non
 
 
 def combined(model: Any, adapters: list[str], combine: Combine) -> Any:
-    """Combine all adapters of a PEFT model into one answering `transformers` model."""
+    """Combine adapters of a PEFT model into one `transformers` model; its weights no longer require gradients.
+
+    Args:
+        model: the `PeftModel`; its base model is changed in place and returned.
+        adapters: names of the adapters, in their order.
+        combine: how the logits are combined.
+    """
     inner, single = model.get_base_model(), model.get_base_model().forward
 
     def forward(input_ids: Tensor, attention_mask: Tensor | None = None, **_: Any) -> Any:
@@ -81,11 +95,13 @@ def combined(model: Any, adapters: list[str], combine: Combine) -> Any:
         certain: Any = None
         for name in adapters:
             model.base_model.set_adapter(name)
+            # No cache: the keys and values of one adapter are of no use to the next.
             output = single(input_ids=input_ids, attention_mask=attention_mask, use_cache=False)
-            logits = output.logits.float()
+            logits = output.logits.float()  # [B, L, V]
             if combine == "average":
                 total = logits if total is None else total + logits
                 continue
+            # [B, L, 1] in nats; xlogy is 0 where p is 0.
             entropy = -torch.xlogy(probability := logits.softmax(-1), probability).sum(-1, keepdim=True)
             total = logits if total is None else torch.where(entropy < certain, logits, total)
             certain = entropy if certain is None else torch.minimum(entropy, certain)
@@ -94,11 +110,12 @@ def combined(model: Any, adapters: list[str], combine: Combine) -> Any:
         return output
 
     def whole_prompt(input_ids: Tensor, attention_mask: Tensor | None = None, **_: Any) -> dict[str, Any]:
+        """Give `generate` all tokens at every step, as nothing is cached."""
         return {"input_ids": input_ids, "attention_mask": attention_mask}
 
-    # Instance attributes: the class stays the architecture's own, and so do its tokens, head and generation.
+    # Set on the instance: the class is unchanged, and with it the embeddings, head and generation.
     inner.forward, inner.prepare_inputs_for_generation = forward, whole_prompt
-    inner.ensemble_combine = combine  # part of the digest: the same adapters, combined otherwise, answer otherwise
+    inner.ensemble_combine = combine  # part of the digest: the same adapters combined in another way are another model
     for parameter in inner.parameters():
         parameter.requires_grad_(False)
     return inner

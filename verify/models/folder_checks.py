@@ -1,7 +1,8 @@
 """Safety checks of a model folder before anything in it is opened.
 
 A model folder is untrusted input. Its weights must be safetensors (a pickle runs code when it is opened), it may not ask to run
-code of its own, no file may lead the loaders out of it, and where it has a manifest, what they read must be in it, unchanged.
+code of its own, no index may lead the loaders out of it, and if it has a manifest, every file that they read must be listed in it,
+unchanged.
 """
 
 from collections.abc import Mapping
@@ -13,7 +14,7 @@ from verify.io.files import MANIFEST, read_json, verify_manifest
 
 PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".h5", ".msgpack")
 FETCHED_FILES = ("*config.json", "*token*.json", "vocab.*", "merges.txt", "*.jinja", "ensemble.json", "*.safetensors.index.json")
-"""Of a Hub repository: all that decides which weights it holds."""
+"""Files fetched first from a Hub repository: they determine which weight files it has."""
 LOADED_FILES = ("*.safetensors", "*.safetensors.index.json", "*config.json", "*token*.json", "vocab.*", "merges.txt", "*.jinja")
 
 
@@ -40,10 +41,10 @@ def require_safe_folder(source: str | Path) -> None:
 
 
 def local_folder(source: str | Path) -> Path:
-    """A model's folder on this machine, checked by `require_safe_folder`: a Hub repository is fetched first, without its pickles.
+    """Return a model's folder on this machine, checked by `require_safe_folder`; a Hub repository is fetched without its pickles.
 
     Raises:
-        InputError: it does not exist, cannot be fetched, or must not be opened.
+        InputError: it does not exist, cannot be fetched, or is unsafe to open.
     """
     require_safe_folder(source)
     if Path(source).is_dir():
@@ -52,6 +53,7 @@ def local_folder(source: str | Path) -> Path:
 
     try:
         folder = Path(snapshot_download(str(source), allow_patterns=list(FETCHED_FILES)))
+        # The snapshot's folder is named after its commit: the weights must come from the same one.
         snapshot_download(str(source), revision=folder.name, allow_patterns=_weights_to_fetch(folder))
     except Exception as error:  # noqa: BLE001 - of many unrelated types: a malformed name, no network, no access, no such repository
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
@@ -64,7 +66,7 @@ def local_folder(source: str | Path) -> Path:
 
 
 def _weights_to_fetch(folder: Path) -> list[str]:
-    """The weight files that a loader would take, and no second format of the same weights."""
+    """Return the names of the weight files that a loader would read, without other formats of the same weights."""
     if (folder / "adapter_config.json").is_file():
         return ["adapter_model.safetensors"]
     if (folder / "ensemble.json").is_file():
@@ -76,7 +78,11 @@ def _weights_to_fetch(folder: Path) -> list[str]:
 
 
 def require_listed(folder: Path, manifest: Mapping[str, Any]) -> None:
-    """Raise IntegrityError where a file that the loaders would read lies in `folder` but not in its manifest."""
+    """Refuse a folder with files that the loaders would read and its manifest does not list.
+
+    Raises:
+        IntegrityError: there is such a file.
+    """
     for path in sorted(folder.iterdir()):
         if path.name not in manifest["files"] and any(path.match(pattern) for pattern in LOADED_FILES):
             raise IntegrityError(
@@ -89,8 +95,8 @@ def _require_files_inside(folder: Path) -> None:
     """Refuse a weight index that names files outside the folder, which the loader would follow."""
     for path in sorted(folder.glob("*.index.json")):
         index = read_json(path)
-        places = index.get("weight_map") if isinstance(index, dict) else None
-        if not isinstance(places, dict) or any(not isinstance(name, str) or Path(name).name != name for name in places.values()):
+        files = index.get("weight_map") if isinstance(index, dict) else None
+        if not isinstance(files, dict) or any(not isinstance(name, str) or Path(name).name != name for name in files.values()):
             raise InputError(
                 f"{path} names weights outside its folder, or is damaged. Save the model again with save_pretrained(...)."
             )
@@ -108,14 +114,14 @@ def _require_no_code(folder: Path) -> None:
 
 
 def _require_no_pickle(folder: Path) -> None:
-    """Refuse weights that a loader would take from a pickle, for want of safetensors."""
+    """Refuse weights that a loader would read from a pickle because there are no safetensors."""
     adapter = (folder / "adapter_config.json").is_file()
     pickles = [path.name for path in sorted(folder.iterdir()) if path.name.startswith(("pytorch_model", "adapter_model"))]
     pickles = [name for name in pickles if name.endswith(PICKLE_SUFFIXES)]
-    # PEFT opens adapter_model.bin wherever adapter_model.safetensors is missing, whatever else lies in the folder.
+    # PEFT opens adapter_model.bin whenever adapter_model.safetensors is missing, whatever other safetensors the folder has.
     has_safetensors = any(folder.glob("adapter_model.safetensors" if adapter else "*.safetensors"))
     if pickles and not has_safetensors:
         raise InputError(
             f"{folder} holds its weights as pickle ({pickles[0]}), which can run code when opened; this tool never opens one. "
-            "Where you trust it, load it yourself and save it with save_pretrained(...), which writes safetensors."
+            "If you trust it, load it yourself and save it with save_pretrained(...), which writes safetensors."
         )

@@ -1,4 +1,4 @@
-"""Text generation from the weights alone, ignoring the generation settings of a model folder."""
+"""Greedy and sampled text generation, ignoring the generation settings of the model folder."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -14,16 +14,16 @@ from verify.models.loading import LoadedModel
 def greedy_continuations(
     loaded: LoadedModel, prompts: Sequence[NDArray[Any]], lengths: Sequence[int], batch_size: int = 32
 ) -> list[list[int]]:
-    """Continue each prompt by its own number of tokens, always with the most probable one.
+    """Continue each prompt by its own number of tokens with greedy decoding.
 
-    The model's own generation settings are set aside: a repetition penalty or a list of forbidden words, which a model folder
-    can bring along, would hide what the weights remember.
+    The model's own generation settings are ignored: a repetition penalty or a list of forbidden words in a model folder would hide
+    what the weights remember.
 
     Args:
         loaded: the model.
         prompts: token ids, one array [P_i] each, not empty.
-        lengths: how many tokens to make for each; prompt and continuation fit into the context together.
-        batch_size: the most prompts per batch; they are sorted by length, so that padding stays small.
+        lengths: number of tokens to generate for each; P_i + lengths[i] must not exceed the context.
+        batch_size: largest number of prompts per batch; they are sorted by length, so that padding stays small.
 
     Returns:
         token ids, at most `lengths[i]` each (fewer where the model ended the text).
@@ -36,16 +36,18 @@ def greedy_continuations(
     with _own_generation_settings_aside(model), torch.inference_mode():
         for indices in _generation_batches([len(prompt) for prompt in prompts], lengths, batch_size, loaded.context_length):
             width = max(len(prompts[index]) for index in indices)
-            ids = torch.full((len(indices), width), pad, dtype=torch.int64)
+            ids = torch.full((len(indices), width), pad, dtype=torch.int64)  # [B, P]
             mask = torch.zeros_like(ids)
-            for row, index in enumerate(indices):  # padded on the left: generation continues at the right edge
+            for row, index in enumerate(indices):  # padded on the left, as generation continues at the right edge
                 ids[row, width - len(prompts[index]) :] = torch.as_tensor(prompts[index].astype("int64"))
                 mask[row, width - len(prompts[index]) :] = 1
             settings = GenerationConfig(  # type: ignore[no-untyped-call]
                 max_new_tokens=max(lengths[index] for index in indices), do_sample=False, pad_token_id=pad, eos_token_id=eos
             )
-            made = model.generate(input_ids=ids.to(device), attention_mask=mask.to(device), generation_config=settings)
-            for row, index in enumerate(indices):
+            made = model.generate(
+                input_ids=ids.to(device), attention_mask=mask.to(device), generation_config=settings
+            )  # [B, P + T]
+            for row, index in enumerate(indices):  # every row has the length of the longest continuation
                 results[index] = _until_end(made[row, width:].tolist()[: lengths[index]], eos)
     return results
 
@@ -66,13 +68,13 @@ def sampled_continuations(
     Args:
         loaded: the model.
         prompt: token ids [P], not empty.
-        length: how many tokens to make at most; prompt and continuation fit into the context together.
-        samples: how many continuations.
-        temperature, top_k, top_p: of the sampling; top_k 0 keeps all tokens.
-        seed: of the draws.
+        length: largest number of tokens to generate; P + length must not exceed the context.
+        samples: number of continuations.
+        temperature, top_k, top_p: sampling parameters; top_k 0 keeps all tokens.
+        seed: of the random generator.
 
     Returns:
-        token ids, `samples` lists of at most `length`.
+        token ids, `samples` lists of at most `length` tokens; empty lists where `length` is below 1.
     """
     from transformers import GenerationConfig
 
@@ -91,7 +93,7 @@ def sampled_continuations(
         pad_token_id=pad,
         eos_token_id=eos,
     )
-    devices = [device] if device.type == "cuda" else []
+    devices = [device] if device.type == "cuda" else []  # `fork_rng` always covers the CPU's generator
     with torch.random.fork_rng(devices), _own_generation_settings_aside(model), torch.inference_mode():
         torch.manual_seed(seed)
         made = model.generate(input_ids=ids, attention_mask=torch.ones_like(ids), generation_config=settings)
@@ -99,15 +101,16 @@ def sampled_continuations(
 
 
 def _until_end(tokens: list[int], eos: int | None) -> list[int]:
-    """Cut tokens after the end-of-text token, which is kept; what follows it is padding."""
+    """Cut tokens after the end-of-text token, which is kept; padding follows it."""
     return tokens[: tokens.index(eos) + 1] if eos in tokens else tokens
 
 
 @contextmanager
 def _own_generation_settings_aside(model: Any) -> Iterator[None]:
-    """Replace `model.generation_config`, from which `generate` fills every missing setting, by an empty one meanwhile."""
+    """Replace `model.generation_config`, the source of `generate`'s missing settings, by an empty one within a `with` block."""
     from transformers import GenerationConfig
 
+    # `PeftModel.generate` copies its configuration to the base model, so both are replaced and restored.
     holders = [model] if not hasattr(model, "get_base_model") else [model, model.get_base_model()]
     kept = [holder.generation_config for holder in holders]
     try:
@@ -122,9 +125,10 @@ def _own_generation_settings_aside(model: Any) -> Iterator[None]:
 def _generation_batches(
     prompt_lengths: Sequence[int], lengths: Sequence[int], batch_size: int, context: int
 ) -> Iterator[list[int]]:
-    """Group prompts of similar length; no row of a batch is continued beyond the context because of another."""
+    """Group prompts by similar lengths of continuations, so that a batch's longest prompt and continuation fit the context."""
     batch: list[int] = []
     longest_prompt = 0
+    # Sorted by continuation first: `lengths[index]` is then the longest continuation of the batch so far.
     for index in sorted(range(len(lengths)), key=lambda index: (lengths[index], prompt_lengths[index])):
         longest_prompt = max(longest_prompt, prompt_lengths[index])
         if batch and (len(batch) == batch_size or longest_prompt + lengths[index] > context):

@@ -1,7 +1,7 @@
-"""Load causal language models and adapters, with a digest of what they are.
+"""Load causal language models and adapters, with digests of their weights and tokenizers.
 
-Weights are read from safetensors only and a repository's code is never executed (`verify.models.folder_checks` looks before
-anything is opened); every weight has to find its place (`verify.models.checked_loading`); weights that are not finite are refused,
+Weights are read from safetensors only and a repository's code is never executed (`verify.models.folder_checks` runs before
+anything is opened); every weight must match the model (`verify.models.checked_loading`); weights that are not finite are refused,
 and so is a tokenizer that does not belong to the model.
 """
 
@@ -34,9 +34,9 @@ class LoadedModel:
     Attributes:
         model: the `transformers` model, or the PEFT model around it, in evaluation mode.
         tokenizer: its fast tokenizer.
-        name: how reports call it: the folder's or Hub repository's name; never a full path.
-        digest: SHA-256 over all weights, in hexadecimal: the same weights have the same digest however they are sharded.
-        tokenizer_digest: SHA-256 of what the tokenizer does, in hexadecimal.
+        name: its name in reports: the folder's or Hub repository's name; never a full path.
+        digest: SHA-256 over all weights, in hexadecimal, independent of how they are sharded.
+        tokenizer_digest: SHA-256 over the tokenizer's behaviour, in hexadecimal.
     """
 
     model: Any
@@ -47,7 +47,7 @@ class LoadedModel:
 
     @property
     def context_length(self) -> int:
-        """The most tokens the model reads at once."""
+        """Largest number of tokens the model reads at once."""
         return context_length(self.model, self.tokenizer)
 
 
@@ -60,16 +60,19 @@ def load_model(
     device: str | None = None,
     quantize: str | None = None,
 ) -> LoadedModel:
-    """Load a causal language model, or take one that is already in memory.
+    """Load a causal language model, or wrap one that is already in memory.
 
     Args:
-        source: a folder, a Hub name, a `PreTrainedModel`, a `PeftModel` or a `LoadedModel`.
+        source: a folder, a Hub name, a `PreTrainedModel`, a `PeftModel` or a `LoadedModel`, which is returned as it is.
         tokenizer: the tokenizer of a model in memory, or a folder that holds one; for a folder, overrides the one in it.
         base: for an adapter folder, the base model's folder; the default is the one named in its `adapter_config.json`.
         dtype: "auto" (as stored), "float32", "bfloat16" or "float16"; or the `torch.dtype` of that name.
-        device: "cpu", "cuda", ...; the default is a GPU where there is one.
-        quantize: keep the layers in "4bit" or "8bit"; the digest is then that of the quantized weights. An adapter that was
-            trained on such a base gets one again without being asked.
+        device: "cpu", "cuda", ...; the default is a GPU if there is one.
+        quantize: load the layers in "4bit" or "8bit"; the digest is then that of the quantized weights. An adapter that was trained
+            on a quantized base gets the same base without this argument.
+
+    Returns:
+        the model in evaluation mode, with its tokenizer and digests.
 
     Raises:
         InputError: the folder is missing, incomplete, tampered with, holds pickles or code, its weights do not fit the model or are
@@ -86,14 +89,14 @@ def load_model(
     else:
         model, name = source, type(source).__name__
         if quantize is not None:
-            raise InputError("a model in memory cannot be quantized any more. Give its folder, or leave out --quantize.")
+            raise InputError("a model in memory cannot be quantized. Give its folder, or leave out --quantize.")
         if tokenizer is None:
             raise InputError("a model in memory needs its tokenizer too: pass tokenizer=..., or give the model's folder.")
     require_supported(model, name)
     require_causal_model(model)
     require_finite(model, name)
     require_fitting_tokenizer(model, tokenizer, name)
-    if is_quantized(model):
+    if is_quantized(model):  # placed on its device while it was loaded
         keep_layout(model)
     elif isinstance(source, (str, Path)):
         model = model.to(device)
@@ -101,7 +104,11 @@ def load_model(
 
 
 def load_tokenizer(source: str | Path) -> Any:
-    """Load a tokenizer from a folder or the Hub, without running any code of its repository."""
+    """Load a tokenizer from a folder or the Hub, without running any code of its repository.
+
+    Raises:
+        InputError: there is none, or the folder is unsafe to open.
+    """
     from transformers import AutoTokenizer
 
     require_safe_folder(source)
@@ -115,13 +122,13 @@ def load_tokenizer(source: str | Path) -> Any:
 
 
 def _load_folder(source: str, base: str | Path | None, dtype: str, quantize: str | None, device: str) -> tuple[Any, str]:
-    """The model, and where its tokenizer lies: an adapter without one uses its base model's."""
+    """Load a model from a folder or the Hub; return it and the source of its tokenizer, for an adapter without one its base."""
     folder = local_folder(source)
     if (folder / ENSEMBLE).is_file():
         named_base = None if base is None else str(base)
         if quantize is not None:
-            raise InputError(f"{source} answers by several adapters, whose base cannot be quantized. Leave out --quantize.")
-        return load_ensemble(folder, lambda place: _load_folder(place, None, dtype, None, device)[0], named_base), source
+            raise InputError(f"{source} is an ensemble of adapters, whose base cannot be quantized. Leave out --quantize.")
+        return load_ensemble(folder, lambda path: _load_folder(path, None, dtype, None, device)[0], named_base), source
     if not (folder / "adapter_config.json").is_file():
         return _load_whole(source, folder, dtype, quantize, device), source
     settings = read_json(folder / "adapter_config.json", constants=True)
@@ -134,7 +141,7 @@ def _load_folder(source: str, base: str | Path | None, dtype: str, quantize: str
     base_folder = local_folder(base_source)
     if (base_folder / "adapter_config.json").is_file() or (base_folder / ENSEMBLE).is_file():
         raise InputError(
-            f"the base of the adapter {source}, {base_source}, is an adapter itself. Give the whole model below with --base DIR, "
+            f"the base of the adapter {source}, {base_source}, is an adapter itself. Give the underlying model with --base DIR, "
             "or merge the lower adapter first (merge_and_unload of PEFT) and save the result."
         )
     base_model = _load_whole(base_source, base_folder, dtype, remembered_quantization(folder, quantize), device)
@@ -143,7 +150,7 @@ def _load_folder(source: str, base: str | Path | None, dtype: str, quantize: str
 
 
 def _load_whole(source: str, folder: Path, dtype: str, quantize: str | None, device: str) -> Any:
-    """A model with weights of its own, in the precision or bits asked for."""
+    """Load a model that is no adapter, in the given precision or quantization."""
     if dtype != "auto" and dtype not in DTYPES:
         raise InputError(f"--dtype {dtype} is unknown. Use auto, {', '.join(DTYPES)}.")
     precision = DTYPES.get(dtype, "auto")
@@ -152,7 +159,11 @@ def _load_whole(source: str, folder: Path, dtype: str, quantize: str | None, dev
 
 
 def require_finite(model: nn.Module, name: str) -> None:
-    """Raise InputError naming the first weight tensor that holds NaN or infinity."""
+    """Refuse weights that hold NaN or infinity.
+
+    Raises:
+        InputError: one does; the message names the first tensor.
+    """
     for key, tensor in model.state_dict().items():
         if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
             raise InputError(
@@ -162,7 +173,11 @@ def require_finite(model: nn.Module, name: str) -> None:
 
 
 def require_fitting_tokenizer(model: Any, tokenizer: Any, name: str) -> None:
-    """Raise InputError where the tokenizer can produce ids for which the model has no embedding."""
+    """Refuse a tokenizer that gives no character offsets, or ids for which the model has no embedding.
+
+    Raises:
+        InputError: it does not belong to the model, or is not a fast tokenizer.
+    """
     if not getattr(tokenizer, "is_fast", False):
         raise InputError(
             f"the tokenizer of {name} ({type(tokenizer).__name__}) gives no character offsets. "
@@ -177,7 +192,11 @@ def require_fitting_tokenizer(model: Any, tokenizer: Any, name: str) -> None:
 
 
 def require_same_tokenizer(models: Iterable[LoadedModel]) -> None:
-    """Raise InputError unless all models share one tokenizer: losses per token are comparable only then."""
+    """Require that all models share one tokenizer, without which losses per token are not comparable.
+
+    Raises:
+        InputError: two of them have different tokenizers.
+    """
     first, *others = list(models)
     for other in others:
         if other.tokenizer_digest != first.tokenizer_digest:
@@ -188,8 +207,8 @@ def require_same_tokenizer(models: Iterable[LoadedModel]) -> None:
 
 
 def context_length(model: Any, tokenizer: Any) -> int:
-    """The smaller of what the model's positions and its tokenizer allow."""
-    config = model.config.get_text_config()
+    """Return the smaller of the context lengths that the model's positions and its tokenizer allow, in tokens."""
+    config = model.config.get_text_config()  # of a multimodal model, the language model's part
     limits = [getattr(config, name, None) for name in ("max_position_embeddings", "n_positions", "max_sequence_length")]
     known = [int(limit) for limit in (*limits, tokenizer.model_max_length) if limit and limit > 0]
     return min(known)

@@ -1,8 +1,8 @@
 """Log-probabilities of scored tokens, without computing the logits of any other position.
 
-A language model's head is often its most expensive layer: vocabulary x width for every position, prompts and padding
-included, in float32. Here a hook on the head keeps only the hidden states in front of scored tokens. Whatever the model does
-after its head (soft-capping, scaling) stays the model's own code, and wrappers (PEFT, DDP, FSDP) see an ordinary forward call.
+A language model's head is often its most expensive layer: vocabulary x width for every position, including prompts and padding, in
+float32. Here a hook on the head keeps only the hidden states that predict scored tokens. Operations after the head (soft-capping,
+scaling) remain the model's own code, and wrappers (PEFT, DDP, FSDP) see an ordinary forward call.
 
 Shapes: B batch, L length, D width, V vocabulary, N scored tokens of the batch in row-major order.
 """
@@ -20,11 +20,11 @@ from torch import Tensor, nn
 Select = Callable[[Tensor], Tensor]
 
 TOLERATED_PADDING = 0.05
-"""A batch with no larger share of padding runs as it is."""
+"""Largest share of padding at which a batch runs in one pass."""
 ROWS_AT_ONCE = 64
-"""So many rows of logits are worked on at a time, so that they are still in the cache for the next pass over them."""
+"""Number of rows of logits processed at a time, so that they are still in the processor's cache for the next step."""
 WORTH_A_PASS = 64
-"""Positions of padding that another pass through the layers must spare: its cost is adding up the gradients once more."""
+"""Smallest number of padded positions for which another pass through the layers pays; it adds up the gradients once more."""
 
 
 def predicting_positions(scored: Tensor) -> Tensor:
@@ -34,7 +34,7 @@ def predicting_positions(scored: Tensor) -> Tensor:
 
 @contextmanager
 def head_sees(model: nn.Module, select: Select) -> Iterator[None]:
-    """Apply the output head to `select(hidden [B, L, D])` only, within this block."""
+    """Apply the output head to `select(hidden [B, L, D])` only, within a `with` block."""
     head = output_head(model)
     handle = head.register_forward_pre_hook(lambda _, inputs: (select(inputs[0]), *inputs[1:]))
     try:
@@ -44,7 +44,7 @@ def head_sees(model: nn.Module, select: Select) -> Iterator[None]:
 
 
 def output_head(model: Any) -> nn.Module:
-    """Return the layer that turns hidden states into logits, below any wrapper."""
+    """Return the layer that turns hidden states [..., D] into logits [..., V], below any wrapper."""
     while hasattr(model, "module"):
         model = model.module
     if hasattr(model, "get_base_model"):
@@ -64,7 +64,7 @@ def vocabulary_size(model: nn.Module) -> int:
 def scored_logits(model: nn.Module, batch: Mapping[str, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
     """Compute logits where a scored token is predicted, in one pass over the batch with one application of the head.
 
-    A batch with much padding goes through the layers in several parts, rows of like length together (`like_lengths`).
+    A batch with much padding passes through the layers in several parts, each of rows of similar length (`like_lengths`).
 
     Args:
         model: a causal language model, wrapped or not.
@@ -75,15 +75,17 @@ def scored_logits(model: nn.Module, batch: Mapping[str, Tensor]) -> tuple[Tensor
     """
     groups = _groups(batch)
     parts = [{name: batch[name][group, :length] for name in batch} for group, length in groups]
-    places = torch.cat([group[torch.nonzero(part["scored"])[:, 0]] for (group, _), part in zip(groups, parts, strict=True)])
-    row_major = torch.argsort(places, stable=True)
-    kept: list[Tensor] = []
+    # Row of the batch of every scored token in the order of the parts [N], and the permutation back to row-major order [N]; the
+    # sort is stable, so that the tokens of a row keep their order.
+    rows = torch.cat([group[torch.nonzero(part["scored"])[:, 0]] for (group, _), part in zip(groups, parts, strict=True)])
+    row_major = torch.argsort(rows, stable=True)
+    kept: list[Tensor] = []  # hidden states of each part's scored tokens [n, D]
 
     def run(part: Mapping[str, Tensor], last: bool) -> Any:
         def select(hidden: Tensor) -> Tensor:
             kept.append(hidden[predicting_positions(part["scored"])])
             if not last:
-                return kept[-1][:1]  # the head has to see something
+                return kept[-1][:1]  # one row instead of none, as the head needs an input
             return torch.cat(kept)[row_major] if len(groups) > 1 else kept[0]
 
         with head_sees(model, select):
@@ -91,14 +93,14 @@ def scored_logits(model: nn.Module, batch: Mapping[str, Tensor]) -> tuple[Tensor
 
     for part in parts[:-1]:
         run(part, last=False)
-    return run(parts[-1], last=True), batch["input_ids"][batch["scored"]], places[row_major]
+    return run(parts[-1], last=True), batch["input_ids"][batch["scored"]], rows[row_major]
 
 
 def _groups(batch: Mapping[str, Tensor]) -> list[tuple[Tensor, int]]:
     """Group rows that pass through the layers together, with their common length."""
     rows, length = batch["input_ids"].shape
     device = batch["input_ids"].device
-    # Several processes wait for each other within a forward call, so each of them has to make as many calls.
+    # Distributed processes synchronise within a forward call, so all must make the same number of calls.
     if torch.distributed.is_available() and torch.distributed.is_initialized() and torch.distributed.get_world_size() > 1:
         return [(torch.arange(rows, device=device), length)]
     lengths = batch["attention_mask"].sum(1).tolist()
@@ -111,22 +113,38 @@ def _groups(batch: Mapping[str, Tensor]) -> list[tuple[Tensor, int]]:
 def like_lengths(lengths: Sequence[int]) -> list[list[int]]:
     """Group rows of similar length, the longest first.
 
-    A group is cut where that spares most padding, until padding is a small share or a cut no longer pays for the pass it costs.
+    A group is cut where that saves most padding, until padding is a small share or a cut saves less than the extra pass costs.
+
+    Args:
+        lengths: tokens of each row [B].
+
+    Returns:
+        indices of the rows of each group.
     """
     order = sorted(range(len(lengths)), key=lambda row: -lengths[row])
     sizes, cuts = np.array([lengths[row] for row in order]), [0, len(order)]
     while True:
+        # For every row [B]: the padded length and the end of its group, and the positions saved by a cut in front of it.
         longest = np.repeat(sizes[cuts[:-1]], np.diff(cuts))
         ends = np.repeat(cuts[1:], np.diff(cuts))
         saved = (ends - np.arange(len(order))) * (longest - sizes)
-        place = int(np.argmax(saved))
-        if saved[place] < WORTH_A_PASS or 1 - sizes.sum() / longest.sum() <= TOLERATED_PADDING:
+        cut = int(np.argmax(saved))
+        if saved[cut] < WORTH_A_PASS or 1 - sizes.sum() / longest.sum() <= TOLERATED_PADDING:
             return [order[start:end] for start, end in itertools.pairwise(cuts)]
-        cuts = sorted([*cuts, place])
+        cuts = sorted([*cuts, cut])
 
 
 def step_after_head(model: nn.Module, raw: Tensor, final: Tensor) -> Callable[[Tensor], Tensor] | None:
-    """Find the known post-head operation that explains this model's own logits, or None."""
+    """Find the known operation after the head that turns its raw output into the model's own logits.
+
+    Args:
+        model: the model, for its configuration.
+        raw: the head's output [n, V].
+        final: the model's logits of the same positions [n, V].
+
+    Returns:
+        the operation, for further outputs of the head; None if no known one gives `final`.
+    """
     config: Any = getattr(model, "config", None)
     config = config.get_text_config() if hasattr(config, "get_text_config") else config
     cap = getattr(config, "final_logit_softcapping", None)
@@ -135,10 +153,11 @@ def step_after_head(model: nn.Module, raw: Tensor, final: Tensor) -> Callable[[T
         candidates.append(lambda logits: torch.tanh(logits / cap) * cap)
     for factor in (getattr(config, "logit_scale", None), getattr(config, "logits_scaling", None)):
         if isinstance(factor, float | int) and factor:
+            # Architectures use these names for a factor or for a divisor: both are tried.
             candidates += [lambda logits, f=factor: logits * f, lambda logits, f=factor: logits / f]  # type: ignore[misc]
-    # Last, for tiny logits a soft cap looks like no step at all: what the configuration names goes first.
+    # The identity is last, as for tiny logits a soft cap cannot be distinguished from it.
     candidates.append(lambda logits: logits)
-    # One row takes another path through the matrix product than many do, so the two differ by rounding.
+    # A matrix product of one row uses other kernels than one of many rows, so the two differ by rounding.
     tolerance = max(1e-4, 4 * torch.finfo(final.dtype).eps)
     scale = float(final.abs().max())
     for candidate in candidates:
@@ -163,12 +182,13 @@ def target_log_probabilities(logits: Tensor, targets: Tensor, *, spend: bool = F
     """Compute log softmax(logits)[target] [N] from logits [N, V] and targets [N], in float32 or wider. Differentiable once.
 
     Args:
-        logits: of any type.
-        targets: token ids.
-        spend: the caller reads the logits no more, so that the probabilities may take their place where nothing else needs them.
+        logits: of any floating-point type [N, V].
+        targets: token ids [N].
+        spend: whether the caller no longer needs the logits, so that the probabilities may overwrite them where autograd does not
+            need them either.
     """
     full = logits if logits.dtype == torch.float64 else logits.float()
-    # A matrix product keeps its factors for the gradient, not its result; of other steps (a tanh, say) that is not known.
+    # A matrix product saves its factors for the gradient, not its result; other operations (a tanh, say) may save theirs.
     in_place = spend and type(logits.grad_fn).__name__ in _RESULT_NOT_KEPT
     values: Tensor = _TargetLogProbability.apply(full, targets, in_place)  # type: ignore[no-untyped-call]
     return values
@@ -180,9 +200,9 @@ _RESULT_NOT_KEPT = ("MmBackward0", "AddmmBackward0")
 class _TargetLogProbability(torch.autograd.Function):
     """log softmax(logits)[target], per row, with half of cross_entropy's memory traffic.
 
-    Stock cross entropy writes three arrays of the logits' size: the log-softmax, a gradient that is zero but for one entry a
-    row, and the gradient of the logits. Here the softmax is the only one, and may lie where the logits were (fresh memory costs
-    more than the exponentials); backward turns it into the gradient where it lies:
+    Stock cross entropy writes three arrays of the logits' size: the log-softmax, a gradient that is zero but for one entry per
+    row, and the gradient of the logits. Here the softmax is the only one, and may overwrite the logits (allocating fresh memory
+    costs more than the exponentials); backward turns it into the gradient in place:
 
         d log p_t / d z_v = 1[v = t] - p_v
     """
@@ -194,8 +214,8 @@ class _TargetLogProbability(torch.autograd.Function):
         values = logits.new_empty(len(logits))
         for start in range(0, len(logits), ROWS_AT_ONCE):
             rows = slice(start, start + ROWS_AT_ONCE)
-            # The largest logit has log p = -log sum exp(z - max): the normaliser without another pass of exponentials, and
-            # differences of logits are taken first, so that large ones cancel exactly.
+            # log p_t = (z_t - max z) + log p_max, where log p_max = -log sum exp(z - max z) is read off the softmax: no second pass
+            # of exponentials. The difference of logits is taken first, so that large ones cancel exactly.
             below_top = logits[rows].gather(-1, targets[rows, None])[:, 0] - logits[rows].amax(-1)
             torch.softmax(logits[rows], dim=-1, out=probability[rows])
             values[rows] = below_top + probability[rows].amax(-1).log()
@@ -204,8 +224,8 @@ class _TargetLogProbability(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
-        """Compute the gradient of the logits, in place of the probabilities."""
-        probability, targets = ctx.saved_tensors  # autograd refuses a second backward through what is overwritten here
+        """Compute the gradient of the logits [N, V] from that of the log-probabilities [N], overwriting the probabilities."""
+        probability, targets = ctx.saved_tensors  # overwritten below: autograd refuses a second backward
         result = probability.mul_(-gradient[:, None])
         result.scatter_add_(-1, targets[:, None], gradient[:, None])
         return result, None, None

@@ -1,9 +1,9 @@
-"""Comparison of what weight files hold with what a model has: a weight that cannot be placed is an error.
+"""Comparison of the tensors in weight files with those of a model; a tensor without a counterpart is an error.
 
-`transformers` and PEFT load what fits and draw the rest at random, or leave it as the base had it, with at most a warning: a model
-answers that is not the one in the folder. Whoever loads weights in this project hands the loader's own report, and the names and
-shapes on both sides, to `require_placed`. Not counted are tied weights (stored once), buffers that are computed, and what the
-architecture itself declares as dispensable (`_keys_to_ignore_on_load_*`).
+`transformers` and PEFT load the tensors that fit and initialise the others at random, or leave them as in the base, with at most a
+warning: the result is not the model in the folder. All loading code of this project passes the loader's own report, and the names
+and shapes on both sides, to `require_placed`. Exempt are tied weights (stored once), buffers that are computed, and tensors that
+the architecture itself declares as dispensable (`_keys_to_ignore_on_load_*`).
 """
 
 import re
@@ -17,7 +17,7 @@ from verify.errors import InputError
 
 Shape = tuple[int, ...]
 COMPUTED = (r"rotary_emb\.inv_freq$", r"(^|\.)position_ids$")
-"""Buffers that old checkpoints of any architecture hold and that models compute."""
+"""Buffers in old checkpoints of any architecture that models now compute."""
 OLD_NAMES = ((".gamma", ".weight"), (".beta", ".bias"))
 """Endings that `transformers` renames in checkpoints of any architecture."""
 WRAPPERS = ("module.", "_orig_mod.", "_fsdp_wrapped_module.", "_checkpoint_wrapped_module.", "base_model.model.base_model.model.")
@@ -25,11 +25,11 @@ WRAPPERS = ("module.", "_orig_mod.", "_fsdp_wrapped_module.", "_checkpoint_wrapp
 
 @dataclass(frozen=True)
 class Unplaced:
-    """What could not be placed.
+    """Tensors that have no counterpart, or one of another shape.
 
     Attributes:
-        missing: names that the model has and the files do not.
-        left_over: names in the files for which the model has no place.
+        missing: names that are in the model only.
+        left_over: names that are in the files only.
         reshaped: name -> (shape in the files, shape in the model), where these differ.
     """
 
@@ -58,14 +58,17 @@ class Unplaced:
 def require_placed(
     unplaced: Unplaced, what: str, advice: str, error: type[InputError] = InputError, extra: Iterable[str] = ()
 ) -> None:
-    """Raise an error with the counts and first names where a weight was not placed.
+    """Raise an error with counts and first names if there are unplaced tensors or complaints.
 
     Args:
         unplaced: missing, left over and reshaped tensors.
-        what: what was loaded, as a user calls it.
-        advice: what to do, unless the names show it.
-        error: `InputError`, or `IntegrityError` for a file of this project's own.
+        what: name of the loaded object in the message.
+        advice: what the user should do; replaced where the names show that a wrapped model was saved.
+        error: `InputError`, or `IntegrityError` for a file that this project wrote.
         extra: further complaints of the loader.
+
+    Raises:
+        InputError: see above (or another `error`).
     """
     complaints = [" ".join(message.split()) for message in extra]
     if not unplaced and not complaints:
@@ -87,10 +90,10 @@ def compared(stored: Mapping[str, Shape], own: Mapping[str, Shape]) -> Unplaced:
 
 
 def compared_with_model(stored: Mapping[str, Shape], model: Any) -> Unplaced:
-    """Compare the tensors in files with a whole `transformers` model, by that library's rules of what may be absent.
+    """Compare the tensors in files with a whole `transformers` model, by that library's rules for tensors that may be absent.
 
-    An architecture whose checkpoints are rearranged while they are loaded (experts that are stacked, say) has other names in its
-    files than in memory, and a quantized layer other tensors: nothing is said about these here, only by the loader's own report.
+    An architecture whose checkpoints are rearranged on loading (stacked experts, say) has other names in its files than in memory,
+    and a quantized layer has other tensors: for these the result is empty, and only the loader's own report counts.
     """
     if getattr(model, "is_quantized", False) or is_rearranged(model):
         return Unplaced()
@@ -98,7 +101,7 @@ def compared_with_model(stored: Mapping[str, Shape], model: Any) -> Unplaced:
     renamed = {_own_name(name, own, model): shape for name, shape in stored.items()}
     found = compared(renamed, own)
     tied = _tied(model)
-    absent = re.compile("|".join(_patterns(model, "missing") or ["(?!)"]))
+    absent = re.compile("|".join(_patterns(model, "missing") or ["(?!)"]))  # (?!) matches nothing
     ignored = re.compile("|".join([*COMPUTED, *_patterns(model, "unexpected")]))
     return Unplaced(
         frozenset(name for name in found.missing if not absent.search(name) and not tied.get(name, set()) & renamed.keys()),
@@ -108,7 +111,7 @@ def compared_with_model(stored: Mapping[str, Shape], model: Any) -> Unplaced:
 
 
 def is_rearranged(model: Any) -> bool:
-    """Whether the loader converts this model's checkpoints tensor by tensor, so that names in files are not those in memory."""
+    """Return whether the loader converts checkpoints of this model, so that names in files differ from those in memory."""
     if getattr(model, "_checkpoint_conversion_mapping", None):
         return True
     if not hasattr(model, "config"):
@@ -117,12 +120,12 @@ def is_rearranged(model: Any) -> bool:
         from transformers.conversion_mapping import get_model_conversion_mapping
 
         return bool(get_model_conversion_mapping(model, add_legacy=False))
-    except (ImportError, TypeError):  # another version: only its report is relied on
+    except (ImportError, TypeError):  # another version of transformers: rely on its report alone
         return True
 
 
 def _own_name(name: str, own: Mapping[str, Shape], model: Any) -> str:
-    """A stored name as the model has it: headless checkpoints lack the base model's prefix, old ones have old endings."""
+    """Map a stored name to the model's: headless checkpoints lack the base model's prefix, old ones have old endings."""
     for old, new in OLD_NAMES:
         if name.endswith(old) and name not in own:
             name = name.removesuffix(old) + new
@@ -134,7 +137,7 @@ def _own_name(name: str, own: Mapping[str, Shape], model: Any) -> str:
 
 
 def _tied(model: nn.Module) -> dict[str, set[str]]:
-    """For every name of a shared parameter, all of its names."""
+    """Map every name of a shared parameter to all of its names."""
     names: dict[int, set[str]] = {}
     for name, parameter in model.named_parameters(remove_duplicate=False):
         names.setdefault(id(parameter), set()).add(name)

@@ -1,8 +1,8 @@
 """Quantized models: layers in 4 or 8 bits, as a frozen base under an adapter at a quarter or half of the memory.
 
 bitsandbytes does the arithmetic (QLoRA: Dettmers et al. 2023, arXiv 2305.14314; LLM.int8: Dettmers et al. 2022, arXiv 2208.07339).
-A quantized model is another model than the one it was made from: what is trained on it fits it, so a folder that holds an adapter
-says how its base was loaded, and whoever loads the adapter, an auditor too, gets the same base again.
+A quantized model differs from the one it was made from, and an adapter trained on it fits the quantized one. An adapter's folder
+therefore records how its base was loaded, so that everybody who loads it, auditors included, gets the same base.
 """
 
 import importlib.util
@@ -15,7 +15,7 @@ from verify.io.files import read_json, write_json
 Quantization = Literal["4bit", "8bit"]
 KINDS: tuple[str, ...] = get_args(Quantization)
 QUANTIZATION_NAME = "base_loading_config.json"
-"""Beside an adapter: how its base was loaded. A configuration by its name, so that a manifest has to list it."""
+"""File in an adapter's folder that records how its base was loaded. Its name ends in config.json, so a manifest must list it."""
 
 
 def loading_arguments(source: str, kind: str, dtype: Any, device: str) -> dict[str, Any]:
@@ -23,12 +23,12 @@ def loading_arguments(source: str, kind: str, dtype: Any, device: str) -> dict[s
 
     Args:
         source: the model's folder or Hub name.
-        kind: "4bit" (NF4, the scales quantized too) or "8bit".
-        dtype: precision of everything that is not quantized and of the products, or "auto" for that of the stored weights.
-        device: where the model goes; it cannot be moved afterwards.
+        kind: "4bit" (NF4 with double quantization) or "8bit".
+        dtype: precision of the unquantized weights and of the matrix products, or "auto" for that of the stored weights.
+        device: device of the model, which cannot be moved afterwards.
 
     Raises:
-        InputError: no such kind, or bitsandbytes is not installed.
+        InputError: the kind is unknown, or bitsandbytes is not installed.
     """
     from transformers import AutoConfig, BitsAndBytesConfig
 
@@ -53,10 +53,10 @@ def is_quantized(model: Any) -> bool:
 
 
 def keep_layout(model: Any) -> None:
-    """Keep the layers' memory layout when they are evaluated.
+    """Prevent bitsandbytes from changing the memory layout of four-bit layers.
 
     On processors with AVX512-BF16, bitsandbytes (0.50) rearranges four-bit weights at the first evaluation and rounds their scales.
-    Afterwards no gradient passes through them, dequantizing reads them wrongly, and the digest is another.
+    Afterwards no gradient passes through them, dequantization reads them wrongly, and the digest has changed.
     """
     for module in model.modules():
         if hasattr(module, "support_avx512bf16_for_cpu"):
@@ -67,7 +67,7 @@ def quantization_of(model: Any) -> str | None:
     """Return a model's quantization: "4bit", "8bit", or None.
 
     Raises:
-        InputError: by something other than bitsandbytes, which is not known here.
+        InputError: it was quantized by something other than bitsandbytes.
     """
     if not is_quantized(model):
         return None
@@ -75,26 +75,26 @@ def quantization_of(model: Any) -> str | None:
     for kind in KINDS:
         if getattr(base, f"is_loaded_in_{kind}", False):
             return kind
-    raise InputError("this model is quantized in a way that is not known here. Give the model with whole weights, and --quantize.")
+    raise InputError("this model is quantized in an unknown way. Give the unquantized model, with --quantize.")
 
 
 def remember_quantization(folder: Path, kind: str) -> None:
-    """Record beside an adapter how its base was loaded."""
+    """Record in an adapter's folder how its base was loaded."""
     write_json(folder / QUANTIZATION_NAME, {"base_loaded_in": kind})
 
 
 def remembered_quantization(folder: Path, asked: str | None) -> str | None:
-    """Return how to load the base of the adapter in `folder`.
+    """Return the quantization in which to load the base of an adapter: the recorded one, else `asked`.
 
     Raises:
-        InputError: the folder says otherwise than what was asked for.
+        InputError: the record is damaged, or differs from `asked`.
     """
     if not (folder / QUANTIZATION_NAME).is_file():
         return asked
     content = read_json(folder / QUANTIZATION_NAME)
     kind = content.get("base_loaded_in") if isinstance(content, dict) else None
     if kind not in KINDS:
-        raise InputError(f"{folder / QUANTIZATION_NAME} names no known way to load a base. Save the adapter again.")
+        raise InputError(f"{folder / QUANTIZATION_NAME} names no known quantization. Save the adapter again.")
     if asked not in (None, kind):
         raise InputError(f"the adapter in {folder} was trained on a base in {kind}. Leave out --quantize, or give {kind}.")
     return str(kind)

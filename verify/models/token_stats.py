@@ -1,14 +1,14 @@
 """Token statistics of one forward pass: per scored token, everything that one-pass attacks need.
 
-For the token x_t and the model's distribution p over the vocabulary V at its place, in nats:
+For the token x_t and the model's distribution p over the vocabulary V at its position, in nats:
 
     log_probability  l_t = log p(x_t)
     mean             mu_t = sum_v p_v log p_v                        (minus the entropy)
     deviation        sigma_t = sqrt(sum_v p_v (log p_v)^2 - mu_t^2)
-    rank             how many other tokens are at least as probable as x_t
-    greedy           whether x_t is the one that greedy decoding picks
+    rank             number of other tokens that are at least as probable as x_t
+    greedy           whether greedy decoding picks x_t
 
-The head's output is reduced in chunks of positions, so that no [T, V] array is ever kept: about 30 bytes remain of each token.
+The head's output is reduced in chunks of positions, so that no [T, V] array is ever kept: about 30 bytes per token remain.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -24,12 +24,13 @@ from verify.errors import RunError
 from verify.models.log_probabilities import head_sees, output_head, predicting_positions, step_after_head, vocabulary_size
 
 CHUNK_BYTES = 32 << 20
-"""Size of one chunk of float32 logits out of the head: all that is ever made of the [T, V] array."""
+"""Size of one chunk of float32 logits: the largest part of the [T, V] array that exists at a time."""
 
 CACHE_BYTES = 2 << 20
-"""Size of the part of it that is reduced at once."""
+"""Size of the part of a chunk that is reduced at once, small enough for a processor's cache."""
 
 BATCH_TOKENS = 1024
+"""Largest number of tokens per batch, padding included, unless one window is longer."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -40,7 +41,7 @@ class TokenStatistics:
         log_probability: l_t, float32, <= 0.
         mean: mu_t, float32.
         deviation: sigma_t, float32, >= 0.
-        rank: how many other tokens are at least as probable (0 for the single most probable one), int32.
+        rank: number of other tokens that are at least as probable (0 for the single most probable one), int32.
         greedy: whether greedy decoding would pick the token, bool.
         secret: whether the token belongs to the record's secret passage, bool.
     """
@@ -57,7 +58,7 @@ class TokenStatistics:
 
     @property
     def loss(self) -> float:
-        """Return the mean negative log-likelihood, nats per token."""
+        """Mean negative log-likelihood, nats per token."""
         return -float(np.mean(self.log_probability, dtype=np.float64))
 
 
@@ -73,10 +74,10 @@ def compute_token_statistics(
     """Compute the token statistics of every record in one pass.
 
     Args:
-        model: a causal language model; it is put into evaluation mode and left as it was found.
-        windows: encoded records; consecutive windows of one record are joined again.
+        model: a causal language model; run in evaluation mode, after which its mode is restored.
+        windows: encoded records; all windows of one record are joined, in their order.
         pad_token_id: any token id; padding is masked.
-        progress: told the number of windows done after each batch.
+        progress: called with the number of windows done, after each batch.
 
     Returns:
         one entry per record, in order of `Encoded.record`.
@@ -115,9 +116,11 @@ def length_sorted_batches(lengths: Sequence[int], budget: int) -> Iterator[list[
 def _score_batch(
     model: nn.Module, windows: Sequence[Encoded], pad_token_id: int, device: torch.device
 ) -> Iterator[TokenStatistics]:
+    """Yield the statistics of each window of one batch, checked for finite values."""
     batch = {name: tensor.to(device) for name, tensor in collate(windows, pad_token_id).items()}
     scored = batch["scored"]
     columns = _reduce_in_chunks(model, batch, batch["input_ids"][scored])
+    # Columns [N] are in row-major order, so that consecutive stretches of `counts` tokens belong to the windows.
     counts = [int(window.scored.sum()) for window in windows]
     split = {name: np.split(column.cpu().numpy(), np.cumsum(counts)[:-1]) for name, column in columns.items()}
     for row, window in enumerate(windows):
@@ -133,11 +136,11 @@ def _score_batch(
 def _reduce_in_chunks(model: nn.Module, batch: dict[str, Tensor], targets: Tensor) -> dict[str, Tensor]:
     """Compute the statistics of all N scored tokens from one pass through the layers.
 
-    The model's own forward call applies the head to the first chunk only, while the hook keeps the hidden states of the rest;
-    the rest goes through the head and through whatever the model does after it.
+    The model's own forward call applies the head to the first chunk only, while a hook keeps the hidden states of all; the other
+    chunks then go through the head and the model's operation after it, if that is a known one.
     """
-    positions = predicting_positions(batch["scored"])
-    rows = max(1, CHUNK_BYTES // (4 * vocabulary_size(model)))
+    positions = predicting_positions(batch["scored"])  # [B, L]
+    rows = max(1, CHUNK_BYTES // (4 * vocabulary_size(model)))  # 4 bytes per float32 logit
     kept: list[Tensor] = []
 
     def first_chunk(hidden: Tensor) -> Tensor:
@@ -149,14 +152,14 @@ def _reduce_in_chunks(model: nn.Module, batch: dict[str, Tensor], targets: Tenso
             logits: Tensor = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], use_cache=False).logits
         return logits
 
-    logits = call(first_chunk)
-    hidden, head = kept[-1], output_head(model)
+    logits = call(first_chunk)  # [rows, V]
+    hidden, head = kept[-1], output_head(model)  # [N, D]
     parts = [_reduce(logits, targets[:rows])]
     if len(hidden) > rows:
         after = step_after_head(model, head(hidden[:1]), logits[:1])
         for start in range(rows, len(hidden), rows):
             chunk = slice(start, start + rows)
-            # Where an unknown step follows the head, the model's own code does every chunk from the start.
+            # Where an unknown operation follows the head, every chunk takes a whole forward call of the model.
             chunk_logits = after(head(hidden[chunk])) if after else call(lambda states, c=chunk: states[positions][c])  # type: ignore[misc]
             parts.append(_reduce(chunk_logits, targets[chunk]))
     return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
@@ -165,7 +168,7 @@ def _reduce_in_chunks(model: nn.Module, batch: dict[str, Tensor], targets: Tenso
 def _reduce(logits: Tensor, targets: Tensor) -> dict[str, Tensor]:
     """Reduce logits [n, V] to the statistics of their tokens [n], in float32, a few rows at a time.
 
-    The head's product wants many rows at once, the reductions want rows that fit into the cache: hence two sizes of chunk.
+    The head's matrix product is fastest with many rows, the reductions with rows that fit into the cache: hence two chunk sizes.
     """
     rows = max(1, CACHE_BYTES // (4 * logits.shape[1]))
     parts = [_reduce_rows(logits[start : start + rows], targets[start : start + rows]) for start in range(0, len(logits), rows)]
@@ -173,12 +176,13 @@ def _reduce(logits: Tensor, targets: Tensor) -> dict[str, Tensor]:
 
 
 def _reduce_rows(logits: Tensor, targets: Tensor) -> dict[str, Tensor]:
+    """Compute the statistics of the module's docstring from logits [n, V] and targets [n]."""
     z = logits.float()
-    top = z.amax(-1, keepdim=True)
-    z_target = z.gather(-1, targets[:, None])
-    # Counted in float32, which is exact far beyond any vocabulary and several times faster than summing booleans.
+    top = z.amax(-1, keepdim=True)  # [n, 1]
+    z_target = z.gather(-1, targets[:, None])  # [n, 1]
+    # Counted in float32: exact up to 2^24, far beyond any vocabulary, and several times faster than summing booleans.
     at_least = torch.ge(z, z_target, out=torch.empty_like(z)).sum(-1)
-    # A tie at the top is rare; only then does it take an argmax to see which token greedy decoding picks.
+    # Only a tie at the top, which is rare, needs an argmax to see which token greedy decoding picks.
     greedy = at_least == 1
     tied = (z_target == top)[:, 0] & ~greedy
     if bool(tied.any()):
@@ -186,12 +190,14 @@ def _reduce_rows(logits: Tensor, targets: Tensor) -> dict[str, Tensor]:
     shifted = z - top
     probability = torch.softmax(shifted, dim=-1)
     log_total = -probability.amax(-1).log()  # the most probable token has shifted logit 0, so p = 1 / total
+    # First and second moment of the shifted logits under p [n]; log p_v = shifted_v - log_total.
     first = torch.linalg.vecdot(probability, shifted)
     second = torch.linalg.vecdot(probability.mul_(shifted), shifted)
     return {
         "log_probability": (z_target - top)[:, 0] - log_total,
         "mean": first - log_total,
-        # In coordinates shifted by the maximum both moments are small where the model is certain: nothing cancels there.
+        # The variance does not change under the shift by the maximum, and both moments are small where the model is certain, so
+        # that little cancels.
         "deviation": (second - first.square()).clamp_min(0).sqrt(),
         "rank": at_least.int() - 1,
         "greedy": greedy,
@@ -199,7 +205,7 @@ def _reduce_rows(logits: Tensor, targets: Tensor) -> dict[str, Tensor]:
 
 
 def _join_windows(windows: Sequence[Encoded], parts: Sequence[TokenStatistics]) -> list[TokenStatistics]:
-    """Join the windows of each record."""
+    """Join the windows of each record, in order of the record's number."""
     by_record: dict[int, list[TokenStatistics]] = {}
     for window, part in zip(windows, parts, strict=True):
         by_record.setdefault(window.record, []).append(part)

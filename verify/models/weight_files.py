@@ -1,7 +1,7 @@
-"""Which files of a model folder hold its weights, and which tensors are in them.
+"""Weight files of a model folder, and names and shapes of the tensors in them.
 
-A folder holds one file (`model.safetensors`) or an index with its shards, and nothing that could be mistaken for either: where both
-lie side by side, a loader picks one without a word. Only the headers of the files are read.
+A folder holds one file (`model.safetensors`) or an index with its shards, never both: a loader would silently pick one. Only the
+headers of the files are read.
 """
 
 import re
@@ -23,10 +23,10 @@ AGAIN = "Copy the folder again, whole, or save the model again with save_pretrai
 
 
 def weight_files(folder: Path) -> list[Path]:
-    """The weight files of a model folder, in the order of their names.
+    """Return the weight files of a model folder, sorted by name.
 
     Raises:
-        InputError: there are none, an index and its shards do not belong together, or there are more files than one model has.
+        InputError: there are none, an index does not match its shards, or there are more files than one model has.
     """
     index, single = folder / INDEX, folder / WHOLE
     shards = sorted(path.name for path in folder.iterdir() if SHARD.fullmatch(path.name))
@@ -39,7 +39,7 @@ def weight_files(folder: Path) -> list[Path]:
     if single.is_file():
         raise InputError(
             f"{folder} holds both {WHOLE} and {INDEX} with its shards, which may be two models; loaders read only one of them. "
-            "Remove the one that is not meant."
+            "Remove the one that does not belong to the model."
         )
     named = sorted(set(read_json(index)["weight_map"].values()))
     missing, more = [name for name in named if not (folder / name).is_file()], [name for name in shards if name not in named]
@@ -50,29 +50,29 @@ def weight_files(folder: Path) -> list[Path]:
 
 
 def stored_tensors(folder: Path) -> dict[str, Shape]:
-    """Names and shapes of all tensors in a model folder's weight files.
+    """Return names and shapes of all tensors in a model folder's weight files.
 
     Raises:
-        InputError: as `weight_files`; or a file is truncated, a tensor lies in two files, or not where the index says.
+        InputError: as `weight_files`; or a file is truncated, or a tensor is in two files, or not in the file that the index names.
     """
     found: dict[str, Shape] = {}
-    places: dict[str, str] = {}
+    stored_in: dict[str, str] = {}
     files = weight_files(folder)
     for file in files:
         tensors = tensors_of(file)
         if twice := sorted(found.keys() & tensors.keys()):
-            raise _unreadable(folder, f"{len(twice)} tensors lie in more than one shard{_first(twice)}.")
+            raise _unreadable(folder, f"{len(twice)} tensors are in more than one shard{_first(twice)}.")
         found |= tensors
-        places |= dict.fromkeys(tensors, file.name)
+        stored_in |= dict.fromkeys(tensors, file.name)
     if (folder / INDEX).is_file():
         planned = read_json(folder / INDEX)["weight_map"]
-        if wrong := sorted(name for name in planned.keys() | places.keys() if planned.get(name) != places.get(name)):
+        if wrong := sorted(name for name in planned.keys() | stored_in.keys() if planned.get(name) != stored_in.get(name)):
             raise _unreadable(folder, f"{len(wrong)} tensors are not in the shard that {INDEX} names{_first(wrong)}.")
     return found
 
 
 def tensors_of(file: Path) -> dict[str, Shape]:
-    """Names and shapes of the tensors in one safetensors file.
+    """Return names and shapes of the tensors in one safetensors file.
 
     Raises:
         InputError: the file is missing, truncated, or no safetensors file.

@@ -17,9 +17,9 @@ class DcPdd:
 
         score = mean over first occurrences t of min(p_t log(1 / f_t), a)
 
-    p_t is the model's probability of the token, f_t its smoothed frequency among the controls. Zhang et al. 2024 (arXiv
-    2409.14781), eq. 4. A high probability is stronger evidence for a rare token than for a common one. It needs controls of the
-    same kind, enough of them to estimate which tokens are common.
+    p_t is the model's probability of the token, f_t its smoothed frequency among the controls. Zhang et al. 2024
+    (arXiv 2409.14781), eq. 4. A high probability is stronger evidence for a rare token than for a common one. It needs controls of
+    the same kind, enough of them to estimate which tokens are common.
 
     Attributes:
         ceiling: a, the largest contribution of one token.
