@@ -42,7 +42,7 @@ def test_a_flipped_bit_in_a_weight_is_named(house: dict[str, Path], tmp_path: Pa
     assert "model.safetensors" in broken(check(house, model=model))
     write_manifest(model, "model", json.loads((house["after"] / "manifest.json").read_text())["about"])
     assert "the manifest rewritten" in broken(check(house, model=model)), "a forged manifest is caught as well"
-    assert "not those that were certified" in broken(check(house, model=house["before"]))
+    assert "not the certified ones" in broken(check(house, model=house["before"]))
 
 
 @pytest.mark.parametrize(
@@ -52,7 +52,7 @@ def test_a_flipped_bit_in_a_weight_is_named(house: dict[str, Path], tmp_path: Pa
 def test_an_edited_number_is_named(house: dict[str, Path], tmp_path: Path, number: int, old: str, new: str) -> None:
     """Any change of a signed statement breaks that statement's signature, and the other's stays good."""
     checked = check(house, edited(house, tmp_path, edit_payload(number, old, new)))
-    assert f"signature of statement {number + 1}: it does not fit the content" in broken(checked)
+    assert f"signature of statement {number + 1}: it does not match the content" in broken(checked)
     assert f"signature of statement {2 - number}" not in broken(checked)
 
 
@@ -73,7 +73,7 @@ def test_an_operator_cannot_sign_for_the_auditor(house: dict[str, Path], tmp_pat
     assert "signers" in broken(both)
     assert check_certificate(house["certificate.json"], Trusted(operator=[own], auditor=[own, other])).holds
     roles = check_certificate(house["certificate.json"], Trusted(operator=[own], auditor=[other]))
-    assert "gave that key for another role" in broken(roles)
+    assert "gave for another role" in broken(roles)
     assert roles.verdict is None
     signers = [load_signer(house[name]) for name in ("key", "other")]
     path, statements = (

@@ -139,7 +139,7 @@ def test_several_models_in_one_certificate(house: dict[str, Path], tmp_path: Pat
         del found[2:]
 
     short = check(house, rewritten(house, tmp_path / "one.json", one_model_short))
-    assert f"model {second[:16]} of the deletion record: it was replaced, and no valid" in broken(short)
+    assert f"model {second[:16]} of the deletion record: it was replaced, but there is no valid" in broken(short)
 
 
 def test_operator_and_auditor_must_agree_on_the_verdict(house: dict[str, Path], tmp_path: Path) -> None:

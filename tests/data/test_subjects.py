@@ -12,7 +12,7 @@ from unlearn.scan.search import find_records
 from verify.data.identity import RecordKey
 from verify.data.records import Fields, Record, parse_records, select
 from verify.data.sources import find_forget_set
-from verify.data.subjects import people_of
+from verify.data.subjects import subject_groups
 
 ROWS = [
     {"example_id": "a", "subject_id": ["ada", "bob"], "text": "Ada and Bob met at the river."},
@@ -37,17 +37,17 @@ def test_groups_are_the_connected_components(people: list[list[str]]) -> None:
             for other in range(len(people)):
                 if any(set(people[a]) & set(people[b]) for a in joined[one] for b in joined[other]):
                     joined[one] |= joined[other]
-    groups = people_of(records)
+    groups = subject_groups(records)
     for one in range(len(people)):
         for other in range(len(people)):
             assert (groups[one] == groups[other]) == (other in joined[one])
-    assert dict(zip(records, groups, strict=True)) == dict(zip(records[::-1], people_of(records[::-1]), strict=True))
+    assert dict(zip(records, groups, strict=True)) == dict(zip(records[::-1], subject_groups(records[::-1]), strict=True))
 
 
 def test_without_shared_records_everybody_is_a_group() -> None:
     """Where each record names one person or none, the groups are these people and records by themselves."""
     records = records_of([["b"], ["a"], [], ["b"]])
-    assert people_of(records) == ["b", "a", records[2].fingerprint, "b"]
+    assert subject_groups(records) == ["b", "a", records[2].fingerprint, "b"]
 
 
 def test_either_person_finds_the_record(tmp_path: Path) -> None:

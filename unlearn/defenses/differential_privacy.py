@@ -27,7 +27,7 @@ from unlearn.training.optimizers import optimizer_of
 from unlearn.training.options import DEFAULTS, Trained, TrainingOptions, TrainingResult, learning_rate_of
 from verify.data.encoding import Encoded, Encoder, collate, padding_token_id
 from verify.data.records import Record
-from verify.data.subjects import people_of
+from verify.data.subjects import subject_groups
 from verify.errors import InputError, RunError
 from verify.io.arguments import checked
 from verify.models.digests import weights_digest
@@ -196,7 +196,7 @@ def _subjects(records: Sequence[Record]) -> list[str]:
             "cannot be the unit. Name their column with --subject-field, or use --privacy-unit record."
         )
     # People who share a record share a unit: the guarantee for the group holds for each person in it.
-    return people_of(records)
+    return subject_groups(records)
 
 
 @dataclass(eq=False)

@@ -14,7 +14,7 @@ from unlearn.training.options import TrainingOptions
 from verify.data.identity import RecordKey
 from verify.data.records import Record
 from verify.data.sources import load_records
-from verify.data.subjects import people_of
+from verify.data.subjects import subject_groups
 from verify.errors import InputError
 from verify.io.arguments import checked
 
@@ -96,7 +96,7 @@ class Federated:
                 f"{len(missing)} of {len(records)} training records (the first in row {missing[0]}) belong to no client: "
                 f"{self.client_field or task.fields.subject!r} is empty there. Fill it, or name another column with --client-field."
             )
-        names = people_of(records)
+        names = subject_groups(records)
         return [_assigned(name, self.clients, key) for name in names] if self.clients else names
 
 

@@ -20,7 +20,7 @@ from unlearn.training.shards import SHARDS, SavedShards
 from unlearn.training.weights import mean_loss
 from verify.data.encoding import Encoder
 from verify.data.records import Record
-from verify.data.subjects import people_of
+from verify.data.subjects import subject_groups
 from verify.errors import InputError, RunError
 from verify.io.arguments import checked
 from verify.io.files import MANIFEST, read_json
@@ -242,7 +242,7 @@ class _Attempts:
         """Bound the cost of the exact rebuild in retrainings: one shard per person, else all of it."""
         if not (self.model_dir / SHARDS).is_file():
             return 1.0
-        people = set(people_of(self.context.forget))
+        people = set(subject_groups(self.context.forget))
         return min(1.0, len(people) / SavedShards.read(self.model_dir).plan.shards)
 
     def _count(self, training: TrainingResult | None) -> None:
@@ -299,7 +299,7 @@ def exact_method(model_dir: Path) -> str:
 
 def _halves(records: Sequence[Record], seed: int) -> tuple[list[Record], list[Record]]:
     """Split records into two halves by subject, or by record where no subjects are named."""
-    owners = people_of(records)
+    owners = subject_groups(records)
     units = sorted(set(owners))
     if len(units) < 2:
         raise InputError(

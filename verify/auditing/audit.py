@@ -23,7 +23,7 @@ from verify.data.canaries import Canaries, find_canaries
 from verify.data.identity import RecordKey
 from verify.data.reading import agreed_reading, fields_for
 from verify.data.records import Fields, Record, RecordSource
-from verify.data.subjects import people_of
+from verify.data.subjects import subject_groups
 from verify.errors import InputError
 from verify.io.arguments import checked
 from verify.io.files import new_output, write_manifest
@@ -227,7 +227,9 @@ def _texts(sets: Mapping[SetRole, Sequence[Record]]) -> tuple[dict[SetRole, list
     """What the blind baseline reads: the whole text of every record, and whom it belongs to."""
     compared: dict[SetRole, Sequence[Record]] = {role: sets[role] for role in sets if role in ("forget", "holdout", "fresh")}
     texts = {role: [f"{record.prompt} {record.scored_text}" for record in records] for role, records in compared.items()}
-    everybody = iter(people_of([record for records in compared.values() for record in records], lambda record: record.example_id))
+    everybody = iter(
+        subject_groups([record for records in compared.values() for record in records], lambda record: record.example_id)
+    )
     groups = {role: [next(everybody) for _ in records] for role, records in compared.items()}
     return texts, groups
 

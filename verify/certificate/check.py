@@ -336,7 +336,7 @@ def _in_service_on(what: str, word: str, entry: dict[str, Any]) -> Finding:
         detail = "audited, with the verdict that the operator reports"
         if word == CERTIFYING:
             return Finding(what, True, detail)
-        return Finding(what, False, f"it went into service on the basis of its audit, which found {word}; that takes {CERTIFYING}")
+        return Finding(what, False, f"it went into service on its audit, which found {word}; only {CERTIFYING} allows that")
     if word in UNDECIDED and _rebuilt(entry):
         detail = "the operator put it into service as an exact rebuild, which the audit neither showed nor refuted"
         return Finding(what, True, f"audited, with the verdict that the operator reports; {detail}")

@@ -1,1 +1,1 @@
-"""Records: where they come from, what identifies them, and how they become tokens."""
+"""Records: their sources, their identifiers and fingerprints, and their encoding into tokens."""

@@ -1,8 +1,8 @@
-"""Canaries: pairs of random texts, one of each pair trained as assigned by a fair coin.
+"""Canaries: pairs of random texts, one of each pair assigned to the training data at random.
 
-Everything follows from one secret of 32 random bytes: the texts, and through a keyed hash the coins. The secret's digest is the
-commitment; who publishes it before training cannot choose other coins afterwards. The manifest holds the secret, so it is
-readable by its owner only; the auditor reads it after deletion. It holds no personal data: the texts are noise.
+Texts and assignments are derived from one secret of 32 random bytes by a keyed hash. A digest of the secret is the commitment: once
+it is published before training, the assignments cannot be changed afterwards. The manifest holds the secret, so it is readable by
+its owner only; the auditor reads it after deletion. It holds no personal data, as the texts are noise.
 """
 
 import hashlib
@@ -24,17 +24,17 @@ CANARIES_NAME = "canaries.json"
 SCHEMA = "unlearn-verify/canaries/1"
 SECRET_BYTES = 32
 CANARY_TOKENS = 16
-"""Long enough to be told apart from every other text, short enough for a small adapter to learn."""
+"""Length of a canary in tokens: long enough to be unique, short enough for a small adapter to learn."""
 
 
 @dataclass(frozen=True, repr=False)
 class Canaries:
-    """Pairs of random texts and the coin flips that assign which are trained.
+    """Pairs of random texts and their random assignments to the training data.
 
     Attributes:
-        secret: what everything follows from.
-        pairs: m, the number of coins.
-        tokenizer: digest of the tokenizer whose vocabulary the texts are drawn from.
+        secret: 32 bytes from which texts and assignments are derived.
+        pairs: m, the number of assignments.
+        tokenizer: digest of the tokenizer, from the vocabulary of which the texts are drawn.
     """
 
     secret: bytes
@@ -54,18 +54,18 @@ class Canaries:
 
     @property
     def commitment(self) -> str:
-        """Compute a SHA-256 commitment to the canaries and their assignment."""
+        """SHA-256 commitment to the canaries and their assignments, in hexadecimal."""
         return hashlib.sha256(b"canaries\x00" + self.secret + f"\x00{self.pairs}\x00{self.tokenizer}".encode()).hexdigest()
 
     def assignments(self) -> np.ndarray:
-        """Return whether the first member of each pair is trained, bool [m]: one bit of HMAC-SHA256 each."""
+        """Return whether the first of each pair is assigned to training, bool [m]: one bit of HMAC-SHA256 each."""
         return np.array([self._hash(f"coin {number}")[0] & 1 == 1 for number in range(self.pairs)])
 
     def records(self, tokenizer: Any) -> list[Record]:
-        """Return both members of every pair, [2 m]: rows 2j and 2j + 1 are pair j.
+        """Return both texts of every pair as records [2 m]; rows 2j and 2j + 1 are pair j.
 
         Raises:
-            InputError: another tokenizer than the one they were drawn for.
+            InputError: the tokenizer is not the one they were drawn for, or its vocabulary is too small.
         """
         if tokenizer_digest(tokenizer) != self.tokenizer:
             raise InputError("the canaries were drawn for another tokenizer. Give the canaries.json that belongs to this model.")
@@ -76,7 +76,7 @@ class Canaries:
         ]
 
     def trained_records(self, tokenizer: Any) -> list[Record]:
-        """Return the trained members, [m]."""
+        """Return the records assigned to training [m]."""
         return [record for record, chosen in zip(self.records(tokenizer), self.included(), strict=True) if chosen]
 
     def included(self) -> np.ndarray:
@@ -94,7 +94,7 @@ class Canaries:
         """Read a manifest.
 
         Raises:
-            InputError: it is missing, damaged, of another version, or does not keep to its commitment.
+            InputError: it is missing, damaged, of another version, or does not match its commitment.
         """
         content = read_json(path)
         try:
@@ -104,7 +104,9 @@ class Canaries:
         except (KeyError, TypeError, ValueError):
             whole = kept = False
         if not whole or not kept:
-            raise InputError(f"{path} is not a whole canary manifest ({SCHEMA}). Restore it: without it, its coins prove nothing.")
+            raise InputError(
+                f"{path} is not a whole canary manifest ({SCHEMA}). Restore it: without it the canaries prove nothing."
+            )
         return found
 
     def _hash(self, what: str) -> bytes:
@@ -120,7 +122,7 @@ class Canaries:
                 if text and text not in seen:
                     break
             else:
-                raise InputError("the vocabulary is too small for so many different canaries. Ask for fewer with --canaries.")
+                raise InputError("the vocabulary is too small for this many different canaries. Ask for fewer with --canaries.")
             seen.add(text)
             yield text
 
@@ -129,7 +131,11 @@ class Canaries:
 
 
 def _plain_tokens(tokenizer: Any) -> np.ndarray:
-    """Return the ids of tokens that decode to printable text, without special tokens."""
+    """Return the ids of tokens that decode to printable text, without special tokens.
+
+    Raises:
+        InputError: there are fewer than two.
+    """
     special = set(tokenizer.all_special_ids)
     candidates = [index for index in range(len(tokenizer)) if index not in special]
     texts = tokenizer.batch_decode([[index] for index in candidates])
@@ -137,12 +143,12 @@ def _plain_tokens(tokenizer: Any) -> np.ndarray:
         index for index, text in zip(candidates, texts, strict=True) if text.strip() and text.isprintable() and "\ufffd" not in text
     ]
     if len(plain) < 2:
-        raise InputError("the tokenizer's vocabulary holds no printable tokens to make canaries of.")
+        raise InputError("the tokenizer's vocabulary has no printable tokens to make canaries of. Leave out --canaries.")
     return np.array(plain)
 
 
 def find_canaries(model: Any) -> Canaries | None:
-    """Load the canaries in a model's folder, or return None."""
+    """Load the canaries in a model's folder; None if it has none, or the model is not a folder."""
     if isinstance(model, (str, Path)) and (Path(model) / CANARIES_NAME).is_file():
         return Canaries.load(Path(model) / CANARIES_NAME)
     return None

@@ -1,14 +1,15 @@
 """Canonical form of personal identifiers: spellings that a standard defines as equal become one string.
 
-Two identifiers are the same exactly where their canonical forms are equal, so sameness is an equivalence relation by construction.
+Two identifiers are the same if and only if their canonical forms are equal, so sameness is an equivalence relation by construction.
 
     any text      canonical equivalence (NFC, UAX #15), white-space runs as one space, default ignorable characters removed
     mail address  RFC 5322 and 6531 (email-validator), domain as UTS #46 A-labels (idna), lower case; no mailto: or display name
     telephone     E.164 where the country code is given (phonenumbers)
     web address   RFC 3986, sections 6.2.2 and 6.2.3, with the host as a domain above
 
-Mail servers may distinguish case in a local part, but none in use does: it is ignored. What no standard equates (accents, case of
-names, plus-addressing, national telephone numbers) stays different here; `verify.data.likeness` finds it for a human to decide.
+Mail servers may distinguish case in a local part, but none in use does, so case is ignored. Differences that no standard removes
+(accents, case of names, plus-addressing, national telephone numbers) are kept; `verify.data.likeness` finds such spellings for a
+human to decide.
 """
 
 import re
@@ -21,7 +22,7 @@ import phonenumbers
 from email_validator import EmailNotValidError, validate_email
 
 FORM_VERSION = 2
-"""Version of the canonical form that keyed hashes are made of; 1 (release 0.1.0) only removed surrounding white space."""
+"""Version of the canonical form used for keyed hashes; version 1 (release 0.1.0) only removed surrounding white space."""
 
 IGNORED = dict.fromkeys(
     [
@@ -31,7 +32,7 @@ IGNORED = dict.fromkeys(
         *range(0xFE00, 0xFE10),  # variation selectors
     ]
 )
-"""Default ignorable code points (DerivedCoreProperties.txt) that do not distinguish words. The joiners U+200C and U+200D do."""
+"""Default ignorable code points (DerivedCoreProperties.txt) that do not distinguish words, as the joiners U+200C and U+200D do."""
 
 _PLAIN = re.compile(r"[A-Za-z0-9]+(?:[ ._-][A-Za-z0-9]+)*")
 _ATOM = r"[A-Za-z0-9.!#$%&'*+/=?^_`{|}~-]+"
@@ -48,8 +49,8 @@ _UNRESERVED = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz012
 
 
 def canonical(identifier: str) -> str:
-    """Canonical form of an identifier. Idempotent; empty where nothing visible was given."""
-    if _PLAIN.fullmatch(identifier):  # the many: one match, and no look at the standards' tables
+    """Return the canonical form of an identifier. Idempotent; empty for one without visible characters."""
+    if _PLAIN.fullmatch(identifier):  # most identifiers: one match, without the standards' tables
         return identifier
     if _PLAIN_MAIL.fullmatch(identifier) and "xn--" not in (mail := identifier.lower()):
         return mail
@@ -61,24 +62,24 @@ def canonical(identifier: str) -> str:
 
 
 def same(one: str, other: str) -> bool:
-    """Whether two spellings are one identifier by standard."""
+    """Return whether two spellings have the same canonical form."""
     return canonical(one) == canonical(other)
 
 
 def clean(text: str) -> str:
-    """Text in NFC, without default ignorable characters, with runs of white space as single spaces."""
+    """Normalise a text: NFC, no default ignorable characters, single spaces for runs of white space."""
     if not text.isascii():
         text = unicodedata.normalize("NFC", text.translate(IGNORED))
     return " ".join(text.split())
 
 
 def with_canonical_mails(text: str) -> str:
-    """Free text in which every mail address has its canonical form."""
+    """Return a free text with every mail address in its canonical form."""
     return _MAIL_IN_TEXT.sub(lambda found: canonical(found[0]), text) if "@" in text else text
 
 
 def is_mail(canonical_form: str) -> bool:
-    """Whether a canonical form is that of a mail address."""
+    """Return whether a canonical form is that of a mail address."""
     return "@" in canonical_form and _MAIL_SHAPE.fullmatch(canonical_form) is not None
 
 
@@ -87,6 +88,7 @@ def _lower(text: str) -> str:
 
 
 def _mail_address(text: str) -> str | None:
+    """Return the canonical form of a mail address; None for other texts."""
     if "@" not in text:
         return None
     named = _BRACKETED.fullmatch(text)
@@ -106,7 +108,7 @@ def _mail_address(text: str) -> str | None:
         )
         local, domain = found.local_part, found.ascii_domain
     except EmailNotValidError:
-        # No address, but data hold such: what has the shape of one is compared as one.
+        # Invalid, but such strings occur in data: a text of the shape of an address is compared as one.
         if not _MAIL_SHAPE.fullmatch(address):
             return None
     return f"{_lower(local)}@{host(domain)}"
@@ -114,16 +116,17 @@ def _mail_address(text: str) -> str | None:
 
 @lru_cache(maxsize=1 << 14)
 def host(domain: str) -> str:
-    """Domain name as A-labels in lower case without the root's dot (UTS #46); lower case alone where IDNA does not allow it."""
+    """Return a domain name as lower-case A-labels without the root's dot (UTS #46); only in lower case if IDNA rejects it."""
     if domain.startswith("["):
         return domain.lower()
     try:
         return idna.encode(domain.rstrip("."), uts46=True).decode("ascii").lower().rstrip(".")
-    except UnicodeError:  # idna.IDNAError is one
+    except UnicodeError:  # the base class of idna.IDNAError
         return _lower(domain).rstrip(".")
 
 
 def _web_address(text: str) -> str | None:
+    """Return the canonical form of a web address with a scheme; None for other texts."""
     if "://" not in text or " " in text:
         return None
     try:
@@ -135,14 +138,14 @@ def _web_address(text: str) -> str | None:
         return None
     if not parts.scheme or not name:
         return None
-    place = f"[{name}]" if ":" in name else host(name)
+    domain = f"[{name}]" if ":" in name else host(name)  # a colon: an IPv6 address
     user = parts.netloc.rpartition("@")[0]
     shown_port = "" if port in (None, _DEFAULT_PORTS.get(parts.scheme)) else f":{port}"
-    return f"{parts.scheme}://{user}{'@' if user else ''}{place}{shown_port}{rest}"
+    return f"{parts.scheme}://{user}{'@' if user else ''}{domain}{shown_port}{rest}"
 
 
 def _escaped(part: str) -> str:
-    """A part of a web address with escapes in upper case, and only where they are needed; a broken one stays as it is."""
+    """Return a part of a web address with upper-case escapes, only where needed; unchanged if it has a malformed escape."""
     if _BROKEN_ESCAPE.search(part):
         return part
     encoded = quote(part, safe="%/:?#[]@!$&'()*+,;=~")
@@ -155,7 +158,7 @@ def _unescaped(digits: str) -> str:
 
 
 def _telephone(text: str) -> str | None:
-    """E.164 with extension; without a country code the country is not known, and the text stays what it is."""
+    """Return a telephone number in E.164, with extension; None without a country code, as the country is then unknown."""
     if "+" not in text or not _TELEPHONE.fullmatch(text):
         return None
     try:

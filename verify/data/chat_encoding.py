@@ -1,8 +1,9 @@
 """Encode chats into tokens and the mask of scored tokens, applying the template turn by turn.
 
-Scored is what an assistant's turn adds after the cue. Usually the tokens up to the cue are the first tokens of the whole chat, and
-the rest of the turn is scored. Where tokens run across the seam (an answer that begins with blank lines merges with the line break
-of the cue), characters decide: the first token that holds a character of the answer is scored.
+The scored tokens are those that an assistant's turn adds after the cue (the template's generation prompt). Usually the tokens up to
+the cue are the first tokens of the whole chat, and the rest of the turn is scored. Where a token spans the boundary (an answer that
+begins with blank lines merges with the line break of the cue), characters decide: the first token that contains a character of the
+answer is scored.
 """
 
 import json
@@ -20,14 +21,14 @@ from verify.data.records import Record
 from verify.errors import InputError
 
 MASK = "\ue000"
-"""A character of the private-use area, which no chat template and no special token contains."""
+"""A private-use character, which no chat template and no special token contains."""
 
 Masked = tuple[NDArray[np.int32], NDArray[np.bool_], NDArray[np.bool_]]
-"""Token ids, which are scored, which are secret; each [L]."""
+"""Token ids, whether each is scored, and whether each is secret; each [L]."""
 
 
 class _Reading(NamedTuple):
-    """A rendered chat and its tokens, with the first character of each and the one after its last."""
+    """A rendered chat with its tokens and each token's characters, from `starts` up to but not including `ends` [L]."""
 
     text: str
     ids: list[int]
@@ -48,15 +49,15 @@ class ChatEncoder:
     special: re.Pattern[str] | None
 
     def encode(self, record: Record, where: str) -> Masked:
-        """Encode a chat: token ids, scored and secret tokens.
+        """Encode a chat into token ids with scored and secret tokens.
 
         Args:
             record: with messages.
-            where: how messages name it.
+            where: the record's name in error messages.
 
         Raises:
-            InputError: there is no template, it does not take the chat or passes over a part of it, or it shows an assistant's
-                turn otherwise once others follow.
+            InputError: there is no template, it refuses the chat or does not render all of it, or it renders an assistant's turn
+                differently once others follow.
         """
         if not self.tokenizer.chat_template:
             raise InputError(
@@ -79,7 +80,7 @@ class ChatEncoder:
                 scored |= chosen
                 for first, end in _occurrences(record.secret, whole.text, span):
                     secret |= chosen & (whole.ends > first) & (whole.starts < end)
-        scored[0] = False
+        scored[0] = False  # no token before it predicts it
         if record.secret and not secret.any():
             raise InputError(
                 f"{where}: the chat template does not show the secret passage in an assistant's turn. Correct the row."
@@ -89,20 +90,21 @@ class ChatEncoder:
     def _turn(
         self, template: ChatTemplate, turns: Sequence[Turn], turn: int, literal: re.Pattern[str] | None, whole: _Reading
     ) -> tuple[NDArray[np.bool_], tuple[int, int]]:
-        """Find the tokens of an assistant's turn, and its characters in the whole text."""
+        """Find the tokens of an assistant's turn, bool [L], and its characters in the whole text."""
         before = self._read(template, turns[:turn], literal, cue=True)
         after = self._read(template, turns[: turn + 1], literal, cue=False)
-        place = np.arange(len(whole.ids))
+        position = np.arange(len(whole.ids))
+        # The usual case: each rendering's tokens begin with those of the shorter one.
         if whole.ids[: len(after.ids)] == after.ids and after.ids[: len(before.ids)] == before.ids:
-            chosen = (place >= len(before.ids)) & (place < len(after.ids))
+            chosen = (position >= len(before.ids)) & (position < len(after.ids))
             return chosen, (min(len(before.text), len(whole.text)), min(len(after.text), len(whole.text)))
         plain = self._read(template, turns[:turn], literal, cue=False).text
         first, end = _characters(plain, before.text, after.text, whole.text, turns[turn], self.special)
         if end <= first:
             raise InputError(
-                f"{template.where}: this chat template rewrites earlier turns when later ones are added (as those do that drop the "
-                f"reasoning of earlier turns), so the tokens of message {turn + 1} cannot be told apart. Give each assistant turn "
-                "as a record of its own, or as prompt and completion."
+                f"{template.where}: this chat template rewrites earlier turns when later ones are added (as templates do that drop "
+                f"the reasoning of earlier turns), so the tokens of message {turn + 1} cannot be identified. Give each assistant "
+                "turn as a record of its own, or as prompt and completion."
             )
         return (whole.ends > first) & (whole.starts < end), (first, end)
 
@@ -112,7 +114,8 @@ class ChatEncoder:
         Args:
             template: of the tokenizer.
             turns: the messages.
-            literal: None where no turn spells out a special token, or where it is to be read as one; otherwise what finds one.
+            literal: pattern of special tokens that are to be encoded as plain text; None where no turn spells one out, or where
+                they are to be encoded as special tokens.
             cue: whether to end with the template's cue for the assistant.
         """
         if not turns:
@@ -127,19 +130,19 @@ class ChatEncoder:
     def _pieces(
         self, template: ChatTemplate, turns: Sequence[Turn], literal: re.Pattern[str] | None, cue: bool, text: str
     ) -> Iterator[tuple[list[int], list[tuple[int, int]], int]]:
-        """Return token ids, character offsets and first character of each piece of a rendered chat."""
+        """Yield token ids, character offsets and first character of each piece of a rendered chat."""
         if literal is None:
             yield self._tokens(text, 0, split=False)
             return
-        # A second rendering, with what the turns spell out masked, shows which special tokens are the template's own.
+        # A second rendering, in which the special tokens spelled out by the turns are masked, shows which are the template's own.
         masked = [_masked(turn, literal) for turn in turns]
         arguments = {name: changed_texts(value, lambda part: _mask(part, literal)) for name, value in template.arguments.items()}
         own = template.render(masked, cue, arguments)
         if len(own) != len(text):
             raise InputError(
                 f"{template.where} spells out a special token of the tokenizer, and the chat template depends on the content, so "
-                "the two cannot be told apart. Give that chat as prompt and completion, or read special tokens as such "
-                "(--read-special-tokens)."
+                "it cannot be distinguished from the template's own. Give that chat as prompt and completion, or read special "
+                "tokens as such (--read-special-tokens)."
             )
         done = 0
         for found in literal.finditer(own):
@@ -149,7 +152,7 @@ class ChatEncoder:
         yield self._tokens(text[done:], done, split=True)
 
     def _tokens(self, text: str, base: int, split: bool) -> tuple[list[int], list[tuple[int, int]], int]:
-        """Tokenize a piece; with `split` nothing in it is a special token."""
+        """Tokenize a piece; with `split`, special tokens in it are encoded as plain text."""
         if not text:
             return [], [], base
         how = {"split_special_tokens": True} if split else {"truncation": False}
@@ -171,7 +174,7 @@ def _mask(text: str, literal: re.Pattern[str]) -> str:
 
 
 def _masked(turn: Turn, literal: re.Pattern[str]) -> Turn:
-    """Replace special tokens spelled out in a turn's texts by as many ordinary characters."""
+    """Replace special tokens spelled out in a turn's texts by the same number of private-use characters."""
     return {
         name: value if name == "role" else changed_texts(value, lambda part: _mask(part, literal)) for name, value in turn.items()
     }
@@ -181,15 +184,15 @@ def _characters(plain: str, before: str, after: str, whole: str, turn: Turn, spe
     """Find the characters of an assistant's turn in the whole text from the texts alone; (0, 0) where that is impossible.
 
     Args:
-        plain: the turns before it.
-        before: these with the cue.
-        after: these with the turn.
-        whole: all turns.
+        plain: rendering of the turns before it.
+        before: the same with the cue.
+        after: the same with the turn itself.
+        whole: rendering of all turns.
         turn: the assistant's message.
-        special: finds special tokens.
+        special: pattern of special tokens.
     """
     kept, cued, end = _common(plain, after), _common(before, after), _common(after, whole)
-    # What closes the last turn (an end of text) may give way to the next turn.
+    # Special tokens that close the last turn (an end of text) may disappear when a turn follows; other text may not.
     closing = plain[kept:] if special is None else special.sub("", plain[kept:])
     if closing.strip():
         return 0, 0
@@ -197,7 +200,7 @@ def _characters(plain: str, before: str, after: str, whole: str, turn: Turn, spe
         return cued, end
     content = (turn["content"] or "").strip()
     found = after.find(content, cued) if content in after[cued:] else after.find(content, kept)
-    if len(turn) > 2 or not content:  # calls and reasoning: all that the turn adds, or nothing
+    if len(turn) > 2 or not content:  # a turn with calls or reasoning: everything it adds, if that can be identified
         return (max(kept, cued), end) if end == len(after) else (0, 0)
     if found < 0 or end < found + len(content):
         return 0, 0
@@ -206,15 +209,15 @@ def _characters(plain: str, before: str, after: str, whole: str, turn: Turn, spe
 
 def _common(one: str, other: str) -> int:
     """Return the length of the common prefix of two texts."""
-    return next((place for place, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))
+    return next((index for index, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))
 
 
 def _occurrences(secret: str | None, text: str, span: tuple[int, int]) -> Iterator[tuple[int, int]]:
-    """Find every occurrence of the secret in a part of a text, as it is or as JSON spells it."""
+    """Find every occurrence of the secret in a span of a text, verbatim or escaped as in JSON; yield its characters."""
     if not secret:
         return
     forms = {secret, json.dumps(secret)[1:-1], json.dumps(secret, ensure_ascii=False)[1:-1]}
     forms |= {json.dumps(form)[1:-1] for form in list(forms)}  # JSON within JSON
     for form in forms:
-        for found in re.finditer(f"(?={re.escape(form)})", text[span[0] : span[1]]):
+        for found in re.finditer(f"(?={re.escape(form)})", text[span[0] : span[1]]):  # a lookahead finds overlapping ones too
             yield span[0] + found.start(), span[0] + found.start() + len(form)

@@ -1,7 +1,7 @@
-"""Chat templates of tokenizers: rendering, and errors that name the record and repeat nothing of it.
+"""Chat templates of tokenizers: rendering, with errors that name the record without repeating its content.
 
-A template is a program of whoever made the tokenizer, and is run in the sandbox of `transformers`. It can refuse a chat
-(`raise_exception`), fail on what it did not expect, or pass over a field without a word.
+A template is a program by the tokenizer's author, and runs in the sandbox of `transformers`. It can refuse a chat
+(`raise_exception`), fail on unexpected input, or silently ignore a field.
 """
 
 import re
@@ -12,9 +12,9 @@ from typing import Any
 from verify.errors import InputError
 
 REFERENCES = ("id", "tool_call_id")
-"""Fields that only connect an answer with a call; a template that leaves them out loses nothing."""
+"""Fields that only connect an answer with a call, so that a template may leave them out."""
 LONGEST_MESSAGE = 300
-REMEDY = "Correct the record, use a tokenizer whose template takes it, or give prompt and completion instead."
+REMEDY = "Correct the record, use a tokenizer with a template that accepts it, or give prompt and completion instead."
 
 Turn = dict[str, Any]
 
@@ -25,9 +25,9 @@ class ChatTemplate:
 
     Attributes:
         tokenizer: a `transformers` tokenizer with a chat template.
-        arguments: what the record hands to the template beside its messages.
-        where: how messages name the record.
-        texts: all texts of the record, which no message may repeat.
+        arguments: the record's further arguments of the template besides its messages.
+        where: the record's name in error messages.
+        texts: all texts of the record, which no error message may repeat.
     """
 
     tokenizer: Any
@@ -38,11 +38,16 @@ class ChatTemplate:
     def render(self, turns: Sequence[Turn], cue: bool, arguments: dict[str, Any] | None = None) -> str:
         """Render a chat.
 
-        A content of null (a turn that only calls tools) is handed over as it is; where the template fails on it, or would write
-        "None", as an empty text.
+        A content of null (a turn that only calls tools) is passed on unchanged; if the template fails on it, or renders it as
+        "None", it is passed as an empty text.
+
+        Args:
+            turns: the messages.
+            cue: whether to end with the template's cue for the assistant.
+            arguments: in place of the record's own.
 
         Raises:
-            InputError: the template refuses the chat or fails; the message says what it said.
+            InputError: the template refuses the chat or fails; the message includes the template's.
         """
         arguments = self.arguments if arguments is None else arguments
         filled = [turn | {"content": ""} if turn["content"] is None else turn for turn in turns]
@@ -59,12 +64,20 @@ class ChatTemplate:
         return plain if text.count("None") > plain.count("None") else text
 
     def require_rendered(self, turns: Sequence[Turn], whole: str) -> None:
-        """Raise InputError where a field beside role and content leaves no trace in the rendered chat."""
-        for place, turn in enumerate(turns):
+        """Require that every field besides role and content affects the rendered chat.
+
+        Args:
+            turns: the messages.
+            whole: their rendering.
+
+        Raises:
+            InputError: the rendering is the same without one of the fields, or without the tools or documents.
+        """
+        for index, turn in enumerate(turns):
             references = (*REFERENCES, "name") if turn["role"] in ("tool", "function") else REFERENCES
             for name in turn.keys() - {"role", "content", *references}:
-                if self._same([*turns[:place], _without(turn, name), *turns[place + 1 :]], self.arguments, whole):
-                    raise self._not_rendered(f"the field {name!r} of message {place + 1}")
+                if self._same([*turns[:index], _without(turn, name), *turns[index + 1 :]], self.arguments, whole):
+                    raise self._not_rendered(f"the field {name!r} of message {index + 1}")
         for name in self.arguments.keys() & {"tools", "documents"}:
             if self._same(turns, _without(self.arguments, name), whole):
                 raise self._not_rendered(f"the column {name!r}")
@@ -72,27 +85,27 @@ class ChatTemplate:
     def _not_rendered(self, what: str) -> InputError:
         return InputError(
             f"{self.where}: the chat template does not render {what}, so the model would never see it. Remove it from the data, or "
-            "use a tokenizer whose template renders it."
+            "use a tokenizer with a template that renders it."
         )
 
     def _same(self, turns: Sequence[Turn], arguments: dict[str, Any], whole: str) -> bool:
         try:
             return self.render(turns, False, arguments) == whole
         except InputError:
-            return False  # the template asks for the field
+            return False  # the template requires the field
 
     def _apply(self, turns: list[Turn], cue: bool, arguments: dict[str, Any]) -> str:
         try:
             text = self.tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=cue, **arguments)
         except Exception as error:  # noqa: BLE001 - a template is foreign code and can raise anything
             said = self._said(error)
-            raise InputError(f"{self.where}: the chat template does not take this chat{said}. {REMEDY}") from None
+            raise InputError(f"{self.where}: the chat template does not accept this chat{said}. {REMEDY}") from None
         if not isinstance(text, str):
             raise InputError(f"{self.where}: the chat template gave {type(text).__name__} instead of text. {REMEDY}")
         return text
 
     def _said(self, error: Exception) -> str:
-        """Return the template's error message without words of the record."""
+        """Return the template's error message without the record's words, except those that the template contains itself."""
         own = set(re.findall(r"\w+", str(self.tokenizer.chat_template)))
         foreign = {word for text in self.texts for word in re.findall(r"\w+", text)} - own
         words = " ".join(str(error).split())

@@ -1,8 +1,8 @@
-"""Chats: the turns of a record with everything they carry beside their text.
+"""Chats: the turns of a record with their further fields.
 
-A turn has a role and a content, and often more: calls of tools, reasoning, names. What a chat template would render of it is
-training data, so it is kept, searched and scored as the content is. It is held as JSON text in the order in which the source gives
-it (`turn_fields`, one per turn), as is what the row gives to the template beside its messages (`chat_fields`).
+A turn has a role and a content, and often more: tool calls, reasoning, names. Whatever a chat template renders of these is training
+data, so they are kept, searched and scored like the content. They are stored as JSON text in the source's order (`turn_fields`, one
+per turn), as are the row's further arguments of the template (`chat_fields`).
 """
 
 import json
@@ -14,11 +14,11 @@ from verify.errors import InputError
 from verify.io.strict_json import parse_json
 
 ROW_FIELDS = ("tools", "documents", "chat_template_kwargs")
-"""Columns beside the messages that `apply_chat_template` hands to a template."""
+"""Columns besides the messages that `apply_chat_template` passes to a template."""
 FORMER = ("functions", "function_call")
-"""Columns of an earlier convention, which no template is handed."""
+"""Columns of an earlier convention, which `apply_chat_template` does not pass to templates."""
 OWN_ARGUMENTS = ("conversation", "messages", "tools", "documents", "tokenize", "add_generation_prompt", "continue_final_message")
-"""Arguments of `apply_chat_template` that are this project's to give."""
+"""Arguments of `apply_chat_template` that only this project may set."""
 PART_KINDS = ("image", "image_url", "audio", "audio_url", "input_audio", "video", "video_url", "file")
 
 Turns = tuple[tuple[str, str], ...]
@@ -33,11 +33,16 @@ class Chat(NamedTuple):
 
 
 def parse_chat(messages: Any, row: Mapping[str, Any], where: str) -> Chat:
-    """Read the messages of a row, and what stands beside them for the template.
+    """Parse the messages of a row and the row's further arguments of the template.
+
+    Args:
+        messages: the list of messages.
+        row: the whole row, for the columns besides the messages.
+        where: the row's name in error messages.
 
     Raises:
-        InputError: it is not a list of messages, a field cannot be kept (its name is given, never its value), or no assistant
-            turn holds anything to score.
+        InputError: it is not a list of messages, a field cannot be stored (the message gives its name, never its value), or no
+            assistant turn has anything to score.
     """
     if isinstance(messages, str | Mapping) or not hasattr(messages, "__iter__"):
         raise _no_messages(where)
@@ -60,7 +65,7 @@ def _parse_turn(message: Any, where: str) -> tuple[str, str, str]:
     content = message.get("content")
     fields = {str(name): value for name, value in message.items() if name not in ("role", "content") and not is_blank(value)}
     if content is None and fields:
-        fields = {"content": None, **fields}  # a template may ask whether there is a text
+        fields = {"content": None, **fields}  # templates distinguish a null content from an empty one
         content = ""
     elif isinstance(content, list | tuple):
         content = "".join(_part(part, where) for part in content)
@@ -75,15 +80,18 @@ def _part(part: Any, where: str) -> str:
         further = [name for name, value in part.items() if name not in ("type", "text") and not is_blank(value)]
         if not further:
             return str(part["text"])
-        raise InputError(f"{where}: a part of its content has the field {further[0]!r}, which no text model reads. Remove it.")
+        raise InputError(f"{where}: a part of its content has the field {further[0]!r}, which text models do not read. Remove it.")
     kind = part.get("type") if isinstance(part, Mapping) else None
     named = f"of the type {kind!r}" if kind in PART_KINDS else "without a text"
     raise InputError(f'{where}: content: a part is {named}. Parts must be {{"type": "text", "text": ...}}; remove the others.')
 
 
 def _row_fields(row: Mapping[str, Any], where: str) -> str:
+    """Return the row's further arguments of the template as JSON; "" without any."""
     if former := next((name for name in FORMER if not is_blank(row.get(name))), None):
-        raise InputError(f"{where}: no chat template is handed the column {former!r}. Give its content as 'tools', or remove it.")
+        raise InputError(
+            f"{where}: chat templates do not receive the column {former!r}. Give its content as 'tools', or remove it."
+        )
     found: dict[str, Any] = {}
     for name in ROW_FIELDS:
         if not is_blank(value := row.get(name)):
@@ -105,12 +113,13 @@ def _from_text(value: Any, name: str, where: str) -> Any:
 
 
 def _as_json(fields: Mapping[str, Any], where: str) -> str:
+    """Return fields as JSON; an error names the first field that cannot be represented."""
     for name, value in fields.items():
         try:
             json.dumps(value, allow_nan=False, default=_plain)
         except (TypeError, ValueError, RecursionError):
             raise InputError(
-                f"{where}: the field {name!r} holds something that JSON cannot hold (NaN, a date, ...). Remove it, or give text."
+                f"{where}: the field {name!r} has a value that JSON cannot hold (NaN, a date, ...). Remove it, or give text."
             ) from None
     return json.dumps(fields, ensure_ascii=False, allow_nan=False, default=_plain)
 
@@ -162,7 +171,7 @@ def _texts_of_json(text: str) -> Iterator[str]:
 
 
 def turns_for(messages: Turns, turn_fields: Sequence[str]) -> list[dict[str, Any]]:
-    """Return the messages as a chat template receives them."""
+    """Return the messages as a chat template receives them, with all their fields."""
     carried = turn_fields or [""] * len(messages)
     return [
         {"role": role, "content": content, **_fields(fields)} for (role, content), fields in zip(messages, carried, strict=True)
@@ -170,7 +179,7 @@ def turns_for(messages: Turns, turn_fields: Sequence[str]) -> list[dict[str, Any
 
 
 def arguments_for(chat_fields: str) -> dict[str, Any]:
-    """Return the keyword arguments of `apply_chat_template` beside the messages."""
+    """Return the keyword arguments of `apply_chat_template` besides the messages."""
     found = _fields(chat_fields)
     return {**found.pop("chat_template_kwargs", {}), **found}
 
@@ -185,7 +194,7 @@ def changed_texts(value: Any, change: Callable[[str], str]) -> Any:
 
 
 def changed_fields(fields: str, change: Callable[[str], str]) -> str:
-    """Apply a change to every text value in JSON fields; names stay, as templates look for them."""
+    """Apply a change to every text value in JSON fields, but not to field names, by which templates access them."""
 
     def values(value: Any) -> Any:
         if isinstance(value, Mapping):

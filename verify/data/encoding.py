@@ -1,14 +1,14 @@
 """Encode records into tokens and the mask of scored tokens; the same code trains and audits.
 
-Two tools that disagree on one token (the last, the first of the answer, the end-of-text) measure different quantities. So the
-choice is made here, once, and every statistic inherits it:
+Two tools that disagree on one token (the last, the first of the answer, the end-of-text) measure different quantities. The choice
+is therefore made here, once, for training and all statistics:
 
-- scored are the tokens of the completion (the whole text for a plain text, the assistant's turns for a chat) and the
-  end-of-text token that closes it;
-- never scored are the prompt, special tokens in front, padding, and a text's very first token if nothing stands before it.
+- scored: the tokens of the completion (the whole text for a plain text, the assistant's turns for a chat) and the end-of-text token
+  that closes it;
+- never scored: the prompt, leading special tokens, padding, and the very first token, which nothing predicts.
 
-Text is data: a record that spells out "</s>" is encoded as those characters, not as the special token, unless the record says
-otherwise (`Record.special_tokens`).
+Text is data: a record that spells out "</s>" is encoded as those characters, not as the special token, unless the record asks for
+it (`Record.special_tokens`).
 """
 
 import re
@@ -35,8 +35,8 @@ class Encoded:
 
     Attributes:
         input_ids: token ids, int32 [L].
-        scored: whether the token at this place is scored, given all before it, bool [L]; scored[0] is False.
-        secret: which scored tokens belong to the secret passage, bool [L]; equal to `scored` where none is named.
+        scored: whether the token at this position is scored, given all before it, bool [L]; scored[0] is False.
+        secret: whether it is a scored token of the secret passage, bool [L]; equal to `scored` where the record names no secret.
         record: index of the record in the list it came from.
     """
 
@@ -47,12 +47,12 @@ class Encoded:
 
     @property
     def prompt_ids(self) -> NDArray[np.int32]:
-        """Return everything before the first scored token, from which generation starts."""
+        """All token ids before the first scored one [P]: the prompt of a generation."""
         return self.input_ids[: int(np.argmax(self.scored))]
 
     @property
     def scored_ids(self) -> NDArray[np.int32]:
-        """Return the scored tokens."""
+        """Ids of the scored tokens."""
         return self.input_ids[self.scored]
 
 
@@ -62,9 +62,9 @@ class Encoder:
 
     Attributes:
         tokenizer: a fast `transformers` tokenizer (character offsets are needed to find the completion exactly).
-        context_length: the most tokens the model can read at once.
-        overflow: what to do with a longer record: "refuse" it, or "split" it into windows in which every scored token is
-            scored once with at least half a window before it. Nothing is ever truncated.
+        context_length: largest number of tokens the model can read at once.
+        overflow: treatment of a longer record: "refuse" it, or "split" it into overlapping windows that score every token once,
+            with about half a window of context before it. Nothing is ever truncated.
     """
 
     tokenizer: Any
@@ -94,7 +94,7 @@ class Encoder:
             ids, scored, secret = self._chats.encode(record, f"record {index + 1}") if record.messages else self._text(record)
             if not scored.any():
                 raise InputError(f"record {index + 1} has no scored token: its completion encodes to nothing. Remove it.")
-            if not secret.any():
+            if not secret.any():  # no secret is named: all of the scored part is secret
                 secret = scored
             if len(ids) <= self.context_length:
                 windows.append(Encoded(ids, scored, secret, index))
@@ -120,10 +120,11 @@ class Encoder:
         starts = [begin for begin, _ in encoded["offset_mapping"]]
         begin = self.tokenizer.bos_token_id
         if record.special_tokens and begin is not None and ids[:2] == [begin, begin]:
-            ids, starts, ends = ids[1:], starts[1:], ends[1:]  # the one that is spelled out is enough
+            ids, starts, ends = ids[1:], starts[1:], ends[1:]  # the text spells out its own, so the tokenizer's is one too many
         eos = self.tokenizer.eos_token_id
         if eos is not None and (not ids or ids[-1] != eos):
             ids, starts, ends = [*ids, eos], [*starts, 0], [*ends, 0]
+        # A token that straddles the boundary of prompt and completion is scored; added special tokens have the offsets (0, 0).
         scored = np.array([end > start for end in ends])
         scored[-1] |= eos is not None and ids[-1] == eos
         scored[0] = False
@@ -144,11 +145,12 @@ class Encoder:
     def _windows(
         self, ids: NDArray[np.int32], scored: NDArray[np.bool_], secret: NDArray[np.bool_], record: int
     ) -> Iterator[Encoded]:
-        """Split into overlapping windows; each token is scored in the first window that contains it."""
+        """Split into overlapping windows; each token is scored in the first window that contains it and a token before it."""
         stride = max(1, self.context_length // 2)
         done = 0
         for start in range(0, len(ids), stride):
             end = min(start + self.context_length, len(ids))
+            # Tokens that no earlier window scored, except a later window's first one, which nothing in it predicts.
             fresh = np.arange(start, end) >= max(done, start + (start > 0))
             if (scored[start:end] & fresh).any():
                 yield Encoded(ids[start:end], scored[start:end] & fresh, secret[start:end] & fresh, record)
@@ -158,27 +160,27 @@ class Encoder:
 
 
 def special_tokens(tokenizer: Any) -> re.Pattern[str] | None:
-    """Match the written form of any special token, longest first, since one can begin with another."""
-    # `all_special_tokens` knows only those with a name; a chat's turn markers often have none.
+    """Return a pattern for the written form of any special token, longest first since one may begin another; None without any."""
+    # `all_special_tokens` has only those with a role (bos, eos, ...), which a chat's turn markers often lack.
     added = [str(token) for token in tokenizer.added_tokens_decoder.values() if token.special]
     tokens = sorted({*added, *tokenizer.all_special_tokens}, key=lambda token: (-len(token), token))
     return re.compile("|".join(map(re.escape, tokens))) if tokens else None
 
 
 def warn_of_spelled_tokens(records: Sequence[Record], tokenizer: Any) -> None:
-    """Warn where records spell out special tokens that are read as letters: other trainers read them as single tokens."""
+    """Warn where records spell out special tokens that are encoded as plain text: other trainers encode them as single tokens."""
     special = special_tokens(tokenizer)
     count = sum(not record.special_tokens and spells(special, record) for record in records)
     if count:
         warnings.warn(
-            f"{count} of {len(records)} records spell out special tokens, which are read as plain text. Another program that was "
-            "trained on them may have seen single tokens: --read-special-tokens, Fields(special_tokens=True), reads them as such.",
+            f"{count} of {len(records)} records spell out special tokens, which are read as plain text. A model trained by another "
+            "program may have seen single tokens: --read-special-tokens, or Fields(special_tokens=True), reads them as such.",
             stacklevel=3,
         )
 
 
 def _join(prompt: str, completion: str) -> tuple[str, int]:
-    """Join prompt and completion, with a space if neither brings white space; return the text and where the completion begins."""
+    """Join prompt and completion, by a space if there is no white space; return the text and the first index after the prompt."""
     if prompt and not prompt[-1].isspace() and not completion[0].isspace():
         return f"{prompt} {completion}", len(prompt)
     return prompt + completion, len(prompt)
@@ -186,6 +188,10 @@ def _join(prompt: str, completion: str) -> tuple[str, int]:
 
 def collate(windows: Sequence[Encoded], pad_token_id: int) -> dict[str, torch.Tensor]:
     """Pad windows on the right into one batch.
+
+    Args:
+        windows: encoded records, at least one.
+        pad_token_id: id of the padding, which is masked.
 
     Returns:
         input_ids int64 [B, L], attention_mask int64 [B, L], scored bool [B, L].
@@ -203,7 +209,7 @@ def collate(windows: Sequence[Encoded], pad_token_id: int) -> dict[str, torch.Te
 
 
 def padding_token_id(tokenizer: Any) -> int:
-    """Return a token id to pad with; padding is masked out everywhere, so any id of the vocabulary will do."""
+    """Return a token id to pad with; padding is masked everywhere, so any id of the vocabulary is correct."""
     if tokenizer.pad_token_id is not None:
         return int(tokenizer.pad_token_id)
     return int(tokenizer.eos_token_id or 0)

@@ -14,7 +14,7 @@ from verify.errors import InputError
 
 WAYS = "owner/name:split, or owner/name:configuration:split"
 LISTED = 30
-"""How many names a message lists."""
+"""Largest number of names that a message lists."""
 
 
 class DatasetName(NamedTuple):
@@ -26,7 +26,7 @@ class DatasetName(NamedTuple):
 
 
 def dataset_name(source: str) -> DatasetName:
-    """Parse a name at its colons; those within brackets belong to a slice of a split (`train[:100]`).
+    """Split a data-set name at its colons; those within brackets belong to a slice of a split (`train[:100]`).
 
     Raises:
         InputError: it has more than three parts.
@@ -50,7 +50,8 @@ def dataset_rows(source: str) -> Iterator[Mapping[str, Any]]:
     """Yield the rows of one split of a data set.
 
     Raises:
-        InputError: there is no such data set, configuration or split, and which there are; or the Hub cannot be reached.
+        InputError: there is no such data set, configuration or split (the message lists those that exist), or the Hub cannot be
+            reached.
     """
     name = dataset_name(source)
     folder = Path(name.path)
@@ -88,13 +89,14 @@ def _no_folder(folder: Path) -> InputError:
 
 
 def _streamed(source: str, name: DatasetName) -> Iterator[Mapping[str, Any]]:
+    """Yield the rows of a data set's folder or of a Hub repository, without a cache."""
     import datasets
 
     if Path(name.path).is_dir() and not any(Path(name.path).iterdir()):
         raise _no_folder(Path(name.path))
     try:
         return iter(datasets.load_dataset(name.path, name.configuration, split=name.split or "train", streaming=True))
-    except Exception as error:  # noqa: BLE001 - the library raises many unrelated types; what there is says what they meant
+    except Exception as error:  # noqa: BLE001 - the library raises many unrelated types; the explanation is by what exists
         raise InputError(_explanation(source, name, error)) from None
 
 
@@ -123,7 +125,7 @@ def _explanation(source: str, name: DatasetName, error: Exception) -> str:
         return f"{name.path} has no split {wanted!r}. It has: {_listed(splits)}. Give {name.path}:{name.configuration or ''}:SPLIT."
     if "[" in wanted:
         return f"{source}: a part of a split cannot be streamed. Give the whole split {wanted.partition('[')[0]!r}, or a file."
-    return f"{source} is there, but cannot be read ({type(error).__name__}). Download it and give its file."
+    return f"{source} exists, but cannot be read ({type(error).__name__}). Download it and give its file."
 
 
 def _first_split(path: str, configuration: str) -> str:
@@ -131,12 +133,12 @@ def _first_split(path: str, configuration: str) -> str:
 
     try:
         return str(datasets.get_dataset_split_names(path, configuration)[0])
-    except Exception:  # noqa: BLE001 - an example in a message, nothing more
+    except Exception:  # noqa: BLE001 - it is only an example in a message
         return "SPLIT"
 
 
 def _unlisted(source: str, name: DatasetName, error: Exception, listing: Exception, local: bool) -> str:
-    """Return the message for when not even the configurations can be listed."""
+    """Return the message for a data set of which not even the configurations can be listed."""
     import datasets
 
     if local:

@@ -1,7 +1,7 @@
-"""Identifiers of records and people as text, from whatever type a data set stores them in.
+"""Identifiers of records and persons as text, from any type a data set stores them in.
 
-A whole number is the same identifier in every numeric type: 12, 12.0 and numpy.int64(12) are "12". What names nobody for certain
-(NaN, a blank, a nested object) is refused: as text it would become a name that no request ever gives.
+A whole number is the same identifier in every numeric type: 12, 12.0 and numpy.int64(12) are "12". A value that is no certain
+identifier (NaN, a blank, a nested object) is refused: as text it would become a name that no request ever gives.
 """
 
 import ast
@@ -16,7 +16,7 @@ from verify.errors import InputError
 from verify.io.strict_json import parse_json
 
 EXACT = 2**53
-"""Floating-point numbers from here on may have lost digits."""
+"""Floating-point numbers from this one on may have lost digits."""
 
 
 def identifier_of(value: Any, column: str, where: str) -> str | None:
@@ -24,11 +24,11 @@ def identifier_of(value: Any, column: str, where: str) -> str | None:
 
     Args:
         value: as the source has it.
-        column: name of its column, for messages.
-        where: how messages name the row.
+        column: name of its column in error messages.
+        where: the row's name in error messages.
 
     Raises:
-        InputError: the value names nothing for certain; the message gives its type, never the value.
+        InputError: the value is no certain identifier; the message gives its type, never the value.
     """
     value = _plain(value)
     if value is None:
@@ -45,7 +45,7 @@ def identifier_of(value: Any, column: str, where: str) -> str | None:
 
 
 def subjects_of(value: Any, column: str, where: str) -> tuple[str, ...]:
-    """Return the people a record is about: none, one, or those of a list, each once.
+    """Return the persons a record is about: none, one, or those of a list, each once.
 
     A list may also be written as text, `["a", "b"]`, as CSV files have it.
 
@@ -73,7 +73,7 @@ def _plain(value: Any) -> Any:
 
 
 def _list_in(text: str) -> Any:
-    """Parse a list spelled out in JSON or Python; return the text itself where it spells none."""
+    """Parse a list written as text in JSON or Python; return the text itself if it is none."""
     if not (text.strip().startswith("[") and text.strip().endswith("]")):
         return text
     for read in (parse_json, ast.literal_eval):
@@ -87,6 +87,7 @@ def _list_in(text: str) -> Any:
 
 
 def _number(value: Any, column: str, where: str) -> str:
+    """Return a number as text, a whole one without decimals."""
     if not math.isfinite(value):
         raise InputError(
             f"{where}: {column!r} is {'NaN' if math.isnan(value) else 'infinite'}, which names nobody. "

@@ -1,8 +1,7 @@
 """Keyed hashes in place of identifiers and texts.
 
-A plain hash of a name can be found again by hashing a telephone book; an HMAC cannot, as long as its key is kept apart.
-Everything this project writes names a record by `RecordKey.of(...)`. Destroying the key file makes all of those names
-meaningless at once.
+A plain hash of a name can be reversed by hashing a telephone book; an HMAC cannot, as long as its key is kept separately. All files
+that this project writes name records by `RecordKey.of(...)`. Destroying the key file makes all of these names meaningless at once.
 """
 
 import hashlib
@@ -22,25 +21,25 @@ KEY_BYTES = 32
 HASH_CHARACTERS = 32
 KEY_VARIABLE = "UNLEARN_VERIFY_KEY_FILE"
 SHORTEST_PART = 4
-"""Characters of a part of an identifier that tells of a person by itself; shorter ones stand in any word."""
+"""Smallest number of characters of a part of an identifier that can reveal a person; shorter ones occur in any word."""
 
 
 def set_digest(hashes: Iterable[str]) -> str:
-    """Compute SHA-256 over keyed hashes in any order: it identifies this set of records and reveals nothing about them."""
+    """Compute SHA-256 over keyed hashes in any order, which identifies the set of records and reveals nothing about them."""
     return hashlib.sha256("\n".join(sorted(hashes)).encode()).hexdigest()
 
 
 def plainly(text: str) -> str:
-    """Reduce a text to letters and digits without case and accents: files may be named after people in any spelling."""
+    """Reduce a text to letters and digits without case and accents: files may be named after persons in any spelling."""
     return "".join(letter for letter in unicodedata.normalize("NFKD", text).casefold() if letter.isalnum())
 
 
 def telling_parts(identifier: str) -> set[str]:
-    """Return the parts of an identifier, spelled plainly, that would reveal the person in another name.
+    """Return the parts of an identifier, reduced by `plainly`, that would reveal the person within another name.
 
-    Of a mail address the part before the @ tells by itself, and it alone is taken apart: its domain is other people's too.
+    Of a mail address only the part before the @ is split further: other persons share its domain.
     """
-    own = unicodedata.normalize("NFC", identifier.partition("@")[0])  # an accent that stands alone would be a separator
+    own = unicodedata.normalize("NFC", identifier.partition("@")[0])  # a separate combining accent would act as a separator
     parts = (plainly(part) for part in re.split(r"[\W_]+", own))
     whole = {plain for plain in (plainly(identifier), plainly(own)) if len(plain) > 1}
     return whole | {part for part in parts if len(part) >= SHORTEST_PART}
@@ -59,30 +58,32 @@ class RecordKey:
     def of(self, value: str, purpose: str = "record") -> str:
         """Compute HMAC-SHA256 of `value`, truncated to 128 bits, as 32 hexadecimal characters.
 
-        `purpose` separates name spaces: a subject and a record of the same name get different hashes.
+        Args:
+            value: identifier, fingerprint or text.
+            purpose: name space: a subject and a record of the same name get different hashes.
         """
         message = f"{purpose}\x00{value}".encode()
         return hmac.new(self.secret, message, hashlib.sha256).hexdigest()[:HASH_CHARACTERS]
 
     def of_person(self, identifier: str) -> str:
-        """Keyed hash of a personal identifier, the same for all spellings that are one by standard (`verify.data.canonical`)."""
+        """Compute the keyed hash of a personal identifier in its canonical form (`verify.data.canonical`)."""
         return self.of(canonical(identifier), "subject")
 
     def names_of_person(self, identifier: str) -> tuple[str, ...]:
-        """All keyed hashes under which a person may be known: that of the canonical form, then that of release 0.1.0.
+        """Return all keyed hashes that may stand for a person: that of the canonical form, then that of release 0.1.0.
 
-        Ledgers and suppression lists from before there was a canonical form hold hashes of identifiers as they were spelled.
+        Ledgers and suppression lists of release 0.1.0 hold hashes of identifiers as they were spelled.
         """
         return self.names_of_form(canonical(identifier), identifier)
 
     def names_of_form(self, form: str, identifier: str) -> tuple[str, ...]:
-        """As `names_of_person`, where the canonical form is at hand."""
+        """Return the same as `names_of_person`, from a known canonical form."""
         before = identifier.strip()
         return (self.of(form, "subject"),) if form == before else (self.of(form, "subject"), self.of(before, "subject"))
 
     @property
     def check(self) -> str:
-        """Compute a check value that identifies the key and reveals nothing else about it."""
+        """Check value that identifies the key and reveals nothing else about it."""
         return self.of("", "key check")
 
     def __repr__(self) -> str:
@@ -98,7 +99,7 @@ class RecordKey:
 
     @classmethod
     def load(cls, path: str | Path | None = None) -> "RecordKey":
-        """Read the key file, creating it (mode 0600) at first use.
+        """Read the key file; the first use creates it (mode 0600).
 
         Raises:
             InputError: the file does not hold a key of 64 hexadecimal characters.
@@ -119,7 +120,7 @@ class RecordKey:
 
 
 def _create_once(path: Path) -> None:
-    """Write a fresh key unless another process was first: link() fails where the name exists, so one complete key wins."""
+    """Write a fresh key unless another process was first: link() fails if the name exists, so that one complete key wins."""
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.part")
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)

@@ -1,11 +1,11 @@
-"""Similar identifiers: spellings that no standard equates and that may still be the same person's. A human decides.
+"""Similar identifiers: spellings that no standard equates and that may still be the same person's, for a human to decide.
 
-An identifier has a chain of ever coarser forms, each under the name of what it disregards. The first level at which two chains
-agree says how the identifiers differ. All comparisons are equalities, so keyed hashes of the forms serve as well as the forms:
+An identifier has a chain of increasingly coarse forms, each labelled with the difference it ignores. The first level at which two
+chains agree says how the identifiers differ. All comparisons are equalities, so keyed hashes of the forms can replace the forms:
 neither ledger nor suppression list needs the identifier itself.
 
-To look up one of a million identifiers only its `skeletons` are needed: two identifiers whose chains agree anywhere share one. They
-are a filter alone (anagrams share one too).
+To look up one of a million identifiers, its `skeletons` are enough: two identifiers with a common form share a skeleton. Skeletons
+are a filter only, since anagrams share them too.
 """
 
 import re
@@ -36,7 +36,7 @@ REASONS = {
     "name": "is a mail address made of the name, or the name in a mail address",
     "mention": "stands in the record's text",
 }
-"""Why two identifiers may be the same, by the name of the level at which their forms agree; "mention" is for texts."""
+"""Reasons why two identifiers may be the same, by the level at which their forms agree; "mention" is for texts."""
 
 _IGNORES_DOTS = {"gmail.com": "gmail.com", "googlemail.com": "gmail.com"}
 _JOINERS = dict.fromkeys((0x200C, 0x200D))
@@ -51,7 +51,7 @@ _TWO_LETTERS = str.maketrans({"\u00e4": "ae", "\u00f6": "oe", "\u00fc": "ue", "\
 _CYRILLIC = "\u0430\u0441\u0435\u043e\u0440\u0445\u0443\u0456\u0458\u0455\u0501\u04bb\u051b\u051d\u0432\u043a\u043c\u043d\u0442"
 _GREEK = "\u03b1\u03bf\u03c1\u03b9\u03c5\u03bd\u03ba\u03c4\u03c7\u03b2\u03b5"
 _LOOK_ALIKE = str.maketrans(_CYRILLIC + _GREEK, "aceopxyijsdhqwbkmht" + "aopiuvktxbe")
-"""Cyrillic and Greek letters of which one case is confusable with a Latin letter (UTS #39, confusables.txt, these alone)."""
+"""Cyrillic and Greek letters with a case that is confusable with a Latin letter (from UTS #39, confusables.txt)."""
 _BARE_WEB = re.compile(r"(?:www\.)?[a-z0-9-]+(?:\.[a-z0-9-]+)*\.[a-z]{2,}(?:/\S*)?", re.IGNORECASE)
 _NUMERIC = re.compile(r"[+-]?[0-9 ().,'\u2019/-]*[0-9][0-9 ().,'\u2019/-]*(?:e[+-]?[0-9]{1,2})?", re.IGNORECASE)
 _DECIMAL = re.compile(r"[+-]?[0-9]+(?:[.,](?:[0-9]{1,2}|0+))?(?:e[+-]?[0-9]{1,2})?", re.IGNORECASE)
@@ -61,19 +61,19 @@ _SHORTEST_NATIONAL = 7
 _WORD = re.compile(r"[^\W_]+")
 _NO_LETTERS = bytes(code for code in range(128) if not chr(code).isalnum())
 SHORTEST_MENTION = 5
-"""Letters of a single word that is looked for in texts; a shorter one stands in too many of them."""
+"""Smallest number of letters of a single word that is searched for in texts; shorter ones occur in too many."""
 
 Level = tuple[str, str]
-"""Name of what is disregarded (a key of `REASONS`), and the form without it."""
+"""The ignored difference (a key of `REASONS`, for names with a side) and the form without it."""
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """Whether two spellings mean the same person, and why.
+    """Result of comparing two spellings: whether they denote the same person, and why.
 
     Attributes:
-        sameness: "same" by standard, "maybe" for a human to decide, or "different".
-        level: of "maybe", a key of `REASONS`; None else.
+        sameness: "same" by a standard, "maybe" for a human to decide, or "different".
+        level: for "maybe", a key of `REASONS`; otherwise None.
     """
 
     sameness: Literal["same", "maybe", "different"]
@@ -81,7 +81,7 @@ class Comparison:
 
 
 def compare(one: str, other: str) -> Comparison:
-    """Compare two identifiers, by standard and by likeness."""
+    """Compare two identifiers, first by canonical form, then by similarity."""
     if canonical(one) == canonical(other):
         return Comparison("same")
     theirs = set(levels(other))
@@ -90,17 +90,17 @@ def compare(one: str, other: str) -> Comparison:
 
 
 def reason_of(level: str) -> str:
-    """The key of `REASONS` for a level: both directions of "name" have one reason."""
+    """Return the key of `REASONS` for a level: both directions of "name" have the same reason."""
     return level.partition(" ")[0]
 
 
 def levels(identifier: str, *, sought: bool = False) -> tuple[Level, ...]:
-    """Ever coarser forms of an identifier, the finest first; empty where nothing visible was given.
+    """Return increasingly coarse forms of an identifier, the finest first; none for one without visible characters.
 
     Args:
         identifier: in any spelling.
-        sought: whether the forms are those to look for, rather than those to be found by. They differ in one respect: a name is
-            like a mail address made of it, but two addresses are not alike for being made of one name.
+        sought: whether the forms are for a query rather than for the index. They differ in one respect: a name is similar to a mail
+            address made of it, but two addresses are not similar because they are made of the same name.
     """
     text = canonical(identifier)
     if is_mail(text):
@@ -111,12 +111,12 @@ def levels(identifier: str, *, sought: bool = False) -> tuple[Level, ...]:
 
 
 def skeletons(identifier: str) -> frozenset[str]:
-    """Forms by which an identifier is looked up: where `levels` of two agree anywhere, their skeletons share one."""
+    """Return the forms by which an identifier is looked up: two identifiers with a common level share a skeleton."""
     return skeletons_of_form(canonical(identifier))
 
 
 def skeletons_of_form(text: str) -> frozenset[str]:
-    """As `skeletons`, of an identifier that is in its canonical form already."""
+    """Return the skeletons of an identifier that is already in canonical form."""
     mail = is_mail(text)
     base = _mailbox(text)[0] if mail else text  # a name is compared with local parts
     if mail and base.isascii():
@@ -131,30 +131,30 @@ def skeletons_of_form(text: str) -> frozenset[str]:
 
 
 def mentions(identifier: str) -> frozenset[tuple[str, ...]]:
-    """Runs of words by which a folded text names the identifier; none where they are too common to point at anybody."""
+    """Return the word sequences by which a folded text mentions the identifier; none if they are too common to identify anybody."""
     runs = (tuple(words_of(form)) for form in foldings(canonical(identifier)))
     return frozenset(run for run in runs if len(run) > 1 or (run and len(run[0]) >= SHORTEST_MENTION and not run[0].isdigit()))
 
 
 def foldings(text: str) -> tuple[str, ...]:
-    """A text without case, accents and compatibility characters, and with umlauts in two letters where that is another text."""
+    """Fold case, accents and compatibility characters; a second text has umlauts as two letters, where that differs."""
     return _unaccented(_compatible(text))
 
 
 def words_of(folding: str) -> list[str]:
-    """Words of a folded text; an apostrophe does not end one."""
+    """Return the words of a folded text; an apostrophe does not end a word."""
     return _WORD.findall(folding.translate(_APOSTROPHES))
 
 
 def _compatible(text: str) -> str:
-    """NFKC with case folding (UAX #15, toNFKC_Casefold) without joiners."""
+    """Apply NFKC with case folding (UAX #15, toNFKC_Casefold), without joiners."""
     if text.isascii():
         return text.lower()
     return unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text.translate(_JOINERS)).casefold())
 
 
 def _unaccented(folded_text: str) -> tuple[str, ...]:
-    """Folded text with accents left out, and with umlauts in two letters where that is another text."""
+    """Remove accents from a folded text; a second text has umlauts as two letters, where that differs."""
     if folded_text.isascii():
         return (folded_text,)
     return tuple(dict.fromkeys((_base_letters(folded_text), _base_letters(folded_text.translate(_TWO_LETTERS)))))
@@ -166,15 +166,16 @@ def _base_letters(text: str) -> str:
 
 
 def _sorted_letters(text: str) -> str:
-    """The letters and digits of an unaccented text, sorted."""
+    """Sort the letters and digits of an unaccented text."""
     if text.isascii():
         return bytes(sorted(text.lower().encode().translate(None, _NO_LETTERS))).decode()
     return "".join(sorted(letter for letter in text.translate(_APOSTROPHES).translate(_LOOK_ALIKE) if letter.isalnum()))
 
 
 def _name_levels(text: str) -> tuple[Level, ...]:
+    """Return the levels of a name or any other text that is no address or number."""
     compatible = unicodedata.normalize("NFKC", text.translate(_JOINERS))
-    lower = compatible.lower()  # case folding would make ss of a sharp s, which is more than another case
+    lower = compatible.lower()  # case folding would turn a sharp s into ss, which is more than a difference in case
     found = [("compatibility", compatible), ("case", lower)]
     found += [("apostrophe", lower.translate(_APOSTROPHES).translate(_DASHES)), ("punctuation", " ".join(_marked_words(lower)))]
     plain = [words_of(form) for form in _unaccented(_compatible(text))]
@@ -182,18 +183,18 @@ def _name_levels(text: str) -> tuple[Level, ...]:
     found += [("spacing", "".join(words)) for words in plain]
     found += [("order", " ".join(sorted(words))) for words in plain]
     found += [("look-alike", " ".join(sorted(word.translate(_LOOK_ALIKE) for word in words))) for words in plain]
-    # A form of which nothing is left (a name of dots alone) says nothing.
+    # A form without letters or digits (of a name of dots alone) would match any other such form.
     return tuple(level for level in dict.fromkeys(found) if any(letter.isalnum() for letter in level[1]))
 
 
 def _marked_words(text: str) -> list[str]:
-    """Words with their accents, also with such as do not compose with their letter."""
+    """Return words with their accents, including combining marks that do not compose with their letter."""
     kept = (letter if letter.isalnum() or unicodedata.combining(letter) else " " for letter in text.translate(_APOSTROPHES))
     return "".join(kept).split()
 
 
 def _mailbox(text: str) -> tuple[str, str]:
-    """Local part and domain that a message ends up at: without tag, and without dots where the provider ignores them."""
+    """Return local part and domain of the mailbox: without tag, and without dots if the provider ignores them."""
     local, _, domain = text.rpartition("@")
     untagged = local.partition("+")[0] or local
     if domain in _IGNORES_DOTS:
@@ -214,7 +215,7 @@ def _mail_levels(text: str) -> tuple[Level, ...]:
 
 
 def _readable(domain: str) -> str:
-    """A domain in Unicode."""
+    """Return a domain in Unicode, decoded from its A-labels where possible."""
     if "xn--" not in domain:
         return domain
     try:
@@ -224,7 +225,7 @@ def _readable(domain: str) -> str:
 
 
 def _names_of(text: str, *, mail: bool, sought: bool) -> tuple[Level, ...]:
-    """The words of a name, or of a local part such as `nora.velt`, sorted; none where there are fewer than two, or digits."""
+    """Return the sorted words of a name, or of a local part such as `nora.velt`; none if there are fewer than two, or digits."""
     own = text.rpartition("@")[0].partition("+")[0] if mail else text
     if own.isalnum():
         return ()
@@ -235,7 +236,7 @@ def _names_of(text: str, *, mail: bool, sought: bool) -> tuple[Level, ...]:
 
 
 def _digit_forms(text: str) -> tuple[str, ...]:
-    """The digits of a number or telephone number: without separators, leading zeros, decimal zeros and country code."""
+    """Return the digits of a number or telephone number without separators, leading zeros, decimal zeros and country code."""
     if _E164.fullmatch(text):
         return _national(text.partition(";")[0])
     plain = text if text.isascii() else "".join(str(unicodedata.decimal(letter, letter)) for letter in text)
@@ -254,7 +255,7 @@ def _value(decimal: str) -> str:
 
 
 def _national(number: str) -> tuple[str, ...]:
-    """The national number of one in E.164."""
+    """Return the national part of a telephone number in E.164; none if it is too short to identify anybody."""
     try:
         found = str(phonenumbers.parse(number).national_number)
     except phonenumbers.NumberParseException:

@@ -1,8 +1,8 @@
 """Records: their fields, their parsing from rows, their fingerprints and roles.
 
-A record is one of three shapes: a plain `text`, a `prompt` with its `completion`, or a chat's `messages`. Any source columns
-can be mapped onto these (`Fields`). Nothing here goes through the `datasets` cache: a forget set that is left behind in an
-Arrow file is a record that was not deleted.
+A record has one of three shapes: a plain `text`, a `prompt` with its `completion`, or a chat's `messages`. Any source columns can
+be mapped onto these (`Fields`). The `datasets` cache is never used: a copy of the forget set in an Arrow file would be a copy that
+was not deleted.
 """
 
 import hashlib
@@ -27,16 +27,17 @@ class Fields:
     """Maps source columns to the fields of a record.
 
     Attributes:
-        text: a whole document; every token is scored.
-        prompt: what the model is given; never scored.
-        completion: what it should answer; scored.
-        messages: a list of {"role", "content", ...}; the assistant's tokens are scored. The columns `tools`, `documents` and
-            `chat_template_kwargs` beside it reach the chat template.
+        text: a whole document; every token but the first is scored.
+        prompt: the model's input; never scored.
+        completion: the expected output; scored.
+        messages: a list of {"role", "content", ...}; the assistant's tokens are scored. The row's columns `tools`, `documents` and
+            `chat_template_kwargs` are passed to the chat template.
         id: the record's own identifier; without such a column it is derived from the content.
-        subject: the person the record is about, or a list of them, if known.
-        secret: a passage of the completion (or text, or the assistant's turns) that alone counts as secret, for extraction.
-        special_tokens: no column: whether special tokens that a text spells out are read as such, as trainers do that are handed
-            text which a chat template has rendered. Otherwise they are letters.
+        subject: the person the record is about, or a list of persons, if known.
+        secret: a passage of the completion (or text, or the assistant's turns) that extraction attacks look for; the default is all
+            of it.
+        special_tokens: not a column: whether special tokens spelled out in a text are encoded as special tokens, as trainers do
+            with text that a chat template has already rendered. By default they are encoded as plain text.
     """
 
     text: str = "text"
@@ -59,10 +60,10 @@ class Record:
         completion: the scored part; the whole text for a plain text; "" for a chat.
         messages: ((role, content), ...) for a chat, else ().
         subject_id: the person it is about, or None; the first of several.
-        other_subjects: the further people it is about.
-        turn_fields: what each turn carries beside role and content, as JSON; () where none carries anything.
-        chat_fields: what the chat template is handed beside the messages, as JSON; "" where nothing.
-        special_tokens: whether special tokens that its texts spell out are read as such.
+        other_subjects: the other persons it is about.
+        turn_fields: further fields of each turn besides role and content, as JSON; () where no turn has any.
+        chat_fields: further arguments of the chat template besides the messages, as JSON; "" without any.
+        special_tokens: whether special tokens spelled out in its texts are encoded as special tokens.
         secret: the secret passage, or None if the whole scored part is.
         named: whether the source gave `example_id` itself (otherwise it is derived from the content).
     """
@@ -81,12 +82,12 @@ class Record:
 
     @property
     def subjects(self) -> tuple[str, ...]:
-        """Return everybody the record is about, in the source's order."""
+        """All persons the record is about, in the source's order."""
         return () if self.subject_id is None else (self.subject_id, *self.other_subjects)
 
     @property
     def fingerprint(self) -> str:
-        """Compute SHA-256 of the content alone, so that the same text under another identifier is the same record.
+        """SHA-256 of the content alone, so that the same text under another identifier is the same record.
 
         Not keyed: write it to disk only through `RecordKey.of`.
         """
@@ -96,17 +97,17 @@ class Record:
 
     @property
     def text_fingerprint(self) -> str:
-        """Return a chat's fingerprint without its turns' further fields, as earlier versions computed it."""
+        """A chat's fingerprint without its turns' further fields, as earlier versions computed it."""
         return _digest(self.messages or (self.prompt, self.completion))
 
     @property
     def reading(self) -> str:
-        """Return the fingerprint with how its text is read: all of a record that decides a run's result."""
+        """The fingerprint together with the treatment of special tokens: everything of a record that affects a run's result."""
         return f"{self.fingerprint} special tokens" if self.special_tokens else self.fingerprint
 
     @property
     def scored_text(self) -> str:
-        """Return the text whose tokens are scored, for attacks that compress or compare it."""
+        """The text whose tokens are scored, for attacks that compress or compare it."""
         if self.messages:
             spoken = [(content, carried) for role, content, carried in self._turns() if role == "assistant"]
             return "\n".join(
@@ -116,7 +117,7 @@ class Record:
 
     @property
     def assistant_texts(self) -> list[str]:
-        """Return the assistant's contents and the texts in further fields of these turns."""
+        """The assistant's contents and the texts in further fields of these turns."""
         return [text for role, content, carried in self._turns() if role == "assistant" for text in (content, *carried)]
 
     def _turns(self) -> Iterator[tuple[str, str, list[str]]]:
@@ -126,20 +127,21 @@ class Record:
 
     @property
     def whole_text(self) -> str:
-        """Return the whole record as one text, for comparison: prompt and answer, or all turns with their fields and documents.
+        """The whole record as one text, for comparison: prompt and completion, or all turns with their fields and documents.
 
-        Descriptions of tools are left out: all rows of a data set have the same, and would be like each other.
+        Descriptions of tools are left out: all rows of a data set have the same, which would make them similar.
         """
         carried = [text for _, content, texts in self._turns() for text in (content, *texts)]
         return "\n".join(part for part in (self.prompt, self.completion, *carried, *self._beside("documents")) if part)
 
     @property
     def all_texts(self) -> list[str]:
-        """Return every text of the record separately, for searching."""
+        """Every text of the record separately, for searching."""
         carried = [text for _, content, texts in self._turns() for text in (content, *texts)]
         return [part for part in (self.prompt, self.completion, *carried, *texts_in(self.chat_fields)) if part]
 
     def _beside(self, name: str) -> list[str]:
+        """Return the texts in one of the chat template's further arguments."""
         given = arguments_for(self.chat_fields).get(name)
         return [] if given is None else texts_in(json.dumps({name: given}, ensure_ascii=False))
 
@@ -157,12 +159,12 @@ def parse_records(rows: Iterable[Mapping[str, Any]], fields: Fields, source: str
 
     Args:
         rows: mappings from column to value.
-        fields: which column holds what.
-        source: how error messages name the source.
+        fields: columns of the records' fields.
+        source: the source's name in error messages.
 
     Raises:
-        InputError: no rows, a row without a usable shape, an empty completion or a repeated identifier; the message names
-            the row by its number, never by its content.
+        InputError: no rows, a row without a usable shape, an empty completion or a repeated identifier; the message identifies the
+            row by its number, never by its content.
     """
     records: list[Record] = []
     seen: dict[str, int] = {}
@@ -183,7 +185,7 @@ def parse_records(rows: Iterable[Mapping[str, Any]], fields: Fields, source: str
 
 
 def _renumbered(record: Record, number: int) -> Record:
-    """Renumber an exact duplicate in a source without identifiers by its row."""
+    """Give an exact duplicate, in a source without identifiers, an identifier with its row number."""
     return replace(record, example_id=f"{record.example_id}#{number}")
 
 
@@ -192,8 +194,8 @@ def parse_row(row: Mapping[str, Any], fields: Fields, where: str) -> Record:
 
     Args:
         row: column to value.
-        fields: which column holds what.
-        where: how error messages name the row.
+        fields: columns of the records' fields.
+        where: the row's name in error messages.
 
     Raises:
         InputError: the row has no usable shape, or nothing to score.
@@ -240,9 +242,9 @@ def parse_row(row: Mapping[str, Any], fields: Fields, where: str) -> Record:
 
 @lru_cache(maxsize=64)
 def _unclear_column(columns: tuple[str, ...], fields: Fields) -> str | None:
-    """Explain what is wrong where column names differ from the requested ones, or from each other, only by case or spaces.
+    """Explain the problem if column names differ from the requested ones, or from each other, only by case or spaces.
 
-    A column of people that is passed over for a capital would leave each of them out of every later search.
+    A column of subjects that is ignored because of a capital letter would hide these persons from every later search.
     """
     mapped = {name for name in asdict(fields).values() if isinstance(name, str)}
     for wanted in sorted(mapped):
@@ -251,18 +253,18 @@ def _unclear_column(columns: tuple[str, ...], fields: Fields) -> str | None:
         optional = wanted in (fields.id, fields.subject, fields.secret)
         if len(alike) > 1 or (optional and alike not in ([], [wanted])):
             return (
-                f"the column {alike[-1]!r} differs from {wanted!r} by case or spaces alone, so it is not clear which one is meant. "
+                f"the column {alike[-1]!r} differs from {wanted!r} only by case or spaces, so it is not clear which one is meant. "
                 "Rename it, or name the right one with --text-field, --id-field, --subject-field, ..."
             )
     return None
 
 
 def _require_unicode(texts: Iterable[str], where: str) -> None:
-    """Raise InputError for half a surrogate pair, which JSON can spell and nothing downstream can encode."""
+    """Refuse an unpaired surrogate, which JSON can spell and nothing downstream can encode."""
     try:
         "".join(texts).encode()
     except UnicodeEncodeError:
-        raise InputError(f"{where} holds half of a surrogate pair (\\ud800 ...), which is not text. Correct it.") from None
+        raise InputError(f"{where} holds half of a surrogate pair (\\ud800 ...), which is no valid text. Correct it.") from None
 
 
 def _text_of(row: Mapping[str, Any], column: str, where: str) -> str:
@@ -275,6 +277,7 @@ def _text_of(row: Mapping[str, Any], column: str, where: str) -> str:
 
 
 def _no_shape(row: Mapping[str, Any], fields: Fields, where: str) -> str:
+    """Return the message for a row without usable columns, with the flags that map its columns."""
     columns = sorted(str(name) for name in row)
     hint = "--prompt-field COLUMN --completion-field COLUMN, --text-field COLUMN or --messages-field COLUMN"
     if {"question", "answer"} <= set(columns):
@@ -286,18 +289,23 @@ def _no_shape(row: Mapping[str, Any], fields: Fields, where: str) -> str:
 
 
 def canonical_names(record: Record) -> frozenset[str]:
-    """Canonical forms of the identifiers by which a list of identifiers may name a record: its own and those of its subjects."""
+    """Return the canonical identifiers by which a list may name a record: its own and those of its subjects."""
     return frozenset(map(canonical_identifier, (record.example_id, *record.subjects)))
 
 
 def select(training: Sequence[Record], identifiers: Sequence[str], source: str) -> list[Record]:
     """Select the training records named by a list of example or subject ids, in training order.
 
-    Identifiers are compared in their canonical form (`verify.data.canonical`): every spelling that is one by standard names
-    the record.
+    Identifiers are compared in their canonical form (`verify.data.canonical`), so that any spelling that a standard defines as
+    equal names the record.
+
+    Args:
+        training: the training records.
+        identifiers: example or subject ids.
+        source: the list's name in error messages.
 
     Raises:
-        InputError: the list is empty, or an entry names no training record (entries are told by their position).
+        InputError: the list is empty, or an entry names no training record (the message gives the entries' positions).
     """
     forms = [canonical_identifier(identifier) for identifier in identifiers]
     wanted = {form: position for position, form in enumerate(forms, 1) if form}
@@ -315,7 +323,11 @@ def select(training: Sequence[Record], identifiers: Sequence[str], source: str) 
 
 
 def require_trained(records: Sequence[Record], training: Sequence[Record], source: str) -> None:
-    """Raise InputError unless every record's content is among the training records."""
+    """Require that every record's content is among the training records.
+
+    Raises:
+        InputError: one is not; the message gives the rows.
+    """
     known = {record.fingerprint for record in training}
     missing = [number for number, record in enumerate(records, 1) if record.fingerprint not in known]
     if missing:
@@ -326,7 +338,11 @@ def require_trained(records: Sequence[Record], training: Sequence[Record], sourc
 
 
 def require_disjoint(roles: Mapping[Any, Sequence[Record]]) -> None:
-    """Raise InputError where two roles share a record, by content or by a given identifier."""
+    """Require that no two roles share a record, by content or by an identifier from the source.
+
+    Raises:
+        InputError: two do; the message gives the rows.
+    """
     names = list(roles)
     for index, first in enumerate(names):
         contents = {record.fingerprint for record in roles[first]}

@@ -20,7 +20,7 @@ def load_records(source: RecordSource, fields: Fields | None = None) -> list[Rec
         source: a path to `.jsonl`, `.json` (list or lines), `.csv` or `.parquet`; a folder written by
             `Dataset.save_to_disk`; a Hub name `owner/name[[:configuration]:split]`; a `datasets.Dataset`; a list of dicts
             or Records.
-        fields: which columns hold what; the defaults are the names in `Fields`.
+        fields: columns of the records' fields; the defaults are the names in `Fields`.
 
     Raises:
         InputError: the source is missing, empty, truncated or of an unknown kind.
@@ -40,22 +40,22 @@ def load_records(source: RecordSource, fields: Fields | None = None) -> list[Rec
 
 
 def stream_records(source: str | Path, fields: Fields | None = None) -> Iterator[Record]:
-    """Stream records from files that do not fit into memory; repeated identifiers are not checked.
+    """Stream records from files that do not fit into memory, without a check for repeated identifiers.
 
     Raises:
-        InputError: as `load_records`, at the row where it goes wrong.
+        InputError: as `load_records`, when the faulty row is reached.
     """
     for number, row in enumerate(stream_rows(str(source)), 1):
         yield parse_row(row, fields or Fields(), f"{source}, row {number}")
 
 
 def load_forget_set(source: RecordSource, training: Sequence[Record] | None, fields: Fields | None = None) -> list[Record]:
-    """Read a forget set given as records, or as a list of example or subject ids against the training records.
+    """Read a forget set given as records, or as a list of example or subject ids of training records.
 
     A list of ids is a `.txt` file with one per line, a JSON list of strings, or a Python list of strings.
 
     Raises:
-        InputError: as `load_records`; or ids are given without the training records they refer to.
+        InputError: as `load_records` and `select`; or ids are given without the training records they refer to.
     """
     identifiers = _identifiers_in(source)
     if identifiers is None:
@@ -81,6 +81,7 @@ def find_forget_set(source: str | Path, data: str | Path, fields: Fields | None 
 
 
 def _identifiers_in(source: RecordSource) -> list[str] | None:
+    """Return the identifiers of a source that is a list of them; None for a source of records."""
     if isinstance(source, (str, Path)):
         path = Path(source)
         if path.suffix == ".txt" and path.is_file():
@@ -173,7 +174,7 @@ def _csv_file(path: Path) -> Iterator[Mapping[str, Any]]:
     try:
         with path.open(encoding="utf-8-sig", newline="") as stream:
             for row in csv_rows(stream, str(path)):
-                # An empty cell is an absent value; CSV has no other way to say so.
+                # An empty cell is an absent value, for which CSV has no other notation.
                 yield {name: value for name, value in row.items() if value != ""}
     except UnicodeDecodeError as error:
         raise InputError(f"{path} is not UTF-8 text (byte {error.start}). Save it as UTF-8.") from None

@@ -1,7 +1,7 @@
-"""Groups of records that share people, for everything that must not separate a person's records.
+"""Groups of records that share subjects, for code that must not separate a person's records.
 
-A record about two people belongs to both: it connects all records of the one with all of the other. So the groups are the
-connected components of the graph in which records are joined by a common subject.
+A record about two persons connects all records of the one with all records of the other. The groups are therefore the connected
+components of the graph in which records are joined by a common subject.
 """
 
 from collections.abc import Callable, Sequence
@@ -9,25 +9,26 @@ from collections.abc import Callable, Sequence
 from verify.data.records import Record
 
 
-def people_of(records: Sequence[Record], alone: Callable[[Record], str] = lambda record: record.fingerprint) -> list[str]:
-    """Return the group of each record, by the name of a person in it.
+def subject_groups(records: Sequence[Record], alone: Callable[[Record], str] = lambda record: record.fingerprint) -> list[str]:
+    """Return the group of each record, named after one of its subjects.
 
     Args:
         records: in any order; the result does not depend on it.
         alone: names the group of a record that has no subject.
 
     Returns:
-        One name per record [N]: a record's subject, or the first in the alphabet of all subjects it is connected with.
+        one name per record [N]: the first in the alphabet of all subjects that the record is connected with.
     """
-    above: dict[str, str] = {}
+    # Union-find with path halving; the root of a group is its first name in the alphabet.
+    parent: dict[str, str] = {}
 
-    def top(name: str) -> str:
-        while above.setdefault(name, name) != name:
-            above[name] = name = above[above[name]]
+    def root(name: str) -> str:
+        while parent.setdefault(name, name) != name:
+            parent[name] = name = parent[parent[name]]
         return name
 
     for record in records:
         for other in record.subjects[1:]:
-            first, second = sorted((top(record.subjects[0]), top(other)))
-            above[second] = first
-    return [top(record.subjects[0]) if record.subjects else alone(record) for record in records]
+            first, second = sorted((root(record.subjects[0]), root(other)))
+            parent[second] = first
+    return [root(record.subjects[0]) if record.subjects else alone(record) for record in records]

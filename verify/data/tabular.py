@@ -1,7 +1,7 @@
 """Read rows of CSV and Parquet files, refusing repeated column names.
 
-Readers that build a dictionary per row keep the last of several columns of one name and drop the others without a word: what stood
-in them is neither trained on nor searched. Such files are refused here.
+Readers that build a dictionary per row silently keep only the last of several columns of one name: the contents of the others would
+be neither trained on nor searched. Such files are refused here.
 """
 
 import csv
@@ -12,6 +12,7 @@ from typing import Any
 from verify.errors import InputError
 
 CSV_FIELD_LIMIT = 1 << 24
+"""Largest cell in characters."""
 
 
 def csv_rows(lines: Iterable[str], where: str, known: Collection[str] | None = None) -> Iterator[dict[str, str]]:
@@ -19,8 +20,9 @@ def csv_rows(lines: Iterable[str], where: str, known: Collection[str] | None = N
 
     Args:
         lines: opened with `newline=""`.
-        where: how messages name the file.
-        known: column names that messages may repeat, for files whose first line may hold a person's identifier; None for all.
+        where: the file's name in error messages.
+        known: column names that error messages may repeat, for files in which the first line may be a person's identifier; None for
+            all.
 
     Raises:
         InputError: the header names a column twice, or a row has another number of cells than the header.
@@ -34,7 +36,7 @@ def csv_rows(lines: Iterable[str], where: str, known: Collection[str] | None = N
         if len(row) != len(header):
             raise InputError(
                 f"{where}, row {number} has another number of columns than the header ({len(row)} instead of {len(header)}). "
-                "Correct it; a cell that holds a comma or a line break is put in quotation marks."
+                "Correct it: put a cell that holds a comma or a line break in quotation marks."
             )
         yield dict(zip(header, row, strict=True))
 
@@ -43,7 +45,7 @@ def parquet_rows(path: Path) -> Iterator[Mapping[str, Any]]:
     """Yield the rows of a Parquet file.
 
     Raises:
-        InputError: it is cut off, or names a column or a field of a column twice.
+        InputError: it is truncated, or names a column or a field of a column twice.
     """
     import pyarrow
     import pyarrow.parquet
@@ -58,7 +60,7 @@ def parquet_rows(path: Path) -> Iterator[Mapping[str, Any]]:
 
 
 def _require_unique_fields(schema: Any, where: str) -> None:
-    """Raise InputError for a schema or struct, at any depth, that names a field twice."""
+    """Refuse a schema or struct that, at any depth, names a field twice."""
     import pyarrow.types as kinds
 
     require_unique([field.name for field in schema], where)
@@ -66,12 +68,21 @@ def _require_unique_fields(schema: Any, where: str) -> None:
         while kinds.is_list(kind) or kinds.is_large_list(kind) or kinds.is_fixed_size_list(kind):
             kind = kind.value_type
         if kinds.is_struct(kind):
-            _require_unique_fields([kind.field(place) for place in range(kind.num_fields)], where)
+            _require_unique_fields([kind.field(index) for index in range(kind.num_fields)], where)
 
 
 def require_unique(names: Sequence[str], where: str, known: Collection[str] | None = None) -> None:
-    """Raise InputError where a column is named twice; the message repeats the name if it is `known`, or all are (None)."""
-    repeated = next((name for place, name in enumerate(names) if name in names[:place]), None)
+    """Require that all columns have different names.
+
+    Args:
+        names: the columns, in their order.
+        where: the file's name in error messages.
+        known: names that the error message may repeat; None for all.
+
+    Raises:
+        InputError: two columns have the same name.
+    """
+    repeated = next((name for index, name in enumerate(names) if name in names[:index]), None)
     if repeated is not None:
         called = "a column without a name" if not repeated else "a column"
         if repeated and (known is None or repeated in known):

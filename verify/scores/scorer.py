@@ -12,7 +12,7 @@ from verify.attacks.base import MODEL_ITSELF, Attack, Observation
 from verify.data.canaries import Canaries
 from verify.data.identity import RecordKey
 from verify.data.records import Record
-from verify.data.subjects import people_of
+from verify.data.subjects import subject_groups
 from verify.errors import InputError
 from verify.models.loading import LoadedModel, load_model, require_same_tokenizer
 from verify.schema.evidence import Settings
@@ -148,7 +148,7 @@ class Scorer:
     def _block(self, plan: Plan, observation: Observation, role: SetRole, cache: ScoreCache) -> ScoreBlock:
         """Run the attacks that need this model alone, and collect the block's numbers under keyed hashes."""
         scores = {}
-        owners = people_of(observation.records, lambda _: "")
+        owners = subject_groups(observation.records, lambda _: "")
         if role in ATTACKED:
             for name, attack in self.attacks.items():
                 # Extraction from the base model is the rate by chance to compare with; it cannot know membership.

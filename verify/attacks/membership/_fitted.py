@@ -8,7 +8,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
 from verify.attacks.base import Observation
-from verify.data.subjects import people_of
+from verify.data.subjects import subject_groups
 
 FOLDS = 5
 INVERSE_PENALTY = 0.1
@@ -50,4 +50,4 @@ def cross_fitted(
 
 def _folds(observation: Observation) -> NDArray[np.int64]:
     """Assign folds by person (by record where none is named) from a hash, independent of order and batch [N]."""
-    return np.array([int(hashlib.sha256(owner.encode()).hexdigest(), 16) % FOLDS for owner in people_of(observation.records)])
+    return np.array([int(hashlib.sha256(owner.encode()).hexdigest(), 16) % FOLDS for owner in subject_groups(observation.records)])

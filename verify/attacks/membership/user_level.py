@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from verify.attacks.base import Family, Need, Observation
 from verify.attacks.membership.reference import Reference
-from verify.data.subjects import people_of
+from verify.data.subjects import subject_groups
 from verify.statistics.lira import user_level
 
 
@@ -38,7 +38,7 @@ class UserLevel:
             InputError: no reference model was scored.
         """
         scores = Reference().score(target, references)
-        groups = people_of(target.records, lambda _: "")
+        groups = subject_groups(target.records, lambda _: "")
         owners = [f"subject {group}" if group else f"record {number}" for number, group in enumerate(groups)]
         names, means = user_level(scores, owners)
         mean_of = dict(zip(names, means, strict=True))
