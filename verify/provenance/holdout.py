@@ -14,7 +14,7 @@ from typing import Any
 from verify.data.identity import RecordKey
 from verify.data.records import Fields, Record
 from verify.data.sources import load_records, stream_rows
-from verify.data.subjects import people_of
+from verify.data.subjects import subject_groups
 from verify.errors import InputError
 from verify.io.arguments import checked
 from verify.io.files import write_text
@@ -136,7 +136,7 @@ def _for_method(records: Sequence[Record], seed: int) -> list[bool]:
 
 def _units(records: Sequence[Record]) -> list[str]:
     """What stays together, for every record: its people or, without any, its content; joined where a content occurs twice."""
-    groups = people_of(records, alone=lambda record: f"record {record.fingerprint}")
+    groups = subject_groups(records, alone=lambda record: f"record {record.fingerprint}")
     above: dict[str, str] = {}
 
     def top(name: str) -> str:
