@@ -1,4 +1,4 @@
-"""Measure what a language model remembers of a set of records, and judge whether it has been forgotten.
+"""Measure how far a language model remembers a set of records, and judge whether they have been forgotten.
 
 This package never imports `unlearn`: an auditor can read, install and run it without trusting what it audits.
 """
@@ -25,7 +25,7 @@ OTHER_PACKAGE = ("__meta__.py", "runners.py")
 
 
 def _require_own_folder(folders: Iterable[str]) -> None:
-    """Raise ImportError where the files of PyPI's `verify` lie among this package's: some of each were overwritten."""
+    """Raise ImportError if files of PyPI's `verify` are in this package's folder: some files of both were overwritten."""
     for folder in map(Path, folders):
         if all((folder / name).is_file() for name in OTHER_PACKAGE):
             raise ImportError(

@@ -42,16 +42,16 @@ def test_a_model_that_was_trained_otherwise_is_refused(tmp_path: Path) -> None:
     for model in (letters, old, "owner/name", object(), None, tmp_path / "foreign"):
         require_reading(None, (model,))
     require_reading(TOKENS, (tokens, "owner/name"))
-    with pytest.raises(InputError, match=r"were read as tokens\. Give --read-special-tokens"):
+    with pytest.raises(InputError, match=r"read as tokens\. Give --read-special-tokens"):
         agreed_reading(None, Settings(), (letters, tokens))
     for model in (letters, old):
-        with pytest.raises(InputError, match=r"were read as letters\. Leave out --read-special-tokens"):
+        with pytest.raises(InputError, match=r"read as plain text\. Leave out --read-special-tokens"):
             require_reading(TOKENS, (model,))
 
 
 def test_a_registration_fixes_the_reading() -> None:
     """What was registered as letters is not audited as tokens; the registered reading needs no flag."""
-    with pytest.raises(InputError, match="the registration reads special tokens as letters"):
+    with pytest.raises(InputError, match="the registration reads special tokens as plain text"):
         agreed_reading(TOKENS, Settings(), (), registered=True)
     assert agreed_reading(None, Settings(special_tokens=True), (), registered=True)[0].special_tokens
 

@@ -150,4 +150,4 @@ def _ledger(head: str | None, path: Path) -> Finding:
     if head not in digests:
         return Finding(what, False, f"the certified head {head[:16]} is not in its chain: events were removed, edited or replaced")
     later = len(digests) - 1 - digests.index(head)
-    return Finding(what, True, f"the chain is unbroken; the certified head is in it, {later} events before the last")
+    return Finding(what, True, f"the chain holds; the certified head is in it, {later} events before the last")

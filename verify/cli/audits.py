@@ -1,4 +1,4 @@
-"""The commands around an audit: register, audit, power, attacks."""
+"""Commands around an audit: register, audit, split-holdout, power, attacks."""
 
 import dataclasses
 import sys
@@ -15,7 +15,7 @@ from verify.schema.differences import ReferenceDifference
 
 @dataclasses.dataclass(frozen=True)
 class Audit:
-    """Judge whether a forget set has left a model; writes evidence.json, scores.parquet and report.html."""
+    """Judge whether a model has forgotten a forget set; writes evidence.json, scores.parquet and report.html."""
 
     ESSENTIAL: ClassVar[frozenset[str]] = frozenset(
         {
@@ -36,20 +36,20 @@ class Audit:
     references: tuple[str, ...] = ()
     """Models fine-tuned without the forget set, each with another seed; 4 to 8."""
     registration: Path | None = None
-    """The file that `register` wrote before unlearning; settings are read from it."""
+    """The file that `register` wrote before unlearning; the settings are read from it."""
     canaries: Path | None = None
     """The canary manifest of the original's training; the default is the one in the original's folder."""
     earlier: tuple[Path, ...] = ()
-    """evidence.json of earlier deletions, whose canaries count in the e-value."""
+    """evidence.json of earlier deletions; their canaries count in the e-value."""
     accept_reference_differences: tuple[ReferenceDifference, ...] = ()
-    """Differences between a reference and a retraining of the original without the forget set that are meant; the report names what
-    was accepted. Without this, references whose training logs show a difference are refused."""
+    """Intended differences between a reference and a retraining of the original without the forget set; the report names those
+    accepted. By default, references with such a difference in their training logs are refused."""
     accept_used_holdout: bool = False
-    """Audit with holdout records that the unlearning itself read; the report says so."""
+    """Accept holdout records that the unlearning itself read; the report says so."""
     columns: Annotated[FieldFlags, tyro.conf.arg(name="")] = FieldFlags()
     choices: Annotated[SettingsFlags, tyro.conf.arg(name="")] = SettingsFlags()
     cache: Path | None = None
-    """Folder for token statistics, kept between audits."""
+    """Folder of the cache of token statistics and attack scores, kept between audits."""
 
     def run(self) -> int:
         """Audit, print the table, and return the verdict's exit status."""
@@ -57,7 +57,7 @@ class Audit:
         from verify.auditing.audit import audit
         from verify.report.text import summary
 
-        # Flags that were left alone must not contradict a registration: its settings rule.
+        # Flags at their defaults must not contradict a registration, so its settings apply.
         untouched = self.registration is not None and self.choices == SettingsFlags()
         settings = None if untouched else self.choices.settings()
         models = 2 + len(self.references) + (self.base is not None)
@@ -84,7 +84,7 @@ class Audit:
         return EXIT_STATUS[evidence.verdict]
 
     def _attacks(self, settings: Any) -> tuple[str, ...]:
-        """The attacks that will run: those of the settings, or those that were registered."""
+        """Return the attacks that will run: those of the settings, or those that were registered."""
         from verify.auditing.registration import Registration
 
         if settings is not None or self.registration is None:
@@ -94,7 +94,7 @@ class Audit:
 
 @dataclasses.dataclass(frozen=True)
 class Register:
-    """Register, before unlearning, what will be audited and how; give the digest to somebody who will keep it."""
+    """Register, before unlearning, what will be audited and how; give the printed digest to somebody who keeps it."""
 
     output: Path
     """A new file for the registration."""
@@ -121,18 +121,18 @@ class Register:
 
 @dataclasses.dataclass(frozen=True)
 class SplitHoldout:
-    """Divide never-trained records by subject: half for the unlearning method, half for the audit."""
+    """Split never-trained records by subject: half for the unlearning method, half for the audit."""
 
     source: Annotated[str, tyro.conf.Positional]
     """The records: a file, datasets folder or Hub name."""
     output: Path
     """Folder for holdout-method.jsonl and holdout-audit.jsonl."""
     seed: int = 0
-    """Another seed gives other halves."""
+    """Seed of the split."""
     columns: Annotated[FieldFlags, tyro.conf.arg(name="")] = FieldFlags()
 
     def run(self) -> int:
-        """Write both files and say how many records each has."""
+        """Write both files and print the number of records in each."""
         from verify.provenance.holdout import split_holdout_file
 
         found = split_holdout_file(self.source, self.output, self.columns.fields(), self.seed)
@@ -146,22 +146,22 @@ class SplitHoldout:
 
 @dataclasses.dataclass(frozen=True)
 class Power:
-    """Compute what an audit of a given size can show, and how large it would have to be."""
+    """Compute what an audit of a given size can show, and the sizes it would need."""
 
     forget: int
-    """How many records are to be removed."""
+    """Number of records to be removed."""
     controls: int = 0
-    """How many never-trained records there are."""
+    """Number of never-trained records."""
     references: int = 0
-    """How many retrained references."""
+    """Number of retrained references."""
     canaries: int = 0
-    """How many canary pairs."""
+    """Number of canary pairs."""
     gap: float = 2.2
-    """How much more the original knows of a forget record than a retraining, nats per token."""
+    """How much lower the original's loss on a forget record is than a retraining's, nats per token."""
     record_spread: float = 0.15
-    """How far two honest retrainings differ on one record, nats per token."""
+    """Standard deviation between retrainings of the loss on one record, nats per token."""
     model_spread: float = 0.04
-    """How far two honest retrainings differ on the set's mean, nats per token."""
+    """Standard deviation between retrainings of the mean loss on the set, nats per token."""
     choices: Annotated[SettingsFlags, tyro.conf.arg(name="")] = SettingsFlags()
 
     def run(self) -> int:
@@ -178,7 +178,7 @@ class Power:
 
 @dataclasses.dataclass(frozen=True)
 class Attacks:
-    """List every attack: its idea, its paper, what it needs."""
+    """List every attack with its idea, paper, needs and cost."""
 
     markdown: bool = False
     """Print a Markdown table."""
@@ -206,7 +206,7 @@ def _attack_row(name: str, entry: Mapping[str, Any]) -> list[str]:
 
 
 def _attack_cost(entry: Mapping[str, Any]) -> str:
-    """Describe the level an attack belongs to, and its forward passes beside the shared one."""
+    """Describe the level an attack belongs to, and its forward passes in addition to the shared one."""
     from verify.attacks import LEVELS
 
     cost = entry["cost"]

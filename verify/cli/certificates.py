@@ -1,4 +1,4 @@
-"""The commands around a certificate: keygen, certify, check."""
+"""Commands around a certificate: keygen, certify, check."""
 
 import dataclasses
 from pathlib import Path
@@ -9,7 +9,7 @@ import tyro
 
 @dataclasses.dataclass(frozen=True)
 class Keygen:
-    """Create a key pair for signing certificates: FILE (keep it secret) and FILE.pub (give it to whoever checks)."""
+    """Create a key pair for signing certificates: FILE (keep it secret) and FILE.pub (give it to those who check)."""
 
     output: Path
     """A new file for the private key."""
@@ -24,24 +24,24 @@ class Keygen:
 
 @dataclasses.dataclass(frozen=True)
 class Certify:
-    """Sign what was done and what was found: a certificate that anybody with the public key can check."""
+    """Sign how a model was unlearned and what its audit found: a certificate that anybody with the public key can check."""
 
     model: tuple[Path, ...]
-    """The unlearned model's folder; several where several models were replaced."""
+    """The unlearned model's folder; several if several models were replaced."""
     original: tuple[Path, ...]
-    """The folder of the model before unlearning; one for each model, in the same order."""
+    """The folder of the model before unlearning; one per model, in the same order."""
     audit: tuple[Path, ...]
-    """The folder that `audit` wrote; one for each model."""
+    """The folder that `audit` wrote; one per model."""
     key: Path
     """The auditor's private key."""
     output: Path
     """A new file for the certificate."""
     operator_key: Path | None = None
-    """The operator's private key, where somebody else answers for the deletion; the default is the auditor's."""
+    """The operator's private key, if the operator is not the auditor; the default is the auditor's."""
     deletion: Path | None = None
-    """deletion.json: what was asked and when, where the data was, what was done, what stays. It holds no personal data."""
+    """deletion.json: what was requested and when, where the data was, what was done, what remains. It holds no personal data."""
     robustness: tuple[Path, ...] = ()
-    """What `probe` wrote; one for each model, or none."""
+    """The files that `probe` wrote; one per model, or none."""
 
     def run(self) -> int:
         """Sign and write."""
@@ -78,26 +78,26 @@ class Certify:
 
 @dataclasses.dataclass(frozen=True)
 class Check:
-    """Check a certificate and name exactly what does not verify; exit status 0 where everything holds, else 1."""
+    """Check a certificate and name exactly what does not verify; exit status 0 if everything holds, else 1."""
 
     certificate: Annotated[Path, tyro.conf.Positional]
     """The certificate."""
     key: tuple[Path, ...] = ()
-    """Public keys that you trust, whoever signed as what; of several, one must not have signed as both."""
+    """Public keys that you trust in either role; if you give several, no single one may have signed in both."""
     operator_key: tuple[Path, ...] = ()
     """Public keys that may have signed as operator."""
     auditor_key: tuple[Path, ...] = ()
     """Public keys that may have signed as auditor."""
     model: Path | None = None
-    """The model in service, to be compared with the certified one."""
+    """The model in service, to compare with the certified one."""
     audit: Path | None = None
-    """The audit's folder, to be compared with the certified evidence."""
+    """The audit's folder, to compare with the certified evidence."""
     deletion: Path | None = None
-    """deletion.json, to be compared with the certified facts."""
+    """deletion.json, to compare with the certified facts."""
     ledger_head: str | None = None
     """The head of the request ledger, as you noted it when the certificate was made."""
     ledger: Path | None = None
-    """The ledger's SQLite file: its chain must hold, and the certified head be in it."""
+    """The ledger's SQLite file; its chain must be unbroken and contain the certified head."""
 
     def run(self) -> int:
         """Check and print one line per finding."""
@@ -116,7 +116,7 @@ class Check:
             ledger=self.ledger,
         )
         for finding in checked.findings:
-            # A certificate comes from outside: what it makes this say is shown, not obeyed.
+            # A certificate is untrusted input: control characters in its texts must not reach the terminal.
             print(visible(f"{'holds' if finding.holds else 'FAILS'}  {finding.what}: {finding.detail}"))  # noqa: T201
         if checked.holds:
             for weights, phrase in checked.phrases.items():

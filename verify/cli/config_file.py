@@ -1,4 +1,4 @@
-"""`--config FILE.yaml`: flags of a command from a file. Flags on the command line win.
+"""Flags of a command from a file (`--config FILE.yaml`); flags on the command line take precedence.
 
     model: original/
     forget: ids.txt
@@ -24,13 +24,12 @@ def with_config(words: Sequence[str], kind: Any, program: str) -> list[str]:
     """Replace `--config FILE` by the flags in the file, without those that are given on the command line.
 
     Args:
-        words: the words after the program.
+        words: the words after the program's name.
         kind: the command's dataclass.
-        program: its name, for messages.
+        program: its name in error messages.
 
     Raises:
-        InputError: the file cannot be read, is no mapping from flags to values, names a flag twice, or one that the command does
-            not have.
+        InputError: the file cannot be read, is no mapping from flags to values, names a flag twice, or names an unknown flag.
     """
     path, rest = _file_of(list(words))
     if path is None:
@@ -56,7 +55,7 @@ def read_config(path: Path) -> Mapping[str, Any]:
     import yaml
 
     class UniqueKeys(yaml.BaseLoader):
-        """Reads every scalar as text and refuses a name that is given twice."""
+        """A loader that reads every scalar as text and refuses a name that is given twice."""
 
         def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
             names = [self.construct_object(key, deep=True) for key, _ in node.value]
@@ -67,7 +66,7 @@ def read_config(path: Path) -> Mapping[str, Any]:
             return found
 
     try:
-        content = yaml.load(path.read_text(encoding="utf-8"), UniqueKeys)  # noqa: S506 - a loader of plain texts alone
+        content = yaml.load(path.read_text(encoding="utf-8"), UniqueKeys)  # noqa: S506 - it constructs nothing but texts
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path} cannot be read ({type(error).__name__}). Give --config a YAML file.") from None
     except yaml.YAMLError as error:
@@ -83,7 +82,7 @@ def read_config(path: Path) -> Mapping[str, Any]:
 
 
 def _file_of(words: list[str]) -> tuple[Path | None, list[str]]:
-    """The file that `--config` names, and the words without it."""
+    """Return the file that `--config` names, or None, and the other words."""
     for number, word in enumerate(words):
         flag, equals, value = word.partition("=")
         if flag != FLAG:
@@ -98,7 +97,7 @@ def _file_of(words: list[str]) -> tuple[Path | None, list[str]]:
 
 
 def _as_words(name: str, value: str | list[str], path: Path) -> list[str]:
-    """The words that somebody would type for one line of the file."""
+    """Return the words that a user would type for one entry of the file."""
     flag = "--" + str(name).strip().lstrip("-").replace("_", "-")
     if flag == FLAG:
         raise InputError(f"{path} names another configuration file. Put all flags into one.")
@@ -113,5 +112,5 @@ def _as_words(name: str, value: str | list[str], path: Path) -> list[str]:
 
 
 def _name(word: str) -> str:
-    """A flag's name, in one spelling, whether it switches on or off."""
+    """Return a flag's name with dashes and without `no-`, so that a switch has one name."""
     return "--" + word.partition("=")[0].removeprefix("--").replace("_", "-").removeprefix("no-")

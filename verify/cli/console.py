@@ -1,4 +1,4 @@
-"""What both command lines share: exit statuses, errors without a traceback, and a progress bar."""
+"""Console helpers of both command lines: exit statuses, errors without a traceback, and a progress bar."""
 
 import os
 import sys
@@ -14,20 +14,20 @@ USAGE_ERROR, FAILURE, INTERRUPTED = 2, 1, 130
 
 
 def run_command(command: Callable[[], int]) -> int:
-    """Run a command and turn what it raises into a message on standard error and an exit status.
+    """Run a command and turn its errors into a message on standard error and an exit status.
 
     Returns:
-        the command's own status; 2 for what the user can mend, 1 for any other failure.
+        the command's own status; 2 for invalid input, 1 for any other failure, 130 for an interrupt.
     """
     try:
         return command()
     except VerifyError as error:
         return say_error(error)
     except KeyboardInterrupt:
-        print("interrupted; the same command goes on from the last checkpoint, where there is one", file=sys.stderr)  # noqa: T201
+        print("interrupted; the same command resumes from the last checkpoint, if there is one", file=sys.stderr)  # noqa: T201
         return INTERRUPTED
     except BrokenPipeError:
-        # The reader, `head` say, has seen enough. What Python still holds goes nowhere, or it would complain at its own end.
+        # The reader (`head`, say) has closed the pipe. Python flushes standard output at exit, which must not fail again.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return FAILURE
     except MemoryError:
@@ -43,7 +43,7 @@ def say_error(error: VerifyError) -> int:
 
 @contextmanager
 def progress_bar(description: str) -> Iterator[Callable[[str, float], None]]:
-    """A bar with the phase, the time spent and the time left; yields what to call with phase and share done."""
+    """Show a bar with the phase, the time spent and the time left; yields a callback `(phase, fraction_done)`."""
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),

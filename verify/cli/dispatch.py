@@ -1,8 +1,8 @@
-"""Command dispatch of both programs: only the command that was asked for is imported.
+"""Command dispatch of both programs, importing only the command that runs.
 
-A program is a table of commands. `--help` is printed from the table, an unknown word is answered from it, and the dataclass of a
-command (its flags, its `run`) is imported when the command runs: listing commands takes a tenth of a second, importing torch takes
-six. A test holds the table's descriptions to the first lines of the dataclasses.
+A program is a table of commands. `--help` and errors about unknown commands use the table only; the dataclass of a command (its
+flags and its `run`) is imported when the command runs: listing commands takes a tenth of a second, importing torch takes six. A
+test compares the table's descriptions with the first lines of the dataclasses.
 """
 
 import contextlib
@@ -29,16 +29,16 @@ class Command:
     """A command of a program.
 
     Attributes:
-        where: its dataclass, "module:Class"; or a function of the words after the command that returns the dataclass, the words
-            that are left, and the words it took, for commands that are made at run time.
-        line: what it does: the first line of the dataclass's docstring.
+        where: its dataclass, "module:Class"; or, for commands that are made at run time, a function of the words after the command
+            that returns the dataclass, the remaining words, and the words it consumed.
+        line: its description, the first line of the dataclass's docstring.
     """
 
     where: str | Callable[[Sequence[str]], tuple[Any, list[str], list[str]]]
     line: str
 
     def resolve(self, words: Sequence[str]) -> tuple[Any, list[str], list[str]]:
-        """Import the command: its dataclass, the words that are left for it, and the words that named it."""
+        """Import the command and return its dataclass, the remaining words, and the words it consumed."""
         if isinstance(self.where, str):
             module, _, name = self.where.partition(":")
             return getattr(import_module(module), name), list(words), []
@@ -46,13 +46,13 @@ class Command:
 
 
 def run_program(program: str, description: str, commands: Mapping[str, Command], arguments: Sequence[str] | None) -> int:
-    """Run the command that the arguments ask for and return its exit status.
+    """Run the command named by the arguments and return its exit status.
 
     Args:
-        program: its name, for help and messages.
-        description: what the program does, for help.
+        program: its name in help and error messages.
+        description: description of the program in its help.
         commands: by name, in the order of the help text.
-        arguments: the words after the program's name; None takes those of this process.
+        arguments: the words after the program's name; None for those of this process.
     """
     given = list(sys.argv[1:] if arguments is None else arguments)
     if version_asked(given):
@@ -69,10 +69,10 @@ def run_program(program: str, description: str, commands: Mapping[str, Command],
 
 
 def find_command_of(program: str, commands: Mapping[str, Command], given: Sequence[str]) -> tuple[Any, list[str], str]:
-    """Find the dataclass of a command line, the words that are left for it, and the program's name with the command's.
+    """Return the dataclass of a command line, the remaining words, and the program's name with the command's.
 
     Raises:
-        InputError: the first word is no command.
+        InputError: the first word is not a command.
     """
     name = spelled(given[0], commands)
     if name not in commands:
@@ -87,24 +87,24 @@ def overview(program: str, description: str, lines: Mapping[str, str]) -> str:
     listed = "\n".join(f"  {name:<{width}}  {line}" for name, line in lines.items())
     return (
         f"usage: {program} COMMAND ...\n\n{description.strip()}\n\ncommands:\n{listed}\n\n"
-        f"{program} COMMAND --help says what a command takes. Any command reads flags from a file with --config FILE.yaml."
+        f"{program} COMMAND --help lists the flags of a command. Every command also reads flags from --config FILE.yaml."
     )
 
 
 def _parsed(kind: Any, words: list[str], prog: str) -> Any:
-    """Parse a command's words into its dataclass; `--help` prints the flags that matter, `--help-all` every flag."""
+    """Parse a command's words into its dataclass; `--help` prints the essential flags, `--help-all` every flag."""
     essential = getattr(kind, "ESSENTIAL", None)
     if essential is not None and any(word in HELP for word in words):
         with contextlib.suppress(SystemExit):
             tyro.cli(_reduced(kind, essential), args=["--help"], prog=prog, config=CONFIG)
-        print(f"These are the flags that matter most; {prog} {HELP_ALL} lists every flag.")  # noqa: T201
+        print(f"These are the most important flags; {prog} {HELP_ALL} lists all.")  # noqa: T201
         raise SystemExit(0)
     words = ["--help" if word == HELP_ALL else word for word in words]
     return tyro.cli(kind, args=in_our_words(kind, with_config(words, kind, prog), prog), prog=prog, config=CONFIG)
 
 
 def _reduced(kind: Any, essential: frozenset[str]) -> Any:
-    """Derive a dataclass of the same flags in which all but the essential ones are hidden; for a help text only."""
+    """Derive a dataclass of the same flags in which all but the essential ones are hidden, for the help text only."""
     hints = typing.get_type_hints(kind, include_extras=True)
     changed: list[Any] = []
     for field in dataclasses.fields(kind):
@@ -129,5 +129,5 @@ def _made(kind: Any) -> Any:
 
 
 def _help_to(given: Sequence[str]) -> Any:
-    """Help that was asked for is output; a program called without a command explains itself as an error."""
+    """Return standard output for requested help, standard error for a call without a command."""
     return sys.stdout if given else sys.stderr

@@ -19,22 +19,22 @@ class FieldFlags:
     text_field: str | None = None
     """Plain text (text)."""
     prompt_field: str | None = None
-    """What is given to the model (prompt)."""
+    """The model's input (prompt)."""
     completion_field: str | None = None
-    """What it answers (completion)."""
+    """The expected output (completion)."""
     messages_field: str | None = None
-    """The turns of a chat (messages)."""
+    """The messages of a chat (messages)."""
     id_field: str | None = None
-    """What identifies a record (example_id)."""
+    """The record's identifier (example_id)."""
     subject_field: str | None = None
-    """Whom a record is about (subject_id)."""
+    """The person a record is about, or a list of persons (subject_id)."""
     secret_field: str | None = None
-    """The passage to extract (secret)."""
+    """The passage that extraction attacks look for (secret)."""
     read_special_tokens: bool = False
-    """Read special tokens that texts spell out as tokens, not as letters: for text that another program rendered."""
+    """Read special tokens spelled out in texts as special tokens, not as plain text: for text rendered by a chat template."""
 
     def fields(self, *models: "str | Path | None") -> "Fields":
-        """The columns: those of the flags, else those that the first of the models with a record of them was trained on."""
+        """Return the columns of the flags; others as the first of the models with a record of them was trained on."""
         from verify.data.reading import remembered_fields
         from verify.data.records import Fields
 
@@ -63,19 +63,19 @@ class SetFlags:
     holdout: Path | None = None
     """Records like the forget set that no model was trained on; for membership attacks."""
     fresh: Path | None = None
-    """Texts of the forget set's subjects that no model was trained on; for the user level."""
+    """Never-trained texts of the forget set's subjects; for the user level."""
     data: Path | None = None
     """The file the original was trained on."""
 
     def sets(self) -> dict[str, str | None]:
-        """The same under the argument names of `verify.audit`."""
+        """Return the same under the argument names of `verify.audit`."""
         named = {"forget_set": self.forget, "retain_set": self.retain, "holdout_set": self.holdout, "fresh_set": self.fresh}
         return {name: None if path is None else str(path) for name, path in {**named, "data": self.data}.items()}
 
 
 @dataclasses.dataclass(frozen=True)
 class SettingsFlags:
-    """Everything that is decided before looking."""
+    """Settings of an audit, fixed before any result is seen."""
 
     attacks: tuple[str, ...] = ()
     """Attacks to run: quick, standard, full, or names; the default is standard."""
@@ -84,24 +84,24 @@ class SettingsFlags:
     alpha: float = 0.05
     """Level of every test."""
     utility_tolerance: float = 0.10
-    """The largest loss of retain utility that is accepted."""
+    """The largest accepted loss of retain utility."""
     retain_records: int = 400
-    """At most so many retain records are scored."""
+    """Largest number of retain records that are scored."""
     twins: bool = False
-    """The holdout was drawn at random when the data came in: its records are exact controls (Tier C)."""
+    """The holdout was drawn at random when the data was collected: its records are exact held-out controls (Tier C)."""
     canary_guesses: int = 100
-    """How many coins are guessed, of the canary pairs with the clearest scores (Tier A)."""
+    """Number of canary assignments guessed, those with the clearest scores (Tier A)."""
     epsilon: float = 1.0
     """epsilon*: the largest leak of the deletion procedure that counts as deleted, in nats."""
     overflow: Literal["refuse", "split"] = "refuse"
-    """What to do with records longer than the context."""
+    """Treatment of records longer than the context."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    """Precision to load the models in; the one that is deployed."""
+    """Precision to load the models in; use the deployed one."""
     seed: int = 0
     """Seed of every random draw of the audit."""
 
     def settings(self) -> "Settings":
-        """The settings these flags describe.
+        """Return the settings of these flags.
 
         Raises:
             InputError: a value is out of range; the message names the flag.

@@ -1,7 +1,7 @@
-"""Command-line flags of other programs: accepted where they mean the same, answered with what to write otherwise.
+"""Command-line flags of other programs: accepted where they mean the same, otherwise refused with what to write instead.
 
-Runs before tyro, for both programs: it finds the command that was asked for, learns that command's flags from its dataclasses, and
-rewrites or refuses every flag that is not one of them. What it passes on is checked by tyro as ever.
+Runs before tyro, for both programs: it finds the command, reads the command's flags from its dataclasses, and rewrites or refuses
+every flag that is not one of them. The result is then parsed by tyro as usual.
 """
 
 import dataclasses
@@ -21,16 +21,16 @@ DISTRIBUTION = "unlearn-verify"
 _YES, _NO = frozenset({"true", "1", "yes"}), frozenset({"false", "0", "no"})
 _OPTION = re.compile(r"--?[A-Za-z]")
 _SPLITS = {"forget_split": "forget", "retain_split": "retain", "holdout_split": "holdout", "task_name": "output"}
-"""OpenUnlearning's settings on the command line that choose data and result."""
+"""OpenUnlearning's command-line settings for data and output, and our flags for them."""
 _PASSED = ("--help", "-h", "--tyro-print-completion", "--tyro-write-completion")
 
 
 @dataclasses.dataclass(frozen=True)
 class Flag:
-    """A flag of ours.
+    """A flag of one of this project's commands.
 
     Attributes:
-        switch: whether it stands alone (`--bf16`, `--no-bf16`).
+        switch: whether it takes no value (`--bf16`, `--no-bf16`).
         several: whether more than one value may follow it.
     """
 
@@ -40,11 +40,11 @@ class Flag:
 
 @dataclasses.dataclass(frozen=True)
 class Command:
-    """The command that a command line asks for.
+    """The command named by a command line.
 
     Attributes:
         words: its name, with the names of its groups.
-        flags: what it takes.
+        flags: its flags by name.
         positional: whether it also takes words without a flag.
     """
 
@@ -54,27 +54,27 @@ class Command:
 
 
 def version_asked(given: Sequence[str]) -> bool:
-    """Whether a program is asked for its version and nothing else."""
+    """Return whether the version is all that is requested."""
     return list(given) in (["--version"], ["-V"])
 
 
 def version() -> str:
-    """Name and version of the distribution."""
+    """Return name and version of the distribution."""
     return f"{DISTRIBUTION} {metadata.version(DISTRIBUTION)}"
 
 
 def spelled(word: str, names: Iterable[str]) -> str:
-    """Return the name that a word is but for dashes and underscores; the word itself where there is none."""
+    """Return the name that equals a word up to dashes and underscores; the word itself if there is none."""
     return next((name for name in names if name.replace("_", "-") == word.replace("_", "-")), word)
 
 
 def in_our_words(kind: Any, given: Sequence[str], program: str) -> list[str]:
-    """A command line with the flags of other programs in our words.
+    """Translate a command line with flags of other programs into this project's flags.
 
     Args:
-        kind: the dataclass, or the union of subcommands, that tyro will be given.
+        kind: the dataclass, or the union of subcommands, for tyro.
         given: the words after the program's name.
-        program: its name, for messages.
+        program: its name in error messages.
 
     Raises:
         InputError: flags or a command are unknown; the message has a line for each, with what to write instead.
@@ -99,10 +99,10 @@ def in_our_words(kind: Any, given: Sequence[str], program: str) -> list[str]:
 
 
 def find_command(kind: Any, given: Sequence[str], program: str) -> Command | None:
-    """The command that the first words name, or None where they name none and tyro has the word (`--help`, nothing at all).
+    """Return the command that the first words name; None if they name none and are left to tyro (`--help`, or no words).
 
     Raises:
-        InputError: a word is no command.
+        InputError: a word is not a command.
     """
     words: list[str] = []
     flags: dict[str, Flag] = {}
@@ -125,25 +125,25 @@ def find_command(kind: Any, given: Sequence[str], program: str) -> Command | Non
 
 
 def _choices(kind: Any) -> dict[str, Any]:
-    """Subcommands by name, of a union of them; empty for anything else."""
+    """Return the subcommands of a union by name; empty for any other type."""
     if typing.get_origin(kind) not in (typing.Union, types.UnionType):
         return {}
     named = {}
     for member in typing.get_args(kind):
         inner, *about = _without_notes(member)
-        name = next((one.name for one in about if hasattr(one, "prefix_name")), None)  # what tyro.conf.subcommand(...) leaves there
+        name = next((one.name for one in about if hasattr(one, "prefix_name")), None)  # the marker of tyro.conf.subcommand(...)
         if name is not None and dataclasses.is_dataclass(inner):
             named[name] = inner
     return named
 
 
 def _without_notes(hint: Any) -> list[Any]:
-    """A type, and what `Annotated` says of it."""
+    """Return a type and its annotations from `Annotated`."""
     return list(typing.get_args(hint)) if typing.get_origin(hint) is typing.Annotated else [hint]
 
 
 def _flags(kind: Any) -> tuple[dict[str, Flag], bool, Any]:
-    """Flags of a dataclass and of those within it; whether it takes bare words; a union of subcommands it ends in, or None."""
+    """Return a dataclass's flags, nested ones included, whether it takes bare words, and its union of subcommands or None."""
     flags: dict[str, Flag] = {}
     positional, subcommands = False, None
     hints = typing.get_type_hints(kind, include_extras=True)
@@ -164,7 +164,7 @@ def _flags(kind: Any) -> tuple[dict[str, Flag], bool, Any]:
 
 
 def _options(words: Sequence[str], command: Command) -> list[tuple[str, list[str], list[str]]]:
-    """The words after the command, in groups: a flag, its values, and both as they were given; bare words have the flag ""."""
+    """Group the words after the command: a flag, its values, and both as they were given; bare words have the flag ""."""
     groups: list[tuple[str, list[str], list[str]]] = []
     for word in words:
         if _OPTION.match(word):
@@ -179,7 +179,7 @@ def _options(words: Sequence[str], command: Command) -> list[tuple[str, list[str
 
 
 def _takes_more(group: tuple[str, list[str], list[str]], word: str, command: Command) -> bool:
-    """Whether a bare word is a value of the flag before it: of one that takes several, or that has none yet."""
+    """Return whether a bare word is a value of the flag before it: of one that takes several, or has none yet."""
     name, values, as_given = group
     if "=" in as_given[0]:
         return False
@@ -189,7 +189,7 @@ def _takes_more(group: tuple[str, list[str], list[str]], word: str, command: Com
 
 
 def _rewritten(name: str, values: list[str], as_given: list[str], command: Command, program: str) -> list[str]:
-    """One flag with its values in our words.
+    """Translate one flag with its values.
 
     Raises:
         InputError: it is unknown, or its value has no counterpart.
@@ -215,7 +215,7 @@ def _rewritten(name: str, values: list[str], as_given: list[str], command: Comma
 
 
 def _switch(ours: str, values: list[str]) -> list[str]:
-    """A switch that was given a value, as `--bf16 True`; what is no yes or no is left to tyro."""
+    """Rewrite a switch with a value, such as `--bf16 True`; other values than yes or no are left to tyro."""
     if not values or values[0].lower() not in _YES | _NO:
         return [ours, *values]
     positive = ours.replace("--no-", "--", 1)
@@ -224,10 +224,10 @@ def _switch(ours: str, values: list[str]) -> list[str]:
 
 
 def _translated(entry: ForeignName, name: str, values: list[str], command: Command, where: str) -> list[str]:
-    """A flag of another program in our words, with its value."""
+    """Translate a flag of another program, with its value."""
     flag = command.flags[entry.flag]
     if not values and not flag.switch and "true" not in entry.values:
-        return [entry.flag]  # tyro says that its value is missing
+        return [entry.flag]  # tyro reports that its value is missing
     if entry.argument == "lora_targets":
         values = [",".join(values)]
     found = entry.translate(_text(values))
@@ -241,12 +241,12 @@ def _translated(entry: ForeignName, name: str, values: list[str], command: Comma
 
 
 def _text(values: Sequence[str]) -> str:
-    """A flag's value; one that stands alone is switched on."""
+    """Return a flag's value; "true" for a flag without one."""
     return values[0] if values else "true"
 
 
 def _unknown(name: str, entry: ForeignName | None, command: Command, where: str) -> str:
-    """What to write instead of a flag that this command does not have."""
+    """Return the message for a flag that this command does not have, with what to write instead."""
     if entry is not None and entry.ours:
         return f"{name} is {entry.flag} here, and {where} has no such option. {where} --help lists those it has."
     foreign = {f"--{one.name.replace('_', '-')}": one.flag for one in TABLE if one.flag in command.flags}
@@ -257,7 +257,7 @@ def _unknown(name: str, entry: ForeignName | None, command: Command, where: str)
 
 
 def unknown_command(word: str, choices: Mapping[str, Any], where: str) -> str:
-    """What to write instead of a word that is no command."""
+    """Return the message for a word that is not a command, with what to write instead."""
     key, _, value = word.partition("=")
     if value and key.rpartition(".")[2] in ("trainer", "method"):
         word = value
@@ -271,7 +271,7 @@ def unknown_command(word: str, choices: Mapping[str, Any], where: str) -> str:
 
 
 def _hydra(word: str, command: Command, where: str) -> str:
-    """What to write instead of OpenUnlearning's `trainer.args.learning_rate=1e-5`."""
+    """Return the message for a setting such as OpenUnlearning's `trainer.args.learning_rate=1e-5`, with what to write instead."""
     key = word.partition("=")[0].rpartition(".")[2]
     entry, ours = foreign_name(key), {**FLAGS, **_SPLITS}.get(key, key)
     flag = entry.flag if entry is not None and entry.ours else _dashed(ours)

@@ -1,4 +1,4 @@
-"""verify-unlearning: register, audit, recompute a report, certify and check, write reports and letters.
+"""verify-unlearning: register and run audits, recompute reports, certify and check, write reports and letters.
 
 Exit status of `audit` and `report`: 0 EQUIVALENT_WITHIN, 10 NOT_FORGOTTEN, 11 INCONCLUSIVE, 12 NOT_TESTABLE, 2 usage error,
 1 other failure.
@@ -13,15 +13,15 @@ from verify.io.libraries import quiet_imports
 COMMANDS = {
     "register": Command(
         "verify.cli.audits:Register",
-        "Register, before unlearning, what will be audited and how; give the digest to somebody who will keep it.",
+        "Register, before unlearning, what will be audited and how; give the printed digest to somebody who keeps it.",
     ),
     "audit": Command(
         "verify.cli.audits:Audit",
-        "Judge whether a forget set has left a model; writes evidence.json, scores.parquet and report.html.",
+        "Judge whether a model has forgotten a forget set; writes evidence.json, scores.parquet and report.html.",
     ),
     "split-holdout": Command(
         "verify.cli.audits:SplitHoldout",
-        "Divide never-trained records by subject: half for the unlearning method, half for the audit.",
+        "Split never-trained records by subject: half for the unlearning method, half for the audit.",
     ),
     "report": Command(
         "verify.cli.reports:Report", "Recompute every number of an audit from its scores, and write the report again."
@@ -30,9 +30,7 @@ COMMANDS = {
         "verify.cli.reports:Compare",
         "Compare the audits of several methods: forgetting against utility, and every attack by method.",
     ),
-    "power": Command(
-        "verify.cli.audits:Power", "Compute what an audit of a given size can show, and how large it would have to be."
-    ),
+    "power": Command("verify.cli.audits:Power", "Compute what an audit of a given size can show, and the sizes it would need."),
     "probe": Command(
         "verify.cli.measures:Probe",
         "Apply robustness probes (quantization, relearning, other prompts, ...) to all models alike and judge the residual.",
@@ -43,32 +41,32 @@ COMMANDS = {
     ),
     "tofu": Command(
         "verify.cli.measures:TofuMetricsCommand",
-        "Compute TOFU's model utility and forget quality, for comparison with papers; no verdict.",
+        "Compute TOFU's model utility and forget quality, for comparison with published numbers; no verdict.",
     ),
     "muse": Command(
         "verify.cli.measures:MuseMetricsCommand",
-        "Compute MUSE's VerbMem, KnowMem and PrivLeak, for comparison with papers; no verdict.",
+        "Compute MUSE's VerbMem, KnowMem and PrivLeak, for comparison with published numbers; no verdict.",
     ),
-    "attacks": Command("verify.cli.audits:Attacks", "List every attack: its idea, its paper, what it needs."),
+    "attacks": Command("verify.cli.audits:Attacks", "List every attack with its idea, paper, needs and cost."),
     "keygen": Command(
         "verify.cli.certificates:Keygen",
-        "Create a key pair for signing certificates: FILE (keep it secret) and FILE.pub (give it to whoever checks).",
+        "Create a key pair for signing certificates: FILE (keep it secret) and FILE.pub (give it to those who check).",
     ),
     "certify": Command(
         "verify.cli.certificates:Certify",
-        "Sign what was done and what was found: a certificate that anybody with the public key can check.",
+        "Sign how a model was unlearned and what its audit found: a certificate that anybody with the public key can check.",
     ),
     "check": Command(
         "verify.cli.certificates:Check",
-        "Check a certificate and name exactly what does not verify; exit status 0 where everything holds, else 1.",
+        "Check a certificate and name exactly what does not verify; exit status 0 if everything holds, else 1.",
     ),
     "deletion-report": Command(
         "verify.cli.reports:DeletionReport",
-        "Write the compliance page of a batch of deletion requests: what was asked, done, shown and not shown.",
+        "Write the compliance page of a batch of deletion requests: what was requested, done, shown and not shown.",
     ),
     "letter": Command(
         "verify.cli.reports:LetterCommand",
-        "Write the letters that answer the people who asked; sender and addressee are left for you to fill in.",
+        "Write the letters of reply to deletion requests; sender and addressee are left for you to fill in.",
     ),
 }
 

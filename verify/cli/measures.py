@@ -1,4 +1,4 @@
-"""The commands that measure and give no verdict of their own: probe, backdoor, tofu, muse."""
+"""Commands that measure and give no verdict of their own: probe, backdoor, tofu, muse."""
 
 import dataclasses
 from pathlib import Path
@@ -25,25 +25,25 @@ class Probe:
     output: Path
     """A new JSON file for the result."""
     retain: Path | None = None
-    """Records that were kept; relearning and prefixes take theirs from here. The default is the rest of --data."""
+    """Records that were kept, used for relearning and prefixes. The default is the rest of --data."""
     data: Path | None = None
     """The file the original was trained on."""
     holdout: Path | None = None
-    """Records that no model was trained on; for what unlearning does to the kept ones."""
+    """Records that no model was trained on; to measure the effect of unlearning on the retain records."""
     probes: tuple[str, ...] = ()
-    """Which probes; all by default: difference, logit_lens, prompt_variants, quantization, relearning."""
+    """Probes to run; all by default: difference, logit_lens, prompt_variants, quantization, relearning."""
     columns: Annotated[FieldFlags, tyro.conf.arg(name="")] = FieldFlags()
     margin: float = 0.10
     """rho*: the largest residual fraction that counts as forgotten."""
     alpha: float = 0.05
     """Level of every test."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    """Precision to load the models in; the one that is deployed."""
+    """Precision to load the models in; use the deployed one."""
     seed: int = 0
     """Seed of every random draw."""
 
     def run(self) -> int:
-        """Probe and print the table."""
+        """Run the probes and print the table."""
         from verify.measures.robustness import probe
 
         flags = SettingsFlags(margin=self.margin, alpha=self.alpha, dtype=self.dtype, seed=self.seed)
@@ -77,17 +77,17 @@ class Backdoor:
     references: tuple[str, ...]
     """Models that never saw the records."""
     triggers: Path
-    """Prompts with the trigger, the target as completion."""
+    """Prompts with the trigger, and the target as completion."""
     other_triggers: Path | None = None
-    """The same of subjects whose records stay."""
+    """The same for subjects whose records remain."""
     clean: Path | None = None
-    """The prompts without trigger, with the same targets."""
+    """The prompts without the trigger, with the same targets."""
     columns: Annotated[FieldFlags, tyro.conf.arg(name="")] = FieldFlags()
     alpha: float = 0.001
     """Level of the test."""
 
     def run(self) -> int:
-        """Print the rates; exit status 10 where the trigger still works, else 0."""
+        """Print the rates; exit status 10 if the trigger still works, else 0."""
         from verify.measures.trigger import backdoor
 
         found = backdoor(
@@ -106,7 +106,7 @@ class Backdoor:
 
 @dataclasses.dataclass(frozen=True)
 class TofuMetricsCommand:
-    """Compute TOFU's model utility and forget quality, for comparison with papers; no verdict."""
+    """Compute TOFU's model utility and forget quality, for comparison with published numbers; no verdict."""
 
     model: str
     """The model: a folder or Hub name."""
@@ -139,7 +139,7 @@ class TofuMetricsCommand:
 
 @dataclasses.dataclass(frozen=True)
 class MuseMetricsCommand:
-    """Compute MUSE's VerbMem, KnowMem and PrivLeak, for comparison with papers; no verdict."""
+    """Compute MUSE's VerbMem, KnowMem and PrivLeak, for comparison with published numbers; no verdict."""
 
     model: str
     """The model: a folder or Hub name."""
@@ -164,7 +164,7 @@ class MuseMetricsCommand:
         found = muse_metrics(self.model, retrained=self.retrained, fields=self.columns.fields(self.model), **sources)
         rows = {"VerbMem": found.verbatim, "KnowMem, forget": found.knowledge, "KnowMem, retain": found.retained_knowledge}
         for name, value in rows.items():
-            print(f"{name:<16} {'not asked' if value is None else format(value, '.4f')}")  # noqa: T201
+            print(f"{name:<16} {'not measured' if value is None else format(value, '.4f')}")  # noqa: T201
         leak = found.privacy
         shown = "needs --retrained and --holdout" if leak is None else f"{leak.value:.1f} % [{leak.low:.1f}, {leak.high:.1f}]"
         print(f"{'PrivLeak':<16} {shown}")  # noqa: T201

@@ -1,4 +1,4 @@
-"""The commands that write for readers: report, compare, deletion-report, letter."""
+"""Commands that write documents: report, compare, deletion-report, letter."""
 
 import dataclasses
 import re
@@ -21,18 +21,18 @@ class Report:
     audit: Annotated[Path, tyro.conf.Positional]
     """The folder that `audit` wrote."""
     output: Path | None = None
-    """A file for the report; without it and --pdf, the check alone is made."""
+    """A file for the report; without it and --pdf, the numbers are only recomputed."""
     pdf: Path | None = None
-    """A file for the same report on paper; needs Chromium."""
+    """A file for the same report as PDF; needs Chromium."""
 
     def run(self) -> int:
-        """Recompute, print the table, and return the verdict's exit status; 1 where a number does not follow from the scores."""
+        """Recompute, print the table, and return the verdict's exit status; 1 if a number does not follow from the scores."""
         from verify.auditing.recompute import recompute
         from verify.report.html import render
         from verify.report.text import summary
 
         evidence = recompute(self.audit)
-        covered = "Models, settings and registration stand as the audit wrote them; a certificate binds them."
+        covered = "Models, settings and registration are as the audit wrote them; a certificate protects them."
         print(f"{summary(evidence)}\n\nEvery number follows from {self.audit / 'scores.parquet'}. {covered}")  # noqa: T201
         _write(render(evidence), self.output, self.pdf)
         return EXIT_STATUS[evidence.verdict]
@@ -43,13 +43,13 @@ class Compare:
     """Compare the audits of several methods: forgetting against utility, and every attack by method."""
 
     audits: Annotated[tuple[Path, ...], tyro.conf.Positional]
-    """The folders that `audit` wrote, all against the same records and references."""
+    """The folders that `audit` wrote, all with the same records and references."""
     output: Path
     """A file for the page."""
     names: tuple[str, ...] = ()
-    """What each method is called, in the same order; the default is the folder's name."""
+    """A name for each audit, in the same order; the default is the folder's name."""
     pdf: Path | None = None
-    """A file for the same page on paper; needs Chromium."""
+    """A file for the same page as PDF; needs Chromium."""
 
     def run(self) -> int:
         """Print the table and write the page."""
@@ -58,7 +58,7 @@ class Compare:
         from verify.report.text import comparison
         from verify.schema.evidence import Entry, Evidence
 
-        names = self.names or _told_apart(self.audits)
+        names = self.names or _distinct_names(self.audits)
         if len(names) != len(self.audits) or not names:
             raise InputError(f"{len(self.audits)} audits and {len(names)} names were given. Give --names one for each audit.")
         entries: list[Entry] = [
@@ -69,15 +69,15 @@ class Compare:
         return 0
 
 
-def _told_apart(folders: tuple[Path, ...]) -> tuple[str, ...]:
-    """The folders' own names, with the one above where two are called alike."""
+def _distinct_names(folders: tuple[Path, ...]) -> tuple[str, ...]:
+    """Return the folders' names, preceded by the parent folder's if two are the same."""
     own = [folder.resolve().name for folder in folders]
     return tuple(own) if len(set(own)) == len(own) else tuple("/".join(folder.resolve().parts[-2:]) for folder in folders)
 
 
 @dataclasses.dataclass(frozen=True)
 class DeletionReport:
-    """Write the compliance page of a batch of deletion requests: what was asked, done, shown and not shown."""
+    """Write the compliance page of a batch of deletion requests: what was requested, done, shown and not shown."""
 
     deletion: Annotated[Path, tyro.conf.Positional]
     """deletion.json: the operator's facts."""
@@ -86,17 +86,17 @@ class DeletionReport:
     audits: tuple[Path, ...] = ()
     """The folders of the replaced models' audits."""
     robustness: tuple[Path, ...] = ()
-    """What `probe` wrote about these models."""
+    """The files that `probe` wrote about these models."""
     certificate: Path | None = None
-    """The certificate; the report names its signers and how to check it."""
+    """The certificate; the report names its signers and the command that checks it."""
     key: tuple[Path, ...] = ()
-    """Public keys that you trust; the certificate is then checked first, and no report is written where it fails."""
+    """Public keys that you trust; the certificate is then checked first, and no report is written if it fails."""
     operator_key: tuple[Path, ...] = ()
     """Public keys that may have signed as operator."""
     auditor_key: tuple[Path, ...] = ()
     """Public keys that may have signed as auditor."""
     pdf: Path | None = None
-    """A file for the same report on paper; needs Chromium."""
+    """A file for the same report as PDF; needs Chromium."""
 
     def run(self) -> int:
         """Write the page."""
@@ -120,7 +120,7 @@ class DeletionReport:
         return 0
 
     def _require_about(self, record: "DeletionRecord", certificate: Path) -> None:
-        """The certificate must be about this record; with keys, it must hold."""
+        """Require that the certificate is about this record and, with keys, that it verifies."""
         from verify.certificate.check import Trusted, check_certificate, read_claims
         from verify.certificate.signing import load_public_key
         from verify.errors import InputError
@@ -130,25 +130,25 @@ class DeletionReport:
             trusted = Trusted(*([load_public_key(path) for path in paths] for paths in given))
             checked = check_certificate(certificate, trusted, deletion=self.deletion)
             if broken := [finding for finding in checked.findings if not finding.holds]:
-                raise InputError(f"{certificate} does not hold: {broken[0].what}: {broken[0].detail}. Mend that first.")
+                raise InputError(f"{certificate} does not hold: {broken[0].what}: {broken[0].detail}. Correct that first.")
         elif any(request.get("ledger_head") != record.ledger_head for request in read_claims(certificate).requests):
             raise InputError(f"{certificate} is not about {self.deletion}. Give the certificate of this deletion, or none.")
 
 
 @dataclasses.dataclass(frozen=True)
 class LetterCommand:
-    """Write the letters that answer the people who asked; sender and addressee are left for you to fill in."""
+    """Write the letters of reply to deletion requests; sender and addressee are left for you to fill in."""
 
     deletion: Annotated[Path, tyro.conf.Positional]
     """deletion.json: the operator's facts."""
     output: Path
     """A folder for the letters: NUMBER.html and NUMBER.txt for each request."""
     requests: tuple[str, ...] = ()
-    """Numbers of the requests; the default is every one that has ended."""
+    """Numbers of the requests; the default is all closed ones."""
     extension: bool = False
-    """Say that the answer will take longer; for requests that are still open, which must be named."""
+    """Write notices that the reply will take longer, for open requests, which must be named with --requests."""
     sent: date | None = None
-    """The day on the letter; the default is today."""
+    """Date of the letter; the default is today."""
 
     def run(self) -> int:
         """Write two files for each request."""
@@ -172,13 +172,15 @@ class LetterCommand:
 
         known = {request.id: request for request in record.requests}
         if unknown := [name for name in self.requests if name not in known]:
-            raise InputError(f"{len(unknown)} of the requests named are not in {self.deletion}. Give numbers that stand there.")
+            raise InputError(f"{len(unknown)} of the requests named are not in {self.deletion}. Give numbers that it contains.")
         if self.extension and not self.requests:
-            raise InputError("an extension is told to named persons only. Name their requests with --requests.")
+            raise InputError("notices of extension are for named requests only. Name them with --requests.")
         chosen = [known[name] for name in self.requests] or [one for one in record.requests if one.outcome != "open"]
-        # A number becomes a file's name, and the record may come from anywhere.
+        # A number becomes a file name, and the record is untrusted input.
         if any(not re.fullmatch(r"[A-Za-z0-9_-]{1,64}", request.id) for request in chosen):
-            raise InputError(f"{self.deletion} holds a request number that is no file name (letters, digits, - and _).")
+            raise InputError(
+                f"{self.deletion} holds a request number that is no file name. Use letters, digits, - and _, at most 64 characters."
+            )
         return chosen
 
 

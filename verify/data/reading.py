@@ -1,7 +1,7 @@
-"""How records are read, as the manifest of a trained model records it: columns, and spelled-out special tokens.
+"""Columns and treatment of special tokens, as recorded in the manifest of a trained model.
 
-A model that was trained on special tokens is audited on another text than it saw where they are read as letters, and the other way
-round. Columns that were named for the training need not be named again.
+An audit must encode the texts as the training did: spelled-out special tokens either as special tokens or as plain text. Columns
+that were named for the training need not be named again.
 """
 
 import dataclasses
@@ -23,7 +23,7 @@ def remembered_fields(models: Iterable[Any]) -> Fields | None:
         if recorded is not None:
             known = {field.name for field in dataclasses.fields(Fields)}
             if not recorded.keys() <= known:
-                continue  # written by a later version: what its further columns mean is not known here
+                continue  # written by a later version, with columns unknown here
             return Fields(**recorded)
     return None
 
@@ -32,9 +32,9 @@ def fields_for(fields: Fields | None, models: Iterable[Any], sources: Iterable[A
     """Return the given columns, else those the models were trained on where all records come from files.
 
     Args:
-        fields: as the caller gave them.
+        fields: the caller's columns, or None.
         models: the models of the run, in order of precedence.
-        sources: its records; rows in memory keep the default columns, as nothing says that they come from the training's files.
+        sources: the records of the run; rows in memory keep the default columns, as they may not come from the training's files.
     """
     if fields is not None or not all(_is_file(source) for source in sources if source is not None):
         return fields
@@ -42,53 +42,57 @@ def fields_for(fields: Fields | None, models: Iterable[Any], sources: Iterable[A
 
 
 def _is_file(source: Any) -> bool:
-    """Whether a source is a file or name, or a list of identifiers in one."""
+    """Return whether a source is a file or name, or a list of identifiers in one."""
     return isinstance(source, str | Path) or (isinstance(source, list) and all(isinstance(entry, str) for entry in source))
 
 
 def agreed_reading(
     fields: Fields | None, settings: Settings, models: Iterable[Any], registered: bool = False
 ) -> tuple[Fields, Settings]:
-    """Columns and settings of an audit that say the same about special tokens: read as such where either says so.
+    """Return columns and settings of an audit that agree on special tokens: encoded as such if either of the two says so.
 
     Args:
-        fields: which columns hold what.
+        fields: the caller's columns, or None for the default.
         settings: of the audit.
-        models: what it loads; folders are asked how they were trained.
-        registered: whether the settings were fixed earlier.
+        models: the models of the audit; the manifests of folders are compared.
+        registered: whether the settings come from a registration.
 
     Raises:
-        InputError: a model's manifest says that it was trained otherwise, or other than registered is asked for.
+        InputError: a model was trained with another treatment of special tokens, or the registration fixed another.
     """
     fields = fields or Fields()
     if registered and fields.special_tokens and not settings.special_tokens:
-        raise InputError("the registration reads special tokens as letters. Leave out --read-special-tokens, or register anew.")
+        raise InputError("the registration reads special tokens as plain text. Leave out --read-special-tokens, or register again.")
     fields = replace(fields, special_tokens=fields.special_tokens or settings.special_tokens)
     require_reading(fields, models)
     return fields, settings.model_copy(update={"special_tokens": fields.special_tokens})
 
 
 def require_reading(fields: Fields | None, models: Iterable[Any]) -> None:
-    """Raise InputError where a model was trained with another reading of special tokens than `fields` asks for."""
+    """Require that no model was trained with another treatment of special tokens than that of `fields`.
+
+    Raises:
+        InputError: one was.
+    """
     asked = fields is not None and fields.special_tokens
     for model in models:
         trained = _reading_of(model)
         if trained is not None and trained != asked:
-            how, flag = ("as tokens", "Give") if trained else ("as letters", "Leave out")
+            how, flag = ("as tokens", "Give") if trained else ("as plain text", "Leave out")
             raise InputError(
-                f"{model} was trained on text whose spelled-out special tokens were read {how}. "
-                f"{flag} --read-special-tokens (Fields(special_tokens=True)), so that the same text is the same tokens."
+                f"{model} was trained with spelled-out special tokens read {how}. "
+                f"{flag} --read-special-tokens (Fields(special_tokens=True)), so that the same text gives the same tokens."
             )
 
 
 def _reading_of(model: Any) -> bool | None:
-    """Return how the training of a model's folder read special tokens; None where nothing says so."""
+    """Return whether a model was trained with special tokens encoded as such; None where its folder does not record it."""
     recorded = _recorded_fields(model)
     return None if recorded is None else bool(recorded.get("special_tokens", False))
 
 
 def _recorded_fields(model: Any) -> dict[str, Any] | None:
-    """Return the columns in the manifest of a model's folder; None where there are none."""
+    """Return the columns in the manifest of a model's folder; None if it records none."""
     if not isinstance(model, str | Path) or not (Path(model) / MANIFEST).is_file():
         return None
     manifest = read_json(Path(model) / MANIFEST)

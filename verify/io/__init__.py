@@ -1,1 +1,1 @@
-"""Files, digests and documents: atomic writes, strict readers, plug-in discovery."""
+"""Files, digests and documents: atomic writes, strict readers, plug-in discovery, and checks of Python arguments."""

@@ -1,8 +1,8 @@
-"""Checks of what Python callers pass: names, types and numbers, each answered with what to write instead.
+"""Checks of the arguments of Python calls: names, types and ranges, with errors that say what to write instead.
 
-`checked` goes on a public function or a dataclass. It binds the call, compares every argument with its annotation, and raises
-`ArgumentError` where they disagree. Values that can mean one thing only are converted: numpy scalars, enumerations of text, lists
-where a tuple is wanted. Annotations it does not know (protocols, abstract bases, callables, sources of records) are left to the
+The decorator `checked` is for a public function or a dataclass. It binds the call, compares every argument with its annotation,
+and raises `ArgumentError` where they disagree. Values with only one possible meaning are converted: numpy scalars, enumerations of
+text, lists where a tuple is expected. Other annotations (protocols, abstract bases, callables, sources of records) are left to the
 function itself.
 """
 
@@ -26,17 +26,21 @@ Target = TypeVar("Target", bound=Callable[..., Any])
 
 PRECISIONS = ("auto", "float32", "bfloat16", "float16")
 _SHOWN = 40
-"""Longer texts are not repeated in a message."""
+"""Largest number of characters of a text that a message repeats."""
 _HOLDERS = {"TrainingOptions": "options", "Fields": "fields", "Selection": "selection", "Settings": "settings"}
-"""Which argument of the functions takes which class."""
+"""The functions' argument for each of these classes."""
 _FIELDS: dict[str, frozenset[str]] = {}
-"""Argument names of these classes. `verify` does not import `unlearn`, so each class enters itself when it is defined."""
+"""Argument names of these classes. `verify` does not import `unlearn`, so each class adds itself when it is defined."""
 _EMPTY = {"report_to": "none"}
-"""What None or an empty list means, for texts where it means something."""
+"""Meaning of None or an empty list, for text arguments that have one."""
 
 
 def checked(target: Target) -> Target:
-    """Check the arguments of a function, or of a dataclass's constructor, before it runs."""
+    """Decorate a function, or a dataclass, so that its arguments are checked before it runs.
+
+    Raises:
+        ArgumentError: at a call with an unknown, missing or unsuitable argument.
+    """
     if isinstance(target, type):
         guarded = _guarded(target.__init__, target.__name__, target, inspect.signature(target))  # type: ignore[misc]
         target.__init__ = guarded  # type: ignore[misc]
@@ -46,7 +50,7 @@ def checked(target: Target) -> Target:
 
 
 def dtype_name(dtype: Any) -> str:
-    """The name of a precision given by name or as a `torch.dtype`.
+    """Return the name of a precision given by name or as a `torch.dtype`.
 
     Raises:
         ArgumentError: it is none of `PRECISIONS`.
@@ -63,7 +67,7 @@ def dtype_name(dtype: Any) -> str:
 
 
 def _guarded(function: Callable[..., Any], name: str, annotated: Any, signature: inspect.Signature) -> Callable[..., Any]:
-    """The function behind a check of its arguments; `self` of a constructor is not part of the signature."""
+    """Wrap a function in a check of its arguments; `self` of a constructor is not part of the signature."""
     method = isinstance(annotated, type)
 
     @functools.cache
@@ -76,7 +80,7 @@ def _guarded(function: Callable[..., Any], name: str, annotated: Any, signature:
         for argument, value in bound.arguments.items():
             if argument in hints():
                 bound.arguments[argument] = fitted(argument, value, hints()[argument])
-        if method:  # the class's own checks come first: their messages say more
+        if method:  # the class's own checks come first, as their messages are more specific
             function(args[0], *bound.args, **bound.kwargs)
         for argument, value in bound.arguments.items():
             _require_not_negative(argument, value)
@@ -86,17 +90,17 @@ def _guarded(function: Callable[..., Any], name: str, annotated: Any, signature:
 
 
 def _require_not_negative(name: str, value: Any) -> None:
-    """Raise ArgumentError for a negative number: no count, weight, rate or seed here has a meaning below 0."""
+    """Refuse negative numbers: no count, weight, rate or seed of this project may be below 0."""
     for one in value if isinstance(value, tuple) else (value,):
         if isinstance(one, (int, float)) and one < 0:
             raise ArgumentError(f"{_flag(name)} must be 0 or more, got {one}.")
 
 
 def _bind(signature: inspect.Signature, name: str, args: Sequence[Any], given: Mapping[str, Any]) -> inspect.BoundArguments:
-    """The arguments by name.
+    """Bind a call's arguments to their names.
 
     Raises:
-        ArgumentError: an argument is unknown, missing, or given by position where it has to be named.
+        ArgumentError: an argument is unknown, missing, or given by position where it must be named.
     """
     named = signature.parameters
     if unknown := {key: value for key, value in given.items() if key not in named}:
@@ -118,7 +122,7 @@ def _bind(signature: inspect.Signature, name: str, args: Sequence[Any], given: M
 
 
 def _unknown(name: str, key: str, value: Any, named: Mapping[str, Any]) -> str:
-    """What to write instead of an argument that does not exist."""
+    """Return the message for an argument that does not exist, with what to write instead."""
     start = f"{name} has no argument {key}."
     if (entry := foreign_name(key)) is not None:
         return f"{start} {_instead(entry, value, named, name)}"
@@ -133,14 +137,14 @@ def _unknown(name: str, key: str, value: Any, named: Mapping[str, Any]) -> str:
 
 
 def _instead(entry: ForeignName, value: Any, named: Mapping[str, Any], name: str) -> str:
-    """The replacement for a foreign name in a call of `name`, which takes `named`."""
+    """Return the advice for a foreign name in a call of `name`, which takes `named`."""
     if entry.argument == "options" and "options" in named:
         return _translated("options", value, "TrainingOptions")
     ours = replacement(entry, value)
     if ours is None:
-        return entry.advice or f"{entry.argument} is what it sets, and {_shown(value)} has no counterpart."
+        return entry.advice or f"Its counterpart is {entry.argument}, which has no value like {_shown(value)}."
     if ours == OMIT:
-        return "Leave it out: that is how it is here."
+        return "Leave it out: that is the behaviour here."
     if entry.argument in named and entry.owner in ("", name):
         return f"Write {ours}."
     if _HOLDERS.get(entry.owner) in named:
@@ -149,7 +153,7 @@ def _instead(entry: ForeignName, value: Any, named: Mapping[str, Any], name: str
 
 
 def replacement(entry: ForeignName, value: Any) -> str | None:
-    """`batch_size=8` for `per_device_train_batch_size=8`; `OMIT` where it can be left out, None without a counterpart."""
+    """Return the argument to write, such as `batch_size=8`; `OMIT` where none is needed, None without a counterpart."""
     value = _joined(value)
     text = str(value)
     if value is not None and not isinstance(value, (bool, str, numbers.Real)) and not _is_dtype(value):
@@ -158,7 +162,7 @@ def replacement(entry: ForeignName, value: Any) -> str | None:
     if found is None or found == OMIT:
         return found
     if isinstance(value, str) and entry.owner != "TrainingOptions" and not entry.values:
-        return f"{entry.argument}=..."  # a place, or a column: no need to repeat it
+        return f"{entry.argument}=..."  # a path or a column need not be repeated
     if found == text:
         return f"{entry.argument}={_shown(value)}"
     literal = {"true": "True", "false": "False"}.get(found, found if _number(found) is not None else repr(found))
@@ -166,7 +170,7 @@ def replacement(entry: ForeignName, value: Any) -> str | None:
 
 
 def _joined(value: Any) -> Any:
-    """An enumeration's member as its value, names in a list as one text with commas: the forms in which options are given here."""
+    """Convert an enumeration's member to its value and a list of names to one text with commas, the forms of options here."""
     if isinstance(value, enum.Enum):
         return value.value
     if isinstance(value, (list, tuple, set)) and value and all(isinstance(one, str) for one in value):
@@ -175,15 +179,18 @@ def _joined(value: Any) -> Any:
 
 
 def fitted(name: str, value: Any, hint: Any) -> Any:
-    """The value as its annotation wants it.
+    """Check a value against its annotation and convert it where only one meaning is possible.
 
     Args:
         name: the argument's name, for the message.
-        value: what was given.
+        value: the given value.
         hint: the resolved annotation.
 
+    Returns:
+        the value, converted if necessary; unchanged for annotations that are not checked here.
+
     Raises:
-        ArgumentError: it is of another kind; the message says what to write.
+        ArgumentError: it is of another type; the message says what to write.
     """
     origin, inner = typing.get_origin(hint), typing.get_args(hint)
     if origin is typing.Annotated:
@@ -209,7 +216,7 @@ def fitted(name: str, value: Any, hint: Any) -> Any:
 
 
 def _one_of(name: str, value: Any, hints: Sequence[Any]) -> Any:
-    """The value as the first of several annotations that takes it."""
+    """Return the value as converted by the first of several annotations that accepts it."""
     if value is None and types.NoneType in hints:
         return None
     first: ArgumentError | None = None
@@ -250,12 +257,12 @@ def _real(name: str, value: Any) -> float:
 
 
 def _is_number(value: Any, kind: type) -> bool:
-    """Whether it is a number of that kind; truth values count as numbers nowhere."""
+    """Return whether a value is a number of that kind; truth values are none."""
     return isinstance(value, kind) and not isinstance(value, bool)
 
 
 def _number(value: Any) -> float | None:
-    """The number a text spells, or None."""
+    """Return the number that a text spells, or None."""
     try:
         return None if isinstance(value, bool) else float(value)
     except (TypeError, ValueError, OverflowError):
@@ -275,7 +282,7 @@ def _text(name: str, value: Any) -> str:
 
 
 def _literal(name: str, value: Any, allowed: Sequence[Any]) -> Any:
-    """One of a few values, without regard to whether it came as an enumeration's member."""
+    """Return the allowed value that equals the given one, which may be an enumeration's member."""
     plain = value.value if isinstance(value, enum.Enum) else value
     for one in allowed:
         if type(plain) is type(one) and plain == one:
@@ -288,14 +295,14 @@ def _literal(name: str, value: Any, allowed: Sequence[Any]) -> Any:
 
 
 def _several(name: str, value: Any, form: str) -> Any:
-    """A collection; a text is one element, never a collection of letters."""
+    """Require a collection; a text is one element, never a collection of letters."""
     if isinstance(value, (str, bytes, Path)) or not isinstance(value, Iterable):
         raise ArgumentError(f"{name} takes several values, got one. Write {name}={form.format(_shown(value, '...'))}.")
     return value
 
 
 def _instance(name: str, value: Any, kind: type) -> Any:
-    """An object of one of our classes."""
+    """Require an object of one of this project's classes."""
     if isinstance(value, kind):
         return value
     wanted = kind.__name__
@@ -307,7 +314,7 @@ def _instance(name: str, value: Any, kind: type) -> Any:
 
 
 def _translated(name: str, value: Any, wanted: str) -> str:
-    """The call of our class that says what a configuration object of another library says."""
+    """Return the call of this project's class that corresponds to a configuration object of another library."""
     if not dataclasses.is_dataclass(value) or isinstance(value, type):
         return f"Write {name}={wanted}(...)."
     ours, left = {}, []
@@ -335,12 +342,12 @@ _READERS: Mapping[Any, Callable[[str, Any], Any]] = {bool: _boolean, int: _whole
 
 
 def _flag(name: str) -> str:
-    """How messages name what can be out of range from the shell as well."""
+    """Return an argument's name as a flag, for range errors that may also come from the command line."""
     return f"--{name.replace('_', '-')}"
 
 
 def _is_dtype(value: Any) -> bool:
-    """Whether it is a `torch.dtype`, asked without importing torch."""
+    """Return whether a value is a `torch.dtype`, without importing torch."""
     return type(value).__module__ == "torch" and type(value).__name__ == "dtype"
 
 
@@ -351,7 +358,7 @@ def _kind(value: Any) -> str:
 
 
 def _shown(value: Any, otherwise: str | None = None) -> str:
-    """A number or short text as it is written; of anything else its kind."""
+    """Return a number or short text as it is written in Python; of any other value its type."""
     if value is None or isinstance(value, (bool, int, float)) or (isinstance(value, str) and len(value) <= _SHOWN):
         return repr(value.value if isinstance(value, enum.Enum) else value)
     if isinstance(value, numbers.Real) or _is_dtype(value):

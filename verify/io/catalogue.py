@@ -1,8 +1,8 @@
 """Catalogue of plug-ins: their class attributes, read from the source files without importing them.
 
-Listing what there is must not take the seconds that importing torch takes. So the entries that `verify.io.plugins` would import
-are parsed instead, and their literal class attributes are evaluated, with those of their base classes. A test holds the catalogue
-to the imported classes.
+Listing methods or attacks must not take the seconds that importing torch takes. The modules that `verify.io.plugins` would import
+are therefore parsed, and their literal class attributes evaluated, with those of their base classes. A test compares the catalogue
+with the imported classes.
 """
 
 import ast
@@ -14,7 +14,7 @@ from verify.io.plugins import SHARED
 
 
 class Computed:
-    """A class attribute whose value depends on an instance's settings."""
+    """Marker for a class attribute that depends on an instance's settings."""
 
     def __repr__(self) -> str:
         return "COMPUTED"
@@ -29,13 +29,13 @@ def catalogue(
     """Read the attributes of every entry in a folder, by its command-line name, in alphabetical order.
 
     Args:
-        folder: of the package; each of its modules holds one entry.
+        folder: the package's folder; each of its modules holds one entry.
         required: names of methods; an entry is the public class of its module that has at least one of them.
         bases: source files with the entries' base classes.
-        shared: modules that are no entries.
+        shared: modules that are not entries.
 
     Returns:
-        literal class attributes by name, inherited ones included; `COMPUTED` for a property that reads its instance. The key
+        literal class attributes by name, including inherited ones; `COMPUTED` for a property that depends on its instance. The key
         `__name__` holds the class's own name, `__methods__` the names of the functions that it defines.
     """
     inherited: dict[str, Mapping[str, Any]] = {}
@@ -61,7 +61,7 @@ def _has(node: ast.ClassDef, required: Sequence[str]) -> bool:
 
 
 def _attributes(node: ast.ClassDef, inherited: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    """Evaluate the literal attributes of a class, after those of its base classes."""
+    """Evaluate the literal attributes of a class, which override those of its base classes."""
     found: dict[str, Any] = {}
     for base in node.bases:
         if isinstance(base, ast.Name):
@@ -72,7 +72,7 @@ def _attributes(node: ast.ClassDef, inherited: Mapping[str, Mapping[str, Any]]) 
         elif isinstance(member, ast.Assign) and isinstance(member.targets[0], ast.Name):
             found[member.targets[0].id] = _value(member.value)
         elif isinstance(member, ast.FunctionDef) and _is_property(member):
-            last = member.body[-1]
+            last = member.body[-1]  # a property that returns a literal counts as an attribute
             found[member.name] = _value(last.value) if isinstance(last, ast.Return) and last.value is not None else COMPUTED
     return found
 

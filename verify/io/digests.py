@@ -1,4 +1,4 @@
-"""Digest of a tokenizer's behaviour, independent of how it is stored."""
+"""Digest of a tokenizer's behaviour, independent of the files it is stored in."""
 
 import hashlib
 import json
@@ -6,7 +6,7 @@ from typing import Any
 
 
 def tokenizer_digest(tokenizer: Any) -> str:
-    """Compute SHA-256 of the tokenizer's rules, special tokens and chat template; without padding and truncation settings."""
+    """Compute SHA-256 of a tokenizer's rules, special tokens and chat template, without padding and truncation settings."""
     rules = json.loads(tokenizer.backend_tokenizer.to_str())
     content = {
         "rules": {name: value for name, value in rules.items() if name not in ("padding", "truncation")},

@@ -21,8 +21,8 @@ class Document(Frozen):
     """A versioned document in a file of its own.
 
     Attributes:
-        called: what a message calls it, with its version.
-        remedy: what to do where a file is not one.
+        called: its name in error messages, with its version.
+        remedy: advice for a file that is not such a document.
     """
 
     called: ClassVar[str]
@@ -50,7 +50,7 @@ class Document(Frozen):
         """Read the document from a file.
 
         Raises:
-            InputError: the file is missing, cut off, of another version, or not what the schema allows.
+            InputError: the file is missing, truncated, of another version, or does not match the schema.
         """
         try:
             content = Path(path).read_bytes()
@@ -60,15 +60,19 @@ class Document(Frozen):
 
     @classmethod
     def parse(cls, content: str | bytes, where: str) -> Self:
-        """Parse the document from JSON text; `where` names its source in messages.
+        """Parse the document from JSON text.
+
+        Args:
+            content: the text.
+            where: its source's name in error messages.
 
         Raises:
-            InputError: it is not what the schema allows; the message names the first field that is not, never its content.
+            InputError: it does not match the schema; the message names the first such field, never its content.
         """
         try:
-            parse_json(content, constants=True)  # the schema refuses constants, and says where
+            parse_json(content, constants=True)  # the schema refuses constants, with the field's name
         except NotStrictError as error:
-            # The name is content here, and may be anybody's name.
+            # The repeated name is not shown: it is content, and may be a person's name.
             raise InputError(f"{where} is no {cls.called}: {error.reason}. {cls.remedy}") from None
         except (ValueError, RecursionError) as error:
             raise InputError(f"{where} is no {cls.called}: it is not whole JSON ({type(error).__name__}). {cls.remedy}") from None
@@ -77,8 +81,8 @@ class Document(Frozen):
             return cls.model_validate_json(content)
         except ValidationError as error:
             first = error.errors()[0]
-            # A field's name that the schema does not know is content, and may be anybody's name.
+            # The name of an unknown field is not shown: it is content, and may be a person's name.
             known = first["loc"][:-1] if first["type"] == "extra_forbidden" else first["loc"]
-            place = ".".join(str(part) for part in known) or "the whole"
+            field = ".".join(str(part) for part in known) or "the whole"
             reason = "it has a field that the schema does not name" if known != first["loc"] else first["msg"]
-            raise InputError(f"{where} is no {cls.called}: {place}: {reason}. {cls.remedy}") from None
+            raise InputError(f"{where} is no {cls.called}: {field}: {reason}. {cls.remedy}") from None

@@ -4,7 +4,7 @@ import unicodedata
 
 
 def visible(text: str) -> str:
-    """Replace control, format and direction characters by their code, so that the reader sees what is there."""
+    """Replace control, format, private-use, surrogate and line-separator characters by their code, as in <U+202E>."""
     return "".join(
         f"<U+{ord(character):04X}>" if unicodedata.category(character) in ("Cc", "Cf", "Co", "Cs", "Zl", "Zp") else character
         for character in text

@@ -1,7 +1,7 @@
 """Atomic file writes, strict reads, and manifests of digests that are written last.
 
-A reader trusts only a directory whose manifest verifies: a run killed in the middle leaves a directory without one, and a
-changed byte leaves a manifest that no longer fits.
+A reader trusts a directory only if its manifest verifies: a run that is killed leaves a directory without one, and a changed byte
+leaves a manifest that no longer matches.
 """
 
 import errno
@@ -25,10 +25,14 @@ CHUNK_BYTES = 1 << 20
 
 @contextmanager
 def atomic_file(path: str | Path, mode: int = 0o644) -> Iterator[IO[bytes]]:
-    """Open a temporary file beside `path`; rename it to `path` on success, remove it on failure.
+    """Open a temporary file in the folder of `path`; rename it to `path` on success, remove it on failure.
+
+    Args:
+        path: of the file; missing folders are made.
+        mode: permissions of the file.
 
     Raises:
-        RunError: the disk is full or the folder is not writable; what stood at `path` before is untouched.
+        RunError: the disk is full or the folder is not writable; a file that was at `path` is unchanged.
     """
     path = Path(path)
     with disk_errors(path):
@@ -51,12 +55,12 @@ def atomic_file(path: str | Path, mode: int = 0o644) -> Iterator[IO[bytes]]:
 
 @contextmanager
 def disk_errors(path: Path) -> Iterator[None]:
-    """Turn operating-system errors into a message with a next step."""
+    """Turn operating-system errors within a `with` block into a `RunError` with a next step."""
     try:
         yield
     except Exception as error:
         code = error.errno if isinstance(error, OSError) else None
-        # safetensors reports the operating system's error as text only.
+        # safetensors raises an error of its own that has the operating system's error in its text only.
         full = code in (errno.ENOSPC, errno.EDQUOT) or "No space left" in str(error) or "code: 28" in str(error)
         if full:
             raise RunError(
@@ -93,7 +97,7 @@ def read_json(path: str | Path, *, constants: bool = False) -> Any:
 
     Args:
         path: of the file.
-        constants: whether NaN and infinity are accepted, which configurations of some models hold.
+        constants: whether NaN and infinity are accepted, which some models' configurations contain.
 
     Raises:
         InputError: the file is missing, truncated, not JSON, or gives one name twice.
@@ -105,7 +109,7 @@ def read_json(path: str | Path, *, constants: bool = False) -> Any:
         raise InputError(f"{path} does not exist. Give the path of an existing JSON file.") from None
     except NotStrictError as error:
         named = "" if error.name is None else f" ({error.name!r})"
-        raise InputError(f"{path} cannot be read for certain: {error.reason}{named}. Correct it, or make it again.") from None
+        raise InputError(f"{path} is ambiguous: {error.reason}{named}. Correct it, or make it again.") from None
     except (ValueError, RecursionError) as error:
         raise InputError(
             f"{path} is not a whole JSON file ({type(error).__name__}); it may be cut off. Make it again or restore it."
@@ -119,11 +123,11 @@ def file_digest(path: str | Path) -> str:
 
 
 def write_manifest(folder: str | Path, kind: str, about: Mapping[str, Any] | None = None) -> None:
-    """Write the manifest of every file below `folder`, except subfolders with a manifest of their own.
+    """Write the manifest of all files below `folder`, except subfolders with a manifest of their own.
 
     Args:
-        folder: a directory whose content is complete.
-        kind: what the directory is: "model", "checkpoint", "audit", ...
+        folder: a directory with its final content.
+        kind: kind of the directory: "model", "checkpoint", "audit", ...
         about: further facts, JSON-serializable and free of personal data.
     """
     folder = Path(folder)
@@ -137,6 +141,7 @@ def _covered_files(folder: Path) -> list[str]:
     """Return the sorted relative names of the files that the manifest covers."""
     names = []
     for parent, subfolders, files in os.walk(folder):
+        # In place, so that `os.walk` does not descend into them.
         subfolders[:] = [name for name in subfolders if not (Path(parent) / name / MANIFEST).exists()]
         names += [
             (Path(parent) / name).relative_to(folder).as_posix()
@@ -148,6 +153,10 @@ def _covered_files(folder: Path) -> list[str]:
 
 def verify_manifest(folder: str | Path, kind: str | None = None) -> dict[str, Any]:
     """Check every digest in a directory's manifest and return the manifest.
+
+    Args:
+        folder: the directory.
+        kind: the expected kind; None for any.
 
     Raises:
         IntegrityError: there is no manifest, it is damaged, or a file is missing or differs; the message names the file.
@@ -189,10 +198,14 @@ def is_complete(folder: str | Path, kind: str | None = None) -> bool:
 
 
 def new_output(folder: str | Path, resumable: Callable[[Path], bool] = lambda _: False) -> Path:
-    """Create the directory of a new run, or accept one that `resumable` recognises as the same run interrupted.
+    """Create the directory of a new run, or accept one of an interrupted run.
+
+    Args:
+        folder: the directory.
+        resumable: returns whether a directory holds the same run, interrupted.
 
     Raises:
-        InputError: the directory already holds something else; nothing in it is touched.
+        InputError: the directory already holds something else, which is left unchanged.
     """
     folder = Path(folder)
     if folder.exists() and not folder.is_dir():
@@ -208,14 +221,15 @@ def new_output(folder: str | Path, resumable: Callable[[Path], bool] = lambda _:
 
 
 LOCK = ".lock"
+"""File in a working folder that its process holds a lock on."""
 
 
 @contextmanager
 def alone_in(folder: Path) -> Iterator[None]:
-    """Hold an exclusive lock on a folder; the system releases it when the process ends, however it ends.
+    """Hold an exclusive lock on a folder within a `with` block; the system releases it even if the process is killed.
 
     Raises:
-        InputError: another process works there.
+        InputError: another process holds the lock.
     """
     with disk_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)

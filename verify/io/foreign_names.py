@@ -1,7 +1,8 @@
-"""Names of `transformers`, `trl`, `peft`, OpenUnlearning and `datasets`, and what the same thing is called here.
+"""Arguments of `transformers`, `trl`, `peft`, OpenUnlearning and `datasets`, and their counterparts in this project.
 
-One table for both kinds of front door: Python calls answer a foreign name with what to write instead, and the command lines accept
-it where it means the same. A name that has no counterpart says what to do instead, so that nothing is passed over in silence.
+One table for Python and the command line: a Python call with a foreign name raises an error that says what to write instead, and
+the command lines accept the name where it means the same. A name without a counterpart has advice, so that none is silently
+ignored.
 """
 
 import difflib
@@ -13,22 +14,22 @@ from typing import Literal
 Library = Literal["TrainingArguments", "older TrainingArguments", "from_pretrained", "Trainer", "example scripts", "trl", "peft"]
 
 OMIT = ""
-"""A value that asks for what happens here anyway: the argument is left out."""
+"""Marks a value that asks for the default behaviour, so that the argument is left out."""
 FLAGS = {"output_dir": "output", "forget_set": "forget", "retain_set": "retain", "holdout_set": "holdout"}
-"""Arguments of the functions whose command-line flag has another name."""
+"""Arguments of functions that have another name as command-line flags."""
 
 
 @dataclass(frozen=True)
 class ForeignName:
-    """One thing under the name another library gives it.
+    """An argument of another library and its counterpart in this project.
 
     Attributes:
         name: the foreign name.
-        library: where it comes from; the two parts of `transformers` that are functions are named by the function.
-        ours: the argument here: `dtype` of the functions, `TrainingOptions.batch_size`, `Fields.text`; "" where there is none.
-        values: what its values mean here, by their lower-case text; `OMIT` for one that can be left out.
-        same: whether a value that is not in `values` means the same here.
-        advice: what to do where there is no counterpart.
+        library: its library, or the function or class of `transformers` that takes it.
+        ours: the counterpart: `dtype` of the functions, `TrainingOptions.batch_size`, `Fields.text`; "" without one.
+        values: our values by the lower-case text of theirs; `OMIT` for one that is the default behaviour.
+        same: whether a value that is not in `values` has the same meaning here.
+        advice: what to do without a counterpart.
     """
 
     name: str
@@ -40,24 +41,24 @@ class ForeignName:
 
     @property
     def argument(self) -> str:
-        """The name of our argument without the class it belongs to; "" where there is none."""
+        """Name of our argument without its class; "" without a counterpart."""
         return self.ours.rpartition(".")[2]
 
     @property
     def owner(self) -> str:
-        """The class our argument belongs to: "TrainingOptions", "Fields", or "" for the functions' own."""
+        """Class of our argument: "TrainingOptions", "Fields", or "" for an argument of the functions."""
         return self.ours.rpartition(".")[0]
 
     @property
     def flag(self) -> str:
-        """Our command-line flag; "" where there is none."""
+        """Our command-line flag; "" without a counterpart."""
         if not self.ours:
             return ""
         name = FLAGS.get(self.argument, self.argument) + ("_field" if self.owner == "Fields" else "")
         return "--" + name.replace("_", "-")
 
     def translate(self, value: str) -> str | None:
-        """Our value for one of theirs: `OMIT` to leave the argument out, None where it has no counterpart."""
+        """Return our value for one of theirs: `OMIT` to leave the argument out, None without a counterpart."""
         plain = value.strip().lower()
         if plain in self.values:
             return self.values[plain]
@@ -69,7 +70,7 @@ def _any(_: str) -> bool:
 
 
 def _share(value: str) -> bool:
-    """Whether a warm-up is given as a share of the steps, as `transformers` reads numbers below 1."""
+    """Return whether a warm-up is given as a share of the steps, as `transformers` reads numbers below 1."""
     try:
         return 0 <= float(value) < 1
     except ValueError:
@@ -77,12 +78,12 @@ def _share(value: str) -> bool:
 
 
 def _same(library: Library, ours: str, names: str) -> list[ForeignName]:
-    """Names whose every value means the same as our argument's."""
+    """Return entries for names of which every value has the same meaning as our argument's."""
     return [ForeignName(name, library, ours, same=_any) for name in names.split()]
 
 
 def _none(library: Library, advice: str, names: str, omit: str = "false none") -> list[ForeignName]:
-    """Names without a counterpart; values in `omit` switch the thing off, which is how it is here."""
+    """Return entries for names without a counterpart; values in `omit` are the behaviour here and are accepted."""
     values = dict.fromkeys(omit.split(), OMIT)
     return [ForeignName(name, library, values=values, advice=advice) for name in names.split()]
 
@@ -99,18 +100,18 @@ _DTYPES = {f"torch.{name}": name for name in ("float32", "bfloat16", "float16")}
 _YES_NO = {"true": "true", "false": OMIT}
 _NO_WARMUP = "The warm-up is a share of all steps here: give warmup_ratio (--warmup-ratio), warm-up steps divided by all steps."
 _OPTIMIZERS = "The optimizer is adamw or sophia."
-_NO_EVALUATION = "Nothing is evaluated while training. Audit the result with verify-unlearning audit, or verify.audit(...)."
-_BEST_STEP = "Give forget(..., selection=Selection()) to keep the best step; the command line of an objective does so by itself."
+_NO_EVALUATION = "Nothing is evaluated during training. Audit the result with verify-unlearning audit, or verify.audit(...)."
+_BEST_STEP = "Give forget(..., selection=Selection()) to keep the best step; the command line does so for every objective."
 _NO_UPLOAD = "Nothing is ever uploaded. Push the output folder yourself."
 _LAUNCH = "Start the same command under torchrun or accelerate launch; unlearn launch-config fsdp2 writes a configuration."
 _NO_FLOAT16 = "Steps in float16 are not supported. Use bf16=True (--bf16), or load the weights with dtype='float16'."
 _NOT_OFFERED = "There is no such setting. Leave it out."
-_LOADER = "Records are few and are read once, into memory. Leave it out."
-_RESUME = "Run the same command again with the same output folder: it goes on from its last checkpoint by itself."
-_BACK_TO = "A model goes to the GPU where there is one. CUDA_VISIBLE_DEVICES chooses another, or the CPU where it is empty."
-_CONTEXT = "The model's own context length holds. Longer records: TrainingOptions(overflow='split'), or --overflow split."
+_LOADER = "Records are few and are read into memory once. Leave it out."
+_RESUME = "Run the same command again with the same output folder: it resumes from its last checkpoint."
+_BACK_TO = "A model is placed on the GPU if there is one. Set CUDA_VISIBLE_DEVICES to choose another, or empty for the CPU."
+_CONTEXT = "The model's own context length applies. For longer records: TrainingOptions(overflow='split'), or --overflow split."
 _NEVER_CODE = "Code of a model's repository is never run. Convert the model with transformers first."
-_LORA_SHAPE = "An adapter is set by lora_rank, lora_alpha, lora_dropout and lora_targets alone. Leave it out."
+_LORA_SHAPE = "An adapter is configured by lora_rank, lora_alpha, lora_dropout and lora_targets only. Leave it out."
 _HUB = "Download the version you want and give its folder; name a data set on the Hub as owner/name:split."
 _ADAPTER = "Write TrainingOptions(lora=True, lora_rank=..., lora_targets='all-linear'), or --lora --lora-rank N."
 
@@ -174,12 +175,12 @@ _TRAINING: tuple[ForeignName, ...] = (
         "false none 0 random",
     ),
     *_none(_OLDER, _LOADER, "group_by_length dispatch_batches split_batches"),
-    *_none(_ARGUMENTS, "Which columns are read is said with fields=Fields(...).", "remove_unused_columns", "true false"),
+    *_none(_ARGUMENTS, "Choose the columns with fields=Fields(...).", "remove_unused_columns", "true false"),
     *_none(_ARGUMENTS, _RESUME, "resume_from_checkpoint restore_callback_states_from_checkpoint", "true false none"),
     *_none(_OLDER, "The output must be a new folder. Remove the old one first, or name another.", "overwrite_output_dir"),
     *_none(_ARGUMENTS, _BACK_TO, "use_cpu"),
     *_none(_OLDER, _BACK_TO, "no_cuda use_mps_device"),
-    *_none(_ARGUMENTS, "One seed decides all of it: give seed.", "data_seed full_determinism"),
+    *_none(_ARGUMENTS, "One seed determines all random draws: give seed.", "data_seed full_determinism"),
     *_none(_ARGUMENTS, "Use unlearn train, or unlearn.finetune(...).", "do_train", "true"),
     *_none(
         _ARGUMENTS,
@@ -213,7 +214,7 @@ _LOADING: tuple[ForeignName, ...] = (
     *_same("example scripts", "tokenizer", "tokenizer_name tokenizer_name_or_path"),
     *_same("Trainer", "options", "args"),
     *_none("Trainer", _NO_EVALUATION, "eval_dataset compute_metrics compute_loss_func"),
-    *_none("Trainer", "Records are batched by the program itself. Leave it out.", "data_collator"),
+    *_none("Trainer", "The program batches the records. Leave it out.", "data_collator"),
     *_none("Trainer", _OPTIMIZERS, "optimizers optimizer_cls_and_kwargs"),
 )
 _DATA: tuple[ForeignName, ...] = (
@@ -229,7 +230,7 @@ _DATA: tuple[ForeignName, ...] = (
     *_none("trl", "Records are never packed together. Leave it out.", "packing eval_packing packing_strategy padding_free"),
     *_none(
         "trl",
-        "Completions and the assistant's turns are what is trained, always; of a plain text everything.",
+        "Training always covers the completions, the assistant's turns, or all of a plain text.",
         "completion_only_loss assistant_only_loss",
         "true none",
     ),
@@ -257,7 +258,7 @@ _LORA: tuple[ForeignName, ...] = (
 )
 
 TABLE: tuple[ForeignName, ...] = (*_TRAINING, *_LOADING, *_DATA, *_LORA)
-"""All of them; names that are the same in both places and mean the same are not in it."""
+"""All foreign names; those with the same name and meaning here are not in it."""
 
 METHODS = {
     "ga": "gradient_ascent",
@@ -269,7 +270,7 @@ METHODS = {
     "taskarithmetic": "task_vector",
     "retraining": "retrain",
 }
-"""Other names of methods (OpenUnlearning's, and those of papers), in small letters without separators."""
+"""Other names of methods (OpenUnlearning's, and those of papers), in lower case without separators."""
 COMMANDS = {
     "finetune": "unlearn train",
     "sft": "unlearn train",
@@ -280,7 +281,7 @@ COMMANDS = {
     "forget": "unlearn forget METHOD",
     "train": "unlearn train",
 }
-"""What other programs call a command, or which of the two programs has it."""
+"""Commands by the names of other programs, and by the name without its program."""
 
 
 @cache
@@ -289,24 +290,24 @@ def _by_name() -> Mapping[str, ForeignName]:
 
 
 def foreign_name(name: str) -> ForeignName | None:
-    """The table's entry for a name, with dashes or underscores; None where it is not known."""
+    """Return the table's entry for a name, with dashes or underscores; None for an unknown name."""
     return _by_name().get(name.replace("-", "_"))
 
 
 def plain(name: str) -> str:
-    """A name in small letters without separators, as people type it: "Grad-Diff" is "graddiff"."""
+    """Return a name in lower case without separators: "Grad-Diff" becomes "graddiff"."""
     return "".join(letter for letter in name.lower() if letter.isalnum())
 
 
 def closest(name: str, known: Iterable[str]) -> str | None:
-    """The known name that `name` is nearest to, or None where none is near; case and separators do not count."""
+    """Return the known name closest to `name`, ignoring case and separators; None if none is close."""
     by_plain = {plain(one): one for one in known}
     near = difflib.get_close_matches(plain(name), by_plain, n=1, cutoff=0.7)
     return by_plain[near[0]] if near else None
 
 
 def markdown_table() -> str:
-    """The table as docs/coming-from-transformers.md shows it: names with a counterpart, then those without, by what to do."""
+    """Return the table of docs/coming-from-transformers.md: names with a counterpart, then those without, grouped by advice."""
     lines = ["| there | here, in Python | here, on the command line | values |", "| --- | --- | --- | --- |"]
     for entry in sorted((one for one in TABLE if one.ours), key=lambda one: (one.ours, one.name)):
         python = f"`{entry.owner}({entry.argument}=...)`" if entry.owner else f"`{entry.argument}=...`"

@@ -13,7 +13,7 @@ def quiet_libraries() -> None:
 
 
 def quiet_imports() -> None:
-    """Set what the libraries read from the environment when they are imported; imports none of them."""
+    """Set the environment variables that the libraries read on import, without importing any of them."""
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")

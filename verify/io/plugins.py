@@ -1,7 +1,7 @@
 """Plug-in discovery: the directory is the registry, one entry per file.
 
-One file is one entry; its name is the file's name. No decorator, no list to keep: a file that is added is found, a file that is
-removed is gone. Files whose name begins with an underscore, `base.py`, and those a package names, hold what the entries share.
+Each file is one entry, with the file's name. There is no decorator and no list to maintain: a file that is added is found, a file
+that is removed is gone. Names that begin with an underscore, `base.py`, and modules named by a package are for shared code.
 """
 
 import dataclasses
@@ -21,7 +21,7 @@ def discover(package: ModuleType, *required: str, shared: frozenset[str] = SHARE
     Args:
         package: an imported package; each of its modules holds one entry.
         required: names of methods; an entry is the one public dataclass of its module that has at least one of them.
-        shared: modules that are no entries.
+        shared: modules that are not entries.
 
     Raises:
         TypeError: a module holds no such dataclass, or more than one.
@@ -51,7 +51,7 @@ def _entry(module: ModuleType, required: tuple[str, ...]) -> type:
         names = ", ".join(kind.__name__ for kind in found) or "none"
         raise TypeError(
             f"{module.__file__} must define exactly one public dataclass with {' or '.join(f'{name}()' for name in required)}; "
-            f"it defines {names}. Put each into a file of its own, named as it shall be called on the command line; "
-            "begin the name of what they share with an underscore."
+            f"it defines {names}. Put each into a file of its own, named as it is to be called on the command line; "
+            "begin the names of shared classes with an underscore."
         )
     return found[0]

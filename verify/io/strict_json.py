@@ -1,7 +1,7 @@
-"""Strict JSON: the one reader of this project, which refuses what the standard library lets pass.
+"""Strict JSON: the only JSON reader of this project, which refuses ambiguous text that the standard library accepts.
 
-RFC 8259 leaves open what an object means that gives one name twice; Python keeps the last value and drops the others without a
-word. A dropped value is neither searched nor forgotten, and a signed statement could be read in two ways.
+RFC 8259 does not define the meaning of an object with a repeated name; Python silently keeps the last value and drops the others. A
+dropped value is neither searched nor forgotten, and a signed statement could be read in two ways.
 """
 
 import json
@@ -11,11 +11,11 @@ from typing import Any, NoReturn
 
 
 class NotStrictError(ValueError):
-    """JSON in form, but ambiguous: a name given twice in one object, or NaN and infinity, which JSON does not have.
+    """Error for ambiguous JSON: a name given twice in one object, or NaN and infinity, which JSON does not have.
 
     Attributes:
         reason: what is wrong, without any value and without the name.
-        name: the repeated name, or None. It may be anybody's name: show it only where names are not content.
+        name: the repeated name, or None. It may be a person's name: show it only where names are not content.
     """
 
     def __init__(self, reason: str, name: str | None = None) -> None:
@@ -24,11 +24,11 @@ class NotStrictError(ValueError):
 
 
 def parse_json(text: str | bytes, *, constants: bool = False) -> Any:
-    """The content of JSON text.
+    """Parse JSON text.
 
     Args:
         text: UTF-8 if given as bytes.
-        constants: whether NaN and infinity are accepted, which Python and model configurations write.
+        constants: whether NaN and infinity are accepted, which Python writes and some models' configurations contain.
 
     Raises:
         NotStrictError: an object gives one name twice, or a constant that JSON does not have.
@@ -39,19 +39,19 @@ def parse_json(text: str | bytes, *, constants: bool = False) -> Any:
 
 
 def ambiguous_entry(text: str) -> tuple[int, Any]:
-    """The first entry of a JSON list that `parse_json` refuses, by its number from 1 and as Python would read it.
+    """Return the first entry of a JSON list that `parse_json` refuses: its number from 1, and the entry as Python reads it.
 
     Args:
-        text: a whole list of which one entry is ambiguous.
+        text: a whole list with an ambiguous entry.
     """
     strict, lenient = json.JSONDecoder(object_pairs_hook=_object), json.JSONDecoder()
-    between, place = re.compile(r"[\s,]*"), text.index("[") + 1
+    between, position = re.compile(r"[\s,]*"), text.index("[") + 1
     for number in count(1):
-        place = between.match(text, place).end()  # type: ignore[union-attr]
+        position = between.match(text, position).end()  # type: ignore[union-attr]
         try:
-            _, place = strict.raw_decode(text, place)
+            _, position = strict.raw_decode(text, position)
         except NotStrictError:
-            return number, lenient.raw_decode(text, place)[0]
+            return number, lenient.raw_decode(text, position)[0]
     raise AssertionError("count() does not end")
 
 
