@@ -97,7 +97,7 @@ def _parsed(kind: Any, words: list[str], prog: str) -> Any:
     if essential is not None and any(word in HELP for word in words):
         with contextlib.suppress(SystemExit):
             tyro.cli(_reduced(kind, essential), args=["--help"], prog=prog, config=CONFIG)
-        print(f"These are the most important flags; {prog} {HELP_ALL} lists all.")  # noqa: T201
+        print(f"These are the most important flags; {prog} {HELP_ALL} lists every flag.")  # noqa: T201
         raise SystemExit(0)
     words = ["--help" if word == HELP_ALL else word for word in words]
     return tyro.cli(kind, args=in_our_words(kind, with_config(words, kind, prog), prog), prog=prog, config=CONFIG)
