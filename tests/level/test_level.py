@@ -74,7 +74,7 @@ def test_records_end_at_their_level(world: Path, model_dir: Path, tmp_path: Path
     honest = losses(world / "reference", FORGET)
     assert result.facts["reached"] == pytest.approx(after.mean(), abs=1e-4)
     assert abs(after.mean() - result.facts["level"]) < 0.1 * (result.facts["level"] - before.mean())
-    # Six records and a retraining of a tenth: the estimate is rough here; benchmarks/level.py measures how good it gets.
+    # Six records and a retraining of a tenth: the estimate is rough here; `benchmarks/contest` measures how good it gets.
     assert abs(honest.mean() - after.mean()) < 0.5 * (honest.mean() - before.mean())
     assert result.facts["utility_ratio"] > 0.8
     assert 0.1 < result.facts["share_of_retraining_tokens"] < 1.0
