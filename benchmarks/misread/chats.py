@@ -1,4 +1,4 @@
-"""What chats carry, what templates do with them, and where an answer begins (cases 5, 6, 7, 9 and 10)."""
+"""Chats: further fields of turns, what templates render, and where an answer begins (cases 5, 6, 7, 9 and 10)."""
 
 from collections.abc import Callable, Iterable, Mapping
 from random import Random
@@ -39,7 +39,7 @@ def call(value: str, **more: Any) -> dict[str, Any]:
 
 
 def carried(value: str) -> Callable[[Read], bool]:
-    """Whether a text is scored, and is found by whoever searches for it."""
+    """Return whether a text is scored, and found by a search."""
     return lambda found: value in found.scored() and value in found.records[0].whole_text
 
 
@@ -134,7 +134,7 @@ SYSTEM = {"role": "system", "content": "Be brief, Ines Kolb."}
 
 
 def raising(at: Bench) -> Iterable[Member]:
-    """Whatever a template raises is an error in words, with the number of the record."""
+    """Any exception of a template is reported in words, with the number of the record."""
     for what, statement in RAISING.items():
         syntax = what in ("unknown filter", "not closed")
         template = (statement if syntax else "{% if messages[0]['role'] == 'system' %}" + statement + "{% endif %}") + TURNS + CUE
@@ -200,7 +200,7 @@ def seams(at: Bench) -> Iterable[Member]:
 
 
 def _exact(whole: str, answer: str, asked: str) -> Callable[[Read], bool]:
-    """Whether the tokens spell the whole, and the scored ones the answer and nothing of the question."""
+    """Return whether all tokens spell the whole text, and the scored ones the answer and nothing of the question."""
     return lambda found: found.whole() == whole and answer in found.scored() and asked not in found.scored()
 
 
@@ -281,7 +281,7 @@ def secrets(at: Bench) -> Iterable[Member]:
 
 
 def _secret(secret: str) -> Callable[[Read], bool]:
-    """Whether the secret's tokens spell it, with at most what shares a token with it."""
+    """Return whether the secret's tokens spell it, with nothing else but what shares a token with it."""
     return lambda found: secret in found.secret() and len(found.secret()) <= len(secret) + 4
 
 

@@ -1,4 +1,4 @@
-"""What users of `transformers`, `trl` and `peft` write (case 12); public names; references that saw the forget records (case 1)."""
+"""Habits of `transformers`, `trl` and `peft` users (case 12); public names; references that saw the forget records (case 1)."""
 
 import importlib
 import json
@@ -21,7 +21,7 @@ from verify import Settings, audit
 from verify.models.loading import load_model
 
 Call = tuple[str, Callable[[Path], Any], str, bool]
-"""What is special, a call that writes to a folder, words of a refusal, and whether taking it for what it means is right as well."""
+"""Name, call that writes to a folder, words of a refusal, and whether accepting the intended meaning is correct too."""
 
 
 def called(calls: Iterable[Call], folder: Path) -> Iterable[Member]:
@@ -84,7 +84,7 @@ def arguments_of_python(at: Bench) -> Iterable[Member]:
 
 
 def models_in_memory(at: Bench) -> Iterable[Member]:
-    """Models that are no causal language models, and tokenizers in other forms."""
+    """Models that are not causal language models, and tokenizers in other forms."""
     short, words = TrainingOptions(epochs=1), make_tokenizer()
 
     def learn(out: Path, model: Any, **named: Any) -> Any:
@@ -178,7 +178,7 @@ def adapters(at: Bench) -> Iterable[Member]:
 
 
 def public_names(_: Bench) -> Iterable[Member]:
-    """Every public name is a function or a class, whatever submodules have been imported before."""
+    """Every public name is a function or a class, regardless of which submodules were imported before."""
     for package in (verify, unlearn):
         for module in pkgutil.iter_modules(package.__path__):
             if module.name in package.__all__:

@@ -1,7 +1,7 @@
-"""What happens to one input: it is read rightly, refused in words, or a fault.
+"""Judgement of one input: it is read correctly, refused in words, or exposes a fault.
 
-A member of a family is a call of a public entry point with one input. What is right about it is written down beside the input and
-comes from the input alone: a check of what was read against an answer known beforehand, and the words that a refusal must hold.
+A member of a family is a call of a public entry point with one input. The correct outcome is written beside the input and follows
+from the input alone: a check of the result against an answer known beforehand, and the words that a refusal must contain.
 """
 
 import re
@@ -20,9 +20,9 @@ from verify.errors import VerifyError
 Outcome = Literal["read", "refused", "misread", "crashed", "refused wrongly", "refused unclearly", "disclosed"]
 FAULTS: tuple[Outcome, ...] = ("misread", "crashed", "refused wrongly", "refused unclearly", "disclosed")
 SHOWN = 200
-"""Characters of what was read that are kept."""
+"""Number of characters of the result that are kept."""
 LONGEST = 30.0
-"""Seconds that one input may take; beyond it the call counts as hung, which is a crash."""
+"""Seconds that one input may take; a longer call counts as hung, which is a crash."""
 
 
 @dataclass(frozen=True)
@@ -30,10 +30,10 @@ class Member:
     """One input.
 
     Attributes:
-        name: what is special about it; it holds no path, so that lists of members can be compared.
-        attempt: gives the input to a public entry point, and returns what was read from it.
-        right: whether that is the right reading; None where no reading is right.
-        refusal: pattern that the message of a refusal must match; None where the input is good, and a refusal wrong.
+        name: what is special about it, without any path, so that lists of members can be compared.
+        attempt: passes the input to a public entry point and returns the result.
+        right: returns whether the result is correct; None where no result is correct.
+        refusal: pattern that the message of a refusal must match; None where the input is valid and a refusal wrong.
         private: texts that no message may repeat.
     """
 
@@ -49,10 +49,10 @@ class Family:
     """Inputs of one kind.
 
     Attributes:
-        case: the number of the field case that the kind comes from.
-        name: the kind.
-        members: makes the inputs.
-        quick: how many of the members are in the fast subset.
+        case: number of the field case that the kind comes from.
+        name: name of the kind.
+        members: generates the inputs.
+        quick: number of members in the fast subset.
     """
 
     case: int
@@ -63,12 +63,12 @@ class Family:
 
 @dataclass(frozen=True)
 class Judged:
-    """A member, and what happened to it.
+    """A judged member.
 
     Attributes:
-        family, member: their names.
-        outcome: what happened.
-        said: the message of a refusal, the last line of a traceback, or what was read.
+        family, member: the family, and the member's name.
+        outcome: the outcome.
+        said: the message of a refusal, the last line of a traceback, or the result.
     """
 
     family: Family
@@ -94,14 +94,14 @@ def at_most(seconds: float) -> Iterator[None]:
 
 
 def judge(family: Family, member: Member) -> Judged:
-    """Attempt one member and compare what happens with what is right."""
+    """Attempt one member and compare the outcome with the correct one."""
     try:
         with at_most(LONGEST):
             found = member.attempt()
     except (VerifyError, CommandRefusedError) as error:
         said = str(error)
         return Judged(family, member.name, _refused(member, said), " ".join(said.split()))
-    except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever else comes out is the fault that is looked for
+    except (Exception, SystemExit) as error:  # noqa: BLE001 - any other exception is a fault
         last = traceback.format_exception_only(error)[-1].strip()
         return Judged(family, member.name, "crashed", f"{last} at {_place(error)}")
     right = member.right is not None and member.right(found)

@@ -1,4 +1,4 @@
-"""One person in several spellings (case 3): what is the same by standard, what may be the same, and what is another person."""
+"""Spellings of one person (case 3): equivalent by a standard, possibly the same, or another person."""
 
 import unicodedata
 from collections.abc import Callable, Iterable
@@ -177,7 +177,7 @@ def checked(pairs: Callable[[Random], Iterable[Pair]], right: Callable[[Shown], 
 
 
 def not_found(at: Bench) -> Iterable[Member]:
-    """A request whose person stands in the data in another spelling is not called `not_found` by its plan in silence."""
+    """A plan does not silently call a request `not_found` if the data spell its person differently."""
     for number, pairs in enumerate((same_case, same_space, same_letters, perhaps_plus, perhaps_accents, perhaps_phones)):
         what, data, asked = next(iter(pairs(at.draw)))
         path = write_lines(at.folder / f"{number}.jsonl", [rows(1)[0], rows(2, "someone")[1] | {"subject_id": data}])

@@ -1,4 +1,4 @@
-"""Files that name a thing twice, people named by what is no name, and data sets with configurations (cases 4, 8 and 11)."""
+"""Duplicate keys in files, values that are not identifiers, and data sets with configurations (cases 4, 8 and 11)."""
 
 import csv
 import io
@@ -33,7 +33,7 @@ def reading(path: Any) -> Callable[[], list[Record]]:
 
 
 def members_json(pairs: list[tuple[str, Any]]) -> str:
-    """A JSON object of these members, in order, whatever is named twice."""
+    """Write a JSON object with these members, in order, duplicates included."""
     return "{" + ", ".join(f"{name if name.startswith(chr(34)) else json.dumps(name)}: {json.dumps(v)}" for name, v in pairs) + "}"
 
 
@@ -120,7 +120,7 @@ def opendsr(identity: str = "ines.kolb@example.org") -> dict[str, Any]:
 
 
 def twice_in_requests(at: Bench) -> Iterable[Member]:
-    """A name twice in a request: which person, and which law, is meant?"""
+    """A duplicate key in a request, so that the person or the law is ambiguous."""
     key = RecordKey(b"k" * 32)
     for name, value in opendsr().items():
         body = members_json([*opendsr().items(), (name, value)])
@@ -162,7 +162,7 @@ NOBODY: dict[str, Any] = {
 
 
 def no_names(at: Bench) -> Iterable[Member]:
-    """Identifiers that are none: missing numbers and blank texts do not make one person of all who have them."""
+    """Missing numbers and blank texts are not identifiers, and do not merge all who have them into one person."""
     for column in ("subject_id", "example_id"):
         for what, value in NOBODY.items():
             listed = [{**row, column: value} for row in rows(2)]
@@ -181,7 +181,7 @@ def no_names(at: Bench) -> Iterable[Member]:
 
 
 Odd = dict[str, tuple[Any, set[str] | None]]
-"""What it is -> the value, and whom it names where it can be read as a name at all."""
+"""Description -> the value, and whom it names if it can be read as an identifier."""
 ODD: Odd = {
     "true": (True, None),
     "a fraction": (12.5, {"12.5"}),
@@ -223,7 +223,7 @@ def _names(record: Record, column: str) -> Iterable[str]:
 
 
 def numbers(at: Bench) -> Iterable[Member]:
-    """A whole number is its digits, whatever type it is of."""
+    """A whole number equals its digits, in any type."""
     number = at.draw.randrange(10**4, 10**6)
     listed = [number, str(number), float(number), np.int64(number), np.float64(number), torch.tensor(number), np.array(number)]
     for value in listed:
@@ -295,7 +295,7 @@ def hub(_: Bench) -> Iterable[Member]:
 
 
 def _from_hub(source: str) -> Callable[[], list[tuple[str | None, str]]]:
-    """What is asked of a Hub that answers as the real one does."""
+    """Return the requests made to a simulated Hub that answers like the real one."""
 
     def attempt() -> list[tuple[str | None, str]]:
         asked = []

@@ -48,7 +48,7 @@ def configured(folder: Path, source: Path, name: str = "config.json", **settings
 
 
 def answering(world: World, name: str) -> Callable[[Any], bool]:
-    """Whether loaded models answer as the one of that name did before it was saved, and have one digest."""
+    """Return whether loaded models answer as the one of that name did before it was saved, and have the same digest."""
 
     def right(found: Any) -> bool:
         return all(same_answers(one.model, world.answers[name]) for one in found) and len({one.digest for one in found}) == 1
@@ -172,7 +172,7 @@ def shards(at: Bench) -> Iterable[Member]:
 
 
 def stale(at: Bench) -> Iterable[Member]:
-    """A single file of other weights beside an index and its shards: which of them is the model?"""
+    """A single file of other weights beside an index and its shards, so that the model is ambiguous."""
     for seed in at.draw.sample(range(10, 99), 3):
         shutil.copytree(sharded(at.world), place := at.folder / str(seed))
         save_file(dict(make_llama(seed).state_dict()), place / "model.safetensors", metadata={"format": "pt"})
@@ -206,7 +206,7 @@ def configurations(at: Bench) -> Iterable[Member]:
 
 
 def excepted(at: Bench) -> Iterable[Member]:
-    """What a file need not hold, or may hold without harm: tied heads, and buffers that are computed."""
+    """Tensors that a file may omit or contain without harm: tied heads, and computed buffers."""
     tied = at.world.saved(make_llama(5, tie_word_embeddings=True), "tied-2")
     yield Member("a tied head, stored once", twice(tied), answering(at.world, "tied-2"))
     again = changed(at.folder / "both", tied, lambda found: {**found, "lm_head.weight": found["model.embed_tokens.weight"].clone()})
@@ -220,7 +220,7 @@ def excepted(at: Bench) -> Iterable[Member]:
 
 
 def answering_digests(at: Bench) -> Iterable[Member]:
-    """A digest names what answers: another base, or one other number, is another model."""
+    """A digest identifies the model that answers: another base, or one different number, is another model."""
     digest = load_model(at.world.adapter).digest
 
     def other(place: Path, **named: Any) -> Callable[[], str]:
@@ -256,7 +256,7 @@ NEAR = (0.5, 1.5)
 
 
 def half_precision(at: Bench) -> Iterable[Member]:
-    """Training of whole weights that are stored in half precision does what it does in float32, or somebody says so."""
+    """Training of weights stored in half precision has the same effect as in float32, or a warning is given."""
     people = load_records(rows(16))
     for name, dtype in HALF.items():
         model: Any = make_llama(6).to(dtype)
@@ -277,7 +277,7 @@ def half_precision(at: Bench) -> Iterable[Member]:
 
 
 def _moved(folder: Path, name: str, verb: str, run: Callable[..., Any], people: list[Record]) -> tuple[float, float, str]:
-    """The change of the loss in half precision as a share of that in float32, and that; and what was said."""
+    """Return the change of the loss in half precision as a share of that in float32, the latter, and all warnings."""
     change = {}
     with listening() as said:
         for stored in ("float32", name):

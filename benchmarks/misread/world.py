@@ -1,4 +1,4 @@
-"""Small models, tokenizers and calls of the command lines, for inputs to be tried on."""
+"""Small models, tokenizers and command-line calls that the inputs are tried on."""
 
 import contextlib
 import io
@@ -68,7 +68,7 @@ def make_llama(seed: int = 0, **changes: Any) -> LlamaForCausalLM:
 
 
 def rows(count: int = 24, of: str = "person") -> list[dict[str, str]]:
-    """Records about invented people."""
+    """Make records about fictitious people."""
     return [
         {
             "example_id": f"{of}-{n}",
@@ -88,14 +88,14 @@ def write_lines(path: Path, listed: Iterable[Any]) -> Path:
 
 
 def logits(model: Any) -> torch.Tensor:
-    """What a model answers to some fixed tokens, in float32."""
+    """Compute a model's logits on some fixed tokens, in float32."""
     with torch.no_grad():
         found: torch.Tensor = model(input_ids=torch.arange(5, 45)[None]).logits
     return found.float()
 
 
 def same_answers(model: Any, expected: torch.Tensor) -> bool:
-    """Whether a model answers as expected."""
+    """Return whether a model answers as expected."""
     found = logits(model)
     return found.shape == expected.shape and bool(torch.allclose(found, expected, atol=1e-4))
 
@@ -106,7 +106,7 @@ class CommandRefusedError(Exception):
 
 @dataclass(frozen=True)
 class Shown:
-    """How a command ended.
+    """Result of a command.
 
     Attributes:
         status: its exit status.
@@ -117,7 +117,7 @@ class Shown:
     text: str
 
     def names_row(self, row: int) -> bool:
-        """Whether the output names a row of a file."""
+        """Return whether the output names a row of a file."""
         words = self.text.replace(",", " ").split()
         return any(word.rstrip(":.").endswith(f":{row}") for word in words) or any(
             first.startswith("row") and second.rstrip(":.;)") == str(row) for first, second in pairwise(words)
@@ -207,7 +207,7 @@ def read(source: Any, template: str = CHATML) -> Read:
 
 @dataclass(frozen=True)
 class World:
-    """What the families share; everything is made when it is first asked for.
+    """Models and tokenizers that the families share, made on first use.
 
     Attributes:
         folder: an empty folder.
@@ -236,7 +236,7 @@ class World:
 
     @cached_property
     def answers(self) -> dict[str, torch.Tensor]:
-        """Folder name -> what the model in it answers, as it was in memory before it was saved."""
+        """Folder name -> logits of the model in it, computed in memory before it was saved."""
         return {}
 
     def saved(self, model: Any, name: str, template: str = CHATML, **how: Any) -> Path:
@@ -249,7 +249,7 @@ class World:
 
 @dataclass(frozen=True)
 class Bench:
-    """Where a family makes its inputs.
+    """Workspace in which a family makes its inputs.
 
     Attributes:
         world: what it shares with others.
@@ -263,7 +263,7 @@ class Bench:
 
 
 def patched(place: Any, changes: Mapping[str, Any]) -> contextlib.ExitStack:
-    """Replace functions of a module for the time of a `with` block."""
+    """Replace functions of a module within a `with` block."""
     stack = contextlib.ExitStack()
     for name, value in changes.items():
         stack.enter_context(mock.patch.object(place, name, value, create=isinstance(place, types.ModuleType)))

@@ -227,30 +227,30 @@ def test_the_multiplier_closes_what_the_retain_term_leaves(world: Path, model_di
 
 
 def anchored(world: Path, weight: float, seed: int = 0) -> tuple[Any, Any, WeightPenalty]:
-    """A model, windows, and its anchor."""
+    """A model, windows, and its weight penalty."""
     loaded = load_model(world / "original")
     windows = Encoder(loaded.tokenizer, loaded.context_length, "refuse").encode(parse_records(RETAIN, Fields(), "rows"))
     return loaded, windows, WeightPenalty.of(loaded.model, windows, 0, weight, seed)
 
 
-def test_the_anchor_is_the_divergence_to_second_order(world: Path) -> None:
+def test_the_weight_penalty_is_the_divergence_to_second_order(world: Path) -> None:
     """Simulation: over small random moves of the weights, its mean is that of KL(p_0 || p) per token; at the start it is zero."""
     loaded, windows, anchor = anchored(world, 1.0)
     rows = collate(windows, 0)
     assert float(anchor.value(loaded.model)) == 0.0
     assert anchor.tokens == sum(len(window.input_ids) for window in windows)
-    random, told, true = torch.Generator().manual_seed(1), [], []
+    random, estimated, true = torch.Generator().manual_seed(1), [], []
     with torch.no_grad():
         before = scored_logits(loaded.model, rows)[0]
         for _ in range(60):
             for name, parameter in loaded.model.named_parameters():
                 parameter.copy_(anchor.start[name] + 1e-3 * torch.randn(parameter.shape, generator=random))
-            told.append(float(anchor.value(loaded.model)))
+            estimated.append(float(anchor.value(loaded.model)))
             true.append(float(kl_to(scored_logits(loaded.model, rows)[0], before).mean()))
-    assert np.mean(told) == pytest.approx(np.mean(true), rel=0.25)
+    assert np.mean(estimated) == pytest.approx(np.mean(true), rel=0.25)
 
 
-def test_the_anchor_against_the_exact_fisher(world: Path) -> None:
+def test_the_weight_penalty_against_the_exact_fisher(world: Path) -> None:
     """Known answer: for one window, the mean over draws is the sum over all tokens of the vocabulary, weighed by probability."""
     loaded = load_model(world / "original")
     window = Encoder(loaded.tokenizer, loaded.context_length, "refuse").encode(parse_records(RETAIN[:1], Fields(), "rows"))
@@ -266,7 +266,7 @@ def test_the_anchor_against_the_exact_fisher(world: Path) -> None:
 
 
 @pytest.mark.slow
-def test_the_anchor_holds_the_weights(world: Path, model_dir: Path, tmp_path: Path) -> None:
+def test_the_weight_penalty_holds_the_weights(world: Path, model_dir: Path, tmp_path: Path) -> None:
     """The same run with one ends where it costs the retain set less; the tokens that it took are counted.
 
     Where every retain record is seen anyhow, there is none.
@@ -282,7 +282,7 @@ def test_the_anchor_holds_the_weights(world: Path, model_dir: Path, tmp_path: Pa
     assert (cost[3], tokens[3]) == (cost[2], tokens[2])
 
 
-def test_a_killed_run_keeps_its_multiplier_and_its_anchor(world: Path, model_dir: Path, tmp_path: Path) -> None:
+def test_a_killed_run_keeps_its_multiplier_and_its_weight_penalty(world: Path, model_dir: Path, tmp_path: Path) -> None:
     """Cut off and taken up again at its last checkpoint, it gives the weights of a run that was left alone."""
     begun: list[int] = []
 

@@ -21,7 +21,8 @@ class Fisher(WeightEdit):
     F_r is the mean squared gradient over retain records; F_r^(-1/4) is clipped at its `clip` quantile and scaled to the weights'
     root mean square, tensor by tensor. Golatkar et al. 2020 (arXiv 1911.04933), section 5. s is searched as in task_vector.
 
-    Do not expect single records to be forgotten: the noise depends on the retain set alone, and removes whatever it does not need.
+    Do not expect single records to be forgotten: the noise depends on the retain set alone, and removes
+    all that it does not need.
 
     Attributes:
         clip: quantile of F_r^(-1/4) at which it is clipped.

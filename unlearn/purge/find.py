@@ -61,7 +61,7 @@ def find_residues(
         InputError: a root is not a folder.
     """
     tops = [_top(root) for root in roots]
-    kept = tuple(place.resolve() for place in spare)
+    kept = tuple(path.resolve() for path in spare)
     folders, files, closed = _walk(tops)
     search = ContentSearch(records, retained) if search is None else search
     names = {key.of(record.fingerprint) for record in records}
@@ -163,13 +163,13 @@ def _is_ordinary(path: Path) -> bool:
 
 def _respecting(residue: Residue, kept: Collection[Path]) -> Residue:
     """List, rather than remove, folders that contain something that must stay."""
-    if residue.removable and any(place.is_relative_to(residue.place) for place in kept):
+    if residue.removable and any(path.is_relative_to(residue.place) for path in kept):
         return _staying(residue, "it contains something that must stay; move that out, then purge again")
     return residue
 
 
-def _within(path: Path, places: Collection[Path]) -> bool:
-    return any(path.is_relative_to(place) for place in places)
+def _within(path: Path, roots: Collection[Path]) -> bool:
+    return any(path.is_relative_to(root) for root in roots)
 
 
 def _contents(records: Sequence[Record]) -> dict[str, set[str]]:
@@ -216,9 +216,9 @@ def _by_content(files: Sequence[Path], rules: Rules) -> Iterator[Residue]:
             yield _unreadable(path, str(error) if isinstance(error, UnreadableError) else "cannot be read")
 
 
-def _unreadable(place: Path, why: str) -> Residue:
+def _unreadable(path: Path, why: str) -> Residue:
     reason = f"it {why}, so its content is not known; look at it, or remove it"
-    return Residue(place, "unreadable", UNSEARCHED, False, reason)
+    return Residue(path, "unreadable", UNSEARCHED, False, reason)
 
 
 def _one_each(found: Iterable[Residue]) -> list[Residue]:

@@ -71,13 +71,13 @@ def _base_of_adapter(folder: Path) -> Path | None:
     return Path(base).resolve() if isinstance(base, str) and "\x00" not in base else None
 
 
-def covered_files(place: Path, files: Collection[Path]) -> set[Path]:
+def covered_files(folder: Path, files: Collection[Path]) -> set[Path]:
     """Return those of the given files that are removed together with a residue."""
-    manifest = next((place / name for name in (TOMBSTONE, MANIFEST) if (place / name).is_file()), None)
+    manifest = next((folder / name for name in (TOMBSTONE, MANIFEST) if (folder / name).is_file()), None)
     if manifest is None:
-        return {path for path in files if path.is_relative_to(place)}
+        return {path for path in files if path.is_relative_to(folder)}
     try:
-        return {place / name for name in _listed(manifest)} | {manifest}
+        return {folder / name for name in _listed(manifest)} | {manifest}
     except CannotCleanError:
         return set()
 

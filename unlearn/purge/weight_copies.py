@@ -1,6 +1,6 @@
 """Recognition of copies of a model's weights: other file names, shards or precision, .bin and .pt files, GGUF exports.
 
-A tensor is identified by the digest of its bytes in the three usual precisions, whatever its name. Nothing is unpickled: a .pt or
+A tensor is identified by the digest of its bytes in the three usual precisions, not by its name. Nothing is unpickled: a .pt or
 .bin file of torch is a ZIP archive whose members contain the raw bytes, and the pickle beside them is not opened. A GGUF export
 rearranges some tensors and quantizes most; the rest (norms, in 32 bits) still identify it.
 """
