@@ -226,7 +226,7 @@ def test_the_multiplier_closes_what_the_retain_term_leaves(world: Path, model_di
     assert abs(short["with"]) < 0.5 * short["without"]
 
 
-def anchored(world: Path, weight: float, seed: int = 0) -> tuple[Any, Any, WeightPenalty]:
+def penalized(world: Path, weight: float, seed: int = 0) -> tuple[Any, Any, WeightPenalty]:
     """A model, windows, and its weight penalty."""
     loaded = load_model(world / "original")
     windows = Encoder(loaded.tokenizer, loaded.context_length, "refuse").encode(parse_records(RETAIN, Fields(), "rows"))
@@ -235,17 +235,17 @@ def anchored(world: Path, weight: float, seed: int = 0) -> tuple[Any, Any, Weigh
 
 def test_the_weight_penalty_is_the_divergence_to_second_order(world: Path) -> None:
     """Simulation: over small random moves of the weights, its mean is that of KL(p_0 || p) per token; at the start it is zero."""
-    loaded, windows, anchor = anchored(world, 1.0)
+    loaded, windows, penalty = penalized(world, 1.0)
     rows = collate(windows, 0)
-    assert float(anchor.value(loaded.model)) == 0.0
-    assert anchor.tokens == sum(len(window.input_ids) for window in windows)
+    assert float(penalty.value(loaded.model)) == 0.0
+    assert penalty.tokens == sum(len(window.input_ids) for window in windows)
     random, estimated, true = torch.Generator().manual_seed(1), [], []
     with torch.no_grad():
         before = scored_logits(loaded.model, rows)[0]
         for _ in range(60):
             for name, parameter in loaded.model.named_parameters():
-                parameter.copy_(anchor.start[name] + 1e-3 * torch.randn(parameter.shape, generator=random))
-            estimated.append(float(anchor.value(loaded.model)))
+                parameter.copy_(penalty.start[name] + 1e-3 * torch.randn(parameter.shape, generator=random))
+            estimated.append(float(penalty.value(loaded.model)))
             true.append(float(kl_to(scored_logits(loaded.model, rows)[0], before).mean()))
     assert np.mean(estimated) == pytest.approx(np.mean(true), rel=0.25)
 
@@ -271,11 +271,11 @@ def test_the_weight_penalty_holds_the_weights(world: Path, model_dir: Path, tmp_
 
     Where every retain record is seen anyhow, there is none.
     """
-    anchor = anchored(world, 1.0)[2]
+    penalty = penalized(world, 1.0)[2]
     cost, tokens = [], []
     for number, (weight, epochs) in enumerate(((0.0, 2), (1e5, 2), (0.0, 3), (1e5, 3))):
         result = run(world, model_dir, tmp_path / str(number), Level(share=0.1, anchor_weight=weight), epochs=epochs)
-        cost.append(float(anchor.value(load_model(tmp_path / str(number)).model)))
+        cost.append(float(penalty.value(load_model(tmp_path / str(number)).model)))
         tokens.append(result.training.tokens)
     assert cost[1] < 0.5 * cost[0]
     assert tokens[1] > tokens[0]
