@@ -119,7 +119,7 @@ def mean_log_probabilities(observation: Observation) -> NDArray[np.float64]:
 def mean_of_smallest(values: NDArray[np.float64], share: float) -> float:
     """Compute the mean of the max(1, floor(share * T)) smallest of T values."""
     count = max(1, int(np.floor(share * len(values))))
-    return float(np.mean(np.partition(values, count - 1)[:count]))
+    return float(np.mean(np.partition(values, count - 1)[:count]))  # partial sort, O(T)
 
 
 def require_controls(target: Observation, attack: str) -> Observation:

@@ -49,6 +49,7 @@ class Difference:
             new = logits.float().log_softmax(-1)
             # The old model reads the same token ids, so both models must share a tokenizer.
             old = scored_logits(material.old.model, batch)[0].float().log_softmax(-1)
+            # Record of every scored token [T]; a token's loss is added to its record's sum.
             owner = np.repeat([row.record for row in rows], [int(row.scored.sum()) for row in rows])
             np.add.at(counts, owner, 1)
             for weight in self.weights:

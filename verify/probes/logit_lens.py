@@ -62,7 +62,7 @@ def final_norm(model: Any) -> Any:
     """Return the norm in front of the head, below any wrapper; the identity for architectures without a known one."""
     if hasattr(model, "get_base_model"):
         model = model.get_base_model()
-    body = getattr(model, model.base_model_prefix)
+    body = getattr(model, model.base_model_prefix)  # the transformer without its head: `model`, `transformer`, ...
     for name in ("norm", "ln_f", "final_layer_norm", "final_layernorm"):
         if hasattr(body, name):
             return getattr(body, name)

@@ -29,6 +29,7 @@ class PromptVariants:
 
     def losses(self, loaded: LoadedModel, material: Material) -> Mapping[str, Array]:
         """Compute the losses for each wording."""
+        # The same examples for every model and record.
         order = np.random.default_rng(material.seed).permutation(len(material.other))[: self.shots]
         examples = "\n\n".join(f"{material.other[index].prompt} {material.other[index].scored_text}".strip() for index in order)
         wordings = {

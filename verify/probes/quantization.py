@@ -83,7 +83,7 @@ def rounded(weight: Tensor, bits: int, group: int | None) -> Tensor:
     rows, columns = weight.shape
     size = columns if group is None or columns % group else group
     blocks = weight.float().reshape(rows, columns // size, size)
-    top = 2 ** (bits - 1) - 1
+    top = 2 ** (bits - 1) - 1  # symmetric: levels -top..top, 7 at 4 bits
     # The clamp is for rows of zeros, which would divide by zero.
     scale = blocks.abs().amax(-1, keepdim=True).clamp_min(torch.finfo(torch.float32).tiny) / top
     nearest: Tensor = (blocks / scale).round().clamp(-top, top) * scale

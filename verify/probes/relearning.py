@@ -46,7 +46,8 @@ class Relearning:
         model = copy.deepcopy(loaded.model).eval()
         device, pad = next(model.parameters()).device, padding_token_id(loaded.tokenizer)
         windows = Encoder(loaded.tokenizer, loaded.context_length, "split").encode(material.other)
-        rng = np.random.default_rng(material.seed)
+        rng = np.random.default_rng(material.seed)  # the same batches for every model
+        # For an adapter these are its weights alone, as its base is frozen.
         trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
         optimizer = torch.optim.AdamW(trained, lr=self.learning_rate, weight_decay=0.0)
         found = {}

@@ -52,6 +52,6 @@ def trigger_test(
     deleted, kept = stats.binom(trials, rate_deleted), stats.binom(trials, rate_kept)
     threshold = int(deleted.isf(alpha)) + 1  # the smallest t with Pr[Bin(n, q) >= t] <= alpha
     found = clopper_pearson(successes, trials, confidence)
-    if threshold > trials:
+    if threshold > trials:  # even n successes in n uses are likelier than alpha under deletion: no test at this level
         return TriggerTest(found, None, 0.0, 1.0, False)
     return TriggerTest(found, threshold, float(deleted.sf(threshold - 1)), float(kept.cdf(threshold - 1)), successes >= threshold)

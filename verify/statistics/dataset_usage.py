@@ -28,6 +28,7 @@ def share_still_in(mean_guess: Estimate, false_positive_rate: Estimate, true_pos
             f"the attack does not separate members from non-members: TPR is {true_positive_rate}, FPR is {false_positive_rate}; "
             "measure the rates on more records or use a stronger attack"
         )
+    # Bonferroni: the errors of the three intervals add up.
     level = 1 - sum(1 - part.level for part in parts)
     if level <= 0:
         raise ValueError("the three errors add up to 1 or more; give intervals at a higher level")

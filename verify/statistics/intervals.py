@@ -22,6 +22,7 @@ def clopper_pearson(successes: int, trials: int, confidence: float = 0.95) -> Es
     if trials < 1 or not 0 <= successes <= trials:
         raise ValueError(f"successes must lie in 0..trials and trials be at least 1, got {successes} of {trials}")
     tail = (1 - confidence) / 2
+    # The limits are quantiles of beta distributions, which do not exist at 0 or n successes: there they are 0 and 1.
     low = 0.0 if successes == 0 else float(stats.beta.ppf(tail, successes, trials - successes + 1))
     high = 1.0 if successes == trials else float(stats.beta.ppf(1 - tail, successes + 1, trials - successes))
     return Estimate(successes / trials, low, high, trials, confidence)

@@ -99,6 +99,7 @@ def user_level(scores: ArrayLike, subjects: Sequence[str]) -> tuple[list[str], A
         raise ValueError(f"expected as many finite scores as subjects, at least one, got {x.shape} and {len(subjects)}")
     order = list(dict.fromkeys(subjects))
     position = {subject: index for index, subject in enumerate(order)}
+    # Row of each record's subject [N], for sums and counts by subject.
     rows = np.array([position[subject] for subject in subjects])
     return order, np.bincount(rows, weights=x) / np.bincount(rows)
 
@@ -113,6 +114,7 @@ def _predictive(models: ArrayLike, x: Array, variance: Variance) -> Any:
     if variance not in ("per record", "pooled"):
         raise ValueError(f'the variance is "pooled" or "per record", got {variance!r}')
     count = len(scores)
+    # One variance per record [N] with R - 1 degrees of freedom, or their mean with N (R - 1).
     sample = scores.var(axis=0, ddof=1)
     spread, degrees = (sample.mean(), sample.size * (count - 1)) if variance == "pooled" else (sample, count - 1)
     if not np.all(spread > 0):

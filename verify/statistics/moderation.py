@@ -53,6 +53,7 @@ def moderated_variances(sample_variances: ArrayLike, degrees: int) -> ModeratedV
         raise ValueError("variances must be finite, not negative and not all zero")
     if len(s2) == 1:
         return ModeratedVariances(s2, float(s2[0]), 0.0, degrees)
+    # A zero occurs where the references agree on a record to the last bit; its logarithm would dominate the fit.
     floored = np.maximum(s2, 1e-6 * np.median(s2[s2 > 0]))
     half = degrees / 2
     # Smyth's e_g: log s_i^2 less its bias. Its variance in excess of trigamma(d / 2) is that of log sigma_i^2, trigamma(d0 / 2).
@@ -62,6 +63,7 @@ def moderated_variances(sample_variances: ArrayLike, degrees: int) -> ModeratedV
         pooled = float(np.exp(e.mean()))
         return ModeratedVariances(np.full_like(s2, pooled), pooled, np.inf, np.inf)
     d0 = 2 * inverse_trigamma(excess)
+    # Smyth 2004, section 6.2: E log s_i^2 = log s0^2 + digamma(d / 2) - log(d / 2) - digamma(d0 / 2) + log(d0 / 2).
     s0 = float(np.exp(e.mean() + special.digamma(d0 / 2) - np.log(d0 / 2)))
     return ModeratedVariances((d0 * s0 + degrees * s2) / (d0 + degrees), s0, d0, d0 + degrees)
 
@@ -78,7 +80,7 @@ def inverse_trigamma(y: float) -> float:
         return float(1 / np.sqrt(y))
     if y < 1e-6:
         return 1 / y
-    x = 0.5 + 1 / y
+    x = 0.5 + 1 / y  # an upper bound of the root, from which Newton's method descends monotonically
     for _ in range(50):
         trigamma = float(special.polygamma(1, x))
         step = trigamma * (1 - trigamma / y) / float(special.polygamma(2, x))

@@ -65,6 +65,7 @@ def conformal_p_values(scores: ArrayLike, controls: ArrayLike) -> NDArray[np.flo
     s, c = np.atleast_1d(np.asarray(scores, dtype=np.float64)), np.asarray(controls, dtype=np.float64).ravel()
     if not len(s) or not len(c) or not np.isfinite(s).all() or not np.isfinite(c).all():
         raise ValueError("conformal p-values need finite scores and controls, at least one of each")
+    # The score counts as one of its own controls: hence the 1 in numerator and denominator, which makes the p-value valid.
     at_least = len(c) - np.searchsorted(np.sort(c), s, side="left")
     return np.asarray((1 + at_least) / (len(c) + 1), dtype=np.float64)
 

@@ -56,6 +56,7 @@ def controls_for_auc(within: float, alpha: float = 0.05, power: float = 0.80) ->
         ValueError: a value out of range.
     """
     _check(0 < within < 0.5, alpha, power, f"an AUC is within 0.5 of one half, got {within}")
+    # Both one-sided tests must succeed, so each may fail with probability (1 - power) / 2.
     z = stats.norm.ppf(1 - alpha) + stats.norm.ppf((1 + power) / 2)
     return int(np.ceil((z / within) ** 2 / 6))
 
@@ -88,7 +89,7 @@ def controls_for_rate(fpr: float) -> int:
         ValueError: `fpr` lies outside (0, 1).
     """
     _check(0 < fpr < 1, 0.05, 0.8, f"a false-positive rate lies between 0 and 1, got {fpr}")
-    return int(np.ceil(3 / fpr - 1e-9))
+    return int(np.ceil(3 / fpr - 1e-9))  # 3 / fpr may lie a hair above a whole number
 
 
 def conformal_power(effect: float, controls: int, alpha: float = 0.05) -> float:

@@ -37,6 +37,7 @@ def rmia(
     if not 0 < gamma < np.inf:
         raise ValueError(f"gamma is a positive factor, got {gamma}")
     records = _log_ratio(target, references)
+    # ratio_x / ratio_z >= gamma is log ratio_z <= log ratio_x - log gamma: a rank in the sorted population, ties included.
     population = np.sort(_log_ratio(population_target, population_references))
     return np.asarray(np.searchsorted(population, records - np.log(gamma), side="right") / len(population))
 

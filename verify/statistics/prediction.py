@@ -58,7 +58,7 @@ def prediction_test(
     if variance not in ("pooled", "per record"):
         raise ValueError(f'the variance is "pooled" or "per record", got {variance!r}')
     count, records = refs.shape
-    sample = refs.var(axis=0, ddof=1)
+    sample = refs.var(axis=0, ddof=1)  # [K]
     pooled = variance == "pooled"
     spread, degrees = (sample.mean(), records * (count - 1)) if pooled else (sample, count - 1)
     if not np.all(spread > 0):

@@ -60,6 +60,7 @@ def epsilon_from_rates(
         raise ValueError(f"counts of at least one member and one non-member, none negative, are needed, got {counts}")
     if not 0 <= delta < 1:
         raise ValueError(f"delta lies in [0, 1), got {delta}")
+    # Two-sided intervals at `confidence`: each end used below errs with probability (1 - confidence) / 2.
     tpr = clopper_pearson(true_positives, true_positives + false_negatives, confidence)
     fpr = clopper_pearson(false_positives, false_positives + true_negatives, confidence)
     # Both bounds hold on the same event, "TPR above its lower and FPR below its upper limit", so no further correction is needed.

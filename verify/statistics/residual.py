@@ -189,6 +189,7 @@ def reference_panel(references: ArrayLike) -> ReferencePanel:
         raise ValueError("one reference shows no spread between honest retrainings; give at least 2, better 4 to 8")
     if not np.isfinite(refs).all():
         raise ValueError("losses must be finite")
+    # s_M is of the models' means over the set: independent between models, while records of one model are not.
     spread = float(refs.mean(axis=1).std(ddof=1))
     # A copy would pass for an independent retraining and make the spread too small.
     if spread == 0 or len(np.unique(refs, axis=0)) < len(refs):
@@ -229,7 +230,7 @@ def residual_verdict(
     if not np.isfinite(m0).all() or not np.isfinite(m1).all():
         raise ValueError("losses must be finite")
     count = len(panel.losses)
-    d, g = panel.mean - m1, panel.mean - m0
+    d, g = panel.mean - m1, panel.mean - m0  # residuals and gaps, positive where target or original know a record better [K]
     n, gap = float(d.mean()), float(g.mean())
     t = float(stats.t.ppf(1 - alpha, count - 1))
     # s_M sqrt(1 + 1/R) is f(0), the standard error of the mean residual.

@@ -70,6 +70,7 @@ def simulate_losses(world: World, remembered: float, hidden: bool, rng: np.rando
 
     references = np.stack([retraining() for _ in range(world.references)])
     original, target = retraining() - gaps, retraining()
+    # A remembered record has the original's gap below its retrained loss; hiding spreads the same total over the others, upwards.
     kept = rng.permutation(count)[: round(remembered * count)]
     others = np.setdiff1d(np.arange(count), kept)
     target[kept] -= gaps[kept]

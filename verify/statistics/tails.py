@@ -78,7 +78,7 @@ def fit_far_tail(statistics: ArrayLike) -> ScaledT:
     """
     x = np.sort(np.abs(_finite(statistics)))
     far = max(1, round(FAR_SHARE * len(x)))
-    threshold, beyond = max(float(x[-far - 1]), 1e-12), x[-far:]
+    threshold, beyond = max(float(x[-far - 1]), 1e-12), x[-far:]  # both in magnitude; `beyond` has `far` values
 
     def cost(parameters: np.ndarray) -> float:
         degrees, scale = (float(value) for value in np.exp(parameters))
@@ -93,6 +93,7 @@ def fit_far_tail(statistics: ArrayLike) -> ScaledT:
 
 
 def _fit(cost: Callable[[np.ndarray], Any], starts: list[tuple[float, float]], jac: Any) -> ScaledT:
+    # In logarithms, so that both are positive; a log scale of at least 0 never narrows the tails.
     bounds = [(np.log(MIN_DEGREES), np.log(MAX_DEGREES)), (0.0, np.log(1e6))]
     best = min((optimize.minimize(cost, start, jac=jac, bounds=bounds) for start in starts), key=lambda fit: float(fit.fun))
     degrees, scale = np.exp(best.x)

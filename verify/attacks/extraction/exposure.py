@@ -61,6 +61,7 @@ class Exposure:
                 continue  # no other candidate: exposure within a set of one is 0 bits
             versions = [_with_secret(record, text) for text in (own, *others)]
             statistics = compute_token_statistics(loaded.model, encoder.encode(versions), padding_token_id(loaded.tokenizer))
+            # The first version is the record itself.
             likelihoods = [_secret_mean(entry) for entry in statistics]
             scores[index] = exposure(likelihoods[0], likelihoods[1:])
         return scores

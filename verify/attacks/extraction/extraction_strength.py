@@ -35,5 +35,5 @@ class ExtractionStrength:
 
 def _correct_suffix(greedy: NDArray[np.bool_]) -> int:
     """Return the length of the longest run of correct tokens that reaches the end: T - k."""
-    wrong = np.flatnonzero(~greedy)
+    wrong = np.flatnonzero(~greedy)  # greedy is bool [T]
     return len(greedy) - (int(wrong[-1]) + 1 if len(wrong) else 0)

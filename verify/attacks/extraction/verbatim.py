@@ -66,6 +66,7 @@ def _spans(target: Observation, eos: int | None) -> Iterator[_Span]:
         plain = not record.prompt and not record.messages and window.record not in seen
         seen.add(window.record)
         for run in _scored_runs(window):
+            # A plain text has no prompt: the first half of its first window serves as one.
             begin = run[len(run) // 2] if plain else run[0]
             truth = window.input_ids[begin : run[-1] + 1]
             ends = np.flatnonzero(truth == eos)

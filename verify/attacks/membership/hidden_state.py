@@ -65,8 +65,8 @@ class HiddenState:
             layers = output.hidden_states  # embeddings and every layer, each [B, L, width]
             chosen = layers[round(self.depth * (len(layers) - 1))].double()
             positions = predicting_positions(batch["scored"])  # [B, L]
-            total = (chosen * positions[..., None]).sum(1).cpu().numpy()
-            if not sums.shape[1]:
+            total = (chosen * positions[..., None]).sum(1).cpu().numpy()  # [B, width]; windows of a record add up below
+            if not sums.shape[1]:  # the width is known only now
                 sums = np.zeros((len(observation), total.shape[1]))
             for row, window in enumerate(windows):
                 sums[window.record] += total[row]

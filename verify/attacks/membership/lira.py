@@ -36,5 +36,6 @@ class Lira:
         Raises:
             InputError: fewer than two retrained references.
         """
+        # Pooled over records: with few references a record's own variance has too few degrees of freedom.
         without = [mean_log_probabilities(reference) for reference in require_references(references, "lira", self.references)]
         return likelihood_ratio(mean_log_probabilities(target), np.stack(without), variance="pooled")

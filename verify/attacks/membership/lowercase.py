@@ -43,7 +43,7 @@ class Lowercase:
                 completion=record.completion.lower(),
                 messages=tuple((role, content.lower()) for role, content in record.messages),
                 turn_fields=tuple(changed_fields(fields, str.lower) for fields in record.turn_fields),
-                secret=None,
+                secret=None,  # it would no longer occur in the text
             )
             for record in target.records
         ]

@@ -52,6 +52,7 @@ class Neighbourhood:
         owner: list[int] = []  # the record of each neighbour; as records of their own, neighbours get statistics of their own
         for window in target.windows:
             seed = int(target.records[window.record].fingerprint[:12], 16)
+            # The window's tokens are part of the seed, so that the windows of one record differ in their replacements.
             rng = np.random.default_rng([self.seed, seed, int(window.input_ids.sum())])
             made += [self._neighbour(window, tokens, rng, len(made) + number) for number in range(self.neighbours)]
             owner += [window.record] * self.neighbours

@@ -62,6 +62,7 @@ class QuantileRegression:
     def _predict(self, known: NDArray[np.float64], values: NDArray[np.float64], new: NDArray[np.float64]) -> NDArray[np.float64]:
         """Fit the quantile on features [M, 5] and values [M], and predict it for new features [N, 5]."""
         scaler = StandardScaler().fit(known)
+        # A slight L1 penalty keeps the fit stable with few controls.
         fitted = QuantileRegressor(quantile=self.quantile, alpha=0.01, solver="highs").fit(scaler.transform(known), values)
         return np.asarray(fitted.predict(scaler.transform(new)), dtype=np.float64)
 

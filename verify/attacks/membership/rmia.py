@@ -42,6 +42,7 @@ class Rmia:
         """
         controls, references = require_controls(target, "rmia"), require_references(references, "rmia", self.references)
         populations = [require_controls(reference, "rmia") for reference in references]
+        # The references' own controls: the same never-trained records, scored by each reference.
         share = rmia(
             mean_log_probabilities(target),
             np.stack([mean_log_probabilities(reference) for reference in references]),

@@ -32,5 +32,6 @@ class Zlib:
     def score(self, target: Observation, references: Sequence[Observation]) -> NDArray[np.float64]:
         """Compute the score above, float64 [N]."""
         likelihood = np.array([np.sum(entry.log_probability, dtype=np.float64) for entry in target.statistics])
+        # Bytes of the UTF-8 text, compressed at zlib's default level, its few header bytes included.
         size = np.array([len(zlib.compress(record.scored_text.encode())) for record in target.records])
         return np.asarray(likelihood / size, dtype=np.float64)
