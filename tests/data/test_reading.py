@@ -42,7 +42,7 @@ def test_a_model_that_was_trained_otherwise_is_refused(tmp_path: Path) -> None:
     for model in (letters, old, "owner/name", object(), None, tmp_path / "foreign"):
         require_reading(None, (model,))
     require_reading(TOKENS, (tokens, "owner/name"))
-    with pytest.raises(InputError, match=r"Give --read-special-tokens"):
+    with pytest.raises(InputError, match=r"read as tokens\. Give --read-special-tokens"):
         agreed_reading(None, Settings(), (letters, tokens))
     for model in (letters, old):
         with pytest.raises(InputError, match=r"read as plain text\. Leave out --read-special-tokens"):
@@ -79,10 +79,10 @@ def test_the_manifest_says_how_it_was_read(tmp_path: Path, model_dir: Path, caps
     remembered = fields_for(None, [str(tmp_path / "model")], [str(data)])
     assert remembered is not None
     assert remembered.special_tokens
-    with pytest.raises(InputError, match=r"Give --read-special-tokens"):
+    with pytest.raises(InputError, match=r"read as tokens\. Give --read-special-tokens"):
         forget(str(tmp_path / "model"), NPO(), fields=Fields(), **given)
     finetune(str(model_dir), str(data), output_dir=tmp_path / "letters", options=options)
     words = ["--model", str(tmp_path / "letters"), "--forget", str(data), "--output", str(tmp_path / "out")]
     assert unlearn.cli.main.main(["forget", "npo", *words, "--read-special-tokens"]) == 2
-    assert "Leave out --read-special-tokens" in capsys.readouterr().err
+    assert "read as plain text. Leave out --read-special-tokens" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
