@@ -1,10 +1,9 @@
 """Evidence as an audit would write it, from a simulated table of scores."""
 
 import hashlib
-from dataclasses import fields
 
 from verify.attacks.threat_models import threat_models
-from verify.judging.protocol import Aside, Judged, judge
+from verify.judging.protocol import Aside, judge
 from verify.schema.evidence import Environment, Evidence, Settings
 from verify.schema.parts import AuditedModel, AuditedSet, NotRun, Value
 from verify.scores.table import ScoreTable
@@ -49,5 +48,5 @@ def evidence_of(table: ScoreTable, settings: Settings | None = None, aside: Asid
         environment=Environment(
             unlearn_verify="0", python="3", torch="2", transformers="5", numpy="2", scipy="1", platform="any", device="cpu"
         ),
-        **{field.name: getattr(judged, field.name) for field in fields(Judged)},
+        **dict(judged),
     )

@@ -376,3 +376,11 @@ def test_older_evidence_keeps_its_digest(house: dict[str, Path], tmp_path: Path)
     assert evidence.digest == file_digest(path)
     assert recompute(tmp_path / "out") == evidence
     assert "This audit is of a version that did not read their training logs" in summary(evidence)
+
+
+def test_committed_evidence_is_written_as_it_was() -> None:
+    """The order of the fields is part of the format: the sample's certificate holds the digest of its file."""
+    path = Path(__file__).parents[2] / "docs" / "sample" / "evidence.json"
+    evidence = Evidence.load(path)
+    assert evidence.text().encode() == path.read_bytes()
+    assert list(evidence.model_dump()) == list(json.loads(path.read_text()))

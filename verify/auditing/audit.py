@@ -27,8 +27,8 @@ from verify.data.subjects import subject_groups
 from verify.errors import InputError
 from verify.io.arguments import checked
 from verify.io.files import new_output, write_manifest
-from verify.judging.protocol import Judged, blind_aside, judge
-from verify.schema.evidence import Environment, Evidence, Settings
+from verify.judging.protocol import blind_aside, judge
+from verify.schema.evidence import Environment, Evidence, Judgement, Settings
 from verify.schema.parts import CoinBatch, Registered, SetRole
 from verify.scores.scorer import Plan, Scorer
 from verify.scores.table import ScoreTable, audited_sets
@@ -235,7 +235,7 @@ def _texts(sets: Mapping[SetRole, Sequence[Record]]) -> tuple[dict[SetRole, list
 
 
 def _evidence(
-    judged: Judged,
+    judged: Judgement,
     scorer: Scorer,
     table: ScoreTable,
     settings: Settings,
@@ -246,34 +246,16 @@ def _evidence(
     return Evidence(
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         duration_seconds=seconds,
-        verdict=judged.verdict,
-        explanation=judged.explanation,
-        scope=judged.scope,
-        not_shown=judged.not_shown,
-        next_step=judged.next_step,
-        tiers=judged.tiers,
-        accused_by=judged.accused_by,
         registration=registered,
         references_checked=given.references,
         holdout_checked=given.holdout,
         settings=settings,
         models=tuple(scorer.models),
         sets=audited_sets(table),
-        gates=judged.gates,
-        residual=judged.residual,
-        tests=judged.tests,
-        accused=judged.accused,
-        blind=judged.blind,
-        blind_p=judged.blind_p,
-        process=judged.process,
-        twins=judged.twins,
-        people=judged.people,
-        attacks=judged.attacks,
         not_run=scorer.not_run(),
         threats=threat_models(),
-        utility=judged.utility,
-        figures=judged.figures,
         environment=_environment(scorer.device),
+        **dict(judged),
     )
 
 

@@ -1,11 +1,10 @@
 """Recompute every number of a verdict from the per-record scores."""
 
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 from verify.errors import InputError, RunError
-from verify.judging.protocol import Aside, Judged, judge
+from verify.judging.protocol import Aside, judge
 from verify.schema.evidence import Evidence
 from verify.scores.table import ScoreTable, audited_sets
 
@@ -39,8 +38,7 @@ def recompute(folder: str | Path) -> Evidence:
         judged = judge(table, evidence.settings, aside)
     except (KeyError, ValueError) as error:
         raise InputError(f"{folder}: the scores do not fit the evidence ({type(error).__name__}). Run the audit again.") from None
-    again = evidence.model_copy(update={field.name: getattr(judged, field.name) for field in fields(Judged)})
-    again = again.model_copy(update={"sets": audited_sets(table)})
+    again = evidence.model_copy(update={**dict(judged), "sets": audited_sets(table)})
     found = differences(evidence.model_dump(), again.model_dump())
     if found:
         more = f" and {len(found) - 5} more" if len(found) > 5 else ""

@@ -25,20 +25,15 @@ from verify.judging.tier_controls import judge_twins
 from verify.judging.tier_references import accused_records, described_tests
 from verify.judging.user_level import enough_people, judge_people
 from verify.judging.verdict_text import explain, next_step, not_shown, scope, seen_by_attacks
-from verify.schema.evidence import Settings
+from verify.schema.evidence import Judgement, Settings
 from verify.schema.parts import (
-    AttackResult,
     CoinBatch,
-    Figures,
     Gate,
     People,
     Process,
-    RecordFinding,
     SetRole,
-    Test,
     Tier,
     Twins,
-    Utility,
     Value,
     VerdictWord,
 )
@@ -65,32 +60,7 @@ class Aside:
     earlier: tuple[CoinBatch, ...] = ()
 
 
-@dataclass(frozen=True)
-class Judged:
-    """The part of the evidence that follows from the scores; fields as in `verify.schema.evidence.Evidence`."""
-
-    verdict: VerdictWord
-    explanation: tuple[str, ...]
-    scope: str
-    not_shown: tuple[str, ...]
-    next_step: str | None
-    tiers: tuple[Tier, ...]
-    accused_by: tuple[Tier, ...]
-    gates: tuple[Gate, ...]
-    residual: Value | None
-    tests: tuple[Test, ...]
-    accused: tuple[RecordFinding, ...]
-    blind: Value | None
-    blind_p: float | None
-    process: Process | None
-    twins: Twins | None
-    people: People | None
-    attacks: tuple[AttackResult, ...]
-    utility: tuple[Utility, ...]
-    figures: Figures
-
-
-def judge(table: ScoreTable, settings: Settings, aside: Aside) -> Judged:
+def judge(table: ScoreTable, settings: Settings, aside: Aside) -> Judgement:
     """Judge a table of scores.
 
     Args:
@@ -129,7 +99,7 @@ def judge(table: ScoreTable, settings: Settings, aside: Aside) -> Judged:
     accused_by = tuple(tier for tier, word in words.items() if verdict == word == "NOT_FORGOTTEN")
     accused, attacks = accused_records(table, target), attack_results(table, settings)
     records = len(table.blocks["target", "forget"].records)
-    return Judged(
+    return Judgement(
         verdict=verdict,
         explanation=explain(verdict, gates, target, list(claims.values()), settings),
         scope=scope(verdict, tiers, accused_by, settings, records),

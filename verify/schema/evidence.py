@@ -1,7 +1,9 @@
 """The evidence of an audit: everything it writes down, and everything that was decided before it looked."""
 
 import hashlib
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Literal, Self
 
 from pydantic import ConfigDict, Field, SerializerFunctionWrapHandler, ValidationError, model_serializer
@@ -82,32 +84,31 @@ class Environment(Frozen):
     device: str
 
 
-class Evidence(Frozen):
-    """The outcome of one audit.
+class Judgement(Frozen):
+    """The part of the evidence that follows from the scores: the same score table and settings always give the same.
 
     Attributes:
         verdict: one of the four words.
         explanation: why, one plain sentence each.
         scope: which claim the verdict is about, and the statistics it was shown for.
         not_shown: what this audit does not show, one plain sentence each.
-        next_step: what would decide, where the verdict is INCONCLUSIVE or NOT_TESTABLE.
-        tiers: what could accuse, the strongest first; their error probabilities share alpha.
-        accused_by: what did, where the verdict is NOT_FORGOTTEN.
-        registration: the file that fixed all choices before unlearning, or None.
-        references_checked: what the references' training logs showed, one entry each; None in evidence of older versions.
-        holdout_checked: whether the unlearning read the audit's holdout records; None without a holdout set, and likewise.
-        blind: AUC of words alone between forget and holdout texts: with the scores, all that the verdict follows from.
-        blind_p: permutation p-value of the same, where the holdout is said to be twins.
-        process, twins, people: the claims of Tier A, Tier C and the user level, where they were examined.
+        next_step: what would settle the verdict where it is INCONCLUSIVE or NOT_TESTABLE.
+        tiers: what could accuse, strongest first; their error probabilities share alpha.
+        accused_by: what did accuse, where the verdict is NOT_FORGOTTEN.
+        gates: validity checks, each with its outcome.
         residual: rho = N/G, the fraction of the set's memorization that is left.
-        accused: the records that the test of single records finds beyond the margin, corrected for their number. How many are
-            beyond it cannot be told from that: a weak trace is missed more often than not.
-        threats: what the attacker sees, for every attack that was known when this was written, run or not.
+        tests: C1, C2, A1 and A2 with their intermediate values; empty with fewer than two references.
+        accused: records that the per-record test finds beyond the margin, corrected for multiplicity. It is no count of all
+            records beyond it: a weak trace is missed more often than not.
+        blind: AUC of the blind baseline (texts only) between forget and holdout records. It is an input: with the scores and
+            settings, all that the verdict follows from.
+        blind_p: its permutation p-value, where the holdout is declared exchangeable.
+        process, twins, people: claims from canaries (Tier A), held-out controls (Tier C) and at user level, where examined.
+        attacks: every attack against every model.
+        utility: retain-set utility of every model.
+        figures: the data of the report's figures.
     """
 
-    schema_: Literal["unlearn-verify/evidence/1"] = Field(default="unlearn-verify/evidence/1", alias="schema")
-    created: str
-    duration_seconds: float = Field(ge=0)
     verdict: VerdictWord
     explanation: tuple[str, ...]
     scope: str
@@ -115,12 +116,6 @@ class Evidence(Frozen):
     next_step: str | None
     tiers: tuple[Tier, ...]
     accused_by: tuple[Tier, ...]
-    registration: Registered | None = None
-    references_checked: tuple[ReferenceCheck, ...] | None = None
-    holdout_checked: HoldoutCheck | None = None
-    settings: Settings
-    models: tuple[AuditedModel, ...]
-    sets: tuple[AuditedSet, ...]
     gates: tuple[Gate, ...]
     residual: Value | None
     tests: tuple[Test, ...]
@@ -131,10 +126,51 @@ class Evidence(Frozen):
     twins: Twins | None = None
     people: People | None = None
     attacks: tuple[AttackResult, ...]
-    not_run: tuple[NotRun, ...]
-    threats: tuple[ThreatModel, ...] = ()
     utility: tuple[Utility, ...]
     figures: Figures
+
+
+WRITTEN_BEFORE: Mapping[str, tuple[str, ...]] = MappingProxyType(
+    {
+        "verdict": ("schema", "created", "duration_seconds"),
+        "gates": ("registration", "references_checked", "holdout_checked", "settings", "models", "sets"),
+        "utility": ("not_run", "threats"),
+    }
+)
+"""Order of `evidence.json`: the fields that stand in front of a field of `Judgement`; the others come last.
+
+Certificates hold the file's digest, so the order is part of the format.
+"""
+
+
+class Evidence(Judgement):
+    """The outcome of one audit: the judgement, and what was judged, how, and with what.
+
+    Attributes:
+        created: ISO 8601 in UTC.
+        duration_seconds: wall time of the audit.
+        registration: the file that fixed all choices before unlearning, or None.
+        references_checked: what the references' training logs showed, one entry each; None in evidence of older versions.
+        holdout_checked: whether the unlearning read the audit's holdout records; None without a holdout set and in evidence of
+            older versions.
+        settings: everything that was decided before looking.
+        models, sets: what was scored, by digest.
+        not_run: attacks that were asked for and could not be run.
+        threats: the attacker's capabilities, for every attack that was known when this was written, run or not.
+        environment: versions and device.
+    """
+
+    schema_: Literal["unlearn-verify/evidence/1"] = Field(default="unlearn-verify/evidence/1", alias="schema")
+    created: str
+    duration_seconds: float = Field(ge=0)
+    registration: Registered | None = None
+    references_checked: tuple[ReferenceCheck, ...] | None = None
+    holdout_checked: HoldoutCheck | None = None
+    settings: Settings
+    models: tuple[AuditedModel, ...]
+    sets: tuple[AuditedSet, ...]
+    not_run: tuple[NotRun, ...]
+    threats: tuple[ThreatModel, ...] = ()
     environment: Environment
 
     model_config = ConfigDict(
@@ -143,9 +179,13 @@ class Evidence(Frozen):
 
     @model_serializer(mode="wrap")
     def _as_written(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Evidence of earlier versions is written as it was read: its digest is in certificates and deletion records."""
+        """Write the fields in the file's order; evidence of earlier versions as it was read, for its digest is in certificates."""
         content: dict[str, Any] = handler(self)
-        return {name: value for name, value in content.items() if name not in LATER_FIELDS or value is not None}
+        judged = [before for name in Judgement.model_fields for before in (*WRITTEN_BEFORE.get(name, ()), name)]
+        order = dict.fromkeys([*judged, *content])
+        return {
+            name: content[name] for name in order if name in content and (name not in LATER_FIELDS or content[name] is not None)
+        }
 
     @property
     def pre_registered(self) -> bool:
