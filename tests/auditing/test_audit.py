@@ -105,6 +105,20 @@ def test_a_number_that_does_not_follow_is_named(house: dict[str, Path], tmp_path
         recompute(tmp_path / "out")
 
 
+def test_other_wording_is_no_changed_number(house: dict[str, Path], tmp_path: Path) -> None:
+    """Sentences that another version worded differently, or that were edited, are named as such, numbers are not."""
+    evidence = run(house, output_dir=tmp_path / "out")
+    worded = evidence.model_copy(update={"explanation": ("Once worded so.",), "scope": "Once called so."})
+    worded.save(tmp_path / "out" / "evidence.json")
+    with pytest.raises(
+        RunError, match=r"every number follows from scores\.parquet, but this version words explanation, scope differently"
+    ):
+        recompute(tmp_path / "out")
+    worded.model_copy(update={"blind": None, "accused_by": ("canaries",)}).save(tmp_path / "out" / "evidence.json")
+    with pytest.raises(RunError, match="does not follow"):
+        recompute(tmp_path / "out")
+
+
 def test_nothing_written_holds_a_record(house: dict[str, Path], tmp_path: Path) -> None:
     """No text, name or identifier of any record is in any file of the audit or of its cache."""
     run(house, output_dir=tmp_path / "out", cache_dir=tmp_path / "cache")
@@ -196,12 +210,12 @@ def test_one_record_is_held_against_references_alone(house: dict[str, Path], tmp
 
 def test_all_records_of_one_person(house: dict[str, Path], tmp_path: Path) -> None:
     """What a deletion request asks for: nobody can be held out to test the words, which is said; the verdict does not rest on it.
-    Controls that are called twins cannot be believed so."""
+    Controls that are declared exchangeable cannot be checked then, and are refused."""
     mine = [row | {"subject_id": "Ada Ashfield"} for row in rows("forget", 5)]
     evidence = run(house, forget_set=mine, output_dir=tmp_path / "out")
     assert {test.name for test in evidence.tests} == {"C1", "C2", "A1", "A2"}
     gate = next(gate for gate in evidence.gates if gate.name == "blind baseline")
-    assert (gate.passed, "one person's" in gate.reason, evidence.blind) == (None, True, None)
+    assert (gate.passed, "to one person" in gate.reason, evidence.blind) == (None, True, None)
     assert evidence.attack("loss", "target") is not None
     assert recompute(tmp_path / "out") == evidence
     with pytest.raises(InputError, match="leave out --twins"):
@@ -210,7 +224,7 @@ def test_all_records_of_one_person(house: dict[str, Path], tmp_path: Path) -> No
 
 BAD_SETS = [
     ({"forget_set": []}, "no records"),
-    ({"forget_set": rows("forget", 1)}, "Leave --holdout and --fresh out"),
+    ({"forget_set": rows("forget", 1)}, "Leave out --holdout and --fresh"),
     ({"retain_set": rows("forget", 12)}, "share"),
     ({"holdout_set": rows("retain", 12)}, "share"),
     ({"forget_set": ["nobody"]}, "--data"),
@@ -330,7 +344,7 @@ def test_page_one_says_what_was_not_checked(house: dict[str, Path], tokenizer: A
     for text in (first, summary(evidence)):
         assert "Not checked: what reference 1, reference 2 were trained on (there is no training log beside it)" in text
         assert "Not checked: what reference 3 was trained on (it is a model in memory" in text
-        assert "vouched for by the operator" in text
+        assert "The operator, or whoever else supplied the models, vouches" in text
         assert "Not checked: whether the unlearning was fitted to the 12 holdout records" in text
 
 
@@ -375,7 +389,7 @@ def test_older_evidence_keeps_its_digest(house: dict[str, Path], tmp_path: Path)
     assert evidence.references_checked is evidence.holdout_checked is None
     assert evidence.digest == file_digest(path)
     assert recompute(tmp_path / "out") == evidence
-    assert "This audit is of a version that did not read their training logs" in summary(evidence)
+    assert "The version that made this audit did not read training logs" in summary(evidence)
 
 
 def test_committed_evidence_is_written_as_it_was() -> None:

@@ -3,7 +3,7 @@
 import pytest
 
 from verify import InputError, Settings
-from verify.auditing.power import PowerRow, attack_rows, power_table, reference_rows, twin_rows
+from verify.auditing.power import PowerRow, attack_rows, control_rows, power_table, reference_rows
 from verify.statistics.simulation import World
 
 SETTINGS = Settings()
@@ -33,20 +33,20 @@ def test_more_references_show_more() -> None:
     assert share[8] > share[3] + 10
 
 
-def test_twins_for_a_lone_record() -> None:
-    """A lone record among K needs 2 K / q - 1 twins: then the smallest p-value passes Benjamini-Hochberg's first step."""
-    assert find(twin_rows(10, 399, SETTINGS), "single record of the set") == (
+def test_controls_for_a_lone_record() -> None:
+    """A lone record among K needs 2 K / q - 1 controls: then the smallest p-value passes Benjamini-Hochberg's first step."""
+    assert find(control_rows(10, 399, SETTINGS), "single record of the set") == (
         "p-values down to 0.0025; a lone record can be rejected",
         "399 controls",
     )
-    assert "cannot be rejected" in find(twin_rows(10, 398, SETTINGS), "single record of the set")[0]
+    assert "cannot be rejected" in find(control_rows(10, 398, SETTINGS), "single record of the set")[0]
 
 
 @pytest.mark.slow
 def test_the_table_has_every_claim() -> None:
-    """References, twins, canaries and attacks, each with what it takes."""
+    """References, held-out controls, canaries and attacks, each with what it takes."""
     rows = power_table(forget=20, controls=50, references=3, canaries=100, settings=SETTINGS)
-    assert [row.claim.split(":")[0] for row in rows][:6] == ["retrained references"] * 3 + ["exchangeable twins"] * 2 + ["canaries"]
+    assert [row.claim.split(":")[0] for row in rows][:6] == ["retrained references"] * 3 + ["held-out controls"] * 2 + ["canaries"]
     assert all(row.given and row.needed for row in rows)
 
 

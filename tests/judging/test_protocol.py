@@ -112,12 +112,15 @@ def test_the_scope_names_what_it_was_shown_by() -> None:
     certified = judge(simulated_table(references=8), twins, Aside(BLIND, 0.5))
     assert certified.verdict == "EQUIVALENT_WITHIN"
     assert (certified.tiers, certified.accused_by) == (("retrained references", "exchangeable twins"), ())
-    assert "shown for the mean loss per token against retrained references; with" in certified.scope
+    assert (
+        "exactly as it was trained, is to the model (mean loss per token), compared with models retrained without"
+        in certified.scope
+    )
     accused = judge(simulated_table(kept=0.2), SETTINGS, Aside(BLIND))
     assert accused.accused_by == ("retrained references",)
     silent = judge(simulated_table(references=0), twins, Aside(BLIND, 0.5))
     assert silent.verdict == "INCONCLUSIVE"
-    assert "stays open, examined by conformal p-values" in silent.scope
+    assert "stays open. Examined was how familiar the exact text" in silent.scope
 
 
 def test_losses_out_of_all_proportion_are_no_crash() -> None:
@@ -223,7 +226,7 @@ def test_a_verdict_does_not_pass_over_what_another_attack_sees() -> None:
         }
         judged = judge(ScoreTable(shifted), SETTINGS, Aside(BLIND))
         assert judged.verdict == ("NOT_FORGOTTEN" if remembered else "EQUIVALENT_WITHIN")
-        assert any("Beside that" in sentence for sentence in judged.not_shown[:1]) is expected
+        assert any("have no vote" in sentence for sentence in judged.not_shown[:1]) is expected
 
 
 def test_figures_are_finite_and_sorted() -> None:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from score_tables import simulated_table
 
-from verify.judging.tier_controls import judge_twins
+from verify.judging.tier_controls import judge_controls
 from verify.schema.evidence import Settings
 from verify.schema.parts import Twins
 
@@ -13,7 +13,7 @@ SETTINGS = Settings(twins=True)
 
 def judged(blind_p: float = 0.5, **truth: object) -> Twins:
     table = simulated_table(references=1, **truth)  # type: ignore[arg-type]
-    twins = judge_twins(table, SETTINGS, 0.05, blind_p)
+    twins = judge_controls(table, SETTINGS, 0.05, blind_p)
     assert twins is not None
     return twins
 
@@ -30,7 +30,7 @@ def test_a_destroyed_memory_is_a_trace_too() -> None:
     """Records pushed far below their twins are accused as over-forgotten."""
     table = simulated_table(references=1, controls=400)
     table.blocks["target", "forget"].loss[:] += 2.0
-    twins = judge_twins(table, SETTINGS, 0.05, 0.5)
+    twins = judge_controls(table, SETTINGS, 0.05, 0.5)
     assert twins is not None
     assert {finding.direction for finding in twins.accused} == {"over-forgotten"}
 
@@ -50,10 +50,10 @@ def test_silence_never_certifies() -> None:
 
 @pytest.mark.parametrize(
     ("truth", "blind_p", "word"),
-    [({"controls": 400}, 0.005, "Words alone"), ({"gap": 0.001}, 0.5, "finds no record")],
+    [({"controls": 400}, 0.005, "distinguishable by words alone"), ({"gap": 0.001}, 0.5, "finds no record")],
 )
 def test_gates(truth: dict[str, float], blind_p: float, word: str) -> None:
-    """Twins that words tell apart, and a test that cannot see the original, judge nothing."""
+    """Controls that are distinguishable by words alone, and a test that cannot see the original, judge nothing."""
     twins = judged(blind_p, **truth)
     assert twins.verdict == "NOT_TESTABLE"
     assert word in twins.reason
@@ -72,4 +72,4 @@ def test_still_in_estimates_the_share() -> None:
 
 def test_a_holdout_of_another_origin_makes_no_claim() -> None:
     """Without --twins the holdout's records are controls for attacks, not twins."""
-    assert judge_twins(simulated_table(), Settings(), 0.05, 0.5) is None
+    assert judge_controls(simulated_table(), Settings(), 0.05, 0.5) is None

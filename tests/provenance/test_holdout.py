@@ -73,10 +73,10 @@ def test_halves_are_as_large(people: int, each: int, seed: int) -> None:
 
 
 def test_one_persons_records_are_the_audits() -> None:
-    """They cannot be divided: the audit gets all of them, and it is said."""
+    """They cannot be split: the audit gets all of them, and it is said."""
     split = split_holdout(records_of([(1, n) for n in range(6)]))
     assert (len(split.method), len(split.audit)) == (0, 6)
-    assert "6 holdout records cannot be divided by subject" in str(split.note)
+    assert "6 holdout records cannot be split by subject" in str(split.note)
 
 
 def write(path: Path, rows: list[dict[str, Any]]) -> Path:
@@ -112,7 +112,7 @@ def test_files_are_divided_row_by_row(tmp_path: Path, capsys: pytest.CaptureFixt
         assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
     alone = write(tmp_path / "alone.jsonl", rows("never", 2))
     assert main(["split-holdout", str(alone), "--output", str(tmp_path / "two")]) == 0
-    assert "cannot be divided" in capsys.readouterr().err
+    assert "cannot be split" in capsys.readouterr().err
     assert not (tmp_path / "two" / "holdout-method.jsonl").exists(), "that of another holdout set does not stay behind"
 
 

@@ -71,7 +71,7 @@ def test_page_one(evidence: Evidence) -> None:
         "6 requests, received between 3 November 2026 and 8 November 2026. 80 records in 2 training files",
         f"{worst.auc.value:.3f} [{worst.auc.low:.3f}, {worst.auc.high:.3f}]",
         f"n = {worst.auc.n}",
-        "replaced by rollback in 2 min 13 s, 0.67 of a retraining",
+        "replaced by rollback in 2 min 13 s, 0.67 of the cost of a retraining",
         "quantized export",
         *evidence.not_shown,
         *record.limits,
@@ -215,7 +215,7 @@ def test_letters(evidence: Evidence, outcome: Any, regime: str) -> None:
             "replaced the language model",
             "27 November 2026",
             "Backup: overwritten by 31 January 2027",
-            "within the agreed",
+            "within the margin of the test",
         ),
         "denied": ("We have not deleted your data", REASONS["denied"]),
         "exempt": ("We have not deleted", REASONS["exempt"]),
@@ -234,7 +234,7 @@ def test_letters_that_cannot_be_written(evidence: Evidence) -> None:
     """No answer while a request is open, no extension once it is closed or where the rules have none, no deletion unrecorded."""
     for request, kind, message in (
         (request_of("open"), "answer", "still open"),
-        (request_of("denied"), "extension", "cannot be extended"),
+        (request_of("denied"), "extension", "can no longer be extended"),
         (request_of("open", extended_to=None), "extension", "know no extension"),
         (request_of("open", regime="drop", extended_to=None), "extension", "know no extension"),
         (request_of("deleted"), "answer", "needs its deletion record"),
@@ -258,7 +258,7 @@ def test_a_letter_of_a_batch_speaks_of_nobody_else(evidence: Evidence) -> None:
             assert "Quillon" not in text
             assert "together with another request. All numbers below are of these requests together." in text
             assert "learned from the data of these requests. We have also removed 27 stored copies" in text
-            assert "not each of them holds data of yours" in text
+            assert "not all of them contain data of yours" in text
             assert "[say here which and why]" in text
             assert (text.count("Log"), text.count("Backup")) == (1, 1), "kinds only, each once"
     three = record_of(evidence, requests=(*two.requests, request_of("deleted", 2), request_of("denied")), residual=())

@@ -1,6 +1,6 @@
-"""Measure every model on every record, judge, and write the evidence down.
+"""Audits: score every model on every record, judge, and write the evidence.
 
-Models are loaded one after another: an audit of eight references needs the memory of one model.
+Models are loaded one after another, so an audit with eight references needs the memory of one model.
 """
 
 import platform
@@ -34,7 +34,7 @@ from verify.scores.scorer import Plan, Scorer
 from verify.scores.table import ScoreTable, audited_sets
 
 Progress = Callable[[str, float], None]
-"""Progress callback: what is being done, and the share of the audit that is done."""
+"""Progress callback `(message, fraction_done)`."""
 
 
 @checked
@@ -60,36 +60,36 @@ def audit(
     accept: Collection[str] = (),
     progress: Progress = lambda _, __: None,
 ) -> Evidence:
-    """Judge whether a forget set has left a model.
+    """Audit whether a forget set was removed from a model.
 
     Args:
-        model: the unlearned model: a folder, Hub name, or model in memory (then `tokenizer` is needed).
+        model: the unlearned model: a folder, a Hub name, or a model in memory (which needs `tokenizer`).
         original: the model before unlearning.
         forget_set: the records that were to be removed, or a list of ids if `data` is given.
         base: the model before fine-tuning; the reference attack needs it.
         references: models fine-tuned like the original but without the forget set, with other seeds; 4 to 8 of them.
         retain_set: records the model was to keep; for the utility gate.
-        holdout_set: records like the forget set that no model was trained on; for membership attacks, and with
-            `Settings(twins=True)` for Tier C.
+        holdout_set: records like the forget set that no model was trained on; for membership attacks and, where they were drawn
+            at random from the same records (`Settings(twins=True)`), as held-out controls of Tier C.
         fresh_set: texts of the forget set's subjects that no model was trained on; for the user level.
         data: the file the original was trained on.
-        fields: which columns hold what; None takes those the original was trained on, where its manifest records them.
+        fields: column names; None uses those the original was trained with, where its manifest records them.
         tokenizer: a tokenizer or its folder, for models in memory.
-        output_dir: where `evidence.json`, `scores.parquet` and `report.html` go; None writes nothing.
+        output_dir: folder for `evidence.json`, `scores.parquet` and `report.html`; None writes nothing.
         settings: margins, levels, attacks and seed; the defaults are the protocol's.
-        registration: the file that `register` wrote before unlearning; settings and sets must be the registered ones.
+        registration: the file that `register` wrote before unlearning; settings and sets must match it.
         canaries: the canary manifest of the original's training; the default is the one in the original's folder.
         earlier: evidence files of earlier deletions, whose canaries count in the e-value.
-        cache_dir: where token statistics are kept between audits; None keeps none.
-        accept: differences between a reference and a retraining of the original without the forget set that are meant, by their
-            names in `verify.schema.differences.ReferenceDifference`; "used_holdout" where the unlearning may have read the
-            holdout set. Without them, references whose training logs show a difference are refused. The evidence names what was
+        cache_dir: folder in which token statistics are kept between audits; None keeps none.
+        accept: intended differences between a reference and a retraining of the original without the forget set, by their names
+            in `verify.schema.differences.ReferenceDifference`; "used_holdout" where the unlearning was allowed to read the
+            holdout set. References whose training logs show any other difference are refused. The evidence records what was
             accepted.
-        progress: called with what is being done and the share of the audit that is done.
+        progress: called with a message and the fraction of the audit that is done.
 
     Raises:
-        InputError: records or models cannot be used, or a reference is no retraining of the original without the forget set;
-            the message says what to type next.
+        InputError: records or models cannot be used, or a reference is not a retraining of the original without the forget set;
+            the message says what to do.
     """
     started = time.monotonic()
     registered = None if registration is None else Registration.load(registration)
@@ -111,7 +111,7 @@ def audit(
     given = check_inputs(models, references, whole, coins, key, tokenizer, accept)
     attacks = select_attacks(settings.attacks)
     settings = settings.model_copy(update={"attacks": tuple(attacks)})
-    # Before the hours of scoring: what this refuses needs no model.
+    # Before hours of scoring: these checks need no model.
     aside = replace(blind_aside(*_texts(sets), settings), commitment=commitment, earlier=batches)
     cache = None if cache_dir is None else Path(cache_dir)
     scorer = Scorer(sets, attacks, settings, tokenizer, cache, key, coins, same_weights="weights" in accept)
@@ -140,12 +140,12 @@ def register(
     settings: Settings | None = None,
     canaries: str | Path | None = None,
 ) -> Registration:
-    """Fix, before unlearning, what will be audited and how; give the digest to somebody who will remember it.
+    """Fix what will be audited and how, before unlearning. Give the digest to an independent party.
 
     Args:
         path: a new file.
-        forget_set, retain_set, holdout_set, fresh_set, data, fields, settings: as the audit will be given them.
-        canaries: the canary manifest of the training run, or the model folder that holds it.
+        forget_set, retain_set, holdout_set, fresh_set, data, fields, settings: as they will be passed to `audit`.
+        canaries: the canary manifest of the training run, or the model folder that contains it.
 
     Raises:
         InputError: records cannot be used, or the file exists.
@@ -158,7 +158,7 @@ def register(
     if canaries is not None:
         coins = find_canaries(canaries) if Path(canaries).is_dir() else Canaries.load(canaries)
         if coins is None:
-            raise InputError(f"{canaries} holds no canaries. Name the folder of a model that was trained with --canaries, or none.")
+            raise InputError(f"{canaries} holds no canaries. Give the folder of a model that was trained with --canaries, or none.")
     registration = Registration.of(sets, settings, RecordKey.load(), None if coins is None else coins.commitment)
     registration.save(path)
     return registration
@@ -168,7 +168,7 @@ def write_audit(evidence: Evidence, table: ScoreTable, output: Path) -> None:
     """Write the three files of an audit and their manifest."""
     table.save(output / "scores.parquet")
     evidence.save(output / "evidence.json")
-    # Here, so that `import verify.auditing` loads neither matplotlib nor jinja2.
+    # Imported here so that `import verify.auditing` loads neither matplotlib nor jinja2.
     from verify.report.html import write_report
 
     write_report(evidence, output / "report.html")
@@ -181,14 +181,14 @@ def _settings(settings: Settings | None, registered: Registration | None) -> Set
     if settings is not None:
         attacks = tuple(select_attacks(settings.attacks))
         if settings.model_copy(update={"attacks": attacks}) != registered.settings:
-            raise InputError("the settings are not the registered ones. Leave them out: they are read from the registration.")
+            raise InputError("the settings differ from the registered ones. Leave them out: they are read from the registration.")
     return registered.settings
 
 
 def _earlier_batches(earlier: Sequence[str | Path], commitment: str | None) -> tuple[CoinBatch, ...]:
-    """Counts of earlier deletions; one set of canaries counts once, or its luck would be counted twice."""
+    """Read the canary counts of earlier deletions; one set of canaries may count only once in the e-value."""
     if earlier and commitment is None:
-        raise InputError("--earlier adds to this audit's canaries, and it has none. Give --canaries FILE, or leave it out.")
+        raise InputError("--earlier adds to this audit's canaries, but it has none. Give --canaries FILE, or leave --earlier out.")
     batches: list[CoinBatch] = []
     for path in earlier:
         process = Evidence.load(path).process
@@ -197,12 +197,12 @@ def _earlier_batches(earlier: Sequence[str | Path], commitment: str | None) -> t
         batches += [batch for batch in process.batches if batch not in batches]
     commitments = [commitment, *(batch.commitment for batch in batches)]
     if len(set(commitments)) < len(commitments):
-        raise InputError("an earlier audit used the same canaries, which may count once only. Leave it out of --earlier.")
+        raise InputError("an earlier audit used the same canaries, which may count only once. Leave it out of --earlier.")
     return tuple(batches)
 
 
 def _plans(model: Any, original: Any, base: Any, references: Sequence[Any]) -> list[Plan]:
-    """The models, in the order in which `Scorer` wants them."""
+    """List the models in the order that `Scorer` requires."""
     return [
         *([] if base is None else [Plan("base", "base", base)]),
         Plan("original", "original", original),
@@ -224,7 +224,7 @@ def _score(scorer: Scorer, plans: Sequence[Plan], progress: Progress) -> None:
 
 
 def _texts(sets: Mapping[SetRole, Sequence[Record]]) -> tuple[dict[SetRole, list[str]], dict[SetRole, list[str]]]:
-    """What the blind baseline reads: the whole text of every record, and whom it belongs to."""
+    """Return the blind baseline's input: the whole text of every record, and the person it belongs to."""
     compared: dict[SetRole, Sequence[Record]] = {role: sets[role] for role in sets if role in ("forget", "holdout", "fresh")}
     texts = {role: [f"{record.prompt} {record.scored_text}" for record in records] for role, records in compared.items()}
     everybody = iter(

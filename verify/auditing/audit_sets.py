@@ -1,4 +1,4 @@
-"""The sets of an audit: what was to be forgotten, what was to be kept, what no model ever saw."""
+"""Loading of an audit's record sets: forget, retain, holdout and fresh, with checks that they fit together."""
 
 from collections.abc import Mapping, Sequence
 
@@ -33,7 +33,7 @@ def load_sets(
 
 
 def draw_retain(sets: Mapping[SetRole, Sequence[Record]], settings: Settings) -> dict[SetRole, Sequence[Record]]:
-    """The sets with at most `settings.retain_records` retain records, drawn by the settings' seed."""
+    """Return the sets with at most `settings.retain_records` retain records, drawn with the settings' seed."""
     drawn = dict(sets)
     if "retain" in drawn and len(drawn["retain"]) > settings.retain_records:
         order = np.random.default_rng(settings.seed).permutation(len(drawn["retain"]))[: settings.retain_records]
@@ -49,20 +49,20 @@ def load_whole_sets(
     data: RecordSource | None,
     fields: Fields | None,
 ) -> dict[SetRole, Sequence[Record]]:
-    """Load the sets and check that they fit together; all retain records are among them.
+    """Load the sets with all retain records, and check that they fit together.
 
     Args:
         forget_set, retain_set, holdout_set, fresh_set, data, fields: as `verify.audit`.
 
     Raises:
-        InputError: a set is empty, too small, or shares records with another; the message says what to type next.
+        InputError: a set is empty, too small, or shares records with another; the message says what to do.
     """
     training = None if data is None else load_records(data, fields)
     forget = load_forget_set(forget_set, training, fields)
     if len(forget) == 1 and not (holdout_set is None and fresh_set is None):
         raise InputError(
-            "the forget set holds one record, and attacks that are judged on controls need at least two: one value has no rate. "
-            "Leave --holdout and --fresh out: one record is judged against retrained references alone."
+            "the forget set holds one record, but attacks judged against controls need at least two: no rate can be computed from "
+            "one value. Leave out --holdout and --fresh: one record is judged against retrained references alone."
         )
     sets: dict[SetRole, Sequence[Record]] = {"forget": forget}
     if retain_set is not None:
@@ -85,13 +85,13 @@ def load_whole_sets(
 
 
 def _fresh(source: RecordSource, forget: Sequence[Record], fields: Fields | None) -> list[Record]:
-    """Fresh texts of the people whose records are to be forgotten."""
+    """Load fresh texts of the forget set's subjects, and refuse texts of anybody else."""
     records = load_records(source, fields)
     people = {subject for record in forget for subject in record.subjects}
     strangers = [number for number, record in enumerate(records, 1) if people.isdisjoint(record.subjects)]
     if strangers:
         raise InputError(
             f"{len(strangers)} fresh texts (the first in row {strangers[0]}) name no subject of the forget set. Give texts of "
-            "those people, with the column that says whose they are (--subject-field)."
+            "those people, with the column that holds the subject (--subject-field)."
         )
     return records

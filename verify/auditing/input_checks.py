@@ -1,4 +1,4 @@
-"""Checks an audit's models against its records before anything is scored: what references were trained on, what the method read."""
+"""Checks of an audit's inputs before scoring: what the references were trained on, and what the unlearning method read."""
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -14,27 +14,27 @@ from verify.provenance.holdout import check_holdout
 from verify.schema.parts import AcceptedDifference, HoldoutCheck, ReferenceCheck, SetRole
 
 USED_HOLDOUT = "used_holdout"
-"""What `accept` names where the unlearning may have read the holdout set."""
+"""Entry of `accept` by which the unlearning may have read the holdout set."""
 
 
 @dataclass(frozen=True)
 class CheckedInputs:
-    """What the evidence says of the checks; fields as there."""
+    """Results of the checks, as the evidence records them."""
 
     references: tuple[ReferenceCheck, ...]
     holdout: HoldoutCheck | None
 
-    def with_same_weights(self, twins: Mapping[str, str]) -> "CheckedInputs":
-        """The same with references that turned out, once loaded, to have the weights of another model.
+    def with_same_weights(self, duplicates: Mapping[str, str]) -> "CheckedInputs":
+        """Add references that turned out, once loaded, to have the weights of another model.
 
         Args:
-            twins: label -> label of the other model; accepted by whoever asked for the audit.
+            duplicates: label -> label of the other model; accepted by whoever asked for the audit.
         """
         listed = []
         for check in self.references:
             accepted = check.accepted
-            if check.label in twins and not any(difference.kind == "weights" for difference in accepted):
-                accepted += (AcceptedDifference(kind="weights", what=f"it has the very weights of {twins[check.label]}"),)
+            if check.label in duplicates and not any(difference.kind == "weights" for difference in accepted):
+                accepted += (AcceptedDifference(kind="weights", what=f"it has the very weights of {duplicates[check.label]}"),)
             listed.append(check.model_copy(update={"accepted": accepted}))
         return replace(self, references=tuple(listed))
 
@@ -48,16 +48,16 @@ def check_inputs(
     tokenizer: Any,
     accept: Collection[str],
 ) -> CheckedInputs:
-    """Check the references' trainings and the unlearning's holdout records, by logs and manifests.
+    """Check, by logs and manifests, what the references were trained on and which holdout records the unlearning read.
 
     Args:
-        models: "original", "target" and, where there is one, "base".
+        models: "original", "target" and, if present, "base".
         references: the references.
         sets: the audit's records, with all retain records.
-        canaries: those that the original was trained on, if any.
+        canaries: the original's canaries, if any.
         key: the record key.
         tokenizer: for models in memory.
-        accept: differences that are meant; see `verify.audit`.
+        accept: intended differences; see `verify.audit`.
 
     Raises:
         InputError: a reference or the holdout set cannot be used, or `accept` names an unknown difference.
@@ -65,13 +65,13 @@ def check_inputs(
     accept = {accept} if isinstance(accept, str) else accept
     unknown = sorted(set(accept) - {*KINDS, USED_HOLDOUT})
     if unknown:
-        raise InputError(f"{unknown[0]!r} is nothing that can be accepted. Use any of: {', '.join((*KINDS, USED_HOLDOUT))}.")
+        raise InputError(f"{unknown[0]!r} cannot be accepted. Use any of: {', '.join((*KINDS, USED_HOLDOUT))}.")
     names = {role: frozenset(key.of(record.fingerprint) for record in records) for role, records in sets.items()}
     expected = Expected(
         forget=names["forget"],
         retain=names.get("retain"),
         holdout=names.get("holdout", frozenset()),
-        # Where a retain set is given, it says what references must know, and canaries are in none.
+        # A given retain set defines what references must be trained on, and it contains no canaries.
         canaries=_canary_names(canaries, models["original"], key, tokenizer)
         if references and "retain" not in names
         else frozenset(),
@@ -83,7 +83,7 @@ def check_inputs(
 
 
 def _canary_names(canaries: Canaries | None, original: Any, key: RecordKey, tokenizer: Any) -> frozenset[str]:
-    """Keyed hashes of the canaries that the original was trained on; their texts follow from its tokenizer."""
+    """Return keyed hashes of the canaries that the original was trained on; their texts depend on its tokenizer."""
     if canaries is None:
         return frozenset()
     own = tokenizer if tokenizer is not None else load_tokenizer(original)

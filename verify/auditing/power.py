@@ -1,4 +1,4 @@
-"""Power analysis: what an audit of a given size can show, and how large it would have to be."""
+"""Power analysis: what an audit of a given size can show, and how large it has to be."""
 
 from bisect import bisect_left
 from dataclasses import dataclass, replace
@@ -15,7 +15,7 @@ from verify.statistics.simulation import World, rule_rates
 REFERENCE_COUNTS = (2, 3, 4, 6, 8, 12, 16)
 USUAL_POWER = 0.80
 RIGHT_GUESSES = 0.95
-"""Share of right guesses where nearly every canary is still remembered."""
+"""Share of correct guesses when nearly every canary is still remembered."""
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class PowerRow:
 
     Attributes:
         claim: in plain words.
-        given: what the sizes at hand show.
+        given: what the given sizes can show.
         needed: the size that shows it with 80 % probability.
     """
 
@@ -36,12 +36,12 @@ class PowerRow:
 def power_table(
     *, forget: int, controls: int = 0, references: int = 0, canaries: int = 0, world: World | None = None, settings: Settings
 ) -> list[PowerRow]:
-    """Compute what can be shown with given numbers of forget records, controls, references and canary pairs.
+    """Compute what given numbers of forget records, controls, references and canary pairs can show.
 
     Args:
-        forget, controls, references, canaries: sizes; 0 for what there is none of.
-        world: how models and records vary; sizes in it are replaced by those given. The default spreads and gap are those of
-            small models fine-tuned on questions and answers; give your own where a first audit has shown them.
+        forget, controls, references, canaries: sizes; 0 for none.
+        world: how models and records vary; its sizes are replaced by the given ones. The default spreads and gap are those of
+            small models fine-tuned on questions and answers; use your own once a first audit has measured them.
         settings: margin, alpha, q and epsilon*.
 
     Raises:
@@ -55,26 +55,26 @@ def power_table(
     world = replace(world or World(), records=forget)
     return [
         *reference_rows(world, references, settings),
-        *twin_rows(forget, controls, settings),
+        *control_rows(forget, controls, settings),
         *canary_rows(canaries, settings),
         *attack_rows(min(forget, controls), settings),
     ]
 
 
 def reference_rows(world: World, references: int, settings: Settings) -> list[PowerRow]:
-    """Simulate what R retrained references certify and accuse."""
+    """Simulate how often R retrained references certify and accuse."""
     cases = [
         ("retrained references: certify an honest retraining", 0.0, True),
         ("retrained references: accuse a model that keeps 20 % of the records", 0.20, False),
         ("retrained references: accuse a model that keeps one record", 1 / world.records, False),
     ]
     if world.records == 1:
-        del cases[1]  # of one record there is no share
+        del cases[1]  # one record has no 20 % share
     return [_reference_row(claim, world, references, settings, remembered, certify) for claim, remembered, certify in cases]
 
 
 def certifying_row(world: World, references: int, settings: Settings) -> PowerRow:
-    """Simulate how often R retrained references certify an honest deletion: the first of `reference_rows` alone."""
+    """Simulate how often R retrained references certify an honest deletion: the first of `reference_rows`."""
     return _reference_row("certify an honest deletion", world, references, settings, 0.0, certify=True)
 
 
@@ -83,7 +83,7 @@ def _reference_row(claim: str, world: World, references: int, settings: Settings
         return _rule_rate(replace(world, references=count), remembered, certify, settings.margin, settings.alpha)
 
     given = "cannot: one reference has no spread" if references < 2 else f"{rate(references):.0%} of audits"
-    # More references never show less, so that half of the counts need no simulation.
+    # Power grows with the number of references, so bisection skips half of the simulations.
     place = bisect_left(REFERENCE_COUNTS, True, key=lambda count: rate(count) >= USUAL_POWER)
     enough = place < len(REFERENCE_COUNTS)
     needed = f"{REFERENCE_COUNTS[place]} references" if enough else f"more than {REFERENCE_COUNTS[-1]} references"
@@ -96,8 +96,8 @@ def _rule_rate(world: World, remembered: float, certify: bool, margin: float, al
     return (rates.certified if certify else rates.accused).value
 
 
-def twin_rows(forget: int, controls: int, settings: Settings) -> list[PowerRow]:
-    """Compute what exchangeable controls can reject."""
+def control_rows(forget: int, controls: int, settings: Settings) -> list[PowerRow]:
+    """Compute what held-out controls can reject."""
     # Benjamini-Hochberg rejects a lone record at q / (2 K) on its side: the smallest conformal p-value must reach that.
     lone = int(np.ceil(2 * forget / settings.alpha)) - 1
     given = "cannot: no controls"
@@ -106,14 +106,14 @@ def twin_rows(forget: int, controls: int, settings: Settings) -> list[PowerRow]:
         given = f"p-values down to {smallest:.4f}; a lone record {'can' if controls >= lone else 'cannot'} be rejected"
     power = f"{conformal_power(1.0, controls):.0%} power" if controls else "cannot: no controls"
     return [
-        PowerRow("exchangeable twins: accuse a single record of the set", given, f"{lone} controls"),
-        PowerRow("exchangeable twins: see a residual of one standard deviation in one record", power, "retrained references"),
+        PowerRow("held-out controls: accuse a single record of the set", given, f"{lone} controls"),
+        PowerRow("held-out controls: detect a residual of one standard deviation in one record", power, "retrained references"),
     ]
 
 
 def canary_rows(pairs: int, settings: Settings) -> list[PowerRow]:
-    """Compute the bounds that canary pairs give."""
-    claim = f"canaries: show a leak beyond {settings.epsilon:g} nats where {RIGHT_GUESSES:.0%} of the coins are guessed"
+    """Compute the bounds that canary pairs can give."""
+    claim = f"canaries: show a leak beyond {settings.epsilon:g} nats where {RIGHT_GUESSES:.0%} of the assignments are guessed"
 
     def shown(guesses: int) -> float:
         correct = round(RIGHT_GUESSES * guesses)

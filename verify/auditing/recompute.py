@@ -9,19 +9,22 @@ from verify.schema.evidence import Evidence
 from verify.scores.table import ScoreTable, audited_sets
 
 TOLERANCE = 1e-9
-"""Relative. Another version of numpy may sum in another order; a changed score moves numbers by far more."""
+"""Relative tolerance: another numpy version may sum in another order; a changed score moves numbers by far more."""
+
+SENTENCES = frozenset({"explanation", "scope", "not_shown", "next_step", "reason", "question", "statistic"})
+"""Fields that hold words. Other versions word them differently."""
 
 
 def recompute(folder: str | Path) -> Evidence:
     """Judge an audit's `scores.parquet` again and return the evidence that follows from it.
 
-    The settings, the blind baseline and the canaries' counts of earlier deletions are taken from `evidence.json`: they were
-    decided beforehand, or need texts that are gone. Nothing here can show which models were scored, or that the registration is
-    the one that was sent; a certificate binds both.
+    Settings, the blind baseline and the canary counts of earlier deletions are taken from `evidence.json`: they were decided
+    beforehand or need texts that are gone. This cannot show which models were scored, or that the registration is the one that
+    was sent; a certificate binds both.
 
     Raises:
         InputError: a file is missing, damaged or of another version.
-        RunError: a number in `evidence.json` does not follow from the scores; the message names the first few.
+        RunError: a number or sentence in `evidence.json` does not follow from the scores; the message names the first few.
     """
     folder = Path(folder)
     evidence = Evidence.load(folder / "evidence.json")
@@ -42,6 +45,12 @@ def recompute(folder: str | Path) -> Evidence:
     found = differences(evidence.model_dump(), again.model_dump())
     if found:
         more = f" and {len(found) - 5} more" if len(found) > 5 else ""
+        if all(_field(place) in SENTENCES for place in found):
+            raise RunError(
+                f"{folder}: every number follows from scores.parquet, but this version words {', '.join(found[:5])}{more} "
+                "differently. Another version wrote evidence.json, or its sentences were edited. Recompute it with the "
+                f"version that wrote it (it says unlearn-verify {evidence.environment.unlearn_verify}), or run the audit again."
+            )
         raise RunError(
             f"{folder}: evidence.json does not follow from scores.parquet: {', '.join(found[:5])}{more} differ. One of the two "
             "files was changed; do not rely on either, and run the audit again."
@@ -49,8 +58,13 @@ def recompute(folder: str | Path) -> Evidence:
     return again
 
 
+def _field(place: str) -> str:
+    """Return the name of the field that a path of `differences` ends in: "reason" for "gates[2].reason"."""
+    return place.rsplit(".", 1)[-1].split("[", 1)[0]
+
+
 def differences(one: Any, other: Any, place: str = "") -> list[str]:
-    """Return where two trees of plain values differ, numbers beyond a relative tolerance."""
+    """Return the paths at which two trees of plain values differ, numbers beyond a relative tolerance."""
     if isinstance(one, dict) and isinstance(other, dict) and one.keys() == other.keys():
         return [found for name in one for found in differences(one[name], other[name], f"{place}.{name}".lstrip("."))]
     if isinstance(one, tuple | list) and isinstance(other, tuple | list) and len(one) == len(other):

@@ -1,8 +1,8 @@
-"""Checks what the references were trained on, by the logs and manifests beside them.
+"""Checks of what the references were trained on, by the training logs and manifests beside them.
 
-The verdict holds a model against references "trained like the original, without the forget set". No score can show that they were:
-references that saw the records make any model look forgetful. Their logs say what they were trained on, and an audit refuses
-references that differ. Logs are self-declared; only executing a training again proves one.
+A verdict compares a model with references "trained like the original, without the forget set". No score can show that they were:
+references that saw the records make any model look as if it had forgotten them. Their logs say what they were trained on, and an
+audit refuses references that differ. Logs are self-declared; only executing a training again proves one.
 """
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -19,7 +19,7 @@ from verify.schema.differences import ReferenceDifference
 from verify.schema.parts import AcceptedDifference, ReferenceCheck
 
 IGNORED_OPTIONS = frozenset({"seed", "save_steps", "keep_checkpoints", "logging_steps", "report_to", "gradient_checkpointing"})
-"""Options that do not change what is learned; the seed must differ."""
+"""Options that do not change what is learned; the seed is compared separately, since it must differ."""
 BATCHING = ("batch_size", "gradient_accumulation")
 KINDS: tuple[ReferenceDifference, ...] = get_args(ReferenceDifference)
 SHOWN = 4
@@ -29,13 +29,13 @@ Found = Iterator[tuple[ReferenceDifference, str]]
 
 @dataclass(frozen=True, repr=False)
 class Expected:
-    """What references are held against.
+    """What the references are compared with.
 
     Attributes:
         forget, holdout: keyed hashes of these sets.
-        retain: of all retain records, also those that are not scored; None where no retain set was given.
-        canaries: of the random texts that the original was trained on, and references are not.
-        key: that the hashes were made with.
+        retain: keyed hashes of all retain records, including those that are not scored; None where no retain set was given.
+        canaries: keyed hashes of the canaries that the original was trained on; references are not.
+        key: the record key of the hashes.
     """
 
     forget: frozenset[str]
@@ -48,13 +48,13 @@ class Expected:
 def check_references(
     references: Sequence[Any], others: Mapping[str, Any], expected: Expected, accept: Collection[str] = ()
 ) -> tuple[ReferenceCheck, ...]:
-    """Read the references' training logs, and refuse references that are no retrainings without the forget set.
+    """Read the references' training logs, and refuse references that are not retrainings without the forget set.
 
     Args:
-        references: the models as they were given.
-        others: "original" and "target", and "base" where there is one.
+        references: the models, as passed to the audit.
+        others: "original", "target" and, if present, "base".
         expected: the records of the audit.
-        accept: differences that are meant.
+        accept: intended differences.
 
     Raises:
         InputError: a reference differs and that was not accepted, or its log is damaged; the message names the reference.
@@ -93,15 +93,15 @@ def _read(label: str, source: Any) -> History | None:
 
 
 def _before(label: str, histories: Mapping[str, History | None]) -> dict[str, History | None]:
-    """The references in front of one, so that each pair is compared once."""
+    """Return the histories of the references before this one, so that each pair is compared once."""
     names = list(histories)
     return {name: histories[name] for name in names[: names.index(label)]}
 
 
 def _nothing_beside(source: Any) -> str:
     if isinstance(source, (str, Path)):
-        return "it is no local folder, so no training log lies beside it"
-    return "it is a model in memory, so no training log lies beside it"
+        return "it is not a local folder, so there is no training log beside it"
+    return "it is a model in memory, so there is no training log beside it"
 
 
 def _refusal(label: str, source: Any, refused: Sequence[tuple[ReferenceDifference, str]]) -> str:
@@ -109,19 +109,19 @@ def _refusal(label: str, source: Any, refused: Sequence[tuple[ReferenceDifferenc
     return (
         f"{label} ({Path(str(source)).name}) is no retraining of the original without the forget set: "
         f"{'; '.join(what for _, what in refused)}. Train it as the original was trained, on the same records without the forget "
-        f"set and with a seed of its own; or, where the difference is meant, accept it with --accept-reference-differences "
+        f"set and with a different seed; or, if the difference is intended, accept it with --accept-reference-differences "
         f"{' '.join(kinds)} (Python: accept={set(kinds)!r}), which the report then shows."
     )
 
 
 @dataclass(frozen=True)
 class _Yardstick:
-    """The trainings that a reference is to repeat: the original's, or those of the first reference where it has no log.
+    """The trainings that a reference must repeat: the original's or, if it has no log, those of the first reference with one.
 
     Attributes:
-        name: whose they are.
-        history: these trainings; None where nobody has a log.
-        seen: the records that the original was trained on; None where nothing says.
+        name: the model they belong to.
+        history: these trainings; None where no model has a log.
+        seen: keyed hashes of the records the original was trained on; None where unknown.
     """
 
     name: str
@@ -140,7 +140,7 @@ class _Yardstick:
 
 
 class _Comparison:
-    """One reference against what it is to be; what could be compared is noted on the way."""
+    """Comparison of one reference with the yardstick; records what could and could not be compared."""
 
     def __init__(
         self, label: str, history: History, yardstick: _Yardstick, earlier: Mapping[str, History], expected: Expected
@@ -150,7 +150,7 @@ class _Comparison:
         self.not_compared: list[str] = []
 
     def differences(self) -> Found:
-        """Every difference that the logs and manifests show."""
+        """Yield every difference that the logs and manifests show."""
         self.compared.add("unfinished")
         if self.history.unfinished is not None:
             yield "unfinished", self.history.unfinished
@@ -165,22 +165,22 @@ class _Comparison:
             yield from self._training()
 
     def _weights(self) -> Found:
-        """The same weights as another model of the audit, by the manifests; those without one are compared when they are loaded."""
+        """Yield identical weights, by the manifests; models without a manifest are compared when they are loaded."""
         self.compared.add("weights")
         mine = self.history.weights
-        twin = next((name for name, other in self.earlier.items() if mine is not None and other.weights == mine), None)
-        if twin is not None:
-            if twin.startswith("reference"):
-                # One training counted twice would leave no spread to judge by; that cannot be meant.
+        same = next((name for name, other in self.earlier.items() if mine is not None and other.weights == mine), None)
+        if same is not None:
+            if same.startswith("reference"):
+                # One training counted twice would underestimate the spread of honest retrainings; never acceptable.
                 raise InputError(
-                    f"{self.label} has the very weights of {twin}: one training counts once. Leave one of the two out."
+                    f"{self.label} has the very weights of {same}: one training counts once. Leave one of the two out."
                 )
-            yield "weights", f"it has the very weights of the {twin}"
+            yield "weights", f"it has the very weights of the {same}"
 
     def _log(self, log: TrainingLog) -> Found:
-        """Whether the log is that of these weights, and the seed a new one."""
+        """Yield a log of other weights, and a seed that is not new."""
         self.compared |= {"log", "seed"}
-        # A rebuild may fold its adapter into the weights after its log has ended.
+        # A rebuild may merge its adapter into the weights after its log has ended.
         rebuilt = "method" in self.history.last.about
         if log.finished and not rebuilt and self.history.weights not in (None, log.final_weights):
             yield "log", "the training log beside it belongs to other weights"
@@ -190,13 +190,13 @@ class _Comparison:
                 yield "seed", f"its seed {log.seed} is that of {name if name.startswith('reference') else 'the original'}"
 
     def _records(self) -> Found:
-        """Whether any training on the way saw what it must not have seen, and the last ones what they should have."""
+        """Yield forget or holdout records that any of its trainings used, and retain records that none used."""
         logs = [stage.log for stage in self.history.logged if stage.log is not None]
         if not logs:
             return
         if any(self._other_key(log) for log in logs):
             self.not_compared.append(
-                "its records: its training log was written under another record key, so that no record can be recognised"
+                "its records: its training log was written under another record key, so no record can be recognised"
             )
             return
         seen = frozenset().union(*(log.names for log in logs))
@@ -208,7 +208,7 @@ class _Comparison:
         yield from self._retain(seen)
 
     def _other_key(self, log: TrainingLog) -> bool:
-        """Whether a log's hashes were made with another key; an older log does not say, and shows it by sharing no record."""
+        """Return whether a log's hashes use another key; an older log does not say, but then shares no record."""
         if log.key_check is not None:
             return log.key_check != self.expected.key.check
         anything = self.expected.forget | (self.expected.retain or frozenset()) | (self.yardstick.seen or frozenset())
@@ -216,7 +216,7 @@ class _Comparison:
         return recognisable and bool(log.names) and not log.names & anything and self.history.last.log is log
 
     def _retain(self, seen: frozenset[str]) -> Found:
-        """Whether it was trained on the retain records that the original was trained on."""
+        """Yield retain records that the original was trained on and this reference was not."""
         original, given = self.yardstick.seen, self.expected.retain
         if original is None and given is None:
             self.not_compared.append("its retain records: no retain set was given, and the original's log does not name them")
@@ -235,7 +235,7 @@ class _Comparison:
         return () if self.yardstick.history is None else self.yardstick.history.stages
 
     def _training(self) -> Found:
-        """Whether it repeats the original's trainings: from the same weights, in the same order, with the same options."""
+        """Yield deviations from the original's trainings: start weights, order, or training configuration."""
         history = self.yardstick.history
         if history is None or self.yardstick.name == self.label:
             self.not_compared.append("its base, trainings and options: the original has no training log")
@@ -265,10 +265,10 @@ class _Comparison:
 
 
 def own_trainings(one: History, other: History) -> tuple[list[Stage], list[Stage]]:
-    """The trainings of two models that are not common to both, unlearnings left out.
+    """Return the trainings of two models that are not common to both, without unlearning stages.
 
-    What both passed through is their base. Where one history reaches further back than the other, it is cut at the weights that
-    the other begins with.
+    Common trainings are part of their base. Where one history reaches further back, it is cut at the weights that the other
+    starts from.
     """
     first, second = ([stage for stage in history.stages if stage.log is not None] for history in (one, other))
     while (
@@ -279,7 +279,7 @@ def own_trainings(one: History, other: History) -> tuple[list[Stage], list[Stage
 
 
 def _cut(stages: list[Stage], other: list[Stage]) -> list[Stage]:
-    """The stages from the one that begins with the weights that the other history begins with; all where there is none."""
+    """Return the stages from the one that starts from the same weights as the other history; all if there is none."""
     starts = [stage.start for stage in stages]
     return stages[starts.index(other[0].start) :] if other and other[0].start in starts else stages
 
@@ -289,12 +289,12 @@ def _names(stage: Stage) -> frozenset[str]:
 
 
 def _only(stage: Stage, forget: frozenset[str]) -> bool:
-    """Whether a training was on forget records alone: without them there is nothing to repeat."""
+    """Return whether a training used forget records only: without them there is nothing to repeat."""
     return bool(_names(stage)) and _names(stage) <= forget
 
 
 def _reordered(theirs: Sequence[Stage], mine: Sequence[Stage]) -> bool:
-    """Whether the same trainings come in another order: each of theirs is looked for, by its records, among mine."""
+    """Return whether the same trainings come in another order, matching each of theirs to mine by its records."""
     if len(mine) < 2:
         return False
     places = [_most_alike(stage, mine) for stage in theirs]
@@ -302,14 +302,14 @@ def _reordered(theirs: Sequence[Stage], mine: Sequence[Stage]) -> bool:
 
 
 def _most_alike(stage: Stage, among: Sequence[Stage]) -> int:
-    """The place of the training that shares the most records with one; the first of several."""
+    """Return the index of the training that shares the most records with this stage; the first of several."""
     shared = [len(_names(stage) & _names(other)) for other in among]
     return shared.index(max(shared))
 
 
 def _other_options(theirs: Stage, mine: Stage, stages: int) -> Iterator[str]:
-    """Options of two trainings that differ, each with both values; at most a few."""
-    one, other = recipe(mine), recipe(theirs)
+    """Yield the options in which two trainings differ, with both values; at most `SHOWN` of them."""
+    one, other = training_configuration(mine), training_configuration(theirs)
     differing = [name for name in one if name in other and one[name] != other[name]]
     where = f" in the training from {_short(mine.start)}" if stages > 1 else ""
     for name in differing[:SHOWN]:
@@ -318,9 +318,9 @@ def _other_options(theirs: Stage, mine: Stage, stages: int) -> Iterator[str]:
         yield f"and {len(differing) - SHOWN} more"
 
 
-def recipe(stage: Stage) -> dict[str, Any]:
-    """What of a training's settings decides what is learned, by name; settings that nothing names are left out."""
-    assert stage.log is not None, "the caller asks trainings with a log"
+def training_configuration(stage: Stage) -> dict[str, Any]:
+    """Return the settings of a training that decide what is learned, by name; unknown settings are left out."""
+    assert stage.log is not None, "the caller passes trainings with a log"
     options = resolved(stage.log.options)
     processes = stage.about.get("environment")
     count = processes.get("processes", 1) if isinstance(processes, Mapping) else 1

@@ -1,8 +1,8 @@
-"""Registration: every choice in writing before anyone looks.
+"""Pre-registration of an audit: records, controls and every setting, fixed in a file before unlearning.
 
-An auditor who may pick attacks, margins or controls after seeing the scores can reach any verdict. A registration fixes, before
-unlearning, which records are to be forgotten (as keyed hashes), which controls are used and every setting. Evidence names its
-digest; whoever received the digest beforehand knows that nothing was chosen afterwards.
+An auditor who can pick attacks, margins or controls after seeing the scores can reach any verdict. A registration fixes which
+records are to be forgotten (as keyed hashes), which controls are used and every setting. Evidence names its digest; whoever
+received the digest beforehand knows that nothing was chosen afterwards.
 """
 
 import hashlib
@@ -25,20 +25,20 @@ from verify.schema.parts import Digest, RecordHash, Registered, SetRole
 
 
 class RegisteredSet(Frozen):
-    """One set of records, as keyed hashes in sorted order: it names exactly these records and says nothing about them."""
+    """One set of records as sorted keyed hashes: identifies exactly these records without revealing anything about them."""
 
     role: SetRole
     records: tuple[RecordHash, ...] = Field(min_length=1)
 
 
 class Registration(Frozen):
-    """What was decided before unlearning.
+    """Everything that was decided before unlearning.
 
     Attributes:
-        created: when, by the writer's clock. The digest, sent to somebody else, is what proves it.
-        sets: forget set, controls, and whatever else the audit will read.
-        settings: statistics, margins, levels, seeds, and the precision that is deployed.
-        canaries: the commitment to the canaries' coins, where there are some.
+        created: time by the writer's clock. Proof is the digest that was sent to somebody else.
+        sets: forget set, controls, and every other set the audit will read.
+        settings: statistics, margins, levels, seeds, and the deployed precision.
+        canaries: the commitment to the canary assignments, if any.
     """
 
     schema_: Literal["unlearn-verify/registration/1"] = Field(default="unlearn-verify/registration/1", alias="schema")
@@ -53,7 +53,7 @@ class Registration(Frozen):
 
     @classmethod
     def of(cls, sets: Mapping[SetRole, Sequence[Record]], settings: Settings, key: RecordKey, canaries: str | None = None) -> Self:
-        """Fix these sets and settings now."""
+        """Register these sets and settings as of now."""
         listed = tuple(
             RegisteredSet(role=role, records=tuple(sorted(key.of(record.fingerprint) for record in records)))
             for role, records in sets.items()
@@ -67,14 +67,14 @@ class Registration(Frozen):
         return hashlib.sha256(content.encode()).hexdigest()
 
     def named(self) -> Registered:
-        """How evidence refers to it."""
+        """Return the reference that evidence holds."""
         return Registered(digest=self.digest, created=self.created)
 
     def require(self, sets: Mapping[SetRole, Sequence[Record]], key: RecordKey, canaries: str | None) -> None:
-        """Refuse to audit anything else than what was registered.
+        """Check that exactly the registered sets and canaries are audited.
 
         Raises:
-            InputError: a set is missing, added or other than registered, or the canaries are; the message says which.
+            InputError: a set or the canaries are missing, added or not the registered ones; the message says which.
         """
         registered = {entry.role: set(entry.records) for entry in self.sets}
         given = {role: {key.of(record.fingerprint) for record in records} for role, records in sets.items()}
@@ -90,18 +90,20 @@ class Registration(Frozen):
             raise InputError("the canaries are not the registered ones. Give the canaries.json of the registered training run.")
 
     def require_past(self, now: datetime) -> None:
-        """Refuse a registration that says that it was made after `now`.
+        """Check that the registration is not dated after `now`.
 
         Raises:
-            InputError: its date is no date, lies ahead, or has no time zone.
+            InputError: its date is invalid, in the future, or has no time zone.
         """
         try:
             ahead = datetime.fromisoformat(self.created) > now
         except (TypeError, ValueError):
-            raise InputError(f"the registration's date {self.created!r} is none. Give the file that `register` wrote.") from None
+            raise InputError(
+                f"the registration's date {self.created!r} is not a date. Give the file that `register` wrote."
+            ) from None
         if ahead:
             raise InputError(
-                f"the registration says that it was made at {self.created}, and now it is {now.isoformat(timespec='seconds')}. "
+                f"the registration is dated {self.created}, but now it is {now.isoformat(timespec='seconds')}. "
                 "Set the clock, or give the file that `register` wrote."
             )
 
@@ -109,10 +111,10 @@ class Registration(Frozen):
         """Write the registration, atomically; an existing file is never replaced.
 
         Raises:
-            InputError: the file is there already.
+            InputError: the file exists already.
         """
         if Path(path).exists():
-            raise InputError(f"{path} exists. A registration is written once; name a new file with --output.")
+            raise InputError(f"{path} exists. A registration is written once; give a new file with --output.")
         write_text(path, self.model_dump_json(indent=2, by_alias=True) + "\n")
 
     @classmethod
@@ -127,7 +129,7 @@ class Registration(Frozen):
             parse_json(content)
             return cls.model_validate_json(content)
         except OSError as error:
-            raise InputError(f"{path} cannot be read ({error.strerror}). Name the file that `register` wrote.") from None
+            raise InputError(f"{path} cannot be read ({error.strerror}). Give the file that `register` wrote.") from None
         except ValidationError as error:
             first = error.errors()[0]
             place = ".".join(str(part) for part in first["loc"]) or "the file"

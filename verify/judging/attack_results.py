@@ -15,7 +15,7 @@ from verify.statistics.roc import membership_auc, tpr_at_fpr
 Array = NDArray[np.float64]
 
 LARGEST_LOGARITHM = 700.0
-"""Of a utility ratio that is printed: a model that loses tens of nats on some records has an interval without an upper end."""
+"""Cap on the logarithm of a utility ratio: the interval of a model that loses tens of nats on a record has no finite upper end."""
 
 
 def attack_results(table: ScoreTable, settings: Settings) -> list[AttackResult]:
@@ -55,7 +55,7 @@ def _rates(forget: Array, against: Array, settings: Settings) -> tuple[RateAtFPR
 
 
 def utility_of_models(table: ScoreTable, references: Sequence[str], settings: Settings) -> tuple[Utility, ...]:
-    """Compute geometric-mean token probability on the retain set, and its ratio to an honest model's."""
+    """Compute geometric-mean token probability on the retain set, and its ratio to the references' (else the original's)."""
     if table.block("target", "retain") is None:
         return ()
     yardstick = table.losses(references or ["original"], "retain").mean(axis=0)

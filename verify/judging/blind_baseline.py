@@ -28,11 +28,11 @@ FOLDS = 5
 RIDGE = 1.0
 """Weight of the penalty beside TF-IDF rows of length one."""
 MOST_TEXTS = 1000
-"""Per side; of more, so many are drawn: the interval is narrow enough, and the inverse grows with the cube."""
+"""Largest number of texts per side; more are subsampled. The interval is narrow enough, and the inverse costs the cube."""
 UNSPACED = r"\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff"
-"""Thai to Khmer, Japanese, Chinese: scripts that set no space between words."""
+"""Scripts without spaces between words: Thai to Khmer, Japanese, Chinese."""
 WORD = rf"[{UNSPACED}]|(?:(?![{UNSPACED}])\w){{2,}}"
-"""Two characters or more; of a script without spaces every character is one, and pairs of them come in as pairs of words do."""
+"""A token: two or more word characters, or a single character of an unspaced script (its bigrams then act as words)."""
 
 
 class NothingSharedError(InputError):
@@ -53,7 +53,7 @@ def blind_auc(
 
     The interval is a bootstrap over groups with the classifier refitted in every resample, because the classifier's own chance
     is part of the uncertainty. Records of one group (one person) stay in one fold: otherwise the classifier would recognise
-    people instead of kinds of people.
+    individual people instead of differences between the two sets.
 
     Args:
         forget, controls: whole texts, at least 2 groups of each; of more than 1,000 on a side, 1,000 are drawn.
@@ -63,7 +63,7 @@ def blind_auc(
         seed: of the folds and the bootstrap.
 
     Raises:
-        InputError: fewer than two groups on a side, which no fold can hold out.
+        InputError: either side has fewer than two groups, so cross-validation is impossible.
         NothingSharedError: no word occurs in two texts.
     """
     rng = np.random.default_rng(seed)
@@ -79,7 +79,7 @@ def blind_auc(
     spread = np.array(draws) - np.mean(draws)
     tails = ((1 - confidence) / 2, (1 + confidence) / 2)
     low, high = (float(np.clip(area + np.quantile(spread, tail), 0, 1)) for tail in tails)
-    # Told apart in the wrong direction is told apart: fold the interval at one half.
+    # An AUC below one half separates the sets as well: fold the interval at one half.
     folded_low = 0.5 if low <= 0.5 <= high else min(max(low, 1 - low), max(high, 1 - high))
     value = max(area, 1 - area)
     return Estimate(value, min(folded_low, value), max(high, 1 - low, value), len(labels), confidence, seed)
@@ -96,12 +96,12 @@ def blind_permutation_p(
 ) -> float:
     """Compute the label-permutation p-value of the blind classifier: (1 + #{permuted AUC >= observed}) / (permutations + 1).
 
-    Whole groups change sides, since records of one person were never apart. For twins drawn at random it is a valid p-value, and
-    a small one says that they were not. Folds are drawn without regard to the labels, so that all permutations share them.
+    Whole groups are permuted, since records of one person belong together. For controls drawn at random the p-value is valid, and
+    a small one shows that they were not. Folds are drawn without regard to the labels, so that all permutations share them.
 
     Args:
         forget, controls, forget_groups, control_groups: as `blind_auc`.
-        permutations: 199 reach down to 0.005.
+        permutations: 199 give p-values down to 0.005.
         seed: of folds and permutations.
 
     Raises:
@@ -118,7 +118,7 @@ def blind_permutation_p(
 
 
 def held_out_scores(kernel: Array, labels: Array | Indices, folds: Indices, weights: Array) -> Array:
-    """Score every text by the classifier fitted without its fold.
+    """Compute each text's out-of-fold score, by the classifier fitted without its fold.
 
     Weighted kernel ridge regression on targets that balance the sides; the leave-one-fold-out scores follow from the inverse G of
     K + ridge/w without another fit (Rasmussen and Williams 2006, section 5.4.2, for blocks):
@@ -154,7 +154,7 @@ def _texts(
     control_groups: Sequence[str],
     rng: np.random.Generator,
 ) -> tuple[Array, Indices, Indices]:
-    """Build the kernel of the texts that take part [T, T], with their labels and group numbers [T]."""
+    """Build the centred kernel of the (subsampled) texts [T, T], with their labels and group numbers [T]."""
     texts = [*forget, *controls]
     labels = np.repeat([1, 0], [len(forget), len(controls)])
     names = np.array([*(f"f{name}" for name in forget_groups), *(f"c{name}" for name in control_groups)])
@@ -162,9 +162,9 @@ def _texts(
     labels, group = labels[chosen], np.unique(names[chosen], return_inverse=True)[1]
     if min(len(np.unique(group[labels == side])) for side in (0, 1)) < 2:
         raise InputError(
-            "the blind baseline needs at least two people or documents on each side. Where there is one person, leave out --twins."
+            "the blind baseline needs at least two people or documents on each side. With one person, leave out --twins."
         )
-    # Vocabulary, document frequencies and mean know no labels, so they may be taken once for all folds and resamples.
+    # Vocabulary, document frequencies and mean use no labels, so they can be computed once for all folds and resamples.
     kernel = _alike([texts[index] for index in chosen])
     mean = kernel.mean(axis=0)
     return kernel - mean - mean[:, None] + mean.mean(), labels, group
@@ -175,10 +175,10 @@ def _alike(texts: Sequence[str]) -> Array:
     words = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True, min_df=2, token_pattern=WORD)
     try:
         features = words.fit_transform(texts)
-    except ValueError:  # an empty vocabulary; scikit-learn has no other sign of it
+    except ValueError:  # empty vocabulary: scikit-learn raises nothing more specific
         raise NothingSharedError(
-            "no word occurs in two texts of the two sets, so nobody can see whether words alone tell them apart. Give more "
-            "records, or leave out --twins."
+            "no word occurs in two texts of the two sets, so whether they are distinguishable by words alone cannot be tested. "
+            "Give more records, or leave out --twins."
         ) from None
     return np.asarray((features @ features.T).todense())
 

@@ -1,4 +1,4 @@
-"""Difficulty-calibrated scores, and two-sided conformal tests against controls, shared by several tiers."""
+"""Difficulty-calibrated scores and two-sided conformal tests against controls, shared by several tiers."""
 
 from collections.abc import Sequence
 
@@ -12,7 +12,7 @@ from verify.statistics.multiplicity import benjamini_hochberg, conformal_p_value
 Array = NDArray[np.float64]
 
 BLIND_LEVEL = 0.01
-"""Controls that words alone tell apart at this level were not drawn at random."""
+"""Level of the blind baseline at which controls are rejected: texts that differ this clearly were not drawn at random."""
 
 
 def calibrators(table: ScoreTable, role: SetRole) -> list[str]:
@@ -25,7 +25,7 @@ def calibrators(table: ScoreTable, role: SetRole) -> list[str]:
 def calibrated(table: ScoreTable, model: str, role: SetRole) -> Array:
     """Compute each record's mean log-probability minus its mean under models that never saw it, nats per token [N].
 
-    Without such a model it is the bare log-probability: as valid, but a record's difficulty hides its trace.
+    Without such a model it is the plain log-probability: still valid, but less powerful, since difficulty adds variance.
     """
     own = -table.loss(model, role)
     others = calibrators(table, role)
@@ -33,7 +33,7 @@ def calibrated(table: ScoreTable, model: str, role: SetRole) -> Array:
 
 
 def describe_calibration(table: ScoreTable, role: SetRole) -> str:
-    """Describe the statistic in words."""
+    """Describe the calibrated score in words, as the evidence and the report print it."""
     count = len(calibrators(table, role))
     if not count:
         return "mean log-probability per token"
@@ -41,7 +41,7 @@ def describe_calibration(table: ScoreTable, role: SetRole) -> str:
 
 
 def conformal_findings(names: Sequence[str], scores: Array, controls: Array, q: float) -> tuple[TwinFinding, ...]:
-    """Find scores unlike the controls' on either side, at a false-discovery rate of q over both."""
+    """Find scores that differ from the controls' in either direction, at a false-discovery rate of q over both."""
     findings = []
     for direction, sign in (("remembered", 1.0), ("over-forgotten", -1.0)):
         rejections = benjamini_hochberg(conformal_p_values(sign * scores, sign * controls), q / 2)

@@ -41,7 +41,7 @@ def _curves(table: ScoreTable, models: list[str]) -> list[RocCurve]:
         forget, control = table.blocks[model, "forget"], table.block(model, "holdout")
         if control is None:
             continue
-        # From one false positive in all controls up: nothing below that can be seen.
+        # The smallest resolvable rate is one false positive among all controls.
         grid = np.geomspace(1 / len(control.records), 1.0, ROC_POINTS)
         for name in forget.scores:
             curve = roc_curve(forget.scores[name], control.scores[name])

@@ -1,4 +1,4 @@
-"""May the question be asked at all? A gate that fails says which claim cannot be judged, and why.
+"""Validity gates: conditions under which a claim can be judged. A failed gate names the claim and the reason.
 
 Without these gates a destroyed model looks forgetful, an undetectable original looks forgotten, and a difference between two
 kinds of text looks like membership.
@@ -17,23 +17,23 @@ from verify.statistics.residual import ReferencePanel, ResidualVerdict, referenc
 Array = NDArray[np.float64]
 
 BLIND_LIMIT = 0.60
-"""Largest upper limit of the blind baseline's AUC at which controls of another origin still count as controls."""
+"""Upper confidence limit of the blind baseline's AUC below which controls from another source still count as controls."""
 
 PLANTED_DETECTION = 0.95
 MIN_REFERENCES = 3
-"""With two, no reference can be judged by the others, and the record test has no tail to fit."""
+"""With two, a reference cannot be judged by the others, and the per-record test has no tail to fit."""
 
 CONTROLS_PER_RATE = 3
 """A rate of f needs at least 3/f controls: with fewer, zero false positives would be compatible with a rate above f."""
 
 
 def references_gate(count: int) -> Gate:
-    """Are there enough retrained references to know how far honest retrainings differ?"""
-    advice = "Train more without the forget set, each with another --seed, and name them with --references."
+    """Check that there are enough retrained references to estimate how far honest retrainings differ."""
+    advice = "Train more without the forget set, each with a different --seed, and give them with --references."
     reason = {
         0: f"No retrained reference was given, so what a model that never saw the records would score is unknown. {advice}",
-        1: f"One retrained reference was given; how far two honest retrainings differ cannot be seen from one. {advice}",
-        2: f"Two references show a spread, but cannot check the rule on each other; at best INCONCLUSIVE. {advice}",
+        1: f"Only one retrained reference was given; how far honest retrainings differ cannot be estimated from one. {advice}",
+        2: f"Two references show a spread but cannot be used to check the rule; at best the verdict is INCONCLUSIVE. {advice}",
     }.get(count, f"{count} retrained references were given.")
     return Gate(
         name="retrained references",
@@ -45,7 +45,7 @@ def references_gate(count: int) -> Gate:
 
 
 def positive_control_gate(original: ResidualVerdict) -> Gate:
-    """Does the same rule find the records in the model that surely holds them?"""
+    """Check that the same rule detects the records in the original, the model that was trained on them."""
     accused = int(original.record_test.accused.sum())
     found = original.accused and original.mean_gap > 0
     reason = (
@@ -58,13 +58,13 @@ def positive_control_gate(original: ResidualVerdict) -> Gate:
 
 
 def planted_gate(original: Array, references: Array, settings: Settings) -> Gate:
-    """Would the rule find a model that kept a share of the records?
+    """Check that the rule would detect a model that kept a share of the records.
 
-    A reference plays the target, with the original's losses planted in `planted_share` of its records; the other references
-    judge it. Drawn `planted_draws` times.
+    A reference takes the place of the target, with the original's losses planted in `planted_share` of its records; the other
+    references judge it. Repeated for `planted_draws` random draws.
     """
     if len(references) < MIN_REFERENCES:
-        return _not_evaluated("planted records", "INCONCLUSIVE", "It needs at least three references.")
+        return _not_evaluated("planted records", "INCONCLUSIVE", "This check needs at least three references.")
     rng = np.random.default_rng(settings.seed)
     panels = _others(references)
     records = references.shape[1]
@@ -84,32 +84,32 @@ def planted_gate(original: Array, references: Array, settings: Settings) -> Gate
         blocks="INCONCLUSIVE",
         reason=(
             f"With {planted} of {records} records planted back into a reference, the rule found them in {hits} of "
-            f"{settings.planted_draws} draws (at least {PLANTED_DETECTION:.0%} are asked for)."
+            f"{settings.planted_draws} draws (at least {PLANTED_DETECTION:.0%} are required)."
         ),
         value=Value.of(rate),
     )
 
 
 def negative_control_gate(original: Array, references: Array, settings: Settings) -> Gate:
-    """Does the rule leave honest retrainings alone? Each reference is judged by the others, at alpha / R."""
+    """Check that the rule accuses no honest retraining: each reference is judged by the others, at level alpha / R."""
     if len(references) < MIN_REFERENCES:
-        return _not_evaluated("negative control", "INCONCLUSIVE", "It needs at least three references.")
+        return _not_evaluated("negative control", "INCONCLUSIVE", "This check needs at least three references.")
     count = len(references)
     accused = [
         held_out + 1
         for held_out, panel in enumerate(_others(references))
         if residual_verdict(original, references[held_out], panel, settings.margin, settings.alpha / count).accused
     ]
-    reason = f"Judged by the others, {len(accused)} of {count} references are accused (at level alpha / {count} each)."
+    reason = f"Judged against the others, {len(accused)} of {count} references are accused (at level alpha / {count} each)."
     if accused:
         reason += f" Reference {', '.join(map(str, accused))} differs from the rest: was it trained on the same records?"
     return Gate(name="negative control", claims=("record",), passed=not accused, blocks="NOT_TESTABLE", reason=reason)
 
 
 def utility_gate(ratio: Value | None, yardstick: str, settings: Settings) -> Gate:
-    """Does the model still work? A destroyed model looks perfectly forgetful."""
+    """Check that the model still works, by its retain-set utility: a destroyed model looks perfectly forgetful."""
     if ratio is None:
-        return _not_evaluated("utility", "INCONCLUSIVE", "No retain set was given, so nobody knows. Name it with --retain FILE.")
+        return _not_evaluated("utility", "INCONCLUSIVE", "No retain set was given, so it is unknown. Give one with --retain FILE.")
     passed = ratio.value >= 1 - settings.utility_tolerance
     return Gate(
         name="utility",
@@ -117,20 +117,20 @@ def utility_gate(ratio: Value | None, yardstick: str, settings: Settings) -> Gat
         passed=passed,
         blocks="NOT_TESTABLE",
         reason=(
-            f"On the retain set the model has {ratio.value:.3f} [{ratio.low:.3f}, {ratio.high:.3f}] of the token "
-            f"probability of {yardstick}; at least {1 - settings.utility_tolerance:.2f} is asked for."
+            f"On the retain set the model has {ratio.value:.3f} [{ratio.low:.3f}, {ratio.high:.3f}] times the token "
+            f"probability of {yardstick}; at least {1 - settings.utility_tolerance:.2f} is required."
         ),
         value=ratio,
     )
 
 
 def blind_baseline_gate(value: Value | None, controls: int) -> Gate:
-    """Are the controls like the forget set, as far as words can tell? It concerns attacks on controls, never Tier B."""
+    """Check that a text classifier cannot separate controls from forget records; concerns attacks on controls, never Tier B."""
     if value is None:
         one_person = (
-            "The forget set or the holdout set is all one person's, or no two texts share a word, so nobody could see whether "
-            "words alone tell them apart. A membership attack's AUC on these controls is no evidence by itself. The record claim "
-            "does not rest on controls."
+            "All records of the forget set or of the holdout set belong to one person, or no two texts share a word, so whether "
+            "the sets are distinguishable by words alone could not be tested. A membership attack's AUC on these controls is no "
+            "evidence by itself. The record claim does not rest on controls."
         )
         reason = one_person if controls else "No holdout set was given."
         return _not_evaluated("blind baseline", "nothing", reason, claims=("attack",))
@@ -141,7 +141,7 @@ def blind_baseline_gate(value: Value | None, controls: int) -> Gate:
         passed=passed,
         blocks="nothing",
         reason=(
-            f"Without any model, words alone tell forget records from controls with AUC {value.value:.3f} "
+            f"A text classifier that uses no model separates forget records from controls with AUC {value.value:.3f} "
             f"[{value.low:.3f}, {value.high:.3f}]; the upper limit must stay below {BLIND_LIMIT:.2f}"
             + (". " if passed else ", so a membership attack's AUC on these controls is no evidence by itself. ")
             + "The record claim does not rest on controls."
@@ -151,28 +151,28 @@ def blind_baseline_gate(value: Value | None, controls: int) -> Gate:
 
 
 def controls_gate(controls: int, rates: Sequence[float]) -> Gate:
-    """Are there enough controls for the false-positive rates that are asked for?"""
+    """Check that there are enough controls for the requested false-positive rates."""
     if not controls:
         return _not_evaluated("enough controls", "nothing", "No holdout set was given.", claims=("attack",))
     short = [rate for rate in rates if controls < CONTROLS_PER_RATE / rate]
-    needed = "; ".join(f"{int(np.ceil(CONTROLS_PER_RATE / rate))} for a rate of {rate:g}" for rate in rates)
+    needed = ", ".join(f"a false-positive rate of {rate:g} needs {int(np.ceil(CONTROLS_PER_RATE / rate))}" for rate in rates)
     return Gate(
         name="enough controls",
         claims=("attack",),
         passed=not short,
         blocks="nothing",
-        reason=f"{controls} never-trained controls were given; needed are {needed}."
+        reason=f"{controls} never-trained controls were given; {needed}."
         + (f" No claim is made at {', '.join(f'{rate:g}' for rate in short)}." if short else ""),
     )
 
 
 def resolvable_rates(controls: int, rates: Sequence[float]) -> list[float]:
-    """The false-positive rates that this number of controls can carry."""
+    """Return the false-positive rates that this number of controls can resolve."""
     return [rate for rate in rates if controls >= CONTROLS_PER_RATE / rate]
 
 
 def _others(references: Array) -> list[ReferencePanel]:
-    """For each reference, the panel of all the others."""
+    """Return, for each reference, the panel of all others."""
     return [reference_panel(np.delete(references, held_out, axis=0)) for held_out in range(len(references))]
 
 

@@ -1,7 +1,8 @@
 """The decision protocol, from scores to a verdict: a pure function of score table and settings.
 
-Precedence: a failed gate (NOT_TESTABLE) before an accusation (NOT_FORGOTTEN) before a certificate (EQUIVALENT_WITHIN); whatever
-is none of these is INCONCLUSIVE, with the number that would decide. Where several tiers may accuse, they share alpha.
+Precedence within a claim: a failed gate (NOT_TESTABLE) before an accusation (NOT_FORGOTTEN) before a certificate
+(EQUIVALENT_WITHIN); everything else is INCONCLUSIVE, with what would settle it. Over all claims any accusation stands, unless the
+model no longer works (utility gate). Where several tiers can accuse, they share alpha.
 """
 
 from collections.abc import Mapping, Sequence
@@ -21,7 +22,7 @@ from verify.judging.gates import (
     utility_gate,
 )
 from verify.judging.tier_canaries import judge_process
-from verify.judging.tier_controls import judge_twins
+from verify.judging.tier_controls import judge_controls
 from verify.judging.tier_references import accused_records, described_tests
 from verify.judging.user_level import enough_people, judge_people
 from verify.judging.verdict_text import explain, next_step, not_shown, scope, seen_by_attacks
@@ -43,13 +44,14 @@ from verify.statistics.residual import ResidualVerdict, residual_verdict
 
 @dataclass(frozen=True)
 class Aside:
-    """What the scores alone do not tell: what words alone tell, and what fixed the coins.
+    """Inputs of a verdict that do not follow from the scores: the blind baseline and the commitment to the canary assignments.
 
     Attributes:
-        blind: AUC of the blind baseline between forget and holdout texts; None without a holdout set, or where one is one person's.
-        blind_p: its permutation p-value, where the holdout is said to be twins.
+        blind: AUC of the blind baseline between forget and holdout texts; None without a holdout set, or where either set belongs
+            to one person.
+        blind_p: its permutation p-value, where the holdout is declared to consist of exchangeable controls.
         people_blind_p: the same between fresh and holdout texts.
-        commitment: to the canaries' coins, or None without canaries.
+        commitment: to the canary assignments, or None without canaries.
         earlier: counts of earlier deletions' canaries.
     """
 
@@ -65,9 +67,9 @@ def judge(table: ScoreTable, settings: Settings, aside: Aside) -> Judgement:
 
     Args:
         table: scores of "original", "target" and "reference 1", "reference 2", ... (and "base") on the forget set, and on the
-            retain, holdout, canary and fresh sets where there are some.
+            retain, holdout, canary and fresh sets where present.
         settings: what was decided beforehand.
-        aside: the few numbers that need texts or a secret; everything else follows from the table.
+        aside: the few inputs that need texts or a secret; everything else follows from the table.
     """
     references = [model for model in table.models() if model.startswith("reference")]
     tiers = _tiers(table, settings, len(references))
@@ -83,7 +85,7 @@ def judge(table: ScoreTable, settings: Settings, aside: Aside) -> Judgement:
         controls_gate(controls, settings.fpr),
     ]
     process = None if aside.commitment is None else judge_process(table, settings, shared.alpha, aside.commitment, aside.earlier)
-    twins = None if aside.blind_p is None else judge_twins(table, settings, shared.alpha, aside.blind_p)
+    twins = None if aside.blind_p is None else judge_controls(table, settings, shared.alpha, aside.blind_p)
     people = judge_people(table, settings, shared.alpha, aside.people_blind_p)
     others: dict[Tier, Twins | People | Process | None] = {
         "exchangeable twins": twins,
@@ -126,14 +128,14 @@ def judge(table: ScoreTable, settings: Settings, aside: Aside) -> Judgement:
 
 
 def blind_aside(texts: Mapping[SetRole, Sequence[str]], subjects: Mapping[SetRole, Sequence[str]], settings: Settings) -> Aside:
-    """What words alone tell of forget against holdout: the AUC, and the permutation p-value where the holdout is twins.
+    """Run the blind baseline on forget against holdout texts: its AUC and, for exchangeable controls, its permutation p-value.
 
-    Where the records of a side are all of one person, as in most deletion requests, nobody can be held out, and it stays untested,
-    as it does where no two texts share a word.
-    Twins are controls of fresh texts too, where words do not tell those apart either.
+    It is not run where all records of a side belong to one person, as in most deletion requests (no person can be held out for
+    cross-validation), or where no two texts share a word. Exchangeable controls also serve for fresh texts, so for these the
+    baseline is run on fresh against holdout texts too.
 
     Raises:
-        InputError: the holdout is said to be twins, which cannot be believed untested.
+        InputError: the holdout is declared exchangeable, but the baseline cannot be run to check it.
     """
     people = {role: len(set(subjects[role])) for role in texts}
     if "holdout" not in texts or (not settings.twins and min(people["forget"], people["holdout"]) < 2):
@@ -155,7 +157,7 @@ def blind_aside(texts: Mapping[SetRole, Sequence[str]], subjects: Mapping[SetRol
 
 
 def _tiers(table: ScoreTable, settings: Settings, references: int) -> tuple[Tier, ...]:
-    """Return the tiers that may accuse, the strongest first."""
+    """Return the tiers that can accuse, strongest first."""
     holdout = table.block("target", "holdout") is not None
     present: dict[Tier, bool] = {
         "retrained references": references >= 2,
@@ -167,7 +169,7 @@ def _tiers(table: ScoreTable, settings: Settings, references: int) -> tuple[Tier
 
 
 def _retrained(table: ScoreTable, references: Sequence[str], settings: Settings) -> tuple[ResidualVerdict | None, list[Gate]]:
-    """Judge Tier B with its gates."""
+    """Compare with retrained references (Tier B): the gates, and the test of the target where there are enough references."""
     gates = [references_gate(len(references))]
     if len(references) < 2:
         return None, gates
@@ -192,7 +194,7 @@ def _of_references(gates: Sequence[Gate], target: ResidualVerdict | None) -> Ver
 
 
 def _verdict(gates: Sequence[Gate], words: Mapping[Tier, VerdictWord]) -> VerdictWord:
-    """Decide the verdict by precedence: every claim has its own gates, and any accusation stands."""
+    """Combine the claims by precedence: each has passed its own gates, and any accusation stands."""
     if any(gate.name == "utility" and gate.passed is False for gate in gates):
         return "NOT_TESTABLE"
     if "NOT_FORGOTTEN" in words.values():

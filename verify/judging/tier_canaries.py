@@ -1,7 +1,8 @@
 """Tier A: test the deletion procedure by randomly assigned canaries, without retraining.
 
-The coins are independent of everything but the training run. So whatever the deleted model's scores say about them beyond chance
-is left of that run, and under perfect deletion the number of right guesses is exactly Binomial(r, 1/2).
+The assignments (which member of each pair was trained) influence nothing but the training run. So anything the scores of the model
+after deletion reveal about them beyond chance is left over from that run, and under perfect deletion the number of correct guesses
+is exactly Binomial(r, 1/2).
 """
 
 from collections.abc import Sequence
@@ -19,18 +20,18 @@ from verify.statistics.one_run import assignment_test, deletion_e_value, one_run
 def judge_process(
     table: ScoreTable, settings: Settings, alpha: float, commitment: str, earlier: Sequence[CoinBatch] = ()
 ) -> Process | None:
-    """Judge the deletion procedure by its canaries, or None where none were scored.
+    """Judge the deletion procedure by its canaries, or return None where none were scored.
 
-    The guess about a pair is the member that the target likes better, once how hard each text is has been subtracted with models
-    that never saw a canary. The model before deletion takes no part in the guesses: it would give the coins away.
+    The guess about a pair is the member with the higher score under the target, calibrated for difficulty with models that never
+    saw a canary. The model before deletion takes no part in the guesses: it would reveal the assignments.
 
     Args:
         table: has a "canary" block of the target, the original, and whatever canary-free models there are; rows 2j and 2j + 1
             are the members of pair j.
-        settings: `canary_guesses` pairs with the largest score differences are guessed, a number fixed beforehand.
+        settings: `canary_guesses` is the number of pairs that are guessed, those with the largest score differences.
         alpha: level of the accusation, both directions together.
-        commitment: what fixed the coins.
-        earlier: counts of earlier deletions, each with canaries of its own.
+        commitment: digest that fixed the assignments before training.
+        earlier: counts of earlier deletions, each with its own canaries.
     """
     if table.block("target", "canary") is None:
         return None
@@ -69,27 +70,27 @@ def judge_process(
 
 
 def _guess(table: ScoreTable, model: str, settings: Settings) -> tuple[int, int]:
-    """Count how many pairs are guessed, and how many correctly."""
+    """Return how many pairs are guessed, and how many of them correctly."""
     block = table.blocks[model, "canary"]
-    assert block.included is not None, "canaries come with their coins"
+    assert block.included is not None, "canaries come with their assignments"
     scores = calibrated(table, model, "canary")
     difference = scores[0::2] - scores[1::2]
     first_included = block.included[0::2]
     clearest = np.argsort(-np.abs(difference), kind="stable")[: settings.canary_guesses]
-    # A tie says nothing; guessing "the second" then is as good as a coin, for the coin is fair.
+    # A tie carries no information; always guessing "the second" is then right half of the time, for the assignment is fair.
     return len(clearest), int(((difference > 0) == first_included)[clearest].sum())
 
 
 def _reason(verdict: VerdictWord, guesses: int, correct: int, original: int, epsilon: float, settings: Settings) -> str:
     if verdict == "NOT_TESTABLE":
         return (
-            f"In the model before deletion only {original} of {guesses} coins are guessed: it hardly remembered its canaries, so "
-            "nothing about their deletion can be seen. Train with more canaries, or longer."
+            f"On the model before deletion only {original} of {guesses} canary assignments are guessed correctly: it hardly "
+            "remembered its canaries, so their deletion cannot be tested. Train with more canaries, or longer."
         )
-    found = f"From the deleted model {correct} of {guesses} coins are guessed (before deletion: {original})."
+    found = f"On this model {correct} of {guesses} canary assignments are guessed correctly (before deletion: {original})."
     if verdict == "NOT_FORGOTTEN":
-        return f"{found} The procedure leaks at least {epsilon:.2f} nats about a record; {settings.epsilon:g} were allowed."
+        return f"{found} The procedure leaks at least {epsilon:.2f} nats about a record; the limit is {settings.epsilon:g}."
     return (
-        f"{found} A leak beyond {settings.epsilon:g} nats was not found, which is no proof that there is none: these canaries "
-        f"show at least {epsilon:.2f}."
+        f"{found} A leak beyond {settings.epsilon:g} nats was not found, which does not prove that there is none: these canaries "
+        f"show a leak of at least {epsilon:.2f}."
     )

@@ -11,17 +11,17 @@ from verify.statistics.intervals import clopper_pearson
 from verify.statistics.planner import conformal_power
 
 CALL_RATE = 0.10
-"""Share of never-trained records that the guesses behind "still in" call members."""
+"""False-positive rate of the membership guesses from which the share still in the model is estimated."""
 
 
-def judge_twins(table: ScoreTable, settings: Settings, alpha: float, blind_p: float) -> Twins | None:
-    """Judge the forget set against held-out controls, or None where the holdout is not declared exchangeable.
+def judge_controls(table: ScoreTable, settings: Settings, alpha: float, blind_p: float) -> Twins | None:
+    """Judge the forget set against held-out controls, or return None where the holdout is not declared exchangeable.
 
-    Every forget record gets a conformal p-value among the twins, in both directions, and Benjamini-Hochberg corrects for their
-    number. It can accuse; it cannot certify, for the null is "as never trained" and silence may be lack of power.
+    Every forget record gets a conformal p-value among the controls, in both directions, corrected by Benjamini-Hochberg. The test
+    can accuse but not certify: the null hypothesis is "as never trained", and not rejecting it may be lack of power.
 
     Args:
-        table: scores of target, original and whatever never saw the records, on forget and holdout.
+        table: scores of target, original and models that never saw the records, on forget and holdout.
         settings: as registered.
         alpha: false-discovery rate of the accusation, both directions together.
         blind_p: label-permutation p-value of the blind baseline.
@@ -33,21 +33,25 @@ def judge_twins(table: ScoreTable, settings: Settings, alpha: float, blind_p: fl
     controls = len(holdout.records)
     if blind_p < BLIND_LEVEL:
         verdict: VerdictWord = "NOT_TESTABLE"
-        reason = f"Words alone tell the forget records from their twins (permutation p = {blind_p:.3f}), so they are no twins."
+        reason = (
+            f"The forget records and the held-out controls are distinguishable by words alone (permutation p = {blind_p:.3f}), so "
+            "the controls were not drawn at random from the same records."
+        )
     elif not original:
         verdict = "NOT_TESTABLE"
         reason = (
-            f"The same test finds no record in the model before unlearning, so its silence means nothing. {controls} twins give "
-            f"p-values down to {1 / (controls + 1):.4f}; more twins, or records that were learned better, are needed."
+            f"The same test finds no record in the model before unlearning, so finding none now means nothing. {controls} controls "
+            f"give p-values down to {1 / (controls + 1):.4f}; more controls, or records that were learned better, are needed."
         )
     elif accused:
         verdict = "NOT_FORGOTTEN"
-        reason = f"{len(accused)} forget records do not look like never-trained twins ({len(original)} before unlearning)."
+        reason = f"{len(accused)} forget records do not look like never-trained controls ({len(original)} before unlearning)."
     else:
         verdict = "INCONCLUSIVE"
         reason = (
-            f"No forget record differs from its twins (before unlearning {len(original)} did). A single record with a residual of "
-            f"one standard deviation is seen with probability {_single_power(controls):.2f}: retrained references decide."
+            f"No forget record was found to differ from the held-out controls ({len(original)} before unlearning). A single record "
+            f"with a residual of one standard deviation is detected with probability {_single_power(controls):.2f}: retrained "
+            "references would settle it."
         )
     return Twins(
         records=len(table.loss("target", "forget")),
@@ -74,7 +78,7 @@ def _single_power(controls: int) -> float:
 
 
 def _still_in(table: ScoreTable, settings: Settings) -> Value | None:
-    """Estimate DUCI's share of the set, the threshold from one half of the controls and the FPR from the other."""
+    """Estimate the share of the set still in the model (DUCI): threshold from one half of the controls, FPR from the other."""
     level = 1 - (1 - settings.confidence) / 3
     half = np.random.default_rng(settings.seed).permutation(len(table.loss("target", "holdout"))) % 2 == 0
     if half.all() or (~half).sum() < 1:
@@ -89,5 +93,5 @@ def _still_in(table: ScoreTable, settings: Settings) -> Value | None:
     try:
         share = share_still_in(*(clopper_pearson(int(hits.sum()), len(hits), level) for hits in (guessed, false, known)))
     except ValueError:
-        return None  # the guesses tell members from others too poorly to undo their mixture
+        return None  # the guesses separate members from others too poorly to solve for the share
     return Value.of(share)

@@ -1,4 +1,4 @@
-"""Tier B in the schema of the evidence: every test with its intermediate values, and the accused records."""
+"""Tier B, the comparison with retrained references, as evidence: each test with its intermediate values, and accused records."""
 
 import numpy as np
 
@@ -8,7 +8,7 @@ from verify.statistics.residual import ResidualVerdict
 
 
 def accused_records(table: ScoreTable, target: ResidualVerdict | None) -> tuple[RecordFinding, ...]:
-    """Return the records beyond the margin, the worst first."""
+    """Return the records found beyond the margin, worst first."""
     if target is None:
         return ()
     block = table.blocks["target", "forget"]

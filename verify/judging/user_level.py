@@ -16,23 +16,23 @@ from verify.statistics.roc import membership_auc
 
 
 def enough_people(table: ScoreTable) -> bool:
-    """Return whether fresh texts and controls cover two people or more each: one is no sample."""
+    """Return whether fresh texts and controls cover at least two people each."""
     blocks = [table.block("target", role) for role in ("fresh", "holdout")]
     return all(block is not None and len(set(_whose(block))) > 1 for block in blocks)
 
 
 def judge_people(table: ScoreTable, settings: Settings, alpha: float, blind_p: float | None) -> People | None:
-    """Judge the forget set's subjects by their fresh texts, or None where there are not enough of them.
+    """Judge the forget set's subjects by their fresh texts, or return None where there are not enough of them.
 
-    Half of `alpha` goes to the set (a rank-sum test of people, exact where they are few), half to single people (conformal,
+    Half of `alpha` goes to the set (a rank-sum test over people, exact for small samples), half to single people (conformal,
     Benjamini-Hochberg).
 
     Args:
-        table: scores of target, original and whatever never saw these people, on "fresh" and "holdout".
+        table: scores of target, original and models that never saw these people, on "fresh" and "holdout".
         settings: as registered; the holdout's people are controls only where they were drawn at random (`twins`).
         alpha: level of the accusation.
-        blind_p: label-permutation p-value of words alone between fresh and holdout texts: a model has every reason to find one
-            kind of text easier than another. None where it was not examined.
+        blind_p: label-permutation p-value of the blind baseline between fresh and holdout texts: any model may find one kind of
+            text easier than another. None where it was not computed.
     """
     if not enough_people(table):
         return None
@@ -44,16 +44,19 @@ def judge_people(table: ScoreTable, settings: Settings, alpha: float, blind_p: f
     accused = conformal_findings(names, target, controls, alpha / 2)
     verdict: VerdictWord
     if not settings.twins:
-        verdict, reason = "NOT_TESTABLE", "The holdout's people were not drawn at random (--twins), so they are no controls."
+        verdict, reason = (
+            "NOT_TESTABLE",
+            "The holdout's people were not drawn at random (--twins), so they are no controls.",
+        )
     elif blind_p is None or blind_p < BLIND_LEVEL:
         verdict = "NOT_TESTABLE"
-        told = "was not examined" if blind_p is None else f"can be told by words alone (permutation p = {blind_p:.3f})"
-        reason = f"Whether a text is a fresh one or a control {told}: any model may find one kind of text easier than another."
+        seen = "could not be compared" if blind_p is None else f"are distinguishable by words alone (permutation p = {blind_p:.3f})"
+        reason = f"Fresh texts and controls {seen}: any model may find one kind of text easier than another."
     elif p_before > alpha / 2:
         verdict = "NOT_TESTABLE"
         reason = (
-            f"The model before unlearning does not know these people from their fresh texts (AUC {original.value:.3f}, rank-sum "
-            f"p = {p_before:.3g}), so nothing about forgetting them can be seen this way."
+            f"The model before unlearning does not recognise these people from their fresh texts (AUC {original.value:.3f}, "
+            f"rank-sum p = {p_before:.3g}), so forgetting them cannot be tested this way."
         )
     elif accused or p_value <= alpha / 2:
         verdict = "NOT_FORGOTTEN"
@@ -88,10 +91,10 @@ def _by_person(table: ScoreTable, model: str, role: SetRole) -> tuple[list[str],
 
 
 def _whose(block: ScoreBlock) -> list[str]:
-    """Return the person behind every text; a text without one counts by itself."""
+    """Return the person behind each text; a text without a named person counts as its own."""
     return [subject or record for subject, record in zip(block.subjects, block.records, strict=True)]
 
 
 def _rank_sum_p(scores: Array, controls: Array) -> float:
-    """Compute a two-sided Mann-Whitney p-value: exact with at most eight on a side and no ties, else by the normal law."""
+    """Compute a two-sided Mann-Whitney p-value: exact with at most eight on a side and no ties, else by normal approximation."""
     return float(stats.mannwhitneyu(scores, controls, method="auto").pvalue)

@@ -1,4 +1,4 @@
-"""The sentences that explain a verdict. Every number comes from the judgement; nothing is decided here."""
+"""Sentences that explain a verdict. All numbers come from the judgement; nothing is decided here."""
 
 from collections.abc import Sequence
 from typing import Literal
@@ -7,40 +7,42 @@ from verify.schema.evidence import Settings
 from verify.schema.parts import AttackResult, Gate, People, Process, Tier, Twins, Value, VerdictWord
 from verify.statistics.residual import ResidualVerdict
 
+LOSS = "how familiar the exact text of each record, exactly as it was trained, is to the model (mean loss per token)"
 SHOWN_BY: dict[Tier, str] = {
-    "retrained references": "the mean loss per token against retrained references",
-    "exchangeable twins": "conformal p-values against twins held out at random",
-    "canaries": "guesses about coin-flipped canaries, which speak of the procedure and not of these records",
-    "fresh texts": "texts of the same people that no model was trained on",
+    "retrained references": f"{LOSS}, compared with models retrained without the records",
+    "exchangeable twins": f"{LOSS}, compared with controls held out at random (conformal p-values)",
+    "canaries": "guesses about canary assignments, which test the deletion procedure and not these records",
+    "fresh texts": "how familiar other texts of the same people, never trained on, are to the model (mean loss per token)",
 }
+"""What each tier measured, as the scope names it."""
+NOT_ASKED = "The verdict says nothing about the same content in other words or after other prompts."
 
 
 ENOUGH_FOR_ONE = 8
-"""References from which on one record's own spread, and no longer the references' number, keeps an audit open."""
+"""With this many references, an open audit of one record is limited by the record's own variance, not by their number."""
 
 
 def scope(verdict: VerdictWord, tiers: Sequence[Tier], accused_by: Sequence[Tier], settings: Settings, records: int) -> str:
-    """State which claim the verdict is about, and which tiers showed it.
+    """State what the verdict is about, which measurement it rests on, and what it does not show.
 
     Args:
-        verdict: the word.
+        verdict: one of the four words.
         tiers: what could accuse.
-        accused_by: what did.
+        accused_by: what did accuse.
         settings: margin and level.
         records: size of the forget set.
     """
     if not tiers:
-        return "No claim could be examined: there are no retrained references, twins or canaries."
+        return "No claim could be examined: there are no retrained references, held-out controls or canaries."
     about = "this one record" if records == 1 else "this forget set as a whole"
     shared = f", each tier at alpha / {len(tiers)}" if len(tiers) > 1 else ""
     decided = verdict in ("EQUIVALENT_WITHIN", "NOT_FORGOTTEN")
     certified_by: tuple[Tier, ...] = ("retrained references",)
     shown_by = {"NOT_FORGOTTEN": accused_by, "EQUIVALENT_WITHIN": certified_by}.get(verdict, tiers)
-    said = "A claim about {}, shown for {}" if decided else "A question about {} that stays open, examined by {}"
-    return (
-        f"{said.format(about, '; '.join(SHOWN_BY[tier] for tier in shown_by))}; "
-        f"with the margin rho* = {settings.margin:g} at level alpha = {settings.alpha:g}{shared}."
-    )
+    said = "This verdict is about {}. It rests on" if decided else "The question about {} stays open. Examined was"
+    measured = "; ".join(SHOWN_BY[tier] for tier in shown_by)
+    limits = f"Margin rho* = {settings.margin:g}, level alpha = {settings.alpha:g}{shared}."
+    return f"{said.format(about)} {measured}. {NOT_ASKED} {limits}"
 
 
 def explain(
@@ -50,7 +52,7 @@ def explain(
     claims: Sequence[Process | Twins | People],
     settings: Settings,
 ) -> tuple[str, ...]:
-    """Explain the verdict, one plain sentence each: retrained references first, then every other claim."""
+    """Explain the verdict in plain sentences: the comparison with retrained references first, then every other claim."""
     return (*_explain_record(verdict, gates, target, settings), *(claim.reason for claim in claims))
 
 
@@ -62,36 +64,42 @@ def _explain_record(
     if blocking or target is None:
         return blocking
     rho = "is not defined" if target.rho is None else f"is {target.rho.value:.3f} [{target.rho.low:.3f}, {target.rho.high:.3f}]"
-    residual = f"The residual fraction {rho}: 1 is untouched, 0 is what retraining gives, below 0 is over-forgotten."
+    residual = f"The residual fraction {rho}: 1 means untouched, 0 is what retraining gives, below 0 means over-forgotten."
     test = target.record_test
     over = int((test.accused & ~test.remembered).sum())
     records = (
-        f"{int(test.accused.sum())} of {target.records} records are beyond the margin of {settings.margin:g}: "
+        f"{int(test.accused.sum())} of {target.records} records were found beyond the margin of {settings.margin:g}: "
         f"{int(test.accused.sum()) - over} remembered, {over} over-forgotten."
     )
     if target.accused:
-        side = "more of the set is left" if target.mean_residual > 0 else "the set is further from the original"
-        mean = f"On average {side} than between two honest retrainings, by more than the margin."
+        side = "better" if target.mean_residual > 0 else "worse"
+        mean = f"On average the model predicts the set {side} than models retrained without it, by more than the margin."
         return (residual, *([mean] if target.mean_test.accused else []), records)
     if verdict == "EQUIVALENT_WITHIN":
-        return (residual, "Mean and spread of the residuals are inside the margin, and no record is beyond it.")
+        return (
+            residual,
+            "Mean and spread of the residuals are within their limits, and no record was found beyond the margin.",
+        )
     open_tests = [name for name, shown in (("C1", target.mean_test.certified), ("C2", target.spread_test.certified)) if not shown]
-    reasons = [f"Nothing was found, but equivalence was not shown either ({' and '.join(open_tests)})."] if open_tests else []
+    reasons = (
+        [f"Nothing beyond the margin was found, but equivalence was not shown either ({' and '.join(open_tests)})."]
+        if open_tests
+        else []
+    )
     return (residual, *reasons, *(gate.reason for gate in failed if gate.blocks == "INCONCLUSIVE"))
 
 
 def not_shown(controls: int, ratio: Value | None, canaries: bool, records: int) -> tuple[str, ...]:
-    """State what the audit does not show; `records` is the size of the forget set."""
+    """State what the audit does not show, one sentence each; `records` is the size of the forget set."""
     sentences = [
-        "It is a claim about the set: it cannot exclude that a single record is still remembered."
-        if records > 1
-        else "It is a claim about one record's loss: what the model says of the same person in other words was not asked.",
+        "What the model says about the same content or person in other words, or after other prompts, is not part of the verdict.",
+        *(["The verdict is about the set: it cannot exclude that a single record is still remembered."] if records > 1 else []),
         "An attack that fails is evidence of resistance to that attack, not to others (EDPB Opinion 28/2024, paragraph 55).",
-        "What the base model was pre-trained on is outside this audit: a record it held before fine-tuning is still there.",
-        "Other copies of the records (data files, backups, other models) are not examined here.",
+        "What the base model learned in pre-training is outside this audit: a record it knew before fine-tuning is still there.",
+        "Other copies of the records (data files, backups, other models) were not examined.",
     ]
     if canaries:
-        sentences.append("Canaries speak of the deletion procedure on random texts; a person's records may be harder to remove.")
+        sentences.append("Canaries test the deletion procedure on random texts; a person's records may be harder to remove.")
     if not controls:
         sentences.append("Membership attacks were not judged: no never-trained controls were given (--holdout FILE).")
     if ratio is None:
@@ -100,22 +108,22 @@ def not_shown(controls: int, ratio: Value | None, canaries: bool, records: int) 
 
 
 def seen_by_attacks(attacks: Sequence[AttackResult]) -> tuple[str, ...]:
-    """State what attacks see that the verdict does not count but must not omit."""
-    said = "The verdict compares the loss of every record with retrainings. Beside that, attacks"
+    """Report attacks that find more than in any reference: they have no vote in the verdict, but must not be left out."""
+    said = "Attacks have no vote in the verdict, but these"
     sentences = []
     if found := beyond_references(attacks, "membership"):
-        told = "tell these records from never-trained ones in this model as in no reference (AUC)"
-        sentences.append(f"{said} {told}: {'; '.join(found.values())}.")
+        seen = "distinguish the records from never-trained ones in this model unlike in any reference (AUC)"
+        sentences.append(f"{said} {seen}: {'; '.join(found.values())}.")
     if found := beyond_references(attacks, "extraction"):
-        told = "bring back more of these records from this model than from any reference (mean)"
-        sentences.append(f"{said} {told}: {'; '.join(found.values())}.")
+        seen = "extract more of the records from this model than from any reference (mean score)"
+        sentences.append(f"{said} {seen}: {'; '.join(found.values())}.")
     return tuple(sentences)
 
 
 def beyond_references(attacks: Sequence[AttackResult], family: Literal["membership", "extraction"]) -> dict[str, str]:
-    """Return attacks whose interval for the target lies beyond those of all references (at least two), with numbers.
+    """Return attacks whose interval for the target lies beyond the intervals of all references (at least two), with numbers.
 
-    Beyond is above; an AUC may also lie below: records that were pushed too far are told apart with the sign turned.
+    Beyond means above; an AUC may also lie below: over-forgotten records are distinguishable with the sign reversed.
     """
     values: dict[str, dict[str, Value]] = {}
     for entry in attacks:
@@ -141,15 +149,17 @@ def next_step(verdict: VerdictWord, gates: Sequence[Gate], references: int, reco
         return None
     failed = [gate.name for gate in gates if not gate.passed and "record" in gate.claims]
     if "retrained references" in failed:
-        return f"Train {max(4 - references, 1)} more references without the forget set, each with another --seed, and audit again."
+        return (
+            f"Train {max(4 - references, 1)} more references without the forget set, each with a different --seed, and audit again."
+        )
     if verdict == "NOT_TESTABLE":
-        return f"Mend what failed ({', '.join(failed)}) and audit again."
+        return f"Fix what failed ({', '.join(failed)}) and audit again."
     if "utility" in failed:
-        return "Give the records that the model was to keep (--retain FILE) and audit again: nobody looked whether it still works."
+        return "Give the records that the model was to keep (--retain FILE) and audit again: whether it still works was not tested."
     if records == 1 and references >= ENOUGH_FOR_ONE:
         return (
-            "More references would hardly help: how much one record varies between two retrainings stays. Audit it together with "
-            "other records that are removed from the same model, or register a wider margin before unlearning."
+            "More references would hardly help: how much one record varies between retrainings does not shrink with their number. "
+            "Audit it together with other records removed from the same model, or register a wider margin before unlearning."
         )
     more = max(8, 2 * references)
-    return f"Audit again with {more} references: the width of every interval shrinks with their number."
+    return f"Audit again with {more} references: every interval narrows as their number grows."

@@ -1,7 +1,7 @@
-"""Divides never-trained records between the unlearning method and the audit, and checks that they were kept apart.
+"""Holdout splitting between unlearning method and audit, and a check that the two halves were kept apart.
 
-A method that calibrates, stops or selects on the very records that the audit compares with is judged on what it was fitted to.
-So the records are split by subject, half each: one half for the method, the other for the audit alone.
+A method that calibrates, stops or selects on the audit's holdout records is judged on what it was fitted to. So the never-trained
+records are split by subject: one half for the method, the other for the audit alone.
 """
 
 import hashlib
@@ -22,17 +22,17 @@ from verify.provenance.training_history import HOLDOUT_USED, history_of, holdout
 from verify.schema.parts import HoldoutCheck
 
 SMALLEST_HALF = 2
-"""Records that an audit needs of a holdout set; a half with fewer is of no use to either side."""
+"""Smallest usable half: an audit needs at least this many holdout records."""
 FOR_METHOD, FOR_AUDIT = "holdout-method.jsonl", "holdout-audit.jsonl"
 
 
 @dataclass(frozen=True, repr=False)
 class HoldoutSplit:
-    """Never-trained records, divided.
+    """Two halves of the never-trained records.
 
     Attributes:
-        method: for the unlearning method; empty where the records cannot be divided.
-        audit: for the audit alone.
+        method: records for the unlearning method; empty where they cannot be split.
+        audit: records for the audit alone.
     """
 
     method: list[Record]
@@ -44,20 +44,20 @@ class HoldoutSplit:
         if self.method:
             return None
         return (
-            f"the {len(self.audit)} holdout records cannot be divided by subject into two halves of at least {SMALLEST_HALF}, so "
+            f"the {len(self.audit)} holdout records cannot be split by subject into two halves of at least {SMALLEST_HALF}, so "
             "the audit gets all of them and the method none. Give records of more people to calibrate, stop or select on."
         )
 
 
 @dataclass(frozen=True)
 class HoldoutFiles:
-    """The two halves as files.
+    """Two halves of the holdout set as files.
 
     Attributes:
-        method: the file for `forget`; None where the records cannot be divided.
+        method: the file for `forget`; None where the records cannot be split.
         audit: the file for the audit.
         note: why the method gets no records; None where it gets some.
-        records: how many records each half has.
+        records: size of each half.
     """
 
     method: Path | None
@@ -68,15 +68,15 @@ class HoldoutFiles:
 
 @checked
 def split_holdout(records: Sequence[Record], seed: int = 0) -> HoldoutSplit:
-    """Divide holdout records by subject into a half for the method and a half for the audit.
+    """Split holdout records by subject into a half for the method and a half for the audit.
 
-    All records of a subject go to one half, and so does the same text under several subjects; a record without a subject is divided
-    as one of its own. Who goes where is decided by a hash of seed and subject, not by the order of the records. The halves are
-    as near in size as the subjects allow.
+    All records of a subject go to one half, and so does the same text under several subjects; a record without a subject counts as
+    its own. The assignment follows from a hash of seed and subject, not from the order of the records. The halves are as close in
+    size as the subjects allow.
 
     Args:
         records: records that no model was trained on.
-        seed: another one gives other halves.
+        seed: seed of the split.
 
     Returns:
         Both halves in the order of the records; all of them for the audit where a half would have fewer than two.
@@ -89,12 +89,12 @@ def split_holdout(records: Sequence[Record], seed: int = 0) -> HoldoutSplit:
 
 
 def split_holdout_file(source: str | Path, folder: str | Path, fields: Fields | None = None, seed: int = 0) -> HoldoutFiles:
-    """Write both halves of a holdout file, row by row as they stand there, into `folder` (readable by the owner only).
+    """Write both halves of a holdout file, rows unchanged, into `folder` (readable by the owner only).
 
     Args:
         source: a file, `datasets` folder or Hub name of records that no model was trained on.
-        folder: where `holdout-method.jsonl` and `holdout-audit.jsonl` go; the same source gives the same files.
-        fields: which columns hold what.
+        folder: folder for `holdout-method.jsonl` and `holdout-audit.jsonl`; the same source gives the same files.
+        fields: column names.
         seed: as for `split_holdout`.
 
     Raises:
@@ -103,7 +103,7 @@ def split_holdout_file(source: str | Path, folder: str | Path, fields: Fields | 
     records = load_records(str(source), fields)
     rows = list(stream_rows(str(source)))
     if len(rows) != len(records):
-        raise InputError(f"{source} was changed while it was read. Run the command again.")
+        raise InputError(f"{source} changed while it was being read. Run the command again.")
     for_method, folder = _for_method(records, seed), Path(folder)
     for name, side in ((FOR_METHOD, True), (FOR_AUDIT, False)):
         chosen = [row for row, goes in zip(rows, for_method, strict=True) if goes is side]
@@ -118,7 +118,7 @@ def split_holdout_file(source: str | Path, folder: str | Path, fields: Fields | 
 
 
 def _for_method(records: Sequence[Record], seed: int) -> list[bool]:
-    """Which records go to the method: the larger subjects are dealt first, each to the side that has fewer records."""
+    """Return whether each record goes to the method: largest subjects first, each to the side with fewer records."""
     units = _units(records)
     sizes: dict[str, int] = {}
     for unit in units:
@@ -126,7 +126,7 @@ def _for_method(records: Sequence[Record], seed: int) -> list[bool]:
     drawn = {unit: hashlib.sha256(f"holdout {seed} {unit}".encode("utf-8", "surrogatepass")).hexdigest() for unit in sizes}
     counts, side = [0, 0], {}
     for unit in sorted(sizes, key=lambda name: (-sizes[name], drawn[name])):
-        # Where both have as many, the hash decides: the largest subject must not always go to the same side.
+        # On a tie the hash decides: the largest subject must not always go to the same side.
         side[unit] = int(counts[0] > counts[1]) if counts[0] != counts[1] else int(drawn[unit], 16) % 2
         counts[side[unit]] += sizes[unit]
     if min(counts) < SMALLEST_HALF:
@@ -135,7 +135,7 @@ def _for_method(records: Sequence[Record], seed: int) -> list[bool]:
 
 
 def _units(records: Sequence[Record]) -> list[str]:
-    """What stays together, for every record: its people or, without any, its content; joined where a content occurs twice."""
+    """Return each record's group: its people or, without any, its content; groups that share a content are merged."""
     groups = subject_groups(records, alone=lambda record: f"record {record.fingerprint}")
     above: dict[str, str] = {}
 
@@ -148,31 +148,31 @@ def _units(records: Sequence[Record]) -> list[str]:
     for record, name in zip(records, groups, strict=True):
         joined = sorted({top(name), top(first.setdefault(record.fingerprint, name))})
         for other in joined[1:]:
-            above[other] = joined[0]  # the first by name, so that the order of the records does not matter
+            above[other] = joined[0]  # first by name, so that the order of the records does not matter
     return [top(name) for name in groups]
 
 
 def check_holdout(target: Any, records: Sequence[Record], key: RecordKey, accept_used: bool = False) -> HoldoutCheck:
-    """Check that the unlearning of a model did not read the holdout records of its audit.
+    """Check that the unlearning of a model did not read its audit's holdout records.
 
     Args:
         target: the unlearned model.
-        records: the audit's holdout.
+        records: the audit's holdout set.
         key: the record key.
-        accept_used: the same records are meant.
+        accept_used: whether using the same records is intended.
 
     Raises:
-        InputError: by the target's manifest it did; the message says how many, and how to divide them.
+        InputError: it did, by the target's manifest; the message says how many, and how to split them.
     """
     count, history = len(records), history_of(target)
     if history is None:
-        where = "the model is no local folder" if isinstance(target, (str, Path)) else "the model was given in memory"
+        where = "the model is not a local folder" if isinstance(target, (str, Path)) else "the model was given in memory"
         return HoldoutCheck(records=count, reason=f"{where}, so nothing says which records its unlearning read")
     read = holdout_used(history)
     if read is None:
         return HoldoutCheck(records=count, reason="no manifest of the model says which records its unlearning read")
     if any(use.key_check != key.check for use in read):
-        reason = "the manifest names them under another record key, so that no record can be recognised"
+        reason = "the manifest names them under another record key, so no record can be recognised"
         return HoldoutCheck(records=count, reason=reason)
     names = {key.of(record.fingerprint) for record in records}
     used = names & frozenset().union(*(use.records for use in read))
@@ -180,7 +180,7 @@ def check_holdout(target: Any, records: Sequence[Record], key: RecordKey, accept
     if used and not accept_used:
         raise InputError(
             f"{len(used)} of the {count} holdout records were read by the unlearning itself ({', '.join(methods)}), by the model's "
-            "manifest: a model cannot be judged by the records that it was fitted to. Divide the holdout set with "
+            "manifest: a model cannot be judged on the records that it was fitted to. Split the holdout set with "
             "`verify-unlearning split-holdout FILE --output DIR`, unlearn with one half and audit with the other; or accept it "
             "with --accept-used-holdout (Python: accept={'used_holdout'}), which the report then shows."
         )
@@ -188,11 +188,11 @@ def check_holdout(target: Any, records: Sequence[Record], key: RecordKey, accept
 
 
 def used_holdout(records: Sequence[Record], key: RecordKey, method: str) -> dict[str, Any]:
-    """The entry of a manifest that names the holdout records that an unlearning read, by keyed hashes."""
+    """Return the manifest entry that lists, as keyed hashes, the holdout records that an unlearning read."""
     return {"method": method, "key": key.check, "records": sorted({key.of(record.fingerprint) for record in records})}
 
 
 def used_before(about: Mapping[str, Any]) -> list[Any]:
-    """The entries that a model's manifest has of earlier unlearnings, to be handed on."""
+    """Return the entries of earlier unlearnings in a model's manifest, to be carried over."""
     entries = about.get(HOLDOUT_USED)
     return list(entries) if isinstance(entries, list) else []

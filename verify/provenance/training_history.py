@@ -1,8 +1,7 @@
-"""The trainings that lead to a model, read from the logs and manifests beside it. No weights are opened.
+"""Training history of a model, read from the logs and manifests beside it without opening any weights.
 
-A model folder says in its manifest which weights it began with and where they lay; that folder may have a log and a manifest of
-its own. Followed back, this gives the trainings in their order. It is what the folders say of themselves: a log is the word of
-whoever wrote it.
+A model folder's manifest names the weights it started from and their path; that folder may have a log and a manifest too. Followed
+back, this gives the trainings in order. All of it is self-declared: a log is the word of whoever wrote it.
 """
 
 from collections.abc import Iterator, Mapping
@@ -16,11 +15,11 @@ from verify.models.ensembles import ENSEMBLE
 from verify.provenance.training_log import LOG_NAME, TrainingLog
 
 HOLDOUT_USED = "holdout_used"
-"""Where the manifest of an unlearned model names the never-trained records that the unlearning read."""
+"""Manifest field of an unlearned model that lists the never-trained records the unlearning read."""
 MADE_FROM = "made_from"
-"""Where a manifest names the folders of the models that the weights were made from."""
+"""Manifest field with the folders of the models that the weights were made from."""
 LONGEST = 64
-"""Trainings that are followed back; manifests that name each other in a circle must not hold up an audit."""
+"""Largest number of trainings that are followed back; manifests that name each other in a cycle must not hang an audit."""
 
 
 @dataclass(frozen=True)
@@ -28,11 +27,11 @@ class Stage:
     """One training on the way to a model.
 
     Attributes:
-        folder: where its result lies.
-        start, final: digests of the weights that it began and ended with; None where nothing says so.
+        folder: folder of its result.
+        start, final: digests of the weights it started from and ended with; None where unknown.
         log: its training log; None where there is none.
         method: the approximate unlearning method that made the weights; None for a training.
-        about: what the manifest of its folder says.
+        about: the description in its folder's manifest.
     """
 
     folder: Path
@@ -44,24 +43,24 @@ class Stage:
 
     @property
     def defense(self) -> Mapping[str, Any] | None:
-        """What the manifest says of the defence that it was trained under."""
+        """The defence it was trained under, by its manifest."""
         found = self.about.get("defense") or _mapping(self.about.get("facts")).get("defense")
         return found if isinstance(found, Mapping) else None
 
     @property
     def inputs(self) -> Mapping[str, Any]:
-        """What the manifest says that it was made from."""
+        """The inputs it was made from, by its manifest."""
         return _mapping(self.about.get("inputs"))
 
 
 @dataclass(frozen=True)
 class History:
-    """What is known of how a model came about.
+    """What is known about how a model was made.
 
     Attributes:
         stages: the trainings, first to last; the last one made the model.
         weights: digest of the model's weights by its manifest; None without a manifest.
-        unfinished: why the model is no finished training, in words; None where it is, or nothing says otherwise.
+        unfinished: why the model is not a finished training, in words; None where it is, or nothing says otherwise.
     """
 
     stages: tuple[Stage, ...]
@@ -75,23 +74,23 @@ class History:
 
     @property
     def logged(self) -> tuple[Stage, ...]:
-        """Those trainings that have a log."""
+        """The trainings that have a log."""
         return tuple(stage for stage in self.stages if stage.log is not None)
 
     @property
     def log_digest(self) -> str | None:
-        """SHA-256 of the last training's log, so that its holder can show which one was read."""
+        """SHA-256 of the last training's log, so that its owner can show which one was read."""
         return None if self.last.log is None else file_digest(_log_path(self.last.folder))
 
 
 def history_of(source: Any) -> History | None:
-    """Read how a model came about.
+    """Read the training history of a model.
 
     Args:
-        source: a model as audits take it.
+        source: a model, as passed to an audit.
 
     Returns:
-        None for a model in memory or on the Hub: nothing lies beside it.
+        None for a model in memory or on the Hub, which has no files beside it.
 
     Raises:
         InputError: a log or manifest is damaged.
@@ -115,8 +114,8 @@ class HoldoutUse:
     """Never-trained records that an unlearning read.
 
     Attributes:
-        method: by which method.
-        key_check: check value of the record key that the hashes were made with.
+        method: the method that read them.
+        key_check: check value of the record key of the hashes.
         records: keyed hashes.
     """
 
@@ -126,7 +125,7 @@ class HoldoutUse:
 
 
 def holdout_used(history: History) -> tuple[HoldoutUse, ...] | None:
-    """The never-trained records that unlearnings read on the way to a model; None where a manifest does not say."""
+    """Return the never-trained records that unlearnings in a model's history read; None where a manifest does not say."""
     if history.weights is None:
         return None
     found = []
@@ -153,7 +152,7 @@ def _stage(folder: Path) -> Stage:
 
 
 def _log_path(folder: Path) -> Path:
-    """The log of a model's training; that of a checkpoint lies beside the model which the run was to give."""
+    """Return the path of a model's training log; a checkpoint's log lies in the run's output folder."""
     if (folder / LOG_NAME).is_file() or not is_checkpoint(folder):
         return folder / LOG_NAME
     above = [parent / LOG_NAME for parent in (folder.resolve().parent, folder.resolve().parent.parent)]
@@ -161,15 +160,15 @@ def _log_path(folder: Path) -> Path:
 
 
 def is_checkpoint(folder: Path) -> bool:
-    """Whether a folder is a checkpoint of a run, by its manifest."""
+    """Return whether a folder is a checkpoint of a run, by its manifest."""
     return (folder / MANIFEST).is_file() and _mapping(read_json(folder / MANIFEST)).get("kind") == "checkpoint"
 
 
 def _unfinished(stage: Stage) -> str | None:
     if is_checkpoint(stage.folder):
-        return "it is a checkpoint of a run, not what the run ended with"
+        return "it is a checkpoint of a run, not its final model"
     if stage.log is not None and not stage.log.finished:
-        return "its training log has no end: the run was cut off"
+        return "its training log has no end: the run was interrupted"
     state = _trainer_state(stage.folder)
     done, planned = state.get("global_step"), state.get("max_steps")
     if isinstance(done, int) and isinstance(planned, int) and done < planned:
@@ -178,26 +177,26 @@ def _unfinished(stage: Stage) -> str | None:
 
 
 def _trainer_state(folder: Path) -> Mapping[str, Any]:
-    """What the `transformers` trainer leaves in a checkpoint."""
+    """Read the `transformers` trainer's state from a checkpoint."""
     path = folder / "trainer_state.json"
     return _mapping(read_json(path)) if path.is_file() else {}
 
 
 def _parent(stage: Stage) -> Path | None:
-    """The folder of the model that a stage began with, where it still holds those weights."""
+    """Return the folder of the model that a stage started from, if it still holds those weights."""
     for place in _named_parents(stage):
         folder = Path(place)
         if not folder.is_dir() or folder.resolve() == stage.folder.resolve():
             continue
         found = _about(folder).get("weights")
-        # A foreign adapter says no digest of its base; by its configuration it answers only on that base.
+        # An adapter of another tool has no digest of its base; its configuration binds it to that base.
         if found is not None and stage.start in (found, None):
             return folder
     return None
 
 
 def _named_parents(stage: Stage) -> Iterator[str]:
-    """Places that may hold the model that a stage began with."""
+    """Yield paths that may hold the model that a stage started from."""
     for named in (stage.about.get(MADE_FROM), stage.inputs.get("models")):
         yield from (place for place in _mapping(named).values() if isinstance(place, str))
     for name, entry in (("adapter_config.json", "base_model_name_or_path"), (ENSEMBLE, "base")):
@@ -208,7 +207,7 @@ def _named_parents(stage: Stage) -> Iterator[str]:
 
 
 def _about(folder: Path) -> Mapping[str, Any]:
-    """What a folder's manifest says; nothing where there is none."""
+    """Return the description in a folder's manifest; empty where there is none."""
     if not (folder / MANIFEST).is_file():
         return {}
     content = read_json(folder / MANIFEST)

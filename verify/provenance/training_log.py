@@ -1,10 +1,10 @@
-"""The training log: which record touched which step of a training. Its format, and its reader.
+"""Format and reader of the training log, which records the training records of every step.
 
-One JSON object a line. The first is the header: the run's settings and, for every training record, its keyed hash. Then one line
-per microbatch (which records in which order, the seed of its random numbers, the learning rate that its step used), and one per
-checkpoint. The last line names the final weights. Nothing in it says who or what a record is without the key.
+One JSON object per line. The first is the header: the run's settings and, for every training record, its keyed hash. Then one line
+per microbatch (its records in order, its random seed, the learning rate of its step) and one per checkpoint. The last line names
+the final weights. Without the key nothing in it identifies a record or a person.
 
-`unlearn.training.log` writes it. An auditor reads it here, without trusting, or installing, what wrote it.
+`unlearn.training.log` writes it. An auditor reads it here without trusting, or installing, the code that wrote it.
 """
 
 import re
@@ -23,7 +23,7 @@ SCHEMA = "unlearn-verify/training-log/1"
 OPEN_OPTIONS: Mapping[str, Any] = MappingProxyType(
     {"epochs": 5.0, "batch_size": 8, "scheduler": "linear", "warmup_ratio": 0.0, "weight_decay": 0.0}
 )
-"""What an option that a log gives as null stands for; the learning rate: `resolved`."""
+"""Meaning of options that a log gives as null; for the learning rate see `resolved`."""
 FULL_LEARNING_RATE, LORA_LEARNING_RATE = 1e-5, 1e-4
 
 _RECORD_HASH = re.compile(r"[0-9a-f]{32}")
@@ -32,14 +32,14 @@ _DIGEST = re.compile(r"[0-9a-f]{64}")
 
 @dataclass(frozen=True)
 class Microbatch:
-    """One microbatch as it was trained.
+    """One microbatch of a training.
 
     Attributes:
         number: counted from 0 over the whole run.
         step: the optimizer step it belongs to, counted from 1.
         records: indices into the header's records, in order.
-        seed: of the random numbers (dropout) of its forward pass.
-        learning_rate: the value that its step used.
+        seed: random seed (dropout) of its forward pass.
+        learning_rate: the value used by its step.
     """
 
     number: int
@@ -51,21 +51,21 @@ class Microbatch:
 
 @dataclass(frozen=True)
 class TrainingLog:
-    """A training log, read.
+    """Content of a training log.
 
     Attributes:
         options: the training options by name.
         records: keyed hash of every training record; a record that was split into windows has one entry per window.
-        subjects: keyed hash of its subject, or None, likewise; of a record about several people, all of theirs joined by commas.
-        start_weights: digest of the weights that training began with.
+        subjects: keyed hash of each record's subject, or None; hashes of several subjects are joined by commas.
+        start_weights: digest of the weights that training started from.
         tokenizer: digest of the tokenizer.
         microbatches: in order.
         checkpoints: (optimizer step, folder name).
-        final_weights: digest of the trained weights, or None where the run did not end.
-        defense: the defence that training was under, whose steps are not in the log; None where there was none.
-        master_weights: "float32" where trained weights stored in half precision were held in float32; None where they were float32
-            anyway, and in logs from before there were such copies.
-        key_check: check value of the record key that the hashes were made with; None in logs of versions that did not write it.
+        final_weights: digest of the trained weights, or None where the run did not finish.
+        defense: the defence used in training, whose steps are not in the log; None where there was none.
+        master_weights: "float32" where weights stored in half precision were trained in float32; None where they were float32
+            anyway, and in logs that predate such copies.
+        key_check: check value of the record key of the hashes; None in logs of versions that did not write it.
     """
 
     options: dict[str, Any]
@@ -84,7 +84,7 @@ class TrainingLog:
     def read(cls, path: str | Path) -> "TrainingLog":
         """Read and check a log.
 
-        A last line that was cut off by a kill is passed over in a run that did not end; any other damage is an error.
+        In a run that did not finish, a truncated last line (a kill) is skipped; any other damage is an error.
 
         Raises:
             InputError: the file is missing, empty, damaged or of another version.
@@ -141,22 +141,22 @@ class TrainingLog:
 
     @property
     def finished(self) -> bool:
-        """Whether the run came to its end."""
+        """Whether the run finished."""
         return self.final_weights is not None
 
     @property
     def names(self) -> frozenset[str]:
-        """Keyed hash of every record that was trained on, each once."""
+        """Keyed hashes of all records that were trained on, without duplicates."""
         return frozenset(self.records)
 
     @property
     def seed(self) -> Any:
-        """The seed of data order and dropout."""
+        """Seed of data order and dropout."""
         return self.options.get("seed")
 
 
 def resolved(options: Mapping[str, Any]) -> dict[str, Any]:
-    """The training options of a log with what was left open filled in, as the trainer fills it in."""
+    """Return the training options of a log with defaults filled in as the trainer does."""
     filled = {name: OPEN_OPTIONS.get(name) if value is None else value for name, value in options.items()}
     if not filled.get("learning_rate"):
         filled["learning_rate"] = LORA_LEARNING_RATE if filled.get("lora") else FULL_LEARNING_RATE
@@ -168,7 +168,7 @@ def _require_hashes(header: Mapping[str, Any]) -> None:
     records, subjects = header["records"], header["subjects"]
     if not isinstance(records, list) or not isinstance(subjects, list) or len(records) != len(subjects):
         raise ValueError
-    # A record about several people names all of them, joined by commas.
+    # A record about several people lists all of them, joined by commas.
     named = [*records, *(name for subject in subjects if subject is not None for name in str(subject).split(","))]
     if not all(isinstance(name, str) and _RECORD_HASH.fullmatch(name) for name in named):
         raise ValueError

@@ -1,4 +1,4 @@
-"""What was checked of an audit's references and holdout records, and who vouches for the rest, in plain sentences."""
+"""Sentences on what was checked about an audit's references and holdout records, and who vouches for the rest."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,18 +10,18 @@ from verify.schema.parts import ReferenceCheck
 ASKED: dict[ReferenceDifference, str] = {
     "forget": "no forget record was trained on",
     "holdout": "no holdout record was trained on",
-    "retain": "the retain records were",
+    "retain": "the retain records were trained on",
     "base": "the same base",
     "stages": "the same trainings in the same order",
     "recipe": "the same training options",
-    "seed": "a seed of its own",
+    "seed": "a different seed",
 }
-"""What a comparison without a difference showed. The others are about the folder itself and need no words."""
+"""What a comparison without a difference shows. The other kinds are about the folder itself and need no sentence."""
 
 
 @dataclass(frozen=True)
 class Said:
-    """A sentence for page 1.
+    """One sentence of page 1 on what was, or was not, checked.
 
     Attributes:
         text: the sentence.
@@ -33,7 +33,7 @@ class Said:
 
 
 def assurances(evidence: Evidence) -> list[Said]:
-    """What page 1 says of the references and of the holdout records; nothing where the audit had neither."""
+    """Return the sentences about references and holdout records; empty where the audit had neither."""
     return [*_references(evidence), *_holdout(evidence)]
 
 
@@ -45,8 +45,8 @@ def _references(evidence: Evidence) -> list[Said]:
     if checks is None:
         return [
             Said(
-                f"Not checked: what the {count} references were trained on. This audit is of a version that did not read their "
-                "training logs; that they never saw the forget records is vouched for by whoever supplied them.",
+                f"Not checked: what the {count} references were trained on. The version that made this audit did not read training "
+                "logs; whoever supplied the references vouches that they never saw the forget records.",
                 warns=True,
             )
         ]
@@ -56,15 +56,15 @@ def _references(evidence: Evidence) -> list[Said]:
         found.append(
             Said(
                 f"The training logs of {_named(alike, count)} were read: {'; '.join(asked)}. A log is the word of whoever wrote "
-                "it; only running a training again proves it.",
+                "it; only running the training again would prove it.",
                 warns=False,
             )
         )
     for reason, group in _by_reason([check for check in checks if not check.checked]).items():
         found.append(
             Said(
-                f"Not checked: what {_named(group, count)} {'was' if len(group) == 1 else 'were'} trained on ({reason}). That no "
-                "forget record was among it is vouched for by the operator, or whoever else supplied the models.",
+                f"Not checked: what {_named(group, count)} {'was' if len(group) == 1 else 'were'} trained on ({reason}). The "
+                "operator, or whoever else supplied the models, vouches that no forget record was among it.",
                 warns=True,
             )
         )
@@ -75,15 +75,15 @@ def _references(evidence: Evidence) -> list[Said]:
 
 
 def _common(checks: Sequence[ReferenceCheck]) -> list[str]:
-    """What all of several references were asked, and no accepted difference contradicts."""
+    """Return what was checked for all of these references and is not contradicted by an accepted difference."""
     denied = {difference.kind for check in checks for difference in check.accepted}
     return [words for kind, words in ASKED.items() if kind not in denied and all(kind in check.compared for check in checks)] or [
-        "they differ in all that was asked"
+        "they differ in every point that was checked"
     ]
 
 
 def _by_reason(checks: Sequence[ReferenceCheck]) -> dict[str, list[ReferenceCheck]]:
-    """Checks by what could not be asked; a reason that several share is said once."""
+    """Group checks by the reason why something could not be compared, so that a shared reason is given once."""
     found: dict[str, list[ReferenceCheck]] = {}
     for check in checks:
         for reason in check.not_compared:
@@ -92,7 +92,7 @@ def _by_reason(checks: Sequence[ReferenceCheck]) -> dict[str, list[ReferenceChec
 
 
 def _named(checks: Sequence[ReferenceCheck], count: int) -> str:
-    """References as a sentence names them."""
+    """Name these references in a sentence."""
     if len(checks) == count:
         return "the reference" if count == 1 else f"all {count} references"
     return ", ".join(check.label for check in checks)

@@ -1,4 +1,4 @@
-"""What a report says of each attack: who could mount it, how it does against every model, and a figure of both."""
+"""Per-attack pages of a report: the threat model, the result against every model, and figures."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,13 +16,13 @@ GUESSING = 0.5
 
 @dataclass(frozen=True)
 class AttackPage:
-    """One attack's page.
+    """Content of one attack's page.
 
     Attributes:
         name: as on the command line.
         about: family and unit.
-        threat: who could mount it; None where the evidence was written before threat models were.
-        reading: one sentence that sets this model beside the retrained ones.
+        threat: who could mount it; None in evidence that predates threat models.
+        reading: one sentence that compares this model with the retrained ones.
         intervals, curve: the figures; no curve without never-trained controls.
         rows: the table's rows.
     """
@@ -37,20 +37,20 @@ class AttackPage:
 
 
 def attack_pages(evidence: Evidence) -> list[AttackPage]:
-    """A page for each attack that was run, in the audit's order."""
+    """Return a page for each attack that was run, in the audit's order."""
     names = list(dict.fromkeys(entry.attack for entry in evidence.attacks))
     return [_page(evidence, name) for name in names]
 
 
 def headline(entry: AttackResult) -> Value:
-    """The number that an attack is read by: its AUC where it has one and asks for membership, else the mean score."""
+    """Return the attack's headline number: the AUC of a membership attack that has one, else the mean score."""
     return entry.auc if entry.family == "membership" and entry.auc is not None else entry.mean
 
 
 def worst_attack(evidence: Evidence, family: str) -> AttackResult | None:
-    """Of the attacks of a family on this model the one that stands out most, or None.
+    """Return the strongest attack of a family on the audited model, or None.
 
-    Membership: the AUC furthest from guessing. Extraction: how much of an answer is given back word for word.
+    Membership: the AUC furthest from guessing. Extraction: verbatim, the share of an answer that is reproduced word for word.
     """
     own = [entry for entry in evidence.attacks if entry.model == "target" and entry.family == family]
     if family == "membership":
@@ -60,7 +60,7 @@ def worst_attack(evidence: Evidence, family: str) -> AttackResult | None:
 
 
 def references_of(evidence: Evidence, attack: str) -> list[AttackResult]:
-    """The same attack on the retrained references."""
+    """Return the results of one attack on the retrained references."""
     return [entry for entry in evidence.attacks if entry.attack == attack and role_of(entry.model) == "reference"]
 
 
@@ -82,7 +82,7 @@ def _page(evidence: Evidence, name: str) -> AttackPage:
 
 
 def _marks(entries: Sequence[AttackResult]) -> list[Mark]:
-    """Labels are this package's own words: those of the evidence may come from anywhere."""
+    """Build the figure's rows; labels are this package's own words, since those in the evidence may come from anywhere."""
     marks, references = [], 0
     for entry in entries:
         role = role_of(entry.model)

@@ -1,6 +1,6 @@
-"""Small figures, drawn by hand as SVG: one for every attack, a kilobyte or two where matplotlib's takes twenty.
+"""Small hand-written SVG figures, one per attack: one or two kilobytes each, where matplotlib needs twenty.
 
-Roles are told apart by shape and by dashes before they are by colour, so that a figure can be read on a grey printer.
+Models differ in marker shape and dash pattern as well as in colour, so that a figure is legible in greyscale.
 """
 
 import math
@@ -20,7 +20,7 @@ DASHES = {"original": "5 3", "target": "", "reference": "1.5 2.5"}
 
 @dataclass(frozen=True)
 class Mark:
-    """One row: a model's value with its interval."""
+    """One row of an interval figure: a model's value with its interval."""
 
     label: str
     role: str
@@ -28,12 +28,12 @@ class Mark:
 
 
 def draw_intervals(marks: Sequence[Mark], axis: str, guess: float | None = None) -> Markup:
-    """Values with their intervals, one row each, on one axis.
+    """Draw values with their intervals, one row each, on a common axis.
 
     Args:
         marks: the rows, from top to bottom.
-        axis: what the axis is, with its unit.
-        guess: where guessing lies, drawn as a line; None for none.
+        axis: the axis label, with its unit.
+        guess: the value of random guessing, drawn as a line; None for none.
     """
     low, high, ticks = _scale([bound for mark in marks for bound in (mark.value.low, mark.value.high)])
     bottom = ROW * len(marks) + 8
@@ -57,7 +57,7 @@ def draw_intervals(marks: Sequence[Mark], axis: str, guess: float | None = None)
 
 
 def draw_curves(curves: Sequence[RocCurve]) -> Markup:
-    """ROC curves on logarithmic axes, so that the left edge, where an accusation is made, can be read."""
+    """Draw ROC curves on logarithmic axes, which make the low false-positive rates legible."""
     floor = min(curve.fpr[0] for curve in curves)
     height, top, left = 200, 8, 64
     decades = [10.0**power for power in range(math.ceil(math.log10(floor) - 1e-9), 1)]
@@ -97,7 +97,7 @@ def _legend(roles: Sequence[str], left: float, y: float) -> list[str]:
 
 
 def _shape(role: str, x: float, y: float, colour: str) -> str:
-    """A filled square for this model, a hollow diamond for the one before, a small dot for a reference."""
+    """Draw a marker: filled square for this model, hollow diamond for the original, small dot for a reference."""
     if role == "target":
         return f'<rect x="{x - 5:.1f}" y="{y - 5:.1f}" width="10" height="10" fill="{colour}"/>'
     if role == "original":
@@ -124,7 +124,7 @@ def _svg(width: float, height: float, parts: Sequence[str]) -> Markup:
 
 
 def _scale(values: Sequence[float]) -> tuple[float, float, list[float]]:
-    """Bounds and ticks that hold all values: 0 to 1 where they are shares, else the next round numbers."""
+    """Choose bounds and ticks that contain all values: 0 to 1 for shares, else the next round numbers."""
     low, high = min(values), max(values)
     if low >= 0 and high <= 1:
         return 0.0, 1.0, [0.0, 0.2, 0.4, 0.6, 0.8, 1.0]

@@ -1,4 +1,4 @@
-"""What a researcher reads off several audits of one forget set: forgetting against utility, and every attack by method."""
+"""Comparison of several audits of one forget set: forgetting against utility, and every attack by method."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,18 +13,18 @@ from verify.schema.evidence import Entry, Evidence
 from verify.schema.parts import Value
 
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "p", "h", "*")
-"""One shape a method: shapes stay apart where colours do not."""
+"""One marker shape per method; shapes stay distinct where colours do not."""
 INK, CERTIFIED, LONGEST_LABEL = "#0b3d91", "EQUIVALENT_WITHIN", 28
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One attack on one method's model.
+    """Result of one attack on one method's model.
 
     Attributes:
         value: the AUC, or the mean score; None where it was not run.
-        outside: whether its whole interval lies outside the range of the retrained references: an honest retraining's value alone
-            often does.
+        outside: whether its whole interval lies outside the range of the retrained references; the value alone often does, even
+            for an honest retraining.
     """
 
     value: Value | None
@@ -33,7 +33,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class AttackRow:
-    """One attack: before unlearning, on the retrained references (their range), and on every method's model."""
+    """One attack before unlearning, on the retrained references (their range), and on every method's model."""
 
     attack: str
     measure: str
@@ -43,7 +43,7 @@ class AttackRow:
 
 
 def attack_rows(entries: Sequence[Entry]) -> list[AttackRow]:
-    """A row for every attack that any of the audits ran."""
+    """Return one row per attack that any of the audits ran."""
     names = dict.fromkeys(entry.attack for _, evidence, _ in entries for entry in evidence.attacks)
     return [_row(name, [evidence for _, evidence, _ in entries]) for name in names]
 
@@ -78,9 +78,9 @@ def _utility(evidence: Evidence) -> Value | None:
 
 
 def draw_trade(entries: Sequence[Entry]) -> Markup | None:
-    """Residual fraction against utility, both with their intervals; None where no audit has both.
+    """Draw residual fraction against utility, both with intervals; None where no audit has both.
 
-    The shaded band is the margin. A filled mark is a method that was certified.
+    The shaded band is the margin. A filled marker is a method that was certified.
     """
     points = [(name, evidence, evidence.residual, _utility(evidence)) for name, evidence, _ in entries]
     shown = [(name, evidence, residual, ratio) for name, evidence, residual, ratio in points if residual and ratio]
@@ -98,12 +98,12 @@ def draw_trade(entries: Sequence[Entry]) -> Markup | None:
         mark = Line2D([ratio.value], [residual.value], linestyle="none", marker=MARKERS[number % len(MARKERS)], markersize=7)
         mark.set(color=INK, markerfacecolor=INK if evidence.verdict == CERTIFIED else "#ffffff", label=_label(name))
         handles.append(axes.add_line(mark))
-    axes.set_xlabel("utility kept, against the retrained references")
+    axes.set_xlabel("utility kept, relative to the retrained references")
     axes.set_ylabel("residual fraction")
     return Markup(finish(figure, axes, handles))  # noqa: S704 - drawn here
 
 
 def _label(name: str) -> str:
-    """A method's name in a legend, where a dollar sign would begin a formula and an underscore hide the entry."""
+    """Shorten and escape a method's name for a legend: a dollar sign would start a formula, a leading underscore hide the entry."""
     short = name if len(name) <= LONGEST_LABEL else f"{name[: LONGEST_LABEL - 1]}\N{HORIZONTAL ELLIPSIS}"
     return f" {visible(short)}".replace("$", r"\$")

@@ -1,7 +1,7 @@
-"""The compliance page: what was asked, what was done, what was shown and what was not, first on one page, then in full.
+"""The compliance report of a deletion: what was requested, done, shown and not shown, first on one page, then in full.
 
-The operator's facts come from a deletion record, the auditor's from the evidence of one audit per replaced model. The words of the
-verdict are the four that an audit knows; nothing here is ever called proved.
+The operator's facts come from a deletion record, the auditor's from the evidence of one audit per replaced model. The verdict is
+one of the four words of an audit; nothing here is ever called proved.
 """
 
 import json
@@ -32,15 +32,15 @@ OUTCOMES: dict[Outcome, str] = {
 REGIMES = {"gdpr": "GDPR", "ccpa": "CCPA", "drop": "DROP (California)"}
 BASES = {
     "audit": "its audit",
-    "exact rebuild": "its having been rebuilt without the records, by the operator's decision; the audit left it open",
+    "exact rebuild": "exact rebuild without the records, accepted by the operator's decision; the audit was inconclusive",
 }
 ROWS_SHOWN = 200
-"""Of a long table so many rows; the rest is in the JSON twin, and the page says so."""
+"""Rows of a long table that are shown; the page says that the rest is in the JSON file."""
 
 
 @dataclass(frozen=True)
 class _Replaced:
-    """A replaced model with its audit, and all that is printed of both; `name` is no other's on the page."""
+    """A replaced model with its audit and everything printed about both; `name` is unique on the page."""
 
     name: str
     model: ReplacedModel
@@ -52,7 +52,7 @@ class _Replaced:
 
     @property
     def cells(self) -> list[Value | str]:
-        """Residual fraction, strongest membership attack, the same of the retrained models, utility: one row beside others."""
+        """Row of the overview: residual fraction, strongest membership attack, the same on the retrained models, utility."""
         evidence, none = self.evidence, "\N{EN DASH}"
         attack = worst_attack(evidence, "membership")
         ratio = next((row.ratio for row in evidence.utility if row.model == "target"), None)
@@ -61,17 +61,17 @@ class _Replaced:
 
     @property
     def how(self) -> list[tuple[str, str]]:
-        """How the weights were replaced: every setting, seeds included."""
+        """Rows on how the weights were replaced: every setting, seeds included."""
         model = self.model
         rows = [
             ("weights before", model.before),
             ("weights after", model.after),
             ("method", model.method),
             ("exactness", model.exactness or "none: an approximate method"),
-            ("went into service on", BASES[model.basis]),
+            ("went into service on the basis of", BASES[model.basis]),
             ("parameters", _settings(model.parameters)),
             ("options", _settings(model.options)),
-            ("what it reports", _settings(model.facts)),
+            ("reported by the method", _settings(model.facts)),
             ("audit (evidence.json)", model.audit_digest),
         ]
         return [(name, value) for name, value in rows if value]
@@ -85,14 +85,14 @@ def render(
     signers: Sequence[Signer] = (),
     robustness: Sequence[Robustness] = (),
 ) -> str:
-    """The report of a batch of deletion requests, as one HTML file.
+    """Render the report of a batch of deletion requests as one HTML page.
 
     Args:
         record: the operator's facts.
         evidences: the audit of every replaced model, in any order; matched by the digest of the weights.
         certificate: the certificate's file name, for the command that checks it; None where nothing was signed.
         signers: who signed it.
-        robustness: what probes found, where they were made; matched like the audits.
+        robustness: results of robustness probes, if any; matched like the audits.
 
     Raises:
         InputError: a replaced model has no audit, or an audit is about none of them or gives another verdict than the record.
@@ -117,7 +117,7 @@ def render(
             not_shown=[*shown, *(sentence for sentence in record.limits if sentence not in shown)],
             residual=Counter(copy.kind for copy in record.residual),
             requests=[(request, REGIMES.get(request.regime, request.regime), _answered(request)) for request in record.requests],
-            twins=[
+            files=[
                 ("deletion.json", record.digest),
                 *((f"evidence.json of {one.model.name}", one.model.audit_digest) for one in replaced),
             ],
@@ -174,11 +174,11 @@ def _plain(word: str | None, evidences: Sequence[Evidence]) -> str:
 
 
 def _scope(record: DeletionRecord) -> str:
-    """Which requests, which records, which models, in one paragraph."""
+    """Summarise requests, records and models in one paragraph."""
     days = sorted(request.received for request in record.requests)
     span = f"on {_day(days[0])}" if days[0] == days[-1] else f"between {_day(days[0])} and {_day(days[-1])}"
     near = sum(place.near_duplicates for place in record.data)
-    confirmed = f" ({near} of them near-duplicates that a human confirmed)" if near else ""
+    confirmed = f" ({near} of them near-duplicates confirmed by a person)" if near else ""
     return (
         f"{_count(len(record.requests), 'request')}, received {span}. {_count(record.records, 'record')} "
         f"in {_count(len(record.data), 'training file')} matched{confirmed}. "
@@ -195,7 +195,7 @@ def _day(day: date) -> str:
 
 
 def _answered(request: RequestFacts) -> tuple[str, str]:
-    """The day of the last step of a request that has ended, and whether that was in time."""
+    """Return the day of the last step of a closed request, and whether that was in time."""
     if request.outcome == "open" or not request.events:
         return "\N{EN DASH}", ""
     day = request.events[-1].day
@@ -205,17 +205,19 @@ def _answered(request: RequestFacts) -> tuple[str, str]:
 
 
 def _numbers(evidence: Evidence) -> list[tuple[str, Value | str, str, str]]:
-    """(what, this model, retrained without the records, how to read it): the rows of page 1."""
+    """Return the rows of page 1: (measure, this model, retrained without the records, how to read it)."""
     rows: list[tuple[str, Value | str, str, str]] = []
     if evidence.residual is not None:
         reading = f"0 as if never seen, 1 untouched (n\u00a0=\u00a0{evidence.residual.n})"
         rows.append(("Residual fraction", evidence.residual, "0", reading))
     if evidence.tests:
         total = evidence.set("forget").records
-        rows.append(("Records beyond the margin", f"{len(evidence.accused)} of {total}", "0", "each tested, jointly corrected"))
+        rows.append(
+            ("Records beyond the margin", f"{len(evidence.accused)} of {total}", "0", "each tested, corrected for their number")
+        )
     for family, name, reading in (
         ("membership", "Strongest membership attack", "AUC; 0.5 is guessing"),
-        ("extraction", "Given back word for word", "mean share of an answer"),
+        ("extraction", "Reproduced word for word", "mean share of an answer"),
     ):
         found = worst_attack(evidence, family)
         if found is not None:
@@ -230,7 +232,7 @@ def _numbers(evidence: Evidence) -> list[tuple[str, Value | str, str, str]]:
 
 
 def _baseline(evidence: Evidence, attack: str) -> str:
-    """The range of an attack over the retrained models."""
+    """Return the range of an attack's headline number over the retrained models."""
     values = [headline(entry).value for entry in references_of(evidence, attack)]
     return f"{min(values):.3f} to {max(values):.3f}" if values else "\N{EN DASH}"
 
@@ -239,14 +241,9 @@ def _settings(settings: Mapping[str, Any]) -> str:
     return "; ".join(f"{name} = {value if isinstance(value, str) else json.dumps(value)}" for name, value in settings.items())
 
 
-def _twins(record: DeletionRecord) -> list[tuple[str, str]]:
-    audits = [(f"evidence.json of {model.name}", model.audit_digest) for model in record.models]
-    return [("deletion.json", record.digest), *audits]
-
-
 def _noted(record: DeletionRecord) -> list[tuple[str, str]]:
     return [
-        ("made", record.created),
+        ("created", record.created),
         ("head of the request ledger", record.ledger_head),
         ("registration", record.registration or "no: statistics and limits were not fixed beforehand"),
         *((f"weights out of service, {number}", weights) for number, weights in enumerate(record.retired, 1)),
@@ -254,8 +251,8 @@ def _noted(record: DeletionRecord) -> list[tuple[str, str]]:
 
 
 def _cost(name: str, model: ReplacedModel) -> str:
-    """What the replacement cost, in one sentence."""
-    share = "" if model.share_of_retraining is None else f", {model.share_of_retraining:.2f} of a retraining"
+    """State what the replacement cost, in one sentence."""
+    share = "" if model.share_of_retraining is None else f", {model.share_of_retraining:.2f} of the cost of a retraining"
     tried = f" {_count(len(model.rungs), 'cheaper method')} had been tried before." if model.rungs else ""
     return f"{name}: replaced by {model.method} in {_duration(model.seconds)}{share}.{tried}"
 

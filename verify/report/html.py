@@ -1,4 +1,4 @@
-"""The report: one self-contained HTML file without script, for a reader who must sign it and for one who must check it."""
+"""The audit report: one self-contained HTML page without scripts, for whoever signs it and whoever checks it."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,7 +13,7 @@ from verify.report.attack_pages import attack_pages, headline, references_of, wo
 from verify.report.comparing import attack_rows, draw_trade
 from verify.report.rendering import environment, in_plain_words, not_shown_by, number
 from verify.report.svg import called, draw_losses, draw_residuals, draw_roc
-from verify.report.text import comparison_row
+from verify.report.text import comparison_row, yardstick
 from verify.schema.evidence import Entry, Evidence
 from verify.schema.parts import Histogram, RocCurve, Test
 
@@ -29,13 +29,14 @@ def write_report(evidence: Evidence, path: str | Path) -> Path:
 
 
 def render(evidence: Evidence) -> str:
-    """The report of one audit, as HTML."""
+    """Render the report of one audit as HTML."""
     return (
         environment()
         .get_template("report.html.j2")
         .render(
             evidence=evidence,
             plain=in_plain_words(evidence),
+            yardstick=yardstick(evidence),
             assurances=assurances(evidence),
             key_numbers=_key_numbers(evidence),
             figures=figures_of(evidence),
@@ -49,7 +50,7 @@ def render(evidence: Evidence) -> str:
 
 
 def render_comparison(entries: Sequence[Entry]) -> str:
-    """One page that sets several methods' audits side by side.
+    """Render one page that compares the audits of several methods.
 
     Args:
         entries: (method, its audit, its cost as a fraction of a retraining's time or None).
@@ -73,7 +74,7 @@ def render_comparison(entries: Sequence[Entry]) -> str:
 
 
 def _require_alike(evidences: Sequence[Evidence]) -> None:
-    """Methods are compared on one forget set, against the same retrained references."""
+    """Raise InputError unless all audits are about one forget set and use the same retrained references."""
     references = [{model.weights for model in evidence.models if model.role == "reference"} for evidence in evidences]
     for what, values in (
         ("forget records", [evidence.set("forget").digest for evidence in evidences]),
@@ -84,7 +85,7 @@ def _require_alike(evidences: Sequence[Evidence]) -> None:
 
 
 def _key_numbers(evidence: Evidence) -> list[tuple[str, Markup, str]]:
-    """(what, number, how to read it) for the first page."""
+    """Return the rows of the first page: (measure, number, how to read it)."""
     rows: list[tuple[str, Markup, str]] = []
     if evidence.residual is not None:
         count = f"{evidence.residual.n} references, {100 * evidence.residual.level:.0f} % interval"
@@ -108,7 +109,8 @@ def _key_numbers(evidence: Evidence) -> list[tuple[str, Markup, str]]:
         rows += _attack_number(evidence, family, name)
     ratio = next((row.ratio for row in evidence.utility if row.model == "target"), None)
     if ratio is not None:
-        rows.append(("Utility kept", number(ratio), f"token probability on the retain set against an honest model (n = {ratio.n})"))
+        reading = f"token probability on the retain set, relative to {yardstick(evidence)} (n = {ratio.n})"
+        rows.append(("Utility kept", number(ratio), reading))
     return rows
 
 
@@ -118,12 +120,12 @@ def _attack_number(evidence: Evidence, family: str, name: str) -> list[tuple[str
         return []
     values = [headline(entry).value for entry in references_of(evidence, best.attack)]
     beside = f"references: {min(values):.3f} to {max(values):.3f}" if values else "no reference to compare with"
-    what = "AUC" if family == "membership" else "mean share of an answer given back"
+    what = "AUC; 0.5 is guessing" if family == "membership" else "mean share of an answer that is reproduced"
     return [(f"{name} ({best.attack})", number(headline(best)), f"{what}; {beside}")]
 
 
 def figures_of(evidence: Evidence) -> dict[str, Any]:
-    """Each figure with its numbers; None where there is nothing to draw."""
+    """Return each figure with its table of numbers; None where there is nothing to draw."""
     data = evidence.figures
     curves = [curve for curve in data.roc if curve.attack == "loss" and curve.model != "base"]
     histograms = [entry for entry in data.losses if entry.model != "base"]
@@ -135,7 +137,7 @@ def figures_of(evidence: Evidence) -> dict[str, Any]:
 
 
 def _loss_rows(histograms: Sequence[Histogram]) -> list[tuple[str, list[str]]]:
-    """Quartiles of the losses per model, read off the counts."""
+    """Compute quantiles of the losses per model from the histogram counts."""
     return [
         (
             called(entry.model),
@@ -146,7 +148,7 @@ def _loss_rows(histograms: Sequence[Histogram]) -> list[tuple[str, list[str]]]:
 
 
 def _quantile(entry: Histogram, share: float) -> float:
-    """The value below which a share of the counts lies, linear within its bin."""
+    """Return the quantile of a histogram, by linear interpolation within its bin."""
     total, passed = sum(entry.counts), 0
     for index, count in enumerate(entry.counts):
         if count and passed + count >= share * total:

@@ -1,7 +1,7 @@
-"""The answer to the person who asked: what was done and by when, what could not be done and why, and what rights remain.
+"""Letter to the person who made a request: what was done and by when, what could not be done and why, and remaining rights.
 
-Plain language, and nothing that the tool does not know: who writes, to whom, and where to complain are placeholders in square
-brackets that the sender fills in. No name is in it, because none is anywhere here.
+Plain language, and nothing that the tool does not know: sender, recipient and supervisory authority are placeholders in square
+brackets for the sender to fill in. The letter contains no name, because the ledger stores none.
 """
 
 import textwrap
@@ -17,29 +17,29 @@ from verify.schema.deletion_record import DeletionRecord, ReplacedModel, Request
 
 Kind = Literal["answer", "extension"]
 
-COMPARED = "We tested the new model against models that were trained without this data."
+COMPARED = "We tested the new model on the exact text of the records, against models that were trained without this data."
 MEANING = {
-    "EQUIVALENT_WITHIN": f"{COMPARED} On the deleted records as a whole it behaves as they do, within the agreed margin.",
-    "NOT_FORGOTTEN": f"{COMPARED} It still differs from them on some of the deleted records by more than the agreed margin.",
-    "INCONCLUSIVE": f"{COMPARED} We found no trace beyond the agreed margin, but the test could not show that there is none.",
+    "EQUIVALENT_WITHIN": f"{COMPARED} On the deleted records as a whole it behaves as they do, within the margin of the test.",
+    "NOT_FORGOTTEN": f"{COMPARED} We found signs that this data has left traces in it.",
+    "INCONCLUSIVE": f"{COMPARED} We found no trace beyond the margin of the test, but it could not show that there is none.",
     "NOT_TESTABLE": "We could not test whether traces of this data are left in the new model.",
 }
 WITHOUT_REFERENCES = MEANING | {
-    "NOT_FORGOTTEN": "We tested the new model, and found signs that what it learned from this data is not wholly gone.",
+    "NOT_FORGOTTEN": "We tested the new model and found signs that this data has left traces in it.",
     "INCONCLUSIVE": "We tested the new model and found no trace, but a test of this kind cannot show that there is none.",
 }
-"""Where no model that was trained without the data was there to compare with."""
+"""For audits without a model that was trained without the data."""
 REBUILT = "The new model was trained again without this data."
 EXTENSIONS = {
     "complexity": "your request is complex",
     "number-of-requests": "of the number of requests that we have to answer",
 }
-"""The two reasons that Article 12(3) of the General Data Protection Regulation names, in words that follow "because"."""
+"""The two reasons that Article 12(3) of the General Data Protection Regulation names, worded to follow "because"."""
 RIGHTS: dict[str, tuple[str, ...]] = {
     "gdpr": (
-        "You may complain to a data protection supervisory authority, above all in the country where you live, where you work, or "
-        "where you think the law was broken (Article 77 of the General Data Protection Regulation). The authority responsible "
-        "for us is [name and address of the supervisory authority].",
+        "You may complain to a data protection supervisory authority, in particular in the country where you live, where you "
+        "work, or where you think the law was broken (Article 77 of the General Data Protection Regulation). The authority "
+        "responsible for us is [name and address of the supervisory authority].",
         "You may also go to court (Article 79 of the Regulation).",
     ),
     "ccpa": (
@@ -47,7 +47,7 @@ RIGHTS: dict[str, tuple[str, ...]] = {
         "We may not treat you worse because you made this request (California Civil Code, section 1798.125).",
     ),
     "drop": (
-        "You can see the state of your request where you made it, in California's Delete Request and Opt-out Platform.",
+        "You can see the status of your request where you made it, in California's Delete Request and Opt-out Platform.",
         "You may complain to the California Privacy Protection Agency.",
     ),
 }
@@ -55,7 +55,7 @@ RIGHTS: dict[str, tuple[str, ...]] = {
 
 @dataclass(frozen=True)
 class Letter:
-    """The same letter as a page to print and as plain text for a mail."""
+    """A letter as an HTML page to print and as plain text for an email."""
 
     html: str
     text: str
@@ -63,7 +63,7 @@ class Letter:
 
 @dataclass(frozen=True)
 class _Part:
-    """A heading, its paragraphs, and a list below them."""
+    """One section of a letter: a heading, paragraphs, and a list."""
 
     heading: str
     paragraphs: tuple[str, ...] = ()
@@ -78,12 +78,12 @@ def write_letter(
     kind: Kind = "answer",
     why: str | None = None,
 ) -> Letter:
-    """The letter that answers a request, or that says that the answer will take longer.
+    """Write the letter that answers a request, or announces an extension of the deadline.
 
     Args:
-        request: what was asked, and how it ended.
-        record: the deletion record; needed where data was deleted.
-        sent: the day on the letter; the default is today.
+        request: what was requested, and how it ended.
+        record: the deletion record; required where data was deleted.
+        sent: the date of the letter; the default is today.
         kind: "answer", or "extension" for a request that is still open.
         why: the reason for an extension, a key of `EXTENSIONS`; None leaves it to be filled in.
 
@@ -138,7 +138,7 @@ def _not_found(request: RequestFacts) -> _Part:
 
 
 def _deleted(request: RequestFacts, record: DeletionRecord) -> list[_Part]:
-    """What was done, what it means, and what stays; what is not known of this person alone is said of all together."""
+    """Describe what was done, what it means, and what stays; numbers of a batch are given for all its requests together."""
     day = _closed(request)
     due = " That is later than the day by which we had to answer, for which we apologise." if day > request.due else ""
     others = sum(one.outcome == "deleted" for one in record.requests) - 1
@@ -150,7 +150,7 @@ def _deleted(request: RequestFacts, record: DeletionRecord) -> list[_Part]:
 
 
 def _together(others: int) -> Sequence[str]:
-    """A person is told where numbers are not about them alone: nothing in the record says whose copy is whose."""
+    """State that numbers cover several requests, where they do: the record does not say whose copy is whose."""
     if not others:
         return ()
     more = "another request" if others == 1 else f"{others} other requests"
@@ -169,10 +169,10 @@ def _done(record: DeletionRecord, others: int) -> str:
 
 
 def _staying(record: DeletionRecord, others: int) -> _Part:
-    """What stays, and why; of several requests the kinds alone, as a reason may be about another person's copy."""
+    """List what stays and why; for several requests only the kinds, as a reason may be about another person's copy."""
     kinds = [f"{copy.kind[:1].upper()}{copy.kind[1:]}" for copy in record.residual]
     if others:
-        said = "Some copies of the data of these requests stay for now, and not each of them holds data of yours."
+        said = "Some copies of the data of these requests stay for now, and not all of them contain data of yours."
         whose = "Which of them do, and why they stay: [say here which and why]. They are of these kinds:"
         return _Part("What we could not delete", (f"{said} {whose}",), tuple(dict.fromkeys(kinds)))
     items = tuple(f"{kind}: {_sentence(copy.reason)}" for kind, copy in zip(kinds, record.residual, strict=True))
@@ -188,13 +188,13 @@ def _meaning(record: DeletionRecord) -> Sequence[str]:
 
 
 def _found(model: ReplacedModel) -> str:
-    """What the test of one model says."""
+    """Return what the test of one model says."""
     return (MEANING if "retrained references" in model.tested_by else WITHOUT_REFERENCES)[model.verdict]
 
 
 def _extension(request: RequestFacts, why: str | None) -> list[_Part]:
     if request.outcome != "open":
-        raise InputError(f"the request {request.id} is closed ({request.outcome}); its deadline cannot be extended any more.")
+        raise InputError(f"the request {request.id} is closed ({request.outcome}); its deadline can no longer be extended.")
     if request.extended_to is None:
         raise InputError(
             f"{request.id} was not extended, or its rules ({request.regime}) know no extension. Answer by {request.answer_by}, or "
@@ -224,7 +224,7 @@ def _day(day: date) -> str:
 
 
 def _text(facts: Mapping[str, object], parts: Sequence[_Part]) -> str:
-    """The plain form: no line is longer than a mail allows, no character is obeyed instead of read."""
+    """Return the plain text: lines wrapped at 72 characters, control characters made visible."""
 
     def wrap(text: str, first: str = "", rest: str = "") -> str:
         return textwrap.fill(visible(text), 72, initial_indent=first, subsequent_indent=rest, break_long_words=False)

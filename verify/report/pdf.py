@@ -1,4 +1,4 @@
-"""The same page on paper: printed to PDF by a headless Chromium, which asks the network for nothing."""
+"""PDF output: prints a page with headless Chromium, without network access."""
 
 import os
 import shutil
@@ -14,7 +14,7 @@ VARIABLE = "CHROMIUM"
 
 
 def chromium() -> str | None:
-    """The program: $CHROMIUM, or the first that the system has; None where there is none."""
+    """Return the Chromium program: $CHROMIUM, or the first one installed; None where there is none."""
     named = os.environ.get(VARIABLE)
     return named or next((found for name in PROGRAMS if (found := shutil.which(name))), None)
 
@@ -34,17 +34,16 @@ def write_pdf(html: str, path: str | Path) -> None:
         from playwright.sync_api import Error, sync_playwright
     except ImportError:
         raise InputError(
-            "a PDF needs playwright. Install it with `pip install 'unlearn-verify[pdf]'`, or do without: the HTML file prints as "
-            "well."
+            "a PDF needs playwright. Install it with `pip install 'unlearn-verify[pdf]'`, or print the HTML file from a browser."
         ) from None
     program = chromium()
     if program is None or not shutil.which(program):
         raise InputError(
             f"a PDF needs Chromium or Chrome, and {program or 'none'} was found. Install it (apt-get install chromium), name it in "
-            f"${VARIABLE}, or do without: the HTML file prints as well."
+            f"${VARIABLE}, or print the HTML file from a browser."
         )
     try:
-        # In a thread of its own: a notebook has an event loop running, beside which playwright starts none.
+        # In a separate thread: playwright's sync API refuses to start where an event loop is running, as in a notebook.
         with ThreadPoolExecutor(1) as thread:
             content = thread.submit(_print, sync_playwright, program, html).result()
     except Error as error:
@@ -55,7 +54,7 @@ def write_pdf(html: str, path: str | Path) -> None:
 
 
 def _print(start: Any, program: str, html: str) -> bytes:
-    # Root has no user namespace to build the sandbox from; the page is this package's own and holds no script.
+    # Chromium's sandbox does not start as root; the page is this package's own and has no scripts.
     arguments = ["--no-sandbox"] if os.geteuid() == 0 else []
     with start() as playwright:
         browser = playwright.chromium.launch(executable_path=program, args=arguments)

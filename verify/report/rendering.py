@@ -1,7 +1,7 @@
-"""What every page shares: the templates, the escaping, the form of a number, and the verdict in plain words.
+"""Shared parts of all pages: templates, escaping, number formats, and the verdict in plain words.
 
-Whatever comes from outside (model names, numbers of a foreign evidence.json) is escaped, and control and direction-changing
-characters are shown instead of obeyed.
+Everything from outside (model names, numbers of somebody else's evidence.json) is escaped, and control and direction-changing
+characters are made visible.
 """
 
 import re
@@ -22,23 +22,25 @@ from verify.schema.parts import Tier, Value
 TEMPLATES = Path(__file__).parent / "templates"
 
 PLAIN = {
-    "NOT_TESTABLE": "This audit cannot say whether the records have left the model: a condition for judging it was not met.",
-    "EQUIVALENT_WITHIN": "On these records, as a set, the model is as if it had never seen them, within the agreed margin.",
-    "INCONCLUSIVE": "Nothing beyond the margin was found, but the audit is too small to show that nothing is there.",
+    "NOT_TESTABLE": "This audit cannot say whether the records were removed from the model: a validity check failed.",
+    "EQUIVALENT_WITHIN": (
+        "On the exact text of these records, as a set, the model behaves like models that never saw them, within the margin."
+    ),
+    "INCONCLUSIVE": "Nothing beyond the margin was found, but the audit is too small to show that nothing is left.",
 }
 ACCUSED: dict[Tier, str] = {
     "retrained references": "The model still differs on these records from models that never saw them, by more than the margin.",
-    "exchangeable twins": "The model still tells some of these records from ones like them that it never saw.",
-    "fresh texts": "The model still tells these people from others by texts of theirs that it never saw.",
-    "canaries": "The procedure leaves traces: the model still gives away which random texts were trained beside these records.",
+    "exchangeable twins": "The model still responds to some of these records differently than to similar ones that it never saw.",
+    "fresh texts": "The model still responds differently to these people than to others, even on texts that it never saw.",
+    "canaries": "The deletion procedure leaves traces: the model still reveals which random test texts it had been trained on.",
 }
-"""What was found, by what found it; the first of these that accuses is said."""
-NO_REFERENCES = "Nothing was found, but nothing can be certified either: that takes models that were trained without these records."
+"""What was found, by tier; the sentence of the first tier that accuses is printed."""
+NO_REFERENCES = "Nothing was found, but nothing can be certified either: that requires models trained without these records."
 NO_RETAIN = "Nothing beyond the margin was found, but nothing is certified: whether the model still works was not examined."
 
 
 def in_plain_words(evidence: Evidence) -> str:
-    """The verdict as a sentence for somebody who knows none of the words."""
+    """Return the verdict as one sentence for readers who do not know the four words."""
     if evidence.verdict == "NOT_FORGOTTEN":
         return next((ACCUSED[tier] for tier in ACCUSED if tier in evidence.accused_by), ACCUSED["retrained references"])
     if evidence.verdict == "INCONCLUSIVE":
@@ -51,19 +53,19 @@ def in_plain_words(evidence: Evidence) -> str:
 
 
 def not_shown_by(audits: Sequence[tuple[str, Evidence]]) -> dict[str, None]:
-    """What audits, each with the name of what it is about, do not show or check; what only some of several say names these."""
+    """Collect what named audits do not show or check; a sentence that does not hold for all is preceded by the model's name."""
     return _said_by(
         [(name, [*evidence.not_shown, *(one.text for one in assurances(evidence) if one.warns)]) for name, evidence in audits]
     )
 
 
 def assured_by(audits: Sequence[tuple[str, Evidence]]) -> dict[str, None]:
-    """What audits checked of their references and holdout records, named likewise."""
+    """Collect what named audits checked about their references and holdout records, likewise."""
     return _said_by([(name, [one.text for one in assurances(evidence) if not one.warns]) for name, evidence in audits])
 
 
 def _said_by(said: Sequence[tuple[str, Sequence[str]]]) -> dict[str, None]:
-    """Sentences about several things, each once; what is not said of all of them is preceded by a name."""
+    """Merge sentences about several models, each once; one that does not hold for all is preceded by a name."""
     common = set.intersection(*(set(sentences) for _, sentences in said)) if said else set()
     return dict.fromkeys(
         sentence if sentence in common else f"{name}: {sentence}" for name, sentences in said for sentence in sentences
@@ -71,7 +73,7 @@ def _said_by(said: Sequence[tuple[str, Sequence[str]]]) -> dict[str, None]:
 
 
 def environment() -> Environment:
-    """The templates, with every value escaped and every hidden character shown."""
+    """Return the template environment, with every value escaped and every hidden character made visible."""
     found = Environment(loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined, trim_blocks=True)
     found.finalize = _finalize
     found.filters["v"] = number
@@ -88,7 +90,7 @@ def _finalize(value: Any) -> Any:
 
 
 def number(value: Value | None, digits: int = 3) -> Markup:
-    """A number with its interval; neither of the two is broken over lines."""
+    """Format a number with its interval; neither is broken over lines."""
     if value is None:
         return Markup("&ndash;")
     return Markup('<span class="n">{}</span> <span class="ci">[{}, {}]</span>').format(
@@ -97,12 +99,12 @@ def number(value: Value | None, digits: int = 3) -> Markup:
 
 
 def minus(text: str) -> str:
-    """Negative numbers in a sentence with the minus sign that a printer would set; names and hyphens stay as they are."""
+    """Set a typographic minus sign in front of negative numbers; hyphens in names stay as they are."""
     return re.sub(r"(?<![\w-])-(?=\d)", "\N{MINUS SIGN}", text)
 
 
 def cell(text: str) -> Markup:
-    """A cell of a plain-text table on a page: a number and its interval are not broken, and an absent one is a dash."""
+    """Format a plain-text table cell for a page: number and interval unbroken, an absent value as a dash."""
     if text == "-":
         return Markup("&ndash;")
     pieces = re.fullmatch(r"(\S+) (\[[^\]]*\])", text)
@@ -112,7 +114,7 @@ def cell(text: str) -> Markup:
 
 
 def blanks(text: str) -> Markup:
-    """What stands in square brackets is for the sender to fill in, and is marked so that none is forgotten."""
+    """Highlight placeholders in square brackets, which the sender fills in."""
     pieces = re.split(r"(\[[^\[\]]*\])", visible(text))
     marked = Markup('<span class="blank">{}</span>')
     return Markup("").join(marked.format(piece) if piece.startswith("[") else escape(piece) for piece in pieces)

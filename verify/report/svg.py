@@ -1,4 +1,4 @@
-"""The figures of a report, as SVG: no script, no font files, the same bytes for the same numbers."""
+"""Figures of a report as SVG: no scripts, no font files, the same bytes for the same numbers."""
 
 import io
 import re
@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 
 from verify.schema.parts import Histogram, Residuals, RocCurve
 
-# Okabe and Ito's palette: told apart by colour-blind readers; line styles tell apart in greyscale.
+# After Okabe and Ito's palette: distinguishable by colour-blind readers; line styles differ for greyscale.
 STYLES: dict[str, Any] = {
     "original": {"color": "#b34700", "linestyle": "--", "linewidth": 1.6},
     "target": {"color": "#0b3d91", "linestyle": "-", "linewidth": 2.2},
@@ -25,17 +25,17 @@ ORDER = ("original", "reference", "target")
 
 
 def role_of(label: str) -> str:
-    """The role of a model label: references share one."""
+    """Return the role of a model label: all references share one."""
     return "reference" if label.startswith("reference") else label
 
 
 def called(label: str) -> str:
-    """What a reader is told a model is, for the label under which the evidence has it."""
+    """Return the reader's name of a model, for its label in the evidence."""
     return NAMES.get(label) or label.replace("reference", "retrained")
 
 
 def draw_losses(histograms: Sequence[Histogram]) -> str:
-    """Share of the forget records per loss bin: before, retrained, this model."""
+    """Draw the share of forget records per loss bin: before unlearning, retrained, this model."""
     figure, axes = canvas()
     for role in ORDER:
         for number, entry in enumerate(entry for entry in histograms if role_of(entry.model) == role):
@@ -48,13 +48,13 @@ def draw_losses(histograms: Sequence[Histogram]) -> str:
 
 
 def draw_roc(curves: Sequence[RocCurve]) -> str:
-    """True against false positives on log axes, so that the left edge, where an accusation is made, can be read."""
+    """Draw ROC curves on logarithmic axes, which make the low false-positive rates legible."""
     figure, axes = canvas()
     floor = min(curve.fpr[0] for curve in curves)
     axes.plot([floor, 1], [floor, 1], color="#666666", linewidth=0.8, label="guessing")
     for role in ORDER:
         for number, curve in enumerate(curve for curve in curves if role_of(curve.model) == role):
-            # Zero has no place on a log axis; it is drawn on the lower edge.
+            # A log axis has no zero; it is drawn at the lower edge.
             rates = [max(rate, floor) for rate in curve.tpr]
             axes.plot(curve.fpr, rates, label=NAMES[role] if not number else None, **STYLES[role])
     axes.set_xscale("log")
@@ -65,7 +65,7 @@ def draw_roc(curves: Sequence[RocCurve]) -> str:
 
 
 def draw_residuals(residuals: Residuals) -> str:
-    """Residual of every record, sorted, with its margin on both sides and what the original knew of it."""
+    """Draw the residual of every record, sorted, with its margin on both sides and its value before unlearning."""
     figure, axes = canvas()
     places = range(1, len(residuals.residual) + 1)
     below = [-margin for margin in residuals.margin]
@@ -79,7 +79,7 @@ def draw_residuals(residuals: Residuals) -> str:
 
 
 def canvas() -> tuple[Figure, Axes]:
-    """An empty figure of the page's width."""
+    """Return an empty figure of the page's width."""
     figure = Figure(figsize=(6.4, 3.3), layout="constrained")
     FigureCanvasSVG(figure)
     axes = figure.add_subplot()
@@ -90,8 +90,8 @@ def canvas() -> tuple[Figure, Axes]:
 
 
 def finish(figure: Figure, axes: Axes, handles: Sequence[Artist] | None = None) -> str:
-    """The figure as SVG, with its legend: above the axes, or at the right where `handles` name what is in it."""
-    # Outside the axes, where it can cover nothing.
+    """Return the figure as SVG with its legend: above the axes or, where `handles` are given, at the right."""
+    # Outside the axes, where the legend covers no data.
     if handles is None:
         figure.legend(loc="outside upper left", ncols=4, frameon=False, fontsize=8)
     else:
@@ -105,7 +105,7 @@ def finish(figure: Figure, axes: Axes, handles: Sequence[Artist] | None = None) 
 
 
 def as_svg(figure: Figure) -> str:
-    """A figure as an `<svg>` element: text as text, small and read by screen readers; the same bytes for the same numbers."""
+    """Return a figure as an `<svg>` element: text kept as text, for screen readers; the same bytes for the same numbers."""
     stream = io.StringIO()
     # A fixed salt makes the identifiers reproducible.
     with rc_context({"svg.fonttype": "none", "svg.hashsalt": "unlearn-verify", "font.family": "sans-serif"}):

@@ -1,4 +1,4 @@
-"""Summaries for a terminal: plain text, no colour codes, so that they can go into a log or a mail."""
+"""Summaries for a terminal, as plain text without colour codes, fit for logs and email."""
 
 from collections.abc import Sequence
 
@@ -8,7 +8,7 @@ from verify.schema.parts import AttackResult, Value
 
 
 def summary(evidence: Evidence) -> str:
-    """The verdict, why, and one row per attack: original, target and the range of the references."""
+    """Return the verdict, the reasons, and one row per attack: original, target and the range of the references."""
     lines = [f"verdict: {evidence.verdict_phrase}", *(f"  {sentence}" for sentence in evidence.explanation)]
     if evidence.next_step:
         lines.append(f"  Next: {evidence.next_step}")
@@ -20,21 +20,21 @@ def summary(evidence: Evidence) -> str:
     lines += [f"not run: {entry.attack}: {entry.reason}" for entry in evidence.not_run]
     ratio = next((entry.ratio for entry in evidence.utility if entry.model == "target"), None)
     if ratio is not None:
-        lines += ["", f"utility against an honest model: {ratio} (n = {ratio.n})"]
+        lines += ["", f"retain-set utility, relative to {yardstick(evidence)}: {ratio} (n = {ratio.n})"]
     failed = [gate for gate in evidence.gates if not gate.passed]
     if failed:
-        lines += ["", "gates that did not pass:", *(f"  {gate.name}: {gate.reason}" for gate in failed)]
+        lines += ["", "validity checks that did not pass:", *(f"  {gate.name}: {gate.reason}" for gate in failed)]
     return "\n".join(lines)
 
 
 def comparison(entries: Sequence[Entry]) -> str:
-    """One row per method."""
+    """Return a table with one row per method."""
     header = ["method", "verdict", "residual fraction", "membership AUC", "verbatim", "utility", "cost"]
     return "\n".join(_table(header, [comparison_row(entry) for entry in entries]))
 
 
 def comparison_row(entry: Entry) -> list[str]:
-    """The cells of one method: what every comparison shows, on the terminal and on the page."""
+    """Return the cells of one method, as every comparison shows them, on the terminal and on the page."""
     name, evidence, cost = entry
     loss, verbatim = evidence.attack("loss", "target"), evidence.attack("verbatim", "target")
     ratio = next((row.ratio for row in evidence.utility if row.model == "target"), None)
@@ -53,9 +53,15 @@ def comparison_row(entry: Entry) -> list[str]:
 
 
 def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A Markdown table; a `|` inside a cell is escaped."""
+    """Return a Markdown table; a `|` inside a cell is escaped."""
     lines = (" | ".join(cell.replace("|", "\\|") for cell in line) for line in (header, ["---"] * len(header), *rows))
     return "\n".join(f"| {line} |" for line in lines)
+
+
+def yardstick(evidence: Evidence) -> str:
+    """Name what the target's utility is divided by: the mean of the references or, without any, the original."""
+    references = any(model.role == "reference" for model in evidence.models)
+    return "the retrained references" if references else "the model before unlearning"
 
 
 def _attack_row(evidence: Evidence, name: str) -> list[str]:

@@ -1,1 +1,1 @@
-"""The schemas of everything that is written to disk as evidence."""
+"""Schemas of everything that is written to disk as evidence."""

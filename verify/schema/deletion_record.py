@@ -1,8 +1,8 @@
-"""What was done about a deletion request, as the operator states it: the facts that a certificate signs and a report prints.
+"""The deletion record: the operator's facts about a batch of requests, which a certificate signs and a report prints.
 
-EDPB Opinion 28/2024 and the CCPA's record rule (11 CCR 7101) ask for what is here: what was asked and when, where the data was,
-by which method, code and configuration it was removed, what is left, and what came out. Nothing in it names a person or a record:
-requests carry random ids, records and places keyed hashes or counts.
+It holds what EDPB Opinion 28/2024 and the CCPA's record rule (11 CCR 7101) ask for: what was requested and when, where the data
+was, by which method, code and configuration it was removed, what is left, and the outcome. It names no person and no record:
+requests carry random ids; records and locations appear as keyed hashes or counts.
 """
 
 from datetime import date
@@ -16,10 +16,10 @@ from verify.schema.parts import Tier, VerdictWord
 CERTIFYING = "EQUIVALENT_WITHIN"
 UNDECIDED = ("INCONCLUSIVE", "NOT_TESTABLE")
 EXACT_REBUILD = "exact rebuild"
-"""What a model goes into service on, by the operator's decision, where it was made without the records and no audit objects."""
+"""Basis of a model that went into service by the operator's decision: rebuilt without the records, audit inconclusive."""
 
 EXTENDED = "extended"
-"""The event that says that the person was told of an extension; it leads to no state."""
+"""Event: the person was notified of an extension. It does not change the request's state."""
 
 Outcome = Literal["deleted", "denied", "exempt", "not_found", "withdrawn", "open"]
 
@@ -28,8 +28,8 @@ class Event(Frozen):
     """One step of a request's life.
 
     Attributes:
-        state: the state it came to, or "extended".
-        at: when, ISO 8601; its day is the operator's, as that of receipt is.
+        state: the state reached, or "extended".
+        at: time, ISO 8601; the day counts in the operator's time zone, as the day of receipt does.
     """
 
     state: str
@@ -37,23 +37,23 @@ class Event(Frozen):
 
     @property
     def day(self) -> date:
-        """The day of it, where the operator is."""
+        """The day of the event, in the operator's time zone."""
         return date.fromisoformat(self.at[:10])
 
 
 class RequestFacts(Frozen):
-    """What was asked and when it had to be answered.
+    """What was requested and by when it had to be answered.
 
     Attributes:
         id: random; says nothing about the person.
         received: day of receipt.
-        regime: whose rules apply: gdpr, ccpa or drop.
+        regime: which rules apply: gdpr, ccpa or drop.
         confirm_by, answer_by: last days, inclusive; None where the regime sets none.
-        extended_to: the last day after an extension. It counts where an event says that the person was told in time (`due`).
+        extended_to: last day after an extension. It counts only if an event says that the person was notified in time (`due`).
         source: how it came in.
-        identifiers: how many identifiers were given.
+        identifiers: number of identifiers given.
         outcome: how it ended, or "open".
-        reason: of a refusal, as the person is told; None else.
+        reason: reason for a refusal, as given to the person; None otherwise.
         events: the steps, in order.
     """
 
@@ -71,19 +71,19 @@ class RequestFacts(Frozen):
 
     @property
     def due(self) -> date:
-        """The last day to answer; an extension that the person was not told of by `answer_by` is none (GDPR Article 12(3))."""
-        told = any(event.state == EXTENDED and event.day <= self.answer_by for event in self.events)
-        return self.extended_to if told and self.extended_to is not None else self.answer_by
+        """Last day to answer; an extension counts if the person was notified by `answer_by` (GDPR Article 12(3))."""
+        notified = any(event.state == EXTENDED and event.day <= self.answer_by for event in self.events)
+        return self.extended_to if notified and self.extended_to is not None else self.answer_by
 
 
 class DataPlace(Frozen):
     """A training file that held records of the request.
 
     Attributes:
-        file: its name, without the folders.
+        file: its name, without folders.
         digest: SHA-256 of the file as it was searched.
-        records: how many of its rows were matched.
-        near_duplicates: how many of these are near-duplicates that a human confirmed.
+        records: number of matching rows.
+        near_duplicates: how many of these are near-duplicates confirmed by a person.
     """
 
     file: str
@@ -100,16 +100,16 @@ class ReplacedModel(Frozen):
         before, after: weight digests (SHA-256).
         method: what made the new weights from the old.
         parameters, options: its configuration, seeds included.
-        exactness: in which sense an exact rebuild is exact; None for an approximate method.
+        exactness: what "exact" means for an exact rebuild; None for an approximate method.
         facts: what else the method reports.
-        seconds: how long it took.
-        share_of_retraining: cost in retrainings, by tokens; None where it is not known.
+        seconds: duration.
+        share_of_retraining: cost as a fraction of a retraining, by tokens; None where unknown.
         verdict: of the audit.
-        verdict_phrase: the same with its parameters.
-        tested_by: what the audit could accuse by.
-        basis: what it went into service on: its audit, or, where the audit left it open, that it was rebuilt without the records.
+        verdict_phrase: the verdict with its parameters.
+        tested_by: the tiers by which the audit could accuse.
+        basis: why it went into service: its audit or, where that was inconclusive, an exact rebuild without the records.
         audit_digest: SHA-256 of the audit's evidence.json.
-        rungs: methods that were tried before, with why they were left, in words.
+        rungs: methods that were attempted before, with the reasons why they were not used, in words.
     """
 
     name: str
@@ -131,10 +131,10 @@ class ReplacedModel(Frozen):
 
 
 class ResidualCopy(Frozen):
-    """A copy of deleted data, or a model that saw it, that stays.
+    """A copy of deleted data, or a model that saw it, that was not removed.
 
     Attributes:
-        place: where, relative to the folder that was searched; a keyed hash where the name itself would tell.
+        place: path relative to the folder that was searched; a keyed hash where the name itself would identify somebody.
         kind: what it is: checkpoint, export, log, database, ...
         reason: why it may stay, in words; never empty.
     """
@@ -149,21 +149,21 @@ class DeletionRecord(Document):
 
     Attributes:
         created: ISO 8601 in UTC.
-        requests: the requests it answers.
-        data: where their records were.
-        records: how many distinct records were removed.
+        requests: the requests it covers.
+        data: the training files that held their records.
+        records: number of distinct records removed.
         models: the models that were replaced.
-        removed: how many files the cleaning removed, by kind.
-        residual: what stays, each with its reason.
+        removed: number of files that the cleanup removed, by kind.
+        residual: what remains, each with its reason.
         retired: weight digests of the old models that are out of service.
         registration: SHA-256 of the audit's registration, made before unlearning; None where there is none.
-        ledger_head: digest of the ledger's last event when this was made.
+        ledger_head: digest of the ledger's last event when this was written.
         environment: versions of code and libraries.
         limits: what this does not show, one plain sentence each.
     """
 
     called: ClassVar[str] = "deletion record of this version (unlearn-verify/deletion/1)"
-    remedy: ClassVar[str] = "Only what the schema names may stand in it: no text, no name, no identifier. Make it again."
+    remedy: ClassVar[str] = "It may contain only the schema's fields: no text, no name, no identifier. Make it again."
 
     schema_: Literal["unlearn-verify/deletion/1"] = Field(default="unlearn-verify/deletion/1", alias="schema")
     created: str

@@ -1,4 +1,4 @@
-"""The evidence of an audit: everything it writes down, and everything that was decided before it looked."""
+"""Evidence of an audit: its settings, decided before looking, and everything it found."""
 
 import hashlib
 from collections.abc import Mapping
@@ -38,7 +38,7 @@ from verify.schema.parts import (
 from verify.schema.threat_model import ThreatModel
 
 LATER_FIELDS = frozenset({"references_checked", "holdout_checked"})
-"""Fields that evidence of earlier versions does not have."""
+"""Fields that evidence of earlier versions lacks."""
 
 
 @checked
@@ -52,9 +52,9 @@ class Settings(Frozen):
     utility_tolerance: float = Field(default=0.10, ge=0, lt=1, description="largest loss of retain utility that is accepted")
     planted_share: float = Field(default=0.20, gt=0, lt=1, description="share of records planted back in the positive control")
     planted_draws: int = Field(default=200, ge=20)
-    retain_records: int = Field(default=400, ge=2, description="at most so many retain records are scored, drawn by seed")
+    retain_records: int = Field(default=400, ge=2, description="largest number of retain records that are scored, drawn by seed")
     attacks: tuple[str, ...] = ()
-    twins: bool = Field(default=False, description="the holdout was drawn at random from the data when it came in")
+    twins: bool = Field(default=False, description="the holdout was drawn at random from the same records, before training")
     canary_guesses: int = Field(default=100, ge=1, description="r: guesses about the pairs with the clearest scores")
     epsilon: float = Field(default=1.0, gt=0, description="epsilon*: largest leak of the process that counts as deleted, nats")
     delta: float = Field(default=0.0, ge=0, lt=1, description="delta of the process claim")
@@ -66,13 +66,13 @@ class Settings(Frozen):
 
     @model_serializer(mode="wrap")
     def _written(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """As earlier versions wrote it where it says nothing new: registrations are known by their digests."""
+        """Leave out newer fields at their defaults: registrations are identified by digests of what earlier versions wrote."""
         content: dict[str, Any] = handler(self)
         return content if self.special_tokens else {name: value for name, value in content.items() if name != "special_tokens"}
 
 
 class Environment(Frozen):
-    """What it was run with."""
+    """Software versions and device of an audit."""
 
     unlearn_verify: str
     python: str
@@ -194,21 +194,21 @@ class Evidence(Judgement):
 
     @property
     def not_asked(self) -> tuple[str, ...]:
-        """Attacks that this version knows and that nobody asked for."""
+        """Known attacks that were not requested."""
         tried = {entry.attack for entry in self.attacks} | {entry.attack for entry in self.not_run}
         return tuple(threat.attack for threat in self.threats if threat.attack not in tried)
 
     @property
     def verdict_phrase(self) -> str:
-        """The verdict as it is printed, with its parameters where it has some."""
+        """The verdict as printed, with its parameters where it has any."""
         settings, records = self.settings, self.set("forget").records
         return verdict_phrase(self.verdict, settings.margin, settings.alpha, len(self.accused), records)
 
     def set(self, role: SetRole) -> AuditedSet:
-        """The audited set of that role.
+        """Return the audited set of a role.
 
         Raises:
-            KeyError: the audit had none.
+            KeyError: the audit had no such set.
         """
         for entry in self.sets:
             if entry.role == role:
@@ -216,11 +216,11 @@ class Evidence(Judgement):
         raise KeyError(role)
 
     def attack(self, name: str, model: str) -> AttackResult | None:
-        """One attack's result against one model, or None if it was not run."""
+        """Return one attack's result against one model, or None if it was not run."""
         return next((entry for entry in self.attacks if (entry.attack, entry.model) == (name, model)), None)
 
     def text(self) -> str:
-        """What stands in `evidence.json`."""
+        """Return the content of `evidence.json`."""
         return self.model_dump_json(indent=2, by_alias=True) + "\n"
 
     @property
@@ -254,4 +254,4 @@ class Evidence(Judgement):
 
 
 Entry = tuple[str, Evidence, float | None]
-"""Method, its audit, and its cost as a fraction of a retraining's time (None where it has none)."""
+"""A method's name, its audit, and its cost as a fraction of a retraining's time (None where unknown)."""

@@ -1,4 +1,4 @@
-"""The parts that evidence is made of: values with their intervals, gates, tests, claims, attacks and the numbers of figures.
+"""Parts of evidence: values with intervals, gates, tests, claims, attack results and the numbers behind figures.
 
 Strict and frozen: a number is finite or absent with a reason, a verdict is one of four words, and an unknown field is an error.
 No field holds a record's text or raw identifier; records appear as keyed hashes.
@@ -15,11 +15,11 @@ if TYPE_CHECKING:
     from verify.statistics.estimate import Estimate
 
 VerdictWord = Literal["NOT_TESTABLE", "NOT_FORGOTTEN", "EQUIVALENT_WITHIN", "INCONCLUSIVE"]
-"""In order of precedence; there are no other words."""
+"""The four verdicts, in order of precedence."""
 
 Claim = Literal["record", "process", "attack"]
 Tier = Literal["retrained references", "exchangeable twins", "canaries", "fresh texts"]
-"""What a verdict can rest on: Tier B, Tier C, Tier A, and texts of the same people that no model was trained on."""
+"""What a verdict can rest on: Tier B, Tier C (held-out controls), Tier A, and texts of the same people that no model saw."""
 
 ModelRole = Literal["target", "original", "base", "reference"]
 SetRole = Literal["forget", "retain", "holdout", "canary", "fresh"]
@@ -40,7 +40,7 @@ class Value(Frozen):
 
     @classmethod
     def of(cls, estimate: "Estimate") -> Self:
-        """The schema's form of a statistic's result."""
+        """Convert a statistic's result to the schema."""
         return cls(
             value=estimate.value,
             low=estimate.low,
@@ -60,7 +60,7 @@ class Value(Frozen):
         return f"{self.value:.3f} [{self.low:.3f}, {self.high:.3f}]"
 
     def short(self) -> str:
-        """The value with its interval, two digits, for the cells of a table."""
+        """Format the value with its interval to two digits, for table cells."""
         return f"{self.value:.2f} [{self.low:.2f}, {self.high:.2f}]"
 
 
@@ -76,7 +76,7 @@ class AuditedModel(Frozen):
 
 
 class AuditedSet(Frozen):
-    """One set of records: how many, and a digest over their keyed hashes that names exactly this set."""
+    """One set of records: its size, and a digest over the keyed hashes that identifies exactly this set."""
 
     role: SetRole
     records: int = Field(ge=1)
@@ -85,7 +85,7 @@ class AuditedSet(Frozen):
 
 
 class Gate(Frozen):
-    """A condition under which a claim may be judged at all.
+    """Outcome of a validity check: a condition under which a claim can be judged.
 
     Attributes:
         name: "retrained references", "positive control", "planted records", "negative control", "utility", "blind baseline",
@@ -94,7 +94,7 @@ class Gate(Frozen):
         passed: None where the gate could not be evaluated.
         blocks: what a failure means for the verdict: "NOT_TESTABLE", "INCONCLUSIVE" (at best) or "nothing".
         reason: one plain sentence with the numbers.
-        value: the number it was decided on, if it has one.
+        value: the number it was decided on, if any.
     """
 
     name: str
@@ -118,7 +118,7 @@ class Test(Frozen):
 
     Attributes:
         name: "C1", "C2", "A1" or "A2".
-        question: what it asks, in one sentence.
+        question: what it tests, in one sentence.
         fired: for C1 and C2, that equivalence was shown; for A1 and A2, that a residual was found.
         quantities: every intermediate value, so that a reader can recompute it.
     """
@@ -132,7 +132,7 @@ class Test(Frozen):
 
 
 class RecordFinding(Frozen):
-    """A record whose residual exceeds the margin."""
+    """A record whose residual was found to exceed the margin."""
 
     record: RecordHash
     subject: RecordHash | None = None
@@ -142,7 +142,7 @@ class RecordFinding(Frozen):
 
 
 class CoinBatch(Frozen):
-    """One deletion's guesses about its own canaries."""
+    """Counts of one deletion's guesses about its own canaries."""
 
     commitment: Digest
     guesses: int = Field(ge=1)
@@ -150,12 +150,12 @@ class CoinBatch(Frozen):
 
 
 class Process(Frozen):
-    """Tier A: does the deletion procedure remove what it is told to remove? Coin-flipped canaries say so without retraining.
+    """Tier A: a test of the deletion procedure by randomly assigned canaries, without retraining.
 
     Attributes:
-        commitment: digest that fixed the canaries and their coins before training.
-        pairs, guesses, correct: m coins, r guesses about those with the clearest scores, v of them right.
-        accuracy: v / r with its exact interval; a half is what perfect deletion gives.
+        commitment: digest that fixed the canaries and their assignments before training.
+        pairs, guesses, correct: m pairs, r guesses about those with the largest score differences, v of them correct.
+        accuracy: v / r with its exact interval; perfect deletion gives one half.
         remembered_p, inverted_p: exact p-values in both directions under perfect deletion.
         epsilon: lower bound at `significance` on the epsilon of (epsilon, delta)-privacy, the larger of both directions, nats.
         against_retraining: half of it, the bound by the definition "as if retrained".
@@ -188,7 +188,7 @@ class Process(Frozen):
 
 
 class TwinFinding(Frozen):
-    """A record (or a person) that its never-trained twins do not look like."""
+    """A record (or a person) that differs from the never-trained controls."""
 
     record: RecordHash
     direction: Literal["remembered", "over-forgotten"]
@@ -196,18 +196,18 @@ class TwinFinding(Frozen):
 
 
 class Twins(Frozen):
-    """Tier C: forget records against held-out twins that were drawn at random when the data came in. No retraining.
+    """Tier C: forget records against controls that were held out at random at data collection, without retraining.
 
     Attributes:
         records, controls: K and N.
         statistic: what was compared.
         accused: records that a Benjamini-Hochberg test over conformal p-values rejects.
-        original_accused: how many it rejects in the model before unlearning; none means that it can see nothing here.
-        smallest_p: the smallest p-value that this number of twins can give.
-        blind_p: label-permutation p-value of the baseline that sees words only; below 0.01 the twins are none.
+        original_accused: number rejected in the model before unlearning; with none, the test has no power here.
+        smallest_p: the smallest p-value that this number of controls can give.
+        blind_p: label-permutation p-value of the blind baseline (texts only); below 0.01 the controls are not exchangeable.
         still_in: DUCI, the share of the set that is still in the model, where the original's rates allow it.
-        record_power: probability that one record's residual of one standard deviation is seen.
-        verdict, reason: this claim's own word, and why.
+        record_power: probability of detecting one record's residual of one standard deviation.
+        verdict, reason: this claim's own verdict, and why.
     """
 
     records: int = Field(ge=1)
@@ -227,13 +227,13 @@ class People(Frozen):
     """User level: texts of the data subjects that no model was trained on, against those of other people.
 
     Attributes:
-        subjects, controls: how many people on each side.
+        subjects, controls: number of people on each side.
         texts: fresh texts of the forget set's subjects.
         statistic: what was averaged per person.
         auc, original_auc: forget subjects against others, under the target and under the original.
-        p_value, original_p: of the same, by a rank-sum test of people; these decide.
-        blind_p: label-permutation p-value of words alone between fresh and holdout texts; below 0.01, or where it was not
-            examined, nothing is judged.
+        p_value, original_p: p-values of the same comparison by a rank-sum test over people; these decide.
+        blind_p: label-permutation p-value of the blind baseline between fresh and holdout texts; below 0.01, or where it was not
+            computed, nothing is judged.
         accused: people that a Benjamini-Hochberg test over conformal p-values rejects, as keyed hashes.
         verdict, reason: this claim's own word, and why.
     """
@@ -253,11 +253,11 @@ class People(Frozen):
 
 
 class Registered(Frozen):
-    """The registration that this audit kept to.
+    """The registration under which an audit was made.
 
     Attributes:
         digest: SHA-256 of the registration file's canonical content.
-        created: when it was written, by its own clock.
+        created: time of writing, by the writer's clock.
     """
 
     digest: Digest
@@ -265,7 +265,7 @@ class Registered(Frozen):
 
 
 class AcceptedDifference(Frozen):
-    """A difference of a reference that was found and that the auditor said is meant."""
+    """A difference of a reference that was found, and that the auditor accepted as intended."""
 
     kind: ReferenceDifference
     what: str
@@ -276,9 +276,9 @@ class ReferenceCheck(Frozen):
 
     Attributes:
         label: "reference 1", ...
-        compared: what its log and manifest were asked.
-        not_compared: what could not be asked, and why, one sentence each. Whoever supplied the models vouches for that.
-        accepted: differences that were found and are meant.
+        compared: what its log and manifest were checked for.
+        not_compared: what could not be checked, and why, one sentence each. Whoever supplied the models vouches for that.
+        accepted: differences that were found and accepted.
         log: SHA-256 of the training log that was read; None where there was none.
     """
 
@@ -290,18 +290,18 @@ class ReferenceCheck(Frozen):
 
     @property
     def checked(self) -> bool:
-        """Whether it is known, by its log, that it never saw a forget record."""
+        """Whether its log was checked for forget records."""
         return "forget" in self.compared
 
 
 class HoldoutCheck(Frozen):
-    """Whether the unlearning itself read the holdout records that the audit compares with, by the target's manifest.
+    """Whether the unlearning read the audit's holdout records, by the target's manifest.
 
     Attributes:
         records: holdout records of the audit.
         used: how many of them the unlearning read; None where the manifest does not say.
-        method: by which method; None where it read none.
-        reason: why it is not known; None where it is.
+        method: the method that read them; None where none were read.
+        reason: why it is unknown; None where it is known.
     """
 
     records: int = Field(ge=1)
@@ -318,7 +318,7 @@ class RateAtFPR(Frozen):
 
 
 class AttackResult(Frozen):
-    """How one attack does against one model.
+    """Result of one attack against one model.
 
     Attributes:
         attack: its name, as on the command line.
@@ -326,8 +326,8 @@ class AttackResult(Frozen):
         model: label of the attacked model.
         unit: unit of the scores.
         mean: mean score over the forget set, with a t interval over records.
-        holdout_mean: the same over the never-trained controls, where there are some.
-        auc: area under the ROC of forget set against controls, where there are some.
+        holdout_mean: the same over the never-trained controls, if any.
+        auc: area under the ROC curve of forget set against controls, if any.
         tpr: true-positive rates at fixed false-positive rates that the number of controls can resolve.
     """
 
@@ -342,19 +342,19 @@ class AttackResult(Frozen):
 
 
 class NotRun(Frozen):
-    """An attack that was asked for but could not be run, and why."""
+    """An attack that was requested but could not be run, and why."""
 
     attack: str
     reason: str
 
 
 class Utility(Frozen):
-    """What the model still knows of the retain set: geometric-mean probability of a scored token, exp(-loss).
+    """Retain-set utility of a model: geometric-mean probability of a scored token, exp(-loss).
 
     Attributes:
         model: label.
         retain: over the retain records that were scored.
-        holdout: over never-trained records, where there are some.
+        holdout: over never-trained records, if any.
         ratio: retain utility over that of the yardstick (mean of the references, else the original).
     """
 
@@ -398,12 +398,12 @@ class Figures(Frozen):
 
 
 def verdict_phrase(word: str, margin: float, alpha: float, accused: int, records: int) -> str:
-    """A verdict as it is printed, with its parameters where it has some.
+    """Format a verdict as it is printed, with its parameters where it has any.
 
     Args:
         word: one of the four.
-        margin, alpha: rho* and the level that the audit was made with.
-        accused: how many single records were accused.
+        margin, alpha: rho* and the level of the audit.
+        accused: number of records accused individually.
         records: size of the forget set.
     """
     if word == "EQUIVALENT_WITHIN":

@@ -1,4 +1,4 @@
-"""The schema of a robustness probe's outcome. No torch is needed to read one."""
+"""Schema of a robustness probe's result; reading one needs no torch."""
 
 from typing import ClassVar, Literal
 
@@ -11,14 +11,14 @@ from verify.schema.parts import Digest, Value
 
 
 class Treated(Frozen):
-    """One treatment's outcome.
+    """Result of one treatment.
 
     Attributes:
-        probe, treatment: the file, and which strength of it.
+        probe, treatment: the probe's name, and the treatment with its strength.
         original, target, references: mean loss on the forget set under the treatment, nats per token.
-        residual: residual fraction under the treatment, against references under the same; None where the original knows no
-            more than the references there, so that there is nothing to compare with.
-        accused: whether a residual beyond the margin was found. records: how many records by themselves.
+        residual: residual fraction under the treatment, against references under the same treatment; None where the original
+            knows no more than the references there, so that it is undefined.
+        accused: whether a residual beyond the margin was found. records: number of records accused individually.
     """
 
     probe: str
@@ -32,7 +32,7 @@ class Treated(Frozen):
 
 
 class Recovery(Frozen):
-    """Relearning: excess recovery over the references.
+    """Excess recovery over the references under relearning.
 
     Attributes:
         steps, excess: [s_u(k) - s_ref(k)] / [s_0 - s_ref(0)] after k steps; at 0 steps it is the residual fraction.
@@ -45,10 +45,10 @@ class Recovery(Frozen):
 
 
 class RetainHarm(Frozen):
-    """The plain loss attack on records that were kept: unlearning may expose others.
+    """Loss attack on the retained records: unlearning may expose others.
 
     Attributes:
-        original, target: AUC of retain against holdout records. references: the same of each reference.
+        original, target: AUC of retain against holdout records. references: the same for each reference.
     """
 
     original: Value
@@ -57,16 +57,16 @@ class RetainHarm(Frozen):
 
 
 class Robustness(Document):
-    """What `probe` found.
+    """Result of `verify-unlearning probe`.
 
     Attributes:
-        weights: digest of the weights that were probed; who attaches this to an audit must have audited the same.
-        forget: how many records were to be removed.
-        forget_digest: over their keyed hashes, as `AuditedSet.digest`; an audit of these weights must be about the same.
-        margin, alpha: what every treatment was judged by.
+        weights: digest of the probed weights; an audit it is attached to must be of the same.
+        forget: number of forget records.
+        forget_digest: digest over their keyed hashes, as `AuditedSet.digest`; an audit it is attached to must have the same.
+        margin, alpha: margin and level of every treatment's test.
         treated: one row per treatment, the untreated models first.
-        recovery: how fast it is learned again, where relearning was among the probes.
-        retain: what unlearning did to the records that were kept, where never-trained records were given.
+        recovery: how fast the records are relearned, where relearning was among the probes.
+        retain: exposure of the retained records, where never-trained records were given.
     """
 
     called: ClassVar[str] = "result of `verify-unlearning probe` of this version (unlearn-verify/robustness/1)"
@@ -83,7 +83,7 @@ class Robustness(Document):
     retain: RetainHarm | None
 
     def require_same(self, evidence: Evidence, name: str) -> None:
-        """Raise InputError, naming this file, where an audit is about other weights or other records."""
+        """Raise InputError, naming this file, if the audit is about other weights or other records."""
         weights = next(model.weights for model in evidence.models if model.role == "target")
         if self.weights != weights:
             raise InputError(
@@ -97,7 +97,7 @@ class Robustness(Document):
             )
 
     def table(self) -> str:
-        """The same as plain text, a line per treatment."""
+        """Return the result as plain text, one line per treatment."""
         lines = [f"{'treatment':<34} {'original':>9} {'target':>9} {'references':>10}  residual fraction"]
         for row in self.treated:
             rho = (
@@ -115,7 +115,7 @@ class Robustness(Document):
         if self.retain is not None:
             others = ", ".join(f"{value.value:.2f}" for value in self.retain.references)
             lines.append(
-                f"loss attack on kept records, AUC: original {self.retain.original.value:.2f}, target "
+                f"loss attack on retained records, AUC: original {self.retain.original.value:.2f}, target "
                 f"{_interval(self.retain.target)}, references {others}"
             )
         return "\n".join(lines)

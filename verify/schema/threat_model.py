@@ -1,4 +1,4 @@
-"""The threat model of an attack: what its attacker sees and does."""
+"""Threat model of an attack: what its attacker sees and does."""
 
 from typing import Literal
 
@@ -13,11 +13,11 @@ class ThreatModel(Frozen):
     Attributes:
         attack: its name, as on the command line.
         family: "membership" (was the record trained on?) or "extraction" (does its text come out?).
-        idea: what it goes by, in one line.
+        idea: how it works, in one line.
         source: the paper it comes from.
         sees: what the attacker has, one phrase each.
-        passes: forward passes over a record beside the shared one, roughly.
-        references: how many retrained models the attacker needs at least.
+        passes: approximate number of extra forward passes per record, beyond the shared one.
+        references: smallest number of retrained models the attacker needs.
     """
 
     attack: str
