@@ -111,7 +111,7 @@ def test_other_wording_is_no_changed_number(house: dict[str, Path], tmp_path: Pa
     worded = evidence.model_copy(update={"explanation": ("Once worded so.",), "scope": "Once called so."})
     worded.save(tmp_path / "out" / "evidence.json")
     with pytest.raises(
-        RunError, match=r"every number follows from scores\.parquet, but this version words explanation, scope differently"
+        RunError, match=r"every number follows from scores\.parquet, but this version words explanation\[0\], scope differently"
     ):
         recompute(tmp_path / "out")
     worded.model_copy(update={"blind": None, "accused_by": ("canaries",)}).save(tmp_path / "out" / "evidence.json")
