@@ -363,7 +363,7 @@ def test_a_reference_that_saw_a_record_is_refused(
     assert said in summary(evidence)
     assert "no forget record was trained on" not in first
     assert recompute(tmp_path / "accepted") == evidence
-    with pytest.raises(InputError, match=r"'everything' is nothing that can be accepted. Use any of: forget"):
+    with pytest.raises(InputError, match=r"'everything' cannot be accepted. Use any of: forget"):
         run(house, **given, accept={"everything"})
 
 
