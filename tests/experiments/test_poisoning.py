@@ -49,7 +49,7 @@ def test_what_cannot_be_planted_is_refused() -> None:
         Trigger(" ", "x")
     with pytest.raises(InputError, match="numbered 0 to 3"):
         Trigger.invented("word", 4)
-    with pytest.raises(InputError, match="lies between 0 and 1"):
+    with pytest.raises(InputError, match="must lie between 0 and 1"):
         privacy_backdoor(None, [], [], output_dir="unused", alpha=1.0)
 
 

@@ -56,7 +56,7 @@ def test_what_cannot_be_made_again(model_dir: Path, files: Path) -> None:
     with pytest.raises(InputError, match="in memory"):
         reproduce(files / "two", files / "again")
     finetune(model_dir, files / "retain.jsonl", output_dir=files / "three", options=options, canaries=3)
-    with pytest.raises(InputError, match="coins"):
+    with pytest.raises(InputError, match="canaries"):
         reproduce(files / "three", files / "again")
     plan = ShardPlan(2, 1, "sum", options)
     finetune_shards(model_dir, str(files / "retain.jsonl"), output_dir=files / "four", plan=plan)

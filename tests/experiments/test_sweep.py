@@ -108,7 +108,7 @@ def test_other_options_are_run_anew(world: Path, tmp_path: Path, monkeypatch: py
 @pytest.mark.parametrize(
     ("grid", "match"),
     [
-        ({"nothing": {}}, "no method"),
+        ({"nothing": {}}, "not a method"),
         ({"npo": {"gamma": [1.0]}}, "neither its parameter nor a training option"),
         ({"pdu": {"slack": [-1.0]}}, "--slack"),
         ({"npo": {"beta": [0.0]}}, "--beta"),
