@@ -132,7 +132,7 @@ def test_a_seed_that_is_asked_for_goes_before_the_logs(
     assert unlearn.cli.main.main(given) == 0, capsys.readouterr().err
     assert json.loads((tmp_path / "out" / MANIFEST).read_text())["about"]["options"]["seed"] == used
     assert unlearn.cli.main.main(["reproduce", str(tmp_path / "out"), "--output", str(tmp_path / "again")]) == 0
-    assert "bit by bit" in capsys.readouterr().out
+    assert "bit-identical" in capsys.readouterr().out
 
 
 def test_without_its_term_the_retain_set_is_left_out(house: dict[str, Path], tmp_path: Path) -> None:

@@ -39,7 +39,7 @@ def test_the_same_bits_again(model_dir: Path, files: Path, capsys: pytest.Captur
         assert found.within
         assert found.changed == ()
     assert unlearn.cli.main.main(["reproduce", str(files / "out"), "--output", str(files / "third")]) == 0
-    assert "bit by bit" in capsys.readouterr().out
+    assert "bit-identical" in capsys.readouterr().out
     about = json.loads((files / "out" / "manifest.json").read_text())["about"]
     assert set(about["inputs"]["digests"]) == {"forget", "retain"}
     assert "Nobody" not in (files / "out" / "manifest.json").read_text()

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 import unlearn.cli.main
-from unlearn.cli.request_text import listed, story
+from unlearn.cli.request_text import history, listed
 from unlearn.requests.close import close_request
 from unlearn.requests.ledger.deadlines import ExtensionReason, today
 from unlearn.requests.ledger.ledger import Ledger, NewRequest, Request
@@ -43,8 +43,8 @@ def test_told_and_noted(ledger: Ledger, tmp_path: Path, capsys: pytest.CaptureFi
     assert ledger.verify() == 3
     (line,) = listed([noted], today())
     assert f"answer by {noted.due} (extended)" in line
-    told = "\n".join(story(noted, today()))
-    assert f"extended from {noted.deadlines.answer}, of which the person was told on {today()}" in told
+    told = "\n".join(history(noted, today()))
+    assert f"extended from {noted.deadlines.answer}, the person was notified on {today()}" in told
     assert ledger.advance(request.id, "denied", reason="no right to it").state == "denied"
 
 
@@ -54,7 +54,7 @@ def test_an_extension_that_nobody_was_told_of_is_none(ledger: Ledger, days: int,
     request = asked(ledger, days)
     (line,) = listed([request], today())
     assert ("OVERDUE" in line, request.due) == (late, request.deadlines.answer)
-    offered = any("unlearn request extend" in told for told in story(request, today()))
+    offered = any("unlearn request extend" in told for told in history(request, today()))
     assert offered is not late
     ledger.advance(request.id, "denied", reason="no right to it")
     record, _ = close_request(ledger, tmp_path / "deletions", request.id)

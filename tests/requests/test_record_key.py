@@ -42,7 +42,7 @@ def test_another_key_is_refused(desk: Path, capsys: pytest.CaptureFixture[str], 
     key is made, and the request stays where it was. What needs no key works without."""
     assert shell("add", "--identifiers", "who.txt") == 0
     said = capsys.readouterr()
-    assert "a new record key was made" in said.err
+    assert "a new record key was created" in said.err
     name = said.out.strip()
     assert shell("approve", name) == 0
     RecordKey.load(desk / "other.key")
@@ -82,7 +82,7 @@ def test_a_ledger_from_before_goes_on(desk: Path, capsys: pytest.CaptureFixture[
     later = (desk / "ledger.db").stat().st_mtime + 60
     os.utime(desk / "other.key", (later, later))
     assert shell(*PLAN) == 3
-    assert "say so once with --note-key" in capsys.readouterr().err
+    assert "confirm that once with --note-key" in capsys.readouterr().err
     monkeypatch.setenv(KEY_VARIABLE, str(desk / "record.key"))
     assert shell(*PLAN) == 3, "nothing is approved yet; the key was noted"
     assert "WARNING" not in capsys.readouterr().err

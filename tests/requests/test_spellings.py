@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import unlearn.cli.main
-from unlearn.cli.request_text import proposed, story
+from unlearn.cli.request_text import history, proposed
 from unlearn.purge.content_search import ContentSearch
 from unlearn.purge.suppression import BEFORE, SuppressionList
 from unlearn.requests.ledger.intake import from_lines, from_opendsr, subject_hashes
@@ -160,7 +160,7 @@ def test_no_request_is_not_found_while_a_candidate_is_undecided(data: Path, ledg
     assert decided.state == "not_found"
     record = load_records(ROWS[:1])[0]
     assert decided.rejected == {RecordKey.load().of(record.fingerprint)}
-    assert any("1 record with a similar identifier" in line for line in story(decided, date(2026, 11, 3)))
+    assert any("1 record with a similar identifier" in line for line in history(decided, date(2026, 11, 3)))
     ledger.advance(request.id, "identity_verified")
     planned(ledger, data, request)
     assert ledger.request(request.id).state == "not_found", "what was rejected once is not asked again"

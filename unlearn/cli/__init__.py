@@ -1,1 +1,1 @@
-"""The command line `unlearn`."""
+"""Commands of the `unlearn` program."""

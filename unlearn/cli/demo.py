@@ -1,4 +1,4 @@
-"""The commands `unlearn demo` and `unlearn methods`."""
+"""Commands `unlearn demo` and `unlearn methods`."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -12,12 +12,12 @@ from verify.io.catalogue import COMPUTED
 
 @dataclasses.dataclass(frozen=True)
 class Demo:
-    """Invent people, train on them, remove some by six methods, and audit every result: about five minutes."""
+    """Train on invented people, remove some with six methods and audit every result; takes about five minutes."""
 
     output: Path = Path("demo")
     """A new folder for data, models and reports."""
     seed: int = 0
-    """Decides the people and every model."""
+    """Random seed of the people and of every model."""
 
     def run(self) -> int:
         """Run the demo, write its report and print its table."""
@@ -38,7 +38,7 @@ class Demo:
 
 @dataclasses.dataclass(frozen=True)
 class Methods:
-    """List every method: its idea, its paper, what it costs and needs."""
+    """List all methods with idea, paper, cost and requirements."""
 
     markdown: bool = False
     """Print a Markdown table."""
@@ -65,7 +65,7 @@ def _method_row(name: str, entry: Mapping[str, Any]) -> list[str]:
 
 
 def _method_needs(entry: Mapping[str, Any]) -> str:
-    """Describe the flags without which `unlearn forget` refuses the method; for some it depends on their settings."""
+    """List the flags that `unlearn forget` requires for the method; for some methods this depends on their settings."""
     needs = ["--forget"]
     for flag, needed in (("--retain", entry["needs_retain"]), ("--base", entry["needs_base"])):
         if needed is COMPUTED:

@@ -1,4 +1,4 @@
-"""The command `unlearn forget METHOD`: one subcommand per method, with the method's parameters as flags."""
+"""Command `unlearn forget METHOD`: one subcommand per method, with the method's parameters as flags."""
 
 from collections.abc import Sequence
 from importlib import import_module
@@ -10,17 +10,17 @@ from verify.cli.foreign_flags import spelled, unknown_command
 from verify.errors import InputError
 
 METHOD_FLAGS = ("--method", "--trainer", "--forget_loss", "--forget-loss")
-"""Ours for a file, and what OpenUnlearning and TOFU's own program call the choice of a method."""
+"""Our flag for a method in a file, and the flags by which OpenUnlearning and TOFU choose a method."""
 
 
 def own_method(given: Sequence[str]) -> tuple[str | None, list[str]]:
-    """Find the FILE.py:Class that `unlearn forget --method` names, and the words without it.
+    """Split FILE.py:Class, as given with `unlearn forget --method`, from the other words.
 
     Returns:
-        (None, the words) where no method is named by a flag.
+        FILE.py:Class, or None if no flag names a method; and the words without it.
 
     Raises:
-        InputError: a flag names one of the methods that are here already, or nothing.
+        InputError: a flag names a built-in method, or nothing.
     """
     words = list(given)
     for number, word in enumerate(words):
@@ -29,35 +29,35 @@ def own_method(given: Sequence[str]) -> tuple[str | None, list[str]]:
             continue
         if not equals and number + 1 == len(words):
             raise InputError(f"{flag} needs a method: unlearn forget METHOD ..., or --method path/to/file.py:Class.")
-        place = value if equals else words[number + 1]
-        known = None if ":" in place else named_method(place, method_catalogue())
+        spec = value if equals else words[number + 1]
+        known = None if ":" in spec else named_method(spec, method_catalogue())
         if known is not None:
-            raise InputError(f"{flag} {place} is written without the flag. Write unlearn forget {known} ...")
-        return place, words[:number] + words[number + 1 + (not equals) :]
+            raise InputError(f"{flag} is only for methods in a file. For the built-in method, write: unlearn forget {known} ...")
+        return spec, words[:number] + words[number + 1 + (not equals) :]
     return None, words
 
 
 def forget_of(words: Sequence[str]) -> tuple[Any, list[str], list[str]]:
-    """Find the method that the words after `unlearn forget` name.
+    """Return the command of the method that the words after `unlearn forget` name.
 
     Returns:
-        the command, the words that are left for it, and the words that named it.
+        the command, the remaining words, and the words that named it.
 
     Raises:
-        InputError: no method is named, or none that exists; the message says what to write.
-        SystemExit: help was asked for, and printed.
+        InputError: no method or an unknown one is named; the message says what to type.
+        SystemExit: the list of methods was requested and printed.
     """
-    place, rest = own_method(words)
-    if place is not None:
+    spec, rest = own_method(words)
+    if spec is not None:
         from unlearn.cli.forget_method import forget_command
         from unlearn.methods.from_file import load_method
 
-        return forget_command(load_method(place)), rest, ["--method", place]
+        return forget_command(load_method(spec)), rest, ["--method", spec]
     methods = method_catalogue()
     if not rest or rest[0].startswith("-"):
         if not rest or rest[0] not in HELP:
-            raise InputError(f"unlearn forget needs a method: unlearn forget METHOD ... It has {', '.join(methods)}.")
-        description = "Remove records from a fine-tuned model, by one of these methods or your own: --method FILE.py:Class."
+            raise InputError(f"unlearn forget needs a method: unlearn forget METHOD ... The methods are {', '.join(methods)}.")
+        description = "Remove records from a fine-tuned model, with one of these methods or your own: --method FILE.py:Class."
         print(overview("unlearn forget", description, {name: entry["idea"] for name, entry in methods.items()}))  # noqa: T201
         raise SystemExit(0)
     name = spelled(rest[0], methods)

@@ -1,4 +1,4 @@
-"""The command of one method: what all methods take, the method's own parameters, and how to train."""
+"""Build the command of one method: common arguments, the method's own parameters, and training options."""
 
 import dataclasses
 from pathlib import Path
@@ -16,12 +16,12 @@ ESSENTIAL = frozenset(
         *("learning_rate", "epochs", "batch_size", "lora"),
     }
 )
-"""The flags that the short help of every method shows, beside the method's own."""
+"""Flags that the short help of every method shows, besides the method's own."""
 
 
 @dataclasses.dataclass(frozen=True)
 class ForgetArguments:
-    """What to forget, from which model."""
+    """Model, data and output of an unlearning run."""
 
     model: str
     """The fine-tuned model: a folder or Hub name."""
@@ -30,21 +30,21 @@ class ForgetArguments:
     output: Path
     """A new folder for the unlearned model."""
     retain: str | None = None
-    """The records to keep; with --data, the default is all the others."""
+    """The records to keep; with --data, the default is all other records."""
     holdout: str | None = None
-    """Records no model was trained on: the never-trained level for stop rules and searches."""
+    """Records that no model was trained on: the never-trained level for stop rules and searches."""
     data: str | None = None
     """The file the model was trained on."""
     base: str | None = None
     """The model before fine-tuning, for methods that need it."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    """Precision to load the models in."""
+    """Precision in which to load the models."""
     quantize: Quantization | None = None
-    """Keep the model in so many bits while an adapter unlearns (with --lora); the result is dequantized, the adapter folded in."""
+    """Load the model in 4 or 8 bits while an adapter unlearns (QLoRA; requires --lora). The result is dequantized and merged."""
 
 
 def forget_command(kind: type[Any]) -> type[Any]:
-    """Make the command of one method: its own parameters beside what all methods take."""
+    """Build the command of one method: its own parameters besides the common arguments."""
 
     def run(self: Any) -> int:
         from unlearn.forgetting import forget
@@ -73,11 +73,11 @@ def forget_command(kind: type[Any]) -> type[Any]:
             print(f"stopped: {result.training.stopped}")  # noqa: T201
         if "selection" in result.facts:
             print(f"kept:    {result.facts['selection']['why']}")  # noqa: T201
-        print(f"\nNothing is shown yet. Next: verify-unlearning audit --model {result.model_dir} --original {given.model} ...")  # noqa: T201
+        print(f"\nNot audited yet. Next: verify-unlearning audit --model {result.model_dir} --original {given.model} ...")  # noqa: T201
         return 0
 
-    steps = hasattr(kind, "loss")  # an objective passes through many models; edits and rebuilds have one
-    selection = [("selection", Selection, dataclasses.field(default_factory=Selection))] if steps else []
+    trains = hasattr(kind, "loss")  # only an objective has intermediate steps from which the best can be selected
+    selection = [("selection", Selection, dataclasses.field(default_factory=Selection))] if trains else []
     own = {field.name for field in dataclasses.fields(kind)}
     return dataclasses.make_dataclass(
         f"Forget{kind.__name__}",

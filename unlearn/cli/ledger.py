@@ -1,4 +1,4 @@
-"""Which ledger a command works on."""
+"""Flags that select the ledger of a command, and the check of its record key."""
 
 import dataclasses
 import os
@@ -14,11 +14,11 @@ if TYPE_CHECKING:
 
 LEDGER_VARIABLE = "UNLEARN_LEDGER"
 NOTHING_FOUND = 3
-"""Exit status where there is nothing to do, or something to decide first."""
+"""Exit status if there is nothing to do, or something to decide first."""
 
 
 def default_ledger() -> str:
-    """$UNLEARN_LEDGER, or `unlearn-verify/ledger.db` in the user's data folder."""
+    """Return $UNLEARN_LEDGER, or `unlearn-verify/ledger.db` in the user's data folder."""
     if named := os.environ.get(LEDGER_VARIABLE):
         return named
     data_home = os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share"
@@ -27,22 +27,22 @@ def default_ledger() -> str:
 
 @dataclasses.dataclass(frozen=True)
 class LedgerFlags:
-    """Which ledger."""
+    """Selection of the ledger."""
 
     ledger: str | None = None
-    """A file (SQLite) or a database URL; the default is $UNLEARN_LEDGER, or ledger.db in the user's data folder."""
+    """SQLite file or database URL; the default is $UNLEARN_LEDGER, else unlearn-verify/ledger.db in the user's data folder."""
     note_key: bool = False
-    """Take the record key for this ledger's own, where the ledger does not say yet which is; needed once at most."""
+    """Record the current key as this ledger's key, if the ledger has none recorded; needed at most once."""
 
     @contextmanager
     def open(self, keyed: bool = True) -> "Iterator[Ledger]":
-        """The ledger, closed again afterwards.
+        """Open the ledger for the duration of a `with` block.
 
         Args:
-            keyed: whether people are looked for in it or noted, so that the record key must be the ledger's own.
+            keyed: whether the command searches for or records people, which requires the ledger's own record key.
 
         Raises:
-            InputError: the ledger cannot be opened, or the record key is another one or missing.
+            InputError: the ledger cannot be opened, or the record key is wrong or missing.
         """
         from unlearn.requests.ledger.ledger import Ledger
 
@@ -56,32 +56,32 @@ class LedgerFlags:
 
 
 def _require_own_key(ledger: "Ledger", sure: bool) -> None:
-    """Under another key nobody is found, and people would be told that there is no record of them."""
+    """Check that the record key is the ledger's own; with another key every search would wrongly find nothing."""
     from verify.data.identity import KEY_VARIABLE, RecordKey
     from verify.errors import InputError
 
-    path, noted, began = RecordKey.default_path(), ledger.key_check(), ledger.began()
-    remedy = f"Name the file that the ledger was begun with in ${KEY_VARIABLE}, or restore it there from its backup."
+    path, recorded, began = RecordKey.default_path(), ledger.key_check(), ledger.began()
+    remedy = f"Set ${KEY_VARIABLE} to the key file with which the ledger was created, or restore that file from a backup."
     if not path.exists():
-        if noted is not None or began is not None:
-            raise InputError(f"there is no record key at {path}, and under a new one nobody in this ledger is found. {remedy}")
+        if recorded is not None or began is not None:
+            raise InputError(f"there is no record key at {path}, and with a new key nobody in this ledger can be found. {remedy}")
         RecordKey.load()
-        print(f"NOTE: a new record key was made: {path}. Keep a copy of it, away from the ledger.", file=sys.stderr)  # noqa: T201
-    elif noted is None and began is not None and not sure and int(path.stat().st_mtime) > began.timestamp():
-        # A ledger from before keys were noted: a wrong one would stay in it for ever.
+        print(f"NOTE: a new record key was created: {path}. Keep a copy of it, separate from the ledger.", file=sys.stderr)  # noqa: T201
+    elif recorded is None and began is not None and not sure and int(path.stat().st_mtime) > began.timestamp():
+        # A ledger of release 0.1.0, which recorded no key: a wrong one, once recorded, could not be changed.
         print(  # noqa: T201
-            f"WARNING: the ledger does not say which record key is its own, and {path} is younger than its first request. If it "
-            "is another key, nobody is found. If it is the right one, say so once with --note-key.",
+            f"WARNING: this ledger has no record key on file, and {path} is newer than its first request. With the wrong key "
+            "nobody can be found. If it is the right one, confirm that once with --note-key.",
             file=sys.stderr,
         )
         return
     check = RecordKey.load().check
-    if (noted or ledger.note_key(check)) != check:
-        raise InputError(f"the record key at {path} is not this ledger's: under it nobody is found. {remedy}")
+    if (recorded or ledger.note_key(check)) != check:
+        raise InputError(f"the record key at {path} is not this ledger's key: with it nobody can be found. {remedy}")
 
 
 def today() -> date:
-    """The day, here."""
+    """Return today's date in the local time zone."""
     from unlearn.requests.ledger.deadlines import today
 
     return today()

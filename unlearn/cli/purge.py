@@ -1,4 +1,4 @@
-"""Commands around the deletion itself: purge what is left of it, serve requests over HTTP."""
+"""Commands `unlearn purge`, `unlearn serve` and `unlearn new-token`."""
 
 import dataclasses
 import importlib.util
@@ -17,36 +17,36 @@ if TYPE_CHECKING:
     from unlearn.purge.residue import Residue
 
 RESIDUAL = 3
-"""Exit status where copies remain."""
+"""Exit status if copies remain."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Purge:
-    """Find residues of deleted records, remove what may be removed, and list the rest with reasons.
+    """Find copies of deleted records in files and models, remove what may be removed, and list the rest with reasons.
 
-    Files are searched for the deleted texts, models and checkpoints by what they were trained on. The list shows no text, but it
-    shows file names, which are yours: a file that is named after a person is listed so. Exit status 0: nothing is left;
-    3: copies remain. Records that are too short to be searched for are counted, and files that cannot be read are listed.
+    Files are searched for the deleted texts; models and checkpoints are found by their training data. The list contains no texts,
+    but it does contain file names, even of files named after a person. Exit status 0: nothing is left; 3: copies remain. Records
+    that are too short to search for are counted, and files that cannot be read are listed.
     """
 
     data: str
-    """The training file that the deleted records were in."""
+    """The training file that contained the deleted records."""
     forget: str
-    """The deleted records: a file of them, or a list of example or subject ids."""
+    """The deleted records: a file of records, or a list of example or subject ids."""
     search: tuple[Path, ...]
-    """Folders to search; nothing outside of them is touched, and symbolic links are not followed."""
+    """Folders to search; nothing outside them is changed, and symbolic links are not followed."""
     models: tuple[Path, ...] = ()
-    """Folders to search for models that saw the records; those that lie outside of --search are listed only."""
+    """Folders to search for models that saw the records; those outside --search are only listed."""
     spare: tuple[Path, ...] = ()
-    """Folders and files that must stay: the model in service, the ledger, the key."""
+    """Folders and files that must not be changed: the model in service, the ledger, the key."""
     dry_run: bool = False
-    """Only list; change nothing."""
+    """Only list, and change nothing."""
     rewrite_data: bool = False
-    """Write training data anew without the records."""
+    """Rewrite training data without the records."""
     columns: FieldFlags = dataclasses.field(default_factory=FieldFlags)
 
     def run(self) -> int:
-        """Print the list; exit status 3 where copies remain."""
+        """Print the list; exit status 3 if copies remain."""
         from unlearn.purge.content_search import ContentSearch
         from unlearn.purge.find import find_residues, remove
         from unlearn.scan.lineage import affected_models
@@ -70,7 +70,7 @@ class Purge:
         left = found if self.dry_run else remove(found)
         self._show(found, left)
         if search.unsearched:
-            print(f"{search.unsearched} records were not searched for: too short, or word by word in records that stay")  # noqa: T201
+            print(f"{search.unsearched} records were not searched for: too short, or identical to text of records that stay")  # noqa: T201
         return RESIDUAL if left else 0
 
     def _show(self, found: "list[Residue]", left: "list[Residue]") -> None:
@@ -91,13 +91,13 @@ class Purge:
 class NewToken:
     """Create a token for a caller of the HTTP service; it is shown once, and only its digest is stored.
 
-    The caller named "operator" sees the status page.
+    The caller named "operator" may see the status page.
     """
 
     name: Annotated[str, tyro.conf.Positional]
-    """The caller: lower-case letters, digits and hyphens."""
+    """Name of the caller: lower-case letters, digits and hyphens."""
     tokens: Path
-    """The token file; made where there is none."""
+    """The token file; created if missing."""
 
     def run(self) -> int:
         """Print the token."""
@@ -109,18 +109,18 @@ class NewToken:
 
 @dataclasses.dataclass(frozen=True)
 class Serve:
-    """Serve deletion requests over HTTP (OpenDSR 1.0), on the same ledger as the command line.
+    """Receive deletion requests over HTTP (OpenDSR 1.0), into the same ledger as the command line.
 
-    Serves on this machine only, for a proxy that does TLS, unless --certificate and --private-key are given. The log has a line for
-    each request: a keyed hash of the address, caller, method, route, status, time.
+    Listens on this machine only, behind a proxy that terminates TLS, unless --certificate and --private-key are given. The log has
+    one line per request: keyed hash of the address, caller, method, route, status, time.
     """
 
     tokens: Path
-    """Callers and digests of their tokens (`unlearn new-token`)."""
+    """Token file with callers and token digests, from `unlearn new-token`."""
     key: Path
-    """The Ed25519 key that signs receipts (`verify-unlearning keygen`)."""
+    """Ed25519 private key that signs receipts, from `verify-unlearning keygen`."""
     domain: str
-    """The host name under which the service is reached."""
+    """Public host name of the service."""
     host: str = "127.0.0.1"
     """Address to listen on."""
     port: int = 8765
@@ -130,9 +130,9 @@ class Serve:
     private_key: Path | None = None
     """Its private key (PEM)."""
     country: str | None = None
-    """ISO code of the country whose public holidays count for deadlines."""
+    """ISO 3166 code of the country whose public holidays count for deadlines."""
     per_minute: int = 600
-    """Requests a minute of each caller, and of each address without a token."""
+    """Requests per minute for each caller, and for each address without a token."""
     where: LedgerFlags = dataclasses.field(default_factory=LedgerFlags)
 
     def run(self) -> int:
@@ -145,11 +145,11 @@ class Serve:
             raise InputError("TLS needs both --certificate and --private-key.")
         if self.certificate is None and not _is_loopback(self.host):
             raise InputError(
-                f"--host {self.host} is reached from other machines, and identifiers must not travel in the clear. "
-                "Give --certificate and --private-key, or serve on 127.0.0.1 behind a proxy that does TLS."
+                f"--host {self.host} can be reached from other machines, and identifiers must not be sent in the clear. "
+                "Give --certificate and --private-key, or listen on 127.0.0.1 behind a proxy that terminates TLS."
             )
         if not re.fullmatch(r"[A-Za-z0-9.-]{1,253}(:\d{1,5})?", self.domain):
-            raise InputError("--domain must be a host name such as requests.example.org; it is part of every answer.")
+            raise InputError("--domain must be a host name such as requests.example.org; it is part of every response.")
         if self.per_minute < 1:
             raise InputError("--per-minute must be at least 1.")
         self._serve()

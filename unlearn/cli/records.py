@@ -1,4 +1,4 @@
-"""Commands about single records: scan for them, suppress them, check a data set for them."""
+"""Commands about records: scan for them, suppress them, check a data set for suppressed ones."""
 
 import dataclasses
 import sys
@@ -12,32 +12,32 @@ from verify.cli.flags import FieldFlags
 
 @dataclasses.dataclass(frozen=True)
 class Scan:
-    """Find the training records that a request means, and the models that saw them; prints rows and hashes, never texts.
+    """Find a person's training records and the models that saw them; prints rows and hashes, never texts.
 
-    Spellings of an identifier that are one by standard are found as the subject: case of a mail address, either form of an
-    international domain, canonically equal Unicode, white space, international telephone numbers. Rows that may mean the same
-    person (accents, case of names, +tags, national telephone numbers, ...) are listed with the reason as candidates for a human to
-    decide; where nothing else is found, also rows whose text names the identifier.
+    Spellings of an identifier that are equivalent by standard are matched: case of a mail address, either form of an international
+    domain, canonically equal Unicode, white space, international telephone numbers. Rows that may be about the same person
+    (accents, case of names, +tags, national telephone numbers, ...) are listed with the reason as candidates for a human to decide;
+    if nothing else is found, so are rows whose text mentions the identifier.
 
-    Identifiers and texts come from files or, by the name "-", from standard input: arguments are kept in shell histories.
+    Identifiers and texts come from files or, with "-", from standard input: arguments would stay in the shell history.
     """
 
     data: tuple[str, ...]
-    """Training files."""
+    """Training files to search."""
     subjects: str | None = None
-    """File with subject identifiers, one a line."""
+    """File with subject identifiers, one per line."""
     ids: str | None = None
-    """File with record identifiers, one a line."""
+    """File with record identifiers, one per line."""
     texts: str | None = None
-    """File with texts or passages, one a line."""
+    """File with texts or passages, one per line."""
     models: tuple[str, ...] = ()
-    """Folders to search for models that were trained on what is found, or made from such models."""
+    """Folders to search for models that were trained on these records, or made from such models."""
     near: bool = True
-    """Look for near-duplicates of what is found; a human confirms them."""
+    """Also list near-duplicates of these records, for a human to confirm."""
     columns: FieldFlags = dataclasses.field(default_factory=FieldFlags)
 
     def run(self) -> int:
-        """Print what was found; exit status 3 where nothing was, not even a candidate."""
+        """Print what was found; exit status 3 if nothing was, not even a candidate."""
         from unlearn.requests.ledger.intake import subject_hashes
         from unlearn.scan.lineage import affected_models
         from unlearn.scan.search import PROPOSED, find_records
@@ -47,7 +47,7 @@ class Scan:
 
         given = {name: lines_of(getattr(self, name)) for name in ("subjects", "ids", "texts")}
         if not any(given.values()):
-            raise InputError("nothing to look for. Name a file with --subjects, --ids or --texts; - reads standard input.")
+            raise InputError("nothing to search for. Name a file with --subjects, --ids or --texts; - reads standard input.")
         key = RecordKey.load()
         found = find_records(
             self.data,
@@ -68,13 +68,17 @@ class Scan:
         print(f"{len(certain)} records; {near} near-duplicates to confirm; {candidates} candidates to decide")  # noqa: T201
         for model in affected_models(self.models, certain) if self.models else []:
             clean = f"; last clean checkpoint {model.last_clean_checkpoint}" if model.last_clean_checkpoint else ""
-            seen = f"{model.records} records, first at step {model.first_step}{clean}" if model.records else "by descent"
+            seen = (
+                f"{model.records} records, first at step {model.first_step}{clean}"
+                if model.records
+                else "made from one that saw them"
+            )
             print(f"{model.folder}  {model.weights[:16]}  {model.how}: {seen}")  # noqa: T201
         return 0 if found else 3
 
 
 def lines_of(source: str | None) -> list[str]:
-    """The lines of a file, or of standard input for "-", without empty ones.
+    """Return the non-empty lines of a file, or of standard input for "-".
 
     Raises:
         InputError: the file cannot be read.
@@ -84,28 +88,28 @@ def lines_of(source: str | None) -> list[str]:
     if source is None:
         return []
     try:
-        # A byte order mark, which other programs put in front, would make another identifier of the first one.
+        # A byte order mark, as some programs write it, would become part of the first identifier.
         text = sys.stdin.read().removeprefix("\ufeff") if source == "-" else Path(source).read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError):
-        raise InputError(f"{source} cannot be read as a text file in UTF-8. Name a file with one entry a line.") from None
+        raise InputError(f"{source} cannot be read as a text file in UTF-8. Name a file with one entry per line.") from None
     return [line.strip() for line in text.splitlines() if line.strip()]
 
 
 @dataclasses.dataclass(frozen=True)
 class CheckDataset:
-    """Check whether a data set contains anything that was deleted before.
+    """Check a data set for records and people on the suppression list.
 
-    Listed are rows that must not be trained on (deleted records, all spellings of suppressed people that are one by standard,
-    near-duplicates), and as candidates rows whose subject is spelled similarly, with the reason. Exit status 3 where there is
-    either; 0 where there is neither, or only candidates that --allow-similar lets pass.
+    Lists rows that must not be trained on (deleted records, near-duplicates, and suppressed people in any spelling that is
+    equivalent by standard) and, as candidates with the reason, rows with a similar subject identifier. Exit status 3 if there is
+    either; 0 if there is neither, or only candidates that --allow-similar accepts.
     """
 
     data: Annotated[str, tyro.conf.Positional]
-    """The data set that is to be trained on."""
+    """The data set to be trained on."""
     suppression: Path
     """The suppression list."""
     allow_similar: bool = False
-    """Let candidates pass: a human looked at them, and they are other people."""
+    """Accept candidates: a human reviewed them, and they are other people."""
     columns: FieldFlags = dataclasses.field(default_factory=FieldFlags)
 
     def run(self) -> int:
@@ -120,29 +124,28 @@ class CheckDataset:
             reason = "" if hit.reason is None else f", {why(hit.reason)}"
             print(f"row {hit.row}: {hit.how}{likeness}{reason}")  # noqa: T201
         certain = sum(hit.certain for hit in hits)
-        print(f"{certain} rows must not be trained on" if certain else "nothing in it was deleted before")  # noqa: T201
+        print(f"{certain} rows must not be trained on" if certain else "nothing in it is on the suppression list")  # noqa: T201
         if similar := len(hits) - certain:
             print(  # noqa: T201
-                f"{similar} candidates may be suppressed people under another spelling. Look at them; --allow-similar lets them "
-                "pass."
+                f"{similar} candidates may be suppressed people under another spelling. Review them; --allow-similar accepts them."
             )
         return 3 if certain or (similar and not self.allow_similar) else 0
 
 
 @dataclasses.dataclass(frozen=True)
 class Suppress:
-    """Put deleted records, and the people they are about, on the suppression list."""
+    """Add deleted records and the people they are about to the suppression list."""
 
     records: Annotated[str, tyro.conf.Positional]
     """The deleted records: a file."""
     suppression: Path
-    """The suppression list; made where there is none."""
+    """The suppression list; created if missing."""
     whole_subjects: bool = True
-    """Whether everything of these people is to stay out, or only these records and their likes."""
+    """Suppress all records of these people, and not only these records and their near-duplicates."""
     columns: FieldFlags = dataclasses.field(default_factory=FieldFlags)
 
     def run(self) -> int:
-        """Add and save."""
+        """Add them and save the list."""
         from unlearn.purge.suppression import extended
         from verify.data.identity import RecordKey
         from verify.data.sources import load_records

@@ -1,4 +1,4 @@
-"""`unlearn request plan|run|close`: what is done about approved requests."""
+"""Commands `unlearn request plan`, `run` and `close`: delete the records of approved requests."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ from verify.schema.differences import ReferenceDifference
 
 @dataclasses.dataclass(frozen=True)
 class PlanCommand:
-    """Plan the approved requests: which models lose which records, by which methods, at what cost, and what can be shown of it."""
+    """Plan approved requests: affected models, records, candidate methods, cost, and what an audit can show."""
 
     data: tuple[str, ...]
     """The training files."""
@@ -24,31 +24,31 @@ class PlanCommand:
     search: tuple[str, ...] = ()
     """Further folders to search for copies: caches, logs, notebooks, experiment trackers."""
     in_service: tuple[str, ...] = ()
-    """The models that answer users; needed where more than one affected model is found."""
+    """The models that answer users; needed if more than one affected model is found."""
     ids: tuple[str, ...] = ()
-    """Only these requests; the default is all that are approved and not yet planned. Named ones are planned anew, until new weights
-    are deployed."""
+    """Requests to plan; the default is all that are approved and not yet planned. Planned ones can be planned again until new
+    weights are deployed."""
     references: tuple[str, ...] = ()
-    """Models trained without the records, with other seeds, for the audit: at least three."""
+    """Models trained without the records, with different seeds, for the audit: at least three."""
     base: str | None = None
-    """The model before fine-tuning, where the models' manifests do not name it."""
+    """The model before fine-tuning, if the models' manifests do not name it."""
     holdout: str | None = None
-    """Records that no model was trained on; half of them, by subject, are for the method and half for the audit."""
+    """Records that no model was trained on; split by subject, half for the method and half for the audit."""
     accept_reference_differences: tuple[ReferenceDifference, ...] = ()
-    """How references may differ from retrainings of the model without the records; the audit's report names what was accepted."""
+    """Accepted ways in which references differ from retrainings of the model without the records; named in the report."""
     methods: tuple[str, ...] = ()
     """Methods to try before the exact rebuild."""
     confirm: str | None = None
-    """File (or -) with the proposed rows that a human confirmed as the person's (near-duplicates, similar identifiers, mentions):
-    FILE:ROW or the start of a hash, one a line; ID:FILE:ROW where a row is proposed to several requests."""
+    """File (or -) with proposed rows that a human confirmed as the person's (near-duplicates, similar identifiers, mentions):
+    FILE:ROW or the start of a hash, one per line; ID:FILE:ROW if a row is proposed to several requests."""
     not_same: tuple[str, ...] = ()
-    """Requests whose remaining similar identifiers and mentions a human looked at: they are other people. Noted in the ledger."""
+    """Requests whose remaining similar identifiers and mentions a human rejected as other people. Recorded in the ledger."""
     leave_near_duplicates: bool = False
-    """Near-duplicates that are not confirmed do not belong to the requests, and stay."""
+    """Leave near-duplicates that are not confirmed in the data: they do not belong to the requests."""
     window: int = 14
-    """Requests whose deadlines lie at most so many days apart are answered together."""
+    """Largest number of days between the deadlines of requests that are answered together."""
     dry_run: bool = False
-    """Show the plan and note nothing."""
+    """Show the plan without recording it."""
     output: Path = Path("deletions")
     """Folder for the batches."""
     columns: FieldFlags = dataclasses.field(default_factory=FieldFlags)
@@ -56,7 +56,7 @@ class PlanCommand:
     where: LedgerFlags = dataclasses.field(default_factory=LedgerFlags)
 
     def run(self) -> int:
-        """Print the plan; note it unless it is a dry run. Exit status 3 where there is nothing to plan, or something to decide."""
+        """Print the plan and, unless it is a dry run, record it; exit status 3 if requests or decisions are missing."""
         from unlearn.cli.request_text import proposed
         from unlearn.requests.planning import DEFAULT_STATES, draft, note
         from verify.data.identity import RecordKey
@@ -69,8 +69,7 @@ class PlanCommand:
             requests = requests or [request for request in ledger.requests() if request.state in DEFAULT_STATES]
             if not requests:
                 print(  # noqa: T201
-                    "nothing to plan. Approve a request with `unlearn request approve ID`, or name with --ids what is to be "
-                    "planned anew."
+                    "nothing to plan. Approve a request with `unlearn request approve ID`, or name planned ones with --ids."
                 )
                 return NOTHING_FOUND
             found = draft(ledger, requests, self._choices(), RecordKey.load(), lines_of(self.confirm), self.not_same)
@@ -82,15 +81,15 @@ class PlanCommand:
             asked = [entry.request for entry in found.matched if entry.candidates]
             if asked:
                 print(  # noqa: T201
-                    f"\n{', '.join(asked)}: rows that may be the person's under another spelling must be decided first. Look at "
-                    "them, confirm those that are theirs with --confirm FILE, and reject the others with --not-same ID. Nothing "
-                    "was noted."
+                    f"\n{', '.join(asked)}: rows that may be about the person under another spelling must be decided first. Review "
+                    "them, confirm those that are with --confirm FILE, and reject the others with --not-same ID. Nothing was "
+                    "recorded."
                 )
                 return NOTHING_FOUND
             if undecided and not self.leave_near_duplicates:
                 print(  # noqa: T201
                     f"\n{undecided} near-duplicates must be decided first: confirm those that belong to the request with "
-                    "--confirm FILE, and leave the others with --leave-near-duplicates. Nothing was noted."
+                    "--confirm FILE, and leave the others with --leave-near-duplicates. Nothing was recorded."
                 )
                 return NOTHING_FOUND
             note(ledger, found, self.output)
@@ -108,19 +107,19 @@ class PlanCommand:
 
 @dataclasses.dataclass(frozen=True)
 class Cleanup:
-    """What to do about copies that are left."""
+    """Treatment of remaining copies of deleted data."""
 
     suppression: Path = Path("deletions/suppressed.jsonl")
-    """The list of what must not be trained on again."""
+    """List of records and people that must not be trained on again; created if missing."""
     remove: bool = False
-    """Remove the copies of deleted data that may be removed; without it they are only listed."""
+    """Remove the copies that may be removed instead of only listing them."""
     rewrite_data: bool = False
-    """With --remove: write copies of training data, and when closing the training files, anew without the deleted rows."""
+    """With --remove: rewrite copies of training data, and on closing the training files, without the deleted rows."""
     reasons: Path | None = None
-    """JSON file with reasons for copies that stay: {"place as listed, or a folder above it": "reason"}."""
+    """JSON file with reasons for copies that stay: {"path as listed, or a folder above it": "reason"}."""
 
     def how(self) -> Any:
-        """The same for the pipeline."""
+        """Return the flags as options of the cleanup."""
         from unlearn.requests.cleanup import read_reasons
         from unlearn.requests.close import Cleaning
         from verify.io.files import read_json
@@ -130,26 +129,26 @@ class Cleanup:
 
 @dataclasses.dataclass(frozen=True)
 class RunCommand:
-    """Do what was planned, for a request and its batch: register, unlearn, audit, climb where that is needed, clean up.
+    """Run the plan of a request and its batch: register, unlearn, audit, try the next method if needed, clean up.
 
-    Run it again after a crash: it goes on where it stopped. The old weights stay in service until you retire them.
+    After a crash, run it again: it continues where it stopped. The old weights stay in service until you retire them.
     """
 
     id: Annotated[str, tyro.conf.Positional]
     """Any request of the batch."""
     references: tuple[str, ...] = ()
-    """More references, for an audit that was inconclusive."""
+    """References to use instead of the planned ones, for an audit that was inconclusive."""
     accept_exact_rebuild: bool = False
-    """Where the audit leaves an exact rebuild open, go by its having been made without the records: your decision, which ledger,
-    certificate and report name as what it is. Never where the audit says NOT_FORGOTTEN."""
+    """Accept an exact rebuild whose audit is inconclusive. Recorded as the operator's decision in the ledger, certificate and
+    report. Refused if the audit says NOT_FORGOTTEN."""
     output: Path = Path("deletions")
     """Folder of the batches."""
     cleanup: Cleanup = dataclasses.field(default_factory=Cleanup)
     where: LedgerFlags = dataclasses.field(default_factory=LedgerFlags)
 
     def run(self) -> int:
-        """Go as far as it goes. Exit status 0 where the deletion is verified and cleaned up, else 11."""
-        from unlearn.cli.request_text import story
+        """Run the batch; exit status 0 if the deletion is verified and cleaned up, else 11."""
+        from unlearn.cli.request_text import history
         from unlearn.requests.close import purge_batch
         from unlearn.requests.pipeline import run_batch
         from verify.cli.flags import EXIT_STATUS
@@ -157,7 +156,7 @@ class RunCommand:
 
         how = self.cleanup.how()
         with self.where.open() as ledger:
-            key = RecordKey.load()  # the ledger has seen that it is its own
+            key = RecordKey.load()  # checked by `open`
             state = ledger.request(self.id).state
             if state not in ("deployed", "purged", "closed"):
                 run_batch(ledger, self.output, self.id, key, self.references, print, self.accept_exact_rebuild)
@@ -165,7 +164,7 @@ class RunCommand:
                 left = purge_batch(ledger, self.output, self.id, key, self.cleanup.suppression, how)
                 _print_unexplained(left.unexplained)
             request = ledger.request(self.id)
-        for line in story(request, today()):
+        for line in history(request, today()):
             print(line)  # noqa: T201
         return 0 if request.state in ("purged", "closed") else EXIT_STATUS["INCONCLUSIVE"]
 
@@ -174,7 +173,7 @@ def _print_unexplained(copies: Sequence[Any]) -> None:
     from verify.io.escaping import visible
 
     for copy in copies:
-        why = copy["why"] or "--remove takes it away"
+        why = copy["why"] or "can be removed with --remove"
         print(visible(f"a copy without a reason: {copy['place']} ({copy['kind']}): {why}"))  # noqa: T201
     if copies:
         print(  # noqa: T201
@@ -184,27 +183,27 @@ def _print_unexplained(copies: Sequence[Any]) -> None:
 
 @dataclasses.dataclass(frozen=True)
 class Close:
-    """End a request: the old models are retired, what stays is explained, and the deletion record is written and signed."""
+    """Close a request: retire the old models, check remaining copies, and write and sign the deletion record."""
 
     id: Annotated[str, tyro.conf.Positional]
-    """Any request of the batch, or one that was refused."""
+    """Any request of the batch, or a refused request."""
     retired: tuple[str, ...] = ()
-    """Old weights that are out of service now: digests or folders."""
+    """Old weights that are now out of service: digests or folders."""
     operator_key: Path | None = None
-    """Your private key: signs what was done (`verify-unlearning keygen` makes one)."""
+    """The operator's private key, which signs what was done (create one with `verify-unlearning keygen`)."""
     auditor_key: Path | None = None
-    """The auditor's private key, where somebody else answers for the audit; the default is yours."""
+    """The auditor's private key, which signs the audit; the default is the operator's."""
     robustness: tuple[Path, ...] = ()
-    """What `verify-unlearning probe` wrote about the new weights; one file for each model that was replaced, or none."""
+    """Results of `verify-unlearning probe` on the new weights, at most one file for each replaced model."""
     pdf: bool = True
-    """Print the report to PDF as well; where there is no Chromium that is said, and the HTML page stands alone."""
+    """Print the report to PDF as well; without Chromium only the HTML page is written, with a message."""
     output: Path = Path("deletions")
     """Folder of the batches."""
     cleanup: Cleanup = dataclasses.field(default_factory=Cleanup)
     where: LedgerFlags = dataclasses.field(default_factory=LedgerFlags)
 
     def run(self) -> int:
-        """Clean up once more where it was deployed, close, and print what was written."""
+        """Clean up once more if the batch was deployed, close it, and print the paths of the documents."""
         from unlearn.requests.attestation import CERTIFICATE
         from unlearn.requests.close import ClosingDocuments, close_request, purge_batch, require_usable
         from verify.data.identity import RecordKey
@@ -218,7 +217,9 @@ class Close:
                 left = purge_batch(ledger, self.output, self.id, RecordKey.load(), self.cleanup.suppression, how, self.retired)
                 _print_unexplained(left.unexplained)
                 if left.unexplained:
-                    raise InputError(f"{self.id} cannot be closed: {len(left.unexplained)} copies have no reason.")
+                    raise InputError(
+                        f"{self.id} cannot be closed: {len(left.unexplained)} copies have no reason. See the list above."
+                    )
             record, files = close_request(ledger, self.output, self.id, documents, print)
         print(f"closed as {record.requests[0].outcome}: {', '.join(entry.id for entry in record.requests)}")  # noqa: T201
         for path in files:

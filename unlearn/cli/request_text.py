@@ -1,4 +1,4 @@
-"""What the command line says about requests: one line each, or the whole story. No identifier is in any of it."""
+"""Format requests and plans for the terminal; the text contains no identifiers."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import date
@@ -13,18 +13,18 @@ if TYPE_CHECKING:
     from unlearn.requests.planning import Draft
 
 SOON = 7
-"""Days before a deadline from which it is called near."""
+"""Days before a deadline from which it is shown as due."""
 
 NEXT_COMMANDS = {
-    "received": "unlearn request approve {id}   (the identity is verified), or deny, or withdraw",
+    "received": "unlearn request approve {id}   (once the identity is verified), or deny, or withdraw",
     "identity_verified": "unlearn request plan --data FILE ... --models DIR ...",
     "matched": "unlearn request plan --data FILE ... --models DIR ...",
     "planned": "unlearn request run {id}",
-    "unlearning": "unlearn request run {id}   (goes on where it stopped)",
-    "verifying": "unlearn request run {id}   (goes on where it stopped)",
-    "failed": "unlearn request run {id}   (takes the next method), or plan anew where none is left",
-    "inconclusive": "unlearn request run {id} --references DIR ...   (more of them), or plan anew with another method, or "
-    "--accept-exact-rebuild where it is one",
+    "unlearning": "unlearn request run {id}   (continues where it stopped)",
+    "verifying": "unlearn request run {id}   (continues where it stopped)",
+    "failed": "unlearn request run {id}   (tries the next method), or plan again if none is left",
+    "inconclusive": "unlearn request run {id} --references DIR ...   (more of them), or plan again with another method, or "
+    "--accept-exact-rebuild if it is one",
     "deployed": "unlearn request run {id} --remove   (removes copies), or with --reasons FILE; the new weights may go into service",
     "purged": "unlearn request close {id} --retired DIGEST --remove --rewrite-data   once the new weights are in service",
     "denied": "unlearn request close {id}",
@@ -36,7 +36,7 @@ NEXT_COMMANDS = {
 
 
 def urgency(request: Request, today: date) -> str:
-    """Where a request's deadline stands."""
+    """Describe how urgent a request is; "" if it is closed or not due soon."""
     if request.state == "closed":
         return ""
     last = request.deadlines
@@ -49,37 +49,37 @@ def urgency(request: Request, today: date) -> str:
 
 
 def listed(requests: Sequence[Request], today: date) -> Iterator[str]:
-    """One line a request, the most urgent first, closed ones last."""
+    """Yield one line per request, the most urgent first, closed ones last."""
     ordered = sorted(requests, key=lambda request: (request.state == "closed", request.due, request.id))
     for request in ordered:
         state = f"{request.state} ({request.outcome})" if request.outcome else request.state
         extended = "" if request.extension is None else " (extended)"
         line = f"{request.id}  {state:<18}  {request.first['regime']:<4}  answer by {request.due}{extended}"
         yield f"{line}  {urgency(request, today)}".rstrip()
-    still = [f"{request.id}  {digest[:16]}" for request in ordered for digest in in_service(request)]
-    if still:
+    unretired = [f"{request.id}  {digest[:16]}" for request in ordered for digest in in_service(request)]
+    if unretired:
         yield "old weights not yet retired:"
-        yield from (f"  {line}" for line in still)
+        yield from (f"  {line}" for line in unretired)
 
 
 def in_service(request: Request) -> list[str]:
-    """Digests of the old weights that a verified deletion replaced and nobody has retired."""
+    """Return digests of old weights that a verified deletion replaced and that are not retired yet."""
     retired = {digest for step in request.steps for digest in step.details.get("retired", ())}
     deployed = request.latest("deployed")
     return [] if deployed is None else [model["before"] for model in deployed["models"] if model["before"] not in retired]
 
 
-def story(request: Request, today: date) -> Iterator[str]:
-    """Everything that happened to a request, and what can be done next."""
+def history(request: Request, today: date) -> Iterator[str]:
+    """Yield a request's deadlines, all of its steps, and the next command."""
     last, first = request.deadlines, request.first
     yield f"{request.id}: {request.state}" + (f" as {request.outcome}" if request.outcome else "")
-    given = _count(len(request.subjects), "identifier")
-    yield f"received {first['received']} by {first['source']}, {given}, regime {first['regime']}"
+    identifiers = _count(len(request.subjects), "identifier")
+    yield f"received {first['received']} by {first['source']}, {identifiers}, regime {first['regime']}"
     dates = [f"confirm by {last.confirm}"] * (last.confirm is not None) + [f"answer by {request.due}"]
-    if (told := request.extension) is not None:
-        dates.append(f"extended from {last.answer}, of which the person was told on {told['told']}")
+    if (extension := request.extension) is not None:
+        dates.append(f"extended from {last.answer}, the person was notified on {extension['told']}")
     elif last.extended is not None and request.state not in (*REFUSALS, "closed") and today <= last.answer:
-        dates.append(f"by {last.extended} where `unlearn request extend` tells the person so before that")
+        dates.append(f"or by {last.extended} if extended before that day with `unlearn request extend`")
     yield "; ".join(dates) + (f"  {found}" if (found := urgency(request, today)) else "")
     for step in request.steps:
         yield f"  {step.at}  {step.state}"
@@ -90,14 +90,14 @@ def story(request: Request, today: date) -> Iterator[str]:
 
 
 def _facts(details: Mapping[str, Any]) -> Iterator[str]:
-    """The facts of a step that a reader asks about."""
+    """Yield the main facts of a step."""
     for name in ("reason", "batch", "needed"):
         if details.get(name):
             yield f"{name}: {details[name]}"
     for place in details.get("places", ()):
         yield f"{place['records']} records in {place['file']} ({place['near_duplicates']} of them confirmed near-duplicates)"
     if details.get("not_same"):
-        yield f"{_count(len(details['not_same']), 'record')} with a similar identifier or mention rejected as not this person's"
+        yield f"{_count(len(details['not_same']), 'record')} with a similar identifier or mention rejected as another person's"
     for model in details.get("models", ()):
         parts = [str(model[name]) for name in ("name", "method", "verdict", "why", "cost", "shown") if model.get(name)]
         yield ": ".join(parts)
@@ -112,18 +112,18 @@ def _facts(details: Mapping[str, Any]) -> Iterator[str]:
 
 
 def proposed(draft: "Draft") -> Iterator[str]:
-    """A plan in words."""
+    """Yield the lines of a proposed plan."""
     for entry in draft.matched:
-        left = "; rows that may be theirs must be decided first" if entry.candidates else "; it becomes not_found"
+        left = "; rows that may be about this person must be decided first" if entry.candidates else "; it becomes not_found"
         yield f"{entry.request}: {_count(len(entry.records), 'record')}" + ("" if entry.removed else left)
         for match in (*entry.undecided, *entry.candidates):
             yield f"    {match.how} to decide: {Path(match.file).name}:{match.row}  {match.record[:16]}  {match.why}"
         if entry.rejected:
-            yield f"    {_count(len(entry.rejected), 'similar row')} rejected: not this person's"
+            yield f"    {_count(len(entry.rejected), 'similar row')} rejected: another person's"
     for plan in draft.plans:
         yield from _plan_lines(plan)
     for model in draft.idle:
-        yield f"saw the records and is not in service: {model.folder} ({model.how})"
+        yield f"saw the records but is not in service: {model.folder} ({model.how})"
 
 
 def _plan_lines(plan: "Plan") -> Iterator[str]:

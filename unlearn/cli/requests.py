@@ -1,7 +1,7 @@
-"""`unlearn request ...`: a deletion request from its receipt to its end.
+"""Commands `unlearn request ...`: record, list, approve, refuse, extend and withdraw deletion requests.
 
-Identifiers come from a file or standard input, never as arguments: those stay in shell histories, and every user of the machine
-can read them.
+Identifiers come from a file or standard input, never as arguments, which stay in the shell history and which every user of the
+machine can read.
 """
 
 import dataclasses
@@ -23,20 +23,20 @@ if TYPE_CHECKING:
 
 @dataclasses.dataclass(frozen=True)
 class Add:
-    """Note a request of one person; the identifiers come from standard input or a file, one a line."""
+    """Record one person's request; identifiers are read from standard input or a file, one per line."""
 
     identifiers: str = "-"
-    """A file with the person's identifiers as the training data spell them; - reads standard input."""
+    """File with the person's identifiers as spelled in the training data, one per line; - reads standard input."""
     regime: Literal["gdpr", "ccpa", "drop"] = "gdpr"
-    """Whose deadlines apply."""
+    """The law whose deadlines apply."""
     received: date | None = None
-    """The day of receipt, as 2026-11-24; the default is today, here: the variable TZ names another zone."""
+    """Day of receipt, such as 2026-11-24; the default is today in the local time zone (or that of the variable TZ)."""
     country: str | None = None
     """ISO 3166 code of the country whose public holidays count."""
     where: LedgerFlags = dataclasses.field(default_factory=LedgerFlags)
 
     def run(self) -> int:
-        """Add and print the request's id."""
+        """Record the request and print its id."""
         from unlearn.requests.ledger.intake import from_lines
         from verify.data.identity import RecordKey
 
@@ -50,16 +50,16 @@ class Add:
 
 @dataclasses.dataclass(frozen=True)
 class Import:
-    """Note a batch of requests from a CSV file, or an OpenDSR request from a JSON file: all of it or nothing."""
+    """Record a batch of requests from a CSV file, or one OpenDSR request from a JSON file; all or nothing."""
 
     file: Annotated[Path, tyro.conf.Positional]
-    """A .csv with the columns identifier, regime, received; or a .json with one OpenDSR 1.0 erasure request."""
+    """A .csv file with the columns identifier, regime, received; or a .json file with one OpenDSR 1.0 erasure request."""
     country: str | None = None
     """ISO 3166 code of the country whose public holidays count."""
     where: LedgerFlags = dataclasses.field(default_factory=LedgerFlags)
 
     def run(self) -> int:
-        """Add and print the ids."""
+        """Record the requests and print their ids."""
         with self.where.open() as ledger:
             for name in ledger.add_all(self._requests()):
                 print(name)  # noqa: T201
@@ -74,7 +74,9 @@ class Import:
         if kind == ".csv":
             return from_csv(self.file, key, self.country)
         if kind != ".json":
-            raise InputError(f"{self.file} is of an unknown kind. Give a .csv batch or a .json file with an OpenDSR request.")
+            raise InputError(
+                f"{self.file} is of an unknown kind. Use a .csv file with a batch or a .json file with an OpenDSR request."
+            )
         try:
             return [from_opendsr(self.file.read_bytes(), key, self.country)]
         except OSError as error:
@@ -83,14 +85,14 @@ class Import:
 
 @dataclasses.dataclass(frozen=True)
 class ListCommand:
-    """List the requests with their deadlines: what is overdue, what is due within a week."""
+    """List requests with their deadlines, the most urgent first."""
 
     state: str | None = None
     """Only requests in this state."""
     where: LedgerFlags = dataclasses.field(default_factory=LedgerFlags)
 
     def run(self) -> int:
-        """Print one line each."""
+        """Print one line per request."""
         from unlearn.cli.request_text import listed
         from unlearn.requests.ledger.states import STATES
         from verify.errors import InputError
@@ -108,33 +110,33 @@ class ListCommand:
 
 @dataclasses.dataclass(frozen=True)
 class Show:
-    """Tell the whole story of a request, and which command can follow."""
+    """Show a request's history, deadlines and next command."""
 
     id: Annotated[str, tyro.conf.Positional]
-    """The request's id."""
+    """Id of the request."""
     where: LedgerFlags = dataclasses.field(default_factory=LedgerFlags)
 
     def run(self) -> int:
-        """Print it."""
-        from unlearn.cli.request_text import story
+        """Print the history."""
+        from unlearn.cli.request_text import history
 
         with self.where.open(keyed=False) as ledger:
             request = ledger.request(self.id)
-        for line in story(request, today()):
+        for line in history(request, today()):
             print(line)  # noqa: T201
         return 0
 
 
 @dataclasses.dataclass(frozen=True)
 class Approve:
-    """Say that the identity behind requests was verified."""
+    """Record that the identity of the requesters was verified."""
 
     ids: Annotated[tuple[str, ...], tyro.conf.Positional]
-    """The requests' ids."""
+    """Ids of the requests."""
     where: LedgerFlags = dataclasses.field(default_factory=LedgerFlags)
 
     def run(self) -> int:
-        """Take them to identity_verified, all or none."""
+        """Advance all of them to identity_verified, or none."""
         with self.where.open(keyed=False) as ledger:
             ledger.advance_all(self.ids, "identity_verified")
         print(f"{len(self.ids)} approved. Next: unlearn request plan --data FILE ... --models DIR ...")  # noqa: T201
@@ -143,18 +145,18 @@ class Approve:
 
 @dataclasses.dataclass(frozen=True)
 class Deny:
-    """Refuse a request, for a reason that the person is told."""
+    """Refuse a request for a reason that the person is given."""
 
     id: Annotated[str, tyro.conf.Positional]
-    """The request's id."""
+    """Id of the request."""
     reason: str
-    """Why, in words that the person can be told; no names."""
+    """Reason, worded for the person; it must not contain names."""
     exempt: bool = False
-    """The law exempts these records from deletion."""
+    """The records are exempt from deletion by law."""
     where: LedgerFlags = dataclasses.field(default_factory=LedgerFlags)
 
     def run(self) -> int:
-        """Take it to denied or exempt."""
+        """Advance it to denied or exempt."""
         with self.where.open(keyed=False) as ledger:
             request = ledger.advance(self.id, "exempt" if self.exempt else "denied", reason=self.reason)
         print(f"{self.id} is {request.state}. Next: unlearn request close {self.id}")  # noqa: T201
@@ -163,22 +165,22 @@ class Deny:
 
 @dataclasses.dataclass(frozen=True)
 class Extend:
-    """Note that a person is told that the answer takes longer, and write the letter that says so.
+    """Extend the deadline of a request, and write the letter that notifies the person.
 
-    The later day counts from here on, in list, report and letters. Send the letter before the answer is due: an extension that the
-    person was not told of by then is none. The same command again writes a letter that is missing, and notes nothing.
+    From then on the later deadline is shown in lists, reports and letters. Send the letter before the original deadline: the
+    extension is void if the person is not notified by then. Running the command again only writes a missing letter.
     """
 
     id: Annotated[str, tyro.conf.Positional]
-    """The request's id."""
+    """Id of the request."""
     reason: Literal["complexity", "number-of-requests"]
-    """Why more time is needed; the law allows these two."""
+    """Why more time is needed; GDPR allows these two reasons."""
     output: Path = Path("deletions")
-    """Folder of the batches; the letter goes into the request's own folder below it."""
+    """Folder of the batches; the letter is written into the request's own folder in it."""
     where: LedgerFlags = dataclasses.field(default_factory=LedgerFlags)
 
     def run(self) -> int:
-        """Note it, write the letter, and print where it lies."""
+        """Record the extension, write the letter and print its path."""
         from unlearn.requests.letters import write_extension
 
         with self.where.open(keyed=False) as ledger:
@@ -191,14 +193,14 @@ class Extend:
 
 @dataclasses.dataclass(frozen=True)
 class Withdraw:
-    """Note that the person took the request back."""
+    """Record that the person withdrew the request."""
 
     id: Annotated[str, tyro.conf.Positional]
-    """The request's id."""
+    """Id of the request."""
     where: LedgerFlags = dataclasses.field(default_factory=LedgerFlags)
 
     def run(self) -> int:
-        """Take it to withdrawn."""
+        """Advance it to withdrawn."""
         with self.where.open(keyed=False) as ledger:
             ledger.advance(self.id, "withdrawn")
         print(f"{self.id} is withdrawn. Next: unlearn request close {self.id}")  # noqa: T201
@@ -207,10 +209,10 @@ class Withdraw:
 
 @dataclasses.dataclass(frozen=True)
 class VerifyLedger:
-    """Recompute the ledger's whole chain, and print its head: note it outside, and nobody can change what came before."""
+    """Verify the ledger's hash chain and print its head digest; keep the head elsewhere to detect later changes."""
 
     head: str | None = None
-    """A head that was noted earlier; it must be in the chain."""
+    """A head digest kept from earlier, which must be in the chain."""
     where: LedgerFlags = dataclasses.field(default_factory=LedgerFlags)
 
     def run(self) -> int:

@@ -1,4 +1,4 @@
-"""Commands that compare, repeat and plan: sweep, reproduce, plan-shards."""
+"""Commands for research: sweep, reproduce, plan-shards, launch-config."""
 
 import dataclasses
 import itertools
@@ -15,7 +15,7 @@ _SWEPT = ("model", "forget", "retain", "output", "seeds", "base", "holdout", "re
 
 @dataclasses.dataclass(frozen=True)
 class SweepCommand:
-    """Unlearn and audit many settings of many methods; resumable, with a table and a figure."""
+    """Unlearn and audit a grid of methods and settings; resumable, with a table and a figure."""
 
     model: str
     """The fine-tuned model: a folder or Hub name."""
@@ -28,17 +28,17 @@ class SweepCommand:
     output: Path
     """Folder of the runs."""
     seeds: tuple[int, ...] = (0,)
-    """Every setting is run with each."""
+    """Seeds; every setting is run with each of them."""
     base: str | None = None
     """The model before fine-tuning."""
     holdout: str | None = None
-    """Records no model was trained on."""
+    """Records that no model was trained on."""
     references: tuple[str, ...] = ()
     """Models fine-tuned without the forget set."""
     attacks: tuple[str, ...] = ("quick",)
-    """What each audit runs."""
+    """Attacks that each audit runs."""
     engine: str | None = None
-    """A cluster: dask://HOST:PORT or ray://HOST:PORT."""
+    """Cluster to run on: dask://HOST:PORT or ray://HOST:PORT."""
     columns: FieldFlags = dataclasses.field(default_factory=FieldFlags)
     training: TrainingOptions = dataclasses.field(default_factory=TrainingOptions)
 
@@ -51,7 +51,7 @@ class SweepCommand:
 
         grid = read_json(self.grid)
         if not isinstance(grid, dict) or not all(isinstance(values, dict) for values in grid.values()):
-            raise InputError(f'{self.grid} must hold methods with their values: {{"npo": {{"beta": [0.1, 1.0]}}}}.')
+            raise InputError(f'{self.grid} must contain methods with their values: {{"npo": {{"beta": [0.1, 1.0]}}}}.')
         sweep = Sweep(
             **{entry.name: getattr(self, entry.name) for entry in dataclasses.fields(self) if entry.name in _SWEPT},
             grid=grid,
@@ -60,16 +60,16 @@ class SweepCommand:
         )
         with progress_bar("sweeping") as progress:
             entries = sweep.run(progress, self.engine)
-        print(f"{table(entries)}\npicture: {self.output / 'sweep.svg'}")  # noqa: T201
+        print(f"{table(entries)}\nfigure: {self.output / 'sweep.svg'}")  # noqa: T201
         return 0
 
 
 @dataclasses.dataclass(frozen=True)
 class LaunchConfig:
-    """Print the path of a configuration for several GPUs, for accelerate launch --config_file."""
+    """Print the path of a multi-GPU configuration for accelerate launch --config_file."""
 
     name: Annotated[str, tyro.conf.Positional] = "fsdp2"
-    """fsdp2 (everything in shards) or deepspeed_zero2 (gradients and optimizer state in shards)."""
+    """fsdp2 (everything sharded) or deepspeed_zero2 (gradients and optimizer state sharded)."""
 
     def run(self) -> int:
         """Print the path."""
@@ -81,21 +81,21 @@ class LaunchConfig:
 
 @dataclasses.dataclass(frozen=True)
 class Reproduce:
-    """Reproduce a result from its manifest and compare the weights; exit status 0 where they agree, else 1."""
+    """Repeat a training or unlearning run from its manifest and compare the weights; exit status 0 if they agree, else 1."""
 
     result: Annotated[Path, tyro.conf.Positional]
     """A folder that `train` or `forget` wrote."""
     output: Path
     """A new folder for the second result."""
     tolerance: float = 1e-4
-    """Largest difference of a weight, as a share of the largest weight of its tensor."""
+    """Largest accepted difference of a weight, relative to the largest weight of its tensor."""
 
     def run(self) -> int:
         """Run again and print the comparison."""
         from unlearn.experiments.reproduction import reproduce
 
         found = reproduce(self.result, self.output, self.tolerance)
-        print("the weights are the same, bit by bit" if found.identical else f"largest difference: {found.largest_difference:.2e}")  # noqa: T201
+        print("the weights are bit-identical" if found.identical else f"largest difference: {found.largest_difference:.2e}")  # noqa: T201
         if found.changed:
             print(f"the environment differs in: {', '.join(found.changed)}")  # noqa: T201
         return 0 if found.within else 1
@@ -103,14 +103,14 @@ class Reproduce:
 
 @dataclasses.dataclass(frozen=True)
 class PlanShards:
-    """Compute what deletions will cost, for several ways of training in shards."""
+    """Compute the expected cost of deletions for several shard layouts."""
 
     shards: tuple[int, ...] = (1, 4, 8, 16)
     """Numbers of shards to compare."""
     slices: tuple[int, ...] = (1, 4)
     """Numbers of slices to compare."""
     deletions: tuple[int, ...] = (1, 10, 100)
-    """How many people are deleted at once."""
+    """Numbers of people that are deleted at once."""
 
     def run(self) -> int:
         """Print the table."""

@@ -1,4 +1,4 @@
-"""The command `unlearn train`."""
+"""Command `unlearn train`."""
 
 import dataclasses
 from pathlib import Path
@@ -14,33 +14,33 @@ from verify.models.quantized import Quantization
 
 @dataclasses.dataclass(frozen=True)
 class TrainArguments:
-    """Fine-tune a model, and remember which record went into which step."""
+    """Model, data and output of a fine-tuning."""
 
     model: str
-    """A model folder, a Hub name, or a CONFIG.json for a model from scratch."""
+    """A model folder, a Hub name, or a CONFIG.json to train a model from scratch."""
     data: str
     """The training records: .jsonl, .json, .csv, .parquet, a datasets folder or a Hub name."""
     output: Path
     """A new folder for the model and its training log."""
     tokenizer: str | None = None
-    """Folder of the tokenizer, where it is not beside the model."""
+    """Folder of the tokenizer, if it is not in the model's folder."""
     shards: int = 0
-    """Train so many adapters, each on its share of the subjects, so that a deletion touches one; 0 trains one model."""
+    """Number of adapters, each trained on its share of the subjects, so that a deletion affects only one; 0 trains one model."""
     slices: int = 1
-    """Steps in which each shard's data are added, with a copy after each: a deletion goes back to the one before it."""
+    """Number of stages in which each shard's data is added, each with a checkpoint: a deletion restarts from the one before."""
     combine: Literal["average", "route", "sum"] = "average"
-    """How shards answer: averaged logits, the most certain shard's, or all weight changes added to one model."""
+    """How shards are combined: average of logits, the most confident shard, or the sum of all weight changes in one model."""
     canaries: int = 0
-    """Pairs of random texts, one of each trained by a coin flip, for auditing a deletion without retraining; usually 300."""
+    """Number of canary pairs: random texts, one of each pair trained by a coin flip, to audit without retraining; usually 300."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    """Precision to load the model in."""
+    """Precision in which to load the model."""
     quantize: Quantization | None = None
-    """Keep the base in so many bits under an adapter (with --lora); only the adapter is saved, and loaded on such a base again."""
+    """Load the base model in 4 or 8 bits (QLoRA; requires --lora). Only the adapter is saved."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Train:
-    """Fine-tune a model, and log which record went into which step."""
+    """Fine-tune a model and log which records went into which step."""
 
     ESSENTIAL: ClassVar[frozenset[str]] = frozenset(
         {
@@ -73,8 +73,8 @@ class Train:
             defense=self.protection.chosen(self.training),
         )
         if distributed.is_main():
-            said = f"model:        {result.model_dir}\ntraining log: {result.log_path}\nweights:      {result.digest}"
-            print(said + summary(result.defense))  # noqa: T201
+            text = f"model:        {result.model_dir}\ntraining log: {result.log_path}\nweights:      {result.digest}"
+            print(text + summary(result.defense))  # noqa: T201
         return 0
 
     def _shards(self) -> int:
@@ -82,12 +82,12 @@ class Train:
 
         require_reporter(self.training)
         if self.protection != DefenseFlags():
-            raise InputError("--defense and --shards do not go together. Leave one of them out.")
+            raise InputError("--defense and --shards cannot be combined. Leave one of them out.")
         if self.arguments.canaries:
-            raise InputError("--canaries and --shards do not go together yet. Leave one of them out.")
+            raise InputError("--canaries and --shards cannot be combined yet. Leave one of them out.")
         if self.arguments.quantize:
             raise InputError(
-                "--quantize and --shards do not go together: shards are served on a whole base. Leave one of them out."
+                "--quantize and --shards cannot be combined: shards need a base model in full precision. Leave one of them out."
             )
         result = finetune_shards(
             self.arguments.model,
