@@ -27,7 +27,7 @@ def default_ledger() -> str:
 
 @dataclasses.dataclass(frozen=True)
 class LedgerFlags:
-    """Selection of the ledger."""
+    """The ledger and its record key."""
 
     ledger: str | None = None
     """SQLite file or database URL; the default is $UNLEARN_LEDGER, else unlearn-verify/ledger.db in the user's data folder."""

@@ -133,7 +133,7 @@ class Serve:
     """ISO 3166 code of the country whose public holidays count for deadlines."""
     per_minute: int = 600
     """Requests per minute for each caller, and for each address without a token."""
-    where: LedgerFlags = dataclasses.field(default_factory=LedgerFlags)
+    ledger: LedgerFlags = dataclasses.field(default_factory=LedgerFlags)
 
     def run(self) -> int:
         """Serve until interrupted."""
@@ -163,7 +163,7 @@ class Serve:
         from verify.certificate.statements import load_signer
         from verify.data.identity import RecordKey
 
-        with self.where.open() as ledger:
+        with self.ledger.open() as ledger:
             service = Service(ledger, RecordKey.load(), load_signer(self.key), self.domain, self.country)
             logging.basicConfig(format="%(asctime)s %(message)s", level=logging.WARNING)
             logging.getLogger("unlearn.access").setLevel(logging.INFO)

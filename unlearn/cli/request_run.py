@@ -52,8 +52,8 @@ class PlanCommand:
     output: Path = Path("deletions")
     """Folder for the batches."""
     columns: FieldFlags = dataclasses.field(default_factory=FieldFlags)
-    choices: SettingsFlags = dataclasses.field(default_factory=SettingsFlags)
-    where: LedgerFlags = dataclasses.field(default_factory=LedgerFlags)
+    audit: SettingsFlags = dataclasses.field(default_factory=SettingsFlags)
+    ledger: LedgerFlags = dataclasses.field(default_factory=LedgerFlags)
 
     def run(self) -> int:
         """Print the plan and, unless it is a dry run, record it; exit status 3 if requests or decisions are missing."""
@@ -64,7 +64,7 @@ class PlanCommand:
 
         if self.window < 0:
             raise InputError(f"--window must be 0 days or more, got {self.window}.")
-        with self.where.open() as ledger:
+        with self.ledger.open() as ledger:
             requests = [ledger.request(name) for name in dict.fromkeys(self.ids)]
             requests = requests or [request for request in ledger.requests() if request.state in DEFAULT_STATES]
             if not requests:
@@ -102,7 +102,7 @@ class PlanCommand:
 
         names = {entry.name for entry in dataclasses.fields(Choices)}
         given = {entry.name: getattr(self, entry.name) for entry in dataclasses.fields(self) if entry.name in names}
-        return Choices(**given, settings=self.choices.settings(), fields=self.columns.fields())
+        return Choices(**given, settings=self.audit.settings(), fields=self.columns.fields())
 
 
 @dataclasses.dataclass(frozen=True)
@@ -144,7 +144,7 @@ class RunCommand:
     output: Path = Path("deletions")
     """Folder of the batches."""
     cleanup: Cleanup = dataclasses.field(default_factory=Cleanup)
-    where: LedgerFlags = dataclasses.field(default_factory=LedgerFlags)
+    ledger: LedgerFlags = dataclasses.field(default_factory=LedgerFlags)
 
     def run(self) -> int:
         """Run the batch; exit status 0 if the deletion is verified and cleaned up, else 11."""
@@ -155,7 +155,7 @@ class RunCommand:
         from verify.data.identity import RecordKey
 
         how = self.cleanup.how()
-        with self.where.open() as ledger:
+        with self.ledger.open() as ledger:
             key = RecordKey.load()  # checked by `open`
             state = ledger.request(self.id).state
             if state not in ("deployed", "purged", "closed"):
@@ -200,7 +200,7 @@ class Close:
     output: Path = Path("deletions")
     """Folder of the batches."""
     cleanup: Cleanup = dataclasses.field(default_factory=Cleanup)
-    where: LedgerFlags = dataclasses.field(default_factory=LedgerFlags)
+    ledger: LedgerFlags = dataclasses.field(default_factory=LedgerFlags)
 
     def run(self) -> int:
         """Clean up once more if the batch was deployed, close it, and print the paths of the documents."""
@@ -211,7 +211,7 @@ class Close:
 
         how = self.cleanup.how()
         documents = ClosingDocuments(self.operator_key, self.auditor_key, self.robustness, self.pdf)
-        with self.where.open() as ledger:
+        with self.ledger.open() as ledger:
             require_usable(ledger, self.output, self.id, documents)
             if ledger.request(self.id).state in ("deployed", "purged"):
                 left = purge_batch(ledger, self.output, self.id, RecordKey.load(), self.cleanup.suppression, how, self.retired)

@@ -33,7 +33,7 @@ class Add:
     """Day of receipt, such as 2026-11-24; the default is today in the local time zone (or that of the variable TZ)."""
     country: str | None = None
     """ISO 3166 code of the country whose public holidays count."""
-    where: LedgerFlags = dataclasses.field(default_factory=LedgerFlags)
+    ledger: LedgerFlags = dataclasses.field(default_factory=LedgerFlags)
 
     def run(self) -> int:
         """Record the request and print its id."""
@@ -42,7 +42,7 @@ class Add:
 
         lines = lines_of(self.identifiers)
         received = self.received or today()
-        with self.where.open() as ledger:
+        with self.ledger.open() as ledger:
             request = from_lines(lines, RecordKey.load(), regime=self.regime, received=received, country=self.country)
             print(ledger.add(request))  # noqa: T201
         return 0
@@ -56,11 +56,11 @@ class Import:
     """A .csv file with the columns identifier, regime, received; or a .json file with one OpenDSR 1.0 erasure request."""
     country: str | None = None
     """ISO 3166 code of the country whose public holidays count."""
-    where: LedgerFlags = dataclasses.field(default_factory=LedgerFlags)
+    ledger: LedgerFlags = dataclasses.field(default_factory=LedgerFlags)
 
     def run(self) -> int:
         """Record the requests and print their ids."""
-        with self.where.open() as ledger:
+        with self.ledger.open() as ledger:
             for name in ledger.add_all(self._requests()):
                 print(name)  # noqa: T201
         return 0
@@ -89,7 +89,7 @@ class ListCommand:
 
     state: str | None = None
     """Only requests in this state."""
-    where: LedgerFlags = dataclasses.field(default_factory=LedgerFlags)
+    ledger: LedgerFlags = dataclasses.field(default_factory=LedgerFlags)
 
     def run(self) -> int:
         """Print one line per request."""
@@ -99,7 +99,7 @@ class ListCommand:
 
         if self.state is not None and self.state not in STATES:
             raise InputError(f"{self.state!r} is not a state. Use one of: {', '.join(STATES)}.")
-        with self.where.open(keyed=False) as ledger:
+        with self.ledger.open(keyed=False) as ledger:
             chosen = [request for request in ledger.requests() if self.state in (None, request.state)]
         for line in listed(chosen, today()):
             print(line)  # noqa: T201
@@ -114,13 +114,13 @@ class Show:
 
     id: Annotated[str, tyro.conf.Positional]
     """Id of the request."""
-    where: LedgerFlags = dataclasses.field(default_factory=LedgerFlags)
+    ledger: LedgerFlags = dataclasses.field(default_factory=LedgerFlags)
 
     def run(self) -> int:
         """Print the history."""
         from unlearn.cli.request_text import history
 
-        with self.where.open(keyed=False) as ledger:
+        with self.ledger.open(keyed=False) as ledger:
             request = ledger.request(self.id)
         for line in history(request, today()):
             print(line)  # noqa: T201
@@ -133,11 +133,11 @@ class Approve:
 
     ids: Annotated[tuple[str, ...], tyro.conf.Positional]
     """Ids of the requests."""
-    where: LedgerFlags = dataclasses.field(default_factory=LedgerFlags)
+    ledger: LedgerFlags = dataclasses.field(default_factory=LedgerFlags)
 
     def run(self) -> int:
         """Advance all of them to identity_verified, or none."""
-        with self.where.open(keyed=False) as ledger:
+        with self.ledger.open(keyed=False) as ledger:
             ledger.advance_all(self.ids, "identity_verified")
         print(f"{len(self.ids)} approved. Next: unlearn request plan --data FILE ... --models DIR ...")  # noqa: T201
         return 0
@@ -153,11 +153,11 @@ class Deny:
     """Reason, worded for the person; it must not contain names."""
     exempt: bool = False
     """The records are exempt from deletion by law."""
-    where: LedgerFlags = dataclasses.field(default_factory=LedgerFlags)
+    ledger: LedgerFlags = dataclasses.field(default_factory=LedgerFlags)
 
     def run(self) -> int:
         """Advance it to denied or exempt."""
-        with self.where.open(keyed=False) as ledger:
+        with self.ledger.open(keyed=False) as ledger:
             request = ledger.advance(self.id, "exempt" if self.exempt else "denied", reason=self.reason)
         print(f"{self.id} is {request.state}. Next: unlearn request close {self.id}")  # noqa: T201
         return 0
@@ -174,16 +174,16 @@ class Extend:
     id: Annotated[str, tyro.conf.Positional]
     """Id of the request."""
     reason: Literal["complexity", "number-of-requests"]
-    """Why more time is needed; GDPR allows these two reasons."""
+    """Why more time is needed; GDPR Article 12(3) allows these two reasons."""
     output: Path = Path("deletions")
     """Folder of the batches; the letter is written into the request's own folder in it."""
-    where: LedgerFlags = dataclasses.field(default_factory=LedgerFlags)
+    ledger: LedgerFlags = dataclasses.field(default_factory=LedgerFlags)
 
     def run(self) -> int:
         """Record the extension, write the letter and print its path."""
         from unlearn.requests.letters import write_extension
 
-        with self.where.open(keyed=False) as ledger:
+        with self.ledger.open(keyed=False) as ledger:
             request = ledger.extend(self.id, self.reason, today())
         for path in write_extension(request, self.output / request.id):
             print(path)  # noqa: T201
@@ -197,11 +197,11 @@ class Withdraw:
 
     id: Annotated[str, tyro.conf.Positional]
     """Id of the request."""
-    where: LedgerFlags = dataclasses.field(default_factory=LedgerFlags)
+    ledger: LedgerFlags = dataclasses.field(default_factory=LedgerFlags)
 
     def run(self) -> int:
         """Advance it to withdrawn."""
-        with self.where.open(keyed=False) as ledger:
+        with self.ledger.open(keyed=False) as ledger:
             ledger.advance(self.id, "withdrawn")
         print(f"{self.id} is withdrawn. Next: unlearn request close {self.id}")  # noqa: T201
         return 0
@@ -213,11 +213,11 @@ class VerifyLedger:
 
     head: str | None = None
     """A head digest kept from earlier, which must be in the chain."""
-    where: LedgerFlags = dataclasses.field(default_factory=LedgerFlags)
+    ledger: LedgerFlags = dataclasses.field(default_factory=LedgerFlags)
 
     def run(self) -> int:
         """Print the number of events and the head."""
-        with self.where.open(keyed=False) as ledger:
+        with self.ledger.open(keyed=False) as ledger:
             print(f"{ledger.verify(self.head)} events, unbroken\nhead: {ledger.head()}")  # noqa: T201
         return 0
 
