@@ -24,7 +24,7 @@ REGIMES: tuple[Regime, ...] = get_args(Regime)
 DROP_START = date(2026, 8, 1)
 DROP_CYCLE = timedelta(days=45)
 EARLIEST = date(2018, 5, 25)
-"""The day the GDPR, the earliest of these laws, came into force; no request can have been received before it."""
+"""The day from which the GDPR, the earliest of these laws, applies; no request can have been received before it."""
 ExtensionReason = Literal["complexity", "number-of-requests"]
 """The two reasons in GDPR Article 12(3). Free text is not accepted: it might name a person, and the ledger is append-only."""
 
@@ -53,12 +53,12 @@ def require_receivable(received: date) -> None:
     """Check that a day of receipt is possible.
 
     Raises:
-        InputError: it is in the future, or before the earliest of these laws was in force.
+        InputError: it is in the future, or before the earliest of these laws applied.
     """
     last = today()
     if not EARLIEST <= received <= last:
         raise InputError(
-            f"the day of receipt must lie between {EARLIEST}, when the GDPR came into force, and today, {last}. Correct the date."
+            f"the day of receipt must lie between {EARLIEST}, from which the GDPR applies, and today, {last}. Correct the date."
         )
 
 
