@@ -32,7 +32,7 @@ def own_method(given: Sequence[str]) -> tuple[str | None, list[str]]:
         spec = value if equals else words[number + 1]
         known = None if ":" in spec else named_method(spec, method_catalogue())
         if known is not None:
-            raise InputError(f"{flag} is only for methods in a file. For the built-in method, write: unlearn forget {known} ...")
+            raise InputError(f"{flag} is only for methods in a file. Write unlearn forget {known} ...")
         return spec, words[:number] + words[number + 1 + (not equals) :]
     return None, words
 
