@@ -48,7 +48,7 @@ def test_deletion_is_training_without(model_dir: Path, tmp_path: Path, combine: 
     assert adapters(tmp_path / "less") == adapters(tmp_path / "fresh")
     assert load_model(tmp_path / "less").digest == load_model(tmp_path / "fresh").digest == result.digest_after
     assert result.digest_after != result.digest_before
-    shard, first = plan(combine).place(load_records(gone)[0], RecordKey.load())
+    shard, first = plan(combine).assign(load_records(gone)[0], RecordKey.load())
     assert result.facts["stages_trained"] == [[shard, stage] for stage in range(first, 2)]
     assert 0 < result.facts["share_of_retraining_tokens"] < 1
     assert len(trained.trained) == 6

@@ -54,18 +54,18 @@ from verify.models.quantized import quantization_of, remember_quantization
 
 @dataclass(frozen=True, eq=False)
 class Run:
-    """Description of one training run: the records, the settings, and what observes it.
+    """Description of one training run: records, settings, working folder, log, and how the best step is chosen.
 
     Attributes:
         records: the training records; for an objective, the forget set.
-        options: settings; what is None takes `unlearn.training.options.DEFAULTS`.
+        options: settings; options that are None take `unlearn.training.options.DEFAULTS`.
         work_dir: for checkpoints; a run that was interrupted there resumes from the last complete one.
         log: the provenance log to write, or None.
         callbacks: additional `transformers` callbacks.
         retain: the records to keep, which an objective pairs with the forget set; None for objectives that need none.
-        holdout: never-trained records, for an objective's stop rule and the selection; None where there are none.
+        holdout: never-trained records, for an objective's stop rule and the selection, or None.
         selection: how an objective's best step is chosen; None takes the last one.
-        utility: records whose token probability the selection watches; without any there is no selection.
+        utility: records to keep, on which the selection measures utility; without any there is no selection.
         tables: initial outputs that were computed elsewhere, by name (`unlearn.training.initial_outputs.GIVEN`).
     """
 
@@ -190,7 +190,7 @@ def _minimise(loaded: LoadedModel, objective: Objective, run: Run) -> Trained:
         pad,
         layer=objective.inner_layer(loaded.model) if isinstance(objective, InsideLayers) else None,
         seed=options.seed,
-        # An adapter given by the user may include the head; a fresh one leaves the layer below it unchanged.
+        # An adapter given by the user may include the head; a new one leaves the layer below it unchanged.
         trained_head=not options.lora or is_adapter(loaded.model),
         given=run.tables,
     )

@@ -64,7 +64,7 @@ class ShardPlan:
         if self.shards < 1 or self.slices < 1:
             raise InputError(f"--shards and --slices must be at least 1, got {self.shards} and {self.slices}.")
 
-    def place(self, record: Record, key: RecordKey) -> tuple[int, int]:
+    def assign(self, record: Record, key: RecordKey) -> tuple[int, int]:
         """Return shard and slice of a record; records with the same (first) subject are in the same slice."""
         unit = key.of(record.fingerprint) if record.subject_id is None else key.of(record.subject_id, "subject")
         # Keyed hash of the unit alone, so that other records do not move it; shard and slice are independent digits of the number.
@@ -164,7 +164,7 @@ def train_stages(
     key = RecordKey.load()
     placed: dict[tuple[int, int], list[tuple[str, Record]]] = {}
     for record in records:
-        placed.setdefault(plan.place(record, key), []).append((key.of(record.fingerprint), record))
+        placed.setdefault(plan.assign(record, key), []).append((key.of(record.fingerprint), record))
     description = {
         "schema": SCHEMA,
         "shards": plan.shards,
