@@ -175,7 +175,8 @@ def describe(base: Path, folder: Path, combine: Combine = "average") -> Path:
     names = ["shard-0/slice-0", "shard-1/slice-0"]
     for seed, name in enumerate(names):
         if not (folder / name).exists():
-            make_adapter(base, folder / name, seed=seed)
+            scaled = LoraConfig(r=2, lora_alpha=4, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM")  # as `--lora` does
+            make_adapter(base, folder / name, scaled, seed=seed)
     write_ensemble(folder, str(base), load_model(base).digest, names, combine)
     for file in ("config.json", "tokenizer.json", "tokenizer_config.json"):
         shutil.copy(base / file, folder / file)
