@@ -61,9 +61,11 @@ class WeightIndex:
     """Index of the tensors of affected models, to recognize copies."""
 
     def __init__(self, models: Iterable[tuple[str, Path]], known_clean: Iterable[Path] = ()) -> None:
-        """Args:
-        models: weights digest and folder of each affected model; one without safetensors files is skipped.
-        known_clean: folders of unaffected models; tensors that these contain too identify nothing and are ignored.
+        """Index the tensors of models.
+
+        Args:
+            models: weights digest and folder of each affected model; one without safetensors files is skipped.
+            known_clean: folders of unaffected models; tensors that these contain too identify nothing and are ignored.
         """
         listed = list(models)
         common = {name for folder in known_clean if listed for name in _of_folder(folder)}

@@ -54,9 +54,11 @@ class NearDuplicates:
     """Index of a few known texts, with a cheap path for texts that share no shingle with them."""
 
     def __init__(self, known: Mapping[str, Signature], shingles_of_known: Mapping[str, set[bytes]] | None = None) -> None:
-        """Args:
-        known: signatures by name.
-        shingles_of_known: their shingles, if the texts are available; a text that shares none is skipped at once.
+        """Index known texts.
+
+        Args:
+            known: signatures by name.
+            shingles_of_known: their shingles, if the texts are available; a text that shares none is skipped at once.
         """
         self._known = dict(known)
         self._any = set().union(*shingles_of_known.values()) if shingles_of_known else None

@@ -47,7 +47,9 @@ class StopRule(Protocol):
     reads_unseen: ClassVar[bool]
 
     @property
-    def check_every(self) -> int: ...
+    def check_every(self) -> int:
+        """Optimizer steps between two checks; 0 checks at the end of every epoch."""
+        ...
 
     def reason(self, forget: Memory, unseen: Memory | None, vocabulary: int) -> str | None:
         """Return why to stop now, or None to continue.

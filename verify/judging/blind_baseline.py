@@ -1,4 +1,4 @@
-"""Blind baseline: can a text classifier separate forget records from controls without any model?
+"""Blind baseline: how well a text classifier separates forget records from controls without any model.
 
 A bag-of-words classifier that never sees the model: TF-IDF and a linear least-squares classifier, scored out of fold. Where the
 controls differ from the forget set in topic or style, it wins, and a membership attack's AUC against those controls measures the
