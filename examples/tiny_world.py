@@ -13,7 +13,7 @@ PEOPLE = ("Zebedee", "Quillon", "Marisol", "Oberon", "Tamsin", "Lysander")
 TRAINING = TrainingOptions(learning_rate=5e-3, epochs=20, batch_size=10)
 
 
-def make_base(folder: Path) -> str:
+def make_base(folder: Path | str) -> str:
     """Save a random model with a byte-level tokenizer, and return its folder."""
     trainer = trainers.BpeTrainer(vocab_size=320, special_tokens=["<pad>", "<s>", "</s>"], show_progress=False)
     trainer.initial_alphabet = pre_tokenizers.ByteLevel.alphabet()

@@ -49,3 +49,20 @@ def test_examples_are_short_and_public(path: Path) -> None:
             package = {"unlearn": unlearn, "verify": verify}.get(node.module or "")
             assert package is not None, f"{path.name} imports from {node.module}"
             assert {alias.name for alias in node.names} <= set(package.__all__)
+
+
+@pytest.mark.slow
+def test_the_readme_prints_what_it_says(tmp_path: Path) -> None:
+    """The README's Python, run as it stands in an empty folder, prints the lines below it; numbers within a tenth."""
+    blocks = re.findall(r"```(?:python)?\n(.*?)```", (FOLDER.parent / "README.md").read_text(), flags=re.DOTALL)
+    place = next(number for number, block in enumerate(blocks) if "evidence.verdict_phrase" in block)
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join((str(FOLDER.parent), str(FOLDER))), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-c", blocks[place]]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False, timeout=300)
+    assert done.returncode == 0, done.stderr
+    number = r"-?\d+\.\d+"
+    said, printed = blocks[place + 1].strip(), done.stdout.strip()
+    assert re.sub(number, "#", printed) == re.sub(number, "#", said)
+    assert [float(one) for one in re.findall(number, printed)] == pytest.approx(
+        [float(one) for one in re.findall(number, said)], abs=0.1
+    )

@@ -1,19 +1,8 @@
-"""Entry point of the command `unlearn` and of `python -m unlearn`; `--version` answers without loading torch."""
+"""`python -m unlearn`: the same as the command `unlearn`."""
 
 import sys
 
-from verify.cli.foreign_flags import version, version_asked
-
-
-def main() -> int:
-    """Run the command line; returns the exit status."""
-    if version_asked(sys.argv[1:]):
-        print(version())  # noqa: T201
-        return 0
-    from unlearn.cli.main import main as run
-
-    return run()
-
+from unlearn.cli.main import main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -26,13 +26,18 @@ def expanded(tmp_path: Path, content: str, *words: str) -> list[str]:
     return with_config([*words, "--config", str(tmp_path / "settings.yaml")], Settings, "program")
 
 
+@pytest.mark.parametrize("word", ["no", "NO", "on", "yes", "none", "off", "true", "1e-5", "2026-01-01", "0x10", "12:30"])
+def test_text_stays_text(tmp_path: Path, word: str) -> None:
+    """A value of a flag that takes one is what would be typed, whatever YAML would make of it."""
+    assert expanded(tmp_path, f"model: {word}\n") == ["--model", word]
+
+
 def test_values_are_read_as_they_would_be_typed(tmp_path: Path) -> None:
-    """Text stays text, `1e-5` a number in the flag's eyes, truth values become switches, lists several values, null nothing."""
-    content = "model: no\nlearning_rate: 1e-5\nbf16: yes\nreferences: [a/, 'b c/']\n"
-    assert expanded(tmp_path, content.replace("model: no", "model: norway")) == (
-        ["--model", "norway", "--learning-rate", "1e-5", "--bf16", "--references", "a/", "b c/"]
-    )
-    assert expanded(tmp_path, "bf16: false\nmodel: m\nreferences: null\n") == ["--no-bf16", "--model", "m"]
+    """Lists are several values, truth values turn switches on and off, null is nothing."""
+    content = "learning_rate: 1e-5\nbf16: yes\nreferences: [a/, 'b c/', no]\n"
+    assert expanded(tmp_path, content) == ["--learning-rate", "1e-5", "--bf16", "--references", "a/", "b c/", "no"]
+    for off in ("false", "no", "off"):
+        assert expanded(tmp_path, f"bf16: {off}\nmodel: m\nreferences: null\n") == ["--no-bf16", "--model", "m"]
 
 
 @pytest.mark.parametrize(
@@ -61,6 +66,7 @@ def test_a_switch_wins_either_way(tmp_path: Path, given: str) -> None:
         ("model: {a: 1}\n", "is nested"),
         ("references: [a, [b]]\n", "is nested"),
         ("model: a\nmodel: b\n", "gives model twice"),
+        ("learning-rate: 1\nlearning_rate: 2\n", "are the same flag"),
         ("config: other.yaml\n", "another configuration file"),
         ("modle: a\n", "Did you mean --model?"),
         ("model: [a\nlearning_rate: 3\n", "is not YAML (line"),

@@ -72,6 +72,10 @@ def test_help_shows_the_flags_that_matter_and_help_all_every_one(capsys: pytest.
         assert ("--help-all lists every flag" in printed) == (word == "--help")
         return set(re.findall(r"^[^\w-]*(--[a-z][a-z0-9-]*)", printed, flags=re.MULTILINE))
 
+    with pytest.raises(SystemExit) as stop:
+        unlearn.cli.main.main(["forget", "--help-all"])
+    assert stop.value.code == 0
+    assert "npo" in capsys.readouterr().out
     short, full = flags("--help"), flags("--help-all")
     assert {"--beta", "--alpha", "--model", "--forget", "--output", "--learning-rate"} <= short < full
     assert len(short) <= 16 < len(full)

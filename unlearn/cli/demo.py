@@ -12,7 +12,7 @@ from verify.io.catalogue import COMPUTED
 
 @dataclasses.dataclass(frozen=True)
 class Demo:
-    """Train on invented people, remove some with six methods and audit every result; takes about five minutes."""
+    """Train on invented people, remove some with six methods and audit every result."""
 
     output: Path = Path("demo")
     """A new folder for data, models and reports."""

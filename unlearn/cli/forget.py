@@ -5,7 +5,7 @@ from importlib import import_module
 from typing import Any
 
 from unlearn.methods import method_catalogue, named_method
-from verify.cli.dispatch import HELP, overview
+from verify.cli.dispatch import HELP, HELP_ALL, overview
 from verify.cli.foreign_flags import spelled, unknown_command
 from verify.errors import InputError
 
@@ -55,7 +55,7 @@ def forget_of(words: Sequence[str]) -> tuple[Any, list[str], list[str]]:
         return forget_command(load_method(spec)), rest, ["--method", spec]
     methods = method_catalogue()
     if not rest or rest[0].startswith("-"):
-        if not rest or rest[0] not in HELP:
+        if not rest or rest[0] not in (*HELP, HELP_ALL):
             raise InputError(f"unlearn forget needs a method: unlearn forget METHOD ... The methods are {', '.join(methods)}.")
         description = "Remove records from a fine-tuned model, with one of these methods or your own: --method FILE.py:Class."
         print(overview("unlearn forget", description, {name: entry["idea"] for name, entry in methods.items()}))  # noqa: T201

@@ -10,7 +10,7 @@ from verify.io.libraries import quiet_imports
 COMMANDS = {
     "demo": Command(
         "unlearn.cli.demo:Demo",
-        "Train on invented people, remove some with six methods and audit every result; takes about five minutes.",
+        "Train on invented people, remove some with six methods and audit every result.",
     ),
     "train": Command("unlearn.cli.train:Train", "Fine-tune a model and log which records went into which step."),
     "forget": Command(forget_of, "Remove records from a fine-tuned model with one of the methods."),

@@ -67,7 +67,9 @@ class Auto(Rebuild):
     idea: ClassVar[str] = "cheapest method first, each audited; an exact rebuild as the last resort"
     paper: ClassVar[str] = "compare Thudi et al. 2022 (arXiv 2110.11891)"
     cost: ClassVar[Cost] = "a retraining"
-    exactness: ClassVar[str] = "Exact only where the last attempt was an exact rebuild; `rungs` lists the attempts in order."
+    exactness: ClassVar[str] = (
+        'Exact only where the last attempt was an exact rebuild; the field "rungs" lists the attempts in order.'
+    )
 
     def __post_init__(self) -> None:
         unknown = [name for name in self.ladder if name not in method_classes() or name == "auto"]

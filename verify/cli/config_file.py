@@ -17,7 +17,8 @@ from verify.cli.foreign_flags import find_command, in_our_words
 from verify.errors import InputError
 
 FLAG = "--config"
-_YES, _NO, _NONE = ("true", "yes", "on"), ("false", "no", "off"), ("", "null", "~", "none")
+_NOTHING = ("", "null", "~")
+"""YAML's ways to give no value."""
 
 
 def with_config(words: Sequence[str], kind: Any, program: str) -> list[str]:
@@ -38,10 +39,16 @@ def with_config(words: Sequence[str], kind: Any, program: str) -> list[str]:
     start = 0 if command is None else len(command.words)
     given = {_name(word) for word in in_our_words(kind, rest, program)[start:] if word.startswith("--")}
     added: list[str] = []
+    seen: dict[str, str] = {}
     for name, value in read_config(path).items():
         made = _as_words(name, value, path)
         ours = in_our_words(kind, [*rest[:start], *made], program)[start:] if made else []
-        if ours and _name(ours[0]) not in given:
+        if not ours:
+            continue
+        flag = _name(ours[0])
+        if seen.setdefault(flag, name) != name:
+            raise InputError(f"{path}: {name} and {seen[flag]} are the same flag, {flag}. Keep one of them.")
+        if flag not in given:
             added += ours
     return [*rest[:start], *added, *rest[start:]]
 
@@ -103,12 +110,8 @@ def _as_words(name: str, value: str | list[str], path: Path) -> list[str]:
         raise InputError(f"{path} names another configuration file. Put all flags into one.")
     if isinstance(value, list):
         return [flag, *value]
-    lowered = value.lower()
-    if lowered in _NONE:
-        return []
-    if lowered in _YES:
-        return [flag, "true"]
-    return [flag, "false"] if lowered in _NO else [flag, value]
+    # Whether `no` switches a flag off or is the country code of Norway depends on the flag: `in_our_words` knows.
+    return [] if value in _NOTHING else [flag, value]
 
 
 def _name(word: str) -> str:

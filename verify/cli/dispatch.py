@@ -87,7 +87,7 @@ def overview(program: str, description: str, lines: Mapping[str, str]) -> str:
     listed = "\n".join(f"  {name:<{width}}  {line}" for name, line in lines.items())
     return (
         f"usage: {program} COMMAND ...\n\n{description.strip()}\n\ncommands:\n{listed}\n\n"
-        f"{program} COMMAND --help lists the flags of a command. Every command also reads flags from --config FILE.yaml."
+        f"{program} COMMAND --help lists the flags of a command. After its name, --config FILE.yaml reads flags from a file."
     )
 
 

@@ -18,7 +18,7 @@ from verify.errors import InputError
 from verify.io.foreign_names import COMMANDS, FLAGS, METHODS, OMIT, TABLE, ForeignName, closest, foreign_name, plain
 
 DISTRIBUTION = "unlearn-verify"
-_YES, _NO = frozenset({"true", "1", "yes"}), frozenset({"false", "0", "no"})
+_YES, _NO = frozenset({"true", "1", "yes", "on"}), frozenset({"false", "0", "no", "off"})
 _OPTION = re.compile(r"--?[A-Za-z]")
 _SPLITS = {"forget_split": "forget", "retain_split": "retain", "holdout_split": "holdout", "task_name": "output"}
 """OpenUnlearning's command-line settings for data and output, and our flags for them."""

@@ -10,15 +10,13 @@ import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import lru_cache
-from typing import Any, Literal
+from typing import Any
 
 from verify.data.canonical import canonical as canonical_identifier
 from verify.data.chats import Chat, arguments_for, canonical, parse_chat, texts_in
 from verify.data.identifiers import identifier_of, subjects_of
 from verify.errors import InputError
 from verify.io.arguments import checked
-
-Role = Literal["forget", "retain", "holdout"]
 
 
 @checked
