@@ -1,5 +1,6 @@
 """Data sets with configurations and splits are named exactly, and an error lists what there is or says that it cannot be known."""
 
+import gzip
 import json
 from pathlib import Path
 from typing import Any
@@ -136,3 +137,61 @@ def test_an_unreachable_hub_is_not_an_unknown_data_set(monkeypatch: pytest.Monke
     FakeHub(monkeypatch, error)
     with pytest.raises(InputError, match=said):
         load_records("owner/name:config:split")
+
+
+def folder_of(parent: Path, **files: str) -> Path:
+    """A folder of plain files; `_` in a name stands for the dot."""
+    folder = parent / "plain"
+    folder.mkdir()
+    for name, content in files.items():
+        (folder / name.replace("_", ".")).write_text(content)
+    return folder
+
+
+def test_no_split_is_chosen_where_there_are_several(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a folder and on the Hub: the message lists them; a named one is read; one alone needs no name."""
+    folder = folder_of(tmp_path, train_csv="text,subject_id\na,p\n", test_csv="text,subject_id\nb,q\n")
+    with pytest.raises(InputError, match=r"several splits \(train, test\).*plain:train"):
+        load_records(folder)
+    assert [load_records(f"{folder}:{split}")[0].subjects for split in ("train", "test")] == [("p",), ("q",)]
+    (folder / "train.csv").unlink()
+    assert load_records(folder)[0].subjects == ("q",)
+    FakeHub(monkeypatch, {"raw": ["forget", "retain"]})
+    monkeypatch.setattr(datasets, "get_dataset_split_names", lambda path, name: ["train", "test"])
+    with pytest.raises(InputError, match=r"several splits \(train, test\).*a/b:train"):
+        load_records("a/b")
+    with pytest.raises(InputError, match=r"a/b:raw:train"):
+        load_records("a/b:raw:")
+
+
+def test_a_file_outside_all_splits_is_not_passed_over(tmp_path: Path) -> None:
+    """The library ignores files beside train.csv; here they are named, unless the split is."""
+    folder = folder_of(tmp_path, train_csv="text\na\n", people_csv="text\nb\n", notes_jsonl='{"text": "c"}\n', config_json="{}")
+    with pytest.raises(InputError, match=r"notes\.jsonl, people\.csv would be left out"):
+        load_records(folder)
+    assert [record.completion for record in load_records(f"{folder}:train")] == ["a"]
+
+
+@pytest.mark.parametrize(
+    ("files", "said"),
+    [
+        ({"d_csv": "text,text\na,b\n"}, r"d\.csv: the header has the column 'text' 2 times"),
+        ({"d_jsonl": '{"text": "a", "text": "b"}\n'}, r"d\.jsonl, line 1 gives 'text' twice"),
+        ({"d_jsonl": '{"text": "a"}\n{"text": "Ines'}, r"d\.jsonl: line 2 is not a whole JSON object"),
+    ],
+    ids=["csv", "jsonl", "cut"],
+)
+def test_files_in_a_folder_are_read_as_strictly_as_alone(tmp_path: Path, files: dict[str, str], said: str) -> None:
+    """A repeated column, which the library renames, and a cut line are refused with the file."""
+    with pytest.raises(InputError, match=said) as caught:
+        load_records(folder_of(tmp_path, **files))
+    assert "Ines" not in str(caught.value)
+
+
+def test_an_error_of_the_library_on_the_way_names_the_row(tmp_path: Path) -> None:
+    """A compressed file is not checked beforehand; what its end raises is an InputError."""
+    folder = folder_of(tmp_path)
+    (folder / "d.jsonl.gz").write_bytes(gzip.compress(b'{"text": "a"}\n{"text": "Ines'))
+    with pytest.raises(InputError, match="cannot be read after row 0") as caught:
+        load_records(folder)
+    assert "Ines" not in str(caught.value)

@@ -1,11 +1,12 @@
 """Data sets of the `datasets` library: folders on this machine, and repositories on the Hub with their configurations and splits.
 
 A data set is named `NAME`, `NAME:SPLIT`, `NAME:CONFIGURATION:SPLIT` or `NAME::SPLIT`, where NAME is a folder or `owner/name`.
+The split may be left out only where there is one: the people of another would be missing without a word.
 Everything is streamed: an Arrow cache would keep a copy of what is to be deleted.
 """
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,6 +16,13 @@ from verify.errors import InputError
 WAYS = "owner/name:split, or owner/name:configuration:split"
 LISTED = 30
 """Largest number of names that a message lists."""
+WHOLE = (".jsonl", ".ndjson", ".json")
+PLAIN = (*WHOLE, ".csv", ".parquet")
+"""Files that this project reads itself; those of `WHOLE` are checked to their end, the others by their columns and first row."""
+OTHER_FILES = ("config.json", "dataset_info.json", "dataset_infos.json", "dataset_dict.json")
+"""Files that the `datasets` library takes for descriptions, not for data."""
+
+Reader = Callable[[str], Iterator[Mapping[str, Any]]]
 
 
 class DatasetName(NamedTuple):
@@ -46,18 +54,37 @@ def names_dataset(source: str) -> bool:
     return not Path(path).suffix and path.count("/") == 1 and not path.startswith((".", "/", "~"))
 
 
-def dataset_rows(source: str) -> Iterator[Mapping[str, Any]]:
+def dataset_rows(source: str, read: Reader) -> Iterator[Mapping[str, Any]]:
     """Yield the rows of one split of a data set.
 
+    Args:
+        source: the data set's name.
+        read: this project's reader of a single file, which checks the files of a folder: the library renames repeated columns.
+
     Raises:
-        InputError: there is no such data set, configuration or split (the message lists those that exist), or the Hub cannot be
-            reached.
+        InputError: there is no such data set, configuration or split (the message lists those that exist), no split is named and
+            there are several, a file is ambiguous or cut off, or the Hub cannot be reached.
     """
     name = dataset_name(source)
     folder = Path(name.path)
     if folder.is_dir() and any((folder / mark).is_file() for mark in ("state.json", "dataset_dict.json", "dataset_info.json")):
-        return _saved_rows(folder, name)
-    return map(without_fill, _streamed(source, name))
+        return _whole(source, _saved_rows(folder, name))
+    return _whole(source, map(without_fill, _streamed(source, name, read)))
+
+
+def _whole(source: str, rows: Iterator[Mapping[str, Any]]) -> Iterator[Mapping[str, Any]]:
+    """Yield rows; an error of the library on the way becomes an InputError with the row's number."""
+    number = 0
+    try:
+        for number, row in enumerate(rows, 1):  # noqa: B007 - the number is for the message
+            yield row
+    except InputError:
+        raise
+    except Exception as error:  # noqa: BLE001 - the library raises many unrelated types
+        raise InputError(
+            f"{source} cannot be read after row {number} ({type(error).__name__}); a file of it may be cut off. "
+            "Make it again, or give its .jsonl, .csv or .parquet file by name."
+        ) from None
 
 
 def _saved_rows(folder: Path, name: DatasetName) -> Iterator[Mapping[str, Any]]:
@@ -88,16 +115,82 @@ def _no_folder(folder: Path) -> InputError:
     )
 
 
-def _streamed(source: str, name: DatasetName) -> Iterator[Mapping[str, Any]]:
+def _streamed(source: str, name: DatasetName, read: Reader) -> Iterator[Mapping[str, Any]]:
     """Yield the rows of a data set's folder or of a Hub repository, without a cache."""
     import datasets
 
     if Path(name.path).is_dir() and not any(Path(name.path).iterdir()):
         raise _no_folder(Path(name.path))
     try:
-        return iter(datasets.load_dataset(name.path, name.configuration, split=name.split or "train", streaming=True))
+        split = name.split or _only_split(name)
+        rows: Iterator[Mapping[str, Any]] = iter(datasets.load_dataset(name.path, name.configuration, split=split, streaming=True))
+        if Path(name.path).is_dir():
+            _require_plain(name, split, read)
+    except InputError:
+        raise
     except Exception as error:  # noqa: BLE001 - the library raises many unrelated types; the explanation is by what exists
         raise InputError(_explanation(source, name, error)) from None
+    return rows
+
+
+def _only_split(name: DatasetName) -> str:
+    """Return a folder's only split, or "train" for a data set of the Hub.
+
+    Raises:
+        InputError: there are several.
+    """
+    import datasets
+
+    splits = list(datasets.get_dataset_split_names(name.path, name.configuration))
+    if len(splits) > 1:
+        ways = f"{name.path}:{name.configuration or ''}:" if name.configuration else f"{name.path}:"
+        raise InputError(
+            f"{name.path} holds several splits ({_listed(splits)}), and each may hold other people. Give one: {ways}{splits[0]}."
+        )
+    return splits[0] if splits and Path(name.path).is_dir() else "train"
+
+
+def _require_plain(name: DatasetName, split: str, read: Reader) -> None:
+    """Require that the files of a folder's split are whole and unambiguous, and that no data file lies outside all splits.
+
+    Raises:
+        InputError: as `read`, or no split was named and a data file is in none.
+    """
+    import datasets
+
+    folder = Path(name.path)
+    config = datasets.load_dataset_builder(name.path, name.configuration).config
+    files = {str(part): [Path(file) for file in listed] for part, listed in (config.data_files or {}).items()}
+    described = any((folder / mark).is_file() for mark in ("README.md", ".huggingface.yaml"))
+    if name.split is None and not described:
+        taken = {file.resolve() for listed in files.values() for file in listed}
+        left = [file for file in _data_files(folder) if file.resolve() not in taken]
+        if left:
+            raise InputError(
+                f"{folder} is read in part only: {_listed([str(file.relative_to(folder)) for file in left])} would be left out. "
+                f"Move or rename them, give {folder}:{split} if that is meant, or give each file by name."
+            )
+    if getattr(config, "sep", ",") != "," or getattr(config, "field", None) is not None:
+        return  # the folder's description sets another format, which the project's own readers do not read
+    for file in files.get(split, []):
+        if file.suffix.lower() in PLAIN and file.is_file():
+            rows = read(str(file))
+            next(rows, None)
+            if file.suffix.lower() in WHOLE:
+                for _ in rows:
+                    pass
+
+
+def _data_files(folder: Path) -> list[Path]:
+    """Return the data files under a folder, without hidden ones and descriptions."""
+    return sorted(
+        file
+        for file in folder.rglob("*")
+        if file.suffix.lower() in PLAIN
+        and file.name not in OTHER_FILES
+        and not any(part.startswith((".", "__")) for part in file.relative_to(folder).parts)
+        and file.is_file()
+    )
 
 
 def _explanation(source: str, name: DatasetName, error: Exception) -> str:

@@ -106,11 +106,11 @@ def stream_rows(source: str) -> Iterator[Mapping[str, Any]]:
     """
     path = Path(source)
     if path.is_dir():
-        return dataset_rows(source)
+        return dataset_rows(source, stream_rows)
     if not path.exists():
         if not names_dataset(source):
             raise InputError(f"{source} does not exist. Give an existing file, or the name of a data set on the Hub: {WAYS}.")
-        return dataset_rows(source)
+        return dataset_rows(source, stream_rows)
     match path.suffix.lower():
         case ".jsonl" | ".ndjson":
             return _json_lines(path)
