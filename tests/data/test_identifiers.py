@@ -2,6 +2,7 @@
 
 import uuid
 from decimal import Decimal
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -62,3 +63,43 @@ def test_lists_without_certain_people() -> None:
             parse_records([{"text": "x", "subject_id": value}], Fields(), "people")
     with pytest.raises(InputError, match="'example_id' is list"):
         parse_records([{"text": "x", "example_id": ["a", "b"]}], Fields(), "people")
+
+
+@pytest.mark.parametrize("value", ['["a", "b"]', "['a', 'b']", "('a','b')", " ['a',\n 'b'] "], ids=repr)
+def test_lists_as_text(value: str) -> None:
+    """JSON, and Python lists and tuples; an empty one is nobody, and a UUID in braces is one name."""
+    assert subjects_of(value, "s", "r") == ("a", "b")
+    assert subjects_of("[]", "s", "r") == subjects_of(" [ ] ", "s", "r") == subjects_of("()", "s", "r") == ()
+    braces = "{3f2504e0-4f89-11d3-9a0c-0305e82c3301}"
+    assert subjects_of(braces, "s", "r") == (braces,)
+
+
+@pytest.mark.parametrize(
+    "value",
+    ["['a@x.example' 'ada']", "['a' 'b', 'c']", "[ada@x, b@y]", "[ada@x]", '{"ada","b"}', "{'ada'}", "[nan]", "[None]", "[1 2]",
+     "(ada)", '["ada"', "['ada' 'b'", "{}", '{"n": "ada"}', "[NaN]", "[ada, b)]", "[" * 5000 + "]" * 5000],
+    ids=range(17),
+)  # fmt: skip
+def test_other_text_in_brackets_is_no_single_person(value: str) -> None:
+    """What several people may stand in is refused with its row, never one joined name; an open bracket is not in brackets."""
+    if value[-1] not in ")]}":
+        assert subjects_of(value, "s", "r") == (value,)
+        return
+    with pytest.raises(InputError, match=r"people, row 1: .*'subject_id'") as caught:
+        parse_records([{"text": "x", "subject_id": value}], Fields(), "people")
+    assert "ada" not in str(caught.value)
+
+
+def test_numbers_at_the_ends_of_their_types() -> None:
+    """Whole numbers of any size are exact; a float is one up to its own width, also in an array."""
+    assert identifier_of(10**400, "id", "r") == identifier_of(Fraction(10**400), "id", "r") == "1" + "0" * 400
+    assert identifier_of(np.float32(2**24 - 1), "id", "r") == "16777215"
+    assert identifier_of(np.float16(2**11 - 1), "id", "r") == "2047"
+    assert subjects_of(np.array([1, 2], dtype=np.float32), "s", "r") == ("1", "2")
+    single = np.array([1, 123456789], dtype=np.float32)
+    refused = [Decimal("sNaN"), Decimal("-Infinity"), 10**1000, 10**5000, Decimal("1e1000"), Decimal("1e999999999"), single[1]]
+    for value in [*refused, np.array(single[1]), np.float16(2**11), np.float32("nan")]:
+        with pytest.raises(InputError, match="row 1: 'example_id'"):
+            parse_records([{"text": "x", "example_id": value}], Fields(), "people")
+    with pytest.raises(InputError, match="row 1: 'subject_id' is a floating-point number"):
+        parse_records([{"text": "x", "subject_id": single}], Fields(), "people")
