@@ -160,3 +160,16 @@ def test_no_reader_beside_the_strict_one() -> None:
     found = {path.relative_to(root).as_posix() for path in PACKAGES if re.search(r"json\.loads?\(", path.read_text())}
     assert found <= own
     assert not [path for path in PACKAGES if "DictReader" in path.read_text()]
+
+
+@pytest.mark.parametrize("name", ["d.jsonl", "d.json"])
+def test_a_repeated_name_in_text_that_is_cut_off(name: str, tmp_path: Path) -> None:
+    """Both faults are in the message, and nothing of the row."""
+    path = tmp_path / name
+    path.write_text(f'{{"x": {{"{PRIVATE}": 1, "{PRIVATE}": 2}}, "text": "{PRIVATE}')
+    with pytest.raises(InputError, match="line 1 gives the same name twice in one object, and is no whole JSON") as caught:
+        load_records(str(path))
+    assert "Ines" not in str(caught.value)
+    path.write_text(f"[{path.read_text()}" if name == "d.json" else path.read_text())
+    with pytest.raises(InputError, match="no whole JSON"):
+        load_records(str(path))

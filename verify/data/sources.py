@@ -154,6 +154,8 @@ def _twice(where: str, error: NotStrictError, row: Any) -> str:
     """What is said of a row that gives a name twice. A name inside one of its values may be content, and is not repeated."""
     column = isinstance(row, Mapping) and error.name in row
     name = repr(error.name) if column or error.name in ("role", "content") else "the same name"
+    if row is None:
+        return f"{where} gives {name} twice in one object, and is no whole JSON; it may be cut off. Make the file again."
     return f"{where} gives {name} twice in one object. All but one value would be lost: rename or remove the others."
 
 

@@ -42,7 +42,7 @@ def ambiguous_entry(text: str) -> tuple[int, Any]:
     """Return the first entry of a JSON list that `parse_json` refuses: its number from 1, and the entry as Python reads it.
 
     Args:
-        text: a whole list with an ambiguous entry.
+        text: a list with an ambiguous entry. An entry that is also no whole JSON is returned as None.
     """
     strict, lenient = json.JSONDecoder(object_pairs_hook=_object), json.JSONDecoder()
     between, position = re.compile(r"[\s,]*"), text.index("[") + 1
@@ -51,7 +51,10 @@ def ambiguous_entry(text: str) -> tuple[int, Any]:
         try:
             _, position = strict.raw_decode(text, position)
         except NotStrictError:
-            return number, lenient.raw_decode(text, position)[0]
+            try:
+                return number, lenient.raw_decode(text, position)[0]
+            except (ValueError, RecursionError):
+                return number, None
     raise AssertionError("count() does not end")
 
 
