@@ -97,8 +97,12 @@ def _row_fields(row: Mapping[str, Any], where: str) -> str:
         if not is_blank(value := row.get(name)):
             found[name] = _from_text(value, name, where)
     switches = found.get("chat_template_kwargs", {})
-    if not isinstance(switches, Mapping) or any(name in OWN_ARGUMENTS or name.startswith("return_") for name in switches):
-        raise InputError(f"{where}: 'chat_template_kwargs' must be an object without {', '.join(OWN_ARGUMENTS)}. Correct it.")
+    if not isinstance(switches, Mapping) or any(
+        not isinstance(name, str) or name in OWN_ARGUMENTS or name.startswith("return_") for name in switches
+    ):
+        raise InputError(
+            f"{where}: 'chat_template_kwargs' must be an object of named values without {', '.join(OWN_ARGUMENTS)}. Correct it."
+        )
     return _as_json(found, where) if found else ""
 
 
