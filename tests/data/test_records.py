@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from verify.data.records import Fields, Record, parse_records, require_disjoint, require_trained, select
+from verify.data.tabular import csv_rows
 from verify.errors import InputError
 
 PRIVATE = "Ada Lovelace, 12 Private Lane"
@@ -149,3 +150,14 @@ def test_one_record_has_one_role() -> None:
         require_disjoint({"forget": TRAINING[:1], "retain": [], "holdout": parse({"text": "text 0"})})
     with pytest.raises(InputError, match="share 1 records"):
         require_disjoint({"forget": TRAINING[:1], "retain": parse({"text": "other", "example_id": "e0"})})
+
+
+def test_a_file_without_a_header_shows_no_row() -> None:
+    """Names that may be content are counted, not shown; those of columns are listed."""
+    with pytest.raises(InputError, match=r"\['note'\] and 2 more that look like content \(is the header missing\?\)") as caught:
+        parse({"Ada Byron": "x", "ada@x.example": "y", "note": "z"})
+    assert "Ada" not in str(caught.value)
+    assert "ada" not in str(caught.value)
+    with pytest.raises(InputError, match="a name that looks like content") as caught:
+        list(csv_rows(["Ada Byron,Ada Byron\n"], "people.csv"))
+    assert "Ada" not in str(caught.value)

@@ -15,6 +15,7 @@ from typing import Any
 from verify.data.canonical import canonical as canonical_identifier
 from verify.data.chats import Chat, arguments_for, canonical, parse_chat, texts_in
 from verify.data.identifiers import identifier_of, subjects_of
+from verify.data.tabular import shown_names
 from verify.errors import InputError
 from verify.io.arguments import checked
 
@@ -281,7 +282,7 @@ def _no_shape(row: Mapping[str, Any], fields: Fields, where: str) -> str:
     if {"question", "answer"} <= set(columns):
         hint = "--prompt-field question --completion-field answer"
     return (
-        f"{where} has the columns {columns}, but needs {fields.text!r}, {fields.prompt!r} with {fields.completion!r}, "
+        f"{where} has the columns {shown_names(columns)}, but needs {fields.text!r}, {fields.prompt!r} with {fields.completion!r}, "
         f"or {fields.messages!r}. Map yours with {hint}."
     )
 

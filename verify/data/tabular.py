@@ -5,6 +5,7 @@ be neither trained on nor searched. Such files are refused here.
 """
 
 import csv
+import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from verify.errors import InputError
 
 CSV_FIELD_LIMIT = 1 << 24
 """Largest cell in characters."""
+_NAME = re.compile(r"[A-Za-z_][\w.-]{0,30}", re.ASCII)
 
 
 def csv_rows(lines: Iterable[str], where: str, known: Collection[str] | None = None) -> Iterator[dict[str, str]]:
@@ -22,7 +24,7 @@ def csv_rows(lines: Iterable[str], where: str, known: Collection[str] | None = N
         lines: opened with `newline=""`.
         where: the file's name in error messages.
         known: column names that error messages may repeat, for files in which the first line may be a person's identifier; None for
-            all.
+            all that look like a column's.
 
     Raises:
         InputError: the header names a column twice, or a row has another number of cells than the header.
@@ -71,13 +73,20 @@ def _require_unique_fields(schema: Any, where: str) -> None:
             _require_unique_fields([kind.field(index) for index in range(kind.num_fields)], where)
 
 
+def shown_names(names: Sequence[str]) -> str:
+    """Return column names for an error message, and only the number of those that may be a row's content."""
+    shown = [name for name in names if _NAME.fullmatch(name)]
+    hidden = len(names) - len(shown)
+    return f"{shown}" + (f" and {hidden} more that look like content (is the header missing?)" if hidden else "")
+
+
 def require_unique(names: Sequence[str], where: str, known: Collection[str] | None = None) -> None:
     """Require that all columns have different names.
 
     Args:
         names: the columns, in their order.
         where: the file's name in error messages.
-        known: names that the error message may repeat; None for all.
+        known: names that the error message may repeat; None for all that look like a column's.
 
     Raises:
         InputError: two columns have the same name.
@@ -85,8 +94,10 @@ def require_unique(names: Sequence[str], where: str, known: Collection[str] | No
     repeated = next((name for index, name in enumerate(names) if name in names[:index]), None)
     if repeated is not None:
         called = "a column without a name" if not repeated else "a column"
-        if repeated and (known is None or repeated in known):
+        if repeated and (_NAME.fullmatch(repeated) if known is None else repeated in known):
             called = f"the column {repeated!r}"
+        elif repeated and known is None:
+            called = "a name that looks like content (is the header missing?)"
         raise InputError(
             f"{where}: the header has {called} {names.count(repeated)} times. All but one would be lost: "
             "rename or remove the others."
