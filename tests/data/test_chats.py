@@ -262,3 +262,28 @@ def test_changed_records_keep_what_turns_carry_in_place() -> None:
     replaced = instead(record, "I do not know.")
     assert replaced.scored_text == "I do not know."
     assert ADDRESS not in replaced.whole_text
+
+
+@pytest.mark.parametrize("switches", [{1: True}, {None: 1}, {("a",): 1}, {"tokenize": True}], ids=repr)
+def test_switches_of_a_template_have_names(switches: Any) -> None:
+    """Another key than text is refused with the row."""
+    with pytest.raises(InputError, match=r"chats\.jsonl, row 1: 'chat_template_kwargs'"):
+        record_of(ASKED, {"role": "assistant", "content": "Done."}, chat_template_kwargs=switches)
+
+
+def test_a_role_may_be_a_name() -> None:
+    """An uncommon role is searched, and no error repeats it; the fingerprints of records stay."""
+    record = record_of(
+        {"role": "Ines Kolb of Arlen, Harbour Street", "content": "hello there"}, {"role": "assistant", "content": "Done."}
+    )
+    assert "Ines Kolb of Arlen, Harbour Street" in record.all_texts
+    assert ContentSearch([record], [Record("r", completion="another text")]).holds(
+        b"a log: Ines Kolb of Arlen, Harbour Street said"
+    )
+    assert "user" not in record_of(ASKED, {"role": "assistant", "content": "Done."}).all_texts
+    assert record.fingerprint == record.text_fingerprint
+    assert record.fingerprint == "c724fc8b01583a029b089581ec6e6a3ef9280ec306c1e3579319f1857b4ce7c6"
+    template = "{{ raise_exception('unknown role ' + messages[0].role) }}"
+    with pytest.raises(InputError, match="unknown role") as caught:
+        encode_one(with_template(template), record)
+    assert "Kolb" not in str(caught.value)

@@ -19,6 +19,9 @@ from verify.data.tabular import shown_names
 from verify.errors import InputError
 from verify.io.arguments import checked
 
+KNOWN_SPEAKERS = frozenset(("system", "user", "assistant", "tool", "developer", "function"))
+"""Roles of turns that are no content; any other may be a person's name."""
+
 
 @checked
 @dataclass(frozen=True)
@@ -135,8 +138,12 @@ class Record:
 
     @property
     def all_texts(self) -> list[str]:
-        """Every text of the record separately, for searching."""
-        carried = [text for _, content, texts in self._turns() for text in (content, *texts)]
+        """Every text of the record separately, for searching; also a turn's role where it is none of `KNOWN_SPEAKERS`."""
+        carried = [
+            text
+            for role, content, texts in self._turns()
+            for text in (*(() if role in KNOWN_SPEAKERS else (role,)), content, *texts)
+        ]
         return [part for part in (self.prompt, self.completion, *carried, *texts_in(self.chat_fields)) if part]
 
     def _beside(self, name: str) -> list[str]:
