@@ -531,6 +531,16 @@ def test_headless_names_and_old_buffers_load(tmp_path: Path, tokenizer: Any) -> 
     assert load_model(tmp_path, tokenizer=tokenizer).digest == weights_digest(model)
 
 
+@pytest.mark.parametrize("stale", ["wte.weight", "h.0.ln_1.weight", "ln_f.bias"])
+def test_two_names_of_one_weight_are_refused(tmp_path: Path, tokenizer: Any, stale: str) -> None:
+    """The loader would keep the first in the alphabet, be it stale or not, and report nothing."""
+    gpt2(tokenizer).save_pretrained(tmp_path)
+    own = f"transformer.{stale}"
+    rewrite(tmp_path / WHOLE, lambda tensors: {stale: tensors[own] + 1, **tensors})
+    with pytest.raises(InputError, match=rf"0 tensors are missing, 1 are left over \(first {max(own, stale)}\)"):
+        load_model(tmp_path, tokenizer=tokenizer)
+
+
 @pytest.mark.parametrize("make", [gpt2, tied_llama], ids=lambda make: make.__name__)
 def test_tied_weights_that_are_both_gone(tmp_path: Path, tokenizer: Any, make: Callable[[Any], Any]) -> None:
     """One of the two may be absent, not both."""

@@ -98,14 +98,20 @@ def compared_with_model(stored: Mapping[str, Shape], model: Any) -> Unplaced:
     if getattr(model, "is_quantized", False) or is_rearranged(model):
         return Unplaced()
     own = {name: tuple(value.shape) for name, value in model.state_dict().items()}
-    renamed = {_own_name(name, own, model): shape for name, shape in stored.items()}
+    renamed: dict[str, Shape] = {}
+    twice = set()
+    for name in sorted(stored):
+        target = _own_name(name, own, model)
+        if target in renamed:  # two stored tensors mean one weight: the loader keeps the first and reports nothing
+            twice.add(name)
+        renamed.setdefault(target, stored[name])
     found = compared(renamed, own)
     tied = _tied(model)
     absent = re.compile("|".join(_patterns(model, "missing") or ["(?!)"]))  # (?!) matches nothing
     ignored = re.compile("|".join([*COMPUTED, *_patterns(model, "unexpected")]))
     return Unplaced(
         frozenset(name for name in found.missing if not absent.search(name) and not tied.get(name, set()) & renamed.keys()),
-        frozenset(name for name in found.left_over if not ignored.search(name)),
+        frozenset(name for name in found.left_over | twice if not ignored.search(name)),
         found.reshaped,
     )
 
