@@ -323,6 +323,19 @@ def test_ambiguous_files(base: Path, tmp_path: Path, damage: Callable[[Path], No
         load_model(source)
 
 
+@pytest.mark.parametrize("whole", [WHOLE, INDEX])
+def test_a_whole_model_beside_an_adapter_is_refused(base: Path, tmp_path: Path, ensemble: Path, whole: str) -> None:
+    """Some programs serve the whole model and some the adapter, so neither is audited in the other's place."""
+    if whole == INDEX:
+        shards(base)
+    make_adapter(base, tmp_path / "adapter")
+    for folder, other in ((tmp_path / "adapter", "adapter_config.json"), (ensemble, "ensemble.json")):
+        load_model(folder)
+        shutil.copy(base / whole, folder / whole)
+        with pytest.raises(InputError, match=f"holds both {other} and {whole}, which are two models"):
+            load_model(folder)
+
+
 # Adapters.
 
 KINDS = {

@@ -23,6 +23,7 @@ from verify.models.digests import weights_digest
 from verify.models.ensembles import ENSEMBLE, load_ensemble
 from verify.models.folder_checks import local_folder, require_safe_folder
 from verify.models.quantized import is_quantized, keep_layout, loading_arguments, remembered_quantization
+from verify.models.weight_files import INDEX, WHOLE
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -124,6 +125,7 @@ def load_tokenizer(source: str | Path) -> Any:
 def _load_folder(source: str, base: str | Path | None, dtype: str, quantize: str | None, device: str) -> tuple[Any, str]:
     """Load a model from a folder or the Hub; return it and the source of its tokenizer, for an adapter without one its base."""
     folder = local_folder(source)
+    _require_one_model(source, folder)
     if (folder / ENSEMBLE).is_file():
         named_base = None if base is None else str(base)
         if quantize is not None:
@@ -147,6 +149,17 @@ def _load_folder(source: str, base: str | Path | None, dtype: str, quantize: str
     base_model = _load_whole(base_source, base_folder, dtype, remembered_quantization(folder, quantize), device)
     model = load_adapter(base_model, folder, trainable=True)
     return model, source if (folder / "tokenizer_config.json").is_file() else base_source
+
+
+def _require_one_model(source: str, folder: Path) -> None:
+    """Refuse a folder that holds a whole model's weights beside an adapter or ensemble: programs differ in which they serve."""
+    other = next((name for name in (ENSEMBLE, "adapter_config.json") if (folder / name).is_file()), None)
+    whole = next((name for name in (WHOLE, INDEX) if (folder / name).is_file()), None)
+    if other is not None and whole is not None:
+        raise InputError(
+            f"{source} holds both {other} and {whole}, which are two models; programs differ in which one they serve. "
+            "Move one of the two into a folder of its own, and give the one that is served."
+        )
 
 
 def _load_whole(source: str, folder: Path, dtype: str, quantize: str | None, device: str) -> Any:
