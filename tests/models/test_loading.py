@@ -212,6 +212,11 @@ def damaged_tokenizer(folder: Path) -> None:
     (folder / "tokenizer.json").write_text('{"version": "1.0"')
 
 
+def tokenizer_of_another_structure(folder: Path) -> None:
+    """For which `tokenizers` raises a bare Exception."""
+    change_json(folder / "tokenizer.json", model=[])
+
+
 REFUSED: list[tuple[Callable[[Path], None], str]] = [
     (pickled_only, "can run code when opened"),
     (pickled_adapter, "can run code when opened"),
@@ -231,6 +236,7 @@ REFUSED: list[tuple[Callable[[Path], None], str]] = [
     (no_weights, "no causal language model could be loaded"),
     (longer_tokenizer, "do not belong together"),
     (damaged_tokenizer, "no tokenizer could be loaded"),
+    (tokenizer_of_another_structure, "no tokenizer could be loaded"),
 ]
 
 
