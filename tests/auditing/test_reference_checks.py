@@ -266,6 +266,16 @@ def test_an_adapter_answers_for_its_base(check: Any, world: Path, tmp_path: Path
     assert not check(tmp_path / "adapter", accept=["forget"])[-1].checked, "of its own training nothing is known"
 
 
+def test_a_log_without_a_manifest_is_not_compared_with_weights(check: Any, world: Path, tmp_path: Path) -> None:
+    """A log can be borrowed: where no manifest names the weights, the evidence says that nothing was compared."""
+    folder = shutil.copytree(world / "reference3", tmp_path / "borrowed", ignore=shutil.ignore_patterns(MANIFEST))
+    found = check(folder)[-1]
+    assert found.checked
+    assert "log" not in found.compared
+    assert found.not_compared == ("its training log with its weights: there is no manifest beside it that names them",)
+    assert "log" in check()[-1].compared
+
+
 def test_an_original_that_was_unlearned_before_is_no_other_order(world: Path, tmp_path: Path) -> None:
     """A second deletion: the approximate first one is no training that references would repeat."""
     forget(

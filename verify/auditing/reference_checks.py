@@ -179,7 +179,11 @@ class _Comparison:
 
     def _log(self, log: TrainingLog) -> Found:
         """Yield a log of other weights, and a seed that is not new."""
-        self.compared |= {"log", "seed"}
+        self.compared.add("seed")
+        if self.history.weights is None:
+            self.not_compared.append("its training log with its weights: there is no manifest beside it that names them")
+        else:
+            self.compared.add("log")
         # A rebuild may merge its adapter into the weights after its log has ended.
         rebuilt = "method" in self.history.last.about
         if log.finished and not rebuilt and self.history.weights not in (None, log.final_weights):
