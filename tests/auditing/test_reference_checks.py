@@ -266,6 +266,23 @@ def test_an_adapter_answers_for_its_base(check: Any, world: Path, tmp_path: Path
     assert not check(tmp_path / "adapter", accept=["forget"])[-1].checked, "of its own training nothing is known"
 
 
+def test_an_adapter_without_a_log_is_not_short_of_records(check: Any, world: Path, model_dir: Path, tmp_path: Path) -> None:
+    """Its base was trained on other records; what it was trained on itself is unknown, which is said."""
+    from peft import LoraConfig, get_peft_model
+
+    finetune(model_dir, rows("before", 4), output_dir=tmp_path / "base", options=options(8))
+    model = get_peft_model(load_model(tmp_path / "base").model, LoraConfig(target_modules="all-linear"))
+    model.save_pretrained(tmp_path / "adapter")
+    settings = read_json(tmp_path / "adapter" / "adapter_config.json")
+    write_json(tmp_path / "adapter" / "adapter_config.json", {**settings, "base_model_name_or_path": str(tmp_path / "base")})
+    found = check(tmp_path / "adapter")[-1]
+    assert "retain" not in found.compared
+    assert any("its retain records: the training log of its base" in reason for reason in found.not_compared)
+    finetune(tmp_path / "base", RETAIN[:5], output_dir=tmp_path / "short", options=options(3))
+    with pytest.raises(InputError, match="not trained on 3 of the 8 retain"):
+        check(tmp_path / "short")
+
+
 def test_a_log_without_a_manifest_is_not_compared_with_weights(check: Any, world: Path, tmp_path: Path) -> None:
     """A log can be borrowed: where no manifest names the weights, the evidence says that nothing was compared."""
     folder = shutil.copytree(world / "reference3", tmp_path / "borrowed", ignore=shutil.ignore_patterns(MANIFEST))

@@ -209,7 +209,10 @@ class _Comparison:
             yield "forget", f"it was trained on {count} of the {len(self.expected.forget)} forget records"
         if count := len(seen & self.expected.holdout):
             yield "holdout", f"it was trained on {count} of the {len(self.expected.holdout)} holdout records"
-        yield from self._retain(seen)
+        if self.history.last.log is not None:
+            yield from self._retain(seen)
+        else:
+            self.not_compared.append("its retain records: the training log of its base does not name those of its own training")
 
     def _other_key(self, log: TrainingLog) -> bool:
         """Return whether a log's hashes use another key; an older log does not say, but then shares no record."""
