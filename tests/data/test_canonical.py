@@ -166,13 +166,36 @@ SPELLED = st.one_of(
     st.builds("https://{}/{}".format, st.text(ALPHABET, min_size=1, max_size=8), st.text(ALPHABET, max_size=8)),
     st.sampled_from([name for row in (*SAME, *MAYBE, *DIFFERENT) for name in row[:2]]),
 )
+NESTED = st.one_of(
+    SPELLED,
+    st.builds(
+        "{}{}".format, st.sampled_from(["mailto:", "MAILTO:mailto:", "mailto:%6Dailto:", "mailto:http://@", "mailto:+"]), SPELLED
+    ),
+    st.builds("N <{}{}>".format, st.sampled_from(["", "mailto:", "mailto:mailto:", "https://@"]), SPELLED),
+)
 
 
 @PATIENT
-@given(SPELLED)
+@given(NESTED)
 def test_canonical_is_idempotent(text: str) -> None:
     """A canonical form is its own canonical form; so sameness, equality of forms, is an equivalence relation."""
     assert canonical(canonical(text)) == canonical(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "form"),
+    [
+        ("mailto:mailto:A@x.de", "a@x.de"),
+        ("mailto:" * 100_000 + "a@x.de", "a@x.de"),
+        ("mailto:mailto%3Aa@x.de?subject=b", "a@x.de"),
+        ("mailto:http://@X.de", "http://x.de/"),
+        ("Ann <http://@x.de>", "http://x.de/"),
+        ("mailto:Ann", "mailto:Ann"),
+    ],
+)
+def test_a_scheme_is_removed_as_often_as_it_occurs(text: str, form: str) -> None:
+    """What remains is read as if it had been given alone."""
+    assert canonical(text) == canonical(form) == form
 
 
 @PATIENT

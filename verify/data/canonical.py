@@ -39,6 +39,7 @@ _ATOM = r"[A-Za-z0-9.!#$%&'*+/=?^_`{|}~-]+"
 _PLAIN_MAIL = re.compile(rf"{_ATOM}@[A-Za-z0-9-]+(?:\.[A-Za-z0-9-]+)*")
 _DOT_ATOM = re.compile(r"[\w.!#$%&'*+/=?^`{|}~-]+")  # RFC 6532 adds all of Unicode to the letters of RFC 5322
 _BRACKETED = re.compile(r"[^<>]*<([^<>]+@[^<>]+)>")
+_MAILTO = re.compile(r"(?:mailto:)+", re.IGNORECASE | re.ASCII)
 _MAIL_SHAPE = re.compile(r'(?:[^@\s"<>]+|"[^"]*")@[^@\s<>]+')
 _MAIL_IN_TEXT = re.compile(r"[\w.!#$%&'*+/=?^`{|}~-]+@[\w-]+(?:\.[\w-]+)*")
 _TELEPHONE = re.compile(r"(?:tel:)? ?\+[0-9 ().\-\u2010-\u2015/]+(?:(?:;ext=| ?(?:ext\.?|x|#) ?)[0-9]{1,7})?", re.IGNORECASE)
@@ -93,8 +94,10 @@ def _mail_address(text: str) -> str | None:
         return None
     named = _BRACKETED.fullmatch(text)
     address = named[1].strip() if named else text
-    if address[:7].lower() == "mailto:":  # RFC 6068: percent-encoded, header fields after the question mark
-        address = clean(unquote(address[7:].partition("?")[0]))
+    while scheme := _MAILTO.match(address):  # RFC 6068: percent-encoded, header fields after the question mark
+        address = clean(unquote(address[scheme.end() :].partition("?")[0]))
+    if address != text and (web := _web_address(address)) is not None:
+        return web
     local, _, domain = address.rpartition("@")
     if _DOT_ATOM.fullmatch(local) and domain and not set(domain) & set(' <>"'):
         return f"{_lower(local)}@{host(domain)}"
