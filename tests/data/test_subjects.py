@@ -13,6 +13,7 @@ from verify.data.identity import RecordKey
 from verify.data.records import Fields, Record, parse_records, select
 from verify.data.sources import find_forget_set
 from verify.data.subjects import subject_groups
+from verify.provenance.holdout import split_holdout
 
 ROWS = [
     {"example_id": "a", "subject_id": ["ada", "bob"], "text": "Ada and Bob met at the river."},
@@ -48,6 +49,23 @@ def test_without_shared_records_everybody_is_a_group() -> None:
     """Where each record names one person or none, the groups are these people and records by themselves."""
     records = records_of([["b"], ["a"], [], ["b"]])
     assert subject_groups(records) == ["b", "a", records[2].fingerprint, "b"]
+
+
+def test_spellings_of_one_person_are_one_group() -> None:
+    """They share a privacy unit and a side of every split; who is spelled in one way only keeps the name as spelled."""
+    records = records_of(
+        [
+            ["nora@velt.example"],
+            ["Nora@Velt.example"],
+            ["Bob@Lund.example"],
+            ["+49 151 5550 0199", "cy"],
+            ["mailto:NORA@velt.example"],
+        ]
+    )
+    nora = "Nora@Velt.example"
+    assert subject_groups(records) == [nora, nora, "Bob@Lund.example", "+49 151 5550 0199", nora]
+    several = [Record(f"r{n}", completion=f"Words {n}.", subject_id=("Ann@Lo.example", "ann@lo.example")[n % 2]) for n in range(6)]
+    assert not split_holdout(several).method
 
 
 def test_either_person_finds_the_record(tmp_path: Path) -> None:
