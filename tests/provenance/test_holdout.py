@@ -3,12 +3,16 @@
 import json
 import random
 import stat
+from datetime import date
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+import pyarrow
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pyarrow import parquet
 
 from unlearn import NPO, Level, TrainingOptions, finetune, forget
 from unlearn.training.held_out import HeldOut
@@ -114,6 +118,16 @@ def test_files_are_divided_row_by_row(tmp_path: Path, capsys: pytest.CaptureFixt
     assert main(["split-holdout", str(alone), "--output", str(tmp_path / "two")]) == 0
     assert "cannot be split" in capsys.readouterr().err
     assert not (tmp_path / "two" / "holdout-method.jsonl").exists(), "that of another holdout set does not stay behind"
+
+
+@pytest.mark.parametrize("value", [date(2024, 5, 1), b"x", Decimal("1.50")], ids=["date", "bytes", "decimal"])
+def test_values_that_json_lacks_are_refused(tmp_path: Path, value: Any) -> None:
+    """As text they would be other values: nothing is written, and the row and the type are named, not the value."""
+    table = [{**row, "note": None if n < 2 else value} for n, row in enumerate(rows("never", 8))]
+    parquet.write_table(pyarrow.Table.from_pylist(table), tmp_path / "never.parquet")
+    with pytest.raises(InputError, match=f"row 3 holds a value of type {type(value).__name__}, which JSON Lines lacks"):
+        split_holdout_file(tmp_path / "never.parquet", tmp_path / "halves")
+    assert not (tmp_path / "halves").exists()
 
 
 def test_what_is_read_is_noted() -> None:

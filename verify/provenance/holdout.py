@@ -98,23 +98,35 @@ def split_holdout_file(source: str | Path, folder: str | Path, fields: Fields | 
         seed: as for `split_holdout`.
 
     Raises:
-        InputError: the records cannot be read.
+        InputError: the records cannot be read, or a row holds a value that JSON lacks (a date, bytes, a decimal number).
     """
     records = load_records(str(source), fields)
     rows = list(stream_rows(str(source)))
     if len(rows) != len(records):
         raise InputError(f"{source} changed while it was being read. Run the command again.")
+    lines = [_line(row, f"{source}, row {number}") for number, row in enumerate(rows, 1)]
     for_method, folder = _for_method(records, seed), Path(folder)
     for name, side in ((FOR_METHOD, True), (FOR_AUDIT, False)):
-        chosen = [row for row, goes in zip(rows, for_method, strict=True) if goes is side]
+        chosen = [line for line, goes in zip(lines, for_method, strict=True) if goes is side]
         if chosen:
-            lines = (json.dumps(dict(row), ensure_ascii=False, default=str) for row in chosen)
-            write_text(folder / name, "\n".join(lines) + "\n", mode=0o600)
+            write_text(folder / name, "\n".join(chosen) + "\n", mode=0o600)
         else:
             (folder / name).unlink(missing_ok=True)
     split = split_holdout(records, seed)
     method = folder / FOR_METHOD if split.method else None
     return HoldoutFiles(method, folder / FOR_AUDIT, split.note, (len(split.method), len(split.audit)))
+
+
+def _line(row: Mapping[str, Any], where: str) -> str:
+    """Return a row as one line of JSON; refuse a value that would come back as another one."""
+
+    def refuse(value: Any) -> Any:
+        raise InputError(
+            f"{where} holds a value of type {type(value).__name__}, which JSON Lines lacks, so the row cannot be written "
+            "unchanged. Turn that column into text, or leave it out, and split the file again."
+        )
+
+    return json.dumps(dict(row), ensure_ascii=False, default=refuse)
 
 
 def _for_method(records: Sequence[Record], seed: int) -> list[bool]:
