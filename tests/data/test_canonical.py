@@ -243,3 +243,9 @@ def test_addresses_in_texts() -> None:
     """Every address in a text takes its canonical form; the rest stays."""
     assert with_canonical_mails("Write to INES@B\u00fccher.example, NOW") == "Write to ines@xn--bcher-kva.example, NOW"
     assert with_canonical_mails("Me @ home") == "Me @ home"
+
+
+def test_a_web_form_of_marks_alone_is_like_nothing() -> None:
+    """`://` has neither letters nor digits: no other text is like it, as no skeleton would find the pair."""
+    assert compare("://:", "://:#").sameness != "maybe"
+    assert skeletons("://:") == skeletons("://:#") == frozenset()

@@ -266,4 +266,6 @@ def _national(number: str) -> tuple[str, ...]:
 def _web_levels(text: str) -> tuple[Level, ...]:
     address = text if "://" in text else f"https://{text}" if "." in text and _BARE_WEB.fullmatch(text) else ""
     _, found, rest = canonical(address).partition("://")
-    return (("web", rest.partition("#")[0].removeprefix("www.").rstrip("/")),) if found else ()
+    form = rest.partition("#")[0].removeprefix("www.").rstrip("/")
+    # As for names: a form without letters or digits (of `://` alone) would match any other such form.
+    return (("web", form),) if found and any(letter.isalnum() for letter in form) else ()
