@@ -369,10 +369,10 @@ def test_a_reference_that_saw_a_record_is_refused(
 
 def test_weights_without_a_manifest_are_compared_when_loaded(house: dict[str, Path], tmp_path: Path) -> None:
     """A copy of the target is refused unless it is accepted by name; a copy of another reference always."""
-    with pytest.raises(InputError, match=r"reference 3 .* has the very weights of reference 2"):
+    with pytest.raises(InputError, match=r"reference 3 .* has the same weights as reference 2"):
         run(house, references=[house["ref1"], house["ref2"], house["ref2"]], accept=["weights"])
     given = {"references": [house["ref1"], house["ref2"], house["target"]]}
-    with pytest.raises(InputError, match=r"reference 3 .* has the very weights of target"):
+    with pytest.raises(InputError, match=r"reference 3 .* has the same weights as target"):
         run(house, **given)
     checks = run(house, **given, accept=["weights"]).references_checked or ()
     assert [[difference.kind for difference in check.accepted] for check in checks] == [[], [], ["weights"]]

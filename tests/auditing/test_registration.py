@@ -53,7 +53,7 @@ def test_an_audit_keeps_to_its_registration(registered: Path, model_dir: Path, o
         ({"forget_set": rows("secret", 5)}, "forget set is not the registered one: 6 records were registered, 5"),
         ({"holdout_set": None}, "holdout set is not the registered one"),
         ({"fresh_set": "given"}, "fresh texts"),
-        ({"settings": Settings(attacks=("loss",), margin=0.3)}, "settings are not the registered ones"),
+        ({"settings": Settings(attacks=("loss",), margin=0.3)}, "settings differ from the registered ones"),
     ],
 )
 def test_anything_else_is_refused(

@@ -133,7 +133,7 @@ def test_nothing_left_out_gives_the_model_itself(dropout_dir: Path, tmp_path: Pa
     log = model / LOG_NAME
     log.write_text(log.read_text().replace(str(TrainingLog.read(log).final_weights), "0" * 64))
     (model / MANIFEST).unlink()
-    with pytest.raises(RunError, match="does not give the model's own weights"):
+    with pytest.raises(RunError, match="does not reproduce the model's own weights"):
         forget(model, Rollback(check=True), **given, output_dir=tmp_path / "other")
 
 

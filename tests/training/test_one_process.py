@@ -38,6 +38,6 @@ def test_rebuilds_refuse_several_processes(name: str, model_dir: Path, tmp_path:
 def test_training_in_shards_refuses_several_processes(model_dir: Path, tmp_path: Path, two_processes: None) -> None:
     """Likewise."""
     plan = ShardPlan(2, 1, "average", TrainingOptions())
-    with pytest.raises(InputError, match="shards runs in one process"):
+    with pytest.raises(InputError, match="sharded training runs in one process"):
         finetune_shards(model_dir, make_rows("seen", 4), output_dir=tmp_path / "out", plan=plan)
     assert not (tmp_path / "out").exists()

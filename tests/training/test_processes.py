@@ -45,20 +45,20 @@ def launch(processes: int, *arguments: str) -> None:
 LATE = """
 import sys, time
 from pathlib import Path
-from unlearn import processes
+from unlearn.training import distributed
 
 mark, here = Path(sys.argv[1]), Path(sys.argv[1] + "-other")
-if processes.is_main():
+if distributed.is_main():
     while not here.exists():  # the other one has started, however long that took
         time.sleep(0.01)
     time.sleep(0.5)
     mark.touch()
 else:
     here.touch()
-processes.wait()
+distributed.wait()
 assert mark.exists(), "went on before the main process was here"
-assert processes.agreed(processes.rank()) == 0
-processes.part()
+assert distributed.agreed(distributed.rank()) == 0
+distributed.part()
 """
 
 
