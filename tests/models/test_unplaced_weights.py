@@ -367,7 +367,7 @@ def test_adapters_that_change_layers_load(base: Path, tmp_path: Path, kind: str)
     first, second = load_model(folder), load_model(folder)
     assert first.digest == second.digest
     torch.testing.assert_close(first.model(IDS).logits, second.model(IDS).logits, rtol=0, atol=0)
-    if kind != "pissa":  # whose decomposition PEFT draws anew in every load
+    if kind != "pissa":  # PEFT draws its decomposition again in every load
         alone = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base), str(folder)).eval()
         torch.testing.assert_close(first.model(IDS).logits, alone(IDS).logits)
     assert (first.model(IDS).logits - load_model(base).model(IDS).logits).abs().max() > 1e-2
