@@ -16,6 +16,7 @@ from verify.schema.parts import (
     AttackResult,
     AuditedModel,
     AuditedSet,
+    ChannelNotRun,
     Figures,
     Gate,
     HoldoutCheck,
@@ -25,6 +26,7 @@ from verify.schema.parts import (
     RecordFinding,
     ReferenceCheck,
     Registered,
+    RewordingsUsed,
     SetRole,
     Share,
     Test,
@@ -37,8 +39,25 @@ from verify.schema.parts import (
 )
 from verify.schema.threat_model import ThreatModel
 
-LATER_FIELDS = frozenset({"references_checked", "holdout_checked"})
+LATER_FIELDS = frozenset({"references_checked", "holdout_checked", "channels_not_run", "rewordings"})
 """Fields that evidence of earlier versions lacks."""
+
+LATER_SETTINGS: Mapping[str, Any] = MappingProxyType({"special_tokens": False, "channels": None, "relearning_rate": None})
+"""Settings that earlier versions lack, with their defaults."""
+
+ChannelGroup = Literal["exact", "rewordings", "instruction", "few-shot", "no-prompt", "layers", "int8", "int4", "relearned"]
+"""Ways of asking a model, as they are chosen; "exact" alone asks in no other way."""
+STANDARD_CHANNELS: tuple[ChannelGroup, ...] = (
+    "rewordings",
+    "instruction",
+    "few-shot",
+    "no-prompt",
+    "layers",
+    "int8",
+    "int4",
+    "relearned",
+)
+"""The channels of an audit that has never-trained controls and retrained references, beside the exact text."""
 
 
 @checked
@@ -63,12 +82,18 @@ class Settings(Frozen):
     overflow: Literal["refuse", "split"] = "refuse"
     dtype: str = "auto"
     special_tokens: bool = Field(default=False, description="spelled-out special tokens are read as such")
+    channels: tuple[ChannelGroup, ...] | None = Field(
+        default=None, min_length=1, description="ways of asking; None for all of them where there are controls and references"
+    )
+    relearning_rate: float | None = Field(
+        default=None, gt=0, lt=1, description="learning rate of the channel `relearned`; None for a tenth of the fine-tuning's"
+    )
 
     @model_serializer(mode="wrap")
     def _written(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """Leave out newer fields at their defaults: registrations are identified by digests of what earlier versions wrote."""
         content: dict[str, Any] = handler(self)
-        return content if self.special_tokens else {name: value for name, value in content.items() if name != "special_tokens"}
+        return {name: value for name, value in content.items() if name not in LATER_SETTINGS or value != LATER_SETTINGS[name]}
 
 
 class Environment(Frozen):
@@ -134,7 +159,7 @@ WRITTEN_BEFORE: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
         "verdict": ("schema", "created", "duration_seconds"),
         "gates": ("registration", "references_checked", "holdout_checked", "settings", "models", "sets"),
-        "utility": ("not_run", "threats"),
+        "utility": ("not_run", "channels_not_run", "rewordings", "threats"),
     }
 )
 """Order of `evidence.json`: the fields that stand in front of a field of `Judgement`; the others come last.
@@ -156,6 +181,8 @@ class Evidence(Judgement):
         settings: everything that was decided before looking.
         models, sets: what was scored, by digest.
         not_run: attacks that were asked for and could not be run.
+        channels_not_run: ways of asking that were wanted and could not be measured; None in evidence of older versions.
+        rewordings: where the rewordings came from, if the models were asked in other words.
         threats: the attacker's capabilities, for every attack that was known when this was written, run or not.
         environment: versions and device.
     """
@@ -170,6 +197,8 @@ class Evidence(Judgement):
     models: tuple[AuditedModel, ...]
     sets: tuple[AuditedSet, ...]
     not_run: tuple[NotRun, ...]
+    channels_not_run: tuple[ChannelNotRun, ...] | None = None
+    rewordings: RewordingsUsed | None = None
     threats: tuple[ThreatModel, ...] = ()
     environment: Environment
 

@@ -348,6 +348,32 @@ class NotRun(Frozen):
     reason: str
 
 
+class ChannelNotRun(Frozen):
+    """A way of asking that was wanted but could not be measured, and why."""
+
+    channel: str
+    reason: str
+
+
+class RewordingsUsed(Frozen):
+    """Where an audit's rewordings came from. Their texts are nowhere in the evidence.
+
+    Attributes:
+        source: who worded them: the auditor, record by record or by templates, or a local model.
+        count: rewordings of each record.
+        digest: keyed hash of the rewordings of every record.
+        committed: whether the registration held a commitment to them, which they open; False where they were chosen after the
+            unlearning, or nobody can tell.
+        model: digest of the weights of the model that worded them, if one did.
+    """
+
+    source: Literal["records", "templates", "model"]
+    count: int = Field(ge=1)
+    digest: RecordHash
+    committed: bool
+    model: Digest | None = None
+
+
 class Utility(Frozen):
     """Retain-set utility of a model: geometric-mean probability of a scored token, exp(-loss).
 

@@ -5,7 +5,7 @@ record are still data about it.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +19,14 @@ from verify.errors import InputError
 from verify.io.files import atomic_file
 from verify.schema.parts import AuditedSet, SetRole
 
-SCHEMA = "unlearn-verify/scores/1"
+WITHOUT_CHANNELS, WITH_CHANNELS = "unlearn-verify/scores/1", "unlearn-verify/scores/2"
+"""Schemas: a table in which no channel was measured is written as earlier versions wrote it."""
 OWN_COLUMNS = ("model", "role", "record", "subject", "tokens", "mean_loss", "included")
-"""Columns in addition to one per attack; one attack is named "loss", hence "mean_loss"."""
+"""Columns in addition to one per attack and channel; one attack is named "loss", hence "mean_loss"."""
+CHANNEL = "channel: "
+"""Prefix of the columns of channels."""
+EXACT_TEXT = "exact text"
+"""The channel that every block has: its `loss`."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,6 +40,8 @@ class ScoreBlock:
         loss: mean negative log-likelihood, nats per token [N].
         scores: attack name -> scores [N].
         included: whether each canary was assigned to the training data, bool [N]; None for all other records.
+        channels: way of asking other than the exact text -> mean negative log-likelihood, nats per token [N]; NaN for a record
+            that was not scored in this way.
     """
 
     records: tuple[str, ...]
@@ -43,6 +50,7 @@ class ScoreBlock:
     loss: NDArray[np.float64]
     scores: Mapping[str, NDArray[np.float64]]
     included: NDArray[np.bool_] | None = None
+    channels: Mapping[str, NDArray[np.float64]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,13 +87,29 @@ class ScoreTable:
         """Return the names of all attacks in any block, in order of first appearance."""
         return tuple(dict.fromkeys(name for block in self.blocks.values() for name in block.scores))
 
+    def channels(self) -> tuple[str, ...]:
+        """Return the names of all channels in any block besides the exact text, in order of first appearance."""
+        return tuple(dict.fromkeys(name for block in self.blocks.values() for name in block.channels))
+
+    def channel(self, name: str, model: str, role: SetRole) -> NDArray[np.float64]:
+        """Return mean losses on one channel, nats per token [N]; NaN for a record that was not scored on it.
+
+        Args:
+            name: a channel of the model, or "exact text".
+
+        Raises:
+            KeyError: the model was not asked in that way on that set.
+        """
+        block = self.blocks[model, role]
+        return block.loss if name == EXACT_TEXT else block.channels[name]
+
     def save(self, path: str | Path) -> None:
         """Write `scores.parquet`, atomically, readable by the owner only."""
-        names = self.attacks()
-        parts = [_rows(model, role, block, names) for (model, role), block in self.blocks.items()]
-        table = pa.concat_tables(parts)
+        names, channels = self.attacks(), self.channels()
+        parts = [_rows(model, role, block, names, channels) for (model, role), block in self.blocks.items()]
+        schema = WITH_CHANNELS if channels else WITHOUT_CHANNELS
         with atomic_file(path, mode=0o600) as stream:
-            pq.write_table(table.replace_schema_metadata({"schema": SCHEMA}), stream)
+            pq.write_table(pa.concat_tables(parts).replace_schema_metadata({"schema": schema}), stream)
 
     @classmethod
     def load(cls, path: str | Path) -> "ScoreTable":
@@ -97,8 +121,12 @@ class ScoreTable:
         try:
             table = pq.read_table(path)
             metadata = table.schema.metadata or {}
-            if metadata.get(b"schema", b"").decode(errors="replace") != SCHEMA:
-                raise InputError(f"{path} is not a score table of this version ({SCHEMA}). Run the audit again.")
+            schema = metadata.get(b"schema", b"").decode(errors="replace")
+            if schema not in (WITHOUT_CHANNELS, WITH_CHANNELS):
+                known = f"{WITHOUT_CHANNELS} or {WITH_CHANNELS}"
+                raise InputError(f"{path} is not a score table of this version ({known}). Run the audit again.")
+            if schema == WITHOUT_CHANNELS and any(name.startswith(CHANNEL) for name in table.column_names):
+                raise ValueError("a table without channels has columns of channels")
             return cls(_blocks(table))
         except (pa.ArrowException, OSError, KeyError, TypeError, ValueError) as error:
             if isinstance(error, InputError):
@@ -115,8 +143,8 @@ def audited_sets(table: ScoreTable) -> tuple[AuditedSet, ...]:
     )
 
 
-def _rows(model: str, role: SetRole, block: ScoreBlock, attacks: Sequence[str]) -> pa.Table:
-    """Return one block as rows, with a column for every attack of the table."""
+def _rows(model: str, role: SetRole, block: ScoreBlock, attacks: Sequence[str], channels: Sequence[str]) -> pa.Table:
+    """Return one block as rows, with a column for every attack and every channel of the table."""
     count = len(block.records)
     columns = {
         "model": pa.array([model] * count, pa.string()),
@@ -129,6 +157,10 @@ def _rows(model: str, role: SetRole, block: ScoreBlock, attacks: Sequence[str]) 
     }
     for name in attacks:
         columns[name] = pa.array(block.scores[name], pa.float64()) if name in block.scores else pa.nulls(count, pa.float64())
+    for name in channels:
+        # A record that was not scored is NaN; a block that was not asked in this way is null.
+        measured = name in block.channels
+        columns[CHANNEL + name] = pa.array(block.channels[name], pa.float64()) if measured else pa.nulls(count, pa.float64())
     return pa.table(columns)
 
 
@@ -142,16 +174,17 @@ def _blocks(table: pa.Table) -> dict[tuple[str, SetRole], ScoreBlock]:
 
 
 def _block(rows: pa.Table) -> ScoreBlock:
-    # An attack that was not run on this block has a column of nulls, as every block has all columns.
-    attacks = [name for name in rows.column_names if name not in OWN_COLUMNS and not rows[name].null_count]
+    # An attack or a channel that was not run on this block has a column of nulls, as every block has all columns.
+    filled = [name for name in rows.column_names if name not in OWN_COLUMNS and not rows[name].null_count]
     included = rows["included"]
     return ScoreBlock(
         records=tuple(rows["record"].to_pylist()),
         subjects=tuple(rows["subject"].to_pylist()),
         tokens=_numbers(rows["tokens"], np.int64),
         loss=_numbers(rows["mean_loss"], np.float64),
-        scores={name: _numbers(rows[name], np.float64) for name in attacks},
+        scores={name: _numbers(rows[name], np.float64) for name in filled if not name.startswith(CHANNEL)},
         included=None if included.null_count else np.array(included.to_numpy(), dtype=np.bool_),
+        channels={name.removeprefix(CHANNEL): _numbers(rows[name], np.float64) for name in filled if name.startswith(CHANNEL)},
     )
 
 

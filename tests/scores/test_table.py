@@ -1,0 +1,74 @@
+"""The score table on disk: with channels and without, whole or not."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from score_tables import simulated_table
+
+from verify.errors import InputError
+from verify.scores.table import ScoreTable
+
+
+def asked(table: ScoreTable) -> ScoreTable:
+    """The table with two channels on forget and holdout records; every third record is not scored on the second."""
+    rng = np.random.default_rng(0)
+    blocks = dict(table.blocks)
+    for (model, role), block in table.blocks.items():
+        if role != "retain":
+            missing = np.where(np.arange(len(block.loss)) % 3 == 0, np.nan, block.loss)
+            channels = {"layer 1": block.loss + rng.normal(size=len(block.loss)), "rewording 1": missing}
+            blocks[model, role] = replace(block, channels=channels)
+    return ScoreTable(blocks)
+
+
+def same(one: ScoreTable, other: ScoreTable) -> None:
+    assert one.blocks.keys() == other.blocks.keys()
+    for key, block in one.blocks.items():
+        again = other.blocks[key]
+        assert (block.records, block.subjects) == (again.records, again.subjects)
+        np.testing.assert_array_equal(block.loss, again.loss)
+        for mine, theirs in ((block.scores, again.scores), (block.channels, again.channels)):
+            assert list(mine) == list(theirs)
+            for name, values in mine.items():
+                np.testing.assert_array_equal(values, theirs[name])
+
+
+def schema_of(path: Path) -> bytes:
+    return pq.read_table(path).schema.metadata[b"schema"]
+
+
+def test_a_table_reads_back_as_it_was(tmp_path: Path) -> None:
+    """Every number, with the records that were not scored; without channels, the file is one of schema 1."""
+    plain, more = simulated_table(references=2, records=7, controls=5), asked(simulated_table(references=2, records=7, controls=5))
+    plain.save(tmp_path / "plain.parquet")
+    more.save(tmp_path / "more.parquet")
+    assert schema_of(tmp_path / "plain.parquet") == b"unlearn-verify/scores/1"
+    assert schema_of(tmp_path / "more.parquet") == b"unlearn-verify/scores/2"
+    same(ScoreTable.load(tmp_path / "plain.parquet"), plain)
+    read = ScoreTable.load(tmp_path / "more.parquet")
+    same(read, more)
+    assert read.channels() == ("layer 1", "rewording 1")
+    assert np.isnan(read.channel("rewording 1", "target", "holdout")).sum() == 2
+    np.testing.assert_array_equal(read.channel("exact text", "target", "forget"), more.loss("target", "forget"))
+    with pytest.raises(KeyError):
+        read.channel("layer 1", "target", "retain")
+
+
+def test_a_file_that_is_no_table_of_this_version_is_refused(tmp_path: Path) -> None:
+    """Empty, cut off, of a later schema, or with channels under the schema that has none."""
+    path = tmp_path / "scores.parquet"
+    asked(simulated_table(references=2, records=7, controls=5)).save(path)
+    whole, table = path.read_bytes(), pq.read_table(path)
+    for content in (b"", whole[: len(whole) // 2], b"PAR1"):
+        path.write_bytes(content)
+        with pytest.raises(InputError, match="not a whole score table"):
+            ScoreTable.load(path)
+    pq.write_table(table.replace_schema_metadata({"schema": "unlearn-verify/scores/3"}), path)
+    with pytest.raises(InputError, match="not a score table of this version"):
+        ScoreTable.load(path)
+    pq.write_table(table.replace_schema_metadata({"schema": "unlearn-verify/scores/1"}), path)
+    with pytest.raises(InputError, match="not a whole score table"):
+        ScoreTable.load(path)
