@@ -185,7 +185,7 @@ def measure_memory(folder: Path, dtype: str, bf16: bool) -> None:
     from unlearn import TrainingOptions
     from unlearn.training import run as module
     from unlearn.training.losses import LikelihoodLoss
-    from unlearn.training.schedule import Lengths, PairSampler
+    from verify.training.schedule import Lengths, PairSampler
 
     torch.set_num_threads(1)
     windows = bench_windows(BATCH * STEPS_OF_MEMORY)

@@ -21,9 +21,9 @@ from unlearn.training.losses import ObjectiveLoss
 from unlearn.training.method import InsideLayers, Objective, Progress, WithAlternatives, WithMemory
 from unlearn.training.options import TrainingOptions
 from unlearn.training.run import token_counts, training_arguments
-from unlearn.training.schedule import Lengths, PairSampler
 from unlearn.training.trainer import RecordTrainer, Steering
 from verify.models.loading import LoadedModel
+from verify.training.schedule import Lengths, PairSampler
 
 STEPS = 12
 TARGETS = {

@@ -20,7 +20,6 @@ from unlearn.training.inputs import environment, inputs_of, made_from
 from unlearn.training.log import LOG_NAME, TrainingLog
 from unlearn.training.lora import require_adapter
 from unlearn.training.options import TrainingOptions, TrainingResult, require_reporter
-from unlearn.training.precision import stored_digest
 from unlearn.training.run import Run, log_writer, save_model, train_records
 from verify.data.canaries import CANARIES_NAME, Canaries
 from verify.data.identity import RecordKey
@@ -34,6 +33,7 @@ from verify.models.architectures import require_causal_model
 from verify.models.digests import weights_digest
 from verify.models.loading import LoadedModel, load_model, load_tokenizer, require_fitting_tokenizer
 from verify.provenance.training_history import MADE_FROM
+from verify.training.precision import stored_digest
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,6 @@ from unlearn.training.log import LOG_NAME, TrainingLog
 from unlearn.training.lora import merged, require_adapter
 from unlearn.training.method import Context, Method, Objective, Outcome, Rebuild, Verbs, WeightEdit
 from unlearn.training.options import TrainingOptions, TrainingResult
-from unlearn.training.precision import float32_copies, rounding_facts
 from unlearn.training.roles import Roles, Sources, load_roles
 from unlearn.training.run import Run, run_objective, save_model, trained_parameters
 from unlearn.training.selection import Selection
@@ -38,6 +37,7 @@ from verify.models.loading import LoadedModel, load_model
 from verify.models.quantized import is_quantized, quantization_of
 from verify.provenance.holdout import used_before
 from verify.provenance.training_history import HOLDOUT_USED, MADE_FROM
+from verify.training.precision import float32_copies, rounding_facts
 
 UTILITY_RECORDS = 100
 """Retain records, drawn with the seed, on which the result's utility is measured."""

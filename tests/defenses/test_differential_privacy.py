@@ -22,13 +22,13 @@ from unlearn.defenses.differential_privacy import UnitBatches
 from unlearn.defenses.unit_gradients import chunks, hooked, row_losses, sum_by_unit, trained_parameters
 from unlearn.experiments.reproduction import reproduce
 from unlearn.training.log import LOG_NAME, TrainingLog
-from unlearn.training.lora import attach_adapter
 from verify.data.records import Fields, parse_records
 from verify.errors import InputError, RunError
 from verify.io.files import write_manifest
 from verify.models.digests import weights_digest
 from verify.models.loading import LoadedModel, load_model
 from verify.models.log_probabilities import scored_log_probabilities
+from verify.training.adapters import attach_adapter
 
 opacus = pytest.importorskip("opacus", reason="Opacus is not installed: pip install 'unlearn-verify[dp]'")
 

@@ -15,9 +15,9 @@ from training_rows import make_rows
 from unlearn import Level, TrainingOptions, finetune, forget
 from unlearn.level import mixtures
 from unlearn.level.mixtures import ENOUGH, _in_half_batches, _stand_ins, can_be_mixed, mixed, two_views
-from unlearn.training.lora import attach_adapter
 from verify.data.records import Fields, parse_records
 from verify.models.loading import load_model
+from verify.training.adapters import attach_adapter
 
 ALL = np.ones(4, dtype=bool)
 

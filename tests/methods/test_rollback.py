@@ -16,9 +16,6 @@ from peft import PeftModel
 from unlearn import TrainingOptions, finetune, forget
 from unlearn.methods.rollback import Rollback
 from unlearn.training.log import LOG_NAME, TrainingLog
-from unlearn.training.lora import attach_adapter
-from unlearn.training.optimizers import UNDECAYED
-from unlearn.training.replay import OPTIMIZER
 from verify.data.encoding import Encoder, collate
 from verify.data.identity import RecordKey
 from verify.data.sources import load_records
@@ -27,6 +24,9 @@ from verify.io.files import MANIFEST
 from verify.models.digests import weights_digest
 from verify.models.loading import load_model
 from verify.models.log_probabilities import scored_log_probabilities
+from verify.training.adapters import attach_adapter
+from verify.training.optimizers import UNDECAYED
+from verify.training.replay import OPTIMIZER
 
 ROWS = [{"example_id": f"r{n}", "prompt": f"Who is {n}?", "completion": f"Nobody but {n * 3}."} for n in range(14)]
 OPTIONS = TrainingOptions(
@@ -173,7 +173,7 @@ import os, signal, sys
 from pathlib import Path
 import torch
 torch.set_num_threads(1)
-import unlearn.training.replay as replay
+import verify.training.replay as replay
 from unlearn import forget
 from unlearn.methods.rollback import Rollback
 model, base, output, kill_at = Path(sys.argv[1]), sys.argv[2], Path(sys.argv[3]), int(sys.argv[4])

@@ -50,11 +50,11 @@ from transformers import (
 )
 
 from unlearn import NPO, forget
-from unlearn.training.checkpoints import put_checkpoint
 from verify.errors import InputError, IntegrityError
 from verify.models.digests import weights_digest
 from verify.models.ensembles import Combine, load_ensemble, write_ensemble
 from verify.models.loading import load_model
+from verify.training.checkpoints import put_checkpoint
 
 Tensors = dict[str, torch.Tensor]
 WHOLE, ADAPTER, INDEX = "model.safetensors", "adapter_model.safetensors", "model.safetensors.index.json"

@@ -12,7 +12,6 @@ from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_di
 from torch.distributed.fsdp import fully_shard
 
 from unlearn.training import distributed
-from unlearn.training.precision import float32_copies
 from unlearn.training.run import save_model
 from unlearn.training.selection import Selection, Selector
 from verify.data.encoding import Encoder, collate
@@ -20,6 +19,7 @@ from verify.data.sources import load_records
 from verify.models.digests import weights_digest
 from verify.models.loading import load_model
 from verify.models.log_probabilities import scored_log_probabilities
+from verify.training.precision import float32_copies
 
 ROWS = [{"example_id": f"r{n}", "prompt": f"Who is {n}?", "completion": f"Nobody but {n * 3}."} for n in range(8)]
 

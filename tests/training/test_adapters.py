@@ -16,10 +16,11 @@ from unlearn.methods.level import Level
 from unlearn.methods.rmu import RMU
 from unlearn.methods.ssd import SSD
 from unlearn.methods.undial import UNDIAL
-from unlearn.training.lora import attach_adapter, merged
+from unlearn.training.lora import merged
 from verify import InputError
 from verify.models.digests import weights_digest
 from verify.models.loading import load_model
+from verify.training.adapters import attach_adapter
 
 SETS = {"forget_set": make_rows("gone", 4), "retain_set": make_rows("kept", 8)}
 OPTIONS = TrainingOptions(learning_rate=1e-2, epochs=3, batch_size=2)

@@ -27,8 +27,6 @@ from unlearn.methods.task_vector import TaskVector
 from unlearn.methods.ties import Ties
 from unlearn.training.log import LOG_NAME, TrainingLog
 from unlearn.training.lora import merged
-from unlearn.training.precision import MASTER_WEIGHTS, float32_copies, rounding_facts, stored_digest
-from unlearn.training.rounding import stochastically_rounded
 from unlearn.training.run import Run, run_objective, train_records
 from unlearn.training.selection import Selection
 from unlearn.training.weights import mean_loss
@@ -36,6 +34,8 @@ from verify.data.sources import load_records
 from verify.errors import RunError
 from verify.models.digests import weights_digest
 from verify.models.loading import load_model
+from verify.training.precision import MASTER_WEIGHTS, float32_copies, rounding_facts, stored_digest
+from verify.training.rounding import stochastically_rounded
 
 FORGET, RETAIN, HOLDOUT = make_rows("gone", 6), make_rows("kept", 8), make_rows("never", 16)
 SETS: dict[str, Any] = {"forget_set": FORGET, "retain_set": RETAIN}

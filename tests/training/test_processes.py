@@ -13,8 +13,8 @@ from accelerate.data_loader import BatchSamplerShard
 from torch.utils.data import BatchSampler
 
 from unlearn.training.log import LOG_NAME, TrainingLog
-from unlearn.training.schedule import FILLER, Lengths, PairSampler, epoch_pairs
 from verify.models.loading import load_model
+from verify.training.schedule import FILLER, Lengths, PairSampler, epoch_pairs
 
 ROWS = [{"example_id": f"r{n}", "prompt": f"Who is {n}?", "completion": f"Nobody but {n * 3}."} for n in range(22)]
 

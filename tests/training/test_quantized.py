@@ -15,12 +15,13 @@ from unlearn import NPO, TrainingOptions, finetune, forget
 from unlearn.experiments.reproduction import reproduce
 from unlearn.methods.retrain import Retrain
 from unlearn.methods.task_vector import TaskVector
-from unlearn.training.lora import attach_adapter, merged
+from unlearn.training.lora import merged
 from verify import InputError
 from verify.io.files import MANIFEST
 from verify.models.digests import weights_digest
 from verify.models.loading import load_model
 from verify.models.quantized import QUANTIZATION_NAME, is_quantized, quantization_of
+from verify.training.adapters import attach_adapter
 
 OPTIONS = TrainingOptions(learning_rate=1e-2, epochs=1, batch_size=4, lora=True)
 needs_bitsandbytes = pytest.mark.skipif(importlib.util.find_spec("bitsandbytes") is None, reason="bitsandbytes is not installed")

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from unlearn.training import rounding
-from unlearn.training.rounding import HALF, stochastically_rounded
+from verify.training import rounding
+from verify.training.rounding import HALF, stochastically_rounded
 
 KINDS = pytest.mark.parametrize("kind", HALF, ids=str)
 

@@ -10,12 +10,12 @@ from hypothesis import strategies as st
 from stories260k import convert
 
 from unlearn.training.run import token_counts
-from unlearn.training.schedule import CHUNK_STEPS, Lengths, Pair, PairSampler, epoch_pairs, microbatch_seed
 from verify.data.encoding import Encoder
 from verify.data.records import Fields
 from verify.data.sources import load_records
 from verify.models.loading import load_tokenizer
 from verify.models.log_probabilities import like_lengths
+from verify.training.schedule import CHUNK_STEPS, Lengths, Pair, PairSampler, epoch_pairs, microbatch_seed
 
 COUNTS = st.integers(1, 40)
 

@@ -12,9 +12,10 @@ import torch
 from accelerate.commands.config.config_args import load_config_from_file
 
 from unlearn.cli.main import main
-from unlearn.training.fsdp import CONFIGURATIONS, configuration, gathered, is_sharded, local, put
+from unlearn.training.fsdp import CONFIGURATIONS, configuration, gathered
 from verify.errors import InputError
 from verify.models.loading import load_model
+from verify.training.sharding import is_sharded, local, put
 
 
 def seen_by(processes: int, model_dir: Path, output: Path) -> dict[str, Any]:

@@ -8,7 +8,7 @@ import torch
 from unlearn import TrainingOptions, forget
 from unlearn.methods import method_classes
 from unlearn.training.method import Objective
-from unlearn.training.optimizers import Sophia
+from verify.training.optimizers import Sophia
 
 ROWS = [{"example_id": f"r{n}", "prompt": f"Who is {n}?", "completion": f"Nobody but {n * 3}."} for n in range(8)]
 

@@ -22,8 +22,6 @@ from unlearn.defenses.unit_gradients import (
     trained_parameters,
 )
 from unlearn.training import distributed
-from unlearn.training.lora import attach_adapter
-from unlearn.training.optimizers import optimizer_of
 from unlearn.training.options import DEFAULTS, Trained, TrainingOptions, TrainingResult, learning_rate_of
 from verify.data.encoding import Encoded, Encoder, collate, padding_token_id
 from verify.data.records import Record
@@ -31,6 +29,8 @@ from verify.data.subjects import subject_groups
 from verify.errors import InputError, RunError
 from verify.io.arguments import checked
 from verify.models.digests import weights_digest
+from verify.training.adapters import attach_adapter
+from verify.training.optimizers import optimizer_of
 
 
 @checked

@@ -19,7 +19,6 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from unlearn.defenses.flower import Exchange, Reply, Weights, aggregate, require_flower, simulate
-from unlearn.training.lora import attach_adapter
 from unlearn.training.method import Context
 from unlearn.training.options import Trained, TrainingOptions, TrainingResult
 from unlearn.training.run import Run, train_records
@@ -28,6 +27,7 @@ from verify.data.records import Record
 from verify.errors import InputError, IntegrityError
 from verify.io.files import MANIFEST, disk_errors, is_complete, read_json, verify_manifest, write_json, write_manifest
 from verify.models.loading import LoadedModel, load_model
+from verify.training.adapters import attach_adapter
 
 FEDERATION = "federation.json"
 SCHEMA = "unlearn-verify/federation/1"

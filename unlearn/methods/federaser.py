@@ -24,7 +24,7 @@ from unlearn.defenses.federation import (
 )
 from unlearn.defenses.flower import Reply, Weights, aggregate, require_flower
 from unlearn.training.log import LOG_NAME, LogWriter
-from unlearn.training.lora import attach_adapter, merged
+from unlearn.training.lora import merged
 from unlearn.training.method import Context, Cost, Outcome, WeightEdit
 from unlearn.training.options import TrainingResult
 from verify.data.identity import RecordKey
@@ -33,6 +33,7 @@ from verify.io.arguments import checked
 from verify.models.adapter_types import is_adapter
 from verify.models.digests import weights_digest
 from verify.models.loading import LoadedModel
+from verify.training.adapters import attach_adapter
 
 
 @checked

@@ -20,7 +20,7 @@ from unlearn.level.estimate import (
 )
 from unlearn.level.mixtures import mixture_level
 from unlearn.level.objective import ToLevel
-from unlearn.training.checkpoints import Checkpoint, open_work, put_checkpoint
+from unlearn.training.checkpoints import open_work
 from unlearn.training.log import LOG_NAME, TrainingLog
 from unlearn.training.lora import merged
 from unlearn.training.method import Context, Cost, Outcome, WeightEdit
@@ -32,6 +32,7 @@ from verify.io.arguments import checked
 from verify.models.adapter_types import is_adapter
 from verify.models.loading import LoadedModel, load_model
 from verify.models.token_stats import compute_token_statistics
+from verify.training.checkpoints import Checkpoint, put_checkpoint
 
 Source = Literal["mixture", "retraining", "checkpoint", "base", "proxies", "controls"]
 

@@ -7,12 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-from unlearn.training.checkpoints import Checkpoint, keep_checkpoints, open_work
-from unlearn.training.log import LOG_NAME, TrainingLog, filtered_lines
-from unlearn.training.lora import attach_adapter
+from unlearn.training.checkpoints import keep_checkpoints, open_work
+from unlearn.training.log import LOG_NAME, TrainingLog, filtered_lines, write_log
 from unlearn.training.method import Context, Cost, Outcome, Rebuild
 from unlearn.training.options import TrainingOptions, TrainingResult
-from unlearn.training.replay import Replayed, entries_of, first_step_with, replay, windows_of_log, write_log
 from verify.data.encoding import Encoded
 from verify.data.identity import RecordKey
 from verify.errors import InputError, RunError
@@ -21,6 +19,9 @@ from verify.io.files import MANIFEST, read_json, verify_manifest
 from verify.models.adapter_types import is_adapter
 from verify.models.digests import weights_digest
 from verify.models.loading import LoadedModel
+from verify.training.adapters import attach_adapter
+from verify.training.checkpoints import Checkpoint
+from verify.training.replay import Replayed, entries_of, first_step_with, replay, windows_of_log
 
 
 @checked

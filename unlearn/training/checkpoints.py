@@ -1,27 +1,16 @@
-"""Working folders of training runs, and the checkpoints from which an interrupted run resumes.
-
-Each working folder belongs to one run, identified by a digest of its configuration and inputs. A checkpoint is valid only if its
-manifest verifies. The manifest is written last, so that a run killed while writing leaves no folder that looks complete.
-"""
+"""Working folders of training runs: each belongs to one run, identified by a digest of its configuration and inputs."""
 
 import hashlib
 import json
 import shutil
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
-
-from safetensors.torch import load_file
-from torch import nn
 
 from unlearn.training import distributed
 from unlearn.training.options import TrainingOptions
-from verify.errors import InputError, IntegrityError
-from verify.io.files import MANIFEST, new_output, read_json, verify_manifest, write_json
-from verify.models.adapter_types import is_adapter
-from verify.models.checked_loading import put_adapter_file, put_weights
-from verify.models.weight_files import ADAPTER, weight_files
+from verify.errors import InputError
+from verify.io.files import MANIFEST, new_output, read_json, write_json
 
 WORK = "work"
 """Subfolder for checkpoints of an unfinished run; deleted when the run ends, since they may contain what is being removed."""
@@ -57,19 +46,6 @@ def keep_checkpoints(work_dir: Path, output: Path) -> None:
         shutil.move(folder, output / folder.name)
 
 
-@dataclass(frozen=True)
-class Checkpoint:
-    """A complete checkpoint.
-
-    Attributes:
-        folder: its path.
-        step: optimizer steps done.
-    """
-
-    folder: Path
-    step: int
-
-
 def run_digest(what: str, options: TrainingOptions, fingerprints: Sequence[str], model_digest: str) -> str:
     """Compute the SHA-256 of everything that determines a run's result: method, options, records in order, starting weights."""
     # Part of files on disk: a change of this list or of an option's name makes unfinished runs unknown.
@@ -101,31 +77,3 @@ def open_work(work_dir: Path, what: str, options: TrainingOptions, fingerprints:
         new_output(work_dir, resumable=lambda folder: (folder / WORK_FILE).exists())
         write_json(file, {"run": digest})
     distributed.wait()  # a file written here by another process first would look like somebody else's
-
-
-def last_complete_checkpoint(work_dir: Path) -> Checkpoint | None:
-    """Return the latest checkpoint whose manifest verifies, or None; incomplete checkpoints are deleted."""
-    found = []
-    for folder in work_dir.glob("checkpoint-*"):
-        try:
-            manifest = verify_manifest(folder, "checkpoint")
-        except IntegrityError:
-            shutil.rmtree(folder)
-            continue
-        found.append(Checkpoint(folder, int(manifest["about"]["step"])))
-    return max(found, key=lambda checkpoint: checkpoint.step, default=None)
-
-
-def put_checkpoint(model: nn.Module, folder: Path) -> None:
-    """Load a checkpoint's weights (or adapter) into a model.
-
-    Raises:
-        IntegrityError: the checkpoint lacks weights, or has weights that this model does not have.
-    """
-    if is_adapter(model):
-        put_adapter_file(model, folder / ADAPTER)
-        return
-    weights: dict[str, Any] = {}
-    for file in weight_files(folder):
-        weights.update(load_file(file))
-    put_weights(model, weights, str(folder))

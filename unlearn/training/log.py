@@ -5,7 +5,7 @@ Format and reader are in `verify.provenance.training_log`: an auditor reads a lo
 
 import json
 import os
-from collections.abc import Iterable, Sequence, Set
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import asdict
 from pathlib import Path
 from typing import IO, Any
@@ -17,7 +17,7 @@ from verify.errors import InputError
 from verify.io.strict_json import parse_json
 from verify.provenance.training_log import LOG_NAME, SCHEMA, Microbatch, TrainingLog
 
-__all__ = ["LOG_NAME", "SCHEMA", "LogWriter", "Microbatch", "TrainingLog", "filtered_lines", "require_in_log"]
+__all__ = ["LOG_NAME", "SCHEMA", "LogWriter", "Microbatch", "TrainingLog", "filtered_lines", "require_in_log", "write_log"]
 
 
 def filtered_lines(log: "TrainingLog", removed: Set[int]) -> list[dict[str, Any]]:
@@ -60,6 +60,26 @@ def require_in_log(records: Sequence[Record], log: TrainingLog, key: RecordKey) 
             "not trained on them under this key. Remove them, correct the field names, or restore the key file "
             f"({RecordKey.default_path()})."
         )
+
+
+def write_log(lines: Sequence[Mapping[str, Any]], checkpoints: Sequence[tuple[int, str]], final_weights: str, path: Path) -> None:
+    """Write a log: header and microbatches, each checkpoint after its last microbatch, the final weights.
+
+    Args:
+        lines: header and microbatches, as from `filtered_lines`.
+        checkpoints: (optimizer step, folder name).
+        final_weights: digest of the trained weights.
+        path: the log to write.
+    """
+    written, left = [dict(lines[0])], sorted(checkpoints)
+    for line in lines[1:]:
+        while left and int(line["step"]) > left[0][0]:
+            step, folder = left.pop(0)
+            written.append({"checkpoint": step, "folder": folder, "before": line["microbatch"]})
+        written.append(dict(line))
+    written += [{"checkpoint": step, "folder": folder, "before": len(lines) - 1} for step, folder in left]
+    written.append({"final_weights": final_weights})
+    path.write_text("".join(json.dumps(line, allow_nan=False) + "\n" for line in written), encoding="utf-8")
 
 
 class LogWriter:

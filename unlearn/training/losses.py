@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from unlearn.training.initial_outputs import InitialOutputs
 from unlearn.training.method import Batch, Objective, Progress
 from unlearn.training.penalty import WeightPenalty
-from unlearn.training.schedule import Pair
 from verify.data.encoding import Encoded, collate
 from verify.models.log_probabilities import scored_log_probabilities
+from verify.training.schedule import Pair
 
 
 class PairLoss(Protocol):

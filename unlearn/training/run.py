@@ -4,7 +4,7 @@
      |                                          +--> train_pairs ---> RecordTrainer ---> Trained
      +-----> train_records ---> LikelihoodLoss -+
 
-Weights stored in half precision are trained as float32 copies and rounded at the end (`unlearn.training.precision`).
+Weights stored in half precision are trained as float32 copies and rounded at the end (`verify.training.precision`).
 """
 
 import dataclasses
@@ -20,11 +20,11 @@ from torch import nn
 from transformers import PrinterCallback, TrainingArguments
 
 from unlearn.training import distributed
-from unlearn.training.checkpoints import WORK, Checkpoint, empty_work, last_complete_checkpoint, open_work, put_checkpoint
-from unlearn.training.fsdp import gathered, is_sharded
+from unlearn.training.checkpoints import WORK, empty_work, open_work
+from unlearn.training.fsdp import gathered
 from unlearn.training.initial_outputs import load_or_compute_outputs
 from unlearn.training.log import LogWriter
-from unlearn.training.lora import attach_adapter, gradient_flags, put_gradient_flags, require_attachable
+from unlearn.training.lora import gradient_flags, put_gradient_flags
 from unlearn.training.losses import LikelihoodLoss, ObjectiveLoss, PairLoss
 from unlearn.training.method import InsideLayers, Objective, Progress, WithAlternatives, WithMemory, WithWeightPenalty
 from unlearn.training.options import (
@@ -37,8 +37,6 @@ from unlearn.training.options import (
     require_reporter,
 )
 from unlearn.training.penalty import WeightPenalty
-from unlearn.training.precision import MASTER_WEIGHTS, as_stored, float32_copies, half_precision, note_stored_type, stored_digest
-from unlearn.training.schedule import Lengths, PairSampler
 from unlearn.training.selection import Selection, selector_of
 from unlearn.training.stopping import stop_check
 from unlearn.training.trainer import RecordTrainer, Steering
@@ -50,6 +48,11 @@ from verify.io.files import disk_errors, write_manifest
 from verify.models.adapter_types import is_adapter
 from verify.models.loading import LoadedModel
 from verify.models.quantized import quantization_of, remember_quantization
+from verify.training.adapters import attach_adapter, require_attachable
+from verify.training.checkpoints import Checkpoint, last_complete_checkpoint, put_checkpoint
+from verify.training.precision import MASTER_WEIGHTS, as_stored, float32_copies, half_precision, note_stored_type, stored_digest
+from verify.training.schedule import Lengths, PairSampler
+from verify.training.sharding import is_sharded
 
 
 @dataclass(frozen=True, eq=False)

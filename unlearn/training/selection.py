@@ -21,7 +21,6 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from unlearn.training import distributed
-from unlearn.training.fsdp import is_sharded, local, put
 from unlearn.training.options import TrainingOptions
 from unlearn.training.weights import mean_loss, sample
 from verify.data.records import Record
@@ -29,6 +28,7 @@ from verify.errors import InputError
 from verify.io.arguments import checked
 from verify.io.files import read_json, write_json
 from verify.models.loading import LoadedModel
+from verify.training.sharding import is_sharded, local, put
 
 BEYOND = 1 / 20
 """Share of the distance from the initial loss to the level by which a step may exceed the level."""

@@ -20,10 +20,8 @@ import torch
 
 from unlearn.training import distributed
 from unlearn.training.checkpoints import WORK, claim_output
-from unlearn.training.lora import attach_adapter
 from unlearn.training.method import Context
 from unlearn.training.options import DEFAULTS, TrainingOptions, TrainingResult, together
-from unlearn.training.precision import float32_copies
 from unlearn.training.run import Run, save_model, train_records
 from unlearn.training.weights import delta_weights
 from verify.data.identity import RecordKey
@@ -35,6 +33,8 @@ from verify.io.files import MANIFEST, is_complete, read_json, verify_manifest, w
 from verify.models.checked_loading import load_adapter, put_adapter_file
 from verify.models.ensembles import ENSEMBLE, WEIGHTS, load_ensemble, write_ensemble
 from verify.models.loading import LoadedModel, load_model
+from verify.training.adapters import attach_adapter
+from verify.training.precision import float32_copies
 
 SHARDS = "shards.json"
 SCHEMA = "unlearn-verify/shards/1"

@@ -20,11 +20,11 @@ from unlearn.training import distributed
 from unlearn.training.log import LogWriter
 from unlearn.training.losses import PairLoss
 from unlearn.training.method import Progress
-from unlearn.training.optimizers import Sophia
-from unlearn.training.schedule import FILLER, Pair, PairDataset, PairSampler, microbatch_seed
 from unlearn.training.selection import Selector
 from verify.errors import RunError
 from verify.io.files import disk_errors, read_json, write_json, write_manifest
+from verify.training.optimizers import Sophia
+from verify.training.schedule import FILLER, Pair, PairDataset, PairSampler, microbatch_seed
 
 PROGRESS = "progress.json"
 

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from unlearn.training.lora import gradient_flags, put_gradient_flags, unfreeze_adapter
+from unlearn.training.lora import gradient_flags, put_gradient_flags
 from unlearn.training.method import Context
 from verify.data.encoding import Encoder, collate, padding_token_id
 from verify.data.records import Record
@@ -18,6 +18,7 @@ from verify.models.adapter_types import is_adapter
 from verify.models.loading import LoadedModel
 from verify.models.log_probabilities import scored_log_probabilities
 from verify.models.token_stats import compute_token_statistics
+from verify.training.adapters import unfreeze_adapter
 
 Weights = dict[str, Tensor]
 

@@ -5,7 +5,6 @@ the remaining tokens. A step without remaining records is skipped. On the same m
 and the trainer give the same weights bit for bit (a test compares them).
 """
 
-import json
 import time
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
@@ -17,10 +16,6 @@ import torch
 from accelerate import Accelerator
 from torch import nn
 
-from unlearn.training.checkpoints import Checkpoint, last_complete_checkpoint, put_checkpoint
-from unlearn.training.log import Microbatch, TrainingLog
-from unlearn.training.optimizers import optimizer_of
-from unlearn.training.precision import float32_copies
 from verify.data.encoding import Encoded, Encoder, collate, padding_token_id
 from verify.data.identity import RecordKey
 from verify.data.records import Record
@@ -28,6 +23,10 @@ from verify.errors import InputError, RunError
 from verify.io.files import disk_errors, write_manifest
 from verify.models.loading import LoadedModel
 from verify.models.log_probabilities import scored_log_probabilities
+from verify.provenance.training_log import Microbatch, TrainingLog
+from verify.training.checkpoints import Checkpoint, last_complete_checkpoint, put_checkpoint
+from verify.training.optimizers import optimizer_of
+from verify.training.precision import float32_copies
 
 OPTIMIZER = "optimizer.pt"
 
@@ -203,23 +202,3 @@ def _save(model: Any, optimizer: torch.optim.Optimizer, folder: Path, step: int)
         model.save_pretrained(folder)
         torch.save(optimizer.state_dict(), folder / OPTIMIZER)
     write_manifest(folder, "checkpoint", {"step": step})
-
-
-def write_log(lines: Sequence[Mapping[str, Any]], checkpoints: Sequence[tuple[int, str]], final_weights: str, path: Path) -> None:
-    """Write a log: header and microbatches, each checkpoint after its last microbatch, the final weights.
-
-    Args:
-        lines: header and microbatches, as from `filtered_lines`.
-        checkpoints: (optimizer step, folder name).
-        final_weights: digest of the trained weights.
-        path: the log to write.
-    """
-    written, left = [dict(lines[0])], sorted(checkpoints)
-    for line in lines[1:]:
-        while left and int(line["step"]) > left[0][0]:
-            step, folder = left.pop(0)
-            written.append({"checkpoint": step, "folder": folder, "before": line["microbatch"]})
-        written.append(dict(line))
-    written += [{"checkpoint": step, "folder": folder, "before": len(lines) - 1} for step, folder in left]
-    written.append({"final_weights": final_weights})
-    path.write_text("".join(json.dumps(line, allow_nan=False) + "\n" for line in written), encoding="utf-8")

@@ -8,7 +8,7 @@ from torch import nn
 from torch.optim import Optimizer
 from transformers.trainer_pt_utils import get_parameter_names
 
-from unlearn.training.options import DEFAULTS
+from verify.provenance.training_log import OPEN_OPTIONS
 
 
 class Sophia(Optimizer):
@@ -67,7 +67,7 @@ UNDECAYED = ["bias", "layernorm", "rmsnorm", r"(?:^|\.)norm(?:$|\.)", "_norm"]
 
 def optimizer_of(model: nn.Module, options: Mapping[str, Any]) -> torch.optim.Optimizer:
     """Build the optimizer that the trainer uses, over the same parameter groups in the same order."""
-    decay = DEFAULTS["weight_decay"] if options["weight_decay"] is None else options["weight_decay"]
+    decay = OPEN_OPTIONS["weight_decay"] if options["weight_decay"] is None else options["weight_decay"]
     decayed = set(get_parameter_names(model, [nn.LayerNorm], UNDECAYED))  # type: ignore[no-untyped-call]
     trained = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
     groups = [

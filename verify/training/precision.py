@@ -3,7 +3,7 @@
 A step of 1e-5 is below half a unit in the last place of most bfloat16 weights and would be lost. Weights that are trained or edited
 are therefore converted to float32 in place at the start of a run, and back to their stored type at its end:
 
-    theta_stored = SR(train(float32(theta_stored_0))),    SR = `unlearn.training.rounding.stochastically_rounded`
+    theta_stored = SR(train(float32(theta_stored_0))),    SR = `verify.training.rounding.stochastically_rounded`
 
 In between, the run is bit for bit that of `--dtype float32`: optimizers, gradient accumulation, initial outputs, stop rules,
 selection of the best step, and checkpoints (which hold the float32 weights) need no special case, and float16 needs no loss
@@ -28,11 +28,11 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
-from unlearn.training.fsdp import is_sharded, put
-from unlearn.training.rounding import HALF, stochastically_rounded
 from verify.errors import RunError
 from verify.io.files import read_json, write_json
 from verify.models.digests import weights_digest, whole
+from verify.training.rounding import HALF, stochastically_rounded
+from verify.training.sharding import is_sharded, put
 
 MASTER_WEIGHTS = "float32"
 """Entry of the training log for a run whose trained weights were held in float32."""

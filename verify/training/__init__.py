@@ -1,0 +1,1 @@
+"""Training steps that an auditor can take again: schedule, optimizers, precision, checkpoints and replay."""
