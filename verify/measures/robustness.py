@@ -19,10 +19,11 @@ from verify.errors import InputError
 from verify.io.arguments import checked
 from verify.models.loading import LoadedModel, load_model, require_same_tokenizer
 from verify.probes import select_probes
-from verify.probes.base import Material, mean_losses
+from verify.probes.base import Material, ProbeNotRunError, mean_losses
+from verify.provenance.training_history import learning_rate_of
 from verify.schema.evidence import Settings
-from verify.schema.parts import Value
-from verify.schema.robustness import Recovery, RetainHarm, Robustness, Treated
+from verify.schema.parts import NotRun, Value
+from verify.schema.robustness import OTHER_RECORDS, Recovery, RetainHarm, Robustness, Treated
 from verify.statistics.residual import residual_verdict
 from verify.statistics.roc import membership_auc
 
@@ -32,6 +33,12 @@ Treatment = tuple[str, str]
 Losses = Mapping[str, Mapping[Treatment, Array]]
 """Mean losses of the forget records, nats per token [N], by model label and treatment."""
 UNTREATED = "untreated"
+ARMS = {
+    "relearned": "other records",
+    "relearned on unrelated text": "unrelated text",
+    "relearned on other subjects": "other subjects",
+}
+"""Arms of relearning, by the beginnings of their treatments' names."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,11 +49,13 @@ class _Measured:
         digest: of its weights.
         losses: mean losses of the forget records, nats per token [N], by treatment.
         retain_auc: AUC of the loss attack, retain records against never-trained ones; None without a holdout set.
+        not_run: reasons of the probes that could not treat it, by name.
     """
 
     digest: str
     losses: Mapping[Treatment, Array]
     retain_auc: Value | None
+    not_run: Mapping[str, str]
 
 
 @checked
@@ -99,15 +108,19 @@ def probe(
     if "retain" not in sets:
         raise InputError("probes need retain records. Give them with --retain FILE, or the training file with --data FILE.")
     old = load_model(original, tokenizer=tokenizer, dtype=settings.dtype)
-    material = Material(sets["forget"], sets["retain"], old, settings.seed)
+    material = Material(sets["forget"], sets["retain"], old, settings.seed, learning_rate_of(original))
     sources = {"original": old, "target": model} | {f"reference {number}": one for number, one in enumerate(references, 1)}
-    models: dict[str, _Measured] = {}
+    models, not_run = dict[str, _Measured](), dict[str, str]()
     for done, (label, source) in enumerate(sources.items()):
         progress(f"probing {label}", done / len(sources))
         loaded = load_model(source, tokenizer=tokenizer, dtype=settings.dtype)
         require_same_tokenizer([old, loaded])
         models[label] = _measure(loaded, material, chosen, sets.get("holdout"), settings)
-    losses = {label: one.losses for label, one in models.items()}
+        # A probe that cannot treat every model alike compares nothing, so it is not tried on the models that follow.
+        not_run |= models[label].not_run
+        chosen = {name: one for name, one in chosen.items() if name not in not_run}
+    losses = {label: {key: values for key, values in one.losses.items() if key[0] not in not_run} for label, one in models.items()}
+    recoveries = _recoveries(losses)
     found = Robustness(
         weights=models["target"].digest,
         forget=len(sets["forget"]),
@@ -115,8 +128,10 @@ def probe(
         margin=settings.margin,
         alpha=settings.alpha,
         treated=tuple(_judge(losses, treatment, settings) for treatment in losses["target"]),
-        recovery=_recovery(losses),
+        recovery=next((one for one in recoveries if one.arm == OTHER_RECORDS), None),
         retain=_harm(models),
+        other_recoveries=tuple(one for one in recoveries if one.arm != OTHER_RECORDS),
+        not_run=tuple(NotRun(attack=name, reason=reason) for name, reason in not_run.items()),
     )
     if output is not None:
         found.save(output)
@@ -132,13 +147,17 @@ def _measure(
 ) -> _Measured:
     """Measure one model, untreated and under every treatment."""
     losses = {(UNTREATED, UNTREATED): mean_losses(loaded, material.forget)}
+    not_run = {}
     for name, one in chosen.items():
-        losses |= {(name, treatment): values for treatment, values in one.losses(loaded, material).items()}
+        try:
+            losses |= {(name, treatment): values for treatment, values in one.losses(loaded, material).items()}
+        except ProbeNotRunError as error:
+            not_run[name] = str(error)
     auc = None
     if holdout is not None:
         kept, unseen = mean_losses(loaded, material.other), mean_losses(loaded, holdout)
         auc = Value.of(membership_auc(-kept, -unseen, settings.confidence))
-    return _Measured(loaded.digest, losses, auc)
+    return _Measured(loaded.digest, losses, auc, not_run)
 
 
 def _references(losses: Losses, key: Treatment) -> Array:
@@ -167,21 +186,28 @@ def _judge(losses: Losses, key: Treatment, settings: Settings) -> Treated:
     )
 
 
-def _recovery(losses: Losses) -> Recovery | None:
-    """Compute excess recovery under relearning; None if it was not run or the original knows no more than the references."""
+def _recoveries(losses: Losses) -> list[Recovery]:
+    """Compute excess recovery under every arm of relearning; none where the original knows no more than the references."""
     keys = [key for key in losses["target"] if key[0] == "relearning"]
-    if not keys:
-        return None
-    steps = tuple(int(treatment.rsplit(" ", 1)[1]) for _, treatment in keys)
-    gap = float(_references(losses, keys[0]).mean() - losses["original"][keys[0]].mean())
-    if gap <= 0:
-        return None
-    # [s_u(k) - s_ref(k)] / [s_0 - s_ref(0)] of the relearning probe; losses are -s, hence references less target.
-    excess = [float(_references(losses, key).mean() - losses["target"][key].mean()) / gap for key in keys]
-    span = steps[-1] - steps[0]
-    # Mean excess over the steps beyond that of step 0: what training added.
-    area = float(np.trapezoid(np.array(excess) - excess[0], steps)) / span if span else 0.0
-    return Recovery(steps=steps, excess=tuple(excess), area=area)
+    start = next((key for key in keys if key[1] == "relearned 0"), None)
+    found = []
+    for name, arm in ARMS.items():
+        own = [key for key in keys if key[1].rpartition(" ")[0] == name]
+        if start is None or not own:
+            continue
+        # No step is the same for every arm, so it is measured once.
+        own = own if start in own else [start, *own]
+        gap = float(_references(losses, start).mean() - losses["original"][start].mean())
+        if gap <= 0:
+            continue
+        steps = tuple(int(treatment.rpartition(" ")[2]) for _, treatment in own)
+        # [s_u(k) - s_ref(k)] / [s_0 - s_ref(0)] of the relearning probe; losses are -s, hence references less target.
+        excess = [float(_references(losses, key).mean() - losses["target"][key].mean()) / gap for key in own]
+        span = steps[-1] - steps[0]
+        # Mean excess over the steps beyond that of step 0: what training added.
+        area = float(np.trapezoid(np.array(excess) - excess[0], steps)) / span if span else 0.0
+        found.append(Recovery(steps=steps, excess=tuple(excess), area=area, arm=arm))
+    return found
 
 
 def _harm(models: Mapping[str, _Measured]) -> RetainHarm | None:

@@ -24,12 +24,18 @@ class Material:
         other: records that are not among them, for prefixes and for relearning; never empty.
         old: the model before unlearning.
         seed: of every random draw.
+        learning_rate: peak rate of the fine-tuning that made the old model; None where no training log names it.
     """
 
     forget: Sequence[Record]
     other: Sequence[Record]
     old: LoadedModel
     seed: int = 0
+    learning_rate: float | None = None
+
+
+class ProbeNotRunError(Exception):
+    """A probe cannot treat these models or records; the message says why, as the end of a sentence."""
 
 
 @runtime_checkable
@@ -52,6 +58,9 @@ class Probe(Protocol):
 
         Returns:
             mean losses, nats per token [N], by the name of each strength of the treatment.
+
+        Raises:
+            ProbeNotRunError: the model or the records lack what the probe needs.
         """
         ...
 

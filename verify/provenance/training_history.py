@@ -12,7 +12,7 @@ from typing import Any
 from verify.errors import InputError
 from verify.io.files import MANIFEST, file_digest, read_json
 from verify.models.ensembles import ENSEMBLE
-from verify.provenance.training_log import LOG_NAME, TrainingLog
+from verify.provenance.training_log import LOG_NAME, TrainingLog, resolved
 
 HOLDOUT_USED = "holdout_used"
 """Manifest field of an unlearned model that lists the never-trained records the unlearning read."""
@@ -107,6 +107,16 @@ def history_of(source: Any) -> History | None:
     about = stages[0].about
     weights = about.get("weights")
     return History(tuple(reversed(stages)), weights if isinstance(weights, str) else None, _unfinished(stages[0]))
+
+
+def learning_rate_of(source: Any) -> float | None:
+    """Return the peak learning rate of the last logged training of a model; None where no log names it."""
+    history = history_of(source)
+    if history is None or not history.logged:
+        return None
+    log = history.logged[-1].log
+    rate = None if log is None else resolved(log.options)["learning_rate"]
+    return float(rate) if isinstance(rate, int | float) and rate > 0 else None
 
 
 @dataclass(frozen=True)

@@ -1,13 +1,13 @@
 """Schema of a robustness probe's result; reading one needs no torch."""
 
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
 
 from verify.errors import InputError
 from verify.io.documents import Document, Frozen
 from verify.schema.evidence import Evidence
-from verify.schema.parts import Digest, Value
+from verify.schema.parts import Digest, NotRun, Value
 
 
 class Treated(Frozen):
@@ -31,17 +31,30 @@ class Treated(Frozen):
     records: int
 
 
+OTHER_RECORDS = "other records"
+LATER_FIELDS = frozenset({"other_recoveries", "not_run"})
+"""Fields that results of earlier versions lack; they are written where they say something."""
+
+
 class Recovery(Frozen):
     """Excess recovery over the references under relearning.
 
     Attributes:
         steps, excess: [s_u(k) - s_ref(k)] / [s_0 - s_ref(0)] after k steps; at 0 steps it is the residual fraction.
         area: mean excess over the steps beyond that at 0, by the trapezoid rule; 0 for a curve no steeper than a retraining's.
+        arm: what was trained on: "other records" of the domain, "unrelated text", or "other subjects" of the forget set.
     """
 
     steps: tuple[int, ...]
     excess: tuple[float, ...]
     area: float
+    arm: str = OTHER_RECORDS
+
+    @model_serializer(mode="wrap")
+    def _written(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave out the arm that earlier versions had alone."""
+        content: dict[str, Any] = handler(self)
+        return content if self.arm != OTHER_RECORDS else {name: value for name, value in content.items() if name != "arm"}
 
 
 class RetainHarm(Frozen):
@@ -65,7 +78,9 @@ class Robustness(Document):
         forget_digest: digest over their keyed hashes, as `AuditedSet.digest`; an audit it is attached to must have the same.
         margin, alpha: margin and level of every treatment's test.
         treated: one row per treatment, the untreated models first.
-        recovery: how fast the records are relearned, where relearning was among the probes.
+        recovery: how fast the records are relearned from other records of the domain, where relearning was among the probes.
+        other_recoveries: the same for the other arms of relearning.
+        not_run: probes that could not treat every model alike, and why.
         retain: exposure of the retained records, where never-trained records were given.
     """
 
@@ -81,6 +96,14 @@ class Robustness(Document):
     treated: tuple[Treated, ...]
     recovery: Recovery | None
     retain: RetainHarm | None
+    other_recoveries: tuple[Recovery, ...] = ()
+    not_run: tuple[NotRun, ...] = ()
+
+    @model_serializer(mode="wrap")
+    def _written(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Write results of earlier versions as they were read."""
+        content: dict[str, Any] = handler(self)
+        return {name: value for name, value in content.items() if name not in LATER_FIELDS or value}
 
     def require_same(self, evidence: Evidence, name: str) -> None:
         """Raise InputError, naming this file, if the audit is about other weights or other records."""
@@ -107,17 +130,16 @@ class Robustness(Document):
             )
             found = f"  beyond the margin ({row.records} of {self.forget} records)" if row.accused else ""
             lines.append(f"{row.treatment:<34} {row.original:9.2f} {row.target:9.2f} {row.references:10.2f}  {rho}{found}")
-        if self.recovery is not None:
-            curve = ", ".join(
-                f"{step}: {excess:.2f}" for step, excess in zip(self.recovery.steps, self.recovery.excess, strict=True)
-            )
-            lines.append(f"excess recovery after k steps of relearning: {curve}; area {self.recovery.area:.3f}")
+        for one in (*(() if self.recovery is None else (self.recovery,)), *self.other_recoveries):
+            curve = ", ".join(f"{step}: {excess:.2f}" for step, excess in zip(one.steps, one.excess, strict=True))
+            lines.append(f"excess recovery after k steps of relearning from {one.arm}: {curve}; area {one.area:.3f}")
         if self.retain is not None:
             others = ", ".join(f"{value.value:.2f}" for value in self.retain.references)
             lines.append(
                 f"loss attack on retained records, AUC: original {self.retain.original.value:.2f}, target "
                 f"{_interval(self.retain.target)}, references {others}"
             )
+        lines += [f"not run: {entry.attack}: {entry.reason}" for entry in self.not_run]
         return "\n".join(lines)
 
 
