@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from certificates import broken, check, record_about, rewritten
+from certificates import broken, check, record_about, rewritten, says
 from deletions import model_of
 
 from verify import InputError
@@ -123,7 +123,7 @@ def test_several_models_in_one_certificate(house: dict[str, Path], tmp_path: Pat
         more = json.loads(json.dumps(found))
         for statement in more:
             statement["subject"][0]["digest"]["sha256"] = second
-        more[1]["predicate"]["annotations"]["verdict"] = "INCONCLUSIVE"
+        says(more[1], "INCONCLUSIVE")
         request = found[0]["predicate"]["runDetails"]["metadata"]["request"]
         request["models"] += [request["models"][0] | {"after": second, "verdict": "INCONCLUSIVE", "verdict_phrase": "INCONCLUSIVE"}]
         more[0]["predicate"]["runDetails"]["metadata"]["request"] = request
@@ -197,13 +197,13 @@ def test_what_a_model_goes_into_service_on(
 ) -> None:
     """Its audit where that certifies, an exact rebuild where no audit objects, and nothing else, whoever signed it."""
 
-    phrase = f"{verdict}(rho = 0.1, alpha = 0.05)" if verdict == "EQUIVALENT_WITHIN" else verdict
+    phrase = f"{verdict}(rho = 0.1, alpha = 0.05; exact text, mean loss)" if verdict == "EQUIVALENT_WITHIN" else verdict
 
     def claimed(found: list[Any]) -> None:
         model = found[0]["predicate"]["runDetails"]["metadata"]["request"]["models"][0]
         model |= changes | {"verdict": verdict, "verdict_phrase": phrase}
         found[0]["predicate"]["buildDefinition"]["externalParameters"]["method"] = model["method"]
-        found[1]["predicate"]["annotations"]["verdict"] = verdict
+        says(found[1], verdict)
 
     text = broken(check(house, rewritten(house, tmp_path / "claimed.json", claimed)))
     assert (said in text) if said else text == ""

@@ -131,7 +131,9 @@ def test_two_models_in_one_certificate(desk: Path, capsys: pytest.CaptureFixture
     for number, model in enumerate(record.models):
         status, said = checks(batch, number, capsys)
         assert (status, "FAILS" in said) == (0, False), said
-        assert f"verdict: EQUIVALENT_WITHIN(rho = {MARGIN}, alpha = 0.05) (weights {model.after[:16]})" in said
+        assert (
+            f"verdict: EQUIVALENT_WITHIN(rho = {MARGIN}, alpha = 0.05; exact text, mean loss) (weights {model.after[:16]})" in said
+        )
     assert not list((desk / "models").iterdir()), "both old models go"
     page = Page((batch / "report.html").read_text()).text
     assert "2 models were replaced" in page

@@ -12,12 +12,12 @@ from securesystemslib.dsse import Envelope
 from securesystemslib.signer import SSlibKey
 
 from verify.certificate.attachments import Attachments, Finding, Pair, attachment_findings
+from verify.certificate.claims import claim_finding, claimed_phrase
 from verify.certificate.signing import PAYLOAD_TYPE, PROVENANCE, SCHEMA, STATEMENT_TYPE, TEST_RESULT, Statement
 from verify.errors import InputError
 from verify.io.files import read_json
 from verify.io.strict_json import NotStrictError, parse_json
 from verify.schema.deletion_record import CERTIFYING, UNDECIDED
-from verify.schema.parts import verdict_phrase
 
 LARGEST_FILE = 16 << 20
 """Size limit in bytes: a certificate has some ten kilobytes, and larger files are not read."""
@@ -135,11 +135,12 @@ def check_certificate(
         for weights, pair in pairs.items():
             findings += _agreement(pair, signers[weights])
             findings += _one_signer(signers[weights], trusted)
+            findings += [claim_finding(pair["auditor"]["predicate"])] if "auditor" in pair else []
         findings += _all_models(pairs)
         findings += attachment_findings(pairs, Attachments(model, audit, deletion, ledger_head, ledger))
         audited = {weights: pair["auditor"]["predicate"]["annotations"] for weights, pair in pairs.items() if "auditor" in pair}
         verdicts = {weights: str(found["verdict"]) for weights, found in audited.items()}
-        phrases = {weights: _phrase(found) for weights, found in audited.items()}
+        phrases = {weights: claimed_phrase(found) for weights, found in audited.items()}
     except InputError:
         raise  # its own message; as a subclass of ValueError it would be caught below
     except (KeyError, TypeError, IndexError, AttributeError, ValueError) as error:
@@ -310,7 +311,7 @@ def _reported_otherwise(entry: dict[str, Any], pair: Pair) -> str | None:
     audits = [part["digest"]["sha256"] for part in auditor["configuration"] if str(part["name"]) == "evidence.json"]
     says = [
         ("the auditor found", entry["verdict"], found["verdict"]),
-        ("the auditor found", entry["verdict_phrase"], _phrase(found)),
+        ("the auditor found", entry["verdict_phrase"], claimed_phrase(found)),
         ("the auditor compared with weights", entry["before"], found["weights_before_deletion"]),
         ("the auditor signed the audit", entry["audit_digest"], audits[0]),
     ]
@@ -321,13 +322,6 @@ def _reported_otherwise(entry: dict[str, Any], pair: Pair) -> str | None:
 
 def _method(operator: Statement) -> str:
     return str(operator["predicate"]["buildDefinition"]["externalParameters"]["method"])
-
-
-def _phrase(found: dict[str, Any]) -> str:
-    """Format the auditor's verdict with its parameters, from what the auditor signed."""
-    settings = found["evidence"]["settings"]
-    sizes = [entry["records"] for entry in found["evidence"]["sets"] if entry["role"] == "forget"]
-    return verdict_phrase(str(found["verdict"]), settings["margin"], settings["alpha"], found["records_accused"], sizes[0])
 
 
 def _in_service_on(what: str, word: str, entry: dict[str, Any]) -> Finding:

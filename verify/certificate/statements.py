@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from verify.certificate.claims import RESULTS
 from verify.certificate.signing import (
     PROVENANCE,
     SCHEMA,
@@ -24,6 +25,7 @@ from verify.certificate.signing import (
 )
 from verify.errors import InputError
 from verify.io.files import MANIFEST, file_digest, verify_manifest, write_text
+from verify.schema.channels import channels_asked
 
 if TYPE_CHECKING:
     from verify.schema.evidence import Evidence
@@ -39,9 +41,6 @@ __all__ = [
 ]
 
 BUILD_TYPE = "urn:unlearn-verify:deletion:1"
-
-RESULTS = {"EQUIVALENT_WITHIN": "PASSED", "NOT_FORGOTTEN": "FAILED", "INCONCLUSIVE": "WARNED", "NOT_TESTABLE": "WARNED"}
-"""The in-toto test-result predicate has three results only; the verdict itself is in the annotations, and it is what counts."""
 
 NAMING_RECORDS = ("accused", "figures", "duration_seconds")
 """Parts of the evidence that are not signed: keyed hashes of single records are still data about persons."""
@@ -139,6 +138,9 @@ def auditor_statement(audit: str | Path, robustness: str | Path | None = None) -
     for claim in ("twins", "people"):  # field names of held-out controls and user level; they list records, too
         if kept.get(claim):
             kept[claim] = {**kept[claim], "accused": len(kept[claim]["accused"])}
+    second = evidence.settings.rule > 1
+    if second:
+        kept["subjects"] = len(evidence.subjects)
     not_run = [{"attack": entry.attack, "reason": entry.reason} for entry in evidence.not_run]
     return {
         "_type": STATEMENT_TYPE,
@@ -154,6 +156,7 @@ def auditor_statement(audit: str | Path, robustness: str | Path | None = None) -
                 "verdict": evidence.verdict,
                 "weights_before_deletion": weights["original"],
                 "records_accused": len(evidence.accused),
+                **({"asked": list(channels_asked(evidence.channels))} if second else {}),
                 "attacks_not_run": not_run + [{"attack": name, "reason": "not requested"} for name in evidence.not_asked],
                 "robustness": None if robustness is None else _robustness(robustness, evidence),
                 "evidence": kept,

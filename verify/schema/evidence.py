@@ -6,12 +6,21 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal, Self
 
-from pydantic import ConfigDict, Field, SerializerFunctionWrapHandler, ValidationError, model_serializer
+from pydantic import (
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    ValidationInfo,
+    model_serializer,
+    model_validator,
+)
 
 from verify.errors import InputError
 from verify.io.arguments import checked
 from verify.io.documents import Frozen
 from verify.io.files import read_json, write_text
+from verify.schema.channels import ChannelResult, SubjectFinding, contradiction, verdict_phrase
 from verify.schema.parts import (
     AttackResult,
     AuditedModel,
@@ -35,12 +44,16 @@ from verify.schema.parts import (
     Utility,
     Value,
     VerdictWord,
-    verdict_phrase,
 )
+from verify.schema.representation import Representation
 from verify.schema.threat_model import ThreatModel
 
 LATER_FIELDS = frozenset({"references_checked", "holdout_checked", "channels_not_run", "rewordings"})
 """Fields that evidence of earlier versions lacks."""
+LATER_SETTINGS: Mapping[str, Any] = MappingProxyType({"rule": 1, "special_tokens": False})
+"""Settings that earlier versions lack, with the values that their files are read with."""
+SECOND_RULE = frozenset({"channels", "subjects", "noise_ratio", "smallest_margin", "representation"})
+"""Fields that verdicts by rule 1 lack."""
 
 LATER_SETTINGS: Mapping[str, Any] = MappingProxyType({"special_tokens": False, "channels": None, "relearning_rate": None})
 """Settings that earlier versions lack, with their defaults."""
@@ -64,6 +77,13 @@ STANDARD_CHANNELS: tuple[ChannelGroup, ...] = (
 class Settings(Frozen):
     """Everything that was decided before looking."""
 
+    rule: Literal[1, 2] = Field(
+        default=2,
+        description=(
+            "rule of the record claim. 1: the exact texts alone. 2: also in other ways of asking, each subject tested, and the "
+            "target's noise measured on controls. Files without it are of rule 1"
+        ),
+    )
     margin: float = Field(default=0.10, gt=0, lt=1, description="rho*: largest residual fraction that counts as forgotten")
     alpha: float = Field(default=0.05, gt=0, lt=0.5, description="level of every test")
     confidence: float = Field(default=0.95, gt=0, lt=1, description="level of every interval")
@@ -89,9 +109,14 @@ class Settings(Frozen):
         default=None, gt=0, lt=1, description="learning rate of the channel `relearned`; None for a tenth of the fine-tuning's"
     )
 
+    @model_validator(mode="after")
+    def _rule_of_the_file(self, info: ValidationInfo) -> Self:
+        """Read files that name no rule as of rule 1, which had none to name."""
+        return self.model_copy(update={"rule": 1}) if info.mode == "json" and "rule" not in self.model_fields_set else self
+
     @model_serializer(mode="wrap")
     def _written(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Leave out newer fields at their defaults: registrations are identified by digests of what earlier versions wrote."""
+        """Leave out what earlier versions did not know: registrations are identified by digests of what they wrote."""
         content: dict[str, Any] = handler(self)
         return {name: value for name, value in content.items() if name not in LATER_SETTINGS or value != LATER_SETTINGS[name]}
 
@@ -129,6 +154,11 @@ class Judgement(Frozen):
             settings, all that the verdict follows from.
         blind_p: its permutation p-value, where the holdout is declared exchangeable.
         process, twins, people: claims from canaries (Tier A), held-out controls (Tier C) and at user level, where examined.
+        channels: every way of asking that was judged, "exact text" among them; empty without never-trained controls.
+        subjects: subjects whose records together were found beyond the margin, corrected for their number.
+        noise_ratio: lambda, the target's variance on controls over that of a further retraining; None without controls.
+        smallest_margin: the smallest rho* at which the same tests would certify; None where no margin below 1 would.
+        representation: the claim about hidden states, where examined.
         attacks: every attack against every model.
         utility: retain-set utility of every model.
         figures: the data of the report's figures.
@@ -150,6 +180,11 @@ class Judgement(Frozen):
     process: Process | None = None
     twins: Twins | None = None
     people: People | None = None
+    channels: tuple[ChannelResult, ...] = ()
+    subjects: tuple[SubjectFinding, ...] = ()
+    noise_ratio: float | None = Field(default=None, gt=0)
+    smallest_margin: float | None = Field(default=None, gt=0)
+    representation: Representation | None = None
     attacks: tuple[AttackResult, ...]
     utility: tuple[Utility, ...]
     figures: Figures
@@ -212,9 +247,20 @@ class Evidence(Judgement):
         content: dict[str, Any] = handler(self)
         judged = [before for name in Judgement.model_fields for before in (*WRITTEN_BEFORE.get(name, ()), name)]
         order = dict.fromkeys([*judged, *content])
-        return {
-            name: content[name] for name in order if name in content and (name not in LATER_FIELDS or content[name] is not None)
-        }
+        left_out = {name for name in LATER_FIELDS if content[name] is None} | (SECOND_RULE if self.settings.rule == 1 else set())
+        return {name: content[name] for name in order if name in content and name not in left_out}
+
+    @model_validator(mode="after")
+    def _coherent(self) -> Self:
+        """Refuse a verdict that contradicts what it is said to follow from."""
+        if self.settings.rule == 1:
+            if later := next((name for name in sorted(SECOND_RULE) if getattr(self, name)), None):
+                raise ValueError(f"a verdict by rule 1 has no {later}")
+            return self
+        found = len(self.accused) + len(self.subjects)
+        if wrong := contradiction(self.verdict, self.channels, self.accused_by, found, self.tests, self.gates):
+            raise ValueError(f"the verdict contradicts itself: {wrong}")
+        return self
 
     @property
     def pre_registered(self) -> bool:
@@ -231,7 +277,10 @@ class Evidence(Judgement):
     def verdict_phrase(self) -> str:
         """The verdict as printed, with its parameters where it has any."""
         settings, records = self.settings, self.set("forget").records
-        return verdict_phrase(self.verdict, settings.margin, settings.alpha, len(self.accused), records)
+        channels = None if settings.rule == 1 else self.channels
+        return verdict_phrase(
+            self.verdict, settings.margin, settings.alpha, len(self.accused), records, channels, len(self.subjects)
+        )
 
     def set(self, role: SetRole) -> AuditedSet:
         """Return the audited set of a role.

@@ -18,8 +18,9 @@ VerdictWord = Literal["NOT_TESTABLE", "NOT_FORGOTTEN", "EQUIVALENT_WITHIN", "INC
 """The four verdicts, in order of precedence."""
 
 Claim = Literal["record", "process", "attack"]
-Tier = Literal["retrained references", "exchangeable twins", "canaries", "fresh texts"]
-"""What a verdict can rest on: Tier B, Tier C (held-out controls), Tier A, and texts of the same people that no model saw."""
+Tier = Literal["retrained references", "asked otherwise", "exchangeable twins", "canaries", "fresh texts"]
+"""What a verdict can rest on: Tier B on the exact texts and asked otherwise, Tier C (held-out controls), Tier A, and texts of the
+same people that no model saw."""
 
 ModelRole = Literal["target", "original", "base", "reference"]
 SetRole = Literal["forget", "retain", "holdout", "canary", "fresh"]
@@ -421,17 +422,3 @@ class Figures(Frozen):
     losses: tuple[Histogram, ...] = ()
     roc: tuple[RocCurve, ...] = ()
     residuals: Residuals | None = None
-
-
-def verdict_phrase(word: str, margin: float, alpha: float, accused: int, records: int) -> str:
-    """Format a verdict as it is printed, with its parameters where it has any.
-
-    Args:
-        word: one of the four.
-        margin, alpha: rho* and the level of the audit.
-        accused: number of records accused individually.
-        records: size of the forget set.
-    """
-    if word == "EQUIVALENT_WITHIN":
-        return f"EQUIVALENT_WITHIN(rho = {margin:g}, alpha = {alpha:g})"
-    return f"NOT_FORGOTTEN ({accused} of {records} records)" if word == "NOT_FORGOTTEN" and accused else word

@@ -1,0 +1,62 @@
+"""Files of version 0.1.0, whose verdicts are by rule 1: they read, are written, and recompute as they were."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from verify.auditing.recompute import recompute
+from verify.auditing.registration import Registration
+from verify.certificate.check import check_certificate
+from verify.certificate.statements import load_public_key
+from verify.errors import InputError
+from verify.schema.evidence import SECOND_RULE, Evidence, Settings
+
+OLD = Path(__file__).parents[1] / "old_evidence"
+PHRASES = {"certified": "EQUIVALENT_WITHIN(rho = 0.1, alpha = 0.05)", "accused": "NOT_FORGOTTEN (4 of 16 records)"}
+
+
+@pytest.mark.parametrize("name", PHRASES)
+def test_old_evidence_keeps_its_bytes_its_word_and_its_numbers(name: str) -> None:
+    """Read and written again the file is the same to the byte, and every number and sentence follows from its scores."""
+    path = OLD / name / "evidence.json"
+    evidence = Evidence.load(path)
+    assert evidence.text() == path.read_text()
+    assert (evidence.settings.rule, evidence.verdict_phrase) == (1, PHRASES[name])
+    assert recompute(path.parent).text() == path.read_text()
+
+
+def test_old_certificates_hold() -> None:
+    """Signed with rule 1, a certificate holds as ever, and the check says that no other way of asking was judged."""
+    folder = OLD / "signed"
+    keys = [load_public_key(folder / f"{role}.key.pub") for role in ("operator", "auditor")]
+    found = check_certificate(folder / "certificate.json", keys, deletion=folder / "deletion.json")
+    assert found.holds
+    assert list(found.phrases.values()) == ["EQUIVALENT_WITHIN(rho = 0.2, alpha = 0.05)"]
+    assert "rule 1, which asks in no other way" in "".join(finding.detail for finding in found.findings)
+
+
+def test_a_file_without_a_rule_is_of_rule_1_and_a_new_one_of_rule_2(tmp_path: Path) -> None:
+    """Old registrations keep their digest, which somebody else holds; new settings name their rule."""
+    old = {"schema": "unlearn-verify/registration/1", "created": "2026-11-20T09:00:00+00:00", "canaries": None}
+    old |= {"sets": [{"role": "forget", "records": ["a" * 32]}], "settings": {"margin": 0.2}}
+    path = tmp_path / "registration.json"
+    path.write_text(json.dumps(old))
+    read = Registration.load(path)
+    assert read.settings.rule == 1
+    assert "rule" not in read.settings.model_dump(mode="json")
+    assert read.digest == "1f62a8e70277f67b2bf1d1b5d8ae756a2c2c404a2480dcc6f71c5277367af389"
+    assert Settings().model_dump(mode="json")["rule"] == 2
+    assert Settings.model_validate_json(Settings().model_dump_json()) == Settings()
+    assert Settings.model_validate_json(Settings(rule=1).model_dump_json()) == Settings(rule=1)
+
+
+@pytest.mark.parametrize("field", sorted(SECOND_RULE))
+def test_a_verdict_by_rule_1_has_no_fields_of_rule_2(field: str, tmp_path: Path) -> None:
+    """A list of channels put beside an old word is refused."""
+    content = json.loads((OLD / "certified" / "evidence.json").read_text())
+    given = {"noise_ratio": 1.5, "smallest_margin": 0.1}.get(field, [])
+    path = tmp_path / "evidence.json"
+    path.write_text(json.dumps(content | {field: given or [{}]}))
+    with pytest.raises(InputError, match=f"rule 1 has no {field}" if given else field):
+        Evidence.load(path)

@@ -1,0 +1,80 @@
+"""What an auditor's statement claims: the verdict, what was asked, and whether the two contradict each other."""
+
+import json
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+from pydantic import ValidationError
+
+from verify.certificate.attachments import Finding
+from verify.io.documents import Frozen
+from verify.schema.channels import MEAN_LOSS, ChannelResult, channels_asked, contradiction, verdict_phrase
+from verify.schema.parts import Gate, Test
+
+RESULTS = {"EQUIVALENT_WITHIN": "PASSED", "NOT_FORGOTTEN": "FAILED", "INCONCLUSIVE": "WARNED", "NOT_TESTABLE": "WARNED"}
+"""The in-toto test-result predicate has three results only; the verdict itself is in the annotations, and it is what counts."""
+WHAT = "what was asked"
+SECOND_RULE = ("channels", "subjects", "asked")
+
+Part = TypeVar("Part", bound=Frozen)
+
+
+def claimed_phrase(found: Mapping[str, Any]) -> str:
+    """Format the auditor's verdict with its parameters, from the annotations that the auditor signed.
+
+    Raises:
+        KeyError, TypeError, IndexError, ValueError: the annotations lack what this version expects.
+    """
+    settings = found["evidence"]["settings"]
+    sizes = [entry["records"] for entry in found["evidence"]["sets"] if entry["role"] == "forget"]
+    channels = _channels(found["evidence"]) if _rule(found) > 1 else None
+    numbers = settings["margin"], settings["alpha"], found["records_accused"], sizes[0]
+    return verdict_phrase(str(found["verdict"]), *numbers, channels, found["evidence"].get("subjects", 0))
+
+
+def claim_finding(predicate: Mapping[str, Any]) -> Finding:
+    """Check that an auditor's verdict follows from the channels, tests and validity checks beside it, and say what was asked.
+
+    Args:
+        predicate: of the auditor's statement, signature verified.
+
+    Raises:
+        KeyError, TypeError, IndexError: it lacks what this version expects.
+    """
+    found = predicate["annotations"]
+    word, evidence = str(found["verdict"]), found["evidence"]
+    if evidence["verdict"] != word or predicate["result"] != RESULTS.get(word):
+        return Finding(WHAT, False, f"the statement says {word} and {predicate['result']}, its evidence {evidence['verdict']}")
+    if _rule(found) == 1:
+        later = [name for name in SECOND_RULE if evidence.get(name) or found.get(name)]
+        if later:
+            return Finding(WHAT, False, f"a verdict by rule 1 has no {later[0]}")
+        return Finding(WHAT, True, f"{MEAN_LOSS} (rule 1, which asks in no other way)")
+    try:
+        channels, tests, gates = _channels(evidence), _parts(evidence, "tests", Test), _parts(evidence, "gates", Gate)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(str(part) for part in first["loc"]) or "an entry"
+        return Finding(WHAT, False, f"the signed evidence is not valid: {place}: {first['msg']}")
+    asked = list(channels_asked(channels))
+    if found["asked"] != asked:
+        return Finding(
+            WHAT, False, f"the statement says {', '.join(map(str, found['asked']))}; its channels say {', '.join(asked)}"
+        )
+    count = found["records_accused"] + evidence["subjects"]
+    if wrong := contradiction(evidence["verdict"], channels, evidence["accused_by"], count, tests, gates):
+        return Finding(WHAT, False, f"the verdict contradicts its evidence: {wrong}")
+    return Finding(WHAT, True, MEAN_LOSS if len(asked) == 1 else ", ".join(asked))
+
+
+def _rule(found: Mapping[str, Any]) -> int:
+    return int(found["evidence"]["settings"].get("rule", 1))
+
+
+def _channels(evidence: Mapping[str, Any]) -> tuple[ChannelResult, ...]:
+    return _parts(evidence, "channels", ChannelResult)
+
+
+def _parts(evidence: Mapping[str, Any], name: str, kind: type[Part]) -> tuple[Part, ...]:
+    # Through JSON: the schema is strict, and only there accepts lists for tuples.
+    return tuple(kind.model_validate_json(json.dumps(entry)) for entry in evidence[name])
