@@ -1,0 +1,396 @@
+"""Channel tests: whether a model asked in another way still knows the forget set, against never-trained controls.
+
+A channel is one way of asking a model about the records (their exact text, a rewording, a middle layer, reduced precision). It
+gives one mean loss m per record, in nats per token. R references were trained without the forget set; controls are records that
+no model was trained on. Per record, as in the residual test,
+
+    d = mean_r m(reference r) - m(target)       g = mean_r m(reference r) - m(original)
+
+and per subject their means. Records of one subject rise and fall together, so subjects are the units: n_F in the forget set, n_C
+among the controls. Controls are contrasted out, so that a change that touches all text alike (precision, a prefix) cancels:
+
+    N = mean_F d - mean_C d,    G = mean_F g - mean_C g,    N / G: 1 untouched, 0 as retrained
+    T = max[(N - rho* G) / se(d - rho* g),  (-N - rho* G) / se(d + rho* g)]
+
+    accuse   2 C p(T) < share alpha on any of C valid channels        (Bonferroni, both directions)
+    certify  T < -t_{1 - alpha} on every channel that may certify     (intersection-union: no correction)
+
+A channel is valid where G >= 0.5 nats and the same rule accuses the original; it may certify where moreover the references, each
+judged by the others, show a standard error of at most 0.04 G. A channel on which the original itself stays hidden proves nothing.
+
+The standard error is the larger of Welch's and the pooled one, with Welch-Satterthwaite degrees of freedom where the former is
+larger and n_F + n_C - 2 otherwise. Under honest retraining forget and control subjects vary alike and the pooled one is exact;
+where a few forget subjects vary more, Welch's protects. Either alone fails: at a corrected one-sided level of 0.001, Welch's test
+of 2 against 20 equal subjects rejects 21 times too often (and 35 times with the pooled degrees of freedom), because the variance
+of two subjects is sometimes tiny; the larger of both, 0.65 times. One forget subject shows no variance and takes the controls'.
+
+Bonferroni instead of the maximum over permutations of the subjects' labels: in simulation (12 channels, residual 0.2 on all or
+0.35 on one, 20 against 20 subjects) permutations find 0 to 6 points more where the channels' noise correlates at 0.5 and up to 15
+where it correlates at 0.9. But one person against 20 controls has a smallest permutation p-value of 1/21, which no correction
+survives, and most deletion requests are of one person. One rule for all, without random numbers, is worth the difference.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import stats
+
+from verify.statistics.estimate import Estimate
+
+Array = NDArray[np.float64]
+
+EXACT_TEXT = "exact text"
+"""The channel of the audit's own pass, which every certificate rests on."""
+
+MIN_GAP = 0.5
+"""Smallest contrast of the original, nats per token, on which a channel is judged."""
+
+MAX_RELATIVE_ERROR = 0.04
+"""Largest standard error among the references, as a share of the gap, at which a channel may certify (for rho* = 0.10)."""
+
+CHANNEL_SHARE = 0.5
+"""Share of alpha that accusations by channels use; the residual test (A1 to A3) has the rest."""
+
+TINY = 1e-12
+"""Smallest standard error, nats: losses that agree to the last bit give none."""
+
+
+@dataclass(frozen=True, eq=False)
+class ChannelLosses:
+    """Losses on one channel, in nats per token; NaN where a record was not scored on it.
+
+    Attributes:
+        original, target: forget records [K].
+        references: forget records under each reference [R, K].
+        control_original, control_target: controls [N].
+        control_references: controls under each reference [R, N].
+    """
+
+    original: Array
+    target: Array
+    references: Array
+    control_target: Array
+    control_original: Array
+    control_references: Array
+
+
+@dataclass(frozen=True)
+class ChannelTest:
+    """Outcome on one channel.
+
+    Attributes:
+        name: of the channel.
+        subjects, control_subjects: n_F and n_C, those with a scored record.
+        contrast, gap: N and G, nats per token; None where either side has no scored record.
+        standard_error: of the larger of the two one-sided statistics, nats per token; None where it cannot be estimated.
+        statistic: T; None as above.
+        p_value: 2 C p(T), at most 1; 1 where the channel is not valid.
+        direction: "remembered" or "over-forgotten", the side of the larger statistic.
+        valid: whether the channel may accuse. certifiable: whether it may certify.
+        reason: why it may not, one plain sentence; empty where it may do both.
+        accused, certified: the outcome.
+        residual: N / G with its 1 - 2 alpha interval (delta method; its n is n_F); None where there is no gap.
+    """
+
+    name: str
+    subjects: int
+    control_subjects: int
+    contrast: float | None
+    gap: float | None
+    standard_error: float | None
+    statistic: float | None
+    p_value: float
+    direction: Literal["remembered", "over-forgotten"]
+    valid: bool
+    certifiable: bool
+    reason: str
+    accused: bool
+    certified: bool
+    residual: Estimate | None
+
+
+@dataclass(frozen=True)
+class ChannelsVerdict:
+    """Outcome over all channels.
+
+    Attributes:
+        tests: one per channel, in the order given.
+        margin, alpha, share: rho*, the level, and the share of it that accusations use.
+    """
+
+    tests: tuple[ChannelTest, ...]
+    margin: float
+    alpha: float
+    share: float
+
+    @property
+    def valid(self) -> int:
+        """C: how many channels could accuse."""
+        return sum(test.valid for test in self.tests)
+
+    @property
+    def accused(self) -> bool:
+        """Whether any channel shows a residual beyond the margin, corrected for their number."""
+        return any(test.accused for test in self.tests)
+
+    @property
+    def certified(self) -> bool:
+        """Whether the exact text and every other channel that may certify does, and none accuses."""
+        able = [test for test in self.tests if test.certifiable]
+        return any(test.name == EXACT_TEXT for test in able) and all(test.certified for test in able) and not self.accused
+
+
+def judge_channels(
+    channels: Mapping[str, ChannelLosses],
+    subjects: Sequence[str],
+    control_subjects: Sequence[str],
+    margin: float = 0.10,
+    alpha: float = 0.05,
+    share: float = CHANNEL_SHARE,
+) -> ChannelsVerdict:
+    """Judge a target on every channel.
+
+    Args:
+        channels: losses by name of the channel.
+        subjects: whom each forget record is about [K]; a record without a subject is its own.
+        control_subjects: the same for the controls [N]. A subject on both sides makes the test conservative.
+        margin: rho*, the largest residual fraction that counts as forgotten, in (0, 1).
+        alpha: level, in (0, 0.5). Certification uses all of it.
+        share: the share of it that accusations use, in (0, 1].
+
+    Returns:
+        one test per channel and the outcome over all.
+
+    Raises:
+        ValueError: shapes do not fit, a loss is infinite, no reference, or a level out of range.
+    """
+    if not 0 < margin < 1 or not 0 < alpha < 0.5 or not 0 < share <= 1:
+        raise ValueError(f"margin and share lie in (0, 1) and alpha in (0, 0.5), got {margin}, {share} and {alpha}")
+    contrasts = {name: _Contrast.of(losses, subjects, control_subjects) for name, losses in channels.items()}
+    large = [name for name, contrast in contrasts.items() if contrast.testable and contrast.gap >= MIN_GAP]
+    # The original is judged as a target would be: corrected for every channel on which there is a gap to find.
+    detected = [name for name in large if contrasts[name].judged_original(margin) * 2 * len(large) < share * alpha]
+    tests = tuple(
+        _test(name, contrast, _obstacle(contrast, name in large, name in detected), len(detected), margin, alpha, share)
+        for name, contrast in contrasts.items()
+    )
+    return ChannelsVerdict(tests, margin, alpha, share)
+
+
+@dataclass(frozen=True, eq=False)
+class _Contrast:
+    """Residuals and gaps of one channel by subject.
+
+    Attributes:
+        residual, gaps: d and g of forget subjects [S].
+        left_out: d of each reference judged by the others [R, S]; empty for R = 1.
+        control_*: the same of control subjects.
+    """
+
+    residual: Array
+    gaps: Array
+    left_out: Array
+    control_residual: Array
+    control_gaps: Array
+    control_left_out: Array
+
+    @classmethod
+    def of(cls, losses: ChannelLosses, subjects: Sequence[str], control_subjects: Sequence[str]) -> "_Contrast":
+        """Average the channel's losses by subject."""
+        forget = _by_subject(losses.original, losses.target, losses.references, subjects)
+        # A single forget subject borrows the controls' variance, so control subjects may not average more records than it has.
+        most = int(forget.records[0]) if len(forget.records) == 1 else None
+        control = _by_subject(losses.control_original, losses.control_target, losses.control_references, control_subjects, most)
+        if len(losses.references) != len(losses.control_references):
+            raise ValueError("forget records and controls need the same references")
+        return cls(forget.residual, forget.gaps, forget.left_out, control.residual, control.gaps, control.left_out)
+
+    @property
+    def testable(self) -> bool:
+        """Whether there are subjects on both sides and a variance can be estimated."""
+        return min(len(self.gaps), len(self.control_gaps)) >= 1 and len(self.gaps) + len(self.control_gaps) >= 3
+
+    @property
+    def gap(self) -> float:
+        """G, nats per token."""
+        return float(self.gaps.mean() - self.control_gaps.mean())
+
+    @property
+    def contrast(self) -> float:
+        """N, nats per token."""
+        return float(self.residual.mean() - self.control_residual.mean())
+
+    def one_sided(self, margin: float) -> tuple["_Error", "_Error"]:
+        """Return the standard errors of N - rho* G and N + rho* G."""
+        above, below = (
+            _error(self.residual - x * self.gaps, self.control_residual - x * self.control_gaps) for x in (margin, -margin)
+        )
+        return above, below
+
+    def judged_original(self, margin: float) -> float:
+        """p-value of the original, whose residual is the gap itself: N = G."""
+        error = _error((1 - margin) * self.gaps, (1 - margin) * self.control_gaps)
+        return float(stats.t.sf((1 - margin) * self.gap / error.size, error.degrees))
+
+    def relative_error(self) -> float | None:
+        """Root mean square standard error of the references, each judged by the others, over G; None for one reference."""
+        if len(self.left_out) < 2:
+            return None
+        count = len(self.left_out)
+        errors = [_error(forget, control).size for forget, control in zip(self.left_out, self.control_left_out, strict=True)]
+        # Judged by R - 1 others, a residual has the variance 1 + 1/(R - 1) instead of 1 + 1/R.
+        return float(np.sqrt(np.mean(np.square(errors)) * (1 + 1 / count) / (1 + 1 / (count - 1))) / self.gap)
+
+
+@dataclass(frozen=True, eq=False)
+class _Side:
+    """One side of a contrast by subject: d and g [S], d of each reference judged by the others [R, S], scored records [S]."""
+
+    residual: Array
+    gaps: Array
+    left_out: Array
+    records: NDArray[np.intp]
+
+
+def _by_subject(original: Array, target: Array, references: Array, subjects: Sequence[str], most: int | None = None) -> _Side:
+    """Average by subject over records scored under every model, at most the first `most` of each subject."""
+    shape = (len(subjects),)
+    if original.shape != shape or target.shape != shape or references.ndim != 2 or references.shape[1:] != shape:
+        raise ValueError(
+            f"expected losses of {len(subjects)} records, got {original.shape}, {target.shape} and references {references.shape}"
+        )
+    if not len(references):
+        raise ValueError("a channel needs at least one reference")
+    losses = np.vstack([original, target, references]).astype(np.float64)
+    if np.isinf(losses).any():
+        raise ValueError("losses must be finite, or NaN where a record was not scored")
+    scored = ~np.isnan(losses).any(axis=0)
+    _, subject = np.unique(np.asarray(subjects, dtype=object)[scored].astype(str), return_inverse=True)
+    losses = losses[:, scored]
+    if most is not None:
+        kept = _rank_within(subject) < most
+        losses, subject = losses[:, kept], subject[kept]
+    records = np.bincount(subject)
+    means = np.stack([np.bincount(subject, weights=row) / records for row in losses])
+    mean = means[2:].mean(axis=0)
+    count = len(references)
+    # mean of the others - reference r = (mean of all - reference r) R / (R - 1)
+    left_out = (mean - means[2:]) * count / (count - 1) if count > 1 else np.empty((0, len(records)))
+    return _Side(mean - means[1], mean - means[0], left_out, records)
+
+
+def _rank_within(groups: NDArray[np.intp]) -> NDArray[np.intp]:
+    """Return how many earlier entries belong to the same group."""
+    order = np.argsort(groups, kind="stable")
+    starts = np.searchsorted(groups[order], groups[order], side="left")
+    ranks = np.empty_like(order)
+    ranks[order] = np.arange(len(groups)) - starts
+    return ranks
+
+
+@dataclass(frozen=True)
+class _Error:
+    """A standard error and its degrees of freedom."""
+
+    size: float
+    degrees: float
+
+
+def _error(forget: Array, control: Array) -> _Error:
+    """Return the standard error of mean(forget) - mean(control), the larger of Welch's and the pooled one."""
+    n, m = len(forget), len(control)
+    if min(n, m) == 1:  # one subject shows no variance: both sides have the other's
+        variance = float((control if n == 1 else forget).var(ddof=1))
+        return _Error(max(float(np.sqrt(variance * (1 / n + 1 / m))), TINY), max(n, m) - 1)
+    a, b = float(forget.var(ddof=1)) / n, float(control.var(ddof=1)) / m
+    pooled = ((n - 1) * n * a + (m - 1) * m * b) / (n + m - 2) * (1 / n + 1 / m)
+    if a + b <= pooled:
+        return _Error(max(float(np.sqrt(pooled)), TINY), n + m - 2)
+    return _Error(float(np.sqrt(a + b)), (a + b) ** 2 / (a**2 / (n - 1) + b**2 / (m - 1)))
+
+
+def _obstacle(contrast: _Contrast, large: bool, detected: bool) -> tuple[bool, bool, str]:
+    """Return whether a channel is valid, whether it may certify, and why not."""
+    if not contrast.testable:
+        return False, False, "fewer than three subjects were scored on it, or none on one side"
+    if not large:
+        return False, False, f"the original shows too little on it ({contrast.gap:.2f} nats per token; {MIN_GAP:g} are needed)"
+    if not detected:
+        return False, False, "the same test does not find the forget set in the model before unlearning"
+    relative = contrast.relative_error()
+    if relative is None:
+        return True, False, "one reference does not show how precise the channel is"
+    if relative > MAX_RELATIVE_ERROR:
+        return (
+            True,
+            False,
+            (
+                f"too noisy to certify: among the references the standard error is {relative:.3f} of the gap, "
+                f"at most {MAX_RELATIVE_ERROR:g} is allowed"
+            ),
+        )
+    return True, True, ""
+
+
+def _test(
+    name: str, contrast: _Contrast, obstacle: tuple[bool, bool, str], valid: int, margin: float, alpha: float, share: float
+) -> ChannelTest:
+    """Test one channel; `valid` is C."""
+    usable, certifiable, reason = obstacle
+    counts = len(contrast.residual), len(contrast.control_residual)
+    if not contrast.testable:
+        known = min(counts) > 0
+        n, gap = (contrast.contrast, contrast.gap) if known else (None, None)
+        return ChannelTest(
+            name,
+            *counts,
+            n,
+            gap,
+            None,
+            None,
+            1.0,
+            "remembered",
+            False,
+            False,
+            reason,
+            accused=False,
+            certified=False,
+            residual=None,
+        )
+    n, gap = contrast.contrast, contrast.gap
+    errors = contrast.one_sided(margin)
+    above, below = (n - margin * gap) / errors[0].size, (-n - margin * gap) / errors[1].size
+    statistic, error = (above, errors[0]) if above >= below else (below, errors[1])
+    p = min(1.0, float(stats.t.sf(statistic, error.degrees)) * 2 * max(valid, 1)) if usable else 1.0
+    within = all(t < -float(stats.t.ppf(1 - alpha, one.degrees)) for t, one in zip((above, below), errors, strict=True))
+    return ChannelTest(
+        name=name,
+        subjects=counts[0],
+        control_subjects=counts[1],
+        contrast=n,
+        gap=gap,
+        standard_error=error.size,
+        statistic=statistic,
+        p_value=p,
+        direction="remembered" if above >= below else "over-forgotten",
+        valid=usable,
+        certifiable=certifiable,
+        reason=reason,
+        accused=usable and p < share * alpha,
+        certified=certifiable and within,
+        residual=_ratio(contrast, alpha),
+    )
+
+
+def _ratio(contrast: _Contrast, alpha: float) -> Estimate | None:
+    """Return N / G with its interval by the delta method, whose standard error is that of mean(d - N/G g), over G."""
+    n, gap = contrast.contrast, contrast.gap
+    if gap <= 0:
+        return None
+    error = _error(contrast.residual - n / gap * contrast.gaps, contrast.control_residual - n / gap * contrast.control_gaps)
+    t = float(stats.t.ppf(1 - alpha, error.degrees))
+    half = t * error.size / gap
+    return Estimate(n / gap, n / gap - half, n / gap + half, len(contrast.residual), 1 - 2 * alpha)
