@@ -35,8 +35,8 @@ RECORDS = [
 CONTROLS = [Record(str(number), prompt="q", completion=f"animals jump {number} times over dogs") for number in range(7)]
 FIRST, SECOND, THIRD = (load_model(make_llama(TOKENIZER, seed), tokenizer=TOKENIZER) for seed in range(3))
 NAMES = tuple(attack_classes())
-MEMBERSHIP = """dataset_inference dc_pdd gradient_norm hidden_state lira loss lowercase min_k
- min_k_plus_plus neighbourhood quantile_regression recall reference reference_ratio rmia user_level zlib"""
+MEMBERSHIP = """dataset_inference dc_pdd ez_mia gradient_norm hidden_state lira loss lowercase min_k
+ min_k_plus_plus neighbourhood quantile_regression recall reference reference_ratio rmia user_level wbc zlib"""
 EXTRACTION = """discoverable exact_memorization exposure extraction_likelihood extraction_probability
  extraction_strength personal_data sampled verbatim"""
 EXPECTED = {

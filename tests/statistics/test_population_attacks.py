@@ -1,6 +1,7 @@
 """Statistics of population attacks: LiRA, RMIA, user level, share still in, PrivLeak, exposure, prediction test."""
 
 import itertools
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -27,7 +28,7 @@ from verify.statistics.lira import Variance
 from verify.statistics.paper_metrics import forget_quality
 
 pytestmark = pytest.mark.filterwarnings("error")
-VARIANCES: tuple[Variance, ...] = ("per record", "pooled")
+VARIANCES: tuple[Variance, ...] = get_args(Variance)
 
 
 @pytest.mark.parametrize("variance", VARIANCES)
@@ -41,11 +42,24 @@ def test_lira_p_values_are_exact_with_four_models(variance: Variance) -> None:
         assert np.mean(plug_in <= 0.01) > 0.04
 
 
+def test_moderated_lira_keeps_its_level_where_records_differ_in_spread() -> None:
+    """Variances drawn from the prior, four models: 1 % stays 1 %, and a shift of three standard deviations is found more often."""
+    rng = np.random.default_rng(6)
+    spread = np.sqrt(6 / rng.chisquare(6, 40_000))
+    target, models = spread * rng.normal(size=40_000), spread * rng.normal(size=(4, 40_000))
+
+    def rate(shift: float, variance: Variance) -> float:
+        return float(np.mean(np.exp(-offline_likelihood_ratio(target + shift * spread, models, variance)) <= 0.01))
+
+    assert rate(0, "moderated") == pytest.approx(0.01, abs=0.002)
+    assert rate(3, "moderated") > rate(3, "per record") + 0.1
+
+
 def test_lira_is_the_prediction_test() -> None:
     """Scores are minus losses: LiRA's p-value of each record is the prediction test's, whatever the variance."""
     rng = np.random.default_rng(1)
     losses, references = rng.normal(2, 0.3, 30), rng.normal(2, 0.3, (5, 30))
-    for variance in VARIANCES:
+    for variance in ("per record", "pooled"):
         test = prediction_test(losses, references, variance)
         np.testing.assert_allclose(np.exp(-offline_likelihood_ratio(-losses, -references, variance)), test.remembered)
 

@@ -116,6 +116,25 @@ def mean_log_probabilities(observation: Observation) -> NDArray[np.float64]:
     return np.array([np.mean(entry.log_probability, dtype=np.float64) for entry in observation.statistics])
 
 
+def token_gains(target: Observation, references: Sequence[Observation], attack: str) -> list[NDArray[np.float64]]:
+    """Compute how much likelier each scored token is under the target than under the reference models, nats, N arrays [T].
+
+    Several reference models count with their mean log-probability.
+
+    Raises:
+        InputError: no reference model was scored.
+    """
+    if not references:
+        raise InputError(f"the {attack} attack needs the model before fine-tuning. Give it with --base DIR.")
+    for reference in references:
+        assert len(reference) == len(target), "references are scored on the target's records"
+    others = zip(*(reference.statistics for reference in references), strict=True)
+    return [
+        np.subtract(own.log_probability, np.mean([entry.log_probability for entry in other], axis=0), dtype=np.float64)
+        for own, other in zip(target.statistics, others, strict=True)
+    ]
+
+
 def mean_of_smallest(values: NDArray[np.float64], share: float) -> float:
     """Compute the mean of the max(1, floor(share * T)) smallest of T values."""
     count = max(1, int(np.floor(share * len(values))))

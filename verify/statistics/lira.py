@@ -4,17 +4,23 @@ Carlini et al. 2022, "Membership inference attacks from first principles", compa
 its scores under models trained with and without it. With few such models their Gaussian plug-in makes tail probabilities too
 small (a nominal 1 % false-positive rate is 6 % at four models), so it is replaced by the predictive t distribution of a new draw:
 location the mean of R models, scale s sqrt(1 + 1/R), R - 1 degrees of freedom.
+
+With few models the variance is the bottleneck. A record's own has too few degrees of freedom, a pooled one is wrong for records
+that vary more or less than the others; a conjugate prior fitted to all records (`verify.statistics.moderation`) interpolates
+between the two, and its predictive is again a t (Brännvall 2026, "Exponential-family membership inference", BaVarIA-t).
 """
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 
+from verify.statistics.moderation import moderated_variances
+
 Array = NDArray[np.float64]
-Variance = Literal["per record", "pooled"]
+Variance = Literal["per record", "pooled", "moderated"]
 
 
 def likelihood_ratio(
@@ -43,8 +49,8 @@ def offline_likelihood_ratio(target: ArrayLike, without: ArrayLike, variance: Va
     Args:
         target: scores under the audited model, higher = more like a member, such as mean log-probability [N].
         without: the same under models trained without the record [R, N], R >= 2.
-        variance: each record's own over the R models, or one pooled over all records, which is more stable where R is small and
-            records vary alike.
+        variance: each record's own over the R models ("per record"), one for all records ("pooled"), or each record's own shrunk
+            towards a prior fitted to all of them ("moderated").
 
     Returns:
         [N], at least 0, higher = more like a member; exp(-value) is the one-sided p-value of the record.
@@ -111,13 +117,17 @@ def _predictive(models: ArrayLike, x: Array, variance: Variance) -> Any:
         raise ValueError(f"expected scores [N] and [R, N] with at least two models, got {x.shape} and {scores.shape}")
     if not np.isfinite(x).all() or not np.isfinite(scores).all():
         raise ValueError("scores must be finite")
-    if variance not in ("per record", "pooled"):
-        raise ValueError(f'the variance is "pooled" or "per record", got {variance!r}')
-    count = len(scores)
-    # One variance per record [N] with R - 1 degrees of freedom, or their mean with N (R - 1).
-    sample = scores.var(axis=0, ddof=1)
-    spread, degrees = (sample.mean(), sample.size * (count - 1)) if variance == "pooled" else (sample, count - 1)
-    if not np.all(spread > 0):
+    count, known = len(scores), get_args(Variance)
+    if variance not in known:
+        raise ValueError(f"the variance is one of {', '.join(known)}, got {variance!r}")
+    sample = scores.var(axis=0, ddof=1)  # [N]
+    if not (np.all if variance == "per record" else np.any)(sample > 0):
         raise ValueError("models that agree to the last bit on a record show no spread to judge it by")
+    if variance == "moderated":
+        moderated = moderated_variances(sample, count - 1)
+        spread, degrees = moderated.variances, moderated.degrees
+    else:
+        # One variance per record [N] with R - 1 degrees of freedom, or their mean with N (R - 1).
+        spread, degrees = (sample.mean(), sample.size * (count - 1)) if variance == "pooled" else (sample, count - 1)
     # 1 + 1/R: the variance of a new draw plus that of the estimated mean.
     return stats.t(degrees, loc=scores.mean(axis=0), scale=np.sqrt(spread * (1 + 1 / count)))
