@@ -60,6 +60,10 @@ def reproduce(result: str | Path, output_dir: str | Path, tolerance: float = 1e-
         path = made_from["sets"][name]
         if not Path(path).is_file() or file_digest(path) != digest:
             raise InputError(f"the {name} set ({path}) is missing or has changed since. Restore the file to reproduce the result.")
+    for name, digest in made_from.get("model_files", {}).items():
+        path = made_from["models"][name]
+        if not Path(path).is_file() or file_digest(path) != digest:
+            raise InputError(f"the file {path} is missing or has changed since. Restore the file to reproduce the result.")
     options, fields = TrainingOptions(**about["options"]), Fields(**made_from["fields"])
     _run_again(about, made_from, options, fields, output_dir)
     first, second = load_model(result), load_model(output_dir)

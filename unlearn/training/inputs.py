@@ -54,15 +54,21 @@ def inputs_of(
     given = {name: source for name, source in {**models, **sets}.items() if source is not None}
     if not all(isinstance(source, (str, Path)) for source in given.values()):
         return None
-    digests = {name: file_digest(source) for name, source in sets.items() if source is not None and Path(source).is_file()}
+    digests, files = (_file_digests(sources) for sources in (sets, models))
     return {
         "models": {name: _location(source) for name, source in models.items() if source is not None},
+        **({"model_files": files} if files else {}),
         "sets": {name: _location(source) for name, source in sets.items() if source is not None},
         "digests": digests,
         "fields": asdict(fields or Fields()),
         "dtype": dtype,
         "quantize": quantize,
     }
+
+
+def _file_digests(sources: Mapping[str, Any]) -> dict[str, str]:
+    """Return the digests of the sources that are files: record files, GGUF models, configurations of models from scratch."""
+    return {name: file_digest(source) for name, source in sources.items() if source is not None and Path(source).is_file()}
 
 
 def made_from(models: Mapping[str, Any]) -> dict[str, str]:

@@ -9,6 +9,17 @@ from verify.io.files import read_json
 GIVE = "Give a causal language model: AutoModelForCausalLM.from_pretrained(...), or a folder that such a model was saved to."
 CAUSAL_NAMES = ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration")
 """Endings of the class names of causal language models, including multimodal ones and those of older versions."""
+FACTS = (
+    "vocab_size",
+    "hidden_size",
+    "intermediate_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "num_key_value_heads",
+    "rms_norm_eps",
+    "tie_word_embeddings",
+)
+"""Entries of a configuration in which a model and its quantized twin agree."""
 
 
 def require_causal_model(model: Any) -> None:
@@ -43,6 +54,16 @@ def require_causal_folder(folder: Path) -> None:
         raise InputError(f"{folder} holds an encoder-decoder ({' '.join(named) or content.get('model_type')}). {GIVE}")
     if named and not any(name.endswith(CAUSAL_NAMES) or name in _causal_classes() for name in named):
         raise InputError(f"{folder} holds a {named[0]}, which is no causal language model. {GIVE}")
+
+
+def architecture_facts(config: Any) -> dict[str, Any]:
+    """Return what a configuration says about the computation: sizes, position embedding, norms, shared weights, by name."""
+    text = config.get_text_config()
+    facts = {name: getattr(text, name, None) for name in FACTS}
+    rope = getattr(text, "rope_parameters", None) or {}
+    heads = facts["num_attention_heads"]
+    width = getattr(text, "head_dim", None) or (text.hidden_size // heads if heads else None)
+    return {**facts, "head_dim": width, "rope_theta": rope.get("rope_theta"), "rope_type": rope.get("rope_type")}
 
 
 def reads_both_ways(config: Any) -> bool:

@@ -25,6 +25,7 @@ ABOUT_WEIGHTS = re.compile(
 )
 """Matches libraries' warnings about weights that were not loaded."""
 SAVE_MODEL = "Copy the model's folder again, whole, or save the model again with save_pretrained(...)."
+WHOLE_FILE = "Give a file that holds exactly one whole model of that architecture."
 SAVE_ADAPTER = "Give the base model it was trained on with --base DIR, or save the adapter again."
 RESTORE = "Restore the folder, or make it again."
 PEFT_PREFIX = "base_model.model."
@@ -65,16 +66,44 @@ def load_whole(folder: Path, name: str, arguments: Mapping[str, Any]) -> Any:
                 "Give a folder written by save_pretrained(...) with config.json and *.safetensors, or a Hub name."
             ) from None
     model, report = loaded
+    _require_report(report, compared_with_model(stored, model), name, SAVE_MODEL, said)
+    require_causal_model(model)
+    if str(folder) != name:
+        model.name_or_path = model.config.name_or_path = name  # the base's name in adapters trained on it
+    return model
+
+
+def load_tensors(kind: Any, config: Any, tensors: dict[str, Tensor], name: str, dtype: torch.dtype) -> Any:
+    """Build a causal language model from a configuration and all of its weights in memory.
+
+    Args:
+        kind: class of the model.
+        config: its configuration.
+        tensors: the weights by name, which the model takes over.
+        name: the model's name in messages.
+        dtype: precision of the model.
+
+    Raises:
+        InputError: the tensors are not exactly the model's.
+    """
+    shapes = {key: tuple(value.shape) for key, value in tensors.items()}
+    with _warnings_about_weights() as said:
+        model, report = kind.from_pretrained(
+            None, config=config, state_dict=tensors, dtype=dtype, output_loading_info=True, ignore_mismatched_sizes=True
+        )
+    _require_report(report, compared_with_model(shapes, model), name, WHOLE_FILE, said)
+    require_causal_model(model)
+    return model
+
+
+def _require_report(report: Mapping[str, Any], found: Unplaced, name: str, advice: str, said: list[str]) -> None:
+    """Require that neither the loader nor the comparison of names and shapes found an unplaced tensor."""
     reported = Unplaced(
         frozenset(report["missing_keys"]),
         frozenset(report["unexpected_keys"]),
         {key: (tuple(there), tuple(here)) for key, there, here in report["mismatched_keys"]},
     )
-    require_placed(reported | compared_with_model(stored, model), name, SAVE_MODEL, extra=[*report.get("error_msgs", []), *said])
-    require_causal_model(model)
-    if str(folder) != name:
-        model.name_or_path = model.config.name_or_path = name  # the base's name in adapters trained on it
-    return model
+    require_placed(reported | found, name, advice, extra=[*report.get("error_msgs", []), *said])
 
 
 def load_adapter(model: Any, folder: Path, *, adapter: str = "default", trainable: bool = False) -> Any:

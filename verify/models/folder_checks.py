@@ -26,12 +26,14 @@ def require_safe_folder(source: str | Path) -> None:
     """
     folder = Path(source)
     if folder.is_file():
-        raise InputError(f"{source} is a file. Give the model's folder.")
+        raise InputError(f"{source} is a file, and no GGUF file. Give the model's folder.")
     if not folder.is_dir():
         if str(source).count("/") > 1 or str(source).startswith((".", "/", "~")):
             raise InputError(f"{source} does not exist. Give a model's folder or a Hub name like owner/name.")
         return
     if not any((folder / name).is_file() for name in ("config.json", "adapter_config.json", "tokenizer.json")):
+        if (file := next(iter(sorted(folder.glob("*.gguf"))), None)) is not None:
+            raise InputError(f"{source} is a folder of GGUF files. Give one of the files: {file}.")
         raise InputError(f"{source} holds no model (no config.json or adapter_config.json). Give a model's folder.")
     if (folder / MANIFEST).exists():
         require_listed(folder, verify_manifest(folder))

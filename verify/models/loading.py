@@ -1,12 +1,12 @@
 """Load causal language models and adapters, with digests of their weights and tokenizers.
 
-Weights are read from safetensors only and a repository's code is never executed (`verify.models.folder_checks` runs before
-anything is opened); every weight must match the model (`verify.models.checked_loading`); weights that are not finite are refused,
-and so is a tokenizer that does not belong to the model.
+Weights are read from safetensors or GGUF (`verify.models.gguf_models`) only and a repository's code is never executed
+(`verify.models.folder_checks` runs before anything is opened); every weight must match the model
+(`verify.models.checked_loading`); weights that are not finite are refused, and so is a tokenizer that does not belong to the model.
 """
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +17,14 @@ from verify.errors import InputError
 from verify.io.digests import tokenizer_digest
 from verify.io.files import read_json
 from verify.models.adapter_types import require_supported
-from verify.models.architectures import require_causal_model
+from verify.models.architectures import architecture_facts, require_causal_model
 from verify.models.checked_loading import load_adapter, load_whole
 from verify.models.digests import weights_digest
 from verify.models.ensembles import ENSEMBLE, load_ensemble
 from verify.models.folder_checks import local_folder, require_safe_folder
+from verify.models.gguf_files import is_gguf, read_gguf
+from verify.models.gguf_models import gguf_model
+from verify.models.gguf_tokenizers import gguf_tokenizer
 from verify.models.quantized import is_quantized, keep_layout, loading_arguments, remembered_quantization
 from verify.models.weight_files import INDEX, WHOLE
 
@@ -38,6 +41,8 @@ class LoadedModel:
         name: its name in reports: the folder's or Hub repository's name; never a full path.
         digest: SHA-256 over all weights, in hexadecimal, independent of how they are sharded.
         tokenizer_digest: SHA-256 over the tokenizer's behaviour, in hexadecimal.
+        file_digest: SHA-256 of the GGUF file, in hexadecimal; None for a model from a folder or in memory.
+        architecture: sizes and the like by their names in the configuration.
     """
 
     model: Any
@@ -45,6 +50,8 @@ class LoadedModel:
     name: str
     digest: str
     tokenizer_digest: str
+    file_digest: str | None = None
+    architecture: Mapping[str, Any] = field(default_factory=dict, repr=False)
 
     @property
     def context_length(self) -> int:
@@ -64,10 +71,12 @@ def load_model(
     """Load a causal language model, or wrap one that is already in memory.
 
     Args:
-        source: a folder, a Hub name, a `PreTrainedModel`, a `PeftModel` or a `LoadedModel`, which is returned as it is.
+        source: a folder, a GGUF file, a Hub name, a `PreTrainedModel`, a `PeftModel` or a `LoadedModel`, which is returned as it
+            is.
         tokenizer: the tokenizer of a model in memory, or a folder that holds one; for a folder, overrides the one in it.
         base: for an adapter folder, the base model's folder; the default is the one named in its `adapter_config.json`.
-        dtype: "auto" (as stored), "float32", "bfloat16" or "float16"; or the `torch.dtype` of that name.
+        dtype: "auto" (as stored; float32 for a quantized GGUF file), "float32", "bfloat16" or "float16"; or the `torch.dtype` of
+            that name.
         device: "cpu", "cuda", ...; the default is a GPU if there is one.
         quantize: load the layers in "4bit" or "8bit"; the digest is then that of the quantized weights. An adapter that was trained
             on a quantized base gets the same base without this argument.
@@ -76,8 +85,8 @@ def load_model(
         the model in evaluation mode, with its tokenizer and digests.
 
     Raises:
-        InputError: the folder is missing, incomplete, tampered with, holds pickles or code, its weights do not fit the model or are
-            not finite, the model is no causal language model, or the tokenizer does not belong to it.
+        InputError: the folder or file is missing, incomplete, tampered with, holds pickles or code, its weights do not fit the
+            model or are not finite, the model is no causal language model, or the tokenizer does not belong to it.
     """
     if isinstance(source, LoadedModel):
         return source
@@ -101,17 +110,21 @@ def load_model(
         keep_layout(model)
     elif isinstance(source, (str, Path)):
         model = model.to(device)
-    return LoadedModel(model.eval(), tokenizer, name, weights_digest(model), tokenizer_digest(tokenizer))
+    digest = read_gguf(source).digest() if is_gguf(source) else None
+    facts = architecture_facts(model.config)
+    return LoadedModel(model.eval(), tokenizer, name, weights_digest(model), tokenizer_digest(tokenizer), digest, facts)
 
 
 def load_tokenizer(source: str | Path) -> Any:
-    """Load a tokenizer from a folder or the Hub, without running any code of its repository.
+    """Load a tokenizer from a folder, a GGUF file or the Hub, without running any code of its repository.
 
     Raises:
         InputError: there is none, or the folder is unsafe to open.
     """
     from transformers import AutoTokenizer
 
+    if is_gguf(source):
+        return gguf_tokenizer(read_gguf(source))
     require_safe_folder(source)
     try:
         return AutoTokenizer.from_pretrained(str(source), trust_remote_code=False)
@@ -123,7 +136,9 @@ def load_tokenizer(source: str | Path) -> Any:
 
 
 def _load_folder(source: str, base: str | Path | None, dtype: str, quantize: str | None, device: str) -> tuple[Any, str]:
-    """Load a model from a folder or the Hub; return it and the source of its tokenizer, for an adapter without one its base."""
+    """Load a model from a folder, a file or the Hub; return it and the source of its tokenizer: an adapter may lack one."""
+    if is_gguf(source):
+        return _load_gguf(source, dtype, quantize), source
     folder = local_folder(source)
     _require_one_model(source, folder)
     if (folder / ENSEMBLE).is_file():
@@ -139,16 +154,23 @@ def _load_folder(source: str, base: str | Path | None, dtype: str, quantize: str
     named = settings.get("base_model_name_or_path")
     if base is None and not named:
         raise InputError(f"{source} is an adapter that names no base model. Give its folder with --base DIR.")
-    base_source = str(base or named)
+    base_source, quantize = str(base or named), remembered_quantization(folder, quantize)
+    base_model = _load_base(source, base_source, dtype, quantize, device)
+    model = load_adapter(base_model, folder, trainable=True)
+    return model, source if (folder / "tokenizer_config.json").is_file() else base_source
+
+
+def _load_base(source: str, base_source: str, dtype: str, quantize: str | None, device: str) -> Any:
+    """Load the base of an adapter, which may be a whole model only."""
+    if is_gguf(base_source):
+        return _load_gguf(base_source, dtype, quantize)
     base_folder = local_folder(base_source)
     if (base_folder / "adapter_config.json").is_file() or (base_folder / ENSEMBLE).is_file():
         raise InputError(
             f"the base of the adapter {source}, {base_source}, is an adapter itself. Give the underlying model with --base DIR, "
             "or merge the lower adapter first (merge_and_unload of PEFT) and save the result."
         )
-    base_model = _load_whole(base_source, base_folder, dtype, remembered_quantization(folder, quantize), device)
-    model = load_adapter(base_model, folder, trainable=True)
-    return model, source if (folder / "tokenizer_config.json").is_file() else base_source
+    return _load_whole(base_source, base_folder, dtype, quantize, device)
 
 
 def _require_one_model(source: str, folder: Path) -> None:
@@ -164,11 +186,24 @@ def _require_one_model(source: str, folder: Path) -> None:
 
 def _load_whole(source: str, folder: Path, dtype: str, quantize: str | None, device: str) -> Any:
     """Load a model that is no adapter, in the given precision or quantization."""
-    if dtype != "auto" and dtype not in DTYPES:
-        raise InputError(f"--dtype {dtype} is unknown. Use auto, {', '.join(DTYPES)}.")
-    precision = DTYPES.get(dtype, "auto")
+    precision = _precision(dtype) or "auto"
     more = {} if quantize is None else loading_arguments(str(folder), quantize, precision, device)
     return load_whole(folder, source, {"dtype": precision, **more})
+
+
+def _load_gguf(source: str, dtype: str, quantize: str | None) -> Any:
+    """Load a GGUF file, dequantized to the given precision."""
+    precision = _precision(dtype)
+    if quantize is not None:
+        raise InputError(f"{source} is a GGUF file, whose weights are quantized already. Leave out --quantize.")
+    return gguf_model(read_gguf(source), precision)
+
+
+def _precision(dtype: str) -> torch.dtype | None:
+    """Return the precision of that name; None for "auto"."""
+    if dtype != "auto" and dtype not in DTYPES:
+        raise InputError(f"--dtype {dtype} is unknown. Use auto, {', '.join(DTYPES)}.")
+    return DTYPES.get(dtype)
 
 
 def require_finite(model: nn.Module, name: str) -> None:
@@ -207,15 +242,24 @@ def require_fitting_tokenizer(model: Any, tokenizer: Any, name: str) -> None:
 def require_same_tokenizer(models: Iterable[LoadedModel]) -> None:
     """Require that all models share one tokenizer, without which losses per token are not comparable.
 
+    A model from a GGUF file must also have the architecture of the first: the file may be of another model altogether. Models
+    from folders may differ in it on purpose.
+
     Raises:
-        InputError: two of them have different tokenizers.
+        InputError: two of them have different tokenizers, or the file is of another architecture.
     """
     first, *others = list(models)
     for other in others:
         if other.tokenizer_digest != first.tokenizer_digest:
             raise InputError(
                 f"{first.name} and {other.name} have different tokenizers, so their losses per token cannot be compared. "
-                "Give models that were trained with the same tokenizer."
+                "Give models that were trained with the same tokenizer, or one tokenizer for all with --tokenizer DIR."
+            )
+        different = next((name for name, value in first.architecture.items() if other.architecture.get(name) != value), None)
+        if different is not None and (first.file_digest or other.file_digest):
+            raise InputError(
+                f"{first.name} and {other.name} are not the same architecture: {different} is {first.architecture[different]} in "
+                f"one and {other.architecture.get(different)} in the other. Give the GGUF file that was made from the model."
             )
 
 

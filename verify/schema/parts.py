@@ -4,9 +4,9 @@ Strict and frozen: a number is finite or absent with a reason, a verdict is one 
 No field holds a record's text or raw identifier; records appear as keyed hashes.
 """
 
-from typing import TYPE_CHECKING, Annotated, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from verify.io.documents import Frozen
 from verify.schema.differences import ReferenceDifference
@@ -66,7 +66,16 @@ class Value(Frozen):
 
 
 class AuditedModel(Frozen):
-    """One model that was scored."""
+    """One model that was scored.
+
+    Attributes:
+        label, role: its place in the audit.
+        name: of its folder or file.
+        weights: digest of its weights; of a GGUF file, of the dequantized weights.
+        tokenizer: digest of its tokenizer.
+        dtype: precision in which it was scored.
+        file: digest of the GGUF file that it was read from; None for a model from a folder or in memory.
+    """
 
     label: str
     role: ModelRole
@@ -74,6 +83,13 @@ class AuditedModel(Frozen):
     weights: Digest
     tokenizer: Digest
     dtype: str
+    file: Digest | None = None
+
+    @model_serializer(mode="wrap")
+    def _as_written(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave out `file` where there is none: evidence of earlier versions is written as it was read."""
+        content: dict[str, Any] = handler(self)
+        return content if self.file is not None else {name: value for name, value in content.items() if name != "file"}
 
 
 class AuditedSet(Frozen):

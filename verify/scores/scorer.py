@@ -98,6 +98,7 @@ class Scorer:
                 weights=loaded.digest,
                 tokenizer=loaded.tokenizer_digest,
                 dtype=str(parameter.dtype).removeprefix("torch."),
+                file=loaded.file_digest,
             )
         )
         if self.canaries is not None and "canary" not in self.sets:
@@ -114,7 +115,7 @@ class Scorer:
         else:
             self.kept[plan.label] = attacked
         # Only names and digests: the weights must be freed before the next model is loaded.
-        self._first = self._first or LoadedModel(None, None, loaded.name, loaded.digest, loaded.tokenizer_digest)
+        self._first = self._first or replace(loaded, model=None, tokenizer=None)
 
     def _require_new_reference(self, plan: Plan, loaded: LoadedModel) -> None:
         """Refuse a reference with another model's weights, which would make retrainings look more alike than they are.
