@@ -19,6 +19,7 @@ from verify.io.files import MANIFEST, read_json, verify_manifest
 from verify.models.adapter_types import is_adapter
 from verify.models.digests import weights_digest
 from verify.models.loading import LoadedModel
+from verify.provenance.training_log import Boundary
 from verify.training.adapters import attach_adapter
 from verify.training.checkpoints import Checkpoint
 from verify.training.replay import Replayed, entries_of, first_step_with, replay, windows_of_log
@@ -75,8 +76,9 @@ class Rollback(Rebuild):
         kept = {index: window for index, window in windows.items() if index not in removed}
         done = replay(model, tokenizer, log, kept, context.work_dir / "replay", start=start)
         digest = weights_digest(model)
+        states = _states(context.work_dir / "replay", log, start)
         checkpoints = _keep_checkpoints(context, folder, log, start)
-        write_log(filtered_lines(log, removed), checkpoints, digest, context.output_dir / LOG_NAME)
+        write_log(filtered_lines(log, removed), checkpoints, digest, context.output_dir / LOG_NAME, states)
         # Counted from the schedule: an interrupted replay did a part of it in another process.
         again = _tokens(log, kept, 0 if start is None else start.step)
         training = TrainingResult(done.steps, done.steps / max(1, _steps(log)), None, again, done.seconds)
@@ -159,13 +161,25 @@ def _require_reproducible(
         )
 
 
+def _states(work_dir: Path, log: TrainingLog, start: Checkpoint | None) -> dict[int, Boundary]:
+    """Collect the digests of the states at the checkpoints: the old log's up to the start, and those of the replay."""
+    found = {one.step: one for one in log.boundaries if one.optimizer is not None and start is not None and one.step <= start.step}
+    for folder in work_dir.glob("checkpoint-*"):
+        about = verify_manifest(folder, "checkpoint")["about"]
+        if isinstance(about.get("state"), dict):  # absent where a replay of an earlier version is resumed
+            found[int(about["step"])] = Boundary(int(about["step"]), **about["state"])
+    return found
+
+
 def _keep_checkpoints(context: Context, folder: Path, log: TrainingLog, start: Checkpoint | None) -> list[tuple[int, str]]:
     """Collect the new model's checkpoints: the old model's clean ones, and those of the replay."""
-    kept = []
+    kept, stated = [], {one.step for one in log.boundaries if one.optimizer is not None}
     for step, name in log.checkpoints:
         made = context.work_dir / "replay" / f"checkpoint-{step}"
-        if start is not None and step <= start.step and (folder / name).is_dir():
-            shutil.copytree(folder / name, context.output_dir / name, dirs_exist_ok=True)
+        if start is not None and step <= start.step and ((folder / name).is_dir() or step in stated):
+            # A state that is no longer kept stays in the log by its digest.
+            if (folder / name).is_dir():
+                shutil.copytree(folder / name, context.output_dir / name, dirs_exist_ok=True)
             kept.append((step, name))
         elif made.is_dir():
             kept.append((step, made.name))

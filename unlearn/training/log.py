@@ -5,17 +5,22 @@ Format and reader are in `verify.provenance.training_log`: an auditor reads a lo
 
 import json
 import os
+import platform
 from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import asdict
+from importlib import metadata
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from unlearn.training.options import TrainingOptions
 from verify.data.identity import RecordKey
 from verify.data.records import Record
 from verify.errors import InputError
 from verify.io.strict_json import parse_json
-from verify.provenance.training_log import LOG_NAME, SCHEMA, Microbatch, TrainingLog
+from verify.provenance.training_log import LOG_NAME, SCHEMA, Boundary, Microbatch, TrainingLog
+
+if TYPE_CHECKING:
+    from verify.training.state import StateDigest
 
 __all__ = ["LOG_NAME", "SCHEMA", "LogWriter", "Microbatch", "TrainingLog", "filtered_lines", "require_in_log", "write_log"]
 
@@ -62,7 +67,40 @@ def require_in_log(records: Sequence[Record], log: TrainingLog, key: RecordKey) 
         )
 
 
-def write_log(lines: Sequence[Mapping[str, Any]], checkpoints: Sequence[tuple[int, str]], final_weights: str, path: Path) -> None:
+def software() -> dict[str, str]:
+    """Return the software and processor that a run's bits depend on, besides the number of threads."""
+    import torch  # here, so that readers of logs start without it
+
+    return {
+        "torch": torch.__version__,
+        "transformers": metadata.version("transformers"),
+        "capability": torch.backends.cpu.get_cpu_capability(),
+        "machine": platform.machine(),
+    }
+
+
+def checkpoint_line(step: int, folder: str, microbatch: int, state: "StateDigest | None") -> dict[str, Any]:
+    """Return the log entry of a checkpoint."""
+    import torch
+
+    digests = {} if state is None else {"weights": state.weights, "optimizer": state.optimizer}
+    return {"checkpoint": step, "folder": folder, "before": microbatch, **digests, "threads": torch.get_num_threads()}
+
+
+def final_line(weights: str) -> dict[str, Any]:
+    """Return the log's last entry."""
+    import torch
+
+    return {"final_weights": weights, "threads": torch.get_num_threads()}
+
+
+def write_log(
+    lines: Sequence[Mapping[str, Any]],
+    checkpoints: Sequence[tuple[int, str]],
+    final_weights: str,
+    path: Path,
+    states: Mapping[int, Boundary],
+) -> None:
     """Write a log: header and microbatches, each checkpoint after its last microbatch, the final weights.
 
     Args:
@@ -70,15 +108,30 @@ def write_log(lines: Sequence[Mapping[str, Any]], checkpoints: Sequence[tuple[in
         checkpoints: (optimizer step, folder name).
         final_weights: digest of the trained weights.
         path: the log to write.
+        states: digests of the state at the steps of the checkpoints.
     """
+
+    def line(step: int, folder: str, before: int) -> dict[str, Any]:
+        state = states.get(step)
+        if state is None:
+            return {"checkpoint": step, "folder": folder, "before": before}
+        threads = {} if state.threads is None else {"threads": state.threads}
+        return {
+            "checkpoint": step,
+            "folder": folder,
+            "before": before,
+            "weights": state.weights,
+            "optimizer": state.optimizer,
+            **threads,
+        }
+
     written, left = [dict(lines[0])], sorted(checkpoints)
-    for line in lines[1:]:
-        while left and int(line["step"]) > left[0][0]:
-            step, folder = left.pop(0)
-            written.append({"checkpoint": step, "folder": folder, "before": line["microbatch"]})
-        written.append(dict(line))
-    written += [{"checkpoint": step, "folder": folder, "before": len(lines) - 1} for step, folder in left]
-    written.append({"final_weights": final_weights})
+    for entry in lines[1:]:
+        while left and int(entry["step"]) > left[0][0]:
+            written.append(line(*left.pop(0), entry["microbatch"]))
+        written.append(dict(entry))
+    written += [line(step, folder, len(lines) - 1) for step, folder in left]
+    written.append(final_line(final_weights))
     path.write_text("".join(json.dumps(line, allow_nan=False) + "\n" for line in written), encoding="utf-8")
 
 
@@ -115,6 +168,7 @@ class LogWriter:
             "key": key.check,
             **({} if defense is None else {"defense": defense}),
             **({} if master_weights is None else {"master_weights": master_weights}),
+            "execution": software(),
         }
         return cls(path, header)
 
@@ -145,14 +199,21 @@ class LogWriter:
         self.pending.clear()
         self._flush(sync=False)
 
-    def checkpoint(self, step: int, folder: str, microbatch: int) -> None:
-        """Write the entry of a checkpoint, and sync the log to disk up to here."""
-        self._write({"checkpoint": step, "folder": folder, "before": microbatch})
+    def checkpoint(self, step: int, folder: str, microbatch: int, state: "StateDigest | None") -> None:
+        """Write the entry of a checkpoint, and sync the log to disk up to here.
+
+        Args:
+            step: optimizer steps done.
+            folder: the checkpoint's name.
+            microbatch: number of the next microbatch.
+            state: digests of its state; None where it is sharded over processes.
+        """
+        self._write(checkpoint_line(step, folder, microbatch, state))
         self._flush(sync=True)
 
     def end(self, weights: str) -> None:
         """Close the log with the digest of the final weights."""
-        self._write({"final_weights": weights})
+        self._write(final_line(weights))
         self._flush(sync=True)
         assert self.stream is not None
         self.stream.close()

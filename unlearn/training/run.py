@@ -48,6 +48,7 @@ from verify.io.files import disk_errors, write_manifest
 from verify.models.adapter_types import is_adapter
 from verify.models.loading import LoadedModel
 from verify.models.quantized import quantization_of, remember_quantization
+from verify.provenance.commitment import commitment_root
 from verify.training.adapters import attach_adapter, require_attachable
 from verify.training.checkpoints import Checkpoint, last_complete_checkpoint, put_checkpoint
 from verify.training.precision import MASTER_WEIGHTS, as_stored, float32_copies, half_precision, note_stored_type, stored_digest
@@ -389,7 +390,8 @@ def save_model(model: Any, tokenizer: Any, output_dir: Path, about: Mapping[str,
             if (kind := quantization_of(model)) is not None:
                 remember_quantization(output_dir, kind)
         empty_work(output_dir)
-        write_manifest(output_dir, "model", {**about, "weights": digest})
+        root = commitment_root(output_dir)
+        write_manifest(output_dir, "model", {**about, "weights": digest, **({} if root is None else {"commitment": root})})
         shutil.rmtree(output_dir / WORK, ignore_errors=True)
     distributed.wait()
     return digest

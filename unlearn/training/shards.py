@@ -20,9 +20,10 @@ import torch
 
 from unlearn.training import distributed
 from unlearn.training.checkpoints import WORK, claim_output
+from unlearn.training.log import LOG_NAME
 from unlearn.training.method import Context
 from unlearn.training.options import DEFAULTS, TrainingOptions, TrainingResult, together
-from unlearn.training.run import Run, save_model, train_records
+from unlearn.training.run import Run, log_writer, save_model, train_records
 from unlearn.training.weights import delta_weights
 from verify.data.identity import RecordKey
 from verify.data.records import Fields, Record, RecordSource
@@ -31,6 +32,7 @@ from verify.errors import InputError, IntegrityError
 from verify.io.arguments import checked, dtype_name
 from verify.io.files import MANIFEST, is_complete, read_json, verify_manifest, write_json, write_manifest
 from verify.models.checked_loading import load_adapter, put_adapter_file
+from verify.models.digests import weights_digest
 from verify.models.ensembles import ENSEMBLE, WEIGHTS, load_ensemble, write_ensemble
 from verify.models.loading import LoadedModel, load_model
 from verify.training.adapters import attach_adapter
@@ -195,9 +197,13 @@ def train_stages(
             tokens = 0
             if prefix:
                 # `train_records` keeps an adapter that is attached already.
-                around = dataclasses.replace(base, model=adapted)
-                run = Run([record for _, record in prefix], options, output / WORK / f"{shard}-{stage}")
+                around = dataclasses.replace(base, model=adapted, digest=weights_digest(adapted))
+                listed = [record for _, record in prefix]
+                folder.mkdir(parents=True, exist_ok=True)
+                log = log_writer(folder / LOG_NAME, around, listed, options, key)
+                run = Run(listed, options, output / WORK / f"{shard}-{stage}", log=log)
                 done = train_records(around, run)
+                log.end(weights_digest(adapted))
                 results.append(done.result)
                 tokens = done.result.tokens
             folder.mkdir(parents=True, exist_ok=True)

@@ -25,6 +25,8 @@ from verify.errors import RunError
 from verify.io.files import disk_errors, read_json, write_json, write_manifest
 from verify.training.optimizers import Sophia
 from verify.training.schedule import FILLER, Pair, PairDataset, PairSampler, microbatch_seed
+from verify.training.sharding import is_sharded
+from verify.training.state import state_digest
 
 PROGRESS = "progress.json"
 
@@ -221,7 +223,8 @@ class RecordTrainer(Trainer):
             write_json(folder / PROGRESS, {"values": self.progress.values, "stopped": self.stopped, "tokens": tokens})
             write_manifest(folder, "checkpoint", {"step": self.state.global_step, "microbatch": self.microbatch})
             if self.log_writer is not None:
-                self.log_writer.checkpoint(self.state.global_step, folder.name, self.microbatch * self.args.world_size)
+                state = None if is_sharded(model) else state_digest(self.accelerator.unwrap_model(model), self.optimizer)
+                self.log_writer.checkpoint(self.state.global_step, folder.name, self.microbatch * self.args.world_size, state)
 
 
 class _Watch(TrainerCallback):

@@ -1,15 +1,16 @@
 """Format and reader of the training log, which records the training records of every step.
 
 One JSON object per line. The first is the header: the run's settings and, for every training record, its keyed hash. Then one line
-per microbatch (its records in order, its random seed, the learning rate of its step) and one per checkpoint. The last line names
-the final weights. Without the key nothing in it identifies a record or a person.
+per microbatch (its records in order, its random seed, the learning rate of its step) and one per checkpoint, with digests of its
+state and the number of threads. The last line names the final weights. Without the key nothing in it identifies a record or a
+person. `verify.provenance.commitment` chains the lines to one digest.
 
 `unlearn.training.log` writes it. An auditor reads it here without trusting, or installing, the code that wrote it.
 """
 
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -50,6 +51,23 @@ class Microbatch:
 
 
 @dataclass(frozen=True)
+class Boundary:
+    """The state of a run at a checkpoint, or at its end.
+
+    Attributes:
+        step: optimizer steps done.
+        weights, optimizer: digests of the state (`verify.training.state`); None in logs that do not state them. At the end of a
+            run only `weights` is given, the digest of the whole model as saved.
+        threads: threads that computed the steps before it; None where unknown.
+    """
+
+    step: int
+    weights: str | None
+    optimizer: str | None
+    threads: int | None
+
+
+@dataclass(frozen=True)
 class TrainingLog:
     """Content of a training log.
 
@@ -66,6 +84,8 @@ class TrainingLog:
         master_weights: "float32" where weights stored in half precision were trained in float32; None where they were float32
             anyway, and in logs that predate such copies.
         key_check: check value of the record key of the hashes; None in logs of versions that did not write it.
+        execution: software and device of the run, by name; empty in logs of versions that did not write it.
+        boundaries: the states at its checkpoints, whether or not these were kept, and at its end.
     """
 
     options: dict[str, Any]
@@ -79,6 +99,8 @@ class TrainingLog:
     defense: str | None = None
     master_weights: str | None = None
     key_check: str | None = None
+    execution: Mapping[str, str] = field(default_factory=dict)
+    boundaries: tuple[Boundary, ...] = ()
 
     @classmethod
     def read(cls, path: str | Path) -> "TrainingLog":
@@ -137,6 +159,8 @@ class TrainingLog:
             defense=None if header.get("defense") is None else str(header["defense"]),
             master_weights=None if header.get("master_weights") is None else str(header["master_weights"]),
             key_check=None if header.get("key") is None else str(header["key"]),
+            execution={str(name): str(value) for name, value in dict(header.get("execution") or {}).items()},
+            boundaries=tuple(_boundaries(entries)),
         )
 
     @property
@@ -153,6 +177,20 @@ class TrainingLog:
     def seed(self) -> Any:
         """Seed of data order and dropout."""
         return self.options.get("seed")
+
+
+def _boundaries(entries: Sequence[dict[str, Any]]) -> Iterator[Boundary]:
+    """Yield the states at the checkpoints and at the end."""
+    for entry in entries:
+        threads = None if entry.get("threads") is None else int(entry["threads"])
+        if "checkpoint" in entry:
+            weights, optimizer = entry.get("weights"), entry.get("optimizer")
+            if not all(one is None or _DIGEST.fullmatch(str(one)) for one in (weights, optimizer)):
+                raise ValueError
+            yield Boundary(int(entry["checkpoint"]), weights, optimizer, threads)
+        elif "final_weights" in entry:
+            last = max((int(other["step"]) for other in entries if "microbatch" in other), default=0)
+            yield Boundary(last, str(entry["final_weights"]), None, threads)
 
 
 def resolved(options: Mapping[str, Any]) -> dict[str, Any]:

@@ -6,8 +6,8 @@ and the trainer give the same weights bit for bit (a test compares them).
 """
 
 import time
-from collections.abc import Mapping, Sequence, Set
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence, Set
+from dataclasses import asdict, dataclass
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -27,8 +27,12 @@ from verify.provenance.training_log import Microbatch, TrainingLog
 from verify.training.checkpoints import Checkpoint, last_complete_checkpoint, put_checkpoint
 from verify.training.optimizers import optimizer_of
 from verify.training.precision import float32_copies
+from verify.training.state import StateDigest, state_digest
 
 OPTIMIZER = "optimizer.pt"
+
+Observe = Callable[[int, StateDigest], None]
+"""Callback `(step, digests of the state)`."""
 
 
 @dataclass(frozen=True)
@@ -101,6 +105,8 @@ def replay(
     *,
     start: Checkpoint | None,
     last_step: int | None = None,
+    observe: Observe | None = None,
+    keep: bool = True,
 ) -> Replayed:
     """Replay the schedule in place from a checkpoint on; an interrupted replay resumes from its own checkpoints.
 
@@ -112,6 +118,8 @@ def replay(
         work_dir: where checkpoints are written, at the steps at which the log has some.
         start: the checkpoint to start from; None starts at the first step.
         last_step: the last step to take; None replays the whole log.
+        observe: called with step and digests of the state, at the start and wherever the log has a checkpoint.
+        keep: whether to write checkpoints there.
 
     Raises:
         RunError: a loss, gradient or resulting weight is not finite.
@@ -119,7 +127,7 @@ def replay(
     # Without this entry in the log the steps were taken in the stored type: float32, or half precision in older versions.
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad] if log.master_weights else []
     with float32_copies(model, trained, int(log.options["seed"])):
-        return _replay(model, tokenizer, log, windows, work_dir, start, last_step)
+        return _replay(model, tokenizer, log, windows, work_dir, start, last_step, observe, keep)
 
 
 def _replay(
@@ -130,6 +138,8 @@ def _replay(
     work_dir: Path,
     start: Checkpoint | None,
     last_step: int | None,
+    observe: Observe | None,
+    keep: bool,
 ) -> Replayed:
     """Replay with trained weights that are already in the precision of the logged steps."""
     options, began = log.options, time.monotonic()
@@ -142,6 +152,8 @@ def _replay(
     if begin is not None:
         put_checkpoint(model, begin.folder)
         optimizer.load_state_dict(torch.load(begin.folder / OPTIMIZER, map_location=device, weights_only=True))
+    if observe is not None:
+        observe(0 if begin is None else begin.step, state_digest(model, optimizer))
     running = accelerator.prepare_model(model)
     model.train()
     pad, saved_at = padding_token_id(tokenizer), {step for step, _ in log.checkpoints}
@@ -153,7 +165,11 @@ def _replay(
         seen = _step(running, accelerator, optimizer, list(entries), windows, pad, device, options)
         steps, skipped, tokens = steps + bool(seen), skipped + (not seen), tokens + seen
         if step in saved_at:
-            _save(model, optimizer, work_dir / f"checkpoint-{step}", step)
+            state = state_digest(model, optimizer)
+            if observe is not None:
+                observe(step, state)
+            if keep:
+                _save(model, optimizer, work_dir / f"checkpoint-{step}", step, state)
     model.eval()
     accelerator.free_memory()
     return Replayed(steps, skipped, tokens, time.monotonic() - began)
@@ -196,9 +212,10 @@ def _step(
     return sum(len(window.input_ids) for _, chosen in batches for window in chosen)
 
 
-def _save(model: Any, optimizer: torch.optim.Optimizer, folder: Path, step: int) -> None:
+def _save(model: Any, optimizer: torch.optim.Optimizer, folder: Path, step: int, state: StateDigest) -> None:
     """Write a checkpoint that a later replay can start from; its manifest is written last."""
     with disk_errors(folder):
         model.save_pretrained(folder)
         torch.save(optimizer.state_dict(), folder / OPTIMIZER)
-    write_manifest(folder, "checkpoint", {"step": step})
+    # In the manifest too, so that a replay that is resumed later need not read the state again.
+    write_manifest(folder, "checkpoint", {"step": step, "state": {**asdict(state), "threads": torch.get_num_threads()}})
