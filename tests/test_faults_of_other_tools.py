@@ -16,7 +16,7 @@ from verify.attacks.membership import recall
 from verify.data.identity import RecordKey
 from verify.data.records import Record
 from verify.models.loading import load_model
-from verify.models.token_stats import ARRAYS, TokenStatistics
+from verify.models.token_table import ARRAYS, TokenStatistics
 from verify.scores.observe import measure
 from verify.statistics import assignment_test, forget_quality, privleak, residual_verdict
 from verify.statistics.estimate import Estimate

@@ -20,7 +20,7 @@ from verify.data.records import Record
 from verify.errors import InputError
 from verify.io.plugins import discover
 from verify.models.loading import LoadedModel, load_model
-from verify.models.token_stats import TokenStatistics
+from verify.models.token_table import TokenStatistics
 from verify.scores.observe import measure
 
 KEY = RecordKey(b"k" * 32)

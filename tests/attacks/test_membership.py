@@ -21,7 +21,7 @@ from verify.data.identity import RecordKey
 from verify.data.records import Record
 from verify.models.loading import load_model
 from verify.models.log_probabilities import scored_log_probabilities
-from verify.models.token_stats import TokenStatistics
+from verify.models.token_table import TokenStatistics
 from verify.scores.observe import measure
 
 LOGS = st.lists(st.floats(-50, 0, width=32), min_size=1, max_size=60)

@@ -24,7 +24,7 @@ from verify.data.records import Record
 from verify.errors import InputError
 from verify.models.generation import sampled_continuations
 from verify.models.loading import LoadedModel, load_model
-from verify.models.token_stats import TokenStatistics
+from verify.models.token_table import TokenStatistics
 from verify.scores.observe import measure
 
 KEY = RecordKey(b"k" * 32)

@@ -20,8 +20,8 @@ from verify.data.identity import RecordKey
 from verify.data.records import Record
 from verify.errors import InputError
 from verify.models.loading import LoadedModel, load_model
-from verify.models.token_stats import ARRAYS
-from verify.scores.observe import measure
+from verify.models.token_table import ARRAYS
+from verify.scores.observe import measure, seal
 
 KEY = RecordKey(b"k" * 32)
 RECORDS = [
@@ -186,6 +186,31 @@ def foreign(content: bytes) -> bytes:
     buffer = io.BytesIO()
     np.savez(buffer, records=np.array([os.system], dtype=object))
     return content[:32] + buffer.getvalue()
+
+
+def of_release_0_1_0(path: Path) -> None:
+    """Seal the archive that release 0.1.0 wrote under the name it still has."""
+    buffer = io.BytesIO()
+    np.savez(buffer, records=np.array([b"0" * 32]), lengths=np.array([1]), log_probability=np.array([-1.0], dtype="f4"))
+    path.write_bytes(seal(path, buffer.getvalue(), KEY) + buffer.getvalue())
+
+
+def test_a_cache_of_an_earlier_version_is_made_again(counted: CountedModel, tmp_path: Path) -> None:
+    """Its seal verifies, its layout does not: it is replaced under its name, so that no unread copy stays behind."""
+    first = observe(counted.loaded, tmp_path)
+    path = only_file(tmp_path)
+    of_release_0_1_0(path)
+    with pytest.warns(UserWarning, match="earlier version"):
+        assert_equal(observe(counted.loaded, tmp_path), first)
+    assert only_file(tmp_path) == path
+    assert path.read_bytes()[32:38] == b"ARROW1"
+
+
+def test_the_cache_is_little_more_than_its_numbers(counted: CountedModel, tmp_path: Path) -> None:
+    """18 bytes a token and 24 a record beside them, and a fixed part."""
+    records = [Record(str(number), completion=f"the quick brown fox {number}") for number in range(400)]
+    tokens = int(observe(counted.loaded, tmp_path, records).table.lengths.sum())
+    assert only_file(tmp_path).stat().st_size < 18 * tokens + 24 * len(records) + 4000
 
 
 @pytest.mark.parametrize("damage", [cut, empty, flipped, foreign])

@@ -15,14 +15,24 @@ from verify.data.encoding import Encoded, Encoder, padding_token_id
 from verify.data.records import Record
 from verify.errors import InputError
 from verify.models.loading import LoadedModel
-from verify.models.token_stats import TokenStatistics, compute_token_statistics
+from verify.models.token_stats import compute_token_statistics
+from verify.models.token_table import TokenStatistics, TokenTable
 
 Family = Literal["membership", "extraction"]
 Need = Literal[
-    "one pass", "reference model", "retrained references", "controls", "generation", "own passes", "activations", "gradients"
+    "one pass",
+    "reference model",
+    "retrained references",
+    "reference tokens",
+    "controls",
+    "generation",
+    "own passes",
+    "activations",
+    "gradients",
 ]
-"""Inputs of an attack, in order: the shared forward pass; that of the base model; that of models retrained without the records;
-never-trained records under the same model; text decoded from the model; further passes over other texts; activations; gradients."""
+"""Inputs of an attack, in order: the shared forward pass; that of the base model; that of models retrained without the records; of
+both, every token's statistics instead of each record's mean alone; never-trained records under the same model; text decoded from
+the model; further passes over other texts; activations; gradients."""
 
 MODEL_ITSELF: frozenset[Need] = frozenset({"generation", "own passes", "activations", "gradients"})
 """Needs that require the model itself, not only its token statistics."""
@@ -34,7 +44,8 @@ class Observation:
 
     Attributes:
         records: the records [N].
-        statistics: their token statistics [N], in the same order.
+        statistics: their token statistics [N], in the same order; kept as a `TokenTable`. Of models that an attack compares with,
+            only each record's mean is there unless the attack needs "reference tokens".
         loaded: the model itself, for attacks that run it again; None where only the statistics were kept.
         windows: the encoded records, in order; a record that was split has several; empty where `loaded` is None.
         controls: the same model on records it was never trained on, or None. When the controls themselves are scored, this is an
@@ -53,12 +64,19 @@ class Observation:
         assert len(self.records) == len(self.statistics), "one entry of statistics per record"
         if not self.records:
             raise InputError("there are no records to score. Give at least one.")
-        empty = [number for number, entry in enumerate(self.statistics, 1) if not len(entry)]
-        if empty:
-            raise InputError(f"record {empty[0]} has no scored token, so no attack can score it. Remove it.")
+        object.__setattr__(self, "statistics", TokenTable.of(self.statistics))
+        empty = np.flatnonzero(self.table.lengths == 0)
+        if len(empty):
+            raise InputError(f"record {empty[0] + 1} has no scored token, so no attack can score it. Remove it.")
 
     def __len__(self) -> int:
         return len(self.records)
+
+    @property
+    def table(self) -> TokenTable:
+        """The token statistics in columns."""
+        assert isinstance(self.statistics, TokenTable)
+        return self.statistics
 
     def without_model(self) -> "Observation":
         """Return a copy without the model and the windows, so that both can be freed."""
@@ -113,7 +131,7 @@ class Attack(Protocol):
 
 def mean_log_probabilities(observation: Observation) -> NDArray[np.float64]:
     """Compute the mean log-probability of each record's scored tokens, nats per token, float64 [N]."""
-    return np.array([np.mean(entry.log_probability, dtype=np.float64) for entry in observation.statistics])
+    return observation.table.means
 
 
 def token_gains(target: Observation, references: Sequence[Observation], attack: str) -> list[NDArray[np.float64]]:
@@ -194,5 +212,4 @@ def require_references(references: Sequence[Observation], attack: str, count: in
 def log_probabilities_of(loaded: LoadedModel, records: Sequence[Record]) -> NDArray[np.float64]:
     """Compute the mean log-probability of other records under the model, nats per token [M]; long records are split."""
     windows = Encoder(loaded.tokenizer, loaded.context_length, "split").encode(records)
-    statistics = compute_token_statistics(loaded.model, windows, padding_token_id(loaded.tokenizer))
-    return np.array([np.mean(entry.log_probability, dtype=np.float64) for entry in statistics])
+    return compute_token_statistics(loaded.model, windows, padding_token_id(loaded.tokenizer)).means

@@ -12,6 +12,7 @@ SEES: Mapping[str, str] = {
     "one pass": "the record, and the probability that the model gives to each of its tokens",
     "reference model": "the model before fine-tuning",
     "retrained references": "models trained alike without the records",
+    "reference tokens": "the probability that each of these other models gives to each of its tokens",
     "controls": "records that the model was never trained on",
     "generation": "text that the model writes in answer to the record's prompt",
     "own passes": "the probabilities that the model gives to texts of the attacker's choice",

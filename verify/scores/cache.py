@@ -5,19 +5,17 @@ one that is damaged or was written with another key is discarded.
 """
 
 import hashlib
-import json
-import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
 from verify.attacks.base import Attack, Observation
-from verify.data.identity import HASH_CHARACTERS, RecordKey
-from verify.io.files import atomic_file
+from verify.data.identity import RecordKey
 from verify.models.loading import LoadedModel
-from verify.scores.observe import model_name, seal, unsealed
+from verify.scores.observe import model_name, read_sealed, write_sealed
 
 Array = NDArray[np.float64]
 
@@ -46,11 +44,12 @@ class ScoreCache:
             return compute()
         entry = self._name(name, attack, observations)
         if entry not in self.known:
-            self.known[entry] = compute().tolist()
-            payload = json.dumps(self.known).encode()
-            with atomic_file(self.path, mode=0o600) as stream:
-                stream.write(seal(self.path, payload, self.key) + payload)
-        return np.array(self.known[entry], dtype=np.float64)
+            self.known[entry] = np.asarray(compute(), dtype=np.float64)
+            lists = [pa.array(scores) for scores in self.known.values()]
+            bounds = np.cumsum([0, *map(len, lists)], dtype=np.int64)
+            content = {"entry": list(self.known), "scores": pa.LargeListArray.from_arrays(bounds, pa.concat_arrays(lists))}
+            write_sealed(self.path, pa.table(content), self.key)
+        return self.known[entry].copy()
 
     def _name(self, name: str, attack: Attack, observations: Sequence[Observation | None]) -> str:
         """Compute a keyed hash of the attack with its parameters and of every record it reads, in order."""
@@ -64,14 +63,11 @@ class ScoreCache:
                 digest.update(f"\x00{record.reading}\x00{record.secret}\x00{subjects}".encode())
         return self.key.of(digest.hexdigest(), "attack scores")
 
-    def _read(self) -> dict[str, list[float]]:
-        if self.path is None or not self.path.exists():
+    def _read(self) -> dict[str, Array]:
+        stored = None if self.path is None else read_sealed(self.path, self.key)
+        if stored is None:
             return {}
-        payload = unsealed(self.path, self.path.read_bytes(), self.key)
-        if payload is None:
-            text = f"the cache {self.path.name} is damaged or was not written with this record key; it is made again."
-            warnings.warn(text, stacklevel=2)
-            return {}
-        found: dict[str, list[float]] = json.loads(payload)
-        assert all(len(name) == HASH_CHARACTERS for name in found)
-        return found
+        lists = stored["scores"].combine_chunks()
+        return dict(
+            zip(stored["entry"].to_pylist(), np.split(lists.values.to_numpy(), lists.offsets.to_numpy()[1:-1]), strict=True)
+        )

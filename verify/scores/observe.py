@@ -7,7 +7,6 @@ key, and one that is damaged, truncated, or written with another key is discarde
 
 import hashlib
 import hmac
-import io
 import json
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 
 from verify.attacks.base import Observation
 from verify.data.encoding import Encoded, Encoder, Overflow, padding_token_id, warn_of_spelled_tokens
@@ -22,10 +22,12 @@ from verify.data.identity import HASH_CHARACTERS, RecordKey
 from verify.data.records import Record
 from verify.io.files import atomic_file
 from verify.models.loading import LoadedModel
-from verify.models.token_stats import ARRAYS, TokenStatistics, compute_token_statistics
+from verify.models.token_stats import compute_token_statistics
+from verify.models.token_table import COLUMNS, TokenTable
 
 SCHEMA = "unlearn-verify/token-statistics/1"
-COLUMNS = {name: np.dtype(kind) for name, kind in zip(ARRAYS, ("f4", "f4", "f4", "i4", "?", "?"), strict=True)}
+ARROW = b"ARROW1"
+"""First bytes of an Arrow file. Caches of release 0.1.0 were numpy archives."""
 VOLATILE_SETTINGS = (
     "_name_or_path",
     "architectures",
@@ -38,8 +40,8 @@ VOLATILE_SETTINGS = (
 )
 """Configuration entries that name a path, a version or a default and do not change the model's output."""
 
-Entries = dict[str, TokenStatistics]
-"""Token statistics by the keyed hash of the record's encoded windows."""
+Rows = dict[str, int]
+"""Row in a table of token statistics by the keyed hash of the record's encoded windows."""
 
 
 def measure(
@@ -75,17 +77,18 @@ def measure(
         by_record[window.record].append(window)
     names = [_name(group, key) for group in by_record]
     path = None if cache_dir is None else cache_dir / f"{model_name(loaded)}.statistics"
-    known = {} if path is None else _read(path, key)
-    missing = {name: group for name, group in zip(names, by_record, strict=True) if name not in known}
+    rows, known = ({}, TokenTable.empty([])) if path is None else _read(path, key)
+    missing = {name: group for name, group in zip(names, by_record, strict=True) if name not in rows}
     if missing:
         fresh = [window for group in missing.values() for window in group]
         computed = compute_token_statistics(loaded.model, fresh, padding_token_id(loaded.tokenizer), progress)
         # Statistics come in the order of the records; two records with the same windows share one name and are scored once.
         order = sorted(missing, key=lambda name: missing[name][0].record)
-        known |= dict(zip(order, computed, strict=True))
+        rows |= {name: row for row, name in enumerate(order, len(rows))}
+        known = known.followed_by(computed)
         if path is not None:
-            _write(path, known, key)
-    return Observation(records, [known[name] for name in names], loaded, windows)
+            _write(path, rows, known, key)
+    return Observation(records, known.take(np.array([rows[name] for name in names], dtype=np.int64)), loaded, windows)
 
 
 def _name(windows: Sequence[Encoded], key: RecordKey) -> str:
@@ -129,44 +132,57 @@ def _stable(settings: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _write(path: Path, entries: Entries, key: RecordKey) -> None:
-    """Write the sealed cache, atomically, readable by its owner only."""
-    arrays: dict[str, Any] = {}
-    arrays["records"] = np.array(list(entries), dtype=f"S{HASH_CHARACTERS}")
-    arrays["lengths"] = np.array([len(entry) for entry in entries.values()], dtype=np.int64)
-    for name, kind in COLUMNS.items():
-        arrays[name] = np.concatenate([getattr(entry, name) for entry in entries.values()]).astype(kind)
-    buffer = io.BytesIO()
-    np.savez(buffer, **arrays)
+def _write(path: Path, rows: Rows, table: TokenTable, key: RecordKey) -> None:
+    """Write the sealed cache, atomically, readable by its owner only: 24 bytes a record and 18 a token."""
+    # Bytes instead of Arrow's bits for the two truth values, so that a column is read without a copy.
+    columns = {name: pa.array(column.view(np.uint8) if column.dtype == bool else column) for name, column in table.columns.items()}
+    tokens = pa.StructArray.from_arrays(list(columns.values()), list(columns))
+    content = {
+        "record": pa.array([bytes.fromhex(name) for name in rows], pa.binary(HASH_CHARACTERS // 2)),
+        "tokens": pa.LargeListArray.from_arrays(pa.array(table.bounds), tokens),
+    }
+    write_sealed(path, pa.table(content), key)
+
+
+def _read(path: Path, key: RecordKey) -> tuple[Rows, TokenTable]:
+    """Read the cache; return an empty one where there is none, or with a warning if anything is wrong with it."""
+    stored = read_sealed(path, key)
+    if stored is None:
+        return {}, TokenTable.empty([])
+    names, lists = (stored[name].combine_chunks() for name in ("record", "tokens"))
+    columns = {name: lists.values.field(name).to_numpy().view(kind) for name, kind in COLUMNS.items()}
+    return {name.hex(): row for row, name in enumerate(names.to_pylist())}, TokenTable(columns, lists.offsets.to_numpy())
+
+
+def write_sealed(path: Path, table: pa.Table, key: RecordKey) -> None:
+    """Write a table as an Arrow file behind its MAC, atomically, readable by its owner only."""
+    buffer = pa.BufferOutputStream()
+    with pa.ipc.new_file(buffer, table.schema) as writer:
+        writer.write_table(table)
     payload = buffer.getvalue()
     with atomic_file(path, mode=0o600) as stream:
-        stream.write(seal(path, payload, key) + payload)
+        stream.write(seal(path, payload, key))
+        stream.write(payload)
 
 
-def _read(path: Path, key: RecordKey) -> Entries:
-    """Read the cache; return an empty one with a warning if anything is wrong with it."""
+def read_sealed(path: Path, key: RecordKey) -> pa.Table | None:
+    """Return the table behind the seal; None where there is no file, or, with a warning, where it cannot be used."""
     try:
-        content = path.read_bytes()
+        content = memoryview(path.read_bytes())
     except FileNotFoundError:
-        return {}
-    payload = unsealed(path, content, key)
-    if payload is None:
-        warnings.warn(f"the cache {path.name} is damaged or was not written with this record key; it is made again.", stacklevel=3)
-        return {}
-    # The MAC verified, so these are the bytes that `_write` wrote, and their structure needs no checks.
-    with np.load(io.BytesIO(payload), allow_pickle=False) as stored:
-        bounds = np.cumsum(stored["lengths"])[:-1]
-        columns = {name: np.split(stored[name], bounds) for name in COLUMNS}
-        names = [name.decode() for name in stored["records"].tolist()]
-    return {name: TokenStatistics(**{column: columns[column][index] for column in COLUMNS}) for index, name in enumerate(names)}
+        return None
+    payload = content[HASH_CHARACTERS:]
+    if not hmac.compare_digest(bytes(content[:HASH_CHARACTERS]), seal(path, payload, key)):
+        text = f"the cache {path.name} is damaged or was not written with this record key; it is made again."
+    elif payload[: len(ARROW)] != ARROW:
+        text = f"the cache {path.name} was written by an earlier version; it is made again."
+    else:
+        # The MAC verified, so these are the bytes that `write_sealed` wrote, and their structure needs no checks.
+        return pa.ipc.open_file(pa.py_buffer(payload)).read_all()
+    warnings.warn(text, stacklevel=4)
+    return None
 
 
-def seal(path: Path, payload: bytes, key: RecordKey) -> bytes:
+def seal(path: Path, payload: Any, key: RecordKey) -> bytes:
     """Compute a MAC over content and file name, so that a cache cannot be passed off as another model's."""
     return key.of(f"{path.name}\x00{hashlib.sha256(payload).hexdigest()}", "statistics cache").encode()
-
-
-def unsealed(path: Path, content: bytes, key: RecordKey) -> bytes | None:
-    """Return the content behind the seal, or None where the MAC does not verify."""
-    given, payload = content[:HASH_CHARACTERS], content[HASH_CHARACTERS:]
-    return payload if hmac.compare_digest(given, seal(path, payload, key)) else None

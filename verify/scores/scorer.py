@@ -6,8 +6,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from verify.attacks.base import MODEL_ITSELF, Attack, Observation
 from verify.data.canaries import Canaries
 from verify.data.identity import RecordKey
@@ -46,8 +44,8 @@ class Scorer:
     Attributes:
         blocks: scores so far, by model label and set.
         models: descriptions of the models so far, in order.
-        base: observations of the model before fine-tuning, without the model.
-        kept: observations of every other model, without the model, for attacks that compare models.
+        base: observations of the model before fine-tuning, reduced to what attacks need of it.
+        kept: those of every other model, for attacks that compare models.
         device: of the model scored last.
     """
 
@@ -73,6 +71,7 @@ class Scorer:
         self.device = "cpu"
         self.accept_same_weights, self.same_weights = same_weights, dict[str, str]()
         self._first: LoadedModel | None = None
+        self._named: dict[SetRole, tuple[tuple[str, ...], tuple[str | None, ...]]] = {}
 
     def score(self, plan: Plan, progress: Callable[[float], None]) -> None:
         """Load one model, score it on every set, and free it.
@@ -109,11 +108,11 @@ class Scorer:
         for done, (role, observation) in enumerate(observations.items(), 1):
             self.blocks[plan.label, role] = self._block(plan, observation, role, cache)
             progress(0.5 + done / 2 / len(self.sets))
-        attacked = {role: observations[role].without_model() for role in ATTACKED if role in observations}
+        kept = _linked({role: self._reduced(observations[role]) for role in ATTACKED if role in observations})
         if plan.role == "base":
-            self.base = attacked
+            self.base = kept
         else:
-            self.kept[plan.label] = attacked
+            self.kept[plan.label] = kept
         # Only names and digests: the weights must be freed before the next model is loaded.
         self._first = self._first or replace(loaded, model=None, tokenizer=None)
 
@@ -140,16 +139,17 @@ class Scorer:
         for number, (role, records) in enumerate(self.sets.items(), 1):
             observations[role] = measure(loaded, records, cache_dir=self.cache_dir, key=self.key, overflow=self.settings.overflow)
             done(number)
-        if "holdout" in observations:
-            forget, controls = observations["forget"], observations["holdout"]
-            observations["forget"] = replace(forget, controls=controls)
-            observations["holdout"] = replace(controls, controls=controls, members=forget)
-        return observations
+        return _linked(observations)
+
+    def _reduced(self, observation: Observation) -> Observation:
+        """Return what later models' attacks need: each record's mean, or every token, which waits in a temporary file."""
+        tokens = any("reference tokens" in attack.needs for attack in self.attacks.values())
+        table = observation.table.on_disk() if tokens else observation.table.without_tokens()
+        return Observation(observation.records, table)
 
     def _block(self, plan: Plan, observation: Observation, role: SetRole, cache: ScoreCache) -> ScoreBlock:
         """Run the attacks that need this model alone, and collect the block's numbers under keyed hashes."""
         scores = {}
-        owners = subject_groups(observation.records, lambda _: "")
         if role in ATTACKED:
             for name, attack in self.attacks.items():
                 # Extraction from the base model is the rate by chance to compare with; it cannot know membership.
@@ -159,14 +159,23 @@ class Scorer:
                 run = partial(attack.score, observation, [self.base[role]] if "reference model" in attack.needs else [])
                 read = (observation, observation.controls, observation.members)
                 scores[name] = cache.get(name, attack, read, run) if attack.needs & MODEL_ITSELF else run()
+        records, subjects = self._names(role)
         return ScoreBlock(
-            records=tuple(self.key.of(record.fingerprint) for record in observation.records),
-            subjects=tuple(self.key.of(owner, "subject") if owner else None for owner in owners),
-            tokens=np.array([len(entry) for entry in observation.statistics], dtype=np.int64),
-            loss=np.array([entry.loss for entry in observation.statistics]),
+            records=records,
+            subjects=subjects,
+            tokens=observation.table.lengths,
+            loss=-observation.table.means,
             scores=scores,
             included=self.canaries.included() if role == "canary" and self.canaries is not None else None,
         )
+
+    def _names(self, role: SetRole) -> tuple[tuple[str, ...], tuple[str | None, ...]]:
+        """Return keyed hashes of a set's records and subjects, which are the same objects in the blocks of all models."""
+        if role not in self._named:
+            owners = subject_groups(self.sets[role], lambda _: "")
+            records = tuple(self.key.of(record.fingerprint) for record in self.sets[role])
+            self._named[role] = records, tuple(self.key.of(owner, "subject") if owner else None for owner in owners)
+        return self._named[role]
 
     def compare(self) -> None:
         """Run the attacks that compare a model with the retrained references, once all of them are scored.
@@ -201,3 +210,13 @@ class Scorer:
         references = sum(model.role == "reference" for model in self.models)
         lacking = {name: self._lacks(attack, references) for name, attack in self.attacks.items()}
         return tuple(NotRun(attack=name, reason=reason) for name, reason in lacking.items() if reason is not None)
+
+
+def _linked(observations: dict[SetRole, Observation]) -> dict[SetRole, Observation]:
+    """Link forget set and controls, which attacks read together."""
+    if "holdout" not in observations:
+        return observations
+    forget, controls = observations["forget"], observations["holdout"]
+    observations["forget"] = replace(forget, controls=controls)
+    observations["holdout"] = replace(controls, controls=controls, members=forget)
+    return observations

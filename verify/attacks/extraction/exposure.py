@@ -12,7 +12,8 @@ from verify.attacks.extraction._text import secret_of
 from verify.data.chats import changed_fields
 from verify.data.encoding import Encoder, padding_token_id
 from verify.data.records import Record
-from verify.models.token_stats import TokenStatistics, compute_token_statistics
+from verify.models.token_stats import compute_token_statistics
+from verify.models.token_table import TokenStatistics
 from verify.statistics.extraction import exposure
 
 

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from verify.attacks.base import Family, Need, Observation, mean_of_smallest, two_sides
 from verify.attacks.membership._fitted import cross_fitted
-from verify.models.token_stats import TokenStatistics
+from verify.models.token_table import TokenStatistics
 
 
 @dataclass(frozen=True)

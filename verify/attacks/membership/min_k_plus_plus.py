@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from verify.attacks.base import Family, Need, Observation, mean_of_smallest
-from verify.models.token_stats import TokenStatistics
+from verify.models.token_table import TokenStatistics
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,114 @@
+"""Memory and time of an audit by its number of records: scoring ten models, the score table, judging, and judging it again.
+
+    python benchmarks/audit_memory.py [--records 100000] [--models 10] [--attacks quick] [--cache]
+
+Tiny random models and invented texts of about 30 tokens, half forget set, half controls; every stage's seconds and peak memory.
+"""
+
+import argparse
+import json
+import tempfile
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+MEBIBYTE = 2**20
+
+
+def status(field: str) -> float:
+    """Return a figure of this process from Linux's /proc, in MiB."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(field)) / 1024
+
+
+def timed(name: str, run: Callable[[], Any], stages: dict[str, dict[str, float]]) -> Any:
+    """Run one stage and note its processor seconds and its peak memory."""
+    Path("/proc/self/clear_refs").write_text("5")  # resets the high-water mark to the present memory
+    started = time.process_time()
+    result = run()
+    stages[name] = {"seconds": time.process_time() - started, "peak": status("VmHWM"), "after": status("VmRSS")}
+    print(f"{name}: {json.dumps({key: round(value, 1) for key, value in stages[name].items()})}", flush=True)
+    return result
+
+
+def texts(prefix: str, count: int, rng: np.random.Generator) -> list[Any]:
+    """Invent records of about 30 tokens of their own words, four of each person."""
+    from verify.data.records import Record
+
+    words = ("the", "quick", "brown", "fox", "jumps", "over", "the", "lazy", "dog", "and", "other", "animals")
+    drawn = rng.integers(0, len(words), (count, 12))
+    return [
+        Record(
+            f"{prefix}{number}",
+            prompt=" ".join(words[index] for index in row[:5]) + f" {number}?",
+            completion=" ".join(words[index] for index in row[5:]) + f" {number}.",
+            subject_id=f"{prefix} person {number // 4}",
+        )
+        for number, row in enumerate(drawn)
+    ]
+
+
+def models(folder: Path, count: int) -> list[Path]:
+    """Save tiny random models of different seeds."""
+    from tiny_models import make_llama, make_tokenizer
+
+    tokenizer, paths = make_tokenizer(), [folder / str(number) for number in range(count)]
+    for seed, path in enumerate(paths):
+        make_llama(tokenizer, seed).save_pretrained(path)
+        tokenizer.save_pretrained(path)
+    return paths
+
+
+def main() -> None:
+    """Run all stages and print a figure a line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--records", type=int, default=100_000)
+    parser.add_argument("--models", type=int, default=10)
+    parser.add_argument("--attacks", nargs="+", default=["quick"])
+    parser.add_argument("--cache", action="store_true")
+    chosen = parser.parse_args()
+    stages: dict[str, dict[str, float]] = {}
+
+    import torch
+
+    from verify import Settings
+    from verify.attacks import select_attacks
+    from verify.data.identity import RecordKey
+    from verify.judging.protocol import Aside, judge
+    from verify.scores.scorer import Plan, Scorer
+    from verify.scores.table import ScoreTable
+
+    torch.set_num_threads(1)
+    print(f"libraries loaded: {status('VmRSS'):.0f} MiB")
+    with tempfile.TemporaryDirectory() as name:
+        folder, rng = Path(name), np.random.default_rng(0)
+        paths = models(folder, chosen.models)
+        half = chosen.records // 2
+        sets = timed("records", lambda: {role: texts(role, half, rng) for role in ("forget", "holdout")}, stages)
+        attacks = select_attacks(chosen.attacks)
+        cache = folder / "cache" if chosen.cache else None
+        scorer = Scorer(sets, attacks, Settings(), None, cache, RecordKey(b"k" * 32))
+        roles = ["base", "original", "target", *["reference"] * (chosen.models - 3)]
+        labels = [role if role != "reference" else f"reference {number}" for number, role in enumerate(roles, -2)]
+        plans = [Plan(label, role, path) for label, role, path in zip(labels, roles, paths, strict=True)]
+        for plan in plans:
+            timed(f"score {plan.label}", partial(scorer.score, plan, lambda _: None), stages)
+        timed("compare", scorer.compare, stages)
+        table, saved = ScoreTable(scorer.blocks), folder / "scores.parquet"
+        timed("save", partial(table.save, saved), stages)
+        print(f"scores.parquet: {saved.stat().st_size / MEBIBYTE:.0f} MiB")
+        if cache:
+            written = sum(path.stat().st_size for path in cache.iterdir())
+            print(f"cache: {written / chosen.models / chosen.records:.0f} bytes a record and model")
+        timed("judge", partial(judge, table, Settings(), Aside()), stages)
+        table = timed("load", partial(ScoreTable.load, saved), stages)
+        timed("judge again", partial(judge, table, Settings(), Aside()), stages)
+        print(f"peak of all stages: {max(stage['peak'] for stage in stages.values()):.0f} MiB")
+
+
+if __name__ == "__main__":
+    main()
