@@ -18,7 +18,7 @@ from verify.statistics.roc import membership_auc
 def enough_people(table: ScoreTable) -> bool:
     """Return whether fresh texts and controls cover at least two people each."""
     blocks = [table.block("target", role) for role in ("fresh", "holdout")]
-    return all(block is not None and len(set(_whose(block))) > 1 for block in blocks)
+    return all(block is not None and len(set(whose(block))) > 1 for block in blocks)
 
 
 def judge_people(table: ScoreTable, settings: Settings, alpha: float, blind_p: float | None) -> People | None:
@@ -86,11 +86,11 @@ def judge_people(table: ScoreTable, settings: Settings, alpha: float, blind_p: f
 
 
 def _by_person(table: ScoreTable, model: str, role: SetRole) -> tuple[list[str], Array]:
-    names, scores = user_level(calibrated(table, model, role), _whose(table.blocks[model, role]))
+    names, scores = user_level(calibrated(table, model, role), whose(table.blocks[model, role]))
     return names, np.asarray(scores)
 
 
-def _whose(block: ScoreBlock) -> list[str]:
+def whose(block: ScoreBlock) -> list[str]:
     """Return the person behind each text; a text without a named person counts as its own."""
     return [subject or record for subject, record in zip(block.subjects, block.records, strict=True)]
 

@@ -1,4 +1,7 @@
-"""Sentences that explain a verdict. All numbers come from the judgement; nothing is decided here."""
+"""Sentences of a verdict by rule 1, as version 0.1.0 wrote them: old evidence recomputes to the same words, so none may change.
+
+All numbers come from the judgement; nothing is decided here.
+"""
 
 from collections.abc import Sequence
 from typing import Literal
@@ -45,20 +48,10 @@ def scope(verdict: VerdictWord, tiers: Sequence[Tier], accused_by: Sequence[Tier
     return f"{said.format(about)} {measured}. {NOT_ASKED} {limits}"
 
 
-def explain(
-    verdict: VerdictWord,
-    gates: Sequence[Gate],
-    target: ResidualVerdict | None,
-    claims: Sequence[Process | Twins | People],
-    settings: Settings,
-) -> tuple[str, ...]:
-    """Explain the verdict in plain sentences: the comparison with retrained references first, then every other claim."""
-    return (*_explain_record(verdict, gates, target, settings), *(claim.reason for claim in claims))
-
-
-def _explain_record(
+def explain_record(
     verdict: VerdictWord, gates: Sequence[Gate], target: ResidualVerdict | None, settings: Settings
 ) -> tuple[str, ...]:
+    """Explain the comparison with retrained references in plain sentences."""
     failed = [gate for gate in gates if not gate.passed and "record" in gate.claims]
     blocking = tuple(gate.reason for gate in failed if gate.blocks == "NOT_TESTABLE")
     if blocking or target is None:
