@@ -112,15 +112,12 @@ def test_the_scope_names_what_it_was_shown_by() -> None:
     certified = judge(simulated_table(references=8), twins, Aside(BLIND, 0.5))
     assert certified.verdict == "EQUIVALENT_WITHIN"
     assert (certified.tiers, certified.accused_by) == (("retrained references", "exchangeable twins"), ())
-    assert (
-        "exactly as it was trained, is to the model (mean loss per token), compared with models retrained without"
-        in certified.scope
-    )
+    assert "these 100 texts, asked exactly as trained, the model's mean loss is within rho* = 0.1 of what 8" in certified.scope
     accused = judge(simulated_table(kept=0.2), SETTINGS, Aside(BLIND))
     assert accused.accused_by == ("retrained references",)
     silent = judge(simulated_table(references=0), twins, Aside(BLIND, 0.5))
     assert silent.verdict == "INCONCLUSIVE"
-    assert "stays open. Examined was how familiar the exact text" in silent.scope
+    assert "stays open: neither that it is gone nor that it is still there was shown. Examined was the mean loss" in silent.scope
 
 
 def test_losses_out_of_all_proportion_are_no_crash() -> None:
@@ -197,7 +194,7 @@ def attack(model: str, auc: float, half: float = 0.05, family: Literal["membersh
 
 @pytest.mark.parametrize("family", ["membership", "extraction"])
 def test_what_attacks_see_beside_the_verdict_is_said(family: Literal["membership", "extraction"]) -> None:
-    """Where an attack's interval lies above those of all references, or an AUC's below them, and nowhere else."""
+    """Where an attack's interval lies above, or below, those of all references, and nowhere else."""
 
     def said(target: float, *references: float) -> tuple[str, ...]:
         known = [attack(f"reference {number}", value, family=family) for number, value in enumerate(references, 1)]
@@ -206,8 +203,8 @@ def test_what_attacks_see_beside_the_verdict_is_said(family: Literal["membership
     (sentence,) = said(0.8, 0.5, 0.6)
     assert "a 0.80 [0.75, 0.85], references at most 0.60" in sentence
     assert said(0.69, 0.5, 0.6) == ()
-    below = said(0.2, 0.5, 0.6)
-    assert ("a 0.20 [0.15, 0.25], references at least 0.50" in "".join(below)) is (family == "membership")
+    (below,) = said(0.2, 0.5, 0.6)
+    assert "a 0.20 [0.15, 0.25], references at least 0.50" in below
     assert said(0.8, 0.5) == (), "one reference does not show how far two are apart"
 
 

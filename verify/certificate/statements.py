@@ -140,7 +140,7 @@ def auditor_statement(audit: str | Path, robustness: str | Path | None = None) -
             kept[claim] = {**kept[claim], "accused": len(kept[claim]["accused"])}
     second = evidence.settings.rule > 1
     if second:
-        kept["subjects"] = len(evidence.subjects)
+        kept |= {"subjects": len(evidence.subjects), "weak": len(evidence.weak)}
     not_run = [{"attack": entry.attack, "reason": entry.reason} for entry in evidence.not_run]
     return {
         "_type": STATEMENT_TYPE,

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Literal
 
 from verify.schema.evidence import Settings
-from verify.schema.parts import AttackResult, Gate, People, Process, Tier, Twins, Value, VerdictWord
+from verify.schema.parts import AttackResult, Gate, Tier, Value, VerdictWord
 from verify.statistics.residual import ResidualVerdict
 
 LOSS = "how familiar the exact text of each record, exactly as it was trained, is to the model (mean loss per token)"

@@ -9,8 +9,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from verify.judging.gates import BLIND_LIMIT
 from verify.judging.conformal import Array
+from verify.judging.gates import BLIND_LIMIT
 from verify.judging.user_level import whose
 from verify.schema.evidence import Settings
 from verify.schema.parts import Gate, SetRole, Value
@@ -93,7 +93,8 @@ def _no_controls(table: ScoreTable, settings: Settings, blind: Value | None) -> 
 
 
 def _recognises(table: ScoreTable, label: str, confidence: float) -> Estimate:
-    return membership_auc(*(_scores(table, label, role) for role in BOTH), confidence)
+    forget, controls = (_scores(table, label, role) for role in BOTH)
+    return membership_auc(forget, controls, confidence)
 
 
 def _scores(table: ScoreTable, label: str, role: SetRole) -> Array:

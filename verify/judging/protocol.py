@@ -8,26 +8,22 @@ model no longer works (utility gate). Where several tiers can accuse, they share
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from typing import Any
 
+from verify.judging import first_rule_text
 from verify.judging.attack_results import attack_results, utility_of_models
 from verify.judging.blind_baseline import NothingSharedError, blind_auc, blind_permutation_p
 from verify.judging.figure_data import figures
-from verify.judging.gates import (
-    blind_baseline_gate,
-    controls_gate,
-    negative_control_gate,
-    planted_gate,
-    positive_control_gate,
-    references_gate,
-    utility_gate,
-)
+from verify.judging.gates import blind_baseline_gate, controls_gate, utility_gate
+from verify.judging.record_claim import record_claim
 from verify.judging.tier_canaries import judge_process
 from verify.judging.tier_controls import judge_controls
 from verify.judging.tier_references import accused_records, described_tests
 from verify.judging.user_level import enough_people, judge_people
-from verify.judging.verdict_text import explain, next_step, not_shown, scope, seen_by_attacks
+from verify.judging.verdict_text import Facts, explain, next_step, not_shown, scope, seen_by_attacks
 from verify.schema.evidence import Judgement, Settings
 from verify.schema.parts import (
+    AttackResult,
     CoinBatch,
     Gate,
     People,
@@ -38,8 +34,8 @@ from verify.schema.parts import (
     Value,
     VerdictWord,
 )
+from verify.schema.representation import Representation
 from verify.scores.table import ScoreTable
-from verify.statistics.residual import ResidualVerdict, residual_verdict
 
 
 @dataclass(frozen=True)
@@ -53,6 +49,7 @@ class Aside:
         people_blind_p: the same between fresh and holdout texts.
         commitment: to the canary assignments, or None without canaries.
         earlier: counts of earlier deletions' canaries.
+        representation: the claim about hidden states, which are not in the score table.
     """
 
     blind: Value | None = None
@@ -60,6 +57,7 @@ class Aside:
     people_blind_p: float | None = None
     commitment: str | None = None
     earlier: tuple[CoinBatch, ...] = ()
+    representation: Representation | None = None
 
 
 def judge(table: ScoreTable, settings: Settings, aside: Aside) -> Judgement:
@@ -72,18 +70,19 @@ def judge(table: ScoreTable, settings: Settings, aside: Aside) -> Judgement:
         aside: the few inputs that need texts or a secret; everything else follows from the table.
     """
     references = [model for model in table.models() if model.startswith("reference")]
-    tiers = _tiers(table, settings, len(references))
-    shared = settings.model_copy(update={"alpha": settings.alpha / max(1, len(tiers))})
+    sharing = _sharing(table, settings, len(references))
+    shared = settings.model_copy(update={"alpha": settings.alpha / max(1, len(sharing))})
     utility = utility_of_models(table, references, settings)
     ratio = next((entry.ratio for entry in utility if entry.model == "target"), None)
     holdout = table.block("target", "holdout")
     controls = 0 if holdout is None else len(holdout.records)
-    target, gates = _retrained(table, references, shared)
-    gates += [
+    claim = record_claim(table, references, shared, aside.blind)
+    gates = (
+        *claim.gates,
         utility_gate(ratio, "the retrained references" if references else "the model before unlearning", settings),
         blind_baseline_gate(aside.blind, controls),
         controls_gate(controls, settings.fpr),
-    ]
+    )
     process = None if aside.commitment is None else judge_process(table, settings, shared.alpha, aside.commitment, aside.earlier)
     twins = None if aside.blind_p is None else judge_controls(table, settings, shared.alpha, aside.blind_p)
     people = judge_people(table, settings, shared.alpha, aside.people_blind_p)
@@ -92,39 +91,83 @@ def judge(table: ScoreTable, settings: Settings, aside: Aside) -> Judgement:
         "fresh texts": people,
         "canaries": process,
     }
-    claims = {tier: claim for tier, claim in others.items() if claim is not None}
-    words: dict[Tier, VerdictWord] = {
-        "retrained references": _of_references(gates, target),
-        **{tier: claim.verdict for tier, claim in claims.items()},
-    }
-    verdict = _verdict(gates, words)
-    accused_by = tuple(tier for tier, word in words.items() if verdict == word == "NOT_FORGOTTEN")
-    accused, attacks = accused_records(table, target), attack_results(table, settings)
-    records = len(table.blocks["target", "forget"].records)
+    claims = {tier: other for tier, other in others.items() if other is not None}
+    record = claim.word(gates)
+    verdict = _verdict(gates, record, [other.verdict for other in claims.values()])
+    accusing: tuple[Tier, ...] = claim.accused_by if record == "NOT_FORGOTTEN" else ()
+    accusing += tuple(tier for tier, other in claims.items() if other.verdict == "NOT_FORGOTTEN")
+    facts = Facts(
+        verdict=verdict,
+        settings=settings,
+        tiers=(*claim.tiers, *(tier for tier in sharing if tier != "retrained references")),
+        accused_by=accusing if verdict == "NOT_FORGOTTEN" else (),
+        gates=gates,
+        claim=claim,
+        records=len(table.blocks["target", "forget"].records),
+        references=len(references),
+    )
+    attacks = attack_results(table, settings)
+    said = _said_by_rule_1 if settings.rule == 1 else _said
+    target = claim.target
     return Judgement(
         verdict=verdict,
-        explanation=explain(verdict, gates, target, list(claims.values()), settings),
-        scope=scope(verdict, tiers, accused_by, settings, records),
-        not_shown=(
-            *(() if verdict == "NOT_FORGOTTEN" else seen_by_attacks(attacks)),
-            *not_shown(controls, ratio, aside.commitment is not None, records),
-        ),
-        next_step=next_step(verdict, gates, len(references), records),
-        tiers=tiers,
-        accused_by=accused_by,
-        gates=tuple(gates),
+        **said(facts, attacks, claims, controls, ratio),
+        tiers=tuple(facts.tiers),
+        accused_by=tuple(facts.accused_by),
+        gates=gates,
         residual=None if target is None or target.rho is None else Value.of(target.rho),
         tests=() if target is None else described_tests(target),
-        accused=accused,
+        accused=accused_records(table, target),
         blind=aside.blind,
         blind_p=aside.blind_p,
         process=process,
         twins=twins,
         people=people,
+        channels=claim.channels,
+        smallest_margin=claim.smallest_margin,
+        weak=claim.weak,
+        representation=aside.representation,
         attacks=tuple(attacks),
         utility=utility,
         figures=figures(table, target),
     )
+
+
+def _said(
+    facts: Facts,
+    attacks: Sequence[AttackResult],
+    claims: Mapping[Tier, Twins | People | Process],
+    controls: int,
+    ratio: Value | None,
+) -> dict[str, Any]:
+    """Return the sentences of a judgement by rule 2."""
+    innocence = next((gate for gate in facts.gates if gate.name == "innocent references"), None)
+    seen = () if facts.verdict == "NOT_FORGOTTEN" else seen_by_attacks(attacks)
+    return {
+        "explanation": explain(facts, [claim.reason for claim in claims.values()]),
+        "scope": scope(facts),
+        "not_shown": (*seen, *not_shown(facts, controls, ratio, "canaries" in claims, innocence)),
+        "next_step": next_step(facts),
+    }
+
+
+def _said_by_rule_1(
+    facts: Facts,
+    attacks: Sequence[AttackResult],
+    claims: Mapping[Tier, Twins | People | Process],
+    controls: int,
+    ratio: Value | None,
+) -> dict[str, Any]:
+    """Return the sentences that a judgement by rule 1 has always had."""
+    old, verdict = first_rule_text, facts.verdict
+    seen = () if verdict == "NOT_FORGOTTEN" else old.seen_by_attacks(attacks)
+    record = old.explain_record(verdict, facts.gates, facts.claim.target, facts.settings)
+    return {
+        "explanation": (*record, *(claim.reason for claim in claims.values())),
+        "scope": old.scope(verdict, facts.tiers, facts.accused_by, facts.settings, facts.records),
+        "not_shown": (*seen, *old.not_shown(controls, ratio, "canaries" in claims, facts.records)),
+        "next_step": old.next_step(verdict, facts.gates, facts.references, facts.records),
+    }
 
 
 def blind_aside(texts: Mapping[SetRole, Sequence[str]], subjects: Mapping[SetRole, Sequence[str]], settings: Settings) -> Aside:
@@ -156,8 +199,8 @@ def blind_aside(texts: Mapping[SetRole, Sequence[str]], subjects: Mapping[SetRol
     return Aside(blind, blind_permutation_p(*sides("forget"), seed=settings.seed), fresh)
 
 
-def _tiers(table: ScoreTable, settings: Settings, references: int) -> tuple[Tier, ...]:
-    """Return the tiers that can accuse, strongest first."""
+def _sharing(table: ScoreTable, settings: Settings, references: int) -> tuple[Tier, ...]:
+    """Return the claims that can accuse and share alpha, strongest first; the record claim divides its share by itself."""
     holdout = table.block("target", "holdout") is not None
     present: dict[Tier, bool] = {
         "retrained references": references >= 2,
@@ -168,37 +211,11 @@ def _tiers(table: ScoreTable, settings: Settings, references: int) -> tuple[Tier
     return tuple(tier for tier, there in present.items() if there)
 
 
-def _retrained(table: ScoreTable, references: Sequence[str], settings: Settings) -> tuple[ResidualVerdict | None, list[Gate]]:
-    """Compare with retrained references (Tier B): the gates, and the test of the target where there are enough references."""
-    gates = [references_gate(len(references))]
-    if len(references) < 2:
-        return None, gates
-    original, losses = table.loss("original", "forget"), table.losses(references, "forget")
-    gates += [
-        positive_control_gate(residual_verdict(original, original, losses, settings.margin, settings.alpha)),
-        planted_gate(original, losses, settings),
-        negative_control_gate(original, losses, settings),
-    ]
-    return residual_verdict(original, table.loss("target", "forget"), losses, settings.margin, settings.alpha), gates
-
-
-def _of_references(gates: Sequence[Gate], target: ResidualVerdict | None) -> VerdictWord:
-    """Return the outcome of the comparison with retrained references alone, gates before tests."""
-    failed = [gate for gate in gates if not gate.passed and "record" in gate.claims]
-    if target is None or any(gate.blocks == "NOT_TESTABLE" for gate in failed):
-        return "NOT_TESTABLE"
-    if target.accused:
-        return "NOT_FORGOTTEN"
-    certified = target.certified and not any(gate.blocks == "INCONCLUSIVE" for gate in failed)
-    return "EQUIVALENT_WITHIN" if certified else "INCONCLUSIVE"
-
-
-def _verdict(gates: Sequence[Gate], words: Mapping[Tier, VerdictWord]) -> VerdictWord:
+def _verdict(gates: Sequence[Gate], record: VerdictWord, others: Sequence[VerdictWord]) -> VerdictWord:
     """Combine the claims by precedence: each has passed its own gates, and any accusation stands."""
     if any(gate.name == "utility" and gate.passed is False for gate in gates):
         return "NOT_TESTABLE"
-    if "NOT_FORGOTTEN" in words.values():
+    if "NOT_FORGOTTEN" in (record, *others):
         return "NOT_FORGOTTEN"
-    record = words["retrained references"]
     unexamined = any(gate.name == "retrained references" and gate.blocks == "NOT_TESTABLE" for gate in gates)
-    return "INCONCLUSIVE" if record == "NOT_TESTABLE" and unexamined and "INCONCLUSIVE" in words.values() else record
+    return "INCONCLUSIVE" if record == "NOT_TESTABLE" and unexamined and "INCONCLUSIVE" in others else record

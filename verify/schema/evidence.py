@@ -33,6 +33,7 @@ from verify.schema.parts import (
     People,
     Process,
     RecordFinding,
+    RecordHash,
     ReferenceCheck,
     Registered,
     RewordingsUsed,
@@ -50,13 +51,13 @@ from verify.schema.threat_model import ThreatModel
 
 LATER_FIELDS = frozenset({"references_checked", "holdout_checked", "channels_not_run", "rewordings"})
 """Fields that evidence of earlier versions lacks."""
-LATER_SETTINGS: Mapping[str, Any] = MappingProxyType({"rule": 1, "special_tokens": False})
-"""Settings that earlier versions lack, with the values that their files are read with."""
-SECOND_RULE = frozenset({"channels", "subjects", "noise_ratio", "smallest_margin", "representation"})
+SECOND_RULE = frozenset({"channels", "subjects", "noise_ratio", "smallest_margin", "weak", "representation"})
 """Fields that verdicts by rule 1 lack."""
 
-LATER_SETTINGS: Mapping[str, Any] = MappingProxyType({"special_tokens": False, "channels": None, "relearning_rate": None})
-"""Settings that earlier versions lack, with their defaults."""
+LATER_SETTINGS: Mapping[str, Any] = MappingProxyType(
+    {"rule": 1, "special_tokens": False, "channels": None, "relearning_rate": None}
+)
+"""Settings that earlier versions lack, with the values that their files are read with."""
 
 ChannelGroup = Literal["exact", "rewordings", "instruction", "few-shot", "no-prompt", "layers", "int8", "int4", "relearned"]
 """Ways of asking a model, as they are chosen; "exact" alone asks in no other way."""
@@ -157,7 +158,8 @@ class Judgement(Frozen):
         channels: every way of asking that was judged, "exact text" among them; empty without never-trained controls.
         subjects: subjects whose records together were found beyond the margin, corrected for their number.
         noise_ratio: lambda, the target's variance on controls over that of a further retraining; None without controls.
-        smallest_margin: the smallest rho* at which the same tests would certify; None where no margin below 1 would.
+        smallest_margin: the smallest rho* at which the same tests would certify; None where none up to one half would.
+        weak: records that were hardly memorized, or that the references know as well, by keyed hash.
         representation: the claim about hidden states, where examined.
         attacks: every attack against every model.
         utility: retain-set utility of every model.
@@ -184,6 +186,7 @@ class Judgement(Frozen):
     subjects: tuple[SubjectFinding, ...] = ()
     noise_ratio: float | None = Field(default=None, gt=0)
     smallest_margin: float | None = Field(default=None, gt=0)
+    weak: tuple[RecordHash, ...] = ()
     representation: Representation | None = None
     attacks: tuple[AttackResult, ...]
     utility: tuple[Utility, ...]

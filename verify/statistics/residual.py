@@ -206,6 +206,7 @@ def residual_verdict(
     references: ArrayLike | ReferencePanel,
     margin: float = 0.10,
     alpha: float = 0.05,
+    share: float = 1.0,
 ) -> ResidualVerdict:
     """Judge a target against retrained references.
 
@@ -213,7 +214,8 @@ def residual_verdict(
         original, target: mean losses of the K forget records, nats per token [K], K >= 1.
         references: the same under each reference [R, K], R >= 2, or the `reference_panel` of them.
         margin: rho*, the largest residual fraction that counts as forgotten, in (0, 1).
-        alpha: level, in (0, 0.5).
+        alpha: level, in (0, 0.5). Certification uses all of it.
+        share: the share of it that accusations use, in (0, 1]; other tests of the same claim have the rest.
 
     Returns:
         the outcome with every intermediate value.
@@ -221,8 +223,8 @@ def residual_verdict(
     Raises:
         ValueError: shapes do not fit, a loss is not finite, a level is out of range, or as `reference_panel`.
     """
-    if not 0 < margin < 1 or not 0 < alpha < 0.5:
-        raise ValueError(f"the margin lies in (0, 1) and alpha in (0, 0.5), got {margin} and {alpha}")
+    if not 0 < margin < 1 or not 0 < alpha < 0.5 or not 0 < share <= 1:
+        raise ValueError(f"margin and share lie in (0, 1) and alpha in (0, 0.5), got {margin}, {share} and {alpha}")
     panel = references if isinstance(references, ReferencePanel) else reference_panel(references)
     m0, m1 = (np.asarray(values, dtype=np.float64) for values in (original, target))
     if m0.shape != panel.mean.shape or m1.shape != panel.mean.shape:
@@ -247,9 +249,9 @@ def residual_verdict(
         mean_gap=gap,
         spread=panel.spread,
         rho=_fieller(n, gap, panel.spread, count, alpha),
-        mean_test=_mean_test(n, gap, panel.spread, count, margin, alpha),
+        mean_test=_mean_test(n, gap, panel.spread, count, margin, alpha, share),
         spread_test=SpreadTest(float(upper), float(allowed), bool(upper < allowed)),
-        record_test=_record_test(d, g, panel, margin, alpha),
+        record_test=_record_test(d, g, panel, margin, alpha * share),
     )
 
 
@@ -257,14 +259,14 @@ def _rms(x: Array) -> float:
     return float(np.sqrt(np.mean(x**2)))
 
 
-def _mean_test(n: float, gap: float, spread: float, count: int, margin: float, alpha: float) -> MeanTest:
+def _mean_test(n: float, gap: float, spread: float, count: int, margin: float, alpha: float, share: float) -> MeanTest:
     def standard_error(x: float) -> float:
         return spread * float(np.sqrt(1 + (1 - x) ** 2 / count))
 
     # Positive where the bound is exceeded; C1 needs both clearly negative, A1 needs one clearly positive.
     above = (n - margin * gap) / standard_error(margin)
     below = -(n + margin * gap) / standard_error(-margin)
-    certify, accuse = (float(stats.t.ppf(1 - level, count - 1)) for level in (alpha, alpha / 4))
+    certify, accuse = (float(stats.t.ppf(1 - level, count - 1)) for level in (alpha, alpha * share / 4))
     return MeanTest(above, below, certify, accuse, max(above, below) < -certify, max(above, below) > accuse)
 
 

@@ -1,0 +1,129 @@
+"""The record claim: the target against retrained references, on the exact texts and, by rule 2, asked otherwise."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from verify.judging.gates import negative_control_gate, planted_gate, positive_control_gate, references_gate
+from verify.judging.innocence import innocence_gate, memorized_gate
+from verify.judging.tier_channels import Channels, channels_negative_control, described_channels
+from verify.schema.channels import EXACT, OTHERWISE, ChannelResult
+from verify.schema.evidence import Settings
+from verify.schema.parts import Gate, Tier, Value, VerdictWord
+from verify.scores.table import ScoreTable
+from verify.statistics.channels import CHANNEL_SHARE, ChannelsVerdict
+from verify.statistics.residual import ResidualVerdict, reference_panel, residual_verdict
+
+SMALLEST_STEP = 1e-3
+"""Precision of the smallest margin that certifies."""
+LARGEST_MARGIN = 0.5
+"""Largest margin that is tried: a model that kept half of what was memorized has not forgotten."""
+
+
+@dataclass(frozen=True, eq=False)
+class RecordClaim:
+    """Outcome of the comparison with retrained references.
+
+    Attributes:
+        target: the residual test on the exact texts; None with fewer than two references.
+        asked: the channel tests; None where none could be made.
+        gates: the validity checks of this claim.
+        weak: hashes of records that were hardly memorized or that the references know.
+        smallest_margin: the smallest rho* at which the same tests would certify; None where none up to one half would.
+    """
+
+    target: ResidualVerdict | None
+    asked: ChannelsVerdict | None
+    gates: tuple[Gate, ...]
+    weak: tuple[str, ...] = ()
+    smallest_margin: float | None = None
+
+    @property
+    def channels(self) -> tuple[ChannelResult, ...]:
+        """Every channel as evidence."""
+        return described_channels(self.asked)
+
+    @property
+    def tiers(self) -> tuple[Tier, ...]:
+        """What of this claim could accuse."""
+        otherwise = any(channel.valid and channel.name != EXACT for channel in self.channels)
+        return () if self.target is None else ("retrained references", OTHERWISE) if otherwise else ("retrained references",)
+
+    @property
+    def accused_by(self) -> tuple[Tier, ...]:
+        """What of this claim does accuse, gates aside."""
+        accusing = [channel.name for channel in self.channels if channel.accused]
+        exact = (self.target is not None and self.target.accused) or EXACT in accusing
+        otherwise = any(name != EXACT for name in accusing)
+        return (*(("retrained references",) if exact else ()), *((OTHERWISE,) if otherwise else ()))
+
+    def word(self, gates: Sequence[Gate]) -> VerdictWord:
+        """Return the outcome of this claim alone: gates before accusations before a certificate.
+
+        Args:
+            gates: all gates of the audit; those of other claims are ignored.
+        """
+        failed = [gate for gate in gates if not gate.passed and "record" in gate.claims]
+        if self.target is None or any(gate.blocks == "NOT_TESTABLE" for gate in failed):
+            return "NOT_TESTABLE"
+        if self.accused_by:
+            return "NOT_FORGOTTEN"
+        certified = self.target.certified and not self.open_channels
+        return "EQUIVALENT_WITHIN" if certified and not any(gate.blocks == "INCONCLUSIVE" for gate in failed) else "INCONCLUSIVE"
+
+    @property
+    def open_channels(self) -> tuple[ChannelResult, ...]:
+        """Channels that could certify and did not: any of them stands in the way of a certificate."""
+        return tuple(channel for channel in self.channels if channel.certifiable and not channel.certified)
+
+
+def record_claim(table: ScoreTable, references: Sequence[str], settings: Settings, blind: Value | None) -> RecordClaim:
+    """Judge the target by retrained references.
+
+    Args:
+        table: scores of "original", "target" and the references on "forget" and, for channels, on "holdout".
+        references: their labels.
+        settings: rule and margin as registered; alpha as this claim's share of it.
+        blind: AUC of the blind baseline, for the innocence of the references.
+    """
+    enough = references_gate(len(references))
+    if len(references) < 2:
+        return RecordClaim(None, None, (enough,))
+    original, target = (table.loss(model, "forget") for model in ("original", "target"))
+    losses = table.losses(references, "forget")
+    panel = reference_panel(losses)
+    channels = Channels.of(table, references) if settings.rule > 1 else None
+    gates = [
+        enough,
+        positive_control_gate(residual_verdict(original, original, panel, settings.margin, settings.alpha)),
+        planted_gate(original, losses, settings),
+        negative_control_gate(original, losses, settings),
+    ]
+    if settings.rule == 1:
+        return RecordClaim(residual_verdict(original, target, panel, settings.margin, settings.alpha), None, tuple(gates))
+    other = None if channels is None else channels_negative_control(channels, len(references), settings)
+    memorized, weak = memorized_gate(table, references)
+    gates += [*([] if other is None else [other]), innocence_gate(table, references, settings, blind), memorized]
+    share = 1.0 if channels is None else 1 - CHANNEL_SHARE
+
+    def exact(margin: float) -> ResidualVerdict:
+        return residual_verdict(original, target, panel, margin, settings.alpha, share)
+
+    def certifies(margin: float) -> bool:
+        asked = None if channels is None else channels.judge(settings, margin)
+        claim = RecordClaim(exact(margin), asked, ())
+        return claim.word(()) == "EQUIVALENT_WITHIN"
+
+    asked = None if channels is None else channels.judge(settings)
+    return RecordClaim(exact(settings.margin), asked, tuple(gates), weak, _smallest(certifies))
+
+
+def _smallest(certifies: Callable[[float], bool]) -> float | None:
+    """Find by bisection the smallest margin that certifies, rounded up to `SMALLEST_STEP`."""
+    steps = round(LARGEST_MARGIN / SMALLEST_STEP)
+    if not certifies(LARGEST_MARGIN):
+        return None
+    low, high = 0, steps  # high certifies, low does not
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if certifies(middle * SMALLEST_STEP) else (middle, high)
+    return high * SMALLEST_STEP

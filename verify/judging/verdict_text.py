@@ -1,0 +1,285 @@
+"""Sentences that explain a verdict by rule 2. All numbers come from the judgement; nothing is decided here.
+
+A certificate names what was asked, an open verdict says that it is open, and neither is to be read as "nothing was found".
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from verify.judging.record_claim import RecordClaim
+from verify.schema.channels import EXACT, ChannelResult, channels_asked
+from verify.schema.evidence import Settings
+from verify.schema.parts import AttackResult, Gate, Tier, Value, VerdictWord
+from verify.statistics.estimate import Estimate
+
+SHOWN_BY: dict[Tier, str] = {
+    "retrained references": (
+        "the mean loss of each record's exact text, exactly as it was trained, compared with models retrained without the records"
+    ),
+    "asked otherwise": "the same comparison where the models were asked in other ways, against never-trained controls",
+    "exchangeable twins": (
+        "the mean loss of each record's exact text, compared with controls held out at random (conformal p-values)"
+    ),
+    "canaries": "guesses about canary assignments, which test the deletion procedure and not these records",
+    "fresh texts": "how familiar other texts of the same people, never trained on, are to the model (mean loss per token)",
+}
+"""What each tier measured, as the scope names it."""
+REWORDED = "rewording"
+"""Beginning of the names of channels that ask in other words."""
+CAN_BE_MADE = "A model can be made to give these losses and still know the records."
+SECRET = "Nobody can list a secret phrase that would bring them back."
+DRAWN_AFTERWARDS = (
+    "An operator who also trains on the listed ways of asking has to be met by rewordings that the auditor draws after the model "
+    "is handed in."
+)
+OTHER_WORDS = (
+    "What the model says about the same content or person in other words, or after other prompts, is not part of the verdict."
+)
+OTHER_WAYS = "Ways of asking other than those listed are not part of the verdict."
+ENOUGH_FOR_ONE = 8
+"""With this many references, an open audit of one record is limited by the record's own variance, not by their number."""
+
+
+@dataclass(frozen=True, eq=False)
+class Facts:
+    """What the sentences are about.
+
+    Attributes:
+        verdict: one of the four words.
+        settings: margin and level.
+        tiers, accused_by: what could accuse, and what did.
+        gates: all validity checks.
+        claim: the comparison with retrained references.
+        records, references: K and R.
+    """
+
+    verdict: VerdictWord
+    settings: Settings
+    tiers: Sequence[Tier]
+    accused_by: Sequence[Tier]
+    gates: Sequence[Gate]
+    claim: RecordClaim
+    records: int
+    references: int
+
+    @property
+    def failed(self) -> list[Gate]:
+        """The checks of the record claim that did not pass."""
+        return [gate for gate in self.gates if not gate.passed and "record" in gate.claims]
+
+    @property
+    def otherwise(self) -> list[ChannelResult]:
+        """The valid channels beside the exact text."""
+        return [channel for channel in self.claim.channels if channel.valid and channel.name != EXACT]
+
+
+def scope(facts: Facts) -> str:
+    """State what the verdict is about, what was asked, and what a model could do nevertheless."""
+    if not facts.tiers:
+        return "No claim could be examined: there are no retrained references, held-out controls or canaries."
+    claims = [tier for tier in facts.tiers if tier != "asked otherwise"]
+    shared = f", each claim at alpha / {len(claims)}" if len(claims) > 1 else ""
+    limits = f"Margin rho* = {facts.settings.margin:g}, level alpha = {facts.settings.alpha:g}{shared}."
+    if facts.verdict == "EQUIVALENT_WITHIN":
+        return f"{_within(facts)} {_asked(facts)} {limits}"
+    about = "this one record" if facts.records == 1 else "this forget set as a whole"
+    if facts.verdict == "NOT_FORGOTTEN":
+        said, shown_by = f"This verdict is about {about}. It rests on", facts.accused_by
+    else:
+        said = f"The question about {about} stays open: neither that it is gone nor that it is still there was shown. Examined was"
+        shown_by = facts.tiers
+    return f"{said} {'; '.join(SHOWN_BY[tier] for tier in shown_by)}. {_asked(facts)} {limits}"
+
+
+def _within(facts: Facts) -> str:
+    texts = "this one text" if facts.records == 1 else f"these {facts.records} texts"
+    return (
+        f"On {texts}, asked exactly as trained, the model's mean loss is within rho* = {facts.settings.margin:g} of what "
+        f"{facts.references} retrainings give, as a share of what was memorized."
+    )
+
+
+def _asked(facts: Facts) -> str:
+    """Say in which ways the model was asked, with what result, and what that leaves open."""
+    caveat = f"{CAN_BE_MADE} {SECRET}"
+    if not facts.otherwise:
+        return f"It was not asked in other words, or in any other way. {caveat}"
+    names = [channel.name for channel in facts.otherwise]
+    certified = [name for name in channels_asked(facts.claim.channels) if name != EXACT]
+    reworded = any(name.startswith(REWORDED) for name in names)
+    words = "It was asked in other words, too" if reworded else "It was not asked in other words"
+    if facts.verdict != "EQUIVALENT_WITHIN":
+        listed = f"{words}; the other ways of asking were {', '.join(names)}."
+    elif certified:
+        listed = f"{words}; within the same margin it is on {_counted(len(certified), 'other channel')}: {', '.join(certified)}."
+    else:
+        listed = f"{words}; no other way of asking was precise enough to certify."
+    return f"{listed} {caveat} {DRAWN_AFTERWARDS}"
+
+
+def _counted(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def explain(facts: Facts, reasons: Sequence[str]) -> tuple[str, ...]:
+    """Explain the verdict in plain sentences: the comparison with retrained references first, then the reasons of other claims."""
+    return (*_explain_record(facts), *reasons)
+
+
+def _explain_record(facts: Facts) -> tuple[str, ...]:
+    blocking = tuple(gate.reason for gate in facts.failed if gate.blocks == "NOT_TESTABLE")
+    target = facts.claim.target
+    if blocking or target is None:
+        return blocking
+    residual, margin = _residual(target.rho), facts.settings.margin
+    test = target.record_test
+    over = int((test.accused & ~test.remembered).sum())
+    records = (
+        f"{int(test.accused.sum())} of {target.records} records were found beyond the margin of {margin:g}: "
+        f"{int(test.accused.sum()) - over} remembered, {over} over-forgotten."
+    )
+    channels = _explain_channels(facts)
+    if facts.claim.accused_by:
+        side = "better" if target.mean_residual > 0 else "worse"
+        mean = f"On average the model predicts the set {side} than models retrained without it, by more than the margin."
+        exact = [*([mean] if target.mean_test.accused else []), records] if target.accused else [_exact_unaccused(facts)]
+        return (residual, *exact, *channels)
+    if facts.verdict == "EQUIVALENT_WITHIN":
+        within = "Mean and spread of the residuals are within their limits, and no record was found beyond the margin."
+        return (residual, within, *channels)
+    open_tests = [name for name, shown in (("C1", target.mean_test.certified), ("C2", target.spread_test.certified)) if not shown]
+    reasons = (
+        [f"On the exact texts neither a residual beyond the margin nor equivalence was shown ({' and '.join(open_tests)} open)."]
+        if open_tests
+        else []
+    )
+    return (residual, *reasons, *channels, *(gate.reason for gate in facts.failed if gate.blocks == "INCONCLUSIVE"))
+
+
+def _residual(rho: Estimate | None) -> str:
+    value = "is not defined" if rho is None else f"is {rho.value:.3f} [{rho.low:.3f}, {rho.high:.3f}]"
+    return f"The residual fraction {value}: 1 means untouched, 0 is what retraining gives, below 0 means over-forgotten."
+
+
+def _exact_unaccused(facts: Facts) -> str:
+    target = facts.claim.target
+    assert target is not None
+    if target.certified:
+        return "On the exact texts alone the model is within the margin; asked otherwise it is not."
+    return "On the exact texts alone no residual beyond the margin was found."
+
+
+def _explain_channels(facts: Facts) -> list[str]:
+    """Say what each other way of asking showed: what accuses, what stays open, what could certify and did, what could not."""
+    valid, margin = facts.otherwise, facts.settings.margin
+    said = []
+    if accusing := [channel for channel in facts.claim.channels if channel.accused]:
+        said.append(
+            f"Asked otherwise, the model differs from retrainings by more than the margin of {margin:g} on {len(accusing)} of "
+            f"{len(facts.claim.channels)} channels: {'; '.join(map(_named, accusing))}."
+        )
+    if unsettled := [channel for channel in facts.claim.open_channels if not channel.accused]:
+        said.append(f"Not shown to be within the margin: {'; '.join(map(_named, unsettled))}.")
+    if facts.verdict == "EQUIVALENT_WITHIN" and (shown := [channel for channel in valid if channel.certified]):
+        said.append(f"Within the margin as well: {'; '.join(map(_named, shown))}.")
+    if weak := [channel.name for channel in valid if not channel.certifiable and not channel.accused]:
+        said.append(f"Too imprecise to certify, and not found beyond the margin: {', '.join(weak)}.")
+    if invalid := [channel.name for channel in facts.claim.channels if not channel.valid]:
+        said.append(f"No statement is possible on: {', '.join(invalid)}.")
+    return said
+
+
+def _named(channel: ChannelResult) -> str:
+    residual = "" if channel.residual is None else f" {channel.residual.short()}"
+    return f"{channel.name}{residual}{', over-forgotten' if channel.accused and channel.direction == 'over-forgotten' else ''}"
+
+
+def not_shown(facts: Facts, controls: int, ratio: Value | None, canaries: bool, innocence: Gate | None) -> tuple[str, ...]:
+    """State what the audit does not show, one sentence each."""
+    reworded = any(channel.name.startswith(REWORDED) for channel in facts.otherwise)
+    sentences = [
+        OTHER_WAYS if facts.otherwise else OTHER_WORDS,
+        *(["Whether the model tells the same in other words was not asked."] if facts.otherwise and not reworded else []),
+        *(
+            ["The verdict is about the set: it cannot exclude that a single record is still remembered."]
+            if facts.records > 1
+            else []
+        ),
+        *([innocence.reason] if innocence is not None and innocence.passed is None else []),
+        "An attack that fails is evidence of resistance to that attack, not to others (EDPB Opinion 28/2024, paragraph 55).",
+        "What the base model learned in pre-training is outside this audit: a record it knew before fine-tuning is still there.",
+        "Other copies of the records (data files, backups, other models) were not examined.",
+    ]
+    if canaries:
+        sentences.append("Canaries test the deletion procedure on random texts; a person's records may be harder to remove.")
+    if not controls:
+        sentences.append(
+            "Membership attacks and other ways of asking were not judged: no never-trained controls were given (--holdout FILE)."
+        )
+    if ratio is None:
+        sentences.append("Whether the model still works was not examined: no retain set was given (--retain FILE).")
+    return tuple(sentences)
+
+
+def seen_by_attacks(attacks: Sequence[AttackResult]) -> tuple[str, ...]:
+    """Report attacks that find more, or less, than in any reference: they have no vote, but must not be left out."""
+    said = "Attacks have no vote in the verdict, but these"
+    sentences = []
+    if found := beyond_references(attacks, "membership"):
+        seen = "distinguish the records from never-trained ones in this model unlike in any reference (AUC)"
+        sentences.append(f"{said} {seen}: {'; '.join(found.values())}.")
+    if found := beyond_references(attacks, "extraction"):
+        seen = "extract the records from this model unlike from any reference (mean score)"
+        sentences.append(f"{said} {seen}: {'; '.join(found.values())}.")
+    return tuple(sentences)
+
+
+def beyond_references(attacks: Sequence[AttackResult], family: Literal["membership", "extraction"]) -> dict[str, str]:
+    """Return attacks whose interval for the target lies beyond the intervals of all references (at least two), with numbers.
+
+    Both orientations are read: a record that was pushed too far stands out too, with the sign reversed. A two-sided interval at
+    level c leaves (1 - c) / 2 on each side, which is the price of two looks.
+    """
+    values: dict[str, dict[str, Value]] = {}
+    for entry in attacks:
+        value = entry.auc if family == "membership" else entry.mean
+        if entry.family == family and value is not None:
+            values.setdefault(entry.attack, {})[entry.model] = value
+    found = {}
+    for name, by_model in values.items():
+        target, references = by_model.get("target"), [value for model, value in by_model.items() if model.startswith("reference")]
+        if target is None or len(references) < 2:
+            continue
+        numbers = f"{name} {target.value:.2f} [{target.low:.2f}, {target.high:.2f}], references"
+        if target.low > max(value.high for value in references):
+            found[name] = f"{numbers} at most {max(value.value for value in references):.2f}"
+        elif target.high < min(value.low for value in references):
+            found[name] = f"{numbers} at least {min(value.value for value in references):.2f}"
+    return found
+
+
+def next_step(facts: Facts) -> str | None:
+    """State what would settle an open verdict."""
+    if facts.verdict in ("EQUIVALENT_WITHIN", "NOT_FORGOTTEN"):
+        return None
+    failed = [gate.name for gate in facts.failed]
+    if "retrained references" in failed:
+        more = max(4 - facts.references, 1)
+        return f"Train {more} more references without the forget set, each with a different --seed, and audit again."
+    if facts.verdict == "NOT_TESTABLE":
+        return f"Fix what failed ({', '.join(failed)}) and audit again."
+    if "utility" in failed:
+        return "Give the records that the model was to keep (--retain FILE) and audit again: whether it still works was not tested."
+    if "memorized records" in failed:
+        return (
+            "Audit the records that the original had memorized by themselves: about the others, which evidence.json lists as weak, "
+            "no comparison of losses can say anything."
+        )
+    if facts.records == 1 and facts.references >= ENOUGH_FOR_ONE:
+        return (
+            "More references would hardly help: how much one record varies between retrainings does not shrink with their number. "
+            "Audit it together with other records removed from the same model, or register a wider margin before unlearning."
+        )
+    more = max(8, 2 * facts.references)
+    return f"Audit again with {more} references: every interval narrows as their number grows."
