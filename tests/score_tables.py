@@ -1,5 +1,6 @@
 """Score tables as an audit would make them, drawn from a known truth."""
 
+from collections.abc import Mapping
 from dataclasses import replace
 
 import numpy as np
@@ -93,4 +94,34 @@ def canary_table(
     for model, effect in effects.items():
         loss = level - effect * included + 0.15 * rng.standard_normal(2 * pairs)
         blocks[model, "canary"] = replace(_block(loss, "c"), included=included)
+    return ScoreTable(blocks)
+
+
+def with_channels(
+    table: ScoreTable, kept: Mapping[str, float], *, gap: float = 2.2, noise: float = 0.1, subject_size: int = 4, seed: int = 1
+) -> ScoreTable:
+    """The same table, with every model asked in further ways and `subject_size` records a subject.
+
+    Args:
+        table: of a simulated audit with controls.
+        kept: channel -> share of what the original knows there that the target still knows.
+        gap: what the original knows of each record on every channel, nats per token.
+        noise: standard deviation of a model's loss on a record.
+        subject_size: records of one subject.
+        seed: of the draw.
+    """
+    rng = np.random.default_rng(seed)
+    levels = {role: rng.normal(3.5, 0.5, (len(kept), len(table.loss("target", role)))) for role in ("forget", "holdout")}  # type: ignore[arg-type]
+    blocks = dict(table.blocks)
+    for (model, role), block in table.blocks.items():
+        if role not in levels:
+            continue
+        count = len(block.records)
+        known = {"original": 1.0}.get(model, 0.0) if role == "forget" else 0.0
+        channels = {}
+        for row, (name, share) in enumerate(kept.items()):
+            share_known = share if (model, role) == ("target", "forget") else known
+            channels[name] = levels[role][row] + noise * rng.standard_normal(count) - share_known * gap
+        people = tuple(f"{role[0]}{index // subject_size:x}".encode().hex().rjust(32, "0") for index in range(count))
+        blocks[model, role] = replace(block, channels=channels, subjects=people)
     return ScoreTable(blocks)

@@ -126,4 +126,4 @@ def _smallest(certifies: Callable[[float], bool]) -> float | None:
     while high - low > 1:
         middle = (low + high) // 2
         low, high = (low, middle) if certifies(middle * SMALLEST_STEP) else (middle, high)
-    return high * SMALLEST_STEP
+    return round(high * SMALLEST_STEP, 3)

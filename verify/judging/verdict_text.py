@@ -17,7 +17,10 @@ SHOWN_BY: dict[Tier, str] = {
     "retrained references": (
         "the mean loss of each record's exact text, exactly as it was trained, compared with models retrained without the records"
     ),
-    "asked otherwise": "the same comparison where the models were asked in other ways, against never-trained controls",
+    "asked otherwise": (
+        "the mean loss of the records where the models were asked in other ways, compared with the retrained models and with "
+        "never-trained controls"
+    ),
     "exchangeable twins": (
         "the mean loss of each record's exact text, compared with controls held out at random (conformal p-values)"
     ),
@@ -102,20 +105,25 @@ def _within(facts: Facts) -> str:
 
 def _asked(facts: Facts) -> str:
     """Say in which ways the model was asked, with what result, and what that leaves open."""
-    caveat = f"{CAN_BE_MADE} {SECRET}"
-    if not facts.otherwise:
-        return f"It was not asked in other words, or in any other way. {caveat}"
     names = [channel.name for channel in facts.otherwise]
-    certified = [name for name in channels_asked(facts.claim.channels) if name != EXACT]
-    reworded = any(name.startswith(REWORDED) for name in names)
-    words = "It was asked in other words, too" if reworded else "It was not asked in other words"
-    if facts.verdict != "EQUIVALENT_WITHIN":
-        listed = f"{words}; the other ways of asking were {', '.join(names)}."
-    elif certified:
-        listed = f"{words}; within the same margin it is on {_counted(len(certified), 'other channel')}: {', '.join(certified)}."
+    if not names:
+        listed = "It was not asked in other words, or in any other way."
     else:
-        listed = f"{words}; no other way of asking was precise enough to certify."
-    return f"{listed} {caveat} {DRAWN_AFTERWARDS}"
+        reworded = any(name.startswith(REWORDED) for name in names)
+        words = "It was asked in other words, too" if reworded else "It was not asked in other words"
+        listed = f"{words}; {_other_ways(facts, names)}."
+    if facts.verdict == "NOT_FORGOTTEN":
+        return listed
+    return f"{listed} {CAN_BE_MADE} {SECRET}{f' {DRAWN_AFTERWARDS}' if names else ''}"
+
+
+def _other_ways(facts: Facts, names: Sequence[str]) -> str:
+    if facts.verdict != "EQUIVALENT_WITHIN":
+        return f"the other ways of asking were {', '.join(names)}"
+    certified = [name for name in channels_asked(facts.claim.channels) if name != EXACT]
+    if not certified:
+        return "no other way of asking was precise enough to certify"
+    return f"within the same margin it is on {_counted(len(certified), 'other channel')}: {', '.join(certified)}"
 
 
 def _counted(number: int, noun: str) -> str:
@@ -275,6 +283,13 @@ def next_step(facts: Facts) -> str | None:
         return (
             "Audit the records that the original had memorized by themselves: about the others, which evidence.json lists as weak, "
             "no comparison of losses can say anything."
+        )
+    target = facts.claim.target
+    if target is not None and target.certified and (unsettled := facts.claim.open_channels):
+        listed = ", ".join(channel.name for channel in unsettled)
+        return (
+            f"On the exact texts the model is within the margin; open is {listed}. More forget records and more controls narrow "
+            "that, and more unlearning moves it; more references hardly do either."
         )
     if facts.records == 1 and facts.references >= ENOUGH_FOR_ONE:
         return (

@@ -20,7 +20,15 @@ from verify.errors import InputError
 from verify.io.arguments import checked
 from verify.io.documents import Frozen
 from verify.io.files import read_json, write_text
-from verify.schema.channels import ChannelResult, SubjectFinding, contradiction, verdict_phrase
+from verify.schema.channels import (
+    OTHERWISE,
+    ChannelResult,
+    SubjectFinding,
+    channels_accusing,
+    channels_asked,
+    contradiction,
+    verdict_phrase,
+)
 from verify.schema.parts import (
     AttackResult,
     AuditedModel,
@@ -284,6 +292,15 @@ class Evidence(Judgement):
         return verdict_phrase(
             self.verdict, settings.margin, settings.alpha, len(self.accused), records, channels, len(self.subjects)
         )
+
+    @property
+    def asked(self) -> tuple[str, ...]:
+        """Channels that the verdict rests on: those a certificate was given for, or those that accuse; empty by rule 1."""
+        if self.settings.rule == 1:
+            return ()
+        if self.verdict == "EQUIVALENT_WITHIN":
+            return channels_asked(self.channels)
+        return channels_accusing(self.channels) if OTHERWISE in self.accused_by else ()
 
     def set(self, role: SetRole) -> AuditedSet:
         """Return the audited set of a role.
