@@ -105,7 +105,7 @@ def test_the_last_layer_is_the_model(models: dict[str, LoadedModel]) -> None:
     """The lens one layer before the end lacks that layer; the hidden states that `transformers` gives last are already normed."""
     loaded = models["original"]
     plain = mean_losses(loaded, FORGET)
-    earlier = LogitLens(depths=(0.5,)).losses(loaded, material(models))["layer 50%"]
+    earlier = LogitLens(layers=(1,)).losses(loaded, material(models))["layer 1"]
     assert (earlier > plain).all()
 
 

@@ -17,19 +17,23 @@ from typing import Any
 from verify.attacks import select_attacks
 from verify.attacks.threat_models import threat_models
 from verify.auditing.audit_sets import draw_retain, load_sets, load_whole_sets
+from verify.auditing.commitments import commit, find_rewordings, require_opened
 from verify.auditing.input_checks import CheckedInputs, check_inputs
 from verify.auditing.registration import Registration
 from verify.data.canaries import Canaries, find_canaries
 from verify.data.identity import RecordKey
 from verify.data.reading import agreed_reading, fields_for
 from verify.data.records import Fields, Record, RecordSource
+from verify.data.rewordings import Rewordings, RewordingSource
 from verify.data.subjects import subject_groups
 from verify.errors import InputError
 from verify.io.arguments import checked
 from verify.io.files import new_output, write_manifest
 from verify.judging.protocol import blind_aside, judge
+from verify.provenance.training_history import learning_rate_of
 from verify.schema.evidence import Environment, Evidence, Judgement, Settings
-from verify.schema.parts import CoinBatch, Registered, SetRole
+from verify.schema.parts import CoinBatch, Registered, RewordingsUsed, SetRole
+from verify.scores.channels import Channels
 from verify.scores.scorer import Plan, Scorer
 from verify.scores.table import ScoreTable, audited_sets
 
@@ -56,6 +60,8 @@ def audit(
     registration: str | Path | None = None,
     canaries: str | Path | None = None,
     earlier: Sequence[str | Path] = (),
+    rewordings: RewordingSource | None = None,
+    rewording_model: Any = None,
     cache_dir: str | Path | None = None,
     accept: Collection[str] = (),
     progress: Progress = lambda _, __: None,
@@ -80,6 +86,9 @@ def audit(
         registration: the file that `register` wrote before unlearning; settings and sets must match it.
         canaries: the canary manifest of the original's training; the default is the one in the original's folder.
         earlier: evidence files of earlier deletions, whose canaries count in the e-value.
+        rewordings: the forget and holdout records in other words, which nobody who made the model has seen: a file of rewordings or
+            of templates, or rows (`verify.data.rewordings`). Needs a holdout set and references.
+        rewording_model: an instruction model that words them instead: a folder, a Hub name or a `LoadedModel`.
         cache_dir: folder in which token statistics are kept between audits; None keeps none.
         accept: intended differences between a reference and a retraining of the original without the forget set, by their names
             in `verify.schema.differences.ReferenceDifference`; "used_holdout" where the unlearning was allowed to read the
@@ -107,6 +116,7 @@ def audit(
     sets = draw_retain(whole, settings)
     if registered is not None:
         registered.require(sets, key, commitment)
+    committed = require_opened(None if registered is None else registered.rewordings, rewordings, rewording_model)
     models = {"original": original, "target": model, **({} if base is None else {"base": base})}
     given = check_inputs(models, references, whole, coins, key, tokenizer, accept)
     attacks = select_attacks(settings.attacks)
@@ -114,14 +124,19 @@ def audit(
     # Before hours of scoring: these checks need no model.
     aside = replace(blind_aside(*_texts(sets), settings), commitment=commitment, earlier=batches)
     cache = None if cache_dir is None else Path(cache_dir)
-    scorer = Scorer(sets, attacks, settings, tokenizer, cache, key, coins, same_weights="weights" in accept)
+    words = find_rewordings(rewordings, rewording_model, sets, settings, lambda message, _: progress(message, 0.0))
+    rate = learning_rate_of(original)
+    channels = Channels(sets, settings, key, cache, references=len(references), rewordings=words, learning_rate=rate)
+    scorer = Scorer(sets, attacks, settings, tokenizer, cache, key, coins, same_weights="weights" in accept, channels=channels)
     _score(scorer, _plans(model, original, base, references), progress)
     progress("judging", 1.0)
     table = ScoreTable(scorer.blocks)
     judged = judge(table, settings, aside)
     named = None if registered is None else registered.named()
     given = given.with_same_weights(scorer.same_weights)
-    evidence = _evidence(judged, scorer, table, settings, named, given, time.monotonic() - started)
+    evidence = _evidence(judged, scorer, table, _resolved(settings, table, channels), named, given, time.monotonic() - started)
+    used = _used(words, table, committed, key)
+    evidence = evidence.model_copy(update={"channels_not_run": channels.listed(), "rewordings": used})
     if output is not None:
         write_audit(evidence, table, output)
     return evidence
@@ -139,6 +154,7 @@ def register(
     fields: Fields | None = None,
     settings: Settings | None = None,
     canaries: str | Path | None = None,
+    rewordings: str | Path | None = None,
 ) -> Registration:
     """Fix what will be audited and how, before unlearning. Give the digest to an independent party.
 
@@ -146,9 +162,11 @@ def register(
         path: a new file.
         forget_set, retain_set, holdout_set, fresh_set, data, fields, settings: as they will be passed to `audit`.
         canaries: the canary manifest of the training run, or the model folder that contains it.
+        rewordings: a file of rewordings or templates. The registration holds a commitment to it that tells nothing about it; the
+            salt that opens it is written beside the file. Keep both to yourself until the model is handed in.
 
     Raises:
-        InputError: records cannot be used, or the file exists.
+        InputError: records or rewordings cannot be used, or the file exists.
     """
     settings = settings or Settings()
     fields, settings = agreed_reading(fields, settings, ())
@@ -159,7 +177,12 @@ def register(
         coins = find_canaries(canaries) if Path(canaries).is_dir() else Canaries.load(canaries)
         if coins is None:
             raise InputError(f"{canaries} holds no canaries. Give the folder of a model that was trained with --canaries, or none.")
-    registration = Registration.of(sets, settings, RecordKey.load(), None if coins is None else coins.commitment)
+    committed = None
+    if rewordings is not None:
+        find_rewordings(rewordings, None, sets, settings)  # what the audit would refuse is refused now
+        committed = commit(rewordings)
+    key, coin_commitment = RecordKey.load(), None if coins is None else coins.commitment
+    registration = Registration.of(sets, settings, key, coin_commitment, committed)
     registration.save(path)
     return registration
 
@@ -257,6 +280,19 @@ def _evidence(
         environment=_environment(scorer.device),
         **dict(judged),
     )
+
+
+def _resolved(settings: Settings, table: ScoreTable, channels: Channels) -> Settings:
+    """Return the settings with the learning rate that relearning used, where it ran."""
+    return settings.model_copy(update={"relearning_rate": channels.rate}) if "relearned" in table.channels() else settings
+
+
+def _used(words: Rewordings | None, table: ScoreTable, committed: bool, key: RecordKey) -> RewordingsUsed | None:
+    """Return what the evidence says about the rewordings; None where no model was asked in other words."""
+    if words is None or "rewording 1" not in table.channels():
+        return None
+    digest = key.of(words.digest, "rewordings")
+    return RewordingsUsed(source=words.source, count=words.count, digest=digest, committed=committed, model=words.model)
 
 
 def _environment(device: str) -> Environment:

@@ -10,9 +10,9 @@ import json
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
-from pydantic import ConfigDict, Field, ValidationError
+from pydantic import ConfigDict, Field, SerializerFunctionWrapHandler, ValidationError, model_serializer
 
 from verify.data.identity import RecordKey
 from verify.data.records import Record
@@ -39,6 +39,7 @@ class Registration(Frozen):
         sets: forget set, controls, and every other set the audit will read.
         settings: statistics, margins, levels, seeds, and the deployed precision.
         canaries: the commitment to the canary assignments, if any.
+        rewordings: the commitment to the rewordings that the audit will ask in, if any; it tells nothing about them.
     """
 
     schema_: Literal["unlearn-verify/registration/1"] = Field(default="unlearn-verify/registration/1", alias="schema")
@@ -46,19 +47,34 @@ class Registration(Frozen):
     sets: tuple[RegisteredSet, ...]
     settings: Settings
     canaries: Digest | None = None
+    rewordings: Digest | None = None
 
     model_config = ConfigDict(
         strict=True, frozen=True, extra="forbid", allow_inf_nan=False, populate_by_name=True, serialize_by_alias=True
     )
 
+    @model_serializer(mode="wrap")
+    def _written(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave out a commitment that is not there, as earlier versions did: the digest is over what is written."""
+        content: dict[str, Any] = handler(self)
+        return content if self.rewordings is not None else {name: part for name, part in content.items() if name != "rewordings"}
+
     @classmethod
-    def of(cls, sets: Mapping[SetRole, Sequence[Record]], settings: Settings, key: RecordKey, canaries: str | None = None) -> Self:
-        """Register these sets and settings as of now."""
+    def of(
+        cls,
+        sets: Mapping[SetRole, Sequence[Record]],
+        settings: Settings,
+        key: RecordKey,
+        canaries: str | None = None,
+        rewordings: str | None = None,
+    ) -> Self:
+        """Register these sets, settings and commitments as of now."""
         listed = tuple(
             RegisteredSet(role=role, records=tuple(sorted(key.of(record.fingerprint) for record in records)))
             for role, records in sets.items()
         )
-        return cls(created=datetime.now(UTC).isoformat(timespec="seconds"), sets=listed, settings=settings, canaries=canaries)
+        now = datetime.now(UTC).isoformat(timespec="seconds")
+        return cls(created=now, sets=listed, settings=settings, canaries=canaries, rewordings=rewordings)
 
     @property
     def digest(self) -> str:

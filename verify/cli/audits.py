@@ -20,7 +20,7 @@ class Audit:
     ESSENTIAL: ClassVar[frozenset[str]] = frozenset(
         {
             *("model", "original", "output", "base", "references", "registration", "forget", "retain", "holdout"),
-            *("attacks", "margin", "subject_field"),
+            *("attacks", "margin", "subject_field", "channels", "rewordings"),
         }
     )
 
@@ -41,6 +41,10 @@ class Audit:
     """The canary manifest of the original's training; the default is the one in the original's folder."""
     earlier: tuple[Path, ...] = ()
     """evidence.json of earlier deletions; their canaries count in the e-value."""
+    rewordings: Path | None = None
+    """The forget and holdout records in other words, or templates that word them; keep the file from whoever makes the model."""
+    rewording_model: str | None = None
+    """An instruction model that words the questions differently: a folder or Hub name; instead of --rewordings."""
     accept_reference_differences: tuple[ReferenceDifference, ...] = ()
     """Intended differences between a reference and a retraining of the original without the forget set; the report names those
     accepted. By default, references with such a difference in their training logs are refused."""
@@ -61,7 +65,7 @@ class Audit:
         untouched = self.registration is not None and self.choices == SettingsFlags()
         settings = None if untouched else self.choices.settings()
         models = 2 + len(self.references) + (self.base is not None)
-        print(f"{cost_of(self._attacks(settings))}; {models} models", file=sys.stderr)  # noqa: T201
+        print(f"{cost_of(self._attacks(settings))}; {models} models{self._asked(settings)}", file=sys.stderr)  # noqa: T201
         with progress_bar("loading") as progress:
             evidence = audit(
                 self.model,
@@ -75,6 +79,8 @@ class Audit:
                 registration=self.registration,
                 canaries=self.canaries,
                 earlier=self.earlier,
+                rewordings=self.rewordings,
+                rewording_model=self.rewording_model,
                 cache_dir=self.cache,
                 accept=(*self.accept_reference_differences, *(("used_holdout",) if self.accept_used_holdout else ())),
                 progress=progress,
@@ -91,6 +97,12 @@ class Audit:
             return tuple(() if settings is None else settings.attacks)
         return tuple(Registration.load(self.registration).settings.attacks)
 
+    def _asked(self, settings: Any) -> str:
+        """Say that the models are asked in other ways too, where they are."""
+        chosen = None if settings is None else settings.channels
+        able = self.records.holdout is not None and self.references and chosen != ("exact",)
+        return ", each asked in other ways too (--channels exact leaves that out)" if able else ""
+
 
 @dataclasses.dataclass(frozen=True)
 class Register:
@@ -101,6 +113,8 @@ class Register:
     records: Annotated[SetFlags, tyro.conf.arg(name="")]
     canaries: Path | None = None
     """The canary manifest of the training run, or the model folder that holds it."""
+    rewordings: Path | None = None
+    """The forget and holdout records in other words, or templates; the registration holds a commitment that reveals nothing."""
     columns: Annotated[FieldFlags, tyro.conf.arg(name="")] = FieldFlags()
     choices: Annotated[SettingsFlags, tyro.conf.arg(name="")] = SettingsFlags()
 
@@ -114,6 +128,7 @@ class Register:
             fields=self.columns.fields(),
             settings=self.choices.settings(),
             canaries=self.canaries,
+            rewordings=self.rewordings,
         )
         print(f"registration: {self.output}\ndigest:       {registration.digest}")  # noqa: T201
         return 0

@@ -99,6 +99,11 @@ class SettingsFlags:
     """Precision to load the models in; use the deployed one."""
     seed: int = 0
     """Seed of every random draw of the audit."""
+    channels: tuple[str, ...] = ()
+    """Ways of asking besides the exact text: rewordings, instruction, few-shot, no-prompt, layers, int8, int4, relearned, or exact
+    for none; the default is all of them where there are --holdout and --references."""
+    relearning_rate: float | None = None
+    """Learning rate of the channel `relearned`; the default is a tenth of the fine-tuning's, by the original's training log."""
 
     def settings(self) -> "Settings":
         """Return the settings of these flags.
@@ -112,7 +117,7 @@ class SettingsFlags:
         from verify.schema.evidence import Settings
 
         try:
-            return Settings(**dataclasses.asdict(self))
+            return Settings(**{**dataclasses.asdict(self), "channels": self.channels or None})
         except ValidationError as error:
             first = error.errors()[0]
             flag = str(first["loc"][0]).replace("_", "-")

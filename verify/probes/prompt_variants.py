@@ -1,14 +1,21 @@
 """Prompt-variant probe: the same completion behind reworded prompts."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
 
 from verify.data.records import Record
+from verify.data.rewordings import asked_as, question
 from verify.models.loading import LoadedModel
 from verify.probes.base import Array, Material, mean_losses
+
+SHOTS = 2
+"""Number of solved examples before a prompt."""
+
+Wording = Callable[[str], str]
+"""From a prompt to another one."""
 
 
 @dataclass(frozen=True)
@@ -22,37 +29,48 @@ class PromptVariants:
         shots: number of other records before the prompt in the few-shot variant.
     """
 
-    shots: int = 2
+    shots: int = SHOTS
 
     idea: ClassVar[str] = "ask in other words: instruction, solved examples, capitals, no prompt"
     paper: ClassVar[str] = "Patil et al. 2023 (arXiv 2309.17410)"
 
     def losses(self, loaded: LoadedModel, material: Material) -> Mapping[str, Array]:
         """Compute the losses for each wording."""
-        # The same examples for every model and record.
-        order = np.random.default_rng(material.seed).permutation(len(material.other))[: self.shots]
-        examples = "\n\n".join(f"{material.other[index].prompt} {material.other[index].scored_text}".strip() for index in order)
-        wordings = {
-            "instruction": lambda prompt: f"Answer precisely and completely. {prompt}",
-            "few-shot": lambda prompt: f"{examples}\n\n{prompt}",
-            "capitals": lambda prompt: prompt.upper(),
-            "no prompt": lambda _: "",
+        wordings: dict[str, Wording] = {
+            "instruction": instructed,
+            "few-shot": after_examples(material.other, material.seed, self.shots),
+            "capitals": str.upper,
+            "no prompt": without_prompt,
         }
         return {
-            name: mean_losses(loaded, [_reworded(record, wording) for record in material.forget])
+            name: mean_losses(loaded, [reworded(record, wording) for record in material.forget])
             for name, wording in wordings.items()
         }
 
 
-def _reworded(record: Record, wording: object) -> Record:
-    """Return the record with another prompt, or with another first user turn in a chat."""
-    assert callable(wording)
-    if record.messages:
-        asked = [turn for turn, (role, _) in enumerate(record.messages) if role == "user"]
-        turns = tuple(
-            # A chat template may refuse an empty turn.
-            (role, wording(content) or "?") if asked and turn == asked[0] else (role, content)
-            for turn, (role, content) in enumerate(record.messages)
-        )
-        return replace(record, messages=turns, secret=None)
-    return replace(record, prompt=wording(record.prompt), secret=None)
+def instructed(prompt: str) -> str:
+    """Put an instruction in front of a prompt."""
+    return f"Answer precisely and completely. {prompt}"
+
+
+def without_prompt(_: str) -> str:
+    """Leave the prompt out."""
+    return ""
+
+
+def after_examples(others: Sequence[Record], seed: int, shots: int = SHOTS) -> Wording:
+    """Return the wording that puts solved examples in front of a prompt, the same for every model and record.
+
+    Args:
+        others: records to draw the examples from.
+        seed: of the draw.
+        shots: number of examples.
+    """
+    order = np.random.default_rng(seed).permutation(len(others))[:shots]
+    examples = "\n\n".join(f"{question(others[index])} {others[index].scored_text}".strip() for index in order)
+    return lambda prompt: f"{examples}\n\n{prompt}"
+
+
+def reworded(record: Record, wording: Wording) -> Record:
+    """Return the record behind another prompt, or with another first user's turn in a chat."""
+    return asked_as(record, wording(question(record)))

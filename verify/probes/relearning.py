@@ -60,7 +60,7 @@ class Relearning:
             RunError: the training diverged.
             ProbeNotRunError: the model has no weights that could be trained.
         """
-        rate = relearning_rate(self.learning_rate, material)
+        rate = relearning_rate(self.learning_rate, material.learning_rate)
         later = tuple(step for step in self.steps if step)
         found: dict[str, Array] = {}
         if 0 in self.steps:
@@ -83,7 +83,13 @@ class Relearning:
 
 
 def across_subjects(
-    loaded: LoadedModel, material: Material, controls: Sequence[Record], *, steps: int = 12, batch_size: int = 8
+    loaded: LoadedModel,
+    material: Material,
+    controls: Sequence[Record],
+    *,
+    steps: int = 12,
+    batch_size: int = 8,
+    learning_rate: float | None = None,
 ) -> tuple[Array, Array]:
     """Train on each half of the forget subjects in turn, and score the other half and the controls.
 
@@ -96,6 +102,7 @@ def across_subjects(
         controls: never-trained records; may be empty.
         steps: optimizer steps on each half.
         batch_size: windows per step.
+        learning_rate: as that of `Relearning`.
 
     Returns:
         mean losses in nats per token of the forget records [K] and of the controls [N], the latter averaged over both trainings.
@@ -107,7 +114,7 @@ def across_subjects(
     halves = subject_halves(material.forget, material.seed)
     if halves is None:
         raise ProbeNotRunError("all forget records belong to one subject, so there is no half to train on")
-    rate = relearning_rate(None, material)
+    rate = relearning_rate(learning_rate, material.learning_rate)
     forget, beside = np.full(len(material.forget), np.nan), np.zeros(len(controls))
     for trained, scored in (halves, halves[::-1]):
         with relearned(loaded, _chosen(material.forget, trained), rate, batch_size, material.seed) as advance:
@@ -133,11 +140,11 @@ def subject_halves(records: Sequence[Record], seed: int) -> tuple[NDArray[np.int
     return np.flatnonzero(inside), np.flatnonzero(~inside)
 
 
-def relearning_rate(given: float | None, material: Material) -> float:
+def relearning_rate(given: float | None, fine_tuning: float | None) -> float:
     """Return the learning rate: the given one, else a tenth of the fine-tuning's, else `UNKNOWN_RATE`."""
     if given is not None:
         return given
-    return UNKNOWN_RATE if material.learning_rate is None else SHARE_OF_RATE * material.learning_rate
+    return UNKNOWN_RATE if fine_tuning is None else SHARE_OF_RATE * fine_tuning
 
 
 @contextmanager

@@ -1,11 +1,11 @@
-"""Cache of the scores of attacks that cost more than the shared pass, so that a resumed audit repeats none.
+"""Cache of numbers that cost more than the shared pass: scores of attacks and losses by channel. A resumed audit repeats none.
 
 Like the cache of token statistics, the file holds numbers under keyed hashes, is sealed with the record key, and is not trusted:
 one that is damaged or was written with another key is discarded.
 """
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -20,13 +20,43 @@ from verify.scores.observe import model_name, read_sealed, write_sealed
 Array = NDArray[np.float64]
 
 
+class SealedNumbers:
+    """Lists of numbers by keyed hashes, in one sealed file; without a path nothing is kept."""
+
+    def __init__(self, path: Path | None, key: RecordKey) -> None:
+        self.path, self.key = path, key
+        self.known = self._read()
+
+    def find(self, entry: str) -> Array | None:
+        """Return a copy of an entry's numbers [N], or None where there are none."""
+        return self.known[entry].copy() if entry in self.known else None
+
+    def keep(self, entries: Mapping[str, Array]) -> None:
+        """Add entries, and write the file."""
+        if self.path is None or not entries:
+            return
+        self.known |= {name: np.array(values, dtype=np.float64) for name, values in entries.items()}
+        lists = [pa.array(values) for values in self.known.values()]
+        bounds = np.cumsum([0, *map(len, lists)], dtype=np.int64)
+        content = {"entry": list(self.known), "scores": pa.LargeListArray.from_arrays(bounds, pa.concat_arrays(lists))}
+        write_sealed(self.path, pa.table(content), self.key)
+
+    def _read(self) -> dict[str, Array]:
+        stored = None if self.path is None else read_sealed(self.path, self.key)
+        if stored is None:
+            return {}
+        lists = stored["scores"].combine_chunks()
+        return dict(
+            zip(stored["entry"].to_pylist(), np.split(lists.values.to_numpy(), lists.offsets.to_numpy()[1:-1]), strict=True)
+        )
+
+
 class ScoreCache:
     """Cached attack scores of one model; without a folder nothing is kept."""
 
     def __init__(self, cache_dir: Path | None, loaded: LoadedModel, key: RecordKey) -> None:
         self.key = key
-        self.path = None if cache_dir is None else cache_dir / f"{model_name(loaded)}.attacks"
-        self.known = self._read()
+        self.numbers = SealedNumbers(None if cache_dir is None else cache_dir / f"{model_name(loaded)}.attacks", key)
 
     def get(self, name: str, attack: Attack, observations: Sequence[Observation | None], compute: Callable[[], Array]) -> Array:
         """Return the scores of `attack` on the first observation, from the cache where possible.
@@ -40,16 +70,14 @@ class ScoreCache:
         Returns:
             float64 [N].
         """
-        if self.path is None:
+        if self.numbers.path is None:
             return compute()
         entry = self._name(name, attack, observations)
-        if entry not in self.known:
-            self.known[entry] = np.asarray(compute(), dtype=np.float64)
-            lists = [pa.array(scores) for scores in self.known.values()]
-            bounds = np.cumsum([0, *map(len, lists)], dtype=np.int64)
-            content = {"entry": list(self.known), "scores": pa.LargeListArray.from_arrays(bounds, pa.concat_arrays(lists))}
-            write_sealed(self.path, pa.table(content), self.key)
-        return self.known[entry].copy()
+        found = self.numbers.find(entry)
+        if found is None:
+            found = np.asarray(compute(), dtype=np.float64)
+            self.numbers.keep({entry: found})
+        return found
 
     def _name(self, name: str, attack: Attack, observations: Sequence[Observation | None]) -> str:
         """Compute a keyed hash of the attack with its parameters and of every record it reads, in order."""
@@ -62,12 +90,3 @@ class ScoreCache:
                 subjects = "\x00".join(record.subjects) or None  # folds of learned attacks follow the subjects
                 digest.update(f"\x00{record.reading}\x00{record.secret}\x00{subjects}".encode())
         return self.key.of(digest.hexdigest(), "attack scores")
-
-    def _read(self) -> dict[str, Array]:
-        stored = None if self.path is None else read_sealed(self.path, self.key)
-        if stored is None:
-            return {}
-        lists = stored["scores"].combine_chunks()
-        return dict(
-            zip(stored["entry"].to_pylist(), np.split(lists.values.to_numpy(), lists.offsets.to_numpy()[1:-1]), strict=True)
-        )

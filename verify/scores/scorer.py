@@ -16,6 +16,7 @@ from verify.models.loading import LoadedModel, load_model, require_same_tokenize
 from verify.schema.evidence import Settings
 from verify.schema.parts import AuditedModel, ModelRole, NotRun, SetRole
 from verify.scores.cache import ScoreCache
+from verify.scores.channels import Channels
 from verify.scores.observe import measure
 from verify.scores.table import ScoreBlock
 
@@ -60,6 +61,7 @@ class Scorer:
         canaries: Canaries | None = None,
         *,
         same_weights: bool = False,
+        channels: Channels | None = None,
     ) -> None:
         """Args: what `verify.audit` was given; `same_weights` accepts a reference with the weights of another model."""
         self.sets, self.attacks, self.settings, self.tokenizer = dict(sets), attacks, settings, tokenizer
@@ -70,6 +72,7 @@ class Scorer:
         self.kept: dict[str, dict[SetRole, Observation]] = {}
         self.device = "cpu"
         self.accept_same_weights, self.same_weights = same_weights, dict[str, str]()
+        self.channels = channels
         self._first: LoadedModel | None = None
         self._named: dict[SetRole, tuple[tuple[str, ...], tuple[str | None, ...]]] = {}
 
@@ -103,11 +106,19 @@ class Scorer:
         if self.canaries is not None and "canary" not in self.sets:
             # The canaries' texts depend on the tokenizer, which is known only now.
             self.sets["canary"] = self.canaries.records(loaded.tokenizer)
-        observations = self._measure(loaded, lambda done: progress(done / 2 / len(self.sets)))
+        # A set counts once for its pass and once for its attacks, a channel for the passes that it takes.
+        count = len(self.sets)
+        total = 2 * count + (0 if self.channels is None else self.channels.units)
+        observations = self._measure(loaded, lambda done: progress(done / total))
         cache = ScoreCache(self.cache_dir, loaded, self.key)
         for done, (role, observation) in enumerate(observations.items(), 1):
             self.blocks[plan.label, role] = self._block(plan, observation, role, cache)
-            progress(0.5 + done / 2 / len(self.sets))
+            progress((count + done) / total)
+        if self.channels is not None:
+            asked = self.channels.measure(loaded, plan.label, lambda done: progress((2 * count + done) / total))
+            for role, losses in asked.items():
+                if losses:
+                    self.blocks[plan.label, role] = replace(self.blocks[plan.label, role], channels=losses)
         kept = _linked({role: self._reduced(observations[role]) for role in ATTACKED if role in observations})
         if plan.role == "base":
             self.base = kept
@@ -180,8 +191,11 @@ class Scorer:
     def compare(self) -> None:
         """Run the attacks that compare a model with the retrained references, once all of them are scored.
 
-        Each reference is compared with the others, which shows how an honest retraining scores.
+        Each reference is compared with the others, which shows how an honest retraining scores. Channels that could not be measured
+        on every model are dropped.
         """
+        if self.channels is not None:
+            self.blocks = self.channels.kept(self.blocks)
         waiting = {name: attack for name, attack in self.attacks.items() if "retrained references" in attack.needs}
         references = [model.label for model in self.models if model.role == "reference"]
         for label, observations in self.kept.items():
