@@ -170,7 +170,7 @@ def test_models_in_memory_are_audited_like_folders(house: dict[str, Path], token
 def test_attacks_without_what_they_need_are_named(house: dict[str, Path]) -> None:
     """Without --base the attacks on it are listed as not run, with the flag that would mend it, and have no number."""
     evidence = run(house)
-    assert [entry.attack for entry in evidence.not_run] == ["reference", "reference_ratio", "user_level"]
+    assert [entry.attack for entry in evidence.not_run] == ["ez_mia", "reference", "reference_ratio", "user_level", "wbc"]
     assert "--base" in evidence.not_run[0].reason
     assert evidence.attack("reference", "target") is None
     assert evidence.attack("loss", "target") is not None

@@ -27,7 +27,7 @@ class EzMia:
     idea: ClassVar[str] = "tokens that the model gets wrong are still likelier than under the model before fine-tuning"
     paper: ClassVar[str] = "Ilić et al. 2026 (arXiv 2601.12104)"
     family: ClassVar[Family] = "membership"
-    needs: ClassVar[frozenset[Need]] = frozenset({"one pass", "reference model"})
+    needs: ClassVar[frozenset[Need]] = frozenset({"one pass", "reference model", "reference tokens"})
     cost: ClassVar[float] = 0.0
     references: ClassVar[int] = 0
     unit: ClassVar[str] = "imbalance of gains, -1 to 1"

@@ -31,7 +31,7 @@ class Wbc:
     idea: ClassVar[str] = "share of windows whose loss is below that under the model before fine-tuning"
     paper: ClassVar[str] = "Chen et al. 2026 (arXiv 2601.02751)"
     family: ClassVar[Family] = "membership"
-    needs: ClassVar[frozenset[Need]] = frozenset({"one pass", "reference model"})
+    needs: ClassVar[frozenset[Need]] = frozenset({"one pass", "reference model", "reference tokens"})
     cost: ClassVar[float] = 0.0
     references: ClassVar[int] = 0
     unit: ClassVar[str] = "share of windows"
