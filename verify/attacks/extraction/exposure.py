@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 from typing import ClassVar
 
 import numpy as np
@@ -51,13 +52,13 @@ class Exposure:
         """
         loaded, controls = require_model(target, "exposure"), require_controls(target, "exposure")
         order = np.random.default_rng(self.seed).permutation(len(controls))
-        pool = [secret_of(controls.records[index]) for index in order]
+        pool = list(dict.fromkeys(secret_of(controls.records[index]) for index in order))
         encoder = Encoder(loaded.tokenizer, loaded.context_length, "split")
         scores = np.zeros(len(target))
         for index, record in enumerate(target.records):
             own = secret_of(record)
             # Candidates that occur in the record's own text are left out, the secret itself among them.
-            others = [text for text in dict.fromkeys(pool) if text not in record.scored_text][: self.candidates]
+            others = list(islice((text for text in pool if text not in record.scored_text), self.candidates))
             if not others:
                 continue  # no other candidate: exposure within a set of one is 0 bits
             versions = [_with_secret(record, text) for text in (own, *others)]

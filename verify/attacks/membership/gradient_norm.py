@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from typing import ClassVar
 
 import numpy as np
@@ -48,9 +49,8 @@ class GradientNorm:
         try:
             for parameter in wanted:
                 parameter.requires_grad_(True)
-            for record in range(len(target)):
-                windows = [window for window in target.windows if window.record == record]
-                batch = {name: tensor.to(device) for name, tensor in collate(windows, pad).items()}
+            for record, windows in groupby(target.windows, key=lambda window: window.record):
+                batch = {name: tensor.to(device) for name, tensor in collate(list(windows), pad).items()}
                 # The mean over the scored tokens of all the record's windows together.
                 loss = -scored_log_probabilities(model, batch)[0].mean()
                 gradients = torch.autograd.grad(loss, wanted, allow_unused=True)

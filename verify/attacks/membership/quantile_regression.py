@@ -7,11 +7,11 @@ from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.linear_model import QuantileRegressor
 from sklearn.preprocessing import StandardScaler
 
 from verify.attacks.base import Family, Need, Observation, mean_log_probabilities, require_controls
 from verify.data.records import Record
+from verify.statistics.quantiles import quantile_regression
 
 
 @dataclass(frozen=True)
@@ -63,8 +63,8 @@ class QuantileRegression:
         """Fit the quantile on features [M, 5] and values [M], and predict it for new features [N, 5]."""
         scaler = StandardScaler().fit(known)
         # A slight L1 penalty keeps the fit stable with few controls.
-        fitted = QuantileRegressor(quantile=self.quantile, alpha=0.01, solver="highs").fit(scaler.transform(known), values)
-        return np.asarray(fitted.predict(scaler.transform(new)), dtype=np.float64)
+        coefficients, intercept = quantile_regression(scaler.transform(known), values, self.quantile, penalty=0.01)
+        return np.asarray(scaler.transform(new) @ coefficients + intercept, dtype=np.float64)
 
 
 def _features(records: Sequence[Record]) -> NDArray[np.float64]:

@@ -57,8 +57,9 @@ class Recall:
         order = np.random.default_rng(self.seed).permutation(len(controls))
         prefixed = []
         for number, record in enumerate(target.records):
-            # A control is never its own prefix.
-            chosen = [index for index in order if not (target.is_its_own_control and index == number)][: self.shots]
+            # A control is never its own prefix; the next one takes its place.
+            first = order[: self.shots + 1]
+            chosen = [index for index in first if not (target.is_its_own_control and index == number)][: self.shots]
             prefixed.append(_fitting(loaded, [controls.records[index] for index in chosen], record))
         conditional = log_probabilities_of(loaded, prefixed)
         # A loss of exactly zero would divide by zero.
