@@ -55,7 +55,8 @@ def scored(attacks: dict[str, Any]) -> Scorer:
 
 def test_attacks_that_wait_give_what_whole_observations_give() -> None:
     """The means that are kept give the scores of every attack that compares models, on both sets, to the last bit."""
-    attacks = {name: attack for name, attack in select_attacks(["quick"]).items() if "references" in " ".join(attack.needs)}
+    compare = {"reference model", "retrained references"}
+    attacks = {name: attack for name, attack in select_attacks(["quick"]).items() if compare & attack.needs}
     scorer = scored(attacks)
     loaded = [load_model(make_llama(TOKENIZER, number), tokenizer=TOKENIZER) for number in range(len(ROLES))]
     whole = {}
@@ -65,18 +66,22 @@ def test_attacks_that_wait_give_what_whole_observations_give() -> None:
         seen = []
         for forget, controls in zip(whole["forget"], whole["holdout"], strict=True):
             seen.append(Observation(forget.records, forget.statistics, controls=controls))
-        expected = attack.score(seen[2], seen[3:])
+        expected = attack.score(seen[2], seen[:1] if "reference model" in attack.needs else seen[3:])
         np.testing.assert_array_equal(scorer.blocks["target", "forget"].scores[name], expected)
         assert len(scorer.blocks["reference 3", "holdout"].scores.get(name, HOLDOUT)) == len(HOLDOUT)
-    assert attacks
+    assert {"lira", "rmia", "ez_mia", "reference"} <= set(attacks)
 
 
 def test_only_means_wait_for_the_comparison() -> None:
     """Of a finished model no token is left, unless an attack declares that it reads them."""
-    plain = scored(dict(select_attacks(["lira", "rmia", "loss"])))
+    plain = scored(dict(select_attacks(["lira", "rmia", "reference", "loss"])))
     assert all(not one.table.columns for kept in plain.kept.values() for one in kept.values())
     assert all(not one.table.columns and one.loaded is None and not one.windows for one in plain.base.values())
+    based = scored(dict(select_attacks(["lira", "ez_mia"])))
+    assert all(not one.table.columns for kept in based.kept.values() for one in kept.values())
+    assert all(isinstance(column, np.memmap) for column in based.base["holdout"].table.columns.values())
     deep = scored({"least": LeastLikelyToken()})
+    assert all(not one.table.columns for one in deep.base.values())
     assert all(isinstance(column, np.memmap) for column in deep.kept["target"]["forget"].table.columns.values())
     models = [load_model(make_llama(TOKENIZER, number), tokenizer=TOKENIZER) for number in range(len(ROLES))]
     whole = [measure(one, HOLDOUT, cache_dir=None, key=KEY) for one in models]

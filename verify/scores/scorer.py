@@ -6,7 +6,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from verify.attacks.base import MODEL_ITSELF, Attack, Observation
+from verify.attacks.base import MODEL_ITSELF, Attack, Need, Observation
 from verify.data.canaries import Canaries
 from verify.data.identity import RecordKey
 from verify.data.records import Record
@@ -119,7 +119,8 @@ class Scorer:
             for role, losses in asked.items():
                 if losses:
                     self.blocks[plan.label, role] = replace(self.blocks[plan.label, role], channels=losses)
-        kept = _linked({role: self._reduced(observations[role]) for role in ATTACKED if role in observations})
+        compared: Need = "reference model" if plan.role == "base" else "retrained references"
+        kept = _linked({role: self._reduced(observations[role], compared) for role in ATTACKED if role in observations})
         if plan.role == "base":
             self.base = kept
         else:
@@ -152,9 +153,9 @@ class Scorer:
             done(number)
         return _linked(observations)
 
-    def _reduced(self, observation: Observation) -> Observation:
-        """Return what later models' attacks need: each record's mean, or every token, which waits in a temporary file."""
-        tokens = any("reference tokens" in attack.needs for attack in self.attacks.values())
+    def _reduced(self, observation: Observation, compared: Need) -> Observation:
+        """Return what the attacks that compare with this model read of it: the records' means, or the tokens, kept on disk."""
+        tokens = any({compared, "reference tokens"} <= attack.needs for attack in self.attacks.values())
         table = observation.table.on_disk() if tokens else observation.table.without_tokens()
         return Observation(observation.records, table)
 
