@@ -1,6 +1,7 @@
 """The demo's fictitious people: distinct, disjoint, decided by the seed, and encoded without loss."""
 
 import random
+import re
 from collections import Counter
 from itertools import pairwise
 
@@ -13,6 +14,7 @@ from unlearn.experiments.people import (
     SPECIAL_TOKENS,
     base_corpus,
     generate_people,
+    other_wordings,
     record_texts,
     split_people,
     train_tokenizer,
@@ -157,3 +159,15 @@ def test_impossible_requests_say_what_is_allowed(call, allowed):
     """An argument out of range is refused with the allowed range."""
     with pytest.raises(InputError, match=allowed):
         call()
+
+
+def test_every_record_has_its_kinds_other_wordings():
+    """Two rewordings of each record, in the other words of its kind, with the same facts and about the same person."""
+    records, wordings = generate_people(30, MOST_RECORDS, seed=5), other_wordings(30, MOST_RECORDS, seed=5)
+    assert [record["example_id"] for record in records] == [row["record"] for row in wordings]
+    for record, row in zip(records, wordings, strict=True):
+        said = [record, *row["rewordings"]]
+        assert len({one["prompt"] for one in said}) == len({one["completion"] for one in said}) == 3
+        assert {_name(one["prompt"]) for one in said} == {_name(record["prompt"])}
+        digits = [sorted(part for part in re.findall(r"\d+", one["completion"])) for one in said]
+        assert digits[0] == digits[1] == digits[2]

@@ -34,6 +34,8 @@ class PlanCommand:
     """The model before fine-tuning, if the models' manifests do not name it."""
     holdout: str | None = None
     """Records that no model was trained on; split by subject, half for the method and half for the audit."""
+    rewordings: str | None = None
+    """Templates that word the records differently, in whose words the audit also asks; needs --holdout and --references."""
     accept_reference_differences: tuple[ReferenceDifference, ...] = ()
     """Accepted ways in which references differ from retrainings of the model without the records; named in the report."""
     methods: tuple[str, ...] = ()

@@ -17,6 +17,7 @@ from unlearn.experiments.jobs import Job, run_jobs
 from unlearn.finetuning import recipe_of
 from unlearn.training.options import TrainingOptions
 from verify.data.records import Fields
+from verify.data.sources import load_records, stream_rows
 from verify.errors import InputError
 from verify.io.files import MANIFEST, file_digest, verify_manifest
 from verify.provenance.holdout import FOR_AUDIT, FOR_METHOD, split_holdout_file
@@ -35,7 +36,8 @@ class Experiment:
     Attributes:
         output: folder for models, audits and caches.
         base: folder of the model that everything starts from.
-        data: folder with train, forget, retain and holdout as `.jsonl`.
+        data: folder with train, forget, retain and holdout as `.jsonl`; the audits also ask in the words of `rewordings.jsonl`, if
+            it is there.
         options: training options of the original and of the references.
         methods: methods to compare; costs are relative to "retrain", if it is among them.
         references: number of retrained reference models.
@@ -191,8 +193,22 @@ def _audit(experiment: Experiment, name: str) -> None:
         fields=experiment.fields,
         output_dir=folder,
         settings=Settings(seed=experiment.seed, overflow=experiment.options.overflow),
+        rewordings=_rewordings(experiment),
         cache_dir=experiment.output / "cache",
     )
+
+
+def _rewordings(experiment: Experiment) -> list[Mapping[str, Any]] | None:
+    """Return the rewordings of the records that the audits read; None where the data have none.
+
+    The file has a row for every record, and a half of the never-trained records is the methods'.
+    """
+    path = experiment.data / "rewordings.jsonl"
+    if not path.exists():
+        return None
+    sets = (experiment.data / "forget.jsonl", experiment.holdout(FOR_AUDIT))
+    audited = {record.example_id for one in sets if one is not None for record in load_records(str(one), experiment.fields)}
+    return [row for row in stream_rows(str(path)) if row["record"] in audited]
 
 
 def _seconds(folder: Path, sets: Mapping[str, Path], **about: Any) -> float | None:

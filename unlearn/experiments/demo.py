@@ -11,7 +11,14 @@ from pathlib import Path
 from typing import Any
 
 from unlearn.experiments.comparison import Experiment, Methods
-from unlearn.experiments.people import base_corpus, generate_people, record_texts, split_people, train_tokenizer
+from unlearn.experiments.people import (
+    base_corpus,
+    generate_people,
+    other_wordings,
+    record_texts,
+    split_people,
+    train_tokenizer,
+)
 from unlearn.training.options import TrainingOptions
 from verify.io.files import new_output, write_json, write_text
 from verify.schema.evidence import Entry
@@ -27,7 +34,7 @@ MODEL_CONFIG: dict[str, Any] = {
     "architectures": ["LlamaForCausalLM"],
     "hidden_size": 64,
     "intermediate_size": 192,
-    "num_hidden_layers": 2,
+    "num_hidden_layers": 4,
     "num_attention_heads": 4,
     "num_key_value_heads": 4,
     "max_position_embeddings": 128,
@@ -80,7 +87,7 @@ def run_demo(output: Path, seed: int, progress: Callable[[str, float], None]) ->
 
 
 def write_data(output: Path, seed: int) -> None:
-    """Write people by role, the base corpus, the tokenizer and the base model's configuration."""
+    """Write people by role, their records in other words, the base corpus, the tokenizer and the base model's configuration."""
     count = TRAINED + HELD_OUT
     people = generate_people(count, RECORDS_PER_SUBJECT, seed)
     split = split_people(people, FORGOTTEN / count, HELD_OUT / count, seed=seed)
@@ -91,6 +98,7 @@ def write_data(output: Path, seed: int) -> None:
         "holdout": split.holdout,
         "train": [*split.retain, *split.forget],
         "base": corpus,
+        "rewordings": other_wordings(count, RECORDS_PER_SUBJECT, seed),
     }
     for name, records in files.items():
         lines = (json.dumps(record, ensure_ascii=False) for record in records)

@@ -16,6 +16,7 @@ from calendar import month_name
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
+from typing import Any
 
 from faker import Faker
 from faker.providers.address.en_US import Provider as AddressWords
@@ -148,6 +149,48 @@ _KINDS = (
     ),
 )
 
+
+@dataclass(frozen=True)
+class _Told:
+    """A fact about a person, before it is worded.
+
+    Attributes:
+        example_id, subject_id, name: of the record and its person.
+        kind: of the fact.
+        facts: what the answers are filled with.
+        question, answer: which wordings of the kind the record has.
+    """
+
+    example_id: str
+    subject_id: str
+    name: str
+    kind: _Kind
+    facts: Mapping[str, str]
+    question: int
+    answer: int
+
+    @classmethod
+    def draw(cls, fake: Faker, kind: _Kind, name: str, pronouns: Mapping[str, str], subject_id: str) -> "_Told":
+        facts = kind.draw(fake) | dict(pronouns) | {word.lower(): form.lower() for word, form in pronouns.items()}
+        question, answer = (fake.random.choice(range(len(wordings))) for wordings in (kind.questions, kind.answers))
+        return cls(f"{subject_id}-{kind.name}", subject_id, name, kind, facts, question, answer)
+
+    def record(self) -> PersonRecord:
+        return {"example_id": self.example_id, "subject_id": self.subject_id, **self._worded(0)}
+
+    def rewordings(self) -> dict[str, Any]:
+        """Return the record's line in a file of rewordings: each other wording of its kind once."""
+        count = min(len(self.kind.questions), len(self.kind.answers))
+        return {"record": self.example_id, "rewordings": [self._worded(shift) for shift in range(1, count)]}
+
+    def _worded(self, shift: int) -> dict[str, str]:
+        questions, answers = self.kind.questions, self.kind.answers
+        return {
+            "prompt": questions[(self.question + shift) % len(questions)].format(name=self.name),
+            "completion": answers[(self.answer + shift) % len(answers)].format(**self.facts),
+        }
+
+
 MOST_RECORDS = len(_KINDS)
 """Largest number of records per person: one of each kind."""
 
@@ -185,12 +228,23 @@ def generate_people(subjects: int = 240, records_per_subject: int = 4, seed: int
         raise InputError(f"the demo needs at least 1 person, got {subjects}.")
     if not 1 <= records_per_subject <= MOST_RECORDS:
         raise InputError(f"a person has 1 to {MOST_RECORDS} records, got {records_per_subject}.")
+    return [told.record() for told in _people(subjects, records_per_subject, seed)]
+
+
+def other_wordings(subjects: int = 240, records_per_subject: int = 4, seed: int = 0) -> list[dict[str, Any]]:
+    """Word the records of `generate_people` with the same arguments in the two other ways that their kinds have.
+
+    Returns:
+        rows of a file of rewordings (`verify.data.rewordings`), one for each record, in the same order.
+    """
+    return [told.rewordings() for told in _people(subjects, records_per_subject, seed)]
+
+
+def _people(subjects: int, records_per_subject: int, seed: int) -> Iterator[_Told]:
     fake = _faker(f"people {seed}")
-    return [
-        _record(fake, kind, name, pronouns, f"person-{number:05}")
-        for number, (name, pronouns) in enumerate(_names(fake, subjects, _PEOPLE), start=1)
-        for kind in fake.random.sample(_KINDS, records_per_subject)
-    ]
+    for number, (name, pronouns) in enumerate(_names(fake, subjects, _PEOPLE), start=1):
+        for kind in fake.random.sample(_KINDS, records_per_subject):
+            yield _Told.draw(fake, kind, name, pronouns, f"person-{number:05}")
 
 
 def base_corpus(size: int, seed: int = 0) -> list[PersonRecord]:
@@ -207,7 +261,7 @@ def base_corpus(size: int, seed: int = 0) -> list[PersonRecord]:
         raise InputError(f"the base corpus needs at least 1 record, got {size}.")
     fake = _faker(f"base {seed}")
     return [
-        _record(fake, fake.random.choice(_KINDS), name, pronouns, f"other-{number:05}")
+        _Told.draw(fake, fake.random.choice(_KINDS), name, pronouns, f"other-{number:05}").record()
         for number, (name, pronouns) in enumerate(_names(fake, size, _OTHERS), start=1)
     ]
 
@@ -300,13 +354,3 @@ def _names(fake: Faker, count: int, half: int) -> Iterator[tuple[str, dict[str, 
 def _street_words() -> Collection[str]:
     """Return surnames that are also street suffixes: "Kelly Park" could be a person or a street."""
     return frozenset(AddressWords.street_suffixes)
-
-
-def _record(fake: Faker, kind: _Kind, name: str, pronouns: Mapping[str, str], subject_id: str) -> PersonRecord:
-    facts = kind.draw(fake) | dict(pronouns) | {word.lower(): form.lower() for word, form in pronouns.items()}
-    return {
-        "example_id": f"{subject_id}-{kind.name}",
-        "subject_id": subject_id,
-        "prompt": fake.random.choice(kind.questions).format(name=name),
-        "completion": fake.random.choice(kind.answers).format(**facts),
-    }

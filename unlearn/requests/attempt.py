@@ -41,7 +41,12 @@ def register_audit(folder: Path, plan: Plan, model: PlannedModel, sets: Training
         return Registration.load(path).digest
     has_canaries = (Path(model.folder) / CANARIES_NAME).exists()
     return register(
-        path, **_audited(plan, sets), settings=plan.settings, canaries=model.folder if has_canaries else None, fields=plan.columns
+        path,
+        **_audited(plan, sets),
+        settings=plan.settings,
+        canaries=model.folder if has_canaries else None,
+        rewordings=_rewordings(plan, sets),
+        fields=plan.columns,
     ).digest
 
 
@@ -49,6 +54,11 @@ def _audited(plan: Plan, sets: TrainingSets) -> dict[str, Any]:
     """Return the audit's record sets by argument name; a single record is compared with references only, without a holdout."""
     retain = sets.retain if len(sets.retain) >= SMALLEST_SET else None
     return {"forget_set": sets.forget, "retain_set": retain, "holdout_set": _holdout(plan)[1] if len(sets.forget) > 1 else None}
+
+
+def _rewordings(plan: Plan, sets: TrainingSets) -> str | None:
+    """Return the file of rewordings; None where the audit has no never-trained records to ask in the same words."""
+    return plan.rewordings if _audited(plan, sets)["holdout_set"] is not None else None
 
 
 def _holdout(plan: Plan) -> tuple[Any, Any]:
@@ -174,6 +184,7 @@ def audit_attempt(
             fields=plan.columns,
             output_dir=output,
             registration=model_folder(folder, plan, model) / REGISTRATION,
+            rewordings=_rewordings(plan, sets),
             cache_dir=folder / CACHE,
             accept=_accepted(plan),
         )

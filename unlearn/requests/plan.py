@@ -73,6 +73,7 @@ class Plan(Frozen):
         holdout: records that no model was trained on, or None.
         holdout_divided: whether they are divided by subject, half for the method and half for the audit. Release 0.1.0 did not
             divide them: there both use all of them, and the audit's evidence says so.
+        rewordings: file of rewordings or templates, in whose words the audits with never-trained records also ask, or None.
         accept: accepted differences between references and retrainings, by their names in `verify.audit`.
         settings: settings of the audit, and the precision to load models in.
     """
@@ -90,6 +91,7 @@ class Plan(Frozen):
     references: tuple[str, ...]
     holdout: str | None
     holdout_divided: bool = False
+    rewordings: str | None = None
     accept: tuple[ReferenceDifference, ...] = ()
     settings: Settings
 

@@ -48,6 +48,7 @@ class Choices:
         references: models trained without the records.
         base: the model before fine-tuning; None if the models' manifests name it.
         holdout: records that no model was trained on; divided by subject, half for the method and half for the audit.
+        rewordings: file of rewordings or templates, in whose words the audit also asks.
         accept_reference_differences: how references may differ from retrainings, by their names in `verify.audit`.
         methods: methods to try before the exact rebuild.
         window: requests whose deadlines are at most this many days apart are answered together.
@@ -63,6 +64,7 @@ class Choices:
     references: tuple[str, ...] = ()
     base: str | None = None
     holdout: str | None = None
+    rewordings: str | None = None
     accept_reference_differences: tuple[ReferenceDifference, ...] = ()
     methods: tuple[str, ...] = ()
     window: int = 14
@@ -342,6 +344,7 @@ def _plan(
         references=tuple(str(Path(folder).resolve()) for folder in choices.references),
         holdout=_absolute(choices.holdout),
         holdout_divided=True,
+        rewordings=_absolute(choices.rewordings),
         accept=choices.accept_reference_differences,
         settings=choices.settings,
     )
