@@ -32,6 +32,19 @@ class Said:
     warns: bool
 
 
+def margin_note(evidence: Evidence) -> str | None:
+    """Say, where nothing was registered, at which margin the verdict would turn; None by rule 1 or with a registration."""
+    if evidence.pre_registered or evidence.settings.rule == 1:
+        return None
+    chosen = f"The margin rho* = {evidence.settings.margin:g} was not registered."
+    if evidence.smallest_margin is None:
+        return f"{chosen} No margin up to one half would certify this model."
+    return (
+        f"{chosen} The smallest margin at which the same tests would certify is rho* = {evidence.smallest_margin:.3f}; a margin "
+        "chosen after looking can always be made wide enough."
+    )
+
+
 def assurances(evidence: Evidence) -> list[Said]:
     """Return the sentences about references and holdout records; empty where the audit had neither."""
     return [*_references(evidence), *_holdout(evidence)]

@@ -27,21 +27,27 @@ class Mark:
     value: Value
 
 
-def draw_intervals(marks: Sequence[Mark], axis: str, guess: float | None = None) -> Markup:
+def draw_intervals(marks: Sequence[Mark], axis: str, guess: float | None = None, band: tuple[float, float] | None = None) -> Markup:
     """Draw values with their intervals, one row each, on a common axis.
 
     Args:
         marks: the rows, from top to bottom.
         axis: the axis label, with its unit.
         guess: the value of random guessing, drawn as a line; None for none.
+        band: a range to shade, such as a margin; None for none.
     """
-    low, high, ticks = _scale([bound for mark in marks for bound in (mark.value.low, mark.value.high)])
+    low, high, ticks = _scale([*(bound for mark in marks for bound in (mark.value.low, mark.value.high)), *(band or ())])
     bottom = ROW * len(marks) + 8
 
     def x(value: float) -> float:
         return LEFT + (value - low) / (high - low) * (WIDTH - LEFT - RIGHT)
 
-    parts = [_grid(x(tick), bottom, _short(tick)) for tick in ticks]
+    parts = []
+    if band is not None:
+        parts.append(
+            f'<rect x="{x(band[0]):.1f}" y="4" width="{x(band[1]) - x(band[0]):.1f}" height="{bottom - 4}" fill="#e3efe8"/>'
+        )
+    parts += [_grid(x(tick), bottom, _short(tick)) for tick in ticks]
     if guess is not None and low <= guess <= high:
         parts.append(f'<path d="M{x(guess):.1f} 4V{bottom}" stroke="#333" stroke-width="1"/>')
     for number, mark in enumerate(marks):

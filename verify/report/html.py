@@ -8,8 +8,10 @@ from markupsafe import Markup
 
 from verify.errors import InputError
 from verify.io.files import write_text
-from verify.report.assurance import assurances
+from verify.report.assurance import assurances, margin_note
 from verify.report.attack_pages import attack_pages, headline, references_of, worst_attack
+from verify.report.channel_pages import channel_page
+from verify.report.channel_words import channels_in_a_sentence
 from verify.report.comparing import attack_rows, draw_trade
 from verify.report.rendering import environment, in_plain_words, not_shown_by, number
 from verify.report.svg import called, draw_losses, draw_residuals, draw_roc
@@ -40,9 +42,12 @@ def render(evidence: Evidence) -> str:
             assurances=assurances(evidence),
             key_numbers=_key_numbers(evidence),
             figures=figures_of(evidence),
+            channels=channel_page(evidence),
+            margin_note=margin_note(evidence),
             attacks=attack_pages(evidence),
             tests=[(test, _rows(test)) for test in evidence.tests],
             shown=evidence.accused[:RECORDS_SHOWN],
+            rows_shown=RECORDS_SHOWN,
             settings=evidence.settings.model_dump(),
             environment=evidence.environment.model_dump(),
         )
@@ -64,7 +69,10 @@ def render_comparison(entries: Sequence[Entry]) -> str:
         .get_template("comparison.html.j2")
         .render(
             rows=[comparison_row(entry) for entry in entries],
-            entries=[(name, evidence, in_plain_words(evidence), figures_of(evidence)) for name, evidence, _ in entries],
+            entries=[
+                (name, evidence, in_plain_words(evidence), channel_page(evidence), figures_of(evidence))
+                for name, evidence, _ in entries
+            ],
             first=entries[0][1],
             not_shown=not_shown_by([(name, evidence) for name, evidence, _ in entries]),
             trade=draw_trade(entries),
@@ -105,6 +113,13 @@ def _key_numbers(evidence: Evidence) -> list[tuple[str, Markup, str]]:
                 "each tested, corrected for their number",
             )
         )
+    if evidence.channels:
+        rows.append(
+            ("Asked otherwise", Markup("{}").format(channels_in_a_sentence(evidence)), "each way of asking has a row below")
+        )
+    if evidence.smallest_margin is not None:
+        reading = "the smallest rho* at which the same tests would certify"
+        rows.append(("Smallest margin", Markup("{:.3f}").format(evidence.smallest_margin), reading))
     for family, name in (("membership", "Strongest membership attack"), ("extraction", "Verbatim extraction")):
         rows += _attack_number(evidence, family, name)
     ratio = next((row.ratio for row in evidence.utility if row.model == "target"), None)

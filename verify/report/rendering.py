@@ -24,23 +24,34 @@ TEMPLATES = Path(__file__).parent / "templates"
 PLAIN = {
     "NOT_TESTABLE": "This audit cannot say whether the records were removed from the model: a validity check failed.",
     "EQUIVALENT_WITHIN": (
-        "On the exact text of these records, as a set, the model behaves like models that never saw them, within the margin."
+        "On the exact text of these records, as a set, the model behaves like models that never saw them, within the margin. No "
+        "other way of asking stands behind this."
     ),
-    "INCONCLUSIVE": "Nothing beyond the margin was found, but the audit is too small to show that nothing is left.",
+    "INCONCLUSIVE": (
+        "This audit could not settle whether the records are gone: it shows neither that they are nor that they are still there."
+    ),
 }
+ASKED = (
+    "Asked in {count} ways about these records, as a set, the model behaves like models that never saw them, within the margin. "
+    "Other ways of asking may give another answer."
+)
 ACCUSED: dict[Tier, str] = {
     "retrained references": "The model still differs on these records from models that never saw them, by more than the margin.",
+    "asked otherwise": (
+        "Asked in other ways than it was trained on, the model still differs on these records from models that never saw them, by "
+        "more than the margin."
+    ),
     "exchangeable twins": "The model still responds to some of these records differently than to similar ones that it never saw.",
     "fresh texts": "The model still responds differently to these people than to others, even on texts that it never saw.",
     "canaries": "The deletion procedure leaves traces: the model still reveals which random test texts it had been trained on.",
 }
 """What was found, by tier; the sentence of the first tier that accuses is printed."""
-NO_REFERENCES = "Nothing was found, but nothing can be certified either: that requires models trained without these records."
-NO_RETAIN = "Nothing beyond the margin was found, but nothing is certified: whether the model still works was not examined."
+NO_REFERENCES = "This audit could not settle whether the records are gone: that requires models trained without these records."
+NO_RETAIN = "This audit could not settle it: whether the model still works was not examined."
 
 
 def in_plain_words(evidence: Evidence) -> str:
-    """Return the verdict as one sentence for readers who do not know the four words."""
+    """Return the verdict as one sentence or two for readers who do not know the four words."""
     if evidence.verdict == "NOT_FORGOTTEN":
         return next((ACCUSED[tier] for tier in ACCUSED if tier in evidence.accused_by), ACCUSED["retrained references"])
     if evidence.verdict == "INCONCLUSIVE":
@@ -49,6 +60,8 @@ def in_plain_words(evidence: Evidence) -> str:
             return NO_REFERENCES
         if "utility" in unexamined:
             return NO_RETAIN
+    if evidence.verdict == "EQUIVALENT_WITHIN" and len(evidence.asked) > 1:
+        return ASKED.format(count=len(evidence.asked))
     return PLAIN[evidence.verdict]
 
 

@@ -2,7 +2,9 @@
 
 from collections.abc import Sequence
 
-from verify.report.assurance import assurances
+from verify.report.assurance import assurances, margin_note
+from verify.report.channel_words import channels_in_a_cell, outcome_of
+from verify.schema.channels import ChannelResult
 from verify.schema.evidence import Entry, Evidence
 from verify.schema.parts import AttackResult, Value
 
@@ -12,7 +14,13 @@ def summary(evidence: Evidence) -> str:
     lines = [f"verdict: {evidence.verdict_phrase}", *(f"  {sentence}" for sentence in evidence.explanation)]
     if evidence.next_step:
         lines.append(f"  Next: {evidence.next_step}")
+    note = margin_note(evidence)
+    lines += [f"  {note}"] if note else []
     lines += [f"  {said.text}" for said in assurances(evidence)]
+    if evidence.channels:
+        header = ["channel", "residual fraction", "outcome", "before, nats", "subjects"]
+        lines += ["", *_table(header, [_channel_row(channel) for channel in evidence.channels])]
+        lines += [f"{channel.name}: {channel.reason}" for channel in evidence.channels if channel.reason]
     names = list(dict.fromkeys(entry.attack for entry in evidence.attacks))
     header = ["attack", "measure", "original", "this model", "references"]
     rows = [_attack_row(evidence, name) for name in names]
@@ -27,9 +35,19 @@ def summary(evidence: Evidence) -> str:
     return "\n".join(lines)
 
 
+def _channel_row(channel: ChannelResult) -> list[str]:
+    return [
+        channel.name,
+        "-" if channel.residual is None else channel.residual.short(),
+        outcome_of(channel),
+        "-" if channel.gap is None else f"{channel.gap:.2f}",
+        f"{channel.subjects} / {channel.controls}",
+    ]
+
+
 def comparison(entries: Sequence[Entry]) -> str:
     """Return a table with one row per method."""
-    header = ["method", "verdict", "residual fraction", "membership AUC", "verbatim", "utility", "cost"]
+    header = ["method", "verdict", "residual fraction", "asked otherwise", "membership AUC", "verbatim", "utility", "cost"]
     return "\n".join(_table(header, [comparison_row(entry) for entry in entries]))
 
 
@@ -38,13 +56,14 @@ def comparison_row(entry: Entry) -> list[str]:
     name, evidence, cost = entry
     loss, verbatim = evidence.attack("loss", "target"), evidence.attack("verbatim", "target")
     ratio = next((row.ratio for row in evidence.utility if row.model == "target"), None)
-    verdict = evidence.verdict
+    word: str = evidence.verdict
     if evidence.verdict == "NOT_FORGOTTEN" and evidence.accused:
-        verdict = f"NOT_FORGOTTEN ({len(evidence.accused)} of {evidence.set('forget').records})"  # type: ignore[assignment]
+        word = f"NOT_FORGOTTEN ({len(evidence.accused)} of {evidence.set('forget').records})"
     return [
         name,
-        verdict,
+        word,
         "-" if evidence.residual is None else evidence.residual.short(),
+        channels_in_a_cell(evidence),
         "-" if loss is None or loss.auc is None else loss.auc.short(),
         "-" if verbatim is None else f"{verbatim.mean.value:.2f}",
         "-" if ratio is None else ratio.short(),
