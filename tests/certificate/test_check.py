@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from certificates import FORGET, broken, check, edit_payload, edited
+from certificates import FORGET, broken, check, edit_payload, edited, rewritten
 
 from verify import InputError, IntegrityError
 from verify.certificate.check import Trusted, check_certificate
@@ -95,6 +95,22 @@ def test_an_adapter_beside_the_weights_is_named(house: dict[str, Path], tmp_path
     model = shutil.copytree(house["after"], tmp_path / "model")
     (model / "adapter_config.json").write_text('{"peft_type": "LORA"}')
     assert "adapter_config.json was added" in broken(check(house, model=model))
+
+
+def test_another_configuration_is_another_model(house: dict[str, Path], tmp_path: Path) -> None:
+    """The auditor's statement alone binds the configuration: an edited one under a rewritten manifest is named, a path is not."""
+    alone = rewritten(house, tmp_path / "auditor.json", lambda statements: statements.pop(0))
+    assert "with the audited configuration" in str(check(house, alone, model=house["after"]).findings)
+    for entry, value, seen in (("rms_norm_eps", 0.5, True), ("_name_or_path", "elsewhere", False)):
+        copy = tmp_path / entry
+        shutil.copytree(house["after"], copy)
+        about = json.loads((copy / "manifest.json").read_text())["about"]
+        content = json.loads((copy / "config.json").read_text()) | {entry: value}
+        (copy / "config.json").write_text(json.dumps(content))
+        (copy / "manifest.json").unlink()
+        write_manifest(copy, "model", about)
+        assert ("the same weights compute something else with it" in broken(check(house, alone, model=copy))) == seen
+        assert "its manifest is not the certified one" in broken(check(house, model=copy))
 
 
 def test_a_removed_statement_is_named(house: dict[str, Path], tmp_path: Path) -> None:

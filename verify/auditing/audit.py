@@ -127,7 +127,18 @@ def audit(
     words = find_rewordings(rewordings, rewording_model, sets, settings, lambda message, _: progress(message, 0.0))
     rate = learning_rate_of(original)
     channels = Channels(sets, settings, key, cache, references=len(references), rewordings=words, learning_rate=rate)
-    scorer = Scorer(sets, attacks, settings, tokenizer, cache, key, coins, same_weights="weights" in accept, channels=channels)
+    scorer = Scorer(
+        sets,
+        attacks,
+        settings,
+        tokenizer,
+        cache,
+        key,
+        coins,
+        same_weights="weights" in accept,
+        other_configuration="configuration" in accept,
+        channels=channels,
+    )
     _score(scorer, _plans(model, original, base, references), progress)
     progress("judging", 1.0)
     table = ScoreTable(scorer.blocks)
@@ -274,6 +285,7 @@ def _evidence(
         holdout_checked=given.holdout,
         settings=settings,
         models=tuple(scorer.models),
+        configuration_differences=tuple(scorer.configurations.found),
         sets=audited_sets(table),
         not_run=scorer.not_run(),
         threats=threat_models(),

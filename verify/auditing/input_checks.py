@@ -2,6 +2,7 @@
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from verify.auditing.reference_checks import KINDS, Expected, check_references
@@ -12,6 +13,7 @@ from verify.errors import InputError
 from verify.models.loading import load_tokenizer
 from verify.provenance.holdout import check_holdout
 from verify.schema.parts import AcceptedDifference, HoldoutCheck, ReferenceCheck, SetRole
+from verify.scores.configurations import require_same_configuration, stored_entries
 
 USED_HOLDOUT = "used_holdout"
 """Entry of `accept` by which the unlearning may have read the holdout set."""
@@ -78,8 +80,26 @@ def check_inputs(
         key=key,
     )
     checked = check_references(references, models, expected, set(accept) - {USED_HOLDOUT})
+    _require_same_configurations(models, references, "configuration" in accept)
     holdout = check_holdout(models["target"], sets["holdout"], key, USED_HOLDOUT in accept) if "holdout" in sets else None
     return CheckedInputs(checked, holdout)
+
+
+def _require_same_configurations(models: Mapping[str, Any], references: Sequence[Any], accepted: bool) -> None:
+    """Refuse models in local folders whose configuration differs from the original's, before anything is scored.
+
+    Others are compared when they are loaded.
+    """
+    named = {"target": models["target"], **{f"reference {number}": one for number, one in enumerate(references, 1)}}
+    folders = {label: Path(one) for label, one in named.items() if isinstance(one, str | Path) and Path(one).is_dir()}
+    original = models["original"]
+    if accepted or not folders or not isinstance(original, str | Path) or not Path(original).is_dir():
+        return
+    expected = stored_entries(original)
+    for label, folder in folders.items():
+        own = stored_entries(folder)
+        if own is not None and expected is not None:
+            require_same_configuration(label, folder.name, own, expected, accepted=False)
 
 
 def _canary_names(canaries: Canaries | None, original: Any, key: RecordKey, tokenizer: Any) -> frozenset[str]:

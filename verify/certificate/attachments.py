@@ -9,6 +9,7 @@ from verify.certificate.ledger_chain import chain
 from verify.certificate.signing import Statement
 from verify.errors import IntegrityError
 from verify.io.files import MANIFEST, file_digest, read_json, verify_manifest
+from verify.models.configuration import BaseNotHereError, folder_configuration
 from verify.models.folder_checks import require_listed
 
 Pair = dict[str, Statement]
@@ -92,7 +93,29 @@ def _model(pairs: Mapping[str, Pair], model: Path) -> Finding:
         signed = operator["predicate"]["runDetails"]["byproducts"][0]["digest"]["sha256"]
         if file_digest(model / MANIFEST) != signed:
             return Finding(what, False, "its manifest is not the certified one: files were changed and the manifest rewritten")
-    return Finding(what, True, "every file is the certified one")
+    return _configuration(what, model, pairs[weights].get("auditor"))
+
+
+def _configuration(what: str, model: Path, auditor: Statement | None) -> Finding:
+    """Check that the folder's configuration is the one that was audited; an older audit did not record it.
+
+    With the operator's statement the manifest binds every file; this also binds the base's configuration under an adapter.
+    """
+    models = [] if auditor is None else auditor["predicate"]["annotations"]["evidence"]["models"]
+    audited = next((entry.get("configuration") for entry in models if entry["role"] == "target"), None)
+    intact = "every file is the certified one"
+    if audited is None:
+        return Finding(what, True, intact)
+    try:
+        found = folder_configuration(model)
+    except BaseNotHereError:
+        return Finding(what, True, f"{intact}; the configuration of its base was not compared, as the base is not on this machine")
+    if found != audited:
+        said = (
+            f"its configuration is {found[:16]}, audited was {str(audited)[:16]}: the same weights compute something else with it"
+        )
+        return Finding(what, False, said)
+    return Finding(what, True, f"{intact}, with the audited configuration")
 
 
 def _audit(statements: list[Statement], audit: Path) -> list[Finding]:

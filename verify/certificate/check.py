@@ -12,7 +12,7 @@ from securesystemslib.dsse import Envelope
 from securesystemslib.signer import SSlibKey
 
 from verify.certificate.attachments import Attachments, Finding, Pair, attachment_findings
-from verify.certificate.claims import claim_finding, claimed_phrase
+from verify.certificate.claims import adapter_finding, claim_finding, claimed_phrase
 from verify.certificate.signing import PAYLOAD_TYPE, PROVENANCE, SCHEMA, STATEMENT_TYPE, TEST_RESULT, Statement
 from verify.errors import InputError
 from verify.io.files import read_json
@@ -135,7 +135,9 @@ def check_certificate(
         for weights, pair in pairs.items():
             findings += _agreement(pair, signers[weights])
             findings += _one_signer(signers[weights], trusted)
-            findings += [claim_finding(pair["auditor"]["predicate"])] if "auditor" in pair else []
+            if "auditor" in pair:
+                adapter = adapter_finding(pair["auditor"]["predicate"])
+                findings += [claim_finding(pair["auditor"]["predicate"]), *([] if adapter is None else [adapter])]
         findings += _all_models(pairs)
         findings += attachment_findings(pairs, Attachments(model, audit, deletion, ledger_head, ledger))
         audited = {weights: pair["auditor"]["predicate"]["annotations"] for weights, pair in pairs.items() if "auditor" in pair}

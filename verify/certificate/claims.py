@@ -78,3 +78,13 @@ def _channels(evidence: Mapping[str, Any]) -> tuple[ChannelResult, ...]:
 def _parts(evidence: Mapping[str, Any], name: str, kind: type[Part]) -> tuple[Part, ...]:
     # Through JSON: the schema is strict, and only there accepts lists for tuples.
     return tuple(kind.model_validate_json(json.dumps(entry)) for entry in evidence[name])
+
+
+def adapter_finding(predicate: Mapping[str, Any]) -> Finding | None:
+    """State what an adapter's certificate covers, and what stands without the adapter; None for a model without one.
+
+    Args:
+        predicate: of the auditor's statement, signature verified.
+    """
+    found = predicate["annotations"]["evidence"].get("without_adapter")
+    return None if found is None else Finding("adapter", True, str(found["reason"]))

@@ -17,7 +17,7 @@ BLIND_LEVEL = 0.01
 
 def calibrators(table: ScoreTable, role: SetRole) -> list[str]:
     """Return the models that never saw the records in question: the retrained references, else the base."""
-    scored = [model for model, scored_role in table.blocks if scored_role == role]
+    scored = [model for model in table.models() if table.block(model, role) is not None]
     references = [model for model in scored if model.startswith("reference")]
     return references or [model for model in scored if model == "base"]
 

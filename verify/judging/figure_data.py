@@ -15,7 +15,7 @@ QUANTILES = 500
 
 def figures(table: ScoreTable, verdict: ResidualVerdict | None) -> Figures:
     """Compute histograms of losses, ROC curves of every membership attack, and per-record residuals."""
-    models = list(dict.fromkeys(model for model, _ in table.blocks))
+    models = list(table.models())
     losses = {model: table.loss(model, "forget") for model in models}
     top = max(float(np.quantile(values, 0.99)) for values in losses.values())
     bottom = min(0.0, *(float(values.min()) for values in losses.values()))

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from verify.judging import first_rule_text
+from verify.judging.adapter_off import judge_without_adapter
 from verify.judging.attack_results import attack_results, utility_of_models
 from verify.judging.blind_baseline import NothingSharedError, blind_auc, blind_permutation_p
 from verify.judging.figure_data import figures
@@ -108,10 +109,13 @@ def judge(table: ScoreTable, settings: Settings, aside: Aside) -> Judgement:
     )
     attacks = attack_results(table, settings)
     said = _said_by_rule_1 if settings.rule == 1 else _said
-    target = claim.target
+    sentences, target = said(facts, attacks, claims, controls, ratio), claim.target
+    alone = judge_without_adapter(table, references, shared)
+    if alone is not None:
+        sentences["explanation"] = (*sentences["explanation"], alone.reason)
     return Judgement(
         verdict=verdict,
-        **said(facts, attacks, claims, controls, ratio),
+        **sentences,
         tiers=tuple(facts.tiers),
         accused_by=tuple(facts.accused_by),
         gates=gates,
@@ -130,6 +134,7 @@ def judge(table: ScoreTable, settings: Settings, aside: Aside) -> Judgement:
         attacks=tuple(attacks),
         utility=utility,
         figures=figures(table, target),
+        without_adapter=alone,
     )
 
 

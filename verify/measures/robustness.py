@@ -46,13 +46,14 @@ class _Measured:
     """Measurements of one model.
 
     Attributes:
-        digest: of its weights.
+        digest, configuration: of its weights, and of the configuration that decides what they compute.
         losses: mean losses of the forget records, nats per token [N], by treatment.
         retain_auc: AUC of the loss attack, retain records against never-trained ones; None without a holdout set.
         not_run: reasons of the probes that could not treat it, by name.
     """
 
     digest: str
+    configuration: str
     losses: Mapping[Treatment, Array]
     retain_auc: Value | None
     not_run: Mapping[str, str]
@@ -130,6 +131,7 @@ def probe(
         treated=tuple(_judge(losses, treatment, settings) for treatment in losses["target"]),
         recovery=next((one for one in recoveries if one.arm == OTHER_RECORDS), None),
         retain=_harm(models),
+        configuration=models["target"].configuration,
         other_recoveries=tuple(one for one in recoveries if one.arm != OTHER_RECORDS),
         not_run=tuple(NotRun(attack=name, reason=reason) for name, reason in not_run.items()),
     )
@@ -157,7 +159,7 @@ def _measure(
     if holdout is not None:
         kept, unseen = mean_losses(loaded, material.other), mean_losses(loaded, holdout)
         auc = Value.of(membership_auc(-kept, -unseen, settings.confidence))
-    return _Measured(loaded.digest, losses, auc, not_run)
+    return _Measured(loaded.digest, loaded.configuration, losses, auc, not_run)
 
 
 def _references(losses: Losses, key: Treatment) -> Array:

@@ -19,6 +19,7 @@ from verify.io.files import read_json
 from verify.models.adapter_types import require_supported
 from verify.models.architectures import architecture_facts, require_causal_model
 from verify.models.checked_loading import load_adapter, load_whole
+from verify.models.configuration import folder_configuration, memory_configuration, named_base
 from verify.models.digests import weights_digest
 from verify.models.ensembles import ENSEMBLE, load_ensemble
 from verify.models.folder_checks import local_folder, require_safe_folder
@@ -43,6 +44,7 @@ class LoadedModel:
         tokenizer_digest: SHA-256 over the tokenizer's behaviour, in hexadecimal.
         file_digest: SHA-256 of the GGUF file, in hexadecimal; None for a model from a folder or in memory.
         architecture: sizes and the like by their names in the configuration.
+        stored_configuration: digest of the configuration in its folder's files; None for a GGUF file or a model in memory.
     """
 
     model: Any
@@ -52,6 +54,12 @@ class LoadedModel:
     tokenizer_digest: str
     file_digest: str | None = None
     architecture: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    stored_configuration: str | None = None
+
+    @property
+    def configuration(self) -> str:
+        """SHA-256 of the configuration that decides what the weights compute, in hexadecimal."""
+        return self.stored_configuration or memory_configuration(self.model)
 
     @property
     def context_length(self) -> int:
@@ -112,7 +120,20 @@ def load_model(
         model = model.to(device)
     digest = read_gguf(source).digest() if is_gguf(source) else None
     facts = architecture_facts(model.config)
-    return LoadedModel(model.eval(), tokenizer, name, weights_digest(model), tokenizer_digest(tokenizer), digest, facts)
+    stored = _stored_configuration(source, base, quantize) if isinstance(source, (str, Path)) else None
+    return LoadedModel(model.eval(), tokenizer, name, weights_digest(model), tokenizer_digest(tokenizer), digest, facts, stored)
+
+
+def _stored_configuration(source: str | Path, base: str | Path | None, quantize: str | None) -> str | None:
+    """Compute the digest of the configuration in a model's files; None where it, or its base, is a GGUF file."""
+    if is_gguf(source):
+        return None
+    folder = Path(source) if Path(source).is_dir() else local_folder(source)
+    below = base or named_base(folder)
+    if below is not None and is_gguf(below):
+        return None
+    found = below if below is None or Path(below).is_dir() else local_folder(below)
+    return folder_configuration(folder, found, quantize)
 
 
 def load_tokenizer(source: str | Path) -> Any:

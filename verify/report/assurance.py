@@ -1,4 +1,4 @@
-"""Sentences on what was checked about an audit's references and holdout records, and who vouches for the rest."""
+"""Sentences on what was checked about an audit's references, holdout records, configurations and adapter."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -46,8 +46,8 @@ def margin_note(evidence: Evidence) -> str | None:
 
 
 def assurances(evidence: Evidence) -> list[Said]:
-    """Return the sentences about references and holdout records; empty where the audit had neither."""
-    return [*_references(evidence), *_holdout(evidence)]
+    """Return the sentences about references, holdout records, configurations and adapters."""
+    return [*_references(evidence), *_holdout(evidence), *_configurations(evidence), *_adapter(evidence)]
 
 
 def _references(evidence: Evidence) -> list[Said]:
@@ -136,3 +136,21 @@ def _holdout(evidence: Evidence) -> list[Said]:
             f"By the model's manifest, the unlearning read none of the {check.records} holdout records of this audit.", warns=False
         )
     ]
+
+
+def _configurations(evidence: Evidence) -> list[Said]:
+    """Name every entry in which a model's configuration or precision differs from the original's."""
+    by_entry: dict[tuple[str, str, str], list[str]] = {}
+    for one in evidence.configuration_differences or ():
+        by_entry.setdefault((one.entry, one.value, one.original), []).append(one.label)
+    found = []
+    for (entry, value, original), labels in by_entry.items():
+        what = f"{', '.join(labels)}: {entry} is {value}, in the model before unlearning {original}."
+        said = "Loaded in another precision" if entry == "dtype" else "Accepted by whoever ran the audit: another configuration"
+        found.append(Said(f"{said}: {what}", warns=True))
+    return found
+
+
+def _adapter(evidence: Evidence) -> list[Said]:
+    found = evidence.without_adapter
+    return [] if found is None else [Said(found.reason, warns=found.state != "knows no more")]

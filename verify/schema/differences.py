@@ -2,7 +2,9 @@
 
 from typing import Literal
 
-ReferenceDifference = Literal["forget", "holdout", "base", "stages", "recipe", "seed", "weights", "retain", "log", "unfinished"]
+ReferenceDifference = Literal[
+    "forget", "holdout", "base", "stages", "recipe", "seed", "weights", "retain", "log", "unfinished", "configuration"
+]
 """Differences of a reference that an audit refuses unless they are accepted by name.
 
 - forget: it was trained on forget records.
@@ -15,4 +17,6 @@ ReferenceDifference = Literal["forget", "holdout", "base", "stages", "recipe", "
 - retain: it was not trained on all retain records that the original was trained on.
 - log: its training log belongs to other weights.
 - unfinished: the training did not finish.
+- configuration: an entry of its configuration that decides what the weights compute differs from the original's (a normalization
+  constant, the rotary base, the quantization, ...). The same holds for the audited model.
 """

@@ -34,6 +34,7 @@ from verify.schema.parts import (
     AuditedModel,
     AuditedSet,
     ChannelNotRun,
+    ConfigurationDifference,
     Figures,
     Gate,
     HoldoutCheck,
@@ -53,11 +54,14 @@ from verify.schema.parts import (
     Utility,
     Value,
     VerdictWord,
+    WithoutAdapter,
 )
 from verify.schema.representation import Representation
 from verify.schema.threat_model import ThreatModel
 
-LATER_FIELDS = frozenset({"references_checked", "holdout_checked", "channels_not_run", "rewordings"})
+LATER_FIELDS = frozenset(
+    {"references_checked", "holdout_checked", "channels_not_run", "rewordings", "configuration_differences", "without_adapter"}
+)
 """Fields that evidence of earlier versions lacks."""
 SECOND_RULE = frozenset({"channels", "subjects", "noise_ratio", "smallest_margin", "weak", "representation"})
 """Fields that verdicts by rule 1 lack."""
@@ -169,6 +173,7 @@ class Judgement(Frozen):
         smallest_margin: the smallest rho* at which the same tests would certify; None where none up to one half would.
         weak: records that were hardly memorized, or that the references know as well, by keyed hash.
         representation: the claim about hidden states, where examined.
+        without_adapter: the target with its adapter switched off; None where it has none.
         attacks: every attack against every model.
         utility: retain-set utility of every model.
         figures: the data of the report's figures.
@@ -196,6 +201,7 @@ class Judgement(Frozen):
     smallest_margin: float | None = Field(default=None, gt=0)
     weak: tuple[RecordHash, ...] = ()
     representation: Representation | None = None
+    without_adapter: WithoutAdapter | None = None
     attacks: tuple[AttackResult, ...]
     utility: tuple[Utility, ...]
     figures: Figures
@@ -204,7 +210,15 @@ class Judgement(Frozen):
 WRITTEN_BEFORE: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
         "verdict": ("schema", "created", "duration_seconds"),
-        "gates": ("registration", "references_checked", "holdout_checked", "settings", "models", "sets"),
+        "gates": (
+            "registration",
+            "references_checked",
+            "holdout_checked",
+            "settings",
+            "models",
+            "configuration_differences",
+            "sets",
+        ),
         "utility": ("not_run", "channels_not_run", "rewordings", "threats"),
     }
 )
@@ -226,6 +240,8 @@ class Evidence(Judgement):
             older versions.
         settings: everything that was decided before looking.
         models, sets: what was scored, by digest.
+        configuration_differences: entries in which a model's configuration or precision differs from the original's; None in
+            evidence of older versions.
         not_run: attacks that were asked for and could not be run.
         channels_not_run: ways of asking that were wanted and could not be measured; None in evidence of older versions.
         rewordings: where the rewordings came from, if the models were asked in other words.
@@ -241,6 +257,7 @@ class Evidence(Judgement):
     holdout_checked: HoldoutCheck | None = None
     settings: Settings
     models: tuple[AuditedModel, ...]
+    configuration_differences: tuple[ConfigurationDifference, ...] | None = None
     sets: tuple[AuditedSet, ...]
     not_run: tuple[NotRun, ...]
     channels_not_run: tuple[ChannelNotRun, ...] | None = None

@@ -75,6 +75,8 @@ class AuditedModel(Frozen):
         tokenizer: digest of its tokenizer.
         dtype: precision in which it was scored.
         file: digest of the GGUF file that it was read from; None for a model from a folder or in memory.
+        configuration: digest of the configuration that decides what the weights compute: the same weights with another one are
+            another model. None in evidence of older versions.
     """
 
     label: str
@@ -84,12 +86,28 @@ class AuditedModel(Frozen):
     tokenizer: Digest
     dtype: str
     file: Digest | None = None
+    configuration: Digest | None = None
 
     @model_serializer(mode="wrap")
     def _as_written(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Leave out `file` where there is none: evidence of earlier versions is written as it was read."""
+        """Leave out what does not apply: evidence of earlier versions is written as it was read."""
         content: dict[str, Any] = handler(self)
-        return content if self.file is not None else {name: value for name, value in content.items() if name != "file"}
+        return {name: value for name, value in content.items() if name not in ("file", "configuration") or value is not None}
+
+
+class ConfigurationDifference(Frozen):
+    """An entry of a model's configuration that differs from the original's.
+
+    Attributes:
+        label: "target", "reference 1", ...
+        entry: its dotted name, such as `rope_parameters.rope_theta`; "dtype" for the precision of the weights.
+        value, original: its values in this model and in the original, as JSON.
+    """
+
+    label: str
+    entry: str
+    value: str
+    original: str
 
 
 class AuditedSet(Frozen):
@@ -325,6 +343,26 @@ class HoldoutCheck(Frozen):
     used: int | None = Field(default=None, ge=0)
     method: str | None = None
     reason: str | None = None
+
+
+class WithoutAdapter(Frozen):
+    """The audited model with its adapter switched off, on the forget set: what deleting one file would bring back.
+
+    Attributes:
+        state: "original" where every record has the loss of the model before unlearning; "remembers" where records were found to
+            be remembered beyond the margin; "knows no more" where the residual was shown to be below the margin; else "open".
+        loss, with_adapter, original, references: mean losses over the forget set, nats per token; None without references.
+        residual: residual fraction without the adapter, against at least two references; None where it is undefined.
+        reason: what that means, in plain sentences.
+    """
+
+    state: Literal["original", "remembers", "knows no more", "open"]
+    loss: float
+    with_adapter: float
+    original: float
+    references: float | None
+    residual: Value | None
+    reason: str
 
 
 class RateAtFPR(Frozen):

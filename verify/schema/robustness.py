@@ -32,7 +32,7 @@ class Treated(Frozen):
 
 
 OTHER_RECORDS = "other records"
-LATER_FIELDS = frozenset({"other_recoveries", "not_run"})
+LATER_FIELDS = frozenset({"configuration", "other_recoveries", "not_run"})
 """Fields that results of earlier versions lack; they are written where they say something."""
 
 
@@ -74,6 +74,7 @@ class Robustness(Document):
 
     Attributes:
         weights: digest of the probed weights; an audit it is attached to must be of the same.
+        configuration: digest of the configuration that decides what they compute; None in results of earlier versions.
         forget: number of forget records.
         forget_digest: digest over their keyed hashes, as `AuditedSet.digest`; an audit it is attached to must have the same.
         margin, alpha: margin and level of every treatment's test.
@@ -96,6 +97,7 @@ class Robustness(Document):
     treated: tuple[Treated, ...]
     recovery: Recovery | None
     retain: RetainHarm | None
+    configuration: Digest | None = None
     other_recoveries: tuple[Recovery, ...] = ()
     not_run: tuple[NotRun, ...] = ()
 
@@ -106,12 +108,18 @@ class Robustness(Document):
         return {name: value for name, value in content.items() if name not in LATER_FIELDS or value}
 
     def require_same(self, evidence: Evidence, name: str) -> None:
-        """Raise InputError, naming this file, if the audit is about other weights or other records."""
-        weights = next(model.weights for model in evidence.models if model.role == "target")
+        """Raise InputError, naming this file, if the audit is about other weights, another configuration or other records."""
+        target = next(model for model in evidence.models if model.role == "target")
+        weights = target.weights
         if self.weights != weights:
             raise InputError(
                 f"{name} was measured on weights {self.weights[:16]}, the audit on {weights[:16]}. "
                 "Probe the model that was audited."
+            )
+        if None not in (self.configuration, target.configuration) and self.configuration != target.configuration:
+            raise InputError(
+                f"{name} was measured on the audited weights with another configuration ({str(self.configuration)[:16]}, in the "
+                f"audit {str(target.configuration)[:16]}). Probe the folder that was audited."
             )
         if self.forget_digest != evidence.set("forget").digest:
             raise InputError(

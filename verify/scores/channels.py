@@ -32,7 +32,7 @@ from verify.schema.evidence import STANDARD_CHANNELS, Settings
 from verify.schema.parts import ChannelNotRun, SetRole
 from verify.scores.cache import SealedNumbers
 from verify.scores.observe import model_name
-from verify.scores.table import ScoreBlock
+from verify.scores.table import WITHOUT_ADAPTER, ScoreBlock
 
 Array = NDArray[np.float64]
 Measured = dict[str, Array]
@@ -232,7 +232,9 @@ class Channels:
 
     def kept(self, blocks: Mapping[tuple[str, SetRole], ScoreBlock]) -> dict[tuple[str, SetRole], ScoreBlock]:
         """Return the blocks with those channels alone that every model has, and list the others as not run."""
-        asked = {label: block.channels.keys() for (label, role), block in blocks.items() if role == "forget"}
+        asked = {
+            label: block.channels.keys() for (label, role), block in blocks.items() if role == "forget" and label != WITHOUT_ADAPTER
+        }
         everywhere = set.intersection(*map(set, asked.values())) if asked else set()
         for name in dict.fromkeys(name for names in asked.values() for name in names):
             if name not in everywhere and name not in self.not_run and not (name.startswith("layer ") and "layers" in self.not_run):

@@ -7,9 +7,8 @@ key, and one that is damaged, truncated, or written with another key is discarde
 
 import hashlib
 import hmac
-import json
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +20,7 @@ from verify.data.encoding import Encoded, Encoder, Overflow, padding_token_id, w
 from verify.data.identity import HASH_CHARACTERS, RecordKey
 from verify.data.records import Record
 from verify.io.files import atomic_file
+from verify.models.configuration import digest_of, entries_of, relevant
 from verify.models.loading import LoadedModel
 from verify.models.token_stats import compute_token_statistics
 from verify.models.token_table import COLUMNS, TokenTable
@@ -28,17 +28,6 @@ from verify.models.token_table import COLUMNS, TokenTable
 SCHEMA = "unlearn-verify/token-statistics/1"
 ARROW = b"ARROW1"
 """First bytes of an Arrow file. Caches of release 0.1.0 were numpy archives."""
-VOLATILE_SETTINGS = (
-    "_name_or_path",
-    "architectures",
-    "base_model_name_or_path",
-    "dtype",
-    "inference_mode",
-    "torch_dtype",
-    "transformers_version",
-    "use_cache",
-)
-"""Configuration entries that name a path, a version or a default and do not change the model's output."""
 
 Rows = dict[str, int]
 """Row in a table of token statistics by the keyed hash of the record's encoded windows."""
@@ -110,26 +99,17 @@ def model_name(loaded: LoadedModel) -> str:
     Weights alone do not determine a model's output: a rotary base, a soft cap or a LoRA scaling is in its configuration.
     """
     parameter = next(loaded.model.parameters())
-    adapters = getattr(loaded.model, "peft_config", {})
+    adapters = getattr(loaded.model, "peft_config", None) or {}
     content = {
         "schema": SCHEMA,
         "weights": loaded.digest,
         "tokenizer": loaded.tokenizer_digest,
         "dtype": str(parameter.dtype),
         "device": parameter.device.type,
-        "config": _stable(loaded.model.config.to_dict()),
-        "adapters": {name: _stable(config.to_dict()) for name, config in sorted(adapters.items())},
+        "config": entries_of(loaded.model),
+        "adapters": {name: relevant(config.to_dict()) for name, config in sorted(adapters.items())},
     }
-    return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()[:HASH_CHARACTERS]
-
-
-def _stable(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Drop settings that name a path or a version, and sort sets, whose order changes between runs."""
-    return {
-        str(name): sorted(map(str, value)) if isinstance(value, set | frozenset) else value
-        for name, value in settings.items()
-        if name not in VOLATILE_SETTINGS
-    }
+    return digest_of(content)[:HASH_CHARACTERS]
 
 
 def _write(path: Path, rows: Rows, table: TokenTable, key: RecordKey) -> None:

@@ -15,10 +15,12 @@ from verify.errors import InputError
 from verify.models.loading import LoadedModel, load_model, require_same_tokenizer
 from verify.schema.evidence import Settings
 from verify.schema.parts import AuditedModel, ModelRole, NotRun, SetRole
+from verify.scores.adapter_off import without_adapter
 from verify.scores.cache import ScoreCache
 from verify.scores.channels import Channels
+from verify.scores.configurations import Configurations
 from verify.scores.observe import measure
-from verify.scores.table import ScoreBlock
+from verify.scores.table import WITHOUT_ADAPTER, ScoreBlock
 
 ATTACKED: tuple[SetRole, ...] = ("forget", "holdout")
 """Sets that attacks run on. Retain records are trained data and measure utility; canaries and fresh texts have their own claims."""
@@ -62,8 +64,10 @@ class Scorer:
         *,
         same_weights: bool = False,
         channels: Channels | None = None,
+        other_configuration: bool = False,
     ) -> None:
-        """Args: what `verify.audit` was given; `same_weights` accepts a reference with the weights of another model."""
+        """Args: what `verify.audit` was given; `same_weights` accepts a reference with the weights of another model,
+        `other_configuration` a model with another configuration than the original's."""
         self.sets, self.attacks, self.settings, self.tokenizer = dict(sets), attacks, settings, tokenizer
         self.cache_dir, self.key, self.canaries = cache_dir, key, canaries
         self.blocks: dict[tuple[str, SetRole], ScoreBlock] = {}
@@ -73,6 +77,7 @@ class Scorer:
         self.device = "cpu"
         self.accept_same_weights, self.same_weights = same_weights, dict[str, str]()
         self.channels = channels
+        self.configurations = Configurations(other_configuration)
         self._first: LoadedModel | None = None
         self._named: dict[SetRole, tuple[tuple[str, ...], tuple[str | None, ...]]] = {}
 
@@ -84,12 +89,14 @@ class Scorer:
             progress: called with the share of this model's work that is done, in [0, 1].
 
         Raises:
-            InputError: another tokenizer than the first model's, a reference given twice, or a record that cannot be encoded.
+            InputError: another tokenizer than the first model's, another configuration than the original's, a reference given
+                twice, or a record that cannot be encoded.
         """
         loaded = load_model(plan.source, tokenizer=self.tokenizer, dtype=self.settings.dtype)
         if self._first is not None:
             require_same_tokenizer([self._first, loaded])
         self._require_new_reference(plan, loaded)
+        self.configurations.add(plan.label, plan.role, loaded)
         parameter = next(loaded.model.parameters())
         self.device = str(parameter.device)
         self.models.append(
@@ -101,6 +108,7 @@ class Scorer:
                 tokenizer=loaded.tokenizer_digest,
                 dtype=str(parameter.dtype).removeprefix("torch."),
                 file=loaded.file_digest,
+                configuration=loaded.configuration,
             )
         )
         if self.canaries is not None and "canary" not in self.sets:
@@ -119,6 +127,8 @@ class Scorer:
             for role, losses in asked.items():
                 if losses:
                     self.blocks[plan.label, role] = replace(self.blocks[plan.label, role], channels=losses)
+        if plan.role == "target":
+            self._score_without_adapter(loaded)
         compared: Need = "reference model" if plan.role == "base" else "retrained references"
         kept = _linked({role: self._reduced(observations[role], compared) for role in ATTACKED if role in observations})
         if plan.role == "base":
@@ -127,6 +137,17 @@ class Scorer:
             self.kept[plan.label] = kept
         # Only names and digests: the weights must be freed before the next model is loaded.
         self._first = self._first or replace(loaded, model=None, tokenizer=None)
+
+    def _score_without_adapter(self, target: LoadedModel) -> None:
+        """Score the forget set with the target's adapter switched off, which is what deleting its file leaves."""
+        alone = without_adapter(target)
+        if alone is None:
+            return
+        with alone as base:
+            forget, overflow = self.sets["forget"], self.settings.overflow
+            observation = measure(base, forget, cache_dir=self.cache_dir, key=self.key, overflow=overflow)
+        block = self.blocks["target", "forget"]
+        self.blocks[WITHOUT_ADAPTER, "forget"] = replace(block, loss=-observation.table.means, scores={}, channels={})
 
     def _require_new_reference(self, plan: Plan, loaded: LoadedModel) -> None:
         """Refuse a reference with another model's weights, which would make retrainings look more alike than they are.

@@ -25,6 +25,8 @@ OWN_COLUMNS = ("model", "role", "record", "subject", "tokens", "mean_loss", "inc
 """Columns in addition to one per attack and channel; one attack is named "loss", hence "mean_loss"."""
 CHANNEL = "channel: "
 """Prefix of the columns of channels."""
+WITHOUT_ADAPTER = "target without its adapter"
+"""Label of the target with its adapter switched off, which is scored on the forget set alone."""
 EXACT_TEXT = "exact text"
 """The channel that every block has: its `loss`."""
 
@@ -60,8 +62,8 @@ class ScoreTable:
     blocks: Mapping[tuple[str, SetRole], ScoreBlock]
 
     def models(self) -> tuple[str, ...]:
-        """Return the labels of all models, in the order they were scored."""
-        return tuple(dict.fromkeys(model for model, _ in self.blocks))
+        """Return the labels of all models, in the order they were scored; the target without its adapter is not one of them."""
+        return tuple(dict.fromkeys(model for model, _ in self.blocks if model != WITHOUT_ADAPTER))
 
     def block(self, model: str, role: SetRole) -> ScoreBlock | None:
         """Return one model's scores on one set, or None if there are none."""
