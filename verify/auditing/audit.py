@@ -30,11 +30,13 @@ from verify.errors import InputError
 from verify.io.arguments import checked
 from verify.io.files import new_output, write_manifest
 from verify.judging.protocol import blind_aside, judge
+from verify.judging.representation_claim import judge_representation, worth_measuring
 from verify.provenance.training_history import learning_rate_of
 from verify.schema.evidence import Environment, Evidence, Judgement, Settings
 from verify.schema.parts import CoinBatch, Registered, RewordingsUsed, SetRole
 from verify.scores.channels import Channels
 from verify.scores.scorer import Plan, Scorer
+from verify.scores.states import HiddenStates
 from verify.scores.table import ScoreTable, audited_sets
 
 Progress = Callable[[str, float], None]
@@ -127,6 +129,7 @@ def audit(
     words = find_rewordings(rewordings, rewording_model, sets, settings, lambda message, _: progress(message, 0.0))
     rate = learning_rate_of(original)
     channels = Channels(sets, settings, key, cache, references=len(references), rewordings=words, learning_rate=rate)
+    states = _hidden_states(sets, settings, len(references))
     scorer = Scorer(
         sets,
         attacks,
@@ -138,9 +141,12 @@ def audit(
         same_weights="weights" in accept,
         other_configuration="configuration" in accept,
         channels=channels,
+        states=states,
     )
     _score(scorer, _plans(model, original, base, references), progress)
     progress("judging", 1.0)
+    if states is not None:
+        aside = replace(aside, representation=judge_representation(states, settings.alpha))
     table = ScoreTable(scorer.blocks)
     judged = judge(table, settings, aside)
     named = None if registered is None else registered.named()
@@ -255,6 +261,13 @@ def _score(scorer: Scorer, plans: Sequence[Plan], progress: Progress) -> None:
         report(place, plan.label, 0.0)
         scorer.score(plan, partial(report, place, plan.label))
     scorer.compare()
+
+
+def _hidden_states(sets: Mapping[SetRole, Sequence[Record]], settings: Settings, references: int) -> HiddenStates | None:
+    """Prepare the representation claim; None where the audit lacks what it needs, or asks by the exact text alone."""
+    if settings.rule == 1 or settings.channels == ("exact",) or not worth_measuring(tuple(sets), references):
+        return None
+    return HiddenStates(sets, settings.overflow, settings.seed)
 
 
 def _texts(sets: Mapping[SetRole, Sequence[Record]]) -> tuple[dict[SetRole, list[str]], dict[SetRole, list[str]]]:

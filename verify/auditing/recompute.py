@@ -18,9 +18,9 @@ SENTENCES = frozenset({"explanation", "scope", "not_shown", "next_step", "reason
 def recompute(folder: str | Path) -> Evidence:
     """Judge an audit's `scores.parquet` again and return the evidence that follows from it.
 
-    Settings, the blind baseline and the canary counts of earlier deletions are taken from `evidence.json`: they were decided
-    beforehand or need texts that are gone. This cannot show which models were scored, or that the registration is the one that
-    was sent; a certificate binds both.
+    Settings, the blind baseline, the claim about hidden states and the canary counts of earlier deletions are taken from
+    `evidence.json`: they were decided beforehand, or need texts or states that are gone. This cannot show which models were
+    scored, or that the registration is the one that was sent; a certificate binds both.
 
     Raises:
         InputError: a file is missing, damaged or of another version.
@@ -36,6 +36,7 @@ def recompute(folder: str | Path) -> Evidence:
         None if evidence.people is None else evidence.people.blind_p,
         None if process is None else process.commitment,
         () if process is None else process.batches[:-1],
+        evidence.representation,
     )
     try:
         judged = judge(table, evidence.settings, aside)

@@ -1,4 +1,4 @@
-"""The representation claim: hidden states of the target against those of the retrained references. It has no vote in the verdict."""
+"""The representation claim: hidden states of the target against the retrained references'. It has no vote in the verdict."""
 
 import math
 import warnings
@@ -94,8 +94,8 @@ def _described(states: HiddenStates, layers: Sequence[tuple[int, LayerDistances]
 def _reason(target: RepresentationTest, original: RepresentationTest, alpha: float) -> str:
     ratio = f"{math.exp(target.contrast):.2f} times as far"
     before = (
-        f"The model before unlearning, which knows the records, is {'' if original.p_value < alpha else 'not '}found by the same test "
-        f"({math.exp(original.contrast):.2f} times, p = {original.p_value:.2g})."
+        f"The same test {'finds' if original.p_value < alpha else 'does not find'} the model before unlearning, which knows the "
+        f"records ({math.exp(original.contrast):.2f} times, p = {original.p_value:.2g})."
     )
     if target.p_value < alpha:
         return (

@@ -20,6 +20,7 @@ from verify.scores.cache import ScoreCache
 from verify.scores.channels import Channels
 from verify.scores.configurations import Configurations
 from verify.scores.observe import measure
+from verify.scores.states import HiddenStates
 from verify.scores.table import WITHOUT_ADAPTER, ScoreBlock
 
 ATTACKED: tuple[SetRole, ...] = ("forget", "holdout")
@@ -65,9 +66,10 @@ class Scorer:
         same_weights: bool = False,
         channels: Channels | None = None,
         other_configuration: bool = False,
+        states: HiddenStates | None = None,
     ) -> None:
         """Args: what `verify.audit` was given; `same_weights` accepts a reference with the weights of another model,
-        `other_configuration` a model with another configuration than the original's."""
+        `other_configuration` a model with another configuration than the original's; `states` collects hidden states."""
         self.sets, self.attacks, self.settings, self.tokenizer = dict(sets), attacks, settings, tokenizer
         self.cache_dir, self.key, self.canaries = cache_dir, key, canaries
         self.blocks: dict[tuple[str, SetRole], ScoreBlock] = {}
@@ -78,6 +80,7 @@ class Scorer:
         self.accept_same_weights, self.same_weights = same_weights, dict[str, str]()
         self.channels = channels
         self.configurations = Configurations(other_configuration)
+        self.states = states
         self._first: LoadedModel | None = None
         self._named: dict[SetRole, tuple[tuple[str, ...], tuple[str | None, ...]]] = {}
 
@@ -122,6 +125,8 @@ class Scorer:
         for done, (role, observation) in enumerate(observations.items(), 1):
             self.blocks[plan.label, role] = self._block(plan, observation, role, cache)
             progress((count + done) / total)
+        if self.states is not None and plan.role != "base":
+            self.states.measure(loaded, plan.label)
         if self.channels is not None:
             asked = self.channels.measure(loaded, plan.label, lambda done: progress((2 * count + done) / total))
             for role, losses in asked.items():

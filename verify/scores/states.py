@@ -104,7 +104,7 @@ def _pooled(loaded: LoadedModel, windows: Sequence[Encoded], records: int, done:
             return None
         if kept is None:
             depth, width = len(hidden) - 1, hidden[-1].shape[-1]
-            layers = tuple(np.unique(np.linspace(1, depth, min(depth, MOST_LAYERS)).round().astype(int)).tolist())
+            layers = tuple(np.unique(np.linspace(depth, 1, min(depth, MOST_LAYERS)).round().astype(int)).tolist())
             # A file without a name: nothing derived from a record is left behind by a process that is killed.
             file = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the array that is mapped onto it
             kept = np.memmap(file, dtype=np.float32, mode="w+", shape=(len(layers), records, width))
