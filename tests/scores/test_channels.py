@@ -186,6 +186,7 @@ class TestWhatIsNotRun:
             ({"sets": {name: SETS[name] for name in ("forget", "holdout")}}, {"few-shot": "--retain FILE"}),
             ({"settings": Settings(channels=("exact",))}, {}),
             ({"settings": Settings(channels=("exact",)), "references": 0}, {}),
+            ({"settings": Settings(rule=1)}, {}),
         ],
     )
     def test_for_want_of_an_input(self, three_layers: LoadedModel, changes: dict[str, Any], expected: dict[str, str]) -> None:

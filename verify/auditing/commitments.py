@@ -104,6 +104,8 @@ def find_rewordings(
         return None
     if rewordings is not None and model is not None:
         raise InputError("--rewordings and --rewording-model are two sources of the same. Give one of them.")
+    if settings.rule == 1:
+        raise InputError("the registration is of an earlier version, whose audits ask in no other words. Leave rewordings out.")
     if settings.channels is not None and "rewordings" not in settings.channels:
         raise InputError("rewordings are given, but --channels does not name them. Add `rewordings` to it, or leave them out.")
     if rewordings is not None:
