@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from verify.schema.evidence import Settings
 from verify.schema.parts import Gate, Value
 from verify.statistics.intervals import clopper_pearson
-from verify.statistics.residual import ReferencePanel, ResidualVerdict, reference_panel, residual_verdict
+from verify.statistics.reference_panel import ReferencePanel, reference_panel
+from verify.statistics.residual import ResidualVerdict, residual_verdict
 
 Array = NDArray[np.float64]
 

@@ -1,6 +1,6 @@
 """The record claim: the target against retrained references, on the exact texts and, by rule 2, asked otherwise."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from verify.judging.gates import negative_control_gate, planted_gate, positive_control_gate, references_gate
@@ -11,12 +11,9 @@ from verify.schema.evidence import Settings
 from verify.schema.parts import Gate, Tier, Value, VerdictWord
 from verify.scores.table import ScoreTable
 from verify.statistics.channels import CHANNEL_SHARE, ChannelsVerdict
-from verify.statistics.residual import ResidualVerdict, reference_panel, residual_verdict
-
-SMALLEST_STEP = 1e-3
-"""Precision of the smallest margin that certifies."""
-LARGEST_MARGIN = 0.5
-"""Largest margin that is tried: a model that kept half of what was memorized has not forgotten."""
+from verify.statistics.reference_panel import reference_panel
+from verify.statistics.residual import ResidualVerdict, residual_verdict
+from verify.statistics.smallest_margin import smallest_margin
 
 
 @dataclass(frozen=True, eq=False)
@@ -114,16 +111,4 @@ def record_claim(table: ScoreTable, references: Sequence[str], settings: Setting
         return claim.word(()) == "EQUIVALENT_WITHIN"
 
     asked = None if channels is None else channels.judge(settings)
-    return RecordClaim(exact(settings.margin), asked, tuple(gates), weak, _smallest(certifies))
-
-
-def _smallest(certifies: Callable[[float], bool]) -> float | None:
-    """Find by bisection the smallest margin that certifies, rounded up to `SMALLEST_STEP`."""
-    steps = round(LARGEST_MARGIN / SMALLEST_STEP)
-    if not certifies(LARGEST_MARGIN):
-        return None
-    low, high = 0, steps  # high certifies, low does not
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (low, middle) if certifies(middle * SMALLEST_STEP) else (middle, high)
-    return round(high * SMALLEST_STEP, 3)
+    return RecordClaim(exact(settings.margin), asked, tuple(gates), weak, smallest_margin(certifies))

@@ -15,14 +15,12 @@ among the controls. Controls are contrasted out, so that a change that touches a
     accuse   2 C p(T) < share alpha on any of C valid channels        (Bonferroni, both directions)
     certify  T < -t_{1 - alpha} on every channel that may certify     (intersection-union: no correction)
 
-A channel is valid where G >= 0.5 nats and the same rule accuses the original; it may certify where moreover the references, each
-judged by the others, show a standard error of at most 0.04 G. A channel on which the original itself stays hidden proves nothing.
+A channel is valid where G >= 0.5 nats and the same rule accuses the original: one on which the original itself stays hidden proves
+nothing. It is asked for a certificate where moreover an honest retraining would pass it with a probability of 95 %, by the standard
+error that the references show when each is judged by the others: se <= rho* G / (t_{1 - alpha} + 1.96), 0.027 G at the defaults.
+At 0.04 G an honest retraining passes one channel in 56 %, so that a certificate over several would hardly ever be given.
 
-The standard error is the larger of Welch's and the pooled one, with Welch-Satterthwaite degrees of freedom where the former is
-larger and n_F + n_C - 2 otherwise. Under honest retraining forget and control subjects vary alike and the pooled one is exact;
-where a few forget subjects vary more, Welch's protects. Either alone fails: at a corrected one-sided level of 0.001, Welch's test
-of 2 against 20 equal subjects rejects 21 times too often (and 35 times with the pooled degrees of freedom), because the variance
-of two subjects is sometimes tiny; the larger of both, 0.65 times. One forget subject shows no variance and takes the controls'.
+Standard errors hold for few subjects and for unequal variances (`two_samples`).
 
 Bonferroni instead of the maximum over permutations of the subjects' labels: in simulation (12 channels, residual 0.2 on all or
 0.35 on one, 20 against 20 subjects) permutations find 0 to 6 points more where the channels' noise correlates at 0.5 and up to 15
@@ -39,6 +37,8 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from verify.statistics.estimate import Estimate
+from verify.statistics.subjects import rank_within, subject_means, subject_numbers
+from verify.statistics.two_samples import StandardError, difference_error
 
 Array = NDArray[np.float64]
 
@@ -48,14 +48,11 @@ EXACT_TEXT = "exact text"
 MIN_GAP = 0.5
 """Smallest contrast of the original, nats per token, on which a channel is judged."""
 
-MAX_RELATIVE_ERROR = 0.04
-"""Largest standard error among the references, as a share of the gap, at which a channel may certify (for rho* = 0.10)."""
+PASSES = 0.95
+"""Probability with which an honest retraining must pass a channel for the channel to be asked for a certificate."""
 
-CHANNEL_SHARE = 0.5
-"""Share of alpha that accusations by channels use; the residual test (A1 to A3) has the rest."""
-
-TINY = 1e-12
-"""Smallest standard error, nats: losses that agree to the last bit give none."""
+CHANNEL_SHARE = 0.25
+"""Share of alpha that accusations by channels use; the residual test (A1 to A3) has the rest, which rests on fewer units."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -137,10 +134,17 @@ class ChannelsVerdict:
         return any(test.accused for test in self.tests)
 
     @property
+    def asked(self) -> tuple[str, ...]:
+        """The channels that a certificate names: those precise enough to certify."""
+        return tuple(test.name for test in self.tests if test.certifiable)
+
+    @property
     def certified(self) -> bool:
-        """Whether the exact text and every other channel that may certify does, and none accuses."""
-        able = [test for test in self.tests if test.certifiable]
-        return any(test.name == EXACT_TEXT for test in able) and all(test.certified for test in able) and not self.accused
+        """Whether every channel that may certify does, and none accuses.
+
+        True where none may: the certificate then rests on C1 and C2 of the exact text alone, and has to say so.
+        """
+        return all(test.certified for test in self.tests if test.certifiable) and not self.accused
 
 
 def judge_channels(
@@ -174,7 +178,9 @@ def judge_channels(
     # The original is judged as a target would be: corrected for every channel on which there is a gap to find.
     detected = [name for name in large if contrasts[name].judged_original(margin) * 2 * len(large) < share * alpha]
     tests = tuple(
-        _test(name, contrast, _obstacle(contrast, name in large, name in detected), len(detected), margin, alpha, share)
+        _test(
+            name, contrast, _obstacle(contrast, name in large, name in detected, margin, alpha), len(detected), margin, alpha, share
+        )
         for name, contrast in contrasts.items()
     )
     return ChannelsVerdict(tests, margin, alpha, share)
@@ -223,16 +229,17 @@ class _Contrast:
         """N, nats per token."""
         return float(self.residual.mean() - self.control_residual.mean())
 
-    def one_sided(self, margin: float) -> tuple["_Error", "_Error"]:
+    def one_sided(self, margin: float) -> tuple[StandardError, StandardError]:
         """Return the standard errors of N - rho* G and N + rho* G."""
         above, below = (
-            _error(self.residual - x * self.gaps, self.control_residual - x * self.control_gaps) for x in (margin, -margin)
+            difference_error(self.residual - x * self.gaps, self.control_residual - x * self.control_gaps)
+            for x in (margin, -margin)
         )
         return above, below
 
     def judged_original(self, margin: float) -> float:
         """p-value of the original, whose residual is the gap itself: N = G."""
-        error = _error((1 - margin) * self.gaps, (1 - margin) * self.control_gaps)
+        error = difference_error((1 - margin) * self.gaps, (1 - margin) * self.control_gaps)
         return float(stats.t.sf((1 - margin) * self.gap / error.size, error.degrees))
 
     def relative_error(self) -> float | None:
@@ -240,7 +247,9 @@ class _Contrast:
         if len(self.left_out) < 2:
             return None
         count = len(self.left_out)
-        errors = [_error(forget, control).size for forget, control in zip(self.left_out, self.control_left_out, strict=True)]
+        errors = [
+            difference_error(forget, control).size for forget, control in zip(self.left_out, self.control_left_out, strict=True)
+        ]
         # Judged by R - 1 others, a residual has the variance 1 + 1/(R - 1) instead of 1 + 1/R.
         return float(np.sqrt(np.mean(np.square(errors)) * (1 + 1 / count) / (1 + 1 / (count - 1))) / self.gap)
 
@@ -268,13 +277,12 @@ def _by_subject(original: Array, target: Array, references: Array, subjects: Seq
     if np.isinf(losses).any():
         raise ValueError("losses must be finite, or NaN where a record was not scored")
     scored = ~np.isnan(losses).any(axis=0)
-    _, subject = np.unique(np.asarray(subjects, dtype=object)[scored].astype(str), return_inverse=True)
+    subject = subject_numbers([name for name, there in zip(subjects, scored, strict=True) if there])
     losses = losses[:, scored]
     if most is not None:
-        kept = _rank_within(subject) < most
+        kept = rank_within(subject) < most
         losses, subject = losses[:, kept], subject[kept]
-    records = np.bincount(subject)
-    means = np.stack([np.bincount(subject, weights=row) / records for row in losses])
+    records, means = np.bincount(subject), subject_means(losses, subject)
     mean = means[2:].mean(axis=0)
     count = len(references)
     # mean of the others - reference r = (mean of all - reference r) R / (R - 1)
@@ -282,37 +290,7 @@ def _by_subject(original: Array, target: Array, references: Array, subjects: Seq
     return _Side(mean - means[1], mean - means[0], left_out, records)
 
 
-def _rank_within(groups: NDArray[np.intp]) -> NDArray[np.intp]:
-    """Return how many earlier entries belong to the same group."""
-    order = np.argsort(groups, kind="stable")
-    starts = np.searchsorted(groups[order], groups[order], side="left")
-    ranks = np.empty_like(order)
-    ranks[order] = np.arange(len(groups)) - starts
-    return ranks
-
-
-@dataclass(frozen=True)
-class _Error:
-    """A standard error and its degrees of freedom."""
-
-    size: float
-    degrees: float
-
-
-def _error(forget: Array, control: Array) -> _Error:
-    """Return the standard error of mean(forget) - mean(control), the larger of Welch's and the pooled one."""
-    n, m = len(forget), len(control)
-    if min(n, m) == 1:  # one subject shows no variance: both sides have the other's
-        variance = float((control if n == 1 else forget).var(ddof=1))
-        return _Error(max(float(np.sqrt(variance * (1 / n + 1 / m))), TINY), max(n, m) - 1)
-    a, b = float(forget.var(ddof=1)) / n, float(control.var(ddof=1)) / m
-    pooled = ((n - 1) * n * a + (m - 1) * m * b) / (n + m - 2) * (1 / n + 1 / m)
-    if a + b <= pooled:
-        return _Error(max(float(np.sqrt(pooled)), TINY), n + m - 2)
-    return _Error(float(np.sqrt(a + b)), (a + b) ** 2 / (a**2 / (n - 1) + b**2 / (m - 1)))
-
-
-def _obstacle(contrast: _Contrast, large: bool, detected: bool) -> tuple[bool, bool, str]:
+def _obstacle(contrast: _Contrast, large: bool, detected: bool, margin: float, alpha: float) -> tuple[bool, bool, str]:
     """Return whether a channel is valid, whether it may certify, and why not."""
     if not contrast.testable:
         return False, False, "fewer than three subjects were scored on it, or none on one side"
@@ -323,14 +301,14 @@ def _obstacle(contrast: _Contrast, large: bool, detected: bool) -> tuple[bool, b
     relative = contrast.relative_error()
     if relative is None:
         return True, False, "one reference does not show how precise the channel is"
-    if relative > MAX_RELATIVE_ERROR:
+    degrees = len(contrast.gaps) + len(contrast.control_gaps) - 2
+    largest = margin / float(stats.t.ppf(1 - alpha, degrees) + stats.norm.ppf((1 + PASSES) / 2))
+    if relative > largest:
         return (
             True,
             False,
-            (
-                f"too noisy to certify: among the references the standard error is {relative:.3f} of the gap, "
-                f"at most {MAX_RELATIVE_ERROR:g} is allowed"
-            ),
+            f"too noisy to certify: among the references the standard error is {relative:.3f} of the gap, "
+            f"at most {largest:.3f} is allowed",
         )
     return True, True, ""
 
@@ -390,7 +368,9 @@ def _ratio(contrast: _Contrast, alpha: float) -> Estimate | None:
     n, gap = contrast.contrast, contrast.gap
     if gap <= 0:
         return None
-    error = _error(contrast.residual - n / gap * contrast.gaps, contrast.control_residual - n / gap * contrast.control_gaps)
+    error = difference_error(
+        contrast.residual - n / gap * contrast.gaps, contrast.control_residual - n / gap * contrast.control_gaps
+    )
     t = float(stats.t.ppf(1 - alpha, error.degrees))
     half = t * error.size / gap
     return Estimate(n / gap, n / gap - half, n / gap + half, len(contrast.residual), 1 - 2 * alpha)

@@ -1,4 +1,4 @@
-"""Multiple testing: the Benjamini-Hochberg procedure, and conformal p-values against controls."""
+"""Multiple testing: the procedures of Benjamini and Hochberg and of Holm, and conformal p-values against controls."""
 
 from dataclasses import dataclass
 
@@ -13,7 +13,7 @@ class Rejections:
     Attributes:
         rejected: which hypotheses are rejected, bool [K].
         adjusted: adjusted p-values [K]: the smallest level at which each would be rejected.
-        level: the false-discovery rate q.
+        level: the false-discovery rate q, or the family-wise error rate.
     """
 
     rejected: NDArray[np.bool_]
@@ -44,6 +44,28 @@ def benjamini_hochberg(p_values: ArrayLike, q: float) -> Rejections:
     adjusted = np.empty_like(p)
     adjusted[order] = monotone
     return Rejections(adjusted <= q, adjusted, q)
+
+
+def holm(p_values: ArrayLike, level: float) -> Rejections:
+    """Control the probability of any false rejection (Holm 1979), O(K log K).
+
+    Args:
+        p_values: [K], each in [0, 1], K >= 1.
+        level: family-wise error rate, in (0, 1).
+
+    Returns:
+        which are rejected, and the adjusted p-values, in the order given.
+
+    Raises:
+        ValueError: no p-values, one outside [0, 1], or a level outside (0, 1).
+    """
+    p = _unit_interval(p_values)
+    if not 0 < level < 1:
+        raise ValueError(f"the level lies between 0 and 1, got {level}")
+    order = np.argsort(p, kind="stable")
+    adjusted = np.empty_like(p)
+    adjusted[order] = np.minimum(np.maximum.accumulate(p[order] * np.arange(len(p), 0, -1)), 1.0)
+    return Rejections(adjusted <= level, adjusted, level)
 
 
 def conformal_p_values(scores: ArrayLike, controls: ArrayLike) -> NDArray[np.float64]:
