@@ -81,9 +81,10 @@ def test_the_word_names_what_was_asked() -> None:
     without = evidence_of(with_channels(simulated_table(references=8), {"int8": 0.0}))
     assert "It was not asked in other words; within the same margin it is on 1 other channel: int8" in without.scope
     for evidence in (asked, alone, without):
-        assert "A model can be made to give these losses and still know the records." in evidence.scope
-        assert "Nobody can list a secret phrase" in evidence.scope
-        assert ("rewordings that the auditor draws after" in evidence.scope) is (evidence is not alone)
+        assert evidence.not_shown[0].startswith(
+            "A model can be made to give these losses and still know the records, and nobody can"
+        )
+        assert ("rewordings that the auditor draws after" in evidence.not_shown[0]) is (evidence is not alone)
 
 
 def test_an_open_verdict_does_not_read_as_nothing_found() -> None:

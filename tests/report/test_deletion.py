@@ -338,4 +338,4 @@ def test_a_letter_claims_no_comparison_that_was_not_made() -> None:
         record = record_of(audit, models=(model_of(audit, basis="exact rebuild"),))
         text = " ".join(write_letter(record.requests[0], record, sent=SENT).text.split())
         assert ("against models that were trained without this data" in text) is compared
-        assert "cannot show that there is none" in text or compared
+        assert "cannot show that no trace" in text or compared

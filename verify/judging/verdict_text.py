@@ -30,8 +30,10 @@ SHOWN_BY: dict[Tier, str] = {
 """What each tier measured, as the scope names it."""
 REWORDED = "rewording"
 """Beginning of the names of channels that ask in other words."""
-CAN_BE_MADE = "A model can be made to give these losses and still know the records."
-SECRET = "Nobody can list a secret phrase that would bring them back."
+CAN_BE_MADE = (
+    "A model can be made to give these losses and still know the records, and nobody can list a secret phrase that would bring "
+    "them back."
+)
 DRAWN_AFTERWARDS = (
     "An operator who also trains on the listed ways of asking has to be met by rewordings that the auditor draws after the model "
     "is handed in."
@@ -78,7 +80,7 @@ class Facts:
 
 
 def scope(facts: Facts) -> str:
-    """State what the verdict is about, what was asked, and what a model could do nevertheless."""
+    """State what the verdict is about, and what was asked."""
     if not facts.tiers:
         return "No claim could be examined: there are no retrained references, held-out controls or canaries."
     claims = [tier for tier in facts.tiers if tier != "asked otherwise"]
@@ -104,7 +106,7 @@ def _within(facts: Facts) -> str:
 
 
 def _asked(facts: Facts) -> str:
-    """Say in which ways the model was asked, with what result, and what that leaves open."""
+    """Say in which ways the model was asked, and for a certificate with what result."""
     names = [channel.name for channel in facts.otherwise]
     if not names:
         listed = "It was not asked in other words, or in any other way."
@@ -112,9 +114,7 @@ def _asked(facts: Facts) -> str:
         reworded = any(name.startswith(REWORDED) for name in names)
         words = "It was asked in other words, too" if reworded else "It was not asked in other words"
         listed = f"{words}; {_other_ways(facts, names)}."
-    if facts.verdict == "NOT_FORGOTTEN":
-        return listed
-    return f"{listed} {CAN_BE_MADE} {SECRET}{f' {DRAWN_AFTERWARDS}' if names else ''}"
+    return listed
 
 
 def _other_ways(facts: Facts, names: Sequence[str]) -> str:
@@ -207,6 +207,7 @@ def not_shown(facts: Facts, controls: int, ratio: Value | None, canaries: bool, 
     """State what the audit does not show, one sentence each."""
     reworded = any(channel.name.startswith(REWORDED) for channel in facts.otherwise)
     sentences = [
+        *([] if facts.verdict == "NOT_FORGOTTEN" else [f"{CAN_BE_MADE} {DRAWN_AFTERWARDS}" if facts.otherwise else CAN_BE_MADE]),
         OTHER_WAYS if facts.otherwise else OTHER_WORDS,
         *(["Whether the model tells the same in other words was not asked."] if facts.otherwise and not reworded else []),
         *(

@@ -47,7 +47,7 @@ def margin_note(evidence: Evidence) -> str | None:
 
 def assurances(evidence: Evidence) -> list[Said]:
     """Return the sentences about references, holdout records, configurations and adapters."""
-    return [*_references(evidence), *_holdout(evidence), *_configurations(evidence), *_adapter(evidence)]
+    return [*_references(evidence), *_innocence(evidence), *_holdout(evidence), *_configurations(evidence), *_adapter(evidence)]
 
 
 def _references(evidence: Evidence) -> list[Said]:
@@ -85,6 +85,20 @@ def _references(evidence: Evidence) -> list[Said]:
         found.append(Said(f"Not compared for {_named(group, count)}: {reason}.", warns=True))
     accepted = [(check.label, difference.what) for check in checks for difference in check.accepted]
     return [*found, *(Said(f"Accepted by whoever ran the audit: {label}: {what}.", warns=True) for label, what in accepted)]
+
+
+def _innocence(evidence: Evidence) -> list[Said]:
+    """Say what besides the logs speaks for the references: their scores, and what nobody did."""
+    gate = next((gate for gate in evidence.gates if gate.name == "innocent references"), None)
+    if gate is None:
+        return []
+    scores = {
+        True: "By their scores, no reference recognises the forget subjects among never-trained controls.",
+        False: "By its scores, at least one reference recognises the forget subjects among never-trained controls.",
+        None: "Their scores could not be searched for signs that they saw the records.",
+    }[gate.passed]
+    proof = "The references' seeds were not registered, and none was trained again for this audit; only that would be proof."
+    return [Said(f"{scores} {proof}", warns=gate.passed is not True)]
 
 
 def _common(checks: Sequence[ReferenceCheck]) -> list[str]:

@@ -14,6 +14,8 @@ from typing import Any
 from verify.certificate.check import PRECEDENCE, Signer
 from verify.errors import InputError
 from verify.report.attack_pages import AttackPage, attack_pages, headline, references_of, worst_attack
+from verify.report.channel_pages import ChannelPage, channel_page
+from verify.report.channel_words import channels_in_a_sentence
 from verify.report.html import figures_of
 from verify.report.rendering import assured_by, environment, in_plain_words, not_shown_by
 from verify.schema.deletion_record import DeletionRecord, Outcome, ReplacedModel, RequestFacts
@@ -48,6 +50,7 @@ class _Replaced:
     robustness: Robustness | None
     numbers: list[tuple[str, Value | str, str, str]]
     attacks: list[AttackPage]
+    channels: ChannelPage | None
     figures: dict[str, Any]
 
     @property
@@ -155,7 +158,8 @@ def _match(record: DeletionRecord, evidences: Sequence[Evidence], robustness: Se
         probe, numbers = probed.get(model.after), _numbers(evidence)
         if probe is not None:
             probe.require_same(evidence, "a probe")
-        found.append(_Replaced(name, model, evidence, probe, numbers, attack_pages(evidence), figures_of(evidence)))
+        pages = attack_pages(evidence), channel_page(evidence), figures_of(evidence)
+        found.append(_Replaced(name, model, evidence, probe, numbers, *pages))
     return found
 
 
@@ -215,6 +219,9 @@ def _numbers(evidence: Evidence) -> list[tuple[str, Value | str, str, str]]:
         rows.append(
             ("Records beyond the margin", f"{len(evidence.accused)} of {total}", "0", "each tested, corrected for their number")
         )
+    if evidence.settings.rule > 1:
+        asked = channels_in_a_sentence(evidence) if evidence.channels else "not judged: exact text only"
+        rows.append(("Asked otherwise", asked, "\N{EN DASH}", "each way of asking is on a later page"))
     for family, name, reading in (
         ("membership", "Strongest membership attack", "AUC; 0.5 is guessing"),
         ("extraction", "Reproduced word for word", "mean share of an answer"),

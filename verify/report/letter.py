@@ -19,16 +19,33 @@ Kind = Literal["answer", "extension"]
 
 COMPARED = "We tested the new model on the exact text of the records, against models that were trained without this data."
 MEANING = {
-    "EQUIVALENT_WITHIN": f"{COMPARED} On the deleted records as a whole it behaves as they do, within the margin of the test.",
+    "EQUIVALENT_WITHIN": (
+        f"{COMPARED} On the deleted records as a whole it behaves as they do, within the margin of the test. We did not test other "
+        "ways of asking for this data."
+    ),
     "NOT_FORGOTTEN": f"{COMPARED} We found signs that this data has left traces in it.",
-    "INCONCLUSIVE": f"{COMPARED} We found no trace beyond the margin of the test, but it could not show that there is none.",
+    "INCONCLUSIVE": f"{COMPARED} The test could not settle whether this data has left traces in it.",
     "NOT_TESTABLE": "We could not test whether traces of this data are left in the new model.",
 }
+OTHERWISE = (
+    "We tested the new model on the exact text of the records and in other ways of asking for them, against models that were "
+    "trained without this data."
+)
+ASKED_OTHERWISE = MEANING | {
+    "EQUIVALENT_WITHIN": f"{OTHERWISE} On the deleted records as a whole it behaves as they do, within the margin of the test.",
+    "NOT_FORGOTTEN": f"{OTHERWISE} We found signs that this data has left traces in it.",
+    "INCONCLUSIVE": f"{OTHERWISE} The test could not settle whether this data has left traces in it.",
+}
+"""For audits that asked in other ways than the exact text."""
 WITHOUT_REFERENCES = MEANING | {
     "NOT_FORGOTTEN": "We tested the new model and found signs that this data has left traces in it.",
-    "INCONCLUSIVE": "We tested the new model and found no trace, but a test of this kind cannot show that there is none.",
+    "INCONCLUSIVE": "We tested the new model, but a test of this kind cannot show that no trace of this data is left in it.",
 }
 """For audits without a model that was trained without the data."""
+LIMIT = (
+    "No test can exclude that a trace of a single record is left in a language model, or that a question nobody thought of brings "
+    "it back."
+)
 REBUILT = "The new model was trained again without this data."
 EXTENSIONS = {
     "complexity": "your request is complex",
@@ -183,12 +200,13 @@ def _meaning(record: DeletionRecord) -> Sequence[str]:
     bases = [model.basis for model in record.models]
     rebuilt = [REBUILT] if bases and all(basis == "exact rebuild" for basis in bases) else []
     found = dict.fromkeys([*rebuilt, *map(_found, record.models)])
-    limit = "No test can exclude that a trace of a single record is left in a language model."
-    return (*found, limit) if found else ()
+    return (*found, LIMIT) if found else ()
 
 
 def _found(model: ReplacedModel) -> str:
     """Return what the test of one model says."""
+    if "asked otherwise" in model.tested_by:
+        return ASKED_OTHERWISE[model.verdict]
     return (MEANING if "retrained references" in model.tested_by else WITHOUT_REFERENCES)[model.verdict]
 
 
