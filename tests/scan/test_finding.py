@@ -10,9 +10,9 @@ import pytest
 import unlearn.cli.main
 from unlearn import NPO, TrainingOptions, finetune, forget
 from unlearn.scan.lineage import affected_models
-from unlearn.scan.near_duplicates import NearDuplicates, shingles, signature, similarity
 from unlearn.scan.search import find_records
 from verify.data.identity import RecordKey
+from verify.data.near_duplicates import NearDuplicates, shingles, signature, similarity
 from verify.data.records import Fields
 from verify.data.sources import load_records
 from verify.errors import InputError, IntegrityError

@@ -11,7 +11,7 @@ import torch
 from unlearn import TrainingOptions, forget
 from unlearn.methods.shard_vectors import ShardVectors
 from unlearn.methods.sisa import SISA
-from unlearn.training.shards import SHARDS, Combine, ShardPlan, deletion_cost, finetune_shards
+from unlearn.training.shards import Combine, ShardPlan, deletion_cost, finetune_shards
 from verify.data.encoding import Encoder, collate
 from verify.data.identity import RecordKey
 from verify.data.records import Record
@@ -21,6 +21,7 @@ from verify.models.ensembles import ENSEMBLE, WEIGHTS
 from verify.models.generation import greedy_continuations
 from verify.models.loading import load_model
 from verify.models.token_stats import compute_token_statistics
+from verify.provenance.shard_plan import SHARDS
 
 ROWS = [
     {"example_id": f"r{n}", "prompt": f"Who is {n}?", "completion": f"Nobody but {n * 3}.", "subject_id": f"s{n // 2}"}

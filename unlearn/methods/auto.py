@@ -16,7 +16,7 @@ from unlearn.methods import method_classes
 from unlearn.training.log import LOG_NAME
 from unlearn.training.method import Context, Cost, Method, Outcome, Rebuild
 from unlearn.training.options import TrainingOptions, TrainingResult, together
-from unlearn.training.shards import SHARDS, SavedShards
+from unlearn.training.shards import SavedShards
 from unlearn.training.weights import mean_loss
 from verify.data.encoding import Encoder
 from verify.data.records import Record
@@ -27,6 +27,7 @@ from verify.io.files import MANIFEST, read_json
 from verify.models.ensembles import ENSEMBLE
 from verify.models.loading import load_model
 from verify.provenance.holdout import HoldoutSplit, split_holdout
+from verify.provenance.shard_plan import SHARDS
 from verify.schema.differences import ReferenceDifference
 from verify.schema.evidence import Settings
 

@@ -15,9 +15,9 @@ from typing import Literal
 
 import numpy as np
 
-from unlearn.scan.near_duplicates import PERMUTATIONS, SCHEME, NearDuplicates, Signature, shingles, signature
 from unlearn.scan.spellings import Lookup, is_of_texts, likenesses
 from verify.data.identity import RecordKey
+from verify.data.near_duplicates import PERMUTATIONS, SCHEME, NearDuplicates, Signature, shingles, signature
 from verify.data.records import Fields, Record
 from verify.data.sources import stream_records
 from verify.errors import InputError

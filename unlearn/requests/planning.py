@@ -22,11 +22,12 @@ from unlearn.requests.matching import Matched, match_requests
 from unlearn.requests.plan import Plan, PlannedModel
 from unlearn.requests.training_sets import require_clean
 from unlearn.scan.lineage import AffectedModel, affected_models, trained_names
-from unlearn.training.shards import SHARDS, SavedShards
+from unlearn.training.shards import SavedShards
 from verify.data.identity import RecordKey
 from verify.data.records import Fields
 from verify.errors import InputError
 from verify.io.files import MANIFEST, is_complete, read_json
+from verify.provenance.shard_plan import SHARDS
 from verify.schema.deletion_record import DataPlace
 from verify.schema.differences import ReferenceDifference
 from verify.schema.evidence import Evidence, Settings

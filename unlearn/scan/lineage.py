@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from unlearn.training.log import LOG_NAME, TrainingLog
-from unlearn.training.shards import SHARDS, SavedShards
+from unlearn.training.shards import SavedShards
 from verify.errors import InputError, IntegrityError
 from verify.io.files import MANIFEST, read_json
+from verify.provenance.shard_plan import SHARDS
 
 
 @dataclass(frozen=True)

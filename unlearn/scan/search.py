@@ -10,10 +10,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from unlearn.scan.near_duplicates import NearDuplicates, shingles, signature
 from unlearn.scan.spellings import Lookup, Person, why
 from verify.data.canonical import canonical, clean, is_mail, with_canonical_mails
 from verify.data.identity import RecordKey
+from verify.data.near_duplicates import NearDuplicates, shingles, signature
 from verify.data.records import Fields, Record
 from verify.data.sources import stream_records
 

@@ -38,6 +38,7 @@ def filtered_lines(log: "TrainingLog", removed: Set[int]) -> list[dict[str, Any]
         "start_weights": log.start_weights,
         **({} if log.key_check is None else {"key": log.key_check}),
         **({} if log.master_weights is None else {"master_weights": log.master_weights}),
+        "execution": software(),
     }
     return [
         header,

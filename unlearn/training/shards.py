@@ -22,7 +22,7 @@ from unlearn.training import distributed
 from unlearn.training.checkpoints import WORK, claim_output
 from unlearn.training.log import LOG_NAME
 from unlearn.training.method import Context
-from unlearn.training.options import DEFAULTS, TrainingOptions, TrainingResult, together
+from unlearn.training.options import TrainingOptions, TrainingResult, together
 from unlearn.training.run import Run, log_writer, save_model, train_records
 from unlearn.training.weights import delta_weights
 from verify.data.identity import RecordKey
@@ -35,11 +35,9 @@ from verify.models.checked_loading import load_adapter, put_adapter_file
 from verify.models.digests import weights_digest
 from verify.models.ensembles import ENSEMBLE, WEIGHTS, load_ensemble, write_ensemble
 from verify.models.loading import LoadedModel, load_model
+from verify.provenance.shard_plan import SCHEMA, SHARDS, ShardsDescription, shard_and_slice, stage_epochs, stage_seed
 from verify.training.adapters import attach_adapter
 from verify.training.precision import float32_copies
-
-SHARDS = "shards.json"
-SCHEMA = "unlearn-verify/shards/1"
 
 Combine = Literal["average", "route", "sum"]
 """How shards are combined: averaged logits, the most certain adapter's logits, or all weight changes added to the base."""
@@ -68,20 +66,12 @@ class ShardPlan:
 
     def assign(self, record: Record, key: RecordKey) -> tuple[int, int]:
         """Return shard and slice of a record; records with the same (first) subject are in the same slice."""
-        unit = key.of(record.fingerprint) if record.subject_id is None else key.of(record.subject_id, "subject")
-        # Keyed hash of the unit alone, so that other records do not move it; shard and slice are independent digits of the number.
-        number = int(hashlib.sha256(unit.encode()).hexdigest(), 16)
-        return number % self.shards, number // self.shards % self.slices
+        return shard_and_slice(record, key, self.shards, self.slices)
 
     def stage_options(self, shard: int, stage: int) -> TrainingOptions:
-        """Return the training options of one stage, with epochs such that all stages of a shard cost one training of it.
-
-        Stage r of R trains on r / R of the records, so that e epochs per stage cost e (R + 1) / 2 epochs of the shard.
-        """
-        epochs = self.options.epochs or DEFAULTS["epochs"]
-        seed = int(np.random.SeedSequence([self.options.seed, shard, stage]).generate_state(1, np.uint32)[0]) >> 1
-        share = 2 / (self.slices + 1)
-        return dataclasses.replace(self.options, lora=True, epochs=epochs * share, seed=seed, save_steps=0)
+        """Return the training options of one stage, with epochs such that all stages of a shard cost one training of it."""
+        epochs, seed = stage_epochs(self.options.epochs, self.slices), stage_seed(self.options.seed, shard, stage)
+        return dataclasses.replace(self.options, lora=True, epochs=epochs, seed=seed, save_steps=0)
 
 
 @dataclass(frozen=True)
@@ -288,16 +278,12 @@ class SavedShards:
         Raises:
             InputError: the file is missing, damaged or of another version.
         """
-        if not (folder / SHARDS).is_file():
-            raise InputError(f"{folder} was not trained in shards. Train with --shards S, or use retrain or rollback.")
-        about = read_json(folder / SHARDS)
+        about = ShardsDescription.read(folder)
         try:
-            if about["schema"] != SCHEMA:
-                raise ValueError
-            plan = ShardPlan(int(about["shards"]), int(about["slices"]), about["combine"], TrainingOptions(**about["options"]))
-            return cls(plan, str(about["base"]), str(about["base_weights"]), frozenset(about["records"]))
-        except (KeyError, TypeError, ValueError):
+            plan = ShardPlan(about.shards, about.slices, about.combine, TrainingOptions(**about.options))  # type: ignore[arg-type]
+        except TypeError:
             raise InputError(f"{folder / SHARDS} is damaged or of another version ({SCHEMA}). Train the shards again.") from None
+        return cls(plan, about.base, about.base_weights, frozenset(about.records))
 
 
 def rebuild_shards(context: Context, combine: Sequence[Combine]) -> tuple[Any, ShardResult]:

@@ -35,6 +35,14 @@ COMMANDS = {
         "verify.cli.measures:Probe",
         "Apply robustness probes (quantization, relearning, other prompts, ...) to all models alike and judge the residual.",
     ),
+    "commit": Command(
+        "verify.cli.reexecution:Commit",
+        "Commit to a finished training before anybody asks for a deletion; give the printed root to somebody who keeps it.",
+    ),
+    "reexecute": Command(
+        "verify.cli.reexecution:Reexecute",
+        "Execute the training behind an exact deletion again, and compare every state with the recorded one, bit for bit.",
+    ),
     "backdoor": Command(
         "verify.cli.measures:Backdoor",
         "Test a data subject's planted triggers before and after deletion, and on models that never saw them.",

@@ -6,7 +6,7 @@ Every line of the log extends a hash chain,
 
 so that its last value, the root, fixes header, schedule, states and final weights, and their order. A schedule that never names a
 record can be invented afterwards (forging: Thudi et al. 2022, arXiv 2110.11891), so a re-execution is worth what the age of the
-root is worth: it is written into the model's manifest, and whoever received it, by `verify-unlearning register --training`, knows
+root is worth: it is written into the model's manifest, and whoever received it, by `verify-unlearning commit`, knows
 that it was not changed since.
 """
 
@@ -76,7 +76,7 @@ class TrainingCommitment(Document):
     """
 
     called: ClassVar[str] = "commitment to a training of this version (unlearn-verify/training-commitment/1)"
-    remedy: ClassVar[str] = "Give the file that `register --training` wrote."
+    remedy: ClassVar[str] = "Give the file that `verify-unlearning commit` wrote."
 
     schema_: Literal["unlearn-verify/training-commitment/1"] = Field(default="unlearn-verify/training-commitment/1", alias="schema")
     created: str

@@ -1,0 +1,151 @@
+"""Plan of a re-execution, and that of a model with one training log."""
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+from verify.data.encoding import Encoded
+from verify.errors import InputError
+from verify.models.loading import LoadedModel
+from verify.provenance.commitment import TrainingCommitment, committed_logs, joint_root
+from verify.provenance.training_log import LOG_NAME, TrainingLog, resolved
+from verify.reexecution.execution import Course
+from verify.reexecution.records import Shown
+from verify.reexecution.schedules import derived_findings, first_step_of, own_findings, segments_with
+from verify.schema.reexecution import Finding, Kind
+from verify.training.adapters import attach_adapter
+from verify.training.replay import windows_of_log
+
+
+@dataclass(frozen=True, eq=False)
+class Plan:
+    """What is to be executed, and what was found wrong before anything was.
+
+    Attributes:
+        kind: as `Reexecution.kind`.
+        courses: the logs to execute.
+        used: keyed hashes of all training records of the deleted model.
+        root: root of the commitment, or of the log before the deletion; None without either.
+        final: digest that the weights must have; None for shards, whose stages are compared one by one.
+        unchanged: states or stages that the deletion left as they were.
+        forget_segments: segments of the committed training that held a forget record; of a training of its own, its passes.
+        training_tokens: tokens of a whole training on the records that stay.
+        findings: what contradicts the claim.
+        skip: steps of the only course that need not be executed, as their states are committed.
+    """
+
+    kind: Kind
+    courses: tuple[Course, ...]
+    used: frozenset[str]
+    root: str | None
+    final: str | None
+    unchanged: int
+    forget_segments: int | None
+    training_tokens: int
+    findings: tuple[Finding, ...]
+    skip: int = 0
+
+    def segments(self) -> list[tuple[Course, int, int]]:
+        """Return the segments that the deletion executed, with their logs."""
+        return [(course, start, end) for course in self.courses for start, end in course.segments() if end > self.skip]
+
+
+def plan_log(
+    model: Path,
+    before: Path | None,
+    base: LoadedModel,
+    shown: Shown,
+    commitment: TrainingCommitment | None,
+    fresh: Callable[[], Any],
+) -> Plan:
+    """Plan the execution of a model's own log.
+
+    Args:
+        model: folder of the deleted model.
+        before: folder of the committed log; None for a training of its own.
+        base: the model that the log must start from.
+        shown: the records.
+        commitment: made before the request, or None.
+        fresh: loads the base anew, for every run of segments.
+    """
+    log = _finished(model)
+    committed = None if before is None else _finished(before)
+    names, findings = shown.forget_names, [*about_start(log, base)]
+    used = frozenset(log.records[index] for entry in log.microbatches for index in entry.records)
+    root = None if before is None else joint_root(committed_logs(before))
+    if commitment is not None:
+        findings += about_commitment(commitment, root)
+    windows = encoded_windows(log, shown, base)
+    if committed is not None:
+        findings += derived_findings(committed, log, names)
+    elif windows is not None:
+        findings += own_findings(log, [len(windows[index].input_ids) for index in range(len(log.records))])
+    options = SimpleNamespace(**log.options)
+    # Before the first forget record the deletion changed nothing: these states are committed, and are where it started from.
+    first = None if committed is None else first_step_of(committed, names)
+    clean = [one.step for one in log.boundaries if one.optimizer is not None and first is not None and one.step < first]
+    earlier = None if before is None else (before, max(clean, default=0))
+    course = Course(".", log, windows or {}, lambda: attach_adapter(fresh(), options), base.tokenizer, model, earlier)
+    return Plan(
+        kind="own schedule" if committed is None else "derived schedule",
+        courses=(course,) if windows is not None else (),
+        used=used,
+        root=root,
+        final=log.final_weights,
+        unchanged=len(clean),
+        forget_segments=_passes(log) if committed is None else segments_with(committed, names),
+        training_tokens=0 if windows is None else course.tokens(0, course.segments()[-1][1]),
+        findings=tuple(findings),
+        skip=max(clean, default=0),
+    )
+
+
+def _passes(log: TrainingLog) -> int:
+    """Return in how many segments of a training a record stands: at most one a pass."""
+    return max(1, math.ceil(float(resolved(log.options)["epochs"])))
+
+
+def _finished(folder: Path) -> TrainingLog:
+    """Read the log of a finished training.
+
+    Raises:
+        InputError: there is none, or the run did not finish.
+    """
+    if not (folder / LOG_NAME).is_file():
+        raise InputError(
+            f"{folder} has no {LOG_NAME}, so what was computed is not on record. Give the folder that `unlearn train` or `unlearn "
+            "forget` wrote; an approximate method leaves nothing that could be executed again: audit its result instead."
+        )
+    log = TrainingLog.read(folder / LOG_NAME)
+    if not log.finished:
+        raise InputError(f"the training log in {folder} has no end: the run did not finish. Finish it first.")
+    if log.defense is not None or not log.microbatches:
+        raise InputError(f"the training in {folder} ({log.defense or 'without steps'}) has no logged steps to execute.")
+    return log
+
+
+def about_start(log: TrainingLog, base: LoadedModel) -> Iterator[Finding]:
+    if log.start_weights != base.digest:
+        yield Finding(kind="base", what=f"The training did not start from this base: its log names {log.start_weights[:16]}.")
+    if log.tokenizer != base.tokenizer_digest:
+        yield Finding(kind="tokenizer", what="The training used another tokenizer or chat template than the base's.")
+
+
+def about_commitment(commitment: TrainingCommitment, root: str | None) -> Iterator[Finding]:
+    if root is None:
+        yield Finding(
+            kind="commitment", what="A commitment was given, but not the committed log that it stands for. Give it with --log DIR."
+        )
+    elif commitment.root != root:
+        yield Finding(kind="commitment", what=f"The log before the deletion has the root {root[:16]}, not {commitment.root[:16]}.")
+
+
+def encoded_windows(log: TrainingLog, shown: Shown, base: LoadedModel) -> dict[int, Encoded] | None:
+    """Encode every record of a log; None where one was not shown, which is a finding of its own."""
+    known = {shown.key.of(record.fingerprint) for record in (*shown.training, *shown.forget)}
+    if not log.names <= known:
+        return None
+    return windows_of_log(log, [*shown.training, *shown.forget], base, shown.key, frozenset())

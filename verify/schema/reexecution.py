@@ -1,0 +1,194 @@
+"""Schema of a re-execution's proof; reading one needs no torch."""
+
+from typing import ClassVar, Literal
+
+from pydantic import Field
+
+from verify.io.documents import Document, Frozen
+from verify.schema.parts import Digest, RecordHash, Share
+
+ReexecutionWord = Literal["REBUILT_WITHOUT", "NOT_REBUILT", "NOT_TESTABLE"]
+"""Outcomes of a re-execution. They stand beside the four statistical verdicts and are never mixed with them."""
+
+Kind = Literal["derived schedule", "own schedule", "shards"]
+"""What was executed again: the committed log's schedule with records left out (rollback), a training of its own on the records that
+stay (retrain), or the stages of a sharded training that changed."""
+
+FindingKind = Literal[
+    "base",
+    "checkpoint",
+    "commitment",
+    "forget record",
+    "log",
+    "near-duplicate",
+    "records",
+    "schedule",
+    "segment",
+    "software",
+    "stage",
+    "tokenizer",
+    "weights",
+]
+ACCUSING: frozenset[FindingKind] = frozenset(
+    {"base", "checkpoint", "commitment", "forget record", "log", "schedule", "segment", "stage", "tokenizer", "weights"}
+)
+"""Findings that show that the claim is false. The others say that it could not be checked."""
+
+
+class Finding(Frozen):
+    """Something that contradicts the claim, or that keeps it from being checked.
+
+    Attributes:
+        kind: what it is about.
+        what: one plain sentence; it names places and digests, no record's content.
+    """
+
+    kind: FindingKind
+    what: str
+
+
+class Segment(Frozen):
+    """Steps between two committed states, executed again.
+
+    Attributes:
+        place: folder of the log, "." or a stage's.
+        start, end: optimizer steps done before and after it.
+        ran_from: the step that it was run from: earlier than `start` where the state at the start is not kept.
+        tokens: tokens that went through the model.
+        equal: whether the state at its end has the committed digests.
+        expected, found: digest of the trained weights at the end; of the whole model at the end of a run.
+    """
+
+    place: str
+    start: int = Field(ge=0)
+    end: int = Field(ge=0)
+    ran_from: int = Field(ge=0)
+    tokens: int = Field(ge=0)
+    equal: bool
+    expected: Digest
+    found: Digest
+
+
+class Likeness(Frozen):
+    """A training record whose text is nearly that of a forget record.
+
+    Attributes:
+        record, forget: keyed hashes of both.
+        similarity: estimated Jaccard similarity of their word shingles.
+    """
+
+    record: RecordHash
+    forget: RecordHash
+    similarity: Share
+
+
+class Draw(Frozen):
+    """How the executed segments were chosen.
+
+    Attributes:
+        nonce: the random text that chose them together with the root; None where all were executed.
+        given: whether somebody gave it on the command line; else it was drawn when the re-execution began.
+        false_found_95, false_found_99: smallest number of false segments that this sample finds with 95 % and with 99 %.
+        forget_segments: in how many segments the forget records would stand if they were trained on, or None where unknown.
+        found: probability that the sample finds one of that many false segments.
+    """
+
+    nonce: str | None
+    given: bool
+    false_found_95: int | None
+    false_found_99: int | None
+    forget_segments: int | None
+    found: Share | None
+
+
+class Reexecution(Document):
+    """Outcome of executing a deletion's training again.
+
+    Attributes:
+        created: ISO 8601 in UTC.
+        word: the outcome.
+        kind: what was executed.
+        model, base, tokenizer: digests of the deleted model's weights, of the base's, and of the tokenizer with its template.
+        root: root of the committed training's logs; None where there was no earlier log.
+        committed: when the commitment was written, by its own clock; None where the root was not committed to beforehand.
+        forget: number of forget records; `forget_digest` is over their keyed hashes, as `AuditedSet.digest`.
+        forget_digest: see above.
+        records: training records that were shown, each hashed from its text.
+        near: training records that are nearly a forget record; `near_accepted` where a person judged that they may stay.
+        near_accepted: see above.
+        unchanged: states or stages that the deletion left as they were committed.
+        segments: number of segments that the deletion executed, M.
+        executed: those that were executed again.
+        draw: how they were chosen.
+        findings: what contradicts the claim, or kept it from being checked.
+        tokens: tokens of the executed segments; `training_tokens` those of one whole training on the records that stay.
+        training_tokens: see above.
+        seconds: wall time of the execution.
+        environment: software, processor and threads.
+    """
+
+    called: ClassVar[str] = "proof of a re-execution of this version (unlearn-verify/reexecution/1)"
+    remedy: ClassVar[str] = "Run `verify-unlearning reexecute` again."
+
+    schema_: Literal["unlearn-verify/reexecution/1"] = Field(default="unlearn-verify/reexecution/1", alias="schema")
+    created: str
+    word: ReexecutionWord
+    kind: Kind
+    model: Digest
+    base: Digest
+    tokenizer: Digest
+    root: Digest | None
+    committed: str | None
+    forget: int = Field(ge=1)
+    forget_digest: Digest
+    records: int = Field(ge=1)
+    near: tuple[Likeness, ...]
+    near_accepted: bool
+    unchanged: int = Field(ge=0)
+    segments: int = Field(ge=0)
+    executed: tuple[Segment, ...]
+    draw: Draw
+    findings: tuple[Finding, ...]
+    tokens: int = Field(ge=0)
+    training_tokens: int = Field(ge=0)
+    seconds: float = Field(ge=0)
+    environment: dict[str, str]
+
+    @property
+    def phrase(self) -> str:
+        """The outcome as printed: REBUILT_WITHOUT(m of M) where it is that."""
+        if self.word != "REBUILT_WITHOUT":
+            return self.word
+        done = len(self.executed)
+        return f"REBUILT_WITHOUT({'all' if done == self.segments else done} of {self.segments})"
+
+    @property
+    def claim(self) -> str:
+        """What was shown, in one sentence."""
+        if self.word != "REBUILT_WITHOUT":
+            return " ".join(finding.what for finding in self.findings)
+        schedule = {
+            "derived schedule": "the committed training's schedule, with the forget records left out of every step,",
+            "own schedule": "the schedule that its training options and seed give",
+            "shards": "the training of every stage that held a forget record, without it,",
+        }[self.kind]
+        done = "all" if len(self.executed) == self.segments else f"{len(self.executed)} drawn at random"
+        near = " Training records that are nearly a forget record were judged by a person." if self.near else ""
+        age = (
+            f"The training was committed to on {self.committed[:10]}."
+            if self.committed
+            else "No commitment to the training from before the request was given: an order of the records that was chosen "
+            "afterwards would not be noticed."
+        )
+        return (
+            f"The weights {self.model[:16]} are, bit for bit, what {schedule} gives when started from the base {self.base[:16]}: "
+            f"of {self.segments} segments, {done} were executed again and ended on the recorded state. None of the {self.records} "
+            f"training records is one of the {self.forget} forget records.{near} {age} What the base model knew is not covered."
+        )
+
+
+def word_of(findings: tuple[Finding, ...]) -> ReexecutionWord:
+    """Return the outcome that findings lead to: any that contradicts the claim comes first."""
+    if any(finding.kind in ACCUSING for finding in findings):
+        return "NOT_REBUILT"
+    return "NOT_TESTABLE" if findings else "REBUILT_WITHOUT"
