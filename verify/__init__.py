@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from verify.measures.robustness import probe
     from verify.measures.trigger import backdoor
     from verify.provenance.holdout import split_holdout
+    from verify.reexecution.reexecute import reexecute
     from verify.report.html import write_report
     from verify.report.text import summary
     from verify.schema.evidence import Evidence, Settings
@@ -49,6 +50,7 @@ _HOME = {
     "backdoor": "verify.measures.trigger",
     "check_certificate": "verify.certificate.check",
     "probe": "verify.measures.robustness",
+    "reexecute": "verify.reexecution.reexecute",
     "register": "verify.auditing.audit",
     "split_holdout": "verify.provenance.holdout",
     "summary": "verify.report.text",
@@ -68,6 +70,7 @@ __all__ = [
     "backdoor",
     "check_certificate",
     "probe",
+    "reexecute",
     "register",
     "split_holdout",
     "summary",

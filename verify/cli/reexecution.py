@@ -33,9 +33,7 @@ class Commit:
             raise InputError(f"{self.output} exists. A commitment is written once; name a new file with --output.")
         commitment = TrainingCommitment.of(self.model)
         commitment.save(self.output)
-        print(f"commitment: {self.output}
-root:       {commitment.root}
-digest:     {commitment.digest}")  # noqa: T201
+        print(f"commitment: {self.output}\nroot:       {commitment.root}\ndigest:     {commitment.digest}")  # noqa: T201
         return 0
 
 
