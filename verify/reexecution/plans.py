@@ -69,7 +69,7 @@ def plan_log(
         base: the model that the log must start from.
         shown: the records.
         commitment: made before the request, or None.
-        fresh: loads the base anew, for every run of segments.
+        fresh: loads the base again, for every run of segments.
     """
     log = _finished(model)
     committed = None if before is None else _finished(before)

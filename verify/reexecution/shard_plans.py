@@ -40,7 +40,7 @@ def plan_shards(
         base: the model below all shards.
         shown: the records.
         commitment: made before the request, or None.
-        fresh: loads the base anew, for every stage.
+        fresh: loads the base again, for every stage.
 
     Raises:
         InputError: `before` is missing, or a folder is no sharded training.
