@@ -128,6 +128,7 @@ def _finished(folder: Path) -> TrainingLog:
 
 
 def about_start(log: TrainingLog, base: LoadedModel) -> Iterator[Finding]:
+    """Check that a log starts from the base that was given, with its tokenizer."""
     if log.start_weights != base.digest:
         yield Finding(kind="base", what=f"The training did not start from this base: its log names {log.start_weights[:16]}.")
     if log.tokenizer != base.tokenizer_digest:
@@ -135,6 +136,7 @@ def about_start(log: TrainingLog, base: LoadedModel) -> Iterator[Finding]:
 
 
 def about_commitment(commitment: TrainingCommitment, root: str | None) -> Iterator[Finding]:
+    """Check that the log before the deletion is the committed one."""
     if root is None:
         yield Finding(
             kind="commitment", what="A commitment was given, but not the committed log that it stands for. Give it with --log DIR."

@@ -32,7 +32,7 @@ Rule 1 is what versions before channels computed (C2 without controls, no lambda
 
 Tried and left out, on simulated audits (40 records, 4 references unless said):
 - Moderation and tails within terciles of the references' variance: classes chosen by the very variance they use accuse 7 % (normal
-  errors, nominal 2.5) to 84 % (t4, 400 records) of honest retrainings. With classes formed anew for each reference left out the
+  errors, nominal 2.5) to 84 % (t4, 400 records) of honest retrainings. With classes formed again for each reference left out the
   level holds and nothing is gained: a person keeping 0.6 among 40 records padded with 40 noisy ones is found in 6 % against 1 %.
   Within terciles of g: 2 of 100 records keeping half are found in 70 instead of 77 %, and t(2.5) errors accuse more, not fewer.
 - No p-value of A2 below 1 / (R K + 1): with it no case with few records is ever found (2 of 40 wholly kept: 99 % without, 0 with),

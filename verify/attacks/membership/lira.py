@@ -21,7 +21,7 @@ class Lira:
     Carlini et al. 2022 (arXiv 2112.03570); Brännvall 2026 (arXiv 2603.11799). The offline form of LiRA, with the t distribution
     of a new draw instead of a Gaussian (with four references a Gaussian's nominal 1 % is 6.4 %) and BaVarIA's conjugate prior on
     the variances, fitted by the moments of their logarithms. It needs at least two references. With two or three the prior
-    decides nearly alone, and records are told apart by their distance more than by their own spread.
+    decides nearly alone, and records are distinguished by their distance more than by their own spread.
     """
 
     idea: ClassVar[str] = "how far the record stands out from models retrained without it"
