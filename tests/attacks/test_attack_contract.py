@@ -38,7 +38,7 @@ NAMES = tuple(attack_classes())
 MEMBERSHIP = """dataset_inference dc_pdd ez_mia gradient_norm hidden_state lira loss lowercase min_k
  min_k_plus_plus neighbourhood quantile_regression recall reference reference_ratio rmia user_level wbc zlib"""
 EXTRACTION = """discoverable exact_memorization exposure extraction_likelihood extraction_probability
- extraction_strength personal_data sampled verbatim"""
+ extraction_strength inverse_greedy personal_data sampled verbatim"""
 EXPECTED = {
     "membership": MEMBERSHIP.split(),
     "extraction": EXTRACTION.split(),

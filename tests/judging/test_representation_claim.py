@@ -79,7 +79,10 @@ def test_models_that_cannot_be_compared_are_a_warning() -> None:
 
 
 def test_what_the_claim_needs() -> None:
-    """Never-trained controls and four references."""
-    assert worth_measuring(("forget", "holdout"), 4)
-    assert not worth_measuring(("forget", "retain"), 8)
-    assert not worth_measuring(("forget", "holdout"), 3)
+    """Never-trained controls, four references, and two subjects on each side: one has no spread."""
+    made = states()
+    assert worth_measuring(made, 4)
+    assert not worth_measuring(made, 3)
+    alone = HiddenStates({**made.records, "forget": [made.records["forget"][0]]}, "refuse", 0)
+    assert not worth_measuring(alone, 8)
+    assert not worth_measuring(HiddenStates({"forget": made.records["forget"]}, "refuse", 0), 8)

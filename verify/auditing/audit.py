@@ -265,9 +265,10 @@ def _score(scorer: Scorer, plans: Sequence[Plan], progress: Progress) -> None:
 
 def _hidden_states(sets: Mapping[SetRole, Sequence[Record]], settings: Settings, references: int) -> HiddenStates | None:
     """Prepare the representation claim; None where the audit lacks what it needs, or asks by the exact text alone."""
-    if settings.rule == 1 or settings.channels == ("exact",) or not worth_measuring(tuple(sets), references):
+    if settings.rule == 1 or settings.channels == ("exact",):
         return None
-    return HiddenStates(sets, settings.overflow, settings.seed)
+    states = HiddenStates(sets, settings.overflow, settings.seed)
+    return states if worth_measuring(states, references) else None
 
 
 def _texts(sets: Mapping[SetRole, Sequence[Record]]) -> tuple[dict[SetRole, list[str]], dict[SetRole, list[str]]]:

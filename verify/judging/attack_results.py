@@ -32,6 +32,8 @@ def attack_results(table: ScoreTable, settings: Settings) -> list[AttackResult]:
             forget = block.scores[name]
             control = table.block(model, "holdout")
             against = None if control is None else control.scores[name]
+            both_ways = kind.family == "membership" and settings.rule > 1
+            looks = 2 if both_ways else 1
             results.append(
                 AttackResult(
                     attack=name,
@@ -41,15 +43,18 @@ def attack_results(table: ScoreTable, settings: Settings) -> list[AttackResult]:
                     mean=Value.of(mean_with_interval(forget, settings.confidence)),
                     holdout_mean=None if against is None else Value.of(mean_with_interval(against, settings.confidence)),
                     auc=None if against is None else Value.of(membership_auc(forget, against, settings.confidence)),
-                    tpr=() if against is None else _rates(forget, against, settings),
+                    tpr=() if against is None else _rates(forget, against, settings, looks),
+                    tpr_reversed=() if against is None or not both_ways else _rates(-forget, -against, settings, looks),
                 )
             )
     return results
 
 
-def _rates(forget: Array, against: Array, settings: Settings) -> tuple[RateAtFPR, ...]:
+def _rates(forget: Array, against: Array, settings: Settings, looks: int) -> tuple[RateAtFPR, ...]:
+    """Compute true-positive rates with intervals that hold together over so many looks."""
+    confidence = 1 - (1 - settings.confidence) / looks
     return tuple(
-        RateAtFPR(fpr=rate, tpr=Value.of(tpr_at_fpr(forget, against, rate, settings.confidence)))
+        RateAtFPR(fpr=rate, tpr=Value.of(tpr_at_fpr(forget, against, rate, confidence)))
         for rate in resolvable_rates(len(against), settings.fpr)
     )
 

@@ -59,9 +59,10 @@ def judge_representation(states: HiddenStates, alpha: float) -> Representation |
     )
 
 
-def worth_measuring(roles: Sequence[SetRole], references: int) -> bool:
-    """Return whether an audit has what the claim needs: never-trained controls and enough retrained references."""
-    return "holdout" in roles and references >= FEWEST_REFERENCES
+def worth_measuring(states: HiddenStates, references: int) -> bool:
+    """Return whether an audit has what the claim needs: references, never-trained controls, and two subjects on each side."""
+    sides: tuple[SetRole, ...] = ("forget", "holdout")
+    return references >= FEWEST_REFERENCES and all(len(set(states.subjects.get(role, ()))) > 1 for role in sides)
 
 
 def _distances(states: HiddenStates, references: Sequence[str]) -> Iterator[tuple[int, LayerDistances]]:

@@ -384,6 +384,9 @@ class AttackResult(Frozen):
         holdout_mean: the same over the never-trained controls, if any.
         auc: area under the ROC curve of forget set against controls, if any.
         tpr: true-positive rates at fixed false-positive rates that the number of controls can resolve.
+        tpr_reversed: the same with the sign of the scores reversed, which finds records that were pushed too far (membership only).
+            Whoever reads the better of the two looks twice: at confidence c both have intervals at (1 + c) / 2. Empty in
+            verdicts by rule 1, whose rates have intervals at c. The AUC reversed is 1 - AUC; its interval has two sides.
     """
 
     attack: str
@@ -394,6 +397,13 @@ class AttackResult(Frozen):
     holdout_mean: Value | None = None
     auc: Value | None = None
     tpr: tuple[RateAtFPR, ...] = ()
+    tpr_reversed: tuple[RateAtFPR, ...] = ()
+
+    @model_serializer(mode="wrap")
+    def _as_written(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave out what was not read: evidence of earlier versions is written as it was."""
+        content: dict[str, Any] = handler(self)
+        return content if self.tpr_reversed else {name: value for name, value in content.items() if name != "tpr_reversed"}
 
 
 class NotRun(Frozen):

@@ -112,7 +112,8 @@ def _pooled(loaded: LoadedModel, windows: Sequence[Encoded], records: int, done:
         owners = [row.record for row in rows]
         for place, layer in enumerate(layers):
             # The sums of a record's windows add up.
-            np.add.at(kept[place], owners, (hidden[layer].float() * positions).sum(1).cpu().numpy())
+            state = hidden[layer].float()  # a model over several devices has its layers on each
+            np.add.at(kept[place], owners, (state * positions.to(state.device)).sum(1).cpu().numpy())
         np.add.at(counts, owners, positions.sum((1, 2)).cpu().numpy())
         scored += len(rows)
         done(scored / len(windows))
