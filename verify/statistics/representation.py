@@ -163,6 +163,4 @@ def _log_distance(states: Array, others: Array) -> Array:
 def _by_subject(values: Array, subjects: Sequence[str]) -> Array:
     """Average values [M, N] over each subject's records [M, S]."""
     rows = np.unique(np.array(subjects), return_inverse=True)[1]
-    sums = np.zeros((len(values), rows.max() + 1))
-    np.add.at(sums, (slice(None), rows), values)
-    return np.asarray(sums / np.bincount(rows))
+    return np.stack([np.bincount(rows, weights=row) for row in values]) / np.bincount(rows)
