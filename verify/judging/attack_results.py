@@ -51,7 +51,7 @@ def attack_results(table: ScoreTable, settings: Settings) -> list[AttackResult]:
 
 
 def _rates(forget: Array, against: Array, settings: Settings, looks: int) -> tuple[RateAtFPR, ...]:
-    """Compute true-positive rates with intervals that hold together over so many looks."""
+    """Compute true-positive rates with intervals that hold together over this many looks."""
     confidence = 1 - (1 - settings.confidence) / looks
     return tuple(
         RateAtFPR(fpr=rate, tpr=Value.of(tpr_at_fpr(forget, against, rate, confidence)))
