@@ -25,8 +25,8 @@ class InverseGreedy:
     down without bound writes them at the other end of the distribution, where whoever reverses the model reads them. With k = 1
     the first tokens that count without a gap are what inverse greedy decoding writes, as `Verbatim` is for greedy decoding.
     Of a record that names a secret, its tokens alone count. Tokens that nothing was trained on are unlikelier still and hide a
-    record from k = 1: where a vocabulary has many of them, raise k and compare with the references. A model that forgot by
-    never having learned scores about k / V.
+    record from k = 1: where a vocabulary has many of them, raise k and compare with the references, which write the true tokens
+    in the upper part of their distributions and score close to 0.
 
     Attributes:
         lowest: k, at least 1.
