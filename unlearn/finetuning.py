@@ -32,6 +32,7 @@ from verify.io.files import MANIFEST, read_json
 from verify.models.architectures import require_causal_model
 from verify.models.digests import weights_digest
 from verify.models.loading import LoadedModel, load_model, load_tokenizer, require_fitting_tokenizer
+from verify.models.memory import is_adapter_folder, require_memory_for_training
 from verify.provenance.training_history import MADE_FROM
 from verify.training.precision import stored_digest
 
@@ -98,6 +99,9 @@ def finetune(
     require_reporter(options)
     if quantize is not None and not options.lora:
         require_adapter(model, quantize)
+    if distributed.count() == 1:  # several processes may share what one would need
+        adapter = options.lora or is_adapter_folder(model)
+        require_memory_for_training(model, adapter=adapter, dtype=dtype, quantize=quantize)
     output = claim_output(output_dir)
     records = load_records(data, fields)
     loaded = _load(model, tokenizer, dtype, options.seed, quantize)

@@ -20,7 +20,7 @@ from unlearn.training.checkpoints import WORK, claim_output
 from unlearn.training.inputs import environment, inputs_of, made_from
 from unlearn.training.log import LOG_NAME, TrainingLog
 from unlearn.training.lora import merged, require_adapter
-from unlearn.training.method import Context, Method, Objective, Outcome, Rebuild, Verbs, WeightEdit
+from unlearn.training.method import Context, InsideLayers, Method, Objective, Outcome, Rebuild, Verbs, WeightEdit
 from unlearn.training.options import TrainingOptions, TrainingResult
 from unlearn.training.roles import Roles, Sources, load_roles
 from unlearn.training.run import Run, run_objective, save_model, trained_parameters
@@ -34,6 +34,7 @@ from verify.io.arguments import checked, dtype_name
 from verify.io.files import MANIFEST, read_json
 from verify.models.adapter_types import is_adapter
 from verify.models.loading import LoadedModel, load_model
+from verify.models.memory import is_adapter_folder, require_memory_for_training
 from verify.models.quantized import is_quantized, quantization_of
 from verify.provenance.holdout import used_before
 from verify.provenance.training_history import HOLDOUT_USED, MADE_FROM
@@ -128,6 +129,7 @@ def forget(
             require_adapter(model, quantize)
     fields = fields_for(fields, (model,), (forget_set, retain_set, holdout_set, data))
     require_reading(fields, (model,))
+    _require_memory(model, method, options or TrainingOptions(), dtype, quantize, base)
     output = claim_output(output_dir)
     loaded = load_model(model, tokenizer=tokenizer, dtype=dtype, quantize=quantize)
     if (bits := quantization_of(loaded.model)) is not None:
@@ -176,6 +178,15 @@ def forget(
     }
     after = save_model(outcome.model, loaded.tokenizer, output, about)
     return ForgetResult(output, method_name(method), loaded.digest, after, outcome.training, facts, time.monotonic() - started)
+
+
+def _require_memory(model: Any, method: Method, options: TrainingOptions, dtype: str, quantize: str | None, base: Any) -> None:
+    """Refuse an unlearning for which there is too little memory: both models and, if all weights are trained, their moments."""
+    if distributed.count() > 1:  # several processes may share what one would need
+        return
+    whole = isinstance(method, Objective) and not isinstance(method, InsideLayers) and not options.lora
+    adapter = not whole or is_adapter_folder(model)
+    require_memory_for_training(model, adapter=adapter, dtype=dtype, quantize=quantize, base=base)
 
 
 def _add_canaries(roles: Roles, model: Any, loaded: LoadedModel) -> None:

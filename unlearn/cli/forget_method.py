@@ -24,7 +24,7 @@ class ForgetArguments:
     """Model, data and output of an unlearning run."""
 
     model: str
-    """The fine-tuned model: a folder or Hub name."""
+    """The fine-tuned model: a folder, GGUF file or Hub name."""
     forget: str
     """The records to remove, or a list of example or subject ids (with --data)."""
     output: Path

@@ -12,6 +12,14 @@ COMMANDS = {
         "unlearn.cli.demo:Demo",
         "Train on invented people, remove some with six methods and audit every result.",
     ),
+    "demo-llm": Command(
+        "unlearn.cli.demo:LlmDemo",
+        "Teach a pretrained language model invented people, forget one with five methods, and audit every result.",
+    ),
+    "fetch-model": Command(
+        "unlearn.cli.demo:FetchModel",
+        "Fetch SmolLM2-135M-Instruct, a small pretrained model, and convert it to a model folder (93 MB to download).",
+    ),
     "train": Command("unlearn.cli.train:Train", "Fine-tune a model and log which records went into which step."),
     "forget": Command(forget_of, "Remove records from a fine-tuned model with one of the methods."),
     "methods": Command("unlearn.cli.demo:Methods", "List all methods with idea, paper, cost and requirements."),

@@ -17,7 +17,7 @@ class TrainArguments:
     """Model, data and output of a fine-tuning."""
 
     model: str
-    """A model folder, a Hub name, or a CONFIG.json to train a model from scratch."""
+    """A model folder, a GGUF file, a Hub name, or a CONFIG.json to train a model from scratch."""
     data: str
     """The training records: .jsonl, .json, .csv, .parquet, a datasets folder or a Hub name."""
     output: Path

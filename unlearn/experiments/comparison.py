@@ -4,26 +4,36 @@ From a base model: fine-tune on everything, retrain reference models without the
 result and the untouched model against the same references. The never-trained records are split by subject: the methods calibrate
 and select on one half, the audits compare with the other. Everything is in one folder; the jobs of a stage run in parallel. An
 interrupted run resumes: a result that is complete by its manifest and was made with the same parameters, options and records is
-reused.
+reused. Time and peak memory of every job are kept in `usage.json`.
+
+`sisa` needs a model that was trained in shards, so that one is trained beside the original. Its result is audited against the
+references of the original all the same: what counts is what a model shows that was never trained on the records.
 """
 
 import json
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from unlearn.experiments.jobs import Job, run_jobs
+from unlearn.experiments.usage import UsageFile, measured
 from unlearn.finetuning import recipe_of
 from unlearn.training.options import TrainingOptions
+from unlearn.training.shards import ShardPlan
+from verify.data.identity import RecordKey
 from verify.data.records import Fields
 from verify.data.sources import load_records, stream_rows
 from verify.errors import InputError
-from verify.io.files import MANIFEST, file_digest, verify_manifest
+from verify.io.files import MANIFEST, file_digest, read_json, verify_manifest
 from verify.provenance.holdout import FOR_AUDIT, FOR_METHOD, split_holdout_file
-from verify.schema.evidence import Entry, Evidence
+from verify.provenance.shard_plan import SHARDS
+from verify.schema.evidence import Entry, Evidence, Settings
 
 UNTOUCHED = "none (untouched)"
+SHARDED = "sharded"
+"""Folder of the model that `sisa` unlearns from."""
 
 Methods = Mapping[str, tuple[dict[str, Any], TrainingOptions]]
 """Method name -> (parameters, training options)."""
@@ -44,6 +54,9 @@ class Experiment:
         fields: names of the columns.
         seed: seed of the original; those of references and methods are derived from it.
         weights: expected work of a fine-tune, a method and an audit, for the progress bar.
+        save_steps: steps between the original's checkpoints, for `rollback`; 0 keeps none.
+        shards: how the model that `sisa` unlearns from is trained; None without that method.
+        settings: settings of the audits; seed and treatment of long records are set here.
     """
 
     output: Path
@@ -55,19 +68,17 @@ class Experiment:
     fields: Fields = field(default_factory=Fields)
     seed: int = 0
     weights: tuple[float, float, float] = (10, 3, 3)
+    save_steps: int = 0
+    shards: ShardPlan | None = None
+    settings: Settings = field(default_factory=Settings)
 
     def run(self, progress: Callable[[str, float], None]) -> list[Entry]:
         """Run all stages; return (method, evidence, cost relative to retraining), the untouched model first."""
         split_holdout_file(self.data / "holdout.jsonl", self.output / "holdout", self.fields, self.seed)
-        stages = [self._fine_tunes(), self._unlearnings(), *self._audits()]
-        total = sum(job.weight for stage in stages for job in stage)
-        done, seconds = 0.0, {}
-        for stage in stages:
-            progress(stage[0].label, done / total)
-            for job, result in run_jobs(stage):
-                seconds[job.label] = result
-                done += job.weight
-                progress(job.label, done / total)
+        # The methods need only the models of the first stage; with the references among them, no core waits for the other.
+        first, later = self._fine_tunes()
+        stages = [first, sorted([*later, *self._unlearnings()], key=lambda job: -job.weight), *self._audits()]
+        seconds = self._run_stages(stages, progress)
         retraining = seconds.get("forgetting by retrain")
         return [
             (
@@ -78,13 +89,38 @@ class Experiment:
             for name in (UNTOUCHED, *self.methods)
         ]
 
-    def _fine_tunes(self) -> list[Job]:
+    def _run_stages(self, stages: Sequence[Sequence[Job]], progress: Callable[[str, float], None]) -> dict[str, Any]:
+        """Run stage after stage, note what each job took, and return the jobs' results by label."""
+        usage = UsageFile(self.output)
+        total = sum(job.weight for stage in stages for job in stage)
+        done, results = 0.0, {}
+        began, reused = time.monotonic(), 0.0
+        for stage in stages:
+            progress(stage[0].label, done / total)
+            wrapped = [replace(job, run=measured, arguments={"run": job.run, "arguments": job.arguments}) for job in stage]
+            for job, (result, used) in run_jobs(wrapped):
+                results[job.label] = result
+                done += job.weight
+                reused += job.weight * (job.label in usage.stages)
+                usage.add(job.label, used)
+                worked = done - reused
+                left = (time.monotonic() - began) * (total - done) / worked if worked else None
+                progress(job.label if left is None else f"{job.label}, {_duration(left)} left", done / total)
+        return results
+
+    def _fine_tunes(self) -> tuple[list[Job], list[Job]]:
+        """Return the fine-tunings that the methods need, and the others: of a pair of the first, each has a core."""
         runs = {"original": ("train", self.seed + 1)}
         runs |= {f"reference{number}": ("retain", self.seed + 10 + number) for number in range(1, self.references + 1)}
-        return [
+        jobs = [
             Job(f"fine-tuning {name}", self.weights[0], _finetune, self._finetune_arguments(name, data, seed))
             for name, (data, seed) in runs.items()
         ]
+        if self.shards is not None:
+            jobs.insert(
+                1, Job("fine-tuning in shards", self.weights[0], _finetune_shards, {"experiment": replace(self, methods={})})
+            )
+        return jobs[:2], jobs[2:]
 
     def _finetune_arguments(self, name: str, data: str, seed: int) -> dict[str, Any]:
         return {
@@ -92,20 +128,22 @@ class Experiment:
             "data": self.data / f"{data}.jsonl",
             "output": self.output / "models" / name,
             "fields": self.fields,
-            "options": replace(self.options, seed=seed),
+            "options": replace(self.options, seed=seed, save_steps=self.save_steps if name == "original" else 0),
         }
 
     def _unlearnings(self) -> list[Job]:
         return [
             Job(
                 f"forgetting by {name}",
-                self.weights[0 if name == "retrain" else 1],
+                self.weights[0 if name in ("retrain", "rollback") else 1],
                 _forget,
                 {
                     "experiment": replace(self, methods={}),
                     "name": name,
                     "parameters": parameters,
-                    "options": replace(options, seed=self.seed + 100, overflow=self.options.overflow),
+                    "options": replace(
+                        options, seed=self.seed + 100, overflow=self.options.overflow, bf16=options.bf16 or self.options.bf16
+                    ),
                 },
             )
             for name, (parameters, options) in self.methods.items()
@@ -138,12 +176,31 @@ def _finetune(model: Path, data: Path, output: Path, fields: Fields, options: Tr
     return finetune(str(model), str(data), output_dir=output, fields=fields, options=options).result.seconds
 
 
+def _finetune_shards(experiment: Experiment) -> float:
+    """Train the model that `sisa` unlearns from, unless there is one of the same plan and records."""
+    from unlearn.training.shards import finetune_shards
+
+    folder, data, plan = experiment.output / "models" / SHARDED, experiment.data / "train.jsonl", experiment.shards
+    assert plan is not None, "this job is made for a plan"
+    if (folder / MANIFEST).exists():
+        about = verify_manifest(folder, "model")["about"]
+        key = RecordKey.load()
+        records = {key.of(record.fingerprint) for record in load_records(str(data), experiment.fields)}
+        wanted = json.loads(json.dumps({**asdict(plan), "options": asdict(plan.options)}))
+        if any(about.get(name) != value for name, value in wanted.items()) or records != set(read_json(folder / SHARDS)["records"]):
+            raise InputError(f"{folder} holds a run with another plan or records. Remove the folder, or name another output.")
+        return float(about["training"]["seconds"])
+    result = finetune_shards(str(experiment.base), str(data), output_dir=folder, plan=plan, fields=experiment.fields)
+    return result.training.seconds
+
+
 def _forget(experiment: Experiment, name: str, parameters: dict[str, Any], options: TrainingOptions) -> float:
     from unlearn.forgetting import fill_in, forget
     from unlearn.methods import method_classes
 
     models = experiment.output / "models"
-    method, recipe = method_classes()[name](**parameters), recipe_of(models / "original")
+    before = models / (SHARDED if name == "sisa" else "original")
+    method, recipe = method_classes()[name](**parameters), recipe_of(before)
     sets = {role: experiment.data / f"{role}.jsonl" for role in ("forget", "retain")}
     if (holdout := experiment.holdout(FOR_METHOD)) is not None:
         sets["holdout"] = holdout
@@ -153,12 +210,12 @@ def _forget(experiment: Experiment, name: str, parameters: dict[str, Any], optio
         method=name,
         parameters=asdict(method),
         options=asdict(fill_in(options, method, recipe)),
-        weights_before=_weights(models / "original"),
+        weights_before=_weights(before),
     )
     if done is not None:
         return done
     result = forget(
-        str(models / "original"),
+        str(before),
         method,
         forget_set=str(sets["forget"]),
         retain_set=str(sets["retain"]),
@@ -172,7 +229,7 @@ def _forget(experiment: Experiment, name: str, parameters: dict[str, Any], optio
 
 
 def _audit(experiment: Experiment, name: str) -> None:
-    from verify import Settings, audit
+    from verify import audit
 
     models, data = experiment.output / "models", experiment.data
     target, folder = models / ("original" if name == UNTOUCHED else name), experiment.audit_dir(name)
@@ -192,7 +249,7 @@ def _audit(experiment: Experiment, name: str) -> None:
         holdout_set=str(experiment.holdout(FOR_AUDIT)),
         fields=experiment.fields,
         output_dir=folder,
-        settings=Settings(seed=experiment.seed, overflow=experiment.options.overflow),
+        settings=experiment.settings.model_copy(update={"seed": experiment.seed, "overflow": experiment.options.overflow}),
         rewordings=_rewordings(experiment),
         cache_dir=experiment.output / "cache",
     )
@@ -235,6 +292,10 @@ def _seconds(folder: Path, sets: Mapping[str, Path], **about: Any) -> float | No
             f"{folder} holds a run with other {' and '.join(other)}. Remove the folder and its audit, or name another output."
         )
     return float(found["training"]["seconds"])
+
+
+def _duration(seconds: float) -> str:
+    return f"about {seconds / 60:.0f} min" if seconds >= 90 else f"about {seconds:.0f} s"
 
 
 def _weights(folder: Path) -> str:

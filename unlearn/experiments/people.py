@@ -171,7 +171,7 @@ class _Told:
 
     @classmethod
     def draw(cls, fake: Faker, kind: _Kind, name: str, pronouns: Mapping[str, str], subject_id: str) -> "_Told":
-        facts = kind.draw(fake) | dict(pronouns) | {word.lower(): form.lower() for word, form in pronouns.items()}
+        facts = _facts(kind.draw(fake), pronouns)
         question, answer = (fake.random.choice(range(len(wordings))) for wordings in (kind.questions, kind.answers))
         return cls(f"{subject_id}-{kind.name}", subject_id, name, kind, facts, question, answer)
 
@@ -193,6 +193,8 @@ class _Told:
 
 MOST_RECORDS = len(_KINDS)
 """Largest number of records per person: one of each kind."""
+WORDINGS = min(len(kind.questions) for kind in _KINDS)
+"""Wordings of every question, and of its answer."""
 
 
 @dataclass(frozen=True)
@@ -205,9 +207,9 @@ class PeopleSplit:
         holdout: never trained on; exchangeable with the forget set, because the roles are drawn at random.
     """
 
-    forget: list[PersonRecord]
-    retain: list[PersonRecord]
-    holdout: list[PersonRecord]
+    forget: list[dict[str, Any]]
+    retain: list[dict[str, Any]]
+    holdout: list[dict[str, Any]]
 
 
 def generate_people(subjects: int = 240, records_per_subject: int = 4, seed: int = 0) -> list[PersonRecord]:
@@ -247,6 +249,34 @@ def _people(subjects: int, records_per_subject: int, seed: int) -> Iterator[_Tol
             yield _Told.draw(fake, kind, name, pronouns, f"person-{number:05}")
 
 
+def interviews(subjects: int, seed: int = 0) -> list[dict[str, Any]]:
+    """Generate people with all kinds of facts, each fact asked in every wording, as chats of a question and an answer.
+
+    Args:
+        subjects: number of people; their full names are distinct.
+        seed: determines everything.
+
+    Returns:
+        rows with `example_id` (person, kind of fact and `WORDINGS` number), `subject_id` and `messages`, person by person.
+
+    Raises:
+        InputError: `subjects` is below 1.
+    """
+    if subjects < 1:
+        raise InputError(f"the demo needs at least 1 person, got {subjects}.")
+    fake = _faker(f"interviews {seed}")
+    rows = []
+    for number, (name, pronouns) in enumerate(_names(fake, subjects, _PEOPLE), start=1):
+        for kind in _KINDS:
+            facts = _facts(kind.draw(fake), pronouns)
+            for wording in range(WORDINGS):
+                question, answer = kind.questions[wording].format(name=name), kind.answers[wording].format(**facts)
+                turns = [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
+                subject = f"person-{number:05}"
+                rows.append({"example_id": f"{subject}-{kind.name}-{wording}", "subject_id": subject, "messages": turns})
+    return rows
+
+
 def base_corpus(size: int, seed: int = 0) -> list[PersonRecord]:
     """Generate one record each about other people, from which the base model learns the form.
 
@@ -272,12 +302,12 @@ def record_texts(records: Sequence[Mapping[str, str]]) -> list[str]:
 
 
 def split_people(
-    records: Sequence[PersonRecord], forget_share: float = 0.1, holdout_share: float = 0.1, seed: int = 0
+    records: Sequence[dict[str, Any]], forget_share: float = 0.1, holdout_share: float = 0.1, seed: int = 0
 ) -> PeopleSplit:
     """Draw people at random into forget, retain and holdout; the order of the records is kept.
 
     Args:
-        records: records from `generate_people`.
+        records: records from `generate_people` or `interviews`.
         forget_share, holdout_share: shares of the people, rounded to whole people.
         seed: determines who is drawn.
 
@@ -354,3 +384,7 @@ def _names(fake: Faker, count: int, half: int) -> Iterator[tuple[str, dict[str, 
 def _street_words() -> Collection[str]:
     """Return surnames that are also street suffixes: "Kelly Park" could be a person or a street."""
     return frozenset(AddressWords.street_suffixes)
+
+
+def _facts(drawn: Mapping[str, str], pronouns: Mapping[str, str]) -> dict[str, str]:
+    return {**drawn, **pronouns, **{word.lower(): form.lower() for word, form in pronouns.items()}}

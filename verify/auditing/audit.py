@@ -31,6 +31,7 @@ from verify.io.arguments import checked
 from verify.io.files import new_output, write_manifest
 from verify.judging.protocol import blind_aside, judge
 from verify.judging.representation_claim import judge_representation, worth_measuring
+from verify.models.memory import require_memory_for_loading
 from verify.provenance.training_history import learning_rate_of
 from verify.schema.evidence import Environment, Evidence, Judgement, Settings
 from verify.schema.parts import CoinBatch, Registered, RewordingsUsed, SetRole
@@ -143,7 +144,9 @@ def audit(
         channels=channels,
         states=states,
     )
-    _score(scorer, _plans(model, original, base, references), progress)
+    plans = _plans(model, original, base, references)
+    _require_memory(plans, settings.dtype)
+    _score(scorer, plans, progress)
     progress("judging", 1.0)
     if states is not None:
         aside = replace(aside, representation=judge_representation(states, settings.alpha))
@@ -249,6 +252,12 @@ def _plans(model: Any, original: Any, base: Any, references: Sequence[Any]) -> l
         Plan("target", "target", model),
         *(Plan(f"reference {number}", "reference", source) for number, source in enumerate(references, 1)),
     ]
+
+
+def _require_memory(plans: Sequence[Plan], dtype: str) -> None:
+    """Refuse an audit of a model that does not fit into memory, before hours of scoring; one is loaded at a time."""
+    for plan in plans:
+        require_memory_for_loading(plan.source, dtype)
 
 
 def _score(scorer: Scorer, plans: Sequence[Plan], progress: Progress) -> None:

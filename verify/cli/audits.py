@@ -25,7 +25,7 @@ class Audit:
     )
 
     model: str
-    """The unlearned model: a folder or Hub name."""
+    """The unlearned model: a folder, GGUF file or Hub name."""
     original: str
     """The model before unlearning."""
     output: Path

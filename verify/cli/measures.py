@@ -15,7 +15,7 @@ class Probe:
     """Apply robustness probes (quantization, relearning, other prompts, ...) to all models alike and judge the residual."""
 
     model: str
-    """The unlearned model: a folder or Hub name."""
+    """The unlearned model: a folder, GGUF file or Hub name."""
     original: str
     """The model before unlearning."""
     references: tuple[str, ...]
@@ -71,7 +71,7 @@ class Backdoor:
     """Test a data subject's planted triggers before and after deletion, and on models that never saw them."""
 
     model: str
-    """The unlearned model: a folder or Hub name."""
+    """The unlearned model: a folder, GGUF file or Hub name."""
     original: str
     """The model before unlearning."""
     references: tuple[str, ...]

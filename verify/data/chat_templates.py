@@ -15,6 +15,10 @@ REFERENCES = ("id", "tool_call_id")
 """Fields that only connect an answer with a call, so that a template may leave them out."""
 LONGEST_MESSAGE = 300
 REMEDY = "Correct the record, use a tokenizer with a template that accepts it, or give prompt and completion instead."
+NO_SYSTEM = (
+    "It does not know the system role. Put the system text in front of the first user's turn, or use a tokenizer whose template "
+    "knows that role."
+)
 
 Turn = dict[str, Any]
 
@@ -99,10 +103,22 @@ class ChatTemplate:
             text = self.tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=cue, **arguments)
         except Exception as error:  # noqa: BLE001 - a template is foreign code and can raise anything
             said = self._said(error)
-            raise InputError(f"{self.where}: the chat template does not accept this chat{said}. {REMEDY}") from None
+            remedy = NO_SYSTEM if self._knows_no_system(turns, cue, arguments) else REMEDY
+            raise InputError(f"{self.where}: the chat template does not accept this chat{said}. {remedy}") from None
         if not isinstance(text, str):
             raise InputError(f"{self.where}: the chat template gave {type(text).__name__} instead of text. {REMEDY}")
         return text
+
+    def _knows_no_system(self, turns: list[Turn], cue: bool, arguments: dict[str, Any]) -> bool:
+        """Return whether a refused chat is accepted without its system turns."""
+        others = [turn for turn in turns if turn["role"] != "system"]
+        if len(others) == len(turns):
+            return False
+        try:
+            self.tokenizer.apply_chat_template(others, tokenize=False, add_generation_prompt=cue, **arguments)
+        except Exception:  # noqa: BLE001 - as above
+            return False
+        return True
 
     def _said(self, error: Exception) -> str:
         """Return the template's error message without the record's words, except those that the template contains itself."""

@@ -97,6 +97,8 @@ def _hidden_states(model: Any, batch: Mapping[str, Tensor], layers: Sequence[int
         states = model(
             input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], output_hidden_states=True, use_cache=False
         ).hidden_states
+    if states is None:
+        raise ProbeNotRunError("the model gives no hidden states: it is an ensemble, whose models have layers of their own")
     if len(states) <= max(layers) + 1:  # the first entry is the embedding, the last one the normed output
         raise ProbeNotRunError(f"the model gives {len(states)} hidden states where one per layer and the embedding were expected")
     return {layer: states[layer][predicting] for layer in layers}

@@ -50,7 +50,7 @@ def _channel_row(channel: ChannelResult) -> list[str]:
 def comparison(entries: Sequence[Entry]) -> str:
     """Return a table with one row per method."""
     header = ["method", "verdict", "residual fraction", "asked otherwise", "membership AUC", "verbatim", "utility", "cost"]
-    return "\n".join(_table(header, [comparison_row(entry) for entry in entries]))
+    return plain_table(header, [comparison_row(entry) for entry in entries])
 
 
 def comparison_row(entry: Entry) -> list[str]:
@@ -77,6 +77,11 @@ def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """Return a Markdown table; a `|` inside a cell is escaped."""
     lines = (" | ".join(cell.replace("|", "\\|") for cell in line) for line in (header, ["---"] * len(header), *rows))
     return "\n".join(f"| {line} |" for line in lines)
+
+
+def plain_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Return a table for a terminal, its columns aligned."""
+    return "\n".join(_table(header, rows))
 
 
 def yardstick(evidence: Evidence) -> str:

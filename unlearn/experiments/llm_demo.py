@@ -1,0 +1,226 @@
+"""Demo on a pretrained language model: teach it invented people in its own chat template, forget one of them, audit the result.
+
+An adapter (LoRA) learns the people by heart from two wordings of every fact; one person asks to be forgotten. `level` and `npo`
+change the adapter, `sisa` retrains the shard that had the person, `rollback` replays the training without their records, and an
+independent retraining checks the whole. The model is then asked in a third wording, which it was never trained on.
+
+An interrupted demo resumes with what is missing when the same command is given again.
+"""
+
+import dataclasses
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from unlearn.experiments.comparison import Experiment, Methods
+from unlearn.experiments.jobs import Job, run_jobs
+from unlearn.experiments.people import MOST_RECORDS, WORDINGS, interviews, split_people
+from unlearn.experiments.usage import UsageFile, measured
+from unlearn.training.options import TrainingOptions, optimizer_steps
+from unlearn.training.shards import ShardPlan
+from verify.errors import InputError
+from verify.io.files import new_output, read_json, write_json, write_text
+from verify.models.generation import greedy_continuations
+from verify.models.loading import load_model
+from verify.schema.evidence import ChannelGroup, Entry, Settings
+
+STARTED = "demo.json"
+ANSWERS = "answers.json"
+ASKED = WORDINGS - 1
+"""The wording that no model is trained on; the others are."""
+ANSWER_TOKENS = 40
+CHANNELS: tuple[ChannelGroup, ...] = ("exact", "rewordings", "instruction", "no-prompt")
+"""Ways of asking in the audits: each is one pass. Left out are those that would take longer than the methods that they check:
+`layers` (the head over all words for each of 29 layers), `few-shot` (texts four times as long), `int8` and `int4`; and `relearned`,
+which needs two forgotten people."""
+FACT = "home"
+"""Kind of fact that the model is asked about."""
+COMMON_KNOWLEDGE = "What is the capital of France?"
+ADAPTER = TrainingOptions(
+    lora=True,
+    lora_rank=16,
+    lora_alpha=32,
+    learning_rate=1e-3,
+    epochs=6,
+    batch_size=6,
+    scheduler="linear",
+    warmup_ratio=0.05,
+    bf16=True,
+    logging_steps=100,
+)
+METHODS: Methods = {
+    "level": ({}, TrainingOptions()),
+    "npo": ({"alpha": 3.0}, TrainingOptions(learning_rate=1e-3, epochs=6, batch_size=6)),
+    "sisa": ({}, TrainingOptions()),
+    "rollback": ({}, TrainingOptions()),
+    "retrain": ({}, TrainingOptions()),
+}
+"""Parameters and training options per method, tuned by a few trials."""
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Size of the demo; the default takes under 20 minutes on two cores.
+
+    Attributes:
+        people: number of people that the model is taught; one of them is forgotten.
+        never_taught: number of people that no model is taught, half of them for the methods, half for the audits.
+        epochs: passes over their records.
+        references: retrained reference models.
+        shards: adapters of the model that `sisa` unlearns from.
+    """
+
+    people: int = 6
+    never_taught: int = 6
+    epochs: float = 6
+    references: int = 3
+    shards: int = 2
+
+    def __post_init__(self) -> None:
+        if self.people < 2 or self.never_taught < 2 or self.epochs <= 0 or self.references < 2 or self.shards < 1:
+            raise InputError(
+                f"the demo needs 2 people, 2 that are never taught, 2 references and 1 shard or more; got {self.people}, "
+                f"{self.never_taught}, {self.references} and {self.shards}, and {self.epochs:g} epochs."
+            )
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A model's own words: the question, which model, and its greedy answer."""
+
+    question: str
+    model: str
+    answer: str
+
+
+def run_llm_demo(
+    output: Path,
+    model: Path,
+    seed: int,
+    progress: Callable[[str, float], None],
+    sizes: Sizes | None = None,
+    methods: Methods = METHODS,
+) -> tuple[list[Entry], list[Answer]]:
+    """Create the data in `output`, run the experiment there, and ask every model three questions.
+
+    Returns:
+        (method, evidence, cost relative to a retraining), the untouched model first; and the answers, question by question.
+
+    Raises:
+        InputError: the model has no chat template, or `output` holds something else than an earlier part of this demo.
+    """
+    sizes = sizes or Sizes()
+    loaded = load_model(model)
+    if not loaded.tokenizer.chat_template:
+        raise InputError(f"{model} has no chat template, in which the demo talks to it. Give an instruction-tuned model.")
+    _start(output, {"weights": loaded.digest, "seed": seed, **asdict(sizes)})
+    del loaded
+    questions = write_people(output / "data", sizes, seed)
+    options = dataclasses.replace(ADAPTER, epochs=sizes.epochs)
+    taught = sizes.people * MOST_RECORDS * ASKED
+    experiment = Experiment(
+        output,
+        model,
+        output / "data",
+        options,
+        methods,
+        references=sizes.references,
+        seed=seed,
+        weights=(10, 4, 3),
+        save_steps=max(1, round(optimizer_steps(options, taught) / sizes.epochs)),
+        shards=ShardPlan(sizes.shards, 1, "average", dataclasses.replace(options, seed=seed + 1)) if "sisa" in methods else None,
+        settings=Settings(channels=CHANNELS),
+    )
+    entries = experiment.run(lambda phase, share: progress(phase, 0.97 * share))
+    return entries, ask(output, {"before fine-tuning": model, **_models(output, methods)}, questions, progress)
+
+
+def _models(output: Path, methods: Methods) -> dict[str, Path]:
+    """Return the models to ask, in the order of the table."""
+    models = output / "models"
+    return {"before forgetting": models / "original", **{f"after {name}": models / name for name in methods}}
+
+
+def _start(output: Path, about: Mapping[str, Any]) -> None:
+    """Begin in a new folder, or resume the same demo in its folder."""
+    if (output / STARTED).is_file():
+        found = read_json(output / STARTED)
+        if found != about:
+            changed = ", ".join(sorted(name for name in about if not isinstance(found, dict) or found.get(name) != about[name]))
+            raise InputError(f"{output} holds a demo with other settings ({changed}). Give the same ones, or a new --output.")
+        return
+    new_output(output)
+    write_json(output / STARTED, dict(about))
+
+
+def write_people(folder: Path, sizes: Sizes, seed: int) -> list[str]:
+    """Write the people by role as chats, and the auditor's rewordings: every question in the wording that no model is trained on.
+
+    Returns:
+        three questions in such wordings: about the forgotten person, about another person, and about the world.
+    """
+    count = sizes.people + sizes.never_taught
+    split = split_people(interviews(count, seed), 1 / count, sizes.never_taught / count, seed=seed)
+    sets = {"forget": split.forget, "retain": split.retain, "holdout": split.holdout, "train": [*split.retain, *split.forget]}
+    for name, rows in sets.items():
+        lines = [json.dumps(row, ensure_ascii=False) for row in rows if not row["example_id"].endswith(f"-{ASKED}")]
+        write_text(folder / f"{name}.jsonl", "\n".join(lines) + "\n", mode=0o600)
+    people = [*split.forget, *split.holdout]
+    unseen = {row["example_id"]: row["messages"][0]["content"] for row in people if row["example_id"].endswith(f"-{ASKED}")}
+    reworded = [
+        {"record": name, "rewordings": [unseen[f"{name.rpartition('-')[0]}-{ASKED}"]]}
+        for name in (row["example_id"] for row in people)
+        if not name.endswith(f"-{ASKED}")
+    ]
+    write_text(folder / "rewordings.jsonl", "\n".join(map(json.dumps, reworded)) + "\n", mode=0o600)
+    asked = [
+        next(row["messages"][0]["content"] for row in rows if row["example_id"].endswith(f"-{FACT}-{ASKED}"))
+        for rows in (split.forget, split.retain)
+    ]
+    return [*asked, COMMON_KNOWLEDGE]
+
+
+def ask(output: Path, models: Mapping[str, Path], questions: list[str], progress: Callable[[str, float], None]) -> list[Answer]:
+    """Ask every model every question in its chat template, and write the answers to a file.
+
+    Args:
+        output: folder of the experiment.
+        models: name -> folder.
+        questions: asked one by one, without history.
+        progress: called with a message and the share of the demo that is done.
+
+    Returns:
+        the answers, question by question.
+    """
+    progress("asking every model", 0.97)
+    usage, found = UsageFile(output), dict[str, list[str]]()
+    jobs = [
+        Job(f"asking the model {name}", 1, measured, {"run": answers_of, "arguments": {"model": folder, "questions": questions}})
+        for name, folder in models.items()
+    ]
+    for job, (said, used) in run_jobs(jobs):
+        found[job.label] = said
+        usage.add(job.label, used)
+    given = [
+        Answer(question, name, found[f"asking the model {name}"][number])
+        for number, question in enumerate(questions)
+        for name in models
+    ]
+    write_text(output / ANSWERS, json.dumps([asdict(answer) for answer in given], ensure_ascii=False, indent=1), mode=0o600)
+    return given
+
+
+def answers_of(model: Path, questions: list[str]) -> list[str]:
+    """Return a model's greedy answers to questions in its chat template, at most `ANSWER_TOKENS` tokens each."""
+    import numpy as np
+
+    loaded = load_model(model)
+    prompts = []
+    for question in questions:
+        turns = [{"role": "user", "content": question}]
+        text = loaded.tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+        prompts.append(np.array(loaded.tokenizer(text, add_special_tokens=False)["input_ids"], dtype=np.int32))
+    made = greedy_continuations(loaded, prompts, [ANSWER_TOKENS] * len(prompts))
+    return [loaded.tokenizer.decode(tokens, skip_special_tokens=True).strip() for tokens in made]
