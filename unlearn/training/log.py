@@ -38,6 +38,7 @@ def filtered_lines(log: "TrainingLog", removed: Set[int]) -> list[dict[str, Any]
         "start_weights": log.start_weights,
         **({} if log.key_check is None else {"key": log.key_check}),
         **({} if log.master_weights is None else {"master_weights": log.master_weights}),
+        **({} if log.arithmetic is None else {"arithmetic": log.arithmetic}),
         "execution": software(),
     }
     return [
@@ -156,6 +157,7 @@ class LogWriter:
         start_weights: str,
         defense: str | None = None,
         master_weights: str | None = None,
+        arithmetic: str | None = None,
     ) -> "LogWriter":
         """Create a writer whose header describes a run; `records` has one entry per training window."""
         listed = list(records)
@@ -169,6 +171,7 @@ class LogWriter:
             "key": key.check,
             **({} if defense is None else {"defense": defense}),
             **({} if master_weights is None else {"master_weights": master_weights}),
+            **({} if arithmetic is None else {"arithmetic": arithmetic}),
             "execution": software(),
         }
         return cls(path, header)

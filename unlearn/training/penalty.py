@@ -13,6 +13,7 @@ from torch.distributed.tensor import DTensor
 from verify.data.encoding import Encoded, collate
 from verify.errors import InputError
 from verify.models.log_probabilities import scored_logits
+from verify.training.arithmetic import Arithmetic, float32_weight
 
 RECORDS = 96
 """Retain records that the curvature is estimated on; three times as many gave the same results (docs/research/level.md)."""
@@ -42,7 +43,9 @@ class WeightPenalty:
     tokens: int
 
     @classmethod
-    def of(cls, model: Any, windows: Sequence[Encoded], pad_token_id: int, weight: float, seed: int) -> "WeightPenalty":
+    def of(
+        cls, model: Any, windows: Sequence[Encoded], pad_token_id: int, weight: float, seed: int, arithmetic: Arithmetic
+    ) -> "WeightPenalty":
         """Build the penalty around a model's current weights.
 
         F is estimated with tokens drawn from the model itself. The gradient of their log-likelihood has mean zero, so the square of
@@ -54,6 +57,7 @@ class WeightPenalty:
             pad_token_id: any token id; padding is masked.
             weight: of the term in the loss.
             seed: determines the records and the tokens drawn.
+            arithmetic: of the passes.
         """
         drawn = np.random.default_rng([seed, 7]).permutation(len(windows))[:RECORDS]
         # Sorted by length, so that a batch has little padding.
@@ -64,11 +68,12 @@ class WeightPenalty:
         random, scored = torch.Generator(device).manual_seed(seed), 0
         for first in range(0, len(chosen), ROWS_AT_ONCE):
             rows = collate(chosen[first : first + ROWS_AT_ONCE], pad_token_id)
-            logits = scored_logits(model, {name: values.to(device) for name, values in rows.items()})[0]  # [N, V]
-            tokens = torch.multinomial(logits.detach().float().softmax(-1), 1, generator=random)[:, 0]  # [N]
+            with arithmetic.of(model):
+                logits = scored_logits(model, {name: values.to(device) for name, values in rows.items()})[0]  # [N, V]
+                tokens = torch.multinomial(logits.detach().float().softmax(-1), 1, generator=random)[:, 0]  # [N]
+                likelihood = -F.cross_entropy(logits.float(), tokens, reduction="sum")
+                slopes = torch.autograd.grad(likelihood, list(trained.values()), allow_unused=True)
             scored += len(tokens)
-            likelihood = -F.cross_entropy(logits.float(), tokens, reduction="sum")
-            slopes = torch.autograd.grad(likelihood, list(trained.values()), allow_unused=True)
             for name, slope in zip(trained, slopes, strict=True):
                 if slope is not None:
                     fisher[name] += slope.float().square()
@@ -91,6 +96,6 @@ class WeightPenalty:
                     raise InputError(
                         "the weight penalty of level needs whole weights in every process. Use --anchor-weight 0 with FSDP."
                     )
-                moved = (parameter - self.start[name]).float()
+                moved = (float32_weight(parameter) - self.start[name]).float()
                 parts.append((self.fisher[name] * moved.square()).sum())
         return 0.5 * self.weight * torch.stack(parts).sum()

@@ -50,6 +50,7 @@ from verify.models.loading import LoadedModel
 from verify.models.quantized import quantization_of, remember_quantization
 from verify.provenance.commitment import commitment_root
 from verify.training.adapters import attach_adapter, require_attachable
+from verify.training.arithmetic import BFLOAT16_COPIES, Arithmetic, can_compute_in_copies
 from verify.training.checkpoints import Checkpoint, last_complete_checkpoint, put_checkpoint
 from verify.training.precision import MASTER_WEIGHTS, as_stored, float32_copies, half_precision, note_stored_type, stored_digest
 from verify.training.schedule import Lengths, PairSampler
@@ -129,6 +130,11 @@ def trained_parameters(model: Any, options: TrainingOptions, objective: Any = No
     return [parameter for parameter in model.parameters() if parameter.requires_grad]
 
 
+def computes_in_copies(model: nn.Module, options: TrainingOptions) -> bool:
+    """Return whether a run computes on bfloat16 copies of its weights; with `bf16`, other runs compute under autocast."""
+    return options.bf16 and distributed.count() == 1 and can_compute_in_copies(model)
+
+
 def log_writer(
     path: Path,
     loaded: LoadedModel,
@@ -153,6 +159,7 @@ def log_writer(
         start_weights=loaded.digest,
         defense=defense,
         master_weights=MASTER_WEIGHTS if defense is None and half_precision(trained_parameters(loaded.model, options)) else None,
+        arithmetic=BFLOAT16_COPIES if computes_in_copies(loaded.model, options) else None,
     )
 
 
@@ -185,22 +192,28 @@ def _minimise(loaded: LoadedModel, objective: Objective, run: Run) -> Trained:
     if isinstance(objective, WithAlternatives):
         alternatives = objective.alternatives(loaded, run.records, run.retain or [], options.seed)
         windows["alternative"] = _one_each(encoder, alternatives, windows["forget"])
-    # Everything that is read from the model before unlearning is read here, before an adapter is attached and a step is taken.
-    initial = load_or_compute_outputs(
-        run.work_dir,
-        loaded,
-        objective.reference,
-        windows,
-        pad,
-        layer=objective.inner_layer(loaded.model) if isinstance(objective, InsideLayers) else None,
-        seed=options.seed,
-        # An adapter given by the user may include the head; a new one leaves the layer below it unchanged.
-        trained_head=not options.lora or is_adapter(loaded.model),
-        given=run.tables,
-    )
-    rule = objective.stop_rule
-    stop = stop_check(loaded, rule, windows["forget"], run.holdout, encoder)
-    selector = selector_of(loaded, run.selection, run.records, run.utility, run.holdout or (), options)
+    # Everything that is read from the model before unlearning is read here, before an adapter is attached and a step is taken, and
+    # in the arithmetic of the steps: else rounding would look like a change.
+    rule, arithmetic = objective.stop_rule, Arithmetic(computes_in_copies(loaded.model, options))
+    with torch.no_grad(), arithmetic.of(loaded.model):
+        initial = load_or_compute_outputs(
+            run.work_dir,
+            loaded,
+            objective.reference,
+            windows,
+            pad,
+            layer=objective.inner_layer(loaded.model) if isinstance(objective, InsideLayers) else None,
+            seed=options.seed,
+            # An adapter given by the user may include the head; a new one leaves the layer below it unchanged.
+            trained_head=not options.lora or is_adapter(loaded.model),
+            given=run.tables,
+        )
+        stop = stop_check(loaded, rule, windows["forget"], run.holdout, encoder)
+        selector = selector_of(loaded, run.selection, run.records, run.utility, run.holdout or (), options)
+    if stop is not None:
+        stop = arithmetic.inside(loaded.model, stop)
+    if selector is not None:
+        selector.losses = arithmetic.inside(loaded.model, selector.losses)
     progress = Progress(values=dict(objective.begin()) if isinstance(objective, WithMemory) else {})
     advance = objective.advance if isinstance(objective, WithMemory) else None
     steering = Steering(stop, 0 if rule is None else rule.check_every, progress, advance, selector)
@@ -212,8 +225,9 @@ def _minimise(loaded: LoadedModel, objective: Objective, run: Run) -> Trained:
     sampler = _sampler(windows, options)
     # Steps hold the part of the retain set that they see; the penalty stands in for the rest.
     weight = objective.anchor_weight * _unseen(sampler, options) if isinstance(objective, WithWeightPenalty) else 0.0
-    penalty = WeightPenalty.of(model, windows["retain"], pad, weight, options.seed) if weight else None
-    trained = train_pairs(model, ObjectiveLoss(objective, windows, initial, progress, pad, penalty), sampler, run, steering)
+    penalty = WeightPenalty.of(model, windows["retain"], pad, weight, options.seed, arithmetic) if weight else None
+    loss = ObjectiveLoss(objective, windows, initial, progress, pad, penalty)
+    trained = train_pairs(model, loss, sampler, run, steering, arithmetic)
     if model is loaded.model:
         put_gradient_flags(model, flags)
     if penalty is not None:
@@ -246,7 +260,14 @@ def _unseen(sampler: PairSampler, options: TrainingOptions) -> float:
     return float(max(0.0, 1 - pairs / sampler.partners))
 
 
-def train_pairs(model: Any, loss: PairLoss, sampler: PairSampler, run: Run, steering: Steering | None = None) -> Trained:
+def train_pairs(
+    model: Any,
+    loss: PairLoss,
+    sampler: PairSampler,
+    run: Run,
+    steering: Steering | None = None,
+    arithmetic: Arithmetic | None = None,
+) -> Trained:
     """Train a prepared model with the trainer, from the last complete checkpoint if there is one.
 
     Args:
@@ -255,8 +276,10 @@ def train_pairs(model: Any, loss: PairLoss, sampler: PairSampler, run: Run, stee
         sampler: the order of the pairs.
         run: options, working folder, log and callbacks are read.
         steering: what decides between steps; None trains to the end.
+        arithmetic: of the steps; None takes that of the options.
     """
-    arguments = training_arguments(run.options, run.work_dir, len(sampler), next(model.parameters()).device)
+    arithmetic = arithmetic or Arithmetic(computes_in_copies(model, run.options))
+    arguments = training_arguments(run.options, run.work_dir, len(sampler), next(model.parameters()).device, arithmetic)
     if run.log is not None and run.options.keep_checkpoints is None:
         arguments.save_total_limit = None  # any of them may be the last clean one of a later deletion
     trainer = RecordTrainer(
@@ -268,6 +291,7 @@ def train_pairs(model: Any, loss: PairLoss, sampler: PairSampler, run: Run, stee
         log=run.log,
         steering=steering,
         optimizer=run.options.optimizer,
+        arithmetic=arithmetic,
         callbacks=run.callbacks,
     )
     trainer.remove_callback(PrinterCallback)
@@ -313,7 +337,9 @@ def step_records(options: TrainingOptions) -> int:
     return int(batch * options.gradient_accumulation * distributed.count())
 
 
-def training_arguments(options: TrainingOptions, work_dir: Path, records: int, device: torch.device) -> TrainingArguments:
+def training_arguments(
+    options: TrainingOptions, work_dir: Path, records: int, device: torch.device, arithmetic: Arithmetic | None = None
+) -> TrainingArguments:
     """Return the `transformers` arguments of a run over a number of records; options left open take `DEFAULTS`."""
     filled = {name: value if (value := getattr(options, name)) is not None else default for name, default in DEFAULTS.items()}
     # Passed only if requested: transformers is renaming both arguments and warns whenever they are given.
@@ -335,7 +361,7 @@ def training_arguments(options: TrainingOptions, work_dir: Path, records: int, d
         weight_decay=filled["weight_decay"],
         max_grad_norm=options.max_grad_norm,
         seed=options.seed,
-        bf16=options.bf16,
+        bf16=options.bf16 and not (arithmetic is not None and arithmetic.in_copies),
         **checkpointing,
         use_cpu=device.type == "cpu",
         save_strategy="steps" if options.save_steps else "no",

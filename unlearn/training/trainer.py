@@ -23,6 +23,7 @@ from unlearn.training.method import Progress
 from unlearn.training.selection import Selector
 from verify.errors import RunError
 from verify.io.files import disk_errors, read_json, write_json, write_manifest
+from verify.training.arithmetic import Arithmetic
 from verify.training.optimizers import Sophia
 from verify.training.schedule import FILLER, Pair, PairDataset, PairSampler, microbatch_seed
 from verify.training.sharding import is_sharded
@@ -70,6 +71,7 @@ class RecordTrainer(Trainer):
         log: LogWriter | None = None,
         steering: Steering | None = None,
         optimizer: str = "adamw",
+        arithmetic: Arithmetic | None = None,
         callbacks: Sequence[Any] = (),
         **arguments: Any,
     ) -> None:
@@ -84,6 +86,7 @@ class RecordTrainer(Trainer):
         self.run_seed, self.log_writer = seed, log
         self.steering = steering or Steering()
         self.progress, self.optimizer_name = self.steering.progress, optimizer
+        self.arithmetic = arithmetic or Arithmetic(in_copies=False)
         # `compute_loss` returns a share of the whole step's mean; the base class must not divide it by the accumulation again.
         self.model_accepts_loss_kwargs = True
         self.microbatch, self.tokens = 0, 0
@@ -152,6 +155,11 @@ class RecordTrainer(Trainer):
     def _prepare_inputs(self, inputs: Any) -> Any:
         """Return the pairs as they are: they are indices, and the loss moves its own tensors."""
         return inputs
+
+    def training_step(self, model: nn.Module, *rest: Any, **named: Any) -> Tensor:
+        """Take the forward and backward pass of a microbatch, in the run's arithmetic."""
+        with self.arithmetic.of(model):
+            return super().training_step(model, *rest, **named)
 
     def compute_loss(self, model: nn.Module, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None) -> Any:
         """Compute this microbatch's share of the step's mean loss: its own mean times its weight over the step's weight."""

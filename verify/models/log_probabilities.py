@@ -8,6 +8,7 @@ Shapes: B batch, L length, D width, V vocabulary, N scored tokens of the batch i
 """
 
 import itertools
+import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -16,6 +17,9 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
+
+from verify.models.head_values import head_values, log_probability_of
 
 Select = Callable[[Tensor], Tensor]
 
@@ -73,6 +77,16 @@ def scored_logits(model: nn.Module, batch: Mapping[str, Tensor]) -> tuple[Tensor
     Returns:
         logits [N, V], the scored token ids [N], and the row of the batch each belongs to [N].
     """
+    logits, _, rows = _through_layers(model, batch, head_on_all=True)
+    return logits, batch["input_ids"][batch["scored"]], rows
+
+
+def _through_layers(model: nn.Module, batch: Mapping[str, Tensor], *, head_on_all: bool) -> tuple[Tensor, Tensor, Tensor]:
+    """Pass a batch through the layers, and the hidden states that predict scored tokens, or the first of them, through the head.
+
+    Returns:
+        logits [N, V] or [1, V], hidden states [N, D], and the row of the batch of each [N].
+    """
     groups = _groups(batch)
     parts = [{name: batch[name][group, :length] for name in batch} for group, length in groups]
     # Row of the batch of every scored token in the order of the parts [N], and the permutation back to row-major order [N]; the
@@ -80,20 +94,22 @@ def scored_logits(model: nn.Module, batch: Mapping[str, Tensor]) -> tuple[Tensor
     rows = torch.cat([group[torch.nonzero(part["scored"])[:, 0]] for (group, _), part in zip(groups, parts, strict=True)])
     row_major = torch.argsort(rows, stable=True)
     kept: list[Tensor] = []  # hidden states of each part's scored tokens [n, D]
+    whole: list[Tensor] = []  # those of all parts [N, D]
 
     def run(part: Mapping[str, Tensor], last: bool) -> Any:
         def select(hidden: Tensor) -> Tensor:
             kept.append(hidden[predicting_positions(part["scored"])])
             if not last:
                 return kept[-1][:1]  # one row instead of none, as the head needs an input
-            return torch.cat(kept)[row_major] if len(groups) > 1 else kept[0]
+            whole.append(torch.cat(kept)[row_major] if len(groups) > 1 else kept[0])
+            return whole[0] if head_on_all else whole[0][:1]
 
         with head_sees(model, select):
             return model(input_ids=part["input_ids"], attention_mask=part["attention_mask"], use_cache=False).logits
 
     for part in parts[:-1]:
         run(part, last=False)
-    return run(parts[-1], last=True), batch["input_ids"][batch["scored"]], rows[row_major]
+    return run(parts[-1], last=True), whole[0], rows[row_major]
 
 
 def _groups(batch: Mapping[str, Tensor]) -> list[tuple[Tensor, int]]:
@@ -101,13 +117,19 @@ def _groups(batch: Mapping[str, Tensor]) -> list[tuple[Tensor, int]]:
     rows, length = batch["input_ids"].shape
     device = batch["input_ids"].device
     # Distributed processes synchronise within a forward call, so all must make the same number of calls.
-    if torch.distributed.is_available() and torch.distributed.is_initialized() and torch.distributed.get_world_size() > 1:
+    if _several_processes():
         return [(torch.arange(rows, device=device), length)]
     lengths = batch["attention_mask"].sum(1).tolist()
     groups = like_lengths(lengths)
     if len(groups) == 1:
         return [(torch.arange(rows, device=device), length)]
     return [(torch.tensor(group, device=device), lengths[group[0]]) for group in groups]
+
+
+def _several_processes() -> bool:
+    """Return whether several processes train one model."""
+    ready = torch.distributed.is_available() and torch.distributed.is_initialized()
+    return ready and torch.distributed.get_world_size() > 1
 
 
 def like_lengths(lengths: Sequence[int]) -> list[list[int]]:
@@ -174,8 +196,50 @@ def scored_log_probabilities(model: nn.Module, batch: Mapping[str, Tensor]) -> t
 
 def scored_log_probabilities_and_tokens(model: nn.Module, batch: Mapping[str, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
     """Compute log-probabilities [N], token ids [N] and rows [N] of the scored tokens."""
+    states = scored_states(model, batch)
+    targets = batch["input_ids"][batch["scored"]]
+    if states is not None:
+        hidden, weight, rows = states
+        return head_values(hidden, weight, log_probability_of(targets)), targets, rows
     logits, targets, rows = scored_logits(model, batch)
     return target_log_probabilities(logits, targets, spend=True), targets, rows
+
+
+def scored_states(model: nn.Module, batch: Mapping[str, Tensor]) -> tuple[Tensor, Tensor, Tensor] | None:
+    """Compute the hidden states [N, D] that predict scored tokens, for `head_values` to apply the head [V, D] to.
+
+    Returns:
+        hidden states [N, D], the head's weight [V, D], and the row of the batch of each token [N]; None where the logits are better
+        computed whole: by a head in float32 that is trained, whose slopes are as large as its logits, and by heads that are more
+        than one matrix product.
+    """
+    head: Any = output_head(model)
+    if _PLAIN.get(head) is False or not _may_be_plain(head):
+        return None
+    logits, hidden, rows = _through_layers(model, batch, head_on_all=False)
+    if head not in _PLAIN:
+        # Checked once a model: what it does after its head (a softcap or a scale, say) would be left out.
+        with torch.no_grad():
+            raw = F.linear(hidden[:1], head.weight)
+            after = step_after_head(model, raw, logits[:1])
+            _PLAIN[head] = after is not None and after(raw) is raw and hidden.dtype == head.weight.dtype
+        if not _PLAIN[head]:
+            return None
+    return hidden, head.weight, rows
+
+
+_PLAIN: "weakref.WeakKeyDictionary[nn.Module, bool]" = weakref.WeakKeyDictionary()
+"""Whether the logits are a head's output as it is."""
+
+
+def _may_be_plain(head: Any) -> bool:
+    """Return whether a head is one product with a weight in this process that is frozen or in half precision."""
+    weight = getattr(head, "weight", None)
+    if type(head) is not nn.Linear or head.bias is not None or not isinstance(weight, Tensor) or isinstance(weight, DTensor):
+        return False
+    if torch.is_autocast_enabled(weight.device.type) or _several_processes():
+        return False
+    return weight.dtype in (torch.bfloat16, torch.float16) or (weight.dtype == torch.float32 and not weight.requires_grad)
 
 
 def target_log_probabilities(logits: Tensor, targets: Tensor, *, spend: bool = False) -> Tensor:

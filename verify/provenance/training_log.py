@@ -83,6 +83,8 @@ class TrainingLog:
         defense: the defence used in training, whose steps are not in the log; None where there was none.
         master_weights: "float32" where weights stored in half precision were trained in float32; None where they were float32
             anyway, and in logs that predate such copies.
+        arithmetic: "bfloat16 copies" where the steps computed on bfloat16 copies of their weights; None where they computed in
+            float32, under autocast, or in a version that knew nothing else.
         key_check: check value of the record key of the hashes; None in logs of versions that did not write it.
         execution: software and device of the run, by name; empty in logs of versions that did not write it.
         boundaries: the states at its checkpoints, whether or not these were kept, and at its end.
@@ -98,6 +100,7 @@ class TrainingLog:
     final_weights: str | None
     defense: str | None = None
     master_weights: str | None = None
+    arithmetic: str | None = None
     key_check: str | None = None
     execution: Mapping[str, str] = field(default_factory=dict)
     boundaries: tuple[Boundary, ...] = ()
@@ -158,6 +161,7 @@ class TrainingLog:
             final_weights=next((str(e["final_weights"]) for e in entries if "final_weights" in e), None),
             defense=None if header.get("defense") is None else str(header["defense"]),
             master_weights=None if header.get("master_weights") is None else str(header["master_weights"]),
+            arithmetic=None if header.get("arithmetic") is None else str(header["arithmetic"]),
             key_check=None if header.get("key") is None else str(header["key"]),
             execution={str(name): str(value) for name, value in dict(header.get("execution") or {}).items()},
             boundaries=tuple(_boundaries(entries)),

@@ -21,6 +21,7 @@ A frozen weight keeps its 2 bytes. Tensors are converted one after another, so t
 import weakref
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,20 @@ LARGEST_ERROR, LEAST_ERROR = 0.1, 0.01
 
 _stored_types: "weakref.WeakKeyDictionary[nn.Module, Mapping[str, torch.dtype]]" = weakref.WeakKeyDictionary()
 """For sharded models: the stored types of weights whose values are rounded but which remain float32 tensors on the devices."""
+
+
+_apart: ContextVar[bool] = ContextVar("apart", default=True)
+"""Whether frozen half-precision layers convert at their borders to the float32 layers around them."""
+
+
+@contextmanager
+def apart(borders: bool) -> Iterator[None]:
+    """Set whether frozen half-precision layers convert at their borders, within a `with` block that computes in one type or two."""
+    token = _apart.set(borders)
+    try:
+        yield
+    finally:
+        _apart.reset(token)
 
 
 def half_precision(parameters: Iterable[nn.Parameter]) -> list[nn.Parameter]:
@@ -213,10 +228,10 @@ def _keep_apart(module: nn.Module) -> list[Any]:
     kind = own[0].dtype
 
     def before(_: nn.Module, given: tuple[Any, ...], named: dict[str, Any]) -> tuple[Any, Any]:
-        return _converted(given, kind), _converted(named, kind)
+        return (_converted(given, kind), _converted(named, kind)) if _apart.get() else (given, named)
 
     def after(_: nn.Module, __: Any, output: Any) -> Any:
-        return _converted(output, torch.float32)
+        return _converted(output, torch.float32) if _apart.get() else output
 
     return [module.register_forward_pre_hook(before, with_kwargs=True), module.register_forward_hook(after)]
 

@@ -24,6 +24,7 @@ from verify.io.files import disk_errors, write_manifest
 from verify.models.loading import LoadedModel
 from verify.models.log_probabilities import scored_log_probabilities
 from verify.provenance.training_log import Microbatch, TrainingLog
+from verify.training.arithmetic import Arithmetic
 from verify.training.checkpoints import Checkpoint, last_complete_checkpoint, put_checkpoint
 from verify.training.optimizers import optimizer_of
 from verify.training.precision import float32_copies
@@ -144,7 +145,9 @@ def _replay(
     """Replay with trained weights that are already in the precision of the logged steps."""
     options, began = log.options, time.monotonic()
     device = next(model.parameters()).device
-    accelerator = Accelerator(cpu=device.type == "cpu", mixed_precision="bf16" if options.get("bf16") else "no")
+    arithmetic = Arithmetic(in_copies=log.arithmetic is not None)
+    autocast = options.get("bf16") and not arithmetic.in_copies
+    accelerator = Accelerator(cpu=device.type == "cpu", mixed_precision="bf16" if autocast else "no")
     optimizer = optimizer_of(model, options)
     # A checkpoint of this replay, if it was interrupted, is further than the one to start from.
     own = last_complete_checkpoint(work_dir) if work_dir.exists() else None
@@ -162,7 +165,7 @@ def _replay(
     for step, entries in groupby(log.microbatches, key=lambda entry: entry.step):
         if (begin is not None and step <= begin.step) or (last_step is not None and step > last_step):
             continue
-        seen = _step(running, accelerator, optimizer, list(entries), windows, pad, device, options)
+        seen = _step(running, accelerator, optimizer, list(entries), windows, pad, device, options, arithmetic)
         steps, skipped, tokens = steps + bool(seen), skipped + (not seen), tokens + seen
         if step in saved_at:
             state = state_digest(model, optimizer)
@@ -184,6 +187,7 @@ def _step(
     pad: int,
     device: torch.device,
     options: Mapping[str, Any],
+    arithmetic: Arithmetic,
 ) -> int:
     """Take one optimizer step over what remains of its microbatches; return the number of tokens, 0 if nothing remains."""
     batches = [(entry, [windows[index] for index in entry.records if index in windows]) for entry in entries]
@@ -197,11 +201,12 @@ def _step(
             continue
         torch.manual_seed(entry.seed)  # of dropout
         batch = {name: values.to(device) for name, values in collate(chosen, pad).items()}
-        loss = -scored_log_probabilities(model, batch)[0].mean()
-        if not torch.isfinite(loss):
-            raise RunError(f"the loss is not finite at step {entry.step} of the replay. Retrain in --dtype float32.")
-        own = sum(int(window.scored.sum()) for window in chosen)
-        accelerator.backward(loss * (own / items))
+        with arithmetic.of(model):
+            loss = -scored_log_probabilities(model, batch)[0].mean()
+            if not torch.isfinite(loss):
+                raise RunError(f"the loss is not finite at step {entry.step} of the replay. Retrain in --dtype float32.")
+            own = sum(int(window.scored.sum()) for window in chosen)
+            accelerator.backward(loss * (own / items))
     if options["max_grad_norm"] > 0:
         accelerator.clip_grad_norm_(model.parameters(), options["max_grad_norm"])
     # The logged rate already follows the schedule; every microbatch of a step has the same.

@@ -1,0 +1,125 @@
+"""Arithmetic of a run: float32, or bfloat16 over float32 weights.
+
+With `--bf16` on a processor, a step computes entirely in bfloat16, on bfloat16 copies of the weights:
+
+    theta_16 = bfloat16(theta),    L = loss(theta_16),    g = float32(dL/dtheta_16),    theta <- optimizer(theta, g)
+
+theta stays float32, so that steps far below half a unit in the last place of bfloat16 are not lost, and optimizer, checkpoints,
+selection, resumption and replay see nothing but float32 (`verify.training.precision`). Every trained weight is converted once in a
+forward pass and its gradient once in the backward pass; frozen weights are converted once in a run. Kept in float32 are losses and
+their sums over the vocabulary, the scores of attention, what a norm computes inside, and embeddings up to their output (the gradient
+of a frequent token is a sum over many positions, in which bfloat16 would lose digits).
+
+Autocast converts only around matrix products: everything between them stays in float32, every input is converted again for every
+layer that reads it, and its attention takes torch's slow half-precision gradient on a processor. On a GPU, and with several
+processes, `--bf16` is autocast.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from verify.models.quantized import is_quantized
+from verify.training.precision import apart
+from verify.training.short_attention import ShortAttention
+
+Result = TypeVar("Result")
+
+BFLOAT16_COPIES = "bfloat16 copies"
+"""Entry of the training log for a run whose steps computed on bfloat16 copies of its weights."""
+
+
+def float32_weight(weight: Tensor) -> Tensor:
+    """Return the float32 weight that a copy was made from; any other weight is returned as it is."""
+    found: Tensor = getattr(weight, "float32_weight", weight)
+    return found
+
+
+def can_compute_in_copies(model: nn.Module) -> bool:
+    """Return whether passes of a model in one process can compute on bfloat16 copies of its weights."""
+    if is_quantized(model):
+        return False
+    # Frozen float16 weights would lose digits in bfloat16; autocast does not convert them.
+    return all(parameter.device.type == "cpu" and parameter.dtype != torch.float16 for parameter in model.parameters())
+
+
+class Arithmetic:
+    """The arithmetic of a run's passes through its model.
+
+    Attributes:
+        in_copies: whether passes compute on bfloat16 copies; otherwise the model computes as it is.
+    """
+
+    def __init__(self, in_copies: bool) -> None:
+        self.in_copies = in_copies
+        self._frozen: dict[int, tuple[nn.Parameter, int, Tensor]] = {}  # id -> weight, its version, and its copy
+
+    @contextmanager
+    def of(self, model: nn.Module) -> Iterator[None]:
+        """Compute forward and backward passes of a model in this arithmetic within a `with` block.
+
+        In the block the model's modules hold the copies; `float32_weight` returns what a trained one was made from.
+        """
+        if not self.in_copies:
+            yield
+            return
+        copies: dict[int, Tensor] = {}  # of tied weights one, so that their gradients are added before they are converted
+        replaced: list[tuple[nn.Module, str, nn.Parameter]] = []
+        hooks: list[Any] = []
+        try:
+            for module, name, parameter in _converted_weights(model):
+                if id(parameter) not in copies:
+                    copies[id(parameter)] = self._copy(parameter)
+                replaced.append((module, name, parameter))
+                module._parameters[name] = copies[id(parameter)]  # type: ignore[assignment]
+            hooks = [found.register_forward_hook(_in_bfloat16) for found in model.modules() if isinstance(found, nn.Embedding)]
+            with ShortAttention(), apart(False):
+                yield
+        finally:
+            for hook in hooks:
+                hook.remove()
+            for module, name, parameter in replaced:
+                module._parameters[name] = parameter
+
+    def inside(self, model: nn.Module, read: Callable[[], Result]) -> Callable[[], Result]:
+        """Return a function that calls `read` in this arithmetic."""
+
+        def called() -> Result:
+            with self.of(model):
+                return read()
+
+        return called
+
+    def _copy(self, parameter: nn.Parameter) -> Tensor:
+        """Convert a weight: a trained one with its gradient, a frozen one only if it changed since the last time."""
+        if parameter.requires_grad:
+            copy = parameter.to(torch.bfloat16)
+            copy.float32_weight = parameter  # type: ignore[attr-defined]
+            return copy
+        _, version, copy = self._frozen.get(id(parameter), (parameter, -1, parameter))
+        if version != parameter._version:
+            copy = parameter.detach().to(torch.bfloat16)
+            self._frozen[id(parameter)] = parameter, parameter._version, copy
+        return copy
+
+
+def _converted_weights(model: nn.Module) -> Iterator[tuple[nn.Module, str, nn.Parameter]]:
+    """Yield module, name and parameter of every float32 weight, but embeddings and what the architecture keeps in float32."""
+    kept: set[str] = set()
+    for module in model.modules():
+        for listed in ("_keep_in_fp32_modules", "_keep_in_fp32_modules_strict"):
+            kept.update(getattr(module, listed, None) or ())
+    for path, module in model.named_modules():
+        if isinstance(module, nn.Embedding) or not kept.isdisjoint(path.split(".")):
+            continue
+        for name, parameter in list(module._parameters.items()):
+            if isinstance(parameter, nn.Parameter) and parameter.dtype == torch.float32 and name not in kept:
+                yield module, name, parameter
+
+
+def _in_bfloat16(_: nn.Module, __: Any, output: Any) -> Any:
+    """Convert an embedding's output."""
+    return output.to(torch.bfloat16) if isinstance(output, Tensor) and output.dtype == torch.float32 else output
