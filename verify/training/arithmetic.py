@@ -7,8 +7,8 @@ With `--bf16` on a processor, a step computes entirely in bfloat16, on bfloat16 
 theta stays float32, so that steps far below half a unit in the last place of bfloat16 are not lost, and optimizer, checkpoints,
 selection, resumption and replay see nothing but float32 (`verify.training.precision`). Every trained weight is converted once in a
 forward pass and its gradient once in the backward pass; frozen weights are converted once in a run. Kept in float32 are losses and
-their sums over the vocabulary, the scores of attention, what a norm computes inside, and embeddings up to their output (the gradient
-of a frequent token is a sum over many positions, in which bfloat16 would lose digits).
+their sums over the vocabulary, the scores of attention, what a norm computes inside, and embeddings up to their output (the
+gradient of a frequent token is a sum over many positions, in which bfloat16 would lose digits).
 
 Autocast converts only around matrix products: everything between them stays in float32, every input is converted again for every
 layer that reads it, and its attention takes torch's slow half-precision gradient on a processor. On a GPU, and with several
@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from verify.models.quantized import is_quantized
 from verify.training.precision import apart
-from verify.training.short_attention import ShortAttention
+from verify.training.short_attention import short_attention
 
 Result = TypeVar("Result")
 
@@ -76,7 +76,7 @@ class Arithmetic:
                 replaced.append((module, name, parameter))
                 module._parameters[name] = copies[id(parameter)]  # type: ignore[assignment]
             hooks = [found.register_forward_hook(_in_bfloat16) for found in model.modules() if isinstance(found, nn.Embedding)]
-            with ShortAttention(), apart(False):
+            with short_attention(), apart(False):
                 yield
         finally:
             for hook in hooks:

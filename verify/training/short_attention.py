@@ -11,33 +11,44 @@ Scores and softmax are in float32, as in the fused kernel; P is kept in the inpu
 Shapes: B rows, H heads, L queries, S keys, D width of a head.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.overrides import TorchFunctionMode
 
 LONGEST = 256
 """Longest sequence for which plain products are faster and the L x L probabilities small beside a layer's other activations."""
 HALF = (torch.bfloat16, torch.float16)
 
 
-class ShortAttention(TorchFunctionMode):
-    """Within a `with` block, computes half-precision attention of short sequences that needs gradients by matrix products."""
-
-    def __torch_function__(
-        self, func: Callable[..., Any], types: Sequence[type], args: Sequence[Any] = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        """Replace `scaled_dot_product_attention` where that pays; leave every other call as it is."""
-        if func is not F.scaled_dot_product_attention:
-            return func(*args, **(kwargs or {}))
-        found = _replaced(*args, **(kwargs or {}))
-        return func(*args, **(kwargs or {})) if found is None else found
+STOCK = F.scaled_dot_product_attention
 
 
-def _replaced(
+@contextmanager
+def short_attention() -> Iterator[None]:
+    """Within a `with` block, compute half-precision attention of short sequences that needs gradients by matrix products.
+
+    The stock function is replaced by name, where models look it up at every call. A mode of `torch.overrides` would not reach the
+    forward passes that gradient checkpointing repeats, since torch takes the mode off during a backward call.
+    """
+    before = F.scaled_dot_product_attention
+    F.scaled_dot_product_attention = _attention
+    try:
+        yield
+    finally:
+        F.scaled_dot_product_attention = before
+
+
+def _attention(*given: Any, **named: Any) -> Tensor:
+    """Compute `scaled_dot_product_attention`: by products where that pays, else by the stock kernel."""
+    found = _by_products(*given, **named)
+    return STOCK(*given, **named) if found is None else found
+
+
+def _by_products(
     query: Tensor,
     key: Tensor,
     value: Tensor,

@@ -1,0 +1,194 @@
+"""Steps on bfloat16 copies of float32 weights: what is computed, what is left behind, and that runs are reproduced bit for bit."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from tiny_models import make_llama
+from training_rows import make_rows
+from transformers import TrainerCallback
+
+from unlearn import NPO, RMU, GradDiff, TrainingOptions, finetune, forget
+from unlearn.methods.level import Level
+from unlearn.methods.rollback import Rollback
+from unlearn.training.log import LOG_NAME, TrainingLog
+from unlearn.training.run import Run, run_objective, train_records
+from verify.data.sources import load_records
+from verify.models.digests import weights_digest
+from verify.models.loading import load_model
+from verify.models.log_probabilities import scored_log_probabilities
+from verify.training.arithmetic import BFLOAT16_COPIES, Arithmetic, can_compute_in_copies, float32_weight
+from verify.training.short_attention import LONGEST, short_attention
+
+FORGET, RETAIN = make_rows("gone", 6), make_rows("kept", 8)
+OPTIONS = TrainingOptions(learning_rate=1e-3, epochs=3, batch_size=2, seed=3, bf16=True)
+
+
+def batch_of(words: int) -> dict[str, torch.Tensor]:
+    ids = torch.randint(3, words, (4, 12), generator=torch.Generator().manual_seed(0))
+    return {"input_ids": ids, "attention_mask": torch.ones_like(ids), "scored": torch.arange(12) >= torch.tensor([[5]] * 4)}
+
+
+def test_a_pass_on_copies(tokenizer: Any) -> None:
+    """Layers compute in bfloat16, gradients arrive in float32 near the exact ones, and the model is left as it was."""
+    model, batch = make_llama(tokenizer), batch_of(len(tokenizer))
+    before = dict(model.named_parameters())
+    scored_log_probabilities(model, batch)[0].mean().backward()
+    exact = {name: parameter.grad.clone() for name, parameter in before.items()}
+    model.zero_grad()
+    seen: list[torch.dtype] = []
+    watch = model.model.layers[1].register_forward_hook(lambda _, __, output: seen.append(output.dtype))
+    with Arithmetic(in_copies=True).of(model):
+        inside = dict(model.named_parameters())
+        scored_log_probabilities(model, batch)[0].mean().backward()
+    watch.remove()
+    assert set(seen) == {torch.bfloat16}
+    assert {value.dtype for name, value in inside.items() if "embed" not in name} == {torch.bfloat16}
+    assert all(float32_weight(inside[name]) is parameter for name, parameter in before.items())
+    for name, parameter in model.named_parameters():
+        assert parameter is before[name]
+        assert parameter.grad.dtype == torch.float32
+        assert float((parameter.grad - exact[name]).norm() / exact[name].norm()) < 0.05, name
+    assert not any(module._forward_hooks for module in model.modules())
+
+
+def test_tied_weights_are_one_copy(tokenizer: Any) -> None:
+    """Embedding and head of a tied model add up their gradients; an error in the block restores the weights, too."""
+    model = make_llama(tokenizer)
+    model.lm_head.weight = model.model.embed_tokens.weight
+    tied, batch = model.lm_head.weight, batch_of(len(tokenizer))
+    scored_log_probabilities(model, batch)[0].mean().backward()
+    exact, tied.grad = tied.grad, None
+    with Arithmetic(in_copies=True).of(model):
+        scored_log_probabilities(model, batch)[0].mean().backward()
+    assert float((tied.grad - exact).norm() / exact.norm()) < 0.05
+    with pytest.raises(KeyError), Arithmetic(in_copies=True).of(model):
+        raise KeyError
+    assert model.lm_head.weight is model.model.embed_tokens.weight is tied
+
+
+def test_frozen_weights_are_converted_once(tokenizer: Any) -> None:
+    """Their copy is kept from pass to pass, and made again where the weight was changed."""
+    model, arithmetic = make_llama(tokenizer).requires_grad_(False), Arithmetic(in_copies=True)
+    copies = []
+    for change in (0.0, 0.0, 1.0):
+        if change:
+            model.lm_head.weight.add_(change)
+        with arithmetic.of(model):
+            copies.append(model.lm_head.weight)
+    assert copies[0] is copies[1] is not copies[2]
+    assert torch.equal(copies[2], model.lm_head.weight.bfloat16())
+
+
+def test_where_copies_are_not_taken(tokenizer: Any) -> None:
+    """A model with float16 weights keeps to autocast."""
+    assert can_compute_in_copies(make_llama(tokenizer))
+    assert can_compute_in_copies(make_llama(tokenizer).bfloat16())
+    assert not can_compute_in_copies(make_llama(tokenizer).half())
+
+
+@pytest.mark.parametrize("form", ["bool mask", "added mask", "causal", "groups"])
+def test_short_attention(form: str) -> None:
+    """Output and gradients are as near to float64 as those of the stock kernel, with every form of its arguments."""
+    torch.manual_seed(0)
+    heads = 2 if form == "groups" else 4
+    shapes = [(2, 4, 9, 16), (2, heads, 9, 16), (2, heads, 9, 16)]
+    parts = [2 * torch.randn(shape).bfloat16() for shape in shapes]
+    seen = torch.ones(2, 1, 9, 9, dtype=torch.bool).tril()
+    seen[1, :, :, 7:] = False
+    given: dict[str, Any] = {
+        "bool mask": {"attn_mask": seen},
+        "added mask": {"attn_mask": torch.zeros(2, 1, 9, 9, dtype=torch.bfloat16).masked_fill(~seen, float("-inf"))},
+        "causal": {"is_causal": True, "scale": 0.3},
+        "groups": {"is_causal": True, "enable_gqa": True},
+    }[form]
+    toward = torch.randn(2, 4, 9, 16).bfloat16()
+
+    def run(dtype: torch.dtype) -> list[torch.Tensor]:
+        leaves = [part.to(dtype).requires_grad_() for part in parts]
+        own = {name: value.to(dtype) if name == "attn_mask" and form == "added mask" else value for name, value in given.items()}
+        output = F.scaled_dot_product_attention(*leaves, **own)
+        return [output.detach(), *torch.autograd.grad(output, leaves, toward.to(dtype))]
+
+    exact, stock = run(torch.float64), run(torch.bfloat16)
+    with short_attention():
+        ours = run(torch.bfloat16)
+    assert not all(torch.equal(mine, theirs) for mine, theirs in zip(ours, stock, strict=True)), "the stock kernel ran"
+    for mine, theirs, true in zip(ours, stock, exact, strict=True):
+        assert float((mine - true).norm()) < max(1.3 * float((theirs - true).norm()), 0.004 * float(true.norm()))
+
+
+def test_attention_that_is_left_to_the_stock_kernel() -> None:
+    """Float32, no gradient wanted, and long sequences give the stock kernel's bits."""
+    torch.manual_seed(0)
+    for length, dtype, wanted in ((9, torch.float32, True), (9, torch.bfloat16, False), (LONGEST + 1, torch.bfloat16, True)):
+        parts = [torch.randn(1, 1, length, 8).to(dtype).requires_grad_(wanted) for _ in range(3)]
+        with short_attention():
+            ours = F.scaled_dot_product_attention(*parts, is_causal=True)
+        assert torch.equal(ours, F.scaled_dot_product_attention(*parts, is_causal=True))
+
+
+@pytest.mark.parametrize("objective", [NPO(), GradDiff(), RMU()])
+@pytest.mark.parametrize("more", [{}, {"lora": True}, {"gradient_checkpointing": True}])
+def test_objectives_end_near_float32(model_dir: Path, tmp_path: Path, objective: Any, more: dict[str, Any]) -> None:
+    """The weights move as in float32 to a few percent of the way, whatever is trained, and come out in float32."""
+    moved = []
+    for bf16 in (False, True):
+        loaded = load_model(model_dir)
+        start = {name: value.detach().clone() for name, value in loaded.model.named_parameters()}
+        options = replace(OPTIONS, bf16=bf16, learning_rate=1e-4, **more)
+        described = Run(load_records(FORGET), options, tmp_path / str(bf16), retain=load_records(RETAIN))
+        model = run_objective(loaded, objective, described).model
+        state = {name: value.detach() for name, value in model.named_parameters() if value.requires_grad or name in start}
+        assert {value.dtype for value in state.values()} == {torch.float32}
+        moved.append(torch.cat([(value - start.get(name, 0.0)).flatten() for name, value in state.items()]))
+    # AdamW's first steps have the size of the learning rate whatever the gradient's: where it is tiny its sign is rounding, most
+    # so under RMU, whose retain term begins at a minimum.
+    assert float(F.cosine_similarity(moved[0], moved[1], 0)) > (0.7 if isinstance(objective, RMU) else 0.9)
+
+
+def test_level_runs_on_copies(model_dir: Path, tmp_path: Path) -> None:
+    """The penalty reads the float32 weights, and the result comes as near to the level as in float32."""
+    holdout = make_rows("never", 8)
+    trained = finetune(model_dir, FORGET + RETAIN, output_dir=tmp_path / "trained", options=replace(OPTIONS, epochs=20))
+    given: dict[str, Any] = {"forget_set": FORGET, "retain_set": RETAIN, "holdout_set": holdout, "base": model_dir}
+    reached = []
+    for bf16 in (False, True):
+        options = replace(OPTIONS, bf16=bf16, epochs=2)
+        result = forget(trained.model_dir, Level(), **given, output_dir=tmp_path / f"level-{bf16}", options=options)
+        reached.append(result.facts["reached"])
+    assert reached[1] == pytest.approx(reached[0], rel=0.02)
+
+
+def test_a_replay_takes_the_logged_arithmetic(model_dir: Path, tmp_path: Path) -> None:
+    """Rollback reproduces a run on copies bit for bit, and an older log without the entry under autocast, to other bits."""
+    rows, options = FORGET + RETAIN, replace(OPTIONS, epochs=1, save_steps=2, gradient_accumulation=2)
+    trained = finetune(model_dir, rows, output_dir=tmp_path / "trained", options=options)
+    log = TrainingLog.read(trained.model_dir / LOG_NAME)
+    assert log.arithmetic == BFLOAT16_COPIES
+    gone = [rows[log.microbatches[-1].records[0]]]
+    given: dict[str, Any] = {"forget_set": gone, "data": rows, "base": model_dir}
+    rolled = forget(trained.model_dir, Rollback(check=True), **given, output_dir=tmp_path / "rolled")
+    assert rolled.facts["machine_reproduces_the_training"]
+    assert TrainingLog.read(rolled.model_dir / LOG_NAME).arithmetic == BFLOAT16_COPIES
+
+
+def test_cut_off_and_begun_again(model_dir: Path, tmp_path: Path) -> None:
+    """A resumed run ends with the bits of one that was not interrupted."""
+
+    class Stop(TrainerCallback):
+        def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            if state.global_step == 3:
+                raise KeyboardInterrupt
+
+    def run(work: Path, callbacks: Any = ()) -> str:
+        described = Run(load_records(FORGET), replace(OPTIONS, save_steps=2), work, callbacks=callbacks)
+        return weights_digest(train_records(load_model(model_dir), described).model)
+
+    whole = run(tmp_path / "whole")
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "cut", [Stop()])
+    assert run(tmp_path / "cut") == whole
