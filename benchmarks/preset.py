@@ -1,8 +1,15 @@
-"""Preset `bench`: the model and batches that all speed figures of this project refer to.
+"""Presets of the benchmarks: `bench`, a model and batches that most speed figures refer to, and `smollm2`, a pretrained model.
 
-A float32 Llama of 8 layers, width 256 and a vocabulary of 32,000 (22.7 million parameters); questions and answers of about 50
-tokens (25 +- 8 each), loss on the answers. Random weights and tokens: speed does not depend on their values.
+`bench`: a float32 Llama of 8 layers, width 256 and a vocabulary of 32,000 (22.7 million parameters); questions and answers of about
+50 tokens (25 +- 8 each), loss on the answers. Random weights and tokens: speed does not depend on their values.
+
+`smollm2`: SmolLM2-135M-Instruct (30 layers, width 576, vocabulary 49,152, tied head; 134.5 million parameters) from the folder that
+`make model` writes or the environment variable UNLEARN_SMOLLM2 names, on the same questions and answers.
 """
+
+import os
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -30,6 +37,16 @@ def bench_model(seed: int = 0) -> LlamaForCausalLM:
         tie_word_embeddings=False,
     )
     return LlamaForCausalLM(config).eval()
+
+
+def smollm2_folder() -> Path:
+    """Return the folder of SmolLM2, which exists only where it was fetched."""
+    return Path(os.environ.get("UNLEARN_SMOLLM2") or Path(__file__).parents[1] / ".cache" / "smollm2")
+
+
+def smollm2_model(dtype: torch.dtype = torch.float32) -> Any:
+    """Load SmolLM2, in evaluation mode."""
+    return LlamaForCausalLM.from_pretrained(smollm2_folder(), dtype=dtype).eval()
 
 
 def bench_windows(count: int, seed: int = 0) -> list[Encoded]:

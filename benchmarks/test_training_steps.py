@@ -20,9 +20,10 @@ from unlearn.training.initial_outputs import load_or_compute_outputs
 from unlearn.training.losses import ObjectiveLoss
 from unlearn.training.method import InsideLayers, Objective, Progress, WithAlternatives, WithMemory
 from unlearn.training.options import TrainingOptions
-from unlearn.training.run import token_counts, training_arguments
+from unlearn.training.run import computes_in_copies, token_counts, training_arguments
 from unlearn.training.trainer import RecordTrainer, Steering
 from verify.models.loading import LoadedModel
+from verify.training.arithmetic import Arithmetic
 from verify.training.schedule import Lengths, PairSampler
 
 STEPS = 12
@@ -64,13 +65,14 @@ class Rows(Dataset[dict[str, torch.Tensor]]):
         return self.windows[index]
 
 
-def stock_step_times(model: Any, windows: Any, folder: Path) -> list[float]:
+def stock_step_times(model: Any, windows: Any, folder: Path, steps: int = STEPS, bf16: bool = False) -> list[float]:
     """Time the steps of a stock trainer on the forget records."""
     times = StepTimes()
     arguments = TrainingArguments(
         output_dir=str(folder),
         per_device_train_batch_size=BATCH,
-        max_steps=STEPS,
+        max_steps=steps,
+        bf16=bf16,
         use_cpu=True,
         report_to="none",
         save_strategy="no",
@@ -87,11 +89,23 @@ def stock_step_times(model: Any, windows: Any, folder: Path) -> list[float]:
 
 def objective_step_times(model: Any, objective: Objective, windows: Any, folder: Path) -> list[float]:
     """Time the steps of our trainer with an objective on the same records and as many retain records."""
+    options = TrainingOptions(max_steps=STEPS, batch_size=BATCH, logging_steps=1000, learning_rate=1e-5)
+    return objective_steps(model, objective, windows, folder, options)[0]
+
+
+def objective_steps(
+    model: Any, objective: Objective, windows: Any, folder: Path, options: TrainingOptions, given: Any = None
+) -> tuple[list[float], list[float]]:
+    """Take the steps of a run with an objective; return their seconds and the losses that were logged."""
+    arithmetic = Arithmetic(computes_in_copies(model, options))
     times, roles = StepTimes(), {"forget": windows, "retain": bench_windows(len(windows), seed=1)}
     roles["alternative"] = bench_windows(len(windows), seed=2)
     layer = objective.inner_layer(model) if isinstance(objective, InsideLayers) else None
     loaded = LoadedModel(model, None, "bench", "", "")
-    reference = load_or_compute_outputs(_made(folder / "reference"), loaded, objective.reference, roles, 0, layer=layer)
+    with torch.no_grad(), arithmetic.of(model):
+        reference = load_or_compute_outputs(
+            _made(folder / "reference"), loaded, objective.reference, roles, 0, layer=layer, given=given
+        )
     progress = Progress(values=dict(objective.begin()) if isinstance(objective, WithMemory) else {})
     if isinstance(objective, InsideLayers):
         chosen = {id(parameter) for parameter in objective.trained_parameters(model)}
@@ -99,18 +113,18 @@ def objective_step_times(model: Any, objective: Objective, windows: Any, folder:
             parameter.requires_grad_(id(parameter) in chosen)
 
     read = {role: found for role, found in roles.items() if role != "retain" or objective.needs_retain}
-    options = TrainingOptions(max_steps=STEPS, batch_size=BATCH, logging_steps=1000, learning_rate=1e-5)
     trainer = RecordTrainer(
         model=model,
-        args=training_arguments(options, folder, len(windows), torch.device("cpu")),
+        args=training_arguments(options, folder, len(windows), torch.device("cpu"), arithmetic),
         pair_loss=ObjectiveLoss(objective, read, reference, progress, 0),
         sampler=_sampler(roles, objective),
         seed=0,
         steering=Steering(progress=progress, advance=objective.advance if isinstance(objective, WithMemory) else None),
+        arithmetic=arithmetic,
         callbacks=[times],
     )
     trainer.train()
-    return times.seconds()
+    return times.seconds(), [loss for _, loss in trainer.losses]
 
 
 @pytest.mark.parametrize("name", OBJECTIVES)
@@ -131,9 +145,9 @@ def test_step(benchmark: Any, name: str, tmp_path: Path) -> None:
     benchmark.pedantic(lambda: objective_step_times(copy.deepcopy(model), objective, windows, tmp_path / "again"), rounds=1)
 
 
-def product_rate(size: int = 1024) -> float:
-    """Measure floating-point operations per second of a square float32 matrix product, the median of nine."""
-    one, other, times = torch.randn(size, size), torch.randn(size, size), []
+def product_rate(size: int = 1024, dtype: torch.dtype = torch.float32) -> float:
+    """Measure floating-point operations per second of a square matrix product, the median of nine."""
+    one, other, times = torch.randn(size, size).to(dtype), torch.randn(size, size).to(dtype), []
     for _ in range(9):
         started = time.perf_counter()
         one @ other

@@ -25,6 +25,7 @@ from verify.errors import InputError
 from verify.models.loading import load_model
 from verify.models.log_probabilities import scored_logits
 from verify.models.token_stats import compute_token_statistics
+from verify.training.arithmetic import Arithmetic
 
 
 def people(prefix: str, count: int) -> list[dict[str, str]]:
@@ -42,6 +43,7 @@ def people(prefix: str, count: int) -> list[dict[str, str]]:
 
 FORGET, RETAIN, HOLDOUT = people("a", 6), people("bb", 18), people("ccc", 24)
 OPTIONS = TrainingOptions(learning_rate=4e-3, epochs=25, batch_size=4)
+FLOAT32 = Arithmetic(in_copies=False)
 
 
 @pytest.fixture(scope="module")
@@ -230,7 +232,7 @@ def penalized(world: Path, weight: float, seed: int = 0) -> tuple[Any, Any, Weig
     """A model, windows, and its weight penalty."""
     loaded = load_model(world / "original")
     windows = Encoder(loaded.tokenizer, loaded.context_length, "refuse").encode(parse_records(RETAIN, Fields(), "rows"))
-    return loaded, windows, WeightPenalty.of(loaded.model, windows, 0, weight, seed)
+    return loaded, windows, WeightPenalty.of(loaded.model, windows, 0, weight, seed, FLOAT32)
 
 
 def test_the_weight_penalty_is_the_divergence_to_second_order(world: Path) -> None:
@@ -260,7 +262,7 @@ def test_the_weight_penalty_against_the_exact_fisher(world: Path) -> None:
     for row in logs:
         for log in row:
             exact += log.exp().detach() * torch.autograd.grad(log, weight, retain_graph=True)[0].square() / len(logs)
-    drawn = torch.stack([WeightPenalty.of(loaded.model, window, 0, 1.0, seed).fisher[name] for seed in range(300)])
+    drawn = torch.stack([WeightPenalty.of(loaded.model, window, 0, 1.0, seed, FLOAT32).fisher[name].float() for seed in range(300)])
     error = drawn.std(0) / 300**0.5
     assert ((drawn.mean(0) - exact).abs() < 5 * error + 1e-6).all()
 

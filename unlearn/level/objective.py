@@ -8,10 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from unlearn.training.divergences import kl_to
 from unlearn.training.method import Batch, Objective
-from unlearn.training.scored_batch import token_logits
-from verify.models.log_probabilities import mean_by_row, target_log_probabilities
+from unlearn.training.scored_batch import token_outputs
+from verify.models.log_probabilities import mean_by_row
 
 WITHIN = 0.5
 """The multiplier counts only records this close to their level, nats per token. Further away the squared distance pulls enough,
@@ -55,12 +54,12 @@ class ToLevel(Objective):
 
     def loss(self, model: nn.Module, batch: Batch, reference: Mapping[str, Tensor]) -> Tensor:
         """Return the loss above without the weight penalty, a scalar; every row has the same weight."""
-        forget, retain = token_logits(model, batch.forget, batch.require_retain())
-        values = target_log_probabilities(forget.logits, forget.tokens)  # [N], scored tokens of all rows
+        forget, retain = token_outputs(model, batch.forget, batch.require_retain())
+        values = forget.log_probabilities()  # [N], scored tokens of all rows
         level = reference["forget_level"].to(values)  # [N]
         by_token = forget.per_row(F.smooth_l1_loss(values, level, reduction="none")).mean()
         excess = mean_by_row(values - level, forget.rows, forget.size)  # e of every row [B]
         batch.progress.measure("excess", torch.where(excess.abs() < WITHIN, excess, 0.0))
         by_record = self.record_weight * excess.square().mean() + batch.progress.values["multiplier"] * excess.mean()
-        kept = retain.per_row(kl_to(retain.logits, reference["retain_logits"])).mean()
+        kept = retain.per_row(retain.kl_to(reference["retain_logits"])).mean()
         return self.token_weight * by_token + by_record + self.alpha * kept

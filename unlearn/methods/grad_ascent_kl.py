@@ -6,9 +6,8 @@ from typing import ClassVar
 
 from torch import Tensor, nn
 
-from unlearn.training.divergences import kl_to
 from unlearn.training.method import Batch, Objective
-from unlearn.training.scored_batch import token_logits
+from unlearn.training.scored_batch import token_outputs
 from unlearn.training.stopping import ForgetLossCeiling, StopRule
 from verify.io.arguments import checked
 
@@ -47,6 +46,6 @@ class GradAscentKL(Objective):
 
     def loss(self, model: nn.Module, batch: Batch, reference: Mapping[str, Tensor]) -> Tensor:
         """Return the loss above, a scalar; every row has the same weight."""
-        forget, retain = token_logits(model, batch.forget, batch.require_retain())
-        kept = retain.per_row(kl_to(retain.logits, reference["retain_logits"])).mean()
-        return self.alpha * kept - self.gamma * forget.scores().loss.mean()
+        forget, retain = token_outputs(model, batch.forget, batch.require_retain())
+        kept = retain.per_row(retain.kl_to(reference["retain_logits"])).mean()
+        return self.alpha * kept - self.gamma * forget.per_row(-forget.log_probabilities()).mean()

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from verify.models.head_values import Reduction
 from verify.models.log_probabilities import ROWS_AT_ONCE
 
 
@@ -30,6 +31,22 @@ def kl_to(logits: Tensor, target_logits: Tensor) -> Tensor:
         # KL(q || p) = H(q, p) - H(q). xlogy takes 0 log 0 as 0; in chunks of rows, so that q log q [N, V] is never held whole.
         entropy = -torch.cat([torch.xlogy(rows, rows).sum(-1) for rows in torch.split(q, ROWS_AT_ONCE)])
     return cross_entropy_to(logits, q) - entropy
+
+
+def kl_reduction(target_logits: Tensor) -> Reduction:
+    """Return the reduction of `verify.models.head_values` to `kl_to` for constant target logits [N, V]; its slope is p - q."""
+
+    def reduce(logits: Tensor, rows: slice, with_slopes: bool) -> Tensor:
+        log_q = torch.log_softmax(_wide(target_logits[rows]), -1)
+        log_p = torch.log_softmax(logits, -1, out=logits)
+        q = log_q.exp()
+        # Where q underflows to 0, log q is finite and the product 0.
+        values = torch.linalg.vecdot(q, log_q.sub_(log_p))
+        if with_slopes:
+            logits.exp_().sub_(q)
+        return values
+
+    return reduce
 
 
 def jensen_shannon_to(logits: Tensor, target_logits: Tensor) -> Tensor:

@@ -38,7 +38,7 @@ class TrainingOptions:
         weight_decay: decoupled weight decay.
         max_grad_norm: gradients are clipped to this norm; 0 leaves them as they are.
         seed: determines data order, dropout and adapter initialisation.
-        bf16: compute in bfloat16 under autocast.
+        bf16: compute steps in bfloat16, over float32 weights; docs/half-precision.md.
         gradient_checkpointing: trade a second forward pass for memory.
         lora: train an adapter instead of all weights.
         lora_rank, lora_alpha, lora_dropout: the adapter's rank r, scale alpha (applied as alpha / r) and dropout.

@@ -11,11 +11,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from unlearn.training.divergences import kl_reduction, kl_to
 from unlearn.training.method import Batch, Rows
+from verify.models.head_values import head_values, log_probability_of
 from verify.models.log_probabilities import (
     mean_by_row,
     scored_log_probabilities_and_tokens,
     scored_logits,
+    scored_states,
     sum_by_row,
     target_log_probabilities,
 )
@@ -60,6 +63,41 @@ class TokenLogits:
         return SequenceScores(self.per_row(-values), sum_by_row(values, self.rows, self.size))
 
 
+@dataclass(frozen=True, eq=False)
+class TokenOutputs:
+    """What a pass gives for the scored tokens of one part of a batch: logits, or hidden states that the head is yet to read.
+
+    Attributes:
+        given: logits [N, V] where `head` is None, else hidden states [N, D].
+        head: the head's weight [V, D], or None.
+        tokens: the scored token ids [N].
+        rows: the row of each token [N].
+        size: number of rows B.
+    """
+
+    given: Tensor
+    head: Tensor | None
+    tokens: Tensor
+    rows: Tensor
+    size: int
+
+    def log_probabilities(self) -> Tensor:
+        """Compute the log-probability of every token [N]."""
+        if self.head is None:
+            return target_log_probabilities(self.given, self.tokens)
+        return head_values(self.given, self.head, log_probability_of(self.tokens))
+
+    def kl_to(self, target_logits: Tensor) -> Tensor:
+        """Compute KL(q || p) of every token [N], for a constant q = softmax(target_logits [N, V]) and the model's p."""
+        if self.head is None:
+            return kl_to(self.given, target_logits)
+        return head_values(self.given, self.head, kl_reduction(target_logits))
+
+    def per_row(self, values: Tensor) -> Tensor:
+        """Average values [N] over each row's tokens [B]."""
+        return mean_by_row(values, self.rows, self.size)
+
+
 def score_forget(model: nn.Module, batch: Batch) -> SequenceScores:
     """Score the forget rows in one pass."""
     return score(model, batch.forget)[0]
@@ -101,6 +139,24 @@ def token_logits(model: nn.Module, *parts: Rows) -> list[TokenLogits]:
     # The backward pass of a split concatenates the gradients once; that of each slice would allocate an array of the full size.
     split = torch.split(logits, [part.stop - part.start for part, _, _ in found])
     return [TokenLogits(values, tokens[part], own, size) for values, (part, own, size) in zip(split, found, strict=True)]
+
+
+def token_outputs(model: nn.Module, *parts: Rows) -> list[TokenOutputs]:
+    """Compute the outputs at the scored tokens of several sets of rows in one pass; logits only where the head needs them whole."""
+    head: Tensor | None = None
+
+    def read(model: nn.Module, stacked: Rows) -> tuple[Tensor, Tensor, Tensor]:
+        nonlocal head
+        states = scored_states(model, stacked)
+        if states is None:
+            return scored_logits(model, stacked)
+        hidden, head, rows = states
+        return hidden, stacked["input_ids"][stacked["scored"]], rows
+
+    given, tokens, rows = one_pass(model, parts, read)
+    found = split_parts(rows, parts)
+    split = torch.split(given, [part.stop - part.start for part, _, _ in found])
+    return [TokenOutputs(values, head, tokens[part], own, size) for values, (part, own, size) in zip(split, found, strict=True)]
 
 
 def one_pass(model: nn.Module, parts: Sequence[Rows], read: Any) -> tuple[Tensor, Tensor, Tensor]:

@@ -17,7 +17,6 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor
 
 from verify.models.head_values import head_values, log_probability_of
 
@@ -234,12 +233,14 @@ _PLAIN: "weakref.WeakKeyDictionary[nn.Module, bool]" = weakref.WeakKeyDictionary
 
 def _may_be_plain(head: Any) -> bool:
     """Return whether a head is one product with a weight in this process that is frozen or in half precision."""
-    weight = getattr(head, "weight", None)
-    if type(head) is not nn.Linear or head.bias is not None or not isinstance(weight, Tensor) or isinstance(weight, DTensor):
+    weight: Any = getattr(head, "weight", None)
+    # Not a subclass of these types, such as a shard of a weight or a quantized one.
+    if type(head) is not nn.Linear or head.bias is not None or type(weight) not in (Tensor, nn.Parameter):
         return False
     if torch.is_autocast_enabled(weight.device.type) or _several_processes():
         return False
-    return weight.dtype in (torch.bfloat16, torch.float16) or (weight.dtype == torch.float32 and not weight.requires_grad)
+    half = weight.dtype in (torch.bfloat16, torch.float16)
+    return half or (weight.dtype == torch.float32 and not weight.requires_grad)
 
 
 def target_log_probabilities(logits: Tensor, targets: Tensor, *, spend: bool = False) -> Tensor:

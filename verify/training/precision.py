@@ -7,7 +7,7 @@ are therefore converted to float32 in place at the start of a run, and back to t
 
 In between, the run is bit for bit that of `--dtype float32`: optimizers, gradient accumulation, initial outputs, stop rules,
 selection of the best step, and checkpoints (which hold the float32 weights) need no special case, and float16 needs no loss
-scaling. `--bf16` can be added: it computes in bfloat16 under autocast, over the float32 weights.
+scaling. `--bf16` can be added: it computes in bfloat16, over the float32 weights (`verify.training.arithmetic`).
 
 Alternatives: rounding to nearest at the end loses what the float32 copies gained wherever a whole run moves most weights by less
 than half a unit (measured: benchmarks/results/half_precision.md). Copies inside the optimizer, with half-precision weights in the
