@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from unlearn.training import distributed
 from verify.errors import InputError
-from verify.models.log_probabilities import predicting_positions
+from verify.models.log_probabilities import head_sees, predicting_positions
 
 
 class _EnoughError(Exception):
@@ -37,7 +37,8 @@ def layer_hidden(model: nn.Module, batch: Mapping[str, Tensor], layer: int) -> t
     """Compute one decoder layer's output where a scored token is predicted: hidden [N, D], token ids [N], rows [N].
 
     In a single process the forward pass ends at the layer. With several processes it runs to the end, because the wrapper that
-    synchronises gradients needs its forward call to return.
+    synchronises gradients needs its forward call to return; and with gradient checkpointing, because a layer that is left by an
+    exception cannot be computed again.
 
     Args:
         model: a causal language model, wrapped or not.
@@ -49,13 +50,15 @@ def layer_hidden(model: nn.Module, batch: Mapping[str, Tensor], layer: int) -> t
 
     def keep(_: Any, __: Any, output: Any) -> None:
         kept.append(output[0] if isinstance(output, tuple) else output)  # [B, L, D]
-        if distributed.count() == 1:
+        if distributed.count() == 1 and not checkpointed:
             raise _EnoughError
 
-    handle = decoder_layers(model)[layer].register_forward_hook(keep)
+    chosen = decoder_layers(model)[layer]
+    checkpointed = chosen.training and getattr(chosen, "gradient_checkpointing", False)
+    handle = chosen.register_forward_hook(keep)
     scored, positions = batch["scored"], predicting_positions(batch["scored"])
     try:
-        with contextlib.suppress(_EnoughError):
+        with contextlib.suppress(_EnoughError), head_sees(model, lambda hidden: hidden[:, :1]):
             model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], use_cache=False)
     finally:
         handle.remove()
