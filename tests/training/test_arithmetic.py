@@ -17,10 +17,12 @@ from unlearn.methods.rollback import Rollback
 from unlearn.training.log import LOG_NAME, TrainingLog
 from unlearn.training.run import Run, run_objective, train_records
 from verify.data.sources import load_records
+from verify.errors import InputError
 from verify.models.digests import weights_digest
 from verify.models.loading import load_model
 from verify.models.log_probabilities import scored_log_probabilities
-from verify.training.arithmetic import BFLOAT16_COPIES, Arithmetic, can_compute_in_copies, float32_weight
+from verify.provenance.training_log import BFLOAT16_COPIES
+from verify.training.arithmetic import Arithmetic, can_compute_in_copies, float32_weight
 from verify.training.short_attention import LONGEST, short_attention
 
 FORGET, RETAIN = make_rows("gone", 6), make_rows("kept", 8)
@@ -164,7 +166,7 @@ def test_level_runs_on_copies(model_dir: Path, tmp_path: Path) -> None:
 
 
 def test_a_replay_takes_the_logged_arithmetic(model_dir: Path, tmp_path: Path) -> None:
-    """Rollback reproduces a run on copies bit for bit, and an older log without the entry under autocast, to other bits."""
+    """Rollback reproduces a run on copies bit for bit; a log of an unknown arithmetic is refused."""
     rows, options = FORGET + RETAIN, replace(OPTIONS, epochs=1, save_steps=2, gradient_accumulation=2)
     trained = finetune(model_dir, rows, output_dir=tmp_path / "trained", options=options)
     log = TrainingLog.read(trained.model_dir / LOG_NAME)
@@ -174,6 +176,10 @@ def test_a_replay_takes_the_logged_arithmetic(model_dir: Path, tmp_path: Path) -
     rolled = forget(trained.model_dir, Rollback(check=True), **given, output_dir=tmp_path / "rolled")
     assert rolled.facts["machine_reproduces_the_training"]
     assert TrainingLog.read(rolled.model_dir / LOG_NAME).arithmetic == BFLOAT16_COPIES
+    unknown = tmp_path / LOG_NAME
+    unknown.write_text((trained.model_dir / LOG_NAME).read_text().replace(BFLOAT16_COPIES, "another"))
+    with pytest.raises(InputError, match="not a training log of this version"):
+        TrainingLog.read(unknown)
 
 
 def test_cut_off_and_begun_again(model_dir: Path, tmp_path: Path) -> None:

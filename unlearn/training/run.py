@@ -49,8 +49,9 @@ from verify.models.adapter_types import is_adapter
 from verify.models.loading import LoadedModel
 from verify.models.quantized import quantization_of, remember_quantization
 from verify.provenance.commitment import commitment_root
+from verify.provenance.training_log import BFLOAT16_COPIES
 from verify.training.adapters import attach_adapter, require_attachable
-from verify.training.arithmetic import BFLOAT16_COPIES, Arithmetic, can_compute_in_copies
+from verify.training.arithmetic import Arithmetic, can_compute_in_copies
 from verify.training.checkpoints import Checkpoint, last_complete_checkpoint, put_checkpoint
 from verify.training.precision import MASTER_WEIGHTS, as_stored, float32_copies, half_precision, note_stored_type, stored_digest
 from verify.training.schedule import Lengths, PairSampler

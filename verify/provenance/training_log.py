@@ -27,6 +27,9 @@ OPEN_OPTIONS: Mapping[str, Any] = MappingProxyType(
 """Meaning of options that a log gives as null; for the learning rate see `resolved`."""
 FULL_LEARNING_RATE, LORA_LEARNING_RATE = 1e-5, 1e-4
 
+BFLOAT16_COPIES = "bfloat16 copies"
+"""Arithmetic of a run whose steps computed on bfloat16 copies of its weights (`verify.training.arithmetic`)."""
+
 _RECORD_HASH = re.compile(r"[0-9a-f]{32}")
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 
@@ -140,6 +143,9 @@ class TrainingLog:
         header = entries[0]
         if header["schema"] != SCHEMA:
             raise ValueError
+        arithmetic = header.get("arithmetic")
+        if arithmetic not in (None, BFLOAT16_COPIES):
+            raise ValueError
         count = len(header["records"])
         _require_hashes(header)
         microbatches = tuple(
@@ -161,7 +167,7 @@ class TrainingLog:
             final_weights=next((str(e["final_weights"]) for e in entries if "final_weights" in e), None),
             defense=None if header.get("defense") is None else str(header["defense"]),
             master_weights=None if header.get("master_weights") is None else str(header["master_weights"]),
-            arithmetic=None if header.get("arithmetic") is None else str(header["arithmetic"]),
+            arithmetic=arithmetic,
             key_check=None if header.get("key") is None else str(header["key"]),
             execution={str(name): str(value) for name, value in dict(header.get("execution") or {}).items()},
             boundaries=tuple(_boundaries(entries)),

@@ -44,6 +44,7 @@ def derived_findings(committed: TrainingLog, new: TrainingLog, forget: Collectio
         ("options", committed.options, new.options),
         ("the starting weights", committed.start_weights, new.start_weights),
         ("precision", committed.master_weights, new.master_weights),
+        ("arithmetic", committed.arithmetic, new.arithmetic),
     ):
         if before != after:
             yield Finding(kind="log", what=f"The deletion's log has {what} other than the committed training's.")

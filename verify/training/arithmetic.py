@@ -28,9 +28,6 @@ from verify.training.short_attention import short_attention
 
 Result = TypeVar("Result")
 
-BFLOAT16_COPIES = "bfloat16 copies"
-"""Entry of the training log for a run whose steps computed on bfloat16 copies of its weights."""
-
 
 def float32_weight(weight: Tensor) -> Tensor:
     """Return the float32 weight that a copy was made from; any other weight is returned as it is."""

@@ -23,7 +23,7 @@ from verify.errors import InputError, RunError
 from verify.io.files import disk_errors, write_manifest
 from verify.models.loading import LoadedModel
 from verify.models.log_probabilities import scored_log_probabilities
-from verify.provenance.training_log import Microbatch, TrainingLog
+from verify.provenance.training_log import BFLOAT16_COPIES, Microbatch, TrainingLog
 from verify.training.arithmetic import Arithmetic
 from verify.training.checkpoints import Checkpoint, last_complete_checkpoint, put_checkpoint
 from verify.training.optimizers import optimizer_of
@@ -145,7 +145,7 @@ def _replay(
     """Replay with trained weights that are already in the precision of the logged steps."""
     options, began = log.options, time.monotonic()
     device = next(model.parameters()).device
-    arithmetic = Arithmetic(in_copies=log.arithmetic is not None)
+    arithmetic = Arithmetic(in_copies=log.arithmetic == BFLOAT16_COPIES)
     autocast = options.get("bf16") and not arithmetic.in_copies
     accelerator = Accelerator(cpu=device.type == "cpu", mixed_precision="bf16" if autocast else "no")
     optimizer = optimizer_of(model, options)
