@@ -4,9 +4,11 @@ from typing import Any
 
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
 from tiny_models import make_llama
 
 from verify.models import head_values as module
+from verify.models.ensembles import combined
 from verify.models.head_values import head_values, log_probability_of
 from verify.models.log_probabilities import output_head, scored_log_probabilities, scored_states
 
@@ -83,3 +85,24 @@ def test_where_it_is_used(tokenizer: Any) -> None:
 def _capped(output: Any) -> Any:
     output.logits = torch.tanh(output.logits / 2.0) * 2.0
     return output
+
+
+@pytest.mark.parametrize("combine", ["average", "route"])
+def test_an_ensemble_applies_its_head_once_for_every_adapter(tokenizer: Any, combine: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its log-probabilities are those of the combined logits, also where rows pass in parts; its head is not read in chunks."""
+    monkeypatch.setattr("verify.models.log_probabilities.WORTH_A_PASS", 3)
+    wrapped = get_peft_model(make_llama(tokenizer), LoraConfig(r=2, target_modules=["q_proj", "down_proj"]), adapter_name="one")
+    wrapped.add_adapter("two", LoraConfig(r=2, target_modules=["q_proj", "down_proj"]))
+    torch.manual_seed(1)
+    for name, parameter in wrapped.named_parameters():
+        if "lora_B" in name:
+            parameter.data.normal_(0, 0.5)
+    model = combined(wrapped, ["one", "two"], combine)
+    ids = torch.randint(3, len(tokenizer), (3, 12), generator=torch.Generator().manual_seed(0))
+    lengths = torch.tensor([[12], [7], [9]])
+    batch = {"input_ids": ids, "attention_mask": (torch.arange(12) < lengths).long()}
+    batch["scored"] = (torch.arange(12) >= 4) & batch["attention_mask"].bool()
+    assert scored_states(model, batch) is None
+    whole = model(input_ids=ids, attention_mask=batch["attention_mask"]).logits[:, :-1].log_softmax(-1)
+    expected = whole.gather(-1, ids[:, 1:, None])[..., 0][batch["scored"][:, 1:]]
+    torch.testing.assert_close(scored_log_probabilities(model, batch)[0], expected, rtol=1e-4, atol=1e-4)

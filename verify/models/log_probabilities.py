@@ -80,11 +80,12 @@ def scored_logits(model: nn.Module, batch: Mapping[str, Tensor]) -> tuple[Tensor
     return logits, batch["input_ids"][batch["scored"]], rows
 
 
-def _through_layers(model: nn.Module, batch: Mapping[str, Tensor], *, head_on_all: bool) -> tuple[Tensor, Tensor, Tensor]:
+def _through_layers(model: nn.Module, batch: Mapping[str, Tensor], *, head_on_all: bool) -> tuple[Tensor, list[Tensor], Tensor]:
     """Pass a batch through the layers, and the hidden states that predict scored tokens, or the first of them, through the head.
 
     Returns:
-        logits [N, V] or [1, V], hidden states [N, D], and the row of the batch of each [N].
+        logits [N, V] or [1, V]; hidden states [N, D], one array for each time that the model applies its head (an ensemble does so
+        for every adapter); and the row of the batch of each [N].
     """
     groups = _groups(batch)
     parts = [{name: batch[name][group, :length] for name in batch} for group, length in groups]
@@ -92,23 +93,26 @@ def _through_layers(model: nn.Module, batch: Mapping[str, Tensor], *, head_on_al
     # sort is stable, so that the tokens of a row keep their order.
     rows = torch.cat([group[torch.nonzero(part["scored"])[:, 0]] for (group, _), part in zip(groups, parts, strict=True)])
     row_major = torch.argsort(rows, stable=True)
-    kept: list[Tensor] = []  # hidden states of each part's scored tokens [n, D]
-    whole: list[Tensor] = []  # those of all parts [N, D]
+    kept: dict[int, list[Tensor]] = {}  # application of the head -> hidden states of each part's scored tokens [n, D]
+    whole: list[Tensor] = []  # of each application, those of all parts [N, D]
 
     def run(part: Mapping[str, Tensor], last: bool) -> Any:
+        applications = itertools.count()
+
         def select(hidden: Tensor) -> Tensor:
-            kept.append(hidden[predicting_positions(part["scored"])])
+            own = kept.setdefault(next(applications), [])
+            own.append(hidden[predicting_positions(part["scored"])])
             if not last:
-                return kept[-1][:1]  # one row instead of none, as the head needs an input
-            whole.append(torch.cat(kept)[row_major] if len(groups) > 1 else kept[0])
-            return whole[0] if head_on_all else whole[0][:1]
+                return own[-1][:1]  # one row instead of none, as the head needs an input
+            whole.append(torch.cat(own)[row_major] if len(groups) > 1 else own[0])
+            return whole[-1] if head_on_all else whole[-1][:1]
 
         with head_sees(model, select):
             return model(input_ids=part["input_ids"], attention_mask=part["attention_mask"], use_cache=False).logits
 
     for part in parts[:-1]:
         run(part, last=False)
-    return run(parts[-1], last=True), whole[0], rows[row_major]
+    return run(parts[-1], last=True), whole, rows[row_major]
 
 
 def _groups(batch: Mapping[str, Tensor]) -> list[tuple[Tensor, int]]:
@@ -215,13 +219,15 @@ def scored_states(model: nn.Module, batch: Mapping[str, Tensor]) -> tuple[Tensor
     head: Any = output_head(model)
     if _PLAIN.get(head) is False or not _may_be_plain(head):
         return None
-    logits, hidden, rows = _through_layers(model, batch, head_on_all=False)
+    logits, states, rows = _through_layers(model, batch, head_on_all=False)
+    hidden = states[0]
     if head not in _PLAIN:
         # Checked once a model: what it does after its head (a softcap or a scale, say) would be left out.
         with torch.no_grad():
             raw = F.linear(hidden[:1], head.weight)
             after = step_after_head(model, raw, logits[:1])
-            _PLAIN[head] = after is not None and after(raw) is raw and hidden.dtype == head.weight.dtype
+            plain = after is not None and after(raw) is raw and hidden.dtype == head.weight.dtype
+            _PLAIN[head] = plain and len(states) == 1
         if not _PLAIN[head]:
             return None
     return hidden, head.weight, rows
