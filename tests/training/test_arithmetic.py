@@ -82,7 +82,7 @@ def test_frozen_weights_are_converted_once(tokenizer: Any) -> None:
         with arithmetic.of(model):
             copies.append(model.lm_head.weight)
     assert copies[0] is copies[1] is not copies[2]
-    assert torch.equal(copies[2], model.lm_head.weight.bfloat16())
+    torch.testing.assert_close(copies[2].float(), model.lm_head.weight.detach(), rtol=2**-7, atol=0)
 
 
 def test_where_copies_are_not_taken(tokenizer: Any) -> None:
@@ -198,3 +198,20 @@ def test_cut_off_and_begun_again(model_dir: Path, tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         run(tmp_path / "cut", [Stop()])
     assert run(tmp_path / "cut") == whole
+
+
+def test_copies_follow_steps_below_their_precision(tokenizer: Any) -> None:
+    """Weights on the grid are copied exactly; moved by a hundredth of a unit, their copies move by as much in the mean."""
+    model = make_llama(tokenizer).bfloat16().float()
+    weight = model.model.layers[0].mlp.gate_proj.weight
+    weight.data = torch.full((600, 700), -0.75)
+    with Arithmetic(in_copies=True).of(model):
+        assert torch.equal(model.model.layers[0].mlp.gate_proj.weight.float(), weight)
+    step = 0.01 * 2**-8  # of the grid's unit between 1/2 and 1
+    weight.data += step
+    with Arithmetic(in_copies=True).of(model):
+        copy = model.model.layers[0].mlp.gate_proj.weight
+        copy.float().sum().backward()
+    moved = copy.detach().double() + 0.75
+    assert float(moved.mean()) == pytest.approx(step, rel=5 * (0.01 * 0.99 / weight.numel()) ** 0.5 / 0.01)
+    assert torch.equal(weight.grad, torch.ones_like(weight))

@@ -2,7 +2,7 @@
 
 With `--bf16` on a processor, a step computes entirely in bfloat16, on bfloat16 copies of the weights:
 
-    theta_16 = bfloat16(theta),    L = loss(theta_16),    g = float32(dL/dtheta_16),    theta <- optimizer(theta, g)
+    theta_16 = dithered(theta),    L = loss(theta_16),    g = float32(dL/dtheta_16),    theta <- optimizer(theta, g)
 
 theta stays float32, so that steps far below half a unit in the last place of bfloat16 are not lost, and optimizer, checkpoints,
 selection, resumption and replay see nothing but float32 (`verify.training.precision`). Every trained weight is converted once in a
@@ -17,6 +17,7 @@ processes, `--bf16` is autocast.
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cache
 from typing import Any, TypeVar
 
 import torch
@@ -93,14 +94,48 @@ class Arithmetic:
     def _copy(self, parameter: nn.Parameter) -> Tensor:
         """Convert a weight: a trained one with its gradient, a frozen one only if it changed since the last time."""
         if parameter.requires_grad:
-            copy = parameter.to(torch.bfloat16)
+            copy: Tensor = _Dithered.apply(parameter)  # type: ignore[no-untyped-call]
             copy.float32_weight = parameter  # type: ignore[attr-defined]
             return copy
         _, version, copy = self._frozen.get(id(parameter), (parameter, -1, parameter))
         if version != parameter._version:
-            copy = parameter.detach().to(torch.bfloat16)
+            copy = _Dithered.apply(parameter.detach())  # type: ignore[no-untyped-call]
             self._frozen[id(parameter)] = parameter, parameter._version, copy
         return copy
+
+
+class _Dithered(torch.autograd.Function):
+    """Conversion to bfloat16 with a fixed dither; its gradient is that of the identity.
+
+    Weights of a model stored in bfloat16 lie on that type's grid. Rounded to nearest, all of them would stay there until a step, or
+    the sum of many, exceeds half a unit in the last place: at small learning rates a run would not see its own steps. Here
+    a weight between a and b on the grid becomes b where its share of the way exceeds a threshold drawn for its place, once and for
+    all: over many weights the copy follows every step in the mean, and a weight on the grid is itself. Frozen weights are converted
+    in the same way, so that freezing one changes no output.
+    """
+
+    @staticmethod
+    def forward(_: Any, weight: Tensor) -> Tensor:
+        """Convert a float32 weight of any shape."""
+        flat = weight.detach().contiguous().view(torch.int32).reshape(-1)
+        copy = torch.empty(len(flat), dtype=torch.int16, device=flat.device)
+        drawn = _thresholds().to(flat.device)
+        for first in range(0, len(flat), len(drawn)):
+            part = flat[first : first + len(drawn)]
+            # The lower half of the bits is the share of the way; with the threshold added it carries into the upper half.
+            copy[first : first + len(drawn)] = (part + drawn[: len(part)]) >> 16
+        return copy.view(torch.bfloat16).reshape(weight.shape)
+
+    @staticmethod
+    def backward(_: Any, gradient: Tensor) -> Tensor:
+        """Convert the gradient to float32."""
+        return gradient.float()
+
+
+@cache
+def _thresholds() -> Tensor:
+    """Draw the thresholds of the dither, integers below 2^16; they repeat after a number of weights that is prime."""
+    return torch.randint(0, 1 << 16, (262_147,), generator=torch.Generator().manual_seed(0), dtype=torch.int32)
 
 
 def _converted_weights(model: nn.Module) -> Iterator[tuple[nn.Module, str, nn.Parameter]]:
