@@ -41,7 +41,7 @@ def kl_reduction(target_logits: Tensor) -> Reduction:
         log_p = torch.log_softmax(logits, -1, out=logits)
         q = log_q.exp()
         # Where q underflows to 0, log q is finite and the product 0.
-        values = torch.linalg.vecdot(q, log_q.sub_(log_p))
+        values: Tensor = torch.linalg.vecdot(q, log_q.sub_(log_p))
         if with_slopes:
             logits.exp_().sub_(q)
         return values

@@ -124,7 +124,7 @@ class _Pull(torch.autograd.Function):
         flat = [part.reshape(-1) for part in (weight, start, fisher)]
         sums = [
             torch.dot((moved := now - before).mul(share), moved)
-            for now, before, share in zip(*(part.split(AT_ONCE) for part in flat), strict=True)
+            for now, before, share in zip(*(torch.split(part, AT_ONCE) for part in flat), strict=True)
         ]
         return 0.5 * torch.stack(sums).sum()
 

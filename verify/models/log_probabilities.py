@@ -240,8 +240,9 @@ _PLAIN: "weakref.WeakKeyDictionary[nn.Module, bool]" = weakref.WeakKeyDictionary
 def _may_be_plain(head: Any) -> bool:
     """Return whether a head is one product with a weight in this process that is frozen or in half precision."""
     weight: Any = getattr(head, "weight", None)
+    bias: Any = getattr(head, "bias", None)
     # Not a subclass of these types, such as a shard of a weight or a quantized one.
-    if type(head) is not nn.Linear or head.bias is not None or type(weight) not in (Tensor, nn.Parameter):
+    if type(head) is not nn.Linear or bias is not None or type(weight) not in (Tensor, nn.Parameter):
         return False
     if torch.is_autocast_enabled(weight.device.type) or _several_processes():
         return False
