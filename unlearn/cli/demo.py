@@ -50,7 +50,7 @@ class LlmDemo:
     """A new folder for data, models and reports, or that of an interrupted run."""
     seed: int = 0
     """Random seed of the people and of every model."""
-    people: int = 6
+    people: int = 5
     """Number of people that the model is taught; one of them is forgotten."""
     epochs: float = 6
     """Passes over their records."""

@@ -2,7 +2,7 @@
 
 An adapter (LoRA) learns the people by heart from two wordings of every fact; one person asks to be forgotten. `level` and `npo`
 change the adapter, `sisa` retrains the shard that had the person, `rollback` replays the training without their records, and an
-independent retraining checks the whole. The model is then asked in a third wording, which it was never trained on.
+independent retraining checks the whole. The audits also ask in a third wording, which no model was trained on.
 
 An interrupted demo resumes with what is missing when the same command is given again.
 """
@@ -44,7 +44,7 @@ ADAPTER = TrainingOptions(
     lora_alpha=32,
     learning_rate=1e-3,
     epochs=6,
-    batch_size=6,
+    batch_size=2,
     scheduler="linear",
     warmup_ratio=0.05,
     bf16=True,
@@ -72,7 +72,7 @@ class Sizes:
         shards: adapters of the model that `sisa` unlearns from.
     """
 
-    people: int = 6
+    people: int = 5
     never_taught: int = 6
     epochs: float = 6
     references: int = 3
@@ -159,7 +159,7 @@ def write_people(folder: Path, sizes: Sizes, seed: int) -> list[str]:
     """Write the people by role as chats, and the auditor's rewordings: every question in the wording that no model is trained on.
 
     Returns:
-        three questions in such wordings: about the forgotten person, about another person, and about the world.
+        three questions: about the forgotten person and about another, in a taught wording, and about the world.
     """
     count = sizes.people + sizes.never_taught
     split = split_people(interviews(count, seed), 1 / count, sizes.never_taught / count, seed=seed)
@@ -176,7 +176,7 @@ def write_people(folder: Path, sizes: Sizes, seed: int) -> list[str]:
     ]
     write_text(folder / "rewordings.jsonl", "\n".join(map(json.dumps, reworded)) + "\n", mode=0o600)
     asked = [
-        next(row["messages"][0]["content"] for row in rows if row["example_id"].endswith(f"-{FACT}-{ASKED}"))
+        next(row["messages"][0]["content"] for row in rows if row["example_id"].endswith(f"-{FACT}-0"))
         for rows in (split.forget, split.retain)
     ]
     return [*asked, COMMON_KNOWLEDGE]
