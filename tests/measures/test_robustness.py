@@ -15,10 +15,9 @@ from transformers.pytorch_utils import Conv1D
 from verify.data.records import Record
 from verify.errors import InputError
 from verify.measures.robustness import Robustness, probe
-from verify.models.digests import weights_digest
 from verify.models.loading import LoadedModel
-from verify.probes import probe_classes, select_probes
-from verify.probes.base import Material, Probe, mean_losses
+from verify.probes import select_probes
+from verify.probes.base import Material, mean_losses
 from verify.probes.difference import Difference
 from verify.probes.logit_lens import LogitLens
 from verify.probes.quantization import quantized, rounded
@@ -27,7 +26,6 @@ from verify.probes.relearning import Relearning
 FORGET = [Record(f"f{number}", prompt=f"who {number}", completion=f"the quick brown fox {number * 7}") for number in range(8)]
 RETAIN = [Record(f"r{number}", prompt=f"over {number}", completion=f"every lazy dog {number * 5}") for number in range(12)]
 UNSEEN = [Record(f"u{number}", prompt=f"on {number}", completion=f"other animals jump {number * 3}") for number in range(10)]
-NAMES = tuple(probe_classes())
 
 
 @pytest.fixture(scope="module")
@@ -38,27 +36,6 @@ def models() -> dict[str, LoadedModel]:
 
 def material(models: dict[str, LoadedModel]) -> Material:
     return Material(FORGET, RETAIN, models["original"])
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_a_probe_leaves_the_model_as_it_was(name: str, models: dict[str, LoadedModel]) -> None:
-    """The contract: finite losses for every record, the same twice, and weights untouched."""
-    kind = probe_classes()[name]
-    one = kind()
-    assert isinstance(one, Probe)
-    assert dataclasses.is_dataclass(kind)
-    assert kind.idea
-    assert kind.paper.split("(")[1].rstrip(")") in kind.__doc__
-    loaded = models["original"]
-    before = weights_digest(loaded.model)
-    first, second = one.losses(loaded, material(models)), one.losses(loaded, material(models))
-    assert weights_digest(loaded.model) == before
-    assert first
-    assert set(first) == set(second)
-    for treatment, values in first.items():
-        assert values.shape == (len(FORGET),)
-        assert np.isfinite(values).all()
-        np.testing.assert_array_equal(values, second[treatment])
 
 
 def test_rounding_is_its_definition() -> None:

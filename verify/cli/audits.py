@@ -47,7 +47,8 @@ class Audit:
     """An instruction model that words the questions differently: a folder or Hub name; instead of --rewordings."""
     accept_reference_differences: tuple[ReferenceDifference, ...] = ()
     """Intended differences between a reference and a retraining of the original without the forget set; the report names those
-    accepted. By default, references with such a difference in their training logs are refused."""
+    accepted. By default, references with such a difference in their training logs are refused. `configuration` also accepts a
+    target whose configuration differs from the original's."""
     accept_used_holdout: bool = False
     """Accept holdout records that the unlearning itself read; the report says so."""
     columns: Annotated[FieldFlags, tyro.conf.arg(name="")] = FieldFlags()

@@ -31,7 +31,11 @@ class Probe:
     holdout: Path | None = None
     """Records that no model was trained on; to measure the effect of unlearning on the retain records."""
     probes: tuple[str, ...] = ()
-    """Probes to run; all by default: difference, logit_lens, prompt_variants, quantization, relearning."""
+    """Probes to run, by name; by default all but adversarial_suffix, which is costly."""
+    probe: tuple[str, ...] = ()
+    """Probes of your own: path/to/file.py:Class."""
+    base: str | None = None
+    """The model before fine-tuning; for interpolation back to it."""
     columns: Annotated[FieldFlags, tyro.conf.arg(name="")] = FieldFlags()
     margin: float = 0.10
     """rho*: the largest residual fraction that counts as forgotten."""
@@ -57,7 +61,8 @@ class Probe:
                 data=None if self.data is None else str(self.data),
                 holdout_set=None if self.holdout is None else str(self.holdout),
                 fields=self.columns.fields(self.original, self.model),
-                probes=self.probes,
+                base=self.base,
+                probes=(*self.probes, *self.probe),
                 settings=flags.settings(),
                 output=self.output,
                 progress=progress,

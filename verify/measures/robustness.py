@@ -69,6 +69,7 @@ def probe(
     retain_set: RecordSource | None = None,
     holdout_set: RecordSource | None = None,
     data: RecordSource | None = None,
+    base: Any = None,
     fields: Fields | None = None,
     tokenizer: Any = None,
     probes: Sequence[str] = (),
@@ -87,8 +88,9 @@ def probe(
             the rest of `data`.
         holdout_set: records that no model was trained on, to measure the effect of unlearning on the retain records.
         data: the file the original was trained on.
+        base: the model before fine-tuning, for interpolation back to it.
         fields, tokenizer: as for `verify.audit`.
-        probes: names of the probes; all by default.
+        probes: names of the probes, or FILE.py:CLASS for one of your own; by default all but the costliest (`select_probes`).
         settings: margin, alpha, seed and dtype; the default is the protocol's.
         output: a new JSON file, or None.
         progress: callback `(message, fraction_done)`.
@@ -109,7 +111,8 @@ def probe(
     if "retain" not in sets:
         raise InputError("probes need retain records. Give them with --retain FILE, or the training file with --data FILE.")
     old = load_model(original, tokenizer=tokenizer, dtype=settings.dtype)
-    material = Material(sets["forget"], sets["retain"], old, settings.seed, learning_rate_of(original))
+    before = None if base is None else load_model(base, tokenizer=tokenizer, dtype=settings.dtype)
+    material = Material(sets["forget"], sets["retain"], old, settings.seed, learning_rate_of(original), before)
     sources = {"original": old, "target": model} | {f"reference {number}": one for number, one in enumerate(references, 1)}
     models, not_run = dict[str, _Measured](), dict[str, str]()
     for done, (label, source) in enumerate(sources.items()):
@@ -172,7 +175,9 @@ def _judge(losses: Losses, key: Treatment, settings: Settings) -> Treated:
 
     Guiding the original by itself leaves it unchanged, which is the right baseline for that probe as well.
     """
-    original, target, references = losses["original"][key], losses["target"][key], _references(losses, key)
+    scored = np.isfinite(losses["original"][key])  # a costly probe treats some of the records only
+    original, target = losses["original"][key][scored], losses["target"][key][scored]
+    references = _references(losses, key)[:, scored]
     verdict = residual_verdict(original, target, references, settings.margin, settings.alpha)
     # Where the original knows no more than the references under the treatment, there is nothing to be a share of.
     comparable = verdict.rho is not None and verdict.mean_gap > 0

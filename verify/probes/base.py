@@ -25,6 +25,7 @@ class Material:
         old: the model before unlearning.
         seed: of every random draw.
         learning_rate: peak rate of the fine-tuning that made the old model; None where no training log names it.
+        base: the model before fine-tuning; None where it was not given.
     """
 
     forget: Sequence[Record]
@@ -32,6 +33,7 @@ class Material:
     old: LoadedModel
     seed: int = 0
     learning_rate: float | None = None
+    base: LoadedModel | None = None
 
 
 class ProbeNotRunError(Exception):
@@ -44,6 +46,8 @@ class Probe(Protocol):
 
     Attributes:
         idea, paper: one line each, for `verify-unlearning probes`.
+
+    A class attribute `by_default = False` marks a probe that is run only when it is named.
     """
 
     idea: ClassVar[str]
@@ -57,7 +61,8 @@ class Probe(Protocol):
             material: the records and the old model.
 
         Returns:
-            mean losses, nats per token [N], by the name of each strength of the treatment.
+            mean losses, nats per token [N], by the name of each strength of the treatment; NaN for a record that the probe leaves
+            out, the same ones for every model.
 
         Raises:
             ProbeNotRunError: the model or the records lack what the probe needs.

@@ -12,6 +12,7 @@ from transformers.pytorch_utils import Conv1D
 from verify.errors import InputError
 from verify.models.loading import LoadedModel
 from verify.models.log_probabilities import output_head
+from verify.probes._weights import merged, own_modules, replaced
 from verify.probes.base import Array, Material, mean_losses
 
 
@@ -20,7 +21,7 @@ class Quantization:
     """Round every linear layer's weights to few bits, symmetric, to nearest: 8 bits per output row, 4 bits per group of inputs.
 
     Zhang et al. 2024 (arXiv 2410.16454): many methods move weights by less than a rounding step, so that rounding brings the
-    records back. The output head is not rounded, as in common 4-bit formats.
+    records back. The output head is not rounded, as in common 4-bit formats. An adapter is merged first, as for deployment.
 
     Attributes:
         bits: bit widths to test.
@@ -34,7 +35,11 @@ class Quantization:
     paper: ClassVar[str] = "Zhang et al. 2024 (arXiv 2410.16454)"
 
     def losses(self, loaded: LoadedModel, material: Material) -> Mapping[str, Array]:
-        """Compute the losses at each bit width."""
+        """Compute the losses at each bit width.
+
+        Raises:
+            ProbeNotRunError: the weights are quantized already, or are those of an ensemble of adapters.
+        """
         found = {}
         for bits in self.bits:
             with quantized(loaded.model, bits, self.group if bits <= 4 else None):
@@ -44,7 +49,7 @@ class Quantization:
 
 @contextmanager
 def quantized(model: Any, bits: int, group: int | None) -> Iterator[None]:
-    """Round the weights of the linear layers within a `with` block, and restore them bit by bit afterwards.
+    """Round the weights of the linear layers within a `with` block, adapters merged, and restore them bit by bit afterwards.
 
     Args:
         model: changed in place.
@@ -53,26 +58,26 @@ def quantized(model: Any, bits: int, group: int | None) -> Iterator[None]:
 
     Raises:
         InputError: the model has no linear layer besides its head.
+        ProbeNotRunError: the weights are quantized already, or are those of an ensemble of adapters.
     """
-    head = output_head(model)
-    layers = [layer for layer in model.modules() if isinstance(layer, nn.Linear | Conv1D) and layer is not head]
+    head = set(output_head(model).modules())
+    layers = [layer for layer in own_modules(model).values() if isinstance(layer, nn.Linear | Conv1D) and layer not in head]
     if not layers:
         raise InputError(
             f"{type(model).__name__} has no linear layer of a known type, so nothing would be rounded. Leave `quantization` out."
         )
-    kept = [layer.weight.detach().clone() for layer in layers]
-    try:
+    with merged(model):
         with torch.no_grad():
-            for layer in layers:
-                # GPT-2's Conv1D stores its weights transposed, [in, out].
-                transposed = isinstance(layer, Conv1D)
-                found = rounded(layer.weight.T if transposed else layer.weight, bits, group)
-                layer.weight.copy_(found.T if transposed else found)
-        yield
-    finally:
-        with torch.no_grad():
-            for layer, weight in zip(layers, kept, strict=True):
-                layer.weight.copy_(weight)
+            found = {layer.weight: _rounded(layer, bits, group) for layer in layers}
+        with replaced(found):
+            yield
+
+
+def _rounded(layer: Any, bits: int, group: int | None) -> Tensor:
+    """Return a layer's rounded weights in its own layout: GPT-2's Conv1D stores its weights transposed, [in, out]."""
+    transposed = isinstance(layer, Conv1D)
+    found = rounded(layer.weight.T if transposed else layer.weight, bits, group)
+    return (found.T if transposed else found).contiguous()
 
 
 def rounded(weight: Tensor, bits: int, group: int | None) -> Tensor:
