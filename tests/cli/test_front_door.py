@@ -1,5 +1,6 @@
 """The front door of both programs: what is listed is true, answers without torch, and says nothing beside it."""
 
+import json
 import os
 import re
 import subprocess
@@ -8,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from deletions import record_of
 
 import unlearn.cli.main
 import verify.cli.main
@@ -120,3 +122,57 @@ def test_every_program_module_agrees_with_its_table() -> None:
     assert len(reached) == sum(
         isinstance(command.where, str) for module in PROGRAMS.values() for command in module.COMMANDS.values()
     )
+
+
+PROGRAM = """
+import sys
+from importlib import import_module
+from pathlib import Path
+
+HEAVY = {"torch", "transformers", "datasets", "peft", "sklearn"}
+for line in Path("commands").read_text().splitlines():
+    program, *words = line.split()
+    try:
+        status = import_module(program + ".cli.main").main(words)
+    except SystemExit as stop:
+        status = stop.code
+    print("#", status, sorted(HEAVY & set(sys.modules)), line)
+print("#", next(row for row in open("/proc/self/status") if row.startswith("VmHWM")).split()[1])
+"""
+WITHOUT_MODELS = """
+unlearn scan --data train.jsonl --subjects people.txt --models models
+unlearn suppress train.jsonl --suppression list.jsonl
+unlearn check-dataset train.jsonl --suppression list.jsonl
+unlearn request add --identifiers people.txt --ledger ledger.db
+unlearn request list --ledger ledger.db
+unlearn request verify-ledger --ledger ledger.db
+verify letter deletion.json --output letters
+verify keygen signing.key
+unlearn request plan --help
+unlearn request run --help
+verify audit --help
+verify probe --help
+"""
+
+
+def test_records_requests_and_letters_need_no_model_libraries(tmp_path: Path) -> None:
+    """A search of data and models, the ledger, letters and lists run without torch, all in the memory of a small program."""
+    row = {"example_id": "a", "prompt": "Who?", "completion": "Ada Lovelace lives here.", "subject_id": "Ada Lovelace"}
+    (tmp_path / "train.jsonl").write_text(json.dumps(row) + "\n")
+    (tmp_path / "people.txt").write_text("Ada Lovelace\n")
+    (tmp_path / "commands").write_text(WITHOUT_MODELS.strip() + "\n")
+    (tmp_path / "models").mkdir()
+    record_of().save(tmp_path / "deletion.json")
+    environment = {**os.environ, "UNLEARN_VERIFY_KEY_FILE": str(tmp_path / "record.key")}
+    environment["PYTHONPATH"] = os.pathsep.join(sys.path)
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM], cwd=tmp_path, capture_output=True, text=True, check=False, env=environment
+    )
+    *commands, peak = (row[2:] for row in done.stdout.splitlines() if row.startswith("# "))
+    assert len(commands) == len(WITHOUT_MODELS.strip().splitlines()), done.stderr
+    expected = {"check-dataset": 3}
+    for row in commands:
+        status, _, line = row.partition(" [] ")
+        assert line, f"{row}: a library of models was loaded"
+        assert int(status) == next((code for name, code in expected.items() if name in line), 0), f"{row}: {done.stderr}"
+    assert int(peak) < 200 * 1024, "KiB for all of them in one process, of which a search alone takes 100"

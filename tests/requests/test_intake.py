@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from unlearn.requests.ledger.intake import from_csv, from_lines, from_opendsr, subject_hashes
+from unlearn.requests.ledger.intake import from_csv, from_lines, from_opendsr
+from unlearn.scan.spellings import subject_hashes
 from verify import InputError
 from verify.data.identity import RecordKey
 

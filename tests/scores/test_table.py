@@ -4,6 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from score_tables import simulated_table
@@ -72,3 +73,27 @@ def test_a_file_that_is_no_table_of_this_version_is_refused(tmp_path: Path) -> N
     pq.write_table(table.replace_schema_metadata({"schema": "unlearn-verify/scores/1"}), path)
     with pytest.raises(InputError, match="not a whole score table"):
         ScoreTable.load(path)
+
+
+def test_row_groups_and_the_order_of_rows_are_free(tmp_path: Path) -> None:
+    """One row group as before, blocks cut by row groups, and rows of several models in turn are the same table."""
+    table = asked(simulated_table(references=2, records=7, controls=5))
+    table.save(tmp_path / "scores.parquet")
+    written = pq.ParquetFile(tmp_path / "scores.parquet")
+    assert written.num_row_groups == len(table.blocks)
+    rows = written.read()
+    for size in (len(rows), 4, 1):
+        pq.write_table(rows, tmp_path / "cut.parquet", row_group_size=size)
+        same(ScoreTable.load(tmp_path / "cut.parquet"), table)
+    within = [index for number in range(7) for index in range(number, len(rows), 7)]
+    turned = ScoreTable.load(_written(rows.take(within), tmp_path / "turned.parquet"))
+    assert {key: sorted(block.loss) for key, block in turned.blocks.items()} == {
+        key: sorted(block.loss) for key, block in table.blocks.items()
+    }
+    read = ScoreTable.load(tmp_path / "cut.parquet")
+    assert read.blocks["target", "forget"].records is read.blocks["original", "forget"].records
+
+
+def _written(rows: pa.Table, path: Path) -> Path:
+    pq.write_table(rows, path)
+    return path

@@ -38,10 +38,9 @@ class Scan:
 
     def run(self) -> int:
         """Print what was found; exit status 3 if nothing was, not even a candidate."""
-        from unlearn.requests.ledger.intake import subject_hashes
         from unlearn.scan.lineage import affected_models
         from unlearn.scan.search import PROPOSED, find_records
-        from unlearn.scan.spellings import likenesses
+        from unlearn.scan.spellings import likenesses, subject_hashes
         from verify.data.identity import RecordKey
         from verify.errors import InputError
 

@@ -9,11 +9,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from unlearn.training.log import LOG_NAME, TrainingLog
-from unlearn.training.shards import SavedShards
 from verify.errors import InputError, IntegrityError
 from verify.io.files import MANIFEST, read_json
 from verify.provenance.shard_plan import SHARDS
+from verify.provenance.training_log import LOG_NAME, TrainingLog
 
 
 @dataclass(frozen=True)
@@ -95,7 +94,11 @@ def trained_names(folder: Path) -> frozenset[str]:
     """
     if (folder / LOG_NAME).is_file():
         return frozenset(TrainingLog.read(folder / LOG_NAME).records)
-    return SavedShards.read(folder).records if (folder / SHARDS).is_file() else frozenset()
+    if not (folder / SHARDS).is_file():
+        return frozenset()
+    from unlearn.training.shards import SavedShards  # imports torch, which a search of logs alone does not need
+
+    return SavedShards.read(folder).records
 
 
 def _with_log(model: AffectedModel, records: set[str]) -> AffectedModel:

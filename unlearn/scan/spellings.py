@@ -20,6 +20,11 @@ LONGEST_CACHE = 1 << 13
 """Size of the lookup caches, in identifiers or words; nearby rows repeat them, and memory stays bounded."""
 
 
+def subject_hashes(identifiers: Iterable[str], key: RecordKey) -> tuple[str, ...]:
+    """Return keyed hashes of the canonical form of identifiers, without duplicates and empty ones."""
+    return tuple(dict.fromkeys(key.of_person(identifier) for identifier in identifiers if canonical(identifier)))
+
+
 def likenesses(identifiers: Iterable[str], key: RecordKey, *, in_texts: bool = True) -> tuple[str, ...]:
     """Compute tokens that recognize similar spellings of identifiers and, with `in_texts`, texts that mention them."""
     found: list[str] = []

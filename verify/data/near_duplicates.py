@@ -9,14 +9,12 @@ import hashlib
 import hmac
 import re
 from collections.abc import Iterable, Mapping
+from functools import cache
 
 import numpy as np
-from datasketch import MinHash
 from numpy.typing import NDArray
 
 PERMUTATIONS = 128
-SCHEME = str(MinHash(num_perm=1).scheme)
-"""How datasketch draws its permutations; signatures of different schemes cannot be compared."""
 SHINGLE_WORDS = 3
 SIMILAR = 0.7
 """Least estimated Jaccard similarity J of near-duplicates; its standard error, sqrt(J (1 - J) / 128), is about 0.04."""
@@ -34,8 +32,18 @@ Signature = NDArray[np.uint32]
 """MinHash values of a text [PERMUTATIONS]."""
 
 
+@cache
+def scheme() -> str:
+    """Return how datasketch draws its permutations; signatures of different schemes cannot be compared."""
+    from datasketch import MinHash  # imports scipy, which a search without texts to compare does not need
+
+    return str(MinHash(num_perm=1).scheme)
+
+
 def signature(hashes: Iterable[bytes]) -> Signature:
     """Compute the MinHash signature of hashed shingles; datasketch's permutations have a fixed seed, so it can be stored."""
+    from datasketch import MinHash
+
     minhash = MinHash(num_perm=PERMUTATIONS, seed=1, hashfunc=_first_bytes)
     minhash.update_batch(list(hashes))
     return np.asarray(minhash.hashvalues, dtype=np.uint32)

@@ -6,6 +6,7 @@ record are still data about it.
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain, groupby
 from pathlib import Path
 from typing import Any
 
@@ -108,10 +109,13 @@ class ScoreTable:
     def save(self, path: str | Path) -> None:
         """Write `scores.parquet`, atomically, readable by the owner only."""
         names, channels = self.attacks(), self.channels()
-        parts = [_rows(model, role, block, names, channels) for (model, role), block in self.blocks.items()]
-        schema = WITH_CHANNELS if channels else WITHOUT_CHANNELS
-        with atomic_file(path, mode=0o600) as stream:
-            pq.write_table(pa.concat_tables(parts).replace_schema_metadata({"schema": schema}), stream)
+        metadata = {"schema": WITH_CHANNELS if channels else WITHOUT_CHANNELS}
+        # One block at a time: the rows of all models together would double what an audit holds.
+        parts = (_rows(model, role, block, names, channels) for (model, role), block in self.blocks.items())
+        first = next(parts).replace_schema_metadata(metadata)
+        with atomic_file(path, mode=0o600) as stream, pq.ParquetWriter(stream, first.schema) as writer:
+            for part in chain([first], parts):
+                writer.write_table(part.replace_schema_metadata(metadata))
 
     @classmethod
     def load(cls, path: str | Path) -> "ScoreTable":
@@ -121,15 +125,15 @@ class ScoreTable:
             InputError: the file is missing, truncated, or not a table of scores of this version.
         """
         try:
-            table = pq.read_table(path)
-            metadata = table.schema.metadata or {}
-            schema = metadata.get(b"schema", b"").decode(errors="replace")
-            if schema not in (WITHOUT_CHANNELS, WITH_CHANNELS):
-                known = f"{WITHOUT_CHANNELS} or {WITH_CHANNELS}"
-                raise InputError(f"{path} is not a score table of this version ({known}). Run the audit again.")
-            if schema == WITHOUT_CHANNELS and any(name.startswith(CHANNEL) for name in table.column_names):
-                raise ValueError("a table without channels has columns of channels")
-            return cls(_blocks(table))
+            with pq.ParquetFile(path) as file:
+                metadata = file.schema_arrow.metadata or {}
+                schema = metadata.get(b"schema", b"").decode(errors="replace")
+                if schema not in (WITHOUT_CHANNELS, WITH_CHANNELS):
+                    known = f"{WITHOUT_CHANNELS} or {WITH_CHANNELS}"
+                    raise InputError(f"{path} is not a score table of this version ({known}). Run the audit again.")
+                if schema == WITHOUT_CHANNELS and any(name.startswith(CHANNEL) for name in file.schema_arrow.names):
+                    raise ValueError("a table without channels has columns of channels")
+                return cls(_blocks(file))
         except (pa.ArrowException, OSError, KeyError, TypeError, ValueError) as error:
             if isinstance(error, InputError):
                 raise
@@ -166,22 +170,31 @@ def _rows(model: str, role: SetRole, block: ScoreBlock, attacks: Sequence[str], 
     return pa.table(columns)
 
 
-def _blocks(table: pa.Table) -> dict[tuple[str, SetRole], ScoreBlock]:
+def _blocks(file: pq.ParquetFile) -> dict[tuple[str, SetRole], ScoreBlock]:
     """Return blocks in the order of their first rows."""
-    models, roles = (table[name].to_pylist() for name in ("model", "role"))
-    rows: dict[tuple[str, SetRole], list[int]] = {}
-    for row, key in enumerate(zip(models, roles, strict=True)):
-        rows.setdefault(key, []).append(row)
-    return {key: _block(table.take(chosen)) for key, chosen in rows.items()}
+    pieces: dict[tuple[str, SetRole], list[pa.Table]] = {}
+    for number in range(file.num_row_groups):
+        rows = file.read_row_group(number)
+        keys = zip(*(rows[name].to_pylist() for name in ("model", "role")), strict=True)
+        start = 0
+        for key, run in groupby(keys):
+            count = sum(1 for _ in run)
+            pieces.setdefault(key, []).append(rows.slice(start, count))
+            start += count
+    shared: dict[Any, Any] = {}
+    # Taken out one by one, so that the rows as read are freed while their blocks are made.
+    return {key: _block(pa.concat_tables(pieces.pop(key)), shared) for key in list(pieces)}
 
 
-def _block(rows: pa.Table) -> ScoreBlock:
+def _block(rows: pa.Table, shared: dict[Any, Any]) -> ScoreBlock:
+    """Return one block; `shared` holds the names of blocks made before, as all models have the same records."""
+    records, subjects = (tuple(rows[name].to_pylist()) for name in ("record", "subject"))
     # An attack or a channel that was not run on this block has a column of nulls, as every block has all columns.
     filled = [name for name in rows.column_names if name not in OWN_COLUMNS and not rows[name].null_count]
     included = rows["included"]
     return ScoreBlock(
-        records=tuple(rows["record"].to_pylist()),
-        subjects=tuple(rows["subject"].to_pylist()),
+        records=shared.setdefault(records, records),
+        subjects=shared.setdefault(subjects, subjects),
         tokens=_numbers(rows["tokens"], np.int64),
         loss=_numbers(rows["mean_loss"], np.float64),
         scores={name: _numbers(rows[name], np.float64) for name in filled if not name.startswith(CHANNEL)},

@@ -13,8 +13,7 @@ from typing import Any, cast
 
 from unlearn.requests.ledger.deadlines import REGIMES, Regime, require_receivable, today
 from unlearn.requests.ledger.ledger import NewRequest
-from unlearn.scan.spellings import likenesses
-from verify.data.canonical import canonical
+from unlearn.scan.spellings import likenesses, subject_hashes
 from verify.data.identity import RecordKey
 from verify.data.tabular import csv_rows
 from verify.errors import InputError
@@ -23,11 +22,6 @@ from verify.io.strict_json import NotStrictError, parse_json
 OPENDSR_VERSION = "1.0"
 LARGEST_BODY = 1 << 20
 CSV_COLUMNS = ("identifier", "regime", "received")
-
-
-def subject_hashes(identifiers: Iterable[str], key: RecordKey) -> tuple[str, ...]:
-    """Return keyed hashes of the canonical form of identifiers, without duplicates and empty ones."""
-    return tuple(dict.fromkeys(key.of_person(identifier) for identifier in identifiers if canonical(identifier)))
 
 
 def from_lines(lines: Iterable[str], key: RecordKey, *, regime: Regime, received: date, country: str | None) -> NewRequest:
