@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from verify.statistics import benjamini_hochberg, likelihood_ratio, membership_auc, rmia
+from verify.statistics import benjamini_hochberg, likelihood_ratio, membership_auc, residual_verdict, rmia
+from verify.statistics.quantiles import quantile_regression
 
 REFERENCES = 4
 
@@ -33,8 +34,29 @@ def _rmia(rng: np.random.Generator, count: int) -> Callable[[], Any]:
     return lambda: rmia(target, references, population, population_references, 1.0)
 
 
+def _residual(rng: np.random.Generator, count: int) -> Callable[[], Any]:
+    losses = rng.normal(3, 0.3, (2 + REFERENCES, count))
+    losses[0] -= 2.0
+    return lambda: residual_verdict(losses[0], losses[1], losses[2:], 0.1, 0.05)
+
+
+def _quantile(rng: np.random.Generator, count: int) -> Callable[[], Any]:
+    features, values = rng.normal(size=(count, 5)), rng.gumbel(size=count)
+    return lambda: quantile_regression(features, values, 0.9, 0.01)
+
+
+CASES = {
+    "auc": _auc,
+    "benjamini_hochberg": _rejections,
+    "lira": _ratios,
+    "rmia": _rmia,
+    "residual": _residual,
+    "quantile_regression": _quantile,
+}
+
+
 @pytest.mark.parametrize("count", [10_000, 100_000])
-@pytest.mark.parametrize("make", [_auc, _rejections, _ratios, _rmia], ids=["auc", "benjamini_hochberg", "lira", "rmia"])
+@pytest.mark.parametrize("make", CASES.values(), ids=CASES)
 def test_scale(benchmark: Any, make: Callable[[np.random.Generator, int], Callable[[], Any]], count: int) -> None:
     """Time by pytest-benchmark, with peak memory per record as extra info."""
     run = make(np.random.default_rng(0), count)

@@ -20,6 +20,8 @@ class Scan:
     if nothing else is found, so are rows whose text mentions the identifier.
 
     Identifiers and texts come from files or, with "-", from standard input: arguments would stay in the shell history.
+
+    Cost: one pass over the training files, two with near-duplicates, in about 100 MB of memory; models are not loaded.
     """
 
     data: tuple[str, ...]

@@ -15,7 +15,10 @@ _SWEPT = ("model", "forget", "retain", "output", "seeds", "base", "holdout", "re
 
 @dataclasses.dataclass(frozen=True)
 class SweepCommand:
-    """Unlearn and audit a grid of methods and settings; resumable, with a table and a figure."""
+    """Unlearn and audit a grid of methods and settings; resumable, with a table and a figure.
+
+    Cost: one unlearning run and one audit of its result for every point of the grid.
+    """
 
     model: str
     """The fine-tuned model: a folder or Hub name."""

@@ -40,7 +40,10 @@ class TrainArguments:
 
 @dataclasses.dataclass(frozen=True)
 class Train:
-    """Fine-tune a model and log which records went into which step."""
+    """Fine-tune a model and log which records went into which step.
+
+    Cost: --epochs passes over the records, forward and backward.
+    """
 
     ESSENTIAL: ClassVar[frozenset[str]] = frozenset(
         {

@@ -15,7 +15,11 @@ from verify.schema.differences import ReferenceDifference
 
 @dataclasses.dataclass(frozen=True)
 class Audit:
-    """Judge whether a model has forgotten a forget set; writes evidence.json, scores.parquet and report.html."""
+    """Judge whether a model has forgotten a forget set; writes evidence.json, scores.parquet and report.html.
+
+    Cost: every model is loaded once, one after the other, and reads each record once for the quick attacks, about four times for
+    the standard ones (`verify-unlearning attacks` lists the cost of each), and again for every other way of asking.
+    """
 
     ESSENTIAL: ClassVar[frozenset[str]] = frozenset(
         {

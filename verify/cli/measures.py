@@ -12,7 +12,11 @@ from verify.cli.flags import EXIT_STATUS, FieldFlags, SettingsFlags
 
 @dataclasses.dataclass(frozen=True)
 class Probe:
-    """Apply robustness probes (quantization, relearning, other prompts, ...) to all models alike and judge the residual."""
+    """Apply robustness probes (quantization, relearning, other prompts, ...) to all models alike and judge the residual.
+
+    Cost: each probe takes one pass over the records or more on the model, the original and every reference; relearning trains
+    each of them for a few steps.
+    """
 
     model: str
     """The unlearned model: a folder, GGUF file or Hub name."""
