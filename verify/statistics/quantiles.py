@@ -52,9 +52,8 @@ def quantile_regression(features: ArrayLike, values: ArrayLike, quantile: float,
     sample = np.random.default_rng(0).choice(len(y), size, replace=False)
     coefficients, intercept = _fit(x[sample], y[sample], quantile, penalty, everything[:size], everything[:size])
     residual = y - x @ coefficients - intercept
-    near = np.argpartition(np.abs(residual), BAND * size)[: BAND * size] if BAND * size < len(y) else slice(None)
     free = ~everything
-    free[near] = True
+    free[np.argsort(np.abs(residual))[: BAND * size]] = True
     side = np.where(residual > 0, 1.0, -1.0)
     while True:
         try:
