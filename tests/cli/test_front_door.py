@@ -147,7 +147,7 @@ unlearn request add --identifiers people.txt --ledger ledger.db
 unlearn request list --ledger ledger.db
 unlearn request verify-ledger --ledger ledger.db
 verify letter deletion.json --output letters
-verify keygen signing.key
+verify keygen --output signing.key
 unlearn request plan --help
 unlearn request run --help
 verify audit --help
