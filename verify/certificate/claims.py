@@ -62,7 +62,8 @@ def claim_finding(predicate: Mapping[str, Any]) -> Finding:
             WHAT, False, f"the statement says {', '.join(map(str, found['asked']))}; its channels say {', '.join(asked)}"
         )
     count = found["records_accused"] + evidence["subjects"]
-    if wrong := contradiction(evidence["verdict"], channels, evidence["accused_by"], count, tests, gates):
+    tiers = evidence["tiers"], evidence["accused_by"]
+    if wrong := contradiction(evidence["verdict"], channels, *tiers, count, tests, gates):
         return Finding(WHAT, False, f"the verdict contradicts its evidence: {wrong}")
     return Finding(WHAT, True, MEAN_LOSS if len(asked) == 1 else ", ".join(asked))
 

@@ -134,6 +134,7 @@ def verdict_phrase(
 def contradiction(
     word: VerdictWord,
     channels: Sequence[ChannelResult],
+    tiers: Iterable[str],
     accused_by: Iterable[str],
     found: int,
     tests: Sequence["Test"],
@@ -144,6 +145,7 @@ def contradiction(
     Args:
         word: the verdict.
         channels: the channels that were judged.
+        tiers: what is said to be able to accuse.
         accused_by: the tiers that are said to accuse.
         found: number of records and subjects that were accused.
         tests: the tests of the record claim.
@@ -151,6 +153,8 @@ def contradiction(
     """
     if repeated := next((one.name for one in channels if sum(other.name == one.name for other in channels) > 1), None):
         return f"the channel {repeated!r} is listed twice"
+    if (OTHERWISE in tiers) != any(channel.valid and channel.name != EXACT for channel in channels):
+        return "it lists other channels than those that it was asked on"
     accusing = [channel.name for channel in channels if channel.accused]
     if word == "EQUIVALENT_WITHIN":
         return _not_certified(channels, accusing, found, tests, gates)

@@ -286,7 +286,7 @@ class Evidence(Judgement):
                 raise ValueError(f"a verdict by rule 1 has no {later}")
             return self
         found = len(self.accused) + len(self.subjects)
-        if wrong := contradiction(self.verdict, self.channels, self.accused_by, found, self.tests, self.gates):
+        if wrong := contradiction(self.verdict, self.channels, self.tiers, self.accused_by, found, self.tests, self.gates):
             raise ValueError(f"the verdict contradicts itself: {wrong}")
         return self
 
