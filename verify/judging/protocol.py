@@ -17,6 +17,7 @@ from verify.judging.blind_baseline import NothingSharedError, blind_auc, blind_p
 from verify.judging.figure_data import figures
 from verify.judging.gates import blind_baseline_gate, controls_gate, utility_gate
 from verify.judging.record_claim import record_claim
+from verify.judging.subject_findings import accused_subjects
 from verify.judging.tier_canaries import judge_process
 from verify.judging.tier_controls import judge_controls
 from verify.judging.tier_references import accused_records, described_tests
@@ -128,6 +129,8 @@ def judge(table: ScoreTable, settings: Settings, aside: Aside) -> Judgement:
         twins=twins,
         people=people,
         channels=claim.channels,
+        subjects=accused_subjects(table, target),
+        noise_ratio=None if target is None or target.noise is None else target.noise.ratio,
         smallest_margin=claim.smallest_margin,
         weak=claim.weak,
         representation=aside.representation,
@@ -146,12 +149,11 @@ def _said(
     ratio: Value | None,
 ) -> dict[str, Any]:
     """Return the sentences of a judgement by rule 2."""
-    innocence = next((gate for gate in facts.gates if gate.name == "innocent references"), None)
     seen = () if facts.verdict == "NOT_FORGOTTEN" else seen_by_attacks(attacks)
     return {
         "explanation": explain(facts, [claim.reason for claim in claims.values()]),
         "scope": scope(facts),
-        "not_shown": (*seen, *not_shown(facts, controls, ratio, "canaries" in claims, innocence)),
+        "not_shown": (*seen, *not_shown(facts, controls, ratio, "canaries" in claims)),
         "next_step": next_step(facts),
     }
 

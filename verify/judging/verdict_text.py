@@ -147,6 +147,9 @@ def _explain_record(facts: Facts) -> tuple[str, ...]:
         f"{int(test.accused.sum())} of {target.records} records were found beyond the margin of {margin:g}: "
         f"{int(test.accused.sum()) - over} remembered, {over} over-forgotten."
     )
+    people = target.subject_test
+    if people is not None and people.accused.any():
+        records += f" Of {len(people.p_values)} subjects, each tested by itself, {int(people.accused.sum())} are beyond it."
     channels = _explain_channels(facts)
     if facts.claim.accused_by:
         side = "better" if target.mean_residual > 0 else "worse"
@@ -203,7 +206,7 @@ def _named(channel: ChannelResult) -> str:
     return f"{channel.name}{residual}{', over-forgotten' if channel.accused and channel.direction == 'over-forgotten' else ''}"
 
 
-def not_shown(facts: Facts, controls: int, ratio: Value | None, canaries: bool, innocence: Gate | None) -> tuple[str, ...]:
+def not_shown(facts: Facts, controls: int, ratio: Value | None, canaries: bool) -> tuple[str, ...]:
     """State what the audit does not show, one sentence each."""
     reworded = any(channel.name.startswith(REWORDED) for channel in facts.otherwise)
     sentences = [
@@ -215,7 +218,12 @@ def not_shown(facts: Facts, controls: int, ratio: Value | None, canaries: bool, 
             if facts.records > 1
             else []
         ),
-        *([innocence.reason] if innocence is not None and innocence.passed is None else []),
+        *(gate.reason for gate in facts.gates if gate.name == "planted subject" and gate.value is not None),
+        *(
+            gate.reason
+            for gate in facts.gates
+            if gate.name in ("innocent references", "noise of the target") and gate.passed is None
+        ),
         "An attack that fails is evidence of resistance to that attack, not to others (EDPB Opinion 28/2024, paragraph 55).",
         "What the base model learned in pre-training is outside this audit: a record it knew before fine-tuning is still there.",
         "Other copies of the records (data files, backups, other models) were not examined.",
