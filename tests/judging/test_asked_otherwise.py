@@ -69,6 +69,18 @@ def test_a_model_that_is_good_on_the_exact_text_alone_is_told_so() -> None:
     assert [channel.name for channel in evidence.channels if channel.certified] == ["exact text", "instruction", "layer 1"]
 
 
+def test_controls_accuse_on_the_exact_text_where_references_vary_too_much() -> None:
+    """Model-wide levels differ by 0.3 nats, which controls show and take out: three tenths kept are found, on the exact text."""
+    table = simulated_table(references=8, model_spread=0.3)
+    block = table.blocks["target", "forget"]
+    table = ScoreTable({**table.blocks, ("target", "forget"): replace(block, loss=block.loss - 0.3 * 2.2)})
+    evidence = evidence_of(table)
+    assert (evidence.verdict_phrase, evidence.accused_by, evidence.asked) == ("NOT_FORGOTTEN", (REFERENCES,), ())
+    assert evidence.tests
+    assert not any(test.fired for test in evidence.tests if test.name.startswith("A"))
+    assert any("controls, which vary with the model, show it" in sentence for sentence in evidence.explanation)
+
+
 def test_the_word_names_what_was_asked() -> None:
     """With controls and channels their number, without them the exact text; the sentence of the scope says the same."""
     asked = evidence_of(with_channels(simulated_table(references=8), HONEST))
