@@ -322,7 +322,7 @@ def test_what_rounding_changed_is_reported(
     def ruinous(values: torch.Tensor, kind: torch.dtype, *_: Any) -> torch.Tensor:
         return torch.zeros_like(values, dtype=kind)
 
-    monkeypatch.setattr("unlearn.training.precision.stochastically_rounded", ruinous)
+    monkeypatch.setattr("verify.training.precision.stochastically_rounded", ruinous)
     result = forget(model_dir, NPO(), **sets, dtype="bfloat16", output_dir=tmp_path / "ruined", options=TrainingOptions(epochs=1))
     assert "WARNING: storing the result in bfloat16 changed its forget loss" in capsys.readouterr().err
     assert "--dtype float32" in result.facts["rounding_warning"]
