@@ -10,7 +10,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from verify import InputError, Settings, audit, register
+from verify import InputError, Settings, audit, register, summary
 from verify.auditing import commitments
 from verify.auditing.commitments import SALT, commit
 from verify.auditing.recompute import recompute
@@ -94,6 +94,9 @@ def test_every_way_of_asking_is_in_the_scores_and_the_verdict_follows_from_them(
     assert evidence.rewordings is not None
     assert (evidence.rewordings.source, evidence.rewordings.count, evidence.rewordings.committed) == ("templates", 2, False)
     assert evidence.settings.relearning_rate == 1e-4, "the original has no training log"
+    said = "Each record was put into other words in 2 ways, by the auditor&#39;s templates; they were chosen after the unlearning"
+    assert said in (tmp_path / "out" / "report.html").read_text()
+    assert said.replace("&#39;", "'") in summary(evidence)
     assert recompute(tmp_path / "out") == evidence == Evidence.load(tmp_path / "out" / "evidence.json")
     assert [share for _, share in said] == sorted(share for _, share in said)
     assert len([message for message, _ in said if message == "scoring target"]) > 9
@@ -115,6 +118,7 @@ def test_what_is_missing_is_named(models: dict[str, Any], tmp_path: Path) -> Non
     quick = {"attacks": ("loss",), "planted_draws": 20}
     without = audit(**models, **SETS, settings=Settings(**quick, channels=("rewordings", "no-prompt")))
     assert [entry.channel for entry in without.channels_not_run or ()] == ["rewordings"]
+    assert "not asked: rewordings: needs the records in other words; give them with --rewordings FILE" in summary(without)
     alone = audit(**models, forget_set=SETS["forget_set"], settings=Settings(**quick))
     assert [entry.reason for entry in alone.channels_not_run or ()] == [
         "needs never-trained records to compare with; give them with --holdout FILE"
@@ -141,6 +145,7 @@ class TestACommitment:
         evidence = audit(**models, **SETS, registration=path, rewordings=templates)
         assert evidence.rewordings is not None
         assert evidence.rewordings.committed
+        assert "committed to before the unlearning" in summary(evidence)
         salted.unlink()
         assert commit(templates) != registration.rewordings
 

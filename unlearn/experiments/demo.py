@@ -1,7 +1,7 @@
 """Demo of both packages on fictitious people: train, unlearn by six methods, audit every result, print one table.
 
 Nothing is precomputed: every number in the table is measured in this run. The independent retraining checks the whole: the audit
-must certify it and must accuse the untouched model.
+must not accuse it in any way of asking, and must accuse the untouched model.
 """
 
 import dataclasses

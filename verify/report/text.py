@@ -21,6 +21,9 @@ def summary(evidence: Evidence) -> str:
         header = ["channel", "residual fraction", "outcome", "before, nats", "subjects"]
         lines += ["", *_table(header, [_channel_row(channel) for channel in evidence.channels])]
         lines += [f"{channel.name}: {channel.reason}" for channel in evidence.channels if channel.reason]
+    if evidence.rewordings is not None:
+        lines.append(evidence.rewordings.said)
+    lines += [f"not asked: {entry.channel}: {entry.reason}" for entry in evidence.channels_not_run or ()]
     if evidence.representation is not None:
         lines += ["", f"hidden states (no vote): {evidence.representation.verdict}", f"  {evidence.representation.reason}"]
     names = list(dict.fromkeys(entry.attack for entry in evidence.attacks))

@@ -438,6 +438,18 @@ class RewordingsUsed(Frozen):
     committed: bool
     model: Digest | None = None
 
+    @property
+    def said(self) -> str:
+        """One sentence about them, for the report."""
+        by = {"records": "by the auditor", "templates": "by the auditor's templates", "model": "by a local model"}[self.source]
+        number = "once" if self.count == 1 else f"in {self.count} ways"
+        when = (
+            "the wordings had been committed to before the unlearning, and the commitment was opened"
+            if self.committed
+            else "they were chosen after the unlearning, as far as anybody can tell: no registration holds a commitment to them"
+        )
+        return f"Each record was put into other words {number}, {by}; {when}."
+
 
 class Utility(Frozen):
     """Retain-set utility of a model: geometric-mean probability of a scored token, exp(-loss).
