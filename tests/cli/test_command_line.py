@@ -49,6 +49,10 @@ AUDIT_FLAGS = {
     "--twins",
     "--canary-guesses",
     "--epsilon",
+    "--channels",
+    "--relearning-rate",
+    "--rewordings",
+    "--rewording-model",
 }
 TRAINING_FLAGS = {
     "--learning-rate",
