@@ -94,9 +94,9 @@ def test_every_way_of_asking_is_in_the_scores_and_the_verdict_follows_from_them(
     assert evidence.rewordings is not None
     assert (evidence.rewordings.source, evidence.rewordings.count, evidence.rewordings.committed) == ("templates", 2, False)
     assert evidence.settings.relearning_rate == 1e-4, "the original has no training log"
-    said = "Each record was put into other words in 2 ways, by the auditor&#39;s templates; they were chosen after the unlearning"
-    assert said in (tmp_path / "out" / "report.html").read_text()
-    assert said.replace("&#39;", "'") in summary(evidence)
+    sentence = "into other words in 2 ways, by the auditor&#39;s templates; the wordings were chosen after the unlearning"
+    assert sentence in (tmp_path / "out" / "report.html").read_text()
+    assert sentence.replace("&#39;", "'") in summary(evidence)
     assert recompute(tmp_path / "out") == evidence == Evidence.load(tmp_path / "out" / "evidence.json")
     assert [share for _, share in said] == sorted(share for _, share in said)
     assert len([message for message, _ in said if message == "scoring target"]) > 9

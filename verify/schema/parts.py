@@ -446,7 +446,7 @@ class RewordingsUsed(Frozen):
         when = (
             "the wordings had been committed to before the unlearning, and the commitment was opened"
             if self.committed
-            else "they were chosen after the unlearning, as far as anybody can tell: no registration holds a commitment to them"
+            else "the wordings were chosen after the unlearning, as far as anybody can tell: no registration commits to them"
         )
         return f"Each record was put into other words {number}, {by}; {when}."
 
