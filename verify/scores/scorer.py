@@ -68,8 +68,15 @@ class Scorer:
         other_configuration: bool = False,
         states: HiddenStates | None = None,
     ) -> None:
-        """Args: what `verify.audit` was given; `same_weights` accepts a reference with the weights of another model,
-        `other_configuration` a model with another configuration than the original's; `states` collects hidden states."""
+        """Take what `verify.audit` was given.
+
+        Args:
+            sets, attacks, settings, tokenizer, cache_dir, key, canaries: as there.
+            same_weights: whether a reference may have the weights of another model.
+            other_configuration: whether a model may have another configuration than the original's.
+            channels: measures the other ways of asking; None for none.
+            states: collects hidden states; None for none.
+        """
         self.sets, self.attacks, self.settings, self.tokenizer = dict(sets), attacks, settings, tokenizer
         self.cache_dir, self.key, self.canaries = cache_dir, key, canaries
         self.blocks: dict[tuple[str, SetRole], ScoreBlock] = {}
