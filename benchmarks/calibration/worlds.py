@@ -121,20 +121,19 @@ def draw(world: World, truth: Truth, rng: np.random.Generator, channels: bool = 
     kept[: truth.kept] = truth.share
     if truth.hidden and 0 < truth.kept < count:
         kept[truth.kept :] = -float((kept * gaps).sum() / gaps[truth.kept :].sum())
+    held = np.where(np.arange(count) < round(truth.held * count), 1.0, 0.0)
+    untouched = (original[:count].copy(), target[:count].copy(), references[:, :count].copy())
     original[:count] -= gaps
-    target[:count] -= kept * gaps
-    held = round(truth.held * count)
-    for known in (target, *references):
-        known[:held] -= gaps[:held]
+    target[:count] -= (kept + held) * gaps
+    references[:, :count] -= held * gaps
     base = level + 0.1 * rng.standard_normal(total)
     exact = _split(original, target, references, count)
     asked = {EXACT_TEXT: exact}
     if channels:
-        untouched = (original[:count] + gaps, target[:count] + kept * gaps, references[:, :count])
         controls = (original[count:], target[count:], references[:, count:])
         for name, share in CHANNEL_GAPS.items():
-            quiet = name in ("int8", "few-shot")
-            asked[name] = _asked(untouched, controls, spread, gaps * share, kept if quiet else kept + truth.elsewhere, rng)
+            left = kept + held + (0.0 if name in ("int8", "few-shot") else truth.elsewhere)
+            asked[name] = _asked(untouched, controls, spread, gaps * share, (left, held), rng)
     names = [f"{'person' if index < count else 'control'} {number}" for index, number in enumerate(subject)]
     return Scores(exact, base[:count], base[count:], tuple(names[:count]), tuple(names[count:]), tuple(texts.tolist()), asked)
 
@@ -168,10 +167,10 @@ def _asked(
     controls: tuple[Array, Array, Array],
     spread: Array,
     gaps: Array,
-    kept: Array,
+    known: tuple[Array, Array],
     rng: np.random.Generator,
 ) -> ChannelLosses:
-    """Draw a channel: the losses without any gap, half as much noise of its own, and the channel's gap where it is known."""
+    """Draw a channel: the losses without any gap, half as much noise of its own, less the gaps that target and references know."""
     count = len(gaps)
 
     def noisy(losses: Array, own: Array) -> Array:
@@ -180,4 +179,12 @@ def _asked(
     forget, other = spread[:count], spread[count:]
     original, target, references = (noisy(losses, forget) for losses in untouched)
     control_original, control_target, control_references = (noisy(losses, other) for losses in controls)
-    return ChannelLosses(original - gaps, target - kept * gaps, references, control_target, control_original, control_references)
+    left, held = known
+    return ChannelLosses(
+        original=original - gaps,
+        target=target - left * gaps,
+        references=references - held * gaps,
+        control_target=control_target,
+        control_original=control_original,
+        control_references=control_references,
+    )

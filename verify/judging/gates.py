@@ -5,15 +5,19 @@ kinds of text looks like membership.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 
 from verify.schema.evidence import Settings
 from verify.schema.parts import Gate, Value
+from verify.statistics.controls import NOISE_LIMIT, Controls, NoiseRatio
 from verify.statistics.intervals import clopper_pearson
 from verify.statistics.reference_panel import ReferencePanel, reference_panel
 from verify.statistics.residual import ResidualVerdict, residual_verdict
+from verify.statistics.subjects import subject_numbers
 
 Array = NDArray[np.float64]
 
@@ -21,6 +25,9 @@ BLIND_LIMIT = 0.60
 """Upper confidence limit of the blind baseline's AUC below which controls from another source still count as controls."""
 
 PLANTED_DETECTION = 0.95
+PLANTED_SUBJECT_DETECTION = 0.80
+"""Probability with which one subject wholly kept must be found for a certificate to be given."""
+
 MIN_REFERENCES = 3
 """With two, a reference cannot be judged by the others, and the per-record test has no tail to fit."""
 
@@ -91,16 +98,134 @@ def planted_gate(original: Array, references: Array, settings: Settings) -> Gate
     )
 
 
-def negative_control_gate(original: Array, references: Array, settings: Settings) -> Gate:
-    """Check that the rule accuses no honest retraining: each reference is judged by the others, at level alpha / R."""
+def planted_subject_gate(rule: "SecondRule", settings: Settings) -> Gate:
+    """Check that the rule would find one subject of whom everything was kept, however many others were forgotten.
+
+    The stand-in for an honest target is a reference whose distance from the references' mean is stretched to that of an independent
+    retraining, by sqrt((R + 1) / (R - 1)); the original's losses are planted in one subject drawn at random. Repeated
+    for `planted_draws` random draws. All R references judge it: judged by the R - 1 others, as rule 1 does it, three references
+    never find a subject, and four find too few where the audit itself finds nearly all.
+    """
+    name = "planted subject"
+    count = len(rule.references)
+    if count < MIN_REFERENCES:
+        return _not_evaluated(name, "INCONCLUSIVE", "This check needs at least three references.")
+    rng = np.random.default_rng(settings.seed)
+    mean, numbers = rule.references.mean(axis=0), subject_numbers(rule.subjects)
+    independent = mean + (rule.references - mean) * np.sqrt((count + 1) / (count - 1))
+    hits = 0
+    for draw in range(settings.planted_draws):
+        chosen = numbers == rng.integers(numbers.max() + 1)
+        hits += rule.judge(np.where(chosen, rule.original, independent[draw % count]), settings).accused
+    rate = clopper_pearson(hits, settings.planted_draws, settings.confidence)
+    return Gate(
+        name=name,
+        claims=("record",),
+        passed=rate.value >= PLANTED_SUBJECT_DETECTION,
+        blocks="INCONCLUSIVE",
+        reason=(
+            f"One subject of whom everything was kept would have been found with probability {rate.value:.2f} "
+            f"[{rate.low:.2f}, {rate.high:.2f}]: the rate at which one planted into a reference was found, among "
+            f"{numbers.max() + 1} (at least {PLANTED_SUBJECT_DETECTION:.2f} is required)."
+        ),
+        value=Value.of(rate),
+    )
+
+
+def trained_alike_gate(noise: NoiseRatio | None) -> Gate:
+    """Check on controls that the target is no noisier than the references, from which its noise is taken."""
+    name = "noise of the target"
+    if noise is None:
+        reason = "The target's noise was not checked: that needs at least two references and controls about three subjects."
+        return _not_evaluated(name, "nothing", reason)
+    reason = (
+        f"On {noise.controls} never-trained controls the variance of the target's noise is {noise.ratio:.2f} times that of the "
+        f"references (at most {NOISE_LIMIT:g} is allowed, chance aside); the tests per record and per subject allow for it."
+    )
+    if not noise.trained_alike:
+        reason += " The target was not trained as the references were: by other options, in other precision or order?"
+    return Gate(name=name, claims=("record",), passed=noise.trained_alike, blocks="INCONCLUSIVE", reason=reason)
+
+
+@dataclass(frozen=True, eq=False)
+class SecondRule:
+    """What rule 2 judges a target by: losses of original and references, whom the records are about, and controls.
+
+    Attributes:
+        original: [K] and references: [R, K], nats per token on the forget set.
+        subjects: whom each record is about [K].
+        texts: equal for records of equal text [K].
+        control_references: controls under each reference [R, N], None without controls.
+        control_subjects: whom the controls are about [N].
+        share: the share of alpha that accusations use.
+    """
+
+    original: Array
+    references: Array
+    subjects: Sequence[str]
+    texts: Sequence[int]
+    control_references: Array | None = None
+    control_subjects: Sequence[str] = ()
+    share: float = 1.0
+
+    @cached_property
+    def panel(self) -> ReferencePanel:
+        """The references' statistics."""
+        return reference_panel(self.references, self.subjects, self.texts)
+
+    def judge(
+        self,
+        target: Array,
+        settings: Settings,
+        controls: Array | None = None,
+        margin: float | None = None,
+        alpha: float | None = None,
+    ) -> ResidualVerdict:
+        """Judge a target by its losses on the forget set and, where there are controls, on these."""
+        own = None
+        if controls is not None and self.control_references is not None:
+            own = Controls(controls, self.control_references, self.control_subjects)
+        level = settings.alpha if alpha is None else alpha
+        return residual_verdict(self.original, target, self.panel, margin or settings.margin, level, self.share, own)
+
+    def others(self) -> list["SecondRule"]:
+        """Return, for each reference, the rule with all others."""
+        return [
+            replace(
+                self,
+                references=np.delete(self.references, held_out, axis=0),
+                control_references=None
+                if self.control_references is None
+                else np.delete(self.control_references, held_out, axis=0),
+            )
+            for held_out in range(len(self.references))
+        ]
+
+
+def negative_control_gate(original: Array, references: Array, settings: Settings, rule: SecondRule | None = None) -> Gate:
+    """Check that the rule accuses no honest retraining: each reference is judged by the others, at level alpha / R.
+
+    Args:
+        original, references: losses on the forget set, nats per token [K] and [R, K].
+        settings: rule, margin and level.
+        rule: rule 2; None for rule 1.
+    """
     if len(references) < MIN_REFERENCES:
         return _not_evaluated("negative control", "INCONCLUSIVE", "This check needs at least three references.")
     count = len(references)
-    accused = [
-        held_out + 1
-        for held_out, panel in enumerate(_others(references))
-        if residual_verdict(original, references[held_out], panel, settings.margin, settings.alpha / count).accused
-    ]
+    level = settings.alpha / count
+    if rule is None:
+        verdicts = [
+            residual_verdict(original, references[held_out], panel, settings.margin, level)
+            for held_out, panel in enumerate(_others(references))
+        ]
+    else:
+        known = [None] * count if rule.control_references is None else list(rule.control_references)
+        verdicts = [
+            others.judge(references[held_out], settings, known[held_out], alpha=level)
+            for held_out, others in enumerate(rule.others())
+        ]
+    accused = [number for number, verdict in enumerate(verdicts, 1) if verdict.accused]
     reason = f"Judged against the others, {len(accused)} of {count} references are accused (at level alpha / {count} each)."
     if accused:
         reason += f" Reference {', '.join(map(str, accused))} differs from the rest: was it trained on the same records?"

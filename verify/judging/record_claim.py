@@ -3,9 +3,20 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from verify.judging.gates import negative_control_gate, planted_gate, positive_control_gate, references_gate
+import numpy as np
+
+from verify.judging.gates import (
+    SecondRule,
+    negative_control_gate,
+    planted_gate,
+    planted_subject_gate,
+    positive_control_gate,
+    references_gate,
+    trained_alike_gate,
+)
 from verify.judging.innocence import innocence_gate, memorized_gate
 from verify.judging.tier_channels import Channels, channels_negative_control, described_channels
+from verify.judging.user_level import whose
 from verify.schema.channels import EXACT, OTHERWISE, ChannelResult
 from verify.schema.evidence import Settings
 from verify.schema.parts import Gate, Tier, Value, VerdictWord
@@ -87,28 +98,49 @@ def record_claim(table: ScoreTable, references: Sequence[str], settings: Setting
         return RecordClaim(None, None, (enough,))
     original, target = (table.loss(model, "forget") for model in ("original", "target"))
     losses = table.losses(references, "forget")
-    panel = reference_panel(losses)
-    channels = Channels.of(table, references) if settings.rule > 1 else None
-    gates = [
-        enough,
-        positive_control_gate(residual_verdict(original, original, panel, settings.margin, settings.alpha)),
-        planted_gate(original, losses, settings),
-        negative_control_gate(original, losses, settings),
-    ]
     if settings.rule == 1:
-        return RecordClaim(residual_verdict(original, target, panel, settings.margin, settings.alpha), None, tuple(gates))
+        panel = reference_panel(losses)
+        gates = (
+            enough,
+            positive_control_gate(residual_verdict(original, original, panel, settings.margin, settings.alpha)),
+            planted_gate(original, losses, settings),
+            negative_control_gate(original, losses, settings),
+        )
+        return RecordClaim(residual_verdict(original, target, panel, settings.margin, settings.alpha), None, gates)
+    channels = Channels.of(table, references)
+    rule = _second_rule(table, references, 1.0 if channels is None else 1 - CHANNEL_SHARE)
+    controls = None if rule.control_references is None else table.loss("target", "holdout")
+
+    def judged(margin: float) -> RecordClaim:
+        asked = None if channels is None else channels.judge(settings, margin)
+        return RecordClaim(rule.judge(target, settings, controls, margin), asked, ())
+
+    found = judged(settings.margin)
     other = None if channels is None else channels_negative_control(channels, len(references), settings)
     memorized, weak = memorized_gate(table, references)
-    gates += [*([] if other is None else [other]), innocence_gate(table, references, settings, blind), memorized]
-    share = 1.0 if channels is None else 1 - CHANNEL_SHARE
+    checks = (
+        enough,
+        positive_control_gate(rule.judge(original, settings)),
+        planted_subject_gate(rule, settings),
+        negative_control_gate(original, losses, settings, rule),
+        *(() if other is None else (other,)),
+        trained_alike_gate(None if found.target is None else found.target.noise),
+        innocence_gate(table, references, settings, blind),
+        memorized,
+    )
+    smallest = smallest_margin(lambda margin: judged(margin).word(()) == "EQUIVALENT_WITHIN")
+    return RecordClaim(found.target, found.asked, checks, weak, smallest)
 
-    def exact(margin: float) -> ResidualVerdict:
-        return residual_verdict(original, target, panel, margin, settings.alpha, share)
 
-    def certifies(margin: float) -> bool:
-        asked = None if channels is None else channels.judge(settings, margin)
-        claim = RecordClaim(exact(margin), asked, ())
-        return claim.word(()) == "EQUIVALENT_WITHIN"
-
-    asked = None if channels is None else channels.judge(settings)
-    return RecordClaim(exact(settings.margin), asked, tuple(gates), weak, smallest_margin(certifies))
+def _second_rule(table: ScoreTable, references: Sequence[str], share: float) -> SecondRule:
+    """Take from a score table what rule 2 judges by."""
+    block = table.blocks["target", "forget"]
+    original, losses = table.loss("original", "forget"), table.losses(references, "forget")
+    # Two records to which every model gives the same loss, to five digits, are copies of one text.
+    alike = np.round(np.vstack([original, block.loss, losses, block.tokens]), 5)
+    texts = np.unique(alike, axis=1, return_inverse=True)[1].ravel().tolist()
+    held = [table.block(model, "holdout") for model in ("target", *references)]
+    if any(each is None for each in held):
+        return SecondRule(original, losses, whose(block), texts, share=share)
+    controls = table.losses(references, "holdout")
+    return SecondRule(original, losses, whose(block), texts, controls, whose(table.blocks["target", "holdout"]), share)

@@ -1,5 +1,7 @@
 """Tier B, the comparison with retrained references, as evidence: each test with its intermediate values, and accused records."""
 
+from collections.abc import Callable
+
 import numpy as np
 
 from verify.schema.parts import Quantity, RecordFinding, Test
@@ -27,7 +29,7 @@ def accused_records(table: ScoreTable, target: ResidualVerdict | None) -> tuple[
 
 
 def described_tests(target: ResidualVerdict) -> tuple[Test, ...]:
-    """Describe C1, C2, A1 and A2 with all values needed to recompute them."""
+    """Describe C1, C2, A1, A2 and, where there is one, A3 with all values needed to recompute them."""
     mean, spread, record = target.mean_test, target.spread_test, target.record_test
 
     def quantities(**named: float) -> tuple[Quantity, ...]:
@@ -53,7 +55,17 @@ def described_tests(target: ResidualVerdict) -> tuple[Test, ...]:
             name="C2",
             question="Is the spread of the residuals inside twice the margin, so that the mean hides nothing?",
             fired=spread.certified,
-            quantities=quantities(upper_limit=spread.upper_limit, allowed=spread.allowed),
+            quantities=quantities(upper_limit=spread.upper_limit, allowed=spread.allowed)
+            + (
+                ()
+                if spread.beyond_noise is None
+                else quantities(
+                    E_excess=spread.beyond_noise.excess,
+                    noise_of_controls=spread.beyond_noise.noise,
+                    standard_error=spread.beyond_noise.standard_error,
+                    degrees=spread.beyond_noise.degrees,
+                )
+            ),
         ),
         Test(
             name="A1",
@@ -73,6 +85,29 @@ def described_tests(target: ResidualVerdict) -> tuple[Test, ...]:
                 # An infinite prior means that all records share one variance; the schema holds finite numbers only.
                 prior_degrees_or_minus_1=d0 if np.isfinite(d0) else -1.0,
             )
-            + tail,
+            + tail
+            + (quantities(noise_ratio=record.noise) if target.noise is not None else ()),
+        ),
+        *_test_of_subjects(target, quantities),
+    )
+
+
+def _test_of_subjects(target: ResidualVerdict, quantities: Callable[..., tuple[Quantity, ...]]) -> tuple[Test, ...]:
+    """Describe A3; empty where it does not apply."""
+    test = target.subject_test
+    if test is None:
+        return ()
+    return (
+        Test(
+            name="A3",
+            question="Is any single subject's residual beyond the margin, corrected for their number?",
+            fired=bool(test.accused.any()),
+            quantities=quantities(
+                subjects=len(test.p_values),
+                subjects_accused=test.accused.sum(),
+                smallest_adjusted_p=test.rejections.adjusted.min(),
+                level=test.rejections.level,
+                noise_ratio=test.noise,
+            ),
         ),
     )
