@@ -96,6 +96,10 @@ def page(found: Sequence[dict[str, object]]) -> str:
             "| --- | --- | --- | --- | --- | --- | --- | --- |",
         ]
         lines += [_line(cell) for cell in found if cell["part"] == part]
+    run = {(cell["part"], cell["name"]) for cell in found}
+    missing = [f"{part}: {name}" for part, name, _, _ in cells() if (part, name) not in run]
+    if missing:
+        lines += ["", f"Not run yet ({len(missing)}): {'; '.join(missing)}."]
     return "\n".join(lines) + "\n"
 
 
