@@ -1,7 +1,7 @@
 """Weights of a model as one whole, with its adapter merged, and restored bit by bit."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -78,7 +78,7 @@ def own_weights(model: Any) -> dict[str, nn.Parameter]:
 
 
 @contextmanager
-def replaced(weights: dict[nn.Parameter, Tensor]) -> Iterator[None]:
+def replaced(weights: Mapping[Any, Tensor]) -> Iterator[None]:
     """Give parameters other values within a `with` block; the original tensors are never written to."""
     kept = [(parameter, parameter.data) for parameter in weights]
     try:

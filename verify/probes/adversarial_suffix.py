@@ -103,7 +103,8 @@ class AdversarialSuffix:
             logits = model(inputs_embeds=embedded, use_cache=False).logits
             (gradient,) = torch.autograd.grad(_mean_loss(logits, ids, scored)[0], embedded)
         rows: Tensor = gradient[0, start : start + self.length].float()
-        return -rows @ table.weight.detach().float().T
+        descent: Tensor = -rows @ table.weight.detach().float().T
+        return descent
 
 
 def row_losses(model: Any, ids: Tensor, scored: Tensor) -> Tensor:
