@@ -93,12 +93,12 @@ def _innocence(evidence: Evidence) -> list[Said]:
     if gate is None:
         return []
     scores = {
-        True: "By their scores, no reference recognises the forget subjects among never-trained controls.",
-        False: "By its scores, at least one reference recognises the forget subjects among never-trained controls.",
-        None: "Their scores could not be searched for signs that they saw the records.",
-    }[gate.passed]
+        True: "By their scores, no reference recognises the forget subjects among never-trained controls. ",
+        False: "By its scores, at least one reference recognises the forget subjects among never-trained controls. ",
+    }
     proof = "The references' seeds were not registered, and none was trained again for this audit; only that would be proof."
-    return [Said(f"{scores} {proof}", warns=gate.passed is not True)]
+    # Where the scores could not be searched, the evidence itself says why.
+    return [Said(f"{'' if gate.passed is None else scores[gate.passed]}{proof}", warns=gate.passed is not True)]
 
 
 def _common(checks: Sequence[ReferenceCheck]) -> list[str]:

@@ -220,8 +220,9 @@ def _numbers(evidence: Evidence) -> list[tuple[str, Value | str, str, str]]:
             ("Records beyond the margin", f"{len(evidence.accused)} of {total}", "0", "each tested, corrected for their number")
         )
     if evidence.settings.rule > 1:
-        asked = channels_in_a_sentence(evidence) if evidence.channels else "not judged: exact text only"
-        rows.append(("Asked otherwise", asked, "\N{EN DASH}", "each way of asking is on a later page"))
+        judged = channels_in_a_sentence(evidence), "each way of asking is on a later page"
+        asked, reading = judged if evidence.channels else ("not judged", "needs never-trained controls and references")
+        rows.append(("Asked otherwise", asked, "\N{EN DASH}", reading))
     for family, name, reading in (
         ("membership", "Strongest membership attack", "AUC; 0.5 is guessing"),
         ("extraction", "Reproduced word for word", "mean share of an answer"),
