@@ -276,8 +276,8 @@ def _by_subject(original: Array, target: Array, references: Array, subjects: Seq
     losses = np.vstack([original, target, references]).astype(np.float64)
     if np.isinf(losses).any():
         raise ValueError("losses must be finite, or NaN where a record was not scored")
-    scored = ~np.isnan(losses).any(axis=0)
-    subject = subject_numbers([name for name, there in zip(subjects, scored, strict=True) if there])
+    scored = np.flatnonzero(~np.isnan(losses).any(axis=0))
+    subject = subject_numbers([subjects[index] for index in scored])
     losses = losses[:, scored]
     if most is not None:
         kept = rank_within(subject) < most
