@@ -23,7 +23,7 @@ from unlearn.training.options import TrainingOptions
 from verify.io.files import new_output, write_json, write_text
 from verify.schema.evidence import Entry
 
-TRAINED, FORGOTTEN, HELD_OUT = 180, 20, 40
+TRAINED, FORGOTTEN, HELD_OUT = 180, 20, 80
 """Numbers of people: trained on; to be forgotten (some of these); never trained on (half for the methods, half for the audits)."""
 RECORDS_PER_SUBJECT = 4
 BASE_RECORDS = 20_000
