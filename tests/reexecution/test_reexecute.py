@@ -273,7 +273,27 @@ def test_an_invented_commitment(world: World, model_dir: Path, tmp_path: Path) -
     proof = world.judge(model=tmp_path / "after", log=again)
     assert proof.word == "NOT_REBUILT"
     assert "has the root" in proof.claim
-    assert world.judge(model=tmp_path / "after", log=again, commitment=None).word == "REBUILT_WITHOUT"
+    alone = world.judge(model=tmp_path / "after", log=again, commitment=None)
+    assert alone.phrase == "REBUILT_WITHOUT(all of 6)", "without a commitment everything is executed, from the base on"
+
+
+def test_a_tainted_start_without_a_commitment(world: World, copied: World, tmp_path: Path) -> None:
+    """A log and a clean-looking state made up afterwards: the steps before it are executed too, and do not lead there."""
+    forged = tmp_path / "forged"
+    shutil.copytree(world.before, forged)
+    for folder in (forged, copied.after):
+        flip(folder / "checkpoint-4" / "adapter_model.safetensors")
+        write_manifest(folder / "checkpoint-4", "checkpoint", {"step": 4})
+    for folder in (forged, copied.after):
+
+        def change(entries: list[dict[str, Any]]) -> None:
+            next(entry for entry in entries if entry.get("checkpoint") == 4)["weights"] = "1" * 64
+
+        edit_log(folder, change)
+        reseal(folder)
+    proof = copied.judge(log=forged, commitment=None)
+    assert proof.word == "NOT_REBUILT"
+    assert any("Steps 4 to 4" in finding.what for finding in proof.findings), proof.findings
 
 
 def test_records_must_be_shown_and_unlike(world: World) -> None:
@@ -436,7 +456,16 @@ def test_proofs_refuse_damage(world: World, tmp_path: Path) -> None:
     path = tmp_path / "proof.json"
     world.judge(output=path)
     text = path.read_text()
-    for damaged in (text[:-40], "", "{}", text.replace('"word": "REBUILT_WITHOUT"', '"word": "FORGOTTEN"')):
+    content = json.loads(text)
+    hostile = [
+        {**content, "executed": []},
+        {**content, "word": "NOT_REBUILT"},
+        {**content, "executed": [{**content["executed"][0], "equal": False}]},
+        {**content, "executed": content["executed"][:1] * 3},
+        {**content, "findings": [{"kind": "segment", "what": "Steps do not lead there."}]},
+    ]
+    forged = [text[:-40], "", "{}", text.replace('"word": "REBUILT_WITHOUT"', '"word": "FORGOTTEN"'), *map(json.dumps, hostile)]
+    for damaged in forged:
         path.write_text(damaged)
         with pytest.raises(InputError, match="reexecute"):
             Reexecution.load(path)

@@ -34,7 +34,8 @@ class Plan:
         forget_segments: segments of the committed training that held a forget record; of a training of its own, its passes.
         training_tokens: tokens of a whole training on the records that stay.
         findings: what contradicts the claim.
-        skip: steps of the only course that need not be executed, as their states are committed.
+        skip: steps of the only course that need not be executed, as their states were committed before the request. Without a
+            commitment they are the operator's word, and everything is executed from the base on.
     """
 
     kind: Kind
@@ -74,7 +75,6 @@ def plan_log(
     log = _finished(model)
     committed = None if before is None else _finished(before)
     names, findings = shown.forget_names, [*about_start(log, base)]
-    used = frozenset(log.records[index] for entry in log.microbatches for index in entry.records)
     root = None if before is None else joint_root(committed_logs(before))
     if commitment is not None:
         findings += about_commitment(commitment, root)
@@ -92,14 +92,14 @@ def plan_log(
     return Plan(
         kind="own schedule" if committed is None else "derived schedule",
         courses=(course,) if windows is not None else (),
-        used=used,
+        used=log.names,
         root=root,
         final=log.final_weights,
-        unchanged=len(clean),
+        unchanged=0 if commitment is None else len(clean),
         forget_segments=_passes(log) if committed is None else segments_with(committed, names),
         training_tokens=0 if windows is None else course.tokens(0, course.segments()[-1][1]),
         findings=tuple(findings),
-        skip=max(clean, default=0),
+        skip=0 if commitment is None else max(clean, default=0),
     )
 
 

@@ -107,6 +107,8 @@ def reexecute(
     if plan.final is not None and plan.final != weights:
         findings.append(Finding(kind="weights", what="The model's weights are not those that its training log ends with."))
     findings += _about_software(plan)
+    if not findings and not plan.segments():
+        findings.append(Finding(kind="records", what="Nothing was trained, so there is nothing to execute."))
     draw, chosen = _drawn(plan, segments, nonce)
     executed: list[Segment] = []
     if not findings:

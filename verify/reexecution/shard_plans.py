@@ -59,19 +59,21 @@ def plan_shards(
         findings += about_commitment(commitment, root)
     findings += _about_served(model, after)
     affected = _affected(then, shown)
+    # Without a commitment, stages that should be as they were are the operator's word, and are executed too.
+    trusted = set() if commitment is None else set(old)
     placed = _placed(after, shown)
     stages = [_Stage(model, base, after, shown, where, placed) for where in placed]
-    changed = [one for one in stages if one.listed and ((one.shard, one.stage) in affected or one.place not in old)]
+    changed = [one for one in stages if one.listed and ((one.shard, one.stage) in affected or one.place not in trusted)]
     for one in stages:
         if one.listed and one.place not in new:
             findings.append(Finding(kind="stage", what=f"{one.place} has no training log."))
         elif one.listed and one not in changed and old[one.place].root != new[one.place].root:
             findings.append(Finding(kind="stage", what=f"{one.place} held no forget record, but is not the committed one."))
-    findings += [finding for one in changed if one.place in new for finding in one.findings()]
+    logged = [one for one in stages if one.listed and one.place in new]
+    findings += [finding for one in logged for finding in one.findings()]
     strangers = set(new) - {one.place for one in stages if one.listed}
     findings += [Finding(kind="stage", what=f"{place} has a log, but no record belongs there.") for place in sorted(strangers)]
     findings += _about_adapters(stages, new)
-    logged = [one for one in stages if one.listed and one.place in new]
     return Plan(
         kind="shards",
         courses=tuple(one.course(fresh) for one in changed if one.place in new and one.windows is not None),
@@ -105,8 +107,8 @@ def _about_plans(then: ShardsDescription, after: ShardsDescription, base: Loaded
 
 
 def _affected(then: ShardsDescription, shown: Shown) -> set[tuple[int, int]]:
-    """Return the stages that held a forget record: its own slice and the later ones of its shard."""
-    held = {then.records[name] for name in shown.forget_names if name in then.records}
+    """Return the stages that held a forget record: its own slice and the later ones of its shard, by the record's own hash."""
+    held = {shard_and_slice(record, shown.key, then.shards, then.slices) for record in shown.forget}
     return {(shard, later) for shard, stage in held for later in range(stage, then.slices)}
 
 

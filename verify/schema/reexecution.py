@@ -1,8 +1,8 @@
 """Schema of a re-execution's proof; reading one needs no torch."""
 
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from verify.io.documents import Document, Frozen
 from verify.schema.parts import Digest, RecordHash, Share
@@ -173,6 +173,8 @@ class Reexecution(Document):
             "shards": "the training of every stage that held a forget record, without it,",
         }[self.kind]
         done = "all" if len(self.executed) == self.segments else f"{len(self.executed)} drawn at random"
+        kept = "stages that held none of them" if self.kind == "shards" else "states before the first of them"
+        before = f" The {self.unchanged} {kept} are as committed, and were not executed again." if self.unchanged else ""
         near = " Training records that are nearly a forget record were judged by a person." if self.near else ""
         age = (
             f"The training was committed to on {self.committed[:10]}."
@@ -182,9 +184,21 @@ class Reexecution(Document):
         )
         return (
             f"The weights {self.model[:16]} are, bit for bit, what {schedule} gives when started from the base {self.base[:16]}: "
-            f"of {self.segments} segments, {done} were executed again and ended on the recorded state. None of the {self.records} "
-            f"training records is one of the {self.forget} forget records.{near} {age} What the base model knew is not covered."
+            f"of {self.segments} segments, {done} were executed again and ended on the recorded state.{before} None of the "
+            f"{self.records} training records is one of the {self.forget} forget records.{near} {age} What the base model knew is "
+            "not covered."
         )
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        """Refuse an outcome that findings and segments do not bear."""
+        if self.word != word_of(self.findings):
+            raise ValueError("the outcome is not that of the findings")
+        if len(self.executed) > self.segments or len({(one.place, one.end) for one in self.executed}) < len(self.executed):
+            raise ValueError("more segments were executed than there are, or one twice")
+        if self.word == "REBUILT_WITHOUT" and not (self.executed and all(one.equal for one in self.executed)):
+            raise ValueError("it was not rebuilt: no segment was executed, or one ended elsewhere")
+        return self
 
 
 def word_of(findings: tuple[Finding, ...]) -> ReexecutionWord:
