@@ -12,7 +12,7 @@ from verify.models.loading import LoadedModel, load_model
 
 ROOM = 512
 FORGET = [
-    Record(f"f{number}", prompt=f"who {number}", completion=f"the fox {number * 7}", subject_id=f"p{number % 3}")
+    Record(f"f{number}", prompt=f"who is p{number % 2}, {number}", completion=f"the fox {number * 7}", subject_id=f"p{number % 2}")
     for number in range(6)
 ]
 OTHER = [Record(f"r{number}", prompt=f"over {number}", completion=f"every lazy dog {number * 5}") for number in range(8)]

@@ -15,9 +15,13 @@ from verify.models.loading import LoadedModel
 from verify.probes import probe_classes, select_probes
 from verify.probes.adversarial_suffix import AdversarialSuffix
 from verify.probes.base import Material, Probe, ProbeNotRunError, mean_losses
+from verify.probes.elicitation import Elicitation
 
-QUICK = {"adversarial_suffix": AdversarialSuffix(budgets=(1, 2), candidates=4, records=2)}
-"""Probes with less work than by default."""
+QUICK = {
+    "adversarial_suffix": AdversarialSuffix(budgets=(1, 2), candidates=4, records=2),
+    "elicitation": Elicitation(advantage=-100.0),
+}
+"""Probes with less work than by default, or that ask less of a random model."""
 CHATTING = ("multi_turn", "self_correction")
 OWN = """
 from dataclasses import dataclass
@@ -125,9 +129,9 @@ def test_what_was_not_run_is_listed_with_its_reason() -> None:
 
 
 def test_costly_probes_are_run_when_they_are_named() -> None:
-    """The suffix search is left out by default, and there for whoever names it."""
-    assert "adversarial_suffix" not in select_probes()
-    assert list(select_probes()) == [name for name in probe_classes() if name != "adversarial_suffix"]
+    """The suffix search is left out by default, and there for whoever names it; so are alias questions."""
+    named = ("adversarial_suffix", "elicitation")
+    assert list(select_probes()) == [name for name in probe_classes() if name not in named]
     assert list(select_probes(["adversarial_suffix"])) == ["adversarial_suffix"]
 
 

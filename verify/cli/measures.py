@@ -35,7 +35,7 @@ class Probe:
     holdout: Path | None = None
     """Records that no model was trained on; to measure the effect of unlearning on the retain records."""
     probes: tuple[str, ...] = ()
-    """Probes to run, by name; by default all but adversarial_suffix, which is costly."""
+    """Probes to run, by name; by default all but adversarial_suffix, which is costly, and elicitation, which scores a part."""
     probe: tuple[str, ...] = ()
     """Probes of your own: path/to/file.py:Class."""
     base: str | None = None
