@@ -123,8 +123,9 @@ class Gate(Frozen):
     """Outcome of a validity check: a condition under which a claim can be judged.
 
     Attributes:
-        name: "retrained references", "positive control", "planted records", "negative control", "utility", "blind baseline",
-            "enough controls".
+        name: "retrained references", "positive control", "planted records" (rule 1) or "planted subject", "negative control",
+            "negative control, asked otherwise", "innocent references", "memorized records", "noise of the target", "utility",
+            "blind baseline", "enough controls".
         claims: the claims it concerns.
         passed: None where the gate could not be evaluated.
         blocks: what a failure means for the verdict: "NOT_TESTABLE", "INCONCLUSIVE" (at best) or "nothing".
@@ -149,12 +150,12 @@ class Quantity(Frozen):
 
 
 class Test(Frozen):
-    """One test of the record claim: C1 and C2 certify, A1 and A2 accuse.
+    """One test of the record claim: C1 and C2 certify, A1, A2 and A3 accuse.
 
     Attributes:
-        name: "C1", "C2", "A1" or "A2".
+        name: "C1", "C2", "A1", "A2" or "A3".
         question: what it tests, in one sentence.
-        fired: for C1 and C2, that equivalence was shown; for A1 and A2, that a residual was found.
+        fired: for C1 and C2, that equivalence was shown; for A1, A2 and A3, that a residual was found.
         quantities: every intermediate value, so that a reader can recompute it.
     """
 
