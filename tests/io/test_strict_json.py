@@ -150,6 +150,7 @@ def test_no_reader_beside_the_strict_one() -> None:
         "verify/certificate/check.py",
         "verify/data/chats.py",
         "verify/io/digests.py",
+        "verify/models/configuration.py",
         "verify/io/strict_json.py",
         "verify/scores/cache.py",
         "unlearn/experiments/comparison.py",

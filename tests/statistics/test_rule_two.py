@@ -9,7 +9,7 @@ from scipy import stats
 from verify.statistics import residual_verdict
 from verify.statistics.controls import Controls, excess_spread, noise_ratio
 from verify.statistics.multiplicity import holm
-from verify.statistics.reference_panel import reference_panel
+from verify.statistics.panel import reference_panel
 from verify.statistics.residual import ResidualVerdict
 from verify.statistics.smallest_margin import smallest_margin
 from verify.statistics.subjects import rank_within, subject_means, subject_numbers

@@ -15,7 +15,7 @@ from verify.schema.evidence import Settings
 from verify.schema.parts import Gate, Value
 from verify.statistics.controls import NOISE_LIMIT, Controls, NoiseRatio
 from verify.statistics.intervals import clopper_pearson
-from verify.statistics.reference_panel import ReferencePanel, reference_panel
+from verify.statistics.panel import ReferencePanel, reference_panel
 from verify.statistics.residual import ResidualVerdict, residual_verdict
 from verify.statistics.subjects import subject_numbers
 

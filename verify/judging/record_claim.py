@@ -22,7 +22,7 @@ from verify.schema.evidence import Settings
 from verify.schema.parts import Gate, Tier, Value, VerdictWord
 from verify.scores.table import ScoreTable
 from verify.statistics.channels import CHANNEL_SHARE, ChannelsVerdict
-from verify.statistics.reference_panel import reference_panel
+from verify.statistics.panel import reference_panel
 from verify.statistics.residual import ResidualVerdict, residual_verdict
 from verify.statistics.smallest_margin import smallest_margin
 

@@ -15,7 +15,7 @@ from verify.certificate.check import PRECEDENCE, Signer
 from verify.errors import InputError
 from verify.report.attack_pages import AttackPage, attack_pages, headline, references_of, worst_attack
 from verify.report.channel_pages import ChannelPage, channel_page
-from verify.report.channel_words import channels_in_a_sentence
+from verify.report.channel_words import channels_in_a_cell
 from verify.report.html import figures_of
 from verify.report.rendering import assured_by, environment, in_plain_words, not_shown_by
 from verify.schema.deletion_record import DeletionRecord, Outcome, ReplacedModel, RequestFacts
@@ -38,6 +38,9 @@ BASES = {
 }
 ROWS_SHOWN = 200
 """Rows of a long table that are shown; the page says that the rest is in the JSON file."""
+LIMITS_FIRST = 4
+"""Number of the audit's limits on page 1, the weightiest first, beside all of the operator's own; page 1 is one sheet. The others
+follow on the next page."""
 
 
 @dataclass(frozen=True)
@@ -103,7 +106,7 @@ def render(
     replaced = _match(record, evidences, robustness)
     word = next((word for word in PRECEDENCE if word in [one.evidence.verdict for one in replaced]), None)
     counts = Counter(request.outcome for request in record.requests)
-    shown = not_shown_by([(one.name, one.evidence) for one in replaced])
+    shown = list(not_shown_by([(one.name, one.evidence) for one in replaced]))
     return (
         environment()
         .get_template("deletion.html.j2")
@@ -117,7 +120,8 @@ def render(
             assured=assured_by([(one.name, one.evidence) for one in replaced]),
             costs=[_cost(one.name, one.model) for one in replaced],
             counts=[(OUTCOMES[outcome], counts[outcome]) for outcome in OUTCOMES if counts[outcome]],
-            not_shown=[*shown, *(sentence for sentence in record.limits if sentence not in shown)],
+            not_shown=[*shown[:LIMITS_FIRST], *(sentence for sentence in record.limits if sentence not in shown)],
+            not_shown_either=shown[LIMITS_FIRST:],
             residual=Counter(copy.kind for copy in record.residual),
             requests=[(request, REGIMES.get(request.regime, request.regime), _answered(request)) for request in record.requests],
             files=[
@@ -220,7 +224,7 @@ def _numbers(evidence: Evidence) -> list[tuple[str, Value | str, str, str]]:
             ("Records beyond the margin", f"{len(evidence.accused)} of {total}", "0", "each tested, corrected for their number")
         )
     if evidence.settings.rule > 1:
-        judged = channels_in_a_sentence(evidence), "each way of asking is on a later page"
+        judged = channels_in_a_cell(evidence).replace("/", " of "), "each way of asking is on a later page"
         asked, reading = judged if evidence.channels else ("not judged", "needs never-trained controls and references")
         rows.append(("Asked otherwise", asked, "\N{EN DASH}", reading))
     for family, name, reading in (

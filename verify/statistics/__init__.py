@@ -17,6 +17,7 @@ from verify.statistics.one_run import (
     one_run_epsilon,
     one_run_p_value,
 )
+from verify.statistics.panel import ReferencePanel, reference_panel
 from verify.statistics.paper_metrics import (
     KolmogorovSmirnov,
     forget_quality,
@@ -35,7 +36,6 @@ from verify.statistics.planner import (
 from verify.statistics.population_ratio import rmia
 from verify.statistics.prediction import PredictionTest, prediction_test
 from verify.statistics.privacy import EpsilonFromRates, epsilon_from_rates
-from verify.statistics.reference_panel import ReferencePanel, reference_panel
 from verify.statistics.residual import ResidualVerdict, residual_verdict
 from verify.statistics.roc import Curve, membership_auc, roc_curve, tpr_at_fpr
 from verify.statistics.simulation import RuleRates, World, rule_rates, simulate_losses

@@ -10,7 +10,7 @@ from scipy import stats
 
 from verify.statistics.moderation import ModeratedVariances
 from verify.statistics.multiplicity import Rejections
-from verify.statistics.reference_panel import ReferencePanel
+from verify.statistics.panel import ReferencePanel
 from verify.statistics.tails import ScaledT
 
 Array = NDArray[np.float64]

@@ -52,8 +52,8 @@ from scipy import stats
 from verify.statistics.controls import Controls, ExcessSpread, NoiseRatio, excess_spread, noise_ratio
 from verify.statistics.estimate import Estimate
 from verify.statistics.multiplicity import benjamini_hochberg, holm
+from verify.statistics.panel import ReferencePanel, reference_panel
 from verify.statistics.record_test import RecordTest, record_test
-from verify.statistics.reference_panel import ReferencePanel, reference_panel
 from verify.statistics.subjects import subject_means
 
 Array = NDArray[np.float64]
