@@ -2,8 +2,8 @@
 
     python -m benchmarks.calibration --output DIR [--audits 200] [--per-truth 8]
 
-Writes `benchmarks/results/calibration.md` and `calibration.svg`. Resumable: simulated cells are kept in DIR/cells.json, models and
-audits by their manifests.
+Writes `benchmarks/results/calibration.md`, for both rules, and `calibration.svg`. Resumable: simulated cells are kept in
+DIR/rule_2.json and DIR/cells.json, models and audits by their manifests.
 """
 
 import argparse
@@ -11,13 +11,18 @@ import json
 import os
 import platform
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 
+from benchmarks.calibration.attacks.two_faced import audit_attack
+from benchmarks.calibration.page import page, rule_one_section
 from benchmarks.calibration.real import TRUTHS, RealAudit, audit_real
+from benchmarks.calibration.second_rule import SecondCell, simulate_second
 from benchmarks.calibration.simulated import CASES, Cell, simulate
 from verify.cli.console import progress_bar
 from verify.io.files import write_json, write_text
@@ -25,76 +30,48 @@ from verify.io.libraries import quiet_libraries
 from verify.statistics import clopper_pearson
 
 RESULTS = Path(__file__).parents[1] / "results"
+Known = Callable[[str], dict[str, object] | None]
+AnyCell = TypeVar("AnyCell", Cell, SecondCell)
 
 
 def main() -> None:
-    """Run both parts and write table and figure."""
+    """Run all parts and write page and figure."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, required=True)
-    parser.add_argument("--audits", type=int, default=200)
-    parser.add_argument("--per-truth", type=int, default=8)
+    parser.add_argument("--audits", type=int, default=200, help="simulated audits of a case; honest retrainings get more")
+    parser.add_argument("--per-truth", type=int, default=8, help="real models of each kind that rule 1 judges")
     given = parser.parse_args()
     quiet_libraries()
+    second = run_second(given.output, given.audits)
+    with progress_bar("attack on real models") as progress:
+        attacked = audit_attack(given.output / "attack", progress)
     started = time.monotonic()
     cells = run_simulated(given.output, given.audits)
     with progress_bar("real models") as progress:
         audits = list(audit_real(given.output / "real", given.per_truth, progress))
     machine = f"{platform.machine()}, {os.cpu_count()} cores, torch {torch.__version__}; {time.monotonic() - started:.0f} s"
-    write_text(RESULTS / "calibration.md", _page(cells, audits, machine))
+    write_text(RESULTS / "calibration.md", page(second, attacked, rule_one_section(cells, audits, machine)))
     draw(cells, audits, RESULTS / "calibration.svg")
 
 
 def run_simulated(output: Path, audits: int) -> list[Cell]:
-    """Return all cells; those of an earlier run are reused."""
-    state = output / "cells.json"
+    """Return all cells of rule 1; those of an earlier run are reused."""
+    return list(_kept(output / "cells.json", partial(simulate, audits)))
+
+
+def run_second(output: Path, audits: int) -> list[SecondCell]:
+    """Return all cells of rule 2; those of an earlier run are reused."""
+    return list(_kept(output / "rule_2.json", partial(simulate_second, audits)))
+
+
+def _kept(state: Path, simulated: Callable[[Known], Iterable[tuple[str, AnyCell]]]) -> Iterator[AnyCell]:
+    """Yield cells as they are simulated, and keep each in the file `state`."""
     done = json.loads(state.read_text()) if state.exists() else {}
-    cells = []
-    for name, cell in simulate(audits, done.get):
+    for name, cell in simulated(done.get):
         if name not in done:
             done[name] = asdict(cell)
             write_json(state, done)
-        cells.append(cell)
-    return cells
-
-
-def _rate(hits: int, count: int) -> str:
-    rate = clopper_pearson(hits, count, 0.95)
-    return f"{100 * rate.value:.1f} [{100 * rate.low:.1f}, {100 * rate.high:.1f}]"
-
-
-def _page(cells: Sequence[Cell], audits: Sequence[RealAudit], machine: str) -> str:
-    lines = [
-        "# Calibration",
-        "",
-        f"{machine}. Rates in per cent with exact 95 % intervals. The verdict's defaults: rho* = 0.10, alpha = 0.05.",
-        '"Forgotten" by TOFU forget quality: two-sample Kolmogorov-Smirnov p > 0.05 on losses against one retrained model; by a',
-        "plain AUC: its 95 % interval against never-trained controls contains one half.",
-        "",
-        "## Simulated audits",
-        "",
-        "| case | K | R | errors | accused | certified | forgotten by forget quality | forgotten by plain AUC |",
-        "| --- | --- | --- | --- | --- | --- | --- | --- |",
-    ]
-    for cell in sorted(cells, key=lambda entry: list(CASES).index(entry.case)):
-        counts = (cell.accused, cell.certified, cell.forget_quality_passes, cell.plain_auc_passes)
-        rates = " | ".join(_rate(count, cell.audits) for count in counts)
-        lines.append(f"| {cell.case} | {cell.records} | {cell.references} | {cell.errors} | {rates} |")
-    lines += [
-        "",
-        "## Real models",
-        "",
-        "| truth | audits | accused | certified | inconclusive | not testable | residual fraction | forget quality | plain AUC |",
-        "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
-    ]
-    for truth in TRUTHS:
-        chosen = [entry for entry in audits if entry.truth == truth]
-        words = ("NOT_FORGOTTEN", "EQUIVALENT_WITHIN", "INCONCLUSIVE", "NOT_TESTABLE")
-        counts = [sum(entry.verdict == word for entry in chosen) for word in words]
-        rates = " | ".join(_rate(count, len(chosen)) for count in counts)
-        span = f"{min(entry.residual for entry in chosen):+.3f} .. {max(entry.residual for entry in chosen):+.3f}"
-        quality, auc = sum(entry.forget_quality for entry in chosen), sum(entry.plain_auc for entry in chosen)
-        lines.append(f"| {truth} | {len(chosen)} | {rates} | {span} | {quality} of {len(chosen)} | {auc} of {len(chosen)} |")
-    return "\n".join(lines) + "\n\n![Rates](calibration.svg)\n"
+        yield cell
 
 
 def draw(cells: Sequence[Cell], audits: Sequence[RealAudit], path: Path) -> None:

@@ -41,3 +41,8 @@ REMEMBERED: dict[str, tuple[World, Truth]] = {
     "residual 0.20 everywhere": (World(), Truth(kept=40, share=0.20)),
     "residual 0.20 everywhere, R 8": (World(references=8), Truth(kept=40, share=0.20)),
 }
+
+
+def trained_alike(name: str) -> bool:
+    """Return whether an honest target is trained as the references are: with the same noise, and as long."""
+    return HONEST[name].target_noise == 1.0 and HONEST[name].offset == 0.0

@@ -1,4 +1,4 @@
-"""Real audits: small models fine-tuned on fictitious people, with known ground truth because this script trained them.
+"""Real audits by rule 1: small models fine-tuned on fictitious people, with known ground truth because this script trained them.
 
 Honest retrainings, retrainings that kept a fifth of the forget set, and models that over-forgot it; all judged against the same
 references. An interrupted run resumes: a model whose manifest verifies is not trained again.
@@ -44,7 +44,7 @@ class RealAudit:
 
 def audit_real(folder: Path, per_truth: int, progress: Callable[[str, float], None], seed: int = 0) -> Iterator[RealAudit]:
     """Train missing models, audit every model, and yield the outcomes."""
-    _base(folder, seed)
+    train_base(folder, seed)
     trainings = [("original", "train", 1), *((f"reference{n}", "retain", 10 + n) for n in range(1, REFERENCES + 1))]
     trainings += [(f"honest{n}", "retain", 100 + n) for n in range(per_truth)]
     for n in range(per_truth):
@@ -67,7 +67,8 @@ def audit_real(folder: Path, per_truth: int, progress: Callable[[str, float], No
         yield _outcome(folder / "audits" / f"{prefix}{number}", truth, number)
 
 
-def _base(folder: Path, seed: int) -> None:
+def train_base(folder: Path, seed: int) -> None:
+    """Write the demo's data and train its base model, unless that is done."""
     from unlearn.finetuning import finetune
 
     if is_complete(folder / "models" / "base"):
@@ -130,7 +131,7 @@ def _audit(folder: Path, name: str) -> None:
         str(models / "original"),
         references=[str(models / f"reference{number}") for number in range(1, REFERENCES + 1)],
         output_dir=output,
-        settings=Settings(attacks=("loss",)),
+        settings=Settings(rule=1, attacks=("loss",)),
         cache_dir=folder / "cache",
         **sets,
     )

@@ -48,22 +48,22 @@ def read(original: np.ndarray, target: np.ndarray, references: np.ndarray, contr
 
 @dataclass(frozen=True)
 class Outcome:
-    """What rule 2 says of one audit, and which legs said it.
+    """What rule 2 says of one audit, and which tests said it.
 
     Attributes:
-        legs: those of A1, A2, A3 and channels that accuse.
+        tests: those of A1, A2, A3 and channels that accuse.
         tests_certify: whether C1, C2 and the channels certify and nothing accuses.
         gates: those of "noise of the target", "innocent references" and "memorized records" that fail.
     """
 
-    legs: tuple[str, ...]
+    tests: tuple[str, ...]
     tests_certify: bool
     gates: tuple[str, ...]
 
     @property
     def accused(self) -> bool:
         """NOT_FORGOTTEN, unless a reference is not innocent: then nothing is judged."""
-        return bool(self.legs) and "innocent references" not in self.gates
+        return bool(self.tests) and "innocent references" not in self.gates
 
     @property
     def certified(self) -> bool:
@@ -78,7 +78,7 @@ def rule_one(scores: Scores) -> tuple[bool, bool]:
 
 
 def rule_two(scores: Scores, margin: float = 0.10) -> Outcome:
-    """Judge an audit by rule 2 with all its legs and the gates that need no planting."""
+    """Judge an audit by rule 2 with all its tests and the gates that need no planting."""
     settings, exact = Settings(margin=margin), scores.exact
     rule = SecondRule(
         exact.original,
@@ -104,7 +104,7 @@ def rule_two(scores: Scores, margin: float = 0.10) -> Outcome:
         "memorized records": float(np.mean(found.gap < WEAK_GAP * found.mean_gap)) > MOST_WEAK,
     }
     return Outcome(
-        tuple(leg for leg, here in fired.items() if here),
+        tuple(test for test, here in fired.items() if here),
         found.certified and asked.certified,
         tuple(gate for gate, here in failed.items() if here),
     )

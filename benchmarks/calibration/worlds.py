@@ -5,7 +5,7 @@ the record under that model; records of one subject may share part of e. The ori
 A channel asks about the same records: the same losses with noise of its own, and a gap that is a share of the exact text's.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -141,12 +141,13 @@ def draw(world: World, truth: Truth, rng: np.random.Generator, channels: bool = 
 def _errors(world: World, subject: NDArray[np.intp], rng: np.random.Generator) -> Array:
     """Draw errors of variance 1, correlated within subjects."""
     size = len(subject)
-    own = {
+    drawn: dict[Errors, Callable[[], Array]] = {
         "normal": lambda: rng.standard_normal(size),
         "t4": lambda: rng.standard_t(4, size) / np.sqrt(2.0),
         "t2.5": lambda: rng.standard_t(2.5, size) / np.sqrt(5.0),
         "skew": lambda: rng.gamma(2.0, 1 / np.sqrt(2.0), size) - np.sqrt(2.0),
-    }[world.errors]()
+    }
+    own = drawn[world.errors]()
     shared = rng.standard_normal(int(subject.max()) + 1)[subject]
     return np.asarray(np.sqrt(world.correlation) * shared + np.sqrt(1 - world.correlation) * own)
 

@@ -152,7 +152,7 @@ class Experiment:
     def _audits(self) -> list[list[Job]]:
         """Return the audits in two stages: that of the untouched model fills the cache with the references' scores."""
         jobs = [
-            Job(f"auditing {name}", self.weights[2], _audit, {"experiment": replace(self, methods={}), "name": name})
+            Job(f"auditing {name}", self.weights[2], audit_result, {"experiment": replace(self, methods={}), "name": name})
             for name in (UNTOUCHED, *self.methods)
         ]
         return [jobs[:1], jobs[1:]]
@@ -228,7 +228,16 @@ def _forget(experiment: Experiment, name: str, parameters: dict[str, Any], optio
     return result.seconds
 
 
-def _audit(experiment: Experiment, name: str) -> None:
+def audit_result(experiment: Experiment, name: str) -> None:
+    """Audit a model of the experiment's folder against its references, unless that is done.
+
+    Args:
+        experiment: with the references trained.
+        name: a method, any other folder of `models`, or `UNTOUCHED`.
+
+    Raises:
+        InputError: the audit that is there is of another model.
+    """
     from verify import audit
 
     models, data = experiment.output / "models", experiment.data

@@ -61,8 +61,12 @@ DEMO = World(records=80, controls=80, spread=(0.3, 0.9), gap=3.5)
 ATTACKS = (
     _once("trained on the exact text, 0.2 of the gap in other words", World(), Truth(elsewhere=0.2)),
     _once("trained on the exact text, 0.35 of the gap in other words", World(), Truth(elsewhere=0.35)),
-    _once("the same, the demo's size", DEMO, Truth(elsewhere=0.35)),
-    _once("the same, one person of K 20, 12 controls", World(records=20, each=20, controls=240), Truth(elsewhere=0.35)),
+    _once("trained on the exact text, 0.35 of the gap in other words, the demo's size", DEMO, Truth(elsewhere=0.35)),
+    _once(
+        "trained on the exact text, 0.35 of the gap in other words, one person of K 20, 12 controls",
+        World(records=20, each=20, controls=240),
+        Truth(elsewhere=0.35),
+    ),
     _once("5 % held by the references too, R 4", World(), Truth(held=0.05)),
     _once("25 % held by the references too, R 4", World(), Truth(held=0.25)),
     _once("5 % held by the references too, R 8", World(references=8), Truth(held=0.05)),
@@ -73,8 +77,12 @@ ATTACKS = (
     _once("dilution: a person of 4 records among K 400, t4", World(records=400, controls=100, errors="t4"), Truth(kept=4)),
     _once("dilution: two records of K 100 keep half", World(records=100), Truth(kept=2, share=0.5)),
     _once("4 of 40 keep 0.6", World(), Truth(kept=4, share=0.6)),
-    _once("the same, padded with 40 records of six times the noise", World(padding=40), Truth(kept=4, share=0.6)),
-    _once("the same, R 8", World(padding=40, references=8), Truth(kept=4, share=0.6)),
+    _once("4 of 40 keep 0.6, padded with 40 records of six times the noise", World(padding=40), Truth(kept=4, share=0.6)),
+    _once(
+        "4 of 40 keep 0.6, padded with 40 records of six times the noise, R 8",
+        World(padding=40, references=8),
+        Truth(kept=4, share=0.6),
+    ),
     _once("controls three times as noisy, 5 % wholly kept", World(control_noise=3.0), Truth(kept=2)),
     Attack("residual 0.15, ten submissions", many_submissions),
 )
