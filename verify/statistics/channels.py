@@ -277,7 +277,7 @@ def _by_subject(original: Array, target: Array, references: Array, subjects: Seq
     if np.isinf(losses).any():
         raise ValueError("losses must be finite, or NaN where a record was not scored")
     scored = np.flatnonzero(~np.isnan(losses).any(axis=0))
-    subject = subject_numbers([subjects[index] for index in scored])
+    subject = subject_numbers([subjects[index] for index in scored.tolist()])
     losses = losses[:, scored]
     if most is not None:
         kept = rank_within(subject) < most
