@@ -15,7 +15,6 @@ from verify.measures.trigger import backdoor
 from verify.models.loading import LoadedModel
 from verify.statistics.backdoor import trigger_test
 
-
 # Below 1e-300 scipy's own mass function, which the test compares with, overflows.
 RATES = st.just(0.0) | st.floats(1e-300, 0.5)
 
