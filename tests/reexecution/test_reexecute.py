@@ -1,6 +1,5 @@
 """Re-execution: honest deletions are rebuilt bit for bit, and every dishonest one is named."""
 
-import contextlib
 import json
 import re
 import shutil
@@ -20,8 +19,9 @@ from unlearn.methods.sisa import SISA
 from unlearn.training.shards import ShardPlan
 from verify.data.identity import RecordKey
 from verify.data.sources import load_records
-from verify.errors import InputError, IntegrityError
-from verify.io.files import MANIFEST, read_json, write_manifest
+from verify.errors import InputError
+from verify.io.files import MANIFEST, file_digest, read_json, write_manifest
+from verify.models.ensembles import FILES
 from verify.provenance.commitment import TrainingCommitment
 from verify.provenance.training_log import LOG_NAME, TrainingLog
 from verify.reexecution.reexecute import reexecute
@@ -125,10 +125,36 @@ def test_a_retraining_is_executed_from_its_options_and_seed(world: World, tmp_pa
     assert sampled.phrase == f"REBUILT_WITHOUT(2 of {sampled.segments})", sampled.findings
     assert (sampled.draw.given, sampled.draw.nonce) == (True, "a coin")
     assert sampled.draw.found == pytest.approx(2 / sampled.segments)
+    assert "are said to be" in sampled.claim, "a sample shows no more than that it found nothing"
+    assert "by a nonce that was given" in sampled.claim
+
+
+def test_an_edited_configuration_is_named(model_dir: Path, tmp_path: Path) -> None:
+    """The weights as trained, served with another normalization constant, are another model."""
+    options = replace(OPTIONS, lora=False, lora_dropout=0.0)
+    before = finetune(model_dir, ROWS, output_dir=tmp_path / "before", options=options).model_dir
+    gone = last_record(before)
+    forget(before, Rollback(), forget_set=gone, data=ROWS, base=model_dir, output_dir=tmp_path / "after")
+    given = {"model": tmp_path / "after", "base": model_dir, "data": ROWS, "forget_set": gone, "log": before}
+    assert reexecute(**given).word == "REBUILT_WITHOUT"
+    path = tmp_path / "after" / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "rms_norm_eps": 0.1}))
+    reseal(tmp_path / "after")
+    proof = reexecute(**given)
+    assert proof.word == "NOT_REBUILT"
+    assert "rms_norm_eps is 0.1" in proof.claim
+
+
+def test_a_commitment_from_the_future(world: World, tmp_path: Path) -> None:
+    """A commitment without a date, or with one that has not come, commits to nothing."""
+    content = json.loads(world.commitment.read_text())
+    for created in ("2999-01-01T00:00:00+00:00", "soon"):
+        (tmp_path / "later.json").write_text(json.dumps({**content, "created": created}))
+        assert "bears no date" in world.judge(commitment=tmp_path / "later.json").claim
 
 
 def edit_log(folder: Path, change: Callable[[list[dict[str, Any]]], None]) -> None:
-    """Edit the entries of a log, as an operator could who also writes the manifest anew."""
+    """Edit the entries of a log, as an operator could who then rewrites the manifest."""
     path = folder / LOG_NAME
     entries = [json.loads(line) for line in path.read_text().splitlines()]
     change(entries)
@@ -136,7 +162,7 @@ def edit_log(folder: Path, change: Callable[[list[dict[str, Any]]], None]) -> No
 
 
 def reseal(folder: Path) -> None:
-    """Write the manifest anew over whatever the folder holds now."""
+    """Rewrite the manifest to list what the folder holds now."""
     write_manifest(folder, "model", read_json(folder / MANIFEST)["about"])
 
 
@@ -222,7 +248,18 @@ def other_template(after: Path) -> None:
     edit_log(after, lambda entries: entries[0].update(tokenizer="0" * 64))
 
 
+def other_scale(after: Path) -> None:
+    path = after / "adapter_config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "lora_alpha": 3}))
+
+
+def served_template(after: Path) -> None:
+    (after / "chat_template.jinja").write_text("{{ messages }}")
+
+
 DISHONEST = {
+    "another scale of the adapter": (other_scale, "lora_alpha is 3 in the adapter of the model"),
+    "served with another template": (served_template, "served with another tokenizer or chat template"),
     "weights": (weights_bit, "weights are not those"),
     "checkpoint": (checkpoint_bit, "weights kept at step 5 .* are not those that the log states"),
     "checkpoint without its manifest": (checkpoint_bit_without_manifest, "state kept at step 5 is damaged"),
@@ -416,12 +453,15 @@ def served_otherwise(_: World, after: Path, __: str, ___: str) -> None:
     (after / "ensemble.json").write_text(json.dumps(about))
 
 
-@pytest.mark.parametrize("tamper", [stage_kept, stage_bit, unchanged_bit, served_otherwise])
-def test_dishonest_sisa_deletions_are_named(sharded: World, tmp_path: Path, tamper: Callable[..., None]) -> None:
-    """A changed stage left as it was, an edited adapter, an edited stage that held no forget record, stages served otherwise.
+def scaled_otherwise(_: World, after: Path, changed: str, __: str) -> None:
+    path = after / changed / "adapter_config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "lora_alpha": 3}))
 
-    Where the ensemble's own digests no longer fit, the model is refused as it is loaded.
-    """
+
+@pytest.mark.parametrize("tamper", [stage_kept, stage_bit, unchanged_bit, served_otherwise, scaled_otherwise])
+def test_dishonest_sisa_deletions_are_named(sharded: World, tmp_path: Path, tamper: Callable[..., None]) -> None:
+    """A changed stage left as it was, an edited adapter, an edited stage that held no forget record, stages served in another
+    order, an adapter scaled otherwise: each is named, by an operator who rewrites manifests and the ensemble's digests."""
     after = tmp_path / "after"
     shutil.copytree(sharded.after, after)
     changed = sharded.judge().executed[0].place
@@ -429,9 +469,11 @@ def test_dishonest_sisa_deletions_are_named(sharded: World, tmp_path: Path, tamp
     tamper(sharded, after, changed, next(place for place in places if place != changed))
     if (manifest := after / changed / MANIFEST).is_file():
         write_manifest(after / changed, "shard", read_json(manifest)["about"])
+    about = json.loads((after / "ensemble.json").read_text())
+    about["adapters"] = {name: {file: file_digest(after / name / file) for file in FILES} for name in about["adapters"]}
+    (after / "ensemble.json").write_text(json.dumps(about))
     reseal(after)
-    with contextlib.suppress(IntegrityError):
-        assert sharded.judge(model=after).word == "NOT_REBUILT"
+    assert sharded.judge(model=after).word == "NOT_REBUILT"
 
 
 def test_what_cannot_be_executed_is_said(world: World, sharded: World, tmp_path: Path) -> None:

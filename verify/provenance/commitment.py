@@ -96,6 +96,13 @@ class TrainingCommitment(Document):
         """One digest of all logs: the root itself of a single one."""
         return joint_root(self.logs)
 
+    def is_past(self, now: datetime) -> bool:
+        """Return whether the commitment bears a date with a time zone that is not after `now`."""
+        try:
+            return datetime.fromisoformat(self.created) <= now
+        except (TypeError, ValueError):
+            return False
+
     def require(self, folder: str | Path) -> None:
         """Check that a folder holds exactly the committed logs.
 

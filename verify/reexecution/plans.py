@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -15,6 +16,7 @@ from verify.provenance.training_log import LOG_NAME, TrainingLog, resolved
 from verify.reexecution.execution import Course
 from verify.reexecution.records import Shown
 from verify.reexecution.schedules import derived_findings, first_step_of, own_findings, segments_with
+from verify.reexecution.served import about_adapter
 from verify.schema.reexecution import Finding, Kind
 from verify.training.adapters import attach_adapter
 from verify.training.replay import windows_of_log
@@ -84,6 +86,7 @@ def plan_log(
     elif windows is not None:
         findings += own_findings(log, [len(windows[index].input_ids) for index in range(len(log.records))])
     options = SimpleNamespace(**log.options)
+    findings += about_adapter(attach_adapter(base.model, options), model, "the model")
     # Before the first forget record the deletion changed nothing: these states are committed, and are where it started from.
     first = None if committed is None else first_step_of(committed, names)
     clean = [one.step for one in log.boundaries if one.optimizer is not None and first is not None and one.step < first]
@@ -143,6 +146,8 @@ def about_commitment(commitment: TrainingCommitment, root: str | None) -> Iterat
         )
     elif commitment.root != root:
         yield Finding(kind="commitment", what=f"The log before the deletion has the root {root[:16]}, not {commitment.root[:16]}.")
+    if not commitment.is_past(datetime.now(UTC)):
+        yield Finding(kind="commitment", what="The commitment bears no date, or one that has not come yet.")
 
 
 def encoded_windows(log: TrainingLog, shown: Shown, base: LoadedModel) -> dict[int, Encoded] | None:

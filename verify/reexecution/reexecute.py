@@ -27,12 +27,14 @@ from verify.data.records import Fields, RecordSource
 from verify.data.sources import load_forget_set, load_records
 from verify.errors import InputError
 from verify.io.arguments import checked
+from verify.models.configuration import entries_of
 from verify.models.loading import load_model
 from verify.provenance.commitment import TrainingCommitment
 from verify.provenance.shard_plan import SHARDS
 from verify.reexecution.execution import Executor
 from verify.reexecution.plans import Plan, plan_log
 from verify.reexecution.records import Shown
+from verify.reexecution.served import Served
 from verify.reexecution.shard_plans import plan_shards
 from verify.schema.reexecution import Draw, Finding, Likeness, Reexecution, Segment, word_of
 from verify.statistics.segment_sampling import detection_probability, drawn_segments, fewest_found, sample_size
@@ -94,17 +96,19 @@ def reexecute(
     before = None if commitment is None else TrainingCommitment.load(commitment)
     progress("loading", 0.0)
     target = load_model(model, tokenizer=tokenizer)
-    weights = target.digest
+    served = Served(target.digest, target.tokenizer_digest, entries_of(target.model))
     del target
     start = load_model(base, tokenizer=tokenizer, dtype=dtype)
     base_digest, tokenizer_name = start.digest, start.tokenizer_digest
+    findings = list(served.findings(start))
     planned = plan_shards if (Path(model) / SHARDS).is_file() else plan_log
     earlier = None if log is None else Path(log)
     plan = planned(Path(model), earlier, start, shown, before, lambda: load_model(base, tokenizer=tokenizer, dtype=dtype).model)
-    findings = [*plan.findings, *shown.findings(plan.used)]
+    del start  # every run of segments loads the base again: one model is in memory
+    findings += [*plan.findings, *shown.findings(plan.used)]
     near = () if findings else shown.near(plan.used)
     findings += _about_near(near, accept_near_duplicates)
-    if plan.final is not None and plan.final != weights:
+    if plan.final is not None and plan.final != served.weights:
         findings.append(Finding(kind="weights", what="The model's weights are not those that its training log ends with."))
     findings += _about_software(plan)
     if not findings and not plan.segments():
@@ -112,13 +116,13 @@ def reexecute(
     draw, chosen = _drawn(plan, segments, nonce)
     executed: list[Segment] = []
     if not findings:
-        executed, more = _execute(plan, chosen, weights, work_dir, progress)
+        executed, more = _execute(plan, chosen, served.weights, work_dir, progress)
         findings += more
     proof = Reexecution(
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         word=word_of(tuple(findings)),
         kind=plan.kind,
-        model=weights,
+        model=served.weights,
         base=base_digest,
         tokenizer=tokenizer_name,
         root=plan.root,

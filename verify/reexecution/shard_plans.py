@@ -1,7 +1,7 @@
 """Plan of a re-execution of shards: the stages that a deletion changed, and those that it must have left alone."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -20,6 +20,7 @@ from verify.reexecution.execution import Course
 from verify.reexecution.plans import Plan, about_commitment, encoded_windows
 from verify.reexecution.records import Shown
 from verify.reexecution.schedules import own_findings
+from verify.reexecution.served import about_adapter
 from verify.schema.reexecution import Finding
 from verify.training.adapters import attach_adapter
 
@@ -63,16 +64,11 @@ def plan_shards(
     trusted = set() if commitment is None else set(old)
     placed = _placed(after, shown)
     stages = [_Stage(model, base, after, shown, where, placed) for where in placed]
-    changed = [one for one in stages if one.listed and ((one.shard, one.stage) in affected or one.place not in trusted)]
-    for one in stages:
-        if one.listed and one.place not in new:
-            findings.append(Finding(kind="stage", what=f"{one.place} has no training log."))
-        elif one.listed and one not in changed and old[one.place].root != new[one.place].root:
-            findings.append(Finding(kind="stage", what=f"{one.place} held no forget record, but is not the committed one."))
-    logged = [one for one in stages if one.listed and one.place in new]
+    listed = [one for one in stages if one.listed]
+    changed = [one for one in listed if (one.shard, one.stage) in affected or one.place not in trusted]
+    logged = [one for one in listed if one.place in new]
+    findings += _about_logs(listed, [one for one in listed if one not in changed], old, new)
     findings += [finding for one in logged for finding in one.findings()]
-    strangers = set(new) - {one.place for one in stages if one.listed}
-    findings += [Finding(kind="stage", what=f"{place} has a log, but no record belongs there.") for place in sorted(strangers)]
     findings += _about_adapters(stages, new)
     return Plan(
         kind="shards",
@@ -85,6 +81,25 @@ def plan_shards(
         training_tokens=sum(one.tokens() for one in logged),
         findings=tuple(findings),
     )
+
+
+def _about_logs(
+    listed: Sequence["_Stage"], left: Sequence["_Stage"], old: Mapping[str, CommittedLog], new: Mapping[str, CommittedLog]
+) -> Iterator[Finding]:
+    """Check which stages have logs, and that those which the deletion left alone have the committed ones.
+
+    Args:
+        listed: the stages with records.
+        left: those among them that held no forget record.
+        old, new: the logs before and after the deletion, by place.
+    """
+    for one in listed:
+        if one.place not in new:
+            yield Finding(kind="stage", what=f"{one.place} has no training log.")
+        elif one in left and old[one.place].root != new[one.place].root:
+            yield Finding(kind="stage", what=f"{one.place} held no forget record, but is not the committed one.")
+    for place in sorted(set(new) - {one.place for one in listed}):
+        yield Finding(kind="stage", what=f"{place} has a log, but no record belongs there.")
 
 
 def _about_plans(then: ShardsDescription, after: ShardsDescription, base: LoadedModel, shown: Shown) -> Iterator[Finding]:
@@ -140,7 +155,14 @@ class _Stage:
         where: tuple[int, int],
         placed: Mapping[tuple[int, int], Sequence[str]],
     ) -> None:
-        """Args: the deleted model's folder, the base, the plan, the records, shard and stage, and all records by their places."""
+        """Place a stage in its plan.
+
+        Args:
+            model: the deleted model's folder.
+            base, plan, shown: the base below all shards, the plan, and the records.
+            where: shard and slice.
+            placed: keyed hashes of all records that stay, by shard and slice.
+        """
         (self.shard, self.stage), self.model, self.base, self.plan, self.shown = where, model, base, plan, shown
         self.place = f"shard-{self.shard}/slice-{self.stage}"
         self.listed = [name for one in range(self.stage + 1) for name in placed[self.shard, one]]
@@ -177,17 +199,24 @@ class _Stage:
         elif self.windows is not None:
             yield from own_findings(self.log, [len(self.windows[index].input_ids) for index in range(len(self.log.records))])
 
-    def start_model(self, base: Any) -> Any:
-        """Return a base with the adapter that the stage starts from: that of the stage before it, or a new one."""
-        adapted = attach_adapter(base, SimpleNamespace(**{**self.plan.options, "lora": True, "seed": self.seed}))
-        if self.stage:
-            put_adapter_file(adapted, self.model / f"shard-{self.shard}" / f"slice-{self.stage - 1}" / WEIGHTS)
-        return adapted
+    def starter(self) -> Callable[[Any], Any]:
+        """Return what gives a base the adapter that the stage starts from; it holds no model itself."""
+        options = SimpleNamespace(**{**self.plan.options, "lora": True, "seed": self.seed})
+        earlier = self.model / f"shard-{self.shard}" / f"slice-{self.stage - 1}" / WEIGHTS if self.stage else None
+        return partial(_with_adapter, options=options, earlier=earlier)
 
     def course(self, fresh: Callable[[], Any]) -> Course:
         """Describe the execution of the stage."""
-        windows = self.windows or {}
-        return Course(self.place, self.log, windows, lambda: self.start_model(fresh()), self.base.tokenizer)
+        start = self.starter()
+        return Course(self.place, self.log, self.windows or {}, lambda: start(fresh()), self.base.tokenizer)
+
+
+def _with_adapter(base: Any, *, options: Any, earlier: Path | None) -> Any:
+    """Return a base with an adapter: that of the stage before, or a new one."""
+    adapted = attach_adapter(base, options)
+    if earlier is not None:
+        put_adapter_file(adapted, earlier)
+    return adapted
 
 
 def _about_served(model: Path, plan: ShardsDescription) -> Iterator[Finding]:
@@ -203,9 +232,10 @@ def _about_served(model: Path, plan: ShardsDescription) -> Iterator[Finding]:
 def _about_adapters(stages: Sequence[_Stage], logs: Mapping[str, CommittedLog]) -> Iterator[Finding]:
     """Check that every adapter file has the digest that its log ends with, and that of a stage without records is a new one."""
     for one in stages:
-        adapted = one.start_model(one.base.model)
+        adapted = one.starter()(one.base.model)
         expected = logs[one.place].final_weights if one.place in logs else weights_digest(adapted)
         put_adapter_file(adapted, one.model / one.place / WEIGHTS)
         if weights_digest(adapted) != expected:
             yield Finding(kind="stage", what=f"The adapter of {one.place} is not the one that its training ends with.")
+        yield from about_adapter(adapted, one.model / one.place, one.place)
         adapted.unload()

@@ -18,6 +18,7 @@ FindingKind = Literal[
     "base",
     "checkpoint",
     "commitment",
+    "configuration",
     "forget record",
     "log",
     "near-duplicate",
@@ -30,7 +31,19 @@ FindingKind = Literal[
     "weights",
 ]
 ACCUSING: frozenset[FindingKind] = frozenset(
-    {"base", "checkpoint", "commitment", "forget record", "log", "schedule", "segment", "stage", "tokenizer", "weights"}
+    {
+        "base",
+        "checkpoint",
+        "commitment",
+        "configuration",
+        "forget record",
+        "log",
+        "schedule",
+        "segment",
+        "stage",
+        "tokenizer",
+        "weights",
+    }
 )
 """Findings that show that the claim is false. The others say that it could not be checked."""
 
@@ -172,21 +185,35 @@ class Reexecution(Document):
             "own schedule": "the schedule that its training options and seed give",
             "shards": "the training of every stage that held a forget record, without it,",
         }[self.kind]
-        done = "all" if len(self.executed) == self.segments else f"{len(self.executed)} drawn at random"
         kept = "stages that held none of them" if self.kind == "shards" else "states before the first of them"
         before = f" The {self.unchanged} {kept} are as committed, and were not executed again." if self.unchanged else ""
         near = " Training records that are nearly a forget record were judged by a person." if self.near else ""
         age = (
-            f"The training was committed to on {self.committed[:10]}."
+            f"The training was committed to on {self.committed[:10]}, by the clock of whoever wrote the commitment: confirm the "
+            "root with whoever received it then."
             if self.committed
             else "No commitment to the training from before the request was given: an order of the records that was chosen "
             "afterwards would not be noticed."
         )
         return (
-            f"The weights {self.model[:16]} are, bit for bit, what {schedule} gives when started from the base {self.base[:16]}: "
-            f"of {self.segments} segments, {done} were executed again and ended on the recorded state.{before} None of the "
-            f"{self.records} training records is one of the {self.forget} forget records.{near} {age} What the base model knew is "
-            "not covered."
+            f"{self._executed(schedule)}{before} None of the {self.records} training records is one of the {self.forget} forget "
+            f"records.{near} {age} What the base model knew is not covered."
+        )
+
+    def _executed(self, schedule: str) -> str:
+        """Say what the executed segments show: of a sample no more than that it found nothing."""
+        start = f"when started from the base {self.base[:16]}"
+        if len(self.executed) == self.segments:
+            return (
+                f"The weights {self.model[:16]} are, bit for bit, what {schedule} gives {start}: all {self.segments} segments were "
+                "executed again and ended on the recorded state."
+            )
+        chosen = "by a nonce that was given" if self.draw.given else "at random"
+        least = self.draw.false_found_95
+        found = f", so that {least} false ones would have been found with 95 %" if least else ""
+        return (
+            f"The weights {self.model[:16]} are said to be what {schedule} gives {start}: of {self.segments} segments, "
+            f"{len(self.executed)} were drawn {chosen}, executed again, and ended on the recorded state{found}."
         )
 
     @model_validator(mode="after")
