@@ -6,10 +6,16 @@ that is removed is gone. Names that begin with an underscore, `base.py`, and mod
 
 import dataclasses
 import importlib
+import importlib.util
 import pkgutil
+import sys
 from collections.abc import Mapping
 from functools import cache
+from pathlib import Path
 from types import MappingProxyType, ModuleType
+from typing import Any
+
+from verify.errors import InputError
 
 SHARED = frozenset({"base"})
 
@@ -34,6 +40,51 @@ def discover(package: ModuleType, *required: str, shared: frozenset[str] = SHARE
     )
     modules = {name: importlib.import_module(f"{package.__name__}.{name}") for name in names}
     return MappingProxyType({name: _entry(module, required) for name, module in modules.items()})
+
+
+def load_class(target: str, flag: str, namespace: str, guide: str) -> type[Any]:
+    """Load the frozen dataclass that FILE:CLASS names, by executing the file, which is the user's own code.
+
+    Args:
+        target: path/to/file.py:Class.
+        flag: the flag that named it, for messages.
+        namespace: package under whose name the module is registered.
+        guide: the section of CONTRIBUTING that says what the class must have.
+
+    Raises:
+        InputError: the file or the class is missing, or the class is no dataclass whose fields have defaults.
+    """
+    path, _, name = target.rpartition(":")
+    if not path or not name.isidentifier():
+        raise InputError(f"{flag} {target} must look like path/to/file.py:Class.")
+    file = Path(path)
+    if not file.is_file() or file.suffix != ".py":
+        raise InputError(f"{flag} {target}: {path} is not a Python file.")
+    name_in_python = f"{namespace}.{file.stem}"  # cannot shadow a module that can be imported
+    spec = importlib.util.spec_from_file_location(name_in_python, file)
+    assert spec is not None, "a .py file has a loader"
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name_in_python] = module  # dataclasses look their module up by name
+    spec.loader.exec_module(module)
+    kind = getattr(module, name, None)
+    if kind is None:
+        raise InputError(f"{flag} {target}: {path} has no class {name}.")
+    if not isinstance(kind, type) or not dataclasses.is_dataclass(kind):
+        raise InputError(f"{flag} {target}: {name} must be a frozen dataclass; see CONTRIBUTING, '{guide}'.")
+    return kind
+
+
+def require_defaults(kind: type[Any], target: str, flag: str) -> Any:
+    """Return an instance of a class with all its defaults.
+
+    Raises:
+        InputError: a field has none.
+    """
+    try:
+        return kind()
+    except TypeError:
+        raise InputError(f"{flag} {target}: every field of {kind.__name__} needs a default.") from None
 
 
 def _entry(module: ModuleType, required: tuple[str, ...]) -> type:
