@@ -4,8 +4,8 @@ All numbers come from the judgement; nothing is decided here.
 """
 
 from collections.abc import Sequence
-from typing import Literal
 
+from verify.judging.verdict_text import beyond_references
 from verify.schema.evidence import Settings
 from verify.schema.parts import AttackResult, Gate, Tier, Value, VerdictWord
 from verify.statistics.residual import ResidualVerdict
@@ -107,33 +107,10 @@ def seen_by_attacks(attacks: Sequence[AttackResult]) -> tuple[str, ...]:
     if found := beyond_references(attacks, "membership"):
         seen = "distinguish the records from never-trained ones in this model unlike in any reference (AUC)"
         sentences.append(f"{said} {seen}: {'; '.join(found.values())}.")
-    if found := beyond_references(attacks, "extraction"):
+    if found := beyond_references(attacks, "extraction", below=False):
         seen = "extract more of the records from this model than from any reference (mean score)"
         sentences.append(f"{said} {seen}: {'; '.join(found.values())}.")
     return tuple(sentences)
-
-
-def beyond_references(attacks: Sequence[AttackResult], family: Literal["membership", "extraction"]) -> dict[str, str]:
-    """Return attacks whose interval for the target lies beyond the intervals of all references (at least two), with numbers.
-
-    Beyond means above; an AUC may also lie below: over-forgotten records are distinguishable with the sign reversed.
-    """
-    values: dict[str, dict[str, Value]] = {}
-    for entry in attacks:
-        value = entry.auc if family == "membership" else entry.mean
-        if entry.family == family and value is not None:
-            values.setdefault(entry.attack, {})[entry.model] = value
-    found = {}
-    for name, by_model in values.items():
-        target, references = by_model.get("target"), [value for model, value in by_model.items() if model.startswith("reference")]
-        if target is None or len(references) < 2:
-            continue
-        numbers = f"{name} {target.value:.2f} [{target.low:.2f}, {target.high:.2f}], references"
-        if target.low > max(value.high for value in references):
-            found[name] = f"{numbers} at most {max(value.value for value in references):.2f}"
-        elif family == "membership" and target.high < min(value.low for value in references):
-            found[name] = f"{numbers} at least {min(value.value for value in references):.2f}"
-    return found
 
 
 def next_step(verdict: VerdictWord, gates: Sequence[Gate], references: int, records: int) -> str | None:

@@ -254,11 +254,18 @@ def seen_by_attacks(attacks: Sequence[AttackResult]) -> tuple[str, ...]:
     return tuple(sentences)
 
 
-def beyond_references(attacks: Sequence[AttackResult], family: Literal["membership", "extraction"]) -> dict[str, str]:
+def beyond_references(
+    attacks: Sequence[AttackResult], family: Literal["membership", "extraction"], *, below: bool = True
+) -> dict[str, str]:
     """Return attacks whose interval for the target lies beyond the intervals of all references (at least two), with numbers.
 
     Both orientations are read: a record that was pushed too far stands out too, with the sign reversed. A two-sided interval at
     level c leaves (1 - c) / 2 on each side, which is the price of two looks.
+
+    Args:
+        attacks: results on all models.
+        family: of the attacks to compare.
+        below: whether values below all references count too.
     """
     values: dict[str, dict[str, Value]] = {}
     for entry in attacks:
@@ -273,7 +280,7 @@ def beyond_references(attacks: Sequence[AttackResult], family: Literal["membersh
         numbers = f"{name} {target.value:.2f} [{target.low:.2f}, {target.high:.2f}], references"
         if target.low > max(value.high for value in references):
             found[name] = f"{numbers} at most {max(value.value for value in references):.2f}"
-        elif target.high < min(value.low for value in references):
+        elif below and target.high < min(value.low for value in references):
             found[name] = f"{numbers} at least {min(value.value for value in references):.2f}"
     return found
 
