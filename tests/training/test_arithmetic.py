@@ -149,7 +149,7 @@ def test_objectives_end_near_float32(model_dir: Path, tmp_path: Path, objective:
         moved.append(torch.cat([(value - start.get(name, 0.0)).flatten() for name, value in state.items()]))
     # AdamW's first steps have the size of the learning rate whatever the gradient's: where it is tiny its sign is rounding, most
     # so under RMU, whose retain term, 1200 times a squared distance, begins at its minimum.
-    assert float(F.cosine_similarity(moved[0], moved[1], 0)) > (0.4 if isinstance(objective, RMU) else 0.9)
+    assert float(F.cosine_similarity(moved[0], moved[1], 0)) > (0.7 if isinstance(objective, RMU) else 0.9)
 
 
 def test_level_runs_on_copies(model_dir: Path, tmp_path: Path) -> None:
