@@ -2,6 +2,7 @@
 
 import json
 import stat
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,9 @@ from verify.auditing.recompute import recompute
 from verify.auditing.registration import Registration
 from verify.cli.main import main
 from verify.data.rewordings import Rewordings
+from verify.errors import RunError
 from verify.schema.evidence import Evidence
+from verify.scores import channels
 from verify.scores.table import ScoreTable
 
 SETTINGS = Settings(attacks=("loss",), planted_draws=20, retain_records=6)
@@ -111,6 +114,33 @@ def test_the_cache_changes_nothing(models: dict[str, Any], templates: Path, tmp_
     first, second = audit(**common), audit(**common)
     same = {"created": "", "duration_seconds": 0.0}
     assert first.model_copy(update=same) == second.model_copy(update=same)
+
+
+def test_a_target_that_cannot_be_asked(models: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A way that fails on the target alone stands in the way of a certificate, recomputed too; one that fails on a reference
+    does not: nothing speaks for the target's having been made to fail."""
+    honest = channels.across_subjects
+
+    def failing(name: str) -> Callable[..., Any]:
+        def across(loaded: Any, *given: Any, **named: Any) -> Any:
+            if loaded.name == name:
+                raise RunError("relearning diverged")
+            return honest(loaded, *given, **named)
+
+        return across
+
+    asked = Settings(attacks=("loss",), planted_draws=20, channels=("no-prompt", "relearned"))
+    monkeypatch.setattr(channels, "across_subjects", failing(Path(models["model"]).name))
+    evidence = audit(**models, **SETS, settings=asked, output_dir=tmp_path / "out")
+    assert [(entry.channel, entry.model) for entry in evidence.channels_not_run or ()] == [("relearned", "target")]
+    gate = next(gate for gate in evidence.gates if gate.name == "asked in every way")
+    assert (gate.passed, gate.blocks) == (False, "INCONCLUSIVE")
+    assert "ways that worked on the model before unlearning: relearned" in gate.reason
+    assert recompute(tmp_path / "out") == evidence
+    monkeypatch.setattr(channels, "across_subjects", failing(Path(models["references"][0]).name))
+    other = audit(**models, **SETS, settings=asked)
+    assert [(entry.channel, entry.model) for entry in other.channels_not_run or ()] == [("relearned", "reference 1")]
+    assert "asked in every way" not in [gate.name for gate in other.gates]
 
 
 def test_what_is_missing_is_named(models: dict[str, Any], tmp_path: Path) -> None:

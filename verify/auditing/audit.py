@@ -151,7 +151,7 @@ def audit(
     if states is not None:
         aside = replace(aside, representation=judge_representation(states, settings.alpha))
     table = ScoreTable(scorer.blocks)
-    judged = judge(table, settings, aside)
+    judged = judge(table, settings, replace(aside, not_run=channels.listed()))
     named = None if registered is None else registered.named()
     given = given.with_same_weights(scorer.same_weights)
     evidence = _evidence(judged, scorer, table, _resolved(settings, table, channels), named, given, time.monotonic() - started)

@@ -37,6 +37,7 @@ def recompute(folder: str | Path) -> Evidence:
         None if process is None else process.commitment,
         () if process is None else process.batches[:-1],
         evidence.representation,
+        evidence.channels_not_run or (),
     )
     try:
         judged = judge(table, evidence.settings, aside)

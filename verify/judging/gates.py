@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from verify.schema.evidence import Settings
-from verify.schema.parts import Gate, Value
+from verify.schema.parts import ChannelNotRun, Gate, Value
 from verify.statistics.controls import NOISE_LIMIT, Controls, NoiseRatio
 from verify.statistics.intervals import clopper_pearson
 from verify.statistics.panel import ReferencePanel, reference_panel
@@ -230,6 +230,24 @@ def negative_control_gate(original: Array, references: Array, settings: Settings
     if accused:
         reason += f" Reference {', '.join(map(str, accused))} differs from the rest: was it trained on the same records?"
     return Gate(name="negative control", claims=("record",), passed=not accused, blocks="NOT_TESTABLE", reason=reason)
+
+
+def unasked_gates(not_run: Sequence[ChannelNotRun]) -> tuple[Gate, ...]:
+    """Check that no way of asking failed on the target alone: a model can be made to fail where it would be found.
+
+    Models are asked in order, the original before the target, so what fails on the target did not fail on the original.
+
+    Returns:
+        one failed gate, or none where nothing failed on the target.
+    """
+    failed = [entry.channel for entry in not_run if entry.model == "target"]
+    if not failed:
+        return ()
+    reason = (
+        f"The target could not be asked in ways that worked on the model before unlearning: {', '.join(failed)}. What cannot be "
+        "asked cannot be certified."
+    )
+    return (Gate(name="asked in every way", claims=("record",), passed=False, blocks="INCONCLUSIVE", reason=reason),)
 
 
 def utility_gate(ratio: Value | None, yardstick: str, settings: Settings) -> Gate:

@@ -15,7 +15,7 @@ from verify.judging.adapter_off import judge_without_adapter
 from verify.judging.attack_results import attack_results, utility_of_models
 from verify.judging.blind_baseline import NothingSharedError, blind_auc, blind_permutation_p
 from verify.judging.figure_data import figures
-from verify.judging.gates import blind_baseline_gate, controls_gate, utility_gate
+from verify.judging.gates import blind_baseline_gate, controls_gate, unasked_gates, utility_gate
 from verify.judging.record_claim import record_claim
 from verify.judging.subject_findings import accused_subjects
 from verify.judging.tier_canaries import judge_process
@@ -26,6 +26,7 @@ from verify.judging.verdict_text import Facts, explain, next_step, not_shown, sc
 from verify.schema.evidence import Judgement, Settings
 from verify.schema.parts import (
     AttackResult,
+    ChannelNotRun,
     CoinBatch,
     Gate,
     People,
@@ -52,6 +53,7 @@ class Aside:
         commitment: to the canary assignments, or None without canaries.
         earlier: counts of earlier deletions' canaries.
         representation: the claim about hidden states, which are not in the score table.
+        not_run: ways of asking that could not be measured.
     """
 
     blind: Value | None = None
@@ -60,6 +62,7 @@ class Aside:
     commitment: str | None = None
     earlier: tuple[CoinBatch, ...] = ()
     representation: Representation | None = None
+    not_run: tuple[ChannelNotRun, ...] = ()
 
 
 def judge(table: ScoreTable, settings: Settings, aside: Aside) -> Judgement:
@@ -81,6 +84,7 @@ def judge(table: ScoreTable, settings: Settings, aside: Aside) -> Judgement:
     claim = record_claim(table, references, shared, aside.blind)
     gates = (
         *claim.gates,
+        *unasked_gates(aside.not_run),
         utility_gate(ratio, "the retrained references" if references else "the model before unlearning", settings),
         blind_baseline_gate(aside.blind, controls),
         controls_gate(controls, settings.fpr),

@@ -124,8 +124,8 @@ class Gate(Frozen):
 
     Attributes:
         name: "retrained references", "positive control", "planted records" (rule 1) or "planted subject", "negative control",
-            "negative control, asked otherwise", "innocent references", "memorized records", "noise of the target", "utility",
-            "blind baseline", "enough controls".
+            "negative control, asked otherwise", "innocent references", "memorized records", "noise of the target",
+            "asked in every way", "utility", "blind baseline", "enough controls".
         claims: the claims it concerns.
         passed: None where the gate could not be evaluated.
         blocks: what a failure means for the verdict: "NOT_TESTABLE", "INCONCLUSIVE" (at best) or "nothing".
@@ -415,10 +415,17 @@ class NotRun(Frozen):
 
 
 class ChannelNotRun(Frozen):
-    """A way of asking that was wanted but could not be measured, and why."""
+    """A way of asking that was wanted but could not be measured, and why.
+
+    Attributes:
+        channel: its name, or that of a group of channels.
+        reason: one plain sentence.
+        model: label of the model on which it failed; None where it was asked of none.
+    """
 
     channel: str
     reason: str
+    model: str | None = None
 
 
 class RewordingsUsed(Frozen):

@@ -196,8 +196,8 @@ class Reexecution(Document):
             "afterwards would not be noticed."
         )
         return (
-            f"{self._executed(schedule)}{before} None of the {self.records} training records is one of the {self.forget} forget "
-            f"records.{near} {age} What the base model knew is not covered."
+            f"{self._executed(schedule)}{before} None of the {self.records} training records is among the forget records "
+            f"({self.forget}).{near} {age} What the base model knew is not covered."
         )
 
     def _executed(self, schedule: str) -> str:

@@ -56,6 +56,7 @@ class Channels:
         records: the forget records and then the controls [K + N].
         wordings: channel -> the records in these words; None for a record that has none [K + N].
         not_run: channel or group of channels -> why it was not measured.
+        failed_on: channel or group of channels -> label of the model on which it failed, where it was tried.
     """
 
     def __init__(
@@ -86,6 +87,7 @@ class Channels:
         self.rate = relearning_rate(settings.relearning_rate, learning_rate)
         self.wordings: dict[str, list[Record | None]] = {}
         self.not_run: dict[str, str] = {}
+        self.failed_on: dict[str, str] = {}
         # By rule 1, under which older registrations were made, the verdict speaks of the exact texts alone.
         asked = ("exact",) if settings.rule == 1 else settings.channels or STANDARD_CHANNELS
         groups = [name for name in asked if name != "exact"]
@@ -173,9 +175,9 @@ class Channels:
             try:
                 found |= run()
             except torch.OutOfMemoryError:
-                self.not_run[name] = f"{label}: the device has too little memory"
+                self.not_run[name], self.failed_on[name] = f"{label}: the device has too little memory", label
             except (ProbeNotRunError, InputError, RunError) as error:
-                self.not_run[name] = f"{label}: {error}"
+                self.not_run[name], self.failed_on[name] = f"{label}: {error}", label
             done += UNITS.get(name, 1)
             progress(done)
         count = len(self.forget)
@@ -242,6 +244,7 @@ class Channels:
             if name not in everywhere and name not in self.not_run and not (name.startswith("layer ") and "layers" in self.not_run):
                 lacking = next(label for label, names in asked.items() if name not in names)
                 self.not_run[name] = f"{lacking} was not asked in this way: it has another number of layers"
+                self.failed_on[name] = lacking
         return {
             place: replace(block, channels={name: values for name, values in block.channels.items() if name in everywhere})
             for place, block in blocks.items()
@@ -249,7 +252,7 @@ class Channels:
 
     def listed(self) -> tuple[ChannelNotRun, ...]:
         """Return what was wanted and not measured, as the evidence lists it."""
-        return tuple(ChannelNotRun(channel=name, reason=why) for name, why in self.not_run.items())
+        return tuple(ChannelNotRun(channel=name, reason=why, model=self.failed_on.get(name)) for name, why in self.not_run.items())
 
 
 def _lacking(controls: int, references: int) -> str | None:
