@@ -427,6 +427,12 @@ class ChannelNotRun(Frozen):
     reason: str
     model: str | None = None
 
+    @model_serializer(mode="wrap")
+    def _as_written(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave out a model that was not asked: evidence of earlier versions is written as it was."""
+        content: dict[str, Any] = handler(self)
+        return content if self.model is not None else {name: value for name, value in content.items() if name != "model"}
+
 
 class RewordingsUsed(Frozen):
     """Where an audit's rewordings came from. Their texts are nowhere in the evidence.
