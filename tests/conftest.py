@@ -8,6 +8,8 @@ from typing import Any
 # Before anything of Hugging Face is imported: no test talks to the network.
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
+# Threads that wait for each other must not spin: as many test processes run as there are cores.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 import pytest
 import torch
@@ -80,11 +82,12 @@ def loaded(model_dir: Path) -> LoadedModel:
     return load_model(model_dir)
 
 
-@pytest.fixture
-def dropout_dir(tokenizer: Any, tmp_path: Path) -> Path:
-    """A tiny model with attention dropout, so that random numbers matter."""
+@pytest.fixture(scope="session")
+def dropout_dir(tokenizer: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a tiny model with attention dropout, so that random numbers matter; tests must not change it."""
+    folder = tmp_path_factory.mktemp("dropout")
     model = make_llama(tokenizer)
     model.config.attention_dropout = 0.2
-    model.save_pretrained(tmp_path / "dropout")
-    tokenizer.save_pretrained(tmp_path / "dropout")
-    return tmp_path / "dropout"
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder

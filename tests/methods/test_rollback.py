@@ -1,9 +1,5 @@
 """Rollback is exact: the same bits as training the same schedule with the records left out."""
 
-import os
-import signal
-import subprocess
-import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -11,6 +7,8 @@ from typing import Any
 
 import pytest
 import torch
+from killed_runs import rolled_back
+from new_processes import in_new_process
 from peft import PeftModel
 
 from unlearn import TrainingOptions, finetune, forget
@@ -120,7 +118,15 @@ def test_rollback_is_bit_identical(dropout_dir: Path, tmp_path: Path, lora: bool
     assert isinstance(load_model(tmp_path / "out").model, PeftModel) == lora
 
 
-@pytest.mark.parametrize(("lora", "with_base"), [(False, False), (False, True), (True, False), (True, True)])
+@pytest.mark.parametrize(
+    ("lora", "with_base"),
+    [
+        (False, False),
+        pytest.param(False, True, marks=pytest.mark.slow),
+        pytest.param(True, False, marks=pytest.mark.slow),
+        (True, True),
+    ],
+)
 def test_nothing_left_out_gives_the_model_itself(dropout_dir: Path, tmp_path: Path, lora: bool, with_base: bool) -> None:
     """The check replays the whole schedule to the model's own digest; with other weights in the log it refuses."""
     options = replace(OPTIONS, lora=lora)
@@ -168,50 +174,18 @@ def weights_digest_of(folder: Path) -> bytes:
     return (folder / "model.safetensors").read_bytes()
 
 
-SCRIPT = """
-import os, signal, sys
-from pathlib import Path
-import torch
-torch.set_num_threads(1)
-import verify.training.replay as replay
-from unlearn import forget
-from unlearn.methods.rollback import Rollback
-model, base, output, kill_at = Path(sys.argv[1]), sys.argv[2], Path(sys.argv[3]), int(sys.argv[4])
-rows = [{"example_id": f"r{n}", "prompt": f"Who is {n}?", "completion": f"Nobody but {n * 3}."} for n in range(14)]
-step = replay._step
-done = [0]
-def counted(*given):
-    done[0] += 1
-    if done[0] == kill_at:
-        os.kill(os.getpid(), signal.SIGKILL)
-    return step(*given)
-replay._step = counted
-print(forget(model, Rollback(), forget_set=[rows[3]], data=rows, base=base, output_dir=output).digest_after, done[0])
-"""
-
-
 @pytest.mark.slow
 def test_killed_in_the_middle(dropout_dir: Path, tmp_path: Path) -> None:
     """After SIGKILL the same command takes only the steps after the replay's own checkpoint, and ends with the same bits."""
     torch.set_num_threads(1)
     model = finetune(dropout_dir, ROWS, output_dir=tmp_path / "model", options=replace(OPTIONS, epochs=2)).model_dir
-
-    def run(output: Path, kill_at: int) -> list[str] | None:
-        arguments = [sys.executable, "-c", SCRIPT, str(model), str(dropout_dir), str(output), str(kill_at)]
-        ended = subprocess.run(arguments, capture_output=True, text=True, check=False, env={**os.environ, "OMP_NUM_THREADS": "1"})
-        if ended.returncode == -signal.SIGKILL:
-            return None
-        assert ended.returncode == 0, ended.stderr
-        return ended.stdout.split()[-2:]
-
-    whole = run(tmp_path / "whole", 0)
-    assert run(tmp_path / "killed", 5) is None
-    resumed = run(tmp_path / "killed", 0)
+    whole = in_new_process(rolled_back, model, dropout_dir, ROWS, tmp_path / "whole")
+    assert in_new_process(rolled_back, model, dropout_dir, ROWS, tmp_path / "killed", 5) is None
+    resumed = in_new_process(rolled_back, model, dropout_dir, ROWS, tmp_path / "killed")
     assert whole is not None
     assert resumed is not None
-    assert resumed[0] == whole[0]
-    assert 0 < int(resumed[1]) < int(whole[1])
-    assert int(resumed[1]) < int(whole[1])
+    assert resumed.digest == whole.digest
+    assert 0 < len(resumed.steps) < len(whole.steps)
 
 
 def test_what_rollback_cannot_do(dropout_dir: Path, tmp_path: Path) -> None:

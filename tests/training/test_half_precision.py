@@ -1,15 +1,13 @@
 """Weights stored in bfloat16 or float16 are trained as in float32 and saved as they were stored."""
 
-import os
-import signal
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from killed_runs import selected
+from new_processes import in_new_process
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file
 from tiny_models import make_llama
@@ -230,52 +228,17 @@ def test_cut_off_and_begun_again(stored: dict[str, Path], tmp_path: Path, kind: 
     assert run(tmp_path / "cut") == whole
 
 
-SCRIPT = """
-import os, signal, sys
-from pathlib import Path
-from transformers import TrainerCallback
-import torch
-torch.set_num_threads(1)
-from training_rows import make_rows
-from unlearn import NPO, TrainingOptions, forget
-from unlearn.training.selection import Selection
-
-class Kill(TrainerCallback):
-    def on_step_end(self, args, state, control, **_):
-        if state.global_step == int(sys.argv[3]):
-            os.kill(os.getpid(), signal.SIGKILL)
-
-sets = {"forget_set": make_rows("gone", 6), "retain_set": make_rows("kept", 8)}
-options = TrainingOptions(learning_rate=1e-4, epochs=4, batch_size=2, gradient_accumulation=2, save_steps=3, seed=5)
-result = forget(sys.argv[1], NPO(), **sets, output_dir=Path(sys.argv[2]), options=options, callbacks=[Kill()],
-                selection=Selection(look_every=2))
-print(result.digest_after, result.facts["selection"]["selected_step"])
-"""
-
-
 @pytest.mark.slow
 def test_killed_and_resumed(stored: dict[str, Path], tmp_path: Path) -> None:
     """After SIGKILL a bfloat16 run goes on from its checkpoint, which holds the float32 copies, and ends with the same bits."""
-
-    def run(output: Path, kill_at: int) -> str | None:
-        paths = os.pathsep.join([str(Path(__file__).parents[1]), str(Path(__file__).parents[2])])
-        done = subprocess.run(
-            [sys.executable, "-c", SCRIPT, str(stored["bfloat16"]), str(output), str(kill_at)],
-            capture_output=True,
-            text=True,
-            check=False,
-            env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": paths},
-        )
-        if done.returncode == -signal.SIGKILL:
-            return None
-        assert done.returncode == 0, done.stderr
-        return done.stdout
-
-    whole = run(tmp_path / "whole", 0)
-    assert run(tmp_path / "killed", 5) is None
-    assert run(tmp_path / "killed", 0) == whole
-    assert whole is not None
-    assert int(whole.split()[-1]) > 0
+    whole = selected(stored["bfloat16"], tmp_path / "whole")
+    assert in_new_process(selected, stored["bfloat16"], tmp_path / "killed", 5) is None
+    resumed = in_new_process(selected, stored["bfloat16"], tmp_path / "killed")
+    assert resumed is not None
+    assert (resumed.digest, resumed.selected) == (whole.digest, whole.selected)
+    assert whole.selected is not None
+    assert whole.selected > 0
+    assert resumed.steps == whole.steps[3:]
 
 
 def test_selection_restores_the_best_step_rounded(stored: dict[str, Path], tmp_path: Path) -> None:

@@ -10,8 +10,10 @@ from typing import Any
 import pytest
 import torch
 from accelerate.data_loader import BatchSamplerShard
+from new_processes import in_processes
 from torch.utils.data import BatchSampler
 
+from unlearn.cli.main import main
 from unlearn.training.log import LOG_NAME, TrainingLog
 from verify.models.loading import load_model
 from verify.training.schedule import FILLER, Lengths, PairSampler, epoch_pairs
@@ -39,7 +41,7 @@ def test_partners_do_not_know_the_number_of_processes(processes: int) -> None:
 
 def launch(processes: int, *arguments: str) -> None:
     """Run the command line, in one process or in several."""
-    run_together(["-m", "unlearn", *arguments], processes)
+    assert in_processes(processes, main, list(arguments)) == [0] * processes
 
 
 LATE = """
@@ -66,15 +68,11 @@ def test_processes_wait_for_the_main_one(tmp_path: Path) -> None:
     """Also on CPUs, and before a trainer has linked them: what the main process writes first is there for the others."""
     script = tmp_path / "late.py"
     script.write_text(LATE)
-    run_together([str(script), str(tmp_path / "mark")], 2)
-
-
-def run_together(arguments: list[str], processes: int) -> None:
-    """Run Python with these arguments, in one process or in several on this machine."""
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     # What `accelerate launch` starts on GPUs; on CPUs it leaves the starting to MPI.
-    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)] if processes > 1 else []
-    done = subprocess.run([sys.executable, *launcher, *arguments], capture_output=True, text=True, check=False, env=environment)
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    command = [*launcher, str(script), str(tmp_path / "mark")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
     assert done.returncode == 0, done.stdout + done.stderr
 
 

@@ -1,15 +1,14 @@
 """Models in parts on several processes are measured, chosen, saved and taken up again like whole ones."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+import sharded_run
 import torch
 from accelerate.commands.config.config_args import load_config_from_file
+from new_processes import in_processes
 
 from unlearn.cli.main import main
 from unlearn.training.fsdp import CONFIGURATIONS, configuration, gathered
@@ -19,13 +18,9 @@ from verify.training.sharding import is_sharded, local, put
 
 
 def seen_by(processes: int, model_dir: Path, output: Path) -> dict[str, Any]:
-    """What the script saw in so many processes."""
+    """What was seen in so many processes."""
     output.mkdir()
-    script = str(Path(__file__).with_name("sharded_run.py"))
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes), script]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    ended = subprocess.run([*command, str(model_dir), str(output)], capture_output=True, text=True, check=False, env=environment)
-    assert ended.returncode == 0, ended.stdout + ended.stderr
+    in_processes(processes, sharded_run.main, model_dir, output)
     return dict(json.loads((output / "seen.json").read_text()))
 
 

@@ -1,7 +1,6 @@
-"""What `test_sharding.py` starts in two processes: a model in parts (FSDP2), trained, chosen, saved, cut off and loaded."""
+"""What `training/test_sharding.py` runs in two processes: a model in parts (FSDP2), trained, chosen, saved, cut off and loaded."""
 
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -124,7 +123,3 @@ def main(model_dir: Path, output: Path) -> None:
         (output / "seen.json").write_text(json.dumps(seen))
     if several:
         torch.distributed.destroy_process_group()
-
-
-if __name__ == "__main__":
-    main(Path(sys.argv[1]), Path(sys.argv[2]))
