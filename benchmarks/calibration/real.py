@@ -5,7 +5,7 @@ references. An interrupted run resumes: a model whose manifest verifies is not t
 """
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ import numpy as np
 from benchmarks.calibration.rules import read
 from unlearn import GradDiff
 from unlearn.experiments.demo import BASE_OPTIONS, FINETUNE_OPTIONS, write_data
-from unlearn.experiments.jobs import Job, run_jobs
+from unlearn.experiments.jobs import WORKERS, Job, run_jobs
 from unlearn.training.options import TrainingOptions
 from verify.io.files import is_complete, write_text
 from verify.scores.table import ScoreTable
@@ -42,9 +42,26 @@ class RealAudit:
     plain_auc: bool
 
 
-def audit_real(folder: Path, per_truth: int, progress: Callable[[str, float], None], seed: int = 0) -> Iterator[RealAudit]:
-    """Train missing models, audit every model, and yield the outcomes."""
-    train_base(folder, seed)
+def audit_real(
+    folder: Path,
+    per_truth: int,
+    progress: Callable[[str, float], None],
+    seed: int = 0,
+    *,
+    sizes: Mapping[str, int] | None = None,
+    workers: int = WORKERS,
+) -> Iterator[RealAudit]:
+    """Train missing models, audit every model, and yield the outcomes.
+
+    Args:
+        folder: holds data, models and audits.
+        per_truth: number of models of each kind.
+        progress: progress callback (label, fraction done).
+        seed: of the data and the base model.
+        sizes: numbers of people and base records that differ from the demo's, by the names of `write_data`.
+        workers: number of processes.
+    """
+    train_base(folder, seed, sizes)
     trainings = [("original", "train", 1), *((f"reference{n}", "retain", 10 + n) for n in range(1, REFERENCES + 1))]
     trainings += [(f"honest{n}", "retain", 100 + n) for n in range(per_truth)]
     for n in range(per_truth):
@@ -60,20 +77,20 @@ def audit_real(folder: Path, per_truth: int, progress: Callable[[str, float], No
     stages = [train, over, audits[:1], audits[1:]]
     total, done = sum(job.weight for stage in stages for job in stage), 0.0
     for stage in stages:
-        for job, _ in run_jobs(stage):
+        for job, _ in run_jobs(stage, workers):
             done += job.weight
             progress(job.label, done / total)
     for truth, prefix, number in names:
         yield _outcome(folder / "audits" / f"{prefix}{number}", truth, number)
 
 
-def train_base(folder: Path, seed: int) -> None:
+def train_base(folder: Path, seed: int, sizes: Mapping[str, int] | None = None) -> None:
     """Write the demo's data and train its base model, unless that is done."""
     from unlearn.finetuning import finetune
 
     if is_complete(folder / "models" / "base"):
         return
-    write_data(folder, seed)
+    write_data(folder, seed, **(sizes or {}))
     finetune(
         str(folder / "config.json"),
         str(folder / "data" / "base.jsonl"),

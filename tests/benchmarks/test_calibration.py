@@ -21,6 +21,9 @@ from verify.models.loading import load_model
 from verify.models.token_stats import compute_token_statistics
 from verify.statistics import clopper_pearson
 
+FEW = {"trained": 40, "forgotten": 10, "held_out": 10, "base_records": 3000}
+"""People and base records of the real models trained here: a fifth of the benchmark's."""
+
 
 @pytest.mark.slow
 def test_simulated_audits(tmp_path: Path) -> None:
@@ -43,8 +46,9 @@ def test_simulated_audits(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_real_models(tmp_path: Path) -> None:
-    """One model of each truth, trained here: the honest one is not accused, the one that kept a fifth is never certified."""
-    outcomes = {entry.truth: entry for entry in audit_real(tmp_path, 1, lambda *_: None)}
+    """One model of each truth, trained here: the honest one is not accused, the one that kept a fifth is."""
+    audited = audit_real(tmp_path, 1, lambda *_: None, sizes=FEW, workers=1)
+    outcomes = {entry.truth: entry for entry in audited}
     assert set(outcomes) == set(TRUTHS)
     assert outcomes["honest retraining"].verdict in ("EQUIVALENT_WITHIN", "INCONCLUSIVE")
     assert outcomes["20 % kept"].verdict == "NOT_FORGOTTEN"

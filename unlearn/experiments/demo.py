@@ -86,12 +86,20 @@ def run_demo(output: Path, seed: int, progress: Callable[[str, float], None]) ->
     return experiment.run(lambda phase, share: progress(phase, BASE_SHARE + (1 - BASE_SHARE) * share))
 
 
-def write_data(output: Path, seed: int) -> None:
+def write_data(
+    output: Path,
+    seed: int,
+    *,
+    trained: int = TRAINED,
+    forgotten: int = FORGOTTEN,
+    held_out: int = HELD_OUT,
+    base_records: int = BASE_RECORDS,
+) -> None:
     """Write people by role, their records in other words, the base corpus, the tokenizer and the base model's configuration."""
-    count = TRAINED + HELD_OUT
+    count = trained + held_out
     people = generate_people(count, RECORDS_PER_SUBJECT, seed)
-    split = split_people(people, FORGOTTEN / count, HELD_OUT / count, seed=seed)
-    corpus = base_corpus(BASE_RECORDS, seed)
+    split = split_people(people, forgotten / count, held_out / count, seed=seed)
+    corpus = base_corpus(base_records, seed)
     files = {
         "forget": split.forget,
         "retain": split.retain,
