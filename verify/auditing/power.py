@@ -14,6 +14,8 @@ from verify.statistics.simulation import World, rule_rates
 
 REFERENCE_COUNTS = (2, 3, 4, 6, 8, 12, 16)
 USUAL_POWER = 0.80
+AUDITS = 100
+"""Simulated audits per rate."""
 RIGHT_GUESSES = 0.95
 """Share of correct guesses when nearly every canary is still remembered."""
 
@@ -92,7 +94,7 @@ def _reference_row(claim: str, world: World, references: int, settings: Settings
 
 @lru_cache(maxsize=64)
 def _rule_rate(world: World, remembered: float, certify: bool, margin: float, alpha: float) -> float:
-    rates = rule_rates(world, remembered=remembered, margin=margin, alpha=alpha, audits=100)
+    rates = rule_rates(world, remembered=remembered, margin=margin, alpha=alpha, audits=AUDITS)
     return (rates.certified if certify else rates.accused).value
 
 
