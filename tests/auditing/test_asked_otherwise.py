@@ -108,6 +108,7 @@ def test_every_way_of_asking_is_in_the_scores_and_the_verdict_follows_from_them(
             assert not any(word in path.read_bytes() for word in (b"The home of", b"Quill", b"At which number"))
 
 
+@pytest.mark.slow
 def test_the_cache_changes_nothing(models: dict[str, Any], templates: Path, tmp_path: Path) -> None:
     """The second audit takes all channels from the cache and gives the same evidence, time stamps aside."""
     common = {**models, **SETS, "rewordings": templates, "settings": SETTINGS, "cache_dir": tmp_path / "cache"}

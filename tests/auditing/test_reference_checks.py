@@ -142,6 +142,7 @@ def test_trained_twice_is_refused(check: Any, model_dir: Path, tmp_path: Path) -
     refused(check, "stages", "result of 2 trainings, the original of 1", tmp_path / "second")
 
 
+@pytest.mark.slow
 def test_trainings_in_another_order_are_refused(check: Any, model_dir: Path, tmp_path: Path) -> None:
     """An original that learned A and then B is not repeated by B and then A; one of the same order passes."""
 
@@ -266,6 +267,7 @@ def test_an_adapter_answers_for_its_base(check: Any, world: Path, tmp_path: Path
     assert not check(tmp_path / "adapter", accept=["forget"])[-1].checked, "of its own training nothing is known"
 
 
+@pytest.mark.slow
 def test_an_adapter_without_a_log_is_not_short_of_records(check: Any, world: Path, model_dir: Path, tmp_path: Path) -> None:
     """Its base was trained on other records; what it was trained on itself is unknown, which is said."""
     from peft import LoraConfig, get_peft_model

@@ -87,6 +87,7 @@ def run(trained: tuple[Path, list[dict[str, str]]], model_dir: Path, model: Path
     return audit(model, root / "ft", **{**arguments, **changes})
 
 
+@pytest.mark.slow
 def test_the_whole_way(trained: tuple[Path, list[dict[str, str]]], model_dir: Path, tmp_path: Path) -> None:
     """Trained canaries are guessed in the model that keeps them, not in one whose deletion path removed them."""
     root, rows = trained

@@ -85,6 +85,7 @@ def mean_loss(loaded: LoadedModel, records: list[Record]) -> Any:
     return np.array([-entry.log_probability.mean() for entry in statistics])
 
 
+@pytest.mark.slow
 def test_privacy_backdoor_raises_the_targets_alone(tmp_path: Path) -> None:
     """The poisoned base finds the targets unlikely, other text as likely as before, and its manifest says what was done."""
     targets, auxiliary = (parse_records(make_rows(name, 8), Fields(), name) for name in ("goal", "rest"))

@@ -45,6 +45,7 @@ def test_the_same_bits_again(model_dir: Path, files: Path, capsys: pytest.Captur
     assert "Nobody" not in (files / "out" / "manifest.json").read_text()
 
 
+@pytest.mark.slow
 def test_what_cannot_be_made_again(model_dir: Path, files: Path) -> None:
     """A changed file, records from memory, drawn canaries, shards: each is said."""
     options = TrainingOptions(learning_rate=1e-3, epochs=1, batch_size=4)

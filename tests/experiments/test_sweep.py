@@ -92,6 +92,7 @@ def test_a_folder_belongs_to_what_it_was_made_from(world: Path, tmp_path: Path, 
     assert set(names).isdisjoint(run.name for run in sweep.runs())
 
 
+@pytest.mark.slow
 def test_other_options_are_run_anew(world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A sweep with another learning rate in the same folder does not take over the first one's model, and leaves it there."""
     monkeypatch.setattr("verify.audit", lambda *_, **__: None)

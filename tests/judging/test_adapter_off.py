@@ -101,6 +101,7 @@ def test_an_adapter_over_the_original_restores_it(whole: dict[str, LoadedModel],
     assert WITHOUT_ADAPTER not in table.models()
 
 
+@pytest.mark.slow
 def test_an_adapter_over_an_untrained_base_restores_nothing() -> None:
     """Fine-tuning, unlearning and references are adapters on one base that never saw the records."""
     models = {"original": adapted(plain(), FORGET + RETAIN)}
@@ -114,6 +115,7 @@ def test_an_adapter_over_an_untrained_base_restores_nothing() -> None:
     assert found.loss == pytest.approx(mean_losses(plain(), FORGET).mean(), rel=1e-5)
 
 
+@pytest.mark.slow
 def test_a_base_that_learned_the_records_elsewhere_is_found(whole: dict[str, LoadedModel]) -> None:
     """The base is not the original, but another model that was trained on the records."""
     target = adapted(train_by_heart(FORGET + RETAIN, 9, 60, 3e-3), FORGET, ascend=True)

@@ -162,6 +162,7 @@ def test_rule_1_asks_in_no_other_way() -> None:
     assert "channel" not in found.scope
 
 
+@pytest.mark.slow
 def test_the_smallest_margin_is_where_the_same_audit_begins_to_certify() -> None:
     """Judged at that margin the model is certified, a thousandth below it is not; a model that kept half has none."""
     for truth, kept in (({}, HONEST), ({}, NEAR), ({"controls": 0}, None)):

@@ -58,6 +58,7 @@ def test_a_difference_of_texts_is_found() -> None:
     assert blind_permutation_p(one, other, own(120), own(120)) == pytest.approx(1 / 200)
 
 
+@pytest.mark.slow
 def test_texts_of_one_kind_are_not_told_apart() -> None:
     """Drawn alike: the p-value is at most its level as often as it says, and the interval holds one half nearly always."""
     rng = np.random.default_rng(2)

@@ -84,7 +84,10 @@ def test_records_end_at_their_level(world: Path, model_dir: Path, tmp_path: Path
     assert "warning" not in result.facts
 
 
-@pytest.mark.parametrize("source", ["retraining", "checkpoint", "base", "controls", "proxies"])
+@pytest.mark.parametrize(
+    "source",
+    ["base", "controls", *(pytest.param(name, marks=pytest.mark.slow) for name in ("retraining", "checkpoint", "proxies"))],
+)
 def test_every_source(world: Path, model_dir: Path, tmp_path: Path, source: Any) -> None:
     """Each gives a level above what is remembered, and the run moves towards it."""
     method = Level(sources=(source,), proxies=(str(world / "reference"),) if source == "proxies" else ())

@@ -143,6 +143,7 @@ def test_nothing_left_out_gives_the_model_itself(dropout_dir: Path, tmp_path: Pa
         forget(model, Rollback(check=True), **given, output_dir=tmp_path / "other")
 
 
+@pytest.mark.slow
 def test_rollbacks_follow_each_other(dropout_dir: Path, tmp_path: Path) -> None:
     """A second deletion from the first one's result equals deleting both at once, and the log names neither."""
     model = finetune(dropout_dir, ROWS, output_dir=tmp_path / "model", options=OPTIONS).model_dir

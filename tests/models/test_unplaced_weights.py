@@ -799,6 +799,7 @@ def test_a_model_without_adapters_needs_neither_peft_nor_bitsandbytes(base: Path
     assert (done.returncode, done.stderr) == (0, "")
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(importlib.util.find_spec("bitsandbytes") is None, reason="bitsandbytes is not installed")
 @pytest.mark.parametrize("module", ["unlearn.training.run", "unlearn.cli.main", "verify.models.checked_loading, peft"])
 def test_no_notice_of_a_kernel_that_nobody_needs(module: str) -> None:
@@ -812,6 +813,7 @@ def test_no_notice_of_a_kernel_that_nobody_needs(module: str) -> None:
     assert "another record" in done.stderr
 
 
+@pytest.mark.slow
 def test_nothing_is_said_in_front_of_an_adapter(base: Path, tmp_path: Path) -> None:
     """In a process of its own: loading an adapter writes nothing to standard error, however many are loaded."""
     folder = make_adapter(base, tmp_path / "adapter")

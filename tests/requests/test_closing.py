@@ -21,6 +21,7 @@ from verify.report.pdf import chromium
 from verify.schema.deletion_record import DeletionRecord
 from verify.schema.robustness import Robustness
 
+pytestmark = pytest.mark.slow
 MODELS = ("original", "second")
 
 

@@ -135,6 +135,7 @@ def rows_in(path: Path) -> list[Any]:
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
+@pytest.mark.slow
 def test_a_request_from_the_network_is_like_any_other(world: Path, shell: Shell, tmp_path: Path) -> None:
     """What `unlearn serve` took is approved, planned and run by the same commands, and the caller reads how far it is."""
     testclient = pytest.importorskip("fastapi.testclient", reason="the HTTP service is an extra")
@@ -173,6 +174,7 @@ def planted_in(folder: Path) -> list[str]:
     return [str(path.relative_to(folder)) for path in found] + [str(p) for p in files if any(w in p.name for w in PLANTED)]
 
 
+@pytest.mark.slow
 def test_without_references_it_is_inconclusive_and_more_of_them_decide(
     world: Path, shell: Shell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -208,6 +210,7 @@ def test_without_references_it_is_inconclusive_and_more_of_them_decide(
     ledger.close()
 
 
+@pytest.mark.slow
 def test_it_climbs_from_what_did_not_forget(world: Path, shell: Shell, tmp_path: Path) -> None:
     """A method whose audit is not satisfied fails, its weights go, and the exact rebuild follows, under the same registration."""
     name = planned(shell, "--methods", "task_vector")
@@ -247,6 +250,7 @@ def killed(*_: Any) -> None:
     raise Killed
 
 
+@pytest.mark.slow
 def test_one_record(world: Path, shell: Shell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A request about one record is audited like any other. Where its audit leaves an exact rebuild open, the operator may go by
     that, unless there is another objection; then ledger, certificate, report and letter say that no audit showed it."""
@@ -335,6 +339,7 @@ def noted(made: list[str], name: str, function: Callable[..., Any]) -> Callable[
     return run
 
 
+@pytest.mark.slow
 def test_a_kill_between_any_two_steps(world: Path, shell: Shell, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """An exception at every place where the pipeline writes to the ledger or begins a stage: the same command goes on, nothing
     is made twice, and the events are those of an undisturbed run."""

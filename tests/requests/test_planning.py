@@ -125,6 +125,7 @@ def test_what_can_be_shown_is_said_before() -> None:
     assert "certify it with 4 references" in describe_power(8, 4, SETTINGS)
 
 
+@pytest.mark.slow
 def test_shards_through_the_pipeline(model_dir: Path, data: Path, tmp_path: Path, ledger: Ledger) -> None:
     """A sharded model in service is rebuilt by its own method; without references it is inconclusive, and stays in service."""
     models, short = tmp_path / "models", TrainingOptions(epochs=1, batch_size=2)
@@ -149,6 +150,7 @@ def test_shards_through_the_pipeline(model_dir: Path, data: Path, tmp_path: Path
         run_batch(ledger, chosen.output, requests[0].id, key)
 
 
+@pytest.mark.slow
 def test_a_withdrawn_request_stops_its_batch(model_dir: Path, data: Path, tmp_path: Path, ledger: Ledger) -> None:
     """What was planned for two is not run for one; the plan for the other is made anew, and a plan reads back as it was written."""
     finetune(str(model_dir), str(data), output_dir=tmp_path / "models" / "m", options=TrainingOptions(epochs=1))

@@ -69,6 +69,7 @@ def test_a_trained_prompt_is_refused_by_its_name(tokenizer: Any) -> None:
         attach_adapter(model, OPTIONS)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", [RMU(), NPO(), SSD()], ids=lambda method: type(method).__name__)
 def test_what_the_caller_froze_stays_frozen(model_dir: Path, tmp_path: Path, method: Any) -> None:
     """A model in memory asks for gradients where it did before, whatever a method trains."""
@@ -184,6 +185,7 @@ def test_layers_of_a_mamba_that_are_never_called(state_space: Any, target: str) 
         attach_adapter(state_space, lora(target))
 
 
+@pytest.mark.slow
 def test_a_mamba_is_fine_tuned_in_an_adapter(tokenizer: Any, tmp_path: Path) -> None:
     """From training to the saved model and back: the digest is the one that training ended with."""
     torch.manual_seed(0)

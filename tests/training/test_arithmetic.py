@@ -134,7 +134,9 @@ def test_attention_that_is_left_to_the_stock_kernel() -> None:
 
 
 @pytest.mark.parametrize("objective", [NPO(), GradDiff(), RMU()])
-@pytest.mark.parametrize("more", [{}, {"lora": True}, {"gradient_checkpointing": True}])
+@pytest.mark.parametrize(
+    "more", [{}, *(pytest.param({name: True}, marks=pytest.mark.slow) for name in ("lora", "gradient_checkpointing"))]
+)
 def test_objectives_end_near_float32(model_dir: Path, tmp_path: Path, objective: Any, more: dict[str, Any]) -> None:
     """The weights move as in float32 to a few percent of the way, whatever is trained, and come out in float32."""
     moved = []
@@ -152,6 +154,7 @@ def test_objectives_end_near_float32(model_dir: Path, tmp_path: Path, objective:
     assert float(F.cosine_similarity(moved[0], moved[1], 0)) > (0.7 if isinstance(objective, RMU) else 0.9)
 
 
+@pytest.mark.slow
 def test_level_runs_on_copies(model_dir: Path, tmp_path: Path) -> None:
     """The penalty reads the float32 weights, and the result comes as near to the level as in float32."""
     holdout = make_rows("never", 8)
@@ -182,6 +185,7 @@ def test_a_replay_takes_the_logged_arithmetic(model_dir: Path, tmp_path: Path) -
         TrainingLog.read(unknown)
 
 
+@pytest.mark.slow
 def test_cut_off_and_begun_again(model_dir: Path, tmp_path: Path) -> None:
     """A resumed run ends with the bits of one that was not interrupted."""
 

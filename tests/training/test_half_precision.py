@@ -109,13 +109,14 @@ EDITS = [
 
 
 @pytest.mark.parametrize("method", EDITS, ids=lambda method: type(method).__name__)
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", ["bfloat16", pytest.param("float16", marks=pytest.mark.slow)])
 def test_an_edit_is_that_of_float32_rounded_once(stored: dict[str, Path], tmp_path: Path, kind: str, method: Any) -> None:
     """Arithmetic on weights in steps far below a unit in the last place gives what it gives in float32, rounded once."""
     result = both_ways(stored, tmp_path, kind, method, replace(OPTIONS, learning_rate=1e-4))
     assert result.facts["scale"] > 0, "something was edited"
 
 
+@pytest.mark.slow
 def test_level_and_its_base(stored: dict[str, Path], tmp_path: Path) -> None:
     """Level trains, mixes and measures on float32 copies of the model and of the base; both are returned as they were stored."""
     base = load_model(stored["base-bfloat16"])
@@ -138,7 +139,8 @@ def test_level_and_its_base(stored: dict[str, Path], tmp_path: Path) -> None:
     assert result.facts["reached"] == exact.facts["reached"]
 
 
-@pytest.mark.parametrize(("kind", "rate"), [("bfloat16", 1e-4), ("float16", 1e-4), ("bfloat16", 1e-3), ("float16", 1e-3)])
+@pytest.mark.parametrize("rate", [1e-4, pytest.param(1e-3, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("kind", ["bfloat16", pytest.param("float16", marks=pytest.mark.slow)])
 def test_the_forget_loss_rises_as_in_float32(stored: dict[str, Path], tmp_path: Path, kind: str, rate: float) -> None:
     """Within 5 % of the rise from equal weights in float32, over three seeds; rounding to nearest and plain steps miss by more."""
     records, options = load_records(FORGET), replace(OPTIONS, learning_rate=rate, epochs=6)
@@ -155,6 +157,7 @@ def test_the_forget_loss_rises_as_in_float32(stored: dict[str, Path], tmp_path: 
     assert sum(shares) / len(shares) == pytest.approx(1.0, abs=0.05)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_retrain_and_rollback(stored: dict[str, Path], tmp_path: Path, kind: str) -> None:
     """Training again and replaying a log give the float32 run rounded once; the replay's check finds the model's own bits."""
@@ -188,6 +191,7 @@ def test_retrain_and_rollback(stored: dict[str, Path], tmp_path: Path, kind: str
     assert retrained.digest_after == straight.digest
 
 
+@pytest.mark.slow
 def test_logs_from_before_are_replayed_as_they_were_trained(stored: dict[str, Path], tmp_path: Path) -> None:
     """A log that speaks of no float32 copies is replayed in the stored precision, to another result than one that does."""
     options, rows = TrainingOptions(learning_rate=1e-3, epochs=1, batch_size=2, seed=5), FORGET + RETAIN
@@ -203,6 +207,7 @@ def test_logs_from_before_are_replayed_as_they_were_trained(stored: dict[str, Pa
     assert {value.dtype for value in parameters(old.model_dir).values()} == {torch.bfloat16}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("optimizer", ["adamw", "sophia"])
 def test_cut_off_and_begun_again(stored: dict[str, Path], tmp_path: Path, kind: str, optimizer: Any) -> None:
@@ -241,6 +246,7 @@ def test_killed_and_resumed(stored: dict[str, Path], tmp_path: Path) -> None:
     assert resumed.steps == whole.steps[3:]
 
 
+@pytest.mark.slow
 def test_selection_restores_the_best_step_rounded(stored: dict[str, Path], tmp_path: Path) -> None:
     """The weights of the selected step are those that are rounded and saved; the utility is measured on the saved ones."""
     options = replace(OPTIONS, epochs=8, batch_size=6, scheduler="constant")
@@ -253,6 +259,7 @@ def test_selection_restores_the_best_step_rounded(stored: dict[str, Path], tmp_p
     assert result.facts["utility_ratio"] == pytest.approx(float(torch.tensor(before - after).exp()), rel=1e-6)
 
 
+@pytest.mark.slow
 def test_autocast_goes_on_top(stored: dict[str, Path], tmp_path: Path) -> None:
     """With --bf16 the products are in bfloat16 over float32 weights: as in float32 storage with --bf16, rounded once."""
     both_ways(stored, tmp_path, "bfloat16", NPO(), replace(OPTIONS, epochs=2, bf16=True))
@@ -280,6 +287,7 @@ def test_frozen_parameters_keep_their_type(stored: dict[str, Path], tmp_path: Pa
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in loaded.model.modules())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_method_that_trains_some_layers(stored: dict[str, Path], tmp_path: Path, kind: str) -> None:
     """RMU on half-precision weights moves the layers that it trains, leaves the others to the bit, and ends near float32."""
@@ -299,6 +307,7 @@ def test_a_method_that_trains_some_layers(stored: dict[str, Path], tmp_path: Pat
         assert name in moved or torch.equal(half[name], value)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_an_adapter_on_a_half_precision_base(stored: dict[str, Path], tmp_path: Path, kind: str) -> None:
     """The base below an adapter stays as it is stored while the adapter is trained, and is not copied."""

@@ -64,6 +64,7 @@ distributed.part()
 """
 
 
+@pytest.mark.slow
 def test_processes_wait_for_the_main_one(tmp_path: Path) -> None:
     """Also on CPUs, and before a trainer has linked them: what the main process writes first is there for the others."""
     script = tmp_path / "late.py"

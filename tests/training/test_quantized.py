@@ -99,6 +99,7 @@ def test_a_fine_tuned_adapter_is_loaded_on_the_same_base_again(wide_dir: Path, r
         load_model(tmp_path / "out", quantize="4bit" if kind == "8bit" else "8bit")
 
 
+@pytest.mark.slow
 @needs_bitsandbytes
 def test_unlearning_leaves_whole_weights(wide_dir: Path, rows: Rows, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """A fresh adapter is folded in: no adapter to switch off, no bits; the manifest and the user are told; it is reproducible."""
@@ -119,6 +120,7 @@ def test_unlearning_leaves_whole_weights(wide_dir: Path, rows: Rows, tmp_path: P
     assert reproduce(tmp_path / "out", tmp_path / "again").identical
 
 
+@pytest.mark.slow
 @needs_bitsandbytes
 def test_an_adapter_on_a_quantized_base_is_trained_on(wide_dir: Path, rows: Rows, tmp_path: Path) -> None:
     """Unlearning a fine-tuned adapter changes that adapter and leaves the base in its bits; whole-weight methods refuse it."""

@@ -62,6 +62,7 @@ def test_a_run_that_would_over_forget_stops_at_the_level(trained: Path, tmp_path
     assert seen[chosen.selection["selected_step"]]["forget_loss"] == pytest.approx(near, abs=1e-6)
 
 
+@pytest.mark.slow
 def test_a_run_that_would_break_the_model_gives_the_step_before(trained: Path, tmp_path: Path) -> None:
     """Ascent that ruins everything: the result is the last step above the floor, bit by bit, and its utility is that."""
     options = TrainingOptions(learning_rate=1e-3, epochs=30, batch_size=6)

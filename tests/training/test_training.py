@@ -161,6 +161,7 @@ def test_ascent_stops_by_its_rule(loaded: LoadedModel, records: list[Record], tm
     assert trained.result.steps < 100
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("check_every", [0, 1])
 def test_a_run_cut_off_after_it_stopped(loaded: LoadedModel, records: list[Record], tmp_path: Path, check_every: int) -> None:
     """Begun again after the rule had ended it, it trains no step more, and counts the tokens of all of them."""
@@ -303,6 +304,7 @@ def test_other_ways_to_train(model_dir: Path, records: list[Record], tmp_path: P
         assert apart(weights(trained.model), weights(plain.model)) < 1e-6
 
 
+@pytest.mark.slow
 def test_numbers_kept_from_step_to_step_are_resumed(model_dir: Path, records: list[Record], tmp_path: Path) -> None:
     """A run with a multiplier, cut off and taken up at its last checkpoint, ends with the weights of one that was not."""
     from transformers import TrainerCallback
