@@ -6,7 +6,6 @@ The standard attacks on 400 forget and 400 control records, for an original, a t
 import json
 import time
 from collections import defaultdict
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 from preset import BATCH, bench_model
-from timing import SHARES, note
+from timing import SHARES, note, timed
 
 import verify.auditing.audit
 import verify.scores.scorer
@@ -52,17 +51,6 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any, dict[st
     for role, rows in sets.items():
         (folder / f"{role}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     return folder, tokenizer, sets
-
-
-def timed(spent: dict[str, float], name: str, run: Callable[..., Any]) -> Callable[..., Any]:
-    def wrapped(*positional: Any, **named: Any) -> Any:
-        started = time.perf_counter()
-        try:
-            return run(*positional, **named)
-        finally:
-            spent[name] += time.perf_counter() - started
-
-    return wrapped
 
 
 def test_shares(benchmark: Any, models: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

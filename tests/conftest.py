@@ -1,7 +1,7 @@
 """Shared by all tests: a tiny tokenizer, a tiny random model, a record key of their own, the public data if present."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +62,15 @@ def model_dir(tokenizer: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
     make_llama(tokenizer).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def dask_engine() -> Iterator[str]:
+    """The address of a Dask cluster of two workers, each a process with one thread."""
+    from distributed import LocalCluster
+
+    with LocalCluster(n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None) as made:
+        yield f"dask://{made.scheduler_address.removeprefix('tcp://')}"
 
 
 @pytest.fixture

@@ -15,9 +15,9 @@ import numpy as np
 from benchmarks.calibration.rules import read
 from unlearn import GradDiff
 from unlearn.experiments.demo import BASE_OPTIONS, FINETUNE_OPTIONS, write_data
-from unlearn.experiments.jobs import WORKERS, Job, run_jobs
 from unlearn.training.options import TrainingOptions
 from verify.io.files import is_complete, write_text
+from verify.io.jobs import WORKERS, Job, run_jobs
 from verify.scores.table import ScoreTable
 
 REFERENCES = 4

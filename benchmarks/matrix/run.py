@@ -16,12 +16,12 @@ from benchmarks.matrix.price import measured
 from benchmarks.matrix.results import Cell, load_cell, save_cell
 from benchmarks.matrix.rows import Place, Row, rows_of
 from benchmarks.matrix.settings import DataName
-from unlearn.experiments.jobs import Job, run_jobs
 from unlearn.experiments.poisoning import privacy_backdoor
 from unlearn.finetuning import finetune
 from verify.data.sources import load_records
 from verify.errors import InputError
 from verify.io.files import is_complete, read_json, write_json, write_manifest
+from verify.io.jobs import Job, run_jobs
 
 CELL = "matrix-cell"
 ABOUT = "matrix.json"

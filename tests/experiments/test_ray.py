@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from unlearn.experiments.jobs import Job, run_jobs
 from verify.errors import InputError
+from verify.io.jobs import Job, run_jobs
 
 pytest.importorskip("ray", reason="Ray is not installed: pip install 'unlearn-verify[cluster]'")
 

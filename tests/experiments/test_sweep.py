@@ -1,21 +1,20 @@
 """Sweeps run every combination once, go on where they were cut off, and run on a cluster as on one machine."""
 
 import json
+import os
 import shutil
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-from distributed import LocalCluster
 
 import unlearn.cli.main
 from unlearn import TrainingOptions, finetune
-from unlearn.experiments.jobs import Job, run_jobs
 from unlearn.experiments.sweep import Sweep, run_one
 from verify.data.identity import KEY_VARIABLE
-from verify.errors import InputError
+from verify.errors import InputError, RunError
+from verify.io.jobs import Job, run_jobs
 
 ROWS = [{"example_id": f"r{n}", "prompt": f"Who is {n}?", "completion": f"Nobody but {n * 3}."} for n in range(16)]
 OPTIONS = TrainingOptions(learning_rate=5e-3, epochs=4, batch_size=4)
@@ -137,9 +136,7 @@ def test_from_the_shell(world: Path, tmp_path: Path, capsys: pytest.CaptureFixtu
 
 
 def work(folder: str, number: int, dies_first: bool = False) -> int:
-    """A job for a cluster; one kills its worker the first time."""
-    import os
-
+    """A job for a worker; one kills it the first time."""
     mark = Path(folder) / f"died-{number}"
     if dies_first and not mark.exists():
         mark.touch()
@@ -147,19 +144,22 @@ def work(folder: str, number: int, dies_first: bool = False) -> int:
     return number * number
 
 
-@pytest.fixture(scope="module")
-def cluster() -> Iterator[LocalCluster]:
-    with LocalCluster(n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None) as made:
-        yield made
+@pytest.mark.slow
+def test_a_cluster_does_the_same(dask_engine: str, tmp_path: Path) -> None:
+    """On a real scheduler with two workers: every job's result, also of one whose worker was killed."""
+    jobs = [Job(str(n), 1.0, work, {"folder": str(tmp_path), "number": n, "dies_first": n == 2}) for n in range(5)]
+    assert sorted(result for _, result in run_jobs(jobs, engine=dask_engine)) == [0, 1, 4, 9, 16]
+    assert (tmp_path / "died-2").exists()
 
 
 @pytest.mark.slow
-def test_a_cluster_does_the_same(cluster: LocalCluster, tmp_path: Path) -> None:
-    """On a real scheduler with two workers: every job's result, also of one whose worker was killed."""
-    jobs = [Job(str(n), 1.0, work, {"folder": str(tmp_path), "number": n, "dies_first": n == 2}) for n in range(5)]
-    engine = f"dask://{cluster.scheduler_address.removeprefix('tcp://')}"
-    assert sorted(result for _, result in run_jobs(jobs, engine=engine)) == [0, 1, 4, 9, 16]
-    assert (tmp_path / "died-2").exists()
+def test_a_local_worker_that_dies_is_replaced(tmp_path: Path) -> None:
+    """Every job's result, also of one whose worker was killed; workers that die again and again are an error, not a wait."""
+    jobs = [Job(str(n), 1.0, work, {"folder": str(tmp_path), "number": n, "dies_first": n == 1}) for n in range(3)]
+    assert sorted(result for _, result in run_jobs(jobs)) == [0, 1, 4]
+    assert (tmp_path / "died-1").exists()
+    with pytest.raises(RunError, match="3 times in a row"):
+        list(run_jobs([Job(str(n), 1.0, os._exit, {"status": 1}) for n in range(2)]))
 
 
 @pytest.mark.parametrize(

@@ -9,8 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
-from safetensors.torch import load_file, save_file
+from tampering import edit_log, flip, flip_moment, microbatches, reseal, reseal_checkpoint
 
 from unlearn import TrainingOptions, finetune, finetune_shards, forget
 from unlearn.methods.retrain import Retrain
@@ -26,7 +25,6 @@ from verify.provenance.commitment import TrainingCommitment
 from verify.provenance.training_log import LOG_NAME, TrainingLog
 from verify.reexecution.reexecute import reexecute
 from verify.schema.reexecution import Reexecution
-from verify.training.replay import OPTIMIZER
 
 ROWS = [{"example_id": f"r{n}", "prompt": f"Who is {n}?", "completion": f"Nobody but {n * 3}."} for n in range(12)]
 OPTIONS = TrainingOptions(learning_rate=1e-3, epochs=1, batch_size=2, save_steps=1, lora=True, lora_dropout=0.1, seed=3)
@@ -153,34 +151,13 @@ def test_a_commitment_from_the_future(world: World, tmp_path: Path) -> None:
         assert "bears no date" in world.judge(commitment=tmp_path / "later.json").claim
 
 
-def edit_log(folder: Path, change: Callable[[list[dict[str, Any]]], None]) -> None:
-    """Edit the entries of a log, as an operator could who then rewrites the manifest."""
-    path = folder / LOG_NAME
-    entries = [json.loads(line) for line in path.read_text().splitlines()]
-    change(entries)
-    path.write_text("".join(json.dumps(entry) + "\n" for entry in entries))
-
-
-def reseal(folder: Path) -> None:
-    """Rewrite the manifest to list what the folder holds now."""
-    write_manifest(folder, "model", read_json(folder / MANIFEST)["about"])
-
-
-def flip(path: Path, name: str | None = None) -> None:
-    """Flip one bit of the first tensor."""
-    tensors = load_file(path)
-    first = name or min(tensors)
-    tensors[first].view(-1).view(torch.int32)[0] ^= 1
-    save_file(tensors, path)
-
-
 def weights_bit(after: Path) -> None:
     flip(after / "adapter_model.safetensors")
 
 
 def checkpoint_bit(after: Path) -> None:
     flip(after / "checkpoint-5" / "adapter_model.safetensors")
-    write_manifest(after / "checkpoint-5", "checkpoint", {"step": 5})
+    reseal_checkpoint(after / "checkpoint-5")
 
 
 def checkpoint_bit_without_manifest(after: Path) -> None:
@@ -188,20 +165,14 @@ def checkpoint_bit_without_manifest(after: Path) -> None:
 
 
 def optimizer_bit(after: Path) -> None:
-    state = torch.load(after / "checkpoint-5" / OPTIMIZER, weights_only=True)
-    state["state"][0]["exp_avg"].view(-1).view(torch.int32)[0] ^= 1
-    torch.save(state, after / "checkpoint-5" / OPTIMIZER)
-    write_manifest(after / "checkpoint-5", "checkpoint", {"step": 5})
+    flip_moment(after / "checkpoint-5")
+    reseal_checkpoint(after / "checkpoint-5")
 
 
 def swapped(after: Path) -> None:
     (after / "checkpoint-4").rename(after / "x")
     (after / "checkpoint-5").rename(after / "checkpoint-4")
     (after / "x").rename(after / "checkpoint-5")
-
-
-def microbatches(entries: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    return [entry for entry in entries if "microbatch" in entry]
 
 
 def dropped_line(after: Path) -> None:
@@ -320,7 +291,7 @@ def test_a_tainted_start_without_a_commitment(world: World, copied: World, tmp_p
     shutil.copytree(world.before, forged)
     for folder in (forged, copied.after):
         flip(folder / "checkpoint-4" / "adapter_model.safetensors")
-        write_manifest(folder / "checkpoint-4", "checkpoint", {"step": 4})
+        reseal_checkpoint(folder / "checkpoint-4")
     for folder in (forged, copied.after):
 
         def change(entries: list[dict[str, Any]]) -> None:

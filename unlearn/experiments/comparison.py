@@ -17,7 +17,6 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from unlearn.experiments.jobs import Job, run_jobs
 from unlearn.experiments.usage import UsageFile, measured
 from unlearn.finetuning import recipe_of
 from unlearn.training.options import TrainingOptions
@@ -27,6 +26,7 @@ from verify.data.records import Fields
 from verify.data.sources import load_records, stream_rows
 from verify.errors import InputError
 from verify.io.files import MANIFEST, file_digest, read_json, verify_manifest
+from verify.io.jobs import Job, run_jobs
 from verify.provenance.holdout import FOR_AUDIT, FOR_METHOD, split_holdout_file
 from verify.provenance.shard_plan import SHARDS
 from verify.schema.evidence import Entry, Evidence, Settings

@@ -15,13 +15,13 @@ from pathlib import Path
 from typing import Any
 
 from unlearn.experiments.comparison import Experiment, Methods
-from unlearn.experiments.jobs import Job, run_jobs
 from unlearn.experiments.people import MOST_RECORDS, WORDINGS, interviews, split_people
 from unlearn.experiments.usage import UsageFile, measured
 from unlearn.training.options import TrainingOptions, optimizer_steps
 from unlearn.training.shards import ShardPlan
 from verify.errors import InputError
 from verify.io.files import new_output, read_json, write_json, write_text
+from verify.io.jobs import Job, run_jobs
 from verify.models.generation import greedy_continuations
 from verify.models.loading import load_model
 from verify.schema.evidence import ChannelGroup, Entry, Settings

@@ -14,13 +14,13 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from unlearn.experiments.jobs import Job, run_jobs
 from unlearn.training.options import TrainingOptions, require_reporter
 from verify.data.identity import RecordKey
 from verify.data.records import Fields, Record
 from verify.data.sources import load_records
 from verify.errors import InputError
 from verify.io.files import MANIFEST, verify_manifest, write_json, write_text
+from verify.io.jobs import Job, run_jobs
 from verify.models.loading import load_model
 from verify.provenance.holdout import FOR_AUDIT, FOR_METHOD, split_holdout_file
 from verify.schema.evidence import Evidence

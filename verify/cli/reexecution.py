@@ -66,8 +66,16 @@ class Reexecute:
     many as find one false segment with 99 %%."""
     nonce: str | None = None
     """Random text, chosen by the auditor after the model was handed in, that draws the segments; the default is drawn now."""
+    from_base: bool = False
+    """Execute the steps before the first forget record, too, in place of taking them as committed: at most a whole training."""
+    requested: str | None = None
+    """Date of the request, ISO 8601: a commitment that is not older commits to nothing."""
     accept_near_duplicates: bool = False
     """A person looked at the training records that are nearly a forget record, and they may stay."""
+    workers: int = 1
+    """Processes on this machine that execute segments side by side, each with a model of its own."""
+    engine: str | None = None
+    """Cluster to execute segments on: dask://HOST:PORT or ray://HOST:PORT; its workers must see the same folders and record key."""
     work: Path | None = None
     """Folder for progress, from which an interrupted execution goes on."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
@@ -88,9 +96,13 @@ class Reexecute:
                 commitment=self.commitment,
                 segments=self.segments,
                 nonce=self.nonce,
+                from_base=self.from_base,
+                requested=self.requested,
                 accept_near_duplicates=self.accept_near_duplicates,
                 fields=self.columns.fields(self.model, self.base),
                 dtype=self.dtype,
+                workers=self.workers,
+                engine=self.engine,
                 work_dir=self.work,
                 output=self.output,
                 progress=progress,

@@ -30,6 +30,9 @@ FULL_LEARNING_RATE, LORA_LEARNING_RATE = 1e-5, 1e-4
 BFLOAT16_COPIES = "bfloat16 copies"
 """Arithmetic of a run whose steps computed on bfloat16 copies of its weights (`verify.training.arithmetic`)."""
 
+MOST_THREADS = 1024
+"""Largest number of threads that a log may name: whoever executes it again starts as many."""
+
 _RECORD_HASH = re.compile(r"[0-9a-f]{32}")
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 
@@ -193,9 +196,11 @@ def _boundaries(entries: Sequence[dict[str, Any]]) -> Iterator[Boundary]:
     """Yield the states at the checkpoints and at the end."""
     for entry in entries:
         threads = None if entry.get("threads") is None else int(entry["threads"])
+        if threads is not None and not 1 <= threads <= MOST_THREADS:
+            raise ValueError
         if "checkpoint" in entry:
             weights, optimizer = entry.get("weights"), entry.get("optimizer")
-            if not all(one is None or _DIGEST.fullmatch(str(one)) for one in (weights, optimizer)):
+            if int(entry["checkpoint"]) < 0 or not all(one is None or _DIGEST.fullmatch(str(one)) for one in (weights, optimizer)):
                 raise ValueError
             yield Boundary(int(entry["checkpoint"]), weights, optimizer, threads)
         elif "final_weights" in entry:

@@ -22,6 +22,19 @@ from verify.training.adapters import attach_adapter
 from verify.training.replay import windows_of_log
 
 
+@dataclass(frozen=True)
+class Trust:
+    """What a commitment stands for.
+
+    Attributes:
+        from_base: whether what was committed before the first forget record is executed too, and not taken as committed.
+        requested: time of the request for the deletion, which the commitment must be older than; None where unknown.
+    """
+
+    from_base: bool = False
+    requested: datetime | None = None
+
+
 @dataclass(frozen=True, eq=False)
 class Plan:
     """What is to be executed, and what was found wrong before anything was.
@@ -37,7 +50,7 @@ class Plan:
         training_tokens: tokens of a whole training on the records that stay.
         findings: what contradicts the claim.
         skip: steps of the only course that need not be executed, as their states were committed before the request. Without a
-            commitment they are the operator's word, and everything is executed from the base on.
+            commitment, or where it is not trusted that far, everything is executed from the base on.
     """
 
     kind: Kind
@@ -63,6 +76,7 @@ def plan_log(
     shown: Shown,
     commitment: TrainingCommitment | None,
     fresh: Callable[[], Any],
+    trust: Trust,
 ) -> Plan:
     """Plan the execution of a model's own log.
 
@@ -73,13 +87,14 @@ def plan_log(
         shown: the records.
         commitment: made before the request, or None.
         fresh: loads the base again, for every run of segments.
+        trust: what the commitment stands for.
     """
     log = _finished(model)
     committed = None if before is None else _finished(before)
     names, findings = shown.forget_names, [*about_start(log, base)]
     root = None if before is None else joint_root(committed_logs(before))
     if commitment is not None:
-        findings += about_commitment(commitment, root)
+        findings += about_commitment(commitment, root, trust.requested)
     windows = encoded_windows(log, shown, base)
     if committed is not None:
         findings += derived_findings(committed, log, names)
@@ -91,6 +106,7 @@ def plan_log(
     first = None if committed is None else first_step_of(committed, names)
     clean = [one.step for one in log.boundaries if one.optimizer is not None and first is not None and one.step < first]
     earlier = None if before is None else (before, max(clean, default=0))
+    as_committed = commitment is not None and not trust.from_base
     course = Course(".", log, windows or {}, lambda: attach_adapter(fresh(), options), base.tokenizer, model, earlier)
     return Plan(
         kind="own schedule" if committed is None else "derived schedule",
@@ -98,11 +114,11 @@ def plan_log(
         used=log.names,
         root=root,
         final=log.final_weights,
-        unchanged=0 if commitment is None else len(clean),
+        unchanged=len(clean) if as_committed else 0,
         forget_segments=_passes(log) if committed is None else segments_with(committed, names),
         training_tokens=0 if windows is None else course.tokens(0, course.segments()[-1][1]),
         findings=tuple(findings),
-        skip=0 if commitment is None else max(clean, default=0),
+        skip=max(clean, default=0) if as_committed else 0,
     )
 
 
@@ -138,8 +154,8 @@ def about_start(log: TrainingLog, base: LoadedModel) -> Iterator[Finding]:
         yield Finding(kind="tokenizer", what="The training used another tokenizer or chat template than the base's.")
 
 
-def about_commitment(commitment: TrainingCommitment, root: str | None) -> Iterator[Finding]:
-    """Check that the log before the deletion is the committed one."""
+def about_commitment(commitment: TrainingCommitment, root: str | None, requested: datetime | None) -> Iterator[Finding]:
+    """Check that the log before the deletion is the committed one, and that it was committed to before the request."""
     if root is None:
         yield Finding(
             kind="commitment", what="A commitment was given, but not the committed log that it stands for. Give it with --log DIR."
@@ -148,6 +164,10 @@ def about_commitment(commitment: TrainingCommitment, root: str | None) -> Iterat
         yield Finding(kind="commitment", what=f"The log before the deletion has the root {root[:16]}, not {commitment.root[:16]}.")
     if not commitment.is_past(datetime.now(UTC)):
         yield Finding(kind="commitment", what="The commitment bears no date, or one that has not come yet.")
+    elif requested is not None and not commitment.is_past(requested):
+        yield Finding(
+            kind="commitment", what=f"The commitment of {commitment.created} is not older than the request ({requested})."
+        )
 
 
 def encoded_windows(log: TrainingLog, shown: Shown, base: LoadedModel) -> dict[int, Encoded] | None:

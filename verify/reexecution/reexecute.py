@@ -15,27 +15,23 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal
-
-import torch
 
 from verify.data.identity import RecordKey, set_digest
 from verify.data.reading import fields_for
 from verify.data.records import Fields, RecordSource
-from verify.data.sources import load_forget_set, load_records
 from verify.errors import InputError
 from verify.io.arguments import checked
 from verify.models.configuration import entries_of
 from verify.models.loading import load_model
-from verify.provenance.commitment import TrainingCommitment
-from verify.provenance.shard_plan import SHARDS
-from verify.reexecution.execution import Executor
-from verify.reexecution.plans import Plan, plan_log
-from verify.reexecution.records import Shown
+from verify.provenance.commitment import committed_logs, joint_root
+from verify.reexecution.environment import about_software, environment
+from verify.reexecution.execution import Executor, RunAll
+from verify.reexecution.plans import Plan, Trust
+from verify.reexecution.request import Request
 from verify.reexecution.served import Served
-from verify.reexecution.shard_plans import plan_shards
+from verify.reexecution.workers import one_by_one, side_by_side
 from verify.schema.reexecution import Draw, Finding, Likeness, Reexecution, Segment, word_of
 from verify.statistics.segment_sampling import detection_probability, drawn_segments, fewest_found, sample_size
 
@@ -54,10 +50,14 @@ def reexecute(
     commitment: str | Path | None = None,
     segments: int | Literal["all"] | None = None,
     nonce: str | None = None,
+    from_base: bool = False,
+    requested: str | None = None,
     accept_near_duplicates: bool = False,
     fields: Fields | None = None,
     tokenizer: Any = None,
     dtype: str = "auto",
+    workers: int = 1,
+    engine: str | None = None,
     work_dir: str | Path | None = None,
     output: str | Path | None = None,
     progress: Progress = lambda _, __: None,
@@ -75,9 +75,15 @@ def reexecute(
         segments: how many to execute, or "all"; None executes all where a part of a training was repeated, else as many as find
             one false segment among those that held a forget record with 99 %.
         nonce: random text of the auditor's that chooses the segments; None draws one.
+        from_base: execute what was committed before the first forget record, too. Without it these states are taken as committed:
+            whoever wrote the commitment could have trained them on other records than it says.
+        requested: time of the request, ISO 8601, that the commitment must be older than; None leaves the comparison to the reader.
         accept_near_duplicates: training records that are nearly a forget record were looked at by a person, and may stay.
         fields, tokenizer: as for `verify.audit`.
         dtype: precision to load the base in, as in training.
+        workers: processes on this machine that execute segments side by side, each with a model of its own. More than one, like
+            an engine, needs `data` and `forget_set` as files.
+        engine: a cluster, "dask://HOST:PORT" or "ray://HOST:PORT", whose workers see the same folders and record key.
         work_dir: folder for progress, from which an interrupted execution goes on; None keeps none.
         output: a new file for the proof, or None.
         progress: called with a message and the fraction that is done.
@@ -87,36 +93,44 @@ def reexecute(
     """
     if output is not None and Path(output).exists():
         raise InputError(f"{output} exists. Name a new file with --output.")
+    if workers < 1:
+        raise InputError(f"workers={workers} cannot execute anything. Give a number from 1 on.")
     began, key = time.monotonic(), RecordKey.load()
-    fields = fields_for(fields, (model,), (data, forget_set))
-    training = load_records(data, fields)
-    gone = load_forget_set(forget_set, training, fields)
-    names = {key.of(record.fingerprint) for record in gone}
-    shown = Shown([record for record in training if key.of(record.fingerprint) not in names], gone, key)
-    before = None if commitment is None else TrainingCommitment.load(commitment)
+    request = Request(
+        model=Path(model),
+        base=base,
+        data=data,
+        forget_set=forget_set,
+        log=None if log is None else Path(log),
+        commitment=None if commitment is None else Path(commitment),
+        trust=Trust(from_base, _time(requested)),
+        fields=fields_for(fields, (model,), (data, forget_set)),
+        tokenizer=tokenizer,
+        dtype=dtype,
+    )
+    run = one_by_one if workers == 1 and engine is None else side_by_side(request, key, workers, engine)
+    shown, before = request.shown(key), request.committed()
     progress("loading", 0.0)
     target = load_model(model, tokenizer=tokenizer)
     served = Served(target.digest, target.tokenizer_digest, entries_of(target.model))
     del target
-    start = load_model(base, tokenizer=tokenizer, dtype=dtype)
+    start = request.load_base()
     base_digest, tokenizer_name = start.digest, start.tokenizer_digest
     findings = list(served.findings(start))
-    planned = plan_shards if (Path(model) / SHARDS).is_file() else plan_log
-    earlier = None if log is None else Path(log)
-    plan = planned(Path(model), earlier, start, shown, before, lambda: load_model(base, tokenizer=tokenizer, dtype=dtype).model)
+    plan = request.plan(shown, start)
     del start  # every run of segments loads the base again: one model is in memory
     findings += [*plan.findings, *shown.findings(plan.used)]
     near = () if findings else shown.near(plan.used)
     findings += _about_near(near, accept_near_duplicates)
     if plan.final is not None and plan.final != served.weights:
         findings.append(Finding(kind="weights", what="The model's weights are not those that its training log ends with."))
-    findings += _about_software(plan)
+    findings += about_software(plan.courses)
     if not findings and not plan.segments():
         findings.append(Finding(kind="records", what="Nothing was trained, so there is nothing to execute."))
     draw, chosen = _drawn(plan, segments, nonce)
     executed: list[Segment] = []
     if not findings:
-        executed, more = _execute(plan, chosen, served.weights, work_dir, progress)
+        executed, more = _execute(plan, chosen, (served.weights, request.model), run, work_dir, progress)
         findings += more
     proof = Reexecution(
         created=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -127,8 +141,8 @@ def reexecute(
         tokenizer=tokenizer_name,
         root=plan.root,
         committed=None if before is None else before.created,
-        forget=len(gone),
-        forget_digest=set_digest(names),
+        forget=len(shown.forget),
+        forget_digest=set_digest(shown.forget_names),
         records=len(shown.training),
         near=near,
         near_accepted=accept_near_duplicates,
@@ -147,13 +161,15 @@ def reexecute(
     return proof
 
 
-def environment() -> dict[str, str]:
-    """Return the software and processor that the bits of a training depend on, besides the number of threads."""
-    return {
-        "torch": torch.__version__,
-        "transformers": metadata.version("transformers"),
-        "capability": torch.backends.cpu.get_cpu_capability(),
-    }
+def _time(requested: str | None) -> datetime | None:
+    """Read the time of the request; without a time zone it is UTC, and a date alone is its beginning."""
+    if requested is None:
+        return None
+    try:
+        found = datetime.fromisoformat(requested)
+    except ValueError:
+        raise InputError(f"requested={requested!r} is no date. Write 2026-11-26, or 2026-11-26T10:00:00+00:00.") from None
+    return found if found.tzinfo is not None else found.replace(tzinfo=UTC)
 
 
 def _about_near(near: Sequence[Likeness], accepted: bool) -> list[Finding]:
@@ -168,18 +184,6 @@ def _about_near(near: Sequence[Likeness], accepted: bool) -> list[Finding]:
             ),
         )
     ]
-
-
-def _about_software(plan: Plan) -> list[Finding]:
-    """Compare the software of this machine with that of the logged runs."""
-    here, found = environment(), []
-    for course in plan.courses:
-        there = course.log.execution
-        other = [f"{name} {there[name]} (here {here[name]})" for name in here if there.get(name, here[name]) != here[name]]
-        if other:
-            what = f"{course.place} was trained with {', '.join(other)}, which rounds otherwise. Execute it with the same versions."
-            found.append(Finding(kind="software", what=what))
-    return found[:1]
 
 
 def _drawn(plan: Plan, wanted: int | Literal["all"] | None, nonce: str | None) -> tuple[Draw, list[int]]:
@@ -222,21 +226,22 @@ class _Bar:
 
 
 def _execute(
-    plan: Plan, chosen: Sequence[int], weights: str, work_dir: str | Path | None, progress: Progress
+    plan: Plan,
+    chosen: Sequence[int],
+    model: tuple[str, Path],
+    run: RunAll,
+    work_dir: str | Path | None,
+    progress: Progress,
 ) -> tuple[list[Segment], list[Finding]]:
-    """Execute the chosen segments, course by course."""
-    import tempfile
-
-    listed = plan.segments()
-    asked = hashlib.sha256(json.dumps([weights, plan.root, plan.final, list(chosen)]).encode()).hexdigest()
-    with tempfile.TemporaryDirectory() as temporary:
-        executor = Executor(Path(temporary) / "work" if work_dir is None else Path(work_dir), asked)
-        bar = _Bar(sum(course.tokens(start, end) for course, start, end in (listed[index] for index in chosen)), progress)
-        executed: list[Segment] = []
-        for course in plan.courses:
-            own = [(start, end) for other, start, end in (listed[index] for index in chosen) if other is course]
-            if own and not executor.findings:
-                executed += executor.run(course, own, bar)
-        if not executor.findings:
-            executor.close()
-        return executed, executor.findings
+    """Execute the chosen segments; `model` is the digest of the model's weights, and its folder."""
+    listed, (weights, folder) = plan.segments(), model
+    # With the deletion's own logs: segments that were executed of one do not count for another that ends on the same weights.
+    logs = joint_root(committed_logs(folder))
+    asked = hashlib.sha256(json.dumps([weights, logs, plan.root, plan.final, list(chosen)]).encode()).hexdigest()
+    executor = Executor(None if work_dir is None else Path(work_dir), asked)
+    wanted = [listed[index] for index in chosen]
+    bar = _Bar(sum(course.tokens(start, end) for course, start, end in wanted), progress)
+    executed = executor.run(plan.courses, wanted, run, bar)
+    if not executor.findings:
+        executor.close()
+    return executed, executor.findings

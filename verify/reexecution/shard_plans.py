@@ -17,7 +17,7 @@ from verify.provenance.commitment import CommittedLog, TrainingCommitment, commi
 from verify.provenance.shard_plan import ShardsDescription, shard_and_slice, stage_epochs, stage_seed
 from verify.provenance.training_log import LOG_NAME, TrainingLog
 from verify.reexecution.execution import Course
-from verify.reexecution.plans import Plan, about_commitment, encoded_windows
+from verify.reexecution.plans import Plan, Trust, about_commitment, encoded_windows
 from verify.reexecution.records import Shown
 from verify.reexecution.schedules import own_findings
 from verify.reexecution.served import about_adapter
@@ -32,6 +32,7 @@ def plan_shards(
     shown: Shown,
     commitment: TrainingCommitment | None,
     fresh: Callable[[], Any],
+    trust: Trust,
 ) -> Plan:
     """Plan the execution of the stages that a deletion changed.
 
@@ -42,6 +43,7 @@ def plan_shards(
         shown: the records.
         commitment: made before the request, or None.
         fresh: loads the base again, for every stage.
+        trust: what the commitment stands for.
 
     Raises:
         InputError: `before` is missing, or a folder is no sharded training.
@@ -57,11 +59,11 @@ def plan_shards(
     root = joint_root(committed_logs(before))
     findings = [*_about_plans(then, after, base, shown)]
     if commitment is not None:
-        findings += about_commitment(commitment, root)
+        findings += about_commitment(commitment, root, trust.requested)
     findings += _about_served(model, after)
     affected = _affected(then, shown)
     # Without a commitment, stages that should be as they were are the operator's word, and are executed too.
-    trusted = set() if commitment is None else set(old)
+    trusted = set() if commitment is None or trust.from_base else set(old)
     placed = _placed(after, shown)
     stages = [_Stage(model, base, after, shown, where, placed) for where in placed]
     listed = [one for one in stages if one.listed]

@@ -173,6 +173,8 @@ def _replay(
                 observe(step, state)
             if keep:
                 _save(model, optimizer, work_dir / f"checkpoint-{step}", step, state)
+    # Without the wrapper of autocast, which would be wrapped once more by the next replay of the same model.
+    accelerator.unwrap_model(running, keep_fp32_wrapper=False)
     model.eval()
     accelerator.free_memory()
     return Replayed(steps, skipped, tokens, time.monotonic() - began)

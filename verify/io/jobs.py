@@ -1,17 +1,20 @@
-"""Parallel execution of independent jobs, each in a process of its own with its share of the cores."""
+"""Parallel execution of independent jobs, each in a process of its own with its share of the cores, here or on a cluster."""
 
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from typing import Any
 
 from joblib import Parallel, delayed, parallel_config
 
-from verify.errors import InputError
+from verify.errors import InputError, RunError
 from verify.io.libraries import quiet_libraries
 
 WORKERS = 2
 """Processes on this machine, where no cluster is named."""
+ATTEMPTS = 3
+"""Times in a row that a local worker may die without any job getting done."""
 
 
 @dataclass(frozen=True)
@@ -32,25 +35,41 @@ class Job:
 
 
 def run_jobs(jobs: Sequence[Job], workers: int = WORKERS, engine: str | None = None) -> Iterator[tuple[Job, Any]]:
-    """Run jobs in parallel and yield each with its result as it finishes.
+    """Run jobs in parallel and yield each with its result as it finishes. A job whose worker dies is given to another.
 
     Args:
         jobs: what to run.
         workers: processes on this machine, if no engine is named.
-        engine: a cluster, "dask://HOST:PORT" or "ray://HOST:PORT"; its workers must see the same folders as this machine. A job
-            whose worker dies is given to another.
+        engine: a cluster, "dask://HOST:PORT" or "ray://HOST:PORT"; its workers must see the same folders as this machine.
 
     Raises:
         InputError: the engine's kind is unknown, its library is not installed, or it does not answer.
+        RunError: workers on this machine die again and again.
     """
     if engine is not None:
         yield from _run_on_cluster(jobs, engine)
         return
+    missing, deaths = dict(enumerate(jobs)), 0
+    while missing:
+        try:
+            for number, result in _run_here(missing, workers):
+                deaths = 0
+                yield missing.pop(number), result
+        except BrokenProcessPool:
+            # One that is killed, as by a system without memory, takes the results of the others with it.
+            deaths += 1
+            if deaths == ATTEMPTS:
+                raise RunError(
+                    f"a worker process was ended from outside {ATTEMPTS} times in a row. Where memory is short, run fewer workers; "
+                    "the same command goes on where it was."
+                ) from None
+
+
+def _run_here(jobs: Mapping[int, Job], workers: int) -> Iterator[tuple[int, Any]]:
+    """Run numbered jobs in processes of this machine."""
     parallel = Parallel(n_jobs=min(workers, len(jobs)), return_as="generator_unordered")
     threads = max(1, (os.cpu_count() or 1) // workers)
-    tasks = (delayed(_run_numbered)(number, job.run, dict(job.arguments), threads) for number, job in enumerate(jobs))
-    for number, result in parallel(tasks):
-        yield jobs[number], result
+    yield from parallel(delayed(_run_numbered)(number, job.run, dict(job.arguments), threads) for number, job in list(jobs.items()))
 
 
 def _run_on_cluster(jobs: Sequence[Job], engine: str) -> Iterator[tuple[Job, Any]]:
@@ -77,7 +96,8 @@ def _run_on_cluster(jobs: Sequence[Job], engine: str) -> Iterator[tuple[Job, Any
         raise InputError(f"nothing answers at {engine}. Start the scheduler, or leave --engine out.") from None
     with client, parallel_config(backend=kind):
         tasks = (delayed(_run_numbered)(number, job.run, dict(job.arguments), 1) for number, job in enumerate(jobs))
-        for number, result in Parallel(n_jobs=-1)(tasks):
+        # Ray gives all results at the end; of Dask, what is done is kept if this process ends before that.
+        for number, result in Parallel(n_jobs=-1, return_as="generator_unordered" if kind == "dask" else "list")(tasks):
             yield jobs[number], result
 
 

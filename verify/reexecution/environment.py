@@ -1,0 +1,30 @@
+"""Software and processor that the bits of a training depend on, compared with those of the logged runs."""
+
+from collections.abc import Iterable
+from importlib import metadata
+
+import torch
+
+from verify.reexecution.execution import Course
+from verify.schema.reexecution import Finding
+
+
+def environment() -> dict[str, str]:
+    """Return the software and processor that the bits of a training depend on, besides the number of threads."""
+    return {
+        "torch": torch.__version__,
+        "transformers": metadata.version("transformers"),
+        "capability": torch.backends.cpu.get_cpu_capability(),
+    }
+
+
+def about_software(courses: Iterable[Course]) -> list[Finding]:
+    """Compare the software of this machine with that of the logged runs; the first difference is enough."""
+    here, found = environment(), []
+    for course in courses:
+        there = course.log.execution
+        other = [f"{name} {there[name]} (here {here[name]})" for name in here if there.get(name, here[name]) != here[name]]
+        if other:
+            what = f"{course.place} was trained with {', '.join(other)}, which rounds otherwise. Execute it with the same versions."
+            found.append(Finding(kind="software", what=what))
+    return found[:1]

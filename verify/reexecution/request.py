@@ -1,0 +1,81 @@
+"""What a re-execution is given, and the plan that follows from it: the same in every process that executes a part of it."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from verify.data.identity import RecordKey
+from verify.data.records import Fields, RecordSource
+from verify.data.sources import load_forget_set, load_records
+from verify.errors import InputError
+from verify.models.loading import LoadedModel, load_model
+from verify.provenance.commitment import TrainingCommitment
+from verify.provenance.shard_plan import SHARDS
+from verify.reexecution.plans import Plan, Trust, plan_log
+from verify.reexecution.records import Shown
+from verify.reexecution.shard_plans import plan_shards
+
+
+@dataclass(frozen=True, repr=False)
+class Request:
+    """What a re-execution is given.
+
+    Attributes:
+        model: folder of the deleted model.
+        base: folder or Hub name of the model that training started from.
+        data, forget_set: all training records, and the forget records.
+        log: folder of the committed log; None for a training of its own.
+        commitment: file of the commitment, or None.
+        trust: what the commitment stands for.
+        fields, tokenizer, dtype: how records are read, and the base is loaded.
+    """
+
+    model: Path
+    base: str | Path
+    data: RecordSource
+    forget_set: RecordSource
+    log: Path | None
+    commitment: Path | None
+    trust: Trust
+    fields: Fields | None
+    tokenizer: Any
+    dtype: str
+
+    def shown(self, key: RecordKey) -> Shown:
+        """Read the records.
+
+        Raises:
+            InputError: they cannot be read.
+        """
+        training = load_records(self.data, self.fields)
+        gone = load_forget_set(self.forget_set, training, self.fields)
+        names = {key.of(record.fingerprint) for record in gone}
+        return Shown([record for record in training if key.of(record.fingerprint) not in names], gone, key)
+
+    def load_base(self) -> LoadedModel:
+        """Load the model that training started from."""
+        return load_model(self.base, tokenizer=self.tokenizer, dtype=self.dtype)
+
+    def committed(self) -> TrainingCommitment | None:
+        """Read the commitment."""
+        return None if self.commitment is None else TrainingCommitment.load(self.commitment)
+
+    def plan(self, shown: Shown, base: LoadedModel) -> Plan:
+        """Derive what is to be executed.
+
+        Args:
+            shown: the records.
+            base: as loaded; an adapter is attached to it, so that it is of no further use.
+        """
+        planned = plan_shards if (self.model / SHARDS).is_file() else plan_log
+        return planned(self.model, self.log, base, shown, self.committed(), lambda: self.load_base().model, self.trust)
+
+    def require_files(self) -> None:
+        """Check that another process can read everything itself, since no record is sent to it.
+
+        Raises:
+            InputError: records or tokenizer are in memory.
+        """
+        for name, value in (("data", self.data), ("forget_set", self.forget_set), ("tokenizer", self.tokenizer or "")):
+            if not isinstance(value, str | Path):
+                raise InputError(f"{name} is in memory, and workers read files only. Name a file, or leave out workers and engine.")
