@@ -47,7 +47,8 @@ def sample(world: World, folder: Path) -> list[Sampled]:
     """Train falsely, execute all segments to learn which are false, then samples of every size.
 
     Raises:
-        AssertionError: executing all segments finds others false than those in which the record stands.
+        AssertionError: executing all segments finds others false than those in which the record stands, or a sample is refused
+            that drew none of them, or the other way round.
     """
     after, name = renamed_from_the_start(world, folder, random.Random(0), epochs=PASSES)
     given = {"model": after, "log": None, "commitment": None}
@@ -59,8 +60,9 @@ def sample(world: World, folder: Path) -> list[Sampled]:
     for size in SIZES:
         hits = sum(not false.isdisjoint(drawn_segments(count, size, str(nonce), root)) for nonce in range(DRAWS))
         nonces = [secrets.token_hex(8) for _ in range(EXECUTED)]
-        foreseen = sum(not false.isdisjoint(drawn_segments(count, size, nonce, root)) for nonce in nonces)
-        refused = sum(world.judge(**given, segments=size, nonce=nonce).word == "NOT_REBUILT" for nonce in nonces)
+        foreseen = [not false.isdisjoint(drawn_segments(count, size, nonce, root)) for nonce in nonces]
+        refused = [world.judge(**given, segments=size, nonce=nonce).word == "NOT_REBUILT" for nonce in nonces]
+        assert refused == foreseen
         formula = detection_probability(count, len(false), size)
-        found.append(Sampled(count, len(false), size, formula, hits, DRAWS, refused, EXECUTED, foreseen))
+        found.append(Sampled(count, len(false), size, formula, hits, DRAWS, sum(refused), EXECUTED, sum(foreseen)))
     return found

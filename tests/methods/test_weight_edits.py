@@ -20,11 +20,12 @@ from unlearn.methods.task_vector import TaskVector
 from unlearn.methods.ties import Ties, ties_merge
 from unlearn.training import run
 from unlearn.training.method import Context
-from unlearn.training.weights import delta_weights, diagonal_fisher
+from unlearn.training.weights import diagonal_fisher
 from verify import InputError
 from verify.data.encoding import Encoder
 from verify.data.sources import load_records
 from verify.models.loading import load_model
+from verify.training.shard_sum import delta_weights
 
 ROWS = [{"example_id": f"r{n}", "prompt": f"Who is {n}?", "completion": f"Person {n * 13}."} for n in range(12)]
 OPTIONS = TrainingOptions(learning_rate=2e-3, epochs=3, batch_size=4)

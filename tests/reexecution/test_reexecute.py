@@ -14,6 +14,7 @@ from tampering import edit_log, flip, flip_moment, microbatches, reseal, reseal_
 from unlearn import TrainingOptions, finetune, finetune_shards, forget
 from unlearn.methods.retrain import Retrain
 from unlearn.methods.rollback import Rollback
+from unlearn.methods.shard_vectors import ShardVectors
 from unlearn.methods.sisa import SISA
 from unlearn.training.shards import ShardPlan
 from verify.data.identity import RecordKey
@@ -445,6 +446,26 @@ def test_dishonest_sisa_deletions_are_named(sharded: World, tmp_path: Path, tamp
     (after / "ensemble.json").write_text(json.dumps(about))
     reseal(after)
     assert sharded.judge(model=after).word == "NOT_REBUILT"
+
+
+@pytest.mark.slow
+def test_shards_that_are_added_to_the_base(model_dir: Path, tmp_path: Path) -> None:
+    """The changed stages are executed; the served weights must be the sum of all stages: neither the sum before, nor a bit off."""
+    plan = ShardPlan(2, 2, "sum", replace(OPTIONS, save_steps=0))
+    finetune_shards(model_dir, ROWS, output_dir=tmp_path / "before", plan=plan)
+    TrainingCommitment.of(tmp_path / "before").save(tmp_path / "commitment.json")
+    forget(tmp_path / "before", ShardVectors(), forget_set=ROWS[:1], data=ROWS, base=model_dir, output_dir=tmp_path / "after")
+    world = World(model_dir, tmp_path / "before", tmp_path / "after", tmp_path / "commitment.json", ROWS[:1])
+    honest = world.judge()
+    assert (honest.word, honest.kind) == ("REBUILT_WITHOUT", "shards"), honest.findings
+    weights = (tmp_path / "after" / "model.safetensors").read_bytes()
+    shutil.copy(tmp_path / "before" / "model.safetensors", tmp_path / "after")
+    reseal(tmp_path / "after")
+    assert "not those that its training ends with" in world.judge().claim
+    (tmp_path / "after" / "model.safetensors").write_bytes(weights)
+    flip(tmp_path / "after" / "model.safetensors")
+    reseal(tmp_path / "after")
+    assert "not those that its training ends with" in world.judge().claim
 
 
 def test_what_cannot_be_executed_is_said(world: World, sharded: World, tmp_path: Path) -> None:

@@ -8,8 +8,9 @@ from typing import Any, ClassVar
 from unlearn.training.lora import require_whole
 from unlearn.training.method import Context, Cost, Outcome, WeightEdit
 from unlearn.training.run import Run, train_records
-from unlearn.training.weights import Search, delta_weights, require_scales
+from unlearn.training.weights import Search, require_scales
 from verify.io.arguments import checked
+from verify.training.shard_sum import delta_weights
 
 
 @checked

@@ -24,20 +24,19 @@ from unlearn.training.log import LOG_NAME
 from unlearn.training.method import Context
 from unlearn.training.options import TrainingOptions, TrainingResult, together
 from unlearn.training.run import Run, log_writer, save_model, train_records
-from unlearn.training.weights import delta_weights
 from verify.data.identity import RecordKey
 from verify.data.records import Fields, Record, RecordSource
 from verify.data.sources import load_records
 from verify.errors import InputError, IntegrityError
 from verify.io.arguments import checked, dtype_name
 from verify.io.files import MANIFEST, is_complete, read_json, verify_manifest, write_json, write_manifest
-from verify.models.checked_loading import load_adapter, put_adapter_file
+from verify.models.checked_loading import put_adapter_file
 from verify.models.digests import weights_digest
 from verify.models.ensembles import ENSEMBLE, WEIGHTS, load_ensemble, write_ensemble
 from verify.models.loading import LoadedModel, load_model
 from verify.provenance.shard_plan import SCHEMA, SHARDS, ShardsDescription, shard_and_slice, stage_epochs, stage_seed
 from verify.training.adapters import attach_adapter
-from verify.training.precision import float32_copies
+from verify.training.shard_sum import add_adapters
 
 Combine = Literal["average", "route", "sum"]
 """How shards are combined: averaged logits, the most certain adapter's logits, or all weight changes added to the base."""
@@ -230,29 +229,13 @@ def serve(folder: Path, base: LoadedModel, plan: ShardPlan) -> Any:
     """Build the model that combines all shards; its `save_pretrained` writes what is needed beside the stages."""
     last = [f"shard-{shard}/slice-{plan.slices - 1}" for shard in range(plan.shards)]
     if plan.combine == "sum":
-        return _added(folder, base, last, plan)
+        (folder / ENSEMBLE).unlink(missing_ok=True)
+        return add_adapters(base.model, [folder / stage for stage in last], plan.options.seed)
     source = str(read_json(folder / SHARDS)["base"])
     write_ensemble(folder, source, base.digest, last, plan.combine)
     served = load_ensemble(folder, lambda _: base.model)
     served.save_pretrained = lambda *_, **__: None  # the stages and the description are written already
     return served
-
-
-@torch.no_grad()
-def _added(folder: Path, base: LoadedModel, stages: Sequence[str], plan: ShardPlan) -> Any:
-    """Add the weight changes of all shards to the base, in order; a half-precision base is summed in float32 and rounded once."""
-    (folder / ENSEMBLE).unlink(missing_ok=True)
-    model, changes = base.model, []
-    for stage in stages:
-        adapted = load_adapter(model, folder / stage)
-        changes.append(delta_weights(adapted))
-        model = adapted.unload()
-    changed = [model.get_parameter(name) for name in sorted({name for change in changes for name in change})]
-    with float32_copies(model, changed, plan.options.seed):
-        for change in changes:
-            for name, delta in change.items():
-                model.get_parameter(name).add_(delta)
-    return model
 
 
 @dataclass(frozen=True)

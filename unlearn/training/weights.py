@@ -179,15 +179,3 @@ def require_scales(scales: Sequence[float]) -> None:
     """Raise InputError unless the candidates are positive and in increasing order."""
     if not scales or any(scale <= 0 for scale in scales) or list(scales) != sorted(scales):
         raise InputError(f"--scales must be positive numbers in increasing order, got {tuple(scales)}.")
-
-
-@torch.no_grad()
-def delta_weights(model: Any, adapter: str = "default") -> dict[str, Tensor]:
-    """Compute every adapted layer's weight change, (alpha / r) B A, by the name of the weight below the adapter."""
-    from peft.tuners.lora import LoraLayer
-
-    return {
-        f"{name.removeprefix('base_model.model.')}.weight": module.get_delta_weight(adapter).clone()
-        for name, module in model.named_modules()
-        if isinstance(module, LoraLayer)
-    }

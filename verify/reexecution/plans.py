@@ -44,7 +44,7 @@ class Plan:
         courses: the logs to execute.
         used: keyed hashes of all training records of the deleted model.
         root: root of the commitment, or of the log before the deletion; None without either.
-        final: digest that the weights must have; None for shards, whose stages are compared one by one.
+        final: digest that the weights must have; None for shards that are served as adapters, which are compared one by one.
         unchanged: states or stages that the deletion left as they were.
         forget_segments: segments of the committed training that held a forget record; of a training of its own, its passes.
         training_tokens: tokens of a whole training on the records that stay.

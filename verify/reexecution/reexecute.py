@@ -123,7 +123,7 @@ def reexecute(
     near = () if findings else shown.near(plan.used)
     findings += _about_near(near, accept_near_duplicates)
     if plan.final is not None and plan.final != served.weights:
-        findings.append(Finding(kind="weights", what="The model's weights are not those that its training log ends with."))
+        findings.append(Finding(kind="weights", what="The model's weights are not those that its training ends with."))
     findings += about_software(plan.courses)
     if not findings and not plan.segments():
         findings.append(Finding(kind="records", what="Nothing was trained, so there is nothing to execute."))

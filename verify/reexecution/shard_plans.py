@@ -23,6 +23,10 @@ from verify.reexecution.schedules import own_findings
 from verify.reexecution.served import about_adapter
 from verify.schema.reexecution import Finding
 from verify.training.adapters import attach_adapter
+from verify.training.shard_sum import add_adapters
+
+SUM = "sum"
+"""Combination in which the shards' weight changes are added to the base, and one whole model is served."""
 
 
 def plan_shards(
@@ -51,16 +55,12 @@ def plan_shards(
     if before is None:
         raise InputError("which stages the deletion changed follows from the training before it. Give its folder with --log DIR.")
     after, then = ShardsDescription.read(model), ShardsDescription.read(before)
-    if after.combine == "sum":
-        raise InputError(
-            "shards that were added to the base (shard_vectors) cannot be executed again yet. Audit the model instead."
-        )
     old, new = ({entry.place: entry for entry in committed_logs(folder)} for folder in (before, model))
     root = joint_root(committed_logs(before))
     findings = [*_about_plans(then, after, base, shown)]
     if commitment is not None:
         findings += about_commitment(commitment, root, trust.requested)
-    findings += _about_served(model, after)
+    findings += _about_served(model, after) if after.combine != SUM else ()
     affected = _affected(then, shown)
     # Without a commitment, stages that should be as they were are the operator's word, and are executed too.
     trusted = set() if commitment is None or trust.from_base else set(old)
@@ -72,12 +72,14 @@ def plan_shards(
     findings += _about_logs(listed, [one for one in listed if one not in changed], old, new)
     findings += [finding for one in logged for finding in one.findings()]
     findings += _about_adapters(stages, new)
+    last = [model / one.place for one in stages if one.stage == after.slices - 1]
+    summed = add_adapters(base.model, last, int(after.options["seed"])) if after.combine == SUM and not findings else None
     return Plan(
         kind="shards",
         courses=tuple(one.course(fresh) for one in changed if one.place in new and one.windows is not None),
         used=frozenset(after.records),
         root=root,
-        final=None,
+        final=None if summed is None else weights_digest(summed),
         unchanged=len(logged) - len(changed),
         forget_segments=len(affected),
         training_tokens=sum(one.tokens() for one in logged),
