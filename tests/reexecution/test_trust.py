@@ -62,6 +62,6 @@ def test_a_commitment_younger_than_the_request(rolled_back: dict[str, Path]) -> 
     assert reexecute(**rolled_back, requested="2999-01-01").word == "REBUILT_WITHOUT"
     young = reexecute(**rolled_back, requested="2020-01-01")
     assert young.word == "NOT_REBUILT"
-    assert f"The commitment of {created} is no older than the request" in young.claim
+    assert f"The commitment of {created} is not older than the request" in young.claim
     with pytest.raises(InputError, match="is no date"):
         reexecute(**rolled_back, requested="yesterday")
