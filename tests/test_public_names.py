@@ -35,7 +35,7 @@ def in_a_fresh_process(program: str, *arguments: str) -> Any:
     return json.loads(done.stdout.splitlines()[-1])
 
 
-@pytest.mark.parametrize("order", ["names first", "modules first"])
+@pytest.mark.parametrize("order", ["names first", pytest.param("modules first", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("package", ["verify", "unlearn"])
 def test_public_names_are_what_they_say(package: str, order: str) -> None:
     """After every submodule was imported, each name of `__all__` is a function or class of that name, and the same as before.
@@ -50,6 +50,7 @@ def test_public_names_are_what_they_say(package: str, order: str) -> None:
     assert shadowed == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "lines",
     [

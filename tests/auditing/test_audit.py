@@ -1,6 +1,7 @@
 """From models and files to evidence on disk, through the public API."""
 
 import json
+import shutil
 import stat
 from pathlib import Path
 from typing import Any
@@ -70,6 +71,25 @@ def run(house: dict[str, Path], **changes: Any) -> Evidence:
     return audit(**{**arguments, **changes})
 
 
+@pytest.fixture(scope="module")
+def audited(house: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> tuple[Evidence, Path]:
+    """A finished audit, and its folder; tests must not change it."""
+    folder = tmp_path_factory.mktemp("audited") / "out"
+    return run(house, output_dir=folder), folder
+
+
+@pytest.fixture
+def evidence(audited: tuple[Evidence, Path]) -> Evidence:
+    """What that audit found."""
+    return audited[0]
+
+
+@pytest.fixture
+def out(audited: tuple[Evidence, Path], tmp_path: Path) -> Path:
+    """A copy of its folder."""
+    return Path(shutil.copytree(audited[1], tmp_path / "out"))
+
+
 def test_audit_writes_three_files_and_a_manifest(house: dict[str, Path], tmp_path: Path) -> None:
     """evidence.json, scores.parquet (0600) and report.html, under a manifest that verifies; the evidence reads back equal."""
     evidence = run(house, base=house["original"], output_dir=tmp_path / "out")
@@ -80,44 +100,41 @@ def test_audit_writes_three_files_and_a_manifest(house: dict[str, Path], tmp_pat
     assert {entry.label for entry in evidence.models} >= {"base", "original", "target", "reference 3"}
 
 
-def test_the_verdict_can_be_recomputed_from_the_scores(house: dict[str, Path], tmp_path: Path) -> None:
+def test_the_verdict_can_be_recomputed_from_the_scores(evidence: Evidence, out: Path) -> None:
     """scores.parquet holds all that the judgement rests on: judging it again gives the same evidence, number by number."""
-    evidence = run(house, output_dir=tmp_path / "out")
-    assert recompute(tmp_path / "out") == evidence
-    path = tmp_path / "out" / "evidence.json"
+    assert recompute(out) == evidence
+    path = out / "evidence.json"
     assert evidence.digest == file_digest(path) == Evidence.load(path).digest
 
 
 @pytest.mark.parametrize("changed", ["a number of the evidence", "a score", "a count"])
-def test_a_number_that_does_not_follow_is_named(house: dict[str, Path], tmp_path: Path, changed: str) -> None:
+def test_a_number_that_does_not_follow_is_named(evidence: Evidence, out: Path, changed: str) -> None:
     """Whoever edits a number, in the evidence or in the scores, is told which one no longer follows."""
-    evidence = run(house, output_dir=tmp_path / "out")
     if changed == "a score":
-        table = ScoreTable.load(tmp_path / "out" / "scores.parquet")
+        table = ScoreTable.load(out / "scores.parquet")
         table.blocks["target", "forget"].loss[0] += 0.5
-        table.save(tmp_path / "out" / "scores.parquet")
+        table.save(out / "scores.parquet")
     elif changed == "a count":
         more = tuple(entry.model_copy(update={"records": entry.records + 1000}) for entry in evidence.sets)
-        evidence.model_copy(update={"sets": more}).save(tmp_path / "out" / "evidence.json")
+        evidence.model_copy(update={"sets": more}).save(out / "evidence.json")
     else:
         first = evidence.tests[0].model_copy(update={"fired": not evidence.tests[0].fired})
-        evidence.model_copy(update={"tests": (first, *evidence.tests[1:])}).save(tmp_path / "out" / "evidence.json")
+        evidence.model_copy(update={"tests": (first, *evidence.tests[1:])}).save(out / "evidence.json")
     with pytest.raises(RunError, match=r"sets\[0\]\.records" if changed == "a count" else r"tests\[0\]"):
-        recompute(tmp_path / "out")
+        recompute(out)
 
 
-def test_other_wording_is_no_changed_number(house: dict[str, Path], tmp_path: Path) -> None:
+def test_other_wording_is_no_changed_number(evidence: Evidence, out: Path) -> None:
     """Sentences that another version worded differently, or that were edited, are named as such, numbers are not."""
-    evidence = run(house, output_dir=tmp_path / "out")
     worded = evidence.model_copy(update={"explanation": ("Once worded so.",), "scope": "Once called so."})
-    worded.save(tmp_path / "out" / "evidence.json")
+    worded.save(out / "evidence.json")
     with pytest.raises(
         RunError, match=r"every number follows from scores\.parquet, but this version words explanation\[0\], scope differently"
     ):
-        recompute(tmp_path / "out")
-    worded.model_copy(update={"blind": None, "accused_by": ("canaries",)}).save(tmp_path / "out" / "evidence.json")
+        recompute(out)
+    worded.model_copy(update={"blind": None, "accused_by": ("canaries",)}).save(out / "evidence.json")
     with pytest.raises(RunError, match="does not follow"):
-        recompute(tmp_path / "out")
+        recompute(out)
 
 
 def test_nothing_written_holds_a_record(house: dict[str, Path], tmp_path: Path) -> None:
@@ -139,6 +156,7 @@ def test_the_cache_changes_nothing(house: dict[str, Path], tmp_path: Path) -> No
     assert first.model_copy(update=same) == second.model_copy(update=same)
 
 
+@pytest.mark.slow
 def test_a_finished_attack_is_not_run_again(house: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """An audit that goes on takes the dear attacks' scores from the cache; a damaged cache is made again."""
     from verify.attacks.extraction.verbatim import Verbatim
@@ -158,6 +176,7 @@ def test_a_finished_attack_is_not_run_again(house: dict[str, Path], tmp_path: Pa
     assert len(calls) == 2 * made
 
 
+@pytest.mark.slow
 def test_models_in_memory_are_audited_like_folders(house: dict[str, Path], tokenizer: Any) -> None:
     """A model object gives the numbers its folder gives."""
     model = AutoModelForCausalLM.from_pretrained(house["target"])
@@ -272,10 +291,9 @@ def test_other_tokenizers_are_refused(house: dict[str, Path], tmp_path: Path) ->
         run(house, model=tmp_path / "other")
 
 
-def test_evidence_refuses_what_the_schema_does_not_allow(house: dict[str, Path], tmp_path: Path) -> None:
+def test_evidence_refuses_what_the_schema_does_not_allow(out: Path, tmp_path: Path) -> None:
     """Truncated, foreign, extended and non-finite evidence is refused with the path; it never becomes a verdict."""
-    run(house, output_dir=tmp_path / "out")
-    path = tmp_path / "out" / "evidence.json"
+    path = out / "evidence.json"
     good = json.loads(path.read_text())
     bad = [
         path.read_text()[:-200],
@@ -292,15 +310,14 @@ def test_evidence_refuses_what_the_schema_does_not_allow(house: dict[str, Path],
             Evidence.load(tmp_path / "bad.json")
 
 
-def test_score_tables_refuse_damage(house: dict[str, Path], tmp_path: Path) -> None:
+def test_score_tables_refuse_damage(out: Path, tmp_path: Path) -> None:
     """A truncated, empty or foreign score table is refused with its path."""
-    run(house, output_dir=tmp_path / "out")
-    whole = (tmp_path / "out" / "scores.parquet").read_bytes()
+    whole = (out / "scores.parquet").read_bytes()
     for content in (whole[: len(whole) // 2], b"", b"PAR1 not really"):
         (tmp_path / "scores.parquet").write_bytes(content)
         with pytest.raises(InputError, match="scores"):
             ScoreTable.load(tmp_path / "scores.parquet")
-    assert np.isfinite(ScoreTable.load(tmp_path / "out" / "scores.parquet").loss("target", "forget")).all()
+    assert np.isfinite(ScoreTable.load(out / "scores.parquet").loss("target", "forget")).all()
 
 
 def trained(base: Path, root: Path, name: str, records: list[dict[str, str]], seed: int) -> Path:
@@ -349,6 +366,7 @@ def test_page_one_says_what_was_not_checked(house: dict[str, Path], tokenizer: A
         assert "Not checked: whether the unlearning was fitted to the 12 holdout records" in text
 
 
+@pytest.mark.slow
 def test_a_reference_that_saw_a_record_is_refused(
     house: dict[str, Path], logged: dict[str, Any], model_dir: Path, tmp_path: Path
 ) -> None:
@@ -368,6 +386,7 @@ def test_a_reference_that_saw_a_record_is_refused(
         run(house, **given, accept={"everything"})
 
 
+@pytest.mark.slow
 def test_weights_without_a_manifest_are_compared_when_loaded(house: dict[str, Path], tmp_path: Path) -> None:
     """A copy of the target is refused unless it is accepted by name; a copy of another reference always."""
     with pytest.raises(InputError, match=r"reference 3 .* has the same weights as reference 2"):
@@ -379,17 +398,16 @@ def test_weights_without_a_manifest_are_compared_when_loaded(house: dict[str, Pa
     assert [[difference.kind for difference in check.accepted] for check in checks] == [[], [], ["weights"]]
 
 
-def test_older_evidence_keeps_its_digest(house: dict[str, Path], tmp_path: Path) -> None:
+def test_older_evidence_keeps_its_digest(out: Path) -> None:
     """Evidence without the checks reads, is written byte for byte as it was, recomputes, and its report says they were not made."""
-    run(house, output_dir=tmp_path / "out")
-    path = tmp_path / "out" / "evidence.json"
+    path = out / "evidence.json"
     content = json.loads(path.read_text())
     old = {name: value for name, value in content.items() if name not in ("references_checked", "holdout_checked")}
     path.write_text(json.dumps(old, indent=2, ensure_ascii=False) + "\n")
     evidence = Evidence.load(path)
     assert evidence.references_checked is evidence.holdout_checked is None
     assert evidence.digest == file_digest(path)
-    assert recompute(tmp_path / "out") == evidence
+    assert recompute(out) == evidence
     assert "The version that made this audit did not read training logs" in summary(evidence)
 
 

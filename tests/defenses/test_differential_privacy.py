@@ -183,6 +183,7 @@ def test_another_process_gives_the_same(model_dir: Path, tmp_path: Path) -> None
     assert again.identical
 
 
+@pytest.mark.slow
 def test_empty_batches_are_noise(make_loaded: MakeLoaded, tmp_path: Path) -> None:
     """A step in which nobody was drawn is taken, with noise alone, and counted."""
     options = dataclasses.replace(OPTIONS, batch_size=1, max_steps=6)
@@ -194,6 +195,7 @@ def test_empty_batches_are_noise(make_loaded: MakeLoaded, tmp_path: Path) -> Non
     assert all(torch.isfinite(parameter).all() for parameter in done.trained.model.parameters())
 
 
+@pytest.mark.slow
 def test_microbatches_change_nothing(make_loaded: MakeLoaded, tmp_path: Path) -> None:
     """Steps of eight records give the same weights whether they pass four, two or one at a time."""
     models = []
@@ -295,6 +297,7 @@ def test_without_opacus(make_loaded: MakeLoaded, tmp_path: Path, monkeypatch: py
         QUIET.train(task_of(make_loaded("llama"), tmp_path))
 
 
+@pytest.mark.slow
 def test_forgetting_afterwards(model_dir: Path, tmp_path: Path) -> None:
     """Retraining a private model is private again; its steps are logged nowhere, so rollback is refused."""
     rows = make_rows("forget", 12)
@@ -311,6 +314,7 @@ def test_forgetting_afterwards(model_dir: Path, tmp_path: Path) -> None:
         forget(tmp_path / "all", Rollback(), forget_set=rows[:2], data=rows, base=model_dir, output_dir=tmp_path / "no")
 
 
+@pytest.mark.slow
 def test_a_defence_is_not_lost_on_the_way(model_dir: Path, tmp_path: Path) -> None:
     """After an approximate method, and after `auto`, a retraining is private; a manifest without the settings is refused."""
     rows = make_rows("forget", 12)

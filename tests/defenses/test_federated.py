@@ -79,7 +79,8 @@ def test_averages_are_flowers_in_any_order() -> None:
         assert all(torch.equal(first[name], again[name]) for name in first)
 
 
-@pytest.mark.parametrize("lora", [True, pytest.param(False, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("lora", [True, False])
 def test_client_retrain_is_a_federation_without_the_client(model_dir: Path, client_rows: Rows, tmp_path: Path, lora: bool) -> None:
     """Bit by bit, adapters and whole weights; and a second deletion from the result is exact as well."""
     options = dataclasses.replace(OPTIONS, lora=lora)
@@ -106,6 +107,7 @@ def test_a_client_that_keeps_records_trains_on_those(model_dir: Path, client_row
     assert result.facts["clients_deleted"] == 0
 
 
+@pytest.mark.slow
 def test_auto_ends_with_the_federation_again(model_dir: Path, client_rows: Rows, trained: Path, tmp_path: Path) -> None:
     """Its exact rung is `client_retrain`, and the result can be deleted from again."""
     result = forget(
@@ -145,6 +147,7 @@ def test_what_is_written_names_nobody(client_rows: Rows, trained: Path) -> None:
     assert (described["clients_trained"], described["records_of_clients"]) == (3, [3, 3, 3])
 
 
+@pytest.mark.slow
 def test_a_run_cut_off_goes_on_after_its_last_round(
     model_dir: Path, client_rows: Rows, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -208,6 +211,7 @@ def test_lengths_and_directions() -> None:
     assert not of_length(torch.zeros(2), torch.ones(2)).any()
 
 
+@pytest.mark.slow
 def test_misuse_is_refused(model_dir: Path, client_rows: Rows, trained: Path, tmp_path: Path) -> None:
     """No federation, an unknown record, records left out, part of a client, another base, no updates: each with what to do."""
     gone = of_client(client_rows, 1)
@@ -276,6 +280,7 @@ def test_settings_without_a_meaning_are_refused(
             FedEraser(**wrong)  # type: ignore[arg-type]
 
 
+@pytest.mark.slow
 def test_whose_a_record_is(model_dir: Path, client_rows: Rows, tmp_path: Path) -> None:
     """Subjects are clients, or are dealt to so many; a record of nobody is refused by its row, and canaries by name."""
     one_round, few = Federated(rounds=1), client_rows[:3]

@@ -135,6 +135,7 @@ def test_planner_agrees_with_simulation() -> None:
         deletion_cost(0, 1, 1)
 
 
+@pytest.mark.slow
 def test_damage_and_misuse(model_dir: Path, tmp_path: Path) -> None:
     """A changed adapter, another base, a folder without shards, the wrong method: refused, with what to do."""
     finetune_shards(model_dir, ROWS, output_dir=tmp_path / "out", plan=plan(shards=2, slices=1))
