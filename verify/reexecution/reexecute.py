@@ -26,6 +26,7 @@ from verify.io.arguments import checked
 from verify.models.configuration import entries_of
 from verify.models.loading import load_model
 from verify.provenance.commitment import committed_logs, joint_root
+from verify.provenance.segment_sampling import detection_probability, drawn_segments, fewest_found, sample_size
 from verify.reexecution.environment import about_software, environment
 from verify.reexecution.execution import Executor, RunAll
 from verify.reexecution.plans import Plan, Trust
@@ -33,7 +34,6 @@ from verify.reexecution.request import Request
 from verify.reexecution.served import Served
 from verify.reexecution.workers import one_by_one, side_by_side
 from verify.schema.reexecution import Draw, Finding, Likeness, Reexecution, Segment, word_of
-from verify.statistics.segment_sampling import detection_probability, drawn_segments, fewest_found, sample_size
 
 Progress = Callable[[str, float], None]
 """Progress callback `(message, fraction_done)`."""
@@ -154,7 +154,7 @@ def reexecute(
         tokens=sum(one.tokens for one in executed),
         training_tokens=plan.training_tokens,
         seconds=time.monotonic() - began,
-        environment=environment(),
+        environment=environment() | _threads(plan),
     )
     if output is not None:
         proof.save(output)
@@ -170,6 +170,12 @@ def _time(requested: str | None) -> datetime | None:
     except ValueError:
         raise InputError(f"requested={requested!r} is no date. Write 2026-11-26, or 2026-11-26T10:00:00+00:00.") from None
     return found if found.tzinfo is not None else found.replace(tzinfo=UTC)
+
+
+def _threads(plan: Plan) -> dict[str, str]:
+    """Return the numbers of threads that computed the recorded states, and that executed them again."""
+    found = {one.threads for course in plan.courses for one in course.log.boundaries if one.threads is not None}
+    return {"threads": ", ".join(map(str, sorted(found)))} if found else {}
 
 
 def _about_near(near: Sequence[Likeness], accepted: bool) -> list[Finding]:
@@ -241,7 +247,10 @@ def _execute(
     executor = Executor(None if work_dir is None else Path(work_dir), asked)
     wanted = [listed[index] for index in chosen]
     bar = _Bar(sum(course.tokens(start, end) for course, start, end in wanted), progress)
-    executed = executor.run(plan.courses, wanted, run, bar)
+    numbers = {(course.place, end): index for index, (course, _, end) in enumerate(listed)}
+    executed = [
+        one.model_copy(update={"index": numbers[one.place, one.end]}) for one in executor.run(plan.courses, wanted, run, bar)
+    ]
     if not executor.findings:
         executor.close()
     return executed, executor.findings

@@ -5,18 +5,25 @@ was, by which method, code and configuration it was removed, what is left, and t
 requests carry random ids; records and locations appear as keyed hashes or counts.
 """
 
-from datetime import date
-from typing import Any, ClassVar, Literal
+from collections.abc import Iterable
+from datetime import date, datetime
+from pathlib import Path
+from typing import Any, ClassVar, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from verify.io.documents import Document, Frozen
-from verify.schema.parts import Tier, VerdictWord
+from verify.io.files import file_digest
+from verify.schema.parts import Digest, Tier, VerdictWord
+from verify.schema.reexecution import Kind, Reexecution, ReexecutionWord
 
 CERTIFYING = "EQUIVALENT_WITHIN"
 UNDECIDED = ("INCONCLUSIVE", "NOT_TESTABLE")
 EXACT_REBUILD = "exact rebuild"
 """Basis of a model that went into service by the operator's decision: rebuilt without the records, audit inconclusive."""
+
+REEXECUTED = "re-execution"
+"""Basis of a model that went into service because its training without the records was executed again, bit for bit."""
 
 EXTENDED = "extended"
 """Event: the person was notified of an extension. It does not change the request's state."""
@@ -75,6 +82,16 @@ class RequestFacts(Frozen):
         notified = any(event.state == EXTENDED and event.day <= self.answer_by for event in self.events)
         return self.extended_to if notified and self.extended_to is not None else self.answer_by
 
+    def is_after(self, moment: datetime) -> bool:
+        """Return whether the request came in, and was recorded, later than a moment with a time zone.
+
+        The day of receipt has no hour: on that day the time of recording decides.
+        """
+        recorded = datetime.fromisoformat(self.events[0].at) if self.events else None
+        if recorded is None or recorded.tzinfo is None or moment.tzinfo is None:
+            return moment.date() < self.received
+        return moment < recorded and moment.astimezone(recorded.tzinfo).date() <= self.received
+
 
 class DataPlace(Frozen):
     """A training file that held records of the request.
@@ -92,6 +109,74 @@ class DataPlace(Frozen):
     near_duplicates: int = Field(default=0, ge=0)
 
 
+class ReexecutedModel(Frozen):
+    """Outcome of the re-execution of a replaced model's training, as its proof states it.
+
+    Attributes:
+        word: the outcome.
+        phrase: the outcome with its counts, as printed.
+        kind: what was executed.
+        proof: SHA-256 of the proof's file.
+        forget: number of forget records that it was made for.
+        segments, executed: segments that the deletion executed, and how many of them were executed again.
+        root: root of the training's logs before the deletion; None where there was no earlier log.
+        committed: when the commitment was written, by its own clock; None without one.
+    """
+
+    word: ReexecutionWord
+    phrase: str
+    kind: Kind
+    proof: Digest
+    forget: int = Field(ge=1)
+    segments: int = Field(ge=0)
+    executed: int = Field(ge=0)
+    root: Digest | None = None
+    committed: str | None = None
+
+    @classmethod
+    def of(cls, proof: str | Path) -> Self:
+        """Summarise a proof's file.
+
+        Raises:
+            InputError: the file is no proof of a re-execution.
+        """
+        found = Reexecution.load(proof)
+        return cls(
+            word=found.word,
+            phrase=found.phrase,
+            kind=found.kind,
+            proof=file_digest(proof),
+            forget=found.forget,
+            segments=found.segments,
+            executed=len(found.executed),
+            root=found.root,
+            committed=found.committed,
+        )
+
+    def objection(self, requests: "Iterable[RequestFacts]") -> str | None:
+        """Return why this outcome alone does not put the model into service; None where it does.
+
+        The order of the records is the operator's to choose unless it was fixed beforehand: by a log whose commitment is older than
+        the requests or, in a training of its own, by its seed.
+
+        Args:
+            requests: the batch's requests; those that ended otherwise than deleted, and are not open, do not count.
+        """
+        if self.word != "REBUILT_WITHOUT":
+            return f"executing its training again ended as {self.word}"
+        if self.kind == "own schedule":
+            return None
+        if self.committed is None:
+            return "no commitment to its training from before the request was given"
+        try:
+            since = datetime.fromisoformat(self.committed)
+        except ValueError:
+            return "the commitment to its training bears no date"
+        if any(one.outcome in ("deleted", "open") and not one.is_after(since) for one in requests):
+            return f"the commitment to its training is of {self.committed}, which is not before the request"
+        return None
+
+
 class ReplacedModel(Frozen):
     """A model in service that was replaced.
 
@@ -104,12 +189,14 @@ class ReplacedModel(Frozen):
         facts: what else the method reports.
         seconds: duration.
         share_of_retraining: cost as a fraction of a retraining, by tokens; None where unknown.
-        verdict: of the audit.
-        verdict_phrase: the verdict with its parameters.
+        verdict: of the audit; None where there was none.
+        verdict_phrase: the verdict with its parameters; None without an audit.
         tested_by: the tiers by which the audit could accuse.
-        basis: why it went into service: its audit or, where that was inconclusive, an exact rebuild without the records.
-        audit_digest: SHA-256 of the audit's evidence.json.
+        basis: why it went into service: its audit; an exact rebuild without the records, by the operator's decision, where the
+            audit was inconclusive; or a re-execution of that rebuild.
+        audit_digest: SHA-256 of the audit's evidence.json; None without an audit.
         rungs: methods that were attempted before, with the reasons why they were not used, in words.
+        reexecution: outcome of executing its training again; None where that was not done.
     """
 
     name: str
@@ -122,12 +209,31 @@ class ReplacedModel(Frozen):
     facts: dict[str, Any]
     seconds: float = Field(ge=0)
     share_of_retraining: float | None = Field(default=None, ge=0)
-    verdict: VerdictWord
-    verdict_phrase: str
-    tested_by: tuple[Tier, ...]
-    basis: Literal["audit", "exact rebuild"] = "audit"
-    audit_digest: str
+    verdict: VerdictWord | None = None
+    verdict_phrase: str | None = None
+    tested_by: tuple[Tier, ...] = ()
+    basis: Literal["audit", "exact rebuild", "re-execution"] = "audit"
+    audit_digest: str | None = None
     rungs: tuple[str, ...] = ()
+    reexecution: ReexecutedModel | None = None
+
+    @model_validator(mode="after")
+    def _examined(self) -> Self:
+        """Require the facts of an audit together, and an audit or a re-execution."""
+        audit = (self.verdict, self.verdict_phrase, self.audit_digest)
+        if any(fact is None for fact in audit) and any(fact is not None for fact in (*audit, *self.tested_by)):
+            raise ValueError("verdict, verdict_phrase and audit_digest belong together")
+        if self.verdict is None and self.reexecution is None:
+            raise ValueError("it has neither an audit's verdict nor a re-execution")
+        return self
+
+    @model_serializer(mode="wrap")
+    def _as_written(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave out an audit or a re-execution that was not made: records of earlier versions are written as they were read."""
+        content: dict[str, Any] = handler(self)
+        absent = {"reexecution"} if self.reexecution is None else set()
+        absent |= {"verdict", "verdict_phrase", "tested_by", "audit_digest"} if self.verdict is None else set()
+        return {name: value for name, value in content.items() if name not in absent}
 
 
 class ResidualCopy(Frozen):

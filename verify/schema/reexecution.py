@@ -1,8 +1,8 @@
 """Schema of a re-execution's proof; reading one needs no torch."""
 
-from typing import ClassVar, Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from verify.io.documents import Document, Frozen
 from verify.schema.parts import Digest, RecordHash, Share
@@ -70,6 +70,7 @@ class Segment(Frozen):
         tokens: tokens that went through the model.
         equal: whether the state at its end has the committed digests.
         expected, found: digest of the trained weights at the end; of the whole model at the end of a run.
+        index: its number among all segments of the deletion, from 0; None in proofs of earlier versions.
     """
 
     place: str
@@ -80,6 +81,13 @@ class Segment(Frozen):
     equal: bool
     expected: Digest
     found: Digest
+    index: int | None = Field(default=None, ge=0)
+
+    @model_serializer(mode="wrap")
+    def _as_written(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave out a number that was not recorded: proofs of earlier versions are written as they were read."""
+        content: dict[str, Any] = handler(self)
+        return content if self.index is not None else {name: value for name, value in content.items() if name != "index"}
 
 
 class Likeness(Frozen):
@@ -170,10 +178,7 @@ class Reexecution(Document):
     @property
     def phrase(self) -> str:
         """The outcome as printed: REBUILT_WITHOUT(m of M) where it is that."""
-        if self.word != "REBUILT_WITHOUT":
-            return self.word
-        done = len(self.executed)
-        return f"REBUILT_WITHOUT({'all' if done == self.segments else done} of {self.segments})"
+        return phrase_of(self.word, len(self.executed), self.segments)
 
     @property
     def claim(self) -> str:
@@ -226,6 +231,11 @@ class Reexecution(Document):
         if self.word == "REBUILT_WITHOUT" and not (self.executed and all(one.equal for one in self.executed)):
             raise ValueError("it was not rebuilt: no segment was executed, or one ended elsewhere")
         return self
+
+
+def phrase_of(word: ReexecutionWord, executed: int, segments: int) -> str:
+    """Format an outcome with its counts: REBUILT_WITHOUT(m of M)."""
+    return word if word != "REBUILT_WITHOUT" else f"{word}({'all' if executed == segments else executed} of {segments})"
 
 
 def word_of(findings: tuple[Finding, ...]) -> ReexecutionWord:

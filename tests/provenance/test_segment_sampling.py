@@ -5,7 +5,7 @@ from math import isclose
 import numpy as np
 import pytest
 
-from verify.statistics.segment_sampling import detection_probability, drawn_segments, fewest_found, sample_size
+from verify.provenance.segment_sampling import detection_probability, drawn_segments, fewest_found, sample_size
 
 
 def test_known_answers() -> None:
