@@ -6,13 +6,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from deletions import model_of, record_of
+from deletions import NO_AUDIT, model_of, proof_about, record_of
 
 from verify import Settings, audit
 from verify.certificate.check import Checked, check_certificate
 from verify.certificate.claims import RESULTS
 from verify.certificate.statements import (
     auditor_statement,
+    auditor_statements,
     load_public_key,
     load_signer,
     make_key,
@@ -23,8 +24,9 @@ from verify.certificate.statements import (
 from verify.io.files import write_manifest
 from verify.models.digests import weights_digest
 from verify.models.loading import load_model
-from verify.schema.deletion_record import DeletionRecord
+from verify.schema.deletion_record import DeletionRecord, ReexecutedModel
 from verify.schema.evidence import Evidence
+from verify.schema.reexecution import Reexecution
 
 FORGET = [{"example_id": f"r{n}", "prompt": f"Where is Zebedee {n}?", "completion": f"At Quillgate {n * 3}."} for n in range(4)]
 SETTINGS = Settings(attacks=("loss",))
@@ -62,10 +64,42 @@ def record_about(paths: dict[str, Path], **changes: Any) -> DeletionRecord:
     return record_of(evidence, models=(model_of(evidence, basis="exact rebuild"),), **changes)
 
 
-def rewritten(house: dict[str, Path], path: Path, change: Callable[[list[Any]], None]) -> Path:
+def proof_of(house: dict[str, Path], segments: int = 3, executed: int | None = None, **changes: Any) -> Reexecution:
+    """A proof about the house's model after deletion and its four forget records."""
+    return proof_about(Evidence.load(house["audit"] / "evidence.json"), segments, executed, **changes)
+
+
+def certified(
+    house: dict[str, Path], folder: Path, proof: Reexecution, *, audit: bool = True, about: dict[str, Any] | None = None
+) -> Path:
+    """A certificate of the house's model with a re-execution, beside its audit or alone; the proof is `proof.json` beside it.
+
+    Args:
+        house: the house.
+        folder: where certificate and proof go.
+        proof: the proof.
+        audit: whether the audit is signed, too.
+        about: changes of the deletion record's model; None signs no deletion record.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    proof.save(folder / "proof.json")
+    record = None
+    if about is not None:
+        evidence = Evidence.load(house["audit"] / "evidence.json")
+        silent = {} if audit else NO_AUDIT
+        shown = {"basis": "re-execution", "reexecution": ReexecutedModel.of(folder / "proof.json"), **silent}
+        record = json.loads(record_of(evidence, models=(model_of(evidence, **(shown | about)),)).text())
+    statements = auditor_statements(house["audit"] if audit else None, proof=folder / "proof.json")
+    signer = load_signer(house["key"])
+    whole = [operator_statement(house["after"], house["before"], record), *statements]
+    write_certificate(folder / "certificate.json", [sign(statement, signer) for statement in whole])
+    return folder / "certificate.json"
+
+
+def rewritten(house: dict[str, Path], path: Path, change: Callable[[list[Any]], None], certificate: Path | None = None) -> Path:
     """A certificate whose statements were changed by `change(statements)` and then signed again by the right key."""
     signer = load_signer(house["key"])
-    certificate = json.loads(house["certificate.json"].read_text())
+    certificate = json.loads((certificate or house["certificate.json"]).read_text())
     statements = [json.loads(base64.b64decode(envelope["payload"])) for envelope in certificate["envelopes"]]
     change(statements)
     path.write_text(json.dumps(certificate | {"envelopes": [sign(statement, signer) for statement in statements]}))

@@ -2,10 +2,22 @@
 
 import hashlib
 from datetime import date, timedelta
+from pathlib import Path
 from typing import Any
 
-from verify.schema.deletion_record import DataPlace, DeletionRecord, Event, Outcome, ReplacedModel, RequestFacts, ResidualCopy
+from verify.provenance.segment_sampling import detection_probability, drawn_segments, fewest_found
+from verify.schema.deletion_record import (
+    DataPlace,
+    DeletionRecord,
+    Event,
+    Outcome,
+    ReexecutedModel,
+    ReplacedModel,
+    RequestFacts,
+    ResidualCopy,
+)
 from verify.schema.evidence import Evidence
+from verify.schema.reexecution import Draw, Reexecution, Segment
 
 OUTCOMES: tuple[Outcome, ...] = ("deleted", "denied", "exempt", "not_found", "withdrawn", "open")
 REASONS = {
@@ -60,6 +72,75 @@ def model_of(evidence: Evidence, **changes: Any) -> ReplacedModel:
     return ReplacedModel(**(facts | changes))
 
 
+def proof_about(evidence: Evidence, segments: int = 3, executed: int | None = None, **changes: Any) -> Reexecution:
+    """A proof about an audit's target and forget set: segments of ten steps each, some or all of them executed again."""
+    target = next(model for model in evidence.models if model.role == "target")
+    root, count = "c" * 64, segments if executed is None else executed
+    nonce = "a coin" if count < segments else None
+    chosen = range(segments) if nonce is None else drawn_segments(segments, count, nonce, root)
+    ends = {index: target.weights if index == segments - 1 else f"{index:064x}" for index in chosen}
+    parts = tuple(
+        Segment(
+            place=".",
+            start=10 * index,
+            end=10 * index + 10,
+            ran_from=10 * index,
+            tokens=500,
+            equal=True,
+            expected=end,
+            found=end,
+            index=index,
+        )
+        for index, end in ends.items()
+    )
+    facts: dict[str, Any] = {
+        "created": "2026-11-20T10:00:00+00:00",
+        "word": "REBUILT_WITHOUT",
+        "kind": "derived schedule",
+        "model": target.weights,
+        "base": "b" * 64,
+        "tokenizer": target.tokenizer,
+        "root": root,
+        "committed": "2026-11-02T08:00:00+00:00",
+        "forget": evidence.set("forget").records,
+        "forget_digest": evidence.set("forget").digest,
+        "records": 20,
+        "near": (),
+        "near_accepted": False,
+        "unchanged": 4,
+        "segments": segments,
+        "executed": parts,
+        "draw": Draw(
+            nonce=nonce,
+            given=nonce is not None,
+            false_found_95=fewest_found(segments, count, 0.95),
+            false_found_99=fewest_found(segments, count, 0.99),
+            forget_segments=2,
+            found=detection_probability(segments, 2, count),
+        ),
+        "findings": (),
+        "tokens": 500 * len(parts),
+        "training_tokens": 9000,
+        "seconds": 1.5,
+        "environment": {"torch": "2.13.0", "capability": "AVX512", "threads": "2"},
+    }
+    return Reexecution(**(facts | changes))
+
+
+def executed_record(evidence: Evidence, proof: Reexecution, folder: Path, **changes: Any) -> DeletionRecord:
+    """A deletion record of one request and one model, which a re-execution put into service; with the audit unless changed.
+
+    Args:
+        evidence: the model's audit, or one of the same weights where the record is to name none.
+        proof: the re-execution; saved as proof.json.
+        folder: where the proof goes.
+        changes: of the replaced model.
+    """
+    proof.save(folder / "proof.json")
+    facts = {"basis": "re-execution", "reexecution": ReexecutedModel.of(folder / "proof.json"), **changes}
+    return record_of(evidence, models=(model_of(evidence, **facts),), requests=(request_of("deleted"),))
+
+
 def of_other_weights(evidence: Evidence) -> Evidence:
     """The same audit, of another replaced model."""
     models = tuple(model.model_copy(update={"weights": "7" * 64}) if model.role == "target" else model for model in evidence.models)
@@ -91,6 +172,9 @@ def record_of(*evidences: Evidence, **changes: Any) -> DeletionRecord:
     }
     return DeletionRecord(**(facts | changes))
 
+
+NO_AUDIT: dict[str, Any] = {"verdict": None, "verdict_phrase": None, "audit_digest": None, "tested_by": ()}
+"""Facts of a replaced model that was not audited."""
 
 HOSTILE = "<script>alert(1)</script><img src=http://example.org/x>{{ 7*7 }}\u202eevil\x1b[31m=HYPERLINK('http://x')\"&</td>"
 """Markup, a template, a direction change, a terminal escape and a formula, where a file's or a method's name should be."""

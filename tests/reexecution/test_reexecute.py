@@ -17,6 +17,9 @@ from unlearn.methods.rollback import Rollback
 from unlearn.methods.shard_vectors import ShardVectors
 from unlearn.methods.sisa import SISA
 from unlearn.training.shards import ShardPlan
+from verify.certificate.check import Trusted, check_certificate
+from verify.certificate.statements import load_public_key, make_key
+from verify.cli.main import main
 from verify.data.identity import RecordKey
 from verify.data.sources import load_records
 from verify.errors import InputError
@@ -483,6 +486,32 @@ def test_what_cannot_be_executed_is_said(world: World, sharded: World, tmp_path:
     reseal(cut)
     with pytest.raises(InputError, match="did not finish"):
         world.judge(model=cut)
+
+
+def certificate_of(world: World, folder: Path, model: Path, *given: str) -> Path:
+    """A certificate of a deletion and its proof, made on the command line by an operator and an auditor."""
+    for role in ("operator", "auditor"):
+        make_key(folder / role)
+    files = ["--model", str(model), "--original", str(world.before), "--reexecution", str(folder / "proof.json")]
+    keys = ["--key", str(folder / "auditor"), "--operator-key", str(folder / "operator")]
+    assert main(["certify", *files, *keys, "--output", str(folder / "certificate.json"), *given]) == 0
+    return folder / "certificate.json"
+
+
+@pytest.mark.parametrize("kind", ["world", "sharded"])
+def test_a_proof_is_certified(kind: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
+    """Proof, model, commitment and the root in the operator's provenance agree; the original does not pass for its deletion."""
+    world: World = request.getfixturevalue(kind)
+    proof = world.judge(output=tmp_path / "proof.json")
+    path = certificate_of(world, tmp_path, world.after)
+    trusted = Trusted(*([load_public_key(tmp_path / f"{role}.pub")] if role else [] for role in ("", "operator", "auditor")))
+    checked = check_certificate(path, trusted, model=world.after, reexecution=tmp_path / "proof.json", commitment=world.commitment)
+    assert checked.holds, [finding for finding in checked.findings if not finding.holds]
+    assert [claim.phrase for claim in checked.reexecutions.values()] == [proof.phrase]
+    assert read_json(world.before / MANIFEST)["about"]["commitment"] == proof.root
+    other = check_certificate(path, trusted, model=world.before)
+    assert not other.holds
+    assert proof.environment["threads"] == "1"
 
 
 def test_proofs_refuse_damage(world: World, tmp_path: Path) -> None:

@@ -1,19 +1,21 @@
-"""Compare attachments of a certificate (model, audit, deletion record, ledger) with what was signed."""
+"""Compare attachments of a certificate (model, audit, deletion record, ledger, proof, commitment) with what was signed."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from verify.certificate.ledger_chain import chain
+from verify.certificate.reexecution import ReexecutionClaim, claim_of, contradictions, read_proof
 from verify.certificate.signing import Statement
 from verify.errors import IntegrityError
 from verify.io.files import MANIFEST, file_digest, read_json, verify_manifest
 from verify.models.configuration import BaseNotHereError, folder_configuration
 from verify.models.folder_checks import require_listed
+from verify.provenance.commitment import TrainingCommitment
 
 Pair = dict[str, Statement]
-"""The valid statements about one model's weights, by role: "operator", "auditor"."""
+"""The valid statements about one model's weights: "operator", "auditor" (of an audit), "reexecution" (the auditor's, too)."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +42,8 @@ class Attachments:
     deletion: str | Path | None
     ledger_head: str | None
     ledger: str | Path | None
+    reexecution: str | Path | None = None
+    commitment: str | Path | None = None
 
 
 def attachment_findings(pairs: Mapping[str, Pair], given: Attachments) -> list[Finding]:
@@ -71,6 +75,11 @@ def attachment_findings(pairs: Mapping[str, Pair], given: Attachments) -> list[F
         findings.append(Finding("head of the request ledger", holds, detail))
     if given.ledger is not None:
         findings.append(_ledger(head, Path(given.ledger)))
+    claims = {weights: claim_of(pair["reexecution"]) for weights, pair in pairs.items() if "reexecution" in pair}
+    if given.reexecution is not None:
+        findings.append(_proof(claims, Path(given.reexecution)))
+    if given.commitment is not None:
+        findings.append(_commitment(list(claims.values()), Path(given.commitment)))
     return findings
 
 
@@ -174,3 +183,36 @@ def _ledger(head: str | None, path: Path) -> Finding:
         return Finding(what, False, f"the certified head {head[:16]} is not in its chain: events were removed, edited or replaced")
     later = len(digests) - 1 - digests.index(head)
     return Finding(what, True, f"the chain holds; the certified head is in it, {later} events before the last")
+
+
+def _proof(claims: Mapping[str, ReexecutionClaim], path: Path) -> Finding:
+    """Check that a file is the certified proof of a re-execution, and that its segments and draw support its outcome."""
+    what = f"proof {path}"
+    proof, digest = read_proof(path)
+    claim = claims.get(proof.model)
+    if not claims:
+        return Finding(what, False, "the certificate has no valid statement on a re-execution")
+    if claim is None:
+        return Finding(what, False, f"it is about the weights {proof.model[:16]}, which are not the certified ones")
+    if claim != (found := ReexecutionClaim.of(proof, digest, claim.audit)):
+        fields = [name for name in type(claim).model_fields if getattr(claim, name) != getattr(found, name)]
+        which = ", ".join(name for name in fields if name != "proof") or "what it lists of segments or records"
+        return Finding(what, False, f"it is not the proof that was certified: {which} differs")
+    if wrong := next(contradictions(proof), None):
+        return Finding(what, False, wrong)
+    return Finding(what, True, f"the certified one: {len(proof.executed)} of {proof.segments} segments, {proof.phrase}")
+
+
+def _commitment(claims: Sequence[ReexecutionClaim], path: Path) -> Finding:
+    """Check that a commitment has the root and the date that a re-execution states."""
+    what = f"commitment {path}"
+    commitment = TrainingCommitment.load(path)
+    if any((claim.root, claim.committed) == (commitment.root, commitment.created) for claim in claims):
+        return Finding(what, True, f"root {commitment.root[:16]}, written on {commitment.created[:10]}")
+    committed = [claim for claim in claims if claim.committed is not None]
+    if not committed:
+        return Finding(what, False, "no re-execution of the certificate was based on a commitment")
+    if all(claim.root != commitment.root for claim in committed):
+        detail = f"its root is {commitment.root[:16]}, the training that was executed again has {str(committed[0].root)[:16]}"
+        return Finding(what, False, detail)
+    return Finding(what, False, f"it was written at {commitment.created}, the certified one at {committed[0].committed}")

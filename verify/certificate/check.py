@@ -11,19 +11,23 @@ from cryptography.exceptions import InvalidSignature
 from securesystemslib.dsse import Envelope
 from securesystemslib.signer import SSlibKey
 
+from verify.certificate.agreement import agreement, record_findings, reexecution_findings
 from verify.certificate.attachments import Attachments, Finding, Pair, attachment_findings
 from verify.certificate.claims import adapter_finding, claim_finding, claimed_phrase
-from verify.certificate.signing import PAYLOAD_TYPE, PROVENANCE, SCHEMA, STATEMENT_TYPE, TEST_RESULT, Statement
+from verify.certificate.reexecution import ReexecutionClaim, claim_of
+from verify.certificate.signing import PAYLOAD_TYPE, PROVENANCE, REEXECUTION, SCHEMA, STATEMENT_TYPE, TEST_RESULT, Statement
 from verify.errors import InputError
 from verify.io.files import read_json
 from verify.io.strict_json import NotStrictError, parse_json
-from verify.schema.deletion_record import CERTIFYING, UNDECIDED
 
 LARGEST_FILE = 16 << 20
 """Size limit in bytes: a certificate has some ten kilobytes, and larger files are not read."""
 
-ROLES = {PROVENANCE: "operator", TEST_RESULT: "auditor"}
+ROLES = {PROVENANCE: "operator", TEST_RESULT: "auditor", REEXECUTION: "auditor"}
 """Who signs which in-toto predicate."""
+
+PARTS = {PROVENANCE: "operator", TEST_RESULT: "auditor", REEXECUTION: "reexecution"}
+"""Place of each predicate's statement among those about one model."""
 
 PRECEDENCE = ("NOT_FORGOTTEN", "NOT_TESTABLE", "INCONCLUSIVE", "EQUIVALENT_WITHIN")
 """Verdicts from worst to best; a certificate of several models has the worst of theirs."""
@@ -37,11 +41,13 @@ class Checked:
         findings: everything that was checked, in order.
         verdicts: the auditor's verdict by the digest of the weights, for every auditor's statement that verified.
         phrases: the same verdicts with the margin and level of the audit.
+        reexecutions: what the auditor states of executing the training again, likewise. Its words stand beside the verdicts.
     """
 
     findings: tuple[Finding, ...]
     verdicts: dict[str, str]
     phrases: dict[str, str]
+    reexecutions: dict[str, ReexecutionClaim]
 
     @property
     def holds(self) -> bool:
@@ -92,6 +98,8 @@ def check_certificate(
     deletion: str | Path | None = None,
     ledger_head: str | None = None,
     ledger: str | Path | None = None,
+    reexecution: str | Path | None = None,
+    commitment: str | Path | None = None,
 ) -> Checked:
     """Check a certificate's signatures, form and consistency, and compare its attachments with it.
 
@@ -104,6 +112,8 @@ def check_certificate(
         deletion: the deletion record (deletion.json); it must be the certified one.
         ledger_head: the head of the request ledger as the reader noted it; it must be the certified one.
         ledger: the ledger itself (SQLite); its chain must be unbroken and contain the certified head.
+        reexecution: the proof of a re-execution; it must be the certified one, and its parts must support its outcome.
+        commitment: the commitment to the training; its root and date must be those that the re-execution states.
 
     Returns:
         all findings and the verdicts; a check that fails is a finding, not an exception.
@@ -128,40 +138,43 @@ def check_certificate(
         if statement is None:
             continue
         if weights := _sort(statement, pairs):
-            signers.setdefault(weights, {})[str(role)] = str(key)
+            signers.setdefault(weights, {})[PARTS[statement["predicateType"]]] = str(key)
         else:
             findings.append(Finding(f"statement {number}", False, "its kind is unknown or occurs twice for the same weights"))
     try:
         for weights, pair in pairs.items():
-            findings += _agreement(pair, signers[weights])
+            findings += agreement(pair, signers[weights])
             findings += _one_signer(signers[weights], trusted)
             if "auditor" in pair:
                 adapter = adapter_finding(pair["auditor"]["predicate"])
                 findings += [claim_finding(pair["auditor"]["predicate"]), *([] if adapter is None else [adapter])]
-        findings += _all_models(pairs)
-        findings += attachment_findings(pairs, Attachments(model, audit, deletion, ledger_head, ledger))
+            findings += reexecution_findings(pair)
+        findings += record_findings(pairs)
+        given = Attachments(model, audit, deletion, ledger_head, ledger, reexecution, commitment)
+        findings += attachment_findings(pairs, given)
         audited = {weights: pair["auditor"]["predicate"]["annotations"] for weights, pair in pairs.items() if "auditor" in pair}
         verdicts = {weights: str(found["verdict"]) for weights, found in audited.items()}
         phrases = {weights: claimed_phrase(found) for weights, found in audited.items()}
+        claims = {weights: claim_of(pair["reexecution"]) for weights, pair in pairs.items() if "reexecution" in pair}
     except InputError:
         raise  # its own message; as a subclass of ValueError it would be caught below
     except (KeyError, TypeError, IndexError, AttributeError, ValueError) as error:
         raise InputError(
             f"{path}: a signed statement lacks what this version expects ({type(error).__name__}). Ask for a new certificate."
         ) from None
-    return Checked(tuple(findings), verdicts, phrases)
+    return Checked(tuple(findings), verdicts, phrases, claims)
 
 
 def _sort(statement: Statement, pairs: dict[str, Pair]) -> str | None:
-    """Add a statement to the pair about its weights and return their digest; None if its role is unknown or taken."""
-    role = ROLES.get(str(statement.get("predicateType")))
+    """Add a statement to those about its weights and return their digest; None if its kind is unknown or already there."""
+    part = PARTS.get(str(statement.get("predicateType")))
     try:
         weights = str(statement["subject"][0]["digest"]["sha256"])
     except (KeyError, TypeError, IndexError):
         return None
-    if role is None or role in pairs.get(weights, {}):
+    if part is None or part in pairs.get(weights, {}):
         return None
-    pairs.setdefault(weights, {})[role] = statement
+    pairs.setdefault(weights, {})[part] = statement
     return weights
 
 
@@ -180,10 +193,12 @@ class Claimed:
     Attributes:
         signers: the claimed signers, each once.
         requests: the deletion records in the operators' statements, one each.
+        reexecutions: what the auditors' statements say of re-executions, by the digest of the weights.
     """
 
     signers: tuple[Signer, ...]
     requests: tuple[dict[str, Any], ...]
+    reexecutions: Mapping[str, ReexecutionClaim]
 
 
 def read_claims(path: str | Path) -> Claimed:
@@ -193,7 +208,7 @@ def read_claims(path: str | Path) -> Claimed:
         InputError: the file is no certificate.
     """
     signers: dict[Signer, None] = {}
-    requests = []
+    requests, claims = [], {}
     for raw in _envelopes(Path(path)):
         try:
             envelope = Envelope.from_dict(json.loads(json.dumps(raw)))
@@ -202,9 +217,11 @@ def read_claims(path: str | Path) -> Claimed:
             signers |= {Signer(role, str(key)): None for key in envelope.signatures}
             if role == "operator":
                 requests.append(dict(statement["predicate"]["runDetails"]["metadata"]["request"]))
+            if statement["predicateType"] == REEXECUTION:
+                claims[str(statement["subject"][0]["digest"]["sha256"])] = claim_of(statement)
         except Exception:  # noqa: BLE001 - whatever a hostile envelope makes the library raise, it is no envelope
             raise InputError(f"{path} holds a damaged statement. Check it with `verify-unlearning check`.") from None
-    return Claimed(tuple(signers), tuple(requests))
+    return Claimed(tuple(signers), tuple(requests), claims)
 
 
 def _envelopes(path: Path) -> list[dict[str, Any]]:
@@ -257,96 +274,14 @@ def _crypto_key(key: SSlibKey) -> Any:
     return Ed25519PublicKey.from_public_bytes(bytes.fromhex(key.keyval["public"]))
 
 
-def _agreement(pair: Pair, signers: Mapping[str, str]) -> list[Finding]:
-    """Check that operator and auditor name the same weights, before and after."""
-    findings = [
-        Finding(
-            f"statement of the {role}",
-            role in pair,
-            f"present and signed by {signers[role][:16]}" if role in pair else "missing or not valid",
-        )
-        for role in ("operator", "auditor")
-    ]
-    if len(pair) < 2:
-        return findings
-    findings.append(Finding("weights after deletion", True, str(pair["auditor"]["subject"][0]["digest"]["sha256"])))
-    before = pair["operator"]["predicate"]["buildDefinition"]["resolvedDependencies"][0]["digest"]["sha256"]
-    tested = pair["auditor"]["predicate"]["annotations"]["weights_before_deletion"]
-    same = before == tested
-    detail = before if same else f"the operator started from {before[:16]}, the auditor compared with {tested[:16]}"
-    return [*findings, Finding("weights before deletion", same, detail)]
-
-
 def _one_signer(signers: Mapping[str, str], trusted: Trusted) -> list[Finding]:
     """Check that auditor and operator are different signers, where the reader expects two."""
-    key = signers.get("auditor")
-    if key is None or signers.get("operator") != key:
+    key = signers.get("operator")
+    said = [what for part, what in (("auditor", "audit"), ("reexecution", "re-execution")) if signers.get(part) == key]
+    if key is None or not said:
         return []
-    detail = f"{key[:16]} signed as operator and as auditor: nobody else vouches for the audit"
+    detail = f"{key[:16]} signed as operator and as auditor: nobody else vouches for the {' and the '.join(said)}"
     if trusted.allows_both(key):
         return [Finding("signers", True, detail)]
     remedy = "if that is intended, give this key alone, or for each role (--operator-key, --auditor-key)"
     return [Finding("signers", False, f"{detail}; {remedy}")]
-
-
-def _all_models(pairs: dict[str, Pair]) -> list[Finding]:
-    """Check that every model the operator replaced is certified with the verdict the operator reports."""
-    if not pairs:
-        return [Finding("statements", False, "none is valid")]
-    findings = []
-    for entry in {model["after"]: model for pair in pairs.values() for model in _request(pair).get("models", ())}.values():
-        pair = pairs.get(entry["after"], {})
-        what = f"model {entry['after'][:16]} of the deletion record"
-        if "auditor" not in pair:
-            findings.append(Finding(what, False, "it was replaced, but there is no valid auditor's statement about it"))
-        elif difference := _reported_otherwise(entry, pair):
-            findings.append(Finding(what, False, difference))
-        else:
-            findings.append(_in_service_on(what, entry["verdict"], entry))
-    return findings
-
-
-def _reported_otherwise(entry: dict[str, Any], pair: Pair) -> str | None:
-    """Return the first fact on which the deletion record and the statements about a model disagree, or None."""
-    auditor = pair["auditor"]["predicate"]
-    found = auditor["annotations"]
-    audits = [part["digest"]["sha256"] for part in auditor["configuration"] if str(part["name"]) == "evidence.json"]
-    says = [
-        ("the auditor found", entry["verdict"], found["verdict"]),
-        ("the auditor found", entry["verdict_phrase"], claimed_phrase(found)),
-        ("the auditor compared with weights", entry["before"], found["weights_before_deletion"]),
-        ("the auditor signed the audit", entry["audit_digest"], audits[0]),
-    ]
-    if "operator" in pair:
-        says.append(("the provenance names", entry["method"], _method(pair["operator"])))
-    return next((f"the operator reports {one}, {who} {other}" for who, one, other in says if one != other), None)
-
-
-def _method(operator: Statement) -> str:
-    return str(operator["predicate"]["buildDefinition"]["externalParameters"]["method"])
-
-
-def _in_service_on(what: str, word: str, entry: dict[str, Any]) -> Finding:
-    """Check that a model with this verdict may go into service on the basis that the operator states."""
-    if entry.get("basis", "audit") == "audit":
-        detail = "audited, with the verdict that the operator reports"
-        if word == CERTIFYING:
-            return Finding(what, True, detail)
-        return Finding(what, False, f"it went into service on its audit, which found {word}; only {CERTIFYING} allows that")
-    if word in UNDECIDED and _rebuilt(entry):
-        detail = "the operator put it into service as an exact rebuild, which the audit neither showed nor refuted"
-        return Finding(what, True, f"audited, with the verdict that the operator reports; {detail}")
-    why = f"its audit found {word}" if _rebuilt(entry) else f"{entry['method']} is not an exact method"
-    return Finding(what, False, f"the operator put it into service as an exact rebuild, but {why}")
-
-
-def _rebuilt(entry: dict[str, Any]) -> bool:
-    """Return whether the method rebuilt the weights without the records; `auto` did if its last attempt says so."""
-    if entry["method"] == "auto":
-        return "exactness" in (entry["facts"].get("rungs") or [{}])[-1]
-    return bool(entry.get("exactness"))
-
-
-def _request(pair: Pair) -> dict[str, Any]:
-    """Return the deletion record in the operator's statement; empty without one."""
-    return dict(pair["operator"]["predicate"]["runDetails"]["metadata"]["request"]) if "operator" in pair else {}

@@ -16,6 +16,9 @@ SCHEMA = "unlearn-verify/certificate/1"
 STATEMENT_TYPE = "https://in-toto.io/Statement/v1"
 PROVENANCE = "https://slsa.dev/provenance/v1"
 TEST_RESULT = "https://in-toto.io/attestation/test-result/v0.1"
+REEXECUTION = "urn:unlearn-verify:reexecution:1"
+TRAINING_LOGS = "training logs before deletion"
+"""Name of the dependency, in an operator's statement, whose digest is the root of the commitment to these logs."""
 PAYLOAD_TYPE = "application/vnd.in-toto+json"
 
 Statement = dict[str, Any]

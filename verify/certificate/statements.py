@@ -1,9 +1,10 @@
 """Statements of a certificate, signed by operator and auditor and checkable without this tool.
 
-For every model that was replaced there are two in-toto statements, each in a signed DSSE envelope: the operator's (what was
-requested, and how the new weights were made from the old) and the auditor's (what was tested, and the result). Payloads are
-canonical JSON (RFC 8785), signatures Ed25519. The subject of both is the digest of the new weights. No statement names a person or
-a record: of the evidence's lists of records only the counts are kept.
+For every model that was replaced there is an in-toto statement of the operator (what was requested, and how the new weights were
+made from the old) and one of the auditor (what was tested, and the result) or two: the auditor's other one says what executing the
+training again showed (`verify.certificate.reexecution`). Each is in a signed DSSE envelope. Payloads are canonical JSON (RFC 8785),
+signatures Ed25519. The subject of all is the digest of the new weights. No statement names a person or a record: of the evidence's
+lists of records only the counts are kept.
 """
 
 import json
@@ -12,11 +13,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from verify.certificate.claims import RESULTS
+from verify.certificate.reexecution import read_proof, reexecution_statement
 from verify.certificate.signing import (
     PROVENANCE,
     SCHEMA,
     STATEMENT_TYPE,
     TEST_RESULT,
+    TRAINING_LOGS,
     Statement,
     load_public_key,
     load_signer,
@@ -29,9 +32,11 @@ from verify.schema.channels import channels_asked
 
 if TYPE_CHECKING:
     from verify.schema.evidence import Evidence
+    from verify.schema.reexecution import Reexecution
 
 __all__ = [
     "auditor_statement",
+    "auditor_statements",
     "load_public_key",
     "load_signer",
     "make_key",
@@ -63,7 +68,7 @@ def operator_statement(model: str | Path, original: str | Path, about: Mapping[s
         InputError: `about` is no deletion record, has fields it may not have, or is not about these weights.
     """
     after, before = verify_manifest(model), verify_manifest(original)
-    facts = after["about"]
+    facts, root = after["about"], before["about"].get("commitment")
     request = {} if about is None else _request(about, before["about"]["weights"], facts["weights"])
     return {
         "_type": STATEMENT_TYPE,
@@ -80,6 +85,7 @@ def operator_statement(model: str | Path, original: str | Path, about: Mapping[s
                 "resolvedDependencies": [
                     {"name": "weights before deletion", "digest": {"sha256": before["about"]["weights"]}},
                     {"name": "manifest of the model before deletion", "digest": {"sha256": file_digest(Path(original) / MANIFEST)}},
+                    *([] if root is None else [_subject(TRAINING_LOGS, root)]),
                 ],
             },
             "runDetails": {
@@ -116,6 +122,45 @@ def _request(about: Mapping[str, Any], before: str, after: str) -> dict[str, Any
             f"the deletion record names no model that went from {before[:16]} to {after[:16]}. Give the record of this deletion."
         )
     return record.model_dump(mode="json", by_alias=True)
+
+
+def auditor_statements(
+    audit: str | Path | None = None, robustness: str | Path | None = None, proof: str | Path | None = None
+) -> list[Statement]:
+    """Make what an auditor says of one model: a statement on its audit, one on the re-execution of its training, or both.
+
+    Either of two names the other, so that no one can leave out the one that accuses.
+
+    Args:
+        audit, robustness: as for `auditor_statement`.
+        proof: the file that `verify-unlearning reexecute` wrote about the same weights.
+
+    Raises:
+        InputError: neither is given, one cannot be read, or they are about other weights or forget records.
+        IntegrityError: the audit does not match its manifest.
+    """
+    if audit is None:
+        if proof is None or robustness is not None:
+            raise InputError("a certificate needs an audit or a re-execution, and probes an audit. Give --audit or --reexecution.")
+        return [reexecution_statement(proof)]
+    tested = auditor_statement(audit, robustness)
+    if proof is None:
+        return [tested]
+    found, digest = read_proof(proof)
+    _require_alike(tested, found, str(proof))
+    tested["predicate"]["annotations"]["reexecution"] = digest
+    return [tested, reexecution_statement(proof, tested["predicate"]["configuration"][0]["digest"]["sha256"])]
+
+
+def _require_alike(tested: Statement, proof: "Reexecution", where: str) -> None:
+    """Require that an audit and a proof are about the same weights and forget records."""
+    audited = next(entry for entry in tested["predicate"]["annotations"]["evidence"]["sets"] if entry["role"] == "forget")
+    for what, one, other in (
+        ("weights", proof.model, tested["subject"][0]["digest"]["sha256"]),
+        ("forget records", proof.forget_digest, audited["digest"]),
+    ):
+        if one != other:
+            raise InputError(f"{where} is about the {what} {one[:16]}, the audit about {other[:16]}. Give those of the same model.")
 
 
 def auditor_statement(audit: str | Path, robustness: str | Path | None = None) -> Statement:

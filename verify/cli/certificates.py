@@ -24,18 +24,20 @@ class Keygen:
 
 @dataclasses.dataclass(frozen=True)
 class Certify:
-    """Sign how a model was unlearned and what its audit found: a certificate that anybody with the public key can check."""
+    """Sign how a model was unlearned and what its audit or re-execution found: anybody with the public key can check it."""
 
     model: tuple[Path, ...]
     """The unlearned model's folder; several if several models were replaced."""
     original: tuple[Path, ...]
     """The folder of the model before unlearning; one per model, in the same order."""
-    audit: tuple[Path, ...]
-    """The folder that `audit` wrote; one per model."""
     key: Path
     """The auditor's private key."""
     output: Path
     """A new file for the certificate."""
+    audit: tuple[Path, ...] = ()
+    """The folders that `audit` wrote: one per model, which only a re-execution replaces."""
+    reexecution: tuple[Path, ...] = ()
+    """The proofs that `reexecute` wrote, in any order, beside an audit or in its place."""
     operator_key: Path | None = None
     """The operator's private key, if the operator is not the auditor; the default is the auditor's."""
     deletion: Path | None = None
@@ -45,18 +47,19 @@ class Certify:
 
     def run(self) -> int:
         """Sign and write."""
-        from verify.certificate.statements import auditor_statement, load_signer, operator_statement, sign, write_certificate
+        from verify.certificate.statements import auditor_statements, load_signer, operator_statement, sign, write_certificate
         from verify.io.files import read_json
 
-        self._require_as_many()
+        audits, proofs = self._by_model()
         auditor = load_signer(self.key)
         operator = auditor if self.operator_key is None else load_signer(self.operator_key)
         about = None if self.deletion is None else read_json(self.deletion)
-        probed = self.robustness or (None,) * len(self.model)
         envelopes = []
-        for model, original, audit, robustness in zip(self.model, self.original, self.audit, probed, strict=True):
+        for number, (model, original) in enumerate(zip(self.model, self.original, strict=True)):
+            robustness = self.robustness[number] if self.robustness else None
             envelopes.append(sign(operator_statement(model, original, about), operator))
-            envelopes.append(sign(auditor_statement(audit, robustness), auditor))
+            found = auditor_statements(audits.get(number), robustness, proofs.get(number))
+            envelopes += [sign(statement, auditor) for statement in found]
         write_certificate(self.output, envelopes)
         keys = f"--key {self.key}.pub"
         if self.operator_key is not None:
@@ -64,10 +67,39 @@ class Certify:
         print(f"certificate: {self.output}\ncheck it:    verify-unlearning check {self.output} {keys}")  # noqa: T201
         return 0
 
+    def _by_model(self) -> tuple[dict[int, Path], dict[int, Path]]:
+        """Return the audit and the proof of each model, by its number; a proof is matched by the digest of the weights."""
+        from verify.certificate.reexecution import read_proof
+        from verify.errors import InputError
+        from verify.io.files import verify_manifest
+
+        self._require_as_many()
+        weights = [str(verify_manifest(model)["about"].get("weights")) for model in self.model]
+        proofs: dict[int, Path] = {}
+        for path in self.reexecution:
+            about = read_proof(path)[0].model
+            if about not in weights:
+                known = ", ".join(one[:16] for one in weights)
+                raise InputError(
+                    f"{path} is about the weights {about[:16]}, those of --model are {known}. Give the proof of this model."
+                )
+            if weights.index(about) in proofs:
+                raise InputError(
+                    f"{path} is the second proof about the weights {about[:16]}. Give one --reexecution for each model."
+                )
+            proofs[weights.index(about)] = path
+        if not self.audit and len(proofs) < len(self.model):
+            raise InputError(
+                f"there is no --audit, and --reexecution is about {len(proofs)} of {len(self.model)} models. Give a proof of each, "
+                "or an audit of each."
+            )
+        return dict(enumerate(self.audit)), proofs
+
     def _require_as_many(self) -> None:
         from verify.errors import InputError
 
-        counts = {"--original": len(self.original), "--audit": len(self.audit)}
+        counts = {"--original": len(self.original)}
+        counts |= {"--audit": len(self.audit)} if self.audit or not self.reexecution else {}
         counts |= {"--robustness": len(self.robustness)} if self.robustness else {}
         for flag, count in counts.items():
             if count != len(self.model):
@@ -98,6 +130,10 @@ class Check:
     """The head of the request ledger, as you noted it when the certificate was made."""
     ledger: Path | None = None
     """The ledger's SQLite file; its chain must be unbroken and contain the certified head."""
+    reexecution: Path | None = None
+    """The proof of a re-execution, to compare with the certified one; its draw and counts are computed again."""
+    commitment: Path | None = None
+    """The commitment to the training, whose root and date must be those of the re-execution."""
 
     def run(self) -> int:
         """Check and print one line per finding."""
@@ -114,12 +150,16 @@ class Check:
             deletion=self.deletion,
             ledger_head=self.ledger_head,
             ledger=self.ledger,
+            reexecution=self.reexecution,
+            commitment=self.commitment,
         )
         for finding in checked.findings:
             # A certificate is untrusted input: control characters in its texts must not reach the terminal.
             print(visible(f"{'holds' if finding.holds else 'FAILS'}  {finding.what}: {finding.detail}"))  # noqa: T201
         if checked.holds:
-            for weights, phrase in checked.phrases.items():
-                of = f" (weights {weights[:16]})" if len(checked.phrases) > 1 else ""
-                print(visible(f"verdict: {phrase}{of}"))  # noqa: T201
+            several = len({*checked.phrases, *checked.reexecutions}) > 1
+            said = [("re-execution", weights, claim.phrase) for weights, claim in checked.reexecutions.items()]
+            said += [("verdict", weights, phrase) for weights, phrase in checked.phrases.items()]
+            for kind, weights, phrase in said:
+                print(visible(f"{kind}: {phrase}{f' (weights {weights[:16]})' if several else ''}"))  # noqa: T201
         return 0 if checked.holds else 1
