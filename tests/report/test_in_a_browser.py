@@ -3,11 +3,12 @@
 from collections.abc import Iterator
 from datetime import date
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
 from audits import evidence_of
-from deletions import hostile_record, of_other_weights, record_of, request_of
+from deletions import executed_record, hostile_record, of_other_weights, proof_about, record_of, request_of
 from score_tables import simulated_table
 
 from verify.certificate.check import Signer
@@ -70,6 +71,12 @@ def made(kind: str) -> str:
         case "models":
             other = of_other_weights(evidence_of(simulated_table()))
             return deletion.render(record_of(evidence, other), [evidence, other])
+        case "executed":
+            with TemporaryDirectory() as folder:
+                record = executed_record(evidence, proof_about(evidence, 20, 6), Path(folder))
+            proofs = [proof_about(evidence, 20, 6)]
+            signers = [Signer("operator", "3f" * 32), Signer("auditor", "9a" * 32)]
+            return deletion.render(record, [evidence], certificate="certificate.json", signers=signers, proofs=proofs)
         case "letter":
             record = record_of(evidence)
             return write_letter(record.requests[0], record, sent=date(2026, 12, 1)).html
@@ -81,7 +88,7 @@ def made(kind: str) -> str:
     return deletion.render(record_of(evidence), [evidence], certificate="certificate.json", signers=signers)
 
 
-@pytest.fixture(scope="module", params=["report", "comparison", "deletion", "models", "hostile", "letter", "extension"])
+@pytest.fixture(scope="module", params=["report", "comparison", "deletion", "executed", "models", "hostile", "letter", "extension"])
 def page_file(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A rendered page."""
     path = tmp_path_factory.mktemp("page") / f"{request.param}.html"
@@ -138,10 +145,11 @@ def test_on_paper(browser: Any, page_file: Path) -> None:
     page.close()
 
 
-def test_the_first_page_is_one_page(browser: Any, tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", ["deletion", "executed"])
+def test_the_first_page_is_one_page(browser: Any, tmp_path: Path, kind: str) -> None:
     """Verdict, scope, outcomes, what was shown, cost, limits and signatures of one model fit on one sheet of A4."""
     path = tmp_path / "deletion.html"
-    path.write_text(made("deletion"))
+    path.write_text(made(kind))
     page = browser.new_page(viewport={"width": SHEET[0], "height": SHEET[1]})
     page.goto(path.as_uri())
     page.emulate_media(media="print")

@@ -3,6 +3,7 @@
 import dataclasses
 import re
 from datetime import date
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -85,6 +86,8 @@ class DeletionReport:
     """A file for the report."""
     audits: tuple[Path, ...] = ()
     """The folders of the replaced models' audits."""
+    reexecutions: tuple[Path, ...] = ()
+    """The proofs that `reexecute` wrote about these models."""
     robustness: tuple[Path, ...] = ()
     """The files that `probe` wrote about these models."""
     certificate: Path | None = None
@@ -101,6 +104,7 @@ class DeletionReport:
     def run(self) -> int:
         """Write the page."""
         from verify.certificate.check import read_claims
+        from verify.certificate.reexecution import read_proof
         from verify.report.deletion import render
         from verify.schema.deletion_record import DeletionRecord
         from verify.schema.evidence import Evidence
@@ -108,31 +112,17 @@ class DeletionReport:
 
         record = DeletionRecord.load(self.deletion)
         if self.certificate is not None:
-            self._require_about(record, self.certificate)
+            _require_about(record, self.deletion, self.certificate, (self.key, self.operator_key, self.auditor_key))
         page = render(
             record,
             [Evidence.load(folder / "evidence.json") for folder in self.audits],
             certificate=None if self.certificate is None else self.certificate.name,
             signers=() if self.certificate is None else read_claims(self.certificate).signers,
             robustness=[Robustness.load(path) for path in self.robustness],
+            proofs=[read_proof(path)[0] for path in self.reexecutions],
         )
         _write(page, self.output, self.pdf)
         return 0
-
-    def _require_about(self, record: "DeletionRecord", certificate: Path) -> None:
-        """Require that the certificate is about this record and, with keys, that it verifies."""
-        from verify.certificate.check import Trusted, check_certificate, read_claims
-        from verify.certificate.signing import load_public_key
-        from verify.errors import InputError
-
-        given = (self.key, self.operator_key, self.auditor_key)
-        if any(given):
-            trusted = Trusted(*([load_public_key(path) for path in paths] for paths in given))
-            checked = check_certificate(certificate, trusted, deletion=self.deletion)
-            if broken := [finding for finding in checked.findings if not finding.holds]:
-                raise InputError(f"{certificate} does not hold: {broken[0].what}: {broken[0].detail}. Correct that first.")
-        elif any(request.get("ledger_head") != record.ledger_head for request in read_claims(certificate).requests):
-            raise InputError(f"{certificate} is not about {self.deletion}. Give the certificate of this deletion, or none.")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -149,18 +139,29 @@ class LetterCommand:
     """Write notices that the reply will take longer, for open requests, which must be named with --requests."""
     sent: date | None = None
     """Date of the letter; the default is today."""
+    certificate: Path | None = None
+    """The certificate; a letter tells of a repeated computation only where it was signed there."""
+    key: tuple[Path, ...] = ()
+    """Public keys that you trust; the certificate is then checked first, and no letter is written if it fails."""
+    operator_key: tuple[Path, ...] = ()
+    """Public keys that may have signed as operator."""
+    auditor_key: tuple[Path, ...] = ()
+    """Public keys that may have signed as auditor."""
 
     def run(self) -> int:
         """Write two files for each request."""
+        from verify.certificate.check import read_claims
         from verify.io.files import write_text
         from verify.report.letter import write_letter
         from verify.schema.deletion_record import DeletionRecord
 
         record = DeletionRecord.load(self.deletion)
         chosen = self._chosen(record)
-        letters = [
-            write_letter(request, record, sent=self.sent, kind="extension" if self.extension else "answer") for request in chosen
-        ]
+        if self.certificate is not None:
+            _require_about(record, self.deletion, self.certificate, (self.key, self.operator_key, self.auditor_key))
+        claims = None if self.certificate is None else read_claims(self.certificate)
+        write = partial(write_letter, sent=self.sent, kind="extension" if self.extension else "answer", certificate=claims)
+        letters = [write(request, record) for request in chosen]
         for request, letter in zip(chosen, letters, strict=True):
             write_text(self.output / f"{request.id}.html", letter.html, mode=0o600)
             write_text(self.output / f"{request.id}.txt", letter.text, mode=0o600)
@@ -182,6 +183,23 @@ class LetterCommand:
                 f"{self.deletion} holds a request number that is no file name. Use letters, digits, - and _, at most 64 characters."
             )
         return chosen
+
+
+def _require_about(
+    record: "DeletionRecord", deletion: Path, certificate: Path, keys: tuple[tuple[Path, ...], tuple[Path, ...], tuple[Path, ...]]
+) -> None:
+    """Require that a certificate is about this record and, with keys (for both roles, operator, auditor), that it verifies."""
+    from verify.certificate.check import Trusted, check_certificate, read_claims
+    from verify.certificate.signing import load_public_key
+    from verify.errors import InputError
+
+    if any(keys):
+        trusted = Trusted(*([load_public_key(path) for path in paths] for paths in keys))
+        checked = check_certificate(certificate, trusted, deletion=deletion)
+        if broken := [finding for finding in checked.findings if not finding.holds]:
+            raise InputError(f"{certificate} does not hold: {broken[0].what}: {broken[0].detail}. Correct that first.")
+    elif any(request.get("ledger_head") != record.ledger_head for request in read_claims(certificate).requests):
+        raise InputError(f"{certificate} is not about {deletion}. Give the certificate of this deletion, or none.")
 
 
 def _write(page: str, output: Path | None, pdf: Path | None) -> None:

@@ -1,7 +1,8 @@
 """The compliance report of a deletion: what was requested, done, shown and not shown, first on one page, then in full.
 
-The operator's facts come from a deletion record, the auditor's from the evidence of one audit per replaced model. The verdict is
-one of the four words of an audit; nothing here is ever called proved.
+The operator's facts come from a deletion record, the auditor's from the evidence of an audit of each replaced model, from the proof
+of the re-execution of its training, or from both. The verdict is one of the four words of an audit; the outcome of a re-execution
+stands beside it, in a frame of its own, and the one that accuses comes first. Nothing here is ever called proved.
 """
 
 import json
@@ -9,6 +10,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
+from functools import cached_property
 from typing import Any
 
 from verify.certificate.check import PRECEDENCE, Signer
@@ -17,10 +19,12 @@ from verify.report.attack_pages import AttackPage, attack_pages, headline, refer
 from verify.report.channel_pages import ChannelPage, channel_page
 from verify.report.channel_words import channels_in_a_cell
 from verify.report.html import figures_of
-from verify.report.rendering import assured_by, environment, in_plain_words, not_shown_by
+from verify.report.reexecuted import cost_of, in_plain_words_of, not_shown_by_execution, rows_of
+from verify.report.rendering import assured_by, environment, in_plain_words, not_shown_by, said_by
 from verify.schema.deletion_record import DeletionRecord, Outcome, ReplacedModel, RequestFacts
 from verify.schema.evidence import Evidence
 from verify.schema.parts import Value
+from verify.schema.reexecution import Reexecution, ReexecutionWord
 from verify.schema.robustness import Robustness
 
 OUTCOMES: dict[Outcome, str] = {
@@ -34,7 +38,8 @@ OUTCOMES: dict[Outcome, str] = {
 REGIMES = {"gdpr": "GDPR", "ccpa": "CCPA", "drop": "DROP (California)"}
 BASES = {
     "audit": "its audit",
-    "exact rebuild": "exact rebuild without the records, accepted by the operator's decision; the audit was inconclusive",
+    "exact rebuild": "exact rebuild without the records, accepted by the operator's decision",
+    "re-execution": "re-execution of the training without the records, bit for bit",
 }
 ROWS_SHOWN = 200
 """Rows of a long table that are shown; the page says that the rest is in the JSON file."""
@@ -43,27 +48,65 @@ LIMITS_FIRST = 4
 follow on the next page."""
 
 
+REEXECUTIONS: tuple[ReexecutionWord, ...] = ("NOT_REBUILT", "NOT_TESTABLE", "REBUILT_WITHOUT")
+"""Outcomes of a re-execution from worst to best; a batch of several models has the worst of theirs."""
+
+
+@dataclass(frozen=True)
+class _Frame:
+    """A verdict in plain words, its word, and a note; of several, those that accuse come first."""
+
+    word: str
+    plain: str
+    phrase: str
+    note: str = ""
+
+
 @dataclass(frozen=True)
 class _Replaced:
-    """A replaced model with its audit and everything printed about both; `name` is unique on the page."""
+    """A replaced model with what auditors found and everything printed about both; `name` is unique on the page."""
 
     name: str
     model: ReplacedModel
-    evidence: Evidence
+    evidence: Evidence | None
+    proof: Reexecution | None
     robustness: Robustness | None
-    numbers: list[tuple[str, Value | str, str, str]]
-    attacks: list[AttackPage]
-    channels: ChannelPage | None
-    figures: dict[str, Any]
+
+    @cached_property
+    def numbers(self) -> list[tuple[str, Value | str, str, str]]:
+        """Rows of page 1, from the audit."""
+        return [] if self.evidence is None else _numbers(self.evidence)
+
+    @cached_property
+    def attacks(self) -> list[AttackPage]:
+        """What each attack found."""
+        return [] if self.evidence is None else attack_pages(self.evidence)
+
+    @cached_property
+    def channels(self) -> ChannelPage | None:
+        """What each way of asking found; None where there was one way only."""
+        return None if self.evidence is None else channel_page(self.evidence)
+
+    @cached_property
+    def figures(self) -> dict[str, Any]:
+        """What the figures draw."""
+        return {} if self.evidence is None else figures_of(self.evidence)
+
+    @property
+    def executed(self) -> list[tuple[str, str]]:
+        """Facts of the re-execution."""
+        return [] if self.proof is None else rows_of(self.proof)
 
     @property
     def cells(self) -> list[Value | str]:
         """Row of the overview: residual fraction, strongest membership attack, the same on the retrained models, utility."""
-        evidence, none = self.evidence, "\N{EN DASH}"
-        attack = worst_attack(evidence, "membership")
-        ratio = next((row.ratio for row in evidence.utility if row.model == "target"), None)
-        baseline = none if attack is None else _baseline(evidence, attack.attack)
-        return [evidence.residual or none, none if attack is None else headline(attack), baseline, ratio or none]
+        none = "\N{EN DASH}"
+        if self.evidence is None:
+            return [none] * 4
+        attack = worst_attack(self.evidence, "membership")
+        ratio = next((row.ratio for row in self.evidence.utility if row.model == "target"), None)
+        baseline = none if attack is None else _baseline(self.evidence, attack.attack)
+        return [self.evidence.residual or none, none if attack is None else headline(attack), baseline, ratio or none]
 
     @property
     def how(self) -> list[tuple[str, str]]:
@@ -74,13 +117,21 @@ class _Replaced:
             ("weights after", model.after),
             ("method", model.method),
             ("exactness", model.exactness or "none: an approximate method"),
-            ("went into service on the basis of", BASES[model.basis]),
+            ("went into service on the basis of", _basis(model)),
             ("parameters", _settings(model.parameters)),
             ("options", _settings(model.options)),
             ("reported by the method", _settings(model.facts)),
             ("audit (evidence.json)", model.audit_digest),
+            ("proof of the re-execution", None if model.reexecution is None else model.reexecution.proof),
         ]
         return [(name, value) for name, value in rows if value]
+
+
+def _basis(model: ReplacedModel) -> str:
+    """Say on what basis a model went into service, and what an audit said where that was not it."""
+    if model.basis != "exact rebuild":
+        return BASES[model.basis]
+    return f"{BASES[model.basis]}; {'no audit was made' if model.verdict is None else 'the audit was inconclusive'}"
 
 
 def render(
@@ -90,35 +141,39 @@ def render(
     certificate: str | None = None,
     signers: Sequence[Signer] = (),
     robustness: Sequence[Robustness] = (),
+    proofs: Sequence[Reexecution] = (),
 ) -> str:
     """Render the report of a batch of deletion requests as one HTML page.
 
     Args:
         record: the operator's facts.
-        evidences: the audit of every replaced model, in any order; matched by the digest of the weights.
+        evidences: the audit of every replaced model that was audited, in any order; matched by the digest of the weights.
         certificate: the certificate's file name, for the command that checks it; None where nothing was signed.
         signers: who signed it.
         robustness: results of robustness probes, if any; matched like the audits.
+        proofs: the proof of every re-execution that the record names; matched like the audits.
 
     Raises:
-        InputError: a replaced model has no audit, or an audit is about none of them or gives another verdict than the record.
+        InputError: an audit or proof that the record names is missing, or one is about none of the replaced models, is not the one
+            that the record names, or has another outcome.
     """
-    replaced = _match(record, evidences, robustness)
-    word = next((word for word in PRECEDENCE if word in [one.evidence.verdict for one in replaced]), None)
+    replaced = _match(record, evidences, robustness, proofs)
+    audited = [(one.name, one.evidence) for one in replaced]
     counts = Counter(request.outcome for request in record.requests)
-    shown = list(not_shown_by([(one.name, one.evidence) for one in replaced]))
+    executed = [(one.name, [] if one.proof is None else list(not_shown_by_execution(one.proof))) for one in replaced]
+    shown = list(dict.fromkeys([*said_by(executed), *not_shown_by(audited)]))
+    frames = _frames(replaced)
     return (
         environment()
         .get_template("deletion.html.j2")
         .render(
             record=record,
             replaced=replaced,
-            word=word,
-            plain=_plain(word, [one.evidence for one in replaced]),
-            phrase=replaced[0].evidence.verdict_phrase if len(replaced) == 1 else word,
+            frames=frames,
+            title="; ".join(frame.word for frame in frames if frame.word) or "no model changed",
             scope=_scope(record),
-            assured=assured_by([(one.name, one.evidence) for one in replaced]),
-            costs=[_cost(one.name, one.model) for one in replaced],
+            assured=assured_by(audited),
+            costs=[_cost(one.name, one.model, one.proof) for one in replaced],
             counts=[(OUTCOMES[outcome], counts[outcome]) for outcome in OUTCOMES if counts[outcome]],
             not_shown=[*shown[:LIMITS_FIRST], *(sentence for sentence in record.limits if sentence not in shown)],
             not_shown_either=shown[LIMITS_FIRST:],
@@ -126,7 +181,8 @@ def render(
             requests=[(request, REGIMES.get(request.regime, request.regime), _answered(request)) for request in record.requests],
             files=[
                 ("deletion.json", record.digest),
-                *((f"evidence.json of {one.model.name}", one.model.audit_digest) for one in replaced),
+                *((f"evidence.json of {one.model.name}", one.model.audit_digest) for one in replaced if one.evidence),
+                *((f"proof of {one.model.name}", one.proof.digest) for one in replaced if one.proof),
             ],
             noted=_noted(record),
             certificate=certificate,
@@ -136,49 +192,113 @@ def render(
     )
 
 
-def _match(record: DeletionRecord, evidences: Sequence[Evidence], robustness: Sequence[Robustness]) -> list[_Replaced]:
-    by_weights = {_target(evidence): evidence for evidence in evidences}
-    probed = {entry.weights: entry for entry in robustness}
+def _match(
+    record: DeletionRecord, evidences: Sequence[Evidence], robustness: Sequence[Robustness], proofs: Sequence[Reexecution]
+) -> list[_Replaced]:
+    audits, probed = {_target(evidence): evidence for evidence in evidences}, {entry.weights: entry for entry in robustness}
+    executed = {proof.model: proof for proof in proofs}
     known = {model.after for model in record.models}
-    if foreign := [weights for weights in (*by_weights, *probed) if weights not in known]:
-        raise InputError(f"an audit or probe is about weights {foreign[0][:16]}, which this deletion did not make. Leave it out.")
+    if foreign := [weights for weights in (*audits, *probed, *executed) if weights not in known]:
+        raise InputError(
+            f"an audit, probe or proof is about weights {foreign[0][:16]}, which this deletion did not make. Leave it out."
+        )
     found = []
     for model in record.models:
-        evidence = by_weights.get(model.after)
-        if evidence is None:
-            raise InputError(f"the replaced model {model.after[:16]} has no audit here. Give its folder with --audits.")
-        if evidence.verdict != model.verdict:
-            raise InputError(
-                f"the deletion record says {model.verdict} of {model.after[:16]}, its audit {evidence.verdict}. "
-                "Make the record again from this audit."
-            )
-        if evidence.digest != model.audit_digest:
-            raise InputError(
-                f"the audit of {model.after[:16]} is not the one that the deletion record names ({model.audit_digest[:16]}): its "
-                "evidence.json was made again or edited. Give the folder as the audit left it."
-            )
-        alike = sum(other.name == model.name for other in record.models)
-        name = model.name if alike == 1 else f"{model.name} ({model.after[:8]})"
-        probe, numbers = probed.get(model.after), _numbers(evidence)
+        evidence, proof = _audit_of(model, audits.get(model.after)), _proof_of(model, executed.get(model.after))
+        probe = probed.get(model.after)
         if probe is not None:
+            if evidence is None:
+                raise InputError(f"a probe is about {model.after[:16]}, which was not audited. Leave it out.")
             probe.require_same(evidence, "a probe")
-        pages = attack_pages(evidence), channel_page(evidence), figures_of(evidence)
-        found.append(_Replaced(name, model, evidence, probe, numbers, *pages))
+        alike = sum(other.name == model.name for other in record.models)
+        found.append(_Replaced(model.name if alike == 1 else f"{model.name} ({model.after[:8]})", model, evidence, proof, probe))
     return found
+
+
+def _audit_of(model: ReplacedModel, evidence: Evidence | None) -> Evidence | None:
+    """Return a model's audit, which must be the one that the record names; None where it names none."""
+    if evidence is None:
+        if model.verdict is not None:
+            raise InputError(f"the replaced model {model.after[:16]} has no audit here. Give its folder with --audits.")
+        return None
+    if evidence.verdict != model.verdict:
+        raise InputError(
+            f"the deletion record says {model.verdict or 'nothing'} of {model.after[:16]}, its audit {evidence.verdict}. "
+            "Make the record again from this audit."
+        )
+    if evidence.digest != model.audit_digest:
+        raise InputError(
+            f"the audit of {model.after[:16]} is not the one that the deletion record names ({str(model.audit_digest)[:16]}): its "
+            "evidence.json was made again or edited. Give the folder as the audit left it."
+        )
+    return evidence
+
+
+def _proof_of(model: ReplacedModel, proof: Reexecution | None) -> Reexecution | None:
+    """Return the proof of a model's re-execution, which must be the one that the record names; None where it names none."""
+    named = model.reexecution
+    if proof is None:
+        if named is not None:
+            raise InputError(f"the re-execution of {model.after[:16]} has no proof here. Give its file with --reexecutions.")
+        return None
+    if named is None or (proof.phrase, proof.digest) != (named.phrase, named.proof):
+        said = "none" if named is None else f"{named.phrase} ({named.proof[:16]})"
+        raise InputError(
+            f"the deletion record names {said} as the re-execution of {model.after[:16]}; this proof is {proof.phrase} "
+            f"({proof.digest[:16]}). Give the proof that the record names."
+        )
+    return proof
+
+
+def _frames(replaced: Sequence[_Replaced]) -> list[_Frame]:
+    """Return the frames of page 1: what a re-execution showed and what an audit did, never one word for both.
+
+    An audit that accuses comes before a re-execution that does not; else the re-execution is first.
+    """
+    found = [frame for frame in (_executed_frame(replaced), _audited_frame(replaced)) if frame is not None]
+    if not found:
+        return [_Frame("", "No model was changed: none of these requests led to a deletion.", "")]
+    return sorted(found, key=lambda frame: frame.word not in ("NOT_REBUILT", "NOT_FORGOTTEN"))
+
+
+def _executed_frame(replaced: Sequence[_Replaced]) -> _Frame | None:
+    proofs = [one.proof for one in replaced if one.proof is not None]
+    if not proofs:
+        return None
+    worst = min(proofs, key=lambda proof: (REEXECUTIONS.index(proof.word), len(proof.executed) == proof.segments))
+    phrase = worst.phrase if len(proofs) == 1 else worst.word
+    plain = _of_several(in_plain_words_of(worst), "executed again", len(proofs), len(replaced))
+    return _Frame(worst.word, plain, phrase, "Found by executing the training again, bit for bit.")
+
+
+def _audited_frame(replaced: Sequence[_Replaced]) -> _Frame | None:
+    evidences = [one.evidence for one in replaced if one.evidence is not None]
+    word = next((word for word in PRECEDENCE if word in [evidence.verdict for evidence in evidences]), None)
+    worst = next((evidence for evidence in evidences if evidence.verdict == word), None)
+    if worst is None:
+        return None
+    plain = _of_several(
+        in_plain_words(worst), "replaced" if len(evidences) == len(replaced) else "audited", len(evidences), len(replaced)
+    )
+    if len(replaced) > 1:
+        return _Frame(worst.verdict, plain, worst.verdict)
+    return _Frame(worst.verdict, plain, worst.verdict_phrase, f"Asked: {', '.join(worst.asked)}." if worst.asked else "")
+
+
+def _of_several(plain: str, done: str, count: int, models: int) -> str:
+    """Precede what was found of the worst of several models by their number."""
+    if models == 1:
+        return plain
+    of = (
+        f"{count} models were {done}."
+        if count == models
+        else f"{count} of {models} models {'was' if count == 1 else 'were'} {done}."
+    )
+    return f"{of} {'The one that fared worst: ' if count > 1 else 'Of it: '}{plain[0].lower()}{plain[1:]}"
 
 
 def _target(evidence: Evidence) -> str:
     return next(model.weights for model in evidence.models if model.role == "target")
-
-
-def _plain(word: str | None, evidences: Sequence[Evidence]) -> str:
-    worst = next((evidence for evidence in evidences if evidence.verdict == word), None)
-    if worst is None:
-        return "No model was changed: none of these requests led to a deletion."
-    plain = in_plain_words(worst)
-    if len(evidences) == 1:
-        return plain
-    return f"{len(evidences)} models were replaced. The one that fared worst: {plain[0].lower()}{plain[1:]}"
 
 
 def _scope(record: DeletionRecord) -> str:
@@ -262,11 +382,12 @@ def _noted(record: DeletionRecord) -> list[tuple[str, str]]:
     ]
 
 
-def _cost(name: str, model: ReplacedModel) -> str:
-    """State what the replacement cost, in one sentence."""
+def _cost(name: str, model: ReplacedModel, proof: Reexecution | None) -> str:
+    """State what the replacement and its re-execution cost, in a sentence or two."""
     share = "" if model.share_of_retraining is None else f", {model.share_of_retraining:.2f} of the cost of a retraining"
     tried = f" {_count(len(model.rungs), 'cheaper method')} had been tried before." if model.rungs else ""
-    return f"{name}: replaced by {model.method} in {_duration(model.seconds)}{share}.{tried}"
+    again = "" if proof is None else f" Executed again in {_duration(proof.seconds)}, {cost_of(proof)}."
+    return f"{name}: replaced by {model.method} in {_duration(model.seconds)}{share}.{again}{tried}"
 
 
 def _duration(seconds: float) -> str:

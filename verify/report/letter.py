@@ -10,12 +10,16 @@ from dataclasses import dataclass
 from datetime import date
 from typing import Literal
 
+from verify.certificate.check import Claimed
+from verify.certificate.reexecution import ReexecutionClaim
 from verify.errors import InputError
 from verify.io.escaping import visible
 from verify.report.rendering import environment
 from verify.schema.deletion_record import DeletionRecord, ReplacedModel, RequestFacts
+from verify.schema.parts import VerdictWord
+from verify.schema.reexecution import Kind
 
-Kind = Literal["answer", "extension"]
+LetterKind = Literal["answer", "extension"]
 
 COMPARED = "We tested the new model on the exact text of the records, against models that were trained without this data."
 MEANING = {
@@ -47,6 +51,32 @@ LIMIT = (
     "it back."
 )
 REBUILT = "The new model was trained again without this data."
+RETRAINED: dict[Kind, str] = {
+    "own schedule": "We trained a new model from the same starting model as before, without {records}.",
+    "derived schedule": (
+        "We went back to a point in the model's training before {records} had been used, and trained it again from there without "
+        "them."
+    ),
+    "shards": "We trained every part of the model that had learned from {records} again, without them.",
+}
+"""What was done, by the kind of deletion that was executed again."""
+REPEATED = "{who} and arrived at exactly the same model. So {records} had no part in the training of the new model."
+SAMPLED = (
+    "{who} for {executed} of its {segments} parts, chosen at random, and arrived at exactly the same result each time. That the "
+    "other parts were done in the same way is our own word."
+)
+INDEPENDENT = "An independent check repeated this computation"
+OURSELVES = "To check this, we repeated this computation ourselves"
+NEARLY = "Other records with nearly the same words stayed in the training; a person looked at each of them and decided so."
+NOT_REBUILT = (
+    "A check that repeats the computation behind the new model did not confirm it. So we cannot say that the new model was made "
+    "without this data."
+)
+NOT_REPEATED = "We could not check by repeating the computation whether the new model was made without this data."
+REPEATED_LIMIT = (
+    "This is about our own training. What the model that we started from had learned before, and what other people's records say "
+    "about you, is not covered by it."
+)
 EXTENSIONS = {
     "complexity": "your request is complex",
     "number-of-requests": "of the number of requests that we have to answer",
@@ -92,8 +122,9 @@ def write_letter(
     record: DeletionRecord | None = None,
     *,
     sent: date | None = None,
-    kind: Kind = "answer",
+    kind: LetterKind = "answer",
     why: str | None = None,
+    certificate: Claimed | None = None,
 ) -> Letter:
     """Write the letter that answers a request, or announces an extension of the deadline.
 
@@ -103,11 +134,13 @@ def write_letter(
         sent: the date of the letter; the default is today.
         kind: "answer", or "extension" for a request that is still open.
         why: the reason for an extension, a key of `EXTENSIONS`; None leaves it to be filled in.
+        certificate: what the deletion's certificate says (`verify.certificate.check.read_claims`). Only a re-execution that an
+            auditor signed there is reported to the person as a check that was made.
 
     Raises:
         InputError: the request does not fit the kind of letter, or a deletion has no record.
     """
-    parts = _extension(request, why) if kind == "extension" else _answer(request, record)
+    parts = _extension(request, why) if kind == "extension" else _answer(request, record, certificate)
     rights = RIGHTS.get(request.regime)
     if rights is None:
         raise InputError(f"there is no letter for the rules {request.regime!r}. Known are: {', '.join(RIGHTS)}.")
@@ -122,12 +155,12 @@ def write_letter(
     return Letter(environment().get_template("letter.html.j2").render(**facts), _text(facts, parts))
 
 
-def _answer(request: RequestFacts, record: DeletionRecord | None) -> list[_Part]:
+def _answer(request: RequestFacts, record: DeletionRecord | None, certificate: Claimed | None) -> list[_Part]:
     match request.outcome:
         case "deleted":
             if record is None or all(one.id != request.id for one in record.requests):
                 raise InputError(f"the letter about the deletion {request.id} needs its deletion record. Give its deletion.json.")
-            return _deleted(request, record)
+            return _deleted(request, record, certificate)
         case "denied":
             return [_Part("What we decided", ("We have not deleted your data.", f"The reason: {_sentence(request.reason)}"))]
         case "exempt":
@@ -154,13 +187,13 @@ def _not_found(request: RequestFacts) -> _Part:
     )
 
 
-def _deleted(request: RequestFacts, record: DeletionRecord) -> list[_Part]:
+def _deleted(request: RequestFacts, record: DeletionRecord, certificate: Claimed | None) -> list[_Part]:
     """Describe what was done, what it means, and what stays; numbers of a batch are given for all its requests together."""
     day = _closed(request)
     due = " That is later than the day by which we had to answer, for which we apologise." if day > request.due else ""
     others = sum(one.outcome == "deleted" for one in record.requests) - 1
     finished = f"{_done(record, others)} This was finished on {_day(day)}.{due}"
-    parts = [_Part("What we did", (*_together(others), finished, *_meaning(record)))]
+    parts = [_Part("What we did", (*_together(others), finished, *_meaning(record, certificate, others)))]
     if record.residual:
         parts.append(_staying(record, others))
     return parts
@@ -196,18 +229,55 @@ def _staying(record: DeletionRecord, others: int) -> _Part:
     return _Part("What we could not delete", ("Some copies stay for now, for these reasons:",), items)
 
 
-def _meaning(record: DeletionRecord) -> Sequence[str]:
+def _meaning(record: DeletionRecord, certificate: Claimed | None, others: int) -> Sequence[str]:
+    """Say what checks showed: computations that were repeated, then tests, each with what it leaves open.
+
+    What contradicts the deletion is said whether or not it was signed.
+    """
+    records = "the records of these requests" if others else "your records"
+    repeated = _repeated(record.models, certificate, records)
     bases = [model.basis for model in record.models]
-    rebuilt = [REBUILT] if bases and all(basis == "exact rebuild" for basis in bases) else []
-    found = dict.fromkeys([*rebuilt, *map(_found, record.models)])
-    return (*found, LIMIT) if found else ()
+    said = [REBUILT] if bases and all(basis != "audit" for basis in bases) and repeated in ([], [NOT_REPEATED]) else []
+    tested = [_found(model, model.verdict) for model in record.models if model.verdict is not None]
+    return tuple(dict.fromkeys([*said, *repeated, *tested, *([LIMIT] if said or tested else [])]))
 
 
-def _found(model: ReplacedModel) -> str:
+def _repeated(models: Sequence[ReplacedModel], certificate: Claimed | None, records: str) -> list[str]:
+    """Say of which models the computation was repeated, with what outcome, and what that leaves open."""
+    named = {model.after: model.reexecution for model in models if model.reexecution is not None}
+    signed = {} if certificate is None else dict(certificate.reexecutions)
+    if any(one.word == "NOT_REBUILT" for one in (*named.values(), *signed.values())):
+        return [NOT_REBUILT]
+    claims = [signed[weights] for weights, one in named.items() if weights in signed and signed[weights].proof == one.proof]
+    rebuilt = [claim for claim in claims if claim.word == "REBUILT_WITHOUT"]
+    if not rebuilt or certificate is None:
+        return [NOT_REPEATED] if claims else []
+    who = INDEPENDENT if _two_parties(certificate) else OURSELVES
+    said = [f"{RETRAINED[claim.kind].format(records=records)} {_checked(claim, who, records)}" for claim in rebuilt]
+    if len(rebuilt) < len(models):
+        said = [f"Of {len(rebuilt)} of these {len(models)} models we can say this: {sentence}" for sentence in said]
+    near = [NEARLY] if any(claim.near for claim in rebuilt) else []
+    return [*dict.fromkeys(said), *near, REPEATED_LIMIT]
+
+
+def _two_parties(certificate: Claimed) -> bool:
+    """Return whether no key signed as operator and as auditor."""
+    keys = {role: {signer.key for signer in certificate.signers if signer.role == role} for role in ("operator", "auditor")}
+    return keys["operator"].isdisjoint(keys["auditor"])
+
+
+def _checked(claim: ReexecutionClaim, who: str, records: str) -> str:
+    """Say what repeating the computation showed."""
+    if claim.executed == claim.segments:
+        return REPEATED.format(who=who, records=records)
+    return SAMPLED.format(who=who, executed=claim.executed, segments=claim.segments)
+
+
+def _found(model: ReplacedModel, verdict: VerdictWord) -> str:
     """Return what the test of one model says."""
     if "asked otherwise" in model.tested_by:
-        return ASKED_OTHERWISE[model.verdict]
-    return (MEANING if "retrained references" in model.tested_by else WITHOUT_REFERENCES)[model.verdict]
+        return ASKED_OTHERWISE[verdict]
+    return (MEANING if "retrained references" in model.tested_by else WITHOUT_REFERENCES)[verdict]
 
 
 def _extension(request: RequestFacts, why: str | None) -> list[_Part]:

@@ -50,6 +50,10 @@ NO_REFERENCES = "This audit could not settle whether the records are gone: that 
 NO_RETAIN = "This audit could not settle it: whether the model still works was not examined."
 
 
+Audits = Sequence[tuple[str, Evidence | None]]
+"""Models by name, each with its audit, if it had one."""
+
+
 def in_plain_words(evidence: Evidence) -> str:
     """Return the verdict as one sentence or two for readers who do not know the four words."""
     if evidence.verdict == "NOT_FORGOTTEN":
@@ -65,19 +69,24 @@ def in_plain_words(evidence: Evidence) -> str:
     return PLAIN[evidence.verdict]
 
 
-def not_shown_by(audits: Sequence[tuple[str, Evidence]]) -> dict[str, None]:
+def not_shown_by(audits: Audits) -> dict[str, None]:
     """Collect what named audits do not show or check; a sentence that does not hold for all is preceded by the model's name."""
-    return _said_by(
-        [(name, [*evidence.not_shown, *(one.text for one in assurances(evidence) if one.warns)]) for name, evidence in audits]
+    return said_by(
+        [
+            (name, [*evidence.not_shown, *(one.text for one in assurances(evidence) if one.warns)] if evidence else [])
+            for name, evidence in audits
+        ]
     )
 
 
-def assured_by(audits: Sequence[tuple[str, Evidence]]) -> dict[str, None]:
+def assured_by(audits: Audits) -> dict[str, None]:
     """Collect what named audits checked about their references and holdout records, likewise."""
-    return _said_by([(name, [one.text for one in assurances(evidence) if not one.warns]) for name, evidence in audits])
+    return said_by(
+        [(name, [one.text for one in assurances(evidence) if not one.warns] if evidence else []) for name, evidence in audits]
+    )
 
 
-def _said_by(said: Sequence[tuple[str, Sequence[str]]]) -> dict[str, None]:
+def said_by(said: Sequence[tuple[str, Sequence[str]]]) -> dict[str, None]:
     """Merge sentences about several models, each once; one that does not hold for all is preceded by a name."""
     common = set.intersection(*(set(sentences) for _, sentences in said)) if said else set()
     return dict.fromkeys(

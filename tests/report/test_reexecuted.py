@@ -1,0 +1,218 @@
+"""Report and letter on a re-execution: what was done again, in words for the person who asked, and only where it was signed."""
+
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import pytest
+from audits import evidence_of
+from deletions import NO_AUDIT, executed_record, model_of, of_other_weights, proof_about, record_of, request_of
+from report_reading import Page
+from score_tables import simulated_table
+
+from verify import InputError
+from verify.certificate.check import Claimed, Signer
+from verify.certificate.reexecution import ReexecutionClaim
+from verify.report.deletion import render
+from verify.report.letter import INDEPENDENT, LIMIT, NOT_REBUILT, NOT_REPEATED, OURSELVES, REBUILT, REPEATED_LIMIT, write_letter
+from verify.report.reexecuted import REBUILT as REBUILT_ON_THE_PAGE
+from verify.report.rendering import PLAIN
+from verify.schema.deletion_record import DeletionRecord
+from verify.schema.evidence import Evidence
+from verify.schema.reexecution import Finding, Reexecution
+
+SENT = date(2026, 12, 1)
+FAILED = {
+    "word": "NOT_REBUILT",
+    "executed": (),
+    "tokens": 0,
+    "findings": (Finding(kind="segment", what="Steps 11 to 20 of . do not lead to the recorded state."),),
+}
+
+
+@pytest.fixture(scope="module")
+def evidence() -> Evidence:
+    """A certified audit."""
+    return evidence_of(simulated_table())
+
+
+def recorded(proof: Reexecution, folder: Path, evidence: Evidence, **changes: Any) -> DeletionRecord:
+    """A deletion record that names a proof; without an audit unless the changes say otherwise."""
+    return executed_record(evidence, proof, folder, **(NO_AUDIT | changes))
+
+
+def signed(proof: Reexecution, record: DeletionRecord, *, keys: tuple[str, str] = ("1", "2")) -> Claimed:
+    """What a certificate with this proof says, signed by operator and auditor."""
+    named = record.models[0].reexecution
+    claim = ReexecutionClaim.of(proof, proof.digest if named is None else named.proof)
+    signers = tuple(Signer(role, key * 64) for role, key in zip(("operator", "auditor"), keys, strict=True))
+    return Claimed(signers, (), {proof.model: claim})
+
+
+def first_page(page: str) -> str:
+    return Page(page.split('<h2 class="page">')[0]).text
+
+
+def letter(record: DeletionRecord, certificate: Claimed | None) -> str:
+    """The letter's text on one line; page and mail say the same."""
+    found = write_letter(record.requests[0], record, sent=SENT, certificate=certificate)
+    text = " ".join(found.text.split())
+    for part in text.split(" - ")[0].split(". ")[5:-1]:
+        assert part.split(" WHAT ")[0] in " ".join(Page(found.html).text.split()) or part.isupper() or " YOUR " in part
+    return text
+
+
+def test_page_one_says_what_was_executed_again(evidence: Evidence, tmp_path: Path) -> None:
+    """One sentence for the people who asked, the outcome beside no statistical word, the cost, and what it leaves out."""
+    proof = proof_about(evidence)
+    record = recorded(proof, tmp_path, evidence)
+    page = render(record, [], certificate="certificate.json", proofs=[proof])
+    first = first_page(page)
+    for expected in (
+        REBUILT_ON_THE_PAGE,
+        "REBUILT_WITHOUT(all of 3)",
+        "Executed again in 2 s, 0.17 of the tokens of a training.",
+        "The training's commitment is dated 2026-11-02 by the clock of whoever wrote it",
+        "what the base model had learned from these people is not covered",
+        "check certificate.json --reexecution PROOF.json --key KEY.pub",
+    ):
+        assert expected in first, expected
+    whole = Page(page).text
+    assert proof.claim in whole
+    assert "went into service on the basis of" in whole
+    assert all(value in whole.replace("\n", "") for value in (proof.base, str(proof.root), "torch 2.13.0", "threads 2"))
+    assert not [word for word in PLAIN if word in page.replace("EQUIVALENT_WITHIN, .verdict", "").split("</style>")[1]]
+
+
+def test_audit_and_re_execution_stand_in_two_frames(evidence: Evidence, tmp_path: Path) -> None:
+    """Neither is mixed into the other's word; whichever accuses comes first, else the re-execution."""
+    kept = evidence_of(simulated_table(kept=0.2))
+    for audit, changes, order in (
+        (evidence, {}, ["REBUILT_WITHOUT", "EQUIVALENT_WITHIN"]),
+        (kept, {}, ["NOT_FORGOTTEN", "REBUILT_WITHOUT"]),
+        (evidence, FAILED, ["NOT_REBUILT", "EQUIVALENT_WITHIN"]),
+        (kept, FAILED, ["NOT_REBUILT", "NOT_FORGOTTEN"]),
+    ):
+        proof = proof_about(audit, **changes)
+        tested = {name: getattr(model_of(audit), name) for name in NO_AUDIT}
+        page = render(recorded(proof, tmp_path, audit, **tested), [audit], proofs=[proof])
+        frames = [value for name, value in Page(page).attributes if name == "class" and str(value).startswith("verdict ")]
+        assert frames == [f"verdict {order[0]}", f"verdict {order[1]} second"]
+        assert f"Deletion report: {'; '.join(order)}" in page
+
+
+def test_a_failed_re_execution_accuses(evidence: Evidence, tmp_path: Path) -> None:
+    """The page says that the deletion is contradicted and by what, and nothing of a rebuild."""
+    proof = proof_about(evidence, **FAILED)
+    first = first_page(render(recorded(proof, tmp_path, evidence, basis="exact rebuild"), [], proofs=[proof]))
+    assert "a re-execution contradicts the deletion. Steps 11 to 20 of . do not lead to the recorded state." in first
+    assert "REBUILT_WITHOUT" not in first
+
+
+def test_a_sample_is_called_one(evidence: Evidence, tmp_path: Path) -> None:
+    """Page and letter of a sampled re-execution say how much was executed, and that the rest was not."""
+    proof = proof_about(evidence, 20, 6)
+    record = recorded(proof, tmp_path, evidence)
+    first = first_page(render(record, [], proofs=[proof]))
+    assert "6 of the 20 parts of this model's training without these records, drawn by lot" in first
+    assert "7 parts that had read these records would have been found with 95 %" in first
+    assert "14 of 20 parts of the training were not executed again" in first
+    text = letter(record, signed(proof, record))
+    assert "An independent check repeated this computation for 6 of its 20 parts, chosen at random" in text
+    assert "is our own word" in text
+    assert "no part in the training" not in text, "a sample does not show it"
+
+
+def test_several_models(evidence: Evidence, tmp_path: Path) -> None:
+    """One executed again, one audited: page 1 has a row for each, and says of how many each frame speaks."""
+    other = of_other_weights(evidence)
+    proof = proof_about(evidence)
+    one = recorded(proof, tmp_path, evidence).models[0]
+    record = record_of(evidence, other, models=(one, model_of(other, name="search")), requests=(request_of("deleted"),))
+    page = Page(render(record, [other], proofs=[proof])).text
+    assert "1 of 2 models was executed again. Of it: every training step" in page
+    assert "1 of 2 models was audited. Of it: on the exact text" in page
+    assert f"{one.name}: The re-execution is about the fine-tuning" in page
+    assert "search: " in page
+    text = letter(record, signed(proof, record))
+    assert "Of 1 of these 2 models we can say this: We went back" in text
+
+
+def test_proof_and_record_must_belong_together(evidence: Evidence, tmp_path: Path) -> None:
+    """A proof that the record names must be given, and no other."""
+    proof = proof_about(evidence)
+    record = recorded(proof, tmp_path, evidence)
+    other = proof.model_copy(update={"records": 21})
+    for facts, proofs, message in (
+        (record, [], "Give its file with --reexecutions"),
+        (record, [other], "this proof is REBUILT_WITHOUT"),
+        (record, [proof.model_copy(update={"model": "7" * 64})], "did not make"),
+        (record_of(evidence), [proof], "names none as the re-execution"),
+    ):
+        with pytest.raises(InputError, match=message):
+            render(facts, [] if facts is record else [evidence], proofs=proofs)
+
+
+@pytest.mark.parametrize(
+    ("kind", "words"),
+    [
+        ("derived schedule", "We went back to a point in the model's training before your records had been used"),
+        ("own schedule", "We trained a new model from the same starting model as before, without your records."),
+        ("shards", "We trained every part of the model that had learned from your records again, without them."),
+    ],
+)
+def test_the_letter_says_what_was_done_again(evidence: Evidence, tmp_path: Path, kind: Any, words: str) -> None:
+    """In plain words, for each kind of deletion, with what is not covered; an independent check only by another's key."""
+    proof = proof_about(evidence, kind=kind)
+    record = recorded(proof, tmp_path, evidence)
+    text = letter(record, signed(proof, record))
+    assert words in text
+    assert f"{INDEPENDENT} and arrived at exactly the same model. So your records had no part in the training" in text
+    assert REPEATED_LIMIT in text
+    assert LIMIT not in text, "no test was made, so none is qualified"
+    alone = letter(record, signed(proof, record, keys=("1", "1")))
+    assert OURSELVES in alone
+    assert INDEPENDENT not in alone
+    for jargon in ("re-execution", "REBUILT", "segment", "bit for bit", "digest", "checkpoint"):
+        assert jargon not in text
+
+
+def test_the_letter_claims_only_what_was_signed(evidence: Evidence, tmp_path: Path) -> None:
+    """Without a certificate, or with one that carries another proof or none, no check is told; what accuses is told in any case."""
+    proof = proof_about(evidence)
+    record = recorded(proof, tmp_path, evidence)
+    foreign = Claimed((), (), {proof.model: ReexecutionClaim.of(proof, "9" * 64)})
+    for certificate in (None, Claimed((), (), {}), foreign):
+        text = letter(record, certificate)
+        assert REBUILT in text
+        assert "same model" not in text
+        assert "repeated" not in text
+    open_proof = proof_about(evidence, word="NOT_TESTABLE", findings=(Finding(kind="near-duplicate", what="2 are near."),))
+    unsettled = recorded(open_proof, tmp_path, evidence, basis="exact rebuild")
+    assert NOT_REPEATED in letter(unsettled, signed(open_proof, unsettled))
+    failed = proof_about(evidence, **FAILED)
+    accused = recorded(failed, tmp_path, evidence, basis="exact rebuild")
+    for certificate in (None, signed(failed, accused)):
+        text = letter(accused, certificate)
+        assert NOT_REBUILT in text
+        assert REBUILT not in text
+
+
+def test_a_letter_of_a_batch_speaks_of_all_records(evidence: Evidence, tmp_path: Path) -> None:
+    """Where several requests were answered together, what was left out are the records of all of them."""
+    proof = proof_about(evidence)
+    record = recorded(proof, tmp_path, evidence)
+    two = record.model_copy(update={"requests": (request_of("deleted"), request_of("deleted", 1))})
+    text = letter(two, signed(proof, two))
+    assert "before the records of these requests had been used" in text
+    assert "your records" not in text
+
+
+def test_near_duplicates_that_stay_are_said(evidence: Evidence, tmp_path: Path) -> None:
+    """A person's judgement that similar records may stay is in the report's limits and in the letter."""
+    near = ({"record": "a" * 32, "forget": "b" * 32, "similarity": 0.8},)
+    proof = proof_about(evidence)
+    proof = Reexecution.model_validate({**proof.model_dump(by_alias=True), "near": near, "near_accepted": True}, strict=False)
+    record = recorded(proof, tmp_path, evidence)
+    assert "1 training record that is nearly one of these records stayed" in first_page(render(record, [], proofs=[proof]))
+    assert "nearly the same words stayed in the training" in letter(record, signed(proof, record))

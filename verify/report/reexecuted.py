@@ -1,0 +1,91 @@
+"""Words on a re-execution for a compliance report: what was executed again, what it means, and what it leaves out."""
+
+from collections.abc import Iterator
+
+from verify.schema.reexecution import Kind, Reexecution
+
+EXECUTED: dict[Kind, str] = {
+    "derived schedule": "the committed training's schedule, with the forget records left out",
+    "own schedule": "a training of its own, by the schedule that its options and seed give",
+    "shards": "every stage of the sharded training that had held a forget record",
+}
+"""What was executed, by the kind of deletion."""
+
+REBUILT = (
+    "Every training step that could have read these records was executed again without them and gave exactly this model: for the "
+    "people who asked, it is a model whose training never read these records."
+)
+SAMPLED = (
+    "{executed} of the {segments} parts of this model's training without these records, drawn by lot, were executed again and gave "
+    "exactly the recorded states: for the people who asked, {false} that had read these records would have been found with 95 %."
+)
+CONTRADICTED = "This model is not what its training gives without these records: a re-execution contradicts the deletion. {finding}"
+UNCHECKED = "Whether these records had a part in this model could not be checked by executing its training again. {finding}"
+
+
+def in_plain_words_of(proof: Reexecution) -> str:
+    """Return the outcome of a re-execution, and what it means for the people who asked, for readers who do not know its words."""
+    if proof.word != "REBUILT_WITHOUT":
+        said = CONTRADICTED if proof.word == "NOT_REBUILT" else UNCHECKED
+        return said.format(finding=proof.findings[0].what)
+    if len(proof.executed) == proof.segments:
+        return REBUILT
+    least = proof.draw.false_found_95
+    false = "a single part" if least == 1 else f"{least} parts"
+    return SAMPLED.format(executed=len(proof.executed), segments=proof.segments, false=false)
+
+
+def not_shown_by_execution(proof: Reexecution) -> Iterator[str]:
+    """Yield what a re-execution leaves out, one plain sentence each, the weightiest first."""
+    if proof.word != "REBUILT_WITHOUT":
+        return
+    if rest := proof.segments - len(proof.executed):
+        yield f"{rest} of {proof.segments} parts of the training were not executed again."
+    if proof.committed is None and proof.kind != "own schedule":
+        yield (
+            "No commitment to the training from before the request was given: an order of the records that was chosen afterwards "
+            "would not be noticed."
+        )
+    if proof.committed is not None:
+        yield (
+            f"The training's commitment is dated {proof.committed[:10]} by the clock of whoever wrote it: confirm its root with "
+            "whoever received it then."
+        )
+    if proof.near:
+        stay = "1 training record that is" if len(proof.near) == 1 else f"{len(proof.near)} training records that are"
+        yield f"By a person's judgement, {stay} nearly one of these records stayed in the training."
+    yield "The re-execution is about the fine-tuning: what the base model had learned from these people is not covered."
+
+
+def rows_of(proof: Reexecution) -> list[tuple[str, str]]:
+    """Return the facts of a re-execution for a table: what it was based on, what was executed, and on which software."""
+    draw = proof.draw
+    executed, chosen = f"{len(proof.executed)} of {proof.segments}", "given by the auditor" if draw.given else "drawn at random"
+    sample = "all" if draw.nonce is None else f"drawn by the nonce {draw.nonce}, {chosen}"
+    finds = "" if draw.nonce is None else f"{draw.false_found_95} with 95 %, {draw.false_found_99} with 99 %"
+    rows = [
+        ("outcome", proof.phrase),
+        ("executed", EXECUTED[proof.kind]),
+        ("segments executed again", f"{executed} ({sample})"),
+        ("false segments that would be found", finds),
+        ("forget records left out", str(proof.forget)),
+        ("training records shown", str(proof.records)),
+        ("nearly a forget record", f"{len(proof.near)}{', accepted by a person' if proof.near and proof.near_accepted else ''}"),
+        ("tokens", f"{proof.tokens}, {_share(proof)} of a whole training"),
+        ("weights", proof.model),
+        ("base", proof.base),
+        ("root of the training's logs", proof.root or "no earlier log"),
+        ("committed", proof.committed or "not before the request"),
+        ("software, processor, threads", ", ".join(f"{name} {value}" for name, value in proof.environment.items())),
+        *((f"finding: {one.kind}", one.what) for one in proof.findings),
+    ]
+    return [(name, value) for name, value in rows if value]
+
+
+def cost_of(proof: Reexecution) -> str:
+    """State what the re-execution cost, as a part of a sentence."""
+    return f"{_share(proof)} of the tokens of a training"
+
+
+def _share(proof: Reexecution) -> str:
+    return f"{proof.tokens / max(1, proof.training_tokens):.2f}"
