@@ -7,8 +7,8 @@ from pathlib import Path
 
 from benchmarks.reexecution.lies import false_segments, renamed_from_the_start
 from benchmarks.reexecution.worlds import World
-from verify.provenance.training_log import LOG_NAME, TrainingLog
 from verify.provenance.segment_sampling import detection_probability, drawn_segments
+from verify.provenance.training_log import LOG_NAME, TrainingLog
 
 PASSES = 3
 SIZES = (1, 2, 4, 6, 9, 12)
