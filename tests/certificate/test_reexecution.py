@@ -19,7 +19,7 @@ from verify.certificate.statements import auditor_statements
 from verify.cli.main import main
 from verify.io.files import file_digest
 from verify.provenance.commitment import CommittedLog, TrainingCommitment
-from verify.schema.deletion_record import ReexecutedModel
+from verify.schema.deletion_record import DeletionRecord, ReexecutedModel
 from verify.schema.reexecution import Finding, Reexecution
 
 House = dict[str, Path]
@@ -403,3 +403,20 @@ def test_what_a_record_keeps_of_a_proof(house: House, signed: Path) -> None:
     assert (found.phrase, found.executed, found.segments) == ("REBUILT_WITHOUT(6 of 20)", 6, 20)
     assert found.proof == file_digest(signed.parent / "proof.json")
     assert "reexecution" not in json.loads(house["deletion"].read_text())["models"][0]
+
+
+@pytest.mark.parametrize("path", ["docs/sample/deletion.json", "tests/old_evidence/signed/deletion.json"])
+def test_records_of_earlier_versions_keep_their_bytes(path: str) -> None:
+    """A record without a re-execution is written as it was read: certificates and ledgers hold its digest."""
+    text = (Path(__file__).parents[2] / path).read_text()
+    assert DeletionRecord.parse(text, path).text() == text
+
+
+@pytest.mark.parametrize("lacking", ["verdict", "verdict_phrase", "audit_digest", None])
+def test_a_record_names_an_audit_whole_or_not_at_all(house: House, lacking: str | None) -> None:
+    """A verdict without its audit's digest is refused, and so is a model that neither audit nor re-execution examined."""
+    content = json.loads(house["deletion"].read_text())
+    for name in ("verdict", "verdict_phrase", "audit_digest", "tested_by") if lacking is None else (lacking,):
+        del content["models"][0][name]
+    with pytest.raises(InputError, match="neither an audit" if lacking is None else "belong together"):
+        DeletionRecord.parse(json.dumps(content), "it")
