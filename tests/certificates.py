@@ -64,9 +64,9 @@ def record_about(paths: dict[str, Path], **changes: Any) -> DeletionRecord:
     return record_of(evidence, models=(model_of(evidence, basis="exact rebuild"),), **changes)
 
 
-def proof_of(house: dict[str, Path], segments: int = 3, executed: int | None = None, **changes: Any) -> Reexecution:
+def proof_of(house: dict[str, Path], segments: int = 3, sampled: int | None = None, **changes: Any) -> Reexecution:
     """A proof about the house's model after deletion and its four forget records."""
-    return proof_about(Evidence.load(house["audit"] / "evidence.json"), segments, executed, **changes)
+    return proof_about(Evidence.load(house["audit"] / "evidence.json"), segments, sampled, **changes)
 
 
 def certified(

@@ -72,10 +72,10 @@ def model_of(evidence: Evidence, **changes: Any) -> ReplacedModel:
     return ReplacedModel(**(facts | changes))
 
 
-def proof_about(evidence: Evidence, segments: int = 3, executed: int | None = None, **changes: Any) -> Reexecution:
+def proof_about(evidence: Evidence, segments: int = 3, sampled: int | None = None, **changes: Any) -> Reexecution:
     """A proof about an audit's target and forget set: segments of ten steps each, some or all of them executed again."""
     target = next(model for model in evidence.models if model.role == "target")
-    root, count = "c" * 64, segments if executed is None else executed
+    root, count = "c" * 64, segments if sampled is None else sampled
     nonce = "a coin" if count < segments else None
     chosen = range(segments) if nonce is None else drawn_segments(segments, count, nonce, root)
     ends = {index: target.weights if index == segments - 1 else f"{index:064x}" for index in chosen}
@@ -116,7 +116,7 @@ def proof_about(evidence: Evidence, segments: int = 3, executed: int | None = No
             false_found_95=fewest_found(segments, count, 0.95),
             false_found_99=fewest_found(segments, count, 0.99),
             forget_segments=2,
-            found=detection_probability(segments, 2, count),
+            found=detection_probability(segments, min(2, segments), count),
         ),
         "findings": (),
         "tokens": 500 * len(parts),

@@ -81,8 +81,8 @@ def _differences(claim: ReexecutionClaim, beside: Any, pair: Pair) -> Iterator[s
     if "auditor" in pair:
         predicate = pair["auditor"]["predicate"]
         evidence = predicate["annotations"]["evidence"]
-        forget = next(entry for entry in evidence["sets"] if entry["role"] == "forget")
-        target = next(entry for entry in evidence["models"] if entry["role"] == "target")
+        forget = {entry["role"]: entry for entry in evidence["sets"]}["forget"]
+        target = {entry["role"]: entry for entry in evidence["models"]}["target"]
         if claim.audit != _audit_digest(predicate):
             yield f"it was signed beside the audit {str(claim.audit)[:16]}, this one is {_audit_digest(predicate)[:16]}"
         if beside != claim.proof:
@@ -103,7 +103,7 @@ def _differences(claim: ReexecutionClaim, beside: Any, pair: Pair) -> Iterator[s
 
 def _audit_digest(predicate: Mapping[str, Any]) -> str:
     """Return the digest of the evidence.json that an auditor signed."""
-    return next(str(part["digest"]["sha256"]) for part in predicate["configuration"] if str(part["name"]) == "evidence.json")
+    return {str(part["name"]): str(part["digest"]["sha256"]) for part in predicate["configuration"]}["evidence.json"]
 
 
 def record_findings(pairs: Mapping[str, Pair]) -> list[Finding]:

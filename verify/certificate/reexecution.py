@@ -18,15 +18,15 @@ from pydantic import Field, ValidationError
 from verify.certificate.signing import REEXECUTION, STATEMENT_TYPE, Statement
 from verify.errors import InputError
 from verify.io.documents import Frozen
-from verify.provenance.segment_sampling import drawn_segments
+from verify.provenance.segment_sampling import detection_probability, drawn_segments
 from verify.schema.parts import Digest
 from verify.schema.reexecution import Draw, Finding, Kind, Reexecution, ReexecutionWord, Segment, phrase_of, word_of
 
 LISTS = ("near", "executed")
 """Fields of a proof of which only the number of entries is signed."""
 
-MOST_SEGMENTS = 1_000_000
-"""More segments than any training has: each ends with the digests of a state. A draw among more is not repeated."""
+MOST_SEGMENTS = 100_000
+"""More segments than trainings have, as each ends with the digests of a state. A draw among more is not repeated."""
 
 LARGEST_PROOF = 64 << 20
 """Size limit in bytes: a segment takes some 400."""
@@ -183,7 +183,8 @@ def _sample(claim: ReexecutionClaim) -> Iterator[str]:
             if draw.nonce
             else "a part of the segments was executed without a nonce"
         )
-    expected = None if draw.forget_segments is None else 1 - _missed(count, min(draw.forget_segments, count), executed)
+    held = None if draw.forget_segments is None else max(0, min(draw.forget_segments, count))
+    expected = None if held is None else detection_probability(count, held, executed)
     if (expected is None) != (draw.found is None) or not math.isclose(expected or 0, draw.found or 0, abs_tol=1e-9):
         yield f"the sample is said to find a false segment with {draw.found}; {executed} of {count} give {expected}"
     for level, fewest in ((0.95, draw.false_found_95), (0.99, draw.false_found_99)):
@@ -195,17 +196,7 @@ def _is_fewest(count: int, executed: int, fewest: int, level: float) -> bool:
     """Return whether a number of false segments is the smallest that a sample finds with a probability."""
     if not 1 <= fewest <= count:
         return False
-    return 1 - _missed(count, fewest, executed) >= level - 1e-12 and 1 - _missed(count, fewest - 1, executed) < level + 1e-12
-
-
-def _missed(count: int, false: int, executed: int) -> float:
-    """Compute the probability that a sample holds none of the false segments: C(M - k, m) / C(M, m) as a product over them."""
-    missed = 1.0
-    for index in range(false):
-        missed *= max(0, count - executed - index) / (count - index)
-        if not missed:
-            break
-    return missed
+    return detection_probability(count, fewest, executed) >= level > detection_probability(count, fewest - 1, executed)
 
 
 def _drawn(claim: ReexecutionClaim, model: str) -> list[int]:
