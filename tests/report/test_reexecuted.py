@@ -50,7 +50,7 @@ def signed(proof: Reexecution, record: DeletionRecord, *, keys: tuple[str, str] 
 
 
 def first_page(page: str) -> str:
-    return Page(page.split('<h2 class="page">')[0]).text
+    return Page(page.split("</style>")[1].split('<h2 class="page">')[0]).text
 
 
 def letter(record: DeletionRecord, certificate: Claimed | None) -> str:
@@ -115,7 +115,7 @@ def test_a_sample_is_called_one(evidence: Evidence, tmp_path: Path) -> None:
     record = recorded(proof, tmp_path, evidence)
     first = first_page(render(record, [], proofs=[proof]))
     assert "6 of the 20 parts of this model's training without these records, drawn by lot" in first
-    assert "7 parts that had read these records would have been found with 95 %" in first
+    assert "7 parts that had read these records would have been found with a probability of 95 %" in first
     assert "14 of 20 parts of the training were not executed again" in first
     text = letter(record, signed(proof, record))
     assert "An independent check repeated this computation for 6 of its 20 parts, chosen at random" in text

@@ -11,7 +11,7 @@ from collections import defaultdict
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 from pydantic import Field, ValidationError
 
@@ -75,8 +75,8 @@ class ReexecutionClaim(Frozen):
             digest: SHA-256 of its file.
             audit: SHA-256 of the evidence.json that is signed beside it, if any.
         """
-        facts = {name: getattr(proof, name) for name in cls.model_fields if name not in ("proof", "audit", *LISTS)}
-        return cls(proof=digest, audit=audit, **{name: len(getattr(proof, name)) for name in LISTS}, **facts)
+        facts: dict[str, Any] = {name: getattr(proof, name) for name in cls.model_fields if name not in ("proof", "audit")}
+        return cls(proof=digest, audit=audit, **facts | {name: len(facts[name]) for name in LISTS})
 
     @property
     def phrase(self) -> str:

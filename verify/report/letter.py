@@ -246,7 +246,7 @@ def _repeated(models: Sequence[ReplacedModel], certificate: Claimed | None, reco
     """Say of which models the computation was repeated, with what outcome, and what that leaves open."""
     named = {model.after: model.reexecution for model in models if model.reexecution is not None}
     signed = {} if certificate is None else dict(certificate.reexecutions)
-    if any(one.word == "NOT_REBUILT" for one in (*named.values(), *signed.values())):
+    if "NOT_REBUILT" in {*(one.word for one in named.values()), *(claim.word for claim in signed.values())}:
         return [NOT_REBUILT]
     claims = [signed[weights] for weights, one in named.items() if weights in signed and signed[weights].proof == one.proof]
     rebuilt = [claim for claim in claims if claim.word == "REBUILT_WITHOUT"]

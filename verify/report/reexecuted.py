@@ -17,7 +17,8 @@ REBUILT = (
 )
 SAMPLED = (
     "{executed} of the {segments} parts of this model's training without these records, drawn by lot, were executed again and gave "
-    "exactly the recorded states: for the people who asked, {false} that had read these records would have been found with 95 %."
+    "exactly the recorded states: for the people who asked, {false} that had read these records would have been found with a "
+    "probability of 95 %."
 )
 CONTRADICTED = "This model is not what its training gives without these records: a re-execution contradicts the deletion. {finding}"
 UNCHECKED = "Whether these records had a part in this model could not be checked by executing its training again. {finding}"
