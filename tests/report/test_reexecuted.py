@@ -16,6 +16,7 @@ from verify.certificate.reexecution import ReexecutionClaim
 from verify.report.deletion import render
 from verify.report.letter import INDEPENDENT, LIMIT, NOT_REBUILT, NOT_REPEATED, OURSELVES, REBUILT, REPEATED_LIMIT, write_letter
 from verify.report.reexecuted import REBUILT as REBUILT_ON_THE_PAGE
+from verify.report.reexecuted import REBUILT_BY_THE_LOG
 from verify.report.rendering import PLAIN
 from verify.schema.deletion_record import DeletionRecord
 from verify.schema.evidence import Evidence
@@ -69,16 +70,19 @@ def test_page_one_says_what_was_executed_again(evidence: Evidence, tmp_path: Pat
     page = render(record, [], certificate="certificate.json", proofs=[proof])
     first = first_page(page)
     for expected in (
-        REBUILT_ON_THE_PAGE,
+        REBUILT_BY_THE_LOG,
+        "4 states or stages of the training, which by its log none of these records had reached, were not executed again",
         "REBUILT_WITHOUT(all of 3)",
         "Executed again in 2 s, 0.17 of the tokens of a training.",
         "The training's commitment is dated 2026-11-02 by the clock of whoever wrote it",
-        "what the base model had learned from these people is not covered",
         "check certificate.json --reexecution PROOF.json --key KEY.pub",
     ):
         assert expected in first, expected
     whole = Page(page).text
     assert proof.claim in whole
+    assert "what the base model had learned from these people is not covered" in whole
+    whole_training = proof_about(evidence, unchanged=0)
+    assert REBUILT_ON_THE_PAGE in first_page(render(recorded(whole_training, tmp_path, evidence), [], proofs=[whole_training]))
     assert "went into service on the basis of" in whole
     assert all(value in whole.replace("\n", "") for value in (proof.base, str(proof.root), "torch 2.13.0", "threads 2"))
     assert not [word for word in PLAIN if word in page.replace("EQUIVALENT_WITHIN, .verdict", "").split("</style>")[1]]
@@ -163,13 +167,17 @@ def test_proof_and_record_must_belong_together(evidence: Evidence, tmp_path: Pat
 )
 def test_the_letter_says_what_was_done_again(evidence: Evidence, tmp_path: Path, kind: Any, words: str) -> None:
     """In plain words, for each kind of deletion, with what is not covered; an independent check only by another's key."""
-    proof = proof_about(evidence, kind=kind)
+    proof = proof_about(evidence, kind=kind, unchanged=0)
     record = recorded(proof, tmp_path, evidence)
     text = letter(record, signed(proof, record))
     assert words in text
     assert f"{INDEPENDENT} and arrived at exactly the same model. So your records had no part in the training" in text
     assert REPEATED_LIMIT in text
     assert LIMIT not in text, "no test was made, so none is qualified"
+    kept = proof_about(evidence, kind=kind)
+    rest = letter(recorded(kept, tmp_path, evidence), signed(kept, recorded(kept, tmp_path, evidence)))
+    assert "had not been used in the rest of the training is what our own record" in rest
+    assert "no part" not in rest, "a state that was not computed again is the operator's word"
     alone = letter(record, signed(proof, record, keys=("1", "1")))
     assert OURSELVES in alone
     assert INDEPENDENT not in alone

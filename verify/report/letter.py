@@ -60,7 +60,10 @@ RETRAINED: dict[Kind, str] = {
     "shards": "We trained every part of the model that had learned from {records} again, without them.",
 }
 """What was done, by the kind of deletion that was executed again."""
-REPEATED = "{who} and arrived at exactly the same model. So {records} had no part in the training of the new model."
+REPEATED = "{who} and arrived at exactly the same model."
+NO_PART = "So {records} had no part in the training of the new model."
+BY_OUR_RECORD = "That {records} had not been used in the rest of the training is what our own record of that training says."
+"""Where states or parts of the training were not computed again: a record that was false from the start would not be noticed."""
 SAMPLED = (
     "{who} for {executed} of its {segments} parts, chosen at random, and arrived at exactly the same result each time. That the "
     "other parts were done in the same way is our own word."
@@ -269,7 +272,7 @@ def _two_parties(certificate: Claimed) -> bool:
 def _checked(claim: ReexecutionClaim, who: str, records: str) -> str:
     """Say what repeating the computation showed."""
     if claim.executed == claim.segments:
-        return REPEATED.format(who=who, records=records)
+        return f"{REPEATED} {BY_OUR_RECORD if claim.unchanged else NO_PART}".format(who=who, records=records)
     return SAMPLED.format(who=who, executed=claim.executed, segments=claim.segments)
 
 

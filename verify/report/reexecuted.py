@@ -15,6 +15,11 @@ REBUILT = (
     "Every training step that could have read these records was executed again without them and gave exactly this model: for the "
     "people who asked, it is a model whose training never read these records."
 )
+REBUILT_BY_THE_LOG = (
+    "Every training step that, by the training's log, could have read these records was executed again without them and gave "
+    "exactly this model: for the people who asked, it is a model whose training, by that log, never read these records."
+)
+"""With states or stages that were not executed again, as no such record had reached them: that is what the log says of them."""
 SAMPLED = (
     "{executed} of the {segments} parts of this model's training without these records, drawn by lot, were executed again and gave "
     "exactly the recorded states: for the people who asked, {false} that had read these records would have been found with a "
@@ -30,7 +35,7 @@ def in_plain_words_of(proof: Reexecution) -> str:
         said = CONTRADICTED if proof.word == "NOT_REBUILT" else UNCHECKED
         return said.format(finding=proof.findings[0].what)
     if len(proof.executed) == proof.segments:
-        return REBUILT
+        return REBUILT_BY_THE_LOG if proof.unchanged else REBUILT
     least = proof.draw.false_found_95
     false = "a single part" if least == 1 else f"{least} parts"
     return SAMPLED.format(executed=len(proof.executed), segments=proof.segments, false=false)
@@ -42,6 +47,11 @@ def not_shown_by_execution(proof: Reexecution) -> Iterator[str]:
         return
     if rest := proof.segments - len(proof.executed):
         yield f"{rest} of {proof.segments} parts of the training were not executed again."
+    if proof.unchanged:
+        yield (
+            f"{proof.unchanged} states or stages of the training, which by its log none of these records had reached, were not "
+            "executed again: that the log is true of them is the operator's word."
+        )
     if proof.committed is None and proof.kind != "own schedule":
         yield (
             "No commitment to the training from before the request was given: an order of the records that was chosen afterwards "
