@@ -255,6 +255,27 @@ def test_the_weight_penalty_is_the_divergence_to_second_order(world: Path) -> No
     assert np.mean(estimated) == pytest.approx(np.mean(true), rel=0.25)
 
 
+@pytest.mark.parametrize("transposed", [False, True], ids=["plain", "transposed"])
+def test_the_weight_penalty_pulls_as_its_formula_says(transposed: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Value and gradient against autograd on the formula, part by part, on top of the gradients that are there or missing."""
+    monkeypatch.setattr("unlearn.training.penalty.AT_ONCE", 7)
+    torch.manual_seed(0)
+    model = torch.nn.Linear(5, 6)
+    if transposed:
+        model.weight.data = model.weight.data.T.contiguous().T
+    start = {name: torch.randn_like(parameter).bfloat16() for name, parameter in model.named_parameters()}
+    fisher = {name: torch.rand_like(parameter).bfloat16() for name, parameter in model.named_parameters()}
+    value = sum((0.5 * fisher[name] * (parameter - start[name]) ** 2).sum() for name, parameter in model.named_parameters())
+    slopes = torch.autograd.grad(3.0 * value, list(model.parameters()))
+    value = value.detach()
+    model.weight.grad = before = torch.randn_like(model.weight)
+    expected = before + slopes[0]
+    penalty = WeightPenalty(3.0, dict(model.named_parameters()), start, fisher, 0)
+    assert float(penalty.pull()) == pytest.approx(3.0 * float(value), rel=1e-5) == float(penalty.value(model))
+    torch.testing.assert_close(model.weight.grad, expected)
+    torch.testing.assert_close(model.bias.grad, slopes[1])
+
+
 def test_the_weight_penalty_against_the_exact_fisher(world: Path) -> None:
     """Known answer: for one window, the mean over draws is the sum over all tokens of the vocabulary, weighed by probability."""
     loaded = load_model(world / "original")

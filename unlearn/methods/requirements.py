@@ -39,8 +39,12 @@ def require_suited(method: Method, folder: Path | None) -> None:
     name = method_name(method)
     if distributed.count() > 1 and isinstance(method, Rebuild) and name != "retrain":
         raise InputError(f"{name} runs in one process. Start it without torchrun or accelerate launch.")
-    if os.environ.get("ACCELERATE_USE_FSDP") == "true" and getattr(method, "anchor_weight", False):
-        raise InputError(f"the weight penalty of {name} needs whole weights in every process. Use --anchor-weight 0 with FSDP.")
+    sharding = next((kind for kind in ("FSDP", "DEEPSPEED") if os.environ.get(f"ACCELERATE_USE_{kind}") == "true"), None)
+    if sharding is not None and getattr(method, "anchor_weight", False):
+        raise InputError(
+            f"the weight penalty of {name} needs whole weights and gradients in every process. Use --anchor-weight 0 with "
+            f"{'DeepSpeed' if sharding == 'DEEPSPEED' else sharding}."
+        )
     if folder is not None and (folder / ENSEMBLE).is_file() and not isinstance(method, Rebuild):
         raise InputError(f"{folder} answers by several adapters, which {name} cannot train together. Use sisa.")
 

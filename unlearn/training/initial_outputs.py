@@ -10,7 +10,7 @@ Objectives and files on disk call these outputs `reference`, the name they had f
 models of an audit.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -47,7 +47,7 @@ class InitialOutputs:
     """The initial outputs that a run reads.
 
     Attributes:
-        tables: name -> values [N] or, for quantities per token, [T] or [T, D].
+        tables: name -> values [N] or, for quantities per token, [T] or [T, D]; NaN or no rows for windows that are not read.
         offsets: role -> index of each window's first token in the tables per token [N + 1].
         heads: kind -> function from hidden states [n, D] to logits [n, V].
     """
@@ -87,6 +87,7 @@ def load_or_compute_outputs(
     seed: int = 0,
     trained_head: bool = True,
     given: Mapping[str, Any] | None = None,
+    read: Mapping[str, Collection[int]] | None = None,
 ) -> InitialOutputs:
     """Load the initial outputs of a run, or compute and store them; a resumed run reads those stored at its start.
 
@@ -99,7 +100,8 @@ def load_or_compute_outputs(
         layer: the decoder layer whose hidden states are stored.
         seed: of the untrained model.
         trained_head: whether training will change the head, so that a copy is needed.
-        given: quantities computed elsewhere, by name.
+        given: quantities computed elsewhere, by name, of all windows.
+        read: by role, the windows that the run will read, if it will not read all: a short run on a large retain set reads few.
 
     Raises:
         IntegrityError: the stored table was changed or truncated after the run began.
@@ -112,18 +114,20 @@ def load_or_compute_outputs(
     table, seal = work_dir / "reference.safetensors", work_dir / "reference.json"
     if seal.exists() and (not table.exists() or file_digest(table) != read_json(seal)["sha256"]):
         raise IntegrityError(f"{table} is not what this run wrote at its beginning. Start again with a new --output.")
+    parts = {role: sorted(set(rows)) for role, rows in (read or {}).items() if len(set(rows)) < len(windows[role])}
+    if seal.exists() and not read_json(seal).get("parts"):
+        parts = {}  # an earlier version computed all of them
     untrained = _untrained(loaded.model, seed) if any(name.endswith("random_logits") for name in wanted) else None
     with distributed.main_first():
         if not seal.exists():
             known = {name: torch.as_tensor(values, dtype=torch.float32) for name, values in (given or {}).items()}
             computed = [name for name in wanted if name not in known]
-            values = known | {name: _compute(name, loaded, untrained, windows, pad_token_id, layer) for name in computed}
+            values = known | {name: _compute(name, loaded, untrained, windows, parts, pad_token_id, layer) for name in computed}
             with atomic_file(table, mode=0o600) as stream:
                 stream.write(save(values))
-            write_json(seal, {"sha256": file_digest(table)})  # written last: without it the table is computed again
-    offsets = {
-        role: torch.tensor(np.cumsum([0, *(int(window.scored.sum()) for window in found)])) for role, found in windows.items()
-    }
+            # Written last: without it the table is computed again.
+            write_json(seal, {"sha256": file_digest(table), **({"parts": sorted(parts)} if parts else {})})
+    offsets = {role: _offsets(found, parts.get(role)) for role, found in windows.items()}
     heads = {}
     if any(name.endswith("_logits") and not name.endswith("random_logits") for name in wanted):
         heads["logits"] = _frozen_head(loaded.model, copy=trained_head)
@@ -132,24 +136,40 @@ def load_or_compute_outputs(
     return InitialOutputs(load_file(table), offsets, heads)
 
 
+def _offsets(windows: Sequence[Encoded], part: Sequence[int] | None) -> Tensor:
+    """Return the index of each window's first token in a table of the windows in `part`, or of all [N + 1]."""
+    counts = np.array([int(window.scored.sum()) for window in windows], dtype=np.int64)
+    if part is not None:
+        counts[np.setdiff1d(np.arange(len(counts)), part)] = 0
+    return torch.from_numpy(np.concatenate([[0], np.cumsum(counts)]))
+
+
 def _compute(
     name: str,
     loaded: LoadedModel,
     untrained: nn.Module | None,
     windows: Mapping[str, Sequence[Encoded]],
+    parts: Mapping[str, Sequence[int]],
     pad_token_id: int,
     layer: int | None,
 ) -> Tensor:
-    """Compute one quantity over all windows of its role: [N], or per token [T, D]."""
+    """Compute one quantity of its role's windows: [N], NaN for those outside `parts`; or per token [T, D], without theirs."""
     role, kind = name.split("_", 1)
+    part = parts.get(role)
+    chosen = windows[role] if part is None else [windows[role][row] for row in part]
     if kind == "log_probability":
-        return _log_probabilities(loaded, windows[role], pad_token_id)
+        values = _log_probabilities(loaded, chosen, pad_token_id)
+        if part is None:
+            return values
+        found = torch.full((len(windows[role]),), torch.nan)
+        found[torch.tensor(part)] = values
+        return found
     if kind == "hidden":
         assert layer is not None, "an objective that reads hidden states names their layer"
-        return _per_token(loaded.model, windows[role], pad_token_id, lambda model, batch: layer_hidden(model, batch, layer)[0])
+        return _per_token(loaded.model, chosen, pad_token_id, lambda model, batch: layer_hidden(model, batch, layer)[0])
     model = loaded.model if kind == "logits" else untrained
     assert model is not None, "the caller builds one"
-    return _per_token(model, windows[role], pad_token_id, _before_head)
+    return _per_token(model, chosen, pad_token_id, _before_head)
 
 
 def _log_probabilities(loaded: LoadedModel, windows: Sequence[Encoded], pad_token_id: int) -> Tensor:

@@ -13,7 +13,6 @@ from torch import Tensor, nn
 
 from unlearn.training.initial_outputs import InitialOutputs
 from unlearn.training.method import Batch, Objective, Progress
-from unlearn.training.penalty import WeightPenalty
 from verify.data.encoding import Encoded, collate
 from verify.models.log_probabilities import scored_log_probabilities
 from verify.training.schedule import Pair
@@ -71,7 +70,6 @@ class ObjectiveLoss:
         initial: outputs of the model before unlearning.
         progress: progress of the run; the trainer keeps it up to date.
         pad_token_id: pads the batches.
-        penalty: pulls the weights to their initial values, or None.
     """
 
     objective: Objective
@@ -79,16 +77,13 @@ class ObjectiveLoss:
     initial: InitialOutputs
     progress: Progress
     pad_token_id: int
-    penalty: WeightPenalty | None = None
 
     def __call__(self, model: nn.Module, pairs: Sequence[Pair], device: torch.device) -> Tensor:
         """See `PairLoss`."""
         rows = self._rows(pairs)
         parts = {role: _batch(found, self.pad_token_id, device) for role, found in self._chosen(rows).items()}
         batch = Batch(parts["forget"], parts.get("retain"), parts.get("alternative"), self.progress)
-        loss = self.objective.loss(model, batch, self.initial.of(rows, device))
-        # Added once per microbatch: weighted like its loss, the shares of a step add up to one penalty.
-        return loss if self.penalty is None else loss + self.penalty.value(model)
+        return self.objective.loss(model, batch, self.initial.of(rows, device))
 
     def weight(self, pairs: Sequence[Pair]) -> int:
         """Count forget records."""

@@ -8,12 +8,10 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor
 
 from verify.data.encoding import Encoded, collate
-from verify.errors import InputError
 from verify.models.log_probabilities import scored_logits
-from verify.training.arithmetic import Arithmetic, float32_weight
+from verify.training.arithmetic import Arithmetic
 
 RECORDS = 96
 """Retain records that the curvature is estimated on; three times as many gave the same results (docs/research/level.md)."""
@@ -34,6 +32,7 @@ class WeightPenalty:
 
     Attributes:
         weight: of this term in the loss.
+        trained: the weights that are held, by name.
         start: initial values of the trained weights, by name; in bfloat16 where that holds them exactly, as it does for a model
             stored in it.
         fisher: diagonal of the Fisher matrix by name, in the shapes of `start`, in bfloat16.
@@ -41,6 +40,7 @@ class WeightPenalty:
     """
 
     weight: float
+    trained: Mapping[str, nn.Parameter]
     start: Mapping[str, Tensor]
     fisher: Mapping[str, Tensor]
     tokens: int
@@ -84,52 +84,46 @@ class WeightPenalty:
         # An estimate from a hundred records is no worse for 8 significant bits.
         for name in fisher:
             fisher[name] = fisher[name].div_(scored).to(torch.bfloat16)
-        return cls(weight, start, fisher, sum(len(window.input_ids) for window in chosen))
+        return cls(weight, trained, start, fisher, sum(len(window.input_ids) for window in chosen))
 
+    @torch.no_grad()
     def value(self, model: nn.Module) -> Tensor:
-        """Compute `weight` times the divergence above, a scalar, differentiable in the trained weights.
+        """Compute `weight` times the divergence above for a model with these weights by name, a scalar."""
+        named = dict(model.named_parameters())
+        return self._pass_over({name: named[name] for name in self.start}, with_gradient=False)
 
-        Raises:
-            InputError: the weights are sharded over several processes.
+    @torch.no_grad()
+    def pull(self) -> Tensor:
+        """Add the penalty's gradient to the gradients of the trained weights, in place, and return its value.
+
+        Autograd would write an array of the weights' size and pass over memory four times more.
         """
-        parts = []
-        for name, parameter in model.named_parameters():
-            name = name.removeprefix("module.")  # the prefix of DistributedDataParallel
-            if name in self.start:
-                if isinstance(parameter, DTensor):
-                    raise InputError(
-                        "the weight penalty of level needs whole weights in every process. Use --anchor-weight 0 with FSDP."
-                    )
-                weight = float32_weight(parameter)
-                parts.append(_Pull.apply(weight, self.start[name], self.fisher[name]))  # type: ignore[no-untyped-call]
-        return self.weight * torch.stack(parts).sum()
+        return self._pass_over(self.trained, with_gradient=True)
+
+    def _pass_over(self, weights: Mapping[str, nn.Parameter], *, with_gradient: bool) -> Tensor:
+        """Compute the value and, if wanted, add the gradient weight F (theta - theta_0), a part of the weights at a time."""
+        products = []
+        for name, parameter in weights.items():
+            arrays = [parameter.detach(), self.start[name], self.fisher[name]]
+            if with_gradient:
+                if parameter.grad is None:
+                    parameter.grad = torch.zeros_like(parameter)
+                arrays.append(parameter.grad)
+            for now, before, share, *gradient in zip(*map(_parts, arrays), strict=True):
+                moved = now - before
+                pull = moved * share
+                products.append(torch.dot(pull.reshape(-1), moved.reshape(-1)))
+                for slope in gradient:
+                    slope.add_(pull.mul_(self.weight))
+        return 0.5 * self.weight * torch.stack(products).sum()
+
+
+def _parts(values: Tensor) -> Sequence[Tensor]:
+    """Split an array into views of at most `AT_ONCE` values [n]; one that has no flat view stays whole."""
+    return torch.split(values.view(-1), AT_ONCE) if values.is_contiguous() else (values,)
 
 
 def _compact(values: Tensor) -> Tensor:
     """Copy values in bfloat16 where that loses nothing, else in their own type."""
     half = values.to(torch.bfloat16, copy=True)
     return half if torch.equal(half.to(values.dtype), values) else values.clone()
-
-
-class _Pull(torch.autograd.Function):
-    """Half of sum_j F_j (theta_j - theta_0j)^2 over one tensor, with the gradient F (theta - theta_0), a part at a time.
-
-    Autograd would write and keep three arrays of the weights' size; here one is written, the gradient.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, weight: Tensor, start: Tensor, fisher: Tensor) -> Tensor:
-        """Compute the sum, a scalar."""
-        ctx.save_for_backward(weight, start, fisher)
-        flat = [part.reshape(-1) for part in (weight, start, fisher)]
-        sums = [
-            torch.dot((moved := now - before).mul(share), moved)
-            for now, before, share in zip(*(torch.split(part, AT_ONCE) for part in flat), strict=True)
-        ]
-        return 0.5 * torch.stack(sums).sum()
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
-        """Compute the gradient of the weights."""
-        weight, start, fisher = ctx.saved_tensors
-        return torch.sub(weight, start).mul_(fisher).mul_(gradient), None, None

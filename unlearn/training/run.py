@@ -8,6 +8,7 @@ Weights stored in half precision are trained as float32 copies and rounded at th
 """
 
 import dataclasses
+import math
 import shutil
 import time
 from collections.abc import Mapping, Sequence
@@ -195,6 +196,7 @@ def _minimise(loaded: LoadedModel, objective: Objective, run: Run) -> Trained:
         windows["alternative"] = _one_each(encoder, alternatives, windows["forget"])
     # Everything that is read from the model before unlearning is read here, before an adapter is attached and a step is taken, and
     # in the arithmetic of the steps: else rounding would look like a change.
+    sampler = _sampler(windows, options)
     rule, arithmetic = objective.stop_rule, Arithmetic(computes_in_copies(loaded.model, options))
     with torch.no_grad(), arithmetic.of(loaded.model):
         initial = load_or_compute_outputs(
@@ -208,6 +210,8 @@ def _minimise(loaded: LoadedModel, objective: Objective, run: Run) -> Trained:
             # An adapter given by the user may include the head; a new one leaves the layer below it unchanged.
             trained_head=not options.lora or is_adapter(loaded.model),
             given=run.tables,
+            # A process without records of its own in a step reads the first one instead.
+            read={"retain": {0, *sampler.partners_of(_epochs(sampler, options))}} if sampler.partners else None,
         )
         stop = stop_check(loaded, rule, windows["forget"], run.holdout, encoder)
         selector = selector_of(loaded, run.selection, run.records, run.utility, run.holdout or (), options)
@@ -217,17 +221,16 @@ def _minimise(loaded: LoadedModel, objective: Objective, run: Run) -> Trained:
         selector.losses = arithmetic.inside(loaded.model, selector.losses)
     progress = Progress(values=dict(objective.begin()) if isinstance(objective, WithMemory) else {})
     advance = objective.advance if isinstance(objective, WithMemory) else None
-    steering = Steering(stop, 0 if rule is None else rule.check_every, progress, advance, selector)
     flags = gradient_flags(loaded.model)
     model = attach_adapter(loaded.model, options)
     # Below an adapter no weight is trained, since only the adapter is saved.
     if isinstance(objective, InsideLayers) and not is_adapter(model):
         _train_only(model, objective.trained_parameters(model))
-    sampler = _sampler(windows, options)
     # Steps hold the part of the retain set that they see; the penalty stands in for the rest.
     weight = objective.anchor_weight * _unseen(sampler, options) if isinstance(objective, WithWeightPenalty) else 0.0
     penalty = WeightPenalty.of(model, windows["retain"], pad, weight, options.seed, arithmetic) if weight else None
-    loss = ObjectiveLoss(objective, windows, initial, progress, pad, penalty)
+    steering = Steering(stop, 0 if rule is None else rule.check_every, progress, advance, selector, penalty)
+    loss = ObjectiveLoss(objective, windows, initial, progress, pad)
     trained = train_pairs(model, loss, sampler, run, steering, arithmetic)
     if model is loaded.model:
         put_gradient_flags(model, flags)
@@ -249,6 +252,14 @@ def _sampler(windows: Mapping[str, Sequence[Encoded]], options: TrainingOptions)
     longest = list(map(max, zip(*(token_counts(found) for role, found in windows.items() if role != "retain"), strict=True)))
     lengths = Lengths(longest, token_counts(windows["retain"]), step_records(options))
     return PairSampler(len(windows["forget"]), len(windows["retain"]), options.seed, lengths)
+
+
+def _epochs(sampler: PairSampler, options: TrainingOptions) -> int:
+    """Return the number of epochs that a run begins."""
+    passes = (
+        options.max_steps * step_records(options) / sampler.count if options.max_steps else options.epochs or DEFAULTS["epochs"]
+    )
+    return math.ceil(passes)
 
 
 def _unseen(sampler: PairSampler, options: TrainingOptions) -> float:

@@ -20,16 +20,19 @@ from unlearn.training import distributed
 from unlearn.training.log import LogWriter
 from unlearn.training.losses import PairLoss
 from unlearn.training.method import Progress
+from unlearn.training.penalty import WeightPenalty
 from unlearn.training.selection import Selector
 from verify.errors import RunError
 from verify.io.files import disk_errors, read_json, write_json, write_manifest
 from verify.training.arithmetic import Arithmetic
 from verify.training.optimizers import Sophia
-from verify.training.schedule import FILLER, Pair, PairDataset, PairSampler, microbatch_seed
+from verify.training.schedule import FILLER, Pair, PairDataset, PairSampler, microbatch_seed, seed_generator
 from verify.training.sharding import is_sharded
 from verify.training.state import state_digest
 
 PROGRESS = "progress.json"
+SMALL = 10_000_000
+"""Weights below which a model left in memory for a while does no harm."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,6 +45,7 @@ class Steering:
         progress: where the run stands; shared with the loss, and kept up to date by the trainer.
         advance: the objective's values after a step, from those before it and the step's means; None for one without memory.
         selector: evaluates the run and keeps the best step, or None.
+        penalty: pulls the weights to their initial values in every step, or None.
     """
 
     stop: Callable[[], str | None] | None = None
@@ -49,6 +53,7 @@ class Steering:
     progress: Progress = field(default_factory=Progress)
     advance: Callable[[Mapping[str, float], Mapping[str, float]], Mapping[str, float]] | None = None
     selector: Selector | None = None
+    penalty: WeightPenalty | None = None
 
 
 class RecordTrainer(Trainer):
@@ -96,6 +101,10 @@ class RecordTrainer(Trainer):
         # Clipping computes the gradient norm anyway; it is kept for the check for finite gradients.
         self._clip = self.accelerator.clip_grad_norm_
         self.accelerator.clip_grad_norm_ = self._clip_and_remember
+        # The base class collects garbage before a run, since an earlier model may be in it. Going through all objects of the
+        # libraries takes 0.4 s, which a small model is not worth.
+        if sum(parameter.numel() for parameter in arguments["model"].parameters()) < SMALL:
+            self.accelerator.free_memory = lambda *kept: kept
 
     def _clip_and_remember(self, parameters: Any, max_norm: float, *rest: Any, **named: Any) -> Any:
         norm = self._clip(parameters, max_norm, *rest, **named)
@@ -157,14 +166,17 @@ class RecordTrainer(Trainer):
         return inputs
 
     def training_step(self, model: nn.Module, *rest: Any, **named: Any) -> Tensor:
-        """Take the forward and backward pass of a microbatch, in the run's arithmetic."""
+        """Take the forward and backward pass of a microbatch, in the run's arithmetic; the step's last one adds the penalty."""
         with self.arithmetic.of(model):
-            return super().training_step(model, *rest, **named)
+            loss: Tensor = super().training_step(model, *rest, **named)
+        penalty = self.steering.penalty
+        # After the gradients of all processes were averaged: each adds the same.
+        return loss if penalty is None or not self.accelerator.sync_gradients else loss + penalty.pull()
 
     def compute_loss(self, model: nn.Module, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None) -> Any:
         """Compute this microbatch's share of the step's mean loss: its own mean times its weight over the step's weight."""
         # Dropout depends on the run's seed and the microbatch's number alone, so that a resumed run draws the same.
-        torch.manual_seed(seed := microbatch_seed(self.run_seed, self.microbatch))
+        seed_generator(seed := microbatch_seed(self.run_seed, self.microbatch), self.args.device)
         real = [pair for pair in inputs if pair != FILLER]
         # A process without remaining records still takes part in the gradient synchronisation, with a loss of weight 0.
         pairs = real or [(0, 0 if self.sampler.partners else -1)]

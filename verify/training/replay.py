@@ -28,6 +28,7 @@ from verify.training.arithmetic import Arithmetic
 from verify.training.checkpoints import Checkpoint, last_complete_checkpoint, put_checkpoint
 from verify.training.optimizers import optimizer_of
 from verify.training.precision import float32_copies
+from verify.training.schedule import seed_generator
 from verify.training.state import StateDigest, state_digest
 
 OPTIMIZER = "optimizer.pt"
@@ -201,7 +202,7 @@ def _step(
     for entry, chosen in batches:
         if not chosen:
             continue
-        torch.manual_seed(entry.seed)  # of dropout
+        seed_generator(entry.seed, device)  # of dropout
         batch = {name: values.to(device) for name, values in collate(chosen, pad).items()}
         with arithmetic.of(model):
             loss = -scored_log_probabilities(model, batch)[0].mean()

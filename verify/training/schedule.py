@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch.utils.data import Dataset, Sampler
 
@@ -125,6 +126,15 @@ class PairSampler(Sampler[Pair]):
         """Set the epoch that the next iteration yields."""
         self.epoch = epoch
 
+    def partners_of(self, epochs: int) -> set[int]:
+        """Return the partners that the first epochs use."""
+        found: set[int] = set()
+        for epoch in range(epochs):
+            if len(found) == self.partners:
+                break
+            found.update(_partners(self.count, self.partners, self.seed, epoch).tolist())
+        return found
+
     def __iter__(self) -> Iterator[Pair]:
         pairs = epoch_pairs(self.count, self.partners, self.seed, self.epoch, self.lengths)
         return iter(pairs + [FILLER] * (len(self) - self.count))
@@ -149,3 +159,12 @@ class PairDataset(Dataset[Pair]):
 def microbatch_seed(seed: int, number: int) -> int:
     """Derive the random seed (of dropout) of one microbatch of a run, counted from 0."""
     return int(np.random.SeedSequence([seed, number, 2]).generate_state(1, np.uint32)[0])
+
+
+def seed_generator(seed: int, device: torch.device) -> None:
+    """Seed the generator that dropout on a device draws from."""
+    if device.type == "cpu":
+        # As `torch.manual_seed`, which also keeps the call, with a stack trace, for every kind of device that is never used.
+        torch.default_generator.manual_seed(seed)
+    else:
+        torch.manual_seed(seed)
