@@ -24,17 +24,20 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from unlearn.finetuning import recipe_of
 from unlearn.training.method import Context
 from unlearn.training.options import TrainingOptions, TrainingResult, learning_rate_of, optimizer_steps, steps_per_epoch
-from unlearn.training.run import Run, train_records
+from unlearn.training.run import Run, computes_in_copies, train_records
 from verify.data.encoding import Encoded, Encoder, padding_token_id
 from verify.data.records import Record
 from verify.errors import InputError
 from verify.models.loading import LoadedModel
 from verify.models.token_stats import compute_token_statistics
+from verify.models.token_table import TokenTable
+from verify.training.arithmetic import Arithmetic
 
 Floats = NDArray[np.float64]
 
@@ -81,7 +84,13 @@ class Levels:
 
 
 def estimate_levels(
-    original: LoadedModel, sources: Sequence[LoadedModel], forget: Sequence[Encoded], controls: Sequence[Encoded]
+    original: LoadedModel,
+    sources: Sequence[LoadedModel],
+    forget: Sequence[Encoded],
+    controls: Sequence[Encoded],
+    options: TrainingOptions | None = None,
+    *,
+    truth: Floats | None = None,
 ) -> Levels:
     """Estimate the level from sources, calibrated on controls if there are any.
 
@@ -90,23 +99,25 @@ def estimate_levels(
         sources: models that never saw the forget set; the regression weights their features.
         forget: windows of the forget set.
         controls: windows of records that no model was trained on; may be empty.
+        options: of the run that moves the forget set there; the passes are in its arithmetic. None computes in the models' own.
+        truth: log-probability of every scored token of the controls under `original` [T], if it is known already.
 
     Raises:
         InputError: too few controls for the number of features, or several sources and no controls.
     """
-    features, windows = _features(sources, forget), window_of_tokens(forget)  # [T, F], [T]
+    features, windows = _features(sources, forget, options), window_of_tokens(forget)  # [T, F], [T]
     if not controls:
         if len(sources) > 1:
             raise InputError("several sources of a level are weighted on never-trained records. Give some with --holdout FILE.")
         return Levels(np.minimum(features[:, 0], SUREST), windows, False, None)  # feature 0 is the log-probability
-    control_features, control_windows = _features(sources, controls), window_of_tokens(controls)
+    control_features, control_windows = _features(sources, controls, options), window_of_tokens(controls)
     least = 10 * control_features.shape[1]  # ten observations per coefficient, a common rule of thumb
     if len(control_features) < least:
         raise InputError(
             f"the holdout set has {len(control_features)} scored tokens, and a level is calibrated on at least {least}. "
             "Give more never-trained records, or none."
         )
-    truth = _log_probabilities(original, controls)
+    truth = log_probabilities(original, controls, options) if truth is None else truth
     # The fit sees all controls; its error and correlation are cross-validated, so that they hold for records it did not see.
     held_out = _cross_predicted(control_features, truth, control_windows)
     predicted, true = per_window(held_out, control_windows), per_window(truth, control_windows)
@@ -134,7 +145,7 @@ def controls_as_level(original: LoadedModel, forget: Sequence[Encoded], controls
     """Use the controls' mean log-probability for every token, the crudest estimate."""
     if not controls:
         raise InputError("--sources controls uses the mean loss of never-trained records. Give some with --holdout FILE.")
-    mean = float(per_window(_log_probabilities(original, controls), window_of_tokens(controls)).mean())
+    mean = float(per_window(log_probabilities(original, controls), window_of_tokens(controls)).mean())
     windows = window_of_tokens(forget)
     return Levels(np.full(len(windows), min(mean, SUREST)), windows, True, None)
 
@@ -194,31 +205,29 @@ def encoded(loaded: LoadedModel, records: Sequence[Record], overflow: Any) -> li
     return Encoder(loaded.tokenizer, loaded.context_length, overflow).encode(records)
 
 
-def _features(sources: Sequence[LoadedModel], windows: Sequence[Encoded]) -> Floats:
+def log_probabilities(loaded: LoadedModel, windows: Sequence[Encoded], options: TrainingOptions | None = None) -> Floats:
+    """Compute the log-probability of every scored token, nats [T], in the arithmetic of a run with these options."""
+    return np.concatenate([one.log_probability for one in _statistics(loaded, windows, options)]).astype(np.float64)
+
+
+def _features(sources: Sequence[LoadedModel], windows: Sequence[Encoded], options: TrainingOptions | None) -> Floats:
     """Compute the features of every scored token under every source [T, F]."""
-    parts = []
-    for source in sources:
-        statistics = compute_token_statistics(source.model, _one_by_one(windows), padding_token_id(source.tokenizer))
-        parts.append(
-            np.concatenate(
-                [
-                    np.stack([one.log_probability, one.mean, one.deviation, np.log1p(one.rank), one.greedy], axis=1)
-                    for one in statistics
-                ]
-            )
-        )
-    return np.concatenate(parts, axis=1).astype(np.float64)
+    parts = [
+        [
+            np.stack([one.log_probability, one.mean, one.deviation, np.log1p(one.rank), one.greedy], axis=1)
+            for one in _statistics(source, windows, options)
+        ]
+        for source in sources
+    ]
+    return np.concatenate([np.concatenate(found) for found in parts], axis=1).astype(np.float64)
 
 
-def _log_probabilities(loaded: LoadedModel, windows: Sequence[Encoded]) -> Floats:
-    """Compute the log-probability of every scored token, nats [T]."""
-    statistics = compute_token_statistics(loaded.model, _one_by_one(windows), padding_token_id(loaded.tokenizer))
-    return np.concatenate([one.log_probability for one in statistics]).astype(np.float64)
-
-
-def _one_by_one(windows: Sequence[Encoded]) -> list[Encoded]:
-    """Number every window as a record of its own, since training batches are made of windows."""
-    return [Encoded(window.input_ids, window.scored, window.secret, row) for row, window in enumerate(windows)]
+def _statistics(loaded: LoadedModel, windows: Sequence[Encoded], options: TrainingOptions | None) -> TokenTable:
+    """Compute the token statistics of windows, each numbered as a record of its own, since training batches are made of windows."""
+    single = [Encoded(window.input_ids, window.scored, window.secret, row) for row, window in enumerate(windows)]
+    arithmetic = Arithmetic(options is not None and computes_in_copies(loaded.model, options))
+    with torch.no_grad(), arithmetic.of(loaded.model):
+        return compute_token_statistics(loaded.model, single, padding_token_id(loaded.tokenizer))
 
 
 def _cross_predicted(features: Floats, truth: Floats, windows: NDArray[np.int64]) -> Floats:

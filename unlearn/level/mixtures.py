@@ -41,7 +41,16 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from unlearn.level.estimate import Floats, Levels, base_of, encoded, estimate_levels, train_share, trained_options
+from unlearn.level.estimate import (
+    Floats,
+    Levels,
+    base_of,
+    encoded,
+    estimate_levels,
+    log_probabilities,
+    train_share,
+    trained_options,
+)
 from unlearn.training import distributed
 from unlearn.training.method import Context
 from unlearn.training.options import DEFAULTS, TrainingOptions, TrainingResult
@@ -81,13 +90,14 @@ def mixture_level(
         return None
     stand_ins, kept = _stand_ins(context)
     windows = [*forget, *encoded(base, stand_ins, options.overflow)]
-    rough = estimate_levels(context.loaded, [base], windows, controls)
+    truth = log_probabilities(context.loaded, controls, context.options)
+    rough = estimate_levels(context.loaded, [base], windows, controls, context.options, truth=truth)
     # Rounding may differ between processes near the threshold; they must agree, since all train or none.
     if distributed.agreed(rough.control_error is None or (rough.control_correlation or 0.0) < WEAK):
         return None
     start = mixed(base, context.loaded, weight)
     fine, result = train_share(context, start, kept, share, _in_half_batches(options))
-    view = estimate_levels(context.loaded, [fine], windows, controls)
+    view = estimate_levels(context.loaded, [fine], windows, controls, context.options, truth=truth)
     own = np.arange(len(windows)) < len(forget)
     assert rough.control_error is not None, "there are controls"
     found = two_views(rough.losses(), view.losses(), own, rough.control_error)

@@ -179,7 +179,7 @@ class Level(WeightEdit):
                 return levels, sources
             sources = ("retraining",)
         models = [model for name in sources for model in self._source(name, context, trained)]
-        return estimate_levels(context.loaded, models, forget, controls), sources
+        return estimate_levels(context.loaded, models, forget, controls, context.options), sources
 
     def _claim(self, context: Context) -> None:
         """Bind the working folder to sources, controls and base, so that a resumed run reuses its stored level."""
