@@ -1,5 +1,6 @@
 """Fixtures and summary of the benchmarks; both sides of a comparison are timed alternately in one run, and medians are compared."""
 
+import os
 from collections.abc import Iterator
 from typing import Any
 
@@ -9,10 +10,10 @@ from timing import MEMORY, RESULTS, SHARES
 
 
 @pytest.fixture(autouse=True)
-def two_threads() -> Iterator[None]:
-    """Run every benchmark on two threads, as the published figures were."""
+def fixed_threads() -> Iterator[None]:
+    """Run every benchmark on two threads, as most published figures were, or on as many as OMP_NUM_THREADS says."""
     before = torch.get_num_threads()
-    torch.set_num_threads(2)
+    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "2")))
     yield
     torch.set_num_threads(before)
 

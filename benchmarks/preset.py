@@ -4,7 +4,8 @@
 50 tokens (25 +- 8 each), loss on the answers. Random weights and tokens: speed does not depend on their values.
 
 `smollm2`: SmolLM2-135M-Instruct (30 layers, width 576, vocabulary 49,152, tied head; 134.5 million parameters) from the folder that
-`make model` writes or the environment variable UNLEARN_SMOLLM2 names, on the same questions and answers.
+`make model` writes or the environment variable UNLEARN_SMOLLM2 names; invented people's answers to questions in its chat template,
+about 60 tokens with the template, loss on the answers. Real texts, since losses are compared there too.
 """
 
 import os
@@ -15,7 +16,11 @@ import numpy as np
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from verify.data.encoding import Encoded
+from unlearn.experiments.people import MOST_RECORDS, WORDINGS, interviews
+from verify.data.encoding import Encoded, Encoder
+from verify.data.records import Fields
+from verify.data.sources import load_records
+from verify.models.loading import load_tokenizer
 
 VOCABULARY = 32_000
 HALF = 25
@@ -59,6 +64,13 @@ def bench_windows(count: int, seed: int = 0) -> list[Encoded]:
         scored = np.arange(length) >= question
         windows.append(Encoded(rng.integers(3, VOCABULARY, length).astype(np.int32), scored, scored, record))
     return windows
+
+
+def smollm2_windows(count: int, seed: int = 0) -> list[Encoded]:
+    """Encode `count` answers of invented people; the people differ between seeds."""
+    rows = interviews(-(-count // (MOST_RECORDS * WORDINGS)), seed)
+    chosen = [rows[number] for number in np.random.default_rng(seed).permutation(len(rows))[:count]]
+    return Encoder(load_tokenizer(str(smollm2_folder())), 2048).encode(load_records(chosen, Fields()))
 
 
 def stock_batches(windows: list[Encoded], size: int = BATCH) -> list[dict[str, torch.Tensor]]:

@@ -1,6 +1,7 @@
 """Optimizer step of each objective against one of a stock `transformers.Trainer` on the forget batch."""
 
 import copy
+import itertools
 import statistics
 import time
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 from preset import BATCH, bench_model, bench_windows, stock_batches
-from timing import SHARES, note
+from timing import SHARES, clock, note
 from torch.utils.data import Dataset
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
@@ -18,10 +19,19 @@ from unlearn.methods.jensun import JensUn
 from unlearn.methods.scrub import SCRUB
 from unlearn.training.initial_outputs import load_or_compute_outputs
 from unlearn.training.losses import ObjectiveLoss
-from unlearn.training.method import InsideLayers, Objective, Progress, WithAlternatives, WithMemory
+from unlearn.training.method import (
+    InsideLayers,
+    Objective,
+    Progress,
+    WithAlternatives,
+    WithMemory,
+    WithWeightPenalty,
+)
 from unlearn.training.options import TrainingOptions
+from unlearn.training.penalty import WeightPenalty
 from unlearn.training.run import computes_in_copies, token_counts, training_arguments
 from unlearn.training.trainer import RecordTrainer, Steering
+from verify.models.adapter_types import is_adapter
 from verify.models.loading import LoadedModel
 from verify.training.arithmetic import Arithmetic
 from verify.training.schedule import Lengths, PairSampler
@@ -45,11 +55,11 @@ class StepTimes(TrainerCallback):
         self.ends: list[float] = []
 
     def on_step_end(self, *_: Any, **__: Any) -> None:
-        self.ends.append(time.perf_counter())
+        self.ends.append(clock())
 
     def seconds(self) -> list[float]:
-        """Return the durations, without the first two steps as warm-up."""
-        return [later - earlier for earlier, later in zip(self.ends[2:], self.ends[3:], strict=False)]
+        """Return the durations, without those of the first two steps as warm-up."""
+        return [later - earlier for earlier, later in itertools.pairwise(self.ends[1:])]
 
 
 class Rows(Dataset[dict[str, torch.Tensor]]):
@@ -90,16 +100,20 @@ def stock_step_times(model: Any, windows: Any, folder: Path, steps: int = STEPS,
 def objective_step_times(model: Any, objective: Objective, windows: Any, folder: Path) -> list[float]:
     """Time the steps of our trainer with an objective on the same records and as many retain records."""
     options = TrainingOptions(max_steps=STEPS, batch_size=BATCH, logging_steps=1000, learning_rate=1e-5)
-    return objective_steps(model, objective, windows, folder, options)[0]
+    return objective_steps(model, objective, bench_roles(windows), folder, options)[0]
+
+
+def bench_roles(windows: Any) -> dict[str, Any]:
+    """Return forget windows with as many retain and alternative ones."""
+    others = {role: bench_windows(len(windows), seed) for seed, role in enumerate(("retain", "alternative"), start=1)}
+    return {"forget": windows, **others}
 
 
 def objective_steps(
-    model: Any, objective: Objective, windows: Any, folder: Path, options: TrainingOptions, given: Any = None
+    model: Any, objective: Objective, roles: dict[str, Any], folder: Path, options: TrainingOptions, given: Any = None
 ) -> tuple[list[float], list[float]]:
     """Take the steps of a run with an objective; return their seconds and the losses that were logged."""
-    arithmetic = Arithmetic(computes_in_copies(model, options))
-    times, roles = StepTimes(), {"forget": windows, "retain": bench_windows(len(windows), seed=1)}
-    roles["alternative"] = bench_windows(len(windows), seed=2)
+    arithmetic, times = Arithmetic(computes_in_copies(model, options)), StepTimes()
     layer = objective.inner_layer(model) if isinstance(objective, InsideLayers) else None
     loaded = LoadedModel(model, None, "bench", "", "")
     with torch.no_grad(), arithmetic.of(model):
@@ -107,19 +121,24 @@ def objective_steps(
             _made(folder / "reference"), loaded, objective.reference, roles, 0, layer=layer, given=given
         )
     progress = Progress(values=dict(objective.begin()) if isinstance(objective, WithMemory) else {})
-    if isinstance(objective, InsideLayers):
+    if isinstance(objective, InsideLayers) and not is_adapter(model):
         chosen = {id(parameter) for parameter in objective.trained_parameters(model)}
         for parameter in model.parameters():
             parameter.requires_grad_(id(parameter) in chosen)
 
+    penalty = None
+    if isinstance(objective, WithWeightPenalty) and objective.anchor_weight:
+        penalty = WeightPenalty.of(model, roles["retain"][:BATCH], 0, objective.anchor_weight, 0, arithmetic)
     read = {role: found for role, found in roles.items() if role != "retain" or objective.needs_retain}
     trainer = RecordTrainer(
         model=model,
-        args=training_arguments(options, folder, len(windows), torch.device("cpu"), arithmetic),
+        args=training_arguments(options, folder, len(roles["forget"]), torch.device("cpu"), arithmetic),
         pair_loss=ObjectiveLoss(objective, read, reference, progress, 0),
         sampler=_sampler(roles, objective),
         seed=0,
-        steering=Steering(progress=progress, advance=objective.advance if isinstance(objective, WithMemory) else None),
+        steering=Steering(
+            progress=progress, advance=objective.advance if isinstance(objective, WithMemory) else None, penalty=penalty
+        ),
         arithmetic=arithmetic,
         callbacks=[times],
     )
@@ -139,7 +158,7 @@ def test_step(benchmark: Any, name: str, tmp_path: Path) -> None:
     ratio = note(f"{name} step / stock step" + (f" (target {target})" if target else ""), ours, stock)
     benchmark.extra_info.update(ratio=ratio, target=target)
     if not isinstance(objective, InsideLayers):  # its work depends on the layer at which it stops
-        share = step_products(model, objective, windows) / statistics.median(ours) / product_rate()
+        share = step_products(model, objective, bench_roles(windows)) / statistics.median(ours) / product_rate()
         SHARES.append((f"{name} step, of the machine's matrix-product rate", share))
         benchmark.extra_info.update(share_of_matrix_product_rate=share)
     benchmark.pedantic(lambda: objective_step_times(copy.deepcopy(model), objective, windows, tmp_path / "again"), rounds=1)
@@ -155,7 +174,7 @@ def product_rate(size: int = 1024, dtype: torch.dtype = torch.float32) -> float:
     return 2 * size**3 / statistics.median(times)
 
 
-def step_products(model: Any, objective: Objective, windows: Any) -> float:
+def step_products(model: Any, objective: Objective, given: dict[str, Any]) -> float:
     """Count operations of a step's matrix products, forward and backward: layers on every token, the head on scored ones.
 
     Padding is not counted, nor is attention, under a tenth at this length. Distributions before unlearning take a forward pass of
@@ -163,16 +182,16 @@ def step_products(model: Any, objective: Objective, windows: Any) -> float:
     """
     layers = sum(parameter.numel() for parameter in model.model.layers.parameters())
     head, total = model.lm_head.weight.numel(), 0
-    roles = roles_read(objective, windows)
+    roles = roles_read(objective, given)
     for role, found in roles.items():
         former = f"{role}_logits" in objective.reference or f"{role}_random_logits" in objective.reference
         total += 6 * layers * sum(token_counts(found)) + (6 + 2 * former) * head * sum(int(w.scored.sum()) for w in found)
-    return total * BATCH / len(windows) / (len(roles) if isinstance(objective, SCRUB) else 1)
+    return total * BATCH / len(given["forget"]) / (len(roles) if isinstance(objective, SCRUB) else 1)
 
 
-def roles_read(objective: Objective, windows: Any) -> dict[str, Any]:
+def roles_read(objective: Objective, given: dict[str, Any]) -> dict[str, Any]:
     """Return the sets that an objective passes through the model."""
-    found = {"forget": windows, "retain": bench_windows(len(windows), seed=1), "alternative": bench_windows(len(windows), seed=2)}
+    found = dict(given)
     if not isinstance(objective, WithAlternatives):
         del found["alternative"]
     if not objective.needs_retain:
