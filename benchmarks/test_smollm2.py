@@ -4,8 +4,7 @@ Sides take turns in one run; medians. Shares are of the rate of a bfloat16 produ
 the same run. A step counts 6 operations per weight of a layer and token (4 below an adapter, where weights have no gradient), and
 as many per weight of the head and scored token; padding, attention and the adapter's own products are not counted.
 
-All of it takes about 25 minutes on two threads. `-k` selects (`full-npo`, `lora-level`, `memory`, `losses`); with OMP_NUM_THREADS=1
-times are processor seconds of one thread.
+`-k` selects (`full-npo`, `lora-level`, `memory`, `losses`); with OMP_NUM_THREADS=1 times are processor seconds of one thread.
 """
 
 import statistics
@@ -117,7 +116,7 @@ def test_step(name: str, kind: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", OBJECTIVES)
 @pytest.mark.parametrize("kind", KINDS)
 def test_losses(name: str, kind: str, tmp_path: Path) -> None:
-    """Steps in bfloat16 have the losses of steps in float32 to within 1 %."""
+    """How far the losses of steps in bfloat16 are from those of the same steps in float32."""
     roles = smollm2_roles(SMALL * STEPS)
     half, full = (steps_of(prepared(kind), name, roles, tmp_path / str(half), half=half)[1] for half in (True, False))
     apart = max(abs(one - other) / abs(other) for one, other in zip(half, full, strict=True))

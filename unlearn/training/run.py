@@ -256,9 +256,9 @@ def _sampler(windows: Mapping[str, Sequence[Encoded]], options: TrainingOptions)
 
 def _epochs(sampler: PairSampler, options: TrainingOptions) -> int:
     """Return the number of epochs that a run begins."""
-    passes = (
-        options.max_steps * step_records(options) / sampler.count if options.max_steps else options.epochs or DEFAULTS["epochs"]
-    )
+    if options.max_steps:
+        return math.ceil(options.max_steps * step_records(options) / sampler.count)
+    passes: float = options.epochs or DEFAULTS["epochs"]
     return math.ceil(passes)
 
 
