@@ -129,6 +129,7 @@ def _forged(number: int, forgery: tuple[str, Forge], world: World, output: Path,
     with new_folder(output) as folder:
         mine = world.copied(folder)
         given = forge(mine, folder, draw) | changed
+        edits.reseal(mine.after)  # whoever edits a log also rewrites the manifest that would give it away
         if kind == OF_ANOTHER:
             return _result(number, kind, world.setting.traits(), lambda: _of_another(world, given), began)
         return _result(number, kind, world.setting.traits(), lambda: mine.judge(**given), began)
