@@ -12,7 +12,7 @@ from verify.io.catalogue import COMPUTED
 
 @dataclasses.dataclass(frozen=True)
 class Demo:
-    """Train on invented people, remove some with six methods and audit every result."""
+    """Train on invented people, remove some with six methods, audit every result, and delete one person with a proof."""
 
     output: Path = Path("demo")
     """A new folder for data, models and reports."""
@@ -22,16 +22,19 @@ class Demo:
     def run(self) -> int:
         """Run the demo, write its report and print its table."""
         from unlearn.experiments.demo import run_demo
+        from unlearn.experiments.one_person import COLUMNS
         from verify.io.files import write_manifest, write_text
         from verify.report.html import render_comparison
-        from verify.report.text import comparison
+        from verify.report.text import comparison, plain_table
 
         with progress_bar("inventing people") as progress:
-            entries = run_demo(self.output, self.seed, progress)
+            entries, proved = run_demo(self.output, self.seed, progress)
         write_text(self.output / "report.html", render_comparison(entries))
         verdicts = {name: evidence.verdict for name, evidence, _ in entries}
         write_manifest(self.output, "demo", {"seed": self.seed, "verdicts": verdicts})
         print(comparison(entries))  # noqa: T201
+        print("\none person's records, deleted from models trained in one pass, and executed again; cost in retrainings:")  # noqa: T201
+        print(plain_table(COLUMNS, [one.row() for one in proved]))  # noqa: T201
         print(f"\nreport: {self.output / 'report.html'}\nevery audit: {self.output / 'audits'}")  # noqa: T201
         return 0
 
