@@ -11,7 +11,7 @@ from verify.cli.console import progress_bar
 from verify.cli.flags import FieldFlags
 from verify.schema.reexecution import ReexecutionWord
 
-EXIT: dict[ReexecutionWord, int] = {"REBUILT_WITHOUT": 0, "NOT_REBUILT": 10, "NOT_TESTABLE": 12}
+EXIT: dict[ReexecutionWord, int] = {"REBUILT_WITHOUT": 0, "NOT_REBUILT": 10, "WITHIN_NOISE": 11, "NOT_TESTABLE": 12}
 """Exit status of each outcome."""
 
 
@@ -41,7 +41,8 @@ class Commit:
 class Reexecute:
     """Execute the training behind an exact deletion again, and compare every state with the recorded one, bit for bit.
 
-    Costs what the deletion cost: its steps, once more. Exit status 0 REBUILT_WITHOUT, 10 NOT_REBUILT, 12 NOT_TESTABLE.
+    Costs what the deletion cost: its steps, once more. Exit status 0 REBUILT_WITHOUT, 10 NOT_REBUILT, 12 NOT_TESTABLE; with
+    --tolerance also 11 WITHIN_NOISE.
     """
 
     ESSENTIAL: ClassVar[frozenset[str]] = frozenset({"model", "base", "data", "forget", "log", "commitment", "segments", "output"})
@@ -76,6 +77,8 @@ class Reexecute:
     """Processes on this machine that execute segments side by side, each with a model of its own."""
     engine: str | None = None
     """Cluster to execute segments on: dask://HOST:PORT or ray://HOST:PORT; its workers must see the same folders and record key."""
+    tolerance: bool = False
+    """On other hardware or software than the training's: compare within numerical noise, if one forget record would stand out."""
     work: Path | None = None
     """Folder for progress, from which an interrupted execution goes on."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
@@ -99,6 +102,7 @@ class Reexecute:
                 from_base=self.from_base,
                 requested=self.requested,
                 accept_near_duplicates=self.accept_near_duplicates,
+                tolerance=self.tolerance,
                 fields=self.columns.fields(self.model, self.base),
                 dtype=self.dtype,
                 workers=self.workers,

@@ -17,6 +17,7 @@ from verify.io.files import read_json, verify_manifest, write_json
 from verify.models.digests import weights_digest
 from verify.provenance.training_log import Boundary, TrainingLog
 from verify.reexecution.schedules import segment_ends
+from verify.reexecution.tolerance import judged
 from verify.schema.reexecution import Finding, Segment
 from verify.training.checkpoints import Checkpoint
 from verify.training.replay import Observe, replay
@@ -38,6 +39,10 @@ class Course:
         tokenizer: its tokenizer.
         folder: the deleted model's, with its checkpoints; None where the log has none.
         clean: a folder with checkpoints from before the first forget record, and the last step that these count for.
+        served: folder with the weights that the log ends with.
+        forget: windows of the forget records, for the power of a comparison with a tolerance.
+        stood: microbatches of the committed log in which one of them stood, with its window.
+        tolerance: whether a state with other digests is measured, instead of refused.
     """
 
     place: str
@@ -47,6 +52,15 @@ class Course:
     tokenizer: Any
     folder: Path | None = None
     clean: tuple[Path, int] | None = None
+    served: Path | None = None
+    forget: Sequence[Encoded] = ()
+    stood: Sequence[tuple[int, Encoded]] = ()
+    tolerance: bool = False
+
+    @property
+    def last(self) -> int:
+        """The log's last optimizer step."""
+        return segment_ends(self.log)[-1]
 
     def segments(self) -> list[tuple[int, int]]:
         """Return start and end of every segment of the log, in optimizer steps."""
@@ -137,6 +151,9 @@ def execute(course: Course, group: Group, model: Any) -> Outcome:
         _compared(course, (start, end, begin), seen.get(end), expected.get(end), whole if end == last else None)
         for start, end in group.segments
     ]
+    if course.tolerance:
+        measured = [(one, None) if one.equal else judged(course, one) for one in done]
+        return [one for one, _ in measured], [finding for _, finding in measured if finding is not None]
     return done, [_elsewhere(one) for one in done if not one.equal]
 
 
@@ -289,7 +306,7 @@ class Executor:
     def _save(self) -> None:
         """Write the segments executed so far; failed ones are left out, so that a second attempt runs them again."""
         if self.work_dir is not None:
-            good = [one.model_dump(mode="json") for one in self._done.values() if one.equal]
+            good = [one.model_dump(mode="json") for one in self._done.values() if one.passes]
             write_json(self.work_dir / DONE, {"asked": self.asked, "segments": good})
 
     def close(self) -> None:

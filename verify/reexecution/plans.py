@@ -8,7 +8,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from verify.data.encoding import Encoded
+from verify.data.encoding import Encoded, Encoder
 from verify.errors import InputError
 from verify.models.loading import LoadedModel
 from verify.provenance.commitment import TrainingCommitment, committed_logs, joint_root
@@ -107,7 +107,18 @@ def plan_log(
     clean = [one.step for one in log.boundaries if one.optimizer is not None and first is not None and one.step < first]
     earlier = None if before is None else (before, max(clean, default=0))
     as_committed = commitment is not None and not trust.from_base
-    course = Course(".", log, windows or {}, lambda: attach_adapter(fresh(), options), base.tokenizer, model, earlier)
+    course = Course(
+        place=".",
+        log=log,
+        windows=windows or {},
+        start_model=lambda: attach_adapter(fresh(), options),
+        tokenizer=base.tokenizer,
+        folder=model,
+        clean=earlier,
+        served=model,
+        forget=() if windows is None else forget_windows(log, shown, base),
+        stood=() if committed is None or windows is None else _places_before(committed, shown, base),
+    )
     return Plan(
         kind="own schedule" if committed is None else "derived schedule",
         courses=(course,) if windows is not None else (),
@@ -120,6 +131,19 @@ def plan_log(
         findings=tuple(findings),
         skip=max(clean, default=0) if as_committed else 0,
     )
+
+
+def _places_before(committed: TrainingLog, shown: Shown, base: LoadedModel) -> tuple[tuple[int, Encoded], ...]:
+    """Return the microbatches of the committed log in which a forget record stood, in order, with its window."""
+    kept = frozenset(index for index, name in enumerate(committed.records) if name not in shown.forget_names)
+    windows = windows_of_log(committed, shown.forget, base, shown.key, kept)
+    return tuple((entry.number, windows[index]) for entry in committed.microbatches for index in entry.records if index in windows)
+
+
+def forget_windows(log: TrainingLog, shown: Shown, base: LoadedModel) -> tuple[Encoded, ...]:
+    """Encode the forget records as a log's training would have."""
+    encoder = Encoder(base.tokenizer, base.context_length, log.options.get("overflow", "refuse"))
+    return tuple(encoder.encode(shown.forget))
 
 
 def _passes(log: TrainingLog) -> int:

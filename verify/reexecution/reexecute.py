@@ -32,8 +32,9 @@ from verify.reexecution.execution import Executor, RunAll
 from verify.reexecution.plans import Plan, Trust
 from verify.reexecution.request import Request
 from verify.reexecution.served import Served
+from verify.reexecution.tolerance import about_states
 from verify.reexecution.workers import one_by_one, side_by_side
-from verify.schema.reexecution import Draw, Finding, Likeness, Reexecution, Segment, word_of
+from verify.schema.reexecution import Draw, Finding, Likeness, Reexecution, Segment, tolerated_by, word_of
 
 Progress = Callable[[str, float], None]
 """Progress callback `(message, fraction_done)`."""
@@ -53,6 +54,7 @@ def reexecute(
     from_base: bool = False,
     requested: str | None = None,
     accept_near_duplicates: bool = False,
+    tolerance: bool = False,
     fields: Fields | None = None,
     tokenizer: Any = None,
     dtype: str = "auto",
@@ -79,6 +81,9 @@ def reexecute(
             whoever wrote the commitment could have trained them on other records than it says.
         requested: time of the request, ISO 8601, that the commitment must be older than; None leaves the comparison to the reader.
         accept_near_duplicates: training records that are nearly a forget record were looked at by a person, and may stay.
+        tolerance: on other hardware or software than the training's: measure a state with other bits than the recorded one against
+            numerical noise and the effect of one forget record. The outcome is then at best WITHIN_NOISE, and such a segment costs
+            eight executions.
         fields, tokenizer: as for `verify.audit`.
         dtype: precision to load the base in, as in training.
         workers: processes on this machine that execute segments side by side, each with a model of its own. More than one, like
@@ -107,6 +112,7 @@ def reexecute(
         fields=fields_for(fields, (model,), (data, forget_set)),
         tokenizer=tokenizer,
         dtype=dtype,
+        tolerance=tolerance,
     )
     run = one_by_one if workers == 1 and engine is None else side_by_side(request, key, workers, engine)
     shown, before = request.shown(key), request.committed()
@@ -124,14 +130,14 @@ def reexecute(
     findings += _about_near(near, accept_near_duplicates)
     if plan.final is not None and plan.final != served.weights:
         findings.append(Finding(kind="weights", what="The model's weights are not those that its training ends with."))
-    findings += about_software(plan.courses)
+    findings += about_states(plan.courses) if tolerance else about_software(plan.courses)
     if not findings and not plan.segments():
         findings.append(Finding(kind="records", what="Nothing was trained, so there is nothing to execute."))
     draw, chosen = _drawn(plan, segments, nonce)
     executed: list[Segment] = []
     if not findings:
         executed, more = _execute(plan, chosen, (served.weights, request.model), run, work_dir, progress)
-        findings += more
+        findings += [*more, *_about_tolerance(executed, len(plan.segments()))]
     proof = Reexecution(
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         word=word_of(tuple(findings)),
@@ -155,6 +161,7 @@ def reexecute(
         training_tokens=plan.training_tokens,
         seconds=time.monotonic() - began,
         environment=environment() | _threads(plan),
+        trained_with=_trained_with(plan) if tolerance else {},
     )
     if output is not None:
         proof.save(output)
@@ -190,6 +197,26 @@ def _about_near(near: Sequence[Likeness], accepted: bool) -> list[Finding]:
             ),
         )
     ]
+
+
+def _about_tolerance(executed: Sequence[Segment], segments: int) -> list[Finding]:
+    """Say that bits differ, and check that less than one forget record in one microbatch can hide in all segments together."""
+    apart = sum(not one.equal for one in executed)
+    if not apart or not all(one.passes for one in executed):
+        return []
+    if (hidden := tolerated_by(executed, segments)) >= 1:
+        what = f"The tolerance of all segments together could hide {hidden:.2g} microbatches with a forget record."
+        return [Finding(kind="tolerance", what=f"{what} Execute it on the same software and kind of processor.")]
+    return [Finding(kind="noise", what=f"{apart} of {len(executed)} executed segments end on other bits, within numerical noise.")]
+
+
+def _trained_with(plan: Plan) -> dict[str, str]:
+    """Return software and processor of the logged trainings."""
+    found: dict[str, set[str]] = {}
+    for course in plan.courses:
+        for name, value in course.log.execution.items():
+            found.setdefault(name, set()).add(value)
+    return {name: ", ".join(sorted(values)) for name, values in sorted(found.items())}
 
 
 def _drawn(plan: Plan, wanted: int | Literal["all"] | None, nonce: str | None) -> tuple[Draw, list[int]]:
@@ -240,10 +267,10 @@ def _execute(
     progress: Progress,
 ) -> tuple[list[Segment], list[Finding]]:
     """Execute the chosen segments; `model` is the digest of the model's weights, and its folder."""
-    listed, (weights, folder) = plan.segments(), model
+    listed, (weights, folder), tolerated = plan.segments(), model, [course.tolerance for course in plan.courses]
     # With the deletion's own logs: segments that were executed of one do not count for another that ends on the same weights.
     logs = joint_root(committed_logs(folder))
-    asked = hashlib.sha256(json.dumps([weights, logs, plan.root, plan.final, list(chosen)]).encode()).hexdigest()
+    asked = hashlib.sha256(json.dumps([weights, logs, plan.root, plan.final, list(chosen), tolerated]).encode()).hexdigest()
     executor = Executor(None if work_dir is None else Path(work_dir), asked)
     wanted = [listed[index] for index in chosen]
     bar = _Bar(sum(course.tokens(start, end) for course, start, end in wanted), progress)

@@ -1,6 +1,6 @@
 """What a re-execution is given, and the plan that follows from it: the same in every process that executes a part of it."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,7 @@ class Request:
         commitment: file of the commitment, or None.
         trust: what the commitment stands for.
         fields, tokenizer, dtype: how records are read, and the base is loaded.
+        tolerance: whether a state with other bits than the recorded one is measured, instead of refused.
     """
 
     model: Path
@@ -40,6 +41,7 @@ class Request:
     fields: Fields | None
     tokenizer: Any
     dtype: str
+    tolerance: bool = False
 
     def shown(self, key: RecordKey) -> Shown:
         """Read the records.
@@ -68,7 +70,8 @@ class Request:
             base: as loaded; an adapter is attached to it, so that it is of no further use.
         """
         planned = plan_shards if (self.model / SHARDS).is_file() else plan_log
-        return planned(self.model, self.log, base, shown, self.committed(), lambda: self.load_base().model, self.trust)
+        plan = planned(self.model, self.log, base, shown, self.committed(), lambda: self.load_base().model, self.trust)
+        return replace(plan, courses=tuple(replace(course, tolerance=self.tolerance) for course in plan.courses))
 
     def require_files(self) -> None:
         """Check that another process can read everything itself, since no record is sent to it.

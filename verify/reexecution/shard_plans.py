@@ -17,7 +17,7 @@ from verify.provenance.commitment import CommittedLog, TrainingCommitment, commi
 from verify.provenance.shard_plan import ShardsDescription, shard_and_slice, stage_epochs, stage_seed
 from verify.provenance.training_log import LOG_NAME, TrainingLog
 from verify.reexecution.execution import Course
-from verify.reexecution.plans import Plan, Trust, about_commitment, encoded_windows
+from verify.reexecution.plans import Plan, Trust, about_commitment, encoded_windows, forget_windows
 from verify.reexecution.records import Shown
 from verify.reexecution.schedules import own_findings
 from verify.reexecution.served import about_adapter
@@ -212,7 +212,15 @@ class _Stage:
     def course(self, fresh: Callable[[], Any]) -> Course:
         """Describe the execution of the stage."""
         start = self.starter()
-        return Course(self.place, self.log, self.windows or {}, lambda: start(fresh()), self.base.tokenizer)
+        return Course(
+            place=self.place,
+            log=self.log,
+            windows=self.windows or {},
+            start_model=lambda: start(fresh()),
+            tokenizer=self.base.tokenizer,
+            served=self.model / self.place,
+            forget=() if self.windows is None else forget_windows(self.log, self.shown, self.base),
+        )
 
 
 def _with_adapter(base: Any, *, options: Any, earlier: Path | None) -> Any:

@@ -1,18 +1,27 @@
 """Schema of a re-execution's proof; reading one needs no torch."""
 
+from collections.abc import Sequence
 from typing import Any, ClassVar, Literal, Self
 
 from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from verify.io.documents import Document, Frozen
 from verify.schema.parts import Digest, RecordHash, Share
+from verify.schema.tolerance import Deviation, Reading, reading_of
 
-ReexecutionWord = Literal["REBUILT_WITHOUT", "NOT_REBUILT", "NOT_TESTABLE"]
-"""Outcomes of a re-execution. They stand beside the four statistical verdicts and are never mixed with them."""
+ReexecutionWord = Literal["REBUILT_WITHOUT", "WITHIN_NOISE", "NOT_REBUILT", "NOT_TESTABLE"]
+"""Outcomes of a re-execution. They stand beside the four statistical verdicts and are never mixed with them.
+
+REBUILT_WITHOUT is bit equality. WITHIN_NOISE is the outcome on other hardware or software: no recorded state is farther away than
+numerical noise explains, and one microbatch with one forget record would have been seen.
+"""
 
 Kind = Literal["derived schedule", "own schedule", "shards"]
 """What was executed again: the committed log's schedule with records left out (rollback), a training of its own on the records that
 stay (retrain), or the stages of a sharded training that changed."""
+
+PASSING: frozenset[ReexecutionWord] = frozenset({"REBUILT_WITHOUT", "WITHIN_NOISE"})
+"""Outcomes that nothing contradicts."""
 
 FindingKind = Literal[
     "base",
@@ -22,12 +31,14 @@ FindingKind = Literal[
     "forget record",
     "log",
     "near-duplicate",
+    "noise",
     "records",
     "schedule",
     "segment",
     "software",
     "stage",
     "tokenizer",
+    "tolerance",
     "weights",
 ]
 ACCUSING: frozenset[FindingKind] = frozenset(
@@ -45,7 +56,8 @@ ACCUSING: frozenset[FindingKind] = frozenset(
         "weights",
     }
 )
-"""Findings that show that the claim is false. The others say that it could not be checked."""
+"""Findings that show that the claim is false. The others say that it could not be checked; "noise", that bits differ no more than
+numerical noise explains."""
 
 
 class Finding(Frozen):
@@ -71,6 +83,7 @@ class Segment(Frozen):
         equal: whether the state at its end has the committed digests.
         expected, found: digest of the trained weights at the end; of the whole model at the end of a run.
         index: its number among all segments of the deletion, from 0; None in proofs of earlier versions.
+        deviations: distances from the recorded state, where it is not equal and a tolerance was asked for.
     """
 
     place: str
@@ -82,12 +95,30 @@ class Segment(Frozen):
     expected: Digest
     found: Digest
     index: int | None = Field(default=None, ge=0)
+    deviations: tuple[Deviation, ...] = ()
+
+    @property
+    def reading(self) -> Reading:
+        """What the comparison with the recorded state shows."""
+        return reading_of(self.equal, self.deviations)
+
+    @property
+    def passes(self) -> bool:
+        """Whether it is equal to the recorded state, or within noise of it."""
+        return self.reading in ("equal", "within noise")
+
+    @property
+    def tolerated(self) -> float:
+        """How much can hide within its tolerance, in units of one microbatch with one forget record; 0 where it is equal."""
+        return 0.0 if self.equal else max((one.tolerated for one in self.deviations), default=float("inf"))
 
     @model_serializer(mode="wrap")
     def _as_written(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Leave out a number that was not recorded: proofs of earlier versions are written as they were read."""
+        """Leave out what does not apply: proofs of earlier versions are written as they were read."""
         content: dict[str, Any] = handler(self)
-        return content if self.index is not None else {name: value for name, value in content.items() if name != "index"}
+        return {
+            name: value for name, value in content.items() if name not in ("index", "deviations") or value not in (None, [], ())
+        }
 
 
 class Likeness(Frozen):
@@ -146,6 +177,7 @@ class Reexecution(Document):
         training_tokens: see above.
         seconds: wall time of the execution.
         environment: software, processor and threads.
+        trained_with: those of the recorded training, where a tolerance was asked for.
     """
 
     called: ClassVar[str] = "proof of a re-execution of this version (unlearn-verify/reexecution/1)"
@@ -174,16 +206,31 @@ class Reexecution(Document):
     training_tokens: int = Field(ge=0)
     seconds: float = Field(ge=0)
     environment: dict[str, str]
+    trained_with: dict[str, str] = Field(default_factory=dict)
+
+    @property
+    def bit_equal(self) -> bool:
+        """Whether every executed segment was equal bit for bit; no other outcome may be certified as REBUILT_WITHOUT."""
+        return self.word == "REBUILT_WITHOUT"
+
+    @property
+    def tolerated(self) -> float:
+        """How much can hide within the tolerance of all segments, in units of one microbatch with one forget record.
+
+        A state that is off by its whole limit is where the next segment starts, so that limits add up. Segments that were not
+        executed count as the others on average.
+        """
+        return tolerated_by(self.executed, self.segments)
 
     @property
     def phrase(self) -> str:
-        """The outcome as printed: REBUILT_WITHOUT(m of M) where it is that."""
+        """The outcome as printed: REBUILT_WITHOUT(m of M), WITHIN_NOISE(m of M), or the word alone."""
         return phrase_of(self.word, len(self.executed), self.segments)
 
     @property
     def claim(self) -> str:
         """What was shown, in one sentence."""
-        if self.word != "REBUILT_WITHOUT":
+        if self.word not in PASSING:
             return " ".join(finding.what for finding in self.findings)
         schedule = {
             "derived schedule": "the committed training's schedule, with the forget records left out of every step,",
@@ -208,6 +255,8 @@ class Reexecution(Document):
     def _executed(self, schedule: str) -> str:
         """Say what the executed segments show: of a sample no more than that it found nothing."""
         start = f"when started from the base {self.base[:16]}"
+        if not self.bit_equal:
+            return self._within_noise(f"what {schedule} gives {start}")
         if len(self.executed) == self.segments:
             return (
                 f"The weights {self.model[:16]} are, bit for bit, what {schedule} gives {start}: all {self.segments} segments were "
@@ -221,6 +270,24 @@ class Reexecution(Document):
             f"{len(self.executed)} were drawn {chosen}, executed again, and ended on the recorded state{found}."
         )
 
+    def _within_noise(self, what: str) -> str:
+        """Say what executed segments show whose bits differ from the recorded ones."""
+        apart = [one for one in self.executed if not one.equal]
+        farthest = max(deviation.distance / deviation.noise for one in apart for deviation in one.deviations)
+        least = min(deviation.power / deviation.noise for one in apart for deviation in one.deviations)
+        return (
+            f"The weights {self.model[:16]} are, within numerical noise and not bit for bit, {what}: of {self.segments} segments, "
+            f"{len(self.executed)} were executed again, and {len(apart)} ended at most {farthest:.1f} times as far from the "
+            f"recorded state as executions here lie apart; one forget record in one microbatch would have moved it {least:.0f} "
+            f"times as far. What the tolerance can hide, in all segments together, is {self.tolerated:.2g} of such a microbatch."
+        )
+
+    @model_serializer(mode="wrap")
+    def _as_written(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave out what does not apply: proofs of earlier versions are written as they were read."""
+        content: dict[str, Any] = handler(self)
+        return {name: value for name, value in content.items() if name != "trained_with" or value}
+
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         """Refuse an outcome that findings and segments do not bear."""
@@ -230,16 +297,25 @@ class Reexecution(Document):
             raise ValueError("more segments were executed than there are, or one twice")
         if self.word == "REBUILT_WITHOUT" and not (self.executed and all(one.equal for one in self.executed)):
             raise ValueError("it was not rebuilt: no segment was executed, or one ended elsewhere")
+        if self.word == "WITHIN_NOISE" and not (self.executed and self.tolerated < 1 and all(one.passes for one in self.executed)):
+            raise ValueError("it is not within noise: a segment ended farther away, or the tolerance can hide a forget record")
         return self
 
 
 def phrase_of(word: ReexecutionWord, executed: int, segments: int) -> str:
-    """Format an outcome with its counts: REBUILT_WITHOUT(m of M)."""
-    return word if word != "REBUILT_WITHOUT" else f"{word}({'all' if executed == segments else executed} of {segments})"
+    """Format an outcome with its counts: REBUILT_WITHOUT(m of M), WITHIN_NOISE(m of M), or the word alone."""
+    return word if word not in PASSING else f"{word}({'all' if executed == segments else executed} of {segments})"
+
+
+def tolerated_by(executed: Sequence[Segment], segments: int) -> float:
+    """Compute how much can hide within the tolerance of all segments; see `Reexecution.tolerated`."""
+    return sum(one.tolerated for one in executed) * segments / max(1, len(executed))
 
 
 def word_of(findings: tuple[Finding, ...]) -> ReexecutionWord:
     """Return the outcome that findings lead to: any that contradicts the claim comes first."""
     if any(finding.kind in ACCUSING for finding in findings):
         return "NOT_REBUILT"
-    return "NOT_TESTABLE" if findings else "REBUILT_WITHOUT"
+    if any(finding.kind != "noise" for finding in findings):
+        return "NOT_TESTABLE"
+    return "WITHIN_NOISE" if findings else "REBUILT_WITHOUT"

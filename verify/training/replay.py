@@ -35,6 +35,8 @@ OPTIMIZER = "optimizer.pt"
 
 Observe = Callable[[int, StateDigest], None]
 """Callback `(step, digests of the state)`."""
+Inspect = Callable[[int, StateDigest, nn.Module, torch.optim.Optimizer], None]
+"""Callback `(step, digests of the state, model, optimizer)`; it must not change them."""
 
 
 @dataclass(frozen=True)
@@ -108,6 +110,7 @@ def replay(
     start: Checkpoint | None,
     last_step: int | None = None,
     observe: Observe | None = None,
+    inspect: Inspect | None = None,
     keep: bool = True,
 ) -> Replayed:
     """Replay the schedule in place from a checkpoint on; an interrupted replay resumes from its own checkpoints.
@@ -121,6 +124,7 @@ def replay(
         start: the checkpoint to start from; None starts at the first step.
         last_step: the last step to take; None replays the whole log.
         observe: called with step and digests of the state, at the start and wherever the log has a checkpoint.
+        inspect: called there with the state itself, too.
         keep: whether to write checkpoints there.
 
     Raises:
@@ -129,7 +133,7 @@ def replay(
     # Without this entry in the log the steps were taken in the stored type: float32, or half precision in older versions.
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad] if log.master_weights else []
     with float32_copies(model, trained, int(log.options["seed"])):
-        return _replay(model, tokenizer, log, windows, work_dir, start, last_step, observe, keep)
+        return _replay(model, tokenizer, log, windows, work_dir, start, last_step, observe, inspect, keep)
 
 
 def _replay(
@@ -141,6 +145,7 @@ def _replay(
     start: Checkpoint | None,
     last_step: int | None,
     observe: Observe | None,
+    inspect: Inspect | None,
     keep: bool,
 ) -> Replayed:
     """Replay with trained weights that are already in the precision of the logged steps."""
@@ -156,8 +161,17 @@ def _replay(
     if begin is not None:
         put_checkpoint(model, begin.folder)
         optimizer.load_state_dict(torch.load(begin.folder / OPTIMIZER, map_location=device, weights_only=True))
-    if observe is not None:
-        observe(0 if begin is None else begin.step, state_digest(model, optimizer))
+
+    def stated(step: int) -> StateDigest:
+        state = state_digest(model, optimizer)
+        if observe is not None:
+            observe(step, state)
+        if inspect is not None:
+            inspect(step, state, model, optimizer)
+        return state
+
+    if observe is not None or inspect is not None:
+        stated(0 if begin is None else begin.step)
     running = accelerator.prepare_model(model)
     model.train()
     pad, saved_at = padding_token_id(tokenizer), {step for step, _ in log.checkpoints}
@@ -169,9 +183,7 @@ def _replay(
         seen = _step(running, accelerator, optimizer, list(entries), windows, pad, device, options, arithmetic)
         steps, skipped, tokens = steps + bool(seen), skipped + (not seen), tokens + seen
         if step in saved_at:
-            state = state_digest(model, optimizer)
-            if observe is not None:
-                observe(step, state)
+            state = stated(step)
             if keep:
                 _save(model, optimizer, work_dir / f"checkpoint-{step}", step, state)
     # Without the wrapper of autocast, which would be wrapped once more by the next replay of the same model.
