@@ -111,6 +111,7 @@ def test_equal_bits_need_no_tolerance(model_dir: Path, tmp_path: Path) -> None:
     assert "deviations" not in proof.model_dump(mode="json")["executed"][0]
 
 
+@pytest.mark.slow
 def test_other_software_is_measured_when_asked(copied: Elsewhere) -> None:
     """A log of another version of torch is not testable bit for bit; with a tolerance it is, and the proof names both versions."""
     edit_log(copied.after, lambda entries: entries[0]["execution"].update(torch="1.0"))
@@ -175,6 +176,7 @@ def shifted(copied: Elsewhere, distance: float) -> None:
     edit_log(copied.after, lambda entries: entries[-1].update(final_weights=digest))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("share", "word"),
     [
