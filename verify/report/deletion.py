@@ -48,7 +48,7 @@ LIMITS_FIRST = 4
 follow on the next page."""
 
 
-REEXECUTIONS: tuple[ReexecutionWord, ...] = ("NOT_REBUILT", "NOT_TESTABLE", "REBUILT_WITHOUT")
+REEXECUTIONS: tuple[ReexecutionWord, ...] = ("NOT_REBUILT", "NOT_TESTABLE", "WITHIN_NOISE", "REBUILT_WITHOUT")
 """Outcomes of a re-execution from worst to best; a batch of several models has the worst of theirs."""
 
 
