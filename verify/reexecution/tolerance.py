@@ -227,8 +227,9 @@ def state_of(model: nn.Module, optimizer: torch.optim.Optimizer | None) -> State
     """Copy the trained weights, and the optimizer's moments of each, to the processor."""
     trained = _trained(model)
     state: State = {WEIGHTS: {name: _copy(weight) for name, weight in trained.items()}}
-    for name, weight in trained.items() if optimizer is not None else ():
-        for part, values in optimizer.state.get(weight, {}).items():
+    held = {} if optimizer is None else optimizer.state
+    for name, weight in trained.items():
+        for part, values in held.get(weight, {}).items():
             if isinstance(values, Tensor) and values.shape == weight.shape:  # not the number of steps
                 state.setdefault(part, {})[name] = _copy(values)
     return state
