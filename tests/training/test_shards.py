@@ -101,7 +101,15 @@ def test_the_served_model_answers_for_all(model_dir: Path, tmp_path: Path, combi
     prompt, made = window.prompt_ids, []
     for _ in range(5):
         made.append(int(logits_of(served.model, torch.tensor([[*prompt.tolist(), *made]]))[0, -1].argmax()))
-    assert greedy_continuations(served, [prompt], [5])[0] == made[: len(greedy_continuations(served, [prompt], [5])[0])]
+    read: list[int] = []
+    counting = served.model.get_input_embeddings().register_forward_hook(lambda _, inputs, __: read.append(inputs[0].shape[-1]))
+    made_both = greedy_continuations(served, [prompt, prompt[-2:]], [5, 5])
+    counting.remove()
+    assert made_both[0] == made[: len(made_both[0])]
+    assert made_both[1] == greedy_continuations(served, [prompt[-2:]], [5])[0]
+    # Every adapter reads the prompt once and then one token at a time, from keys and values of its own.
+    steps = max(map(len, made_both))
+    assert read == [len(prompt)] * 3 + [1] * 3 * (steps - 1)
 
 
 def test_a_run_cut_off_trains_only_what_is_missing(model_dir: Path, tmp_path: Path) -> None:

@@ -34,6 +34,8 @@ from verify.schema.evidence import Entry, Evidence, Settings
 UNTOUCHED = "none (untouched)"
 SHARDED = "sharded"
 """Folder of the model that `sisa` unlearns from."""
+BASE = "the base"
+"""Name of the base among the models to score; it has no folder in the experiment."""
 
 Methods = Mapping[str, tuple[dict[str, Any], TrainingOptions]]
 """Method name -> (parameters, training options)."""
@@ -77,7 +79,15 @@ class Experiment:
         split_holdout_file(self.data / "holdout.jsonl", self.output / "holdout", self.fields, self.seed)
         # The methods need only the models of the first stage; with the references among them, no core waits for the other.
         first, later = self._fine_tunes()
-        stages = [first, sorted([*later, *self._unlearnings()], key=lambda job: -job.weight), *self._audits()]
+        stages = [
+            first,
+            sorted([*later, *self._unlearnings(), self._scoring(BASE)], key=lambda job: -job.weight),
+            [self._scoring(name) for name in self._models()],
+            [
+                Job(f"auditing {name}", self.weights[2] / 3, audit_result, {"experiment": replace(self, methods={}), "name": name})
+                for name in (UNTOUCHED, *self.methods)
+            ],
+        ]
         seconds = self._run_stages(stages, progress)
         retraining = seconds.get("forgetting by retrain")
         return [
@@ -149,13 +159,14 @@ class Experiment:
             for name, (parameters, options) in self.methods.items()
         ]
 
-    def _audits(self) -> list[list[Job]]:
-        """Return the audits in two stages: that of the untouched model fills the cache with the references' scores."""
-        jobs = [
-            Job(f"auditing {name}", self.weights[2], audit_result, {"experiment": replace(self, methods={}), "name": name})
-            for name in (UNTOUCHED, *self.methods)
-        ]
-        return [jobs[:1], jobs[1:]]
+    def _models(self) -> list[str]:
+        """Return the folders of the models that the audits score, those that take longest first: an ensemble runs every member."""
+        names = ["original", *(f"reference{number}" for number in range(1, self.references + 1)), *self.methods]
+        return sorted(names, key=lambda name: name != "sisa")
+
+    def _scoring(self, name: str) -> Job:
+        """Return the job that scores one model; all audits then read its numbers from the cache."""
+        return Job(f"scoring {name}", self.weights[2], _score, {"experiment": replace(self, methods={}), "name": name})
 
     def holdout(self, name: str) -> Path | None:
         """Return one half of the never-trained records, or None for the methods' half where there are too few to split."""
@@ -240,7 +251,7 @@ def audit_result(experiment: Experiment, name: str) -> None:
     """
     from verify import audit
 
-    models, data = experiment.output / "models", experiment.data
+    models = experiment.output / "models"
     target, folder = models / ("original" if name == UNTOUCHED else name), experiment.audit_dir(name)
     if (folder / MANIFEST).exists():
         verify_manifest(folder, "audit")
@@ -248,20 +259,36 @@ def audit_result(experiment: Experiment, name: str) -> None:
         if audited.weights != _weights(target):
             raise InputError(f"{folder} is the audit of another model. Remove the folder, or name another output.")
         return
-    audit(
-        str(target),
+    references = [str(models / f"reference{number}") for number in range(1, experiment.references + 1)]
+    audit(str(target), str(models / "original"), references=references, output_dir=folder, **_audited(experiment))
+
+
+def _score(experiment: Experiment, name: str) -> None:
+    """Score a model of the experiment's folder for all audits; what the cache holds is not computed again."""
+    from verify.auditing.scoring import score_ahead
+
+    models = experiment.output / "models"
+    score_ahead(
+        None if name == BASE else str(models / name),
         str(models / "original"),
-        base=str(experiment.base),
-        references=[str(models / f"reference{number}") for number in range(1, experiment.references + 1)],
-        forget_set=str(data / "forget.jsonl"),
-        retain_set=str(data / "retain.jsonl"),
-        holdout_set=str(experiment.holdout(FOR_AUDIT)),
-        fields=experiment.fields,
-        output_dir=folder,
-        settings=experiment.settings.model_copy(update={"seed": experiment.seed, "overflow": experiment.options.overflow}),
-        rewordings=_rewordings(experiment),
-        cache_dir=experiment.output / "cache",
+        references=experiment.references,
+        **_audited(experiment),
     )
+
+
+def _audited(experiment: Experiment) -> dict[str, Any]:
+    """Return what all audits of an experiment are given."""
+    data, options = experiment.data, experiment.options
+    return {
+        "base": str(experiment.base),
+        "forget_set": str(data / "forget.jsonl"),
+        "retain_set": str(data / "retain.jsonl"),
+        "holdout_set": str(experiment.holdout(FOR_AUDIT)),
+        "fields": experiment.fields,
+        "settings": experiment.settings.model_copy(update={"seed": experiment.seed, "overflow": options.overflow}),
+        "rewordings": _rewordings(experiment),
+        "cache_dir": experiment.output / "cache",
+    }
 
 
 def _rewordings(experiment: Experiment) -> list[Mapping[str, Any]] | None:

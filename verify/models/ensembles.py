@@ -7,9 +7,11 @@ adapters with their digests, and how their logits are combined:
 - "route": at every position, the logits of the adapter that is most certain there (lowest entropy).
 
 The result is the base's own `transformers` model with another forward call, so that `generate` and every audit work unchanged. Each
-call runs the base once per adapter; nothing is cached between tokens.
+call runs the base once per adapter; while a text is generated, every adapter has keys and values of its own.
 """
 
+import copy
+import functools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
@@ -27,6 +29,9 @@ SCHEMA = "unlearn-verify/ensemble/1"
 WEIGHTS = "adapter_model.safetensors"
 FILES = (WEIGHTS, "adapter_config.json")
 """Files that determine an adapter's output, and whose digests are recorded."""
+
+PASSED = ("position_ids", "cache_position", "logits_to_keep")
+"""Arguments of a forward call that every adapter's call is given. Others, such as labels, would describe the last adapter alone."""
 
 Combine = Literal["average", "route"]
 
@@ -89,14 +94,19 @@ def combined(model: Any, adapters: list[str], combine: Combine) -> Any:
     """
     inner, single = model.get_base_model(), model.get_base_model().forward
 
-    def forward(input_ids: Tensor, attention_mask: Tensor | None = None, **_: Any) -> Any:
+    @functools.wraps(single)  # `generate` reads from the signature what the model accepts
+    def forward(
+        input_ids: Tensor, attention_mask: Tensor | None = None, past_key_values: Any = None, use_cache: bool = False, **inputs: Any
+    ) -> Any:
         output: Any = None
         total: Any = None
         certain: Any = None
-        for name in adapters:
+        passed = {name: value for name, value in inputs.items() if name in PASSED}
+        for name, cache in zip(adapters, _caches(past_key_values, len(adapters)), strict=True):
             model.base_model.set_adapter(name)
-            # No cache: the keys and values of one adapter are of no use to the next.
-            output = single(input_ids=input_ids, attention_mask=attention_mask, use_cache=False)
+            output = single(
+                input_ids=input_ids, attention_mask=attention_mask, past_key_values=cache, use_cache=cache is not None, **passed
+            )
             logits = output.logits.float()  # [B, L, V]
             if combine == "average":
                 total = logits if total is None else total + logits
@@ -107,15 +117,27 @@ def combined(model: Any, adapters: list[str], combine: Combine) -> Any:
             certain = entropy if certain is None else torch.minimum(entropy, certain)
         assert output is not None
         output.logits = total / len(adapters) if combine == "average" else total
+        output.past_key_values = past_key_values
         return output
 
-    def whole_prompt(input_ids: Tensor, attention_mask: Tensor | None = None, **_: Any) -> dict[str, Any]:
-        """Give `generate` all tokens at every step, as nothing is cached."""
-        return {"input_ids": input_ids, "attention_mask": attention_mask}
-
     # Set on the instance: the class is unchanged, and with it the embeddings, head and generation.
-    inner.forward, inner.prepare_inputs_for_generation = forward, whole_prompt
+    inner.forward = forward
     inner.ensemble_combine = combine  # part of the digest: the same adapters combined in another way are another model
     for parameter in inner.parameters():
         parameter.requires_grad_(False)
     return inner
+
+
+def _caches(cache: Any, count: int) -> list[Any]:
+    """Return a key-value cache for each of `count` adapters: the caller's, and copies that it carries along.
+
+    Raises:
+        ValueError: the cache was filled by another model.
+    """
+    if cache is None:
+        return [None] * count
+    if not hasattr(cache, "of_other_adapters"):
+        if cache.get_seq_length():
+            raise ValueError("the key-value cache was filled by another model. Start with an empty one.")
+        cache.of_other_adapters = [copy.deepcopy(cache) for _ in range(count - 1)]
+    return [cache, *cache.of_other_adapters]
