@@ -69,7 +69,8 @@ def test_every_wording_states_the_same_facts() -> None:
 def test_the_demo_runs_and_resumes(talker: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every method is audited, each stage reports its time and memory, and a second run repeats only what is missing."""
     done: list[tuple[str, float]] = []
-    entries, answers = run_llm_demo(tmp_path / "demo", talker, 0, lambda *said: done.append(said), SMALL, TWO)
+    entries, proved, answers = run_llm_demo(tmp_path / "demo", talker, 0, lambda *said: done.append(said), SMALL, TWO)
+    assert [(one.method, one.outcome.partition("(")[0]) for one in proved] == [("sisa", "REBUILT_WITHOUT")]
     assert [name for name, _, _ in entries] == [UNTOUCHED, *TWO]
     assert [share for _, share in done] == sorted(share for _, share in done)
     assert len(answers) == 3 * (2 + len(TWO))
@@ -83,8 +84,9 @@ def test_the_demo_runs_and_resumes(talker: Path, tmp_path: Path, monkeypatch: py
         path.unlink()
     for path in sorted((tmp_path / "demo" / "audits" / "npo").iterdir()):
         path.unlink()
-    again, same = run_llm_demo(tmp_path / "demo", talker, 0, lambda *_: None, SMALL, TWO)
+    again, still, same = run_llm_demo(tmp_path / "demo", talker, 0, lambda *_: None, SMALL, TWO)
     assert [(name, evidence.verdict) for name, evidence, _ in again] == [(name, evidence.verdict) for name, evidence, _ in entries]
+    assert still == proved
     assert same == answers
     after = {path: path.stat().st_mtime_ns for path in times}
     assert {path.parent.name for path in times if after[path] != times[path]} == {"npo"}

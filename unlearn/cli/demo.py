@@ -75,7 +75,7 @@ class LlmDemo:
             raise InputError(f"{model} does not exist. Fetch the model first (unlearn fetch-model), or name one with --model DIR.")
         sizes = Sizes(people=self.people, epochs=self.epochs, references=self.references)
         with progress_bar("inventing people") as progress:
-            entries, answers = run_llm_demo(self.output, model, self.seed, progress, sizes)
+            entries, proved, answers = run_llm_demo(self.output, model, self.seed, progress, sizes)
         write_text(self.output / "report.html", render_comparison(entries))
         verdicts = {name: evidence.verdict for name, evidence, _ in entries}
         write_manifest(self.output, "demo", {"seed": self.seed, "verdicts": verdicts})

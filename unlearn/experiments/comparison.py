@@ -27,6 +27,7 @@ from verify.data.sources import load_records, stream_rows
 from verify.errors import InputError
 from verify.io.files import MANIFEST, file_digest, read_json, verify_manifest
 from verify.io.jobs import Job, run_jobs
+from verify.provenance.commitment import TrainingCommitment
 from verify.provenance.holdout import FOR_AUDIT, FOR_METHOD, split_holdout_file
 from verify.provenance.shard_plan import SHARDS
 from verify.schema.evidence import Entry, Evidence, Settings
@@ -181,10 +182,25 @@ class Experiment:
 def _finetune(model: Path, data: Path, output: Path, fields: Fields, options: TrainingOptions) -> float:
     from unlearn.finetuning import finetune
 
-    done = _seconds(output, {"data": data}, options=asdict(options))
-    if done is not None:
-        return done
-    return finetune(str(model), str(data), output_dir=output, fields=fields, options=options).result.seconds
+    seconds = _seconds(output, {"data": data}, options=asdict(options))
+    if seconds is None:
+        seconds = finetune(str(model), str(data), output_dir=output, fields=fields, options=options).result.seconds
+    if options.save_steps:
+        _commit(output)
+    return seconds
+
+
+def _commit(model: Path) -> None:
+    """Commit to a finished training, before anything is deleted from it, so that its deletions can be executed again."""
+    path = commitment_of(model)
+    if not path.exists():
+        path.parent.mkdir(exist_ok=True)
+        TrainingCommitment.of(model).save(path)
+
+
+def commitment_of(model: Path) -> Path:
+    """Return the file that commits to the training of a model of an experiment."""
+    return model.parents[1] / "commitments" / f"{model.name}.json"
 
 
 def _finetune_shards(experiment: Experiment) -> float:
@@ -200,9 +216,12 @@ def _finetune_shards(experiment: Experiment) -> float:
         wanted = json.loads(json.dumps({**asdict(plan), "options": asdict(plan.options)}))
         if any(about.get(name) != value for name, value in wanted.items()) or records != set(read_json(folder / SHARDS)["records"]):
             raise InputError(f"{folder} holds a run with another plan or records. Remove the folder, or name another output.")
-        return float(about["training"]["seconds"])
-    result = finetune_shards(str(experiment.base), str(data), output_dir=folder, plan=plan, fields=experiment.fields)
-    return result.training.seconds
+        seconds = float(about["training"]["seconds"])
+    else:
+        result = finetune_shards(str(experiment.base), str(data), output_dir=folder, plan=plan, fields=experiment.fields)
+        seconds = result.training.seconds
+    _commit(folder)
+    return seconds
 
 
 def _forget(experiment: Experiment, name: str, parameters: dict[str, Any], options: TrainingOptions) -> float:

@@ -2,32 +2,38 @@
 
 An adapter (LoRA) learns the people by heart from two wordings of every fact; one person asks to be forgotten. `level` and `npo`
 change the adapter, `sisa` retrains the shard that had the person, `rollback` replays the training without their records, and an
-independent retraining checks the whole. The audits also ask in a third wording, which no model was trained on.
+independent retraining checks the whole. The audits also ask in a third wording, which no model was trained on. The deletions by `sisa`
+and `rollback` are exact, and are executed again: a statistical audit cannot certify one person's few records, this can.
 
 An interrupted demo resumes with what is missing when the same command is given again.
 """
 
-import dataclasses
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from unlearn.experiments.comparison import Experiment, Methods
+from unlearn.experiments.comparison import SHARDED, Experiment, Methods, commitment_of
+from unlearn.experiments.one_person import ProvedDeletion
 from unlearn.experiments.people import MOST_RECORDS, WORDINGS, interviews, split_people
 from unlearn.experiments.usage import UsageFile, measured
 from unlearn.training.options import TrainingOptions, optimizer_steps
 from unlearn.training.shards import ShardPlan
 from verify.errors import InputError
-from verify.io.files import new_output, read_json, write_json, write_text
 from verify.io.jobs import Job, run_jobs
+from verify.io.files import new_output, read_json, verify_manifest, write_json, write_text
 from verify.models.generation import greedy_continuations
 from verify.models.loading import load_model
+from verify.reexecution.reexecute import reexecute
 from verify.schema.evidence import ChannelGroup, Entry, Settings
+from verify.schema.reexecution import Reexecution
 
 STARTED = "demo.json"
 ANSWERS = "answers.json"
+PROOFS = "proofs"
+PROVED = {"sisa": SHARDED, "rollback": "original"}
+"""Methods whose deletions are executed again -> folder of the model before."""
 ASKED = WORDINGS - 1
 """The wording that no model is trained on; the others are."""
 ANSWER_TOKENS = 40
@@ -35,6 +41,8 @@ CHANNELS: tuple[ChannelGroup, ...] = ("exact", "rewordings", "instruction", "no-
 """Ways of asking in the audits: each is one pass. Left out are those that would take longer than the methods that they check:
 `layers` (the head over all words for each of 29 layers), `few-shot` (texts four times as long), `int8` and `int4`; and `relearned`,
 which needs two forgotten people."""
+ATTACKS = ("quick", "verbatim")
+"""Attacks of the audits: those on the pass that every record takes anyway, and whether the model says the records word for word."""
 FACT = "home"
 """Kind of fact that the model is asked about."""
 COMMON_KNOWLEDGE = "What is the capital of France?"
@@ -102,11 +110,12 @@ def run_llm_demo(
     progress: Callable[[str, float], None],
     sizes: Sizes | None = None,
     methods: Methods = METHODS,
-) -> tuple[list[Entry], list[Answer]]:
-    """Create the data in `output`, run the experiment there, and ask every model three questions.
+) -> tuple[list[Entry], list[ProvedDeletion], list[Answer]]:
+    """Create the data in `output`, run the experiment there, prove the exact deletions, and ask every model three questions.
 
     Returns:
-        (method, evidence, cost relative to a retraining), the untouched model first; and the answers, question by question.
+        (method, evidence, cost relative to a retraining), the untouched model first; the proved deletions; and the answers,
+        question by question.
 
     Raises:
         InputError: the model has no chat template, or `output` holds something else than an earlier part of this demo.
@@ -118,7 +127,7 @@ def run_llm_demo(
     _start(output, {"weights": loaded.digest, "seed": seed, **asdict(sizes)})
     del loaded
     questions = write_people(output / "data", sizes, seed)
-    options = dataclasses.replace(ADAPTER, epochs=sizes.epochs)
+    options = replace(ADAPTER, epochs=sizes.epochs)
     taught = sizes.people * MOST_RECORDS * ASKED
     experiment = Experiment(
         output,
@@ -130,11 +139,12 @@ def run_llm_demo(
         seed=seed,
         weights=(10, 4, 3),
         save_steps=max(1, round(optimizer_steps(options, taught) / sizes.epochs)),
-        shards=ShardPlan(sizes.shards, 1, "average", dataclasses.replace(options, seed=seed + 1)) if "sisa" in methods else None,
-        settings=Settings(channels=CHANNELS),
+        shards=ShardPlan(sizes.shards, 1, "route", replace(options, seed=seed + 1)) if "sisa" in methods else None,
+        settings=Settings(channels=CHANNELS, attacks=ATTACKS),
     )
-    entries = experiment.run(lambda phase, share: progress(phase, 0.97 * share))
-    return entries, ask(output, {"before fine-tuning": model, **_models(output, methods)}, questions, progress)
+    entries = experiment.run(lambda phase, share: progress(phase, 0.87 * share))
+    proved = prove(experiment, [name for name in PROVED if name in methods], progress)
+    return entries, proved, ask(output, {"before fine-tuning": model, **_models(output, methods)}, questions, progress)
 
 
 def _models(output: Path, methods: Methods) -> dict[str, Path]:
@@ -182,6 +192,45 @@ def write_people(folder: Path, sizes: Sizes, seed: int) -> list[str]:
     return [*asked, COMMON_KNOWLEDGE]
 
 
+def prove(experiment: Experiment, names: list[str], progress: Callable[[str, float], None]) -> list[ProvedDeletion]:
+    """Execute the deletions of an experiment by some of `PROVED` again, side by side, and write their proofs."""
+    progress("executing the exact deletions again", 0.87)
+    usage, found = UsageFile(experiment.output), dict[str, ProvedDeletion]()
+    about = {"experiment": replace(experiment, methods={})}
+    jobs = [
+        Job(f"executing {name} again", 1, measured, {"run": prove_result, "arguments": {**about, "name": name}}) for name in names
+    ]
+    for job, (proved, used) in run_jobs(jobs):
+        found[proved.method] = proved
+        usage.add(job.label, used)
+    return [found[name] for name in names]
+
+
+def prove_result(experiment: Experiment, name: str) -> ProvedDeletion:
+    """Execute the deletion by one of `PROVED` again, unless its proof is there; an interrupted execution is resumed."""
+    models, folder = experiment.output / "models", experiment.output / PROOFS
+    path, before = folder / f"{name}.json", models / PROVED[name]
+    folder.mkdir(exist_ok=True)
+    if path.exists():
+        proof = Reexecution.load(path)
+    else:
+        proof = reexecute(
+            models / name,
+            str(experiment.base),
+            data=str(experiment.data / "train.jsonl"),
+            forget_set=str(experiment.data / "forget.jsonl"),
+            log=before,
+            commitment=commitment_of(before),
+            fields=experiment.fields,
+            work_dir=folder / f"{name}-states",
+            output=path,
+        )
+    about = verify_manifest(models / name, "model")["about"]
+    share = float(about["facts"]["share_of_retraining_tokens"])
+    seconds = float(about["training"]["seconds"]) + proof.seconds
+    return ProvedDeletion(name, proof.phrase, share, proof.tokens / proof.training_tokens, seconds, path)
+
+
 def ask(output: Path, models: Mapping[str, Path], questions: list[str], progress: Callable[[str, float], None]) -> list[Answer]:
     """Ask every model every question in its chat template, and write the answers to a file.
 
@@ -194,7 +243,7 @@ def ask(output: Path, models: Mapping[str, Path], questions: list[str], progress
     Returns:
         the answers, question by question.
     """
-    progress("asking every model", 0.97)
+    progress("asking every model", 0.96)
     usage, found = UsageFile(output), dict[str, list[str]]()
     jobs = [
         Job(f"asking the model {name}", 1, measured, {"run": answers_of, "arguments": {"model": folder, "questions": questions}})
