@@ -63,6 +63,7 @@ class LlmDemo:
     def run(self) -> int:
         """Run the demo, write its report, and print its tables and answers."""
         from unlearn.experiments.llm_demo import Sizes, run_llm_demo
+        from unlearn.experiments.one_person import COLUMNS as PROOF_COLUMNS
         from unlearn.experiments.smollm2 import default_folder
         from unlearn.experiments.usage import COLUMNS, UsageFile
         from verify.errors import InputError
@@ -79,7 +80,10 @@ class LlmDemo:
         write_text(self.output / "report.html", render_comparison(entries))
         verdicts = {name: evidence.verdict for name, evidence, _ in entries}
         write_manifest(self.output, "demo", {"seed": self.seed, "verdicts": verdicts})
-        print(f"{comparison(entries)}\n\n{plain_table(COLUMNS, UsageFile(self.output).rows())}")  # noqa: T201
+        print(comparison(entries))  # noqa: T201
+        print("\nthe exact deletions, executed again; cost in retrainings:")  # noqa: T201
+        print(plain_table(PROOF_COLUMNS, [one.row() for one in proved]))  # noqa: T201
+        print(f"\n{plain_table(COLUMNS, UsageFile(self.output).rows())}")  # noqa: T201
         for question in dict.fromkeys(answer.question for answer in answers):
             print(f"\n{question}")  # noqa: T201
             for answer in answers:
