@@ -95,9 +95,7 @@ def combined(model: Any, adapters: list[str], combine: Combine) -> Any:
     inner, single = model.get_base_model(), model.get_base_model().forward
 
     @functools.wraps(single)  # `generate` reads from the signature what the model accepts
-    def forward(
-        input_ids: Tensor, attention_mask: Tensor | None = None, past_key_values: Any = None, use_cache: bool = False, **inputs: Any
-    ) -> Any:
+    def forward(input_ids: Tensor, attention_mask: Tensor | None = None, past_key_values: Any = None, **inputs: Any) -> Any:
         output: Any = None
         total: Any = None
         certain: Any = None
