@@ -3,7 +3,7 @@
 An adapter (LoRA) learns the people by heart from two wordings of every fact; one person asks to be forgotten. `level` and `npo`
 change the adapter, `sisa` retrains the shard that had the person, `rollback` replays the training without their records, and an
 independent retraining checks the whole. The audits also ask in a third wording, which no model was trained on. The deletions by
-`sisa` and `rollback` are exact, and are executed again: no statistical audit can certify one person's few records, this does.
+`sisa` and `rollback` are exact, and are executed again: an audit's statistics stay open on one person's few records, this does not.
 
 An interrupted demo resumes with what is missing when the same command is given again.
 """
