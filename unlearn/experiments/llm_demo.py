@@ -21,8 +21,8 @@ from unlearn.experiments.usage import UsageFile, measured
 from unlearn.training.options import TrainingOptions, optimizer_steps
 from unlearn.training.shards import ShardPlan
 from verify.errors import InputError
-from verify.io.jobs import Job, run_jobs
 from verify.io.files import new_output, read_json, verify_manifest, write_json, write_text
+from verify.io.jobs import Job, run_jobs
 from verify.models.generation import greedy_continuations
 from verify.models.loading import load_model
 from verify.reexecution.reexecute import reexecute

@@ -1,6 +1,7 @@
 """Parallel execution of independent jobs, each in a process of its own with its share of the cores, here or on a cluster."""
 
 import os
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
@@ -69,7 +70,12 @@ def _run_here(jobs: Mapping[int, Job], workers: int) -> Iterator[tuple[int, Any]
     """Run numbered jobs in processes of this machine."""
     parallel = Parallel(n_jobs=min(workers, len(jobs)), return_as="generator_unordered")
     threads = max(1, (os.cpu_count() or 1) // workers)
-    yield from parallel(delayed(_run_numbered)(number, job.run, dict(job.arguments), threads) for number, job in list(jobs.items()))
+    tasks = (delayed(_run_numbered)(number, job.run, dict(job.arguments), threads) for number, job in list(jobs.items()))
+    with warnings.catch_warnings():
+        # A worker that a language model has made larger is replaced between two jobs. Nothing is lost: one that dies during a job
+        # raises `BrokenProcessPool`.
+        warnings.filterwarnings("ignore", "A worker stopped while some jobs were given", UserWarning)
+        yield from parallel(tasks)
 
 
 def _run_on_cluster(jobs: Sequence[Job], engine: str) -> Iterator[tuple[Job, Any]]:
