@@ -1,15 +1,17 @@
 """Shared by the tests of requests: a ledger in a file, and a real PostgreSQL server where one can be started."""
 
+import io
 import os
 import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
 from deletion_world import build_world
 
+import unlearn.cli.main
 from unlearn.requests.ledger.ledger import Ledger
 
 
@@ -19,6 +21,19 @@ def ledger(tmp_path: Path) -> Iterator[Ledger]:
     opened = Ledger(tmp_path / "ledger.db")
     yield opened
     opened.close()
+
+
+@pytest.fixture
+def shell(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str]]:
+    """`unlearn request ...`: its exit status, and what it printed on both streams."""
+
+    def run(*words: str, stdin: str = "") -> tuple[int, str]:
+        monkeypatch.setattr("sys.stdin", io.StringIO(stdin))
+        status = unlearn.cli.main.main(["request", *words])
+        printed = capsys.readouterr()
+        return status, printed.out + printed.err
+
+    return run
 
 
 @pytest.fixture

@@ -1,6 +1,5 @@
 """From a request's receipt to its certificate, with a real model: what is promised is done, once, and names nobody."""
 
-import io
 import json
 import shutil
 from collections.abc import Callable
@@ -46,19 +45,6 @@ def world(built: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 Shell = Callable[..., tuple[int, str]]
 
 
-@pytest.fixture
-def shell(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Shell:
-    """`unlearn request ...`; what it printed, on both streams."""
-
-    def run(*words: str, stdin: str = "") -> tuple[int, str]:
-        monkeypatch.setattr("sys.stdin", io.StringIO(stdin))
-        status = unlearn.cli.main.main(["request", *words])
-        printed = capsys.readouterr()
-        return status, printed.out + printed.err
-
-    return run
-
-
 def references(count: int) -> list[str]:
     return [f"references/r{number}" for number in range(1, count + 1)]
 
@@ -74,7 +60,7 @@ def planned(shell: Shell, *words: str, named: int = 4) -> str:
 
 def plan_words(named: int) -> list[str]:
     listed = ["--references", *references(named)] if named else []
-    audit = ["--attacks", "loss", "--margin", str(MARGIN)]
+    audit = ["--attacks", "loss", "--margin", str(MARGIN), "--no-reexecution"]
     return ["--data", "people.jsonl", "--models", "models", *listed, *audit]
 
 

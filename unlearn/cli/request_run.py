@@ -15,7 +15,7 @@ from verify.schema.differences import ReferenceDifference
 
 @dataclasses.dataclass(frozen=True)
 class PlanCommand:
-    """Plan approved requests: affected models, records, candidate methods, cost, and what an audit can show."""
+    """Plan approved requests: affected models, records, methods, cost of deletion and proof, and what an audit can show."""
 
     data: tuple[str, ...]
     """The training files."""
@@ -29,7 +29,8 @@ class PlanCommand:
     """Requests to plan; the default is all that are approved and not yet planned. Planned ones can be planned again until new
     weights are deployed."""
     references: tuple[str, ...] = ()
-    """Models trained without the records, with different seeds, for the audit: at least three."""
+    """Models trained without the records, with different seeds, for a statistical audit: at least three. An exact rebuild that is
+    executed again needs none."""
     base: str | None = None
     """The model before fine-tuning, if the models' manifests do not name it."""
     holdout: str | None = None
@@ -40,6 +41,11 @@ class PlanCommand:
     """Accepted ways in which references differ from retrainings of the model without the records; named in the report."""
     methods: tuple[str, ...] = ()
     """Methods to try before the exact rebuild."""
+    commitments: tuple[str, ...] = ()
+    """Files that `verify-unlearning commit` wrote for the models, before the requests. Those to models that earlier deletions made
+    are found in --output."""
+    reexecution: bool = True
+    """Execute an exact rebuild again, bit for bit, as its proof; without it, only the statistical audit judges."""
     confirm: str | None = None
     """File (or -) with proposed rows that a human confirmed as the person's (near-duplicates, similar identifiers, mentions):
     FILE:ROW or the start of a hash, one per line; ID:FILE:ROW if a row is proposed to several requests."""
@@ -131,7 +137,7 @@ class Cleanup:
 
 @dataclasses.dataclass(frozen=True)
 class RunCommand:
-    """Run the plan of a request and its batch: register, unlearn, audit, try the next method if needed, clean up.
+    """Run the plan of a request and its batch: register, unlearn, prove or audit, try the next method if needed, clean up.
 
     After a crash, run it again: it continues where it stopped. The old weights stay in service until you retire them.
     """
@@ -141,8 +147,10 @@ class RunCommand:
     references: tuple[str, ...] = ()
     """References to use instead of the planned ones, for an audit that was inconclusive."""
     accept_exact_rebuild: bool = False
-    """Accept an exact rebuild whose audit is inconclusive. Recorded as the operator's decision in the ledger, certificate and
-    report. Refused if the audit says NOT_FORGOTTEN."""
+    """Accept an exact rebuild that could not be executed again and whose audit is inconclusive. Recorded as the operator's decision
+    in the ledger, certificate and report. Refused if the audit says NOT_FORGOTTEN, or the re-execution NOT_REBUILT."""
+    accept_near_duplicates: bool = False
+    """A person looked at the training records that are nearly a record to remove, and they may stay."""
     output: Path = Path("deletions")
     """Folder of the batches."""
     cleanup: Cleanup = dataclasses.field(default_factory=Cleanup)
@@ -161,7 +169,16 @@ class RunCommand:
             key = RecordKey.load()  # checked by `open`
             state = ledger.request(self.id).state
             if state not in ("deployed", "purged", "closed"):
-                run_batch(ledger, self.output, self.id, key, self.references, print, self.accept_exact_rebuild)
+                run_batch(
+                    ledger,
+                    self.output,
+                    self.id,
+                    key,
+                    self.references,
+                    print,
+                    self.accept_exact_rebuild,
+                    self.accept_near_duplicates,
+                )
             if ledger.request(self.id).state == "deployed":
                 left = purge_batch(ledger, self.output, self.id, key, self.cleanup.suppression, how)
                 _print_unexplained(left.unexplained)

@@ -23,8 +23,8 @@ NEXT_COMMANDS = {
     "unlearning": "unlearn request run {id}   (continues where it stopped)",
     "verifying": "unlearn request run {id}   (continues where it stopped)",
     "failed": "unlearn request run {id}   (tries the next method), or plan again if none is left",
-    "inconclusive": "unlearn request run {id} --references DIR ...   (more of them), or plan again with another method, or "
-    "--accept-exact-rebuild if it is one",
+    "inconclusive": "unlearn request run {id}   (once what kept a re-execution from being tested is mended), or with --references "
+    "DIR ...   (more of them), or plan again with another method, or --accept-exact-rebuild if it is one",
     "deployed": "unlearn request run {id} --remove   (removes copies), or with --reasons FILE; the new weights may go into service",
     "purged": "unlearn request close {id} --retired DIGEST --remove --rewrite-data   once the new weights are in service",
     "denied": "unlearn request close {id}",
@@ -55,11 +55,19 @@ def listed(requests: Sequence[Request], today: date) -> Iterator[str]:
         state = f"{request.state} ({request.outcome})" if request.outcome else request.state
         extended = "" if request.extension is None else " (extended)"
         line = f"{request.id}  {state:<18}  {request.first['regime']:<4}  answer by {request.due}{extended}"
-        yield f"{line}  {urgency(request, today)}".rstrip()
+        yield "  ".join([line, *filter(None, (urgency(request, today), *_proofs(request)))])
     unretired = [f"{request.id}  {digest[:16]}" for request in ordered for digest in in_service(request)]
     if unretired:
         yield "old weights not yet retired:"
         yield from (f"  {line}" for line in unretired)
+
+
+def _proofs(request: Request) -> list[str]:
+    """Return the outcomes of the re-executions of a request's last result, each once."""
+    ended = ("deployed", "failed", "inconclusive")
+    last = next((step.details for step in reversed(request.steps) if step.state in ended), {})
+    found = [model["reexecution"]["phrase"] for model in last.get("models", ()) if "reexecution" in model]
+    return list(dict.fromkeys(found))
 
 
 def in_service(request: Request) -> list[str]:
@@ -99,8 +107,11 @@ def _facts(details: Mapping[str, Any]) -> Iterator[str]:
     if details.get("not_same"):
         yield f"{_count(len(details['not_same']), 'record')} with a similar identifier or mention rejected as another person's"
     for model in details.get("models", ()):
-        parts = [str(model[name]) for name in ("name", "method", "verdict", "why", "cost", "shown") if model.get(name)]
+        parts = [str(model[name]) for name in ("name", "method", "verdict", "why", "cost", "proof", "shown") if model.get(name)]
         yield ": ".join(parts)
+        if "reexecution" in model:
+            proof = model["reexecution"]
+            yield f"    executed again: {proof['phrase']}, proof {details['batch']}/{proof['file']} ({proof['proof'][:16]})"
         if "after" in model:
             yield f"    new weights: {details['batch']}/{model['folder']} ({model['after'][:16]})"
     for weights, digest in (details.get("registrations") or {}).items():
@@ -131,6 +142,7 @@ def _plan_lines(plan: "Plan") -> Iterator[str]:
     for model in plan.models:
         yield f"    {model.name} ({model.weights[:16]}): {_count(len(model.records), 'record')} of {_people(model.people)}"
         yield f"        method: {' -> '.join(model.ladder)}; cost: {model.cost}"
+        yield f"        proof: {'none planned' if model.proof is None else model.proof.words}"
         yield f"        an audit will show: {model.shown}"
 
 

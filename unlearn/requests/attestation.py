@@ -4,7 +4,7 @@ All content is read from the ledger, the plan, and the manifests of models and a
 """
 
 import platform
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, date, datetime
 from importlib import metadata
 from pathlib import Path
@@ -17,9 +17,19 @@ from unlearn.requests.plan import Plan, PlannedModel
 from unlearn.requests.robustness_check import stored_for
 from verify.auditing.registration import Registration
 from verify.certificate.signing import Statement, load_signer, sign
-from verify.certificate.statements import auditor_statement, operator_statement, write_certificate
-from verify.io.files import MANIFEST, read_json, verify_manifest, write_json
-from verify.schema.deletion_record import EXACT_REBUILD, DeletionRecord, Event, Outcome, ReplacedModel, RequestFacts, ResidualCopy
+from verify.certificate.statements import auditor_statements, operator_statement, write_certificate
+from verify.errors import IntegrityError
+from verify.io.files import MANIFEST, file_digest, read_json, verify_manifest, write_json
+from verify.schema.deletion_record import (
+    EXACT_REBUILD,
+    DeletionRecord,
+    Event,
+    Outcome,
+    ReexecutedModel,
+    ReplacedModel,
+    RequestFacts,
+    ResidualCopy,
+)
 from verify.schema.evidence import Evidence
 
 RECORD = "deletion.json"
@@ -86,9 +96,9 @@ def _local_time(step: Step) -> str:
 
 
 def _replaced(request: Request, folder: Path, made: dict[str, Any]) -> ReplacedModel:
-    """Describe one replaced model from its manifest and its audit."""
+    """Describe one replaced model from its manifest, and its audit or re-execution."""
     manifest = read_json(folder / made["folder"] / MANIFEST)["about"]
-    evidence = Evidence.load(folder / made["audit"] / "evidence.json")
+    proof = proof_of(folder, made)
     facts, training = manifest.get("facts") or {}, manifest.get("training") or {}
     return ReplacedModel(
         name=made["name"],
@@ -101,13 +111,41 @@ def _replaced(request: Request, folder: Path, made: dict[str, Any]) -> ReplacedM
         facts={name: value for name, value in facts.items() if name != "exactness"},
         seconds=float(training.get("seconds", 0.0)),
         share_of_retraining=_share(manifest["method"], facts),
-        verdict=evidence.verdict,
-        verdict_phrase=evidence.verdict_phrase,
-        tested_by=evidence.tiers,
         basis=made.get("basis", "audit"),
-        audit_digest=made["evidence"],
         rungs=_tried(request, made["before"]),
+        reexecution=None if proof is None else ReexecutedModel.of(proof),
+        **_audited(folder, made),
     )
+
+
+def _audited(folder: Path, made: dict[str, Any]) -> dict[str, Any]:
+    """Return the facts of a model's audit; none where it was executed again instead."""
+    if made.get("audit") is None:
+        return {}
+    evidence = Evidence.load(folder / made["audit"] / "evidence.json")
+    return {
+        "verdict": evidence.verdict,
+        "verdict_phrase": evidence.verdict_phrase,
+        "tested_by": evidence.tiers,
+        "audit_digest": made["evidence"],
+    }
+
+
+def proof_of(folder: Path, made: Mapping[str, Any]) -> Path | None:
+    """Return the proof of a deployed model's re-execution; None where it was not executed again.
+
+    Raises:
+        IntegrityError: it is not the proof that the ledger names.
+    """
+    if made.get("reexecution") is None:
+        return None
+    path = folder / made["reexecution"]["file"]
+    if not path.is_file() or file_digest(path) != made["reexecution"]["proof"]:
+        raise IntegrityError(
+            f"{path} is missing or not the proof in the ledger: it was edited. Restore the file; its SHA-256 begins with "
+            f"{made['reexecution']['proof'][:16]}."
+        )
+    return path
 
 
 def _exactness(method: str, facts: dict[str, Any]) -> str | None:
@@ -116,9 +154,13 @@ def _exactness(method: str, facts: dict[str, Any]) -> str | None:
 
 
 def _not_by_audit(model: ReplacedModel) -> str:
+    """State what an exact rebuild rests on that was neither certified by an audit nor executed again to the end."""
+    tried = model.reexecution
+    again = "it was not executed again" if tried is None else f"its re-execution is {tried.word}"
     return (
-        f"No audit showed that {model.name} is free of these records: its audit is {model.verdict}. It was deployed because "
-        f"it was rebuilt without them by {_rebuilt_by(model)}, which is attested by the operator and rests on the training log."
+        f"No audit showed that {model.name} is free of these records: its audit is {model.verdict}, and {again}. It was "
+        f"deployed because it was rebuilt without them by {_rebuilt_by(model)}, which is attested by the operator and rests on the "
+        "training log."
     )
 
 
@@ -187,7 +229,7 @@ def certify(
 
     Raises:
         InputError: a key cannot be used.
-        IntegrityError: a model or audit does not match its manifest.
+        IntegrityError: a model or audit does not match its manifest, or a proof is not the one in the ledger.
     """
     path = folder / CERTIFICATE
     if path.exists():
@@ -197,7 +239,9 @@ def certify(
     for entry in made:
         model = next(model for model in plan.models if model.weights == entry["before"])
         envelopes.append(sign(_provenance(folder, plan, model, entry, about), load_signer(operator)))
-        envelopes.append(sign(auditor_statement(folder / entry["audit"], stored_for(folder, entry)), load_signer(auditor)))
+        audit = None if entry.get("audit") is None else folder / entry["audit"]
+        found = auditor_statements(audit, stored_for(folder, entry), proof_of(folder, entry))
+        envelopes += [sign(statement, load_signer(auditor)) for statement in found]
     write_certificate(path, envelopes)
     return path
 

@@ -7,14 +7,21 @@ from pathlib import Path
 from unlearn.methods import method_classes
 from unlearn.methods.auto import MINIMUM_REFERENCES, Auto, exact_method
 from unlearn.training.log import LOG_NAME, TrainingLog
-from unlearn.training.shards import SavedShards, deletion_cost
+from unlearn.training.shards import deletion_cost
 from verify.auditing.power import certifying_row
 from verify.errors import InputError
+from verify.io.files import MANIFEST, read_json
+from verify.provenance.shard_plan import ShardsDescription
 from verify.schema.evidence import Settings
 from verify.statistics.simulation import World
 
 SMALLEST_SET = 2
 """Fewest people (one half tunes `auto`, the other judges it), references and retain records (for a spread) that suffice."""
+FEW_PEOPLE = 8
+"""Fewest people whose honest retraining an audit with four references usually certifies (benchmarks/results/deletion_sequence.md).
+For fewer, a rebuild that can be executed again is preferred to an approximate method that only an audit can judge."""
+EXECUTABLE = ("retrain", "rollback", "sisa")
+"""Exact rebuilds that `verify.reexecution` can execute again."""
 ONE_RECORD = (
     ". The audit of a single record is inconclusive more often than that of a set, even after an honest deletion. To improve the "
     "odds, let the request wait for others that touch this model, where its deadline allows; or accept an exact rebuild whose "
@@ -33,7 +40,7 @@ def require_methods(names: Sequence[str]) -> None:
 
 
 def candidate_methods(
-    folder: Path, records: Collection[str], people: int, references: int, preferred: Sequence[str]
+    folder: Path, records: Collection[str], people: int, references: int, preferred: Sequence[str], provable: bool = False
 ) -> tuple[str, ...]:
     """Return the candidate methods in the order in which they are tried; the last is an exact rebuild.
 
@@ -43,6 +50,7 @@ def candidate_methods(
         people: number of people these are about; `auto` needs two, one for tuning and one for judging.
         references: number of retrained models for the audit; an approximate method needs at least `MINIMUM_REFERENCES`.
         preferred: methods that the operator wants tried first.
+        provable: whether an exact rebuild of this model can be executed again.
     """
     exact = exact_method(folder)
     if exact == "rollback" and not _clean_checkpoint(folder, records):
@@ -51,7 +59,8 @@ def candidate_methods(
         return tuple(dict.fromkeys((*preferred, exact)))
     if exact == "rollback":
         return (exact, "retrain")
-    if exact == "retrain" and references >= MINIMUM_REFERENCES and people >= SMALLEST_SET:
+    few = provable and people < FEW_PEOPLE
+    if exact == "retrain" and references >= MINIMUM_REFERENCES and people >= SMALLEST_SET and not few:
         return ("auto", "retrain")
     return (exact,)
 
@@ -59,23 +68,66 @@ def candidate_methods(
 def expected_cost(method: str, folder: Path, records: Collection[str], people: int) -> tuple[float | None, str]:
     """Return the expected cost of a method as a share of a retraining (None if unknown beforehand), and the same in words."""
     if method in ("sisa", "shard_vectors"):
-        plan = SavedShards.read(folder).plan
-        share = deletion_cost(plan.shards, plan.slices, people).expected
-        return share, f"about {share:.0%} of a retraining: {people} people, {plan.shards} shards of {plan.slices} slices"
+        return _shards_cost(folder, records, people)
     if method == "rollback":
         log = TrainingLog.read(folder / LOG_NAME)
-        steps = max(1, max((entry.step for entry in log.microbatches), default=0))
+        steps = max((entry.step for entry in log.microbatches), default=0)
         start = _clean_checkpoint(folder, records)
-        share = (steps - start) / steps
+        share = _share_after(log, records, start)
         return (
             share,
-            f"{share:.0%} of a retraining: training repeated from step {start} of {steps}, before the first of the records",
+            f"{share:.1%} of a retraining: training repeated from step {start} of {steps}, before the first of the records",
         )
     if method == "retrain":
         return 1.0, "a full retraining"
     if method == "auto":
         return None, f"at most {Auto().budget:g} retrainings: cheap methods first, each audited, then an exact rebuild"
     return None, "a few passes over the records, plus the next method if the audit does not certify the result"
+
+
+def proof_share(method: str, folder: Path, records: Collection[str], committed: bool) -> float:
+    """Return the expected cost of executing an exact rebuild again, as a share of a retraining.
+
+    With a commitment, states and stages from before the records need not be executed again; without one, everything is.
+    """
+    if method == "sisa" and committed:
+        return _shards_cost(folder, records, 1)[0]
+    if method == "rollback" and committed:
+        log, start = TrainingLog.read(folder / LOG_NAME), _clean_checkpoint(folder, records)
+        if any(one.step == start and one.optimizer is not None for one in log.boundaries):
+            return _share_after(log, records, start)
+    return 1.0
+
+
+def _shards_cost(folder: Path, records: Collection[str], people: int) -> tuple[float, str]:
+    """Return the share of the stages that held the records, by the tokens that they were trained on, and the same in words.
+
+    Where the stages do not name their tokens (release 0.1.0), the share is that of the average person.
+    """
+    about = ShardsDescription.read(folder)
+    average = deletion_cost(about.shards, about.slices, people).expected
+    division = f"{about.shards} shards of {about.slices} slices"
+    first: dict[int, int] = {}  # of the slices of each shard that held one of the records
+    for name in set(records) & about.records.keys():
+        shard, stage = about.records[name]
+        first[shard] = min(stage, first.get(shard, stage))
+    tokens = {
+        (shard, stage): int(read_json(folder / f"shard-{shard}" / f"slice-{stage}" / MANIFEST)["about"].get("tokens", 0))
+        for shard in range(about.shards)
+        for stage in range(about.slices)
+    }
+    if not any(tokens.values()):
+        return average, f"about {average:.1%} of a retraining: {people} people, {division}"
+    again = [place for place in tokens if place[0] in first and place[1] >= first[place[0]]]
+    share = sum(tokens[place] for place in again) / sum(tokens.values())
+    return share, f"{share:.1%} of a retraining: {len(again)} of {len(tokens)} stages ({division}; {average:.1%} on average)"
+
+
+def _share_after(log: TrainingLog, records: Collection[str], step: int) -> float:
+    """Return the share of a schedule without the records that comes after a step, by the windows that it uses."""
+    kept = {row for row, name in enumerate(log.records) if name not in records}
+    used = [(entry.step, len(kept.intersection(entry.records))) for entry in log.microbatches]
+    return sum(count for at, count in used if at > step) / max(1, sum(count for _, count in used))
 
 
 def describe_power(records: int, references: int, settings: Settings) -> str:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from unlearn.requests.attestation import CERTIFICATE, RECORD, certify, deletion_record
+from unlearn.requests.attestation import CERTIFICATE, RECORD, certify, deletion_record, proof_of
 from unlearn.requests.batch_folder import CACHE
 from unlearn.requests.cleanup import Left, carried_over, clean, reasons_of, suppress
 from unlearn.requests.ledger.ledger import Ledger, Request
@@ -26,6 +26,7 @@ from verify.errors import InputError
 from verify.io.files import alone_in
 from verify.schema.deletion_record import DeletionRecord
 from verify.schema.evidence import Evidence
+from verify.schema.reexecution import Reexecution
 
 SHORTEST_DIGEST = 8
 
@@ -189,13 +190,18 @@ def close_request(
 
 
 def _require_evidence(folder: Path, made: Sequence[Mapping[str, Any]]) -> None:
-    """Check that the audits' evidence, from which the documents are written, can be read: closing cannot be undone.
+    """Check that evidence and proofs, from which the documents are written, can be read: closing cannot be undone.
 
     Raises:
-        InputError: an audit's evidence is missing, damaged or of another version.
+        InputError: an audit's evidence or a proof is missing, damaged or of another version.
+        IntegrityError: a proof is not the one in the ledger.
     """
     for entry in made:
-        Evidence.load(folder / entry["audit"] / "evidence.json")
+        proof = proof_of(folder, entry)
+        if proof is not None:
+            Reexecution.load(proof)
+        if entry.get("audit") is not None:
+            Evidence.load(folder / entry["audit"] / "evidence.json")
 
 
 def write_documents(

@@ -43,7 +43,7 @@ def write_report(
     probed = [path for entry in made if (path := stored_for(folder, entry)) is not None]
     page = render(
         record,
-        [Evidence.load(folder / entry["audit"] / "evidence.json") for entry in made],
+        [Evidence.load(folder / entry["audit"] / "evidence.json") for entry in made if entry.get("audit") is not None],
         certificate=CERTIFICATE if signed else None,
         signers=read_claims(folder / CERTIFICATE).signers if signed else (),
         robustness=[Robustness.load(path) for path in probed],

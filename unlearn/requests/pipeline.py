@@ -1,4 +1,7 @@
-"""Run a planned batch to deployment: register, unlearn, audit, and try the next method if the audit does not certify the result.
+"""Run a planned batch to deployment: register, unlearn, prove or audit, and try the next method if the result is refused.
+
+An exact rebuild is executed again (`unlearn.requests.reexecution`): equal bit for bit, it goes into service, and an audit is an
+addition, made where there are references. What cannot be executed again, and every approximate method, is judged by its audit.
 
 Every step first checks whether it is done: the ledger records the state of the batch, and manifests mark finished results. So the
 same command continues after a kill at any moment, and nothing finished is made twice. The old weights are not touched: they stay in
@@ -7,22 +10,25 @@ service until the operator has replaced them and recorded that.
 
 import shutil
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from unlearn.requests.attempt import audit_attempt, exact_by, register_audit, require_fitting_references, run_attempt
 from unlearn.requests.attestation import draft_provenance
-from unlearn.requests.batch_folder import CACHE, attempt_folder, audit_folder
+from unlearn.requests.batch_folder import CACHE, attempt_folder, audit_folder, model_folder
 from unlearn.requests.ledger.ledger import Ledger, Request
 from unlearn.requests.ledger.states import State
 from unlearn.requests.plan import Plan, PlannedModel
 from unlearn.requests.planning import PLANNABLE, replaced_weights
+from unlearn.requests.proofs import COMMITMENT
+from unlearn.requests.reexecution import Proofs
 from unlearn.requests.training_sets import TrainingSets, removed_before, require_clean, training_sets
 from verify.data.identity import RecordKey
 from verify.errors import InputError, RunError
-from verify.io.files import MANIFEST, alone_in, file_digest, read_json
-from verify.schema.deletion_record import CERTIFYING, EXACT_REBUILD, UNDECIDED
+from verify.io.files import MANIFEST, alone_in, file_digest, is_complete, read_json
+from verify.provenance.commitment import TrainingCommitment, commitment_root
+from verify.schema.deletion_record import CERTIFYING, EXACT_REBUILD, REEXECUTED, UNDECIDED
 from verify.schema.evidence import Evidence
 
 Notify = Callable[[str], None]
@@ -37,17 +43,29 @@ RUNNING: tuple[State, ...] = ("planned", "unlearning", "verifying", "failed")
 
 @dataclass(frozen=True)
 class Finding:
-    """Result of a model's audit.
+    """What was found out about a model's new weights.
 
     Attributes:
-        verdict: one of the four verdict words.
+        verdict: one of the four verdict words of an audit; without an audit, the outcome of the re-execution.
         why: first sentence of the explanation.
         needed: what would settle the verdict, or None.
+        proven: whether it was executed again, and is equal.
     """
 
     verdict: str
     why: str
     needed: str | None
+    proven: bool = False
+
+    @property
+    def refused(self) -> bool:
+        """Whether it must not go into service: its audit found records, or its re-execution another result."""
+        return self.verdict in ("NOT_FORGOTTEN", "NOT_REBUILT")
+
+    @property
+    def deployable(self) -> bool:
+        """Whether it may go into service without a decision of the operator's."""
+        return not self.refused and (self.proven or self.verdict == CERTIFYING)
 
 
 def batch_of(ledger: Ledger, request: str) -> tuple[str, str]:
@@ -70,6 +88,7 @@ def run_batch(
     references: Sequence[str] = (),
     notify: Notify = lambda _: None,
     accept_exact: bool = False,
+    near_duplicates: bool = False,
 ) -> Plan:
     """Run the batch of a request until it is deployed, inconclusive or failed for good.
 
@@ -80,8 +99,9 @@ def run_batch(
         key: the ledger's record key.
         references: references to use instead of the planned ones, for an audit that was inconclusive.
         notify: progress callback.
-        accept_exact: accept an exact rebuild whose audit is inconclusive. Recorded as the operator's decision in the ledger,
-            certificate and report.
+        accept_exact: accept an exact rebuild that could not be executed again and whose audit is inconclusive. Recorded as the
+            operator's decision in the ledger, certificate and report.
+        near_duplicates: a person judged the training records that are nearly a record to remove, and they may stay.
 
     Raises:
         InputError: the plan is stale, files are missing, another process works on the batch, or `accept_exact` was given for a
@@ -92,7 +112,7 @@ def run_batch(
     folder = output / batch
     plan = Plan.load(folder, digest)
     with alone_in(folder):
-        run = _Run(ledger, folder, plan, digest, key, references, notify)
+        run = _Run(ledger, folder, plan, digest, key, references, notify, near_duplicates)
         run.go()
         if accept_exact:
             run.accept()
@@ -103,10 +123,19 @@ class _Run:
     """One run of one batch."""
 
     def __init__(
-        self, ledger: Ledger, folder: Path, plan: Plan, digest: str, key: RecordKey, references: Sequence[str], notify: Notify
+        self,
+        ledger: Ledger,
+        folder: Path,
+        plan: Plan,
+        digest: str,
+        key: RecordKey,
+        references: Sequence[str],
+        notify: Notify,
+        near_duplicates: bool = False,
     ) -> None:
         self.ledger, self.folder, self.plan, self.digest, self.notify = ledger, folder, plan, digest, notify
         self.key = key
+        self.proofs = Proofs(folder, plan, near_duplicates or self._left_near_duplicates(), notify)
         self.has_new_references = bool(references)
         self.references = tuple(str(Path(folder).resolve()) for folder in references) or plan.references
         self._sets: dict[str, TrainingSets] = {}
@@ -119,14 +148,14 @@ class _Run:
             "verifying": self.verify,
             "failed": self.next_method,
         }
-        if self.state() == "inconclusive" and self.has_new_references:
+        if self.state() == "inconclusive" and (self.has_new_references or self._testable_now()):
             require_clean(self.references, self.plan.records)
             self._to("verifying", references=len(self.references))
         while (state := self.state()) in steps and not self._failed_for_good():
             steps[state]()
 
     def accept(self) -> None:
-        """Accept the exact rebuild of every model whose audit is inconclusive.
+        """Accept the exact rebuild of every model that could not be executed again and whose audit is inconclusive.
 
         Raises:
             InputError: a model is not an exact rebuild, or its audit has an objection beyond being inconclusive.
@@ -136,8 +165,12 @@ class _Run:
             return
         self._require_same_references("inconclusive")
         for model in self.plan.models:
+            attempt = self._attempt(model)
+            if self.proofs.proven(model, attempt):
+                continue
             if (objection := self._objection(model)) is not None:
                 raise InputError(f"{model.name} cannot be accepted as an exact rebuild: {objection}.")
+            self.notify(f"{model.name}: accepted on the operator's word; {self.proofs.missing(model, attempt)}")
         self._to("verifying", references=len(self.references), accepted=EXACT_REBUILD, audited=self._audited())
         self.go()
 
@@ -158,6 +191,8 @@ class _Run:
             found = step.details["models"] if step.state == "failed" and step.details["final"] else ()
             if any(entry["before"] == model.weights and entry["verdict"] == "NOT_FORGOTTEN" for entry in found):
                 return "an audit under an earlier plan said NOT_FORGOTTEN of a model that replaced the same weights"
+            if any(entry["before"] == model.weights and entry["verdict"] == "NOT_REBUILT" for entry in found):
+                return "a re-execution under an earlier plan said NOT_REBUILT of a model that replaced the same weights"
         failed = next((gate for gate in evidence.gates if gate.name in OBJECTING and gate.passed is False), None)
         return None if failed is None else failed.reason.rstrip(".")
 
@@ -205,20 +240,20 @@ class _Run:
         self._to("verifying", references=len(self.references))
 
     def verify(self) -> None:
-        """Audit every result, and deploy, try the next method or stop."""
+        """Execute every result again or audit it, and deploy, try the next method or stop."""
         accepted = (self._request().latest("verifying") or {}).get("accepted") == EXACT_REBUILD
         if accepted:  # by an earlier call that was killed before it deployed
             self._require_same_references("verifying")
-        found = {model: self._audit(model) for model in self.plan.models}
-        left = [model for model, finding in found.items() if finding.verdict != CERTIFYING]
-        left = [model for model in left if not accepted or self._objection(model) is not None]
+        found = {model: self._judged(model) for model in self.plan.models}
+        left = [model for model, finding in found.items() if not finding.deployable]
+        left = [model for model in left if found[model].refused or not accepted or self._objection(model) is not None]
         retrying = [model for model in left if self._has_next(model)]
         if not left:
             self._to("deployed", models=[self._deployed(model) for model in self.plan.models])
             shutil.rmtree(self.folder / CACHE, ignore_errors=True)
         elif retrying:
             self._to("failed", models=[self._tried(model, found[model]) for model in retrying], final=False)
-        elif any(found[model].verdict == "NOT_FORGOTTEN" for model in left):
+        elif any(found[model].refused for model in left):
             self._to("failed", models=[self._tried(model, found[model]) for model in left], final=True)
         else:
             needed = next((found[model].needed for model in left if found[model].needed), found[left[0]].why)
@@ -282,6 +317,31 @@ class _Run:
             self._sets[model.weights] = training_sets(self.plan, model, gone, self.key)
         return self._sets[model.weights]
 
+    def _judged(self, model: PlannedModel) -> Finding:
+        """Execute a model's training again where that is possible, and audit it where that was not, or there are references."""
+        attempt = self._attempt(model)
+        proof = self.proofs.find_or_make(model, attempt, lambda: self._records(model))
+        if proof is not None and proof.word == "NOT_REBUILT":
+            return Finding(proof.word, proof.claim, None)
+        proven = proof is not None and proof.word == "REBUILT_WITHOUT"
+        if proof is not None and proven and not self.references:
+            return Finding(proof.word, proof.claim, None, proven=True)
+        audited = self._audit(model)
+        if proven:
+            return replace(audited, proven=True)
+        return audited if proof is None else replace(audited, needed=self.proofs.missing(model, attempt))
+
+    def _testable_now(self) -> bool:
+        """Execute again what could not be tested before; whether any of it can be tested now."""
+        untested = [model for model in self.plan.models if self.proofs.word(model, self._attempt(model)) == "NOT_TESTABLE"]
+        words = [self.proofs.make(model, self._attempt(model), self._records(model)).word for model in untested]
+        return any(word != "NOT_TESTABLE" for word in words)
+
+    def _left_near_duplicates(self) -> bool:
+        """Whether near-duplicates were left in the data by decision when the requests were planned."""
+        matched = (self.ledger.request(name).latest("matched") or {} for name in self.plan.requests)
+        return any(entry.get("near_duplicates_left") for entry in matched)
+
     def _audit(self, model: PlannedModel) -> Finding:
         self.notify(f"{model.name}: audit with {len(self.references)} references")
         attempt = self._attempt(model)
@@ -303,25 +363,46 @@ class _Run:
             "method": model.ladder[attempt],
             "verdict": finding.verdict,
             "why": finding.why,
+            **self.proofs.facts(model, attempt),
         }
 
     def _deployed(self, model: PlannedModel) -> dict[str, Any]:
         attempt = self._attempt(model)
         made = attempt_folder(self.folder, self.plan, model, attempt)
-        audited = audit_folder(self.folder, self.plan, model, attempt, self.references)
-        evidence = Evidence.load(audited / "evidence.json")
         draft_provenance(self.folder, self.plan, model, made)
         return {
             "name": model.name,
             "before": model.weights,
             "after": read_json(made / MANIFEST)["about"]["weights"],
             "method": model.ladder[attempt],
-            "verdict": evidence.verdict,
-            "basis": "audit" if evidence.verdict == CERTIFYING else EXACT_REBUILD,
             "folder": made.relative_to(self.folder).as_posix(),
+            **self._basis(model, attempt),
+            **self.proofs.facts(model, attempt),
+            **self._committed(model, made),
+        }
+
+    def _basis(self, model: PlannedModel, attempt: int) -> dict[str, Any]:
+        """Return what a model goes into service on, and the audit, if one was made."""
+        audited = audit_folder(self.folder, self.plan, model, attempt, self.references)
+        if not is_complete(audited, "audit"):
+            return {"basis": REEXECUTED}
+        evidence = Evidence.load(audited / "evidence.json")
+        without = "audit" if evidence.verdict == CERTIFYING else EXACT_REBUILD
+        return {
+            "basis": REEXECUTED if self.proofs.proven(model, attempt) else without,
+            "verdict": evidence.verdict,
             "audit": audited.relative_to(self.folder).as_posix(),
             "evidence": file_digest(audited / "evidence.json"),
         }
+
+    def _committed(self, model: PlannedModel, made: Path) -> dict[str, Any]:
+        """Commit to the training of the new weights, for the next deletion; return the root, or nothing where it has no log."""
+        path = model_folder(self.folder, self.plan, model) / COMMITMENT
+        if commitment_root(made) is None:
+            return {}
+        if not path.exists():  # it exists where an earlier call was killed here
+            TrainingCommitment.of(made).save(path)
+        return {"root": TrainingCommitment.load(path).root}
 
 
 def _planned_in(request: Request) -> str | None:

@@ -9,7 +9,7 @@ from datetime import date
 from pathlib import Path
 from typing import Any, Literal, Self, cast
 
-from pydantic import ConfigDict, Field, ValidationError
+from pydantic import ConfigDict, Field, SerializerFunctionWrapHandler, ValidationError, model_serializer
 
 from verify.data.records import Fields
 from verify.errors import InputError, IntegrityError
@@ -21,6 +21,20 @@ from verify.schema.evidence import Settings
 from verify.schema.parts import Digest, RecordHash
 
 PLAN = "plan.json"
+
+
+class PlannedProof(Frozen):
+    """How a re-execution is to prove that a model was rebuilt without the records.
+
+    Attributes:
+        commitment: path of a commitment to its training that is older than the requests; None without one.
+        share: expected cost as a share of a retraining; None where the rebuild cannot be executed again.
+        words: cost and age of the commitment, or why it cannot be executed again.
+    """
+
+    commitment: str | None
+    share: float | None = Field(ge=0)
+    words: str
 
 
 class PlannedModel(Frozen):
@@ -37,6 +51,7 @@ class PlannedModel(Frozen):
         share: expected cost as a share of a retraining, or None if unknown beforehand.
         cost: the same in words.
         shown: what the audit will be able to show, in words.
+        proof: how its exact rebuild is executed again; None where it is not to be, and in plans of earlier versions.
     """
 
     folder: str
@@ -49,11 +64,18 @@ class PlannedModel(Frozen):
     share: float | None = Field(default=None, ge=0)
     cost: str
     shown: str
+    proof: PlannedProof | None = None
 
     @property
     def name(self) -> str:
         """Return the name of its folder."""
         return Path(self.folder).name
+
+    @model_serializer(mode="wrap")
+    def _as_written(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave out a proof that is not planned: earlier versions can read such a plan."""
+        content: dict[str, Any] = handler(self)
+        return content if self.proof is not None else {name: value for name, value in content.items() if name != "proof"}
 
 
 class Plan(Frozen):
@@ -157,6 +179,7 @@ class Plan(Frozen):
                     "ladder": list(model.ladder),
                     "cost": model.cost,
                     "shown": model.shown,
+                    **({} if model.proof is None else {"proof": model.proof.words}),
                 }
                 for model in self.models
             ],

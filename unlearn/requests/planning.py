@@ -16,10 +16,11 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from unlearn.requests.candidates import candidate_methods, describe_power, expected_cost, require_methods
+from unlearn.requests.candidates import EXECUTABLE, candidate_methods, describe_power, expected_cost, require_methods
 from unlearn.requests.ledger.ledger import Ledger, Request
 from unlearn.requests.matching import Matched, match_requests
-from unlearn.requests.plan import Plan, PlannedModel
+from unlearn.requests.plan import Plan, PlannedModel, PlannedProof
+from unlearn.requests.proofs import Commitments, obstacle, planned_proof
 from unlearn.requests.training_sets import require_clean
 from unlearn.scan.lineage import AffectedModel, affected_models, trained_names
 from unlearn.training.shards import SavedShards
@@ -31,6 +32,7 @@ from verify.provenance.shard_plan import SHARDS
 from verify.schema.deletion_record import DataPlace
 from verify.schema.differences import ReferenceDifference
 from verify.schema.evidence import Evidence, Settings
+from verify.schema.reexecution import Reexecution
 
 PLANNABLE = ("identity_verified", "matched", "planned", "unlearning", "verifying", "failed", "inconclusive")
 DEFAULT_STATES = ("identity_verified", "matched")
@@ -52,6 +54,8 @@ class Choices:
         rewordings: file of rewordings or templates, in whose words the audit also asks.
         accept_reference_differences: how references may differ from retrainings, by their names in `verify.audit`.
         methods: methods to try before the exact rebuild.
+        commitments: files of commitments to the models' trainings, written before the requests.
+        reexecution: whether an exact rebuild is executed again as its proof.
         window: requests whose deadlines are at most this many days apart are answered together.
         settings: settings of the audit.
         fields: column names of the training files.
@@ -68,6 +72,8 @@ class Choices:
     rewordings: str | None = None
     accept_reference_differences: tuple[ReferenceDifference, ...] = ()
     methods: tuple[str, ...] = ()
+    commitments: tuple[str, ...] = ()
+    reexecution: bool = True
     window: int = 14
     settings: Settings = field(default_factory=Settings)
     fields: Fields = field(default_factory=Fields)
@@ -153,7 +159,9 @@ def draft(
     affected = affected_models(_model_roots(choices), names)
     serving = _in_service(affected, choices.in_service, replaced_weights(ledger))
     held = {model.weights: trained_names(_origin(model, affected)) & names for model in serving}
-    plans = [_plan(group, serving, affected, held, choices) for group in _groups(known, held, choices.window)]
+    commitments = Commitments.read(choices.commitments, choices.output)
+    commitments.require_fitting([_origin(model, affected) for model in serving])
+    plans = [_plan(group, serving, affected, held, choices, commitments) for group in _groups(known, held, choices.window)]
     return Draft(tuple(plans), tuple(matched), tuple(model for model in affected if model not in serving))
 
 
@@ -191,7 +199,7 @@ def _note_match(ledger: Ledger, entry: Matched) -> None:
 
 
 def _require_verdict_recorded(request: Request, output: Path) -> None:
-    """Check that no finished audit is unrecorded: a new plan must not suppress its verdict."""
+    """Check that no finished audit or refuting re-execution is unrecorded: a new plan must not suppress its outcome."""
     begun = request.latest("verifying")
     if request.state != "verifying" or begun is None:
         return
@@ -201,6 +209,13 @@ def _require_verdict_recorded(request: Request, output: Path) -> None:
             raise InputError(
                 f"an audit of {request.id} is done, but its verdict is not recorded yet. Run `unlearn request run {request.id}` "
                 "first; after that the request can be planned again."
+            )
+    for path in (output / str(begun["batch"])).glob("model-*/reexecution-*.json"):
+        proof = Reexecution.load(path)
+        if proof.word == "NOT_REBUILT" and datetime.fromisoformat(proof.created) >= since:
+            raise InputError(
+                f"a re-execution of {request.id} is done, but its outcome is not recorded yet. Run `unlearn request run "
+                f"{request.id}` first; after that the request can be planned again."
             )
 
 
@@ -329,8 +344,10 @@ def _plan(
     affected: Sequence[AffectedModel],
     held: Mapping[str, frozenset[str]],
     choices: Choices,
+    commitments: Commitments,
 ) -> Plan:
     owners = {name: person for entry in group for name, person in entry.records.items()}
+    requests = [entry.request for entry in group]
     touched = [(model, sorted(held[model.weights] & owners.keys())) for model in serving]
     return Plan(
         batch=f"B-{secrets.token_hex(6)}",
@@ -340,7 +357,11 @@ def _plan(
         data=tuple(_absolute(file) or file for file in choices.data),
         places=_places(group),
         fields=dataclasses.asdict(choices.fields),
-        models=tuple(_planned(model, names, owners, affected, choices) for model, names in touched if names),
+        models=tuple(
+            _planned(model, names, owners, affected, choices, commitments.of(_origin(model, affected), requests))
+            for model, names in touched
+            if names
+        ),
         roots=tuple(dict.fromkeys(str(Path(root).resolve()) for root in (*choices.models, *choices.search))),
         references=tuple(str(Path(folder).resolve()) for folder in choices.references),
         holdout=_absolute(choices.holdout),
@@ -352,23 +373,39 @@ def _plan(
 
 
 def _planned(
-    model: AffectedModel, names: Sequence[str], owners: Mapping[str, str], affected: Sequence[AffectedModel], choices: Choices
+    model: AffectedModel,
+    names: Sequence[str],
+    owners: Mapping[str, str],
+    affected: Sequence[AffectedModel],
+    choices: Choices,
+    committed: tuple[Path | None, str],
 ) -> PlannedModel:
-    people = len({owners[name] for name in names})
-    methods = candidate_methods(model.folder, names, people, len(choices.references), choices.methods)
+    people, references = len({owners[name] for name in names}), len(choices.references)
+    origin, base = _origin(model, affected), _absolute(choices.base) or _base(model, affected)
+    provable = choices.reexecution and obstacle(EXECUTABLE, origin, base) is None
+    methods = candidate_methods(model.folder, names, people, references, choices.methods, provable)
     share, words = expected_cost(methods[0], model.folder, names, people)
+    proof = planned_proof(methods, model.folder, origin, base, names, share, committed) if choices.reexecution else None
     return PlannedModel(
         folder=str(model.folder.resolve()),
         weights=model.weights,
-        origin=str(_origin(model, affected).resolve()),
+        origin=str(origin.resolve()),
         records=tuple(names),
         people=people,
         ladder=methods,
-        base=_absolute(choices.base) or _base(model, affected),
+        base=base,
         share=share,
         cost=words,
-        shown=describe_power(len(names), len(choices.references), choices.settings),
+        shown=_shown(methods, proof, names, references, choices),
+        proof=proof,
     )
+
+
+def _shown(methods: Sequence[str], proof: PlannedProof | None, names: Sequence[str], references: int, choices: Choices) -> str:
+    """Describe what an audit will show; without references none is made of a rebuild that is executed again."""
+    if proof is not None and proof.share is not None and methods[0] in EXECUTABLE and not references:
+        return "nothing: without references no audit is made, as the rebuild is executed again"
+    return describe_power(len(names), references, choices.settings)
 
 
 def _absolute(given: str | None) -> str | None:

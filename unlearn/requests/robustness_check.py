@@ -37,8 +37,13 @@ def match_to_models(folder: Path, made: Sequence[Mapping[str, Any]], files: Sequ
             )
         if result.weights in found:
             raise InputError(f"two of the files named with --robustness are about weights {result.weights[:16]}. Name one.")
-        audits = (entry["audit"] for entry in made if entry["after"] == result.weights)
-        result.require_same(Evidence.load(folder / str(next(audits)) / "evidence.json"), str(file))
+        audit = next(entry.get("audit") for entry in made if entry["after"] == result.weights)
+        if audit is None:
+            raise InputError(
+                f"{file} is about weights that were executed again and not audited, so that no audit's statement could carry it. "
+                "Leave --robustness out, or plan with --references, so that an audit is made as well."
+            )
+        result.require_same(Evidence.load(folder / str(audit) / "evidence.json"), str(file))
         found[result.weights] = result
     return found
 
@@ -78,4 +83,4 @@ def stored_for(folder: Path, entry: Mapping[str, Any]) -> Path | None:
 
 def stored_path(folder: Path, entry: Mapping[str, Any]) -> Path:
     """Return the path where the result of a deployed model belongs."""
-    return (folder / str(entry["audit"])).parent / ROBUSTNESS
+    return (folder / str(entry["folder"])).parent / ROBUSTNESS

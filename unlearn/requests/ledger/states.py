@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal, get_args
 
 from verify.errors import InputError
-from verify.schema.deletion_record import CERTIFYING, EXACT_REBUILD, UNDECIDED
+from verify.schema.deletion_record import CERTIFYING, EXACT_REBUILD, REEXECUTED, UNDECIDED
 
 State = Literal[
     "received",
@@ -106,11 +106,14 @@ def _require_deployable(details: Mapping[str, Any]) -> None:
     if not models:
         raise InputError("a request becomes deployed only with the models that replaced the old ones; none was named.")
     for model in models:
-        accepted = model.get("basis") == EXACT_REBUILD and model.get("verdict") in UNDECIDED
-        if model.get("verdict") != CERTIFYING and not accepted:
+        verdict, word = model.get("verdict"), (model.get("reexecution") or {}).get("word")
+        accepted = model.get("basis") == EXACT_REBUILD and verdict in UNDECIDED
+        proven = model.get("basis") == REEXECUTED and word == "REBUILT_WITHOUT" and verdict != "NOT_FORGOTTEN"
+        if verdict != CERTIFYING and not accepted and not proven:
             raise InputError(
-                f"a model is deployed for this request only when its verdict is {CERTIFYING}; it is {model.get('verdict')}. "
-                f"If an exact rebuild is {' or '.join(UNDECIDED)}, you can accept it with `run --accept-exact-rebuild`."
+                f"a model is deployed for this request only when its verdict is {CERTIFYING}, or its re-execution REBUILT_WITHOUT; "
+                f"they are {verdict} and {word}. If an exact rebuild is {' or '.join(UNDECIDED)}, you can accept it with "
+                "`run --accept-exact-rebuild`."
             )
 
 

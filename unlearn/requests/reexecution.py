@@ -1,0 +1,174 @@
+"""Re-execution of attempts: execute an exact rebuild again, bit for bit, and keep the proof beside the attempt.
+
+It runs the code of `verify-unlearning reexecute`. A killed re-execution goes on from its working folder. A proof is made once for
+the same weights, but for one that could not be tested: what kept it from that may have changed, so that it can be made again.
+"""
+
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from unlearn.requests.attempt import exact_by
+from unlearn.requests.batch_folder import attempt_folder, model_folder
+from unlearn.requests.candidates import EXECUTABLE
+from unlearn.requests.plan import Plan, PlannedModel
+from unlearn.requests.proofs import FROM_LOG
+from unlearn.requests.training_sets import TrainingSets
+from unlearn.training.log import LOG_NAME
+from verify.data.canaries import find_canaries
+from verify.data.records import Record
+from verify.errors import InputError
+from verify.io.files import MANIFEST, file_digest, read_json
+from verify.models.loading import load_tokenizer
+from verify.provenance.shard_plan import SHARDS
+from verify.reexecution.execution import DONE
+from verify.reexecution.reexecute import reexecute
+from verify.schema.reexecution import Reexecution, ReexecutionWord
+
+EVERY = 15.0
+"""Seconds between two lines about the progress."""
+
+
+@dataclass(frozen=True)
+class Proofs:
+    """Re-executions of a batch's attempts.
+
+    Attributes:
+        folder: the batch's folder.
+        plan: its plan.
+        near_duplicates: a person judged the training records that are nearly a record to remove, and they may stay.
+        notify: receives lines about progress and outcome.
+    """
+
+    folder: Path
+    plan: Plan
+    near_duplicates: bool = False
+    notify: Callable[[str], None] = lambda _: None
+
+    def find_or_make(self, model: PlannedModel, attempt: int, sets: Callable[[], TrainingSets]) -> Reexecution | None:
+        """Return an attempt's proof, executing its training again unless that is done; None where it cannot be executed.
+
+        Raises:
+            InputError: logs, base or records cannot be read.
+        """
+        if self.obstacle(model, attempt) is not None:
+            return None
+        return self._kept(model, attempt) or self.make(model, attempt, sets())
+
+    def make(self, model: PlannedModel, attempt: int, sets: TrainingSets) -> Reexecution:
+        """Execute an attempt's training again and keep the proof, in place of one that could not be tested.
+
+        Raises:
+            InputError: logs, base or records cannot be read.
+        """
+        assert model.proof is not None, "the caller asks for an obstacle first"
+        assert model.base is not None, "without a base no proof is planned"
+        self.notify(f"{model.name}: {model.proof.words}")
+        path = self.path(model, attempt)
+        work = path.with_suffix("")
+        if work.is_dir() and not (work / DONE).is_file():
+            shutil.rmtree(work)  # killed before anything was executed
+        path.unlink(missing_ok=True)
+        made = attempt_folder(self.folder, self.plan, model, attempt)
+        derived = exact_by(made) in FROM_LOG
+        try:
+            proof = reexecute(
+                made,
+                model.base,
+                data=sets.retain,
+                forget_set=_forgotten(model, sets),
+                log=model.origin if derived else None,
+                commitment=model.proof.commitment if derived else None,
+                segments="all",  # a sample would be drawn by the operator
+                accept_near_duplicates=self.near_duplicates,
+                fields=self.plan.columns,
+                dtype=self.plan.settings.dtype,
+                work_dir=work,
+                output=path,
+                progress=_Lines(model.name, self.notify),
+            )
+        except InputError as error:
+            raise InputError(
+                f"{model.name} cannot be executed again: {error} To do without, plan again: `unlearn request plan --ids "
+                f"{self.plan.requests[0]} --no-reexecution ...`."
+            ) from None
+        shutil.rmtree(work, ignore_errors=True)
+        self.notify(f"{model.name}: {proof.phrase}. {proof.claim}")
+        return proof
+
+    def path(self, model: PlannedModel, attempt: int) -> Path:
+        """Return the path of an attempt's proof."""
+        return model_folder(self.folder, self.plan, model) / f"reexecution-{attempt}.json"
+
+    def word(self, model: PlannedModel, attempt: int) -> ReexecutionWord | None:
+        """Return the outcome of an attempt's re-execution; None where it was not executed again."""
+        kept = self._kept(model, attempt)
+        return None if kept is None else kept.word
+
+    def proven(self, model: PlannedModel, attempt: int) -> bool:
+        """Return whether an attempt was executed again, and is equal."""
+        return self.word(model, attempt) == "REBUILT_WITHOUT"
+
+    def missing(self, model: PlannedModel, attempt: int) -> str:
+        """Say why no re-execution proves an attempt."""
+        kept = self._kept(model, attempt)
+        if kept is not None:
+            return f"its re-execution is {kept.word}: {kept.claim}"
+        return f"it was not executed again: {self.obstacle(model, attempt)}"
+
+    def facts(self, model: PlannedModel, attempt: int) -> dict[str, Any]:
+        """Return what the ledger records of an attempt's re-execution: outcome and digest of the proof; nothing without one."""
+        kept, path = self._kept(model, attempt), self.path(model, attempt)
+        if kept is None:
+            return {}
+        facts = {"word": kept.word, "phrase": kept.phrase, "proof": file_digest(path)}
+        return {"reexecution": {**facts, "file": path.relative_to(self.folder).as_posix()}}
+
+    def obstacle(self, model: PlannedModel, attempt: int) -> str | None:
+        """Return why an attempt's training cannot be executed again, or None."""
+        if model.proof is None:
+            return "the plan does without"
+        if model.proof.share is None:
+            return model.proof.words
+        made = attempt_folder(self.folder, self.plan, model, attempt)
+        method = exact_by(made)
+        if method is None:
+            return f"{model.ladder[attempt]} is an approximate method"
+        if method not in EXECUTABLE or not any((made / name).is_file() for name in (LOG_NAME, SHARDS)):
+            return f"{method} left no log that could be executed again"
+        return None
+
+    def _kept(self, model: PlannedModel, attempt: int) -> Reexecution | None:
+        """Read an attempt's proof; None where there is none of these weights."""
+        path = self.path(model, attempt)
+        if not path.exists():
+            return None
+        made, kept = attempt_folder(self.folder, self.plan, model, attempt), Reexecution.load(path)
+        return kept if kept.model == read_json(made / MANIFEST)["about"]["weights"] else None
+
+
+def _forgotten(model: PlannedModel, sets: TrainingSets) -> list[Record]:
+    """Return the records that the deletion removed: with them go the canaries of the model, as in `unlearn.forget`."""
+    canaries = find_canaries(model.folder)
+    if canaries is None:
+        return sets.forget
+    given = {record.fingerprint for record in sets.forget}
+    drawn = canaries.trained_records(load_tokenizer(model.folder))
+    return [*sets.forget, *(record for record in drawn if record.fingerprint not in given)]
+
+
+class _Lines:
+    """Progress in lines: how far it is, and the time left."""
+
+    def __init__(self, name: str, notify: Callable[[str], None]) -> None:
+        self.name, self.notify = name, notify
+        self.began = self.last = time.monotonic()
+
+    def __call__(self, _: str, done: float) -> None:
+        now = time.monotonic()
+        if done > 0 and now - self.last >= EVERY:
+            self.last = now
+            self.notify(f"{self.name}: {done:.0%} executed again, about {(now - self.began) * (1 - done) / done:.0f} s left")
