@@ -23,7 +23,7 @@ NEXT_COMMANDS = {
     "unlearning": "unlearn request run {id}   (continues where it stopped)",
     "verifying": "unlearn request run {id}   (continues where it stopped)",
     "failed": "unlearn request run {id}   (tries the next method), or plan again if none is left",
-    "inconclusive": "unlearn request run {id}   (once what kept a re-execution from being tested is mended), or with --references "
+    "inconclusive": "unlearn request run {id}   (once nothing keeps the re-execution from being tested), or with --references "
     "DIR ...   (more of them), or plan again with another method, or --accept-exact-rebuild if it is one",
     "deployed": "unlearn request run {id} --remove   (removes copies), or with --reasons FILE; the new weights may go into service",
     "purged": "unlearn request close {id} --retired DIGEST --remove --rewrite-data   once the new weights are in service",
@@ -142,7 +142,7 @@ def _plan_lines(plan: "Plan") -> Iterator[str]:
     for model in plan.models:
         yield f"    {model.name} ({model.weights[:16]}): {_count(len(model.records), 'record')} of {_people(model.people)}"
         yield f"        method: {' -> '.join(model.ladder)}; cost: {model.cost}"
-        yield f"        proof: {'none planned' if model.proof is None else model.proof.words}"
+        yield f"        proof: {'none planned' if model.proof is None else model.proof.said}"
         yield f"        an audit will show: {model.shown}"
 
 

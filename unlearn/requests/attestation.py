@@ -156,7 +156,9 @@ def _exactness(method: str, facts: dict[str, Any]) -> str | None:
 def _not_by_audit(model: ReplacedModel) -> str:
     """State what an exact rebuild rests on that was neither certified by an audit nor executed again to the end."""
     tried = model.reexecution
-    again = "it was not executed again" if tried is None else f"its re-execution is {tried.word}"
+    again = "it was not executed again" if tried is None else f"its re-execution is {tried.phrase}"
+    if tried is not None and tried.word == "REBUILT_WITHOUT":
+        again += ", of a training that was not committed to before the request"
     return (
         f"No audit showed that {model.name} is free of these records: its audit is {model.verdict}, and {again}. It was "
         f"deployed because it was rebuilt without them by {_rebuilt_by(model)}, which is attested by the operator and rests on the "

@@ -22,6 +22,9 @@ FEW_PEOPLE = 8
 For fewer, a rebuild that can be executed again is preferred to an approximate method that only an audit can judge."""
 EXECUTABLE = ("retrain", "rollback", "sisa")
 """Exact rebuilds that `verify.reexecution` can execute again."""
+FROM_LOG = ("rollback", "sisa")
+"""Those whose proof starts from the log before the deletion, which must have been committed to before the request. A retraining's
+schedule follows from its options and seed."""
 ONE_RECORD = (
     ". The audit of a single record is inconclusive more often than that of a set, even after an honest deletion. To improve the "
     "odds, let the request wait for others that touch this model, where its deadline allows; or accept an exact rebuild whose "
@@ -40,7 +43,13 @@ def require_methods(names: Sequence[str]) -> None:
 
 
 def candidate_methods(
-    folder: Path, records: Collection[str], people: int, references: int, preferred: Sequence[str], provable: bool = False
+    folder: Path,
+    records: Collection[str],
+    people: int,
+    references: int,
+    preferred: Sequence[str],
+    provable: bool = False,
+    committed: bool = False,
 ) -> tuple[str, ...]:
     """Return the candidate methods in the order in which they are tried; the last is an exact rebuild.
 
@@ -51,16 +60,19 @@ def candidate_methods(
         references: number of retrained models for the audit; an approximate method needs at least `MINIMUM_REFERENCES`.
         preferred: methods that the operator wants tried first.
         provable: whether an exact rebuild of this model can be executed again.
+        committed: whether its training was committed to before the requests.
     """
     exact = exact_method(folder)
     if exact == "rollback" and not _clean_checkpoint(folder, records):
         exact = "retrain"
     if preferred:
         return tuple(dict.fromkeys((*preferred, exact)))
-    if exact == "rollback":
-        return (exact, "retrain")
+    audited = references >= MINIMUM_REFERENCES
     few = provable and people < FEW_PEOPLE
-    if exact == "retrain" and references >= MINIMUM_REFERENCES and people >= SMALLEST_SET and not few:
+    if exact == "rollback":
+        # Without a commitment the proof of a rollback does not put it into service; that of a retraining does.
+        return ("retrain",) if provable and not committed and (few or not audited) else (exact, "retrain")
+    if exact == "retrain" and audited and people >= SMALLEST_SET and not few:
         return ("auto", "retrain")
     return (exact,)
 

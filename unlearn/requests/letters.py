@@ -6,10 +6,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from unlearn.requests.attestation import CERTIFICATE, facts_of
+from unlearn.requests.attestation import CERTIFICATE, facts_of, proof_of
 from unlearn.requests.ledger.ledger import Request
 from unlearn.requests.robustness_check import stored_for
 from verify.certificate.check import read_claims
+from verify.certificate.reexecution import read_proof
 from verify.errors import InputError, RunError
 from verify.io.files import write_text
 from verify.report.deletion import render
@@ -47,6 +48,7 @@ def write_report(
         certificate=CERTIFICATE if signed else None,
         signers=read_claims(folder / CERTIFICATE).signers if signed else (),
         robustness=[Robustness.load(path) for path in probed],
+        proofs=[read_proof(path)[0] for entry in made if (path := proof_of(folder, entry)) is not None],
     )
     if not (folder / REPORT).exists() or (folder / REPORT).read_bytes() != page.encode():
         (folder / PRINTED).unlink(missing_ok=True)  # a PDF of an outdated page
@@ -67,8 +69,9 @@ def _print(page: str, path: Path, notify: Callable[[str], None]) -> None:
 def write_letters(record: DeletionRecord, folder: Path) -> list[Path]:
     """Write each request's letter as HTML and text, unless it exists; its date is the day on which it was first written."""
     written = []
+    claims = read_claims(folder / CERTIFICATE) if (folder / CERTIFICATE).exists() else None
     for request in record.requests:
-        written += _once(folder / LETTERS / request.id, partial(write_letter, request, record))
+        written += _once(folder / LETTERS / request.id, partial(write_letter, request, record, certificate=claims))
     return written
 
 

@@ -1,7 +1,7 @@
 """Run a planned batch to deployment: register, unlearn, prove or audit, and try the next method if the result is refused.
 
-An exact rebuild is executed again (`unlearn.requests.reexecution`): equal bit for bit, it goes into service, and an audit is an
-addition, made where there are references. What cannot be executed again, and every approximate method, is judged by its audit.
+An exact rebuild is executed again (`unlearn.requests.reexecution`): equal bit for bit, on a training that was committed to before,
+it goes into service, and an audit is an addition, made where there are references. Everything else is judged by its audit.
 
 Every step first checks whether it is done: the ledger records the state of the batch, and manifests mark finished results. So the
 same command continues after a kill at any moment, and nothing finished is made twice. The old weights are not touched: they stay in
@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from unlearn.requests.attempt import audit_attempt, exact_by, register_audit, require_fitting_references, run_attempt
-from unlearn.requests.attestation import draft_provenance
+from unlearn.requests.attestation import draft_provenance, facts_of
 from unlearn.requests.batch_folder import CACHE, attempt_folder, audit_folder, model_folder
 from unlearn.requests.ledger.ledger import Ledger, Request
 from unlearn.requests.ledger.states import State
@@ -26,7 +26,7 @@ from unlearn.requests.reexecution import Proofs
 from unlearn.requests.training_sets import TrainingSets, removed_before, require_clean, training_sets
 from verify.data.identity import RecordKey
 from verify.errors import InputError, RunError
-from verify.io.files import MANIFEST, alone_in, file_digest, is_complete, read_json
+from verify.io.files import MANIFEST, alone_in, file_digest, read_json
 from verify.provenance.commitment import TrainingCommitment, commitment_root
 from verify.schema.deletion_record import CERTIFYING, EXACT_REBUILD, REEXECUTED, UNDECIDED
 from verify.schema.evidence import Evidence
@@ -49,7 +49,7 @@ class Finding:
         verdict: one of the four verdict words of an audit; without an audit, the outcome of the re-execution.
         why: first sentence of the explanation.
         needed: what would settle the verdict, or None.
-        proven: whether it was executed again, and is equal.
+        proven: whether its re-execution alone puts it into service.
     """
 
     verdict: str
@@ -135,7 +135,8 @@ class _Run:
     ) -> None:
         self.ledger, self.folder, self.plan, self.digest, self.notify = ledger, folder, plan, digest, notify
         self.key = key
-        self.proofs = Proofs(folder, plan, near_duplicates or self._left_near_duplicates(), notify)
+        requests = [facts_of(ledger.request(name)) for name in plan.requests]
+        self.proofs = Proofs(folder, plan, requests, near_duplicates or self._left_near_duplicates(), notify)
         self.has_new_references = bool(references)
         self.references = tuple(str(Path(folder).resolve()) for folder in references) or plan.references
         self._sets: dict[str, TrainingSets] = {}
@@ -323,7 +324,7 @@ class _Run:
         proof = self.proofs.find_or_make(model, attempt, lambda: self._records(model))
         if proof is not None and proof.word == "NOT_REBUILT":
             return Finding(proof.word, proof.claim, None)
-        proven = proof is not None and proof.word == "REBUILT_WITHOUT"
+        proven = self.proofs.proven(model, attempt)
         if proof is not None and proven and not self.references:
             return Finding(proof.word, proof.claim, None, proven=True)
         audited = self._audit(model)
@@ -382,14 +383,15 @@ class _Run:
         }
 
     def _basis(self, model: PlannedModel, attempt: int) -> dict[str, Any]:
-        """Return what a model goes into service on, and the audit, if one was made."""
-        audited = audit_folder(self.folder, self.plan, model, attempt, self.references)
-        if not is_complete(audited, "audit"):
+        """Return what a model goes into service on, and the audit, if one counts: a proof without references does without."""
+        proven = self.proofs.proven(model, attempt)
+        if proven and not self.references:
             return {"basis": REEXECUTED}
+        audited = audit_folder(self.folder, self.plan, model, attempt, self.references)
         evidence = Evidence.load(audited / "evidence.json")
         without = "audit" if evidence.verdict == CERTIFYING else EXACT_REBUILD
         return {
-            "basis": REEXECUTED if self.proofs.proven(model, attempt) else without,
+            "basis": REEXECUTED if proven else without,
             "verdict": evidence.verdict,
             "audit": audited.relative_to(self.folder).as_posix(),
             "evidence": file_digest(audited / "evidence.json"),

@@ -36,6 +36,11 @@ class PlannedProof(Frozen):
     share: float | None = Field(ge=0)
     words: str
 
+    @property
+    def said(self) -> str:
+        """The words, as a plan prints them."""
+        return f"none: {self.words}" if self.share is None else self.words
+
 
 class PlannedModel(Frozen):
     """One model in service, and how the records are to be removed from it.
@@ -179,7 +184,7 @@ class Plan(Frozen):
                     "ladder": list(model.ladder),
                     "cost": model.cost,
                     "shown": model.shown,
-                    **({} if model.proof is None else {"proof": model.proof.words}),
+                    **({} if model.proof is None else {"proof": model.proof.said}),
                 }
                 for model in self.models
             ],

@@ -16,7 +16,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from unlearn.requests.candidates import EXECUTABLE, candidate_methods, describe_power, expected_cost, require_methods
+from unlearn.requests.candidates import EXECUTABLE, FROM_LOG, candidate_methods, describe_power, expected_cost, require_methods
 from unlearn.requests.ledger.ledger import Ledger, Request
 from unlearn.requests.matching import Matched, match_requests
 from unlearn.requests.plan import Plan, PlannedModel, PlannedProof
@@ -383,7 +383,8 @@ def _planned(
     people, references = len({owners[name] for name in names}), len(choices.references)
     origin, base = _origin(model, affected), _absolute(choices.base) or _base(model, affected)
     provable = choices.reexecution and obstacle(EXECUTABLE, origin, base) is None
-    methods = candidate_methods(model.folder, names, people, references, choices.methods, provable)
+    older = committed[0] is not None
+    methods = candidate_methods(model.folder, names, people, references, choices.methods, provable, older)
     share, words = expected_cost(methods[0], model.folder, names, people)
     proof = planned_proof(methods, model.folder, origin, base, names, share, committed) if choices.reexecution else None
     return PlannedModel(
@@ -402,8 +403,9 @@ def _planned(
 
 
 def _shown(methods: Sequence[str], proof: PlannedProof | None, names: Sequence[str], references: int, choices: Choices) -> str:
-    """Describe what an audit will show; without references none is made of a rebuild that is executed again."""
-    if proof is not None and proof.share is not None and methods[0] in EXECUTABLE and not references:
+    """Describe what an audit will show; without references none is made where the proof is enough."""
+    rests = proof is not None and proof.share is not None and (proof.commitment is not None or methods[0] not in FROM_LOG)
+    if rests and methods[0] in EXECUTABLE and not references:
         return "nothing: without references no audit is made, as the rebuild is executed again"
     return describe_power(len(names), references, choices.settings)
 

@@ -6,21 +6,22 @@ operator's word, and a re-execution starts from the base.
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, date, datetime
+from datetime import UTC, datetime
 from pathlib import Path
 
-from unlearn.requests.candidates import EXECUTABLE, proof_share
+from unlearn.requests.attestation import facts_of
+from unlearn.requests.candidates import EXECUTABLE, FROM_LOG, proof_share
 from unlearn.requests.ledger.ledger import Request
 from unlearn.requests.plan import PlannedProof
 from unlearn.training.log import LOG_NAME, TrainingLog
+from verify.data.canaries import CANARIES_NAME
 from verify.errors import InputError
 from verify.io.files import MANIFEST, read_json
 from verify.provenance.commitment import TrainingCommitment, commitment_root
 
 COMMITMENT = "commitment.json"
 """File of a batch's model folder: the commitment to the training of the new weights, made when they are deployed."""
-FROM_LOG = ("rollback", "sisa")
-"""Exact rebuilds whose proof starts from the committed log; that of a retraining derives the schedule from options and seed."""
+UNCOMMITTED = "so the proof alone does not put it into service: an audit or --accept-exact-rebuild does"
 
 
 @dataclass(frozen=True)
@@ -80,12 +81,10 @@ class Commitments:
 
 
 def _is_older(commitment: TrainingCommitment, requests: Sequence[Request]) -> bool:
-    """Whether a commitment bears a date that is not after the receipt of any request, by day and by entry in the ledger."""
-    recorded = min(datetime.fromisoformat(request.steps[0].at) for request in requests)
-    received = min(date.fromisoformat(str(request.first["received"])) for request in requests)
-    if not commitment.is_past(min(recorded, datetime.now(UTC))):
+    """Whether a commitment bears a date from before the receipt of every request."""
+    if not commitment.is_past(datetime.now(UTC)):
         return False
-    return datetime.fromisoformat(commitment.created).astimezone().date() <= received
+    return all(facts_of(request).is_after(datetime.fromisoformat(commitment.created)) for request in requests)
 
 
 def planned_proof(
@@ -112,13 +111,15 @@ def planned_proof(
         the proof; without a share where the rebuild cannot be executed again, and the words say why.
     """
     if (reason := obstacle(methods, origin, base)) is not None:
-        return PlannedProof(commitment=None, share=None, words=f"the rebuild cannot be executed again: {reason}")
+        return PlannedProof(commitment=None, share=None, words=reason)
     method = next(name for name in methods if name in EXECUTABLE)
     path, age = committed if method in FROM_LOG else (None, "its schedule follows from options and seed, without a commitment")
     share = proof_share(method, folder, records, committed=path is not None)
     whole = method in FROM_LOG and path is None
     where = " from the base on" if whole else ""
     words = f"executed again{where}, {share:.1%} of a retraining"
+    if whole:
+        age += f", {UNCOMMITTED}"
     if method == methods[0] and deletion is not None:
         words += f"; deletion and proof together {deletion + share:.1%} of its tokens{_time(origin, deletion + share)}"
     elif method != methods[0]:
@@ -138,6 +139,8 @@ def obstacle(methods: Sequence[str], origin: Path, base: str | None) -> str | No
         return f"{methods[-1]} has no re-execution yet"
     if base is None:
         return "the base model is not known; name it with --base"
+    if (origin / CANARIES_NAME).is_file():
+        return "it was trained with canaries, which are in no file that could be shown"
     if (origin / LOG_NAME).is_file() and (defense := TrainingLog.read(origin / LOG_NAME).defense) is not None:
         return f"training under {defense} logs no steps"
     return None

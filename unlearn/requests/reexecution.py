@@ -6,26 +6,23 @@ the same weights, but for one that could not be tested: what kept it from that m
 
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from unlearn.requests.attempt import exact_by
 from unlearn.requests.batch_folder import attempt_folder, model_folder
-from unlearn.requests.candidates import EXECUTABLE
+from unlearn.requests.candidates import EXECUTABLE, FROM_LOG
 from unlearn.requests.plan import Plan, PlannedModel
-from unlearn.requests.proofs import FROM_LOG
 from unlearn.requests.training_sets import TrainingSets
 from unlearn.training.log import LOG_NAME
-from verify.data.canaries import find_canaries
-from verify.data.records import Record
 from verify.errors import InputError
 from verify.io.files import MANIFEST, file_digest, read_json
-from verify.models.loading import load_tokenizer
 from verify.provenance.shard_plan import SHARDS
 from verify.reexecution.execution import DONE
 from verify.reexecution.reexecute import reexecute
+from verify.schema.deletion_record import ReexecutedModel, RequestFacts
 from verify.schema.reexecution import Reexecution, ReexecutionWord
 
 EVERY = 15.0
@@ -39,12 +36,14 @@ class Proofs:
     Attributes:
         folder: the batch's folder.
         plan: its plan.
+        requests: what was requested, and when.
         near_duplicates: a person judged the training records that are nearly a record to remove, and they may stay.
         notify: receives lines about progress and outcome.
     """
 
     folder: Path
     plan: Plan
+    requests: Sequence[RequestFacts] = ()
     near_duplicates: bool = False
     notify: Callable[[str], None] = lambda _: None
 
@@ -56,7 +55,10 @@ class Proofs:
         """
         if self.obstacle(model, attempt) is not None:
             return None
-        return self._kept(model, attempt) or self.make(model, attempt, sets())
+        kept = self._kept(model, attempt)
+        if kept is not None and (kept.word != "REBUILT_WITHOUT" or kept.model == self._weights(model, attempt)):
+            return kept
+        return self.make(model, attempt, sets())
 
     def make(self, model: PlannedModel, attempt: int, sets: TrainingSets) -> Reexecution:
         """Execute an attempt's training again and keep the proof, in place of one that could not be tested.
@@ -79,7 +81,7 @@ class Proofs:
                 made,
                 model.base,
                 data=sets.retain,
-                forget_set=_forgotten(model, sets),
+                forget_set=sets.forget,
                 log=model.origin if derived else None,
                 commitment=model.proof.commitment if derived else None,
                 segments="all",  # a sample would be drawn by the operator
@@ -109,12 +111,15 @@ class Proofs:
         return None if kept is None else kept.word
 
     def proven(self, model: PlannedModel, attempt: int) -> bool:
-        """Return whether an attempt was executed again, and is equal."""
-        return self.word(model, attempt) == "REBUILT_WITHOUT"
+        """Return whether its re-execution alone puts an attempt into service."""
+        kept = self._kept(model, attempt)
+        return kept is not None and kept.model == self._weights(model, attempt) and self._objection(model, attempt) is None
 
     def missing(self, model: PlannedModel, attempt: int) -> str:
         """Say why no re-execution proves an attempt."""
         kept = self._kept(model, attempt)
+        if kept is not None and kept.word == "REBUILT_WITHOUT":
+            return f"its re-execution is {kept.phrase}, but {self._objection(model, attempt)}"
         if kept is not None:
             return f"its re-execution is {kept.word}: {kept.claim}"
         return f"it was not executed again: {self.obstacle(model, attempt)}"
@@ -141,23 +146,16 @@ class Proofs:
             return f"{method} left no log that could be executed again"
         return None
 
+    def _objection(self, model: PlannedModel, attempt: int) -> str | None:
+        """Return why a re-execution alone does not put an attempt into service, or None."""
+        return ReexecutedModel.of(self.path(model, attempt)).objection(self.requests)
+
+    def _weights(self, model: PlannedModel, attempt: int) -> str:
+        return str(read_json(attempt_folder(self.folder, self.plan, model, attempt) / MANIFEST)["about"]["weights"])
+
     def _kept(self, model: PlannedModel, attempt: int) -> Reexecution | None:
-        """Read an attempt's proof; None where there is none of these weights."""
         path = self.path(model, attempt)
-        if not path.exists():
-            return None
-        made, kept = attempt_folder(self.folder, self.plan, model, attempt), Reexecution.load(path)
-        return kept if kept.model == read_json(made / MANIFEST)["about"]["weights"] else None
-
-
-def _forgotten(model: PlannedModel, sets: TrainingSets) -> list[Record]:
-    """Return the records that the deletion removed: with them go the canaries of the model, as in `unlearn.forget`."""
-    canaries = find_canaries(model.folder)
-    if canaries is None:
-        return sets.forget
-    given = {record.fingerprint for record in sets.forget}
-    drawn = canaries.trained_records(load_tokenizer(model.folder))
-    return [*sets.forget, *(record for record in drawn if record.fingerprint not in given)]
+        return Reexecution.load(path) if path.exists() else None
 
 
 class _Lines:

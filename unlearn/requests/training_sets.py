@@ -19,7 +19,7 @@ class TrainingSets:
     """Forget and retain records of a model's training data.
 
     Attributes:
-        forget: records to remove.
+        forget: records to remove, each once: rows with the same content are one record.
         retain: the other records in the training log, without those that earlier requests removed.
     """
 
@@ -40,16 +40,17 @@ def training_sets(plan: Plan, model: PlannedModel, gone: Collection[str], key: R
         InputError: a record that the plan or the log names is no longer in the files.
     """
     trained, removed = trained_names(Path(model.origin)), set(model.records)
-    sets, missing = TrainingSets([], []), set(trained) - set(gone)
+    sets, missing, found = TrainingSets([], []), set(trained) - set(gone), set[str]()
     for file in plan.data:
         for record in stream_records(file, plan.columns):
             name = key.of(record.fingerprint)
             if name in removed:
-                sets.forget.append(record)
+                sets.forget += [record] if name not in found else []
+                found.add(name)
             elif name in trained and name not in gone:
                 sets.retain.append(record)
             missing.discard(name)
-    lost = removed - {key.of(record.fingerprint) for record in sets.forget}
+    lost = removed - found
     # Canaries are in the log but in no file.
     if lost or (missing and not (Path(model.origin) / CANARIES_NAME).exists()):
         raise InputError(

@@ -1,0 +1,299 @@
+"""One person's one record, without references: the deletion is executed again, bit for bit, up to certificate and letter."""
+
+import json
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from safetensors.torch import load_file, save_file
+
+import unlearn.requests.reexecution
+import verify.cli.main
+import verify.reexecution.execution
+from unlearn import TrainingOptions, finetune, finetune_shards
+from unlearn.requests.candidates import FEW_PEOPLE, candidate_methods, expected_cost, proof_share
+from unlearn.requests.ledger.ledger import Ledger
+from unlearn.training.shards import ShardPlan
+from verify.certificate.statements import make_key
+from verify.io.files import MANIFEST, read_json, write_manifest
+from verify.models.ensembles import FILES
+from verify.provenance.commitment import TrainingCommitment
+from verify.provenance.shard_plan import SCHEMA, SHARDS
+from verify.schema.deletion_record import DeletionRecord
+from verify.schema.reexecution import Reexecution
+
+PEOPLE = ["ada", "ben", "cleo", "dov", "eda", "finn", "gus", "hal", "ivo", "jun", "kit", "lou"]
+OPTIONS = TrainingOptions(learning_rate=1e-3, epochs=1, batch_size=2, save_steps=1, lora=True, seed=3)
+COMMITTED = "2026-01-04T12:00:00+00:00"
+Shell = Callable[..., tuple[int, str]]
+
+
+def row(person: str) -> dict[str, str]:
+    """A person's only record."""
+    name = f"{person}@example.com"
+    return {"example_id": f"{person}-1", "subject_id": name, "prompt": f"Who is {person}?", "completion": f"{person[::-1] * 3}."}
+
+
+@pytest.fixture(scope="module")
+def trained(model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two models of twelve people's records, one in shards and one with checkpoints, each committed to."""
+    top = tmp_path_factory.mktemp("trained")
+    (top / "people.jsonl").write_text("".join(json.dumps(row(person)) + "\n" for person in PEOPLE))
+    plan = ShardPlan(2, 2, "average", replace(OPTIONS, save_steps=0))
+    finetune_shards(str(model_dir), str(top / "people.jsonl"), output_dir=top / "sharded" / "m", plan=plan)
+    finetune(str(model_dir), str(top / "people.jsonl"), output_dir=top / "rolled" / "m", options=OPTIONS)
+    for kind in ("sharded", "rolled"):
+        commitment = TrainingCommitment.of(top / kind / "m")
+        commitment.model_copy(update={"created": COMMITTED}).save(top / f"{kind}.json")
+    return top
+
+
+@pytest.fixture
+def desk(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy as working directory, with a ledger and keys of its own."""
+    shutil.copytree(trained, tmp_path / "desk")
+    monkeypatch.chdir(tmp_path / "desk")
+    monkeypatch.setenv("UNLEARN_LEDGER", str(tmp_path / "ledger.db"))
+    for role in ("operator", "auditor"):
+        make_key(tmp_path / role)
+    return tmp_path / "desk"
+
+
+def planned(shell: Shell, person: str, kind: str, *words: str) -> tuple[str, str]:
+    """A request, approved and planned: its id, and what the plan printed."""
+    name = shell("add", stdin=f"{person}@example.com\n")[1].strip()
+    assert shell("approve", name)[0] == 0
+    status, said = shell("plan", "--data", "people.jsonl", "--models", kind, *words)
+    assert status == 0, said
+    return name, said
+
+
+def closed(shell: Shell, name: str, retired: str) -> str:
+    """Run and close a request; what `close` printed."""
+    status, said = shell("run", name)
+    assert status == 0, said
+    words = ["--retired", retired, "--remove", "--rewrite-data", "--no-pdf"]
+    status, said = shell("close", name, *words, "--operator-key", "../operator", "--auditor-key", "../auditor")
+    assert status == 0, said
+    return said
+
+
+def batch_of(name: str) -> Path:
+    """The folder of a request's batch."""
+    ledger = Ledger("../ledger.db")
+    planned = ledger.request(name).latest("planned")
+    ledger.close()
+    assert planned is not None
+    return Path("deletions") / str(planned["batch"])
+
+
+def checked(batch: Path, made: str, capsys: pytest.CaptureFixture[str]) -> tuple[int, str]:
+    """The certificate against model, record, proof and ledger."""
+    beside = ["--model", str(batch / "model-0" / made), "--deletion", str(batch / "deletion.json"), "--ledger", "../ledger.db"]
+    beside += ["--reexecution", str(batch / "model-0" / "reexecution-0.json")]
+    keys = ["--operator-key", "../operator.pub", "--auditor-key", "../auditor.pub"]
+    capsys.readouterr()
+    status = verify.cli.main.main(["check", str(batch / "certificate.json"), *keys, *beside])
+    return status, capsys.readouterr().out
+
+
+def test_two_in_a_row(desk: Path, shell: Shell, capsys: pytest.CaptureFixture[str]) -> None:
+    """A sharded model loses one person's record, then another's: no references, no audit; both certificates hold, the second proof
+    rests on the commitment that the first deletion left, and nothing that is kept names a person."""
+    first, said = planned(shell, "ada", "sharded", "--commitments", "sharded.json")
+    assert "method: sisa" in said
+    assert "before the request" in said
+    assert "deletion and proof together" in said
+    closed(shell, first, "sharded/m")
+    batch = batch_of(first)
+    record = DeletionRecord.load(batch / "deletion.json")
+    (model,) = record.models
+    assert (record.records, model.basis, model.verdict) == (1, "re-execution", None)
+    assert model.reexecution is not None
+    assert model.reexecution.committed is not None
+    proof = Reexecution.load(batch / "model-0" / "reexecution-0.json")
+    assert (proof.model, proof.phrase) == (model.after, model.reexecution.phrase)
+    assert proof.unchanged > 0, "stages that held none of the record are as they were committed"
+    assert model.share_of_retraining is not None
+    assert proof.tokens / proof.training_tokens == pytest.approx(model.share_of_retraining, abs=0.01), "as dear as the deletion"
+    status, said = checked(batch, "rung-0-sisa", capsys)
+    assert (status, "FAILS" in said, "REBUILT_WITHOUT(all of" in said) == (0, False, True), said
+    assert not list(batch.glob("model-0/audit-*"))
+    assert "REBUILT_WITHOUT" in shell("list")[1]
+    shown = shell("show", first)[1]
+    assert f"executed again: {proof.phrase}" in shown
+    assert (batch / "letters" / f"{first}.txt").is_file()
+
+    time.sleep(1)  # the ledger counts in seconds, and the request must be later than the first deletion
+    second, said = planned(shell, "ben", "sharded")
+    assert "before the request" in said, "the first deletion committed to its result"
+    closed(shell, second, str(batch / "model-0" / "rung-0-sisa"))
+    again = DeletionRecord.load(batch_of(second) / "deletion.json").models[0]
+    assert (again.before, again.basis) == (model.after, "re-execution")
+    assert again.reexecution is not None
+    assert again.reexecution.root == TrainingCommitment.load(batch / "model-0" / "commitment.json").root
+    status, said = checked(batch_of(second), "rung-0-sisa", capsys)
+    assert (status, "FAILS" in said) == (0, False), said
+    texts = [word.encode() for person in ("ada", "ben") for word in (row(person)["completion"], f"{person}@example.com")]
+    kept = [path for path in Path("deletions").rglob("*") if path.is_file()]
+    assert not [path for path in kept if any(text in path.read_bytes() for text in texts)]
+
+
+def flip(path: Path) -> None:
+    """Flip one bit of an adapter."""
+    tensors = load_file(path)
+    first = tensors[min(tensors)]
+    first.view(-1)[0] = -first.view(-1)[0] if first.view(-1)[0] else 1e-9
+    save_file(tensors, path)
+
+
+def test_a_tampered_result_is_refused(desk: Path, shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An operator who edits one weight of the deleted model and rewrites every manifest gets no deletion: the request fails, says
+    what contradicts, and goes on to the next method where there is one."""
+    name, _ = planned(shell, "ada", "sharded", "--commitments", "sharded.json")
+    honest = unlearn.requests.reexecution.reexecute
+
+    def dishonest(made: Path, *given: Any, **named: Any) -> Reexecution:
+        (stage,) = {path.parent for path in sorted(made.glob("shard-*/slice-1/adapter_model.safetensors"))[:1]}
+        flip(stage / "adapter_model.safetensors")
+        write_manifest(stage, "shard", read_json(stage / MANIFEST)["about"])
+        from verify.io.files import file_digest
+
+        ensemble = read_json(made / "ensemble.json")
+        ensemble["adapters"] = {place: {file: file_digest(made / place / file) for file in FILES} for place in ensemble["adapters"]}
+        (made / "ensemble.json").write_text(json.dumps(ensemble))
+        write_manifest(made, "model", read_json(made / MANIFEST)["about"])
+        return honest(made, *given, **named)
+
+    monkeypatch.setattr(unlearn.requests.reexecution, "reexecute", dishonest)
+    status, said = shell("run", name)
+    assert (status, "NOT_REBUILT" in said, "is not the one that its training ends with" in said) == (11, True, True), said
+    ledger = Ledger("../ledger.db")
+    failed = ledger.request(name).latest("failed")
+    ledger.close()
+    assert failed is not None
+    assert failed["models"][0]["reexecution"]["word"] == "NOT_REBUILT"
+    assert (Path("sharded") / "m" / MANIFEST).is_file(), "the old weights are still there"
+    assert "NOT_REBUILT" in shell("list")[1]
+    assert shell("run", name, "--accept-exact-rebuild")[0] == 11, "nor can it be accepted"
+
+
+def test_killed_in_the_middle(desk: Path, shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Killed after the first executed segment, the same command executes only the others, and makes nothing else twice."""
+    name, said = planned(shell, "ada", "rolled", "--commitments", "rolled.json", "--methods", "rollback")
+    assert "method: rollback" in said
+    steps: list[int] = []
+    replay = verify.reexecution.execution.replay
+
+    def killed(*given: Any, **named: Any) -> Any:
+        steps.append(named["last_step"])
+        if len(steps) == 2:
+            raise KeyboardInterrupt
+        return replay(*given, **named)
+
+    monkeypatch.setattr(verify.reexecution.execution, "replay", killed)
+    assert shell("run", name)[0] == 130
+    made = batch_of(name) / "model-0" / "rung-0-rollback" / MANIFEST
+    before = made.stat().st_mtime_ns
+    status, said = shell("run", name)
+    assert status == 0, said
+    assert made.stat().st_mtime_ns == before, "the deletion is not made twice"
+    assert len(steps) == len(set(steps)) + 1, "only the interrupted segment is begun again"
+    assert not (batch_of(name) / "model-0" / "reexecution-0").exists()
+
+
+def early(shell: Shell) -> str:
+    """A request from before the commitments; its id."""
+    name = shell("add", "--received", "2026-01-02", stdin="ada@example.com\n")[1].strip()
+    assert shell("approve", name)[0] == 0
+    return name
+
+
+def test_a_retraining_needs_no_commitment(desk: Path, shell: Shell) -> None:
+    """Where the commitment is younger than the request, the model is trained again instead of rolled back: that schedule follows
+    from options and seed. A commitment to another training is refused."""
+    name, words = early(shell), ["--data", "people.jsonl", "--models", "rolled", "--commitments"]
+    status, said = shell("plan", *words, "sharded.json")
+    assert (status, "which is that of no model in this plan" in said) == (2, True)
+    status, said = shell("plan", *words, "rolled.json")
+    assert (status, "method: retrain" in said, "together 200.0% of its tokens" in said) == (0, True, True), said
+    status, said = shell("run", name)
+    assert status == 0, said
+    proof = Reexecution.load(batch_of(name) / "model-0" / "reexecution-0.json")
+    assert (proof.word, proof.kind, proof.committed) == ("REBUILT_WITHOUT", "own schedule", None)
+
+
+def test_shards_without_a_commitment_from_before(desk: Path, shell: Shell, capsys: pytest.CaptureFixture[str]) -> None:
+    """Stages that are only said to be as they were leave the order of the records open: everything is executed from the base on,
+    and the operator decides, which record and certificate say."""
+    name = early(shell)
+    status, said = shell("plan", "--data", "people.jsonl", "--models", "sharded", "--commitments", "sharded.json")
+    assert (status, "which is not before the request" in said, "from the base on, 100.0%" in said) == (0, True, True), said
+    status, said = shell("run", name)
+    assert (status, "REBUILT_WITHOUT" in said, "no commitment to its training" in said) == (11, True, True), said
+    status, said = shell("run", name, "--accept-exact-rebuild")
+    assert (status, "accepted on the operator's word; its re-execution is REBUILT_WITHOUT" in said) == (0, True), said
+    closed(shell, name, "sharded/m")
+    record = DeletionRecord.load(batch_of(name) / "deletion.json")
+    assert record.models[0].basis == "exact rebuild"
+    assert "its re-execution is REBUILT_WITHOUT" in record.limits[0]
+    status, said = checked(batch_of(name), "rung-0-sisa", capsys)
+    assert (status, "put it into service as an exact rebuild" in said) == (0, True), said
+
+
+def test_what_cannot_be_tested_goes_on_to_the_audit(desk: Path, shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another version of torch leaves the outcome open, in words: the audit judges, or the operator accepts; with the right version
+    the same command goes on to the proof."""
+    name, _ = planned(shell, "ada", "sharded", "--commitments", "sharded.json")
+    with monkeypatch.context() as other:
+        here = verify.reexecution.reexecute.environment()
+        other.setattr(verify.reexecution.reexecute, "environment", lambda: here | {"torch": "1.0"})
+        status, said = shell("run", name)
+    assert (status, f"{name}: inconclusive" in said) == (11, True), said
+    assert "NOT_TESTABLE" in said
+    assert "rounds otherwise" in said
+    assert "audit with 0 references" in said
+    assert shell("run", name)[0] == 0
+    assert "REBUILT_WITHOUT" in shell("show", name)[1]
+
+
+def test_the_cost_for_one_person(tmp_path: Path) -> None:
+    """Over all places of a record among 16 shards of 4 slices, deletion and full proof together cost at most 10 % of a retraining's
+    tokens, as the plan computes it."""
+    names = {f"{number:032x}": (number % 16, number // 16 % 4) for number in range(64)}
+    about = {
+        "schema": SCHEMA,
+        "shards": 16,
+        "slices": 4,
+        "combine": "average",
+        "options": {},
+        "base": "b",
+        "base_weights": "0" * 64,
+    }
+    tmp_path.joinpath(SHARDS).write_text(json.dumps({**about, "records": {name: list(place) for name, place in names.items()}}))
+    for shard in range(16):
+        for stage in range(4):
+            (tmp_path / f"shard-{shard}" / f"slice-{stage}").mkdir(parents=True)
+            write_manifest(tmp_path / f"shard-{shard}" / f"slice-{stage}", "shard", {"prefix": "", "tokens": 100 * (stage + 1)})
+    both = [
+        (expected_cost("sisa", tmp_path, {name}, 1)[0] or 0) + proof_share("sisa", tmp_path, {name}, committed=True)
+        for name in names
+    ]
+    assert sum(both) / len(both) == pytest.approx(0.09375)
+    assert max(both) == pytest.approx(2 / 16), "a record in the first slice of its shard"
+    assert proof_share("sisa", tmp_path, set(list(names)[:1]), committed=False) == 1
+
+
+def test_few_people_are_not_left_to_an_audit(tmp_path: Path) -> None:
+    """With references, an approximate method comes first for many people, or where no rebuild could be executed again; for few, the
+    rebuild does."""
+    for people, provable, methods in (
+        (2, True, ("retrain",)),
+        (FEW_PEOPLE, True, ("auto", "retrain")),
+        (2, False, ("auto", "retrain")),
+    ):
+        assert candidate_methods(tmp_path, (), people, 4, (), provable) == methods
