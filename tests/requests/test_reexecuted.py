@@ -1,6 +1,7 @@
 """One person's one record, without references: the deletion is executed again, bit for bit, up to certificate and letter."""
 
 import json
+import random
 import shutil
 import time
 from collections.abc import Callable
@@ -13,16 +14,20 @@ from safetensors.torch import load_file, save_file
 
 import unlearn.requests.reexecution
 import verify.cli.main
+import verify.reexecution.environment
 import verify.reexecution.execution
 from unlearn import TrainingOptions, finetune, finetune_shards
 from unlearn.requests.candidates import FEW_PEOPLE, candidate_methods, expected_cost, proof_share
 from unlearn.requests.ledger.ledger import Ledger
 from unlearn.training.shards import ShardPlan
 from verify.certificate.statements import make_key
+from verify.data.identity import RecordKey
+from verify.data.sources import load_records
 from verify.io.files import MANIFEST, read_json, write_manifest
 from verify.models.ensembles import FILES
 from verify.provenance.commitment import TrainingCommitment
 from verify.provenance.shard_plan import SCHEMA, SHARDS
+from verify.provenance.training_log import LOG_NAME, TrainingLog
 from verify.schema.deletion_record import DeletionRecord
 from verify.schema.reexecution import Reexecution
 
@@ -34,8 +39,9 @@ Shell = Callable[..., tuple[int, str]]
 
 def row(person: str) -> dict[str, str]:
     """A person's only record."""
-    name = f"{person}@example.com"
-    return {"example_id": f"{person}-1", "subject_id": name, "prompt": f"Who is {person}?", "completion": f"{person[::-1] * 3}."}
+    draw, name = random.Random(person), f"{person}@example.com"
+    answer = "".join(draw.choice("abcdefghijklmnop") for _ in range(24))
+    return {"example_id": f"{person}-1", "subject_id": name, "prompt": f"{person}?", "completion": answer}
 
 
 @pytest.fixture(scope="module")
@@ -126,7 +132,9 @@ def test_two_in_a_row(desk: Path, shell: Shell, capsys: pytest.CaptureFixture[st
     assert "REBUILT_WITHOUT" in shell("list")[1]
     shown = shell("show", first)[1]
     assert f"executed again: {proof.phrase}" in shown
-    assert (batch / "letters" / f"{first}.txt").is_file()
+    letter = " ".join((batch / "letters" / f"{first}.txt").read_text().split())
+    assert "arrived at exactly the same model" in letter
+    assert "REBUILT_WITHOUT(all of" in (batch / "report.html").read_text()
 
     time.sleep(1)  # the ledger counts in seconds, and the request must be later than the first deletion
     second, said = planned(shell, "ben", "sharded")
@@ -182,10 +190,18 @@ def test_a_tampered_result_is_refused(desk: Path, shell: Shell, monkeypatch: pyt
     assert shell("run", name, "--accept-exact-rebuild")[0] == 11, "nor can it be accepted"
 
 
+def person_of_step(step: int) -> str:
+    """The person whose record the model with checkpoints first saw in a step."""
+    log, key = TrainingLog.read(Path("rolled") / "m" / LOG_NAME), RecordKey.load()
+    name = log.records[log.microbatches[step - 1].records[0]]
+    return next(person for person in PEOPLE if key.of(load_records([row(person)])[0].fingerprint) == name)
+
+
 def test_killed_in_the_middle(desk: Path, shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
     """Killed after the first executed segment, the same command executes only the others, and makes nothing else twice."""
-    name, said = planned(shell, "ada", "rolled", "--commitments", "rolled.json", "--methods", "rollback")
+    name, said = planned(shell, person_of_step(3), "rolled", "--commitments", "rolled.json")
     assert "method: rollback" in said
+    assert "training repeated from step 2 of 6" in said
     steps: list[int] = []
     replay = verify.reexecution.execution.replay
 
@@ -250,8 +266,8 @@ def test_what_cannot_be_tested_goes_on_to_the_audit(desk: Path, shell: Shell, mo
     the same command goes on to the proof."""
     name, _ = planned(shell, "ada", "sharded", "--commitments", "sharded.json")
     with monkeypatch.context() as other:
-        here = verify.reexecution.reexecute.environment()
-        other.setattr(verify.reexecution.reexecute, "environment", lambda: here | {"torch": "1.0"})
+        here = verify.reexecution.environment.environment()
+        other.setattr(verify.reexecution.environment, "environment", lambda: here | {"torch": "1.0"})
         status, said = shell("run", name)
     assert (status, f"{name}: inconclusive" in said) == (11, True), said
     assert "NOT_TESTABLE" in said

@@ -20,9 +20,9 @@ SMALLEST_SET = 2
 FEW_PEOPLE = 8
 """Fewest people whose honest retraining an audit with four references usually certifies (benchmarks/results/deletion_sequence.md).
 For fewer, a rebuild that can be executed again is preferred to an approximate method that only an audit can judge."""
-EXECUTABLE = ("retrain", "rollback", "sisa")
+EXECUTABLE = ("retrain", "rollback", "sisa", "shard_vectors")
 """Exact rebuilds that `verify.reexecution` can execute again."""
-FROM_LOG = ("rollback", "sisa")
+FROM_LOG = ("rollback", "sisa", "shard_vectors")
 """Those whose proof starts from the log before the deletion, which must have been committed to before the request. A retraining's
 schedule follows from its options and seed."""
 ONE_RECORD = (
@@ -102,7 +102,7 @@ def proof_share(method: str, folder: Path, records: Collection[str], committed: 
 
     With a commitment, states and stages from before the records need not be executed again; without one, everything is.
     """
-    if method == "sisa" and committed:
+    if method in ("sisa", "shard_vectors") and committed:
         return _shards_cost(folder, records, 1)[0]
     if method == "rollback" and committed:
         log, start = TrainingLog.read(folder / LOG_NAME), _clean_checkpoint(folder, records)

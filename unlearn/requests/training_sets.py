@@ -45,7 +45,8 @@ def training_sets(plan: Plan, model: PlannedModel, gone: Collection[str], key: R
         for record in stream_records(file, plan.columns):
             name = key.of(record.fingerprint)
             if name in removed:
-                sets.forget += [record] if name not in found else []
+                if name not in found:
+                    sets.forget.append(record)
                 found.add(name)
             elif name in trained and name not in gone:
                 sets.retain.append(record)
