@@ -139,7 +139,7 @@ def proof_of(folder: Path, made: Mapping[str, Any]) -> Path | None:
     """
     if made.get("reexecution") is None:
         return None
-    path = folder / made["reexecution"]["file"]
+    path = folder / str(made["reexecution"]["file"])
     if not path.is_file() or file_digest(path) != made["reexecution"]["proof"]:
         raise IntegrityError(
             f"{path} is missing or not the proof in the ledger: it was edited. Restore the file; its SHA-256 begins with "
