@@ -11,8 +11,9 @@ from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_di
 from torch.distributed.fsdp import fully_shard
 
 from unlearn.training import distributed
+from unlearn.training.options import Selection
 from unlearn.training.run import save_model
-from unlearn.training.selection import Selection, Selector
+from unlearn.training.selection import Selector
 from verify.data.encoding import Encoder, collate
 from verify.data.sources import load_records
 from verify.models.digests import weights_digest

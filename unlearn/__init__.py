@@ -43,8 +43,7 @@ if TYPE_CHECKING:
     from unlearn.methods.ties import Ties
     from unlearn.methods.undial import UNDIAL
     from unlearn.methods.wga import WGA
-    from unlearn.training.options import TrainingOptions
-    from unlearn.training.selection import Selection
+    from unlearn.training.options import Selection, TrainingOptions
     from unlearn.training.shards import ShardPlan, finetune_shards
 
 _HOME = {
@@ -79,7 +78,7 @@ _HOME = {
     "SISA": "unlearn.methods.sisa",
     "SSD": "unlearn.methods.ssd",
     "SatImp": "unlearn.methods.satimp",
-    "Selection": "unlearn.training.selection",
+    "Selection": "unlearn.training.options",
     "ShardPlan": "unlearn.training.shards",
     "ShardVectors": "unlearn.methods.shard_vectors",
     "SimNPO": "unlearn.methods.simnpo",

@@ -21,10 +21,9 @@ from unlearn.training.inputs import environment, inputs_of, made_from
 from unlearn.training.log import LOG_NAME, TrainingLog
 from unlearn.training.lora import merged, require_adapter
 from unlearn.training.method import Context, InsideLayers, Method, Objective, Outcome, Rebuild, Verbs, WeightEdit
-from unlearn.training.options import TrainingOptions, TrainingResult
+from unlearn.training.options import Selection, TrainingOptions, TrainingResult
 from unlearn.training.roles import Roles, Sources, load_roles
 from unlearn.training.run import Run, run_objective, save_model, trained_parameters
-from unlearn.training.selection import Selection
 from unlearn.training.weights import edited_parameters, mean_loss, sample
 from verify.data.canaries import find_canaries
 from verify.data.identity import RecordKey

@@ -13,6 +13,9 @@ from deletions import record_of
 
 import unlearn.cli.main
 import verify.cli.main
+from unlearn.cli.forget_method import COSTS, EDIT
+from unlearn.cli.request_run import PlanCommand, RunCommand
+from unlearn.methods import method_catalogue
 from verify.cli.dispatch import Command
 
 PROGRAMS = {"unlearn": unlearn.cli.main, "verify": verify.cli.main}
@@ -22,6 +25,10 @@ LIGHT = [
     ("unlearn", "--version"),
     ("unlearn", "methods"),
     ("unlearn", "forget", "--help"),
+    ("unlearn", "forget", "npo", "--help"),
+    ("unlearn", "forget", "level", "--help-all"),
+    ("unlearn", "train", "--help"),
+    ("unlearn", "demo-llm", "--help"),
     ("unlearn", "request", "--help"),
     ("unlearn", "request", "list", "--ledger", "LEDGER"),
     ("verify", "--help"),
@@ -41,6 +48,33 @@ def test_every_line_of_the_overview_is_the_commands_own(program: str, name: str)
     assert (words, named) == (["--x"], [])
     assert (kind.__doc__ or "").splitlines()[0] == command.line
     assert callable(kind.run)
+
+
+@pytest.mark.parametrize(
+    ("program", "words"),
+    [
+        *(("unlearn", ["forget", name, "--help"]) for name in method_catalogue()),
+        *(("unlearn", [name]) for name in ("demo", "demo-llm", "train", "scan", "sweep")),
+        *(("verify", [name]) for name in ("audit", "probe", "reexecute")),
+    ],
+)
+def test_the_help_of_what_takes_long_says_what_it_costs(program: str, words: list[str]) -> None:
+    """One line that begins with "Cost:"; for a method that of its class, or of its budget."""
+    kind = PROGRAMS[program].COMMANDS[words[0]].resolve(words[1:])[0]
+    (line,) = _costs(kind)
+    if words[0] == "forget":
+        known = [*COSTS.values(), EDIT, "at most --budget retrainings"]
+        assert [said for said in known if line.startswith(said)], line
+
+
+@pytest.mark.parametrize("kind", [PlanCommand, RunCommand])
+def test_so_does_that_of_a_deletion(kind: Any) -> None:
+    """Planning and running a batch."""
+    assert len(_costs(kind)) == 1
+
+
+def _costs(kind: Any) -> list[str]:
+    return re.findall(r"^ *Cost: (.+)$", kind.__doc__, flags=re.MULTILINE)
 
 
 @pytest.mark.parametrize("words", LIGHT, ids=" ".join)

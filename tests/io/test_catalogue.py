@@ -2,15 +2,18 @@
 
 import subprocess
 import sys
+import typing
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
 
 import unlearn.methods
 import unlearn.training.method
-from unlearn.methods import SHARED, method_catalogue, method_classes
+from unlearn.methods import SHARED, declared_method, method_catalogue, method_classes
 from verify.attacks import attack_catalogue, attack_classes
 from verify.io.catalogue import COMPUTED, catalogue
+from verify.io.declared import declared_class
 
 LISTED = {
     "method": ("idea", "paper", "cost", "needs_retain", "needs_base"),
@@ -54,6 +57,28 @@ def test_the_catalogue_agrees_with_the_classes(kind: str) -> None:
             else:
                 assert entry[attribute] == getattr(classes[name](), attribute), (name, attribute)
     assert any(entry[attribute] is not COMPUTED for entry in found.values() for attribute in LISTED[kind])
+
+
+def test_the_declarations_agree_with_the_classes() -> None:
+    """Every method declares the fields, types, defaults and documentation of its class, in the same order."""
+    for name, kind in method_classes().items():
+        declared, types = declared_method(name), typing.get_type_hints(kind)
+        assert [(field.name, field.type, field.default) for field in fields(declared)] == [
+            (field.name, types[field.name], field.default) for field in fields(kind)
+        ], name
+        assert (declared.__name__, declared.__doc__) == (kind.__name__, kind.__doc__)
+    assert any(fields(declared_method(name)) for name in method_classes())
+
+
+def test_a_declaration_that_only_the_import_can_evaluate_is_refused(tmp_path: Path) -> None:
+    """A type from another distribution is not guessed; constants of the file itself are read."""
+    source = "from numpy import float32\nSIZE = 3\nclass One:\n    size: int = SIZE\n    kind: float32 = 1.0\n"
+    (tmp_path / "one.py").write_text(source)
+    with pytest.raises(LookupError, match="numpy"):
+        declared_class(tmp_path / "one.py", "One")
+    (tmp_path / "two.py").write_text(source.replace("float32 = 1.0", "float = 1.0"))
+    declared = declared_class(tmp_path / "two.py", "One")
+    assert [(field.name, field.type, field.default) for field in fields(declared)] == [("size", int, 3), ("kind", float, 1.0)]
 
 
 def test_what_depends_on_settings_is_not_guessed(tmp_path: Path) -> None:

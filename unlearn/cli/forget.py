@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from importlib import import_module
 from typing import Any
 
-from unlearn.methods import method_catalogue, named_method
+from unlearn.methods import declared_method, method_catalogue, named_method
 from verify.cli.dispatch import HELP, HELP_ALL, overview
 from verify.cli.foreign_flags import spelled, unknown_command
 from verify.errors import InputError
@@ -52,7 +52,8 @@ def forget_of(words: Sequence[str]) -> tuple[Any, list[str], list[str]]:
         from unlearn.cli.forget_method import forget_command
         from unlearn.methods.from_file import load_method
 
-        return forget_command(load_method(spec)), rest, ["--method", spec]
+        kind = load_method(spec)
+        return forget_command(kind, kind.cost, trains=hasattr(kind, "loss")), rest, ["--method", spec]
     methods = method_catalogue()
     if not rest or rest[0].startswith("-"):
         if not rest or rest[0] not in (*HELP, HELP_ALL):
@@ -63,8 +64,11 @@ def forget_of(words: Sequence[str]) -> tuple[Any, list[str], list[str]]:
     name = spelled(rest[0], methods)
     if name not in methods:
         raise InputError(unknown_command(name, dict.fromkeys(methods), "unlearn forget"))
-    # Here, as a method needs torch, and the list above does not.
+    # Here, as a method needs torch, and neither the list above nor the help of a method does.
     from unlearn.cli.forget_method import forget_command
 
-    kind = getattr(import_module(f"unlearn.methods.{name}"), methods[name]["__name__"])
-    return forget_command(kind), rest[1:], [name]
+    if any(word in (*HELP, HELP_ALL) for word in rest):
+        kind = declared_method(name)
+    else:
+        kind = getattr(import_module(f"unlearn.methods.{name}"), methods[name]["__name__"])
+    return forget_command(kind, methods[name]["cost"], trains="loss" in methods[name]["__methods__"]), rest[1:], [name]

@@ -1,12 +1,13 @@
 """Build the command of one method: common arguments, the method's own parameters, and training options."""
 
 import dataclasses
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any, Literal
 
 from unlearn.training import distributed
-from unlearn.training.options import TrainingOptions, require_reporter
-from unlearn.training.selection import Selection
+from unlearn.training.options import Selection, TrainingOptions, require_reporter
+from verify.cli.console import progress_bar
 from verify.cli.flags import FieldFlags
 from verify.models.quantized import Quantization
 
@@ -43,29 +44,64 @@ class ForgetArguments:
     """Load the model in 4 or 8 bits while an adapter unlearns (QLoRA; requires --lora). The result is dequantized and merged."""
 
 
-def forget_command(kind: type[Any]) -> type[Any]:
-    """Build the command of one method: its own parameters besides the common arguments."""
+COSTS = {
+    "steps on the forget set": "--epochs passes over the forget set, forward and backward",
+    "steps on forget and retain sets": "--epochs passes over the forget set and as many retain records, forward and backward",
+    "a fine-tune on the forget set": "fine-tuning on the forget set, then a forward pass for every candidate scale",
+    "a share of a retraining": "a share of a retraining; `unlearn request plan` computes it for rollback and shards beforehand",
+    "a retraining": "a retraining: the original's number of passes over all records but the forget set",
+}
+"""What a method of each cost class does, for its help."""
+EDIT = "passes over forget and retain sets, forward and backward, then a forward pass for every candidate scale"
+"""The same for weight edits that read both sets."""
+
+
+def cost_line(cost: str, own: Collection[str], *, trains: bool) -> str:
+    """Describe what a run of a method will cost.
+
+    Args:
+        cost: its cost class.
+        own: its parameters.
+        trains: whether it is an objective, of which intermediate steps are evaluated.
+    """
+    if "budget" in own:
+        return "at most --budget retrainings: cheap methods first, each audited, then a retraining"
+    if not trains and cost == "steps on forget and retain sets":
+        return EDIT
+    steps = COSTS.get(cost, cost)  # a method in a file of one's own may have any words
+    return f"{steps}; each evaluation of --select is a forward pass over --look-records of each set" if trains else steps
+
+
+def forget_command(kind: type[Any], cost: str, *, trains: bool) -> type[Any]:
+    """Build the command of one method: its own parameters besides the common arguments.
+
+    Args:
+        kind: the method's class; its declaration is enough for the help.
+        cost: its cost class.
+        trains: whether it is an objective, whose best step can be selected.
+    """
 
     def run(self: Any) -> int:
         from unlearn.forgetting import forget
 
         given: ForgetArguments = self.arguments
         require_reporter(self.training)
-        result = forget(
-            given.model,
-            self.parameters,
-            forget_set=given.forget,
-            retain_set=given.retain,
-            holdout_set=given.holdout,
-            data=given.data,
-            base=given.base,
-            output_dir=given.output,
-            fields=self.columns.fields(given.model),
-            options=self.training,
-            selection=getattr(self, "selection", None),
-            dtype=given.dtype,
-            quantize=given.quantize,
-        )
+        with progress_bar("loading"):
+            result = forget(
+                given.model,
+                self.parameters,
+                forget_set=given.forget,
+                retain_set=given.retain,
+                holdout_set=given.holdout,
+                data=given.data,
+                base=given.base,
+                output_dir=given.output,
+                fields=self.columns.fields(given.model),
+                options=self.training,
+                selection=getattr(self, "selection", None),
+                dtype=given.dtype,
+                quantize=given.quantize,
+            )
         if not distributed.is_main():
             return 0
         print(f"model:   {result.model_dir}\nweights: {result.digest_after}\nseconds: {result.seconds:.1f}")  # noqa: T201
@@ -76,9 +112,10 @@ def forget_command(kind: type[Any]) -> type[Any]:
         print(f"\nNot audited yet. Next: verify-unlearning audit --model {result.model_dir} --original {given.model} ...")  # noqa: T201
         return 0
 
-    trains = hasattr(kind, "loss")  # only an objective has intermediate steps from which the best can be selected
     selection = [("selection", Selection, dataclasses.field(default_factory=Selection))] if trains else []
     own = {field.name for field in dataclasses.fields(kind)}
+    about, heading, attributes = (kind.__doc__ or "").partition("\n    Attributes:")
+    described = f"{about.rstrip()}\n\n    Cost: {cost_line(cost, own, trains=trains)}.\n{heading}{attributes}"
     return dataclasses.make_dataclass(
         f"Forget{kind.__name__}",
         [
@@ -90,7 +127,7 @@ def forget_command(kind: type[Any]) -> type[Any]:
         ],
         namespace={
             "run": run,
-            "__doc__": kind.__doc__,
+            "__doc__": described,
             "ESSENTIAL": ESSENTIAL | own,
         },
         frozen=True,

@@ -9,13 +9,17 @@ import tyro
 
 from unlearn.cli.ledger import NOTHING_FOUND, LedgerFlags, today
 from unlearn.cli.records import lines_of
+from verify.cli.console import progress_bar
 from verify.cli.flags import FieldFlags, SettingsFlags
 from verify.schema.differences import ReferenceDifference
 
 
 @dataclasses.dataclass(frozen=True)
 class PlanCommand:
-    """Plan approved requests: affected models, records, methods, cost of deletion and proof, and what an audit can show."""
+    """Plan approved requests: affected models, records, methods, cost of deletion and proof, and what an audit can show.
+
+    Cost: a few passes over the training files; of the models only manifests and logs are read.
+    """
 
     data: tuple[str, ...]
     """The training files."""
@@ -140,6 +144,8 @@ class RunCommand:
     """Run the plan of a request and its batch: register, unlearn, prove or audit, try the next method if needed, clean up.
 
     After a crash, run it again: it continues where it stopped. The old weights stay in service until you retire them.
+
+    Cost: for every model, the method and its proof or audit as the plan says; each further method of the plan costs both again.
     """
 
     id: Annotated[str, tyro.conf.Positional]
@@ -169,16 +175,17 @@ class RunCommand:
             key = RecordKey.load()  # checked by `open`
             state = ledger.request(self.id).state
             if state not in ("deployed", "purged", "closed"):
-                run_batch(
-                    ledger,
-                    self.output,
-                    self.id,
-                    key,
-                    self.references,
-                    print,
-                    self.accept_exact_rebuild,
-                    self.accept_near_duplicates,
-                )
+                with progress_bar("loading"):
+                    run_batch(
+                        ledger,
+                        self.output,
+                        self.id,
+                        key,
+                        self.references,
+                        print,
+                        self.accept_exact_rebuild,
+                        self.accept_near_duplicates,
+                    )
             if ledger.request(self.id).state == "deployed":
                 left = purge_batch(ledger, self.output, self.id, key, self.cleanup.suppression, how)
                 _print_unexplained(left.unexplained)

@@ -9,8 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from unlearn.training.inputs import environment
-from unlearn.training.options import TrainingOptions
-from unlearn.training.selection import Selection
+from unlearn.training.options import Selection, TrainingOptions
 from verify.data.records import Fields
 from verify.errors import InputError
 from verify.io.files import file_digest, verify_manifest

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from verify.io.catalogue import catalogue
+from verify.io.declared import declared_class
 from verify.io.foreign_names import METHODS, closest, plain
 from verify.io.plugins import discover
 
@@ -29,6 +30,11 @@ def method_catalogue() -> dict[str, Mapping[str, Any]]:
     """Return every method's class attributes by its command-line name, without importing torch."""
     folder = Path(__file__).parent
     return catalogue(folder, *KINDS, bases=[folder.parent / "training" / "method.py"], shared=SHARED)
+
+
+def declared_method(name: str) -> type[Any]:
+    """Return a method's fields and documentation as a dataclass that only declares them, without importing torch."""
+    return declared_class(Path(__file__).parent / f"{name}.py", method_catalogue()[name]["__name__"])
 
 
 def method_name(method: "Method | type") -> str:

@@ -1,4 +1,4 @@
-"""Training options of fine-tuning and unlearning, named as in `transformers`, and training results."""
+"""Options of fine-tuning and unlearning, named as in `transformers`, and training results."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -138,6 +138,31 @@ def require_reporter(options: TrainingOptions) -> None:
     if name not in known.get_available_reporting_integrations() and not (name in also and find_spec(also[name])):
         package = {**also, "azure_ml": "azureml-sdk"}.get(name, name)
         raise InputError(f"--report-to {name} needs a package that is not installed. Run pip install {package}, or leave it out.")
+
+
+@checked
+@dataclass(frozen=True)
+class Selection:
+    """How the best step of an objective is chosen; it needs records to keep, and holdout records for the level.
+
+    Attributes:
+        select: whether the best step is the result; otherwise the last one is.
+        utility_floor: share of the initial token probability on the records to keep that a result must retain.
+        look_every: optimizer steps between evaluations; 0 evaluates at the end of every epoch.
+        look_records: maximum number of records of each set that are evaluated, drawn with the seed; an evaluation costs one forward
+            pass over them.
+    """
+
+    select: bool = True
+    utility_floor: float = 0.9
+    look_every: int = 0
+    look_records: int = 32
+
+    def __post_init__(self) -> None:
+        if not 0 < self.utility_floor < 1:
+            raise InputError(f"--utility-floor must lie between 0 and 1, got {self.utility_floor}.")
+        if self.look_every < 0 or self.look_records < 1:
+            raise InputError("--look-every must be 0 (at every epoch's end) or more, and --look-records at least 1.")
 
 
 @dataclass(frozen=True)

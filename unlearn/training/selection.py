@@ -21,11 +21,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from unlearn.training import distributed
-from unlearn.training.options import TrainingOptions
+from unlearn.training.options import Selection, TrainingOptions
 from unlearn.training.weights import mean_loss, sample
 from verify.data.records import Record
-from verify.errors import InputError
-from verify.io.arguments import checked
 from verify.io.files import read_json, write_json
 from verify.models.loading import LoadedModel
 from verify.training.sharding import is_sharded, local, put
@@ -33,31 +31,6 @@ from verify.training.sharding import is_sharded, local, put
 BEYOND = 1 / 20
 """Share of the distance from the initial loss to the level by which a step may exceed the level."""
 STATE = "selection.json"
-
-
-@checked
-@dataclass(frozen=True)
-class Selection:
-    """How the best step of an objective is chosen; it needs records to keep, and holdout records for the level.
-
-    Attributes:
-        select: whether the best step is the result; otherwise the last one is.
-        utility_floor: share of the initial token probability on the records to keep that a result must retain.
-        look_every: optimizer steps between evaluations; 0 evaluates at the end of every epoch.
-        look_records: maximum number of records of each set that are evaluated, drawn with the seed; an evaluation costs one forward
-            pass over them.
-    """
-
-    select: bool = True
-    utility_floor: float = 0.9
-    look_every: int = 0
-    look_records: int = 32
-
-    def __post_init__(self) -> None:
-        if not 0 < self.utility_floor < 1:
-            raise InputError(f"--utility-floor must lie between 0 and 1, got {self.utility_floor}.")
-        if self.look_every < 0 or self.look_records < 1:
-            raise InputError("--look-every must be 0 (at every epoch's end) or more, and --look-records at least 1.")
 
 
 @dataclass(frozen=True)

@@ -41,8 +41,9 @@ class Commit:
 class Reexecute:
     """Execute the training behind an exact deletion again, and compare every state with the recorded one, bit for bit.
 
-    Costs what the deletion cost: its steps, once more. Exit status 0 REBUILT_WITHOUT, 10 NOT_REBUILT, 12 NOT_TESTABLE; with
-    --tolerance also 11 WITHIN_NOISE.
+    Cost: what the deletion cost, its steps once more; with --segments a part of them.
+
+    Exit status 0 REBUILT_WITHOUT, 10 NOT_REBUILT, 12 NOT_TESTABLE; with --tolerance also 11 WITHIN_NOISE.
     """
 
     ESSENTIAL: ClassVar[frozenset[str]] = frozenset({"model", "base", "data", "forget", "log", "commitment", "segments", "output"})
