@@ -5,14 +5,16 @@ from typing import Any
 
 import pytest
 
-from unlearn import TrainingOptions, finetune, forget
+from unlearn import ShardPlan, TrainingOptions, finetune, finetune_shards, forget
 from unlearn.methods.npo import NPO
 from unlearn.methods.task_vector import TaskVector
 from verify import audit
 from verify.errors import InputError
+from verify.measures.robustness import probe
 from verify.models import memory
 from verify.models.loading import load_model
 from verify.models.memory import StoredWeights, free_bytes, require_memory, stored_weights
+from verify.reexecution.reexecute import reexecute
 
 
 def _weights(folder: Path) -> int:
@@ -83,6 +85,30 @@ def test_an_audit_needs_the_memory_of_one_model(model_dir: Path, rows: Any, litt
     little(3 * count)
     with pytest.raises(InputError, match=rf"{model_dir.name} .* needs at least .* Load it in half precision"):
         audit(model_dir, model_dir, forget_set=records)
+
+
+def test_probes_need_the_memory_of_all_models_they_hold(model_dir: Path, rows: Any, little: Any) -> None:
+    """Original and base stay in memory beside the model that is probed; the message counts them."""
+    little(3 * 4 * _weights(model_dir) - 1)
+    models = {"model": model_dir, "original": model_dir, "references": [model_dir] * 2, "base": model_dir}
+    with pytest.raises(InputError, match=rf"{model_dir.name} .* beside 2 other models needs at least .* GB are free"):
+        probe(**models, forget_set=rows("forget", 4), retain_set=rows("retain", 4))
+
+
+def test_shards_and_a_repetition_are_refused_before_anything_is_loaded(
+    model_dir: Path, tmp_path: Path, rows: Any, little: Any
+) -> None:
+    """Training in shards, and the repetition of a deletion, which trains again: no folder and no proof is written."""
+    count, records = _weights(model_dir), rows("forget", 4)
+    little(4 * count - 1)
+    plan = ShardPlan(2, 1, "average", TrainingOptions())
+    with pytest.raises(InputError, match=r"training an adapter on .* needs at least"):
+        finetune_shards(model_dir, records, output_dir=tmp_path / "shards", plan=plan)
+    assert not (tmp_path / "shards").exists()
+    little(16 * count - 1)
+    with pytest.raises(InputError, match=r"training all weights of .* needs at least"):
+        reexecute(model_dir, model_dir, data=records, forget_set=records[:1], output=tmp_path / "proof.json")
+    assert not (tmp_path / "proof.json").exists()
 
 
 def test_the_message_has_both_figures(monkeypatch: pytest.MonkeyPatch) -> None:

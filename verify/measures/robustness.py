@@ -18,6 +18,7 @@ from verify.data.records import Fields, Record, RecordSource
 from verify.errors import InputError
 from verify.io.arguments import checked
 from verify.models.loading import LoadedModel, load_model, require_same_tokenizer
+from verify.models.memory import require_memory_for_loading
 from verify.probes import select_probes
 from verify.probes.base import Material, ProbeNotRunError, mean_losses
 from verify.provenance.training_history import learning_rate_of
@@ -110,6 +111,9 @@ def probe(
     sets = load_sets(forget_set, retain_set, holdout_set, None, data, fields, settings)
     if "retain" not in sets:
         raise InputError("probes need retain records. Give them with --retain FILE, or the training file with --data FILE.")
+    held = [original] if base is None else [original, base]  # in memory throughout
+    for source in (model, *references):
+        require_memory_for_loading(source, settings.dtype, beside=held)
     old = load_model(original, tokenizer=tokenizer, dtype=settings.dtype)
     before = None if base is None else load_model(base, tokenizer=tokenizer, dtype=settings.dtype)
     material = Material(sets["forget"], sets["retain"], old, settings.seed, learning_rate_of(original), before)

@@ -4,6 +4,7 @@ What is counted cannot be avoided: the weights and, while they are trained in fl
 in flight and the libraries come on top, so a run that passes can still run out of memory; one that is refused could not have run.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -100,12 +101,21 @@ def require_memory(needed: float, what: str, remedy: str, device: str | None = N
         raise InputError(f"{what} needs at least {needed / 1e9:.1f} GB of memory, and {free / 1e9:.1f} GB are free. {remedy}")
 
 
-def require_memory_for_loading(source: Any, dtype: str = "auto", device: str | None = None) -> None:
-    """Refuse to load a model that does not fit into memory; errors as `require_memory`."""
+def require_memory_for_loading(source: Any, dtype: str = "auto", device: str | None = None, *, beside: Sequence[Any] = ()) -> None:
+    """Refuse to load a model that does not fit into memory, beside others that are in memory at the same time.
+
+    Raises:
+        InputError: as `require_memory`.
+    """
     size = stored_weights(source)
-    if size is not None:
-        remedy = "Load it in half precision (--dtype bfloat16), or use a machine with more memory."
-        require_memory(size.loaded_bytes(dtype), f"{Path(source).name} ({size.count / 1e6:,.0f} million weights)", remedy, device)
+    if size is None:
+        return
+    others = [found for found in map(stored_weights, beside) if found is not None]
+    what = f"{Path(source).name} ({size.count / 1e6:,.0f} million weights)"
+    if others:
+        what += f" beside {len(others)} other model{'s' if len(others) > 1 else ''}"
+    needed = sum(found.loaded_bytes(dtype) for found in (size, *others))
+    require_memory(needed, what, "Load it in half precision (--dtype bfloat16), or use a machine with more memory.", device)
 
 
 def require_memory_for_training(

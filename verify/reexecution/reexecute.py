@@ -25,8 +25,10 @@ from verify.errors import InputError
 from verify.io.arguments import checked
 from verify.models.configuration import entries_of
 from verify.models.loading import load_model
+from verify.models.memory import is_adapter_folder, require_memory_for_training
 from verify.provenance.commitment import committed_logs, joint_root
 from verify.provenance.segment_sampling import detection_probability, drawn_segments, fewest_found, sample_size
+from verify.provenance.shard_plan import SHARDS
 from verify.reexecution.environment import about_software, environment
 from verify.reexecution.execution import Executor, RunAll
 from verify.reexecution.plans import Plan, Trust
@@ -100,6 +102,8 @@ def reexecute(
         raise InputError(f"{output} exists. Name a new file with --output.")
     if workers < 1:
         raise InputError(f"workers={workers} cannot execute anything. Give a number from 1 on.")
+    adapter = is_adapter_folder(model) or (Path(model) / SHARDS).is_file()
+    require_memory_for_training(base, adapter=adapter, dtype=dtype)
     began, key = time.monotonic(), RecordKey.load()
     request = Request(
         model=Path(model),
