@@ -1,9 +1,10 @@
 """Memory and time of an audit by its number of records: scoring ten models, the score table, judging, and judging it again.
 
-    python benchmarks/audit_memory.py [--records 100000] [--models 10] [--attacks quick] [--cache] [--drawn]
+    python benchmarks/audit_memory.py [--records 100000] [--models 10] [--attacks quick] [--cache] [--drawn] [--whole FOLDER]
 
 Tiny random models and invented texts of about 60 tokens, half forget set, half controls; every stage's processor seconds and peak
-memory. With `--drawn` the models' passes, which are no part of what is measured, give way to numbers drawn at random.
+memory. With `--drawn` the models' passes, which are no part of what is measured, give way to numbers drawn at random. With
+`--whole` everything is one call of `verify.audit` on files, report included; an interrupted one goes on from the cache in FOLDER.
 """
 
 import argparse
@@ -77,6 +78,44 @@ def drawn(model: Any, windows: Sequence[Any], *_: Any) -> Any:
     return table
 
 
+def whole(folder: Path, chosen: argparse.Namespace, stages: dict[str, dict[str, float]]) -> None:
+    """Audit in one call, from files of records to the report."""
+    from verify import Settings, audit
+
+    if not (folder / "records").is_dir():
+        models(folder, chosen.models)
+        (folder / "records").mkdir()
+        rng = np.random.default_rng(0)
+        for role in ("forget", "holdout"):
+            with (folder / "records" / f"{role}.jsonl").open("w") as file:
+                for record in texts(role, chosen.records // 2, rng):
+                    row = {"example_id": record.example_id, "prompt": record.prompt, "completion": record.completion}
+                    file.write(json.dumps({**row, "subject_id": record.subject_id}) + "\n")
+    output, seen = folder / f"audit-{time.time_ns()}", dict[str, float]()
+
+    def watch(phase: str, _: float) -> None:
+        if phase not in seen:
+            seen[phase] = status("VmHWM")
+            print(f"{phase}: peak so far {seen[phase]:.0f} MiB", flush=True)
+
+    run = partial(
+        audit,
+        folder / "2",
+        folder / "1",
+        base=folder / "0",
+        references=[folder / str(number) for number in range(3, chosen.models)],
+        forget_set=str(folder / "records" / "forget.jsonl"),
+        holdout_set=str(folder / "records" / "holdout.jsonl"),
+        settings=Settings(attacks=tuple(chosen.attacks), channels=("exact",)),
+        cache_dir=folder / "cache",
+        output_dir=output,
+        progress=watch,
+    )
+    evidence = timed("whole audit", run, stages)
+    sizes = ", ".join(f"{path.name} {path.stat().st_size / MEBIBYTE:.1f} MiB" for path in sorted(output.iterdir()))
+    print(f"verdict {evidence.verdict}; {sizes}")
+
+
 def main() -> None:
     """Run all stages and print a figure a line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -85,6 +124,7 @@ def main() -> None:
     parser.add_argument("--attacks", nargs="+", default=["quick"])
     parser.add_argument("--cache", action="store_true")
     parser.add_argument("--drawn", action="store_true")
+    parser.add_argument("--whole", type=Path)
     chosen = parser.parse_args()
     stages: dict[str, dict[str, float]] = {}
 
@@ -102,6 +142,9 @@ def main() -> None:
     if chosen.drawn:
         observe.compute_token_statistics = drawn  # type: ignore[assignment]
     print(f"libraries loaded: {status('VmRSS'):.0f} MiB")
+    if chosen.whole:
+        whole(chosen.whole, chosen, stages)
+        return
     with tempfile.TemporaryDirectory() as name:
         folder, rng = Path(name), np.random.default_rng(0)
         paths = models(folder, chosen.models)
