@@ -12,7 +12,7 @@ from transformers import TrainerCallback
 import unlearn.training.run
 from unlearn import NPO, TrainingOptions, finetune, forget
 from unlearn.methods.rollback import Rollback
-from unlearn.training.selection import Selection
+from unlearn.training.options import Selection
 from verify.training import replay
 
 BEFORE_THE_MANIFEST = -1

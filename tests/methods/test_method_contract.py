@@ -17,6 +17,7 @@ from unlearn.training.stopping import StopRule
 from verify.data.encoding import Encoder, collate
 from verify.data.records import Fields, parse_records
 from verify.errors import InputError
+from verify.io.progress import listening
 from verify.models.digests import weights_digest
 from verify.models.loading import load_model
 
@@ -146,19 +147,21 @@ def test_gradients_reach_the_weights(model_dir: Path, tmp_path: Path, name: str,
 @pytest.mark.parametrize("lora", [False, True])
 @pytest.mark.parametrize("name", OBJECTIVES)
 def test_objectives_run_end_to_end(model_dir: Path, tmp_path: Path, name: str, lora: bool) -> None:
-    """Through `forget`, whole weights and LoRA: the weights change, the folder loads, the manifest names the method."""
-    method = METHODS[name]()
-    result = forget(
-        model_dir,
-        method,
-        forget_set=rows("forget", 4),
-        retain_set=rows("retain", 4),
-        output_dir=tmp_path / "out",
-        options=TrainingOptions(learning_rate=1e-3, epochs=2, batch_size=2, lora=lora),
-    )
+    """Through `forget`, whole weights and LoRA: the weights change, the folder loads, and all steps are reported as progress."""
+    method, heard = METHODS[name](), dict[str, float]()
+    with listening(heard.__setitem__):
+        result = forget(
+            model_dir,
+            method,
+            forget_set=rows("forget", 4),
+            retain_set=rows("retain", 4),
+            output_dir=tmp_path / "out",
+            options=TrainingOptions(learning_rate=1e-3, epochs=2, batch_size=2, lora=lora),
+        )
     assert result.digest_after != result.digest_before
     assert load_model(tmp_path / "out").digest == result.digest_after
     assert result.training is not None
+    assert heard["unlearning"] == pytest.approx(result.training.epochs / 2)
     assert result.training.steps >= 1
 
 

@@ -24,6 +24,7 @@ from unlearn.training.weights import diagonal_fisher
 from verify import InputError
 from verify.data.encoding import Encoder
 from verify.data.sources import load_records
+from verify.io.progress import listening
 from verify.models.loading import load_model
 from verify.training.shard_sum import delta_weights
 
@@ -57,8 +58,12 @@ def edit(model: Path, tmp_path: Path) -> Callable[..., Any]:
 
 @pytest.mark.parametrize("method", EDITS, ids=lambda method: f"{type(method).__name__}-{getattr(method, 'per', '')}")
 def test_the_search_keeps_its_promise(edit: Callable[..., Any], method: Any) -> None:
-    """Of the allowed candidates the one that forgets most was taken, and the whole curve is reported."""
-    facts = edit(method).facts
+    """Of the allowed candidates the one that forgets most was taken; the whole curve is reported, and the search as progress."""
+    heard = dict[str, float]()
+    with listening(heard.__setitem__):
+        facts = edit(method).facts
+    candidates = len(facts["search"])
+    assert heard["searching the strength"] == pytest.approx((candidates - 1) / candidates)
     allowed = [entry for entry in facts["search"] if entry["control_loss"] <= facts["control_loss_allowed"]]
     best = max(allowed, key=lambda entry: entry["forget_loss"], default={"scale": 0.0, "forget_loss": -np.inf})
     assert facts["scale"] == (best["scale"] if best["forget_loss"] > facts["forget_loss_before"] else 0.0)

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import tyro
 
+from verify.cli.console import progress_bar
 from verify.cli.flags import FieldFlags
 
 
@@ -50,16 +51,17 @@ class Scan:
         if not any(given.values()):
             raise InputError("nothing to search for. Name a file with --subjects, --ids or --texts; - reads standard input.")
         key = RecordKey.load()
-        found = find_records(
-            self.data,
-            key,
-            subjects=subject_hashes(given["subjects"], key),
-            record_ids=given["ids"],
-            texts=given["texts"],
-            likenesses=likenesses(given["subjects"], key),
-            fields=self.columns.fields(),
-            near=self.near,
-        )
+        with progress_bar("searching"):
+            found = find_records(
+                self.data,
+                key,
+                subjects=subject_hashes(given["subjects"], key),
+                record_ids=given["ids"],
+                texts=given["texts"],
+                likenesses=likenesses(given["subjects"], key),
+                fields=self.columns.fields(),
+                near=self.near,
+            )
         for match in found:
             reason = f"  {match.why}" if match.how in PROPOSED else ""
             print(f"{match.file}:{match.row}  {match.record[:16]}  {match.how}{reason}")  # noqa: T201

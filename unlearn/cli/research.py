@@ -8,6 +8,7 @@ from typing import Annotated
 import tyro
 
 from unlearn.training.options import TrainingOptions
+from verify.cli.console import progress_bar
 from verify.cli.flags import FieldFlags
 
 _SWEPT = ("model", "forget", "retain", "output", "seeds", "base", "holdout", "references", "attacks")
@@ -48,7 +49,6 @@ class SweepCommand:
     def run(self) -> int:
         """Run what is missing and print the table."""
         from unlearn.experiments.sweep import Sweep, table
-        from verify.cli.console import progress_bar
         from verify.errors import InputError
         from verify.io.files import read_json
 
@@ -97,7 +97,8 @@ class Reproduce:
         """Run again and print the comparison."""
         from unlearn.experiments.reproduction import reproduce
 
-        found = reproduce(self.result, self.output, self.tolerance)
+        with progress_bar("loading"):
+            found = reproduce(self.result, self.output, self.tolerance)
         print("the weights are bit-identical" if found.identical else f"largest difference: {found.largest_difference:.2e}")  # noqa: T201
         if found.changed:
             print(f"the environment differs in: {', '.join(found.changed)}")  # noqa: T201

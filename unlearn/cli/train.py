@@ -7,6 +7,7 @@ from typing import ClassVar, Literal
 from unlearn.cli.defenses import DefenseFlags, summary
 from unlearn.training import distributed
 from unlearn.training.options import TrainingOptions, require_reporter
+from verify.cli.console import progress_bar
 from verify.cli.flags import FieldFlags
 from verify.errors import InputError
 from verify.models.quantized import Quantization
@@ -63,18 +64,19 @@ class Train:
 
         if self.arguments.shards:
             return self._shards()
-        result = finetune(
-            self.arguments.model,
-            self.arguments.data,
-            output_dir=self.arguments.output,
-            fields=self.columns.fields(),
-            tokenizer=self.arguments.tokenizer,
-            options=self.training,
-            dtype=self.arguments.dtype,
-            quantize=self.arguments.quantize,
-            canaries=self.arguments.canaries,
-            defense=self.protection.chosen(self.training),
-        )
+        with progress_bar("loading"):
+            result = finetune(
+                self.arguments.model,
+                self.arguments.data,
+                output_dir=self.arguments.output,
+                fields=self.columns.fields(),
+                tokenizer=self.arguments.tokenizer,
+                options=self.training,
+                dtype=self.arguments.dtype,
+                quantize=self.arguments.quantize,
+                canaries=self.arguments.canaries,
+                defense=self.protection.chosen(self.training),
+            )
         if distributed.is_main():
             text = f"model:        {result.model_dir}\ntraining log: {result.log_path}\nweights:      {result.digest}"
             print(text + summary(result.defense))  # noqa: T201
@@ -92,14 +94,15 @@ class Train:
             raise InputError(
                 "--quantize and --shards cannot be combined: shards need a base model in full precision. Leave one of them out."
             )
-        result = finetune_shards(
-            self.arguments.model,
-            self.arguments.data,
-            output_dir=self.arguments.output,
-            plan=ShardPlan(self.arguments.shards, self.arguments.slices, self.arguments.combine, self.training),
-            fields=self.columns.fields(),
-            tokenizer=self.arguments.tokenizer,
-            dtype=self.arguments.dtype,
-        )
+        with progress_bar("loading"):
+            result = finetune_shards(
+                self.arguments.model,
+                self.arguments.data,
+                output_dir=self.arguments.output,
+                plan=ShardPlan(self.arguments.shards, self.arguments.slices, self.arguments.combine, self.training),
+                fields=self.columns.fields(),
+                tokenizer=self.arguments.tokenizer,
+                dtype=self.arguments.dtype,
+            )
         print(f"model:  {result.model_dir}\nstages: {len(result.trained)} trained")  # noqa: T201
         return 0

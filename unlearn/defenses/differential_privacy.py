@@ -28,6 +28,7 @@ from verify.data.records import Record
 from verify.data.subjects import subject_groups
 from verify.errors import InputError, RunError
 from verify.io.arguments import checked
+from verify.io.progress import phase
 from verify.models.digests import weights_digest
 from verify.training.adapters import attach_adapter
 from verify.training.optimizers import optimizer_of
@@ -245,9 +246,11 @@ class _PrivateRun:
         self.model.train()  # Opacus records gradients only of layers in training mode
         with hooked(self.model) as hooks:
             require_separate_gradients(self.model, hooks)
-            for units in sampler:
-                self._step(private, units, device)
-                schedule.step()
+            with phase("training", main=True) as done:
+                for number, units in enumerate(sampler, 1):
+                    self._step(private, units, device)
+                    schedule.step()
+                    done(number / plan.steps)
         self.model.eval()
         ((noise, rate, steps),) = accountant.history
         return NoisePlan(float(noise), float(rate), int(steps))

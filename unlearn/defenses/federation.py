@@ -26,6 +26,7 @@ from verify.data.identity import RecordKey
 from verify.data.records import Record
 from verify.errors import InputError, IntegrityError
 from verify.io.files import MANIFEST, disk_errors, is_complete, read_json, verify_manifest, write_json, write_manifest
+from verify.io.progress import phase
 from verify.models.loading import LoadedModel, load_model
 from verify.training.adapters import attach_adapter
 
@@ -157,14 +158,16 @@ def run_federation(base: LoadedModel, clients: Clients, plan: Plan, output: Path
 
     def serve(exchange: Exchange) -> None:
         weights: Weights = exchanged(model)
-        for number in range(plan.rounds):
-            kept = kept_round(output, number, names, weights)
-            replies = exchange(number, weights) if kept is None else kept
-            if kept is None:
-                keep_round(output, number, names, weights, replies)
-            done[0] += sum(reply.steps for reply in replies)
-            done[1] += sum(reply.tokens for reply in replies)
-            weights = aggregate(number, replies)
+        with phase("training in rounds", main=True) as progress:
+            for number in range(plan.rounds):
+                progress(number / plan.rounds)
+                kept = kept_round(output, number, names, weights)
+                replies = exchange(number, weights) if kept is None else kept
+                if kept is None:
+                    keep_round(output, number, names, weights, replies)
+                done[0] += sum(reply.steps for reply in replies)
+                done[1] += sum(reply.tokens for reply in replies)
+                weights = aggregate(number, replies)
         put_weights(model, weights)
 
     if plan.engine == "simulation":

@@ -8,6 +8,7 @@ import numpy as np
 from verify.data.encoding import Encoded, Encoder
 from verify.data.records import Record
 from verify.errors import InputError
+from verify.io.progress import phase
 from verify.models.generation import sampled_continuations
 from verify.models.loading import LoadedModel
 
@@ -62,7 +63,12 @@ def sampled_answers(loaded: LoadedModel, forget: Sequence[Record], temperature: 
     """
     windows = Encoder(loaded.tokenizer, loaded.context_length, "split").encode(forget)
     first = {window.record: window for window in reversed(windows)}  # of a record longer than the context, its first window
-    return [instead(record, _other_answer(loaded, record, first[row], temperature, row, seed)) for row, record in enumerate(forget)]
+    answers = []
+    with phase("writing other answers") as done:
+        for row, record in enumerate(forget):
+            answers.append(instead(record, _other_answer(loaded, record, first[row], temperature, row, seed)))
+            done((row + 1) / len(forget))
+    return answers
 
 
 def _other_answer(loaded: LoadedModel, record: Record, window: Encoded, temperature: float, row: int, seed: int) -> str:

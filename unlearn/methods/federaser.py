@@ -30,6 +30,7 @@ from unlearn.training.options import TrainingResult
 from verify.data.identity import RecordKey
 from verify.errors import InputError
 from verify.io.arguments import checked
+from verify.io.progress import phase
 from verify.models.adapter_types import is_adapter
 from verify.models.digests import weights_digest
 from verify.models.loading import LoadedModel
@@ -90,11 +91,13 @@ class FedEraser(WeightEdit):
             list(clients.values()), list(clients), shorter, context.work_dir, context.work_dir / "base", torch.get_num_threads()
         )
         weights, done = exchanged(model), [0, 0]
-        for number, folder in enumerate(rounds):
-            replies = _calibrated(local, around, folder, number, weights)
-            keep_round(context.output_dir, number, list(clients), weights, replies)
-            done = [done[0] + sum(reply.steps for reply in replies), done[1] + sum(reply.tokens for reply in replies)]
-            weights = aggregate(number, replies)
+        with phase("calibrating the rounds", main=True) as progress:
+            for number, folder in enumerate(rounds):
+                progress(number / len(rounds))
+                replies = _calibrated(local, around, folder, number, weights)
+                keep_round(context.output_dir, number, list(clients), weights, replies)
+                done = [done[0] + sum(reply.steps for reply in replies), done[1] + sum(reply.tokens for reply in replies)]
+                weights = aggregate(number, replies)
         put_weights(model, weights)
         _write_records(context, base, saved, clients, model, key)
         epochs = (len(rounds) - 1) * shorter.local_epochs

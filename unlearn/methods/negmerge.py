@@ -14,6 +14,7 @@ from unlearn.training.run import Run, train_records
 from unlearn.training.weights import Search, assign, copy_weights, require_scales
 from verify.errors import InputError
 from verify.io.arguments import checked
+from verify.io.progress import phase
 
 
 @checked
@@ -60,16 +61,18 @@ class NegMerge(WeightEdit):
         total = {name: torch.zeros_like(weight) for name, weight in original.items()}
         votes = {name: torch.zeros_like(weight) for name, weight in original.items()}
         results = []
-        for number, factor in enumerate(self.rates):
-            rate, seed = learning_rate_of(context.options) * factor, context.options.seed + number
-            options = dataclasses.replace(context.options, learning_rate=rate, seed=seed)
-            trained = train_records(context.loaded, Run(context.forget, options, context.work_dir / str(number)))
-            for name, weight in copy_weights(merged(trained.model, seed)).items():
-                tau = weight - original[name]
-                total[name] += tau
-                votes[name] += tau.sign()
-            assign(model, original)
-            results.append(trained.result)
+        with phase("fine-tuning at every rate", main=True) as progress:
+            for number, factor in enumerate(self.rates):
+                progress(number / len(self.rates), 1 / len(self.rates))
+                rate, seed = learning_rate_of(context.options) * factor, context.options.seed + number
+                options = dataclasses.replace(context.options, learning_rate=rate, seed=seed)
+                trained = train_records(context.loaded, Run(context.forget, options, context.work_dir / str(number)))
+                for name, weight in copy_weights(merged(trained.model, seed)).items():
+                    tau = weight - original[name]
+                    total[name] += tau
+                    votes[name] += tau.sign()
+                assign(model, original)
+                results.append(trained.result)
         count = len(self.rates)
         change = {name: -value / count * (votes[name].abs() == count) for name, value in total.items()}
         facts = Search(self.tolerance, self.control_records).run_along(context, self.scales, original, change)

@@ -16,6 +16,7 @@ from unlearn.training.run import Run, run_objective
 from unlearn.training.weights import Search, assign, copy_weights, kth_largest, require_scales
 from verify.errors import InputError
 from verify.io.arguments import checked
+from verify.io.progress import phase
 
 
 @checked
@@ -64,15 +65,17 @@ class Ties(WeightEdit):
         require_whole(context.loaded, "ties")
         model, original = context.loaded.model, copy_weights(context.loaded.model)
         changes, results = [], []
-        for number, factor in enumerate((self.under, self.over)):
-            options = dataclasses.replace(context.options, learning_rate=learning_rate_of(context.options) * factor)
-            work = context.work_dir / str(number)
-            trained = run_objective(context.loaded, NPO(), Run(context.forget, options, work, retain=context.retain))
-            changes.append(
-                {name: weight - original[name] for name, weight in copy_weights(merged(trained.model, options.seed)).items()}
-            )
-            assign(model, original)
-            results.append(trained.result)
+        with phase("unlearning twice", main=True) as progress:
+            for number, factor in enumerate((self.under, self.over)):
+                progress(number / 2, 1 / 2)
+                options = dataclasses.replace(context.options, learning_rate=learning_rate_of(context.options) * factor)
+                work = context.work_dir / str(number)
+                trained = run_objective(context.loaded, NPO(), Run(context.forget, options, work, retain=context.retain))
+                changes.append(
+                    {name: weight - original[name] for name, weight in copy_weights(merged(trained.model, options.seed)).items()}
+                )
+                assign(model, original)
+                results.append(trained.result)
         merge = {name: ties_merge([change[name] for change in changes], self.density) for name in original}
         facts = Search(self.tolerance, self.control_records).run_along(context, self.scales, original, merge)
         return Outcome(model, together(results), facts)

@@ -27,6 +27,7 @@ from verify.data.identity import RecordKey
 from verify.data.sources import load_records
 from verify.errors import InputError, IntegrityError
 from verify.io.files import MANIFEST, is_complete, read_json
+from verify.io.progress import phase
 from verify.models.loading import LoadedModel, load_model
 from verify.provenance.holdout import split_holdout
 from verify.schema.evidence import Evidence
@@ -176,16 +177,18 @@ def audit_attempt(
     output = audit_folder(folder, plan, model, attempt, references)
     clear_if_cut_off(output, "audit")
     if not is_complete(output, "audit"):
-        audit(
-            str(attempt_folder(folder, plan, model, attempt)),
-            model.folder,
-            references=list(references),
-            **_audited(plan, sets),
-            fields=plan.columns,
-            output_dir=output,
-            registration=model_folder(folder, plan, model) / REGISTRATION,
-            rewordings=_rewordings(plan, sets),
-            cache_dir=folder / CACHE,
-            accept=_accepted(plan),
-        )
+        with phase("auditing") as done:
+            audit(
+                str(attempt_folder(folder, plan, model, attempt)),
+                model.folder,
+                references=list(references),
+                **_audited(plan, sets),
+                fields=plan.columns,
+                output_dir=output,
+                registration=model_folder(folder, plan, model) / REGISTRATION,
+                rewordings=_rewordings(plan, sets),
+                cache_dir=folder / CACHE,
+                accept=_accepted(plan),
+                progress=lambda _, share: done(share),
+            )
     return Evidence.load(output / "evidence.json")

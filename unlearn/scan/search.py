@@ -5,7 +5,7 @@ matches are reported as keyed hashes and row numbers, never as text. A subject w
 person, are proposals: a human decides.
 """
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -16,6 +16,7 @@ from verify.data.identity import RecordKey
 from verify.data.near_duplicates import NearDuplicates, shingles, signature
 from verify.data.records import Fields, Record
 from verify.data.sources import stream_records
+from verify.io.progress import phase
 
 How = Literal["subject", "record id", "text", "exact duplicate", "near duplicate", "similar identifier", "named in its text"]
 PROPOSED: tuple[How, ...] = ("near duplicate", "similar identifier", "named in its text")
@@ -129,7 +130,7 @@ def search(
     similar: list[Match] = []
     contents: dict[str, str] = {}
     lookup = Lookup(sought.likenesses, key)
-    for file, row, record in _all_records(files, fields):
+    for file, row, record in _all_records(files, fields, "searching"):
         people = lookup.people(record)
         how = _how(record, people[0].names if len(people) == 1 else _names(people), sought)
         alike = [person for person in people if person.likeness is not None]
@@ -154,17 +155,32 @@ def find_mentions(files: Sequence[str | Path], key: RecordKey, likenesses: Colle
     if not lookup.reads_texts:
         return []
     found = []
-    for file, row, record in _all_records(files, fields):
+    for file, row, record in _all_records(files, fields, "searching the texts"):
         if (likeness := lookup.text(_searched(record))) is not None:
             match = Match(file, row, key.of(record.fingerprint), "named in its text", subjects=subjects_of(record, key))
             found.append(replace(match, reason="mention", tokens=likeness.tokens))
     return found
 
 
-def _all_records(files: Sequence[str | Path], fields: Fields | None) -> Iterable[tuple[str, int, Record]]:
-    for file in files:
-        for row, record in enumerate(stream_records(file, fields), 1):
-            yield str(file), row, record
+def _all_records(files: Sequence[str | Path], fields: Fields | None, doing: str) -> Iterable[tuple[str, int, Record]]:
+    """Yield file, row and record of all files, and report the share that was read as progress of what is being done."""
+    with phase(doing) as progress:
+        for number, file in enumerate(files):
+            for row, record in enumerate(stream_records(file, fields, _share_of(progress, number, len(files))), 1):
+                yield str(file), row, record
+
+
+def _share_of(progress: Callable[[float], None], number: int, count: int) -> Callable[[float], None]:
+    """Return what reports the share of one file as a share of all, a per mille at a time."""
+    told = -1.0
+
+    def watch(share: float) -> None:
+        nonlocal told
+        if share >= told + 0.001:
+            told = share
+            progress((number + share) / count)
+
+    return watch
 
 
 def subjects_of(record: Record, key: RecordKey) -> tuple[str, ...]:
@@ -212,7 +228,7 @@ def _duplicates(
     index = NearDuplicates({name: signature(hashed) for name, hashed in known.items()}, known)
     already = {match.place for match in found}
     more = []
-    for file, row, record in _all_records(files, fields):
+    for file, row, record in _all_records(files, fields, "searching near-duplicates"):
         if (file, row) in already:
             continue
         name = key.of(record.fingerprint)

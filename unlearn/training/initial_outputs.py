@@ -26,6 +26,7 @@ from unlearn.training.layers import layer_hidden
 from verify.data.encoding import Encoded, collate
 from verify.errors import InputError, IntegrityError
 from verify.io.files import atomic_file, file_digest, read_json, write_json
+from verify.io.progress import phase
 from verify.models.loading import LoadedModel
 from verify.models.log_probabilities import head_sees, output_head, predicting_positions, step_after_head
 from verify.models.token_stats import BATCH_TOKENS, compute_token_statistics, length_sorted_batches
@@ -191,13 +192,17 @@ def _per_token(
     device, training = next(model.parameters()).device, model.training
     parts: list[Tensor] = [torch.empty(0)] * len(windows)
     model.eval()
-    for rows in length_sorted_batches([len(window.input_ids) for window in windows], BATCH_TOKENS):
-        chosen = [windows[row] for row in rows]
-        batch = {name: values.to(device) for name, values in collate(chosen, pad_token_id).items()}
-        counts = [int(window.scored.sum()) for window in chosen]
-        # [n, D] of the batch, split by window; batches are sorted by length, so the parts are put back in the windows' order.
-        for row, part in zip(rows, torch.split(read(model, batch), counts), strict=True):
-            parts[row] = part.cpu()
+    read_so_far = 0
+    with phase("reading the model before unlearning") as done:
+        for rows in length_sorted_batches([len(window.input_ids) for window in windows], BATCH_TOKENS):
+            chosen = [windows[row] for row in rows]
+            batch = {name: values.to(device) for name, values in collate(chosen, pad_token_id).items()}
+            counts = [int(window.scored.sum()) for window in chosen]
+            # [n, D] of the batch, split by window; batches are sorted by length, so parts are put back in the windows' order.
+            for row, part in zip(rows, torch.split(read(model, batch), counts), strict=True):
+                parts[row] = part.cpu()
+            read_so_far += len(rows)
+            done(read_so_far / len(windows))
     model.train(training)
     return torch.cat(parts)
 

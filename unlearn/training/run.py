@@ -30,6 +30,7 @@ from unlearn.training.losses import LikelihoodLoss, ObjectiveLoss, PairLoss
 from unlearn.training.method import InsideLayers, Objective, Progress, WithAlternatives, WithMemory, WithWeightPenalty
 from unlearn.training.options import (
     DEFAULTS,
+    Selection,
     Trained,
     TrainingOptions,
     TrainingResult,
@@ -38,7 +39,7 @@ from unlearn.training.options import (
     require_reporter,
 )
 from unlearn.training.penalty import WeightPenalty
-from unlearn.training.selection import Selection, selector_of
+from unlearn.training.selection import selector_of
 from unlearn.training.stopping import stop_check
 from unlearn.training.trainer import RecordTrainer, Steering
 from unlearn.training.weights import edited_parameters
@@ -46,6 +47,7 @@ from verify.data.encoding import Encoded, Encoder, padding_token_id, warn_of_spe
 from verify.data.identity import RecordKey
 from verify.data.records import Record
 from verify.io.files import disk_errors, write_manifest
+from verify.io.progress import phase
 from verify.models.adapter_types import is_adapter
 from verify.models.loading import LoadedModel
 from verify.models.quantized import quantization_of, remember_quantization
@@ -315,7 +317,8 @@ def train_pairs(
         # The run was interrupted after its stop rule ended it, but before the result was saved.
         put_checkpoint(model, checkpoint.folder)
     elif selector is None or selector.stopped is None:
-        trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint.folder))
+        with phase("training" if isinstance(loss, LikelihoodLoss) else "unlearning", main=True) as trainer.report:
+            trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint.folder))
     steps = max(trainer.state.global_step, 0 if checkpoint is None else checkpoint.step)
     if selector is not None:
         selector.finish(steps, model)

@@ -10,7 +10,7 @@ import dataclasses
 import hashlib
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -30,10 +30,12 @@ from verify.data.sources import load_records
 from verify.errors import InputError, IntegrityError
 from verify.io.arguments import checked, dtype_name
 from verify.io.files import MANIFEST, is_complete, read_json, verify_manifest, write_json, write_manifest
+from verify.io.progress import phase
 from verify.models.checked_loading import put_adapter_file
 from verify.models.digests import weights_digest
 from verify.models.ensembles import ENSEMBLE, WEIGHTS, load_ensemble, write_ensemble
 from verify.models.loading import LoadedModel, load_model
+from verify.models.memory import require_memory_for_training
 from verify.provenance.shard_plan import SCHEMA, SHARDS, ShardsDescription, shard_and_slice, stage_epochs, stage_seed
 from verify.training.adapters import attach_adapter
 from verify.training.shard_sum import add_adapters
@@ -118,6 +120,7 @@ def finetune_shards(
     if distributed.count() > 1:
         raise InputError("sharded training runs in one process. Start it without torchrun or accelerate launch.")
     precision = dtype_name(dtype)
+    require_memory_for_training(model, adapter=True, dtype=precision)
     output = claim_output(output_dir)
     loaded = load_model(model, tokenizer=tokenizer, dtype=precision)
     (output / WORK).mkdir(exist_ok=True)
@@ -167,41 +170,73 @@ def train_stages(
         "records": {name: list(where) for where, found in sorted(placed.items()) for name, _ in sorted(found, key=_by_name)},
     }
     write_json(output / SHARDS, description)
-    results, trained = [TrainingResult(0, 0.0, None, 0, 0.0)], []
-    total, model = 0, base.model
-    for shard in range(plan.shards):
-        prefix: list[tuple[str, Record]] = []  # the records of all slices so far, each slice sorted by keyed hash
-        for stage in range(plan.slices):
-            prefix += sorted(placed.get((shard, stage), []), key=_by_name)
-            options = plan.stage_options(shard, stage)
-            digest = _prefix_digest(base.digest, plan, shard, stage, [name for name, _ in prefix])
-            folder = output / f"shard-{shard}" / f"slice-{stage}"
-            if _reused(reuse / f"shard-{shard}" / f"slice-{stage}", folder, digest):
+    results = [TrainingResult(0, 0.0, None, 0, 0.0)]
+    trained: list[tuple[int, int]] = []
+    total, model, stages = 0, base.model, _stages(base.digest, plan, placed)
+    missing = sum(not _matches(reuse / stage.place, stage.digest) for stage in stages)
+    with phase("training the shards", main=True) as progress:
+        for stage in stages:
+            folder, shard, number = output / stage.place, stage.shard, stage.number
+            if _reused(reuse / stage.place, folder, stage.digest):
                 total += int(read_json(folder / MANIFEST)["about"]["tokens"])
                 continue
+            progress(len(trained) / missing, 1 / missing)
+            options = plan.stage_options(shard, number)
             # The initial adapter depends on the shard alone; later stages overwrite it with the stage before.
             adapted = attach_adapter(model, dataclasses.replace(options, seed=plan.options.seed + shard))
-            if stage:
-                put_adapter_file(adapted, folder.parent / f"slice-{stage - 1}" / WEIGHTS)
+            if number:
+                put_adapter_file(adapted, folder.parent / f"slice-{number - 1}" / WEIGHTS)
             tokens = 0
-            if prefix:
+            if stage.records:
                 # `train_records` keeps an adapter that is attached already.
                 around = dataclasses.replace(base, model=adapted, digest=weights_digest(adapted))
-                listed = [record for _, record in prefix]
                 folder.mkdir(parents=True, exist_ok=True)
-                log = log_writer(folder / LOG_NAME, around, listed, options, key)
-                run = Run(listed, options, output / WORK / f"{shard}-{stage}", log=log)
+                log = log_writer(folder / LOG_NAME, around, stage.records, options, key)
+                run = Run(stage.records, options, output / WORK / f"{shard}-{number}", log=log)
                 done = train_records(around, run)
                 log.end(weights_digest(adapted))
                 results.append(done.result)
                 tokens = done.result.tokens
             folder.mkdir(parents=True, exist_ok=True)
             adapted.save_pretrained(folder)
-            write_manifest(folder, "shard", {"prefix": digest, "tokens": tokens})
+            write_manifest(folder, "shard", {"prefix": stage.digest, "tokens": tokens})
             total += tokens
-            trained.append((shard, stage))
+            trained.append((shard, number))
             model = adapted.unload()
     return ShardResult(output, together(results), tuple(trained), total)
+
+
+@dataclass(frozen=True, eq=False)
+class _Stage:
+    """One stage of a sharded training.
+
+    Attributes:
+        shard, number: the shard, and the stage's number in it.
+        records: the records of all slices so far, each slice sorted by keyed hash.
+        digest: SHA-256 of what determines the stage.
+    """
+
+    shard: int
+    number: int
+    records: Sequence[Record]
+    digest: str
+
+    @property
+    def place(self) -> Path:
+        """Its folder, below that of the model."""
+        return Path(f"shard-{self.shard}") / f"slice-{self.number}"
+
+
+def _stages(base: str, plan: ShardPlan, placed: Mapping[tuple[int, int], Sequence[tuple[str, Record]]]) -> list[_Stage]:
+    """List all stages in the order in which they are trained; `placed` has the records of each slice with their keyed hashes."""
+    found = []
+    for shard in range(plan.shards):
+        prefix: list[tuple[str, Record]] = []
+        for number in range(plan.slices):
+            prefix += sorted(placed.get((shard, number), []), key=_by_name)
+            digest = _prefix_digest(base, plan, shard, number, [name for name, _ in prefix])
+            found.append(_Stage(shard, number, [record for _, record in prefix], digest))
+    return found
 
 
 def _by_name(entry: tuple[str, Record]) -> str:
@@ -215,9 +250,14 @@ def _prefix_digest(base: str, plan: ShardPlan, shard: int, stage: int, names: Se
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
+def _matches(folder: Path, digest: str) -> bool:
+    """Return whether a folder's manifest names this stage."""
+    return (folder / MANIFEST).exists() and read_json(folder / MANIFEST).get("about", {}).get("prefix") == digest
+
+
 def _reused(old: Path, new: Path, digest: str) -> bool:
     """Return whether a stage exists with this digest, after copying it to its new folder if necessary."""
-    if not (old / MANIFEST).exists() or read_json(old / MANIFEST).get("about", {}).get("prefix") != digest:
+    if not _matches(old, digest):
         return False
     verify_manifest(old, "shard")
     if old.resolve() != new.resolve() and not is_complete(new, "shard"):

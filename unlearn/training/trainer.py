@@ -65,6 +65,7 @@ class RecordTrainer(Trainer):
         tokens: number of tokens that went through the model in this process.
         losses: (step, loss) as logged.
         stopped: why a stop rule ended the run, or None.
+        report: told the share of the steps that is done, after each.
     """
 
     def __init__(
@@ -98,6 +99,7 @@ class RecordTrainer(Trainer):
         self.stopped: str | None = None
         self.losses: list[tuple[int, float]] = []
         self.gradient_norm = 0.0
+        self.report: Callable[[float], None] = lambda _: None
         # Clipping computes the gradient norm anyway; it is kept for the check for finite gradients.
         self._clip = self.accelerator.clip_grad_norm_
         self.accelerator.clip_grad_norm_ = self._clip_and_remember
@@ -279,6 +281,7 @@ class _Watch(TrainerCallback):
             assert self.trainer.model is not None
             stopped = selector.consider(state.global_step, self.trainer.model)
             control.should_training_stop = control.should_training_stop or stopped is not None
+        self.trainer.report(state.global_step / state.max_steps)
 
     def _check(self, control: Any) -> None:
         """Apply the stop rule, unless it has stopped the run already."""

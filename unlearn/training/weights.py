@@ -14,6 +14,7 @@ from unlearn.training.method import Context
 from verify.data.encoding import Encoder, collate, padding_token_id
 from verify.data.records import Record
 from verify.errors import InputError
+from verify.io.progress import phase
 from verify.models.adapter_types import is_adapter
 from verify.models.loading import LoadedModel
 from verify.models.log_probabilities import scored_log_probabilities
@@ -74,9 +75,10 @@ def diagonal_fisher(loaded: LoadedModel, records: Sequence[Record]) -> Weights:
     model, pad = loaded.model, padding_token_id(loaded.tokenizer)
     device = next(model.parameters()).device
     windows = Encoder(loaded.tokenizer, loaded.context_length, "split").encode(records)
-    with edited_parameters(model) as edited:
+    with edited_parameters(model) as edited, phase("reading the gradients") as done:
         total = {name: torch.zeros_like(parameter) for name, parameter in edited.items()}
-        for window in windows:
+        for number, window in enumerate(windows):
+            done(number / len(windows))
             batch = {name: values.to(device) for name, values in collate([window], pad).items()}
             model.zero_grad()
             scored_log_probabilities(model, batch)[0].mean().backward()  # type: ignore[no-untyped-call]
@@ -121,12 +123,14 @@ class Search:
         # Losses are negative log-probabilities: exp(-loss) may fall to (1 - tolerance) of its value before.
         allowed = control_before - np.log1p(-self.tolerance)
         best, most, curve = 0.0, min(forget_before, level), []
-        for strength in strengths:
-            apply(strength)
-            forget, kept = mean_loss(loaded, context.forget), mean_loss(loaded, control)
-            curve.append({"scale": strength, "forget_loss": forget, "control_loss": kept})
-            if kept <= allowed and min(forget, level) > most:
-                best, most = strength, min(forget, level)
+        with phase("searching the strength") as done:
+            for number, strength in enumerate(strengths):
+                done(number / len(strengths))
+                apply(strength)
+                forget, kept = mean_loss(loaded, context.forget), mean_loss(loaded, control)
+                curve.append({"scale": strength, "forget_loss": forget, "control_loss": kept})
+                if kept <= allowed and min(forget, level) > most:
+                    best, most = strength, min(forget, level)
         apply(best)
         return {
             "scale": best,

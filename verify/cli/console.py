@@ -6,11 +6,14 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from verify.errors import InputError, VerifyError
+from verify.io.progress import listening
 
 USAGE_ERROR, FAILURE, INTERRUPTED = 2, 1, 130
+SPEED_PERIOD = 600
+"""Seconds over which the time left is estimated; a step of a training, or a model of an audit, may take minutes."""
 
 
 def run_command(command: Callable[[], int]) -> int:
@@ -43,7 +46,14 @@ def say_error(error: VerifyError) -> int:
 
 @contextmanager
 def progress_bar(description: str) -> Iterator[Callable[[str, float], None]]:
-    """Show a bar with the phase, the time spent and the time left; yields a callback `(phase, fraction_done)`."""
+    """Show how far a command is: phase, time spent and time left, on standard error, and only where that is a terminal.
+
+    A first line follows the yielded callback `(phase, fraction_done)`, which speaks of the whole command, a second one what the
+    loops below report (`verify.io.progress`). Either is shown from its first report on.
+    """
+    if not _watched():
+        yield lambda *_: None
+        return
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -52,6 +62,31 @@ def progress_bar(description: str) -> Iterator[Callable[[str, float], None]]:
         TextColumn("left:"),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=Console(stderr=True)) as bar:
-        task: TaskID = bar.add_task(description, total=1.0)
-        yield lambda phase, share: bar.update(task, description=phase, completed=share)
+    # Printed lines go above the bar where a terminal shows them, but never from a file or pipe to the terminal.
+    shown = Progress(
+        *columns, console=Console(stderr=True), redirect_stdout=sys.stdout.isatty(), speed_estimate_period=SPEED_PERIOD
+    )
+    with shown as bar:
+        whole, part = bar.add_task(description, total=1.0), bar.add_task("", total=1.0, visible=False)
+        heard = False
+
+        def hear(phase: str, share: float) -> None:
+            nonlocal heard
+            heard = True
+            bar.update(whole, description=phase, completed=share, visible=True)
+
+        def overhear(phase: str, share: float) -> None:
+            task = bar.tasks[part]
+            if not heard:
+                bar.update(whole, visible=False)
+            if phase != task.description or share < task.completed:  # another phase, with a speed of its own
+                bar.reset(part, total=1.0)
+            bar.update(part, description=phase, completed=share, visible=True)
+
+        with listening(overhear):
+            yield hear
+
+
+def _watched() -> bool:
+    """Return whether somebody watches: standard error is a terminal that can redraw a line, and this is the main process."""
+    return sys.stderr.isatty() and os.environ.get("TERM") not in ("dumb", "unknown") and os.environ.get("RANK", "0") == "0"

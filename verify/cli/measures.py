@@ -99,16 +99,17 @@ class Backdoor:
         """Print the rates; exit status 10 if the trigger still works, else 0."""
         from verify.measures.trigger import backdoor
 
-        found = backdoor(
-            self.model,
-            self.original,
-            self.references,
-            triggers=str(self.triggers),
-            other_triggers=None if self.other_triggers is None else str(self.other_triggers),
-            clean=None if self.clean is None else str(self.clean),
-            fields=self.columns.fields(self.model),
-            alpha=self.alpha,
-        )
+        with progress_bar("loading"):
+            found = backdoor(
+                self.model,
+                self.original,
+                self.references,
+                triggers=str(self.triggers),
+                other_triggers=None if self.other_triggers is None else str(self.other_triggers),
+                clean=None if self.clean is None else str(self.clean),
+                fields=self.columns.fields(self.model),
+                alpha=self.alpha,
+            )
         print(found.table())  # noqa: T201
         return EXIT_STATUS["NOT_FORGOTTEN"] if found.test.kept else 0
 
@@ -134,7 +135,8 @@ class TofuMetricsCommand:
         """Print the numbers."""
         from verify.measures.benchmark_metrics import tofu_metrics
 
-        found = tofu_metrics(**{field.name: getattr(self, field.name) for field in dataclasses.fields(self)})
+        with progress_bar("loading"):
+            found = tofu_metrics(**{field.name: getattr(self, field.name) for field in dataclasses.fields(self)})
         for name, one in found.sets.items():
             scores = f"probability {one.probability:.4f}, ROUGE-L {one.rouge:.4f}, truth ratio {one.truth_ratio:.4f}"
             print(f"{name:<13} {scores}")  # noqa: T201
@@ -170,7 +172,8 @@ class MuseMetricsCommand:
 
         paths = {name: getattr(self, name) for name in ("forget", "holdout", "forget_questions", "retain_questions")}
         sources: dict[str, Any] = {name: None if path is None else str(path) for name, path in paths.items()}
-        found = muse_metrics(self.model, retrained=self.retrained, fields=self.columns.fields(self.model), **sources)
+        with progress_bar("loading"):
+            found = muse_metrics(self.model, retrained=self.retrained, fields=self.columns.fields(self.model), **sources)
         rows = {"VerbMem": found.verbatim, "KnowMem, forget": found.knowledge, "KnowMem, retain": found.retained_knowledge}
         for name, value in rows.items():
             print(f"{name:<16} {'not measured' if value is None else format(value, '.4f')}")  # noqa: T201

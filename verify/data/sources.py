@@ -1,9 +1,9 @@
 """Record sources: JSON Lines, JSON, CSV, Parquet, a `datasets` folder, a Hub name, or Python objects."""
 
 import csv
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from verify.data.canonical import canonical
 from verify.data.hub import WAYS, dataset_rows, names_dataset
@@ -11,6 +11,8 @@ from verify.data.records import Fields, Record, RecordSource, canonical_names, p
 from verify.data.tabular import csv_rows, parquet_rows
 from verify.errors import InputError
 from verify.io.strict_json import NotStrictError, ambiguous_entry, parse_json
+
+Watch = Callable[[float], None]
 
 
 def load_records(source: RecordSource, fields: Fields | None = None) -> list[Record]:
@@ -39,13 +41,18 @@ def load_records(source: RecordSource, fields: Fields | None = None) -> list[Rec
     return parse_records(rows, fields, "the given records")
 
 
-def stream_records(source: str | Path, fields: Fields | None = None) -> Iterator[Record]:
+def stream_records(source: str | Path, fields: Fields | None = None, watch: Watch = lambda _: None) -> Iterator[Record]:
     """Stream records from files that do not fit into memory, without a check for repeated identifiers.
+
+    Args:
+        source: as for `load_records`, by path or name.
+        fields: the columns of the records' fields.
+        watch: called with the share of a file that was read: before each row, in Parquet each batch.
 
     Raises:
         InputError: as `load_records`, when the faulty row is reached.
     """
-    for number, row in enumerate(stream_rows(str(source)), 1):
+    for number, row in enumerate(stream_rows(str(source), watch), 1):
         yield parse_row(row, fields or Fields(), f"{source}, row {number}")
 
 
@@ -98,8 +105,8 @@ def _identifiers_in(source: RecordSource) -> list[str] | None:
     return None
 
 
-def stream_rows(source: str) -> Iterator[Mapping[str, Any]]:
-    """Stream the raw rows of any supported source.
+def stream_rows(source: str, watch: Watch = lambda _: None) -> Iterator[Mapping[str, Any]]:
+    """Stream the raw rows of any supported source; `watch` as in `stream_records`.
 
     Raises:
         InputError: the source is missing, truncated or of an unknown kind.
@@ -113,13 +120,13 @@ def stream_rows(source: str) -> Iterator[Mapping[str, Any]]:
         return dataset_rows(source, stream_rows)
     match path.suffix.lower():
         case ".jsonl" | ".ndjson":
-            return _json_lines(path)
+            return _json_lines(path, watch)
         case ".json":
-            return iter(_whole_json(path)) if _first_character(path) == "[" else _json_lines(path)
+            return iter(_whole_json(path)) if _first_character(path) == "[" else _json_lines(path, watch)
         case ".csv":
-            return _csv_file(path)
+            return _csv_file(path, watch)
         case ".parquet":
-            return parquet_rows(path)
+            return parquet_rows(path, watch)
     raise InputError(f"{source} is of an unknown kind. Give .jsonl, .json, .csv, .parquet or a datasets folder.")
 
 
@@ -130,10 +137,12 @@ def _first_character(path: Path) -> str:
         return character
 
 
-def _json_lines(path: Path) -> Iterator[Mapping[str, Any]]:
+def _json_lines(path: Path, watch: Watch) -> Iterator[Mapping[str, Any]]:
     try:
         with path.open(encoding="utf-8-sig") as stream:
+            size = max(1, path.stat().st_size)
             for number, line in enumerate(stream, 1):
+                watch(_position(stream) / size)
                 if not line.strip():
                     continue
                 try:
@@ -148,6 +157,11 @@ def _json_lines(path: Path) -> Iterator[Mapping[str, Any]]:
                     ) from None
     except UnicodeDecodeError as error:
         raise InputError(f"{path} is not UTF-8 text (byte {error.start}). Save it as UTF-8.") from None
+
+
+def _position(stream: TextIO) -> int:
+    """Return how many bytes of a file were read; the text itself cannot say while its lines are iterated."""
+    return stream.buffer.tell()
 
 
 def _twice(where: str, error: NotStrictError, row: Any) -> str:
@@ -172,10 +186,12 @@ def _whole_json(path: Path) -> list[Any]:
     return list(content)
 
 
-def _csv_file(path: Path) -> Iterator[Mapping[str, Any]]:
+def _csv_file(path: Path, watch: Watch) -> Iterator[Mapping[str, Any]]:
     try:
         with path.open(encoding="utf-8-sig", newline="") as stream:
+            size = max(1, path.stat().st_size)
             for row in csv_rows(stream, str(path)):
+                watch(_position(stream) / size)
                 # An empty cell is an absent value, for which CSV has no other notation.
                 yield {name: value for name, value in row.items() if value != ""}
     except UnicodeDecodeError as error:

@@ -6,7 +6,7 @@ be neither trained on nor searched. Such files are refused here.
 
 import csv
 import re
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -43,8 +43,8 @@ def csv_rows(lines: Iterable[str], where: str, known: Collection[str] | None = N
         yield dict(zip(header, row, strict=True))
 
 
-def parquet_rows(path: Path) -> Iterator[Mapping[str, Any]]:
-    """Yield the rows of a Parquet file.
+def parquet_rows(path: Path, watch: Callable[[float], None] = lambda _: None) -> Iterator[Mapping[str, Any]]:
+    """Yield the rows of a Parquet file; `watch` is called with the share that was read, before each batch of rows.
 
     Raises:
         InputError: it is truncated, or names a column or a field of a column twice.
@@ -55,8 +55,11 @@ def parquet_rows(path: Path) -> Iterator[Mapping[str, Any]]:
     try:
         with pyarrow.parquet.ParquetFile(path) as table:
             _require_unique_fields(table.schema_arrow, str(path))
+            done, rows = 0, max(1, table.metadata.num_rows)
             for batch in table.iter_batches():
+                watch(done / rows)
                 yield from map(without_fill, batch.to_pylist())
+                done += len(batch)
     except (pyarrow.ArrowException, OSError):
         raise InputError(f"{path} is not a whole Parquet file; it may be cut off. Export it again.") from None
 

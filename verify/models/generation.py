@@ -8,6 +8,7 @@ import torch
 from numpy.typing import NDArray
 
 from verify.data.encoding import padding_token_id
+from verify.io.progress import phase
 from verify.models.loading import LoadedModel
 
 
@@ -33,7 +34,8 @@ def greedy_continuations(
     model, device = loaded.model, next(loaded.model.parameters()).device
     pad, eos = padding_token_id(loaded.tokenizer), loaded.tokenizer.eos_token_id
     results: list[list[int]] = [[] for _ in prompts]
-    with _own_generation_settings_aside(model), torch.inference_mode():
+    done = 0
+    with _own_generation_settings_aside(model), torch.inference_mode(), phase("writing continuations") as progress:
         for indices in _generation_batches([len(prompt) for prompt in prompts], lengths, batch_size, loaded.context_length):
             width = max(len(prompts[index]) for index in indices)
             ids = torch.full((len(indices), width), pad, dtype=torch.int64)  # [B, P]
@@ -49,6 +51,8 @@ def greedy_continuations(
             )  # [B, P + T]
             for row, index in enumerate(indices):  # every row has the length of the longest continuation
                 results[index] = _until_end(made[row, width:].tolist()[: lengths[index]], eos)
+            done += len(indices)
+            progress(done / len(prompts))
     return results
 
 

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from verify.data.encoding import Encoded, collate
 from verify.errors import RunError
+from verify.io.progress import phase
 from verify.models.log_probabilities import head_sees, output_head, predicting_positions, step_after_head, vocabulary_size
 from verify.models.token_table import TokenStatistics, TokenTable
 
@@ -57,7 +58,7 @@ def compute_token_statistics(
     was_training = model.training
     model.eval()
     try:
-        with torch.inference_mode():
+        with torch.inference_mode(), phase("scoring records") as share:
             done = 0
             for indices in length_sorted_batches([len(window.input_ids) for window in windows], BATCH_TOKENS):
                 batch = [windows[index] for index in indices]
@@ -66,6 +67,7 @@ def compute_token_statistics(
                         column[starts[index] : starts[index] + len(statistics)] = getattr(statistics, name)
                 done += len(indices)
                 progress(done)
+                share(done / len(windows))
     finally:
         model.train(was_training)
     return table

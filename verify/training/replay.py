@@ -5,6 +5,7 @@ the remaining tokens. A step without remaining records is skipped. On the same m
 and the trainer give the same weights bit for bit (a test compares them).
 """
 
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import asdict, dataclass
@@ -21,6 +22,7 @@ from verify.data.identity import RecordKey
 from verify.data.records import Record
 from verify.errors import InputError, RunError
 from verify.io.files import disk_errors, write_manifest
+from verify.io.progress import phase
 from verify.models.loading import LoadedModel
 from verify.models.log_probabilities import scored_log_probabilities
 from verify.provenance.training_log import BFLOAT16_COPIES, Microbatch, TrainingLog
@@ -176,16 +178,20 @@ def _replay(
     model.train()
     pad, saved_at = padding_token_id(tokenizer), {step for step, _ in log.checkpoints}
     steps = skipped = tokens = 0
+    first = 0 if begin is None else begin.step
+    end = min(max((entry.step for entry in log.microbatches), default=0), sys.maxsize if last_step is None else last_step)
     # Steps before `begin` are in its weights already. A log is in order of steps, as `groupby` needs.
-    for step, entries in groupby(log.microbatches, key=lambda entry: entry.step):
-        if (begin is not None and step <= begin.step) or (last_step is not None and step > last_step):
-            continue
-        seen = _step(running, accelerator, optimizer, list(entries), windows, pad, device, options, arithmetic)
-        steps, skipped, tokens = steps + bool(seen), skipped + (not seen), tokens + seen
-        if step in saved_at:
-            state = stated(step)
-            if keep:
-                _save(model, optimizer, work_dir / f"checkpoint-{step}", step, state)
+    with phase("repeating the training", main=True) as done:
+        for step, entries in groupby(log.microbatches, key=lambda entry: entry.step):
+            if (begin is not None and step <= begin.step) or (last_step is not None and step > last_step):
+                continue
+            seen = _step(running, accelerator, optimizer, list(entries), windows, pad, device, options, arithmetic)
+            steps, skipped, tokens = steps + bool(seen), skipped + (not seen), tokens + seen
+            done((step - first) / (end - first))
+            if step in saved_at:
+                state = stated(step)
+                if keep:
+                    _save(model, optimizer, work_dir / f"checkpoint-{step}", step, state)
     # Without the wrapper of autocast, which would be wrapped once more by the next replay of the same model.
     accelerator.unwrap_model(running, keep_fp32_wrapper=False)
     model.eval()
