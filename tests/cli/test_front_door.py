@@ -106,6 +106,7 @@ def test_help_shows_the_flags_that_matter_and_help_all_every_one(capsys: pytest.
         assert stop.value.code == 0
         printed = capsys.readouterr().out
         assert ("--help-all lists every flag" in printed) == (word == "--help")
+        assert "Cost: --epochs passes over the forget set" in printed
         return set(re.findall(r"^[^\w-]*(--[a-z][a-z0-9-]*)", printed, flags=re.MULTILINE))
 
     with pytest.raises(SystemExit) as stop:
