@@ -10,7 +10,7 @@ from verify.io.libraries import quiet_imports
 COMMANDS = {
     "demo": Command(
         "unlearn.cli.demo:Demo",
-        "Train on invented people, remove some with six methods and audit every result.",
+        "Train on invented people, remove some with six methods, audit every result, and delete one person with a proof.",
     ),
     "demo-llm": Command(
         "unlearn.cli.demo:LlmDemo",
