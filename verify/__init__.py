@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from verify.auditing.audit import audit, register
+    from verify.auditing.scoring import score_ahead
     from verify.certificate.check import check_certificate
     from verify.data.records import Fields, Record
     from verify.errors import InputError, IntegrityError, RunError, VerifyError
@@ -52,6 +53,7 @@ _HOME = {
     "probe": "verify.measures.robustness",
     "reexecute": "verify.reexecution.reexecute",
     "register": "verify.auditing.audit",
+    "score_ahead": "verify.auditing.scoring",
     "split_holdout": "verify.provenance.holdout",
     "summary": "verify.report.text",
     "write_report": "verify.report.html",
@@ -72,6 +74,7 @@ __all__ = [
     "probe",
     "reexecute",
     "register",
+    "score_ahead",
     "split_holdout",
     "summary",
     "write_report",

@@ -284,7 +284,7 @@ def audit_result(experiment: Experiment, name: str) -> None:
 
 def _score(experiment: Experiment, name: str) -> None:
     """Score a model of the experiment's folder for all audits; what the cache holds is not computed again."""
-    from verify.auditing.scoring import score_ahead
+    from verify import score_ahead
 
     models = experiment.output / "models"
     score_ahead(
