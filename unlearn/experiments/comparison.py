@@ -17,7 +17,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from unlearn.experiments.usage import UsageFile, measured
+from unlearn.experiments.usage import Usage, UsageFile, measured
 from unlearn.finetuning import recipe_of
 from unlearn.training.options import TrainingOptions
 from unlearn.training.shards import ShardPlan
@@ -89,35 +89,34 @@ class Experiment:
                 for name in (UNTOUCHED, *self.methods)
             ],
         ]
-        seconds = self._run_stages(stages, progress)
-        retraining = seconds.get("forgetting by retrain")
+        used = self._run_stages(stages, progress)
+        retraining = used.get("forgetting by retrain")
         return [
             (
                 name,
                 Evidence.load(self.audit_dir(name) / "evidence.json"),
-                seconds[f"forgetting by {name}"] / retraining if retraining and name != UNTOUCHED else None,
+                used[f"forgetting by {name}"].seconds / retraining.seconds if retraining and name != UNTOUCHED else None,
             )
             for name in (UNTOUCHED, *self.methods)
         ]
 
-    def _run_stages(self, stages: Sequence[Sequence[Job]], progress: Callable[[str, float], None]) -> dict[str, Any]:
-        """Run stage after stage, note what each job took, and return the jobs' results by label."""
+    def _run_stages(self, stages: Sequence[Sequence[Job]], progress: Callable[[str, float], None]) -> Mapping[str, Usage]:
+        """Run stage after stage, and return what each job took, by label; of one that is resumed, what it took at first."""
         usage = UsageFile(self.output)
         total = sum(job.weight for stage in stages for job in stage)
-        done, results = 0.0, {}
+        done = 0.0
         began, reused = time.monotonic(), 0.0
         for stage in stages:
             progress(stage[0].label, done / total)
             wrapped = [replace(job, run=measured, arguments={"run": job.run, "arguments": job.arguments}) for job in stage]
-            for job, (result, used) in run_jobs(wrapped):
-                results[job.label] = result
+            for job, (_, used) in run_jobs(wrapped):
                 done += job.weight
                 reused += job.weight * (job.label in usage.stages)
                 usage.add(job.label, used)
                 worked = done - reused
                 left = (time.monotonic() - began) * (total - done) / worked if worked else None
                 progress(job.label if left is None else f"{job.label}, {_duration(left)} left", done / total)
-        return results
+        return usage.stages
 
     def _fine_tunes(self) -> tuple[list[Job], list[Job]]:
         """Return the fine-tunings that the methods need, and the others: of a pair of the first, each has a core."""

@@ -62,7 +62,7 @@ COMMANDS = {
     ),
     "certify": Command(
         "verify.cli.certificates:Certify",
-        "Sign how a model was unlearned and what its audit found: a certificate that anybody with the public key can check.",
+        "Sign how a model was unlearned and what its audit or re-execution found: anybody with the public key can check it.",
     ),
     "check": Command(
         "verify.cli.certificates:Check",
