@@ -66,10 +66,13 @@ def test_the_weight_penalty_and_its_gradient() -> None:
     model = nn.Sequential(nn.Linear(5, 7), nn.Linear(7, 3))
     start = {name: torch.randn_like(parameter) for name, parameter in model.named_parameters()}
     fisher = {name: torch.rand_like(parameter).bfloat16() for name, parameter in model.named_parameters()}
-    value = WeightPenalty(3.0, start, fisher, 0).value(model)
-    (2.0 * value).backward()
+    penalty = WeightPenalty(3.0, dict(model.named_parameters()), start, fisher, 0)
+    for parameter in model.parameters():
+        parameter.grad = torch.ones_like(parameter)
     moved = {name: parameter.detach().double() - start[name].double() for name, parameter in model.named_parameters()}
     expected = 1.5 * sum((fisher[name].double() * moved[name].square()).sum() for name in moved)
-    assert float(value.detach()) == pytest.approx(float(expected), rel=1e-5)
+    assert float(penalty.value(model)) == pytest.approx(float(expected), rel=1e-5)
+    assert all(torch.equal(parameter.grad, torch.ones_like(parameter)) for parameter in model.parameters()), "a value adds none"
+    assert float(penalty.pull()) == pytest.approx(float(expected), rel=1e-5)
     for name, parameter in model.named_parameters():
-        torch.testing.assert_close(parameter.grad, (6.0 * fisher[name].double() * moved[name]).float())
+        torch.testing.assert_close(parameter.grad, (1 + 3.0 * fisher[name].double() * moved[name]).float())

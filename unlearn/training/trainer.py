@@ -243,10 +243,12 @@ class RecordTrainer(Trainer):
             # A pickle that nothing reads, with paths of this machine in it.
             (folder / "training_args.bin").unlink(missing_ok=True)
             write_json(folder / PROGRESS, {"values": self.progress.values, "stopped": self.stopped, "tokens": tokens})
-            write_manifest(folder, "checkpoint", {"step": self.state.global_step, "microbatch": self.microbatch})
+            # The log comes before the manifest: a run killed between the two resumes from the checkpoint before, and cuts the log
+            # there. The other way round it would resume from a state that its log does not name.
             if self.log_writer is not None:
                 state = None if is_sharded(model) else state_digest(self.accelerator.unwrap_model(model), self.optimizer)
                 self.log_writer.checkpoint(self.state.global_step, folder.name, self.microbatch * self.args.world_size, state)
+            write_manifest(folder, "checkpoint", {"step": self.state.global_step, "microbatch": self.microbatch})
 
 
 class _Watch(TrainerCallback):
