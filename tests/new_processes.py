@@ -99,7 +99,7 @@ def _execute(program: str, *arguments: str) -> str:
 
 
 def in_processes(count: int, function: Callable[..., Any], *given: Any) -> list[Any]:
-    """What the function returns in each of several processes that are told of each other as `torchrun` does; 1: in a lone one.
+    """Return what the function returns in each of several processes, connected as by `torchrun`; with 1, in a single one.
 
     Raises:
         AssertionError: one of them failed. The others are ended, as they would wait for it.

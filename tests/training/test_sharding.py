@@ -18,7 +18,7 @@ from verify.training.sharding import is_sharded, local, put
 
 
 def seen_by(processes: int, model_dir: Path, output: Path) -> dict[str, Any]:
-    """What was seen in so many processes."""
+    """Run the sharded training in a number of processes and return what they saw."""
     output.mkdir()
     in_processes(processes, sharded_run.main, model_dir, output)
     return dict(json.loads((output / "seen.json").read_text()))
