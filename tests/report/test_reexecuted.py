@@ -14,7 +14,7 @@ from verify import InputError
 from verify.certificate.check import Claimed, Signer
 from verify.certificate.reexecution import ReexecutionClaim
 from verify.report.deletion import render
-from verify.report.letter import INDEPENDENT, LIMIT, NOT_REBUILT, NOT_REPEATED, OURSELVES, REBUILT, REPEATED_LIMIT, write_letter
+from verify.report.letter import COUNTERSIGNED, LIMIT, NOT_REBUILT, NOT_REPEATED, OURSELVES, REBUILT, REPEATED_LIMIT, write_letter
 from verify.report.reexecuted import REBUILT as REBUILT_ON_THE_PAGE
 from verify.report.reexecuted import REBUILT_BY_THE_LOG
 from verify.report.rendering import PLAIN
@@ -122,7 +122,7 @@ def test_a_sample_is_called_one(evidence: Evidence, tmp_path: Path) -> None:
     assert "7 parts that had read these records would have been found with a probability of 95 %" in first
     assert "14 of 20 parts of the training were not executed again" in first
     text = letter(record, signed(proof, record))
-    assert "An independent check repeated this computation for 6 of its 20 parts, chosen at random" in text
+    assert "This computation was repeated, as a second signature confirms, for 6 of its 20 parts, chosen at random" in text
     assert "is our own word" in text
     assert "no part in the training" not in text, "a sample does not show it"
 
@@ -166,12 +166,12 @@ def test_proof_and_record_must_belong_together(evidence: Evidence, tmp_path: Pat
     ],
 )
 def test_the_letter_says_what_was_done_again(evidence: Evidence, tmp_path: Path, kind: Any, words: str) -> None:
-    """In plain words, for each kind of deletion, with what is not covered; an independent check only by another's key."""
+    """In plain words, for each kind of deletion, with what is not covered; two keys are two signatures, not independence."""
     proof = proof_about(evidence, kind=kind, unchanged=0)
     record = recorded(proof, tmp_path, evidence)
     text = letter(record, signed(proof, record))
     assert words in text
-    assert f"{INDEPENDENT} and arrived at exactly the same model. So your records had no part in the training" in text
+    assert f"{COUNTERSIGNED} and arrived at exactly the same model. So your records had no part in the training" in text
     assert REPEATED_LIMIT in text
     assert LIMIT not in text, "no test was made, so none is qualified"
     kept = proof_about(evidence, kind=kind)
@@ -180,7 +180,8 @@ def test_the_letter_says_what_was_done_again(evidence: Evidence, tmp_path: Path,
     assert "no part" not in rest, "a state that was not computed again is the operator's word"
     alone = letter(record, signed(proof, record, keys=("1", "1")))
     assert OURSELVES in alone
-    assert INDEPENDENT not in alone
+    assert COUNTERSIGNED not in alone
+    assert "independent" not in text + rest + alone
     for jargon in ("re-execution", "REBUILT", "segment", "bit for bit", "digest", "checkpoint"):
         assert jargon not in text
 

@@ -95,7 +95,7 @@ class Experiment:
             (
                 name,
                 Evidence.load(self.audit_dir(name) / "evidence.json"),
-                used[f"forgetting by {name}"].seconds / retraining.seconds if retraining and name != UNTOUCHED else None,
+                one.seconds / retraining.seconds if (one := used.get(f"forgetting by {name}")) and retraining else None,
             )
             for name in (UNTOUCHED, *self.methods)
         ]
@@ -109,10 +109,11 @@ class Experiment:
         for stage in stages:
             progress(stage[0].label, done / total)
             wrapped = [replace(job, run=measured, arguments={"run": job.run, "arguments": job.arguments}) for job in stage]
-            for job, (_, used) in run_jobs(wrapped):
+            for job, (made, used) in run_jobs(wrapped):
                 done += job.weight
-                reused += job.weight * (job.label in usage.stages)
-                usage.add(job.label, used)
+                reused += job.weight * (made is False or job.label in usage.stages)
+                if made is not False:  # else the time of looking would stand for that of a training
+                    usage.add(job.label, used)
                 worked = done - reused
                 left = (time.monotonic() - began) * (total - done) / worked if worked else None
                 progress(job.label if left is None else f"{job.label}, {_duration(left)} left", done / total)
@@ -178,15 +179,16 @@ class Experiment:
         return self.output / "audits" / ("untouched" if name == UNTOUCHED else name)
 
 
-def _finetune(model: Path, data: Path, output: Path, fields: Fields, options: TrainingOptions) -> float:
+def _finetune(model: Path, data: Path, output: Path, fields: Fields, options: TrainingOptions) -> bool:
+    """Fine-tune a model, and return whether that was still to be done."""
     from unlearn.finetuning import finetune
 
-    seconds = _seconds(output, {"data": data}, options=asdict(options))
-    if seconds is None:
-        seconds = finetune(str(model), str(data), output_dir=output, fields=fields, options=options).result.seconds
+    missing = not _is_done(output, {"data": data}, options=asdict(options))
+    if missing:
+        finetune(str(model), str(data), output_dir=output, fields=fields, options=options)
     if options.save_steps:
         _commit(output)
-    return seconds
+    return missing
 
 
 def _commit(model: Path) -> None:
@@ -202,28 +204,28 @@ def commitment_of(model: Path) -> Path:
     return model.parents[1] / "commitments" / f"{model.name}.json"
 
 
-def _finetune_shards(experiment: Experiment) -> float:
-    """Train the model that `sisa` unlearns from, unless there is one of the same plan and records."""
+def _finetune_shards(experiment: Experiment) -> bool:
+    """Train the model that `sisa` unlearns from, and return whether there was none of the same plan and records."""
     from unlearn.training.shards import finetune_shards
 
     folder, data, plan = experiment.output / "models" / SHARDED, experiment.data / "train.jsonl", experiment.shards
     assert plan is not None, "this job is made for a plan"
-    if (folder / MANIFEST).exists():
+    missing = not (folder / MANIFEST).exists()
+    if missing:
+        finetune_shards(str(experiment.base), str(data), output_dir=folder, plan=plan, fields=experiment.fields)
+    else:
         about = verify_manifest(folder, "model")["about"]
         key = RecordKey.load()
         records = {key.of(record.fingerprint) for record in load_records(str(data), experiment.fields)}
         wanted = json.loads(json.dumps({**asdict(plan), "options": asdict(plan.options)}))
         if any(about.get(name) != value for name, value in wanted.items()) or records != set(read_json(folder / SHARDS)["records"]):
             raise InputError(f"{folder} holds a run with another plan or records. Remove the folder, or name another output.")
-        seconds = float(about["training"]["seconds"])
-    else:
-        result = finetune_shards(str(experiment.base), str(data), output_dir=folder, plan=plan, fields=experiment.fields)
-        seconds = result.training.seconds
     _commit(folder)
-    return seconds
+    return missing
 
 
-def _forget(experiment: Experiment, name: str, parameters: dict[str, Any], options: TrainingOptions) -> float:
+def _forget(experiment: Experiment, name: str, parameters: dict[str, Any], options: TrainingOptions) -> bool:
+    """Unlearn by one method, and return whether that was still to be done."""
     from unlearn.forgetting import fill_in, forget
     from unlearn.methods import method_classes
 
@@ -233,17 +235,16 @@ def _forget(experiment: Experiment, name: str, parameters: dict[str, Any], optio
     sets = {role: experiment.data / f"{role}.jsonl" for role in ("forget", "retain")}
     if (holdout := experiment.holdout(FOR_METHOD)) is not None:
         sets["holdout"] = holdout
-    done = _seconds(
+    if _is_done(
         models / name,
         sets,
         method=name,
         parameters=asdict(method),
         options=asdict(fill_in(options, method, recipe)),
         weights_before=_weights(before),
-    )
-    if done is not None:
-        return done
-    result = forget(
+    ):
+        return False
+    forget(
         str(before),
         method,
         forget_set=str(sets["forget"]),
@@ -254,7 +255,7 @@ def _forget(experiment: Experiment, name: str, parameters: dict[str, Any], optio
         fields=experiment.fields,
         options=options,
     )
-    return result.seconds
+    return True
 
 
 def audit_result(experiment: Experiment, name: str) -> None:
@@ -322,8 +323,8 @@ def _rewordings(experiment: Experiment) -> list[Mapping[str, Any]] | None:
     return [row for row in stream_rows(str(path)) if row["record"] in audited]
 
 
-def _seconds(folder: Path, sets: Mapping[str, Path], **about: Any) -> float | None:
-    """Return the seconds that a finished training took, or None if there is none yet.
+def _is_done(folder: Path, sets: Mapping[str, Path], **about: Any) -> bool:
+    """Return whether a folder holds the finished result of a training with these sets and settings.
 
     Args:
         folder: the folder of its result.
@@ -335,7 +336,7 @@ def _seconds(folder: Path, sets: Mapping[str, Path], **about: Any) -> float | No
         IntegrityError: the folder does not match its manifest.
     """
     if not (folder / MANIFEST).exists():
-        return None
+        return False
     found = verify_manifest(folder, "model")["about"]
     wanted = json.loads(json.dumps(about))  # as read from a manifest, where tuples are lists
     other = [name for name, value in wanted.items() if found.get(name) != value]
@@ -345,7 +346,7 @@ def _seconds(folder: Path, sets: Mapping[str, Path], **about: Any) -> float | No
         raise InputError(
             f"{folder} holds a run with other {' and '.join(other)}. Remove the folder and its audit, or name another output."
         )
-    return float(found["training"]["seconds"])
+    return True
 
 
 def _duration(seconds: float) -> str:

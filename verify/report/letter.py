@@ -68,7 +68,8 @@ SAMPLED = (
     "{who} for {executed} of its {segments} parts, chosen at random, and arrived at exactly the same result each time. That the "
     "other parts were done in the same way is our own word."
 )
-INDEPENDENT = "An independent check repeated this computation"
+COUNTERSIGNED = "This computation was repeated, as a second signature confirms,"
+"""Where two keys signed. Who holds them, and whether their holders are independent, no file can show."""
 OURSELVES = "To check this, we repeated this computation ourselves"
 NEARLY = "Other records with nearly the same words stayed in the training; a person looked at each of them and decided so."
 NOT_REBUILT = (
@@ -255,7 +256,7 @@ def _repeated(models: Sequence[ReplacedModel], certificate: Claimed | None, reco
     rebuilt = [claim for claim in claims if claim.word == "REBUILT_WITHOUT"]
     if not rebuilt or certificate is None:
         return [NOT_REPEATED] if claims else []
-    who = INDEPENDENT if _two_parties(certificate) else OURSELVES
+    who = COUNTERSIGNED if _two_keys(certificate) else OURSELVES
     said = [f"{RETRAINED[claim.kind].format(records=records)} {_checked(claim, who, records)}" for claim in rebuilt]
     if len(rebuilt) < len(models):
         said = [f"Of {len(rebuilt)} of these {len(models)} models we can say this: {sentence}" for sentence in said]
@@ -263,7 +264,7 @@ def _repeated(models: Sequence[ReplacedModel], certificate: Claimed | None, reco
     return [*dict.fromkeys(said), *near, REPEATED_LIMIT]
 
 
-def _two_parties(certificate: Claimed) -> bool:
+def _two_keys(certificate: Claimed) -> bool:
     """Return whether no key signed as operator and as auditor."""
     keys = {role: {signer.key for signer in certificate.signers if signer.role == role} for role in ("operator", "auditor")}
     return keys["operator"].isdisjoint(keys["auditor"])
