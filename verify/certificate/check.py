@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import rfc8785
-from cryptography.exceptions import InvalidSignature
 from securesystemslib.dsse import Envelope
 from securesystemslib.signer import SSlibKey
 
@@ -17,6 +16,7 @@ from verify.certificate.claims import adapter_finding, claim_finding, claimed_ph
 from verify.certificate.reexecution import ReexecutionClaim, claim_of
 from verify.certificate.signing import PAYLOAD_TYPE, PROVENANCE, REEXECUTION, SCHEMA, STATEMENT_TYPE, TEST_RESULT, Statement
 from verify.errors import InputError
+from verify.io.envelopes import signed_by
 from verify.io.files import read_json
 from verify.io.strict_json import NotStrictError, parse_json
 
@@ -247,13 +247,9 @@ def _open(raw: Any, number: int, keys: Sequence[SSlibKey]) -> tuple[Finding, dic
     if not ours:
         signers = ", ".join(name[:16] for name in envelope.signatures) or "nobody"
         return Finding(what, False, f"it is signed by {signers}, a foreign key: none of those you gave"), None, []
-    for key in ours:
-        try:
-            signature = bytes.fromhex(envelope.signatures[key.keyid].signature)
-            _crypto_key(key).verify(signature, envelope.pae())  # DSSE signs type and payload together (pre-authentication encoding)
-        except (InvalidSignature, ValueError):
-            detail = f"it does not match the content, which was edited after key {key.keyid[:16]} signed"
-            return Finding(what, False, detail), None, []
+    if edited := next((key for key in ours if not signed_by(envelope, key)), None):
+        detail = f"it does not match the content, which was edited after key {edited.keyid[:16]} signed"
+        return Finding(what, False, detail), None, []
     try:
         statement = parse_json(envelope.payload)
         canonical = rfc8785.dumps(statement) == envelope.payload
@@ -266,12 +262,6 @@ def _open(raw: Any, number: int, keys: Sequence[SSlibKey]) -> tuple[Finding, dic
     if not canonical:
         return Finding(what, False, "the signed content is not in canonical form (RFC 8785)"), None, []
     return Finding(what, True, f"signed by {ours[0].keyid[:16]}"), statement, [str(key.keyid) for key in ours]
-
-
-def _crypto_key(key: SSlibKey) -> Any:
-    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
-
-    return Ed25519PublicKey.from_public_bytes(bytes.fromhex(key.keyval["public"]))
 
 
 def _one_signer(signers: Mapping[str, str], trusted: Trusted) -> list[Finding]:

@@ -1,16 +1,25 @@
-"""Statement form, Ed25519 keys and DSSE signatures of certificates. Imports no torch: a check takes well under a second."""
+"""Statement form and signatures of certificates. Imports no torch: a check takes well under a second."""
 
-from pathlib import Path
 from typing import Any
 
-import rfc8785
-from cryptography.hazmat.primitives import serialization
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
-from securesystemslib.dsse import Envelope
-from securesystemslib.signer import CryptoSigner, SSlibKey
+from securesystemslib.signer import CryptoSigner
 
-from verify.errors import InputError
-from verify.io.files import atomic_file, write_text
+from verify.io.envelopes import enveloped, load_public_key, load_signer, make_key
+
+__all__ = [
+    "PAYLOAD_TYPE",
+    "PROVENANCE",
+    "REEXECUTION",
+    "SCHEMA",
+    "STATEMENT_TYPE",
+    "TEST_RESULT",
+    "TRAINING_LOGS",
+    "Statement",
+    "load_public_key",
+    "load_signer",
+    "make_key",
+    "sign",
+]
 
 SCHEMA = "unlearn-verify/certificate/1"
 STATEMENT_TYPE = "https://in-toto.io/Statement/v1"
@@ -24,69 +33,10 @@ PAYLOAD_TYPE = "application/vnd.in-toto+json"
 Statement = dict[str, Any]
 
 
-def make_key(private: str | Path) -> str:
-    """Make an Ed25519 key pair and return the key's id.
-
-    Args:
-        private: file of the private key (mode 0600, PKCS#8 PEM, unencrypted); the public key gets the same name with `.pub`.
-
-    Raises:
-        InputError: one of the files exists; a key is never replaced.
-    """
-    private = Path(private)
-    public = private.with_name(private.name + ".pub")
-    for path in (private, public):
-        if path.exists():
-            raise InputError(f"{path} exists, and a signing key is never replaced. Name another file.")
-    key = Ed25519PrivateKey.generate()
-    form = serialization.NoEncryption()
-    with atomic_file(private, mode=0o600) as stream:
-        stream.write(key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, form))
-    pem = key.public_key().public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
-    write_text(public, pem.decode("ascii"))
-    return str(SSlibKey.from_crypto(key.public_key()).keyid)
-
-
-def load_signer(path: str | Path) -> CryptoSigner:
-    """Read a private key.
-
-    Raises:
-        InputError: the file is missing or holds no Ed25519 private key.
-    """
-    try:
-        key = serialization.load_pem_private_key(Path(path).read_bytes(), password=None)
-    except (OSError, ValueError, TypeError):
-        key = None
-    if not isinstance(key, Ed25519PrivateKey):
-        raise InputError(f"{path} is no Ed25519 private key (PEM). Make one with `verify-unlearning keygen --output FILE`.")
-    return CryptoSigner(key)
-
-
-def load_public_key(path: str | Path) -> SSlibKey:
-    """Read a public key.
-
-    Raises:
-        InputError: the file is missing or holds no Ed25519 public key.
-    """
-    try:
-        key = serialization.load_pem_public_key(Path(path).read_bytes())
-    except (OSError, ValueError, TypeError):
-        key = None
-    if not isinstance(key, Ed25519PublicKey):
-        raise InputError(f"{path} is no Ed25519 public key (PEM). Ask the signer for the .pub file that `keygen` wrote.")
-    return SSlibKey.from_crypto(key)
-
-
 def sign(statement: Statement, signer: CryptoSigner) -> dict[str, Any]:
     """Sign a statement in canonical form (RFC 8785) and return the DSSE envelope as JSON.
 
     Raises:
         InputError: it holds a number that has no canonical form, such as an integer beyond 2**53.
     """
-    try:
-        payload = rfc8785.dumps(statement)
-    except rfc8785.CanonicalizationError as error:
-        raise InputError(f"this cannot be signed: {error}. Leave that number out of the model's facts.") from None
-    envelope = Envelope(payload, PAYLOAD_TYPE, {})
-    envelope.sign(signer)
-    return dict(envelope.to_dict())
+    return enveloped(statement, PAYLOAD_TYPE, signer)
