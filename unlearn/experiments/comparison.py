@@ -75,15 +75,24 @@ class Experiment:
     shards: ShardPlan | None = None
     settings: Settings = field(default_factory=Settings)
 
-    def run(self, progress: Callable[[str, float], None]) -> list[Entry]:
-        """Run all stages; return (method, evidence, cost relative to retraining), the untouched model first."""
+    def run(self, progress: Callable[[str, float], None], beside: Sequence[Job] = ()) -> list[Entry]:
+        """Run all stages and return their outcome.
+
+        Args:
+            progress: called with what is done and the share of the work.
+            beside: further jobs that need the methods' models, and not the audits; they run where the models are scored, so that
+                no core waits. A job returns False where its result was there.
+
+        Returns:
+            (method, evidence, cost relative to retraining), the untouched model first.
+        """
         split_holdout_file(self.data / "holdout.jsonl", self.output / "holdout", self.fields, self.seed)
         # The methods need only the models of the first stage; with the references among them, no core waits for the other.
         first, later = self._fine_tunes()
         stages = [
             first,
             sorted([*later, *self._unlearnings(), self._scoring(BASE)], key=lambda job: -job.weight),
-            [self._scoring(name) for name in self._models()],
+            [*beside, *(self._scoring(name) for name in self._models())],
             [
                 Job(f"auditing {name}", self.weights[2] / 3, audit_result, {"experiment": replace(self, methods={}), "name": name})
                 for name in (UNTOUCHED, *self.methods)

@@ -142,8 +142,9 @@ def run_llm_demo(
         shards=ShardPlan(sizes.shards, 1, "route", replace(options, seed=seed + 1)) if "sisa" in methods else None,
         settings=Settings(channels=CHANNELS, attacks=ATTACKS),
     )
-    entries = experiment.run(lambda phase, share: progress(phase, 0.87 * share))
-    proved = prove(experiment, [name for name in PROVED if name in methods], progress)
+    exact = [name for name in PROVED if name in methods]
+    entries = experiment.run(lambda phase, share: progress(phase, 0.96 * share), beside=executions(experiment, exact))
+    proved = [proved_deletion(experiment, name) for name in exact]
     return entries, proved, ask(output, {"before fine-tuning": model, **_models(output, methods)}, questions, progress)
 
 
@@ -192,43 +193,48 @@ def write_people(folder: Path, sizes: Sizes, seed: int) -> list[str]:
     return [*asked, COMMON_KNOWLEDGE]
 
 
-def prove(experiment: Experiment, names: list[str], progress: Callable[[str, float], None]) -> list[ProvedDeletion]:
-    """Execute the deletions of an experiment by some of `PROVED` again, side by side, and write their proofs."""
-    progress("executing the exact deletions again", 0.87)
-    usage, found = UsageFile(experiment.output), dict[str, ProvedDeletion]()
+def executions(experiment: Experiment, names: list[str]) -> list[Job]:
+    """Return the jobs that execute the deletions by some of `PROVED` again, the longest first."""
     about = {"experiment": replace(experiment, methods={})}
-    jobs = [
-        Job(f"executing {name} again", 1, measured, {"run": prove_result, "arguments": {**about, "name": name}}) for name in names
+    weights = {"sisa": experiment.weights[1], "rollback": experiment.weights[0]}
+    return [
+        Job(f"executing {name} again", weights[name], execute_again, {**about, "name": name})
+        for name in sorted(names, key=lambda name: -weights[name])
     ]
-    for job, (proved, used) in run_jobs(jobs):
-        found[proved.method] = proved
-        usage.add(job.label, used)
-    return [found[name] for name in names]
 
 
-def prove_result(experiment: Experiment, name: str) -> ProvedDeletion:
-    """Execute the deletion by one of `PROVED` again, unless its proof is there; an interrupted execution is resumed."""
-    models, folder = experiment.output / "models", experiment.output / PROOFS
-    path, before = folder / f"{name}.json", models / PROVED[name]
-    folder.mkdir(exist_ok=True)
+def execute_again(experiment: Experiment, name: str) -> bool:
+    """Execute a deletion again and write its proof; return whether that was still to be done. What was interrupted is resumed."""
+    models, path = experiment.output / "models", _proof_path(experiment, name)
     if path.exists():
-        proof = Reexecution.load(path)
-    else:
-        proof = reexecute(
-            models / name,
-            str(experiment.base),
-            data=str(experiment.data / "train.jsonl"),
-            forget_set=str(experiment.data / "forget.jsonl"),
-            log=before,
-            commitment=commitment_of(before),
-            fields=experiment.fields,
-            work_dir=folder / f"{name}-states",
-            output=path,
-        )
-    about = verify_manifest(models / name, "model")["about"]
+        return False
+    path.parent.mkdir(exist_ok=True)
+    before = models / PROVED[name]
+    reexecute(
+        models / name,
+        str(experiment.base),
+        data=str(experiment.data / "train.jsonl"),
+        forget_set=str(experiment.data / "forget.jsonl"),
+        log=before,
+        commitment=commitment_of(before),
+        fields=experiment.fields,
+        work_dir=path.parent / f"{name}-states",
+        output=path,
+    )
+    return True
+
+
+def proved_deletion(experiment: Experiment, name: str) -> ProvedDeletion:
+    """Read the proof of an exact deletion, and return its outcome with what deletion and proof cost."""
+    path = _proof_path(experiment, name)
+    proof, about = Reexecution.load(path), verify_manifest(experiment.output / "models" / name, "model")["about"]
     share = float(about["facts"]["share_of_retraining_tokens"])
     seconds = float(about["training"]["seconds"]) + proof.seconds
     return ProvedDeletion(name, proof.phrase, share, proof.tokens / proof.training_tokens, seconds, path)
+
+
+def _proof_path(experiment: Experiment, name: str) -> Path:
+    return experiment.output / PROOFS / f"{name}.json"
 
 
 def ask(output: Path, models: Mapping[str, Path], questions: list[str], progress: Callable[[str, float], None]) -> list[Answer]:
