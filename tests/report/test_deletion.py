@@ -5,20 +5,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from audits import BLIND, evidence_of
-from deletions import HOSTILE, OUTCOMES, REASONS, hostile_record, model_of, of_other_weights, record_of, request_of
+from audits import evidence_of
+from deletions import HOSTILE, OUTCOMES, hostile_record, model_of, of_other_weights, record_of, request_of
 from report_reading import Page
 from score_tables import simulated_table
 
-from verify import InputError, Settings
+from verify import InputError
 from verify.certificate.check import Signer
 from verify.cli.main import main
-from verify.judging.protocol import Aside
 from verify.report.attack_pages import attack_pages
 from verify.report.deletion import render
-from verify.report.letter import RIGHTS, write_letter
+from verify.report.letter import write_letter
 from verify.report.rendering import PLAIN
-from verify.schema.deletion_record import DeletionRecord, Event, ResidualCopy
+from verify.schema.deletion_record import DeletionRecord, Event
 from verify.schema.evidence import Evidence
 from verify.schema.parts import Value
 from verify.schema.robustness import Recovery, RetainHarm, Robustness, Treated
@@ -146,7 +145,7 @@ def test_late_answers_are_called_late(evidence: Evidence) -> None:
     text = Page(render(record, [evidence])).text
     for day, word in ((27, "late"), (28, "within the extension"), (29, "in time"), (30, "late"), (1, "late")):
         assert f"2026-{12 if day == 1 else 11}-{day:02} {word}" in text
-    apologies = ["for which we apologise" in " ".join(write_letter(one, record).text.split()) for one in record.requests]
+    apologies = ["We apologise for the delay" in " ".join(write_letter(one, record).text.split()) for one in record.requests]
     assert apologies == [True, False, False, True, True]
 
 
@@ -201,75 +200,6 @@ def test_hostile_words_are_inert(evidence: Evidence) -> None:
         assert not {"\x1b", "\u202e"} & set(page)
         assert "<U+202E>" in parsed.text
     assert not {"\x1b", "\u202e"} & set(letter.text)
-
-
-@pytest.mark.parametrize("regime", RIGHTS)
-@pytest.mark.parametrize("outcome", OUTCOMES)
-def test_letters(evidence: Evidence, outcome: Any, regime: str) -> None:
-    """Each outcome has its letter, with reason, days and rights; page and mail say the same; no name and no promise is in it."""
-    request = request_of(outcome, regime=regime)
-    record = record_of(evidence, requests=(request,))
-    letter = write_letter(request, record, sent=SENT, kind="extension" if outcome == "open" else "answer")
-    text, page = " ".join(letter.text.split()), " ".join(Page(letter.html).text.split())
-    expected = {
-        "deleted": (
-            "replaced the language model",
-            "27 November 2026",
-            "Backup: overwritten by 31 January 2027",
-            "within the margin of the test",
-        ),
-        "denied": ("We have not deleted your data", REASONS["denied"]),
-        "exempt": ("We have not deleted", REASONS["exempt"]),
-        "not_found": ("the 2 identifiers in your request", "found no record"),
-        "withdrawn": ("You withdrew your request",),
-        "open": ("We had to answer you by 3 December 2026", "3 February 2027", "[say here why"),
-    }[outcome]
-    for sentence in (*expected, *RIGHTS[regime], "1 December 2026", request.id, "[Name and address of the person]"):
-        assert sentence in text, sentence
-        assert sentence in page, sentence
-    assert "proved" not in text
-    assert max(map(len, letter.text.splitlines())) <= 76
-
-
-def test_letters_that_cannot_be_written(evidence: Evidence) -> None:
-    """No answer while a request is open, no extension once it is closed or where the rules have none, no deletion unrecorded."""
-    for request, kind, message in (
-        (request_of("open"), "answer", "still open"),
-        (request_of("denied"), "extension", "can no longer be extended"),
-        (request_of("open", extended_to=None), "extension", "know no extension"),
-        (request_of("open", regime="drop", extended_to=None), "extension", "know no extension"),
-        (request_of("deleted"), "answer", "needs its deletion record"),
-        (request_of("denied", regime="lgpd"), "answer", "no letter for the rules"),
-    ):
-        with pytest.raises(InputError, match=message):
-            write_letter(request, sent=SENT, kind=kind)
-    late = request_of("deleted", answer_by=date(2026, 11, 20), extended_to=None)
-    assert "for which we apologise" in " ".join(write_letter(late, record_of(evidence, requests=(late,)), sent=SENT).text.split())
-
-
-def test_a_letter_of_a_batch_speaks_of_nobody_else(evidence: Evidence) -> None:
-    """Where several requests were answered together, a letter says that numbers and copies are of all of them, and gives no reason
-    that may be about another person's copy; where one was, it stands there with its reason."""
-    reason = "Ms Quillon's employer was ordered by a court to keep it"
-    copies = tuple(ResidualCopy(place=f"{kind}-{turn}", kind=kind, reason=reason) for turn in (1, 2) for kind in ("log", "backup"))
-    two = record_of(evidence, requests=(request_of("deleted"), request_of("deleted", 1)), residual=copies)
-    for request in two.requests:
-        letter = write_letter(request, two, sent=SENT)
-        for text in (" ".join(letter.text.split()), " ".join(Page(letter.html).text.split())):
-            assert "Quillon" not in text
-            assert "together with another request. All numbers below are of these requests together." in text
-            assert "learned from the data of these requests. We have also removed 27 stored copies" in text
-            assert "not all of them contain data of yours" in text
-            assert "[say here which and why]" in text
-            assert (text.count("Log"), text.count("Backup")) == (1, 1), "kinds only, each once"
-    three = record_of(evidence, requests=(*two.requests, request_of("deleted", 2), request_of("denied")), residual=())
-    text = write_letter(three.requests[0], three, sent=SENT).text
-    assert "together with 2 other requests" in text
-    assert "could not delete" not in text.lower()
-    one = record_of(evidence, requests=(request_of("deleted"), request_of("denied")), residual=copies)
-    text = " ".join(write_letter(one.requests[0], one, sent=SENT).text.split())
-    assert text.count(reason) == 4
-    assert "together" not in text
 
 
 @pytest.fixture
@@ -329,14 +259,3 @@ def test_the_record_names_the_audit_itself(evidence: Evidence) -> None:
     edited = evidence.model_copy(update={"not_shown": ()})
     with pytest.raises(InputError, match="is not the one that the deletion record names"):
         render(record_of(evidence), [edited])
-
-
-def test_a_letter_claims_no_comparison_that_was_not_made() -> None:
-    """Without models that were trained without the data, the person is not told of any."""
-    silent = evidence_of(simulated_table(references=0), Settings(planted_draws=40, twins=True), Aside(BLIND, 0.5))
-    assert silent.verdict == "INCONCLUSIVE"
-    for audit, compared in ((silent, False), (evidence_of(simulated_table(references=8, retain=False)), True)):
-        record = record_of(audit, models=(model_of(audit, basis="exact rebuild"),))
-        text = " ".join(write_letter(record.requests[0], record, sent=SENT).text.split())
-        assert ("against models that were trained without this data" in text) is compared
-        assert "cannot show that no trace" in text or compared

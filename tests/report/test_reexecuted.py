@@ -14,7 +14,8 @@ from verify import InputError
 from verify.certificate.check import Claimed, Signer
 from verify.certificate.reexecution import ReexecutionClaim
 from verify.report.deletion import render
-from verify.report.letter import COUNTERSIGNED, LIMIT, NOT_REBUILT, NOT_REPEATED, OURSELVES, REBUILT, REPEATED_LIMIT, write_letter
+from verify.report.letter import write_letter
+from verify.report.letter_words import load_words
 from verify.report.reexecuted import REBUILT as REBUILT_ON_THE_PAGE
 from verify.report.reexecuted import REBUILT_BY_THE_LOG
 from verify.report.rendering import PLAIN
@@ -23,6 +24,7 @@ from verify.schema.evidence import Evidence
 from verify.schema.reexecution import Finding, Reexecution
 
 SENT = date(2026, 12, 1)
+SAYS = load_words("en").texts
 FAILED = {
     "word": "NOT_REBUILT",
     "executed": (),
@@ -57,7 +59,7 @@ def first_page(page: str) -> str:
 def letter(record: DeletionRecord, certificate: Claimed | None) -> str:
     """What the letter says was done, on one line; page and mail say the same."""
     found = write_letter(record.requests[0], record, sent=SENT, certificate=certificate)
-    text = " ".join(found.text.split()).split("WHAT WE DID ")[1].split(" WHAT WE COULD NOT DELETE")[0]
+    text = " ".join(found.text.split()).split("LANGUAGE MODELS ")[1].split(" WHAT WE COULD NOT DELETE")[0]
     page = " ".join(Page(found.html.replace("</p>", " </p>")).text.split())
     assert text in page
     return text
@@ -122,7 +124,7 @@ def test_a_sample_is_called_one(evidence: Evidence, tmp_path: Path) -> None:
     assert "7 parts that had read these records would have been found with a probability of 95 %" in first
     assert "14 of 20 parts of the training were not executed again" in first
     text = letter(record, signed(proof, record))
-    assert "This computation was repeated, as a second signature confirms, for 6 of its 20 parts, chosen at random" in text
+    assert "6 of the 20 parts of this computation, chosen at random, were repeated, as a second signature confirms" in text
     assert "is our own word" in text
     assert "no part in the training" not in text, "a sample does not show it"
 
@@ -160,9 +162,9 @@ def test_proof_and_record_must_belong_together(evidence: Evidence, tmp_path: Pat
 @pytest.mark.parametrize(
     ("kind", "words"),
     [
-        ("derived schedule", "We went back to a point in the model's training before your records had been used"),
-        ("own schedule", "We trained a new model from the same starting model as before, without your records."),
-        ("shards", "We trained every part of the model that had learned from your records again, without them."),
+        ("derived schedule", "We went back to a point in the model's training before these records had been used"),
+        ("own schedule", "We trained a new model from the same starting model as before, without these records."),
+        ("shards", "We trained every part of the model that had learned from these records again, without them."),
     ],
 )
 def test_the_letter_says_what_was_done_again(evidence: Evidence, tmp_path: Path, kind: Any, words: str) -> None:
@@ -171,16 +173,16 @@ def test_the_letter_says_what_was_done_again(evidence: Evidence, tmp_path: Path,
     record = recorded(proof, tmp_path, evidence)
     text = letter(record, signed(proof, record))
     assert words in text
-    assert f"{COUNTERSIGNED} and arrived at exactly the same model. So your records had no part in the training" in text
-    assert REPEATED_LIMIT in text
-    assert LIMIT not in text, "no test was made, so none is qualified"
+    assert f"{SAYS['repeated.countersigned']} {SAYS['no_part']}" in text
+    assert SAYS["repeated_limit"] in text
+    assert SAYS["limit"] not in text, "no test was made, so none is qualified"
     kept = proof_about(evidence, kind=kind)
     rest = letter(recorded(kept, tmp_path, evidence), signed(kept, recorded(kept, tmp_path, evidence)))
     assert "had not been used in the rest of the training is what our own record" in rest
     assert "no part" not in rest, "a state that was not computed again is the operator's word"
     alone = letter(record, signed(proof, record, keys=("1", "1")))
-    assert OURSELVES in alone
-    assert COUNTERSIGNED not in alone
+    assert SAYS["repeated.own"] in alone
+    assert SAYS["repeated.countersigned"] not in alone
     assert "independent" not in text + rest + alone
     for jargon in ("re-execution", "REBUILT", "segment", "bit for bit", "digest", "checkpoint"):
         assert jargon not in text
@@ -193,18 +195,18 @@ def test_the_letter_claims_only_what_was_signed(evidence: Evidence, tmp_path: Pa
     foreign = Claimed((), (), {proof.model: ReexecutionClaim.of(proof, "9" * 64)})
     for certificate in (None, Claimed((), (), {}), foreign):
         text = letter(record, certificate)
-        assert REBUILT in text
+        assert SAYS["rebuilt"] in text
         assert "same model" not in text
         assert "repeated" not in text
     open_proof = proof_about(evidence, word="NOT_TESTABLE", findings=(Finding(kind="near-duplicate", what="2 are near."),))
     unsettled = recorded(open_proof, tmp_path, evidence, basis="exact rebuild")
-    assert NOT_REPEATED in letter(unsettled, signed(open_proof, unsettled))
+    assert SAYS["not_repeated"] in letter(unsettled, signed(open_proof, unsettled))
     failed = proof_about(evidence, **FAILED)
     accused = recorded(failed, tmp_path, evidence, basis="exact rebuild")
     for certificate in (None, signed(failed, accused)):
         text = letter(accused, certificate)
-        assert NOT_REBUILT in text
-        assert REBUILT not in text
+        assert SAYS["not_rebuilt"] in text
+        assert SAYS["rebuilt"] not in text
 
 
 def test_a_letter_of_a_batch_speaks_of_all_records(evidence: Evidence, tmp_path: Path) -> None:
@@ -213,8 +215,9 @@ def test_a_letter_of_a_batch_speaks_of_all_records(evidence: Evidence, tmp_path:
     record = recorded(proof, tmp_path, evidence)
     two = record.model_copy(update={"requests": (request_of("deleted"), request_of("deleted", 1))})
     text = letter(two, signed(proof, two))
-    assert "before the records of these requests had been used" in text
-    assert "your records" not in text
+    assert "before these records had been used" in text
+    whole = " ".join(write_letter(two.requests[0], two, sent=SENT).text.split())
+    assert 'Where this letter speaks of "these records" below, it means the records of both requests.' in whole
 
 
 def test_near_duplicates_that_stay_are_said(evidence: Evidence, tmp_path: Path) -> None:

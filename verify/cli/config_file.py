@@ -15,6 +15,7 @@ from typing import Any
 
 from verify.cli.foreign_flags import find_command, in_our_words
 from verify.errors import InputError
+from verify.io.strict_yaml import read_yaml
 
 FLAG = "--config"
 _NOTHING = ("", "null", "~")
@@ -59,27 +60,7 @@ def read_config(path: Path) -> Mapping[str, Any]:
     Raises:
         InputError: as for `with_config`.
     """
-    import yaml
-
-    class UniqueKeys(yaml.BaseLoader):
-        """A loader that reads every scalar as text and refuses a name that is given twice."""
-
-        def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
-            names = [self.construct_object(key, deep=True) for key, _ in node.value]
-            twice = next((name for name in names if names.count(name) > 1), None)
-            if twice is not None:
-                raise InputError(f"{path} gives {twice} twice. Keep one of them.")
-            found: dict[Any, Any] = super().construct_mapping(node, deep)
-            return found
-
-    try:
-        content = yaml.load(path.read_text(encoding="utf-8"), UniqueKeys)  # noqa: S506 - it constructs nothing but texts
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path} cannot be read ({type(error).__name__}). Give --config a YAML file.") from None
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        where = "" if mark is None else f" (line {mark.line + 1})"
-        raise InputError(f"{path} is not YAML{where}. Write one `flag: value` a line.") from None
+    content = read_yaml(path, purpose="Give --config a YAML file.", form="Write one `flag: value` a line.")
     if not isinstance(content, dict) or not content:
         raise InputError(f"{path} names no flags. Write one `flag: value` a line.")
     for name, value in content.items():

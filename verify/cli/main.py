@@ -76,6 +76,10 @@ COMMANDS = {
         "verify.cli.reports:LetterCommand",
         "Write the letters of reply to deletion requests; sender and addressee are left for you to fill in.",
     ),
+    "letter-templates": Command(
+        "verify.cli.reports:LetterTemplates",
+        "Copy the templates of the letters (every sentence in four languages, the layout, the company's facts) for you to edit.",
+    ),
 }
 
 

@@ -1,4 +1,4 @@
-"""Commands that write documents: report, compare, deletion-report, letter."""
+"""Commands that write documents: report, compare, deletion-report, letter, and the templates of letters."""
 
 import dataclasses
 import re
@@ -137,6 +137,12 @@ class LetterCommand:
     """Numbers of the requests; the default is all closed ones."""
     extension: bool = False
     """Write notices that the reply will take longer, for open requests, which must be named with --requests."""
+    confirmation: bool = False
+    """Write confirmations of receipt, likewise."""
+    language: str | None = None
+    """Language of the letters (en, de, fr, es); the default is the one noted with each request, else that of the templates."""
+    templates: Path | None = None
+    """Your folder of letter templates (`letter-templates` makes one); the default is $UNLEARN_VERIFY_LETTERS, else ours."""
     sent: date | None = None
     """Date of the letter; the default is today."""
     certificate: Path | None = None
@@ -152,7 +158,7 @@ class LetterCommand:
         """Write two files for each request."""
         from verify.certificate.check import read_claims
         from verify.io.files import write_text
-        from verify.report.letter import write_letter
+        from verify.report.letter import LetterKind, write_letter
         from verify.schema.deletion_record import DeletionRecord
 
         record = DeletionRecord.load(self.deletion)
@@ -160,8 +166,9 @@ class LetterCommand:
         if self.certificate is not None:
             _require_about(record, self.deletion, self.certificate, (self.key, self.operator_key, self.auditor_key))
         claims = None if self.certificate is None else read_claims(self.certificate)
-        write = partial(write_letter, sent=self.sent, kind="extension" if self.extension else "answer", certificate=claims)
-        letters = [write(request, record) for request in chosen]
+        kind: LetterKind = "extension" if self.extension else "confirmation" if self.confirmation else "answer"
+        write = partial(write_letter, sent=self.sent, kind=kind, certificate=claims)
+        letters = [write(request, record, language=self.language, templates=self.templates) for request in chosen]
         for request, letter in zip(chosen, letters, strict=True):
             write_text(self.output / f"{request.id}.html", letter.html, mode=0o600)
             write_text(self.output / f"{request.id}.txt", letter.text, mode=0o600)
@@ -174,8 +181,10 @@ class LetterCommand:
         known = {request.id: request for request in record.requests}
         if unknown := [name for name in self.requests if name not in known]:
             raise InputError(f"{len(unknown)} of the requests named are not in {self.deletion}. Give numbers that it contains.")
-        if self.extension and not self.requests:
-            raise InputError("notices of extension are for named requests only. Name them with --requests.")
+        if self.extension and self.confirmation:
+            raise InputError("--extension and --confirmation are two letters. Give one of them.")
+        if (self.extension or self.confirmation) and not self.requests:
+            raise InputError("letters to people whose requests are open are for named requests only. Name them with --requests.")
         chosen = [known[name] for name in self.requests] or [one for one in record.requests if one.outcome != "open"]
         # A number becomes a file name, and the record is untrusted input.
         if any(not re.fullmatch(r"[A-Za-z0-9_-]{1,64}", request.id) for request in chosen):
@@ -183,6 +192,22 @@ class LetterCommand:
                 f"{self.deletion} holds a request number that is no file name. Use letters, digits, - and _, at most 64 characters."
             )
         return chosen
+
+
+@dataclasses.dataclass(frozen=True)
+class LetterTemplates:
+    """Copy the templates of the letters (every sentence in four languages, the layout, the company's facts) for you to edit."""
+
+    folder: Annotated[Path, tyro.conf.Positional]
+    """A new folder; name it then with --templates, or in $UNLEARN_VERIFY_LETTERS. Files and sentences that you delete are ours."""
+
+    def run(self) -> int:
+        """Copy them and print their paths."""
+        from verify.report.letter_words import copy_templates
+
+        for path in copy_templates(self.folder):
+            print(path)  # noqa: T201
+        return 0
 
 
 def _require_about(

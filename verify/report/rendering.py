@@ -94,9 +94,14 @@ def said_by(said: Sequence[tuple[str, Sequence[str]]]) -> dict[str, None]:
     )
 
 
-def environment() -> Environment:
-    """Return the template environment, with every value escaped and every hidden character made visible."""
-    found = Environment(loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined, trim_blocks=True)
+def environment(*folders: Path) -> Environment:
+    """Return the template environment, with every value escaped and every hidden character made visible.
+
+    Args:
+        folders: further folders of templates, searched before that of the pages.
+    """
+    loader = FileSystemLoader([*folders, TEMPLATES])
+    found = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True)
     found.finalize = _finalize
     found.filters["v"] = number
     found.filters["v2"] = partial(number, digits=2)

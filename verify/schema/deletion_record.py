@@ -28,6 +28,20 @@ REEXECUTED = "re-execution"
 EXTENDED = "extended"
 """Event: the person was notified of an extension. It does not change the request's state."""
 
+CONFIRMED = "receipt_confirmed"
+"""Event: the person was told that the request was received (11 CCR 7021). It does not change the request's state."""
+
+RECIPIENTS = "recipients"
+"""Event: what is known of those to whom the data were passed on. It does not change the request's state."""
+
+NOTES = (EXTENDED, CONFIRMED, RECIPIENTS)
+"""Events that are no states."""
+
+RecipientKind = Literal["processor", "recipient", "fine-tune", "vector-store", "prompt-log", "other"]
+PARTIES: tuple[RecipientKind, ...] = ("processor", "recipient", "fine-tune")
+"""Kinds that are somebody else: who processes for the controller, who received the data, who trained on from our weights. The other
+kinds are places of the controller's own."""
+
 Outcome = Literal["deleted", "denied", "exempt", "not_found", "withdrawn", "open"]
 
 
@@ -35,7 +49,7 @@ class Event(Frozen):
     """One step of a request's life.
 
     Attributes:
-        state: the state reached, or "extended".
+        state: the state reached, or one of `NOTES`.
         at: time, ISO 8601; the day counts in the operator's time zone, as the day of receipt does.
     """
 
@@ -46,6 +60,31 @@ class Event(Frozen):
     def day(self) -> date:
         """The day of the event, in the operator's time zone."""
         return date.fromisoformat(self.at[:10])
+
+
+class Recipient(Frozen):
+    """Somebody to whom the data were passed on, or a further place that holds them; without its name.
+
+    Attributes:
+        kind: what it is.
+        due: the last day by which deletion is to be confirmed there.
+        told: the day on which it was told to delete; None before.
+        confirmed: the day on which deletion there was confirmed; None before.
+        evidence: SHA-256 of the confirmation; None without one.
+        unreachable: telling it is impossible or takes a disproportionate effort (GDPR Article 19).
+    """
+
+    kind: RecipientKind
+    due: date
+    told: date | None = None
+    confirmed: date | None = None
+    evidence: Digest | None = None
+    unreachable: bool = False
+
+    @property
+    def open(self) -> bool:
+        """Whether it still has to be told or has not confirmed."""
+        return self.confirmed is None and not self.unreachable
 
 
 class RequestFacts(Frozen):
@@ -62,6 +101,10 @@ class RequestFacts(Frozen):
         outcome: how it ended, or "open".
         reason: reason for a refusal, as given to the person; None otherwise.
         events: the steps, in order.
+        language: code of the language in which the person is written to; None where none was noted.
+        records: number of records about this person that were deleted, in all training files; None in records of earlier versions
+            and where nothing was deleted.
+        recipients: those to whom the data were passed on, and further places; None where nothing was stated.
     """
 
     id: str
@@ -75,6 +118,16 @@ class RequestFacts(Frozen):
     outcome: Outcome
     reason: str | None = None
     events: tuple[Event, ...]
+    language: str | None = None
+    records: int | None = Field(default=None, ge=0)
+    recipients: tuple[Recipient, ...] | None = None
+
+    @model_serializer(mode="wrap")
+    def _as_written(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave out what was not noted: records of earlier versions are written as they were read."""
+        content: dict[str, Any] = handler(self)
+        later = ("language", "records", "recipients")
+        return {name: value for name, value in content.items() if name not in later or value is not None}
 
     @property
     def due(self) -> date:

@@ -1,0 +1,86 @@
+"""What a letter says about the models: what was replaced, what repeating the computation showed, and what tests showed.
+
+Plain sentences without numbers of statistics. What contradicts a deletion is said whether or not it was signed.
+"""
+
+from collections.abc import Mapping, Sequence
+
+from verify.certificate.check import Claimed
+from verify.certificate.reexecution import ReexecutionClaim
+from verify.report.letter_words import Words
+from verify.schema.deletion_record import DeletionRecord, ReplacedModel
+from verify.schema.parts import VerdictWord
+from verify.schema.reexecution import Kind
+
+RETRAINED: Mapping[Kind, str] = {"own schedule": "own", "derived schedule": "derived", "shards": "shards"}
+"""Names of the sentences on what was done, by the kind of deletion that was executed again."""
+
+
+def about_models(record: DeletionRecord, certificate: Claimed | None, words: Words) -> tuple[str, ...]:
+    """Say what was done to the models and what checks showed: repeated computations, then tests, each with what it leaves open."""
+    repeated = _repeated(record.models, certificate, words)
+    bases = [model.basis for model in record.models]
+    rebuilt = bool(bases) and all(basis != "audit" for basis in bases) and repeated in ([], [words.say("not_repeated")])
+    said = [words.say("rebuilt")] if rebuilt else []
+    tested = [_found(model, model.verdict, words) for model in record.models if model.verdict is not None]
+    limit = [words.say("limit")] if said or tested else []
+    replaced = [_replaced(record, words)] if record.models else []
+    return tuple(dict.fromkeys([*replaced, *said, *repeated, *tested, *limit]))
+
+
+def _replaced(record: DeletionRecord, words: Words) -> str:
+    """Say that the models were replaced and, where the operator states it, that the old ones are out of service."""
+    said = words.counted("replaced", len(record.models))
+    if {model.before for model in record.models} <= set(record.retired):
+        said += f" {words.counted('retired', len(record.models))}"
+    return said
+
+
+def _repeated(models: Sequence[ReplacedModel], certificate: Claimed | None, words: Words) -> list[str]:
+    """Say of which models the computation was repeated, with what outcome, and what that leaves open."""
+    named = {model.after: model.reexecution for model in models if model.reexecution is not None}
+    signed = {} if certificate is None else dict(certificate.reexecutions)
+    if "NOT_REBUILT" in {*(one.word for one in named.values()), *(claim.word for claim in signed.values())}:
+        return [words.say("not_rebuilt")]
+    claims = [signed[weights] for weights, one in named.items() if weights in signed and signed[weights].proof == one.proof]
+    rebuilt = [claim for claim in claims if claim.word == "REBUILT_WITHOUT"]
+    if not rebuilt or certificate is None:
+        return [words.say("not_repeated")] if claims else []
+    by = "countersigned" if _two_keys(certificate) else "own"
+    said = [f"{words.say(f'retrained.{RETRAINED[claim.kind]}')} {_checked(claim, by, words)}" for claim in rebuilt]
+    if len(rebuilt) < len(models):
+        said = [words.say("of_several", count=len(rebuilt), total=len(models), sentence=sentence) for sentence in said]
+    near = [words.say("near")] if any(claim.near for claim in rebuilt) else []
+    return [*dict.fromkeys(said), *near, words.say("repeated_limit")]
+
+
+def _two_keys(certificate: Claimed) -> bool:
+    """Return whether no key signed as operator and as auditor.
+
+    Who holds the keys, and whether their holders are independent, no file can show.
+    """
+    keys = {role: {signer.key for signer in certificate.signers if signer.role == role} for role in ("operator", "auditor")}
+    return keys["operator"].isdisjoint(keys["auditor"])
+
+
+def _checked(claim: ReexecutionClaim, by: str, words: Words) -> str:
+    """Say what repeating the computation showed.
+
+    Where states or parts of the training were not computed again, a record that was false from the start would not be noticed.
+    """
+    if claim.executed == claim.segments:
+        return f"{words.say(f'repeated.{by}')} {words.say('by_our_record' if claim.unchanged else 'no_part')}"
+    return words.say(f"sampled.{by}", executed=claim.executed, segments=claim.segments)
+
+
+def _found(model: ReplacedModel, verdict: VerdictWord, words: Words) -> str:
+    """Return what the test of one model says; of models trained without the data only where there were some."""
+    result = words.say(f"result.{verdict}")
+    if verdict == "NOT_TESTABLE":
+        return result
+    if "asked otherwise" in model.tested_by:
+        return f"{words.say('compared.otherwise')} {result}"
+    if verdict != "EQUIVALENT_WITHIN" and "retrained references" not in model.tested_by:
+        return f"{words.say('compared.alone')} {result}"
+    only = f" {words.say('exact_only')}" if verdict == "EQUIVALENT_WITHIN" else ""
+    return f"{words.say('compared.exact')} {result}{only}"
