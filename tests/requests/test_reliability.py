@@ -5,6 +5,7 @@ import io
 import json
 import multiprocessing
 import os
+import re
 import shutil
 import sqlite3
 from collections.abc import Callable
@@ -228,7 +229,7 @@ def test_refusals_and_lists(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cap
     assert run("import", "batch.csv", monkeypatch=monkeypatch) == 2
     batch.write_text("identifier,regime,received\nzebedee,gdpr,2020-01-02\nquill,ccpa,2020-01-03\n")
     assert run("import", "batch.csv", monkeypatch=monkeypatch) == 0
-    first, second = capsys.readouterr().out.split()
+    first, second = re.findall(r"R-[0-9a-f]{12}", capsys.readouterr().out)
     request = {
         "regulation": "gdpr",
         "subject_request_id": "a7551968-d5d6-44b2-9831-815ac9017798",

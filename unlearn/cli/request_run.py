@@ -223,6 +223,8 @@ class Close:
     """Results of `verify-unlearning probe` on the new weights, at most one file for each replaced model."""
     pdf: bool = True
     """Print the report to PDF as well; without Chromium only the HTML page is written, with a message."""
+    templates: Path | None = None
+    """Your folder of letter templates (`verify-unlearning letter-templates`); the default is $UNLEARN_VERIFY_LETTERS, else ours."""
     output: Path = Path("deletions")
     """Folder of the batches."""
     cleanup: Cleanup = dataclasses.field(default_factory=Cleanup)
@@ -230,13 +232,14 @@ class Close:
 
     def run(self) -> int:
         """Clean up once more if the batch was deployed, close it, and print the paths of the documents."""
+        from unlearn.cli.request_text import still_open
         from unlearn.requests.attestation import CERTIFICATE
         from unlearn.requests.close import ClosingDocuments, close_request, purge_batch, require_usable
         from verify.data.identity import RecordKey
         from verify.errors import InputError
 
         how = self.cleanup.how()
-        documents = ClosingDocuments(self.operator_key, self.auditor_key, self.robustness, self.pdf)
+        documents = ClosingDocuments(self.operator_key, self.auditor_key, self.robustness, self.pdf, self.templates)
         with self.ledger.open() as ledger:
             require_usable(ledger, self.output, self.id, documents)
             if ledger.request(self.id).state in ("deployed", "purged"):
@@ -247,9 +250,12 @@ class Close:
                         f"{self.id} cannot be closed: {len(left.unexplained)} copies have no reason. See the list above."
                     )
             record, files = close_request(ledger, self.output, self.id, documents, print)
+            closed = [ledger.request(entry.id) for entry in record.requests]
         print(f"closed as {record.requests[0].outcome}: {', '.join(entry.id for entry in record.requests)}")  # noqa: T201
         for path in files:
             print(path)  # noqa: T201
+        for line in (line for request in closed if request.outcome == "deleted" for line in still_open(request, today())):
+            print(line)  # noqa: T201
         if self.operator_key is not None and (certificate := next((p for p in files if p.name == CERTIFICATE), None)):
             keys = f"--key {self.operator_key}.pub"
             if self.auditor_key not in (None, self.operator_key):

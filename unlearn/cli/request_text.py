@@ -6,7 +6,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from unlearn.requests.ledger.ledger import Request
+from unlearn.requests.ledger.recipients import known_recipients
 from unlearn.requests.ledger.states import REFUSALS
+from verify.io.escaping import visible
 
 if TYPE_CHECKING:
     from unlearn.requests.plan import Plan
@@ -39,9 +41,9 @@ def urgency(request: Request, today: date) -> str:
     """Describe how urgent a request is; "" if it is closed or not due soon."""
     if request.state == "closed":
         return ""
-    last = request.deadlines
-    if last.confirm is not None and request.state == "received" and today > last.confirm:
-        return f"CONFIRMATION OVERDUE since {last.confirm}"
+    confirm = request.unconfirmed_by
+    if confirm is not None and today > confirm:
+        return f"CONFIRMATION OVERDUE since {confirm}"
     left = (request.due - today).days
     if left < 0:
         return f"OVERDUE by {-left} days"
@@ -54,12 +56,74 @@ def listed(requests: Sequence[Request], today: date) -> Iterator[str]:
     for request in ordered:
         state = f"{request.state} ({request.outcome})" if request.outcome else request.state
         extended = "" if request.extension is None else " (extended)"
-        line = f"{request.id}  {state:<18}  {request.first['regime']:<4}  answer by {request.due}{extended}"
-        yield "  ".join([line, *filter(None, (urgency(request, today), *_proofs(request)))])
+        confirm = "" if request.unconfirmed_by is None else f"confirm receipt by {request.unconfirmed_by}, "
+        line = f"{request.id}  {state:<18}  {request.first['regime']:<4}  {confirm}answer by {request.due}{extended}"
+        yield "  ".join([line, *filter(None, (urgency(request, today), *_proofs(request), _open_recipients(request, today)))])
     unretired = [f"{request.id}  {digest[:16]}" for request in ordered for digest in in_service(request)]
     if unretired:
         yield "old weights not yet retired:"
         yield from (f"  {line}" for line in unretired)
+
+
+def _open_recipients(request: Request, today: date) -> str:
+    """Say how many recipients have not confirmed, and by when the next must; "" if none is open."""
+    days = [one.facts.due for one in known_recipients(request) or () if one.facts.open]
+    if not days:
+        return ""
+    next_day = f"RECIPIENT OVERDUE since {min(days)}" if min(days) < today else f"next by {min(days)}"
+    return f"{_count(len(days), 'recipient')} open, {next_day}"
+
+
+def still_open(request: Request, today: date) -> Iterator[str]:
+    """Yield what a deletion still has to reach outside the training data; a line that says so where nothing was stated."""
+    known = known_recipients(request)
+    if known is None:
+        yield (
+            f"{request.id}: nobody stated to whom the data were passed on (GDPR Article 19). Record them with `unlearn request "
+            f"recipients {request.id} --add NAME`, or --nobody."
+        )
+    for one in (one for one in known or () if one.facts.open):
+        late = f"  OVERDUE by {(today - one.facts.due).days} days" if one.facts.due < today else ""
+        said = "not told yet" if one.facts.told is None else f"told on {one.facts.told}, not confirmed"
+        yield f"{request.id}: open: {visible(one.name)} ({one.facts.kind}), {said}, by {one.facts.due}{late}"
+
+
+def recipients(request: Request, today: date) -> Iterator[str]:
+    """Yield one line per recipient of a request: what is open first, then what is done."""
+    yield from still_open(request, today)
+    for one in (one for one in known_recipients(request) or () if not one.facts.open):
+        evidence = "without evidence" if one.facts.evidence is None else f"evidence {one.facts.evidence[:16]}"
+        by = "" if one.by is None else f" by {one.by[:16]}"
+        done = f"cannot be told: {one.reason}" if one.facts.unreachable else f"confirmed on {one.facts.confirmed}{by}, {evidence}"
+        yield f"{request.id}: {visible(one.name)} ({one.facts.kind}), {visible(done)}"
+    if known_recipients(request) == ():
+        yield f"{request.id}: the data were passed on to nobody, as the operator states"
+
+
+def repeats(requests: Sequence[Request]) -> dict[str, list[str]]:
+    """Return, for every open request, the earlier open ones that share an identifier with it; ids only, without those of nobody."""
+    owners: dict[str, list[str]] = {}
+    found: dict[str, list[str]] = {}
+    for request in requests:
+        if request.state in (*REFUSALS, "closed"):
+            continue
+        earlier = list(dict.fromkeys(name for subject in request.subjects for name in owners.get(subject, ())))
+        if earlier:
+            found[request.id] = earlier
+        for subject in request.subjects:
+            owners.setdefault(subject, []).append(request.id)
+    return found
+
+
+def imported(rows: Sequence[Request], requests: Sequence[Request]) -> Iterator[str]:
+    """Yield one line per imported row: its number, the id of its request, the days, and which open request it repeats."""
+    repeated = repeats(requests)
+    numbers = {request.id: f"row {number}" for number, request in enumerate(rows, 1)}
+    for request in rows:
+        confirm = "" if request.unconfirmed_by is None else f"confirm receipt by {request.unconfirmed_by}, "
+        line = f"{numbers[request.id]}  {request.id}  {request.first['regime']:<4}  {confirm}answer by {request.due}"
+        same = [f"{name} ({numbers[name]})" if name in numbers else name for name in repeated.get(request.id, ())]
+        yield line + (f"  repeats {', '.join(same)}, which is open" if same else "")
 
 
 def _proofs(request: Request) -> list[str]:
@@ -83,7 +147,10 @@ def history(request: Request, today: date) -> Iterator[str]:
     yield f"{request.id}: {request.state}" + (f" as {request.outcome}" if request.outcome else "")
     identifiers = _count(len(request.subjects), "identifier")
     yield f"received {first['received']} by {first['source']}, {identifiers}, regime {first['regime']}"
-    dates = [f"confirm by {last.confirm}"] * (last.confirm is not None) + [f"answer by {request.due}"]
+    confirm = [] if last.confirm is None else [f"confirm receipt by {last.confirm}"]
+    if request.confirmation is not None:
+        confirm = [f"receipt confirmed on {request.confirmation['told']}"]
+    dates = [*confirm, f"answer by {request.due}"]
     if (extension := request.extension) is not None:
         dates.append(f"extended from {last.answer}, the person was notified on {extension['told']}")
     elif last.extended is not None and request.state not in (*REFUSALS, "closed") and today <= last.answer:
@@ -94,6 +161,10 @@ def history(request: Request, today: date) -> Iterator[str]:
         yield from (f"      {line}" for line in _facts(step.details))
     for digest in in_service(request):
         yield f"old weights not yet retired: {digest}"
+    if known_recipients(request) is not None:
+        yield from recipients(request, today)
+    if request.unconfirmed_by is not None:
+        yield f"next: unlearn request confirm {request.id}   (the letter of receipt, by {request.unconfirmed_by})"
     yield f"next: {NEXT_COMMANDS[request.state].format(id=request.id)}"
 
 

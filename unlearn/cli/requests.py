@@ -7,18 +7,17 @@ machine can read.
 import dataclasses
 import functools
 import operator
+import sys
 from datetime import date
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
 import tyro
 
 from unlearn.cli.ledger import LedgerFlags, today
 from unlearn.cli.records import lines_of
+from unlearn.cli.request_people import Confirm, Import, Recipients
 from unlearn.cli.request_run import Close, PlanCommand, RunCommand
-
-if TYPE_CHECKING:
-    from unlearn.requests.ledger.ledger import NewRequest
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,54 +32,27 @@ class Add:
     """Day of receipt, such as 2026-11-24; the default is today in the local time zone (or that of the variable TZ)."""
     country: str | None = None
     """ISO 3166 code of the country whose public holidays count."""
+    language: str | None = None
+    """Code of the language to write to the person in (en, de, fr, es); the default is that of the letter templates."""
     ledger: LedgerFlags = dataclasses.field(default_factory=LedgerFlags)
 
     def run(self) -> int:
         """Record the request and print its id."""
+        from unlearn.cli.request_text import repeats
         from unlearn.requests.ledger.intake import from_lines
         from verify.data.identity import RecordKey
 
         lines = lines_of(self.identifiers)
         received = self.received or today()
         with self.ledger.open() as ledger:
-            request = from_lines(lines, RecordKey.load(), regime=self.regime, received=received, country=self.country)
-            print(ledger.add(request))  # noqa: T201
-        return 0
-
-
-@dataclasses.dataclass(frozen=True)
-class Import:
-    """Record a batch of requests from a CSV file, or one OpenDSR request from a JSON file; all or nothing."""
-
-    file: Annotated[Path, tyro.conf.Positional]
-    """A .csv file with the columns identifier, regime, received; or a .json file with one OpenDSR 1.0 erasure request."""
-    country: str | None = None
-    """ISO 3166 code of the country whose public holidays count."""
-    ledger: LedgerFlags = dataclasses.field(default_factory=LedgerFlags)
-
-    def run(self) -> int:
-        """Record the requests and print their ids."""
-        with self.ledger.open() as ledger:
-            for name in ledger.add_all(self._requests()):
-                print(name)  # noqa: T201
-        return 0
-
-    def _requests(self) -> "list[NewRequest]":
-        from unlearn.requests.ledger.intake import from_csv, from_opendsr
-        from verify.data.identity import RecordKey
-        from verify.errors import InputError
-
-        key, kind = RecordKey.load(), self.file.suffix.lower()
-        if kind == ".csv":
-            return from_csv(self.file, key, self.country)
-        if kind != ".json":
-            raise InputError(
-                f"{self.file} is of an unknown kind. Use a .csv file with a batch or a .json file with an OpenDSR request."
+            request = from_lines(
+                lines, RecordKey.load(), regime=self.regime, received=received, country=self.country, language=self.language
             )
-        try:
-            return [from_opendsr(self.file.read_bytes(), key, self.country)]
-        except OSError as error:
-            raise InputError(f"{self.file} cannot be read ({error.strerror}). Name an existing file.") from None
+            name = ledger.add(request)
+            for earlier in repeats(ledger.requests()).get(name, ()):
+                print(f"NOTE: it repeats {earlier}, which is open", file=sys.stderr)  # noqa: T201
+        print(name)  # noqa: T201
+        return 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -177,15 +149,18 @@ class Extend:
     """Why more time is needed; GDPR Article 12(3) allows these two reasons."""
     output: Path = Path("deletions")
     """Folder of the batches; the letter is written into the request's own folder in it."""
+    templates: Path | None = None
+    """Your folder of letter templates; the default is $UNLEARN_VERIFY_LETTERS, else ours."""
     ledger: LedgerFlags = dataclasses.field(default_factory=LedgerFlags)
 
     def run(self) -> int:
         """Record the extension, write the letter and print its path."""
-        from unlearn.requests.letters import write_extension
+        from unlearn.requests.letters import require_templates, write_extension
 
         with self.ledger.open(keyed=False) as ledger:
+            require_templates([ledger.request(self.id)], self.templates)
             request = ledger.extend(self.id, self.reason, today())
-        for path in write_extension(request, self.output / request.id):
+        for path in write_extension(request, self.output / request.id, self.templates):
             print(path)  # noqa: T201
         print(f"{self.id}: answer by {request.due}, if this letter is sent by {request.deadlines.answer}")  # noqa: T201
         return 0
@@ -227,9 +202,11 @@ COMMANDS = {
     "import": Import,
     "list": ListCommand,
     "show": Show,
+    "confirm": Confirm,
     "approve": Approve,
     "deny": Deny,
     "extend": Extend,
+    "recipients": Recipients,
     "withdraw": Withdraw,
     "plan": PlanCommand,
     "run": RunCommand,

@@ -13,6 +13,7 @@ from typing import Any, cast
 from unlearn.requests.attempt import REGISTRATION
 from unlearn.requests.batch_folder import model_folder
 from unlearn.requests.ledger.ledger import Ledger, Request, Step
+from unlearn.requests.ledger.recipients import recipients_of
 from unlearn.requests.plan import Plan, PlannedModel
 from unlearn.requests.robustness_check import stored_for
 from verify.auditing.registration import Registration
@@ -87,7 +88,15 @@ def facts_of(request: Request) -> RequestFacts:
         outcome=cast(Outcome, outcome),
         reason=None if refused is None or outcome == "deleted" else refused.details.get("reason"),
         events=tuple(Event(state=step.state, at=_local_time(step)) for step in request.steps),
+        language=request.language,
+        records=_deleted_records(request) if outcome == "deleted" else None,
+        recipients=recipients_of(request),
     )
+
+
+def _deleted_records(request: Request) -> int:
+    """Return the number of rows about the person, in all training files, that the deletion was about."""
+    return sum(int(place["records"]) for place in (request.latest("matched") or {"places": []})["places"])
 
 
 def _local_time(step: Step) -> str:

@@ -16,7 +16,7 @@ from unlearn.requests.batch_folder import CACHE
 from unlearn.requests.cleanup import Left, carried_over, clean, reasons_of, suppress
 from unlearn.requests.ledger.ledger import Ledger, Request
 from unlearn.requests.ledger.states import NEXT, REFUSALS
-from unlearn.requests.letters import write_letters, write_report
+from unlearn.requests.letters import require_templates, write_letters, write_report
 from unlearn.requests.pipeline import Notify, batch_of
 from unlearn.requests.plan import Plan
 from unlearn.requests.robustness_check import match_to_models, store
@@ -121,20 +121,24 @@ class ClosingDocuments:
         auditor: the auditor's private key, if the auditor is another party.
         robustness: results of `verify-unlearning probe` on the new weights, at most one file for each model.
         pdf: whether to print the report to PDF as well, which needs Chromium.
+        templates: the company's folder of letter templates (`verify.report.letter_words`).
     """
 
     operator: Path | None = None
     auditor: Path | None = None
     robustness: Sequence[Path] = ()
     pdf: bool = False
+    templates: Path | None = None
 
 
 def require_usable(ledger: Ledger, output: Path, request: str, documents: ClosingDocuments) -> None:
-    """Check keys and robustness results before anything is removed or recorded.
+    """Check keys, letter templates and robustness results before anything is removed or recorded.
 
     Raises:
-        InputError: a key cannot be used, or a result is about other weights than the new ones or about other records.
+        InputError: a key or the templates cannot be used, or a result is about other weights than the new ones or about other
+            records.
     """
+    require_templates(_answered_together(ledger, request), documents.templates)
     if documents.auditor is not None and documents.operator is None:
         raise InputError("a certificate needs the operator's signature too. Give --operator-key as well.")
     for key in (documents.operator, documents.auditor):
@@ -143,6 +147,15 @@ def require_usable(ledger: Ledger, output: Path, request: str, documents: Closin
     if documents.robustness:
         deployed = ledger.request(request).latest("deployed")
         match_to_models(output / batch_of(ledger, request)[0], [] if deployed is None else deployed["models"], documents.robustness)
+
+
+def _answered_together(ledger: Ledger, request: str) -> list[Request]:
+    """Return the requests of a request's batch; the request alone where it ended without one."""
+    found = ledger.request(request)
+    planned = found.latest("planned")
+    if found.state in REFUSALS or found.outcome not in (None, "deleted") or planned is None:
+        return [found]
+    return [one for one in ledger.requests() if (one.latest("planned") or {}).get("batch") == planned.get("batch")]
 
 
 def close_request(
@@ -208,7 +221,7 @@ def write_documents(
     record: DeletionRecord, folder: Path, made: Sequence[Mapping[str, Any]], documents: ClosingDocuments, notify: Notify
 ) -> list[Path]:
     """Write the report and the letters; `made` are the ledger's entries of the deployed models."""
-    return [*write_report(record, folder, made, documents.pdf, notify), *write_letters(record, folder)]
+    return [*write_report(record, folder, made, documents.pdf, notify), *write_letters(record, folder, documents.templates)]
 
 
 def _close_refused(

@@ -15,6 +15,7 @@ from verify.errors import InputError, RunError
 from verify.io.files import write_text
 from verify.report.deletion import render
 from verify.report.letter import Letter, write_letter
+from verify.report.letter_words import load_words, templates_folder
 from verify.report.pdf import write_pdf
 from verify.schema.deletion_record import DeletionRecord
 from verify.schema.evidence import Evidence
@@ -66,16 +67,47 @@ def _print(page: str, path: Path, notify: Callable[[str], None]) -> None:
         notify(f"no {path.name} was written: {error}")
 
 
-def write_letters(record: DeletionRecord, folder: Path) -> list[Path]:
-    """Write each request's letter as HTML and text, unless it exists; its date is the day on which it was first written."""
+def write_letters(record: DeletionRecord, folder: Path, templates: Path | None = None) -> list[Path]:
+    """Write each request's letter as HTML and text, unless it exists; its date is the day on which it was first written.
+
+    Args:
+        record: the batch's deletion record.
+        folder: the batch's folder.
+        templates: the company's folder of templates (`verify.report.letter_words`).
+    """
     written = []
     claims = read_claims(folder / CERTIFICATE) if (folder / CERTIFICATE).exists() else None
     for request in record.requests:
-        written += _once(folder / LETTERS / request.id, partial(write_letter, request, record, certificate=claims))
+        letter = partial(write_letter, request, record, certificate=claims, templates=templates)
+        written += _once(folder / LETTERS / request.id, letter)
     return written
 
 
-def write_extension(request: Request, folder: Path) -> list[Path]:
+def require_templates(requests: Sequence[Request], templates: Path | None) -> None:
+    """Check that the letters of some requests can be written, before anything is removed or recorded.
+
+    Raises:
+        InputError: there are no letters in a request's language, or the company's templates cannot be used.
+    """
+    folder = templates_folder(templates)
+    for language in dict.fromkeys(request.language for request in requests):
+        load_words(language, folder)
+
+
+def write_confirmation(request: Request, folder: Path, templates: Path | None = None) -> list[Path]:
+    """Write the letter that confirms the receipt noted in the ledger, with the date recorded there, unless it exists.
+
+    Raises:
+        InputError: no confirmation was noted, or the request has ended since.
+    """
+    if request.confirmation is None:
+        raise InputError(f"the receipt of {request.id} was not confirmed. First run: unlearn request confirm {request.id}")
+    sent = date.fromisoformat(request.confirmation["told"])
+    letter = partial(write_letter, facts_of(request), sent=sent, kind="confirmation", templates=templates)
+    return _once(folder / LETTERS / f"{request.id}-confirmation", letter)
+
+
+def write_extension(request: Request, folder: Path, templates: Path | None = None) -> list[Path]:
     """Write the letter that notifies a person of the extension in the ledger, with the date recorded there, unless it exists.
 
     Raises:
@@ -84,7 +116,7 @@ def write_extension(request: Request, folder: Path) -> list[Path]:
     if request.extension is None:
         raise InputError(f"{request.id} was not extended. First run: unlearn request extend {request.id} --reason REASON")
     sent, why = date.fromisoformat(request.extension["told"]), request.extension["reason"]
-    letter = partial(write_letter, facts_of(request), sent=sent, kind="extension", why=why)
+    letter = partial(write_letter, facts_of(request), sent=sent, kind="extension", why=why, templates=templates)
     return _once(folder / LETTERS / f"{request.id}-extension", letter)
 
 

@@ -14,10 +14,13 @@ from verify.errors import InputError
 
 CSV_FIELD_LIMIT = 1 << 24
 """Largest cell in characters."""
+_CALLED = {",": "comma", ";": "semicolon", "\t": "tab"}
 _NAME = re.compile(r"[A-Za-z_][\w.-]{0,30}", re.ASCII)
 
 
-def csv_rows(lines: Iterable[str], where: str, known: Collection[str] | None = None) -> Iterator[dict[str, str]]:
+def csv_rows(
+    lines: Iterable[str], where: str, known: Collection[str] | None = None, delimiter: str = ","
+) -> Iterator[dict[str, str]]:
     """Yield the rows of CSV text as column -> cell, without blank lines.
 
     Args:
@@ -25,20 +28,21 @@ def csv_rows(lines: Iterable[str], where: str, known: Collection[str] | None = N
         where: the file's name in error messages.
         known: column names that error messages may repeat, for files in which the first line may be a person's identifier; None for
             all that look like a column's.
+        delimiter: what separates the cells.
 
     Raises:
         InputError: the header names a column twice, or a row has another number of cells than the header.
         csv.Error: it is not CSV.
     """
     csv.field_size_limit(CSV_FIELD_LIMIT)
-    rows = (row for row in csv.reader(lines, strict=True) if row)
+    rows = (row for row in csv.reader(lines, strict=True, delimiter=delimiter) if row)
     header = next(rows, [])
     require_unique(header, where, known)
     for number, row in enumerate(rows, 1):
         if len(row) != len(header):
             raise InputError(
                 f"{where}, row {number} has another number of columns than the header ({len(row)} instead of {len(header)}). "
-                "Correct it: put a cell that holds a comma or a line break in quotation marks."
+                f"Correct it: put a cell that holds a {_CALLED.get(delimiter, delimiter)} or a line break in quotation marks."
             )
         yield dict(zip(header, row, strict=True))
 

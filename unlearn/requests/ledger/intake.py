@@ -5,6 +5,8 @@ which every user of the machine can read.
 """
 
 import csv
+import io
+import re
 import uuid
 from collections.abc import Iterable, Mapping
 from datetime import date, datetime
@@ -18,32 +20,47 @@ from verify.data.identity import RecordKey
 from verify.data.tabular import csv_rows
 from verify.errors import InputError
 from verify.io.strict_json import NotStrictError, parse_json
+from verify.report.letter_words import languages, templates_folder
 
 OPENDSR_VERSION = "1.0"
 LARGEST_BODY = 1 << 20
 CSV_COLUMNS = ("identifier", "regime", "received")
+LANGUAGE = "language"
+"""Optional column of a batch: the code of the language in which the person is written to."""
+DELIMITERS = (",", ";", "\t")
+"""What may separate the cells of a batch; spreadsheets of many countries write semicolons."""
+_FURTHER_IDENTIFIER = re.compile(r"identifier[_ ]?[0-9]+")
+_BETWEEN_IDENTIFIERS = re.compile(r"[\r\n]+|;(?!\s*[a-z-]+=)")
+"""A line break, or a semicolon that does not begin a parameter of a telephone number (`;ext=`, RFC 3966)."""
 
 
-def from_lines(lines: Iterable[str], key: RecordKey, *, regime: Regime, received: date, country: str | None) -> NewRequest:
+def from_lines(
+    lines: Iterable[str], key: RecordKey, *, regime: Regime, received: date, country: str | None, language: str | None = None
+) -> NewRequest:
     """Build one person's request from lines with one identifier each.
 
     Raises:
-        InputError: `received` is not a possible day of receipt (`require_receivable`).
+        InputError: `received` is not a possible day of receipt (`require_receivable`), or there are no letters in the language.
     """
     require_receivable(received)
     identifiers = list(lines)
-    return NewRequest(subject_hashes(identifiers, key), regime, received, country, likenesses=likenesses(identifiers, key))
+    known = None if language is None else _language(language, "the request")
+    hashes, tokens = subject_hashes(identifiers, key), likenesses(identifiers, key)
+    return NewRequest(hashes, regime, received, country, likenesses=tokens, language=known)
 
 
 def from_csv(path: str | Path, key: RecordKey, country: str | None = None) -> list[NewRequest]:
     """Build a batch of requests from a CSV file with the columns identifier, regime and received (ISO date).
 
+    Cells may be separated by commas, semicolons or tabs. A row is one person; several identifiers stand in further columns
+    (`identifier2`, ...) or in one cell, separated by line breaks or semicolons. A column `language` is optional.
+
     Raises:
         InputError: the file cannot be read or a row is invalid; the whole batch is rejected then. The message gives the row number.
     """
     try:
-        with Path(path).open(encoding="utf-8-sig", newline="") as stream:
-            rows = list(csv_rows(stream, str(path), CSV_COLUMNS))
+        text = Path(path).read_text(encoding="utf-8-sig")
+        rows = list(csv_rows(io.StringIO(text, newline=""), str(path), (*CSV_COLUMNS, LANGUAGE), _delimiter(text)))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise InputError(f"{path} cannot be read as CSV ({type(error).__name__}). Save it as CSV in UTF-8.") from None
     if not rows or not set(CSV_COLUMNS) <= set(rows[0]):
@@ -51,13 +68,34 @@ def from_csv(path: str | Path, key: RecordKey, country: str | None = None) -> li
     return [_from_row(row, f"{path}, row {number}", key, country) for number, row in enumerate(rows, 1)]
 
 
+def _delimiter(text: str) -> str:
+    """Return what separates the column names in the first line; a comma where none does."""
+    header = text.split("\n", 1)[0]
+    return next((mark for mark in DELIMITERS if len(set(CSV_COLUMNS) & _cells(header, mark)) > 1), ",")
+
+
+def _cells(header: str, delimiter: str) -> set[str]:
+    return {cell.strip().strip('"') for cell in header.split(delimiter)}
+
+
 def _from_row(row: Mapping[str, Any], where: str, key: RecordKey, country: str | None) -> NewRequest:
-    identifiers = [row["identifier"]]
+    cells = [value for name, value in row.items() if name == "identifier" or _FURTHER_IDENTIFIER.fullmatch(name)]
+    identifiers = [piece for cell in cells for piece in _BETWEEN_IDENTIFIERS.split(cell)]
     hashes = subject_hashes(identifiers, key)
     if not hashes:
         raise InputError(f"{where}: the identifier is empty. Fill it in, or remove the row.")
     regime, received = _regime(row["regime"], where), _date(row["received"], where)
-    return NewRequest(hashes, regime, received, country, "csv", likenesses=likenesses(identifiers, key))
+    language = _language(row[LANGUAGE], where) if row.get(LANGUAGE, "").strip() else None
+    return NewRequest(hashes, regime, received, country, "csv", likenesses=likenesses(identifiers, key), language=language)
+
+
+def _language(value: str, where: str) -> str:
+    """Check the code of a language that letters can be written in."""
+    known = languages(templates_folder())
+    code = value.strip().lower()
+    if code not in known:
+        raise InputError(f"{where}: there are no letters in this language. Use one of: {', '.join(known)}.")
+    return code
 
 
 def from_opendsr(body: str | bytes, key: RecordKey, country: str | None = None) -> NewRequest:

@@ -12,7 +12,7 @@ SQLite by default (strict tables, write-ahead log, secure delete); PostgreSQL by
 import hashlib
 import json
 import secrets
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC, date, datetime
@@ -26,7 +26,7 @@ from unlearn.requests.ledger.deadlines import Deadlines, ExtensionReason, Regime
 from unlearn.requests.ledger.states import REFUSALS, STATES, State, outcome, require_allowed
 from verify.data.canonical import FORM_VERSION
 from verify.errors import InputError, IntegrityError, RunError
-from verify.schema.deletion_record import EXTENDED
+from verify.schema.deletion_record import CONFIRMED, EXTENDED, NOTES
 
 GENESIS = "0" * 64
 VERSION = 1
@@ -82,6 +82,7 @@ class NewRequest:
         external_id: the random identifier that the sender gave the request (OpenDSR's `subject_request_id`), or None.
         likenesses: tokens of similar spellings of the identifiers (`unlearn.scan.spellings.likenesses`).
         identifier_form: version of the canonical form of which `subjects` are hashes (`verify.data.canonical.FORM_VERSION`).
+        language: code of the language in which the person is written to, or None.
     """
 
     subjects: tuple[str, ...]
@@ -92,6 +93,12 @@ class NewRequest:
     external_id: str | None = None
     likenesses: tuple[str, ...] = ()
     identifier_form: int = FORM_VERSION
+    language: str | None = None
+
+    def facts(self) -> dict[str, Any]:
+        """Return what the ledger records of it; a language only where one was given."""
+        found = {**asdict(self), "received": self.received.isoformat()}
+        return found if self.language is not None else {name: value for name, value in found.items() if name != "language"}
 
 
 @dataclass(frozen=True)
@@ -100,7 +107,7 @@ class Step:
 
     Attributes:
         sequence: number in the whole ledger, from 1.
-        state: the state it led to. "extended" is no state: it records that the person was notified of an extension.
+        state: the state it led to, or a note that is no state (`verify.schema.deletion_record.NOTES`).
         at: time in UTC, ISO 8601.
         details: facts of the step; no personal data.
     """
@@ -121,7 +128,7 @@ class Request:
     @property
     def state(self) -> State:
         """Return the current state."""
-        return next(step.state for step in reversed(self.steps) if step.state != EXTENDED)
+        return next(step.state for step in reversed(self.steps) if step.state not in NOTES)
 
     @property
     def first(self) -> Mapping[str, Any]:
@@ -157,6 +164,21 @@ class Request:
     def extension(self) -> Mapping[str, Any] | None:
         """Return when and why the person was notified of an extension, or None."""
         return next((step.details for step in self.steps if step.state == EXTENDED), None)
+
+    @property
+    def confirmation(self) -> Mapping[str, Any] | None:
+        """Return when the person was told that the request was received, or None."""
+        return next((step.details for step in self.steps if step.state == CONFIRMED), None)
+
+    @property
+    def unconfirmed_by(self) -> date | None:
+        """Return the last day to confirm receipt, if the regime sets one and nobody has confirmed it; None once it is closed."""
+        return None if self.confirmation is not None or self.state == "closed" else self.deadlines.confirm
+
+    @property
+    def language(self) -> str | None:
+        """Return the code of the language in which the person is written to, or None."""
+        return self.first.get("language")
 
     @property
     def due(self) -> date:
@@ -260,8 +282,7 @@ class Ledger:
             for name, request in zip(names, requests, strict=True):
                 if request.external_id is not None and self._by_external_id(connection, request.external_id) is not None:
                     raise InputError("a request with this subject_request_id is already in the ledger; it was not added again.")
-                details = {**asdict(request), "received": request.received.isoformat()}
-                self._append(connection, name, "received", details)
+                self._append(connection, name, "received", request.facts())
         return names
 
     def advance(self, request: str, state: State, **details: Any) -> Request:
@@ -306,6 +327,40 @@ class Ledger:
             _require_extendable(found, notified)
             self._append(connection, request, EXTENDED, {"reason": reason, "told": notified.isoformat()})
             return self._request(connection, request)
+
+    def note(self, request: str, event: str, details_of: Callable[[Request], Mapping[str, Any] | None]) -> Request:
+        """Record an event that does not change a request's state, at any time, also after it was closed.
+
+        Args:
+            request: its id.
+            event: one of `verify.schema.deletion_record.NOTES`.
+            details_of: returns the facts of the event, given the request as it is; None where nothing is to be recorded.
+
+        Raises:
+            InputError: the request is unknown, or `details_of` refuses; then nothing is written.
+        """
+        assert event in NOTES, event
+        with self._writing() as connection:
+            found = self._request(connection, request)
+            details = details_of(found)
+            if details is None:
+                return found
+            self._append(connection, request, event, details)
+            return self._request(connection, request)
+
+    def confirm(self, request: str, told: date) -> Request:
+        """Record that the person is told that the request was received; idempotent.
+
+        Raises:
+            InputError: the request is unknown, or has been closed without a confirmation.
+        """
+
+        def details_of(found: Request) -> Mapping[str, Any] | None:
+            if found.confirmation is None and found.state == "closed":
+                raise InputError(f"{found.id} is closed; its receipt need not be confirmed any more.")
+            return {"told": told.isoformat()} if found.confirmation is None else None
+
+        return self.note(request, CONFIRMED, details_of)
 
     def began(self) -> datetime | None:
         """Return the time of the first event, or None."""

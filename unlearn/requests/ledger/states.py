@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal, get_args
 
 from verify.errors import InputError
-from verify.schema.deletion_record import CERTIFYING, EXACT_REBUILD, REEXECUTED, UNDECIDED
+from verify.schema.deletion_record import CERTIFYING, EXACT_REBUILD, NOTES, REEXECUTED, UNDECIDED
 
 State = Literal[
     "received",
@@ -87,7 +87,7 @@ def outcome(history: Sequence[Mapping[str, Any]]) -> str:
 
     Only the last state before closing counts: what was once not found may have been found and deleted since.
     """
-    last = next((str(step["state"]) for step in reversed(history) if step["state"] != "closed"), "")
+    last = next((str(step["state"]) for step in reversed(history) if step["state"] not in ("closed", *NOTES)), "")
     return last if last in REFUSALS else "deleted"
 
 
