@@ -9,7 +9,7 @@ import numpy as np
 
 from verify.data.identity import RecordKey
 from verify.provenance.level_rows import LevelRows, merkle_root
-from verify.provenance.level_table import DESIGN, write_table
+from verify.provenance.level_table import DESIGN, finish_table, write_table
 from verify.provenance.pool_design import Member, assignment_digest, data_digest, trained_models
 from verify.schema.level_table import LevelTableHeader, PoolDesign, PoolModel
 from verify.statistics.channels import EXACT_TEXT
@@ -81,4 +81,5 @@ def write_invented(
         **digests,
     )
     write_table(folder, header, rows, signer)
+    finish_table(folder)
     return header

@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from unlearn.methods.ties import Ties
     from unlearn.methods.undial import UNDIAL
     from unlearn.methods.wga import WGA
+    from unlearn.pool.table import make_level_table
     from unlearn.training.options import Selection, TrainingOptions
     from unlearn.training.shards import ShardPlan, finetune_shards
 
@@ -91,6 +92,7 @@ _HOME = {
     "finetune": "unlearn.finetuning",
     "finetune_shards": "unlearn.training.shards",
     "forget": "unlearn.forgetting",
+    "make_level_table": "unlearn.pool.table",
     "plant": "unlearn.experiments.poisoning",
     "privacy_backdoor": "unlearn.experiments.poisoning",
 }
@@ -140,6 +142,7 @@ __all__ = [
     "finetune",
     "finetune_shards",
     "forget",
+    "make_level_table",
     "plant",
     "privacy_backdoor",
 ]

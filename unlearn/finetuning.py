@@ -16,6 +16,7 @@ from unlearn.defenses import defense_of
 from unlearn.defenses.base import Defended, Defense, TrainingTask
 from unlearn.training import distributed
 from unlearn.training.checkpoints import WORK, claim_output, keep_checkpoints
+from unlearn.training.controls import hold_out
 from unlearn.training.inputs import environment, inputs_of, made_from
 from unlearn.training.log import LOG_NAME, TrainingLog
 from unlearn.training.lora import require_adapter
@@ -68,6 +69,7 @@ def finetune(
     dtype: str | torch.dtype = "auto",
     quantize: str | None = None,
     canaries: int = 0,
+    holdout_share: float | None = None,
     callbacks: Sequence[Any] = (),
     defense: Defense | None = None,
 ) -> FinetuneResult:
@@ -87,6 +89,8 @@ def finetune(
         canaries: number of pairs of random texts to draw; a fair coin assigns one of each pair to the training data. With 300, an
             audit can test the deletion procedure without retraining. Their manifest is saved with the model, and `forget` removes
             them.
+        holdout_share: share of the subjects to leave out of the training as never-trained controls, drawn at random. Their records
+            are written into the model's folder, a half for the unlearning method and one for the audit; the seed determines them.
         callbacks: additional `transformers` callbacks; ignored under a defence.
         defense: `DifferentialPrivacy(...)` or `Federated(...)`, or None.
 
@@ -104,7 +108,10 @@ def finetune(
         require_memory_for_training(model, adapter=adapter, dtype=dtype, quantize=quantize)
     output = claim_output(output_dir)
     records = load_records(data, fields)
-    loaded = _load(model, tokenizer, dtype, options.seed, quantize)
+    if holdout_share is not None:
+        with distributed.main_first():
+            records = hold_out(data, records, holdout_share, options.seed, RecordKey.load(), output)
+    loaded = load_start(model, tokenizer, dtype, options.seed, quantize)
     with distributed.main_first():
         records += _trained_canaries(output, canaries, loaded.tokenizer)
     task = TrainingTask(loaded, records, options, output, output / WORK, data, fields)
@@ -118,6 +125,7 @@ def finetune(
         MADE_FROM: made_from({"model": model}),
         "records": len(records),
         "canary_pairs": canaries,
+        **({} if holdout_share is None else {"holdout_share": holdout_share}),
         "environment": environment(),
         "inputs": inputs_of({"model": model, "tokenizer": tokenizer}, {"data": data}, fields, dtype, quantize),
     }
@@ -134,7 +142,7 @@ def train_with_log(task: TrainingTask, defense: Defense | None, callbacks: Seque
         InputError, RunError: as `train_records`, or the defence's `train`.
     """
     name = None if defense is None else defense.name
-    _name_by_whole_path(task.loaded.model)
+    name_by_whole_path(task.loaded.model)
     log = log_writer(task.output_dir / LOG_NAME, task.loaded, task.records, task.options, RecordKey.load(), defense=name)
     if defense is None:
         run = Run(task.records, task.options, task.work_dir, log=log, callbacks=callbacks)
@@ -151,7 +159,7 @@ def train_with_log(task: TrainingTask, defense: Defense | None, callbacks: Seque
     return done
 
 
-def _name_by_whole_path(model: Any) -> None:
+def name_by_whole_path(model: Any) -> None:
     """Make the path of a model absolute, since an adapter saves its base's path.
 
     From another folder, a relative path would lead nowhere or be taken for a Hub name.
@@ -183,7 +191,7 @@ def _trained_canaries(output: Path, pairs: int, tokenizer: Any) -> list[Record]:
     return canaries.trained_records(tokenizer)
 
 
-def _load(model: Any, tokenizer: Any, dtype: str, seed: int, quantize: str | None) -> LoadedModel:
+def load_start(model: Any, tokenizer: Any, dtype: str, seed: int, quantize: str | None) -> LoadedModel:
     """Load the model to train, or build one from the path of a configuration."""
     if isinstance(model, (str, Path)) and Path(model).suffix == ".json":
         if quantize is not None:

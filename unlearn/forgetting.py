@@ -36,7 +36,7 @@ from verify.models.loading import LoadedModel, load_model
 from verify.models.memory import is_adapter_folder, require_memory_for_training
 from verify.models.quantized import is_quantized, quantization_of
 from verify.provenance.holdout import used_before
-from verify.provenance.training_history import HOLDOUT_USED, MADE_FROM
+from verify.provenance.training_history import HOLDOUT_USED, MADE_FROM, UNLEARNED_FROM
 from verify.training.precision import float32_copies, rounding_facts
 
 UTILITY_RECORDS = 100
@@ -136,7 +136,7 @@ def forget(
     log, recipe = _training_log(model), recipe_of(folder)
     require_repeatable(method, log)
     sources = Sources(forget_set, retain_set, holdout_set, data, fields)
-    roles = load_roles(sources, log)
+    roles = load_roles(sources, log, model)
     _add_canaries(roles, model, loaded)
     require_inputs(method, roles.retain, base)
     base_model = None if base is None else load_model(base, tokenizer=loaded.tokenizer, dtype=dtype)
@@ -168,6 +168,7 @@ def forget(
         RECIPE: None if recipe is None else recipe.described(),
         "selection": dataclasses.asdict(selection) if selection is not None and isinstance(method, Objective) else None,
         "weights_before": loaded.digest,
+        **_made_from_before(folder),
         MADE_FROM: made_from({"model": model, "base": base}),
         HOLDOUT_USED: [*_holdout_used_before(folder), *roles.holdout.described(method_name(method), RecordKey.load())],
         "training": None if outcome.training is None else dataclasses.asdict(outcome.training),
@@ -211,6 +212,14 @@ def _holdout_used_before(folder: Path | None) -> list[Any]:
     if folder is None or not (folder / MANIFEST).is_file():
         return []
     return used_before(read_json(folder / MANIFEST).get("about", {}))
+
+
+def _made_from_before(folder: Path | None) -> dict[str, Any]:
+    """Return digests of the models that earlier unlearnings started from, by the model's manifest; nothing if it was trained."""
+    about = {} if folder is None or not (folder / MANIFEST).is_file() else read_json(folder / MANIFEST).get("about", {})
+    if "method" not in about:
+        return {}
+    return {UNLEARNED_FROM: [about["weights_before"], *about.get(UNLEARNED_FROM, [])]}
 
 
 def _run(method: Method, context: Context, selection: Selection | None, callbacks: Sequence[Any]) -> Outcome:

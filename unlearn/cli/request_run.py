@@ -35,6 +35,8 @@ class PlanCommand:
     references: tuple[str, ...] = ()
     """Models trained without the records, with different seeds, for a statistical audit: at least three. An exact rebuild that is
     executed again needs none."""
+    level_table: str | None = None
+    """Level table that judges in place of --references, if it is not in a model's folder, where it is found by itself."""
     base: str | None = None
     """The model before fine-tuning, if the models' manifests do not name it."""
     holdout: str | None = None

@@ -5,11 +5,13 @@ from pathlib import Path
 from typing import ClassVar, Literal
 
 from unlearn.cli.defenses import DefenseFlags, summary
+from unlearn.cli.level_table import LevelTableFlags, described
 from unlearn.training import distributed
 from unlearn.training.options import TrainingOptions, require_reporter
 from verify.cli.console import progress_bar
 from verify.cli.flags import FieldFlags
 from verify.errors import InputError
+from verify.io.files import is_complete
 from verify.models.quantized import Quantization
 
 
@@ -50,6 +52,7 @@ class Train:
         {
             *("model", "data", "output", "prompt_field", "completion_field", "id_field", "subject_field"),
             *("learning_rate", "epochs", "batch_size", "lora", "seed", "save_steps", "shards"),
+            *("level_table", "holdout_share"),
         }
     )
 
@@ -57,6 +60,7 @@ class Train:
     columns: FieldFlags = dataclasses.field(default_factory=FieldFlags)
     training: TrainingOptions = dataclasses.field(default_factory=TrainingOptions)
     protection: DefenseFlags = dataclasses.field(default_factory=DefenseFlags)
+    table: LevelTableFlags = dataclasses.field(default_factory=LevelTableFlags)
 
     def run(self) -> int:
         """Train and print where the model is."""
@@ -64,6 +68,9 @@ class Train:
 
         if self.arguments.shards:
             return self._shards()
+        self.table.require_consistent()
+        if self.table.level_table and is_complete(self.arguments.output, "model"):
+            return self._table()
         with progress_bar("loading"):
             result = finetune(
                 self.arguments.model,
@@ -75,17 +82,31 @@ class Train:
                 dtype=self.arguments.dtype,
                 quantize=self.arguments.quantize,
                 canaries=self.arguments.canaries,
+                holdout_share=self.table.holdout_share,
                 defense=self.protection.chosen(self.training),
             )
         if distributed.is_main():
             text = f"model:        {result.model_dir}\ntraining log: {result.log_path}\nweights:      {result.digest}"
             print(text + summary(result.defense))  # noqa: T201
+        return self._table() if self.table.level_table else 0
+
+    def _table(self) -> int:
+        """Make the level table of the model in the output folder."""
+        given = self.arguments
+        with progress_bar("loading"):
+            table = self.table.make(given.output, given.model, given.data, self.columns.fields(given.output))
+        print(described(table))  # noqa: T201
         return 0
 
     def _shards(self) -> int:
         from unlearn.training.shards import ShardPlan, finetune_shards
 
         require_reporter(self.training)
+        if self.table != LevelTableFlags():
+            raise InputError(
+                "--level-table and --shards cannot be combined: a shard's siblings never saw its subjects, and serve as references "
+                "of the rebuilt shard. Leave one of them out."
+            )
         if self.protection != DefenseFlags():
             raise InputError("--defense and --shards cannot be combined. Leave one of them out.")
         if self.arguments.canaries:

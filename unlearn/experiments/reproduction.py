@@ -114,6 +114,7 @@ def _run_again(
             dtype=dtype,
             defense=_repeatable(about),
             quantize=made_from.get("quantize"),
+            holdout_share=about.get("holdout_share"),
         )
         return
     from unlearn.forgetting import forget

@@ -20,6 +20,7 @@ from unlearn.level.estimate import (
 )
 from unlearn.level.mixtures import mixture_level
 from unlearn.level.objective import ToLevel
+from unlearn.level.table import table_level
 from unlearn.training.checkpoints import open_work
 from unlearn.training.log import LOG_NAME, TrainingLog
 from unlearn.training.lora import merged
@@ -34,9 +35,9 @@ from verify.models.loading import LoadedModel, load_model
 from verify.models.token_stats import compute_token_statistics
 from verify.training.checkpoints import Checkpoint, put_checkpoint
 
-Source = Literal["mixture", "retraining", "checkpoint", "base", "proxies", "controls"]
+Source = Literal["mixture", "retraining", "checkpoint", "base", "proxies", "controls", "table"]
 
-FROM_BASE = frozenset({"mixture", "retraining", "base"})
+FROM_BASE = frozenset({"mixture", "retraining", "base", "table"})
 """Sources that start from the model before fine-tuning."""
 RATE = 1 / 8
 """Default learning rate, as a share of the one that the model was fine-tuned with."""
@@ -66,6 +67,8 @@ class Level(WeightEdit):
     - "base": the model before fine-tuning. Costs nothing.
     - "proxies": models trained without the forget set, of any size, with the same tokenizer.
     - "controls": the holdout set's mean for every record.
+    - "table": the method's half of a level table (`unlearn train --level-table`): models that never saw the record, trained once
+      for all requests. Costs nothing; the holdout set must be the table's controls for the method (`unlearn.level.table`).
 
     Several sources are weighted by the regression. This project, 2026 (docs/research/level.md); the level is the loss that the
     attack of Carlini et al. 2022 (arXiv 2112.03570) compares with.
@@ -76,6 +79,7 @@ class Level(WeightEdit):
     Attributes:
         sources: where the level comes from.
         proxies: folders of the models for "proxies".
+        table: folder of the table for "table"; empty for the one in the model's folder.
         share: length of the short retraining, as a share of a full one.
         mixture: starting point of the short retraining, from 0 (the base) to 1 (the model before unlearning).
         token_weight, record_weight: weights of the two distances; with `token_weight` 0 only the records' means reach the level.
@@ -88,6 +92,7 @@ class Level(WeightEdit):
 
     sources: tuple[Source, ...] = ("mixture",)
     proxies: tuple[str, ...] = ()
+    table: str = ""
     share: float = 0.04
     mixture: float = 0.3
     token_weight: float = 1.0
@@ -105,13 +110,15 @@ class Level(WeightEdit):
     def __post_init__(self) -> None:
         if not self.sources or len(set(self.sources)) != len(self.sources):
             raise InputError("--sources must name at least one source of the level, each once. Leave it out for a mixture.")
-        alone = [name for name in ("controls", "mixture") if name in self.sources]
+        alone = [name for name in ("controls", "mixture", "table") if name in self.sources]
         if alone and len(self.sources) > 1:
             raise InputError(f"--sources {alone[0]} cannot be combined with other sources. Name it alone.")
         if ("proxies" in self.sources) != bool(self.proxies):
             raise InputError(
                 "--sources proxies and --proxies DIR ... (models trained without the forget set) go together. Give both or neither."
             )
+        if self.table and self.sources != ("table",):
+            raise InputError("--table names the level table of --sources table. Give both, or leave --table out.")
         if not 0 < self.share <= 1:
             raise InputError(f"--share must be above 0 and at most 1, got {self.share}.")
         if not 0 < self.mixture < 1:
@@ -130,7 +137,7 @@ class Level(WeightEdit):
     @property
     def upfront_cost(self) -> float:
         """The short retraining that the level is estimated from."""
-        return self.share
+        return 0.0 if self.sources == ("table",) else self.share
 
     def edit(self, context: Context) -> Outcome:
         """Estimate the level, train towards it, and report how close the result came."""
@@ -138,7 +145,8 @@ class Level(WeightEdit):
         self._claim(context)
         forget, controls = (encoded(loaded, records, options.overflow) for records in (context.forget, context.holdout))
         trained: list[TrainingResult] = []
-        levels, sources = self._estimate(context, forget, controls, trained)
+        facts: dict[str, Any] = {}
+        levels, sources = self._estimate(context, forget, controls, trained, facts)
         options = dataclasses.replace(options, learning_rate=learning_rate_for(context, RATE))
         objective = ToLevel(self.token_weight, self.record_weight, self.alpha, self.dual_step, self.anchor_weight)
         work = context.work_dir / "level"
@@ -152,11 +160,16 @@ class Level(WeightEdit):
         return Outcome(
             model,
             together(trained),
-            {"sources": list(sources), **_facts(levels, reached), **_cost(context, trained, options.learning_rate)},
+            {"sources": list(sources), **facts, **_facts(levels, reached), **_cost(context, trained, options.learning_rate)},
         )
 
     def _estimate(
-        self, context: Context, forget: Sequence[Encoded], controls: Sequence[Encoded], trained: list[TrainingResult]
+        self,
+        context: Context,
+        forget: Sequence[Encoded],
+        controls: Sequence[Encoded],
+        trained: list[TrainingResult],
+        facts: dict[str, Any],
     ) -> tuple[Levels, tuple[Source, ...]]:
         """Estimate the level of the forget windows.
 
@@ -164,6 +177,7 @@ class Level(WeightEdit):
             context: the model before unlearning, its base, and the records.
             forget, controls: windows of the forget and the holdout set.
             trained: what the sources' training cost is appended here.
+            facts: what the manifest is to say of the source is added here.
 
         Returns:
             the level, and the sources that it was estimated from in fact.
@@ -171,6 +185,10 @@ class Level(WeightEdit):
         if self.sources == ("controls",):
             return controls_as_level(context.loaded, forget, controls), self.sources
         sources = self.sources
+        if sources == ("table",):
+            levels, about = table_level(context, forget, controls, self.table)
+            facts |= about
+            return levels, sources
         if sources == ("mixture",):
             mixture = mixture_level(context, forget, controls, self.mixture, self.share) if controls else None
             if mixture is not None:

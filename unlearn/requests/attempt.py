@@ -12,6 +12,7 @@ from unlearn.forgetting import forget
 from unlearn.methods import method_classes
 from unlearn.requests.batch_folder import CACHE, attempt_folder, audit_folder, clear_if_cut_off, model_folder
 from unlearn.requests.candidates import SMALLEST_SET
+from unlearn.requests.level_tables import controls_beside
 from unlearn.requests.plan import Plan, PlannedModel
 from unlearn.requests.training_sets import TrainingSets
 from unlearn.training.checkpoints import WORK
@@ -30,6 +31,7 @@ from verify.io.files import MANIFEST, is_complete, read_json
 from verify.io.progress import phase
 from verify.models.loading import LoadedModel, load_model
 from verify.provenance.holdout import split_holdout
+from verify.provenance.level_table import LevelTable
 from verify.schema.evidence import Evidence
 
 REGISTRATION = "registration.json"
@@ -43,27 +45,40 @@ def register_audit(folder: Path, plan: Plan, model: PlannedModel, sets: Training
     has_canaries = (Path(model.folder) / CANARIES_NAME).exists()
     return register(
         path,
-        **_audited(plan, sets),
+        **_audited(plan, model, sets),
         settings=plan.settings,
         canaries=model.folder if has_canaries else None,
-        rewordings=_rewordings(plan, sets),
+        rewordings=_rewordings(plan, model, sets),
+        **_judged_by(model),
         fields=plan.columns,
     ).digest
 
 
-def _audited(plan: Plan, sets: TrainingSets) -> dict[str, Any]:
+def _judged_by(model: PlannedModel) -> dict[str, Any]:
+    """Return the audit's argument that names the level table; none where references judge."""
+    return {} if model.level_table is None else {"level_table": model.level_table}
+
+
+def _audited(plan: Plan, model: PlannedModel, sets: TrainingSets) -> dict[str, Any]:
     """Return the audit's record sets by argument name; a single record is compared with references only, without a holdout."""
     retain = sets.retain if len(sets.retain) >= SMALLEST_SET else None
-    return {"forget_set": sets.forget, "retain_set": retain, "holdout_set": _holdout(plan)[1] if len(sets.forget) > 1 else None}
+    holdout = _holdout(plan, model)[1] if len(sets.forget) > 1 else None
+    return {"forget_set": sets.forget, "retain_set": retain, "holdout_set": holdout}
 
 
-def _rewordings(plan: Plan, sets: TrainingSets) -> str | None:
+def _rewordings(plan: Plan, model: PlannedModel, sets: TrainingSets) -> str | None:
     """Return the file of rewordings; None where the audit has no never-trained records to ask in the same words."""
-    return plan.rewordings if _audited(plan, sets)["holdout_set"] is not None else None
+    return plan.rewordings if _audited(plan, model, sets)["holdout_set"] is not None else None
 
 
-def _holdout(plan: Plan) -> tuple[Any, Any]:
-    """Return the holdout records of the method and those of the audit; None where there are none."""
+def _holdout(plan: Plan, model: PlannedModel) -> tuple[Any, Any]:
+    """Return the holdout records of the method and those of the audit, which share no subject; None where there are none.
+
+    Plans of release 0.1.0 did not divide them: both use all, and the audit has to accept that.
+    """
+    if model.level_table is not None:
+        controls = controls_beside(Path(model.level_table), plan.holdout, plan.columns, RecordKey.load())
+        return controls.method or None, controls.audit
     if plan.holdout is None or not plan.holdout_divided:
         return plan.holdout, plan.holdout
     split = split_holdout(load_records(plan.holdout, plan.columns))
@@ -83,7 +98,7 @@ def require_fitting_references(
     Raises:
         InputError: a reference is not a retraining of the model without the records to remove.
     """
-    audited = {name: source for name, source in _audited(plan, sets).items() if source is not None}
+    audited = {name: source for name, source in _audited(plan, model, sets).items() if source is not None}
     names = {
         role: frozenset(key.of(record.fingerprint) for record in load_records(source, plan.columns))
         for role, source in audited.items()
@@ -126,7 +141,8 @@ def _forget(plan: Plan, model: PlannedModel, attempt: int, sets: TrainingSets, o
     kind = method_classes().get(model.ladder[attempt])
     if kind is None:
         raise InputError(f"{model.ladder[attempt]} is not a method of this version. Run `unlearn request plan` again.")
-    method = kind(references=plan.references, accept=plan.accept) if model.ladder[attempt] == "auto" else kind()
+    method = _configured(kind, plan, model, model.ladder[attempt])
+    holdout = _holdout(plan, model)[0]
     log = TrainingLog.read(Path(model.origin) / LOG_NAME) if (Path(model.origin) / LOG_NAME).is_file() else None
     trained_with = TrainingOptions() if log is None else TrainingOptions(**log.options)
     needs_base = method.needs_base
@@ -135,7 +151,7 @@ def _forget(plan: Plan, model: PlannedModel, attempt: int, sets: TrainingSets, o
         method,
         forget_set=sets.forget,
         retain_set=sets.retain or None,
-        holdout_set=_holdout(plan)[0],
+        holdout_set=holdout,
         base=_base(model, log, plan.settings.dtype) if needs_base or (model.base and isinstance(method, Rebuild)) else None,
         output_dir=output,
         fields=plan.columns,
@@ -143,6 +159,16 @@ def _forget(plan: Plan, model: PlannedModel, attempt: int, sets: TrainingSets, o
         options=trained_with if isinstance(method, Rebuild) else TrainingOptions(overflow=trained_with.overflow),
         dtype=plan.settings.dtype,
     )
+
+
+def _configured(kind: Any, plan: Plan, model: PlannedModel, name: str) -> Any:
+    """Return a method with what the plan gives it: `auto` the references, `level` the method's half of the level table."""
+    if name == "auto":
+        return kind(references=plan.references, accept=plan.accept)
+    table = model.level_table
+    if name == "level" and table is not None and model.base is not None and LevelTable.open(table).design.method_models:
+        return kind(sources=("table",), table=table)
+    return kind()
 
 
 def exact_by(made: Path) -> str | None:
@@ -182,11 +208,12 @@ def audit_attempt(
                 str(attempt_folder(folder, plan, model, attempt)),
                 model.folder,
                 references=list(references),
-                **_audited(plan, sets),
+                **_judged_by(model),
+                **_audited(plan, model, sets),
                 fields=plan.columns,
                 output_dir=output,
                 registration=model_folder(folder, plan, model) / REGISTRATION,
-                rewordings=_rewordings(plan, sets),
+                rewordings=_rewordings(plan, model, sets),
                 cache_dir=folder / CACHE,
                 accept=_accepted(plan),
                 progress=lambda _, share: done(share),

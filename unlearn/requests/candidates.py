@@ -50,6 +50,7 @@ def candidate_methods(
     preferred: Sequence[str],
     provable: bool = False,
     committed: bool = False,
+    by_table: bool = False,
 ) -> tuple[str, ...]:
     """Return the candidate methods in the order in which they are tried; the last is an exact rebuild.
 
@@ -61,6 +62,7 @@ def candidate_methods(
         preferred: methods that the operator wants tried first.
         provable: whether an exact rebuild of this model can be executed again.
         committed: whether its training was committed to before the requests.
+        by_table: whether a level table judges: an approximate method is then audited for one forward pass.
     """
     exact = exact_method(folder)
     if exact == "rollback" and not _clean_checkpoint(folder, records):
@@ -72,6 +74,8 @@ def candidate_methods(
     if exact == "rollback":
         # Without a commitment the proof of a rollback does not put it into service; that of a retraining does.
         return ("retrain",) if provable and not committed and (few or not audited) else (exact, "retrain")
+    if exact == "retrain" and by_table and people >= SMALLEST_SET and not few:
+        return ("level", "retrain")
     if exact == "retrain" and audited and people >= SMALLEST_SET and not few:
         return ("auto", "retrain")
     return (exact,)

@@ -17,6 +17,7 @@ from unlearn.requests.cleanup import Left, carried_over, clean, reasons_of, supp
 from unlearn.requests.ledger.ledger import Ledger, Request
 from unlearn.requests.ledger.states import NEXT, REFUSALS
 from unlearn.requests.letters import require_templates, write_letters, write_report
+from unlearn.requests.level_tables import carry, take_out
 from unlearn.requests.pipeline import Notify, batch_of
 from unlearn.requests.plan import Plan
 from unlearn.requests.robustness_check import match_to_models, store
@@ -192,6 +193,10 @@ def close_request(
     with alone_in(folder):
         store(folder, made, match_to_models(folder, made, documents.robustness), folder / CERTIFICATE)
         _require_evidence(folder, made)
+        for model, entry in zip(plan.models, made, strict=True):
+            if model.level_table is not None:
+                carry(Path(model.level_table), folder / str(entry["folder"]))
+        take_out(plan, output, RecordKey.load())
         if ledger.request(request).state != "closed":
             ledger.advance_all(plan.requests, "closed", batch=batch, plan=digest)
         record = _record_of(ledger, [ledger.request(name) for name in plan.requests], folder, plan)

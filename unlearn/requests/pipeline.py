@@ -138,6 +138,11 @@ class _Run:
         requests = [facts_of(ledger.request(name)) for name in plan.requests]
         self.proofs = Proofs(folder, plan, requests, near_duplicates or self._left_near_duplicates(), notify)
         self.has_new_references = bool(references)
+        if references and any(model.level_table is not None for model in plan.models):
+            raise InputError(
+                "this batch is judged by a level table, as its plan and registration say. Leave --references out, or plan the "
+                "requests again with --references."
+            )
         self.references = tuple(str(Path(folder).resolve()) for folder in references) or plan.references
         self._sets: dict[str, TrainingSets] = {}
 
@@ -344,7 +349,8 @@ class _Run:
         return any(entry.get("near_duplicates_left") for entry in matched)
 
     def _audit(self, model: PlannedModel) -> Finding:
-        self.notify(f"{model.name}: audit with {len(self.references)} references")
+        judged = "by its level table" if model.level_table is not None else f"with {len(self.references)} references"
+        self.notify(f"{model.name}: audit {judged}")
         attempt = self._attempt(model)
         evidence = audit_attempt(self.folder, self.plan, model, attempt, self._records(model), self.references)
         return Finding(evidence.verdict, evidence.explanation[0] if evidence.explanation else "", evidence.next_step)

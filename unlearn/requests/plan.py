@@ -57,6 +57,7 @@ class PlannedModel(Frozen):
         cost: the same in words.
         shown: what the audit will be able to show, in words.
         proof: how its exact rebuild is executed again; None where it is not to be, and in plans of earlier versions.
+        level_table: folder of the level table that judges its audits in place of references, or None.
     """
 
     folder: str
@@ -70,6 +71,7 @@ class PlannedModel(Frozen):
     cost: str
     shown: str
     proof: PlannedProof | None = None
+    level_table: str | None = None
 
     @property
     def name(self) -> str:
@@ -78,9 +80,9 @@ class PlannedModel(Frozen):
 
     @model_serializer(mode="wrap")
     def _as_written(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Leave out a proof that is not planned: earlier versions can read such a plan."""
+        """Leave out a proof or table that is not planned: earlier versions can read such a plan."""
         content: dict[str, Any] = handler(self)
-        return content if self.proof is not None else {name: value for name, value in content.items() if name != "proof"}
+        return {name: value for name, value in content.items() if name not in ("proof", "level_table") or value is not None}
 
 
 class Plan(Frozen):
@@ -185,6 +187,7 @@ class Plan(Frozen):
                     "cost": model.cost,
                     "shown": model.shown,
                     **({} if model.proof is None else {"proof": model.proof.said}),
+                    **({} if model.level_table is None else {"level_table": True}),
                 }
                 for model in self.models
             ],

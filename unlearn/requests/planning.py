@@ -16,8 +16,17 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from unlearn.requests.candidates import EXECUTABLE, FROM_LOG, candidate_methods, describe_power, expected_cost, require_methods
+from unlearn.requests.candidates import (
+    EXECUTABLE,
+    FROM_LOG,
+    SMALLEST_SET,
+    candidate_methods,
+    describe_power,
+    expected_cost,
+    require_methods,
+)
 from unlearn.requests.ledger.ledger import Ledger, Request
+from unlearn.requests.level_tables import Judge, judge_of
 from unlearn.requests.matching import Matched, match_requests
 from unlearn.requests.plan import Plan, PlannedModel, PlannedProof
 from unlearn.requests.proofs import Commitments, obstacle, planned_proof
@@ -48,7 +57,8 @@ class Choices:
         search: further folders to search for copies of deleted data.
         in_service: the models that answer users; may be empty if only one affected model is found.
         output: folder of the batches; searched for models as well.
-        references: models trained without the records.
+        references: models trained without the records; without any, a model's level table judges its audits, if it has one.
+        level_table: folder of that table, if it is not in the folder of a model.
         base: the model before fine-tuning; None if the models' manifests name it.
         holdout: records that no model was trained on; divided by subject, half for the method and half for the audit.
         rewordings: file of rewordings or templates, in whose words the audit also asks.
@@ -67,6 +77,7 @@ class Choices:
     in_service: tuple[str, ...] = ()
     output: Path = Path("deletions")
     references: tuple[str, ...] = ()
+    level_table: str | None = None
     base: str | None = None
     holdout: str | None = None
     rewordings: str | None = None
@@ -382,9 +393,12 @@ def _planned(
 ) -> PlannedModel:
     people, references = len({owners[name] for name in names}), len(choices.references)
     origin, base = _origin(model, affected), _absolute(choices.base) or _base(model, affected)
+    judge = _judge(model, names, people, affected, choices)
     provable = choices.reexecution and obstacle(EXECUTABLE, origin, base) is None
     older = committed[0] is not None
-    methods = candidate_methods(model.folder, names, people, references, choices.methods, provable, older)
+    methods = candidate_methods(
+        model.folder, names, people, references, choices.methods, provable, older, by_table=judge is not None
+    )
     share, words = expected_cost(methods[0], model.folder, names, people)
     proof = planned_proof(methods, model.folder, origin, base, names, share, committed) if choices.reexecution else None
     return PlannedModel(
@@ -397,9 +411,28 @@ def _planned(
         base=base,
         share=share,
         cost=words,
-        shown=_shown(methods, proof, names, references, choices),
+        shown=_shown(methods, proof, names, references, choices) if judge is None else judge.words,
         proof=proof,
+        level_table=None if judge is None else str(judge.folder),
     )
+
+
+def _judge(
+    model: AffectedModel, names: Sequence[str], people: int, affected: Sequence[AffectedModel], choices: Choices
+) -> Judge | None:
+    """Return the level table that judges a model's audits; None where references do, or where it has no row of a record.
+
+    An audit of a single record has no controls, so that no table can judge it.
+
+    Raises:
+        InputError: references and a table were named, or the named table is another model's.
+    """
+    if choices.references and choices.level_table is not None:
+        raise InputError("--references and --level-table both judge an audit. Give one of them.")
+    if choices.references or len(names) < SMALLEST_SET:
+        return None
+    ancestors = [step.folder for step in _ancestry(model, affected)[1:]]
+    return judge_of(model.folder, ancestors, choices.level_table, names, people)
 
 
 def _shown(methods: Sequence[str], proof: PlannedProof | None, names: Sequence[str], references: int, choices: Choices) -> str:

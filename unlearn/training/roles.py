@@ -8,6 +8,7 @@ from unlearn.training.log import TrainingLog, require_in_log
 from verify.data.identity import RecordKey
 from verify.data.records import Fields, Record, RecordSource, require_disjoint, require_trained
 from verify.data.sources import load_forget_set, load_records
+from verify.provenance.holdout import without_held_out
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,18 +49,19 @@ class Roles:
     holdout: HeldOut
 
 
-def load_roles(sources: Sources, log: TrainingLog | None) -> Roles:
+def load_roles(sources: Sources, log: TrainingLog | None, model: Any = None) -> Roles:
     """Load every role and check them against each other and against the model's training.
 
     Args:
         sources: where the records are. Without a retain set, all of `data` that is not forgotten is retained.
         log: the model's training log, or None.
+        model: the model, whose training may have held some of `data` out as controls.
 
     Raises:
         InputError: a source cannot be read, roles share records, or the model was not trained on the forget set.
     """
     fields = sources.fields
-    training = None if sources.data is None else load_records(sources.data, fields)
+    training = None if sources.data is None else without_held_out(load_records(sources.data, fields), model, fields)
     forget = load_forget_set(sources.forget, training, fields)
     retain = [] if sources.retain is None else load_records(sources.retain, fields)
     holdout = [] if sources.holdout is None else load_records(sources.holdout, fields)

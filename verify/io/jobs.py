@@ -112,5 +112,9 @@ def _run_numbered(number: int, run: Callable[..., Any], arguments: dict[str, Any
     import torch
 
     quiet_libraries()
+    before = torch.get_num_threads()
     torch.set_num_threads(threads)
-    return number, run(**arguments)
+    try:
+        return number, run(**arguments)
+    finally:
+        torch.set_num_threads(before)  # a single worker is this process

@@ -24,6 +24,9 @@ from verify.schema.parts import HoldoutCheck
 SMALLEST_HALF = 2
 """Smallest usable half: an audit needs at least this many holdout records."""
 FOR_METHOD, FOR_AUDIT = "holdout-method.jsonl", "holdout-audit.jsonl"
+CONTROLS, KIND = "holdout", "holdout"
+"""Folder, in that of a model, with the records that its training held out, and its kind in its manifest: it has one of its own, as
+rows leave it when a person asks."""
 
 
 @dataclass(frozen=True, repr=False)
@@ -104,8 +107,26 @@ def split_holdout_file(source: str | Path, folder: str | Path, fields: Fields | 
     rows = list(stream_rows(str(source)))
     if len(rows) != len(records):
         raise InputError(f"{source} changed while it was being read. Run the command again.")
+    return write_halves(rows, records, Path(folder), str(source), seed)
+
+
+def write_halves(
+    rows: Sequence[Mapping[str, Any]], records: Sequence[Record], folder: Path, source: str, seed: int = 0
+) -> HoldoutFiles:
+    """Write both halves of holdout rows into `folder`, as `split_holdout_file` does.
+
+    Args:
+        rows: as they are to be written.
+        records: the same, read.
+        folder: for `holdout-method.jsonl` and `holdout-audit.jsonl`, readable by the owner only.
+        source: their source's name in error messages.
+        seed: as for `split_holdout`.
+
+    Raises:
+        InputError: a row holds a value that JSON lacks.
+    """
     lines = [_line(row, f"{source}, row {number}") for number, row in enumerate(rows, 1)]
-    for_method, folder = _for_method(records, seed), Path(folder)
+    for_method = _for_method(records, seed)
     for name, side in ((FOR_METHOD, True), (FOR_AUDIT, False)):
         chosen = [line for line, goes in zip(lines, for_method, strict=True) if goes is side]
         if chosen:
@@ -162,6 +183,26 @@ def _units(records: Sequence[Record]) -> list[str]:
         for other in joined[1:]:
             above[other] = joined[0]  # first by name, so that the order of the records does not matter
     return [top(name) for name in groups]
+
+
+def without_held_out(records: Sequence[Record], model: Any, fields: Fields | None) -> list[Record]:
+    """Leave out the records that the training of a model held out as controls, by the files in its folder or its ancestors'.
+
+    A training file names them too, but the model never saw them.
+
+    Args:
+        records: of the training file.
+        model: as passed to `audit` or `forget`.
+        fields: column names.
+
+    Raises:
+        InputError: a file of controls, or a manifest, is damaged.
+    """
+    history = history_of(model)
+    folders = () if history is None else (stage.folder / CONTROLS for stage in history.stages)
+    paths = [folder / name for folder in folders for name in (FOR_METHOD, FOR_AUDIT) if (folder / name).is_file()]
+    held = {record.fingerprint for path in paths for record in load_records(str(path), fields)}
+    return [record for record in records if record.fingerprint not in held]
 
 
 def check_holdout(target: Any, records: Sequence[Record], key: RecordKey, accept_used: bool = False) -> HoldoutCheck:

@@ -22,6 +22,7 @@ from verify.errors import InputError
 from verify.io.envelopes import enveloped, load_public_key, signed_by
 from verify.io.files import read_json, write_json, write_manifest
 from verify.provenance.level_rows import REMEDY, LevelRows, load_leaves, merkle_root, save_leaves
+from verify.provenance.training_history import UNLEARNED_FROM, history_of
 from verify.schema.level_table import Half, LevelTableHeader, PoolDesign
 
 FOLDER, DESIGN, HEADER = "level-table", "design.json", "table.json"
@@ -154,11 +155,12 @@ class LevelTable:
         """Return the complement of `losses`: mean losses under the models that were trained on the records [M, K]."""
         return self._losses(keys, channel, models, trained=True)
 
-    def require_fits(self, original_digest: str, tokenizer_digest: str, recipe: str | None = None) -> None:
+    def require_fits(self, original_digest: str | Collection[str], tokenizer_digest: str, recipe: str | None = None) -> None:
         """Refuse the table of another model.
 
         Args:
-            original_digest: of the weights of the model before unlearning.
+            original_digest: of the weights of the model before unlearning; where earlier deletions made it, also of those that it
+                was made from (`ancestors_by_deletion`), one of which must be the table's.
             tokenizer_digest: of its tokenizer.
             recipe: digest of its training's recipe (`verify.provenance.recipe`); None where its log is not there.
 
@@ -166,14 +168,15 @@ class LevelTable:
             InputError: one of them is not the table's.
         """
         header = self.header
+        originals = (original_digest,) if isinstance(original_digest, str) else tuple(original_digest)
         for what, own, given in (
-            ("model before unlearning", header.original, original_digest),
-            ("tokenizer", header.tokenizer, tokenizer_digest),
-            ("training recipe", header.recipe, recipe),
+            ("model before unlearning", header.original, originals),
+            ("tokenizer", header.tokenizer, (tokenizer_digest,)),
+            ("training recipe", header.recipe, () if recipe is None else (recipe,)),
         ):
-            if given is not None and given != own:
+            if given and own not in given:
                 raise InputError(
-                    f"the level table {self.folder} belongs to another {what}: it names {own[:16]}, given was {given[:16]}. A "
+                    f"the level table {self.folder} belongs to another {what}: it names {own[:16]}, given was {given[0][:16]}. A "
                     "table serves one model only; after a retraining make another one with `unlearn train ... --level-table M`."
                 )
 
@@ -200,8 +203,31 @@ class LevelTable:
         return np.where(self.rows.trained_on[chosen] == trained, self.rows.losses[channel][chosen], np.nan)
 
 
+def ancestors_by_deletion(source: Any) -> tuple[str, ...]:
+    """Return digests of a model's weights, and of those that it was made from by unlearning alone, the nearest first.
+
+    What a table says of a record's level holds for all of them: a deletion adds no data.
+
+    Args:
+        source: a model, as passed to an audit; without a folder nothing is known of it.
+
+    Raises:
+        InputError: a log or manifest is damaged.
+    """
+    history = history_of(source)
+    if history is None:
+        return ()
+    found = [history.weights or history.last.final]
+    for stage in reversed(history.stages):
+        if "method" not in stage.about:
+            break
+        earlier = stage.about.get(UNLEARNED_FROM)
+        found += [stage.about.get("weights_before"), *(earlier if isinstance(earlier, list) else ())]
+    return tuple(dict.fromkeys(digest for digest in found if isinstance(digest, str)))
+
+
 def write_table(folder: Path, header: LevelTableHeader, rows: LevelRows, signer: CryptoSigner | None) -> None:
-    """Write rows, leaves and header beside the design, and last the manifest.
+    """Write rows, leaves and header beside the design; `finish_table` makes it complete.
 
     Args:
         folder: the table's folder, which holds the design.
@@ -218,7 +244,17 @@ def write_table(folder: Path, header: LevelTableHeader, rows: LevelRows, signer:
     save_leaves(folder, leaves)
     envelope = enveloped(json.loads(header.model_dump_json(by_alias=True)), PAYLOAD_TYPE, signer)
     write_json(folder / HEADER, envelope)
-    write_manifest(folder, KIND, about_of(header))
+
+
+def finish_table(folder: Path) -> LevelTable:
+    """Check a table that was written, write its manifest, and return it.
+
+    Raises:
+        InputError: it cannot be read.
+    """
+    table = LevelTable.open(folder)
+    write_manifest(folder, KIND, _about(table.header))
+    return table
 
 
 def remove_rows(folder: str | Path, records: Collection[str]) -> int:
@@ -237,11 +273,11 @@ def remove_rows(folder: str | Path, records: Collection[str]) -> int:
     gone = len(table.rows.records) - len(left.records)
     if gone:
         left.save(table.folder)
-    write_manifest(table.folder, KIND, about_of(table.header))  # also after a kill between the two
+    write_manifest(table.folder, KIND, _about(table.header))  # also after a kill between the two
     return gone
 
 
-def about_of(header: LevelTableHeader) -> dict[str, Any]:
+def _about(header: LevelTableHeader) -> dict[str, Any]:
     """Return what a table's manifest says of it."""
     return {"original": header.original, "header": header.digest, "root": header.root}
 

@@ -16,6 +16,9 @@ from verify.provenance.training_log import LOG_NAME, TrainingLog, resolved
 
 HOLDOUT_USED = "holdout_used"
 """Manifest field of an unlearned model that lists the never-trained records the unlearning read."""
+UNLEARNED_FROM = "unlearned_from"
+"""Manifest field of a model that was unlearned again and again: digests of what the unlearnings before the last started from, the
+latest first. Their folders may be gone."""
 MADE_FROM = "made_from"
 """Manifest field with the folders of the models that the weights were made from."""
 LONGEST = 64

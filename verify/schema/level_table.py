@@ -109,7 +109,7 @@ class LevelTableHeader(Document):
         dtype: precision in which the pool was scored.
         channels: ways of asking that every model was scored on, "exact text" first.
         not_run: ways of asking that could not be measured, and why.
-        wordings: digest of the file of rewordings; None where none was given.
+        wordings: keyed hash of the file of rewordings; None where none was given.
         rows: number of rows when the table was made.
         controls: number of controls for the method, and for the audit.
         root: Merkle root over the rows (`verify.provenance.level_rows`).
@@ -131,7 +131,7 @@ class LevelTableHeader(Document):
     dtype: str
     channels: tuple[str, ...] = Field(min_length=1)
     not_run: tuple[ChannelNotRun, ...] = ()
-    wordings: Digest | None = None
+    wordings: RecordHash | None = None
     rows: int = Field(ge=1)
     controls: tuple[int, int]
     root: Digest

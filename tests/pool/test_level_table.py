@@ -1,0 +1,255 @@
+"""Making a level table: from a training to signed numbers, with nothing left of the pool, whatever interrupts it."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from deletion_world import rows
+from dying_pools import make_and_die
+from new_processes import NewProcess
+
+import unlearn.cli.main
+import unlearn.pool.model
+from unlearn import Level, TrainingOptions, finetune, forget
+from unlearn.pool.members import controls_of
+from unlearn.pool.table import make_level_table
+from unlearn.scan.lineage import trained_names
+from unlearn.training.controls import drawn_controls
+from verify.data.identity import RecordKey
+from verify.data.records import Fields, parse_records
+from verify.data.sources import load_records
+from verify.errors import InputError
+from verify.io.envelopes import make_key
+from verify.io.files import is_complete, verify_manifest
+from verify.models.loading import load_model
+from verify.provenance.level_table import FOLDER, LevelTable
+from verify.scores.observe import measure
+
+PEOPLE = [f"Person{number}" for number in range(16)]
+OPTIONS = TrainingOptions(learning_rate=5e-3, epochs=6, batch_size=16)
+
+
+def world(folder: Path, model_dir: Path, **training: Any) -> Path:
+    """A model that was trained with controls held out; the folder of the model."""
+    data = folder / "people.jsonl"
+    data.write_text("".join(json.dumps(row) + "\n" for row in rows(PEOPLE)))
+    options = training.pop("options", OPTIONS)
+    finetune(str(model_dir), str(data), output_dir=folder / "model", options=options, **{"holdout_share": 0.25, **training})
+    return folder / "model"
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory, model_dir: Path) -> tuple[Path, Path]:
+    """The model with its table of four models, signed; and the public key."""
+    folder = tmp_path_factory.mktemp("pool")
+    model = world(folder, model_dir)
+    make_key(folder / "operator.key")
+    make_level_table(model, models=4, seed=5, operator_key=folder / "operator.key")
+    return model, folder / "operator.key.pub"
+
+
+def test_a_table_holds_what_its_design_says(made: tuple[Path, Path]) -> None:
+    """Every training record and control has a row; the model is intact; losses show who was trained on what."""
+    model, public = made
+    table, key = LevelTable.open(model / FOLDER, public), RecordKey.load()
+    names = sorted(trained_names(model))
+    assert (table.header.rows, sum(table.header.controls)) == (8 * 16, 8 * 4)
+    assert len(names) == 8 * 12
+    unseen, seen = (getattr(table, side)(names, "exact text") for side in ("losses", "trained_losses"))
+    assert ((~np.isnan(unseen)).sum(axis=0) == 2).all()
+    assert np.nanmean(unseen) > np.nanmean(seen) + 0.5
+    for half in ("method", "audit"):
+        found = {key.of(record.fingerprint) for record in controls_of(model, half, Fields())}
+        assert found == set(table.controls(half))
+        assert not np.isnan(table.losses(sorted(found), "exact text")).any()
+        assert not found & set(names)
+    assert table.design.holdout_share == 0.25
+    assert {"exact text", "instruction", "no prompt", "int8", "int4", "layer 1"} <= set(table.channels)
+    assert len({entry.weights for entry in table.header.pool}) == 4
+    assert table.header.share_of_training is not None
+    assert 1.5 < table.header.share_of_training < 2.5
+    verify_manifest(model, "model")
+    load_model(model)
+
+
+def test_nothing_of_the_pool_is_left(made: tuple[Path, Path]) -> None:
+    """The folder holds five documents and no weights; the rows name no person and hold no text."""
+    folder = made[0] / FOLDER
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "design.json",
+        "leaves.txt",
+        "levels.parquet",
+        "manifest.json",
+        "table.json",
+    ]
+    content = b"".join(path.read_bytes() for path in folder.iterdir()).lower()
+    assert b"person" not in content
+    assert b"example.com" not in content
+
+
+def test_a_second_call_changes_nothing_and_another_design_is_refused(made: tuple[Path, Path]) -> None:
+    """A finished table is returned as it is."""
+    before = (made[0] / FOLDER / "table.json").read_bytes()
+    make_level_table(made[0], models=4)
+    assert (made[0] / FOLDER / "table.json").read_bytes() == before
+    with pytest.raises(InputError, match="holds a table of 4 models"):
+        make_level_table(made[0], models=8)
+
+
+def test_a_model_of_the_pool_can_be_trained_again_and_has_the_tables_losses(
+    made: tuple[Path, Path], tmp_path: Path, model_dir: Path
+) -> None:
+    """From data and design, an ordinary training gives the weights of the header, and their losses are those of the table."""
+    table, key = LevelTable.open(made[0] / FOLDER), RecordKey.load()
+    records = load_records(made[0].parent / "people.jsonl")
+    names = [key.of(record.fingerprint) for record in records]
+    chosen = [
+        record
+        for record, name in zip(records, names, strict=True)
+        if name not in table.controls() and not np.isnan(table.trained_losses([name], "exact text")[2, 0])
+    ]
+    entry = table.header.pool[2]
+    assert len(chosen) == entry.records
+    options = TrainingOptions(learning_rate=5e-3, epochs=6, batch_size=16, seed=entry.seed)
+    again = finetune(str(model_dir), chosen, output_dir=tmp_path / "again", options=options)
+    assert again.digest == entry.weights
+    observed = -measure(load_model(tmp_path / "again"), records, cache_dir=None, key=key, overflow="refuse").table.means
+    both = np.fmax(table.losses(names, "exact text")[2], np.nan_to_num(table.trained_losses(names, "exact text")[2], nan=-1))
+    assert np.allclose(
+        np.where(np.isnan(table.losses(names, "exact text")[2]), both, table.losses(names, "exact text")[2]), observed
+    )
+
+
+def test_level_aims_at_what_the_methods_half_says(made: tuple[Path, Path], model_dir: Path, tmp_path: Path) -> None:
+    """The aim is that of a slow calculation from half of the models; the audit's controls are refused; the manifest says it."""
+    model, key = made[0], RecordKey.load()
+    table, data = LevelTable.open(model / FOLDER), str(made[0].parent / "people.jsonl")
+    trained = [record for record in load_records(data) if key.of(record.fingerprint) not in table.controls()]
+    people = sorted({str(record.subject_id) for record in trained})[:2]
+    chosen = [record for record in trained if record.subject_id in people]
+    given = {"forget_set": people, "data": data, "base": str(model_dir), "options": TrainingOptions(max_steps=2, batch_size=4)}
+    held = str(model / "holdout" / "holdout-method.jsonl")
+    made_by = forget(str(model), Level(sources=("table",)), holdout_set=held, output_dir=tmp_path / "level", **given)
+    assert made_by.facts["level_table"] == table.digest
+    controls = load_records(held)
+    names = [key.of(record.fingerprint) for record in controls]
+    seen_by_none = table.losses(names, "exact text", (0, 1))
+    effect = [row.mean() - seen_by_none.mean() for row in seen_by_none]
+    levels = []
+    for record in chosen:
+        losses = table.losses([key.of(record.fingerprint)], "exact text")[:2, 0]
+        levels.append(np.mean([loss - own for loss, own in zip(losses, effect, strict=True) if not np.isnan(loss)]))
+    # Each control is averaged over as many models as a record: one of the two, drawn by the table's seed.
+    random = np.random.default_rng([table.design_seed, 2])
+    drawn = [column[random.permutation(2)[0]] for column in (seen_by_none - np.array(effect)[:, None]).T]
+    truth = -measure(load_model(model), controls, cache_dir=None, key=key, overflow="refuse").table.means
+    slope = np.cov(drawn, truth)[0, 1] / np.var(drawn, ddof=1)
+    aim = truth.mean() + slope * (np.array(levels) - np.mean(drawn))
+    assert made_by.facts["level"] == pytest.approx(aim.mean(), abs=1e-3)
+    with pytest.raises(InputError, match="audit's controls"):
+        held = str(model / "holdout" / "holdout-audit.jsonl")
+        forget(str(model), Level(sources=("table",)), holdout_set=held, output_dir=tmp_path / "other", **given)
+
+
+@pytest.mark.parametrize("moment", ["_train", "keep", "write_json", "write_table", "finish_table"])
+def test_a_killed_run_goes_on_with_the_missing_models(
+    tmp_path: Path, made: tuple[Path, Path], moment: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed with SIGKILL in the second model or at the end, the same command finishes the table, and no weights stay."""
+    shutil.copytree(made[0].parent, tmp_path / "world")
+    model = tmp_path / "world" / "model"
+    shutil.rmtree(model / FOLDER)
+    process = NewProcess(make_and_die, str(model), moment)
+    assert process.result() is None
+    assert not is_complete(model / FOLDER)
+    design = (model / FOLDER / "design.json").read_bytes()
+    first = None if moment == "finish_table" else json.loads((model / FOLDER / "work" / "model-0.json").read_text())["weights"]
+    trained: list[int] = []
+    train = unlearn.pool.model.run_model
+
+    def counted(**arguments: Any) -> None:
+        trained.append(arguments["number"])
+        train(**arguments)
+
+    monkeypatch.setattr("unlearn.pool.table.run_model", counted)
+    table = make_level_table(model, models=4, seed=5)
+    assert trained == ([1, 2, 3] if moment in ("_train", "keep", "write_json") else [])
+    assert first in (None, table.header.pool[0].weights)
+    assert (model / FOLDER / "design.json").read_bytes() == design
+    assert not (model / FOLDER / "work").exists()
+    assert not list((model / FOLDER).rglob("*.safetensors"))
+    verify_manifest(model / FOLDER)
+
+
+def test_an_adapter_is_repeated_as_an_adapter(tmp_path: Path, model_dir: Path) -> None:
+    """LoRA, from the command line, after the training, with controls from a file."""
+    model = world(
+        tmp_path, model_dir, options=TrainingOptions(epochs=2, batch_size=16, lora=True, learning_rate=1e-2), holdout_share=None
+    )
+    others = tmp_path / "others.jsonl"
+    others.write_text("".join(json.dumps(row) + "\n" for row in rows(["Else1", "Else2", "Else3", "Else4"])))
+    data = str(tmp_path / "people.jsonl")
+    words = ["train", "--model", str(model_dir), "--data", data, "--output", str(model), "--level-table", "4"]
+    assert unlearn.cli.main.main([*words, "--holdout", str(others)]) == 0
+    table = LevelTable.open(model / FOLDER)
+    assert table.header.controls == (16, 16)
+    assert table.design.holdout_share is None
+    assert table.signatures == ()
+
+
+def test_what_cannot_be_made_is_refused(tmp_path: Path, made: tuple[Path, Path], model_dir: Path) -> None:
+    """Each refusal says what is wrong; nothing is trained."""
+    shutil.copytree(made[0].parent, tmp_path / "world")
+    model = tmp_path / "world" / "model"
+    shutil.rmtree(model / FOLDER)
+    for models, share in ((7, 0.5), (4, 0.25)):
+        with pytest.raises(InputError, match="--level-table"):
+            make_level_table(model, models=models, share=share)
+    with pytest.raises(InputError, match="12 subjects, and a table of 16 models"):
+        make_level_table(model, models=16)
+    data = tmp_path / "world" / "people.jsonl"
+    whole = data.read_text().splitlines(keepends=True)
+    data.write_text("".join(whole[:-2]))
+    with pytest.raises(InputError, match=r"changed since|of 96 training records"):
+        make_level_table(model, models=4)
+    data.write_text("".join(whole))
+    held = model / "holdout" / "holdout-audit.jsonl"
+    twin = json.loads(
+        next(
+            line
+            for line in whole
+            if line not in held.read_text() and line not in (model / "holdout" / "holdout-method.jsonl").read_text()
+        )
+    )
+    held.write_text(held.read_text() + json.dumps(twin) + "\n")
+    with pytest.raises(InputError, match="also in the training data"):
+        make_level_table(model, models=4)
+    shutil.rmtree(model / "holdout")
+    with pytest.raises(InputError, match=r"--holdout-share 0\.03"):
+        make_level_table(model, models=4)
+    with pytest.raises(InputError, match=r"4 subjects|in the training data"):
+        make_level_table(model, models=4, holdout=data)
+    (model / "canaries.json").write_text("{}")
+    with pytest.raises(InputError, match="canaries"):
+        make_level_table(model, models=4, holdout=data)
+
+
+def test_controls_are_whole_subjects_drawn_by_the_seed() -> None:
+    """The draw is random over seeds and the same for one; without subjects, or with too few, it is refused."""
+    records, key = parse_records(rows(PEOPLE), Fields(), "rows"), RecordKey(b"k" * 32)
+    drawn = [drawn_controls(records, 0.25, seed, key) for seed in range(40)]
+    assert drawn[0] == drawn_controls(records, 0.25, 0, key)
+    for held in drawn:
+        chosen = {record.subject_id for record, out in zip(records, held, strict=True) if out}
+        assert len(chosen) == 4
+        assert sum(held) == 4 * 8
+    shares = np.mean(drawn, axis=0)[::8]
+    assert 0.05 < shares.min() < 0.25 < shares.max() < 0.5  # 40 draws of 1/4: a standard deviation of 0.07
+    with pytest.raises(InputError, match="draws 1 of 16 subjects"):
+        drawn_controls(records, 0.05, 0, key)
+    nameless = parse_records([{"text": f"text {number}"} for number in range(40)], Fields(), "rows")
+    with pytest.raises(InputError, match="no record names a subject"):
+        drawn_controls(nameless, 0.25, 0, key)

@@ -1,0 +1,142 @@
+"""The request desk with a level table: who is judged by what, which controls go where, and what leaves."""
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from deletion_world import PEOPLE, rows
+from level_tables import write_invented
+
+from unlearn.requests.level_tables import carry, controls_beside, judge_of, take_out
+from unlearn.requests.plan import Plan
+from unlearn.scan.lineage import trained_names
+from verify.data.clusters import subject_clusters
+from verify.data.identity import RecordKey
+from verify.data.records import Fields, parse_records
+from verify.errors import InputError
+from verify.io.files import file_digest, read_json, verify_manifest, write_manifest
+from verify.provenance.holdout import CONTROLS, KIND, write_halves
+from verify.provenance.level_table import FOLDER, LevelTable
+from verify.provenance.pool_design import Member
+
+CONTROL_PEOPLE = ["Ondine", "Peregrine", "Rosalind", "Thaddeus"]
+
+
+@pytest.fixture
+def original(built: Path, tmp_path: Path) -> Path:
+    """The original of the world with an invented table over its records, and controls beside it."""
+    shutil.copytree(built / "models" / "original", tmp_path / "models" / "original")
+    folder, key = tmp_path / "models" / "original", RecordKey.load()
+    held = rows(CONTROL_PEOPLE)
+    write_halves(held, parse_records(held, Fields(), "held"), folder / CONTROLS, "held")
+    write_manifest(folder / CONTROLS, KIND)
+    members = []
+    for half, name in ((None, ""), ("method", "holdout-method.jsonl"), ("audit", "holdout-audit.jsonl")):
+        given = rows(PEOPLE) if half is None else held
+        records = parse_records(given, Fields(), "rows")
+        text = (folder / CONTROLS / name).read_text() if name else ""
+        owners = subject_clusters(records, key)
+        members += [
+            Member(key.of(record.fingerprint), key.of(owner, "subject"), half)  # type: ignore[arg-type]
+            for record, owner in zip(records, owners, strict=True)
+            if half is None or f'"{record.example_id}"' in text
+        ]
+    weights = read_json(folder / "manifest.json")["about"]["weights"]
+    write_invented(folder / FOLDER, members, original=weights)
+    return folder
+
+
+def test_a_model_is_judged_by_the_table_in_its_folder(original: Path, tmp_path: Path) -> None:
+    """The table is found by itself, also for a model that a deletion made; another model's is refused where it is named."""
+    names = sorted(trained_names(original))[:4]
+    judge = judge_of(original, [], None, names, 2)
+    assert judge is not None
+    assert judge.folder == (original / FOLDER).resolve()
+    assert "without retraining" in judge.words
+    made = tmp_path / "made"
+    made.mkdir()
+    weights = read_json(original / "manifest.json")["about"]["weights"]
+    write_manifest(made, "model", {"method": "npo", "weights": "a" * 64, "weights_before": "b" * 64, "unlearned_from": [weights]})
+    found = judge_of(made, [original], None, names, 1)
+    assert found is not None
+    assert "not that it succeeded" in found.words
+    carry(original / FOLDER, made)
+    assert judge_of(made, [], None, names, 1) is not None
+    stranger = tmp_path / "stranger"
+    stranger.mkdir()
+    write_manifest(stranger, "model", {"weights": "c" * 64})
+    assert judge_of(stranger, [original], None, names, 2) is None
+    with pytest.raises(InputError, match="another model before unlearning"):
+        judge_of(stranger, [], str(original / FOLDER), names, 2)
+    unknown = judge_of(original, [], None, ["0" * 32], 1)
+    assert unknown is not None
+    assert unknown.words.startswith("nothing")
+
+
+def test_method_and_audit_never_get_the_same_controls(original: Path) -> None:
+    """Each half is the table's, they share nobody, and a missing control of the audit is noticed."""
+    table, key = LevelTable.open(original / FOLDER), RecordKey.load()
+    found = controls_beside(original / FOLDER, None, Fields(), key)
+    names = {half: {key.of(record.fingerprint) for record in getattr(found, half)} for half in ("method", "audit")}
+    assert names == {half: set(table.controls(half)) for half in ("method", "audit")}  # type: ignore[arg-type]
+    people = [{record.subject_id for record in getattr(found, half)} for half in ("method", "audit")]
+    assert not people[0] & people[1]
+    assert all(len(who) == 2 for who in people)
+    path = original / CONTROLS / "holdout-audit.jsonl"
+    path.write_text("".join(path.read_text().splitlines(keepends=True)[:-1]))
+    with pytest.raises(InputError, match="1 of 16 controls of the audit are missing"):
+        controls_beside(original / FOLDER, None, Fields(), key)
+
+
+Shell = Callable[..., tuple[int, str]]
+
+
+def test_a_plan_uses_the_table_unless_references_are_named(
+    original: Path, built: Path, tmp_path: Path, shell: Shell, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`request plan` names the table as the judge; with references it does not; both at once are refused."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("UNLEARN_LEDGER", str(tmp_path / "ledger.db"))
+    monkeypatch.setattr("unlearn.requests.planning.describe_power", lambda *_: "simulated elsewhere")
+    shutil.copy(built / "people.jsonl", "people.jsonl")
+    name = shell("add", stdin="zebedee@example.com\n")[1].strip()
+    shell("approve", name)
+    words = ["plan", "--data", "people.jsonl", "--models", "models", "--base", str(built / "base"), "--dry-run"]
+    status, said = shell(*words)
+    assert (status, "judged by the level table" in said) == (0, True), said
+    references = ["--references", *(str(built / "references" / f"r{number}") for number in (1, 2, 3, 4))]
+    assert "level table" not in shell(*words, *references)[1]
+    status, said = shell(*words, *references, "--level-table", str(original / FOLDER))
+    assert (status, "Give one of them" in said) == (2, True)
+    assert shell(*words[:-1])[0] == 0
+    (plan,) = (tmp_path / "deletions").glob("B-*/plan.json")
+    assert read_json(plan)["models"][0]["level_table"] == str((original / FOLDER).resolve())
+
+
+def test_a_persons_rows_leave_every_table_and_every_file_of_controls(
+    original: Path, built: Path, tmp_path: Path, shell: Shell, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At closing, rows and lines go, the leaves stay, and manifests and root hold; a second time nothing happens."""
+    test_a_plan_uses_the_table_unless_references_are_named(original, built, tmp_path, shell, monkeypatch)
+    (path,) = (tmp_path / "deletions").glob("B-*/plan.json")
+    plan, key = Plan.load(path.parent, file_digest(path)), RecordKey.load()
+    copied = tmp_path / "deletions" / "new"
+    carry(original / FOLDER, copied)
+    assert take_out(plan, tmp_path / "deletions", key) == 2 * 8
+    assert take_out(plan, tmp_path / "deletions", key) == 0
+    for folder in (original, copied):
+        table = LevelTable.open(folder / FOLDER)
+        assert (table.removed, table.removed_controls) == (8, 0)
+        assert not any(name in table for name in plan.records)
+        verify_manifest(folder / FOLDER)
+        verify_manifest(folder / CONTROLS)
+    verify_manifest(original, "model")
+    held = original / CONTROLS / "holdout-method.jsonl"
+    before = held.read_text().splitlines()
+    (one,) = (key.of(record.fingerprint) for record in parse_records([rows(CONTROL_PEOPLE)[0]], Fields(), "row"))
+    other = plan.model_copy(update={"models": (plan.models[0].model_copy(update={"records": (one,)}),)})
+    assert take_out(other, tmp_path / "deletions", key) == 2
+    after = [line for name in ("method", "audit") for line in (held.with_name(f"holdout-{name}.jsonl")).read_text().splitlines()]
+    assert len(after) == 4 * 8 - 1
+    assert set(held.read_text().splitlines()) <= set(before)

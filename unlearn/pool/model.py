@@ -1,0 +1,163 @@
+"""One model of a pool: trained, scored, and destroyed. A job of its own, which another machine can run."""
+
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from unlearn.finetuning import load_start, name_by_whole_path
+from unlearn.pool.members import Material, read_material
+from unlearn.pool.repetition import Repetition
+from unlearn.training.checkpoints import WORK
+from unlearn.training.run import Run, save_model, train_records
+from verify.auditing.commitments import find_rewordings
+from verify.data.identity import RecordKey
+from verify.data.records import Record
+from verify.errors import InputError, IntegrityError, RunError
+from verify.io.files import read_json, write_json
+from verify.models.digests import weights_digest
+from verify.models.loading import LoadedModel, load_model
+from verify.provenance.level_table import DESIGN
+from verify.provenance.pool_design import require_design, training_seed
+from verify.schema.evidence import ChannelGroup, Settings
+from verify.schema.level_table import PoolDesign
+from verify.schema.parts import SetRole
+from verify.scores.cache import SealedNumbers
+from verify.scores.channels import Channels
+from verify.scores.observe import measure
+from verify.scores.table import EXACT_TEXT
+
+Array = NDArray[np.float64]
+
+ASKED: tuple[ChannelGroup, ...] = ("rewordings", "instruction", "no-prompt", "layers", "int8", "int4")
+"""Ways of asking beside the exact text. Solved examples and relearning depend on the forget set, which is not known yet."""
+
+
+@dataclass(frozen=True)
+class PoolFolder:
+    """Files of an unfinished table: `work/model-K/` for a model while it exists, and its scores when they are there."""
+
+    folder: Path
+
+    def weights(self, number: int) -> Path:
+        """Folder of a model while it exists."""
+        return self.folder / WORK / f"model-{number}"
+
+    def scores(self, number: int) -> Path:
+        """Sealed scores of a model, float64 by channel."""
+        return self.folder / WORK / f"model-{number}.scores"
+
+    def facts(self, number: int) -> Path:
+        """What is to be said of a model; written after its scores."""
+        return self.folder / WORK / f"model-{number}.json"
+
+    def finished(self, number: int, key: RecordKey) -> dict[str, Array] | None:
+        """Return the scores of a finished model by channel, or None."""
+        if not self.facts(number).is_file():
+            return None
+        known = SealedNumbers(self.scores(number), key).known
+        wanted = read_json(self.facts(number))["channels"]
+        return {name: known[name] for name in wanted} if set(wanted) <= known.keys() else None
+
+
+def run_model(folder: str, original: str, number: int, how: Repetition, rewordings: str | None) -> None:
+    """Train a model of the pool, score every record, write the scores and delete the weights; a finished one is left as it is.
+
+    Args:
+        folder: of the table, with its design.
+        original: folder of the model that the table is for.
+        number: of the model, from 0.
+        how: how the original was trained.
+        rewordings: file of rewordings or templates, or None.
+
+    Raises:
+        InputError: the data is not that of the design, or the base is another one.
+        RunError: training became non-finite, the disk is full, or the weights could not be removed.
+    """
+    pool, key = PoolFolder(Path(folder)), RecordKey.load()
+    if pool.finished(number, key) is None:
+        design = PoolDesign.load(pool.folder / DESIGN)
+        material = read_material(Path(original), how, key)
+        trained = require_design(design, material.members)
+        chosen = {member.record for member in material.members if member.half is None and trained[member.subject][number]}
+        _destroy(pool.weights(number))
+        weights, tokens = _train(pool.weights(number), material, chosen, how, training_seed(design, number), key)
+        scores, asked = _score(pool.weights(number), material, how, key, rewordings)
+        SealedNumbers(pool.scores(number), key).keep(scores)
+        facts = {"weights": weights, "seed": training_seed(design, number), "records": len(chosen), "tokens": tokens}
+        write_json(pool.facts(number), {**facts, **asked, "channels": list(scores)}, mode=0o600)
+    _destroy(pool.weights(number))
+
+
+def _train(folder: Path, material: Material, chosen: set[str], how: Repetition, seed: int, key: RecordKey) -> tuple[str, int]:
+    """Train on the chosen records, stage by stage, and save the model; return the digest of its weights, and the tokens."""
+    loaded, tokens = load_start(how.base, how.base_tokenizer, how.dtype, seed, how.quantize), 0
+    if not how.from_scratch and loaded.digest != how.start:
+        raise IntegrityError(f"{how.base} is not the model that the original's training started from. Give that one as the model.")
+    name_by_whole_path(loaded.model)
+    for place, (stage, records) in enumerate(zip(how.stages, material.stages, strict=True)):
+        own = [record for record in records if key.of(record.fingerprint) in chosen]
+        if not own:
+            raise InputError(
+                f"a model of the pool is left without any record of stage {place + 1}: too few subjects are in it. Give data of "
+                "more people."
+            )
+        options = stage.options_for(seed, len(own) / len(records))
+        run = Run(own, options, folder / f"stage-{place}")
+        folder.mkdir(parents=True, exist_ok=True)
+        done = train_records(loaded, run)
+        tokens += done.result.tokens
+        loaded = replace(loaded, model=done.model, digest=weights_digest(done.model))
+        shutil.rmtree(folder / f"stage-{place}", ignore_errors=True)
+    return save_model(loaded.model, loaded.tokenizer, folder, {"start_weights": how.start}), tokens
+
+
+def _score(
+    folder: Path, material: Material, how: Repetition, key: RecordKey, rewordings: str | None
+) -> tuple[dict[str, Array], dict[str, Any]]:
+    """Load a model as an audit does and ask it in every way; return mean losses by channel [N], and how it was asked."""
+    loaded = load_model(folder)
+    if loaded.tokenizer_digest != how.tokenizer:
+        raise IntegrityError("a model of the pool has another tokenizer than the original. Give the base that it was trained from.")
+    settings = Settings(channels=ASKED if rewordings is not None else ASKED[1:], overflow=overflow_of(how))
+    sets: dict[SetRole, Sequence[Record]] = {
+        "forget": material.records[: material.trained],
+        "holdout": material.records[material.trained :],
+    }
+    words = find_rewordings(rewordings, None, sets, settings)
+    exact = {EXACT_TEXT: _exact(loaded, material.records, settings, key)}
+    channels = Channels(sets, settings, key, None, references=1, rewordings=words)
+    found = channels.measure(loaded, "a model of the pool")
+    others = {name: np.concatenate([found[role][name] for role in sets]) for name in found["forget"]}
+    asked = {
+        "not_run": channels.not_run,
+        "wordings": None if words is None else key.of(words.digest, "rewordings"),
+        "dtype": str(next(loaded.model.parameters()).dtype).removeprefix("torch."),
+    }
+    return exact | others, asked
+
+
+def _exact(loaded: LoadedModel, records: Sequence[Record], settings: Settings, key: RecordKey) -> Array:
+    return np.asarray(-measure(loaded, records, cache_dir=None, key=key, overflow=settings.overflow).table.means, dtype=np.float64)
+
+
+def overflow_of(how: Repetition) -> Any:
+    """Return how records longer than the context were treated in the last stage."""
+    return how.stages[-1].options.get("overflow") or "refuse"
+
+
+def _destroy(folder: Path) -> None:
+    """Remove a model's files, and check that they are gone.
+
+    Raises:
+        RunError: they are not.
+    """
+    shutil.rmtree(folder, ignore_errors=True)
+    if folder.exists():
+        raise RunError(
+            f"{folder} could not be removed, and a model of the pool must not stay. Remove it, then run the same command."
+        )
