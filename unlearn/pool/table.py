@@ -2,6 +2,7 @@
 
 import secrets
 import shutil
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -43,6 +44,7 @@ def make_level_table(
     seed: int | None = None,
     workers: int = 1,
     engine: str | None = None,
+    notify: Callable[[str], None] = lambda _: None,
 ) -> LevelTable:
     """Make the level table of a finished model, in its folder; a run that was interrupted goes on with the missing models.
 
@@ -60,6 +62,8 @@ def make_level_table(
         seed: of the design; by default drawn, and written into the design before the first model is trained.
         workers: models that are trained at once on this machine.
         engine: a cluster, "dask://HOST:PORT" or "ray://HOST:PORT", whose workers see the same folders and record key.
+        notify: receives the digest of the design before the first model is trained: whoever has it from then on knows that the
+            design was not chosen by its outcome.
 
     Raises:
         ArgumentError: an argument has a wrong name or type.
@@ -79,6 +83,7 @@ def make_level_table(
             place_controls(original, holdout, Fields(**how.stages[-1].fields))
             material = read_material(original, how, RecordKey.load())
             design = _design(folder, material, how, models, left_out, _share_held_out(original), seed)
+            notify(f"design of the level table, fixed before its models are trained: {design.digest}")
             words = None if rewordings is None else str(Path(rewordings).resolve())
             _run_pool(folder, original, how, models, words, workers, engine)
             rows, header = _collected(folder, material, how, design)

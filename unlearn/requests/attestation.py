@@ -181,10 +181,12 @@ def _rebuilt_by(model: ReplacedModel) -> str:
 
 
 def _shown_parameters(parameters: dict[str, Any]) -> dict[str, Any]:
-    """Return a method's parameters, with references by folder name: paths of this machine mean nothing to a reader."""
+    """Return a method's parameters, with folders by their names: paths of this machine mean nothing to a reader."""
     shown = dict(parameters)
     if "references" in shown:
         shown["references"] = [Path(folder).name for folder in shown["references"]]
+    if shown.get("table"):
+        shown["table"] = Path(str(shown["table"])).name
     return shown
 
 

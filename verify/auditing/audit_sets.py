@@ -1,12 +1,14 @@
 """Loading of an audit's record sets: forget, retain, holdout and fresh, with checks that they fit together."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
 from verify.data.records import Fields, Record, RecordSource, require_disjoint, require_trained
 from verify.data.sources import load_forget_set, load_records
 from verify.errors import InputError
+from verify.provenance.holdout import without_held_out
 from verify.schema.evidence import Settings
 from verify.schema.parts import SetRole
 
@@ -19,17 +21,19 @@ def load_sets(
     data: RecordSource | None,
     fields: Fields | None,
     settings: Settings,
+    original: Any = None,
 ) -> dict[SetRole, Sequence[Record]]:
     """Load the sets, check that they fit together, and draw the retain records that are scored.
 
     Args:
         forget_set, retain_set, holdout_set, fresh_set, data, fields: as `verify.audit`.
         settings: how many retain records are scored, and the seed that draws them.
+        original: as for `load_whole_sets`.
 
     Raises:
         InputError: as `load_whole_sets`.
     """
-    return draw_retain(load_whole_sets(forget_set, retain_set, holdout_set, fresh_set, data, fields), settings)
+    return draw_retain(load_whole_sets(forget_set, retain_set, holdout_set, fresh_set, data, fields, original), settings)
 
 
 def draw_retain(sets: Mapping[SetRole, Sequence[Record]], settings: Settings) -> dict[SetRole, Sequence[Record]]:
@@ -48,16 +52,18 @@ def load_whole_sets(
     fresh_set: RecordSource | None,
     data: RecordSource | None,
     fields: Fields | None,
+    original: Any = None,
 ) -> dict[SetRole, Sequence[Record]]:
     """Load the sets with all retain records, and check that they fit together.
 
     Args:
         forget_set, retain_set, holdout_set, fresh_set, data, fields: as `verify.audit`.
+        original: the model before unlearning, whose training may have held some of `data` out as controls.
 
     Raises:
         InputError: a set is empty, too small, or shares records with another; the message says what to do.
     """
-    training = None if data is None else load_records(data, fields)
+    training = None if data is None else without_held_out(load_records(data, fields), original, fields)
     forget = load_forget_set(forget_set, training, fields)
     if len(forget) == 1 and not (holdout_set is None and fresh_set is None):
         raise InputError(

@@ -108,7 +108,7 @@ def probe(
         raise InputError(f"probes need at least two retrained references, got {len(references)}. Name them with --references.")
     if output is not None and Path(output).exists():
         raise InputError(f"{output} exists. Name a new file with --output.")
-    sets = load_sets(forget_set, retain_set, holdout_set, None, data, fields, settings)
+    sets = load_sets(forget_set, retain_set, holdout_set, None, data, fields, settings, original)
     if "retain" not in sets:
         raise InputError("probes need retain records. Give them with --retain FILE, or the training file with --data FILE.")
     held = [original] if base is None else [original, base]  # in memory throughout
