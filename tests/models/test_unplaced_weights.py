@@ -53,6 +53,7 @@ from unlearn import NPO, forget
 from verify.errors import InputError, IntegrityError
 from verify.models.digests import weights_digest
 from verify.models.ensembles import Combine, load_ensemble, write_ensemble
+from verify.models.folder_checks import local_folder
 from verify.models.loading import load_model
 from verify.training.checkpoints import put_checkpoint
 
@@ -713,6 +714,16 @@ def test_hub_names_are_checked_like_folders(base: Path, tmp_path: Path, monkeypa
     (next((cache / "models--somebody--base").glob("snapshots/*")) / INDEX).write_text(json.dumps({"weight_map": {}}))
     with pytest.raises(InputError, match="holds both"):
         load_model("somebody/base", tokenizer=tokenizer)
+
+
+def test_weights_of_another_commit_are_refused(base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A repository that changes between configuration and weights gives no mixture of both; the same command works afterwards."""
+    later = shutil.copytree(base, tmp_path / "later")
+    commits = iter([base, later, later, later])
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda *_, **__: str(next(commits)))
+    with pytest.raises(InputError, match="somebody/base was changed on the Hub while it was fetched"):
+        local_folder("somebody/base")
+    assert local_folder("somebody/base") == later
 
 
 # Models of another kind.

@@ -55,14 +55,16 @@ def local_folder(source: str | Path) -> Path:
 
     try:
         folder = Path(snapshot_download(str(source), allow_patterns=list(FETCHED_FILES)))
-        # The snapshot's folder is named after its commit: the weights must come from the same one.
-        snapshot_download(str(source), revision=folder.name, allow_patterns=_weights_to_fetch(folder))
+        # By name: huggingface_hub 1.x asks the Hub about a commit even if it is cached, which fails without a network.
+        complete = Path(snapshot_download(str(source), allow_patterns=_weights_to_fetch(folder)))
     except Exception as error:  # noqa: BLE001 - of many unrelated types: a malformed name, no network, no access, no such repository
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise InputError(
             f"no causal language model could be loaded from {source}: {reason} "
             "Give a folder written by save_pretrained(...), or a Hub name (owner/name) that this machine can reach or has cached."
         ) from None
+    if complete != folder:  # a snapshot's folder is named after its commit: files and weights must come from the same one
+        raise InputError(f"{source} was changed on the Hub while it was fetched. Give the same command again.")
     require_safe_folder(folder)
     return folder
 
