@@ -256,9 +256,10 @@ def test_the_weight_penalty_is_the_divergence_to_second_order(world: Path) -> No
 
 
 @pytest.mark.parametrize("transposed", [False, True], ids=["plain", "transposed"])
-def test_the_weight_penalty_pulls_as_its_formula_says(transposed: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("at_once", [7, 1000], ids=["split", "joined"])
+def test_the_weight_penalty_pulls_as_its_formula_says(at_once: int, transposed: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """Value and gradient against autograd on the formula, part by part, on top of the gradients that are there or missing."""
-    monkeypatch.setattr("unlearn.training.penalty.AT_ONCE", 7)
+    monkeypatch.setattr("unlearn.training.penalty.AT_ONCE", at_once)
     torch.manual_seed(0)
     model = torch.nn.Linear(5, 6)
     if transposed:

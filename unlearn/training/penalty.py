@@ -1,6 +1,6 @@
 """Weight penalty: a quadratic pull to the initial weights, stronger where the retain set depends on them (EWC)."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -103,24 +103,57 @@ class WeightPenalty:
     def _pass_over(self, weights: Mapping[str, nn.Parameter], *, with_gradient: bool) -> Tensor:
         """Compute the value and, if wanted, add the gradient weight F (theta - theta_0), a part of the weights at a time."""
         products = []
+        for piece in _pieces(self._arrays(weights, with_gradient)):
+            columns = list(zip(*piece, strict=True))
+            now, before, share = (_joined(column) for column in columns[:3])  # [n]
+            moved = now - before
+            pull = moved * share
+            products.append(torch.dot(pull, moved))
+            if with_gradient:
+                slopes = torch.split(pull.mul_(self.weight), [gradient.numel() for gradient in columns[3]])
+                added = [slope.view(gradient.shape) for slope, gradient in zip(slopes, columns[3], strict=True)]
+                torch._foreach_add_(list(columns[3]), added)
+        return 0.5 * self.weight * torch.stack(products).sum()
+
+    def _arrays(self, weights: Mapping[str, nn.Parameter], with_gradient: bool) -> Iterator[list[Tensor]]:
+        """Yield of every weight: its value now, before and its share of F, and its gradient if wanted."""
         for name, parameter in weights.items():
             arrays = [parameter.detach(), self.start[name], self.fisher[name]]
             if with_gradient:
                 if parameter.grad is None:
                     parameter.grad = torch.zeros_like(parameter)
                 arrays.append(parameter.grad)
-            for now, before, share, *gradient in zip(*map(_parts, arrays), strict=True):
-                moved = now - before
-                pull = moved * share
-                products.append(torch.dot(pull.reshape(-1), moved.reshape(-1)))
-                for slope in gradient:
-                    slope.add_(pull.mul_(self.weight))
-        return 0.5 * self.weight * torch.stack(products).sum()
+            yield arrays
+
+
+def _pieces(rows: Iterable[Sequence[Tensor]]) -> Iterator[list[tuple[Tensor, ...]]]:
+    """Split arrays of one weight each, all alike in shape, into parts, and collect parts of at most `AT_ONCE` values together.
+
+    Small models and adapters have hundreds of small weights, and each operation costs as much as its start.
+    """
+    collected: list[tuple[Tensor, ...]] = []
+    size = 0
+    for arrays in rows:
+        for part in zip(*map(_parts, arrays), strict=True):
+            if collected and size + part[0].numel() > AT_ONCE:
+                yield collected
+                collected, size = [], 0
+            collected.append(part)
+            size += part[0].numel()
+    if collected:
+        yield collected
 
 
 def _parts(values: Tensor) -> Sequence[Tensor]:
     """Split an array into views of at most `AT_ONCE` values [n]; one that has no flat view stays whole."""
-    return torch.split(values.view(-1), AT_ONCE) if values.is_contiguous() else (values,)
+    if values.numel() <= AT_ONCE or not values.is_contiguous():
+        return (values,)
+    return torch.split(values.view(-1), AT_ONCE)
+
+
+def _joined(parts: Sequence[Tensor]) -> Tensor:
+    """Join parts to one flat array [n]; the widest type holds all of them."""
+    return torch.cat([part.reshape(-1) for part in parts]) if len(parts) > 1 else parts[0].reshape(-1)
 
 
 def _compact(values: Tensor) -> Tensor:
