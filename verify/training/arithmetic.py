@@ -24,6 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from verify.models.quantized import is_quantized
+from verify.training.fused_adapters import fused_adapters
 from verify.training.precision import apart
 from verify.training.short_attention import short_attention
 
@@ -74,7 +75,7 @@ class Arithmetic:
                 replaced.append((module, name, parameter))
                 module._parameters[name] = copies[id(parameter)]  # type: ignore[assignment]
             hooks = [found.register_forward_hook(_in_bfloat16) for found in model.modules() if isinstance(found, nn.Embedding)]
-            with short_attention(), apart(False):
+            with short_attention(), fused_adapters(model), apart(False):
                 yield
         finally:
             for hook in hooks:
