@@ -10,7 +10,7 @@ from torch import nn
 
 from unlearn.training.divergences import kl_reduction
 from unlearn.training.penalty import WeightPenalty
-from unlearn.training.scored_batch import token_outputs
+from unlearn.training.scored_batch import TokenOutputs, token_outputs
 from verify.models import head_values as module
 from verify.models.head_values import head_values
 from verify.models.log_probabilities import output_head
@@ -35,6 +35,34 @@ def test_divergence_through_the_head(monkeypatch: pytest.MonkeyPatch, dtype: tor
         assert float((mine.grad - other.grad).norm() / other.grad.norm()) < tolerance
     same = head_values(hidden, weight, kl_reduction(F.linear(hidden, weight).detach()))
     assert float(same.detach().abs().max()) < 1e-5
+
+
+@pytest.mark.parametrize("far", [0.01, 0.1, 30.0])
+def test_divergence_of_a_change(far: float) -> None:
+    """Of bfloat16 states that moved a little, or far, KL and gradient are near float64's; rounded logits would drown the little."""
+    torch.manual_seed(0)
+    weight = torch.randn(400, 64).bfloat16()
+    before = (3 * torch.randn(40, 64)).bfloat16()
+    after = (before.float() + far * torch.randn(40, 64)).bfloat16().requires_grad_()
+    twin = after.detach().double().requires_grad_()
+    log_p, log_q = (twin @ weight.double().T).log_softmax(-1), (before.double() @ weight.double().T).log_softmax(-1)
+    expected = (log_q.exp() * (log_q - log_p)).sum(-1)
+    expected.mean().backward()
+    part = {"tokens": torch.zeros(40, dtype=torch.long), "rows": torch.arange(40), "size": 40}
+    target = F.linear(before, weight)
+    errors = []
+    for states in (before, None):
+        after.grad = None
+        values = TokenOutputs(after, weight, **part).kl_to(target, states)
+        values.mean().backward()
+        errors.append(float((values.detach() - expected.detach()).norm() / expected.detach().norm()))
+        slopes = float((after.grad - twin.grad).norm() / twin.grad.norm())
+        if states is not None:
+            assert errors[0] < 0.1
+            assert slopes < 0.12
+    assert errors[1] > 5 * errors[0] or far > 0.01
+    same = TokenOutputs(before, weight, **part).kl_to(target, before)
+    assert float(same.abs().max()) < 1e-5
 
 
 def test_both_ways_to_the_outputs(tokenizer: Any) -> None:

@@ -61,5 +61,5 @@ class ToLevel(Objective):
         excess = mean_by_row(values - level, forget.rows, forget.size)  # e of every row [B]
         batch.progress.measure("excess", torch.where(excess.abs() < WITHIN, excess, 0.0))
         by_record = self.record_weight * excess.square().mean() + batch.progress.values["multiplier"] * excess.mean()
-        kept = retain.per_row(retain.kl_to(reference["retain_logits"])).mean()
+        kept = retain.per_row(retain.kl_to(reference["retain_logits"], reference.get("retain_states"))).mean()
         return self.token_weight * by_token + by_record + self.alpha * kept

@@ -47,5 +47,5 @@ class GradAscentKL(Objective):
     def loss(self, model: nn.Module, batch: Batch, reference: Mapping[str, Tensor]) -> Tensor:
         """Return the loss above, a scalar; every row has the same weight."""
         forget, retain = token_outputs(model, batch.forget, batch.require_retain())
-        kept = retain.per_row(retain.kl_to(reference["retain_logits"])).mean()
+        kept = retain.per_row(retain.kl_to(reference["retain_logits"], reference.get("retain_states"))).mean()
         return self.alpha * kept - self.gamma * forget.per_row(-forget.log_probabilities()).mean()

@@ -61,6 +61,8 @@ class InitialOutputs:
     def of(self, rows: Mapping[str, Sequence[int]], device: torch.device) -> dict[str, Tensor]:
         """Return the quantities of a batch: [B], [n], [n, D] or [n, V], tokens in row-major order.
 
+        Beside "ROLE_logits" stand the hidden states that they come from, as "ROLE_states" [n, D].
+
         Args:
             rows: role -> the windows' indices, in the batch's order [B].
             device: of the results.
@@ -74,6 +76,8 @@ class InitialOutputs:
             begins = self.offsets[role]
             picked = torch.cat([table[begins[row] : begins[row + 1]] for row in rows[role]]).to(device)
             found[name] = self.heads[kind](picked) if kind in self.heads else picked
+            if kind == "logits":
+                found[f"{role}_states"] = picked
         return found
 
 

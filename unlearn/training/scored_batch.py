@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from unlearn.training.divergences import kl_reduction, kl_to
+from unlearn.training.divergences import kl_reduction, kl_reduction_of_change, kl_to
 from unlearn.training.method import Batch, Rows
 from verify.models.head_values import head_values, log_probability_of
 from verify.models.log_probabilities import (
@@ -22,6 +22,7 @@ from verify.models.log_probabilities import (
     sum_by_row,
     target_log_probabilities,
 )
+from verify.training.rounding import HALF
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,10 +88,18 @@ class TokenOutputs:
             return target_log_probabilities(self.given, self.tokens)
         return head_values(self.given, self.head, log_probability_of(self.tokens))
 
-    def kl_to(self, target_logits: Tensor) -> Tensor:
-        """Compute KL(q || p) of every token [N], for a constant q = softmax(target_logits [N, V]) and the model's p."""
+    def kl_to(self, target_logits: Tensor, target_states: Tensor | None = None) -> Tensor:
+        """Compute KL(q || p) of every token [N], for a constant q = softmax(target_logits [N, V]) and the model's p.
+
+        Args:
+            target_logits: logits of q [N, V].
+            target_states: hidden states that the same head turned into them [N, D], if they are known. The change of the logits is
+                then computed from that of the states, where rounding would hide a small one.
+        """
         if self.head is None:
             return kl_to(self.given, target_logits)
+        if target_states is not None and self.head.dtype in HALF and not self.head.requires_grad:
+            return head_values(self.given - target_states.to(self.given), self.head, kl_reduction_of_change(target_logits))
         return head_values(self.given, self.head, kl_reduction(target_logits))
 
     def per_row(self, values: Tensor) -> Tensor:
