@@ -23,12 +23,12 @@ from unlearn.training.lora import merged, require_adapter
 from unlearn.training.method import Context, InsideLayers, Method, Objective, Outcome, Rebuild, Verbs, WeightEdit
 from unlearn.training.options import Selection, TrainingOptions, TrainingResult
 from unlearn.training.roles import Roles, Sources, load_roles
-from unlearn.training.run import Run, run_objective, save_model, trained_parameters
+from unlearn.training.run import Run, computes_in_copies, run_objective, save_model, trained_parameters
 from unlearn.training.weights import edited_parameters, mean_loss, sample
 from verify.data.canaries import find_canaries
 from verify.data.identity import RecordKey
 from verify.data.reading import fields_for, require_reading
-from verify.data.records import Fields, RecordSource
+from verify.data.records import Fields, Record, RecordSource
 from verify.io.arguments import checked, dtype_name
 from verify.io.files import MANIFEST, read_json
 from verify.models.adapter_types import is_adapter
@@ -37,6 +37,7 @@ from verify.models.memory import is_adapter_folder, require_memory_for_training
 from verify.models.quantized import is_quantized, quantization_of
 from verify.provenance.holdout import used_before
 from verify.provenance.training_history import HOLDOUT_USED, MADE_FROM, UNLEARNED_FROM
+from verify.training.arithmetic import Arithmetic
 from verify.training.precision import float32_copies, rounding_facts
 
 UTILITY_RECORDS = 100
@@ -228,13 +229,19 @@ def _run(method: Method, context: Context, selection: Selection | None, callback
         rebuilt = method.rebuild(context)
         return dataclasses.replace(rebuilt, facts={**rebuilt.facts, "exactness": method.exactness})
     kept = sample(context.retain, UTILITY_RECORDS, context.options.seed)
-    before = mean_loss(context.loaded, kept) if kept else None
+    before = _loss(context.loaded, kept, context.options) if kept else None
     assert isinstance(method, WeightEdit | Objective), "there are three kinds"
     outcome = _run_in_float32(method, context, selection, callbacks)
     if before is None:
         return outcome
-    after = mean_loss(dataclasses.replace(context.loaded, model=outcome.model.eval()), kept)
+    after = _loss(dataclasses.replace(context.loaded, model=outcome.model.eval()), kept, context.options)
     return dataclasses.replace(outcome, facts={**outcome.facts, **_utility(float(np.exp(before - after)))})
+
+
+def _loss(loaded: LoadedModel, records: Sequence[Record], options: TrainingOptions) -> float:
+    """Compute the mean loss of records, nats per token, in the arithmetic of a run with these options."""
+    with torch.no_grad(), Arithmetic(computes_in_copies(loaded.model, options)).of(loaded.model):
+        return mean_loss(loaded, records)
 
 
 def _run_in_float32(

@@ -14,9 +14,12 @@ from unlearn.level.estimate import (
     encoded,
     estimate_levels,
     learning_rate_for,
+    log_probabilities,
+    per_window,
     retraining_passes,
     short_retraining,
     trained_options,
+    window_of_tokens,
 )
 from unlearn.level.mixtures import mixture_level
 from unlearn.level.objective import ToLevel
@@ -27,12 +30,11 @@ from unlearn.training.lora import merged
 from unlearn.training.method import Context, Cost, Outcome, WeightEdit
 from unlearn.training.options import TrainingResult, together
 from unlearn.training.run import Run, run_objective
-from verify.data.encoding import Encoded, padding_token_id
+from verify.data.encoding import Encoded
 from verify.errors import InputError
 from verify.io.arguments import checked
 from verify.models.adapter_types import is_adapter
 from verify.models.loading import LoadedModel, load_model
-from verify.models.token_stats import compute_token_statistics
 from verify.training.checkpoints import Checkpoint, put_checkpoint
 
 Source = Literal["mixture", "retraining", "checkpoint", "base", "proxies", "controls", "table"]
@@ -156,11 +158,16 @@ class Level(WeightEdit):
         # An adapter made for unlearning is folded in: one that can be switched off would leave the old model in service.
         model = merged(done.model, options.seed) if options.lora and not is_adapter(loaded.model) else done.model
         trained.append(done.result)
-        reached = _losses(dataclasses.replace(loaded, model=model), forget)
+        reached = log_probabilities(dataclasses.replace(loaded, model=model), forget, options)
         return Outcome(
             model,
             together(trained),
-            {"sources": list(sources), **facts, **_facts(levels, reached), **_cost(context, trained, options.learning_rate)},
+            {
+                "sources": list(sources),
+                **facts,
+                **_facts(levels, -per_window(reached, window_of_tokens(forget))),
+                **_cost(context, trained, options.learning_rate),
+            },
         )
 
     def _estimate(
@@ -241,13 +248,6 @@ def _proxy(folder: str, original: LoadedModel) -> LoadedModel:
             f"{folder} has another tokenizer than the model. A proxy must read the same tokens; train one with this tokenizer."
         )
     return proxy
-
-
-def _losses(loaded: LoadedModel, windows: Sequence[Encoded]) -> Any:
-    """Compute the mean loss of every window, nats per token [K]."""
-    # A record may be several windows; numbered as records of their own, each gets its own loss.
-    single = [dataclasses.replace(window, record=row) for row, window in enumerate(windows)]
-    return np.array([one.loss for one in compute_token_statistics(loaded.model, single, padding_token_id(loaded.tokenizer))])
 
 
 def _facts(levels: Levels, reached: Any) -> dict[str, Any]:
