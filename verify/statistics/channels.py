@@ -30,7 +30,7 @@ survives, and most deletion requests are of one person. One rule for all, withou
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -174,9 +174,55 @@ def judge_channels(
     if not 0 < margin < 1 or not 0 < alpha < 0.5 or not 0 < share <= 1:
         raise ValueError(f"margin and share lie in (0, 1) and alpha in (0, 0.5), got {margin}, {share} and {alpha}")
     contrasts = {name: _Contrast.of(losses, subjects, control_subjects) for name, losses in channels.items()}
+    return judge_contrasts(contrasts, margin, alpha, share)
+
+
+class Contrast(Protocol):
+    """One channel's residual and gap of forget subjects, against controls, with their standard errors."""
+
+    @property
+    def counts(self) -> tuple[int, int]:
+        """n_F and n_C, those with a scored record."""
+
+    @property
+    def known(self) -> bool:
+        """Whether N and G can be computed."""
+
+    @property
+    def testable(self) -> bool:
+        """Whether standard errors can be estimated."""
+
+    @property
+    def contrast(self) -> float:
+        """N, nats per token."""
+
+    @property
+    def gap(self) -> float:
+        """G, nats per token."""
+
+    @property
+    def degrees(self) -> float:
+        """Degrees of freedom by which the precision that a certificate needs is computed."""
+
+    def error(self, margin: float) -> StandardError:
+        """Return the standard error of N - margin G; the margin may be negative."""
+
+    def error_of_original(self, margin: float) -> StandardError:
+        """Return the standard error of N - margin G where the target is the original, so that N = G."""
+
+    def relative_error(self) -> float | None:
+        """Return the standard error of an honest target's N over G, by models that the target cannot influence; None if unknown."""
+
+    @property
+    def judged_by(self) -> str:
+        """The models that `relative_error` goes by, in words."""
+
+
+def judge_contrasts(contrasts: Mapping[str, Contrast], margin: float, alpha: float, share: float) -> ChannelsVerdict:
+    """Judge a target by its contrast on every channel; arguments as `judge_channels`."""
     large = [name for name, contrast in contrasts.items() if contrast.testable and contrast.gap >= MIN_GAP]
     # The original is judged as a target would be: corrected for every channel on which there is a gap to find.
-    detected = [name for name in large if contrasts[name].judged_original(margin) * 2 * len(large) < share * alpha]
+    detected = [name for name in large if _judged_original(contrasts[name], margin) * 2 * len(large) < share * alpha]
     tests = tuple(
         _test(
             name, contrast, _obstacle(contrast, name in large, name in detected, margin, alpha), len(detected), margin, alpha, share
@@ -184,6 +230,12 @@ def judge_channels(
         for name, contrast in contrasts.items()
     )
     return ChannelsVerdict(tests, margin, alpha, share)
+
+
+def _judged_original(contrast: Contrast, margin: float) -> float:
+    """p-value of the original, whose residual is the gap itself: N = G."""
+    error = contrast.error_of_original(margin)
+    return float(stats.t.sf((1 - margin) * contrast.gap / error.size, error.degrees))
 
 
 @dataclass(frozen=True, eq=False)
@@ -229,18 +281,33 @@ class _Contrast:
         """N, nats per token."""
         return float(self.residual.mean() - self.control_residual.mean())
 
-    def one_sided(self, margin: float) -> tuple[StandardError, StandardError]:
-        """Return the standard errors of N - rho* G and N + rho* G."""
-        above, below = (
-            difference_error(self.residual - x * self.gaps, self.control_residual - x * self.control_gaps)
-            for x in (margin, -margin)
-        )
-        return above, below
+    @property
+    def counts(self) -> tuple[int, int]:
+        """n_F and n_C."""
+        return len(self.residual), len(self.control_residual)
 
-    def judged_original(self, margin: float) -> float:
-        """p-value of the original, whose residual is the gap itself: N = G."""
-        error = difference_error((1 - margin) * self.gaps, (1 - margin) * self.control_gaps)
-        return float(stats.t.sf((1 - margin) * self.gap / error.size, error.degrees))
+    @property
+    def known(self) -> bool:
+        """Whether there is a scored subject on both sides."""
+        return min(self.counts) > 0
+
+    @property
+    def degrees(self) -> float:
+        """n_F + n_C - 2."""
+        return len(self.gaps) + len(self.control_gaps) - 2
+
+    def error(self, margin: float) -> StandardError:
+        """Return the standard error of N - margin G."""
+        return difference_error(self.residual - margin * self.gaps, self.control_residual - margin * self.control_gaps)
+
+    def error_of_original(self, margin: float) -> StandardError:
+        """Return the standard error of G - margin G."""
+        return difference_error((1 - margin) * self.gaps, (1 - margin) * self.control_gaps)
+
+    @property
+    def judged_by(self) -> str:
+        """The references, each judged by the others."""
+        return "among the references"
 
     def relative_error(self) -> float | None:
         """Root mean square standard error of the references, each judged by the others, over G; None for one reference."""
@@ -290,7 +357,7 @@ def _by_subject(original: Array, target: Array, references: Array, subjects: Seq
     return _Side(mean - means[1], mean - means[0], left_out, records)
 
 
-def _obstacle(contrast: _Contrast, large: bool, detected: bool, margin: float, alpha: float) -> tuple[bool, bool, str]:
+def _obstacle(contrast: Contrast, large: bool, detected: bool, margin: float, alpha: float) -> tuple[bool, bool, str]:
     """Return whether a channel is valid, whether it may certify, and why not."""
     if not contrast.testable:
         return False, False, "fewer than three subjects were scored on it, or none on one side"
@@ -301,27 +368,25 @@ def _obstacle(contrast: _Contrast, large: bool, detected: bool, margin: float, a
     relative = contrast.relative_error()
     if relative is None:
         return True, False, "one reference does not show how precise the channel is"
-    degrees = len(contrast.gaps) + len(contrast.control_gaps) - 2
-    largest = margin / float(stats.t.ppf(1 - alpha, degrees) + stats.norm.ppf((1 + PASSES) / 2))
+    largest = margin / float(stats.t.ppf(1 - alpha, contrast.degrees) + stats.norm.ppf((1 + PASSES) / 2))
     if relative > largest:
         return (
             True,
             False,
-            f"too noisy to certify: among the references the standard error is {relative:.3f} of the gap, "
+            f"too noisy to certify: {contrast.judged_by} the standard error is {relative:.3f} of the gap, "
             f"at most {largest:.3f} is allowed",
         )
     return True, True, ""
 
 
 def _test(
-    name: str, contrast: _Contrast, obstacle: tuple[bool, bool, str], valid: int, margin: float, alpha: float, share: float
+    name: str, contrast: Contrast, obstacle: tuple[bool, bool, str], valid: int, margin: float, alpha: float, share: float
 ) -> ChannelTest:
     """Test one channel; `valid` is C."""
     usable, certifiable, reason = obstacle
-    counts = len(contrast.residual), len(contrast.control_residual)
+    counts = contrast.counts
     if not contrast.testable:
-        known = min(counts) > 0
-        n, gap = (contrast.contrast, contrast.gap) if known else (None, None)
+        n, gap = (contrast.contrast, contrast.gap) if contrast.known else (None, None)
         return ChannelTest(
             name,
             *counts,
@@ -339,7 +404,7 @@ def _test(
             residual=None,
         )
     n, gap = contrast.contrast, contrast.gap
-    errors = contrast.one_sided(margin)
+    errors = contrast.error(margin), contrast.error(-margin)
     above, below = (n - margin * gap) / errors[0].size, (-n - margin * gap) / errors[1].size
     statistic, error = (above, errors[0]) if above >= below else (below, errors[1])
     p = min(1.0, float(stats.t.sf(statistic, error.degrees)) * 2 * max(valid, 1)) if usable else 1.0
@@ -363,14 +428,11 @@ def _test(
     )
 
 
-def _ratio(contrast: _Contrast, alpha: float) -> Estimate | None:
+def _ratio(contrast: Contrast, alpha: float) -> Estimate | None:
     """Return N / G with its interval by the delta method, whose standard error is that of mean(d - N/G g), over G."""
     n, gap = contrast.contrast, contrast.gap
     if gap <= 0:
         return None
-    error = difference_error(
-        contrast.residual - n / gap * contrast.gaps, contrast.control_residual - n / gap * contrast.control_gaps
-    )
-    t = float(stats.t.ppf(1 - alpha, error.degrees))
-    half = t * error.size / gap
-    return Estimate(n / gap, n / gap - half, n / gap + half, len(contrast.residual), 1 - 2 * alpha)
+    error = contrast.error(n / gap)
+    half = float(stats.t.ppf(1 - alpha, error.degrees)) * error.size / gap
+    return Estimate(n / gap, n / gap - half, n / gap + half, contrast.counts[0], 1 - 2 * alpha)

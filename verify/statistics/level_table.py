@@ -1,13 +1,43 @@
-"""Audit by a level table: the record claim against models that were trained before any request (work in progress: signatures)."""
+"""Audit by a level table: the record claim against models that were trained once, before any request.
+
+A pool of M models, each trained without a random part of the subjects, scored what it never saw; a signed table holds the numbers.
+Models trained on a part of the data have another level and another slope than the target, so they are no references: they
+normalise. Controls, which neither the pool nor the original nor the target was trained on, calibrate the levels l (`level_fit`) for
+the target and the original, and their residuals are the noise under which the forget set is judged:
+
+    d_i = a + b l_i - m_i(target)       r_c = the same of a control, by the line of the other control subjects
+    g_i = a0 + b0 l_i - m_i(original)   r0_c likewise;   N, G: means over subjects of their means of d and g
+    se(N - x G)^2 = s^2 u / n_F + jackknife variance of the line at lbar_F,   s^2 = sum_C rbar_s^2 / (n_C - 2) of the outcome
+                    m(target) - x m(original);   u >= 1: variance of forget subjects over the pool, in units of control subjects'
+
+    C1'  N - rho* G + t se(N - rho* G) < 0  and  -N - rho* G + t se(N + rho* G) < 0            t = t_{1 - alpha, n_C - 2}
+    C2'  E + t se_E < (2 rho*)^2 (mean_F g^2 - mean_C r0^2),   E = mean_F d^2 - mean_C r^2      means by subject
+    A1'  either statistic of C1' above t_{1 - alpha / 4, n_C - 2}
+    A2'  records: t_i = (|d_i| - rho* g_i) / sqrt(lambda v_i (1 + 1/R)), Benjamini-Hochberg     v moderated over both sides
+         lambda = max(1, mean_C r^2 / mean_C v (1 + 1/R)); the tail is fitted to the controls' own statistics
+    A3'  subjects: the same of subject means, Holm; only where there are several subjects, one of them with several records
+
+A1' has half of the level, A2' and A3' the other half. The error comes from the target's own residuals on controls: a target of
+another length or with more noise is not accused for that, and its own model effect cancels, which no number of retrained references
+achieves. Other channels make the same contrast (`channels`); the precision asked of them is the original's on the controls,
+which the target cannot influence.
+"""
 
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import stats
 
-from verify.statistics.channels import ChannelsVerdict, ChannelTest
-from verify.statistics.residual import ResidualVerdict
+from verify.statistics.channels import CHANNEL_SHARE, EXACT_TEXT, ChannelsVerdict, ChannelTest, judge_contrasts
+from verify.statistics.controls import ExcessSpread
+from verify.statistics.estimate import Estimate
+from verify.statistics.level_fit import MIN_CONTROL_SUBJECTS, Calibration, control_side, forget_side, model_effects
+from verify.statistics.level_units import NONE_UNASKED, Conformal, Unasked, conformal, unit_tests
+from verify.statistics.residual import MeanTest, ResidualVerdict, SpreadTest
+from verify.statistics.subjects import subject_means, subject_numbers
+from verify.statistics.two_samples import StandardError, difference_error
 
 Array = NDArray[np.float64]
 
@@ -39,7 +69,7 @@ class TableFit:
     Attributes:
         a, b: level and slope for the target: it loses a + b l on a record of level l, nats per token.
         a0, b0: the same for the original.
-        reliability: share of the controls' variance of l that is not noise of the pool, in (0, 1]; b is corrected for it.
+        reliability: kappa, share of the controls' variance of l that is not noise of the pool; the slopes are corrected for it.
         levels, control_levels: l_i [K] and l_c [N], nats per token.
         standard_error, degrees: of N - rho* G, nats per token, and its degrees of freedom.
         subjects, control_subjects: n_F and n_C.
@@ -61,17 +91,19 @@ class TableFit:
 
 
 @dataclass(frozen=True, eq=False)
-class Conformal:
-    """Distribution-free p-values of subjects among the control subjects, at the margin.
+class TableResidual(ResidualVerdict):
+    """The residual test of an audit by a level table; one subject can be accused, never certified.
 
     Attributes:
-        remembered, over_forgotten: p-values of both directions, subjects in the order of their sorted names [S].
-        smallest: 1 / (n_C + 1), which no p-value lies below.
+        several: whether the records are about more than one subject.
     """
 
-    remembered: Array
-    over_forgotten: Array
-    smallest: float
+    several: bool = True
+
+    @property
+    def certified(self) -> bool:
+        """Whether C1' and C2' hold, nothing is accused, and there is more than one subject."""
+        return super().certified and self.several
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,13 +112,13 @@ class TableVerdict:
 
     Attributes:
         residual: C1', C2', A1', A2', A3' on the exact text, in the classes of the residual test; its `references` is R, its
-            `spread` the standard error of N, its rule 3. Its `certified` is False where all records are about one subject.
+            `spread` the standard error of N, its rule 3.
         channels: the tests on every channel, the exact text first.
         fit: the calibration on the exact text.
         conformal: distribution-free p-values per subject.
     """
 
-    residual: ResidualVerdict
+    residual: TableResidual
     channels: ChannelsVerdict
     fit: TableFit
     conformal: Conformal
@@ -120,6 +152,8 @@ def judge_table(
     alpha: float,
     seed: int,
     texts: Sequence[Hashable] | None = None,
+    share: float = 1.0,
+    unasked: Unasked = NONE_UNASKED,
 ) -> TableVerdict:
     """Judge a target by a level table.
 
@@ -131,6 +165,8 @@ def judge_table(
         alpha: level, in (0, 0.5). Certification uses all of it; accusations share it.
         seed: draws which R pool models stand for each control subject; a number from the table's committed design.
         texts: anything equal for records of equal text [K]: in the test per record a text counts once.
+        share: the share of alpha that accusations use, in (0, 1].
+        unasked: further records and subjects that the tests per record and subject are corrected for.
 
     Returns:
         the outcome on every channel with every intermediate value.
@@ -139,4 +175,184 @@ def judge_table(
         ValueError: shapes do not fit, a loss is infinite, no exact text, too few control subjects, or records that different
             numbers of pool models left out.
     """
-    raise NotImplementedError
+    if not 0 < margin < 1 or not 0 < alpha < 0.5 or not 0 < share <= 1:
+        raise ValueError(f"the margin lies in (0, 1), alpha in (0, 0.5) and share in (0, 1], got {margin}, {alpha} and {share}")
+    if EXACT_TEXT not in losses:
+        raise ValueError(f'expected the losses of the channel "{EXACT_TEXT}", got {list(losses)}')
+    contrasts = {name: _TableContrast.of(channel, subjects, control_subjects, seed) for name, channel in losses.items()}
+    exact = contrasts[EXACT_TEXT]
+    if exact.calibration is None or len(exact.calibration.residual) < len(subjects):
+        raise ValueError(
+            f"on the exact text every record has to be scored, and controls about {MIN_CONTROL_SUBJECTS} subjects; got "
+            f"{exact.counts[0]} subjects of the forget set and {exact.counts[1]} of the controls"
+        )
+    channels = judge_contrasts(contrasts, margin, alpha, share * CHANNEL_SHARE)
+    # Alone, the channel of the exact text accuses nothing that A1' does not.
+    rest = share * (1 - CHANNEL_SHARE) if len(losses) > 1 else share
+    rho = next(test.residual for test in channels.tests if test.name == EXACT_TEXT)
+    judged = _residual(exact.calibration, rho, margin, alpha, rest, texts, unasked)
+    return TableVerdict(judged, channels, _described(exact.calibration, margin), conformal(exact.calibration, margin))
+
+
+@dataclass(frozen=True, eq=False)
+class _TableContrast:
+    """One channel: n_F, n_C, and its calibration, None where too few subjects were scored."""
+
+    counts: tuple[int, int]
+    calibration: Calibration | None
+
+    @classmethod
+    def of(cls, losses: TableLosses, subjects: Sequence[str], control_subjects: Sequence[str], seed: int) -> "_TableContrast":
+        """Calibrate a channel on the records and controls that every model was asked about."""
+        _check_shapes(losses, len(subjects), len(control_subjects))
+        scored = ~np.isnan(losses.pool).all(axis=0) & ~np.isnan(losses.original) & ~np.isnan(losses.target)
+        on_controls = np.vstack([losses.control_pool, losses.control_original, losses.control_target])
+        usable = ~np.isnan(on_controls).any(axis=0)
+        whose, others = (
+            [names[index] for index in np.flatnonzero(kept).tolist()]
+            for names, kept in ((subjects, scored), (control_subjects, usable))
+        )
+        counts = len(set(whose)), len(set(others))
+        if counts[0] < 1 or counts[1] < MIN_CONTROL_SUBJECTS:
+            return cls(counts, None)
+        control_pool, control_original, control_target = on_controls[:-2, usable], on_controls[-2, usable], on_controls[-1, usable]
+        effects = model_effects(control_pool, subject_numbers(others))
+        forget = forget_side(losses.pool[:, scored], effects, whose)
+        control = control_side(control_pool, effects, others, len(forget.unseen), seed)
+        own = losses.target[scored], losses.original[scored]
+        return cls(counts, Calibration.of(forget, control, *own, (control_target, control_original)))
+
+    @property
+    def fitted(self) -> Calibration:
+        """The calibration, where there is one."""
+        assert self.calibration is not None, "only asked where the channel is testable"
+        return self.calibration
+
+    @property
+    def known(self) -> bool:
+        """Whether the channel was calibrated."""
+        return self.calibration is not None
+
+    @property
+    def testable(self) -> bool:
+        """Whether the channel was calibrated."""
+        return self.calibration is not None
+
+    @property
+    def contrast(self) -> float:
+        """N: the controls' mean residual is zero by the fit."""
+        return float(self.fitted.subject_residual.mean())
+
+    @property
+    def gap(self) -> float:
+        """G."""
+        return float(self.fitted.subject_gap.mean())
+
+    @property
+    def degrees(self) -> float:
+        """n_C - 2."""
+        return self.fitted.degrees
+
+    def error(self, margin: float) -> StandardError:
+        """Return the standard error of N - margin G."""
+        return self.fitted.standard_error(1.0, -margin)
+
+    def error_of_original(self, margin: float) -> StandardError:
+        """Return the standard error of G - margin G."""
+        return self.fitted.standard_error(0.0, 1 - margin)
+
+    @property
+    def judged_by(self) -> str:
+        """The original, which saw no control and is trained as the target would be."""
+        return "by the original's residuals on the controls"
+
+    def relative_error(self) -> float:
+        """Return the standard error of G over G."""
+        return self.fitted.standard_error(0.0, 1.0).size / self.gap
+
+
+def _check_shapes(losses: TableLosses, records: int, controls: int) -> None:
+    models = len(losses.pool)
+    expected = [((models, records), losses.pool), ((models, controls), losses.control_pool)]
+    expected += [((records,), losses.original), ((records,), losses.target)]
+    expected += [((controls,), losses.control_original), ((controls,), losses.control_target)]
+    if any(values.shape != shape for shape, values in expected):
+        raise ValueError(
+            f"expected losses of {records} records and {controls} controls under {models} pool models, got "
+            f"{[values.shape for _, values in expected]}"
+        )
+    if any(np.isinf(values).any() for _, values in expected):
+        raise ValueError("losses must be finite, or NaN where a model was trained on the record or it was not scored")
+
+
+def _residual(
+    found: Calibration,
+    rho: Estimate | None,
+    margin: float,
+    alpha: float,
+    share: float,
+    texts: Sequence[Hashable] | None,
+    unasked: Unasked,
+) -> TableResidual:
+    """Judge the exact text: C1', C2', A1', A2' and A3', the accusations at `share` of alpha."""
+    n, gap = float(found.subject_residual.mean()), float(found.subject_gap.mean())
+    records, by_subject, noise = unit_tests(found, margin, share * alpha / 2, alpha, texts, unasked)
+    return TableResidual(
+        margin=margin,
+        alpha=alpha,
+        references=len(found.forget.unseen),
+        records=len(found.residual),
+        residual=found.residual,
+        gap=found.gap,
+        mean_residual=n,
+        mean_gap=gap,
+        spread=found.standard_error(1.0, 0.0).size,
+        rho=rho,
+        mean_test=_mean_test(found, n, gap, margin, alpha, share),
+        spread_test=_spread_test(found, margin, alpha),
+        record_test=records,
+        subject_test=by_subject,
+        noise=noise,
+        rule=3,
+        several=found.forget.subjects > 1,
+    )
+
+
+def _mean_test(found: Calibration, n: float, gap: float, margin: float, alpha: float, share: float) -> MeanTest:
+    above, below = ((sign * n - margin * gap) / found.standard_error(1.0, -sign * margin).size for sign in (1, -1))
+    certify, accuse = (float(stats.t.ppf(1 - level, found.degrees)) for level in (alpha, share * alpha / 4))
+    return MeanTest(above, below, certify, accuse, max(above, below) < -certify, max(above, below) > accuse)
+
+
+def _spread_test(found: Calibration, margin: float, alpha: float) -> SpreadTest:
+    """Test C2': the mean square of d beyond the target's noise, against that of g beyond the original's."""
+    # Controls noisier than the forget set would hide remembered records in "noise": the pool shows by how much they are.
+    scale = min(1.0, float(found.forget.variances.mean() / found.control.variances.mean()))
+    forget, control = found.forget.numbers, found.control.numbers
+    own, noise = subject_means(found.residual**2, forget), subject_means(scale * found.control_residual**2, control)
+    error = difference_error(own, noise)
+    excess = float(own.mean() - noise.mean())
+    limit = excess + float(stats.t.ppf(1 - alpha, error.degrees)) * error.size
+    # The noise of g would widen what is allowed where the gap is small.
+    gaps = float(subject_means(found.gap**2, forget).mean() - subject_means(found.control_gap**2, control).mean())
+    upper, allowed = float(np.sqrt(max(limit, 0.0))), 2 * margin * float(np.sqrt(max(gaps, 0.0)))
+    beyond = ExcessSpread(excess, float(noise.mean()), error.size, error.degrees)
+    return SpreadTest(upper, allowed, upper < allowed, beyond)
+
+
+def _described(found: Calibration, margin: float) -> TableFit:
+    error = found.standard_error(1.0, -margin)
+    return TableFit(
+        a=float(found.target.a[0]),
+        b=float(found.target.b[0]),
+        a0=float(found.original.a[0]),
+        b0=float(found.original.b[0]),
+        reliability=float(found.target.reliability[0]),
+        levels=found.forget.levels,
+        control_levels=found.control.levels,
+        standard_error=error.size,
+        degrees=error.degrees,
+        subjects=found.forget.subjects,
+        control_subjects=found.control.subjects,
+        models=len(found.forget.unseen),
+    )

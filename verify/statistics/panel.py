@@ -73,7 +73,7 @@ def reference_panel(
     # A copy would pass for an independent retraining and make the spread too small.
     if spread == 0 or len(np.unique(refs, axis=0)) < len(refs):
         raise ValueError("the references do not differ: give models trained with different seeds, each once")
-    distinct, standing_for = _distinct(range(refs.shape[1]) if texts is None else texts)
+    distinct, standing_for = distinct_rows(range(refs.shape[1]) if texts is None else texts)
     own = refs[:, distinct]
     variances = moderated_variances(own.var(axis=0, ddof=1), len(refs) - 1)
     left_out = leave_one_out_statistics(own) if len(refs) >= 3 else None
@@ -112,7 +112,7 @@ def leave_one_out_statistics(references: ArrayLike) -> Array:
     return np.concatenate(statistics)
 
 
-def _distinct(texts: Sequence[Hashable]) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+def distinct_rows(texts: Sequence[Hashable]) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
     """Return the first row of each text, and for every row which of these it repeats."""
     order: dict[Hashable, int] = {}
     standing_for = np.array([order.setdefault(text, len(order)) for text in texts], dtype=np.intp)
