@@ -15,13 +15,13 @@ sums.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 
-from verify.statistics.moderation import moderated_variances
+from verify.statistics.moderation import ModeratedVariances, moderated_variances
 from verify.statistics.subjects import subject_means, subject_numbers
 from verify.statistics.two_samples import TINY, StandardError
 
@@ -251,20 +251,42 @@ class Calibration:
         return subject_means(self.gap, self.forget.numbers)
 
     @cached_property
-    def noise_of_subjects(self) -> tuple[Array, Array, float]:
-        """Moderated variances of the subjects' means over the pool, forget [S] and control [C], and their degrees of freedom."""
-        forget, control = self.forget.subject_variances, self.control.subject_variances
-        both = moderated_variances(np.concatenate([forget, control]), len(self.forget.unseen) - 1)
-        return both.variances[: len(forget)], both.variances[len(forget) :], both.degrees
+    def shares(self) -> tuple[Array, Array]:
+        """Variance of each subject's mean over that of its records, by their number: h_s = (1 + (n_s - 1) icc) / n_s, [S] and [C].
+
+        icc, the correlation of the records of a subject between models, is that of both sides together.
+        """
+        sides = self.forget, self.control
+        records = [np.bincount(side.numbers) for side in sides]
+        own = [subject_means(side.variances, side.numbers) for side in sides]
+        common = sum(float((side.subject_variances - v / n).sum()) for side, v, n in zip(sides, own, records, strict=True))
+        possible = sum(float((v * (1 - 1 / n)).sum()) for v, n in zip(own, records, strict=True))
+        correlation = min(max(common / possible, 0.0), 1.0) if possible > 0 else 0.0
+        forget, control = (np.asarray((1 + (n - 1) * correlation) / n) for n in records)
+        return forget, control
+
+    @cached_property
+    def noise_of_subjects(self) -> tuple[ModeratedVariances, Array]:
+        """Moderated variances of the subjects' means over the pool, of the forget set [S] and of the controls [C].
+
+        Moderated for equal numbers of records, as a prior common to subjects of one and of twenty records would be wrong for both.
+        """
+        forget, control = self.shares
+        equal = np.concatenate([self.forget.subject_variances / forget, self.control.subject_variances / control])
+        both = moderated_variances(equal, len(self.forget.unseen) - 1)
+        ours = replace(both, variances=both.variances[: len(forget)] * forget)
+        return ours, both.variances[len(forget) :] * control
 
     @cached_property
     def unequal(self) -> float:
-        """How much more the pool's models differ on forget subjects than on control subjects, as a ratio of variances, at least 1.
+        """u: how much noisier forget subjects are than control subjects, as a ratio of variances, at least 1.
 
-        The target's noise is measured on controls. Forget subjects of fewer records, or of harder ones, have more.
+        The target's noise is measured on controls. Forget subjects of fewer or of noisier records have more: the numbers of records
+        tell the one, the pool's variances of single records the other.
         """
-        forget, control, _ = self.noise_of_subjects
-        return max(1.0, float(forget.mean() / control.mean()))
+        by_number = float(self.shares[0].mean() / self.shares[1].mean())
+        by_record = float(self.forget.variances.mean() / self.control.variances.mean())
+        return max(1.0, by_number * by_record)
 
     @property
     def degrees(self) -> int:

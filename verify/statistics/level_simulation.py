@@ -27,7 +27,7 @@ class TableWorld:
     """Parameters of a simulated world with a level table.
 
     Attributes:
-        subjects: n_F, of `each` records; control_subjects: n_C, of as many.
+        subjects: n_F, of `each` records; control_subjects: n_C, of `control_each`.
         models, left_out: M pool models, of which R leave each subject out.
         gap: mean g_i, nats per token (coefficient of variation one third).
         record_spread: mean standard deviation of e, nats per token; a record's own is 0.5 to 1.5 times it.
@@ -37,7 +37,7 @@ class TableWorld:
         pool_level, pool_slope: level and slope of pool models against those trained on all the data.
         mismatch: standard deviation of a record's own difference between the two, nats per token.
         errors: distribution of e; "t4" has heavy tails (scaled to the same standard deviation).
-        target_noise: factor on the target's e.
+        target_noise, control_noise: factors on the target's e, and on the controls' under every model.
         harder: how much harder forget records are than controls, nats per token.
         duplicates: share of the forget subjects of which other people's records, in the retain set, repeat a part: whoever was
             trained on these knows `DUPLICATE_SHARE` of the gap.
@@ -46,6 +46,7 @@ class TableWorld:
     subjects: int = 20
     each: int = 4
     control_subjects: int = 20
+    control_each: int = 4
     models: int = 8
     left_out: int = 4
     gap: float = 4.05
@@ -58,6 +59,7 @@ class TableWorld:
     mismatch: float = 0.0
     errors: Literal["normal", "t4"] = "normal"
     target_noise: float = 1.0
+    control_noise: float = 1.0
     harder: float = 0.0
     duplicates: float = 0.0
 
@@ -65,8 +67,10 @@ class TableWorld:
 DUPLICATE_SHARE = 0.16
 """Share of a record's gap that a model knows from near-duplicates of it."""
 
-Truth = Literal["honest", "20 % of the records", "one subject", "0.20 everywhere"]
-"""What the target kept: nothing, everything of a fifth of the records or of one subject, or a fifth of every gap."""
+Truth = Literal["honest", "20 % of the records", "one subject", "0.20 everywhere", "the margin"]
+"""What the target kept: nothing, everything of a fifth of the records or of one subject, a fifth or a tenth of every gap."""
+
+EVERYWHERE = {"0.20 everywhere": 0.20, "the margin": 0.10}
 
 
 def simulate_table(world: TableWorld, truth: Truth, rng: np.random.Generator) -> tuple[TableLosses, list[str], list[str]]:
@@ -77,12 +81,13 @@ def simulate_table(world: TableWorld, truth: Truth, rng: np.random.Generator) ->
         truth: what the target kept.
         rng: source of randomness.
     """
-    count, total = world.subjects * world.each, (world.subjects + world.control_subjects) * world.each
-    people = total // world.each
+    sizes = np.repeat([world.each, world.control_each], [world.subjects, world.control_subjects])
+    count, total, people = world.subjects * world.each, int(sizes.sum()), np.repeat(np.arange(len(sizes)), sizes)
     shared = partial(_shared, world, rng, people)
     difficulty = MEAN_DIFFICULTY + world.difficulty_spread * shared(1, "normal")[0]
     difficulty[:count] += world.harder
     spread = world.record_spread * rng.uniform(0.5, 1.5, total)
+    spread[count:] *= world.control_noise
     gaps = world.gap * rng.gamma(9.0, 1 / 9, count)
 
     def models(number: int) -> Array:
@@ -110,16 +115,16 @@ def simulate_table(world: TableWorld, truth: Truth, rng: np.random.Generator) ->
         control_original=original[count:],
         control_target=target[count:],
     )
-    names = [f"{number:05d}" for number in np.repeat(np.arange(people), world.each).tolist()]
+    names = [f"{number:05d}" for number in people.tolist()]
     return losses, names[:count], names[count:]
 
 
-def _shared(world: TableWorld, rng: np.random.Generator, people: int, number: int, errors: str) -> Array:
-    """Draw standardised values that correlate within subjects [number, records]."""
-    size = (number, people * world.each)
+def _shared(world: TableWorld, rng: np.random.Generator, people: NDArray[np.intp], number: int, errors: str) -> Array:
+    """Draw standardised values that correlate within subjects, whose numbers `people` holds [number, records]."""
+    size = (number, len(people))
     # t4 has variance 2, hence the division by sqrt(2).
     own = rng.standard_normal(size) if errors == "normal" else rng.standard_t(4, size) / np.sqrt(2.0)
-    common = np.repeat(rng.standard_normal((number, people)), world.each, axis=1)
+    common = rng.standard_normal((number, int(people[-1]) + 1))[:, people]
     return np.asarray(np.sqrt(world.correlation) * common + np.sqrt(1 - world.correlation) * own)
 
 
@@ -131,8 +136,8 @@ def _kept(world: TableWorld, truth: Truth, rng: np.random.Generator) -> Array:
         kept[rng.permutation(count)[: max(1, round(0.2 * count))]] = 1.0
     elif truth == "one subject":
         kept[: world.each] = 1.0
-    elif truth == "0.20 everywhere":
-        kept[:] = 0.20
+    elif truth in EVERYWHERE:
+        kept[:] = EVERYWHERE[truth]
     return kept
 
 
@@ -161,7 +166,7 @@ def table_rates(
     Raises:
         ValueError: no subject, no record, no audit, more models left out than there are, or as `judge_table`.
     """
-    if min(world.subjects, world.each, audits) < 1 or not 1 <= world.left_out <= world.models:
+    if min(world.subjects, world.each, world.control_each, audits) < 1 or not 1 <= world.left_out <= world.models:
         raise ValueError(
             f"at least 1 subject, record and audit are needed, and 1 to M models left out; got {world.subjects}, {world.each}, "
             f"{audits}, and {world.left_out} of {world.models}"

@@ -8,7 +8,8 @@ the target and the original, and their residuals are the noise under which the f
     d_i = a + b l_i - m_i(target)       r_c = the same of a control, by the line of the other control subjects
     g_i = a0 + b0 l_i - m_i(original)   r0_c likewise;   N, G: means over subjects of their means of d and g
     se(N - x G)^2 = s^2 u / n_F + jackknife variance of the line at lbar_F,   s^2 = sum_C rbar_s^2 / (n_C - 2) of the outcome
-                    m(target) - x m(original);   u >= 1: variance of forget subjects over the pool, in units of control subjects'
+                    m(target) - x m(original);   u >= 1: variance of forget subjects between models in units of control subjects',
+                    from their numbers of records and the pool's variances of records
 
     C1'  N - rho* G + t se(N - rho* G) < 0  and  -N - rho* G + t se(N + rho* G) < 0            t = t_{1 - alpha, n_C - 2}
     C2'  E + t se_E < (2 rho*)^2 (mean_F g^2 - mean_C r0^2),   E = mean_F d^2 - mean_C r^2      means by subject
@@ -116,12 +117,14 @@ class TableVerdict:
         channels: the tests on every channel, the exact text first.
         fit: the calibration on the exact text.
         conformal: distribution-free p-values per subject.
+        share: the share of alpha that accusations used.
     """
 
     residual: TableResidual
     channels: ChannelsVerdict
     fit: TableFit
     conformal: Conformal
+    share: float = 1.0
 
     @property
     def tests(self) -> tuple[ChannelTest, ...]:
@@ -137,6 +140,21 @@ class TableVerdict:
     def accused(self) -> bool:
         """Whether any test on any channel found a residual beyond the margin."""
         return self.residual.accused or self.channels.accused
+
+    @property
+    def p_value(self) -> float:
+        """The smallest alpha at which these tests accuse, at most 1: what an account over several requests keeps.
+
+        It is that of the accusations' shares and corrections; which channels are valid was decided at the audit's own alpha.
+        """
+        judged = self.residual
+        share = self.share * (1 - CHANNEL_SHARE) if len(self.tests) > 1 else self.share
+        units = [test for test in (judged.record_test, judged.subject_test) if test is not None]
+        # A1' has half of the share in two directions; A2' and A3' the other half together.
+        of_set = 4 * float(stats.t.sf(max(judged.mean_test.above, judged.mean_test.below), self.fit.degrees))
+        smallest = [of_set, *(2 * len(units) * float(test.rejections.adjusted.min()) for test in units)]
+        asked = [test.p_value / self.channels.share for test in self.tests]
+        return min(1.0, *(p / share for p in smallest), *asked)
 
     @property
     def certified(self) -> bool:
@@ -191,7 +209,7 @@ def judge_table(
     rest = share * (1 - CHANNEL_SHARE) if len(losses) > 1 else share
     rho = next(test.residual for test in channels.tests if test.name == EXACT_TEXT)
     judged = _residual(exact.calibration, rho, margin, alpha, rest, texts, unasked)
-    return TableVerdict(judged, channels, _described(exact.calibration, margin), conformal(exact.calibration, margin))
+    return TableVerdict(judged, channels, _described(exact.calibration, margin), conformal(exact.calibration, margin), share)
 
 
 @dataclass(frozen=True, eq=False)
