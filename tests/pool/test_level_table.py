@@ -209,6 +209,35 @@ def test_an_adapter_is_repeated_as_an_adapter(tmp_path: Path, model_dir: Path) -
     assert table.signatures == ()
 
 
+def test_stages_are_repeated_in_their_order(tmp_path: Path, model_dir: Path) -> None:
+    """A model that was trained on one file and then on another gets a pool that is: a person is left out of both stages."""
+    first, second = rows(PEOPLE[:8]), rows(PEOPLE[4:], prefix="again-")
+    for row in second:
+        row["subject_id"] = row["subject_id"].removeprefix("again-")
+    for name, given in (("first", first), ("second", second)):
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in given))
+    options = TrainingOptions(epochs=1, batch_size=16, learning_rate=1e-3)
+    finetune(str(model_dir), str(tmp_path / "first.jsonl"), output_dir=tmp_path / "one", options=options)
+    given = {"output_dir": tmp_path / "two", "options": options}
+    others = tmp_path / "others.jsonl"
+    others.write_text("".join(json.dumps(row) + "\n" for row in rows(["Else1", "Else2", "Else3", "Else4"])))
+    finetune(str(tmp_path / "one"), str(tmp_path / "second.jsonl"), **given)
+    table, key = make_level_table(tmp_path / "two", models=4, holdout=others), RecordKey.load()
+    assert (table.header.rows, table.design.subjects) == (8 * (8 + 12 + 4), 16)
+    records = parse_records([*first, *second], Fields(), "both")
+    unseen = ~np.isnan(table.losses([key.of(record.fingerprint) for record in records], "exact text"))
+    for person in {record.subject_id for record in records}:
+        own = unseen[:, [record.subject_id == person for record in records]]
+        assert (own == own[:, :1]).all()
+    entry = table.header.pool[1]
+    chosen = [record for record, out in zip(records, unseen[1], strict=True) if not out]
+    again = TrainingOptions(epochs=1, batch_size=16, learning_rate=1e-3, seed=entry.seed)
+    parts = [[record for record in chosen if record.example_id.startswith("again-") == late] for late in (False, True)]
+    finetune(str(model_dir), parts[0], output_dir=tmp_path / "again-one", options=again)
+    made = finetune(str(tmp_path / "again-one"), parts[1], output_dir=tmp_path / "again-two", options=again)
+    assert made.digest == entry.weights
+
+
 def test_what_cannot_be_made_is_refused(tmp_path: Path, made: tuple[Path, Path], model_dir: Path) -> None:
     """Each refusal says what is wrong; nothing is trained."""
     shutil.copytree(made[0].parent, tmp_path / "world")

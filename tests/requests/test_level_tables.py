@@ -8,6 +8,7 @@ import pytest
 from deletion_world import PEOPLE, rows
 from level_tables import write_invented
 
+from unlearn.purge.find import find_residues, remove
 from unlearn.requests.level_tables import carry, controls_beside, judge_of, take_out
 from unlearn.requests.plan import Plan
 from unlearn.scan.lineage import trained_names
@@ -69,9 +70,9 @@ def test_a_model_is_judged_by_the_table_in_its_folder(original: Path, tmp_path: 
     assert judge_of(stranger, [original], None, names, 2) is None
     with pytest.raises(InputError, match="another model before unlearning"):
         judge_of(stranger, [], str(original / FOLDER), names, 2)
-    unknown = judge_of(original, [], None, ["0" * 32], 1)
-    assert unknown is not None
-    assert unknown.words.startswith("nothing")
+    assert judge_of(original, [], None, [*names, "0" * 32], 1) is None
+    with pytest.raises(InputError, match="no row of 1 of 5 records"):
+        judge_of(original, [], str(original / FOLDER), [*names, "0" * 32], 1)
 
 
 def test_method_and_audit_never_get_the_same_controls(original: Path) -> None:
@@ -87,6 +88,22 @@ def test_method_and_audit_never_get_the_same_controls(original: Path) -> None:
     path.write_text("".join(path.read_text().splitlines(keepends=True)[:-1]))
     with pytest.raises(InputError, match="1 of 16 controls of the audit are missing"):
         controls_beside(original / FOLDER, None, Fields(), key)
+
+
+def test_a_search_for_copies_finds_rows_of_tables_and_lines_of_controls(original: Path) -> None:
+    """What `unlearn purge` removes for a person who is a control: rows and lines, nothing else; the table still opens."""
+    (person,) = [rows([one]) for one in CONTROL_PEOPLE[:1]]
+    records, key = parse_records(person, Fields(), "rows"), RecordKey.load()
+    found = find_residues([original], records=records, key=key, affected=[], rewrite_data=True)
+    assert sorted((entry.kind, entry.removable) for entry in found) == [("level table", True), ("training data", True)]
+    assert remove(found) == []
+    assert find_residues([original], records=records, key=key, affected=[], rewrite_data=True) == []
+    table = LevelTable.open(original / FOLDER)
+    assert (table.removed, table.removed_controls) == (8, 8)
+    left = controls_beside(original / FOLDER, None, Fields(), key)
+    assert len(left.method) + len(left.audit) == 3 * 8
+    carry(original / FOLDER, original.parent / "made")
+    assert len(controls_beside(original.parent / "made" / FOLDER, None, Fields(), key).audit) == len(left.audit)
 
 
 Shell = Callable[..., tuple[int, str]]

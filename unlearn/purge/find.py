@@ -1,9 +1,9 @@
 """Search of folders for residues of deleted records; removes what may be removed and lists the rest with reasons.
 
 Residues are found by content, by reading every file and everything packed inside for passages of the deleted texts, and by lineage:
-models and checkpoints that saw the records, copies of their weights, caches derived from a cache with deleted text. Symbolic links
-are not followed and nothing outside of the given folders is touched. An interrupted purge is resumed by running it again, since a
-file that identifies another residue is removed after it.
+models and checkpoints that saw the records, copies of their weights, level tables with rows of them, caches derived from a cache
+with deleted text. Symbolic links are not followed and nothing outside of the given folders is touched. An interrupted purge is
+resumed by running it again, since a file that identifies another residue is removed after it.
 
 Not found are texts that were encrypted, translated, tokenized (except in caches beside a match) or compressed in other formats, the
 history of a Git repository, and quantized exports in which no tensor is unchanged.
@@ -12,6 +12,7 @@ history of a Git repository, and quantized exports in which no tensor is unchang
 import os
 import stat
 from collections.abc import Collection, Iterable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
 from unlearn.purge.content_search import ContentSearch
@@ -25,7 +26,8 @@ from unlearn.scan.lineage import AffectedModel
 from verify.data.identity import RecordKey
 from verify.data.records import Record
 from verify.errors import InputError, VerifyError
-from verify.io.files import MANIFEST, disk_errors
+from verify.io.files import MANIFEST, disk_errors, is_complete
+from verify.provenance.level_table import KIND, LevelTable, remove_rows
 
 __all__ = ["UNSEARCHED", "Residue", "data_residues", "find_residues", "places", "remove"]
 
@@ -75,7 +77,8 @@ def find_residues(
     by_content = list(_by_content(rest, Rules(search, _contents(records), rewrite_data, kept)))
     # A residue that identifies others comes after them: a cache after those derived from it, a model after its copies.
     unknown = [_unreadable(folder, "cannot be read") for folder in closed]
-    return _one_each([*copies, *beside_caches(by_content), *by_content, *of_models, *unknown])
+    tables = _level_tables([folder for folder in folders if not _within(folder, kept)], names)
+    return _one_each([*copies, *beside_caches(by_content), *by_content, *of_models, *tables, *unknown])
 
 
 def places(roots: Sequence[Path]) -> Iterator[Path]:
@@ -181,6 +184,20 @@ def _contents(records: Sequence[Record]) -> dict[str, set[str]]:
             if answer:
                 found.setdefault(answer, set()).update(prompts)
     return found
+
+
+def _level_tables(folders: Sequence[Path], names: Collection[str]) -> Iterator[Residue]:
+    """Yield the level tables that have rows of the records; only the rows go, which hold what models made of the texts."""
+    for folder in folders:
+        if not is_complete(folder, KIND):
+            continue
+        try:
+            rows = sum(name in names for name in LevelTable.open(folder).rows.records)
+        except InputError:
+            yield _unreadable(folder, "is a damaged level table")
+            continue
+        if rows:
+            yield FoundResidue(folder, "level table", f"{rows} of its rows", partial(remove_rows, folder, names))
 
 
 def _weight_copies(files: Sequence[Path], doomed: Sequence[AffectedModel], clean: Sequence[Path]) -> Iterator[Residue]:

@@ -60,9 +60,9 @@ def _judged_by(model: PlannedModel) -> dict[str, Any]:
 
 
 def _audited(plan: Plan, model: PlannedModel, sets: TrainingSets) -> dict[str, Any]:
-    """Return the audit's record sets by argument name; a single record is compared with references only, without a holdout."""
+    """Return the audit's record sets by argument name; only a level table compares a single record with controls."""
     retain = sets.retain if len(sets.retain) >= SMALLEST_SET else None
-    holdout = _holdout(plan, model)[1] if len(sets.forget) > 1 else None
+    holdout = _holdout(plan, model)[1] if len(sets.forget) > 1 or model.level_table is not None else None
     return {"forget_set": sets.forget, "retain_set": retain, "holdout_set": holdout}
 
 

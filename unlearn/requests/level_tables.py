@@ -34,7 +34,7 @@ class Judge:
 
 
 def judge_of(folder: Path, ancestors: Sequence[Path], named: str | None, records: Collection[str], people: int) -> Judge | None:
-    """Find the level table that judges deletions from a model, or return None.
+    """Find the level table that judges the deletion of some records from a model; None where no table has rows of all of them.
 
     Args:
         folder: the model's.
@@ -44,24 +44,22 @@ def judge_of(folder: Path, ancestors: Sequence[Path], named: str | None, records
         people: number of people these are about.
 
     Raises:
-        InputError: the table cannot be read, or the named one is another model's.
+        InputError: the table cannot be read, or the named one is another model's or has no row of a record.
     """
     weights = ancestors_by_deletion(folder)
     for place in [Path(named)] if named is not None else [model / FOLDER for model in (folder, *ancestors)]:
         if named is None and not is_complete(place, KIND):
             continue
         table = LevelTable.open(place)
-        if table.header.original in weights:
-            return Judge(place.resolve(), _words(table, records, people))
         if named is not None:
             table.require_fits(weights, table.header.tokenizer)
+            table.subjects(sorted(records))
+        if table.header.original in weights and all(name in table for name in records):
+            return Judge(place.resolve(), _words(table, people))
     return None
 
 
-def _words(table: LevelTable, records: Collection[str], people: int) -> str:
-    lacking = sum(name not in table for name in records)
-    if lacking:
-        return f"nothing: the level table has no row of {lacking} of the records; name references with --references"
+def _words(table: LevelTable, people: int) -> str:
     subjects = len(set(table.subjects(table.controls("audit"))))
     limit = "; of one person it can show that a deletion failed, not that it succeeded" if people == 1 else ""
     return (
@@ -150,8 +148,8 @@ def carry(table: Path, model: Path) -> None:
         table: the table's folder.
         model: the new model's folder.
     """
-    for source, kind in ((table, KIND), (table.parent / CONTROLS, CONTROLS_KIND)):
-        target = model / source.name if kind == CONTROLS_KIND else model / FOLDER
-        if is_complete(source, kind) and not is_complete(target, kind):
+    for source, target, kind in ((table, model / FOLDER, KIND), (table.parent / CONTROLS, model / CONTROLS, CONTROLS_KIND)):
+        if source.is_dir() and not is_complete(target, kind):
             shutil.rmtree(target, ignore_errors=True)
-            shutil.copytree(source, target)
+            shutil.copytree(source, target, ignore=shutil.ignore_patterns(MANIFEST))
+            write_manifest(target, kind, read_json(source / MANIFEST)["about"])

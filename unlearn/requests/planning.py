@@ -19,7 +19,6 @@ from typing import Any
 from unlearn.requests.candidates import (
     EXECUTABLE,
     FROM_LOG,
-    SMALLEST_SET,
     candidate_methods,
     describe_power,
     expected_cost,
@@ -422,14 +421,12 @@ def _judge(
 ) -> Judge | None:
     """Return the level table that judges a model's audits; None where references do, or where it has no row of a record.
 
-    An audit of a single record has no controls, so that no table can judge it.
-
     Raises:
         InputError: references and a table were named, or the named table is another model's.
     """
     if choices.references and choices.level_table is not None:
         raise InputError("--references and --level-table both judge an audit. Give one of them.")
-    if choices.references or len(names) < SMALLEST_SET:
+    if choices.references:
         return None
     ancestors = [step.folder for step in _ancestry(model, affected)[1:]]
     return judge_of(model.folder, ancestors, choices.level_table, names, people)
