@@ -165,7 +165,7 @@ def record_of(*evidences: Evidence, **changes: Any) -> DeletionRecord:
             ResidualCopy(place="backups/2026-10", kind="backup", reason="overwritten by 31 January 2027; not read until then"),
         ),
         "retired": tuple(model_of(evidence).before for evidence in evidences),
-        "registration": "e" * 64,
+        "registration": next((audit.registration.digest for audit in evidences if audit.registration is not None), None),
         "ledger_head": "ab" * 32,
         "environment": {"unlearn-verify": "0.1.0", "python": "3.11", "torch": "2.13.0"},
         "limits": ("Backups were not searched.", "Whoever downloaded the old weights still has them."),

@@ -1,12 +1,15 @@
 """Certificates: everything signed verifies, and every change is named for what it is."""
 
 import base64
+import hashlib
 import json
 import shutil
 import stat
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from certificates import FORGET, broken, check, edit_payload, edited, rewritten
@@ -23,6 +26,7 @@ from verify.certificate.statements import (
     write_certificate,
 )
 from verify.io.files import write_manifest
+from verify.models.folder_checks import changed_adapters, require_listed
 
 
 def test_a_whole_certificate_holds(house: dict[str, Path]) -> None:
@@ -90,11 +94,67 @@ def test_an_operator_cannot_sign_for_the_auditor(house: dict[str, Path], tmp_pat
         }
 
 
-def test_an_adapter_beside_the_weights_is_named(house: dict[str, Path], tmp_path: Path) -> None:
-    """Certified weights with an adapter put beside them are not the certified model: a loader takes both."""
+BESIDE = [
+    ("adapter_config.json", True),
+    ("ensemble.json", True),
+    ("shard-0/adapter_config.json", True),
+    ("shard-0/adapter_model.safetensors", True),
+    ("chat_template.json", True),
+    ("additional_chat_templates/a.jinja", True),
+    ("additional_chat_templates/manifest.json", True),
+    ("tokenizer.model", True),
+    ("adapter_model.bin", True),
+    ("Model.GGUF", True),
+    ("modeling_x.py", True),
+    ("deep/er/pytorch_model.bin", True),
+    ("notes.txt", False),
+    ("deep/er/notes.txt", False),
+]
+
+
+@pytest.mark.parametrize(("name", "loaded"), BESIDE)
+def test_every_file_beside_certified_weights_is_named(house: dict[str, Path], tmp_path: Path, name: str, loaded: bool) -> None:
+    """At any depth; what some program would load makes the check fail, and the rest is named as not certified."""
     model = shutil.copytree(house["after"], tmp_path / "model")
-    (model / "adapter_config.json").write_text('{"peft_type": "LORA"}')
-    assert "adapter_config.json was added" in broken(check(house, model=model))
+    (model / name).parent.mkdir(parents=True, exist_ok=True)
+    (model / name).write_text('{"adapters": {"shard-0": {"adapter_config.json": "0"}}}')
+    findings = [one for one in check(house, model=model).findings if name in one.detail or "its adapters shard-0" in one.detail]
+    assert [one.holds for one in findings] == [not loaded], "named once"
+
+
+def test_a_checkpoint_and_a_link_beside_certified_weights_are_named(house: dict[str, Path], tmp_path: Path) -> None:
+    """A folder with a manifest of its own is one entry; a link to a folder of templates is followed by a loader, and fails."""
+    model = shutil.copytree(house["after"], tmp_path / "model")
+    shutil.copytree(house["before"], model / "checkpoint-3")
+    checked = check(house, model=model)
+    assert checked.holds, broken(checked)
+    assert "checkpoint-3/" in checked.findings[-1].detail
+    (tmp_path / "elsewhere").mkdir()
+    (model / "additional_chat_templates").symlink_to(tmp_path / "elsewhere")
+    assert "additional_chat_templates/" in broken(check(house, model=model))
+    with pytest.raises(IntegrityError, match="additional_chat_templates"):
+        require_listed(model, json.loads((model / "manifest.json").read_text()))
+
+
+def test_an_ensembles_adapters_are_checked(tmp_path: Path) -> None:
+    """Each adapter has a manifest of its own, so that only ensemble.json binds it: a changed, missing or outside one is named."""
+    adapter = tmp_path / "shard-0" / "slice-0"
+    adapter.mkdir(parents=True)
+    (adapter / "adapter_model.safetensors").write_bytes(b"weights")
+    digest = hashlib.sha256(b"weights").hexdigest()
+
+    def changed(name: str, digest: str) -> list[str]:
+        (tmp_path / "ensemble.json").write_text(json.dumps({"adapters": {name: {"adapter_model.safetensors": digest}}}))
+        return changed_adapters(tmp_path)
+
+    assert changed("shard-0/slice-0", digest) == []
+    assert changed("shard-0/slice-0", "0" * 64) == ["shard-0/slice-0"]
+    assert changed("shard-0/slice-1", digest) == ["shard-0/slice-1"]
+    (tmp_path.parent / "adapter_model.safetensors").write_bytes(b"weights")
+    assert changed("..", digest) == [".."]
+    (tmp_path / "ensemble.json").write_text('{"adapters": {"shard-0/slice-0": {}}}')
+    with pytest.raises(InputError, match="damaged"):
+        changed_adapters(tmp_path)
 
 
 def test_another_configuration_is_another_model(house: dict[str, Path], tmp_path: Path) -> None:
@@ -111,6 +171,65 @@ def test_another_configuration_is_another_model(house: dict[str, Path], tmp_path
         write_manifest(copy, "model", about)
         assert ("the same weights compute something else with it" in broken(check(house, alone, model=copy))) == seen
         assert "its manifest is not the certified one" in broken(check(house, model=copy))
+
+
+def put(*place: str | int, to: Any) -> Callable[[list[Any]], None]:
+    """A change of one value in a certificate's statements."""
+
+    def change(statements: list[Any]) -> None:
+        inner: Any = statements
+        for step in place[:-1]:
+            inner = inner[step]
+        inner[place[-1]] = to
+
+    return change
+
+
+EVIDENCE = (1, "predicate", "annotations", "evidence")
+RECORD = (0, "predicate", "runDetails", "metadata", "request")
+SECOND_SUBJECT = [{"name": "a", "digest": {"sha256": "1" * 64}}, {"name": "b", "digest": {"sha256": "2" * 64}}]
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (put(1, "predicate", "result", to="FAILED"), "the statement says NOT_TESTABLE and FAILED"),
+        (put(*EVIDENCE, "verdict", to="INCONCLUSIVE"), "its evidence INCONCLUSIVE"),
+        (put(1, "subject", to=SECOND_SUBJECT), "not about exactly one model"),
+        (put(1, "subject", to=[]), "not about exactly one model"),
+        (put(1, "subject", 0, "digest", "sha512", to="2" * 128), "not about exactly one model"),
+        (put(0, "subject", 0, "digest", "sha256", to="weights"), "not about exactly one model"),
+        (put(*RECORD, "ledger_head", to="none"), "head of the request ledger"),
+        (put(*RECORD, "registration", to="1" * 64), "the operator reports 1111111111111111, the audits followed none"),
+    ],
+)
+def test_statements_that_contradict_each_other(
+    house: dict[str, Path], tmp_path: Path, change: Callable[[list[Any]], None], said: str
+) -> None:
+    """Signed again by the right key: the contradiction is named."""
+    assert said in broken(check(house, rewritten(house, tmp_path / "c.json", change)))
+
+
+@pytest.mark.parametrize(
+    ("created", "said"),
+    [
+        ("2026-11-01T00:00:00+00:00", None),
+        ("2199-01-01T00:00:00+00:00", "after the audit"),
+        ("2026-11-16T00:00:00+00:00", "after the unlearning began"),
+        ("yesterday", "bears no date"),
+        ("2026-11-01T00:00:00", "bears no date"),
+    ],
+)
+def test_a_registration_comes_first(house: dict[str, Path], tmp_path: Path, created: str, said: str | None) -> None:
+    """It is older than the audit and than the unlearning, and the operator names the same one."""
+    digest = "1" * 64
+
+    def change(statements: list[Any]) -> None:
+        put(*EVIDENCE, "registration", to={"digest": digest, "created": created})(statements)
+        put(*RECORD, "registration", to=digest)(statements)
+
+    found = broken(check(house, rewritten(house, tmp_path / "c.json", change)))
+    assert found == "" if said is None else said in found
 
 
 def test_a_removed_statement_is_named(house: dict[str, Path], tmp_path: Path) -> None:

@@ -1,12 +1,15 @@
 """The auditor follows the ledger's chain without the program that wrote it, and names the event that is wrong."""
 
 import sqlite3
+from collections.abc import Callable
 from datetime import date
 from pathlib import Path
+from typing import Any
 
 import pytest
 from certificates import broken, check, record_about, rewritten
 
+from unlearn.requests.attestation import facts_of
 from unlearn.requests.ledger.ledger import Ledger, NewRequest
 from verify import InputError, IntegrityError
 from verify.certificate.ledger_chain import GENESIS, chain
@@ -59,25 +62,84 @@ def test_a_removed_or_edited_event_is_named(path: Path, statement: str, event: i
         chain(path)
 
 
-def test_a_certificate_is_held_against_the_ledger(house: dict[str, Path], path: Path, tmp_path: Path) -> None:
+@pytest.fixture
+def lived(house: dict[str, Path], tmp_path: Path) -> tuple[Path, dict[str, Any]]:
+    """A ledger in which one request was answered with the house's model, and the deletion record that says so."""
+    record = record_about(house)
+    model = record.models[0]
+    ledger = Ledger(tmp_path / "lived.sqlite")
+    name = ledger.add(NewRequest(("a" * 32,), "gdpr", date(2026, 11, 3)))
+    facts = {"before": model.before, "after": model.after, "method": model.method, "verdict": model.verdict}
+    deployed = {**facts, "basis": model.basis, "evidence": model.audit_digest}
+    ledger.advance(name, "identity_verified")
+    ledger.advance(name, "matched", places=[], records=[])
+    ledger.advance(name, "planned", batch="B-1")
+    ledger.advance(name, "unlearning", batch="B-1", registrations={model.before: None})
+    ledger.advance(name, "verifying", batch="B-1")
+    ledger.advance(name, "deployed", batch="B-1", models=[deployed])
+    ledger.advance(name, "purged", batch="B-1", residual=[], removed={}, retired=[model.before])
+    ledger.advance(name, "closed", batch="B-1")
+    head = ledger.head()
+    ledger.add(NewRequest(("b" * 32,), "ccpa", date(2026, 11, 4)))
+    about = record.model_copy(update={"requests": (facts_of(ledger.request(name)),), "ledger_head": head})
+    ledger.close()
+    return tmp_path / "lived.sqlite", about.model_dump(mode="json", by_alias=True)
+
+
+def noting(record: dict[str, Any]) -> Callable[[list[Any]], None]:
+    """Let the operator sign this deletion record."""
+
+    def note(statements: list[Any]) -> None:
+        statements[0]["predicate"]["runDetails"]["metadata"]["request"] = record
+
+    return note
+
+
+def test_a_certificate_is_held_against_the_ledger(
+    house: dict[str, Path], lived: tuple[Path, dict[str, Any]], tmp_path: Path
+) -> None:
     """Events after the certificate are no fault; events cut off behind its head, or another ledger, are."""
-    certified = chain(path)[2]
-
-    def at(head: str) -> Path:
-        record = record_about(house).model_copy(update={"ledger_head": head})
-
-        def note(statements: list[dict[str, dict[str, dict[str, dict[str, object]]]]]) -> None:
-            statements[0]["predicate"]["runDetails"]["metadata"]["request"] = record.model_dump(mode="json", by_alias=True)
-
-        return rewritten(house, tmp_path / "c.json", note)
-
-    checked = check(house, at(certified), ledger=path, ledger_head=certified)
+    path, record = lived
+    whole = rewritten(house, tmp_path / "c.json", noting(record))
+    checked = check(house, whole, ledger=path, ledger_head=record["ledger_head"])
     assert checked.holds, broken(checked)
-    assert "2 events before the last" in checked.findings[-1].detail
-    assert "not in its chain" in broken(check(house, at("9" * 64), ledger=path))
+    assert "1 events before the last" in checked.findings[-2].detail
+    assert "the certificate says what they say of 1 request" in checked.findings[-1].detail
+    elsewhere = rewritten(house, tmp_path / "d.json", noting(record | {"ledger_head": "9" * 64}))
+    assert "not in its chain" in broken(check(house, elsewhere, ledger=path))
+    assert "the certificate was made at" in broken(check(house, whole, ledger_head="9" * 64))
+    nowhere = rewritten(house, tmp_path / "e.json", noting(record | {"ledger_head": "none yet"}))
+    assert "it is not a SHA-256 digest" in broken(check(house, nowhere))
     change(path, "DELETE FROM events WHERE sequence > 1")
-    assert "not in its chain" in broken(check(house, at(certified), ledger=path))
-    assert "the certificate was made at" in broken(check(house, at(certified), ledger_head="9" * 64))
+    assert "not in its chain" in broken(check(house, whole, ledger=path))
+
+
+@pytest.mark.parametrize(
+    ("place", "value", "said"),
+    [
+        (("requests", 0, "received"), "2026-11-02", "received is not what the ledger recorded"),
+        (("requests", 0, "identifiers"), 3, "identifiers is not what the ledger recorded"),
+        (("requests", 0, "regime"), "ccpa", "regime is not what the ledger recorded"),
+        (("requests", 0, "id"), "R-0123456789ab", "the ledger has no such request"),
+        (("requests", 0, "outcome"), "withdrawn", "the certificate says withdrawn, the ledger ended with purged"),
+        (("requests", 0, "events", 3, "at"), "2026-11-03T00:00:00+00:00", "step 4 is not the ledger's"),
+        (("requests", 0, "events", 3, "state"), "received", "step 4 is not the ledger's"),
+        (("models", 0, "method"), "retrain", "the method of model"),
+        (("models", 0, "audit_digest"), "7" * 64, "the audit of model"),
+        (("models", 0, "basis"), "audit", "the basis of model"),
+        (("models",), [], "it names 0 replaced models, the ledger 1"),
+    ],
+)
+def test_what_the_operator_signs_is_what_the_ledger_says(
+    house: dict[str, Path], lived: tuple[Path, dict[str, Any]], tmp_path: Path, place: tuple[Any, ...], value: Any, said: str
+) -> None:
+    """Signed again by the right key: each fact about a request that its events do not bear out is named."""
+    path, record = lived
+    inner: Any = record
+    for step in place[:-1]:
+        inner = inner[step]
+    inner[place[-1]] = value
+    assert said in broken(check(house, rewritten(house, tmp_path / "c.json", noting(record)), ledger=path))
 
 
 @pytest.mark.parametrize("content", [b"", b"SQLite format 3\x00", b"hello", b"\x00" * 4096])

@@ -1,17 +1,16 @@
-"""Compare attachments of a certificate (model, audit, deletion record, ledger, proof, commitment) with what was signed."""
+"""Compare attachments of a certificate (model, audit, deletion record, proof, commitment) with what was signed."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from verify.certificate.ledger_chain import chain
 from verify.certificate.reexecution import ReexecutionClaim, claim_of, contradictions, read_proof
 from verify.certificate.signing import Statement
 from verify.errors import IntegrityError
 from verify.io.files import MANIFEST, file_digest, read_json, verify_manifest
 from verify.models.configuration import BaseNotHereError, folder_configuration
-from verify.models.folder_checks import require_listed
+from verify.models.folder_checks import changed_adapters, unlisted_files
 from verify.provenance.commitment import TrainingCommitment
 
 Pair = dict[str, Statement]
@@ -41,7 +40,6 @@ class Attachments:
     audit: str | Path | None
     deletion: str | Path | None
     ledger_head: str | None
-    ledger: str | Path | None
     reexecution: str | Path | None = None
     commitment: str | Path | None = None
 
@@ -61,7 +59,7 @@ def attachment_findings(pairs: Mapping[str, Pair], given: Attachments) -> list[F
     """
     findings: list[Finding] = []
     if given.model is not None and pairs:
-        findings.append(_model(pairs, Path(given.model)))
+        findings += _model(pairs, Path(given.model))
     if given.audit is not None:
         findings += _audit([pair["auditor"] for pair in pairs.values() if "auditor" in pair], Path(given.audit))
     operators = [pair["operator"] for pair in pairs.values() if "operator" in pair]
@@ -73,8 +71,6 @@ def attachment_findings(pairs: Mapping[str, Pair], given: Attachments) -> list[F
         holds = head == given.ledger_head
         detail = given.ledger_head if holds else f"the certificate was made at {head or 'no head'}"
         findings.append(Finding("head of the request ledger", holds, detail))
-    if given.ledger is not None:
-        findings.append(_ledger(head, Path(given.ledger)))
     claims = {weights: claim_of(pair["reexecution"]) for weights, pair in pairs.items() if "reexecution" in pair}
     if given.reexecution is not None:
         findings.append(_proof(claims, Path(given.reexecution)))
@@ -83,26 +79,45 @@ def attachment_findings(pairs: Mapping[str, Pair], given: Attachments) -> list[F
     return findings
 
 
-def _model(pairs: Mapping[str, Pair], model: Path) -> Finding:
-    """Check that a folder holds the certified model: its manifest the signed digest, every file the manifest's digest.
+SHOWN = 20
+"""Names of unlisted files in one finding; of more, their number is said."""
 
-    No other file that a loader would read may be in the folder: an adapter put beside certified weights is loaded with them.
+
+def _model(pairs: Mapping[str, Pair], model: Path) -> list[Finding]:
+    """Check that a folder holds the certified model, and name every file in it that the certificate does not cover.
+
+    Its manifest must have the signed digest, and every file the manifest's digest. A file that the manifest does not list and any
+    program would load makes it fail: an adapter put beside certified weights is loaded with them, or in their place.
     """
     what = f"model {model}"
     try:
         manifest = verify_manifest(model)
-        require_listed(model, manifest)
     except IntegrityError as error:
-        return Finding(what, False, str(error))
+        return [Finding(what, False, str(error))]
+    if changed := changed_adapters(model):
+        return [Finding(what, False, f"its adapters {_listed(changed)} are not those that ensemble.json names")]
+    unlisted = unlisted_files(model, manifest)
+    beside = [
+        Finding(f"files beside {what}", False, f"not listed, and some program would load them: {_listed(unlisted.loaded)}")
+    ] * bool(unlisted.loaded)
+    beside += [
+        Finding(f"files beside {what}", True, f"not certified, and no part of the model: {_listed(unlisted.others)}")
+    ] * bool(unlisted.others)
     weights = str(dict(manifest["about"]).get("weights"))
     if weights not in pairs:
-        return Finding(what, False, f"its weights are {weights[:16]}, which are not the certified ones")
+        return [Finding(what, False, f"its weights are {weights[:16]}, which are not the certified ones"), *beside]
     operator = pairs[weights].get("operator")
     if operator is not None:
         signed = operator["predicate"]["runDetails"]["byproducts"][0]["digest"]["sha256"]
         if file_digest(model / MANIFEST) != signed:
-            return Finding(what, False, "its manifest is not the certified one: files were changed and the manifest rewritten")
-    return _configuration(what, model, pairs[weights].get("auditor"))
+            detail = "its manifest is not the certified one: files were changed and the manifest rewritten"
+            return [Finding(what, False, detail), *beside]
+    return [_configuration(what, model, pairs[weights].get("auditor")), *beside]
+
+
+def _listed(names: Sequence[str]) -> str:
+    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+    return f"{', '.join(names[:SHOWN])}{more}"
 
 
 def _configuration(what: str, model: Path, auditor: Statement | None) -> Finding:
@@ -112,7 +127,7 @@ def _configuration(what: str, model: Path, auditor: Statement | None) -> Finding
     """
     models = [] if auditor is None else auditor["predicate"]["annotations"]["evidence"]["models"]
     audited = next((entry.get("configuration") for entry in models if entry["role"] == "target"), None)
-    intact = "every file is the certified one"
+    intact = "every listed file is the certified one"
     if audited is None:
         return Finding(what, True, intact)
     try:
@@ -168,21 +183,6 @@ def _difference(one: Any, other: Any, path: str = "") -> str | None:
         return None if isinstance(one, bool) == isinstance(other, bool) and one == other else path
     found = (_difference(left, right, f"{path}.{name}".lstrip(".")) for name, left, right in steps)
     return next((difference for difference in found if difference is not None), None)
-
-
-def _ledger(head: str | None, path: Path) -> Finding:
-    """Check that a ledger's hash chain is unbroken and contains the certified head."""
-    what = f"ledger {path}"
-    try:
-        digests = chain(path)
-    except IntegrityError as error:
-        return Finding(what, False, str(error))
-    if head is None:
-        return Finding(what, False, "the certificate names no ledger head")
-    if head not in digests:
-        return Finding(what, False, f"the certified head {head[:16]} is not in its chain: events were removed, edited or replaced")
-    later = len(digests) - 1 - digests.index(head)
-    return Finding(what, True, f"the chain holds; the certified head is in it, {later} events before the last")
 
 
 def _proof(claims: Mapping[str, ReexecutionClaim], path: Path) -> Finding:

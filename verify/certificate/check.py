@@ -1,6 +1,7 @@
 """Check a certificate: list what verifies and exactly what does not. Imports no torch."""
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,15 +14,21 @@ from securesystemslib.signer import SSlibKey
 from verify.certificate.agreement import agreement, record_findings, reexecution_findings
 from verify.certificate.attachments import Attachments, Finding, Pair, attachment_findings
 from verify.certificate.claims import adapter_finding, claim_finding, claimed_phrase
+from verify.certificate.ledger_facts import ledger_findings
 from verify.certificate.reexecution import ReexecutionClaim, claim_of
+from verify.certificate.registered import registration_findings
 from verify.certificate.signing import PAYLOAD_TYPE, PROVENANCE, REEXECUTION, SCHEMA, STATEMENT_TYPE, TEST_RESULT, Statement
-from verify.errors import InputError
+from verify.certificate.timestamps import check_stamp
+from verify.certificate.transparency import check_bundle
+from verify.errors import InputError, IntegrityError
 from verify.io.envelopes import signed_by
 from verify.io.files import read_json
 from verify.io.strict_json import NotStrictError, parse_json
 
 LARGEST_FILE = 16 << 20
 """Size limit in bytes: a certificate has some ten kilobytes, and larger files are not read."""
+
+DIGEST = re.compile("[0-9a-f]{64}")
 
 ROLES = {PROVENANCE: "operator", TEST_RESULT: "auditor", REEXECUTION: "auditor"}
 """Who signs which in-toto predicate."""
@@ -100,6 +107,10 @@ def check_certificate(
     ledger: str | Path | None = None,
     reexecution: str | Path | None = None,
     commitment: str | Path | None = None,
+    timestamp: str | Path | None = None,
+    authorities: Sequence[str | Path] = (),
+    bundle: str | Path | None = None,
+    log_key: str | Path | None = None,
 ) -> Checked:
     """Check a certificate's signatures, form and consistency, and compare its attachments with it.
 
@@ -111,9 +122,14 @@ def check_certificate(
         audit: an audit's folder; its evidence and scores must be the certified ones.
         deletion: the deletion record (deletion.json); it must be the certified one.
         ledger_head: the head of the request ledger as the reader noted it; it must be the certified one.
-        ledger: the ledger itself (SQLite); its chain must be unbroken and contain the certified head.
+        ledger: the ledger itself (SQLite); its chain must be unbroken and contain the certified head, and its events until then say
+            what the certificate says.
         reexecution: the proof of a re-execution; it must be the certified one, and its parts must support its outcome.
         commitment: the commitment to the training; its root and date must be those that the re-execution states.
+        timestamp: a time stamp (RFC 3161) on the certificate's file.
+        authorities: files with root certificates (PEM) of time-stamping authorities that the reader trusts.
+        bundle: a transparency log's entry of one of the statements, in Sigstore's bundle format.
+        log_key: the public key (PEM) of the log that the reader trusts.
 
     Returns:
         all findings and the verdicts; a check that fails is a finding, not an exception.
@@ -127,7 +143,7 @@ def check_certificate(
     findings: list[Finding] = []
     pairs: dict[str, Pair] = {}
     signers: dict[str, dict[str, str]] = {}
-    for number, raw in enumerate(_envelopes(Path(path)), 1):
+    for number, raw in enumerate(envelopes_of(Path(path)), 1):
         finding, statement, by = _open(raw, number, trusted.all())
         role = None if statement is None else ROLES.get(str(statement.get("predicateType")))
         key = next((one for one in by if role is None or trusted.allows(role, one)), None)
@@ -137,7 +153,10 @@ def check_certificate(
         findings.append(finding)
         if statement is None:
             continue
-        if weights := _sort(statement, pairs):
+        weights = _subject(statement)
+        if weights is None:
+            findings.append(Finding(f"statement {number}", False, "it is not about exactly one model, named by one SHA-256 digest"))
+        elif _sort(statement, weights, pairs):
             signers.setdefault(weights, {})[PARTS[statement["predicateType"]]] = str(key)
         else:
             findings.append(Finding(f"statement {number}", False, "its kind is unknown or occurs twice for the same weights"))
@@ -149,9 +168,12 @@ def check_certificate(
                 adapter = adapter_finding(pair["auditor"]["predicate"])
                 findings += [claim_finding(pair["auditor"]["predicate"]), *([] if adapter is None else [adapter])]
             findings += reexecution_findings(pair)
-        findings += record_findings(pairs)
-        given = Attachments(model, audit, deletion, ledger_head, ledger, reexecution, commitment)
+        findings += [*record_findings(pairs), *registration_findings(pairs)]
+        given = Attachments(model, audit, deletion, ledger_head, reexecution, commitment)
         findings += attachment_findings(pairs, given)
+        findings += [] if ledger is None else ledger_findings(Path(ledger), pairs)
+        findings += [] if timestamp is None else [_stamped(Path(path), timestamp, authorities)]
+        findings += [] if bundle is None else [_logged(Path(path), bundle, log_key)]
         audited = {weights: pair["auditor"]["predicate"]["annotations"] for weights, pair in pairs.items() if "auditor" in pair}
         verdicts = {weights: str(found["verdict"]) for weights, found in audited.items()}
         phrases = {weights: claimed_phrase(found) for weights, found in audited.items()}
@@ -165,17 +187,49 @@ def check_certificate(
     return Checked(tuple(findings), verdicts, phrases, claims)
 
 
-def _sort(statement: Statement, pairs: dict[str, Pair]) -> str | None:
-    """Add a statement to those about its weights and return their digest; None if its kind is unknown or already there."""
-    part = PARTS.get(str(statement.get("predicateType")))
+def _stamped(path: Path, stamp: str | Path, authorities: Sequence[str | Path]) -> Finding:
+    """Check a time stamp on the certificate's file."""
+    what = f"time stamp {stamp}"
+    if not authorities:
+        raise InputError("a time stamp is checked against an authority that you trust. Give its root certificate with --authority.")
     try:
-        weights = str(statement["subject"][0]["digest"]["sha256"])
-    except (KeyError, TypeError, IndexError):
+        found = check_stamp(stamp, path.read_bytes(), authorities)
+    except IntegrityError as error:
+        return Finding(what, False, str(error))
+    return Finding(what, True, f"the certificate existed on {found.at.isoformat()}, by {found.authority}")
+
+
+def _logged(path: Path, bundle: str | Path, log_key: str | Path | None) -> Finding:
+    """Check a transparency log's entry of one of the certificate's statements."""
+    what = f"log entry {bundle}"
+    if log_key is None:
+        raise InputError("a log entry is checked against a log that you trust. Give its public key with --log-key.")
+    try:
+        found = check_bundle(bundle, envelopes_of(path), log_key)
+    except IntegrityError as error:
+        return Finding(what, False, str(error))
+    return Finding(what, True, f"a statement is entry {found.index} of the log, of {found.at.isoformat()} by the log's clock")
+
+
+def _subject(statement: Statement) -> str | None:
+    """Return the digest of the weights that a statement is about; None unless it is about exactly one, by SHA-256 alone."""
+    subjects = statement.get("subject")
+    if not isinstance(subjects, list) or len(subjects) != 1 or not isinstance(subjects[0], dict):
         return None
+    digest = subjects[0].get("digest")
+    if not isinstance(digest, dict) or digest.keys() != {"sha256"}:
+        return None
+    weights = digest["sha256"]
+    return weights if isinstance(weights, str) and DIGEST.fullmatch(weights) else None
+
+
+def _sort(statement: Statement, weights: str, pairs: dict[str, Pair]) -> bool:
+    """Add a statement to those about its weights; return whether its kind is known and was not there."""
+    part = PARTS.get(str(statement.get("predicateType")))
     if part is None or part in pairs.get(weights, {}):
-        return None
+        return False
     pairs.setdefault(weights, {})[part] = statement
-    return weights
+    return True
 
 
 @dataclass(frozen=True)
@@ -209,7 +263,7 @@ def read_claims(path: str | Path) -> Claimed:
     """
     signers: dict[Signer, None] = {}
     requests, claims = [], {}
-    for raw in _envelopes(Path(path)):
+    for raw in envelopes_of(Path(path)):
         try:
             envelope = Envelope.from_dict(json.loads(json.dumps(raw)))
             statement = parse_json(envelope.payload)
@@ -224,7 +278,7 @@ def read_claims(path: str | Path) -> Claimed:
     return Claimed(tuple(signers), tuple(requests), claims)
 
 
-def _envelopes(path: Path) -> list[dict[str, Any]]:
+def envelopes_of(path: Path) -> list[dict[str, Any]]:
     """Read the envelopes of a certificate without opening them; at least one."""
     if path.is_file() and path.stat().st_size > LARGEST_FILE:
         raise InputError(f"{path} has {path.stat().st_size} bytes; a certificate is far smaller. Give the right file.")

@@ -11,14 +11,35 @@ import json
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from verify.errors import InputError, IntegrityError
+from verify.io.strict_json import parse_json
 
 GENESIS = "0" * 64
 VERSION = 1
 QUERY = "SELECT sequence, request, state, at, details, previous, digest FROM events ORDER BY sequence"
+
+
+@dataclass(frozen=True)
+class LedgerEvent:
+    """One event of a ledger whose chain holds.
+
+    Attributes:
+        request: id of the request.
+        state: the state it led to, or "extended".
+        at: time in UTC, ISO 8601.
+        details: facts of the step.
+        digest: of the event, which commits to all before it.
+    """
+
+    request: str
+    state: str
+    at: str
+    details: dict[str, Any]
+    digest: str
 
 
 def chain(path: str | Path) -> list[str]:
@@ -28,15 +49,37 @@ def chain(path: str | Path) -> list[str]:
         InputError: the file is no ledger.
         IntegrityError: the chain is broken; the message names the first event.
     """
-    digests = [GENESIS]
+    return [GENESIS, *(event.digest for event in ledger_events(path))]
+
+
+def ledger_events(path: str | Path) -> list[LedgerEvent]:
+    """Return all events in order, after recomputing the chain.
+
+    Raises:
+        InputError: the file is no ledger.
+        IntegrityError: the chain is broken, or an event's details are no JSON object; the message names the first such event.
+    """
+    found: list[LedgerEvent] = []
+    previous_digest = GENESIS
     for number, (sequence, request, state, at, details, previous, digest) in enumerate(_rows(Path(path)), 1):
         # `default`: a hostile file may hold bytes where text belongs; their repr matches no digest.
-        content = json.dumps([VERSION, number, request, state, at, details, digests[-1]], separators=(",", ":"), default=repr)
+        content = json.dumps([VERSION, number, request, state, at, details, previous_digest], separators=(",", ":"), default=repr)
         expected = hashlib.sha256(content.encode()).hexdigest()
-        if (sequence, previous, digest) != (number, digests[-1], expected):
+        if (sequence, previous, digest) != (number, previous_digest, expected):
             raise IntegrityError(f"the ledger {path} is broken at event {number}: it, or one before it, was edited or removed.")
-        digests.append(expected)
-    return digests
+        found.append(LedgerEvent(str(request), str(state), str(at), _details(details, number, path), expected))
+        previous_digest = expected
+    return found
+
+
+def _details(text: Any, number: int, path: str | Path) -> dict[str, Any]:
+    try:
+        content = parse_json(text)
+    except (TypeError, ValueError, RecursionError):
+        content = None
+    if not isinstance(content, dict):
+        raise IntegrityError(f"the details of event {number} of the ledger {path} are no unambiguous JSON object.")
+    return content
 
 
 def _rows(path: Path) -> Iterator[tuple[Any, ...]]:

@@ -1,4 +1,4 @@
-"""Commands around a certificate: keygen, certify, check."""
+"""Commands around a certificate: keygen, certify, check, timestamp, log-entry, bom."""
 
 import dataclasses
 from pathlib import Path
@@ -134,6 +134,14 @@ class Check:
     """The proof of a re-execution, to compare with the certified one; its draw and counts are computed again."""
     commitment: Path | None = None
     """The commitment to the training, whose root and date must be those of the re-execution."""
+    timestamp: Path | None = None
+    """A time stamp (RFC 3161) on the certificate's file, from `timestamp` or `openssl ts`."""
+    authority: tuple[Path, ...] = ()
+    """Root certificates (PEM) of time-stamping authorities that you trust."""
+    bundle: Path | None = None
+    """A transparency log's entry of one of its statements, from `log-entry`; checked offline."""
+    log_key: Path | None = None
+    """The public key (PEM) of the transparency log that you trust."""
 
     def run(self) -> int:
         """Check and print one line per finding."""
@@ -152,6 +160,10 @@ class Check:
             ledger=self.ledger,
             reexecution=self.reexecution,
             commitment=self.commitment,
+            timestamp=self.timestamp,
+            authorities=self.authority,
+            bundle=self.bundle,
+            log_key=self.log_key,
         )
         for finding in checked.findings:
             # A certificate is untrusted input: control characters in its texts must not reach the terminal.
@@ -163,3 +175,112 @@ class Check:
             for kind, weights, phrase in said:
                 print(visible(f"{kind}: {phrase}{f' (weights {weights[:16]})' if several else ''}"))  # noqa: T201
         return 0 if checked.holds else 1
+
+
+@dataclasses.dataclass(frozen=True)
+class Timestamp:
+    """Get a time stamp (RFC 3161) on a file from an authority, or check one; the authority sees only a digest."""
+
+    file: Annotated[Path, tyro.conf.Positional]
+    """A certificate, registration, commitment, ledger head: whatever must be shown to have existed today."""
+    url: str | None = None
+    """The authority. The stamp is written beside the file, with .tsr added to its name."""
+    query: Path | None = None
+    """Write the query to this new file instead, to be sent by other means (curl, `openssl ts`)."""
+    check: Path | None = None
+    """Check this stamp on the file instead."""
+    authority: tuple[Path, ...] = ()
+    """With --check: root certificates (PEM) of authorities that you trust."""
+
+    def run(self) -> int:
+        """Print the path of the stamp or query, or the time that was signed."""
+        from verify.certificate.timestamps import check_stamp, stamp_file, stamp_query
+        from verify.errors import InputError
+        from verify.io.escaping import visible
+        from verify.io.files import atomic_file
+
+        if [self.url, self.query, self.check].count(None) != 2:
+            raise InputError("give one of --url (get a stamp), --query (write the request for one) and --check (check one).")
+        if self.url is not None:
+            print(stamp_file(self.file, self.url))  # noqa: T201
+            return 0
+        if not self.file.is_file():
+            raise InputError(f"{self.file} does not exist. Name the file to stamp.")
+        if self.query is not None:
+            if self.query.exists():
+                raise InputError(f"{self.query} exists. Name a new file for the query.")
+            with atomic_file(self.query) as stream:
+                stream.write(stamp_query(self.file.read_bytes()).as_bytes())
+            print(self.query)  # noqa: T201
+            return 0
+        assert self.check is not None, "one of three is given"
+        if not self.authority:
+            raise InputError("a stamp is checked against an authority that you trust. Give its root certificate with --authority.")
+        found = check_stamp(self.check, self.file.read_bytes(), self.authority)
+        print(visible(f"{self.file} existed on {found.at.isoformat()}, by {found.authority}"))  # noqa: T201
+        return 0
+
+
+@dataclasses.dataclass(frozen=True)
+class BillOfMaterials:
+    """Write the bill of materials (CycloneDX ML-BOM) of a certificate that holds: model, training data, certificate, by digest."""
+
+    certificate: Annotated[Path, tyro.conf.Positional]
+    """The certificate."""
+    output: Path
+    """A new .json file."""
+    key: tuple[Path, ...] = ()
+    """Public keys that you trust in either role, as for `check`."""
+    operator_key: tuple[Path, ...] = ()
+    """Public keys that may have signed as operator."""
+    auditor_key: tuple[Path, ...] = ()
+    """Public keys that may have signed as auditor."""
+
+    def run(self) -> int:
+        """Check the certificate and write the file."""
+        from verify.certificate.bill_of_materials import bill_of_materials, write_bill_of_materials
+        from verify.certificate.check import Trusted, check_certificate
+        from verify.certificate.signing import load_public_key
+
+        given = (self.key, self.operator_key, self.auditor_key)
+        trusted = Trusted(*([load_public_key(path) for path in paths] for paths in given))
+        write_bill_of_materials(self.output, bill_of_materials(self.certificate, check_certificate(self.certificate, trusted)))
+        print(self.output)  # noqa: T201
+        return 0
+
+
+@dataclasses.dataclass(frozen=True)
+class LogEntry:
+    """Enter a certificate's statement in a transparency log, and keep the entry in Sigstore's bundle format.
+
+    The log is sent the whole statement, and keeps digests of it; a public log makes them public, for good.
+    """
+
+    certificate: Annotated[Path, tyro.conf.Positional]
+    """The certificate."""
+    url: str
+    """The log (Rekor's interface)."""
+    key: Path
+    """The public key of the statement's signer."""
+    output: Path
+    """A new file for the bundle."""
+    statement: int = 1
+    """Number of the statement in the certificate, as `check` counts them."""
+
+    def run(self) -> int:
+        """Send the envelope and write the bundle."""
+        from verify.certificate.check import envelopes_of
+        from verify.certificate.signing import load_public_key
+        from verify.certificate.transparency import log_envelope
+        from verify.errors import InputError
+        from verify.io.files import write_json
+
+        if self.output.exists():
+            raise InputError(f"{self.output} exists. Name a new file with --output.")
+        envelopes = envelopes_of(self.certificate)
+        if not 1 <= self.statement <= len(envelopes):
+            raise InputError(f"{self.certificate} has {len(envelopes)} statements; --statement {self.statement} is none of them.")
+        load_public_key(self.key)
+        write_json(self.output, log_envelope(envelopes[self.statement - 1], self.key.read_text(encoding="ascii"), self.url))
+        print(self.output)  # noqa: T201
+        return 0

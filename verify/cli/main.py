@@ -68,6 +68,18 @@ COMMANDS = {
         "verify.cli.certificates:Check",
         "Check a certificate and name exactly what does not verify; exit status 0 if everything holds, else 1.",
     ),
+    "timestamp": Command(
+        "verify.cli.certificates:Timestamp",
+        "Get a time stamp (RFC 3161) on a file from an authority, or check one; the authority sees only a digest.",
+    ),
+    "log-entry": Command(
+        "verify.cli.certificates:LogEntry",
+        "Enter a certificate's statement in a transparency log, and keep the entry in Sigstore's bundle format.",
+    ),
+    "bom": Command(
+        "verify.cli.certificates:BillOfMaterials",
+        "Write the bill of materials (CycloneDX ML-BOM) of a certificate that holds: model, training data, certificate, by digest.",
+    ),
     "deletion-report": Command(
         "verify.cli.reports:DeletionReport",
         "Write the compliance page of a batch of deletion requests: what was requested, done, shown and not shown.",

@@ -1,5 +1,9 @@
 """Ed25519 keys and DSSE envelopes of signed JSON. Imports no torch: a check takes well under a second."""
 
+import os
+import shlex
+import subprocess
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -40,16 +44,38 @@ def make_key(private: str | Path) -> str:
 def load_signer(path: str | Path) -> CryptoSigner:
     """Read a private key.
 
+    Args:
+        path: a file; or, so that it need not lie on the disk, `fd:N` (an open file descriptor) or `command:WORDS` (a command that
+            prints the key, such as `command:pass show signing-key`).
+
     Raises:
-        InputError: the file is missing or holds no Ed25519 private key.
+        InputError: there is no Ed25519 private key.
     """
     try:
-        key = serialization.load_pem_private_key(Path(path).read_bytes(), password=None)
+        key = serialization.load_pem_private_key(_private_pem(str(path)), password=None)
     except (OSError, ValueError, TypeError):
         key = None
     if not isinstance(key, Ed25519PrivateKey):
         raise InputError(f"{path} is no Ed25519 private key (PEM). Make one with `verify-unlearning keygen --output FILE`.")
     return CryptoSigner(key)
+
+
+def _private_pem(source: str) -> bytes:
+    """Return a private key's PEM text from a file, a descriptor or a command."""
+    return _asked_once(source) if source.startswith(("fd:", "command:")) else Path(source).read_bytes()
+
+
+@lru_cache
+def _asked_once(source: str) -> bytes:
+    """Return what a descriptor or a command gives; kept in memory, as one can be read, and a person be asked, only once."""
+    if source.startswith("fd:"):
+        with os.fdopen(int(source.removeprefix("fd:")), "rb") as stream:
+            return stream.read()
+    words = shlex.split(source.removeprefix("command:"))
+    done = subprocess.run(words, stdout=subprocess.PIPE, check=False) if words else None
+    if done is None or done.returncode:
+        raise ValueError("the command failed")
+    return done.stdout
 
 
 def load_public_key(path: str | Path) -> SSlibKey:

@@ -5,17 +5,48 @@ code of its own, no index may lead the loaders out of it, and if it has a manife
 unchanged.
 """
 
-from collections.abc import Mapping
+import os
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
 from verify.errors import InputError, IntegrityError
-from verify.io.files import MANIFEST, read_json, verify_manifest
+from verify.io.files import MANIFEST, file_digest, read_json, verify_manifest
 
 PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".h5", ".msgpack")
 FETCHED_FILES = ("*config.json", "*token*.json", "vocab.*", "merges.txt", "*.jinja", "ensemble.json", "*.safetensors.index.json")
 """Files fetched first from a Hub repository: they determine which weight files it has."""
-LOADED_FILES = ("*.safetensors", "*.safetensors.index.json", "*config.json", "*token*.json", "vocab.*", "merges.txt", "*.jinja")
+LOADED_FILES = (
+    "*.safetensors",
+    "*.safetensors.index.json",
+    "*config.json",
+    "*token*.json",
+    "chat_template.json",
+    "ensemble.json",
+    "vocab.*",
+    "merges.txt",
+    "*.model",
+    "*.tiktoken",
+    "*.jinja",
+)
+"""Files that the loaders of this project read from a model's folder."""
+CHAT_TEMPLATES = "additional_chat_templates"
+"""Subfolder from which a tokenizer takes further templates, whatever else is in it."""
+FOREIGN_FILES = (
+    *(f"*{suffix}" for suffix in PICKLE_SUFFIXES),
+    "*.index.json",
+    "*.gguf",
+    "*.ggml",
+    "*.onnx",
+    "*.npz",
+    "*.py",
+    "params.json",
+    "tekken.json",
+    "vocab*",
+)
+"""Files that other programs read from such a folder: other formats of weights, code, other tokenizers."""
 
 
 def require_safe_folder(source: str | Path) -> None:
@@ -82,17 +113,87 @@ def _weights_to_fetch(folder: Path) -> list[str]:
 
 
 def require_listed(folder: Path, manifest: Mapping[str, Any]) -> None:
-    """Refuse a folder with files that the loaders would read and its manifest does not list.
+    """Refuse a folder with files that the loaders of this project would read and its manifest does not list.
 
     Raises:
         IntegrityError: there is such a file.
     """
-    for path in sorted(folder.iterdir()):
-        if path.name not in manifest["files"] and any(path.match(pattern) for pattern in LOADED_FILES):
+    for name in _unlisted(folder, manifest["files"]):
+        if _is_template(name) or ("/" not in name and _is_one_of(name, LOADED_FILES)):
             raise IntegrityError(
-                f"{path} was added after the directory was finished: the manifest does not list it. "
+                f"{folder / name} was added after the directory was finished: the manifest does not list it. "
                 "Remove the file, or make the directory again."
             )
+
+
+def changed_adapters(folder: Path) -> list[str]:
+    """Return the adapters of an ensemble whose files are missing or not those that its description names; empty without one.
+
+    Each lies in a folder with a manifest of its own, which the manifest of the whole does not cover: only `ensemble.json`, which is
+    listed there, binds them.
+
+    Raises:
+        InputError: the description is damaged.
+    """
+    if not (folder / "ensemble.json").is_file():
+        return []
+    about = read_json(folder / "ensemble.json")
+    adapters = about.get("adapters") if isinstance(about, dict) else None
+    if not isinstance(adapters, dict) or not all(isinstance(files, dict) and files for files in adapters.values()):
+        raise InputError(f"{folder / 'ensemble.json'} is damaged. Restore the folder, or make it again.")
+
+    def intact(path: Path, digest: Any) -> bool:
+        return path.resolve().is_relative_to(folder.resolve()) and path.is_file() and file_digest(path) == digest
+
+    return [
+        str(name)
+        for name, files in adapters.items()
+        if not all(intact(folder / str(name) / str(file), digest) for file, digest in files.items())
+    ]
+
+
+@dataclass(frozen=True)
+class Unlisted:
+    """Files of a model's folder, at any depth, that its manifest does not list.
+
+    Attributes:
+        loaded: relative paths of files that this or another program would take for a part of the model.
+        others: relative paths of the rest; a subfolder with a manifest of its own, such as a checkpoint, is one entry.
+    """
+
+    loaded: tuple[str, ...]
+    others: tuple[str, ...]
+
+
+def unlisted_files(folder: Path, manifest: Mapping[str, Any]) -> Unlisted:
+    """List the files of a model's folder that its manifest does not list, by whether some program would load them."""
+    loaded: list[str] = []
+    others: list[str] = []
+    for name in _unlisted(folder, manifest["files"]):
+        (loaded if _is_template(name) or _is_one_of(name, (*LOADED_FILES, *FOREIGN_FILES)) else others).append(name)
+    return Unlisted(tuple(loaded), tuple(others))
+
+
+def _unlisted(folder: Path, listed: Collection[str]) -> Iterator[str]:
+    """Yield relative paths of files that are not listed; of a folder with a manifest of its own or a link, its path and a slash."""
+    for parent, subfolders, files in os.walk(folder):
+        here, there = Path(parent).relative_to(folder), Path(parent)
+        closed = {name for name in subfolders if (there / name / MANIFEST).is_file() and not _is_template(f"{here / name}/")}
+        closed |= {name for name in subfolders if (there / name).is_symlink()}  # not followed here, but by a loader
+        subfolders[:] = sorted(set(subfolders) - closed)
+        yield from (f"{here / name}/" for name in sorted(closed))
+        names = ((here / name).as_posix() for name in sorted(files))
+        yield from (name for name in names if name not in listed and name != MANIFEST)
+
+
+def _is_template(name: str) -> bool:
+    return name.startswith(f"{CHAT_TEMPLATES}/")
+
+
+def _is_one_of(name: str, patterns: Collection[str]) -> bool:
+    """Return whether the last part of a path matches a pattern, in whatever case: some file systems do not tell them apart."""
+    last = name.rsplit("/", 1)[-1].lower()
+    return any(fnmatch(last, pattern) for pattern in patterns)
 
 
 def _require_files_inside(folder: Path) -> None:

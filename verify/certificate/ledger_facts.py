@@ -1,0 +1,126 @@
+"""Agreement of a certificate with the events of the request ledger: when a request came in, what was done for it, how it ended.
+
+The head that a certificate names commits to the ledger's events; whether the deletion record says what these events say is another
+question, and this answers it from the ledger's file alone.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import datetime
+from itertools import zip_longest
+from pathlib import Path
+from typing import Any
+
+from verify.certificate.attachments import Finding, Pair
+from verify.certificate.ledger_chain import GENESIS, LedgerEvent, ledger_events
+from verify.errors import IntegrityError
+
+REFUSALS = ("denied", "exempt", "not_found", "withdrawn")
+
+
+def ledger_findings(path: Path, pairs: Mapping[str, Pair]) -> list[Finding]:
+    """Check that a ledger's chain is unbroken and contains the certified head, and that its events up to there say the same.
+
+    Args:
+        path: the ledger's SQLite file.
+        pairs: the valid statements, by the digest of the weights they are about.
+
+    Raises:
+        InputError: the file is no ledger.
+        KeyError, TypeError, ValueError: a statement lacks what this version expects.
+    """
+    what = f"ledger {path}"
+    head = next((str(record["ledger_head"]) for record in _records(pairs)), None)
+    try:
+        events = ledger_events(path)
+    except IntegrityError as error:
+        return [Finding(what, False, str(error))]
+    if head is None:
+        return [Finding(what, False, "the certificate names no ledger head")]
+    digests = [GENESIS, *(event.digest for event in events)]
+    if head not in digests:
+        detail = f"the certified head {head[:16]} is not in its chain: events were removed, edited or replaced"
+        return [Finding(what, False, detail)]
+    later = len(digests) - 1 - digests.index(head)
+    held = Finding(what, True, f"the chain holds; the certified head is in it, {later} events before the last")
+    wrong = list(dict.fromkeys(_differences(pairs, events[: digests.index(head)])))
+    count = sum(len(record["requests"]) for record in _records(pairs)[:1])
+    said = f"the certificate says what they say of {'1 request' if count == 1 else f'{count} requests'}"
+    found = [Finding(f"events of {what}", False, text) for text in wrong] or [Finding(f"events of {what}", True, said)]
+    return [held, *found]
+
+
+def _records(pairs: Mapping[str, Pair]) -> list[Mapping[str, Any]]:
+    found = [pair["operator"]["predicate"]["runDetails"]["metadata"]["request"] for pair in pairs.values() if "operator" in pair]
+    return [record for record in found if record]
+
+
+def _differences(pairs: Mapping[str, Pair], events: Sequence[LedgerEvent]) -> Iterator[str]:
+    for record in _records(pairs):
+        for request in record["requests"]:
+            own = [event for event in events if event.request == request["id"]]
+            yield from (f"{request['id']}: {text}" for text in _request(request, own))
+        own = [event for event in events if event.request == record["requests"][0]["id"]]
+        yield from _models(record, own)
+        yield from _registrations(pairs, own)
+
+
+def _request(facts: Mapping[str, Any], events: Sequence[LedgerEvent]) -> Iterator[str]:
+    """Yield where the facts about a request are not those of its events; no value of either is repeated."""
+    if not events:
+        yield "the ledger has no such request"
+        return
+    first = events[0].details
+    stated = {name: facts[name] for name in ("received", "regime", "source", "identifiers")}
+    noted = {name: first.get(name) for name in ("received", "regime", "source")} | {"identifiers": len(first.get("subjects", ()))}
+    yield from (f"{name} is not what the ledger recorded" for name in stated if stated[name] != noted[name])
+    for number, (said, event) in enumerate(zip_longest(facts["events"], events), 1):
+        if said is None or event is None or (said["state"], _moment(said["at"])) != (event.state, _moment(event.at)):
+            yield f"step {number} is not the ledger's: the state, or when it was reached"
+            break
+    last = next((event for event in reversed(events) if event.state not in ("closed", "extended")), events[0])
+    ended = last.state if last.state in REFUSALS else "deleted" if last.state == "purged" else "open"
+    if facts["outcome"] not in ("open", ended):
+        yield f"the certificate says {facts['outcome']}, the ledger ended with {last.state}"
+    if ended in REFUSALS and facts.get("reason") != last.details.get("reason"):
+        yield "the reason is not what the ledger recorded"
+
+
+def _models(record: Mapping[str, Any], events: Sequence[LedgerEvent]) -> Iterator[str]:
+    """Yield where the replaced models are not those that the ledger says went into service."""
+    deployed = next((event.details["models"] for event in reversed(events) if event.state == "deployed"), [])
+    noted = {(entry["before"], entry["after"]): entry for entry in deployed}
+    stated = {(entry["before"], entry["after"]): entry for entry in record["models"]}
+    if noted.keys() != stated.keys():
+        yield f"it names {len(stated)} replaced models, the ledger {len(noted)}, and they are not the same"
+    for weights in noted.keys() & stated.keys():
+        one, other = stated[weights], noted[weights]
+        again = (one.get("reexecution") or {}).get("proof"), (other.get("reexecution") or {}).get("proof")
+        facts = {
+            "method": (one["method"], other.get("method")),
+            "verdict": (one.get("verdict"), other.get("verdict")),
+            "basis": (one.get("basis", "audit"), other.get("basis", "audit")),
+            "audit": (one.get("audit_digest"), other.get("evidence")),
+            "re-execution": again,
+        }
+        for name, (said, recorded) in facts.items():
+            if said != recorded:
+                yield f"the {name} of model {weights[1][:16]} is not what the ledger recorded when it went into service"
+
+
+def _registrations(pairs: Mapping[str, Pair], events: Sequence[LedgerEvent]) -> Iterator[str]:
+    """Yield where an audit followed another registration than the one that the ledger recorded before the unlearning."""
+    registered = next((event.details.get("registrations") for event in reversed(events) if event.state == "unlearning"), None) or {}
+    for weights, pair in pairs.items():
+        if "auditor" not in pair:
+            continue
+        found = pair["auditor"]["predicate"]["annotations"]
+        digest = (found["evidence"].get("registration") or {}).get("digest")
+        if registered.get(found["weights_before_deletion"]) != digest:
+            yield f"the audit of {weights[:16]} did not follow the registration that the ledger recorded before the unlearning"
+
+
+def _moment(text: Any) -> datetime | None:
+    try:
+        return datetime.fromisoformat(str(text))
+    except ValueError:
+        return None
