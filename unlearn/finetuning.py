@@ -34,7 +34,7 @@ from verify.models.architectures import require_causal_model
 from verify.models.digests import weights_digest
 from verify.models.loading import LoadedModel, load_model, load_tokenizer, require_fitting_tokenizer
 from verify.models.memory import is_adapter_folder, require_memory_for_training
-from verify.provenance.training_history import MADE_FROM
+from verify.provenance.descent import MADE_FROM
 from verify.training.precision import stored_digest
 
 

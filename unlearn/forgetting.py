@@ -17,7 +17,7 @@ from unlearn.methods import method_name
 from unlearn.methods.requirements import require_inputs, require_method, require_quantizable, require_repeatable, require_suited
 from unlearn.training import distributed
 from unlearn.training.checkpoints import WORK, claim_output
-from unlearn.training.inputs import environment, inputs_of, made_from
+from unlearn.training.inputs import environment, inputs_of, made_from, place_of
 from unlearn.training.log import LOG_NAME, TrainingLog
 from unlearn.training.lora import merged, require_adapter
 from unlearn.training.method import Context, InsideLayers, Method, Objective, Outcome, Rebuild, Verbs, WeightEdit
@@ -35,8 +35,9 @@ from verify.models.adapter_types import is_adapter
 from verify.models.loading import LoadedModel, load_model
 from verify.models.memory import is_adapter_folder, require_memory_for_training
 from verify.models.quantized import is_quantized, quantization_of
+from verify.provenance.descent import BASE, MADE_FROM, NamedBase, named_base_of, trained_records, write_remaining
 from verify.provenance.holdout import used_before
-from verify.provenance.training_history import HOLDOUT_USED, MADE_FROM, UNLEARNED_FROM
+from verify.provenance.training_history import HOLDOUT_USED, UNLEARNED_FROM
 from verify.training.arithmetic import Arithmetic
 from verify.training.precision import float32_copies, rounding_facts
 
@@ -177,8 +178,26 @@ def forget(
         "environment": environment(),
         "inputs": inputs_of({"model": model, "base": base}, sources.named(), fields, dtype, quantize),
     }
+    if (named := _base_of(folder, base, base_model)) is not None:
+        about[BASE] = named.described()
+    _list_remaining(output, folder, roles.forget)
     after = save_model(outcome.model, loaded.tokenizer, output, about)
     return ForgetResult(output, method_name(method), loaded.digest, after, outcome.training, facts, time.monotonic() - started)
+
+
+def _base_of(folder: Path | None, base: Any, loaded: LoadedModel | None) -> NamedBase | None:
+    """Return the base of a result, which the next deletion may start from: the one given, else the one that the model names."""
+    if loaded is not None:
+        return NamedBase(place_of(base), loaded.digest)
+    return None if folder is None else named_base_of(folder)
+
+
+def _list_remaining(output: Path, folder: Path | None, forgotten: Sequence[Record]) -> None:
+    """List the records that a result without a training log rests on: those of the model before, without the forgotten."""
+    before = frozenset() if folder is None else trained_records(folder)
+    if before and distributed.is_main() and not trained_records(output):
+        key = RecordKey.load()
+        write_remaining(output, key.check, before - {key.of(record.fingerprint) for record in forgotten})
 
 
 def _require_memory(model: Any, method: Method, options: TrainingOptions, dtype: str, quantize: str | None, base: Any) -> None:

@@ -9,6 +9,7 @@ from tiny_models import make_llama
 
 from verify import InputError, Settings, audit, register
 from verify.auditing.registration import Registration
+from verify.io.files import write_manifest
 
 
 def rows(prefix: str, count: int = 6) -> list[dict[str, str]]:
@@ -64,6 +65,31 @@ def test_anything_else_is_refused(
         change = {"fresh_set": rows("secret", 2)}
     with pytest.raises(InputError, match=message):
         audit(other_model_dir, model_dir, **{**SETS, **change}, registration=registered, output_dir=tmp_path / "out")
+
+
+def test_registered_references_cannot_be_left_out(model_dir: Path, other_model_dir: Path, tmp_path: Path, tokenizer: Any) -> None:
+    """An audit uses all that were registered and may add to them: by manifests before it scores, else by what it loaded."""
+    folders = [tmp_path / f"reference {seed}" for seed in (1, 2, 3)]
+    for seed, folder in enumerate(folders, 1):
+        model = make_llama(tokenizer, seed=10 + seed)
+        model.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+    path = tmp_path / "pinned.json"
+    pinned = register(path, **SETS, settings=SETTINGS, references=folders[:2])
+    assert len(set(pinned.references)) == 2
+    assert Registration.load(path) == pinned
+    assert audit(other_model_dir, model_dir, **SETS, references=folders, registration=path).pre_registered
+    with pytest.raises(InputError, match="1 of the registered references are not among those given"):
+        audit(other_model_dir, model_dir, **SETS, references=folders[1:], registration=path)
+    for digest, folder in zip(("a" * 64, "b" * 64), folders, strict=False):
+        write_manifest(folder, "model", {"weights": digest})
+    stated = register(tmp_path / "stated.json", **SETS, settings=SETTINGS, references=folders[:1])
+    assert stated.references == ("a" * 64,)
+    with pytest.raises(InputError, match="never replace them"):
+        audit(other_model_dir, model_dir, **SETS, references=folders[1:2], registration=tmp_path / "stated.json")
+    unpinned = register(tmp_path / "none.json", **SETS, settings=SETTINGS)
+    assert "references" not in json.loads((tmp_path / "none.json").read_text())
+    assert unpinned.references == ()
 
 
 def test_it_names_no_record(registered: Path) -> None:

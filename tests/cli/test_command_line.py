@@ -37,6 +37,7 @@ AUDIT_FLAGS = {
     "--margin",
     "--alpha",
     "--utility-tolerance",
+    "--utility-ceiling",
     "--retain-records",
     "--overflow",
     "--dtype",

@@ -62,6 +62,21 @@ def test_a_destroyed_model_is_never_certified() -> None:
     assert any("token probability" in sentence for sentence in judged.explanation)
 
 
+def test_references_that_never_saw_the_retain_set_are_no_yardstick() -> None:
+    """A model with five times their retain utility fails the gate, also where it kept records: nothing is told from such a
+    comparison. Files without the ceiling, and audits by rule 1, are judged as they were."""
+    for kept in (0.0, 0.2):
+        judged = judge(simulated_table(destroyed=-1.6, kept=kept), SETTINGS, Aside(BLIND))
+        assert judged.verdict == "NOT_TESTABLE"
+        assert "at most 1.25" in gate(judged, "utility").reason  # type: ignore[attr-defined]
+    without = SETTINGS.model_dump_json(exclude={"utility_ceiling"})
+    for earlier in (Settings.model_validate_json(without), Settings(rule=1)):
+        assert earlier.utility_ceiling is None
+        assert "utility_ceiling" not in earlier.model_dump()
+    old = judge(simulated_table(destroyed=-1.6), Settings.model_validate_json(without), Aside(BLIND))
+    assert gate(old, "utility").passed  # type: ignore[attr-defined]
+
+
 def test_what_was_never_memorized_cannot_be_shown_forgotten() -> None:
     """An original that knows the forget set no better than the references fails the positive control."""
     judged = judge(simulated_table(gap=0.01), SETTINGS, Aside(BLIND))

@@ -197,11 +197,13 @@ def test_every_plan_searches_again(model_dir: Path, data: Path, tmp_path: Path, 
     def states() -> list[str]:
         return [step.state for step in ledger.request(first.id).steps][2:]
 
-    assert len(planned(part)) == 1
+    with pytest.raises(InputError, match="6 records to keep are no longer in the training files"):
+        planned(part)
+    assert states() == [], "a run would stop there, so that nothing is noted"
     assert len(planned(data)) == 2
     assert len(planned(data, "train.jsonl:6")) == 3
     assert len(planned(data, "train.jsonl:6")) == 3
-    assert states() == ["matched", "planned"] * 3 + ["planned"], "what is known already is not noted again"
+    assert states() == ["matched", "planned"] * 2 + ["planned"], "what is known already is not noted again"
     with pytest.raises(InputError, match="no near-duplicate"):
         planned(data, "train.jsonl:8")
     for lacking in (part, other):
@@ -225,6 +227,44 @@ def test_rows_that_no_model_saw_may_turn_out_to_be_none(model_dir: Path, data: P
     ledger.advance(first.id, "matched", **_facts(entry))
     note(ledger, draft(ledger, [ledger.request(first.id)], choices(tmp_path, data), key), tmp_path / "deletions")
     assert ledger.request(first.id).state == "not_found"
+
+
+def test_what_a_run_would_stop_at_is_refused_before_anything_is_noted(
+    model_dir: Path, data: Path, tmp_path: Path, ledger: Ledger
+) -> None:
+    """References that did not see the records that stay or were trained otherwise (with the number), another base or none, and a
+    damaged model: the plan says so, and the request stays approved."""
+    short, key = TrainingOptions(max_steps=1, batch_size=8), RecordKey.load()
+    whole = finetune(str(model_dir), str(data), output_dir=tmp_path / "models" / "m", options=short)
+    others = [row for row in ROWS if row["subject_id"] != "lee"]
+    fitting = replace(short, seed=1)
+    for name, rows, options in (
+        ("few", others[:2], fitting),
+        ("slow", others, replace(fitting, learning_rate=1e-3)),
+        ("good", others, fitting),
+    ):
+        finetune(str(model_dir), rows, output_dir=tmp_path / name, options=options)
+    (request,) = approved(ledger, "lee")
+
+    def planned(**changes: Any) -> Plan:
+        return draft(ledger, [request], choices(tmp_path, data, **changes), key).plans[0]
+
+    for changes, said in (
+        (
+            {"references": (str(tmp_path / "good"), str(tmp_path / "few"))},
+            "reference 2 .few. .*not trained on 3 of the 5 retain records",
+        ),
+        ({"references": (str(tmp_path / "slow"),)}, "learning_rate 0.001 against"),
+        ({"base": str(whole.model_dir)}, "is not the base model from which m was trained"),
+        ({"base": str(tmp_path / "nowhere")}, "the base model of m, whose weights are .*cannot be loaded"),
+    ):
+        with pytest.raises((InputError, IntegrityError), match=said):
+            planned(**changes)
+    assert planned(references=(str(tmp_path / "good"),)).references == (str(tmp_path / "good"),)
+    (whole.model_dir / "model.safetensors").write_bytes(b"cut off")
+    with pytest.raises(IntegrityError, match="changed or damaged"):
+        planned()
+    assert [step.state for step in ledger.request(request.id).steps] == ["received", "identity_verified"]
 
 
 def test_a_method_that_is_none_is_refused_before_anything_is_noted(data: Path, tmp_path: Path, ledger: Ledger) -> None:

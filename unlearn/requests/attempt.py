@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from unlearn.finetuning import recipe_of
 from unlearn.forgetting import forget
 from unlearn.methods import method_classes
 from unlearn.requests.batch_folder import CACHE, attempt_folder, audit_folder, clear_if_cut_off, model_folder
@@ -16,20 +17,23 @@ from unlearn.requests.level_tables import controls_beside
 from unlearn.requests.plan import Plan, PlannedModel
 from unlearn.requests.training_sets import TrainingSets
 from unlearn.training.checkpoints import WORK
-from unlearn.training.log import LOG_NAME, TrainingLog
 from unlearn.training.method import Rebuild
 from unlearn.training.options import TrainingOptions
 from verify import audit, register
+from verify.attacks import select_attacks
+from verify.auditing.audit_sets import load_sets
+from verify.auditing.commitments import find_rewordings
 from verify.auditing.input_checks import USED_HOLDOUT
 from verify.auditing.reference_checks import Expected, check_references
 from verify.auditing.registration import Registration
-from verify.data.canaries import CANARIES_NAME
+from verify.data.canaries import CANARIES_NAME, find_canaries
 from verify.data.identity import RecordKey
 from verify.data.sources import load_records
 from verify.errors import InputError, IntegrityError
 from verify.io.files import MANIFEST, is_complete, read_json
 from verify.io.progress import phase
 from verify.models.loading import LoadedModel, load_model
+from verify.provenance.descent import named_base_of
 from verify.provenance.holdout import split_holdout
 from verify.provenance.level_table import LevelTable
 from verify.schema.evidence import Evidence
@@ -50,6 +54,7 @@ def register_audit(folder: Path, plan: Plan, model: PlannedModel, sets: Training
         canaries=model.folder if has_canaries else None,
         rewordings=_rewordings(plan, model, sets),
         **_judged_by(model),
+        references=plan.references,
         fields=plan.columns,
     ).digest
 
@@ -57,6 +62,20 @@ def register_audit(folder: Path, plan: Plan, model: PlannedModel, sets: Training
 def _judged_by(model: PlannedModel) -> dict[str, Any]:
     """Return the audit's argument that names the level table; none where references judge."""
     return {} if model.level_table is None else {"level_table": model.level_table}
+
+
+def require_registrable(plan: Plan, model: PlannedModel, sets: TrainingSets) -> None:
+    """Check that a model's audit can be registered, without writing anything.
+
+    Raises:
+        InputError: its sets, rewordings, attacks or canaries cannot be used.
+    """
+    select_attacks(plan.settings.attacks)
+    given: dict[str, Any] = {"fresh_set": None, "data": None, "fields": plan.columns, "settings": plan.settings}
+    loaded = load_sets(**_audited(plan, model, sets), **given)
+    find_canaries(model.folder)
+    if (rewordings := _rewordings(plan, model, sets)) is not None:
+        find_rewordings(rewordings, None, loaded, plan.settings)
 
 
 def _audited(plan: Plan, model: PlannedModel, sets: TrainingSets) -> dict[str, Any]:
@@ -143,8 +162,8 @@ def _forget(plan: Plan, model: PlannedModel, attempt: int, sets: TrainingSets, o
         raise InputError(f"{model.ladder[attempt]} is not a method of this version. Run `unlearn request plan` again.")
     method = _configured(kind, plan, model, model.ladder[attempt])
     holdout = _holdout(plan, model)[0]
-    log = TrainingLog.read(Path(model.origin) / LOG_NAME) if (Path(model.origin) / LOG_NAME).is_file() else None
-    trained_with = TrainingOptions() if log is None else TrainingOptions(**log.options)
+    recipe = recipe_of(Path(model.origin))
+    trained_with = TrainingOptions() if recipe is None else TrainingOptions(**recipe.options)
     needs_base = method.needs_base
     forget(
         model.folder,
@@ -152,7 +171,7 @@ def _forget(plan: Plan, model: PlannedModel, attempt: int, sets: TrainingSets, o
         forget_set=sets.forget,
         retain_set=sets.retain or None,
         holdout_set=holdout,
-        base=_base(model, log, plan.settings.dtype) if needs_base or (model.base and isinstance(method, Rebuild)) else None,
+        base=load_base(model, plan.settings.dtype) if needs_base or (model.base and isinstance(method, Rebuild)) else None,
         output_dir=output,
         fields=plan.columns,
         # A rebuild uses the options of the original training, which for a descendant are in the ancestor's log.
@@ -184,14 +203,28 @@ def exact_by(made: Path) -> str | None:
     return name if hasattr(method_classes().get(name), "exactness") else None
 
 
-def _base(model: PlannedModel, log: TrainingLog | None, dtype: str) -> LoadedModel:
+def load_base(model: PlannedModel, dtype: str) -> LoadedModel:
+    """Load a model's base, and check that it is the one that the model was trained from.
+
+    Raises:
+        InputError: it is unknown, or cannot be loaded.
+        IntegrityError: it is another one.
+    """
     if model.base is None:
         raise InputError(f"the base model of {model.name} is not known. Run `unlearn request plan` again with --base DIR.")
-    base = load_model(model.base, dtype=dtype)
-    if log is not None and base.digest != log.start_weights:
+    named = named_base_of(Path(model.origin))
+    expected = None if named is None else named.weights
+    try:
+        base = load_model(model.base, dtype=dtype)
+    except InputError as error:
+        sought = "" if expected is None else f", whose weights are {expected[:16]}"
+        raise InputError(
+            f"the base model of {model.name}{sought}, cannot be loaded: {error} Or name it with `unlearn request plan --base DIR`."
+        ) from None
+    if expected is not None and base.digest != expected:
         raise IntegrityError(
-            f"{model.base} is not the base model from which {model.name} was trained. Run `unlearn request plan` again with the "
-            "right --base."
+            f"{model.base} is not the base model from which {model.name} was trained: its weights are {base.digest[:16]}, not "
+            f"{expected[:16]}. Run `unlearn request plan` again with the right --base."
         )
     return base
 

@@ -97,7 +97,7 @@ def run_batch(
         output: folder of the batches.
         request: id of any request of the batch.
         key: the ledger's record key.
-        references: references to use instead of the planned ones, for an audit that was inconclusive.
+        references: references to add to the planned ones, for an audit that was inconclusive.
         notify: progress callback.
         accept_exact: accept an exact rebuild that could not be executed again and whose audit is inconclusive. Recorded as the
             operator's decision in the ledger, certificate and report.
@@ -143,7 +143,7 @@ class _Run:
                 "this batch is judged by a level table, as its plan and registration say. Leave --references out, or plan the "
                 "requests again with --references."
             )
-        self.references = tuple(str(Path(folder).resolve()) for folder in references) or plan.references
+        self.references = tuple(dict.fromkeys((*plan.references, *(str(Path(folder).resolve()) for folder in references))))
         self._sets: dict[str, TrainingSets] = {}
 
     def go(self) -> None:
@@ -156,6 +156,8 @@ class _Run:
         }
         if self.state() == "inconclusive" and (self.has_new_references or self._testable_now()):
             require_clean(self.references, self.plan.records)
+            for model in self.plan.models:
+                require_fitting_references(self.plan, model, self._records(model), self.references, self.key)
             self._to("verifying", references=len(self.references))
         while (state := self.state()) in steps and not self._failed_for_good():
             steps[state]()

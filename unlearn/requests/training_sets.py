@@ -6,12 +6,12 @@ from pathlib import Path
 
 from unlearn.requests.ledger.ledger import Ledger
 from unlearn.requests.plan import Plan, PlannedModel
-from unlearn.scan.lineage import trained_names
 from verify.data.canaries import CANARIES_NAME
 from verify.data.identity import RecordKey
 from verify.data.records import Record
 from verify.data.sources import stream_records
 from verify.errors import InputError
+from verify.provenance.descent import trained_records
 
 
 @dataclass(frozen=True, repr=False)
@@ -39,7 +39,7 @@ def training_sets(plan: Plan, model: PlannedModel, gone: Collection[str], key: R
     Raises:
         InputError: a record that the plan or the log names is no longer in the files.
     """
-    trained, removed = trained_names(Path(model.origin)), set(model.records)
+    trained, removed = trained_records(Path(model.origin)), set(model.records)
     sets, missing, found = TrainingSets([], []), set(trained) - set(gone), set[str]()
     for file in plan.data:
         for record in stream_records(file, plan.columns):
@@ -79,7 +79,7 @@ def require_clean(references: Sequence[str], records: Collection[str]) -> None:
         InputError: the training log of a reference contains one.
     """
     for folder in references:
-        seen = trained_names(Path(folder)) & set(records)
+        seen = trained_records(Path(folder)) & set(records)
         if seen:
             raise InputError(
                 f"the reference {folder} was itself trained on {len(seen)} of the records to remove. Train references without them."

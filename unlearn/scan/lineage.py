@@ -1,7 +1,8 @@
 """Model lineage: which models saw a record, from training logs and manifests alone.
 
-A model is affected if its training log contains the record, or if it was made from an affected model, by further fine-tuning or by
-unlearning. Models are identified by the digest of their weights, so that a copy under another name is found as well.
+A model is affected if its training log, or what stands for it, contains the record, or if it was made from an affected model, by
+further fine-tuning or by unlearning. Models are identified by the digest of their weights, so that a copy under another name is
+found as well.
 """
 
 from collections.abc import Collection, Iterator, Sequence
@@ -11,7 +12,7 @@ from typing import Any
 
 from verify.errors import InputError, IntegrityError
 from verify.io.files import MANIFEST, read_json
-from verify.provenance.shard_plan import SHARDS
+from verify.provenance.descent import trained_records
 from verify.provenance.training_log import LOG_NAME, TrainingLog
 
 
@@ -82,23 +83,8 @@ def _read(folder: Path, records: set[str]) -> AffectedModel:
     model = AffectedModel(folder, weights, "trained on", 0, parent, about.get("method"))
     if (folder / LOG_NAME).is_file():
         return _with_log(model, records)
-    # A model in shards has no single log: its description lists every record of every shard.
-    return replace(model, records=len(trained_names(folder) & records)) if (folder / SHARDS).is_file() else model
-
-
-def trained_names(folder: Path) -> frozenset[str]:
-    """Return keyed hashes of a model's training records from its log or shards; empty where it has neither.
-
-    Raises:
-        InputError: the log or the description of shards is damaged.
-    """
-    if (folder / LOG_NAME).is_file():
-        return frozenset(TrainingLog.read(folder / LOG_NAME).records)
-    if not (folder / SHARDS).is_file():
-        return frozenset()
-    from unlearn.training.shards import SavedShards  # imports torch, which a search of logs alone does not need
-
-    return SavedShards.read(folder).records
+    # A model in shards has no single log, and the result of an approximate method none at all: they list their records.
+    return replace(model, records=len(trained_records(folder) & records))
 
 
 def _with_log(model: AffectedModel, records: set[str]) -> AffectedModel:

@@ -16,6 +16,7 @@ import torch
 from unlearn.training import distributed
 from verify.data.records import Fields
 from verify.io.files import file_digest
+from verify.models.loading import LoadedModel
 
 PACKAGES = ("unlearn-verify", "torch", "transformers", "accelerate", "peft", "bitsandbytes", "numpy")
 
@@ -72,11 +73,19 @@ def _file_digests(sources: Mapping[str, Any]) -> dict[str, str]:
 
 
 def made_from(models: Mapping[str, Any]) -> dict[str, str]:
-    """Return the models that a result was made from, role -> folder or Hub name, leaving out those in memory.
+    """Return the models that a result was made from, role -> folder or Hub name, leaving out those that were never on disk.
 
     An audit follows them back to find what the model was trained on before.
     """
-    return {role: _location(source) for role, source in models.items() if isinstance(source, (str, Path))}
+    places = {role: place_of(source) for role, source in models.items()}
+    return {role: place for role, place in places.items() if place is not None}
+
+
+def place_of(source: Any) -> str | None:
+    """Return the absolute path of a model's folder, or its Hub name; None for a model in memory that was not loaded from either."""
+    if isinstance(source, LoadedModel):
+        return source.place
+    return _location(source) if isinstance(source, (str, Path)) else None
 
 
 def _location(source: str | Path) -> str:

@@ -19,6 +19,7 @@ from verify.attacks.threat_models import threat_models
 from verify.auditing.audit_sets import draw_retain, load_sets, load_whole_sets
 from verify.auditing.commitments import commit, find_rewordings, require_opened
 from verify.auditing.input_checks import CheckedInputs, check_inputs
+from verify.auditing.pinned_references import digests_of, require_pinned, require_pinned_scored
 from verify.auditing.registration import Registration
 from verify.data.canaries import Canaries, find_canaries
 from verify.data.identity import RecordKey
@@ -119,6 +120,7 @@ def audit(
     sets = draw_retain(whole, settings)
     if registered is not None:
         registered.require(sets, key, commitment)
+        require_pinned(registered.references, references)
     committed = require_opened(None if registered is None else registered.rewordings, rewordings, rewording_model)
     models = {"original": original, "target": model, **({} if base is None else {"base": base})}
     given = check_inputs(models, references, whole, coins, key, tokenizer, accept)
@@ -147,6 +149,7 @@ def audit(
     plans = _plans(model, original, base, references)
     _require_memory(plans, settings.dtype)
     _score(scorer, plans, progress)
+    require_pinned_scored(() if registered is None else registered.references, scorer.models, settings.dtype)
     progress("judging", 1.0)
     if states is not None:
         aside = replace(aside, representation=judge_representation(states, settings.alpha))
@@ -175,6 +178,7 @@ def register(
     settings: Settings | None = None,
     canaries: str | Path | None = None,
     rewordings: str | Path | None = None,
+    references: Sequence[Any] = (),
 ) -> Registration:
     """Fix what will be audited and how, before unlearning. Give the digest to an independent party.
 
@@ -184,9 +188,10 @@ def register(
         canaries: the canary manifest of the training run, or the model folder that contains it.
         rewordings: a file of rewordings or templates. The registration holds a commitment to it that tells nothing about it; the
             salt that opens it is written beside the file. Keep both to yourself until the model is handed in.
+        references: the references that the audit will use; it refuses to leave one out, and may add others.
 
     Raises:
-        InputError: records or rewordings cannot be used, or the file exists.
+        InputError: records, rewordings or references cannot be used, or the file exists.
     """
     settings = settings or Settings()
     fields, settings = agreed_reading(fields, settings, ())
@@ -202,7 +207,8 @@ def register(
         find_rewordings(rewordings, None, sets, settings)  # what the audit would refuse is refused now
         committed = commit(rewordings)
     key, coin_commitment = RecordKey.load(), None if coins is None else coins.commitment
-    registration = Registration.of(sets, settings, key, coin_commitment, committed)
+    pinned = digests_of(references, settings.dtype)
+    registration = Registration.of(sets, settings, key, coin_commitment, committed, pinned)
     registration.save(path)
     return registration
 

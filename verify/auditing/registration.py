@@ -1,8 +1,8 @@
 """Pre-registration of an audit: records, controls and every setting, fixed in a file before unlearning.
 
 An auditor who can pick attacks, margins or controls after seeing the scores can reach any verdict. A registration fixes which
-records are to be forgotten (as keyed hashes), which controls are used and every setting. Evidence names its digest; whoever
-received the digest beforehand knows that nothing was chosen afterwards.
+records are to be forgotten (as keyed hashes), which controls are used, which references at least, and every setting. Evidence names
+its digest; whoever received the digest beforehand knows that nothing was chosen afterwards.
 """
 
 import hashlib
@@ -40,6 +40,7 @@ class Registration(Frozen):
         settings: statistics, margins, levels, seeds, and the deployed precision.
         canaries: the commitment to the canary assignments, if any.
         rewordings: the commitment to the rewordings that the audit will ask in, if any; it tells nothing about them.
+        references: weight digests of the references that the audit will compare with; it may add others.
     """
 
     schema_: Literal["unlearn-verify/registration/1"] = Field(default="unlearn-verify/registration/1", alias="schema")
@@ -48,6 +49,7 @@ class Registration(Frozen):
     settings: Settings
     canaries: Digest | None = None
     rewordings: Digest | None = None
+    references: tuple[Digest, ...] = ()
 
     model_config = ConfigDict(
         strict=True, frozen=True, extra="forbid", allow_inf_nan=False, populate_by_name=True, serialize_by_alias=True
@@ -55,9 +57,9 @@ class Registration(Frozen):
 
     @model_serializer(mode="wrap")
     def _written(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Leave out a commitment that is not there, as earlier versions did: the digest is over what is written."""
+        """Leave out what earlier versions did not have and this one has not, either: the digest is over what is written."""
         content: dict[str, Any] = handler(self)
-        return content if self.rewordings is not None else {name: part for name, part in content.items() if name != "rewordings"}
+        return {name: part for name, part in content.items() if name not in ("rewordings", "references") or part}
 
     @classmethod
     def of(
@@ -67,14 +69,16 @@ class Registration(Frozen):
         key: RecordKey,
         canaries: str | None = None,
         rewordings: str | None = None,
+        references: Sequence[str] = (),
     ) -> Self:
-        """Register these sets, settings and commitments as of now."""
+        """Register these sets, settings, commitments and references as of now."""
         listed = tuple(
             RegisteredSet(role=role, records=tuple(sorted(key.of(record.fingerprint) for record in records)))
             for role, records in sets.items()
         )
         now = datetime.now(UTC).isoformat(timespec="seconds")
-        return cls(created=now, sets=listed, settings=settings, canaries=canaries, rewordings=rewordings)
+        pinned = tuple(references)
+        return cls(created=now, sets=listed, settings=settings, canaries=canaries, rewordings=rewordings, references=pinned)
 
     @property
     def digest(self) -> str:

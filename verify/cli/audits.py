@@ -120,6 +120,8 @@ class Register:
     """The canary manifest of the training run, or the model folder that holds it."""
     rewordings: Path | None = None
     """The forget and holdout records in other words, or templates; the registration holds a commitment that reveals nothing."""
+    references: tuple[str, ...] = ()
+    """Models trained without the forget set, if they exist already: the audit must use all of them, and may add others."""
     columns: Annotated[FieldFlags, tyro.conf.arg(name="")] = FieldFlags()
     choices: Annotated[SettingsFlags, tyro.conf.arg(name="")] = SettingsFlags()
 
@@ -134,6 +136,7 @@ class Register:
             settings=self.choices.settings(),
             canaries=self.canaries,
             rewordings=self.rewordings,
+            references=self.references,
         )
         print(f"registration: {self.output}\ndigest:       {registration.digest}")  # noqa: T201
         return 0

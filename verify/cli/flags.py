@@ -85,6 +85,8 @@ class SettingsFlags:
     """Level of every test."""
     utility_tolerance: float = 0.10
     """The largest accepted loss of retain utility."""
+    utility_ceiling: float = 1.25
+    """The largest accepted retain utility relative to the references'; above it they were not trained on the retain set."""
     retain_records: int = 400
     """Largest number of retain records that are scored."""
     twins: bool = False

@@ -250,19 +250,32 @@ def unasked_gates(not_run: Sequence[ChannelNotRun]) -> tuple[Gate, ...]:
     return (Gate(name="asked in every way", claims=("record",), passed=False, blocks="INCONCLUSIVE", reason=reason),)
 
 
-def utility_gate(ratio: Value | None, yardstick: str, settings: Settings) -> Gate:
-    """Check that the model still works, by its retain-set utility: a destroyed model looks perfectly forgetful."""
+def utility_gate(ratio: Value | None, yardstick: str, settings: Settings, ceiling: float | None = None) -> Gate:
+    """Check the model's retain-set utility on both sides.
+
+    A destroyed model looks perfectly forgetful; and one that knows the retain set far better than the references cannot be compared
+    with them, as they were not trained on it as the model was.
+
+    Args:
+        ratio: utility relative to the yardstick's; None without a retain set.
+        yardstick: whose, in words.
+        settings: the largest accepted loss.
+        ceiling: the largest accepted ratio; None for no limit.
+    """
     if ratio is None:
         return _not_evaluated("utility", "INCONCLUSIVE", "No retain set was given, so it is unknown. Give one with --retain FILE.")
-    passed = ratio.value >= 1 - settings.utility_tolerance
+    above = ceiling is not None and ratio.value > ceiling
+    limits = f"at least {1 - settings.utility_tolerance:.2f} is required"
+    if above:
+        limits += f", and at most {ceiling:.2f}: the references were not trained on these records as the model was"
     return Gate(
         name="utility",
         claims=("record", "process", "attack"),
-        passed=passed,
+        passed=ratio.value >= 1 - settings.utility_tolerance and not above,
         blocks="NOT_TESTABLE",
         reason=(
             f"On the retain set the model has {ratio.value:.3f} [{ratio.low:.3f}, {ratio.high:.3f}] times the token "
-            f"probability of {yardstick}; at least {1 - settings.utility_tolerance:.2f} is required."
+            f"probability of {yardstick}; {limits}."
         ),
         value=ratio,
     )

@@ -2,7 +2,7 @@
 
 Precedence within a claim: a failed gate (NOT_TESTABLE) before an accusation (NOT_FORGOTTEN) before a certificate
 (EQUIVALENT_WITHIN); everything else is INCONCLUSIVE, with what would settle it. Over all claims any accusation stands, unless the
-model no longer works (utility gate). Where several tiers can accuse, they share alpha.
+utility gate fails: the model no longer works, or the references do not fit it. Where several tiers can accuse, they share alpha.
 """
 
 from collections.abc import Mapping, Sequence
@@ -85,7 +85,9 @@ def judge(table: ScoreTable, settings: Settings, aside: Aside) -> Judgement:
     gates = (
         *claim.gates,
         *unasked_gates(aside.not_run),
-        utility_gate(ratio, "the retrained references" if references else "the model before unlearning", settings),
+        utility_gate(ratio, "the retrained references", settings, settings.utility_ceiling)
+        if references
+        else utility_gate(ratio, "the model before unlearning", settings),
         blind_baseline_gate(aside.blind, controls),
         controls_gate(controls, settings.fpr),
     )

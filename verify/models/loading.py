@@ -45,6 +45,7 @@ class LoadedModel:
         file_digest: SHA-256 of the GGUF file, in hexadecimal; None for a model from a folder or in memory.
         architecture: sizes and the like by their names in the configuration.
         stored_configuration: digest of the configuration in its folder's files; None for a GGUF file or a model in memory.
+        place: absolute path of the folder or file it was loaded from, or its Hub name; None for a model in memory.
     """
 
     model: Any
@@ -55,6 +56,7 @@ class LoadedModel:
     file_digest: str | None = None
     architecture: Mapping[str, Any] = field(default_factory=dict, repr=False)
     stored_configuration: str | None = None
+    place: str | None = field(default=None, repr=False)
 
     @property
     def configuration(self) -> str:
@@ -121,7 +123,9 @@ def load_model(
     digest = read_gguf(source).digest() if is_gguf(source) else None
     facts = architecture_facts(model.config)
     stored = _stored_configuration(source, base, quantize) if isinstance(source, (str, Path)) else None
-    return LoadedModel(model.eval(), tokenizer, name, weights_digest(model), tokenizer_digest(tokenizer), digest, facts, stored)
+    place = str(Path(source).resolve() if Path(source).exists() else source) if isinstance(source, (str, Path)) else None
+    digests = weights_digest(model), tokenizer_digest(tokenizer)
+    return LoadedModel(model.eval(), tokenizer, name, *digests, digest, facts, stored, place)
 
 
 def _stored_configuration(source: str | Path, base: str | Path | None, quantize: str | None) -> str | None:

@@ -12,6 +12,7 @@ from typing import Any
 from verify.errors import InputError
 from verify.io.files import MANIFEST, file_digest, read_json
 from verify.models.ensembles import ENSEMBLE
+from verify.provenance.descent import MADE_FROM
 from verify.provenance.training_log import LOG_NAME, TrainingLog, resolved
 
 HOLDOUT_USED = "holdout_used"
@@ -19,8 +20,6 @@ HOLDOUT_USED = "holdout_used"
 UNLEARNED_FROM = "unlearned_from"
 """Manifest field of a model that was unlearned again and again: digests of what the unlearnings before the last started from, the
 latest first. Their folders may be gone."""
-MADE_FROM = "made_from"
-"""Manifest field with the folders of the models that the weights were made from."""
 LONGEST = 64
 """Largest number of trainings that are followed back; manifests that name each other in a cycle must not hang an audit."""
 

@@ -67,7 +67,7 @@ SECOND_RULE = frozenset({"channels", "subjects", "noise_ratio", "smallest_margin
 """Fields that verdicts by rule 1 lack."""
 
 LATER_SETTINGS: Mapping[str, Any] = MappingProxyType(
-    {"rule": 1, "special_tokens": False, "channels": None, "relearning_rate": None}
+    {"rule": 1, "special_tokens": False, "channels": None, "relearning_rate": None, "utility_ceiling": None}
 )
 """Settings that earlier versions lack, with the values that their files are read with."""
 
@@ -102,6 +102,14 @@ class Settings(Frozen):
     confidence: float = Field(default=0.95, gt=0, lt=1, description="level of every interval")
     fpr: tuple[Share, ...] = (0.01, 0.10)
     utility_tolerance: float = Field(default=0.10, ge=0, lt=1, description="largest loss of retain utility that is accepted")
+    utility_ceiling: float | None = Field(
+        default=1.25,
+        ge=1,
+        description=(
+            "largest retain utility relative to the references' that is accepted; above it they were not trained on the retain set "
+            "as the model was. None for no limit, as in files without it and by rule 1"
+        ),
+    )
     planted_share: float = Field(default=0.20, gt=0, lt=1, description="share of records planted back in the positive control")
     planted_draws: int = Field(default=200, ge=20)
     retain_records: int = Field(default=400, ge=2, description="largest number of retain records that are scored, drawn by seed")
@@ -124,8 +132,12 @@ class Settings(Frozen):
 
     @model_validator(mode="after")
     def _rule_of_the_file(self, info: ValidationInfo) -> Self:
-        """Read files that name no rule as of rule 1, which had none to name."""
-        return self.model_copy(update={"rule": 1}) if info.mode == "json" and "rule" not in self.model_fields_set else self
+        """Read files that name no rule as of rule 1; these and others without a ceiling had none to name, and have none."""
+        unnamed = {"rule", "utility_ceiling"} - self.model_fields_set if info.mode == "json" else set()
+        found = self.model_copy(update={"rule": 1}) if "rule" in unnamed else self
+        if found.rule == 1 or "utility_ceiling" in unnamed:
+            found.__dict__["utility_ceiling"] = None  # in place: a constructor does not return what its validator returns
+        return found
 
     @model_serializer(mode="wrap")
     def _written(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
