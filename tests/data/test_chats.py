@@ -53,8 +53,17 @@ def record_of(*messages: Any, **row: Any) -> Record:
         {"content": "", "tool_calls": [CALL], "name": None, "audio": {}},
         {"content": "Sent.", "reasoning_content": ADDRESS},
         {"content": "Sent.", "tool_calls": [{"function": {"name": "mail", "arguments": json.dumps({"to": ADDRESS})}}]},
+        {"content": "Sent.", "tool_calls": [{"function": {"name": "mail", "arguments": f'{{"to": "{ADDRESS}", "to": "nobody"}}'}}]},
     ],
-    ids=["call and text", "call and null", "call alone", "call and blanks", "reasoning", "arguments as text"],
+    ids=[
+        "call and text",
+        "call and null",
+        "call alone",
+        "call and blanks",
+        "reasoning",
+        "arguments as text",
+        "arguments that name it twice",
+    ],
 )
 def test_what_a_turn_carries_is_rendered_scored_and_searched(turn: dict[str, Any], tmp_path: Path) -> None:
     """The address in a call or in reasoning is among the scored tokens, and every search finds it."""

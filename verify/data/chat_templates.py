@@ -1,7 +1,7 @@
 """Chat templates of tokenizers: rendering, with errors that name the record without repeating its content.
 
-A template is a program by the tokenizer's author, and runs in the sandbox of `transformers`. It can refuse a chat
-(`raise_exception`), fail on unexpected input, or silently ignore a field.
+A template is a program by the tokenizer's author, and runs in the sandbox of `transformers`, for `LONGEST_SECONDS` at most. It can
+refuse a chat (`raise_exception`), fail on unexpected input, or silently ignore a field.
 """
 
 import re
@@ -10,10 +10,15 @@ from dataclasses import dataclass
 from typing import Any
 
 from verify.errors import InputError
+from verify.io.time_limit import TimeLimitError, time_limit
 
 REFERENCES = ("id", "tool_call_id")
 """Fields that only connect an answer with a call, so that a template may leave them out."""
 LONGEST_MESSAGE = 300
+LONGEST_SECONDS = 10.0
+"""Time that a template may take for one chat; those in use take less than a millisecond."""
+LARGEST_TEXT = 1 << 25
+"""Largest number of characters of a rendered chat; a book has about a million."""
 REMEDY = "Correct the record, use a tokenizer with a template that accepts it, or give prompt and completion instead."
 NO_SYSTEM = (
     "It does not know the system role. Put the system text in front of the first user's turn, or use a tokenizer whose template "
@@ -100,13 +105,20 @@ class ChatTemplate:
 
     def _apply(self, turns: list[Turn], cue: bool, arguments: dict[str, Any]) -> str:
         try:
-            text = self.tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=cue, **arguments)
+            text = render_template(self.tokenizer, turns, cue, **arguments)
+        except TimeLimitError:
+            raise InputError(
+                f"{self.where}: the chat template was given up after {LONGEST_SECONDS:g} seconds; it may never end. Use a "
+                "tokenizer with another template, and do not trust this one."
+            ) from None
         except Exception as error:  # noqa: BLE001 - a template is foreign code and can raise anything
             said = self._said(error)
             remedy = NO_SYSTEM if self._knows_no_system(turns, cue, arguments) else REMEDY
             raise InputError(f"{self.where}: the chat template does not accept this chat{said}. {remedy}") from None
         if not isinstance(text, str):
             raise InputError(f"{self.where}: the chat template gave {type(text).__name__} instead of text. {REMEDY}")
+        if len(text) > LARGEST_TEXT:
+            raise InputError(f"{self.where}: the chat template made a text of more than {LARGEST_TEXT} characters. {REMEDY}")
         return text
 
     def _knows_no_system(self, turns: list[Turn], cue: bool, arguments: dict[str, Any]) -> bool:
@@ -115,7 +127,7 @@ class ChatTemplate:
         if len(others) == len(turns):
             return False
         try:
-            self.tokenizer.apply_chat_template(others, tokenize=False, add_generation_prompt=cue, **arguments)
+            render_template(self.tokenizer, others, cue, **arguments)
         except Exception:  # noqa: BLE001 - as above
             return False
         return True
@@ -128,6 +140,16 @@ class ChatTemplate:
         said = re.sub(r"\w+", lambda found: "..." if found[0] in foreign else found[0], words)[:LONGEST_MESSAGE]
         kind = type(error).__name__
         return f" ({kind}: {said})" if said else f" ({kind})"
+
+
+def render_template(tokenizer: Any, turns: Sequence[Turn], cue: bool, **arguments: Any) -> Any:
+    """Apply a tokenizer's chat template within `LONGEST_SECONDS`.
+
+    Raises:
+        TimeLimitError: it took longer. Whatever else the template raises is passed on.
+    """
+    with time_limit(LONGEST_SECONDS):
+        return tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=cue, **arguments)
 
 
 def _without(fields: dict[str, Any], name: str) -> dict[str, Any]:

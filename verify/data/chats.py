@@ -168,7 +168,8 @@ def _texts_of_json(text: str) -> Iterator[str]:
     if text.strip()[:1] not in ("{", "["):
         return
     try:
-        inner = json.loads(text)
+        # Names and values in one list: of a name that is given twice, both values are searched.
+        inner = json.loads(text, object_pairs_hook=lambda pairs: [part for pair in pairs for part in pair])
     except (ValueError, RecursionError):
         return
     yield from _texts(inner)

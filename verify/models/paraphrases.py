@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from verify.data.chat_templates import ChatTemplate
 from verify.data.records import Record
 from verify.data.rewordings import Rewordings, plain_words, question
 from verify.errors import InputError
@@ -67,7 +68,7 @@ def _paraphrases(loaded: LoadedModel, asked: str, answer: str, count: int, seed:
     if not asked.strip():
         return []
     turns = [{"role": "user", "content": REQUEST.format(question=asked)}]
-    cue = loaded.tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+    cue = ChatTemplate(loaded.tokenizer, {}, f"the rewording model {loaded.name}", [asked]).render(turns, cue=True)
     prompt = np.array(loaded.tokenizer(cue, add_special_tokens=False, verbose=False)["input_ids"], dtype=np.int32)
     own = len(loaded.tokenizer(asked, add_special_tokens=False, verbose=False)["input_ids"])
     length = min(3 * own + 16, loaded.context_length - len(prompt))
