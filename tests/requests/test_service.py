@@ -29,13 +29,15 @@ from fastapi.testclient import TestClient
 import unlearn.cli.main
 from unlearn.requests.http import status_page
 from unlearn.requests.http.guard import RateLimit
-from unlearn.requests.http.service import PromptProtocol, Service, make_app
+from unlearn.requests.http.heads import LARGEST_HEAD, HeadCheck
+from unlearn.requests.http.openapi import RESOURCE
+from unlearn.requests.http.service import RESOURCES, PromptProtocol, Service, make_app
 from unlearn.requests.http.tokens import Tokens, new_token
-from unlearn.requests.ledger.intake import LARGEST_BODY
+from unlearn.requests.ledger.intake import LARGEST_BODY, MOST_IDENTITIES
 from unlearn.requests.ledger.ledger import EVENTS, Ledger
 from verify.certificate.statements import load_signer, make_key
 from verify.data.identity import RecordKey
-from verify.errors import InputError
+from verify.errors import InputError, RunError
 
 REQUESTS = "/v1/opengdpr_requests"
 
@@ -138,8 +140,85 @@ def test_each_caller_sees_its_own(world: World) -> None:
         call = getattr(world.client, method)
         assert call(f"{REQUESTS}/{identifier}", headers=world.headers("clinic")).status_code == 404
         assert call(f"{REQUESTS}/{identifier}").status_code == 401
-    assert world.post(subject_request_id=identifier).status_code == 409
+    assert world.post("clinic", subject_request_id=identifier).status_code == 409
     assert len(world.service.ledger.requests()) == 1
+
+
+def test_the_same_request_again_gets_the_same_receipt(world: World) -> None:
+    """A caller that never saw the answer may send again: byte for byte the same receipt, and one request; with another content,
+    the id is taken."""
+    body = good_request()
+    first = world.client.post(REQUESTS, json=body, headers=world.headers())
+    world.post()
+    again = world.client.post(REQUESTS, json=body, headers=world.headers())
+    assert (again.status_code, again.content) == (first.status_code, first.content)
+    assert again.headers["X-OpenDSR-Signature"] == first.headers["X-OpenDSR-Signature"]
+    assert world.post(subject_request_id=body["subject_request_id"], regulation="ccpa").status_code == 409
+    assert len(world.service.ledger.requests()) == 2
+
+
+def identities(count: int, kind: str = "email", value: str = "") -> dict[str, Any]:
+    entries = [{"identity_type": kind, "identity_value": value or f"person{n}@example.org"} for n in range(count)]
+    return {"subject_identities": [entry | {"identity_format": "raw"} for entry in entries]}
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        (identities(21), "at most 20"),
+        (identities(1, kind="ios_advertising_id"), "email"),
+        ({"subject_identities": [{"identity_value": "a@example.org"}]}, "identity_type"),
+        (identities(1, value="x" * 501), "500 characters"),
+        ({"status_callback_urls": ["https://example.org/callback"]}, "callbacks are not made"),
+    ],
+)
+@pytest.mark.parametrize("world", ["sqlite"], indirect=True)
+def test_what_is_not_served_is_refused_aloud(world: World, changes: dict[str, Any], said: str) -> None:
+    """Too many, too long and unknown identities, and callbacks: 400 with the limit, and nothing noted."""
+    answer = world.post(**changes)
+    assert (answer.status_code, said in answer.json()["error"]["message"]) == (400, True)
+    assert world.service.ledger.requests() == []
+
+
+@pytest.mark.parametrize("world", ["sqlite"], indirect=True)
+def test_the_same_name_twice_is_refused(world: World) -> None:
+    """A body that can be read in two ways is not read."""
+    body = json.dumps(good_request()).replace(
+        '"subject_request_type"', '"subject_request_type": "access", "subject_request_type"', 1
+    )
+    headers = {**world.headers(), "Content-Type": "application/json"}
+    answer = world.client.post(REQUESTS, content=body.encode(), headers=headers)
+    assert (answer.status_code, "same name twice" in answer.text) == (400, True)
+    assert world.service.ledger.requests() == []
+
+
+def test_health(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a token: 200 while the ledger can be read, 503 with our own words when not."""
+    assert world.client.get("/health").json() == {"status": "ok"}
+
+    def fail(*_: object) -> None:
+        raise RunError(PLANTED[0])
+
+    monkeypatch.setattr(Ledger, "head", fail)
+    answer = world.client.get("/health")
+    assert (answer.status_code, answer.json()["error"]["message"]) == (503, "the ledger cannot be read.")
+
+
+@pytest.mark.parametrize("world", ["sqlite"], indirect=True)
+def test_the_interface_is_described(world: World) -> None:
+    """Every route is in the OpenAPI description with its methods, and nothing else; its limits are those of the intake."""
+    described = world.client.get("/v1/openapi.json").json()
+    listed = {(path, method) for path, entry in described["paths"].items() for method in entry if method != "parameters"}
+    others = [f"/v1/{name}" for name in RESOURCES if f"/v1/{name}" != RESOURCE]
+    routes = {
+        (route.path, method.lower())
+        for route in world.client.app.app.routes
+        for method in route.methods - {"HEAD"}
+        if not any(route.path.startswith(other) for other in others)
+    }
+    assert listed == routes
+    listed_identities = described["components"]["schemas"]["Request"]["properties"]["subject_identities"]
+    assert listed_identities["maxItems"] == MOST_IDENTITIES
 
 
 def test_the_status_page(world: World) -> None:
@@ -325,6 +404,45 @@ class Server:
 HEAD = b"GET /v1/discovery HTTP/1.1\r\nHost: x\r\n"
 
 
+POST = b"POST /v1/requests HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+SECOND = b"GET /v1/discovery HTTP/1.1\r\nHost: x\r\n\r\n"
+AMBIGUOUS = {
+    "a length beside chunks": POST + b"Content-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+    "two lengths": POST + b"Content-Length: 0\r\nContent-Length: 0\r\n\r\n",
+    "a length that is none": POST + b"Content-Length: +0\r\n\r\n",
+    "another coding": POST + b"Transfer-Encoding: chunked, gzip\r\n\r\n",
+    "a bare line feed": b"GET /v1/discovery HTTP/1.1\nHost: x\r\n\r\n",
+    "a bare line feed at the end": HEAD + b"\n",
+    "a carriage return inside": b"GET /v1/discovery HTTP/1.1\r\nHost: x\rX: y\r\n\r\n",
+    "a folded header": HEAD + b" folded: 1\r\n\r\n",
+    "a space before the colon": HEAD + b"Content-Length : 0\r\n\r\n",
+    "an oversized head in one piece": HEAD + b"X-A: " + b"a" * (LARGEST_HEAD + 1) + b"\r\n\r\n",
+}
+
+
+@pytest.mark.parametrize("world", ["sqlite"], indirect=True)
+def test_ambiguous_heads_are_refused(world: World) -> None:
+    """400 and closed, whether the head comes alone, cut in two, or after a good request; what follows it gets no answer."""
+    with Server(world.client.app) as server:
+        for name, head in AMBIGUOUS.items():
+            answer = server.send(head + SECOND)
+            assert (answer[:12], answer.count(b"HTTP/1.1 ")) == (b"HTTP/1.1 400", 1), name
+            assert b"connection: close" in answer.lower(), name
+            assert server.send(SECOND + head + SECOND).count(b"HTTP/1.1 200") <= 1, name
+        chunked = POST + f"Authorization: Bearer {world.tokens['shop']}\r\nTransfer-Encoding: chunked\r\n\r\n".encode()
+        answer = server.send(chunked + b"2\r\n{}\r\n0\r\n\r\n" + SECOND)
+        assert (answer[:12], answer.count(b"HTTP/1.1 ")) == (b"HTTP/1.1 400", 1), "after a chunked body nothing is answered"
+
+
+def test_heads_are_checked_at_any_cut() -> None:
+    """Byte by byte or at once, the same is admitted: two requests with bodies, of which one looks like a bad head."""
+    whole = POST + b"content-length: 12\r\n\r\nGET / H\n b\n\n" + HEAD + b"\r\n" + SECOND
+    assert HeadCheck().admits(whole)
+    for good, content in [(True, whole), *((False, head + SECOND) for head in AMBIGUOUS.values())]:
+        check = HeadCheck()
+        assert all(check.admits(content[place : place + 1]) for place in range(len(content))) is good
+
+
 @pytest.mark.parametrize("begun", [b"", HEAD, HEAD + b"\r\n" + HEAD], ids=["silent", "half a head", "half of the second head"])
 @pytest.mark.parametrize("world", ["sqlite"], indirect=True)
 def test_connections_that_say_nothing_are_closed(world: World, begun: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -421,7 +539,7 @@ def test_many_at_once(world: World) -> None:
             thread.start()
         for thread in threads:
             thread.join()
-    assert Counter(answers) == {201: 39, 409: 1}
+    assert Counter(answers) == {201: 40}
     assert world.service.ledger.verify() == 39
     require_nobody(world)
     assert len({row.request for row in rows_of(world.service.ledger)}) == 39

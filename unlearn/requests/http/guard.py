@@ -34,7 +34,7 @@ SECURITY_HEADERS = {
     "Strict-Transport-Security": "max-age=31536000",
 }
 NO_CONTENT_POLICY = "default-src 'none'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'"
-PUBLIC = ("/v1/discovery", "/v1/processor.pub")
+PUBLIC = ("/v1/discovery", "/v1/processor.pub", "/v1/openapi.json", "/health")
 CHALLENGE = {"WWW-Authenticate": 'Bearer realm="unlearn", Basic realm="unlearn"'}
 
 
@@ -95,7 +95,8 @@ class Guard:
             await send({"type": "websocket.close", "code": 1003})
 
     async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
-        started, answer = time.monotonic(), _Answer(send)
+        # After a chunked body no further request is read on the connection (`unlearn.requests.http.heads`).
+        started, answer = time.monotonic(), _Answer(send, last=any(name == b"transfer-encoding" for name, _ in scope["headers"]))
         scope["caller"] = None
         try:
             scope["caller"] = self._admit(scope)
@@ -141,10 +142,13 @@ class Guard:
 
 
 class _Answer:
-    """Response wrapper that adds headers and records the status; a status of 0 means that no response has started."""
+    """Response wrapper that adds headers and records the status; a status of 0 means that no response has started.
 
-    def __init__(self, send: Send) -> None:
-        self._send, self.status = send, 0
+    The connection is closed after the `last` one.
+    """
+
+    def __init__(self, send: Send, last: bool = False) -> None:
+        self._send, self.status, self._last = send, 0, last
 
     async def __call__(self, message: Message) -> None:
         if message["type"] == "http.response.start":
@@ -152,6 +156,7 @@ class _Answer:
             headers = [(name, value) for name, value in message.get("headers", []) if name.lower() != b"server"]
             given = {name.lower() for name, _ in headers}
             ours = {**SECURITY_HEADERS, "Content-Security-Policy": NO_CONTENT_POLICY}
+            ours |= {"Connection": "close"} if self._last else {}
             headers += [(name.encode(), value.encode()) for name, value in ours.items() if name.lower().encode() not in given]
             message = {**message, "headers": headers}
         await self._send(message)

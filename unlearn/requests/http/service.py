@@ -5,20 +5,24 @@
     GET    /v1/opengdpr_requests/ID    status of the request, signed
     DELETE /v1/opengdpr_requests/ID    withdraw it before anything is deleted; 202 with a signed receipt
     GET    /v1/processor.pub           public key for the signatures
+    GET    /v1/openapi.json            description of this interface (OpenAPI 3.1)
+    GET    /health                     whether the ledger can be read; 503 if not
     GET    /status                     counts and deadlines, for the operator's browser
 
-The resource is also available as /v1/opendsr_requests and /v1/requests, the names of later versions of the standard. Signatures are
-Ed25519 over the body, which is canonical JSON (RFC 8785), in the header X-OpenDSR-Signature (base64). Three deviations from the
-specification protect the data subjects or the server: the receipt does not repeat the request (`encoded_request`); no callbacks are
-made, as their addresses come from outside (poll the status instead); and the key is a bare public key, not a certificate from an
-authority.
+The same request sent again by the same caller gets the same receipt; another one with its id is refused (409). The resource is also
+available as /v1/opendsr_requests and /v1/requests, the names of later versions of the standard. Signatures are Ed25519 over the
+body, which is canonical JSON (RFC 8785), in the header X-OpenDSR-Signature (base64). Three deviations from the specification
+protect the data subjects or the server: the receipt does not repeat the request (`encoded_request`); a request that asks for
+callbacks is refused, as their addresses come from outside (poll the status instead); and the key is a bare public key, not a
+certificate from an authority.
 """
 
 import asyncio
 import base64
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime, time
+from datetime import UTC, date, datetime, time
 from typing import Any
 
 import h11
@@ -33,13 +37,15 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from unlearn.requests.http import status_page
 from unlearn.requests.http.guard import Guard, RefusedError, error_body
+from unlearn.requests.http.heads import HeadCheck
+from unlearn.requests.http.openapi import description
 from unlearn.requests.http.tokens import OPERATOR, Tokens
 from unlearn.requests.ledger.deadlines import today
-from unlearn.requests.ledger.intake import OPENDSR_VERSION, from_opendsr, request_id
+from unlearn.requests.ledger.intake import IDENTITY_TYPES, OPENDSR_VERSION, from_opendsr, request_id
 from unlearn.requests.ledger.ledger import Ledger
 from unlearn.requests.ledger.ledger import Request as Known
 from verify.data.identity import RecordKey
-from verify.errors import InputError
+from verify.errors import InputError, RunError
 
 HEAD_SECONDS = 10.0
 """Seconds that a caller may take to send the head of a request; `guard.BODY_SECONDS` limits the body."""
@@ -47,7 +53,7 @@ RESOURCES = ("opengdpr_requests", "opendsr_requests", "requests")
 PENDING = ("received", "identity_verified", "matched", "planned")
 DISCOVERY = {
     "api_version": OPENDSR_VERSION,
-    "supported_identities": [{"identity_type": kind, "identity_format": "raw"} for kind in ("controller_customer_id", "email")],
+    "supported_identities": [{"identity_type": kind, "identity_format": "raw"} for kind in IDENTITY_TYPES],
     "supported_subject_request_types": ["erasure"],
 }
 
@@ -71,21 +77,27 @@ class Service:
     country: str | None = None
 
     def receive(self, body: bytes, caller: str) -> dict[str, Any]:
-        """Record a request and return its receipt.
+        """Record a request and return its receipt; the same body of the same caller gets the same receipt again.
 
         Raises:
             InputError: the request is invalid.
-            RefusedError: 409, the request is already in the ledger.
+            RefusedError: 409, another request with its id is already in the ledger.
         """
         request = from_opendsr(body, self.key, self.country)
+        source, digest = f"http:{caller}", self.key.of(hashlib.sha256(body).hexdigest(), "request body")
         try:
-            name = self.ledger.add(replace(request, source=f"http:{caller}"))
+            known = self.ledger.request(self.ledger.add(replace(request, source=source, body=digest)))
         except InputError:
-            if self.ledger.by_external_id(str(request.external_id)) is None:
+            earlier = self.ledger.by_external_id(str(request.external_id))
+            if earlier is None:
                 raise
-            message = "a request with this subject_request_id was already received; it was not added again."
-            raise RefusedError(409, message) from None
-        return {**self._named(self.ledger.request(name), caller), "received_time": _now(), "ledger_head": self.ledger.head()}
+            if (earlier.first.get("source"), earlier.first.get("body")) != (source, digest):
+                message = "another request with this subject_request_id was already received; this one was not added."
+                raise RefusedError(409, message) from None
+            known = earlier
+        first = known.steps[0]
+        moment = {"received_time": _iso(datetime.fromisoformat(first.at)), "ledger_head": self.ledger.head(first.sequence)}
+        return {**self._named(known, caller, known.deadlines.answer), **moment}
 
     def status(self, external_id: str, caller: str) -> dict[str, Any]:
         """Return the status of a request.
@@ -94,7 +106,7 @@ class Service:
             RefusedError: 404, this caller sent no such request.
         """
         request = self._own(external_id, caller)
-        facts = {**self._named(request, caller), "request_status": _status_word(request)}
+        facts = {**self._named(request, caller, request.due), "request_status": _status_word(request)}
         return facts if request.outcome is None else {**facts, "outcome": request.outcome}
 
     def withdraw(self, external_id: str, caller: str) -> dict[str, Any]:
@@ -108,7 +120,7 @@ class Service:
             self.ledger.advance(request.id, "withdrawn")
         except InputError as error:
             raise RefusedError(409, str(error)) from None
-        return {**self._named(request, caller), "received_time": _now(), "ledger_head": self.ledger.head()}
+        return {**self._named(request, caller, request.due), "received_time": _now(), "ledger_head": self.ledger.head()}
 
     def _own(self, external_id: str, caller: str) -> Known:
         """Return the request with this id if this caller sent it; others get the same 404 as for an unknown id."""
@@ -120,12 +132,12 @@ class Service:
             raise RefusedError(404, "there is no request with this subject_request_id.")
         return request
 
-    def _named(self, request: Known, caller: str) -> dict[str, Any]:
+    def _named(self, request: Known, caller: str, due: date) -> dict[str, Any]:
         return {
             "api_version": OPENDSR_VERSION,
             "controller_id": caller,
             "subject_request_id": request.first["external_id"],
-            "expected_completion_time": _iso(datetime.combine(request.due, time(23, 59, 59)).astimezone()),
+            "expected_completion_time": _iso(datetime.combine(due, time(23, 59, 59)).astimezone()),
         }
 
     def signed(self, content: Mapping[str, Any], status: int = 200) -> Response:
@@ -177,6 +189,18 @@ def make_app(service: Service, tokens: Tokens, per_minute: int = 600) -> Guard:
     def processor() -> Response:
         return Response(service.public_key(), media_type="application/x-pem-file")
 
+    @app.get("/v1/openapi.json")
+    def openapi() -> Response:
+        return Response(description(service.domain), media_type="application/json")
+
+    @app.get("/health")
+    def health() -> Response:
+        try:
+            service.ledger.head()
+        except RunError:
+            raise RefusedError(503, "the ledger cannot be read.") from None
+        return Response(b'{"status":"ok"}', media_type="application/json")
+
     @app.get("/status")
     def status(request: Request) -> Response:
         if request.scope["caller"] != OPERATOR:
@@ -191,7 +215,7 @@ def make_app(service: Service, tokens: Tokens, per_minute: int = 600) -> Guard:
 
 
 class PromptProtocol(H11Protocol):
-    """HTTP/1.1 protocol of uvicorn with a timeout for the next request head.
+    """HTTP/1.1 protocol of uvicorn with a timeout for the next request head, and without ambiguous heads (`HeadCheck`).
 
     uvicorn itself waits forever and counts silent connections as busy: a few hundred of them would lock everybody out.
     """
@@ -200,11 +224,15 @@ class PromptProtocol(H11Protocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Start the timeout of the first request head."""
+        self._heads = HeadCheck()
         super().connection_made(transport)
         self._start()
 
     def data_received(self, data: bytes) -> None:
         """Start the timeout of the next request head, as any byte ends uvicorn's own keep-alive timeout."""
+        if not self._heads.admits(data):
+            self._refuse()
+            return
         super().data_received(data)
         if self.conn.their_state is not h11.IDLE:
             self._stop()
@@ -215,6 +243,17 @@ class PromptProtocol(H11Protocol):
         """Cancel the timeout."""
         self._stop()
         super().connection_lost(exc)
+
+    def _refuse(self) -> None:
+        """Answer 400 and close; where an earlier request is still being answered, close after that."""
+        if self.cycle is not None and not self.cycle.response_complete:
+            self.cycle.keep_alive = False
+            self.transport.pause_reading()
+            return
+        try:
+            self.send_400_response("Invalid HTTP request received.")
+        except h11.LocalProtocolError:
+            self.transport.abort()
 
     def _start(self) -> None:
         self._waiting = self.loop.call_later(HEAD_SECONDS, self.transport.abort)

@@ -24,6 +24,12 @@ from verify.report.letter_words import languages, templates_folder
 
 OPENDSR_VERSION = "1.0"
 LARGEST_BODY = 1 << 20
+IDENTITY_TYPES = ("controller_customer_id", "email", "phone_number")
+"""Identities of an OpenDSR request that can be looked for; others, such as advertising ids, are in no training data."""
+MOST_IDENTITIES = 20
+"""Largest number of identities in one OpenDSR request: it is about one person."""
+LONGEST_IDENTITY = 500
+"""Largest number of characters of one identity."""
 CSV_COLUMNS = ("identifier", "regime", "received")
 LANGUAGE = "language"
 """Optional column of a batch: the code of the language in which the person is written to."""
@@ -102,7 +108,8 @@ def from_opendsr(body: str | bytes, key: RecordKey, country: str | None = None) 
     """Build a request from an OpenDSR 1.0 erasure request.
 
     Raises:
-        InputError: it is too large, not JSON, of another version or type, or has no identifier; the message never repeats a value.
+        InputError: it is too large, not JSON, of another version or type, asks for callbacks, or has no identifier, too many, too
+            long or of an unknown type; the message never repeats a value.
     """
     if len(body) > LARGEST_BODY:
         raise InputError(f"the request has {len(body)} bytes; at most {LARGEST_BODY} are accepted.")
@@ -118,6 +125,8 @@ def from_opendsr(body: str | bytes, key: RecordKey, country: str | None = None) 
         raise InputError('only requests with the subject_request_type "erasure" are supported.')
     if str(content.get("api_version", OPENDSR_VERSION)) != OPENDSR_VERSION:
         raise InputError(f"only OpenDSR {OPENDSR_VERSION} is supported.")
+    if content.get("status_callback_urls"):
+        raise InputError("callbacks are not made. Leave status_callback_urls out, and read the status of the request instead.")
     regime = _regime(content.get("regulation", "gdpr"), "regulation")
     hashes, tokens = _identities(content.get("subject_identities"), key)
     return NewRequest(
@@ -134,9 +143,18 @@ def from_opendsr(body: str | bytes, key: RecordKey, country: str | None = None) 
 def _identities(entries: Any, key: RecordKey) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Return keyed hashes and likenesses of the identities in an OpenDSR request; only raw values can be matched."""
     values: list[str] = []
-    for entry in entries if isinstance(entries, list) else []:
+    entries = entries if isinstance(entries, list) else []
+    if len(entries) > MOST_IDENTITIES:
+        raise InputError(
+            f"subject_identities has {len(entries)} entries; at most {MOST_IDENTITIES} are accepted: a request is about one person."
+        )
+    for entry in entries:
         if not isinstance(entry, dict) or not isinstance(entry.get("identity_value"), str):
             raise InputError("every entry of subject_identities needs an identity_value.")
+        if entry.get("identity_type") not in IDENTITY_TYPES:
+            raise InputError(f"every identity needs one of these as its identity_type: {', '.join(IDENTITY_TYPES)}.")
+        if len(entry["identity_value"]) > LONGEST_IDENTITY:
+            raise InputError(f"an identity_value has more than {LONGEST_IDENTITY} characters.")
         if entry.get("identity_format", "raw") != "raw":
             raise InputError('only identities with the identity_format "raw" can be matched with training data.')
         values.append(entry["identity_value"])
