@@ -16,7 +16,6 @@ import unlearn.pool.model
 from unlearn import Level, TrainingOptions, finetune, forget
 from unlearn.pool.members import controls_of
 from unlearn.pool.table import make_level_table
-from unlearn.scan.lineage import trained_names
 from unlearn.training.controls import drawn_controls
 from verify.data.identity import RecordKey
 from verify.data.records import Fields, parse_records
@@ -25,6 +24,7 @@ from verify.errors import InputError
 from verify.io.envelopes import make_key
 from verify.io.files import is_complete, verify_manifest
 from verify.models.loading import load_model
+from verify.provenance.descent import trained_records
 from verify.provenance.level_table import FOLDER, LevelTable
 from verify.scores.observe import measure
 
@@ -55,7 +55,7 @@ def test_a_table_holds_what_its_design_says(made: tuple[Path, Path]) -> None:
     """Every training record and control has a row; the model is intact; losses show who was trained on what."""
     model, public = made
     table, key = LevelTable.open(model / FOLDER, public), RecordKey.load()
-    names = sorted(trained_names(model))
+    names = sorted(trained_records(model))
     assert (table.header.rows, sum(table.header.controls)) == (8 * 16, 8 * 4)
     assert len(names) == 8 * 12
     unseen, seen = (getattr(table, side)(names, "exact text") for side in ("losses", "trained_losses"))

@@ -11,12 +11,12 @@ from level_tables import write_invented
 from unlearn.purge.find import find_residues, remove
 from unlearn.requests.level_tables import carry, controls_beside, judge_of, take_out
 from unlearn.requests.plan import Plan
-from unlearn.scan.lineage import trained_names
 from verify.data.clusters import subject_clusters
 from verify.data.identity import RecordKey
 from verify.data.records import Fields, parse_records
 from verify.errors import InputError
 from verify.io.files import file_digest, read_json, verify_manifest, write_manifest
+from verify.provenance.descent import trained_records
 from verify.provenance.holdout import CONTROLS, KIND, write_halves
 from verify.provenance.level_table import FOLDER, LevelTable
 from verify.provenance.pool_design import Member
@@ -50,7 +50,7 @@ def original(built: Path, tmp_path: Path) -> Path:
 
 def test_a_model_is_judged_by_the_table_in_its_folder(original: Path, tmp_path: Path) -> None:
     """The table is found by itself, also for a model that a deletion made; another model's is refused where it is named."""
-    names = sorted(trained_names(original))[:4]
+    names = sorted(trained_records(original))[:4]
     judge = judge_of(original, [], None, names, 2)
     assert judge is not None
     assert judge.folder == (original / FOLDER).resolve()

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from unlearn.requests.ledger.ledger import Ledger
 
 LEDGER_VARIABLE = "UNLEARN_LEDGER"
+OPERATOR_VARIABLE = "UNLEARN_OPERATOR"
 NOTHING_FOUND = 3
 """Exit status if there is nothing to do, or something to decide first."""
 
@@ -33,6 +34,8 @@ class LedgerFlags:
     """SQLite file or database URL; the default is $UNLEARN_LEDGER, else unlearn-verify/ledger.db in the user's data folder."""
     note_key: bool = False
     """Record the current key as this ledger's key, if the ledger has none recorded; needed at most once."""
+    operator: str | None = None
+    """Your name, of which each step bears the keyed hash; the default is $UNLEARN_OPERATOR, else none."""
 
     @contextmanager
     def open(self, keyed: bool = True) -> "Iterator[Ledger]":
@@ -47,12 +50,23 @@ class LedgerFlags:
         from unlearn.requests.ledger.ledger import Ledger
 
         found = Ledger(self.ledger or default_ledger())
+        name = self.operator or os.environ.get(OPERATOR_VARIABLE)
         try:
-            if keyed:
+            if keyed or name:
                 _require_own_key(found, self.note_key)
+            if name:
+                found.operator = operator_hash(name)
             yield found
         finally:
             found.close()
+
+
+def operator_hash(name: str) -> str:
+    """Return the keyed hash of an operator's name, in whatever case and spacing it is typed."""
+    from verify.data.canonical import canonical
+    from verify.data.identity import RecordKey
+
+    return RecordKey.load().of(canonical(name).casefold(), "operator")
 
 
 def _require_own_key(ledger: "Ledger", sure: bool) -> None:

@@ -1,9 +1,10 @@
 """Commands `unlearn request plan`, `run` and `close`: delete the records of approved requests."""
 
 import dataclasses
-from collections.abc import Sequence
+import sys
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
@@ -13,12 +14,17 @@ from verify.cli.console import progress_bar
 from verify.cli.flags import FieldFlags, SettingsFlags
 from verify.schema.differences import ReferenceDifference
 
+if TYPE_CHECKING:
+    from unlearn.requests.ledger.ledger import Ledger
+
 
 @dataclasses.dataclass(frozen=True)
 class PlanCommand:
     """Plan approved requests: affected models, records, methods, cost of deletion and proof, and what an audit can show.
 
-    Cost: a few passes over the training files; of the models only manifests and logs are read.
+    Everything that `run` needs is checked before anything is recorded.
+
+    Cost: a few passes over the training files; the models in service, the base and the references are read once.
     """
 
     data: tuple[str, ...]
@@ -153,7 +159,7 @@ class RunCommand:
     id: Annotated[str, tyro.conf.Positional]
     """Any request of the batch."""
     references: tuple[str, ...] = ()
-    """References to use instead of the planned ones, for an audit that was inconclusive."""
+    """References to add to the planned ones, for an audit that was inconclusive."""
     accept_exact_rebuild: bool = False
     """Accept an exact rebuild that could not be executed again and whose audit is inconclusive. Recorded as the operator's decision
     in the ledger, certificate and report. Refused if the audit says NOT_FORGOTTEN, or the re-execution NOT_REBUILT."""
@@ -209,6 +215,11 @@ def _print_unexplained(copies: Sequence[Any]) -> None:
         )
 
 
+def _public(key: Path, whose: str) -> str:
+    """Return the path of a key's public half, as a command names it; where the key is no file, a word in its place."""
+    return f"{key}.pub" if key.is_file() else f"{whose}.pub"
+
+
 @dataclasses.dataclass(frozen=True)
 class Close:
     """Close a request: retire the old models, check remaining copies, and write and sign the deletion record."""
@@ -218,15 +229,18 @@ class Close:
     retired: tuple[str, ...] = ()
     """Old weights that are now out of service: digests or folders."""
     operator_key: Path | None = None
-    """The operator's private key, which signs what was done (create one with `verify-unlearning keygen`)."""
+    """The operator's private key, which signs what was done (create one with `verify-unlearning keygen`): a file, fd:N for an open
+    descriptor, or "command:WORDS" for a command that prints it."""
     auditor_key: Path | None = None
-    """The auditor's private key, which signs the audit; the default is the operator's."""
+    """The auditor's private key, which signs the audit, given in the same ways; the default is the operator's."""
     robustness: tuple[Path, ...] = ()
     """Results of `verify-unlearning probe` on the new weights, at most one file for each replaced model."""
     pdf: bool = True
     """Print the report to PDF as well; without Chromium only the HTML page is written, with a message."""
     templates: Path | None = None
     """Your folder of letter templates (`verify-unlearning letter-templates`); the default is $UNLEARN_VERIFY_LETTERS, else ours."""
+    timestamp_url: str | None = None
+    """A time-stamping authority (RFC 3161), for stamps on the certificate and on the ledger's head, which is noted in any case."""
     output: Path = Path("deletions")
     """Folder of the batches."""
     cleanup: Cleanup = dataclasses.field(default_factory=Cleanup)
@@ -241,7 +255,9 @@ class Close:
         from verify.errors import InputError
 
         how = self.cleanup.how()
-        documents = ClosingDocuments(self.operator_key, self.auditor_key, self.robustness, self.pdf, self.templates)
+        documents = ClosingDocuments(
+            self.operator_key, self.auditor_key, self.robustness, self.pdf, self.templates, self.timestamp_url
+        )
         with self.ledger.open() as ledger:
             require_usable(ledger, self.output, self.id, documents)
             if ledger.request(self.id).state in ("deployed", "purged"):
@@ -253,16 +269,34 @@ class Close:
                     )
             record, files = close_request(ledger, self.output, self.id, documents, print)
             closed = [ledger.request(entry.id) for entry in record.requests]
+            for line in self._warnings(ledger, [entry.id for entry in record.requests]):
+                print(line, file=sys.stderr)  # noqa: T201
         print(f"closed as {record.requests[0].outcome}: {', '.join(entry.id for entry in record.requests)}")  # noqa: T201
         for path in files:
             print(path)  # noqa: T201
         for line in (line for request in closed if request.outcome == "deleted" for line in still_open(request, today())):
             print(line)  # noqa: T201
         if self.operator_key is not None and (certificate := next((p for p in files if p.name == CERTIFICATE), None)):
-            keys = f"--key {self.operator_key}.pub"
-            if self.auditor_key not in (None, self.operator_key):
-                keys = f"--operator-key {self.operator_key}.pub --auditor-key {self.auditor_key}.pub"
+            keys = f"--key {_public(self.operator_key, 'OPERATOR')}"
+            if self.auditor_key is not None and self.auditor_key != self.operator_key:
+                auditor = _public(self.auditor_key, "AUDITOR")
+                keys = f"--operator-key {_public(self.operator_key, 'OPERATOR')} --auditor-key {auditor}"
             print(  # noqa: T201
                 f"check it: verify-unlearning check {certificate} {keys} --deletion {files[0]} --ledger-head {record.ledger_head}"
             )
         return 0
+
+    def _warnings(self, ledger: "Ledger", names: Sequence[str]) -> Iterator[str]:
+        """Yield the files that still name the people who asked, and a warning about a key that lies beside the ledger."""
+        from unlearn.requests.input_files import files_naming
+        from verify.data.identity import RecordKey
+        from verify.io.escaping import visible
+
+        subjects = {subject for name in names for subject in ledger.request(name).subjects}
+        if RecordKey.default_path().exists():
+            for path in files_naming([Path(), self.output], subjects, RecordKey.load()):
+                yield visible(f"NOTE: {path} still names a person who asked. Remove it, unless it must be kept.")
+        beside = None if ledger.file is None else ledger.file.parent
+        for key in (self.operator_key, self.auditor_key):
+            if key is not None and key.is_file() and key.resolve().parent == beside:
+                yield f"WARNING: {key} lies beside the ledger: whoever can alter one can sign for it. Keep the key elsewhere."

@@ -173,6 +173,8 @@ def _facts(details: Mapping[str, Any]) -> Iterator[str]:
     for name in ("reason", "batch", "needed"):
         if details.get(name):
             yield f"{name}: {details[name]}"
+    if details.get("operator"):
+        yield f"by operator {details['operator'][:8]}"
     for place in details.get("places", ()):
         yield f"{place['records']} records in {place['file']} ({place['near_duplicates']} of them confirmed near-duplicates)"
     if details.get("not_same"):

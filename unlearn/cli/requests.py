@@ -197,6 +197,89 @@ class VerifyLedger:
         return 0
 
 
+@dataclasses.dataclass(frozen=True)
+class SeparateRoles:
+    """Require that each request is approved, run and closed by three people; recorded in the ledger, for good.
+
+    From then on these steps need a name (--operator or $UNLEARN_OPERATOR), of which the ledger keeps a keyed hash.
+    """
+
+    ledger: LedgerFlags = dataclasses.field(default_factory=LedgerFlags)
+
+    def run(self) -> int:
+        """Record it."""
+        with self.ledger.open() as ledger:
+            ledger.require_separate_roles()
+        print("from now on, approving, running and closing a request takes three people")  # noqa: T201
+        return 0
+
+
+@dataclasses.dataclass(frozen=True)
+class Export:
+    """Export all requests for record keeping: when each came in, its deadlines, how and when it ended; nothing names a person."""
+
+    output: Path
+    """A new .csv or .json file."""
+    ccpa_year: int | None = None
+    """Also compute the metrics of 11 CCR 7102 for requests to delete that were received in this calendar year."""
+    ledger: LedgerFlags = dataclasses.field(default_factory=LedgerFlags)
+
+    def run(self) -> int:
+        """Write the file, and print the metrics."""
+        from unlearn.requests.record_export import as_csv, as_json, ccpa_metrics
+        from verify.errors import InputError
+        from verify.io.files import write_text
+
+        if self.output.suffix.lower() not in (".csv", ".json") or self.output.exists():
+            raise InputError(f"{self.output} cannot be written. Name a new file that ends in .csv or .json.")
+        with self.ledger.open(keyed=False) as ledger:
+            ledger.verify()
+            requests, head = ledger.requests(), ledger.head()
+        metrics = None if self.ccpa_year is None else ccpa_metrics(requests, self.ccpa_year)
+        csv = self.output.suffix.lower() == ".csv"
+        write_text(self.output, as_csv(requests) if csv else as_json(requests, metrics, head), mode=0o600)
+        print(f"{len(requests)} requests: {self.output}\nledger head: {head}")  # noqa: T201
+        for name, value in (metrics or {}).items():
+            print(f"{name}: {value}")  # noqa: T201
+        return 0
+
+
+@dataclasses.dataclass(frozen=True)
+class Retention:
+    """List how long the papers of closed requests are kept, and remove those whose time is over.
+
+    Removed are letters, plans and lists with keyed hashes of persons and records. Deletion records, certificates, audits and proofs
+    stay; the ledger cannot forget, but destroying its record key makes every hash in it meaningless.
+    """
+
+    months: int = 24
+    """How long papers are kept after closing. 11 CCR 7101 requires at least 24 months."""
+    remove: bool = False
+    """Remove the papers whose time is over."""
+    output: Path = Path("deletions")
+    """Folder of the batches."""
+    ledger: LedgerFlags = dataclasses.field(default_factory=LedgerFlags)
+
+    def run(self) -> int:
+        """Print one line per folder."""
+        from unlearn.requests.retention import kept_papers, remove_papers
+        from verify.errors import InputError
+
+        if self.months < 0:
+            raise InputError(f"--months must be 0 or more, got {self.months}.")
+        with self.ledger.open(keyed=False) as ledger:
+            found = kept_papers(ledger.requests(), self.output, self.months)
+        for kept in found:
+            over = kept.until < today()
+            if over and self.remove:
+                remove_papers(kept)
+            said = ("removed" if self.remove else "time is over; --remove removes them") if over else f"kept until {kept.until}"
+            print(f"{kept.folder} ({', '.join(kept.requests)}): {', '.join(path.name for path in kept.papers)}: {said}")  # noqa: T201
+        if not found:
+            print("no closed request has papers about persons")  # noqa: T201
+        return 0
+
+
 COMMANDS = {
     "add": Add,
     "import": Import,
@@ -212,6 +295,9 @@ COMMANDS = {
     "run": RunCommand,
     "close": Close,
     "verify-ledger": VerifyLedger,
+    "separate-roles": SeparateRoles,
+    "export": Export,
+    "retention": Retention,
 }
 _either: Any = functools.reduce(operator.or_, (Annotated[kind, tyro.conf.subcommand(name)] for name, kind in COMMANDS.items()))
 RequestCommand = dataclasses.make_dataclass(

@@ -22,14 +22,17 @@ from unlearn.requests.pipeline import Notify, batch_of
 from unlearn.requests.plan import Plan
 from unlearn.requests.robustness_check import match_to_models, store
 from verify.certificate.statements import load_signer
+from verify.certificate.timestamps import stamp_file
 from verify.data.identity import RecordKey
-from verify.errors import InputError
-from verify.io.files import alone_in
+from verify.errors import InputError, RunError
+from verify.io.files import alone_in, write_json
 from verify.schema.deletion_record import DeletionRecord
 from verify.schema.evidence import Evidence
 from verify.schema.reexecution import Reexecution
 
 SHORTEST_DIGEST = 8
+HEAD = "ledger-head.json"
+HEAD_SCHEMA = "unlearn-verify/ledger-head/1"
 
 
 @dataclass(frozen=True)
@@ -123,6 +126,7 @@ class ClosingDocuments:
         robustness: results of `verify-unlearning probe` on the new weights, at most one file for each model.
         pdf: whether to print the report to PDF as well, which needs Chromium.
         templates: the company's folder of letter templates (`verify.report.letter_words`).
+        timestamp_url: a time-stamping authority, for stamps on the certificate and on the ledger's head.
     """
 
     operator: Path | None = None
@@ -130,6 +134,7 @@ class ClosingDocuments:
     robustness: Sequence[Path] = ()
     pdf: bool = False
     templates: Path | None = None
+    timestamp_url: str | None = None
 
 
 def require_usable(ledger: Ledger, output: Path, request: str, documents: ClosingDocuments) -> None:
@@ -226,7 +231,27 @@ def write_documents(
     record: DeletionRecord, folder: Path, made: Sequence[Mapping[str, Any]], documents: ClosingDocuments, notify: Notify
 ) -> list[Path]:
     """Write the report and the letters; `made` are the ledger's entries of the deployed models."""
-    return [*write_report(record, folder, made, documents.pdf, notify), *write_letters(record, folder, documents.templates)]
+    answers = [*write_report(record, folder, made, documents.pdf, notify), *write_letters(record, folder, documents.templates)]
+    return [*answers, _note_head(record, folder), *_stamps(folder, documents.timestamp_url, notify)]
+
+
+def _note_head(record: DeletionRecord, folder: Path) -> Path:
+    """Write down the ledger's head: whoever keeps this file, or its time stamp, can show that nothing before it was altered."""
+    path = folder / HEAD
+    if not path.exists():
+        write_json(path, {"schema": HEAD_SCHEMA, "head": record.ledger_head, "noted": record.created})
+    return path
+
+
+def _stamps(folder: Path, url: str | None, notify: Notify) -> list[Path]:
+    """Get time stamps on the certificate and on the ledger's head; what cannot be had is said, as closing cannot be undone."""
+    found: list[Path] = []
+    for path in (folder / CERTIFICATE, folder / HEAD) if url is not None else ():
+        try:
+            found += [stamp_file(path, str(url))] if path.exists() else []
+        except (InputError, RunError) as error:
+            notify(f"no time stamp on {path}: {error}")
+    return found
 
 
 def _close_refused(

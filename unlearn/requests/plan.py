@@ -139,7 +139,8 @@ class Plan(Frozen):
         return Fields(**cast(dict[str, Any], self.fields))
 
     def save(self, folder: Path) -> str:
-        """Write the plan into the batch's folder atomically, and return its digest."""
+        """Write the plan into the batch's folder, which only its owner may read, atomically, and return its digest."""
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         write_text(folder / PLAN, self.model_dump_json(indent=2, by_alias=True) + "\n", mode=0o600)
         return file_digest(folder / PLAN)
 

@@ -25,18 +25,21 @@ from unlearn.requests.candidates import (
     require_methods,
 )
 from unlearn.requests.ledger.ledger import Ledger, Request
+from unlearn.requests.ledger.roles import OPERATOR
 from unlearn.requests.level_tables import Judge, judge_of
 from unlearn.requests.matching import Matched, match_requests
 from unlearn.requests.plan import Plan, PlannedModel, PlannedProof
+from unlearn.requests.preflight import require_runnable
 from unlearn.requests.proofs import Commitments, obstacle, planned_proof
 from unlearn.requests.training_sets import require_clean
-from unlearn.scan.lineage import AffectedModel, affected_models, trained_names
-from unlearn.training.shards import SavedShards
+from unlearn.scan.lineage import AffectedModel, affected_models
 from verify.data.identity import RecordKey
 from verify.data.records import Fields
 from verify.errors import InputError
 from verify.io.files import MANIFEST, is_complete, read_json
+from verify.provenance.descent import named_base_of, trained_records
 from verify.provenance.shard_plan import SHARDS
+from verify.provenance.training_log import LOG_NAME
 from verify.schema.deletion_record import DataPlace
 from verify.schema.differences import ReferenceDifference
 from verify.schema.evidence import Evidence, Settings
@@ -132,8 +135,9 @@ def draft(
         not_same: ids of requests whose other candidates a human rejected.
 
     Raises:
-        InputError: a file or model cannot be used, a request is not approved, a method is unknown, a confirmation or rejection
-            matches nothing, or it is not clear which models are in service.
+        InputError: a file, model, base, reference or setting cannot be used, a request is not approved, a method is unknown, a
+            confirmation or rejection matches nothing, or it is not clear which models are in service.
+        IntegrityError: a model is damaged, or the base is not the one that it was trained from.
     """
     require_methods(choices.methods)
     for request in requests:
@@ -168,10 +172,12 @@ def draft(
     require_clean(choices.references, names)
     affected = affected_models(_model_roots(choices), names)
     serving = _in_service(affected, choices.in_service, replaced_weights(ledger))
-    held = {model.weights: trained_names(_origin(model, affected)) & names for model in serving}
+    held = {model.weights: trained_records(_origin(model, affected)) & names for model in serving}
     commitments = Commitments.read(choices.commitments, choices.output)
     commitments.require_fitting([_origin(model, affected) for model in serving])
     plans = [_plan(group, serving, affected, held, choices, commitments) for group in _groups(known, held, choices.window)]
+    for plan in plans:
+        require_runnable(ledger, plan, key)
     return Draft(tuple(plans), tuple(matched), tuple(model for model in affected if model not in serving))
 
 
@@ -204,8 +210,13 @@ def _note_match(ledger: Ledger, entry: Matched) -> None:
     if not entry.removed:
         if request.state != "not_found":
             ledger.advance(entry.request, "not_found", **_rejections(entry))
-    elif request.state == "identity_verified" or request.latest("matched") != json.loads(json.dumps(facts)):
+    elif request.state == "identity_verified" or _noted(request) != json.loads(json.dumps(facts)):
         ledger.advance(entry.request, "matched", **facts)
+
+
+def _noted(request: Request) -> dict[str, Any]:
+    """Return what the ledger recorded of a match, without who recorded it."""
+    return {name: value for name, value in (request.latest("matched") or {}).items() if name != OPERATOR}
 
 
 def _require_verdict_recorded(request: Request, output: Path) -> None:
@@ -306,8 +317,11 @@ def _weights(folder: Path) -> str:
 
 
 def _origin(model: AffectedModel, affected: Sequence[AffectedModel]) -> Path:
-    """Return the folder that records what a model was trained on: its own, or that of the model it was made from."""
-    return next((step.folder for step in _ancestry(model, affected) if trained_names(step.folder)), model.folder)
+    """Return the folder that records what a model was trained on: the nearest with a log or shards, else one with a list."""
+    ancestry = _ancestry(model, affected)
+    logged = (step.folder for step in ancestry if any((step.folder / name).is_file() for name in (LOG_NAME, SHARDS)))
+    listed = (step.folder for step in ancestry if trained_records(step.folder))
+    return next(logged, None) or next(listed, model.folder)
 
 
 def _ancestry(model: AffectedModel, affected: Sequence[AffectedModel]) -> list[AffectedModel]:
@@ -446,15 +460,9 @@ def _absolute(given: str | None) -> str | None:
 
 
 def _base(model: AffectedModel, affected: Sequence[AffectedModel]) -> str | None:
-    """Return the path of the base model from the manifests of the model and of those it was made from; None if unknown."""
-    for step in _ancestry(model, affected):
-        if (step.folder / SHARDS).is_file():
-            return SavedShards.read(step.folder).base
-        about = read_json(step.folder / MANIFEST)["about"]
-        path = ((about.get("inputs") or {}).get("models") or {}).get("base" if "method" in about else "model")
-        if path is not None:
-            return str(path)
-    return None
+    """Return the base model that the model, or the nearest of those it was made from, names; None if unknown."""
+    named = (named_base_of(step.folder) for step in _ancestry(model, affected))
+    return next((base.place for base in named if base is not None and base.place is not None), None)
 
 
 def _places(group: Sequence[_Known]) -> tuple[DataPlace, ...]:

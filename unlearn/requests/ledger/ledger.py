@@ -23,6 +23,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from unlearn.requests.ledger.deadlines import Deadlines, ExtensionReason, Regime, deadlines
+from unlearn.requests.ledger.roles import LEDGER, OPERATOR, SEPARATE, require_separate
 from unlearn.requests.ledger.states import REFUSALS, STATES, State, outcome, require_allowed
 from verify.data.canonical import FORM_VERSION
 from verify.errors import InputError, IntegrityError, RunError
@@ -50,6 +51,8 @@ KEY_CHECK = sa.Table(
     sa.Column("value", sa.Text, nullable=False),
     sqlite_strict=True,
 )
+_EXTERNAL_ID = {"sqlite": "json_extract(details, '$.external_id')", "postgresql": "details::jsonb ->> 'external_id'"}
+"""The sender's id of a request, as an expression over an event; there is an index on it."""
 _GUARDS = {
     "sqlite": [
         f"CREATE TRIGGER IF NOT EXISTS {table}_no_{verb} BEFORE {verb} ON {table} "
@@ -83,6 +86,7 @@ class NewRequest:
         likenesses: tokens of similar spellings of the identifiers (`unlearn.scan.spellings.likenesses`).
         identifier_form: version of the canonical form of which `subjects` are hashes (`verify.data.canonical.FORM_VERSION`).
         language: code of the language in which the person is written to, or None.
+        body: keyed hash of the request as it was sent over HTTP, by which it is recognized when it is sent again; else None.
     """
 
     subjects: tuple[str, ...]
@@ -94,11 +98,12 @@ class NewRequest:
     likenesses: tuple[str, ...] = ()
     identifier_form: int = FORM_VERSION
     language: str | None = None
+    body: str | None = None
 
     def facts(self) -> dict[str, Any]:
-        """Return what the ledger records of it; a language only where one was given."""
+        """Return what the ledger records of it; language and body only where there are any."""
         found = {**asdict(self), "received": self.received.isoformat()}
-        return found if self.language is not None else {name: value for name, value in found.items() if name != "language"}
+        return {name: value for name, value in found.items() if value is not None or name not in ("language", "body")}
 
 
 @dataclass(frozen=True)
@@ -219,7 +224,12 @@ _SETUP_LOCK = 0x756E6C65
 
 
 class Ledger:
-    """Append-only store of all requests in one database."""
+    """Append-only store of all requests in one database.
+
+    Attributes:
+        url: its SQLAlchemy URL.
+        operator: keyed hash of the name of who takes steps now; None without one.
+    """
 
     def __init__(self, url: str | Path) -> None:
         """Open a ledger, creating it if there is none.
@@ -231,6 +241,7 @@ class Ledger:
             InputError: the database cannot be opened, or is not a ledger.
         """
         text = str(url)
+        self.operator: str | None = None
         self.url = text if "://" in text else f"sqlite:///{text}"
         engine: sa.Engine | None = None
         try:
@@ -242,6 +253,9 @@ class Ledger:
                 _METADATA.create_all(connection)
                 for statement in _GUARDS[self._engine.dialect.name]:
                     connection.execute(sa.text(statement))
+                indexed = _EXTERNAL_ID[self._engine.dialect.name]
+                of_received = f"CREATE INDEX IF NOT EXISTS events_external_id ON events (({indexed})) WHERE state = 'received'"
+                connection.execute(sa.text(of_received))
                 connection.execute(sa.select(EVENTS).limit(0))  # fails if a foreign table of that name has other columns
         except (sa.exc.SQLAlchemyError, KeyError, ImportError, OSError) as error:
             if engine is not None:
@@ -279,10 +293,12 @@ class Ledger:
             deadlines(request.regime, request.received, request.country)
         names = [f"R-{secrets.token_hex(6)}" for _ in requests]
         with self._writing() as connection:
+            check = connection.execute(sa.select(KEY_CHECK.c.value)).scalar()
             for name, request in zip(names, requests, strict=True):
                 if request.external_id is not None and self._by_external_id(connection, request.external_id) is not None:
                     raise InputError("a request with this subject_request_id is already in the ledger; it was not added again.")
-                self._append(connection, name, "received", request.facts())
+                # The chain binds the key's check value: who replaced it would make every search find nobody.
+                self._append(connection, name, "received", request.facts() | ({} if check is None else {"key": check}))
         return names
 
     def advance(self, request: str, state: State, **details: Any) -> Request:
@@ -303,9 +319,12 @@ class Ledger:
         if state not in STATES:
             raise InputError(f"{state!r} is not a state. Use one of: {', '.join(STATES)}.")
         with self._writing() as connection:
+            separate = self._has_separate_roles(connection)
             for name in requests:
                 found = self._request(connection, name)
                 require_allowed(found.state, state, details, _history(found.steps))
+                if separate:
+                    require_separate(state, self.operator, _history(found.steps))
                 self._append(connection, name, state, details)
             return [self._request(connection, name) for name in requests]
 
@@ -362,6 +381,17 @@ class Ledger:
 
         return self.note(request, CONFIRMED, details_of)
 
+    def separate_roles(self) -> bool:
+        """Return whether approving, running and closing a request takes three people."""
+        with _database_errors(), self._engine.connect() as connection:
+            return self._has_separate_roles(connection)
+
+    def require_separate_roles(self) -> None:
+        """Record that from now on, approving, running and closing a request takes three people; idempotent, and for good."""
+        with self._writing() as connection:
+            if not self._has_separate_roles(connection):
+                self._append(connection, LEDGER, SEPARATE, {})
+
     def began(self) -> datetime | None:
         """Return the time of the first event, or None."""
         with _database_errors(), self._engine.connect() as connection:
@@ -401,15 +431,17 @@ class Ledger:
         with _database_errors(), self._engine.connect() as connection:
             rows = connection.execute(sa.select(EVENTS).order_by(EVENTS.c.sequence)).all()
         steps: dict[str, list[Step]] = {}
-        for row in rows:
+        for row in (row for row in rows if row.request != LEDGER):
             steps.setdefault(row.request, []).append(_step(row))
         found = [Request(name, tuple(own)) for name, own in steps.items()]
         return [request for request in found if state is None or request.state == state]
 
-    def head(self) -> str:
-        """Return the digest of the last event, which commits to the whole ledger."""
+    def head(self, sequence: int | None = None) -> str:
+        """Return the digest of the last event, or of that with a number, which commits to the whole ledger up to it."""
         with _database_errors(), self._engine.connect() as connection:
-            return _head(connection)[1]
+            if sequence is None:
+                return _head(connection)[1]
+            return str(connection.execute(sa.select(EVENTS.c.digest).where(EVENTS.c.sequence == sequence)).scalar_one())
 
     def verify(self, head: str | None = None) -> int:
         """Recompute the whole chain and return the number of events.
@@ -418,15 +450,21 @@ class Ledger:
             head: a head digest kept from earlier, which must be in the chain.
 
         Raises:
-            IntegrityError: an event was edited, removed or inserted; the message names the first broken one.
+            IntegrityError: an event was edited, removed or inserted, or the check value of the record key was replaced; the message
+                names the first broken event.
         """
         with _database_errors(), self._engine.connect() as connection:
+            check = connection.execute(sa.select(KEY_CHECK.c.value)).scalar()
             rows = connection.execute(sa.select(EVENTS).order_by(EVENTS.c.sequence)).all()
         previous, seen = GENESIS, {GENESIS}
         for number, row in enumerate(rows, 1):
             expected = _digest(number, row.request, row.state, row.at, row.details, previous)
             if row.sequence != number or row.previous != previous or row.digest != expected:
                 raise IntegrityError(f"the ledger is broken at event {number}: it, or one before it, was edited or removed.")
+            if row.state == "received" and json.loads(row.details).get("key", check) != check:
+                raise IntegrityError(
+                    f"event {number} was recorded under another record key than the ledger names now: it was replaced."
+                )
             previous = row.digest
             seen.add(previous)
         if head is not None and head not in seen:
@@ -448,6 +486,7 @@ class Ledger:
     def _append(self, connection: Connection, request: str, state: str, details: Mapping[str, Any]) -> None:
         sequence, previous = _head(connection)
         at = datetime.now(UTC).isoformat(timespec="seconds")
+        details = details if self.operator is None else {**details, OPERATOR: self.operator}
         text = json.dumps(details, sort_keys=True, separators=(",", ":"), allow_nan=False, default=str)
         number = sequence + 1
         digest = _digest(number, request, state, at, text, previous)
@@ -456,18 +495,18 @@ class Ledger:
 
     def _request(self, connection: Connection, name: str) -> Request:
         query = sa.select(EVENTS).where(EVENTS.c.request == name).order_by(EVENTS.c.sequence)
-        steps = tuple(_step(row) for row in connection.execute(query))
+        steps = tuple(_step(row) for row in connection.execute(query)) if name != LEDGER else ()
         if not steps:
             raise InputError("there is no request with that id. List them with `unlearn request list`.")
         return Request(name, steps)
 
+    def _has_separate_roles(self, connection: Connection) -> bool:
+        query = sa.select(EVENTS.c.sequence).where(EVENTS.c.request == LEDGER, EVENTS.c.state == SEPARATE).limit(1)
+        return connection.execute(query).first() is not None
+
     def _by_external_id(self, connection: Connection, external_id: str) -> str | None:
-        # The database filters on the JSON text that `_append` wrote; the remaining rows are parsed.
-        written = json.dumps({"external_id": external_id})[1:-1].replace('": "', '":"')
-        found = EVENTS.c.details.contains(written, autoescape=True)
-        query = sa.select(EVENTS.c.request, EVENTS.c.details).where(EVENTS.c.state == "received", found)
-        rows = connection.execute(query).all()
-        return next((str(name) for name, details in rows if json.loads(details).get("external_id") == external_id), None)
+        same = sa.text(f"{_EXTERNAL_ID[self._engine.dialect.name]} = :external_id").bindparams(external_id=external_id)
+        return connection.execute(sa.select(EVENTS.c.request).where(EVENTS.c.state == "received", same)).scalar()
 
 
 @contextmanager
@@ -493,6 +532,8 @@ def _engine(url: str) -> sa.Engine:
     engine = sa.create_engine(url, connect_args={"timeout": 30} if url.startswith("sqlite") else {}, pool_pre_ping=True)
     if engine.dialect.name == "sqlite":
         Path(engine.url.database or "").parent.mkdir(parents=True, exist_ok=True)
+        if engine.url.database and not Path(engine.url.database).exists():
+            Path(engine.url.database).touch(mode=0o600)  # SQLite gives its write-ahead log the same mode
 
         @sa.event.listens_for(engine, "connect")
         def _prepare(connection: Any, _: Any) -> None:

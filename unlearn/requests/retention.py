@@ -1,0 +1,71 @@
+"""Retention of the papers of closed requests: how long each is kept, and removal of what is kept no longer.
+
+11 CCR 7101(a) has records of requests kept for at least 24 months; other laws set other times, and no longer than needed. What is
+removed are letters, plans and lists with keyed hashes of persons. Deletion record, certificate, audits and proofs stay, as the
+certificate could not be checked without them. The ledger cannot forget; destroying its record key makes every hash meaningless.
+"""
+
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import date
+from pathlib import Path
+
+from dateutil.relativedelta import relativedelta
+
+from unlearn.requests.cleanup import FOUND, REMOVING
+from unlearn.requests.ledger.ledger import Request
+from unlearn.requests.plan import PLAN
+from unlearn.requests.record_export import closed_on
+
+MONTHS = 24
+ABOUT_PERSONS = (PLAN, FOUND, REMOVING, "letters")
+"""Files and folders of a batch that are about the persons who asked, and which nothing needs once all its requests are closed."""
+
+
+@dataclass(frozen=True)
+class Kept:
+    """Papers of closed requests in one folder.
+
+    Attributes:
+        folder: the folder of their batch, or of a refused request.
+        requests: their ids.
+        until: the last day on which they are kept.
+        papers: what there is about persons.
+    """
+
+    folder: Path
+    requests: tuple[str, ...]
+    until: date
+    papers: tuple[Path, ...]
+
+
+def kept_papers(requests: Sequence[Request], output: Path, months: int = MONTHS) -> list[Kept]:
+    """Return the papers about persons in the folders of closed requests, those that are kept shortest first.
+
+    Args:
+        requests: all requests; a batch of which one is open is left out.
+        output: folder of the batches.
+        months: how long papers are kept after the last request of their folder was closed.
+    """
+    together: dict[str, list[Request]] = {}
+    for request in requests:
+        batch = (request.latest("planned") or {}).get("batch")
+        together.setdefault(str(batch if request.outcome in (None, "deleted") and batch else request.id), []).append(request)
+    found = []
+    for name, members in together.items():
+        papers = tuple(path for part in ABOUT_PERSONS if (path := output / name / part).exists())
+        days = [closed_on(request) for request in members]
+        if papers and None not in days:
+            until = max(day for day in days if day is not None) + relativedelta(months=months)
+            found.append(Kept(output / name, tuple(request.id for request in members), until, papers))
+    return sorted(found, key=lambda kept: (kept.until, kept.folder))
+
+
+def remove_papers(kept: Kept) -> None:
+    """Remove the papers about persons from a folder."""
+    for path in kept.papers:
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
