@@ -47,8 +47,8 @@ def _row(request: Request) -> dict[str, Any]:
 
 def closed_on(request: Request) -> date | None:
     """Return the local day on which a request was closed, that of its letter; None while it is open."""
-    step = request.steps[-1]
-    return datetime.fromisoformat(step.at).astimezone().date() if step.state == "closed" else None
+    closed = next((step for step in request.steps if step.state == "closed"), None)
+    return None if closed is None else datetime.fromisoformat(closed.at).astimezone().date()
 
 
 def ccpa_metrics(requests: Sequence[Request], year: int) -> dict[str, Any]:

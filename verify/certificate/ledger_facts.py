@@ -13,6 +13,7 @@ from typing import Any
 from verify.certificate.attachments import Finding, Pair
 from verify.certificate.ledger_chain import GENESIS, LedgerEvent, ledger_events
 from verify.errors import IntegrityError
+from verify.schema.deletion_record import NOTES
 
 REFUSALS = ("denied", "exempt", "not_found", "withdrawn")
 
@@ -77,7 +78,7 @@ def _request(facts: Mapping[str, Any], events: Sequence[LedgerEvent]) -> Iterato
         if said is None or event is None or (said["state"], _moment(said["at"])) != (event.state, _moment(event.at)):
             yield f"step {number} is not the ledger's: the state, or when it was reached"
             break
-    last = next((event for event in reversed(events) if event.state not in ("closed", "extended")), events[0])
+    last = next((event for event in reversed(events) if event.state not in ("closed", *NOTES)), events[0])
     ended = last.state if last.state in REFUSALS else "deleted" if last.state == "purged" else "open"
     if facts["outcome"] not in ("open", ended):
         yield f"the certificate says {facts['outcome']}, the ledger ended with {last.state}"
