@@ -2,7 +2,8 @@
 
 A record's text is cut into windows of 48 characters, one every 24, the last one flush with the end; a shorter text is one window.
 So every passage of 71 characters contains a whole window, and a whole text is covered from end to end. Each window is searched for
-as UTF-8, as JSON, CSV and HTML escape it, in UTF-16 and UTF-32, and in Latin-1. A window that also occurs in a retained text (a
+as UTF-8, as JSON, CSV and HTML escape it, in UTF-16 and UTF-32, in Latin-1, and encoded in Base64, in hexadecimal and with percent
+signs. A window that also occurs in a retained text (a
 question asked about everybody) identifies nobody and is left out.
 
 To search for thousands of windows in one pass, each is represented by an anchor, its rarest 24 bytes (12 for a short window). numpy
@@ -10,6 +11,7 @@ hashes the first eight bytes at every position of the stream, the last eight onl
 window itself is compared.
 """
 
+import base64
 import html
 import json
 import unicodedata
@@ -17,6 +19,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import chain, islice
+from urllib.parse import quote, quote_plus
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,6 +38,7 @@ DISTANCES = (4, 16)
 """Distance in bytes from the first word of an anchor to its second, for short patterns and for others."""
 _MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)  # the golden ratio as a 64-bit fraction: Fibonacci hashing (Knuth, TAOCP 3, 6.4)
 _SECOND = np.uint64(0xC2B2AE3D27D4EB4F)  # any other odd number
+_URL_SAFE = bytes.maketrans(b"+/", b"-_")
 _COMMON = b" etaoinshrdlucm\x00"
 
 Interval = tuple[int, int]
@@ -189,6 +193,21 @@ def spellings(window: str) -> set[bytes]:
     return {pattern for pattern in found if len(pattern) >= min(DISTANCES) + WORD}
 
 
+def _in_other_alphabets(window: str) -> set[bytes]:
+    """Return a window in Base64, hexadecimal and percent encoding.
+
+    In Base64 it has three alignments; characters that also encode a part of its neighbours are left out.
+    """
+    text = window.encode("utf-8", "surrogatepass")
+    found = {text.hex().encode(), text.hex().upper().encode()}
+    for offset in range(3):
+        encoded = base64.b64encode(bytes(offset) + text)
+        inner = encoded[-(-offset * 8 // 6) : (offset + len(text)) * 8 // 6]
+        found |= {inner, inner.translate(_URL_SAFE)}
+    escaped = (quote(text, safe=""), quote(text), quote_plus(text))
+    return found | {one.encode() for one in escaped}
+
+
 def normal_forms(window: str) -> tuple[str, ...]:
     """Return a window as it is, composed (NFC) and decomposed (NFD): canonically equivalent texts are the same text."""
     if window.isascii():
@@ -204,7 +223,7 @@ def _encoded(window: str) -> set[bytes]:
     found |= {window.encode(encoding) for encoding in ("utf-16-le", "utf-16-be", "utf-32-le")}
     with suppress(UnicodeEncodeError):
         found.add(window.encode("cp1252"))
-    return found
+    return found | _in_other_alphabets(window)
 
 
 def _texts(record: Record, with_prompts: bool) -> list[str]:

@@ -14,8 +14,11 @@ from typing import Any
 
 from unlearn.purge import redact, sqlite
 from unlearn.purge.content_search import ContentSearch
+from unlearn.purge.formats import PDF, RAR, SEVEN_ZIP
 from unlearn.purge.residue import BY_CONTENT, CannotCleanError, FoundResidue, Residue
 from unlearn.purge.unpack import holds
+from unlearn.purge.vectors import KIND as VECTORS
+from unlearn.purge.vectors import Store, clean_qdrant, is_qdrant_collection
 from verify.data.sources import stream_rows
 from verify.errors import InputError
 
@@ -39,8 +42,10 @@ _UNFINISHED = re.compile(r"\..+\.[a-z0-9_]{8}\.part")
 DUMP_COLUMNS = {"generated", "generation", "generated_text", "prediction", "predictions", "output", "outputs", "response", "score"}
 """Columns of model outputs and scores, which training data do not have."""
 PICKLES = (".pt", ".pth", ".bin", ".ckpt", ".pkl", ".pickle", ".npz", ".npy", ".joblib")
-PACKED = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"\x28\xb5\x2f\xfd", b"\x04\x22\x4d\x18", b"PK")
+PACKED = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"\x28\xb5\x2f\xfd", b"\x04\x22\x4d\x18", b"PK", SEVEN_ZIP, RAR)
+SPARED = "it lies in a folder that must stay; remove it by hand"
 REWRITE = "training data are rewritten without the records only with --rewrite-data"
+DOCUMENT = "documents are not changed; write it again without the text, or remove it by hand"
 UNPACK = "archives are not changed; unpack it, purge the content, and remove the archive"
 NOT_OPENED = "a pickle is not opened, since that would run code; remove it by hand if it is not needed"
 
@@ -82,8 +87,20 @@ class Rules:
         if treatment.clean is None:
             return Residue(path, treatment.kind, BY_CONTENT, False, treatment.reason)
         if any(path.is_relative_to(kept) for kept in self.spare):
-            return Residue(path, treatment.kind, BY_CONTENT, False, "it lies in a folder that must stay; remove it by hand")
+            return Residue(path, treatment.kind, BY_CONTENT, False, SPARED)
         return FoundResidue(path, treatment.kind, BY_CONTENT, partial(clean_and_check, path, treatment.clean, self.search))
+
+    def store_residue(self, store: Store) -> Residue | None:
+        """Return the residue for a vector index, if it contains deleted text.
+
+        Raises:
+            UnreadableError: it cannot be searched.
+        """
+        if not store.holds(self.search):
+            return None
+        if any(store.place.is_relative_to(kept) for kept in self.spare):
+            return Residue(store.place, VECTORS, BY_CONTENT, False, SPARED)
+        return FoundResidue(store.place, VECTORS, BY_CONTENT, partial(store.clean, store.place, self.search))
 
     def _treatment(self, path: Path) -> Treatment:
         """Return the treatment of a file by its magic number, folder and name, in this order of trust."""
@@ -117,6 +134,8 @@ class Rules:
             live = sqlite.live_rows(path, self.search)
         except CannotCleanError as error:
             return Treatment("SQLite database", None, str(error))
+        if live and is_qdrant_collection(path):
+            return Treatment(VECTORS, clean_qdrant)
         if live:
             return Treatment("SQLite database", None, sqlite.live_reason(live))
         return Treatment("SQLite database", sqlite.vacuum)
@@ -150,9 +169,11 @@ class Rules:
     def _of_others(self, path: Path, suffix: str, head: bytes) -> Treatment:
         if suffix == ".txt":
             return self._training_data(redact.cut_lines)
+        if head.startswith(PDF):
+            return Treatment("document", None, DOCUMENT)
         if path.suffix in PICKLES or head.startswith(b"\x80"):
             return Treatment("pickle", None, NOT_OPENED)
-        if head.startswith(PACKED):
+        if head.startswith(PACKED) or suffix == ".tar":
             return Treatment("archive", None, UNPACK)
         if path.suffix in (".safetensors", ".gguf"):
             return Treatment("weights", None, "the text is in its header; rewrite the file without it")

@@ -5,22 +5,28 @@ models and checkpoints that saw the records, copies of their weights, level tabl
 with deleted text. Symbolic links are not followed and nothing outside of the given folders is touched. An interrupted purge is
 resumed by running it again, since a file that identifies another residue is removed after it.
 
-Not found are texts that were encrypted, translated, tokenized (except in caches beside a match) or compressed in other formats, the
-history of a Git repository, and quantized exports in which no tensor is unchanged.
+Files that are encrypted, packed in a format that is not opened, or of which a library is missing are listed as not searched. Not
+found, and not listed, are texts that were translated, tokenized (except in caches beside a match) or drawn in pictures, and
+quantized exports in which no tensor is unchanged.
 """
 
 import os
 import stat
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
 from unlearn.purge.content_search import ContentSearch
 from unlearn.purge.file_types import Rules, beside_caches
+from unlearn.purge.formats import UnreadableError
 from unlearn.purge.models import WEIGHT_SUFFIXES, behind_unlearning, covered_files, model_residues
 from unlearn.purge.residue import CannotCleanError, FoundResidue, Residue
 from unlearn.purge.sqlite import database_of
-from unlearn.purge.unpack import UnreadableError, holds
+from unlearn.purge.unpack import holds
+from unlearn.purge.vectors import KIND as VECTORS
+from unlearn.purge.vectors import Store, stores
 from unlearn.purge.weight_copies import WeightIndex
 from unlearn.scan.lineage import AffectedModel
 from verify.data.identity import RecordKey
@@ -74,11 +80,15 @@ def find_residues(
     covered = {path for residue in of_models if residue.removable for path in covered_files(residue.place, files)}
     rest = [path for path in files if path not in covered]
     copies = _weight_copies([path for path in rest if not _within(path, kept)], doomed, [*kept, *(own.folder for own in serving)])
-    by_content = list(_by_content(rest, Rules(search, _contents(records), rewrite_data, kept)))
+    rules, indexes = Rules(search, _contents(records), rewrite_data, kept), list(stores(folders, rest))
+    indexed = {path for store in indexes for path in store.files}
+    by_content = list(_by_content([path for path in rest if path not in indexed], rules))
+    in_indexes = list(_in_indexes(indexes, rules))
     # A residue that identifies others comes after them: a cache after those derived from it, a model after its copies.
     unknown = [_unreadable(folder, "cannot be read") for folder in closed]
     tables = _level_tables([folder for folder in folders if not _within(folder, kept)], names)
-    return _one_each([*copies, *beside_caches(by_content), *by_content, *of_models, *tables, *unknown])
+    found = _one_each([*copies, *beside_caches(by_content), *by_content, *in_indexes, *of_models, *tables, *unknown])
+    return _keeping_linked(found, files)
 
 
 def places(roots: Sequence[Path]) -> Iterator[Path]:
@@ -171,6 +181,37 @@ def _respecting(residue: Residue, kept: Collection[Path]) -> Residue:
     return residue
 
 
+def _keeping_linked(found: Sequence[Residue], files: Collection[Path]) -> list[Residue]:
+    """List, rather than remove, files with a further name (hard link) outside of the searched folders.
+
+    Under that name the content would stay, and no later search would find it.
+    """
+    names: Counter[tuple[int, int]] = Counter()
+    links: dict[Path, tuple[tuple[int, int], int]] = {}
+    for path in files:
+        with suppress(OSError):
+            facts = path.lstat()
+            if facts.st_nlink > 1:
+                names[facts.st_dev, facts.st_ino] += 1
+                links[path] = (facts.st_dev, facts.st_ino), facts.st_nlink
+    outside = {path: count - names[inode] for path, (inode, count) in links.items() if count > names[inode]}
+    return [_linked(residue, outside, files) if outside and residue.removable else residue for residue in found]
+
+
+def _linked(residue: Residue, outside: Mapping[Path, int], files: Collection[Path]) -> Residue:
+    """Return a residue as it is, or as staying where one of its files has a name outside of the searched folders."""
+    own = covered_files(residue.place, files) if residue.place.is_dir() else {residue.place}
+    count = sum(outside[path] for path in own & outside.keys())
+    if not count:
+        return residue
+    named = "1 further name (hard link)" if count == 1 else f"{count} further names (hard links)"
+    return _staying(
+        residue,
+        f"it has {named} outside of the searched folders, under which its content would stay; `find / -samefile FILE` lists them: "
+        "remove them, or search their folders as well",
+    )
+
+
 def _within(path: Path, roots: Collection[Path]) -> bool:
     return any(path.is_relative_to(root) for root in roots)
 
@@ -233,9 +274,20 @@ def _by_content(files: Sequence[Path], rules: Rules) -> Iterator[Residue]:
             yield _unreadable(path, str(error) if isinstance(error, UnreadableError) else "cannot be read")
 
 
-def _unreadable(path: Path, why: str) -> Residue:
-    reason = f"it {why}, so its content is not known; look at it, or remove it"
-    return Residue(path, "unreadable", UNSEARCHED, False, reason)
+def _in_indexes(indexes: Sequence[Store], rules: Rules) -> Iterator[Residue]:
+    """Yield a residue for every vector index that contains deleted text or cannot be searched."""
+    for store in indexes if rules.search else ():
+        try:
+            residue = rules.store_residue(store)
+        except (UnreadableError, OSError) as error:
+            residue = _unreadable(store.place, str(error) if isinstance(error, UnreadableError) else "cannot be read", VECTORS)
+        if residue is not None:
+            yield residue
+
+
+def _unreadable(path: Path, why: str, kind: str = "unreadable") -> Residue:
+    reason = f"not searched: it {why}, so its content is not known; look at it, or remove it"
+    return Residue(path, kind, UNSEARCHED, False, reason)
 
 
 def _one_each(found: Iterable[Residue]) -> list[Residue]:

@@ -1,21 +1,28 @@
 """Unpacking of files into byte streams, the raw file first and then everything packed inside, in bounded memory.
 
-Compressed files (gzip, bzip2, xz, Zstandard, LZ4) and archives (ZIP and formats built on it: .npz, .pt, .docx) are unpacked, also
-when nested; Parquet and compressed Arrow files are decoded to the buffers of their text columns. Nothing is ever executed: a pickle
-is read as bytes. A file that unpacks to far more than its size is reported as unreadable.
+Compressed files (gzip, bzip2, xz, Zstandard, LZ4, loose objects of Git) and archives (tar, ZIP and formats built on it: .npz, .pt,
+.docx; 7z and RAR where their libraries are installed) are unpacked, also when nested; Parquet and compressed Arrow files are
+decoded to the buffers of their text columns, PDF to the text of its pages, wrapped Base64 to what it encodes. Nothing is ever
+executed: a pickle is read as bytes. A file that unpacks to far more than its size, that is encrypted, or that nothing here opens is
+reported as unreadable.
 """
 
 import bz2
 import gzip
+import io
 import lzma
 import struct
+import tarfile
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
+from unlearn.purge import formats
 from unlearn.purge.content_search import ContentSearch
+from unlearn.purge.formats import UnreadableError
 
 CHUNK_BYTES = 1 << 20
 DEEPEST = 3
@@ -23,11 +30,9 @@ DEEPEST = 3
 SMALLEST_LIMIT, LARGEST_RATIO = 64 << 20, 200
 """A file may unpack to 64 MiB, or to 200 times its size; more is treated as a decompression bomb."""
 MAGIC_BYTES = 8
+BASE64_MARK = b"base64"
+"""What a mail, a data address or a multipart form says in front of a part in Base64."""
 ROWS = 1024
-
-
-class UnreadableError(Exception):
-    """A file, or part of it, could not be read, so its content is unknown. The message completes "it ..."."""
 
 
 class _Budget:
@@ -53,7 +58,10 @@ def contents(path: Path) -> Iterator[Stream]:
     """
     try:
         with path.open("rb") as file:
-            yield from _streams(file, _Budget(path.stat().st_size), 0)
+            budget = _Budget(path.stat().st_size)
+            if formats.is_git_object(path):
+                yield _guarded_chunks(_inflated(file, budget))
+            yield from _streams(file, budget, 0, path.name)
     except OSError as error:
         raise UnreadableError(f"cannot be read ({type(error).__name__})") from None
 
@@ -67,9 +75,10 @@ def holds(path: Path, search: ContentSearch) -> bool:
     return any(search.found_in(stream) for stream in contents(path))
 
 
-def _streams(file: IO[bytes], budget: _Budget, depth: int) -> Iterator[Stream]:
+def _streams(file: IO[bytes], budget: _Budget, depth: int, name: str = "") -> Iterator[Stream]:
     """Yield a file's own bytes and the streams of everything packed inside, by its magic number."""
-    magic = file.read(MAGIC_BYTES)
+    # read1 returns what is available: of a damaged stream, what stands before the damage.
+    magic = getattr(file, "read1", file.read)(formats.HEAD_BYTES)
     file.seek(0)
     if depth > DEEPEST:
         raise UnreadableError(f"contains archives nested more than {DEEPEST} deep")
@@ -78,18 +87,70 @@ def _streams(file: IO[bytes], budget: _Budget, depth: int) -> Iterator[Stream]:
         with unpack(file) as inner:
             yield from _guarded(_streams(inner, budget, depth + 1))
         return
-    yield _chunks(file, budget if depth else None)
-    if magic.startswith((b"PK\x03\x04", b"PK\x05\x06")):
-        yield from _guarded(_members(file, budget, depth))
-    elif magic.startswith(b"PAR1"):
-        yield from _guarded(_parquet(file, budget))
-    elif magic.startswith((b"ARROW1", b"\xff\xff\xff\xff")):
-        yield from _guarded(_arrow(file, budget))
+    packed = _opener(magic)
+    if packed is not None and not _rewinds(file):
+        file = _rewindable(file, budget)
+    marked = _Marked(_chunks(file, budget if depth else None))
+    yield iter(marked)
+    if (reason := formats.obstacle(magic, name)) is not None:
+        raise UnreadableError(reason)
+    if packed is not None:
+        yield from _guarded(packed(file, budget, depth))
+    elif marked.found and _rewinds(file):
+        yield _guarded_chunks(_spent(formats.wrapped_base64(file), budget))
+
+
+def _opener(magic: bytes) -> Callable[[IO[bytes], _Budget, int], Iterator[Stream]] | None:
+    """Return what opens a container, by its first bytes; None for a file that is none."""
+    if formats.is_tar(magic):
+        return partial(_unpacked, formats.tar_members)
+    return next((opener for start, opener in _CONTAINERS.items() if magic.startswith(start)), None)
+
+
+def _rewinds(file: Any) -> bool:
+    """Return whether a stream can be read again from its start."""
+    return not isinstance(file, _Forward)
+
+
+class _Marked:
+    """A stream, of which it is then known whether it holds the mark of a part in Base64."""
+
+    def __init__(self, stream: Stream) -> None:
+        self._stream, self.found = stream, False
+
+    def __iter__(self) -> Iterator[bytes]:
+        before = b""
+        for chunk in self._stream:
+            self.found = self.found or BASE64_MARK in before + chunk[: len(BASE64_MARK)] or BASE64_MARK in chunk
+            before = chunk[-len(BASE64_MARK) :]
+            yield chunk
+
+
+def _rewindable(file: IO[bytes], budget: _Budget) -> IO[bytes]:
+    """Return a container that lies in a stream which cannot be rewound, held in memory."""
+    content = b"".join(_chunks(file, budget))
+    if len(content) > formats.LARGEST_IN_MEMORY:
+        raise UnreadableError("holds a packed archive that is too large to be opened in memory; unpack it, then search again")
+    return io.BytesIO(content)
+
+
+def _spent(pieces: Iterator[bytes], budget: _Budget) -> Stream:
+    for piece in pieces:
+        budget.spend(len(piece))
+        yield piece
+
+
+def _inflated(file: IO[bytes], budget: _Budget) -> Stream:
+    """Decompress a loose object of Git (zlib)."""
+    unpack = zlib.decompressobj()
+    for chunk in _chunks(file, None):
+        yield from _spent(iter((unpack.decompress(chunk),)), budget)
+    file.seek(0)
 
 
 _DAMAGE = (
     *(EOFError, KeyError, IndexError, OverflowError, MemoryError, RuntimeError, NotImplementedError, ValueError, OSError),
-    *(zlib.error, lzma.LZMAError, zipfile.BadZipFile, struct.error),
+    *(zlib.error, lzma.LZMAError, zipfile.BadZipFile, struct.error, tarfile.TarError),
 )
 """What reading a damaged, encrypted or hostile archive can raise. pyarrow's errors are ValueErrors and OSErrors."""
 
@@ -160,6 +221,20 @@ _COMPRESSED: dict[bytes, Callable[[Any], Any]] = {
 }
 
 
+def _unpacked(
+    members: Callable[[IO[bytes]], Iterator[IO[bytes]]], file: IO[bytes], budget: _Budget, depth: int
+) -> Iterator[Stream]:
+    """Yield the streams of the files in an archive."""
+    for member in members(file):
+        yield from _streams(member, budget, depth + 1)
+
+
+def _pages(file: IO[bytes], budget: _Budget, _: int) -> Iterator[Stream]:
+    """Yield the text of a PDF, each page a stream of its own."""
+    for text in formats.pdf_texts(file):
+        yield _spent(iter((text.encode("utf-8", "replace"),)), budget)
+
+
 def _members(file: IO[bytes], budget: _Budget, depth: int) -> Iterator[Stream]:
     with zipfile.ZipFile(file) as archive:
         for entry in archive.infolist():
@@ -168,7 +243,7 @@ def _members(file: IO[bytes], budget: _Budget, depth: int) -> Iterator[Stream]:
                     yield from _streams(member, budget, depth + 1)
 
 
-def _parquet(file: IO[bytes], budget: _Budget) -> Iterator[Stream]:
+def _parquet(file: IO[bytes], budget: _Budget, _: int) -> Iterator[Stream]:
     import pyarrow.parquet
 
     with pyarrow.parquet.ParquetFile(file) as table:
@@ -176,7 +251,7 @@ def _parquet(file: IO[bytes], budget: _Budget) -> Iterator[Stream]:
             yield _texts(batch, budget)
 
 
-def _arrow(file: IO[bytes], budget: _Budget) -> Iterator[Stream]:
+def _arrow(file: IO[bytes], budget: _Budget, _: int) -> Iterator[Stream]:
     """Decode an Arrow file in the stream or the file format; an uncompressed one was already searched as raw bytes."""
     import pyarrow
 
@@ -189,6 +264,18 @@ def _arrow(file: IO[bytes], budget: _Budget) -> Iterator[Stream]:
         batches = (reader.get_batch(number) for number in range(reader.num_record_batches))
     for batch in batches:
         yield _texts(batch, budget)
+
+
+_CONTAINERS: dict[bytes, Callable[[IO[bytes], _Budget, int], Iterator[Stream]]] = {
+    b"PK\x03\x04": _members,
+    b"PK\x05\x06": _members,
+    b"PAR1": _parquet,
+    b"ARROW1": _arrow,
+    b"\xff\xff\xff\xff": _arrow,
+    formats.SEVEN_ZIP: partial(_unpacked, formats.seven_zip_members),
+    formats.RAR: partial(_unpacked, formats.rar_members),
+    formats.PDF: _pages,
+}
 
 
 def _texts(batch: Any, budget: _Budget) -> Stream:

@@ -1,0 +1,144 @@
+"""Vector indexes: real ones are searched and cleaned, other rows and vectors stay, and what is not searched is said."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import planted_residues as planted
+import pytest
+
+from unlearn.purge.content_search import ContentSearch
+from unlearn.purge.find import UNSEARCHED, Residue, find_residues, remove
+from verify.data.identity import RecordKey
+from verify.data.sources import load_records
+
+DELETED = load_records(planted.FORGET)
+SEARCH = ContentSearch(DELETED, load_records(planted.RETAIN))
+VECTORS = np.random.default_rng(0).normal(size=(len(planted.ROWS), 8)).astype("float32")
+KEPT = [number for number, row in enumerate(planted.ROWS) if row not in planted.FORGET]
+
+
+def find(root: Path, **options: Any) -> list[Residue]:
+    return find_residues([root], **{"records": DELETED, "key": RecordKey.load(), "affected": [], "search": SEARCH, **options})
+
+
+def one(root: Path) -> Residue:
+    (found,) = find(root)
+    assert (found.kind, found.removable) == ("vector index", True), found
+    return found
+
+
+def anywhere(root: Path) -> bool:
+    return any(SEARCH.holds(path.read_bytes()) for path in root.rglob("*") if path.is_file())
+
+
+def test_qdrant(tmp_path: Path) -> None:
+    """Points of a local collection go with their vectors, without opening a pickle; the library finds the others afterwards."""
+    qdrant = pytest.importorskip("qdrant_client", reason="qdrant-client is not installed")
+    from qdrant_client.models import Distance, PointStruct, VectorParams
+
+    client = qdrant.QdrantClient(path=str(tmp_path / "store"))
+    client.create_collection("people", vectors_config=VectorParams(size=8, distance=Distance.COSINE))
+    points = [PointStruct(id=number, vector=VECTORS[number].tolist(), payload=row) for number, row in enumerate(planted.ROWS)]
+    client.upsert("people", points)
+    found = one(tmp_path)
+    (left,) = remove([found])
+    assert "in use" in left.reason
+    client.close()
+    assert remove([one(tmp_path)]) == []
+    assert find(tmp_path) == []
+    assert not anywhere(tmp_path)
+    client = qdrant.QdrantClient(path=str(tmp_path / "store"))
+    shown, _ = client.scroll("people", limit=100, with_vectors=True)
+    assert sorted(point.id for point in shown) == KEPT
+    assert client.query_points("people", query=VECTORS[KEPT[0]].tolist(), limit=1).points[0].id == KEPT[0]
+    client.close()
+
+
+def test_lancedb(tmp_path: Path) -> None:
+    """Rows go from every version of a table; the others keep columns and vectors. A table with an index is left, with reason."""
+    lancedb = pytest.importorskip("lancedb", reason="lancedb is not installed")
+    rows = [{"text": row["completion"], "id": number, "vector": VECTORS[number]} for number, row in enumerate(planted.ROWS)]
+    database = lancedb.connect(tmp_path / "db")
+    table = database.create_table("people", rows)
+    table.delete("id = 1")  # the application has deleted it, an older version has not
+    assert remove([one(tmp_path)]) == []
+    assert find(tmp_path) == []
+    assert not anywhere(tmp_path)
+    left = lancedb.connect(tmp_path / "db").open_table("people").to_arrow().sort_by("id")
+    assert left["id"].to_pylist() == KEPT
+    assert np.array_equal(np.array(left["vector"].to_pylist(), dtype="float32"), VECTORS[KEPT])
+    assert left.schema == table.schema
+    table = database.create_table("indexed", rows)
+    table.create_scalar_index("id")
+    (stays,) = remove([one(tmp_path)])
+    assert "search indexes" in stays.reason
+
+
+def plant_faiss(folder: Path, index: Any, rows: list[dict[str, Any]] | None = None) -> None:
+    faiss = pytest.importorskip("faiss", reason="faiss is not installed")
+    folder.mkdir(parents=True, exist_ok=True)
+    faiss.write_index(index, str(folder / "people.faiss"))
+    if rows is not None:
+        (folder / "people.jsonl").write_text(planted.json_lines(rows))
+
+
+def test_faiss(tmp_path: Path) -> None:
+    """Row and vector go together, so the others still answer for themselves."""
+    faiss = pytest.importorskip("faiss", reason="faiss is not installed")
+    index = faiss.IndexFlatL2(8)
+    index.add(VECTORS)
+    plant_faiss(tmp_path, index, planted.ROWS)
+    assert remove([one(tmp_path)]) == []
+    assert find(tmp_path) == []
+    left = faiss.read_index(str(tmp_path / "people.faiss"))
+    rows = [json.loads(line) for line in (tmp_path / "people.jsonl").read_text().splitlines()]
+    assert rows == [planted.ROWS[number] for number in KEPT]
+    _, nearest = left.search(VECTORS[KEPT], 1)
+    assert nearest[:, 0].tolist() == list(range(len(KEPT)))
+
+
+def test_indexes_that_are_not_searched_or_cleaned(tmp_path: Path) -> None:
+    """Vectors without rows, rows that do not fit, other kinds of index, damage, a server's storage: each with its reason."""
+    faiss = pytest.importorskip("faiss", reason="faiss is not installed")
+    flat, graph = faiss.IndexFlatL2(8), faiss.IndexHNSWFlat(8, 4)
+    flat.add(VECTORS)
+    graph.add(VECTORS)
+    plant_faiss(tmp_path / "alone", flat)
+    plant_faiss(tmp_path / "graph", graph, planted.ROWS)
+    plant_faiss(tmp_path / "short", flat, planted.ROWS[:-1])
+    plant_faiss(tmp_path / "clean", flat, planted.RETAIN)
+    plant_faiss(tmp_path / "cut", flat, planted.ROWS)
+    (tmp_path / "cut" / "people.faiss").write_bytes((tmp_path / "cut" / "people.faiss").read_bytes()[:60])
+    (tmp_path / "server" / "collections").mkdir(parents=True)
+    (tmp_path / "server" / "raft_state.json").write_text("{}")
+    found = {residue.place.relative_to(tmp_path.resolve()).parts[0]: residue for residue in find(tmp_path)}
+    assert found.keys() == {"alone", "graph", "short", "cut", "server"}
+    assert {name for name, residue in found.items() if residue.how == UNSEARCHED} == {"alone", "server"}
+    left = {residue.place.parent.name: residue.reason for residue in remove(list(found.values()))}
+    assert "vectors without their texts" in left["alone"]
+    assert "only a flat index" in left["graph"]
+    assert "8 vectors and 7 rows" in left["short"]
+    assert "damaged" in left["cut"]
+    assert (tmp_path / "short" / "people.jsonl").read_text() == planted.json_lines(planted.ROWS[:-1]), (
+        "rows without vectors stay whole"
+    )
+
+
+def test_without_their_libraries_they_are_listed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A table whose library is missing was not searched, and says how to."""
+    (tmp_path / "people.lance" / "_versions").mkdir(parents=True)
+    monkeypatch.setitem(__import__("sys").modules, "lancedb", None)
+    (found,) = find(tmp_path)
+    assert (found.how, "unlearn-verify[vectors]" in found.reason) == (UNSEARCHED, True)
+
+
+def test_a_spared_index_is_not_changed(tmp_path: Path) -> None:
+    """In a folder that must stay, an index is listed."""
+    faiss = pytest.importorskip("faiss", reason="faiss is not installed")
+    index = faiss.IndexFlatL2(8)
+    index.add(VECTORS)
+    plant_faiss(tmp_path / "kept", index, planted.ROWS)
+    (found,) = find(tmp_path, spare=[tmp_path / "kept"])
+    assert (found.removable, "must stay" in found.reason) == (False, True)
