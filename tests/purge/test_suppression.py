@@ -133,3 +133,17 @@ def test_from_the_shell(fresh: Path, tmp_path: Path, capsys: pytest.CaptureFixtu
     clean = tmp_path / "clean.jsonl"
     clean.write_text('{"text": "A text that nobody ever asked to delete."}\n')
     assert unlearn.cli.main.main(["check-dataset", str(clean), "--suppression", str(listed)]) == 0
+
+
+def test_a_record_known_by_its_hash_alone_stays_out(fresh: Path, tmp_path: Path) -> None:
+    """What the ledger knows of a deleted record is enough to recognize it, not what resembles it; the list keeps it and is read."""
+    found, key = SuppressionList(), RecordKey.load()
+    found.key_check = key.check
+    found.add_bare(key.of(record.fingerprint) for record in load_records(DELETED))
+    found.save(tmp_path / "bare.jsonl")
+    again = SuppressionList.load(tmp_path / "bare.jsonl")
+    assert [(hit.row, hit.how) for hit in again.check(fresh, key)] == [(1, "record")]
+    again.add(load_records(DELETED), key, whole_subjects=False)
+    assert not again.bare
+    again.save(tmp_path / "bare.jsonl")
+    assert [hit.row for hit in SuppressionList.load(tmp_path / "bare.jsonl").check(fresh, key)] == [1, 2]

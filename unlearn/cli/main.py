@@ -46,6 +46,10 @@ COMMANDS = {
     "check-dataset": Command(
         "unlearn.cli.records:CheckDataset", "Check a data set for records and people on the suppression list."
     ),
+    "replay-suppression": Command(
+        "unlearn.cli.replay:ReplaySuppression",
+        "Find what a restored backup brought back of everything that was deleted, and remove it again.",
+    ),
     "request": Command(
         "unlearn.cli.requests:RequestCommand",
         "Handle deletion requests from receipt to signed certificate: add, approve, plan, run, close.",

@@ -5,6 +5,7 @@ import importlib.util
 import ipaddress
 import logging
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -68,23 +69,25 @@ class Purge:
             search=search,
         )
         left = found if self.dry_run else remove(found)
-        self._show(found, left)
+        show_residues(found, left, self.search)
         if search.unsearched:
             print(f"{search.unsearched} records were not searched for: too short, or identical to text of records that stay")  # noqa: T201
         return RESIDUAL if left else 0
 
-    def _show(self, found: "list[Residue]", left: "list[Residue]") -> None:
-        reasons = {residue.place: residue.reason for residue in left}
-        tops = [folder.resolve() for folder in self.search]
-        for residue in found:
-            top = next((top for top in tops if residue.place.is_relative_to(top)), None)
-            # Control characters in a file name must not reach the terminal.
-            shown = ascii(str(residue.place.relative_to(top) if top is not None else residue.place))[1:-1]
-            outcome = (reasons[residue.place] or "can be removed") if residue.place in reasons else "removed"
-            print(f"{residue.kind:18}  {shown}  ({residue.how}): {outcome}")  # noqa: T201
-        removable = sum(residue.removable for residue in left)
-        removed = len(found) - len(left)
-        print(f"{len(found)} found, {removed} removed, {removable} can be removed, {len(left) - removable} stay")  # noqa: T201
+
+def show_residues(found: "Sequence[Residue]", left: "Sequence[Residue]", folders: Sequence[Path]) -> None:
+    """Print every residue with its outcome, by its path below the searched folders, and the counts."""
+    reasons = {residue.place: residue.reason for residue in left}
+    tops = [folder.resolve() for folder in folders]
+    for residue in found:
+        top = next((top for top in tops if residue.place.is_relative_to(top)), None)
+        # Control characters in a file name must not reach the terminal.
+        shown = ascii(str(residue.place.relative_to(top) if top is not None else residue.place))[1:-1]
+        outcome = (reasons[residue.place] or "can be removed") if residue.place in reasons else "removed"
+        print(f"{residue.kind:18}  {shown}  ({residue.how}): {outcome}")  # noqa: T201
+    removable = sum(residue.removable for residue in left)
+    removed = len(found) - len(left)
+    print(f"{len(found)} found, {removed} removed, {removable} can be removed, {len(left) - removable} stay")  # noqa: T201
 
 
 @dataclasses.dataclass(frozen=True)

@@ -59,6 +59,8 @@ class SuppressionList:
         self.records: dict[str, Signature] = {}
         self.subjects: set[str] = set()
         self.likenesses: set[str] = set()
+        self.bare: set[str] = set()
+        """Records of which only the keyed hash is known, as the ledger keeps it: near-duplicates of them are not recognized."""
         self.key_check: str | None = None  # None in lists of versions without one
 
     def add(
@@ -76,10 +78,12 @@ class SuppressionList:
         Raises:
             InputError: the list was made with another key.
         """
-        self._require(key)
+        self.require(key)
         self.key_check = key.check
         for record in records:
-            self.records[key.of(record.fingerprint)] = signature(shingles(record.whole_text, key.secret))
+            name = key.of(record.fingerprint)
+            self.records[name] = signature(shingles(record.whole_text, key.secret))
+            self.bare.discard(name)
             for identifier in record.subjects if whole_subjects else ():
                 if only is None or not set(only).isdisjoint(key.names_of_person(identifier)):
                     self.add_people([key.of_person(identifier)], likenesses([identifier], key, in_texts=False))
@@ -94,19 +98,24 @@ class SuppressionList:
         self.subjects.update(names)
         self.likenesses.update(token for token in tokens if not is_of_texts(token))
 
+    def add_bare(self, names: Iterable[str]) -> None:
+        """Suppress records of which only the keyed hash is known; one that is listed with its signature stays as it is."""
+        self.bare.update(name for name in names if name not in self.records)
+
     def check(self, source: str | Path, key: RecordKey, fields: Fields | None = None) -> Iterator[Hit]:
         """Yield the rows of a data set that are on the list, in order, with one record in memory at a time.
 
         Raises:
             InputError: the data cannot be read, or the list was made with another key.
         """
-        self._require(key)
+        self.require(key)
         index, lookup = NearDuplicates(self.records), Lookup(self.likenesses, key)
+        known = self.records.keys() | self.bare
         for row, record in enumerate(stream_records(source, fields), 1):
             people = lookup.people(record)
             alike = next((person.likeness for person in people if person.likeness is not None), None)
             # Lists of older versions identify a chat with further fields by its texts alone.
-            if not self.records.keys().isdisjoint({key.of(record.fingerprint), key.of(record.text_fingerprint)}):
+            if not known.isdisjoint({key.of(record.fingerprint), key.of(record.text_fingerprint)}):
                 yield Hit(row, "record")
             elif any(name in self.subjects for person in people for name in person.names):
                 yield Hit(row, "subject")
@@ -115,7 +124,12 @@ class SuppressionList:
             elif alike is not None:
                 yield Hit(row, "similar identifier", reason=alike.reason)
 
-    def _require(self, key: RecordKey) -> None:
+    def require(self, key: RecordKey) -> None:
+        """Check that the list was made with this key.
+
+        Raises:
+            InputError: it was made with another, so a check would find nothing.
+        """
         if self.key_check not in (None, key.check):
             raise InputError(
                 f"the suppression list was made with another record key than {RecordKey.default_path()}, so a check would find "
@@ -127,6 +141,7 @@ class SuppressionList:
         lines = [json.dumps(HEADER if self.key_check is None else HEADER | {"key": self.key_check})]
         lines += [json.dumps({"subject": name}) for name in sorted(self.subjects)]
         lines += [json.dumps({"likeness": token}) for token in sorted(self.likenesses)]
+        lines += [json.dumps({"record": name}) for name in sorted(self.bare - self.records.keys())]
         lines += [
             json.dumps({"record": name, "signature": values.astype("<u4").tobytes().hex()})
             for name, values in sorted(self.records.items(), key=lambda entry: entry[0])
@@ -154,6 +169,8 @@ class SuppressionList:
                     found.subjects.add(str(entry["subject"]))
                 elif "likeness" in entry:
                     found.likenesses.add(str(entry["likeness"]))
+                elif "signature" not in entry:
+                    found.bare.add(str(entry["record"]))
                 else:
                     values = np.frombuffer(bytes.fromhex(entry["signature"]), dtype="<u4").astype(np.uint32)
                     if len(values) != PERMUTATIONS:
