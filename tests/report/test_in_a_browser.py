@@ -8,11 +8,12 @@ from typing import Any
 
 import pytest
 from audits import evidence_of
-from deletions import executed_record, hostile_record, of_other_weights, proof_about, record_of, request_of
+from deletions import executed_record, hostile_record, of_other_weights, proof_about, record_of
 from score_tables import simulated_table
 
 from verify.certificate.check import Signer
 from verify.report import deletion
+from verify.report.annex import render_annex
 from verify.report.html import render, render_comparison
 from verify.report.letter import write_letter
 from verify.report.pdf import chromium, write_pdf
@@ -80,15 +81,15 @@ def made(kind: str) -> str:
         case "letter":
             record = record_of(evidence)
             return write_letter(record.requests[0], record, sent=date(2026, 12, 1)).html
-        case "extension":
-            return write_letter(request_of("open", regime="ccpa"), sent=date(2026, 12, 1), kind="extension").html
+        case "annex":
+            return render_annex(evidence)
         case "hostile":
             return deletion.render(hostile_record(evidence), [evidence], certificate=hostile_record(evidence).limits[0])
     signers = [Signer("operator", "3f" * 32), Signer("auditor", "9a" * 32)]
     return deletion.render(record_of(evidence), [evidence], certificate="certificate.json", signers=signers)
 
 
-@pytest.fixture(scope="module", params=["report", "comparison", "deletion", "executed", "models", "hostile", "letter", "extension"])
+@pytest.fixture(scope="module", params=["report", "comparison", "deletion", "executed", "models", "hostile", "letter", "annex"])
 def page_file(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A rendered page."""
     path = tmp_path_factory.mktemp("page") / f"{request.param}.html"
@@ -145,7 +146,7 @@ def test_on_paper(browser: Any, page_file: Path) -> None:
     page.close()
 
 
-@pytest.mark.parametrize("kind", ["deletion", "executed"])
+@pytest.mark.parametrize("kind", ["deletion", "executed", "annex"])
 def test_the_first_page_is_one_page(browser: Any, tmp_path: Path, kind: str) -> None:
     """Verdict, scope, outcomes, what was shown, cost, limits and signatures of one model fit on one sheet of A4."""
     path = tmp_path / "deletion.html"

@@ -84,6 +84,10 @@ COMMANDS = {
         "verify.cli.reports:DeletionReport",
         "Write the compliance page of a batch of deletion requests: what was requested, done, shown and not shown.",
     ),
+    "annex": Command(
+        "verify.cli.reports:AnnexCommand",
+        "Write the annex of an audit for a data-protection file: what EDPB Opinion 28/2024 and the CNIL ask, on one page.",
+    ),
     "letter": Command(
         "verify.cli.reports:LetterCommand",
         "Write the letters of reply to deletion requests; sender and addressee are left for you to fill in.",

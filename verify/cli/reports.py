@@ -1,4 +1,4 @@
-"""Commands that write documents: report, compare, deletion-report, letter, and the templates of letters."""
+"""Commands that write documents: report, compare, deletion-report, annex, letter, and the templates of letters."""
 
 import dataclasses
 import re
@@ -122,6 +122,34 @@ class DeletionReport:
             proofs=[read_proof(path)[0] for path in self.reexecutions],
         )
         _write(page, self.output, self.pdf)
+        return 0
+
+
+@dataclasses.dataclass(frozen=True)
+class AnnexCommand:
+    """Write the annex of an audit for a data-protection file: what EDPB Opinion 28/2024 and the CNIL ask, on one page."""
+
+    audit: Annotated[Path, tyro.conf.Positional]
+    """The folder that `audit` wrote."""
+    output: Path
+    """A file for the page."""
+    deletion: Path | None = None
+    """deletion.json of the deletion that the audit is about; its limits are printed as well."""
+    pdf: Path | None = None
+    """A file for the same page as PDF; needs Chromium."""
+
+    def run(self) -> int:
+        """Write the page."""
+        from verify.errors import InputError
+        from verify.report.annex import render_annex
+        from verify.schema.deletion_record import DeletionRecord
+        from verify.schema.evidence import Evidence
+
+        evidence = Evidence.load(self.audit / "evidence.json")
+        record = None if self.deletion is None else DeletionRecord.load(self.deletion)
+        if record is not None and all(model.audit_digest != evidence.digest for model in record.models):
+            raise InputError(f"{self.deletion} is about no model with this audit. Give the record of its deletion, or none.")
+        _write(render_annex(evidence, () if record is None else record.limits), self.output, self.pdf)
         return 0
 
 

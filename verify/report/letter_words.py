@@ -98,7 +98,7 @@ def load_words(language: str | None = None, folder: Path | None = None) -> Words
         InputError: there is no such language, or a file of the company's names an unknown sentence or place.
     """
     own = None if folder is None or not (folder / COMPANY).is_file() else folder / COMPANY
-    facts = {} if own is None else _company(own)
+    facts: Mapping[str, Any] = {} if own is None else _company(own)
     code = language or facts.get("language") or DEFAULT_LANGUAGE
     if not isinstance(code, str) or code not in languages(folder):
         raise InputError(f"there are no letters in {str(code)[:20]!r}. Use one of: {', '.join(languages(folder))}.")
