@@ -156,7 +156,7 @@ def test_what_was_not_found_at_first_is_deleted_in_every_paper(desk: Path) -> No
     assert "not_found" in [event.state for event in record.requests[0].events]
     assert (record.requests[0].outcome, len(record.models)) == ("deleted", 2)
     letter = " ".join((batch / "letters" / f"{name}.txt").read_text().split())
-    assert ("finished" in letter, "no data" in letter.lower()) == (True, False), letter
+    assert ("This was completed" in letter, "no data" in letter.lower()) == (True, False), letter
     envelopes = json.loads((batch / "certificate.json").read_text())["envelopes"]
     signed = [json.loads(base64.b64decode(envelope["payload"]))["predicate"] for envelope in envelopes]
     about = [one["runDetails"]["metadata"]["request"] for one in signed if "runDetails" in one]

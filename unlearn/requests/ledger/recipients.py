@@ -167,7 +167,7 @@ def _planned(row: Mapping[str, Any], where: str) -> Planned:
     if not str(row["name"] or "").strip():
         raise InputError(f"{where}: the name is empty. Fill it in, or remove the row.")
     try:
-        day = None if not due else int(due) if due.isdecimal() else date.fromisoformat(due)
+        day: date | int | None = None if not due else int(due) if due.isdecimal() else date.fromisoformat(due)
     except ValueError:
         raise InputError(f"{where}: due must be an ISO date such as 2026-12-24, or a number of days after receipt.") from None
     return Planned(str(row["name"]), cast(RecipientKind, kind), day)
