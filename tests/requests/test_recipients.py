@@ -124,7 +124,7 @@ def test_recipients_from_told_to_confirmed(desk: Path, shell: Shell) -> None:
     assert "open: Search index (vector-store), not told yet" in printed
     digest = hashlib.sha256((desk / "mail.eml").read_bytes()).hexdigest()
     assert f"evidence {digest[:16]}" in printed
-    assert "cannot be told: the company was dissolved" in printed
+    assert "cannot be notified: the company was dissolved" in printed
     status, printed = shell("recipients", request.id, "--confirmed", "Search index")
     assert status == 0
     assert b"P. Example" not in b"".join(path.read_bytes() for path in desk.glob("ledger.db*"))

@@ -85,7 +85,7 @@ class Confirm:
 
 @dataclasses.dataclass(frozen=True)
 class Recipients:
-    """Record to whom the data of requests were passed on, who was told to delete them, and who confirmed it.
+    """Record to whom the data of requests were passed on, who was notified of the deletion, and who confirmed it.
 
     Without further flags, the command lists what is open and what is done. Names are those of organisations and systems, never of
     persons. Exit status 0: nothing is open; 3: something is.
@@ -105,7 +105,7 @@ class Recipients:
     nobody: bool = False
     """State that the data were passed on to nobody."""
     told: str | None = None
-    """Name of a recipient that was told to delete the data."""
+    """Name of a recipient that was notified to delete the data."""
     confirmed: str | None = None
     """Name of a recipient that confirmed the deletion."""
     by: str | None = None
@@ -113,11 +113,11 @@ class Recipients:
     evidence: Path | None = None
     """The confirmation, such as a mail; its SHA-256 is recorded, and you keep the file."""
     unreachable: str | None = None
-    """Name of a recipient that cannot be told, as it is impossible or takes a disproportionate effort (GDPR Article 19)."""
+    """Name of a recipient that cannot be notified, as it is impossible or takes a disproportionate effort (GDPR Article 19)."""
     reason: str | None = None
-    """Why it cannot be told; it must not contain names."""
+    """Why it cannot be notified; it must not contain names."""
     on: date | None = None
-    """Day on which it was told or confirmed; the default is today."""
+    """Day on which it was notified or confirmed; the default is today."""
     ledger: LedgerFlags = dataclasses.field(default_factory=LedgerFlags)
 
     def run(self) -> int:

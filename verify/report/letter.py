@@ -1,4 +1,4 @@
-"""Letter to the person who made a request: what was done and by when, what is kept and why, who was told, and remaining rights.
+"""Letter to the person who made a request: what was done and by when, what is kept and why, who was informed, and remaining rights.
 
 Plain language, and nothing that the tool does not know: what only the sender can say comes from the company's own facts
 (`verify.report.letter_words`) or is left as a placeholder in square brackets. The letter contains no name, because the ledger
@@ -168,7 +168,7 @@ def _kept(request: RequestFacts, words: Words) -> list[_Part]:
 
 
 def _others(request: RequestFacts, words: Words) -> list[_Part]:
-    """Say to whom the data had been passed on and whether they were told (GDPR Article 19), by numbers alone."""
+    """Say to whom the data had been passed on and whether they were notified (GDPR Article 19), by numbers alone."""
     if request.recipients is None:
         return [_Part(words.say("heading.others"), (words.say("blank.recipients"),))]
     parties = [one for one in request.recipients if one.kind in PARTIES]

@@ -29,7 +29,7 @@ EXTENDED = "extended"
 """Event: the person was notified of an extension. It does not change the request's state."""
 
 CONFIRMED = "receipt_confirmed"
-"""Event: the person was told that the request was received (11 CCR 7021). It does not change the request's state."""
+"""Event: the person was notified that the request was received (11 CCR 7021). It does not change the request's state."""
 
 RECIPIENTS = "recipients"
 """Event: what is known of those to whom the data were passed on. It does not change the request's state."""
@@ -68,7 +68,7 @@ class Recipient(Frozen):
     Attributes:
         kind: what it is.
         due: the last day by which deletion is to be confirmed there.
-        told: the day on which it was told to delete; None before.
+        told: the day on which it was notified to delete; None before.
         confirmed: the day on which deletion there was confirmed; None before.
         evidence: SHA-256 of the confirmation; None without one.
         unreachable: telling it is impossible or takes a disproportionate effort (GDPR Article 19).
@@ -83,7 +83,7 @@ class Recipient(Frozen):
 
     @property
     def open(self) -> bool:
-        """Whether it still has to be told or has not confirmed."""
+        """Whether it still has to be notified or has not confirmed."""
         return self.confirmed is None and not self.unreachable
 
 

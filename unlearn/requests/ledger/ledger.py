@@ -172,7 +172,7 @@ class Request:
 
     @property
     def confirmation(self) -> Mapping[str, Any] | None:
-        """Return when the person was told that the request was received, or None."""
+        """Return when the person was notified that the request was received, or None."""
         return next((step.details for step in self.steps if step.state == CONFIRMED), None)
 
     @property
@@ -368,7 +368,7 @@ class Ledger:
             return self._request(connection, request)
 
     def confirm(self, request: str, told: date) -> Request:
-        """Record that the person is told that the request was received; idempotent.
+        """Record that the person is notified that the request was received; idempotent.
 
         Raises:
             InputError: the request is unknown, or has been closed without a confirmation.

@@ -1,6 +1,6 @@
 """Whom a deletion must reach beyond the training data: processors, recipients, search indexes, logs, fine-tunes made by others.
 
-GDPR Article 19 and California Civil Code 1798.105 ask that those to whom the data were passed on are told. Each is kept in the
+GDPR Article 19 and California Civil Code 1798.105 ask that those to whom the data were passed on are notified. Each is kept in the
 ledger as notes of the request, with a deadline of its own, the digest of the evidence, and who confirmed as a keyed hash. Notes
 may be added at any time, also after the request was closed.
 """
@@ -31,7 +31,7 @@ class Known:
         name: name of an organisation or system; never a person's.
         facts: kind, deadline and what has happened since.
         by: keyed hash of who confirmed; None before.
-        reason: why it cannot be told; None where it can.
+        reason: why it cannot be notified; None where it can.
     """
 
     name: str
@@ -128,7 +128,7 @@ def note_recipient(ledger: Ledger, request: str, name: str, **facts: Any) -> Req
         request: id of the request.
         name: the recipient's name, as it was recorded.
         facts: "told" or "confirmed" (ISO dates), "evidence" (SHA-256 of the confirmation), "by" (keyed hash of who confirmed) or
-            "reason" (why it cannot be told).
+            "reason" (why it cannot be notified).
 
     Raises:
         InputError: no such recipient is recorded.
