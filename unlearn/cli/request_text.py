@@ -94,7 +94,8 @@ def recipients(request: Request, today: date) -> Iterator[str]:
     for one in (one for one in known_recipients(request) or () if not one.facts.open):
         evidence = "without evidence" if one.facts.evidence is None else f"evidence {one.facts.evidence[:16]}"
         by = "" if one.by is None else f" by {one.by[:16]}"
-        done = f"cannot be notified: {one.reason}" if one.facts.unreachable else f"confirmed on {one.facts.confirmed}{by}, {evidence}"
+        done = f"confirmed on {one.facts.confirmed}{by}, {evidence}"
+        done = f"cannot be notified: {one.reason}" if one.facts.unreachable else done
         yield f"{request.id}: {visible(one.name)} ({one.facts.kind}), {visible(done)}"
     if known_recipients(request) == ():
         yield f"{request.id}: the data were passed on to nobody, as the operator states"
