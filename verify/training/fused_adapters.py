@@ -31,7 +31,7 @@ def fused_adapters(model: nn.Module) -> Iterator[None]:
     changed = [module for module in model.modules() if hasattr(module, "lora_A") and _is_plain(module)]
     try:
         for module in changed:
-            module.forward = partial(_forward, module)  # type: ignore[method-assign]
+            module.forward = partial(_forward, module)
         yield
     finally:
         for module in changed:
