@@ -123,7 +123,8 @@ def repetition_of(folder: Path, data: str | Path | None, fields: Fields | None, 
     recipe, final, begun = recipe_digest(stages), history.weights, first.start
     if recipe is None or final is None or begun is None:
         raise InputError(f"the manifest of {folder} does not name its weights. Give the folder as `unlearn train` wrote it.")
-    tokens = [(stage.about.get("training") or {}).get("tokens") for stage in stages]
+    counts = [(stage.about.get("training") or {}).get("tokens") for stage in stages]
+    tokens = [count for count in counts if isinstance(count, int)]
     return Repetition(
         original=final,
         tokenizer=history.last.log.tokenizer,
@@ -134,7 +135,7 @@ def repetition_of(folder: Path, data: str | Path | None, fields: Fields | None, 
         dtype=str(first.inputs.get("dtype") or "auto"),
         quantize=first.inputs.get("quantize"),
         stages=tuple(_trained_stage(stage, data if stage is stages[-1] else None, fields) for stage in stages),
-        tokens=sum(map(int, tokens)) if all(isinstance(count, int) for count in tokens) else None,
+        tokens=sum(tokens) if len(tokens) == len(counts) else None,
     )
 
 

@@ -29,9 +29,9 @@ class Residue:
 class FoundResidue(Residue):
     """A residue with its cleaning action, which is not a field because it refers to text that must not be printed or stored."""
 
-    action: Callable[[], None]
+    action: Callable[[], object]
 
-    def __init__(self, place: Path, kind: str, how: str, action: Callable[[], None], weights: str | None = None) -> None:
+    def __init__(self, place: Path, kind: str, how: str, action: Callable[[], object], weights: str | None = None) -> None:
         super().__init__(place, kind, how, True, "", weights)
         object.__setattr__(self, "action", action)
 

@@ -88,7 +88,8 @@ def _request(facts: Mapping[str, Any], events: Sequence[LedgerEvent]) -> Iterato
 
 def _models(record: Mapping[str, Any], events: Sequence[LedgerEvent]) -> Iterator[str]:
     """Yield where the replaced models are not those that the ledger says went into service."""
-    deployed = next((event.details["models"] for event in reversed(events) if event.state == "deployed"), [])
+    shipped = (event.details["models"] for event in reversed(events) if event.state == "deployed")
+    deployed: Sequence[Mapping[str, Any]] = next(shipped, [])
     noted = {(entry["before"], entry["after"]): entry for entry in deployed}
     stated = {(entry["before"], entry["after"]): entry for entry in record["models"]}
     if noted.keys() != stated.keys():

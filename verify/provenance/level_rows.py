@@ -13,7 +13,7 @@ import struct
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
+from typing import TypeVar, cast
 
 import numpy as np
 import pyarrow as pa
@@ -25,6 +25,7 @@ from verify.io.files import atomic_file, write_text
 from verify.schema.level_table import Half
 
 Array = NDArray[np.float64]
+Scalar = TypeVar("Scalar", bound=np.generic)
 
 ROWS, LEAVES = "levels.parquet", "leaves.txt"
 SCHEMA = "unlearn-verify/level-rows/1"
@@ -168,7 +169,7 @@ def _flat(column: pa.ChunkedArray, kind: type[np.generic]) -> NDArray[np.int64]:
     return np.array(column.to_numpy(), dtype=kind)
 
 
-def _matrix(column: pa.ChunkedArray, models: int, kind: type[np.generic]) -> NDArray[np.generic]:
+def _matrix(column: pa.ChunkedArray, models: int, kind: type[Scalar]) -> NDArray[Scalar]:
     """Return a column of lists with one value per model as an array [M, N]."""
     lists = column.combine_chunks()
     values = lists.flatten()

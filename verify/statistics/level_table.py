@@ -291,7 +291,7 @@ class _TableContrast:
 
 def _check_shapes(losses: TableLosses, records: int, controls: int) -> None:
     models = len(losses.pool)
-    expected = [((models, records), losses.pool), ((models, controls), losses.control_pool)]
+    expected: list[tuple[tuple[int, ...], Array]] = [((models, records), losses.pool), ((models, controls), losses.control_pool)]
     expected += [((records,), losses.original), ((records,), losses.target)]
     expected += [((controls,), losses.control_original), ((controls,), losses.control_target)]
     if any(values.shape != shape for shape, values in expected):

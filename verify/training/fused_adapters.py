@@ -48,7 +48,8 @@ def _is_plain(module: Any) -> bool:
     if len(names) != 1 or module.lora_variant or module.fan_in_fan_out:
         return False
     base, down, up = _parts(module)
-    if not isinstance(module.lora_dropout[names[0]], nn.Identity) or down.bias is not None or up.bias is not None:
+    biases: list[Tensor | None] = [down.bias, up.bias]
+    if not isinstance(module.lora_dropout[names[0]], nn.Identity) or any(bias is not None for bias in biases):
         return False
     weights = [base.weight, down.weight, up.weight]
     alike = {(weight.dtype, weight.device.type) for weight in weights}

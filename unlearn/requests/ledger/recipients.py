@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import date, timedelta
 from pathlib import Path
-from typing import Any, cast, get_args
+from typing import Any, get_args
 
 from unlearn.requests.ledger.ledger import Ledger, Request
 from verify.data.canonical import clean
@@ -170,4 +170,4 @@ def _planned(row: Mapping[str, Any], where: str) -> Planned:
         day: date | int | None = None if not due else int(due) if due.isdecimal() else date.fromisoformat(due)
     except ValueError:
         raise InputError(f"{where}: due must be an ISO date such as 2026-12-24, or a number of days after receipt.") from None
-    return Planned(str(row["name"]), cast(RecipientKind, kind), day)
+    return Planned(str(row["name"]), kind, day)
