@@ -46,7 +46,7 @@ def place_controls(folder: Path, holdout: str | Path | None, fields: Fields) -> 
 
     Args:
         folder: of the model.
-        holdout: records that no model was trained on; None where the training was told to hold some out.
+        holdout: records that no model was trained on; None where the training was asked to hold some out.
         fields: their columns.
 
     Raises:

@@ -17,7 +17,7 @@ from verify.data.subjects import subject_groups
 
 BANDS = 32
 ALL_PAIRS = 64
-"""Largest bucket whose texts are all compared with each other; of a larger one, each is compared with so many."""
+"""Largest bucket whose texts are all compared with each other; of a larger one, each is compared with this many."""
 
 
 def subject_clusters(records: Sequence[Record], key: RecordKey) -> list[str]:

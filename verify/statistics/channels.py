@@ -215,7 +215,7 @@ class Contrast(Protocol):
 
     @property
     def judged_by(self) -> str:
-        """The models that `relative_error` goes by, in words."""
+        """The models that `relative_error` is based on, in words."""
 
 
 def judge_contrasts(contrasts: Mapping[str, Contrast], margin: float, alpha: float, share: float) -> ChannelsVerdict:

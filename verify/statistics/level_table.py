@@ -263,7 +263,7 @@ class _TableContrast:
 
     @property
     def gap(self) -> float:
-        """G."""
+        """G: the mean of g over the forget subjects."""
         return float(self.fitted.subject_gap.mean())
 
     @property
