@@ -1,12 +1,16 @@
 """Evidence as an audit would write it, from a simulated table of scores."""
 
 import hashlib
+from typing import Any
+
+from score_tables import table_with_pool
 
 from verify.attacks.threat_models import threat_models
 from verify.judging.protocol import Aside, judge
 from verify.schema.evidence import Environment, Evidence, Settings
-from verify.schema.parts import AuditedModel, AuditedSet, NotRun, Value
-from verify.scores.table import ScoreTable
+from verify.schema.judged_by import LevelTableUsed
+from verify.schema.parts import AuditedModel, AuditedSet, NotRun, Registered, Value
+from verify.scores.table import ScoreTable, audited_sets
 
 BLIND = Value(value=0.52, low=0.5, high=0.58, n=200, level=0.95, seed=0)
 
@@ -24,6 +28,8 @@ def evidence_of(table: ScoreTable, settings: Settings | None = None, aside: Asid
     return Evidence(
         created="2026-11-23T10:00:00+00:00",
         duration_seconds=12.0,
+        registration=None if aside is None else aside.registered,
+        level_table=None if aside is None else aside.level_table,
         settings=settings,
         models=tuple(
             AuditedModel.model_validate(
@@ -50,3 +56,32 @@ def evidence_of(table: ScoreTable, settings: Settings | None = None, aside: Asid
         ),
         **dict(judged),
     )
+
+
+LEVEL_TABLE = LevelTableUsed(
+    digest="1" * 64,
+    signer="ab" * 32,
+    trusted=True,
+    created="2026-10-01T09:00:00+00:00",
+    destroyed="2026-10-01T08:59:00+00:00",
+    design="2" * 64,
+    seed=17,
+    models=8,
+    judging=8,
+    left_out=0.5,
+    references=4,
+    original=weights_of("original"),
+    rows=900,
+    rows_signed=912,
+    controls=160,
+)
+"""The table whose numbers `table_with_pool` draws."""
+REGISTRATION = Registered(digest="4" * 64, created="2026-11-01T00:00:00+00:00")
+BY_TABLE = Settings(rule=3, planted_draws=20)
+TABLE_ASIDE = Aside(blind_p=0.4, level_table=LEVEL_TABLE, registered=REGISTRATION)
+
+
+def evidence_by_table(aside: Aside = TABLE_ASIDE, **world: Any) -> Evidence:
+    """Evidence of an audit by a level table; the arguments of `table_with_pool` say what is true."""
+    table = table_with_pool(**world)
+    return evidence_of(table, BY_TABLE, aside).model_copy(update={"sets": audited_sets(table)})

@@ -125,3 +125,70 @@ def with_channels(
         people = tuple(f"{role[0]}{index // subject_size:x}".encode().hex().rjust(32, "0") for index in range(count))
         blocks[model, role] = replace(block, channels=channels, subjects=people)
     return ScoreTable(blocks)
+
+
+def table_with_pool(
+    *,
+    people: int = 20,
+    kept: int = 0,
+    residual: float = 0.0,
+    controls: int = 40,
+    gap: float = 4.0,
+    foreign: float = 0.0,
+    leaking: int | None = None,
+    channels: Mapping[str, float] | None = None,
+    retain: bool = True,
+    broken: float = 0.0,
+    seed: int = 0,
+) -> ScoreTable:
+    """Scores of an audit by a level table of eight models, each trained on half of the people: another level, another slope.
+
+    Args:
+        people: forget subjects, four records each.
+        kept: how many of them the target still knows as well as the original.
+        residual: share of the gap that the target keeps of everybody else.
+        controls: control subjects, four records each.
+        gap: what the original knows of each record, nats per token.
+        foreign: added to the level of every control, nats per token.
+        leaking: number of a pool model that was trained on everybody, whatever the design says; None for none.
+        channels: way of asking -> share of the gap that the target keeps there.
+        retain: whether there is a retain set.
+        broken: added to the target's loss on everything, nats per token.
+        seed: of the draw.
+    """
+    rng = np.random.default_rng(seed)
+    sizes = {"forget": 4 * people, "holdout": 4 * controls}
+    out = np.stack([rng.permutation(8) < 4 for _ in range(people)], axis=1).repeat(4, axis=1)  # [8, K], never saw the person
+    blocks: dict = {}
+    for place, (name, share) in enumerate({"": residual, **(channels or {})}.items()):
+        level = {role: rng.normal(4.0, 0.45, size) + foreign * (role == "holdout") for role, size in sizes.items()}
+        gaps = np.abs(rng.normal(gap, 0.15 * gap, sizes["forget"]))
+        for model in ("original", "target", *(f"pool {number}" for number in range(1, 9))):
+            effect = rng.normal(0, 0.045)
+            for role, size in sizes.items():
+                mean = 1.05 + 0.8 * level[role] if model.startswith("pool") else level[role]
+                loss = mean + effect + 0.12 * rng.standard_normal(size) + 0.05 * rng.standard_normal(size // 4).repeat(4)
+                if role == "forget" and model == "original":
+                    loss -= gaps
+                if role == "forget" and model == "target":
+                    loss -= np.where(np.arange(size) < 4 * kept, 1.0, share) * gaps
+                if role == "forget" and model.startswith("pool"):
+                    number = int(model.removeprefix("pool ")) - 1
+                    loss = np.where(out[number], loss - gaps * (number == leaking), np.nan)
+                loss = loss + broken * (model == "target")
+                if place:
+                    block = blocks[model, role]
+                    blocks[model, role] = replace(block, channels={**block.channels, name: loss})
+                else:
+                    blocks[model, role] = _of_people(loss, role[0], scored=not model.startswith("pool"))
+    if retain:
+        for model in ("original", "target"):
+            blocks[model, "retain"] = _block(rng.normal(0.3, 0.1, 80) + broken * (model == "target"), "r")
+    return ScoreTable(blocks)
+
+
+def _of_people(loss: np.ndarray, prefix: str, *, scored: bool) -> ScoreBlock:
+    """A block with four records a person; a level table's model has no scores but losses."""
+    block = _block(loss, prefix)
+    people = tuple(f"{prefix}p{index // 4:x}".encode().hex().rjust(32, "0") for index in range(len(loss)))
+    return replace(block, subjects=people, scores=block.scores if scored else {})

@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from score_tables import simulated_table
+from score_tables import simulated_table, table_with_pool
 
 from verify.errors import InputError
 from verify.scores.table import ScoreTable
@@ -59,7 +59,7 @@ def test_a_table_reads_back_as_it_was(tmp_path: Path) -> None:
 
 
 def test_a_file_that_is_no_table_of_this_version_is_refused(tmp_path: Path) -> None:
-    """Empty, cut off, of a later schema, or with channels under the schema that has none."""
+    """Empty, cut off, of a later schema, or with channels or a pool that its schema does not have."""
     path = tmp_path / "scores.parquet"
     asked(simulated_table(references=2, records=7, controls=5)).save(path)
     whole, table = path.read_bytes(), pq.read_table(path)
@@ -67,10 +67,26 @@ def test_a_file_that_is_no_table_of_this_version_is_refused(tmp_path: Path) -> N
         path.write_bytes(content)
         with pytest.raises(InputError, match="not a whole score table"):
             ScoreTable.load(path)
-    pq.write_table(table.replace_schema_metadata({"schema": "unlearn-verify/scores/3"}), path)
+    pq.write_table(table.replace_schema_metadata({"schema": "unlearn-verify/scores/4"}), path)
     with pytest.raises(InputError, match="not a score table of this version"):
         ScoreTable.load(path)
-    pq.write_table(table.replace_schema_metadata({"schema": "unlearn-verify/scores/1"}), path)
+    for schema in ("unlearn-verify/scores/1", "unlearn-verify/scores/3"):
+        pq.write_table(table.replace_schema_metadata({"schema": schema}), path)
+        with pytest.raises(InputError, match="not a whole score table"):
+            ScoreTable.load(path)
+
+
+def test_a_level_tables_pool_is_kept_and_is_no_model_of_the_audit(tmp_path: Path) -> None:
+    """Losses that are NaN where a model was trained read back as they were, under a schema of their own."""
+    table, path = table_with_pool(people=2, controls=3, channels={"instruction": 0.0}), tmp_path / "scores.parquet"
+    table.save(path)
+    read = ScoreTable.load(path)
+    same(read, table)
+    assert schema_of(path) == b"unlearn-verify/scores/3"
+    assert (read.models(), read.pool()) == (("original", "target"), tuple(f"pool {number}" for number in range(1, 9)))
+    assert np.isnan(read.losses(read.pool(), "forget")).sum() == 8 * 4
+    assert not np.isnan(read.losses(read.pool(), "holdout")).any()
+    pq.write_table(pq.read_table(path).replace_schema_metadata({"schema": "unlearn-verify/scores/2"}), path)
     with pytest.raises(InputError, match="not a whole score table"):
         ScoreTable.load(path)
 

@@ -8,15 +8,25 @@ from verify.scores.table import ScoreTable
 from verify.statistics.residual import ResidualVerdict
 from verify.statistics.roc import roc_curve
 
+LEVEL_TABLE = "level table"
+"""Label of the losses that a level table expects of a model that never saw the records."""
 BINS = 40
 ROC_POINTS = 60
 QUANTILES = 500
 
 
-def figures(table: ScoreTable, verdict: ResidualVerdict | None) -> Figures:
-    """Compute histograms of losses, ROC curves of every membership attack, and per-record residuals."""
+def figures(table: ScoreTable, verdict: ResidualVerdict | None, by_table: bool = False) -> Figures:
+    """Compute histograms of losses, ROC curves of every membership attack, and per-record residuals.
+
+    Args:
+        table: the scores.
+        verdict: the residual test; None where there was none.
+        by_table: whether it is by a level table, whose estimate of the target's losses, had it never seen them, is then drawn too.
+    """
     models = list(table.models())
     losses = {model: table.loss(model, "forget") for model in models}
+    if by_table and verdict is not None:
+        losses[LEVEL_TABLE] = verdict.residual + losses["target"]
     top = max(float(np.quantile(values, 0.99)) for values in losses.values())
     bottom = min(0.0, *(float(values.min()) for values in losses.values()))
     edges = np.linspace(bottom, max(top * 1.02, 1e-6), BINS + 1)

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from verify.schema.evidence import Settings
+from verify.schema.judged_by import TABLE_RULE
 from verify.schema.parts import ChannelNotRun, Gate, Value
 from verify.statistics.controls import NOISE_LIMIT, Controls, NoiseRatio
 from verify.statistics.intervals import clopper_pearson
@@ -281,13 +282,17 @@ def utility_gate(ratio: Value | None, yardstick: str, settings: Settings, ceilin
     )
 
 
-def blind_baseline_gate(value: Value | None, controls: int) -> Gate:
-    """Check that a text classifier cannot separate controls from forget records; concerns attacks on controls, never Tier B."""
+def blind_baseline_gate(value: Value | None, controls: int, rule: int = 2) -> Gate:
+    """Check that a text classifier cannot separate controls from forget records; concerns attacks on controls, never Tier B.
+
+    By rule 3 the record claim rests on controls, for which it has a check of its own.
+    """
+    claim = "The record claim does not rest on controls." if rule != TABLE_RULE else "The record claim has a check of its own."
     if value is None:
         one_person = (
             "All records of the forget set or of the holdout set belong to one person, or no two texts share a word, so whether "
             "the sets are distinguishable by words alone could not be tested. A membership attack's AUC on these controls is no "
-            "evidence by itself. The record claim does not rest on controls."
+            f"evidence by itself. {claim}"
         )
         reason = one_person if controls else "No holdout set was given."
         return _not_evaluated("blind baseline", "nothing", reason, claims=("attack",))
@@ -301,7 +306,7 @@ def blind_baseline_gate(value: Value | None, controls: int) -> Gate:
             f"A text classifier that uses no model separates forget records from controls with AUC {value.value:.3f} "
             f"[{value.low:.3f}, {value.high:.3f}]; the upper limit must stay below {BLIND_LIMIT:.2f}"
             + (". " if passed else ", so a membership attack's AUC on these controls is no evidence by itself. ")
-            + "The record claim does not rest on controls."
+            + claim
         ),
         value=value,
     )

@@ -69,16 +69,26 @@ def memorized_gate(table: ScoreTable, references: Sequence[str]) -> tuple[Gate, 
     A record without a gap was not memorized, or the references know it too. Either way nothing was shown about it.
     """
     block = table.blocks["original", "forget"]
-    gap = table.losses(references, "forget").mean(axis=0) - block.loss
+    return memorized(table.losses(references, "forget").mean(axis=0) - block.loss, block.records, "known to the references")
+
+
+def memorized(gap: Array, records: Sequence[str], known: str) -> tuple[Gate, tuple[str, ...]]:
+    """Check the gaps of the forget records; return also the hashes of those without.
+
+    Args:
+        gap: what the original knew better, nats per token [K].
+        records: keyed hashes [K].
+        known: what else a record without a gap may be: "known to the references".
+    """
     weak = np.flatnonzero(gap < WEAK_GAP * gap.mean())
     share = len(weak) / len(gap)
     reason = (
-        f"{len(weak)} of {len(gap)} records were hardly memorized, or are known to the references as well (their gap is below a "
+        f"{len(weak)} of {len(gap)} records were hardly memorized, or are {known} as well (their gap is below a "
         f"quarter of the mean gap); a certificate allows {MOST_WEAK:.0%}."
     )
     passed = bool(gap.mean() > 0 and share <= MOST_WEAK)
     gate = Gate(name="memorized records", claims=("record",), passed=passed, blocks="INCONCLUSIVE", reason=reason)
-    return gate, tuple(block.records[index] for index in weak)
+    return gate, tuple(records[index] for index in weak)
 
 
 def _no_controls(table: ScoreTable, settings: Settings, blind: Value | None) -> str | None:

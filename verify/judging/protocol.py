@@ -16,14 +16,16 @@ from verify.judging.attack_results import attack_results, utility_of_models
 from verify.judging.blind_baseline import NothingSharedError, blind_auc, blind_permutation_p
 from verify.judging.figure_data import figures
 from verify.judging.gates import blind_baseline_gate, controls_gate, unasked_gates, utility_gate
-from verify.judging.record_claim import record_claim
+from verify.judging.record_claim import RecordClaim, record_claim
 from verify.judging.subject_findings import accused_subjects
 from verify.judging.tier_canaries import judge_process
 from verify.judging.tier_controls import judge_controls
+from verify.judging.tier_level_table import described_table_tests, table_claim
 from verify.judging.tier_references import accused_records, described_tests
 from verify.judging.user_level import enough_people, judge_people
 from verify.judging.verdict_text import Facts, explain, next_step, not_shown, scope, seen_by_attacks
 from verify.schema.evidence import Judgement, Settings
+from verify.schema.judged_by import TABLE_RULE, LevelTableUsed
 from verify.schema.parts import (
     AttackResult,
     ChannelNotRun,
@@ -31,7 +33,9 @@ from verify.schema.parts import (
     Gate,
     People,
     Process,
+    Registered,
     SetRole,
+    Test,
     Tier,
     Twins,
     Value,
@@ -39,6 +43,9 @@ from verify.schema.parts import (
 )
 from verify.schema.representation import Representation
 from verify.scores.table import ScoreTable
+
+RECORD_TIERS: tuple[Tier, ...] = ("retrained references", "level table")
+"""What the record claim can be compared with; the gate that asks for it has the same name."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +61,8 @@ class Aside:
         earlier: counts of earlier deletions' canaries.
         representation: the claim about hidden states, which are not in the score table.
         not_run: ways of asking that could not be measured.
+        level_table: what judges in place of retrained references, by rule 3; its numbers are in the score table.
+        registered: the registration of the audit.
     """
 
     blind: Value | None = None
@@ -63,6 +72,8 @@ class Aside:
     earlier: tuple[CoinBatch, ...] = ()
     representation: Representation | None = None
     not_run: tuple[ChannelNotRun, ...] = ()
+    level_table: LevelTableUsed | None = None
+    registered: Registered | None = None
 
 
 def judge(table: ScoreTable, settings: Settings, aside: Aside) -> Judgement:
@@ -70,7 +81,7 @@ def judge(table: ScoreTable, settings: Settings, aside: Aside) -> Judgement:
 
     Args:
         table: scores of "original", "target" and "reference 1", "reference 2", ... (and "base") on the forget set, and on the
-            retain, holdout, canary and fresh sets where present.
+            retain, holdout, canary and fresh sets where present; by rule 3 "pool 1", ... in place of references.
         settings: what was decided beforehand.
         aside: the few inputs that need texts or a secret; everything else follows from the table.
     """
@@ -81,14 +92,17 @@ def judge(table: ScoreTable, settings: Settings, aside: Aside) -> Judgement:
     ratio = next((entry.ratio for entry in utility if entry.model == "target"), None)
     holdout = table.block("target", "holdout")
     controls = 0 if holdout is None else len(holdout.records)
-    claim = record_claim(table, references, shared, aside.blind)
+    if settings.rule == TABLE_RULE:
+        claim = table_claim(table, shared, aside.level_table, aside.registered, aside.blind_p)
+    else:
+        claim = record_claim(table, references, shared, aside.blind)
     gates = (
         *claim.gates,
         *unasked_gates(aside.not_run),
         utility_gate(ratio, "the retrained references", settings, settings.utility_ceiling)
         if references
         else utility_gate(ratio, "the model before unlearning", settings),
-        blind_baseline_gate(aside.blind, controls),
+        blind_baseline_gate(aside.blind, controls, settings.rule),
         controls_gate(controls, settings.fpr),
     )
     process = None if aside.commitment is None else judge_process(table, settings, shared.alpha, aside.commitment, aside.earlier)
@@ -107,12 +121,13 @@ def judge(table: ScoreTable, settings: Settings, aside: Aside) -> Judgement:
     facts = Facts(
         verdict=verdict,
         settings=settings,
-        tiers=(*claim.tiers, *(tier for tier in sharing if tier != "retrained references")),
+        tiers=(*claim.tiers, *(tier for tier in sharing if tier not in RECORD_TIERS)),
         accused_by=accusing if verdict == "NOT_FORGOTTEN" else (),
         gates=gates,
         claim=claim,
         records=len(table.blocks["target", "forget"].records),
         references=len(references),
+        level_table=aside.level_table,
     )
     attacks = attack_results(table, settings)
     said = _said_by_rule_1 if settings.rule == 1 else _said
@@ -127,7 +142,7 @@ def judge(table: ScoreTable, settings: Settings, aside: Aside) -> Judgement:
         accused_by=tuple(facts.accused_by),
         gates=gates,
         residual=None if target is None or target.rho is None else Value.of(target.rho),
-        tests=() if target is None else described_tests(target),
+        tests=_tests(claim),
         accused=accused_records(table, target),
         blind=aside.blind,
         blind_p=aside.blind_p,
@@ -142,9 +157,16 @@ def judge(table: ScoreTable, settings: Settings, aside: Aside) -> Judgement:
         representation=aside.representation,
         attacks=tuple(attacks),
         utility=utility,
-        figures=figures(table, target),
+        figures=figures(table, target, claim.levels is not None),
         without_adapter=alone,
     )
+
+
+def _tests(claim: RecordClaim) -> tuple[Test, ...]:
+    """Describe the tests of the record claim; empty where none was made."""
+    if claim.levels is not None:
+        return described_table_tests(claim.levels)
+    return () if claim.target is None else described_tests(claim.target)
 
 
 def _said(
@@ -186,7 +208,8 @@ def _said_by_rule_1(
 def blind_aside(texts: Mapping[SetRole, Sequence[str]], subjects: Mapping[SetRole, Sequence[str]], settings: Settings) -> Aside:
     """Run the blind baseline on forget against holdout texts: its AUC and, for exchangeable controls, its permutation p-value.
 
-    It is not run where all records of a side belong to one person, as in most deletion requests (no person can be held out for
+    Controls are exchangeable where they were declared to be drawn at random, or belong to a level table. The baseline is not run
+    where all records of a side belong to one person, as in most deletion requests (no person can be held out for
     cross-validation), or where no two texts share a word. Exchangeable controls also serve for fresh texts, so for these the
     baseline is run on fresh against holdout texts too.
 
@@ -196,11 +219,13 @@ def blind_aside(texts: Mapping[SetRole, Sequence[str]], subjects: Mapping[SetRol
     people = {role: len(set(subjects[role])) for role in texts}
     if "holdout" not in texts or (not settings.twins and min(people["forget"], people["holdout"]) < 2):
         return Aside()
+    # The controls of a level table were drawn at random by its design, and the record claim rests on them.
+    at_random = settings.twins or settings.rule == TABLE_RULE
 
     def sides(role: SetRole) -> tuple[Sequence[str], ...]:
         return texts[role], texts["holdout"], subjects[role], subjects["holdout"]
 
-    if not settings.twins:
+    if not at_random:
         with suppress(NothingSharedError):
             return Aside(Value.of(blind_auc(*sides("forget"), confidence=settings.confidence, seed=settings.seed)))
         return Aside()
@@ -216,7 +241,8 @@ def _sharing(table: ScoreTable, settings: Settings, references: int) -> tuple[Ti
     """Return the claims that can accuse and share alpha, strongest first; the record claim divides its share by itself."""
     holdout = table.block("target", "holdout") is not None
     present: dict[Tier, bool] = {
-        "retrained references": references >= 2,
+        "retrained references": references >= 2 and settings.rule != TABLE_RULE,
+        "level table": settings.rule == TABLE_RULE,
         "exchangeable twins": settings.twins and holdout,
         "canaries": table.block("target", "canary") is not None,
         "fresh texts": settings.twins and enough_people(table),
@@ -230,5 +256,5 @@ def _verdict(gates: Sequence[Gate], record: VerdictWord, others: Sequence[Verdic
         return "NOT_TESTABLE"
     if "NOT_FORGOTTEN" in (record, *others):
         return "NOT_FORGOTTEN"
-    unexamined = any(gate.name == "retrained references" and gate.blocks == "NOT_TESTABLE" for gate in gates)
+    unexamined = any(gate.name in RECORD_TIERS and not gate.passed and gate.blocks == "NOT_TESTABLE" for gate in gates)
     return "INCONCLUSIVE" if record == "NOT_TESTABLE" and unexamined and "INCONCLUSIVE" in others else record

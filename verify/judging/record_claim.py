@@ -22,6 +22,7 @@ from verify.schema.evidence import Settings
 from verify.schema.parts import Gate, Tier, Value, VerdictWord
 from verify.scores.table import ScoreTable
 from verify.statistics.channels import CHANNEL_SHARE, ChannelsVerdict
+from verify.statistics.level_table import TableVerdict
 from verify.statistics.panel import reference_panel
 from verify.statistics.residual import ResidualVerdict, residual_verdict
 from verify.statistics.smallest_margin import smallest_margin
@@ -29,14 +30,16 @@ from verify.statistics.smallest_margin import smallest_margin
 
 @dataclass(frozen=True, eq=False)
 class RecordClaim:
-    """Outcome of the comparison with retrained references.
+    """Outcome of the comparison with retrained references, or with a level table.
 
     Attributes:
-        target: the residual test on the exact texts; None with fewer than two references.
+        target: the residual test on the exact texts; None with fewer than two references, or without a usable level table.
         asked: the channel tests; None where none could be made.
         gates: the validity checks of this claim.
         weak: hashes of records that were hardly memorized or that the references know.
         smallest_margin: the smallest rho* at which the same tests would certify; None where none up to one half would.
+        by: what it was compared with.
+        levels: the tests by a level table, calibration included; None by retrained references.
     """
 
     target: ResidualVerdict | None
@@ -44,6 +47,8 @@ class RecordClaim:
     gates: tuple[Gate, ...]
     weak: tuple[str, ...] = ()
     smallest_margin: float | None = None
+    by: Tier = "retrained references"
+    levels: TableVerdict | None = None
 
     @property
     def channels(self) -> tuple[ChannelResult, ...]:
@@ -54,7 +59,7 @@ class RecordClaim:
     def tiers(self) -> tuple[Tier, ...]:
         """What of this claim could accuse."""
         otherwise = any(channel.valid and channel.name != EXACT for channel in self.channels)
-        return () if self.target is None else ("retrained references", OTHERWISE) if otherwise else ("retrained references",)
+        return () if self.target is None else (self.by, OTHERWISE) if otherwise else (self.by,)
 
     @property
     def accused_by(self) -> tuple[Tier, ...]:
@@ -62,7 +67,7 @@ class RecordClaim:
         accusing = [channel.name for channel in self.channels if channel.accused]
         exact = (self.target is not None and self.target.accused) or EXACT in accusing
         otherwise = any(name != EXACT for name in accusing)
-        return (*(("retrained references",) if exact else ()), *((OTHERWISE,) if otherwise else ()))
+        return (*((self.by,) if exact else ()), *((OTHERWISE,) if otherwise else ()))
 
     def word(self, gates: Sequence[Gate]) -> VerdictWord:
         """Return the outcome of this claim alone: gates before accusations before a certificate.
@@ -136,11 +141,15 @@ def _second_rule(table: ScoreTable, references: Sequence[str], share: float) -> 
     """Take from a score table what rule 2 judges by."""
     block = table.blocks["target", "forget"]
     original, losses = table.loss("original", "forget"), table.losses(references, "forget")
-    # Two records to which every model gives the same loss, to five digits, are copies of one text.
-    alike = np.round(np.vstack([original, block.loss, losses, block.tokens]), 5)
-    texts = np.unique(alike, axis=1, return_inverse=True)[1].ravel().tolist()
+    texts = alike(np.vstack([original, block.loss, losses, block.tokens]))
     held = [table.block(model, "holdout") for model in ("target", *references)]
     if any(each is None for each in held):
         return SecondRule(original, losses, whose(block), texts, share=share)
     controls = table.losses(references, "holdout")
     return SecondRule(original, losses, whose(block), texts, controls, whose(table.blocks["target", "holdout"]), share)
+
+
+def alike(scores: np.ndarray) -> list[int]:
+    """Number records [K] by their scores [M, K]: those with the same from every model, to five digits, are copies of one text."""
+    found: list[int] = np.unique(np.round(scores, 5), axis=1, return_inverse=True)[1].ravel().tolist()
+    return found

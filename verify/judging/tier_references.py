@@ -1,6 +1,6 @@
 """Tier B, the comparison with retrained references, as evidence: each test with its intermediate values, and accused records."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import numpy as np
 
@@ -28,20 +28,27 @@ def accused_records(table: ScoreTable, target: ResidualVerdict | None) -> tuple[
     )
 
 
-def described_tests(target: ResidualVerdict) -> tuple[Test, ...]:
-    """Describe C1, C2, A1, A2 and, where there is one, A3 with all values needed to recompute them."""
+def described_tests(target: ResidualVerdict, rests_on: Mapping[str, float] | None = None) -> tuple[Test, ...]:
+    """Describe C1, C2, A1, A2 and, where there is one, A3 with all values needed to recompute them.
+
+    Args:
+        target: the tests.
+        rests_on: numbers that all of them rest on, by name; None for those of a comparison with retrained references.
+    """
     mean, spread, record = target.mean_test, target.spread_test, target.record_test
 
     def quantities(**named: float) -> tuple[Quantity, ...]:
         return tuple(Quantity(name=name.replace("_", " "), value=float(value)) for name, value in named.items())
 
-    shared = quantities(
-        N_mean_residual=target.mean_residual,
-        G_mean_gap=target.mean_gap,
-        s_M_spread_of_references=target.spread,
-        R_references=target.references,
-        K_records=target.records,
-    )
+    if rests_on is None:
+        rests_on = {
+            "N_mean_residual": target.mean_residual,
+            "G_mean_gap": target.mean_gap,
+            "s_M_spread_of_references": target.spread,
+            "R_references": target.references,
+            "K_records": target.records,
+        }
+    shared = quantities(**rests_on)
     tail = () if record.tail is None else quantities(fitted_tail_degrees=record.tail.degrees, fitted_tail_scale=record.tail.scale)
     d0 = record.variances.prior_degrees
     return (

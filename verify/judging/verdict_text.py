@@ -10,12 +10,17 @@ from typing import Literal
 from verify.judging.record_claim import RecordClaim
 from verify.schema.channels import EXACT, ChannelResult, channels_asked
 from verify.schema.evidence import Settings
+from verify.schema.judged_by import LevelTableUsed
 from verify.schema.parts import AttackResult, Gate, Tier, Value, VerdictWord
 from verify.statistics.estimate import Estimate
 
 SHOWN_BY: dict[Tier, str] = {
     "retrained references": (
         "the mean loss of each record's exact text, exactly as it was trained, compared with models retrained without the records"
+    ),
+    "level table": (
+        "the mean loss of each record's exact text, exactly as it was trained, compared with what a level table of models that "
+        "never saw its person says, calibrated on never-trained controls"
     ),
     "asked otherwise": (
         "the mean loss of the records where the models were asked in other ways, compared with the retrained models and with "
@@ -28,6 +33,9 @@ SHOWN_BY: dict[Tier, str] = {
     "fresh texts": "how familiar other texts of the same people, never trained on, are to the model (mean loss per token)",
 }
 """What each tier measured, as the scope names it."""
+OTHERWISE_BY_TABLE = (
+    "the mean loss of the records where the models were asked in other ways, compared with the level table in the same way"
+)
 REWORDED = "rewording"
 """Beginning of the names of channels that ask in other words."""
 CAN_BE_MADE = (
@@ -42,8 +50,16 @@ OTHER_WORDS = (
     "What the model says about the same content or person in other words, or after other prompts, is not part of the verdict."
 )
 OTHER_WAYS = "Ways of asking other than those listed are not part of the verdict."
+BY_REEXECUTION = (
+    "A deletion that is made again by repeating the training without the records can be proved step by step "
+    "(verify-unlearning reexecute)."
+)
 ENOUGH_FOR_ONE = 8
 """With this many references, an open audit of one record is limited by the record's own variance, not by their number."""
+
+
+UNTESTED = ("innocent references", "noise of the target", "controls of the same kind")
+"""Checks of which a reader is told that they could not be made."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,8 +71,9 @@ class Facts:
         settings: margin and level.
         tiers, accused_by: what could accuse, and what did.
         gates: all validity checks.
-        claim: the comparison with retrained references.
-        records, references: K and R.
+        claim: the comparison with retrained references, or with a level table.
+        records, references: K and R, the retrained references that were given.
+        level_table: what judged in place of references, by rule 3.
     """
 
     verdict: VerdictWord
@@ -67,6 +84,12 @@ class Facts:
     claim: RecordClaim
     records: int
     references: int
+    level_table: LevelTableUsed | None = None
+
+    @property
+    def honest(self) -> str:
+        """What the target is compared with."""
+        return "models retrained without it" if self.level_table is None else "models that never saw it would"
 
     @property
     def failed(self) -> list[Gate]:
@@ -83,6 +106,7 @@ def scope(facts: Facts) -> str:
     """State what the verdict is about, and what was asked."""
     if not facts.tiers:
         return "No claim could be examined: there are no retrained references, held-out controls or canaries."
+    shown = SHOWN_BY if facts.level_table is None else {**SHOWN_BY, "asked otherwise": OTHERWISE_BY_TABLE}
     claims = [tier for tier in facts.tiers if tier != "asked otherwise"]
     shared = f", each claim at alpha / {len(claims)}" if len(claims) > 1 else ""
     limits = f"Margin rho* = {facts.settings.margin:g}, level alpha = {facts.settings.alpha:g}{shared}."
@@ -94,11 +118,17 @@ def scope(facts: Facts) -> str:
     else:
         said = f"The question about {about} stays open: neither that it is gone nor that it is still there was shown. Examined was"
         shown_by = facts.tiers
-    return f"{said} {'; '.join(SHOWN_BY[tier] for tier in shown_by)}. {_asked(facts)} {limits}"
+    return f"{said} {'; '.join(shown[tier] for tier in shown_by)}. {_asked(facts)} {limits}"
 
 
 def _within(facts: Facts) -> str:
     texts = "this one text" if facts.records == 1 else f"these {facts.records} texts"
+    if (used := facts.level_table) is not None:
+        return (
+            f"On {texts}, asked exactly as trained, the model's mean loss is within rho* = {facts.settings.margin:g}, as a share "
+            f"of what was memorized, of what a model that never saw them would give, by {used.what}. No model was retrained for "
+            "this audit."
+        )
     return (
         f"On {texts}, asked exactly as trained, the model's mean loss is within rho* = {facts.settings.margin:g} of what "
         f"{facts.references} retrainings give, as a share of what was memorized."
@@ -153,7 +183,7 @@ def _explain_record(facts: Facts) -> tuple[str, ...]:
     channels = _explain_channels(facts)
     if facts.claim.accused_by:
         side = "better" if target.mean_residual > 0 else "worse"
-        mean = f"On average the model predicts the set {side} than models retrained without it, by more than the margin."
+        mean = f"On average the model predicts the set {side} than {facts.honest}, by more than the margin."
         exact = [*([mean] if target.mean_test.accused else []), records] if target.accused else [_exact_unaccused(facts)]
         return (residual, *exact, *channels)
     if facts.verdict == "EQUIVALENT_WITHIN":
@@ -189,7 +219,7 @@ def _explain_channels(facts: Facts) -> list[str]:
     said = []
     if accusing := [channel for channel in facts.claim.channels if channel.accused]:
         said.append(
-            f"Against never-trained controls, the model differs from retrainings by more than the margin of {margin:g} on "
+            f"Against never-trained controls, the model differs from {_others(facts)} by more than the margin of {margin:g} on "
             f"{len(accusing)} of {len(facts.claim.channels)} channels: {'; '.join(map(_named, accusing))}."
         )
     if unsettled := [channel for channel in facts.claim.open_channels if not channel.accused]:
@@ -201,6 +231,10 @@ def _explain_channels(facts: Facts) -> list[str]:
     if invalid := [channel.name for channel in facts.claim.channels if not channel.valid]:
         said.append(f"No statement is possible on: {', '.join(invalid)}.")
     return said
+
+
+def _others(facts: Facts) -> str:
+    return "retrainings" if facts.level_table is None else "what the level table says"
 
 
 def _named(channel: ChannelResult) -> str:
@@ -220,12 +254,9 @@ def not_shown(facts: Facts, controls: int, ratio: Value | None, canaries: bool) 
             if facts.records > 1
             else []
         ),
+        *([_not_shown_by_table(facts.level_table)] if facts.level_table is not None else []),
         *(gate.reason for gate in facts.gates if gate.name == "planted subject" and gate.value is not None),
-        *(
-            gate.reason
-            for gate in facts.gates
-            if gate.name in ("innocent references", "noise of the target") and gate.passed is None
-        ),
+        *(gate.reason for gate in facts.gates if gate.name in UNTESTED and gate.passed is None),
         "An attack that fails is evidence of resistance to that attack, not to others (EDPB Opinion 28/2024, paragraph 55).",
         "What the base model learned in pre-training is outside this audit: a record it knew before fine-tuning is still there.",
         "Other copies of the records (data files, backups, other models) were not examined.",
@@ -293,6 +324,8 @@ def next_step(facts: Facts) -> str | None:
     if "retrained references" in failed:
         more = max(4 - facts.references, 1)
         return f"Train {more} more references without the forget set, each with a different --seed, and audit again."
+    if facts.level_table is not None:
+        return next_step_by_table(facts, [gate.name for gate in facts.failed if gate.blocks != "nothing"])
     if facts.verdict == "NOT_TESTABLE":
         return f"Fix what failed ({', '.join(failed)}) and audit again."
     if "utility" in failed:
@@ -316,3 +349,24 @@ def next_step(facts: Facts) -> str | None:
         )
     more = max(8, 2 * facts.references)
     return f"Audit again with {more} references: every interval narrows as their number grows."
+
+
+def next_step_by_table(facts: Facts, failed: Sequence[str]) -> str:
+    """State what would settle an open verdict of a level table; a table cannot be made wider after the fact."""
+    if "several subjects" in failed:
+        return f"More numbers will not settle one subject. {BY_REEXECUTION} Or audit with retrained references (--references)."
+    if facts.verdict == "NOT_TESTABLE":
+        return f"Fix what failed ({', '.join(failed)}) and audit again, or audit with retrained references (--references)."
+    if "utility" in failed:
+        return "Give the records that the model was to keep (--retain FILE) and audit again: whether it still works was not tested."
+    return (
+        "A level table says as much as it can at once: more forget records in one batch and more controls in the next table narrow "
+        f"it. Retrained references (--references) judge this deletion more precisely. {BY_REEXECUTION}"
+    )
+
+
+def _not_shown_by_table(used: LevelTableUsed) -> str:
+    return (
+        "That a model which never saw the records would score as the level table says rests on its "
+        f"{used.models} models, each trained on a part of the people, and on never-trained controls: none was trained to check it."
+    )

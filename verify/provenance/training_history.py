@@ -153,6 +153,12 @@ def holdout_used(history: History) -> tuple[HoldoutUse, ...] | None:
     return tuple(found)
 
 
+def level_table_used(history: History) -> frozenset[str]:
+    """Return digests of the level tables that unlearnings in a model's history read, by their manifests."""
+    facts = [_mapping(stage.about.get("facts")) for stage in history.stages]
+    return frozenset(str(entry["level_table"]) for entry in facts if entry.get("level_table") is not None)
+
+
 def _stage(folder: Path) -> Stage:
     about = _about(folder)
     path = _log_path(folder)

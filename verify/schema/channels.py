@@ -106,6 +106,8 @@ def verdict_phrase(
     records: int,
     channels: Sequence[ChannelResult] | None = None,
     subjects: int = 0,
+    *,
+    by_table: bool = False,
 ) -> str:
     """Format a verdict as it is printed: with its parameters, and with what was asked.
 
@@ -116,11 +118,13 @@ def verdict_phrase(
         records: size of the forget set.
         channels: what was judged; None for a verdict by rule 1, whose word names nothing.
         subjects: number of subjects accused as a whole.
+        by_table: whether a level table judged, in place of retrained references.
     """
+    judge = "; level table" if by_table else ""
     if word == "EQUIVALENT_WITHIN":
         asked = channels_asked(channels or ())
         named = "" if channels is None else f"; {MEAN_LOSS if len(asked) == 1 else f'{len(asked)} channels'}"
-        return f"EQUIVALENT_WITHIN(rho = {margin:g}, alpha = {alpha:g}{named})"
+        return f"EQUIVALENT_WITHIN(rho = {margin:g}, alpha = {alpha:g}{named}{judge})"
     if word != "NOT_FORGOTTEN":
         return word
     found = [f"{accused} of {records} records"] if accused else []
@@ -128,7 +132,7 @@ def verdict_phrase(
         found.append(f"{subjects} {'subject' if subjects == 1 else 'subjects'}")
     if otherwise := len(channels_accusing(channels or ())):
         found.append(f"asked otherwise: {otherwise} {'channel' if otherwise == 1 else 'channels'}")
-    return f"NOT_FORGOTTEN ({'; '.join(found)})" if found else word
+    return f"NOT_FORGOTTEN ({'; '.join(found)}{judge})" if found else word
 
 
 def contradiction(

@@ -29,6 +29,7 @@ from verify.schema.channels import (
     contradiction,
     verdict_phrase,
 )
+from verify.schema.judged_by import TABLE_RULE, LevelTableUsed, Look
 from verify.schema.parts import (
     AttackResult,
     AuditedModel,
@@ -60,7 +61,10 @@ from verify.schema.representation import Representation
 from verify.schema.threat_model import ThreatModel
 
 LATER_FIELDS = frozenset(
-    {"references_checked", "holdout_checked", "channels_not_run", "rewordings", "configuration_differences", "without_adapter"}
+    {
+        *("references_checked", "holdout_checked", "channels_not_run", "rewordings", "configuration_differences"),
+        *("without_adapter", "level_table", "looks"),
+    }
 )
 """Fields that evidence of earlier versions lacks."""
 SECOND_RULE = frozenset({"channels", "subjects", "noise_ratio", "smallest_margin", "weak", "representation"})
@@ -90,11 +94,12 @@ STANDARD_CHANNELS: tuple[ChannelGroup, ...] = (
 class Settings(Frozen):
     """Everything that was decided before looking."""
 
-    rule: Literal[1, 2] = Field(
+    rule: Literal[1, 2, 3] = Field(
         default=2,
         description=(
             "rule of the record claim. 1: the exact texts alone. 2: also in other ways of asking, each subject tested, and the "
-            "target's noise measured on controls. Files without it are of rule 1"
+            "target's noise measured on controls. 3: as 2, by a level table in place of retrained references. Files without it are "
+            "of rule 1"
         ),
     )
     margin: float = Field(default=0.10, gt=0, lt=1, description="rho*: largest residual fraction that counts as forgotten")
@@ -224,6 +229,8 @@ WRITTEN_BEFORE: Mapping[str, tuple[str, ...]] = MappingProxyType(
         "verdict": ("schema", "created", "duration_seconds"),
         "gates": (
             "registration",
+            "level_table",
+            "looks",
             "references_checked",
             "holdout_checked",
             "settings",
@@ -247,6 +254,8 @@ class Evidence(Judgement):
         created: ISO 8601 in UTC.
         duration_seconds: wall time of the audit.
         registration: the file that fixed all choices before unlearning, or None.
+        level_table: the level table that judged in place of retrained references; None without one.
+        looks: earlier audits of the same weights that the auditor was told of; None where there are none.
         references_checked: what the references' training logs showed, one entry each; None in evidence of older versions.
         holdout_checked: whether the unlearning read the audit's holdout records; None without a holdout set and in evidence of
             older versions.
@@ -265,6 +274,8 @@ class Evidence(Judgement):
     created: str
     duration_seconds: float = Field(ge=0)
     registration: Registered | None = None
+    level_table: LevelTableUsed | None = None
+    looks: tuple[Look, ...] | None = None
     references_checked: tuple[ReferenceCheck, ...] | None = None
     holdout_checked: HoldoutCheck | None = None
     settings: Settings
@@ -297,6 +308,13 @@ class Evidence(Judgement):
             if later := next((name for name in sorted(SECOND_RULE) if getattr(self, name)), None):
                 raise ValueError(f"a verdict by rule 1 has no {later}")
             return self
+        if (self.settings.rule == TABLE_RULE) != (self.level_table is not None):
+            raise ValueError("a verdict by rule 3, and no other, names the level table that it rests on")
+        if self.level_table is not None and any(model.role == "reference" for model in self.models):
+            raise ValueError("either a level table or retrained references judge, not both")
+        original = next((model.weights for model in self.models if model.role == "original"), None)
+        if self.level_table is not None and (self.level_table.original != original) != self.level_table.descended:
+            raise ValueError("the level table belongs to other weights than those before unlearning")
         found = len(self.accused) + len(self.subjects)
         if wrong := contradiction(self.verdict, self.channels, self.tiers, self.accused_by, found, self.tests, self.gates):
             raise ValueError(f"the verdict contradicts itself: {wrong}")
@@ -319,7 +337,14 @@ class Evidence(Judgement):
         settings, records = self.settings, self.set("forget").records
         channels = None if settings.rule == 1 else self.channels
         return verdict_phrase(
-            self.verdict, settings.margin, settings.alpha, len(self.accused), records, channels, len(self.subjects)
+            self.verdict,
+            settings.margin,
+            settings.alpha,
+            len(self.accused),
+            records,
+            channels,
+            len(self.subjects),
+            by_table=settings.rule == TABLE_RULE,
         )
 
     @property

@@ -18,9 +18,9 @@ VerdictWord = Literal["NOT_TESTABLE", "NOT_FORGOTTEN", "EQUIVALENT_WITHIN", "INC
 """The four verdicts, in order of precedence."""
 
 Claim = Literal["record", "process", "attack"]
-Tier = Literal["retrained references", "asked otherwise", "exchangeable twins", "canaries", "fresh texts"]
-"""What a verdict can rest on: Tier B on the exact texts and asked otherwise, Tier C (held-out controls), Tier A, and texts of the
-same people that no model saw."""
+Tier = Literal["retrained references", "level table", "asked otherwise", "exchangeable twins", "canaries", "fresh texts"]
+"""What a verdict can rest on: Tier B on the exact texts, by retrained references or by a level table, and asked otherwise; Tier C
+(held-out controls), Tier A, and texts of the same people that no model saw."""
 
 ModelRole = Literal["target", "original", "base", "reference"]
 SetRole = Literal["forget", "retain", "holdout", "canary", "fresh"]
@@ -123,7 +123,8 @@ class Gate(Frozen):
     """Outcome of a validity check: a condition under which a claim can be judged.
 
     Attributes:
-        name: "retrained references", "positive control", "planted records" (rule 1) or "planted subject", "negative control",
+        name: "retrained references" or "level table", "positive control", "planted records" (rule 1) or "planted subject",
+            "negative control",
             "negative control, asked otherwise", "innocent references", "memorized records", "noise of the target",
             "asked in every way", "utility", "blind baseline", "enough controls".
         claims: the claims it concerns.

@@ -7,7 +7,7 @@ record and per never-trained control; the controls show what the treatment itsel
 """
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -69,6 +69,7 @@ class Channels:
         references: int,
         rewordings: Rewordings | None = None,
         learning_rate: float | None = None,
+        within: Collection[str] | None = None,
     ) -> None:
         """Find out which channels can be measured.
 
@@ -80,6 +81,7 @@ class Channels:
             references: number of retrained references.
             rewordings: of the forget records and controls, if there are any.
             learning_rate: peak rate of the original's fine-tuning, where known.
+            within: the channels that a level table has numbers on, by which the audit is judged; None by references.
         """
         self.settings, self.key, self.cache_dir = settings, key, cache_dir
         self.forget, self.controls = list(sets["forget"]), list(sets.get("holdout", ()))
@@ -91,12 +93,15 @@ class Channels:
         # By rule 1, under which older registrations were made, the verdict speaks of the exact texts alone.
         asked = ("exact",) if settings.rule == 1 else settings.channels or STANDARD_CHANNELS
         groups = [name for name in asked if name != "exact"]
-        lacking = _lacking(len(self.controls), references)
+        lacking = _lacking(len(self.controls), references if within is None else 1)
         if groups and lacking is not None:
             self.not_run[ALL] = lacking
             groups = []
         for group in dict.fromkeys(groups):
-            self._prepare(group, sets.get("retain", ()), rewordings)
+            if within is not None and not _has(within, group):
+                self.not_run[group] = "the level table has no numbers on it"
+            else:
+                self._prepare(group, sets.get("retain", ()), rewordings)
         self.treatments = [group for group in UNITS if group in groups and group not in self.not_run]
 
     def _prepare(self, group: str, retain: Sequence[Record], rewordings: Rewordings | None) -> None:
@@ -253,6 +258,12 @@ class Channels:
     def listed(self) -> tuple[ChannelNotRun, ...]:
         """Return what was wanted and not measured, as the evidence lists it."""
         return tuple(ChannelNotRun(channel=name, reason=why, model=self.failed_on.get(name)) for name, why in self.not_run.items())
+
+
+def _has(channels: Collection[str], group: str) -> bool:
+    """Return whether any channel belongs to a group."""
+    first = {"rewordings": "rewording ", "layers": "layer ", "no-prompt": "no prompt"}.get(group, group)
+    return any(name == first or (first.endswith(" ") and name.startswith(first)) for name in channels)
 
 
 def _lacking(controls: int, references: int) -> str | None:

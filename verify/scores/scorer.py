@@ -243,7 +243,7 @@ class Scorer:
     def _lacks(self, attack: Attack, references: int | None = None) -> str | None:
         """Return what an attack needs and this audit lacks, with how to give it; None if it can run."""
         if len(self.sets["forget"]) == 1:
-            return "needs two records: one score has no interval; this record is judged by its loss against retrained references"
+            return "needs two records: one score has no interval; this record is judged by its loss"
         if "reference model" in attack.needs and not self.base:
             return "needs the model before fine-tuning; give it with --base DIR"
         if "controls" in attack.needs and "holdout" not in self.sets:

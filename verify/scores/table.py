@@ -20,14 +20,16 @@ from verify.errors import InputError
 from verify.io.files import atomic_file
 from verify.schema.parts import AuditedSet, SetRole
 
-WITHOUT_CHANNELS, WITH_CHANNELS = "unlearn-verify/scores/1", "unlearn-verify/scores/2"
-"""Schemas: a table in which no channel was measured is written as earlier versions wrote it."""
+WITHOUT_CHANNELS, WITH_CHANNELS, WITH_POOL = (f"unlearn-verify/scores/{number}" for number in (1, 2, 3))
+"""Schemas: a table without channels, or without a level table's pool, is written as earlier versions wrote it."""
 OWN_COLUMNS = ("model", "role", "record", "subject", "tokens", "mean_loss", "included")
 """Columns in addition to one per attack and channel; one attack is named "loss", hence "mean_loss"."""
 CHANNEL = "channel: "
 """Prefix of the columns of channels."""
 WITHOUT_ADAPTER = "target without its adapter"
 """Label of the target with its adapter switched off, which is scored on the forget set alone."""
+POOL = "pool "
+"""Beginning of the labels of a level table's models, whose numbers were copied from it: "pool 1", "pool 2", ..."""
 EXACT_TEXT = "exact text"
 """The channel that every block has: its `loss`."""
 
@@ -40,7 +42,7 @@ class ScoreBlock:
         records: keyed hashes [N]; the same order for every model.
         subjects: keyed hashes, or None where the record names no subject [N].
         tokens: scored tokens [N].
-        loss: mean negative log-likelihood, nats per token [N].
+        loss: mean negative log-likelihood, nats per token [N]; NaN for a record that a level table's model was trained on.
         scores: attack name -> scores [N].
         included: whether each canary was assigned to the training data, bool [N]; None for all other records.
         channels: way of asking other than the exact text -> mean negative log-likelihood, nats per token [N]; NaN for a record
@@ -63,8 +65,12 @@ class ScoreTable:
     blocks: Mapping[tuple[str, SetRole], ScoreBlock]
 
     def models(self) -> tuple[str, ...]:
-        """Return the labels of all models, in the order they were scored; the target without its adapter is not one of them."""
-        return tuple(dict.fromkeys(model for model, _ in self.blocks if model != WITHOUT_ADAPTER))
+        """Return the labels of all models that were scored, in order: not the target without its adapter, nor those of a pool."""
+        return tuple(dict.fromkeys(model for model, _ in self.blocks if model != WITHOUT_ADAPTER and not model.startswith(POOL)))
+
+    def pool(self) -> tuple[str, ...]:
+        """Return the labels of the level table's models whose numbers the audit used, in order."""
+        return tuple(dict.fromkeys(model for model, _ in self.blocks if model.startswith(POOL)))
 
     def block(self, model: str, role: SetRole) -> ScoreBlock | None:
         """Return one model's scores on one set, or None if there are none."""
@@ -109,7 +115,7 @@ class ScoreTable:
     def save(self, path: str | Path) -> None:
         """Write `scores.parquet`, atomically, readable by the owner only."""
         names, channels = self.attacks(), self.channels()
-        metadata = {"schema": WITH_CHANNELS if channels else WITHOUT_CHANNELS}
+        metadata = {"schema": WITH_POOL if self.pool() else WITH_CHANNELS if channels else WITHOUT_CHANNELS}
         # One block at a time: the rows of all models together would double what an audit holds.
         parts = (_rows(model, role, block, names, channels) for (model, role), block in self.blocks.items())
         first = next(parts).replace_schema_metadata(metadata)
@@ -128,12 +134,15 @@ class ScoreTable:
             with pq.ParquetFile(path) as file:
                 metadata = file.schema_arrow.metadata or {}
                 schema = metadata.get(b"schema", b"").decode(errors="replace")
-                if schema not in (WITHOUT_CHANNELS, WITH_CHANNELS):
-                    known = f"{WITHOUT_CHANNELS} or {WITH_CHANNELS}"
+                if schema not in (WITHOUT_CHANNELS, WITH_CHANNELS, WITH_POOL):
+                    known = f"{WITHOUT_CHANNELS} to {WITH_POOL.rpartition('/')[2]}"
                     raise InputError(f"{path} is not a score table of this version ({known}). Run the audit again.")
                 if schema == WITHOUT_CHANNELS and any(name.startswith(CHANNEL) for name in file.schema_arrow.names):
                     raise ValueError("a table without channels has columns of channels")
-                return cls(_blocks(file))
+                found = cls(_blocks(file))
+                if bool(found.pool()) != (schema == WITH_POOL):
+                    raise ValueError("the schema does not say whether the table has a pool")
+                return found
         except (pa.ArrowException, OSError, KeyError, TypeError, ValueError) as error:
             if isinstance(error, InputError):
                 raise

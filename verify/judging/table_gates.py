@@ -1,0 +1,113 @@
+"""Validity checks of an audit by a level table that need its facts only: size, age, kind of controls, honesty of its pool."""
+
+from collections.abc import Sequence
+from datetime import datetime
+
+from verify.judging.conformal import BLIND_LEVEL
+from verify.schema.judged_by import LevelTableUsed
+from verify.schema.parts import Gate, Registered
+from verify.scores.table import POOL
+from verify.statistics.level_checks import PoolModelCheck
+from verify.statistics.level_fit import MIN_CONTROL_SUBJECTS
+
+FEWEST_MODELS = 2
+"""With one model that never saw a record, its chance is taken for the record's level."""
+
+
+def table_gate(used: LevelTableUsed, subjects: int) -> Gate:
+    """Check that enough models never saw each record, and that there are enough control subjects to calibrate them.
+
+    Args:
+        used: the table's facts.
+        subjects: control subjects.
+    """
+    reason = (
+        f"{used.references} of the {used.judging} models that judge never saw a given person (at least {FEWEST_MODELS} are "
+        f"needed), and {subjects} control subjects calibrate them (at least {MIN_CONTROL_SUBJECTS})."
+    )
+    passed = used.references >= FEWEST_MODELS and subjects >= MIN_CONTROL_SUBJECTS
+    if not passed:
+        reason += " Make a table with more models (--level-table M) and a larger --holdout-share, before the next request."
+    return Gate(name="level table", claims=("record",), passed=passed, blocks="NOT_TESTABLE", reason=reason)
+
+
+def made_before_gate(used: LevelTableUsed, registered: Registered | None) -> Gate:
+    """Check that the table was made before the unlearning, by a registration that names it.
+
+    A table made once it is known who asks can be trained to fit the answer.
+    """
+    name, claims = "table before the request", ("record",)
+    if registered is None:
+        reason = (
+            f"The table was signed on {used.created[:10]}, by the clock of whoever made it. No registration from before the "
+            "unlearning names it, so nothing here shows that it is older than the request."
+        )
+        return Gate(name=name, claims=claims, passed=None, blocks="nothing", reason=reason)
+    passed = _is_before(used.created, registered.created)
+    order = "before" if passed else "not before"
+    reason = (
+        f"The table was signed at {used.created}, {order} the registration that names it was written ({registered.created}), each "
+        "by the clock of whoever made it."
+    )
+    return Gate(name=name, claims=claims, passed=passed, blocks="NOT_TESTABLE", reason=reason)
+
+
+def _is_before(one: str, other: str) -> bool:
+    """Return whether one time is not later than the other; False where either is no time with a time zone."""
+    try:
+        return datetime.fromisoformat(one) <= datetime.fromisoformat(other)
+    except (TypeError, ValueError):
+        return False
+
+
+def exchangeable_gate(blind_p: float | None) -> Gate:
+    """Check that no text classifier tells records from controls: everything is calibrated on controls."""
+    name, claims = "controls of the same kind", ("record",)
+    if blind_p is None:
+        reason = (
+            "Whether records and controls are of the same kind could not be tested by their words: it takes two people on each "
+            "side who share words. By the table's design the controls were drawn at random from the same people."
+        )
+        return Gate(name=name, claims=claims, passed=None, blocks="nothing", reason=reason)
+    passed = blind_p >= BLIND_LEVEL
+    reason = (
+        f"By words alone, records and controls {'are not' if passed else 'are'} distinguishable (permutation p = {blind_p:.3f}, "
+        f"level {BLIND_LEVEL:g})."
+    )
+    if not passed:
+        reason += " What the controls show about this model need not hold for such records."
+    return Gate(name=name, claims=claims, passed=passed, blocks="NOT_TESTABLE", reason=reason)
+
+
+def pool_gate(checks: Sequence[PoolModelCheck], labels: Sequence[str]) -> Gate:
+    """Check that no model of the pool knows records that its design left out of it, as each is judged by the others.
+
+    Args:
+        checks: one per model that judges.
+        labels: their labels in the score table.
+    """
+    name, claims = "negative control", ("record",)
+    judged = [check for check in checks if check.verdict is not None]
+    if not judged:
+        reason = "No model of the table could be judged by the others: too few never saw the same records."
+        return Gate(name=name, claims=claims, passed=None, blocks="INCONCLUSIVE", reason=reason)
+    accused = [check for check in judged if check.accused]
+    reason = (
+        f"Judged by the others on the records that it never saw by the table's design, {len(accused)} of {len(judged)} models of "
+        f"the table are accused (at level alpha / {len(checks)} each). The table holds their losses only; the models are gone."
+    )
+    if accused:
+        listed = ", ".join(labels[check.model].removeprefix(POOL) for check in accused)
+        reason += f" Model {listed} knows records that, by the design, it was not trained on."
+    return Gate(name=name, claims=claims, passed=not accused, blocks="NOT_TESTABLE", reason=reason)
+
+
+def several_subjects_gate(subjects: int) -> Gate:
+    """Check that the records are about several subjects: one can be accused by a level table, but never certified."""
+    reason = f"The records are about {subjects} subjects."
+    if subjects < 2:
+        reason = (
+            "All records are about one subject. How much one subject varies between trainings is not averaged out, so that a level "
+            "table can accuse but not certify."
+        )
+    return Gate(name="several subjects", claims=("record",), passed=subjects > 1, blocks="INCONCLUSIVE", reason=reason)

@@ -1,0 +1,104 @@
+"""What judged a record claim in place of retrained references, and earlier audits of the same weights."""
+
+from typing import Any
+
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
+
+from verify.io.documents import Frozen
+from verify.schema.parts import Digest, Share, VerdictWord
+
+TABLE_RULE = 3
+"""The rule of audits that a level table judges."""
+
+
+class LevelTableUsed(Frozen):
+    """The level table that judged an audit: by whom it was made, when, of which models, and what of it was used.
+
+    Attributes:
+        digest: SHA-256 of its signed header.
+        signer: id of the key that is said to have signed the header; None where it is unsigned.
+        trusted: whether the auditor gave that key, so that the signature was verified.
+        created: when it was signed, by the clock of whoever made it; ISO 8601.
+        destroyed: when no file of the pool's weights was left, by the same clock.
+        design: digest of the design, which was fixed before a model of the pool was trained.
+        seed: of the design; it draws which of the pool's models stand for each control subject.
+        models: M, the models of the pool.
+        judging: how many of them judged; the others were for the unlearning method, where it read the table too.
+        left_out: phi, the share of the models that never saw a given subject.
+        references: R, how many of the judging models never saw a given subject.
+        original: digest of the weights that the table belongs to.
+        descended: whether the audit's model before unlearning was made from these weights by earlier deletions, by its manifest;
+            False where it has these weights.
+        rows, rows_signed: records that it holds now and held when it was signed; rows of deleted records have left.
+        controls: records of the auditor's half of the controls, all of which were scored.
+    """
+
+    digest: Digest
+    signer: str | None
+    trusted: bool
+    created: str
+    destroyed: str
+    design: Digest
+    seed: int = Field(ge=0)
+    models: int = Field(ge=2)
+    judging: int = Field(ge=1)
+    left_out: Share
+    references: int = Field(ge=1)
+    original: Digest
+    descended: bool = False
+    rows: int = Field(ge=1)
+    rows_signed: int = Field(ge=1)
+    controls: int = Field(ge=1)
+
+    @property
+    def what(self) -> str:
+        """The table in one phrase: "a level table of 8 models that each never saw half of the people"."""
+        return f"a level table of {self.models} models, each trained without {share_in_words(self.left_out)} of the people"
+
+
+def share_in_words(share: float) -> str:
+    """Return a share as it is said: "half", "a quarter", "30 %"."""
+    known = {0.5: "half", 0.25: "a quarter", 0.75: "three quarters"}
+    return known.get(share, f"{100 * share:.3g} %")
+
+
+class Look(Frozen):
+    """An earlier audit of the same weights.
+
+    Attributes:
+        created: when it was made, ISO 8601.
+        verdict: its word.
+        judged_by: what it was judged by, in words: "4 references", "a level table", "no references".
+        evidence: SHA-256 of its evidence.json.
+        same_records: whether it was about the same forget records.
+        registration: digest of its registration; None where it had none.
+    """
+
+    created: str
+    verdict: VerdictWord
+    judged_by: str = Field(min_length=1, max_length=100)
+    evidence: Digest
+    same_records: bool = True
+    registration: Digest | None = None
+
+    @model_serializer(mode="wrap")
+    def _as_written(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave out a registration that there was not."""
+        content: dict[str, Any] = handler(self)
+        return {name: value for name, value in content.items() if name != "registration" or value is not None}
+
+    @property
+    def said(self) -> str:
+        """The audit in a few words."""
+        other = "" if self.same_records else ", other records"
+        return f"{self.verdict} ({self.judged_by}, {self.created[:10]}{other})"
+
+
+ORDINALS = ("first", "second", "third", "fourth", "fifth", "sixth", "seventh", "eighth", "ninth", "tenth")
+
+
+def looks_in_words(looks: tuple[Look, ...]) -> str:
+    """Count the audits of these weights, this one included, and name the earlier ones."""
+    number = len(looks) + 1
+    which = ORDINALS[number - 1] if number <= len(ORDINALS) else f"{number}th"
+    return f"This is the {which} audit of these weights. Earlier: {'; '.join(look.said for look in looks)}."
