@@ -39,7 +39,7 @@ def write_invented(
     signer: Any = None,
     **named: str,
 ) -> LevelTableHeader:
-    """Write a table of these members; `named` replaces digests (original, base, tokenizer, recipe)."""
+    """Write a table of these members; `named` replaces digests (original, base, tokenizer, recipe) and the check of the key."""
     trained = trained_models(members, models, left_out, seed)
     digests = {name: named.get(name, digest_of(name)) for name in ("original", "base", "tokenizer", "recipe")}
     halves = [member.half for member in members]
@@ -49,7 +49,7 @@ def write_invented(
         left_out=left_out,
         seed=seed,
         holdout_share=None,
-        key_check="0" * 32,
+        key_check=named.get("key_check", "0" * 32),
         records=halves.count(None),
         subjects=len(trained),
         controls=len(members) - halves.count(None),

@@ -17,6 +17,8 @@ from unlearn import Level, TrainingOptions, finetune, forget
 from unlearn.pool.members import controls_of
 from unlearn.pool.table import make_level_table
 from unlearn.training.controls import drawn_controls
+from verify import Settings, audit
+from verify.auditing.recompute import recompute
 from verify.data.identity import RecordKey
 from verify.data.records import Fields, parse_records
 from verify.data.sources import load_records
@@ -303,3 +305,26 @@ def test_workers_of_a_cluster_train_the_pool(made: tuple[Path, Path], tmp_path: 
     assert table.removed == 0
     assert table.channels == LevelTable.open(made[0] / FOLDER).channels
     assert not list((model / FOLDER).rglob("*.safetensors"))
+
+
+def test_an_audit_by_the_table_checks_its_signature_and_says_what_it_lacks(made: tuple[Path, Path], tmp_path: Path) -> None:
+    """The table fits its model by weights, tokenizer and recipe; two control people are too few to judge by, which page 1 says."""
+    model, public = made
+    held = {row["subject_id"] for row in map(json.loads, (model / "holdout" / "holdout-audit.jsonl").read_text().splitlines())}
+    other = {row["subject_id"] for row in map(json.loads, (model / "holdout" / "holdout-method.jsonl").read_text().splitlines())}
+    person = next(row["subject_id"] for row in rows(PEOPLE) if row["subject_id"] not in held | other)
+    sets = {
+        "forget_set": [row for row in rows(PEOPLE) if row["subject_id"] == person],
+        "holdout_set": str(model / "holdout" / "holdout-audit.jsonl"),
+        "level_table": model / FOLDER,
+    }
+    settings = Settings(attacks=("loss",), planted_draws=20, channels=("instruction",))
+    evidence = audit(model, model, **sets, level_table_key=public, settings=settings, output_dir=tmp_path / "out")
+    assert evidence.level_table is not None
+    assert (evidence.level_table.trusted, evidence.level_table.references, len(held)) == (True, 2, 2)
+    assert (evidence.verdict, evidence.gates[0].name, evidence.gates[0].passed) == ("NOT_TESTABLE", "level table", False)
+    assert "2 control subjects" in evidence.explanation[0]
+    assert recompute(tmp_path / "out") == evidence
+    make_key(tmp_path / "stranger")
+    with pytest.raises(InputError, match="not by the key that you gave"):
+        audit(model, model, **sets, level_table_key=tmp_path / "stranger.pub", settings=settings)

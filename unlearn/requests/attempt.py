@@ -247,8 +247,15 @@ def audit_attempt(
                 output_dir=output,
                 registration=model_folder(folder, plan, model) / REGISTRATION,
                 rewordings=_rewordings(plan, model, sets),
+                looks=_looks(output, attempt),
                 cache_dir=folder / CACHE,
                 accept=_accepted(plan),
                 progress=lambda _, share: done(share),
             )
     return Evidence.load(output / "evidence.json")
+
+
+def _looks(output: Path, attempt: int) -> list[Path]:
+    """Return the evidence of earlier audits of an attempt's result: those against other references."""
+    others = sorted(output.parent.glob(f"audit-{attempt}-*/evidence.json"))
+    return [path for path in others if path.parent != output and is_complete(path.parent, "audit")]

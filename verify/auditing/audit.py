@@ -19,6 +19,8 @@ from verify.attacks.threat_models import threat_models
 from verify.auditing.audit_sets import draw_retain, load_sets, load_whole_sets
 from verify.auditing.commitments import commit, find_rewordings, require_opened
 from verify.auditing.input_checks import CheckedInputs, check_inputs
+from verify.auditing.level_tables import TableJudge, by_table, table_judge
+from verify.auditing.looks import found_looks, read_looks
 from verify.auditing.pinned_references import digests_of, require_pinned, require_pinned_scored
 from verify.auditing.registration import Registration
 from verify.data.canaries import Canaries, find_canaries
@@ -35,6 +37,7 @@ from verify.judging.representation_claim import judge_representation, worth_meas
 from verify.models.memory import require_memory_for_loading
 from verify.provenance.training_history import learning_rate_of
 from verify.schema.evidence import Environment, Evidence, Judgement, Settings
+from verify.schema.judged_by import LevelTableUsed
 from verify.schema.parts import CoinBatch, Registered, RewordingsUsed, SetRole
 from verify.scores.channels import Channels
 from verify.scores.scorer import Plan, Scorer
@@ -53,6 +56,8 @@ def audit(
     forget_set: RecordSource,
     base: Any = None,
     references: Sequence[Any] = (),
+    level_table: str | Path | None = None,
+    level_table_key: str | Path | None = None,
     retain_set: RecordSource | None = None,
     holdout_set: RecordSource | None = None,
     fresh_set: RecordSource | None = None,
@@ -64,6 +69,7 @@ def audit(
     registration: str | Path | None = None,
     canaries: str | Path | None = None,
     earlier: Sequence[str | Path] = (),
+    looks: Sequence[str | Path] = (),
     rewordings: RewordingSource | None = None,
     rewording_model: Any = None,
     cache_dir: str | Path | None = None,
@@ -78,6 +84,9 @@ def audit(
         forget_set: the records that were to be removed, or a list of ids if `data` is given.
         base: the model before fine-tuning; the reference attack needs it.
         references: models fine-tuned like the original but without the forget set, with other seeds; 4 to 8 of them.
+        level_table: folder of a level table, which judges in place of references and costs no training: losses of the records under
+            models that never saw them, measured before any request. Needs its controls for the audit as the holdout set.
+        level_table_key: public key of whoever is trusted to have signed the table.
         retain_set: records the model was to keep; for the utility gate.
         holdout_set: records like the forget set that no model was trained on; for membership attacks and, where they were drawn
             at random from the same records (`Settings(twins=True)`), as held-out controls of Tier C.
@@ -90,6 +99,7 @@ def audit(
         registration: the file that `register` wrote before unlearning; settings and sets must match it.
         canaries: the canary manifest of the original's training; the default is the one in the original's folder.
         earlier: evidence files of earlier deletions, whose canaries count in the e-value.
+        looks: evidence files of earlier audits of the same weights, which page 1 and the certificate name.
         rewordings: the forget and holdout records in other words, which nobody who made the model has seen: a file of rewordings or
             of templates, or rows (`verify.data.rewordings`). Needs a holdout set and references.
         rewording_model: an instruction model that words them instead: a folder, a Hub name or a `LoadedModel`.
@@ -108,7 +118,8 @@ def audit(
     registered = None if registration is None else Registration.load(registration)
     if registered is not None:
         registered.require_past(datetime.now(UTC))
-    fields = fields_for(fields, (original, model), (forget_set, retain_set, holdout_set, fresh_set, data))
+    given_sets = forget_set, retain_set, holdout_set, fresh_set, data
+    fields = fields_for(fields, (original, model), given_sets)
     trained = (original, model, *references)
     fields, settings = agreed_reading(fields, _settings(settings, registered), trained, registered is not None)
     output = None if output_dir is None else new_output(output_dir)
@@ -116,22 +127,28 @@ def audit(
     coins = find_canaries(original) if canaries is None else Canaries.load(canaries)
     commitment = None if coins is None else coins.commitment
     batches = _earlier_batches(earlier, commitment)
-    whole = load_whole_sets(forget_set, retain_set, holdout_set, fresh_set, data, fields)
+    earlier_audits = read_looks(looks, model)
+    named = None if registered is None else registered.named()
+    whole = load_whole_sets(*given_sets, fields, original, by_table=level_table is not None)
     sets = draw_retain(whole, settings)
+    judging = table_judge(level_table, level_table_key, references, model, whole, key)
     if registered is not None:
         registered.require(sets, key, commitment)
         require_pinned(registered.references, references)
+        registered.require_judge(None if judging is None else judging.table.digest)
+    settings = by_table(settings, judging)
+    within = None if judging is None else judging.channels_in(rewordings, rewording_model, key)
     committed = require_opened(None if registered is None else registered.rewordings, rewordings, rewording_model)
     models = {"original": original, "target": model, **({} if base is None else {"base": base})}
     given = check_inputs(models, references, whole, coins, key, tokenizer, accept)
     attacks = select_attacks(settings.attacks)
     settings = settings.model_copy(update={"attacks": tuple(attacks)})
     # Before hours of scoring: these checks need no model.
-    aside = replace(blind_aside(*_texts(sets), settings), commitment=commitment, earlier=batches)
+    aside = replace(blind_aside(*_texts(sets), settings), commitment=commitment, earlier=batches, registered=named)
     cache = None if cache_dir is None else Path(cache_dir)
     words = find_rewordings(rewordings, rewording_model, sets, settings, lambda message, _: progress(message, 0.0))
     rate = learning_rate_of(original)
-    channels = Channels(sets, settings, key, cache, references=len(references), rewordings=words, learning_rate=rate)
+    channels = Channels(sets, settings, key, cache, references=len(references), rewordings=words, learning_rate=rate, within=within)
     states = _hidden_states(sets, settings, len(references))
     scorer = Scorer(
         sets,
@@ -148,18 +165,24 @@ def audit(
     )
     plans = _plans(model, original, base, references)
     _require_memory(plans, settings.dtype)
-    _score(scorer, plans, progress)
+    _score(scorer, plans, progress, judging)
     require_pinned_scored(() if registered is None else registered.references, scorer.models, settings.dtype)
     progress("judging", 1.0)
     if states is not None:
         aside = replace(aside, representation=judge_representation(states, settings.alpha))
-    table = ScoreTable(scorer.blocks)
+    table = ScoreTable(scorer.blocks if judging is None else {**scorer.blocks, **judging.blocks(scorer.blocks)})
+    if judging is not None:
+        aside = replace(
+            aside, level_table=judging.used_on(next(model.weights for model in scorer.models if model.role == "original"))
+        )
     judged = judge(table, settings, replace(aside, not_run=channels.listed()))
-    named = None if registered is None else registered.named()
     given = given.with_same_weights(scorer.same_weights)
-    evidence = _evidence(judged, scorer, table, _resolved(settings, table, channels), named, given, time.monotonic() - started)
+    evidence = _evidence(
+        judged, scorer, table, _resolved(settings, table, channels), named, given, time.monotonic() - started, aside.level_table
+    )
     used = _used(words, table, committed, key)
-    evidence = evidence.model_copy(update={"channels_not_run": channels.listed(), "rewordings": used})
+    seen = found_looks(earlier_audits, evidence)
+    evidence = evidence.model_copy(update={"channels_not_run": channels.listed(), "rewordings": used, "looks": seen})
     if output is not None:
         write_audit(evidence, table, output)
     return evidence
@@ -179,6 +202,7 @@ def register(
     canaries: str | Path | None = None,
     rewordings: str | Path | None = None,
     references: Sequence[Any] = (),
+    level_table: str | Path | None = None,
 ) -> Registration:
     """Fix what will be audited and how, before unlearning. Give the digest to an independent party.
 
@@ -189,14 +213,15 @@ def register(
         rewordings: a file of rewordings or templates. The registration holds a commitment to it that tells nothing about it; the
             salt that opens it is written beside the file. Keep both to yourself until the model is handed in.
         references: the references that the audit will use; it refuses to leave one out, and may add others.
+        level_table: folder of the level table that will judge in place of retrained references; the registration names its digest.
 
     Raises:
-        InputError: records, rewordings or references cannot be used, or the file exists.
+        InputError: records, rewordings, references or the table cannot be used, or the file exists.
     """
     settings = settings or Settings()
     fields, settings = agreed_reading(fields, settings, ())
     settings = settings.model_copy(update={"attacks": tuple(select_attacks(settings.attacks))})
-    sets = load_sets(forget_set, retain_set, holdout_set, fresh_set, data, fields, settings)
+    sets = load_sets(forget_set, retain_set, holdout_set, fresh_set, data, fields, settings, by_table=level_table is not None)
     coins = None
     if canaries is not None:
         coins = find_canaries(canaries) if Path(canaries).is_dir() else Canaries.load(canaries)
@@ -207,8 +232,11 @@ def register(
         find_rewordings(rewordings, None, sets, settings)  # what the audit would refuse is refused now
         committed = commit(rewordings)
     key, coin_commitment = RecordKey.load(), None if coins is None else coins.commitment
+    judging = table_judge(level_table, None, references, None, sets, key)
+    settings = by_table(settings, judging)
+    named = None if judging is None else judging.table.digest
     pinned = digests_of(references, settings.dtype)
-    registration = Registration.of(sets, settings, key, coin_commitment, committed, pinned)
+    registration = Registration.of(sets, settings, key, coin_commitment, committed, pinned, named)
     registration.save(path)
     return registration
 
@@ -229,7 +257,9 @@ def _settings(settings: Settings | None, registered: Registration | None) -> Set
         return settings or Settings()
     if settings is not None:
         attacks = tuple(select_attacks(settings.attacks))
-        if settings.model_copy(update={"attacks": attacks}) != registered.settings:
+        # The rule is no choice of its own: it follows from what judges, which the registration names.
+        rule = registered.settings.rule if registered.level_table is not None else settings.rule
+        if settings.model_copy(update={"attacks": attacks, "rule": rule}) != registered.settings:
             raise InputError("the settings differ from the registered ones. Leave them out: they are read from the registration.")
     return registered.settings
 
@@ -266,8 +296,8 @@ def _require_memory(plans: Sequence[Plan], dtype: str) -> None:
         require_memory_for_loading(plan.source, dtype)
 
 
-def _score(scorer: Scorer, plans: Sequence[Plan], progress: Progress) -> None:
-    """Load and score one model after another, then run the attacks that compare them."""
+def _score(scorer: Scorer, plans: Sequence[Plan], progress: Progress, judging: TableJudge | None) -> None:
+    """Load and score one model after another, then run the attacks that compare them; refuse a level table of another model."""
 
     def report(place: int, label: str, share: float) -> None:
         progress(f"scoring {label}", (place + share) / len(plans))
@@ -275,6 +305,8 @@ def _score(scorer: Scorer, plans: Sequence[Plan], progress: Progress) -> None:
     for place, plan in enumerate(plans):
         report(place, plan.label, 0.0)
         scorer.score(plan, partial(report, place, plan.label))
+        if plan.role == "original" and judging is not None:
+            judging.require_original(scorer.models[-1].weights, scorer.models[-1].tokenizer, plan.source)
     scorer.compare()
 
 
@@ -305,11 +337,13 @@ def _evidence(
     registered: Registered | None,
     given: CheckedInputs,
     seconds: float,
+    level_table: LevelTableUsed | None,
 ) -> Evidence:
     return Evidence(
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         duration_seconds=seconds,
         registration=registered,
+        level_table=level_table,
         references_checked=given.references,
         holdout_checked=given.holdout,
         settings=settings,

@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from pydantic import ConfigDict, Field, SerializerFunctionWrapHandler, ValidationError, model_serializer
+from pydantic import ConfigDict, Field, SerializerFunctionWrapHandler, ValidationError, model_serializer, model_validator
 
 from verify.data.identity import RecordKey
 from verify.data.records import Record
@@ -21,6 +21,7 @@ from verify.io.documents import Frozen
 from verify.io.files import write_text
 from verify.io.strict_json import NotStrictError, parse_json
 from verify.schema.evidence import Settings
+from verify.schema.judged_by import TABLE_RULE
 from verify.schema.parts import Digest, RecordHash, Registered, SetRole
 
 
@@ -41,6 +42,7 @@ class Registration(Frozen):
         canaries: the commitment to the canary assignments, if any.
         rewordings: the commitment to the rewordings that the audit will ask in, if any; it tells nothing about them.
         references: weight digests of the references that the audit will compare with; it may add others.
+        level_table: digest of the header of the level table that will judge, by rule 3.
     """
 
     schema_: Literal["unlearn-verify/registration/1"] = Field(default="unlearn-verify/registration/1", alias="schema")
@@ -50,6 +52,7 @@ class Registration(Frozen):
     canaries: Digest | None = None
     rewordings: Digest | None = None
     references: tuple[Digest, ...] = ()
+    level_table: Digest | None = None
 
     model_config = ConfigDict(
         strict=True, frozen=True, extra="forbid", allow_inf_nan=False, populate_by_name=True, serialize_by_alias=True
@@ -59,7 +62,14 @@ class Registration(Frozen):
     def _written(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """Leave out what earlier versions did not have and this one has not, either: the digest is over what is written."""
         content: dict[str, Any] = handler(self)
-        return {name: part for name, part in content.items() if name not in ("rewordings", "references") or part}
+        return {name: part for name, part in content.items() if name not in ("rewordings", "references", "level_table") or part}
+
+    @model_validator(mode="after")
+    def _judge(self) -> Self:
+        """Require the level table's digest by rule 3, and by no other."""
+        if (self.settings.rule == TABLE_RULE) != (self.level_table is not None):
+            raise ValueError("rule 3, and no other, names the level table that will judge")
+        return self
 
     @classmethod
     def of(
@@ -70,6 +80,7 @@ class Registration(Frozen):
         canaries: str | None = None,
         rewordings: str | None = None,
         references: Sequence[str] = (),
+        level_table: str | None = None,
     ) -> Self:
         """Register these sets, settings, commitments and references as of now."""
         listed = tuple(
@@ -77,8 +88,15 @@ class Registration(Frozen):
             for role, records in sets.items()
         )
         now = datetime.now(UTC).isoformat(timespec="seconds")
-        pinned = tuple(references)
-        return cls(created=now, sets=listed, settings=settings, canaries=canaries, rewordings=rewordings, references=pinned)
+        return cls(
+            created=now,
+            sets=listed,
+            settings=settings,
+            canaries=canaries,
+            rewordings=rewordings,
+            references=tuple(references),
+            level_table=level_table,
+        )
 
     @property
     def digest(self) -> str:
@@ -108,6 +126,28 @@ class Registration(Frozen):
                 )
         if self.canaries != canaries:
             raise InputError("the canaries are not the registered ones. Give the canaries.json of the registered training run.")
+
+    def require_judge(self, level_table: str | None) -> None:
+        """Check that the registered level table judges, or retrained references where none was registered.
+
+        Args:
+            level_table: digest of the header of the table that was given; None without one.
+
+        Raises:
+            InputError: another table, a table where none was registered, or none where one was.
+        """
+        if self.level_table == level_table:
+            return
+        if level_table is None:
+            raise InputError(
+                f"the registration names the level table {str(self.level_table)[:16]}. Give its folder with --level-table, or "
+                "audit without --registration."
+            )
+        known = "no level table" if self.level_table is None else f"the level table {self.level_table[:16]}"
+        raise InputError(
+            f"the registration names {known}, given was {level_table[:16]}. What judges is chosen before unlearning: "
+            + ("give the registered table." if self.level_table else "register with --level-table, or leave it out here.")
+        )
 
     def require_past(self, now: datetime) -> None:
         """Check that the registration is not dated after `now`.

@@ -23,7 +23,7 @@ class Audit:
 
     ESSENTIAL: ClassVar[frozenset[str]] = frozenset(
         {
-            *("model", "original", "output", "base", "references", "registration", "forget", "retain", "holdout"),
+            *("model", "original", "output", "base", "references", "level_table", "registration", "forget", "retain", "holdout"),
             *("attacks", "margin", "subject_field", "channels", "rewordings"),
         }
     )
@@ -39,12 +39,18 @@ class Audit:
     """The model before fine-tuning; the reference attack needs it."""
     references: tuple[str, ...] = ()
     """Models fine-tuned without the forget set, each with another seed; 4 to 8."""
+    level_table: Path | None = None
+    """A level table's folder; judges in place of --references, without any training, by its controls in --holdout."""
+    level_table_key: Path | None = None
+    """Public key of whoever is trusted to have signed the level table."""
     registration: Path | None = None
     """The file that `register` wrote before unlearning; the settings are read from it."""
     canaries: Path | None = None
     """The canary manifest of the original's training; the default is the one in the original's folder."""
     earlier: tuple[Path, ...] = ()
     """evidence.json of earlier deletions; their canaries count in the e-value."""
+    looks: tuple[Path, ...] = ()
+    """evidence.json of earlier audits of the same weights; the report and a certificate count and name them."""
     rewordings: Path | None = None
     """The forget and holdout records in other words, or templates that word them; keep the file from whoever makes the model."""
     rewording_model: str | None = None
@@ -78,12 +84,15 @@ class Audit:
                 **self.records.sets(),
                 base=self.base,
                 references=self.references,
+                level_table=self.level_table,
+                level_table_key=self.level_table_key,
                 fields=self.columns.fields(self.original, self.model),
                 output_dir=self.output,
                 settings=settings,
                 registration=self.registration,
                 canaries=self.canaries,
                 earlier=self.earlier,
+                looks=self.looks,
                 rewordings=self.rewordings,
                 rewording_model=self.rewording_model,
                 cache_dir=self.cache,
@@ -105,7 +114,8 @@ class Audit:
     def _asked(self, settings: Any) -> str:
         """Say that the models are asked in other ways too, where they are."""
         chosen = None if settings is None else settings.channels
-        able = self.records.holdout is not None and self.references and chosen != ("exact",)
+        judged = self.references or self.level_table is not None
+        able = self.records.holdout is not None and judged and chosen != ("exact",)
         return ", each asked in other ways too (--channels exact leaves that out)" if able else ""
 
 
@@ -122,6 +132,8 @@ class Register:
     """The forget and holdout records in other words, or templates; the registration holds a commitment that reveals nothing."""
     references: tuple[str, ...] = ()
     """Models trained without the forget set, if they exist already: the audit must use all of them, and may add others."""
+    level_table: Path | None = None
+    """The level table that will judge in place of retrained references."""
     columns: Annotated[FieldFlags, tyro.conf.arg(name="")] = FieldFlags()
     choices: Annotated[SettingsFlags, tyro.conf.arg(name="")] = SettingsFlags()
 
@@ -137,6 +149,7 @@ class Register:
             canaries=self.canaries,
             rewordings=self.rewordings,
             references=self.references,
+            level_table=self.level_table,
         )
         print(f"registration: {self.output}\ndigest:       {registration.digest}")  # noqa: T201
         return 0
