@@ -24,6 +24,7 @@ from verify.certificate.statements import (
 from verify.io.files import write_manifest
 from verify.models.digests import weights_digest
 from verify.models.loading import load_model
+from verify.schema.channels import channels_asked
 from verify.schema.deletion_record import DeletionRecord, ReexecutedModel
 from verify.schema.evidence import Evidence
 from verify.schema.reexecution import Reexecution
@@ -104,6 +105,25 @@ def rewritten(house: dict[str, Path], path: Path, change: Callable[[list[Any]], 
     change(statements)
     path.write_text(json.dumps(certificate | {"envelopes": [sign(statement, signer) for statement in statements]}))
     return path
+
+
+def about(evidence: Evidence, change: Callable[[dict[str, Any]], None]) -> Callable[[list[Any]], None]:
+    """Let the auditor's statement be about this audit, changed, and the operator report what the auditor signs."""
+
+    def rewrite(found: list[Any]) -> None:
+        kept = evidence.model_dump(mode="json", by_alias=True, exclude={"accused", "figures", "duration_seconds", "weak"})
+        predicate = found[1]["predicate"]
+        predicate["result"] = RESULTS[evidence.verdict]
+        annotations = predicate["annotations"]
+        annotations |= {"verdict": evidence.verdict, "records_accused": len(evidence.accused)}
+        annotations |= {"asked": list(channels_asked(evidence.channels)), "evidence": kept | {"subjects": len(evidence.subjects)}}
+        request = found[0]["predicate"]["runDetails"]["metadata"]["request"]
+        request["registration"] = None if evidence.registration is None else evidence.registration.digest
+        model = request["models"][0]
+        model |= {"verdict": evidence.verdict, "verdict_phrase": evidence.verdict_phrase, "basis": "audit"}
+        change(annotations)
+
+    return rewrite
 
 
 def says(statement: dict[str, Any], word: str) -> None:

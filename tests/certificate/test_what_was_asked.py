@@ -7,12 +7,10 @@ from typing import Any
 
 import pytest
 from audits import evidence_of
-from certificates import broken, check, rewritten
+from certificates import about, broken, check, rewritten
 from score_tables import simulated_table, with_channels
 
-from verify.certificate.claims import RESULTS
 from verify.errors import InputError
-from verify.schema.channels import channels_asked
 from verify.schema.evidence import Evidence
 
 HONEST = {"rewording 1": 0.0, "layer 1": 0.0}
@@ -23,23 +21,6 @@ def audits() -> dict[str, Evidence]:
     """One audit that certifies on three channels, and one that a rewording accuses."""
     truths = {"certified": HONEST, "accused": HONEST | {"rewording 1": 0.6}}
     return {name: evidence_of(with_channels(simulated_table(references=8), kept)) for name, kept in truths.items()}
-
-
-def about(evidence: Evidence, change: Callable[[dict[str, Any]], None]) -> Callable[[list[Any]], None]:
-    """Let the auditor's statement be about this audit, changed, and the operator report what the auditor signs."""
-
-    def rewrite(found: list[Any]) -> None:
-        kept = evidence.model_dump(mode="json", by_alias=True, exclude={"accused", "figures", "duration_seconds", "weak"})
-        predicate = found[1]["predicate"]
-        predicate["result"] = RESULTS[evidence.verdict]
-        annotations = predicate["annotations"]
-        annotations |= {"verdict": evidence.verdict, "records_accused": len(evidence.accused)}
-        annotations |= {"asked": list(channels_asked(evidence.channels)), "evidence": kept | {"subjects": len(evidence.subjects)}}
-        model = found[0]["predicate"]["runDetails"]["metadata"]["request"]["models"][0]
-        model |= {"verdict": evidence.verdict, "verdict_phrase": evidence.verdict_phrase, "basis": "audit"}
-        change(annotations)
-
-    return rewrite
 
 
 def test_a_certificate_names_the_channels(house: dict[str, Path], audits: dict[str, Evidence], tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from audits import BLIND, evidence_of
+from audits import BLIND, evidence_by_table, evidence_of
 from deletions import OUTCOMES, REASONS, model_of, of_other_weights, record_of, request_of
 from report_reading import Page
 from score_tables import simulated_table
@@ -208,6 +208,20 @@ def test_letters_that_cannot_be_written(evidence: Evidence) -> None:
     noted = Event(state="recipients", at="2027-05-01T12:00:00+00:00")
     later = request_of("deleted", events=(*request_of("deleted").events, noted))
     assert "apologise" not in written(later, record_of(evidence, requests=(later,))), "a later note is no late answer"
+
+
+def test_a_letter_about_an_audit_by_a_level_table_says_so() -> None:
+    """Compared with what models without the data had shown earlier; in every language, asked otherwise or not."""
+    for channels, asked in ((None, False), ({"instruction": 0.0}, True)):
+        audit = evidence_by_table(channels=channels)
+        record = record_of(audit, models=(model_of(audit),))
+        text = " ".join(written(record.requests[0], record).split())
+        assert "We compared it with what models that were trained without them had shown earlier" in text
+        assert ("in other ways of asking for them" in text) is asked
+        assert "no models that were trained without" not in text
+        for language in ("de", "es", "fr"):
+            request = request_of("deleted", language=language)
+            assert write_letter(request, record_of(audit, models=(model_of(audit),), requests=(request,)), sent=SENT).text
 
 
 def test_a_letter_claims_no_comparison_that_was_not_made() -> None:

@@ -125,6 +125,12 @@ def record_findings(pairs: Mapping[str, Pair]) -> list[Finding]:
     return list(dict.fromkeys(findings))
 
 
+def requests_of(pair: Pair) -> tuple[RequestFacts, ...]:
+    """Return the requests that the operator's statement about a model is about; empty without one."""
+    record = _request(pair)
+    return _received(record) if record else ()
+
+
 def _received(record: Mapping[str, Any]) -> tuple[RequestFacts, ...]:
     return tuple(RequestFacts.model_validate_json(json.dumps(entry)) for entry in record["requests"])
 

@@ -11,9 +11,9 @@ import rfc8785
 from securesystemslib.dsse import Envelope
 from securesystemslib.signer import SSlibKey
 
-from verify.certificate.agreement import agreement, record_findings, reexecution_findings
+from verify.certificate.agreement import agreement, record_findings, reexecution_findings, requests_of
 from verify.certificate.attachments import Attachments, Finding, Pair, attachment_findings
-from verify.certificate.claims import adapter_finding, claim_finding, claimed_phrase
+from verify.certificate.claims import adapter_finding, claim_finding, claimed_phrase, judge_findings
 from verify.certificate.ledger_facts import ledger_findings
 from verify.certificate.reexecution import ReexecutionClaim, claim_of
 from verify.certificate.registered import registration_findings
@@ -167,6 +167,7 @@ def check_certificate(
             if "auditor" in pair:
                 adapter = adapter_finding(pair["auditor"]["predicate"])
                 findings += [claim_finding(pair["auditor"]["predicate"]), *([] if adapter is None else [adapter])]
+                findings += judge_findings(pair["auditor"]["predicate"], requests_of(pair))
             findings += reexecution_findings(pair)
         findings += [*record_findings(pairs), *registration_findings(pairs)]
         given = Attachments(model, audit, deletion, ledger_head, reexecution, commitment)

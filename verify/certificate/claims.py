@@ -1,7 +1,8 @@
 """What an auditor's statement claims: the verdict, what was asked, and whether the two contradict each other."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import datetime
 from typing import Any, TypeVar
 
 from pydantic import ValidationError
@@ -9,11 +10,13 @@ from pydantic import ValidationError
 from verify.certificate.attachments import Finding
 from verify.io.documents import Frozen
 from verify.schema.channels import MEAN_LOSS, ChannelResult, channels_asked, contradiction, verdict_phrase
+from verify.schema.deletion_record import RequestFacts
+from verify.schema.judged_by import TABLE_RULE, LevelTableUsed, Look, looks_in_words
 from verify.schema.parts import Gate, Test
 
 RESULTS = {"EQUIVALENT_WITHIN": "PASSED", "NOT_FORGOTTEN": "FAILED", "INCONCLUSIVE": "WARNED", "NOT_TESTABLE": "WARNED"}
 """The in-toto test-result predicate has three results only; the verdict itself is in the annotations, and it is what counts."""
-WHAT = "what was asked"
+WHAT, JUDGED_BY = "what was asked", "judged by"
 SECOND_RULE = ("channels", "subjects", "asked")
 
 Part = TypeVar("Part", bound=Frozen)
@@ -29,7 +32,8 @@ def claimed_phrase(found: Mapping[str, Any]) -> str:
     sizes = [entry["records"] for entry in found["evidence"]["sets"] if entry["role"] == "forget"]
     channels = _channels(found["evidence"]) if _rule(found) > 1 else None
     numbers = settings["margin"], settings["alpha"], found["records_accused"], sizes[0]
-    return verdict_phrase(str(found["verdict"]), *numbers, channels, found["evidence"].get("subjects", 0))
+    subjects = found["evidence"].get("subjects", 0)
+    return verdict_phrase(str(found["verdict"]), *numbers, channels, subjects, by_table=_rule(found) == TABLE_RULE)
 
 
 def claim_finding(predicate: Mapping[str, Any]) -> Finding:
@@ -79,6 +83,51 @@ def _channels(evidence: Mapping[str, Any]) -> tuple[ChannelResult, ...]:
 def _parts(evidence: Mapping[str, Any], name: str, kind: type[Part]) -> tuple[Part, ...]:
     # Through JSON: the schema is strict, and only there accepts lists for tuples.
     return tuple(kind.model_validate_json(json.dumps(entry)) for entry in evidence[name])
+
+
+def judge_findings(predicate: Mapping[str, Any], requests: Sequence[RequestFacts]) -> Iterator[Finding]:
+    """State what judged, where a level table did, and how often these weights were audited; check the table's age.
+
+    A table that was made once it was known who asks can be made to fit the answer.
+
+    Args:
+        predicate: of the auditor's statement, signature verified.
+        requests: those that the operator's statement is about; empty without it.
+
+    Raises:
+        KeyError, TypeError: the evidence lacks what this version expects.
+        ValueError: its level table or its list of earlier audits is not valid.
+    """
+    evidence = predicate["annotations"]["evidence"]
+    if (_rule(predicate["annotations"]) == TABLE_RULE) != (evidence.get("level_table") is not None):
+        yield Finding(JUDGED_BY, False, "a verdict by rule 3, and no other, names the level table that it rests on")
+    elif evidence.get("level_table") is not None:
+        used = LevelTableUsed.model_validate_json(json.dumps(evidence["level_table"]))
+        before = next((entry["weights"] for entry in evidence["models"] if entry["role"] == "original"), None)
+        wrong = _not_this_table(used, str(before), requests)
+        age = "" if not requests else ", before the request"
+        said = f"{used.what}, made on {used.created[:10]}{age}; no retrained references; SHA-256 of its header {used.digest[:16]}"
+        yield Finding(JUDGED_BY, wrong is None, wrong or said)
+    if evidence.get("looks"):
+        looks = tuple(Look.model_validate_json(json.dumps(entry)) for entry in evidence["looks"])
+        yield Finding("audits of these weights", True, looks_in_words(looks))
+
+
+def _not_this_table(used: LevelTableUsed, before: str, requests: Sequence[RequestFacts]) -> str | None:
+    """Return why a level table cannot judge this deletion, or None."""
+    if (used.original != before) != used.descended:
+        return f"the level table belongs to the weights {used.original[:16]}, before deletion they were {before[:16]}"
+    try:
+        made = datetime.fromisoformat(used.created)
+    except ValueError:
+        return "the level table bears no date"
+    counted = [one for one in requests if one.outcome in ("deleted", "open")]
+    if late := sum(not one.is_after(made) for one in counted):
+        return (
+            f"the level table was made at {used.created}, which is not before {late} of {len(counted)} requests: a table made once "
+            "it is known who asks can be made to fit the answer"
+        )
+    return None
 
 
 def adapter_finding(predicate: Mapping[str, Any]) -> Finding | None:

@@ -1,10 +1,11 @@
-"""Sentences on what was checked about an audit's references, holdout records, configurations and adapter."""
+"""Sentences on what was checked about an audit's references or level table, holdout records, configurations and adapter."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from verify.schema.differences import ReferenceDifference
 from verify.schema.evidence import Evidence
+from verify.schema.judged_by import LevelTableUsed, looks_in_words
 from verify.schema.parts import ReferenceCheck
 
 ASKED: dict[ReferenceDifference, str] = {
@@ -46,8 +47,58 @@ def margin_note(evidence: Evidence) -> str | None:
 
 
 def assurances(evidence: Evidence) -> list[Said]:
-    """Return the sentences about references, holdout records, configurations and adapters."""
-    return [*_references(evidence), *_innocence(evidence), *_holdout(evidence), *_configurations(evidence), *_adapter(evidence)]
+    """Return the sentences about earlier audits, references or level table, holdout records, configurations and adapters."""
+    judge = _references(evidence) if evidence.level_table is None else _level_table(evidence.level_table, evidence)
+    return [
+        *_looks(evidence),
+        *judge,
+        *_innocence(evidence),
+        *_holdout(evidence),
+        *_configurations(evidence),
+        *_adapter(evidence),
+    ]
+
+
+def _looks(evidence: Evidence) -> list[Said]:
+    """Name earlier audits of the same weights: a verdict that came on the third look is not one that came on the first."""
+    return [Said(looks_in_words(evidence.looks), warns=True)] if evidence.looks else []
+
+
+def _level_table(used: LevelTableUsed, evidence: Evidence) -> list[Said]:
+    """Say which table judged, of what age, by whose word, and what left it since."""
+    before = next((gate.passed for gate in evidence.gates if gate.name == "table before the request"), None)
+    age = ", before the registration of this audit" if before else ""
+    found = [
+        Said(
+            f"Judged against {used.what}, made on {used.created[:10]}{age}; no retrained references. Its {used.controls} "
+            f"never-trained controls calibrate it; its models were destroyed on {used.destroyed[:10]}.",
+            warns=False,
+        )
+    ]
+    if not before:
+        found.append(
+            Said("Not shown: that the level table is older than the request. No registration from before names it.", warns=True)
+        )
+    if used.descended:
+        earlier = "by earlier deletions, as its manifest says"
+        found.append(Said(f"The model before unlearning was made from the level table's {earlier}.", warns=False))
+    if used.judging < used.models:
+        found.append(
+            Said(
+                f"The unlearning read {used.models - used.judging} of the table's models; the other {used.judging} judged.",
+                warns=False,
+            )
+        )
+    whose = "nobody" if used.signer is None else used.signer[:16]
+    signed = f"The table is signed by {whose}, a key that the auditor was given to verify it with."
+    if not used.trusted:
+        signed = f"Not checked: the signature of the level table ({whose}); no key to trust was given (--level-table-key)."
+    word = "That its numbers are those of models trained as it says is the word of whoever made it."
+    found.append(Said(f"{signed} {word}", warns=not used.trusted))
+    if gone := used.rows_signed - used.rows:
+        left = f"{gone} of its {used.rows_signed} rows have left it since: those of records that were deleted."
+        found.append(Said(left, warns=False))
+    return found
 
 
 def _references(evidence: Evidence) -> list[Said]:

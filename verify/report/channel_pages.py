@@ -39,11 +39,13 @@ class ChannelPage:
         rows: in the audit's order.
         figure: residuals with intervals against the margin; None where no channel has one.
         reading: one sentence with the counts.
+        judge: what was compared with, beside controls.
     """
 
     rows: tuple[ChannelRow, ...]
     figure: Markup | None
     reading: str
+    judge: str
 
 
 def channel_page(evidence: Evidence) -> ChannelPage | None:
@@ -55,4 +57,5 @@ def channel_page(evidence: Evidence) -> ChannelPage | None:
     margin = evidence.settings.margin
     axis = "residual fraction: 0 as retrained, 1 untouched; shaded: within the margin"
     figure = draw_intervals(drawn, axis, band=(-margin, margin)) if drawn else None
-    return ChannelPage(rows, figure, channels_in_a_sentence(evidence))
+    judge = "the retrained references" if evidence.level_table is None else "the level table"
+    return ChannelPage(rows, figure, channels_in_a_sentence(evidence), judge)

@@ -9,6 +9,7 @@ from matplotlib.lines import Line2D
 from verify.io.escaping import visible
 from verify.report.attack_pages import headline, references_of
 from verify.report.svg import canvas, finish
+from verify.report.text import yardstick
 from verify.schema.evidence import Entry, Evidence
 from verify.schema.parts import Value
 
@@ -98,7 +99,7 @@ def draw_trade(entries: Sequence[Entry]) -> Markup | None:
         mark = Line2D([ratio.value], [residual.value], linestyle="none", marker=MARKERS[number % len(MARKERS)], markersize=7)
         mark.set(color=INK, markerfacecolor=INK if evidence.verdict == CERTIFIED else "#ffffff", label=_label(name))
         handles.append(axes.add_line(mark))
-    axes.set_xlabel("utility kept, relative to the retrained references")
+    axes.set_xlabel(f"utility kept, relative to {yardstick(shown[0][1])}")
     axes.set_ylabel("residual fraction")
     return Markup(finish(figure, axes, handles))  # noqa: S704 - drawn here
 

@@ -332,6 +332,9 @@ def _answered(request: RequestFacts) -> tuple[str, str]:
     return day.isoformat(), "within the extension" if day <= request.due else "late"
 
 
+NEEDED_TO_ASK = "needs never-trained controls, and references or a level table"
+
+
 def _numbers(evidence: Evidence) -> list[tuple[str, Value | str, str, str]]:
     """Return the rows of page 1: (measure, this model, retrained without the records, how to read it)."""
     rows: list[tuple[str, Value | str, str, str]] = []
@@ -345,7 +348,7 @@ def _numbers(evidence: Evidence) -> list[tuple[str, Value | str, str, str]]:
         )
     if evidence.settings.rule > 1:
         judged = channels_in_a_cell(evidence).replace("/", " of "), "each way of asking is on a later page"
-        asked, reading = judged if evidence.channels else ("not judged", "needs never-trained controls and references")
+        asked, reading = judged if evidence.channels else ("not judged", NEEDED_TO_ASK)
         rows.append(("Asked otherwise", asked, "\N{EN DASH}", reading))
     for family, name, reading in (
         ("membership", "Strongest membership attack", "AUC; 0.5 is guessing"),

@@ -82,11 +82,12 @@ def render_comparison(entries: Sequence[Entry]) -> str:
 
 
 def _require_alike(evidences: Sequence[Evidence]) -> None:
-    """Raise InputError unless all audits are about one forget set and use the same retrained references."""
+    """Raise InputError unless all audits are about one forget set, and use the same retrained references or level table."""
     references = [{model.weights for model in evidence.models if model.role == "reference"} for evidence in evidences]
     for what, values in (
         ("forget records", [evidence.set("forget").digest for evidence in evidences]),
         ("retrained references", references),
+        ("level table", [None if evidence.level_table is None else evidence.level_table.digest for evidence in evidences]),
     ):
         if other := next((number for number, value in enumerate(values, 1) if value != values[0]), None):
             raise InputError(f"audit {other} has other {what} than the first. Compare audits of the same records and references.")
@@ -96,7 +97,8 @@ def _key_numbers(evidence: Evidence) -> list[tuple[str, Markup, str]]:
     """Return the rows of the first page: (measure, number, how to read it)."""
     rows: list[tuple[str, Markup, str]] = []
     if evidence.residual is not None:
-        count = f"{evidence.residual.n} references, {100 * evidence.residual.level:.0f} % interval"
+        units = "references" if evidence.level_table is None else "subjects, by level table"
+        count = f"{evidence.residual.n} {units}, {100 * evidence.residual.level:.0f} % interval"
         rows.append(
             (
                 "Residual fraction",
@@ -145,6 +147,7 @@ def figures_of(evidence: Evidence) -> dict[str, Any]:
     curves = [curve for curve in data.roc if curve.attack == "loss" and curve.model != "base"]
     histograms = [entry for entry in data.losses if entry.model != "base"]
     return {
+        "compared": "the retrained references" if evidence.level_table is None else "models that never saw it, by the level table",
         "losses": (Markup(draw_losses(histograms)), _loss_rows(histograms)) if histograms else None,  # noqa: S704 - drawn here
         "roc": (Markup(draw_roc(curves)), _roc_rows(curves)) if curves else None,  # noqa: S704
         "residuals": None if data.residuals is None else (Markup(draw_residuals(data.residuals)), _residual_rows(evidence)),  # noqa: S704

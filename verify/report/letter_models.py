@@ -78,9 +78,10 @@ def _found(model: ReplacedModel, verdict: VerdictWord, words: Words) -> str:
     result = words.say(f"result.{verdict}")
     if verdict == "NOT_TESTABLE":
         return result
+    table = "level table" in model.tested_by
     if "asked otherwise" in model.tested_by:
-        return f"{words.say('compared.otherwise')} {result}"
-    if verdict != "EQUIVALENT_WITHIN" and "retrained references" not in model.tested_by:
+        return f"{words.say('compared.table_otherwise' if table else 'compared.otherwise')} {result}"
+    if verdict != "EQUIVALENT_WITHIN" and not table and "retrained references" not in model.tested_by:
         return f"{words.say('compared.alone')} {result}"
     only = f" {words.say('exact_only')}" if verdict == "EQUIVALENT_WITHIN" else ""
-    return f"{words.say('compared.exact')} {result}{only}"
+    return f"{words.say('compared.table' if table else 'compared.exact')} {result}{only}"

@@ -5,7 +5,7 @@ characters are made visible.
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -37,6 +37,10 @@ ASKED = (
 )
 ACCUSED: dict[Tier, str] = {
     "retrained references": "The model still differs on these records from models that never saw them, by more than the margin.",
+    "level table": (
+        "The model still differs on these records from what models that never saw them give, by more than the margin. No model was "
+        "retrained for this; a level table says what they would give."
+    ),
     "asked otherwise": (
         "Asked in other ways than it was trained on, the model still differs on these records from models that never saw them, by "
         "more than the margin."
@@ -47,6 +51,21 @@ ACCUSED: dict[Tier, str] = {
 }
 """What was found, by tier; the sentence of the first tier that accuses is printed."""
 NO_REFERENCES = "This audit could not settle whether the records are gone: that requires models trained without these records."
+BY_TABLE: Mapping[str, str] = {
+    "EQUIVALENT_WITHIN": (
+        "On the exact text of these records, as a set, the model behaves as a level table says of models that never saw them, "
+        "within the margin. No model was retrained to compare with, and no other way of asking stands behind this."
+    ),
+    "asked": (
+        "Asked in {count} ways about these records, as a set, the model behaves as a level table says of models that never saw "
+        "them, within the margin. No model was retrained to compare with; other ways of asking may give another answer."
+    ),
+    "one subject": (
+        "This audit could not settle whether the records are gone: a level table alone can accuse a model over one person's "
+        "records, but never clear it."
+    ),
+}
+"""Sentences for audits that a level table judged."""
 NO_RETAIN = "This audit could not settle it: whether the model still works was not examined."
 
 
@@ -59,13 +78,18 @@ def in_plain_words(evidence: Evidence) -> str:
     if evidence.verdict == "NOT_FORGOTTEN":
         return next((ACCUSED[tier] for tier in ACCUSED if tier in evidence.accused_by), ACCUSED["retrained references"])
     if evidence.verdict == "INCONCLUSIVE":
+        if evidence.level_table is not None and any(gate.name == "several subjects" and not gate.passed for gate in evidence.gates):
+            return BY_TABLE["one subject"]
         unexamined = [gate.name for gate in evidence.gates if gate.passed is None and "record" in gate.claims]
-        if "retrained references" not in evidence.tiers:
+        if not {"retrained references", "level table"} & set(evidence.tiers):
             return NO_REFERENCES
         if "utility" in unexamined:
             return NO_RETAIN
-    if evidence.verdict == "EQUIVALENT_WITHIN" and len(evidence.asked) > 1:
-        return ASKED.format(count=len(evidence.asked))
+    if evidence.verdict == "EQUIVALENT_WITHIN":
+        asked, exact = ASKED, PLAIN["EQUIVALENT_WITHIN"]
+        if evidence.level_table is not None:
+            asked, exact = BY_TABLE["asked"], BY_TABLE["EQUIVALENT_WITHIN"]
+        return asked.format(count=len(evidence.asked)) if len(evidence.asked) > 1 else exact
     return PLAIN[evidence.verdict]
 
 

@@ -19,9 +19,16 @@ STYLES: dict[str, Any] = {
     "target": {"color": "#0b3d91", "linestyle": "-", "linewidth": 2.2},
     "base": {"color": "#8a8a8a", "linestyle": ":", "linewidth": 1.2},
     "reference": {"color": "#00805c", "linestyle": "-", "linewidth": 0.9, "alpha": 0.75},
+    "level table": {"color": "#00805c", "linestyle": "-.", "linewidth": 1.4},
 }
-NAMES = {"original": "before unlearning", "target": "this model", "base": "base model", "reference": "retrained references"}
-ORDER = ("original", "reference", "target")
+NAMES = {
+    "original": "before unlearning",
+    "target": "this model",
+    "base": "base model",
+    "reference": "retrained references",
+    "level table": "never trained, by level table",
+}
+ORDER = ("original", "reference", "level table", "target")
 
 
 def role_of(label: str) -> str:

@@ -1,0 +1,67 @@
+"""A certificate by a level table says so, and fails where the table is no older than the requests or is another model's."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from audits import evidence_by_table
+from certificates import about, broken, check, rewritten
+
+from verify.auditing.looks import look_at
+from verify.schema.evidence import Evidence
+
+
+@pytest.fixture(scope="module")
+def certified() -> Evidence:
+    """An audit of an honest deletion by a level table, the second of these weights."""
+    found = evidence_by_table()
+    assert found.verdict == "EQUIVALENT_WITHIN"
+    return found.model_copy(update={"looks": (look_at(evidence_by_table(people=3), found),)})
+
+
+def test_a_certificate_says_what_judged_and_which_look_it_was(house: dict[str, Path], certified: Evidence, tmp_path: Path) -> None:
+    """The check prints the table with its date, and the earlier audit of the same weights."""
+    found = check(house, rewritten(house, tmp_path / "c.json", about(certified, lambda _: None)))
+    assert found.holds, broken(found)
+    said = {one.what: one.detail for one in found.findings}
+    assert said["judged by"].startswith(
+        "a level table of 8 models, each trained without half of the people, made on 2026-10-01, before"
+    )
+    assert "no retrained references" in said["judged by"]
+    assert said["audits of these weights"].startswith("This is the second audit of these weights. Earlier: ")
+    assert list(found.phrases.values()) == ["EQUIVALENT_WITHIN(rho = 0.1, alpha = 0.05; exact text, mean loss; level table)"]
+
+
+def made_late(found: dict[str, Any]) -> None:
+    found["evidence"]["level_table"]["created"] = "2026-12-01T00:00:00+00:00"
+
+
+def undated(found: dict[str, Any]) -> None:
+    found["evidence"]["level_table"]["created"] = "autumn"
+
+
+def other_model(found: dict[str, Any]) -> None:
+    found["evidence"]["level_table"]["original"] = "9" * 64
+
+
+def no_table(found: dict[str, Any]) -> None:
+    del found["evidence"]["level_table"]
+
+
+@pytest.mark.parametrize(
+    ("change", "what"),
+    [
+        (made_late, "which is not before"),
+        (undated, "bears no date"),
+        (other_model, "belongs to the weights"),
+        (no_table, "names the level table"),
+    ],
+)
+def test_a_table_that_cannot_judge_this_deletion_fails_the_check(
+    house: dict[str, Path], certified: Evidence, tmp_path: Path, change: Callable[[dict[str, Any]], None], what: str
+) -> None:
+    """Made after the request, without a date, of another model, or not named: one finding fails and says which."""
+    found = check(house, rewritten(house, tmp_path / "c.json", about(certified, change)))
+    assert not found.holds
+    assert [what in one.detail for one in found.findings if one.what == "judged by"] == [True]
