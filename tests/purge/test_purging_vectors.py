@@ -1,6 +1,9 @@
 """Vector indexes: real ones are searched and cleaned, other rows and vectors stay, and what is not searched is said."""
 
 import json
+import sqlite3
+from contextlib import closing
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -76,6 +79,45 @@ def test_lancedb(tmp_path: Path) -> None:
     assert "search indexes" in stays.reason
 
 
+def test_chroma(tmp_path: Path) -> None:
+    """A collection is written again without the rows; nothing is left in queue, index or full text, and others answer as before."""
+    chromadb = pytest.importorskip("chromadb", reason="chromadb is not installed")
+    from chromadb.api.client import SharedSystemClient
+
+    def opened() -> Any:
+        return chromadb.PersistentClient(str(tmp_path / "store"), settings=chromadb.Settings(anonymized_telemetry=False))
+
+    client = opened()
+    people = client.create_collection(
+        "people", embedding_function=None, metadata={"of": "people"}, configuration={"hnsw": {"space": "cosine"}}
+    )
+    for number, row in enumerate(planted.ROWS):
+        whole = {"documents": [row["completion"]]} if number % 2 else {}
+        people.add(ids=[f"p{number}"], embeddings=[VECTORS[number].tolist()], metadatas=[{"text": row["completion"]}], **whole)
+    other = client.create_collection("other", embedding_function=None)
+    other.add(ids=["x"], embeddings=[VECTORS[0].tolist()], documents=["Nothing about anybody."])
+    people.delete(ids=["p1"])  # the application has deleted it, the queue has not
+    client._system.stop()
+    SharedSystemClient.clear_system_cache()
+    folders = {path.name for path in (tmp_path / "store").iterdir()}
+    assert remove([one(tmp_path)]) == []
+    assert find(tmp_path) == []
+    assert not anywhere(tmp_path)
+    assert len({path.name for path in (tmp_path / "store").iterdir()} - folders) <= 1, "nothing lies about"
+    client = opened()
+    people = client.get_collection("people", embedding_function=None)
+    assert people.metadata == {"of": "people"}
+    assert people.configuration_json["hnsw"]["space"] == "cosine"
+    left = people.get(include=["embeddings", "documents", "metadatas"])
+    assert sorted(left["ids"]) == [f"p{number}" for number in KEPT]
+    found = dict(zip(left["ids"], left["embeddings"], strict=True))
+    assert all(np.allclose(found[f"p{number}"], VECTORS[number]) for number in KEPT)
+    assert people.query(query_embeddings=[VECTORS[KEPT[1]].tolist()], n_results=1)["ids"] == [[f"p{KEPT[1]}"]]
+    assert client.get_collection("other", embedding_function=None).get()["documents"] == ["Nothing about anybody."]
+    client._system.stop()
+    SharedSystemClient.clear_system_cache()
+
+
 def plant_faiss(folder: Path, index: Any, rows: list[dict[str, Any]] | None = None) -> None:
     faiss = pytest.importorskip("faiss", reason="faiss is not installed")
     folder.mkdir(parents=True, exist_ok=True)
@@ -132,6 +174,21 @@ def test_without_their_libraries_they_are_listed(tmp_path: Path, monkeypatch: py
     monkeypatch.setitem(__import__("sys").modules, "lancedb", None)
     (found,) = find(tmp_path)
     assert (found.how, "unlearn-verify[vectors]" in found.reason) == (UNSEARCHED, True)
+
+
+def test_a_store_of_chroma_without_the_library_is_left(tmp_path: Path) -> None:
+    """Its rows are found in the database all the same, and the reason says what would clean them."""
+    if find_spec("chromadb"):
+        pytest.skip("chromadb is installed")
+    with closing(sqlite3.connect(tmp_path / "chroma.sqlite3")) as database, database:
+        database.execute("CREATE TABLE embeddings_queue (metadata TEXT)")
+        database.execute("INSERT INTO embeddings_queue VALUES (?)", (planted.CANARIES[0],))
+    (found,) = find(tmp_path)
+    assert (found.kind, found.removable, found.reason) == (
+        "vector index",
+        False,
+        "it is a Chroma store; to clean it: pip install chromadb",
+    )
 
 
 def test_a_spared_index_is_not_changed(tmp_path: Path) -> None:

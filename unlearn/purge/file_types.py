@@ -100,6 +100,8 @@ class Rules:
             return None
         if any(store.place.is_relative_to(kept) for kept in self.spare):
             return Residue(store.place, VECTORS, BY_CONTENT, False, SPARED)
+        if store.missing:
+            return Residue(store.place, VECTORS, BY_CONTENT, False, store.missing)
         return FoundResidue(store.place, VECTORS, BY_CONTENT, partial(store.clean, store.place, self.search))
 
     def _treatment(self, path: Path) -> Treatment:

@@ -1,8 +1,7 @@
-"""Vector indexes that hold deleted texts: LanceDB tables, FAISS indexes with their rows, and local Qdrant collections.
+"""Vector indexes that hold deleted texts: LanceDB tables, FAISS indexes with their rows, Chroma stores, local Qdrant collections.
 
 A vector of a text lets the text be guessed, so row and vector go together. Indexes that nothing here can read (a FAISS index whose
-rows are not beside it, the storage of a Qdrant server, a library that is missing) are listed as not searched. Chroma keeps its rows
-in a SQLite database, where they are found as live rows and left to the application.
+rows are not beside it, the storage of a Qdrant server, a library that is missing) are listed as not searched.
 """
 
 import fcntl
@@ -13,10 +12,11 @@ from contextlib import closing
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from unlearn.purge import sqlite
+from unlearn.purge import chroma, sqlite
 from unlearn.purge.content_search import ContentSearch
 from unlearn.purge.formats import UnreadableError
 from unlearn.purge.redact import cut_lines, strings_in
@@ -42,32 +42,45 @@ class Store:
         files: the files that are searched and cleaned as a whole.
         holds: returns whether it contains deleted text; raises UnreadableError where that cannot be known.
         clean: removes rows with deleted text, and their vectors.
+        missing: why it cannot be cleaned here, such as a library that is missing; "" where it can.
     """
 
     place: Path
     files: frozenset[Path]
     holds: Callable[[ContentSearch], bool]
     clean: Callable[[Path, ContentSearch], None]
+    missing: str = ""
 
 
 def stores(folders: Sequence[Path], files: Collection[Path]) -> Iterator[Store]:
     """Yield the vector indexes among some folders and files."""
     for folder in folders:
-        inside = frozenset(path for path in files if path.is_relative_to(folder))
         if folder.suffix == ".lance" and (folder / "_versions").is_dir():
+            inside = _inside(folder, files)
             yield Store(folder, inside, partial(_lance_holds, folder, inside), _clean_lance)
+        elif chroma.is_store(folder):
+            inside = _inside(folder, files)
+            yield Store(folder, inside, partial(chroma.chroma_holds, inside), chroma.clean_chroma, chroma.missing())
         elif (folder / "raft_state.json").is_file() and (folder / "collections").is_dir():
-            yield Store(folder, inside, _qdrant_server, _nothing)
+            yield Store(folder, _inside(folder, files), _qdrant_server, _nothing)
     for path in sorted(files):
         if path.suffix in _FAISS_SUFFIXES and _begins(path, _FAISS_STARTS):
             rows = path.with_suffix(".jsonl")
             beside = frozenset({path, rows} if rows in files else {path})
-            yield Store(path, beside, partial(_faiss_holds, rows), _clean_faiss)
+            missing = "" if find_spec("faiss") else f"it is a FAISS index; to clean it: {INSTALL}"
+            yield Store(path, beside, partial(_faiss_holds, rows), _clean_faiss, missing)
+
+
+def _inside(folder: Path, files: Collection[Path]) -> frozenset[Path]:
+    return frozenset(path for path in files if path.is_relative_to(folder))
 
 
 def _begins(path: Path, starts: tuple[bytes, ...]) -> bool:
-    with path.open("rb") as file:
-        return file.read(4).startswith(starts)
+    try:
+        with path.open("rb") as file:
+            return file.read(4).startswith(starts)
+    except OSError:  # listed as unreadable by the search of its content
+        return False
 
 
 def _nothing(_: Path, __: ContentSearch) -> None:
@@ -194,13 +207,11 @@ def _clean_faiss(path: Path, search: ContentSearch) -> None:
     """Remove the rows with deleted text from a flat FAISS index and from the file of its rows.
 
     Raises:
-        CannotCleanError: faiss is missing, the index is not flat, or rows and vectors do not correspond.
+        CannotCleanError: the index is damaged or not flat, or rows and vectors do not correspond.
     """
-    try:
-        import faiss
-        import numpy as np
-    except ImportError:
-        raise CannotCleanError(f"it is a FAISS index; to clean it: {INSTALL}") from None
+    import faiss
+    import numpy as np
+
     rows = path.with_suffix(".jsonl")
     lines = rows.read_bytes().splitlines(keepends=True)
     going = [number for number, line in enumerate(lines) if search.holds(line)]
