@@ -7,6 +7,7 @@ import json
 import time
 from collections import defaultdict
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +68,7 @@ def test_a_tail(benchmark: Any, base: Any, kind: str, tmp_path: Path) -> None:
     folder, rows = base
     before = finetune(folder, rows, output_dir=tmp_path / "before", options=KINDS[kind]).model_dir
     TrainingCommitment.of(before).save(tmp_path / "commitment.json")
+    requested = datetime.now(UTC).isoformat()
     log, key = TrainingLog.read(before / LOG_NAME), RecordKey.load()
     names = {key.of(record.fingerprint): row for row, record in zip(rows, load_records(rows), strict=True)}
     gone = [names[log.records[next(one for one in log.microbatches if one.step == STEPS // 2).records[0]]]]
@@ -75,7 +77,8 @@ def test_a_tail(benchmark: Any, base: Any, kind: str, tmp_path: Path) -> None:
         after, started = tmp_path / f"after-{number}", time.perf_counter()
         forget(before, Rollback(), forget_set=gone, data=rows, base=folder, output_dir=after)
         deleted = time.perf_counter()
-        proof = reexecute(after, folder, data=rows, forget_set=gone, log=before, commitment=tmp_path / "commitment.json")
+        given = {"commitment": tmp_path / "commitment.json", "requested": requested}
+        proof = reexecute(after, folder, data=rows, forget_set=gone, log=before, **given)
         times[0].append(time.perf_counter() - deleted)
         times[1].append(deleted - started)
         assert proof.word == "REBUILT_WITHOUT"

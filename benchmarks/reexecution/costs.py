@@ -1,6 +1,7 @@
 """Cost of a deletion and of its full proof in tokens, as shares of a retraining: shards, and rollback by when a record was seen."""
 
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 
 from benchmarks.reexecution.worlds import Row, by_name, commit
@@ -60,12 +61,13 @@ def shards(base: Path, folder: Path) -> list[Cost]:
     rows, plan = people(PEOPLE), ShardPlan(SHARDS, SLICES, "average", OPTIONS)
     before = finetune_shards(base, rows, output_dir=folder / "before", plan=plan).model_dir
     commitment, key = commit(before, folder / "commitment.json"), RecordKey.load()
+    requested = datetime.now(UTC).isoformat()
     slices = [plan.assign(record, key)[1] for record in load_records(rows)]
     found = []
     for stage in range(SLICES):
         gone, after = [rows[slices.index(stage)]], folder / f"after-{stage}"
         done = forget(before, SISA(), forget_set=gone, data=rows, base=base, output_dir=after)
-        proof = reexecute(after, base, data=rows, forget_set=gone, log=before, commitment=commitment)
+        proof = reexecute(after, base, data=rows, forget_set=gone, log=before, commitment=commitment, requested=requested)
         share = done.facts["share_of_retraining_tokens"]
         found.append(Cost(f"slice {stage + 1} of {SLICES}", share, proof.tokens / proof.training_tokens, proof.phrase))
     return found
@@ -77,11 +79,12 @@ def rollback(base: Path, folder: Path) -> list[Cost]:
     options = TrainingOptions(learning_rate=1e-3, epochs=1, batch_size=4, lora=True, seed=1, save_steps=1)
     before = finetune(base, rows, output_dir=folder / "before", options=options).model_dir
     commitment, log, names = commit(before, folder / "commitment.json"), TrainingLog.read(before / LOG_NAME), by_name(rows)
+    requested = datetime.now(UTC).isoformat()
     found = []
     for step in SEEN:
         gone, after = [names[log.records[log.microbatches[step - 1].records[0]]]], folder / f"after-{step}"
         done = forget(before, Rollback(), forget_set=gone, data=rows, base=base, output_dir=after)
-        proof = reexecute(after, base, data=rows, forget_set=gone, log=before, commitment=commitment)
+        proof = reexecute(after, base, data=rows, forget_set=gone, log=before, commitment=commitment, requested=requested)
         share = done.facts["share_of_retraining_tokens"]
         found.append(Cost(f"step {step} of {STATES}", share, proof.tokens / proof.training_tokens, proof.phrase))
     return found

@@ -63,13 +63,13 @@ manifests and logs, but did not know in training whose records would be asked fo
 ### Prepared in training
 
 Who writes a commitment can write a false one. Here the training saw the forget record early, and its log, committed to before the
-request, says that it stood in the last microbatch only: states that a commitment stands for are not executed again, unless
-`--from-base` is given.
+request, says that it stood in the last microbatch only. States that a commitment stands for are not executed again if the auditor
+gives the date of a request that is younger (`--requested`); without it, or with `--from-base`, they are.
 
 | commitment | runs | accepted |
 | --- | --- | --- |
-{_prepared("trusted (default)", prepared[0])}
-{_prepared("executed too (`--from-base`)", prepared[1])}
+{_prepared("trusted, as older than the request", prepared[0])}
+{_prepared("executed too", prepared[1])}
 
 ## Samples
 

@@ -135,6 +135,7 @@ class World:
             "forget_set": self.gone,
             "log": self.before,
             "commitment": self.commitment,
+            "requested": datetime.now(UTC).isoformat(),
             "segments": "all",
         }
         return reexecute(**{**given, **changed})

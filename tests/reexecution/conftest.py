@@ -1,7 +1,9 @@
 """A committed training and its deletion by rollback, as files."""
 
 import json
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -14,7 +16,7 @@ OPTIONS = TrainingOptions(learning_rate=1e-3, epochs=1, batch_size=2, save_steps
 
 
 @pytest.fixture(scope="session")
-def rolled_back(model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+def rolled_back(model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """What an auditor is given: arguments of `reexecute`. One record of 12 is gone, of six steps with a state after each."""
     top = tmp_path_factory.mktemp("rolled-back")
     (top / "data.jsonl").write_text("".join(json.dumps(row) + "\n" for row in ROWS))
@@ -23,4 +25,5 @@ def rolled_back(model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> di
     TrainingCommitment.of(before).save(top / "commitment.json")
     files = {"data": top / "data.jsonl", "forget_set": top / "forget.jsonl"}
     forget(before, Rollback(), **files, base=model_dir, output_dir=top / "after")
-    return {"model": top / "after", "base": model_dir, **files, "log": before, "commitment": top / "commitment.json"}
+    committed = {"log": before, "commitment": top / "commitment.json", "requested": datetime.now(UTC).isoformat()}
+    return {"model": top / "after", "base": model_dir, **files, **committed}

@@ -5,6 +5,7 @@ import re
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +53,7 @@ class World:
             "forget_set": self.gone,
             "log": self.before,
             "commitment": self.commitment,
+            "requested": datetime.now(UTC).isoformat(),
         }
         return reexecute(**{**given, **changed})
 

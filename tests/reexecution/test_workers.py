@@ -4,7 +4,7 @@ import os
 import signal
 import threading
 import time
-from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -37,8 +37,14 @@ def kill_one(engine: str, killed: list[int]) -> None:
             time.sleep(0.01)
 
 
+def asked(given: dict[str, Any]) -> Request:
+    """What a worker is given."""
+    files = {name: value for name, value in given.items() if name != "requested"}
+    return Request(**files, trust=Trust(), fields=None, tokenizer=None, dtype="auto")
+
+
 @pytest.mark.slow
-def test_workers_give_the_same_proof(rolled_back: dict[str, Path], dask_engine: str) -> None:
+def test_workers_give_the_same_proof(rolled_back: dict[str, Any], dask_engine: str) -> None:
     """Byte for byte but for the times: one process, two local ones, and a cluster of which a worker is killed in the middle."""
     alone = reexecute(**rolled_back, from_base=True)
     assert alone.phrase == "REBUILT_WITHOUT(all of 6)", alone.findings
@@ -52,24 +58,22 @@ def test_workers_give_the_same_proof(rolled_back: dict[str, Path], dask_engine: 
     assert but_times(reexecute(**rolled_back, from_base=True, workers=2)) == but_times(alone)
 
 
-def test_a_worker_with_another_key(rolled_back: dict[str, Path]) -> None:
+def test_a_worker_with_another_key(rolled_back: dict[str, Any]) -> None:
     """A worker whose record key is another one would hash every record otherwise: it says so, and accuses nobody."""
-    request = Request(**rolled_back, trust=Trust(), fields=None, tokenizer=None, dtype="auto")
     with pytest.raises(InputError, match="another record key"):
-        execute_group(request, Group(".", ((4, 5),)), RecordKey(b"x" * 32).check)
+        execute_group(asked(rolled_back), Group(".", ((4, 5),)), RecordKey(b"x" * 32).check)
 
 
-def test_a_worker_with_other_software(rolled_back: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_worker_with_other_software(rolled_back: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     """A worker that rounds otherwise would accuse an honest deletion: it executes nothing and names the difference."""
-    request = Request(**rolled_back, trust=Trust(), fields=None, tokenizer=None, dtype="auto")
     monkeypatch.setattr("verify.reexecution.environment.environment", lambda: {"torch": "1.0"})
-    segments, findings = execute_group(request, Group(".", ((4, 5),)), RecordKey.load().check)
+    segments, findings = execute_group(asked(rolled_back), Group(".", ((4, 5),)), RecordKey.load().check)
     assert not segments
     assert [finding.kind for finding in findings] == ["software"]
     assert "here 1.0" in findings[0].what
 
 
-def test_workers_read_files_only(rolled_back: dict[str, Path]) -> None:
+def test_workers_read_files_only(rolled_back: dict[str, Any]) -> None:
     """Records in memory are sent to no other process; no number of workers below 1."""
     with pytest.raises(InputError, match="data is in memory"):
         reexecute(**{**rolled_back, "data": [{"prompt": "a", "completion": "b"}]}, workers=2)

@@ -11,6 +11,7 @@ An interrupted demo resumes with what is missing when the same command is given 
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -217,6 +218,7 @@ def execute_again(experiment: Experiment, name: str) -> bool:
         forget_set=str(experiment.data / "forget.jsonl"),
         log=before,
         commitment=commitment_of(before),
+        requested=datetime.now(UTC).isoformat(timespec="seconds"),  # the demo's own, after all trainings were committed to
         fields=experiment.fields,
         work_dir=path.parent / f"{name}-states",
         output=path,

@@ -8,6 +8,7 @@ import dataclasses
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -109,9 +110,9 @@ def _proved(given: OnePerson, name: str) -> ProvedDeletion:
     """Delete the person's records by one method, execute the deletion again, and write the proof."""
     before, commitment, path = given.train(name), given.folder / f"commitment-{name}.json", given.folder / f"proof-{name}.json"
     TrainingCommitment.of(before).save(commitment)
-    began = time.monotonic()
+    began, requested = time.monotonic(), datetime.now(UTC).isoformat(timespec="seconds")
     about: dict[str, Any] = {"data": given.records, "forget_set": str(given.folder / PERSON)}
     done = forget(str(before), METHODS[name], base=str(given.base), output_dir=given.folder / name, **about)
-    proof = reexecute(given.folder / name, given.base, log=before, commitment=commitment, output=path, **about)
+    proof = reexecute(given.folder / name, given.base, log=before, commitment=commitment, requested=requested, output=path, **about)
     share = float(done.facts["share_of_retraining_tokens"])
     return ProvedDeletion(name, proof.phrase, share, proof.tokens / proof.training_tokens, time.monotonic() - began, path)

@@ -8,6 +8,7 @@ import shutil
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -84,6 +85,7 @@ class Proofs:
                 forget_set=sets.forget,
                 log=model.origin if derived else None,
                 commitment=model.proof.commitment if derived else None,
+                requested=self._requested,
                 segments="all",  # a sample would be drawn by the operator
                 accept_near_duplicates=self.near_duplicates,
                 fields=self.plan.columns,
@@ -145,6 +147,11 @@ class Proofs:
         if method not in EXECUTABLE or not any((made / name).is_file() for name in (LOG_NAME, SHARDS)):
             return f"{method} left no log that could be executed again"
         return None
+
+    @property
+    def _requested(self) -> str | None:
+        """When the first of the requests was recorded; the plan names a commitment only if it is older than all of them."""
+        return min((one.events[0].at for one in self.requests if one.events), key=datetime.fromisoformat, default=None)
 
     def _objection(self, model: PlannedModel, attempt: int) -> str | None:
         """Return why a re-execution alone does not put an attempt into service, or None."""

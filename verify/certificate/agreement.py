@@ -73,7 +73,8 @@ def _described(claim: ReexecutionClaim) -> str:
         return f"{claim.phrase}: {' '.join(finding.what for finding in claim.findings)}"
     sample = "" if claim.draw.nonce is None else f", a sample that finds {claim.draw.false_found_95} false segments with 95 %"
     age = "no commitment from before" if claim.committed is None else f"training committed on {claim.committed[:10]}"
-    return f"{claim.phrase}{sample}; {claim.forget} forget records left out; {age}"
+    kept = f"; {claim.as_committed}" if claim.unchanged else ""
+    return f"{claim.phrase}{sample}; {claim.forget} forget records left out; {age}{kept}"
 
 
 def _differences(claim: ReexecutionClaim, beside: Any, pair: Pair) -> Iterator[str]:

@@ -13,14 +13,14 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, Self
 
-from pydantic import Field, ValidationError
+from pydantic import Field, SerializerFunctionWrapHandler, ValidationError, model_serializer
 
 from verify.certificate.signing import REEXECUTION, STATEMENT_TYPE, Statement
 from verify.errors import InputError
 from verify.io.documents import Frozen
 from verify.provenance.segment_sampling import detection_probability, drawn_segments
 from verify.schema.parts import Digest
-from verify.schema.reexecution import Draw, Finding, Kind, Reexecution, ReexecutionWord, Segment, phrase_of, word_of
+from verify.schema.reexecution import LEFT_OUT, Draw, Finding, Kind, Reexecution, ReexecutionWord, Segment, phrase_of, word_of
 
 LISTS = ("near", "executed")
 """Fields of a proof of which only the number of entries is signed."""
@@ -39,8 +39,9 @@ class ReexecutionClaim(Frozen):
         proof: SHA-256 of the proof's file.
         audit: SHA-256 of the evidence.json that the auditor signed beside it; None without an audit.
         near, executed: numbers of entries of the proof's lists.
-        created, word, kind, base, tokenizer, root, committed, forget, forget_digest, records, near_accepted, unchanged, segments,
-            draw, findings, tokens, training_tokens, environment: as in the proof (`verify.schema.reexecution.Reexecution`).
+        created, word, kind, base, tokenizer, root, committed, requested, forget, forget_digest, records, near_accepted, unchanged,
+            committed_steps, segments, draw, findings, tokens, training_tokens, environment: as in the proof
+            (`verify.schema.reexecution.Reexecution`).
     """
 
     proof: Digest
@@ -52,12 +53,14 @@ class ReexecutionClaim(Frozen):
     tokenizer: Digest
     root: Digest | None
     committed: str | None
+    requested: str | None = None
     forget: int = Field(ge=1)
     forget_digest: Digest
     records: int = Field(ge=1)
     near: int = Field(ge=0)
     near_accepted: bool
     unchanged: int = Field(ge=0)
+    committed_steps: int = Field(default=0, ge=0)
     segments: int = Field(ge=0)
     executed: int = Field(ge=0)
     draw: Draw
@@ -82,6 +85,22 @@ class ReexecutionClaim(Frozen):
     def phrase(self) -> str:
         """The outcome as printed: REBUILT_WITHOUT(m of M) where it is that."""
         return phrase_of(self.word, self.executed, self.segments)
+
+    @property
+    def as_committed(self) -> str:
+        """What was taken from the commitment and not executed, as part of a sentence; empty where everything was executed."""
+        if not self.unchanged:
+            return ""
+        steps = f" (steps 1 to {self.committed_steps})" if self.committed_steps else ""
+        what = "stages" if self.kind == "shards" else "states"
+        date = f" of {self.committed[:10]}" if self.committed else ""
+        return f"{self.unchanged} {what}{steps} are taken from the commitment{date}, and were not executed again"
+
+    @model_serializer(mode="wrap")
+    def _as_written(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave out what does not apply: statements of earlier versions are written as they were read."""
+        content: dict[str, Any] = handler(self)
+        return {name: value for name, value in content.items() if name not in LEFT_OUT or value}
 
 
 def reexecution_statement(proof: str | Path, audit: str | None = None) -> Statement:

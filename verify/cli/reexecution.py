@@ -46,7 +46,9 @@ class Reexecute:
     Exit status 0 REBUILT_WITHOUT, 10 NOT_REBUILT, 12 NOT_TESTABLE; with --tolerance also 11 WITHIN_NOISE.
     """
 
-    ESSENTIAL: ClassVar[frozenset[str]] = frozenset({"model", "base", "data", "forget", "log", "commitment", "segments", "output"})
+    ESSENTIAL: ClassVar[frozenset[str]] = frozenset(
+        {"model", "base", "data", "forget", "log", "commitment", "requested", "segments", "output"}
+    )
 
     model: Path
     """The deleted model's folder, with its training log."""
@@ -68,10 +70,11 @@ class Reexecute:
     many as find one false segment with 99 %%."""
     nonce: str | None = None
     """Random text, chosen by the auditor after the model was handed in, that draws the segments; the default is drawn now."""
-    from_base: bool = False
-    """Execute the steps before the first forget record, too, in place of taking them as committed: at most a whole training."""
     requested: str | None = None
-    """Date of the request, ISO 8601: a commitment that is not older commits to nothing."""
+    """Date of the request, ISO 8601. States before the first forget record are taken from a commitment that is older, and not
+    executed; without this date everything is executed from the base on. A commitment that is not older is refused."""
+    from_base: bool = False
+    """Execute the committed states, too, however old the commitment is: at most a whole training."""
     accept_near_duplicates: bool = False
     """A person looked at the training records that are nearly a forget record, and they may stay."""
     workers: int = 1

@@ -34,6 +34,12 @@ class Trust:
     from_base: bool = False
     requested: datetime | None = None
 
+    def covers(self, commitment: TrainingCommitment | None) -> bool:
+        """Return whether states may be taken as committed: only if the commitment is known to be older than the request."""
+        if commitment is None or self.requested is None or self.from_base:
+            return False
+        return commitment.is_past(self.requested)
+
 
 @dataclass(frozen=True, eq=False)
 class Plan:
@@ -50,7 +56,7 @@ class Plan:
         training_tokens: tokens of a whole training on the records that stay.
         findings: what contradicts the claim.
         skip: steps of the only course that need not be executed, as their states were committed before the request. Without a
-            commitment, or where it is not trusted that far, everything is executed from the base on.
+            commitment that is known to be older, or where it is not trusted that far, everything is executed from the base on.
     """
 
     kind: Kind
@@ -106,7 +112,7 @@ def plan_log(
     first = None if committed is None else first_step_of(committed, names)
     clean = [one.step for one in log.boundaries if one.optimizer is not None and first is not None and one.step < first]
     earlier = None if before is None else (before, max(clean, default=0))
-    as_committed = commitment is not None and not trust.from_base
+    as_committed = trust.covers(commitment)
     course = Course(
         place=".",
         log=log,

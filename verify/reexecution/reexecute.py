@@ -79,9 +79,10 @@ def reexecute(
         segments: how many to execute, or "all"; None executes all where a part of a training was repeated, else as many as find
             one false segment among those that held a forget record with 99 %.
         nonce: random text of the auditor's that chooses the segments; None draws one.
-        from_base: execute what was committed before the first forget record, too. Without it these states are taken as committed:
-            whoever wrote the commitment could have trained them on other records than it says.
-        requested: time of the request, ISO 8601, that the commitment must be older than; None leaves the comparison to the reader.
+        from_base: execute what was committed before the first forget record, too. Without it these states are taken as committed
+            if `requested` is given: whoever wrote the commitment could have trained them on other records than it says.
+        requested: time of the request, ISO 8601, that the commitment must be older than. None takes nothing as committed:
+            everything is executed from the base on.
         accept_near_duplicates: training records that are nearly a forget record were looked at by a person, and may stay.
         tolerance: on other hardware or software than the training's: measure a state with other bits than the recorded one against
             numerical noise and the effect of one forget record. The outcome is then at best WITHIN_NOISE, and such a segment costs
@@ -151,12 +152,14 @@ def reexecute(
         tokenizer=tokenizer_name,
         root=plan.root,
         committed=None if before is None else before.created,
+        requested=None if before is None or request.trust.requested is None else request.trust.requested.isoformat(),
         forget=len(shown.forget),
         forget_digest=set_digest(shown.forget_names),
         records=len(shown.training),
         near=near,
         near_accepted=accept_near_duplicates,
         unchanged=plan.unchanged,
+        committed_steps=plan.skip,
         segments=len(plan.segments()),
         executed=tuple(executed),
         draw=draw,

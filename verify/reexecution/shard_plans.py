@@ -62,8 +62,8 @@ def plan_shards(
         findings += about_commitment(commitment, root, trust.requested)
     findings += _about_served(model, after) if after.combine != SUM else ()
     affected = _affected(then, shown)
-    # Without a commitment, stages that should be as they were are the operator's word, and are executed too.
-    trusted = set() if commitment is None or trust.from_base else set(old)
+    # Without a commitment from before the request, stages that should be as they were are the operator's word: executed, too.
+    trusted = set(old) if trust.covers(commitment) else set()
     placed = _placed(after, shown)
     stages = [_Stage(model, base, after, shown, where, placed) for where in placed]
     listed = [one for one in stages if one.listed]

@@ -49,8 +49,8 @@ def not_shown_by_execution(proof: Reexecution) -> Iterator[str]:
         yield f"{rest} of {proof.segments} parts of the training were not executed again."
     if proof.unchanged:
         yield (
-            f"{proof.unchanged} states or stages of the training, which by its log none of these records had reached, were not "
-            "executed again: that the log is true of them is the operator's word."
+            f"{_as_committed(proof)}, which by the training's log none of these records had reached, were not executed again: that "
+            "the log is true of them is the operator's word."
         )
     if proof.committed is None and proof.kind != "own schedule":
         yield (
@@ -66,6 +66,14 @@ def not_shown_by_execution(proof: Reexecution) -> Iterator[str]:
         stay = "1 training record that is" if len(proof.near) == 1 else f"{len(proof.near)} training records that are"
         yield f"By a person's judgement, {stay} nearly one of these records stayed in the training."
     yield "The re-execution is about the fine-tuning: what the base model had learned from these people is not covered."
+
+
+def _as_committed(proof: Reexecution) -> str:
+    """Name what was taken from the commitment, as the subject of a sentence."""
+    date = "" if proof.committed is None else f", taken from the commitment of {proof.committed[:10]}"
+    if proof.committed_steps:
+        return f"Steps 1 to {proof.committed_steps} of the training{date}"
+    return f"{proof.unchanged} {'stages' if proof.kind == 'shards' else 'states'} of the training{date}"
 
 
 def rows_of(proof: Reexecution) -> list[tuple[str, str]]:
@@ -87,6 +95,8 @@ def rows_of(proof: Reexecution) -> list[tuple[str, str]]:
         ("base", proof.base),
         ("root of the training's logs", proof.root or "no earlier log"),
         ("committed", proof.committed or "not before the request"),
+        ("request that this is compared with", proof.requested or ""),
+        ("taken from the commitment", f"{_as_committed(proof)}: not executed again" if proof.unchanged else ""),
         ("software, processor, threads", ", ".join(f"{name} {value}" for name, value in proof.environment.items())),
         *((f"finding: {one.kind}", one.what) for one in proof.findings),
     ]

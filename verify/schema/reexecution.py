@@ -60,6 +60,10 @@ ACCUSING: frozenset[FindingKind] = frozenset(
 numerical noise explains."""
 
 
+LEFT_OUT = ("requested", "committed_steps", "trained_with")
+"""Fields of a proof that are written only where they say something: those of earlier versions are written as they were read."""
+
+
 class Finding(Frozen):
     """Something that contradicts the claim, or that keeps it from being checked.
 
@@ -163,12 +167,14 @@ class Reexecution(Document):
         model, base, tokenizer: digests of the deleted model's weights, of the base's, and of the tokenizer with its template.
         root: root of the committed training's logs; None where there was no earlier log.
         committed: when the commitment was written, by its own clock; None where the root was not committed to beforehand.
+        requested: time of the request, as it was given, that the commitment was compared with; None where nothing was compared.
         forget: number of forget records; `forget_digest` is over their keyed hashes, as `AuditedSet.digest`.
         forget_digest: see above.
         records: training records that were shown, each hashed from its text.
         near: training records that are nearly a forget record; `near_accepted` where a person judged that they may stay.
         near_accepted: see above.
-        unchanged: states or stages that the deletion left as they were committed.
+        unchanged: states or stages that the deletion left as they were committed, and that were not executed.
+        committed_steps: optimizer steps that lead to these states; 0 for stages, and in proofs of earlier versions.
         segments: number of segments that the deletion executed, M.
         executed: those that were executed again.
         draw: how they were chosen.
@@ -192,12 +198,14 @@ class Reexecution(Document):
     tokenizer: Digest
     root: Digest | None
     committed: str | None
+    requested: str | None = None
     forget: int = Field(ge=1)
     forget_digest: Digest
     records: int = Field(ge=1)
     near: tuple[Likeness, ...]
     near_accepted: bool
     unchanged: int = Field(ge=0)
+    committed_steps: int = Field(default=0, ge=0)
     segments: int = Field(ge=0)
     executed: tuple[Segment, ...]
     draw: Draw
@@ -237,19 +245,35 @@ class Reexecution(Document):
             "own schedule": "the schedule that its training options and seed give",
             "shards": "the training of every stage that held a forget record, without it,",
         }[self.kind]
-        kept = "stages that held none of them" if self.kind == "shards" else "states before the first of them"
-        before = f" The {self.unchanged} {kept} are as committed, and were not executed again." if self.unchanged else ""
+        before = f" {self._as_committed()}" if self.unchanged else ""
         near = " Training records that are nearly a forget record were judged by a person." if self.near else ""
-        age = (
-            f"The training was committed to on {self.committed[:10]}, by the clock of whoever wrote the commitment: confirm the "
-            "root with whoever received it then."
-            if self.committed
-            else "No commitment to the training from before the request was given: an order of the records that was chosen "
-            "afterwards would not be noticed."
-        )
         return (
             f"{self._executed(schedule)}{before} None of the {self.records} training records is among the forget records "
-            f"({self.forget}).{near} {age} What the base model knew is not covered."
+            f"({self.forget}).{near} {self._age()} What the base model knew is not covered."
+        )
+
+    def _as_committed(self) -> str:
+        """Say what was taken from the commitment and not executed."""
+        kept = "stages that held none of them" if self.kind == "shards" else "states before the first of them"
+        until = f", up to step {self.committed_steps}," if self.committed_steps else ""
+        date = f" of {self.committed[:10]}" if self.committed else ""
+        return f"The {self.unchanged} {kept}{until} are taken from the commitment{date}, and were not executed again."
+
+    def _age(self) -> str:
+        """Say what is known of the commitment's age."""
+        if self.committed is None:
+            return (
+                "No commitment to the training from before the request was given: an order of the records that was chosen "
+                "afterwards would not be noticed."
+            )
+        asked = (
+            f"before the request ({self.requested})"
+            if self.requested
+            else "and the date of the request was not given to compare it with"
+        )
+        return (
+            f"The training was committed to on {self.committed[:10]}, {asked}, by the clock of whoever wrote the commitment: "
+            "confirm the root with whoever received it then."
         )
 
     def _executed(self, schedule: str) -> str:
@@ -286,7 +310,7 @@ class Reexecution(Document):
     def _as_written(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """Leave out what does not apply: proofs of earlier versions are written as they were read."""
         content: dict[str, Any] = handler(self)
-        return {name: value for name, value in content.items() if name != "trained_with" or value}
+        return {name: value for name, value in content.items() if name not in LEFT_OUT or value}
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
