@@ -18,6 +18,7 @@ from verify.schema.deletion_record import (
 )
 from verify.schema.evidence import Evidence
 from verify.schema.reexecution import Draw, Reexecution, Segment
+from verify.schema.tolerance import Deviation
 
 OUTCOMES: tuple[Outcome, ...] = ("deleted", "denied", "exempt", "not_found", "withdrawn", "open")
 REASONS = {
@@ -125,6 +126,15 @@ def proof_about(evidence: Evidence, segments: int = 3, sampled: int | None = Non
         "environment": {"torch": "2.13.0", "capability": "AVX512", "threads": "2"},
     }
     return Reexecution(**(facts | changes))
+
+
+def within_noise(proof: Reexecution) -> Reexecution:
+    """A proof of the same segments on other hardware: each ends on other bits, 1.5 times as far as executions lie apart."""
+    apart = Deviation(part="weights", distance=1.5e-6, noise=1e-6, power=1e-4, clean=1e-6, tainted=1e-4).model_dump()
+    executed = [one.model_dump() | {"equal": False, "found": "f" * 64, "deviations": (apart,)} for one in proof.executed]
+    finding = {"kind": "noise", "what": f"{len(executed)} of {len(executed)} executed segments end on other bits."}
+    changes = {"word": "WITHIN_NOISE", "executed": executed, "findings": (finding,), "trained_with": {"torch": "2.12.0"}}
+    return Reexecution.model_validate({**proof.model_dump(by_alias=True), **changes}, strict=False)
 
 
 def executed_record(evidence: Evidence, proof: Reexecution, folder: Path, **changes: Any) -> DeletionRecord:

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from certificates import broken, certified, check, proof_of, rewritten, says
+from deletions import within_noise
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -49,16 +50,16 @@ def test_a_re_execution_is_certified(house: House, tmp_path: Path, audit: bool, 
     assert [claim.phrase for claim in checked.reexecutions.values()] == ["REBUILT_WITHOUT(all of 3)"]
     assert checked.verdict == ("NOT_TESTABLE" if audit else None)
     said = " ".join(f"{finding.what}: {finding.detail}" for finding in checked.findings)
-    assert "training committed on 2026-11-02" in said
+    assert "training committed on 2026-11-02; 4 states are taken from the commitment of 2026-11-02" in said
     assert "nobody else vouches for the " + ("audit and the re-execution" if audit else "re-execution") in said
     assert "in service as an exact rebuild" not in said
 
 
 def test_every_field_of_a_proof_is_signed_or_left_out_on_purpose(house: House) -> None:
-    """Nothing that a proof states is lost: lists become counts, the weights are the subject, the duration is no one's claim, and
-    the software of the training stands only in proofs with a tolerance, which are not certified."""
-    elsewhere = {"schema_", "model", "seconds", "trained_with"}
-    assert set(ReexecutionClaim.model_fields) - {"proof", "audit"} == set(Reexecution.model_fields) - elsewhere
+    """Nothing that a proof states is lost: lists become counts, distances their extremes, the weights are the subject, and the
+    duration is no one's claim."""
+    elsewhere = {"schema_", "model", "seconds"}
+    assert set(ReexecutionClaim.model_fields) - {"proof", "audit", "noise"} == set(Reexecution.model_fields) - elsewhere
     claim = ReexecutionClaim.of(proof_of(house, 20, 6), "0" * 64)
     assert (claim.executed, claim.near, LISTS) == (6, 0, ("near", "executed"))
 
@@ -237,6 +238,43 @@ def test_a_failed_re_execution_is_certified_as_what_it_is(house: House, tmp_path
     for basis in ("re-execution", "exact rebuild", "audit"):
         path = certified(house, tmp_path / basis, failed_of(house), about={"basis": basis})
         assert "contradicts the deletion: NOT_REBUILT" in broken(check(house, path)), basis
+
+
+@pytest.mark.parametrize("sampled", [None, 6], ids=["all", "a sample"])
+def test_an_outcome_within_noise_is_certified_as_that(house: House, tmp_path: Path, sampled: int | None) -> None:
+    """Signed with its distances and what they can hide, never as a rebuild; alone it puts no model into service."""
+    proof = within_noise(proof_of(house, 3 if sampled is None else 20, sampled))
+    path = certified(house, tmp_path, proof, audit=False, about={"basis": "exact rebuild"})
+    checked = check(house, path, reexecution=tmp_path / "proof.json")
+    assert checked.holds, broken(checked)
+    said = " ".join(finding.detail for finding in checked.findings)
+    count = "all of 3" if sampled is None else "6 of 20"
+    assert f"WITHIN_NOISE({count}); not bit for bit: {sampled or 3} segments ended at most 1.5 times as far" in said
+    assert f"one forget record in one microbatch makes 100; in all segments together {0.12 if sampled is None else 0.8} of" in said
+    assert "REBUILT_WITHOUT" not in said
+    alone = check(house, certified(house, tmp_path / "alone", proof, audit=False, about={}))
+    assert "executing its training again ended as WITHIN_NOISE" in broken(alone)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"word": "REBUILT_WITHOUT"}, "its findings give WITHIN_NOISE"),
+        ({"word": "REBUILT_WITHOUT", "findings": []}, "the word is REBUILT_WITHOUT, and it states distances"),
+        ({"noise": None}, "the word is WITHIN_NOISE, and it states no distances"),
+        ({"noise": {"apart": 4, "farthest": 1.5, "least": 100.0, "hidden": 0.1}}, "4 segments ended on other bits, and only 3"),
+        ({"noise": {"apart": 3, "farthest": 4.1, "least": 100.0, "hidden": 0.1}}, "distances of 4.1 times the noise"),
+        ({"noise": {"apart": 3, "farthest": 1.5, "least": 8.0, "hidden": 0.1}}, "an effect of 8 times"),
+        ({"noise": {"apart": 3, "farthest": 1.5, "least": 100.0, "hidden": 1.0}}, "a tolerance that hides 1"),
+        ({"noise": {"apart": 3, "farthest": 1.5, "least": 101.0, "hidden": 0.12}}, "noise differs"),
+        ({"trained_with": {}}, "trained_with differs"),
+    ],
+)
+def test_a_statement_within_noise_that_contradicts_itself(house: House, tmp_path: Path, change: dict[str, Any], said: str) -> None:
+    """Distances that do not give the outcome, that are missing, or that are not those of the proof, are named."""
+    path = certified(house, tmp_path, within_noise(proof_of(house)), audit=False)
+    edited = rewritten(house, tmp_path / "edited.json", lambda found: found[1]["predicate"].update(change), path)
+    assert said in broken(check(house, edited, reexecution=tmp_path / "proof.json"))
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,8 @@ from benchmarks.reexecution.edits import segments_of_another_run
 from benchmarks.reexecution.run import Forge
 from benchmarks.reexecution.worlds import Setting, World, build
 from unlearn import TrainingOptions
+from verify.provenance.segment_sampling import drawn_segments
+from verify.provenance.training_log import LOG_NAME, TrainingLog
 
 OPTIONS = TrainingOptions(learning_rate=1e-3, epochs=1, batch_size=2, save_steps=1, lora=True, lora_dropout=0.1, seed=3)
 SETTING = Setting("rollback", OPTIONS, attention_dropout=False, threads=1, long=False, gone=1, committed=True)
@@ -44,3 +46,20 @@ def test_a_lie_is_found(world: World, tmp_path: Path, forge: Forge, found: set[s
     proof = mine.judge(**forge(mine, tmp_path, random.Random(1)))
     assert proof.word == "NOT_REBUILT"
     assert {finding.kind for finding in proof.findings} <= found, proof.findings
+
+
+@pytest.mark.slow
+def test_a_nonce_chosen_by_the_operator(world: World, tmp_path: Path) -> None:
+    """One that draws no false segment can be found by trying, so that such a proof shows nothing: it says that the nonce was given,
+    and a draw that the operator did not choose finds the false segment."""
+    after, name = lies.renamed_from_the_start(world, tmp_path, random.Random(0), epochs=1)
+    (false,) = lies.false_segments(after, name)
+    root, hits = str(TrainingLog.read(after / LOG_NAME).final_weights), {}
+    for nonce in map(str, range(50)):
+        hits.setdefault(false - 1 in drawn_segments(6, 2, nonce, root), nonce)
+    given = {"model": after, "log": None, "commitment": None, "segments": 2}
+    chosen = world.judge(**given, nonce=hits[False])
+    assert chosen.phrase == "REBUILT_WITHOUT(2 of 6)", chosen.findings
+    assert chosen.draw.given
+    assert "drawn by a nonce that was given" in chosen.claim
+    assert world.judge(**given, nonce=hits[True]).word == "NOT_REBUILT"

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from audits import evidence_of
-from deletions import NO_AUDIT, executed_record, model_of, of_other_weights, proof_about, record_of, request_of
+from deletions import NO_AUDIT, executed_record, model_of, of_other_weights, proof_about, record_of, request_of, within_noise
 from report_reading import Page
 from score_tables import simulated_table
 
@@ -73,7 +73,8 @@ def test_page_one_says_what_was_executed_again(evidence: Evidence, tmp_path: Pat
     first = first_page(page)
     for expected in (
         REBUILT_BY_THE_LOG,
-        "4 states or stages of the training, which by its log none of these records had reached, were not executed again",
+        "4 states of the training, taken from the commitment of 2026-11-02, which by the training's log none of these records had "
+        "reached, were not executed again",
         "REBUILT_WITHOUT(all of 3)",
         "Executed again in 2 s, 0.17 of the tokens of a training.",
         "The training's commitment is dated 2026-11-02 by the clock of whoever wrote it",
@@ -127,6 +128,41 @@ def test_a_sample_is_called_one(evidence: Evidence, tmp_path: Path) -> None:
     assert "6 of the 20 parts of this computation, chosen at random, were repeated, as a second signature confirms" in text
     assert "is our own word" in text
     assert "no part in the training" not in text, "a sample does not show it"
+
+
+def test_what_was_taken_from_the_commitment_is_named(evidence: Evidence, tmp_path: Path) -> None:
+    """By steps of a schedule, or by stages of shards, with the commitment's date and the request that it is older than."""
+    for changes, said in (
+        (
+            {"committed_steps": 12, "requested": "2026-11-03T09:00:00+00:00"},
+            "Steps 1 to 12 of the training, taken from the commitment",
+        ),
+        ({"kind": "shards"}, "4 stages of the training, taken from the commitment of 2026-11-02"),
+    ):
+        proof = proof_about(evidence, **changes)
+        page = Page(render(recorded(proof, tmp_path, evidence), [], proofs=[proof])).text
+        assert said in page
+        assert "taken from the commitment of 2026-11-02, and were not executed again" in page, "the claim"
+        assert (str(proof.requested) in page) == (proof.requested is not None)
+
+
+def test_an_outcome_within_noise_is_no_rebuild(evidence: Evidence, tmp_path: Path) -> None:
+    """Page and letter say how near, and that a smaller trace could hide; nothing is exactly the same, and nothing was rebuilt."""
+    for segments, sampled, parts in ((3, None, "Every part of"), (20, 6, "6 of the 20 parts, drawn by lot, of")):
+        proof = within_noise(proof_about(evidence, segments, sampled))
+        record = recorded(proof, tmp_path, evidence, basis="exact rebuild")
+        page = render(record, [], proofs=[proof])
+        first = first_page(page)
+        assert f"{parts} this model's training without these records" in first
+        assert "a smaller trace cannot be excluded" in first
+        assert f"{proof.tolerated:.1%} of the displacement by one of these records" in first
+        assert "compared within numerical noise" in first
+        assert "torch 2.12.0" in Page(page).text
+        text = letter(record, signed(proof, record))
+        assert "arrived at nearly the same model: the difference is no larger than rounding explains" in text
+        assert "a smaller trace cannot be excluded" in text
+        for claimed in ("exactly", "REBUILT_WITHOUT", "had no part"):
+            assert claimed not in first + text
 
 
 def test_several_models(evidence: Evidence, tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from verify.certificate.claims import claimed_phrase
 from verify.certificate.reexecution import ReexecutionClaim, claim_contradictions, claim_of
 from verify.certificate.signing import TRAINING_LOGS, Statement
 from verify.schema.deletion_record import CERTIFYING, REEXECUTED, UNDECIDED, ReexecutedModel, RequestFacts
+from verify.schema.reexecution import PASSING, Noise
 
 SIGNED = {
     "operator": "statement of the operator",
@@ -69,12 +70,23 @@ def reexecution_findings(pair: Pair) -> Iterator[Finding]:
 
 def _described(claim: ReexecutionClaim) -> str:
     """State an outcome with what it rests on."""
-    if claim.word != "REBUILT_WITHOUT":
+    if claim.word not in PASSING:
         return f"{claim.phrase}: {' '.join(finding.what for finding in claim.findings)}"
     sample = "" if claim.draw.nonce is None else f", a sample that finds {claim.draw.false_found_95} false segments with 95 %"
+    sample += ", by a nonce that was given" if claim.draw.given else ""
     age = "no commitment from before" if claim.committed is None else f"training committed on {claim.committed[:10]}"
     kept = f"; {claim.as_committed}" if claim.unchanged else ""
-    return f"{claim.phrase}{sample}; {claim.forget} forget records left out; {age}{kept}"
+    noise = "" if claim.noise is None else f"; {_noise(claim.noise)}"
+    return f"{claim.phrase}{noise}{sample}; {claim.forget} forget records left out; {age}{kept}"
+
+
+def _noise(noise: Noise) -> str:
+    """State how near the recorded states were, and what such a comparison can miss."""
+    return (
+        f"not bit for bit: {noise.apart} segments ended at most {noise.farthest:.1f} times as far from the recorded state as "
+        f"executions of the auditor's lie apart, where one forget record in one microbatch makes {noise.least:.0f}; in all "
+        f"segments together {noise.hidden:.2g} of its displacement could hide"
+    )
 
 
 def _differences(claim: ReexecutionClaim, beside: Any, pair: Pair) -> Iterator[str]:
@@ -93,7 +105,7 @@ def _differences(claim: ReexecutionClaim, beside: Any, pair: Pair) -> Iterator[s
                 f"it left out {claim.forget} forget records ({claim.forget_digest[:16]}), the audit is about {forget['records']} "
                 f"({str(forget['digest'])[:16]})"
             )
-        if claim.word == "REBUILT_WITHOUT" and claim.tokenizer != target["tokenizer"]:
+        if claim.word in PASSING and claim.tokenizer != target["tokenizer"]:
             yield f"it was made with the tokenizer {claim.tokenizer[:16]}, the audit with {str(target['tokenizer'])[:16]}"
     elif claim.audit is not None:
         yield f"it was signed beside the audit {claim.audit[:16]}, which is missing"

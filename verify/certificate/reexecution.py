@@ -20,7 +20,20 @@ from verify.errors import InputError
 from verify.io.documents import Frozen
 from verify.provenance.segment_sampling import detection_probability, drawn_segments
 from verify.schema.parts import Digest
-from verify.schema.reexecution import LEFT_OUT, Draw, Finding, Kind, Reexecution, ReexecutionWord, Segment, phrase_of, word_of
+from verify.schema.reexecution import (
+    LEFT_OUT,
+    PASSING,
+    Draw,
+    Finding,
+    Kind,
+    Noise,
+    Reexecution,
+    ReexecutionWord,
+    Segment,
+    phrase_of,
+    word_of,
+)
+from verify.schema.tolerance import NOISE_FACTOR
 
 LISTS = ("near", "executed")
 """Fields of a proof of which only the number of entries is signed."""
@@ -40,7 +53,7 @@ class ReexecutionClaim(Frozen):
         audit: SHA-256 of the evidence.json that the auditor signed beside it; None without an audit.
         near, executed: numbers of entries of the proof's lists.
         created, word, kind, base, tokenizer, root, committed, requested, forget, forget_digest, records, near_accepted, unchanged,
-            committed_steps, segments, draw, findings, tokens, training_tokens, environment: as in the proof
+            committed_steps, segments, draw, findings, tokens, training_tokens, environment, trained_with, noise: as in the proof
             (`verify.schema.reexecution.Reexecution`).
     """
 
@@ -68,6 +81,8 @@ class ReexecutionClaim(Frozen):
     tokens: int = Field(ge=0)
     training_tokens: int = Field(ge=0)
     environment: dict[str, str]
+    trained_with: dict[str, str] = Field(default_factory=dict)
+    noise: Noise | None = None
 
     @classmethod
     def of(cls, proof: Reexecution, digest: str, audit: str | None = None) -> Self:
@@ -83,7 +98,7 @@ class ReexecutionClaim(Frozen):
 
     @property
     def phrase(self) -> str:
-        """The outcome as printed: REBUILT_WITHOUT(m of M) where it is that."""
+        """The outcome as printed: REBUILT_WITHOUT(m of M), WITHIN_NOISE(m of M), or the word alone."""
         return phrase_of(self.word, self.executed, self.segments)
 
     @property
@@ -100,7 +115,7 @@ class ReexecutionClaim(Frozen):
     def _as_written(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """Leave out what does not apply: statements of earlier versions are written as they were read."""
         content: dict[str, Any] = handler(self)
-        return {name: value for name, value in content.items() if name not in LEFT_OUT or value}
+        return {name: value for name, value in content.items() if name not in (*LEFT_OUT, "noise") or value}
 
 
 def reexecution_statement(proof: str | Path, audit: str | None = None) -> Statement:
@@ -165,10 +180,12 @@ def contradictions(proof: Reexecution) -> Iterator[str]:
         return
     if proof.tokens != sum(one.tokens for one in proof.executed):
         yield f"its segments have {sum(one.tokens for one in proof.executed)} tokens, not {proof.tokens}"
-    if proof.word != "NOT_REBUILT" and not all(one.equal for one in proof.executed):
+    if proof.word != "NOT_REBUILT" and any(one.reading == "different" for one in proof.executed):
         yield f"a segment ended on another state, and the word is {proof.word}"
+    if proof.word == "REBUILT_WITHOUT" and not all(one.equal for one in proof.executed):
+        yield "a segment ended on other bits, and the word is REBUILT_WITHOUT"
     indices = [one.index for one in proof.executed]
-    if proof.word == "REBUILT_WITHOUT":
+    if proof.word in PASSING:
         if None in indices:
             yield "its segments bear no numbers, as in proofs of earlier versions, so that the draw cannot be repeated"
         elif indices != (drawn := _drawn(claim, proof.model)):
@@ -186,8 +203,24 @@ def claim_contradictions(claim: ReexecutionClaim) -> Iterator[str]:
         yield f"{claim.executed} segments were executed, and there are only {claim.segments}"
     if claim.segments > MOST_SEGMENTS:
         yield f"it names {claim.segments} segments; at most {MOST_SEGMENTS} are checked"
-    elif claim.word == "REBUILT_WITHOUT" and claim.executed <= claim.segments:
+    elif claim.word in PASSING and claim.executed <= claim.segments:
         yield from _sample(claim)
+    yield from _measured(claim)
+
+
+def _measured(claim: ReexecutionClaim) -> Iterator[str]:
+    """Yield where distances are stated of another outcome than WITHIN_NOISE, are missing, or do not support it."""
+    noise = claim.noise
+    if (noise is None) != (claim.word != "WITHIN_NOISE"):
+        yield f"the word is {claim.word}, and it states {'no distances' if noise is None else 'distances'} from the recorded states"
+    elif noise is not None:
+        if noise.apart > claim.executed:
+            yield f"{noise.apart} segments ended on other bits, and only {claim.executed} were executed"
+        if noise.farthest > NOISE_FACTOR or noise.least <= 2 * NOISE_FACTOR or noise.hidden >= 1:
+            yield (
+                f"distances of {noise.farthest:.2g} times the noise, an effect of {noise.least:.2g} times and a tolerance that "
+                f"hides {noise.hidden:.2g} do not give WITHIN_NOISE"
+            )
 
 
 def _sample(claim: ReexecutionClaim) -> Iterator[str]:
@@ -230,7 +263,7 @@ def _gaps(proof: Reexecution) -> Iterator[str]:
     places: dict[str, list[Segment]] = defaultdict(list)
     for one in proof.executed:
         places[one.place].append(one)
-        if one.expected != one.found or not one.ran_from <= one.start < one.end:
+        if (one.equal and one.expected != one.found) or not one.ran_from <= one.start < one.end:
             yield f"the segment from step {one.start} to {one.end} of {one.place} contradicts itself"
     for place, found in places.items():
         for one, other in pairwise(found):
@@ -238,5 +271,5 @@ def _gaps(proof: Reexecution) -> Iterator[str]:
             if other.start < one.end or (adjacent and other.start != one.end):
                 yield f"the segments of {place} that end at steps {one.end} and {other.end} do not follow each other"
     last = proof.executed[-1] if proof.executed and proof.kind != "shards" else None
-    if last is not None and last.index == proof.segments - 1 and last.found != proof.model:
-        yield f"its last segment ends on the weights {last.found[:16]}, not on those of the model, {proof.model[:16]}"
+    if last is not None and last.index == proof.segments - 1 and last.expected != proof.model:
+        yield f"its last segment ends on the weights {last.expected[:16]}, not on those of the model, {proof.model[:16]}"

@@ -268,7 +268,8 @@ def _executed_frame(replaced: Sequence[_Replaced]) -> _Frame | None:
     worst = min(proofs, key=lambda proof: (REEXECUTIONS.index(proof.word), len(proof.executed) == proof.segments))
     phrase = worst.phrase if len(proofs) == 1 else worst.word
     plain = _of_several(in_plain_words_of(worst), "executed again", len(proofs), len(replaced))
-    return _Frame(worst.word, plain, phrase, "The outcome of a re-execution of the training, compared bit for bit.")
+    compared = "within numerical noise" if worst.word == "WITHIN_NOISE" else "bit for bit"
+    return _Frame(worst.word, plain, phrase, f"The outcome of a re-execution of the training, compared {compared}.")
 
 
 def _audited_frame(replaced: Sequence[_Replaced]) -> _Frame | None:

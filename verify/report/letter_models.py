@@ -10,7 +10,7 @@ from verify.certificate.reexecution import ReexecutionClaim
 from verify.report.letter_words import Words
 from verify.schema.deletion_record import DeletionRecord, ReplacedModel
 from verify.schema.parts import VerdictWord
-from verify.schema.reexecution import Kind
+from verify.schema.reexecution import PASSING, Kind
 
 RETRAINED: Mapping[Kind, str] = {"own schedule": "own", "derived schedule": "derived", "shards": "shards"}
 """Names of the sentences on what was done, by the kind of deletion that was executed again."""
@@ -43,7 +43,7 @@ def _repeated(models: Sequence[ReplacedModel], certificate: Claimed | None, word
     if "NOT_REBUILT" in {*(one.word for one in named.values()), *(claim.word for claim in signed.values())}:
         return [words.say("not_rebuilt")]
     claims = [signed[weights] for weights, one in named.items() if weights in signed and signed[weights].proof == one.proof]
-    rebuilt = [claim for claim in claims if claim.word == "REBUILT_WITHOUT"]
+    rebuilt = [claim for claim in claims if claim.word in PASSING]
     if not rebuilt or certificate is None:
         return [words.say("not_repeated")] if claims else []
     by = "countersigned" if _two_keys(certificate) else "own"
@@ -68,7 +68,12 @@ def _checked(claim: ReexecutionClaim, by: str, words: Words) -> str:
 
     Where states or parts of the training were not computed again, a record that was false from the start would not be noticed.
     """
-    if claim.executed == claim.segments:
+    whole = claim.executed == claim.segments
+    if claim.word == "WITHIN_NOISE":
+        counts = {"executed": claim.executed, "segments": claim.segments}
+        said = words.say(f"nearly.{by}") if whole else words.say(f"nearly_sampled.{by}", **counts)
+        return f"{said} {words.say('nearly_means')}"
+    if whole:
         return f"{words.say(f'repeated.{by}')} {words.say('by_our_record' if claim.unchanged else 'no_part')}"
     return words.say(f"sampled.{by}", executed=claim.executed, segments=claim.segments)
 

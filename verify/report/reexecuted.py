@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from verify.schema.reexecution import Kind, Reexecution
+from verify.schema.reexecution import PASSING, Kind, Reexecution
 
 EXECUTED: dict[Kind, str] = {
     "derived schedule": "the committed training's schedule, with the forget records left out",
@@ -25,12 +25,21 @@ SAMPLED = (
     "exactly the recorded states: for the people who asked, {false} that had read these records would have been found with a "
     "probability of 95 %."
 )
+NEARLY_REBUILT = (
+    "{parts} of this model's training without these records {were} executed again on other equipment or software, and gave nearly "
+    "the recorded states: the difference is no larger than rounding explains, and one of these records in a single training step "
+    "would have made a larger one. It is not the same to the last digit, so that a smaller trace cannot be excluded."
+)
 CONTRADICTED = "This model is not what its training gives without these records: a re-execution contradicts the deletion. {finding}"
 UNCHECKED = "Whether these records had a part in this model could not be checked by executing its training again. {finding}"
 
 
 def in_plain_words_of(proof: Reexecution) -> str:
     """Return the outcome of a re-execution, and what it means for the people who asked, for readers who do not know its words."""
+    if proof.word == "WITHIN_NOISE":
+        whole, one = len(proof.executed) == proof.segments, len(proof.executed) == 1
+        parts = "Every part" if whole else f"{len(proof.executed)} of the {proof.segments} parts, drawn by lot,"
+        return NEARLY_REBUILT.format(parts=parts, were="was" if whole or one else "were")
     if proof.word != "REBUILT_WITHOUT":
         said = CONTRADICTED if proof.word == "NOT_REBUILT" else UNCHECKED
         return said.format(finding=proof.findings[0].what)
@@ -43,8 +52,14 @@ def in_plain_words_of(proof: Reexecution) -> str:
 
 def not_shown_by_execution(proof: Reexecution) -> Iterator[str]:
     """Yield what a re-execution leaves out, one plain sentence each, the weightiest first."""
-    if proof.word != "REBUILT_WITHOUT":
+    if proof.word not in PASSING:
         return
+    if (noise := proof.noise) is not None:
+        yield (
+            f"The comparison was within rounding, not bit for bit: {noise.hidden:.1%} of the displacement by one of these records "
+            "in one training step could hide in it, in a direction of the operator's choice. Such an outcome alone puts no model "
+            "into service."
+        )
     if rest := proof.segments - len(proof.executed):
         yield f"{rest} of {proof.segments} parts of the training were not executed again."
     if proof.unchanged:
@@ -79,7 +94,8 @@ def _as_committed(proof: Reexecution) -> str:
 def rows_of(proof: Reexecution) -> list[tuple[str, str]]:
     """Return the facts of a re-execution for a table: what it was based on, what was executed, and on which software."""
     draw = proof.draw
-    executed, chosen = f"{len(proof.executed)} of {proof.segments}", "given by the auditor" if draw.given else "drawn at random"
+    executed = f"{len(proof.executed)} of {proof.segments}"
+    chosen = "which was given" if draw.given else "which was drawn at random"
     sample = "all" if draw.nonce is None else f"drawn by the nonce {draw.nonce}, {chosen}"
     finds = "" if draw.nonce is None else f"{draw.false_found_95} with 95 %, {draw.false_found_99} with 99 %"
     rows = [
@@ -98,9 +114,21 @@ def rows_of(proof: Reexecution) -> list[tuple[str, str]]:
         ("request that this is compared with", proof.requested or ""),
         ("taken from the commitment", f"{_as_committed(proof)}: not executed again" if proof.unchanged else ""),
         ("software, processor, threads", ", ".join(f"{name} {value}" for name, value in proof.environment.items())),
+        *_measured(proof),
         *((f"finding: {one.kind}", one.what) for one in proof.findings),
     ]
     return [(name, value) for name, value in rows if value]
+
+
+def _measured(proof: Reexecution) -> Iterator[tuple[str, str]]:
+    """Yield the rows of a comparison within noise: distances, and the software and processor of the recorded training."""
+    if (noise := proof.noise) is None:
+        return
+    yield "segments that ended on other bits", str(noise.apart)
+    yield "largest distance from a recorded state", f"{noise.farthest:.2f} times the numerical noise"
+    yield "one forget record in one microbatch", f"{noise.least:.0f} times the numerical noise, at the least"
+    yield "what the tolerance can hide", f"{noise.hidden:.3g} of that displacement, in all segments together"
+    yield "trained with", ", ".join(f"{name} {value}" for name, value in proof.trained_with.items())
 
 
 def cost_of(proof: Reexecution) -> str:

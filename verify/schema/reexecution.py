@@ -138,6 +138,22 @@ class Likeness(Frozen):
     similarity: Share
 
 
+class Noise(Frozen):
+    """What was measured of segments that ended on other bits, within numerical noise.
+
+    Attributes:
+        apart: number of these segments.
+        farthest: largest distance from a recorded state, in units of the noise measured where it was executed again.
+        least: smallest effect of one forget record in one microbatch, in the same units.
+        hidden: how much the tolerance of all segments together can hide, in units of that effect (`Reexecution.tolerated`).
+    """
+
+    apart: int = Field(ge=1)
+    farthest: float = Field(ge=0)
+    least: float = Field(ge=0)
+    hidden: float = Field(ge=0)
+
+
 class Draw(Frozen):
     """How the executed segments were chosen.
 
@@ -231,6 +247,20 @@ class Reexecution(Document):
         return tolerated_by(self.executed, self.segments)
 
     @property
+    def noise(self) -> Noise | None:
+        """What was measured, where the outcome is WITHIN_NOISE; None for every other."""
+        if self.word != "WITHIN_NOISE":
+            return None
+        apart = [one for one in self.executed if not one.equal]
+        measured = [deviation for one in apart for deviation in one.deviations]
+        return Noise(
+            apart=len(apart),
+            farthest=max(one.distance / one.noise for one in measured),
+            least=min(one.power / one.noise for one in measured),
+            hidden=self.tolerated,
+        )
+
+    @property
     def phrase(self) -> str:
         """The outcome as printed: REBUILT_WITHOUT(m of M), WITHIN_NOISE(m of M), or the word alone."""
         return phrase_of(self.word, len(self.executed), self.segments)
@@ -279,8 +309,8 @@ class Reexecution(Document):
     def _executed(self, schedule: str) -> str:
         """Say what the executed segments show: of a sample no more than that it found nothing."""
         start = f"when started from the base {self.base[:16]}"
-        if not self.bit_equal:
-            return self._within_noise(f"what {schedule} gives {start}")
+        if (noise := self.noise) is not None:
+            return self._within_noise(f"what {schedule} gives {start}", noise)
         if len(self.executed) == self.segments:
             return (
                 f"The weights {self.model[:16]} are, bit for bit, what {schedule} gives {start}: all {self.segments} segments were "
@@ -294,16 +324,14 @@ class Reexecution(Document):
             f"{len(self.executed)} were drawn {chosen}, executed again, and ended on the recorded state{found}."
         )
 
-    def _within_noise(self, what: str) -> str:
+    def _within_noise(self, what: str, noise: Noise) -> str:
         """Say what executed segments show whose bits differ from the recorded ones."""
-        apart = [one for one in self.executed if not one.equal]
-        farthest = max(deviation.distance / deviation.noise for one in apart for deviation in one.deviations)
-        least = min(deviation.power / deviation.noise for one in apart for deviation in one.deviations)
         return (
             f"The weights {self.model[:16]} are, within numerical noise and not bit for bit, {what}: of {self.segments} segments, "
-            f"{len(self.executed)} were executed again, and {len(apart)} ended at most {farthest:.1f} times as far from the "
-            f"recorded state as executions here lie apart; one forget record in one microbatch would have moved it {least:.0f} "
-            f"times as far. What the tolerance can hide, in all segments together, is {self.tolerated:.2g} of such a microbatch."
+            f"{len(self.executed)} were executed again, and {noise.apart} ended at most {noise.farthest:.1f} times as far from the "
+            f"recorded state as executions here lie apart; one forget record in one microbatch would have moved it "
+            f"{noise.least:.0f} times as far. The displacement that the tolerance can hide, in all segments together, is "
+            f"{noise.hidden:.2g} of such a microbatch's."
         )
 
     @model_serializer(mode="wrap")
