@@ -4,6 +4,7 @@ import os
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -45,7 +46,7 @@ def run_jobs(jobs: Sequence[Job], workers: int = WORKERS, engine: str | None = N
 
     Raises:
         InputError: the engine's kind is unknown, its library is not installed, or it does not answer.
-        RunError: workers on this machine die again and again.
+        RunError: workers on this machine or of Ray die again and again.
     """
     if engine is not None:
         yield from _run_on_cluster(jobs, engine)
@@ -79,32 +80,60 @@ def _run_here(jobs: Mapping[int, Job], workers: int) -> Iterator[tuple[int, Any]
 
 
 def _run_on_cluster(jobs: Sequence[Job], engine: str) -> Iterator[tuple[Job, Any]]:
-    """Run jobs on a Dask or Ray cluster and yield each with its result."""
+    """Run jobs on a Dask or Ray cluster and yield each with its result as it finishes."""
     kind, _, address = engine.partition("://")
+    run = {"dask": _run_on_dask, "ray": _run_on_ray}.get(kind)
+    if run is None or not address:
+        raise InputError(f"--engine {engine} must look like dask://HOST:PORT or ray://HOST:PORT.")
+    for number, result in run(jobs, address):
+        yield jobs[number], result
+
+
+@contextmanager
+def _connecting(kind: str, address: str) -> Iterator[None]:
+    """Say what is missing where a cluster's library is not installed or nothing answers."""
     try:
-        if kind == "dask" and address:
-            from distributed import Client
-
-            client = Client(f"tcp://{address}")
-        elif kind == "ray" and address:
-            import ray
-            from ray.util.joblib import register_ray
-
-            register_ray()
-            client = ray.init(address=engine)
-        else:
-            raise InputError(f"--engine {engine} must look like dask://HOST:PORT or ray://HOST:PORT.")
+        yield
     except ImportError:
         raise InputError(
-            f"--engine {engine} needs the library {kind}. Install it: pip install 'unlearn-verify[cluster]'."
+            f"--engine {kind}://{address} needs the library {kind}. Install it: pip install 'unlearn-verify[cluster]'."
         ) from None
     except (OSError, TimeoutError):
-        raise InputError(f"nothing answers at {engine}. Start the scheduler, or leave --engine out.") from None
-    with client, parallel_config(backend=kind):
+        raise InputError(f"nothing answers at {kind}://{address}. Start the scheduler, or leave --engine out.") from None
+
+
+def _run_on_dask(jobs: Sequence[Job], address: str) -> Iterator[tuple[int, Any]]:
+    """Run jobs on a Dask cluster, which gives those of a dead worker to another."""
+    with _connecting("dask", address):
+        from distributed import Client
+
+        client = Client(f"tcp://{address}")
+    with client, parallel_config(backend="dask"):
         tasks = (delayed(_run_numbered)(number, job.run, dict(job.arguments), 1) for number, job in enumerate(jobs))
-        # Ray gives all results at the end; of Dask, what is done is kept if this process ends before that.
-        for number, result in Parallel(n_jobs=-1, return_as="generator_unordered" if kind == "dask" else "list")(tasks):
-            yield jobs[number], result
+        # What is done is kept if this process ends before the rest is.
+        yield from Parallel(n_jobs=-1, return_as="generator_unordered")(tasks)
+
+
+def _run_on_ray(jobs: Sequence[Job], address: str) -> Iterator[tuple[int, Any]]:
+    """Run jobs on a Ray cluster as tasks: the pool of its joblib backend ends with the first worker that dies."""
+    with _connecting("ray", address):
+        import ray
+
+        client = ray.init(address=f"ray://{address}", log_to_driver=False)
+    with client:
+        task = ray.remote(num_cpus=1, max_retries=ATTEMPTS)(_run_numbered)
+        waiting = [task.remote(number, job.run, dict(job.arguments), 1) for number, job in enumerate(jobs)]
+        while waiting:
+            done, waiting = ray.wait(waiting)
+            try:
+                yield from ray.get(done)
+            except ray.exceptions.WorkerCrashedError:
+                raise RunError(
+                    f"a worker of the cluster was ended from outside {ATTEMPTS + 1} times in the same job. Where memory is short, "
+                    "start fewer workers; the same command goes on where it was."
+                ) from None
+            except ray.exceptions.RayTaskError as error:
+                raise error.cause from None  # as it was raised, without the worker's traceback in its message
 
 
 def _run_numbered(number: int, run: Callable[..., Any], arguments: dict[str, Any], threads: int) -> tuple[int, Any]:

@@ -73,6 +73,12 @@ class Request:
         plan = planned(self.model, self.log, base, shown, self.committed(), lambda: self.load_base().model, self.trust)
         return replace(plan, courses=tuple(replace(course, tolerance=self.tolerance) for course in plan.courses))
 
+    def absolute(self) -> "Request":
+        """Return the same with absolute paths, as a cluster's workers have working folders of their own; a Hub name stays."""
+        names = ("model", "base", "data", "forget_set", "log", "commitment", "tokenizer")
+        given = {name: value for name in names if isinstance(value := getattr(self, name), str | Path)}
+        return replace(self, **{name: type(value)(Path(value).absolute()) for name, value in given.items() if Path(value).exists()})
+
     def require_files(self) -> None:
         """Check that another process can read everything itself, since no record is sent to it.
 

@@ -45,6 +45,7 @@ def side_by_side(request: Request, key: RecordKey, workers: int, engine: str | N
         InputError: records or tokenizer are in memory.
     """
     request.require_files()
+    request = request.absolute()
 
     def run(groups: Sequence[tuple[Course, Group]]) -> Iterator[tuple[Course, Group, Outcome]]:
         courses = {group: course for course, group in groups}
