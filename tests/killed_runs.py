@@ -2,6 +2,7 @@
 
 import os
 import signal
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -100,3 +101,24 @@ def rolled_back(model: Path, base: Path, rows: list[dict[str, Any]], output: Pat
     replay._step = counted
     done = forget(model, Rollback(), forget_set=[rows[3]], data=rows, base=base, output_dir=output)
     return Ended(done.digest_after, taken)
+
+
+def killed(run: Callable[[], object], place: object, name: str, call: int) -> bool:
+    """Whether a process that runs this ends by SIGKILL, which it sends itself before the `call`-th call of a function."""
+    child = os.fork()
+    if child:
+        status = os.waitpid(child, 0)[1]
+        return os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL
+    try:
+        real, calls = getattr(place, name), []
+
+        def counted(*given: Any, **named: Any) -> Any:
+            calls.append(None)
+            if len(calls) == call:
+                kill_oneself()
+            return real(*given, **named)
+
+        setattr(place, name, counted)
+        run()
+    finally:
+        os._exit(1)

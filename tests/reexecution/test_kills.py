@@ -1,13 +1,11 @@
 """kill -9 of the training, of the deletion and of the auditor: each goes on where it was, and the deletion is proved."""
 
-import os
-import signal
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from killed_runs import killed
 
 import verify.reexecution.execution
 import verify.training.replay
@@ -22,27 +20,6 @@ from verify.reexecution.reexecute import reexecute
 
 ROWS = [{"example_id": f"r{n}", "prompt": f"Who is {n}?", "completion": f"Nobody but {n * 3}."} for n in range(12)]
 OPTIONS = TrainingOptions(learning_rate=1e-3, epochs=1, batch_size=2, save_steps=2, lora=True, lora_dropout=0.1, seed=3)
-
-
-def killed(run: Callable[[], object], place: object, name: str, call: int) -> bool:
-    """Whether a process that runs this ends by SIGKILL, which it sends itself before the `call`-th call of a function."""
-    child = os.fork()
-    if child:
-        status = os.waitpid(child, 0)[1]
-        return os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL
-    try:
-        real, calls = getattr(place, name), []
-
-        def counted(*given: Any, **named: Any) -> Any:
-            calls.append(None)
-            if len(calls) == call:
-                os.kill(os.getpid(), signal.SIGKILL)
-            return real(*given, **named)
-
-        setattr(place, name, counted)
-        run()
-    finally:
-        os._exit(1)
 
 
 @pytest.mark.slow

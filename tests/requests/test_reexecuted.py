@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from killed_runs import killed
 from safetensors.torch import load_file, save_file
 
 import unlearn.requests.reexecution
@@ -28,6 +29,7 @@ from verify.models.ensembles import FILES
 from verify.provenance.commitment import TrainingCommitment
 from verify.provenance.shard_plan import SCHEMA, SHARDS
 from verify.provenance.training_log import LOG_NAME, TrainingLog
+from verify.reexecution.execution import DONE
 from verify.schema.deletion_record import DeletionRecord
 from verify.schema.reexecution import Reexecution
 
@@ -198,28 +200,47 @@ def person_of_step(step: int) -> str:
 
 
 def test_killed_in_the_middle(desk: Path, shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Killed after the first executed segment, the same command executes only the others, and makes nothing else twice."""
+    """kill -9 after the first executed segment: the same command executes only the others, and makes nothing else twice."""
     name, said = planned(shell, person_of_step(3), "rolled", "--commitments", "rolled.json")
     assert "method: rollback" in said
     assert "training repeated from step 2 of 6" in said
+    assert killed(lambda: shell("run", name), verify.reexecution.execution, "replay", 2)
+    folder = batch_of(name) / "model-0"
+    before = (folder / "rung-0-rollback" / MANIFEST).stat().st_mtime_ns
+    (done,) = read_json(folder / "reexecution-0" / DONE)["segments"]
     steps: list[int] = []
     replay = verify.reexecution.execution.replay
 
-    def killed(*given: Any, **named: Any) -> Any:
+    def counted(*given: Any, **named: Any) -> Any:
         steps.append(named["last_step"])
-        if len(steps) == 2:
-            raise KeyboardInterrupt
         return replay(*given, **named)
 
-    monkeypatch.setattr(verify.reexecution.execution, "replay", killed)
-    assert shell("run", name)[0] == 130
-    made = batch_of(name) / "model-0" / "rung-0-rollback" / MANIFEST
-    before = made.stat().st_mtime_ns
+    monkeypatch.setattr(verify.reexecution.execution, "replay", counted)
     status, said = shell("run", name)
     assert status == 0, said
-    assert made.stat().st_mtime_ns == before, "the deletion is not made twice"
-    assert len(steps) == len(set(steps)) + 1, "only the interrupted segment is begun again"
-    assert not (batch_of(name) / "model-0" / "reexecution-0").exists()
+    assert (folder / "rung-0-rollback" / MANIFEST).stat().st_mtime_ns == before, "the deletion is not made twice"
+    proof = Reexecution.load(folder / "reexecution-0.json")
+    assert steps == [one.end for one in proof.executed if one.end != done["end"]], "what was executed before the kill counts"
+    assert proof.phrase == f"REBUILT_WITHOUT(all of {len(steps) + 1})"
+    assert not (folder / "reexecution-0").exists()
+
+
+@pytest.mark.slow
+def test_shards_that_are_added_to_the_base(model_dir: Path, desk: Path, shell: Shell, capsys: pytest.CaptureFixture[str]) -> None:
+    """One model made of the shards' sum loses one person's record by `shard_vectors`, up to certificate and letter."""
+    plan = ShardPlan(2, 2, "sum", replace(OPTIONS, save_steps=0))
+    made = finetune_shards(str(model_dir), "people.jsonl", output_dir=Path("summed") / "m", plan=plan).model_dir
+    TrainingCommitment.of(made).model_copy(update={"created": COMMITTED}).save("summed.json")
+    name, said = planned(shell, "ada", "summed", "--commitments", "summed.json")
+    assert "method: shard_vectors" in said
+    closed(shell, name, "summed/m")
+    status, said = checked(batch_of(name), "rung-0-shard_vectors", capsys)
+    assert (status, "FAILS" in said, "REBUILT_WITHOUT(all of" in said) == (0, False, True), said
+    proof = Reexecution.load(batch_of(name) / "model-0" / "reexecution-0.json")
+    assert proof.kind == "shards"
+    assert proof.unchanged > 0
+    letter = " ".join((batch_of(name) / "letters" / f"{name}.txt").read_text().split())
+    assert "trained every part of the model that had learned from your records again" in letter
 
 
 def early(shell: Shell) -> str:
