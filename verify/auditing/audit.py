@@ -74,6 +74,7 @@ def audit(
     rewording_model: Any = None,
     cache_dir: str | Path | None = None,
     accept: Collection[str] = (),
+    reference_proofs: Sequence[str | Path] = (),
     progress: Progress = lambda _, __: None,
 ) -> Evidence:
     """Audit whether a forget set was removed from a model.
@@ -108,6 +109,8 @@ def audit(
             in `verify.schema.differences.ReferenceDifference`; "used_holdout" where the unlearning was allowed to read the
             holdout set. References whose training logs show any other difference are refused. The evidence records what was
             accepted.
+        reference_proofs: files that `reexecute` wrote about references: their training was executed again without the forget set.
+            The auditor chooses which, after the references were handed in.
         progress: called with a message and the fraction of the audit that is done.
 
     Raises:
@@ -140,7 +143,7 @@ def audit(
     within = None if judging is None else judging.channels_in(rewordings, rewording_model, key)
     committed = require_opened(None if registered is None else registered.rewordings, rewordings, rewording_model)
     models = {"original": original, "target": model, **({} if base is None else {"base": base})}
-    given = check_inputs(models, references, whole, coins, key, tokenizer, accept)
+    given = check_inputs(models, references, whole, coins, key, tokenizer, accept, reference_proofs)
     attacks = select_attacks(settings.attacks)
     settings = settings.model_copy(update={"attacks": tuple(attacks)})
     # Before hours of scoring: these checks need no model.
@@ -176,7 +179,7 @@ def audit(
             aside, level_table=judging.used_on(next(model.weights for model in scorer.models if model.role == "original"))
         )
     judged = judge(table, settings, replace(aside, not_run=channels.listed()))
-    given = given.with_same_weights(scorer.same_weights)
+    given = given.with_same_weights(scorer.same_weights).with_executions(scorer.models)
     evidence = _evidence(
         judged, scorer, table, _resolved(settings, table, channels), named, given, time.monotonic() - started, aside.level_table
     )

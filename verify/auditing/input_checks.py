@@ -6,13 +6,14 @@ from pathlib import Path
 from typing import Any
 
 from verify.auditing.reference_checks import KINDS, Expected, check_references
+from verify.auditing.reference_proofs import ReferenceProof, read_reference_proofs, with_executions
 from verify.data.canaries import Canaries
 from verify.data.identity import RecordKey
 from verify.data.records import Record
 from verify.errors import InputError
 from verify.models.loading import load_tokenizer
 from verify.provenance.holdout import check_holdout
-from verify.schema.parts import AcceptedDifference, HoldoutCheck, ReferenceCheck, SetRole
+from verify.schema.parts import AcceptedDifference, AuditedModel, HoldoutCheck, ReferenceCheck, SetRole
 from verify.scores.configurations import require_same_configuration, stored_entries
 
 USED_HOLDOUT = "used_holdout"
@@ -25,6 +26,19 @@ class CheckedInputs:
 
     references: tuple[ReferenceCheck, ...]
     holdout: HoldoutCheck | None
+    proofs: tuple[ReferenceProof, ...] = ()
+
+    def with_executions(self, models: Sequence[AuditedModel]) -> "CheckedInputs":
+        """Add the outcomes of re-executions to the references that they are about.
+
+        Args:
+            models: everything that was scored.
+
+        Raises:
+            InputError: a proof is about none of the references.
+        """
+        weights = {model.label: model.weights for model in models if model.role == "reference"}
+        return replace(self, references=with_executions(self.references, self.proofs, weights))
 
     def with_same_weights(self, duplicates: Mapping[str, str]) -> "CheckedInputs":
         """Add references that turned out, once loaded, to have the weights of another model.
@@ -49,6 +63,7 @@ def check_inputs(
     key: RecordKey,
     tokenizer: Any,
     accept: Collection[str],
+    proofs: Sequence[str | Path] = (),
 ) -> CheckedInputs:
     """Check, by logs and manifests, what the references were trained on and which holdout records the unlearning read.
 
@@ -60,6 +75,7 @@ def check_inputs(
         key: the record key.
         tokenizer: for models in memory.
         accept: intended differences; see `verify.audit`.
+        proofs: files of re-executions of references.
 
     Raises:
         InputError: a reference or the holdout set cannot be used, or `accept` names an unknown difference.
@@ -82,7 +98,7 @@ def check_inputs(
     checked = check_references(references, models, expected, set(accept) - {USED_HOLDOUT})
     _require_same_configurations(models, references, "configuration" in accept)
     holdout = check_holdout(models["target"], sets["holdout"], key, USED_HOLDOUT in accept) if "holdout" in sets else None
-    return CheckedInputs(checked, holdout)
+    return CheckedInputs(checked, holdout, read_reference_proofs(proofs, references, names["forget"]))
 
 
 def _require_same_configurations(models: Mapping[str, Any], references: Sequence[Any], accepted: bool) -> None:

@@ -59,6 +59,9 @@ class Audit:
     """Intended differences between a reference and a retraining of the original without the forget set; the report names those
     accepted. By default, references with such a difference in their training logs are refused. `configuration` also accepts a
     target whose configuration differs from the original's."""
+    reference_proofs: tuple[Path, ...] = ()
+    """Proofs that `reexecute --model REFERENCE` wrote, without --log: trainings of references that were executed again without the
+    forget set. Choose the reference by lot after all were handed in."""
     accept_used_holdout: bool = False
     """Accept holdout records that the unlearning itself read; the report says so."""
     columns: Annotated[FieldFlags, tyro.conf.arg(name="")] = FieldFlags()
@@ -97,6 +100,7 @@ class Audit:
                 rewording_model=self.rewording_model,
                 cache_dir=self.cache,
                 accept=(*self.accept_reference_differences, *(("used_holdout",) if self.accept_used_holdout else ())),
+                reference_proofs=self.reference_proofs,
                 progress=progress,
             )
         print(summary(evidence))  # noqa: T201

@@ -1,6 +1,6 @@
 """Sentences on what was checked about an audit's references or level table, holdout records, configurations and adapter."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from verify.schema.differences import ReferenceDifference
@@ -134,8 +134,22 @@ def _references(evidence: Evidence) -> list[Said]:
         )
     for reason, group in _by_reason(alike).items():
         found.append(Said(f"Not compared for {_named(group, count)}: {reason}.", warns=True))
+    found += _executed(checks, count)
     accepted = [(check.label, difference.what) for check in checks for difference in check.accepted]
     return [*found, *(Said(f"Accepted by whoever ran the audit: {label}: {what}.", warns=True) for label, what in accepted)]
+
+
+def _executed(checks: Sequence[ReferenceCheck], count: int) -> Iterator[Said]:
+    """Say of which references the training was executed again, and what the others rest on."""
+    done = [(check.label, check.execution) for check in checks if check.execution is not None]
+    if not done:
+        return
+    named = ", ".join(f"{label} ({execution.phrase})" for label, execution in done)
+    rest = "" if len(done) == count else f" The other {count - len(done)} of {count} rest on their logs."
+    yield Said(
+        f"The training was executed again, from the base on and without the forget records, of {named}.{rest}",
+        warns=False,
+    )
 
 
 def _innocence(evidence: Evidence) -> list[Said]:
@@ -147,7 +161,10 @@ def _innocence(evidence: Evidence) -> list[Said]:
         True: "By their scores, no reference recognises the forget subjects among never-trained controls. ",
         False: "By its scores, at least one reference recognises the forget subjects among never-trained controls. ",
     }
-    proof = "The references' seeds were not registered, and none was trained again for this audit; only that would be proof."
+    again = any(check.execution is not None for check in evidence.references_checked or ())
+    proof = "The references' seeds were not registered."
+    if not again:
+        proof = f"{proof[:-1]}, and none was trained again for this audit; only that would be proof."
     # Where the scores could not be searched, the evidence itself says why.
     return [Said(f"{'' if gate.passed is None else scores[gate.passed]}{proof}", warns=gate.passed is not True)]
 

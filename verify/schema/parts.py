@@ -308,6 +308,21 @@ class AcceptedDifference(Frozen):
     what: str
 
 
+class ReferenceExecution(Frozen):
+    """Outcome of executing a reference's training again, from the base on and without the forget records.
+
+    Attributes:
+        phrase: the outcome as printed, such as REBUILT_WITHOUT(all of 6).
+        proof: SHA-256 of the proof's file.
+        segments, executed: parts of its training, and how many of them were executed again.
+    """
+
+    phrase: str
+    proof: Digest
+    segments: int = Field(ge=1)
+    executed: int = Field(ge=1)
+
+
 class ReferenceCheck(Frozen):
     """What the training log and manifest of a reference showed.
 
@@ -317,6 +332,7 @@ class ReferenceCheck(Frozen):
         not_compared: what could not be checked, and why, one sentence each. Whoever supplied the models vouches for that.
         accepted: differences that were found and accepted.
         log: SHA-256 of the training log that was read; None where there was none.
+        execution: outcome of executing its training again; None where that was not done.
     """
 
     label: str
@@ -324,6 +340,13 @@ class ReferenceCheck(Frozen):
     not_compared: tuple[str, ...]
     accepted: tuple[AcceptedDifference, ...] = ()
     log: Digest | None = None
+    execution: ReferenceExecution | None = None
+
+    @model_serializer(mode="wrap")
+    def _as_written(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave out what does not apply: evidence of earlier versions is written as it was read."""
+        content: dict[str, Any] = handler(self)
+        return {name: value for name, value in content.items() if name != "execution" or value is not None}
 
     @property
     def checked(self) -> bool:
