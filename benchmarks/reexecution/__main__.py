@@ -54,14 +54,18 @@ def main() -> None:
         ]
         for whole in (False, True)
     )
-    with threads(pools[0][0].setting.threads), run.new_folder(output) as folder:
-        sampled = _kept(output, "sampled", 0, sampling.Sampled, lambda _: sampling.sample(pools[0][0], folder))
+    kept, world = output / "false-training", pools[0][0]
+    with threads(world.setting.threads):
+        sizes = [
+            _kept(output, "sampled", size, sampling.Sampled, lambda size: [sampling.sample(world, kept, size)])
+            for size in sampling.SIZES
+        ]
     with run.new_folder(output) as folder:
         base = base_of(output, False)
         sharded = _kept(output, "shards", 0, costs.Cost, lambda _: costs.shards(base, folder / "shards"))
         rolled = _kept(output, "rollback", 0, costs.Cost, lambda _: costs.rollback(base, folder / "rollback"))
     flat = [[one for entry in part for one in entry] for part in (honest, dishonest, *prepared)]
-    text = page(flat[0], flat[1], (flat[2], flat[3]), sampled, (sharded, rolled))
+    text = page(flat[0], flat[1], (flat[2], flat[3]), [one for entry in sizes for one in entry], (sharded, rolled))
     write_text(RESULTS, with_section(RESULTS.read_text() if RESULTS.exists() else "", TITLE, text))
     print(text)
 
