@@ -231,6 +231,7 @@ def test_shards_that_are_added_to_the_base(model_dir: Path, desk: Path, shell: S
     plan = ShardPlan(2, 2, "sum", replace(OPTIONS, save_steps=0))
     made = finetune_shards(str(model_dir), "people.jsonl", output_dir=Path("summed") / "m", plan=plan).model_dir
     TrainingCommitment.of(made).model_copy(update={"created": COMMITTED}).save("summed.json")
+    capsys.readouterr()
     name, said = planned(shell, "ada", "summed", "--commitments", "summed.json")
     assert "method: shard_vectors" in said
     closed(shell, name, "summed/m")

@@ -75,9 +75,12 @@ class Request:
 
     def absolute(self) -> "Request":
         """Return the same with absolute paths, as a cluster's workers have working folders of their own; a Hub name stays."""
-        names = ("model", "base", "data", "forget_set", "log", "commitment", "tokenizer")
-        given = {name: value for name in names if isinstance(value := getattr(self, name), str | Path)}
-        return replace(self, **{name: type(value)(Path(value).absolute()) for name, value in given.items() if Path(value).exists()})
+        changed: dict[str, Any] = {}
+        for name in ("model", "base", "data", "forget_set", "log", "commitment", "tokenizer"):
+            value = getattr(self, name)
+            if isinstance(value, str | Path) and Path(value).exists():
+                changed[name] = type(value)(Path(value).absolute())
+        return replace(self, **changed)
 
     def require_files(self) -> None:
         """Check that another process can read everything itself, since no record is sent to it.
