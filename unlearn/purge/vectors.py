@@ -216,7 +216,7 @@ def _clean_faiss(path: Path, search: ContentSearch) -> None:
     lines = rows.read_bytes().splitlines(keepends=True)
     going = [number for number, line in enumerate(lines) if search.holds(line)]
     try:
-        index = faiss.read_index(str(path))
+        index: Any = faiss.read_index(str(path))
     except RuntimeError:
         raise CannotCleanError("the index is damaged; build it again without the records") from None
     if not isinstance(index, faiss.IndexFlat):

@@ -88,7 +88,7 @@ def memorized(gap: Array, records: Sequence[str], known: str) -> tuple[Gate, tup
     )
     passed = bool(gap.mean() > 0 and share <= MOST_WEAK)
     gate = Gate(name="memorized records", claims=("record",), passed=passed, blocks="INCONCLUSIVE", reason=reason)
-    return gate, tuple(records[index] for index in weak)
+    return gate, tuple(records[int(index)] for index in weak)
 
 
 def _no_controls(table: ScoreTable, settings: Settings, blind: Value | None) -> str | None:

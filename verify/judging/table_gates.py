@@ -5,11 +5,12 @@ from datetime import datetime
 
 from verify.judging.conformal import BLIND_LEVEL
 from verify.schema.judged_by import LevelTableUsed
-from verify.schema.parts import Gate, Registered
+from verify.schema.parts import Claim, Gate, Registered
 from verify.scores.table import POOL
 from verify.statistics.level_checks import PoolModelCheck
 from verify.statistics.level_fit import MIN_CONTROL_SUBJECTS
 
+RECORD: tuple[Claim, ...] = ("record",)
 FEWEST_MODELS = 2
 """With one model that never saw a record, its chance is taken for the record's level."""
 
@@ -28,7 +29,7 @@ def table_gate(used: LevelTableUsed, subjects: int) -> Gate:
     passed = used.references >= FEWEST_MODELS and subjects >= MIN_CONTROL_SUBJECTS
     if not passed:
         reason += " Make a table with more models (--level-table M) and a larger --holdout-share, before the next request."
-    return Gate(name="level table", claims=("record",), passed=passed, blocks="NOT_TESTABLE", reason=reason)
+    return Gate(name="level table", claims=RECORD, passed=passed, blocks="NOT_TESTABLE", reason=reason)
 
 
 def made_before_gate(used: LevelTableUsed, registered: Registered | None) -> Gate:
@@ -36,20 +37,20 @@ def made_before_gate(used: LevelTableUsed, registered: Registered | None) -> Gat
 
     A table made once it is known who asks can be trained to fit the answer.
     """
-    name, claims = "table before the request", ("record",)
+    name = "table before the request"
     if registered is None:
         reason = (
             f"The table was signed on {used.created[:10]}, by the clock of whoever made it. No registration from before the "
             "unlearning names it, so nothing here shows that it is older than the request."
         )
-        return Gate(name=name, claims=claims, passed=None, blocks="nothing", reason=reason)
+        return Gate(name=name, claims=RECORD, passed=None, blocks="nothing", reason=reason)
     passed = _is_before(used.created, registered.created)
     order = "before" if passed else "not before"
     reason = (
         f"The table was signed at {used.created}, {order} the registration that names it was written ({registered.created}), each "
         "by the clock of whoever made it."
     )
-    return Gate(name=name, claims=claims, passed=passed, blocks="NOT_TESTABLE", reason=reason)
+    return Gate(name=name, claims=RECORD, passed=passed, blocks="NOT_TESTABLE", reason=reason)
 
 
 def _is_before(one: str, other: str) -> bool:
@@ -62,13 +63,13 @@ def _is_before(one: str, other: str) -> bool:
 
 def exchangeable_gate(blind_p: float | None) -> Gate:
     """Check that no text classifier tells records from controls: everything is calibrated on controls."""
-    name, claims = "controls of the same kind", ("record",)
+    name = "controls of the same kind"
     if blind_p is None:
         reason = (
             "Whether records and controls are of the same kind could not be tested by their words: it takes two people on each "
             "side who share words. By the table's design the controls were drawn at random from the same people."
         )
-        return Gate(name=name, claims=claims, passed=None, blocks="nothing", reason=reason)
+        return Gate(name=name, claims=RECORD, passed=None, blocks="nothing", reason=reason)
     passed = blind_p >= BLIND_LEVEL
     reason = (
         f"By words alone, records and controls {'are not' if passed else 'are'} distinguishable (permutation p = {blind_p:.3f}, "
@@ -76,7 +77,7 @@ def exchangeable_gate(blind_p: float | None) -> Gate:
     )
     if not passed:
         reason += " What the controls show about this model need not hold for such records."
-    return Gate(name=name, claims=claims, passed=passed, blocks="NOT_TESTABLE", reason=reason)
+    return Gate(name=name, claims=RECORD, passed=passed, blocks="NOT_TESTABLE", reason=reason)
 
 
 def pool_gate(checks: Sequence[PoolModelCheck], labels: Sequence[str]) -> Gate:
@@ -86,11 +87,11 @@ def pool_gate(checks: Sequence[PoolModelCheck], labels: Sequence[str]) -> Gate:
         checks: one per model that judges.
         labels: their labels in the score table.
     """
-    name, claims = "negative control", ("record",)
+    name = "negative control"
     judged = [check for check in checks if check.verdict is not None]
     if not judged:
         reason = "No model of the table could be judged by the others: too few never saw the same records."
-        return Gate(name=name, claims=claims, passed=None, blocks="INCONCLUSIVE", reason=reason)
+        return Gate(name=name, claims=RECORD, passed=None, blocks="INCONCLUSIVE", reason=reason)
     accused = [check for check in judged if check.accused]
     reason = (
         f"Judged by the others on the records that it never saw by the table's design, {len(accused)} of {len(judged)} models of "
@@ -99,7 +100,7 @@ def pool_gate(checks: Sequence[PoolModelCheck], labels: Sequence[str]) -> Gate:
     if accused:
         listed = ", ".join(labels[check.model].removeprefix(POOL) for check in accused)
         reason += f" Model {listed} knows records that, by the design, it was not trained on."
-    return Gate(name=name, claims=claims, passed=not accused, blocks="NOT_TESTABLE", reason=reason)
+    return Gate(name=name, claims=RECORD, passed=not accused, blocks="NOT_TESTABLE", reason=reason)
 
 
 def several_subjects_gate(subjects: int) -> Gate:
@@ -110,4 +111,4 @@ def several_subjects_gate(subjects: int) -> Gate:
             "All records are about one subject. How much one subject varies between trainings is not averaged out, so that a level "
             "table can accuse but not certify."
         )
-    return Gate(name="several subjects", claims=("record",), passed=subjects > 1, blocks="INCONCLUSIVE", reason=reason)
+    return Gate(name="several subjects", claims=RECORD, passed=subjects > 1, blocks="INCONCLUSIVE", reason=reason)

@@ -59,7 +59,7 @@ ENOUGH_FOR_ONE = 8
 
 
 UNTESTED = ("innocent references", "noise of the target", "controls of the same kind")
-"""Checks of which a reader is told that they could not be made."""
+"""Checks that a report names where they could not be made."""
 
 
 @dataclass(frozen=True, eq=False)
