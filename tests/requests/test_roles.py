@@ -85,6 +85,10 @@ def test_names_are_keyed_hashes(shell: Shell, tmp_path: Path, monkeypatch: pytes
     files = [path for path in tmp_path.iterdir() if path.name.startswith("ledger.db")]
     assert not any(b"oltana" in path.read_bytes() for path in files)
     assert {path.stat().st_mode & 0o777 for path in files} == {0o600}
+    assert shell("deny", name, "--reason", "no right to it")[0] == 0
+    status, said = shell("close", name, "--operator", "Yara", "--no-pdf", "--output", str(tmp_path / "out"))
+    assert status == 0, said
+    assert (tmp_path / "out" / name).stat().st_mode & 0o777 == 0o700
 
 
 def test_the_key_check_is_in_the_chain(ledger: Ledger) -> None:

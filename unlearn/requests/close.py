@@ -261,6 +261,7 @@ def _close_refused(
         found = ledger.advance(found.id, "closed")
     _forget_statistics(output, [found])
     folder = output / found.id
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     record = _record_of(ledger, [found], folder, None)
     return record, [folder / RECORD, *write_documents(record, folder, (), documents, notify)]
 
