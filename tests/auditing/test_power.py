@@ -52,6 +52,30 @@ def test_the_table_has_every_claim(monkeypatch: pytest.MonkeyPatch) -> None:
     assert all(row.given and row.needed for row in rows)
 
 
+def test_a_level_table_by_number_of_people(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ten people certify more easily than one, whom no table certifies; without enough controls nothing can be said."""
+    monkeypatch.setattr(power, "AUDITS", 4)
+    monkeypatch.setattr(power, "CONTROL_SUBJECTS", (20, 40))
+    world = World(gap=4.0, record_spread=0.2)
+
+    def rows(people: int, controls: int) -> list[PowerRow]:
+        found = power_table(forget=4 * people, controls=controls, pool=8, per_subject=4, world=world, settings=SETTINGS)
+        return [row for row in found if row.claim.startswith("level table")]
+
+    ten, one, few = rows(10, 160), rows(1, 160), rows(10, 12)
+    assert find(ten, "honest") == ("100% of audits", "20 control subjects")
+    assert find(one, "honest") == ("cannot: one subject can be accused, never certified", "an exact rebuild that is executed again")
+    assert find(one, "keeps one subject")[0] == "100% of audits"
+    assert find(few, "honest")[0] == "cannot: fewer than 5 control subjects"
+
+
+@pytest.mark.parametrize("sizes", [{"pool": 7}, {"pool": 2}, {"pool": 8, "per_subject": 0}])
+def test_impossible_tables(sizes: dict[str, int]) -> None:
+    """An odd pool, one of two models, or people without records are refused."""
+    with pytest.raises(InputError, match="even number of at least 4"):
+        power._table_world(World(), 100, sizes["pool"], sizes.get("per_subject", 4))
+
+
 def test_bad_sizes() -> None:
     """No record, or a negative number of anything, is refused."""
     for sizes in ({"forget": 0}, {"forget": 10, "controls": -1}):

@@ -8,11 +8,15 @@ import numpy as np
 
 from verify.errors import InputError
 from verify.schema.evidence import Settings
+from verify.statistics.level_fit import MIN_CONTROL_SUBJECTS, MIN_MODELS
+from verify.statistics.level_simulation import TableWorld, Truth, table_rates
 from verify.statistics.one_run import one_run_epsilon
 from verify.statistics.planner import conformal_power, controls_for_rate, required_sample_size
 from verify.statistics.simulation import World, rule_rates
 
 REFERENCE_COUNTS = (2, 3, 4, 6, 8, 12, 16)
+CONTROL_SUBJECTS = (10, 20, 40, 80, 160)
+"""Numbers of control subjects that are tried for a level table."""
 USUAL_POWER = 0.80
 AUDITS = 100
 """Simulated audits per rate."""
@@ -36,18 +40,28 @@ class PowerRow:
 
 
 def power_table(
-    *, forget: int, controls: int = 0, references: int = 0, canaries: int = 0, world: World | None = None, settings: Settings
+    *,
+    forget: int,
+    controls: int = 0,
+    references: int = 0,
+    canaries: int = 0,
+    pool: int = 0,
+    per_subject: int = 1,
+    world: World | None = None,
+    settings: Settings,
 ) -> list[PowerRow]:
-    """Compute what given numbers of forget records, controls, references and canary pairs can show.
+    """Compute what given numbers of forget records, controls, references, canary pairs and pool models can show.
 
     Args:
         forget, controls, references, canaries: sizes; 0 for none.
+        pool: M, models of a level table, half of which leave each subject out; 0 for no table.
+        per_subject: records of a subject, forget set and controls alike; only a level table counts by subject.
         world: how models and records vary; its sizes are replaced by the given ones. The default spreads and gap are those of
             small models fine-tuned on questions and answers; use your own once a first audit has measured them.
         settings: margin, alpha, q and epsilon*.
 
     Raises:
-        InputError: no forget record, or a negative size.
+        InputError: no forget record, a negative size, or a pool whose halves have fewer than two models.
     """
     if forget < 1 or min(controls, references, canaries) < 0:
         raise InputError(
@@ -57,10 +71,30 @@ def power_table(
     world = replace(world or World(), records=forget)
     return [
         *reference_rows(world, references, settings),
+        *(level_table_rows(_table_world(world, controls, pool, per_subject), settings) if pool else ()),
         *control_rows(forget, controls, settings),
         *canary_rows(canaries, settings),
         *attack_rows(min(forget, controls), settings),
     ]
+
+
+def _table_world(world: World, controls: int, pool: int, per_subject: int) -> TableWorld:
+    if pool < 2 * MIN_MODELS or pool % 2 or per_subject < 1:
+        raise InputError(
+            f"A level table has an even number of at least {2 * MIN_MODELS} models, and a subject at least one record; got "
+            f"--level-table {pool} --per-subject {per_subject}."
+        )
+    return TableWorld(
+        subjects=max(1, world.records // per_subject),
+        each=min(per_subject, world.records),
+        control_subjects=controls // per_subject,
+        control_each=per_subject,
+        models=pool,
+        left_out=pool // 2,
+        gap=world.gap,
+        record_spread=world.record_spread,
+        model_spread=world.model_spread,
+    )
 
 
 def reference_rows(world: World, references: int, settings: Settings) -> list[PowerRow]:
@@ -73,6 +107,42 @@ def reference_rows(world: World, references: int, settings: Settings) -> list[Po
     if world.records == 1:
         del cases[1]  # one record has no 20 % share
     return [_reference_row(claim, world, references, settings, remembered, certify) for claim, remembered, certify in cases]
+
+
+def level_table_rows(world: TableWorld, settings: Settings) -> list[PowerRow]:
+    """Simulate how often an audit by a level table certifies and accuses.
+
+    Args:
+        world: sizes of the forget set, the controls and the pool, and how models and records vary.
+        settings: margin and alpha.
+    """
+    accused: list[tuple[str, Truth]] = [
+        ("accuse a model that keeps 20 % of the records", "20 % of the records"),
+        ("accuse a model that keeps one subject", "one subject"),
+    ]
+    honest = "level table: certify an honest deletion"
+    if world.subjects == 1:
+        alone = "cannot: one subject can be accused, never certified"
+        first = PowerRow(honest, alone, "an exact rebuild that is executed again")
+    else:
+        first = _level_table_row(honest, world, settings, "honest", certify=True)
+    return [first, *(_level_table_row(f"level table: {claim}", world, settings, truth, certify=False) for claim, truth in accused)]
+
+
+def _level_table_row(claim: str, world: TableWorld, settings: Settings, truth: Truth, certify: bool) -> PowerRow:
+    def rate(count: int) -> float:
+        of_world = replace(world, control_subjects=count)
+        rates = table_rates(of_world, truth, margin=settings.margin, alpha=settings.alpha, audits=AUDITS)
+        return (rates.certified if certify else rates.accused).value
+
+    enough = world.control_subjects >= MIN_CONTROL_SUBJECTS
+    given = (
+        f"{rate(world.control_subjects):.0%} of audits" if enough else f"cannot: fewer than {MIN_CONTROL_SUBJECTS} control subjects"
+    )
+    place = bisect_left(CONTROL_SUBJECTS, True, key=lambda count: rate(count) >= USUAL_POWER)
+    found = place < len(CONTROL_SUBJECTS)
+    needed = f"{CONTROL_SUBJECTS[place]} control subjects" if found else f"more than {CONTROL_SUBJECTS[-1]} control subjects"
+    return PowerRow(claim, given, needed)
 
 
 def certifying_row(world: World, references: int, settings: Settings) -> PowerRow:

@@ -196,6 +196,10 @@ class Power:
     """Number of retrained references."""
     canaries: int = 0
     """Number of canary pairs."""
+    level_table: int = 0
+    """Number of pool models of a level table, half of which leave each person out."""
+    per_subject: int = 1
+    """Records per person, in the forget set and among the controls; only a level table counts by person."""
     gap: float = 2.2
     """How much lower the original's loss on a forget record is than a retraining's, nats per token."""
     record_spread: float = 0.15
@@ -211,6 +215,7 @@ class Power:
 
         sizes = {name: getattr(self, name) for name in ("forget", "controls", "references", "canaries")}
         world = World(gap=self.gap, record_spread=self.record_spread, model_spread=self.model_spread)
+        sizes |= {"pool": self.level_table, "per_subject": self.per_subject}
         for row in power_table(**sizes, world=world, settings=self.choices.settings()):
             print(f"{row.claim}\n    with these sizes: {row.given}\n    for 80 % power:   {row.needed}")  # noqa: T201
         return 0

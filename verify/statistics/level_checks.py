@@ -1,4 +1,4 @@
-"""Validity checks of an audit by a level table, as numbers: the rule's power, the controls' support, the pool's innocence.
+"""Validity checks of an audit by a level table, as numbers: the rule's power, the controls, the pool's innocence.
 
 Control subjects stand in for forget subjects that were truly forgotten: no model was trained on them, so the target's own losses on
 them are those of an honest deletion. What the original would lose on them had it been trained on them is imputed: its loss less the
@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import stats
 
 from verify.statistics.channels import EXACT_TEXT
 from verify.statistics.estimate import Estimate
@@ -25,8 +26,11 @@ Mask = NDArray[np.bool_]
 STAND_IN_SHARE = 1 / 3
 """Largest share of the control subjects that stand in for forget subjects at a time; the others stay controls."""
 
-MOST_OUTSIDE = 0.05
-"""Share of the forget records whose level may lie outside of the controls' range."""
+MOST_OUTSIDE = 0.10
+"""Share of the forget records whose level may lie outside of the controls' range; among 80 controls of their kind 0.025 do."""
+
+CONTROLS_LEVEL = 0.01
+"""Level at which a target that fits the controls better than the original counts as trained on them."""
 
 LARGEST_INFLATION = 1.5
 """Largest factor by which the distance of the forget set from the controls may widen the standard error of its predicted level."""
@@ -175,8 +179,8 @@ class Support:
 
     @property
     def held(self) -> bool:
-        """Whether few records lie outside (`MOST_OUTSIDE`, or one), and the set is not far from the controls."""
-        return self.outside <= max(1, MOST_OUTSIDE * self.records) and self.inflation <= LARGEST_INFLATION
+        """Whether few records lie outside (`MOST_OUTSIDE`, or two), and the set is not far from the controls."""
+        return self.outside <= max(2, MOST_OUTSIDE * self.records) and self.inflation <= LARGEST_INFLATION
 
 
 def support(verdict: TableVerdict, subjects: Sequence[str], control_subjects: Sequence[str]) -> Support:
@@ -195,6 +199,47 @@ def support(verdict: TableVerdict, subjects: Sequence[str], control_subjects: Se
     distance = abs(float(ours.mean() - theirs.mean())) / spread if spread > 0 else 0.0
     inflation = float(np.sqrt(1 + distance**2 * len(theirs) / (len(theirs) - 1)))
     return Support(low, high, int(((levels < low) | (levels > high)).sum()), len(levels), distance, inflation)
+
+
+@dataclass(frozen=True)
+class ControlsCheck:
+    """Whether the target still loses on the controls what the original does, which saw none of them.
+
+    Attributes:
+        difference: D, mean over control subjects of m(original) - m(target), nats per token; above 0 where the target fits them
+            better.
+        standard_error: of D, from control subjects.
+        limit: the largest D that passes.
+    """
+
+    difference: float
+    standard_error: float
+    limit: float
+
+    @property
+    def held(self) -> bool:
+        """Whether D is within the limit."""
+        return self.difference <= self.limit
+
+
+def controls_unseen(losses: TableLosses, control_subjects: Sequence[str], gap: float, margin: float) -> ControlsCheck:
+    """Check that the target was not trained on the controls.
+
+    All tests by a level table are contrasts with the controls. A target that learned the controls as far as it still knows the
+    forget set has N = 0 and would be certified. It then loses less on them than the original: a D above rho* G / 2, and beyond
+    its error at the one-sided level `CONTROLS_LEVEL`, fails. A target that loses more on them passes: that hides nothing, and N
+    contrasts it out. A target that was made noisy on the controls alone is told by `TableFit.noise`.
+
+    Args:
+        losses: of the exact text.
+        control_subjects: as `judge_table`.
+        gap: G, nats per token. margin: rho*.
+    """
+    numbers = subject_numbers(control_subjects)
+    own = subject_means(losses.control_original - losses.control_target, numbers)
+    error = float(own.std(ddof=1) / np.sqrt(len(own)))
+    limit = max(float(stats.t.ppf(1 - CONTROLS_LEVEL, len(own) - 1)) * error, margin * max(gap, 0.0) / 2)
+    return ControlsCheck(float(own.mean()), error, limit)
 
 
 @dataclass(frozen=True, eq=False)
