@@ -54,7 +54,7 @@ def test_the_table_has_every_claim(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_level_table_by_number_of_people(monkeypatch: pytest.MonkeyPatch) -> None:
     """Ten people certify more easily than one, whom no table certifies; without enough controls nothing can be said."""
-    monkeypatch.setattr(power, "AUDITS", 4)
+    monkeypatch.setattr(power, "AUDITS", 2)
     monkeypatch.setattr(power, "CONTROL_SUBJECTS", (20, 40))
     world = World(gap=4.0, record_spread=0.2)
 
