@@ -15,11 +15,13 @@ from verify.auditing.looks import found_looks
 from verify.auditing.recompute import recompute
 from verify.errors import InputError, RunError
 from verify.judging.protocol import Aside, judge
-from verify.judging.table_gates import made_before_gate
+from verify.judging.table_gates import made_before_gate, unseen_controls_gate
 from verify.report.html import render
 from verify.schema.evidence import Evidence
 from verify.schema.judged_by import Look, looks_in_words, share_in_words
 from verify.scores.table import ScoreTable
+from verify.statistics.controls import NoiseRatio
+from verify.statistics.level_checks import ControlsCheck
 
 SETTINGS, ASIDE, USED, REGISTERED = BY_TABLE, TABLE_ASIDE, LEVEL_TABLE, REGISTRATION
 
@@ -114,6 +116,18 @@ def test_what_leaves_an_audit_open(name: str, world: dict[str, Any]) -> None:
     found = judged(**world)
     assert found.verdict != "EQUIVALENT_WITHIN"
     assert not gate(found, name).passed
+
+
+@pytest.mark.parametrize(
+    ("difference", "ratio", "said"), [(0.1, 1.1, None), (0.4, 1.1, "trained on the controls"), (-0.9, 3.0, "made noisy")]
+)
+def test_a_target_that_was_changed_on_the_controls_is_not_certified(difference: float, ratio: float, said: str | None) -> None:
+    """A target that fits the controls better than the original, or is three times as noisy on them, leaves the audit open."""
+    check = ControlsCheck(difference, 0.05, 0.2)
+    found = unseen_controls_gate(check, NoiseRatio(ratio, ratio / 1.5, ratio, 80, 20))
+    assert found.passed is (said is None)
+    assert found.blocks == "INCONCLUSIVE"
+    assert said is None or said in found.reason
 
 
 def test_the_utility_yardstick_saw_the_whole_data() -> None:

@@ -7,7 +7,8 @@ from verify.judging.conformal import BLIND_LEVEL
 from verify.schema.judged_by import LevelTableUsed
 from verify.schema.parts import Claim, Gate, Registered
 from verify.scores.table import POOL
-from verify.statistics.level_checks import PoolModelCheck
+from verify.statistics.controls import NOISE_LIMIT, NoiseRatio
+from verify.statistics.level_checks import ControlsCheck, PoolModelCheck
 from verify.statistics.level_fit import MIN_CONTROL_SUBJECTS
 
 RECORD: tuple[Claim, ...] = ("record",)
@@ -101,6 +102,26 @@ def pool_gate(checks: Sequence[PoolModelCheck], labels: Sequence[str]) -> Gate:
         listed = ", ".join(labels[check.model].removeprefix(POOL) for check in accused)
         reason += f" Model {listed} knows records that, by the design, it was not trained on."
     return Gate(name=name, claims=RECORD, passed=not accused, blocks="NOT_TESTABLE", reason=reason)
+
+
+def unseen_controls_gate(check: ControlsCheck, noise: NoiseRatio) -> Gate:
+    """Check that the target fits the controls no better than the original, and is no noisier on them: every test is a contrast.
+
+    Args:
+        check: the target's mean loss on controls against the original's.
+        noise: the same of the variances of their residuals.
+    """
+    passed = check.held and noise.trained_alike
+    reason = (
+        f"On the controls the target loses {-check.difference:+.3f} nats per token against the model before unlearning (at most "
+        f"{check.limit:.3f} less is allowed), and the variance of its noise is {noise.ratio:.2f} times as large (at most "
+        f"{NOISE_LIMIT:g}, chance aside)."
+    )
+    if not check.held:
+        reason += " Was it trained on the controls? What it kept of the records would not show beside them."
+    if not noise.trained_alike:
+        reason += " Was it trained by other options, or made noisy on the controls? That widens every error."
+    return Gate(name="controls unseen", claims=("record",), passed=passed, blocks="INCONCLUSIVE", reason=reason)
 
 
 def several_subjects_gate(subjects: int) -> Gate:

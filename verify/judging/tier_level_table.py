@@ -22,6 +22,7 @@ from verify.judging.table_gates import (
     pool_gate,
     several_subjects_gate,
     table_gate,
+    unseen_controls_gate,
 )
 from verify.judging.tier_references import described_tests
 from verify.judging.user_level import whose
@@ -30,7 +31,14 @@ from verify.schema.evidence import Settings
 from verify.schema.judged_by import LevelTableUsed
 from verify.schema.parts import Gate, Quantity, Registered, SetRole, Test, Value
 from verify.scores.table import ScoreBlock, ScoreTable
-from verify.statistics.level_checks import PoolModelCheck, planted_subject_rate, pool_innocence, support, with_original
+from verify.statistics.level_checks import (
+    PoolModelCheck,
+    controls_unseen,
+    planted_subject_rate,
+    pool_innocence,
+    support,
+    with_original,
+)
 from verify.statistics.level_table import TableLosses, TableVerdict, judge_table
 from verify.statistics.lira import user_level
 from verify.statistics.smallest_margin import smallest_margin
@@ -138,6 +146,9 @@ def table_claim(
         made_before_gate(used, registered),
         exchangeable_gate(blind_p),
         like_the_records_gate(table, found, asked),
+        unseen_controls_gate(
+            controls_unseen(asked.losses[EXACT], asked.controls, found.residual.mean_gap, settings.margin), found.fit.noise
+        ),
         table_positive_control(asked.judge_original(settings)),
         planted_gate_of_table(asked, settings),
         pool_gate(asked.judge_pool(settings), table.pool()),
