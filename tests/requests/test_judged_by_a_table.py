@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -31,6 +32,9 @@ def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     finetune("base", "people.jsonl", output_dir="models/original", options=options(), holdout_share=20 / 38)
     for role in ("operator", "auditor"):
         make_key(role)
+    # A request counts from the beginning of its day, and a table of the same day would not be older.
+    before = datetime.now(UTC) - timedelta(days=2)
+    monkeypatch.setattr("unlearn.pool.table._now", lambda: before.isoformat(timespec="seconds"))
     make_level_table("models/original", models=4, operator_key="operator")
     return tmp_path
 
@@ -85,4 +89,5 @@ def test_from_receipt_to_certificate_by_a_table(world: Path, shell: Shell, capsy
     }
     check = ["check", str(folders[0] / "certificate.json"), "--model", str(made), "--key", "operator.pub", "auditor.pub"]
     status = verify.cli.main.main([*check, "--deletion", str(folders[0] / "deletion.json")])
-    assert (status, "FAILS" in capsys.readouterr().out) == (0, False)
+    said = capsys.readouterr().out
+    assert (status, "FAILS" in said) == (0, False), said

@@ -36,6 +36,7 @@ from verify.models.loading import LoadedModel, load_model
 from verify.provenance.descent import named_base_of
 from verify.provenance.holdout import split_holdout
 from verify.provenance.level_table import LevelTable
+from verify.provenance.pool_design import LEAST_LEFT_OUT
 from verify.schema.evidence import Evidence
 
 REGISTRATION = "registration.json"
@@ -181,12 +182,16 @@ def _forget(plan: Plan, model: PlannedModel, attempt: int, sets: TrainingSets, o
 
 
 def _configured(kind: Any, plan: Plan, model: PlannedModel, name: str) -> Any:
-    """Return a method with what the plan gives it: `auto` the references, `level` the method's half of the level table."""
+    """Return a method with what the plan gives it: `auto` the references, `level` the method's half of the level table.
+
+    The audit then reads the other half alone, in which enough models must be left that never saw a record.
+    """
     if name == "auto":
         return kind(references=plan.references, accept=plan.accept)
-    table = model.level_table
-    if name == "level" and table is not None and model.base is not None and LevelTable.open(table).design.method_models:
-        return kind(sources=("table",), table=table)
+    if name == "level" and model.level_table is not None and model.base is not None:
+        design = LevelTable.open(model.level_table).design
+        if design.method_models and design.left_out >= 2 * LEAST_LEFT_OUT:
+            return kind(sources=("table",), table=model.level_table)
     return kind()
 
 
