@@ -69,8 +69,10 @@ def run_jobs(jobs: Sequence[Job], workers: int = WORKERS, engine: str | None = N
 
 def _run_here(jobs: Mapping[int, Job], workers: int) -> Iterator[tuple[int, Any]]:
     """Run numbered jobs in processes of this machine."""
-    parallel = Parallel(n_jobs=min(workers, len(jobs)), return_as="generator_unordered")
-    threads = max(1, (os.cpu_count() or 1) // workers)
+    at_once = min(workers, len(jobs))
+    parallel = Parallel(n_jobs=at_once, return_as="generator_unordered")
+    # A single one runs in this process, with the threads that its user gave it.
+    threads = None if at_once == 1 else max(1, (os.cpu_count() or 1) // workers)
     tasks = (delayed(_run_numbered)(number, job.run, dict(job.arguments), threads) for number, job in list(jobs.items()))
     with warnings.catch_warnings():
         # A worker that a language model has made larger is replaced between two jobs. Nothing is lost: one that dies during a job
@@ -136,14 +138,11 @@ def _run_on_ray(jobs: Sequence[Job], address: str) -> Iterator[tuple[int, Any]]:
                 raise error.cause from None  # as it was raised, without the worker's traceback in its message
 
 
-def _run_numbered(number: int, run: Callable[..., Any], arguments: dict[str, Any], threads: int) -> tuple[int, Any]:
-    """Run one job in a worker process with a limited number of threads, and return its number with its result."""
+def _run_numbered(number: int, run: Callable[..., Any], arguments: dict[str, Any], threads: int | None) -> tuple[int, Any]:
+    """Run one job with a limited number of threads, or as many as the process has, and return its number with its result."""
     import torch
 
     quiet_libraries()
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads)
-    try:
-        return number, run(**arguments)
-    finally:
-        torch.set_num_threads(before)  # a single worker is this process
+    if threads is not None:
+        torch.set_num_threads(threads)
+    return number, run(**arguments)
