@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from audits import BLIND, evidence_of
+from audits import BLIND, evidence_by_table, evidence_of
 from deletions import HOSTILE, model_of, of_other_weights, record_of
 from report_reading import Page
 from score_tables import simulated_table
@@ -80,3 +80,10 @@ def test_on_the_command_line(evidence: Evidence, tmp_path: Path, capsys: Any) ->
     assert "is about no model with this audit" in capsys.readouterr().err
     assert main([*command, str(tmp_path / "deletion.json")]) == 0
     assert "Backups were not searched." in (tmp_path / "annex.html").read_text()
+
+
+def test_an_audit_by_a_level_table_is_compared_with_no_model() -> None:
+    """The annex names the table, and no models that were retrained."""
+    tested = said(evidence_by_table())["What was tested"]
+    assert "compared with a level table of 8 models" in tested
+    assert "no model was retrained" in tested

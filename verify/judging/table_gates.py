@@ -46,7 +46,7 @@ def made_before_gate(used: LevelTableUsed, registered: Registered | None) -> Gat
         )
         return Gate(name=name, claims=RECORD, passed=None, blocks="nothing", reason=reason)
     passed = _is_before(used.created, registered.created)
-    order = "before" if passed else "not before"
+    order = "no later than" if passed else "not before"
     reason = (
         f"The table was signed at {used.created}, {order} the registration that names it was written ({registered.created}), each "
         "by the clock of whoever made it."

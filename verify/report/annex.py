@@ -73,8 +73,8 @@ def answers(evidence: Evidence) -> list[Answer]:
 def _tested(evidence: Evidence) -> str:
     references = sum(model.role == "reference" for model in evidence.models)
     compared = f"compared with {references} models trained without the records" if references else "without models to compare with"
-    if "level table" in evidence.tiers:
-        compared = "compared with a level table: what models trained without the records gave before the request"
+    if evidence.level_table is not None:
+        compared = f"compared with {evidence.level_table.what}; no model was retrained for this"
     target = next(model for model in evidence.models if model.role == "target")
     return f"The weights {target.weights[:16]}, {compared}. A model with other weights was not tested."
 
