@@ -139,6 +139,8 @@ def table_with_pool(
     channels: Mapping[str, float] | None = None,
     retain: bool = True,
     broken: float = 0.0,
+    learned: float = 0.0,
+    noisy: float = 0.0,
     seed: int = 0,
 ) -> ScoreTable:
     """Scores of an audit by a level table of eight models, each trained on half of the people: another level, another slope.
@@ -154,6 +156,8 @@ def table_with_pool(
         channels: way of asking -> share of the gap that the target keeps there.
         retain: whether there is a retain set.
         broken: added to the target's loss on everything, nats per token.
+        learned: what the target knows of every control, nats per token.
+        noisy: standard deviation of noise that is added to the target's losses on controls.
         seed: of the draw.
     """
     rng = np.random.default_rng(seed)
@@ -175,6 +179,8 @@ def table_with_pool(
                 if role == "forget" and model.startswith("pool"):
                     number = int(model.removeprefix("pool ")) - 1
                     loss = np.where(out[number], loss - gaps * (number == leaking), np.nan)
+                if role == "holdout" and model == "target":
+                    loss += noisy * np.random.default_rng(seed).standard_normal(size) - learned
                 loss = loss + broken * (model == "target")
                 if place:
                     block = blocks[model, role]

@@ -110,9 +110,17 @@ def test_what_makes_an_audit_untestable(name: str, world: dict[str, Any], aside:
     assert found.next_step is not None
 
 
-@pytest.mark.parametrize(("name", "world"), [("controls like the records", {"foreign": 3.0}), ("utility", {"retain": False})])
+@pytest.mark.parametrize(
+    ("name", "world"),
+    [
+        ("controls like the records", {"foreign": 3.0}),
+        ("controls unseen", {"residual": 0.25, "learned": 1.0}),
+        ("controls unseen", {"noisy": 0.6}),
+        ("utility", {"retain": False}),
+    ],
+)
 def test_what_leaves_an_audit_open(name: str, world: dict[str, Any]) -> None:
-    """Records beyond the levels that controls cover, or an unknown utility, allow no certificate."""
+    """Records beyond the controls' levels, a model that learned the controls or is noisy there, unknown utility: no certificate."""
     found = judged(**world)
     assert found.verdict != "EQUIVALENT_WITHIN"
     assert not gate(found, name).passed

@@ -51,8 +51,6 @@ def test_what_was_not_measured_is_said() -> None:
     """Without references, controls or extraction the answers say so instead of a number."""
     silent = evidence_of(simulated_table(references=0), Settings(planted_draws=40, twins=True), Aside(BLIND, 0.5))
     assert "without models to compare with" in said(silent)["What was tested"]
-    by_table = silent.model_copy(update={"tiers": ("level table",)})
-    assert "compared with a level table" in said(by_table)["What was tested"]
     bare = silent.model_copy(update={"attacks": (), "threats": (), "channels": ()})
     found = said(bare)
     assert found["Extraction of personal data from the model"].startswith("Not measured")
