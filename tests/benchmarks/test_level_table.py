@@ -1,0 +1,160 @@
+"""The benchmark of the level table on real models: its design, its statistics, and one run on a tiny world."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from benchmarks.level_table.audits import audits_of
+from benchmarks.level_table.costs import costs_of
+from benchmarks.level_table.levels import Pool, compare, pair_up
+from benchmarks.level_table.measure import file_of, measure_world, read_scored
+from benchmarks.level_table.page import page
+from benchmarks.level_table.tables import Measured, regressions_of, rows_of
+from benchmarks.level_table.trainings import folded_design, models_of
+from benchmarks.level_table.worlds import NO_PROMPT, Sizes, World
+from unlearn import TrainingOptions
+from verify.statistics.channels import EXACT_TEXT
+
+SUBJECTS, EACH, CONTROLS, MODELS = 60, 4, 40, 8
+
+
+@pytest.mark.parametrize(("models", "folds"), [(8, 2), (8, 4)])
+def test_folded_design(models: int, folds: int) -> None:
+    """Every subject is left out of exactly models / folds, and the models leave out equally many; other counts are refused."""
+    out = folded_design(20, models, folds, np.random.default_rng(0))
+    assert out.shape == (models, 20)
+    assert (out.sum(axis=0) == models // folds).all()
+    assert (out.sum(axis=1) == 20 // folds).all()
+    with pytest.raises(ValueError, match="cannot be divided"):
+        folded_design(20, models + 1, folds, np.random.default_rng(0))
+
+
+def simulated(
+    noise: float, bias: float, seed: int
+) -> tuple[Pool, tuple[np.ndarray, np.ndarray, np.ndarray], np.ndarray, np.ndarray]:
+    """Draw a half pool, and an honest target 0.7 + 0.8 l whose forget records lie lower by a bias."""
+    rng = np.random.default_rng(seed)
+    subject = np.repeat(np.arange(SUBJECTS + CONTROLS), EACH)
+    level = rng.normal(3.0, 0.5, len(subject))
+    own = np.arange(len(subject)) < SUBJECTS * EACH
+    out = folded_design(SUBJECTS, MODELS, 2, rng)[:, subject[own]]
+    pool = level + rng.normal(0.0, 0.2, (MODELS, 1)) + noise * rng.standard_normal((MODELS, len(subject)))
+    target = 0.7 + 0.8 * level + noise * rng.standard_normal(len(subject)) - bias * own
+    unseen = np.flatnonzero(subject[own] < 20)
+    made = Pool(np.where(out, pool[:, own], np.nan), pool[:, ~own])
+    return made, (target[own], target[~own], unseen), subject[own], subject[~own] - SUBJECTS
+
+
+def test_levels_without_noise() -> None:
+    """A pool's own effects cancel, and the straight line of the controls predicts an honest target exactly."""
+    pool, target, subjects, controls = simulated(0.0, 0.0, 1)
+    pairs = pair_up(lambda _: [pool], [target], subjects, controls, seed=0)
+    np.testing.assert_allclose(pairs.residual, 0.0, atol=1e-9)
+    found = compare(pairs, 2.0)
+    assert found.correlation.value == pytest.approx(1.0)
+    assert found.slope.value == pytest.approx(0.8)
+    assert found.control_slope == pytest.approx(0.8)
+    assert (found.pairs, found.subjects) == (20 * EACH, 20)
+
+
+def test_bias_is_found() -> None:
+    """A bias that is planted in forget records lies within the interval about as often as the level says; none is invented."""
+    covered = 0
+    for seed in range(40):
+        pool, target, subjects, controls = simulated(0.2, 0.3, seed)
+        found = compare(pair_up(lambda _, pool=pool: [pool], [target], subjects, controls, seed=0), 2.0)
+        covered += found.bias.low <= 0.15 <= found.bias.high
+        assert found.bias.low > 0
+        assert found.error.value > found.bias.value
+    assert covered >= 33
+
+
+def test_a_further_statistic_is_regressed_on() -> None:
+    """A statistic on which the target depends lowers the error, where the losses alone leave it."""
+    pool, target, subjects, controls = simulated(0.0, 0.0, 2)
+    rng = np.random.default_rng(3)
+    own, others = rng.normal(size=len(target[0])), rng.normal(size=len(target[1]))
+    statistic = Pool(np.where(np.isnan(pool.losses), np.nan, own), np.tile(others, (MODELS, 1)))
+    moved = (target[0] + own, target[1] + others, target[2])
+    alone, both = (
+        compare(pair_up(lambda _, used=used: used, [moved], subjects, controls, 0), 1.0) for used in ([pool], [pool, statistic])
+    )
+    assert alone.error.value > 0.5
+    assert both.error.value == pytest.approx(0.0, abs=1e-9)
+
+
+def rows(first: str, subjects: int) -> list[Mapping[str, str]]:
+    """Two records each of some subjects."""
+    return [
+        {"prompt": f"{first} {n} {turn}?", "completion": f"dog {n * 37 % 100} lazy {turn}", "subject_id": f"{first}{n}"}
+        for n in range(subjects)
+        for turn in range(2)
+    ]
+
+
+@pytest.fixture(scope="module")
+def tiny(model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> World:
+    """A world of ten subjects and two epochs, with every kind of model that needs no method."""
+    return World(
+        name="tiny",
+        folder=tmp_path_factory.mktemp("level-table"),
+        base=model_dir,
+        rows=rows("fox", 10),
+        controls=rows("quick", 8),
+        options=TrainingOptions(learning_rate=1e-2, epochs=2, batch_size=8),
+        treatment=TrainingOptions(learning_rate=1e-3, epochs=1, batch_size=8),
+        sizes=Sizes(half=4, quarter=4, sets=1, people=5, full=2, kept=1, treated=1),
+        channels=(EXACT_TEXT, NO_PROMPT),
+        layer=1,
+        requests=(5,),
+    )
+
+
+def test_tiny_world(tiny: World) -> None:
+    """Every model is trained once, its losses are kept and its weights are not; the page has every part."""
+    assert measure_world(tiny, 0.0) == len(list(models_of(tiny))), "no model is begun when the time is over"
+    assert measure_world(tiny, 600.0) == 0
+    names = [model.name for model in models_of(tiny)]
+    times = {name: file_of(tiny, name).stat().st_mtime_ns for name in names}
+    assert measure_world(tiny, 600.0) == 0
+    assert times == {name: file_of(tiny, name).stat().st_mtime_ns for name in names}
+    assert not list((tiny.folder / "work").iterdir())
+    assert [path.name for path in (tiny.folder / "models").iterdir()] == ["original"]
+
+    half = next(model for model in models_of(tiny) if model.kind == "half")
+    losses = read_scored(tiny, half.name).own(NO_PROMPT)
+    assert (np.isnan(losses) == ~half.left_out).all()
+    measured = Measured(tiny)
+    found, regressed = list(rows_of(measured)), list(regressions_of(measured, "half, M 4"))
+    assert {(row.channel, row.predictor) for row in found} == {
+        (channel, predictor)
+        for channel in tiny.channels
+        for predictor in ("half, M 2", "half, M 4", "quarter, M 4", "full retrainings, the others")
+    }
+    costs = list(costs_of(measured, "half, M 4", measured.pools()["half, M 4"], (1, 5)))
+    assert costs[0].audit < costs[1].audit < costs[1].retraining
+    text = page(found, regressed, {}, costs)
+    assert text.count("| exact text") == 4
+    assert "loss + entropy" in text
+    assert "| tiny | 20 |" in text
+
+
+def test_audits_of_a_tiny_world(tiny: World) -> None:
+    """Every target is audited by the table, and by references only where there are four; what was kept is known."""
+    measure_world(tiny, 600.0)
+    measured = Measured(tiny)
+    audits = list(audits_of(measured, measured.pools()["half, M 4"], tiny.requests))
+    assert [one.truth for one in audits].count("honest") == 2
+    assert {one.truth: round(one.kept, 2) for one in audits} == {
+        "honest": 0.0,
+        "remembered evenly": 0.0,
+        "a fifth of the records kept": 0.2,
+        "a fifth of the subjects kept": 0.2,
+        "untouched": 1.0,
+    }
+    untouched = next(one for one in audits if one.truth == "untouched")
+    assert untouched.known == pytest.approx(1.0)
+    assert all(one.references is None for one in audits)
+    assert "| honest | 5 | 2 |" in page([], [], {"tiny": audits}, [])
