@@ -216,7 +216,7 @@ def _clean_faiss(path: Path, search: ContentSearch) -> None:
     lines = rows.read_bytes().splitlines(keepends=True)
     going = [number for number, line in enumerate(lines) if search.holds(line)]
     try:
-        index: Any = faiss.read_index(str(path))
+        index = faiss.read_index(str(path))
     except RuntimeError:
         raise CannotCleanError("the index is damaged; build it again without the records") from None
     if not isinstance(index, faiss.IndexFlat):
@@ -225,7 +225,8 @@ def _clean_faiss(path: Path, search: ContentSearch) -> None:
         raise CannotCleanError(f"it has {index.ntotal} vectors and {len(lines)} rows; build it again without the records")
     if not going:
         raise CannotCleanError("the passage spans several rows; build it again without the records")
-    index.remove_ids(np.array(going, dtype=np.int64))
+    numbers: Any = np.array(going, dtype=np.int64)  # the stubs know only the selector that FAISS makes of it
+    index.remove_ids(numbers)
     with atomic_file(path, path.stat().st_mode & 0o777) as target:
         target.write(faiss.serialize_index(index).tobytes())
     # A kill in between leaves fewer vectors than rows, which the next run reports.
