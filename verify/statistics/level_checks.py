@@ -228,7 +228,7 @@ def controls_unseen(losses: TableLosses, control_subjects: Sequence[str], gap: f
     All tests by a level table are contrasts with the controls. A target that learned the controls as far as it still knows the
     forget set has N = 0 and would be certified. It then loses less on them than the original: a D above rho* G / 2, and beyond
     its error at the one-sided level `CONTROLS_LEVEL`, fails. A target that loses more on them passes: that hides nothing, and N
-    contrasts it out. A target that was made noisy on the controls alone shows in `TableVerdict.noise`.
+    contrasts it out. A target that was made noisy on the controls alone shows in `TableFit.noise`.
 
     Args:
         losses: of the exact text.
