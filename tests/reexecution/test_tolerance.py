@@ -4,6 +4,7 @@ import json
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +13,17 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import unlearn.methods.rollback as rollback_module
-from unlearn import TrainingOptions, finetune, forget
+from unlearn import TrainingOptions, finetune, finetune_shards, forget
 from unlearn.methods.rollback import Rollback
+from unlearn.methods.sisa import SISA
+from unlearn.training.shards import ShardPlan
 from verify.data.encoding import collate
 from verify.data.identity import RecordKey
 from verify.data.sources import load_records
 from verify.io.files import MANIFEST, read_json, write_manifest
 from verify.models.loading import load_model
 from verify.models.log_probabilities import scored_log_probabilities
+from verify.provenance.commitment import TrainingCommitment
 from verify.provenance.training_log import LOG_NAME, TrainingLog
 from verify.reexecution.plans import Trust, plan_log
 from verify.reexecution.records import Shown
@@ -109,6 +113,76 @@ def test_equal_bits_need_no_tolerance(model_dir: Path, tmp_path: Path) -> None:
     assert proof.bit_equal
     assert not any(one.deviations for one in proof.executed)
     assert "deviations" not in proof.model_dump(mode="json")["executed"][0]
+
+
+SHORT = replace(OPTIONS, epochs=1, save_steps=0)
+"""One segment, from the base to the end."""
+KINDS: dict[str, TrainingOptions] = {
+    "all weights, Sophia": replace(SHORT, lora=False, lora_dropout=0.0, optimizer="sophia", learning_rate=3e-4),
+    "bfloat16 autocast": replace(SHORT, bf16=True),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", KINDS)
+def test_other_trainings_are_measured(model_dir: Path, tmp_path: Path, kind: str) -> None:
+    """Whatever rounds: an honest deletion from elsewhere is never accused, and passes where noise lies far enough below the effect
+    of one record; else it is not testable, and the figures say so."""
+    with Reordered(ELSEWHERE):
+        before = finetune(model_dir, ROWS, output_dir=tmp_path / "before", options=KINDS[kind]).model_dir
+        forget(before, Rollback(), forget_set=GONE, data=ROWS, base=model_dir, output_dir=tmp_path / "after")
+    proof = Elsewhere(model_dir, before, tmp_path / "after").judge()
+    (segment,) = proof.executed
+    assert segment.deviations, "nothing rounded otherwise: the test shows nothing"
+    assert proof.word == ("WITHIN_NOISE" if all(one.testable for one in segment.deviations) else "NOT_TESTABLE"), proof.claim
+
+
+@pytest.mark.slow
+def test_shards_are_measured(model_dir: Path, tmp_path: Path) -> None:
+    """Of a sharded training every changed stage is measured by itself, from the recorded stage before it."""
+    plan = ShardPlan(2, 2, "average", replace(SHORT, epochs=2))
+    with Reordered(ELSEWHERE):
+        before = finetune_shards(model_dir, ROWS, output_dir=tmp_path / "before", plan=plan).model_dir
+        forget(before, SISA(), forget_set=GONE, data=ROWS, base=model_dir, output_dir=tmp_path / "after")
+    TrainingCommitment.of(before).save(tmp_path / "commitment.json")
+    dated = {"commitment": tmp_path / "commitment.json", "requested": datetime.now(UTC).isoformat()}
+    proof = Elsewhere(model_dir, before, tmp_path / "after").judge(**dated)
+    assert proof.word == "WITHIN_NOISE", proof.claim
+    assert proof.unchanged > 0
+    assert all(one.place.startswith("shard-") and one.deviations for one in proof.executed)
+
+
+@pytest.mark.slow
+def test_workers_measure_the_same(elsewhere: Elsewhere, honest: tuple[Reexecution, Path], tmp_path: Path) -> None:
+    """Side by side: the distances are those of a single process, byte for byte."""
+    for name, rows in (("data", ROWS), ("gone", GONE)):
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    files = {"data": str(tmp_path / "data.jsonl"), "forget_set": str(tmp_path / "gone.jsonl")}
+    apart, alone = elsewhere.judge(**files, workers=2), honest[0]
+    assert apart.model_copy(update={"created": alone.created, "seconds": alone.seconds}).text() == alone.text()
+
+
+@pytest.mark.slow
+def test_another_number_of_threads_is_measured(model_dir: Path, tmp_path: Path) -> None:
+    """A training with two threads, of which the log says one: sums in another order are no accusation."""
+    before_threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        before = finetune(model_dir, ROWS, output_dir=tmp_path / "before", options=SHORT).model_dir
+        forget(before, Rollback(), forget_set=GONE, data=ROWS, base=model_dir, output_dir=tmp_path / "after")
+    finally:
+        torch.set_num_threads(before_threads)
+
+    def change(entries: list[dict[str, Any]]) -> None:
+        for entry in entries:
+            if "threads" in entry:
+                assert entry["threads"] == 2
+                entry["threads"] = 1
+
+    for folder in (before, tmp_path / "after"):
+        edit_log(folder, change)
+    proof = Elsewhere(model_dir, before, tmp_path / "after").judge()
+    assert proof.word in ("REBUILT_WITHOUT", "WITHIN_NOISE"), proof.claim
 
 
 @pytest.mark.slow
