@@ -116,7 +116,10 @@ def test_methods_that_fit(model_dir: Path, data: Path, tmp_path: Path, ledger: L
     assert all(request.state == "identity_verified" for request in ledger.requests()), "a draft notes nothing"
     assert not (tmp_path / "deletions").exists()
     names = {name for model in plan.models for name in model.records}
-    assert {model.folder.name for model in affected_models([models], names)} == {"logged", "sharded"}
+    seen = {model.folder.name: model.seen for model in affected_models([models], names)}
+    assert seen.keys() == {"logged", "sharded"}
+    assert ", first at step " in seen["logged"]
+    assert "step" not in seen["sharded"]
 
 
 @pytest.mark.slow

@@ -70,13 +70,7 @@ class Scan:
         candidates = sum(match.how in PROPOSED for match in found) - near
         print(f"{len(certain)} records; {near} near-duplicates to confirm; {candidates} candidates to decide")  # noqa: T201
         for model in affected_models(self.models, certain) if self.models else []:
-            clean = f"; last clean checkpoint {model.last_clean_checkpoint}" if model.last_clean_checkpoint else ""
-            seen = (
-                f"{model.records} records, first at step {model.first_step}{clean}"
-                if model.records
-                else "made from one that saw them"
-            )
-            print(f"{model.folder}  {model.weights[:16]}  {model.how}: {seen}")  # noqa: T201
+            print(f"{model.folder}  {model.weights[:16]}  {model.how}: {model.seen}")  # noqa: T201
         return 0 if found else 3
 
 

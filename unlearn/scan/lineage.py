@@ -40,6 +40,15 @@ class AffectedModel:
     first_step: int | None = None
     last_clean_checkpoint: str | None = None
 
+    @property
+    def seen(self) -> str:
+        """What the model saw of the records, in words; without steps where it has no log of its own, as a model in shards."""
+        if not self.records:
+            return "made from one that saw them"
+        first = "" if self.first_step is None else f", first at step {self.first_step}"
+        clean = f"; last clean checkpoint {self.last_clean_checkpoint}" if self.last_clean_checkpoint else ""
+        return f"{self.records} records{first}{clean}"
+
 
 def affected_models(roots: Sequence[str | Path], records: Collection[str]) -> list[AffectedModel]:
     """Return all affected models below some folders, ancestors before descendants.
