@@ -169,8 +169,8 @@ def test_the_command_line_audits_by_a_table(world: dict[str, Any], tmp_path: Pat
     second = capsys.readouterr().out
     assert set(statuses) <= {0, 10, 11, 12}
     assert "Judged against a level table of 4 models, each trained without half of the people" in first
-    assert "This is the second audit" not in first
-    assert "This is the second audit of these weights. Earlier: " in second
+    assert "This is at least the second audit" not in first
+    assert "This is at least the second audit of these weights. Earlier: " in second
     assert "(a level table, " in second
 
 

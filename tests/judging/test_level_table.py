@@ -210,7 +210,7 @@ def test_looks_are_counted_and_named() -> None:
     third = evidence_by_table()
     third = third.model_copy(update={"looks": found_looks([second], third)})
     assert [look.evidence for look in third.looks or ()] == [first.digest, second.digest]
-    said = f"This is the third audit of these weights. Earlier: {first.verdict} (4 references, 2026-11-20); "
+    said = f"This is at least the third audit of these weights. Earlier: {first.verdict} (4 references, 2026-11-20); "
     assert said in summary(third)
     assert said in render(third)
     assert Evidence.model_validate_json(third.text()) == third
@@ -219,8 +219,21 @@ def test_looks_are_counted_and_named() -> None:
         found_looks([first.model_copy(update={"models": models})], third)
 
 
+def test_an_audit_that_another_lists_is_not_said_to_be_of_other_records_where_it_may_be_of_these() -> None:
+    """Of these records, then of others, then of these again: the last names the first as one of its own, given or only listed."""
+    first = evidence_of(simulated_table(references=4)).model_copy(update={"created": "2026-11-20T10:00:00+00:00"})
+    sets = tuple(one.model_copy(update={"digest": "e" * 64}) if one.role == "forget" else one for one in first.sets)
+    second = first.model_copy(update={"created": "2026-11-21T10:00:00+00:00", "sets": sets})
+    second = second.model_copy(update={"looks": found_looks([first], second)})
+    assert [look.same_records for look in second.looks or ()] == [False]
+    third = first.model_copy(update={"created": "2026-11-22T10:00:00+00:00"})
+    for earlier in ([second], [first, second], [second, first]):
+        found = found_looks(earlier, third) or ()
+        assert [(look.evidence, look.same_records) for look in found] == [(first.digest, True), (second.digest, False)]
+
+
 def test_words_of_shares_and_counts() -> None:
     """Shares and ordinals are said as they are."""
     assert [share_in_words(share) for share in (0.5, 0.25, 0.3)] == ["half", "a quarter", "30 %"]
     look = Look(created="2026-11-20T10:00:00+00:00", verdict="INCONCLUSIVE", judged_by="4 references", evidence="a" * 64)
-    assert looks_in_words((look,) * 11).startswith("This is the 12th audit")
+    assert looks_in_words((look,) * 11).startswith("This is at least the 12th audit")

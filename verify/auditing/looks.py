@@ -26,6 +26,9 @@ def read_looks(paths: Sequence[str | Path], model: Any) -> list[Evidence]:
 def found_looks(earlier: Sequence[Evidence], evidence: Evidence) -> tuple[Look, ...] | None:
     """List the earlier audits of these weights, those that they list themselves included, oldest first; None without any.
 
+    Of an audit that is only listed by another, the list says whether it had the records of that one. Where both have others than
+    theirs, it may still have had these: it is not said to be about other records.
+
     Args:
         earlier: evidence of earlier audits.
         evidence: of this one.
@@ -36,7 +39,11 @@ def found_looks(earlier: Sequence[Evidence], evidence: Evidence) -> tuple[Look, 
     _require_same_weights(earlier, weights_of(evidence))
     found: dict[str, Look] = {}
     for one in earlier:
-        found |= {look.evidence: look for look in (*(one.looks or ()), look_at(one, evidence))}
+        alike = look_at(one, evidence).same_records
+        for look in one.looks or ():
+            of_these = look.same_records if alike else not look.same_records
+            found[look.evidence] = look.model_copy(update={"same_records": of_these})
+    found |= {one.digest: look_at(one, evidence) for one in earlier}
     listed = sorted(found.values(), key=lambda look: (look.created, look.evidence))
     return tuple(listed) or None
 

@@ -52,7 +52,7 @@ class LevelTableUsed(Frozen):
 
     @property
     def what(self) -> str:
-        """The table in one phrase: "a level table of 8 models that each never saw half of the people"."""
+        """The table in one phrase: "a level table of 8 models, each trained without half of the people"."""
         return f"a level table of {self.models} models, each trained without {share_in_words(self.left_out)} of the people"
 
 
@@ -70,7 +70,7 @@ class Look(Frozen):
         verdict: its word.
         judged_by: what it was judged by, in words: "4 references", "a level table", "no references".
         evidence: SHA-256 of its evidence.json.
-        same_records: whether it was about the same forget records.
+        same_records: False where it is known to be about other forget records.
         registration: digest of its registration; None where it had none.
     """
 
@@ -98,7 +98,7 @@ ORDINALS = ("first", "second", "third", "fourth", "fifth", "sixth", "seventh", "
 
 
 def looks_in_words(looks: tuple[Look, ...]) -> str:
-    """Count the audits of these weights, this one included, and name the earlier ones."""
+    """Count the audits of these weights, this one included, and name the earlier ones; whether there were more nobody can know."""
     number = len(looks) + 1
     which = ORDINALS[number - 1] if number <= len(ORDINALS) else f"{number}th"
-    return f"This is the {which} audit of these weights. Earlier: {'; '.join(look.said for look in looks)}."
+    return f"This is at least the {which} audit of these weights. Earlier: {'; '.join(look.said for look in looks)}."
