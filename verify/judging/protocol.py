@@ -214,7 +214,7 @@ def blind_aside(texts: Mapping[SetRole, Sequence[str]], subjects: Mapping[SetRol
     baseline is run on fresh against holdout texts too.
 
     Raises:
-        InputError: the holdout is declared exchangeable, but the baseline cannot be run to check it.
+        InputError: the holdout is declared exchangeable (`Settings.twins`), but the baseline cannot be run to check it.
     """
     people = {role: len(set(subjects[role])) for role in texts}
     if "holdout" not in texts or (not settings.twins and min(people["forget"], people["holdout"]) < 2):
@@ -229,12 +229,18 @@ def blind_aside(texts: Mapping[SetRole, Sequence[str]], subjects: Mapping[SetRol
         with suppress(NothingSharedError):
             return Aside(Value.of(blind_auc(*sides("forget"), confidence=settings.confidence, seed=settings.seed)))
         return Aside()
-    blind = Value.of(blind_auc(*sides("forget"), confidence=settings.confidence, seed=settings.seed))
+    try:
+        blind = Value.of(blind_auc(*sides("forget"), confidence=settings.confidence, seed=settings.seed))
+        p = blind_permutation_p(*sides("forget"), seed=settings.seed)
+    except NothingSharedError:
+        if settings.twins:
+            raise
+        return Aside()
     fresh = None
     if people.get("fresh", 0) > 1:
         with suppress(NothingSharedError):
             fresh = blind_permutation_p(*sides("fresh"), seed=settings.seed)
-    return Aside(blind, blind_permutation_p(*sides("forget"), seed=settings.seed), fresh)
+    return Aside(blind, p, fresh)
 
 
 def _sharing(table: ScoreTable, settings: Settings, references: int) -> tuple[Tier, ...]:
