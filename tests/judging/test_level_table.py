@@ -16,6 +16,7 @@ from verify.auditing.recompute import recompute
 from verify.errors import InputError, RunError
 from verify.judging.protocol import Aside, judge
 from verify.judging.table_gates import made_before_gate, unseen_controls_gate
+from verify.judging.user_level import units, whose
 from verify.report.html import render
 from verify.schema.evidence import Evidence
 from verify.schema.judged_by import Look, looks_in_words, share_in_words
@@ -75,6 +76,31 @@ def test_one_person_is_accused_but_never_certified() -> None:
     assert gone.next_step is not None
     assert "verify-unlearning reexecute" in gone.next_step
     assert gone.smallest_margin is None
+
+
+def test_records_that_name_nobody_are_of_one_person_where_the_table_says_so() -> None:
+    """One person's records without a subject are not several people's: the table groups them, and nothing is certified."""
+    table = table_with_pool(people=1)
+    nameless = {
+        (model, role): replace(block, subjects=(None,) * len(block.records)) if role == "forget" and "pool" not in model else block
+        for (model, role), block in table.blocks.items()
+    }
+    assert len(table.blocks["target", "forget"].records) > 1
+    found = judge(ScoreTable(nameless), SETTINGS, ASIDE)
+    assert gate(found, "several subjects").passed is False
+    assert found.verdict == judged(people=1).verdict == "INCONCLUSIVE"
+
+
+def test_records_are_joined_by_either_list() -> None:
+    """Records that share a person or a group of the table count for one, by any number of steps, under a name of the audit."""
+    table = table_with_pool(people=4)
+    block, pool = table.blocks["target", "forget"], table.blocks["pool 1", "forget"]
+    assert units(table, "forget") == whose(block), "the same groups: nothing changes"
+    names = ["d", "c", "c", "b", "a"] + ["z"] * (len(block.records) - 5)
+    groups = ["1", "1", "2", "3", "2"] + ["4"] * (len(block.records) - 5)
+    blocks = {**table.blocks, ("target", "forget"): replace(block, subjects=tuple(names))}
+    blocks["pool 1", "forget"] = replace(pool, subjects=tuple(groups))
+    assert units(ScoreTable(blocks), "forget")[:6] == ["a", "a", "a", "b", "a", "z"]
 
 
 def test_another_way_of_asking_accuses() -> None:

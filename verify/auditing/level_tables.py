@@ -101,13 +101,14 @@ class TableJudge:
         self.table.require_fits(weights, tokenizer, None if history is None else recipe_digest(history.stages))
 
     def blocks(self, scored: Mapping[tuple[str, SetRole], ScoreBlock]) -> dict[tuple[str, SetRole], ScoreBlock]:
-        """Return the table's numbers on the audit's records as blocks "pool 1", "pool 2", ...
+        """Return the table's numbers on the audit's records as blocks "pool 1", "pool 2", ..., with the subjects that it names.
 
         Args:
             scored: the audit's own blocks; the numbers come in their order, on the channels that they have.
         """
         found: dict[tuple[str, SetRole], ScoreBlock] = {}
         losses: dict[tuple[str, SetRole], np.ndarray] = {}
+        subjects = {role: self.table.subjects(scored["target", role].records) for role in SIDES}
         for role in SIDES:
             own = scored["target", role]
             asked = [EXACT_TEXT, *(name for name in own.channels if name in self.channels)]
@@ -117,7 +118,9 @@ class TableJudge:
                 own = scored["target", role]
                 channels = {name: losses[name, role][place] for name in own.channels if (name, role) in losses}
                 loss = losses[EXACT_TEXT, role][place]
-                found[f"{POOL}{number + 1}", role] = replace(own, loss=loss, scores={}, channels=channels, included=None)
+                found[f"{POOL}{number + 1}", role] = replace(
+                    own, subjects=subjects[role], loss=loss, scores={}, channels=channels, included=None
+                )
         return found
 
 

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from verify.judging.user_level import whose
+from verify.judging.user_level import units
 from verify.schema.channels import SubjectFinding
 from verify.scores.table import ScoreTable
 from verify.statistics.residual import ResidualVerdict
@@ -13,7 +13,7 @@ def accused_subjects(table: ScoreTable, target: ResidualVerdict | None) -> tuple
     """Return the subjects found beyond the margin, worst first; empty where subjects were not tested by themselves."""
     if target is None or target.subject_test is None:
         return ()
-    test, subjects = target.subject_test, whose(table.blocks["target", "forget"])
+    test, subjects = target.subject_test, units(table, "forget")
     numbers = subject_numbers(subjects)
     names, counts = np.unique(subjects), np.bincount(numbers)
     residual, gap = (subject_means(values, numbers) for values in (target.residual, target.gap))

@@ -25,12 +25,12 @@ from verify.judging.table_gates import (
     unseen_controls_gate,
 )
 from verify.judging.tier_references import described_tests
-from verify.judging.user_level import whose
+from verify.judging.user_level import units
 from verify.schema.channels import EXACT
 from verify.schema.evidence import Settings
 from verify.schema.judged_by import LevelTableUsed
 from verify.schema.parts import Gate, Quantity, Registered, SetRole, Test, Value
-from verify.scores.table import ScoreBlock, ScoreTable
+from verify.scores.table import ScoreTable
 from verify.statistics.level_checks import (
     PoolModelCheck,
     controls_unseen,
@@ -82,7 +82,7 @@ class TableInput:
         block = table.blocks["target", "forget"]
         known = np.nan_to_num(table.losses(pool, "forget"), nan=-1.0)  # whoever saw one copy saw all
         texts = alike(np.vstack([table.loss("original", "forget"), block.loss, known, block.tokens]))
-        subjects, controls = (whose(table.blocks["target", role]) for role in SIDES)
+        subjects, controls = (units(table, role) for role in SIDES)
         return cls({name: _losses(table, name, pool) for name in (EXACT, *asked)}, subjects, controls, texts, seed)
 
     def judge(self, settings: Settings, margin: float | None = None) -> TableVerdict:
@@ -228,10 +228,11 @@ def like_the_records_gate(table: ScoreTable, found: TableVerdict, asked: TableIn
 def _by_subject(table: ScoreTable, model: str, what: Literal["tokens", "loss"]) -> tuple[Array, Array]:
     """Average tokens or losses by subject, of forget records and of controls."""
 
-    def averaged(block: ScoreBlock) -> Array:
-        return np.asarray(user_level(block.tokens if what == "tokens" else block.loss, whose(block))[1])
+    def averaged(role: SetRole) -> Array:
+        block = table.blocks[model, role]
+        return np.asarray(user_level(block.tokens if what == "tokens" else block.loss, units(table, role))[1])
 
-    forget, controls = (averaged(table.blocks[model, role]) for role in SIDES)
+    forget, controls = (averaged(role) for role in SIDES)
     return forget, controls
 
 

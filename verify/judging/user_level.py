@@ -4,6 +4,8 @@ A deleted record may be gone while the person's habits of writing, or facts that
 texts of the forget set's subjects are compared with texts of people who were never trained on, one score per person.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 from scipy import stats
 
@@ -93,6 +95,31 @@ def _by_person(table: ScoreTable, model: str, role: SetRole) -> tuple[list[str],
 def whose(block: ScoreBlock) -> list[str]:
     """Return the person behind each text; a text without a named person counts as its own."""
     return [subject or record for subject, record in zip(block.subjects, block.records, strict=True)]
+
+
+def units(table: ScoreTable, role: SetRole) -> list[str]:
+    """Return whom each record of a set counts for: the person behind it and, by a level table, all that the table groups with it.
+
+    The table's groups are of people and near-duplicates, which it leaves out of the same models. Without them, one person's records
+    that name nobody would count as those of several people.
+    """
+    own, pool = whose(table.blocks["target", role]), table.pool()
+    return _joined(own, whose(table.blocks[pool[0], role])) if pool else own
+
+
+def _joined(names: Sequence[str], others: Sequence[str]) -> list[str]:
+    """Return the smallest of `names` among all records that share an entry of either list, by any number of steps."""
+    above: dict[tuple[int, str], tuple[int, str]] = {}
+
+    def top(node: tuple[int, str]) -> tuple[int, str]:
+        while above.setdefault(node, node) != node:
+            node = above[node]
+        return node
+
+    for name, other in zip(names, others, strict=True):
+        one, two = sorted((top((0, name)), top((1, other))))
+        above[two] = one
+    return [top((0, name))[1] for name in names]
 
 
 def _rank_sum_p(scores: Array, controls: Array) -> float:
