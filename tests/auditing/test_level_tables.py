@@ -11,7 +11,7 @@ import torch
 from level_tables import write_invented
 from transformers import AutoModelForCausalLM
 
-from verify import InputError, Settings, audit, register
+from verify import InputError, Settings, audit, register, summary
 from verify.auditing.recompute import recompute
 from verify.auditing.registration import Registration
 from verify.cli.main import main
@@ -129,6 +129,26 @@ def test_a_row_that_left_the_table_is_missed_and_a_changed_one_found(world: dict
     evidence = audit(**given, **{**SETS, "forget_set": FORGET[2:]})
     assert evidence.level_table is not None
     assert evidence.level_table.rows_signed - evidence.level_table.rows == 2
+    remove_rows(table, [RecordKey.load().of(record.fingerprint) for record in load_records(HOLDOUT[:2])])
+    evidence = audit(**given, **{**SETS, "forget_set": FORGET[2:], "holdout_set": HOLDOUT[2:]})
+    assert evidence.level_table is not None
+    assert (evidence.level_table.controls, evidence.level_table.controls_signed) == (14, 16)
+    assert "2 of its 16 controls for the audit have left it" in summary(evidence)
+
+
+def test_a_table_that_does_not_hold_what_its_design_says_is_refused(world: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A loss that is missing, under one model or all, is said before anything is scored; it is no crash after hours."""
+    read = LevelTable.losses
+    for lost in (slice(0, 1), slice(None)):
+
+        def losses(table: LevelTable, keys: Any, channel: str, models: Any = None, lost: slice = lost) -> Any:
+            found = read(table, keys, channel, models)
+            found[lost, 0] = np.nan
+            return found
+
+        monkeypatch.setattr(LevelTable, "losses", losses)
+        with pytest.raises(InputError, match="does not hold the losses that its design says"):
+            audit(**world, **SETS, settings=SETTINGS)
 
 
 def test_a_registration_names_what_judges(world: dict[str, Any], tmp_path: Path) -> None:

@@ -224,6 +224,14 @@ def test_every_document_says_which_of_the_two_judged() -> None:
         assert sentence in text
         assert "no retrained references" in text
         assert "12 of its 912 rows have left it" in text
+        assert "controls for the audit have left" not in text
+    fewer = USED.model_copy(update={"controls_signed": USED.controls + 3})
+    said = f"3 of its {USED.controls + 3} controls for the audit have left it since it was signed"
+    with_fewer = evidence_by_table(replace(ASIDE, level_table=fewer))
+    assert said in summary(with_fewer)
+    assert said in render(with_fewer)
+    assert "controls_signed" not in found.text()
+    assert Evidence.model_validate_json(with_fewer.text()) == with_fewer
     unchecked = USED.model_copy(update={"trusted": False})
     assert "Not checked: the signature of the level table" in summary(evidence_by_table(replace(ASIDE, level_table=unchecked)))
 

@@ -16,6 +16,7 @@ from verify.provenance.recipe import recipe_digest
 from verify.provenance.training_history import history_of, level_table_used
 from verify.schema.evidence import Settings
 from verify.schema.judged_by import TABLE_RULE, LevelTableUsed
+from verify.schema.level_table import REMEDY
 from verify.schema.parts import SetRole
 from verify.scores.table import EXACT_TEXT, POOL, ScoreBlock
 
@@ -84,6 +85,7 @@ class TableJudge:
             rows=len(table.rows.records),
             rows_signed=header.rows,
             controls=len(table.controls("audit")),
+            controls_signed=header.controls[1],
         )
 
     def require_original(self, weights: str, tokenizer: str, original: Any) -> None:
@@ -143,7 +145,8 @@ def table_judge(
         key: the record key.
 
     Raises:
-        InputError: there are references too, the table is damaged, was made under another key, or lacks records.
+        InputError: there are references too, the table is damaged, was made under another key, lacks records or losses, or does
+            not leave the records out of as many models as its design says.
     """
     if folder is None:
         if key_file is not None:
@@ -164,7 +167,9 @@ def table_judge(
     _require_rows(table, sets["forget"], key)
     history = history_of(target)
     shared = history is not None and table.digest in level_table_used(history)
-    return TableJudge(table, table.models_of("audit") if shared else tuple(range(table.models)))
+    models = table.models_of("audit") if shared else tuple(range(table.models))
+    _require_losses(table, sets["forget"], key, models)
+    return TableJudge(table, models)
 
 
 def by_table(settings: Settings, judge: TableJudge | None) -> Settings:
@@ -200,6 +205,18 @@ def _require_controls(table: LevelTable, sets: Mapping[SetRole, Sequence[Record]
         raise InputError(
             f"{lacking} of the level table's {len(ours)} controls for the audit are not in the holdout set. Give all of them: a "
             "choice among controls can be made to fit a verdict."
+        )
+
+
+def _require_losses(table: LevelTable, forget: Sequence[Record], key: RecordKey, models: Sequence[int]) -> None:
+    """Require losses on the exact text: of forget records under as many models as the design says, of controls under all."""
+    names = [key.of(record.fingerprint) for record in forget]
+    unseen = (~np.isnan(table.losses(names, EXACT_TEXT, models))).sum(axis=0)
+    asked = (~np.isnan(table.losses(table.controls("audit"), EXACT_TEXT, models))).all()
+    if not asked or (unseen * table.models != table.design.left_out * len(models)).any():
+        raise InputError(
+            f"the level table {table.folder} does not hold the losses that its design says: some records were not scored, or were "
+            f"left out by other numbers of models. {REMEDY}"
         )
 
 

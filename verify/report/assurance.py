@@ -93,11 +93,15 @@ def _level_table(used: LevelTableUsed, evidence: Evidence) -> list[Said]:
     signed = f"The table is signed by {whose}, a key that the auditor was given to verify it with."
     if not used.trusted:
         signed = f"Not checked: the signature of the level table ({whose}); no key to trust was given (--level-table-key)."
-    word = "That its numbers are those of models trained as it says is the word of whoever made it."
+    word = "That its numbers are those of models trained as it says, and that these are gone, is the word of whoever made it."
     found.append(Said(f"{signed} {word}", warns=not used.trusted))
     if gone := used.rows_signed - used.rows:
-        left = f"{gone} of its {used.rows_signed} rows have left it since: those of records that were deleted."
+        left = f"{gone} of its {used.rows_signed} rows have left it since, as rows of records that are deleted do."
         found.append(Said(left, warns=False))
+    if used.controls_signed is not None and (gone := used.controls_signed - used.controls):
+        left = f"{gone} of its {used.controls_signed} controls for the audit have left it since it was signed"
+        chosen = "which of them left is the word of whoever keeps it, and a choice among controls can be made to fit a verdict"
+        found.append(Said(f"{left}: {chosen}.", warns=True))
     return found
 
 

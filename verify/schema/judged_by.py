@@ -31,6 +31,7 @@ class LevelTableUsed(Frozen):
             False where it has these weights.
         rows, rows_signed: records that it holds now and held when it was signed; rows of deleted records have left.
         controls: records of the auditor's half of the controls, all of which were scored.
+        controls_signed: how many these were when the table was signed; None in evidence of earlier versions.
     """
 
     digest: Digest
@@ -49,6 +50,13 @@ class LevelTableUsed(Frozen):
     rows: int = Field(ge=1)
     rows_signed: int = Field(ge=1)
     controls: int = Field(ge=1)
+    controls_signed: int | None = Field(default=None, ge=1)
+
+    @model_serializer(mode="wrap")
+    def _as_written(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave out what earlier versions did not know: evidence is written as it was read."""
+        content: dict[str, Any] = handler(self)
+        return {name: value for name, value in content.items() if name != "controls_signed" or value is not None}
 
     @property
     def what(self) -> str:
