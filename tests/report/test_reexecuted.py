@@ -17,7 +17,7 @@ from verify.report.deletion import render
 from verify.report.letter import write_letter
 from verify.report.letter_words import load_words
 from verify.report.reexecuted import REBUILT as REBUILT_ON_THE_PAGE
-from verify.report.reexecuted import REBUILT_BY_THE_LOG
+from verify.report.reexecuted import REBUILT_BY_THE_LOG, in_plain_words_of
 from verify.report.rendering import PLAIN
 from verify.schema.deletion_record import DeletionRecord
 from verify.schema.evidence import Evidence
@@ -121,8 +121,11 @@ def test_a_sample_is_called_one(evidence: Evidence, tmp_path: Path) -> None:
     proof = proof_about(evidence, 20, 6)
     record = recorded(proof, tmp_path, evidence)
     first = first_page(render(record, [], proofs=[proof]))
-    assert "6 of the 20 parts of this model's training without these records, drawn by lot" in first
-    assert "7 parts that had read these records would have been found with a probability of 95 %" in first
+    assert "6 of the 20 parts of this model's training without these records, chosen by a nonce that was given" in first
+    assert "7 parts that had read these records would have been found with a probability of 95 %, if nobody" in first
+    drawn = in_plain_words_of(proof.model_copy(update={"draw": proof.draw.model_copy(update={"given": False})}))
+    assert "6 of the 20 parts of this model's training without these records, drawn by lot, were executed again" in drawn
+    assert drawn.endswith("would have been found with a probability of 95 %.")
     assert "14 of 20 parts of the training were not executed again" in first
     text = letter(record, signed(proof, record))
     assert "6 of the 20 parts of this computation, chosen at random, were repeated, as a second signature confirms" in text
@@ -148,7 +151,10 @@ def test_what_was_taken_from_the_commitment_is_named(evidence: Evidence, tmp_pat
 
 def test_an_outcome_within_noise_is_no_rebuild(evidence: Evidence, tmp_path: Path) -> None:
     """Page and letter say how near, and that a smaller trace could hide; nothing is exactly the same, and nothing was rebuilt."""
-    for segments, sampled, parts in ((3, None, "Every part of"), (20, 6, "6 of the 20 parts, drawn by lot, of")):
+    for segments, sampled, parts in (
+        (3, None, "Every part of"),
+        (20, 6, "6 of the 20 parts, chosen by a nonce that was given, of"),
+    ):
         proof = within_noise(proof_about(evidence, segments, sampled))
         record = recorded(proof, tmp_path, evidence, basis="exact rebuild")
         page = render(record, [], proofs=[proof])

@@ -72,7 +72,8 @@ def answers(evidence: Evidence) -> list[Answer]:
 
 def _tested(evidence: Evidence) -> str:
     references = sum(model.role == "reference" for model in evidence.models)
-    compared = f"compared with {references} models trained without the records" if references else "without models to compare with"
+    models = "1 model" if references == 1 else f"{references} models"
+    compared = f"compared with {models} trained without the records" if references else "without models to compare with"
     if evidence.level_table is not None:
         compared = f"compared with {evidence.level_table.what}; no model was retrained for this"
     target = next(model for model in evidence.models if model.role == "target")
@@ -91,7 +92,7 @@ def _extraction(evidence: Evidence) -> str:
 def _membership(evidence: Evidence) -> str:
     attack = worst_attack(evidence, "membership")
     if attack is None:
-        return "Not measured: without records that no model was trained on, no such attack has a rate."
+        return "Not measured: no such attack was run, or none has a rate, for which it takes records that no model was trained on."
     values = [headline(entry).value for entry in references_of(evidence, attack.attack)]
     beside = f"; models that never saw the records: {min(values):.3f} to {max(values):.3f}" if values else ""
     number = headline(attack)
@@ -130,7 +131,11 @@ def _not_tested(evidence: Evidence) -> str:
 def _documentation(evidence: Evidence) -> str:
     fixed = "Settings were not registered beforehand."
     if evidence.registration is not None:
-        fixed = f"Settings were registered before the unlearning ({evidence.registration.digest[:16]})."
+        registered = evidence.registration
+        fixed = (
+            f"Settings were registered on {registered.created[:10]}, by the clock of whoever registered them (SHA-256 "
+            f"{registered.digest[:16]})."
+        )
     versions = evidence.environment
     made = f"unlearn-verify {versions.unlearn_verify}, torch {versions.torch}, seed {evidence.settings.seed}"
     return f"evidence.json, SHA-256 {evidence.digest[:16]}, made on {evidence.created[:10]} with {made}. {fixed}"

@@ -21,9 +21,9 @@ REBUILT_BY_THE_LOG = (
 )
 """With states or stages that were not executed again, as no such record had reached them: that is what the log says of them."""
 SAMPLED = (
-    "{executed} of the {segments} parts of this model's training without these records, drawn by lot, were executed again and gave "
+    "{executed} of the {segments} parts of this model's training without these records, {drawn}, were executed again and gave "
     "exactly the recorded states: for the people who asked, {false} that had read these records would have been found with a "
-    "probability of 95 %."
+    "probability of 95 %{unless}."
 )
 NEARLY_REBUILT = (
     "{parts} of this model's training without these records {were} executed again on other equipment or software, and gave nearly "
@@ -38,7 +38,7 @@ def in_plain_words_of(proof: Reexecution) -> str:
     """Return the outcome of a re-execution, and what it means for the people who asked, for readers who do not know its words."""
     if proof.word == "WITHIN_NOISE":
         whole, one = len(proof.executed) == proof.segments, len(proof.executed) == 1
-        parts = "Every part" if whole else f"{len(proof.executed)} of the {proof.segments} parts, drawn by lot,"
+        parts = "Every part" if whole else f"{len(proof.executed)} of the {proof.segments} parts, {_drawn(proof)},"
         return NEARLY_REBUILT.format(parts=parts, were="was" if whole or one else "were")
     if proof.word != "REBUILT_WITHOUT":
         said = CONTRADICTED if proof.word == "NOT_REBUILT" else UNCHECKED
@@ -47,7 +47,13 @@ def in_plain_words_of(proof: Reexecution) -> str:
         return REBUILT_BY_THE_LOG if proof.unchanged else REBUILT
     least = proof.draw.false_found_95
     false = "a single part" if least == 1 else f"{least} parts"
-    return SAMPLED.format(executed=len(proof.executed), segments=proof.segments, false=false)
+    unless = ", if nobody who made the model knew that nonce beforehand" if proof.draw.given else ""
+    return SAMPLED.format(executed=len(proof.executed), segments=proof.segments, drawn=_drawn(proof), false=false, unless=unless)
+
+
+def _drawn(proof: Reexecution) -> str:
+    """Say how a sample was chosen: a nonce that was given is no lot to those who did not give it."""
+    return "chosen by a nonce that was given" if proof.draw.given else "drawn by lot"
 
 
 def not_shown_by_execution(proof: Reexecution) -> Iterator[str]:
