@@ -271,3 +271,4 @@ def test_words_of_shares_and_counts() -> None:
     assert [share_in_words(share) for share in (0.5, 0.25, 0.3)] == ["half", "a quarter", "30 %"]
     look = Look(created="2026-11-20T10:00:00+00:00", verdict="INCONCLUSIVE", judged_by="4 references", evidence="a" * 64)
     assert looks_in_words((look,) * 11).startswith("This is at least the 12th audit")
+    assert looks_in_words((look,) * 21).startswith("This is at least the 22nd audit")

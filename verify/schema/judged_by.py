@@ -108,5 +108,6 @@ ORDINALS = ("first", "second", "third", "fourth", "fifth", "sixth", "seventh", "
 def looks_in_words(looks: tuple[Look, ...]) -> str:
     """Count the audits of these weights, this one included, and name the earlier ones; whether there were more nobody can know."""
     number = len(looks) + 1
-    which = ORDINALS[number - 1] if number <= len(ORDINALS) else f"{number}th"
+    ending = "th" if number % 100 in (11, 12, 13) else {1: "st", 2: "nd", 3: "rd"}.get(number % 10, "th")
+    which = ORDINALS[number - 1] if number <= len(ORDINALS) else f"{number}{ending}"
     return f"This is at least the {which} audit of these weights. Earlier: {'; '.join(look.said for look in looks)}."
