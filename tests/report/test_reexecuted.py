@@ -149,6 +149,14 @@ def test_what_was_taken_from_the_commitment_is_named(evidence: Evidence, tmp_pat
         assert ("request that this is compared with" in page) == (proof.requested is not None)
 
 
+def test_an_outcome_within_noise_has_other_bits_somewhere(evidence: Evidence) -> None:
+    """A file that says so of equal segments alone has no distances to print: it is refused where it is read."""
+    proof = within_noise(proof_about(evidence))
+    equal = [one.model_dump() | {"equal": True, "deviations": ()} for one in proof.executed]
+    with pytest.raises(ValueError, match="no segment ended on other bits"):
+        Reexecution.model_validate({**proof.model_dump(by_alias=True), "executed": equal}, strict=False)
+
+
 def test_an_outcome_within_noise_is_no_rebuild(evidence: Evidence, tmp_path: Path) -> None:
     """Page and letter say how near, and that a smaller trace could hide; nothing is exactly the same, and nothing was rebuilt."""
     for segments, sampled, parts in (

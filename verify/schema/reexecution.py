@@ -351,6 +351,8 @@ class Reexecution(Document):
             raise ValueError("it was not rebuilt: no segment was executed, or one ended elsewhere")
         if self.word == "WITHIN_NOISE" and not (self.executed and self.tolerated < 1 and all(one.passes for one in self.executed)):
             raise ValueError("it is not within noise: a segment ended farther away, or the tolerance can hide a forget record")
+        if self.word == "WITHIN_NOISE" and all(one.equal for one in self.executed):
+            raise ValueError("it is not within noise but equal: no segment ended on other bits")
         return self
 
 
