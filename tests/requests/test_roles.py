@@ -151,29 +151,53 @@ def test_papers_are_kept_so_long_and_no_longer(
     ledger.advance(names[2], "denied", reason="no right to it")
     ledger.advance(names[2], "closed")
     batch, refused, output = tmp_path / "out" / "B-1", tmp_path / "out" / names[2], tmp_path / "out"
-    for path in (batch / "plan.json", batch / "letters" / "a.txt", batch / "certificate.json", refused / "letters" / "b.txt"):
+    own = output / names[0]
+    for path in (
+        *(batch / "plan.json", batch / "letters" / "a.txt", batch / "certificate.json"),
+        *(refused / "letters" / "b.txt", own / "letters" / f"{names[0]}-confirmation.txt"),
+    ):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text("x")
     ledger.advance(names[0], "closed")
-    assert [kept.folder for kept in kept_papers(ledger.requests(), output)] == [refused], "one of the batch is still open"
+    assert {kept.folder for kept in kept_papers(ledger.requests(), output)} == {refused, own}, "one of the batch is still open"
     ledger.advance(names[1], "closed")
     found = kept_papers(ledger.requests(), output)
     assert {kept.folder: sorted(path.name for path in kept.papers) for kept in found} == {
         batch: ["letters", "plan.json"],
         refused: ["letters"],
+        own: ["letters"],
     }
     closed = closed_on(ledger.request(names[1]))
     assert closed is not None
     assert found[0].until == closed + relativedelta(months=24)
     words = ["retention", "--ledger", str(ledger.file), "--output", str(output), "--remove"]
-    assert shell(*words)[1].count("kept until") == 2
+    assert shell(*words)[1].count("kept until") == 3
     monkeypatch.setattr("unlearn.cli.requests.today", lambda: found[0].until)
-    assert shell(*words)[1].count("kept until") == 2, "the last day is inclusive"
+    assert shell(*words)[1].count("kept until") == 3, "the last day is inclusive"
     monkeypatch.setattr("unlearn.cli.requests.today", lambda: found[0].until + relativedelta(days=1))
     status, said = shell(*words)
-    assert (status, said.count(": removed")) == (0, 2)
+    assert (status, said.count(": removed")) == (0, 3)
     assert [path.name for path in batch.iterdir()] == ["certificate.json"]
     assert "no closed request has papers" in shell(*words)[1]
+
+
+def test_papers_of_a_plan_that_was_replaced_are_listed_too(ledger: Ledger, tmp_path: Path) -> None:
+    """A request that was planned twice, or refused after it was planned, leaves a plan in a folder that is not its last one."""
+    names = [ledger.add(new()) for _ in range(2)]
+    for name in names:
+        ledger.advance(name, "identity_verified")
+        ledger.advance(name, "matched")
+        ledger.advance(name, "planned", batch="B-old")
+    ledger.advance(names[0], "planned", batch="B-1")
+    ledger.advance(names[0], "withdrawn")
+    ledger.advance(names[1], "denied", reason="no right to it")
+    for batch in ("B-old", "B-1"):
+        (tmp_path / batch).mkdir()
+        (tmp_path / batch / "plan.json").write_text("{}")
+    ledger.advance(names[0], "closed")
+    assert [kept.folder.name for kept in kept_papers(ledger.requests(), tmp_path)] == ["B-1"]
+    ledger.advance(names[1], "closed")
+    assert {kept.folder.name for kept in kept_papers(ledger.requests(), tmp_path)} == {"B-old", "B-1"}
 
 
 def test_files_that_still_name_a_person(tmp_path: Path) -> None:

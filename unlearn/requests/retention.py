@@ -28,7 +28,7 @@ class Kept:
     """Papers of closed requests in one folder.
 
     Attributes:
-        folder: the folder of their batch, or of a refused request.
+        folder: the folder of a batch that they are or were in, or of one of them.
         requests: their ids.
         until: the last day on which they are kept.
         papers: what there is about persons.
@@ -50,8 +50,10 @@ def kept_papers(requests: Sequence[Request], output: Path, months: int = MONTHS)
     """
     together: dict[str, list[Request]] = {}
     for request in requests:
-        batch = (request.latest("planned") or {}).get("batch")
-        together.setdefault(str(batch if request.outcome in (None, "deleted") and batch else request.id), []).append(request)
+        # Its own folder has the letters sent on the way; a plan that was replaced stays in the folder of its batch.
+        planned = [str(step.details["batch"]) for step in request.steps if step.state == "planned" and "batch" in step.details]
+        for name in dict.fromkeys((request.id, *planned)):
+            together.setdefault(name, []).append(request)
     found = []
     for name, members in together.items():
         papers = tuple(path for part in ABOUT_PERSONS if (path := output / name / part).exists())
