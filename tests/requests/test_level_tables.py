@@ -149,6 +149,13 @@ def test_a_persons_rows_leave_every_table_and_every_file_of_controls(
         verify_manifest(folder / FOLDER)
         verify_manifest(folder / CONTROLS)
     verify_manifest(original, "model")
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    members = [Member(name, name, None) for name in sorted(trained_records(original))]
+    write_invented(elsewhere / FOLDER, members, original=LevelTable.open(original / FOLDER).header.original)
+    named = plan.model_copy(update={"models": (plan.models[0].model_copy(update={"level_table": str(elsewhere / FOLDER)}),)})
+    named = named.model_copy(update={"roots": (str(original.parent),)})
+    assert take_out(named, tmp_path / "deletions", key) == 8, "the table that judged, outside of the searched folders"
     held = original / CONTROLS / "holdout-method.jsonl"
     before = held.read_text().splitlines()
     (one,) = (key.of(record.fingerprint) for record in parse_records([rows(CONTROL_PEOPLE)[0]], Fields(), "row"))

@@ -113,15 +113,16 @@ def tables_below(roots: Sequence[Path], kind: str = KIND) -> Iterator[Path]:
 
 
 def take_out(plan: Plan, output: Path, key: RecordKey) -> int:
-    """Take a batch's records out of every table and every file of controls below its roots; return the number of rows that left.
+    """Take a batch's records out of every table and every file of controls below its roots, and out of those that judged it.
 
-    The leaves of the rows stay in the table, so that its signature stays valid. Idempotent.
+    Return the number of rows that left. The leaves of the rows stay in the table, so that its signature stays valid. Idempotent.
 
     Raises:
         InputError: a table cannot be read.
     """
     roots = list(dict.fromkeys([*(Path(root) for root in plan.roots), output.resolve()]))
-    roots = [root for root in roots if root.is_dir()]
+    judges = [Path(model.level_table) for model in plan.models if model.level_table is not None]  # may lie elsewhere
+    roots = [root for root in (*roots, *judges, *(table.parent / CONTROLS for table in judges)) if root.is_dir()]
     gone = sum(remove_rows(folder, plan.records) for folder in dict.fromkeys(tables_below(roots)))
     for folder in dict.fromkeys(tables_below(roots, CONTROLS_KIND)):
         _without(folder, plan, key)
