@@ -15,6 +15,7 @@ from bad_requests import good_request
 from dateutil.relativedelta import relativedelta
 
 from unlearn.cli.ledger import operator_hash
+from unlearn.requests.close import ClosingDocuments, require_usable
 from unlearn.requests.input_files import files_naming
 from unlearn.requests.ledger.ledger import Ledger, NewRequest
 from unlearn.requests.record_export import as_csv, as_json, ccpa_metrics, closed_on
@@ -40,7 +41,7 @@ def new(subject: str = "5" * 32, **changes: Any) -> NewRequest:
     return NewRequest(**{"subjects": (subject,), "regime": "gdpr", "received": date(2026, 3, 2), **changes})
 
 
-def test_three_people_where_the_ledger_requires_them(ledger: Ledger) -> None:
+def test_three_people_where_the_ledger_requires_them(ledger: Ledger, tmp_path: Path) -> None:
     """Whoever approved does not run, and neither closes; without a name nobody does. Before the rule, and without it, one may."""
     before = ledger.add(new())
     ledger.advance(before, "identity_verified")
@@ -68,6 +69,8 @@ def test_three_people_where_the_ledger_requires_them(ledger: Ledger) -> None:
         ledger.operator = other
         with pytest.raises(InputError, match=f"closing it is not for who acted in {role}"):
             ledger.advance(name, "closed")
+        with pytest.raises(InputError, match=f"closing it is not for who acted in {role}"):
+            require_usable(ledger, tmp_path, name, ClosingDocuments())  # before anything is removed for it
     ledger.operator = cem
     assert ledger.advance(name, "closed").outcome == "deleted"
     assert [step.details.get("operator") for step in ledger.request(name).steps] == [None, *[ann] * 3, *[ben] * 4, cem]
@@ -208,6 +211,8 @@ def test_files_that_still_name_a_person(tmp_path: Path) -> None:
     (tmp_path / "batch.csv").write_text(f"identifier;regime\n{address};gdpr\n")
     (tmp_path / "request.json").write_text(json.dumps(good_request()))
     (tmp_path / "cut.json").write_text('{"a": "')
+    (tmp_path / "surrogate.json").write_text('{"a": "\\ud800"}')
+    (tmp_path / "long.csv").write_text("x" * 200_000)
     (tmp_path / "nobody.txt").write_text("other@example.org\n")
     (tmp_path / "bytes.txt").write_bytes(b"\xff\xfe")
     (tmp_path / "folder.txt").mkdir()

@@ -138,13 +138,16 @@ class ClosingDocuments:
 
 
 def require_usable(ledger: Ledger, output: Path, request: str, documents: ClosingDocuments) -> None:
-    """Check keys, letter templates and robustness results before anything is removed or recorded.
+    """Check roles, keys, letter templates and robustness results before anything is removed or recorded.
 
     Raises:
-        InputError: a key or the templates cannot be used, or a result is about other weights than the new ones or about other
-            records.
+        InputError: the operator acted in another role for one of the requests, a key or the templates cannot be used, or a result
+            is about other weights than the new ones or about other records.
     """
-    require_templates(_answered_together(ledger, request), documents.templates)
+    together = _answered_together(ledger, request)
+    for one in (one for one in together if one.state != "closed"):
+        ledger.require_role(one.id, "closed")
+    require_templates(together, documents.templates)
     if documents.auditor is not None and documents.operator is None:
         raise InputError("a certificate needs the operator's signature too. Give --operator-key as well.")
     for key in (documents.operator, documents.auditor):

@@ -5,6 +5,7 @@ The ledger keeps no names, so that it cannot say from which file a request came.
 
 import csv
 from collections.abc import Collection, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -26,11 +27,19 @@ def files_naming(folders: Collection[Path], subjects: Collection[str], key: Reco
     """
     wanted = set(subjects)
     files = sorted({path.resolve() for folder in folders if folder.is_dir() for path in folder.iterdir() if _is_small(path)})
-    return [path for path in files if any(wanted & set(key.names_of_person(value)) for value in _values(path))]
+    return [path for path in files if any(wanted & set(key.names_of_person(value)) for value in _values(path) if _is_text(value))]
 
 
 def _is_small(path: Path) -> bool:
-    return path.suffix.lower() in SUFFIXES and path.is_file() and path.stat().st_size <= LARGEST
+    try:
+        return path.suffix.lower() in SUFFIXES and path.is_file() and path.stat().st_size <= LARGEST
+    except OSError:  # such as a folder that may be listed but not entered
+        return False
+
+
+def _is_text(value: str) -> bool:
+    """Whether a value has no unpaired surrogate, which JSON can hold and which cannot be hashed."""
+    return not any("\ud800" <= character <= "\udfff" for character in value)
 
 
 def _values(path: Path) -> Iterator[str]:
@@ -42,7 +51,9 @@ def _values(path: Path) -> Iterator[str]:
     yield from filter(None, (line.strip() for line in text.splitlines()))
     if path.suffix.lower() == ".csv":
         for separator in ",;\t":
-            yield from (cell.strip() for row in csv.reader(text.splitlines(), delimiter=separator) for cell in row if cell.strip())
+            with suppress(csv.Error):  # such as a cell beyond the reader's limit
+                for row in csv.reader(text.splitlines(), delimiter=separator):
+                    yield from (cell.strip() for cell in row if cell.strip())
     if path.suffix.lower() == ".json":
         try:
             yield from _texts(parse_json(text, constants=True))

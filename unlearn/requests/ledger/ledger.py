@@ -386,6 +386,16 @@ class Ledger:
         with _database_errors(), self._engine.connect() as connection:
             return self._has_separate_roles(connection)
 
+    def require_role(self, request: str, state: State) -> None:
+        """Check, without recording anything, that the operator may take the step to a state, as `advance` would.
+
+        Raises:
+            InputError: the ledger requires a name, or somebody who acted in no other role for this request.
+        """
+        with _database_errors(), self._engine.connect() as connection:
+            if self._has_separate_roles(connection):
+                require_separate(state, self.operator, _history(self._request(connection, request).steps))
+
     def require_separate_roles(self) -> None:
         """Record that from now on, approving, running and closing a request takes three people; idempotent, and for good."""
         with self._writing() as connection:
