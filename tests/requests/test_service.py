@@ -438,6 +438,7 @@ def test_heads_are_checked_at_any_cut() -> None:
     """Byte by byte or at once, the same is admitted: two requests with bodies, of which one looks like a bad head."""
     whole = POST + b"content-length: 12\r\n\r\nGET / H\n b\n\n" + HEAD + b"\r\n" + SECOND
     assert HeadCheck().admits(whole)
+    assert not HeadCheck().admits(POST + b"Content-Length: " + b"9" * 5000 + b"\r\n"), "too many digits to be read as a number"
     for good, content in [(True, whole), *((False, head + SECOND) for head in AMBIGUOUS.values())]:
         check = HeadCheck()
         assert all(check.admits(content[place : place + 1]) for place in range(len(content))) is good

@@ -8,6 +8,9 @@ of a line, a header folded over two lines. The parser itself would read them in 
 LARGEST_HEAD = 16 << 10
 """Size limit of a request line with its headers, in bytes, also where all of it arrives at once."""
 
+LONGEST_LENGTH = 18
+"""Largest number of digits of a Content-Length."""
+
 
 class HeadCheck:
     """State of one connection: how much of a head or a body has been read.
@@ -56,9 +59,10 @@ class HeadCheck:
         if not colon or not name or name != name.strip():
             return False  # among them a folded header, which begins with a space
         if name.lower() == b"content-length":
-            if self._length is not None or not value.strip().isdigit():
+            digits = value.strip()
+            if self._length is not None or not digits.isdigit() or len(digits) > LONGEST_LENGTH:
                 return False
-            self._length = int(value)
+            self._length = int(digits)
         if name.lower() == b"transfer-encoding":
             if self._chunked or value.strip().lower() != b"chunked":
                 return False
