@@ -14,7 +14,14 @@ from unlearn.requests.attestation import facts_of
 from unlearn.requests.close import close_request
 from unlearn.requests.ledger.deadlines import today
 from unlearn.requests.ledger.ledger import Ledger, NewRequest, Request
-from unlearn.requests.ledger.recipients import Planned, add_recipients, known_recipients, note_recipient, state_nobody
+from unlearn.requests.ledger.recipients import (
+    Planned,
+    add_recipients,
+    known_recipients,
+    note_recipient,
+    read_recipients,
+    state_nobody,
+)
 from verify import InputError
 from verify.schema.deletion_record import DeletionRecord
 
@@ -140,6 +147,17 @@ def test_recipients_from_told_to_confirmed(desk: Path, shell: Shell) -> None:
     ]
     _, shown = shell("show", request.id)
     assert "Hosting Ltd (processor), confirmed on" in shown
+
+
+def test_standing_recipients_that_cannot_be_read_are_refused(tmp_path: Path) -> None:
+    """A number of days beyond the calendar, an unclosed quotation and a damaged file are errors with a next step, not crashes."""
+    path = tmp_path / "standing.csv"
+    for content in (b"name,kind,due\nHosting Ltd,processor,99999999999\n", b'name,kind,due\n"Hosting', b"\xff\xfe\n"):
+        path.write_bytes(content)
+        with pytest.raises(InputError):
+            read_recipients(path)
+    path.write_text("name,kind,due\nHosting Ltd,processor,9999\n")
+    assert read_recipients(path)[0].due == 9999
 
 
 def test_recipients_are_in_record_and_list_and_survive_closing(ledger: Ledger, tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ ledger as notes of the request, with a deadline of its own, the digest of the ev
 may be added at any time, also after the request was closed.
 """
 
+import csv
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import date, timedelta
@@ -19,6 +20,8 @@ from verify.schema.deletion_record import PARTIES, RECIPIENTS, Recipient, Recipi
 
 KINDS: tuple[RecipientKind, ...] = get_args(RecipientKind)
 LONGEST_NAME = 200
+MOST_DAYS = 9999
+"""Largest number of days after receipt."""
 NOBODY = "nobody"
 """Name of the fact that the operator states that there is no recipient."""
 
@@ -153,7 +156,7 @@ def read_recipients(path: Path) -> list[Planned]:
     try:
         with path.open(encoding="utf-8-sig", newline="") as stream:
             rows: Sequence[Mapping[str, Any]] = list(csv_rows(stream, str(path), ("name", "kind", "due")))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, csv.Error) as error:
         raise InputError(f"{path} cannot be read as CSV ({type(error).__name__}). Save it as CSV in UTF-8.") from None
     if not rows or not {"name", "kind"} <= set(rows[0]):
         raise InputError(f"{path} needs the columns name, kind and due, and at least one row.")
@@ -167,7 +170,10 @@ def _planned(row: Mapping[str, Any], where: str) -> Planned:
     if not str(row["name"] or "").strip():
         raise InputError(f"{where}: the name is empty. Fill it in, or remove the row.")
     try:
-        day: date | int | None = None if not due else int(due) if due.isdecimal() else date.fromisoformat(due)
+        days = due.isdecimal() and len(due) <= len(str(MOST_DAYS))
+        day: date | int | None = None if not due else int(due) if days else date.fromisoformat(due)
     except ValueError:
-        raise InputError(f"{where}: due must be an ISO date such as 2026-12-24, or a number of days after receipt.") from None
+        raise InputError(
+            f"{where}: due must be an ISO date such as 2026-12-24, or a number of days after receipt, at most {MOST_DAYS}."
+        ) from None
     return Planned(str(row["name"]), kind, day)
