@@ -85,6 +85,17 @@ def test_what_cannot_be_recognized_is_said(desk: Path, capsys: pytest.CaptureFix
     assert "2 files are no tables of records, not searched: no text of a deleted row came back" in capsys.readouterr().out
 
 
+def test_a_row_too_short_to_be_searched_for_is_not_passed_over(desk: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A row of a suppressed person with a text of two letters is recognized; it cannot be removed, and the exit status says so."""
+    for path in (desk / "backup").iterdir():
+        path.unlink()
+    (desk / "backup" / "short.jsonl").write_text(json.dumps({"subject_id": PERSON, "text": "Hm"}) + "\n")
+    assert replay() == 3
+    assert "came back: short.jsonl: 1 rows" in capsys.readouterr().out
+    assert replay("--remove") == 3
+    assert "1 rows are still there" in capsys.readouterr().out
+
+
 def test_another_key_is_refused(desk: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     """With a foreign key every search would wrongly find nothing."""
     (desk / "other.key").write_text("6b" * 32)

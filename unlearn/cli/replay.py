@@ -16,8 +16,8 @@ class ReplaySuppression:
     """Find what a restored backup brought back of everything that was deleted, and remove it again.
 
     The suppression list is first completed from the ledger, as the backup may hold an older one. Rows are recognized by keyed
-    hashes; other files are then searched for the texts of these rows, and models by their training logs. Exit status 0: nothing is
-    left; 3: something is, or a row resembles a suppressed person.
+    hashes; other files are then searched for the texts of these rows, and models by their training logs. Exit status 0: nothing
+    that can be recognized is left; 3: something is, or a row resembles a suppressed person.
     """
 
     search: tuple[Path, ...]
@@ -58,8 +58,11 @@ class ReplaySuppression:
         )
         left = remove(found) if self.remove else found
         show_residues(found, left, self.search)
-        similar = any(not hit.certain for hits in back.hits.values() for hit in hits)
-        return NOTHING_FOUND if left or similar else 0
+        # A row whose text is too short to be searched for is recognized, but not removed.
+        rows = find_returned(self.search, listed, key, self.columns.fields()).hits if self.remove and back.hits else back.hits
+        if self.remove and (count := sum(hit.certain for hits in rows.values() for hit in hits)):
+            print(f"{count} rows are still there and must be removed by hand from the files named above")  # noqa: T201
+        return NOTHING_FOUND if left or rows else 0
 
     def _show(self, back: "Returned") -> None:
         tops = [folder.resolve() for folder in self.search]
