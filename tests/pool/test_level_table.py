@@ -1,5 +1,6 @@
 """Making a level table: from a training to signed numbers, with nothing left of the pool, whatever interrupts it."""
 
+import dataclasses
 import json
 import shutil
 from pathlib import Path
@@ -15,19 +16,23 @@ import unlearn.cli.main
 import unlearn.pool.model
 from unlearn import Level, TrainingOptions, finetune, forget
 from unlearn.pool.members import controls_of
+from unlearn.pool.model import PoolFolder, require_same_words, require_start
+from unlearn.pool.repetition import repetition_of
 from unlearn.pool.table import make_level_table
 from unlearn.training.controls import drawn_controls
 from verify import Settings, audit
 from verify.auditing.recompute import recompute
 from verify.data.identity import RecordKey
 from verify.data.records import Fields, parse_records
+from verify.data.rewordings import content_digest, read_source
 from verify.data.sources import load_records
-from verify.errors import InputError
+from verify.errors import InputError, IntegrityError
 from verify.io.envelopes import make_key
-from verify.io.files import is_complete, verify_manifest
+from verify.io.files import is_complete, verify_manifest, write_json
 from verify.models.loading import load_model
 from verify.provenance.descent import trained_records
 from verify.provenance.level_table import FOLDER, LevelTable
+from verify.scores.cache import SealedNumbers
 from verify.scores.observe import measure
 
 PEOPLE = [f"Person{number}" for number in range(16)]
@@ -204,6 +209,10 @@ def test_an_adapter_is_repeated_as_an_adapter(tmp_path: Path, model_dir: Path) -
     others.write_text("".join(json.dumps(row) + "\n" for row in rows(["Else1", "Else2", "Else3", "Else4"])))
     data = str(tmp_path / "people.jsonl")
     words = ["train", "--model", str(model_dir), "--data", data, "--output", str(model), "--level-table", "4"]
+    other = [*words[:-3], str(tmp_path / "new"), *words[-2:]]
+    for more in ([], ["--holdout-share", "0.25", "--canaries", "4"]):
+        assert unlearn.cli.main.main([*other, *more]) == 2
+    assert not (tmp_path / "new").exists(), "what no table could be made for is refused before it is trained"
     assert unlearn.cli.main.main([*words, "--holdout", str(others)]) == 0
     table = LevelTable.open(model / FOLDER)
     assert table.header.controls == (16, 16)
@@ -275,6 +284,37 @@ def test_what_cannot_be_made_is_refused(tmp_path: Path, made: tuple[Path, Path],
     (model / "canaries.json").write_text("{}")
     with pytest.raises(InputError, match="canaries"):
         make_level_table(model, models=4, holdout=data)
+
+
+def test_a_pool_starts_from_what_the_original_started_from(made: tuple[Path, Path], tmp_path: Path, model_dir: Path) -> None:
+    """A configuration is no substitute for the base of a fine-tuning; where the training began with one, it has to be the same."""
+    shutil.copytree(made[0].parent, tmp_path / "world")
+    shutil.rmtree(tmp_path / "world" / "model" / FOLDER)
+    with pytest.raises(IntegrityError, match="not what the original's training started from"):
+        make_level_table(tmp_path / "world" / "model", models=4, base=model_dir / "config.json")
+    drawn = world(tmp_path, model_dir / "config.json", options=TrainingOptions(epochs=1, batch_size=16, seed=3))
+    how = repetition_of(drawn, None, None, None)
+    assert how.from_scratch
+    require_start(how)
+    with pytest.raises(IntegrityError, match="not what the original's training started from"):
+        require_start(dataclasses.replace(how, start="0" * 64))
+
+
+def test_an_unfinished_table_goes_on_in_the_same_words(tmp_path: Path) -> None:
+    """A pool of which some models were asked in other words, or in none, would be one table of two measurements."""
+    pool, key = PoolFolder(tmp_path), RecordKey.load()
+    for name in ("one", "other"):
+        (tmp_path / f"{name}.jsonl").write_text(json.dumps({"text": name}) + "\n")
+    one, other = (str(tmp_path / f"{name}.jsonl") for name in ("one", "other"))
+    require_same_words(pool, 2, one, key)
+    pool.scores(0).parent.mkdir()
+    SealedNumbers(pool.scores(0), key).keep({"exact text": np.ones(3)})
+    facts = {"channels": ["exact text"], "wordings": key.of(content_digest(read_source(one)), "rewordings")}
+    write_json(pool.facts(0), facts)
+    require_same_words(pool, 2, one, key)
+    for words in (other, None):
+        with pytest.raises(InputError, match=r"1 models of the unfinished table .* were asked in other words"):
+            require_same_words(pool, 2, words, key)
 
 
 def test_controls_are_whole_subjects_drawn_by_the_seed() -> None:

@@ -13,10 +13,12 @@ from unlearn.finetuning import load_start, name_by_whole_path
 from unlearn.pool.members import Material, read_material
 from unlearn.pool.repetition import Repetition
 from unlearn.training.checkpoints import WORK
+from unlearn.training.options import TrainingOptions
 from unlearn.training.run import Run, save_model, train_records
 from verify.auditing.commitments import find_rewordings
 from verify.data.identity import RecordKey
 from verify.data.records import Record
+from verify.data.rewordings import content_digest, read_source
 from verify.errors import InputError, IntegrityError, RunError
 from verify.io.files import read_json, write_json
 from verify.models.digests import weights_digest
@@ -91,6 +93,38 @@ def run_model(folder: str, original: str, number: int, how: Repetition, rewordin
         facts = {"weights": weights, "seed": training_seed(design, number), "records": len(chosen), "tokens": tokens}
         write_json(pool.facts(number), {**facts, **asked, "channels": list(scores)}, mode=0o600)
     _destroy(pool.weights(number))
+
+
+def require_start(how: Repetition) -> None:
+    """Check that the base is a configuration only where the original's own training started from the same one.
+
+    Its weights are drawn by the seed, so that those of the original's seed must be the weights that its log names.
+
+    Raises:
+        IntegrityError: they are not.
+    """
+    if how.from_scratch:
+        seed = TrainingOptions(**how.stages[0].options).seed
+        if load_start(how.base, how.base_tokenizer, how.dtype, seed, how.quantize).digest != how.start:
+            raise IntegrityError(
+                f"{how.base} is not what the original's training started from, or this version of torch draws other weights from "
+                "its seed. Give the model or configuration that it was trained from, in the environment in which it was trained."
+            )
+
+
+def require_same_words(pool: PoolFolder, models: int, rewordings: str | None, key: RecordKey) -> None:
+    """Check that the models that are finished were asked in the words that the others will be asked in.
+
+    Raises:
+        InputError: they were asked in others, or in none.
+    """
+    words = None if rewordings is None else key.of(content_digest(read_source(rewordings)), "rewordings")
+    finished = [number for number in range(models) if pool.finished(number, key) is not None]
+    if any(read_json(pool.facts(number))["wordings"] != words for number in finished):
+        raise InputError(
+            f"{len(finished)} models of the unfinished table {pool.folder} were asked in other words. Give the same --rewordings "
+            "as before, or remove the folder to begin again."
+        )
 
 
 def _train(folder: Path, material: Material, chosen: set[str], how: Repetition, seed: int, key: RecordKey) -> tuple[str, int]:

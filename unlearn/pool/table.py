@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from unlearn.pool.members import Material, place_controls, read_material
-from unlearn.pool.model import PoolFolder, run_model
+from unlearn.pool.model import PoolFolder, require_same_words, require_start, run_model
 from unlearn.pool.repetition import Repetition, repetition_of
 from unlearn.training import distributed
 from unlearn.training.checkpoints import WORK
@@ -67,7 +67,9 @@ def make_level_table(
 
     Raises:
         ArgumentError: an argument has a wrong name or type.
-        InputError: the training cannot be repeated, there are too few subjects or controls, or another table is there.
+        InputError: the training cannot be repeated, there are too few subjects or controls, another table is there, or the models
+            of an unfinished one were asked in other words.
+        IntegrityError: the base is not what the training started from.
         RunError: a training became non-finite, the disk is full, or a model could not be removed.
     """
     if distributed.count() > 1:
@@ -81,10 +83,12 @@ def make_level_table(
     with alone_in(folder / WORK):
         if not (folder / HEADER).is_file():
             place_controls(original, holdout, Fields(**how.stages[-1].fields))
+            words = None if rewordings is None else str(Path(rewordings).resolve())
+            require_start(how)
+            require_same_words(PoolFolder(folder), models, words, RecordKey.load())
             material = read_material(original, how, RecordKey.load())
             design = _design(folder, material, how, models, left_out, _share_held_out(original), seed)
             notify(f"design of the level table, fixed before its models are trained: {design.digest}")
-            words = None if rewordings is None else str(Path(rewordings).resolve())
             _run_pool(folder, original, how, models, words, workers, engine)
             rows, header = _collected(folder, material, how, design)
             write_table(folder, header, rows, signer)
