@@ -71,6 +71,7 @@ class Train:
         self.table.require_consistent()
         if self.table.level_table and is_complete(self.arguments.output, "model"):
             return self._table()
+        self._require_repeatable()
         with progress_bar("loading"):
             result = finetune(
                 self.arguments.model,
@@ -89,6 +90,22 @@ class Train:
             text = f"model:        {result.model_dir}\ntraining log: {result.log_path}\nweights:      {result.digest}"
             print(text + summary(result.defense))  # noqa: T201
         return self._table() if self.table.level_table else 0
+
+    def _require_repeatable(self) -> None:
+        """Refuse, before anything is trained, a training for which no level table could be made."""
+        if not self.table.level_table:
+            return
+        if self.table.holdout is None and self.table.holdout_share is None:
+            raise InputError(
+                "--level-table needs controls that no model is trained on. Give --holdout-share 0.03, or records of other people "
+                "with --holdout FILE."
+            )
+        if self.protection != DefenseFlags() or self.arguments.canaries:
+            raise InputError(
+                "--level-table repeats the training, which is not possible with --defense or --canaries. Leave one of them out."
+            )
+        if distributed.count() > 1:
+            raise InputError("a level table is made by one process. Train with torchrun first, and give --level-table without it.")
 
     def _table(self) -> int:
         """Make the level table of the model in the output folder."""
