@@ -135,7 +135,7 @@ class Serve:
     country: str | None = None
     """ISO 3166 code of the country whose public holidays count for deadlines."""
     per_minute: int = 600
-    """Requests per minute for each caller, and for each address without a token."""
+    """Requests per minute for each caller, and for each address without a token; behind a proxy, all without a token share one."""
     ledger: LedgerFlags = dataclasses.field(default_factory=LedgerFlags)
 
     def run(self) -> int:

@@ -24,7 +24,7 @@ def subject_clusters(records: Sequence[Record], key: RecordKey) -> list[str]:
     """Return the cluster of each record, named after one of its subjects, or after its content where it has none.
 
     Args:
-        records: in any order; the result does not depend on it.
+        records: in any order; the result does not depend on it, but where more than `ALL_PAIRS` texts share a bucket.
         key: hashes the shingles.
 
     Returns:

@@ -86,7 +86,7 @@ def _run_on_cluster(jobs: Sequence[Job], engine: str) -> Iterator[tuple[Job, Any
     kind, _, address = engine.partition("://")
     run = {"dask": _run_on_dask, "ray": _run_on_ray}.get(kind)
     if run is None or not address:
-        raise InputError(f"--engine {engine} must look like dask://HOST:PORT or ray://HOST:PORT.")
+        raise InputError(f"the cluster {engine!r} must look like dask://HOST:PORT or ray://HOST:PORT.")
     for number, result in run(jobs, address):
         yield jobs[number], result
 
@@ -98,10 +98,10 @@ def _connecting(kind: str, address: str) -> Iterator[None]:
         yield
     except ImportError:
         raise InputError(
-            f"--engine {kind}://{address} needs the library {kind}. Install it: pip install 'unlearn-verify[cluster]'."
+            f"the cluster {kind}://{address} needs the library {kind}. Install it: pip install 'unlearn-verify[cluster]'."
         ) from None
     except (OSError, TimeoutError):
-        raise InputError(f"nothing answers at {kind}://{address}. Start the scheduler, or leave --engine out.") from None
+        raise InputError(f"nothing answers at {kind}://{address}. Start the scheduler, or name no cluster.") from None
 
 
 def _run_on_dask(jobs: Sequence[Job], address: str) -> Iterator[tuple[int, Any]]:
