@@ -9,8 +9,9 @@ from deletion_world import PEOPLE, rows
 from level_tables import write_invented
 
 from unlearn.purge.find import find_residues, remove
-from unlearn.requests.level_tables import carry, controls_beside, judge_of, take_out
-from unlearn.requests.plan import Plan
+from unlearn.requests.level_tables import Judge, carry, controls_beside, judge_of, take_out
+from unlearn.requests.plan import Plan, PlannedProof
+from unlearn.requests.planning import Choices, _shown
 from verify.data.clusters import subject_clusters
 from verify.data.identity import RecordKey
 from verify.data.records import Fields, parse_records
@@ -122,6 +123,7 @@ def test_a_plan_uses_the_table_unless_references_are_named(
     words = ["plan", "--data", "people.jsonl", "--models", "models", "--base", str(built / "base"), "--dry-run"]
     status, said = shell(*words)
     assert (status, "judged by the level table" in said) == (0, True), said
+    assert "an audit will show: judged by the level table" in shell(*words, "--no-reexecution")[1]
     references = ["--references", *(str(built / "references" / f"r{number}") for number in (1, 2, 3, 4))]
     assert "level table" not in shell(*words, *references)[1]
     status, said = shell(*words, *references, "--level-table", str(original / FOLDER))
@@ -129,6 +131,16 @@ def test_a_plan_uses_the_table_unless_references_are_named(
     assert shell(*words[:-1])[0] == 0
     (plan,) = (tmp_path / "deletions").glob("B-*/plan.json")
     assert read_json(plan)["models"][0]["level_table"] == str((original / FOLDER).resolve())
+
+
+def test_a_plan_promises_no_audit_that_is_not_made() -> None:
+    """Where the re-execution is enough, nothing is audited, by a table or otherwise; where it cannot be made, the table judges."""
+    judge, choices = Judge(Path("table"), "judged by the level table"), Choices(data=("people.jsonl",), models=("models",))
+    proof = PlannedProof(commitment="commitment.json", share=0.5, words="executed again")
+    assert _shown(("retrain",), proof, ["r"], 0, judge, choices).startswith("nothing, as the rebuild is executed again; if that")
+    for other in (None, PlannedProof(commitment=None, share=None, words="no log")):
+        assert _shown(("retrain",), other, ["r"], 0, judge, choices) == judge.words
+    assert _shown(("level", "retrain"), proof, ["r"], 0, judge, choices) == judge.words
 
 
 def test_a_persons_rows_leave_every_table_and_every_file_of_controls(

@@ -424,7 +424,7 @@ def _planned(
         base=base,
         share=share,
         cost=words,
-        shown=_shown(methods, proof, names, references, choices) if judge is None else judge.words,
+        shown=_shown(methods, proof, names, references, judge, choices),
         proof=proof,
         level_table=None if judge is None else str(judge.folder),
     )
@@ -446,9 +446,20 @@ def _judge(
     return judge_of(model.folder, ancestors, choices.level_table, names, people)
 
 
-def _shown(methods: Sequence[str], proof: PlannedProof | None, names: Sequence[str], references: int, choices: Choices) -> str:
+def _shown(
+    methods: Sequence[str],
+    proof: PlannedProof | None,
+    names: Sequence[str],
+    references: int,
+    judge: Judge | None,
+    choices: Choices,
+) -> str:
     """Describe what an audit will show; without references none is made where the proof is enough."""
     rests = proof is not None and proof.share is not None and (proof.commitment is not None or methods[0] not in FROM_LOG)
+    if rests and methods[0] in EXECUTABLE and judge is not None:
+        return f"nothing, as the rebuild is executed again; if that proves nothing: {judge.words}"
+    if judge is not None:
+        return judge.words
     if rests and methods[0] in EXECUTABLE and not references:
         return "nothing: without references no audit is made, as the rebuild is executed again"
     return describe_power(len(names), references, choices.settings)
