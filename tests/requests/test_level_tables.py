@@ -1,5 +1,6 @@
 """The request desk with a level table: who is judged by what, which controls go where, and what leaves."""
 
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -169,10 +170,13 @@ def test_a_persons_rows_leave_every_table_and_every_file_of_controls(
     named = named.model_copy(update={"roots": (str(original.parent),)})
     assert take_out(named, tmp_path / "deletions", key) == 8, "the table that judged, outside of the searched folders"
     held = original / CONTROLS / "holdout-method.jsonl"
+    kept = json.dumps({**rows(["Uriah"])[0], "completion": "one\u2028two\u0085three"}, ensure_ascii=False)
+    held.write_text(f"{held.read_text()}{kept}\n")  # what only Python takes for ends of lines
     before = held.read_text().splitlines()
     (one,) = (key.of(record.fingerprint) for record in parse_records([rows(CONTROL_PEOPLE)[0]], Fields(), "row"))
     other = plan.model_copy(update={"models": (plan.models[0].model_copy(update={"records": (one,)}),)})
     assert take_out(other, tmp_path / "deletions", key) == 2
     after = [line for name in ("method", "audit") for line in (held.with_name(f"holdout-{name}.jsonl")).read_text().splitlines()]
-    assert len(after) == 4 * 8 - 1
+    assert len(after) == 4 * 8 - 1 + 3
+    assert f"{kept}\n" in held.read_text()
     assert set(held.read_text().splitlines()) <= set(before)

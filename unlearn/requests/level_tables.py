@@ -134,11 +134,15 @@ def _without(folder: Path, plan: Plan, key: RecordKey) -> None:
     for path in (folder / FOR_METHOD, folder / FOR_AUDIT):
         if not path.is_file():
             continue
-        lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+        with path.open(encoding="utf-8", newline="\n") as stream:  # a text may hold other line separators, such as U+2028
+            lines = [line for line in stream if line.strip()]
         names = [key.of(record.fingerprint) for record in stream_records(path, plan.columns)]
         kept = [line for line, name in zip(lines, names, strict=True) if name not in plan.records]
         if len(kept) < len(lines):
-            write_text(path, "".join(kept), mode=0o600)
+            if kept:
+                write_text(path, "".join(kept), mode=0o600)
+            else:
+                path.unlink()  # a file without rows is no data set
     write_manifest(folder, CONTROLS_KIND)
 
 
