@@ -56,7 +56,7 @@ def page(rows: Sequence[Row], regressed: Sequence[Row], audits: Counted, costs: 
     lines = [
         "# Level table: real models",
         "",
-        _wrapped(f"Made by `python -m benchmarks.level_table`. {machine}. {HEAD}"),
+        _wrapped(f"Made by `python -m benchmarks.level_table page --output DIR`, after `train`. {machine}. {HEAD}"),
         "",
         "## Levels of models trained on a part, against full retrainings",
         "",

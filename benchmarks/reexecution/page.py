@@ -36,7 +36,8 @@ def page(
     machine = f"{datetime.now(UTC).date()}, {platform.machine()}, {os.cpu_count()} cores, torch {torch.__version__}"
     return f"""{TITLE}
 
-Made by `python -m benchmarks.reexecution --output DIR`; {machine}. Llamas of 38,000 weights, 12 records, 4 to 24 steps; how
+Made by `python -m benchmarks.reexecution --output DIR --honest {len(honest)} --dishonest {len(dishonest)}`; {machine}.
+Llamas of 38,000 weights, 12 records, 4 to 24 steps; how
 re-execution works, and against whom, is in [its document](../../docs/research/reexecution.md). Intervals are exact, 95 %.
 
 - Honest deletions refused: {refused} of {len(honest)} {_interval(refused, len(honest))}.
