@@ -35,11 +35,11 @@ forget records, and over controls. 95 % intervals: bootstrap over subjects, mode
 """
 REGRESSED = "Exact text; the regression on controls has a coefficient for every statistic. Means by record."
 AUDITS = """
-The verdict's defaults, rho* = 0.10 and alpha = 0.05, with every channel of the world. Gates are not applied, but for the
-positive control: where the rule does not accuse the untouched model, the table is *not used*. Rates in per cent with exact 95 %
+The verdict's defaults, rho* = 0.10 and alpha = 0.05, with every channel of the world. Of the table's gates only the positive
+control is applied: where the rule does not accuse the untouched model, the table is *not used*. Rates in per cent with exact 95 %
 intervals, as if audits were independent, which those of one pool and forget set are not. *true residual*: mean residual against
-full retrainings, in g, lowest and highest. Four references: rule 2 with four full retrainings without the set. *agree*: the
-same of accused, certified, open.
+full retrainings, in g, lowest and highest. Four references: rule 2 with four full retrainings without the set, and with those of
+its gates that need no planting. *agree*: the same of accused, certified, open.
 """
 COSTS = """
 Seconds of one thread. *audit*: one pass of the deleted model over the exact texts of the request and the controls; the
