@@ -147,6 +147,13 @@ def told(kind: Any, **facts: Any) -> Recipient:
         ((told("processor", told=SENT), told("recipient")), "2 recipients. So far we have told 1 of 2"),
         ((told("processor", told=SENT, confirmed=SENT), told("fine-tune", told=SENT)), "So far, 1 of 2 have confirmed"),
         ((told("recipient", unreachable=True),), "One recipient could not be told"),
+        ((told("processor"),), "one recipient. We have still to give notice that the data must be deleted (Article 19"),
+        (
+            (told("processor", told=SENT), told("recipient", unreachable=True)),
+            "We have told 1 of them that the data must be deleted",
+        ),
+        ((told("recipient", told=SENT, unreachable=True),), "We have told this recipient that the data must be deleted"),
+        ((told("vector-store"),), "[Say here to whom these data had been passed on"),
         (
             (told("vector-store", confirmed=SENT), told("prompt-log")),
             "2 other systems of ours, such as search indexes or logs. So far, de",
@@ -241,6 +248,9 @@ def test_a_letter_claims_no_comparison_that_was_not_made() -> None:
     text = written(record.requests[0], record)
     assert "It behaved much like those models. We did not test other ways" in text
     assert "replaced the 2 language models" in text
+    record = record_of(good, of_other_weights(kept), requests=(request_of("deleted"),))
+    text = written(record.requests[0], record)
+    assert text.count("Of 1 of these 2 models we can say this: We tested the new model") == 2
 
 
 def test_a_company_says_its_own_once(evidence: Evidence, tmp_path: Path) -> None:

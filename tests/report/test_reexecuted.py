@@ -1,5 +1,6 @@
 """Report and letter on a re-execution: what was done again, in words for the person who asked, and only where it was signed."""
 
+from dataclasses import replace
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -117,8 +118,17 @@ def test_a_failed_re_execution_accuses(evidence: Evidence, tmp_path: Path) -> No
 
 
 def test_a_sample_is_called_one(evidence: Evidence, tmp_path: Path) -> None:
-    """Page and letter of a sampled re-execution say how much was executed, and that the rest was not."""
-    proof = proof_about(evidence, 20, 6)
+    """Page and letter of a sampled re-execution say how much was executed, and that the rest was not; a given draw is no lot."""
+    given = proof_about(evidence, 20, 6)
+    for proof, drawn, chosen in (
+        (given, "chosen by a nonce that was given", "chosen by a code that was given"),
+        (given.model_copy(update={"draw": given.draw.model_copy(update={"given": False})}), "drawn by lot", "chosen at random"),
+    ):
+        record = recorded(proof, tmp_path, evidence)
+        page = first_page(render(record, [], proofs=[proof]))
+        assert f"6 of the 20 parts of this model's training without these records, {drawn}" in page
+        assert f"6 of the 20 parts of this computation, {chosen}, were repeated" in letter(record, signed(proof, record))
+    proof = given
     record = recorded(proof, tmp_path, evidence)
     first = first_page(render(record, [], proofs=[proof]))
     assert "6 of the 20 parts of this model's training without these records, chosen by a nonce that was given" in first
@@ -128,8 +138,9 @@ def test_a_sample_is_called_one(evidence: Evidence, tmp_path: Path) -> None:
     assert drawn.endswith("would have been found with a probability of 95 %.")
     assert "14 of 20 parts of the training were not executed again" in first
     text = letter(record, signed(proof, record))
-    assert "6 of the 20 parts of this computation, chosen at random, were repeated, as a second signature confirms" in text
-    assert "is our own word" in text
+    assert "were repeated, as a second signature confirms" in text
+    assert SAYS["other_parts"] in text
+    assert SAYS["by_our_record"] in text
     assert "no part in the training" not in text, "a sample does not show it"
 
 
@@ -176,6 +187,9 @@ def test_an_outcome_within_noise_is_no_rebuild(evidence: Evidence, tmp_path: Pat
         same = "arrived at nearly the same model." if sampled is None else "with nearly the same result each time."
         assert f"{same} The difference is no larger than rounding explains" in text
         assert "a smaller trace cannot be excluded" in text
+        assert (SAYS["other_parts"] in text) is (sampled is not None)
+        assert SAYS["by_our_record"] in text, "a state that was not computed again is the operator's word"
+        assert "other equipment" not in first + text, "which a tolerance does not require"
         for claimed in ("exactly", "REBUILT_WITHOUT", "had no part"):
             assert claimed not in first + text
 
@@ -234,6 +248,8 @@ def test_the_letter_says_what_was_done_again(evidence: Evidence, tmp_path: Path,
     alone = letter(record, signed(proof, record, keys=("1", "1")))
     assert SAYS["repeated.own"] in alone
     assert SAYS["repeated.countersigned"] not in alone
+    auditor = replace(signed(proof, record), signers=(Signer("auditor", "2" * 64),))
+    assert SAYS["repeated.own"] in letter(record, auditor), "one signature is no second one"
     assert "independent" not in text + rest + alone
     for jargon in ("re-execution", "REBUILT", "segment", "bit for bit", "digest", "checkpoint"):
         assert jargon not in text

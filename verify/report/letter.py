@@ -173,7 +173,8 @@ def _others(request: RequestFacts, words: Words) -> list[_Part]:
         return [_Part(words.say("heading.others"), (words.say("blank.recipients"),))]
     parties = [one for one in request.recipients if one.kind in PARTIES]
     places = [one for one in request.recipients if one.kind not in PARTIES]
-    said = [" ".join(_parties(request, words))] if parties else [words.say("others.nobody")]
+    # Places of one's own alone do not state that there was nobody else.
+    said = [" ".join(_parties(request, words))] if parties else [words.say("blank.recipients" if places else "others.nobody")]
     if places:
         confirmed = sum(one.confirmed is not None for one in places)
         cleaned = words.say("others.cleaned", confirmed=confirmed, count=len(places))
@@ -183,11 +184,15 @@ def _others(request: RequestFacts, words: Words) -> list[_Part]:
 
 def _parties(request: RequestFacts, words: Words) -> list[str]:
     parties = [one for one in request.recipients or () if one.kind in PARTIES]
-    reachable = [one for one in parties if not one.unreachable]
+    reachable = [one for one in parties if not one.unreachable or one.told is not None or one.confirmed is not None]
     told = sum(one.told is not None or one.confirmed is not None for one in reachable)
     law, count = words.say(f"others.law.{request.regime}"), len(reachable)
     said = [words.counted("others.passed", len(parties))]
-    if count and told == count:
+    if count and not told:
+        said.append(words.say("others.told.none", law=law))
+    elif count and told == count < len(parties):
+        said.append(words.say("others.told.rest", told=told, law=law))
+    elif count and told == count:
         said.append(words.counted("others.told", count, law=law))
     elif count:
         said.append(words.say("others.told.some", told=told, count=count, law=law))
@@ -274,7 +279,7 @@ def _text(facts: Mapping[str, object], parts: Sequence[_Part]) -> str:
 
     sender = facts["sender"] if isinstance(facts["sender"], list) else []
     blocks = ["\n".join(map(visible, sender)), wrap(facts["person"]), str(facts["sent"])]
-    blocks += [f"{wrap(facts['subject'])}\n{wrap(facts['reference'])}", f"{facts['salutation']},"]
+    blocks += [f"{wrap(facts['subject'])}\n{wrap(facts['reference'])}", str(facts["salutation"])]
     for part in parts:
         blocks.append(wrap(part.heading.upper()))
         blocks += [wrap(paragraph) for paragraph in part.paragraphs]

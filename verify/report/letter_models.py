@@ -3,6 +3,7 @@
 Plain sentences without numbers of statistics. What contradicts a deletion is said whether or not it was signed.
 """
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 
 from verify.certificate.check import Claimed
@@ -22,7 +23,8 @@ def about_models(record: DeletionRecord, certificate: Claimed | None, words: Wor
     bases = [model.basis for model in record.models]
     rebuilt = bool(bases) and all(basis != "audit" for basis in bases) and repeated in ([], [words.say("not_repeated")])
     said = [words.say("rebuilt")] if rebuilt else []
-    tested = [_found(model, model.verdict, words) for model in record.models if model.verdict is not None]
+    found = [_found(model, model.verdict, words) for model in record.models if model.verdict is not None]
+    tested = _of_several(found, len(record.models), words)
     limit = [words.say("limit")] if said or tested else []
     replaced = [_replaced(record, words)] if record.models else []
     return tuple(dict.fromkeys([*replaced, *said, *repeated, *tested, *limit]))
@@ -48,19 +50,25 @@ def _repeated(models: Sequence[ReplacedModel], certificate: Claimed | None, word
         return [words.say("not_repeated")] if claims else []
     by = "countersigned" if _two_keys(certificate) else "own"
     said = [f"{words.say(f'retrained.{RETRAINED[claim.kind]}')} {_checked(claim, by, words)}" for claim in rebuilt]
-    if len(rebuilt) < len(models):
-        said = [words.say("of_several", count=len(rebuilt), total=len(models), sentence=sentence) for sentence in said]
     near = [words.say("near")] if any(claim.near for claim in rebuilt) else []
-    return [*dict.fromkeys(said), *near, words.say("repeated_limit")]
+    return [*_of_several(said, len(models), words), *near, words.say("repeated_limit")]
+
+
+def _of_several(said: Sequence[str], total: int, words: Words) -> list[str]:
+    """Return what is said of some models, each sentence once; one that does not hold for all says for how many it does."""
+    counts = Counter(said)
+    return [
+        one if count == total else words.say("of_several", count=count, total=total, sentence=one) for one, count in counts.items()
+    ]
 
 
 def _two_keys(certificate: Claimed) -> bool:
-    """Return whether no key signed as operator and as auditor.
+    """Return whether both signed, and no key as operator and as auditor.
 
     Who holds the keys, and whether their holders are independent, no file can show.
     """
     keys = {role: {signer.key for signer in certificate.signers if signer.role == role} for role in ("operator", "auditor")}
-    return keys["operator"].isdisjoint(keys["auditor"])
+    return bool(keys["operator"]) and keys["operator"].isdisjoint(keys["auditor"])
 
 
 def _checked(claim: ReexecutionClaim, by: str, words: Words) -> str:
@@ -68,14 +76,20 @@ def _checked(claim: ReexecutionClaim, by: str, words: Words) -> str:
 
     Where states or parts of the training were not computed again, a record that was false from the start would not be noticed.
     """
-    whole = claim.executed == claim.segments
-    if claim.word == "WITHIN_NOISE":
-        counts = {"executed": claim.executed, "segments": claim.segments}
-        said = words.say(f"nearly.{by}") if whole else words.say(f"nearly_sampled.{by}", **counts)
-        return f"{said} {words.say('nearly_means')}"
+    whole, near = claim.executed == claim.segments, claim.word == "WITHIN_NOISE"
     if whole:
-        return f"{words.say(f'repeated.{by}')} {words.say('by_our_record' if claim.unchanged else 'no_part')}"
-    return words.say(f"sampled.{by}", executed=claim.executed, segments=claim.segments)
+        said = [words.say(f"{'nearly' if near else 'repeated'}.{by}")]
+    else:
+        counts = {"executed": claim.executed, "segments": claim.segments}
+        chosen = words.say("chosen.given" if claim.draw.given else "chosen.random")
+        said = [words.say(f"{'nearly_sampled' if near else 'sampled'}.{by}", chosen=chosen, **counts)]
+    said += [words.say("nearly_means")] if near else []
+    said += [] if whole else [words.say("other_parts")]
+    if claim.unchanged:
+        said.append(words.say("by_our_record"))
+    elif whole and not near:
+        said.append(words.say("no_part"))
+    return " ".join(said)
 
 
 def _found(model: ReplacedModel, verdict: VerdictWord, words: Words) -> str:

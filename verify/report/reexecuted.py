@@ -26,9 +26,9 @@ SAMPLED = (
     "probability of 95 %{unless}."
 )
 NEARLY_REBUILT = (
-    "{parts} of this model's training without these records {were} executed again on other equipment or software, and gave nearly "
-    "the recorded states: the difference is no larger than rounding explains, and one of these records in a single training step "
-    "would have made a larger one. It is not the same to the last digit, so that a smaller trace cannot be excluded."
+    "{parts} of this model's training without these records {were} executed again and gave nearly the recorded states: the "
+    "difference is no larger than rounding explains, and one of these records in a single one of these training steps would have "
+    "made a larger one. It is not the same to the last digit, so that a smaller trace cannot be excluded."
 )
 CONTRADICTED = "This model is not what its training gives without these records: a re-execution contradicts the deletion. {finding}"
 UNCHECKED = "Whether these records had a part in this model could not be checked by executing its training again. {finding}"
