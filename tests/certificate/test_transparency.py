@@ -161,6 +161,7 @@ CHANGES = [
     (place(*ENTRY, "inclusionProof", "rootHash", to=OTHER), "not in the tree"),
     (place(*ENTRY, "inclusionProof", "hashes", to=[]), "not in the tree"),
     (place(*ENTRY, "inclusionProof", "checkpoint", "envelope", to=lambda text: text.replace("\n6\n", "\n7\n")), "another tree"),
+    (place(*ENTRY, "inclusionProof", "checkpoint", "envelope", to="log.test"), "another tree"),
     (
         place(*ENTRY, "inclusionProof", "checkpoint", "envelope", to=lambda text: text.replace("log.test -", "log.best -")),
         "not signed",

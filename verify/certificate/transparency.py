@@ -144,8 +144,7 @@ def _require_included(proof: Mapping[str, Any], body: bytes, key: Any, where: st
     if _root(hashlib.sha256(b"\x00" + body).digest(), int(proof["logIndex"]), size, path) != root:
         raise IntegrityError(f"the log entry in {where} is not in the tree that the bundle names")
     note, _, signatures = str(proof["checkpoint"]["envelope"]).partition("\n\n")
-    lines = note.split("\n")
-    if (lines[1], lines[2]) != (str(size), _base64(root)):
+    if note.split("\n")[1:3] != [str(size), _base64(root)]:
         raise IntegrityError(f"the checkpoint in {where} is of another tree")
     # A line is "— NAME BASE64", where the bytes begin with four that hint at the key.
     signed = [_bytes(line.rsplit(" ", 1)[1])[4:] for line in signatures.splitlines() if line.startswith("\u2014 ")]
