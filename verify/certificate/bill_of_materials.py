@@ -87,15 +87,15 @@ def _model(entry: Mapping[str, Any], certificate: str | Path, digest: str, check
 
 
 def _data_set(place: Mapping[str, Any]) -> dict[str, Any]:
-    """Describe a training file as it was searched, before the rows were removed from it."""
+    """Describe a training file as it was searched; whether rows were removed from it since, the certificate says."""
     return {
         "type": "data",
         "bom-ref": f"data:{place['digest']}",
         "name": place["file"],
-        "description": "training file as it was searched, before the rows were removed",
+        "description": "training file as it was searched for the records of the requests",
         "hashes": [_hash(place["digest"])],
         "data": [{"type": "dataset", "name": place["file"]}],
-        "properties": [_property("records removed", str(place["records"]))],
+        "properties": [_property("records found", str(place["records"]))],
     }
 
 
