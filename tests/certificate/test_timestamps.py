@@ -25,6 +25,10 @@ def test_a_stamp_verifies_here_and_with_openssl(authority: Path, tmp_path: Path)
     with serving(authority) as url:
         stamp = stamp_file(tmp_path / "file", url)
     assert stamp_file(tmp_path / "file", "http://nowhere.invalid/") == stamp, "it is there"
+    (tmp_path / "file").write_bytes(content + b".")
+    with pytest.raises(InputError, match="no time stamp on"):
+        stamp_file(tmp_path / "file", "http://nowhere.invalid/")
+    (tmp_path / "file").write_bytes(content)
     openssl(authority, "ts", "-verify", "-in", str(stamp), "-data", str(tmp_path / "file"), "-CAfile", "root.pem")
     root = authority / "root.pem"
     found = check_stamp(stamp, content, [root])

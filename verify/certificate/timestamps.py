@@ -62,11 +62,15 @@ def stamp_file(path: str | Path, url: str) -> Path:
         url: of the authority (http or https).
 
     Raises:
-        InputError: the library is not installed, the file cannot be read, or the URL is none.
+        InputError: the library is not installed, the file cannot be read, the URL is none, or the stamp that is there is on
+            another content.
         RunError: the authority cannot be reached, or answers with something else than a stamp on this file.
     """
     output = Path(f"{path}{SUFFIX}")
     if output.exists():
+        there = _decoded(_read(output))
+        if there is None or not _is_about(there, _read(path)):
+            raise InputError(f"{output} is no time stamp on {path} as it is now. Move it away, then run the same command again.")
         return output
     if urlsplit(url).scheme not in ("http", "https"):
         raise InputError(f"{url} is no URL of a time-stamping authority. Give one that begins with https:// or http://.")
