@@ -183,7 +183,7 @@ def test_a_letter_of_a_batch_speaks_of_nobody_else(evidence: Evidence) -> None:
         assert "Quillon" not in text
         assert "together with another one. Where this letter speaks of" in text
         assert "stored states of a training, optimizer state, Arrow cache." in text, "without counts, which are of all requests"
-        assert "not all of them contain data of yours" in text
+        assert "some of them may contain no data of yours" in text
         assert "[say here which and why]" in text
         assert (text.count("Log files"), text.count("Backup copies")) == (1, 1), "kinds only, each once"
     three = record_of(evidence, requests=(*two.requests, request_of("deleted", 2), request_of("denied")), residual=())
