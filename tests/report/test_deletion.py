@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from audits import evidence_of
+from audits import evidence_by_table, evidence_of
 from deletions import HOSTILE, OUTCOMES, hostile_record, model_of, of_other_weights, record_of, request_of
 from report_reading import Page
 from score_tables import simulated_table
@@ -132,6 +132,7 @@ def test_with_every_attack_it_is_still_small(evidence: Evidence) -> None:
 def test_late_answers_are_called_late(evidence: Evidence) -> None:
     """After the last day an answer is late, unless the person was told of an extension before it; an open one has none."""
     told, too_late = extended_on("2026-11-20"), extended_on("2026-11-21")
+    noted = (*request_of("deleted", 5).events, Event(state="recipients", at="2027-05-01T12:00:00+00:00"))
     record = record_of(
         evidence,
         requests=(
@@ -140,13 +141,15 @@ def test_late_answers_are_called_late(evidence: Evidence) -> None:
             request_of("deleted", 2),
             request_of("deleted", 3, answer_by=date(2026, 11, 20), extended_to=date(2027, 1, 20)),
             request_of("deleted", 4, answer_by=date(2026, 11, 20), extended_to=date(2027, 1, 20), events=too_late),
+            request_of("deleted", 5, answer_by=date(2026, 12, 20), extended_to=None, events=noted),
         ),
     )
     text = Page(render(record, [evidence])).text
     for day, word in ((27, "late"), (28, "within the extension"), (29, "in time"), (30, "late"), (1, "late")):
         assert f"2026-{12 if day == 1 else 11}-{day:02} {word}" in text
+    assert "2026-12-02 in time" in text, "a note after the end is no answer"
     apologies = ["We apologise for the delay" in " ".join(write_letter(one, record).text.split()) for one in record.requests]
-    assert apologies == [True, False, False, True, True]
+    assert apologies == [True, False, False, True, True, False]
 
 
 def extended_on(day: str) -> tuple[Event, ...]:
@@ -162,6 +165,9 @@ def test_several_models_and_none(evidence: Evidence) -> None:
     page = Page(render(record_of(evidence, kept), [kept, evidence])).text
     assert "2 models were replaced. The one that fared worst: the model still differs" in page
     assert kept.verdict_phrase in page
+    table = of_other_weights(evidence_by_table())
+    assert "or with what a level table says of such models" in Page(render(record_of(evidence, table), [evidence, table])).text
+    assert "a level table says of such models" not in page
     one = kept.model_copy(update={"not_shown": (*evidence.not_shown, "Said of one alone.")})
     page = Page(render(record_of(evidence, one), [one, evidence])).text
     assert f"({target_of(one)[:8]}): Said of one alone." in page, "what is said of one model names it"

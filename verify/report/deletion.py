@@ -324,10 +324,10 @@ def _day(day: date) -> str:
 
 
 def _answered(request: RequestFacts) -> tuple[str, str]:
-    """Return the day of the last step of a closed request, and whether that was in time."""
+    """Return the day on which a request was closed, and whether that was in time; notes may come later."""
     if request.outcome == "open" or not request.events:
         return "\N{EN DASH}", ""
-    day = request.events[-1].day
+    day = next((event.day for event in reversed(request.events) if event.state == "closed"), request.events[-1].day)
     if day <= request.answer_by:
         return day.isoformat(), "in time"
     return day.isoformat(), "within the extension" if day <= request.due else "late"
