@@ -164,7 +164,7 @@ def test_an_outcome_within_noise_has_other_bits_somewhere(evidence: Evidence) ->
     """A file that says so of equal segments alone has no distances to print: it is refused where it is read."""
     proof = within_noise(proof_about(evidence))
     equal = [one.model_dump() | {"equal": True, "deviations": ()} for one in proof.executed]
-    with pytest.raises(ValueError, match="no segment ended on other bits"):
+    with pytest.raises(ValueError, match="none ended on other bits"):
         Reexecution.model_validate({**proof.model_dump(by_alias=True), "executed": equal}, strict=False)
 
 
@@ -192,6 +192,15 @@ def test_an_outcome_within_noise_is_no_rebuild(evidence: Evidence, tmp_path: Pat
         assert "other equipment" not in first + text, "which a tolerance does not require"
         for claimed in ("exactly", "REBUILT_WITHOUT", "had no part"):
             assert claimed not in first + text
+
+
+def test_within_noise_needs_a_segment_on_other_bits(evidence: Evidence) -> None:
+    """A proof that claims distances and has none is refused when it is read, not when they are printed."""
+    proof = proof_about(evidence)
+    content = within_noise(proof).model_dump(by_alias=True)
+    for executed in ([one.model_dump() for one in proof.executed], []):
+        with pytest.raises(ValueError, match="it is not within noise: no segment"):
+            Reexecution.model_validate({**content, "executed": executed}, strict=False)
 
 
 def test_several_models(evidence: Evidence, tmp_path: Path) -> None:

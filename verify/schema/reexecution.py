@@ -349,10 +349,10 @@ class Reexecution(Document):
             raise ValueError("more segments were executed than there are, or one twice")
         if self.word == "REBUILT_WITHOUT" and not (self.executed and all(one.equal for one in self.executed)):
             raise ValueError("it was not rebuilt: no segment was executed, or one ended elsewhere")
-        if self.word == "WITHIN_NOISE" and not (self.executed and self.tolerated < 1 and all(one.passes for one in self.executed)):
+        if self.word == "WITHIN_NOISE" and not (self.tolerated < 1 and all(one.passes for one in self.executed)):
             raise ValueError("it is not within noise: a segment ended farther away, or the tolerance can hide a forget record")
         if self.word == "WITHIN_NOISE" and all(one.equal for one in self.executed):
-            raise ValueError("it is not within noise but equal: no segment ended on other bits")
+            raise ValueError("it is not within noise: no segment was executed, or none ended on other bits")
         return self
 
 
