@@ -105,6 +105,7 @@ def test_an_audit_by_a_level_table_is_written_and_recomputes(world: dict[str, An
         ({"original": "target"}, "belongs to another model before unlearning"),
         ({"level_table": "nowhere"}, "nowhere"),
         ({"rewording_model": "anything"}, "no model can word them now"),
+        ({"accept": {"used_holdout"}}, "an unlearning that read them cannot be judged"),
         ({"level_table": None, "level_table_key": "key.pub"}, "there is none"),
         ({"level_table": None, "settings": SETTINGS.model_copy(update={"rule": 3})}, "rule 3 is that of a level table"),
     ],

@@ -17,6 +17,7 @@ from verify.data.clusters import subject_clusters
 from verify.data.identity import RecordKey
 from verify.data.records import Fields, parse_records
 from verify.errors import InputError
+from verify.io.envelopes import make_key
 from verify.io.files import file_digest, read_json, verify_manifest, write_manifest
 from verify.provenance.descent import trained_records
 from verify.provenance.holdout import CONTROLS, KIND, write_halves
@@ -129,6 +130,9 @@ def test_a_plan_uses_the_table_unless_references_are_named(
     assert "level table" not in shell(*words, *references)[1]
     status, said = shell(*words, *references, "--level-table", str(original / FOLDER))
     assert (status, "Give one of them" in said) == (2, True)
+    make_key(tmp_path / "somebody.key")
+    status, said = shell(*words, "--level-table-key", str(tmp_path / "somebody.key.pub"))
+    assert (status, "not by the key that you gave" in said) == (2, True), "nobody signed the table"
     assert shell(*words[:-1])[0] == 0
     (plan,) = (tmp_path / "deletions").glob("B-*/plan.json")
     assert read_json(plan)["models"][0]["level_table"] == str((original / FOLDER).resolve())

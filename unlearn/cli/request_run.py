@@ -43,6 +43,8 @@ class PlanCommand:
     executed again needs none."""
     level_table: str | None = None
     """Level table that judges in place of --references, if it is not in a model's folder, where it is found by itself."""
+    level_table_key: str | None = None
+    """Public key of whoever signed the level table; without it the signature is not checked, as page 1 then says."""
     base: str | None = None
     """The model before fine-tuning, if the models' manifests do not name it."""
     holdout: str | None = None

@@ -54,15 +54,15 @@ def register_audit(folder: Path, plan: Plan, model: PlannedModel, sets: Training
         settings=plan.settings,
         canaries=model.folder if has_canaries else None,
         rewordings=_rewordings(plan, model, sets),
-        **_judged_by(model),
+        level_table=model.level_table,
         references=plan.references,
         fields=plan.columns,
     ).digest
 
 
 def _judged_by(model: PlannedModel) -> dict[str, Any]:
-    """Return the audit's argument that names the level table; none where references judge."""
-    return {} if model.level_table is None else {"level_table": model.level_table}
+    """Return the audit's arguments about the level table; none where references judge."""
+    return {} if model.level_table is None else {"level_table": model.level_table, "level_table_key": model.level_table_key}
 
 
 def require_registrable(plan: Plan, model: PlannedModel, sets: TrainingSets) -> None:

@@ -33,7 +33,9 @@ class Judge:
     words: str
 
 
-def judge_of(folder: Path, ancestors: Sequence[Path], named: str | None, records: Collection[str], people: int) -> Judge | None:
+def judge_of(
+    folder: Path, ancestors: Sequence[Path], named: str | None, records: Collection[str], people: int, public_key: str | None = None
+) -> Judge | None:
     """Find the level table that judges the deletion of some records from a model; None where no table has rows of all of them.
 
     Args:
@@ -42,15 +44,17 @@ def judge_of(folder: Path, ancestors: Sequence[Path], named: str | None, records
         named: a table that the operator named; None looks into the models' folders.
         records: keyed hashes of the records to remove.
         people: number of people these are about.
+        public_key: file of the key that must have signed the table; None does not check the signature.
 
     Raises:
-        InputError: the table cannot be read, or the named one is another model's or has no row of a record.
+        InputError: the table cannot be read or is not signed by that key, or the named one is another model's or has no row of a
+            record.
     """
     weights = ancestors_by_deletion(folder)
     for place in [Path(named)] if named is not None else [model / FOLDER for model in (folder, *ancestors)]:
         if named is None and not is_complete(place, KIND):
             continue
-        table = LevelTable.open(place)
+        table = LevelTable.open(place, public_key)
         if named is not None:
             table.require_fits(weights, table.header.tokenizer)
             table.subjects(sorted(records))

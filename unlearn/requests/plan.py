@@ -58,6 +58,7 @@ class PlannedModel(Frozen):
         shown: what the audit will be able to show, in words.
         proof: how its exact rebuild is executed again; None where it is not to be, and in plans of earlier versions.
         level_table: folder of the level table that judges its audits in place of references, or None.
+        level_table_key: file of the public key that its signature is checked with, or None.
     """
 
     folder: str
@@ -72,6 +73,7 @@ class PlannedModel(Frozen):
     shown: str
     proof: PlannedProof | None = None
     level_table: str | None = None
+    level_table_key: str | None = None
 
     @property
     def name(self) -> str:
@@ -82,7 +84,8 @@ class PlannedModel(Frozen):
     def _as_written(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """Leave out a proof or table that is not planned: earlier versions can read such a plan."""
         content: dict[str, Any] = handler(self)
-        return {name: value for name, value in content.items() if name not in ("proof", "level_table") or value is not None}
+        later = ("proof", "level_table", "level_table_key")
+        return {name: value for name, value in content.items() if name not in later or value is not None}
 
 
 class Plan(Frozen):

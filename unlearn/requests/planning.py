@@ -61,6 +61,7 @@ class Choices:
         output: folder of the batches; searched for models as well.
         references: models trained without the records; without any, a model's level table judges its audits, if it has one.
         level_table: folder of that table, if it is not in the folder of a model.
+        level_table_key: file of the public key of whoever is trusted to have signed it; None does not check the signature.
         base: the model before fine-tuning; None if the models' manifests name it.
         holdout: records that no model was trained on; divided by subject, half for the method and half for the audit.
         rewordings: file of rewordings or templates, in whose words the audit also asks.
@@ -80,6 +81,7 @@ class Choices:
     output: Path = Path("deletions")
     references: tuple[str, ...] = ()
     level_table: str | None = None
+    level_table_key: str | None = None
     base: str | None = None
     holdout: str | None = None
     rewordings: str | None = None
@@ -427,6 +429,7 @@ def _planned(
         shown=_shown(methods, proof, names, references, judge, choices),
         proof=proof,
         level_table=None if judge is None else str(judge.folder),
+        level_table_key=None if judge is None else _absolute(choices.level_table_key),
     )
 
 
@@ -443,7 +446,7 @@ def _judge(
     if choices.references:
         return None
     ancestors = [step.folder for step in _ancestry(model, affected)[1:]]
-    return judge_of(model.folder, ancestors, choices.level_table, names, people)
+    return judge_of(model.folder, ancestors, choices.level_table, names, people, choices.level_table_key)
 
 
 def _shown(

@@ -19,7 +19,7 @@ from verify.attacks.threat_models import threat_models
 from verify.auditing.audit_sets import draw_retain, load_sets, load_whole_sets
 from verify.auditing.commitments import commit, find_rewordings, require_opened
 from verify.auditing.input_checks import CheckedInputs, check_inputs
-from verify.auditing.level_tables import TableJudge, by_table, table_judge
+from verify.auditing.level_tables import TableJudge, by_table, require_unread_controls, table_judge
 from verify.auditing.looks import found_looks, read_looks
 from verify.auditing.pinned_references import digests_of, require_pinned, require_pinned_scored
 from verify.auditing.registration import Registration
@@ -139,6 +139,7 @@ def audit(
         registered.require(sets, key, commitment)
         require_pinned(registered.references, references)
         registered.require_judge(None if judging is None else judging.table.digest)
+    require_unread_controls(judging, accept)
     settings = by_table(settings, judging)
     within = None if judging is None else judging.channels_in(rewordings, rewording_model, key)
     committed = require_opened(None if registered is None else registered.rewordings, rewordings, rewording_model)

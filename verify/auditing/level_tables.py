@@ -1,6 +1,6 @@
 """A level table as the judge of an audit: what it must have, whose model it belongs to, and the numbers that the audit takes."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -124,6 +124,19 @@ class TableJudge:
                     own, subjects=subjects[role], loss=loss, scores={}, channels=channels, included=None
                 )
         return found
+
+
+def require_unread_controls(judging: TableJudge | None, accept: Collection[str]) -> None:
+    """Refuse to accept that the unlearning read the auditor's controls: by a level table every test is a contrast with them.
+
+    Raises:
+        InputError: it was accepted.
+    """
+    if judging is not None and "used_holdout" in accept:
+        raise InputError(
+            "a level table judges by its controls, so an unlearning that read them cannot be judged by it. Leave "
+            "--accept-used-holdout out, and unlearn with the method's half (holdout-method.jsonl)."
+        )
 
 
 def table_judge(

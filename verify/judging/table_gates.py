@@ -41,14 +41,14 @@ def made_before_gate(used: LevelTableUsed, registered: Registered | None) -> Gat
     name = "table before the request"
     if registered is None:
         reason = (
-            f"The table was signed on {used.created[:10]}, by the clock of whoever made it. No registration from before the "
+            f"The table is dated {used.created[:10]}, by the clock of whoever made it. No registration from before the "
             "unlearning names it, so nothing here shows that it is older than the request."
         )
         return Gate(name=name, claims=RECORD, passed=None, blocks="nothing", reason=reason)
     passed = _is_before(used.created, registered.created)
     order = "no later than" if passed else "not before"
     reason = (
-        f"The table was signed at {used.created}, {order} the registration that names it was written ({registered.created}), each "
+        f"The table is dated {used.created}, {order} the registration that names it was written ({registered.created}), each "
         "by the clock of whoever made it."
     )
     return Gate(name=name, claims=RECORD, passed=passed, blocks="NOT_TESTABLE", reason=reason)
