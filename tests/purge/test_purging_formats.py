@@ -4,6 +4,7 @@ import base64
 import bz2
 import email.message
 import io
+import json
 import os
 import struct
 import subprocess
@@ -18,7 +19,7 @@ import pytest
 
 from unlearn.purge import formats
 from unlearn.purge.content_search import ContentSearch
-from unlearn.purge.find import UNSEARCHED, Residue, find_residues, remove
+from unlearn.purge.find import UNSEARCHED, Residue, data_residues, find_residues, remove
 from unlearn.purge.unpack import UnreadableError, holds
 from verify.data.identity import RecordKey
 from verify.data.sources import load_records
@@ -217,6 +218,20 @@ def test_a_hard_link_outside_keeps_the_content(tmp_path: Path) -> None:
     assert [residue.removable for residue in both] == [True, True]
     assert remove(both) == []
     assert (root / "a.log").read_text() == (out / "a.log").read_text() == "other line\n"
+
+
+def test_a_training_file_with_a_further_name_stays(tmp_path: Path) -> None:
+    """Rewritten, it would keep the rows under that name, unless the folder that has it is searched too."""
+    cached = tmp_path / "cache"
+    cached.mkdir()
+    data = tmp_path / "people.jsonl"
+    data.write_text("".join(json.dumps(row) + "\n" for row in (*planted.FORGET, *planted.RETAIN)))
+    os.link(data, cached / "people.jsonl")
+    (found,) = data_residues([data], DELETED, load_records(planted.RETAIN))
+    assert not found.removable
+    assert "1 further name (hard link)" in found.reason
+    (found,) = data_residues([data], DELETED, load_records(planted.RETAIN), [cached])
+    assert found.removable
 
 
 @pytest.mark.parametrize("shift", range(3))

@@ -101,16 +101,20 @@ def places(roots: Sequence[Path]) -> Iterator[Path]:
         yield from found
 
 
-def data_residues(files: Sequence[Path], records: Sequence[Record], retained: Iterable[Record]) -> list[Residue]:
+def data_residues(
+    files: Sequence[Path], records: Sequence[Record], retained: Iterable[Record], roots: Sequence[Path] = ()
+) -> list[Residue]:
     """Return residues for training files known to contain the records, to be rewritten without them.
 
     Args:
         files: resolved paths.
         records: the deleted records.
         retained: the other training records.
+        roots: folders that are searched: a further name (hard link) of a file there is found, one elsewhere lets the file stay.
     """
     rules = Rules(ContentSearch(records, retained), _contents(records), True, ())
-    return [rules.residue(path) for path in files]
+    searched = {*files, *_walk([_top(root) for root in roots])[1]}
+    return _keeping_linked([rules.residue(path) for path in files], searched)
 
 
 def remove(residues: Sequence[Residue]) -> list[Residue]:

@@ -102,7 +102,7 @@ def clean(
         rewrite_data=rewrite_data,
     )
     found = [entry for entry in found if entry.place not in files]
-    rewritten = find.data_residues(files, records, _staying_records(plan, key)) if closing and rewrite_data else []
+    rewritten = find.data_residues(files, records, _staying_records(plan, key), roots) if closing and rewrite_data else []
     naming = _Naming(roots, records, key, dict(reasons or {}))
     earlier = _EarlierFinds(folder, key)
     earlier.refresh(found, roots, all_texts=plan.records <= {key.of(record.fingerprint) for record in records})
