@@ -50,6 +50,7 @@ AUDIT_FLAGS = {
     "--level-table",
     "--level-table-key",
     "--looks",
+    "--reference-proofs",
     "--twins",
     "--canary-guesses",
     "--epsilon",
@@ -87,6 +88,8 @@ FIELD_FLAGS = {flag for flag in AUDIT_FLAGS if flag.endswith("-field")} | {"--re
 TRAIN_FLAGS = (
     {"--model", "--data", "--output", "--tokenizer", "--dtype", "--quantize", "--canaries", "--shards", "--slices", "--combine"}
     | {"--defense", "--target-epsilon", "--target-delta", "--privacy-unit", "--accountant", "--noise-seed"}
+    | {"--level-table", "--level-table-share", "--holdout-share", "--holdout", "--rewordings", "--operator-key"}
+    | {"--workers", "--pool-engine"}
     | {"--client-field", "--clients", "--rounds", "--local-epochs", "--engine", "--keep-updates"}
     | FIELD_FLAGS
     | TRAINING_FLAGS

@@ -5,8 +5,8 @@ were never-trained controls; then the pool was destroyed. The table replaces ret
 by one forward pass. It belongs to one original, and is refused for any other.
 """
 
-import json
 from collections.abc import Collection, Sequence
+from copy import deepcopy
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -21,6 +21,7 @@ from securesystemslib.signer import CryptoSigner, SSlibKey
 from verify.errors import InputError
 from verify.io.envelopes import enveloped, load_public_key, signed_by
 from verify.io.files import read_json, write_json, write_manifest
+from verify.io.strict_json import parse_json
 from verify.provenance.level_rows import REMEDY, LevelRows, load_leaves, merkle_root, save_leaves
 from verify.provenance.training_history import UNLEARNED_FROM, history_of
 from verify.schema.level_table import Half, LevelTableHeader, PoolDesign
@@ -242,7 +243,7 @@ def write_table(folder: Path, header: LevelTableHeader, rows: LevelRows, signer:
     assert merkle_root(leaves) == header.root, "the header is made from these rows"
     rows.save(folder)
     save_leaves(folder, leaves)
-    envelope = enveloped(json.loads(header.model_dump_json(by_alias=True)), PAYLOAD_TYPE, signer)
+    envelope = enveloped(header.model_dump(mode="json", by_alias=True), PAYLOAD_TYPE, signer)
     write_json(folder / HEADER, envelope)
 
 
@@ -288,14 +289,14 @@ def _header(path: Path, public_key: str | Path | SSlibKey | None) -> tuple[Level
         raise InputError(f"{path} has {path.stat().st_size} bytes; a header is far smaller. {REMEDY}")
     content = read_json(path)
     try:
-        envelope = Envelope.from_dict(json.loads(json.dumps(content)))
+        envelope = Envelope.from_dict(deepcopy(content))
     except Exception:  # noqa: BLE001 - whatever a hostile envelope makes the library raise, it is no envelope
         raise InputError(f"{path} is no signed header of a level table. {REMEDY}") from None
     if envelope.payload_type != PAYLOAD_TYPE:
         raise InputError(f"{path} is a signed file of another kind, not the header of a level table. {REMEDY}")
     signer = None if public_key is None else _verified(path, envelope, public_key)
     header = LevelTableHeader.parse(envelope.payload, str(path))
-    if rfc8785.dumps(json.loads(envelope.payload)) != envelope.payload:
+    if rfc8785.dumps(parse_json(envelope.payload)) != envelope.payload:
         raise InputError(f"{path}: the signed content is not in canonical form (RFC 8785). {REMEDY}")
     return header, signer, tuple(map(str, envelope.signatures))
 
