@@ -244,7 +244,9 @@ def test_looks_are_counted_and_named() -> None:
     third = evidence_by_table()
     third = third.model_copy(update={"looks": found_looks([second], third)})
     assert [look.evidence for look in third.looks or ()] == [first.digest, second.digest]
-    said = f"This is at least the third audit of these weights. Earlier: {first.verdict} (4 references, 2026-11-20); "
+    said = (
+        f"This is at least the third audit of these weights. Earlier: {first.verdict} (4 references, 2026-11-20, other records); "
+    )
     assert said in summary(third)
     assert said in render(third)
     assert Evidence.model_validate_json(third.text()) == third

@@ -68,7 +68,11 @@ def test_references_that_never_saw_the_retain_set_are_no_yardstick() -> None:
     for kept in (0.0, 0.2):
         judged = judge(simulated_table(destroyed=-1.6, kept=kept), SETTINGS, Aside(BLIND))
         assert judged.verdict == "NOT_TESTABLE"
-        assert "at most 1.25" in gate(judged, "utility").reason  # type: ignore[attr-defined]
+        assert "at most 2.00" in gate(judged, "utility").reason  # type: ignore[attr-defined]
+    for kept, verdict in ((0.0, "INCONCLUSIVE"), (1.0, "NOT_FORGOTTEN")):
+        judged = judge(simulated_table(destroyed=-0.3, kept=kept), SETTINGS, Aside(BLIND))
+        assert judged.verdict == verdict, "a little better than they is no way out of an accusation"
+        assert "at most 1.25 for a certificate" in gate(judged, "utility").reason  # type: ignore[attr-defined]
     without = SETTINGS.model_dump_json(exclude={"utility_ceiling"})
     for earlier in (Settings.model_validate_json(without), Settings(rule=1)):
         assert earlier.utility_ceiling is None

@@ -18,7 +18,7 @@ from unlearn.purge.content_search import ContentSearch
 from unlearn.purge.redact import strings_in
 from unlearn.purge.residue import CannotCleanError
 from unlearn.purge.unpack import holds
-from verify.io.files import write_text
+from verify.io.files import read_json, write_text
 
 DATABASE = "chroma.sqlite3"
 ROWS = 512
@@ -80,7 +80,7 @@ def _finish(client: Any, folder: Path) -> None:
         CannotCleanError: another collection of that name was made since.
     """
     ids = {collection.name: str(collection.id) for collection in client.list_collections()}
-    swap = json.loads((folder / WHOLE).read_text()) if (folder / WHOLE).is_file() else None
+    swap = read_json(folder / WHOLE) if (folder / WHOLE).is_file() else None
     if BEING_WRITTEN in ids and (swap is None or ids.get(swap["name"]) == swap["id"]):
         client.delete_collection(BEING_WRITTEN)
     elif BEING_WRITTEN in ids and swap is not None:

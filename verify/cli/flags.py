@@ -86,7 +86,8 @@ class SettingsFlags:
     utility_tolerance: float = 0.10
     """The largest accepted loss of retain utility."""
     utility_ceiling: float = 1.25
-    """The largest accepted retain utility relative to the references'; above it they were not trained on the retain set."""
+    """The largest retain utility relative to the references' for a certificate; above it they were not trained on the retain set as
+    the model was, and above twice theirs nothing is judged."""
     retain_records: int = 400
     """Largest number of retain records that are scored."""
     twins: bool = False

@@ -29,6 +29,9 @@ PLANTED_DETECTION = 0.95
 PLANTED_SUBJECT_DETECTION = 0.80
 """Probability with which one subject wholly kept must be found for a certificate to be given."""
 
+INCOMPARABLE = 2.0
+"""Retain utility relative to the references' beyond which an honest model could be accused for having been trained on more."""
+
 MIN_REFERENCES = 3
 """With two, a reference cannot be judged by the others, and the per-record test has no tail to fit."""
 
@@ -254,26 +257,29 @@ def unasked_gates(not_run: Sequence[ChannelNotRun]) -> tuple[Gate, ...]:
 def utility_gate(ratio: Value | None, yardstick: str, settings: Settings, ceiling: float | None = None) -> Gate:
     """Check the model's retain-set utility on both sides.
 
-    A destroyed model looks perfectly forgetful; and one that knows the retain set far better than the references cannot be compared
-    with them, as they were not trained on it as the model was.
+    A destroyed model looks perfectly forgetful. References that know the retain set less well than the model were not trained on it
+    as the model was: beyond the ceiling they certify nothing, and beyond `INCOMPARABLE` they accuse of nothing either. Between the
+    two an accusation stands, or whoever trains on the retain set a little longer could not be accused any more.
 
     Args:
         ratio: utility relative to the yardstick's; None without a retain set.
         yardstick: whose, in words.
         settings: the largest accepted loss.
-        ceiling: the largest accepted ratio; None for no limit.
+        ceiling: the largest ratio for a certificate; None for no limit.
     """
     if ratio is None:
         return _not_evaluated("utility", "INCONCLUSIVE", "No retain set was given, so it is unknown. Give one with --retain FILE.")
     above = ceiling is not None and ratio.value > ceiling
+    beyond = above and ratio.value > INCOMPARABLE
     limits = f"at least {1 - settings.utility_tolerance:.2f} is required"
     if above:
-        limits += f", and at most {ceiling:.2f}: the references were not trained on these records as the model was"
+        limit = f"{INCOMPARABLE:.2f}" if beyond else f"{ceiling:.2f} for a certificate"
+        limits += f", and at most {limit}: the references were not trained on these records as the model was"
     return Gate(
         name="utility",
         claims=("record", "process", "attack"),
         passed=ratio.value >= 1 - settings.utility_tolerance and not above,
-        blocks="NOT_TESTABLE",
+        blocks="INCONCLUSIVE" if above and not beyond else "NOT_TESTABLE",
         reason=(
             f"On the retain set the model has {ratio.value:.3f} [{ratio.low:.3f}, {ratio.high:.3f}] times the token "
             f"probability of {yardstick}; {limits}."

@@ -258,7 +258,7 @@ def _sharing(table: ScoreTable, settings: Settings, references: int) -> tuple[Ti
 
 def _verdict(gates: Sequence[Gate], record: VerdictWord, others: Sequence[VerdictWord]) -> VerdictWord:
     """Combine the claims by precedence: each has passed its own gates, and any accusation stands."""
-    if any(gate.name == "utility" and gate.passed is False for gate in gates):
+    if any(gate.name == "utility" and gate.passed is False and gate.blocks == "NOT_TESTABLE" for gate in gates):
         return "NOT_TESTABLE"
     if "NOT_FORGOTTEN" in (record, *others):
         return "NOT_FORGOTTEN"

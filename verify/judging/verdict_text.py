@@ -328,6 +328,8 @@ def next_step(facts: Facts) -> str | None:
         return next_step_by_table(facts, [gate.name for gate in facts.failed if gate.blocks != "nothing"])
     if facts.verdict == "NOT_TESTABLE":
         return f"Fix what failed ({', '.join(failed)}) and audit again."
+    if any(gate.name == "utility" and gate.passed is False for gate in facts.failed):
+        return "Give references that were trained on the records to keep as the model was, and audit again."
     if "utility" in failed:
         return "Give the records that the model was to keep (--retain FILE) and audit again: whether it still works was not tested."
     if "memorized records" in failed:

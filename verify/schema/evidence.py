@@ -111,8 +111,8 @@ class Settings(Frozen):
         default=1.25,
         ge=1,
         description=(
-            "largest retain utility relative to the references' that is accepted; above it they were not trained on the retain set "
-            "as the model was. None for no limit, as in files without it and by rule 1"
+            "largest retain utility relative to the references' for a certificate; above it they were not trained on the retain "
+            "set as the model was. None for no limit, as in files without it and by rule 1"
         ),
     )
     planted_share: float = Field(default=0.20, gt=0, lt=1, description="share of records planted back in the positive control")
