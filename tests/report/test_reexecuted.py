@@ -132,7 +132,7 @@ def test_a_sample_is_called_one(evidence: Evidence, tmp_path: Path) -> None:
     record = recorded(proof, tmp_path, evidence)
     first = first_page(render(record, [], proofs=[proof]))
     assert "6 of the 20 parts of this model's training without these records, chosen by a nonce that was given" in first
-    assert "7 parts that had read these records would have been found with a probability of 95 %, if nobody" in first
+    assert "7 parts that had read these records would have been found with a probability of 95 %, if that nonce was secret" in first
     drawn = in_plain_words_of(proof.model_copy(update={"draw": proof.draw.model_copy(update={"given": False})}))
     assert "6 of the 20 parts of this model's training without these records, drawn by lot, were executed again" in drawn
     assert drawn.endswith("would have been found with a probability of 95 %.")

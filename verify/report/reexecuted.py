@@ -47,7 +47,7 @@ def in_plain_words_of(proof: Reexecution) -> str:
         return REBUILT_BY_THE_LOG if proof.unchanged else REBUILT
     least = proof.draw.false_found_95
     false = "a single part" if least == 1 else f"{least} parts"
-    unless = ", if nobody who made the model knew that nonce beforehand" if proof.draw.given else ""
+    unless = ", if that nonce was secret" if proof.draw.given else ""
     return SAMPLED.format(executed=len(proof.executed), segments=proof.segments, drawn=_drawn(proof), false=false, unless=unless)
 
 
