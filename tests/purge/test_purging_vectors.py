@@ -11,7 +11,6 @@ import numpy as np
 import planted_residues as planted
 import pytest
 
-from unlearn.purge import chroma
 from unlearn.purge.content_search import ContentSearch
 from unlearn.purge.find import UNSEARCHED, Residue, find_residues, remove
 from verify.data.identity import RecordKey
@@ -115,38 +114,6 @@ def test_chroma(tmp_path: Path) -> None:
     assert all(np.allclose(found[f"p{number}"], VECTORS[number]) for number in KEPT)
     assert people.query(query_embeddings=[VECTORS[KEPT[1]].tolist()], n_results=1)["ids"] == [[f"p{KEPT[1]}"]]
     assert client.get_collection("other", embedding_function=None).get()["documents"] == ["Nothing about anybody."]
-    client._system.stop()
-    SharedSystemClient.clear_system_cache()
-
-
-@pytest.mark.parametrize("step", ["delete_collection", "modify", "_configure"])
-def test_an_interrupted_cleaning_of_chroma_loses_no_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str) -> None:
-    """Stopped at any step of the exchange of a collection, the next cleaning finishes it: what stays is there under its name."""
-    chromadb = pytest.importorskip("chromadb", reason="chromadb is not installed")
-    from chromadb.api.client import SharedSystemClient
-
-    def opened() -> Any:
-        return chromadb.PersistentClient(str(tmp_path / "store"), settings=chromadb.Settings(anonymized_telemetry=False))
-
-    def stop(*_: Any, **__: Any) -> None:
-        raise OSError
-
-    client = opened()
-    people = client.create_collection("people", embedding_function=None)
-    for number, row in enumerate(planted.ROWS):
-        people.add(ids=[f"p{number}"], embeddings=[VECTORS[number].tolist()], documents=[row["completion"]])
-    owner = {"delete_collection": type(client), "modify": type(people), "_configure": chroma}[step]
-    client._system.stop()
-    SharedSystemClient.clear_system_cache()
-    with monkeypatch.context() as patch:
-        patch.setattr(owner, step, stop)
-        assert remove([one(tmp_path)]) != []
-    remove(find(tmp_path))
-    assert find(tmp_path) == []
-    client = opened()
-    assert [collection.name for collection in client.list_collections()] == ["people"]
-    assert sorted(client.get_collection("people", embedding_function=None).get()["ids"]) == [f"p{number}" for number in KEPT]
-    assert not (tmp_path / "store" / chroma.WHOLE).exists()
     client._system.stop()
     SharedSystemClient.clear_system_cache()
 

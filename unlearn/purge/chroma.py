@@ -4,7 +4,6 @@ Chroma marks a deleted vector in its index and keeps the row in its queue, where
 written again without these rows, under its own name and configuration, and what remains of the old one is removed.
 """
 
-import json
 import shutil
 import sqlite3
 from collections.abc import Collection, Iterator
@@ -18,14 +17,11 @@ from unlearn.purge.content_search import ContentSearch
 from unlearn.purge.redact import strings_in
 from unlearn.purge.residue import CannotCleanError
 from unlearn.purge.unpack import holds
-from verify.io.files import read_json, write_text
 
 DATABASE = "chroma.sqlite3"
 ROWS = 512
 BEING_WRITTEN = "being-written-without-deleted-rows"
-"""Name of a collection until it takes the place of the old one; what an interrupted cleaning leaves, the next one finishes."""
-WHOLE = f"{BEING_WRITTEN}.json"
-"""File that says which collection the new one, which is whole, takes the place of: once that is gone, no other holds its rows."""
+"""Name of a collection until it takes the place of the old one; an interrupted cleaning leaves it, and the next one removes it."""
 _PARTS = ("documents", "metadatas", "uris")
 
 
@@ -40,8 +36,8 @@ def missing() -> str:
 
 
 def chroma_holds(files: Collection[Path], search: ContentSearch) -> bool:
-    """Return whether any file of a store contains deleted text, or its cleaning was interrupted."""
-    return any(path.name == WHOLE for path in files) or any(holds(path, search) for path in sorted(files))
+    """Return whether any file of a store contains deleted text."""
+    return any(holds(path, search) for path in sorted(files))
 
 
 def clean_chroma(folder: Path, search: ContentSearch) -> None:
@@ -57,7 +53,6 @@ def clean_chroma(folder: Path, search: ContentSearch) -> None:
     try:
         client = chromadb.PersistentClient(str(folder), settings=Settings(anonymized_telemetry=False))
         try:
-            _finish(client, folder)
             for name in [collection.name for collection in client.list_collections()]:
                 _rewrite(client, folder, name, search)
         finally:
@@ -73,29 +68,11 @@ def clean_chroma(folder: Path, search: ContentSearch) -> None:
         raise CannotCleanError("it still contains a passage after its collections were written again; remove it by hand")
 
 
-def _finish(client: Any, folder: Path) -> None:
-    """Put the new collection into the place of the old one, if that is gone; while the old one is there, remove the new one.
-
-    Raises:
-        CannotCleanError: another collection of that name was made since.
-    """
-    ids = {collection.name: str(collection.id) for collection in client.list_collections()}
-    swap = read_json(folder / WHOLE) if (folder / WHOLE).is_file() else None
-    if BEING_WRITTEN in ids and (swap is None or ids.get(swap["name"]) == swap["id"]):
-        client.delete_collection(BEING_WRITTEN)
-    elif BEING_WRITTEN in ids and swap is not None:
-        if swap["name"] in ids:
-            raise CannotCleanError(
-                f"an interrupted cleaning left rows in the collection {BEING_WRITTEN}; add them to the one in use"
-            )
-        client.get_collection(BEING_WRITTEN, embedding_function=None).modify(name=swap["name"])
-    if swap is not None:
-        _configure(folder, swap["name"], swap["stored"])
-        (folder / WHOLE).unlink()
-
-
 def _rewrite(client: Any, folder: Path, name: str, search: ContentSearch) -> None:
     """Replace one collection by one without the rows that contain deleted text, if there are any."""
+    if name == BEING_WRITTEN:
+        client.delete_collection(name)
+        return
     old = client.get_collection(name, embedding_function=None)
     if all(_keeps(row, search) for page in _pages(old, ()) for row in page):
         return
@@ -106,10 +83,10 @@ def _rewrite(client: Any, folder: Path, name: str, search: ContentSearch) -> Non
         for rows in _alike([row for row in page if _keeps(row, search)]):
             given = {part: [row[part] for row in rows] for part in ("embeddings", *_PARTS) if rows[0][part] is not None}
             new.add(ids=[row["ids"] for row in rows], **given)
-    swap = {"name": name, "id": str(old.id), "stored": _configuration(folder, name)}
-    write_text(folder / WHOLE, json.dumps(swap), mode=0o600)
+    stored = _configuration(folder, name)
     client.delete_collection(name)
-    _finish(client, folder)
+    new.modify(name=name)
+    _configure(folder, name, stored)
 
 
 def _pages(collection: Any, more: tuple[str, ...]) -> Iterator[list[dict[str, Any]]]:
