@@ -107,6 +107,10 @@ BESIDE = [
     ("Model.GGUF", True),
     ("modeling_x.py", True),
     ("deep/er/pytorch_model.bin", True),
+    ("tokenizer.model.v3", True),
+    ("source.spm", True),
+    ("Modelfile", True),
+    ("rank0.engine", True),
     ("notes.txt", False),
     ("deep/er/notes.txt", False),
 ]
@@ -129,6 +133,9 @@ def test_a_checkpoint_and_a_link_beside_certified_weights_are_named(house: dict[
     checked = check(house, model=model)
     assert checked.holds, broken(checked)
     assert "checkpoint-3/" in checked.findings[-1].detail
+    shutil.copytree(house["before"], model / "original")
+    assert "original/model.safetensors" in broken(check(house, model=model)), "a manifest beside added weights excuses nothing"
+    shutil.rmtree(model / "original")
     (tmp_path / "elsewhere").mkdir()
     (model / "additional_chat_templates").symlink_to(tmp_path / "elsewhere")
     assert "additional_chat_templates/" in broken(check(house, model=model))

@@ -101,7 +101,7 @@ def _model(pairs: Mapping[str, Pair], model: Path) -> list[Finding]:
         Finding(f"files beside {what}", False, f"not listed, and some program would load them: {_listed(unlisted.loaded)}")
     ] * bool(unlisted.loaded)
     beside += [
-        Finding(f"files beside {what}", True, f"not certified, and no part of the model: {_listed(unlisted.others)}")
+        Finding(f"files beside {what}", True, f"not certified, and not by its name a part of a model: {_listed(unlisted.others)}")
     ] * bool(unlisted.others)
     weights = str(dict(manifest["about"]).get("weights"))
     if weights not in pairs:

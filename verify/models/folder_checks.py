@@ -42,11 +42,25 @@ FOREIGN_FILES = (
     "*.onnx",
     "*.npz",
     "*.py",
+    "*.tflite",
+    "*.mlmodel",
+    "*.pte",
+    "*.pt2",
+    "*.engine",
+    "*.plan",
+    "*.llamafile",
+    "modelfile*",
     "params.json",
     "tekken.json",
     "vocab*",
+    "tokenizer.*",
+    "*.spm",
+    "bpe.codes",
+    "dict.txt",
 )
-"""Files that other programs read from such a folder: other formats of weights, code, other tokenizers."""
+"""Files that other programs read from such a folder: other formats of weights, code, recipes of a model, other tokenizers."""
+OWN_FOLDERS = ("checkpoint-*", "shard-*", "level-table", "holdout")
+"""Subfolders that this project writes into a model's folder, each with a manifest of its own."""
 
 
 def require_safe_folder(source: str | Path) -> None:
@@ -158,7 +172,7 @@ class Unlisted:
 
     Attributes:
         loaded: relative paths of files that this or another program would take for a part of the model.
-        others: relative paths of the rest; a subfolder with a manifest of its own, such as a checkpoint, is one entry.
+        others: relative paths of the rest; one of `OWN_FOLDERS` with a manifest of its own, such as a checkpoint, is one entry.
     """
 
     loaded: tuple[str, ...]
@@ -175,10 +189,11 @@ def unlisted_files(folder: Path, manifest: Mapping[str, Any]) -> Unlisted:
 
 
 def _unlisted(folder: Path, listed: Collection[str]) -> Iterator[str]:
-    """Yield relative paths of files that are not listed; of a folder with a manifest of its own or a link, its path and a slash."""
+    """Yield relative paths of files that are not listed; of an own folder with a manifest or of a link, its path and a slash."""
     for parent, subfolders, files in os.walk(folder):
         here, there = Path(parent).relative_to(folder), Path(parent)
-        closed = {name for name in subfolders if (there / name / MANIFEST).is_file() and not _is_template(f"{here / name}/")}
+        # Any other folder with a manifest is searched: whoever adds weights could add a manifest, too.
+        closed = {name for name in subfolders if _is_one_of(name, OWN_FOLDERS) and (there / name / MANIFEST).is_file()}
         closed |= {name for name in subfolders if (there / name).is_symlink()}  # not followed here, but by a loader
         subfolders[:] = sorted(set(subfolders) - closed)
         yield from (f"{here / name}/" for name in sorted(closed))
