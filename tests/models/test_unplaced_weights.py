@@ -430,6 +430,7 @@ def truncated(folder: Path) -> None:
         ("lora", truncated, "is truncated or no safetensors file"),
         ("lora", lambda folder: (folder / ADAPTER).unlink(), "is missing"),
         ("lora", configured(peft_type="NONE"), "could not be loaded onto"),
+        ("lora", configured(use_newer=True, of_little="x", unused=None), r"has 2 entries .* \(of_little, use_newer\)"),
     ],
 )
 def test_adapters_that_do_not_fit(base: Path, tmp_path: Path, kind: str, damage: Callable[[Path], None], message: str) -> None:

@@ -10,9 +10,13 @@ import math
 import sys
 import warnings
 from collections.abc import Iterator
+from dataclasses import fields
+from importlib import metadata
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from verify.errors import InputError
+from verify.io.files import read_json
 
 if TYPE_CHECKING:
     from torch import nn
@@ -73,6 +77,29 @@ def require_supported_type(config: Any, name: str) -> None:
             f"{name} is an adapter of type {kind}, which puts trained virtual tokens before every text; scores per token are not "
             f"defined for it here. Supported are adapters that change layers: {SUPPORTED}. Train one of these on the same base, "
             "for instance with --lora."
+        )
+
+
+def require_known_entries(config: Any, path: Path) -> None:
+    """Refuse a configuration with entries that the installed version of PEFT drops, which only warns of it.
+
+    The layers would be computed without what such an entry asks for: another model than the one that was saved. Entries that ask
+    for nothing (null, false or empty) are no difference.
+
+    Args:
+        config: as PEFT read it.
+        path: the file.
+
+    Raises:
+        InputError: there is such an entry.
+    """
+    known = {entry.name for entry in fields(config)} | {"peft_version"}
+    unknown = sorted(name for name, value in read_json(path, constants=True).items() if name not in known and value)
+    if unknown:
+        raise InputError(
+            f"{path} has {len(unknown)} entries that the installed peft {metadata.version('peft')} does not know and would ignore "
+            f"({', '.join(unknown[:5])}), so that the model would answer otherwise than it did where it was trained. Update it: "
+            "pip install -U peft."
         )
 
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from verify.errors import InputError, IntegrityError
-from verify.models.adapter_types import is_adapter, require_supported_type
+from verify.models.adapter_types import is_adapter, require_known_entries, require_supported_type
 from verify.models.architectures import require_causal_folder, require_causal_model
 from verify.models.placement import Unplaced, compared, compared_with_model, is_rearranged, require_placed
 from verify.models.weight_files import ADAPTER, stored_tensors, tensors_of
@@ -119,7 +119,8 @@ def load_adapter(model: Any, folder: Path, *, adapter: str = "default", trainabl
         the `PeftModel`.
 
     Raises:
-        InputError: the adapter is of an unsupported kind, or does not belong to the base.
+        InputError: the adapter is of an unsupported kind, does not belong to the base, or is configured by entries that the
+            installed version of PEFT does not know.
     """
     from peft import PeftConfig, PeftModel
 
@@ -148,6 +149,7 @@ def load_adapter(model: Any, folder: Path, *, adapter: str = "default", trainabl
             f"the adapter {folder} could not be loaded onto {base.name_or_path} ({type(failure).__name__}: {reason[:300]}). "
             f"{SAVE_ADAPTER}"
         ) from None
+    require_known_entries(config, folder / "adapter_config.json")
     if is_rearranged(base):  # names in the file differ from those in memory, so PEFT's own report is the only check
         put_adapter_weights(model, _read(folder / ADAPTER), str(folder), adapter=adapter, error=InputError)
     return model
