@@ -412,6 +412,14 @@ def test_an_honest_sisa_deletion_is_rebuilt(sharded: World) -> None:
     assert proof.tokens < proof.training_tokens
 
 
+def test_without_the_date_of_the_request_every_stage_is_executed(sharded: World) -> None:
+    """Of a commitment that is not known to be older, no stage is taken: those that held no forget record are executed as well."""
+    proof = sharded.judge(requested=None)
+    assert proof.phrase == "REBUILT_WITHOUT(all of 4)", proof.findings
+    assert proof.unchanged == 0
+    assert proof.tokens > sharded.judge().tokens
+
+
 def stage_kept(sharded: World, after: Path, changed: str, _: str) -> None:
     shutil.copytree(sharded.before / changed, after / changed, dirs_exist_ok=True)
 
