@@ -91,6 +91,20 @@ def test_records_that_name_nobody_are_of_one_person_where_the_table_says_so() ->
     assert found.verdict == judged(people=1).verdict == "INCONCLUSIVE"
 
 
+def test_records_that_name_nobody_may_all_be_of_one_person() -> None:
+    """Twenty people's records certify a deletion; without the people's names, as the table has none either, they do not."""
+    table = table_with_pool()
+    assert judge(table, SETTINGS, ASIDE).verdict == "EQUIVALENT_WITHIN"
+    blocks = dict(table.blocks)
+    for model, role in blocks:
+        if role == "forget":
+            own = blocks[model, role]
+            blocks[model, role] = replace(own, subjects=own.records if "pool" in model else (None,) * len(own.records))
+    found = judge(ScoreTable(blocks), SETTINGS, ASIDE)
+    assert found.verdict != "EQUIVALENT_WITHIN"
+    assert "name nobody" in gate(found, "several subjects").reason
+
+
 def test_records_are_joined_by_either_list() -> None:
     """Records that share a person or a group of the table count for one, by any number of steps, under a name of the audit."""
     table = table_with_pool(people=4)

@@ -124,10 +124,20 @@ def unseen_controls_gate(check: ControlsCheck, noise: NoiseRatio) -> Gate:
     return Gate(name="controls unseen", claims=("record",), passed=passed, blocks="INCONCLUSIVE", reason=reason)
 
 
-def several_subjects_gate(subjects: int) -> Gate:
-    """Check that the records are about several subjects: one can be accused by a level table, but never certified."""
+def several_subjects_gate(subjects: int, nameless: int) -> Gate:
+    """Check that the records are about several subjects: one can be accused by a level table, but never certified.
+
+    Args:
+        subjects: number of subjects that the records name.
+        nameless: number of records that name nobody; they may all be about one of these subjects, or about one more person.
+    """
     reason = f"The records are about {subjects} subjects."
-    if subjects < 2:
+    if subjects < 2 and nameless:
+        reason = (
+            f"{nameless} records name nobody, so that all may be about one person, on whom a level table can accuse but not "
+            "certify. Name the people in a column (--subject-field)."
+        )
+    elif subjects < 2:
         reason = (
             "All records are about one subject. How much one subject varies between trainings is not averaged out, so that a level "
             "table can accuse but not certify."

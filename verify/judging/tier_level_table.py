@@ -25,7 +25,7 @@ from verify.judging.table_gates import (
     unseen_controls_gate,
 )
 from verify.judging.tier_references import described_tests
-from verify.judging.user_level import units
+from verify.judging.user_level import named_subjects, units
 from verify.schema.channels import EXACT
 from verify.schema.evidence import Settings
 from verify.schema.judged_by import LevelTableUsed
@@ -153,7 +153,7 @@ def table_claim(
         planted_gate_of_table(asked, settings),
         pool_gate(asked.judge_pool(settings), table.pool()),
         remembered,
-        several_subjects_gate(len(set(asked.subjects))),
+        several_subjects_gate(*named_subjects(table)),
     )
 
     def certified(margin: float) -> bool:

@@ -107,6 +107,13 @@ def units(table: ScoreTable, role: SetRole) -> list[str]:
     return _joined(own, whose(table.blocks[pool[0], role])) if pool else own
 
 
+def named_subjects(table: ScoreTable) -> tuple[int, int]:
+    """Count the people that the forget records name, each group of the level table as one, and the records that name nobody."""
+    names = table.blocks["target", "forget"].subjects
+    people = {unit for unit, name in zip(units(table, "forget"), names, strict=True) if name is not None}
+    return len(people), names.count(None)
+
+
 def _joined(names: Sequence[str], others: Sequence[str]) -> list[str]:
     """Return the smallest of `names` among all records that share an entry of either list, by any number of steps."""
     above: dict[tuple[int, str], tuple[int, str]] = {}
