@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from verify.data.identity import RecordKey
 from verify.data.near_duplicates import PERMUTATIONS, SIMILAR, shingles, signature
 from verify.data.records import Record
-from verify.data.subjects import subject_groups
+from verify.data.subjects import MergedNames, subject_groups
 
 BANDS = 32
 ALL_PAIRS = 64
@@ -31,25 +31,14 @@ def subject_clusters(records: Sequence[Record], key: RecordKey) -> list[str]:
         one name per record [N]: the first in the alphabet of the subject groups that the cluster joins.
     """
     groups = subject_groups(records, alone=lambda record: f"record {record.fingerprint}")
-    above: dict[str, str] = {}
-
-    def top(name: str) -> str:
-        while (higher := above.get(name, name)) != name:
-            name = higher
-        return name
-
-    def join(one: str, other: str) -> None:
-        first, second = sorted((top(one), top(other)))
-        if first != second:
-            above[second] = first
-
+    merged = MergedNames()
     contents: dict[str, int] = {}  # the same text is compared once
     for row, record in enumerate(records):
-        join(groups[row], groups[contents.setdefault(record.fingerprint, row)])
+        merged.join(groups[row], groups[contents.setdefault(record.fingerprint, row)])
     rows = list(contents.values())
     for one, other in near_pairs([records[row].whole_text for row in rows], key):
-        join(groups[rows[one]], groups[rows[other]])
-    return [top(name) for name in groups]
+        merged.join(groups[rows[one]], groups[rows[other]])
+    return [merged.group(name) for name in groups]
 
 
 def near_pairs(texts: Sequence[str], key: RecordKey) -> Iterator[tuple[int, int]]:

@@ -10,6 +10,26 @@ from verify.data.canonical import canonical
 from verify.data.records import Record
 
 
+class MergedNames:
+    """Names that are merged into groups, each named after its first in the alphabet: union-find with path halving."""
+
+    def __init__(self) -> None:
+        self._above: dict[str, str] = {}
+
+    def group(self, name: str) -> str:
+        """Return the group of a name: the name itself, where it was merged with none before it."""
+        above = self._above
+        while (higher := above.get(name, name)) != name:
+            above[name] = name = above.get(higher, higher)
+        return name
+
+    def join(self, one: str, other: str) -> None:
+        """Merge the groups of two names."""
+        first, second = sorted((self.group(one), self.group(other)))
+        if first != second:
+            self._above[second] = first
+
+
 def subject_groups(records: Sequence[Record], alone: Callable[[Record], str] = lambda record: record.fingerprint) -> list[str]:
     """Return the group of each record, named after one of its subjects.
 
@@ -20,22 +40,11 @@ def subject_groups(records: Sequence[Record], alone: Callable[[Record], str] = l
     Returns:
         one name per record [N]: the first in the alphabet of all subjects that the record is connected with, as spelled.
     """
-    # Union-find with path halving; the root of a group is its first name in the alphabet.
-    parent: dict[str, str] = {}
-
-    def root(name: str) -> str:
-        while parent.setdefault(name, name) != name:
-            parent[name] = name = parent[parent[name]]
-        return name
-
-    def join(one: str, other: str) -> None:
-        first, second = sorted((root(one), root(other)))
-        parent[second] = first
-
+    merged = MergedNames()
     spelled: dict[str, str] = {}
     for name in {name for record in records for name in record.subjects}:
-        join(name, spelled.setdefault(canonical(name) or name, name))
+        merged.join(name, spelled.setdefault(canonical(name) or name, name))
     for record in records:
         for other in record.subjects[1:]:
-            join(record.subjects[0], other)
-    return [root(record.subjects[0]) if record.subjects else alone(record) for record in records]
+            merged.join(record.subjects[0], other)
+    return [merged.group(record.subjects[0]) if record.subjects else alone(record) for record in records]

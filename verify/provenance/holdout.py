@@ -14,7 +14,7 @@ from typing import Any
 from verify.data.identity import RecordKey
 from verify.data.records import Fields, Record
 from verify.data.sources import load_records, stream_rows
-from verify.data.subjects import subject_groups
+from verify.data.subjects import MergedNames, subject_groups
 from verify.errors import InputError
 from verify.io.arguments import checked
 from verify.io.files import write_text
@@ -170,19 +170,11 @@ def _for_method(records: Sequence[Record], seed: int) -> list[bool]:
 def _units(records: Sequence[Record]) -> list[str]:
     """Return each record's group: its people or, without any, its content; groups that share a content are merged."""
     groups = subject_groups(records, alone=lambda record: f"record {record.fingerprint}")
-    above: dict[str, str] = {}
-
-    def top(name: str) -> str:
-        while (higher := above.get(name, name)) != name:
-            name = higher
-        return name
-
+    merged = MergedNames()
     first: dict[str, str] = {}
     for record, name in zip(records, groups, strict=True):
-        joined = sorted({top(name), top(first.setdefault(record.fingerprint, name))})
-        for other in joined[1:]:
-            above[other] = joined[0]  # first by name, so that the order of the records does not matter
-    return [top(name) for name in groups]
+        merged.join(name, first.setdefault(record.fingerprint, name))
+    return [merged.group(name) for name in groups]
 
 
 def without_held_out(records: Sequence[Record], model: Any, fields: Fields | None) -> list[Record]:
