@@ -15,6 +15,7 @@ from verify.schema.evidence import Settings
 from verify.schema.judged_by import TABLE_RULE
 from verify.schema.parts import ChannelNotRun, Gate, Value
 from verify.statistics.controls import NOISE_LIMIT, Controls, NoiseRatio
+from verify.statistics.estimate import Estimate
 from verify.statistics.intervals import clopper_pearson
 from verify.statistics.panel import ReferencePanel, reference_panel
 from verify.statistics.residual import ResidualVerdict, residual_verdict
@@ -110,10 +111,9 @@ def planted_subject_gate(rule: "SecondRule", settings: Settings) -> Gate:
     for `planted_draws` random draws. All R references judge it: judged by the R - 1 others, as rule 1 does it, three references
     never find a subject, and four find too few where the audit itself finds nearly all.
     """
-    name = "planted subject"
     count = len(rule.references)
     if count < MIN_REFERENCES:
-        return _not_evaluated(name, "INCONCLUSIVE", "This check needs at least three references.")
+        return _not_evaluated("planted subject", "INCONCLUSIVE", "This check needs at least three references.")
     rng = np.random.default_rng(settings.seed)
     mean, numbers = rule.references.mean(axis=0), subject_numbers(rule.subjects)
     independent = mean + (rule.references - mean) * np.sqrt((count + 1) / (count - 1))
@@ -122,15 +122,25 @@ def planted_subject_gate(rule: "SecondRule", settings: Settings) -> Gate:
         chosen = numbers == rng.integers(numbers.max() + 1)
         hits += rule.judge(np.where(chosen, rule.original, independent[draw % count]), settings).accused
     rate = clopper_pearson(hits, settings.planted_draws, settings.confidence)
+    return planted_subject_by(rate, f"planted into a reference was found, among {numbers.max() + 1}")
+
+
+def planted_subject_by(rate: Estimate, found: str) -> Gate:
+    """Compare the rate at which a planted subject was found with the required one.
+
+    Args:
+        rate: share of the draws in which it was found.
+        found: what was counted, as the end of "the rate at which one ...".
+    """
     return Gate(
-        name=name,
+        name="planted subject",
         claims=("record",),
         passed=rate.value >= PLANTED_SUBJECT_DETECTION,
         blocks="INCONCLUSIVE",
         reason=(
             f"One subject of whom everything was kept would have been found with probability {rate.value:.2f} "
-            f"[{rate.low:.2f}, {rate.high:.2f}]: the rate at which one planted into a reference was found, among "
-            f"{numbers.max() + 1} (at least {PLANTED_SUBJECT_DETECTION:.2f} is required)."
+            f"[{rate.low:.2f}, {rate.high:.2f}]: the rate at which one {found} (at least {PLANTED_SUBJECT_DETECTION:.2f} is "
+            "required)."
         ),
         value=Value.of(rate),
     )

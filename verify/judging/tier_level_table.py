@@ -13,7 +13,7 @@ from typing import Literal
 import numpy as np
 from scipy import stats
 
-from verify.judging.gates import PLANTED_SUBJECT_DETECTION, Array
+from verify.judging.gates import Array, planted_subject_by
 from verify.judging.innocence import memorized
 from verify.judging.record_claim import RecordClaim, alike
 from verify.judging.table_gates import (
@@ -29,7 +29,7 @@ from verify.judging.user_level import named_subjects, units
 from verify.schema.channels import EXACT
 from verify.schema.evidence import Settings
 from verify.schema.judged_by import LevelTableUsed
-from verify.schema.parts import Gate, Quantity, Registered, SetRole, Test, Value
+from verify.schema.parts import Gate, Quantity, Registered, SetRole, Test
 from verify.scores.table import ScoreTable
 from verify.statistics.level_checks import (
     PoolModelCheck,
@@ -192,18 +192,7 @@ def planted_gate_of_table(asked: TableInput, settings: Settings) -> Gate:
     except ValueError:
         reason = "This check needs more control subjects: some of them stand in for the forget set."
         return Gate(name="planted subject", claims=("record",), passed=None, blocks="INCONCLUSIVE", reason=reason)
-    return Gate(
-        name="planted subject",
-        claims=("record",),
-        passed=rate.value >= PLANTED_SUBJECT_DETECTION,
-        blocks="INCONCLUSIVE",
-        reason=(
-            f"One subject of whom everything was kept would have been found with probability {rate.value:.2f} "
-            f"[{rate.low:.2f}, {rate.high:.2f}]: the rate at which one planted among the controls was found (at least "
-            f"{PLANTED_SUBJECT_DETECTION:.2f} is required)."
-        ),
-        value=Value.of(rate),
-    )
+    return planted_subject_by(rate, "planted among the controls was found")
 
 
 def like_the_records_gate(table: ScoreTable, found: TableVerdict, asked: TableInput) -> Gate:
