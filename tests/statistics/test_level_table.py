@@ -10,7 +10,6 @@ from verify.statistics.channels import EXACT_TEXT
 from verify.statistics.intervals import clopper_pearson
 from verify.statistics.level_checks import (
     controls_unseen,
-    planted_records_rate,
     planted_subject_rate,
     pool_innocence,
     support,
@@ -294,7 +293,6 @@ def test_the_planted_rate_tells_strong_from_weak_memory() -> None:
     )
     assert strong.value >= 0.85
     assert weak.value <= 0.15
-    assert planted_records_rate(*drawn(TableWorld(subjects=10)), margin=0.1, alpha=0.05, seed=1, draws=20).value >= 0.85
 
 
 def test_the_planted_rate_is_corrected_for_the_whole_forget_set() -> None:

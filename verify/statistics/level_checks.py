@@ -5,7 +5,7 @@ them are those of an honest deletion. What the original would lose on them had i
 gaps of a forget subject drawn at random.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -68,42 +68,9 @@ def planted_subject_rate(
     Raises:
         ValueError: too few control subjects to leave `MIN_CONTROL_SUBJECTS` beside the stand-ins, or as `judge_table`.
     """
-
-    def first_subject(numbers: NDArray[np.intp], rng: np.random.Generator) -> Mask:
-        return np.asarray(numbers == rng.integers(int(numbers.max()) + 1))
-
-    return _planted_rate(losses, (subjects, control_subjects), margin, alpha, seed, draws, first_subject)
-
-
-def planted_records_rate(
-    losses: TableLosses,
-    subjects: Sequence[str],
-    control_subjects: Sequence[str],
-    margin: float,
-    alpha: float,
-    seed: int,
-    share: float = 0.20,
-    draws: int = 100,
-) -> Estimate:
-    """Estimate how often the rule accuses a target that kept a share of the records; otherwise as `planted_subject_rate`."""
-
-    def some_records(numbers: NDArray[np.intp], rng: np.random.Generator) -> Mask:
-        return np.asarray(rng.permutation(len(numbers)) < max(1, round(share * len(numbers))))
-
-    return _planted_rate(losses, (subjects, control_subjects), margin, alpha, seed, draws, some_records)
-
-
-def _planted_rate(
-    losses: TableLosses,
-    whose: tuple[Sequence[str], Sequence[str]],
-    margin: float,
-    alpha: float,
-    seed: int,
-    draws: int,
-    planted: Callable[[NDArray[np.intp], np.random.Generator], Mask],
-) -> Estimate:
-    subjects, controls = (subject_numbers(names) for names in whose)
-    asked, there = int(subjects.max()) + 1, int(controls.max()) + 1
+    whose = subjects, control_subjects
+    people, controls = (subject_numbers(names) for names in whose)
+    asked, there = int(people.max()) + 1, int(controls.max()) + 1
     count = min(asked, max(1, int(STAND_IN_SHARE * there)))
     if there - count < MIN_CONTROL_SUBJECTS:
         raise ValueError(
@@ -115,7 +82,7 @@ def _planted_rate(
     hits = 0
     for _ in range(draws):
         chosen = np.isin(controls, rng.permutation(there)[:count])
-        drawn = _stand_in(losses, controls, chosen, _imputed(gaps, subjects, controls[chosen], rng), left_out, planted, rng)
+        drawn = _stand_in(losses, controls, chosen, _imputed(gaps, people, controls[chosen], rng), left_out, rng)
         names = [[whose[1][index] for index in np.flatnonzero(mask).tolist()] for mask in (chosen, ~chosen)]
         unasked = Unasked(max(0, len(subjects) - int(chosen.sum())), asked - count)
         hits += judge_table({EXACT_TEXT: drawn}, names[0], names[1], margin, alpha, seed, unasked=unasked).accused
@@ -138,16 +105,15 @@ def _stand_in(
     chosen: Mask,
     gaps: Array,
     left_out: int,
-    planted: Callable[[NDArray[np.intp], np.random.Generator], Mask],
     rng: np.random.Generator,
 ) -> TableLosses:
-    """Make chosen controls the forget set, left out of R random models by subject, and give the target what was planted."""
+    """Make chosen controls the forget set, left out of R random models by subject, and plant one of them in the target."""
     numbers = np.unique(controls[chosen], return_inverse=True)[1]
     models = len(losses.control_pool)
     everyone = np.tile(np.arange(models) < left_out, (int(numbers.max()) + 1, 1))
     unseen = rng.permuted(everyone, axis=1)[numbers].T
     original = losses.control_original[chosen] - gaps
-    kept = planted(numbers, rng)
+    kept = numbers == rng.integers(int(numbers.max()) + 1)
     return TableLosses(
         pool=np.where(unseen, losses.control_pool[:, chosen], np.nan),
         control_pool=losses.control_pool[:, ~chosen],
