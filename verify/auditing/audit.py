@@ -19,7 +19,7 @@ from verify.attacks.threat_models import threat_models
 from verify.auditing.audit_sets import draw_retain, load_sets, load_whole_sets
 from verify.auditing.commitments import commit, find_rewordings, require_opened
 from verify.auditing.input_checks import CheckedInputs, check_inputs
-from verify.auditing.level_tables import TableJudge, by_table, require_unread_controls, table_judge
+from verify.auditing.level_tables import TableJudge, by_table, require_unread_controls, table_judge, with_table
 from verify.auditing.looks import found_looks, read_looks
 from verify.auditing.pinned_references import digests_of, require_pinned, require_pinned_scored
 from verify.auditing.registration import Registration
@@ -32,13 +32,12 @@ from verify.data.subjects import subject_groups
 from verify.errors import InputError
 from verify.io.arguments import checked
 from verify.io.files import new_output, write_manifest
-from verify.judging.protocol import blind_aside, judge
+from verify.judging.protocol import Aside, blind_aside, judge
 from verify.judging.representation_claim import judge_representation, worth_measuring
 from verify.models.memory import require_memory_for_loading
 from verify.provenance.training_history import learning_rate_of
 from verify.schema.evidence import Environment, Evidence, Judgement, Settings
-from verify.schema.judged_by import LevelTableUsed
-from verify.schema.parts import CoinBatch, Registered, RewordingsUsed, SetRole
+from verify.schema.parts import CoinBatch, RewordingsUsed, SetRole
 from verify.scores.channels import Channels
 from verify.scores.scorer import Plan, Scorer
 from verify.scores.states import HiddenStates
@@ -118,27 +117,20 @@ def audit(
             the message says what to do.
     """
     started = time.monotonic()
-    registered = None if registration is None else Registration.load(registration)
-    if registered is not None:
-        registered.require_past(datetime.now(UTC))
+    registered = _past_registration(registration)
     given_sets = forget_set, retain_set, holdout_set, fresh_set, data
     fields = fields_for(fields, (original, model), given_sets)
-    trained = (original, model, *references)
-    fields, settings = agreed_reading(fields, _settings(settings, registered), trained, registered is not None)
+    settings = _settings(settings, registered)
+    fields, settings = agreed_reading(fields, settings, (original, model, *references), registered is not None)
     output = None if output_dir is None else new_output(output_dir)
     key = RecordKey.load()
-    coins = find_canaries(original) if canaries is None else Canaries.load(canaries)
-    commitment = None if coins is None else coins.commitment
-    batches = _earlier_batches(earlier, commitment)
+    coins, commitment, batches = _canaries(canaries, original, earlier)
     earlier_audits = read_looks(looks, model)
     named = None if registered is None else registered.named()
     whole = load_whole_sets(*given_sets, fields, original, by_table=level_table is not None)
     sets = draw_retain(whole, settings)
     judging = table_judge(level_table, level_table_key, references, model, whole, key)
-    if registered is not None:
-        registered.require(sets, key, commitment)
-        require_pinned(registered.references, references)
-        registered.require_judge(None if judging is None else judging.table.digest)
+    _require_as_registered(registered, sets, key, commitment, references, judging)
     require_unread_controls(judging, accept)
     settings = by_table(settings, judging)
     within = None if judging is None else judging.channels_in(rewordings, rewording_model, key)
@@ -167,26 +159,14 @@ def audit(
         channels=channels,
         states=states,
     )
-    plans = _plans(model, original, base, references)
-    _require_memory(plans, settings.dtype)
-    _score(scorer, plans, progress, judging)
-    require_pinned_scored(() if registered is None else registered.references, scorer.models, settings.dtype)
+    _score(scorer, _plans(model, original, base, references), settings.dtype, registered, judging, progress)
     progress("judging", 1.0)
-    if states is not None:
-        aside = replace(aside, representation=judge_representation(states, settings.alpha))
-    table = ScoreTable(scorer.blocks if judging is None else {**scorer.blocks, **judging.blocks(scorer.blocks)})
-    if judging is not None:
-        aside = replace(
-            aside, level_table=judging.used_on(next(model.weights for model in scorer.models if model.role == "original"))
-        )
-    judged = judge(table, settings, replace(aside, not_run=channels.listed()))
+    aside = replace(aside, representation=None if states is None else judge_representation(states, settings.alpha))
+    table, aside = with_table(judging, scorer, replace(aside, not_run=channels.listed()))
+    judged = judge(table, settings, aside)
     given = given.with_same_weights(scorer.same_weights).with_executions(scorer.models)
-    evidence = _evidence(
-        judged, scorer, table, _resolved(settings, table, channels), named, given, time.monotonic() - started, aside.level_table
-    )
     used = _used(words, table, committed, key)
-    seen = found_looks(earlier_audits, evidence)
-    evidence = evidence.model_copy(update={"channels_not_run": channels.listed(), "rewordings": used, "looks": seen})
+    evidence = _evidence(judged, scorer, table, settings, aside, given, channels, used, earlier_audits, started)
     if output is not None:
         write_audit(evidence, table, output)
     return evidence
@@ -256,6 +236,31 @@ def write_audit(evidence: Evidence, table: ScoreTable, output: Path) -> None:
     write_manifest(output, "audit", {"verdict": evidence.verdict})
 
 
+def _past_registration(path: str | Path | None) -> Registration | None:
+    """Load the registration, which must be older than now; None without one."""
+    if path is None:
+        return None
+    registered = Registration.load(path)
+    registered.require_past(datetime.now(UTC))
+    return registered
+
+
+def _require_as_registered(
+    registered: Registration | None,
+    sets: Mapping[SetRole, Sequence[Record]],
+    key: RecordKey,
+    commitment: str | None,
+    references: Sequence[Any],
+    judging: TableJudge | None,
+) -> None:
+    """Refuse records, canaries, references or a judge other than the registered ones; nothing is refused without a registration."""
+    if registered is None:
+        return
+    registered.require(sets, key, commitment)
+    require_pinned(registered.references, references)
+    registered.require_judge(None if judging is None else judging.table.digest)
+
+
 def _settings(settings: Settings | None, registered: Registration | None) -> Settings:
     if registered is None:
         return settings or Settings()
@@ -266,6 +271,15 @@ def _settings(settings: Settings | None, registered: Registration | None) -> Set
         if settings.model_copy(update={"attacks": attacks, "rule": rule}) != registered.settings:
             raise InputError("the settings differ from the registered ones. Leave them out: they are read from the registration.")
     return registered.settings
+
+
+def _canaries(
+    given: str | Path | None, original: Any, earlier: Sequence[str | Path]
+) -> tuple[Canaries | None, str | None, tuple[CoinBatch, ...]]:
+    """Read the audit's canaries, the commitment to their assignment, and the counts of earlier deletions' canaries."""
+    coins = find_canaries(original) if given is None else Canaries.load(given)
+    commitment = None if coins is None else coins.commitment
+    return coins, commitment, _earlier_batches(earlier, commitment)
 
 
 def _earlier_batches(earlier: Sequence[str | Path], commitment: str | None) -> tuple[CoinBatch, ...]:
@@ -300,8 +314,20 @@ def _require_memory(plans: Sequence[Plan], dtype: str) -> None:
         require_memory_for_loading(plan.source, dtype)
 
 
-def _score(scorer: Scorer, plans: Sequence[Plan], progress: Progress, judging: TableJudge | None) -> None:
-    """Load and score one model after another, then run the attacks that compare them; refuse a level table of another model."""
+def _score(
+    scorer: Scorer,
+    plans: Sequence[Plan],
+    dtype: str,
+    registered: Registration | None,
+    judging: TableJudge | None,
+    progress: Progress,
+) -> None:
+    """Load and score one model after another, then run the attacks that compare them.
+
+    Raises:
+        InputError: a model does not fit into memory, the level table is another model's, or registered references were not scored.
+    """
+    _require_memory(plans, dtype)
 
     def report(place: int, label: str, share: float) -> None:
         progress(f"scoring {label}", (place + share) / len(plans))
@@ -312,6 +338,7 @@ def _score(scorer: Scorer, plans: Sequence[Plan], progress: Progress, judging: T
         if plan.role == "original" and judging is not None:
             judging.require_original(scorer.models[-1].weights, scorer.models[-1].tokenizer, plan.source)
     scorer.compare()
+    require_pinned_scored(() if registered is None else registered.references, scorer.models, dtype)
 
 
 def _hidden_states(sets: Mapping[SetRole, Sequence[Record]], settings: Settings, references: int) -> HiddenStates | None:
@@ -338,19 +365,22 @@ def _evidence(
     scorer: Scorer,
     table: ScoreTable,
     settings: Settings,
-    registered: Registered | None,
+    aside: Aside,
     given: CheckedInputs,
-    seconds: float,
-    level_table: LevelTableUsed | None,
+    channels: Channels,
+    used: RewordingsUsed | None,
+    earlier: Sequence[Evidence],
+    started: float,
 ) -> Evidence:
-    return Evidence(
+    """Put together what the audit found, and name the earlier audits of the same weights."""
+    evidence = Evidence(
         created=datetime.now(UTC).isoformat(timespec="seconds"),
-        duration_seconds=seconds,
-        registration=registered,
-        level_table=level_table,
+        duration_seconds=time.monotonic() - started,
+        registration=aside.registered,
+        level_table=aside.level_table,
         references_checked=given.references,
         holdout_checked=given.holdout,
-        settings=settings,
+        settings=_resolved(settings, table, channels),
         models=tuple(scorer.models),
         configuration_differences=tuple(scorer.configurations.found),
         sets=audited_sets(table),
@@ -359,6 +389,8 @@ def _evidence(
         environment=_environment(scorer.device),
         **dict(judged),
     )
+    looks = found_looks(earlier, evidence)
+    return evidence.model_copy(update={"channels_not_run": channels.listed(), "rewordings": used, "looks": looks})
 
 
 def _resolved(settings: Settings, table: ScoreTable, channels: Channels) -> Settings:

@@ -11,6 +11,7 @@ from verify.data.identity import RecordKey
 from verify.data.records import Record
 from verify.data.rewordings import RewordingSource, content_digest, read_source
 from verify.errors import InputError
+from verify.judging.protocol import Aside
 from verify.provenance.level_table import LevelTable, ancestors_by_deletion
 from verify.provenance.recipe import recipe_digest
 from verify.provenance.training_history import history_of, level_table_used
@@ -18,7 +19,8 @@ from verify.schema.evidence import Settings
 from verify.schema.judged_by import TABLE_RULE, LevelTableUsed
 from verify.schema.level_table import REMEDY
 from verify.schema.parts import SetRole
-from verify.scores.table import EXACT_TEXT, POOL, ScoreBlock
+from verify.scores.scorer import Scorer
+from verify.scores.table import EXACT_TEXT, POOL, ScoreBlock, ScoreTable
 
 REWORDED = "rewording "
 """Beginning of the names of channels in other words."""
@@ -124,6 +126,21 @@ class TableJudge:
                     own, subjects=subjects[role], loss=loss, scores={}, channels=channels, included=None
                 )
         return found
+
+
+def with_table(judging: TableJudge | None, scorer: Scorer, aside: Aside) -> tuple[ScoreTable, Aside]:
+    """Return what is judged: the scores with the level table's numbers, and the aside with its facts; neither without a table.
+
+    Args:
+        judging: the table; None without one.
+        scorer: after all models were scored.
+        aside: the other inputs of the verdict.
+    """
+    if judging is None:
+        return ScoreTable(scorer.blocks), aside
+    original = next(model.weights for model in scorer.models if model.role == "original")
+    table = ScoreTable({**scorer.blocks, **judging.blocks(scorer.blocks)})
+    return table, replace(aside, level_table=judging.used_on(original))
 
 
 def require_unread_controls(judging: TableJudge | None, accept: Collection[str]) -> None:
