@@ -10,6 +10,7 @@ import pytest
 
 from unlearn import TrainingOptions, finetune
 from verify import InputError, Settings, audit
+from verify.auditing.reference_checks import known_bases
 from verify.auditing.reference_proofs import read_reference_proofs
 from verify.data.identity import RecordKey
 from verify.data.sources import load_records
@@ -77,6 +78,7 @@ def test_the_evidence_says_which_was_executed_again(world: dict[str, Path], tmp_
     assert "execution" not in content[0], "evidence without it is written as before"
     page = (tmp_path / "out" / "report.html").read_text()
     assert f"reference 2 ({other.execution.phrase}). The other 1 of 2 rest on their logs." in page
+    assert "A proof is an unsigned file: the word of whoever executed the training." in page
     assert "none was trained again for this audit" not in page
 
 
@@ -87,10 +89,11 @@ def test_the_evidence_says_which_was_executed_again(world: dict[str, Path], tmp_
         ({"kind": "derived schedule"}, "is about a deletion"),
         ({"forget_digest": "0" * 64}, "is about other forget records"),
         ({"tokens": 1}, "proves nothing"),
+        ({"base": "0" * 64}, "a training from the weights 0000000000000000, and the original's log names the base"),
     ],
 )
 def test_proofs_of_something_else_are_refused(world: dict[str, Path], tmp_path: Path, changes: dict[str, Any], said: str) -> None:
-    """Before anything is scored: a failed one, one of a deletion, of other records, or one that contradicts itself."""
+    """Before anything is scored: one that failed, contradicts itself, or is of a deletion, other records or another base."""
     Reexecution.load(world["proof"]).model_copy(update=changes).save(tmp_path / "proof.json")
     with pytest.raises(InputError, match=said):
         audited(world, tmp_path / "proof.json")
@@ -102,3 +105,16 @@ def test_a_proof_of_another_model_is_refused(world: dict[str, Path]) -> None:
     with pytest.raises(InputError, match="which none of the references has"):
         read_reference_proofs([world["proof"]], [world["reference 1"]], names)
     assert read_reference_proofs([world["proof"]], [world["reference 2"]], names)[0].execution.segments == 3
+
+
+def test_a_reference_may_start_where_the_original_did(world: dict[str, Path], tmp_path: Path) -> None:
+    """The original's log names its base; a start is shared up to the training that used a forget record, and none after it."""
+    names = frozenset(RecordKey.load().of(record.fingerprint) for record in load_records(world["forget"]))
+    base = Reexecution.load(world["proof"]).base
+    assert known_bases(world["original"], names) == {base}
+    again = finetune(world["original"], world["retain"], output_dir=tmp_path / "again", options=OPTIONS).model_dir
+    assert known_bases(again, names) == {base}
+    assert len(known_bases(again, frozenset())) == 2
+    assert known_bases(tmp_path, names) == frozenset(), "without a log nothing is known, and nothing refused"
+    Reexecution.load(world["proof"]).model_copy(update={"base": "0" * 64}).save(tmp_path / "proof.json")
+    assert read_reference_proofs([tmp_path / "proof.json"], [world["reference 2"]], names)

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from verify.auditing.reference_checks import KINDS, Expected, check_references
+from verify.auditing.reference_checks import KINDS, Expected, check_references, known_bases
 from verify.auditing.reference_proofs import ReferenceProof, read_reference_proofs, with_executions
 from verify.data.canaries import Canaries
 from verify.data.identity import RecordKey
@@ -98,7 +98,8 @@ def check_inputs(
     checked = check_references(references, models, expected, set(accept) - {USED_HOLDOUT})
     _require_same_configurations(models, references, "configuration" in accept)
     holdout = check_holdout(models["target"], sets["holdout"], key, USED_HOLDOUT in accept) if "holdout" in sets else None
-    return CheckedInputs(checked, holdout, read_reference_proofs(proofs, references, names["forget"]))
+    bases = frozenset[str]() if "base" in accept else known_bases(models["original"], names["forget"])
+    return CheckedInputs(checked, holdout, read_reference_proofs(proofs, references, names["forget"], bases))
 
 
 def _require_same_configurations(models: Mapping[str, Any], references: Sequence[Any], accepted: bool) -> None:

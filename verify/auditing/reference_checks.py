@@ -271,6 +271,28 @@ class _Comparison:
             yield "recipe", f"its training options differ from those of {self.yardstick.name}: {what}"
 
 
+def known_bases(original: Any, forget: frozenset[str]) -> frozenset[str]:
+    """Return the weights that a retraining of the original without the forget set may start from; none where no log names them.
+
+    These are the starts of the original's trainings up to the first that used a forget record: what came before it may be shared.
+
+    Args:
+        original: as passed to the audit.
+        forget: keyed hashes of the forget records.
+
+    Raises:
+        InputError: a log or manifest beside the original is damaged.
+    """
+    history = _read("the original", original)
+    found: set[str] = set()
+    for stage in () if history is None else history.logged:
+        if stage.start is not None:
+            found.add(stage.start)
+        if _names(stage) & forget:
+            break
+    return frozenset(found)
+
+
 def own_trainings(one: History, other: History) -> tuple[list[Stage], list[Stage]]:
     """Return the trainings of two models that are not common to both, without unlearning stages.
 

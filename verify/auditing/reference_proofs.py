@@ -33,7 +33,7 @@ class ReferenceProof:
 
 
 def read_reference_proofs(
-    paths: Sequence[str | Path], references: Sequence[Any], forget: Collection[str]
+    paths: Sequence[str | Path], references: Sequence[Any], forget: Collection[str], bases: Collection[str] = ()
 ) -> tuple[ReferenceProof, ...]:
     """Read proofs, and check that each is about the whole training of a model without this audit's forget records.
 
@@ -41,12 +41,14 @@ def read_reference_proofs(
         paths: files that `verify-unlearning reexecute` wrote about references.
         references: the models, as passed to the audit.
         forget: keyed hashes of the forget records.
+        bases: digests of the weights that a reference may start from, as `known_bases` returns; none is refused where it is empty.
 
     Raises:
-        InputError: a file is no proof, is about something else, or its outcome is not that of a training without these records.
+        InputError: a file is no proof, is about something else, or its outcome is not that of a training from the original's base
+            without these records.
     """
     known = [_stated_weights(source) for source in references]
-    proofs = tuple(_read(path, forget) for path in paths)
+    proofs = tuple(_read(path, forget, bases) for path in paths)
     for proof in proofs:
         if proof.weights not in known and None not in known:
             raise InputError(_of_no_reference(proof))
@@ -73,7 +75,7 @@ def with_executions(
     return tuple(check.model_copy(update={"execution": found.get(weights[check.label])}) for check in checks)
 
 
-def _read(path: str | Path, forget: Collection[str]) -> ReferenceProof:
+def _read(path: str | Path, forget: Collection[str], bases: Collection[str]) -> ReferenceProof:
     proof, digest = read_proof(path)
     if wrong := next(contradictions(proof), None):
         raise InputError(f"{path} proves nothing: {wrong}. Run `verify-unlearning reexecute` again.")
@@ -91,6 +93,12 @@ def _read(path: str | Path, forget: Collection[str]) -> ReferenceProof:
         raise InputError(
             f"{path} is about other forget records ({proof.forget}) than this audit's ({len(forget)}). Make it with the same "
             "--forget."
+        )
+    if bases and proof.base not in bases:
+        raise InputError(
+            f"{path} is about a training from the weights {proof.base[:16]}, and the original's log names the base "
+            f"{' or '.join(sorted(base[:16] for base in bases))}. Use references that were trained from the original's base, leave "
+            "this proof out, or accept another base with --accept-reference-differences base (Python: accept={'base'})."
         )
     execution = ReferenceExecution(phrase=proof.phrase, proof=digest, segments=proof.segments, executed=len(proof.executed))
     return ReferenceProof(str(path), proof.model, execution)

@@ -151,7 +151,8 @@ def _executed(checks: Sequence[ReferenceCheck], count: int) -> Iterator[Said]:
     named = ", ".join(f"{label} ({execution.phrase})" for label, execution in done)
     rest = "" if len(done) == count else f" The other {count - len(done)} of {count} rest on their logs."
     yield Said(
-        f"The training was executed again, from the base on and without the forget records, of {named}.{rest}",
+        f"The training was executed again, from the base on and without the forget records, of {named}.{rest} "
+        "A proof is an unsigned file: the word of whoever executed the training.",
         warns=False,
     )
 
