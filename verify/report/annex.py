@@ -84,8 +84,7 @@ def _extraction(evidence: Evidence) -> str:
     attack = worst_attack(evidence, "extraction")
     if attack is None:
         return "Not measured: no attack that extracts text was run."
-    values = [headline(entry).value for entry in references_of(evidence, attack.attack)]
-    beside = f"; models that never saw the records: {min(values):.3f} to {max(values):.3f}" if values else ""
+    beside = _beside(evidence, attack.attack)
     return f"Share of an answer that the model reproduces word for word: {headline(attack)} (n = {headline(attack).n}){beside}."
 
 
@@ -93,10 +92,14 @@ def _membership(evidence: Evidence) -> str:
     attack = worst_attack(evidence, "membership")
     if attack is None:
         return "Not measured: no such attack was run, or none has a rate, for which it takes records that no model was trained on."
-    values = [headline(entry).value for entry in references_of(evidence, attack.attack)]
-    beside = f"; models that never saw the records: {min(values):.3f} to {max(values):.3f}" if values else ""
-    number = headline(attack)
+    number, beside = headline(attack), _beside(evidence, attack.attack)
     return f"Strongest of the attacks that were run ({attack.attack}): AUC {number} (n = {number.n}), 0.5 is guessing{beside}."
+
+
+def _beside(evidence: Evidence, attack: str) -> str:
+    """Say what the same attack gives on the references, as the end of a sentence; empty where there are none."""
+    values = [headline(entry).value for entry in references_of(evidence, attack)]
+    return f"; models that never saw the records: {min(values):.3f} to {max(values):.3f}" if values else ""
 
 
 def _queries(evidence: Evidence) -> str:
