@@ -93,7 +93,7 @@ def audits_of(measured: Measured, pool: Sequence[Model], sizes: Sequence[int]) -
     Args:
         measured: the models.
         pool: of the level table.
-        sizes: numbers of subjects to ask about; each forget set is divided into blocks of so many.
+        sizes: numbers of subjects to ask about; each forget set is divided into blocks of that size.
     """
     world = measured.world
     for group, people in enumerate(world.forget_sets):

@@ -63,7 +63,7 @@ def test_a_destroyed_model_is_never_certified() -> None:
 
 
 def test_references_that_never_saw_the_retain_set_are_no_yardstick() -> None:
-    """A model with five times their retain utility fails the gate, also where it kept records: nothing is told from such a
+    """A model with five times their retain utility fails the gate, also where it kept records: nothing follows from such a
     comparison. Files without the ceiling, and audits by rule 1, are judged as they were."""
     for kept in (0.0, 0.2):
         judged = judge(simulated_table(destroyed=-1.6, kept=kept), SETTINGS, Aside(BLIND))

@@ -232,7 +232,7 @@ def test_a_letter_about_an_audit_by_a_level_table_says_so() -> None:
 
 
 def test_a_letter_claims_no_comparison_that_was_not_made() -> None:
-    """Without models that were trained without the data, the person is not told of any; what is equivalent behaved much alike."""
+    """Without models that were trained without the data, the letter mentions none; what is equivalent behaved much alike."""
     silent = evidence_of(simulated_table(references=0), Settings(planted_draws=40, twins=True), Aside(BLIND, 0.5))
     assert silent.verdict == "INCONCLUSIVE"
     for audit, compared in ((silent, False), (evidence_of(simulated_table(references=8, retain=False)), True)):

@@ -81,7 +81,7 @@ def test_levels_lines_and_errors_against_loops() -> None:
 
 
 def test_lines_without_a_subject_are_those_fitted_without_it() -> None:
-    """Every entry of `Lines` but the first is the fit to the data without that subject, computed anew."""
+    """Every entry of `Lines` but the first is the fit to the data without that subject, computed again."""
     losses, _, controls = drawn()
     effects = model_effects(losses.control_pool, subject_numbers(controls))
     side = control_side(losses.control_pool, effects, controls, 4, SEED)
@@ -164,7 +164,7 @@ def test_at_the_margin_few_are_certified() -> None:
 
 
 def test_conformal_p_values_are_those_of_one_fit_for_each_unit() -> None:
-    """Ranks by subtraction of sums are those of fitting anew to all units but one, for the first subject in both directions."""
+    """Ranks by subtraction of sums are those of fitting again to all units but one, for the first subject in both directions."""
     losses, subjects, controls = drawn(TableWorld(subjects=3, control_subjects=9), "one subject", seed=2)
     verdict = judged(losses, subjects, controls)
     effects = model_effects(losses.control_pool, subject_numbers(controls))
