@@ -9,6 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 from scipy import stats
 
+from verify.data.subjects import MergedNames
 from verify.judging.conformal import BLIND_LEVEL, Array, calibrated, conformal_findings, describe_calibration
 from verify.schema.evidence import Settings
 from verify.schema.parts import People, SetRole, Value, VerdictWord
@@ -116,17 +117,10 @@ def named_subjects(table: ScoreTable) -> tuple[int, int]:
 
 def _joined(names: Sequence[str], others: Sequence[str]) -> list[str]:
     """Return the smallest of `names` among all records that share an entry of either list, by any number of steps."""
-    above: dict[tuple[int, str], tuple[int, str]] = {}
-
-    def top(node: tuple[int, str]) -> tuple[int, str]:
-        while above.setdefault(node, node) != node:
-            node = above[node]
-        return node
-
+    merged = MergedNames()
     for name, other in zip(names, others, strict=True):
-        one, two = sorted((top((0, name)), top((1, other))))
-        above[two] = one
-    return [top((0, name))[1] for name in names]
+        merged.join(f"0{name}", f"1{other}")  # of the two lists' names the audit's come first
+    return [merged.group(f"0{name}")[1:] for name in names]
 
 
 def _rank_sum_p(scores: Array, controls: Array) -> float:
