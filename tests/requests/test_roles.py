@@ -74,6 +74,16 @@ def test_three_people_where_the_ledger_requires_them(ledger: Ledger, tmp_path: P
     ledger.operator = cem
     assert ledger.advance(name, "closed").outcome == "deleted"
     assert [step.details.get("operator") for step in ledger.request(name).steps] == [None, *[ann] * 3, *[ben] * 4, cem]
+    make_key(tmp_path / "operator.key")
+    signing = ClosingDocuments(operator=tmp_path / "operator.key")
+    require_usable(ledger, tmp_path, name, signing)
+    ledger.operator = ben
+    with pytest.raises(InputError, match="closing it is not for who acted in running"):
+        require_usable(ledger, tmp_path, name, signing)  # a certificate that is missing would be signed
+    require_usable(ledger, tmp_path, name, ClosingDocuments())
+    (tmp_path / "B-1").mkdir()
+    (tmp_path / "B-1" / "certificate.json").write_text("{}")
+    require_usable(ledger, tmp_path, name, signing)  # it is there, and nothing is signed
 
 
 def test_names_are_keyed_hashes(shell: Shell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -145,8 +145,9 @@ def require_usable(ledger: Ledger, output: Path, request: str, documents: Closin
             is about other weights than the new ones or about other records.
     """
     together = _answered_together(ledger, request)
-    for one in (one for one in together if one.state != "closed"):
-        ledger.require_role(one.id, "closed")
+    for one in together:
+        if one.state != "closed" or _still_signs(output, one, documents):
+            ledger.require_role(one.id, "closed")
     require_templates(together, documents.templates)
     if documents.auditor is not None and documents.operator is None:
         raise InputError("a certificate needs the operator's signature too. Give --operator-key as well.")
@@ -165,6 +166,14 @@ def _answered_together(ledger: Ledger, request: str) -> list[Request]:
     if found.state in REFUSALS or found.outcome not in (None, "deleted") or planned is None:
         return [found]
     return [one for one in ledger.requests() if (one.latest("planned") or {}).get("batch") == planned.get("batch")]
+
+
+def _still_signs(output: Path, closed: Request, documents: ClosingDocuments) -> bool:
+    """Return whether the certificate of a closed request is missing and would be signed now."""
+    batch = (closed.latest("planned") or {}).get("batch")
+    if documents.operator is None or batch is None or closed.outcome != "deleted":
+        return False
+    return not (output / str(batch) / CERTIFICATE).exists()
 
 
 def close_request(
