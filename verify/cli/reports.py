@@ -174,7 +174,8 @@ class LetterCommand:
     sent: date | None = None
     """Date of the letter; the default is today."""
     certificate: Path | None = None
-    """The certificate; a letter tells of a repeated computation only where it was signed there."""
+    """The certificate; a letter tells of a repeated computation only where it was signed there, and of a second signature only
+    where you give the keys to check it with."""
     key: tuple[Path, ...] = ()
     """Public keys that you trust; the certificate is then checked first, and no letter is written if it fails."""
     operator_key: tuple[Path, ...] = ()
@@ -193,7 +194,8 @@ class LetterCommand:
         chosen = self._chosen(record)
         if self.certificate is not None:
             _require_about(record, self.deletion, self.certificate, (self.key, self.operator_key, self.auditor_key))
-        claims = None if self.certificate is None else read_claims(self.certificate)
+        verified = bool(self.key or self.operator_key or self.auditor_key)
+        claims = None if self.certificate is None else dataclasses.replace(read_claims(self.certificate), verified=verified)
         kind: LetterKind = "extension" if self.extension else "confirmation" if self.confirmation else "answer"
         write = partial(write_letter, sent=self.sent, kind=kind, certificate=claims)
         letters = [write(request, record, language=self.language, templates=self.templates) for request in chosen]

@@ -63,10 +63,12 @@ def _of_several(said: Sequence[str], total: int, words: Words) -> list[str]:
 
 
 def _two_keys(certificate: Claimed) -> bool:
-    """Return whether both signed, and no key as operator and as auditor.
+    """Return whether both signed, as was checked with keys, and no key as operator and as auditor.
 
     Who holds the keys, and whether their holders are independent, no file can show.
     """
+    if not certificate.verified:
+        return False
     keys = {role: {signer.key for signer in certificate.signers if signer.role == role} for role in ("operator", "auditor")}
     return bool(keys["operator"]) and keys["operator"].isdisjoint(keys["auditor"])
 
