@@ -260,6 +260,9 @@ def test_what_cannot_be_made_is_refused(tmp_path: Path, made: tuple[Path, Path],
     with pytest.raises(InputError, match="12 subjects, and a table of 16 models"):
         make_level_table(model, models=16)
     data = tmp_path / "world" / "people.jsonl"
+    for given in (data, None):
+        with pytest.raises(InputError, match=r"\(subject 'example_id' instead of 'subject_id'\)"):
+            make_level_table(model, models=4, data=given, fields=Fields(subject="example_id"))
     whole = data.read_text().splitlines(keepends=True)
     data.write_text("".join(whole[::2]))
     with pytest.raises(InputError, match=r"\d+ of 96 training records"):

@@ -91,7 +91,7 @@ def repetition_of(folder: Path, data: str | Path | None, fields: Fields | None, 
     Args:
         folder: the finished original.
         data: its training records; None takes the file that its manifest names.
-        fields: their columns; None takes those of the training.
+        fields: their columns, which must be those of the training where it read a file; None takes these.
         base: the model that its training started from; None takes the one that its manifest names.
 
     Raises:
@@ -134,7 +134,7 @@ def repetition_of(folder: Path, data: str | Path | None, fields: Fields | None, 
         base_tokenizer=(first.inputs.get("models") or {}).get("tokenizer"),
         dtype=str(first.inputs.get("dtype") or "auto"),
         quantize=first.inputs.get("quantize"),
-        stages=tuple(_trained_stage(stage, data if stage is stages[-1] else None, fields) for stage in stages),
+        stages=(*(_trained_stage(stage, None, None) for stage in stages[:-1]), _trained_stage(stages[-1], data, fields)),
         tokens=sum(tokens) if len(tokens) == len(counts) else None,
     )
 
@@ -165,9 +165,27 @@ def _trained_stage(stage: Stage, data: str | Path | None, fields: Fields | None)
     digest = (stage.inputs.get("digests") or {}).get("data")
     if data is None and digest is not None and (not Path(path).is_file() or file_digest(path) != digest):
         raise InputError(f"the training file of {stage.folder} ({path}) is missing or has changed since. Restore it.")
-    columns = (fields if data is not None else None) or remembered_fields([stage.folder]) or Fields()
+    trained = remembered_fields([stage.folder])
+    if named is not None and trained is not None and fields is not None:
+        _require_same_columns(stage.folder, fields, trained)
+    columns = (fields if data is not None else None) or trained or Fields()
     where = str(Path(path).resolve()) if Path(path).exists() else path
     return TrainedStage(where, dataclasses.asdict(columns), dict(stage.log.options))
+
+
+def _require_same_columns(folder: Path, given: Fields, trained: Fields) -> None:
+    """Refuse other columns than those of the training.
+
+    By another subject column the records of one person would be divided among the models, so that models which are said never to
+    have seen a person were trained on other records of the same one.
+    """
+    own, other = dataclasses.asdict(trained), dataclasses.asdict(given)
+    differing = [f"{name} {value!r} instead of {own[name]!r}" for name, value in other.items() if value != own[name]]
+    if differing:
+        raise InputError(
+            f"the columns for the level table are not those that {folder} was trained with ({', '.join(differing)}). Leave them "
+            "out, or give those of the training."
+        )
 
 
 def trained_records(folder: Path, stages: Sequence[TrainedStage], key: RecordKey) -> tuple[list[list[Record]], list[Record]]:

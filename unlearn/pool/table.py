@@ -56,7 +56,7 @@ def make_level_table(
         base: the model that the training started from; the default is the one that the manifest names.
         holdout: records of other people that no model was trained on, where the training held out none (`holdout_share`). They are
             split by subject, half for the unlearning method and half for the audit.
-        fields: the columns of the records; the default is those of the training.
+        fields: the columns of the records; the default is those of the training, and no others are taken.
         rewordings: file of rewordings or templates, in whose words the models are asked as well.
         operator_key: private key that signs the header; without one the table is unsigned.
         seed: of the design; by default drawn, and written into the design before the first model is trained.
