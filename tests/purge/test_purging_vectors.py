@@ -26,8 +26,8 @@ def find(root: Path, **options: Any) -> list[Residue]:
     return find_residues([root], **{"records": DELETED, "key": RecordKey.load(), "affected": [], "search": SEARCH, **options})
 
 
-def one(root: Path) -> Residue:
-    (found,) = find(root)
+def one(root: Path, **options: Any) -> Residue:
+    (found,) = find(root, **options)
     assert (found.kind, found.removable) == ("vector index", True), found
     return found
 
@@ -132,7 +132,11 @@ def test_faiss(tmp_path: Path) -> None:
     index = faiss.IndexFlatL2(8)
     index.add(VECTORS)
     plant_faiss(tmp_path, index, planted.ROWS)
-    assert remove([one(tmp_path)]) == []
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    (stays,) = remove(find(tmp_path))
+    assert "only with --rewrite-data" in stays.reason, "the rows may be what a model is trained on"
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+    assert remove([one(tmp_path, rewrite_data=True)]) == []
     assert find(tmp_path) == []
     left = faiss.read_index(str(tmp_path / "people.faiss"))
     rows = [json.loads(line) for line in (tmp_path / "people.jsonl").read_text().splitlines()]
@@ -155,7 +159,7 @@ def test_indexes_that_are_not_searched_or_cleaned(tmp_path: Path) -> None:
     (tmp_path / "cut" / "people.faiss").write_bytes((tmp_path / "cut" / "people.faiss").read_bytes()[:60])
     (tmp_path / "server" / "collections").mkdir(parents=True)
     (tmp_path / "server" / "raft_state.json").write_text("{}")
-    found = {residue.place.relative_to(tmp_path.resolve()).parts[0]: residue for residue in find(tmp_path)}
+    found = {residue.place.relative_to(tmp_path.resolve()).parts[0]: residue for residue in find(tmp_path, rewrite_data=True)}
     assert found.keys() == {"alone", "graph", "short", "cut", "server"}
     assert {name for name, residue in found.items() if residue.how == UNSEARCHED} == {"alone", "server"}
     left = {residue.place.parent.name: residue.reason for residue in remove(list(found.values()))}

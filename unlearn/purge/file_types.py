@@ -102,6 +102,9 @@ class Rules:
             return Residue(store.place, VECTORS, BY_CONTENT, False, SPARED)
         if store.missing:
             return Residue(store.place, VECTORS, BY_CONTENT, False, store.missing)
+        rows = None if store.rows is None else self._treatment(store.rows)
+        if rows is not None and rows.clean is None:
+            return Residue(store.place, VECTORS, BY_CONTENT, False, f"{rows.reason}, and the rows of the index are such")
         return FoundResidue(store.place, VECTORS, BY_CONTENT, partial(store.clean, store.place, self.search))
 
     def _treatment(self, path: Path) -> Treatment:

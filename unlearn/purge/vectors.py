@@ -19,7 +19,7 @@ from typing import Any
 from unlearn.purge import chroma, sqlite
 from unlearn.purge.content_search import ContentSearch
 from unlearn.purge.formats import UnreadableError
-from unlearn.purge.redact import cut_lines, strings_in
+from unlearn.purge.redact import strings_in
 from unlearn.purge.residue import CannotCleanError
 from unlearn.purge.unpack import holds
 from verify.io.files import atomic_file
@@ -43,6 +43,7 @@ class Store:
         holds: returns whether it contains deleted text; raises UnreadableError where that cannot be known.
         clean: removes rows with deleted text, and their vectors.
         missing: why it cannot be cleaned here, such as a library that is missing; "" where it can.
+        rows: a file of its rows that other programs can read as well, and that may be training data; None where there is none.
     """
 
     place: Path
@@ -50,6 +51,7 @@ class Store:
     holds: Callable[[ContentSearch], bool]
     clean: Callable[[Path, ContentSearch], None]
     missing: str = ""
+    rows: Path | None = None
 
 
 def stores(folders: Sequence[Path], files: Collection[Path]) -> Iterator[Store]:
@@ -68,7 +70,7 @@ def stores(folders: Sequence[Path], files: Collection[Path]) -> Iterator[Store]:
             rows = path.with_suffix(".jsonl")
             beside = frozenset({path, rows} if rows in files else {path})
             missing = "" if find_spec("faiss") else f"it is a FAISS index; to clean it: {INSTALL}"
-            yield Store(path, beside, partial(_faiss_holds, rows), _clean_faiss, missing)
+            yield Store(path, beside, partial(_faiss_holds, rows), _clean_faiss, missing, rows if rows in files else None)
 
 
 def _inside(folder: Path, files: Collection[Path]) -> frozenset[Path]:
@@ -207,7 +209,7 @@ def _clean_faiss(path: Path, search: ContentSearch) -> None:
     """Remove the rows with deleted text from a flat FAISS index and from the file of its rows.
 
     Raises:
-        CannotCleanError: the index is damaged or not flat, or rows and vectors do not correspond.
+        CannotCleanError: the index is damaged or not flat, or rows and vectors do not correspond. Nothing is changed then.
     """
     import faiss
     import numpy as np
@@ -225,11 +227,16 @@ def _clean_faiss(path: Path, search: ContentSearch) -> None:
         raise CannotCleanError(f"it has {index.ntotal} vectors and {len(lines)} rows; build it again without the records")
     if not going:
         raise CannotCleanError("the passage spans several rows; build it again without the records")
+    gone = set(going)
+    kept = [line for number, line in enumerate(lines) if number not in gone]
+    if search.holds(b"".join(kept)):
+        raise CannotCleanError("a passage spans several rows; build it again without the records")
     numbers: Any = np.array(going, dtype=np.int64)  # the stubs know only the selector that FAISS makes of it
     index.remove_ids(numbers)
+    if index.ntotal != len(kept):
+        raise CannotCleanError("rows and vectors would no longer correspond; build it again without the records")
     with atomic_file(path, path.stat().st_mode & 0o777) as target:
         target.write(faiss.serialize_index(index).tobytes())
     # A kill in between leaves fewer vectors than rows, which the next run reports.
-    cut_lines(rows, search)
-    if len(rows.read_bytes().splitlines()) != index.ntotal:
-        raise CannotCleanError("rows and vectors no longer correspond; build the index again")
+    with atomic_file(rows, rows.stat().st_mode & 0o777) as target:
+        target.writelines(kept)
