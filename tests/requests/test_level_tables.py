@@ -9,7 +9,7 @@ import pytest
 from deletion_world import PEOPLE, rows
 from level_tables import write_invented
 
-from unlearn.purge.find import find_residues, remove
+from unlearn.purge.find import UNSEARCHED, find_residues, remove
 from unlearn.requests.level_tables import Judge, carry, controls_beside, judge_of, take_out
 from unlearn.requests.plan import Plan, PlannedProof
 from unlearn.requests.planning import Choices, _shown
@@ -107,6 +107,25 @@ def test_a_search_for_copies_finds_rows_of_tables_and_lines_of_controls(original
     assert len(left.method) + len(left.audit) == 3 * 8
     carry(original / FOLDER, original.parent / "made")
     assert len(controls_beside(original.parent / "made" / FOLDER, None, Fields(), key).audit) == len(left.audit)
+
+
+def test_a_table_that_cannot_be_searched_is_listed(original: Path) -> None:
+    """A table without a manifest that fits may hold rows of the person: it is neither changed nor passed over."""
+    records, key = parse_records([rows([PEOPLE[0]])[0]], Fields(), "rows"), RecordKey.load()
+    (original / FOLDER / "manifest.json").write_text("{}")
+    (found,) = (
+        entry
+        for entry in find_residues([original], records=records, key=key, affected=[])
+        if entry.place == (original / FOLDER).resolve()
+    )
+    assert (found.how, found.removable) == (UNSEARCHED, False)
+    assert "not searched: it is a level table that is unfinished" in found.reason
+    assert remove([found]) == [found]
+    others = parse_records([rows(["Uriah"])[0]], Fields(), "rows")
+    assert find_residues([original], records=others, key=key, affected=[]) == [], "readable, and without a row of this person"
+    (original / FOLDER / "table.json").write_text("{}")
+    damaged = {entry.place: entry.reason for entry in find_residues([original], records=others, key=key, affected=[])}
+    assert "a damaged level table" in damaged[(original / FOLDER).resolve()]
 
 
 Shell = Callable[..., tuple[int, str]]

@@ -33,6 +33,7 @@ from verify.data.identity import RecordKey
 from verify.data.records import Record
 from verify.errors import InputError, VerifyError
 from verify.io.files import MANIFEST, disk_errors, is_complete
+from verify.provenance.level_rows import ROWS
 from verify.provenance.level_table import KIND, LevelTable, remove_rows
 
 __all__ = ["UNSEARCHED", "Residue", "data_residues", "find_residues", "places", "remove"]
@@ -86,7 +87,7 @@ def find_residues(
     in_indexes = list(_in_indexes(indexes, rules))
     # A residue that identifies others comes after them: a cache after those derived from it, a model after its copies.
     unknown = [_unreadable(folder, "cannot be read") for folder in closed]
-    tables = _level_tables([folder for folder in folders if not _within(folder, kept)], names)
+    tables = _level_tables([folder for folder in folders if not _within(folder, kept)], names, set(rest))
     found = _one_each([*copies, *beside_caches(by_content), *by_content, *in_indexes, *of_models, *tables, *unknown])
     return _keeping_linked(found, files)
 
@@ -231,17 +232,24 @@ def _contents(records: Sequence[Record]) -> dict[str, set[str]]:
     return found
 
 
-def _level_tables(folders: Sequence[Path], names: Collection[str]) -> Iterator[Residue]:
-    """Yield the level tables that have rows of the records; only the rows go, which hold what models made of the texts."""
+def _level_tables(folders: Sequence[Path], names: Collection[str], staying: Collection[Path]) -> Iterator[Residue]:
+    """Yield the level tables that have rows of the records; only the rows go, which hold what models made of the texts.
+
+    One without a manifest that fits is listed, unless it can be read and has no such row, or goes with a folder around it: then its
+    files are not among those that stay.
+    """
     for folder in folders:
-        if not is_complete(folder, KIND):
+        whole = is_complete(folder, KIND)
+        if not whole and folder / ROWS not in staying:
             continue
         try:
             rows = sum(name in names for name in LevelTable.open(folder).rows.records)
         except InputError:
             yield _unreadable(folder, "is a damaged level table")
             continue
-        if rows:
+        if rows and not whole:
+            yield _unreadable(folder, "is a level table that is unfinished, or whose manifest does not fit its files")
+        elif rows:
             yield FoundResidue(folder, "level table", f"{rows} of its rows", partial(remove_rows, folder, names))
 
 
