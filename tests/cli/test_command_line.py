@@ -155,6 +155,14 @@ def test_flags_of_another_defense_are_refused(given: list[str], belongs: str, ca
     assert belongs in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("given", [["--holdout-share", "0.03"], ["--level-table", "8"], ["--workers", "2"]])
+def test_shards_refuse_the_flags_of_a_table_that_were_given(given: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    """The message names the flag in the command, and none that is not."""
+    command = ["train", "--model", "m", "--data", "d.jsonl", "--output", "o", "--shards", "2", *given]
+    assert unlearn.cli.main.main(command) == 2
+    assert f"--shards cannot be combined with {given[0]}:" in " ".join(capsys.readouterr().err.split())
+
+
 def test_exit_statuses_are_pinned() -> None:
     """0, 10, 11, 12: what a deployment script may rely on."""
     assert EXIT_STATUS == {"EQUIVALENT_WITHIN": 0, "NOT_FORGOTTEN": 10, "INCONCLUSIVE": 11, "NOT_TESTABLE": 12}

@@ -119,10 +119,12 @@ class Train:
         from unlearn.training.shards import ShardPlan, finetune_shards
 
         require_reporter(self.training)
-        if self.table != LevelTableFlags():
+        own = [field.name for field in dataclasses.fields(self.table) if getattr(self.table, field.name) != field.default]
+        if own:
+            flags = ", ".join(f"--{name.replace('_', '-')}" for name in own)
             raise InputError(
-                "--level-table and --shards cannot be combined: a shard's siblings never saw its subjects, and serve as references "
-                "of the rebuilt shard. Leave one of them out."
+                f"--shards cannot be combined with {flags}: a shard's siblings never saw its subjects, and serve as references of "
+                "the rebuilt shard, without a table and without controls held out. Leave one of them out."
             )
         if self.protection != DefenseFlags():
             raise InputError("--defense and --shards cannot be combined. Leave one of them out.")
