@@ -172,6 +172,14 @@ def test_recipients(evidence: Evidence, recipients: Any, said: str) -> None:
         written(request, record, language)
 
 
+def test_nobody_else_is_said_beside_systems_of_ones_own(evidence: Evidence) -> None:
+    """Where the operator states it, the letter leaves no blank; the systems are still counted."""
+    request = request_of("deleted", recipients=(told("vector-store"),), nobody=True)
+    text = written(request, record_of(evidence, requests=(request,)))
+    assert "Say here to whom" not in text
+    assert " ".join(load_words("en").texts["others.nobody"].split()) in " ".join(text.split())
+
+
 def test_a_letter_of_a_batch_speaks_of_nobody_else(evidence: Evidence) -> None:
     """Where several requests were answered together, a letter says so, counts no copies, and gives no reason that may be about
     another person's copy; where one was, it stands there with its reason."""

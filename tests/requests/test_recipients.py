@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from unlearn.cli.request_text import listed, still_open
+from unlearn.cli.request_text import listed, recipients, still_open
 from unlearn.requests.attestation import facts_of
 from unlearn.requests.close import close_request
 from unlearn.requests.ledger.deadlines import today
@@ -23,7 +23,7 @@ from unlearn.requests.ledger.recipients import (
     state_nobody,
 )
 from verify import InputError
-from verify.schema.deletion_record import DeletionRecord
+from verify.schema.deletion_record import DeletionRecord, RequestFacts
 
 SUBJECT = ("5" * 32,)
 Shell = Callable[..., tuple[int, str]]
@@ -182,7 +182,30 @@ def test_recipients_are_in_record_and_list_and_survive_closing(ledger: Ledger, t
     assert close_request(ledger, tmp_path / "deletions", request.id)[0] == record
     other = state_nobody(ledger, asked(ledger).id)
     assert (facts_of(other).recipients, facts_of(asked(ledger)).recipients) == ((), None)
+    assert facts_of(other).nobody is None, "no recipient at all says it alone, as in records of earlier versions"
     ledger.verify()
+
+
+@pytest.mark.parametrize("first", ["systems", "statement"])
+def test_nobody_else_is_recorded_beside_systems_of_ones_own(ledger: Ledger, first: str) -> None:
+    """In either order, once; a party that is recorded afterwards takes the statement back."""
+    name = asked(ledger).id
+    own = [Planned("search index", "vector-store")]
+    if first == "statement":
+        state_nobody(ledger, name)
+    add_recipients(ledger, name, own)
+    state_nobody(ledger, name)
+    steps = len(ledger.request(name).steps)
+    request = state_nobody(ledger, name)
+    assert len(request.steps) == steps
+    facts = facts_of(request)
+    assert ([one.kind for one in facts.recipients or ()], facts.nobody) == (["vector-store"], True)
+    assert any("passed on to nobody, as the operator states" in line for line in recipients(request, today()))
+    assert RequestFacts.model_validate_json(facts.model_dump_json()) == facts
+    add_recipients(ledger, name, [Planned("Hosting Ltd", "processor")])
+    assert facts_of(ledger.request(name)).nobody is None
+    with pytest.raises(InputError, match="has 1 recipients"):
+        state_nobody(ledger, name)
 
 
 def test_what_recipients_refuse(desk: Path, shell: Shell) -> None:

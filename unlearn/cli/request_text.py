@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from unlearn.requests.ledger.ledger import Request
-from unlearn.requests.ledger.recipients import known_recipients
+from unlearn.requests.ledger.recipients import known_recipients, states_nobody
 from unlearn.requests.ledger.states import REFUSALS
 from verify.io.escaping import visible
 
@@ -97,7 +97,7 @@ def recipients(request: Request, today: date) -> Iterator[str]:
         done = f"confirmed on {one.facts.confirmed}{by}, {evidence}"
         done = f"cannot be notified: {one.reason}" if one.facts.unreachable else done
         yield f"{request.id}: {visible(one.name)} ({one.facts.kind}), {visible(done)}"
-    if known_recipients(request) == ():
+    if states_nobody(request):
         yield f"{request.id}: the data were passed on to nobody, as the operator states"
 
 

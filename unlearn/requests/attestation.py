@@ -13,7 +13,7 @@ from typing import Any, cast
 from unlearn.requests.attempt import REGISTRATION
 from unlearn.requests.batch_folder import model_folder
 from unlearn.requests.ledger.ledger import Ledger, Request, Step
-from unlearn.requests.ledger.recipients import recipients_of
+from unlearn.requests.ledger.recipients import recipients_of, states_nobody
 from unlearn.requests.plan import Plan, PlannedModel
 from unlearn.requests.robustness_check import stored_for
 from verify.auditing.registration import Registration
@@ -75,7 +75,7 @@ def facts_of(request: Request) -> RequestFacts:
     """Return the facts about a request that go into the record and the letters."""
     last = request.deadlines
     refused = next((step for step in reversed(request.steps) if step.state in ("denied", "exempt", "not_found", "withdrawn")), None)
-    outcome = request.outcome or "open"
+    outcome, recipients = request.outcome or "open", recipients_of(request)
     return RequestFacts(
         id=request.id,
         received=date.fromisoformat(request.first["received"]),
@@ -90,7 +90,8 @@ def facts_of(request: Request) -> RequestFacts:
         events=tuple(Event(state=step.state, at=_local_time(step)) for step in request.steps),
         language=request.language,
         records=_deleted_records(request) if outcome == "deleted" else None,
-        recipients=recipients_of(request),
+        recipients=recipients,
+        nobody=True if recipients and states_nobody(request) else None,
     )
 
 

@@ -174,7 +174,8 @@ def _others(request: RequestFacts, words: Words) -> list[_Part]:
     parties = [one for one in request.recipients if one.kind in PARTIES]
     places = [one for one in request.recipients if one.kind not in PARTIES]
     # Places of one's own alone do not state that there was nobody else.
-    said = [" ".join(_parties(request, words))] if parties else [words.say("blank.recipients" if places else "others.nobody")]
+    nobody = "blank.recipients" if places and not request.nobody else "others.nobody"
+    said = [" ".join(_parties(request, words))] if parties else [words.say(nobody)]
     if places:
         confirmed = sum(one.confirmed is not None for one in places)
         cleaned = words.say("others.cleaned", confirmed=confirmed, count=len(places))

@@ -105,6 +105,8 @@ class RequestFacts(Frozen):
         records: number of records about this person that were deleted, in all training files; None in records of earlier versions
             and where nothing was deleted.
         recipients: those to whom the data were passed on, and further places; None where nothing was stated.
+        nobody: whether the operator states that the data were passed on to nobody, where `recipients` has further places alone;
+            None in other cases and in records of earlier versions.
     """
 
     id: str
@@ -121,12 +123,13 @@ class RequestFacts(Frozen):
     language: str | None = None
     records: int | None = Field(default=None, ge=0)
     recipients: tuple[Recipient, ...] | None = None
+    nobody: bool | None = None
 
     @model_serializer(mode="wrap")
     def _as_written(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """Leave out what was not noted: records of earlier versions are written as they were read."""
         content: dict[str, Any] = handler(self)
-        later = ("language", "records", "recipients")
+        later = ("language", "records", "recipients", "nobody")
         return {name: value for name, value in content.items() if name not in later or value is not None}
 
     @property

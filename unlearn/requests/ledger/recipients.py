@@ -80,6 +80,17 @@ def recipients_of(request: Request) -> tuple[Recipient, ...] | None:
     return None if known is None else tuple(one.facts for one in known)
 
 
+def states_nobody(request: Request) -> bool:
+    """Return whether the operator states that the data were passed on to nobody, and has recorded no party since."""
+    stated = any(step.details.get(NOBODY) for step in request.steps if step.state == RECIPIENTS)
+    return stated and not _parties(request)
+
+
+def _parties(request: Request) -> list[Known]:
+    """Return those to whom the data were passed on, without further places of the operator's own."""
+    return [one for one in known_recipients(request) or () if one.facts.kind in PARTIES]
+
+
 def add_recipients(ledger: Ledger, request: str, planned: Iterable[Planned]) -> Request:
     """Record recipients of a request; one that is recorded already is left as it is.
 
@@ -108,17 +119,16 @@ def _due(given: date | int | None, request: Request) -> date:
 
 
 def state_nobody(ledger: Ledger, request: str) -> Request:
-    """Record the operator's statement that the data were passed on to nobody.
+    """Record the operator's statement that the data were passed on to nobody; systems of the operator's own are no recipients.
 
     Raises:
         InputError: recipients are recorded.
     """
 
     def details_of(found: Request) -> Mapping[str, Any] | None:
-        known = known_recipients(found)
-        if known and any(one.facts.kind in PARTIES for one in known):
-            raise InputError(f"{found.id} has {len(known)} recipients, so they cannot be none. List them without --nobody.")
-        return {NOBODY: True} if known is None else None
+        if parties := _parties(found):
+            raise InputError(f"{found.id} has {len(parties)} recipients, so they cannot be none. List them without --nobody.")
+        return None if states_nobody(found) else {NOBODY: True}
 
     return ledger.note(request, RECIPIENTS, details_of)
 
