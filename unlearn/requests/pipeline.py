@@ -155,10 +155,8 @@ class _Run:
             "failed": self.next_method,
         }
         if self.state() == "inconclusive" and (self.has_new_references or self._testable_now()):
-            require_clean(self.references, self.plan.records)
-            for model in self.plan.models:
-                require_fitting_references(self.plan, model, self._records(model), self.references, self.key)
-            self._to("verifying", references=len(self.references))
+            self._require_fitting_references()
+            self._to("verifying", references=len(self.references), audited=self._audited())
         while (state := self.state()) in steps and not self._failed_for_good():
             steps[state]()
 
@@ -212,6 +210,22 @@ class _Run:
                 "--accept-exact-rebuild."
             )
 
+    def _require_begun_references(self) -> None:
+        """Check that an audit goes on with the references with which it was begun, which are those that the ledger counts."""
+        begun = self._request().latest("verifying") or {}
+        count = begun.get("references", len(self.references))
+        if count != len(self.references) or begun.get("audited", self._audited()) != self._audited():
+            raise InputError(
+                f"this audit was begun with {count} references, the planned ones included, and would go on with others "
+                f"({len(self.references)}). Give the same --references as before; others can be added once it is inconclusive."
+            )
+
+    def _require_fitting_references(self) -> None:
+        """Check references that were added to the planned ones before the ledger counts them."""
+        require_clean(self.references, self.plan.records)
+        for model in self.plan.models:
+            require_fitting_references(self.plan, model, self._records(model), self.references, self.key)
+
     def _audited(self) -> str:
         """Identify the references of an audit by its folder's name, so that the ledger stores no paths."""
         return audit_folder(self.folder, self.plan, self.plan.models[0], 0, self.references).name
@@ -234,6 +248,8 @@ class _Run:
 
     def unlearn(self) -> None:
         """Run every model's current method; if one diverges, its model gets the next method."""
+        if self.has_new_references:
+            self._require_fitting_references()
         for model in self.plan.models:
             attempt = self._attempt(model)
             self.notify(f"{model.name}: {model.ladder[attempt]}")
@@ -252,6 +268,7 @@ class _Run:
         accepted = (self._request().latest("verifying") or {}).get("accepted") == EXACT_REBUILD
         if accepted:  # by an earlier call that was killed before it deployed
             self._require_same_references("verifying")
+        self._require_begun_references()
         found = {model: self._judged(model) for model in self.plan.models}
         left = [model for model, finding in found.items() if not finding.deployable]
         left = [model for model in left if found[model].refused or not accepted or self._objection(model) is not None]
