@@ -4,12 +4,16 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from deletion_world import PEOPLE, rows
 from level_tables import write_invented
 
+from unlearn.methods import method_classes
 from unlearn.purge.find import UNSEARCHED, find_residues, remove
+from unlearn.requests.attempt import _configured
 from unlearn.requests.level_tables import Judge, carry, controls_beside, judge_of, take_out
 from unlearn.requests.plan import Plan, PlannedProof
 from unlearn.requests.planning import Choices, _shown
@@ -126,6 +130,24 @@ def test_a_table_that_cannot_be_searched_is_listed(original: Path) -> None:
     (original / FOLDER / "table.json").write_text("{}")
     damaged = {entry.place: entry.reason for entry in find_residues([original], records=others, key=key, affected=[])}
     assert "a damaged level table" in damaged[(original / FOLDER).resolve()]
+
+
+@pytest.mark.parametrize(("left", "sources"), [(2, ("table",)), (1, ("mixture",)), (0, ("mixture",))])
+def test_level_reads_the_table_only_while_controls_of_the_method_are_left(
+    tmp_path: Path, left: int, sources: tuple[str, ...]
+) -> None:
+    """With fewer than two of them the method would fail at `run`, after the audit was registered; it then uses its own source."""
+    key, held = RecordKey.load(), rows(CONTROL_PEOPLE)
+    (tmp_path / "held.jsonl").write_text("".join(json.dumps(row) + "\n" for row in held))
+    records = parse_records(held, Fields(), "held")
+    names = [Member(key.of(record.fingerprint), key.of(record.fingerprint, "subject"), "audit") for record in records]
+    method = [Member(member.record, member.subject, "method") for member in names[:left]]
+    people = [Member(key.of(f"{number}"), key.of(f"{number}", "subject"), None) for number in range(8)]
+    write_invented(tmp_path / FOLDER, [*people, *method, *names[left:]], models=8, left_out=4)
+    write_manifest(tmp_path / FOLDER, "level table")
+    plan: Any = SimpleNamespace(holdout=str(tmp_path / "held.jsonl"), columns=Fields())
+    model: Any = SimpleNamespace(level_table=str(tmp_path / FOLDER), base="base")
+    assert _configured(method_classes()["level"], plan, model, "level").sources == sources
 
 
 Shell = Callable[..., tuple[int, str]]

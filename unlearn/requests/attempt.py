@@ -10,6 +10,7 @@ from typing import Any
 
 from unlearn.finetuning import recipe_of
 from unlearn.forgetting import forget
+from unlearn.level.table import FEWEST
 from unlearn.methods import method_classes
 from unlearn.requests.batch_folder import CACHE, attempt_folder, audit_folder, clear_if_cut_off, model_folder
 from unlearn.requests.candidates import SMALLEST_SET
@@ -184,13 +185,15 @@ def _forget(plan: Plan, model: PlannedModel, attempt: int, sets: TrainingSets, o
 def _configured(kind: Any, plan: Plan, model: PlannedModel, name: str) -> Any:
     """Return a method with what the plan gives it: `auto` the references, `level` the method's half of the level table.
 
-    The audit then reads the other half alone, in which enough models must be left that never saw a record.
+    The audit then reads the other half alone, in which enough models must be left that never saw a record. Where too few controls
+    of the method are left in the table, as they left at their own requests, `level` estimates without it.
     """
     if name == "auto":
         return kind(references=plan.references, accept=plan.accept)
     if name == "level" and model.level_table is not None and model.base is not None:
         design = LevelTable.open(model.level_table).design
-        if design.method_models and design.left_out >= 2 * LEAST_LEFT_OUT:
+        enough = len(_holdout(plan, model)[0] or ()) >= FEWEST
+        if enough and design.method_models and design.left_out >= 2 * LEAST_LEFT_OUT:
             return kind(sources=("table",), table=model.level_table)
     return kind()
 
