@@ -31,7 +31,7 @@ from verify.io.envelopes import make_key
 from verify.io.files import is_complete, verify_manifest, write_json
 from verify.models.loading import load_model
 from verify.provenance.descent import trained_records
-from verify.provenance.level_table import FOLDER, LevelTable
+from verify.provenance.level_table import FOLDER, LevelTable, finish_table
 from verify.scores.cache import SealedNumbers
 from verify.scores.observe import measure
 
@@ -104,6 +104,27 @@ def test_a_second_call_changes_nothing_and_another_design_is_refused(made: tuple
     assert (made[0] / FOLDER / "table.json").read_bytes() == before
     with pytest.raises(InputError, match="holds a table of 4 models"):
         make_level_table(made[0], models=8)
+
+
+def test_a_finished_table_is_signed_afterwards_and_no_flag_is_passed_over(made: tuple[Path, Path], tmp_path: Path) -> None:
+    """An unsigned table gets the signature under the same digest; another key, and words that nobody was asked in, are refused."""
+    shutil.copytree(made[0].parent, tmp_path / "world")
+    model = tmp_path / "world" / "model"
+    make_key(tmp_path / "other.key")
+    with pytest.raises(InputError, match="not by the key that you gave"):
+        make_level_table(model, models=4, operator_key=tmp_path / "other.key")
+    words = tmp_path / "words.jsonl"
+    words.write_text(json.dumps({"prompt": "Tell me about {prompt}"}) + "\n")
+    with pytest.raises(InputError, match="asked without rewordings"):
+        make_level_table(model, models=4, rewordings=words)
+    header = json.loads((model / FOLDER / "table.json").read_text())
+    write_json(model / FOLDER / "table.json", {**header, "signatures": []})
+    before = finish_table(model / FOLDER)
+    assert before.signatures == ()
+    signed = make_level_table(model, models=4, operator_key=tmp_path / "other.key")
+    assert signed.digest == before.digest
+    assert LevelTable.open(model / FOLDER, tmp_path / "other.key.pub").signer == signed.signatures[0]
+    assert is_complete(model / FOLDER)
 
 
 def test_a_model_of_the_pool_can_be_trained_again_and_has_the_tables_losses(

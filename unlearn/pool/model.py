@@ -112,13 +112,18 @@ def require_start(how: Repetition) -> None:
             )
 
 
+def digest_of_words(rewordings: str, key: RecordKey) -> str:
+    """Return the keyed hash of a file of rewordings, as the table's header names it."""
+    return key.of(content_digest(read_source(rewordings)), "rewordings")
+
+
 def require_same_words(pool: PoolFolder, models: int, rewordings: str | None, key: RecordKey) -> None:
     """Check that the models that are finished were asked in the words that the others will be asked in.
 
     Raises:
         InputError: they were asked in others, or in none.
     """
-    words = None if rewordings is None else key.of(content_digest(read_source(rewordings)), "rewordings")
+    words = None if rewordings is None else digest_of_words(rewordings, key)
     finished = [number for number in range(models) if pool.finished(number, key) is not None]
     if any(read_json(pool.facts(number))["wordings"] != words for number in finished):
         raise InputError(

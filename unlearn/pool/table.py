@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from securesystemslib.signer import CryptoSigner
 
 from unlearn.pool.members import Material, place_controls, read_material
-from unlearn.pool.model import PoolFolder, require_same_words, require_start, run_model
+from unlearn.pool.model import PoolFolder, digest_of_words, require_same_words, require_start, run_model
 from unlearn.pool.repetition import Repetition, repetition_of
 from unlearn.training import distributed
 from unlearn.training.checkpoints import WORK
@@ -23,7 +24,7 @@ from verify.io.files import MANIFEST, alone_in, is_complete, read_json
 from verify.io.jobs import Job, run_jobs
 from verify.io.progress import phase
 from verify.provenance.level_rows import LevelRows, merkle_root
-from verify.provenance.level_table import DESIGN, FOLDER, HEADER, KIND, LevelTable, finish_table, write_table
+from verify.provenance.level_table import DESIGN, FOLDER, HEADER, KIND, LevelTable, finish_table, sign_table, write_table
 from verify.provenance.pool_design import SHARES, assignment_digest, data_digest, left_out_models, require_design, trained_models
 from verify.schema.level_table import LARGEST_SEED, LevelTableHeader, PoolDesign, PoolModel
 from verify.schema.parts import ChannelNotRun
@@ -58,7 +59,8 @@ def make_level_table(
             split by subject, half for the unlearning method and half for the audit.
         fields: the columns of the records; the default is those of the training, and no others are taken.
         rewordings: file of rewordings or templates, in whose words the models are asked as well.
-        operator_key: private key that signs the header; without one the table is unsigned.
+        operator_key: private key that signs the header; without one the table is unsigned. A finished table that is unsigned is
+            signed afterwards, under the same digest.
         seed: of the design; by default drawn, and written into the design before the first model is trained.
         workers: models that are trained at once on this machine.
         engine: a cluster, "dask://HOST:PORT" or "ray://HOST:PORT", whose workers see the same folders and record key.
@@ -67,8 +69,8 @@ def make_level_table(
 
     Raises:
         ArgumentError: an argument has a wrong name or type.
-        InputError: the training cannot be repeated, there are too few subjects or controls, another table is there, or the models
-            of an unfinished one were asked in other words.
+        InputError: the training cannot be repeated, there are too few subjects or controls, or the table that is there is another
+            one, by design, key or words.
         IntegrityError: the base is not what the training started from.
         RunError: a training became non-finite, the disk is full, or a model could not be removed.
     """
@@ -79,9 +81,10 @@ def make_level_table(
     how = repetition_of(original, data, fields, None if base is None else str(base))
     folder = original / FOLDER
     if is_complete(folder, KIND):
-        return _kept(folder, models, left_out)
+        return _kept(LevelTable.open(folder), models, left_out, rewordings, signer)
     with alone_in(folder / WORK):
-        if not (folder / HEADER).is_file():
+        written = (folder / HEADER).is_file()  # by a run that was killed before it finished the table
+        if not written:
             place_controls(original, holdout, Fields(**how.stages[-1].fields))
             words = None if rewordings is None else str(Path(rewordings).resolve())
             require_start(how)
@@ -93,18 +96,32 @@ def make_level_table(
             rows, header = _collected(folder, material, how, design)
             write_table(folder, header, rows, signer)
         shutil.rmtree(folder / WORK, ignore_errors=True)
-    return finish_table(folder)
+    table = finish_table(folder)
+    return _kept(table, models, left_out, rewordings, signer) if written else table
 
 
-def _kept(folder: Path, models: int, left_out: int) -> LevelTable:
-    """Return the table that is there, if it is the one that was asked for."""
-    table = LevelTable.open(folder)
+def _kept(table: LevelTable, models: int, left_out: int, rewordings: str | Path | None, signer: CryptoSigner | None) -> LevelTable:
+    """Return the table that is there, if it is the one that was asked for; one that is unsigned is signed now."""
+    folder = table.folder
     if (table.models, table.design.left_out) != (models, left_out):
         raise InputError(
             f"{folder} holds a table of {table.models} models, every subject left out of {table.design.left_out}. Ask for that "
             "one, or remove the folder to make another."
         )
-    return table
+    if rewordings is not None and digest_of_words(str(rewordings), RecordKey.load()) != table.header.wordings:
+        asked = "without rewordings" if table.header.wordings is None else "in other words"
+        raise InputError(
+            f"{folder} holds a table whose models were asked {asked}, and they are destroyed. Leave --rewordings out, or remove "
+            "the folder to make another."
+        )
+    if signer is None or signer.public_key.keyid in table.signatures:
+        return table
+    if table.signatures:
+        raise InputError(
+            f"{folder} holds a table that is signed by {table.signatures[0][:16]}, not by the key that you gave "
+            f"({signer.public_key.keyid[:16]}). Leave --operator-key out, or give that key."
+        )
+    return sign_table(table, signer)
 
 
 def _share_held_out(original: Path) -> float | None:

@@ -258,6 +258,19 @@ def finish_table(folder: Path) -> LevelTable:
     return table
 
 
+def sign_table(table: LevelTable, signer: CryptoSigner) -> LevelTable:
+    """Sign the header of a finished table; content and digest of the header stay as they are.
+
+    Raises:
+        InputError: the table cannot be read.
+        RunError: the disk is full.
+    """
+    envelope = Envelope.from_dict(read_json(table.folder / HEADER))
+    envelope.sign(signer)
+    write_json(table.folder / HEADER, dict(envelope.to_dict()))
+    return finish_table(table.folder)
+
+
 def remove_rows(folder: str | Path, records: Collection[str]) -> int:
     """Take rows out of a table; their leaves stay. Return the number of rows that were there.
 
