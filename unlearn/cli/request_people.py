@@ -55,6 +55,16 @@ class Import:
 
 
 @dataclasses.dataclass(frozen=True)
+class LetterFlags:
+    """Where a letter is written, and in whose words."""
+
+    output: Path = Path("deletions")
+    """Folder of the batches; the letter is written into the request's own folder in it."""
+    templates: Path | None = None
+    """Your folder of letter templates; the default is $UNLEARN_VERIFY_LETTERS, else ours."""
+
+
+@dataclasses.dataclass(frozen=True)
 class Confirm:
     """Confirm the receipt of a request: write the letter and record the day.
 
@@ -63,10 +73,7 @@ class Confirm:
 
     id: Annotated[str, tyro.conf.Positional]
     """Id of the request."""
-    output: Path = Path("deletions")
-    """Folder of the batches; the letter is written into the request's own folder in it."""
-    templates: Path | None = None
-    """Your folder of letter templates; the default is $UNLEARN_VERIFY_LETTERS, else ours."""
+    letter: LetterFlags = dataclasses.field(default_factory=LetterFlags)
     ledger: LedgerFlags = dataclasses.field(default_factory=LedgerFlags)
 
     def run(self) -> int:
@@ -74,9 +81,9 @@ class Confirm:
         from unlearn.requests.letters import require_templates, write_confirmation
 
         with self.ledger.open(keyed=False) as ledger:
-            require_templates([ledger.request(self.id)], self.templates)
+            require_templates([ledger.request(self.id)], self.letter.templates)
             request = ledger.confirm(self.id, today())
-        for path in write_confirmation(request, self.output / request.id, self.templates):
+        for path in write_confirmation(request, self.letter.output / request.id, self.letter.templates):
             print(path)  # noqa: T201
         last = request.deadlines.confirm
         print(f"{self.id}: receipt confirmed" + (f", if this letter is sent by {last}" if last is not None else ""))  # noqa: T201

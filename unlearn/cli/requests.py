@@ -16,7 +16,7 @@ import tyro
 
 from unlearn.cli.ledger import LedgerFlags, today
 from unlearn.cli.records import lines_of
-from unlearn.cli.request_people import Confirm, Import, Recipients
+from unlearn.cli.request_people import Confirm, Import, LetterFlags, Recipients
 from unlearn.cli.request_run import Close, PlanCommand, RunCommand
 
 
@@ -147,10 +147,7 @@ class Extend:
     """Id of the request."""
     reason: Literal["complexity", "number-of-requests"]
     """Why more time is needed; GDPR Article 12(3) allows these two reasons."""
-    output: Path = Path("deletions")
-    """Folder of the batches; the letter is written into the request's own folder in it."""
-    templates: Path | None = None
-    """Your folder of letter templates; the default is $UNLEARN_VERIFY_LETTERS, else ours."""
+    letter: LetterFlags = dataclasses.field(default_factory=LetterFlags)
     ledger: LedgerFlags = dataclasses.field(default_factory=LedgerFlags)
 
     def run(self) -> int:
@@ -158,9 +155,9 @@ class Extend:
         from unlearn.requests.letters import require_templates, write_extension
 
         with self.ledger.open(keyed=False) as ledger:
-            require_templates([ledger.request(self.id)], self.templates)
+            require_templates([ledger.request(self.id)], self.letter.templates)
             request = ledger.extend(self.id, self.reason, today())
-        for path in write_extension(request, self.output / request.id, self.templates):
+        for path in write_extension(request, self.letter.output / request.id, self.letter.templates):
             print(path)  # noqa: T201
         print(f"{self.id}: answer by {request.due}, if this letter is sent by {request.deadlines.answer}")  # noqa: T201
         return 0
