@@ -59,7 +59,7 @@ FOREIGN_FILES = (
     "dict.txt",
 )
 """Files that other programs read from such a folder: other formats of weights, code, recipes of a model, other tokenizers."""
-OWN_FOLDERS = ("checkpoint-*", "shard-*", "level-table", "holdout")
+OWN_FOLDERS = ("checkpoint-*", "shard-*", "slice-*", "level-table", "holdout")
 """Subfolders that this project writes into a model's folder, each with a manifest of its own."""
 
 
