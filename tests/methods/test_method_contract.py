@@ -96,13 +96,15 @@ def prepared(model_dir: Path, name: str, tmp_path: Path, count: int = 4) -> tupl
 
 
 def loss_of(model: Any, method: Any, windows: Any, reference: Any, order: list[int], pad: int, extra: int = 0) -> torch.Tensor:
+    device = next(model.parameters()).device
+
     def batch_of(role: str) -> dict[str, torch.Tensor]:
-        batch = collate([windows[role][index] for index in order], pad)
+        batch = {name: values.to(device) for name, values in collate([windows[role][index] for index in order], pad).items()}
         if not extra:
             return batch
         filler = {"input_ids": pad, "attention_mask": 0, "scored": False}
         return {
-            key: torch.cat([value, torch.full((len(order), extra), filler[key], dtype=value.dtype)], dim=1)
+            key: torch.cat([value, torch.full((len(order), extra), filler[key], dtype=value.dtype, device=device)], dim=1)
             for key, value in batch.items()
         }
 
@@ -112,7 +114,7 @@ def loss_of(model: Any, method: Any, windows: Any, reference: Any, order: list[i
         alternative=batch_of("alternative") if "alternative" in windows else None,
         progress=Progress(values=dict(method.begin()) if isinstance(method, WithMemory) else {}),
     )
-    chosen = reference.of(dict.fromkeys(windows, order), torch.device("cpu"))
+    chosen = reference.of(dict.fromkeys(windows, order), device)
     return method.loss(model, batch, chosen)
 
 
@@ -136,7 +138,7 @@ def test_gradients_reach_the_weights(model_dir: Path, tmp_path: Path, name: str,
     model, method, windows, reference = prepared(model_dir, name, tmp_path)
     with torch.no_grad():
         for parameter in model.parameters():  # away from the model before unlearning, where distances to it have no slope
-            parameter.add_(0.05 * torch.randn(parameter.shape))
+            parameter.add_(0.05 * torch.randn(parameter.shape).to(device=parameter.device))
     loss_of(model, method, windows, reference, [0, 1, 2, 3], tokenizer.pad_token_id).backward()  # type: ignore[no-untyped-call]
     gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
     assert gradients

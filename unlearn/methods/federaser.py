@@ -161,6 +161,7 @@ def _write_records(
         tokenizer=base.tokenizer_digest,
         start_weights=base.digest,
         defense="federated",
+        device=next(model.parameters()).device,
     )
     log.begin(0)
     log.end(weights_digest(model))

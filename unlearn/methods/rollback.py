@@ -78,7 +78,8 @@ class Rollback(Rebuild):
         digest = weights_digest(model)
         states = _states(context.work_dir / "replay", log, start)
         checkpoints = _keep_checkpoints(context, folder, log, start)
-        write_log(filtered_lines(log, removed), checkpoints, digest, context.output_dir / LOG_NAME, states)
+        lines = filtered_lines(log, removed, next(model.parameters()).device)
+        write_log(lines, checkpoints, digest, context.output_dir / LOG_NAME, states)
         # Counted from the schedule: an interrupted replay did a part of it in another process.
         again = _tokens(log, kept, 0 if start is None else start.step)
         training = TrainingResult(done.steps, done.steps / max(1, _steps(log)), None, again, done.seconds)

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from verify.models.head_values import Reduction
+from verify.models.head_values import Reduction, in_cache
 from verify.models.log_probabilities import ROWS_AT_ONCE
 
 
@@ -29,7 +29,7 @@ def kl_to(logits: Tensor, target_logits: Tensor) -> Tensor:
     with torch.no_grad():
         q = _wide(target_logits).softmax(-1)
         # KL(q || p) = H(q, p) - H(q). xlogy takes 0 log 0 as 0; in chunks of rows, so that q log q [N, V] is never held whole.
-        entropy = -torch.cat([torch.xlogy(rows, rows).sum(-1) for rows in torch.split(q, ROWS_AT_ONCE)])
+        entropy = -torch.cat([torch.xlogy(q[rows], q[rows]).sum(-1) for rows in in_cache(len(q), ROWS_AT_ONCE, q.device)])
     return cross_entropy_to(logits, q) - entropy
 
 
@@ -129,8 +129,7 @@ class _CrossEntropyTo(torch.autograd.Function):
         # -sum_v q_v (z_v - logsumexp z) = (logsumexp z - max z) - sum_v q_v (z_v - max z), as sum_v q_v = 1
         top = logits.amax(-1, keepdim=True)  # [N, 1]
         value = torch.logsumexp(logits, -1) - top[:, 0]
-        for start in range(0, len(logits), ROWS_AT_ONCE):
-            rows = slice(start, start + ROWS_AT_ONCE)
+        for rows in in_cache(len(logits), ROWS_AT_ONCE, logits.device):
             value[rows] -= (target[rows] * (logits[rows] - top[rows])).sum(-1)
             target[rows] = F.softmax(logits[rows], dim=-1) - target[rows]
         ctx.save_for_backward(target)

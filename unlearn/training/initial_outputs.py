@@ -29,7 +29,7 @@ from verify.io.files import atomic_file, file_digest, read_json, write_json
 from verify.io.progress import phase
 from verify.models.loading import LoadedModel
 from verify.models.log_probabilities import head_sees, output_head, predicting_positions, step_after_head
-from verify.models.token_stats import BATCH_TOKENS, compute_token_statistics, length_sorted_batches
+from verify.models.token_stats import batch_tokens, compute_token_statistics, length_sorted_batches
 
 ROLES = ("forget", "retain", "alternative")
 KINDS = ("log_probability", "logits", "hidden", "random_logits")
@@ -198,7 +198,7 @@ def _per_token(
     model.eval()
     read_so_far = 0
     with phase("reading the model before unlearning") as done:
-        for rows in length_sorted_batches([len(window.input_ids) for window in windows], BATCH_TOKENS):
+        for rows in length_sorted_batches([len(window.input_ids) for window in windows], batch_tokens(device)):
             chosen = [windows[row] for row in rows]
             batch = {name: values.to(device) for name, values in collate(chosen, pad_token_id).items()}
             counts = [int(window.scored.sum()) for window in chosen]
@@ -254,8 +254,15 @@ def _frozen_head(model: nn.Module, copy: bool) -> Callable[[Tensor], Tensor]:
             "this model transforms its logits in an unsupported way, so its output distributions before unlearning cannot be "
             "stored. Use a method that does not need them, such as npo or grad_diff."
         )
-    frozen = deepcopy(head) if copy else head
-    return lambda hidden: after(frozen(hidden))
+    frozen, kind = deepcopy(head) if copy else head, ids.device.type
+    half = torch.is_autocast_enabled(kind)
+
+    def logits(hidden: Tensor) -> Tensor:
+        with torch.autocast(kind, torch.bfloat16, enabled=half):  # as the table was computed
+            made: Tensor = after(frozen(hidden))
+            return made
+
+    return logits
 
 
 def _untrained(model: Any, seed: int) -> nn.Module:

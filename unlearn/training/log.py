@@ -17,16 +17,24 @@ from verify.data.identity import RecordKey
 from verify.data.records import Record
 from verify.errors import InputError
 from verify.io.strict_json import parse_json
-from verify.provenance.training_log import LOG_NAME, SCHEMA, Boundary, Microbatch, TrainingLog
+from verify.provenance.training_log import GPU, LOG_NAME, SCHEMA, Boundary, Microbatch, TrainingLog
 
 if TYPE_CHECKING:
+    import torch
+
     from verify.training.state import StateDigest
 
 __all__ = ["LOG_NAME", "SCHEMA", "LogWriter", "Microbatch", "TrainingLog", "filtered_lines", "require_in_log", "write_log"]
 
 
-def filtered_lines(log: "TrainingLog", removed: Set[int]) -> list[dict[str, Any]]:
-    """Return header and microbatches of a log as if some of its records had never been there, the others renumbered."""
+def filtered_lines(log: "TrainingLog", removed: Set[int], device: "torch.device") -> list[dict[str, Any]]:
+    """Return header and microbatches of a log as if some of its records had never been there, the others renumbered.
+
+    Args:
+        log: the log.
+        removed: indices of the records.
+        device: of the replay, whose software and hardware the header states.
+    """
     kept = [index for index in range(len(log.records)) if index not in removed]
     number = {old: new for new, old in enumerate(kept)}
     header = {
@@ -39,7 +47,7 @@ def filtered_lines(log: "TrainingLog", removed: Set[int]) -> list[dict[str, Any]
         **({} if log.key_check is None else {"key": log.key_check}),
         **({} if log.master_weights is None else {"master_weights": log.master_weights}),
         **({} if log.arithmetic is None else {"arithmetic": log.arithmetic}),
-        "execution": software(),
+        "execution": software(device),
     }
     return [
         header,
@@ -69,11 +77,13 @@ def require_in_log(records: Sequence[Record], log: TrainingLog, key: RecordKey) 
         )
 
 
-def software() -> dict[str, str]:
-    """Return the software and processor that a run's bits depend on, besides the number of threads."""
+def software(device: "torch.device") -> dict[str, str]:
+    """Return the software and hardware that the bits of a run on a device depend on, besides the number of threads."""
     import torch  # here, so that readers of logs start without it
 
+    gpu = {GPU: torch.cuda.get_device_name(device)} if device.type == "cuda" else {}
     return {
+        **gpu,
         "torch": torch.__version__,
         "transformers": metadata.version("transformers"),
         "capability": torch.backends.cpu.get_cpu_capability(),
@@ -158,8 +168,9 @@ class LogWriter:
         defense: str | None = None,
         master_weights: str | None = None,
         arithmetic: str | None = None,
+        device: "torch.device",
     ) -> "LogWriter":
-        """Create a writer whose header describes a run; `records` has one entry per training window."""
+        """Create a writer whose header describes a run on a device; `records` has one entry per training window."""
         listed = list(records)
         header = {
             "schema": SCHEMA,
@@ -172,7 +183,7 @@ class LogWriter:
             **({} if defense is None else {"defense": defense}),
             **({} if master_weights is None else {"master_weights": master_weights}),
             **({} if arithmetic is None else {"arithmetic": arithmetic}),
-            "execution": software(),
+            "execution": software(device),
         }
         return cls(path, header)
 

@@ -56,6 +56,7 @@ from verify.provenance.training_log import BFLOAT16_COPIES
 from verify.training.adapters import attach_adapter, require_attachable
 from verify.training.arithmetic import Arithmetic, can_compute_in_copies
 from verify.training.checkpoints import Checkpoint, last_complete_checkpoint, put_checkpoint
+from verify.training.deterministic import deterministic
 from verify.training.precision import MASTER_WEIGHTS, as_stored, float32_copies, half_precision, note_stored_type, stored_digest
 from verify.training.schedule import Lengths, PairSampler
 from verify.training.sharding import is_sharded
@@ -164,6 +165,7 @@ def log_writer(
         defense=defense,
         master_weights=MASTER_WEIGHTS if defense is None and half_precision(trained_parameters(loaded.model, options)) else None,
         arithmetic=BFLOAT16_COPIES if computes_in_copies(loaded.model, options) else None,
+        device=next(loaded.model.parameters()).device,
     )
 
 
@@ -200,7 +202,9 @@ def _minimise(loaded: LoadedModel, objective: Objective, run: Run) -> Trained:
     # in the arithmetic of the steps: else rounding would look like a change.
     sampler = _sampler(windows, options)
     rule, arithmetic = objective.stop_rule, Arithmetic(computes_in_copies(loaded.model, options))
-    with torch.no_grad(), arithmetic.of(loaded.model):
+    device = next(loaded.model.parameters()).device
+    half = options.bf16 and not arithmetic.in_copies
+    with torch.no_grad(), arithmetic.of(loaded.model), torch.autocast(device.type, torch.bfloat16, enabled=half):
         initial = load_or_compute_outputs(
             run.work_dir,
             loaded,
@@ -317,7 +321,8 @@ def train_pairs(
         # The run was interrupted after its stop rule ended it, but before the result was saved.
         put_checkpoint(model, checkpoint.folder)
     elif selector is None or selector.stopped is None:
-        with phase("training" if isinstance(loss, LikelihoodLoss) else "unlearning", main=True) as trainer.report:
+        name = "training" if isinstance(loss, LikelihoodLoss) else "unlearning"
+        with deterministic(model), phase(name, main=True) as trainer.report:
             trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint.folder))
     steps = max(trainer.state.global_step, 0 if checkpoint is None else checkpoint.step)
     if selector is not None:

@@ -5,6 +5,7 @@ Weights are read from safetensors or GGUF (`verify.models.gguf_models`) only and
 (`verify.models.checked_loading`); weights that are not finite are refused, and so is a tokenizer that does not belong to the model.
 """
 
+import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,6 +29,10 @@ from verify.models.gguf_models import gguf_model
 from verify.models.gguf_tokenizers import gguf_tokenizer
 from verify.models.quantized import is_quantized, keep_layout, loading_arguments, remembered_quantization
 from verify.models.weight_files import INDEX, WHOLE
+
+# Read once, by the first matrix product of a process on a GPU; without it no deterministic kernels can be had later
+# (`verify.training.deterministic`).
+os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 

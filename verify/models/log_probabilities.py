@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from verify.models.head_values import head_values, log_probability_of
+from verify.models.head_values import head_values, in_cache, log_probability_of
 
 Select = Callable[[Tensor], Tensor]
 
@@ -119,8 +119,9 @@ def _groups(batch: Mapping[str, Tensor]) -> list[tuple[Tensor, int]]:
     """Group rows that pass through the layers together, with their common length."""
     rows, length = batch["input_ids"].shape
     device = batch["input_ids"].device
-    # Distributed processes synchronise within a forward call, so all must make the same number of calls.
-    if _several_processes():
+    # Distributed processes synchronise within a forward call, so all must make the same number of calls; and on a GPU another pass
+    # costs more than the padding that it saves.
+    if device.type != "cpu" or _several_processes():
         return [(torch.arange(rows, device=device), length)]
     lengths = batch["attention_mask"].sum(1).tolist()
     groups = like_lengths(lengths)
@@ -284,8 +285,7 @@ class _TargetLogProbability(torch.autograd.Function):
         """Compute natural-log probabilities [N] from logits [N, V] and targets [N]."""
         probability = logits if in_place else torch.empty_like(logits)
         values = logits.new_empty(len(logits))
-        for start in range(0, len(logits), ROWS_AT_ONCE):
-            rows = slice(start, start + ROWS_AT_ONCE)
+        for rows in in_cache(len(logits), ROWS_AT_ONCE, logits.device):
             # log p_t = (z_t - max z) + log p_max, where log p_max = -log sum exp(z - max z) is read off the softmax: no second pass
             # of exponentials. The difference of logits is taken first, so that large ones cancel exactly.
             below_top = logits[rows].gather(-1, targets[rows, None])[:, 0] - logits[rows].amax(-1)

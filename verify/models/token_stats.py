@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from verify.data.encoding import Encoded, collate
 from verify.errors import RunError
 from verify.io.progress import phase
+from verify.models.head_values import in_cache
 from verify.models.log_probabilities import head_sees, output_head, predicting_positions, step_after_head, vocabulary_size
 from verify.models.token_table import TokenStatistics, TokenTable
 
@@ -31,6 +32,9 @@ CACHE_BYTES = 2 << 20
 
 BATCH_TOKENS = 1024
 """Largest number of tokens per batch, padding included, unless one window is longer."""
+
+ON_GPU = 16
+"""Factor of chunks and batches on a GPU, where every launch costs as much as work on many tokens."""
 
 
 def compute_token_statistics(
@@ -60,7 +64,7 @@ def compute_token_statistics(
     try:
         with torch.inference_mode(), phase("scoring records") as share:
             done = 0
-            for indices in length_sorted_batches([len(window.input_ids) for window in windows], BATCH_TOKENS):
+            for indices in length_sorted_batches([len(window.input_ids) for window in windows], batch_tokens(device)):
                 batch = [windows[index] for index in indices]
                 for index, statistics in zip(indices, _score_batch(model, batch, pad_token_id, device), strict=True):
                     for name, column in table.columns.items():
@@ -71,6 +75,11 @@ def compute_token_statistics(
     finally:
         model.train(was_training)
     return table
+
+
+def batch_tokens(device: torch.device) -> int:
+    """Return the largest number of tokens per batch on a device."""
+    return BATCH_TOKENS if device.type == "cpu" else ON_GPU * BATCH_TOKENS
 
 
 def length_sorted_batches(lengths: Sequence[int], budget: int) -> Iterator[list[int]]:
@@ -110,7 +119,8 @@ def _reduce_in_chunks(model: nn.Module, batch: dict[str, Tensor], targets: Tenso
     chunks then go through the head and the model's operation after it, if that is a known one.
     """
     positions = predicting_positions(batch["scored"])  # [B, L]
-    rows = max(1, CHUNK_BYTES // (4 * vocabulary_size(model)))  # 4 bytes per float32 logit
+    chunk = CHUNK_BYTES if positions.device.type == "cpu" else ON_GPU * CHUNK_BYTES
+    rows = max(1, chunk // (4 * vocabulary_size(model)))  # 4 bytes per float32 logit
     kept: list[Tensor] = []
 
     def first_chunk(hidden: Tensor) -> Tensor:
@@ -141,7 +151,7 @@ def _reduce(logits: Tensor, targets: Tensor) -> dict[str, Tensor]:
     The head's matrix product is fastest with many rows, the reductions with rows that fit into the cache: hence two chunk sizes.
     """
     rows = max(1, CACHE_BYTES // (4 * logits.shape[1]))
-    parts = [_reduce_rows(logits[start : start + rows], targets[start : start + rows]) for start in range(0, len(logits), rows)]
+    parts = [_reduce_rows(logits[part], targets[part]) for part in in_cache(len(logits), rows, logits.device)]
     return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 
 

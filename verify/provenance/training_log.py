@@ -28,6 +28,8 @@ OPEN_OPTIONS: Mapping[str, Any] = MappingProxyType(
 FULL_LEARNING_RATE, LORA_LEARNING_RATE = 1e-5, 1e-4
 
 BFLOAT16_COPIES = "bfloat16 copies"
+GPU = "gpu"
+"""Entry of `TrainingLog.execution` with the name of the GPU; a run on a processor has none."""
 """Arithmetic of a run whose steps computed on bfloat16 copies of its weights (`verify.training.arithmetic`)."""
 
 MOST_THREADS = 1024

@@ -1,17 +1,20 @@
-"""Software and processor that the bits of a training depend on, compared with those of the logged runs."""
+"""Software and hardware that the bits of a training depend on, compared with those of the logged runs."""
 
 from collections.abc import Iterable
 from importlib import metadata
 
 import torch
 
+from verify.provenance.training_log import GPU
 from verify.reexecution.execution import Course
 from verify.schema.reexecution import Finding
 
 
 def environment() -> dict[str, str]:
-    """Return the software and processor that the bits of a training depend on, besides the number of threads."""
+    """Return the software and hardware that the bits of a training depend on, besides the number of threads."""
+    gpu = {GPU: torch.cuda.get_device_name()} if torch.cuda.is_available() else {}
     return {
+        **gpu,
         "torch": torch.__version__,
         "transformers": metadata.version("transformers"),
         "capability": torch.backends.cpu.get_cpu_capability(),
@@ -20,7 +23,7 @@ def environment() -> dict[str, str]:
 
 def about_software(courses: Iterable[Course]) -> list[Finding]:
     """Compare the software of this machine with that of the logged runs; the first difference is enough."""
-    here, found = environment(), []
+    here, found = {GPU: "none"} | environment(), []
     for course in courses:
         there = course.log.execution
         other = [f"{name} {there[name]} (here {here[name]})" for name in here if there.get(name, here[name]) != here[name]]

@@ -11,6 +11,7 @@ from verify.errors import InputError
 from verify.models.loading import LoadedModel, load_model
 from verify.provenance.commitment import TrainingCommitment
 from verify.provenance.shard_plan import SHARDS
+from verify.provenance.training_log import GPU, LOG_NAME, TrainingLog
 from verify.reexecution.plans import Plan, Trust, plan_log
 from verify.reexecution.records import Shown
 from verify.reexecution.shard_plans import plan_shards
@@ -56,7 +57,13 @@ class Request:
 
     def load_base(self) -> LoadedModel:
         """Load the model that training started from."""
-        return load_model(self.base, tokenizer=self.tokenizer, dtype=self.dtype)
+        return load_model(self.base, tokenizer=self.tokenizer, dtype=self.dtype, device=self.device())
+
+    def device(self) -> str | None:
+        """Return the device that its logs were made on: "cpu", or None for a GPU, where there is one."""
+        logs = [self.model / LOG_NAME, *self.model.glob(f"shard-*/slice-*/{LOG_NAME}")]
+        on_gpu = any(GPU in TrainingLog.read(log).execution for log in logs if log.is_file())
+        return None if on_gpu else "cpu"
 
     def committed(self) -> TrainingCommitment | None:
         """Read the commitment."""

@@ -2,7 +2,7 @@
 
 Each microbatch keeps its order, random seed and learning rate; removed records are left out, and the step's loss is the mean over
 the remaining tokens. A step without remaining records is skipped. On the same machine, software and number of threads, this loop
-and the trainer give the same weights bit for bit (a test compares them).
+and the trainer give the same weights bit for bit (a test compares them); on a GPU, with deterministic kernels.
 """
 
 import sys
@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from torch import nn
 
 from verify.data.encoding import Encoded, Encoder, collate, padding_token_id
@@ -28,6 +29,7 @@ from verify.models.log_probabilities import scored_log_probabilities
 from verify.provenance.training_log import BFLOAT16_COPIES, Microbatch, TrainingLog
 from verify.training.arithmetic import Arithmetic
 from verify.training.checkpoints import Checkpoint, last_complete_checkpoint, put_checkpoint
+from verify.training.deterministic import deterministic
 from verify.training.optimizers import optimizer_of
 from verify.training.precision import float32_copies
 from verify.training.schedule import seed_generator
@@ -134,7 +136,7 @@ def replay(
     """
     # Without this entry in the log the steps were taken in the stored type: float32, or half precision in older versions.
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad] if log.master_weights else []
-    with float32_copies(model, trained, int(log.options["seed"])):
+    with float32_copies(model, trained, int(log.options["seed"])), deterministic(model):
         return _replay(model, tokenizer, log, windows, work_dir, start, last_step, observe, inspect, keep)
 
 
@@ -155,6 +157,8 @@ def _replay(
     device = next(model.parameters()).device
     arithmetic = Arithmetic(in_copies=log.arithmetic == BFLOAT16_COPIES)
     autocast = options.get("bf16") and not arithmetic.in_copies
+    # Device and precision of an earlier run would hold for the whole process; the trainer resets them, too.
+    AcceleratorState._reset_state(reset_partial_state=True)
     accelerator = Accelerator(cpu=device.type == "cpu", mixed_precision="bf16" if autocast else "no")
     optimizer = optimizer_of(model, options)
     # A checkpoint of this replay, if it was interrupted, is further than the one to start from.
@@ -162,7 +166,7 @@ def _replay(
     begin = own or start
     if begin is not None:
         put_checkpoint(model, begin.folder)
-        optimizer.load_state_dict(torch.load(begin.folder / OPTIMIZER, map_location=device, weights_only=True))
+        optimizer.load_state_dict(torch.load(begin.folder / OPTIMIZER, map_location="cpu", weights_only=True))
 
     def stated(step: int) -> StateDigest:
         state = state_digest(model, optimizer)
