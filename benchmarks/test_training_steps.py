@@ -74,15 +74,17 @@ class Rows(Dataset[dict[str, torch.Tensor]]):
         return self.windows[index]
 
 
-def stock_step_times(model: Any, windows: Any, folder: Path, steps: int = STEPS, bf16: bool = False) -> list[float]:
+def stock_step_times(
+    model: Any, windows: Any, folder: Path, steps: int = STEPS, bf16: bool = False, batch: int = BATCH
+) -> list[float]:
     """Time the steps of a stock trainer on the forget records."""
     times = StepTimes()
     arguments = TrainingArguments(
         output_dir=str(folder),
-        per_device_train_batch_size=BATCH,
+        per_device_train_batch_size=batch,
         max_steps=steps,
         bf16=bf16,
-        use_cpu=True,
+        use_cpu=model.device.type == "cpu",
         report_to="none",
         save_strategy="no",
         disable_tqdm=True,
@@ -90,7 +92,7 @@ def stock_step_times(model: Any, windows: Any, folder: Path, steps: int = STEPS,
         remove_unused_columns=False,
         dataloader_pin_memory=False,
     )
-    trainer = Trainer(model, arguments, train_dataset=Rows(windows), data_collator=lambda rows: stock_batches(rows, BATCH)[0])
+    trainer = Trainer(model, arguments, train_dataset=Rows(windows), data_collator=lambda rows: stock_batches(rows, batch)[0])
     trainer.add_callback(times)
     trainer.train()
     return times.seconds()
@@ -114,8 +116,9 @@ def objective_steps(
     """Take the steps of a run with an objective; return their seconds and the losses that were logged."""
     arithmetic, times = Arithmetic(computes_in_copies(model, options)), StepTimes()
     layer = objective.inner_layer(model) if isinstance(objective, InsideLayers) else None
-    loaded = LoadedModel(model, None, "bench", "", "")
-    with torch.no_grad(), arithmetic.of(model):
+    loaded, device = LoadedModel(model, None, "bench", "", ""), next(model.parameters()).device
+    half = options.bf16 and not arithmetic.in_copies
+    with torch.no_grad(), arithmetic.of(model), torch.autocast(device.type, torch.bfloat16, enabled=half):
         reference = load_or_compute_outputs(
             _made(folder / "reference"), loaded, objective.reference, roles, 0, layer=layer, given=given
         )
@@ -131,9 +134,9 @@ def objective_steps(
     read = {role: found for role, found in roles.items() if role != "retain" or objective.needs_retain}
     trainer = RecordTrainer(
         model=model,
-        args=training_arguments(options, folder, len(roles["forget"]), torch.device("cpu"), arithmetic),
+        args=training_arguments(options, folder, len(roles["forget"]), device, arithmetic),
         pair_loss=ObjectiveLoss(objective, read, reference, progress, 0),
-        sampler=_sampler(roles, objective),
+        sampler=_sampler(roles, objective, options.batch_size or BATCH),
         seed=0,
         steering=Steering(
             progress=progress, advance=objective.advance if isinstance(objective, WithMemory) else None, penalty=penalty
@@ -163,9 +166,11 @@ def test_step(benchmark: Any, name: str, tmp_path: Path) -> None:
     benchmark.pedantic(lambda: objective_step_times(copy.deepcopy(model), objective, windows, tmp_path / "again"), rounds=1)
 
 
-def product_rate(size: int = 1024, dtype: torch.dtype = torch.float32) -> float:
-    """Measure floating-point operations per second of a square matrix product, the median of nine."""
-    one, other, times = torch.randn(size, size).to(dtype), torch.randn(size, size).to(dtype), []
+def product_rate(size: int = 1024, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu") -> float:
+    """Measure floating-point operations per second of a square matrix product, the median of nine after a first one."""
+    one, other = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
+    one @ other
+    times = []
     for _ in range(9):
         started = clock()
         one @ other
@@ -200,13 +205,13 @@ def roles_read(objective: Objective, given: dict[str, Any]) -> dict[str, Any]:
     return found
 
 
-def _sampler(roles: Any, objective: Objective) -> PairSampler:
+def _sampler(roles: Any, objective: Objective, batch: int) -> PairSampler:
     """Build the sampler of training, which groups records by length."""
     own = token_counts(roles["forget"])
     if isinstance(objective, WithAlternatives):
         own = list(map(max, zip(own, token_counts(roles["alternative"]), strict=True)))
     partners = token_counts(roles["retain"]) if objective.needs_retain else []
-    return PairSampler(len(own), len(partners), 0, Lengths(own, partners, BATCH))
+    return PairSampler(len(own), len(partners), 0, Lengths(own, partners, batch))
 
 
 def _made(folder: Path) -> Path:
