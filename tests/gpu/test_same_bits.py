@@ -30,10 +30,11 @@ pytestmark = ON_A_GPU
         TrainingOptions(learning_rate=1e-3, epochs=2, batch_size=4, save_steps=2),
         TrainingOptions(learning_rate=1e-3, epochs=2, batch_size=4, lora=True, lora_dropout=0.1),
         TrainingOptions(learning_rate=1e-3, epochs=2, batch_size=4, bf16=True),
+        TrainingOptions(learning_rate=1e-3, epochs=1, batch_size=1, bf16=True),
         TrainingOptions(learning_rate=1e-3, epochs=2, batch_size=4, gradient_checkpointing=True, lora=True),
         TrainingOptions(learning_rate=1e-4, epochs=2, batch_size=2, gradient_accumulation=2, optimizer="sophia"),
     ],
-    ids=["all weights", "adapter with dropout", "bfloat16", "gradient checkpointing", "Sophia"],
+    ids=["all weights", "adapter with dropout", "bfloat16", "bfloat16 without padding", "gradient checkpointing", "Sophia"],
 )
 def test_a_training_gives_the_same_bits_twice(model_dir: Path, tmp_path: Path, options: TrainingOptions) -> None:
     """On the same GPU."""

@@ -20,6 +20,7 @@ from verify.models.log_probabilities import scored_log_probabilities
 from verify.models.quantized import is_quantized
 from verify.probes._unrelated import unrelated_records
 from verify.probes.base import Array, Material, ProbeNotRunError, mean_losses
+from verify.training.deterministic import deterministic
 
 SHARE_OF_RATE = 0.1
 """Learning rate of relearning as a share of the fine-tuning's: fast enough to move the model, too slow to teach it the records."""
@@ -182,7 +183,9 @@ def relearned(
             parameter.data = parameter.data.to(wide, copy=True)
             parameter.requires_grad_(True)
         # In evaluation mode, as dropout would add noise that differs by model.
-        yield Advance(loaded.model.eval(), parameters, windows, padding_token_id(loaded.tokenizer), learning_rate, batch_size, seed)
+        pad = padding_token_id(loaded.tokenizer)
+        with deterministic(loaded.model.eval()):
+            yield Advance(loaded.model, parameters, windows, pad, learning_rate, batch_size, seed)
     finally:
         for parameter, weights, needed in kept:
             parameter.grad = None

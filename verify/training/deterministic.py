@@ -11,6 +11,10 @@ from contextlib import contextmanager
 
 import torch
 from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+ATTENTION = [SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
+"""Kernels whose gradient is deterministic where deterministic algorithms are requested."""
 
 
 @contextmanager
@@ -30,17 +34,24 @@ def deterministic(model: nn.Module) -> Iterator[None]:
     torch.use_deterministic_algorithms(True)
     torch.utils.deterministic.fill_uninitialized_memory = False  # only reads of unwritten memory would need it
     try:
-        if (reason := _refusal(model)) is not None:
-            warnings.warn(
-                f"this model cannot be trained with deterministic kernels on this GPU ({reason}), so that a replay or re-execution "
-                "of this run may end on other bits.",
-                stacklevel=4,
-            )
-            torch.use_deterministic_algorithms(True, warn_only=True)
-        yield
+        with sdpa_kernel(ATTENTION):
+            _require_or_warn(model)
+            yield
     finally:
         torch.use_deterministic_algorithms(before[0], warn_only=before[1])
         torch.utils.deterministic.fill_uninitialized_memory = filled
+
+
+def _require_or_warn(model: nn.Module) -> None:
+    """Warn where the model needs a kernel without a deterministic variant, and allow that kernel."""
+    if (reason := _refusal(model)) is None:
+        return
+    warnings.warn(
+        f"this model cannot be trained with deterministic kernels on this GPU ({reason}), so that a replay or re-execution of this "
+        "run may end on other bits.",
+        stacklevel=5,
+    )
+    torch.use_deterministic_algorithms(True, warn_only=True)
 
 
 def _refusal(model: nn.Module) -> str | None:
