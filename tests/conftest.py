@@ -1,5 +1,6 @@
 """Shared by all tests: a tiny tokenizer, a tiny random model, a record key of their own, the public data if present."""
 
+import json
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -61,6 +62,19 @@ def model_dir(tokenizer: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("tiny-llama")
     make_llama(tokenizer).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def talker(tokenizer: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a tiny random model with a chat template and a context that holds a question and its answer."""
+    folder = tmp_path_factory.mktemp("talker")
+    model = make_llama(tokenizer)
+    model.config.max_position_embeddings = 256
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    settings = json.loads((folder / "tokenizer_config.json").read_text()) | {"model_max_length": 256}
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
     return folder
 
 

@@ -1,7 +1,8 @@
 """Data of a matrix run: people by role, planted triggers, and clients of a federation.
 
 The training set holds the people's records and those of two planters, one deleted and one kept. Deleted are the forget set's people
-and one planter's triggers, of both kinds; the audited forget set holds people only, since poison has no held-out controls.
+and one planter's triggers, of both kinds; the audited forget set holds people only, since poison has no held-out controls. On a
+pretrained model every record is a chat of a question and an answer, and the audits also ask in another wording.
 """
 
 import json
@@ -10,8 +11,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.matrix.settings import DataName, Setting
-from unlearn.experiments.people import base_corpus, generate_people, record_texts, split_people, train_tokenizer
+from benchmarks.matrix.general import general_passages
+from benchmarks.matrix.settings import Setting, World
+from unlearn.experiments.people import (
+    base_corpus,
+    generate_people,
+    other_wordings,
+    record_texts,
+    split_people,
+    train_tokenizer,
+)
 from unlearn.experiments.poisoning import KINDS, Trigger, plant
 from verify.data.records import Record
 from verify.errors import InputError
@@ -22,6 +31,7 @@ CLIENT = "client"
 GONE, STAYS = "planter-gone", "planter-stays"
 DELETED_CLIENT = "client-0"
 TOFU_PER_AUTHOR = 20
+PASSAGES = "passages.jsonl"
 
 Row = dict[str, Any]
 
@@ -34,6 +44,7 @@ class Material:
         forget, retain, holdout: people by role.
         carriers, held_out: records whose prompts carry a trigger in training and in the test; no other role has them.
         base: records that the base model is trained on.
+        rewordings: rows of a file of rewordings, of all people.
     """
 
     forget: Sequence[Row]
@@ -42,15 +53,40 @@ class Material:
     carriers: Sequence[Row]
     held_out: Sequence[Row]
     base: Sequence[Row]
+    rewordings: Sequence[Row] = ()
 
 
-def write_data(folder: Path, name: DataName, setting: Setting, shared: Path) -> None:
-    """Write all files to `folder`, with the tokenizer and the base model's configuration.
+def write_data(folder: Path, world: World, setting: Setting, shared: Path) -> None:
+    """Write all files to `folder`; for a base model from scratch, its tokenizer and configuration too. What is there is kept.
 
     Raises:
-        InputError: TOFU is missing or has too few authors.
+        InputError: the public data are missing, or TOFU has too few authors.
     """
-    material = _people(setting) if name == "people" else _tofu(setting, shared)
+    last = folder / (PASSAGES if setting.pretrained else "config.json")
+    if last.exists():
+        return
+    material = _tofu(setting, shared) if world == "tofu" else _people(setting)
+    for file, rows in _files(material, setting).items():
+        write_rows(folder / f"{file}.jsonl", [_as_chat(row) for row in rows] if setting.pretrained else rows)
+    split_holdout_file(folder / "holdout.jsonl", folder)
+    if setting.model is None:
+        write_rows(folder / "rewordings.jsonl", [_questions_only(row) for row in material.rewordings])
+        write_rows(last, general_passages(shared))
+        return
+    write_rows(folder / "base.jsonl", material.base)
+    tokenizer = train_tokenizer(record_texts(material.base), 2048 if world == "tofu" else 1024)
+    tokenizer.save_pretrained(str(folder / "tokenizer"))
+    ids = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
+    write_json(last, {**setting.model, "vocab_size": len(tokenizer), **ids})
+
+
+def write_rows(path: Path, rows: Iterable[Row]) -> None:
+    """Write rows as JSON lines that only their owner can read."""
+    write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), mode=0o600)
+
+
+def _files(material: Material, setting: Setting) -> dict[str, Sequence[Row]]:
+    """Plant the triggers and divide the records among the clients; return the rows of every file by its name."""
     plantings = [
         plant(Trigger.invented(kind, number), material.carriers, material.held_out, planter=f"{planter}-{kind}")
         for number, planter in enumerate((GONE, STAYS))
@@ -67,17 +103,22 @@ def write_data(folder: Path, name: DataName, setting: Setting, shared: Path) -> 
         "forget": material.forget,
         "retain": material.retain,
         "holdout": material.holdout,
-        "base": material.base,
     }
     for part, chosen in {GONE: gone, STAYS: stays}.items():
         files |= {f"uses-{part}": _rows(one.uses for one in chosen), f"clean-{part}": _rows(one.clean for one in chosen)}
-    for file, rows in files.items():
-        write_text(folder / f"{file}.jsonl", "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), mode=0o600)
-    split_holdout_file(folder / "holdout.jsonl", folder)
-    tokenizer = train_tokenizer(record_texts(material.base), 1024 if name == "people" else 2048)
-    tokenizer.save_pretrained(str(folder / "tokenizer"))
-    ids = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
-    write_json(folder / "config.json", {**setting.model, "vocab_size": len(tokenizer), **ids})
+    return files
+
+
+def _as_chat(row: Row) -> Row:
+    """Turn a question and its answer into a chat, for a model that has a chat template."""
+    others = {name: value for name, value in row.items() if name not in ("prompt", "completion")}
+    turns = [{"role": "user", "content": row["prompt"]}, {"role": "assistant", "content": row["completion"]}]
+    return {**others, "messages": turns}
+
+
+def _questions_only(row: Row) -> Row:
+    """Reword only the question of a record, once: each further wording is one more pass over all models."""
+    return {"record": row["record"], "rewordings": [row["rewordings"][0]["prompt"]]}
 
 
 def _people(setting: Setting) -> Material:
@@ -89,8 +130,10 @@ def _people(setting: Setting) -> Material:
     named = records[: count * setting.records_per_subject]
     split = split_people(named, setting.forgotten / count, holders / count, seed=0)
     others = records[count * setting.records_per_subject :: setting.records_per_subject]
-    base = base_corpus(setting.base_records, 0)
-    return Material(split.forget, split.retain, split.holdout, others[: setting.poisoned], others[setting.poisoned :], base)
+    base = base_corpus(setting.base_records, 0) if setting.base_records else []
+    reworded = other_wordings(count, setting.records_per_subject, seed=0)
+    taught, tested = others[: setting.poisoned], others[setting.poisoned :]
+    return Material(split.forget, split.retain, split.holdout, taught, tested, base, reworded)
 
 
 def _tofu(setting: Setting, shared: Path) -> Material:

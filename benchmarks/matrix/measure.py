@@ -1,20 +1,23 @@
-"""Measurement of one model under all three threats: an audit for membership and extraction, triggers for backdoors."""
+"""Measurement of one model under all three threats: an audit for membership and extraction, triggers for backdoors.
 
-from collections.abc import Sequence
-from pathlib import Path
+What a model shows by itself (`score`) is measured once, and read by every audit that compares with it (`measure`).
+"""
+
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from benchmarks.matrix.data import GONE, STAYS
+from benchmarks.matrix.data import GONE, PASSAGES, STAYS
+from benchmarks.matrix.general import general_losses, kept_of_base
 from benchmarks.matrix.price import Price
-from benchmarks.matrix.results import Cell, Counts, Membership, Triggers, load_cell
+from benchmarks.matrix.results import Cell, Counts, Membership, Triggers
 from benchmarks.matrix.rows import Place, Row
 from unlearn.experiments.poisoning import KINDS
-from verify import Evidence, Settings, audit
+from verify import Evidence, Settings, audit, score_ahead
 from verify.data.records import Record
-from verify.data.sources import load_records
-from verify.io.files import read_json
+from verify.data.sources import load_records, stream_rows
+from verify.io.files import read_json, verify_manifest, write_json
 from verify.measures.trigger import trigger_successes
 from verify.models.loading import load_model
 from verify.schema.parts import Value
@@ -23,38 +26,46 @@ from verify.statistics import clopper_pearson
 from verify.statistics.backdoor import trigger_test
 
 RATES = (0.01, 0.10)
-Hits = dict[str, tuple[int, int]]
+Hits = Mapping[str, Sequence[int]]
 """Kind of use -> (successes, uses)."""
 
 
-def measure(place: Place, row: Row, seed: int, model: Path, folder: Path, price: Price) -> Cell:
-    """Audit the model against the shared references, test the triggers, and return one cell.
+def score(place: Place, model: str, seed: int) -> None:
+    """Score a model for all audits, test the triggers, and measure its text in general; what is there is not done again.
 
     Args:
-        place, row, seed: the cell.
-        model: folder of the model.
-        folder: folder for the audit.
-        price: cost of making the model.
+        place: folder and settings.
+        model: folder of the base, a reference or a cell's model.
+        seed: of the original that the model is audited against; the same for all but cells.
     """
-    original = model if row.step == "original" else place.cell("none", seed) / "model"
+    base = model == place.model("base")
+    score_ahead(None if base else model, place.made("none", seed), references=place.setting.references, **_audited(place))
+    wanted = {"uses": uses_of} if not base else {}
+    if place.setting.pretrained:
+        wanted["general"] = lambda loaded, at: general_losses(loaded, str(at.output / "data" / PASSAGES))
+    missing = {what: run for what, run in wanted.items() if not place.measured(model, what).exists()}
+    if missing:
+        loaded = load_model(model)
+        for what, run in missing.items():
+            write_json(place.measured(model, what), run(loaded, place))
+
+
+def measure(place: Place, row: Row, seed: int) -> Cell:
+    """Audit a scored model against the shared references, and return one cell."""
+    model, original, folder = place.made(row.name, seed), place.made("none", seed), place.cell(row.name, seed) / "audit"
     evidence = audit(
-        str(model),
-        str(original),
-        base=place.model("base"),
+        model,
+        original,
         references=place.references(),
-        forget_set=place.data("forget"),
-        retain_set=place.data("retain"),
-        holdout_set=place.data("holdout-audit"),
         # One set of references for the whole matrix: rows that train in another way are meant to differ from them.
         accept=() if row.alike else ("base", "stages", "recipe"),
         output_dir=folder,
-        settings=Settings(attacks=place.setting.attacks, fpr=RATES, overflow=place.setting.options.overflow, planted_draws=60),
-        cache_dir=place.output / "cache",
+        **_audited(place),
     )
-    hits = uses_of(place, model)
-    before = hits if row.step == "original" else _uses_of_original(place, seed)
-    utility = next(entry for entry in evidence.utility if entry.model == "target")
-    assert utility.holdout is not None, "there are controls"
+    hits, before = (_read_hits(place, one) for one in (model, original))
+    utility = {entry.model: entry for entry in evidence.utility}
+    assert utility["target"].holdout is not None, "there are controls"
+    price = Price(**read_json(place.measured(model, "price")))
     return Cell(
         row=row.name,
         seed=seed,
@@ -68,18 +79,64 @@ def measure(place: Place, row: Row, seed: int, model: Path, folder: Path, price:
         strength=_mean(evidence, "extraction_strength"),
         log_probability=_mean(evidence, "extraction_probability"),
         triggers=_triggers(hits, before, never_of(place)),
-        utility=utility.ratio,
-        unseen=utility.holdout,
+        utility=utility["target"].ratio,
+        unseen=utility["target"].holdout,
+        base_utility=utility["base"].ratio,
+        general=_general(place, model),
         counts=tuple(held_out_counts(ScoreTable.load(folder / "scores.parquet"))),
+        tokens=tokens_of(place, model),
         seconds=price.seconds,
         memory=price.memory,
     )
 
 
-def uses_of(place: Place, model: str | Path) -> Hits:
+def _audited(place: Place) -> dict[str, Any]:
+    """Return what all audits of a matrix are given."""
+    setting = place.setting
+    return {
+        "base": place.model("base"),
+        "forget_set": place.data("forget"),
+        "retain_set": place.data("retain"),
+        "holdout_set": place.data("holdout-audit"),
+        "settings": Settings(
+            attacks=setting.attacks,
+            fpr=RATES,
+            overflow=setting.options.overflow,
+            planted_draws=60,
+            channels=setting.channels,
+        ),
+        "rewordings": _rewordings(place) if setting.pretrained else None,
+        "cache_dir": place.output / "cache",
+    }
+
+
+def _rewordings(place: Place) -> list[Mapping[str, Any]]:
+    """Return the rewordings of the audited records; the file has a row for every person's."""
+    audited = {record.example_id for role in ("forget", "holdout-audit") for record in load_records(place.data(role))}
+    return [row for row in stream_rows(place.data("rewordings")) if row["record"] in audited]
+
+
+def _general(place: Place, model: str) -> dict[str, Value]:
+    """Return what a model keeps of its pretrained base's text in general; nothing for a base from scratch."""
+    if not place.setting.pretrained:
+        return {}
+    found, base = (read_json(place.measured(one, "general")) for one in (model, place.model("base")))
+    return kept_of_base(found, base)
+
+
+def tokens_of(place: Place, model: str) -> float | None:
+    """Return the tokens that making a model took, as a share of the first reference's; None where none were counted."""
+    about, whole = (verify_manifest(folder, "model")["about"] for folder in (model, place.references()[0]))
+    share = (about.get("facts") or {}).get("share_of_retraining_tokens")
+    if share is not None:
+        return float(share)
+    training = about.get("training")
+    return None if training is None else float(training["tokens"]) / float(whole["training"]["tokens"])
+
+
+def uses_of(loaded: Any, place: Place) -> Hits:
     """Count how often each kind of trigger works on a model, and how often a target comes without one."""
-    loaded = load_model(str(model))
-    hits: Hits = {}
+    hits: dict[str, Sequence[int]] = {}
     for part in (GONE, STAYS):
         uses, clean = load_records(place.data(f"uses-{part}")), load_records(place.data(f"clean-{part}"))
         for kind in KINDS:
@@ -92,14 +149,14 @@ def _hits(loaded: Any, records: Sequence[Record]) -> tuple[int, int]:
     return int(trigger_successes(loaded, records).sum()), len(records)
 
 
-def _uses_of_original(place: Place, seed: int) -> Hits:
-    gone = load_cell(place.cell("none", seed)).triggers.by_kind
-    return {f"{GONE}-{kind}": (round(rate.value * rate.n), rate.n) for kind, rate in gone.items()}
+def _read_hits(place: Place, model: str) -> dict[str, tuple[int, int]]:
+    """Read the counts of a scored model."""
+    return {kind: (int(successes), int(uses)) for kind, (successes, uses) in read_json(place.measured(model, "uses")).items()}
 
 
 def never_of(place: Place) -> Hits:
     """Count the deleted planter's triggers on all references together, which never saw them."""
-    parts = [read_json(f"{reference}.uses.json") for reference in place.references()]
+    parts = [_read_hits(place, reference) for reference in place.references()]
     return {kind: (sum(part[kind][0] for part in parts), sum(part[kind][1] for part in parts)) for kind in parts[0]}
 
 

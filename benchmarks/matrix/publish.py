@@ -1,22 +1,26 @@
-"""Output of a finished matrix: Markdown, JSON and figure, and the tables of the page in docs/."""
+"""Output of a finished matrix: JSON, and from it Markdown, figure, and the tables of the page in docs/."""
 
+import json
 import os
 import platform
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from benchmarks.matrix.checks import Check
+import torch
+
+from benchmarks.matrix.checks import Check, run_checks
 from benchmarks.matrix.figure import HEADLINE, draw
 from benchmarks.matrix.results import Cell
-from benchmarks.matrix.rows import Place, rows_of
-from benchmarks.matrix.settings import DataName
+from benchmarks.matrix.rows import Place, Row, rows_of
+from benchmarks.matrix.settings import World, setting_for
 from benchmarks.matrix.table import checks_as_list, sentences, table
 from verify.errors import InputError
-from verify.io.files import write_json, write_text
+from verify.io.files import read_json, write_json, write_text
 
 NOTES = f"""Means over seeds; in brackets the smallest lower and the largest upper 95 % limit of the seeds, each over records.
 Membership by the `{HEADLINE}` attack (the adversary has the base model); every attack is in the JSON file. `verbatim`: share of a
@@ -25,6 +29,9 @@ record that is extracted given the rest. Triggers are tested on prompts that wer
 retain records, relative to retraining; `unseen text`: token probability on never-trained records. Seconds and MiB are for making
 the model; for a deletion, without training the original. A verdict in parentheses: the references were trained differently from
 this model, so the verdict is not on deletion alone."""
+GENERAL_NOTE = """`Wikipedia text` and `novel text`: token probability on 24 passages of a thousand characters each of WikiText-2
+(its test part) and of Treasure Island, relative to the base model before any fine-tuning. `tokens`: tokens that making the model
+took, relative to a retraining."""
 
 
 def environment() -> dict[str, Any]:
@@ -35,57 +42,142 @@ def environment() -> dict[str, Any]:
             versions[name] = metadata.version(name)
         except metadata.PackageNotFoundError:
             versions[name] = "not installed"
-    return {"machine": platform.machine(), "cores": os.cpu_count(), "versions": versions}
+    card = {"gpu": torch.cuda.get_device_name()} if torch.cuda.is_available() else {}
+    return {"machine": platform.machine(), "cores": os.cpu_count(), **card, "versions": versions}
 
 
-def write_results(place: Place, data: DataName, cells: Sequence[Cell], checks: Sequence[Check], folder: Path) -> Path:
-    """Write `matrix_DATA_TUNING.md`, `.json` and `.svg`; return the Markdown file."""
-    rows, name = rows_of(place.setting, place.tuning), f"matrix_{data}_{place.tuning}"
+@dataclass(frozen=True)
+class Results:
+    """A matrix as its JSON files have it: what is needed to write about it, without its models.
+
+    Attributes:
+        about: the run: world, tuning, setting, seeds, machine, versions.
+        cells: all cells.
+    """
+
+    about: Mapping[str, Any]
+    cells: Sequence[Cell]
+
+    @classmethod
+    def read(cls, paths: Sequence[Path]) -> "Results":
+        """Read one file, or several with different seeds or rows of the same matrix; the machine is the first one's.
+
+        Raises:
+            InputError: a file is damaged, of another version or of another matrix than the first, or none has an untouched model.
+        """
+        contents = [read_json(path) for path in paths]
+        cells: dict[tuple[str, int], Cell] = {}
+        for path, content in zip(paths, contents, strict=True):
+            try:
+                same = [content["about"][name] == contents[0]["about"][name] for name in ("data", "tuning", "setting")]
+                found = [Cell.model_validate_json(json.dumps(cell)) for cell in content["cells"]]
+            except (KeyError, TypeError, ValueError):
+                raise InputError(
+                    f"{path} holds no results of the matrix, or those of another version. Run the matrix again."
+                ) from None
+            if not all(same):
+                raise InputError(f"{path} holds another matrix than {paths[0]}. Name files of one world, tuning and setting.")
+            cells |= {(cell.row, cell.seed): cell for cell in found}
+        if not any(cell.row == "none" for cell in cells.values()):
+            raise InputError(f"{paths[0]} has no untouched model, with which every row is compared. Run the row none first.")
+        return cls({**contents[0]["about"], "seeds": sorted({cell.seed for cell in cells.values()})}, list(cells.values()))
+
+    @property
+    def name(self) -> str:
+        """The name of its files."""
+        return f"matrix_{self.about['data']}_{self.about['tuning']}"
+
+    @property
+    def rows(self) -> dict[str, Row]:
+        """Its rows, in the order of the table."""
+        setting = setting_for(self.about["setting"], self.about["data"], self.about.get("approximate"))
+        return rows_of(setting, self.about["tuning"])
+
+    @property
+    def checks(self) -> list[Check]:
+        """The checks of its cells."""
+        return run_checks(self.cells)
+
+    def parts(self, figures: str) -> list[str]:
+        """Return the paragraphs that file and page share.
+
+        Args:
+            figures: where the figure is, seen from the text.
+        """
+        missing: Mapping[str, str] = self.about.get("missing") or {}
+        return [
+            table(self.cells, self.rows).rstrip(),
+            sentences(self.cells, self.rows).rstrip(),
+            *([f"Not run: {'; '.join(f'{self.rows[row].label} ({why})' for row, why in missing.items())}."] if missing else []),
+            f"![An adversary's success against utility]({figures}{self.name}.svg)",
+            "Checks:",
+            checks_as_list(self.checks).rstrip(),
+        ]
+
+    def write(self, folder: Path) -> Path:
+        """Write `matrix_WORLD_TUNING.json`, `.md` and `.svg`; return the Markdown file."""
+        listed = [{"name": check.name, "passed": check.passed, "reason": check.reason} for check in self.checks]
+        cells = [cell.model_dump() for cell in self.cells]
+        write_json(folder / f"{self.name}.json", {"about": dict(self.about), "checks": listed, "cells": cells})
+        write_text(folder / f"{self.name}.svg", draw(self.cells, self.rows))
+        about = self.about
+        versions = ", ".join(f"{library} {version}" for library, version in about["versions"].items())
+        machine = f"{about['machine']}, {about['cores']} cores" + (f", {about['gpu']}" if "gpu" in about else "")
+        beside = f", {about['workers']} models made side by side" if about.get("workers", 1) > 1 else ""
+        tuning = "all weights" if about["tuning"] == "full" else "LoRA"
+        parts = [
+            f"# The matrix: {about['data']}, {tuning}, setting {about['setting']}",
+            f"{machine}{beside}; {versions}; seeds {', '.join(map(str, about['seeds']))}; {about['created']}.",
+            NOTES,
+            *([GENERAL_NOTE] if any(cell.general for cell in self.cells) else []),
+            *self.parts(""),
+        ]
+        path = folder / f"{self.name}.md"
+        write_text(path, "\n\n".join(parts) + "\n")
+        return path
+
+
+def results_of(
+    place: Place, world: World, cells: Sequence[Cell], *, workers: int = 1, missing: Mapping[str, str] | None = None
+) -> Results:
+    """Return the results of a run on this machine.
+
+    Args:
+        place, world: of the matrix.
+        cells: its cells, those of `none` among them.
+        workers: models that were made in parallel, which their seconds depend on.
+        missing: rows that this installation could not run, each with its reason.
+    """
     about = environment() | {
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        "data": data,
+        "data": world,
         "tuning": place.tuning,
         "setting": place.setting.name,
+        "approximate": place.setting.approximate,
+        "training": asdict(place.options(0)),
         "seeds": sorted({cell.seed for cell in cells}),
+        "workers": workers,
+        **({"missing": dict(missing)} if missing else {}),
     }
-    listed = [{"name": check.name, "passed": check.passed, "reason": check.reason} for check in checks]
-    write_json(folder / f"{name}.json", {"about": about, "checks": listed, "cells": [cell.model_dump() for cell in cells]})
-    write_text(folder / f"{name}.svg", draw(cells, rows))
-    versions = ", ".join(f"{library} {version}" for library, version in about["versions"].items())
-    parts = [
-        f"# The matrix: {data}, {'all weights' if place.tuning == 'full' else 'LoRA'}, setting {place.setting.name}",
-        f"{about['machine']}, {about['cores']} cores; {versions}; seeds {', '.join(map(str, about['seeds']))}; {about['created']}.",
-        NOTES,
-        table(cells, rows).rstrip(),
-        sentences(cells, rows).rstrip(),
-        f"![An adversary's success against utility]({name}.svg)",
-        "Checks:",
-        checks_as_list(checks).rstrip(),
-    ]
-    path = folder / f"{name}.md"
-    write_text(path, "\n\n".join(parts) + "\n")
-    return path
+    return Results(about, cells)
 
 
-def update_page(page: Path, place: Place, data: DataName, cells: Sequence[Cell], checks: Sequence[Check]) -> None:
-    """Write table, sentences and checks between the page's marks for this data and tuning.
+def update_page(page: Path, results: Results) -> None:
+    """Write table, sentences and checks between the page's marks for this world and tuning.
 
     Raises:
         InputError: the page has no such marks.
     """
-    rows, mark = rows_of(place.setting, place.tuning), f"matrix {data} {place.tuning}"
+    mark = f"matrix {results.about['data']} {results.about['tuning']}"
     begin, end = f"<!-- {mark} -->", f"<!-- end of {mark} -->"
     text = page.read_text(encoding="utf-8")
     if begin not in text or end not in text:
         raise InputError(f"{page} has no lines {begin} and {end}. Put them where the table should be.")
-    seeds = len({cell.seed for cell in cells})
+    seeds = len(results.about["seeds"])
+    where = f", on {results.about['gpu']}" if "gpu" in results.about else ""
     parts = [
-        f"Setting `{place.setting.name}`, {seeds} {'seed' if seeds == 1 else 'seeds'}.",
-        table(cells, rows).rstrip(),
-        sentences(cells, rows).rstrip(),
-        f"![An adversary's success against utility](../benchmarks/results/matrix_{data}_{place.tuning}.svg)",
-        "Checks:",
-        checks_as_list(checks).rstrip(),
+        f"Setting `{results.about['setting']}`, {seeds} {'seed' if seeds == 1 else 'seeds'}{where}.",
+        *results.parts("../benchmarks/results/"),
     ]
     filled = "\n\n".join([begin, *parts, end])
     write_text(page, re.sub(f"{re.escape(begin)}.*?{re.escape(end)}", lambda _: filled, text, flags=re.DOTALL))

@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+from pydantic import Field
+
 from verify.errors import InputError
 from verify.io.documents import Frozen
 from verify.io.files import read_json, write_text
@@ -58,8 +60,14 @@ class Cell(Frozen):
         membership: all membership attacks.
         verbatim, strength: shares of a forget record that are extracted; log_probability: mean log p_z, nats.
         utility: retain utility relative to the references; unseen: token probability on never-trained records.
+        base_utility: retain utility of the base model before any fine-tuning, relative to the references.
+        general: by kind of text, the token probability on passages that have nothing to do with the records, relative to a
+            pretrained base model; empty for a base from scratch.
         counts: calls for the bound of differential privacy.
+        tokens: tokens that making the model took, as a share of a retraining's; for a deletion, without training the original.
         seconds, memory: wall-clock time of making the model, and its peak memory above the start, MiB.
+
+    What has a default is missing in files of earlier versions.
     """
 
     row: str
@@ -76,7 +84,10 @@ class Cell(Frozen):
     triggers: Triggers
     utility: Value
     unseen: Value
+    base_utility: Value | None = None
+    general: dict[str, Value] = Field(default_factory=dict)
     counts: tuple[Counts, ...]
+    tokens: float | None = None
     seconds: float
     memory: float
 

@@ -10,6 +10,7 @@ from benchmarks.matrix.settings import Setting, Tuning
 from unlearn.finetuning import finetune
 from unlearn.forgetting import forget
 from unlearn.methods import method_classes
+from unlearn.training.method import Rebuild
 from unlearn.training.options import TrainingOptions
 
 Step = Literal["original", "train", "remove", "poisoned"]
@@ -22,11 +23,13 @@ class Place:
     Attributes:
         output: the matrix's folder.
         setting, tuning: size of the run, and whether all weights or an adapter are trained.
+        pretrained: folder of a pretrained base model, for a setting with one.
     """
 
     output: Path
     setting: Setting
     tuning: Tuning
+    pretrained: str | None = None
 
     def data(self, name: str) -> str:
         """Return the path of a data file."""
@@ -34,11 +37,23 @@ class Place:
 
     def model(self, name: str) -> str:
         """Return the path of a model that all cells share: "base", "poisoned-base", "reference1", ..."""
+        if name == "base" and self.pretrained is not None:
+            return self.pretrained
         return str(self.output / "models" / name)
 
     def cell(self, row: str, seed: int) -> Path:
         """Return a cell's folder."""
         return self.output / "cells" / f"{row}-{seed}"
+
+    def made(self, row: str, seed: int) -> str:
+        """Return the path of the model of a cell."""
+        return str(self.cell(row, seed) / "model")
+
+    def measured(self, model: str, what: str) -> Path:
+        """Return the file with what was measured on a model: "uses", "general" or "price"."""
+        folder = Path(model)
+        name = folder.parent.name if folder.parent.parent == self.output / "cells" else folder.name
+        return self.output / "measured" / f"{'base' if model == self.pretrained else name}.{what}.json"
 
     def options(self, seed: int) -> TrainingOptions:
         """Return the training options of a fine-tuning with this seed; references have their own."""
@@ -80,7 +95,7 @@ class Row:
 
 def rows_of(setting: Setting, tuning: Tuning) -> dict[str, Row]:
     """Return all rows by name, in the order of the table; LoRA is a separate row only where the others train all weights."""
-    method = setting.approximate
+    method, steps = setting.approximate, setting.approximate_options
     rows = [Row("none", "none", "none", "original", _train)]
     if tuning == "full":
         rows.append(Row("lora", "LoRA only", "LoRA only", "train", _train_lora, alike=False))
@@ -93,9 +108,16 @@ def rows_of(setting: Setting, tuning: Tuning) -> dict[str, Row]:
         Row("client-deleted", "federated, client deleted", "federated", "remove", _delete_client, alike=False, start="federated"),
     ]
     rows += [
-        Row(f"{method}-{epochs}", f"unlearning: {method}, {epochs} epochs", f"unlearning ({method})", "remove", _unlearn(epochs))
+        Row(
+            f"{method}-{epochs}",
+            f"unlearning: {method}, {epochs} epochs",
+            f"unlearning ({method})",
+            "remove",
+            _unlearn(method, replace(steps, epochs=epochs)),
+        )
         for epochs in setting.approximate_epochs
     ]
+    rows += _further_rows(setting)
     rows += [
         Row("exact", "unlearning: retrain (exact)", "unlearning (exact)", "remove", _retrain),
         Row("control", "control: retain data alone", "control", "remove", _continue_on_retain),
@@ -103,8 +125,28 @@ def rows_of(setting: Setting, tuning: Tuning) -> dict[str, Row]:
     return {row.name: row for row in rows + poisoned_rows(setting, tuning)}
 
 
+def _further_rows(setting: Setting) -> list[Row]:
+    """Return the rows of the further methods, and those of a model trained in shards and of a deletion from it."""
+    rows = []
+    for name, options in setting.further.items():
+        exact = issubclass(method_classes()[name], Rebuild)
+        curve = "unlearning (exact)" if exact else f"unlearning ({name})"
+        rows.append(Row(name, f"unlearning: {name}{' (exact)' if exact else ''}", curve, "remove", _unlearn(name, options)))
+    if setting.shards:
+        rows += [
+            Row("sharded", f"trained in {setting.shards} shards", "shards", "train", _train_in_shards, alike=False),
+            Row("sisa", "unlearning: sisa (exact)", "shards", "remove", _sisa, alike=False, start="sharded"),
+        ]
+    return rows
+
+
 def poisoned_rows(setting: Setting, tuning: Tuning) -> list[Row]:
-    """Return the rows that measure the effect of the poison: a few epochs from the clean and from the poisoned base."""
+    """Return the rows that measure the effect of the poison: a few epochs from the clean and from the poisoned base.
+
+    A pretrained base has none: poisoning takes the data that it was trained on.
+    """
+    if setting.pretrained:
+        return []
     epsilon = setting.epsilons[len(setting.epsilons) // 2]
     defences: list[tuple[str, str, float | None]] = [("none", "none", None)]
     if tuning == "full":
@@ -147,32 +189,36 @@ def _federated(place: Place, seed: int, folder: Path) -> None:
     options, rounds = place.options(seed), place.setting.rounds
     assert options.epochs is not None, "every setting names its epochs"
     defense = Federated(client_field=CLIENT, rounds=rounds, local_epochs=options.epochs / rounds, keep_updates=False)
-    options = replace(options, epochs=None)  # its length is rounds times local epochs
+    options = replace(options, epochs=None, bf16=False)  # its length is rounds times local epochs; it averages float32
     finetune(place.model("base"), place.data("train"), output_dir=folder, options=options, defense=defense)
 
 
 def _delete_client(place: Place, seed: int, folder: Path) -> None:
-    _forget(place, place.cell("federated", seed) / "model", "client_retrain", {}, folder, TrainingOptions())
+    _forget(place, place.made("federated", seed), "client_retrain", {}, folder, TrainingOptions())
 
 
-def _unlearn(epochs: int) -> Make:
+def _unlearn(name: str, options: TrainingOptions) -> Make:
     def make(place: Place, seed: int, folder: Path) -> None:
-        setting = place.setting
-        options = replace(setting.approximate_options, seed=200 + seed, epochs=epochs, overflow=setting.options.overflow)
-        _forget(
-            place,
-            place.cell("none", seed) / "model",
-            setting.approximate,
-            setting.parameters.get(setting.approximate, {}),
-            folder,
-            options,
-        )
+        setting, parameters = place.setting, place.setting.parameters.get(name, {})
+        taken = replace(options, seed=200 + seed, overflow=setting.options.overflow, bf16=setting.options.bf16)
+        _forget(place, place.made("none", seed), name, parameters, folder, taken)
 
     return make
 
 
+def _train_in_shards(place: Place, seed: int, folder: Path) -> None:
+    from unlearn.training.shards import ShardPlan, finetune_shards
+
+    plan = ShardPlan(place.setting.shards, 1, "route", place.setting.tuned("lora", 100 + seed))
+    finetune_shards(place.model("base"), place.data("train"), output_dir=folder, plan=plan)
+
+
+def _sisa(place: Place, seed: int, folder: Path) -> None:
+    _forget(place, place.made("sharded", seed), "sisa", {}, folder, TrainingOptions())
+
+
 def _retrain(place: Place, seed: int, folder: Path) -> None:
-    _forget(place, place.cell("none", seed) / "model", "retrain", {}, folder, TrainingOptions(seed=300 + seed))
+    _forget(place, place.made("none", seed), "retrain", {}, folder, TrainingOptions(seed=300 + seed))
 
 
 def _continue_on_retain(place: Place, seed: int, folder: Path) -> None:
@@ -180,7 +226,7 @@ def _continue_on_retain(place: Place, seed: int, folder: Path) -> None:
     options = place.options(seed)
     assert options.learning_rate is not None, "every setting names its rate"
     options = replace(options, epochs=place.setting.control_epochs, learning_rate=options.learning_rate / 2)
-    finetune(str(place.cell("none", seed) / "model"), place.data("keep"), output_dir=folder, options=options)
+    finetune(place.made("none", seed), place.data("keep"), output_dir=folder, options=options)
 
 
 def _short(base: str, name: str, epsilon: float | None) -> Make:
@@ -196,10 +242,10 @@ def _short(base: str, name: str, epsilon: float | None) -> Make:
     return make
 
 
-def _forget(place: Place, model: Path, method: str, parameters: Mapping[str, Any], folder: Path, options: TrainingOptions) -> None:
+def _forget(place: Place, model: str, method: str, parameters: Mapping[str, Any], folder: Path, options: TrainingOptions) -> None:
     """Delete the people and one planter's triggers."""
     forget(
-        str(model),
+        model,
         method_classes()[method](**parameters),
         forget_set=place.data("delete"),
         retain_set=place.data("keep"),

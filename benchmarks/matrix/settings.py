@@ -1,7 +1,8 @@
 """Settings of a matrix run: data, model, training, and the strengths of each defence.
 
 `ci` is for the checks alone, `small` for two cores, `large` for a GPU. Options were tuned on the respective model: the smallest one
-whose original memorizes its records (membership AUC near 1).
+whose original memorizes its records (membership AUC near 1). The world `smollm2`, the demo's people on a pretrained model, has
+settings of its own.
 """
 
 from collections.abc import Mapping
@@ -9,10 +10,13 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from unlearn.experiments.demo import MODEL_CONFIG
+from unlearn.experiments.llm_demo import ADAPTER, CHANNELS
 from unlearn.training.options import TrainingOptions
 from verify.errors import InputError
+from verify.schema.evidence import ChannelGroup
 
-DataName = Literal["people", "tofu"]
+World = Literal["people", "tofu", "smollm2"]
+"""Data and base model: people or TOFU's authors on a model from scratch, or people on SmolLM2 in its chat template."""
 Tuning = Literal["full", "lora"]
 LORA: dict[str, Any] = {"lora": True, "lora_rank": 16, "lora_alpha": 32}
 LEVEL = TrainingOptions(batch_size=2)
@@ -31,8 +35,9 @@ class Setting:
             authors always have 20 records.
         controls: never-trained records for the audits; as many more are for the methods, if the data have them.
         poisoned, uses: records that teach each trigger, and unseen prompts that test it.
-        base_records: records that the base model is trained on.
-        model: configuration of the base model.
+        base_records: records that the base model is trained on; 0 for a pretrained one.
+        model: configuration of the base model; None for a pretrained one, whose records are chats in its template, and whose text
+            in general is measured too.
         base_options, options: training of the base and of every fine-tuned model.
         lora_rate: peak learning rate of an adapter.
         short_epochs: epochs of the runs on a poisoned base, where memorization is not complete.
@@ -40,14 +45,17 @@ class Setting:
         seeds, references: their numbers.
         epsilons: of differential privacy, in decreasing order.
         delta: of differential privacy.
-        dp_options: options of DP-SGD that override `options`.
+        dp_options: options of DP-SGD that override `options`; it computes in float32.
         clients, rounds: of the federation; local epochs are the epochs of `options` divided by the rounds.
         approximate: the approximate method, by its command-line name.
         parameters: parameters of methods that do not run with their defaults, by method.
         approximate_options: training options of the approximate method, except its epochs.
         approximate_epochs: its strengths, one row each.
+        further: further methods of unlearning, one row each, with their training options.
+        shards: shards of the model that `sisa` unlearns from; 0 for none, and no such rows.
         control_epochs: epochs of the control that is fine-tuned on retain data alone.
         attacks: attacks of the audits.
+        channels: ways of asking in the audits; None for all.
     """
 
     name: str
@@ -58,7 +66,7 @@ class Setting:
     poisoned: int
     uses: int
     base_records: int
-    model: Mapping[str, Any]
+    model: Mapping[str, Any] | None
     base_options: TrainingOptions
     options: TrainingOptions
     lora_rate: float
@@ -75,6 +83,8 @@ class Setting:
     parameters: Mapping[str, Mapping[str, Any]] = field(default_factory=lambda: {"npo": {"alpha": 3.0}})
     approximate_options: TrainingOptions = field(default_factory=lambda: LEVEL)
     approximate_epochs: tuple[int, ...] = (6, 12, 24)
+    further: Mapping[str, TrainingOptions] = field(default_factory=dict)
+    shards: int = 0
     control_epochs: int = 3
     attacks: tuple[str, ...] = (
         "loss",
@@ -85,6 +95,12 @@ class Setting:
         "extraction_strength",
         "extraction_probability",
     )
+    channels: tuple[ChannelGroup, ...] | None = None
+
+    @property
+    def pretrained(self) -> bool:
+        """Whether the base model is a pretrained one."""
+        return self.model is None
 
     def tuned(self, tuning: Tuning, seed: int) -> TrainingOptions:
         """Return the options of a fine-tuning of all weights or of an adapter."""
@@ -157,7 +173,7 @@ LARGE = replace(
     base_options=replace(_BASE, learning_rate=1e-3, batch_size=64, bf16=True),
     options=replace(_FINE, learning_rate=5e-4, batch_size=32, bf16=True),
     lora_rate=2e-3,
-    dp_options={"batch_size": 256},
+    dp_options={"batch_size": 32, "gradient_accumulation": 8, "bf16": False},
     privacy_backdoor=TrainingOptions(learning_rate=2e-4, epochs=2, batch_size=32),
     seeds=5,
     references=8,
@@ -165,28 +181,69 @@ LARGE = replace(
 )
 SETTINGS: dict[str, Setting] = {"ci": CI, "small": SMALL, "large": LARGE}
 
+SMOLLM2 = replace(
+    SMALL,
+    subjects=120,
+    controls=160,
+    base_records=0,
+    model=None,
+    options=replace(ADAPTER, learning_rate=1e-4, epochs=12, batch_size=16),
+    lora_rate=2e-3,
+    dp_options={"learning_rate": 1e-3, "batch_size": 64, "gradient_accumulation": 4, "epochs": 30, "bf16": False},
+    rounds=6,
+    approximate_options=replace(LEVEL, batch_size=4),
+    approximate_epochs=(11,),
+    further={"npo": TrainingOptions(learning_rate=5e-4, epochs=6, batch_size=8), "rollback": TrainingOptions()},
+    shards=2,
+    channels=CHANNELS,
+)
+"""For a GPU, where the rows are made side by side: on one processor core, each of its 408 steps takes 4 s."""
+SMOLLM2_CI = replace(
+    SMOLLM2,
+    name="ci",
+    subjects=8,
+    forgotten=3,
+    records_per_subject=2,
+    controls=6,
+    poisoned=2,
+    uses=3,
+    options=replace(SMOLLM2.options, epochs=1),
+    seeds=1,
+    references=2,
+    epsilons=(8.0,),
+    dp_options={"batch_size": 8, "epochs": 1, "bf16": False},
+    clients=3,
+    rounds=1,
+    approximate_epochs=(1,),
+    further={"npo": TrainingOptions(epochs=1, batch_size=8), "rollback": TrainingOptions()},
+    control_epochs=1,
+)
+"""Nothing is learned here; it runs every part."""
+PRETRAINED: dict[str, Setting] = {"ci": SMOLLM2_CI, "small": SMOLLM2}
 
-def setting_for(name: str, data: DataName, approximate: str | None = None) -> Setting:
-    """Return the setting of a name, adapted to the data.
+
+def setting_for(name: str, world: World, approximate: str | None = None) -> Setting:
+    """Return the setting of a name, adapted to the world.
 
     TOFU's authors have five times as many records, so there are fewer authors, and their longer answers take more passes to
     memorize.
 
     Args:
         name: its name on the command line.
-        data: name of the data set.
+        world: data and base model.
         approximate: approximate method to use instead of the setting's.
 
     Raises:
-        InputError: there is no such setting.
+        InputError: the world has no such setting.
     """
-    if name not in SETTINGS:
-        raise InputError(f"there is no setting called {name}. Use any of: {', '.join(SETTINGS)}.")
-    chosen = SETTINGS[name]
+    settings = PRETRAINED if world == "smollm2" else SETTINGS
+    if name not in settings:
+        raise InputError(f"there is no setting called {name} for {world}. Use any of: {', '.join(settings)}.")
+    chosen = settings[name]
     if approximate is not None:
         options = chosen.approximate_options if approximate == chosen.approximate else OTHERS
         chosen = replace(chosen, approximate=approximate, approximate_options=options)
-    if data == "people":
+    if world != "tofu":
         return chosen
     # The remaining authors are few, so the base model takes three passes over them.
     base = replace(chosen.base_options, epochs=3)

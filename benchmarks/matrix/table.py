@@ -1,6 +1,7 @@
 """Table and sentences of the matrix; every number and judgement on the page is computed here."""
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 
 from benchmarks.matrix.checks import Check
 from benchmarks.matrix.figure import HEADLINE, PANELS
@@ -12,7 +13,8 @@ STOPS, LEAVES = 0.10, 0.90
 """Share of the undefended leak up to which a defence "stops" a threat, and from which it "leaves" it."""
 
 BY_ROW = Mapping[str, Sequence[Cell]]
-_COLUMNS: tuple[tuple[str, Callable[[Cell], Value | None]], ...] = (
+Column = tuple[str, Callable[[Cell], Value | None]]
+_COLUMNS: tuple[Column, ...] = (
     ("membership AUC", lambda cell: cell.attack(HEADLINE).auc),
     ("TPR at 1 % FPR", lambda cell: cell.attack(HEADLINE).tpr.get("0.01")),
     ("TPR at 10 % FPR", lambda cell: cell.attack(HEADLINE).tpr.get("0.1")),
@@ -38,8 +40,9 @@ def table(cells: Sequence[Cell], rows: Mapping[str, Row]) -> str:
     grouped = by_row(cells, rows)
     main = {name: found for name, found in grouped.items() if rows[name].step != "poisoned"}
     poisoned = {name: found for name, found in grouped.items() if rows[name].step == "poisoned"}
-    header = ["defence", *(name for name, _ in _COLUMNS), "seconds", "MiB", "verdict"]
-    lines = _markdown(header, [_row(found, rows[name]) for name, found in main.items()])
+    columns, counted = _columns(cells), any(cell.tokens is not None for cell in cells)
+    header = ["defence", *(name for name, _ in columns), *(["tokens"] if counted else []), "seconds", "MiB", "verdict"]
+    lines = _markdown(header, [_row(found, rows[name], columns, counted) for name, found in main.items()])
     if poisoned:
         lines += ["", "A few epochs from the clean and from the poisoned base model (`loss` attack):", ""]
         lines += _markdown(
@@ -49,9 +52,22 @@ def table(cells: Sequence[Cell], rows: Mapping[str, Row]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _row(cells: Sequence[Cell], row: Row) -> list[str]:
+def _columns(cells: Sequence[Cell]) -> list[Column]:
+    """Return the columns with an interval: one more for each kind of text in general that was measured."""
+    kinds = dict.fromkeys(kind for cell in cells for kind in cell.general)
+    return [*_COLUMNS, *((f"{kind} text", partial(_general, kind)) for kind in kinds)]
+
+
+def _general(kind: str, cell: Cell) -> Value | None:
+    return cell.general.get(kind)
+
+
+def _row(cells: Sequence[Cell], row: Row, columns: Sequence[Column], counted: bool) -> list[str]:
     seconds, memory = (sum(getattr(cell, name) for cell in cells) / len(cells) for name in ("seconds", "memory"))
-    return [row.label, *(_spanned(cells, read) for _, read in _COLUMNS), f"{seconds:.1f}", f"{memory:.0f}", _verdicts(cells)]
+    known = [cell.tokens for cell in cells if cell.tokens is not None]
+    tokens = [f"{sum(known) / len(known):.2f}" if known else "-"] if counted else []
+    values = [_spanned(cells, read) for _, read in columns]
+    return [row.label, *values, *tokens, f"{seconds:.1f}", f"{memory:.0f}", _verdicts(cells)]
 
 
 def _poisoned_row(cells: Sequence[Cell], row: Row) -> list[str]:
@@ -91,7 +107,13 @@ def sentences(cells: Sequence[Cell], rows: Mapping[str, Row]) -> str:
         for name, found in grouped.items()
         if rows[name].step != "poisoned" and name not in ("none", "exact")
     ]
-    return "\n".join([*lines, *_poisoned_sentences(grouped, rows)]) + "\n"
+    return "\n".join([*lines, *_poisoned_sentences(grouped, rows), *_base_sentence(cells)]) + "\n"
+
+
+def _base_sentence(cells: Sequence[Cell]) -> list[str]:
+    """Say what the base model can do before any fine-tuning: a defence that reaches no more has taught nothing."""
+    known = [cell.base_utility for cell in cells if cell.base_utility is not None]
+    return [f"- **The base model** before fine-tuning has utility {span(known).short()} of retraining's."] if known else []
 
 
 def _judged(found: Sequence[Cell], grouped: BY_ROW) -> str:

@@ -6,16 +6,16 @@ import numpy as np
 import pytest
 from matrix_cells import counts, make_cell, value
 
-from benchmarks.matrix.checks import control_detected, exact_passes, privacy_bound, run_checks, untouched_detected
+from benchmarks.matrix.checks import control_detected, exact_passes, privacy_bound, untouched_detected
 from benchmarks.matrix.figure import draw
 from benchmarks.matrix.measure import held_out_counts
-from benchmarks.matrix.publish import update_page, write_results
+from benchmarks.matrix.publish import Results, results_of, update_page
 from benchmarks.matrix.results import Cell, load_cell, save_cell, span
 from benchmarks.matrix.rows import Place, rows_of
-from benchmarks.matrix.settings import CI, SETTINGS, setting_for
+from benchmarks.matrix.settings import CI, PRETRAINED, SETTINGS, SMOLLM2, setting_for
 from benchmarks.matrix.table import left_of, sentences, table
 from verify.errors import InputError
-from verify.io.files import read_json
+from verify.io.files import read_json, write_json
 from verify.scores.table import ScoreBlock, ScoreTable
 
 
@@ -128,8 +128,8 @@ def test_table_and_figure_hold_every_row() -> None:
 
 def test_results_and_page(tmp_path: Path) -> None:
     """Files carry seeds, versions and failed checks; the page is filled between its marks, again and again, and only there."""
-    place, checks = Place(tmp_path, CI, "full"), run_checks(cells())
-    path = write_results(place, "people", cells(), checks, tmp_path)
+    results = results_of(Place(tmp_path, CI, "full"), "people", cells())
+    path = results.write(tmp_path)
     content = read_json(tmp_path / "matrix_people_full.json")
     assert content["about"]["seeds"] == [0]
     assert "torch" in content["about"]["versions"]
@@ -138,14 +138,14 @@ def test_results_and_page(tmp_path: Path) -> None:
     page = tmp_path / "page.md"
     page.write_text("before\n<!-- matrix people full -->\nformer table\n<!-- end of matrix people full -->\nafter\n")
     for _ in range(2):
-        update_page(page, place, "people", cells(), checks)
+        update_page(page, results)
     filled = page.read_text()
     assert filled.startswith("before\n")
     assert filled.endswith("after\n")
     assert filled.count("| DP, epsilon 8 |") == 1
     assert "former table" not in filled
     with pytest.raises(InputError, match="has no lines"):
-        update_page(page, Place(tmp_path, CI, "lora"), "people", cells(), checks)
+        update_page(page, results_of(Place(tmp_path, CI, "lora"), "people", cells()))
 
 
 def test_page_has_a_place_for_every_matrix() -> None:
@@ -172,5 +172,61 @@ def test_settings() -> None:
         assert setting_for(name, "people").records_per_subject == 4
         assert setting_for(name, "tofu").records_per_subject == 20
     assert "lora" not in rows_of(CI, "lora")
+    for name in PRETRAINED:
+        rows = rows_of(setting_for(name, "smollm2"), "lora")
+        assert {"none", "dp-8", "federated", "npo", "rollback", "sharded", "sisa", "exact", "control"} < rows.keys()
+        assert not any(row.step == "poisoned" for row in rows.values()), "the base is not ours to poison"
+        assert rows["sisa"].start == "sharded"
+    with pytest.raises(InputError, match="no setting called large for smollm2"):
+        setting_for("large", "smollm2")
     with pytest.raises(InputError, match="no setting called huge"):
         setting_for("huge", "people")
+
+
+def test_results_are_rendered_from_their_files_alone(tmp_path: Path) -> None:
+    """Read and written again, all three files are the same; files of several seeds make one table; other files are refused."""
+    one, two, place = tmp_path / "one", tmp_path / "two", Place(tmp_path, CI, "full")
+    results_of(place, "people", cells(), workers=4, missing={"federated": "Flower is not here"}).write(one)
+    Results.read([one / "matrix_people_full.json"]).write(two)
+    files = sorted(path.name for path in one.iterdir())
+    assert len(files) == 3
+    assert all((one / name).read_bytes() == (two / name).read_bytes() for name in files)
+    text = (one / "matrix_people_full.md").read_text()
+    assert "4 models made side by side" in text
+    assert "Not run: federated (Flower is not here)." in text
+
+    results_of(place, "people", [make_cell("none", 1)]).write(two)
+    both = Results.read([folder / "matrix_people_full.json" for folder in (one, two)])
+    assert (both.about["seeds"], len(both.cells)) == ([0, 1], len(cells()) + 1)
+    content = read_json(one / "matrix_people_full.json")
+    content["cells"] = [cell for cell in content["cells"] if cell["row"] != "none"]
+    write_json(two / "matrix_people_full.json", content)
+    with pytest.raises(InputError, match="no untouched model"):
+        Results.read([two / "matrix_people_full.json"])
+    results_of(place, "tofu", cells()).write(two)
+    with pytest.raises(InputError, match="another matrix"):
+        Results.read([one / "matrix_people_full.json", two / "matrix_tofu_full.json"])
+    for broken in ("{}", "[]", '{"about": {"data": "people", "tuning": "full", "setting": "ci"}, "cells": [{}]}'):
+        (two / "broken.json").write_text(broken)
+        with pytest.raises(InputError, match="no results of the matrix"):
+            Results.read([two / "broken.json"])
+
+
+def test_committed_results_are_still_read() -> None:
+    """Those of earlier versions, without the later columns, give the checks that are written in them."""
+    committed = sorted((Path(__file__).parents[2] / "benchmarks" / "results").glob("matrix_*.json"))
+    assert len(committed) >= 4
+    for path in committed:
+        assert [check.passed for check in Results.read([path]).checks] == [entry["passed"] for entry in read_json(path)["checks"]]
+
+
+def test_columns_of_a_pretrained_base() -> None:
+    """Its text in general and the tokens taken have columns, and the base alone a sentence; what was not measured has a dash."""
+    measured = {"general": {"novel": value(0.97)}, "tokens": 0.4, "base_utility": value(0.05)}
+    found, rows = [make_cell("none", **measured), make_cell("npo"), make_cell("exact", **measured)], rows_of(SMOLLM2, "lora")
+    header, _, none, npo, _ = ([cell.strip() for cell in line.split("|")] for line in table(found, rows).splitlines())
+    places = header.index("novel text"), header.index("tokens")
+    assert [none[place] for place in places] == ["0.97 [0.95, 0.99]", "0.40"]
+    assert [npo[place] for place in places] == ["-", "-"]
+    assert "**The base model** before fine-tuning has utility 0.05" in sentences(found, rows)
+    assert "novel text" not in table(cells(), rows_of(CI, "full"))

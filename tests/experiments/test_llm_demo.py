@@ -23,19 +23,6 @@ TWO = {name: METHODS[name] for name in ("npo", "sisa")}
 SMALL = Sizes(people=4, never_taught=4, epochs=1, references=2, shards=2)
 
 
-@pytest.fixture(scope="module")
-def talker(tokenizer: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tiny random model with a chat template and a context that holds a question and its answer."""
-    folder = tmp_path_factory.mktemp("talker")
-    model = make_llama(tokenizer)
-    model.config.max_position_embeddings = 256
-    model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    settings = json.loads((folder / "tokenizer_config.json").read_text()) | {"model_max_length": 256}
-    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
-    return folder
-
-
 def test_people_are_asked_in_a_wording_that_no_model_learned(tmp_path: Path) -> None:
     """One person is forgotten; the questions' texts are in no file, and the facts in two wordings are."""
     questions = write_people(tmp_path, Sizes(), seed=3)
