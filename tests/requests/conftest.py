@@ -41,7 +41,7 @@ def empty_postgres(postgres_url: str) -> str:
     """The same server with no ledger in it yet."""
     engine = sa.create_engine(postgres_url)
     with engine.begin() as connection:
-        connection.execute(sa.text("DROP TABLE IF EXISTS events, key_check CASCADE"))
+        connection.execute(sa.text("DROP TABLE IF EXISTS events, key_check, ledger_layout CASCADE"))
     engine.dispose()
     return postgres_url
 

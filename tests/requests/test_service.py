@@ -34,7 +34,8 @@ from unlearn.requests.http.openapi import RESOURCE
 from unlearn.requests.http.service import RESOURCES, PromptProtocol, Service, make_app
 from unlearn.requests.http.tokens import Tokens, new_token
 from unlearn.requests.ledger.intake import LARGEST_BODY, MOST_IDENTITIES
-from unlearn.requests.ledger.ledger import EVENTS, Ledger
+from unlearn.requests.ledger.ledger import Ledger
+from unlearn.requests.ledger.tables import EVENTS
 from verify.certificate.statements import load_signer, make_key
 from verify.data.identity import RecordKey
 from verify.errors import InputError, RunError

@@ -23,53 +23,16 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from unlearn.requests.ledger.deadlines import Deadlines, ExtensionReason, Regime, deadlines
+from unlearn.requests.ledger.layout import prepare
 from unlearn.requests.ledger.roles import LEDGER, OPERATOR, SEPARATE, require_separate
 from unlearn.requests.ledger.states import REFUSALS, STATES, State, outcome, require_allowed
+from unlearn.requests.ledger.tables import EVENTS, EXTERNAL_ID, KEY_CHECK
 from verify.data.canonical import FORM_VERSION
 from verify.errors import InputError, IntegrityError, RunError
 from verify.schema.deletion_record import CONFIRMED, EXTENDED, NOTES
 
 GENESIS = "0" * 64
 VERSION = 1
-_METADATA = sa.MetaData()
-EVENTS = sa.Table(
-    "events",
-    _METADATA,
-    sa.Column("sequence", sa.Integer, primary_key=True, autoincrement=False),
-    sa.Column("request", sa.Text, nullable=False, index=True),
-    sa.Column("state", sa.Text, nullable=False),
-    sa.Column("at", sa.Text, nullable=False),
-    sa.Column("details", sa.Text, nullable=False),
-    sa.Column("previous", sa.Text, nullable=False, unique=True),
-    sa.Column("digest", sa.Text, nullable=False, unique=True),
-    sqlite_strict=True,
-)
-KEY_CHECK = sa.Table(
-    "key_check",
-    _METADATA,
-    sa.Column("number", sa.Integer, primary_key=True, autoincrement=False),
-    sa.Column("value", sa.Text, nullable=False),
-    sqlite_strict=True,
-)
-_EXTERNAL_ID = {"sqlite": "json_extract(details, '$.external_id')", "postgresql": "details::jsonb ->> 'external_id'"}
-"""The sender's id of a request, as an expression over an event; there is an index on it."""
-_GUARDS = {
-    "sqlite": [
-        f"CREATE TRIGGER IF NOT EXISTS {table}_no_{verb} BEFORE {verb} ON {table} "
-        "BEGIN SELECT RAISE(ABORT, 'the ledger is append-only'); END"
-        for table in ("events", "key_check")
-        for verb in ("UPDATE", "DELETE")
-    ],
-    "postgresql": [
-        "CREATE OR REPLACE FUNCTION events_append_only() RETURNS trigger AS "
-        "$$ BEGIN RAISE EXCEPTION 'the ledger is append-only'; END $$ LANGUAGE plpgsql",
-        *(
-            f"CREATE OR REPLACE TRIGGER {table}_no_change BEFORE UPDATE OR DELETE OR TRUNCATE ON {table} "
-            "FOR EACH STATEMENT EXECUTE FUNCTION events_append_only()"
-            for table in ("events", "key_check")
-        ),
-    ],
-}
 
 
 @dataclass(frozen=True)
@@ -219,10 +182,6 @@ def _require_extendable(request: Request, notified: date) -> None:
         )
 
 
-_SETUP_LOCK = 0x756E6C65
-"""PostgreSQL advisory lock id that no other application should use; "unle" in ASCII."""
-
-
 class Ledger:
     """Append-only store of all requests in one database.
 
@@ -232,13 +191,13 @@ class Ledger:
     """
 
     def __init__(self, url: str | Path) -> None:
-        """Open a ledger, creating it if there is none.
+        """Open a ledger; create it if there is none, and upgrade one of an earlier layout.
 
         Args:
             url: a file name for SQLite, or a SQLAlchemy URL such as `postgresql+psycopg://host/database`.
 
         Raises:
-            InputError: the database cannot be opened, or is not a ledger.
+            InputError: the database cannot be opened, is not a ledger, or was written by a newer version.
         """
         text = str(url)
         self.operator: str | None = None
@@ -247,16 +206,10 @@ class Ledger:
         try:
             self._engine = engine = _engine(self.url)
             with self._engine.begin() as connection:
-                if self._engine.dialect.name == "postgresql":
-                    # Two processes replacing the same trigger function at once fail with "tuple concurrently updated".
-                    connection.execute(sa.text(f"SELECT pg_advisory_xact_lock({_SETUP_LOCK})"))
-                _METADATA.create_all(connection)
-                for statement in _GUARDS[self._engine.dialect.name]:
-                    connection.execute(sa.text(statement))
-                indexed = _EXTERNAL_ID[self._engine.dialect.name]
-                of_received = f"CREATE INDEX IF NOT EXISTS events_external_id ON events (({indexed})) WHERE state = 'received'"
-                connection.execute(sa.text(of_received))
-                connection.execute(sa.select(EVENTS).limit(0))  # fails if a foreign table of that name has other columns
+                prepare(connection)
+        except InputError:
+            self._engine.dispose()
+            raise
         except (sa.exc.SQLAlchemyError, KeyError, ImportError, OSError) as error:
             if engine is not None:
                 engine.dispose()
@@ -515,7 +468,7 @@ class Ledger:
         return connection.execute(query).first() is not None
 
     def _by_external_id(self, connection: Connection, external_id: str) -> str | None:
-        same = sa.text(f"{_EXTERNAL_ID[self._engine.dialect.name]} = :external_id").bindparams(external_id=external_id)
+        same = sa.text(f"{EXTERNAL_ID[self._engine.dialect.name]} = :external_id").bindparams(external_id=external_id)
         return connection.execute(sa.select(EVENTS.c.request).where(EVENTS.c.state == "received", same)).scalar()
 
 
