@@ -1,15 +1,13 @@
 """Shared by the tests of requests: a ledger in a file, and a real PostgreSQL server where one can be started."""
 
 import io
-import os
-import shutil
-import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
 from deletion_world import build_world
+from postgres_server import installed, running
 
 import unlearn.cli.main
 from unlearn.requests.ledger.ledger import Ledger
@@ -55,26 +53,8 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def postgres_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """A PostgreSQL server of its own on a Unix socket; skips where none is installed."""
-    programs = sorted(Path("/usr/lib/postgresql").glob("*/bin/postgres"))
-    folder = programs[-1].parent if programs else Path(shutil.which("postgres") or "/absent").parent
-    if not (folder / "initdb").exists():
+    if not (found := installed()):
         pytest.skip("no PostgreSQL server is installed (apt-get install postgresql)")
     pytest.importorskip("psycopg", reason="the PostgreSQL driver is not installed (pip install 'unlearn-verify[postgres]')")
-    root = tmp_path_factory.mktemp("postgres")
-    as_user: list[str] = []
-    if os.geteuid() == 0:  # the server refuses to run as root
-        if shutil.which("runuser") is None or subprocess.run(["id", "postgres"], capture_output=True, check=False).returncode:
-            pytest.skip("PostgreSQL does not run as root, and there is no user postgres to run it as")
-        root = Path(subprocess.run(["mktemp", "-d", "/tmp/pgXXXXXX"], capture_output=True, text=True, check=True).stdout.strip())
-        shutil.chown(root, "postgres")
-        as_user = ["runuser", "-u", "postgres", "--"]
-    data = root / "data"
-    subprocess.run([*as_user, folder / "initdb", "-D", data, "-A", "trust", "-U", "ledger"], check=True, capture_output=True)
-    options = f"-c listen_addresses='' -c unix_socket_directories={root} -c fsync=off"
-    start = [*as_user, folder / "pg_ctl", "-D", data, "-o", options, "-w", "-l", root / "log", "start"]
-    subprocess.run(start, check=True, capture_output=True)
-    try:
-        yield f"postgresql+psycopg://ledger@/postgres?host={root}"
-    finally:
-        subprocess.run([*as_user, folder / "pg_ctl", "-D", data, "-m", "immediate", "stop"], check=False, capture_output=True)
-        shutil.rmtree(root, ignore_errors=True)
+    with running(found[0], tmp_path_factory.mktemp("postgres")) as (url, _):
+        yield url.replace("postgresql://", "postgresql+psycopg://")

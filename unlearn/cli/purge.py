@@ -36,6 +36,9 @@ class Purge:
     """The deleted records: a file of records, or a list of example or subject ids."""
     search: tuple[Path, ...]
     """Folders to search; nothing outside them is changed, and symbolic links are not followed."""
+    databases: tuple[str, ...] = ()
+    """PostgreSQL databases whose tables with vectors (pgvector) are searched as well: postgresql://user@host/database, with the
+    password in ~/.pgpass."""
     models: tuple[Path, ...] = ()
     """Folders to search for models that saw the records; those outside --search are only listed."""
     spare: tuple[Path, ...] = ()
@@ -50,6 +53,7 @@ class Purge:
         """Print the list; exit status 3 if copies remain."""
         from unlearn.purge.content_search import ContentSearch
         from unlearn.purge.find import find_residues, remove
+        from unlearn.purge.pgvector import find_rows, remove_rows
         from unlearn.scan.lineage import affected_models
         from verify.data.identity import RecordKey
         from verify.data.sources import find_forget_set, stream_records
@@ -68,8 +72,9 @@ class Purge:
             rewrite_data=self.rewrite_data,
             search=search,
         )
-        left = found if self.dry_run else remove(found)
-        show_residues(found, left, self.search)
+        in_databases = find_rows(self.databases, search)
+        left = [*found, *in_databases] if self.dry_run else [*remove(found), *remove_rows(in_databases)]
+        show_residues([*found, *in_databases], left, self.search)
         if search.unsearched:
             print(f"{search.unsearched} records were not searched for: too short, or identical to text of records that stay")  # noqa: T201
         return RESIDUAL if left else 0

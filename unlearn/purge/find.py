@@ -132,25 +132,21 @@ def _removed(residue: Residue) -> Residue | None:
     if not residue.removable:
         return residue
     if not isinstance(residue, FoundResidue):
-        return _staying(residue, "it was not found in this run; search again")
+        return residue.staying("it was not found in this run; search again")
     try:
         if residue.place.resolve() != residue.place:
-            return _staying(residue, "its path contains a symbolic link since it was found; search again")
+            return residue.staying("its path contains a symbolic link since it was found; search again")
         with disk_errors(residue.place):
             residue.action()
     except FileNotFoundError:
-        return None if not residue.place.exists() else _staying(residue, "it was changed while it was being removed; search again")
+        return None if not residue.place.exists() else residue.staying("it was changed while it was being removed; search again")
     except (CannotCleanError, VerifyError) as error:
-        return _staying(residue, str(error))
+        return residue.staying(str(error))
     except UnreadableError as error:
-        return _staying(residue, f"it {error}; remove it by hand")
+        return residue.staying(f"it {error}; remove it by hand")
     except Exception as error:  # noqa: BLE001 - a file of a foreign format may fail in any way; the others are still removed
-        return _staying(residue, f"it could not be cleaned ({type(error).__name__}); remove it by hand")
+        return residue.staying(f"it could not be cleaned ({type(error).__name__}); remove it by hand")
     return None
-
-
-def _staying(residue: Residue, reason: str) -> Residue:
-    return Residue(residue.place, residue.kind, residue.how, False, reason, residue.weights)
 
 
 def _top(root: Path) -> Path:
@@ -182,7 +178,7 @@ def _is_ordinary(path: Path) -> bool:
 def _respecting(residue: Residue, kept: Collection[Path]) -> Residue:
     """List, rather than remove, folders that contain something that must stay."""
     if residue.removable and any(path.is_relative_to(residue.place) for path in kept):
-        return _staying(residue, "it contains something that must stay; move that out, then purge again")
+        return residue.staying("it contains something that must stay; move that out, then purge again")
     return residue
 
 
@@ -210,8 +206,7 @@ def _linked(residue: Residue, outside: Mapping[Path, int], files: Collection[Pat
     if not count:
         return residue
     named = "1 further name (hard link)" if count == 1 else f"{count} further names (hard links)"
-    return _staying(
-        residue,
+    return residue.staying(
         f"it has {named} outside of the searched folders, under which its content would stay; `find / -samefile FILE` lists them: "
         "remove them, or search their folders as well",
     )

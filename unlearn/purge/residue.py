@@ -25,6 +25,10 @@ class Residue:
     reason: str
     weights: str | None = None
 
+    def staying(self, reason: str) -> "Residue":
+        """Return it as one that stays, with the reason."""
+        return Residue(self.place, self.kind, self.how, False, reason, self.weights)
+
 
 class FoundResidue(Residue):
     """A residue with its cleaning action, which is not a field because it refers to text that must not be printed or stored."""

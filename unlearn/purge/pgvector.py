@@ -1,0 +1,269 @@
+"""Tables of PostgreSQL with vectors of the extension pgvector: rows with deleted text are removed together with their vectors.
+
+A deleted row stays in the table's file, and its vector in the index, until the table is written again. So rows are deleted first,
+with a mark in the table's comment, and the mark goes when VACUUM FULL is done: a kill in between is noticed by the next search. Not
+reached are the server's write-ahead log until it is recycled, replicas, backups, and tables without vectors.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+from unlearn.purge.content_search import ContentSearch
+from unlearn.purge.find import UNSEARCHED
+from unlearn.purge.residue import BY_CONTENT, CannotCleanError, FoundResidue, Residue
+from unlearn.purge.vectors import KIND
+from verify.errors import InputError
+
+if TYPE_CHECKING:
+    import psycopg
+
+    Connection = psycopg.Connection[tuple[Any, ...]]
+
+ROWS = 1024
+WAIT = "30s"
+"""How long a lock on a table is waited for."""
+PENDING = "[rows deleted by unlearn purge; VACUUM FULL is still to come]"
+"""Mark in the comment of a table whose rows are deleted, and whose file was not written again yet."""
+_TABLES = """
+WITH own AS (
+    SELECT d.objid FROM pg_depend d JOIN pg_extension e ON d.refclassid = 'pg_extension'::regclass AND d.refobjid = e.oid
+    WHERE e.extname = 'vector' AND d.classid = 'pg_type'::regclass
+), vectors AS (
+    SELECT oid FROM pg_type WHERE oid IN (TABLE own) OR typelem IN (TABLE own) OR typbasetype IN (TABLE own)
+), columns AS (
+    SELECT a.attrelid, a.attname, a.attnum, t.oid IN (TABLE vectors) AS vector,
+        t.typcategory IN ('S', 'U', 'A', 'C') AND t.oid <> 'uuid'::regtype AS text
+    FROM pg_attribute a JOIN pg_type t ON t.oid = a.atttypid WHERE a.attnum > 0 AND NOT a.attisdropped
+)
+SELECT n.nspname, c.relname, c.relkind::text, has_table_privilege(c.oid, 'SELECT'), pg_has_role(c.relowner, 'USAGE'),
+    EXISTS (SELECT FROM pg_constraint k WHERE k.confrelid = c.oid AND k.contype = 'f'), obj_description(c.oid, 'pg_class'),
+    ARRAY(SELECT attname::text FROM columns WHERE attrelid = c.oid AND NOT vector ORDER BY attnum),
+    EXISTS (SELECT FROM columns WHERE attrelid = c.oid AND NOT vector AND text)
+FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+WHERE c.relkind IN ('r', 'm', 'f') AND (
+    EXISTS (SELECT FROM columns WHERE attrelid = c.oid AND vector)
+    OR EXISTS (SELECT FROM pg_index i JOIN pg_class own ON own.oid = i.indexrelid JOIN pg_am m ON m.oid = own.relam
+        WHERE i.indrelid = c.oid AND m.amname IN ('hnsw', 'ivfflat'))
+) ORDER BY 1, 2
+"""
+"""Every table with a column or an index of the extension. Text is also looked for in JSON, arrays and composite types."""
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table with vectors.
+
+    Attributes:
+        schema, name: its names, unquoted.
+        kind: 'r' for a table, 'm' for a materialized view, 'f' for a foreign table.
+        readable: whether this role may read it.
+        owned: whether this role may write it again.
+        referred: whether rows of any table refer to its rows.
+        comment: its comment; None without one.
+        columns: its columns other than vectors.
+        has_texts: whether any of them may hold text.
+    """
+
+    schema: str
+    name: str
+    kind: str
+    readable: bool
+    owned: bool
+    referred: bool
+    comment: str | None
+    columns: tuple[str, ...]
+    has_texts: bool
+
+    @property
+    def pending(self) -> bool:
+        """Whether rows were deleted from it and its file was not written again."""
+        return PENDING in (self.comment or "")
+
+
+def find_rows(databases: Sequence[str], search: ContentSearch) -> list[Residue]:
+    """Find the tables with vectors that contain deleted text, and those that cannot be searched. Changes nothing.
+
+    Args:
+        databases: URLs, such as `postgresql://user@host/database`, without passwords.
+        search: the search for the deleted records.
+
+    Raises:
+        InputError: a database cannot be opened, has no pgvector, or its URL contains a password.
+    """
+    found: list[Residue] = []
+    for url in databases:
+        with _connected(url) as connection:
+            for table in _tables(connection):
+                found += _in_table(connection, url, table, search)
+    return found
+
+
+def remove_rows(found: Sequence[Residue]) -> list[Residue]:
+    """Remove the rows with deleted text; return what remains, each with its reason.
+
+    Args:
+        found: from `find_rows`.
+    """
+    left = []
+    for residue in found:
+        if not isinstance(residue, FoundResidue):
+            left.append(residue)
+            continue
+        try:
+            residue.action()
+        except (CannotCleanError, InputError) as error:
+            left.append(residue.staying(str(error)))
+    return left
+
+
+@contextmanager
+def _connected(url: str) -> "Iterator[Connection]":
+    """Open a database, in which every statement is a transaction of its own.
+
+    Raises:
+        InputError: it cannot be opened, or the URL contains a password, which other users of this machine can read.
+    """
+    try:
+        import psycopg
+    except ImportError:
+        raise InputError("PostgreSQL needs its driver: pip install 'unlearn-verify[postgres]'") from None
+    address = url.replace("postgresql+psycopg://", "postgresql://", 1)
+    try:
+        parts = urlsplit(address)
+        if parts.scheme != "postgresql" or parts.password is not None or "password=" in parts.query:
+            raise InputError("--databases takes URLs such as postgresql://user@host/database, with the password in ~/.pgpass.")
+        connection = psycopg.connect(address, autocommit=True, connect_timeout=10)
+    except (psycopg.Error, ValueError) as error:
+        raise InputError(
+            f"a database of --databases cannot be opened ({type(error).__name__}). Check its URL, such as "
+            "postgresql://user@host/database, and that the server runs."
+        ) from None
+    with connection:
+        connection.execute("SET search_path = pg_catalog")  # no function of the database's users is called by mistake
+        connection.execute("SET row_security = off")  # a policy that would hide rows is an error
+        connection.execute(f"SET lock_timeout = '{WAIT}'")
+        yield connection
+
+
+def _tables(connection: "Connection") -> list[Table]:
+    if connection.execute("SELECT FROM pg_extension WHERE extname = 'vector'").fetchone() is None:
+        raise InputError("a database of --databases has no extension vector, so there are no vectors to search. Name another one.")
+    return [Table(*row[:7], tuple(row[7]), row[8]) for row in connection.execute(_TABLES)]
+
+
+def _in_table(connection: "Connection", url: str, table: Table, search: ContentSearch) -> list[Residue]:
+    """Return the residue of one table, if it has one."""
+    import psycopg
+
+    parts = urlsplit(url)
+    place = Path(parts.hostname or "postgresql") / (parts.path.strip("/") or "default") / f"{table.schema}.{table.name}"
+    if (unsearchable := _unsearchable(table)) is not None:
+        return [Residue(place, KIND, UNSEARCHED, False, unsearchable)]
+    try:
+        with connection.transaction():
+            holds = table.pending or any(search.holds(text) for _, text in _rows(connection, table))
+    except psycopg.Error as error:
+        return [Residue(place, KIND, UNSEARCHED, False, f"it cannot be read ({type(error).__name__}); delete its rows by hand")]
+    if not holds:
+        return []
+    if (stays := _uncleanable(table)) is not None:
+        return [Residue(place, KIND, BY_CONTENT, False, stays)]
+    return [FoundResidue(place, KIND, BY_CONTENT, partial(_clean, url, table, search))]
+
+
+def _unsearchable(table: Table) -> str | None:
+    if table.kind == "f":
+        return "it is a foreign table; search the database in which its rows lie"
+    if not table.readable:
+        return "this role may not read it; purge as its owner"
+    if not table.has_texts:
+        return "it holds vectors without their texts; delete the rows through the application that owns it"
+    return None
+
+
+def _uncleanable(table: Table) -> str | None:
+    if table.kind == "m":
+        return "it is a materialized view; purge its tables, then REFRESH MATERIALIZED VIEW"
+    if not table.owned:
+        return "only its owner can remove the rows from its file; purge as its owner"
+    if table.referred and not table.pending:
+        return "rows of a table refer to its rows; delete them through the application that owns it, then purge again"
+    return None
+
+
+def _rows(connection: "Connection", table: Table) -> Iterator[tuple[str, bytes]]:
+    """Yield place and text of every row; call it inside a transaction, as the rows come through a cursor of the server."""
+    from psycopg import sql
+
+    columns = sql.SQL(", ").join(sql.SQL("{}::text").format(sql.Identifier(name)) for name in table.columns)
+    query = sql.SQL("SELECT ctid::text, {} FROM ONLY {}").format(columns, _named(table))
+    with connection.cursor(name="rows") as rows:
+        rows.itersize = ROWS
+        rows.execute(query)
+        for place, *values in rows:
+            # A database without an encoding (SQL_ASCII) gives bytes.
+            texts = (value if isinstance(value, bytes) else str(value).encode() for value in values if value is not None)
+            yield (place if isinstance(place, str) else place.decode()), b"\x00".join(texts)
+
+
+def _named(table: Table) -> Any:
+    from psycopg import sql
+
+    return sql.Identifier(table.schema, table.name)
+
+
+def _clean(url: str, table: Table, search: ContentSearch) -> None:
+    """Delete the rows of a table that contain deleted text, and write table, indexes and statistics again without them.
+
+    Raises:
+        CannotCleanError: the table is in use, or the database refuses.
+        InputError: the database cannot be opened any more.
+    """
+    import psycopg
+
+    with _connected(url) as connection:
+        try:
+            with connection.transaction():
+                _delete(connection, table, search)
+        except psycopg.errors.LockNotAvailable:
+            raise CannotCleanError("it is in use; stop the programs that use it, then purge again") from None
+        except psycopg.Error as error:
+            raise CannotCleanError(f"its rows cannot be deleted ({type(error).__name__}); delete them by hand") from None
+        try:
+            _write_again(connection, table)
+        except psycopg.Error as error:
+            kind = type(error).__name__
+            raise CannotCleanError(f"its rows are deleted, but its file still has them ({kind}); purge again") from None
+
+
+def _delete(connection: "Connection", table: Table, search: ContentSearch) -> None:
+    from psycopg import sql
+
+    # Nobody writes from here on, so a row stays at its place.
+    connection.execute(sql.SQL("LOCK TABLE {} IN SHARE ROW EXCLUSIVE MODE").format(_named(table)))
+    places = [place for place, text in _rows(connection, table) if search.holds(text)]
+    # A literal, no parameter: with parameters, a per cent sign in the table's name would count as one.
+    connection.execute(sql.SQL("DELETE FROM ONLY {} WHERE ctid = ANY({}::tid[])").format(_named(table), sql.Literal(places)))
+    if not table.pending:
+        _comment(connection, table, f"{table.comment or ''}{PENDING}")
+
+
+def _write_again(connection: "Connection", table: Table) -> None:
+    from psycopg import sql
+
+    connection.execute(sql.SQL("VACUUM (FULL, ANALYZE) {}").format(_named(table)))
+    # Statistics hold samples of values, and their table old statistics. Only a superuser may do this; others are skipped with a
+    # warning, and the old ones stay in that file until they are overwritten.
+    connection.execute("VACUUM (FULL) pg_catalog.pg_statistic")
+    _comment(connection, table, (table.comment or "").replace(PENDING, "") or None)
+
+
+def _comment(connection: "Connection", table: Table, text: str | None) -> None:
+    from psycopg import sql
+
+    connection.execute(sql.SQL("COMMENT ON TABLE {} IS {}").format(_named(table), sql.Literal(text)))
