@@ -1,4 +1,4 @@
-"""Tables of pgvector on a real server: rows go with their vectors, also from the files on its disk, and the others answer as before."""
+"""Tables of pgvector on a real server: rows go with their vectors, also from its files, and the others answer as before."""
 
 import json
 from collections.abc import Iterator
