@@ -1,11 +1,20 @@
 """Cleaning of Chroma's persistent stores, with the library `chromadb`.
 
 Chroma marks a deleted vector in its index and keeps the row in its queue, where both stay. So a collection with deleted text is
-written again without these rows, under its own name and configuration, and what remains of the old one is removed.
+written again without these rows, under its own name and configuration, and what remains of the old one is removed:
+
+    name               old rows   old rows    kept rows   kept rows
+    BEING_WRITTEN      -          kept rows   -           -
+    BEING_REMOVED      -          -           old rows    -
+
+Both names change hands in one SQLite transaction. So at every moment `name` is a whole collection and the other two are redundant:
+a killed cleaning has lost nothing, and the next one removes them and begins again.
 """
 
+import os
 import shutil
 import sqlite3
+import struct
 from collections.abc import Collection, Iterator
 from contextlib import closing
 from importlib.util import find_spec
@@ -21,7 +30,12 @@ from unlearn.purge.unpack import holds
 DATABASE = "chroma.sqlite3"
 ROWS = 512
 BEING_WRITTEN = "being-written-without-deleted-rows"
-"""Name of a collection until it takes the place of the old one; an interrupted cleaning leaves it, and the next one removes it."""
+"""Name of a collection until it takes the place of the old one."""
+BEING_REMOVED = "being-removed-with-deleted-rows"
+"""Name of the old collection from then on."""
+LENGTH_BYTES = 4
+_HEADER = struct.Struct("<iQQQQ")
+"""Start of an index's header: version, an offset, room for elements, elements used, bytes of one."""
 _PARTS = ("documents", "metadatas", "uris")
 
 
@@ -53,8 +67,7 @@ def clean_chroma(folder: Path, search: ContentSearch) -> None:
     try:
         client = chromadb.PersistentClient(str(folder), settings=Settings(anonymized_telemetry=False))
         try:
-            for name in [collection.name for collection in client.list_collections()]:
-                _rewrite(client, folder, name, search)
+            clean_collections(client, folder, search)
         finally:
             client._system.stop()
             SharedSystemClient.clear_system_cache()
@@ -63,16 +76,35 @@ def clean_chroma(folder: Path, search: ContentSearch) -> None:
     except Exception as error:  # noqa: BLE001 - a damaged store may fail in any way in a foreign library
         raise CannotCleanError(f"the Chroma store cannot be written again ({type(error).__name__}); delete its rows") from None
     _remove_rest(folder)
+    for index in folder.glob("*/header.bin"):
+        clear_unused(index.parent)
     sqlite.vacuum(folder / DATABASE, search)
     if chroma_holds([path for path in folder.rglob("*") if path.is_file()], search):
         raise CannotCleanError("it still contains a passage after its collections were written again; remove it by hand")
 
 
+def clean_collections(client: Any, folder: Path, search: ContentSearch) -> None:
+    """Replace every collection that contains deleted text by one without these rows, and remove what a killed cleaning has left.
+
+    Args:
+        client: a client of the store.
+        folder: the store.
+        search: the search for the deleted records.
+
+    Raises:
+        CannotCleanError: the store is laid out in another way.
+    """
+    names = [collection.name for collection in client.list_collections()]
+    for name in (BEING_WRITTEN, BEING_REMOVED):
+        if name in names:
+            client.delete_collection(name)
+    for name in names:
+        if name not in (BEING_WRITTEN, BEING_REMOVED):
+            _rewrite(client, folder, name, search)
+
+
 def _rewrite(client: Any, folder: Path, name: str, search: ContentSearch) -> None:
     """Replace one collection by one without the rows that contain deleted text, if there are any."""
-    if name == BEING_WRITTEN:
-        client.delete_collection(name)
-        return
     old = client.get_collection(name, embedding_function=None)
     if all(_keeps(row, search) for page in _pages(old, ()) for row in page):
         return
@@ -83,10 +115,30 @@ def _rewrite(client: Any, folder: Path, name: str, search: ContentSearch) -> Non
         for rows in _alike([row for row in page if _keeps(row, search)]):
             given = {part: [row[part] for row in rows] for part in ("embeddings", *_PARTS) if rows[0][part] is not None}
             new.add(ids=[row["ids"] for row in rows], **given)
-    stored = _configuration(folder, name)
-    client.delete_collection(name)
-    new.modify(name=name)
-    _configure(folder, name, stored)
+    _exchange(folder / DATABASE, name, str(old.id), str(new.id))
+    client.delete_collection(BEING_REMOVED)
+
+
+def _exchange(database: Path, name: str, old: str, new: str) -> None:
+    """Give the new collection the name of the old one, and what the store says about it, such as its embedding function.
+
+    Raises:
+        CannotCleanError: the store does not keep its collections as expected; nothing is changed then.
+    """
+    with closing(sqlite3.connect(database, timeout=sqlite.WAIT_SECONDS, isolation_level=None)) as connection:
+        connection.execute("BEGIN IMMEDIATE")  # closing without a commit takes it back
+        there = [str(row[1]) for row in connection.execute("PRAGMA table_info(collections)")]
+        described = [column for column in ("config_json_str", "schema_str") if column in there]
+        taken = [f", {column} = (SELECT {column} FROM collections WHERE id = :old)" for column in described]  # noqa: S608 - of two names
+        updates = (
+            "UPDATE collections SET name = :removed WHERE id = :old AND name = :name",
+            f"UPDATE collections SET name = :name{''.join(taken)} WHERE id = :new AND name = :written",  # noqa: S608 - as above
+        )
+        names = {"name": name, "old": old, "new": new, "written": BEING_WRITTEN, "removed": BEING_REMOVED}
+        for update in updates:
+            if connection.execute(update, names).rowcount != 1:
+                raise CannotCleanError("the Chroma store keeps its collections in another way than is known here; delete its rows")
+        connection.execute("COMMIT")
 
 
 def _pages(collection: Any, more: tuple[str, ...]) -> Iterator[list[dict[str, Any]]]:
@@ -112,23 +164,6 @@ def _alike(rows: list[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
     yield from groups.values()
 
 
-def _configuration(folder: Path, name: str) -> dict[str, str | None]:
-    """Return what the store has written down about a collection beside its rows, such as its embedding function."""
-    with closing(sqlite3.connect(folder / DATABASE, timeout=sqlite.WAIT_SECONDS)) as connection:
-        columns = [str(row[1]) for row in connection.execute("PRAGMA table_info(collections)")]
-        kept = [column for column in ("config_json_str", "schema_str") if column in columns]
-        if not kept:
-            return {}
-        row = connection.execute(f"SELECT {', '.join(kept)} FROM collections WHERE name = ?", (name,)).fetchone()  # noqa: S608 - of two names
-    return dict(zip(kept, row, strict=True))
-
-
-def _configure(folder: Path, name: str, stored: dict[str, str | None]) -> None:
-    with closing(sqlite3.connect(folder / DATABASE, timeout=sqlite.WAIT_SECONDS)) as connection, connection:
-        for column, value in stored.items():
-            connection.execute(f"UPDATE collections SET {column} = ? WHERE name = ?", (value, name))  # noqa: S608 - as above
-
-
 def _remove_rest(folder: Path) -> None:
     """Remove the index folders of collections that are gone, and merge the full-text index, which keeps deleted words."""
     with closing(sqlite3.connect(folder / DATABASE, timeout=sqlite.WAIT_SECONDS)) as connection, connection:
@@ -137,3 +172,27 @@ def _remove_rest(folder: Path) -> None:
     for path in folder.iterdir():
         if path.is_dir() and not path.is_symlink() and (path / "header.bin").is_file() and path.name not in living:
             shutil.rmtree(path)
+
+
+def clear_unused(index: Path) -> None:
+    """Overwrite the unused places of an index with zeros.
+
+    The library allocates room for elements to come and writes it to disk as it found it, with whatever its process had in memory
+    there: texts of rows, too. A file of another layout is left as it is.
+
+    Args:
+        index: the folder of an index.
+    """
+    head = (index / "header.bin").read_bytes()[: _HEADER.size]
+    if len(head) < _HEADER.size:
+        return
+    version, _, room, used, size = _HEADER.unpack(head)
+    for name, each in (("data_level0.bin", size), ("length.bin", LENGTH_BYTES)):
+        path = index / name
+        if version != 1 or used > room or path.is_symlink() or not path.is_file() or path.stat().st_size != room * each:
+            continue
+        with path.open("r+b") as stream:
+            stream.seek(used * each)
+            stream.write(bytes((room - used) * each))
+            stream.flush()
+            os.fsync(stream.fileno())
