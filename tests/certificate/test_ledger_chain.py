@@ -11,6 +11,7 @@ from certificates import broken, check, record_about, rewritten
 
 from unlearn.requests.attestation import facts_of
 from unlearn.requests.ledger.ledger import Ledger, NewRequest
+from unlearn.requests.ledger.recipients import Planned, add_recipients, note_recipient
 from verify import InputError, IntegrityError
 from verify.certificate.ledger_chain import GENESIS, chain
 
@@ -68,17 +69,23 @@ def lived(house: dict[str, Path], tmp_path: Path) -> tuple[Path, dict[str, Any]]
     record = record_about(house)
     model = record.models[0]
     ledger = Ledger(tmp_path / "lived.sqlite")
-    name = ledger.add(NewRequest(("a" * 32,), "gdpr", date(2026, 11, 3)))
+    name = ledger.add(NewRequest(("a" * 32,), "gdpr", date(2026, 11, 3), language="de"))
     facts = {"before": model.before, "after": model.after, "method": model.method, "verdict": model.verdict}
     deployed = {**facts, "basis": model.basis, "evidence": model.audit_digest}
     ledger.advance(name, "identity_verified")
-    ledger.advance(name, "matched", places=[], records=[])
+    ledger.advance(name, "matched", places=[{"records": 3}, {"records": 1}], records=[])
+    add_recipients(ledger, name, [Planned("Acme", "processor"), Planned("Index", "vector-store")])
+    note_recipient(ledger, name, "Acme", told="2026-11-04")
+    ledger.advance(name, "planned", batch="B-0")
+    ledger.advance(name, "unlearning", batch="B-0", registrations={model.before: "0" * 64})
     ledger.advance(name, "planned", batch="B-1")
     ledger.advance(name, "unlearning", batch="B-1", registrations={model.before: None})
     ledger.advance(name, "verifying", batch="B-1")
     ledger.advance(name, "deployed", batch="B-1", models=[deployed])
-    ledger.advance(name, "purged", batch="B-1", residual=[], removed={}, retired=[model.before])
-    ledger.advance(name, "closed", batch="B-1")
+    with ledger._writing() as connection:  # a later plan's registration, which the states would not let in
+        ledger._append(connection, name, "unlearning", {"batch": "B-2", "registrations": {model.before: "2" * 64}})
+        ledger._append(connection, name, "purged", {"batch": "B-1", "residual": [], "removed": {}, "retired": [model.before]})
+        ledger._append(connection, name, "closed", {"batch": "B-1"})
     head = ledger.head()
     ledger.add(NewRequest(("b" * 32,), "ccpa", date(2026, 11, 4)))
     about = record.model_copy(update={"requests": (facts_of(ledger.request(name)),), "ledger_head": head})
@@ -124,6 +131,14 @@ def test_a_certificate_is_held_against_the_ledger(
         (("requests", 0, "outcome"), "withdrawn", "the certificate says withdrawn, the ledger ended with purged"),
         (("requests", 0, "events", 3, "at"), "2026-11-03T00:00:00+00:00", "step 4 is not the ledger's"),
         (("requests", 0, "events", 3, "state"), "received", "step 4 is not the ledger's"),
+        (("requests", 0, "language"), "fr", "language is not what the ledger recorded"),
+        (("requests", 0, "language"), None, "language is not what the ledger recorded"),
+        (("requests", 0, "records"), 3, "records is not the number that the ledger recorded"),
+        (("requests", 0, "recipients", 0, "told"), "2026-11-03", "recipients are not those that the ledger recorded"),
+        (("requests", 0, "recipients", 1, "kind"), "other", "recipients are not those that the ledger recorded"),
+        (("requests", 0, "recipients"), [], "recipients are not those that the ledger recorded"),
+        (("requests", 0, "recipients"), None, "recipients are not those that the ledger recorded"),
+        (("requests", 0, "nobody"), True, "no statement that the data were passed on to nobody"),
         (("models", 0, "method"), "retrain", "the method of model"),
         (("models", 0, "audit_digest"), "7" * 64, "the audit of model"),
         (("models", 0, "basis"), "audit", "the basis of model"),
@@ -149,3 +164,29 @@ def test_files_that_are_no_ledger(tmp_path: Path, content: bytes) -> None:
     for path in (tmp_path / "l", tmp_path, tmp_path / "missing"):
         with pytest.raises(InputError):
             chain(path)
+
+
+def test_an_audit_followed_the_registration_of_its_own_plan(
+    house: dict[str, Path], lived: tuple[Path, dict[str, Any]], tmp_path: Path
+) -> None:
+    """Neither that of an abandoned plan counts nor one that was recorded after the model went into service."""
+    path, record = lived
+    whole = rewritten(house, tmp_path / "c.json", noting(record))
+    assert check(house, whole, ledger=path).holds
+    model, ledger = record["models"][0], Ledger(tmp_path / "other.sqlite")
+    name = ledger.add(NewRequest(("a" * 32,), "gdpr", date(2026, 11, 3)))
+    for state, details in (
+        ("identity_verified", {}),
+        ("matched", {"places": [], "records": []}),
+        ("planned", {"batch": "B-0"}),
+        ("unlearning", {"batch": "B-0", "registrations": {model["before"]: None}}),
+        ("planned", {"batch": "B-1"}),
+        ("unlearning", {"batch": "B-1", "registrations": {model["before"]: "1" * 64}}),
+        ("verifying", {"batch": "B-1"}),
+        ("deployed", {"batch": "B-1", "models": [model]}),
+    ):
+        ledger.advance(name, state, **details)  # type: ignore[arg-type]
+    about = record | {"requests": [record["requests"][0] | {"id": name}], "ledger_head": ledger.head()}
+    ledger.close()
+    other = rewritten(house, tmp_path / "d.json", noting(about))
+    assert "did not follow the registration" in broken(check(house, other, ledger=tmp_path / "other.sqlite"))

@@ -369,7 +369,7 @@ def test_a_kill_between_any_two_steps(world: Path, shell: Shell, monkeypatch: py
     assert [step.state for step in ledger.request(name).steps] == [
         "received", "identity_verified", "matched", "planned", "unlearning", "verifying", "deployed", "purged"
     ]  # fmt: skip
-    assert ledger.verify() == 8
+    assert ledger.verify() == 9, "these and the key"
     ledger.close()
     assert len(list((world / "deletions").glob("B-*/model-0/rung-*/manifest.json"))) == 1
     assert len(list((world / "deletions").glob("B-*/model-0/audit-*/manifest.json"))) == 1

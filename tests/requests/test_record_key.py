@@ -69,6 +69,7 @@ def old_ledger(desk: Path) -> None:
     ledger.close()
     with sqlite3.connect(desk / "ledger.db") as raw:
         raw.execute("DROP TABLE key_check")
+        raw.execute("DROP TABLE ledger_layout")
 
 
 def test_a_ledger_from_before_goes_on(desk: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -90,6 +91,23 @@ def test_a_ledger_from_before_goes_on(desk: Path, capsys: pytest.CaptureFixture[
     assert shell(*PLAN) == 2
 
 
+def test_a_ledger_without_an_event_for_its_key_gets_one(desk: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A check value from before such events goes into the chain with the next command that uses the key, once; and no other one."""
+    old_ledger(desk)
+    Ledger(desk / "ledger.db").close()
+    with sqlite3.connect(desk / "ledger.db") as raw:
+        raw.execute("INSERT INTO key_check VALUES (1, ?)", (RecordKey.load().check,))
+    for _ in range(2):
+        assert shell(*PLAN) == 3
+        ledger = Ledger(desk / "ledger.db")
+        assert ledger.verify() == 2
+        ledger.close()
+    capsys.readouterr()
+    with sqlite3.connect(desk / "ledger.db") as raw:
+        (details,) = raw.execute("SELECT details FROM events WHERE request = 'ledger' AND state = 'record_key'").fetchone()
+    assert RecordKey.load().check in details
+
+
 def test_a_key_from_a_backup_is_taken_at_the_operators_word(desk: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The right key, younger than the ledger because it was restored: noted once by --note-key, and no word after that."""
     old_ledger(desk)
@@ -108,7 +126,7 @@ def test_the_check_value_tells_nothing_and_stays(desk: Path, capsys: pytest.Capt
     assert ledger.key_check() == key.check
     assert key.check not in {key.of("ledger"), key.of("ledger", "subject")}
     assert ledger.note_key("0" * 32) == key.check
-    assert ledger.verify() == 1
+    assert ledger.verify() == 2, "the key and the request"
     ledger.close()
     with sqlite3.connect(desk / "ledger.db") as raw, pytest.raises(sqlite3.IntegrityError, match="append-only"):
         raw.execute("UPDATE key_check SET value = ''")

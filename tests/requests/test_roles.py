@@ -104,11 +104,14 @@ def test_names_are_keyed_hashes(shell: Shell, tmp_path: Path, monkeypatch: pytes
     assert (tmp_path / "out" / name).stat().st_mode & 0o777 == 0o700
 
 
-def test_the_key_check_is_in_the_chain(ledger: Ledger) -> None:
+@pytest.mark.parametrize("later", [False, True])
+def test_the_key_check_is_in_the_chain(ledger: Ledger, later: bool) -> None:
     """Who replaces the check value would let another key find nobody: the events still name the first one."""
     ledger.note_key("first")
-    ledger.add(new())
-    assert ledger.verify() == 1
+    assert ledger.note_key("second") == "first"
+    assert ledger.verify() == 1, "one event of its own, before there is any request"
+    if later:
+        ledger.add(new())
     path = ledger.file
     assert path is not None
     with sqlite3.connect(path) as connection:

@@ -90,7 +90,7 @@ def _require_own_key(ledger: "Ledger", sure: bool) -> None:
         )
         return
     check = RecordKey.load().check
-    if (recorded or ledger.note_key(check)) != check:
+    if recorded not in (None, check) or ledger.note_key(check) != check:
         raise InputError(f"the record key at {path} is not this ledger's key: with it nobody can be found. {remedy}")
 
 

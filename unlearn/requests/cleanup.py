@@ -175,7 +175,7 @@ class _EarlierFinds:
         """Write down what stays of this search and of earlier ones, by keyed hash, as a path may identify a person."""
         by_content = (BY_CONTENT, find.UNSEARCHED)
         staying = {self._name(entry.place): {"kind": entry.kind, "by_content": entry.how in by_content} for entry in found}
-        write_json(self.path, {"places": {name: self.places[name] for name in self.there} | staying})
+        write_json(self.path, {"places": {name: self.places[name] for name in self.there} | staying}, mode=0o600)
 
     def _name(self, place: Path) -> str:
         return self.key.of(str(place), "place")
@@ -227,7 +227,7 @@ def _record_intent(ledger: Ledger, folder: Path, plan: Plan, found: Sequence[Res
     places = dict(before["places"]) if before.get("cleanings") == cleanings else {}
     # A half-removed copy may look like another kind now: it counts as what it was first.
     places = {key.of(str(entry.place), "place"): entry.kind for entry in found if entry.removable} | places
-    write_json(folder / REMOVING, {"cleanings": cleanings, "places": places})
+    write_json(folder / REMOVING, {"cleanings": cleanings, "places": places}, mode=0o600)
     return places
 
 

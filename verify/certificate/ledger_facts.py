@@ -13,7 +13,8 @@ from typing import Any
 from verify.certificate.attachments import Finding, Pair
 from verify.certificate.ledger_chain import GENESIS, LedgerEvent, ledger_events
 from verify.errors import IntegrityError
-from verify.schema.deletion_record import NOTES
+from verify.schema.deletion_record import NOTES, RECIPIENTS
+from verify.schema.recipient_notes import noted_recipients, states_nobody
 
 REFUSALS = ("denied", "exempt", "not_found", "withdrawn")
 
@@ -74,6 +75,7 @@ def _request(facts: Mapping[str, Any], events: Sequence[LedgerEvent]) -> Iterato
     stated = {name: facts[name] for name in ("received", "regime", "source", "identifiers")}
     noted = {name: first.get(name) for name in ("received", "regime", "source")} | {"identifiers": len(first.get("subjects", ()))}
     yield from (f"{name} is not what the ledger recorded" for name in stated if stated[name] != noted[name])
+    yield from _later_facts(facts, events)
     for number, (said, event) in enumerate(zip_longest(facts["events"], events), 1):
         if said is None or event is None or (said["state"], _moment(said["at"])) != (event.state, _moment(event.at)):
             yield f"step {number} is not the ledger's: the state, or when it was reached"
@@ -84,6 +86,22 @@ def _request(facts: Mapping[str, Any], events: Sequence[LedgerEvent]) -> Iterato
         yield f"the certificate says {facts['outcome']}, the ledger ended with {last.state}"
     if ended in REFUSALS and facts.get("reason") != last.details.get("reason"):
         yield "the reason is not what the ledger recorded"
+
+
+def _later_facts(facts: Mapping[str, Any], events: Sequence[LedgerEvent]) -> Iterator[str]:
+    """Yield where language, records or recipients are not those of the events; earlier versions state no records."""
+    if facts.get("language") != events[0].details.get("language"):
+        yield "language is not what the ledger recorded"
+    if facts.get("records") is not None:
+        places = next((event.details["places"] for event in reversed(events) if event.state == "matched"), ())
+        if facts["records"] != sum(place["records"] for place in places):
+            yield "records is not the number that the ledger recorded"
+    notes = [event.details for event in events if event.state == RECIPIENTS]
+    noted = noted_recipients(notes)
+    if facts.get("recipients") != (None if noted is None else [one.model_dump(mode="json") for one in noted.values()]):
+        yield "recipients are not those that the ledger recorded"
+    if facts.get("nobody") and not states_nobody(notes):
+        yield "the ledger has no statement that the data were passed on to nobody"
 
 
 def _models(record: Mapping[str, Any], events: Sequence[LedgerEvent]) -> Iterator[str]:
@@ -111,14 +129,32 @@ def _models(record: Mapping[str, Any], events: Sequence[LedgerEvent]) -> Iterato
 
 def _registrations(pairs: Mapping[str, Pair], events: Sequence[LedgerEvent]) -> Iterator[str]:
     """Yield where an audit followed another registration than the one that the ledger recorded before the unlearning."""
-    registered = next((event.details.get("registrations") for event in reversed(events) if event.state == "unlearning"), None) or {}
     for weights, pair in pairs.items():
         if "auditor" not in pair:
             continue
         found = pair["auditor"]["predicate"]["annotations"]
         digest = (found["evidence"].get("registration") or {}).get("digest")
-        if registered.get(found["weights_before_deletion"]) != digest:
+        if _registered(events, found["weights_before_deletion"], weights) != digest:
             yield f"the audit of {weights[:16]} did not follow the registration that the ledger recorded before the unlearning"
+
+
+def _registered(events: Sequence[LedgerEvent], before: str, after: str) -> Any:
+    """Return the registration of the plan by which some weights went into service; None where there was none.
+
+    A request that was planned again has a registration for each plan; the one that counts was recorded when the unlearning of the
+    deployed plan began.
+    """
+    deployed = [
+        number
+        for number, event in enumerate(events)
+        if event.state == "deployed" and any((one["before"], one["after"]) == (before, after) for one in event.details["models"])
+    ]
+    last = deployed[-1] if deployed else len(events)
+    plan = events[last].details.get("batch") if deployed else None
+    for event in reversed(events[:last]):
+        if event.state == "unlearning" and plan in (None, event.details.get("batch")):
+            return (event.details.get("registrations") or {}).get(before)
+    return None
 
 
 def _moment(text: Any) -> datetime | None:

@@ -3,8 +3,8 @@
 Events are never changed or removed, and the state of a request is derived from its events. Each event carries the digest of the
 previous one, so a removed or edited event breaks the chain from there on; whoever keeps the head digest can prove that nothing
 before it was altered. Persons appear as keyed hashes under a key outside the database: destroying the key makes the ledger
-anonymous, and the chain still verifies. A check value of that key is stored beside the events, so a command with another key is
-refused instead of finding nobody.
+anonymous, and the chain still verifies. A check value of that key is stored beside the events and in one of them, so a command with
+another key is refused instead of finding nobody.
 
 SQLite by default (strict tables, write-ahead log, secure delete); PostgreSQL by URL.
 """
@@ -24,7 +24,7 @@ from sqlalchemy.engine import Connection
 
 from unlearn.requests.ledger.deadlines import Deadlines, ExtensionReason, Regime, deadlines
 from unlearn.requests.ledger.layout import prepare
-from unlearn.requests.ledger.roles import LEDGER, OPERATOR, SEPARATE, require_separate
+from unlearn.requests.ledger.roles import KEY, LEDGER, OPERATOR, SEPARATE, require_separate
 from unlearn.requests.ledger.states import REFUSALS, STATES, State, outcome, require_allowed
 from unlearn.requests.ledger.tables import EVENTS, EXTERNAL_ID, KEY_CHECK
 from verify.data.canonical import FORM_VERSION
@@ -367,11 +367,16 @@ class Ledger:
             return connection.execute(sa.select(KEY_CHECK.c.value)).scalar()
 
     def note_key(self, check: str) -> str:
-        """Record the check value of the record key unless one exists; return the stored value."""
+        """Record the check value of the record key unless one exists; return the stored value.
+
+        An event of its own binds it to the chain. A ledger from before such events gets one for the value that it has.
+        """
         with self._writing() as connection:
             known = connection.execute(sa.select(KEY_CHECK.c.value)).scalar()
             if known is None:
                 connection.execute(KEY_CHECK.insert().values(number=1, value=check))
+            if not self._has_event(connection, KEY):
+                self._append(connection, LEDGER, KEY, {"key": known or check})
             return known or check
 
     def request(self, name: str) -> Request:
@@ -424,7 +429,7 @@ class Ledger:
             expected = _digest(number, row.request, row.state, row.at, row.details, previous)
             if row.sequence != number or row.previous != previous or row.digest != expected:
                 raise IntegrityError(f"the ledger is broken at event {number}: it, or one before it, was edited or removed.")
-            if row.state == "received" and json.loads(row.details).get("key", check) != check:
+            if row.state in ("received", KEY) and json.loads(row.details).get("key", check) != check:
                 raise IntegrityError(
                     f"event {number} was recorded under another record key than the ledger names now: it was replaced."
                 )
@@ -464,7 +469,11 @@ class Ledger:
         return Request(name, steps)
 
     def _has_separate_roles(self, connection: Connection) -> bool:
-        query = sa.select(EVENTS.c.sequence).where(EVENTS.c.request == LEDGER, EVENTS.c.state == SEPARATE).limit(1)
+        return self._has_event(connection, SEPARATE)
+
+    def _has_event(self, connection: Connection, event: str) -> bool:
+        """Return whether an event about the ledger itself was recorded."""
+        query = sa.select(EVENTS.c.sequence).where(EVENTS.c.request == LEDGER, EVENTS.c.state == event).limit(1)
         return connection.execute(query).first() is not None
 
     def _by_external_id(self, connection: Connection, external_id: str) -> str | None:

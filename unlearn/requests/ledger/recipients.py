@@ -7,7 +7,7 @@ may be added at any time, also after the request was closed.
 
 import csv
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import date, timedelta
 from pathlib import Path
 from typing import Any, get_args
@@ -16,14 +16,14 @@ from unlearn.requests.ledger.ledger import Ledger, Request
 from verify.data.canonical import clean
 from verify.data.tabular import csv_rows
 from verify.errors import InputError
+from verify.schema import recipient_notes
 from verify.schema.deletion_record import PARTIES, RECIPIENTS, Recipient, RecipientKind
+from verify.schema.recipient_notes import NOBODY, noted_recipients
 
 KINDS: tuple[RecipientKind, ...] = get_args(RecipientKind)
 LONGEST_NAME = 200
 MOST_DAYS = 9999
 """Largest number of days after receipt."""
-NOBODY = "nobody"
-"""Name of the fact that the operator states that there is no recipient."""
 
 
 @dataclass(frozen=True)
@@ -54,24 +54,20 @@ class Planned:
 
 def known_recipients(request: Request) -> tuple[Known, ...] | None:
     """Return the recipients of a request, in the order in which they were recorded; None where nothing was stated."""
-    found: dict[str, Known] = {}
-    notes = [step.details for step in request.steps if step.state == RECIPIENTS]
-    for details in notes:
-        for entry in details.get("added", ()):
-            facts = Recipient(kind=entry["kind"], due=date.fromisoformat(entry["due"]))
-            found[entry["name"]] = Known(entry["name"], facts)
-        if (name := details.get("name")) in found:
-            found[str(name)] = _after(found[str(name)], details)
-    return tuple(found.values()) if notes else None
+    notes = _notes(request)
+    found = noted_recipients(notes)
+    return None if found is None else tuple(_known(name, facts, notes) for name, facts in found.items())
 
 
-def _after(known: Known, details: Mapping[str, Any]) -> Known:
-    """Return what is known of a recipient after one more note."""
-    days = {name: date.fromisoformat(details[name]) for name in ("told", "confirmed") if name in details}
-    evidence = {"evidence": details["evidence"]} if "evidence" in details else {}
-    unreachable = {"unreachable": True} if "reason" in details else {}
-    facts = known.facts.model_copy(update={**days, **evidence, **unreachable})
-    return replace(known, facts=facts, by=details.get("by", known.by), reason=details.get("reason", known.reason))
+def _notes(request: Request) -> list[Mapping[str, Any]]:
+    return [step.details for step in request.steps if step.state == RECIPIENTS]
+
+
+def _known(name: str, facts: Recipient, notes: Sequence[Mapping[str, Any]]) -> Known:
+    """Return a recipient with who confirmed and why it cannot be notified, as the latest notes say."""
+    own = [details for details in reversed(notes) if details.get("name") == name]
+    by, reason = (next((details[fact] for details in own if fact in details), None) for fact in ("by", "reason"))
+    return Known(name, facts, by, reason)
 
 
 def recipients_of(request: Request) -> tuple[Recipient, ...] | None:
@@ -82,8 +78,7 @@ def recipients_of(request: Request) -> tuple[Recipient, ...] | None:
 
 def states_nobody(request: Request) -> bool:
     """Return whether the operator states that the data were passed on to nobody, and has recorded no party since."""
-    stated = any(step.details.get(NOBODY) for step in request.steps if step.state == RECIPIENTS)
-    return stated and not _parties(request)
+    return recipient_notes.states_nobody(_notes(request))
 
 
 def _parties(request: Request) -> list[Known]:

@@ -20,6 +20,8 @@ ROLES: Mapping[str, Role] = {
 """Role in which a request is advanced to a state."""
 LEDGER = "ledger"
 """Stands in place of a request's id where an event is about the ledger itself."""
+KEY = "record_key"
+"""Event: the check value of the ledger's record key was noted. It stands in the details as "key"."""
 SEPARATE = "separate_roles"
 """Event: from now on, the roles of each request take three people."""
 OPERATOR = "operator"
