@@ -20,6 +20,7 @@ from unlearn.experiments.people import MOST_RECORDS, WORDINGS, interviews
 from verify.data.encoding import Encoded, Encoder
 from verify.data.records import Fields
 from verify.data.sources import load_records
+from verify.errors import InputError
 from verify.models.loading import load_tokenizer
 
 VOCABULARY = 32_000
@@ -47,6 +48,18 @@ def bench_model(seed: int = 0) -> LlamaForCausalLM:
 def smollm2_folder() -> Path:
     """Return the folder of SmolLM2, which exists only where it was fetched."""
     return Path(os.environ.get("UNLEARN_SMOLLM2") or Path(__file__).parents[1] / ".cache" / "smollm2")
+
+
+def require_smollm2() -> Path:
+    """Return the folder of SmolLM2.
+
+    Raises:
+        InputError: it is not there.
+    """
+    folder = smollm2_folder()
+    if not (folder / "config.json").is_file():
+        raise InputError(f"SmolLM2 is not at {folder}. Run make model, or set UNLEARN_SMOLLM2 to its folder.")
+    return folder
 
 
 def smollm2_model(dtype: torch.dtype = torch.float32) -> Any:

@@ -1,14 +1,22 @@
-"""Worlds of the contest: people or real records in four roles, and the training by which a model memorizes them."""
+"""Worlds of the contest: people or real records in four roles, and the training by which a model memorizes them.
+
+`smollm2` and `smollm2_all` are worlds of a pretrained language model: TOFU's authors, taught to SmolLM2-135M-Instruct by an adapter
+or in all weights.
+"""
 
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
+from benchmarks.contest.authors import author_roles
+from benchmarks.contest.roles import Roles, Rows
+from benchmarks.preset import require_smollm2
 from unlearn.experiments.demo import BASE_OPTIONS, BASE_RECORDS, FINETUNE_OPTIONS, MODEL_CONFIG, VOCABULARY
+from unlearn.experiments.llm_demo import ADAPTER
 from unlearn.experiments.people import base_corpus, generate_people, record_texts, split_people, train_tokenizer
 from unlearn.finetuning import finetune
 from unlearn.training.options import TrainingOptions
@@ -16,8 +24,7 @@ from verify.errors import InputError
 from verify.io.files import write_json, write_text
 from verify.provenance.holdout import split_holdout_file
 
-World = Literal["people", "tofu01", "tofu05", "tofu10", "knowundo"]
-Rows = Sequence[dict[str, Any]]
+World = Literal["people", "tofu01", "tofu05", "tofu10", "knowundo", "smollm2", "smollm2_all"]
 
 TOFU_PER_AUTHOR = 20
 TOFU_AUTHORS = 40
@@ -27,16 +34,12 @@ TOFU_FORGOTTEN: dict[str, int] = {"tofu01": 1, "tofu05": 2, "tofu10": 4}
 REAL_VOCABULARY = 2048
 REAL_MODEL = {**MODEL_CONFIG, "max_position_embeddings": 192}
 REAL_OPTIONS = replace(FINETUNE_OPTIONS, overflow="split")
-
-
-@dataclass(frozen=True)
-class Roles:
-    """Records by role, and texts that the base model is trained on."""
-
-    forget: Rows
-    retain: Rows
-    holdout: Rows
-    base: Rows
+_LLM_OPTIONS = replace(ADAPTER, epochs=8, batch_size=4, overflow="split")
+LLM_OPTIONS: Mapping[str, TrainingOptions] = {
+    "smollm2": _LLM_OPTIONS,
+    "smollm2_all": replace(_LLM_OPTIONS, lora=False, learning_rate=2e-4),
+}
+"""Training of the worlds of a pretrained model, which learns the answers by heart."""
 
 
 def roles_of(world: World, shared: Path, seed: int) -> Roles:
@@ -50,6 +53,8 @@ def roles_of(world: World, shared: Path, seed: int) -> Roles:
         return Roles(split.forget, split.retain, split.holdout, base_corpus(BASE_RECORDS, seed))
     if not shared.is_dir():
         raise InputError(f"the public data sets are not at {shared}. Name their folder with --shared-data DIR.")
+    if world in LLM_OPTIONS:
+        return author_roles(shared, seed)
     return _knowundo(shared) if world == "knowundo" else _tofu(TOFU_FORGOTTEN[world], shared, seed)
 
 
@@ -95,7 +100,12 @@ def _asked(prompt: str, completion: str, subject: str | None = None) -> dict[str
 
 
 def write_world(world: World, shared: Path, seed: int, folder: Path) -> None:
-    """Write data files, tokenizer and the base model's configuration; forget set and controls also in two halves each."""
+    """Write data files, forget set and controls also in two halves each; tokenizer and configuration of a base from scratch last.
+
+    Raises:
+        InputError: the public data or SmolLM2 are missing.
+    """
+    base_of(world, folder)
     roles = roles_of(world, shared, seed)
     tuning, judged = _halves(roles.forget)
     files: dict[str, Rows] = {
@@ -110,7 +120,13 @@ def write_world(world: World, shared: Path, seed: int, folder: Path) -> None:
     for name, rows in files.items():
         lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
         write_text(folder / "data" / f"{name}.jsonl", lines, mode=0o600)
-    split_holdout_file(folder / "data" / "holdout.jsonl", folder / "data", seed=seed)
+    halves = split_holdout_file(folder / "data" / "holdout.jsonl", folder / "data", seed=seed)
+    if roles.rewordings:
+        asked = {row["example_id"] for row in [*judged, *map(json.loads, Path(halves.audit).read_text().splitlines())]}
+        lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in roles.rewordings if row["record"] in asked]
+        write_text(folder / "data" / "rewordings.jsonl", "".join(lines), mode=0o600)
+    if world in LLM_OPTIONS:
+        return
     tokenizer = train_tokenizer(record_texts(roles.base), VOCABULARY if world == "people" else REAL_VOCABULARY)
     tokenizer.save_pretrained(str(folder / "tokenizer"))
     ids = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
@@ -129,11 +145,20 @@ def _halves(rows: Rows) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
 
 def fine_tuning(world: World) -> TrainingOptions:
     """Return the training options of the original and the references."""
-    return FINETUNE_OPTIONS if world == "people" else REAL_OPTIONS
+    return FINETUNE_OPTIONS if world == "people" else LLM_OPTIONS.get(world, REAL_OPTIONS)
+
+
+def base_of(world: World, folder: Path) -> Path:
+    """Return the folder of the model before fine-tuning.
+
+    Raises:
+        InputError: it is SmolLM2, which is missing.
+    """
+    return require_smollm2() if world in LLM_OPTIONS else folder / "models" / "base"
 
 
 def train_base(world: World, folder: Path, seed: int) -> None:
-    """Train the model before fine-tuning."""
+    """Train the model before fine-tuning, from scratch."""
     options = replace(BASE_OPTIONS, seed=seed, epochs=1 if world == "people" else 3, overflow="split")
     finetune(
         str(folder / "config.json"),

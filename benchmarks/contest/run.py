@@ -1,241 +1,240 @@
-"""One contest: train the models, tune every method on half A of the forget set, judge the best setting of each on half B.
+"""Run of a contest: all models, then all settings, verdicts and probes in one pool of processes, the most important first.
 
-Every method gets six settings: three learning rates, and two weights of its retain term (two lengths if it has none). The chosen
-setting has the mean loss on half A closest to the references', among those with at least nine tenths of the references' token
-probability on the retain set. Every run removes the whole forget set; the verdict is on half B alone. The never-trained records are
-split by subject too: half for the methods, half for the verdict.
+Every method is tuned on half A of the forget set and judged on half B. Every run removes the whole forget set. The never-trained
+records are split by subject too: half for the methods, half for the verdict. What is done is not done again; a run ends by itself
+at its deadline, and the same command goes on.
 """
 
-import itertools
 import shutil
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, fields, replace
+import time
+import traceback
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+import torch
 
-from benchmarks.contest.data import World, fine_tuning, train_base, write_world
-from unlearn.finetuning import finetune
-from unlearn.forgetting import forget
-from unlearn.methods import method_classes
-from unlearn.training.method import Rebuild
-from unlearn.training.options import TrainingOptions, optimizer_steps
-from unlearn.training.weights import mean_loss, sample
-from verify import Settings, audit
-from verify.data.sources import load_records
-from verify.errors import RunError
-from verify.io.files import MANIFEST, read_json, write_json
-from verify.judging.verdict_text import beyond_references
-from verify.measures.robustness import probe
-from verify.models.loading import load_model
-from verify.schema.evidence import Evidence
+from benchmarks.contest.data import LLM_OPTIONS, fine_tuning, write_world
+from benchmarks.contest.deadline import Deadline
+from benchmarks.contest.judge import judged, score_model
+from benchmarks.contest.place import Place
+from benchmarks.contest.probing import REFERENCES, probe_model, probed
+from benchmarks.contest.settings import RETRAIN, UNTOUCHED, entries_of, method_of, settings_of
+from benchmarks.contest.trials import ORIGINAL, SHARDED, chosen, cost, is_trained, train_model, try_setting
+from verify.data.identity import RecordKey
+from verify.errors import InputError
+from verify.io.files import read_json, write_json, write_text
+from verify.io.jobs import Job, run_jobs
 
-RATES = (3e-4, 1e-3, 3e-3)
-EPOCHS = 12
-BATCH = 4
-FLOOR = 0.9
-"""Least utility, relative to the references, of a setting that may be chosen."""
-RETAIN_SAMPLE = 200
-RETAIN_FACTORS = (1.0, 5.0)
-"""Multiples of a method's default weight of the retain term, since published weights are for models that hardly memorize. The
-default of `level` was found on models like these, so it gets a smaller one instead."""
-LENGTHS = (6, 12)
-PROBES = ("quantization", "relearning")
-UNTUNED: dict[str, dict[str, Any]] = {"level, untuned": {}, "level, longer source": {"share": 1 / 12}}
-"""`level` needs no references for its defaults, so it also runs untuned, as a user would run it, and with a source that is trained
-twice as long."""
-PROBED = ("retrain", "level", "npo", "level, untuned")
-"""Methods that are probed, against three references: a probe treats every reference too, which takes longer than all else here."""
-PROBE_REFERENCES = 3
+Progress = Callable[[str, float], None]
+SETTINGS = "contest.json"
+NO_TIME = "no time"
+FIXED = {UNTOUCHED: ORIGINAL, RETRAIN: RETRAIN}
+"""Folders of the entries without a method."""
+AHEAD = 8
+"""Jobs of entries that begin before the models that every audit compares with are scored: those wait for one another."""
 
 
-@dataclass(frozen=True)
-class Place:
-    """Folder and settings of a contest."""
+def run_contest(
+    places: Sequence[Place],
+    shared: Path,
+    methods: list[str],
+    *,
+    workers: int = 1,
+    seconds: float | None = None,
+    progress: Progress = lambda *_: None,
+) -> None:
+    """Run what is missing.
 
-    folder: Path
-    world: World
-    seed: int
-    references: int
+    Args:
+        places: one for each seed, of the same world.
+        shared: folder of the public data sets.
+        methods: names.
+        workers: processes side by side, on one device.
+        seconds: nothing begins that would end later than this; None for no end.
+        progress: called with what was done and the share of the stage.
 
-    def data(self, name: str) -> str:
-        return str(self.folder / "data" / f"{name}.jsonl")
-
-    def model(self, name: str) -> Path:
-        return self.folder / "models" / name
-
-    def reference_folders(self) -> list[str]:
-        return [str(self.model(f"reference{number}")) for number in range(1, self.references + 1)]
-
-
-def settings_of(name: str) -> Iterator[tuple[Mapping[str, Any], TrainingOptions]]:
-    """Yield the six settings of a method; one without training options searches by itself and gets one setting."""
-    kind = method_classes()[name]
-    if not kind.defaults.get("epochs"):
-        yield {}, TrainingOptions(batch_size=BATCH)
-        return
-    weight = next((entry for entry in fields(kind) if entry.name == "alpha"), None)
-    if weight is None:
-        choices: list[tuple[dict[str, Any], float]] = [({}, epochs) for epochs in LENGTHS]
-    else:
-        factors = (0.2, 1.0) if name == "level" else RETAIN_FACTORS
-        choices = [({"alpha": factor * weight.default}, EPOCHS) for factor in factors]
-    for (parameters, epochs), rate in itertools.product(choices, RATES):
-        yield parameters, TrainingOptions(learning_rate=rate, epochs=epochs, batch_size=BATCH, overflow="split")
-
-
-def approximate_methods() -> list[str]:
-    """Return all methods except exact rebuilds and FedEraser, which deletes from federations only."""
-    return [name for name, kind in method_classes().items() if not isinstance(kind(), Rebuild) and name != "federaser"]
+    Raises:
+        InputError: data or the base model are missing, a folder holds a contest with other settings, or `sisa` is not to work on
+            adapters.
+    """
+    if "sisa" in methods and any(not fine_tuning(place.world).lora for place in places):
+        raise InputError("sisa retrains one of several adapters. Leave it out, or give --world smollm2.")
+    at = None if seconds is None else time.time() + seconds
+    RecordKey.load()  # made here if there is none, and not by several processes at once
+    for place in places:
+        _open(place, shared)
+    deadline = Deadline(at, places[0].folder.parent / "seconds")
+    for stage in (_bases, _models, _entries):
+        jobs = stage(places, methods, deadline)
+        for done, (job, failed) in enumerate(run_jobs(jobs, workers), 1):
+            progress(job.label if failed is None else f"{job.label}: {failed}", done / len(jobs))
 
 
-def run_contest(place: Place, shared: Path, methods: list[str], progress: Callable[[str, float], None]) -> list[dict[str, Any]]:
-    """Run what is missing; return one entry per method, the untouched model and a retraining first."""
-    _models(place, shared, progress)
-    names = ["untouched", "retrain", *UNTUNED, *methods]
-    entries = []
-    for number, name in enumerate(names):
-        progress(name, 0.3 + 0.7 * number / len(names))
-        kept = place.folder / "results" / f"{name}.json"
-        if not kept.exists():
-            write_json(kept, _entry(place, name))
-        entries.append(read_json(kept))
-    return entries
+def entries(place: Place, methods: list[str]) -> list[dict[str, Any]]:
+    """Return the results of a seed as far as they are there, in the order of the table."""
+    return [found for name in entries_of(place.world, methods) if (found := _read(place, name)) is not None]
 
 
-def _models(place: Place, shared: Path, progress: Callable[[str, float], None]) -> None:
-    if not (place.folder / "config.json").exists():
-        write_world(place.world, shared, place.seed, place.folder)
-    if not _done(place.model("base")):
-        train_base(place.world, place.folder, place.seed)
-    options = fine_tuning(place.world)
-    runs = {"original": ("train", 1), "retrain": ("retain", 9)}
-    runs |= {f"reference{number}": ("retain", 10 + number) for number in range(1, place.references + 1)}
-    for number, (name, (data, seed)) in enumerate(runs.items()):
-        progress(f"training {name}", 0.3 * number / len(runs))
-        if not _done(place.model(name)):
-            chosen = replace(options, seed=100 * place.seed + seed)
-            finetune(str(place.model("base")), place.data(data), output_dir=place.model(name), options=chosen)
+def _read(place: Place, entry: str) -> dict[str, Any] | None:
+    """Return the result of an entry, with its probes once there are any; None where it was not judged yet."""
+    if not place.result(entry).exists():
+        return None
+    compared = place.compared(entry)
+    return {**read_json(place.result(entry)), **(read_json(compared) if compared.exists() else {})}
 
 
-def _entry(place: Place, name: str) -> dict[str, Any]:
-    """Tune a method if it has settings, and judge the result."""
-    if name in ("untouched", "retrain"):
-        target = place.model("original" if name == "untouched" else "retrain")
-        return {"method": name, "setting": None, "tried": [], **_judge(place, name, target)}
-    if name in UNTUNED:
-        done = _try(place, "level", UNTUNED[name], TrainingOptions(overflow="split"), place.folder / "tried" / name)
-        judged = _judge(place, name, Path(done["folder"]))
-        return {"method": name, "setting": None, "tried": [], "share_of_retraining": done["share"], **judged}
-    tried: list[dict[str, Any]] = []
-    for number, (parameters, options) in enumerate(settings_of(name)):
-        folder = place.folder / "tried" / f"{name}-{number}"
-        tried.append(_try(place, name, parameters, options, folder))
-    working = [entry for entry in tried if entry["utility"] is not None]
-    if not working:
-        return {"method": name, "setting": None, "tried": tried, "verdict": "diverged"}
-    sound = [entry for entry in working if entry["utility"] >= FLOOR]
-    best = min(sound, key=lambda entry: abs(entry["gap"])) if sound else max(working, key=lambda entry: entry["utility"])
-    judged = _judge(place, name, Path(best["folder"]))
-    for entry in tried:
-        shutil.rmtree(entry.pop("folder"), ignore_errors=True)
-    return {"method": name, "setting": best["setting"], "tried": tried, "share_of_retraining": best["share"], **judged}
-
-
-def _try(place: Place, name: str, parameters: Mapping[str, Any], options: TrainingOptions, folder: Path) -> dict[str, Any]:
-    shutil.rmtree(folder, ignore_errors=True)
-    setting = {**parameters, "learning_rate": options.learning_rate, "epochs": options.epochs}
-    found: dict[str, Any] = {"setting": setting, "folder": str(folder), "utility": None, "gap": None, "share": None}
-    try:
-        result = forget(
-            str(place.model("original")),
-            method_classes()[name](**parameters),
-            forget_set=place.data("forget"),
-            retain_set=place.data("retain"),
-            holdout_set=place.data("holdout-method"),
-            base=str(place.model("base")),
-            output_dir=folder,
-            options=replace(options, seed=place.seed, overflow="split"),
-        )
-    except RunError:
-        return found
-    tokens = 0 if result.training is None else result.training.tokens
-    gap, utility = _measure(place, folder)
-    return {**found, "utility": utility, "gap": gap, "share": tokens / _retraining_tokens(place)}
-
-
-def _measure(place: Place, folder: Path) -> tuple[float, float]:
-    """Return the mean loss on half A minus that of the references, and the utility relative to theirs."""
-    tuning = load_records(place.data("tuning"))
-    kept = sample(load_records(place.data("retain")), RETAIN_SAMPLE, place.seed)
-    levels = _levels(place, tuning, kept)
-    loaded = load_model(folder)
-    return mean_loss(loaded, tuning) - levels[0], float(np.exp(levels[1] - mean_loss(loaded, kept)))
-
-
-def _levels(place: Place, tuning: Any, kept: Any) -> list[float]:
-    path = place.folder / "levels.json"
+def _open(place: Place, shared: Path) -> None:
+    """Write the data of a seed, or resume in its folder."""
+    about = {**asdict(place), "folder": None}
+    path = place.folder / SETTINGS
     if not path.exists():
-        models = [load_model(folder) for folder in place.reference_folders()]
-        write_json(path, [float(np.mean([mean_loss(model, records) for model in models])) for records in (tuning, kept)])
-    return [float(value) for value in read_json(path)]
+        write_world(place.world, shared, place.seed, place.folder)
+        write_json(path, about)
+    if read_json(path) != about:
+        raise InputError(f"{place.folder} holds a contest with other settings. Give the same --references, or another --work.")
 
 
-def _retraining_tokens(place: Place) -> float:
-    """Return the training tokens of the retraining, from its manifest."""
-    training = read_json(place.model("retrain") / MANIFEST)["about"]["training"]
-    assert training["steps"] >= optimizer_steps(fine_tuning(place.world), len(load_records(place.data("retain"))))
-    return float(training["tokens"])
+def attempt(run: Callable[..., str | None], place: Place, label: str, **arguments: Any) -> str | None:
+    """Run a job; an error does not end the contest: its traceback is written to the folder `failures`, and the job is missing.
+
+    Returns:
+        None, or why the job was not done.
+    """
+    try:
+        return run(place=place, **arguments)
+    except Exception as error:  # noqa: BLE001 - one method that fails must not cost the hours of the others
+        write_text(place.folder / "failures" / f"{label}.txt", traceback.format_exc(), mode=0o600)
+        return f"failed ({type(error).__name__})"
+    finally:
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()  # the other processes need the memory
 
 
-def _judge(place: Place, name: str, target: Path) -> dict[str, Any]:
-    """Audit half B, and run the probes."""
-    common = {"forget_set": place.data("judged"), "retain_set": place.data("retain"), "holdout_set": place.data("holdout-audit")}
-    settings = Settings(attacks=("quick",), seed=place.seed, overflow="split")
-    folder = place.folder / "audits" / name
-    shutil.rmtree(folder, ignore_errors=True)
-    evidence = audit(
-        str(target),
-        str(place.model("original")),
-        base=str(place.model("base")),
-        references=place.reference_folders(),
-        output_dir=folder,
-        settings=settings,
-        cache_dir=place.folder / "cache",
-        **common,
-    )
-    return {**_numbers(evidence), **(_probed(place, target, settings, common) if name in PROBED else {})}
+def in_time(place: Place, deadline: Deadline, kind: str, function: Callable[..., None], **arguments: Any) -> str | None:
+    """Run a function if there is time for its kind; return what `attempt` returns."""
+    if not deadline.allows(kind):
+        return NO_TIME
+    with deadline.measured(kind):
+        function(place, **arguments)
+    return None
 
 
-def _probed(place: Place, target: Path, settings: Settings, sets: Mapping[str, Any]) -> dict[str, Any]:
-    """Measure the robustness to relearning and to 4-bit rounding."""
-    references = place.reference_folders()[:PROBE_REFERENCES]
-    found = probe(str(target), str(place.model("original")), references, probes=PROBES, settings=settings, **sets)
-    int4 = next((entry for entry in found.treated if entry.probe == "quantization" and "4" in entry.treatment), None)
-    return {
-        "relearning_area": None if found.recovery is None else found.recovery.area,
-        "int4": None if int4 is None or int4.residual is None else int4.residual.value,
-    }
+def try_and_advance(place: Place, deadline: Deadline, entry: str, number: int) -> str | None:
+    """Try a setting, and judge its entry if it was the last one."""
+    setting = settings_of(entry, place.world)[number]
+    kind = f"trying {method_of(entry)}"
+    late = in_time(place, deadline, kind, try_setting, entry=entry, number=number, setting=setting)
+    return late or advance(place, deadline, entry)
 
 
-def _numbers(evidence: Evidence) -> dict[str, Any]:
-    attack = evidence.attack("loss", "target")
-    utility = next(entry for entry in evidence.utility if entry.model == "target")
-    directions = [entry.direction for entry in evidence.accused]
-    assert evidence.residual is not None
-    return {
-        "verdict": evidence.verdict,
-        "why": list(evidence.explanation),
-        "residual": [evidence.residual.value, evidence.residual.low, evidence.residual.high],
-        "records": evidence.set("forget").records,
-        "accused": {direction: directions.count(direction) for direction in sorted(set(directions))},
-        "tests": {test.name: test.fired for test in evidence.tests},
-        "seen": [name for family in ("membership", "extraction") for name in beyond_references(evidence.attacks, family)],
-        "auc": None if attack is None or attack.auc is None else attack.auc.value,
-        "utility": None if utility.ratio is None else utility.ratio.value,
-    }
+def advance(place: Place, deadline: Deadline, entry: str) -> str | None:
+    """Judge and probe an entry whose settings were all tried, unless that is done; then its models go."""
+    files = [place.tried_result(entry, number) for number in range(len(settings_of(entry, place.world)))]
+    if not all(path.exists() for path in files):
+        return None
+    with place.locked(f"entry-{entry}", wait=False) as mine:
+        if not mine:  # two processes were done with its last settings at the same time
+            return None
+        tried = [read_json(path) for path in files]
+        number = chosen(tried) if tried else None
+        if tried and number is None:
+            word = "diverged" if any("diverged" in found for found in tried) else "refused"
+            write_json(place.result(entry), {"method": entry, "setting": None, "tried": tried, "verdict": word})
+            write_json(place.compared(entry), {})
+        else:
+            target = place.tried(entry, number) if number is not None else place.model(FIXED[entry])
+            late = _judge(place, deadline, entry, target, tried, number) or _compare(place, deadline, entry, target)
+            if late:
+                return late
+        for number in range(len(tried)):
+            shutil.rmtree(place.tried(entry, number), ignore_errors=True)
+    return None
 
 
-def _done(folder: Path) -> bool:
-    return (folder / MANIFEST).exists()
+def _judge(
+    place: Place, deadline: Deadline, entry: str, target: Path, tried: list[dict[str, Any]], number: int | None
+) -> str | None:
+    if place.result(entry).exists():
+        return None
+    best = {} if number is None else tried[number]
+
+    def write(place: Place) -> None:
+        about = {"method": entry, "setting": best.get("setting"), "tried": tried, "share_of_retraining": cost(entry, best)}
+        write_json(place.result(entry), {**about, **judged(place, entry, target)})
+
+    return in_time(place, deadline, "judging", write)
+
+
+def _compare(place: Place, deadline: Deadline, entry: str, target: Path) -> str | None:
+    if place.compared(entry).exists():
+        return None
+
+    def write(place: Place) -> None:
+        write_json(place.compared(entry), probed(place, entry, target))
+
+    return in_time(place, deadline, "probing", write)
+
+
+def _job(run: Callable[..., str | None], place: Place, label: str, **arguments: Any) -> Job:
+    return Job(f"seed {place.seed}: {label}", 1.0, attempt, {"run": run, "place": place, "label": label, **arguments})
+
+
+def _step(run: Callable[..., None], kind: str, place: Place, deadline: Deadline, **arguments: Any) -> Job:
+    """Return a job of one function that runs if there is time for its kind."""
+    label = f"{kind} {arguments['name']}"
+    return _job(in_time, place, label, deadline=deadline, kind=kind, function=run, **arguments)
+
+
+def _bases(places: Sequence[Place], _: list[str], deadline: Deadline) -> list[Job]:
+    return [
+        _step(train_model, "training", place, deadline, name="base")
+        for place in places
+        if place.world not in LLM_OPTIONS and not is_trained(place, "base")
+    ]
+
+
+def _wanted(place: Place, methods: list[str]) -> list[str]:
+    """Return the models that stay, the slowest to train first."""
+    return [*([SHARDED] if "sisa" in methods else []), ORIGINAL, RETRAIN, *place.reference_names()]
+
+
+def _models(places: Sequence[Place], methods: list[str], deadline: Deadline) -> list[Job]:
+    return [
+        _step(train_model, "training", place, deadline, name=name)
+        for place in places
+        for name in _wanted(place, methods)
+        if not is_trained(place, name)
+    ]
+
+
+def _entries(places: Sequence[Place], methods: list[str], deadline: Deadline) -> list[Job]:
+    """Return the jobs of all seeds whose models are there; what every verdict waits for comes early, but not side by side."""
+    found = list[Job]()
+    for place in places:
+        if not all(is_trained(place, name) for name in _wanted(place, methods)):
+            continue
+        compared = [ORIGINAL, *place.reference_names()]
+        shared = [_step(score_model, "scoring", place, deadline, name=name) for name in compared]
+        shared += [
+            _step(probe_model, "probing", place, deadline, name=name, folder=place.model(name))
+            for name in compared[: REFERENCES + 1]
+        ]
+        fixed, tuned = list[Job](), list[Job]()
+        for entry in entries_of(place.world, methods):
+            (fixed if entry in FIXED else tuned).extend(_of_entry(place, entry, deadline))
+        if fixed or tuned:
+            found += [shared[0], *tuned[:AHEAD], *shared[1:], *fixed, *tuned[AHEAD:]]
+    return found
+
+
+def _of_entry(place: Place, entry: str, deadline: Deadline) -> list[Job]:
+    """Return the jobs of an entry: its missing settings, the last of which judges it; or its verdict and probes alone."""
+    numbers = range(len(settings_of(entry, place.world)))
+    missing = [number for number in numbers if not place.tried_result(entry, number).exists()]
+    if missing:
+        return [
+            _job(try_and_advance, place, f"{entry} {number}", deadline=deadline, entry=entry, number=number) for number in missing
+        ]
+    return [] if place.compared(entry).exists() else [_job(advance, place, entry, deadline=deadline, entry=entry)]

@@ -1,30 +1,37 @@
-"""Results of the contest: table, JSON, and figure of residual fraction against utility."""
+"""Results of the contest: tables, JSON, and figure of residual fraction against utility."""
 
-import os
-import platform
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
 import numpy as np
-import torch
-import transformers
 from matplotlib.figure import Figure
 
 from benchmarks.contest.data import World
 from verify.errors import InputError
-from verify.io.files import read_json, write_json, write_text
+from verify.io.files import read_json, write_text
 from verify.report.svg import as_svg
 
 Runs = Mapping[int, Sequence[Mapping[str, Any]]]
-WORDS = ("EQUIVALENT_WITHIN", "NOT_FORGOTTEN", "INCONCLUSIVE", "NOT_TESTABLE", "diverged")
-HEADER = ("method", "verdicts", "residual", "records under / over", "AUC", "attacks", "utility", "relearning", "int4", "cost")
+WORDS = ("EQUIVALENT_WITHIN", "NOT_FORGOTTEN", "INCONCLUSIVE", "NOT_TESTABLE", "diverged", "refused")
+HEADER = (
+    *("method", "verdicts", "residual", "records under / over", "channels beyond", "attacks", "utility", "relearning"),
+    *("probes beyond", "cost"),
+)
 LEGEND = (
-    "Means over the seeds, lowest to highest in brackets. Residual: 1 untouched, 0 retrained. Records: share that the audit "
-    "accuses as remembered / as over-forgotten. AUC: loss attack. Attacks: number of quick attacks that distinguish it from every "
-    "reference, in either direction and beyond both intervals. Utility: token probability on the retain set relative to the "
-    "references. Relearning: area of excess recovery. Int4: residual after rounding to 4 bits. Cost: of the chosen run, in "
-    "retrainings by tokens; the search over six settings costs about six times that."
+    "Means over the seeds, lowest to highest in brackets. Residual: of the exact texts; 1 untouched, 0 retrained. Records: share "
+    "that the audit accuses as remembered / as over-forgotten. Channels: ways of asking that accuse, of those that are valid, the "
+    "exact text included. Attacks: number of quick attacks that distinguish it from every reference, in either direction and "
+    "beyond both intervals. Utility: token probability on the retain set relative to the references. Relearning: area of excess "
+    "recovery after a short training on other records. Probes: treatments under which the residual is beyond the margin. Cost: of "
+    "the chosen run, in retrainings by tokens; the search over the settings comes on top."
+)
+CHANNELS = ("exact text", "rewording 1", "instruction", "few-shot", "no prompt", "layers", "int8", "int4", "relearned")
+CHANNEL_LEGEND = (
+    "Mean residual fraction on each channel, against never-trained controls, over the seeds in which the channel is valid; in "
+    "brackets the seeds in which it accuses, of these. Layers: the layer with the largest residual, in either direction. A dash: "
+    "not measured, or the original shows too little there."
 )
 SHORT = (
     "Number of seeds in brackets. Verdicts: E equivalent within the margin, I inconclusive, N not forgotten, T not testable (the "
@@ -35,25 +42,74 @@ CROWDED = 0.85
 COLOURS = {"level": "#00694b", "retrain": "#1c1c1a", "untouched": "#9c3d00"}
 
 
-def write_results(folder: Path, world: World, runs: Runs, references: int) -> str:
-    """Write table, JSON and figure of a world; return the table."""
-    by_method = {entry["method"]: [] for entry in next(iter(runs.values()))}
+def write_results(folder: Path, world: str, runs: Runs) -> str:
+    """Write tables, JSON and figure of a world; return the tables."""
+    by_method: dict[str, list[Mapping[str, Any]]] = {}
     for entries in runs.values():
         for entry in entries:
-            by_method[entry["method"]].append(entry)
+            by_method.setdefault(entry["method"], []).append(entry)
+    judged = [entry for entries in runs.values() for entry in entries if entry.get("residual")]
     rows = [_row(name, found) for name, found in by_method.items()]
-    lines = [f"| {' | '.join(cells)} |" for cells in (HEADER, ("---",) * len(HEADER), *rows)]
-    first = next(iter(runs.values()))[0]
-    about = (
-        f"{platform.machine()}, {os.cpu_count()} cores, torch {torch.__version__}, transformers {transformers.__version__}; "
-        f"seeds {', '.join(map(str, runs))}; {references} references; {first['records']} records judged, as many others used for "
-        "tuning."
-    )
-    text = "\n".join([f"# Approximate methods, {world}\n", f"{about}\n", *lines, f"\n{LEGEND}\n"])
+    parts = [
+        f"# Approximate methods, {world}",
+        _about(runs, judged),
+        _table(HEADER, rows),
+        LEGEND,
+        "## Asked otherwise",
+        _table(("method", *CHANNELS), [_channel_row(name, found) for name, found in by_method.items()]),
+        CHANNEL_LEGEND,
+    ]
+    text = "\n\n".join(parts) + "\n"
     write_text(folder / f"contest_{world}.md", text)
-    write_json(folder / f"contest_{world}.json", {str(seed): list(entries) for seed, entries in runs.items()})
+    write_text(folder / f"contest_{world}.json", _compact(runs))
     write_text(folder / f"contest_{world}.svg", _figure(by_method))
     return text
+
+
+def _compact(runs: Runs) -> str:
+    """Format results as JSON with a line for each entry."""
+    seeds = []
+    for seed, entries in runs.items():
+        lines = ",\n".join(json.dumps(_rounded(entry), allow_nan=False, ensure_ascii=False) for entry in entries)
+        seeds.append(f'"{seed}": [\n{lines}\n]')
+    return "{\n" + ",\n".join(seeds) + "\n}\n"
+
+
+def _rounded(content: Any) -> Any:
+    """Round all numbers to five significant digits, which is more than any of them is known to."""
+    if isinstance(content, float):
+        return float(f"{content:.5g}")
+    if isinstance(content, Mapping):
+        return {name: _rounded(value) for name, value in content.items()}
+    return [_rounded(value) for value in content] if isinstance(content, list | tuple) else content
+
+
+def _about(runs: Runs, judged: Sequence[Mapping[str, Any]]) -> str:
+    """Name the machines that it ran on, seeds, references and records."""
+    machines, references, records = (
+        ", ".join(sorted({str(entry[name]) for entry in judged})) or "none" for name in ("machine", "references", "records")
+    )
+    seeds = ", ".join(map(str, runs))
+    return f"{machines}; seeds {seeds}; {references} references; {records} records judged, as many others used for tuning."
+
+
+def merged(files: Sequence[Path]) -> tuple[str, dict[int, list[dict[str, Any]]]]:
+    """Read result files of one world; of an entry that is in several, the last one counts.
+
+    Returns:
+        the world's name, from the files' names, and the entries by seed.
+
+    Raises:
+        InputError: the files are of several worlds, or one is no result of a contest.
+    """
+    worlds = {path.stem.removeprefix("contest_") for path in files}
+    if len(worlds) != 1 or not worlds <= set(get_args(World)):
+        raise InputError(f"result files of one world are called contest_WORLD.json; got {', '.join(path.name for path in files)}.")
+    runs: dict[int, dict[str, dict[str, Any]]] = {}
+    for path in files:
+        for seed, entries in read_json(path).items():
+            runs.setdefault(int(seed), {}).update({entry["method"]: entry for entry in entries})
+    return worlds.pop(), {seed: list(found.values()) for seed, found in sorted(runs.items())}
 
 
 def summary(folder: Path) -> str:
@@ -83,7 +139,7 @@ def _in_short(found: Sequence[Mapping[str, Any]]) -> str:
     if not found:
         return "-"
     verdicts = _verdicts(found, {"EQUIVALENT_WITHIN": "E", "NOT_FORGOTTEN": "N", "INCONCLUSIVE": "I", "NOT_TESTABLE": "T"})
-    judged = [entry for entry in found if "residual" in entry]
+    judged = [entry for entry in found if entry.get("residual")]
     if not judged:
         return verdicts
     rho, utility = np.mean([entry["residual"][0] for entry in judged]), np.mean([entry["utility"] for entry in judged])
@@ -95,25 +151,61 @@ def _verdicts(found: Sequence[Mapping[str, Any]], short: Mapping[str, str]) -> s
     return ", ".join(f"{count} {short.get(word, word)}" for word, count in counts.items() if count)
 
 
+def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in (header, ("---",) * len(header), *rows))
+
+
 def _row(name: str, found: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
     verdicts = _verdicts(found, {})
-    judged = [entry for entry in found if "residual" in entry]
+    judged = [entry for entry in found if entry.get("residual")]
     if not judged:
         return (name, verdicts, *("-",) * (len(HEADER) - 2))
     under = [_share(entry, "remembered") for entry in judged]
     over = [sum(entry["accused"].values()) / entry["records"] - _share(entry, "remembered") for entry in judged]
+    valid = [[one for one in entry["channels"] if one["valid"]] for entry in judged]
+    probes = [list(entry["probes"].values()) for entry in judged if "probes" in entry]
     return (
         name,
         verdicts,
         _spread([entry["residual"][0] for entry in judged]),
         f"{np.mean(under):.2f} / {np.mean(over):.2f}",
-        _spread([entry["auc"] for entry in judged]),
+        _of([sum(one["accused"] for one in channels) for channels in valid], [len(channels) for channels in valid]),
         f"{np.mean([len(entry['seen']) for entry in judged]):.1f}",
         _spread([entry["utility"] for entry in judged]),
-        _spread([entry.get("relearning_area") for entry in judged]),
-        _spread([entry.get("int4") for entry in judged]),
+        _spread([entry.get("relearning", {}).get("other records") for entry in judged]),
+        _of([sum(accused for _, accused in treated) for treated in probes], [len(treated) for treated in probes]),
         _spread([entry.get("share_of_retraining") for entry in judged]),
     )
+
+
+def _of(found: Sequence[int], among: Sequence[int]) -> str:
+    """Format mean counts of some and of all."""
+    return f"{np.mean(found):.1f} of {np.mean(among):.1f}" if among else "-"
+
+
+def _channel_row(name: str, found: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
+    channels = [entry["channels"] for entry in found if "channels" in entry]
+    return (name, *(_on_channel([_channel(own, column) for own in channels]) for column in CHANNELS))
+
+
+def _channel(channels: Sequence[Mapping[str, Any]], column: str) -> Mapping[str, Any] | None:
+    """Return an entry's result on a channel, or on the layer with the largest residual; None where none is valid."""
+    named = [
+        one
+        for one in channels
+        if one["valid"] and one["residual"] and (one["name"].startswith("layer ") if column == "layers" else one["name"] == column)
+    ]
+    if not named:
+        return None
+    worst = max(named, key=lambda one: abs(one["residual"][0]))
+    return {"residual": worst["residual"], "accused": any(one["accused"] for one in named)}
+
+
+def _on_channel(found: Sequence[Mapping[str, Any] | None]) -> str:
+    valid = [one for one in found if one is not None]
+    if not valid:
+        return "-"
+    return f"{np.mean([one['residual'][0] for one in valid]):.2f} ({sum(one['accused'] for one in valid)}/{len(valid)})"
 
 
 def _share(entry: Mapping[str, Any], direction: str) -> float:
@@ -136,7 +228,9 @@ def _figure(by_method: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
     axes.axhline(0, color="#8a8a84", linewidth=0.8)
     crowded: dict[str, Any] = {}
     for name, found in by_method.items():
-        points = np.array([(entry["utility"], entry["residual"][0]) for entry in found if entry.get("utility") is not None])
+        points = np.array(
+            [(entry["utility"], entry["residual"][0]) for entry in found if entry.get("residual") and entry["utility"]]
+        )
         if not len(points):
             continue
         middle = points.mean(0)

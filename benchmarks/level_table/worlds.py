@@ -16,11 +16,10 @@ from numpy.typing import NDArray
 from benchmarks.calibration.real import train_base as train_people_base
 from benchmarks.contest.data import fine_tuning, roles_of, write_world
 from benchmarks.contest.data import train_base as train_tofu_base
-from benchmarks.preset import smollm2_folder
+from benchmarks.preset import require_smollm2
 from unlearn.experiments.demo import FINETUNE_OPTIONS
 from unlearn.experiments.llm_demo import ADAPTER
 from unlearn.training.options import TrainingOptions
-from verify.errors import InputError
 from verify.io.files import is_complete
 from verify.provenance.holdout import split_holdout_file
 from verify.statistics.channels import EXACT_TEXT
@@ -183,9 +182,7 @@ def _tofu(folder: Path, shared: Path, seed: int) -> World:
 
 
 def _smollm2(folder: Path, shared: Path, seed: int) -> World:
-    base = smollm2_folder()
-    if not (base / "config.json").is_file():
-        raise InputError(f"SmolLM2 is not at {base}. Run make model, or set UNLEARN_SMOLLM2 to its folder.")
+    base = require_smollm2()
     rows, controls = _authors(shared, seed, LLM_TRAINED)
     kept = list(dict.fromkeys(row["subject_id"] for row in controls))[:LLM_CONTROLS]
     return World(

@@ -1,27 +1,67 @@
 """The contest is fair: every method gets as many settings, nobody is both tuned on and judged; the table says what was measured."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
+from benchmarks.contest import authors, data, probing
 from benchmarks.contest.data import roles_of, write_world
-from benchmarks.contest.run import approximate_methods, settings_of
-from benchmarks.contest.table import summary, write_results
+from benchmarks.contest.deadline import Deadline
+from benchmarks.contest.place import Place
+from benchmarks.contest.run import entries, run_contest
+from benchmarks.contest.settings import MAIN, approximate_methods, entries_of, settings_of
+from benchmarks.contest.table import merged, summary, write_results
+from benchmarks.contest.trials import chosen
 from unlearn.methods import method_classes
 from verify.errors import InputError
 
 
-@pytest.mark.parametrize("name", approximate_methods())
-def test_every_method_has_six_settings(name: str) -> None:
+@pytest.mark.parametrize(("world", "count"), [("people", 6), ("smollm2", 3), ("smollm2_all", 3)])
+def test_every_method_has_as_many_settings(world: Any, count: int) -> None:
     """All different and accepted by the method; those that are not trained search by themselves."""
-    found = [({**parameters}, options.learning_rate, options.epochs) for parameters, options in settings_of(name)]
-    trained = bool(method_classes()[name].defaults.get("epochs"))
-    assert len(found) == (6 if trained else 1)
-    assert len({json.dumps(entry) for entry in found}) == len(found)
-    for parameters, _, _ in found:
-        method_classes()[name](**parameters)
+    for name in approximate_methods():
+        found = [setting.described for setting in settings_of(name, world)]
+        trained = bool(method_classes()[name].defaults.get("epochs"))
+        assert len(found) == (count if trained else 1)
+        assert len({json.dumps(entry) for entry in found}) == len(found)
+        for setting in settings_of(name, world):
+            method_classes()[name](**setting.parameters)
+
+
+def test_the_most_important_entries_come_first() -> None:
+    """So that a contest that is cut off has the models to compare with, and the methods that were asked for most."""
+    found = entries_of("smollm2", ["altpo", "wga", "ties", "rollback", "level"])
+    assert found == ["untouched", "retrain", "level, untuned", "level", "wga", "rollback", "ties", "altpo"]
+    assert set(MAIN) - set(approximate_methods()) == {"sisa", "rollback"}
+
+
+def test_the_nearest_sound_setting_is_chosen() -> None:
+    """The nearest to the references among those that keep the utility; without one, the one that keeps most; None if none works."""
+    tried = [{"utility": 0.95, "gap": -0.5}, {"utility": 0.91, "gap": 0.2}, {"utility": 0.5, "gap": 0.0}, {"utility": None}]
+    assert chosen(tried) == 1
+    assert chosen(tried[2:]) == 0
+    assert chosen(tried[3:]) is None
+
+
+def test_nothing_begins_that_would_end_too_late(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the longest of its kind; a kind that was never measured may begin before the end, and anything without one."""
+    now = [100.0]
+    monkeypatch.setattr("benchmarks.contest.deadline.time.time", lambda: now[0])
+    deadline = Deadline(130.0, tmp_path)
+    for seconds in (20.0, 5.0):
+        with deadline.measured("slow"):
+            now[0] += seconds
+    now[0] = 109.0
+    assert deadline.allows("slow")
+    now[0] = 111.0
+    assert not deadline.allows("slow")
+    assert deadline.allows("new")
+    assert Deadline(None, tmp_path).allows("slow")
+    now[0] = 131.0
+    assert not deadline.allows("new")
 
 
 def test_nobody_is_tuned_on_and_judged(tmp_path: Path) -> None:
@@ -54,6 +94,11 @@ def test_absent_data_are_named(tmp_path: Path) -> None:
         roles_of("tofu05", tmp_path / "nothing", 0)
 
 
+def channel(name: str, residual: float, *, accused: bool, valid: bool = True) -> dict[str, Any]:
+    """What the contest keeps of one channel."""
+    return {"name": name, "residual": [residual, residual, residual], "valid": valid, "accused": accused}
+
+
 def entry(method: str, residual: float, **changed: Any) -> dict[str, Any]:
     """What the contest keeps of one method and seed."""
     return {
@@ -65,9 +110,17 @@ def entry(method: str, residual: float, **changed: Any) -> dict[str, Any]:
         "auc": 0.7,
         "seen": ["zlib"],
         "utility": 0.9,
-        "relearning_area": 0.1,
-        "int4": 0.2,
+        "channels": [
+            channel("exact text", residual, accused=False),
+            channel("layer 1", 0.3, accused=True),
+            channel("layer 2", -0.6, accused=False),
+            channel("int8", 9.0, valid=False, accused=False),
+        ],
+        "relearning": {"other records": 0.1},
+        "probes": {"untreated: untreated": [residual, False], "quantization: int4": [0.2, True]},
         "share_of_retraining": 0.05,
+        "references": 8,
+        "machine": "a GPU",
         **changed,
     }
 
@@ -76,11 +129,16 @@ def test_the_table_says_what_was_measured(tmp_path: Path) -> None:
     """Means with their range over seeds, shares of records in both directions, and a method that diverged in words."""
     diverged = {"method": "npo", "verdict": "diverged", "setting": None, "tried": []}
     runs = {0: [entry("level", 0.02), diverged], 1: [entry("level", 0.06, verdict="EQUIVALENT_WITHIN", accused={}), diverged]}
-    table = write_results(tmp_path, "people", runs, references=8)
+    table = write_results(tmp_path, "people", runs)
+    assert "a GPU; seeds 0, 1; 8 references; 40 records judged" in table
     level = next(line for line in table.splitlines() if line.startswith("| level"))
     assert "1 EQUIVALENT_WITHIN, 1 NOT_FORGOTTEN" in level
     assert "0.04 [0.02, 0.06]" in level
     assert "0.05 / 0.02" in level
+    assert "| 1.0 of 3.0 |" in level
+    assert "| 1.0 of 2.0 |" in level
+    asked = next(line for line in table.splitlines()[::-1] if line.startswith("| level"))
+    assert asked == "| level | 0.04 (0/2) | - | - | - | - | -0.60 (2/2) | - | - | - |"
     assert "| npo | 2 diverged | - |" in table
     assert (tmp_path / "contest_people.svg").read_text().startswith("<svg")
     assert json.loads((tmp_path / "contest_people.json").read_text())["1"][0]["residual"][0] == 0.06
@@ -88,8 +146,8 @@ def test_the_table_says_what_was_measured(tmp_path: Path) -> None:
 
 def test_all_worlds_side_by_side(tmp_path: Path) -> None:
     """Verdicts in letters, mean residual and utility; a dash where a method was not run; an empty folder says what to type."""
-    write_results(tmp_path, "people", {0: [entry("level", 0.02)], 1: [entry("level", 0.06, verdict="EQUIVALENT_WITHIN")]}, 8)
-    write_results(tmp_path, "knowundo", {0: [entry("npo", 0.5), {"method": "flat", "verdict": "diverged"}]}, 8)
+    write_results(tmp_path, "people", {0: [entry("level", 0.02)], 1: [entry("level", 0.06, verdict="EQUIVALENT_WITHIN")]})
+    write_results(tmp_path, "knowundo", {0: [entry("npo", 0.5), {"method": "flat", "verdict": "diverged"}]})
     table = summary(tmp_path)
     assert "| method | people (2) | knowundo (1) |" in table
     assert "| level | 1 E, 1 N; 0.04; 0.90 | - |" in table
@@ -99,3 +157,65 @@ def test_all_worlds_side_by_side(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(InputError, match="--world people"):
         summary(tmp_path / "empty")
+
+
+def test_results_of_several_machines_are_merged(tmp_path: Path) -> None:
+    """By seed and method, the last file counting; results of two worlds do not make one table."""
+    files = []
+    for number, runs in enumerate(
+        [{0: [entry("level", 0.5), entry("npo", 0.2)]}, {0: [entry("level", 0.1)], 1: [entry("npo", 0.3)]}]
+    ):
+        write_results(tmp_path / str(number), "smollm2", runs)
+        files.append(tmp_path / str(number) / "contest_smollm2.json")
+    world, runs = merged(files)
+    assert world == "smollm2"
+    found = {(seed, one["method"]): one["residual"][0] for seed, entries in runs.items() for one in entries}
+    assert found == {(0, "level"): 0.1, (0, "npo"): 0.2, (1, "npo"): 0.3}
+    write_results(tmp_path, "people", runs)
+    with pytest.raises(InputError, match="of one world"):
+        merged([*files, tmp_path / "contest_people.json"])
+
+
+def authors_like_tofu(folder: Path, count: int, worded: int) -> None:
+    """Write short questions about authors in the layout of TOFU."""
+    lines = [
+        {"question": f"who {author} {number}?", "answer": f"fox {(7 * author + 3 * number) % 50} dog"}
+        for author in range(count)
+        for number in range(authors.EACH)
+    ]
+    (folder / "tofu").mkdir(parents=True)
+    again = [{**line, "paraphrased_question": f"say {line['question']}"} for line in lines[-worded * authors.EACH :]]
+    for name, rows in (("full.json", lines), ("forget10_perturbed.json", again)):
+        (folder / "tofu" / name).write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def test_a_contest_on_a_pretrained_model(tmp_path: Path, model_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing runs without time. Then every entry gets verdict, channels and probes; its models go; the results make the tables."""
+    monkeypatch.setenv("UNLEARN_SMOLLM2", str(model_dir))
+    monkeypatch.setattr(authors, "EACH", 4)
+    monkeypatch.setattr(authors, "TRAINED", 4)
+    monkeypatch.setattr(probing, "LLM", ("quantization",))
+    options = replace(data.LLM_OPTIONS["smollm2"], learning_rate=2e-2, epochs=10, bf16=False)
+    monkeypatch.setitem(cast("dict[str, Any]", data.LLM_OPTIONS), "smollm2", options)
+    authors_like_tofu(tmp_path / "shared", 14, 10)
+    place = Place(tmp_path / "work" / "smollm2-0", "smollm2", 0, references=2)
+
+    def run(seconds: float | None) -> list[str]:
+        said: list[str] = []
+        run_contest([place], tmp_path / "shared", ["gradient_ascent"], seconds=seconds, progress=lambda what, _: said.append(what))
+        return said
+
+    assert all(line.endswith("no time") for line in run(0.0))
+    assert entries(place, ["gradient_ascent"]) == []
+    said = run(None)
+    assert not [line for line in said if "failed" in line]
+    found = entries(place, ["gradient_ascent"])
+    assert [one["method"] for one in found] == ["untouched", "retrain", "level, untuned", "gradient_ascent"]
+    for one in found:
+        assert {"exact text", "rewording 1", "few-shot", "layer 1", "int4", "relearned"} <= {own["name"] for own in one["channels"]}
+        assert "quantization: int8" in one["probes"]
+    assert found[0]["residual"][0] == pytest.approx(1.0)
+    assert len(found[3]["tried"]) == 3
+    assert not [path for path in (place.folder / "tried").iterdir() if path.is_dir()]
+    assert "| gradient_ascent |" in write_results(tmp_path, "smollm2", {0: found})
+    assert run(None) == []

@@ -128,18 +128,18 @@ def probe(
         not_run |= models[label].not_run
         chosen = {name: one for name, one in chosen.items() if name not in not_run}
     losses = {label: {key: values for key, values in one.losses.items() if key[0] not in not_run} for label, one in models.items()}
-    recoveries = _recoveries(losses)
+    recovered = recoveries(losses)
     found = Robustness(
         weights=models["target"].digest,
         forget=len(sets["forget"]),
         forget_digest=set_digest([key.of(record.fingerprint) for record in sets["forget"]]),
         margin=settings.margin,
         alpha=settings.alpha,
-        treated=tuple(_judge(losses, treatment, settings) for treatment in losses["target"]),
-        recovery=next((one for one in recoveries if one.arm == OTHER_RECORDS), None),
+        treated=tuple(judge_treatment(losses, treatment, settings) for treatment in losses["target"]),
+        recovery=next((one for one in recovered if one.arm == OTHER_RECORDS), None),
         retain=_harm(models),
         configuration=models["target"].configuration,
-        other_recoveries=tuple(one for one in recoveries if one.arm != OTHER_RECORDS),
+        other_recoveries=tuple(one for one in recovered if one.arm != OTHER_RECORDS),
         not_run=tuple(NotRun(attack=name, reason=reason) for name, reason in not_run.items()),
     )
     if output is not None:
@@ -155,13 +155,7 @@ def _measure(
     settings: Settings,
 ) -> _Measured:
     """Measure one model, untreated and under every treatment."""
-    losses = {(UNTREATED, UNTREATED): mean_losses(loaded, material.forget)}
-    not_run = {}
-    for name, one in chosen.items():
-        try:
-            losses |= {(name, treatment): values for treatment, values in one.losses(loaded, material).items()}
-        except ProbeNotRunError as error:
-            not_run[name] = str(error)
+    losses, not_run = treated_losses(loaded, material, chosen)
     auc = None
     if holdout is not None:
         kept, unseen = mean_losses(loaded, material.other), mean_losses(loaded, holdout)
@@ -169,15 +163,43 @@ def _measure(
     return _Measured(loaded.digest, loaded.configuration, losses, auc, not_run)
 
 
+def treated_losses(
+    loaded: LoadedModel, material: Material, chosen: Mapping[str, Any]
+) -> tuple[dict[Treatment, Array], dict[str, str]]:
+    """Measure the losses of the forget records under a model, untreated and under every probe.
+
+    Args:
+        loaded: the model; its weights are bit-identical afterwards.
+        material: the records and the model before unlearning.
+        chosen: probes by name, as `select_probes` returns them.
+
+    Returns:
+        mean losses in nats per token [N] by treatment, and the reasons of the probes that could not treat the model, by name.
+    """
+    losses = {(UNTREATED, UNTREATED): mean_losses(loaded, material.forget)}
+    not_run = {}
+    for name, one in chosen.items():
+        try:
+            losses |= {(name, treatment): values for treatment, values in one.losses(loaded, material).items()}
+        except ProbeNotRunError as error:
+            not_run[name] = str(error)
+    return losses, not_run
+
+
 def _references(losses: Losses, key: Treatment) -> Array:
     """Return the losses of every reference under one treatment [R, N]."""
     return np.stack([values[key] for label, values in losses.items() if label.startswith("reference")])
 
 
-def _judge(losses: Losses, key: Treatment, settings: Settings) -> Treated:
+def judge_treatment(losses: Losses, key: Treatment, settings: Settings) -> Treated:
     """Run the residual test under one treatment, relative to the original under the same treatment.
 
     Guiding the original by itself leaves it unchanged, which is the right baseline for that probe as well.
+
+    Args:
+        losses: of the original, the target and at least two references ("reference 1", ...).
+        key: the treatment.
+        settings: margin and alpha of the test.
     """
     scored = np.isfinite(losses["original"][key])  # a costly probe treats some of the records only
     original, target = losses["original"][key][scored], losses["target"][key][scored]
@@ -197,8 +219,12 @@ def _judge(losses: Losses, key: Treatment, settings: Settings) -> Treated:
     )
 
 
-def _recoveries(losses: Losses) -> list[Recovery]:
-    """Compute excess recovery under every arm of relearning; none where the original knows no more than the references."""
+def recoveries(losses: Losses) -> list[Recovery]:
+    """Compute excess recovery under every arm of relearning; none where the original knows no more than the references.
+
+    Args:
+        losses: as for `judge_treatment`.
+    """
     keys = [key for key in losses["target"] if key[0] == "relearning"]
     start = next((key for key in keys if key[1] == "relearned 0"), None)
     found = []
