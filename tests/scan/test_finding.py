@@ -1,18 +1,21 @@
 """A request's records are found wherever they are, and nothing else is; no text leaves."""
 
+import hashlib
 import io
 import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from datasketch import MinHash
 
 import unlearn.cli.main
 from unlearn import NPO, TrainingOptions, finetune, forget
 from unlearn.scan.lineage import affected_models
 from unlearn.scan.search import find_records
 from verify.data.identity import RecordKey
-from verify.data.near_duplicates import NearDuplicates, shingles, signature, similarity
+from verify.data.near_duplicates import PERMUTATION_SCHEME, PERMUTATIONS, NearDuplicates, shingles, signature, similarity
 from verify.data.records import Fields
 from verify.data.sources import load_records
 from verify.errors import InputError, IntegrityError
@@ -41,6 +44,19 @@ def data(tmp_path: Path) -> Path:
     path = tmp_path / "train.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in ROWS))
     return path
+
+
+@pytest.mark.parametrize("count", [0, 1, 7, 5000])
+def test_signatures_are_those_of_datasketch(count: int) -> None:
+    """Bit for bit, so that lists of earlier versions are still compared: no shingle, a few, more than are permuted at a time."""
+    hashed = [hashlib.sha256(str(number).encode()).digest()[:8] for number in range(count)]
+    theirs = MinHash(
+        num_perm=PERMUTATIONS, seed=1, hashfunc=lambda one: int.from_bytes(one[:4], "little"), scheme=PERMUTATION_SCHEME
+    )
+    theirs.update_batch(hashed)
+    found = signature(hashed)
+    assert found.dtype == np.uint32
+    assert np.array_equal(found, theirs.hashvalues)
 
 
 def rows_of(found: Any) -> dict[int, str]:

@@ -17,7 +17,7 @@ import numpy as np
 
 from unlearn.scan.spellings import Lookup, is_of_texts, likenesses
 from verify.data.identity import RecordKey
-from verify.data.near_duplicates import PERMUTATIONS, NearDuplicates, Signature, scheme, shingles, signature
+from verify.data.near_duplicates import PERMUTATION_SCHEME, PERMUTATIONS, NearDuplicates, Signature, shingles, signature
 from verify.data.records import Fields, Record
 from verify.data.sources import stream_records
 from verify.errors import InputError
@@ -27,7 +27,7 @@ from verify.io.strict_json import parse_json
 SCHEMA = "unlearn-verify/suppression/2"
 BEFORE = "unlearn-verify/suppression/1"
 """Format of release 0.1.0, which hashes identifiers as they were spelled. It is read, and saved as `SCHEMA`."""
-HEADER = {"schema": SCHEMA, "permutations": PERMUTATIONS, "scheme": scheme()}
+HEADER = {"schema": SCHEMA, "permutations": PERMUTATIONS, "scheme": PERMUTATION_SCHEME}
 
 
 @dataclass(frozen=True)
