@@ -189,7 +189,7 @@ SMOLLM2 = replace(
     model=None,
     options=replace(ADAPTER, learning_rate=1e-4, epochs=12, batch_size=16),
     lora_rate=2e-3,
-    dp_options={"learning_rate": 1e-3, "batch_size": 64, "gradient_accumulation": 4, "epochs": 30, "bf16": False},
+    dp_options={"learning_rate": 1e-3, "batch_size": 48, "gradient_accumulation": 5, "epochs": 24, "bf16": False},
     rounds=6,
     approximate_options=replace(LEVEL, batch_size=4),
     approximate_epochs=(11,),
