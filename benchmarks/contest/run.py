@@ -5,6 +5,7 @@ records are split by subject too: half for the methods, half for the verdict. Wh
 at its deadline, and the same command goes on.
 """
 
+import gc
 import shutil
 import time
 import traceback
@@ -108,6 +109,7 @@ def attempt(run: Callable[..., str | None], place: Place, label: str, **argument
         write_text(place.folder / "failures" / f"{label}.txt", traceback.format_exc(), mode=0o600)
         return f"failed ({type(error).__name__})"
     finally:
+        gc.collect()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()  # the other processes need the memory
 
