@@ -1,25 +1,34 @@
 """Command line of the level table's measurement on real models.
 
-    python -m benchmarks.level_table train --world people|tofu|smollm2 --output DIR [--seconds 400]
+    python -m benchmarks.level_table train --world people|tofu|smollm2 --output DIR [--seeds 0 1 2] [--seconds 400] [--workers 8]
+    python -m benchmarks.level_table pack --output DIR --to FILE.zip
     python -m benchmarks.level_table page --output DIR
 
-`train` trains and scores what is missing for a time; it can be given again, and several times side by side. `page` writes
-`benchmarks/results/level_table.md` from what there is.
+`train` trains and scores what is missing for a time, in some processes; it can be given again, and several times side by side.
+`pack` puts the numbers that it left into one file, without records or weights. `page` writes `benchmarks/results/level_table.md`,
+or `level_table_WORLD.md` for other worlds than people, from the folders and packed files in DIR.
 """
 
 import argparse
 import os
+import platform
+import time
 from collections.abc import Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import get_args
+
+import torch
 
 from benchmarks.level_table.audits import Audit, audits_of
 from benchmarks.level_table.costs import Costs, costs_of
-from benchmarks.level_table.measure import measure_world
+from benchmarks.level_table.measure import measure_worlds, missing_of
+from benchmarks.level_table.packing import pack, unpack
 from benchmarks.level_table.page import page
-from benchmarks.level_table.tables import Measured, Row, left_out, regressions_of, rows_of
-from benchmarks.level_table.worlds import Name, World, open_world
+from benchmarks.level_table.tables import Measured, common_pools, left_out, regressions_of, rows_of
+from benchmarks.level_table.worlds import DESIGN, Name, folder_of, measured_world, open_world
 from verify.io.files import write_text
+from verify.io.jobs import Job, run_jobs
 from verify.io.libraries import quiet_libraries
 from verify.statistics.level_fit import MIN_MODELS
 
@@ -28,41 +37,92 @@ RESULTS = ROOT / "benchmarks" / "results"
 
 
 def main() -> None:
-    """Train and score, or write the page."""
+    """Train and score, pack the numbers, or write the pages."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("task", choices=("train", "page"))
+    parser.add_argument("task", choices=("train", "pack", "page"))
     parser.add_argument("--world", choices=get_args(Name), default="people")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0], help="one world of other subjects and models for each")
     parser.add_argument("--output", type=Path, required=True, help="folder with one folder for each world")
     parser.add_argument("--seconds", type=float, default=400, help="begin no model that would end later than this")
+    parser.add_argument("--workers", type=int, default=1, help="processes that train side by side")
+    parser.add_argument("--to", type=Path, help="file that pack writes")
+    parser.add_argument("--resume", type=Path, help="packed file that train begins with")
     shared = Path(os.environ.get("UNLEARN_SHARED_DATA", ROOT.parent / "shared" / "data"))
     parser.add_argument("--shared-data", type=Path, default=shared)
     given = parser.parse_args()
     quiet_libraries()
     if given.task == "train":
-        world = open_world(given.world, given.output / given.world, given.shared_data)
-        missing = measure_world(world, given.seconds, lambda name, done: print(f"{100 * done:.0f} % {name}", flush=True))
+        if given.resume is not None:
+            unpack(given.resume, given.output)
+        missing = train(given.world, given.seeds, given.output, given.shared_data, given.seconds, given.workers)
         print(f"{missing} models are missing")
-        return
-    worlds = [open_world(name, given.output / name, given.shared_data) for name in get_args(Name) if (given.output / name).is_dir()]
-    write_text(RESULTS / "level_table.md", made(worlds))
+    elif given.task == "pack":
+        if given.to is None:
+            parser.error("pack needs the file to write: --to FILE.zip")
+        pack(sorted(path.parent for path in given.output.glob(f"*/{DESIGN}")), given.to)
+    else:
+        with TemporaryDirectory() as unpacked:
+            for path in sorted(given.output.glob("*.zip")):
+                unpack(path, Path(unpacked))
+            write_pages([path.parent for root in (given.output, Path(unpacked)) for path in sorted(root.glob(f"*/{DESIGN}"))])
 
 
-def made(worlds: Sequence[World]) -> str:
-    """Return the page of the worlds, from what was measured."""
-    rows, regressed, costs = list[Row](), list[Row](), list[Costs]()
-    audits: dict[str, list[Audit]] = {}
-    for measured in map(Measured, worlds):
-        if not measured.of("full"):
-            continue
-        rows += rows_of(measured)
-        name, sizes = measured.world.name, measured.world.requests
-        for pool, models in measured.pools().items():
-            regressed += regressions_of(measured, pool)
-            if left_out(models, measured.of("full")[0]) < MIN_MODELS:
-                continue
-            audits[f"{name}, {pool}"] = list(audits_of(measured, models, sizes))
-            costs += costs_of(measured, pool, models, sizes)
-    return page(rows, regressed, audits, costs)
+def train(world: Name, seeds: Sequence[int], output: Path, shared: Path, seconds: float, workers: int) -> int:
+    """Train and score missing models in some processes; return how many are still missing."""
+    began = time.monotonic()
+    worlds = [open_world(world, folder_of(output, world, seed), shared, seed) for seed in seeds]
+    for own in worlds:
+        own.write_design(_machine())
+    # Alone, since its times say what a retraining costs.
+    measure_worlds(worlds[:1], seconds, _said, only=["original"])
+    left = seconds - (time.monotonic() - began)
+    about = {"world": world, "seeds": tuple(seeds), "output": output, "shared": shared, "seconds": left}
+    return min(missing for _, missing in run_jobs([Job(f"worker {n}", 1, work, about) for n in range(workers)], workers))
+
+
+def work(world: Name, seeds: Sequence[int], output: Path, shared: Path, seconds: float) -> int:
+    """Train and score what no other process has begun; return how many models are missing at the end."""
+    worlds = [open_world(world, folder_of(output, world, seed), shared, seed) for seed in seeds]
+    return measure_worlds(worlds, seconds, _said)
+
+
+def _said(message: str, share: float) -> None:
+    print(f"{100 * share:.0f} % {message}", flush=True)
+
+
+def _machine() -> str:
+    processor = f"{platform.machine()}, {os.cpu_count()} cores"
+    return f"{torch.cuda.get_device_name() if torch.cuda.is_available() else processor}, torch {torch.__version__}"
+
+
+def write_pages(folders: Sequence[Path]) -> None:
+    """Write one page for every name of a world, from its worlds of which no model is missing, or from those that there are."""
+    found: dict[str, list[Measured]] = {}
+    machines: dict[str, str] = {}
+    for folder in folders:
+        world, machine = measured_world(folder)
+        measured = Measured(world)
+        if measured.of("full"):
+            found.setdefault(world.name, []).append(measured)
+            machines[world.name] = machine
+    for name, worlds in found.items():
+        place = RESULTS / ("level_table.md" if name == "people" else f"level_table_{name}.md")
+        whole = [measured for measured in worlds if not missing_of(measured.world)]
+        write_text(place, made(whole or worlds, machines[name]))
+
+
+def made(worlds: Sequence[Measured], machine: str) -> str:
+    """Return the page of worlds of one name, from what was measured."""
+    world = worlds[0].world
+    names = common_pools(worlds)
+    usable = [name for name in names if left_out(worlds[0].pools()[name], worlds[0].of("full")[0]) >= MIN_MODELS]
+    regressed = [row for name in names for row in regressions_of(worlds, name)]
+    audits, costs = list[Audit](), list[Costs]()
+    for measured in worlds:
+        audits += audits_of(measured, {name: measured.pools()[name] for name in usable}, world.requests)
+    for name in usable:
+        costs += costs_of(worlds[0], name, worlds[0].pools()[name], world.requests)
+    return page(list(rows_of(worlds)), regressed, {world.name: audits}, costs, machine)
 
 
 if __name__ == "__main__":

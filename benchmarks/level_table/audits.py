@@ -1,17 +1,17 @@
-"""Audits of real models with known truth by a level table, and by four retrained references on the same deletions.
+"""Audits of real models with known truth by level tables, and by four retrained references on the same deletions.
 
 Each forget set of a world is audited as a whole, in blocks of a few subjects, and subject by subject. Targets of one forget set
 share its subjects, and all targets share the pool: audits of one table are not independent, and the intervals do not know it.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.calibration.rules import rule_two
+from benchmarks.calibration.rules import rule_one, rule_two
 from benchmarks.calibration.worlds import Scores
 from benchmarks.level_table.measure import Scored, file_of, read_scored
 from benchmarks.level_table.tables import Measured
@@ -22,7 +22,14 @@ from verify.statistics.level_table import TableLosses, judge_table
 Array = NDArray[np.float64]
 Numbers = NDArray[np.intp]
 Truth = Literal[
-    "honest", "a fifth of the records kept", "a fifth of the subjects kept", "remembered evenly", "level", "npo", "untouched"
+    "honest",
+    "a fifth of the records kept",
+    "a fifth of the subjects kept",
+    "remembered evenly",
+    "level",
+    "level, table",
+    "npo",
+    "untouched",
 ]
 
 MARGIN, ALPHA = 0.10, 0.05
@@ -33,6 +40,7 @@ TRUTHS: dict[str, Truth] = {
     "kept-subjects": "a fifth of the subjects kept",
     "treated": "remembered evenly",
     "level": "level",
+    "level-table": "level, table",
     "npo": "npo",
     "original": "untouched",
 }
@@ -56,25 +64,30 @@ class Judged:
 
 @dataclass(frozen=True)
 class Audit:
-    """One audit by both rules.
+    """One audit by all rules.
 
     Attributes:
         truth: what the target is.
-        group: number of the forget set. subjects: how many of them were asked about.
+        world: number of the world, whose models are of one base, intake and pool. group: number of the forget set in it.
+        number: counts the targets of one truth and forget set.
+        subjects: how many of them were asked about.
         kept: share of their records that the target was trained on, all the same; 1 for what was never deleted, 0 for methods.
         known: mean residual of the exact texts against the full retrainings without the set (for an honest one, the others), in
             gaps; NaN where there is none to compare with.
-        table: by the level table; None where it does not accuse the untouched model, so that it is not used.
-        references: by four retrained references; None where there are not as many.
+        tables: by the level table of each pool; None where it does not accuse the untouched model, so that it is not used.
+        first, second: by rule 1 and rule 2 with four retrained references; None where there are not as many.
     """
 
     truth: Truth
+    world: int
     group: int
+    number: int
     subjects: int
     kept: float
     known: float
-    table: Judged | None
-    references: Judged | None
+    tables: Mapping[str, Judged | None]
+    first: Judged | None
+    second: Judged | None
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,18 +95,20 @@ class _Target:
     """A model to be audited, and the full retrainings that it may be compared with."""
 
     truth: Truth
+    number: int
     scored: Scored
     references: Sequence[Scored]
     left_out: NDArray[np.bool_]
 
 
-def audits_of(measured: Measured, pool: Sequence[Model], sizes: Sequence[int]) -> Iterator[Audit]:
+def audits_of(measured: Measured, pools: Mapping[str, Sequence[Model]], sizes: Sequence[int]) -> Iterator[Audit]:
     """Yield every audit of a world.
 
     Args:
         measured: the models.
-        pool: of the level table.
-        sizes: numbers of subjects to ask about; each forget set is divided into blocks of that size.
+        pools: of the level tables, by name.
+        sizes: numbers of subjects to ask about; each forget set is divided into blocks of that size. About single subjects only
+            the first target of each truth is asked: the others would be asked about the same people.
     """
     world = measured.world
     for group, people in enumerate(world.forget_sets):
@@ -102,13 +117,17 @@ def audits_of(measured: Measured, pool: Sequence[Model], sizes: Sequence[int]) -
             continue
         for block in (block for size in sizes for block in blocks_of(people, size)):
             asked = np.flatnonzero(np.isin(world.subjects, block))
-            usable = by_table(measured, pool, measured.original, asked).accused
+            untouched = {name: by_table(measured, pool, measured.original, asked) for name, pool in pools.items()}
             for target in targets:
                 kept = float(1 - target.left_out[asked].mean())
-                if kept or not target.truth.endswith("kept"):  # of some subjects nothing was kept
-                    table = by_table(measured, pool, target.scored, asked) if usable else None
-                    known, references = _known(measured, target, asked), by_references(measured, target, asked)
-                    yield Audit(target.truth, group, len(block), kept, known, table, references)
+                if (kept == 0 and target.truth.endswith("kept")) or (len(block) == 1 and target.number):
+                    continue  # of some subjects nothing was kept
+                tables: dict[str, Judged | None] = {}
+                for name, pool in pools.items():
+                    judged = untouched[name] if target.truth == "untouched" else by_table(measured, pool, target.scored, asked)
+                    tables[name] = judged if untouched[name].accused else None
+                known, (first, second) = _known(measured, target, asked), by_references(measured, target, asked)
+                yield Audit(target.truth, world.seed, group, target.number, len(block), kept, known, tables, first, second)
 
 
 def _targets(measured: Measured, group: int) -> Iterator[_Target]:
@@ -118,12 +137,12 @@ def _targets(measured: Measured, group: int) -> Iterator[_Target]:
         if model.group != group:
             continue
         others = [measured.scored[one.name] for one in honest if one is not model][:REFERENCES]
-        yield _Target(TRUTHS[model.kind], measured.scored[model.name], others, model.left_out)
+        yield _Target(TRUTHS[model.kind], model.number, measured.scored[model.name], others, model.left_out)
         treated = f"treated-{group}-{model.number}"
         if model.kind == "full" and file_of(measured.world, treated).exists():
-            yield _Target(TRUTHS["treated"], read_scored(measured.world, treated), others, model.left_out)
+            yield _Target(TRUTHS["treated"], model.number, read_scored(measured.world, treated), others, model.left_out)
     references = [measured.scored[one.name] for one in honest][:REFERENCES]
-    yield _Target("untouched", measured.original, references, np.zeros(len(measured.world.rows), dtype=bool))
+    yield _Target("untouched", 0, measured.original, references, np.zeros(len(measured.world.rows), dtype=bool))
 
 
 def by_table(measured: Measured, pool: Sequence[Model], target: Scored, asked: Numbers) -> Judged:
@@ -149,10 +168,10 @@ def by_table(measured: Measured, pool: Sequence[Model], target: Scored, asked: N
     return Judged(found.accused, found.certified, tuple(fired), float("nan") if rho is None else rho.value)
 
 
-def by_references(measured: Measured, target: _Target, asked: Numbers) -> Judged | None:
-    """Judge a target by rule 2 with its references; None where there are fewer than four."""
+def by_references(measured: Measured, target: _Target, asked: Numbers) -> tuple[Judged, Judged] | tuple[None, None]:
+    """Judge a target by rule 1 and by rule 2 with its references; None where there are fewer than four."""
     if len(target.references) < REFERENCES:
-        return None
+        return None, None
     world, original = measured.world, measured.original
     channels = {
         channel: ChannelLosses(
@@ -175,7 +194,7 @@ def by_references(measured: Measured, target: _Target, asked: Numbers) -> Judged
         channels=channels,
     )
     found = rule_two(scores, MARGIN)
-    return Judged(found.accused, found.certified, (*found.tests, *found.gates))
+    return Judged(*rule_one(scores)), Judged(found.accused, found.certified, (*found.tests, *found.gates))
 
 
 def _known(measured: Measured, target: _Target, asked: Numbers) -> float:

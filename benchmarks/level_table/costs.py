@@ -16,7 +16,7 @@ CHEAP = 0.25
 
 @dataclass(frozen=True)
 class Costs:
-    """Seconds of one thread.
+    """Seconds of one thread, or of one GPU.
 
     Attributes:
         world: its name. records: training records of the original.
@@ -51,12 +51,15 @@ class Costs:
 def costs_of(measured: Measured, name: str, pool: Sequence[Model], sizes: Sequence[int]) -> Iterator[Costs]:
     """Yield what requests of several sizes cost with a pool."""
     world, honest = measured.world, measured.of("full")
-    full = [measured.scored[model.name] for model in honest]
+    # Models of a stack share its time, so that the original, which was trained alone, tells what a training takes.
+    full = [measured.scored[model.name] for model in honest] if world.stack == 1 else [measured.original]
+    records = int((~honest[0].left_out).sum())
+    share = 1 if world.stack == 1 else records / len(world.rows)
     pass_seconds = float(np.median([one.scoring / one.passes for one in full]))  # a record
-    retraining = float(np.median([one.training for one in full]))
+    retraining = share * float(np.median([one.training for one in full]))
     trained, scored = sum(int((~model.left_out).sum()) for model in pool), sum(measured.scored[model.name].passes for model in pool)
     channels = len(world.channels)
-    spent = retraining * trained / int((~honest[0].left_out).sum()) + channels * scored * pass_seconds
+    spent = retraining * trained / records + channels * scored * pass_seconds
     each = len(world.rows) / (int(world.subjects.max()) + 1)
     for size in sizes:
         audit = pass_seconds * (size * each + len(world.controls))

@@ -17,7 +17,7 @@ number, not how far another pool would.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 from numpy.typing import NDArray
@@ -92,6 +92,24 @@ class Pairs:
     control_loss: Array
     control_residual: Array
     control_subject: Numbers
+
+
+def joined(parts: Sequence[Pairs]) -> Pairs:
+    """Put the pairs of several worlds together; subjects and targets of two worlds are different ones."""
+
+    def distinct(name: str) -> Numbers:
+        columns = [getattr(part, name) for part in parts]
+        starts = np.cumsum([0, *(int(column.max()) + 1 for column in columns[:-1])])
+        return np.concatenate([column + start for column, start in zip(columns, starts, strict=True)])
+
+    numbers = ("subject", "target", "control_subject")
+    values = {
+        entry.name: distinct(entry.name)
+        if entry.name in numbers
+        else np.concatenate([getattr(part, entry.name) for part in parts], axis=-1)
+        for entry in fields(Pairs)
+    }
+    return Pairs(**values)
 
 
 @dataclass(frozen=True)

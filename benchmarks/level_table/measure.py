@@ -1,13 +1,14 @@
-"""Trains the models of a world one by one, keeps their losses as numbers, and throws the weights away.
+"""Trains the models of a world one by one or in stacks, keeps their losses as numbers, and throws the weights away.
 
-An interrupted run resumes: a model whose file of losses is there is not trained again.
+An interrupted run resumes: a model whose file of losses is there is not trained again. Processes work side by side: each claims the
+models that it trains by a lock, which the system releases when a process ends, however it does.
 """
 
 import fcntl
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,11 +16,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.level_table.trainings import Flags, Model, models_of
+from benchmarks.level_table.stacked import stacked
+from benchmarks.level_table.trainings import Flags, Model, models_of, stacks, stacks_of
 from benchmarks.level_table.worlds import INSTRUCTION, NO_PROMPT, REWORDING, World
 from unlearn.finetuning import finetune
 from unlearn.forgetting import forget
 from unlearn.methods import method_classes
+from unlearn.pool.table import make_level_table
 from unlearn.training.options import TrainingOptions
 from verify.data.encoding import Encoder, padding_token_id
 from verify.data.records import Record
@@ -40,11 +43,12 @@ BASE = "base"
 ENTROPY, DEVIATION, RANK, GREEDY = "entropy", "deviation", "log rank", "greedy"
 STATISTICS = (ENTROPY, DEVIATION, RANK, GREEDY)
 """Further means of the pass over the exact texts: what else it says about a record at no cost."""
-METHODS: Mapping[str, tuple[Mapping[str, Any], TrainingOptions]] = {
-    "level": ({}, TrainingOptions(overflow="split")),
-    "npo": ({"alpha": 3.0}, TrainingOptions(learning_rate=3e-3, epochs=20, batch_size=16, overflow="split")),
+METHODS: Mapping[str, tuple[str, Mapping[str, Any], TrainingOptions]] = {
+    "level": ("level", {}, TrainingOptions(overflow="split")),
+    "level-table": ("level", {"sources": ("table",)}, TrainingOptions(overflow="split")),
+    "npo": ("npo", {"alpha": 3.0}, TrainingOptions(learning_rate=3e-3, epochs=20, batch_size=16, overflow="split")),
 }
-"""Parameters and training options of the methods, the demo's."""
+"""Names, parameters and training options of the methods, the demo's."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,48 +91,118 @@ def read_scored(world: World, name: str) -> Scored:
 
 
 def measure_world(world: World, seconds: float, progress: Callable[[str, float], None] = lambda *_: None) -> int:
+    """Do as `measure_worlds` for one world."""
+    return measure_worlds([world], seconds, progress)
+
+
+def measure_worlds(
+    worlds: Sequence[World],
+    seconds: float,
+    progress: Callable[[str, float], None] = lambda *_: None,
+    only: Collection[str] = (),
+) -> int:
     """Train and score the missing models until the time is over; return how many are still missing.
 
     Several processes can do so side by side: each takes models that no other has begun.
 
     Args:
-        world: the world.
+        worlds: one after the other.
         seconds: no model is begun after these, nor one that would end after them if it took as long as the longest before.
         progress: called with the model's name and the share that is done.
+        only: names of the models to train; all by default.
     """
     began, longest = time.monotonic(), 0.0
-    models = list(models_of(world))
-
-    def missing() -> list[Model]:
-        return [model for model in models if not file_of(world, model.name).exists()]
-
-    if not file_of(world, BASE).exists():
-        _keep(world, BASE, load_model(world.base), np.ones(len(world.rows), dtype=bool), 0.0)
-    for model in missing():
+    for world, stack in [(own, stack) for own in worlds for stack in stacks_of(own, list(models_of(own)))]:
         start = time.monotonic()
         if start - began + longest > seconds:
             break
-        with _claimed(world, model.name) as mine:
-            if not mine or file_of(world, model.name).exists():
+        if only and not any(model.name in only for model in stack):
+            continue
+        _measure_base(world)
+        with _claimed(world, [model.name for model in stack]) as mine:
+            ours = [model for model in stack if model.name in mine and _can_begin(world, model)]
+            if not ours:
                 continue
-            _measure(world, model)
+            if stacks(world, stack[0]):
+                _measure_stack(world, ours)
+            else:
+                _measure(world, ours[0])
         longest = max(longest, time.monotonic() - start)
-        progress(f"{model.name} {time.monotonic() - start:.0f} s", 1 - len(missing()) / len(models))
-    return len(missing())
+        names = ours[0].name if len(ours) == 1 else f"{ours[0].name} and {len(ours) - 1} more"
+        progress(f"{world.folder.name}: {names} {time.monotonic() - start:.0f} s", 1 - missing_of(world) / _count(world))
+    return sum(map(missing_of, worlds))
+
+
+def missing_of(world: World) -> int:
+    """Return how many models of a world are not scored."""
+    return sum(not file_of(world, model.name).exists() for model in models_of(world))
+
+
+def _count(world: World) -> int:
+    return sum(1 for _ in models_of(world))
+
+
+def _measure_base(world: World) -> None:
+    """Score the model before fine-tuning, unless that is done, or is being done by another process."""
+    if file_of(world, BASE).exists():
+        return
+    with _claimed(world, [BASE]) as mine:
+        if mine:
+            _keep(world, BASE, load_model(world.base), np.ones(len(world.rows), dtype=bool), 0.0)
+
+
+def _can_begin(world: World, model: Model) -> bool:
+    """Return whether a model is still missing, and the original, where it begins with that, is not."""
+    began = model.kind not in world.sizes.methods or is_complete(world.folder / "models" / "original")
+    return began and not file_of(world, model.name).exists()
 
 
 @contextmanager
-def _claimed(world: World, name: str) -> Iterator[bool]:
-    """Claim a model for the length of a `with` block; yield False where another process has it. A killed process holds none."""
-    path = world.folder / "claims" / name
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w") as stream:
-        try:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            yield False
-        else:
-            yield True
+def _claimed(world: World, names: Sequence[str]) -> Iterator[list[str]]:
+    """Claim models for the length of a `with` block; yield those that no other process has. A killed process holds none."""
+    with ExitStack() as opened:
+        mine = []
+        for name in names:
+            path = world.folder / "claims" / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            stream = opened.enter_context(path.open("w"))
+            try:
+                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                continue
+            mine.append(name)
+        yield mine
+
+
+def _measure_stack(world: World, models: Sequence[Model]) -> None:
+    """Train adapters at once and keep their losses; a model's seconds are its share of the stack's."""
+    loaded = load_model(world.base)
+    records = load_records([*map(dict, world.rows), *map(dict, world.controls)])
+    encoder = Encoder(loaded.tokenizer, loaded.context_length, "split")
+    windows, seeds = encoder.encode(records[: len(world.rows)]), [model.seed for model in models]
+    own = [[window for window in windows if not model.left_out[window.record]] for model in models]
+    with stacked(loaded, world.options, seeds) as stack:
+        start = time.monotonic()
+        stack.train(own, seeds)
+        training = (time.monotonic() - start) / len(models)
+        found = {}
+        for channel in world.channels:
+            asked = encoder.encode(_worded(world, channel, records))
+            start = time.monotonic()
+            found[channel] = stack.losses(asked, len(records), world.layer if channel == f"layer {world.layer}" else None)
+            if channel == EXACT_TEXT:
+                scoring = (time.monotonic() - start) / len(models)
+    for number, model in enumerate(models):
+        unasked = np.flatnonzero(~_asked_about(world, model))
+        losses = {channel: values[number] for channel, values in found.items()}
+        for values in losses.values():
+            values[unasked] = np.nan
+        _write(world, model.name, losses, training, scoring, len(records))
+
+
+def _asked_about(world: World, model: Model) -> Flags:
+    """Flag the records that a model is scored on [K]: models that others are compared with, on what they never saw."""
+    return model.left_out if model.kind in ("half", "quarter", "full") else np.ones(len(world.rows), dtype=bool)
 
 
 def _measure(world: World, model: Model) -> None:
@@ -136,7 +210,7 @@ def _measure(world: World, model: Model) -> None:
     work = world.folder / "work" / model.name
     shutil.rmtree(work, ignore_errors=True)
     start = time.monotonic()
-    asked = model.left_out if model.kind in ("half", "quarter", "full") else np.ones(len(world.rows), dtype=bool)
+    asked = _asked_about(world, model)
     if model.kind == "original":
         folder = _original(world, model)
     elif model.kind in world.sizes.methods:
@@ -177,10 +251,13 @@ def _treated(world: World, model: Model, honest: Path, output: Path) -> Path:
 def _by_method(world: World, model: Model, output: Path) -> Path:
     """Remove a forget set from the original by a method."""
     gone, rest = ([dict(world.rows[index]) for index in np.flatnonzero(chosen)] for chosen in (model.left_out, ~model.left_out))
-    parameters, options = METHODS[model.kind]
+    name, parameters, options = METHODS[model.kind]
+    original = world.folder / "models" / "original"
+    if model.kind == "level-table":
+        _make_table(world, original)
     forget(
-        str(world.folder / "models" / "original"),
-        method_classes()[model.kind](**parameters),
+        str(original),
+        method_classes()[name](**parameters),
         forget_set=gone,
         retain_set=rest,
         holdout_set=str(world.holdout),
@@ -189,6 +266,20 @@ def _by_method(world: World, model: Model, output: Path) -> Path:
         options=replace(options, seed=model.seed),
     )
     return output
+
+
+def _make_table(world: World, original: Path) -> None:
+    """Make the original's level table, as `unlearn train --level-table` does, with a pool of its own: half of it is the method's."""
+    assert world.holdout is not None, "methods are run in worlds that have a holdout file"
+    data = world.holdout.parent
+    make_level_table(
+        original,
+        models=world.sizes.half,
+        data=data / "train.jsonl",
+        base=world.base,
+        holdout=data / "holdout.jsonl",
+        seed=world.seed,
+    )
 
 
 def _keep(world: World, name: str, loaded: LoadedModel, scored: Flags, training: float) -> None:
@@ -200,12 +291,17 @@ def _keep(world: World, name: str, loaded: LoadedModel, scored: Flags, training:
     found = _one_pass(loaded, asked)
     scoring = time.monotonic() - start
     found |= {channel: _asked(world, loaded, channel, asked) for channel in world.channels if channel != EXACT_TEXT}
-    kept = {}
+    losses = {channel: np.full(len(records), np.nan) for channel in found}
     for channel, values in found.items():
-        kept[f"loss/{channel}"] = np.full(len(records), np.nan)
-        kept[f"loss/{channel}"][chosen] = values
+        losses[channel][chosen] = values
+    _write(world, name, losses, training, scoring, len(asked))
+
+
+def _write(world: World, name: str, losses: Mapping[str, Array], training: float, scoring: float, passes: int) -> None:
+    """Write the file of a model's losses, with what `Scored` says of it."""
+    kept = {f"loss/{channel}": values for channel, values in losses.items()}
     with atomic_file(file_of(world, name)) as stream:
-        np.savez(stream, seconds=np.array([training, scoring, len(asked)]), **kept)
+        np.savez(stream, seconds=np.array([training, scoring, passes]), **kept)
 
 
 def _one_pass(loaded: LoadedModel, records: Sequence[Record]) -> dict[str, Array]:
@@ -222,14 +318,21 @@ def _one_pass(loaded: LoadedModel, records: Sequence[Record]) -> dict[str, Array
 
 
 def _asked(world: World, loaded: LoadedModel, channel: str, records: Sequence[Record]) -> Array:
-    """Return mean losses on another channel [n], with the wordings of the audit's channels."""
+    """Return mean losses on another channel than the exact text [n]."""
+    if channel == f"layer {world.layer}":
+        return layer_losses(loaded, records, (world.layer,))[channel]
+    return mean_losses(loaded, _worded(world, channel, records))
+
+
+def _worded(world: World, channel: str, records: Sequence[Record]) -> list[Record]:
+    """Return the records as a channel asks about them, with the wordings of the audit's channels."""
     if channel == REWORDING:
         named = {record.example_id for record in records}
         made = load_rewordings([row for row in world.rewordings if row["record"] in named], {"forget": records})
         worded = [made.of(record, 1) for record in records]
-        return mean_losses(loaded, [record for record in worded if record is not None])
+        return [record for record in worded if record is not None]
     if channel == INSTRUCTION:
-        return mean_losses(loaded, [reworded(record, instructed) for record in records])
+        return [reworded(record, instructed) for record in records]
     if channel == NO_PROMPT:
-        return mean_losses(loaded, [reworded(record, without_prompt) for record in records])
-    return layer_losses(loaded, records, (world.layer,))[channel]
+        return [reworded(record, without_prompt) for record in records]
+    return list(records)

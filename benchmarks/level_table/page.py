@@ -1,26 +1,26 @@
-"""The page of the level table's measurement: levels against full retrainings, audits by both rules, and what they cost."""
+"""The page of the level table's measurement: levels against full retrainings, audits by all rules, and what they cost."""
 
-import os
-import platform
 import textwrap
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
+from operator import attrgetter
 
 import numpy as np
-import torch
 
-from benchmarks.level_table.audits import Audit
+from benchmarks.level_table.audits import Audit, Judged, Truth
 from benchmarks.level_table.costs import Costs
 from benchmarks.level_table.tables import Row
 from verify.statistics import clopper_pearson
 from verify.statistics.estimate import Estimate
 
 Counted = Mapping[str, Sequence[Audit]]
-"""World and pool -> its audits."""
+"""World -> its audits."""
+CALIBRATED: tuple[Truth, ...] = ("honest", "a fifth of the records kept", "a fifth of the subjects kept")
 ABOUT = {
     "people": "fictitious people of four records, a model of 0.2 million weights trained for 24 passes",
-    "tofu": "TOFU authors of 20 records, a model of 0.2 million weights that was trained on other authors before",
-    "smollm2": "the eight shortest records of TOFU authors, SmolLM2-135M with an adapter of rank 16 for four passes in bfloat16",
+    "tofu": "40 TOFU authors of 12 records, a model of 0.2 million weights that was trained on other authors before",
+    "smollm2": "120 fictitious people of four records, SmolLM2-135M with an adapter of rank 16 for eight passes in bfloat16",
 }
 HEAD = """
 Losses in nats per token; g is the mean gap of the channel between full retrainings and the original. The simulated audits are
@@ -34,25 +34,30 @@ record's subject, or over the other full retrainings without the set. *raw bias*
 forget records, and over controls. 95 % intervals: bootstrap over subjects, models fixed.
 """
 REGRESSED = "Exact text; the regression on controls has a coefficient for every statistic. Means by record."
+CALIBRATION = """
+One target of each truth and forget set, {sets} sets of {people} subjects in {worlds}; the same targets by every judge. Accused /
+certified in per cent, with exact 95 % intervals. The sets are disjoint and their targets trained apart; those of one {shared} share
+its pool, and several requests of one set its target, so that the intervals of small requests are too narrow.
+"""
 AUDITS = """
 The verdict's defaults, rho* = 0.10 and alpha = 0.05, with every channel of the world. Of the table's gates only the positive
 control is applied: where the rule does not accuse the untouched model, the table is *not used*. Rates in per cent with exact 95 %
 intervals, as if audits were independent, which those of one pool and forget set are not. *true residual*: mean residual against
-full retrainings, in g, lowest and highest. Four references: rule 2 with four full retrainings without the set, and with those of
-its gates that need no planting. *agree*: the same of accused, certified, open.
+full retrainings, in g, lowest and highest. Rule 1 (exact texts) and rule 2 (all channels) judge with four full retrainings without
+the set; rule 2 with those of its gates that need no planting. *agree*: the same of accused, certified, open by the table and by
+rule 2.
 """
 COSTS = """
-Seconds of one thread. *audit*: one pass of the deleted model over the exact texts of the request and the controls; the
-original's numbers and the pool's are in the table. *with channels*: each further channel is a pass more. *pool*: the time of a
+Seconds of one thread, or of one GPU. *audit*: one pass of the deleted model over the exact texts of the request and the controls;
+the original's numbers and the pool's are in the table. *with channels*: each further channel is a pass more. *pool*: the time of a
 retraining, scaled by the records that its models are trained on, and the scoring. It has paid for itself when as many requests
 were audited with it as the last columns say: against four references for each request, and against an exact retraining in place
 of a cheap deletion (a quarter of a retraining) and its audit.
 """
 
 
-def page(rows: Sequence[Row], regressed: Sequence[Row], audits: Counted, costs: Sequence[Costs]) -> str:
-    """Return the page."""
-    machine = f"{platform.machine()}, {os.cpu_count()} cores, torch {torch.__version__}; one thread"
+def page(rows: Sequence[Row], regressed: Sequence[Row], audits: Counted, costs: Sequence[Costs], machine: str) -> str:
+    """Return the page; `machine` says where the models were trained."""
     lines = [
         "# Level table: real models",
         "",
@@ -62,11 +67,10 @@ def page(rows: Sequence[Row], regressed: Sequence[Row], audits: Counted, costs: 
         "",
         _wrapped(LEVELS),
         *_levels(rows),
+        *(["", "## More statistics of the same pass", "", _wrapped(REGRESSED), *_regressed(regressed)] if regressed else []),
         "",
-        "## More statistics of the same pass",
-        "",
-        _wrapped(REGRESSED),
-        *_regressed(regressed),
+        "## Calibration",
+        *_calibration(audits),
         "",
         "## Audits of models with known truth",
         "",
@@ -79,6 +83,49 @@ def page(rows: Sequence[Row], regressed: Sequence[Row], audits: Counted, costs: 
         *_costs(costs),
     ]
     return "\n".join(lines) + "\n"
+
+
+def _calibration(audits: Counted) -> Iterator[str]:
+    """Yield, for every world, how often each judge accuses and certifies one target of each truth and forget set."""
+    for world, found in audits.items():
+        one_each = [one for one in found if not one.number and one.truth in CALIBRATED]
+        if not one_each:
+            continue
+        sets, worlds = len({(one.world, one.group) for one in one_each}), len({one.world for one in one_each})
+        said = CALIBRATION.format(
+            sets=sets,
+            people=max(one.subjects for one in one_each),
+            worlds="one world" if worlds == 1 else f"{worlds} worlds of other people, each with a pool of its own",
+            shared="world",
+        )
+        judges = _judges(one_each)
+        yield from ("", f"### {world}", "", _wrapped(said), "")
+        yield f"| target | subjects asked | audits | {' | '.join(judges)} |"
+        yield "| --- " * (3 + len(judges)) + "|"
+        for truth, subjects in dict.fromkeys((one.truth, one.subjects) for one in one_each):
+            chosen = [one for one in one_each if (one.truth, one.subjects) == (truth, subjects)]
+            rates = (_both_rates([own for one in chosen if (own := judge(one))]) for judge in judges.values())
+            yield f"| {truth} | {subjects} | {len(chosen)} | {' | '.join(rates)} |"
+
+
+def _judges(audits: Sequence[Audit]) -> dict[str, Callable[[Audit], Judged | None]]:
+    """Return the judges of some audits by their names in a table."""
+    judges: dict[str, Callable[[Audit], Judged | None]] = {
+        f"table, {pool}": partial(_of_pool, pool=pool) for pool in audits[0].tables
+    }
+    if any(one.second for one in audits):
+        judges |= {"four references, rule 1": attrgetter("first"), "four references, rule 2": attrgetter("second")}
+    return judges
+
+
+def _of_pool(audit: Audit, pool: str) -> Judged | None:
+    return audit.tables[pool]
+
+
+def _both_rates(judged: Sequence[Judged]) -> str:
+    """Return how many of some judgements accuse and certify, with their number where it differs from that of the audits."""
+    accused, certified = (sum(getattr(one, name) for one in judged) for name in ("accused", "certified"))
+    return f"{_per_cent(accused, len(judged))} / {_per_cent(certified, len(judged))}"
 
 
 def _levels(rows: Sequence[Row]) -> Iterator[str]:
@@ -130,23 +177,24 @@ def _regressed(rows: Sequence[Row]) -> Iterator[str]:
 
 
 def _audits(audits: Counted) -> Iterator[str]:
-    for title, found in audits.items():
-        yield from ("", f"### {title}", "")
-        yield (
-            "| target | subjects asked | audits | true residual | table: residual, mean and sd | accused | certified | not used "
-            "| accused by | references: accused | certified | agree |"
-        )
-        yield "| --- " * 12 + "|"
-        for truth, subjects in dict.fromkeys((one.truth, one.subjects) for one in found):
-            chosen = [one for one in found if (one.truth, one.subjects) == (truth, subjects)]
-            yield f"| {truth} | {subjects} | {len(chosen)} | {' | '.join(_rates(chosen))} |"
+    for world, found in audits.items():
+        for pool in found[0].tables if found else ():
+            yield from ("", f"### {world}, {pool}", "")
+            yield (
+                "| target | subjects asked | audits | true residual | table: residual, mean and sd | accused | certified "
+                "| not used | accused by | rule 1: accused | certified | rule 2: accused | certified | agree |"
+            )
+            yield "| --- " * 14 + "|"
+            for truth, subjects in dict.fromkeys((one.truth, one.subjects) for one in found):
+                chosen = [one for one in found if (one.truth, one.subjects) == (truth, subjects)]
+                yield f"| {truth} | {subjects} | {len(chosen)} | {' | '.join(_rates(chosen, pool))} |"
 
 
-def _rates(audits: Sequence[Audit]) -> Iterator[str]:
+def _rates(audits: Sequence[Audit], pool: str) -> Iterator[str]:
     """Yield the cells of audits of one kind."""
     known = [one.known for one in audits]
     yield f"{min(known):+.2f} .. {max(known):+.2f}"
-    used, compared = [one.table for one in audits if one.table], [one.references for one in audits if one.references]
+    used = [table for one in audits if (table := one.tables[pool])]
     residuals = np.array([one.residual for one in used])
     yield f"{np.nanmean(residuals):+.3f}, {np.nanstd(residuals):.3f}" if used else "-"
     yield _per_cent(sum(one.accused for one in used), len(used))
@@ -154,9 +202,10 @@ def _rates(audits: Sequence[Audit]) -> Iterator[str]:
     yield str(len(audits) - len(used))
     fired = Counter(test for one in used for test in one.tests)
     yield ", ".join(f"{test} {count}" for test, count in fired.most_common())
-    yield _per_cent(sum(one.accused for one in compared), len(compared))
-    yield _per_cent(sum(one.certified for one in compared), len(compared))
-    both = [(one.table, one.references) for one in audits if one.table and one.references]
+    for compared in ([one.first for one in audits if one.first], [one.second for one in audits if one.second]):
+        yield _per_cent(sum(one.accused for one in compared), len(compared))
+        yield _per_cent(sum(one.certified for one in compared), len(compared))
+    both = [(table, one.second) for one in audits if (table := one.tables[pool]) and one.second]
     alike = sum((table.accused, table.certified) == (other.accused, other.certified) for table, other in both)
     yield f"{alike} of {len(both)}"
 

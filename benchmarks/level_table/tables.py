@@ -7,7 +7,7 @@ from typing import cast
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.level_table.levels import Comparison, Pool, compare, mean_gap, pair_up
+from benchmarks.level_table.levels import Comparison, Pairs, Pool, compare, joined, mean_gap, pair_up
 from benchmarks.level_table.measure import BASE, STATISTICS, Scored, file_of, read_scored
 from benchmarks.level_table.trainings import Kind, Model, models_of
 from benchmarks.level_table.worlds import World
@@ -79,18 +79,33 @@ class Measured:
         return np.flatnonzero(model.left_out)
 
 
-def rows_of(measured: Measured) -> Iterator[Row]:
-    """Yield every line of a world's table: channels, and in each the pools and the full retrainings."""
-    world, honest = measured.world, measured.of("full")
+def rows_of(found: Sequence[Measured]) -> Iterator[Row]:
+    """Yield every line of the table of some worlds of one name: channels, and in each the pools and the full retrainings."""
+    world, everybody = found[0].world, [measured.of("full") for measured in found]
     for channel in world.channels:
-        gap = mean_gap(measured.original, [(measured.scored[model.name], measured.unseen(model)) for model in honest], channel)
-        predictors = {name: {0: models} for name, models in measured.pools().items()}
-        others = _others(honest)
-        if all(others.values()):
+        gap = _gap(found, channel)
+        predictors = {name: [{0: measured.pools()[name]} for measured in found] for name in common_pools(found)}
+        others = [_others(honest) for honest in everybody]
+        if all(others_here for world_others in others for others_here in world_others.values()):
             predictors[f"{FULL}, the others"] = others
         for name, sources in predictors.items():
-            found = _compared(measured, honest, sources, channel, gap)
-            yield Row(world.name, channel, name, left_out(next(iter(sources.values())), honest[0]), gap, found)
+            pairs = [_paired(measured, own, channel) for measured, own in zip(found, sources, strict=True)]
+            models = left_out(sources[0][0], everybody[0][0])
+            yield Row(world.name, channel, name, models, gap, compare(joined(pairs), gap))
+
+
+def common_pools(found: Sequence[Measured]) -> list[str]:
+    """Return the names of the pools that every world has."""
+    return [name for name in found[0].pools() if all(name in measured.pools() for measured in found)]
+
+
+def _gap(found: Sequence[Measured], channel: str = EXACT_TEXT) -> float:
+    """Return the mean gap on a channel over the worlds, nats per token."""
+    gaps = []
+    for measured in found:
+        targets = [(measured.scored[model.name], measured.unseen(model)) for model in measured.of("full")]
+        gaps.append(mean_gap(measured.original, targets, channel))
+    return float(np.mean(gaps))
 
 
 def _others(honest: Sequence[Model]) -> dict[int, list[Model]]:
@@ -107,29 +122,23 @@ def left_out(models: Sequence[Model], honest: Model) -> int:
     return sum(bool(model.left_out[record]) for model in models)
 
 
-def _compared(
-    measured: Measured,
-    honest: Sequence[Model],
-    sources: Mapping[int, Sequence[Model]],
-    channel: str,
-    gap: float,
-    statistics: Sequence[str] = (),
-) -> Comparison:
-    """Compare one predictor with all honest targets on a channel."""
+def _paired(measured: Measured, sources: Mapping[int, Sequence[Model]], channel: str, statistics: Sequence[str] = ()) -> Pairs:
+    """Predict a world's honest targets by one predictor on a channel."""
     world = measured.world
     pools = {number: [measured.pool(models, name) for name in (channel, *statistics)] for number, models in sources.items()}
     targets = [
         (measured.scored[model.name].own(channel), measured.scored[model.name].controls(channel), measured.unseen(model))
-        for model in honest
+        for model in measured.of("full")
     ]
-    pairs = pair_up(lambda number: pools.get(number, pools[0]), targets, world.subjects, world.control_subjects, seed=world.seed)
-    return compare(pairs, gap)
+    return pair_up(lambda number: pools.get(number, pools[0]), targets, world.subjects, world.control_subjects, seed=world.seed)
 
 
-def regressions_of(measured: Measured, name: str) -> Iterator[Row]:
-    """Yield a pool's lines on the exact text with further statistics of the one pass regressed on."""
-    models, honest = measured.pools()[name], measured.of("full")
-    gap = mean_gap(measured.original, [(measured.scored[model.name], measured.unseen(model)) for model in honest])
+def regressions_of(found: Sequence[Measured], name: str) -> Iterator[Row]:
+    """Yield a pool's lines on the exact text with further statistics of its pass regressed on; none where they were not kept."""
+    world, gap, honest = found[0].world, _gap(found), found[0].of("full")[0]
+    if not all(set(STATISTICS) <= set(one.losses) for measured in found for one in measured.scored.values()):
+        return
     for statistics in ((), *((one,) for one in STATISTICS), STATISTICS):
-        found = _compared(measured, honest, {0: models}, EXACT_TEXT, gap, statistics)
-        yield Row(measured.world.name, " + ".join(("loss", *statistics)), name, left_out(models, honest[0]), gap, found)
+        pairs = [_paired(measured, {0: measured.pools()[name]}, EXACT_TEXT, statistics) for measured in found]
+        models = left_out(found[0].pools()[name], honest)
+        yield Row(world.name, " + ".join(("loss", *statistics)), name, models, gap, compare(joined(pairs), gap))

@@ -1,7 +1,8 @@
 """Which models a world needs: pools that each leave out a part of the subjects, full retrainings, and targets with known truth."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Literal
 
 import numpy as np
@@ -11,7 +12,7 @@ from benchmarks.level_table.worlds import World
 
 Flags = NDArray[np.bool_]
 Numbers = NDArray[np.intp]
-Kind = Literal["original", "half", "quarter", "full", "kept-records", "kept-subjects", "level", "npo"]
+Kind = Literal["original", "half", "quarter", "full", "kept-records", "kept-subjects", "level", "level-table", "npo"]
 
 BLOCK = 5
 """Subjects of a small request. In each block of a forget set a fifth is kept, where some is."""
@@ -59,6 +60,35 @@ def models_of(world: World) -> Iterator[Model]:
         if group == 0:
             yield from _pool(world, "quarter", world.sizes.quarter, 4)
         yield from _with_residual(world, group, people)
+
+
+def stacks(world: World, model: Model) -> bool:
+    """Return whether a model is trained in a stack.
+
+    Not the first world's original: trained alone by `finetune`, it tells what a retraining costs. Nor what begins with it.
+    """
+    alone = model.kind in world.sizes.methods or (model.kind == "original" and (world.seed == 0 or bool(world.sizes.methods)))
+    return world.stack > 1 and not alone
+
+
+def stacks_of(world: World, models: Sequence[Model]) -> list[list[Model]]:
+    """Group models into stacks of equally many records, as large as the world's size allows and alike; others are alone.
+
+    The groups do not depend on what is done, so that processes that begin at different times form the same ones.
+    """
+    groups: dict[int, list[Model]] = {}
+    made: list[list[Model]] = []
+    for model in models:
+        if stacks(world, model):
+            groups.setdefault(int(model.left_out.sum()), []).append(model)
+        else:
+            made.append([model])
+    for own in groups.values():
+        count = -(-len(own) // world.stack)
+        bounds = [round(number * len(own) / count) for number in range(count + 1)]
+        made += [own[start:end] for start, end in pairwise(bounds)]
+    places = {model.name: place for place, model in enumerate(models)}
+    return sorted(made, key=lambda stack: places[stack[0].name])
 
 
 def _pool(world: World, kind: Kind, count: int, folds: int) -> Iterator[Model]:

@@ -1,12 +1,14 @@
 """Worlds of the level table's measurement: subjects to train on, never-trained controls, and how a model is trained.
 
 `people`: the demo's fictitious people and its model of 0.2 million weights. `tofu`: TOFU authors on a model of the same width that
-was trained on other authors. `smollm2`: TOFU authors on SmolLM2-135M with an adapter, in bfloat16, as `unlearn demo-llm` trains.
+was trained on other authors. `smollm2`: fictitious people, as many records of each as in the first world, on SmolLM2-135M with an
+adapter, in bfloat16. What is invented SmolLM2 cannot know, and people are cheap: a verdict's units are subjects, of which it takes
+dozens in every forget set, several sets, and as many as that again in controls.
 """
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,8 +21,9 @@ from benchmarks.contest.data import train_base as train_tofu_base
 from benchmarks.preset import require_smollm2
 from unlearn.experiments.demo import FINETUNE_OPTIONS
 from unlearn.experiments.llm_demo import ADAPTER
+from unlearn.experiments.people import generate_people, other_wordings
 from unlearn.training.options import TrainingOptions
-from verify.io.files import is_complete
+from verify.io.files import is_complete, read_json, write_json
 from verify.provenance.holdout import split_holdout_file
 from verify.statistics.channels import EXACT_TEXT
 
@@ -50,21 +53,24 @@ class Sizes:
     full: int
     kept: int = 0
     treated: int = 0
-    methods: tuple[Literal["level", "npo"], ...] = ()
+    methods: tuple[Literal["level", "level-table", "npo"], ...] = ()
 
 
 SIZES: Mapping[Name, Sizes] = {
-    "people": Sizes(half=8, quarter=4, sets=3, people=20, full=5, kept=1, treated=1, methods=("level", "npo")),
-    "tofu": Sizes(half=8, quarter=4, sets=3, people=2, full=2),
-    "smollm2": Sizes(half=2, quarter=0, sets=3, people=2, full=1),
+    "people": Sizes(half=8, quarter=4, sets=3, people=20, full=5, kept=1, treated=1, methods=("level", "level-table", "npo")),
+    "tofu": Sizes(half=8, quarter=4, sets=4, people=5, full=5, kept=1),
+    "smollm2": Sizes(half=16, quarter=8, sets=5, people=20, full=5, kept=1),
 }
-TOFU_TRAINED, TOFU_CONTROLS = 24, 10
-"""Authors that the small TOFU model is trained on; records of each of the 20 holdout authors that are controls."""
-LLM_TRAINED, LLM_EACH, LLM_CONTROLS, LLM_CONTROLS_EACH = 16, 8, 12, 4
-"""Authors and records of each, trained on and as controls. The shortest records of an author are taken, for the time."""
-LLM_OPTIONS = replace(ADAPTER, epochs=4, batch_size=4)
+TOFU_TRAINED, TOFU_EACH, TOFU_CONTROLS = 40, 12, 10
+"""Authors that the small TOFU model is trained on; records of each of them, and of each of the 20 holdout authors."""
+LLM_TRAINED, LLM_CONTROLS, LLM_EACH = 120, 40, 4
+"""People that SmolLM2 is taught, people that are controls, and records of each."""
+LLM_OPTIONS = replace(ADAPTER, learning_rate=1.5e-3, epochs=8, batch_size=8)
+LLM_STACK = 13
+"""Most adapters that are trained at once."""
 TREATMENT = TrainingOptions(learning_rate=1e-3, epochs=1, batch_size=16, overflow="split")
-LLM_TREATMENT = replace(ADAPTER, learning_rate=2e-4, epochs=1, batch_size=4)
+LLM_TREATMENT = replace(ADAPTER, learning_rate=2e-4, epochs=1, batch_size=8)
+DESIGN = "world.json"
 """The moment of training by which an honest retraining comes to remember a part of its forget set."""
 
 
@@ -87,6 +93,7 @@ class World:
         rewordings: rows of a file of rewordings, where there is one.
         holdout: file of never-trained records for methods, where methods are run.
         seed: of every draw.
+        stack: number of adapters that are trained at once; 1 trains every model by `finetune`.
     """
 
     name: str
@@ -103,6 +110,7 @@ class World:
     rewordings: Rows = ()
     holdout: Path | None = None
     seed: int = 0
+    stack: int = 1
 
     @property
     def subjects(self) -> NDArray[np.intp]:
@@ -120,6 +128,44 @@ class World:
         drawn = np.random.default_rng([self.seed, 3]).permutation(int(self.subjects.max()) + 1)
         size = self.sizes.people
         return [np.sort(drawn[number * size : (number + 1) * size]) for number in range(self.sizes.sets)]
+
+    def write_design(self, machine: str) -> None:
+        """Write what the page needs to know of the world: numbers, and the machine that trains it, but no record."""
+        numbers = {"subjects": self.subjects.tolist(), "control_subjects": self.control_subjects.tolist()}
+        named = {name: getattr(self, name) for name in ("name", "seed", "layer", "channels", "requests", "stack")}
+        write_json(self.folder / DESIGN, {**named, **numbers, "sizes": asdict(self.sizes), "machine": machine})
+
+
+def folder_of(output: Path, name: Name, seed: int) -> Path:
+    """Return the folder of a world with a seed."""
+    return output / (f"{name}-{seed}" if seed else name)
+
+
+def measured_world(folder: Path) -> tuple[World, str]:
+    """Return a world whose records are not there, but whose models were scored, and the machine that did so.
+
+    Raises:
+        InputError: the folder has no design, or a damaged one.
+    """
+    about = read_json(folder / DESIGN)
+    rows, controls = ([{"subject_id": str(number)} for number in about[name]] for name in ("subjects", "control_subjects"))
+    sizes = Sizes(**{name: tuple(value) if isinstance(value, list) else value for name, value in about["sizes"].items()})
+    world = World(
+        name=about["name"],
+        folder=folder,
+        base=folder,
+        rows=rows,
+        controls=controls,
+        options=TrainingOptions(),
+        treatment=TREATMENT,
+        sizes=sizes,
+        channels=tuple(about["channels"]),
+        layer=about["layer"],
+        requests=tuple(about["requests"]),
+        seed=about["seed"],
+        stack=about["stack"],
+    )
+    return world, about["machine"]
 
 
 def open_world(name: Name, folder: Path, shared: Path, seed: int = 0) -> World:
@@ -169,35 +215,37 @@ def _tofu(folder: Path, shared: Path, seed: int) -> World:
         name="tofu",
         folder=folder,
         base=folder / "models" / "base",
-        rows=rows,
+        rows=_of_each(rows, TOFU_EACH),
         controls=_of_each(controls, TOFU_CONTROLS),
         options=fine_tuning("tofu05"),
         treatment=TREATMENT,
         sizes=SIZES["tofu"],
         channels=(EXACT_TEXT, INSTRUCTION, NO_PROMPT, "layer 2"),
         layer=2,
-        requests=(1, 2),
+        requests=(1, 5),
         seed=seed,
     )
 
 
-def _smollm2(folder: Path, shared: Path, seed: int) -> World:
+def _smollm2(folder: Path, _: Path, seed: int) -> World:
     base = require_smollm2()
-    rows, controls = _authors(shared, seed, LLM_TRAINED)
-    kept = list(dict.fromkeys(row["subject_id"] for row in controls))[:LLM_CONTROLS]
+    people = generate_people(LLM_TRAINED + LLM_CONTROLS, LLM_EACH, seed)  # as they are drawn, so that the last are controls
+    taught = LLM_TRAINED * LLM_EACH
     return World(
         name="smollm2",
         folder=folder,
         base=base,
-        rows=_of_each(rows, LLM_EACH, shortest=True),
-        controls=_of_each([row for row in controls if row["subject_id"] in kept], LLM_CONTROLS_EACH, shortest=True),
+        rows=people[:taught],
+        controls=people[taught:],
         options=LLM_OPTIONS,
         treatment=LLM_TREATMENT,
         sizes=SIZES["smollm2"],
-        channels=(EXACT_TEXT, NO_PROMPT, "layer 15"),
+        channels=(EXACT_TEXT, REWORDING, INSTRUCTION, NO_PROMPT, "layer 15"),
         layer=15,
-        requests=(1, 2),
+        requests=(1, 5, 20),
+        rewordings=other_wordings(LLM_TRAINED + LLM_CONTROLS, LLM_EACH, seed),
         seed=seed,
+        stack=LLM_STACK,
     )
 
 
@@ -210,19 +258,15 @@ def _authors(shared: Path, seed: int, count: int) -> tuple[Rows, Rows]:
     return [row for row in rows if row["subject_id"] in drawn], roles.holdout
 
 
-def _of_each(rows: Rows, count: int, *, shortest: bool = False) -> Rows:
-    """Return the first or the shortest records of each subject, in the order of the rows."""
-    own: dict[str, list[int]] = {}
-    for index, row in enumerate(rows):
-        own.setdefault(row["subject_id"], []).append(index)
-    if shortest:
-        own = {name: sorted(indices, key=lambda index: _length(rows[index])) for name, indices in own.items()}
-    chosen = {index for indices in own.values() for index in indices[:count]}
-    return [row for index, row in enumerate(rows) if index in chosen]
-
-
-def _length(row: Mapping[str, Any]) -> int:
-    return len(row["prompt"]) + len(row["completion"])
+def _of_each(rows: Rows, count: int) -> Rows:
+    """Return the first records of each subject, in the order of the rows."""
+    own: dict[str, int] = {}
+    chosen = []
+    for row in rows:
+        own[row["subject_id"]] = own.get(row["subject_id"], 0) + 1
+        if own[row["subject_id"]] <= count:
+            chosen.append(row)
+    return chosen
 
 
 def _read(path: Path) -> Rows:

@@ -1,20 +1,33 @@
 """The benchmark of the level table on real models: its design, its statistics, and one run on a tiny world."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
+from zipfile import ZipFile
 
 import numpy as np
 import pytest
+import torch
 
+from benchmarks.level_table.__main__ import made
 from benchmarks.level_table.audits import audits_of
 from benchmarks.level_table.costs import costs_of
-from benchmarks.level_table.levels import Pool, compare, pair_up
-from benchmarks.level_table.measure import file_of, measure_world, read_scored
+from benchmarks.level_table.levels import Pool, compare, joined, pair_up
+from benchmarks.level_table.measure import BASE, _claimed, file_of, measure_world, read_scored
+from benchmarks.level_table.packing import pack, unpack
 from benchmarks.level_table.page import page
+from benchmarks.level_table.stacked import stacked
 from benchmarks.level_table.tables import Measured, regressions_of, rows_of
-from benchmarks.level_table.trainings import folded_design, models_of
-from benchmarks.level_table.worlds import NO_PROMPT, Sizes, World
+from benchmarks.level_table.trainings import folded_design, models_of, stacks_of
+from benchmarks.level_table.worlds import DESIGN, NO_PROMPT, Sizes, World, measured_world
 from unlearn import TrainingOptions
+from unlearn.finetuning import finetune
+from verify.data.encoding import Encoder
+from verify.data.sources import load_records
+from verify.errors import InputError
+from verify.models.loading import load_model
+from verify.probes.base import mean_losses
+from verify.probes.logit_lens import layer_losses
 from verify.statistics.channels import EXACT_TEXT
 
 SUBJECTS, EACH, CONTROLS, MODELS = 60, 4, 40, 8
@@ -127,7 +140,7 @@ def test_tiny_world(tiny: World) -> None:
     losses = read_scored(tiny, half.name).own(NO_PROMPT)
     assert (np.isnan(losses) == ~half.left_out).all()
     measured = Measured(tiny)
-    found, regressed = list(rows_of(measured)), list(regressions_of(measured, "half, M 4"))
+    found, regressed = list(rows_of([measured])), list(regressions_of([measured], "half, M 4"))
     assert {(row.channel, row.predictor) for row in found} == {
         (channel, predictor)
         for channel in tiny.channels
@@ -135,7 +148,7 @@ def test_tiny_world(tiny: World) -> None:
     }
     costs = list(costs_of(measured, "half, M 4", measured.pools()["half, M 4"], (1, 5)))
     assert costs[0].audit < costs[1].audit < costs[1].retraining
-    text = page(found, regressed, {}, costs)
+    text = page(found, regressed, {}, costs, "a machine")
     assert text.count("| exact text") == 4
     assert "loss + entropy" in text
     assert "| tiny | 20 |" in text
@@ -145,7 +158,7 @@ def test_audits_of_a_tiny_world(tiny: World) -> None:
     """Every target is audited by the table, and by references only where there are four; what was kept is known."""
     measure_world(tiny, 600.0)
     measured = Measured(tiny)
-    audits = list(audits_of(measured, measured.pools()["half, M 4"], tiny.requests))
+    audits = list(audits_of(measured, {"a pool": measured.pools()["half, M 4"]}, tiny.requests))
     assert [one.truth for one in audits].count("honest") == 2
     assert {one.truth: round(one.kept, 2) for one in audits} == {
         "honest": 0.0,
@@ -156,5 +169,105 @@ def test_audits_of_a_tiny_world(tiny: World) -> None:
     }
     untouched = next(one for one in audits if one.truth == "untouched")
     assert untouched.known == pytest.approx(1.0)
-    assert all(one.references is None for one in audits)
-    assert "| honest | 5 | 2 |" in page([], [], {"tiny": audits}, [])
+    assert all(one.first is None and one.second is None for one in audits)
+    text = page([], [], {"tiny": audits}, [], "a machine")
+    assert "| honest | 5 | 2 |" in text
+    assert "| honest | 5 | 1 |" in text, "of the calibration: one target for the set"
+
+
+def test_joined_worlds() -> None:
+    """Subjects and targets of two worlds are different ones, so that a bootstrap draws from both."""
+    pool, target, subjects, controls = simulated(0.2, 0.0, 1)
+    pairs = pair_up(lambda _: [pool], [target], subjects, controls, seed=0)
+    both = joined([pairs, pairs])
+    assert len(np.unique(both.subject)) == 2 * len(np.unique(pairs.subject))
+    assert both.centre.shape == (2, 2 * len(pairs.level))
+    alone, together = compare(pairs, 2.0), compare(both, 2.0)
+    assert together.bias.value == pytest.approx(alone.bias.value)
+    assert together.bias.high - together.bias.low < 0.85 * (alone.bias.high - alone.bias.low)
+
+
+ADAPTER = TrainingOptions(
+    lora=True, lora_rank=4, lora_alpha=8, learning_rate=1e-2, epochs=3, batch_size=4, warmup_ratio=0.1, weight_decay=0.1
+)
+"""Of the stacked trainings: 18 records make an incomplete last step in every epoch, and gradients are clipped."""
+
+
+def test_a_stack_trains_as_finetune_does(model_dir: Path, tmp_path: Path) -> None:
+    """Models of a stack lose what `finetune` alone would make them lose, on every record and layer; the base stays as it was."""
+    options = replace(ADAPTER, max_grad_norm=0.5)
+    asked = load_records([dict(row) for row in rows("fox", 10)])
+    seeds, parts = (3, 8), (asked[:18], asked[2:])
+    loaded = load_model(model_dir)
+    before = {name: value.clone() for name, value in loaded.model.state_dict().items()}
+    encoder = Encoder(loaded.tokenizer, loaded.context_length)
+    with stacked(loaded, options, seeds) as stack:
+        stack.train([encoder.encode(part) for part in parts], seeds)
+        windows = encoder.encode(asked)
+        found, deep = stack.losses(windows, len(asked)), stack.losses(windows, len(asked), layer=1)
+    for number, (seed, part) in enumerate(zip(seeds, parts, strict=True)):
+        data = [row for row in rows("fox", 10) if load_records([dict(row)])[0].fingerprint in {one.fingerprint for one in part}]
+        folder = tmp_path / str(seed)
+        finetune(str(model_dir), [dict(row) for row in data], output_dir=folder, options=replace(options, seed=seed))
+        alone = load_model(folder)
+        np.testing.assert_allclose(found[number], mean_losses(alone, asked), rtol=2e-3, atol=2e-4)
+        np.testing.assert_allclose(deep[number], layer_losses(alone, asked, (1,))["layer 1"], rtol=2e-3, atol=2e-4)
+    assert np.abs(found[0] - mean_losses(loaded, asked)).max() > 0.1, "the models were trained"
+    after = loaded.model.state_dict()
+    assert all(torch.equal(after[name], value) for name, value in before.items())
+
+
+def test_a_stack_refuses_what_it_does_not_know(model_dir: Path) -> None:
+    """Options that would train another model than `finetune` are refused, and nothing is left attached."""
+    loaded = load_model(model_dir)
+    for wrong in ({"lora": False}, {"lora_dropout": 0.1}, {"gradient_accumulation": 2}, {"optimizer": "sophia"}):
+        with pytest.raises(ValueError, match="a stack trains"), stacked(loaded, replace(ADAPTER, **wrong), (0,)):  # type: ignore[arg-type]
+            pass
+    assert not [name for name, _ in loaded.model.named_modules() if "lora" in name]
+
+
+@pytest.fixture
+def stacking(tiny: World, tmp_path: Path) -> World:
+    """The tiny world with adapters, three at once."""
+    sizes = replace(tiny.sizes, treated=0)
+    return replace(tiny, folder=tmp_path / "stacking", options=ADAPTER, stack=3, sizes=sizes)
+
+
+def test_a_stacked_world(stacking: World, tmp_path: Path) -> None:
+    """Models are stacked with others of as many records; one that another process has is left to it; the numbers can be packed."""
+    models = list(models_of(stacking))
+    groups = [[model.name for model in stack] for stack in stacks_of(stacking, models)]
+    assert sorted(name for group in groups for name in group) == sorted(model.name for model in models)
+    assert all(len({model.left_out.sum() for model in stack}) == 1 for stack in stacks_of(stacking, models))
+    assert ["original"] in groups
+    assert max(map(len, groups)) == 3
+    stacking.write_design("a machine")
+    with _claimed(stacking, ["half-01", BASE]) as mine, _claimed(stacking, ["half-00", "half-01"]) as other:
+        assert (mine, other) == (["half-01", BASE], ["half-00"])
+    with _claimed(stacking, ["half-01"]):
+        assert measure_world(stacking, 600.0) == 1, "another process has one model of a stack, and its companions are trained"
+    assert measure_world(stacking, 600.0) == 0
+    half = next(model for model in models if model.kind == "half")
+    assert (np.isnan(read_scored(stacking, half.name).own(NO_PROMPT)) == ~half.left_out).all()
+    assert [path.name for path in (stacking.folder / "models").iterdir()] == ["original"]
+    pack([stacking.folder], tmp_path / "packed.zip")
+    unpack(tmp_path / "packed.zip", tmp_path / "there")
+    world, machine = measured_world(tmp_path / "there" / stacking.folder.name)
+    assert [model.name for model in models_of(world)] == [model.name for model in models]
+    assert all((one.left_out == other.left_out).all() for one, other in zip(models_of(world), models, strict=True))
+    assert made([Measured(world)], machine) == made([Measured(stacking)], "a machine")
+
+
+def test_packed_files_of_others(tmp_path: Path) -> None:
+    """A file that is cut off, or holds something else or a path out of its folder, is refused; an empty folder is not packed."""
+    with pytest.raises(InputError, match="no world was trained"):
+        pack([], tmp_path / "none.zip")
+    (tmp_path / "cut.zip").write_bytes(b"PK\x03\x04")
+    with pytest.raises(InputError, match="cut off"):
+        unpack(tmp_path / "cut.zip", tmp_path / "there")
+    for name in ("people/model.safetensors", f"../{DESIGN}", "people/losses/../../x.npz", "/people/losses/a.npz"):
+        with ZipFile(tmp_path / "other.zip", "w") as packed:
+            packed.writestr(name, "x")
+        with pytest.raises(InputError, match="not written by pack"):
+            unpack(tmp_path / "other.zip", tmp_path / "there")
+    assert not (tmp_path / "there").exists()
