@@ -269,7 +269,7 @@ def _by_method(world: World, model: Model, output: Path) -> Path:
 
 
 def _make_table(world: World, original: Path) -> None:
-    """Make the original's level table, as `unlearn train --level-table` does, with a pool of its own: half of it is the method's."""
+    """Make the original's level table, with a pool of its own, as `unlearn train --level-table` does: half is the method's."""
     assert world.holdout is not None, "methods are run in worlds that have a holdout file"
     data = world.holdout.parent
     make_level_table(

@@ -19,7 +19,7 @@ Counted = Mapping[str, Sequence[Audit]]
 CALIBRATED: tuple[Truth, ...] = ("honest", "a fifth of the records kept", "a fifth of the subjects kept")
 ABOUT = {
     "people": "fictitious people of four records, a model of 0.2 million weights trained for 24 passes",
-    "tofu": "40 TOFU authors of 12 records, a model of 0.2 million weights that was trained on other authors before",
+    "tofu": "40 TOFU authors of 10 records, a model of 0.2 million weights that was trained on other authors before",
     "smollm2": "120 fictitious people of four records, SmolLM2-135M with an adapter of rank 16 for eight passes in bfloat16",
 }
 HEAD = """

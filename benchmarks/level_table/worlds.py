@@ -61,7 +61,7 @@ SIZES: Mapping[Name, Sizes] = {
     "tofu": Sizes(half=8, quarter=4, sets=4, people=5, full=5, kept=1),
     "smollm2": Sizes(half=16, quarter=8, sets=5, people=20, full=5, kept=1),
 }
-TOFU_TRAINED, TOFU_EACH, TOFU_CONTROLS = 40, 12, 10
+TOFU_TRAINED, TOFU_EACH, TOFU_CONTROLS = 40, 10, 10
 """Authors that the small TOFU model is trained on; records of each of them, and of each of the 20 holdout authors."""
 LLM_TRAINED, LLM_CONTROLS, LLM_EACH = 120, 40, 4
 """People that SmolLM2 is taught, people that are controls, and records of each."""
