@@ -20,7 +20,8 @@ CALIBRATED: tuple[Truth, ...] = ("honest", "a fifth of the records kept", "a fif
 ABOUT = {
     "people": "fictitious people of four records, a model of 0.2 million weights trained for 24 passes",
     "tofu": "40 TOFU authors of 10 records, a model of 0.2 million weights that was trained on other authors before",
-    "smollm2": "120 fictitious people of four records, SmolLM2-135M with an adapter of rank 16 for eight passes in bfloat16",
+    "smollm2": "120 fictitious people of four records, SmolLM2-135M with an adapter of rank 16 for eight passes in bfloat16, "
+    "up to 13 adapters trained at once",
 }
 HEAD = """
 Losses in nats per token; g is the mean gap of the channel between full retrainings and the original. The simulated audits are
