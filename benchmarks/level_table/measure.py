@@ -34,6 +34,7 @@ from verify.models.token_stats import compute_token_statistics
 from verify.probes.base import mean_losses
 from verify.probes.logit_lens import layer_losses
 from verify.probes.prompt_variants import instructed, reworded, without_prompt
+from verify.provenance.level_table import FOLDER
 from verify.statistics.channels import EXACT_TEXT
 
 Array = NDArray[np.float64]
@@ -152,9 +153,12 @@ def _measure_base(world: World) -> None:
 
 
 def _can_begin(world: World, model: Model) -> bool:
-    """Return whether a model is still missing, and the original, where it begins with that, is not."""
-    began = model.kind not in world.sizes.methods or is_complete(world.folder / "models" / "original")
-    return began and not file_of(world, model.name).exists()
+    """Return whether a model is still missing, and what it begins with, the original or its level table, is not."""
+    original = world.folder / "models" / "original"
+    ready = model.kind not in world.sizes.methods or is_complete(original)
+    if model.kind == "level-table":
+        ready = ready and (model.group == 0 or is_complete(original / FOLDER))  # that of the first set makes the table
+    return ready and not file_of(world, model.name).exists()
 
 
 @contextmanager
