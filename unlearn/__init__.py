@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from unlearn.methods.undial import UNDIAL
     from unlearn.methods.wga import WGA
     from unlearn.pool.table import make_level_table
-    from unlearn.training.options import Selection, TrainingOptions
+    from unlearn.training.options import GradientOptions, Selection, TrainingOptions
     from unlearn.training.shards import ShardPlan, finetune_shards
 
 _HOME = {
@@ -64,6 +64,7 @@ _HOME = {
     "GradAscentKL": "unlearn.methods.grad_ascent_kl",
     "GradDiff": "unlearn.methods.grad_diff",
     "GradientAscent": "unlearn.methods.gradient_ascent",
+    "GradientOptions": "unlearn.training.options",
     "JensUn": "unlearn.methods.jensun",
     "LLMU": "unlearn.methods.llmu",
     "Level": "unlearn.methods.level",
@@ -123,6 +124,7 @@ __all__ = [
     "GradAscentKL",
     "GradDiff",
     "GradientAscent",
+    "GradientOptions",
     "JensUn",
     "Level",
     "LoraNegation",

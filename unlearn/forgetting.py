@@ -17,11 +17,12 @@ from unlearn.methods import method_name
 from unlearn.methods.requirements import require_inputs, require_method, require_quantizable, require_repeatable, require_suited
 from unlearn.training import distributed
 from unlearn.training.checkpoints import WORK, claim_output
+from unlearn.training.gradients import require_divisible
 from unlearn.training.inputs import environment, inputs_of, made_from, place_of
 from unlearn.training.log import LOG_NAME, TrainingLog
 from unlearn.training.lora import merged, require_adapter
 from unlearn.training.method import Context, InsideLayers, Method, Objective, Outcome, Rebuild, Verbs, WeightEdit
-from unlearn.training.options import Selection, TrainingOptions, TrainingResult
+from unlearn.training.options import GradientOptions, Selection, TrainingOptions, TrainingResult
 from unlearn.training.roles import Roles, Sources, load_roles
 from unlearn.training.run import Run, computes_in_copies, run_objective, save_model, trained_parameters
 from unlearn.training.weights import edited_parameters, mean_loss, sample
@@ -43,6 +44,8 @@ from verify.training.precision import float32_copies, rounding_facts
 
 UTILITY_RECORDS = 100
 """Retain records, drawn with the seed, on which the result's utility is measured."""
+GRADIENTS = "gradients"
+"""Entry of a manifest that says how gradients were joined, where they were not just added."""
 ROUNDING_RECORDS = 100
 """Forget records, drawn with the seed, on which the effect of rounding the result to half precision is measured."""
 BROKEN = 0.5
@@ -86,6 +89,7 @@ def forget(
     tokenizer: Any = None,
     options: TrainingOptions | None = None,
     selection: Selection | None = None,
+    gradients: GradientOptions | None = None,
     dtype: str | torch.dtype = "auto",
     quantize: str | None = None,
     callbacks: Sequence[Any] = (),
@@ -108,6 +112,7 @@ def forget(
         options: training settings; options that are None come from the method, and for a rebuild from the model's training log.
         selection: how the best step of an objective is chosen; None takes the last step, as the papers do. The command line selects
             by default.
+        gradients: how an objective joins the gradients on forget and retain records; None adds them, as the papers do.
         dtype: precision to load and to save in: "auto" (as stored), "float32", "bfloat16" or "float16", or such a `torch.dtype`.
             Weights in bfloat16 or float16 are trained as float32 copies and rounded at the end (docs/half-precision.md).
         quantize: for objectives with an adapter: load the model in "4bit" or "8bit". A new adapter is merged into dequantized
@@ -141,6 +146,7 @@ def forget(
     roles = load_roles(sources, log, model)
     _add_canaries(roles, model, loaded)
     require_inputs(method, roles.retain, base)
+    require_divisible(gradients, options or TrainingOptions(), pairs=method.trains_in_steps and method.needs_retain)
     base_model = None if base is None else load_model(base, tokenizer=loaded.tokenizer, dtype=dtype)
     options = fill_in(options or TrainingOptions(), method, recipe)
     context = Context(
@@ -155,6 +161,7 @@ def forget(
         output,
         dtype,
         Verbs(forget, _audit),
+        gradients,
     )
     context.work_dir.mkdir(parents=True, exist_ok=True)  # marks the output folder as that of a run that can be resumed
     outcome = _run(method, context, selection, callbacks)
@@ -169,6 +176,7 @@ def forget(
         "defense": facts.get("defense"),
         RECIPE: None if recipe is None else recipe.described(),
         "selection": dataclasses.asdict(selection) if selection is not None and isinstance(method, Objective) else None,
+        **({GRADIENTS: dataclasses.asdict(gradients)} if gradients is not None and gradients.divide else {}),
         "weights_before": loaded.digest,
         **_made_from_before(folder),
         MADE_FROM: made_from({"model": model, "base": base}),
@@ -313,6 +321,7 @@ def _run_objective(method: Objective, context: Context, selection: Selection | N
         retain=context.retain if method.needs_retain else None,
         holdout=context.holdout or None,
         selection=selection,
+        gradients=context.gradients,
         utility=context.retain,
     )
     trained = run_objective(context.loaded, method, run)

@@ -13,6 +13,7 @@ from unlearn.methods import method_classes, method_name
 from unlearn.training.initial_outputs import load_or_compute_outputs
 from unlearn.training.method import Batch, InsideLayers, Objective, Progress, Rebuild, WeightEdit, WithAlternatives, WithMemory
 from unlearn.training.options import TrainingOptions as Options
+from unlearn.training.scored_batch import held
 from unlearn.training.stopping import StopRule
 from verify.data.encoding import Encoder, collate
 from verify.data.records import Fields, parse_records
@@ -95,7 +96,9 @@ def prepared(model_dir: Path, name: str, tmp_path: Path, count: int = 4) -> tupl
     return loaded.model.eval(), method, windows, reference
 
 
-def loss_of(model: Any, method: Any, windows: Any, reference: Any, order: list[int], pad: int, extra: int = 0) -> torch.Tensor:
+def loss_of(
+    model: Any, method: Any, windows: Any, reference: Any, order: list[int], pad: int, extra: int = 0, hold: tuple[str, ...] = ()
+) -> torch.Tensor:
     device = next(model.parameters()).device
 
     def batch_of(role: str) -> dict[str, torch.Tensor]:
@@ -115,7 +118,9 @@ def loss_of(model: Any, method: Any, windows: Any, reference: Any, order: list[i
         progress=Progress(values=dict(method.begin()) if isinstance(method, WithMemory) else {}),
     )
     chosen = reference.of(dict.fromkeys(windows, order), device)
-    return method.loss(model, batch, chosen)
+    parts = {"forget": batch.forget, "retain": batch.retain, "alternative": batch.alternative}
+    with held(*(parts[role] for role in hold if parts[role] is not None)):
+        return method.loss(model, batch, chosen)
 
 
 @pytest.mark.parametrize("name", OBJECTIVES)
@@ -144,6 +149,27 @@ def test_gradients_reach_the_weights(model_dir: Path, tmp_path: Path, name: str,
     assert gradients
     assert all(torch.isfinite(gradient).all() for gradient in gradients)
     assert any(gradient.abs().max() > 0 for gradient in gradients)
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_the_gradient_can_be_divided(model_dir: Path, tmp_path: Path, name: str, tokenizer: Any) -> None:
+    """The gradients to the outputs on forget and on retain records add up to the whole one, and the loss stays the same."""
+    model, method, windows, reference = prepared(model_dir, name, tmp_path)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.05 * torch.randn(parameter.shape))
+    losses, slopes = [], []
+    for hold in ((), ("forget", "alternative"), ("retain",)):
+        loss = loss_of(model, method, windows, reference, [0, 1, 2, 3], tokenizer.pad_token_id, hold=hold)
+        losses.append(float(loss.detach()))
+        zeros = [torch.zeros_like(parameter) for parameter in model.parameters()]
+        found = torch.autograd.grad(loss, list(model.parameters()), allow_unused=True) if loss.requires_grad else zeros
+        slopes.append(torch.cat([(zero if one is None else one).reshape(-1) for one, zero in zip(found, zeros, strict=True)]))
+    whole, retain, forget = slopes
+    assert losses[1:] == pytest.approx(losses[:1] * 2, rel=1e-5, abs=1e-5)
+    torch.testing.assert_close(forget + retain, whole, rtol=1e-3, atol=1e-4 * float(whole.abs().max()))
+    assert forget.abs().max() > 0
+    assert bool(retain.abs().max() > 0) == (method.needs_retain and name != "scrub")  # whose first step reads forget records alone
 
 
 @pytest.mark.parametrize("lora", [False, True])

@@ -53,7 +53,7 @@ def forget_of(words: Sequence[str]) -> tuple[Any, list[str], list[str]]:
         from unlearn.methods.from_file import load_method
 
         kind = load_method(spec)
-        return forget_command(kind, kind.cost, trains=hasattr(kind, "loss")), rest, ["--method", spec]
+        return forget_command(kind, kind.cost, trains=hasattr(kind, "loss"), steps=kind.trains_in_steps), rest, ["--method", spec]
     methods = method_catalogue()
     if not rest or rest[0].startswith("-"):
         if not rest or rest[0] not in (*HELP, HELP_ALL):
@@ -71,4 +71,5 @@ def forget_of(words: Sequence[str]) -> tuple[Any, list[str], list[str]]:
         kind = declared_method(name)
     else:
         kind = getattr(import_module(f"unlearn.methods.{name}"), methods[name]["__name__"])
-    return forget_command(kind, methods[name]["cost"], trains="loss" in methods[name]["__methods__"]), rest[1:], [name]
+    trains, steps = "loss" in methods[name]["__methods__"], methods[name]["trains_in_steps"]
+    return forget_command(kind, methods[name]["cost"], trains=trains, steps=steps), rest[1:], [name]

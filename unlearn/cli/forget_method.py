@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from unlearn.training import distributed
-from unlearn.training.options import Selection, TrainingOptions, require_reporter
+from unlearn.training.options import GradientOptions, Selection, TrainingOptions, require_reporter
 from verify.cli.console import progress_bar
 from verify.cli.flags import FieldFlags
 from verify.models.quantized import Quantization
@@ -72,13 +72,14 @@ def cost_line(cost: str, own: Collection[str], *, trains: bool) -> str:
     return f"{steps}; each evaluation of --select is a forward pass over --look-records of each set" if trains else steps
 
 
-def forget_command(kind: type[Any], cost: str, *, trains: bool) -> type[Any]:
+def forget_command(kind: type[Any], cost: str, *, trains: bool, steps: bool) -> type[Any]:
     """Build the command of one method: its own parameters besides the common arguments.
 
     Args:
         kind: the method's class; its declaration is enough for the help.
         cost: its cost class.
         trains: whether it is an objective, whose best step can be selected.
+        steps: whether it takes steps on the forget set, whose gradients can be joined in more than one way.
     """
 
     def run(self: Any) -> int:
@@ -99,6 +100,7 @@ def forget_command(kind: type[Any], cost: str, *, trains: bool) -> type[Any]:
                 fields=self.columns.fields(given.model),
                 options=self.training,
                 selection=getattr(self, "selection", None),
+                gradients=getattr(self, "gradients", None),
                 dtype=given.dtype,
                 quantize=given.quantize,
             )
@@ -113,6 +115,7 @@ def forget_command(kind: type[Any], cost: str, *, trains: bool) -> type[Any]:
         return 0
 
     selection = [("selection", Selection, dataclasses.field(default_factory=Selection))] if trains else []
+    gradients = [("gradients", GradientOptions, dataclasses.field(default_factory=GradientOptions))] if steps else []
     own = {field.name for field in dataclasses.fields(kind)}
     about, heading, attributes = (kind.__doc__ or "").partition("\n    Attributes:")
     described = f"{about.rstrip()}\n\n    Cost: {cost_line(cost, own, trains=trains)}.\n{heading}{attributes}"
@@ -124,6 +127,7 @@ def forget_command(kind: type[Any], cost: str, *, trains: bool) -> type[Any]:
             ("columns", FieldFlags, dataclasses.field(default_factory=FieldFlags)),
             ("training", TrainingOptions, dataclasses.field(default_factory=TrainingOptions)),
             *selection,
+            *gradients,
         ],
         namespace={
             "run": run,

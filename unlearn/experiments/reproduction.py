@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from unlearn.training.inputs import environment
-from unlearn.training.options import Selection, TrainingOptions
+from unlearn.training.options import GradientOptions, Selection, TrainingOptions
 from verify.data.records import Fields
 from verify.errors import InputError
 from verify.io.files import file_digest, verify_manifest
@@ -134,6 +134,7 @@ def _run_again(
         fields=fields,
         options=options,
         selection=Selection(**about["selection"]) if about.get("selection") else None,
+        gradients=GradientOptions(**about["gradients"]) if about.get("gradients") else None,
         dtype=dtype,
         quantize=made_from.get("quantize"),
     )

@@ -153,7 +153,8 @@ class Level(WeightEdit):
         objective = ToLevel(self.token_weight, self.record_weight, self.alpha, self.dual_step, self.anchor_weight)
         work = context.work_dir / "level"
         work.mkdir(exist_ok=True)
-        run = Run(context.forget, options, work, retain=context.retain, tables={"forget_level": levels.tokens})
+        tables = {"forget_level": levels.tokens}
+        run = Run(context.forget, options, work, retain=context.retain, gradients=context.gradients, tables=tables)
         done = run_objective(loaded, objective, run)
         # An adapter made for unlearning is folded in: one that can be switched off would leave the old model in service.
         model = merged(done.model, options.seed) if options.lora and not is_adapter(loaded.model) else done.model

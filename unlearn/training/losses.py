@@ -13,7 +13,9 @@ from torch import Tensor, nn
 
 from unlearn.training.initial_outputs import InitialOutputs
 from unlearn.training.method import Batch, Objective, Progress
+from unlearn.training.scored_batch import held
 from verify.data.encoding import Encoded, collate
+from verify.errors import InputError
 from verify.models.log_probabilities import scored_log_probabilities
 from verify.training.schedule import Pair
 
@@ -80,10 +82,23 @@ class ObjectiveLoss:
 
     def __call__(self, model: nn.Module, pairs: Sequence[Pair], device: torch.device) -> Tensor:
         """See `PairLoss`."""
-        rows = self._rows(pairs)
-        parts = {role: _batch(found, self.pad_token_id, device) for role, found in self._chosen(rows).items()}
-        batch = Batch(parts["forget"], parts.get("retain"), parts.get("alternative"), self.progress)
-        return self.objective.loss(model, batch, self.initial.of(rows, device))
+        return self.objective.loss(model, self._parts(pairs, device), self._initial(pairs, device))
+
+    def of_retain(self, model: nn.Module, pairs: Sequence[Pair], device: torch.device) -> Tensor:
+        """Compute the same loss with a gradient to the outputs on retain records alone (`unlearn.training.gradients`).
+
+        Raises:
+            InputError: the objective computes its outputs by other means than `unlearn.training.scored_batch`.
+        """
+        batch = self._parts(pairs, device)
+        with held(*(part for part in (batch.forget, batch.alternative) if part is not None)) as now:
+            loss = self.objective.loss(model, batch, self._initial(pairs, device))
+        if not now.used:
+            raise InputError(
+                f"{type(self.objective).__name__} computes its outputs by itself, so that its gradient cannot be divided. Take "
+                "them from unlearn.training.scored_batch, or leave out --project-gradients and --separate-moments."
+            )
+        return loss
 
     def weight(self, pairs: Sequence[Pair]) -> int:
         """Count forget records."""
@@ -92,6 +107,15 @@ class ObjectiveLoss:
     def tokens(self, pairs: Sequence[Pair]) -> int:
         """See `PairLoss`."""
         return sum(len(window.input_ids) for found in self._chosen(self._rows(pairs)).values() for window in found)
+
+    def _parts(self, pairs: Sequence[Pair], device: torch.device) -> Batch:
+        """Collate the records of the pairs."""
+        parts = {role: _batch(found, self.pad_token_id, device) for role, found in self._chosen(self._rows(pairs)).items()}
+        return Batch(parts["forget"], parts.get("retain"), parts.get("alternative"), self.progress)
+
+    def _initial(self, pairs: Sequence[Pair], device: torch.device) -> Mapping[str, Tensor]:
+        """Look up the initial outputs for the records of the pairs."""
+        return self.initial.of(self._rows(pairs), device)
 
     def _rows(self, pairs: Sequence[Pair]) -> dict[str, list[int]]:
         """Return, by role, the indices of the windows that the pairs select; retain by partner, the others by record."""

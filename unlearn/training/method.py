@@ -17,7 +17,7 @@ from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
 
 from torch import Tensor, nn
 
-from unlearn.training.options import TrainingOptions, TrainingResult
+from unlearn.training.options import GradientOptions, TrainingOptions, TrainingResult
 from unlearn.training.stopping import StopRule
 from verify.data.records import Record
 from verify.models.loading import LoadedModel
@@ -222,6 +222,7 @@ class Context:
         output_dir: the folder of the result.
         dtype: precision that models are loaded in, as requested.
         verbs: for `auto`, which runs and audits other methods; None if a method is called directly.
+        gradients: how steps on forget and retain records join the two parts of their gradient; None adds them.
     """
 
     loaded: LoadedModel
@@ -235,6 +236,7 @@ class Context:
     output_dir: Path
     dtype: str = "auto"
     verbs: Verbs | None = None
+    gradients: GradientOptions | None = None
 
 
 @dataclass(frozen=True)

@@ -165,6 +165,32 @@ class Selection:
             raise InputError("--look-every must be 0 (at every epoch's end) or more, and --look-records at least 1.")
 
 
+@checked
+@dataclass(frozen=True)
+class GradientOptions:
+    """How an objective's gradients on forget and on retain records, g_f and g_r, are joined; by default they are added.
+
+    Any other choice takes a second forward pass over every batch, and a backward pass over its retain records.
+
+    Attributes:
+        project_gradients: what is taken out of g_f. "conflict": where g_f opposes g_r, its component along g_r, over all weights
+            (PCGrad, Yu et al. 2020, arXiv 2001.06782, algorithm 1, with g_r left as it is). "always": that component whatever its
+            sign, in every weight tensor, so that to first order g_f leaves the loss of the step's retain records as it is (GU, Zhou
+            et al. 2025, arXiv 2511.17100, in the plain metric).
+        separate_moments: give g_f and g_r AdamW moments of their own and add the two steps, so that the size of one does not set
+            the step of the other (DualOptim, Zhong et al. 2025, arXiv 2504.15827; DualOptim+, arXiv 2605.21539, also shares a part
+            of the moments). Takes 8 more bytes per trained weight.
+    """
+
+    project_gradients: Literal["never", "conflict", "always"] = "never"
+    separate_moments: bool = False
+
+    @property
+    def divide(self) -> bool:
+        """Whether the two parts are needed apart."""
+        return self.separate_moments or self.project_gradients != "never"
+
+
 @dataclass(frozen=True)
 class TrainingResult:
     """Summary of a training run.

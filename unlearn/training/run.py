@@ -23,6 +23,7 @@ from transformers import PrinterCallback, TrainingArguments
 from unlearn.training import distributed
 from unlearn.training.checkpoints import WORK, empty_work, open_work
 from unlearn.training.fsdp import gathered
+from unlearn.training.gradients import DividedGradient, require_divisible
 from unlearn.training.initial_outputs import load_or_compute_outputs
 from unlearn.training.log import LogWriter
 from unlearn.training.lora import gradient_flags, put_gradient_flags
@@ -30,6 +31,7 @@ from unlearn.training.losses import LikelihoodLoss, ObjectiveLoss, PairLoss
 from unlearn.training.method import InsideLayers, Objective, Progress, WithAlternatives, WithMemory, WithWeightPenalty
 from unlearn.training.options import (
     DEFAULTS,
+    GradientOptions,
     Selection,
     Trained,
     TrainingOptions,
@@ -75,6 +77,7 @@ class Run:
         retain: the records to keep, which an objective pairs with the forget set; None for objectives that need none.
         holdout: never-trained records, for an objective's stop rule and the selection, or None.
         selection: how an objective's best step is chosen; None takes the last one.
+        gradients: how the forget and the retain part of an objective's gradient are joined; None adds them.
         utility: records to keep, on which the selection measures utility; without any there is no selection.
         tables: initial outputs that were computed elsewhere, by name (`unlearn.training.initial_outputs.GIVEN`).
     """
@@ -87,6 +90,7 @@ class Run:
     retain: Sequence[Record] | None = None
     holdout: Sequence[Record] | None = None
     selection: Selection | None = None
+    gradients: GradientOptions | None = None
     utility: Sequence[Record] = ()
     tables: Mapping[str, Any] = field(default_factory=dict)
 
@@ -182,6 +186,7 @@ def run_objective(loaded: LoadedModel, objective: Objective, run: Run) -> Traine
     """
     warn_of_spelled_tokens([*run.records, *(run.retain or ())], loaded.tokenizer)
     require_attachable(loaded.model, run.options)
+    require_divisible(run.gradients, run.options, pairs=objective.needs_retain)
     # Converted before the initial outputs are computed, so that these have the arithmetic of the steps.
     with float32_copies(loaded.model, trained_parameters(loaded.model, run.options, objective), run.options.seed):
         return _minimise(loaded, objective, run)
@@ -235,8 +240,12 @@ def _minimise(loaded: LoadedModel, objective: Objective, run: Run) -> Trained:
     # Steps hold the part of the retain set that they see; the penalty stands in for the rest.
     weight = objective.anchor_weight * _unseen(sampler, options) if isinstance(objective, WithWeightPenalty) else 0.0
     penalty = WeightPenalty.of(model, windows["retain"], pad, weight, options.seed, arithmetic) if weight else None
-    steering = Steering(stop, 0 if rule is None else rule.check_every, progress, advance, selector, penalty)
     loss = ObjectiveLoss(objective, windows, initial, progress, pad)
+    gradient = None
+    if run.gradients is not None and run.gradients.divide:
+        trained_weights = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        gradient = DividedGradient(run.gradients, trained_weights, loss.of_retain)
+    steering = Steering(stop, 0 if rule is None else rule.check_every, progress, advance, selector, penalty, gradient)
     trained = train_pairs(model, loss, sampler, run, steering, arithmetic)
     if model is loaded.model:
         put_gradient_flags(model, flags)
@@ -247,9 +256,11 @@ def _minimise(loaded: LoadedModel, objective: Objective, run: Run) -> Trained:
 
 
 def _claim_work(loaded: LoadedModel, objective: Objective, run: Run) -> None:
-    """Claim the working folder for this objective, selection, records and starting weights."""
+    """Claim the working folder for this objective, selection, joining of gradients, records and starting weights."""
     fingerprints = [*(record.reading for record in run.records), "retain", *(record.reading for record in run.retain or ())]
-    open_work(run.work_dir, f"{objective!r} {run.selection!r}", run.options, fingerprints, loaded.digest)
+    # Left out by default, so that a run that an earlier version began is the same run.
+    divided = f" {run.gradients!r}" if run.gradients is not None and run.gradients.divide else ""
+    open_work(run.work_dir, f"{objective!r} {run.selection!r}{divided}", run.options, fingerprints, loaded.digest)
 
 
 def _sampler(windows: Mapping[str, Sequence[Encoded]], options: TrainingOptions) -> PairSampler:

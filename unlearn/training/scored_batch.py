@@ -3,8 +3,10 @@
 Shapes: B rows of a batch, L length, N scored tokens of a batch in row-major order, V vocabulary.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import contextlib
+from collections.abc import Iterator, Sequence
+from contextvars import ContextVar
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -23,6 +25,37 @@ from verify.models.log_probabilities import (
     target_log_probabilities,
 )
 from verify.training.rounding import HALF
+
+
+@dataclass(eq=False)
+class Held:
+    """Rows whose outputs are constants within a `with held(...)` block, and whether any outputs were computed there.
+
+    Attributes:
+        parts: the sets of rows, by identity.
+        used: whether a function of this file has run.
+    """
+
+    parts: Sequence[Rows] = ()
+    used: bool = field(default=False)
+
+    def has(self, part: Rows) -> bool:
+        """Return whether these rows are held."""
+        return any(part is one for one in self.parts)
+
+
+_HELD: ContextVar[Held | None] = ContextVar("held", default=None)
+
+
+@contextlib.contextmanager
+def held(*parts: Rows) -> Iterator[Held]:
+    """Treat the model's outputs on these rows as constants within a `with` block: they have no gradient."""
+    now = Held(parts)
+    token = _HELD.set(now)
+    try:
+        yield now
+    finally:
+        _HELD.reset(token)
 
 
 @dataclass(frozen=True, eq=False)
@@ -181,10 +214,27 @@ def one_pass(model: nn.Module, parts: Sequence[Rows], read: Any) -> tuple[Tensor
     Returns:
         values [N] or [N, V], token ids [N], and the rows of the stacked batch [N], of all parts one after another.
     """
+    now = _HELD.get()
+    if now is not None:
+        now.used = True
+        if any(now.has(part) for part in parts):
+            return _in_turn(model, parts, read, now)
     length = max(part["input_ids"].shape[1] for part in parts)
     # [sum of the parts' B, length]; padding on the right changes no position, and its attention mask is 0.
     stacked = {name: torch.cat([F.pad(part[name], (0, length - part[name].shape[1])) for part in parts]) for name in parts[0]}
     values, tokens, rows = read(model, stacked)
+    return values, tokens, rows
+
+
+def _in_turn(model: nn.Module, parts: Sequence[Rows], read: Any, now: Held) -> tuple[Tensor, Tensor, Tensor]:
+    """Apply `read` to one part after the other, without a gradient to those that are held; results as of `one_pass`."""
+    found, before = [], 0  # rows before the current part
+    for part in parts:
+        with torch.no_grad() if now.has(part) else contextlib.nullcontext():
+            values, tokens, rows = read(model, part)
+        found.append((values, tokens, rows + before))
+        before += len(part["input_ids"])
+    values, tokens, rows = (torch.cat(column) for column in zip(*found, strict=True))
     return values, tokens, rows
 
 

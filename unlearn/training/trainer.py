@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
 from unlearn.training import distributed
+from unlearn.training.gradients import DividedGradient
 from unlearn.training.log import LogWriter
 from unlearn.training.losses import PairLoss
 from unlearn.training.method import Progress
@@ -46,6 +47,7 @@ class Steering:
         advance: the objective's values after a step, from those before it and the step's means; None for one without memory.
         selector: evaluates the run and keeps the best step, or None.
         penalty: pulls the weights to their initial values in every step, or None.
+        gradient: joins the forget and the retain part of every step's gradient, or None where they are just added.
     """
 
     stop: Callable[[], str | None] | None = None
@@ -54,6 +56,7 @@ class Steering:
     advance: Callable[[Mapping[str, float], Mapping[str, float]], Mapping[str, float]] | None = None
     selector: Selector | None = None
     penalty: WeightPenalty | None = None
+    gradient: DividedGradient | None = None
 
 
 class RecordTrainer(Trainer):
@@ -111,11 +114,15 @@ class RecordTrainer(Trainer):
     def _clip_and_remember(self, parameters: Any, max_norm: float, *rest: Any, **named: Any) -> Any:
         norm = self._clip(parameters, max_norm, *rest, **named)
         self.gradient_norm = float(norm) if norm is not None else 0.0
+        if self.steering.gradient is not None:
+            self.steering.gradient.scale(min(1.0, max_norm / (self.gradient_norm + 1e-6)))  # as torch clips
         return norm
 
     def create_optimizer(self, *rest: Any, **named: Any) -> Any:
-        """Create AdamW as `transformers` does, or Sophia over the same parameter groups."""
-        if self.optimizer_name != "sophia" or self.optimizer is not None:
+        """Create AdamW as `transformers` does, or another optimizer over the same parameter groups."""
+        gradient = self.steering.gradient
+        apart = gradient is not None and gradient.options.separate_moments
+        if (self.optimizer_name != "sophia" and not apart) or self.optimizer is not None:
             return super().create_optimizer(*rest, **named)
         assert self.model is not None
         decayed = set(self.get_decay_parameter_names(self.model))
@@ -124,7 +131,8 @@ class RecordTrainer(Trainer):
             {"params": [parameter for name, parameter in trained if name in decayed], "weight_decay": self.args.weight_decay},
             {"params": [parameter for name, parameter in trained if name not in decayed], "weight_decay": 0.0},
         ]
-        self.optimizer = Sophia(groups, lr=self.args.learning_rate)
+        rate = self.args.learning_rate
+        self.optimizer = gradient.optimizer(groups, rate) if apart and gradient is not None else Sophia(groups, lr=rate)
         return self.optimizer
 
     def end_step(self) -> None:
@@ -171,9 +179,12 @@ class RecordTrainer(Trainer):
         """Take the forward and backward pass of a microbatch, in the run's arithmetic; the step's last one adds the penalty."""
         with self.arithmetic.of(model):
             loss: Tensor = super().training_step(model, *rest, **named)
-        penalty = self.steering.penalty
+        if not self.accelerator.sync_gradients:
+            return loss
+        if self.steering.gradient is not None:
+            self.steering.gradient.join()
         # After the gradients of all processes were averaged: each adds the same.
-        return loss if penalty is None or not self.accelerator.sync_gradients else loss + penalty.pull()
+        return loss if self.steering.penalty is None else loss + self.steering.penalty.pull()
 
     def compute_loss(self, model: nn.Module, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None) -> Any:
         """Compute this microbatch's share of the step's mean loss: its own mean times its weight over the step's weight."""
@@ -184,6 +195,12 @@ class RecordTrainer(Trainer):
         pairs = real or [(0, 0 if self.sampler.partners else -1)]
         self.tokens += self.pair_loss.tokens(pairs)
         measured = dict(self.progress.measured)
+        # Times the number of processes, since DistributedDataParallel averages the gradients.
+        share = self.pair_loss.weight(real) * self.args.world_size / num_items_in_batch
+        if self.steering.gradient is not None:
+            self.steering.gradient.read_retain(model, pairs, self.args.device, share)
+            self.progress.measured = dict(measured)  # the whole pass measures the same again,
+            seed_generator(seed, self.args.device)  # with the same dropout as without the division
         loss = self.pair_loss(model, pairs, self.args.device)
         if not real:  # measurements of a filler are dropped; their names stay, since all processes sum the same names
             self.progress.measured = {name: measured.get(name, (0.0, 0.0)) for name in self.progress.measured}
@@ -197,8 +214,7 @@ class RecordTrainer(Trainer):
             rate = float(self.lr_scheduler.get_last_lr()[0])
             self._log(real, seed, rate)
         self.microbatch += 1
-        # Times the number of processes, since DistributedDataParallel averages the gradients.
-        return loss * (self.pair_loss.weight(real) * self.args.world_size / num_items_in_batch)
+        return loss * share
 
     def _log(self, pairs: Sequence[Pair], seed: int, rate: float) -> None:
         """Log the microbatches of all processes, in order of rank."""

@@ -27,7 +27,13 @@ Target = TypeVar("Target", bound=Callable[..., Any])
 PRECISIONS = ("auto", "float32", "bfloat16", "float16")
 _SHOWN = 40
 """Largest number of characters of a text that a message repeats."""
-_HOLDERS = {"TrainingOptions": "options", "Fields": "fields", "Selection": "selection", "Settings": "settings"}
+_HOLDERS = {
+    "TrainingOptions": "options",
+    "Fields": "fields",
+    "Selection": "selection",
+    "GradientOptions": "gradients",
+    "Settings": "settings",
+}
 """The functions' argument for each of these classes."""
 _FIELDS: dict[str, frozenset[str]] = {}
 """Argument names of these classes. `verify` does not import `unlearn`, so each class adds itself when it is defined."""
