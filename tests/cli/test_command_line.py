@@ -100,9 +100,9 @@ FORGET_FLAGS = (
     | TRAINING_FLAGS
 )
 SELECTION_FLAGS = {"--select", "--look-every", "--look-records", "--utility-floor"}
-
-SELECTION_FLAGS = {"--select", "--look-every", "--look-records", "--utility-floor"}
 """Of the objectives, which have a best step to keep."""
+GRADIENT_FLAGS = {"--project-gradients", "--separate-moments"}
+"""Of methods whose steps read forget and retain records."""
 
 
 def flags_of(main: Callable[[list[str]], int], arguments: list[str], capsys: pytest.CaptureFixture[str]) -> set[str]:
@@ -127,8 +127,8 @@ def test_train_flags_are_pinned(capsys: pytest.CaptureFixture[str]) -> None:
     ("method", "own"),
     [
         ("gradient_ascent", {"--check-every"} | SELECTION_FLAGS),
-        ("grad_diff", {"--gamma", "--alpha", "--ceiling"} | SELECTION_FLAGS),
-        ("npo", {"--beta", "--alpha"} | SELECTION_FLAGS),
+        ("grad_diff", {"--gamma", "--alpha", "--ceiling"} | SELECTION_FLAGS | GRADIENT_FLAGS),
+        ("npo", {"--beta", "--alpha"} | SELECTION_FLAGS | GRADIENT_FLAGS),
         ("task_vector", {"--origin", "--per", "--mask-share", "--tolerance", "--scales", "--control-records"}),
         ("retrain", set()),
         ("client_retrain", set()),

@@ -71,5 +71,6 @@ def forget_of(words: Sequence[str]) -> tuple[Any, list[str], list[str]]:
         kind = declared_method(name)
     else:
         kind = getattr(import_module(f"unlearn.methods.{name}"), methods[name]["__name__"])
-    trains, steps = "loss" in methods[name]["__methods__"], methods[name]["trains_in_steps"]
+    trains = "loss" in methods[name]["__methods__"]
+    steps = methods[name]["trains_in_steps"] and methods[name]["needs_retain"] is not False  # or by its settings
     return forget_command(kind, methods[name]["cost"], trains=trains, steps=steps), rest[1:], [name]

@@ -79,7 +79,7 @@ def forget_command(kind: type[Any], cost: str, *, trains: bool, steps: bool) -> 
         kind: the method's class; its declaration is enough for the help.
         cost: its cost class.
         trains: whether it is an objective, whose best step can be selected.
-        steps: whether it takes steps on the forget set, whose gradients can be joined in more than one way.
+        steps: whether it takes steps on forget and retain records, whose gradients can be joined in more than one way.
     """
 
     def run(self: Any) -> int:
