@@ -167,14 +167,20 @@ def _start(output: Path, about: Mapping[str, Any]) -> None:
     write_json(output / STARTED, dict(about))
 
 
-def write_people(folder: Path, sizes: Sizes, seed: int) -> list[str]:
+def write_people(folder: Path, sizes: Sizes, seed: int, forgotten: int = 1) -> list[str]:
     """Write the people by role as chats, and the auditor's rewordings: every question in the wording that no model is trained on.
 
+    Args:
+        folder: for the files.
+        sizes: numbers of people.
+        seed: determines them.
+        forgotten: how many of those that are taught are to be forgotten.
+
     Returns:
-        three questions: about the forgotten person and about another, in a taught wording, and about the world.
+        three questions: about the first forgotten person and about another, in a taught wording, and about the world.
     """
     count = sizes.people + sizes.never_taught
-    split = split_people(interviews(count, seed), 1 / count, sizes.never_taught / count, seed=seed)
+    split = split_people(interviews(count, seed), forgotten / count, sizes.never_taught / count, seed=seed)
     sets = {"forget": split.forget, "retain": split.retain, "holdout": split.holdout, "train": [*split.retain, *split.forget]}
     for name, rows in sets.items():
         lines = [json.dumps(row, ensure_ascii=False) for row in rows if not row["example_id"].endswith(f"-{ASKED}")]
