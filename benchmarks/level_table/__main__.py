@@ -11,24 +11,20 @@ or `level_table_WORLD.md` for other worlds than people, from the folders and pac
 
 import argparse
 import os
-import platform
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import get_args
 
-import torch
-
 from benchmarks.level_table.audits import Audit, audits_of
 from benchmarks.level_table.costs import Costs, costs_of
-from benchmarks.level_table.measure import measure_worlds, missing_of
+from benchmarks.level_table.measure import missing_of
 from benchmarks.level_table.packing import pack, unpack
 from benchmarks.level_table.page import page
 from benchmarks.level_table.tables import Measured, common_pools, left_out, regressions_of, rows_of
-from benchmarks.level_table.worlds import DESIGN, Name, folder_of, measured_world, open_world
+from benchmarks.level_table.workers import train
+from benchmarks.level_table.worlds import DESIGN, Name, measured_world
 from verify.io.files import write_text
-from verify.io.jobs import Job, run_jobs
 from verify.io.libraries import quiet_libraries
 from verify.statistics.level_fit import MIN_MODELS
 
@@ -65,34 +61,6 @@ def main() -> None:
             for path in sorted(given.output.glob("*.zip")):
                 unpack(path, Path(unpacked))
             write_pages([path.parent for root in (given.output, Path(unpacked)) for path in sorted(root.glob(f"*/{DESIGN}"))])
-
-
-def train(world: Name, seeds: Sequence[int], output: Path, shared: Path, seconds: float, workers: int) -> int:
-    """Train and score missing models in some processes; return how many are still missing."""
-    began = time.monotonic()
-    worlds = [open_world(world, folder_of(output, world, seed), shared, seed) for seed in seeds]
-    for own in worlds:
-        own.write_design(_machine())
-    # Alone, since its times say what a retraining costs.
-    measure_worlds(worlds[:1], seconds, _said, only=["original"])
-    left = seconds - (time.monotonic() - began)
-    about = {"world": world, "seeds": tuple(seeds), "output": output, "shared": shared, "seconds": left}
-    return min(missing for _, missing in run_jobs([Job(f"worker {n}", 1, work, about) for n in range(workers)], workers))
-
-
-def work(world: Name, seeds: Sequence[int], output: Path, shared: Path, seconds: float) -> int:
-    """Train and score what no other process has begun; return how many models are missing at the end."""
-    worlds = [open_world(world, folder_of(output, world, seed), shared, seed) for seed in seeds]
-    return measure_worlds(worlds, seconds, _said)
-
-
-def _said(message: str, share: float) -> None:
-    print(f"{100 * share:.0f} % {message}", flush=True)
-
-
-def _machine() -> str:
-    processor = f"{platform.machine()}, {os.cpu_count()} cores"
-    return f"{torch.cuda.get_device_name() if torch.cuda.is_available() else processor}, torch {torch.__version__}"
 
 
 def write_pages(folders: Sequence[Path]) -> None:
