@@ -36,9 +36,9 @@ forget records, and over controls. 95 % intervals: bootstrap over subjects, mode
 """
 REGRESSED = "Exact text; the regression on controls has a coefficient for every statistic. Means by record."
 CALIBRATION = """
-One target of each truth and forget set, {sets} sets of {people} subjects in {worlds}; the same targets by every judge. Accused /
-certified in per cent, with exact 95 % intervals. The sets are disjoint and their targets trained apart; those of one {shared} share
-its pool, and several requests of one set its target, so that the intervals of small requests are too narrow.
+One target of each truth and forget set (number of sets: {sets}, of {people} subjects, in {worlds}); the same targets by every
+judge. Accused / certified in per cent, with exact 95 % intervals. The sets are disjoint and their targets trained apart; those of
+one {shared} share its pool, and several requests of one set its target, so that the intervals of small requests are too narrow.
 """
 AUDITS = """
 The verdict's defaults, rho* = 0.10 and alpha = 0.05, with every channel of the world. Of the table's gates only the positive
