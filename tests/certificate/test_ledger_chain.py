@@ -82,7 +82,7 @@ def lived(house: dict[str, Path], tmp_path: Path) -> tuple[Path, dict[str, Any]]
     ledger.advance(name, "unlearning", batch="B-1", registrations={model.before: None})
     ledger.advance(name, "verifying", batch="B-1")
     ledger.advance(name, "deployed", batch="B-1", models=[deployed])
-    with ledger._writing() as connection:  # a later plan's registration, which the states would not let in
+    with ledger.writing() as connection:  # a later plan's registration, which the states would not let in
         ledger._append(connection, name, "unlearning", {"batch": "B-2", "registrations": {model.before: "2" * 64}})
         ledger._append(connection, name, "purged", {"batch": "B-1", "residual": [], "removed": {}, "retired": [model.before]})
         ledger._append(connection, name, "closed", {"batch": "B-1"})

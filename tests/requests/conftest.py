@@ -39,7 +39,7 @@ def empty_postgres(postgres_url: str) -> str:
     """The same server with no ledger in it yet."""
     engine = sa.create_engine(postgres_url)
     with engine.begin() as connection:
-        connection.execute(sa.text("DROP TABLE IF EXISTS events, key_check, ledger_layout CASCADE"))
+        connection.execute(sa.text("DROP TABLE IF EXISTS events, key_check, callbacks, ledger_layout CASCADE"))
     engine.dispose()
     return postgres_url
 

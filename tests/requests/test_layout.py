@@ -23,6 +23,9 @@ EVENTS_TABLE = (
     "UNIQUE (digest))"
 )
 KEY_TABLE = "CREATE TABLE key_check (number INTEGER NOT NULL, value TEXT NOT NULL, PRIMARY KEY (number))"
+LAYOUT_TABLE = (
+    "CREATE TABLE ledger_layout (version_num VARCHAR(32) NOT NULL, CONSTRAINT ledger_layout_pkc PRIMARY KEY (version_num))"
+)
 EXTERNAL_ID = {"sqlite": "json_extract(details, '$.external_id')", "postgresql": "details::jsonb ->> 'external_id'"}
 KEY = "0123456789abcdef"
 
@@ -41,7 +44,9 @@ def statements(layout: str, dialect: str) -> list[str]:
         found.append(KEY_TABLE + strict)
     if layout >= "3":
         found.append(f"CREATE INDEX events_external_id ON events (({EXTERNAL_ID[dialect]})) WHERE state = 'received'")
-    return found
+    if layout.endswith("recorded"):
+        found.append(f"{LAYOUT_TABLE}; INSERT INTO ledger_layout VALUES ('{layout[0]}')")
+    return [statement for group in found for statement in group.split("; ")]
 
 
 def schema(connection: sa.Connection) -> list[Any]:
@@ -57,7 +62,7 @@ def schema(connection: sa.Connection) -> list[Any]:
 
 def emptied(engine: sa.Engine) -> None:
     with engine.begin() as connection:
-        for table in ("events", "key_check", "ledger_layout"):
+        for table in ("events", "key_check", "callbacks", "ledger_layout"):
             connection.execute(sa.text(f"DROP TABLE IF EXISTS {table}"))
 
 
@@ -85,7 +90,7 @@ def write_old(url: str, layout: str, tmp_path: Path) -> tuple[str, int, list[Any
     return head, count, fresh
 
 
-@pytest.mark.parametrize("layout", ["1", "2", "3"])
+@pytest.mark.parametrize("layout", ["1", "2", "3", "3 recorded"])
 def test_an_earlier_layout_is_upgraded(url: str, layout: str, tmp_path: Path) -> None:
     """Events, chain and key stay, the database is that of a new ledger, guards included, and the ledger goes on."""
     head, count, fresh = write_old(url, layout, tmp_path)

@@ -120,7 +120,7 @@ class Serve:
     """Receive deletion requests over HTTP (OpenDSR 1.0), into the same ledger as the command line.
 
     Listens on this machine only, behind a proxy that terminates TLS, unless --certificate and --private-key are given. The log has
-    one line per request: keyed hash of the address, caller, method, route, status, time.
+    one line per request: keyed hash of the address, caller, method, route, status, time; and one per callback.
     """
 
     tokens: Path
@@ -141,6 +141,11 @@ class Serve:
     """ISO 3166 code of the country whose public holidays count for deadlines."""
     per_minute: int = 600
     """Requests per minute for each caller, and for each address without a token; behind a proxy, all without a token share one."""
+    callback_hosts: tuple[str, ...] = ()
+    """Hosts that may be told when the status of a request changes, such as shop.example.org; requests that ask for others are
+    refused."""
+    callback_networks: tuple[str, ...] = ()
+    """Networks in which these hosts may lie although they are not public, such as 10.1.0.0/16."""
     ledger: LedgerFlags = dataclasses.field(default_factory=LedgerFlags)
 
     def run(self) -> int:
@@ -164,17 +169,26 @@ class Serve:
         return 0
 
     def _serve(self) -> None:
+        import threading
+
         import uvicorn
 
+        from unlearn.requests.http.callbacks import CallbackSender
         from unlearn.requests.http.service import PromptProtocol, Service, make_app
         from unlearn.requests.http.tokens import Tokens
+        from unlearn.requests.ledger.callback_addresses import AllowedCallbacks
         from verify.certificate.statements import load_signer
         from verify.data.identity import RecordKey
 
+        allowed = AllowedCallbacks.of(self.callback_hosts, self.callback_networks)
         with self.ledger.open() as ledger:
-            service = Service(ledger, RecordKey.load(), load_signer(self.key), self.domain, self.country)
+            service = Service(ledger, RecordKey.load(), load_signer(self.key), self.domain, self.country, allowed)
             logging.basicConfig(format="%(asctime)s %(message)s", level=logging.WARNING)
-            logging.getLogger("unlearn.access").setLevel(logging.INFO)
+            for name in ("unlearn.access", "unlearn.callbacks"):
+                logging.getLogger(name).setLevel(logging.INFO)
+            stop = threading.Event()
+            sender = threading.Thread(target=CallbackSender(service).run, args=[stop], daemon=True)
+            sender.start()
             uvicorn.run(
                 make_app(service, Tokens.load(self.tokens), self.per_minute),
                 host=self.host,
@@ -190,6 +204,8 @@ class Serve:
                 timeout_keep_alive=5,
                 h11_max_incomplete_event_size=16 << 10,
             )
+            stop.set()
+            sender.join(timeout=30)
 
 
 def _is_loopback(host: str) -> bool:

@@ -3,6 +3,7 @@
 import json
 from typing import Any
 
+from unlearn.requests.ledger.callback_addresses import LONGEST_ADDRESS, MOST_ADDRESSES
 from unlearn.requests.ledger.deadlines import REGIMES
 from unlearn.requests.ledger.intake import IDENTITY_TYPES, LONGEST_IDENTITY, MOST_IDENTITIES, OPENDSR_VERSION
 
@@ -19,6 +20,11 @@ _REQUEST = {
         "subject_request_id": {"type": "string", "format": "uuid"},
         "subject_request_type": {"const": "erasure"},
         "submitted_time": {"type": "string", "format": "date-time"},
+        "status_callback_urls": {
+            "type": "array",
+            "maxItems": MOST_ADDRESSES,
+            "items": {"type": "string", "format": "uri", "maxLength": LONGEST_ADDRESS},
+        },
         "subject_identities": {
             "type": "array",
             "minItems": 1,

@@ -12,9 +12,9 @@
 The same request sent again by the same caller gets the same receipt; another one with its id is refused (409). The resource is also
 available as /v1/opendsr_requests and /v1/requests, the names of later versions of the standard. Signatures are Ed25519 over the
 body, which is canonical JSON (RFC 8785), in the header X-OpenDSR-Signature (base64). Three deviations from the specification
-protect the data subjects or the server: the receipt does not repeat the request (`encoded_request`); a request that asks for
-callbacks is refused, as their addresses come from outside (poll the status instead); and the key is a bare public key, not a
-certificate from an authority.
+protect the data subjects or the server: the receipt does not repeat the request (`encoded_request`); callbacks are made only to
+hosts that the operator names, and a request for others is refused (`unlearn.requests.http.callbacks`); and the key is a bare public
+key, not a certificate from an authority.
 """
 
 import asyncio
@@ -40,8 +40,9 @@ from unlearn.requests.http.guard import Guard, RefusedError, error_body
 from unlearn.requests.http.heads import HeadCheck
 from unlearn.requests.http.openapi import description
 from unlearn.requests.http.tokens import OPERATOR, Tokens
+from unlearn.requests.ledger.callback_addresses import AllowedCallbacks
 from unlearn.requests.ledger.deadlines import today
-from unlearn.requests.ledger.intake import IDENTITY_TYPES, OPENDSR_VERSION, from_opendsr, request_id
+from unlearn.requests.ledger.intake import IDENTITY_TYPES, NO_CALLBACKS, OPENDSR_VERSION, from_opendsr, request_id
 from unlearn.requests.ledger.ledger import Ledger
 from unlearn.requests.ledger.ledger import Request as Known
 from verify.data.identity import RecordKey
@@ -68,6 +69,7 @@ class Service:
         signer: signs receipts.
         domain: the public host name of the service.
         country: ISO 3166 code of the country whose public holidays count, or None.
+        callbacks: where callbacks may be made.
     """
 
     ledger: Ledger
@@ -75,6 +77,7 @@ class Service:
     signer: CryptoSigner
     domain: str
     country: str | None = None
+    callbacks: AllowedCallbacks = NO_CALLBACKS
 
     def receive(self, body: bytes, caller: str) -> dict[str, Any]:
         """Record a request and return its receipt; the same body of the same caller gets the same receipt again.
@@ -83,7 +86,7 @@ class Service:
             InputError: the request is invalid.
             RefusedError: 409, another request with its id is already in the ledger.
         """
-        request = from_opendsr(body, self.key, self.country)
+        request = from_opendsr(body, self.key, self.country, self.callbacks)
         source, digest = f"http:{caller}", self.key.of(hashlib.sha256(body).hexdigest(), "request body")
         try:
             known = self.ledger.request(self.ledger.add(replace(request, source=source, body=digest)))
@@ -122,6 +125,14 @@ class Service:
             raise RefusedError(409, str(error)) from None
         return {**self._named(request, caller, request.due), "received_time": _now(), "ledger_head": self.ledger.head()}
 
+    def callback(self, name: str, url: str) -> tuple[str, dict[str, Any]]:
+        """Return the status of a request, and what an address is told about it: the fields that OpenDSR requires, and no others."""
+        request = self.ledger.request(name)
+        status, caller = _status_word(request), str(request.first["source"]).removeprefix("http:")
+        facts = {**self._named(request, caller, request.due), "request_status": status, "status_callback_url": url}
+        del facts["api_version"]
+        return status, facts
+
     def _own(self, external_id: str, caller: str) -> Known:
         """Return the request with this id if this caller sent it; others get the same 404 as for an unknown id."""
         try:
@@ -142,11 +153,15 @@ class Service:
 
     def signed(self, content: Mapping[str, Any], status: int = 200) -> Response:
         """Return a response of canonical JSON with its signature in the headers."""
+        body, headers = self.sealed(content)
+        return Response(body, status, headers, "application/json")
+
+    def sealed(self, content: Mapping[str, Any]) -> tuple[bytes, dict[str, str]]:
+        """Return canonical JSON, and the headers with its signature."""
         body = rfc8785.dumps(dict(content))
         signature = base64.b64encode(bytes.fromhex(self.signer.sign(body).signature)).decode()
         headers = {f"X-{name}-Signature": signature for name in ("OpenDSR", "OpenGDPR")}
-        headers |= {f"X-{name}-Processor-Domain": self.domain for name in ("OpenDSR", "OpenGDPR")}
-        return Response(body, status, headers, "application/json")
+        return body, headers | {f"X-{name}-Processor-Domain": self.domain for name in ("OpenDSR", "OpenGDPR")}
 
     def public_key(self) -> bytes:
         """Return the public key as PEM."""

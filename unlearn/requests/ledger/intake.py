@@ -13,6 +13,7 @@ from datetime import date, datetime
 from pathlib import Path
 from typing import Any, cast
 
+from unlearn.requests.ledger.callback_addresses import AllowedCallbacks
 from unlearn.requests.ledger.deadlines import REGIMES, Regime, require_receivable, today
 from unlearn.requests.ledger.ledger import NewRequest
 from unlearn.scan.spellings import likenesses, subject_hashes
@@ -30,6 +31,7 @@ MOST_IDENTITIES = 20
 """Largest number of identities in one OpenDSR request: it is about one person."""
 LONGEST_IDENTITY = 500
 """Largest number of characters of one identity."""
+NO_CALLBACKS = AllowedCallbacks()
 CSV_COLUMNS = ("identifier", "regime", "received")
 LANGUAGE = "language"
 """Optional column of a batch: the code of the language in which the person is written to."""
@@ -104,12 +106,20 @@ def _language(value: str, where: str) -> str:
     return code
 
 
-def from_opendsr(body: str | bytes, key: RecordKey, country: str | None = None) -> NewRequest:
+def from_opendsr(
+    body: str | bytes, key: RecordKey, country: str | None = None, allowed: AllowedCallbacks = NO_CALLBACKS
+) -> NewRequest:
     """Build a request from an OpenDSR 1.0 erasure request.
 
+    Args:
+        body: the request.
+        key: hashes its identifiers.
+        country: ISO 3166 code of the country whose public holidays count, or None.
+        allowed: where callbacks may be made; by default nowhere.
+
     Raises:
-        InputError: it is too large, not JSON, of another version or type, asks for callbacks, or has no identifier, too many, too
-            long or of an unknown type; the message never repeats a value.
+        InputError: it is too large, not JSON, of another version or type, asks for callbacks that are not made, or has no
+            identifier, too many, too long or of an unknown type; the message never repeats a value.
     """
     if len(body) > LARGEST_BODY:
         raise InputError(f"the request has {len(body)} bytes; at most {LARGEST_BODY} are accepted.")
@@ -125,8 +135,7 @@ def from_opendsr(body: str | bytes, key: RecordKey, country: str | None = None) 
         raise InputError('only requests with the subject_request_type "erasure" are supported.')
     if str(content.get("api_version", OPENDSR_VERSION)) != OPENDSR_VERSION:
         raise InputError(f"only OpenDSR {OPENDSR_VERSION} is supported.")
-    if content.get("status_callback_urls"):
-        raise InputError("callbacks are not made. Leave status_callback_urls out, and read the status of the request instead.")
+    called = allowed.require_all(content.get("status_callback_urls"))
     regime = _regime(content.get("regulation", "gdpr"), "regulation")
     hashes, tokens = _identities(content.get("subject_identities"), key)
     return NewRequest(
@@ -137,6 +146,7 @@ def from_opendsr(body: str | bytes, key: RecordKey, country: str | None = None) 
         "opendsr",
         request_id(content.get("subject_request_id")),
         tokens,
+        callbacks=called,
     )
 
 

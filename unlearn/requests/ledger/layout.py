@@ -13,7 +13,7 @@ from sqlalchemy.engine import Connection
 from unlearn.requests.ledger.tables import EVENTS
 from verify.errors import InputError
 
-LAYOUT = "3"
+LAYOUT = "4"
 """The newest layout, which this version reads and writes."""
 VERSION_TABLE = "ledger_layout"
 """Not Alembic's default name: on PostgreSQL another application may keep its own version in the same database."""

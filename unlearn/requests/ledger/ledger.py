@@ -26,7 +26,7 @@ from unlearn.requests.ledger.deadlines import Deadlines, ExtensionReason, Regime
 from unlearn.requests.ledger.layout import prepare
 from unlearn.requests.ledger.roles import KEY, LEDGER, OPERATOR, SEPARATE, require_separate
 from unlearn.requests.ledger.states import REFUSALS, STATES, State, outcome, require_allowed
-from unlearn.requests.ledger.tables import EVENTS, EXTERNAL_ID, KEY_CHECK
+from unlearn.requests.ledger.tables import CALLBACKS, EVENTS, EXTERNAL_ID, KEY_CHECK
 from verify.data.canonical import FORM_VERSION
 from verify.errors import InputError, IntegrityError, RunError
 from verify.schema.deletion_record import CONFIRMED, EXTENDED, NOTES
@@ -50,6 +50,7 @@ class NewRequest:
         identifier_form: version of the canonical form of which `subjects` are hashes (`verify.data.canonical.FORM_VERSION`).
         language: code of the language in which the person is written to, or None.
         body: keyed hash of the request as it was sent over HTTP, by which it is recognized when it is sent again; else None.
+        callbacks: addresses that are told when the status changes; they are no part of the chain.
     """
 
     subjects: tuple[str, ...]
@@ -62,10 +63,12 @@ class NewRequest:
     identifier_form: int = FORM_VERSION
     language: str | None = None
     body: str | None = None
+    callbacks: tuple[str, ...] = ()
 
     def facts(self) -> dict[str, Any]:
         """Return what the ledger records of it; language and body only where there are any."""
         found = {**asdict(self), "received": self.received.isoformat()}
+        del found["callbacks"]
         return {name: value for name, value in found.items() if value is not None or name not in ("language", "body")}
 
 
@@ -245,13 +248,16 @@ class Ledger:
                 )
             deadlines(request.regime, request.received, request.country)
         names = [f"R-{secrets.token_hex(6)}" for _ in requests]
-        with self._writing() as connection:
+        with self.writing() as connection:
             check = connection.execute(sa.select(KEY_CHECK.c.value)).scalar()
             for name, request in zip(names, requests, strict=True):
                 if request.external_id is not None and self._by_external_id(connection, request.external_id) is not None:
                     raise InputError("a request with this subject_request_id is already in the ledger; it was not added again.")
                 # The chain binds the key's check value: who replaced it would make every search find nobody.
                 self._append(connection, name, "received", request.facts() | ({} if check is None else {"key": check}))
+                for url in request.callbacks:
+                    # The receipt says that the request is pending; the next status is the first to be told.
+                    connection.execute(CALLBACKS.insert().values(request=name, url=url, told="pending", attempts=0, due=""))
         return names
 
     def advance(self, request: str, state: State, **details: Any) -> Request:
@@ -271,7 +277,7 @@ class Ledger:
         """
         if state not in STATES:
             raise InputError(f"{state!r} is not a state. Use one of: {', '.join(STATES)}.")
-        with self._writing() as connection:
+        with self.writing() as connection:
             separate = self._has_separate_roles(connection)
             for name in requests:
                 found = self._request(connection, name)
@@ -292,7 +298,7 @@ class Ledger:
         Raises:
             InputError: the request is unknown, can no longer be extended, or was extended for another reason.
         """
-        with self._writing() as connection:
+        with self.writing() as connection:
             found = self._request(connection, request)
             if found.extension is not None and found.extension["reason"] == reason:
                 return found
@@ -312,7 +318,7 @@ class Ledger:
             InputError: the request is unknown, or `details_of` refuses; then nothing is written.
         """
         assert event in NOTES, event
-        with self._writing() as connection:
+        with self.writing() as connection:
             found = self._request(connection, request)
             details = details_of(found)
             if details is None:
@@ -351,7 +357,7 @@ class Ledger:
 
     def require_separate_roles(self) -> None:
         """Record that from now on, approving, running and closing a request takes three people; idempotent, and for good."""
-        with self._writing() as connection:
+        with self.writing() as connection:
             if not self._has_separate_roles(connection):
                 self._append(connection, LEDGER, SEPARATE, {})
 
@@ -371,7 +377,7 @@ class Ledger:
 
         An event of its own binds it to the chain. A ledger from before such events gets one for the value that it has.
         """
-        with self._writing() as connection:
+        with self.writing() as connection:
             known = connection.execute(sa.select(KEY_CHECK.c.value)).scalar()
             if known is None:
                 connection.execute(KEY_CHECK.insert().values(number=1, value=check))
@@ -444,7 +450,7 @@ class Ledger:
         self._engine.dispose()
 
     @contextmanager
-    def _writing(self) -> Iterator[Connection]:
+    def writing(self) -> Iterator[Connection]:
         """Open an exclusive write transaction, so that concurrent operators take turns."""
         with _database_errors(), self._engine.begin() as connection:
             if self._engine.dialect.name == "postgresql":

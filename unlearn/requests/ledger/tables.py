@@ -22,5 +22,15 @@ KEY_CHECK = sa.Table(
     sa.Column("value", sa.Text, nullable=False),
     sqlite_strict=True,
 )
+CALLBACKS = sa.Table(
+    "callbacks",
+    METADATA,
+    sa.Column("request", sa.Text, primary_key=True),
+    sa.Column("url", sa.Text, primary_key=True),
+    sa.Column("told", sa.Text, nullable=False),
+    sa.Column("attempts", sa.Integer, nullable=False),
+    sa.Column("due", sa.Text, nullable=False),
+    sqlite_strict=True,
+)
 EXTERNAL_ID = {"sqlite": "json_extract(details, '$.external_id')", "postgresql": "details::jsonb ->> 'external_id'"}
 """The sender's id of a request, as an expression over an event; there is an index on it."""
