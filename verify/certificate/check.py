@@ -140,10 +140,32 @@ def check_certificate(
     trusted = keys if isinstance(keys, Trusted) else Trusted(keys)
     if not trusted.all():
         raise InputError("a certificate is checked against public keys that you trust. Give at least one with --key FILE.")
+    findings, pairs, signers = _statements(Path(path), trusted)
+    try:
+        findings += _consistency(pairs, signers, trusted)
+        findings += attachment_findings(pairs, Attachments(model, audit, deletion, ledger_head, reexecution, commitment))
+        findings += [] if ledger is None else ledger_findings(Path(ledger), pairs)
+        findings += [] if timestamp is None else [_stamped(Path(path), timestamp, authorities)]
+        findings += [] if bundle is None else [_logged(Path(path), bundle, log_key)]
+        return _checked(findings, pairs)
+    except InputError:
+        raise  # its own message; as a subclass of ValueError it would be caught below
+    except (KeyError, TypeError, IndexError, AttributeError, ValueError) as error:
+        raise InputError(
+            f"{path}: a signed statement lacks what this version expects ({type(error).__name__}). Ask for a new certificate."
+        ) from None
+
+
+def _statements(path: Path, trusted: Trusted) -> tuple[list[Finding], dict[str, Pair], dict[str, dict[str, str]]]:
+    """Check every envelope of a certificate by itself.
+
+    Returns:
+        the findings, the valid statements by the weights they are about, and for the same weights the key that signed each part.
+    """
     findings: list[Finding] = []
     pairs: dict[str, Pair] = {}
     signers: dict[str, dict[str, str]] = {}
-    for number, raw in enumerate(envelopes_of(Path(path)), 1):
+    for number, raw in enumerate(envelopes_of(path), 1):
         finding, statement, by = _open(raw, number, trusted.all())
         role = None if statement is None else ROLES.get(str(statement.get("predicateType")))
         key = next((one for one in by if role is None or trusted.allows(role, one)), None)
@@ -160,31 +182,29 @@ def check_certificate(
             signers.setdefault(weights, {})[PARTS[statement["predicateType"]]] = str(key)
         else:
             findings.append(Finding(f"statement {number}", False, "its kind is unknown or occurs twice for the same weights"))
-    try:
-        for weights, pair in pairs.items():
-            findings += agreement(pair, signers[weights])
-            findings += _one_signer(signers[weights], trusted)
-            if "auditor" in pair:
-                adapter = adapter_finding(pair["auditor"]["predicate"])
-                findings += [claim_finding(pair["auditor"]["predicate"]), *([] if adapter is None else [adapter])]
-                findings += judge_findings(pair["auditor"]["predicate"], requests_of(pair))
-            findings += reexecution_findings(pair)
-        findings += [*record_findings(pairs), *registration_findings(pairs)]
-        given = Attachments(model, audit, deletion, ledger_head, reexecution, commitment)
-        findings += attachment_findings(pairs, given)
-        findings += [] if ledger is None else ledger_findings(Path(ledger), pairs)
-        findings += [] if timestamp is None else [_stamped(Path(path), timestamp, authorities)]
-        findings += [] if bundle is None else [_logged(Path(path), bundle, log_key)]
-        audited = {weights: pair["auditor"]["predicate"]["annotations"] for weights, pair in pairs.items() if "auditor" in pair}
-        verdicts = {weights: str(found["verdict"]) for weights, found in audited.items()}
-        phrases = {weights: claimed_phrase(found) for weights, found in audited.items()}
-        claims = {weights: claim_of(pair["reexecution"]) for weights, pair in pairs.items() if "reexecution" in pair}
-    except InputError:
-        raise  # its own message; as a subclass of ValueError it would be caught below
-    except (KeyError, TypeError, IndexError, AttributeError, ValueError) as error:
-        raise InputError(
-            f"{path}: a signed statement lacks what this version expects ({type(error).__name__}). Ask for a new certificate."
-        ) from None
+    return findings, pairs, signers
+
+
+def _consistency(pairs: Mapping[str, Pair], signers: Mapping[str, dict[str, str]], trusted: Trusted) -> list[Finding]:
+    """Check what the statements say against each other."""
+    findings: list[Finding] = []
+    for weights, pair in pairs.items():
+        findings += agreement(pair, signers[weights])
+        findings += _one_signer(signers[weights], trusted)
+        if "auditor" in pair:
+            adapter = adapter_finding(pair["auditor"]["predicate"])
+            findings += [claim_finding(pair["auditor"]["predicate"]), *([] if adapter is None else [adapter])]
+            findings += judge_findings(pair["auditor"]["predicate"], requests_of(pair))
+        findings += reexecution_findings(pair)
+    return [*findings, *record_findings(pairs), *registration_findings(pairs)]
+
+
+def _checked(findings: Sequence[Finding], pairs: Mapping[str, Pair]) -> Checked:
+    """Return the findings with verdicts and claims as the statements word them."""
+    audited = {weights: pair["auditor"]["predicate"]["annotations"] for weights, pair in pairs.items() if "auditor" in pair}
+    verdicts = {weights: str(found["verdict"]) for weights, found in audited.items()}
+    phrases = {weights: claimed_phrase(found) for weights, found in audited.items()}
+    claims = {weights: claim_of(pair["reexecution"]) for weights, pair in pairs.items() if "reexecution" in pair}
     return Checked(tuple(findings), verdicts, phrases, claims)
 
 
