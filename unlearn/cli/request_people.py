@@ -10,7 +10,8 @@ import tyro
 from unlearn.cli.ledger import NOTHING_FOUND, LedgerFlags, today
 
 if TYPE_CHECKING:
-    from unlearn.requests.ledger.ledger import Ledger, NewRequest
+    from unlearn.requests.ledger.ledger import Ledger
+    from unlearn.requests.ledger.request import NewRequest
 
 
 @dataclasses.dataclass(frozen=True)

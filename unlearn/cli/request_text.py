@@ -5,8 +5,8 @@ from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from unlearn.requests.ledger.ledger import Request
 from unlearn.requests.ledger.recipients import known_recipients, states_nobody
+from unlearn.requests.ledger.request import Request
 from unlearn.requests.ledger.states import REFUSALS
 from verify.io.escaping import visible
 

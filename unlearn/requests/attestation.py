@@ -12,8 +12,9 @@ from typing import Any, cast
 
 from unlearn.requests.attempt import REGISTRATION
 from unlearn.requests.batch_folder import model_folder
-from unlearn.requests.ledger.ledger import Ledger, Request, Step
+from unlearn.requests.ledger.ledger import Ledger
 from unlearn.requests.ledger.recipients import recipients_of, states_nobody
+from unlearn.requests.ledger.request import Request, Step
 from unlearn.requests.plan import Plan, PlannedModel
 from unlearn.requests.robustness_check import stored_for
 from verify.auditing.registration import Registration

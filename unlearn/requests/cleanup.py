@@ -18,7 +18,8 @@ from typing import Any
 from unlearn.purge import find
 from unlearn.purge.residue import BY_CONTENT, Residue
 from unlearn.purge.suppression import extended
-from unlearn.requests.ledger.ledger import Ledger, Request
+from unlearn.requests.ledger.ledger import Ledger
+from unlearn.requests.ledger.request import Request
 from unlearn.requests.plan import Plan
 from unlearn.scan.lineage import AffectedModel, affected_models
 from verify.data.identity import RecordKey, plainly, telling_parts

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from unlearn.requests.attestation import CERTIFICATE, facts_of, proof_of
-from unlearn.requests.ledger.ledger import Request
+from unlearn.requests.ledger.request import Request
 from unlearn.requests.robustness_check import stored_for
 from verify.certificate.check import read_claims
 from verify.certificate.reexecution import read_proof

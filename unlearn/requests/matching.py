@@ -10,7 +10,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from unlearn.requests.ledger.ledger import Request
+from unlearn.requests.ledger.request import Request
 from unlearn.scan.search import Match, Sought, find_mentions, search
 from verify.data.identity import RecordKey
 from verify.data.records import Fields

@@ -17,7 +17,8 @@ from typing import Any
 from unlearn.requests.attempt import audit_attempt, exact_by, register_audit, require_fitting_references, run_attempt
 from unlearn.requests.attestation import draft_provenance, facts_of
 from unlearn.requests.batch_folder import CACHE, attempt_folder, audit_folder, model_folder
-from unlearn.requests.ledger.ledger import Ledger, Request
+from unlearn.requests.ledger.ledger import Ledger
+from unlearn.requests.ledger.request import Request
 from unlearn.requests.ledger.states import State
 from unlearn.requests.plan import Plan, PlannedModel
 from unlearn.requests.planning import PLANNABLE, replaced_weights

@@ -24,7 +24,8 @@ from unlearn.requests.candidates import (
     expected_cost,
     require_methods,
 )
-from unlearn.requests.ledger.ledger import Ledger, Request
+from unlearn.requests.ledger.ledger import Ledger
+from unlearn.requests.ledger.request import Request
 from unlearn.requests.ledger.roles import OPERATOR
 from unlearn.requests.level_tables import Judge, judge_of
 from unlearn.requests.matching import Matched, match_requests

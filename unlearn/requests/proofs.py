@@ -11,7 +11,7 @@ from pathlib import Path
 
 from unlearn.requests.attestation import facts_of
 from unlearn.requests.candidates import EXECUTABLE, FROM_LOG, proof_share
-from unlearn.requests.ledger.ledger import Request
+from unlearn.requests.ledger.request import Request
 from unlearn.requests.plan import PlannedProof
 from unlearn.training.log import LOG_NAME, TrainingLog
 from verify.data.canaries import CANARIES_NAME

@@ -13,7 +13,7 @@ from datetime import date, datetime
 from statistics import mean, median
 from typing import Any
 
-from unlearn.requests.ledger.ledger import Request
+from unlearn.requests.ledger.request import Request
 from unlearn.requests.ledger.states import REFUSALS
 
 SCHEMA = "unlearn-verify/request-export/1"

@@ -14,7 +14,7 @@ from pathlib import Path
 from dateutil.relativedelta import relativedelta
 
 from unlearn.requests.cleanup import FOUND, REMOVING
-from unlearn.requests.ledger.ledger import Request
+from unlearn.requests.ledger.request import Request
 from unlearn.requests.plan import PLAN
 from unlearn.requests.record_export import closed_on
 

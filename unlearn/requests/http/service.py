@@ -44,7 +44,7 @@ from unlearn.requests.ledger.callback_addresses import AllowedCallbacks
 from unlearn.requests.ledger.deadlines import today
 from unlearn.requests.ledger.intake import IDENTITY_TYPES, NO_CALLBACKS, OPENDSR_VERSION, from_opendsr, request_id
 from unlearn.requests.ledger.ledger import Ledger
-from unlearn.requests.ledger.ledger import Request as Known
+from unlearn.requests.ledger.request import Request as Known
 from verify.data.identity import RecordKey
 from verify.errors import InputError, RunError
 

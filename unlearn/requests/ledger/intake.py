@@ -15,7 +15,7 @@ from typing import Any, cast
 
 from unlearn.requests.ledger.callback_addresses import AllowedCallbacks
 from unlearn.requests.ledger.deadlines import REGIMES, Regime, require_receivable, today
-from unlearn.requests.ledger.ledger import NewRequest
+from unlearn.requests.ledger.request import NewRequest
 from unlearn.scan.spellings import likenesses, subject_hashes
 from verify.data.identity import RecordKey
 from verify.data.tabular import csv_rows

@@ -14,7 +14,6 @@ import json
 import secrets
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
 from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any, cast
@@ -22,167 +21,18 @@ from typing import Any, cast
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from unlearn.requests.ledger.deadlines import Deadlines, ExtensionReason, Regime, deadlines
+from unlearn.requests.ledger.database import database_errors, open_engine
+from unlearn.requests.ledger.deadlines import ExtensionReason, deadlines
 from unlearn.requests.ledger.layout import prepare
+from unlearn.requests.ledger.request import NewRequest, Request, Step, history, require_extendable
 from unlearn.requests.ledger.roles import KEY, LEDGER, OPERATOR, SEPARATE, require_separate
-from unlearn.requests.ledger.states import REFUSALS, STATES, State, outcome, require_allowed
+from unlearn.requests.ledger.states import STATES, State, require_allowed
 from unlearn.requests.ledger.tables import CALLBACKS, EVENTS, EXTERNAL_ID, KEY_CHECK
-from verify.data.canonical import FORM_VERSION
-from verify.errors import InputError, IntegrityError, RunError
+from verify.errors import InputError, IntegrityError
 from verify.schema.deletion_record import CONFIRMED, EXTENDED, NOTES
 
 GENESIS = "0" * 64
 VERSION = 1
-
-
-@dataclass(frozen=True)
-class NewRequest:
-    """A new request; no field identifies the person without the record key.
-
-    Attributes:
-        subjects: keyed hashes of the given identifiers.
-        regime: the law whose deadlines apply.
-        received: the day of receipt.
-        country: ISO 3166 code of the country whose public holidays count, or None.
-        source: "command line", "csv", "opendsr", or "http:" followed by the name of the caller.
-        external_id: the random identifier that the sender gave the request (OpenDSR's `subject_request_id`), or None.
-        likenesses: tokens of similar spellings of the identifiers (`unlearn.scan.spellings.likenesses`).
-        identifier_form: version of the canonical form of which `subjects` are hashes (`verify.data.canonical.FORM_VERSION`).
-        language: code of the language in which the person is written to, or None.
-        body: keyed hash of the request as it was sent over HTTP, by which it is recognized when it is sent again; else None.
-        callbacks: addresses that are told when the status changes; they are no part of the chain.
-    """
-
-    subjects: tuple[str, ...]
-    regime: Regime
-    received: date
-    country: str | None = None
-    source: str = "command line"
-    external_id: str | None = None
-    likenesses: tuple[str, ...] = ()
-    identifier_form: int = FORM_VERSION
-    language: str | None = None
-    body: str | None = None
-    callbacks: tuple[str, ...] = ()
-
-    def facts(self) -> dict[str, Any]:
-        """Return what the ledger records of it; language and body only where there are any."""
-        found = {**asdict(self), "received": self.received.isoformat()}
-        del found["callbacks"]
-        return {name: value for name, value in found.items() if value is not None or name not in ("language", "body")}
-
-
-@dataclass(frozen=True)
-class Step:
-    """One event of a request.
-
-    Attributes:
-        sequence: number in the whole ledger, from 1.
-        state: the state it led to, or a note that is no state (`verify.schema.deletion_record.NOTES`).
-        at: time in UTC, ISO 8601.
-        details: facts of the step; no personal data.
-    """
-
-    sequence: int
-    state: State
-    at: str
-    details: Mapping[str, Any]
-
-
-@dataclass(frozen=True)
-class Request:
-    """A request, reconstructed from its events."""
-
-    id: str
-    steps: tuple[Step, ...]
-
-    @property
-    def state(self) -> State:
-        """Return the current state."""
-        return next(step.state for step in reversed(self.steps) if step.state not in NOTES)
-
-    @property
-    def first(self) -> Mapping[str, Any]:
-        """Return the details of the first event."""
-        return self.steps[0].details
-
-    @property
-    def subjects(self) -> tuple[str, ...]:
-        """Return keyed hashes of the identifiers."""
-        return tuple(self.first["subjects"])
-
-    @property
-    def likenesses(self) -> tuple[str, ...]:
-        """Return tokens of similar spellings of the identifiers; empty for requests recorded by release 0.1.0."""
-        return tuple(self.first.get("likenesses", ()))
-
-    @property
-    def identifier_form(self) -> int:
-        """Return the version of the canonical form of which `subjects` are hashes."""
-        return int(self.first.get("identifier_form", 1))
-
-    @property
-    def rejected(self) -> frozenset[str]:
-        """Return keyed hashes of records with a similar identifier that an operator rejected as another person's."""
-        return frozenset(name for step in self.steps for name in step.details.get("not_same", ()))
-
-    @property
-    def deadlines(self) -> Deadlines:
-        """Return the statutory deadlines."""
-        return deadlines(self.first["regime"], date.fromisoformat(self.first["received"]), self.first["country"])
-
-    @property
-    def extension(self) -> Mapping[str, Any] | None:
-        """Return when and why the person was notified of an extension, or None."""
-        return next((step.details for step in self.steps if step.state == EXTENDED), None)
-
-    @property
-    def confirmation(self) -> Mapping[str, Any] | None:
-        """Return when the person was notified that the request was received, or None."""
-        return next((step.details for step in self.steps if step.state == CONFIRMED), None)
-
-    @property
-    def unconfirmed_by(self) -> date | None:
-        """Return the last day to confirm receipt, if the regime sets one and nobody has confirmed it; None once it is closed."""
-        return None if self.confirmation is not None or self.state == "closed" else self.deadlines.confirm
-
-    @property
-    def language(self) -> str | None:
-        """Return the code of the language in which the person is written to, or None."""
-        return self.first.get("language")
-
-    @property
-    def due(self) -> date:
-        """Return the last day to answer; an extension counts only if the person was notified in time."""
-        last = self.deadlines
-        return last.answer if self.extension is None or last.extended is None else last.extended
-
-    @property
-    def outcome(self) -> str | None:
-        """Return how the request ended, or None while it is open."""
-        return outcome(_history(self.steps)) if self.state == "closed" else None
-
-    def latest(self, state: State) -> Mapping[str, Any] | None:
-        """Return the details of the latest transition to a state, or None."""
-        return next((step.details for step in reversed(self.steps) if step.state == state), None)
-
-
-def _history(steps: Sequence[Step]) -> list[dict[str, Any]]:
-    return [{**step.details, "state": step.state} for step in steps]
-
-
-def _require_extendable(request: Request, notified: date) -> None:
-    last = request.deadlines
-    if request.extension is not None:
-        raise InputError(f"{request.id} was already extended, on {request.extension['told']} ({request.extension['reason']}).")
-    if request.state in (*REFUSALS, "closed"):
-        raise InputError(f"{request.id} is {request.state}; its deadline can no longer be extended.")
-    if last.extended is None:
-        raise InputError(f"{request.first['regime']}, which applies to {request.id}, allows no extension. Answer by {last.answer}.")
-    if notified > last.answer:
-        raise InputError(
-            f"{request.id} was due on {last.answer}, and the person must be notified of an extension by that day. Answer now."
-        )
 
 
 class Ledger:
@@ -207,7 +57,7 @@ class Ledger:
         self.url = text if "://" in text else f"sqlite:///{text}"
         engine: sa.Engine | None = None
         try:
-            self._engine = engine = _engine(self.url)
+            self._engine = engine = open_engine(self.url)
             with self._engine.begin() as connection:
                 prepare(connection)
         except InputError:
@@ -281,9 +131,9 @@ class Ledger:
             separate = self._has_separate_roles(connection)
             for name in requests:
                 found = self._request(connection, name)
-                require_allowed(found.state, state, details, _history(found.steps))
+                require_allowed(found.state, state, details, history(found.steps))
                 if separate:
-                    require_separate(state, self.operator, _history(found.steps))
+                    require_separate(state, self.operator, history(found.steps))
                 self._append(connection, name, state, details)
             return [self._request(connection, name) for name in requests]
 
@@ -302,7 +152,7 @@ class Ledger:
             found = self._request(connection, request)
             if found.extension is not None and found.extension["reason"] == reason:
                 return found
-            _require_extendable(found, notified)
+            require_extendable(found, notified)
             self._append(connection, request, EXTENDED, {"reason": reason, "told": notified.isoformat()})
             return self._request(connection, request)
 
@@ -342,7 +192,7 @@ class Ledger:
 
     def separate_roles(self) -> bool:
         """Return whether approving, running and closing a request takes three people."""
-        with _database_errors(), self._engine.connect() as connection:
+        with database_errors(), self._engine.connect() as connection:
             return self._has_separate_roles(connection)
 
     def require_role(self, request: str, state: State) -> None:
@@ -351,9 +201,9 @@ class Ledger:
         Raises:
             InputError: the ledger requires a name, or somebody who acted in no other role for this request.
         """
-        with _database_errors(), self._engine.connect() as connection:
+        with database_errors(), self._engine.connect() as connection:
             if self._has_separate_roles(connection):
-                require_separate(state, self.operator, _history(self._request(connection, request).steps))
+                require_separate(state, self.operator, history(self._request(connection, request).steps))
 
     def require_separate_roles(self) -> None:
         """Record that from now on, approving, running and closing a request takes three people; idempotent, and for good."""
@@ -363,13 +213,13 @@ class Ledger:
 
     def began(self) -> datetime | None:
         """Return the time of the first event, or None."""
-        with _database_errors(), self._engine.connect() as connection:
+        with database_errors(), self._engine.connect() as connection:
             at = connection.execute(sa.select(EVENTS.c.at).order_by(EVENTS.c.sequence).limit(1)).scalar()
         return None if at is None else datetime.fromisoformat(at)
 
     def key_check(self) -> str | None:
         """Return the check value of the record key, or None."""
-        with _database_errors(), self._engine.connect() as connection:
+        with database_errors(), self._engine.connect() as connection:
             return connection.execute(sa.select(KEY_CHECK.c.value)).scalar()
 
     def note_key(self, check: str) -> str:
@@ -391,18 +241,18 @@ class Ledger:
         Raises:
             InputError: it is unknown.
         """
-        with _database_errors(), self._engine.connect() as connection:
+        with database_errors(), self._engine.connect() as connection:
             return self._request(connection, name)
 
     def by_external_id(self, external_id: str) -> Request | None:
         """Return the request with this identifier of the sender's, or None."""
-        with _database_errors(), self._engine.connect() as connection:
+        with database_errors(), self._engine.connect() as connection:
             name = self._by_external_id(connection, external_id)
             return None if name is None else self._request(connection, name)
 
     def requests(self, state: State | None = None) -> list[Request]:
         """Return all requests in order of arrival, or those in one state."""
-        with _database_errors(), self._engine.connect() as connection:
+        with database_errors(), self._engine.connect() as connection:
             rows = connection.execute(sa.select(EVENTS).order_by(EVENTS.c.sequence)).all()
         steps: dict[str, list[Step]] = {}
         for row in (row for row in rows if row.request != LEDGER):
@@ -412,7 +262,7 @@ class Ledger:
 
     def head(self, sequence: int | None = None) -> str:
         """Return the digest of the last event, or of that with a number, which commits to the whole ledger up to it."""
-        with _database_errors(), self._engine.connect() as connection:
+        with database_errors(), self._engine.connect() as connection:
             if sequence is None:
                 return _head(connection)[1]
             return str(connection.execute(sa.select(EVENTS.c.digest).where(EVENTS.c.sequence == sequence)).scalar_one())
@@ -427,7 +277,7 @@ class Ledger:
             IntegrityError: an event was edited, removed or inserted, or the check value of the record key was replaced; the message
                 names the first broken event.
         """
-        with _database_errors(), self._engine.connect() as connection:
+        with database_errors(), self._engine.connect() as connection:
             check = connection.execute(sa.select(KEY_CHECK.c.value)).scalar()
             rows = connection.execute(sa.select(EVENTS).order_by(EVENTS.c.sequence)).all()
         previous, seen = GENESIS, {GENESIS}
@@ -452,7 +302,7 @@ class Ledger:
     @contextmanager
     def writing(self) -> Iterator[Connection]:
         """Open an exclusive write transaction, so that concurrent operators take turns."""
-        with _database_errors(), self._engine.begin() as connection:
+        with database_errors(), self._engine.begin() as connection:
             if self._engine.dialect.name == "postgresql":
                 connection.execute(sa.text("LOCK TABLE events IN SHARE ROW EXCLUSIVE MODE"))
             yield connection
@@ -485,45 +335,6 @@ class Ledger:
     def _by_external_id(self, connection: Connection, external_id: str) -> str | None:
         same = sa.text(f"{EXTERNAL_ID[self._engine.dialect.name]} = :external_id").bindparams(external_id=external_id)
         return connection.execute(sa.select(EVENTS.c.request).where(EVENTS.c.state == "received", same)).scalar()
-
-
-@contextmanager
-def _database_errors() -> Iterator[None]:
-    """Translate database errors into a message with a next step; the driver's own message may repeat values and is not shown."""
-    try:
-        yield
-    except sa.exc.SQLAlchemyError as error:
-        if "full" in str(error.__cause__):
-            raise RunError(
-                "no space left for the ledger. Nothing in it is lost, and this step was not recorded. Free some space, then run "
-                "the same command again."
-            ) from None
-        kind = type(error.__cause__ or error).__name__
-        raise RunError(
-            f"the ledger's database reported an error ({kind}), and this step was not recorded. Check that it is a ledger of this "
-            "version, writable and not locked by another program; then run the same command again."
-        ) from None
-
-
-def _engine(url: str) -> sa.Engine:
-    # pool_pre_ping: the database server may restart while the service keeps running.
-    engine = sa.create_engine(url, connect_args={"timeout": 30} if url.startswith("sqlite") else {}, pool_pre_ping=True)
-    if engine.dialect.name == "sqlite":
-        Path(engine.url.database or "").parent.mkdir(parents=True, exist_ok=True)
-        if engine.url.database and not Path(engine.url.database).exists():
-            Path(engine.url.database).touch(mode=0o600)  # SQLite gives its write-ahead log the same mode
-
-        @sa.event.listens_for(engine, "connect")
-        def _prepare(connection: Any, _: Any) -> None:
-            connection.isolation_level = None  # transactions begin in `_lock`, so that they take the write lock at once
-            for pragma in ("journal_mode=WAL", "secure_delete=ON", "synchronous=FULL"):
-                connection.execute(f"PRAGMA {pragma}")
-
-        @sa.event.listens_for(engine, "begin")
-        def _lock(connection: Connection) -> None:
-            connection.exec_driver_sql("BEGIN IMMEDIATE")
-
-    return engine
 
 
 def _head(connection: Connection) -> tuple[int, str]:

@@ -12,7 +12,8 @@ from datetime import date, timedelta
 from pathlib import Path
 from typing import Any, get_args
 
-from unlearn.requests.ledger.ledger import Ledger, Request
+from unlearn.requests.ledger.ledger import Ledger
+from unlearn.requests.ledger.request import Request
 from verify.data.canonical import clean
 from verify.data.tabular import csv_rows
 from verify.errors import InputError
