@@ -28,11 +28,10 @@ from unlearn.training.method import (
 )
 from unlearn.training.options import TrainingOptions
 from unlearn.training.penalty import WeightPenalty
-from unlearn.training.run import computes_in_copies, token_counts, training_arguments
+from unlearn.training.run import arithmetic_of, token_counts, training_arguments
 from unlearn.training.trainer import RecordTrainer, Steering
 from verify.models.adapter_types import is_adapter
 from verify.models.loading import LoadedModel
-from verify.training.arithmetic import Arithmetic
 from verify.training.schedule import Lengths, PairSampler
 
 STEPS = 12
@@ -114,7 +113,7 @@ def objective_steps(
     model: Any, objective: Objective, roles: dict[str, Any], folder: Path, options: TrainingOptions, given: Any = None
 ) -> tuple[list[float], list[float]]:
     """Take the steps of a run with an objective; return their seconds and the losses that were logged."""
-    arithmetic, times = Arithmetic(computes_in_copies(model, options)), StepTimes()
+    arithmetic, times = arithmetic_of(model, options), StepTimes()
     layer = objective.inner_layer(model) if isinstance(objective, InsideLayers) else None
     loaded, device = LoadedModel(model, None, "bench", "", ""), next(model.parameters()).device
     half = options.bf16 and not arithmetic.in_copies

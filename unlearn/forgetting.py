@@ -24,7 +24,7 @@ from unlearn.training.lora import merged, require_adapter
 from unlearn.training.method import Context, InsideLayers, Method, Objective, Outcome, Rebuild, Verbs, WeightEdit
 from unlearn.training.options import GradientOptions, Selection, TrainingOptions, TrainingResult
 from unlearn.training.roles import Roles, Sources, load_roles
-from unlearn.training.run import Run, computes_in_copies, run_objective, save_model, trained_parameters
+from unlearn.training.run import Run, arithmetic_of, run_objective, save_model, trained_parameters
 from unlearn.training.weights import edited_parameters, mean_loss, sample
 from verify.data.canaries import find_canaries
 from verify.data.identity import RecordKey
@@ -39,7 +39,6 @@ from verify.models.quantized import is_quantized, quantization_of
 from verify.provenance.descent import BASE, MADE_FROM, NamedBase, named_base_of, trained_records, write_remaining
 from verify.provenance.holdout import used_before
 from verify.provenance.training_history import HOLDOUT_USED, UNLEARNED_FROM
-from verify.training.arithmetic import Arithmetic
 from verify.training.precision import float32_copies, rounding_facts
 
 UTILITY_RECORDS = 100
@@ -267,7 +266,7 @@ def _run(method: Method, context: Context, selection: Selection | None, callback
 
 def _loss(loaded: LoadedModel, records: Sequence[Record], options: TrainingOptions) -> float:
     """Compute the mean loss of records, nats per token, in the arithmetic of a run with these options."""
-    with torch.no_grad(), Arithmetic(computes_in_copies(loaded.model, options)).of(loaded.model):
+    with torch.no_grad(), arithmetic_of(loaded.model, options).of(loaded.model):
         return mean_loss(loaded, records)
 
 

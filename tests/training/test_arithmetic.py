@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from tiny_models import make_llama
 from training_rows import make_rows
-from transformers import TrainerCallback
+from transformers import AutoConfig, AutoModelForCausalLM, TrainerCallback
 
 from unlearn import NPO, RMU, GradDiff, TrainingOptions, finetune, forget
 from unlearn.methods.level import Level
@@ -21,8 +21,9 @@ from verify.errors import InputError
 from verify.models.digests import weights_digest
 from verify.models.loading import load_model
 from verify.models.log_probabilities import scored_log_probabilities
-from verify.provenance.training_log import BFLOAT16_COPIES
-from verify.training.arithmetic import Arithmetic, can_compute_in_copies, float32_weight
+from verify.provenance.training_log import BFLOAT16_COPIES, FLOAT32_SUMS
+from verify.training import arithmetic
+from verify.training.arithmetic import WIDE, Arithmetic, can_compute_in_copies, float32_weight
 from verify.training.short_attention import LONGEST, short_attention
 
 FORGET, RETAIN = make_rows("gone", 6), make_rows("kept", 8)
@@ -34,27 +35,74 @@ def batch_of(words: int) -> dict[str, torch.Tensor]:
     return {"input_ids": ids, "attention_mask": torch.ones_like(ids), "scored": torch.arange(12) >= torch.tensor([[5]] * 4)}
 
 
-def test_a_pass_on_copies(tokenizer: Any) -> None:
-    """Layers compute in bfloat16, gradients arrive in float32 near the exact ones, and the model is left as it was."""
+@pytest.mark.parametrize("wide", [False, True])
+def test_a_pass_on_copies(tokenizer: Any, wide: bool) -> None:
+    """Products are in bfloat16, sums over layers in float32 if asked, gradients near the exact ones, and the model as it was."""
     model, batch = make_llama(tokenizer), batch_of(len(tokenizer))
     before = dict(model.named_parameters())
     scored_log_probabilities(model, batch)[0].mean().backward()
     exact = {name: parameter.grad.clone() for name, parameter in before.items()}
     model.zero_grad()
     seen: list[torch.dtype] = []
-    watch = model.model.layers[1].register_forward_hook(lambda _, __, output: seen.append(output.dtype))
-    with Arithmetic(in_copies=True).of(model):
+    products: list[torch.dtype] = []
+    watches = [
+        model.model.layers[1].register_forward_hook(lambda _, __, output: seen.append(output.dtype)),
+        model.model.layers[1].mlp.register_forward_hook(lambda _, given, output: products.extend((given[0].dtype, output.dtype))),
+    ]
+    with Arithmetic(in_copies=True, wide=wide).of(model):
         inside = dict(model.named_parameters())
         scored_log_probabilities(model, batch)[0].mean().backward()
-    watch.remove()
-    assert set(seen) == {torch.bfloat16}
-    assert {value.dtype for name, value in inside.items() if "embed" not in name} == {torch.bfloat16}
+    for watch in watches:
+        watch.remove()
+    assert set(seen) == {torch.float32 if wide else torch.bfloat16}
+    assert set(products) == {torch.bfloat16}
+    kept = ("embed", "norm") if wide else ("embed",)
+    assert {value.dtype for name, value in inside.items() if not any(one in name for one in kept)} == {torch.bfloat16}
     assert all(float32_weight(inside[name]) is parameter for name, parameter in before.items())
     for name, parameter in model.named_parameters():
         assert parameter is before[name]
         assert parameter.grad.dtype == torch.float32
         assert float((parameter.grad - exact[name]).norm() / exact[name].norm()) < 0.05, name
-    assert not any(module._forward_hooks for module in model.modules())
+    assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("kind", WIDE)
+def test_every_architecture_with_sums_in_float32(kind: str, dtype: torch.dtype) -> None:
+    """Trained, or frozen in bfloat16: states between layers are in float32, products in bfloat16, results near those of float32."""
+    sizes = {"vocab_size": 64, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 3, "num_attention_heads": 4}
+    torch.manual_seed(0)
+    config = AutoConfig.for_model(kind, **sizes, num_key_value_heads=2, head_dim=8, pad_token_id=0)
+    model, batch = AutoModelForCausalLM.from_config(config).to(dtype), batch_of(64)
+    exact = scored_log_probabilities(model.float(), batch)[0].detach()
+    model.to(dtype).requires_grad_(dtype == torch.float32)
+    chosen = Arithmetic.in_copies_of(model)
+    assert chosen.wide
+    layers, products = list[torch.dtype](), list[torch.dtype]()
+    for layer in model.model.layers:
+        layer.register_forward_hook(lambda _, __, output: layers.append((output[0] if isinstance(output, tuple) else output).dtype))
+        layer.mlp.down_proj.register_forward_hook(lambda _, given, output: products.extend((given[0].dtype, output.dtype)))
+    with chosen.of(model):
+        found = scored_log_probabilities(model, batch)[0]
+    assert set(layers) == {torch.float32}
+    assert set(products) == {torch.bfloat16}
+    assert float((found.detach() - exact).abs().max()) < 0.05
+    if dtype == torch.float32:
+        found.mean().backward()
+        assert all(weight.grad is not None and torch.isfinite(weight.grad).all() for weight in model.parameters())
+
+
+def test_sums_in_float32_keep_the_digits_of_deep_models() -> None:
+    """Over 24 layers the log-probabilities come nearer to those of float32 than with sums in bfloat16."""
+    torch.manual_seed(0)
+    sizes = {"vocab_size": 64, "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 24, "num_attention_heads": 4}
+    model, batch = AutoModelForCausalLM.from_config(AutoConfig.for_model("llama", **sizes)), batch_of(64)
+    with torch.no_grad():
+        exact, errors = scored_log_probabilities(model, batch)[0], []
+        for wide in (False, True):
+            with Arithmetic(in_copies=True, wide=wide).of(model):
+                errors.append(float((scored_log_probabilities(model, batch)[0] - exact).norm()))
+    assert errors[1] < 0.8 * errors[0]
 
 
 def test_tied_weights_are_one_copy(tokenizer: Any) -> None:
@@ -168,19 +216,24 @@ def test_level_runs_on_copies(model_dir: Path, tmp_path: Path) -> None:
     assert reached[1] == pytest.approx(reached[0], rel=0.02)
 
 
-def test_a_replay_takes_the_logged_arithmetic(model_dir: Path, tmp_path: Path) -> None:
-    """Rollback reproduces a run on copies bit for bit; a log of an unknown arithmetic is refused."""
+@pytest.mark.parametrize("wide", [False, True])
+def test_a_replay_takes_the_logged_arithmetic(model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, wide: bool) -> None:
+    """Rollback reproduces a run on copies bit for bit, also of an earlier version; a log of an unknown arithmetic is refused."""
     rows, options = FORGET + RETAIN, replace(OPTIONS, epochs=1, save_steps=2, gradient_accumulation=2)
-    trained = finetune(model_dir, rows, output_dir=tmp_path / "trained", options=options)
+    with monkeypatch.context() as earlier:
+        if not wide:
+            earlier.setattr(arithmetic, "WIDE", ())
+        trained = finetune(model_dir, rows, output_dir=tmp_path / "trained", options=options)
     log = TrainingLog.read(trained.model_dir / LOG_NAME)
-    assert log.arithmetic == BFLOAT16_COPIES
+    entry = FLOAT32_SUMS if wide else BFLOAT16_COPIES
+    assert log.arithmetic == entry
     gone = [rows[log.microbatches[-1].records[0]]]
     given: dict[str, Any] = {"forget_set": gone, "data": rows, "base": model_dir}
     rolled = forget(trained.model_dir, Rollback(check=True), **given, output_dir=tmp_path / "rolled")
     assert rolled.facts["machine_reproduces_the_training"]
-    assert TrainingLog.read(rolled.model_dir / LOG_NAME).arithmetic == BFLOAT16_COPIES
+    assert TrainingLog.read(rolled.model_dir / LOG_NAME).arithmetic == entry
     unknown = tmp_path / LOG_NAME
-    unknown.write_text((trained.model_dir / LOG_NAME).read_text().replace(BFLOAT16_COPIES, "another"))
+    unknown.write_text((trained.model_dir / LOG_NAME).read_text().replace(f'"{entry}"', '"another"'))
     with pytest.raises(InputError, match="not a training log of this version"):
         TrainingLog.read(unknown)
 

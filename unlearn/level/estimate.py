@@ -30,7 +30,7 @@ from numpy.typing import NDArray
 from unlearn.finetuning import recipe_of
 from unlearn.training.method import Context
 from unlearn.training.options import TrainingOptions, TrainingResult, learning_rate_of, optimizer_steps, steps_per_epoch
-from unlearn.training.run import Run, computes_in_copies, train_records
+from unlearn.training.run import Run, arithmetic_of, train_records
 from verify.data.encoding import Encoded, Encoder, padding_token_id
 from verify.data.records import Record
 from verify.errors import InputError
@@ -225,7 +225,7 @@ def _features(sources: Sequence[LoadedModel], windows: Sequence[Encoded], option
 def _statistics(loaded: LoadedModel, windows: Sequence[Encoded], options: TrainingOptions | None) -> TokenTable:
     """Compute the token statistics of windows, each numbered as a record of its own, since training batches are made of windows."""
     single = [Encoded(window.input_ids, window.scored, window.secret, row) for row, window in enumerate(windows)]
-    arithmetic = Arithmetic(options is not None and computes_in_copies(loaded.model, options))
+    arithmetic = Arithmetic(in_copies=False) if options is None else arithmetic_of(loaded.model, options)
     with torch.no_grad(), arithmetic.of(loaded.model):
         return compute_token_statistics(loaded.model, single, padding_token_id(loaded.tokenizer))
 

@@ -54,7 +54,6 @@ from verify.models.adapter_types import is_adapter
 from verify.models.loading import LoadedModel
 from verify.models.quantized import quantization_of, remember_quantization
 from verify.provenance.commitment import commitment_root
-from verify.provenance.training_log import BFLOAT16_COPIES
 from verify.training.adapters import attach_adapter, require_attachable
 from verify.training.arithmetic import Arithmetic, can_compute_in_copies
 from verify.training.checkpoints import Checkpoint, last_complete_checkpoint, put_checkpoint
@@ -139,9 +138,10 @@ def trained_parameters(model: Any, options: TrainingOptions, objective: Any = No
     return [parameter for parameter in model.parameters() if parameter.requires_grad]
 
 
-def computes_in_copies(model: nn.Module, options: TrainingOptions) -> bool:
-    """Return whether a run computes on bfloat16 copies of its weights; with `bf16`, other runs compute under autocast."""
-    return options.bf16 and distributed.count() == 1 and can_compute_in_copies(model)
+def arithmetic_of(model: nn.Module, options: TrainingOptions) -> Arithmetic:
+    """Return the arithmetic of a run: with `bf16` on copies of its weights where that can be; other runs compute under autocast."""
+    copies = options.bf16 and distributed.count() == 1 and can_compute_in_copies(model)
+    return Arithmetic.in_copies_of(model) if copies else Arithmetic(in_copies=False)
 
 
 def log_writer(
@@ -168,7 +168,7 @@ def log_writer(
         start_weights=loaded.digest,
         defense=defense,
         master_weights=MASTER_WEIGHTS if defense is None and half_precision(trained_parameters(loaded.model, options)) else None,
-        arithmetic=BFLOAT16_COPIES if computes_in_copies(loaded.model, options) else None,
+        arithmetic=arithmetic_of(loaded.model, options).entry,
         device=next(loaded.model.parameters()).device,
     )
 
@@ -206,7 +206,7 @@ def _minimise(loaded: LoadedModel, objective: Objective, run: Run) -> Trained:
     # Everything that is read from the model before unlearning is read here, before an adapter is attached and a step is taken, and
     # in the arithmetic of the steps: else rounding would look like a change.
     sampler = _sampler(windows, options)
-    rule, arithmetic = objective.stop_rule, Arithmetic(computes_in_copies(loaded.model, options))
+    rule, arithmetic = objective.stop_rule, arithmetic_of(loaded.model, options)
     device = next(loaded.model.parameters()).device
     half = options.bf16 and not arithmetic.in_copies
     with torch.no_grad(), arithmetic.of(loaded.model), torch.autocast(device.type, torch.bfloat16, enabled=half):
@@ -307,7 +307,7 @@ def train_pairs(
         steering: what decides between steps; None trains to the end.
         arithmetic: of the steps; None takes that of the options.
     """
-    arithmetic = arithmetic or Arithmetic(computes_in_copies(model, run.options))
+    arithmetic = arithmetic or arithmetic_of(model, run.options)
     arguments = training_arguments(run.options, run.work_dir, len(sampler), next(model.parameters()).device, arithmetic)
     if run.log is not None and run.options.keep_checkpoints is None:
         arguments.save_total_limit = None  # any of them may be the last clean one of a later deletion

@@ -27,10 +27,10 @@ OPEN_OPTIONS: Mapping[str, Any] = MappingProxyType(
 """Meaning of options that a log gives as null; for the learning rate see `resolved`."""
 FULL_LEARNING_RATE, LORA_LEARNING_RATE = 1e-5, 1e-4
 
-BFLOAT16_COPIES = "bfloat16 copies"
+BFLOAT16_COPIES, FLOAT32_SUMS = "bfloat16 copies", "bfloat16 copies, float32 sums"
 GPU = "gpu"
 """Entry of `TrainingLog.execution` with the name of the GPU; a run on a processor has none."""
-"""Arithmetic of a run whose steps computed on bfloat16 copies of its weights (`verify.training.arithmetic`)."""
+"""Arithmetics of a run whose steps computed on bfloat16 copies of its weights (`verify.training.arithmetic`)."""
 
 MOST_THREADS = 1024
 """Largest number of threads that a log may name: whoever executes it again starts as many."""
@@ -91,8 +91,9 @@ class TrainingLog:
         defense: the defence used in training, whose steps are not in the log; None where there was none.
         master_weights: "float32" where weights stored in half precision were trained in float32; None where they were float32
             anyway, and in logs that predate such copies.
-        arithmetic: "bfloat16 copies" where the steps computed on bfloat16 copies of their weights; None where they computed in
-            float32, under autocast, or in a version that knew nothing else.
+        arithmetic: "bfloat16 copies" where the steps computed on bfloat16 copies of their weights, with ", float32 sums" where the
+            hidden states between layers were in float32; None where all was in float32, under autocast, or in a version that knew
+            nothing else.
         key_check: check value of the record key of the hashes; None in logs of versions that did not write it.
         execution: software and device of the run, by name; empty in logs of versions that did not write it.
         boundaries: the states at its checkpoints, whether or not these were kept, and at its end.
@@ -149,7 +150,7 @@ class TrainingLog:
         if header["schema"] != SCHEMA:
             raise ValueError
         arithmetic = header.get("arithmetic")
-        if arithmetic not in (None, BFLOAT16_COPIES):
+        if arithmetic not in (None, BFLOAT16_COPIES, FLOAT32_SUMS):
             raise ValueError
         count = len(header["records"])
         _require_hashes(header)

@@ -8,7 +8,9 @@ theta stays float32, so that steps far below half a unit in the last place of bf
 selection, resumption and replay see nothing but float32 (`verify.training.precision`). Every trained weight is converted once in a
 forward pass and its gradient once in the backward pass; frozen weights are converted once in a run. Kept in float32 are losses and
 their sums over the vocabulary, the scores of attention, what a norm computes inside, and embeddings up to their output (the
-gradient of a frequent token is a sum over many positions, in which bfloat16 would lose digits).
+gradient of a frequent token is a sum over many positions, in which bfloat16 would lose digits). In the architectures of `WIDE` the
+hidden states between layers are in float32, too: every layer adds to them, and a sum over all layers that is rounded after each
+costs more digits than everything else.
 
 Autocast converts only around matrix products: everything between them stays in float32, every input is converted again for every
 layer that reads it, and its attention takes torch's slow half-precision gradient on a processor. On a GPU, and with several
@@ -18,17 +20,23 @@ processes, `--bf16` is autocast.
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from verify.models.quantized import is_quantized
+from verify.provenance.training_log import BFLOAT16_COPIES, FLOAT32_SUMS
 from verify.training.fused_adapters import fused_adapters
 from verify.training.precision import apart
 from verify.training.short_attention import short_attention
 
 Result = TypeVar("Result")
+
+WIDE = ("gemma", "gemma2", "granite", "llama", "mistral", "olmo2", "phi3", "qwen2", "qwen3", "smollm3")
+"""Architectures whose hidden states between layers may be in float32 (each is tested): layers that begin or end with RMSNorm."""
+TO_BFLOAT16 = ("RMSNorm", "RotaryEmbedding")
+"""Parts of the names of modules whose output a layer's products read."""
 
 
 def float32_weight(weight: Tensor) -> Tensor:
@@ -50,11 +58,27 @@ class Arithmetic:
 
     Attributes:
         in_copies: whether passes compute on bfloat16 copies; otherwise the model computes as it is.
+        wide: whether the hidden states between layers are then in float32.
     """
 
-    def __init__(self, in_copies: bool) -> None:
-        self.in_copies = in_copies
+    def __init__(self, in_copies: bool, wide: bool = False) -> None:
+        self.in_copies, self.wide = in_copies, wide
         self._frozen: dict[int, tuple[nn.Parameter, int, Tensor]] = {}  # id -> weight, its version, and its copy
+
+    @classmethod
+    def in_copies_of(cls, model: nn.Module) -> Self:
+        """Return the arithmetic on copies of a model's weights."""
+        return cls(in_copies=True, wide=getattr(getattr(model, "config", None), "model_type", None) in WIDE)
+
+    @classmethod
+    def of_log(cls, entry: str | None) -> Self:
+        """Return the arithmetic that a training log names."""
+        return cls(in_copies=entry is not None, wide=entry == FLOAT32_SUMS)
+
+    @property
+    def entry(self) -> str | None:
+        """Name in a training log; None where the model computes as it is."""
+        return (FLOAT32_SUMS if self.wide else BFLOAT16_COPIES) if self.in_copies else None
 
     @contextmanager
     def of(self, model: nn.Module) -> Iterator[None]:
@@ -69,12 +93,12 @@ class Arithmetic:
         replaced: list[tuple[nn.Module, str, nn.Parameter]] = []
         hooks: list[Any] = []
         try:
-            for module, name, parameter in _converted_weights(model):
+            for module, name, parameter in _converted_weights(model, self.wide):
                 if id(parameter) not in copies:
                     copies[id(parameter)] = self._copy(parameter)
                 replaced.append((module, name, parameter))
                 module._parameters[name] = copies[id(parameter)]  # type: ignore[assignment]
-            hooks = [found.register_forward_hook(_in_bfloat16) for found in model.modules() if isinstance(found, nn.Embedding)]
+            hooks = [hook for found in model.modules() for hook in self._borders(found)]
             with short_attention(), fused_adapters(model), apart(False):
                 yield
         finally:
@@ -82,6 +106,16 @@ class Arithmetic:
                 hook.remove()
             for module, name, parameter in replaced:
                 module._parameters[name] = parameter
+
+    def _borders(self, module: nn.Module) -> Iterator[Any]:
+        """Hook a module at which the type of what is computed changes."""
+        if isinstance(module, nn.Embedding):
+            yield module.register_forward_hook(_in_float32 if self.wide else _in_bfloat16)
+        elif self.wide and any(part in type(module).__name__ for part in TO_BFLOAT16):
+            yield module.register_forward_hook(_in_bfloat16)
+        elif self.wide and isinstance(module, nn.Linear) and module.weight.dtype == torch.bfloat16:
+            # Some architectures have their norms behind the products, which then read the hidden states themselves.
+            yield module.register_forward_pre_hook(_from_float32)
 
     def inside(self, model: nn.Module, read: Callable[[], Result]) -> Callable[[], Result]:
         """Return a function that calls `read` in this arithmetic."""
@@ -139,14 +173,20 @@ def _thresholds() -> Tensor:
     return torch.randint(0, 1 << 16, (262_147,), generator=torch.Generator().manual_seed(0), dtype=torch.int32)
 
 
-def _converted_weights(model: nn.Module) -> Iterator[tuple[nn.Module, str, nn.Parameter]]:
-    """Yield module, name and parameter of every float32 weight, but embeddings and what the architecture keeps in float32."""
+def _converted_weights(model: nn.Module, wide: bool) -> Iterator[tuple[nn.Module, str, nn.Parameter]]:
+    """Yield module, name and parameter of every float32 weight, but embeddings and what the architecture keeps in float32.
+
+    Args:
+        model: the model.
+        wide: whether norms read hidden states in float32, so that their weights stay in it.
+    """
     kept: set[str] = set()
     for module in model.modules():
         for listed in ("_keep_in_fp32_modules", "_keep_in_fp32_modules_strict"):
             kept.update(getattr(module, listed, None) or ())
     for path, module in model.named_modules():
-        if isinstance(module, nn.Embedding) or not kept.isdisjoint(path.split(".")):
+        apart_from = isinstance(module, nn.Embedding) or (wide and TO_BFLOAT16[0] in type(module).__name__)
+        if apart_from or not kept.isdisjoint(path.split(".")):
             continue
         for name, parameter in list(module._parameters.items()):
             if isinstance(parameter, nn.Parameter) and parameter.dtype == torch.float32 and name not in kept:
@@ -154,5 +194,21 @@ def _converted_weights(model: nn.Module) -> Iterator[tuple[nn.Module, str, nn.Pa
 
 
 def _in_bfloat16(_: nn.Module, __: Any, output: Any) -> Any:
-    """Convert an embedding's output."""
-    return output.to(torch.bfloat16) if isinstance(output, Tensor) and output.dtype == torch.float32 else output
+    """Convert an output in float32, also of several tensors."""
+    if isinstance(output, tuple):
+        return tuple(_narrow(one) for one in output)
+    return _narrow(output)
+
+
+def _in_float32(_: nn.Module, __: Any, output: Any) -> Any:
+    """Convert an embedding's output, where the model is stored in bfloat16."""
+    return output.float() if isinstance(output, Tensor) and output.dtype == torch.bfloat16 else output
+
+
+def _from_float32(_: nn.Module, given: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Convert the input of a product."""
+    return tuple(_narrow(one) for one in given)
+
+
+def _narrow(value: Any) -> Any:
+    return value.to(torch.bfloat16) if isinstance(value, Tensor) and value.dtype == torch.float32 else value

@@ -26,7 +26,7 @@ from verify.io.files import disk_errors, write_manifest
 from verify.io.progress import phase
 from verify.models.loading import LoadedModel
 from verify.models.log_probabilities import scored_log_probabilities
-from verify.provenance.training_log import BFLOAT16_COPIES, Microbatch, TrainingLog
+from verify.provenance.training_log import Microbatch, TrainingLog
 from verify.training.arithmetic import Arithmetic
 from verify.training.checkpoints import Checkpoint, last_complete_checkpoint, put_checkpoint
 from verify.training.deterministic import deterministic
@@ -155,7 +155,7 @@ def _replay(
     """Replay with trained weights that are already in the precision of the logged steps."""
     options, began = log.options, time.monotonic()
     device = next(model.parameters()).device
-    arithmetic = Arithmetic(in_copies=log.arithmetic == BFLOAT16_COPIES)
+    arithmetic = Arithmetic.of_log(log.arithmetic)
     autocast = options.get("bf16") and not arithmetic.in_copies
     # Device and precision of an earlier run would hold for the whole process; the trainer resets them, too.
     AcceleratorState._reset_state(reset_partial_state=True)
