@@ -6,7 +6,7 @@ export OMP_NUM_THREADS ?= 1
 export TOKENIZERS_PARALLELISM := false
 export HF_HUB_DISABLE_TELEMETRY := 1
 
-.PHONY: install demo demo-llm model docs sample test test-fast lint bench clean
+.PHONY: install demo demo-llm model docs sample test test-fast test-gpu lint bench clean
 
 install: .venv/.installed
 
@@ -48,6 +48,9 @@ test: lint
 
 test-fast: install
 	$(BIN)/pytest -n 2 --dist worksteal -m 'not slow and not browser'
+
+test-gpu: install
+	UNLEARN_TESTS_ON_GPU=1 $(BIN)/pytest tests/gpu -n 4
 
 bench: install
 	OMP_NUM_THREADS=2 $(BIN)/pytest benchmarks -o addopts=--import-mode=importlib

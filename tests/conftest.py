@@ -11,6 +11,9 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 # Threads that wait for each other must not spin: as many test processes run as there are cores.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+# Most tests state what the processor computes, many to the bit; those for a GPU (tests/gpu) are asked for by name.
+if not os.environ.get("UNLEARN_TESTS_ON_GPU"):
+    os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
 import pytest
 import torch

@@ -11,7 +11,7 @@ from unlearn import TrainingOptions
 from unlearn.methods import method_classes
 from unlearn.training.method import Objective
 
-ON_A_GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU here")
+ON_A_GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU, or it was not asked for: make test-gpu")
 ROWS = [
     {"example_id": f"r{n}", "subject_id": f"s{n % 6}", "prompt": f"Who is {n}?", "completion": f"Nobody but {n * 37}."}
     for n in range(24)
