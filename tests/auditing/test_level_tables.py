@@ -88,10 +88,28 @@ def test_an_audit_by_a_level_table_is_written_and_recomputes(world: dict[str, An
     said = {entry.channel: entry.reason for entry in evidence.channels_not_run or ()}
     assert said["int8"] == said["relearned"] == "the level table has no numbers on it"
     assert recompute(tmp_path / "out") == Evidence.load(tmp_path / "out" / "evidence.json") == evidence
+    assert "None of the 12 records to keep that were given is a near-duplicate of a forget record." in summary(evidence)
     report = (tmp_path / "out" / "report.html").read_text()
     assert "no retrained references" in report
     for path in (tmp_path / "out").iterdir():
         assert not any(word in path.read_bytes() for word in (b"Quill", b"lane"))
+
+
+def test_near_duplicates_that_stay_are_counted_and_named(world: dict[str, Any], tmp_path: Path) -> None:
+    """Two forget records in other spelling among those to keep: evidence and page 1 say so, by hashes; the verdict recomputes."""
+    staying = [{**row, "example_id": f"copy-{row['example_id']}", "completion": row["completion"].upper()} for row in FORGET[:2]]
+    sets = {**SETS, "retain_set": [*RETAIN, *staying]}
+    evidence = audit(**world, **sets, settings=SETTINGS.model_copy(update={"retain_records": 4}), output_dir=tmp_path / "out")
+    left, key = evidence.near_duplicates, RecordKey.load()
+    assert left is not None
+    assert (left.compared, left.records) == (len(RETAIN) + 2, 2), "all records to keep are compared, not those drawn for utility"
+    assert left.forget == tuple(sorted(key.of(record.fingerprint) for record in load_records(FORGET[:2])))
+    assert [pair.similarity for pair in left.listed] == [1.0, 1.0]
+    for text in (summary(evidence), (tmp_path / "out" / "report.html").read_text().split('<h2 class="page">')[0]):
+        assert "2 of the 14 records to keep that were given are near-duplicates of 2 forget records." in text
+        assert "an accusation can be about what stays" in text
+    assert recompute(tmp_path / "out") == Evidence.load(tmp_path / "out" / "evidence.json") == evidence
+    assert not any(b"QUILL" in path.read_bytes() for path in (tmp_path / "out").iterdir())
 
 
 @pytest.mark.parametrize(

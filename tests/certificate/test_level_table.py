@@ -1,5 +1,7 @@
 """A certificate by a level table says so, and fails where the table is no older than the requests or is another model's."""
 
+import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,7 +11,12 @@ from audits import evidence_by_table
 from certificates import about, broken, check, rewritten
 
 from verify.auditing.looks import look_at
+from verify.certificate.claims import judge_findings
+from verify.certificate.statements import auditor_statement
+from verify.io.files import write_manifest
 from verify.schema.evidence import Evidence
+from verify.schema.near_duplicates import NearDuplicatesLeft
+from verify.schema.reexecution import Likeness
 
 
 @pytest.fixture(scope="module")
@@ -31,6 +38,20 @@ def test_a_certificate_says_what_judged_and_which_look_it_was(house: dict[str, P
     assert "no retrained references" in said["judged by"]
     assert said["audits of these weights"].startswith("This is at least the second audit of these weights. Earlier: ")
     assert list(found.phrases.values()) == ["EQUIVALENT_WITHIN(rho = 0.1, alpha = 0.05; exact text, mean loss; level table)"]
+
+
+def test_a_certificate_counts_near_duplicates_that_stay_and_names_none(certified: Evidence, tmp_path: Path) -> None:
+    """The statement to sign has the numbers without any record's hash, and the check prints them."""
+    pair = Likeness(record="e" * 32, forget="f" * 32, similarity=0.9)
+    left = NearDuplicatesLeft(compared=40, records=1, forget=("f" * 32,), listed=(pair,))
+    certified.model_copy(update={"near_duplicates": left}).save(tmp_path / "evidence.json")
+    (tmp_path / "scores.parquet").touch()
+    write_manifest(tmp_path, "audit")
+    statement = auditor_statement(tmp_path)
+    assert statement["predicate"]["annotations"]["evidence"]["near_duplicates"] == {"compared": 40, "records": 1, "forget": 1}
+    assert not {"e" * 32, "f" * 32} & set(re.findall("[0-9a-f]{32}", json.dumps(statement)))
+    (said,) = (one.detail for one in judge_findings(statement["predicate"], ()) if one.what == "near-duplicates that stay")
+    assert said.startswith("1 of the 40 records to keep that were given is a near-duplicate of a forget record.")
 
 
 def made_late(found: dict[str, Any]) -> None:

@@ -4,7 +4,7 @@ import random
 
 from verify.data.clusters import near_pairs, subject_clusters
 from verify.data.identity import RecordKey
-from verify.data.near_duplicates import SIMILAR, shingles, signature, similarity
+from verify.data.near_duplicates import SIMILAR, near_texts, shingles, signature, similarity
 from verify.data.records import Fields, parse_records
 
 KEY = RecordKey(b"k" * 32)
@@ -51,3 +51,25 @@ def test_pairs_are_those_of_a_comparison_of_all_with_all() -> None:
     assert fast <= slow
     assert len(slow) > 40
     assert len(slow - fast) <= 0.02 * len(slow)
+
+
+def test_near_texts_are_those_of_a_comparison_of_all_with_all() -> None:
+    """Every known text that a text is nearly is named, most similar first; texts that are nearly none are left out."""
+    known = {f"known {seed}": text(seed) for seed in range(5)} | {"twin": text(0).replace("a", "A")}
+    others = {
+        f"{seed}, {cut}": " ".join([*text(seed).split()[: 40 - cut], *text(99).split()[:cut]])
+        for seed in range(6)
+        for cut in (0, 3, 30)
+    }
+    signatures = {name: signature(shingles(one, KEY.secret)) for name, one in (known | others).items()}
+    slow = {
+        name: {one: share for one in known if (share := similarity(signatures[one], signatures[name])) >= SIMILAR}
+        for name in others
+    }
+    found = dict(near_texts(known, others.items(), KEY.secret))
+    assert found == {name: near for name, near in slow.items() if near}
+    assert set(found["0, 0"]) == {"known 0", "twin"}
+    assert "1, 3" in found
+    assert not {"1, 30", "5, 0"} & set(found)
+    assert all(list(near.values()) == sorted(near.values(), reverse=True) for near in found.values())
+    assert dict(near_texts({}, others.items(), KEY.secret)) == {}

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 from audits import BY_TABLE, LEVEL_TABLE, REGISTRATION, TABLE_ASIDE, evidence_by_table, evidence_of
+from pydantic import ValidationError
 from score_tables import simulated_table, table_with_pool
 
 from verify import summary
@@ -20,6 +21,8 @@ from verify.judging.user_level import units, whose
 from verify.report.html import render
 from verify.schema.evidence import Evidence
 from verify.schema.judged_by import Look, looks_in_words, share_in_words
+from verify.schema.near_duplicates import NearDuplicatesLeft
+from verify.schema.reexecution import Likeness
 from verify.scores.table import ScoreTable
 from verify.statistics.controls import NoiseRatio
 from verify.statistics.level_checks import ControlsCheck
@@ -248,6 +251,45 @@ def test_every_document_says_which_of_the_two_judged() -> None:
     assert Evidence.model_validate_json(with_fewer.text()) == with_fewer
     unchecked = USED.model_copy(update={"trusted": False})
     assert "Not checked: the signature of the level table" in summary(evidence_by_table(replace(ASIDE, level_table=unchecked)))
+
+
+@pytest.mark.parametrize("by_table", [True, False])
+def test_a_finding_that_a_near_duplicate_may_explain_is_said_to_be_one(by_table: bool) -> None:
+    """Sixteen records are found; two of them have a near-duplicate that stays, and only a table's models did not know those."""
+    found = evidence_by_table(kept=4) if by_table else evidence_of(simulated_table(residual=0.5))
+    accused = [finding.record for finding in found.accused]
+    pair = Likeness(record="e" * 32, forget=accused[0], similarity=0.9)
+    left = NearDuplicatesLeft(compared=40, records=1, forget=tuple(sorted(accused[:2])), listed=(pair,))
+    named = found.model_copy(update={"near_duplicates": left})
+    assert Evidence.model_validate_json(named.text()) == named
+    assert "near_duplicates" not in found.text(), "evidence of earlier versions is written as it was"
+    said = "1 of the 40 records to keep that were given is a near-duplicate of 2 forget records."
+    for text in (render(named), summary(named)):
+        assert said in text
+        assert ("an accusation can be about what stays" in text) == by_table
+        assert f"Of {len(accused)} records found beyond the margin, 2 have one." in text
+    assert ("Not examined: whether near-duplicates of the forget records stay" in summary(found)) == by_table
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"records": 2},
+        {"compared": 0},
+        {"forget": ()},
+        {"forget": ("d" * 32,)},
+        {"listed": ()},
+        {"records": 50},
+        {"forget": ("Ida",)},
+    ],
+)
+def test_near_duplicates_that_do_not_add_up_are_refused(change: dict[str, Any]) -> None:
+    """Counts beyond what was compared, other records than those listed, or a name in place of a hash are no such account."""
+    pair = Likeness(record="e" * 32, forget="f" * 32, similarity=0.9)
+    good: dict[str, Any] = {"compared": 40, "records": 1, "forget": ("f" * 32,), "listed": (pair,)}
+    assert NearDuplicatesLeft(**good).counts == {"compared": 40, "records": 1, "forget": 1}
+    with pytest.raises(ValidationError):
+        NearDuplicatesLeft(**{**good, **change})
 
 
 def test_looks_are_counted_and_named() -> None:

@@ -12,11 +12,12 @@ from unlearn import TrainingOptions, finetune
 from unlearn.cli.request_text import proposed
 from unlearn.requests.candidates import describe_power
 from unlearn.requests.ledger.ledger import Ledger, NewRequest, Request
-from unlearn.requests.matching import match_requests
+from unlearn.requests.matching import Matched, match_requests
 from unlearn.requests.pipeline import run_batch
-from unlearn.requests.plan import PLAN, Plan
-from unlearn.requests.planning import Choices, _facts, _groups, _Known, draft, note
+from unlearn.requests.plan import PLAN, Plan, PlannedModel
+from unlearn.requests.planning import Choices, Draft, _facts, _groups, _Known, draft, note
 from unlearn.scan.lineage import affected_models
+from unlearn.scan.search import Match
 from unlearn.training.shards import ShardPlan, finetune_shards
 from verify.data.identity import RecordKey
 from verify.data.records import Fields
@@ -274,3 +275,38 @@ def test_a_method_that_is_none_is_refused_before_anything_is_noted(data: Path, t
     """A slip of the pen in --methods is found by the plan, which names the methods that there are."""
     with pytest.raises(InputError, match=r"'retain' is not a method.*npo.*retrain"):
         draft(ledger, approved(ledger, "ida"), choices(tmp_path, data, methods=("npo", "retain")), RecordKey.load())
+
+
+@pytest.mark.parametrize(("table", "near", "said"), [("table", 2, True), (None, 2, False), ("table", 0, False)])
+def test_a_plan_by_a_level_table_warns_of_near_duplicates_that_may_stay(table: str | None, near: int, said: bool) -> None:
+    """Only a table's models never saw them: references and an executed rebuild are not misled."""
+    model = PlannedModel(
+        folder="m",
+        weights="1" * 64,
+        origin="m",
+        records=("a" * 32,),
+        people=1,
+        ladder=("retrain",),
+        base=None,
+        cost="all",
+        shown="?",
+    )
+    plan = Plan(
+        batch="B-000000000000",
+        requests=("R-1",),
+        subjects=(),
+        answer_by=date(2026, 12, 1),
+        data=(),
+        places=(),
+        fields={},
+        models=(model.model_copy(update={"level_table": table}),),
+        roots=(),
+        references=(),
+        holdout=None,
+        settings=SETTINGS,
+    )
+    own = Match("train.jsonl", 1, "a" * 32, "subject")
+    left = tuple(Match("train.jsonl", row, f"{row:032x}", "near duplicate", 0.9, like="a" * 32) for row in range(2, 2 + near))
+    lines = list(proposed(Draft((plan,), (Matched("R-1", (own,), (), left, ()),), ())))
+    warning = f"{near} near-duplicates to decide: a level table's models saw neither these nor the records"
+    assert any(line.startswith(warning) for line in lines) == said

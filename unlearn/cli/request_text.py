@@ -207,6 +207,12 @@ def proposed(draft: "Draft") -> Iterator[str]:
             yield f"    {_count(len(entry.rejected), 'similar row')} rejected: another person's"
     for plan in draft.plans:
         yield from _plan_lines(plan)
+    near = sum(len(entry.undecided) for entry in draft.matched)
+    if near and any(model.level_table is not None for plan in draft.plans for model in plan.models):
+        yield (
+            f"{_count(near, 'near-duplicate')} to decide: a level table's models saw neither these nor the records, so where they "
+            "stay, an audit by it can accuse an honest deletion. Delete them too, or plan with --references."
+        )
     for model in draft.idle:
         yield f"saw the records but is not in service: {model.folder} ({model.how})"
 

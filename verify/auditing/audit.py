@@ -16,7 +16,7 @@ from typing import Any
 
 from verify.attacks import select_attacks
 from verify.attacks.threat_models import threat_models
-from verify.auditing.audit_sets import draw_retain, load_sets, load_whole_sets
+from verify.auditing.audit_sets import draw_retain, load_sets, load_whole_sets, near_duplicates_left
 from verify.auditing.commitments import commit, find_rewordings, require_opened
 from verify.auditing.input_checks import CheckedInputs, check_inputs
 from verify.auditing.level_tables import TableJudge, by_table, require_unread_controls, table_judge, with_table
@@ -37,6 +37,7 @@ from verify.judging.representation_claim import judge_representation, worth_meas
 from verify.models.memory import require_memory_for_loading
 from verify.provenance.training_history import learning_rate_of
 from verify.schema.evidence import Environment, Evidence, Judgement, Settings
+from verify.schema.near_duplicates import NearDuplicatesLeft
 from verify.schema.parts import CoinBatch, RewordingsUsed, SetRole
 from verify.scores.channels import Channels
 from verify.scores.scorer import Plan, Scorer
@@ -143,6 +144,8 @@ def audit(
     aside = replace(blind_aside(*_texts(sets), settings), commitment=commitment, earlier=batches, registered=named)
     cache = None if cache_dir is None else Path(cache_dir)
     words = find_rewordings(rewordings, rewording_model, sets, settings, lambda message, _: progress(message, 0.0))
+    progress("looking for near-duplicates among the records to keep", 0.0)
+    staying = near_duplicates_left(whole, key)
     rate = learning_rate_of(original)
     channels = Channels(sets, settings, key, cache, references=len(references), rewordings=words, learning_rate=rate, within=within)
     states = _hidden_states(sets, settings, len(references))
@@ -166,7 +169,7 @@ def audit(
     judged = judge(table, settings, aside)
     given = given.with_same_weights(scorer.same_weights).with_executions(scorer.models)
     used = _used(words, table, committed, key)
-    evidence = _evidence(judged, scorer, table, settings, aside, given, channels, used, earlier_audits, started)
+    evidence = _evidence(judged, scorer, table, settings, aside, given, channels, used, staying, earlier_audits, started)
     if output is not None:
         write_audit(evidence, table, output)
     return evidence
@@ -369,6 +372,7 @@ def _evidence(
     given: CheckedInputs,
     channels: Channels,
     used: RewordingsUsed | None,
+    staying: NearDuplicatesLeft | None,
     earlier: Sequence[Evidence],
     started: float,
 ) -> Evidence:
@@ -380,6 +384,7 @@ def _evidence(
         level_table=aside.level_table,
         references_checked=given.references,
         holdout_checked=given.holdout,
+        near_duplicates=staying,
         settings=_resolved(settings, table, channels),
         models=tuple(scorer.models),
         configuration_differences=tuple(scorer.configurations.found),

@@ -5,12 +5,16 @@ from typing import Any
 
 import numpy as np
 
+from verify.data.identity import RecordKey
+from verify.data.near_duplicates import near_texts
 from verify.data.records import Fields, Record, RecordSource, require_disjoint, require_trained
 from verify.data.sources import load_forget_set, load_records
 from verify.errors import InputError
 from verify.provenance.holdout import without_held_out
 from verify.schema.evidence import Settings
+from verify.schema.near_duplicates import LISTED, NearDuplicatesLeft
 from verify.schema.parts import SetRole
+from verify.schema.reexecution import Likeness
 
 
 def load_sets(
@@ -47,6 +51,29 @@ def draw_retain(sets: Mapping[SetRole, Sequence[Record]], settings: Settings) ->
         order = np.random.default_rng(settings.seed).permutation(len(drawn["retain"]))[: settings.retain_records]
         drawn["retain"] = [drawn["retain"][index] for index in sorted(order)]
     return drawn
+
+
+def near_duplicates_left(sets: Mapping[SetRole, Sequence[Record]], key: RecordKey) -> NearDuplicatesLeft | None:
+    """Find records to keep whose text is nearly that of a forget record; None without a retain set.
+
+    Args:
+        sets: the whole sets, before retain records are drawn.
+        key: names the records and hashes their words.
+    """
+    if "retain" not in sets:
+        return None
+    known = {key.of(record.fingerprint): record.whole_text for record in sets["forget"]}
+    others = ((key.of(record.fingerprint), record.whole_text) for record in sets["retain"])
+    forget: set[str] = set()
+    found: list[Likeness] = []
+    for name, near in near_texts(known, others, key.secret):
+        forget |= near.keys()
+        closest, similarity = next(iter(near.items()))
+        found.append(Likeness(record=name, forget=closest, similarity=similarity))
+    found.sort(key=lambda pair: (-pair.similarity, pair.record))
+    return NearDuplicatesLeft(
+        compared=len(sets["retain"]), records=len(found), forget=tuple(sorted(forget)), listed=tuple(found[:LISTED])
+    )
 
 
 def load_whole_sets(

@@ -12,6 +12,7 @@ from verify.io.documents import Frozen
 from verify.schema.channels import MEAN_LOSS, ChannelResult, channels_asked, contradiction, verdict_phrase
 from verify.schema.deletion_record import RequestFacts
 from verify.schema.judged_by import TABLE_RULE, LevelTableUsed, Look, looks_in_words
+from verify.schema.near_duplicates import left_in_words
 from verify.schema.parts import Gate, Test
 
 RESULTS = {"EQUIVALENT_WITHIN": "PASSED", "NOT_FORGOTTEN": "FAILED", "INCONCLUSIVE": "WARNED", "NOT_TESTABLE": "WARNED"}
@@ -111,6 +112,10 @@ def judge_findings(predicate: Mapping[str, Any], requests: Sequence[RequestFacts
     if evidence.get("looks"):
         looks = tuple(Look.model_validate_json(json.dumps(entry)) for entry in evidence["looks"])
         yield Finding("audits of these weights", True, looks_in_words(looks))
+    left = evidence.get("near_duplicates")
+    if left and left["records"]:
+        by_table = evidence.get("level_table") is not None
+        yield Finding("near-duplicates that stay", True, left_in_words(**left, by_table=by_table))
 
 
 def _not_this_table(used: LevelTableUsed, before: str, requests: Sequence[RequestFacts]) -> str | None:

@@ -183,6 +183,8 @@ def auditor_statement(audit: str | Path, robustness: str | Path | None = None) -
     for claim in ("twins", "people"):  # field names of held-out controls and user level; they list records, too
         if kept.get(claim):
             kept[claim] = {**kept[claim], "accused": len(kept[claim]["accused"])}
+    if evidence.near_duplicates is not None:
+        kept["near_duplicates"] = evidence.near_duplicates.counts
     second = evidence.settings.rule > 1
     if second:
         kept |= {"subjects": len(evidence.subjects), "weak": len(evidence.weak)}

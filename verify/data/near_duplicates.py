@@ -8,7 +8,7 @@ not reveal their texts.
 import hashlib
 import hmac
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
 
 import numpy as np
@@ -86,8 +86,32 @@ class NearDuplicates:
 
     def find(self, hashed: set[bytes]) -> tuple[str, float] | None:
         """Return the most similar known text and its estimated similarity, or None."""
+        return next(iter(self.find_all(hashed).items()), None)
+
+    def find_all(self, hashed: set[bytes]) -> dict[str, float]:
+        """Return the estimated similarity of every near-duplicate among the known texts, most similar first."""
         if self._matrix is None or not hashed or (self._any is not None and self._any.isdisjoint(hashed)):
-            return None
+            return {}
         shares = (self._matrix == signature(hashed)).mean(axis=1)
-        best = int(shares.argmax())
-        return (list(self._known)[best], float(shares[best])) if shares[best] >= SIMILAR else None
+        near = [(name, float(share)) for name, share in zip(self._known, shares, strict=True) if share >= SIMILAR]
+        return dict(sorted(near, key=lambda one: -one[1]))
+
+
+def near_texts(
+    known: Mapping[str, str], others: Iterable[tuple[str, str]], key: bytes
+) -> Iterator[tuple[str, Mapping[str, float]]]:
+    """Yield the texts that are nearly a known one.
+
+    Args:
+        known: texts by name.
+        others: (name, text) of each text to compare.
+        key: hashes the shingles.
+
+    Yields:
+        the text's name, and the estimated similarity of every known text that it is nearly, most similar first.
+    """
+    parts = {name: shingles(text, key) for name, text in known.items()}
+    index = NearDuplicates({name: signature(hashed) for name, hashed in parts.items()}, parts)
+    for name, text in others:
+        if near := index.find_all(shingles(text, key)):
+            yield name, near

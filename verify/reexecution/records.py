@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from verify.data.identity import RecordKey
-from verify.data.near_duplicates import NearDuplicates, Signature, shingles, signature
+from verify.data.near_duplicates import near_texts
 from verify.data.records import Record
 from verify.schema.reexecution import Finding, Likeness
 
@@ -48,15 +48,11 @@ class Shown:
 
     def near(self, used: frozenset[str]) -> tuple[Likeness, ...]:
         """Find training records in use whose text is nearly that of a forget record, most similar first."""
-        known: dict[str, Signature] = {}
-        parts: dict[str, set[bytes]] = {}
-        for record in self.forget:
-            name = self.key.of(record.fingerprint)
-            parts[name] = shingles(record.whole_text, self.key.secret)
-            known[name] = signature(parts[name])
-        index, found = NearDuplicates(known, parts), {}
-        for record in self.training:
-            name = self.key.of(record.fingerprint)
-            if name in used and name not in known and (hit := index.find(shingles(record.whole_text, self.key.secret))) is not None:
-                found[name] = Likeness(record=name, forget=hit[0], similarity=hit[1])
-        return tuple(sorted(found.values(), key=lambda one: (-one.similarity, one.record)))
+        known = {self.key.of(record.fingerprint): record.whole_text for record in self.forget}
+        training = {self.key.of(record.fingerprint): record.whole_text for record in self.training}
+        others = ((name, text) for name, text in training.items() if name in used and name not in known)
+        found = [
+            Likeness(record=name, forget=next(iter(near)), similarity=next(iter(near.values())))
+            for name, near in near_texts(known, others, self.key.secret)
+        ]
+        return tuple(sorted(found, key=lambda one: (-one.similarity, one.record)))

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from verify.schema.differences import ReferenceDifference
 from verify.schema.evidence import Evidence
 from verify.schema.judged_by import LevelTableUsed, looks_in_words
+from verify.schema.near_duplicates import left_in_words
 from verify.schema.parts import ReferenceCheck
 
 ASKED: dict[ReferenceDifference, str] = {
@@ -47,13 +48,14 @@ def margin_note(evidence: Evidence) -> str | None:
 
 
 def assurances(evidence: Evidence) -> list[Said]:
-    """Return the sentences about earlier audits, references or level table, holdout records, configurations and adapters."""
+    """Return the sentences about earlier audits, references or level table, other records, configurations and adapters."""
     judge = _references(evidence) if evidence.level_table is None else _level_table(evidence.level_table, evidence)
     return [
         *_looks(evidence),
         *judge,
         *_innocence(evidence),
         *_holdout(evidence),
+        *_near_duplicates(evidence),
         *_configurations(evidence),
         *_adapter(evidence),
     ]
@@ -223,6 +225,23 @@ def _holdout(evidence: Evidence) -> list[Said]:
             f"By the model's manifest, the unlearning read none of the {check.records} holdout records of this audit.", warns=False
         )
     ]
+
+
+def _near_duplicates(evidence: Evidence) -> list[Said]:
+    """Say how many near-duplicates of the forget records stay, and how many of the findings they may explain."""
+    by_table, left = evidence.level_table is not None, evidence.near_duplicates
+    if left is None:
+        known = any(entry.role == "retain" for entry in evidence.sets)
+        why = "the version that made this audit did not look for them" if known else "no records to keep were given (--retain FILE)"
+        what = "Not examined: whether near-duplicates of the forget records stay, which an accusation could be about"
+        return [Said(f"{what}; {why}.", warns=True)] if by_table else []
+    if not left.records and not by_table:
+        return []
+    said = left_in_words(left.compared, left.records, len(left.forget), by_table=by_table)
+    theirs = len({finding.record for finding in evidence.accused} & set(left.forget))
+    if theirs:
+        said += f" Of {len(evidence.accused)} records found beyond the margin, {theirs} {'has' if theirs == 1 else 'have'} one."
+    return [Said(said, warns=bool(left.records))]
 
 
 def _configurations(evidence: Evidence) -> list[Said]:

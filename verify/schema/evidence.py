@@ -30,6 +30,7 @@ from verify.schema.channels import (
     verdict_phrase,
 )
 from verify.schema.judged_by import TABLE_RULE, LevelTableUsed, Look
+from verify.schema.near_duplicates import NearDuplicatesLeft
 from verify.schema.parts import (
     AttackResult,
     AuditedModel,
@@ -63,7 +64,7 @@ from verify.schema.threat_model import ThreatModel
 LATER_FIELDS = frozenset(
     {
         *("references_checked", "holdout_checked", "channels_not_run", "rewordings", "configuration_differences"),
-        *("without_adapter", "level_table", "looks"),
+        *("without_adapter", "level_table", "looks", "near_duplicates"),
     }
 )
 """Fields that evidence of earlier versions lacks."""
@@ -233,6 +234,7 @@ WRITTEN_BEFORE: Mapping[str, tuple[str, ...]] = MappingProxyType(
             "looks",
             "references_checked",
             "holdout_checked",
+            "near_duplicates",
             "settings",
             "models",
             "configuration_differences",
@@ -259,6 +261,8 @@ class Evidence(Judgement):
         references_checked: what the references' training logs showed, one entry each; None in evidence of older versions.
         holdout_checked: whether the unlearning read the audit's holdout records; None without a holdout set and in evidence of
             older versions.
+        near_duplicates: records to keep that are nearly a forget record; None without a retain set and in evidence of older
+            versions.
         settings: everything that was decided before looking.
         models, sets: what was scored, by digest.
         configuration_differences: entries in which a model's configuration or precision differs from the original's; None in
@@ -278,6 +282,7 @@ class Evidence(Judgement):
     looks: tuple[Look, ...] | None = None
     references_checked: tuple[ReferenceCheck, ...] | None = None
     holdout_checked: HoldoutCheck | None = None
+    near_duplicates: NearDuplicatesLeft | None = None
     settings: Settings
     models: tuple[AuditedModel, ...]
     configuration_differences: tuple[ConfigurationDifference, ...] | None = None
