@@ -124,6 +124,24 @@ def test_a_number_that_does_not_follow_is_named(evidence: Evidence, out: Path, c
         recompute(out)
 
 
+def test_audits_against_the_same_controls_are_counted(
+    house: dict[str, Path], evidence: Evidence, out: Path, tmp_path: Path
+) -> None:
+    """The second says so and recomputes; a plan that comes after the first audit, and evidence of other controls, are refused."""
+    earlier = {"earlier": [out / "evidence.json"]}
+    assert evidence.account is None
+    again = run(house, **earlier, output_dir=tmp_path / "again", settings=SETTINGS.model_copy(update={"attacks": ("loss",)}))
+    assert again.account is not None
+    assert (again.account.number, again.account.earlier) == (2, (evidence.digest,))
+    assert again.account.controls == evidence.set("holdout").digest
+    assert "at least the second audit against the same controls" in summary(again)
+    assert recompute(tmp_path / "again") == again
+    with pytest.raises(InputError, match="levels of accusations are fixed before the first"):
+        run(house, **earlier, settings=SETTINGS.model_copy(update={"expected_audits": 20}))
+    with pytest.raises(InputError, match="made against other controls"):
+        run(house, **earlier, holdout_set=rows("others", 12))
+
+
 def test_other_wording_is_no_changed_number(evidence: Evidence, out: Path) -> None:
     """Sentences that another version worded differently, or that were edited, are named as such, numbers are not."""
     worded = evidence.model_copy(update={"explanation": ("Once worded so.",), "scope": "Once called so."})

@@ -14,6 +14,8 @@ from unlearn.requests.ledger.ledger import Ledger, NewRequest
 from unlearn.requests.ledger.recipients import Planned, add_recipients, note_recipient
 from verify import InputError, IntegrityError
 from verify.certificate.ledger_chain import GENESIS, chain
+from verify.certificate.opened_audits import opening
+from verify.schema.judged_by import ControlsAccount
 
 
 @pytest.fixture
@@ -66,6 +68,11 @@ def test_a_removed_or_edited_event_is_named(path: Path, statement: str, event: i
 @pytest.fixture
 def lived(house: dict[str, Path], tmp_path: Path) -> tuple[Path, dict[str, Any]]:
     """A ledger in which one request was answered with the house's model, and the deletion record that says so."""
+    return life(house, tmp_path)
+
+
+def life(house: dict[str, Path], tmp_path: Path, controls: str | None = None) -> tuple[Path, dict[str, Any]]:
+    """The same; the ledger opened the audit as the second against these controls, if any are named."""
     record = record_about(house)
     model = record.models[0]
     ledger = Ledger(tmp_path / "lived.sqlite")
@@ -80,7 +87,8 @@ def lived(house: dict[str, Path], tmp_path: Path) -> tuple[Path, dict[str, Any]]
     ledger.advance(name, "unlearning", batch="B-0", registrations={model.before: "0" * 64})
     ledger.advance(name, "planned", batch="B-1")
     ledger.advance(name, "unlearning", batch="B-1", registrations={model.before: None})
-    ledger.advance(name, "verifying", batch="B-1")
+    audits = [] if controls is None else [opening(before, controls, 0.05, None) for before in ("other", model.before)]
+    ledger.advance(name, "verifying", batch="B-1", **({"audits": audits} if audits else {}))
     ledger.advance(name, "deployed", batch="B-1", models=[deployed])
     with ledger.writing() as connection:  # a later plan's registration, which the states would not let in
         ledger._append(connection, name, "unlearning", {"batch": "B-2", "registrations": {model.before: "2" * 64}})
@@ -155,6 +163,34 @@ def test_what_the_operator_signs_is_what_the_ledger_says(
         inner = inner[step]
     inner[place[-1]] = value
     assert said in broken(check(house, rewritten(house, tmp_path / "c.json", noting(record)), ledger=path))
+
+
+@pytest.mark.parametrize(
+    ("opened", "account", "holds"),
+    [
+        ("c" * 64, ControlsAccount.of(0.05, None, "c" * 64, 2), True),
+        ("c" * 64, ControlsAccount.of(0.05, None, "c" * 64, 2, ("1" * 64,)), True),
+        ("c" * 64, ControlsAccount.of(0.05, None, "c" * 64, 1), False),
+        ("c" * 64, ControlsAccount.of(0.05, None, "d" * 64, 2), False),
+        ("c" * 64, None, False),
+        (None, ControlsAccount.of(0.05, None, "c" * 64, 2), False),
+        (None, ControlsAccount.of(0.05, None, "c" * 64, 2, ("1" * 64,)), True),
+    ],
+)
+def test_the_account_of_the_controls_is_the_ledgers(
+    house: dict[str, Path], tmp_path: Path, opened: str | None, account: ControlsAccount | None, holds: bool
+) -> None:
+    """Another number, other controls, or none where the ledger opened the audit as the second; an auditor may count by evidence."""
+    path, record = life(house, tmp_path, opened)
+
+    def sign(statements: list[Any]) -> None:
+        noting(record)(statements)
+        stated = None if account is None else account.model_dump(mode="json")
+        statements[1]["predicate"]["annotations"]["evidence"]["account"] = stated
+
+    checked = check(house, rewritten(house, tmp_path / "c.json", sign), ledger=path)
+    assert checked.holds == holds, broken(checked)
+    assert ("counts the audits against its controls otherwise" in broken(checked)) == (not holds)
 
 
 @pytest.mark.parametrize("content", [b"", b"SQLite format 3\x00", b"hello", b"\x00" * 4096])

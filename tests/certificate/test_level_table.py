@@ -15,6 +15,7 @@ from verify.certificate.claims import judge_findings
 from verify.certificate.statements import auditor_statement
 from verify.io.files import write_manifest
 from verify.schema.evidence import Evidence
+from verify.schema.judged_by import ControlsAccount
 from verify.schema.near_duplicates import NearDuplicatesLeft
 from verify.schema.reexecution import Likeness
 
@@ -52,6 +53,25 @@ def test_a_certificate_counts_near_duplicates_that_stay_and_names_none(certified
     assert not {"e" * 32, "f" * 32} & set(re.findall("[0-9a-f]{32}", json.dumps(statement)))
     (said,) = (one.detail for one in judge_findings(statement["predicate"], ()) if one.what == "near-duplicates that stay")
     assert said.startswith("1 of the 40 records to keep that were given is a near-duplicate of a forget record.")
+
+
+def test_a_certificate_states_the_account_of_its_controls(house: dict[str, Path], certified: Evidence, tmp_path: Path) -> None:
+    """The check prints number and level, and refuses an account that does not follow from the settings, or is left out."""
+    settings = certified.settings.model_copy(update={"expected_audits": 20})
+    account = ControlsAccount.of(0.05, 20, str(certified.level_table and certified.level_table.digest), 4)
+    planned = certified.model_copy(update={"settings": settings, "account": account})
+    found = check(house, rewritten(house, tmp_path / "c.json", about(planned, lambda _: None)))
+    assert found.holds, broken(found)
+    said = {one.what: one.detail for one in found.findings}["audits against these controls"]
+    assert said.startswith("This is the fourth audit against the same controls, by the operator's ledger of 20 planned")
+    for name, change in {"d.json": {"level": 0.05}, "e.json": None}.items():
+
+        def spoil(signed: dict[str, Any], change: dict[str, Any] | None = change) -> None:
+            account = signed["evidence"]["account"]
+            signed["evidence"]["account"] = None if change is None else account | change
+
+        again = check(house, rewritten(house, tmp_path / name, about(planned, spoil)))
+        assert "audits against these controls" in broken(again)
 
 
 def made_late(found: dict[str, Any]) -> None:

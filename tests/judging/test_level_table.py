@@ -256,7 +256,7 @@ def test_every_document_says_which_of_the_two_judged() -> None:
 @pytest.mark.parametrize("by_table", [True, False])
 def test_a_finding_that_a_near_duplicate_may_explain_is_said_to_be_one(by_table: bool) -> None:
     """Sixteen records are found; two of them have a near-duplicate that stays, and only a table's models did not know those."""
-    found = evidence_by_table(kept=4) if by_table else evidence_of(simulated_table(residual=0.5))
+    found = evidence_by_table(kept=4) if by_table else evidence_of(simulated_table(kept=0.2))
     accused = [finding.record for finding in found.accused]
     pair = Likeness(record="e" * 32, forget=accused[0], similarity=0.9)
     left = NearDuplicatesLeft(compared=40, records=1, forget=tuple(sorted(accused[:2])), listed=(pair,))

@@ -15,6 +15,7 @@ from verify.certificate.statements import make_key
 from verify.io.files import read_json
 from verify.provenance.level_table import FOLDER, LevelTable
 from verify.schema.evidence import Evidence
+from verify.schema.judged_by import ControlsAccount
 
 PEOPLE = [f"Person{number}" for number in range(38)]
 Shell = Callable[..., tuple[int, str]]
@@ -72,6 +73,7 @@ def test_from_receipt_to_certificate_by_a_table(world: Path, shell: Shell, capsy
         assert evidence.level_table.digest == before.digest
         assert evidence.verdict in ("EQUIVALENT_WITHIN", "INCONCLUSIVE"), evidence.explanation
         assert evidence.settings.rule == 3
+        assert evidence.account == ControlsAccount.of(0.05, None, before.digest, 1)
         if "deployed" not in said and "purged" not in said:
             status, said = shell("run", names[0], "--accept-exact-rebuild", "--remove", "--rewrite-data")
         keys = ["--no-pdf", "--operator-key", "operator", "--auditor-key", "auditor"]

@@ -190,6 +190,8 @@ def _facts(details: Mapping[str, Any]) -> Iterator[str]:
             yield f"    new weights: {details['batch']}/{model['folder']} ({model['after'][:16]})"
     for weights, digest in (details.get("registrations") or {}).items():
         yield f"registration of {weights[:16]}: {digest or 'none; one record cannot be audited'}"
+    for audit in details.get("audits", ()):
+        yield f"audit of what replaces {audit['before'][:16]}, against the controls {audit['controls'][:16]}"
     for copy in details.get("residual", ()):
         yield f"stays: {copy['place']} ({copy['kind']}): {copy['reason']}"
     if details.get("retired"):

@@ -237,10 +237,31 @@ def load_base(model: PlannedModel, dtype: str) -> LoadedModel:
     return base
 
 
+def controls_to_use(folder: Path, plan: Plan, model: PlannedModel, attempt: int, references: Sequence[str]) -> str | None:
+    """Return what identifies the controls that an attempt's audit will use; None without controls, or where it is done."""
+    if is_complete(audit_folder(folder, plan, model, attempt, references), "audit"):
+        return None
+    return Registration.load(model_folder(folder, plan, model) / REGISTRATION).controls
+
+
 def audit_attempt(
-    folder: Path, plan: Plan, model: PlannedModel, attempt: int, sets: TrainingSets, references: Sequence[str]
+    folder: Path,
+    plan: Plan,
+    model: PlannedModel,
+    attempt: int,
+    sets: TrainingSets,
+    references: Sequence[str],
+    audited_before: int | None = None,
 ) -> Evidence:
-    """Audit an attempt's result as registered, unless that is done."""
+    """Audit an attempt's result as registered, unless that is done.
+
+    Args:
+        folder: of the batch.
+        plan, model, attempt: which model, and which of its candidate methods.
+        sets: the records.
+        references: the references.
+        audited_before: earlier audits against the same controls, as the ledger counts them; None where it does not.
+    """
     output = audit_folder(folder, plan, model, attempt, references)
     clear_if_cut_off(output, "audit")
     if not is_complete(output, "audit"):
@@ -256,6 +277,7 @@ def audit_attempt(
                 registration=model_folder(folder, plan, model) / REGISTRATION,
                 rewordings=_rewordings(plan, model, sets),
                 looks=_looks(output, attempt),
+                audited_before=audited_before,
                 cache_dir=folder / CACHE,
                 accept=_accepted(plan),
                 progress=lambda _, share: done(share),

@@ -14,7 +14,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from unlearn.requests.attempt import audit_attempt, exact_by, register_audit, require_fitting_references, run_attempt
+from unlearn.requests.attempt import (
+    audit_attempt,
+    controls_to_use,
+    exact_by,
+    register_audit,
+    require_fitting_references,
+    run_attempt,
+)
 from unlearn.requests.attestation import draft_provenance, facts_of
 from unlearn.requests.batch_folder import CACHE, attempt_folder, audit_folder, model_folder
 from unlearn.requests.ledger.ledger import Ledger
@@ -25,6 +32,8 @@ from unlearn.requests.planning import PLANNABLE, replaced_weights
 from unlearn.requests.proofs import COMMITMENT
 from unlearn.requests.reexecution import Proofs
 from unlearn.requests.training_sets import TrainingSets, removed_before, require_clean, training_sets
+from verify.auditing.accounts import require_same_plan
+from verify.certificate.opened_audits import AUDITS, OpenedAudit, opened_audits, opening
 from verify.data.identity import RecordKey
 from verify.errors import InputError, RunError
 from verify.io.files import MANIFEST, alone_in, file_digest, read_json
@@ -157,7 +166,7 @@ class _Run:
         }
         if self.state() == "inconclusive" and (self.has_new_references or self._testable_now()):
             self._require_fitting_references()
-            self._to("verifying", references=len(self.references), audited=self._audited())
+            self._to("verifying", references=len(self.references), audited=self._audited(), **self._opening())
         while (state := self.state()) in steps and not self._failed_for_good():
             steps[state]()
 
@@ -184,7 +193,7 @@ class _Run:
     def _objection(self, model: PlannedModel) -> str | None:
         """Return why a model must not be deployed without a certifying audit; None if nothing speaks against it."""
         attempt = self._attempt(model)
-        evidence = audit_attempt(self.folder, self.plan, model, attempt, self._records(model), self.references)
+        evidence = self._evidence(model)
         if evidence.verdict == CERTIFYING:
             return None
         if not exact_by(attempt_folder(self.folder, self.plan, model, attempt)):
@@ -244,6 +253,7 @@ class _Run:
                 raise InputError(f"{model.folder} no longer exists. Restore it, or run `unlearn request plan` again.")
             require_fitting_references(self.plan, model, self._records(model), self.references, self.key)
             digests[model.weights] = register_audit(self.folder, self.plan, model, self._records(model))
+            self._require_same_plan(model)
         self.notify("registered the records, tests and thresholds of the audit")
         self._to("unlearning", registrations=digests, rungs={model.weights: self._attempt(model) for model in self.plan.models})
 
@@ -262,7 +272,7 @@ class _Run:
                     raise
                 self._to("failed", models=[self._tried(model, Finding("NOT_TESTABLE", str(error), None))], final=False)
                 return
-        self._to("verifying", references=len(self.references))
+        self._to("verifying", references=len(self.references), **self._opening())
 
     def verify(self) -> None:
         """Execute every result again or audit it, and deploy, try the next method or stop."""
@@ -285,6 +295,21 @@ class _Run:
             needed = next((found[model].needed for model in left if found[model].needed), found[left[0]].why)
             tried = [self._tried(model, found[model]) for model in left]
             self._to("inconclusive", models=tried, needed=needed, audited=self._audited())
+
+    def _opening(self) -> dict[str, Any]:
+        """Return the audits that begin with the next event, so that the ledger numbers them before anybody sees their results."""
+        found, settings = [], self.plan.settings
+        for model in self.plan.models:
+            controls = controls_to_use(self.folder, self.plan, model, self._attempt(model), self.references)
+            if controls is not None:
+                found.append(opening(model.weights, controls, settings.alpha, settings.expected_audits))
+        return {AUDITS: found} if found else {}
+
+    def _require_same_plan(self, model: PlannedModel) -> None:
+        """Check that earlier audits against a model's controls accused at the levels that its audit will count them with."""
+        controls = controls_to_use(self.folder, self.plan, model, self._attempt(model), self.references)
+        same = [one for one in opened_by(self.ledger) if one.controls == controls]
+        require_same_plan(((one.alpha, one.expected) for one in same), self.plan.settings)
 
     def next_method(self) -> None:
         """Remove the failed weights, as they may still hold the records, and plan the next method."""
@@ -371,9 +396,15 @@ class _Run:
     def _audit(self, model: PlannedModel) -> Finding:
         judged = "by its level table" if model.level_table is not None else f"with {len(self.references)} references"
         self.notify(f"{model.name}: audit {judged}")
-        attempt = self._attempt(model)
-        evidence = audit_attempt(self.folder, self.plan, model, attempt, self._records(model), self.references)
+        evidence = self._evidence(model)
         return Finding(evidence.verdict, evidence.explanation[0] if evidence.explanation else "", evidence.next_step)
+
+    def _evidence(self, model: PlannedModel) -> Evidence:
+        """Audit a model's current result, unless that is done, under the number that the ledger gave the audit."""
+        opened = [one for one in opened_by(self.ledger) if (one.batch, one.before) == (self.plan.batch, model.weights)]
+        before = opened[-1].number - 1 if opened else None
+        sets = self._records(model)
+        return audit_attempt(self.folder, self.plan, model, self._attempt(model), sets, self.references, before)
 
     def _has_next(self, model: PlannedModel) -> bool:
         """Whether another method is left; a retraining is not tried again if `auto` already ended with one."""
@@ -436,6 +467,12 @@ class _Run:
 def _planned_in(request: Request) -> str | None:
     """Return the batch in which a request was last planned, or None."""
     return (request.latest("planned") or {}).get("batch")
+
+
+def opened_by(ledger: Ledger) -> list[OpenedAudit]:
+    """Return the audits that a ledger opened, in order."""
+    steps = [(step.sequence, request.id, step) for request in ledger.requests() for step in request.steps]
+    return list(opened_audits((name, step.state, step.details) for _, name, step in sorted(steps, key=lambda one: one[0])))
 
 
 def attempt_of(request: Request, plan: Plan, model: PlannedModel) -> int:

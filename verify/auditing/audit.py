@@ -16,6 +16,7 @@ from typing import Any
 
 from verify.attacks import select_attacks
 from verify.attacks.threat_models import threat_models
+from verify.auditing.accounts import account_of, controls_digest
 from verify.auditing.audit_sets import draw_retain, load_sets, load_whole_sets, near_duplicates_left
 from verify.auditing.commitments import commit, find_rewordings, require_opened
 from verify.auditing.input_checks import CheckedInputs, check_inputs
@@ -69,6 +70,7 @@ def audit(
     registration: str | Path | None = None,
     canaries: str | Path | None = None,
     earlier: Sequence[str | Path] = (),
+    audited_before: int | None = None,
     looks: Sequence[str | Path] = (),
     rewordings: RewordingSource | None = None,
     rewording_model: Any = None,
@@ -99,7 +101,10 @@ def audit(
         settings: margins, levels, attacks and seed; the defaults are the protocol's.
         registration: the file that `register` wrote before unlearning; settings and sets must match it.
         canaries: the canary manifest of the original's training; the default is the one in the original's folder.
-        earlier: evidence files of earlier deletions, whose canaries count in the e-value.
+        earlier: evidence files of earlier deletions. Their canaries count in the e-value, and those that were audited against the
+            same controls in the account of these (`Settings(expected_audits=...)`).
+        audited_before: number of earlier audits against the same controls, as a ledger counted them, in place of counting the
+            evidence that is given.
         looks: evidence files of earlier audits of the same weights, which page 1 and the certificate name.
         rewordings: the forget and holdout records in other words, which nobody who made the model has seen: a file of rewordings or
             of templates, or rows (`verify.data.rewordings`). Needs a holdout set and references.
@@ -125,7 +130,8 @@ def audit(
     fields, settings = agreed_reading(fields, settings, (original, model, *references), registered is not None)
     output = None if output_dir is None else new_output(output_dir)
     key = RecordKey.load()
-    coins, commitment, batches = _canaries(canaries, original, earlier)
+    deletions = [Evidence.load(path) for path in earlier]
+    coins, commitment, batches = _canaries(canaries, original, deletions)
     earlier_audits = read_looks(looks, model)
     named = None if registered is None else registered.named()
     whole = load_whole_sets(*given_sets, fields, original, by_table=level_table is not None)
@@ -134,6 +140,8 @@ def audit(
     _require_as_registered(registered, sets, key, commitment, references, judging)
     require_unread_controls(judging, accept)
     settings = by_table(settings, judging)
+    controls = controls_digest(sets.get("holdout"), None if judging is None else judging.table.digest, key)
+    account = account_of(settings, controls, deletions, earlier_audits, audited_before, canaries=commitment is not None)
     within = None if judging is None else judging.channels_in(rewordings, rewording_model, key)
     committed = require_opened(None if registered is None else registered.rewordings, rewordings, rewording_model)
     models = {"original": original, "target": model, **({} if base is None else {"base": base})}
@@ -141,7 +149,7 @@ def audit(
     attacks = select_attacks(settings.attacks)
     settings = settings.model_copy(update={"attacks": tuple(attacks)})
     # Before hours of scoring: these checks need no model.
-    aside = replace(blind_aside(*_texts(sets), settings), commitment=commitment, earlier=batches, registered=named)
+    aside = replace(blind_aside(*_texts(sets), settings), commitment=commitment, earlier=batches, registered=named, account=account)
     cache = None if cache_dir is None else Path(cache_dir)
     words = find_rewordings(rewordings, rewording_model, sets, settings, lambda message, _: progress(message, 0.0))
     progress("looking for near-duplicates among the records to keep", 0.0)
@@ -277,7 +285,7 @@ def _settings(settings: Settings | None, registered: Registration | None) -> Set
 
 
 def _canaries(
-    given: str | Path | None, original: Any, earlier: Sequence[str | Path]
+    given: str | Path | None, original: Any, earlier: Sequence[Evidence]
 ) -> tuple[Canaries | None, str | None, tuple[CoinBatch, ...]]:
     """Read the audit's canaries, the commitment to their assignment, and the counts of earlier deletions' canaries."""
     coins = find_canaries(original) if given is None else Canaries.load(given)
@@ -285,15 +293,12 @@ def _canaries(
     return coins, commitment, _earlier_batches(earlier, commitment)
 
 
-def _earlier_batches(earlier: Sequence[str | Path], commitment: str | None) -> tuple[CoinBatch, ...]:
-    """Read the canary counts of earlier deletions; one set of canaries may count only once in the e-value."""
-    if earlier and commitment is None:
-        raise InputError("--earlier adds to this audit's canaries, but it has none. Give --canaries FILE, or leave --earlier out.")
+def _earlier_batches(earlier: Sequence[Evidence], commitment: str | None) -> tuple[CoinBatch, ...]:
+    """Return the canary counts of earlier deletions; one set of canaries may count only once in the e-value."""
+    if commitment is None:
+        return ()
     batches: list[CoinBatch] = []
-    for path in earlier:
-        process = Evidence.load(path).process
-        if process is None:
-            raise InputError(f"{path} is an audit without canaries. Leave it out of --earlier.")
+    for process in (one.process for one in earlier if one.process is not None):
         batches += [batch for batch in process.batches if batch not in batches]
     commitments = [commitment, *(batch.commitment for batch in batches)]
     if len(set(commitments)) < len(commitments):
@@ -382,6 +387,7 @@ def _evidence(
         duration_seconds=time.monotonic() - started,
         registration=aside.registered,
         level_table=aside.level_table,
+        account=aside.account,
         references_checked=given.references,
         holdout_checked=given.holdout,
         near_duplicates=staying,

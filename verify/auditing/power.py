@@ -7,6 +7,7 @@ from functools import lru_cache
 import numpy as np
 
 from verify.errors import InputError
+from verify.schema.alpha_spending import level_of
 from verify.schema.evidence import Settings
 from verify.statistics.level_fit import MIN_CONTROL_SUBJECTS, MIN_MODELS
 from verify.statistics.level_simulation import TableWorld, Truth, table_rates
@@ -97,6 +98,11 @@ def _table_world(world: World, controls: int, pool: int, per_subject: int) -> Ta
     )
 
 
+def _accusing(settings: Settings) -> float:
+    """Return the level of accusations: where several audits share controls, the share of alpha of one that was planned for."""
+    return level_of(settings.alpha, settings.expected_audits, 1)
+
+
 def reference_rows(world: World, references: int, settings: Settings) -> list[PowerRow]:
     """Simulate how often R retrained references certify and accuse."""
     cases = [
@@ -132,7 +138,8 @@ def level_table_rows(world: TableWorld, settings: Settings) -> list[PowerRow]:
 def _level_table_row(claim: str, world: TableWorld, settings: Settings, truth: Truth, certify: bool) -> PowerRow:
     def rate(count: int) -> float:
         of_world = replace(world, control_subjects=count)
-        rates = table_rates(of_world, truth, margin=settings.margin, alpha=settings.alpha, audits=AUDITS)
+        alpha = settings.alpha if certify else _accusing(settings)
+        rates = table_rates(of_world, truth, margin=settings.margin, alpha=alpha, audits=AUDITS)
         return (rates.certified if certify else rates.accused).value
 
     enough = world.control_subjects >= MIN_CONTROL_SUBJECTS
@@ -152,7 +159,8 @@ def certifying_row(world: World, references: int, settings: Settings) -> PowerRo
 
 def _reference_row(claim: str, world: World, references: int, settings: Settings, remembered: float, certify: bool) -> PowerRow:
     def rate(count: int) -> float:
-        return _rule_rate(replace(world, references=count), remembered, certify, settings.margin, settings.alpha)
+        alpha = settings.alpha if certify else _accusing(settings)
+        return _rule_rate(replace(world, references=count), remembered, certify, settings.margin, alpha)
 
     given = "cannot: one reference has no spread" if references < 2 else f"{rate(references):.0%} of audits"
     # Power grows with the number of references, so bisection skips half of the simulations.
@@ -171,7 +179,7 @@ def _rule_rate(world: World, remembered: float, certify: bool, margin: float, al
 def control_rows(forget: int, controls: int, settings: Settings) -> list[PowerRow]:
     """Compute what held-out controls can reject."""
     # Benjamini-Hochberg rejects a lone record at q / (2 K) on its side: the smallest conformal p-value must reach that.
-    lone = int(np.ceil(2 * forget / settings.alpha)) - 1
+    lone = int(np.ceil(2 * forget / _accusing(settings))) - 1
     given = "cannot: no controls"
     if controls:
         smallest = 1 / (controls + 1)

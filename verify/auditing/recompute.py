@@ -18,10 +18,10 @@ SENTENCES = frozenset({"explanation", "scope", "not_shown", "next_step", "reason
 def recompute(folder: str | Path) -> Evidence:
     """Judge an audit's `scores.parquet` again and return the evidence that follows from it.
 
-    Settings, the blind baseline, the claim about hidden states, the canary counts of earlier deletions and the facts about a level
-    table are taken from `evidence.json`: they were decided beforehand, or need texts or states that are gone. The level table's
-    numbers that the audit used are in `scores.parquet`. This cannot show which models were scored, that those numbers are the
-    table's, or that the registration is the one that was sent; a certificate binds the files.
+    Settings, the blind baseline, the claim about hidden states, the canary counts of earlier deletions, the account of the controls
+    and the facts about a level table are taken from `evidence.json`: they were decided beforehand, or need texts or states that are
+    gone. The level table's numbers that the audit used are in `scores.parquet`. This cannot show which models were scored, that
+    those numbers are the table's, or that the registration is the one that was sent; a certificate binds the files.
 
     Raises:
         InputError: a file is missing, damaged or of another version.
@@ -41,6 +41,7 @@ def recompute(folder: str | Path) -> Evidence:
         evidence.channels_not_run or (),
         evidence.level_table,
         evidence.registration,
+        evidence.account,
     )
     try:
         judged = judge(table, evidence.settings, aside)

@@ -14,7 +14,7 @@ from typing import Any, Literal, Self
 
 from pydantic import ConfigDict, Field, SerializerFunctionWrapHandler, ValidationError, model_serializer, model_validator
 
-from verify.data.identity import RecordKey
+from verify.data.identity import RecordKey, set_digest
 from verify.data.records import Record
 from verify.errors import InputError
 from verify.io.documents import Frozen
@@ -103,6 +103,12 @@ class Registration(Frozen):
         """SHA-256 of the content in canonical form (sorted keys, no spaces)."""
         content = json.dumps(self.model_dump(mode="json", by_alias=True), sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(content.encode()).hexdigest()
+
+    @property
+    def controls(self) -> str | None:
+        """What identifies the never-trained controls: the level table, else the set of holdout records; None without controls."""
+        holdout = next((entry.records for entry in self.sets if entry.role == "holdout"), None)
+        return self.level_table if self.level_table is not None or holdout is None else set_digest(holdout)
 
     def named(self) -> Registered:
         """Return the reference that evidence holds."""

@@ -11,7 +11,7 @@ from verify.certificate.attachments import Finding
 from verify.io.documents import Frozen
 from verify.schema.channels import MEAN_LOSS, ChannelResult, channels_asked, contradiction, verdict_phrase
 from verify.schema.deletion_record import RequestFacts
-from verify.schema.judged_by import TABLE_RULE, LevelTableUsed, Look, looks_in_words
+from verify.schema.judged_by import TABLE_RULE, ControlsAccount, LevelTableUsed, Look, looks_in_words
 from verify.schema.near_duplicates import left_in_words
 from verify.schema.parts import Gate, Test
 
@@ -87,7 +87,7 @@ def _parts(evidence: Mapping[str, Any], name: str, kind: type[Part]) -> tuple[Pa
 
 
 def judge_findings(predicate: Mapping[str, Any], requests: Sequence[RequestFacts]) -> Iterator[Finding]:
-    """State what judged, where a level table did, and how often these weights were audited; check the table's age.
+    """State what judged, where a level table did, and the audits of these weights and controls; check the table's age.
 
     A table that was made once it was known who asks can be made to fit the answer.
 
@@ -97,7 +97,7 @@ def judge_findings(predicate: Mapping[str, Any], requests: Sequence[RequestFacts
 
     Raises:
         KeyError, TypeError: the evidence lacks what this version expects.
-        ValueError: its level table or its list of earlier audits is not valid.
+        ValueError: its level table, its list of earlier audits or its account of the controls is not valid.
     """
     evidence = predicate["annotations"]["evidence"]
     if (_rule(predicate["annotations"]) == TABLE_RULE) != (evidence.get("level_table") is not None):
@@ -112,6 +112,13 @@ def judge_findings(predicate: Mapping[str, Any], requests: Sequence[RequestFacts
     if evidence.get("looks"):
         looks = tuple(Look.model_validate_json(json.dumps(entry)) for entry in evidence["looks"])
         yield Finding("audits of these weights", True, looks_in_words(looks))
+    if evidence.get("account"):
+        account, settings = ControlsAccount.model_validate_json(json.dumps(evidence["account"])), evidence["settings"]
+        wrong = account.wrong(float(settings["alpha"]), settings.get("expected_audits"))
+        yield Finding("audits against these controls", wrong is None, wrong or account.said(float(settings["alpha"])))
+    elif evidence["settings"].get("expected_audits") and any(entry["role"] == "holdout" for entry in evidence["sets"]):
+        said = "the settings plan for several audits against the same controls, and the evidence does not say which this is"
+        yield Finding("audits against these controls", False, said)
     left = evidence.get("near_duplicates")
     if left and left["records"]:
         by_table = evidence.get("level_table") is not None

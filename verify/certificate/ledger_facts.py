@@ -12,6 +12,7 @@ from typing import Any
 
 from verify.certificate.attachments import Finding, Pair
 from verify.certificate.ledger_chain import GENESIS, LedgerEvent, ledger_events
+from verify.certificate.opened_audits import OpenedAudit, opened_audits
 from verify.errors import IntegrityError
 from verify.schema.deletion_record import NOTES, RECIPIENTS
 from verify.schema.recipient_notes import noted_recipients, states_nobody
@@ -57,6 +58,7 @@ def _records(pairs: Mapping[str, Pair]) -> list[Mapping[str, Any]]:
 
 
 def _differences(pairs: Mapping[str, Pair], events: Sequence[LedgerEvent]) -> Iterator[str]:
+    opened = list(opened_audits((event.request, event.state, event.details) for event in events))
     for record in _records(pairs):
         for request in record["requests"]:
             own = [event for event in events if event.request == request["id"]]
@@ -64,6 +66,7 @@ def _differences(pairs: Mapping[str, Pair], events: Sequence[LedgerEvent]) -> It
         own = [event for event in events if event.request == record["requests"][0]["id"]]
         yield from _models(record, own)
         yield from _registrations(pairs, own)
+        yield from _accounts(pairs, own, opened)
 
 
 def _request(facts: Mapping[str, Any], events: Sequence[LedgerEvent]) -> Iterator[str]:
@@ -144,17 +147,38 @@ def _registered(events: Sequence[LedgerEvent], before: str, after: str) -> Any:
     A request that was planned again has a registration for each plan; the one that counts was recorded when the unlearning of the
     deployed plan began.
     """
-    deployed = [
-        number
-        for number, event in enumerate(events)
-        if event.state == "deployed" and any((one["before"], one["after"]) == (before, after) for one in event.details["models"])
-    ]
-    last = deployed[-1] if deployed else len(events)
-    plan = events[last].details.get("batch") if deployed else None
+    last = _deployed(events, before, after)
+    plan = None if last is None else events[last].details.get("batch")
     for event in reversed(events[:last]):
         if event.state == "unlearning" and plan in (None, event.details.get("batch")):
             return (event.details.get("registrations") or {}).get(before)
     return None
+
+
+def _deployed(events: Sequence[LedgerEvent], before: str, after: str) -> int | None:
+    """Return the place of the last event by which some weights went into service in place of others."""
+    for place in reversed(range(len(events))):
+        models = events[place].details["models"] if events[place].state == "deployed" else ()
+        if any((one["before"], one["after"]) == (before, after) for one in models):
+            return place
+    return None
+
+
+def _accounts(pairs: Mapping[str, Pair], events: Sequence[LedgerEvent], opened: Sequence[OpenedAudit]) -> Iterator[str]:
+    """Yield where an audit counts the audits against its controls otherwise than the ledger that opened it."""
+    for weights, pair in pairs.items():
+        if "auditor" not in pair:
+            continue
+        found = pair["auditor"]["predicate"]["annotations"]
+        before, last = found["weights_before_deletion"], _deployed(events, found["weights_before_deletion"], weights)
+        batch = None if last is None else events[last].details.get("batch")
+        own = [one for one in opened if (one.batch, one.before) == (batch, before)]
+        account = found["evidence"].get("account")
+        said = None if account is None else (account["controls"], account["number"])
+        counted = (own[-1].controls, own[-1].number) if own else None
+        # An auditor who counts by evidence may know of audits where the ledger opened none.
+        if said != counted and (counted is not None or account["counted"] == "ledger"):
+            yield f"the audit of {weights[:16]} counts the audits against its controls otherwise than the ledger that opened it"
 
 
 def _moment(text: Any) -> datetime | None:

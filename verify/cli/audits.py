@@ -48,7 +48,8 @@ class Audit:
     canaries: Path | None = None
     """The canary manifest of the original's training; the default is the one in the original's folder."""
     earlier: tuple[Path, ...] = ()
-    """evidence.json of earlier deletions; their canaries count in the e-value."""
+    """evidence.json of earlier deletions; their canaries count in the e-value, and audits against the same controls in the account
+    of these (--expected-audits)."""
     looks: tuple[Path, ...] = ()
     """evidence.json of earlier audits of the same weights; the report and a certificate count and name them."""
     rewordings: Path | None = None

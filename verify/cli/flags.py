@@ -107,6 +107,9 @@ class SettingsFlags:
     for none; the default is all of them where there are --holdout and --references."""
     relearning_rate: float | None = None
     """Learning rate of the channel `relearned`; the default is a tenth of the fine-tuning's, by the original's training log."""
+    expected_audits: int | None = None
+    """Number of audits planned for against the same --holdout or level table, one each deletion and look. They share alpha for
+    accusations, so that a false one among all of them has a probability of at most alpha; by default each has all of it."""
 
     def settings(self) -> "Settings":
         """Return the settings of these flags.

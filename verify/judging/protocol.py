@@ -25,7 +25,7 @@ from verify.judging.tier_references import accused_records, described_tests
 from verify.judging.user_level import enough_people, judge_people
 from verify.judging.verdict_text import Facts, explain, next_step, not_shown, scope, seen_by_attacks
 from verify.schema.evidence import Judgement, Settings
-from verify.schema.judged_by import TABLE_RULE, LevelTableUsed
+from verify.schema.judged_by import TABLE_RULE, ControlsAccount, LevelTableUsed
 from verify.schema.parts import (
     AttackResult,
     ChannelNotRun,
@@ -63,6 +63,7 @@ class Aside:
         not_run: ways of asking that could not be measured.
         level_table: what judges in place of retrained references, by rule 3; its numbers are in the score table.
         registered: the registration of the audit.
+        account: of the audits against the same controls, which says at which level this one accuses; None for alpha.
     """
 
     blind: Value | None = None
@@ -74,6 +75,7 @@ class Aside:
     not_run: tuple[ChannelNotRun, ...] = ()
     level_table: LevelTableUsed | None = None
     registered: Registered | None = None
+    account: ControlsAccount | None = None
 
 
 def judge(table: ScoreTable, settings: Settings, aside: Aside) -> Judgement:
@@ -88,14 +90,15 @@ def judge(table: ScoreTable, settings: Settings, aside: Aside) -> Judgement:
     references = [model for model in table.models() if model.startswith("reference")]
     sharing = _sharing(table, settings, len(references))
     shared = settings.model_copy(update={"alpha": settings.alpha / max(1, len(sharing))})
+    spends = 1.0 if aside.account is None else aside.account.level / settings.alpha  # the share of alpha for accusations
     utility = utility_of_models(table, references, settings)
     ratio = next((entry.ratio for entry in utility if entry.model == "target"), None)
     holdout = table.block("target", "holdout")
     controls = 0 if holdout is None else len(holdout.records)
     if settings.rule == TABLE_RULE:
-        claim = table_claim(table, shared, aside.level_table, aside.registered, aside.blind_p)
+        claim = table_claim(table, shared, aside.level_table, aside.registered, aside.blind_p, spends)
     else:
-        claim = record_claim(table, references, shared, aside.blind)
+        claim = record_claim(table, references, shared, aside.blind, spends)
     gates = (
         *claim.gates,
         *unasked_gates(aside.not_run),
@@ -106,8 +109,8 @@ def judge(table: ScoreTable, settings: Settings, aside: Aside) -> Judgement:
         controls_gate(controls, settings.fpr),
     )
     process = None if aside.commitment is None else judge_process(table, settings, shared.alpha, aside.commitment, aside.earlier)
-    twins = None if aside.blind_p is None else judge_controls(table, settings, shared.alpha, aside.blind_p)
-    people = judge_people(table, settings, shared.alpha, aside.people_blind_p)
+    twins = None if aside.blind_p is None else judge_controls(table, settings, spends * shared.alpha, aside.blind_p)
+    people = judge_people(table, settings, spends * shared.alpha, aside.people_blind_p)
     others: dict[Tier, Twins | People | Process | None] = {
         "exchangeable twins": twins,
         "fresh texts": people,
@@ -128,6 +131,7 @@ def judge(table: ScoreTable, settings: Settings, aside: Aside) -> Judgement:
         records=len(table.blocks["target", "forget"].records),
         references=len(references),
         level_table=aside.level_table,
+        account=aside.account,
     )
     attacks = attack_results(table, settings)
     said = _said_by_rule_1 if settings.rule == 1 else _said

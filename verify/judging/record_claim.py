@@ -1,7 +1,7 @@
 """The record claim: the target against retrained references, on the exact texts and, by rule 2, asked otherwise."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -89,7 +89,9 @@ class RecordClaim:
         return tuple(channel for channel in self.channels if channel.certifiable and not channel.certified)
 
 
-def record_claim(table: ScoreTable, references: Sequence[str], settings: Settings, blind: Value | None) -> RecordClaim:
+def record_claim(
+    table: ScoreTable, references: Sequence[str], settings: Settings, blind: Value | None, spends: float = 1.0
+) -> RecordClaim:
     """Judge the target by retrained references.
 
     Args:
@@ -97,6 +99,7 @@ def record_claim(table: ScoreTable, references: Sequence[str], settings: Setting
         references: their labels.
         settings: rule and margin as registered; alpha as this claim's share of it.
         blind: AUC of the blind baseline, for the innocence of the references.
+        spends: the share of alpha that accusations use, in (0, 1]: all of it, unless other audits use the same controls.
     """
     enough = references_gate(len(references))
     if len(references) < 2:
@@ -113,11 +116,12 @@ def record_claim(table: ScoreTable, references: Sequence[str], settings: Setting
         )
         return RecordClaim(residual_verdict(original, target, panel, settings.margin, settings.alpha), None, gates)
     channels = Channels.of(table, references)
-    rule = _second_rule(table, references, 1.0 if channels is None else 1 - CHANNEL_SHARE)
+    own = 1.0 if channels is None else 1 - CHANNEL_SHARE
+    rule = _second_rule(table, references, spends * own)
     controls = None if rule.control_references is None else table.loss("target", "holdout")
 
     def judged(margin: float) -> RecordClaim:
-        asked = None if channels is None else channels.judge(settings, margin)
+        asked = None if channels is None else channels.judge(settings, margin, spends)
         return RecordClaim(rule.judge(target, settings, controls, margin), asked, ())
 
     found = judged(settings.margin)
@@ -127,7 +131,8 @@ def record_claim(table: ScoreTable, references: Sequence[str], settings: Setting
         enough,
         positive_control_gate(rule.judge(original, settings)),
         planted_subject_gate(rule, settings),
-        negative_control_gate(original, losses, settings, rule),
+        # References are no requests: they are judged at alpha, whatever was spent.
+        negative_control_gate(original, losses, settings, replace(rule, share=own)),
         *(() if other is None else (other,)),
         trained_alike_gate(None if found.target is None else found.target.noise),
         innocence_gate(table, references, settings, blind),

@@ -16,7 +16,7 @@ from verify.schema.channels import EXACT, ChannelResult
 from verify.schema.evidence import Settings
 from verify.schema.parts import Gate, SetRole, Value
 from verify.scores.table import ScoreTable
-from verify.statistics.channels import ChannelLosses, ChannelsVerdict, ChannelTest, judge_channels
+from verify.statistics.channels import CHANNEL_SHARE, ChannelLosses, ChannelsVerdict, ChannelTest, judge_channels
 
 SIDES: tuple[SetRole, ...] = ("forget", "holdout")
 
@@ -49,9 +49,10 @@ class Channels:
         subjects, controls = (whose(table.blocks["target", role]) for role in SIDES)
         return cls(losses, subjects, controls)
 
-    def judge(self, settings: Settings, margin: float | None = None) -> ChannelsVerdict:
-        """Judge the target on every channel, at the settings' margin or another."""
-        return judge_channels(self.losses, self.subjects, self.control_subjects, margin or settings.margin, settings.alpha)
+    def judge(self, settings: Settings, margin: float | None = None, spends: float = 1.0) -> ChannelsVerdict:
+        """Judge the target on every channel, at the settings' margin or another, spending a share of alpha on accusations."""
+        level, share = margin or settings.margin, spends * CHANNEL_SHARE
+        return judge_channels(self.losses, self.subjects, self.control_subjects, level, settings.alpha, share)
 
     def reference_accused(self, held_out: int, settings: Settings, alpha: float) -> tuple[str, ...]:
         """Return the channels on which a reference, judged by the others, is accused at level `alpha`."""

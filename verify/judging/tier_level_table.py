@@ -57,6 +57,7 @@ class TableInput:
         subjects, controls: of the forget records [K] and of the controls [N].
         texts: equal for records of equal text [K].
         seed: of the table's design.
+        spends: the share of alpha that accusations of the target use, in (0, 1].
     """
 
     losses: Mapping[str, TableLosses]
@@ -64,9 +65,10 @@ class TableInput:
     controls: Sequence[str]
     texts: Sequence[int]
     seed: int
+    spends: float = 1.0
 
     @classmethod
-    def of(cls, table: ScoreTable, seed: int) -> "TableInput":
+    def of(cls, table: ScoreTable, seed: int, spends: float = 1.0) -> "TableInput":
         """Take from a score table what every model was asked, the table's pool included.
 
         Raises:
@@ -83,17 +85,18 @@ class TableInput:
         known = np.nan_to_num(table.losses(pool, "forget"), nan=-1.0)  # whoever saw one copy saw all
         texts = alike(np.vstack([table.loss("original", "forget"), block.loss, known, block.tokens]))
         subjects, controls = (units(table, role) for role in SIDES)
-        return cls({name: _losses(table, name, pool) for name in (EXACT, *asked)}, subjects, controls, texts, seed)
+        return cls({name: _losses(table, name, pool) for name in (EXACT, *asked)}, subjects, controls, texts, seed, spends)
 
     def judge(self, settings: Settings, margin: float | None = None) -> TableVerdict:
         """Judge the target on every channel, at the settings' margin or another."""
         level = margin or settings.margin
-        return judge_table(self.losses, self.subjects, self.controls, level, settings.alpha, self.seed, self.texts)
+        return judge_table(self.losses, self.subjects, self.controls, level, settings.alpha, self.seed, self.texts, self.spends)
 
     def judge_original(self, settings: Settings) -> TableVerdict:
         """Judge the original in the target's place, on the exact text."""
         swapped = with_original({EXACT: self.losses[EXACT]})
-        return judge_table(swapped, self.subjects, self.controls, settings.margin, settings.alpha, self.seed, self.texts)
+        level = settings.margin, settings.alpha
+        return judge_table(swapped, self.subjects, self.controls, *level, self.seed, self.texts, self.spends)
 
     def judge_pool(self, settings: Settings) -> tuple[PoolModelCheck, ...]:
         """Judge each model of the pool by the others, on what it never saw."""
@@ -117,7 +120,12 @@ def _losses(table: ScoreTable, name: str, pool: Sequence[str]) -> TableLosses:
 
 
 def table_claim(
-    table: ScoreTable, settings: Settings, used: LevelTableUsed | None, registered: Registered | None, blind_p: float | None
+    table: ScoreTable,
+    settings: Settings,
+    used: LevelTableUsed | None,
+    registered: Registered | None,
+    blind_p: float | None,
+    spends: float = 1.0,
 ) -> RecordClaim:
     """Judge the target by a level table.
 
@@ -127,6 +135,7 @@ def table_claim(
         used: the table's facts; its numbers are in the score table.
         registered: the registration, which names the table; None without one.
         blind_p: permutation p-value of the blind baseline; None where it could not be run.
+        spends: the share of alpha that accusations use, in (0, 1]: all of it, unless other audits use the same controls.
 
     Raises:
         KeyError: the score table lacks a model or a set.
@@ -134,7 +143,7 @@ def table_claim(
     """
     if used is None:
         raise ValueError("a verdict by rule 3 needs the facts about its level table")
-    asked = TableInput.of(table, used.seed)
+    asked = TableInput.of(table, used.seed, spends)
     enough = table_gate(used, len(set(asked.controls)))
     if not enough.passed:
         return RecordClaim(None, None, (enough,), by="level table")
@@ -188,7 +197,7 @@ def planted_gate_of_table(asked: TableInput, settings: Settings) -> Gate:
     """Check that the rule would find one subject of whom everything was kept, planted among the controls."""
     whose, level = (asked.subjects, asked.controls), (settings.margin, settings.alpha)
     try:
-        rate = planted_subject_rate(asked.losses[EXACT], *whose, *level, asked.seed, settings.planted_draws)
+        rate = planted_subject_rate(asked.losses[EXACT], *whose, *level, asked.seed, settings.planted_draws, asked.spends)
     except ValueError:
         reason = "This check needs more control subjects: some of them stand in for the forget set."
         return Gate(name="planted subject", claims=("record",), passed=None, blocks="INCONCLUSIVE", reason=reason)

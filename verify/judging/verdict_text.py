@@ -10,7 +10,7 @@ from typing import Literal
 from verify.judging.record_claim import RecordClaim
 from verify.schema.channels import EXACT, ChannelResult, channels_asked
 from verify.schema.evidence import Settings
-from verify.schema.judged_by import LevelTableUsed
+from verify.schema.judged_by import ControlsAccount, LevelTableUsed
 from verify.schema.parts import AttackResult, Gate, Tier, Value, VerdictWord
 from verify.statistics.estimate import Estimate
 
@@ -74,6 +74,7 @@ class Facts:
         claim: the comparison with retrained references, or with a level table.
         records, references: K and R, the retrained references that were given.
         level_table: what judged in place of references, by rule 3.
+        account: of the audits against the same controls.
     """
 
     verdict: VerdictWord
@@ -85,6 +86,7 @@ class Facts:
     records: int
     references: int
     level_table: LevelTableUsed | None = None
+    account: ControlsAccount | None = None
 
     @property
     def honest(self) -> str:
@@ -109,7 +111,8 @@ def scope(facts: Facts) -> str:
     shown = SHOWN_BY if facts.level_table is None else {**SHOWN_BY, "asked otherwise": OTHERWISE_BY_TABLE}
     claims = [tier for tier in facts.tiers if tier != "asked otherwise"]
     shared = f", each claim at alpha / {len(claims)}" if len(claims) > 1 else ""
-    limits = f"Margin rho* = {facts.settings.margin:g}, level alpha = {facts.settings.alpha:g}{shared}."
+    spent = "" if facts.account is None or facts.account.expected is None else f", accusations at {facts.account.level:.3g}"
+    limits = f"Margin rho* = {facts.settings.margin:g}, level alpha = {facts.settings.alpha:g}{spent}{shared}."
     if facts.verdict == "EQUIVALENT_WITHIN":
         return f"{_within(facts)} {_asked(facts)} {limits}"
     about = "this one record" if facts.records == 1 else "this forget set as a whole"

@@ -52,6 +52,7 @@ def assurances(evidence: Evidence) -> list[Said]:
     judge = _references(evidence) if evidence.level_table is None else _level_table(evidence.level_table, evidence)
     return [
         *_looks(evidence),
+        *_account(evidence),
         *judge,
         *_innocence(evidence),
         *_holdout(evidence),
@@ -64,6 +65,14 @@ def assurances(evidence: Evidence) -> list[Said]:
 def _looks(evidence: Evidence) -> list[Said]:
     """Name earlier audits of the same weights: a verdict that came on the third look is not one that came on the first."""
     return [Said(looks_in_words(evidence.looks), warns=True)] if evidence.looks else []
+
+
+def _account(evidence: Evidence) -> list[Said]:
+    """Count the audits against the same controls; a first one that is not part of a plan needs no sentence."""
+    account = evidence.account
+    if account is None or (account.number == 1 and account.expected is None):
+        return []
+    return [Said(account.said(evidence.settings.alpha), warns=account.spent > evidence.settings.alpha)]
 
 
 def _level_table(used: LevelTableUsed, evidence: Evidence) -> list[Said]:

@@ -29,7 +29,7 @@ from verify.schema.channels import (
     contradiction,
     verdict_phrase,
 )
-from verify.schema.judged_by import TABLE_RULE, LevelTableUsed, Look
+from verify.schema.judged_by import TABLE_RULE, ControlsAccount, LevelTableUsed, Look
 from verify.schema.near_duplicates import NearDuplicatesLeft
 from verify.schema.parts import (
     AttackResult,
@@ -64,7 +64,7 @@ from verify.schema.threat_model import ThreatModel
 LATER_FIELDS = frozenset(
     {
         *("references_checked", "holdout_checked", "channels_not_run", "rewordings", "configuration_differences"),
-        *("without_adapter", "level_table", "looks", "near_duplicates"),
+        *("without_adapter", "level_table", "looks", "account", "near_duplicates"),
     }
 )
 """Fields that evidence of earlier versions lacks."""
@@ -73,6 +73,7 @@ SECOND_RULE = frozenset({"channels", "subjects", "noise_ratio", "smallest_margin
 
 LATER_SETTINGS: Mapping[str, Any] = MappingProxyType(
     {"rule": 1, "special_tokens": False, "channels": None, "relearning_rate": None, "utility_ceiling": None}
+    | {"expected_audits": None}
 )
 """Settings that earlier versions lack, with the values that their files are read with."""
 
@@ -134,6 +135,11 @@ class Settings(Frozen):
     )
     relearning_rate: float | None = Field(
         default=None, gt=0, lt=1, description="learning rate of the channel `relearned`; None for a tenth of the fine-tuning's"
+    )
+    expected_audits: int | None = Field(
+        default=None,
+        ge=1,
+        description="audits planned for against the same controls, which share alpha for accusations; None: each has all of it",
     )
 
     @model_validator(mode="after")
@@ -232,6 +238,7 @@ WRITTEN_BEFORE: Mapping[str, tuple[str, ...]] = MappingProxyType(
             "registration",
             "level_table",
             "looks",
+            "account",
             "references_checked",
             "holdout_checked",
             "near_duplicates",
@@ -258,6 +265,7 @@ class Evidence(Judgement):
         registration: the file that fixed all choices before unlearning, or None.
         level_table: the level table that judged in place of retrained references; None without one.
         looks: earlier audits of the same weights that the auditor was given; None where there are none.
+        account: of the audits against the same controls; None where nobody counted them, and in evidence of older versions.
         references_checked: what the references' training logs showed, one entry each; None in evidence of older versions.
         holdout_checked: whether the unlearning read the audit's holdout records; None without a holdout set and in evidence of
             older versions.
@@ -280,6 +288,7 @@ class Evidence(Judgement):
     registration: Registered | None = None
     level_table: LevelTableUsed | None = None
     looks: tuple[Look, ...] | None = None
+    account: ControlsAccount | None = None
     references_checked: tuple[ReferenceCheck, ...] | None = None
     holdout_checked: HoldoutCheck | None = None
     near_duplicates: NearDuplicatesLeft | None = None
@@ -310,7 +319,7 @@ class Evidence(Judgement):
     def _coherent(self) -> Self:
         """Refuse a verdict that contradicts what it is said to follow from."""
         if self.settings.rule == 1:
-            if later := next((name for name in sorted(SECOND_RULE) if getattr(self, name)), None):
+            if later := next((name for name in (*sorted(SECOND_RULE), "account") if getattr(self, name)), None):
                 raise ValueError(f"a verdict by rule 1 has no {later}")
             return self
         if (self.settings.rule == TABLE_RULE) != (self.level_table is not None):
@@ -320,6 +329,8 @@ class Evidence(Judgement):
         original = next((model.weights for model in self.models if model.role == "original"), None)
         if self.level_table is not None and (self.level_table.original != original) != self.level_table.descended:
             raise ValueError("the level table belongs to other weights than those before unlearning")
+        if self.account is not None and (wrong := self.account.wrong(self.settings.alpha, self.settings.expected_audits)):
+            raise ValueError(wrong)
         found = len(self.accused) + len(self.subjects)
         if wrong := contradiction(self.verdict, self.channels, self.tiers, self.accused_by, found, self.tests, self.gates):
             raise ValueError(f"the verdict contradicts itself: {wrong}")

@@ -1,10 +1,12 @@
-"""What judged a record claim in place of retrained references, and earlier audits of the same weights."""
+"""What judged a record claim in place of retrained references, and earlier audits of the same weights or with the same controls."""
 
-from typing import Any
+import math
+from typing import Any, Literal
 
 from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
 
 from verify.io.documents import Frozen
+from verify.schema.alpha_spending import level_of, level_spent
 from verify.schema.parts import Digest, Share, VerdictWord
 
 TABLE_RULE = 3
@@ -107,7 +109,92 @@ ORDINALS = ("first", "second", "third", "fourth", "fifth", "sixth", "seventh", "
 
 def looks_in_words(looks: tuple[Look, ...]) -> str:
     """Count the audits of these weights, this one included, and name the earlier ones; whether there were more nobody can know."""
-    number = len(looks) + 1
-    ending = "th" if number % 100 in (11, 12, 13) else {1: "st", 2: "nd", 3: "rd"}.get(number % 10, "th")
-    which = ORDINALS[number - 1] if number <= len(ORDINALS) else f"{number}{ending}"
+    which = ordinal(len(looks) + 1)
     return f"This is at least the {which} audit of these weights. Earlier: {'; '.join(look.said for look in looks)}."
+
+
+def ordinal(number: int) -> str:
+    """Return a number as it is counted: "first", "tenth", "11th"."""
+    ending = "th" if number % 100 in (11, 12, 13) else {1: "st", 2: "nd", 3: "rd"}.get(number % 10, "th")
+    return ORDINALS[number - 1] if number <= len(ORDINALS) else f"{number}{ending}"
+
+
+class ControlsAccount(Frozen):
+    """Account of the audits that used the same never-trained controls, whose false accusations depend on each other.
+
+    Attributes:
+        controls: what they are identified by: digest of the level table's header, or of the set of controls.
+        number: which of these audits this is, from 1, by date; further looks at the same request count.
+        counted: who counted them: the operator's ledger, or the auditor by the evidence that was given.
+        earlier: SHA-256 of the evidence of earlier ones, where that was given.
+        expected: number of audits that was planned for beforehand; None where every audit accuses at alpha.
+        level: of this audit's accusations, all together.
+        spent: probability, at most, that any of the audits up to this one accuses an honest deletion, all of them made with the
+            same alpha and plan.
+    """
+
+    controls: Digest
+    number: int = Field(ge=1)
+    counted: Literal["ledger", "evidence"]
+    earlier: tuple[Digest, ...] = ()
+    expected: int | None = Field(default=None, ge=1)
+    level: float = Field(gt=0, lt=0.5)
+    spent: Share
+
+    @classmethod
+    def of(
+        cls, alpha: float, expected: int | None, controls: str, number: int, earlier: tuple[str, ...] | None = None
+    ) -> "ControlsAccount":
+        """Make the account of an audit.
+
+        Args:
+            alpha: level of the audit. expected: number of audits that was planned for; None for no plan.
+            controls: what identifies the controls.
+            number: which of their audits this is.
+            earlier: digests of the evidence of the earlier ones; None where a ledger counted them.
+        """
+        return cls(
+            controls=controls,
+            number=number,
+            counted="ledger" if earlier is None else "evidence",
+            earlier=earlier or (),
+            expected=expected,
+            level=level_of(alpha, expected, number),
+            spent=level_spent(alpha, expected, number),
+        )
+
+    def wrong(self, alpha: float, expected: int | None) -> str | None:
+        """Return how it contradicts itself or the settings of its audit; None where it does not.
+
+        Args:
+            alpha, expected: level and planned number of audits, by the settings.
+        """
+        if self.expected != expected:
+            return f"the account plans for {self.expected} audits, the settings for {expected}"
+        if len(self.earlier) >= self.number:
+            return f"audit {self.number} against the same controls names {len(self.earlier)} earlier ones"
+        right = level_of(alpha, expected, self.number), level_spent(alpha, expected, self.number)
+        if not all(math.isclose(one, other) for one, other in zip((self.level, self.spent), right, strict=True)):
+            return (
+                f"audit {self.number} accuses at {self.level:g} and {self.spent:g} is spent; they are {right[0]:g} and {right[1]:g}"
+            )
+        return None
+
+    def said(self, alpha: float) -> str:
+        """Say how many audits used these controls, at which level, and what they have spent.
+
+        Args:
+            alpha: level of the audit, by its settings.
+        """
+        which = f"the {ordinal(self.number)} audit against the same controls"
+        first = f"This is {which}, by the operator's ledger"
+        if self.counted == "evidence":
+            first = f"This is at least {which}, by the evidence that was given"
+        if self.expected is None:
+            each = f"with each of them at {alpha:g}, any of {self.number} honest deletions is accused with a probability of up to"
+            return f"{first}: {each} {self.spent:.3g}."
+        beyond = f", beyond the {self.expected} planned" if self.number > self.expected else f" of {self.expected} planned"
+        return (
+            f"{first}{beyond}: its accusations were made at level {self.level:.3g}, and those of all of them so far add up to "
+            f"{self.spent:.3g} of {alpha:g}. Certificates need no such account."
+        )

@@ -51,6 +51,7 @@ def planted_subject_rate(
     alpha: float,
     seed: int,
     draws: int = 100,
+    share: float = 1.0,
 ) -> Estimate:
     """Estimate how often the rule accuses a target that kept one subject and forgot all others.
 
@@ -61,6 +62,7 @@ def planted_subject_rate(
     Args:
         losses: of the exact text. Others: as `judge_table`.
         draws: number of draws.
+        share: the share of alpha that accusations use, in (0, 1].
 
     Returns:
         the share of draws that are accused, with its exact 95 % interval.
@@ -85,7 +87,7 @@ def planted_subject_rate(
         drawn = _stand_in(losses, controls, chosen, _imputed(gaps, people, controls[chosen], rng), left_out, rng)
         names = [[whose[1][index] for index in np.flatnonzero(mask).tolist()] for mask in (chosen, ~chosen)]
         unasked = Unasked(max(0, len(subjects) - int(chosen.sum())), asked - count)
-        hits += judge_table({EXACT_TEXT: drawn}, names[0], names[1], margin, alpha, seed, unasked=unasked).accused
+        hits += judge_table({EXACT_TEXT: drawn}, names[0], names[1], margin, alpha, seed, share=share, unasked=unasked).accused
     return clopper_pearson(hits, draws, 0.95)
 
 
