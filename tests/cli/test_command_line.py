@@ -52,6 +52,8 @@ AUDIT_FLAGS = {
     "--looks",
     "--reference-proofs",
     "--twins",
+    "--shard-siblings",
+    "--expected-audits",
     "--canary-guesses",
     "--epsilon",
     "--channels",

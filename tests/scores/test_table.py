@@ -67,7 +67,7 @@ def test_a_file_that_is_no_table_of_this_version_is_refused(tmp_path: Path) -> N
         path.write_bytes(content)
         with pytest.raises(InputError, match="not a whole score table"):
             ScoreTable.load(path)
-    pq.write_table(table.replace_schema_metadata({"schema": "unlearn-verify/scores/4"}), path)
+    pq.write_table(table.replace_schema_metadata({"schema": "unlearn-verify/scores/5"}), path)
     with pytest.raises(InputError, match="not a score table of this version"):
         ScoreTable.load(path)
     for schema in ("unlearn-verify/scores/1", "unlearn-verify/scores/3"):

@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from verify.statistics.shard_siblings import ShardLosses, SiblingRank, sibling_rank
+from verify.statistics.shard_siblings import ShardLosses, SiblingRank, controls_p_value, sibling_power, sibling_rank
 
 WHO, CONTROLS = ["a", "a", "b"], ["x", "y"]
 
@@ -78,3 +78,36 @@ def test_impossible_losses(change: dict[str, np.ndarray], message: str) -> None:
     """Shapes that do not fit, no sibling, a missing loss, or other shards for the controls raise."""
     with pytest.raises(ValueError, match=message):
         rank(replace(by_hand(), **change), 0.1)
+
+
+def test_every_rank_is_equally_likely_however_the_shards_differ() -> None:
+    """Twenty shards of other levels and sizes of effect, none of which saw the subject: whichever held it, the p-values over all of
+    them are 1/20, 2/20, ..., 1, each once, in both directions. That the shard was drawn at random is all that is assumed.
+    """
+    rng = np.random.default_rng(3)
+    forget = np.arange(20.0)[:, None] ** 2 + rng.standard_t(3, (20, 3))
+    control = rng.normal(0, 0.1, (20, 2))
+    found = []
+    for held in range(20):
+        others = np.arange(20) != held
+        losses = ShardLosses(forget[held] - 400, forget[held], forget[others], control[held], control[held], control[others])
+        found.append(rank(losses, 0.0))
+    for p in (sorted(one.remembered for one in found), sorted(one.over_forgotten for one in found)):
+        assert p == pytest.approx([place / 20 for place in range(1, 21)])
+
+
+def test_a_shard_that_lies_apart_on_controls_by_hand() -> None:
+    """Siblings at 0, 0.5 and 0.1, the rebuilt shard at -0.2: t = -0.4 / (0.2646 sqrt(4/3)), two degrees of freedom, p = 0.32."""
+    assert controls_p_value(by_hand(), CONTROLS) == pytest.approx(0.3204, abs=1e-3)
+    alone = replace(by_hand(), siblings=by_hand().siblings[:1], control_siblings=by_hand().control_siblings[:1])
+    assert controls_p_value(alone, CONTROLS) is None
+    same = replace(by_hand(), control_siblings=np.zeros((3, 2)))
+    assert controls_p_value(same, CONTROLS) is None
+
+
+def test_power_by_simulation() -> None:
+    """39 shards accuse nobody; forty find what was wholly kept, and an honest rebuild is accused in one of twenty at margin 0."""
+    assert sibling_power(39, 1.0, 2.2, 0.1, 0.1, 0.05) == 0.0
+    assert sibling_power(40, 1.0, 2.2, 0.1, 0.1, 0.05) == 1.0
+    assert sibling_power(40, 0.0, 2.2, 0.1, 0.0, 0.05) == pytest.approx(1 / 40, abs=0.008), "one of the two directions"
+    assert sibling_power(40, 0.0, 2.2, 0.1, 0.1, 0.05) < 1 / 40

@@ -81,9 +81,10 @@ def require_registrable(plan: Plan, model: PlannedModel, sets: TrainingSets) -> 
 
 
 def _audited(plan: Plan, model: PlannedModel, sets: TrainingSets) -> dict[str, Any]:
-    """Return the audit's record sets by argument name; only a level table compares a single record with controls."""
+    """Return the audit's record sets by argument name; only a level table and shards compare a single record with controls."""
+    alone = model.level_table is not None or plan.settings.shard_siblings
     retain = sets.retain if len(sets.retain) >= SMALLEST_SET else None
-    holdout = _holdout(plan, model)[1] if len(sets.forget) > 1 or model.level_table is not None else None
+    holdout = _holdout(plan, model)[1] if len(sets.forget) > 1 or alone else None
     return {"forget_set": sets.forget, "retain_set": retain, "holdout_set": holdout}
 
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from verify.attacks import select_attacks
+from verify.attacks.base import Attack
 from verify.attacks.threat_models import threat_models
 from verify.auditing.accounts import account_of, controls_digest
 from verify.auditing.audit_sets import draw_retain, load_sets, load_whole_sets, near_duplicates_left
@@ -24,6 +25,7 @@ from verify.auditing.level_tables import TableJudge, by_table, require_unread_co
 from verify.auditing.looks import found_looks, read_looks
 from verify.auditing.pinned_references import digests_of, require_pinned, require_pinned_scored
 from verify.auditing.registration import Registration
+from verify.auditing.shard_siblings import check_shards, with_siblings
 from verify.data.canaries import Canaries, find_canaries
 from verify.data.identity import RecordKey
 from verify.data.reading import agreed_reading, fields_for
@@ -40,6 +42,7 @@ from verify.provenance.training_history import learning_rate_of
 from verify.schema.evidence import Environment, Evidence, Judgement, Settings
 from verify.schema.near_duplicates import NearDuplicatesLeft
 from verify.schema.parts import CoinBatch, RewordingsUsed, SetRole
+from verify.schema.siblings import ShardChecked
 from verify.scores.channels import Channels
 from verify.scores.scorer import Plan, Scorer
 from verify.scores.states import HiddenStates
@@ -134,7 +137,8 @@ def audit(
     coins, commitment, batches = _canaries(canaries, original, deletions)
     earlier_audits = read_looks(looks, model)
     named = None if registered is None else registered.named()
-    whole = load_whole_sets(*given_sets, fields, original, by_table=level_table is not None)
+    alone = level_table is not None or settings.shard_siblings
+    whole = load_whole_sets(*given_sets, fields, original, with_controls=alone)
     sets = draw_retain(whole, settings)
     judging = table_judge(level_table, level_table_key, references, model, whole, key)
     _require_as_registered(registered, sets, key, commitment, references, judging)
@@ -146,6 +150,7 @@ def audit(
     committed = require_opened(None if registered is None else registered.rewordings, rewordings, rewording_model)
     models = {"original": original, "target": model, **({} if base is None else {"base": base})}
     given = check_inputs(models, references, whole, coins, key, tokenizer, accept, reference_proofs)
+    shards = check_shards(model, original, whole, key) if settings.shard_siblings else None
     attacks = select_attacks(settings.attacks)
     settings = settings.model_copy(update={"attacks": tuple(attacks)})
     # Before hours of scoring: these checks need no model.
@@ -157,27 +162,16 @@ def audit(
     rate = learning_rate_of(original)
     channels = Channels(sets, settings, key, cache, references=len(references), rewordings=words, learning_rate=rate, within=within)
     states = _hidden_states(sets, settings, len(references))
-    scorer = Scorer(
-        sets,
-        attacks,
-        settings,
-        tokenizer,
-        cache,
-        key,
-        coins,
-        same_weights="weights" in accept,
-        other_configuration="configuration" in accept,
-        channels=channels,
-        states=states,
-    )
+    scorer = _scorer(sets, attacks, settings, tokenizer, cache, key, coins, accept, channels, states)
     _score(scorer, _plans(model, original, base, references), settings.dtype, registered, judging, progress)
     progress("judging", 1.0)
     aside = replace(aside, representation=None if states is None else judge_representation(states, settings.alpha))
     table, aside = with_table(judging, scorer, replace(aside, not_run=channels.listed()))
+    table, single = with_siblings(shards, table, scorer, tokenizer, base)
     judged = judge(table, settings, aside)
     given = given.with_same_weights(scorer.same_weights).with_executions(scorer.models)
     used = _used(words, table, committed, key)
-    evidence = _evidence(judged, scorer, table, settings, aside, given, channels, used, staying, earlier_audits, started)
+    evidence = _evidence(judged, scorer, table, settings, aside, given, channels, used, staying, single, earlier_audits, started)
     if output is not None:
         write_audit(evidence, table, output)
     return evidence
@@ -216,7 +210,8 @@ def register(
     settings = settings or Settings()
     fields, settings = agreed_reading(fields, settings, ())
     settings = settings.model_copy(update={"attacks": tuple(select_attacks(settings.attacks))})
-    sets = load_sets(forget_set, retain_set, holdout_set, fresh_set, data, fields, settings, by_table=level_table is not None)
+    alone = level_table is not None or settings.shard_siblings
+    sets = load_sets(forget_set, retain_set, holdout_set, fresh_set, data, fields, settings, with_controls=alone)
     coins = None
     if canaries is not None:
         coins = find_canaries(canaries) if Path(canaries).is_dir() else Canaries.load(canaries)
@@ -349,6 +344,34 @@ def _score(
     require_pinned_scored(() if registered is None else registered.references, scorer.models, dtype)
 
 
+def _scorer(
+    sets: Mapping[SetRole, Sequence[Record]],
+    attacks: Mapping[str, Attack],
+    settings: Settings,
+    tokenizer: Any,
+    cache: Path | None,
+    key: RecordKey,
+    coins: Canaries | None,
+    accept: Collection[str],
+    channels: Channels,
+    states: HiddenStates | None,
+) -> Scorer:
+    """Prepare the scoring of all models; `accept` says which differences between them are intended."""
+    return Scorer(
+        sets,
+        attacks,
+        settings,
+        tokenizer,
+        cache,
+        key,
+        coins,
+        same_weights="weights" in accept,
+        other_configuration="configuration" in accept,
+        channels=channels,
+        states=states,
+    )
+
+
 def _hidden_states(sets: Mapping[SetRole, Sequence[Record]], settings: Settings, references: int) -> HiddenStates | None:
     """Prepare the representation claim; None where the audit lacks what it needs, or asks by the exact text alone."""
     if settings.rule == 1 or settings.channels == ("exact",):
@@ -378,6 +401,7 @@ def _evidence(
     channels: Channels,
     used: RewordingsUsed | None,
     staying: NearDuplicatesLeft | None,
+    single: tuple[ShardChecked, ...] | None,
     earlier: Sequence[Evidence],
     started: float,
 ) -> Evidence:
@@ -390,6 +414,7 @@ def _evidence(
         account=aside.account,
         references_checked=given.references,
         holdout_checked=given.holdout,
+        shards_checked=single,
         near_duplicates=staying,
         settings=_resolved(settings, table, channels),
         models=tuple(scorer.models),

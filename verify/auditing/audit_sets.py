@@ -27,7 +27,7 @@ def load_sets(
     settings: Settings,
     original: Any = None,
     *,
-    by_table: bool = False,
+    with_controls: bool = False,
 ) -> dict[SetRole, Sequence[Record]]:
     """Load the sets, check that they fit together, and draw the retain records that are scored.
 
@@ -35,12 +35,12 @@ def load_sets(
         forget_set, retain_set, holdout_set, fresh_set, data, fields: as `verify.audit`.
         settings: how many retain records are scored, and the seed that draws them.
         original: as for `load_whole_sets`.
-        by_table: as `load_whole_sets`.
+        with_controls: as `load_whole_sets`.
 
     Raises:
         InputError: as `load_whole_sets`.
     """
-    whole = load_whole_sets(forget_set, retain_set, holdout_set, fresh_set, data, fields, original, by_table=by_table)
+    whole = load_whole_sets(forget_set, retain_set, holdout_set, fresh_set, data, fields, original, with_controls=with_controls)
     return draw_retain(whole, settings)
 
 
@@ -85,21 +85,21 @@ def load_whole_sets(
     fields: Fields | None,
     original: Any = None,
     *,
-    by_table: bool = False,
+    with_controls: bool = False,
 ) -> dict[SetRole, Sequence[Record]]:
     """Load the sets with all retain records, and check that they fit together.
 
     Args:
         forget_set, retain_set, holdout_set, fresh_set, data, fields: as `verify.audit`.
         original: the model before unlearning, whose training may have held some of `data` out as controls.
-        by_table: whether a level table judges, which needs controls for a single record too.
+        with_controls: whether a level table or shards judge, which need controls for a single record too.
 
     Raises:
         InputError: a set is empty, too small, or shares records with another; the message says what to do.
     """
     training = None if data is None else without_held_out(load_records(data, fields), original, fields)
     forget = load_forget_set(forget_set, training, fields)
-    if len(forget) == 1 and not by_table and not (holdout_set is None and fresh_set is None):
+    if len(forget) == 1 and not with_controls and not (holdout_set is None and fresh_set is None):
         raise InputError(
             "the forget set holds one record, but attacks judged against controls need at least two: no rate can be computed from "
             "one value. Leave out --holdout and --fresh: one record is judged against retrained references alone."

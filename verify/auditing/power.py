@@ -7,12 +7,14 @@ from functools import lru_cache
 import numpy as np
 
 from verify.errors import InputError
+from verify.judging.tier_siblings import shards_needed
 from verify.schema.alpha_spending import level_of
 from verify.schema.evidence import Settings
 from verify.statistics.level_fit import MIN_CONTROL_SUBJECTS, MIN_MODELS
 from verify.statistics.level_simulation import TableWorld, Truth, table_rates
 from verify.statistics.one_run import one_run_epsilon
 from verify.statistics.planner import conformal_power, controls_for_rate, required_sample_size
+from verify.statistics.shard_siblings import sibling_power
 from verify.statistics.simulation import World, rule_rates
 
 REFERENCE_COUNTS = (2, 3, 4, 6, 8, 12, 16)
@@ -47,6 +49,7 @@ def power_table(
     references: int = 0,
     canaries: int = 0,
     pool: int = 0,
+    shards: int = 0,
     per_subject: int = 1,
     world: World | None = None,
     settings: Settings,
@@ -56,13 +59,14 @@ def power_table(
     Args:
         forget, controls, references, canaries: sizes; 0 for none.
         pool: M, models of a level table, half of which leave each subject out; 0 for no table.
+        shards: S, shards of the model, among which a rebuilt one is ranked; 0 for none.
         per_subject: records of a subject, forget set and controls alike; only a level table counts by subject.
         world: how models and records vary; its sizes are replaced by the given ones. The default spreads and gap are those of
             small models fine-tuned on questions and answers; use your own once a first audit has measured them.
         settings: margin, alpha, q and epsilon*.
 
     Raises:
-        InputError: no forget record, a negative size, or a pool whose halves have fewer than two models.
+        InputError: no forget record, a negative size, one shard, or a pool whose halves have fewer than two models.
     """
     if forget < 1 or min(controls, references, canaries) < 0:
         raise InputError(
@@ -73,6 +77,7 @@ def power_table(
     return [
         *reference_rows(world, references, settings),
         *(level_table_rows(_table_world(world, controls, pool, per_subject), settings) if pool else ()),
+        *(shard_rows(world, shards, settings) if shards else ()),
         *control_rows(forget, controls, settings),
         *canary_rows(canaries, settings),
         *attack_rows(min(forget, controls), settings),
@@ -174,6 +179,36 @@ def _reference_row(claim: str, world: World, references: int, settings: Settings
 def _rule_rate(world: World, remembered: float, certify: bool, margin: float, alpha: float) -> float:
     rates = rule_rates(world, remembered=remembered, margin=margin, alpha=alpha, audits=AUDITS)
     return (rates.certified if certify else rates.accused).value
+
+
+def shard_rows(world: World, shards: int, settings: Settings) -> list[PowerRow]:
+    """Compute how often the rank of a rebuilt shard accuses; it certifies nothing.
+
+    Args:
+        world: how losses vary between shards: as between retrainings, which do not differ in their data, so this is a lower limit.
+        shards: S.
+        settings: margin and alpha.
+    """
+    if shards < 2:
+        raise InputError(f"A rebuilt shard is ranked among others: --shards is at least 2, got {shards}.")
+    alpha, spread = _accusing(settings), float(np.hypot(world.model_spread, world.record_spread / np.sqrt(world.records)))
+    needed = shards_needed(1, alpha)
+
+    def rate(count: int, kept: float) -> float:
+        return sibling_power(count, kept, world.gap, spread, settings.margin, alpha)
+
+    rows = []
+    for kept in (0.20, 1.0):
+        given = f"cannot: p-values of {shards} shards are at least 1 / {shards}"
+        if shards >= needed:
+            given = f"{rate(shards, kept):.0%} of audits"
+        place = next((f"{count} shards" for count in (needed, 2 * needed, 4 * needed) if rate(count, kept) >= USUAL_POWER), None)
+        claim = f"shard siblings: accuse a rebuilt shard that keeps {kept:.0%} of what it had memorized"
+        rows.append(PowerRow(claim, given, place or f"more than {4 * needed} shards"))
+    return [
+        *rows,
+        PowerRow("shard siblings: certify an honest rebuild", "cannot: a rank certifies nothing", "retrained references"),
+    ]
 
 
 def control_rows(forget: int, controls: int, settings: Settings) -> list[PowerRow]:

@@ -199,6 +199,8 @@ class Power:
     """Number of canary pairs."""
     level_table: int = 0
     """Number of pool models of a level table, half of which leave each person out."""
+    shards: int = 0
+    """Number of shards of a model that was trained with --shards, for --shard-siblings."""
     per_subject: int = 1
     """Records per person, in the forget set and among the controls; only a level table counts by person."""
     gap: float = 2.2
@@ -216,7 +218,7 @@ class Power:
 
         sizes = {name: getattr(self, name) for name in ("forget", "controls", "references", "canaries")}
         world = World(gap=self.gap, record_spread=self.record_spread, model_spread=self.model_spread)
-        sizes |= {"pool": self.level_table, "per_subject": self.per_subject}
+        sizes |= {"pool": self.level_table, "shards": self.shards, "per_subject": self.per_subject}
         for row in power_table(**sizes, world=world, settings=self.choices.settings()):
             print(f"{row.claim}\n    with these sizes: {row.given}\n    for 80 % power:   {row.needed}")  # noqa: T201
         return 0

@@ -92,6 +92,9 @@ class SettingsFlags:
     """Largest number of retain records that are scored."""
     twins: bool = False
     """The holdout was drawn at random when the data was collected: its records are exact held-out controls (Tier C)."""
+    shard_siblings: bool = False
+    """Rank the rebuilt shards of a model in shards among its other shards, which never saw the records; both models' folders and
+    --holdout are needed. It accuses from 40 shards on at the default level, and certifies nothing."""
     canary_guesses: int = 100
     """Number of canary assignments guessed, those with the clearest scores (Tier A)."""
     epsilon: float = 1.0

@@ -22,6 +22,7 @@ from verify.judging.tier_canaries import judge_process
 from verify.judging.tier_controls import judge_controls
 from verify.judging.tier_level_table import described_table_tests, table_claim
 from verify.judging.tier_references import accused_records, described_tests
+from verify.judging.tier_siblings import can_accuse, judge_siblings
 from verify.judging.user_level import enough_people, judge_people
 from verify.judging.verdict_text import Facts, explain, next_step, not_shown, scope, seen_by_attacks
 from verify.schema.evidence import Judgement, Settings
@@ -42,6 +43,7 @@ from verify.schema.parts import (
     VerdictWord,
 )
 from verify.schema.representation import Representation
+from verify.schema.siblings import Siblings
 from verify.scores.table import ScoreTable
 
 RECORD_TIERS: tuple[Tier, ...] = ("retrained references", "level table")
@@ -88,9 +90,9 @@ def judge(table: ScoreTable, settings: Settings, aside: Aside) -> Judgement:
         aside: the few inputs that need texts or a secret; everything else follows from the table.
     """
     references = [model for model in table.models() if model.startswith("reference")]
-    sharing = _sharing(table, settings, len(references))
-    shared = settings.model_copy(update={"alpha": settings.alpha / max(1, len(sharing))})
     spends = 1.0 if aside.account is None else aside.account.level / settings.alpha  # the share of alpha for accusations
+    sharing = _sharing(table, settings, len(references), spends)
+    shared = settings.model_copy(update={"alpha": settings.alpha / max(1, len(sharing))})
     utility = utility_of_models(table, references, settings)
     ratio = next((entry.ratio for entry in utility if entry.model == "target"), None)
     holdout = table.block("target", "holdout")
@@ -110,8 +112,12 @@ def judge(table: ScoreTable, settings: Settings, aside: Aside) -> Judgement:
     )
     process = None if aside.commitment is None else judge_process(table, settings, shared.alpha, aside.commitment, aside.earlier)
     twins = None if aside.blind_p is None else judge_controls(table, settings, spends * shared.alpha, aside.blind_p)
+    # Ranks that have no share of alpha are held against the one that they would need, so that they cannot accuse.
+    sharers = len({*sharing, "shard siblings"})
+    siblings = judge_siblings(table, settings, spends * settings.alpha / sharers) if settings.shard_siblings else None
     people = judge_people(table, settings, spends * shared.alpha, aside.people_blind_p)
-    others: dict[Tier, Twins | People | Process | None] = {
+    others: dict[Tier, Siblings | Twins | People | Process | None] = {
+        "shard siblings": siblings,
         "exchangeable twins": twins,
         "fresh texts": people,
         "canaries": process,
@@ -153,6 +159,7 @@ def judge(table: ScoreTable, settings: Settings, aside: Aside) -> Judgement:
         process=process,
         twins=twins,
         people=people,
+        siblings=siblings,
         channels=claim.channels,
         subjects=accused_subjects(table, target),
         noise_ratio=None if target is None or target.noise is None else target.noise.ratio,
@@ -176,7 +183,7 @@ def _tests(claim: RecordClaim) -> tuple[Test, ...]:
 def _said(
     facts: Facts,
     attacks: Sequence[AttackResult],
-    claims: Mapping[Tier, Twins | People | Process],
+    claims: Mapping[Tier, Siblings | Twins | People | Process],
     controls: int,
     ratio: Value | None,
 ) -> dict[str, Any]:
@@ -193,7 +200,7 @@ def _said(
 def _said_by_rule_1(
     facts: Facts,
     attacks: Sequence[AttackResult],
-    claims: Mapping[Tier, Twins | People | Process],
+    claims: Mapping[Tier, Siblings | Twins | People | Process],
     controls: int,
     ratio: Value | None,
 ) -> dict[str, Any]:
@@ -247,8 +254,11 @@ def blind_aside(texts: Mapping[SetRole, Sequence[str]], subjects: Mapping[SetRol
     return Aside(blind, p, fresh)
 
 
-def _sharing(table: ScoreTable, settings: Settings, references: int) -> tuple[Tier, ...]:
-    """Return the claims that can accuse and share alpha, strongest first; the record claim divides its share by itself."""
+def _sharing(table: ScoreTable, settings: Settings, references: int, spends: float) -> tuple[Tier, ...]:
+    """Return the claims that can accuse and share alpha, strongest first; the record claim divides its share by itself.
+
+    The ranks of shards get a share only where there are enough shards to accuse with it.
+    """
     holdout = table.block("target", "holdout") is not None
     present: dict[Tier, bool] = {
         "retrained references": references >= 2 and settings.rule != TABLE_RULE,
@@ -257,6 +267,8 @@ def _sharing(table: ScoreTable, settings: Settings, references: int) -> tuple[Ti
         "canaries": table.block("target", "canary") is not None,
         "fresh texts": settings.twins and enough_people(table),
     }
+    least = spends * settings.alpha / (sum(present.values()) + 1)
+    present |= {"shard siblings": settings.shard_siblings and can_accuse(table, least)}
     return tuple(tier for tier, there in present.items() if there)
 
 

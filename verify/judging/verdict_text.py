@@ -26,6 +26,10 @@ SHOWN_BY: dict[Tier, str] = {
         "the mean loss of the records where the models were asked in other ways, compared with the retrained models and with "
         "never-trained controls"
     ),
+    "shard siblings": (
+        "the rank of the rebuilt shard among the shards that never saw the records, by the mean loss of each record's exact text "
+        "less that of never-trained controls"
+    ),
     "exchangeable twins": (
         "the mean loss of each record's exact text, compared with controls held out at random (conformal p-values)"
     ),

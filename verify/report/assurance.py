@@ -54,6 +54,7 @@ def assurances(evidence: Evidence) -> list[Said]:
         *_looks(evidence),
         *_account(evidence),
         *judge,
+        *_siblings(evidence),
         *_innocence(evidence),
         *_holdout(evidence),
         *_near_duplicates(evidence),
@@ -152,6 +153,18 @@ def _references(evidence: Evidence) -> list[Said]:
     found += _executed(checks, count)
     accepted = [(check.label, difference.what) for check in checks for difference in check.accepted]
     return [*found, *(Said(f"Accepted by whoever ran the audit: {label}: {what}.", warns=True) for label, what in accepted)]
+
+
+def _siblings(evidence: Evidence) -> list[Said]:
+    """Say what ranked the rebuilt shards, by whose word, and what such a rank cannot show."""
+    found = evidence.siblings
+    if found is None:
+        return []
+    logs = "by their training logs none of them saw these records, these people or the controls; a log is its writer's word"
+    floor = f"no p-value lies below 1 / {found.shards} = {found.smallest:.3g}"
+    able = f"it accuses from {found.needed} shards on" if found.shards < found.needed else "it can accuse"
+    said = f"Ranked among {found.shards} shards: {logs}. The rank is exact, {floor}; {able}, and certifies nothing."
+    return [Said(said, warns=found.shards < found.needed)]
 
 
 def _executed(checks: Sequence[ReferenceCheck], count: int) -> Iterator[Said]:

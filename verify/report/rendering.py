@@ -45,6 +45,10 @@ ACCUSED: dict[Tier, str] = {
         "Asked in other ways than it was trained on, the model still differs on these records from models that never saw them, by "
         "more than the margin."
     ),
+    "shard siblings": (
+        "The part of the model that was rebuilt still differs on these records from its other parts, which never saw them, by more "
+        "than the margin."
+    ),
     "exchangeable twins": "The model still responds to some of these records differently than to similar ones that it never saw.",
     "fresh texts": "The model still responds differently to these people than to others, even on texts that it never saw.",
     "canaries": "The deletion procedure leaves traces: the model still reveals which random test texts it had been trained on.",

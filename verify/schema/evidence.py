@@ -59,12 +59,13 @@ from verify.schema.parts import (
     WithoutAdapter,
 )
 from verify.schema.representation import Representation
+from verify.schema.siblings import ShardChecked, Siblings
 from verify.schema.threat_model import ThreatModel
 
 LATER_FIELDS = frozenset(
     {
         *("references_checked", "holdout_checked", "channels_not_run", "rewordings", "configuration_differences"),
-        *("without_adapter", "level_table", "looks", "account", "near_duplicates"),
+        *("without_adapter", "level_table", "looks", "account", "near_duplicates", "siblings", "shards_checked"),
     }
 )
 """Fields that evidence of earlier versions lacks."""
@@ -73,7 +74,7 @@ SECOND_RULE = frozenset({"channels", "subjects", "noise_ratio", "smallest_margin
 
 LATER_SETTINGS: Mapping[str, Any] = MappingProxyType(
     {"rule": 1, "special_tokens": False, "channels": None, "relearning_rate": None, "utility_ceiling": None}
-    | {"expected_audits": None}
+    | {"expected_audits": None, "shard_siblings": False}
 )
 """Settings that earlier versions lack, with the values that their files are read with."""
 
@@ -122,6 +123,7 @@ class Settings(Frozen):
     retain_records: int = Field(default=400, ge=2, description="largest number of retain records that are scored, drawn by seed")
     attacks: tuple[str, ...] = ()
     twins: bool = Field(default=False, description="the holdout was drawn at random from the same records, before training")
+    shard_siblings: bool = Field(default=False, description="rebuilt shards are ranked among the shards that never saw the records")
     canary_guesses: int = Field(default=100, ge=1, description="r: guesses about the pairs with the clearest scores")
     epsilon: float = Field(default=1.0, gt=0, description="epsilon*: largest leak of the process that counts as deleted, nats")
     delta: float = Field(default=0.0, ge=0, lt=1, description="delta of the process claim")
@@ -190,6 +192,7 @@ class Judgement(Frozen):
         blind: AUC of the blind baseline (texts only) between forget and holdout records. It is an input: with the scores and
             settings, all that the verdict follows from.
         blind_p: its permutation p-value, where the holdout is declared exchangeable.
+        siblings: rebuilt shards ranked among the others; None where that was not asked for.
         process, twins, people: claims from canaries (Tier A), held-out controls (Tier C) and at user level, where examined.
         channels: every way of asking that was judged, "exact text" among them; empty without never-trained controls.
         subjects: subjects whose records together were found beyond the margin, corrected for their number.
@@ -219,6 +222,7 @@ class Judgement(Frozen):
     process: Process | None = None
     twins: Twins | None = None
     people: People | None = None
+    siblings: Siblings | None = None
     channels: tuple[ChannelResult, ...] = ()
     subjects: tuple[SubjectFinding, ...] = ()
     noise_ratio: float | None = Field(default=None, gt=0)
@@ -241,6 +245,7 @@ WRITTEN_BEFORE: Mapping[str, tuple[str, ...]] = MappingProxyType(
             "account",
             "references_checked",
             "holdout_checked",
+            "shards_checked",
             "near_duplicates",
             "settings",
             "models",
@@ -269,6 +274,7 @@ class Evidence(Judgement):
         references_checked: what the references' training logs showed, one entry each; None in evidence of older versions.
         holdout_checked: whether the unlearning read the audit's holdout records; None without a holdout set and in evidence of
             older versions.
+        shards_checked: the single shards that were scored, and their logs; None where none were ranked.
         near_duplicates: records to keep that are nearly a forget record; None without a retain set and in evidence of older
             versions.
         settings: everything that was decided before looking.
@@ -291,6 +297,7 @@ class Evidence(Judgement):
     account: ControlsAccount | None = None
     references_checked: tuple[ReferenceCheck, ...] | None = None
     holdout_checked: HoldoutCheck | None = None
+    shards_checked: tuple[ShardChecked, ...] | None = None
     near_duplicates: NearDuplicatesLeft | None = None
     settings: Settings
     models: tuple[AuditedModel, ...]
@@ -319,7 +326,7 @@ class Evidence(Judgement):
     def _coherent(self) -> Self:
         """Refuse a verdict that contradicts what it is said to follow from."""
         if self.settings.rule == 1:
-            if later := next((name for name in (*sorted(SECOND_RULE), "account") if getattr(self, name)), None):
+            if later := next((name for name in (*sorted(SECOND_RULE), "account", "siblings") if getattr(self, name)), None):
                 raise ValueError(f"a verdict by rule 1 has no {later}")
             return self
         if (self.settings.rule == TABLE_RULE) != (self.level_table is not None):

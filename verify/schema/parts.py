@@ -18,9 +18,17 @@ VerdictWord = Literal["NOT_TESTABLE", "NOT_FORGOTTEN", "EQUIVALENT_WITHIN", "INC
 """The four verdicts, in order of precedence."""
 
 Claim = Literal["record", "process", "attack"]
-Tier = Literal["retrained references", "level table", "asked otherwise", "exchangeable twins", "canaries", "fresh texts"]
-"""What a verdict can rest on: Tier B on the exact texts, by retrained references or by a level table, and asked otherwise; Tier C
-(held-out controls), Tier A, and texts of the same people that no model saw."""
+Tier = Literal[
+    "retrained references",
+    "level table",
+    "asked otherwise",
+    "shard siblings",
+    "exchangeable twins",
+    "canaries",
+    "fresh texts",
+]
+"""What a verdict can rest on: Tier B on the exact texts, by retrained references or by a level table, and asked otherwise; shards
+that never saw the records; Tier C (held-out controls), Tier A, and texts of the same people that no model saw."""
 
 ModelRole = Literal["target", "original", "base", "reference"]
 SetRole = Literal["forget", "retain", "holdout", "canary", "fresh"]

@@ -20,8 +20,8 @@ from verify.errors import InputError
 from verify.io.files import atomic_file
 from verify.schema.parts import AuditedSet, SetRole
 
-WITHOUT_CHANNELS, WITH_CHANNELS, WITH_POOL = (f"unlearn-verify/scores/{number}" for number in (1, 2, 3))
-"""Schemas: a table without channels, or without a level table's pool, is written as earlier versions wrote it."""
+WITHOUT_CHANNELS, WITH_CHANNELS, WITH_POOL, WITH_SHARDS = (f"unlearn-verify/scores/{number}" for number in (1, 2, 3, 4))
+"""Schemas: a table without channels, a level table's pool or shards is written as earlier versions wrote it."""
 OWN_COLUMNS = ("model", "role", "record", "subject", "tokens", "mean_loss", "included")
 """Columns in addition to one per attack and channel; one attack is named "loss", hence "mean_loss"."""
 CHANNEL = "channel: "
@@ -30,6 +30,10 @@ WITHOUT_ADAPTER = "target without its adapter"
 """Label of the target with its adapter switched off, which is scored on the forget set alone."""
 POOL = "pool "
 """Beginning of the labels of a level table's models, whose numbers were copied from it: "pool 1", "pool 2", ..."""
+SHARD = "shard "
+"""Beginning of the labels of single shards, which are ranked among each other: "shard 0", "shard 1", ..."""
+BEFORE = " before"
+"""End of the label of a rebuilt shard as it was before the deletion, scored on the forget records that it held."""
 EXACT_TEXT = "exact text"
 """The channel that every block has: its `loss`."""
 
@@ -65,12 +69,18 @@ class ScoreTable:
     blocks: Mapping[tuple[str, SetRole], ScoreBlock]
 
     def models(self) -> tuple[str, ...]:
-        """Return the labels of all models that were scored, in order: not the target without its adapter, nor those of a pool."""
-        return tuple(dict.fromkeys(model for model, _ in self.blocks if model != WITHOUT_ADAPTER and not model.startswith(POOL)))
+        """Return the labels of all models that were scored, in order: not the target without its adapter, a pool's, or shards."""
+        others = (POOL, SHARD)
+        return tuple(dict.fromkeys(model for model, _ in self.blocks if model != WITHOUT_ADAPTER and not model.startswith(others)))
 
     def pool(self) -> tuple[str, ...]:
         """Return the labels of the level table's models whose numbers the audit used, in order."""
         return tuple(dict.fromkeys(model for model, _ in self.blocks if model.startswith(POOL)))
+
+    def shards(self) -> tuple[str, ...]:
+        """Return the labels of single shards after the deletion, in order."""
+        labels = dict.fromkeys(model for model, _ in self.blocks if model.startswith(SHARD))
+        return tuple(label for label in labels if not label.endswith(BEFORE))
 
     def block(self, model: str, role: SetRole) -> ScoreBlock | None:
         """Return one model's scores on one set, or None if there are none."""
@@ -115,7 +125,8 @@ class ScoreTable:
     def save(self, path: str | Path) -> None:
         """Write `scores.parquet`, atomically, readable by the owner only."""
         names, channels = self.attacks(), self.channels()
-        metadata = {"schema": WITH_POOL if self.pool() else WITH_CHANNELS if channels else WITHOUT_CHANNELS}
+        plain = WITH_CHANNELS if channels else WITHOUT_CHANNELS
+        metadata = {"schema": WITH_SHARDS if self.shards() else WITH_POOL if self.pool() else plain}
         # One block at a time: the rows of all models together would double what an audit holds.
         parts = (_rows(model, role, block, names, channels) for (model, role), block in self.blocks.items())
         first = next(parts).replace_schema_metadata(metadata)
@@ -134,13 +145,15 @@ class ScoreTable:
             with pq.ParquetFile(path) as file:
                 metadata = file.schema_arrow.metadata or {}
                 schema = metadata.get(b"schema", b"").decode(errors="replace")
-                if schema not in (WITHOUT_CHANNELS, WITH_CHANNELS, WITH_POOL):
-                    known = f"{WITHOUT_CHANNELS} to {WITH_POOL.rpartition('/')[2]}"
+                if schema not in (WITHOUT_CHANNELS, WITH_CHANNELS, WITH_POOL, WITH_SHARDS):
+                    known = f"{WITHOUT_CHANNELS} to {WITH_SHARDS.rpartition('/')[2]}"
                     raise InputError(f"{path} is not a score table of this version ({known}). Run the audit again.")
                 if schema == WITHOUT_CHANNELS and any(name.startswith(CHANNEL) for name in file.schema_arrow.names):
                     raise ValueError("a table without channels has columns of channels")
                 found = cls(_blocks(file))
-                if bool(found.pool()) != (schema == WITH_POOL):
+                if bool(found.shards()) != (schema == WITH_SHARDS):
+                    raise ValueError("the schema does not say whether the table has shards")
+                if schema != WITH_SHARDS and bool(found.pool()) != (schema == WITH_POOL):
                     raise ValueError("the schema does not say whether the table has a pool")
                 return found
         except (pa.ArrowException, OSError, KeyError, TypeError, ValueError) as error:

@@ -1,14 +1,16 @@
 """Exact rank test of a rebuilt shard among its siblings: models that never saw the forget set because it lies in another shard.
 
 A model of S shards is trained on S disjoint parts of the subjects, drawn by a keyed hash. After a subject's shard was rebuilt
-without the subject, none of the S models saw it, and under an honest rebuild they are exchangeable: each is equally likely to have
-the lowest loss on the forget set. With y_k the mean loss of forget subjects less that of never-trained control subjects under
-shard k,
+without the subject, none of the S models saw it. What each shard was trained on then no longer depends on which of them had held
+the subject, and that one was drawn uniformly: each of the S ranks of its loss on the forget set is equally likely, however the
+shards differ in size, data, seed or level. (It takes whole subjects: a record that stays stays in the same shard.) With y_k the
+mean loss of forget subjects less that of never-trained control subjects under shard k,
 
     p = (1 + #{siblings k : y_k <= y_rebuilt + rho* gap}) / S,    gap = mean of the siblings' y - y of the shard before the deletion
 
 No distribution is assumed and no model is trained. The smallest p-value is 1 / S, though: eight shards never accuse at 0.05, and
-both directions together need S >= 2 / alpha = 40.
+both directions together need S >= 2 / alpha = 40. A rank certifies nothing: it is about the mean of the records, in which what was
+kept of one can hide behind what was over-forgotten of another.
 """
 
 from collections.abc import Sequence
@@ -16,6 +18,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import stats
 
 from verify.statistics.subjects import subject_means, subject_numbers
 
@@ -102,6 +105,47 @@ def sibling_rank(
         over_forgotten=float(1 + (others >= rebuilt - allowed).sum()) / shards,
         smallest=1 / shards,
     )
+
+
+def controls_p_value(losses: ShardLosses, control_subjects: Sequence[str]) -> float | None:
+    """Compare a rebuilt shard's mean loss on controls with its siblings', which never saw them either.
+
+        t = (c_rebuilt - mean c) / (s sqrt(1 + 1 / (S - 1))),  S - 2 degrees of freedom,  s over the S - 1 siblings
+
+    A shard that was not trained as its siblings were (more, less, by other options) lies apart from them.
+
+    Returns:
+        the two-sided p-value; None with fewer than two siblings or where these do not differ.
+
+    Raises:
+        ValueError: as `sibling_rank`.
+    """
+    control = _stacked(losses.control_before, losses.control_rebuilt, losses.control_siblings, len(control_subjects))
+    _, rebuilt, *siblings = subject_means(control, subject_numbers(control_subjects)).mean(axis=1)
+    others = np.array(siblings)
+    if len(others) < 2 or not others.std() > 0:
+        return None
+    t = (rebuilt - others.mean()) / (others.std(ddof=1) * np.sqrt(1 + 1 / len(others)))
+    return float(2 * stats.t.sf(abs(t), len(others) - 1))
+
+
+def sibling_power(
+    shards: int, kept: float, gap: float, spread: float, margin: float, alpha: float, *, draws: int = 4000, seed: int = 0
+) -> float:
+    """Simulate how often a rank accuses a shard that kept a share of what it had memorized.
+
+    Args:
+        shards: S.
+        kept: the share, as a fraction of the gap.
+        gap: how much lower the shard's y was before the deletion, nats per token.
+        spread: standard deviation of y between shards, nats per token.
+        margin, alpha: rho* and the level of both directions together.
+        draws, seed: of the simulation.
+    """
+    y = np.random.default_rng(seed).normal(0.0, spread, (draws, shards))
+    rebuilt = y[:, 0] - kept * gap
+    remembered = (1 + (y[:, 1:] <= (rebuilt + margin * gap)[:, None]).sum(axis=1)) / shards
+    return float((2 * remembered <= alpha).mean())
 
 
 def _stacked(before: Array, rebuilt: Array, siblings: Array, records: int) -> Array:
