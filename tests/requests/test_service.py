@@ -588,6 +588,10 @@ def test_from_the_shell(tmp_path: Path, capsys: pytest.CaptureFixture[str], monk
     monkeypatch.setattr("uvicorn.run", lambda app, **options: served.append({"app": app, **options}))
     assert unlearn.cli.main.main(command) == 0
     assert (served[0]["host"], served[0]["access_log"], served[0]["http"]) == ("127.0.0.1", False, PromptProtocol)
+    before = threading.active_count()
+    assert unlearn.cli.main.main([*command, "--callback-hosts", "shop.example.org", "--callback-networks", "10.0.0.0/8"]) == 0
+    assert threading.active_count() == before, "what makes callbacks ends with the service"
+    assert unlearn.cli.main.main([*command, "--callback-hosts", "https://shop.example.org"]) == 2
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     assert unlearn.cli.main.main(command) == 2
     assert "unlearn-verify[serve]" in capsys.readouterr().err

@@ -189,23 +189,25 @@ class Serve:
             stop = threading.Event()
             sender = threading.Thread(target=CallbackSender(service).run, args=[stop], daemon=True)
             sender.start()
-            uvicorn.run(
-                make_app(service, Tokens.load(self.tokens), self.per_minute),
-                host=self.host,
-                port=self.port,
-                http=PromptProtocol,
-                ssl_certfile=self.certificate,
-                ssl_keyfile=self.private_key,
-                log_config=None,
-                access_log=False,
-                server_header=False,
-                proxy_headers=False,
-                limit_concurrency=200,
-                timeout_keep_alive=5,
-                h11_max_incomplete_event_size=16 << 10,
-            )
-            stop.set()
-            sender.join(timeout=30)
+            try:
+                uvicorn.run(
+                    make_app(service, Tokens.load(self.tokens), self.per_minute),
+                    host=self.host,
+                    port=self.port,
+                    http=PromptProtocol,
+                    ssl_certfile=self.certificate,
+                    ssl_keyfile=self.private_key,
+                    log_config=None,
+                    access_log=False,
+                    server_header=False,
+                    proxy_headers=False,
+                    limit_concurrency=200,
+                    timeout_keep_alive=5,
+                    h11_max_incomplete_event_size=16 << 10,
+                )
+            finally:
+                stop.set()
+                sender.join(timeout=30)
 
 
 def _is_loopback(host: str) -> bool:
