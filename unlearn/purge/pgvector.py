@@ -132,13 +132,9 @@ def _connected(url: str) -> "Iterator[Connection]":
         import psycopg
     except ImportError:
         raise InputError("PostgreSQL needs its driver: pip install 'unlearn-verify[postgres]'") from None
-    address = url.replace("postgresql+psycopg://", "postgresql://", 1)
     try:
-        parts = urlsplit(address)
-        if parts.scheme != "postgresql" or parts.password is not None or "password=" in parts.query:
-            raise InputError("--databases takes URLs such as postgresql://user@host/database, with the password in ~/.pgpass.")
-        connection = psycopg.connect(address, autocommit=True, connect_timeout=10)
-    except (psycopg.Error, ValueError) as error:
+        connection = psycopg.connect(_address(url), autocommit=True, connect_timeout=10)
+    except psycopg.Error as error:
         raise InputError(
             f"a database of --databases cannot be opened ({type(error).__name__}). Check its URL, such as "
             "postgresql://user@host/database, and that the server runs."
@@ -148,6 +144,19 @@ def _connected(url: str) -> "Iterator[Connection]":
         connection.execute("SET row_security = off")  # a policy that would hide rows is an error
         connection.execute(f"SET lock_timeout = '{WAIT}'")
         yield connection
+
+
+def _address(url: str) -> str:
+    """Return a URL as the driver takes it."""
+    refused = InputError("--databases takes URLs such as postgresql://user@host/database, with the password in ~/.pgpass.")
+    address = url.replace("postgresql+psycopg://", "postgresql://", 1)
+    try:
+        parts = urlsplit(address)
+    except ValueError:
+        raise refused from None
+    if parts.scheme != "postgresql" or parts.password is not None or "password=" in parts.query:
+        raise refused
+    return address
 
 
 def _tables(connection: "Connection") -> list[Table]:
