@@ -3,7 +3,7 @@
 import dataclasses
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -127,11 +127,7 @@ def forget(
     require_method(method)
     dtype = dtype_name(dtype)
     folder = Path(model) if isinstance(model, (str, Path)) and Path(model).is_dir() else None
-    require_suited(method, folder)
-    if quantize is not None:
-        require_quantizable(method)
-        if not (options and options.lora):
-            require_adapter(model, quantize)
+    _require_fitting(method, model, folder, options, quantize)
     fields = fields_for(fields, (model,), (forget_set, retain_set, holdout_set, data))
     require_reading(fields, (model,))
     _require_memory(model, method, options or TrainingOptions(), dtype, quantize, base)
@@ -168,28 +164,58 @@ def forget(
     if bits is not None:
         facts["quantized"] = _note_quantized(bits, whole=not is_quantized(outcome.model))
     distributed.wait()
-    about = {
-        "method": method_name(method),
-        "parameters": dataclasses.asdict(cast(Any, method)),
-        "options": dataclasses.asdict(options),
-        "defense": facts.get("defense"),
-        RECIPE: None if recipe is None else recipe.described(),
-        "selection": dataclasses.asdict(selection) if selection is not None and isinstance(method, Objective) else None,
-        **({GRADIENTS: dataclasses.asdict(gradients)} if gradients is not None and gradients.divide else {}),
-        "weights_before": loaded.digest,
-        **_made_from_before(folder),
+    origins = {
         MADE_FROM: made_from({"model": model, "base": base}),
         HOLDOUT_USED: [*_holdout_used_before(folder), *roles.holdout.described(method_name(method), RecordKey.load())],
-        "training": None if outcome.training is None else dataclasses.asdict(outcome.training),
-        "facts": facts,
-        "environment": environment(),
         "inputs": inputs_of({"model": model, "base": base}, sources.named(), fields, dtype, quantize),
     }
+    about = _about(method, context, selection, recipe, outcome.training, facts, origins)
     if (named := _base_of(folder, base, base_model)) is not None:
         about[BASE] = named.described()
     _list_remaining(output, folder, roles.forget)
     after = save_model(outcome.model, loaded.tokenizer, output, about)
     return ForgetResult(output, method_name(method), loaded.digest, after, outcome.training, facts, time.monotonic() - started)
+
+
+def _require_fitting(
+    method: Method, model: Any, folder: Path | None, options: TrainingOptions | None, quantize: str | None
+) -> None:
+    """Refuse a method that does not suit the model, or cannot work on quantized weights."""
+    require_suited(method, folder)
+    if quantize is not None:
+        require_quantizable(method)
+        if not (options and options.lora):
+            require_adapter(model, quantize)
+
+
+def _about(
+    method: Method,
+    context: Context,
+    selection: Selection | None,
+    recipe: Recipe | None,
+    training: TrainingResult | None,
+    facts: Mapping[str, Any],
+    origins: Mapping[str, Any],
+) -> dict[str, Any]:
+    """Return what the manifest says of a result; `origins` are its entries on models, records and files that it was made from."""
+    gradients = context.gradients
+    return {
+        "method": method_name(method),
+        "parameters": dataclasses.asdict(cast(Any, method)),
+        "options": dataclasses.asdict(context.options),
+        "defense": facts.get("defense"),
+        RECIPE: None if recipe is None else recipe.described(),
+        "selection": dataclasses.asdict(selection) if selection is not None and isinstance(method, Objective) else None,
+        **({GRADIENTS: dataclasses.asdict(gradients)} if gradients is not None and gradients.divide else {}),
+        "weights_before": context.loaded.digest,
+        **_made_from_before(context.model_dir),
+        MADE_FROM: origins[MADE_FROM],
+        HOLDOUT_USED: origins[HOLDOUT_USED],
+        "training": None if training is None else dataclasses.asdict(training),
+        "facts": facts,
+        "environment": environment(),
+        "inputs": origins["inputs"],
+    }
 
 
 def _base_of(folder: Path | None, base: Any, loaded: LoadedModel | None) -> NamedBase | None:
