@@ -162,7 +162,10 @@ def _address(url: str) -> str:
 def _tables(connection: "Connection") -> list[Table]:
     if connection.execute("SELECT FROM pg_extension WHERE extname = 'vector'").fetchone() is None:
         raise InputError("a database of --databases has no extension vector, so there are no vectors to search. Name another one.")
-    return [Table(*row[:7], tuple(row[7]), row[8]) for row in connection.execute(_TABLES)]
+    return [
+        Table(schema, name, kind, readable, owned, referred, comment, tuple(columns), has_texts)
+        for schema, name, kind, readable, owned, referred, comment, columns, has_texts in connection.execute(_TABLES)
+    ]
 
 
 def _in_table(connection: "Connection", url: str, table: Table, search: ContentSearch) -> list[Residue]:
