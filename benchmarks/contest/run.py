@@ -9,7 +9,7 @@ import gc
 import shutil
 import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from benchmarks.contest.deadline import Deadline
 from benchmarks.contest.judge import judged, score_model
 from benchmarks.contest.place import Place
 from benchmarks.contest.probing import REFERENCES, probe_model, probed
-from benchmarks.contest.settings import RETRAIN, UNTOUCHED, entries_of, method_of, settings_of
+from benchmarks.contest.settings import MAIN, RETRAIN, UNTOUCHED, UNTUNED, entries_of, method_of, settings_of
 from benchmarks.contest.trials import ORIGINAL, SHARDED, chosen, cost, is_trained, train_model, try_setting
 from verify.data.identity import RecordKey
 from verify.errors import InputError
@@ -128,15 +128,26 @@ def try_and_advance(place: Place, deadline: Deadline, entry: str, number: int) -
     setting = settings_of(entry, place.world)[number]
     kind = f"trying {method_of(entry)}"
     late = in_time(place, deadline, kind, try_setting, entry=entry, number=number, setting=setting)
-    return late or advance(place, deadline, entry)
+    return late or advance(place, deadline, entry, last=is_important(entry))
 
 
-def advance(place: Place, deadline: Deadline, entry: str) -> str | None:
-    """Judge and probe an entry whose settings were all tried, unless that is done; then its models go."""
+def is_important(entry: str) -> bool:
+    """Return whether an entry is probed as soon as it is judged; the others are probed when all are judged."""
+    return entry in FIXED or entry in UNTUNED or entry in MAIN
+
+
+def advance(place: Place, deadline: Deadline, entry: str, *, last: bool, wait: bool = False) -> str | None:
+    """Judge an entry whose settings were all tried, unless that is done; models go that are not needed any more.
+
+    Args:
+        place, deadline, entry: which.
+        last: whether to probe it as well.
+        wait: whether to wait for another process that is judging it.
+    """
     files = [place.tried_result(entry, number) for number in range(len(settings_of(entry, place.world)))]
     if not all(path.exists() for path in files):
         return None
-    with place.locked(f"entry-{entry}", wait=False) as mine:
+    with place.locked(f"entry-{entry}", wait=wait) as mine:
         if not mine:  # two processes were done with its last settings at the same time
             return None
         tried = [read_json(path) for path in files]
@@ -147,12 +158,20 @@ def advance(place: Place, deadline: Deadline, entry: str) -> str | None:
             write_json(place.compared(entry), {})
         else:
             target = place.tried(entry, number) if number is not None else place.model(FIXED[entry])
-            late = _judge(place, deadline, entry, target, tried, number) or _compare(place, deadline, entry, target)
-            if late:
+            if late := _judge(place, deadline, entry, target, tried, number):
                 return late
-        for number in range(len(tried)):
-            shutil.rmtree(place.tried(entry, number), ignore_errors=True)
+            _remove_tried(place, entry, [other for other in range(len(tried)) if other != number])
+            if not last:
+                return None
+            if late := _compare(place, deadline, entry, target):
+                return late
+        _remove_tried(place, entry, range(len(tried)))
     return None
+
+
+def _remove_tried(place: Place, entry: str, numbers: Iterable[int]) -> None:
+    for number in numbers:
+        shutil.rmtree(place.tried(entry, number), ignore_errors=True)
 
 
 def _judge(
@@ -212,8 +231,11 @@ def _models(places: Sequence[Place], methods: list[str], deadline: Deadline) -> 
 
 
 def _entries(places: Sequence[Place], methods: list[str], deadline: Deadline) -> list[Job]:
-    """Return the jobs of all seeds whose models are there; what every verdict waits for comes early, but not side by side."""
-    found = list[Job]()
+    """Return the jobs of all seeds whose models are there.
+
+    What every verdict waits for comes early, but not side by side. The less important entries are probed when all are judged.
+    """
+    found, late = list[Job](), list[Job]()
     for place in places:
         if not all(is_trained(place, name) for name in _wanted(place, methods)):
             continue
@@ -226,9 +248,11 @@ def _entries(places: Sequence[Place], methods: list[str], deadline: Deadline) ->
         fixed, tuned = list[Job](), list[Job]()
         for entry in entries_of(place.world, methods):
             (fixed if entry in FIXED else tuned).extend(_of_entry(place, entry, deadline))
+            if not is_important(entry) and not place.compared(entry).exists():
+                late.append(_job(advance, place, f"{entry}, probes", deadline=deadline, entry=entry, last=True, wait=True))
         if fixed or tuned:
             found += [shared[0], *tuned[:AHEAD], *shared[1:], *fixed, *tuned[AHEAD:]]
-    return found
+    return found + late
 
 
 def _of_entry(place: Place, entry: str, deadline: Deadline) -> list[Job]:
@@ -239,4 +263,5 @@ def _of_entry(place: Place, entry: str, deadline: Deadline) -> list[Job]:
         return [
             _job(try_and_advance, place, f"{entry} {number}", deadline=deadline, entry=entry, number=number) for number in missing
         ]
-    return [] if place.compared(entry).exists() else [_job(advance, place, entry, deadline=deadline, entry=entry)]
+    done = place.compared(entry) if is_important(entry) else place.result(entry)
+    return [] if done.exists() else [_job(advance, place, entry, deadline=deadline, entry=entry, last=is_important(entry))]
