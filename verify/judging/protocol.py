@@ -268,7 +268,7 @@ def _sharing(table: ScoreTable, settings: Settings, references: int, spends: flo
         "fresh texts": settings.twins and enough_people(table),
     }
     least = spends * settings.alpha / (sum(present.values()) + 1)
-    present |= {"shard siblings": settings.shard_siblings and can_accuse(table, least)}
+    present["shard siblings"] = settings.shard_siblings and can_accuse(table, least)
     return tuple(tier for tier, there in present.items() if there)
 
 
