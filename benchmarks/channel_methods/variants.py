@@ -1,0 +1,313 @@
+"""The methods that are tried, by name, and one trial: make the model, count what it took, and measure it."""
+
+import copy
+import dataclasses
+import shutil
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+
+from benchmarks.channel_methods.contexts import put
+from benchmarks.channel_methods.levels import OUTPUT, level_of, read, states_at_level
+from benchmarks.channel_methods.measure import judge, measure
+from benchmarks.channel_methods.steps import Item, Steps, Weights
+from benchmarks.channel_methods.world import Place, cost_of
+from unlearn import GradientOptions, Level, forget
+from unlearn.level.estimate import encoded, train_share, trained_options
+from unlearn.level.mixtures import mixed
+from unlearn.training.method import Context
+from unlearn.training.options import TrainingOptions, learning_rate_of
+from unlearn.training.run import Run, train_records
+from unlearn.training.weights import assign, copy_weights, saliency_mask, sample
+from verify.data.records import Record
+from verify.io.files import write_json
+from verify.models.loading import LoadedModel
+from verify.probes.logit_lens import layers_below_the_last
+
+FISHER_RECORDS = 100
+"""Retain records that tell which weights they depend on."""
+CONTROL_DRAWS = 2
+"""Draws of every control in each context, to calibrate the levels on."""
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A method to try.
+
+    Attributes:
+        steps: passes over the forget set; each record is in its exact text in the share `exact` of them, else in one of `contexts`.
+        contexts, exact: as above.
+        depths: depths of the layers whose readings are brought to their level, from 0 to 1.
+        weights: of the objective.
+        source: share of a retraining that the source takes, from the base; 0 takes the base itself.
+        restart: the model that the steps start from lies this far from the base to the original, and is trained on the retain set
+            for `restart_share` of a retraining; 1 and 0 start from the original.
+        restart_share: as above.
+        negate: multiple of the change by which a mixture, `negate_at` of the way from the base to the original, learns the forget
+            set, that is subtracted from the start.
+        negate_at: as above.
+        reset: share of the weights that start as in the base: those that matter most to the forget set against the retain set.
+        level: arguments of `Level`, to try the method itself instead; `gradients`: with these options.
+    """
+
+    steps: float = 11.0
+    contexts: tuple[str, ...] = ()
+    exact: float = 0.5
+    depths: tuple[float, ...] = ()
+    weights: Weights = field(default_factory=Weights)
+    source: float = 0.05
+    restart: float = 1.0
+    restart_share: float = 0.0
+    negate: float = 0.0
+    negate_at: float = 0.5
+    reset: float = 0.0
+    level: Mapping[str, Any] | None = None
+    gradients: GradientOptions | None = None
+
+
+ALL = ("none", "cut", "shuffled", "names", "preamble")
+QUARTERS = (0.25, 0.5, 0.75)
+WORDED = (*ALL, "tail", "scrambled", "scrambled")
+
+
+def try_variant(place: Place, name: str, variant: Variant, kept: str | None = None) -> dict[str, Any]:
+    """Make the variant's model, measure and judge it, and write what was found; return it.
+
+    Args:
+        place: the world, with its models.
+        name: of the trial, and of its file.
+        variant: what to try.
+        kept: folder under which the model is saved, or None.
+    """
+    started, used = time.monotonic(), time.process_time()
+    loaded, tokens = made(place, name, variant)
+    whole = cost_of(place)
+    cost = {
+        "tokens": round(tokens / whole["tokens"], 4),
+        "seconds": round((time.monotonic() - started) / whole["seconds"], 3),
+        "processor": round((time.process_time() - used) / whole["processor"], 3),
+    }
+    if kept is not None:
+        loaded.model.save_pretrained(place.folder / kept / name)
+        loaded.tokenizer.save_pretrained(place.folder / kept / name)
+    result = {**judge(place, measure(place, loaded)), "cost": cost, "variant": repr(variant)}
+    write_json(place.folder / "results" / f"{name}.json", result)
+    return result
+
+
+def made(place: Place, name: str, variant: Variant) -> tuple[LoadedModel, int]:
+    """Make a variant's model; return it with the tokens that went through a model with a gradient."""
+    torch.manual_seed(place.seed)
+    if variant.level is not None:
+        return _by_level(place, name, variant)
+    context = _context(place, name)
+    tokens = 0
+    original, base = context.loaded, context.base
+    assert base is not None
+    start = dataclasses.replace(original, model=copy.deepcopy(original.model))
+    if variant.restart_share:
+        mixture = mixed(base, original, variant.restart) if variant.restart else _copied(base)
+        own = dataclasses.replace(context, work_dir=context.work_dir / "restart")
+        own.work_dir.mkdir()
+        start, result = train_share(own, mixture, context.retain, variant.restart_share, trained_options(context))
+        tokens += result.tokens
+    elif variant.restart < 1:
+        start = mixed(base, original, variant.restart)
+    if variant.negate:
+        tokens += _negate(start, base, context, variant)
+    if variant.reset:
+        tokens += _reset(start, base, context, variant.reset)
+    if not variant.steps:
+        return start, tokens
+    source = base
+    if variant.source:  # an adapter of its own is trained for the source, on the base
+        source, result = train_share(context, _copied(base), context.retain, variant.source, trained_options(context))
+        tokens += result.tokens
+    items, layers, whitening = _items(place, context, source, variant)
+    retain = encoded(original, context.retain, "split")
+    rate = variant.weights.rate * learning_rate_of(trained_options(context))
+    steps = Steps(start, original, retain, layers, whitening, variant.weights, rate, place.seed)
+    steps.run(items)
+    return start, tokens + steps.tokens
+
+
+def _negate(start: LoadedModel, base: LoadedModel, context: Context, variant: Variant) -> int:
+    """Subtract a multiple of the change by which a mixture of base and original learns the forget set; return its tokens."""
+    half = mixed(base, context.loaded, variant.negate_at)
+    before = copy_weights(half.model)
+    trained = trained_options(context)
+    options = dataclasses.replace(trained, epochs=3, max_steps=None, batch_size=4, learning_rate=learning_rate_of(trained) / 6)
+    work = context.work_dir / "negate"
+    done = train_records(half, Run(context.forget, options, work))
+    after, own = copy_weights(done.model), copy_weights(start.model)
+    assign(start.model, {name: value - variant.negate * (after[name] - before[name]) for name, value in own.items()})
+    return done.result.tokens
+
+
+def _reset(start: LoadedModel, base: LoadedModel, context: Context, share: float) -> int:
+    """Give the weights that matter most to the forget set their values in the base; return the tokens that it took to find them."""
+    kept = sample(context.retain, FISHER_RECORDS, context.options.seed)
+    mask = saliency_mask(start, context.forget, kept, share)
+    theirs = dict(mixed(base, context.loaded, 0.0).model.named_parameters())
+    own = copy_weights(start.model)
+    assign(start.model, {name: torch.where(mask[name], theirs[name].to(value), value) for name, value in own.items()})
+    return sum(len(window.input_ids) for window in encoded(start, [*context.forget, *kept], "split"))
+
+
+def _copied(loaded: LoadedModel) -> LoadedModel:
+    return dataclasses.replace(loaded, model=copy.deepcopy(loaded.model))
+
+
+def _context(place: Place, name: str) -> Context:
+    work = place.folder / "work" / name
+    shutil.rmtree(work, ignore_errors=True)
+    work.mkdir(parents=True)
+    sets = {role: place.records(role) for role in ("forget", "retain", "holdout-method")}
+    options = TrainingOptions(seed=place.seed)
+    forgotten, retained, controls = sets.values()
+    return Context(
+        place.load("original"), forgotten, retained, controls, place.load("base"), options, place.path("original"), work, work
+    )
+
+
+def _by_level(place: Place, name: str, variant: Variant) -> tuple[LoadedModel, int]:
+    """Run `level` itself."""
+    folder = place.folder / "work" / name
+    shutil.rmtree(folder, ignore_errors=True)
+    done = forget(
+        str(place.path("original")),
+        Level(**(variant.level or {})),
+        forget_set=str(place.data("forget")),
+        retain_set=str(place.data("retain")),
+        holdout_set=str(place.data("holdout-method")),
+        base=str(place.path("base")),
+        output_dir=folder,
+        options=TrainingOptions(seed=place.seed),
+        gradients=variant.gradients,
+    )
+    from verify.models.loading import load_model
+
+    loaded = load_model(folder)
+    shutil.rmtree(folder, ignore_errors=True)
+    return loaded, 0 if done.training is None else done.training.tokens
+
+
+def _items(
+    place: Place, context: Context, source: LoadedModel, variant: Variant
+) -> tuple[list[Item], tuple[int, ...], dict[int, torch.Tensor]]:
+    """Draw the contexts of every pass, and read levels for them from the source."""
+    rng = np.random.default_rng([place.seed, 29])
+    below = layers_below_the_last(context.loaded.model)
+    layers = tuple(sorted({below[min(len(below) - 1, max(0, round(depth * (len(below) + 1)) - 1))] for depth in variant.depths}))
+    drawn = _drawn(context.forget, variant, rng)
+    parts: dict[str, list[int]] = {}
+    for index, (_, kind) in enumerate(drawn):
+        parts.setdefault(kind, []).append(index)
+    items: list[Item | None] = [None] * len(drawn)
+    whitening: dict[int, torch.Tensor] = {}
+    for kind, indices in parts.items():
+        controls = [put(record, kind, rng) for record in context.holdout for _ in range(1 if kind == "exact" else CONTROL_DRAWS)]
+        windows, known = (
+            encoded(context.loaded, records, "split") for records in ([drawn[index][0] for index in indices], controls)
+        )
+        assert len(windows) == len(indices), "records of the trials fit the context"
+        own, theirs, truth = read(source, windows, layers), read(source, known, layers), read(context.loaded, known, layers)
+        counts = [int(window.scored.sum()) for window in windows]
+        levels = {layer: _split(level_of(own, theirs, truth, layer), counts) for layer in (OUTPUT, *layers)}
+        states: dict[int, Sequence[torch.Tensor]] = {}
+        for layer in layers if variant.weights.hidden else ():
+            aim, white = states_at_level(own, theirs, truth, layer)
+            states[layer] = torch.split(aim, counts)
+            whitening.setdefault(layer, white)
+        for place_in, index in enumerate(indices):
+            by_reading = {layer: levels[layer][place_in] for layer in levels}
+            items[index] = Item(windows[place_in], kind, by_reading, {layer: states[layer][place_in] for layer in states})
+    return [item for item in items if item is not None], layers, whitening
+
+
+def _drawn(forgotten: Sequence[Record], variant: Variant, rng: np.random.Generator) -> list[tuple[Record, str]]:
+    """Return the records of all passes in their order, each in a context."""
+    found = []
+    for number in range(int(np.ceil(variant.steps))):
+        for index in rng.permutation(len(forgotten)):
+            plain = not variant.contexts or rng.random() < variant.exact
+            kind = "exact" if plain else str(rng.choice(variant.contexts))
+            found.append((put(forgotten[int(index)], kind, rng), kind))
+        _ = number
+    return found[: round(variant.steps * len(forgotten))]
+
+
+def _split(values: np.ndarray, counts: Sequence[int]) -> list[torch.Tensor]:
+    return [torch.from_numpy(part).float() for part in np.split(values, np.cumsum(counts)[:-1])]
+
+
+HELD = Weights(towards="original")
+BOTH = Variant(steps=20, contexts=ALL, depths=QUARTERS)
+ANSWERS = Variant(steps=20, contexts=WORDED, exact=0.3, depths=QUARTERS)
+BACK = dataclasses.replace(ANSWERS, steps=16, restart=0.85, source=0.03, weights=HELD)
+FAST = dataclasses.replace(BACK, steps=22, negate=1.0, weights=dataclasses.replace(HELD, rate=0.25))
+DUAL = dataclasses.replace(FAST, restart=0.9, weights=dataclasses.replace(HELD, rate=0.25, dual=1.0))
+
+VARIANTS: dict[str, Variant] = {
+    "level": Variant(level={}),
+    "level-conflict": Variant(level={}, gradients=GradientOptions(project_gradients="conflict")),
+    "level-always": Variant(level={}, gradients=GradientOptions(project_gradients="always")),
+    "level-moments": Variant(level={}, gradients=GradientOptions(separate_moments=True)),
+    # Levels of more readings and contexts, from the original.
+    "plain": Variant(),
+    "contexts": dataclasses.replace(BOTH, depths=()),
+    "lens": Variant(depths=QUARTERS),
+    "both": BOTH,
+    "hidden": dataclasses.replace(BOTH, weights=Weights(hidden=1.0)),
+    "answers": ANSWERS,
+    # The same after a step back towards the base.
+    "answers-9": dataclasses.replace(ANSWERS, restart=0.9),
+    "answers-8": dataclasses.replace(ANSWERS, restart=0.8),
+    "back-85": dataclasses.replace(BACK, steps=20),
+    "sharp-85": dataclasses.replace(BACK, weights=dataclasses.replace(HELD, sharp=0.5)),
+    "fast-85": dataclasses.replace(FAST, negate=0.0),
+    # Weights that matter to the forget set given back to the base; a retraining from a mixture, without any levels.
+    "reset-5": dataclasses.replace(ANSWERS, reset=0.05),
+    "reset-15": dataclasses.replace(ANSWERS, reset=0.15),
+    "restart-5": Variant(steps=0, restart=0.5, restart_share=0.15),
+    "restart-7": Variant(steps=0, restart=0.7, restart_share=0.15),
+    # After subtracting how a mixture learns the forget set, alone and with the step back.
+    "negate-1": dataclasses.replace(BACK, steps=22, restart=1.0, negate=1.0),
+    "negate-9": dataclasses.replace(BACK, steps=22, restart=0.9, negate=1.0),
+    "fast-negate-9": dataclasses.replace(FAST, restart=0.9),
+    "fast-negate-85": dataclasses.replace(FAST, negate=1.5),
+    "faster-negate-9": dataclasses.replace(FAST, restart=0.9, negate=1.5, weights=dataclasses.replace(HELD, rate=0.4, alpha=60.0)),
+    "dual": DUAL,
+    "dual-base": dataclasses.replace(DUAL, source=0.0, steps=28, negate=1.5),
+    "dual-base-sharp": dataclasses.replace(
+        DUAL, source=0.0, steps=20, negate=1.5, weights=dataclasses.replace(HELD, rate=0.25, dual=1.0, sharp=0.5)
+    ),
+    "dual-base-sharp-long": dataclasses.replace(
+        DUAL,
+        source=0.0,
+        steps=44,
+        restart=0.85,
+        negate=1.5,
+        weights=dataclasses.replace(HELD, rate=0.25, dual=1.0, sharp=0.5),
+    ),
+    "fast-negate-85-dual": dataclasses.replace(
+        FAST, source=0.02, steps=24, negate=2.0, weights=dataclasses.replace(HELD, rate=0.33, dual=0.6, alpha=60.0)
+    ),
+}
+PRETRAINED = (
+    "level",
+    "plain",
+    "both",
+    "fast-85",
+    "negate-9",
+    "fast-negate-85",
+    "dual",
+    "dual-base",
+    "dual-base-sharp",
+    "fast-negate-85-dual",
+)
+"""Those that are tried on a pretrained model, unless others are named."""
