@@ -31,6 +31,7 @@ from verify.io.envelopes import make_key
 from verify.io.files import is_complete, verify_manifest, write_json
 from verify.models.loading import load_model
 from verify.provenance.descent import trained_records
+from verify.provenance.holdout import CONTROLS
 from verify.provenance.level_table import FOLDER, LevelTable, finish_table
 from verify.scores.cache import SealedNumbers
 from verify.scores.observe import measure
@@ -104,6 +105,24 @@ def test_a_second_call_changes_nothing_and_another_design_is_refused(made: tuple
     assert (made[0] / FOLDER / "table.json").read_bytes() == before
     with pytest.raises(InputError, match="holds a table of 4 models"):
         make_level_table(made[0], models=8)
+
+
+def test_controls_and_seeds_of_a_finished_table_are_not_passed_over(
+    made: tuple[Path, Path], tmp_path: Path, model_dir: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its own are taken, others are refused; so are a share held out and a seed that the finished model was not trained with."""
+    held = "".join(path.read_text() for path in sorted((made[0] / CONTROLS).glob("*.jsonl")))
+    (tmp_path / "own.jsonl").write_text(held)
+    (tmp_path / "other.jsonl").write_text("".join(held.splitlines(keepends=True)[:-1]))
+    assert make_level_table(made[0], models=4, seed=5, holdout=tmp_path / "own.jsonl").design_seed == 5
+    with pytest.raises(InputError, match="holds other controls already"):
+        make_level_table(made[0], models=4, holdout=tmp_path / "other.jsonl")
+    with pytest.raises(InputError, match="another seed than 6"):
+        make_level_table(made[0], models=4, seed=6)
+    words = ["train", str(model_dir), str(made[0].parent / "people.jsonl"), "--output", str(made[0]), "--level-table", "4"]
+    for flag, value in (("holdout-share", "0.5"), ("seed", "7")):
+        assert unlearn.cli.main.main([*words, f"--{flag}", value]) == 2
+        assert f"as --{flag}, not {value}" in capsys.readouterr().err
 
 
 def test_a_finished_table_is_signed_afterwards_and_no_flag_is_passed_over(made: tuple[Path, Path], tmp_path: Path) -> None:

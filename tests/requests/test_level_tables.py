@@ -13,7 +13,7 @@ from level_tables import write_invented
 
 from unlearn.methods import method_classes
 from unlearn.purge.find import UNSEARCHED, find_residues, remove
-from unlearn.requests.attempt import _configured
+from unlearn.requests.attempt import _configured, _holdout, require_calibration
 from unlearn.requests.level_tables import Judge, carry, controls_beside, judge_of, take_out
 from unlearn.requests.plan import Plan, PlannedProof
 from unlearn.requests.planning import Choices, _shown
@@ -23,6 +23,7 @@ from verify.data.records import Fields, parse_records
 from verify.errors import InputError
 from verify.io.envelopes import make_key
 from verify.io.files import file_digest, read_json, verify_manifest, write_manifest
+from verify.models.loading import load_model
 from verify.provenance.descent import trained_records
 from verify.provenance.holdout import CONTROLS, KIND, write_halves
 from verify.provenance.level_table import FOLDER, LevelTable
@@ -148,6 +149,22 @@ def test_level_reads_the_table_only_while_controls_of_the_method_are_left(
     plan: Any = SimpleNamespace(holdout=str(tmp_path / "held.jsonl"), columns=Fields())
     model: Any = SimpleNamespace(level_table=str(tmp_path / FOLDER), base="base")
     assert _configured(method_classes()["level"], plan, model, "level").sources == sources
+    assert len(_holdout(plan, model)[0] or ()) == (left if left > 1 else 0), "one control calibrates nothing"
+
+
+def test_too_few_tokens_to_calibrate_on_are_refused_at_the_plan(
+    original: Path, model_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What `level` would refuse at `run`, after the audit was registered; a method that reads no controls is not stopped."""
+    plan: Any = SimpleNamespace(holdout=None, columns=Fields())
+    model: Any = SimpleNamespace(level_table=str(original / FOLDER), origin=str(original), ladder=("level", "retrain"))
+    loaded = load_model(model_dir)
+    require_calibration(plan, model, loaded)
+    monkeypatch.setattr("unlearn.level.estimate.TOKENS_PER_FEATURE", 10_000)
+    with pytest.raises(InputError, match="calibrated on at least 50000"):
+        require_calibration(plan, model, loaded)
+    model.ladder = ("retrain",)
+    require_calibration(plan, model, loaded)
 
 
 Shell = Callable[..., tuple[int, str]]

@@ -117,6 +117,14 @@ def test_from_receipt_to_certificate(world: Path, shell: Shell, tmp_path: Path, 
     assert planted_in(tmp_path) == []
 
 
+def begun_with(ledger: Path, name: str) -> list[Any]:
+    """The weights of the references with which each audit of a request was begun, as the ledger has them."""
+    opened = Ledger(ledger)
+    found = [step.details["reference_weights"] for step in opened.request(name).steps if step.state == "verifying"]
+    opened.close()
+    return found
+
+
 def rows_in(path: Path) -> list[Any]:
     return [json.loads(line) for line in path.read_text().splitlines()]
 
@@ -195,6 +203,15 @@ def test_without_references_it_is_inconclusive_and_more_of_them_decide(
     for others in ([], ["--references", *references(2)]):
         status, said = shell("run", name, *others)
         assert (status, "begun with 4 references" in said) == (2, True), said
+    noted = begun_with(tmp_path / "ledger.db", name)
+    shutil.move("references/r4", "r4")
+    shutil.copytree("models/original", "references/r4")
+    status, said = shell("run", name, "--references", *references(4))
+    assert (status, "other weights in their folders" in said) == (2, True), said
+    shutil.rmtree("references/r4")
+    shutil.move("r4", "references/r4")
+    weights = [json.loads(Path(folder, "manifest.json").read_text())["about"]["weights"] for folder in references(4)]
+    assert noted == [sorted(weights[:2]), sorted(weights)]
     status, said = shell("run", name, "--references", *references(4))
     assert status == 0, said
     assert made.stat().st_mtime_ns == before, "the rebuild is not made twice"

@@ -11,7 +11,7 @@ from unlearn.training.options import TrainingOptions, require_reporter
 from verify.cli.console import progress_bar
 from verify.cli.flags import FieldFlags
 from verify.errors import InputError
-from verify.io.files import is_complete
+from verify.io.files import MANIFEST, is_complete, read_json
 from verify.models.quantized import Quantization
 
 
@@ -70,6 +70,7 @@ class Train:
             return self._shards()
         self.table.require_consistent()
         if self.table.level_table and is_complete(self.arguments.output, "model"):
+            self._require_as_trained()
             return self._table()
         self._require_repeatable()
         with progress_bar("loading"):
@@ -90,6 +91,21 @@ class Train:
             text = f"model:        {result.model_dir}\ntraining log: {result.log_path}\nweights:      {result.digest}"
             print(text + summary(result.defense))  # noqa: T201
         return self._table() if self.table.level_table else 0
+
+    def _require_as_trained(self) -> None:
+        """Refuse flags that a finished model cannot follow any more: what it held out, and its seed."""
+        from unlearn.finetuning import recipe_of
+
+        folder = self.arguments.output
+        share, recipe = read_json(folder / MANIFEST)["about"].get("holdout_share"), recipe_of(folder)
+        trained = None if recipe is None else recipe.options.get("seed")
+        given = {"holdout-share": (self.table.holdout_share, share), "seed": (self.training.seed or None, trained)}
+        for name, (asked, was) in given.items():
+            if asked not in (None, was):
+                raise InputError(
+                    f"{folder} holds a finished model, which was trained with {'none' if was is None else was} as --{name}, not "
+                    f"{asked}; it is kept. Leave --{name} out, or give another --output."
+                )
 
     def _require_repeatable(self) -> None:
         """Refuse, before anything is trained, a training for which no level table could be made."""

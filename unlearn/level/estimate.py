@@ -43,6 +43,8 @@ Floats = NDArray[np.float64]
 
 FEATURES = 5
 """Number of features per source."""
+TOKENS_PER_FEATURE = 10
+"""Fewest observations per coefficient of the calibration, a common rule of thumb."""
 FOLDS = 5
 """Folds of the cross-validation that measures the error on controls."""
 SUREST = -1e-3
@@ -111,18 +113,27 @@ def estimate_levels(
             raise InputError("several sources of a level are weighted on never-trained records. Give some with --holdout FILE.")
         return Levels(np.minimum(features[:, 0], SUREST), windows, False, None)  # feature 0 is the log-probability
     control_features, control_windows = _features(sources, controls, options), window_of_tokens(controls)
-    least = 10 * control_features.shape[1]  # ten observations per coefficient, a common rule of thumb
-    if len(control_features) < least:
-        raise InputError(
-            f"the holdout set has {len(control_features)} scored tokens, and a level is calibrated on at least {least}. "
-            "Give more never-trained records, or none."
-        )
+    require_enough(len(control_features), len(sources))
     truth = log_probabilities(original, controls, options) if truth is None else truth
     # The fit sees all controls; its error and correlation are cross-validated, so that they hold for records it did not see.
     held_out = _cross_predicted(control_features, truth, control_windows)
     predicted, true = per_window(held_out, control_windows), per_window(truth, control_windows)
     tokens = np.minimum(fit(control_features, truth) @ _with_one(features).T, SUREST)
     return Levels(tokens, windows, True, _correlation(predicted, true), float(np.mean((predicted - true) ** 2)))
+
+
+def require_enough(tokens: int, sources: int) -> None:
+    """Check that controls have enough scored tokens to calibrate a level on.
+
+    Raises:
+        InputError: they have too few.
+    """
+    least = TOKENS_PER_FEATURE * FEATURES * sources
+    if tokens < least:
+        raise InputError(
+            f"the holdout set has {tokens} scored tokens, and a level is calibrated on at least {least}. Give more never-trained "
+            "records, or none; or use another method."
+        )
 
 
 def fit(features: Floats, truth: Floats) -> Floats:

@@ -61,12 +61,21 @@ def place_controls(folder: Path, holdout: str | Path | None, fields: Fields) -> 
             )
         return
     if (there / FOR_AUDIT).is_file():
-        given = {record.fingerprint for record in load_records(holdout, fields)}
-        if given != {record.fingerprint for half in FILES for record in controls_of(folder, half, fields)}:
-            raise InputError(f"{there} holds other controls already. Leave --holdout out, or remove that folder.")
+        require_same_controls(folder, holdout, fields)
         return
     split_holdout_file(holdout, there, fields)
     write_manifest(there, KIND)
+
+
+def require_same_controls(folder: Path, holdout: str | Path, fields: Fields) -> None:
+    """Require a file of controls to hold exactly those that lie in the model's folder.
+
+    Raises:
+        InputError: it holds others, or cannot be read.
+    """
+    given = {record.fingerprint for record in load_records(holdout, fields)}
+    if given != {record.fingerprint for half in FILES for record in controls_of(folder, half, fields)}:
+        raise InputError(f"{folder / CONTROLS} holds other controls already. Leave --holdout out, or remove that folder.")
 
 
 def controls_of(folder: Path, half: Half, fields: Fields) -> list[Record]:

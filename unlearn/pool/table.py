@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from securesystemslib.signer import CryptoSigner
 
-from unlearn.pool.members import Material, place_controls, read_material
+from unlearn.pool.members import Material, place_controls, read_material, require_same_controls
 from unlearn.pool.model import PoolFolder, digest_of_words, require_same_words, require_start, run_model
 from unlearn.pool.repetition import Repetition, repetition_of
 from unlearn.training import distributed
@@ -81,7 +81,9 @@ def make_level_table(
     how = repetition_of(original, data, fields, None if base is None else str(base))
     folder = original / FOLDER
     if is_complete(folder, KIND):
-        return _kept(LevelTable.open(folder), models, left_out, rewordings, signer)
+        table = LevelTable.open(folder)
+        _require_as_made(table, original, how, holdout, seed)
+        return _kept(table, models, left_out, rewordings, signer)
     with alone_in(folder / WORK):
         written = (folder / HEADER).is_file()  # by a run that was killed before it finished the table
         if not written:
@@ -97,7 +99,25 @@ def make_level_table(
             write_table(folder, header, rows, signer)
         shutil.rmtree(folder / WORK, ignore_errors=True)
     table = finish_table(folder)
-    return _kept(table, models, left_out, rewordings, signer) if written else table
+    if not written:
+        return table
+    _require_as_made(table, original, how, holdout, seed)
+    return _kept(table, models, left_out, rewordings, signer)
+
+
+def _require_as_made(table: LevelTable, original: Path, how: Repetition, holdout: str | Path | None, seed: int | None) -> None:
+    """Require that a finished table has the controls and the seed that are asked for.
+
+    Raises:
+        InputError: it has others.
+    """
+    if holdout is not None:
+        require_same_controls(original, holdout, Fields(**how.stages[-1].fields))
+    if seed not in (None, table.design_seed):
+        raise InputError(
+            f"{table.folder} holds a table whose design has another seed than {seed}. Leave the seed out, or remove the folder to "
+            "make another."
+        )
 
 
 def _kept(table: LevelTable, models: int, left_out: int, rewordings: str | Path | None, signer: CryptoSigner | None) -> LevelTable:

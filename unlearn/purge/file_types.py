@@ -98,7 +98,8 @@ class Rules:
         """
         if not store.holds(self.search):
             return None
-        if any(store.place.is_relative_to(kept) for kept in self.spare):
+        # An index and its rows are changed together, so that either of them keeps both.
+        if any(path.is_relative_to(kept) for path in (store.place, *store.files) for kept in self.spare):
             return Residue(store.place, VECTORS, BY_CONTENT, False, SPARED)
         if store.missing:
             return Residue(store.place, VECTORS, BY_CONTENT, False, store.missing)

@@ -10,6 +10,7 @@ from typing import Any
 
 from unlearn.finetuning import recipe_of
 from unlearn.forgetting import forget
+from unlearn.level.estimate import encoded, require_enough
 from unlearn.level.table import FEWEST
 from unlearn.methods import method_classes
 from unlearn.requests.batch_folder import CACHE, attempt_folder, audit_folder, clear_if_cut_off, model_folder
@@ -96,11 +97,12 @@ def _rewordings(plan: Plan, model: PlannedModel, sets: TrainingSets) -> str | No
 def _holdout(plan: Plan, model: PlannedModel) -> tuple[Any, Any]:
     """Return the holdout records of the method and those of the audit, which share no subject; None where there are none.
 
-    Plans of release 0.1.0 did not divide them: both use all, and the audit has to accept that.
+    Of a level table's controls the method gets none where fewer are left than calibrate a level, as the others left at their own
+    requests. Plans of release 0.1.0 did not divide the holdout: both use all, and the audit has to accept that.
     """
     if model.level_table is not None:
         controls = controls_beside(Path(model.level_table), plan.holdout, plan.columns, RecordKey.load())
-        return controls.method or None, controls.audit
+        return controls.method if len(controls.method) >= FEWEST else None, controls.audit
     if plan.holdout is None or not plan.holdout_divided:
         return plan.holdout, plan.holdout
     split = split_holdout(load_records(plan.holdout, plan.columns))
@@ -193,8 +195,7 @@ def _configured(kind: Any, plan: Plan, model: PlannedModel, name: str) -> Any:
         return kind(references=plan.references, accept=plan.accept)
     if name == "level" and model.level_table is not None and model.base is not None:
         design = LevelTable.open(model.level_table).design
-        enough = len(_holdout(plan, model)[0] or ()) >= FEWEST
-        if enough and design.method_models and design.left_out >= 2 * LEAST_LEFT_OUT:
+        if _holdout(plan, model)[0] and design.method_models and design.left_out >= 2 * LEAST_LEFT_OUT:
             return kind(sources=("table",), table=model.level_table)
     return kind()
 
@@ -210,6 +211,23 @@ def exact_by(made: Path) -> str | None:
         last = ((about.get("facts") or {}).get("rungs") or [{}])[-1]
         return str(last["method"]) if "exactness" in last else None
     return name if hasattr(method_classes().get(name), "exactness") else None
+
+
+def require_calibration(plan: Plan, model: PlannedModel, loaded: LoadedModel) -> None:
+    """Check that the holdout records of `level` have enough tokens to calibrate on, which a run would find too late.
+
+    Args:
+        plan, model: as planned.
+        loaded: the model or its base, which encode alike.
+
+    Raises:
+        InputError: they have too few, or cannot be encoded.
+    """
+    if "level" in model.ladder and (controls := _holdout(plan, model)[0]):
+        recipe = recipe_of(Path(model.origin))
+        overflow = TrainingOptions().overflow if recipe is None else TrainingOptions(**recipe.options).overflow
+        windows = encoded(loaded, load_records(controls, plan.columns), overflow)
+        require_enough(sum(int(window.scored.sum()) for window in windows), sources=1)
 
 
 def load_base(model: PlannedModel, dtype: str) -> LoadedModel:

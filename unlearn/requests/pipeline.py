@@ -33,6 +33,7 @@ from unlearn.requests.proofs import COMMITMENT
 from unlearn.requests.reexecution import Proofs
 from unlearn.requests.training_sets import TrainingSets, removed_before, require_clean, training_sets
 from verify.auditing.accounts import require_same_plan
+from verify.auditing.pinned_references import digests_of
 from verify.certificate.opened_audits import AUDITS, OpenedAudit, opened_audits, opening
 from verify.data.identity import RecordKey
 from verify.errors import InputError, RunError
@@ -166,7 +167,7 @@ class _Run:
         }
         if self.state() == "inconclusive" and (self.has_new_references or self._testable_now()):
             self._require_fitting_references()
-            self._to("verifying", references=len(self.references), audited=self._audited(), **self._opening())
+            self._to("verifying", **self._used(), **self._opening())
         while (state := self.state()) in steps and not self._failed_for_good():
             steps[state]()
 
@@ -187,7 +188,7 @@ class _Run:
             if (objection := self._objection(model)) is not None:
                 raise InputError(f"{model.name} cannot be accepted as an exact rebuild: {objection}.")
             self.notify(f"{model.name}: accepted on the operator's word; {self.proofs.missing(model, attempt)}")
-        self._to("verifying", references=len(self.references), accepted=EXACT_REBUILD, audited=self._audited())
+        self._to("verifying", accepted=EXACT_REBUILD, **self._used())
         self.go()
 
     def _objection(self, model: PlannedModel) -> str | None:
@@ -222,12 +223,12 @@ class _Run:
 
     def _require_begun_references(self) -> None:
         """Check that an audit goes on with the references with which it was begun, which are those that the ledger counts."""
-        begun = self._request().latest("verifying") or {}
-        count = begun.get("references", len(self.references))
-        if count != len(self.references) or begun.get("audited", self._audited()) != self._audited():
+        begun, used = self._request().latest("verifying") or {}, self._used()
+        if any(begun.get(name, value) != value for name, value in used.items()):  # earlier versions noted only their number
             raise InputError(
-                f"this audit was begun with {count} references, the planned ones included, and would go on with others "
-                f"({len(self.references)}). Give the same --references as before; others can be added once it is inconclusive."
+                f"this audit was begun with {begun['references']} references, the planned ones included, and would go on with "
+                f"others ({len(self.references)}), or with other weights in their folders. Give the same --references as before; "
+                "others can be added once it is inconclusive."
             )
 
     def _require_fitting_references(self) -> None:
@@ -239,6 +240,11 @@ class _Run:
     def _audited(self) -> str:
         """Identify the references of an audit by its folder's name, so that the ledger stores no paths."""
         return audit_folder(self.folder, self.plan, self.plan.models[0], 0, self.references).name
+
+    def _used(self) -> dict[str, Any]:
+        """Return what the ledger records of an audit's references: their number, folders and weights, each by a digest."""
+        weights = sorted(digests_of(self.references, self.plan.settings.dtype))
+        return {"references": len(self.references), "audited": self._audited(), "reference_weights": weights}
 
     def begin(self) -> None:
         """Register every audit, which must precede any unlearning."""
@@ -272,7 +278,7 @@ class _Run:
                     raise
                 self._to("failed", models=[self._tried(model, Finding("NOT_TESTABLE", str(error), None))], final=False)
                 return
-        self._to("verifying", references=len(self.references), **self._opening())
+        self._to("verifying", **self._used(), **self._opening())
 
     def verify(self) -> None:
         """Execute every result again or audit it, and deploy, try the next method or stop."""
