@@ -172,7 +172,13 @@ class Figures:
 
 
 def kill_many(
-    built: Path, folder: Path, kills: int, seed: int, tell: Callable[[str], None] = lambda _: None, minutes: float = math.inf
+    built: Path,
+    folder: Path,
+    kills: int,
+    seed: int,
+    tell: Callable[[str], None] = lambda _: None,
+    minutes: float = math.inf,
+    begun: Figures | None = None,
 ) -> Figures:
     """Kill until so many kills, or minutes, are reached, deletion after deletion.
 
@@ -183,14 +189,15 @@ def kill_many(
         seed: of the moments.
         tell: told how far it is.
         minutes: after so many no new kill is made; the deletion at hand is led to its end.
+        begun: figures of an earlier call, which are added to.
     """
-    draw, last = random.Random(seed), time.monotonic() + 60 * minutes
+    figures = Figures() if begun is None else begun
+    draw, last = random.Random(f"{seed} {figures.deletions}"), time.monotonic() + 60 * minutes
     make_key(folder / SIGNING)
     plain = world_with_a_log(built, folder / "undisturbed")
     started = time.monotonic()
     assert in_child(plain, None)
     whole, weights = time.monotonic() - started, new_weights(plain)
-    figures = Figures()
     while figures.kills < kills and time.monotonic() < last:
         world = folder / f"deletion-{figures.deletions}"
         world_with_a_log(built, world)

@@ -10,55 +10,13 @@ import pytest
 from certificates import check, rewritten
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from spoiled_documents import JSON, place_and_value, put, spoiled
 
 from verify import InputError
 
-JSON = st.recursive(
-    st.none() | st.booleans() | st.integers(-(2**53) + 1, 2**53 - 1) | st.text(max_size=8),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
-    max_leaves=6,
-)
 ENVELOPE = st.fixed_dictionaries({"payload": JSON, "payloadType": JSON, "signatures": JSON})
-HOSTILE_BYTES = st.binary(min_size=1, max_size=8) | st.sampled_from([b"[" * 3000, b"null", b'"', b"\\ud800"])
 EVERYDAY, THOROUGH = 60, 5_000
 """Twice the second number: ten thousand certificates in the slow profile."""
-
-
-@st.composite
-def spoiled(draw: st.DrawFn, content: bytes) -> bytes:
-    """A certificate's bytes with bits flipped, a part cut out or put in, or its end missing."""
-    spoilt = bytearray(content)
-    for _ in range(draw(st.integers(1, 3))):
-        place = draw(st.integers(0, len(spoilt) - 1)) if spoilt else 0
-        match draw(st.sampled_from(["flip", "flip", "cut", "drop", "insert"])):
-            case "flip" if spoilt:
-                spoilt[place] ^= 1 << draw(st.integers(0, 7))
-            case "cut":
-                del spoilt[place:]
-            case "drop":
-                del spoilt[place : place + draw(st.integers(1, 40))]
-            case _:
-                spoilt[place:place] = draw(HOSTILE_BYTES)
-    return bytes(spoilt)
-
-
-@st.composite
-def place_and_value(draw: st.DrawFn) -> tuple[list[float], Any]:
-    """A way down into a tree, as fractions, and what to put there."""
-    return draw(st.lists(st.floats(0, 0.999), min_size=1, max_size=7)), draw(JSON)
-
-
-def put(tree: Any, way: list[float], value: Any) -> Any:
-    """The tree with one node replaced (or removed, where the value is None)."""
-    if not way or not isinstance(tree, dict | list) or not tree:
-        return value
-    keys = list(tree) if isinstance(tree, dict) else list(range(len(tree)))
-    key = keys[int(way[0] * len(keys))]
-    if value is None and len(way) == 1:
-        del tree[key]
-    else:
-        tree[key] = put(tree[key], way[1:], value)
-    return tree
 
 
 def payloads(content: bytes) -> list[bytes]:

@@ -18,6 +18,7 @@ import sqlalchemy as sa
 from hostile_inputs import PARSERS, feed
 from kills import EXPECTED, SIGNING, kill_many, lead, new_weights
 from kills_in_cleaning import kill_in_cleaning
+from spoiled_documents import feed_document, kinds
 
 import unlearn.cli.main
 from unlearn.requests.ledger.ledger import Ledger, NewRequest
@@ -37,7 +38,7 @@ def quick_plans(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_kill_nine(built: Path, tmp_path: Path) -> None:
     """Killed at random moments, the same call leads the request to its end, with the events and weights of an undisturbed one.
 
-    `benchmarks/reliability.py` does the same two hundred times.
+    `benchmarks.reliability` does the same two hundred times.
     """
     figures = kill_many(built, tmp_path, kills=6, seed=1)
     assert figures.kills >= 6
@@ -49,7 +50,7 @@ def test_kill_nine_in_the_cleaning(built: Path, tmp_path: Path) -> None:
     """Killed before a step that cleaning takes, and again while it goes on: the next run ends it, and the record says the same of
     what was removed, stays and is retired as that of an undisturbed one.
 
-    `benchmarks/reliability.py` does it before every step.
+    `benchmarks.reliability` does it before every step.
     """
     figures = kill_in_cleaning(built, tmp_path, every=9)
     assert figures.kills >= 8
@@ -161,9 +162,18 @@ def test_two_operators_in_two_processes(kind: str, tmp_path: Path, request: pyte
 def test_hostile_input(parser: str, tmp_path: Path) -> None:
     """Whatever hypothesis makes up is taken or refused with an InputError, and no message repeats an identifier.
 
-    `benchmarks/reliability.py` feeds ten thousand each.
+    `benchmarks.reliability` feeds ten thousand each.
     """
     assert feed(parser, 150, tmp_path) >= 100
+
+
+def test_spoiled_documents(built: Path, tmp_path: Path) -> None:
+    """Documents with bits flipped, parts cut out or values replaced are read, or refused by an InputError that repeats nothing.
+
+    `benchmarks.reliability` reads ten thousand of each.
+    """
+    for number, kind in enumerate(kinds(tmp_path / "whole", built / "models" / "original").values()):
+        assert feed_document(kind, 40, tmp_path / f"kind-{number}") >= 30
 
 
 def run(*words: str, stdin: str = "", monkeypatch: pytest.MonkeyPatch) -> int:
