@@ -73,8 +73,8 @@ def _load(sections: Mapping[str, Mapping[str, Any]]) -> str:
             "| --- | --- | --- |",
             *table,
             "",
-            f"Of the requests over HTTP {answers}; the ledger has {http['requests']:,} of them, as the others repeated an earlier one",
-            "byte for byte, and its chain holds.",
+            f"Of the requests over HTTP {answers}; the ledger has {http['requests']:,} of them, as the others repeated an",
+            "earlier one byte for byte, and its chain holds.",
         ]
     )
 

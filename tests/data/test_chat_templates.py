@@ -1,5 +1,7 @@
 """Chat templates of others: given up in bounded time, bounded in size, and no later step is interrupted."""
 
+import multiprocessing
+import resource
 import threading
 import time
 
@@ -40,6 +42,54 @@ def test_an_endless_template_is_given_up(monkeypatch: pytest.MonkeyPatch) -> Non
     assert time.monotonic() - started < 20
     assert ["row 3: the chat template was given up after 0.3 seconds" in str(error) for error in found] == [True, True]
     assert template("{{ messages[0]['content'] }}").render(TURNS, cue=True) == "Hello"
+
+
+MEMORY_EATERS = {
+    "repeated": "{{ 'x' * 10**11 }}",
+    "padded": "{{ 'x'.ljust(10**11) }}",
+    "formatted": "{{ '%100000000000d' % 1 }}",
+    "doubled": "{% set n = namespace(s='x' * 1000) %}{% for i in range(60) %}{% set n.s = n.s ~ n.s %}{% endfor %}{{ n.s|length }}",
+    "listed": "{% set n = namespace(l=[0]) %}{% for i in range(60) %}{% set n.l = n.l + n.l %}{% endfor %}{{ n.l|length }}",
+    "replaced": "{{ ('x' * 10**6).replace('x', 'y' * 10**6) }}",
+}
+
+
+@pytest.mark.parametrize("name", MEMORY_EATERS)
+def test_a_template_that_needs_too_much_memory_is_given_up(name: str) -> None:
+    """In its own process, so that this one grows by nothing; the next chat is rendered as before."""
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(InputError, match="row 3: the chat template was given up as it needed more than 512 MiB"):
+        template(MEMORY_EATERS[name]).render(TURNS, cue=True)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 50 << 10
+    assert template("{{ messages[0]['content'] }}").render(TURNS, cue=True) == "Hello"
+
+
+def test_a_single_step_without_an_end_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No exception can interrupt it, so its process is ended."""
+    monkeypatch.setattr(chat_templates, "LONGEST_SECONDS", 0.5)
+    with pytest.raises(InputError, match=r"given up after 0\.5 seconds"):
+        template("{{ 9 ** 9 ** 9 }}").render(TURNS, cue=True)
+
+
+def test_texts_and_errors_come_back_whole() -> None:
+    """Lone surrogates and special tokens as in this process, and what a template says of a chat without the chat's own words."""
+    with pytest.raises(InputError, match=r"does not accept this chat \(TemplateError: no ...\)"):
+        template("{{ raise_exception('no ' + messages[0]['content']) }}").render(TURNS, cue=True)
+    assert template("{{ bos_token }}|{{ '\ud800' }}").render(TURNS, cue=True).endswith("|\ud800")
+
+
+def test_forked_processes_have_renderers_of_their_own() -> None:
+    """Two processes that render at once do not read each other's answers."""
+    plain = template("{{ messages[0]['content'] }}")
+    plain.render(TURNS, cue=True)
+    with multiprocessing.get_context("fork").Pool(2) as pool:
+        found = pool.map(_rendered_often, ["one", "two"])
+    assert found == [["one"] * 20, ["two"] * 20]
+
+
+def _rendered_often(word: str) -> list[str]:
+    plain = template("{{ messages[0]['content'] }}")
+    return [plain.render([{"role": "user", "content": word}], cue=True) for _ in range(20)]
 
 
 def test_an_oversized_rendering_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,7 +1,8 @@
 """Chat templates of tokenizers: rendering, with errors that name the record without repeating its content.
 
-A template is a program by the tokenizer's author, and runs in the sandbox of `transformers`, for `LONGEST_SECONDS` at most. It can
-refuse a chat (`raise_exception`), fail on unexpected input, or silently ignore a field.
+A template is a program by the tokenizer's author. It runs in the sandbox of `transformers`, in a process of its own with bounded
+time and memory (`verify.data.template_process`). It can refuse a chat (`raise_exception`), fail on unexpected input, or silently
+ignore a field.
 """
 
 import re
@@ -9,7 +10,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from verify.errors import InputError
+from verify.data.template_process import (
+    MEMORY,
+    TemplateFailedError,
+    TemplateMemoryError,
+    TemplateSizeError,
+    template_process,
+)
+from verify.errors import InputError, RunError
 from verify.io.time_limit import TimeLimitError, time_limit
 
 REFERENCES = ("id", "tool_call_id")
@@ -106,11 +114,19 @@ class ChatTemplate:
     def _apply(self, turns: list[Turn], cue: bool, arguments: dict[str, Any]) -> str:
         try:
             text = render_template(self.tokenizer, turns, cue, **arguments)
-        except TimeLimitError:
+        except (TimeLimitError, TemplateMemoryError) as error:
+            timed = isinstance(error, TimeLimitError)
+            after = (
+                f"after {LONGEST_SECONDS:g} seconds; it may never end" if timed else f"as it needed more than {MEMORY >> 20} MiB"
+            )
             raise InputError(
-                f"{self.where}: the chat template was given up after {LONGEST_SECONDS:g} seconds; it may never end. Use a "
-                "tokenizer with another template, and do not trust this one."
+                f"{self.where}: the chat template was given up {after}. Use a tokenizer with another template, and do not trust "
+                "this one."
             ) from None
+        except TemplateSizeError:
+            raise self._too_large() from None
+        except RunError:
+            raise
         except Exception as error:  # noqa: BLE001 - a template is foreign code and can raise anything
             said = self._said(error)
             remedy = NO_SYSTEM if self._knows_no_system(turns, cue, arguments) else REMEDY
@@ -118,8 +134,11 @@ class ChatTemplate:
         if not isinstance(text, str):
             raise InputError(f"{self.where}: the chat template gave {type(text).__name__} instead of text. {REMEDY}")
         if len(text) > LARGEST_TEXT:
-            raise InputError(f"{self.where}: the chat template made a text of more than {LARGEST_TEXT} characters. {REMEDY}")
+            raise self._too_large()
         return text
+
+    def _too_large(self) -> InputError:
+        return InputError(f"{self.where}: the chat template made a text of more than {LARGEST_TEXT} characters. {REMEDY}")
 
     def _knows_no_system(self, turns: list[Turn], cue: bool, arguments: dict[str, Any]) -> bool:
         """Return whether a refused chat is accepted without its system turns."""
@@ -138,18 +157,34 @@ class ChatTemplate:
         foreign = {word for text in self.texts for word in re.findall(r"\w+", text)} - own
         words = " ".join(str(error).split())
         said = re.sub(r"\w+", lambda found: "..." if found[0] in foreign else found[0], words)[:LONGEST_MESSAGE]
-        kind = type(error).__name__
+        kind = error.kind if isinstance(error, TemplateFailedError) else type(error).__name__
         return f" ({kind}: {said})" if said else f" ({kind})"
 
 
 def render_template(tokenizer: Any, turns: Sequence[Turn], cue: bool, **arguments: Any) -> Any:
-    """Apply a tokenizer's chat template within `LONGEST_SECONDS`.
+    """Apply a tokenizer's chat template within `LONGEST_SECONDS` and the memory of `template_process`.
+
+    A tokenizer with a method of its own, which is no template but code of an installed library, is called in this process, in
+    bounded time alone.
 
     Raises:
-        TimeLimitError: it took longer. Whatever else the template raises is passed on.
+        TimeLimitError, TemplateMemoryError, TemplateSizeError: it took more. Whatever else the template raises is passed on.
     """
+    if _has_templates_only(tokenizer):
+        special = tokenizer.special_tokens_map
+        return template_process().render(
+            tokenizer.chat_template, special, turns, cue, arguments, seconds=LONGEST_SECONDS, largest=LARGEST_TEXT
+        )
     with time_limit(LONGEST_SECONDS):
         return tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=cue, **arguments)
+
+
+def _has_templates_only(tokenizer: Any) -> bool:
+    """Return whether a tokenizer renders chats as the base class does."""
+    from transformers import PreTrainedTokenizerBase
+
+    names = ("apply_chat_template", "get_chat_template")
+    return all(getattr(type(tokenizer), name, None) is getattr(PreTrainedTokenizerBase, name) for name in names)
 
 
 def _without(fields: dict[str, Any], name: str) -> dict[str, Any]:
