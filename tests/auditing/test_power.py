@@ -4,7 +4,7 @@ import pytest
 
 from verify import InputError, Settings
 from verify.auditing import power
-from verify.auditing.power import PowerRow, attack_rows, certifying_row, control_rows, power_table
+from verify.auditing.power import PowerRow, attack_rows, control_rows, power_table, reference_rows
 from verify.statistics.simulation import World
 
 SETTINGS = Settings()
@@ -29,8 +29,8 @@ def test_published_sizes() -> None:
 def test_more_references_show_more() -> None:
     """One reference shows nothing, eight certify more often than three."""
     world = World(records=60)
-    assert certifying_row(world, 1, SETTINGS).given.startswith("cannot")
-    share = {count: float(certifying_row(world, count, SETTINGS).given.split("%")[0]) for count in (3, 8)}
+    assert reference_rows(world, 1, SETTINGS)[0].given.startswith("cannot")
+    share = {count: float(reference_rows(world, count, SETTINGS)[0].given.split("%")[0]) for count in (3, 8)}
     assert share[8] > share[3] + 10
 
 

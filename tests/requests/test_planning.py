@@ -10,7 +10,7 @@ import pytest
 
 from unlearn import TrainingOptions, finetune
 from unlearn.cli.request_text import proposed
-from unlearn.requests.candidates import describe_power
+from unlearn.requests.candidates import describe_judge
 from unlearn.requests.ledger.ledger import Ledger, NewRequest, Request
 from unlearn.requests.matching import Matched, match_requests
 from unlearn.requests.pipeline import run_batch
@@ -123,16 +123,20 @@ def test_methods_that_fit(model_dir: Path, data: Path, tmp_path: Path, ledger: L
     assert "step" not in seen["sharded"]
 
 
-@pytest.mark.slow
-def test_what_can_be_shown_is_said_before() -> None:
-    """One record, too few references, or how often an honest deletion would be certified."""
-    one = describe_power(1, 4, SETTINGS)
-    assert "of an honest deletion of one record certify it with 4 references" in one
+def test_what_can_be_shown_is_said_before(built: Path, tmp_path: Path, ledger: Ledger) -> None:
+    """Too few references; with enough of them, how often these would certify an honest deletion, with gates and utility."""
+    one = describe_judge(1, 0)
     assert all(helps in one for helps in ("inconclusive more often", "let the request wait", "--accept-exact-rebuild"))
-    assert "single record" in describe_power(1, 0, SETTINGS)
-    assert "single record" not in describe_power(8, 4, SETTINGS)
-    assert "1 retrained references" in describe_power(8, 1, SETTINGS)
-    assert "certify it with 4 references" in describe_power(8, 4, SETTINGS)
+    assert "single record" not in describe_judge(8, 1)
+    assert "1 retrained references" in describe_judge(8, 1)
+    references = tuple(str(built / "references" / f"r{number}") for number in (1, 2, 3, 4))
+    data, models = built / "people.jsonl", (str(built / "models"),)
+    settings = Settings(attacks=("loss",), margin=0.2, planted_draws=20)
+    given = choices(tmp_path, data, models=models, references=references, settings=settings, reexecution=False)
+    (plan,) = draft(ledger, approved(ledger, "zebedee@example.com"), given, RecordKey.load()).plans
+    shown = plan.models[0].shown
+    assert shown.startswith("judged by 4 references; ")
+    assert "of simulated honest deletions are certified" in shown or "no honest deletion would be certified: " in shown
 
 
 @pytest.mark.slow

@@ -67,6 +67,18 @@ def _judged_by(model: PlannedModel) -> dict[str, Any]:
     return {} if model.level_table is None else {"level_table": model.level_table, "level_table_key": model.level_table_key}
 
 
+def audit_arguments(plan: Plan, model: PlannedModel, sets: TrainingSets, references: Sequence[str]) -> dict[str, Any]:
+    """Return what a model's audit is given besides models, registration and folders, by argument name."""
+    return {
+        "references": list(references),
+        **_judged_by(model),
+        **_audited(plan, model, sets),
+        "fields": plan.columns,
+        "rewordings": _rewordings(plan, model, sets),
+        "accept": _accepted(plan),
+    }
+
+
 def require_registrable(plan: Plan, model: PlannedModel, sets: TrainingSets) -> None:
     """Check that a model's audit can be registered, without writing anything.
 
@@ -200,6 +212,12 @@ def _configured(kind: Any, plan: Plan, model: PlannedModel, name: str) -> Any:
     return kind()
 
 
+def reads_level_table(plan: Plan, model: PlannedModel) -> bool:
+    """Return whether the first method of a plan reads the method's half of the level table, so that the audit reads the other."""
+    kind = method_classes()[model.ladder[0]]
+    return bool(getattr(_configured(kind, plan, model, model.ladder[0]), "table", None))
+
+
 def exact_by(made: Path) -> str | None:
     """Return the method that rebuilt an attempt's weights without ever seeing the records; None if it was approximate.
 
@@ -288,17 +306,12 @@ def audit_attempt(
             audit(
                 str(attempt_folder(folder, plan, model, attempt)),
                 model.folder,
-                references=list(references),
-                **_judged_by(model),
-                **_audited(plan, model, sets),
-                fields=plan.columns,
+                **audit_arguments(plan, model, sets, references),
                 output_dir=output,
                 registration=model_folder(folder, plan, model) / REGISTRATION,
-                rewordings=_rewordings(plan, model, sets),
                 looks=_looks(output, attempt),
                 audited_before=audited_before,
                 cache_dir=folder / CACHE,
-                accept=_accepted(plan),
                 progress=lambda _, share: done(share),
             )
     return Evidence.load(output / "evidence.json")

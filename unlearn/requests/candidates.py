@@ -1,19 +1,15 @@
-"""Candidate methods of a model, their expected cost, and the power of the audit, all known before anything is run."""
+"""Candidate methods of a model, their expected cost, and what will judge the result, all known before anything is run."""
 
 from collections.abc import Collection, Sequence
-from dataclasses import replace
 from pathlib import Path
 
 from unlearn.methods import method_classes
 from unlearn.methods.auto import MINIMUM_REFERENCES, Auto, exact_method
 from unlearn.training.log import LOG_NAME, TrainingLog
 from unlearn.training.shards import deletion_cost
-from verify.auditing.power import certifying_row
 from verify.errors import InputError
 from verify.io.files import MANIFEST, read_json
 from verify.provenance.shard_plan import ShardsDescription
-from verify.schema.evidence import Settings
-from verify.statistics.simulation import World
 
 SMALLEST_SET = 2
 """Fewest people (one half tunes `auto`, the other judges it), references and retain records (for a spread) that suffice."""
@@ -146,17 +142,14 @@ def _share_after(log: TrainingLog, records: Collection[str], step: int) -> float
     return sum(count for at, count in used if at > step) / max(1, sum(count for _, count in used))
 
 
-def describe_power(records: int, references: int, settings: Settings) -> str:
-    """Describe in words what an audit of this many records and references will be able to show."""
-    alone = ONE_RECORD if records == 1 else ""
+def describe_judge(records: int, references: int) -> str:
+    """Name in words what will judge an audit by references, or what is lacking."""
     if references < SMALLEST_SET:
         return (
             f"nothing yet, with {references} retrained references. Train at least {MINIMUM_REFERENCES} without these records, with "
-            f"different seeds, and name them with --references{alone}"
+            f"different seeds, and name them with --references{ONE_RECORD if records == 1 else ''}"
         )
-    row = certifying_row(replace(World(), records=records), references, settings)
-    size = "one record" if records == 1 else f"{records} records"
-    return f"{row.given} of an honest deletion of {size} certify it with {references} references; {row.needed} for 80 %{alone}"
+    return f"judged by {references} references"
 
 
 def _clean_checkpoint(folder: Path, records: Collection[str]) -> int:

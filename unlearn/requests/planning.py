@@ -16,11 +16,12 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+from unlearn.requests.audit_power import can_be_measured, describe_power
 from unlearn.requests.candidates import (
     EXECUTABLE,
     FROM_LOG,
     candidate_methods,
-    describe_power,
+    describe_judge,
     expected_cost,
     require_methods,
 )
@@ -32,7 +33,7 @@ from unlearn.requests.matching import Matched, match_requests
 from unlearn.requests.plan import Plan, PlannedModel, PlannedProof
 from unlearn.requests.preflight import require_runnable
 from unlearn.requests.proofs import Commitments, obstacle, planned_proof
-from unlearn.requests.training_sets import require_clean
+from unlearn.requests.training_sets import TrainingSets, require_clean
 from unlearn.scan.lineage import AffectedModel, affected_models
 from verify.data.identity import RecordKey
 from verify.data.records import Fields
@@ -179,8 +180,9 @@ def draft(
     commitments = Commitments.read(choices.commitments, choices.output)
     commitments.require_fitting([_origin(model, affected) for model in serving])
     plans = [_plan(group, serving, affected, held, choices, commitments) for group in _groups(known, held, choices.window)]
-    for plan in plans:
-        require_runnable(ledger, plan, key)
+    # A plan that cannot be run is refused before the models are scored.
+    sets = [require_runnable(ledger, plan, key) for plan in plans]
+    plans = [_with_power(plan, own) for plan, own in zip(plans, sets, strict=True)]
     return Draft(tuple(plans), tuple(matched), tuple(model for model in affected if model not in serving))
 
 
@@ -427,7 +429,7 @@ def _planned(
         base=base,
         share=share,
         cost=words,
-        shown=_shown(methods, proof, names, references, judge, choices),
+        shown=_shown(methods, proof, names, references, judge),
         proof=proof,
         level_table=None if judge is None else str(judge.folder),
         level_table_key=None if judge is None else _absolute(choices.level_table_key),
@@ -456,7 +458,6 @@ def _shown(
     names: Sequence[str],
     references: int,
     judge: Judge | None,
-    choices: Choices,
 ) -> str:
     """Describe what an audit will show; without references none is made where the proof is enough."""
     rests = proof is not None and proof.share is not None and (proof.commitment is not None or methods[0] not in FROM_LOG)
@@ -466,7 +467,18 @@ def _shown(
         return judge.words
     if rests and methods[0] in EXECUTABLE and not references:
         return "nothing: without references no audit is made, as the rebuild is executed again"
-    return describe_power(len(names), references, choices.settings)
+    return describe_judge(len(names), references)
+
+
+def _with_power(plan: Plan, sets: Mapping[str, TrainingSets]) -> Plan:
+    """Return a plan that says how often the audit of each model would certify an honest deletion."""
+    models = tuple(
+        model.model_copy(update={"shown": f"{model.shown}; {describe_power(plan, model, sets[model.weights])}"})
+        if can_be_measured(plan, model)
+        else model
+        for model in plan.models
+    )
+    return plan.model_copy(update={"models": models})
 
 
 def _absolute(given: str | None) -> str | None:

@@ -9,15 +9,15 @@ from unlearn.methods import method_classes
 from unlearn.requests.attempt import load_base, require_calibration, require_fitting_references, require_registrable
 from unlearn.requests.ledger.ledger import Ledger
 from unlearn.requests.plan import Plan, PlannedModel
-from unlearn.requests.training_sets import removed_before, training_sets
+from unlearn.requests.training_sets import TrainingSets, removed_before, training_sets
 from verify.data.identity import RecordKey
 from verify.errors import InputError
 from verify.io.files import verify_manifest
 from verify.models.loading import LoadedModel
 
 
-def require_runnable(ledger: Ledger, plan: Plan, key: RecordKey) -> None:
-    """Check all that `run` reads, for every model of a plan.
+def require_runnable(ledger: Ledger, plan: Plan, key: RecordKey) -> dict[str, TrainingSets]:
+    """Check all that `run` reads, for every model of a plan; return its records by the digest of its weights.
 
     Args:
         ledger: the request ledger, which names what earlier requests removed.
@@ -29,7 +29,7 @@ def require_runnable(ledger: Ledger, plan: Plan, key: RecordKey) -> None:
             do not fit, or the audit cannot be registered.
         IntegrityError: a model is damaged, or the base is not the one that it was trained from.
     """
-    gone = removed_before(ledger, plan)
+    gone, found = removed_before(ledger, plan), dict[str, TrainingSets]()
     for model in plan.models:
         verify_manifest(Path(model.folder), "model")
         sets = training_sets(plan, model, gone, key)
@@ -38,6 +38,8 @@ def require_runnable(ledger: Ledger, plan: Plan, key: RecordKey) -> None:
             require_calibration(plan, model, base)
         require_fitting_references(plan, model, sets, plan.references, key)
         require_registrable(plan, model, sets)
+        found[model.weights] = sets
+    return found
 
 
 def _require_base(plan: Plan, model: PlannedModel) -> LoadedModel | None:

@@ -18,7 +18,7 @@ from verify.attacks import select_attacks
 from verify.attacks.base import Attack
 from verify.attacks.threat_models import threat_models
 from verify.auditing.accounts import account_of, controls_digest
-from verify.auditing.audit_sets import draw_retain, load_sets, load_whole_sets, near_duplicates_left
+from verify.auditing.audit_sets import compared_texts, draw_retain, load_sets, load_whole_sets, near_duplicates_left
 from verify.auditing.commitments import commit, find_rewordings, require_opened
 from verify.auditing.input_checks import CheckedInputs, check_inputs
 from verify.auditing.level_tables import TableJudge, by_table, require_unread_controls, table_judge, with_table
@@ -31,7 +31,6 @@ from verify.data.identity import RecordKey
 from verify.data.reading import agreed_reading, fields_for
 from verify.data.records import Fields, Record, RecordSource
 from verify.data.rewordings import Rewordings, RewordingSource
-from verify.data.subjects import subject_groups
 from verify.errors import InputError
 from verify.io.arguments import checked
 from verify.io.files import new_output, write_manifest
@@ -154,7 +153,8 @@ def audit(
     attacks = select_attacks(settings.attacks)
     settings = settings.model_copy(update={"attacks": tuple(attacks)})
     # Before hours of scoring: these checks need no model.
-    aside = replace(blind_aside(*_texts(sets), settings), commitment=commitment, earlier=batches, registered=named, account=account)
+    blind = blind_aside(*compared_texts(sets), settings)
+    aside = replace(blind, commitment=commitment, earlier=batches, registered=named, account=account)
     cache = None if cache_dir is None else Path(cache_dir)
     words = find_rewordings(rewordings, rewording_model, sets, settings, lambda message, _: progress(message, 0.0))
     progress("looking for near-duplicates among the records to keep", 0.0)
@@ -378,17 +378,6 @@ def _hidden_states(sets: Mapping[SetRole, Sequence[Record]], settings: Settings,
         return None
     states = HiddenStates(sets, settings.overflow, settings.seed)
     return states if worth_measuring(states, references) else None
-
-
-def _texts(sets: Mapping[SetRole, Sequence[Record]]) -> tuple[dict[SetRole, list[str]], dict[SetRole, list[str]]]:
-    """Return the blind baseline's input: the whole text of every record, and the person it belongs to."""
-    compared: dict[SetRole, Sequence[Record]] = {role: sets[role] for role in sets if role in ("forget", "holdout", "fresh")}
-    texts = {role: [f"{record.prompt} {record.scored_text}" for record in records] for role, records in compared.items()}
-    everybody = iter(
-        subject_groups([record for records in compared.values() for record in records], lambda record: record.example_id)
-    )
-    groups = {role: [next(everybody) for _ in records] for role, records in compared.items()}
-    return texts, groups
 
 
 def _evidence(

@@ -9,6 +9,7 @@ from verify.data.identity import RecordKey
 from verify.data.near_duplicates import near_texts
 from verify.data.records import Fields, Record, RecordSource, require_disjoint, require_trained
 from verify.data.sources import load_forget_set, load_records
+from verify.data.subjects import subject_groups
 from verify.errors import InputError
 from verify.provenance.holdout import without_held_out
 from verify.schema.evidence import Settings
@@ -135,3 +136,14 @@ def _fresh(source: RecordSource, forget: Sequence[Record], fields: Fields | None
             "those people, with the column that holds the subject (--subject-field)."
         )
     return records
+
+
+def compared_texts(sets: Mapping[SetRole, Sequence[Record]]) -> tuple[dict[SetRole, list[str]], dict[SetRole, list[str]]]:
+    """Return the blind baseline's input: the whole text of every record, and the person it belongs to."""
+    compared: dict[SetRole, Sequence[Record]] = {role: sets[role] for role in sets if role in ("forget", "holdout", "fresh")}
+    texts = {role: [f"{record.prompt} {record.scored_text}" for record in records] for role, records in compared.items()}
+    everybody = iter(
+        subject_groups([record for records in compared.values() for record in records], lambda record: record.example_id)
+    )
+    groups = {role: [next(everybody) for _ in records] for role, records in compared.items()}
+    return texts, groups

@@ -157,11 +157,6 @@ def _level_table_row(claim: str, world: TableWorld, settings: Settings, truth: T
     return PowerRow(claim, given, needed)
 
 
-def certifying_row(world: World, references: int, settings: Settings) -> PowerRow:
-    """Simulate how often R retrained references certify an honest deletion: the first of `reference_rows`."""
-    return _reference_row("certify an honest deletion", world, references, settings, 0.0, certify=True)
-
-
 def _reference_row(claim: str, world: World, references: int, settings: Settings, remembered: float, certify: bool) -> PowerRow:
     def rate(count: int) -> float:
         alpha = settings.alpha if certify else _accusing(settings)

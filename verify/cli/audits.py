@@ -187,10 +187,16 @@ class SplitHoldout:
 
 @dataclasses.dataclass(frozen=True)
 class Power:
-    """Compute what an audit of a given size can show, and the sizes it would need."""
+    """Compute what an audit of a given size can show, and the sizes it would need.
 
-    forget: int
+    By the sizes alone, for models that vary as small ones fine-tuned on questions and answers do, and without the validity checks.
+    With --audit DIR, by the references or the level table of an audit that was made, and with the validity checks.
+    """
+
+    forget: int = 0
     """Number of records to be removed."""
+    audit: Path | None = None
+    """Folder of an audit; honest deletions of its records are simulated as its references differ, or by its level table."""
     controls: int = 0
     """Number of never-trained records."""
     references: int = 0
@@ -213,6 +219,8 @@ class Power:
 
     def run(self) -> int:
         """Print the table."""
+        if self.audit is not None:
+            return self._measured(self.audit)
         from verify.auditing.power import power_table
         from verify.statistics.simulation import World
 
@@ -221,6 +229,18 @@ class Power:
         sizes |= {"pool": self.level_table, "shards": self.shards, "per_subject": self.per_subject}
         for row in power_table(**sizes, world=world, settings=self.choices.settings()):
             print(f"{row.claim}\n    with these sizes: {row.given}\n    for 80 % power:   {row.needed}")  # noqa: T201
+        return 0
+
+    def _measured(self, folder: Path) -> int:
+        """Print the power of an audit by the references or the level table that it had."""
+        from verify.auditing.measured_power import power_of_audit
+
+        found = power_of_audit(folder)
+        print(found.words)  # noqa: T201
+        for gate in found.obstacles[1:]:
+            print(f"    also: {gate.name}: {gate.reason}")  # noqa: T201
+        if found.needed is not None:
+            print(f"    with {found.needed} references like these: at least 80 %")  # noqa: T201
         return 0
 
 

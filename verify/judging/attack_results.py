@@ -63,7 +63,7 @@ def utility_of_models(table: ScoreTable, references: Sequence[str], settings: Se
     """Compute geometric-mean token probability on the retain set, and its ratio to the references' (else the original's)."""
     if table.block("target", "retain") is None:
         return ()
-    yardstick = table.losses(references or ["original"], "retain").mean(axis=0)
+    yardstick = _yardstick(table, references)
     rows = []
     for model in table.models():
         loss = table.loss(model, "retain")
@@ -77,6 +77,18 @@ def utility_of_models(table: ScoreTable, references: Sequence[str], settings: Se
             )
         )
     return tuple(rows)
+
+
+def utility_ratio(table: ScoreTable, references: Sequence[str], settings: Settings) -> Value | None:
+    """Return the target's ratio of `utility_of_models` alone; None without a retain set."""
+    if table.block("target", "retain") is None:
+        return None
+    return _exponential(_yardstick(table, references) - table.loss("target", "retain"), settings)
+
+
+def _yardstick(table: ScoreTable, references: Sequence[str]) -> Array:
+    """Average the references' losses on each retain record, or return the original's [N]."""
+    return np.asarray(table.losses(references or ["original"], "retain").mean(axis=0))
 
 
 def _exponential(logs: Array, settings: Settings) -> Value:

@@ -90,8 +90,8 @@ def judge(table: ScoreTable, settings: Settings, aside: Aside) -> Judgement:
         aside: the few inputs that need texts or a secret; everything else follows from the table.
     """
     references = [model for model in table.models() if model.startswith("reference")]
-    spends = 1.0 if aside.account is None else aside.account.level / settings.alpha  # the share of alpha for accusations
-    sharing = _sharing(table, settings, len(references), spends)
+    spends = spent_share(settings, aside)
+    sharing = sharing_claims(table, settings, len(references), spends)
     shared = settings.model_copy(update={"alpha": settings.alpha / max(1, len(sharing))})
     utility = utility_of_models(table, references, settings)
     ratio = next((entry.ratio for entry in utility if entry.model == "target"), None)
@@ -254,7 +254,12 @@ def blind_aside(texts: Mapping[SetRole, Sequence[str]], subjects: Mapping[SetRol
     return Aside(blind, p, fresh)
 
 
-def _sharing(table: ScoreTable, settings: Settings, references: int, spends: float) -> tuple[Tier, ...]:
+def spent_share(settings: Settings, aside: Aside) -> float:
+    """Return the share of alpha that accusations use: all of it, unless other audits use the same controls."""
+    return 1.0 if aside.account is None else aside.account.level / settings.alpha
+
+
+def sharing_claims(table: ScoreTable, settings: Settings, references: int, spends: float) -> tuple[Tier, ...]:
     """Return the claims that can accuse and share alpha, strongest first; the record claim divides its share by itself.
 
     The ranks of shards get a share only where there are enough shards to accuse with it.

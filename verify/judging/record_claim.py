@@ -89,6 +89,41 @@ class RecordClaim:
         return tuple(channel for channel in self.channels if channel.certifiable and not channel.certified)
 
 
+@dataclass(frozen=True, eq=False)
+class ReferenceTests:
+    """The tests by rule 2 of a target against retrained references; what does not depend on the target is computed once.
+
+    Attributes:
+        rule: the residual test.
+        channels: the other ways of asking, with the first target's losses; None without controls.
+        spends: the share of alpha that accusations use, in (0, 1].
+    """
+
+    rule: SecondRule
+    channels: Channels | None
+    spends: float = 1.0
+
+    @classmethod
+    def of(cls, table: ScoreTable, references: Sequence[str], spends: float = 1.0) -> "ReferenceTests":
+        """Take from a score table what rule 2 judges by."""
+        channels = Channels.of(table, references)
+        own = 1.0 if channels is None else 1 - CHANNEL_SHARE
+        return cls(_second_rule(table, references, spends * own), channels, spends)
+
+    def judge(self, table: ScoreTable, settings: Settings, margin: float | None = None) -> RecordClaim:
+        """Judge the target of a score table with these references; of the gates only that of the target's noise is checked.
+
+        Args:
+            table: has the target's scores.
+            settings: margin, and alpha as this claim's share of it.
+            margin: in place of the settings' own.
+        """
+        controls = None if self.rule.control_references is None else table.loss("target", "holdout")
+        asked = None if self.channels is None else self.channels.with_target(table).judge(settings, margin, self.spends)
+        found = self.rule.judge(table.loss("target", "forget"), settings, controls, margin)
+        return RecordClaim(found, asked, (trained_alike_gate(found.noise),))
+
+
 def record_claim(
     table: ScoreTable, references: Sequence[str], settings: Settings, blind: Value | None, spends: float = 1.0
 ) -> RecordClaim:
@@ -115,16 +150,10 @@ def record_claim(
             negative_control_gate(original, losses, settings),
         )
         return RecordClaim(residual_verdict(original, target, panel, settings.margin, settings.alpha), None, gates)
-    channels = Channels.of(table, references)
+    tests = ReferenceTests.of(table, references, spends)
+    channels, rule = tests.channels, tests.rule
     own = 1.0 if channels is None else 1 - CHANNEL_SHARE
-    rule = _second_rule(table, references, spends * own)
-    controls = None if rule.control_references is None else table.loss("target", "holdout")
-
-    def judged(margin: float) -> RecordClaim:
-        asked = None if channels is None else channels.judge(settings, margin, spends)
-        return RecordClaim(rule.judge(target, settings, controls, margin), asked, ())
-
-    found = judged(settings.margin)
+    found = tests.judge(table, settings)
     other = None if channels is None else channels_negative_control(channels, len(references), settings)
     memorized, weak = memorized_gate(table, references)
     checks = (
@@ -134,11 +163,11 @@ def record_claim(
         # References are no requests: they are judged at alpha, whatever was spent.
         negative_control_gate(original, losses, settings, replace(rule, share=own)),
         *(() if other is None else (other,)),
-        trained_alike_gate(None if found.target is None else found.target.noise),
+        *found.gates,
         innocence_gate(table, references, settings, blind),
         memorized,
     )
-    smallest = smallest_margin(lambda margin: judged(margin).word(()) == "EQUIVALENT_WITHIN")
+    smallest = smallest_margin(lambda margin: tests.judge(table, settings, margin).word(()) == "EQUIVALENT_WITHIN")
     return RecordClaim(found.target, found.asked, checks, weak, smallest)
 
 

@@ -6,7 +6,7 @@ certify.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -48,6 +48,16 @@ class Channels:
         losses = {name: _losses(table, name, references) for name in (EXACT, *asked)}
         subjects, controls = (whose(table.blocks["target", role]) for role in SIDES)
         return cls(losses, subjects, controls)
+
+    def with_target(self, table: ScoreTable) -> "Channels":
+        """Return the same channels with the losses of another score table's target."""
+        losses = {
+            name: replace(
+                one, target=table.channel(name, "target", "forget"), control_target=table.channel(name, "target", "holdout")
+            )
+            for name, one in self.losses.items()
+        }
+        return replace(self, losses=losses)
 
     def judge(self, settings: Settings, margin: float | None = None, spends: float = 1.0) -> ChannelsVerdict:
         """Judge the target on every channel, at the settings' margin or another, spending a share of alpha on accusations."""

@@ -49,6 +49,7 @@ from verify.statistics.subjects import subject_means, subject_numbers
 from verify.statistics.two_samples import TINY, StandardError, difference_error
 
 Array = NDArray[np.float64]
+Mask = NDArray[np.bool_]
 
 
 @dataclass(frozen=True, eq=False)
@@ -224,6 +225,33 @@ def judge_table(
     return TableVerdict(judged, channels, _described(exact.calibration, margin, alpha), conformal(exact.calibration, margin), share)
 
 
+def calibrate(
+    losses: TableLosses, subjects: Sequence[str], control_subjects: Sequence[str], seed: int
+) -> tuple[Calibration | None, Mask, Mask]:
+    """Calibrate one channel, and say which records [K] and controls [N] every model was asked about; arguments as `judge_table`.
+
+    Returns:
+        the calibration, None where too few subjects were scored, and both masks.
+    """
+    _check_shapes(losses, len(subjects), len(control_subjects))
+    scored = ~np.isnan(losses.pool).all(axis=0) & ~np.isnan(losses.original) & ~np.isnan(losses.target)
+    on_controls = np.vstack([losses.control_pool, losses.control_original, losses.control_target])
+    usable = ~np.isnan(on_controls).any(axis=0)
+    whose, others = _chosen(subjects, scored), _chosen(control_subjects, usable)
+    if not whose or len(set(others)) < MIN_CONTROL_SUBJECTS:
+        return None, scored, usable
+    control_pool, control_original, control_target = on_controls[:-2, usable], on_controls[-2, usable], on_controls[-1, usable]
+    effects = model_effects(control_pool, subject_numbers(others))
+    forget = forget_side(losses.pool[:, scored], effects, whose)
+    control = control_side(control_pool, effects, others, len(forget.unseen), seed)
+    own = losses.target[scored], losses.original[scored]
+    return Calibration.of(forget, control, *own, (control_target, control_original)), scored, usable
+
+
+def _chosen(names: Sequence[str], kept: Mask) -> list[str]:
+    return [names[index] for index in np.flatnonzero(kept).tolist()]
+
+
 @dataclass(frozen=True, eq=False)
 class _TableContrast:
     """One channel: n_F, n_C, and its calibration, None where too few subjects were scored."""
@@ -234,23 +262,8 @@ class _TableContrast:
     @classmethod
     def of(cls, losses: TableLosses, subjects: Sequence[str], control_subjects: Sequence[str], seed: int) -> "_TableContrast":
         """Calibrate a channel on the records and controls that every model was asked about."""
-        _check_shapes(losses, len(subjects), len(control_subjects))
-        scored = ~np.isnan(losses.pool).all(axis=0) & ~np.isnan(losses.original) & ~np.isnan(losses.target)
-        on_controls = np.vstack([losses.control_pool, losses.control_original, losses.control_target])
-        usable = ~np.isnan(on_controls).any(axis=0)
-        whose, others = (
-            [names[index] for index in np.flatnonzero(kept).tolist()]
-            for names, kept in ((subjects, scored), (control_subjects, usable))
-        )
-        counts = len(set(whose)), len(set(others))
-        if counts[0] < 1 or counts[1] < MIN_CONTROL_SUBJECTS:
-            return cls(counts, None)
-        control_pool, control_original, control_target = on_controls[:-2, usable], on_controls[-2, usable], on_controls[-1, usable]
-        effects = model_effects(control_pool, subject_numbers(others))
-        forget = forget_side(losses.pool[:, scored], effects, whose)
-        control = control_side(control_pool, effects, others, len(forget.unseen), seed)
-        own = losses.target[scored], losses.original[scored]
-        return cls(counts, Calibration.of(forget, control, *own, (control_target, control_original)))
+        calibration, scored, usable = calibrate(losses, subjects, control_subjects, seed)
+        return cls((len(set(_chosen(subjects, scored))), len(set(_chosen(control_subjects, usable)))), calibration)
 
     @property
     def fitted(self) -> Calibration:
