@@ -68,7 +68,7 @@ def test_a_single_step_without_an_end_is_given_up(monkeypatch: pytest.MonkeyPatc
     """No exception can interrupt it, so its process is ended."""
     monkeypatch.setattr(chat_templates, "LONGEST_SECONDS", 0.5)
     with pytest.raises(InputError, match=r"given up after 0\.5 seconds"):
-        template("{{ 9 ** 9 ** 9 }}").render(TURNS, cue=True)
+        template("{{ 9 ** (9 ** 9) }}").render(TURNS, cue=True)
 
 
 def test_texts_and_errors_come_back_whole() -> None:

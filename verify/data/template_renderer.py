@@ -1,6 +1,6 @@
 """Program that renders chat templates for another process; run as a script by `verify.data.template_process`, never imported.
 
-A template is a program by whoever made the tokenizer. A single step of it (`9 ** 9 ** 9`, `"x" * 10 ** 12`) can take years or all
+A template is a program by whoever made the tokenizer. A single step of it (`9 ** (9 ** 9)`, `"x" * 10 ** 12`) can take years or all
 memory, and no exception stops it from within: hence a process of its own, whose memory, files and time the system limits.
 
 Reads pickled requests from standard input, each after its length; writes for each whether it was rendered, a length, and the text,
