@@ -40,7 +40,7 @@ def names(found: MeasuredPower) -> list[str]:
 
 def test_the_spread_of_the_references_decides() -> None:
     """Alike, they certify nearly every honest deletion; where they differ by more than the margin, hardly any."""
-    alike, apart = power(model_spread=0.01), power(model_spread=0.4)
+    alike, apart = power(model_spread=0.01), power(model_spread=0.2, references=8)
     assert (names(alike), names(apart)) == ([], [])
     assert alike.certified.value > 0.9
     assert alike.needed is None

@@ -85,7 +85,7 @@ def test_every_letter_is_whole_in_every_language(evidence: Evidence, outcome: An
             letter = write_letter(request, record, sent=SENT, kind=kind, language=language)
             text = flat(letter).replace("\N{NO-BREAK SPACE}", " ")
             expected = [words.day(SENT), words.day(request.received), request.id, *words.below(f"rights.{regime}")]
-            expected += [words.say("blank.person"), words.company["sender"], words.company["contact"]]
+            expected += [words.say("blank.person"), words.company["sender"], words.company["contact"], words.say("closing")]
             if kind == "answer":
                 expected += [words.company["retention"], words.say(f"kept.why.{regime}")]
             if outcome == "deleted":
@@ -95,6 +95,7 @@ def test_every_letter_is_whole_in_every_language(evidence: Evidence, outcome: An
             expected += [REASONS[outcome]] if outcome in REASONS else []
             if kind == "extension":
                 expected += [words.day(request.answer_by), words.day(request.extended_to or SENT), words.say("blank.reason")]
+                expected += [words.say(f"extension.law.{regime}")]
             if kind == "confirmation":
                 expected += [words.company["verification"], words.day(request.answer_by)]
             for sentence in expected:
@@ -121,7 +122,7 @@ def test_rows_that_stay_in_a_training_file_are_not_called_deleted(evidence: Evid
     request = request_of("deleted", records=8)
     left = (ResidualCopy(place="old.jsonl", kind="training file, 3 rows", reason="kept by order of a court"),)
     text = written(request, record_of(evidence, requests=(request,), residual=left))
-    assert "Not all of these data have been cleaned yet" in text
+    assert "The deletion from these data is not complete yet" in text
     assert "deleted them from these data" not in text
     assert "Files with training data: kept by order of a court." in text
     assert "deleted them from these data" in written(request, record_of(evidence, requests=(request,), residual=()))
@@ -146,8 +147,10 @@ def told(kind: Any, **facts: Any) -> Recipient:
         ((told("processor", told=SENT),), "one recipient. We have told this recipient that the data must be deleted (Article 19"),
         ((told("processor", told=SENT), told("recipient")), "2 recipients. So far we have told 1 of 2"),
         ((told("processor", told=SENT, confirmed=SENT), told("fine-tune", told=SENT)), "So far, 1 of 2 have confirmed"),
+        ((told("processor", told=SENT, confirmed=SENT),), "This recipient has confirmed the deletion to us."),
+        ((told("processor", confirmed=SENT), told("recipient", confirmed=SENT)), "All of those that we have told have confirmed"),
         ((told("recipient", unreachable=True),), "One recipient could not be told"),
-        ((told("processor"),), "one recipient. We have still to give notice that the data must be deleted (Article 19"),
+        ((told("processor"),), "one recipient. We have not yet given notice that the data must be deleted (Article 19"),
         (
             (told("processor", told=SENT), told("recipient", unreachable=True)),
             "We have told 1 of them that the data must be deleted",
@@ -156,8 +159,9 @@ def told(kind: Any, **facts: Any) -> Recipient:
         ((told("vector-store"),), "[Say here to whom these data had been passed on"),
         (
             (told("vector-store", confirmed=SENT), told("prompt-log")),
-            "2 other systems of ours, such as search indexes or logs. So far, de",
+            "2 other systems of ours, such as search indexes or logs. So far, the de",
         ),
+        ((told("vector-store", confirmed=SENT),), "such as a search index or a log. The deletion there has been confirmed."),
     ],
 )
 def test_recipients(evidence: Evidence, recipients: Any, said: str) -> None:
@@ -189,7 +193,7 @@ def test_a_letter_of_a_batch_speaks_of_nobody_else(evidence: Evidence) -> None:
     for request in two.requests:
         text = written(request, two)
         assert "Quillon" not in text
-        assert "together with another one. Where this letter speaks of" in text
+        assert "together with another one. Below, “these records” means" in text
         assert "stored states of a training, optimizer state, Arrow cache." in text, "without counts, which are of all requests"
         assert "some of them may contain no data of yours" in text
         assert "[say here which and why]" in text
@@ -267,7 +271,7 @@ def test_a_company_says_its_own_once(evidence: Evidence, tmp_path: Path) -> None
         "language: de\nsender: |\n  Example AG\n  Hauptstrasse 1\ncontact: privacy@example.org\n"
         "retention:\n  de: Wir bewahren beides drei Jahre auf.\n  en: We keep both for three years.\n"
     )
-    (tmp_path / "de.yaml").write_text('late: "Wir bedauern das sehr ({due})."\n')
+    (tmp_path / "de.yaml").write_text('late: "Wir bedauern das sehr ({due})."\nclosing: ""\n')
     request = request_of("deleted", answer_by=date(2026, 11, 20), extended_to=None)
     record = record_of(evidence, requests=(request,))
     letter = write_letter(request, record, sent=SENT, templates=tmp_path)
@@ -278,6 +282,8 @@ def test_a_company_says_its_own_once(evidence: Evidence, tmp_path: Path) -> None
     assert "Wir bewahren beides drei Jahre auf." in text
     assert "wenden Sie sich bitte an privacy@example.org." in text
     assert load_words("de").company["backups"] in text, "what the company leaves out is a blank"
+    assert "Mit freundlichen" not in text, "a company may leave out the closing"
+    assert "Art.\N{NO-BREAK SPACE}17 Abs.\N{NO-BREAK SPACE}1 der" in letter.text, "a reference stays on one line"
     assert "We keep both for three years." in written(request, record, "en", templates=tmp_path)
     assert load_words("fr").company["retention"] in written(request, record, "fr", templates=tmp_path).replace(
         "\N{NO-BREAK SPACE}", " "
@@ -323,7 +329,7 @@ def test_templates_on_the_command_line(evidence: Evidence, tmp_path: Path, capsy
     assert main([*letters, str(tmp_path / "theirs"), "--templates", str(tmp_path / "own")]) == 0
     (ours,), (theirs,) = (list((tmp_path / name).glob("*.txt")) for name in ("ours", "theirs"))
     assert ours.read_text() == theirs.read_text()
-    assert "Votre demande d'effacement" in ours.read_text(), "the language that was noted with the request"
+    assert "Votre demande d’effacement" in ours.read_text(), "the language that was noted with the request"
     assert main([*letters, str(tmp_path / "x"), "--templates", str(tmp_path / "absent")]) == 2
     assert "is not a folder of letter templates" in capsys.readouterr().err
     (tmp_path / "own" / "company.yaml").write_text("signature: E. Example\n")

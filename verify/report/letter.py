@@ -178,7 +178,8 @@ def _others(request: RequestFacts, words: Words) -> list[_Part]:
     said = [" ".join(_parties(request, words))] if parties else [words.say(nobody)]
     if places:
         confirmed = sum(one.confirmed is not None for one in places)
-        cleaned = words.say("others.cleaned", confirmed=confirmed, count=len(places))
+        some = words.say("others.cleaned", confirmed=confirmed, count=len(places))
+        cleaned = words.counted("others.all_cleaned", len(places)) if confirmed == len(places) else some
         said.append(f"{words.counted('others.places', len(places))} {cleaned}")
     return [_Part(words.say("heading.others"), tuple(said))]
 
@@ -198,7 +199,8 @@ def _parties(request: RequestFacts, words: Words) -> list[str]:
     elif count:
         said.append(words.say("others.told.some", told=told, count=count, law=law))
     if confirmed := sum(one.confirmed is not None for one in reachable):
-        said.append(words.say("others.confirmed", confirmed=confirmed, count=count))
+        some = words.say("others.confirmed", confirmed=confirmed, count=count)
+        said.append(words.counted("others.all_confirmed", count) if confirmed == count else some)
     if count < len(parties):
         said.append(words.counted("others.exempt", len(parties) - count))
     return [*said, words.say("others.names")]
@@ -219,7 +221,7 @@ def _extension(request: RequestFacts, why: str | None, words: Words) -> list[_Pa
         )
     days = words.say("extension.days", answer_by=words.day(request.answer_by), extended_to=words.day(request.extended_to))
     reason = words.say("extension.unknown", reason=words.say("blank.reason")) if why is None else words.say(f"extension.{why}")
-    return [_Part(words.say("heading.when"), (days, reason))]
+    return [_Part(words.say("heading.when"), (days, f"{reason} {words.say(f'extension.law.{request.regime}')}"))]
 
 
 def _confirmation(request: RequestFacts, words: Words) -> list[_Part]:
@@ -263,6 +265,7 @@ def _set(request: RequestFacts, sent: date, kind: LetterKind, parts: Sequence[_P
         "person": words.say("blank.person"),
         "salutation": words.say("blank.salutation"),
         "question": words.say("question"),
+        "closing": words.say("closing"),
         "signature": words.company["signature"],
         "parts": parts,
     }
@@ -286,5 +289,5 @@ def _text(facts: Mapping[str, object], parts: Sequence[_Part]) -> str:
         blocks += [wrap(paragraph) for paragraph in part.paragraphs]
         if part.items:
             blocks.append("\n".join(wrap(item, "- ", "  ") for item in part.items))
-    blocks += [wrap(facts["question"]), wrap(facts["signature"])]
-    return "\n\n".join(blocks) + "\n"
+    blocks += [wrap(facts["question"]), wrap(facts["closing"]), wrap(facts["signature"])]
+    return "\n\n".join(block for block in blocks if block) + "\n"

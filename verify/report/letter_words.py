@@ -45,8 +45,12 @@ class Words:
     def say(self, name: str, **values: object) -> str:
         """Return a sentence with its places filled in."""
         text = self.texts[name].format_map({**self.company, **values})
-        # French sets a no-break space in front of these marks and inside its quotation marks.
-        return re.sub(r" ([:;?!»])|(«) ", "\\2\N{NO-BREAK SPACE}\\1", text) if self.language == "fr" else text
+        space = "\N{NO-BREAK SPACE}"
+        if self.language == "fr":  # in front of these marks, and inside quotation marks
+            return re.sub(r" ([:;?!»])|(«) ", rf"\2{space}\1", text)
+        if self.language == "de":  # a reference to a law stays on one line
+            return re.sub(r"(\bArt\.|\bAbs\.|§) (?=\d)", rf"\1{space}", text)
+        return text
 
     def counted(self, name: str, count: int, **values: object) -> str:
         """Return the sentence for one or for several."""
