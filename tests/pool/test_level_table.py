@@ -119,7 +119,8 @@ def test_controls_and_seeds_of_a_finished_table_are_not_passed_over(
         make_level_table(made[0], models=4, holdout=tmp_path / "other.jsonl")
     with pytest.raises(InputError, match="another seed than 6"):
         make_level_table(made[0], models=4, seed=6)
-    words = ["train", str(model_dir), str(made[0].parent / "people.jsonl"), "--output", str(made[0]), "--level-table", "4"]
+    words = ["train", "--model", str(model_dir), "--data", str(made[0].parent / "people.jsonl"), "--output", str(made[0])]
+    words += ["--level-table", "4"]
     for flag, value in (("holdout-share", "0.5"), ("seed", "7")):
         assert unlearn.cli.main.main([*words, f"--{flag}", value]) == 2
         assert f"as --{flag}, not {value}" in capsys.readouterr().err

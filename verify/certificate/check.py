@@ -322,7 +322,7 @@ def _open(raw: Any, number: int, keys: Sequence[SSlibKey]) -> tuple[Finding, dic
         return Finding(what, False, "the envelope is damaged"), None, []
     ours = [key for key in keys if key.keyid in envelope.signatures]
     if not ours:
-        signers = ", ".join(name[:16] for name in envelope.signatures) or "nobody"
+        signers = ", ".join(str(name)[:16] for name in envelope.signatures) or "nobody"
         return Finding(what, False, f"it is signed by {signers}, a foreign key: none of those you gave"), None, []
     if edited := next((key for key in ours if not signed_by(envelope, key)), None):
         detail = f"it does not match the content, which was edited after key {edited.keyid[:16]} signed"

@@ -27,6 +27,8 @@ EXTENSIONS = ("complexity", "number-of-requests")
 """The two reasons that Article 12(3) of the General Data Protection Regulation names."""
 REGIMES = ("gdpr", "ccpa", "drop")
 """Rules for which there are letters."""
+EXTENDABLE = ("gdpr", "ccpa")
+"""Those under which the time for an answer may be extended."""
 IN_TRAINING_FILE = "training file"
 """How the kind of a residual copy begins that is a training file with rows that were not removed."""
 
@@ -221,14 +223,15 @@ def _extension(request: RequestFacts, why: str | None, words: Words) -> list[_Pa
         )
     days = words.say("extension.days", answer_by=words.day(request.answer_by), extended_to=words.day(request.extended_to))
     reason = words.say("extension.unknown", reason=words.say("blank.reason")) if why is None else words.say(f"extension.{why}")
-    return [_Part(words.say("heading.when"), (days, f"{reason} {words.say(f'extension.law.{request.regime}')}"))]
+    law = f" {words.say(f'extension.law.{request.regime}')}" if request.regime in EXTENDABLE else ""
+    return [_Part(words.say("heading.when"), (days, f"{reason}{law}"))]
 
 
 def _confirmation(request: RequestFacts, words: Words) -> list[_Part]:
     """Confirm receipt, and say how identity is verified and when an answer will come, as 11 CCR 7021(a) asks."""
     if request.outcome != "open":
         raise InputError(f"the request {request.id} is closed ({request.outcome}); its receipt need not be confirmed any more.")
-    answer = "confirmation.answer" if request.regime in ("gdpr", "ccpa") else "confirmation.answer_fixed"
+    answer = "confirmation.answer" if request.regime in EXTENDABLE else "confirmation.answer_fixed"
     said = (
         words.say("confirmation.received", received=words.day(request.received)),
         f"{words.say('confirmation.verification')} {words.say('confirmation.search')}",
