@@ -144,7 +144,7 @@ def _write(process: subprocess.Popen[bytes], content: bytes) -> None:
 
 
 def _read(process: subprocess.Popen[bytes], count: int, deadline: float) -> bytes:
-    """Read so many bytes.
+    """Read a number of bytes.
 
     Raises:
         TimeLimitError: they did not come in time. EOFError: the process ended.

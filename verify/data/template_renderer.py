@@ -65,7 +65,7 @@ def _rendered(tokenizer: Any, request: dict[str, Any]) -> tuple[bool, bytes]:
 
 
 def _limit(memory: int) -> None:
-    """Limit what this process may take beyond what it has: so many bytes of memory, and no file."""
+    """Limit this process: a number of bytes beyond the memory that it has, and no file."""
     pages = int(Path("/proc/self/statm").read_text().split()[0]) if Path("/proc/self/statm").exists() else 0
     size = pages * resource.getpagesize() + memory
     for kind, most in ((resource.RLIMIT_AS, size), (resource.RLIMIT_FSIZE, 0), (resource.RLIMIT_CORE, 0)):

@@ -52,7 +52,7 @@ class Spread:
         mean = losses.mean(axis=0)
         effects = np.nanmean(losses - mean, axis=1)
         noise = losses - mean - effects[:, None]
-        # Drawn anew and centred, independent subjects lose 1 / S of their variance.
+        # Drawn again and centred, independent subjects lose 1 / S of their variance.
         subjects = len(np.unique(numbers))
         return cls(mean, effects, noise * np.sqrt(subjects / max(1, subjects - 1)), numbers)
 
