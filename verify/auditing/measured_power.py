@@ -82,8 +82,8 @@ def measure_power(
         learning_rate=learning_rate_of(original),
         within=None if judging is None else judging.channels_in(rewordings, None, key),
     )
-    accepted = {"same_weights": "weights" in accept, "other_configuration": "configuration" in accept}
-    scorer = Scorer(sets, {}, settings, None, None, key, find_canaries(original), channels=channels, **accepted)
+    coins, same, other = find_canaries(original), "weights" in accept, "configuration" in accept
+    scorer = Scorer(sets, {}, settings, None, None, key, coins, same_weights=same, other_configuration=other, channels=channels)
     _score(scorer, original, references, settings.dtype, progress)
     digest = controls_digest(sets.get("holdout"), None if judging is None else judging.table.digest, key)
     aside = replace(blind_aside(*compared_texts(sets), settings), account=account_of(settings, digest, (), ()))
@@ -129,5 +129,6 @@ def power_of_audit(folder: str | Path) -> MeasuredPower:
         registered=evidence.registration,
         account=evidence.account,
     )
-    judge = power_by_references if evidence.level_table is None else power_by_table
-    return judge(table, evidence.settings, aside)
+    if evidence.level_table is None:
+        return power_by_references(table, evidence.settings, aside)
+    return power_by_table(table, evidence.settings, aside)

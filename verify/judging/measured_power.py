@@ -161,8 +161,10 @@ def _outcome_by_table(asked: TableInput, settings: Settings) -> str:
 
 
 def _rates(outcomes: Sequence[str], obstacles: tuple[Gate, ...]) -> MeasuredPower:
-    certified, accused = (outcomes.count(word) for word in ("EQUIVALENT_WITHIN", "NOT_FORGOTTEN"))
-    return MeasuredPower(*(clopper_pearson(count, len(outcomes), 0.95) for count in (certified, accused)), obstacles)
+    def rate(word: str) -> Estimate:
+        return clopper_pearson(outcomes.count(word), len(outcomes), 0.95)
+
+    return MeasuredPower(rate("EQUIVALENT_WITHIN"), rate("NOT_FORGOTTEN"), obstacles)
 
 
 def _obstacles(claim: RecordClaim, utility: Gate) -> tuple[Gate, ...]:
