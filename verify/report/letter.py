@@ -155,7 +155,8 @@ def _staying(record: DeletionRecord, others: int, words: Words) -> _Part:
     if others:
         whose = words.say("staying.together", which=words.say("blank.which"))
         return _Part(words.say("heading.staying"), (whose,), tuple(dict.fromkeys(kinds)))
-    items = tuple(f"{kind}: {_sentence(copy.reason, words)}" for kind, copy in zip(kinds, record.residual, strict=True))
+    reasons = [_sentence(copy.reason, words) for copy in record.residual]
+    items = tuple(words.say("listed", kind=kind, reason=reason) for kind, reason in zip(kinds, reasons, strict=True))
     return _Part(words.say("heading.staying"), (words.say("staying.own"),), items)
 
 
