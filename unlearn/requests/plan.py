@@ -13,7 +13,7 @@ from pydantic import ConfigDict, Field, SerializerFunctionWrapHandler, Validatio
 
 from verify.data.records import Fields
 from verify.errors import InputError, IntegrityError
-from verify.io.documents import Frozen
+from verify.io.documents import Frozen, invalid_field
 from verify.io.files import file_digest, read_json, write_text
 from verify.schema.deletion_record import DataPlace
 from verify.schema.differences import ReferenceDifference
@@ -172,7 +172,7 @@ class Plan(Frozen):
             read_json(path)
             return cls.model_validate_json(path.read_bytes())
         except ValidationError as error:
-            field = ".".join(map(str, error.errors()[0]["loc"]))
+            field, _ = invalid_field(error, cls)
             raise InputError(f"{path} is a plan of another version ({field}). Run `unlearn request plan` again.") from None
 
     def facts(self, digest: str) -> Mapping[str, Any]:

@@ -17,7 +17,7 @@ from pydantic import ConfigDict, Field, SerializerFunctionWrapHandler, Validatio
 from verify.data.identity import RecordKey, set_digest
 from verify.data.records import Record
 from verify.errors import InputError
-from verify.io.documents import Frozen
+from verify.io.documents import Frozen, invalid_field
 from verify.io.files import write_text
 from verify.io.strict_json import NotStrictError, parse_json
 from verify.schema.evidence import Settings
@@ -197,9 +197,10 @@ class Registration(Frozen):
         except OSError as error:
             raise InputError(f"{path} cannot be read ({error.strerror}). Give the file that `register` wrote.") from None
         except ValidationError as error:
-            first = error.errors()[0]
-            place = ".".join(str(part) for part in first["loc"]) or "the file"
-            raise InputError(f"{path} is not a registration of this version: {place}: {first['msg']}. Restore it.") from None
+            place, reason = invalid_field(error, cls)
+            raise InputError(
+                f"{path} is not a registration of this version: {place or 'the file'}: {reason}. Restore it."
+            ) from None
         except (ValueError, RecursionError) as error:
             raise InputError(
                 f"{path} is not a registration: {error if isinstance(error, NotStrictError) else type(error).__name__}. Restore it."

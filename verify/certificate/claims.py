@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 from pydantic import ValidationError
 
 from verify.certificate.attachments import Finding
-from verify.io.documents import Frozen
+from verify.io.documents import Frozen, invalid_field
 from verify.schema.channels import MEAN_LOSS, ChannelResult, channels_asked, contradiction, verdict_phrase
 from verify.schema.deletion_record import RequestFacts
 from verify.schema.judged_by import TABLE_RULE, ControlsAccount, LevelTableUsed, Look, looks_in_words
@@ -58,9 +58,8 @@ def claim_finding(predicate: Mapping[str, Any]) -> Finding:
     try:
         channels, tests, gates = _channels(evidence), _parts(evidence, "tests", Test), _parts(evidence, "gates", Gate)
     except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(str(part) for part in first["loc"]) or "an entry"
-        return Finding(WHAT, False, f"the signed evidence is not valid: {place}: {first['msg']}")
+        place, reason = invalid_field(error, ChannelResult, Test, Gate)
+        return Finding(WHAT, False, f"the signed evidence is not valid: {place or 'an entry'}: {reason}")
     asked = list(channels_asked(channels))
     if found["asked"] != asked:
         return Finding(

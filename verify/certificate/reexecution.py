@@ -17,7 +17,7 @@ from pydantic import Field, SerializerFunctionWrapHandler, ValidationError, mode
 
 from verify.certificate.signing import REEXECUTION, STATEMENT_TYPE, Statement
 from verify.errors import InputError
-from verify.io.documents import Frozen
+from verify.io.documents import Frozen, invalid_field
 from verify.provenance.segment_sampling import detection_probability, drawn_segments
 from verify.schema.parts import Digest
 from verify.schema.reexecution import (
@@ -165,10 +165,9 @@ def claim_of(statement: Statement) -> ReexecutionClaim:
         # Through JSON: the schema is strict, and only there accepts lists for tuples.
         return ReexecutionClaim.model_validate_json(json.dumps(statement["predicate"]))
     except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(str(part) for part in first["loc"] if first["type"] != "extra_forbidden") or "an entry"
+        place, reason = invalid_field(error, ReexecutionClaim)
         raise InputError(
-            f"the statement on a re-execution is not valid: {place}: {first['msg']}. Ask for a new certificate."
+            f"the statement on a re-execution is not valid: {place or 'an entry'}: {reason}. Ask for a new certificate."
         ) from None
 
 

@@ -1,8 +1,10 @@
 """Base of versioned documents: written atomically, read strictly."""
 
 import hashlib
+import inspect
+from functools import lru_cache
 from pathlib import Path
-from typing import ClassVar, Self
+from typing import Any, ClassVar, Self, get_args
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -80,9 +82,38 @@ class Document(Frozen):
             # JSON has no tuples, so lists are accepted for them; everything else stays strict.
             return cls.model_validate_json(content)
         except ValidationError as error:
-            first = error.errors()[0]
-            # The name of an unknown field is not shown: it is content, and may be a person's name.
-            known = first["loc"][:-1] if first["type"] == "extra_forbidden" else first["loc"]
-            field = ".".join(str(part) for part in known) or "the whole"
-            reason = "it has a field that the schema does not name" if known != first["loc"] else first["msg"]
-            raise InputError(f"{where} is no {cls.called}: {field}: {reason}. {cls.remedy}") from None
+            field, reason = invalid_field(error, cls)
+            raise InputError(f"{where} is no {cls.called}: {field or 'the whole'}: {reason}. {cls.remedy}") from None
+
+
+def invalid_field(error: ValidationError, *models: type[BaseModel]) -> tuple[str, str]:
+    """Return where a document first departs from its schema, "" for the whole of it, and how, without its content.
+
+    Names that the schema does not know, such as those of an object with free names, are content, and may be a person's name: they
+    are shown as dots.
+
+    Args:
+        error: what reading raised.
+        models: the schemas, one of which was read.
+    """
+    first, known = error.errors()[0], frozenset[str]().union(*(_field_names(model) for model in models))
+    unknown = first["type"] == "extra_forbidden"
+    place = first["loc"][:-1] if unknown else first["loc"]
+    shown = [str(part) if isinstance(part, int) or part in known else "..." for part in place]
+    return ".".join(shown), "it has a field that the schema does not name" if unknown else first["msg"]
+
+
+@lru_cache
+def _field_names(model: type[BaseModel]) -> frozenset[str]:
+    """Return the names of all fields of a schema and of its parts, as they are written."""
+    found, seen, waiting = set[str](), set[Any](), list[Any]([model])
+    while waiting:
+        kind = waiting.pop()
+        if inspect.isclass(kind) and issubclass(kind, BaseModel):
+            if kind not in seen:
+                seen.add(kind)
+                found |= {written for name, field in kind.model_fields.items() for written in (name, field.alias or name)}
+                waiting += [field.annotation for field in kind.model_fields.values()]
+        else:
+            waiting += get_args(kind)
+    return frozenset(found)

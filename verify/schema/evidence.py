@@ -1,6 +1,7 @@
 """Evidence of an audit: its settings, decided before looking, and everything it found."""
 
 import hashlib
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
@@ -18,7 +19,7 @@ from pydantic import (
 
 from verify.errors import InputError
 from verify.io.arguments import checked
-from verify.io.documents import Frozen
+from verify.io.documents import Frozen, invalid_field
 from verify.io.files import read_json, write_text
 from verify.schema.channels import (
     OTHERWISE,
@@ -62,6 +63,8 @@ from verify.schema.representation import Representation
 from verify.schema.siblings import ShardChecked, Siblings
 from verify.schema.threat_model import ThreatModel
 
+_SCHEMA = re.compile(r"unlearn-verify/[a-z-]{1,40}/[0-9]{1,4}")
+"""What the name of a schema looks like; anything else that stands in its place is not repeated."""
 LATER_FIELDS = frozenset(
     {
         *("references_checked", "holdout_checked", "channels_not_run", "rewordings", "configuration_differences"),
@@ -419,12 +422,12 @@ class Evidence(Judgement):
             # JSON has no tuples, so lists are accepted for them; everything else stays strict.
             return cls.model_validate_json(Path(path).read_bytes())
         except ValidationError as error:
-            first = error.errors()[0]
+            place, reason = invalid_field(error, cls)
             found = content.get("schema") if isinstance(content, dict) else None
-            place = ".".join(str(part) for part in first["loc"])
+            other = f" (it says {found!r})" if isinstance(found, str) and _SCHEMA.fullmatch(found) else ""
             raise InputError(
-                f"{path} is not evidence of this version (it says {found!r}, expected 'unlearn-verify/evidence/1'): "
-                f"{place}: {first['msg']}. Run the audit again."
+                f"{path} is not evidence of this version{other}, which is 'unlearn-verify/evidence/1': {place or 'the whole'}: "
+                f"{reason}. Run the audit again."
             ) from None
 
 
