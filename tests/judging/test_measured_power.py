@@ -25,9 +25,9 @@ NOTHING = Aside()
 
 @pytest.fixture(autouse=True)
 def few_draws(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A rate of 60 draws; what is tried for more references of 20."""
-    monkeypatch.setattr(measured_power, "DRAWS", 60)
-    monkeypatch.setattr(measured_power, "ROUGH_DRAWS", 20)
+    """A rate of 40 draws; what is tried for more references of 10."""
+    monkeypatch.setattr(measured_power, "DRAWS", 40)
+    monkeypatch.setattr(measured_power, "ROUGH_DRAWS", 10)
 
 
 def power(**world: Any) -> MeasuredPower:
