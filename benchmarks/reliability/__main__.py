@@ -7,9 +7,9 @@ killed at a random moment and the same call repeated, until the request is close
 there, a process is killed before every single step that changes a file or the ledger. Then every parser is fed 10,000 inputs, the
 HTTP service 1,000 requests, one ledger 10,000, and `unlearn scan` a million records.
 
-A call goes on where an earlier one with the same DIR ended, and begins nothing after so many seconds; the page
-(`benchmarks/results/reliability.md`, its own section) is written once every section is finished. Run each section by itself: what
-is published as its peak memory is that of its process.
+A call goes on where an earlier one with the same DIR ended, and begins nothing after so many seconds. Each part of the page
+(`benchmarks/results/reliability.md`: kills, input, load) is written once all of it is measured. Run each section by itself: what is
+published as its peak memory is that of its process.
 """
 
 import argparse
@@ -44,17 +44,19 @@ def main() -> None:
     quiet_libraries()
     import torch
 
+    from benchmarks.reliability.page import pages
+    from benchmarks.sections import with_section
+
     torch.set_num_threads(1)
     last = time.monotonic() + given.seconds
     for name in given.sections:
         if not found(given.output, name).get("done") and time.monotonic() < last:
             measure(given.output, name, last)
     sections = {name: found(given.output, name) for name in SECTIONS}
-    if all(entry.get("done") for entry in sections.values()):
-        from benchmarks.reliability.page import TITLE, page
-        from benchmarks.sections import with_section
-
-        write_text(RESULTS, with_section(RESULTS.read_text() if RESULTS.exists() else "", TITLE, page(sections)))
+    text = RESULTS.read_text() if RESULTS.exists() else ""
+    for title, section in pages(sections).items():
+        text = with_section(text, title, section)
+    write_text(RESULTS, text)
     print({name: bool(entry.get("done")) for name, entry in sections.items()})
 
 

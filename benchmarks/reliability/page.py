@@ -6,19 +6,32 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
-TITLE = "# What a deletion survives"
+Sections = Mapping[str, Mapping[str, Any]]
+"""What was measured, by section of the benchmark."""
 
 
-def page(sections: Mapping[str, Mapping[str, Any]]) -> str:
-    """Return the section of the results file, from what each section of the benchmark measured."""
+def pages(sections: Sections) -> dict[str, str]:
+    """Return the parts of the results file of which everything was measured, by title."""
+    parts = {
+        "# What a deletion survives": (("kills", "cleaning"), _kills),
+        "# Hostile input": (("parsers",), _input),
+        "# Load": (("http", "ledger", "scan"), _load),
+    }
+    return {
+        title: f"{title}\n\n{text(sections)}\n"
+        for title, (needed, text) in parts.items()
+        if all(sections[name].get("done") for name in needed)
+    }
+
+
+def _machine() -> str:
+    cores = f"{os.cpu_count()} cores shared with other work, one thread"
+    return f"{datetime.now(UTC).date()}, {platform.machine()}, {cores}; peak memory is that of the largest process."
+
+
+def _kills(sections: Sections) -> str:
     kills, cleaned = sections["kills"]["figures"], sections["cleaning"]["figures"]
-    return f"""{TITLE}
-
-{datetime.now(UTC).date()}, {platform.machine()}, {os.cpu_count()} cores shared with other work, one thread; peak memory is that of
-the largest process of a section.
-
-## Kills
-
+    return f"""{_machine()}
 Eight records are deleted from a small Llama, from the receipt of the request to the signed certificate; a log, the training file
 and the old model are cleaned up on the way. Every process that carries the request is killed with SIGKILL at a random moment.
 Clean-up takes a fraction of a second, so it is killed by count: once before each of its {cleaned["deletions"]} steps (a file
@@ -33,24 +46,20 @@ Lost: an event or request missing from the ledger, old weights gone before they 
 twice: a method or an audit that ran to its end a second time. Different: other events or weights, after kills in clean-up also
 other counts of what was removed. Unsound: the certificate does not hold against the new model, the ledger and the record, or report
 or letter are missing, or a file contains a deleted text. State of the request at the kill: {_states(kills)}; in clean-up
-{_states(cleaned)}.
+{_states(cleaned)}."""
 
-## Hostile input
 
+def _input(sections: Sections) -> str:
+    return f"""{_machine()}
 Requests as hypothesis makes them up, and documents with bits flipped, parts cut out or put in, and values replaced. All that is not
 accepted is refused with a message (`InputError`) that repeats no value of the input; {_cost(sections["parsers"])}.
 
 | parser | inputs | anything else | time |
 | --- | --- | --- | --- |
-{chr(10).join(_fed(name, entry) for name, entry in sections["parsers"]["parsers"].items())}
-
-## Load
-
-{_load(sections)}
-"""
+{chr(10).join(_fed(name, entry) for name, entry in sections["parsers"]["parsers"].items())}"""
 
 
-def _load(sections: Mapping[str, Mapping[str, Any]]) -> str:
+def _load(sections: Sections) -> str:
     """Describe the HTTP service, the ledger and the scan under load."""
     http, ledger, runs = sections["http"], sections["ledger"], sections["scan"]["runs"]
     wait, steps, sent = http["milliseconds"], ledger["steps"], sum(http["answers"].values())
@@ -69,6 +78,8 @@ def _load(sections: Mapping[str, Mapping[str, Any]]) -> str:
     table = [f"| {what} | {time} | {'' if peak is None else f'{peak:.0f} MiB'} |" for what, time, peak in rows]
     return "\n".join(
         [
+            _machine(),
+            "",
             "| what | time | peak memory |",
             "| --- | --- | --- |",
             *table,
