@@ -32,7 +32,7 @@ SECTIONS = ("kills", "cleaning", "parsers", "http", "ledger", "scan")
 
 
 def main() -> None:
-    """Run the sections that are not finished, and write the page once all are."""
+    """Run the sections that are not finished, and write the parts of the page that were measured."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--sections", nargs="+", choices=SECTIONS, default=SECTIONS)
