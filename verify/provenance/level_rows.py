@@ -124,9 +124,9 @@ class LevelRows:
                 _require_columns(path, file.schema_arrow, channels)
                 table = file.read()
             return _parsed(table, models, channels)
-        except (pa.ArrowException, OSError, KeyError, TypeError, ValueError) as error:
-            if isinstance(error, InputError):
-                raise
+        except InputError:
+            raise
+        except Exception as error:  # noqa: BLE001 - a damaged file may fail in any way in the library that reads it
             raise InputError(f"{path} is no whole table of levels ({type(error).__name__}). {REMEDY}") from None
 
 
