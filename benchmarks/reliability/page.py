@@ -91,11 +91,10 @@ def _load(sections: Sections) -> str:
 def _scan(sections: Sections) -> str:
     runs = sections["scan"]["runs"]
     size, seconds = (sum(run[name] for run in runs) for name in ("bytes", "seconds"))
-    return (
-        f"{_machine()}\nA million JSON Lines records of 25 random words ({size / 1e6:,.0f} MB in {len(runs)} files, one after the other) "
-        f"are scanned for two\npeople, near-duplicates included: {seconds:.0f} seconds, {max(run['peak'] for run in runs):.0f} MiB at "
-        "the most."
-    )
+    peak = max(run["peak"] for run in runs)
+    return f"""{_machine()}
+A million JSON Lines records of 25 random words ({size / 1e6:,.0f} MB in {len(runs)} files, one after the other) are scanned for
+two people, near-duplicates included: {seconds:.0f} seconds, {peak:.0f} MiB at the most."""
 
 
 def _killed(how: str, section: Mapping[str, Any]) -> str:
