@@ -66,7 +66,8 @@ def measure_power(
         raise InputError(f"the power of an audit is measured with at least two references or a level table; got {len(references)}.")
     key = RecordKey.load()
     fields, settings = agreed_reading(fields, settings or Settings(), (original, *references))
-    whole = load_whole_sets(forget_set, retain_set, holdout_set, None, None, fields, original, by_table=level_table is not None)
+    alone = level_table is not None or settings.shard_siblings
+    whole = load_whole_sets(forget_set, retain_set, holdout_set, None, None, fields, original, with_controls=alone)
     sets = draw_retain(whole, settings)
     judging = table_judge(level_table, level_table_key, references, None, whole, key)
     if judging is not None and table_shared:
