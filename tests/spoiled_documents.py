@@ -89,10 +89,12 @@ class Kind:
     Attributes:
         files: its files, all whole; one of them is spoiled at a time.
         take: reads the document from a folder with these files.
+        names_columns: whether a refusal may name columns, which say how a file is laid out and nothing of what it holds.
     """
 
     files: Mapping[str, bytes]
     take: Callable[[Path], Any]
+    names_columns: bool = False
 
 
 def kinds(folder: Path, trained: Path) -> dict[str, Kind]:
@@ -144,7 +146,9 @@ def kinds(folder: Path, trained: Path) -> dict[str, Kind]:
         "canaries": Kind(of(folder, "canaries.json"), lambda at: Canaries.load(at / "canaries.json")),
         "tokens of callers": Kind(of(folder, "tokens"), lambda at: Tokens.load(at / "tokens")),
         "letter templates": Kind(of(folder / "letters", "company.yaml", "de.yaml"), lambda at: load_words("de", at)),
-        "training rows": Kind(of(folder, "rows.jsonl", "rows.csv"), lambda at: [load_records(str(path)) for path in at.iterdir()]),
+        "training rows": Kind(
+            of(folder, "rows.jsonl", "rows.csv"), lambda at: [load_records(str(path)) for path in at.iterdir()], names_columns=True
+        ),
     }
 
 
@@ -173,7 +177,8 @@ def feed_document(kind: Kind, examples: int, folder: Path) -> int:
             (folder / other).write_bytes(kind.files[other])
         (folder / name).write_bytes(_changed(data, name, kind.files[name]))
         count += 1
-        assert MARK not in _refusal(kind, folder), "what is in a file is repeated"
+        said = _refusal(kind, folder)
+        assert kind.names_columns or MARK not in said, "what is in a file is repeated"
 
     attempt()
     return count

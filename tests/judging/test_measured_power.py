@@ -106,7 +106,7 @@ def test_by_references_the_promise_is_kept(monkeypatch: pytest.MonkeyPatch) -> N
 @pytest.mark.slow
 def test_by_a_level_table_the_promise_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     """The same with twelve people, little memorized, and forty control subjects."""
-    monkeypatch.setattr(measured_power, "DRAWS", 20)
+    monkeypatch.setattr(measured_power, "DRAWS", 10)
     settings = BY_TABLE.model_copy(update={"planted_draws": 20})
 
     def measured(table: ScoreTable) -> float:
