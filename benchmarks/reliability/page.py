@@ -53,7 +53,8 @@ or letter are missing, or a file contains a deleted text. State of the request a
 def _input(sections: Sections) -> str:
     return f"""{_machine()}
 Requests as hypothesis makes them up, and documents with bits flipped, parts cut out or put in, and values replaced. All that is not
-accepted is refused with a message (`InputError`) that repeats no value of the input (refused rows name their columns); {_cost(sections["parsers"])}.
+accepted is refused with a message (`InputError`) that repeats no value of the input (refused rows name their columns);
+{_cost(sections["parsers"])}.
 
 | parser | inputs | anything else | time |
 | --- | --- | --- | --- |
