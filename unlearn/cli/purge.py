@@ -142,7 +142,7 @@ class Serve:
     per_minute: int = 600
     """Requests per minute for each caller, and for each address without a token; behind a proxy, all without a token share one."""
     callback_hosts: tuple[str, ...] = ()
-    """Hosts that may be told when the status of a request changes, such as shop.example.org; requests that ask for others are
+    """Hosts that may be notified when the status of a request changes, such as shop.example.org; requests that ask for others are
     refused."""
     callback_networks: tuple[str, ...] = ()
     """Networks in which these hosts may lie although they are not public, such as 10.1.0.0/16."""

@@ -236,7 +236,7 @@ def _require_served(shards: Shards, scorer: Scorer, base: Any, tokenizer: Any) -
     """Require that summed weights are the sum of these shards; an ensemble's description names its adapters' files."""
     if shards.plan.combine != "sum":
         return
-    weights = {model.role: model.weights for model in scorer.models}
+    weights: dict[str, str] = {model.role: model.weights for model in scorer.models}
     for role, folder in (("target", shards.after), ("original", shards.before)):
         last = [folder / f"shard-{shard}" / f"slice-{shards.plan.slices - 1}" for shard in range(shards.plan.shards)]
         fresh = load_model(base, tokenizer=tokenizer, dtype=scorer.settings.dtype)

@@ -67,7 +67,7 @@ class SetFlags:
     data: Path | None = None
     """The file the original was trained on."""
 
-    def sets(self) -> dict[str, str | None]:
+    def sets(self) -> dict[str, Any]:
         """Return the same under the argument names of `verify.audit`."""
         named = {"forget_set": self.forget, "retain_set": self.retain, "holdout_set": self.holdout, "fresh_set": self.fresh}
         return {name: None if path is None else str(path) for name, path in {**named, "data": self.data}.items()}

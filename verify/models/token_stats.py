@@ -119,8 +119,8 @@ def _reduce_in_chunks(model: nn.Module, batch: dict[str, Tensor], targets: Tenso
     chunks then go through the head and the model's operation after it, if that is a known one.
     """
     positions = predicting_positions(batch["scored"])  # [B, L]
-    chunk = CHUNK_BYTES if positions.device.type == "cpu" else ON_GPU * CHUNK_BYTES
-    rows = max(1, chunk // (4 * vocabulary_size(model)))  # 4 bytes per float32 logit
+    size = CHUNK_BYTES if positions.device.type == "cpu" else ON_GPU * CHUNK_BYTES
+    rows = max(1, size // (4 * vocabulary_size(model)))  # 4 bytes per float32 logit
     kept: list[Tensor] = []
 
     def first_chunk(hidden: Tensor) -> Tensor:

@@ -236,7 +236,7 @@ def calibrate(
     _check_shapes(losses, len(subjects), len(control_subjects))
     scored = ~np.isnan(losses.pool).all(axis=0) & ~np.isnan(losses.original) & ~np.isnan(losses.target)
     on_controls = np.vstack([losses.control_pool, losses.control_original, losses.control_target])
-    usable = ~np.isnan(on_controls).any(axis=0)
+    usable = np.asarray(~np.isnan(on_controls).any(axis=0))
     whose, others = _chosen(subjects, scored), _chosen(control_subjects, usable)
     if not whose or len(set(others)) < MIN_CONTROL_SUBJECTS:
         return None, scored, usable

@@ -8,6 +8,7 @@ Other GPUs, drivers and versions of torch still round otherwise. On a processor 
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import nn
@@ -30,16 +31,17 @@ def deterministic(model: nn.Module) -> Iterator[None]:
         yield
         return
     before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
-    filled = torch.utils.deterministic.fill_uninitialized_memory
+    settings: Any = torch.utils.deterministic  # its types do not know the attribute
+    filled = settings.fill_uninitialized_memory
     torch.use_deterministic_algorithms(True)
-    torch.utils.deterministic.fill_uninitialized_memory = False  # only reads of unwritten memory would need it
+    settings.fill_uninitialized_memory = False  # only reads of unwritten memory would need it
     try:
         with sdpa_kernel(ATTENTION):
             _require_or_warn(model)
             yield
     finally:
         torch.use_deterministic_algorithms(before[0], warn_only=before[1])
-        torch.utils.deterministic.fill_uninitialized_memory = filled
+        settings.fill_uninitialized_memory = filled
 
 
 def _require_or_warn(model: nn.Module) -> None:

@@ -36,7 +36,7 @@ FINAL = ("completed", "cancelled")
 
 
 def delay(attempts: int) -> timedelta:
-    """Return how long to wait after so many attempts (at least one)."""
+    """Return how long to wait after this many attempts (at least one)."""
     return min(FIRST_DELAY * (1 << min(attempts - 1, 20)), LONGEST_DELAY)
 
 

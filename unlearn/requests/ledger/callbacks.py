@@ -15,7 +15,7 @@ from unlearn.requests.ledger.tables import CALLBACKS
 
 @dataclass(frozen=True)
 class Callback:
-    """One address that is told about one request.
+    """One address that is notified about one request.
 
     Attributes:
         request: id of the request.
@@ -54,7 +54,7 @@ def claim(ledger: Ledger, callback: Callback, due: datetime) -> bool:
 
 
 def settle(ledger: Ledger, callback: Callback, status: str, last: bool) -> None:
-    """Record that a status need not be told any more; the address goes with the last one.
+    """Record that a status need not be sent any more; the address goes with the last one.
 
     Args:
         ledger: the request ledger.

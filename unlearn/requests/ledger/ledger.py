@@ -106,7 +106,7 @@ class Ledger:
                 # The chain binds the key's check value: who replaced it would make every search find nobody.
                 self._append(connection, name, "received", request.facts() | ({} if check is None else {"key": check}))
                 for url in request.callbacks:
-                    # The receipt says that the request is pending; the next status is the first to be told.
+                    # The receipt says that the request is pending; the next status is the first to be sent.
                     connection.execute(CALLBACKS.insert().values(request=name, url=url, told="pending", attempts=0, due=""))
         return names
 

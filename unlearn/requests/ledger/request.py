@@ -27,7 +27,7 @@ class NewRequest:
         identifier_form: version of the canonical form of which `subjects` are hashes (`verify.data.canonical.FORM_VERSION`).
         language: code of the language in which the person is written to, or None.
         body: keyed hash of the request as it was sent over HTTP, by which it is recognized when it is sent again; else None.
-        callbacks: addresses that are told when the status changes; they are no part of the chain.
+        callbacks: addresses that are notified when the status changes; they are no part of the chain.
     """
 
     subjects: tuple[str, ...]
