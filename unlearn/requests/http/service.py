@@ -126,7 +126,7 @@ class Service:
         return {**self._named(request, caller, request.due), "received_time": _now(), "ledger_head": self.ledger.head()}
 
     def callback(self, name: str, url: str) -> tuple[str, dict[str, Any]]:
-    """Return the status of a request, and what is sent to an address about it: the fields that OpenDSR requires, no others."""
+        """Return the status of a request, and what an address is sent about it: the fields that OpenDSR requires, no others."""
         request = self.ledger.request(name)
         status, caller = _status_word(request), str(request.first["source"]).removeprefix("http:")
         facts = {**self._named(request, caller, request.due), "request_status": status, "status_callback_url": url}
