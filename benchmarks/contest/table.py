@@ -3,12 +3,15 @@
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, cast, get_args
 
 import numpy as np
 from matplotlib.figure import Figure
 
-from benchmarks.contest.data import World
+from benchmarks.contest.channel_table import CHANNELS, channel_row, validity
+from benchmarks.contest.channel_table import LEGEND as CHANNEL_LEGEND
+from benchmarks.contest.data import LLM_OPTIONS, World
+from benchmarks.contest.settings import approximate_methods, entries_of
 from verify.errors import InputError
 from verify.io.files import read_json, write_text
 from verify.report.svg import as_svg
@@ -27,15 +30,15 @@ LEGEND = (
     "recovery after a short training on other records. Probes: treatments under which the residual is beyond the margin. Cost: of "
     "the chosen run, in retrainings by tokens; the search over the settings comes on top."
 )
-CHANNELS = ("exact text", "rewording 1", "instruction", "few-shot", "no prompt", "layers", "int8", "int4", "relearned")
-CHANNEL_LEGEND = (
-    "Mean residual fraction on each channel, against never-trained controls, over the seeds in which the channel is valid; in "
-    "brackets the seeds in which it accuses, of these. Layers: the layer with the largest residual, in either direction. A dash: "
-    "not measured, or the original shows too little there."
-)
 SHORT = (
     "Number of seeds in brackets. Verdicts: E equivalent within the margin, I inconclusive, N not forgotten, T not testable (the "
-    "model is broken); then the mean residual fraction (0: retrained) and the mean utility relative to the references."
+    "model is broken); then the mean residual fraction (0: retrained) and the mean utility relative to the references. A dash: not "
+    "run."
+)
+ASKED_OTHERWISE = "*"
+OTHER_RULE = (
+    "With a star: judged on every channel (rule 2). The other columns are verdicts on the exact texts alone (rule 1). Compare "
+    "methods within a column."
 )
 CROWDED = 0.85
 """Utility above which points lie close together in the figure, so that their names are set in a column."""
@@ -55,8 +58,10 @@ def write_results(folder: Path, world: str, runs: Runs) -> str:
         _about(runs, judged),
         _table(HEADER, rows),
         LEGEND,
+        *_without_verdict(world, by_method),
         "## Asked otherwise",
-        _table(("method", *CHANNELS), [_channel_row(name, found) for name, found in by_method.items()]),
+        validity(runs),
+        _table(("method", *CHANNELS), [channel_row(name, found) for name, found in by_method.items()]),
         CHANNEL_LEGEND,
     ]
     text = "\n\n".join(parts) + "\n"
@@ -93,6 +98,24 @@ def _about(runs: Runs, judged: Sequence[Mapping[str, Any]]) -> str:
     return f"{machines}; seeds {seeds}; {references} references; {records} records judged, as many others used for tuning."
 
 
+def _without_verdict(world: str, by_method: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[str]:
+    """Say why methods were refused, and which of the world's entries have no verdict or no probes."""
+    reasons: dict[str, str] = {}
+    for name, found in by_method.items():
+        said = [tried["refused"] for entry in found for tried in entry.get("tried", ()) if "refused" in tried]
+        if said:
+            reasons[name] = said[0].split(". ")[0].removesuffix(".")
+    about = [f"Refused: {'; '.join(reasons.values())}."] if reasons else []
+    exact = ("sisa",) if world in LLM_OPTIONS and LLM_OPTIONS[world].lora else ()
+    missing = [name for name in entries_of(cast("World", world), [*approximate_methods(), *exact]) if name not in by_method]
+    if missing:
+        about.append(f"No verdict, as the run ended before them or they were not asked for: {'; '.join(missing)}.")
+    unprobed = [name for name, found in by_method.items() if any("utility" in entry and "probes" not in entry for entry in found)]
+    if unprobed:
+        about.append(f"Not probed, for the same reasons: {'; '.join(unprobed)}.")
+    return about
+
+
 def merged(files: Sequence[Path]) -> tuple[str, dict[int, list[dict[str, Any]]]]:
     """Read result files of one world; of an entry that is in several, the last one counts.
 
@@ -125,13 +148,19 @@ def summary(folder: Path) -> str:
         for world, runs in worlds.items()
         for name in names
     }
-    seeds = [f"{world} ({len(runs)})" for world, runs in worlds.items()]
+    seeds = [f"{world}{ASKED_OTHERWISE * _by_channels(runs)} ({len(runs)})" for world, runs in worlds.items()]
     cells = [("method", *seeds), ("---",) * (len(worlds) + 1)]
     cells += [(name, *(_in_short(found[world, name]) for world in worlds)) for name in names]
     table = "\n".join(f"| {' | '.join(row)} |" for row in cells)
-    text = f"# Approximate methods, all worlds\n\n{table}\n\n{SHORT}\n"
+    notes = [SHORT, *([OTHER_RULE] if any(map(_by_channels, worlds.values())) else [])]
+    text = "\n\n".join(["# Approximate methods, all worlds", table, *notes]) + "\n"
     write_text(folder / "contest.md", text)
     return text
+
+
+def _by_channels(runs: Mapping[str, Sequence[Mapping[str, Any]]]) -> bool:
+    """Return whether a world's verdicts are by every channel, and not by the exact texts alone as before."""
+    return any("channels" in entry for entries in runs.values() for entry in entries)
 
 
 def _in_short(found: Sequence[Mapping[str, Any]]) -> str:
@@ -181,31 +210,6 @@ def _row(name: str, found: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
 def _of(found: Sequence[int], among: Sequence[int]) -> str:
     """Format mean counts of some and of all."""
     return f"{np.mean(found):.1f} of {np.mean(among):.1f}" if among else "-"
-
-
-def _channel_row(name: str, found: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
-    channels = [entry["channels"] for entry in found if "channels" in entry]
-    return (name, *(_on_channel([_channel(own, column) for own in channels]) for column in CHANNELS))
-
-
-def _channel(channels: Sequence[Mapping[str, Any]], column: str) -> Mapping[str, Any] | None:
-    """Return an entry's result on a channel, or on the layer with the largest residual; None where none is valid."""
-    named = [
-        one
-        for one in channels
-        if one["valid"] and one["residual"] and (one["name"].startswith("layer ") if column == "layers" else one["name"] == column)
-    ]
-    if not named:
-        return None
-    worst = max(named, key=lambda one: abs(one["residual"][0]))
-    return {"residual": worst["residual"], "accused": any(one["accused"] for one in named)}
-
-
-def _on_channel(found: Sequence[Mapping[str, Any] | None]) -> str:
-    valid = [one for one in found if one is not None]
-    if not valid:
-        return "-"
-    return f"{np.mean([one['residual'][0] for one in valid]):.2f} ({sum(one['accused'] for one in valid)}/{len(valid)})"
 
 
 def _share(entry: Mapping[str, Any], direction: str) -> float:

@@ -94,9 +94,10 @@ def test_absent_data_are_named(tmp_path: Path) -> None:
         roles_of("tofu05", tmp_path / "nothing", 0)
 
 
-def channel(name: str, residual: float, *, accused: bool, valid: bool = True) -> dict[str, Any]:
+def channel(name: str, residual: float, *, accused: bool, valid: bool = True, gap: float = 3.0) -> dict[str, Any]:
     """What the contest keeps of one channel."""
-    return {"name": name, "residual": [residual, residual, residual], "valid": valid, "accused": accused}
+    interval = [residual, residual - 0.2, residual + 0.2]
+    return {"name": name, "residual": interval, "gap": gap, "valid": valid, "accused": accused}
 
 
 def entry(method: str, residual: float, **changed: Any) -> dict[str, Any]:
@@ -114,7 +115,8 @@ def entry(method: str, residual: float, **changed: Any) -> dict[str, Any]:
             channel("exact text", residual, accused=False),
             channel("layer 1", 0.3, accused=True),
             channel("layer 2", -0.6, accused=False),
-            channel("int8", 9.0, valid=False, accused=False),
+            channel("int8", 9.0, valid=False, accused=False, gap=0.4),
+            channel("int4", 0.5, valid=False, accused=False),
         ],
         "relearning": {"other records": 0.1},
         "probes": {"untreated: untreated": [residual, False], "quantization: int4": [0.2, True]},
@@ -138,18 +140,37 @@ def test_the_table_says_what_was_measured(tmp_path: Path) -> None:
     assert "| 1.0 of 3.0 |" in level
     assert "| 1.0 of 2.0 |" in level
     asked = next(line for line in table.splitlines()[::-1] if line.startswith("| level"))
-    assert asked == "| level | 0.04 (0/2) | - | - | - | - | -0.60 (2/2) | - | - | - |"
+    assert asked == "| level | 0.04 (0/2) | - | - | - | - | -0.15 [-0.60, 0.30] (2/4) | - | *0.50* | - |"
+    assert "Seed 1: 5 channels measured, 3 of them valid (exact text, layer 1, layer 2). On 1 of the others" in table
+    assert "more than retrainings; on 1 it knows enough" in table
     assert "| npo | 2 diverged | - |" in table
     assert (tmp_path / "contest_people.svg").read_text().startswith("<svg")
     assert json.loads((tmp_path / "contest_people.json").read_text())["1"][0]["residual"][0] == 0.06
 
 
+def test_the_table_says_what_is_missing(tmp_path: Path) -> None:
+    """Refusals with their reason, entries without a verdict or probes by name; one seed shows the intervals of its channels."""
+    found = entry("level", 0.02)
+    del found["probes"]
+    refused = {"method": "ties", "verdict": "refused", "setting": None, "tried": [{"refused": "ties needs weights. Merge first."}]}
+    table = write_results(tmp_path, "smollm2", {0: [found, refused]})
+    assert "\nRefused: ties needs weights.\n" in table
+    missing = next(line for line in table.splitlines() if line.startswith("No verdict, as the run ended"))
+    names = set(missing.rstrip(".").partition(": ")[2].split("; "))
+    assert {"untouched", "retrain", "level, untuned", "sisa", "npo"} <= names
+    assert not {"level", "ties", "rollback"} & names
+    assert "\nNot probed, for the same reasons: level.\n" in table
+    assert "| level | 0.02 ± 0.20 (0/1) | - | - | - | - | -0.15 [-0.60, 0.30] (1/2) | - | *0.50 ± 0.20* | - |" in table
+
+
 def test_all_worlds_side_by_side(tmp_path: Path) -> None:
-    """Verdicts in letters, mean residual and utility; a dash where a method was not run; an empty folder says what to type."""
+    """Verdicts in letters, the rule marked, mean residual and utility; a dash: not run; an empty folder says what to type."""
     write_results(tmp_path, "people", {0: [entry("level", 0.02)], 1: [entry("level", 0.06, verdict="EQUIVALENT_WITHIN")]})
-    write_results(tmp_path, "knowundo", {0: [entry("npo", 0.5), {"method": "flat", "verdict": "diverged"}]})
+    early = {name: value for name, value in entry("npo", 0.5).items() if name != "channels"}
+    (tmp_path / "contest_knowundo.json").write_text(json.dumps({"0": [early, {"method": "flat", "verdict": "diverged"}]}))
     table = summary(tmp_path)
-    assert "| method | people (2) | knowundo (1) |" in table
+    assert "| method | people* (2) | knowundo (1) |" in table
+    assert "With a star: judged on every channel (rule 2)" in table
     assert "| level | 1 E, 1 N; 0.04; 0.90 | - |" in table
     assert "| npo | - | 1 N; 0.50; 0.90 |" in table
     assert "| flat | - | 1 diverged |" in table
