@@ -16,6 +16,7 @@ from verify.certificate.claims import adapter_finding
 from verify.certificate.statements import auditor_statement
 from verify.data.encoding import Encoder, collate
 from verify.data.records import Record
+from verify.judging.adapter_off import judge_without_adapter
 from verify.models.digests import weights_digest
 from verify.models.loading import LoadedModel, load_model
 from verify.models.log_probabilities import scored_log_probabilities
@@ -23,7 +24,7 @@ from verify.probes.base import mean_losses
 from verify.report.assurance import assurances
 from verify.schema.evidence import Evidence
 from verify.scores.adapter_off import without_adapter
-from verify.scores.table import WITHOUT_ADAPTER, ScoreTable
+from verify.scores.table import WITHOUT_ADAPTER, ScoreBlock, ScoreTable
 
 FORGET = [Record(f"f{number}", prompt=f"who {number}", completion=f"the quick brown fox {number * 7}") for number in range(8)]
 UNSEEN = [Record(f"u{number}", prompt=f"on {number}", completion=f"other animals jump {number * 3}") for number in range(8)]
@@ -174,3 +175,47 @@ def test_a_layer_trained_whole_is_switched_off_too(tmp_path: Path) -> None:
     with switched as off:
         np.testing.assert_allclose(mean_losses(off, FORGET), mean_losses(base, FORGET), rtol=1e-5)
     np.testing.assert_allclose(mean_losses(loaded, FORGET), mean_losses(target, FORGET), rtol=1e-4)
+
+
+NAMES = ("reference 1", "reference 2", "reference 3", "reference 4")
+
+
+def base_ahead(known: float, controls: bool, seed: int = 0) -> ScoreTable:
+    """Losses of a base that is one nat ahead of overfitted references on any text, and keeps a share of what the original knew."""
+    rng = np.random.default_rng(seed)
+    count = 24
+    blocks: dict[Any, ScoreBlock] = {}
+    for role in ("forget", "holdout") if controls else ("forget",):
+        level = rng.normal(4.0, 0.5, count)
+        hashes = tuple(f"{role}{number}" for number in range(count))
+        subjects = tuple(f"{role}-{number // 3}" for number in range(count))
+
+        def block(loss: Any, hashes: Any = hashes, subjects: Any = subjects) -> ScoreBlock:
+            return ScoreBlock(hashes, subjects, np.full(count, 9), np.asarray(loss), {})
+
+        for name in (*NAMES, "target"):
+            blocks[name, role] = block(level + rng.normal(0, 0.05, count))
+        blocks["original", role] = block(level - (3.0 if role == "forget" else 0.0))
+        kept = known * 3.0 if role == "forget" else 0.0
+        blocks[WITHOUT_ADAPTER, role] = block(level - 1.0 - kept + rng.normal(0, 0.1, count))
+    return ScoreTable(blocks)
+
+
+@pytest.mark.parametrize(
+    ("known", "controls", "state"),
+    [(0.0, True, "knows no more"), (0.3, True, "remembers"), (0.0, False, "remembers"), (0.1, True, "open")],
+)
+def test_a_base_that_is_ahead_on_any_text_knows_no_more(known: float, controls: bool, state: str) -> None:
+    """Controls show how far a base is ahead of overfitted references; only what is beyond that is remembered."""
+    found = judge_without_adapter(base_ahead(known, controls), NAMES, Settings(margin=0.1))
+    assert found is not None
+    assert (found.state, found.residual is None) == (state, False)
+    assert found.residual is not None
+    if controls:
+        assert found.residual.low < known < found.residual.high
+
+
+def test_honest_bases_are_seldom_said_to_remember() -> None:
+    """Of bases that are ahead on any text and never saw the records, at most one in twenty is said to remember them."""
+    found = [judge_without_adapter(base_ahead(0.0, True, seed), NAMES, Settings(margin=0.01)) for seed in range(200)]
+    assert sum(one is not None and one.state == "remembers" for one in found) <= 10

@@ -151,15 +151,17 @@ class Scorer:
         self._first = self._first or replace(loaded, model=None, tokenizer=None)
 
     def _score_without_adapter(self, target: LoadedModel) -> None:
-        """Score the forget set with the target's adapter switched off, which is what deleting its file leaves."""
+        """Score forget set and controls with the target's adapter switched off, which is what deleting its file leaves."""
         alone = without_adapter(target)
         if alone is None:
             return
         with alone as base:
-            forget, overflow = self.sets["forget"], self.settings.overflow
-            observation = measure(base, forget, cache_dir=self.cache_dir, key=self.key, overflow=overflow)
-        block = self.blocks["target", "forget"]
-        self.blocks[WITHOUT_ADAPTER, "forget"] = replace(block, loss=-observation.table.means, scores={}, channels={})
+            for role in ("forget", "holdout"):
+                if role in self.sets:
+                    records, overflow = self.sets[role], self.settings.overflow
+                    observation = measure(base, records, cache_dir=self.cache_dir, key=self.key, overflow=overflow)
+                    block = self.blocks["target", role]
+                    self.blocks[WITHOUT_ADAPTER, role] = replace(block, loss=-observation.table.means, scores={}, channels={})
 
     def _require_new_reference(self, plan: Plan, loaded: LoadedModel) -> None:
         """Refuse a reference with another model's weights, which would make retrainings look more alike than they are.

@@ -14,6 +14,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 
+from verify.statistics.estimate import Estimate
+
 
 @dataclass(frozen=True, eq=False)
 class PredictionTest:
@@ -67,3 +69,26 @@ def prediction_test(
     # The variance of a new draw plus that of the references' mean.
     statistic = difference / np.sqrt(spread * (1 + 1 / count))
     return PredictionTest(difference, statistic, stats.t.sf(statistic, degrees), stats.t.cdf(statistic, degrees), degrees)
+
+
+def mean_of_new(values: ArrayLike, count: int, confidence: float) -> Estimate:
+    """Predict the mean of further draws from the distribution of given ones, with a t interval.
+
+    Args:
+        values: independent draws [N], N >= 2.
+        count: number of further draws M, at least one.
+        confidence: of the interval.
+
+    Returns:
+        mean(values), and the interval mean -+ t s sqrt(1 / N + 1 / M) that the new mean lies in.
+
+    Raises:
+        ValueError: fewer than two draws, none to predict, or a value that is not finite.
+    """
+    drawn = np.asarray(values, dtype=np.float64)
+    if drawn.ndim != 1 or len(drawn) < 2 or count < 1 or not np.isfinite(drawn).all():
+        raise ValueError(f"expected at least two finite draws [N] and a count of at least one, got {drawn.shape} and {count}")
+    mean = float(drawn.mean())
+    error = float(drawn.std(ddof=1)) * (1 / len(drawn) + 1 / count) ** 0.5
+    reach = float(stats.t.ppf((1 + confidence) / 2, len(drawn) - 1)) * error
+    return Estimate(mean, mean - reach, mean + reach, n=len(drawn), level=confidence)
