@@ -13,6 +13,7 @@ from verify.auditing.accounts import account_of, controls_digest, controls_of
 from verify.auditing.power import control_rows
 from verify.data.identity import RecordKey, set_digest
 from verify.data.records import Fields, parse_records
+from verify.judging import protocol
 from verify.judging.protocol import Aside, judge
 from verify.report.html import render
 from verify.schema.alpha_spending import Spending
@@ -118,6 +119,26 @@ def test_accusations_spend_and_certificates_do_not(by_table: bool) -> None:
             fewer += (plain.verdict, found.verdict).count("NOT_FORGOTTEN") == 1
             assert f"accusations at {Spending(0.05, planned).level(number):.3g}" in found.scope
     assert fewer, "some of these models are accused at alpha and not at a share of it"
+
+
+@pytest.mark.parametrize("accused", [True, False])
+def test_an_account_makes_no_certificate_cheaper(monkeypatch: pytest.MonkeyPatch, accused: bool) -> None:
+    """Scores that are certified at a share of alpha and would be accused at all of it are INCONCLUSIVE; certified at both, they are
+    certified.
+    """
+    table, untouched = (simulated_table(references=8, kept=kept) for kept in (0.0, 1.0))
+    claim = protocol.record_claim
+
+    def claim_of(_: ScoreTable, references: Any, settings: Settings, blind: Any, spends: float) -> Any:
+        return claim(untouched if accused and spends == 1 else table, references, settings, blind)
+
+    monkeypatch.setattr(protocol, "record_claim", claim_of)
+    settings = Settings(planted_draws=40, expected_audits=2)
+    found = judge(table, settings, Aside(BLIND, account=ControlsAccount.of(0.05, 2, HOLDOUT, 1)))
+    (gate,) = (one for one in found.gates if one.name == "all of alpha")
+    assert (found.verdict, gate.passed) == (("INCONCLUSIVE", False) if accused else ("EQUIVALENT_WITHIN", True))
+    assert (gate.reason in found.explanation) == accused
+    assert not [one for one in judge(table, settings, Aside(BLIND)).gates if one.name == "all of alpha"]
 
 
 def test_the_page_counts_and_old_evidence_is_as_it_was() -> None:

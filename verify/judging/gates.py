@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from verify.schema.evidence import Settings
 from verify.schema.judged_by import TABLE_RULE
-from verify.schema.parts import ChannelNotRun, Gate, Value
+from verify.schema.parts import ChannelNotRun, Gate, Value, VerdictWord
 from verify.statistics.controls import NOISE_LIMIT, Controls, NoiseRatio
 from verify.statistics.estimate import Estimate
 from verify.statistics.intervals import clopper_pearson
@@ -244,6 +244,20 @@ def negative_control_gate(original: Array, references: Array, settings: Settings
     if accused:
         reason += f" Reference {', '.join(map(str, accused))} differs from the rest: was it trained on the same records?"
     return Gate(name="negative control", claims=("record",), passed=not accused, blocks="NOT_TESTABLE", reason=reason)
+
+
+def all_of_alpha_gate(verdict: VerdictWord) -> Gate:
+    """Check that what is certified where accusations use a share of alpha would be certified without that account, too.
+
+    Otherwise whoever plans for enough audits is certified with what would have been accused, or asked in fewer ways.
+
+    Args:
+        verdict: of the same scores, judged as if no other audit used the controls.
+    """
+    passed = verdict == "EQUIVALENT_WITHIN"
+    reason = "Judged at all of alpha, as if no other audit used the same controls, the model is "
+    reason += "certified as well." if passed else f"{verdict}: no accusation at this level, but no certificate, either."
+    return Gate(name="all of alpha", claims=("record",), passed=passed, blocks="INCONCLUSIVE", reason=reason)
 
 
 def unasked_gates(not_run: Sequence[ChannelNotRun]) -> tuple[Gate, ...]:

@@ -95,7 +95,7 @@ def power_by_references(table: ScoreTable, settings: Settings, aside: Aside, *, 
     spends = spent_share(settings, aside)
     shared = _shared(first, settings, len(references), spends)
     obstacles = _obstacles(record_claim(first, references, shared, aside.blind, spends), utility_of(first, references, shared))
-    tests = ReferenceTests.of(first, references, spends)
+    tests = _tests(first, references, spends)
     found = _rates([_outcome(drawn.table(1, rng), references, tests, shared) for _ in range(DRAWS)], obstacles)
     if obstacles or found.certified.value >= USUAL_POWER:
         return found
@@ -146,18 +146,32 @@ def utility_of(table: ScoreTable, references: Sequence[str], settings: Settings)
     return utility_gate(ratio, "the model before unlearning", settings)
 
 
-def _outcome(table: ScoreTable, references: Sequence[str], tests: ReferenceTests, settings: Settings) -> str:
+def _tests(table: ScoreTable, references: Sequence[str], spends: float) -> tuple[ReferenceTests, ...]:
+    """Return the tests at a share of alpha and, where that is less, those at all of it, which a certificate passes as well."""
+    return tuple(ReferenceTests.of(table, references, share) for share in dict.fromkeys((spends, 1.0)))
+
+
+def _outcome(table: ScoreTable, references: Sequence[str], tests: Sequence[ReferenceTests], settings: Settings) -> str:
     """Judge a simulated target; gates that do not depend on it count as passed."""
-    claim = tests.judge(table, settings)
-    return claim.word((*claim.gates, utility_of(table, references, settings)))
+    claims, utility = [one.judge(table, settings) for one in tests], utility_of(table, references, settings)
+    return _at_all_of_alpha([claim.word((*claim.gates, utility)) for claim in claims])
 
 
 def _outcome_by_table(asked: TableInput, settings: Settings) -> str:
-    found = asked.judge(settings)
-    exact = asked.losses[EXACT_TEXT]
-    unseen = controls_unseen(exact, asked.controls, found.residual.mean_gap, settings.margin)
-    claim = RecordClaim(found.residual, found.channels, (unseen_controls_gate(unseen, found.fit.noise),), levels=found)
-    return claim.word(claim.gates)
+    words = []
+    for share in dict.fromkeys((asked.spends, 1.0)):
+        found = replace(asked, spends=share).judge(settings)
+        exact = asked.losses[EXACT_TEXT]
+        unseen = controls_unseen(exact, asked.controls, found.residual.mean_gap, settings.margin)
+        claim = RecordClaim(found.residual, found.channels, (unseen_controls_gate(unseen, found.fit.noise),), levels=found)
+        words.append(claim.word(claim.gates))
+    return _at_all_of_alpha(words)
+
+
+def _at_all_of_alpha(words: Sequence[str]) -> str:
+    """Return the outcome at the share of alpha, the first, unless it is a certificate that all of alpha does not give."""
+    certified = [word == "EQUIVALENT_WITHIN" for word in words]
+    return "INCONCLUSIVE" if certified[0] and not all(certified) else words[0]
 
 
 def _rates(outcomes: Sequence[str], obstacles: tuple[Gate, ...]) -> MeasuredPower:
@@ -187,7 +201,7 @@ def _needed(drawn: "_ReferenceDraws", there: int, settings: Settings, spends: fl
         for _ in range(ROUGH_DRAWS):
             table = drawn.table(1 + count - there, rng)
             labels = [label for label in table.models() if label.startswith("reference")]
-            certified += _outcome(table, labels, ReferenceTests.of(table, labels, spends), settings) == "EQUIVALENT_WITHIN"
+            certified += _outcome(table, labels, _tests(table, labels, spends), settings) == "EQUIVALENT_WITHIN"
         if certified >= USUAL_POWER * ROUGH_DRAWS:
             return count
     return None

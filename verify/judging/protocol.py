@@ -7,7 +7,7 @@ utility gate fails: the model no longer works, or the references do not fit it. 
 
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from verify.judging import first_rule_text
@@ -15,7 +15,7 @@ from verify.judging.adapter_off import judge_without_adapter
 from verify.judging.attack_results import attack_results, utility_of_models
 from verify.judging.blind_baseline import NothingSharedError, blind_auc, blind_permutation_p
 from verify.judging.figure_data import figures
-from verify.judging.gates import blind_baseline_gate, controls_gate, unasked_gates, utility_gate
+from verify.judging.gates import all_of_alpha_gate, blind_baseline_gate, controls_gate, unasked_gates, utility_gate
 from verify.judging.record_claim import RecordClaim, record_claim
 from verify.judging.subject_findings import accused_subjects
 from verify.judging.tier_canaries import judge_process
@@ -125,6 +125,10 @@ def judge(table: ScoreTable, settings: Settings, aside: Aside) -> Judgement:
     claims = {tier: other for tier, other in others.items() if other is not None}
     record = claim.word(gates)
     verdict = _verdict(gates, record, [other.verdict for other in claims.values()])
+    if verdict == "EQUIVALENT_WITHIN" and spends < 1:  # judged twice only where it decides
+        gates = (*gates, all_of_alpha_gate(judge(table, settings, replace(aside, account=None)).verdict))
+        record = claim.word(gates)
+        verdict = _verdict(gates, record, [other.verdict for other in claims.values()])
     accusing: tuple[Tier, ...] = claim.accused_by if record == "NOT_FORGOTTEN" else ()
     accusing += tuple(tier for tier, other in claims.items() if other.verdict == "NOT_FORGOTTEN")
     facts = Facts(
