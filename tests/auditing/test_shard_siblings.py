@@ -95,11 +95,11 @@ def test_the_rebuilt_shard_is_ranked_among_the_others(made: dict[str, Any], tmp_
     assert not any(row["completion"].encode() in written for row in [*GONE, *HOLDOUT])
 
 
-def edit_log(place: str, change: Callable[[dict[str, Any]], None]) -> Callable[[dict[str, Any]], None]:
+def edit_log(place: str, change: Callable[[dict[str, Any]], None], of: str = "model") -> Callable[[dict[str, Any]], None]:
     """Change the header of a training log."""
 
     def edit(models: dict[str, Any]) -> None:
-        path = models["model"] / place.format(held=held(), other=(held() + 1) % 4) / LOG_NAME
+        path = models[of] / place.format(held=held(), other=(held() + 1) % 4) / LOG_NAME
         first, *others = path.read_text().splitlines()
         header = json.loads(first)
         change(header)
@@ -121,6 +121,12 @@ SAW = "was trained on 1 of the records that it is to have never seen"
 
 def with_subject(header: dict[str, Any]) -> None:
     header["subjects"][0] = RecordKey.load().of("trained-4", "subject")
+
+
+def without_the_record(header: dict[str, Any]) -> None:
+    key = RecordKey.load()
+    gone = key.of(load_records(GONE)[0].fingerprint)
+    header["records"] = [key.of("another") if name == gone else name for name in header["records"]]
 
 
 def no_log(models: dict[str, Any]) -> None:
@@ -157,6 +163,8 @@ def no_shards(models: dict[str, Any]) -> None:
         (edit_log("shard-{other}/slice-1", with_subject), "trained on other records about 1 of the people"),
         (edit_log("shard-{held}/slice-1", lambda header: header["options"].update(learning_rate=0.5)), "another learning rate"),
         (edit_log("shard-{other}/slice-1", lambda header: header.update(key="0" * 32)), "names records under another key"),
+        (edit_log("shard-{held}/slice-1", lambda header: header["options"].update(epochs=1.0)), "different numbers of epochs"),
+        (edit_log("shard-{held}/slice-1", without_the_record, of="original"), "was not trained on 1 of the forget records"),
         (no_log, "is missing, so nobody can read"),
         (other_adapter, "has not the weights with which its training log ends"),
         (same_twice, "were not trained on the records before it without the forget set"),
@@ -166,7 +174,8 @@ def no_shards(models: dict[str, Any]) -> None:
 def test_what_would_falsify_a_rank_is_refused(
     models: dict[str, Any], change: Callable[[dict[str, Any]], None], message: str
 ) -> None:
-    """A sibling that saw a record, a control or the person, other options, another key or adapter, and what is no deletion."""
+    """A sibling that saw a record, a control or the person, other options, another key or adapter, a shard that had not held the
+    record, and what is no deletion."""
     change(models)
     with pytest.raises(InputError, match=message):
         audit(**models, **SETS, settings=SETTINGS)

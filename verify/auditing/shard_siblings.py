@@ -30,7 +30,7 @@ from verify.training.shard_sum import add_adapters
 
 SIDES: tuple[SetRole, ...] = ("forget", "holdout")
 OWN_OPTIONS = frozenset({"seed", "save_steps", "epochs"})
-"""Options in which stages differ; the epochs follow from the number of slices, which is compared."""
+"""Options in which stages differ from their training's; their epochs are compared with each other."""
 INSTEAD = "Leave --shard-siblings out, and audit with retrained references (--references)."
 
 
@@ -72,7 +72,8 @@ def check_shards(model: Any, original: Any, sets: Mapping[SetRole, Sequence[Reco
 
     Raises:
         InputError: the models are not in the same shards, a log is missing, of another key or unfinished, names a forget record
-            after the deletion, another record of the same people, or a control, or the models differ in other records.
+            after the deletion or not before it, another record of the same people, or a control, or the models differ in other
+            records.
     """
     if "holdout" not in sets:
         raise InputError(
@@ -90,6 +91,7 @@ def check_shards(model: Any, original: Any, sets: Mapping[SetRole, Sequence[Reco
     controls = {key.of(record.fingerprint) for record in sets["holdout"]}
     logs: dict[str, tuple[str, ...]] = {}
     final: dict[str, str] = {}
+    epochs: set[str] = set()
     for folder, description, ending, shards in ((after, plan, "", range(plan.shards)), (before, then, BEFORE, sorted(held))):
         for shard in shards:
             label = f"{SHARD}{shard}{ending}"
@@ -97,9 +99,15 @@ def check_shards(model: Any, original: Any, sets: Mapping[SetRole, Sequence[Reco
             for _, log in read:
                 _require_alike(log, label, description, key)
                 _require_unseen(log, label, controls if ending else controls | forget, frozenset() if ending else people)
+                epochs.add(str(log.options.get("epochs")))
+            if ending:
+                names = {key.of(sets["forget"][row].fingerprint) for row in held[shard]}
+                _require_seen(read[-1][1].names if read else frozenset(), label, names)
             logs[label] = tuple(file_digest(path) for path, _ in read)
             if read:
                 final[label] = str(read[-1][1].final_weights)
+    if len(epochs) > 1:
+        raise InputError(f"the stages of the shards were trained for different numbers of epochs, by their logs. {INSTEAD}")
     return Shards(after, before, plan, held, logs, final)
 
 
@@ -166,6 +174,15 @@ def _require_unseen(log: TrainingLog, label: str, records: set[str], people: fro
         raise InputError(
             f"{label} was trained on other records about {there} of the people of the forget set. A record that stays stays in the "
             f"same shard, so that ranks show it instead of the deletion: remove all records of these people. {INSTEAD}"
+        )
+
+
+def _require_seen(seen: frozenset[str], label: str, records: set[str]) -> None:
+    """Require that a shard was trained on the forget records that the key put into it."""
+    if missing := len(records - seen):
+        raise InputError(
+            f"{label} was not trained on {missing} of the forget records that the record key puts into it, by its log, so that its "
+            f"rank says nothing. {INSTEAD}"
         )
 
 
