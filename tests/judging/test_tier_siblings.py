@@ -91,6 +91,7 @@ def test_what_keeps_a_rank_from_judging(world: dict[str, Any], said: str) -> Non
     assert said in found.siblings.reason
     assert any(said in sentence for sentence in found.explanation)
     assert ("shard siblings" in found.tiers) == (found.siblings.shards >= found.siblings.needed)
+    assert ("too few shards for a rank to accuse" in found.scope) == (not found.tiers)
 
 
 def test_a_rank_that_can_accuse_shares_alpha_and_others_keep_all_of_it() -> None:

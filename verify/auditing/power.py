@@ -180,7 +180,8 @@ def shard_rows(world: World, shards: int, settings: Settings) -> list[PowerRow]:
     """Compute how often the rank of a rebuilt shard accuses; it certifies nothing.
 
     Args:
-        world: how losses vary between shards: as between retrainings, which do not differ in their data, so this is a lower limit.
+        world: how losses vary between shards: as between retrainings. These do not differ in their data, as shards do, so shards
+            vary more, and accuse no more often than this.
         shards: S.
         settings: margin and alpha.
     """

@@ -111,6 +111,8 @@ class Facts:
 def scope(facts: Facts) -> str:
     """State what the verdict is about, and what was asked."""
     if not facts.tiers:
+        if facts.settings.shard_siblings:
+            return "No claim could be examined: there are too few shards for a rank to accuse, and too few references, if any."
         return "No claim could be examined: there are no retrained references, held-out controls or canaries."
     shown = SHOWN_BY if facts.level_table is None else {**SHOWN_BY, "asked otherwise": OTHERWISE_BY_TABLE}
     claims = [tier for tier in facts.tiers if tier != "asked otherwise"]
