@@ -156,7 +156,7 @@ class TableVerdict:
 
     @property
     def p_value(self) -> float:
-        """The smallest alpha at which these tests accuse, at most 1: what an account over several requests keeps.
+        """The smallest alpha at which these tests accuse, at most 1.
 
         It is that of the accusations' shares and corrections; which channels are valid was decided at the audit's own alpha.
         """
