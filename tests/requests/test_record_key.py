@@ -68,8 +68,8 @@ def old_ledger(desk: Path) -> None:
     ledger.add(NewRequest((RecordKey.load().of(WHO, "subject"),), "gdpr", date(2026, 11, 2)))
     ledger.close()
     with sqlite3.connect(desk / "ledger.db") as raw:
-        raw.execute("DROP TABLE key_check")
-        raw.execute("DROP TABLE ledger_layout")
+        for table in ("key_check", "callbacks", "ledger_layout"):
+            raw.execute(f"DROP TABLE {table}")
 
 
 def test_a_ledger_from_before_goes_on(desk: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
