@@ -163,6 +163,25 @@ def test_a_table_in_use_stays(server: tuple[str, Path], database: Any, monkeypat
     assert database.execute("SELECT count(*) FROM documents").fetchone()[0] == len(planted.ROWS)
 
 
+@pytest.mark.parametrize(
+    "keeper",
+    [
+        "CREATE FUNCTION keep() RETURNS trigger AS 'BEGIN RETURN NULL; END' LANGUAGE plpgsql;"
+        "CREATE TRIGGER keep BEFORE DELETE ON documents FOR EACH ROW EXECUTE FUNCTION keep()",
+        "CREATE RULE keep AS ON DELETE TO documents DO INSTEAD NOTHING",
+    ],
+)
+def test_rows_that_the_database_keeps_are_not_called_removed(server: tuple[str, Path], database: Any, keeper: str) -> None:
+    """A trigger or a rule may keep what is deleted: the table is listed with the reason, and nothing in it is changed."""
+    url, _ = server
+    plant(database)
+    database.execute(keeper)
+    (stays,) = remove_rows([one(url)])
+    assert "a trigger or a rule keeps its rows" in stays.reason
+    assert database.execute("SELECT count(*) FROM documents").fetchone()[0] == len(planted.ROWS)
+    assert database.execute("SELECT obj_description('documents'::regclass)").fetchone()[0] is None
+
+
 def test_urls(server: tuple[str, Path], tmp_path: Path) -> None:
     """A password, another kind of database, none at all, one without the extension: what to give, and no password repeated."""
     url, _ = server

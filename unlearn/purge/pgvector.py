@@ -233,7 +233,7 @@ def _clean(url: str, table: Table, search: ContentSearch) -> None:
     """Delete the rows of a table that contain deleted text, and write table, indexes and statistics again without them.
 
     Raises:
-        CannotCleanError: the table is in use, or the database refuses.
+        CannotCleanError: the table is in use, or the database refuses, or keeps the rows.
         InputError: the database cannot be opened any more.
     """
     import psycopg
@@ -260,7 +260,11 @@ def _delete(connection: "Connection", table: Table, search: ContentSearch) -> No
     connection.execute(sql.SQL("LOCK TABLE {} IN SHARE ROW EXCLUSIVE MODE").format(_named(table)))
     places = [place for place, text in _rows(connection, table) if search.holds(text)]
     # A literal, no parameter: with parameters, a per cent sign in the table's name would count as one.
-    connection.execute(sql.SQL("DELETE FROM ONLY {} WHERE ctid = ANY({}::tid[])").format(_named(table), sql.Literal(places)))
+    query = sql.SQL("DELETE FROM ONLY {} WHERE ctid = ANY({}::tid[])").format(_named(table), sql.Literal(places))
+    if connection.execute(query).rowcount != len(places):
+        raise CannotCleanError(
+            "a trigger or a rule keeps its rows; delete them through the application that owns it, then purge again"
+        )
     if not table.pending:
         _comment(connection, table, f"{table.comment or ''}{PENDING}")
 
