@@ -110,6 +110,24 @@ def test_a_kill_before_the_table_is_written_again_is_noticed(
     assert database.execute("SELECT obj_description('documents'::regclass)").fetchone()[0] is None
 
 
+def test_rows_that_a_transaction_may_still_read_stay_in_the_file(server: tuple[str, Path], database: Any) -> None:
+    """VACUUM FULL copies them: the table is listed until that transaction has ended, and cleaned then."""
+    import psycopg
+
+    url, data = server
+    plant(database)
+    found = one(url)
+    with psycopg.connect(url) as other:
+        other.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
+        other.execute("SELECT 1")  # it never touches the table
+        (stays,) = remove_rows([found])
+        assert "its file may still have them" in stays.reason
+        assert on_disk(database, data)
+        assert database.execute("SELECT count(*) FROM documents").fetchone()[0] == len(KEPT)
+    assert remove_rows([one(url)]) == []
+    assert (find_rows([url], SEARCH), on_disk(database, data)) == ([], False)
+
+
 def test_what_is_not_searched_or_cleaned(server: tuple[str, Path], database: Any) -> None:
     """Vectors without texts, foreign keys, views, rows that this role may not see: each is listed with its reason, and stays."""
     url, _ = server

@@ -1,10 +1,12 @@
 """Tables of PostgreSQL with vectors of the extension pgvector: rows with deleted text are removed together with their vectors.
 
 A deleted row stays in the table's file, and its vector in the index, until the table is written again. So rows are deleted first,
-with a mark in the table's comment, and the mark goes when VACUUM FULL is done: a kill in between is noticed by the next search. Not
-reached are the server's write-ahead log until it is recycled, replicas, backups, and tables without vectors.
+with a mark in the table's comment, and the mark goes when VACUUM FULL has left them out: a kill in between is noticed by the next
+search. VACUUM FULL copies deleted rows that a transaction begun before may still read, so the server is asked how many it copied.
+Not reached are the server's write-ahead log until it is recycled, replicas, backups, and tables without vectors.
 """
 
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -233,7 +235,7 @@ def _clean(url: str, table: Table, search: ContentSearch) -> None:
     """Delete the rows of a table that contain deleted text, and write table, indexes and statistics again without them.
 
     Raises:
-        CannotCleanError: the table is in use, or the database refuses, or keeps the rows.
+        CannotCleanError: the table is in use, or the database refuses, or keeps the rows, also in the file alone.
         InputError: the database cannot be opened any more.
     """
     import psycopg
@@ -272,7 +274,16 @@ def _delete(connection: "Connection", table: Table, search: ContentSearch) -> No
 def _write_again(connection: "Connection", table: Table) -> None:
     from psycopg import sql
 
-    connection.execute(sql.SQL("VACUUM (FULL, ANALYZE) {}").format(_named(table)))
+    details: list[str] = []
+    connection.add_notice_handler(lambda notice: details.append(notice.message_detail or ""))
+    connection.execute(sql.SQL("VACUUM (FULL, ANALYZE, VERBOSE) {}").format(_named(table)))
+    # "0 dead row versions cannot be removed yet", in the server's language; without this line nobody knows.
+    copied = [int(number[0]) for detail in details if (number := re.search("[0-9]+", detail)) is not None]
+    if not copied or any(copied):
+        raise CannotCleanError(
+            "its rows are deleted, but its file may still have them for a transaction that was open before; end those of this "
+            "database, prepared ones and those of replicas too, then purge again"
+        )
     # Statistics hold samples of values, and their table old statistics. Only a superuser may do this; others are skipped with a
     # warning, and the old ones stay in that file until they are overwritten.
     connection.execute("VACUUM (FULL) pg_catalog.pg_statistic")
