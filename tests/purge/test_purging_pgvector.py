@@ -166,6 +166,27 @@ def test_names_are_quoted(server: tuple[str, Path], database: Any) -> None:
     assert find_rows([url], SEARCH) == []
 
 
+def test_a_database_without_an_encoding(server: tuple[str, Path], database: Any) -> None:
+    """Texts and names in UTF-8 are read as such; a table with anything else is listed as not searched."""
+    import psycopg
+
+    url = server[0].replace("/postgres?", "/plain?")
+    database.execute("CREATE DATABASE plain TEMPLATE template0 ENCODING 'SQL_ASCII' LC_COLLATE 'C' LC_CTYPE 'C'")
+    try:
+        with psycopg.connect(url, autocommit=True, client_encoding="UTF8") as plain:
+            plain.execute("CREATE EXTENSION vector")
+            plain.execute('CREATE TABLE "größe" (text text, embedding vector(3))')
+            plain.execute('INSERT INTO "größe" VALUES (%s, %s)', (planted.CANARIES[0], "[1,2,3]"))
+            plain.execute("COMMENT ON TABLE \"größe\" IS 'für alle'")
+            assert remove_rows([one(url)]) == []
+            assert plain.execute("SELECT obj_description('\"größe\"'::regclass)").fetchone() == ("für alle",)
+            plain.execute("CREATE TABLE other (text text, embedding vector(3))")
+            plain.execute("INSERT INTO other VALUES (E'\\xe9', '[1,2,3]')")
+        assert one(url).how == UNSEARCHED
+    finally:
+        database.execute("DROP DATABASE plain WITH (FORCE)")
+
+
 def test_a_table_in_use_stays(server: tuple[str, Path], database: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whoever writes into it is waited for, but not for ever; nothing is deleted then."""
     import psycopg

@@ -135,7 +135,8 @@ def _connected(url: str) -> "Iterator[Connection]":
     except ImportError:
         raise InputError("PostgreSQL needs its driver: pip install 'unlearn-verify[postgres]'") from None
     try:
-        connection = psycopg.connect(_address(url), autocommit=True, connect_timeout=10)
+        # A database without an encoding (SQL_ASCII) gives bytes otherwise, names of tables included.
+        connection = psycopg.connect(_address(url), autocommit=True, connect_timeout=10, client_encoding="UTF8")
     except psycopg.Error as error:
         raise InputError(
             f"a database of --databases cannot be opened ({type(error).__name__}). Check its URL, such as "
@@ -162,12 +163,27 @@ def _address(url: str) -> str:
 
 
 def _tables(connection: "Connection") -> list[Table]:
-    if connection.execute("SELECT FROM pg_extension WHERE extname = 'vector'").fetchone() is None:
-        raise InputError("a database of --databases has no extension vector, so there are no vectors to search. Name another one.")
-    return [
-        Table(schema, name, kind, readable, owned, referred, comment, tuple(columns), has_texts)
-        for schema, name, kind, readable, owned, referred, comment, columns, has_texts in connection.execute(_TABLES)
-    ]
+    """Return the tables with vectors.
+
+    Raises:
+        InputError: the database has no pgvector, or does not list its tables.
+    """
+    import psycopg
+
+    try:
+        if connection.execute("SELECT FROM pg_extension WHERE extname = 'vector'").fetchone() is None:
+            raise InputError(
+                "a database of --databases has no extension vector, so there are no vectors to search. Name another one."
+            )
+        return [
+            Table(schema, name, kind, readable, owned, referred, comment, tuple(columns), has_texts)
+            for schema, name, kind, readable, owned, referred, comment, columns, has_texts in connection.execute(_TABLES)
+        ]
+    except psycopg.Error as error:
+        raise InputError(
+            f"a database of --databases does not list its tables ({type(error).__name__}). Check that the server still runs, and "
+            "that the names of its tables are UTF-8."
+        ) from None
 
 
 def _in_table(connection: "Connection", url: str, table: Table, search: ContentSearch) -> list[Residue]:
@@ -175,7 +191,8 @@ def _in_table(connection: "Connection", url: str, table: Table, search: ContentS
     import psycopg
 
     parts = urlsplit(url)
-    place = Path(parts.hostname or "postgresql") / (parts.path.strip("/") or "default") / f"{table.schema}.{table.name}"
+    host = f"{parts.hostname}:{connection.info.port}" if parts.hostname else "postgresql"
+    place = Path(host) / (parts.path.strip("/") or "default") / f"{table.schema}.{table.name}"
     if (unsearchable := _unsearchable(table)) is not None:
         return [Residue(place, KIND, UNSEARCHED, False, unsearchable)]
     try:
@@ -220,9 +237,7 @@ def _rows(connection: "Connection", table: Table) -> Iterator[tuple[str, bytes]]
         rows.itersize = ROWS
         rows.execute(query)
         for place, *values in rows:
-            # A database without an encoding (SQL_ASCII) gives bytes.
-            texts = (value if isinstance(value, bytes) else str(value).encode() for value in values if value is not None)
-            yield (place if isinstance(place, str) else place.decode()), b"\x00".join(texts)
+            yield place, b"\x00".join(str(value).encode() for value in values if value is not None)
 
 
 def _named(table: Table) -> Any:
