@@ -2,7 +2,8 @@
 
 The body has the five fields that the specification requires, and no others. A callback is made at least once: an answer other than
 2xx within `SECONDS`, redirects included, is an attempt that failed, and the next one follows after 30 seconds, then after twice as
-long each time up to six hours. After `MOST_ATTEMPTS`, which take about five days, a status is given up. What is due lies in the
+long each time up to six hours. After `MOST_ATTEMPTS`, which take about five days, a status is given up; they are counted from the
+status that was acknowledged or given up last, so one that comes up meanwhile has those that are left. What is due lies in the
 ledger's database, so a restart goes on with it.
 """
 
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 
 LOG = logging.getLogger("unlearn.callbacks")
 SECONDS = 10.0
-"""Time for one attempt, from connecting to the head of the answer."""
+"""Time to connect to one address of a host, and again from there to the head of the answer."""
 EVERY = 5.0
 """Seconds between two looks at what is due."""
 FIRST_DELAY = timedelta(seconds=30)

@@ -20,8 +20,8 @@ class Callback:
     Attributes:
         request: id of the request.
         url: the address.
-        told: the status that it acknowledged last; at first the one in the receipt.
-        attempts: attempts since then.
+        told: the status that it acknowledged last, or that was given up; at first the one in the receipt.
+        attempts: attempts since then, whatever status they were about.
         due: when the next attempt may be made, with time zone; None at once.
     """
 
