@@ -160,6 +160,24 @@ def test_two_kills_in_a_row(tmp_path: Path, exchanging: Callable[[Store], None])
         assert (store.named("people"), len(store.list_collections())) == (KEPT, 3)
 
 
+def test_a_row_that_comes_meanwhile_is_not_lost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A program that writes during a cleaning is noticed before the exchange; the next cleaning takes its row along."""
+    folder, whole = tmp_path / "store", Collection.add
+    store = planted_store(folder)
+
+    def beside(self: Collection, *given: Any, **named: Any) -> None:
+        whole(self, *given, **named)
+        monkeypatch.setattr(Collection, "add", whole)
+        store.sql("INSERT INTO rows VALUES (?, 'late', 'Nothing about anybody.')", store.get_collection("people", None).id)
+
+    monkeypatch.setattr(Collection, "add", beside)
+    with pytest.raises(CannotCleanError, match="stop the programs"):
+        clean_collections(store, folder, SEARCH)
+    assert store.named("people") == [*EVERYBODY, "late"]
+    clean_collections(store, folder, SEARCH)
+    assert store.named("people") == [*KEPT, "late"]
+
+
 def test_a_store_of_another_layout_is_not_changed(tmp_path: Path) -> None:
     """Where the names cannot be exchanged as a whole, none is."""
     store = planted_store(tmp_path / "store")

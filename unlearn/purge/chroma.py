@@ -92,7 +92,7 @@ def clean_collections(client: Any, folder: Path, search: ContentSearch) -> None:
         search: the search for the deleted records.
 
     Raises:
-        CannotCleanError: the store is laid out in another way.
+        CannotCleanError: the store is laid out in another way, or another program writes into it.
     """
     names = [collection.name for collection in client.list_collections()]
     for name in (BEING_WRITTEN, BEING_REMOVED):
@@ -111,10 +111,15 @@ def _rewrite(client: Any, folder: Path, name: str, search: ContentSearch) -> Non
     settings = (old.configuration_json.get("hnsw") or {}) if isinstance(old.configuration_json, dict) else {}
     configuration = {"hnsw": {key: value for key, value in settings.items() if value is not None}} if settings else None
     new = client.create_collection(BEING_WRITTEN, metadata=old.metadata, configuration=configuration, embedding_function=None)
+    seen = kept = 0
     for page in _pages(old, ("embeddings",)):
+        seen += len(page)
         for rows in _alike([row for row in page if _keeps(row, search)]):
             given = {part: [row[part] for row in rows] for part in ("embeddings", *_PARTS) if rows[0][part] is not None}
             new.add(ids=[row["ids"] for row in rows], **given)
+            kept += len(rows)
+    if (old.count(), new.count()) != (seen, kept):
+        raise CannotCleanError("its rows changed while it was being written again; stop the programs that use it, then purge again")
     _exchange(folder / DATABASE, name, str(old.id), str(new.id))
     client.delete_collection(BEING_REMOVED)
 
