@@ -37,8 +37,8 @@ class Purge:
     search: tuple[Path, ...]
     """Folders to search; nothing outside them is changed, and symbolic links are not followed."""
     databases: tuple[str, ...] = ()
-    """PostgreSQL databases whose tables with vectors (pgvector) are searched as well: postgresql://user@host/database, with the
-    password in ~/.pgpass."""
+    """PostgreSQL databases whose tables with vectors (pgvector) are searched as well, where the texts stand beside the vectors:
+    postgresql://user@host/database, with the password in ~/.pgpass."""
     models: tuple[Path, ...] = ()
     """Folders to search for models that saw the records; those outside --search are only listed."""
     spare: tuple[Path, ...] = ()

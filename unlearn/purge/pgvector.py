@@ -3,7 +3,8 @@
 A deleted row stays in the table's file, and its vector in the index, until the table is written again. So rows are deleted first,
 with a mark in the table's comment, and the mark goes when VACUUM FULL has left them out: a kill in between is noticed by the next
 search. VACUUM FULL copies deleted rows that a transaction begun before may still read, so the server is asked how many it copied.
-Not reached are the server's write-ahead log until it is recycled, replicas, backups, and tables without vectors.
+Not reached are the server's write-ahead log until it is recycled, replicas, backups, tables without vectors, and vectors whose
+texts lie in another table; a table is listed for that only where it has no column for text at all.
 """
 
 import re
