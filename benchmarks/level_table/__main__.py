@@ -22,6 +22,7 @@ from benchmarks.level_table.measure import missing_of
 from benchmarks.level_table.packing import pack, unpack
 from benchmarks.level_table.page import page
 from benchmarks.level_table.tables import Measured, common_pools, left_out, regressions_of, rows_of
+from benchmarks.level_table.trainings import models_of
 from benchmarks.level_table.workers import train
 from benchmarks.level_table.worlds import DESIGN, Name, measured_world
 from verify.io.files import write_text
@@ -79,6 +80,15 @@ def write_pages(folders: Sequence[Path]) -> None:
         write_text(place, made(whole or worlds, machines[name]))
 
 
+def missing_said(worlds: Sequence[Measured]) -> str:
+    """Return which models of some worlds were not trained, in a sentence; nothing where all were."""
+    planned = [model.kind for measured in worlds for model in models_of(measured.world)]
+    there = [model.kind for measured in worlds for model in measured.models]
+    counts = [(kind, there.count(kind), planned.count(kind)) for kind in dict.fromkeys(planned)]
+    short = [f"{found} of {number} of kind `{kind}`" for kind, found, number in counts if found < number]
+    return f"Not all models were trained: {len(there)} of {len(planned)} were. There are {', '.join(short)}." if short else ""
+
+
 def made(worlds: Sequence[Measured], machine: str) -> str:
     """Return the page of worlds of one name, from what was measured."""
     world = worlds[0].world
@@ -90,7 +100,7 @@ def made(worlds: Sequence[Measured], machine: str) -> str:
         audits += audits_of(measured, {name: measured.pools()[name] for name in usable}, world.requests)
     for name in usable:
         costs += costs_of(worlds[0], name, worlds[0].pools()[name], world.requests)
-    return page(list(rows_of(worlds)), regressed, {world.name: audits}, costs, machine)
+    return page(list(rows_of(worlds)), regressed, {world.name: audits}, costs, machine, missing_said(worlds))
 
 
 if __name__ == "__main__":

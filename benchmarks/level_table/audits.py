@@ -113,7 +113,7 @@ def audits_of(measured: Measured, pools: Mapping[str, Sequence[Model]], sizes: S
     world = measured.world
     for group, people in enumerate(world.forget_sets):
         targets = list(_targets(measured, group))
-        if not any(target.truth == "honest" for target in targets):
+        if all(target.truth == "untouched" for target in targets):
             continue
         for block in (block for size in sizes for block in blocks_of(people, size)):
             asked = np.flatnonzero(np.isin(world.subjects, block))

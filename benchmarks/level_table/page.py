@@ -1,5 +1,6 @@
 """The page of the level table's measurement: levels against full retrainings, audits by all rules, and what they cost."""
 
+import math
 import textwrap
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -37,8 +38,9 @@ forget records, and over controls. 95 % intervals: bootstrap over subjects, mode
 REGRESSED = "Exact text; the regression on controls has a coefficient for every statistic. Means by record."
 CALIBRATION = """
 One target of each truth and forget set (number of sets: {sets}, of {people} subjects, in {worlds}); the same targets by every
-judge. Accused / certified in per cent, with exact 95 % intervals. The sets are disjoint and their targets trained apart; those of
-one {shared} share its pool, and several requests of one set its target, so that the intervals of small requests are too narrow.
+judge, unless a cell says how many. Accused / certified in per cent, with exact 95 % intervals. The sets are disjoint and their
+targets trained apart; those of one {shared} share its pool, and several requests of one set its target, so that the intervals of
+small requests are too narrow.
 """
 AUDITS = """
 The verdict's defaults, rho* = 0.10 and alpha = 0.05, with every channel of the world. Of the table's gates only the positive
@@ -57,12 +59,15 @@ of a cheap deletion (a quarter of a retraining) and its audit.
 """
 
 
-def page(rows: Sequence[Row], regressed: Sequence[Row], audits: Counted, costs: Sequence[Costs], machine: str) -> str:
-    """Return the page; `machine` says where the models were trained."""
+def page(
+    rows: Sequence[Row], regressed: Sequence[Row], audits: Counted, costs: Sequence[Costs], machine: str, missing: str = ""
+) -> str:
+    """Return the page; `machine` says where the models were trained, `missing` which of the worlds' models were not."""
     lines = [
         "# Level table: real models",
         "",
         _wrapped(f"Made by `python -m benchmarks.level_table page --output DIR`, after `train`. {machine}. {HEAD}"),
+        *(["", _wrapped(missing)] if missing else []),
         "",
         "## Levels of models trained on a part, against full retrainings",
         "",
@@ -105,7 +110,7 @@ def _calibration(audits: Counted) -> Iterator[str]:
         yield "| --- " * (3 + len(judges)) + "|"
         for truth, subjects in dict.fromkeys((one.truth, one.subjects) for one in one_each):
             chosen = [one for one in one_each if (one.truth, one.subjects) == (truth, subjects)]
-            rates = (_both_rates([own for one in chosen if (own := judge(one))]) for judge in judges.values())
+            rates = (_both_rates([own for one in chosen if (own := judge(one))], len(chosen)) for judge in judges.values())
             yield f"| {truth} | {subjects} | {len(chosen)} | {' | '.join(rates)} |"
 
 
@@ -123,10 +128,15 @@ def _of_pool(audit: Audit, pool: str) -> Judged | None:
     return audit.tables[pool]
 
 
-def _both_rates(judged: Sequence[Judged]) -> str:
+def _both_rates(judged: Sequence[Judged], audits: int) -> str:
     """Return how many of some judgements accuse and certify, with their number where it differs from that of the audits."""
     accused, certified = (sum(getattr(one, name) for one in judged) for name in ("accused", "certified"))
-    return f"{_per_cent(accused, len(judged))} / {_per_cent(certified, len(judged))}"
+    return f"{_per_cent(accused, len(judged))} / {_per_cent(certified, len(judged))}{_of_fewer(len(judged), audits)}"
+
+
+def _of_fewer(judged: int, audits: int) -> str:
+    """Return the number of judgements where there are fewer than audits, as where four references are missing."""
+    return f" of {judged}" if judged < audits else ""
 
 
 def _levels(rows: Sequence[Row]) -> Iterator[str]:
@@ -193,8 +203,8 @@ def _audits(audits: Counted) -> Iterator[str]:
 
 def _rates(audits: Sequence[Audit], pool: str) -> Iterator[str]:
     """Yield the cells of audits of one kind."""
-    known = [one.known for one in audits]
-    yield f"{min(known):+.2f} .. {max(known):+.2f}"
+    known = [one.known for one in audits if not math.isnan(one.known)]
+    yield f"{min(known):+.2f} .. {max(known):+.2f}{_of_fewer(len(known), len(audits))}" if known else "-"
     used = [table for one in audits if (table := one.tables[pool])]
     residuals = np.array([one.residual for one in used])
     yield f"{np.nanmean(residuals):+.3f}, {np.nanstd(residuals):.3f}" if used else "-"
@@ -204,8 +214,9 @@ def _rates(audits: Sequence[Audit], pool: str) -> Iterator[str]:
     fired = Counter(test for one in used for test in one.tests)
     yield ", ".join(f"{test} {count}" for test, count in fired.most_common())
     for compared in ([one.first for one in audits if one.first], [one.second for one in audits if one.second]):
-        yield _per_cent(sum(one.accused for one in compared), len(compared))
-        yield _per_cent(sum(one.certified for one in compared), len(compared))
+        fewer = _of_fewer(len(compared), len(audits)) if compared else ""
+        yield _per_cent(sum(one.accused for one in compared), len(compared)) + fewer
+        yield _per_cent(sum(one.certified for one in compared), len(compared)) + fewer
     both = [(table, one.second) for one in audits if (table := one.tables[pool]) and one.second]
     alike = sum((table.accused, table.certified) == (other.accused, other.certified) for table, other in both)
     yield f"{alike} of {len(both)}"

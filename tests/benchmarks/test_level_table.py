@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks.level_table.__main__ import made
-from benchmarks.level_table.audits import audits_of
+from benchmarks.level_table.__main__ import made, missing_said
+from benchmarks.level_table.audits import Judged, audits_of
 from benchmarks.level_table.costs import costs_of
 from benchmarks.level_table.levels import Pool, compare, joined, pair_up
 from benchmarks.level_table.measure import BASE, _claimed, file_of, measure_world, read_scored
@@ -173,6 +173,31 @@ def test_audits_of_a_tiny_world(tiny: World) -> None:
     text = page([], [], {"tiny": audits}, [], "a machine")
     assert "| honest | 5 | 2 |" in text
     assert "| honest | 5 | 1 |" in text, "of the calibration: one target for the set"
+
+
+def test_a_partial_world_is_called_one(tiny: World, tmp_path: Path) -> None:
+    """A page says which models are missing, audits what needs no honest retraining, and counts each judge's audits."""
+    measure_world(tiny, 600.0)
+    tiny.write_design("a machine")
+    pack([tiny.folder], tmp_path / "packed.zip")
+    unpack(tmp_path / "packed.zip", tmp_path)
+    world, _ = measured_world(tmp_path / tiny.folder.name)
+    assert missing_said([Measured(world)]) == ""
+    for number in range(2):
+        file_of(world, f"full-0-{number}").unlink()
+    partial = Measured(world)
+    assert (
+        missing_said([partial])
+        == f"Not all models were trained: {len(partial.models)} of {len(partial.models) + 2} were. There are 0 of 2 of kind `full`."
+    )
+    assert "0 of 2 of kind `full`" in page([], [], {}, [], "a machine", missing_said([partial]))
+    audits = list(audits_of(partial, {"a pool": partial.pools()["half, M 4"]}, world.requests))
+    assert sorted(one.truth for one in audits) == ["a fifth of the records kept", "a fifth of the subjects kept", "untouched"]
+    judged = replace(audits[0], known=0.2, first=Judged(True, False), second=Judged(True, False))
+    text = page([], [], {"tiny": [audits[0], judged]}, [], "a machine")
+    assert "| +0.20 .. +0.20 of 1 |" in text
+    assert text.count("100.0 [2.5, 100.0] of 1 | 0.0 [0.0, 97.5] of 1") == 2, "rules 1 and 2, for one of two audits"
+    assert text.count("100.0 [2.5, 100.0] / 0.0 [0.0, 97.5] of 1") == 2, "and in the calibration"
 
 
 def test_joined_worlds() -> None:
