@@ -7,7 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 from tampering import edit_log, flip, flip_moment, microbatches, reseal, reseal_checkpoint
@@ -27,7 +28,8 @@ from verify.errors import InputError
 from verify.io.files import MANIFEST, file_digest, read_json, write_manifest
 from verify.models.ensembles import FILES
 from verify.provenance.commitment import TrainingCommitment
-from verify.provenance.training_log import LOG_NAME, TrainingLog
+from verify.provenance.training_log import GPU, LOG_NAME, TrainingLog
+from verify.reexecution.environment import about_software, environment_on
 from verify.reexecution.reexecute import reexecute
 from verify.schema.reexecution import Reexecution
 
@@ -346,6 +348,22 @@ def test_other_software_is_said(copied: World) -> None:
     proof = copied.judge(commitment=None)
     assert proof.word == "NOT_TESTABLE"
     assert "torch 1.0 (here" in proof.claim
+
+
+def test_processor_and_gpu_are_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A log is executed on what it was made on, or not at all; a proof names the GPU only where the execution was on it."""
+    machine = {"torch": "2.0", GPU: "a GPU"}
+    monkeypatch.setattr("verify.reexecution.environment.environment", lambda: machine)
+    processor, gpu, unknown = (
+        cast(Any, SimpleNamespace(place=".", log=SimpleNamespace(execution=execution)))
+        for execution in ({"torch": "2.0"}, machine, {})
+    )
+    assert not about_software([processor, unknown], "cpu")
+    assert not about_software([gpu, unknown], None)
+    assert "gpu a GPU (here none)" in about_software([gpu], "cpu")[0].what
+    # A shard that was rebuilt on a processor, of a model whose other shards name a GPU.
+    assert "gpu none (here a GPU)" in about_software([gpu, processor], None)[0].what
+    assert (environment_on("cpu"), environment_on(None)) == ({"torch": "2.0"}, machine)
 
 
 def test_a_missing_state_costs_more_and_proves_the_same(copied: World, tmp_path: Path) -> None:

@@ -28,9 +28,9 @@ OPEN_OPTIONS: Mapping[str, Any] = MappingProxyType(
 FULL_LEARNING_RATE, LORA_LEARNING_RATE = 1e-5, 1e-4
 
 BFLOAT16_COPIES, FLOAT32_SUMS = "bfloat16 copies", "bfloat16 copies, float32 sums"
+"""Arithmetics of a run whose steps computed on bfloat16 copies of its weights (`verify.training.arithmetic`)."""
 GPU = "gpu"
 """Entry of `TrainingLog.execution` with the name of the GPU; a run on a processor has none."""
-"""Arithmetics of a run whose steps computed on bfloat16 copies of its weights (`verify.training.arithmetic`)."""
 
 MOST_THREADS = 1024
 """Largest number of threads that a log may name: whoever executes it again starts as many."""

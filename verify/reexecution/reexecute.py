@@ -29,7 +29,7 @@ from verify.models.memory import is_adapter_folder, require_memory_for_training
 from verify.provenance.commitment import committed_logs, joint_root
 from verify.provenance.segment_sampling import detection_probability, drawn_segments, fewest_found, sample_size
 from verify.provenance.shard_plan import SHARDS
-from verify.reexecution.environment import about_software, environment
+from verify.reexecution.environment import about_software, environment_on
 from verify.reexecution.execution import Executor, RunAll
 from verify.reexecution.plans import Plan, Trust
 from verify.reexecution.request import Request
@@ -125,7 +125,7 @@ def reexecute(
     target = load_model(model, tokenizer=tokenizer)
     served = Served(target.digest, target.tokenizer_digest, entries_of(target.model))
     del target
-    start = request.load_base()
+    start, device = request.load_base(), request.device()
     base_digest, tokenizer_name = start.digest, start.tokenizer_digest
     findings = list(served.findings(start))
     plan = request.plan(shown, start)
@@ -135,7 +135,7 @@ def reexecute(
     findings += _about_near(near, accept_near_duplicates)
     if plan.final is not None and plan.final != served.weights:
         findings.append(Finding(kind="weights", what="The model's weights are not those that its training ends with."))
-    findings += about_states(plan.courses) if tolerance else about_software(plan.courses)
+    findings += about_states(plan.courses) if tolerance else about_software(plan.courses, device)
     if not findings and not plan.segments():
         findings.append(Finding(kind="records", what="Nothing was trained, so there is nothing to execute."))
     draw, chosen = _drawn(plan, segments, nonce)
@@ -167,7 +167,7 @@ def reexecute(
         tokens=sum(one.tokens for one in executed),
         training_tokens=plan.training_tokens,
         seconds=time.monotonic() - began,
-        environment=environment() | _threads(plan),
+        environment=environment_on(device) | _threads(plan),
         trained_with=_trained_with(plan) if tolerance else {},
     )
     if output is not None:
