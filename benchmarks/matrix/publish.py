@@ -69,18 +69,26 @@ class Results:
         cells: dict[tuple[str, int], Cell] = {}
         for path, content in zip(paths, contents, strict=True):
             try:
-                same = [content["about"][name] == contents[0]["about"][name] for name in ("data", "tuning", "setting")]
+                about, first = content["about"], contents[0]["about"]
+                same = [about[name] == first[name] for name in ("data", "tuning", "setting")]
+                same += [about[name] == first[name] for name in ("approximate", "training") if name in about and name in first]
                 found = [Cell.model_validate_json(json.dumps(cell)) for cell in content["cells"]]
             except (KeyError, TypeError, ValueError):
                 raise InputError(
                     f"{path} holds no results of the matrix, or those of another version. Run the matrix again."
                 ) from None
             if not all(same):
-                raise InputError(f"{path} holds another matrix than {paths[0]}. Name files of one world, tuning and setting.")
+                raise InputError(
+                    f"{path} holds another matrix than {paths[0]}. Name files of one world, tuning and setting, with the same "
+                    "approximate method and training options."
+                )
             cells |= {(cell.row, cell.seed): cell for cell in found}
         if not any(cell.row == "none" for cell in cells.values()):
             raise InputError(f"{paths[0]} has no untouched model, with which every row is compared. Run the row none first.")
-        return cls({**contents[0]["about"], "seeds": sorted({cell.seed for cell in cells.values()})}, list(cells.values()))
+        about = {**contents[0]["about"], "seeds": sorted({cell.seed for cell in cells.values()})}
+        lacking = {row: why for content in contents for row, why in (content["about"].get("missing") or {}).items()}
+        about["missing"] = {row: why for row, why in lacking.items() if not any(cell.row == row for cell in cells.values())}
+        return cls({name: value for name, value in about.items() if value or name != "missing"}, list(cells.values()))
 
     @property
     def name(self) -> str:

@@ -198,6 +198,14 @@ def test_results_are_rendered_from_their_files_alone(tmp_path: Path) -> None:
     results_of(place, "people", [make_cell("none", 1)]).write(two)
     both = Results.read([folder / "matrix_people_full.json" for folder in (one, two)])
     assert (both.about["seeds"], len(both.cells)) == ([0, 1], len(cells()) + 1)
+    assert both.about["missing"] == {"federated": "Flower is not here"}
+    results_of(place, "people", [make_cell("none", 1), make_cell("federated", 1)]).write(two)
+    assert "missing" not in Results.read([folder / "matrix_people_full.json" for folder in (one, two)]).about, "one file has it"
+    content = read_json(two / "matrix_people_full.json")
+    content["about"]["training"]["epochs"] += 1
+    write_json(two / "matrix_people_full.json", content)
+    with pytest.raises(InputError, match="another matrix"):
+        Results.read([folder / "matrix_people_full.json" for folder in (one, two)])
     content = read_json(one / "matrix_people_full.json")
     content["cells"] = [cell for cell in content["cells"] if cell["row"] != "none"]
     write_json(two / "matrix_people_full.json", content)
