@@ -31,6 +31,8 @@ TOFU_AUTHORS = 40
 """Number of TOFU's 200 authors that are trained on, drawn with the seed; the base model is trained on the others."""
 TOFU_FORGOTTEN: dict[str, int] = {"tofu01": 1, "tofu05": 2, "tofu10": 4}
 """Authors to forget: 5 and 10 % of 40 as named; tofu01 is 2.5 %, one author, the fewest possible."""
+SPLIT_BY_SUBJECT: tuple[World, ...] = ("people", "tofu10")
+"""Worlds with enough subjects to forget that none is both tuned on and judged; in the others the halves are split by record."""
 REAL_VOCABULARY = 2048
 REAL_MODEL = {**MODEL_CONFIG, "max_position_embeddings": 192}
 REAL_OPTIONS = replace(FINETUNE_OPTIONS, overflow="split")

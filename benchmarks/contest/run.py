@@ -1,8 +1,8 @@
 """Run of a contest: all models, then all settings, verdicts and probes in one pool of processes, the most important first.
 
-Every method is tuned on half A of the forget set and judged on half B. Every run removes the whole forget set. The never-trained
-records are split by subject too: half for the methods, half for the verdict. What is done is not done again; a run ends by itself
-at its deadline, and the same command goes on.
+Every method is tuned on half A of the forget set and judged on half B; where fewer than four subjects are known, the halves are
+split by record. Every run removes the whole forget set. The never-trained records are split by subject: half for the methods, half
+for the verdict. What is done is not done again; a run ends by itself at its deadline, and the same command goes on.
 """
 
 import gc

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from benchmarks.contest.channel_table import CHANNELS, channel_row, validity
 from benchmarks.contest.channel_table import LEGEND as CHANNEL_LEGEND
-from benchmarks.contest.data import LLM_OPTIONS, World
+from benchmarks.contest.data import LLM_OPTIONS, SPLIT_BY_SUBJECT, World
 from benchmarks.contest.settings import approximate_methods, entries_of
 from verify.errors import InputError
 from verify.io.files import read_json, write_text
@@ -55,7 +55,7 @@ def write_results(folder: Path, world: str, runs: Runs) -> str:
     rows = [_row(name, found) for name, found in by_method.items()]
     parts = [
         f"# Approximate methods, {world}",
-        _about(runs, judged),
+        _about(world, runs, judged),
         _table(HEADER, rows),
         LEGEND,
         *_without_verdict(world, by_method),
@@ -89,13 +89,14 @@ def _rounded(content: Any) -> Any:
     return [_rounded(value) for value in content] if isinstance(content, list | tuple) else content
 
 
-def _about(runs: Runs, judged: Sequence[Mapping[str, Any]]) -> str:
+def _about(world: str, runs: Runs, judged: Sequence[Mapping[str, Any]]) -> str:
     """Name the machines that it ran on, seeds, references and records."""
+    split = "" if world in SPLIT_BY_SUBJECT else ", split by record and not by subject"
     machines, references, records = (
         ", ".join(sorted({str(entry[name]) for entry in judged})) or "none" for name in ("machine", "references", "records")
     )
     seeds = ", ".join(map(str, runs))
-    return f"{machines}; seeds {seeds}; {references} references; {records} records judged, as many others used for tuning."
+    return f"{machines}; seeds {seeds}; {references} references; {records} records judged, as many others used for tuning{split}."
 
 
 def _without_verdict(world: str, by_method: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[str]:

@@ -132,7 +132,8 @@ def test_the_table_says_what_was_measured(tmp_path: Path) -> None:
     diverged = {"method": "npo", "verdict": "diverged", "setting": None, "tried": []}
     runs = {0: [entry("level", 0.02), diverged], 1: [entry("level", 0.06, verdict="EQUIVALENT_WITHIN", accused={}), diverged]}
     table = write_results(tmp_path, "people", runs)
-    assert "a GPU; seeds 0, 1; 8 references; 40 records judged" in table
+    assert "a GPU; seeds 0, 1; 8 references; 40 records judged, as many others used for tuning." in table
+    assert "used for tuning, split by record and not by subject." in write_results(tmp_path / "few", "smollm2", runs)
     level = next(line for line in table.splitlines() if line.startswith("| level"))
     assert "1 EQUIVALENT_WITHIN, 1 NOT_FORGOTTEN" in level
     assert "0.04 [0.02, 0.06]" in level
