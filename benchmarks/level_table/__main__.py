@@ -67,17 +67,17 @@ def main() -> None:
 def write_pages(folders: Sequence[Path]) -> None:
     """Write one page for every name of a world, from its worlds of which no model is missing, or from those that there are."""
     found: dict[str, list[Measured]] = {}
-    machines: dict[str, str] = {}
+    machines: dict[str, dict[str, None]] = {}
     for folder in folders:
         world, machine = measured_world(folder)
         measured = Measured(world)
         if measured.of("full"):
             found.setdefault(world.name, []).append(measured)
-            machines[world.name] = machine
+            machines.setdefault(world.name, {})[machine] = None
     for name, worlds in found.items():
         place = RESULTS / ("level_table.md" if name == "people" else f"level_table_{name}.md")
         whole = [measured for measured in worlds if not missing_of(measured.world)]
-        write_text(place, made(whole or worlds, machines[name]))
+        write_text(place, made(whole or worlds, "; ".join(machines[name])))
 
 
 def missing_said(worlds: Sequence[Measured]) -> str:
