@@ -21,6 +21,7 @@ from unlearn.experiments.people import MOST_RECORDS, WORDINGS, interviews, split
 from unlearn.experiments.usage import UsageFile, measured
 from unlearn.training.options import TrainingOptions, optimizer_steps
 from unlearn.training.shards import ShardPlan
+from verify.data.chat_templates import render_template
 from verify.errors import InputError
 from verify.io.files import new_output, read_json, verify_manifest, write_json, write_text
 from verify.io.jobs import Job, run_jobs
@@ -283,7 +284,7 @@ def answers_of(model: Path, questions: list[str]) -> list[str]:
     prompts = []
     for question in questions:
         turns = [{"role": "user", "content": question}]
-        text = loaded.tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+        text = render_template(loaded.tokenizer, turns, True)
         prompts.append(np.array(loaded.tokenizer(text, add_special_tokens=False)["input_ids"], dtype=np.int32))
     made = greedy_continuations(loaded, prompts, [ANSWER_TOKENS] * len(prompts))
     return [loaded.tokenizer.decode(tokens, skip_special_tokens=True).strip() for tokens in made]
