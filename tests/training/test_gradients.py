@@ -154,6 +154,7 @@ def test_manifest_and_adapter(model_dir: Path, tmp_path: Path) -> None:
     about = [json.loads((one.model_dir / MANIFEST).read_text())["about"] for one in made]
     assert about[0]["gradients"] == {"project_gradients": "conflict", "separate_moments": True}
     assert "gradients" not in about[1]
+    assert about[0]["training"]["tokens"] == 2 * about[1]["training"]["tokens"], "the second pass is counted"
     assert made[0].digest_after != made[1].digest_after
 
 

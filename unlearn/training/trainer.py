@@ -198,6 +198,7 @@ class RecordTrainer(Trainer):
         # Times the number of processes, since DistributedDataParallel averages the gradients.
         share = self.pair_loss.weight(real) * self.args.world_size / num_items_in_batch
         if self.steering.gradient is not None:
+            self.tokens += self.pair_loss.tokens(pairs)  # they go through the model twice
             self.steering.gradient.read_retain(model, pairs, self.args.device, share)
             self.progress.measured = dict(measured)  # the whole pass measures the same again,
             seed_generator(seed, self.args.device)  # with the same dropout as without the division
