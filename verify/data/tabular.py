@@ -64,7 +64,7 @@ def parquet_rows(path: Path, watch: Callable[[float], None] = lambda _: None) ->
                 watch(done / rows)
                 yield from map(without_fill, batch.to_pylist())
                 done += len(batch)
-    except InputError:
+    except (InputError, MemoryError):
         raise
     except Exception:  # noqa: BLE001 - a damaged file may fail in any way in the library that reads it
         raise InputError(f"{path} is not a whole Parquet file; it may be cut off. Export it again.") from None

@@ -70,7 +70,11 @@ def _limit(memory: int) -> None:
     size = pages * resource.getpagesize() + memory
     for kind, most in ((resource.RLIMIT_AS, size), (resource.RLIMIT_FSIZE, 0), (resource.RLIMIT_CORE, 0)):
         hard = resource.getrlimit(kind)[1]
-        resource.setrlimit(kind, (most if hard == resource.RLIM_INFINITY else min(most, hard), hard))
+        try:
+            resource.setrlimit(kind, (most if hard == resource.RLIM_INFINITY else min(most, hard), hard))
+        except (ValueError, OSError):
+            if kind != resource.RLIMIT_AS or sys.platform == "linux":
+                raise  # macOS has no limit of the address space that it lets a process set
 
 
 if __name__ == "__main__":
