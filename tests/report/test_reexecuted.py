@@ -121,7 +121,7 @@ def test_a_sample_is_called_one(evidence: Evidence, tmp_path: Path) -> None:
     """Page and letter of a sampled re-execution say how much was executed, and that the rest was not; a given draw is no lot."""
     given = proof_about(evidence, 20, 6)
     for proof, drawn, chosen in (
-        (given, "chosen by a nonce that was given", "chosen by a code that was given"),
+        (given, "chosen by a nonce that was given", "chosen by means of a code supplied for this purpose"),
         (given.model_copy(update={"draw": given.draw.model_copy(update={"given": False})}), "drawn by lot", "chosen at random"),
     ):
         record = recorded(proof, tmp_path, evidence)
@@ -296,7 +296,7 @@ def test_a_letter_of_a_batch_speaks_of_all_records(evidence: Evidence, tmp_path:
     text = letter(two, signed(proof, two))
     assert "before these records had been used" in text
     whole = " ".join(write_letter(two.requests[0], two, sent=SENT).text.split())
-    assert 'Where this letter speaks of "these records" below, it means the records of both requests.' in whole
+    assert "Below, “these records” means the records of both requests." in whole
 
 
 def test_near_duplicates_that_stay_are_said(evidence: Evidence, tmp_path: Path) -> None:

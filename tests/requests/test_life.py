@@ -64,6 +64,7 @@ class LifeOfDeletions(RuleBasedStateMachine):
             (pipeline, "require_fitting_references", lambda *_: None),
             (pipeline, "register_audit", self.register_audit),
             (pipeline, "run_attempt", self.run_attempt),
+            (pipeline, "controls_to_use", lambda *_: None),  # of the registration, which is simulated, too
             (run, "_records", lambda *_: TrainingSets([], [])),
             (run, "_audit", lambda *_: Finding(self.verdict, "simulated", "more references")),
             (
