@@ -153,7 +153,7 @@ def kinds(folder: Path, trained: Path) -> dict[str, Kind]:
 
 
 def feed_document(kind: Kind, examples: int, folder: Path) -> int:
-    """Give the reader of a kind of document so many spoiled ones; how many it was given.
+    """Give the reader of a kind of document a number of spoiled ones; how many it was given.
 
     Raises:
         AssertionError: it raised something else than an InputError, or its message repeats what was put in.

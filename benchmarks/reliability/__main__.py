@@ -7,7 +7,7 @@ killed at a random moment and the same call repeated, until the request is close
 there, a process is killed before every single step that changes a file or the ledger. Then every parser is fed 10,000 inputs, the
 HTTP service 1,000 requests, one ledger 10,000, and `unlearn scan` a million records.
 
-A call goes on where an earlier one with the same DIR ended, and begins nothing after so many seconds. Each part of the page
+A call goes on where an earlier one with the same DIR ended, and begins nothing after `--seconds`. Each part of the page
 (`benchmarks/results/reliability.md`: kills, input, load) is written once all of it is measured. Run each section by itself: what is
 published as its peak memory is that of its process.
 """
@@ -36,7 +36,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--sections", nargs="+", choices=SECTIONS, default=SECTIONS)
-    parser.add_argument("--seconds", type=float, default=360.0, help="begin nothing after so many")
+    parser.add_argument("--seconds", type=float, default=360.0, help="begin nothing after this time")
     given = parser.parse_args()
     given.output.mkdir(parents=True, exist_ok=True)
     os.environ[KEY_VARIABLE] = str((given.output / "record.key").resolve())
