@@ -24,6 +24,7 @@ from unlearn.requests.ledger.ledger import Ledger
 from verify.certificate.check import check_certificate
 from verify.certificate.statements import load_public_key, load_signer, make_key
 from verify.data.identity import RecordKey
+from verify.judging.gates import all_of_alpha_gate
 from verify.schema.deletion_record import DeletionRecord
 from verify.schema.evidence import Evidence
 from verify.schema.parts import RecordFinding
@@ -291,6 +292,9 @@ def test_one_record(world: Path, shell: Shell, tmp_path: Path, monkeypatch: pyte
         patch.setattr(pipeline, "audit_attempt", lambda *_: evidence.model_copy(update={"gates": broken}))
         status, said = shell("run", name, "--accept-exact-rebuild")
         assert (status, "cannot be accepted" in said) == (2, True)
+        shared = evidence.model_copy(update={"gates": (*evidence.gates, all_of_alpha_gate("NOT_FORGOTTEN"))})
+        patch.setattr(pipeline, "audit_attempt", lambda *_: shared)
+        assert "Judged at all of alpha" in shell("run", name, "--accept-exact-rebuild")[1]
         patch.setattr(pipeline, "audit_attempt", lambda *_: evidence.model_copy(update={"verdict": "NOT_FORGOTTEN"}))
         assert "NOT_FORGOTTEN" in shell("run", name, "--accept-exact-rebuild")[1]
         accusing = evidence.model_copy(update={"accused": (RecordFinding.model_construct(direction="remembered"),)})

@@ -45,8 +45,9 @@ from verify.schema.evidence import Evidence
 Notify = Callable[[str], None]
 """Progress callback that receives one line of text."""
 
-OBJECTING = ("utility", "negative control")
-"""Gates whose failure shows a defect (a broken model, unfit references) and not merely too little evidence."""
+OBJECTING = ("utility", "negative control", "all of alpha")
+"""Gates whose failure shows a defect (a broken model, unfit references, an accusation that only a share of alpha forgoes) and not
+merely too little evidence."""
 
 RUNNING: tuple[State, ...] = ("planned", "unlearning", "verifying", "failed")
 """States from which `run` can continue."""

@@ -247,9 +247,10 @@ def negative_control_gate(original: Array, references: Array, settings: Settings
 
 
 def all_of_alpha_gate(verdict: VerdictWord) -> Gate:
-    """Check that what is certified where accusations use a share of alpha would be certified without that account, too.
+    """Check that what is not accused where accusations use a share of alpha would be certified without that account, too.
 
-    Otherwise whoever plans for enough audits is certified with what would have been accused, or asked in fewer ways.
+    Otherwise whoever plans for enough audits is certified with what would have been accused, or asked in fewer ways, or has it
+    accepted as merely undecided.
 
     Args:
         verdict: of the same scores, judged as if no other audit used the controls.

@@ -125,10 +125,12 @@ def judge(table: ScoreTable, settings: Settings, aside: Aside) -> Judgement:
     claims = {tier: other for tier, other in others.items() if other is not None}
     record = claim.word(gates)
     verdict = _verdict(gates, record, [other.verdict for other in claims.values()])
-    if verdict == "EQUIVALENT_WITHIN" and spends < 1:  # judged twice only where it decides
-        gates = (*gates, all_of_alpha_gate(judge(table, settings, replace(aside, account=None)).verdict))
-        record = claim.word(gates)
-        verdict = _verdict(gates, record, [other.verdict for other in claims.values()])
+    if verdict in ("EQUIVALENT_WITHIN", "INCONCLUSIVE") and spends < 1:  # judged twice only where it decides
+        whole = judge(table, settings, replace(aside, account=None)).verdict
+        if verdict == "EQUIVALENT_WITHIN" or whole == "NOT_FORGOTTEN":
+            gates = (*gates, all_of_alpha_gate(whole))
+            record = claim.word(gates)
+            verdict = _verdict(gates, record, [other.verdict for other in claims.values()])
     accusing: tuple[Tier, ...] = claim.accused_by if record == "NOT_FORGOTTEN" else ()
     accusing += tuple(tier for tier, other in claims.items() if other.verdict == "NOT_FORGOTTEN")
     facts = Facts(
