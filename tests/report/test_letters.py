@@ -122,10 +122,46 @@ def test_rows_that_stay_in_a_training_file_are_not_called_deleted(evidence: Evid
     request = request_of("deleted", records=8)
     left = (ResidualCopy(place="old.jsonl", kind="training file, 3 rows", reason="kept by order of a court"),)
     text = written(request, record_of(evidence, requests=(request,), residual=left))
-    assert "The deletion from these data is not complete yet" in text
-    assert "deleted them from these data" not in text
+    assert "The deletion there is not complete yet" in text
+    assert "deleted them there" not in text
     assert "Files with training data: kept by order of a court." in text
-    assert "deleted them from these data" in written(request, record_of(evidence, requests=(request,), residual=()))
+    assert "deleted them there" in written(request, record_of(evidence, requests=(request,), residual=()))
+
+
+def test_rows_of_one_person_that_stay_are_not_said_of_another(evidence: Evidence) -> None:
+    """In a batch only the person whose rows a training file still holds is told so, with the reason where it is about nobody else;
+    copies that were removed and that stay are each told to whom they concern, with their number."""
+    first, second = request_of("deleted", records=8, removed={"log": 2, "training file": 1}), request_of("deleted", 1, records=1)
+    second = second.model_copy(update={"removed": {}})
+    left = (
+        ResidualCopy(place="old.jsonl", kind="training file, 3 rows", reason="kept by order of a court", requests=(first.id,)),
+        ResidualCopy(place="mail", kind="archive", reason="Ms Quillon asked for it", requests=(first.id, second.id)),
+        ResidualCopy(place="sealed", kind="unreadable", reason="its key is lost"),
+        ResidualCopy(place="run.log", kind="log", reason="in use until Friday", requests=(second.id,)),
+    )
+    record = record_of(evidence, requests=(first, second), residual=left)
+    assert DeletionRecord.model_validate_json(record.model_dump_json(by_alias=True)) == record
+    for language in LANGUAGES:
+        words = load_words(language)
+        mine, theirs = (written(request, record, language) for request in (first, second))
+        partly, whole = words.say("erased.partly", day=words.day(date(2026, 11, 27))), words.say("erased.one", day="").split(".")[0]
+        assert (partly.replace("\N{NO-BREAK SPACE}", " ") in mine, whole in theirs) == (True, True), language
+        assert "kept by order of a court" in mine
+        assert "kept by order of a court" not in theirs
+        assert "in use until Friday" in theirs
+        assert "in use until Friday" not in mine
+        assert "Quillon" not in mine + theirs, "a reason for a copy of both may speak of one of them"
+        for text in (mine, theirs):
+            assert text.count(words.say("blank.whether").replace("\N{NO-BREAK SPACE}", " ")) == 1, "nobody knows what it holds"
+            assert text.count(words.say("blank.reason").replace("\N{NO-BREAK SPACE}", " ")) == 1
+        assert (f"{words.kind('log')} (2)" in mine, f"{words.kind('log')} (" in theirs) == (True, False)
+        assert f"{words.kind('training file')} (" not in mine, "the training file is no copy"
+    pair = (first.model_copy(update={"removed": None}), second.model_copy(update={"removed": None}))
+    unknown = record_of(evidence, requests=pair, residual=(left[0].model_copy(update={"requests": None}),))
+    for request in pair:  # a record of an earlier version does not say whose rows they are
+        text = written(request, unknown)
+        assert "The deletion there may not be complete yet; see below." in text
+        assert "order of a court" not in text
 
 
 def test_old_models_are_called_out_of_use_only_where_they_are(evidence: Evidence) -> None:
@@ -193,10 +229,12 @@ def test_a_letter_of_a_batch_speaks_of_nobody_else(evidence: Evidence) -> None:
     for request in two.requests:
         text = written(request, two)
         assert "Quillon" not in text
-        assert "together with another one. Below, “these records” means" in text
-        assert "stored states of a training, optimizer state, Arrow cache." in text, "without counts, which are of all requests"
-        assert "some of them may contain no data of yours" in text
-        assert "[say here which and why]" in text
+        assert "together with another one. In what we say here about our language models, “these data” means" in text
+        assert "stored states of a training, optimizer state, Arrow cache. Some" in text, (
+            "without counts, which are of all requests"
+        )
+        assert "places may have held no data about you" in text
+        assert text.count("[say here whether these contain data about this person, and why they remain]") == 2
         assert (text.count("Log files"), text.count("Backup copies")) == (1, 1), "kinds only, each once"
     three = record_of(evidence, requests=(*two.requests, request_of("deleted", 2), request_of("denied")), residual=())
     text = written(three.requests[0], three)
@@ -204,7 +242,7 @@ def test_a_letter_of_a_batch_speaks_of_nobody_else(evidence: Evidence) -> None:
     assert "could not delete" not in text.lower()
     one = record_of(evidence, requests=(request_of("deleted"), request_of("denied")), residual=copies)
     text = written(one.requests[0], one)
-    assert text.count(reason) == 4
+    assert text.count(reason) == 2, "each kind once"
     assert "together" not in text.replace("Together with a secret key", "")
 
 
@@ -251,10 +289,10 @@ def test_a_letter_claims_no_comparison_that_was_not_made() -> None:
         record = record_of(audit, models=(model_of(audit, basis="exact rebuild"),))
         text = written(record.requests[0], record)
         assert ("against models that were trained without them" in text) is compared
-        assert ("had no models that were trained without these records" in text) is not compared
+        assert ("had no models that were trained without these data" in text) is not compared
     kept = evidence_of(simulated_table(kept=0.2))
     record = record_of(kept, models=(model_of(kept),), requests=(request_of("deleted"),))
-    assert "We found signs that these records have left traces" in written(record.requests[0], record)
+    assert "We found signs that these data have left traces" in written(record.requests[0], record)
     good = evidence_of(simulated_table())
     record = record_of(good, of_other_weights(good), requests=(request_of("deleted"),))
     text = written(record.requests[0], record)
@@ -263,6 +301,19 @@ def test_a_letter_claims_no_comparison_that_was_not_made() -> None:
     record = record_of(good, of_other_weights(kept), requests=(request_of("deleted"),))
     text = written(record.requests[0], record)
     assert text.count("Of 1 of these 2 models we can say this: We tested the new model") == 2
+
+
+def test_a_letter_about_shards_names_what_they_were_compared_with(evidence: Evidence) -> None:
+    """Where only shards that never saw the data judged, there was something to compare with, and it was no other model."""
+    for verdict in ("NOT_FORGOTTEN", "INCONCLUSIVE"):
+        model = model_of(evidence, verdict=verdict, tested_by=("shard siblings",))
+        record = record_of(evidence, models=(model,), requests=(request_of("deleted"),))
+        for language in LANGUAGES:
+            words = load_words(language)
+            text = written(record.requests[0], record, language)
+            said = f"{words.say('compared.siblings')} {words.say(f'result.{verdict}')}"
+            assert " ".join(said.replace("\N{NO-BREAK SPACE}", " ").split()) in text
+            assert " ".join(words.say("compared.alone").replace("\N{NO-BREAK SPACE}", " ").split()) not in text
 
 
 def test_a_company_says_its_own_once(evidence: Evidence, tmp_path: Path) -> None:

@@ -236,9 +236,9 @@ def test_proof_and_record_must_belong_together(evidence: Evidence, tmp_path: Pat
 @pytest.mark.parametrize(
     ("kind", "words"),
     [
-        ("derived schedule", "We went back to a point in the model's training before these records had been used"),
-        ("own schedule", "We trained a new model from the same starting model as before, without these records."),
-        ("shards", "We trained every part of the model that had learned from these records again, without them."),
+        ("derived schedule", "We went back to a point in the model's training before these data had been used"),
+        ("own schedule", "We trained a new model from the same starting model as before, without these data."),
+        ("shards", "We trained every part of the model that had learned from these data again, without them."),
     ],
 )
 def test_the_letter_says_what_was_done_again(evidence: Evidence, tmp_path: Path, kind: Any, words: str) -> None:
@@ -294,9 +294,42 @@ def test_a_letter_of_a_batch_speaks_of_all_records(evidence: Evidence, tmp_path:
     record = recorded(proof, tmp_path, evidence)
     two = record.model_copy(update={"requests": (request_of("deleted"), request_of("deleted", 1))})
     text = letter(two, signed(proof, two))
-    assert "before these records had been used" in text
-    whole = " ".join(write_letter(two.requests[0], two, sent=SENT).text.split())
-    assert "Below, “these records” means the records of both requests." in whole
+    assert "before these data had been used" in text
+    assert "about our language models, “these data” means the data of both requests." in text
+
+
+def test_a_letter_of_a_batch_speaks_of_the_models_of_its_person(evidence: Evidence, tmp_path: Path) -> None:
+    """Where two persons' data were in different models, neither letter tells of the other's model, nor of what a check of it found;
+    where they share one, it is said for both."""
+    proof, failed = proof_about(evidence), proof_about(of_other_weights(evidence), **FAILED)
+    one = recorded(proof, tmp_path, evidence, name="chat").models[0]
+    other = recorded(failed, tmp_path, of_other_weights(evidence), basis="exact rebuild", name="search").models[0]
+    first, second = request_of("deleted", removed={}), request_of("deleted", 1, removed={})
+    base = record_of(evidence, requests=(first, second))
+
+    def said(*owners: tuple[str, ...]) -> list[str]:
+        models = tuple(model.model_copy(update={"requests": own}) for model, own in zip((one, other), owners, strict=True))
+        record = base.model_copy(update={"models": models})
+        claims = {
+            proof.model: ReexecutionClaim.of(proof, one.reexecution.proof if one.reexecution else ""),
+            failed.model: ReexecutionClaim.of(failed, other.reexecution.proof if other.reexecution else ""),
+        }
+        certificate = Claimed((), (), claims, verified=True)
+        letters = [write_letter(request, record, sent=SENT, certificate=certificate).text for request in (first, second)]
+        return [" ".join(text.split()) for text in letters]
+
+    mine, theirs = said((first.id,), (second.id,))
+    assert "We replaced the language model that" in mine
+    assert SAYS["repeated.own"] in mine
+    assert SAYS["not_rebuilt"] not in mine
+    assert SAYS["not_rebuilt"] in theirs
+    assert "together with" not in mine + theirs
+    mine, theirs = said((first.id, second.id), (second.id,))
+    assert "We replaced the language model that" in mine
+    assert SAYS["not_rebuilt"] not in mine
+    assert "We replaced the 2 language models that" in theirs
+    assert "together with another one" in mine
+    assert "together with another one" in theirs
 
 
 def test_near_duplicates_that_stay_are_said(evidence: Evidence, tmp_path: Path) -> None:
@@ -306,4 +339,4 @@ def test_near_duplicates_that_stay_are_said(evidence: Evidence, tmp_path: Path) 
     proof = Reexecution.model_validate({**proof.model_dump(by_alias=True), "near": near, "near_accepted": True}, strict=False)
     record = recorded(proof, tmp_path, evidence)
     assert "1 training record that is nearly one of these records stayed" in first_page(render(record, [], proofs=[proof]))
-    assert "nearly the same words stayed in the training" in letter(record, signed(proof, record))
+    assert "worded nearly like one of the records concerned, stayed in the training" in letter(record, signed(proof, record))

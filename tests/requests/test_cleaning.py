@@ -3,14 +3,17 @@
 import json
 from datetime import date
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from unittest import mock
 
 import pytest
+from ledger_walks import MODELS, walk
 from training_rows import make_rows
 
 from unlearn import TrainingOptions, finetune
 from unlearn.purge.residue import CannotCleanError
+from unlearn.requests.attestation import _learned_from, _residual, facts_of
 from unlearn.requests.cleanup import FOUND, HASHED, IN_FILE, IN_SERVICE, Left, carried_over, clean, read_reasons
 from unlearn.requests.ledger.ledger import Ledger, NewRequest
 from unlearn.requests.plan import Plan
@@ -182,7 +185,81 @@ def test_what_fails_to_go_keeps_what_it_is_known_by(planned: tuple[Path, Plan], 
     assert (models / "served").is_dir()
     assert ASKING in (models / "train.jsonl").read_text()
     done = clean(ledger, folder, plan, key, **how)
-    assert (done.residual, dict(done.removed)) == ((), {"log": 1, "model": 1, "training data": 1})
+    assert (done.residual, dict(done.removed)) == ((), {"log": 1, "model": 1, "training file": 1})
+
+
+def test_a_batch_tells_persons_apart(ledger: Ledger, model_dir: Path, tmp_path: Path) -> None:
+    """Of each copy that stays or goes the ledger knows whose data it held: by its text, by the model's log, or not at all; after a
+    kill in between, and once the texts are gone, as well as before."""
+    data, models, key = tmp_path / "train.jsonl", tmp_path / "models", RecordKey.load()
+    models.mkdir()
+    data.write_text("".join(json.dumps(row) + "\n" for row in ROWS))
+    finetune(str(model_dir), str(data), output_dir=models / "served", options=TrainingOptions(epochs=1))
+    asked = [ledger.add(NewRequest((key.of(ROWS[n]["subject_id"], "subject"),), "gdpr", date(2026, 11, 2))) for n in (0, 1)]
+    approved = [ledger.advance(name, "identity_verified") for name in asked]
+    chosen = Choices((str(data),), (str(models),), output=tmp_path / "deletions", settings=Settings(attacks=("loss",)))
+    found = draft(ledger, approved, chosen, key)
+    note(ledger, found, chosen.output)
+    (plan,) = found.plans
+    folder, both, (first, second) = chosen.output / plan.batch, list(plan.requests), asked
+    texts = [row["completion"] for row in ROWS]
+    for name, content in (("of-one.log", texts[0]), ("of-both.log", f"{texts[0]}\n{texts[1]}"), ("note.md", texts[1])):
+        (models / name).write_text(content)
+    (models / "sealed.age").write_text("age-encryption.org/v1\n")
+    seen = {copy["place"]: copy.get("requests") for copy in clean(ledger, folder, plan, key).residual}
+    assert seen == {
+        "served": both,
+        "train.jsonl": both,
+        "of-one.log": [first],
+        "of-both.log": both,
+        "note.md": [second],
+        "sealed.age": None,
+    }
+    how: dict[str, Any] = {"retired": [plan.models[0].weights], "remove": True, "closing": True, "rewrite_data": True}
+    how["reasons"] = {"note.md": "a court asked for it", "sealed.age": "its key is lost"}
+    with mock.patch("unlearn.purge.find.remove", side_effect=KeyboardInterrupt), pytest.raises(KeyboardInterrupt):
+        clean(ledger, folder, plan, key, **how)
+    (models / "of-one.log").unlink()  # it was removed, and the process died before it could say so
+    done = clean(ledger, folder, plan, key, **how)
+    assert dict(done.removed) == {"log": 2, "model": 1, "training file": 1}
+    assert done.removed_for == {
+        first: {"log": 2, "model": 1, "training file": 1},
+        second: {"log": 1, "model": 1, "training file": 1},
+    }
+    blind = carried_over(done.residual, clean(ledger, folder, plan, key, **how), [str(models)])
+    assert {blind.shown.get(copy["place"], copy["place"]): copy.get("requests") for copy in blind.residual} == {
+        "note.md": [second],
+        "sealed.age": None,
+    }
+
+
+def test_the_record_tells_persons_apart(ledger: Ledger) -> None:
+    """What the ledger knows of each person's copies and models is in the deletion record; from a ledger without it, nothing is."""
+    one, other = (ledger.add(NewRequest((subject * 32,), "gdpr", date(2026, 11, 2))) for subject in "56")
+    steps: list[tuple[str, dict[str, Any]]] = [
+        ("planned", {}),
+        ("unlearning", {}),
+        ("verifying", {}),
+        ("deployed", {"models": MODELS}),
+        ("purged", {"residual": [], "retired": [], "removed": {"log": 2}, "removed_for": {one: {"log": 2}}}),
+        (
+            "purged",
+            {"residual": [], "retired": ["a" * 64], "removed": {"log": 1}, "removed_for": {one: {"log": 1}, other: {"log": 1}}},
+        ),
+        ("closed", {}),
+    ]
+    for name, record in ((one, "1" * 32), (other, "2" * 32)):
+        ledger.advance(name, "identity_verified")
+        ledger.advance(name, "matched", records=[{"record": record}], places=[{"records": 1}])
+    for state, details in steps:
+        ledger.advance_all([one, other], state, **details)  # type: ignore[arg-type]
+    both = [ledger.request(name) for name in (one, other)]
+    assert [facts_of(request).removed for request in both] == [{"log": 3}, {"log": 1}]
+    held = SimpleNamespace(models=[SimpleNamespace(weights="a" * 64, records=("2" * 32,))])
+    assert _learned_from(both, held, "a" * 64) == (other,)  # type: ignore[arg-type]
+    copy = {"place": "a", "kind": "log", "reason": "b"}
+    assert [_residual(entry).requests for entry in (copy, {**copy, "requests": [one]})] == [None, (one,)]
+    assert facts_of(ledger.request(walk(ledger))).removed is None
 
 
 def test_what_was_explained_stays_explained(tmp_path: Path) -> None:

@@ -104,7 +104,7 @@ def test_from_receipt_to_certificate(world: Path, shell: Shell, tmp_path: Path, 
     record = DeletionRecord.load(folder / "deletion.json")
     assert [request.outcome for request in record.requests] == ["deleted"]
     assert (record.records, record.retired, record.models[0].verdict) == (8, (old,), "EQUIVALENT_WITHIN")
-    assert record.removed == {"log": 1, "model": 1, "training data": 2}
+    assert record.removed == {"log": 1, "model": 1, "training data": 1, "training file": 1}
     assert "EQUIVALENT_WITHIN" in (folder / "report.html").read_text()
     assert sorted(path.name for path in (folder / "letters").iterdir()) == [f"{name}.html", f"{name}.txt"]
     check = ["check", str(folder / "certificate.json"), "--model", str(folder / "model-0" / "rung-0-retrain")]
@@ -339,7 +339,7 @@ def test_one_record(world: Path, shell: Shell, tmp_path: Path, monkeypatch: pyte
     assert record.models[0].verdict in ("INCONCLUSIVE", "NOT_TESTABLE")
     assert "No audit showed that original is free of these records" in record.limits[0]
     assert record.limits[0] in Page((folder / "report.html").read_text()).text
-    assert "trained again without these records. We tested" in " ".join((folder / "letters" / f"{name}.txt").read_text().split())
+    assert "trained again without these data. We tested" in " ".join((folder / "letters" / f"{name}.txt").read_text().split())
     checked = check_certificate(folder / "certificate.json", [load_public_key(tmp_path / "operator.pub")])
     assert checked.holds
     assert set(checked.verdicts.values()) == {record.models[0].verdict}, "what the audit found is not changed by the decision"

@@ -241,7 +241,7 @@ def test_shards_that_are_added_to_the_base(model_dir: Path, desk: Path, shell: S
     assert proof.kind == "shards"
     assert proof.unchanged > 0
     letter = " ".join((batch_of(name) / "letters" / f"{name}.txt").read_text().split())
-    assert "trained every part of the model that had learned from these records again" in letter
+    assert "trained every part of the model that had learned from these data again" in letter
 
 
 def early(shell: Shell) -> str:

@@ -72,7 +72,8 @@ class ContentSearch:
             shared = self._found_in(chain((first,), others))
             every = {window for window in every if shared.isdisjoint(normal_forms(window))}
             self._set_patterns(every)
-        self.unsearched = sum(every.isdisjoint(own) for own in windows)
+        self._windows = [own & every for own in windows]
+        self.unsearched = sum(not own for own in self._windows)
         """Number of records that are not searched for: too short, or all of their windows occur in retained records."""
 
     def __bool__(self) -> bool:
@@ -157,6 +158,39 @@ class ContentSearch:
                 spots = np.minimum(np.searchsorted(known, keys), len(known) - 1)
                 for chosen in np.flatnonzero(known[spots] == keys):
                     yield int(inside[chosen]) * WORD + shift, int(keys[chosen])
+
+
+class NotingSearch(ContentSearch):
+    """Goes through all of a content and notes which records it holds text of, where a `ContentSearch` ends at the first match.
+
+    It never says that it found anything, so that whoever searches with it reads on to the end.
+    """
+
+    def __init__(self, search: ContentSearch) -> None:
+        """Prepare it from a search for the same records."""
+        vars(self).update(vars(search))
+        self.found: set[int] = set()
+        """Places in that search's `records` of those of which text was found."""
+        self._owners: dict[bytes, set[int]] = {}
+        for number, own in enumerate(self._windows):
+            for form in {form for window in own for form in spellings(window)}:
+                self._owners.setdefault(form, set()).add(number)
+
+    def holds(self, content: bytes | str) -> bool:
+        """Note the records of which a piece of content holds text; return False."""
+        data = content.encode("utf-8", "surrogatepass") if isinstance(content, str) else content
+        for first, end in self._finds(data):
+            self.found |= self._owners[data[first:end]]
+        return False
+
+    def found_in(self, chunks: Iterable[bytes]) -> bool:
+        """Note the records of which a stream holds text; return False."""
+        overlap, tail = self._longest - 1, b""
+        for chunk in chunks:
+            data = tail + chunk
+            self.holds(data)
+            tail = data[-overlap:] if overlap > 0 else b""
+        return False
 
 
 def _words(data: bytes, offset: int) -> NDArray[np.uint64]:

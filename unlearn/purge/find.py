@@ -22,7 +22,7 @@ from unlearn.purge.content_search import ContentSearch
 from unlearn.purge.file_types import Rules, beside_caches
 from unlearn.purge.formats import UnreadableError
 from unlearn.purge.models import WEIGHT_SUFFIXES, behind_unlearning, covered_files, model_residues
-from unlearn.purge.residue import CannotCleanError, FoundResidue, Residue
+from unlearn.purge.residue import TRAINING_FILE, CannotCleanError, FoundResidue, Residue
 from unlearn.purge.sqlite import database_of
 from unlearn.purge.unpack import holds
 from unlearn.purge.vectors import KIND as VECTORS
@@ -115,7 +115,14 @@ def data_residues(
     """
     rules = Rules(ContentSearch(records, retained), _contents(records), True, ())
     searched = {*files, *_walk([_top(root) for root in roots])[1]}
-    return _keeping_linked([rules.residue(path) for path in files], searched)
+    return _keeping_linked([_as_training_file(rules.residue(path)) for path in files], searched)
+
+
+def _as_training_file(residue: Residue) -> Residue:
+    """Return a residue under the kind of what it is, as it is no copy."""
+    if isinstance(residue, FoundResidue):
+        return FoundResidue(residue.place, TRAINING_FILE, residue.how, residue.action)
+    return Residue(residue.place, TRAINING_FILE, residue.how, False, residue.reason)
 
 
 def remove(residues: Sequence[Residue]) -> list[Residue]:

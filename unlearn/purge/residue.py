@@ -44,5 +44,7 @@ class CannotCleanError(Exception):
     """Deleted data cannot be removed from a file; the message is the reason shown to the user."""
 
 
+TRAINING_FILE = "training file"
+"""Kind of a file of training data itself, as opposed to copies of it."""
 BY_CONTENT = "it contains a passage"
 """Value of `how` for everything that was found by its content."""

@@ -4,6 +4,7 @@ All content is read from the ledger, the plan, and the manifests of models and a
 """
 
 import platform
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from datetime import UTC, date, datetime
 from importlib import metadata
@@ -55,7 +56,7 @@ def deletion_record(ledger: Ledger, requests: Sequence[Request], folder: Path, p
     deployed = None if plan is None else requests[0].latest("deployed")
     purged = None if plan is None else requests[0].latest("purged")
     made = () if deployed is None else deployed["models"]
-    models = () if plan is None else tuple(_replaced(requests[0], folder, entry) for entry in made)
+    models = () if plan is None else tuple(_replaced(requests, folder, plan, entry) for entry in made)
     return DeletionRecord(
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         requests=tuple(facts_of(request) for request in requests),
@@ -63,7 +64,7 @@ def deletion_record(ledger: Ledger, requests: Sequence[Request], folder: Path, p
         records=0 if plan is None or deployed is None else len(plan.records),
         models=models,
         removed={} if purged is None else _removed(requests[0]),
-        residual=() if purged is None else tuple(ResidualCopy(**copy) for copy in purged["residual"]),
+        residual=() if purged is None else tuple(_residual(copy) for copy in purged["residual"]),
         retired=_retired(requests[0]),
         registration=None if plan is None else _registration(folder, plan),
         ledger_head=ledger.head(),
@@ -93,6 +94,7 @@ def facts_of(request: Request) -> RequestFacts:
         records=_deleted_records(request) if outcome == "deleted" else None,
         recipients=recipients,
         nobody=True if recipients and states_nobody(request) else None,
+        removed=_removed_for(request) if outcome == "deleted" else None,
     )
 
 
@@ -106,7 +108,13 @@ def _local_time(step: Step) -> str:
     return datetime.fromisoformat(step.at).astimezone().isoformat()
 
 
-def _replaced(request: Request, folder: Path, made: dict[str, Any]) -> ReplacedModel:
+def _residual(copy: Mapping[str, Any]) -> ResidualCopy:
+    """Describe a copy that stays, from the ledger's entry."""
+    whose = {"requests": tuple(copy["requests"])} if "requests" in copy else {}
+    return ResidualCopy(place=copy["place"], kind=copy["kind"], reason=copy["reason"], **whose)
+
+
+def _replaced(requests: Sequence[Request], folder: Path, plan: Plan, made: dict[str, Any]) -> ReplacedModel:
     """Describe one replaced model from its manifest, and its audit or re-execution."""
     manifest = read_json(folder / made["folder"] / MANIFEST)["about"]
     proof = proof_of(folder, made)
@@ -123,10 +131,18 @@ def _replaced(request: Request, folder: Path, made: dict[str, Any]) -> ReplacedM
         seconds=float(training.get("seconds", 0.0)),
         share_of_retraining=_share(manifest["method"], facts),
         basis=made.get("basis", "audit"),
-        rungs=_tried(request, made["before"]),
+        rungs=_tried(requests[0], made["before"]),
         reexecution=None if proof is None else ReexecutedModel.of(proof),
+        requests=_learned_from(requests, plan, made["before"]) if len(requests) > 1 else None,
         **_audited(folder, made),
     )
+
+
+def _learned_from(requests: Sequence[Request], plan: Plan, weights: str) -> tuple[str, ...]:
+    """Return the ids of the requests whose records a model in service was trained on."""
+    held = {name for model in plan.models if model.weights == weights for name in model.records}
+    matched = {request.id: (request.latest("matched") or {"records": []})["records"] for request in requests}
+    return tuple(name for name, records in matched.items() if any(entry["record"] in held for entry in records))
 
 
 def _audited(folder: Path, made: dict[str, Any]) -> dict[str, Any]:
@@ -210,6 +226,15 @@ def _removed(request: Request) -> dict[str, int]:
         for kind, count in step.details.get("removed", {}).items():
             found[kind] = found.get(kind, 0) + int(count)
     return found
+
+
+def _removed_for(request: Request) -> dict[str, int] | None:
+    """Return how many removed copies of each kind held this person's data; None where the ledger does not tell persons apart."""
+    counted = [step.details["removed_for"] for step in request.steps if "removed_for" in step.details]
+    found: Counter[str] = Counter()
+    for counts in counted:
+        found.update(counts.get(request.id, {}))
+    return dict(found) if counted else None
 
 
 def _retired(request: Request) -> tuple[str, ...]:

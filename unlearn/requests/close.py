@@ -88,8 +88,10 @@ def purge_batch(
         )
         left = carried_over(earlier, left, [*plan.roots, str(folder.parent)])
         if not left.unexplained:
-            residual = [{name: copy[name] for name in ("place", "kind", "reason")} for copy in left.residual]
+            said = ("place", "kind", "reason", "requests")
+            residual = [{name: copy[name] for name in said if name in copy} for copy in left.residual]
             facts = {"residual": residual, "removed": dict(left.removed), "retired": now_retired}
+            facts |= {"removed_for": dict(left.removed_for)} if len(requests) > 1 else {}
             ledger.advance_all(plan.requests, "purged", batch=batch, plan=digest, **facts)
     return left
 

@@ -29,6 +29,7 @@ class AffectedModel:
         method: the unlearning method that made it, or None.
         first_step: the optimizer step that first saw one of the records, or None.
         last_clean_checkpoint: the latest checkpoint before that step, or None.
+        names: keyed hashes of the records that it or a model that it was made from was trained on.
     """
 
     folder: Path
@@ -39,6 +40,7 @@ class AffectedModel:
     method: str | None
     first_step: int | None = None
     last_clean_checkpoint: str | None = None
+    names: frozenset[str] = frozenset()
 
     @property
     def seen(self) -> str:
@@ -61,14 +63,18 @@ def affected_models(roots: Sequence[str | Path], records: Collection[str]) -> li
         InputError: a training log is damaged, so what the model saw is not known.
     """
     models = [_read(folder, set(records)) for root in roots for folder in _model_folders(Path(root))]
-    affected = {model.weights for model in models if model.records}
-    while True:
-        # Transitive closure: children of affected models, their children, and so on.
-        more = {model.weights for model in models if model.parent in affected} - affected
-        if not more:
-            break
-        affected |= more
-    chosen = [model for model in models if model.weights in affected]
+    seen: dict[str, frozenset[str]] = {}
+    for model in models:
+        seen[model.weights] = seen.get(model.weights, frozenset()) | model.names
+    growing = True
+    while growing:
+        # Transitive closure: what affected models saw, their children saw, and theirs, and so on.
+        growing = False
+        for model in models:
+            inherited = seen.get(model.parent or "", frozenset())
+            growing = growing or not inherited <= seen[model.weights]
+            seen[model.weights] |= inherited
+    chosen = [replace(model, names=seen[model.weights]) for model in models if seen[model.weights]]
     named = [model if model.records else replace(model, how="made from") for model in chosen]
     return sorted(named, key=lambda model: (not model.records, str(model.folder)))
 
@@ -93,7 +99,8 @@ def _read(folder: Path, records: set[str]) -> AffectedModel:
     if (folder / LOG_NAME).is_file():
         return _with_log(model, records)
     # A model in shards has no single log, and the result of an approximate method none at all: they list their records.
-    return replace(model, records=len(trained_records(folder) & records))
+    listed = frozenset(trained_records(folder) & records)
+    return replace(model, records=len(listed), names=listed)
 
 
 def _with_log(model: AffectedModel, records: set[str]) -> AffectedModel:
@@ -108,9 +115,11 @@ def _with_log(model: AffectedModel, records: set[str]) -> AffectedModel:
     clean = [(step, name) for step, name in log.checkpoints if first is None or step < first]
     last = max(clean, default=None)
     kept = last is not None and (model.folder / last[1]).is_dir()
+    names = frozenset(log.records[row] for row in rows)
     return replace(
         model,
-        records=len({log.records[row] for row in rows}),
+        records=len(names),
+        names=names,
         first_step=first,
         last_clean_checkpoint=last[1] if last is not None and kept else None,
     )

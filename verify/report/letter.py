@@ -16,10 +16,10 @@ from typing import Literal
 from verify.certificate.check import Claimed
 from verify.errors import InputError
 from verify.io.escaping import visible
-from verify.report.letter_models import about_models
+from verify.report.letter_models import about_models, models_of
 from verify.report.letter_words import LAYOUT, LETTERS, Words, load_words, templates_folder
 from verify.report.rendering import environment
-from verify.schema.deletion_record import PARTIES, DeletionRecord, RequestFacts
+from verify.schema.deletion_record import PARTIES, DeletionRecord, RequestFacts, ResidualCopy
 
 LetterKind = Literal["answer", "extension", "confirmation"]
 
@@ -115,49 +115,72 @@ def _answer(request: RequestFacts, record: DeletionRecord | None, certificate: C
 def _deleted(request: RequestFacts, record: DeletionRecord, certificate: Claimed | None, words: Words) -> list[_Part]:
     """Say what was deleted, what became of the models, and what stays."""
     others = sum(one.outcome == "deleted" for one in record.requests) - 1
-    done = [words.say("scope"), _erased(request, record, others, words)]
-    done += [words.counted("together", others)] if others else []
-    if record.removed:
-        done.append(words.say("copies", kinds=_kinds(record.removed, others, words)))
+    copies = [copy for copy in record.residual if copy.requests is None or request.id in copy.requests]
+    done = [words.say("scope"), _erased(request, record, copies, others, words), *_removed(request, record, others, words)]
     parts = [_Part(words.say("heading.done"), tuple(done))]
-    if record.models:
-        parts.append(_Part(words.say("heading.model"), about_models(record, certificate, words)))
-    if record.residual:
-        parts.append(_staying(record, others, words))
+    if models := models_of(request, record):
+        parts.append(_Part(words.say("heading.model"), about_models(models, record, certificate, words)))
+    if copies:
+        parts.append(_staying(request, copies, others, words))
     return parts
 
 
-def _erased(request: RequestFacts, record: DeletionRecord, others: int, words: Words) -> str:
+def _erased(request: RequestFacts, record: DeletionRecord, copies: Sequence[ResidualCopy], others: int, words: Words) -> str:
     """Say how many records of this person were deleted and when; late answers with an apology.
 
-    Records of earlier versions count the records of all requests together.
+    Records of earlier versions count the records of all requests together, and do not say whose rows a training file still holds:
+    then the sender has to.
+
+    Args:
+        request: the person's request.
+        record: the deletion record.
+        copies: the copies that stay and hold this person's data, or may.
+        others: number of other requests that were answered together with it.
+        words: the sentences of the letter's language.
     """
     count = record.records if request.records is None and not others else request.records
     day = _closed(request)
     found = words.say("found.unknown") if not count else words.counted("found", count)
-    left = any(copy.kind.startswith(IN_TRAINING_FILE) for copy in record.residual)
-    form = "partly" if left else "one" if count == 1 else "many"
+    left = [copy for copy in copies if copy.kind.startswith(IN_TRAINING_FILE)]
+    own = any(copy.requests is not None or not others for copy in left)
+    form = "partly" if own else "perhaps" if left else "one" if count == 1 else "many"
     late = f" {words.say('late', due=words.day(request.due))}" if day > request.due else ""
     return f"{found} {words.say(f'erased.{form}', day=words.day(day))}{late}"
 
 
-def _kinds(removed: Mapping[str, int], others: int, words: Words) -> str:
-    """List the kinds of copies that were removed; without counts where they are of several requests together."""
+def _removed(request: RequestFacts, record: DeletionRecord, others: int, words: Words) -> list[str]:
+    """List the kinds of copies of this person's data that were removed; of the batch's where the record does not say whose."""
+    if not others or request.removed is not None:
+        counts = _by_word(record.removed if request.removed is None else request.removed, words)
+        kinds = [words.say("counted", kind=kind, count=count) for kind, count in counts.items()]
+        return [words.say("copies", kinds=", ".join(kinds))] if kinds else []
+    kinds = list(_by_word(record.removed, words))
+    return [words.say("copies_together", kinds=", ".join(kinds))] if kinds else []
+
+
+def _by_word(removed: Mapping[str, int], words: Words) -> Counter[str]:
+    """Count removed copies by the word for their kind; some kinds share one. The training files are no copies."""
     counts: Counter[str] = Counter()
     for kind, count in removed.items():
-        counts[words.kind(kind)] += count
-    return ", ".join(kind if others else words.say("counted", kind=kind, count=count) for kind, count in counts.items())
+        if kind != IN_TRAINING_FILE:
+            counts[words.kind(kind)] += count
+    return counts
 
 
-def _staying(record: DeletionRecord, others: int, words: Words) -> _Part:
-    """List what stays and why; for several requests only the kinds, as a reason may be about another person's copy."""
-    kinds = [_capital(words.kind(copy.kind)) for copy in record.residual]
-    if others:
-        whose = words.say("staying.together", which=words.say("blank.which"))
-        return _Part(words.say("heading.staying"), (whose,), tuple(dict.fromkeys(kinds)))
-    reasons = [_sentence(copy.reason, words) for copy in record.residual]
-    items = tuple(words.say("listed", kind=kind, reason=reason) for kind, reason in zip(kinds, reasons, strict=True))
-    return _Part(words.say("heading.staying"), (words.say("staying.own"),), items)
+def _staying(request: RequestFacts, copies: Sequence[ResidualCopy], others: int, words: Words) -> _Part:
+    """List what stays of this person's data and why.
+
+    The reason for a copy that also holds data of others may speak of them, so the sender says what of it concerns this person, and
+    whether a copy does of which it is not known whose data it holds.
+    """
+    items = []
+    for copy in copies:
+        if not others or copy.requests == (request.id,):
+            reason = _sentence(copy.reason, words)
+        else:
+            reason = words.say("blank.whether" if copy.requests is None else "blank.reason")
+        items.append(words.say("listed", kind=_capital(words.kind(copy.kind)), reason=reason))
+    return _Part(words.say("heading.staying"), (words.say("staying"),), tuple(dict.fromkeys(items)))
 
 
 def _kept(request: RequestFacts, words: Words) -> list[_Part]:

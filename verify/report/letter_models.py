@@ -5,11 +5,12 @@ Plain sentences without numbers of statistics. What contradicts a deletion is sa
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from verify.certificate.check import Claimed
 from verify.certificate.reexecution import ReexecutionClaim
 from verify.report.letter_words import Words
-from verify.schema.deletion_record import DeletionRecord, ReplacedModel
+from verify.schema.deletion_record import DeletionRecord, ReplacedModel, RequestFacts
 from verify.schema.parts import VerdictWord
 from verify.schema.reexecution import PASSING, Kind
 
@@ -17,24 +18,55 @@ RETRAINED: Mapping[Kind, str] = {"own schedule": "own", "derived schedule": "der
 """Names of the sentences on what was done, by the kind of deletion that was executed again."""
 
 
-def about_models(record: DeletionRecord, certificate: Claimed | None, words: Words) -> tuple[str, ...]:
-    """Say what was done to the models and what checks showed: repeated computations, then tests, each with what it leaves open."""
-    repeated = _repeated(record.models, certificate, words)
-    bases = [model.basis for model in record.models]
-    rebuilt = bool(bases) and all(basis != "audit" for basis in bases) and repeated in ([], [words.say("not_repeated")])
+def models_of(request: RequestFacts, record: DeletionRecord) -> tuple[ReplacedModel, ...]:
+    """Return the replaced models that had learned from a person's records; all where the record does not tell persons apart."""
+    return tuple(model for model in record.models if model.requests is None or request.id in model.requests)
+
+
+def about_models(
+    models: Sequence[ReplacedModel], record: DeletionRecord, certificate: Claimed | None, words: Words
+) -> tuple[str, ...]:
+    """Say what was done to some models and what checks showed: repeated computations, then tests, each with what it leaves open.
+
+    A model is replaced and judged for all requests from whose records it had learned, so what is said is about all of these.
+
+    Args:
+        models: the models that had learned from the person's records, at least one.
+        record: the deletion record, which may be about further models.
+        certificate: what the deletion's certificate says.
+        words: the sentences of the letter's language.
+    """
+    repeated = _repeated(models, _about(models, record, certificate), words)
+    rebuilt = all(model.basis != "audit" for model in models) and repeated in ([], [words.say("not_repeated")])
     said = [words.say("rebuilt")] if rebuilt else []
-    found = [_found(model, model.verdict, words) for model in record.models if model.verdict is not None]
-    tested = _of_several(found, len(record.models), words)
+    found = [_found(model, model.verdict, words) for model in models if model.verdict is not None]
+    tested = _of_several(found, len(models), words)
     limit = [words.say("limit")] if said or tested else []
-    replaced = [_replaced(record, words)] if record.models else []
-    return tuple(dict.fromkeys([*replaced, *said, *repeated, *tested, *limit]))
+    others = _sharing(models, record) - 1
+    together = [words.counted("together", others)] if others else []
+    return tuple(dict.fromkeys([*together, _replaced(models, record, words), *said, *repeated, *tested, *limit]))
 
 
-def _replaced(record: DeletionRecord, words: Words) -> str:
-    """Say that the models were replaced and, where the operator states it, that the old ones are out of service."""
-    said = words.counted("replaced", len(record.models))
-    if {model.before for model in record.models} <= set(record.retired):
-        said += f" {words.counted('retired', len(record.models))}"
+def _about(models: Sequence[ReplacedModel], record: DeletionRecord, certificate: Claimed | None) -> Claimed | None:
+    """Return a certificate without what it says of the record's other models."""
+    if certificate is None:
+        return None
+    other = {model.after for model in record.models} - {model.after for model in models}
+    claims = {weights: claim for weights, claim in certificate.reexecutions.items() if weights not in other}
+    return replace(certificate, reexecutions=claims)
+
+
+def _sharing(models: Sequence[ReplacedModel], record: DeletionRecord) -> int:
+    """Return for how many deletion requests some models were replaced."""
+    everybody = [one.id for one in record.requests if one.outcome == "deleted"]
+    return len({name for model in models for name in (everybody if model.requests is None else model.requests)})
+
+
+def _replaced(models: Sequence[ReplacedModel], record: DeletionRecord, words: Words) -> str:
+    """Say that models were replaced and, where the operator states it, that the old ones are out of service."""
+    said = words.counted("replaced", len(models))
+    if {model.before for model in models} <= set(record.retired):
+        said += f" {words.counted('retired', len(models))}"
     return said
 
 
@@ -95,7 +127,7 @@ def _checked(claim: ReexecutionClaim, by: str, words: Words) -> str:
 
 
 def _found(model: ReplacedModel, verdict: VerdictWord, words: Words) -> str:
-    """Return what the test of one model says; of models trained without the data only where there were some."""
+    """Return what the test of one model says; it names only those models or parts of it that it was compared with."""
     result = words.say(f"result.{verdict}")
     if verdict == "NOT_TESTABLE":
         return result
@@ -103,6 +135,7 @@ def _found(model: ReplacedModel, verdict: VerdictWord, words: Words) -> str:
     if "asked otherwise" in model.tested_by:
         return f"{words.say('compared.table_otherwise' if table else 'compared.otherwise')} {result}"
     if verdict != "EQUIVALENT_WITHIN" and not table and "retrained references" not in model.tested_by:
-        return f"{words.say('compared.alone')} {result}"
+        alone = "compared.siblings" if "shard siblings" in model.tested_by else "compared.alone"
+        return f"{words.say(alone)} {result}"
     only = f" {words.say('exact_only')}" if verdict == "EQUIVALENT_WITHIN" else ""
     return f"{words.say('compared.table' if table else 'compared.exact')} {result}{only}"

@@ -107,6 +107,8 @@ class RequestFacts(Frozen):
         recipients: those to whom the data were passed on, and further places; None where nothing was stated.
         nobody: whether the operator states that the data were passed on to nobody, where `recipients` has further places alone;
             None in other cases and in records of earlier versions.
+        removed: number of copies that the cleanup removed and that held data of this person, by kind; noted only where several
+            requests were answered together, and for copies of which it is known whose data they held.
     """
 
     id: str
@@ -124,12 +126,13 @@ class RequestFacts(Frozen):
     records: int | None = Field(default=None, ge=0)
     recipients: tuple[Recipient, ...] | None = None
     nobody: bool | None = None
+    removed: dict[str, int] | None = None
 
     @model_serializer(mode="wrap")
     def _as_written(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """Leave out what was not noted: records of earlier versions are written as they were read."""
         content: dict[str, Any] = handler(self)
-        later = ("language", "records", "recipients", "nobody")
+        later = ("language", "records", "recipients", "nobody", "removed")
         return {name: value for name, value in content.items() if name not in later or value is not None}
 
     @property
@@ -253,6 +256,8 @@ class ReplacedModel(Frozen):
         audit_digest: SHA-256 of the audit's evidence.json; None without an audit.
         rungs: methods that were attempted before, with the reasons why they were not used, in words.
         reexecution: outcome of executing its training again; None where that was not done.
+        requests: ids of the requests whose records the old weights had learned from; noted only where several requests were
+            answered together.
     """
 
     name: str
@@ -272,6 +277,7 @@ class ReplacedModel(Frozen):
     audit_digest: str | None = None
     rungs: tuple[str, ...] = ()
     reexecution: ReexecutedModel | None = None
+    requests: tuple[str, ...] | None = None
 
     @model_validator(mode="after")
     def _examined(self) -> Self:
@@ -287,7 +293,7 @@ class ReplacedModel(Frozen):
     def _as_written(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """Leave out an audit or a re-execution that was not made: records of earlier versions are written as they were read."""
         content: dict[str, Any] = handler(self)
-        absent = {"reexecution"} if self.reexecution is None else set()
+        absent = {name for name in ("reexecution", "requests") if getattr(self, name) is None}
         absent |= {"verdict", "verdict_phrase", "tested_by", "audit_digest"} if self.verdict is None else set()
         return {name: value for name, value in content.items() if name not in absent}
 
@@ -299,11 +305,19 @@ class ResidualCopy(Frozen):
         place: path relative to the folder that was searched; a keyed hash where the name itself would identify somebody.
         kind: what it is: checkpoint, export, log, database, ...
         reason: why it may stay, in words; never empty.
+        requests: ids of the requests whose data it holds; None where that is not known, and where one request was answered alone.
     """
 
     place: str
     kind: str
     reason: str = Field(min_length=1)
+    requests: tuple[str, ...] | None = None
+
+    @model_serializer(mode="wrap")
+    def _as_written(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave out what is not known: records of earlier versions are written as they were read."""
+        content: dict[str, Any] = handler(self)
+        return {name: value for name, value in content.items() if name != "requests" or value is not None}
 
 
 class DeletionRecord(Document):
