@@ -30,7 +30,7 @@ from unlearn.requests.http.service import Service
 from unlearn.requests.ledger.callback_addresses import AllowedCallbacks
 from unlearn.requests.ledger.callbacks import callbacks
 from unlearn.requests.ledger.ledger import Ledger
-from unlearn.requests.ledger.tables import EVENTS
+from unlearn.requests.ledger.tables import CALLBACKS, EVENTS
 from verify.certificate.statements import load_signer, make_key
 from verify.data.identity import RecordKey
 from verify.errors import InputError
@@ -204,7 +204,7 @@ def test_a_status_is_given_up_at_last(desk: Desk, monkeypatch: pytest.MonkeyPatc
         for _ in range(MOST_ATTEMPTS + 3):
             desk.sender().turn()
             desk.now += LONGEST_DELAY
-        assert len(tried) == MOST_ATTEMPTS
+        assert len(tried) == MOST_ATTEMPTS, "each status has attempts of its own"
         assert [one.told for one in callbacks(desk.service.ledger)] == ([told] if told else [])
     assert caplog.text.count("given up") == 2
 
@@ -256,6 +256,71 @@ def test_a_slow_receiver_is_cut_off(desk: Desk, monkeypatch: pytest.MonkeyPatch)
     began = time.monotonic()
     assert desk.sender().turn() == 0
     assert time.monotonic() - began < 5
+
+
+@on_sqlite
+def test_a_status_has_attempts_of_its_own(desk: Desk) -> None:
+    """What one status used up is not taken from the next, which waits no longer than an attempt may take; they arrive in order."""
+    ledger, name = desk.service.ledger, desk.ask()
+    start(ledger, name)
+    desk.receiver.answers = [500] * 5
+    for attempt in range(1, 5):
+        desk.sender().turn()
+        desk.now += delay(attempt)
+    desk.sender().turn()
+    (waiting,) = callbacks(ledger)
+    assert (waiting.status, waiting.attempts, waiting.due) == ("in_progress", 5, desk.now + delay(5))
+    finish(ledger, name)
+    desk.now += FIRST_DELAY - timedelta(seconds=1)
+    assert (desk.sender().turn(), len(desk.receiver.received)) == (0, 5), "the last attempt may still be under way elsewhere"
+    desk.now += timedelta(seconds=1)
+    desk.receiver.answers = [500]
+    assert desk.sender().turn() == 0
+    (waiting,) = callbacks(ledger)
+    assert (waiting.status, waiting.attempts, waiting.due) == ("completed", 1, desk.now + delay(1))
+    desk.now += delay(1)
+    assert (desk.sender().turn(), callbacks(ledger)) == (1, [])
+    assert desk.told() == ["in_progress"] * 5 + ["completed"] * 2
+
+
+@on_sqlite
+def test_a_host_that_hangs_holds_up_no_other(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It takes one attempt's time, of itself alone; another host is told meanwhile, also of what comes up later, in order."""
+    monkeypatch.setattr(sending, "SECONDS", 1.5)
+    with socket.create_server(("127.0.0.1", 0)) as silent:  # it takes connections, and never answers
+        hanging = f"127.0.0.1:{silent.getsockname()[1]}"
+        allowed = AllowedCallbacks.of([desk.receiver.host, hanging], THIS_MACHINE)
+        desk.service = replace(desk.service, callbacks=allowed)
+        ledger, names = desk.service.ledger, []
+        for number in range(3):
+            urls = [f"http://{hanging}/", desk.receiver.url]
+            names.append(desk.ask(subject_request_id=f"{number}" * 8 + "-0000-4000-8000-000000000000", status_callback_urls=urls))
+            start(ledger, names[-1])
+        sender, stop, began = desk.sender(), threading.Event(), time.monotonic()
+        stuck, good = sorted(sender.look(stop), key=lambda lane: lane is not sender._lanes[hanging])
+        assert good.result(timeout=1) == 3
+        assert not stuck.done()
+        finish(ledger, names[0])
+        (again,) = sender.look(stop)
+        assert (again.result(timeout=1), stuck.done()) == (1, False), "a lane that is still running is not begun twice"
+        assert time.monotonic() - began < 1.5
+        assert desk.told() == ["in_progress"] * 3 + ["completed"]
+        assert stuck.result(timeout=10) == 0
+        tried = [one.attempts for one in callbacks(ledger) if hanging in one.url]
+        assert sorted(tried) == [0, 0, 1], "the others of a host that does not answer wait for the next look"
+        assert len(sender.look(stop)) == 1, "they are still due"
+
+
+@on_sqlite
+def test_what_an_earlier_version_counted_goes_on(desk: Desk) -> None:
+    """Attempts of a ledger from before statuses had their own are taken as those of the status to send."""
+    ledger, name = desk.service.ledger, desk.ask()
+    start(ledger, name)
+    with ledger.writing() as connection:
+        connection.execute(CALLBACKS.update().values(attempts=7, due=(NOW + delay(7)).isoformat()))
+    assert (desk.sender().turn(), desk.told()) == (0, [])
+    desk.now += delay(7)
+    assert (desk.sender().turn(), desk.told()) == (1, ["in_progress"])
 
 
 @on_sqlite
@@ -423,14 +488,14 @@ def test_the_sender_runs_beside_the_service(desk: Desk, monkeypatch: pytest.Monk
     """Until it is stopped; an error is logged by its kind and does not end it."""
     monkeypatch.setattr(sending, "EVERY", 0.01)
     faults = [RuntimeError("hunter2")]
-    whole = CallbackSender.turn
+    whole = CallbackSender.look
 
-    def turn(self: CallbackSender, stop: threading.Event | None = None) -> int:
+    def look(self: CallbackSender, stop: threading.Event) -> Any:
         if faults:
             raise faults.pop()
         return whole(self, stop)
 
-    monkeypatch.setattr(CallbackSender, "turn", turn)
+    monkeypatch.setattr(CallbackSender, "look", look)
     stop = threading.Event()
     thread = threading.Thread(target=desk.sender().run, args=[stop])
     thread.start()

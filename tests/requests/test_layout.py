@@ -22,6 +22,10 @@ EVENTS_TABLE = (
     "details TEXT NOT NULL, previous TEXT NOT NULL, digest TEXT NOT NULL, PRIMARY KEY (sequence), UNIQUE (previous), "
     "UNIQUE (digest))"
 )
+CALLBACKS_TABLE = (
+    "CREATE TABLE callbacks (request TEXT NOT NULL, url TEXT NOT NULL, told TEXT NOT NULL, attempts INTEGER NOT NULL, "
+    "due TEXT NOT NULL, PRIMARY KEY (request, url))"
+)
 KEY_TABLE = "CREATE TABLE key_check (number INTEGER NOT NULL, value TEXT NOT NULL, PRIMARY KEY (number))"
 LAYOUT_TABLE = (
     "CREATE TABLE ledger_layout (version_num VARCHAR(32) NOT NULL, CONSTRAINT ledger_layout_pkc PRIMARY KEY (version_num))"
@@ -46,6 +50,8 @@ def statements(layout: str, dialect: str) -> list[str]:
         found.append(f"CREATE INDEX events_external_id ON events (({EXTERNAL_ID[dialect]})) WHERE state = 'received'")
     if layout.endswith("recorded"):
         found.append(f"{LAYOUT_TABLE}; INSERT INTO ledger_layout VALUES ('{layout[0]}')")
+    if layout >= "4":
+        found.append(CALLBACKS_TABLE + strict)
     return [statement for group in found for statement in group.split("; ")]
 
 
@@ -90,7 +96,7 @@ def write_old(url: str, layout: str, tmp_path: Path) -> tuple[str, int, list[Any
     return head, count, fresh
 
 
-@pytest.mark.parametrize("layout", ["1", "2", "3", "3 recorded"])
+@pytest.mark.parametrize("layout", ["1", "2", "3", "3 recorded", "4 recorded"])
 def test_an_earlier_layout_is_upgraded(url: str, layout: str, tmp_path: Path) -> None:
     """Events, chain and key stay, the database is that of a new ledger, guards included, and the ledger goes on."""
     head, count, fresh = write_old(url, layout, tmp_path)

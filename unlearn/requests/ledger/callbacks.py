@@ -3,7 +3,7 @@
 They lie beside the events and not among them: an address is no fact about a request, and goes with the last status.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
@@ -21,8 +21,9 @@ class Callback:
         request: id of the request.
         url: the address.
         told: the status that it acknowledged last, or that was given up; at first the one in the receipt.
-        attempts: attempts since then, whatever status they were about.
-        due: when the next attempt may be made, with time zone; None at once.
+        attempts: attempts to send `status`.
+        due: when the next attempt to send it may be made, with time zone; None at once.
+        status: the status that these attempts were about; "" where there were none, or an earlier version made them.
     """
 
     request: str
@@ -30,6 +31,7 @@ class Callback:
     told: str
     attempts: int
     due: datetime | None
+    status: str = ""
 
 
 def callbacks(ledger: Ledger) -> list[Callback]:
@@ -37,38 +39,49 @@ def callbacks(ledger: Ledger) -> list[Callback]:
     with ledger.writing() as connection:
         rows = connection.execute(sa.select(CALLBACKS)).all()
     return [
-        Callback(row.request, row.url, row.told, row.attempts, datetime.fromisoformat(row.due) if row.due else None) for row in rows
+        Callback(row.request, row.url, row.told, row.attempts, datetime.fromisoformat(row.due) if row.due else None, row.status)
+        for row in rows
     ]
 
 
-def claim(ledger: Ledger, callback: Callback, due: datetime) -> bool:
+def claim(ledger: Ledger, callback: Callback, status: str, attempts: int, due: datetime) -> Callback | None:
     """Count an attempt before it is made, so that a kill during it and another process wait until `due`.
-
-    Returns:
-        whether the attempt is ours to make; False where another process has made it.
-    """
-    same = [*_which(callback), CALLBACKS.c.told == callback.told, CALLBACKS.c.attempts == callback.attempts]
-    counted = {"attempts": callback.attempts + 1, "due": due.isoformat()}
-    with ledger.writing() as connection:
-        return connection.execute(CALLBACKS.update().where(*same).values(**counted)).rowcount == 1
-
-
-def settle(ledger: Ledger, callback: Callback, status: str, last: bool) -> None:
-    """Record that a status need not be sent any more; the address goes with the last one.
 
     Args:
         ledger: the request ledger.
-        callback: the callback.
-        status: the status that was acknowledged, or given up.
+        callback: the callback as it was read.
+        status: the status to send.
+        attempts: attempts to send it, this one included.
+        due: when the next one may be made.
+
+    Returns:
+        the callback as it is now; None where another process has made the attempt.
+    """
+    counted = {"attempts": attempts, "due": due.isoformat(), "status": status}
+    with ledger.writing() as connection:
+        ours = connection.execute(CALLBACKS.update().where(*_as_read(callback)).values(**counted)).rowcount == 1
+    return replace(callback, attempts=attempts, due=due, status=status) if ours else None
+
+
+def settle(ledger: Ledger, callback: Callback, last: bool) -> None:
+    """Record that a status need not be sent any more; the address goes with the last one.
+
+    Where another process has counted an attempt meanwhile, nothing is recorded: it will settle its own.
+
+    Args:
+        ledger: the request ledger.
+        callback: the callback as it was claimed, whose status was acknowledged or given up.
         last: whether the request cannot have another status.
     """
     if last:
-        change: Any = CALLBACKS.delete().where(*_which(callback))
+        change: Any = CALLBACKS.delete().where(*_as_read(callback))
     else:
-        change = CALLBACKS.update().where(*_which(callback)).values(told=status, attempts=0, due="")
+        change = CALLBACKS.update().where(*_as_read(callback)).values(told=callback.status, attempts=0, due="", status="")
     with ledger.writing() as connection:
         connection.execute(change)
 
 
-def _which(callback: Callback) -> list[sa.ColumnElement[bool]]:
-    return [CALLBACKS.c.request == callback.request, CALLBACKS.c.url == callback.url]
+def _as_read(callback: Callback) -> list[sa.ColumnElement[bool]]:
+    """Return the conditions under which a row is still what was read of it."""
+    names = ("request", "url", "told", "attempts", "status")
+    return [CALLBACKS.c[name] == getattr(callback, name) for name in names]

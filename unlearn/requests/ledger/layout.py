@@ -2,7 +2,7 @@
 
 The table `ledger_layout` says which layout a database has; databases from before it are recognized by their tables. An upgrade runs
 the missing migrations in one transaction together with that table's row, so a kill leaves the old layout. Migrations only add
-tables and indexes: no event is rewritten, and the chain stays what it was.
+tables, columns and indexes: no event is rewritten, and the chain stays what it was.
 """
 
 from pathlib import Path
@@ -13,7 +13,7 @@ from sqlalchemy.engine import Connection
 from unlearn.requests.ledger.tables import EVENTS
 from verify.errors import InputError
 
-LAYOUT = "4"
+LAYOUT = "5"
 """The newest layout, which this version reads and writes."""
 VERSION_TABLE = "ledger_layout"
 """Not Alembic's default name: on PostgreSQL another application may keep its own version in the same database."""

@@ -30,6 +30,7 @@ CALLBACKS = sa.Table(
     sa.Column("told", sa.Text, nullable=False),
     sa.Column("attempts", sa.Integer, nullable=False),
     sa.Column("due", sa.Text, nullable=False),
+    sa.Column("status", sa.Text, nullable=False, server_default=""),
     sqlite_strict=True,
 )
 EXTERNAL_ID = {"sqlite": "json_extract(details, '$.external_id')", "postgresql": "details::jsonb ->> 'external_id'"}
