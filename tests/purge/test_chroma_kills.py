@@ -43,8 +43,9 @@ class Collection:
     def count(self) -> int:
         return len(self.store.rows(self.id))
 
-    def get(self, limit: int, offset: int, include: list[str]) -> dict[str, Any]:
+    def get(self, include: list[str], limit: int = 512, offset: int = 0, ids: list[str] | None = None) -> dict[str, Any]:
         rows = self.store.rows(self.id)[offset : offset + limit]
+        rows = rows if ids is None else [row for row in self.store.rows(self.id) if row[0] in ids]
         return {"ids": [name for name, _ in rows], "documents": [text for _, text in rows], "embeddings": [[0.0]] * len(rows)}
 
     def add(self, ids: list[str], documents: list[str], embeddings: Any) -> None:
@@ -178,6 +179,31 @@ def test_a_row_that_comes_meanwhile_is_not_lost(tmp_path: Path, monkeypatch: pyt
     assert store.named("people") == [*KEPT, "late"]
 
 
+def test_what_an_earlier_version_left_of_a_collection_is_not_removed(tmp_path: Path) -> None:
+    """It removed the old collection before the new one had its name: killed in between, it left the only copy of the rows under the
+    other name, which is found also where no deleted text is left, told of aloud, kept, and cleaned once it has its name again."""
+    folder = tmp_path / "store"
+    store = planted_store(folder)
+    for name in ("again", "other"):
+        store.delete_collection(name)
+    assert chroma.chroma_holds([folder / DATABASE], SEARCH)
+    clean_collections(store, folder, SEARCH)
+    store.sql("VACUUM")
+    assert not chroma.chroma_holds([folder / DATABASE], SEARCH)
+    store.create_collection("other").add(KEPT, ["Other texts under the same names."] * len(KEPT), None)
+    store.sql("UPDATE collections SET name = ? WHERE name = 'people'", BEING_WRITTEN)
+    assert chroma.chroma_holds([folder / DATABASE], SEARCH), "a collection is missing"
+    with pytest.raises(CannotCleanError, match=f"{len(KEPT)} rows that no other one has.*modify"):
+        clean_collections(store, folder, SEARCH)
+    assert store.named(BEING_WRITTEN) == KEPT
+    store.sql("UPDATE collections SET name = 'people' WHERE name = ?", BEING_WRITTEN)
+    clean_collections(store, folder, SEARCH)
+    assert (store.named("people"), store.named("other")) == (KEPT, KEPT)
+    store.create_collection(BEING_WRITTEN)
+    clean_collections(store, folder, SEARCH)
+    assert sorted(one.name for one in store.list_collections()) == ["other", "people"], "one without rows is nobody's"
+
+
 def test_a_store_of_another_layout_is_not_changed(tmp_path: Path) -> None:
     """Where the names cannot be exchanged as a whole, none is."""
     store = planted_store(tmp_path / "store")
@@ -269,3 +295,33 @@ def test_a_real_store_survives_kill_9(tmp_path: Path, kill: str) -> None:
     # Before the library opens the store again: its index may write what was in this process's memory.
     assert not any(SEARCH.holds(path.read_bytes()) for path in (tmp_path / "store").rglob("*") if path.is_file())
     assert ids() == (sorted(KEPT), ["people"])
+
+
+def test_a_real_store_keeps_what_an_earlier_version_left(tmp_path: Path) -> None:
+    """With Chroma itself: the only copy of the rows stays under the other name until it has its own again."""
+    chromadb = pytest.importorskip("chromadb", reason="chromadb is not installed")
+    from chromadb.api.client import SharedSystemClient
+
+    def with_store(work: Callable[[Any], Any]) -> Any:
+        client = chromadb.PersistentClient(str(tmp_path / "store"), settings=chromadb.Settings(anonymized_telemetry=False))
+        found = work(client)
+        client._system.stop()
+        SharedSystemClient.clear_system_cache()
+        return found
+
+    def killed(client: Any) -> None:
+        for name, rows in (("people", ROWS), (BEING_WRITTEN, RETAIN)):
+            vectors = [[float(number), 1.0] for number in range(len(rows))]
+            ids = [f"{row['example_id']}" for row in rows]
+            texts = [row["completion"] for row in rows]
+            made = client.create_collection(name, embedding_function=None)
+            made.add(ids=ids, embeddings=vectors, documents=texts, metadatas=[{"number": 1}] * len(rows))
+        client.delete_collection("people")
+
+    with_store(killed)
+    with pytest.raises(CannotCleanError, match=f"{len(RETAIN)} rows that no other one has"):
+        clean_chroma(tmp_path / "store", SEARCH)
+    with_store(lambda client: client.get_collection(BEING_WRITTEN, embedding_function=None).modify(name="people"))
+    clean_chroma(tmp_path / "store", SEARCH)
+    assert with_store(lambda client: client.get_collection("people", embedding_function=None).count()) == len(RETAIN)
+    assert not any(SEARCH.holds(path.read_bytes()) for path in (tmp_path / "store").rglob("*") if path.is_file())

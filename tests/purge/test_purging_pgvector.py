@@ -14,6 +14,7 @@ from unlearn.purge import pgvector
 from unlearn.purge.content_search import ContentSearch
 from unlearn.purge.find import UNSEARCHED
 from unlearn.purge.pgvector import PENDING, find_rows, remove_rows
+from unlearn.purge.pgvector_texts import longest_text
 from unlearn.purge.residue import Residue
 from verify import InputError
 from verify.data.sources import load_records
@@ -137,7 +138,9 @@ def test_what_is_not_searched_or_cleaned(server: tuple[str, Path], database: Any
     database.execute("CREATE TABLE bare (id uuid, embedding halfvec(3))")
     plant(database, "hidden")
     plant(database, "theirs")
-    database.execute("CREATE TABLE clean (text text, embedding vector(3)); INSERT INTO clean VALUES ('Nothing.', '[1,2,3]')")
+    database.execute(
+        "CREATE TABLE clean (text text, embedding vector(3)); INSERT INTO clean VALUES ('Nothing about anybody.', '[1,2,3]')"
+    )
     database.execute("CREATE TABLE unread (text text, embedding vector(3))")
     database.execute("ALTER TABLE hidden ENABLE ROW LEVEL SECURITY; DROP ROLE IF EXISTS reader; CREATE ROLE reader LOGIN")
     database.execute("GRANT USAGE ON SCHEMA public TO reader")
@@ -154,6 +157,62 @@ def test_what_is_not_searched_or_cleaned(server: tuple[str, Path], database: Any
     assert "only its owner" in reader["public.theirs"].reason
     assert len(remove_rows(list(reader.values()))) == len(reader)
     database.execute("DROP OWNED BY reader; DROP ROLE reader")
+
+
+def test_vectors_whose_texts_lie_elsewhere_are_listed(server: tuple[str, Path], database: Any) -> None:
+    """A column for text is no text: rows without one, and rows that refer to longer texts than their own, are not searched, which
+    is said beside what is found in the same table. Keys, dates and names of models are no texts; passages are."""
+    url, _ = server
+    text = "Where the long text of a chunk goes on and on, of which a vector was made by somebody."
+    database.execute(
+        "CREATE TABLE chunks (id int PRIMARY KEY, body text); CREATE TABLE people (id int PRIMARY KEY, name text);"
+        "CREATE TABLE own (chunk int, model text, made timestamptz, data jsonb, embedding vector(3));"
+        "CREATE TABLE titled (chunk int REFERENCES chunks, person int REFERENCES people, title text, embedding vector(3));"
+        "CREATE TABLE passages (chunk int REFERENCES chunks, passage text, embedding vector(3));"
+        "CREATE TABLE posts (person int REFERENCES people, post text, embedding vector(3));"
+        "CREATE TABLE empty (chunk int REFERENCES chunks, model text, embedding vector(3));"
+        "CREATE TABLE unmade (model text, embedding vector(3)); INSERT INTO unmade VALUES ('text-embedding-3-small', NULL);"
+        "INSERT INTO people VALUES (1, 'Ann Example of Berlin')"
+    )
+    database.execute("INSERT INTO chunks VALUES (1, %s)", (text,))
+    row = (1, "text-embedding-3-small", "2026-01-01 10:00", '{"id": "0f-3a", "n": [1, 2]}', "[1,2,3]")
+    database.execute("INSERT INTO own VALUES (%s, %s, %s, %s, %s)", row)
+    database.execute("INSERT INTO own VALUES (2, %s, now(), '{}', '[1,2,3]')", (planted.CANARIES[0],))
+    database.execute("INSERT INTO titled VALUES (1, 1, 'Terms of service', '[1,2,3]')")
+    database.execute("INSERT INTO passages VALUES (1, %s, '[1,2,3]')", (text[10:40],))
+    database.execute("INSERT INTO posts VALUES (1, 'It rained in the morning, too.', '[1,2,3]')")
+    found = find_rows([url], SEARCH)
+    assert [(residue.place.name, residue.how == UNSEARCHED) for residue in found] == [
+        ("public.own", False),
+        ("public.own", True),
+        ("public.titled", True),
+    ]
+    assert "not searched: 1 of its 2 vectors lie in rows without a text" in found[1].reason
+    assert "its rows refer to longer texts in public.chunks" in found[2].reason
+    assert [residue.place.name for residue in remove_rows(found)] == ["public.own", "public.titled"]
+    assert "1 of its 1 vectors" in find_rows([url], SEARCH)[0].reason
+    database.execute("DROP ROLE IF EXISTS reader; CREATE ROLE reader LOGIN; GRANT USAGE ON SCHEMA public TO reader")
+    database.execute("GRANT SELECT ON titled TO reader")
+    reader = {residue.place.name: residue.reason for residue in find_rows([url.replace("ledger@", "reader@")], SEARCH)}
+    assert "refer to public.chunks, which this role may not read" in reader["public.titled"]
+    database.execute("DROP OWNED BY reader; DROP ROLE reader")
+
+
+def test_what_reads_like_text() -> None:
+    """Words in a row, also in JSON and in scripts without spaces; the longest is taken."""
+    for value in (
+        "0f8fad5b-d9cb-469f-a165-70867728950e",
+        "2026-01-01 10:00:00+00",
+        "[1,2,3]",
+        "a/b.pdf",
+        '{"id": "x y"}',
+        None,
+        "",
+    ):
+        assert longest_text([value]) == ""
+    assert longest_text(['{"a": [{"b": "two words"}]}', "It is longer.", "12 34"]) == "It is longer."
+    assert longest_text(["\u6771\u4eac\u90fd\u306b\u4f4f\u3080"]) != ""
+    assert longest_text(["{two,words here}"]) == "{two,words here}", "an array of the database is no JSON"
 
 
 def test_names_are_quoted(server: tuple[str, Path], database: Any) -> None:

@@ -8,14 +8,16 @@ written again without these rows, under its own name and configuration, and what
     BEING_REMOVED      -          -           old rows    -
 
 Both names change hands in one SQLite transaction. So at every moment `name` is a whole collection and the other two are redundant:
-a killed cleaning has lost nothing, and the next one removes them and begins again.
+a killed cleaning has lost nothing, and the next one removes them and begins again. An earlier version removed the old collection
+first, and a kill before the new one had its name left nothing else of it; so BEING_WRITTEN is removed only where another collection
+has all of its rows.
 """
 
 import os
 import shutil
 import sqlite3
 import struct
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import closing
 from importlib.util import find_spec
 from pathlib import Path
@@ -50,8 +52,17 @@ def missing() -> str:
 
 
 def chroma_holds(files: Collection[Path], search: ContentSearch) -> bool:
-    """Return whether any file of a store contains deleted text."""
-    return any(holds(path, search) for path in sorted(files))
+    """Return whether any file of a store contains deleted text, or a killed cleaning has left a collection in it."""
+    return any(holds(path, search) for path in sorted(files)) or any(_was_killed(path) for path in files if path.name == DATABASE)
+
+
+def _was_killed(database: Path) -> bool:
+    query = "SELECT 1 FROM collections WHERE name IN (?, ?)"
+    try:
+        with closing(sqlite3.connect(f"{database.resolve().as_uri()}?mode=ro", uri=True)) as connection:
+            return connection.execute(query, (BEING_WRITTEN, BEING_REMOVED)).fetchone() is not None
+    except sqlite3.Error:  # no store, or one of another layout
+        return False
 
 
 def clean_chroma(folder: Path, search: ContentSearch) -> None:
@@ -92,15 +103,47 @@ def clean_collections(client: Any, folder: Path, search: ContentSearch) -> None:
         search: the search for the deleted records.
 
     Raises:
-        CannotCleanError: the store is laid out in another way, or another program writes into it.
+        CannotCleanError: the store is laid out in another way, another program writes into it, or what was left has rows that are
+            nowhere else. Nothing is changed then.
     """
     names = [collection.name for collection in client.list_collections()]
+    if BEING_WRITTEN in names:
+        _require_redundant(client, [name for name in names if name != BEING_WRITTEN])
     for name in (BEING_WRITTEN, BEING_REMOVED):
         if name in names:
             client.delete_collection(name)
     for name in names:
         if name not in (BEING_WRITTEN, BEING_REMOVED):
             _rewrite(client, folder, name, search)
+
+
+def _require_redundant(client: Any, others: Sequence[str]) -> None:
+    """Check that one of the other collections has all rows of the one that a killed cleaning was writing.
+
+    Raises:
+        CannotCleanError: none has.
+    """
+    left = client.get_collection(BEING_WRITTEN, embedding_function=None)
+    for name in others:
+        other = client.get_collection(name, embedding_function=None)
+        if all(_has_all(other, page) for page in _pages(left, ())):
+            return
+    if left.count():
+        raise CannotCleanError(
+            f"the collection {BEING_WRITTEN} has {left.count()} rows that no other one has: a cleaning by an earlier version was "
+            "killed after it had removed the collection that this one was to replace. Give it that one's name "
+            f'(client.get_collection("{BEING_WRITTEN}").modify(name=...)), or delete it if nothing is missing; then purge again'
+        )
+
+
+def _has_all(collection: Any, rows: Sequence[dict[str, Any]]) -> bool:
+    """Return whether a collection has these rows, with the same documents, metadata and addresses."""
+    found = collection.get(ids=[row["ids"] for row in rows], include=list(_PARTS))
+    there = {
+        name: {part: found[part][number] if found.get(part) is not None else None for part in _PARTS}
+        for number, name in enumerate(found["ids"])
+    }
+    return all(there.get(row["ids"]) == {part: row[part] for part in _PARTS} for row in rows)
 
 
 def _rewrite(client: Any, folder: Path, name: str, search: ContentSearch) -> None:

@@ -3,8 +3,8 @@
 A deleted row stays in the table's file, and its vector in the index, until the table is written again. So rows are deleted first,
 with a mark in the table's comment, and the mark goes when VACUUM FULL has left them out: a kill in between is noticed by the next
 search. VACUUM FULL copies deleted rows that a transaction begun before may still read, so the server is asked how many it copied.
-Not reached are the server's write-ahead log until it is recycled, replicas, backups, tables without vectors, and vectors whose
-texts lie in another table; a table is listed for that only where it has no column for text at all.
+Not reached are the server's write-ahead log until it is recycled, replicas, backups and tables without vectors. Vectors whose texts
+are not in their row are listed as not searched (`unlearn.purge.pgvector_texts`).
 """
 
 import re
@@ -18,6 +18,7 @@ from urllib.parse import urlsplit
 
 from unlearn.purge.content_search import ContentSearch
 from unlearn.purge.find import UNSEARCHED
+from unlearn.purge.pgvector_texts import bare, longest_text, texts_elsewhere
 from unlearn.purge.residue import BY_CONTENT, CannotCleanError, FoundResidue, Residue
 from unlearn.purge.vectors import KIND
 from verify.errors import InputError
@@ -46,6 +47,7 @@ WITH own AS (
 SELECT n.nspname, c.relname, c.relkind::text, has_table_privilege(c.oid, 'SELECT'), pg_has_role(c.relowner, 'USAGE'),
     EXISTS (SELECT FROM pg_constraint k WHERE k.confrelid = c.oid AND k.contype = 'f'), obj_description(c.oid, 'pg_class'),
     ARRAY(SELECT attname::text FROM columns WHERE attrelid = c.oid AND NOT vector ORDER BY attnum),
+    ARRAY(SELECT attname::text FROM columns WHERE attrelid = c.oid AND vector ORDER BY attnum),
     EXISTS (SELECT FROM columns WHERE attrelid = c.oid AND NOT vector AND text)
 FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
 WHERE c.relkind IN ('r', 'm', 'f') AND (
@@ -69,6 +71,7 @@ class Table:
         referred: whether rows of any table refer to its rows.
         comment: its comment; None without one.
         columns: its columns other than vectors.
+        vectors: its columns of vectors; none where only an index makes them of something else.
         has_texts: whether any of them may hold text.
     """
 
@@ -80,6 +83,7 @@ class Table:
     referred: bool
     comment: str | None
     columns: tuple[str, ...]
+    vectors: tuple[str, ...]
     has_texts: bool
 
     @property
@@ -177,8 +181,8 @@ def _tables(connection: "Connection") -> list[Table]:
                 "a database of --databases has no extension vector, so there are no vectors to search. Name another one."
             )
         return [
-            Table(schema, name, kind, readable, owned, referred, comment, tuple(columns), has_texts)
-            for schema, name, kind, readable, owned, referred, comment, columns, has_texts in connection.execute(_TABLES)
+            Table(schema, name, kind, readable, owned, referred, comment, tuple(columns), tuple(vectors), has_texts)
+            for schema, name, kind, readable, owned, referred, comment, columns, vectors, has_texts in connection.execute(_TABLES)
         ]
     except psycopg.Error as error:
         raise InputError(
@@ -188,7 +192,7 @@ def _tables(connection: "Connection") -> list[Table]:
 
 
 def _in_table(connection: "Connection", url: str, table: Table, search: ContentSearch) -> list[Residue]:
-    """Return the residue of one table, if it has one."""
+    """Return the residue of one table, if it has one, and another one for vectors of which nothing is known."""
     import psycopg
 
     parts = urlsplit(url)
@@ -198,14 +202,27 @@ def _in_table(connection: "Connection", url: str, table: Table, search: ContentS
         return [Residue(place, KIND, UNSEARCHED, False, unsearchable)]
     try:
         with connection.transaction():
-            holds = table.pending or any(search.holds(text) for _, text in _rows(connection, table))
+            holds, unknown = _read(connection, table, search)
     except psycopg.Error as error:
         return [Residue(place, KIND, UNSEARCHED, False, f"it cannot be read ({type(error).__name__}); delete its rows by hand")]
+    found = [] if unknown is None else [Residue(place, KIND, UNSEARCHED, False, unknown)]
     if not holds:
-        return []
+        return found
     if (stays := _uncleanable(table)) is not None:
-        return [Residue(place, KIND, BY_CONTENT, False, stays)]
-    return [FoundResidue(place, KIND, BY_CONTENT, partial(_clean, url, table, search))]
+        return [Residue(place, KIND, BY_CONTENT, False, stays), *found]
+    return [FoundResidue(place, KIND, BY_CONTENT, partial(_clean, url, table, search)), *found]
+
+
+def _read(connection: "Connection", table: Table, search: ContentSearch) -> tuple[bool, str | None]:
+    """Return whether a table holds deleted text, and why nothing is known of some of its vectors; None where that is not so."""
+    holds, vectors, without = table.pending, 0, 0
+    for _, values, vector in _rows(connection, table):
+        holds = holds or search.holds(_joined(values))
+        vectors += vector
+        without += vector and not longest_text(values)
+    if without:
+        return holds, bare(without, vectors)
+    return holds, texts_elsewhere(connection, table.schema, table.name, table.columns) if vectors else None
 
 
 def _unsearchable(table: Table) -> str | None:
@@ -228,17 +245,26 @@ def _uncleanable(table: Table) -> str | None:
     return None
 
 
-def _rows(connection: "Connection", table: Table) -> Iterator[tuple[str, bytes]]:
-    """Yield place and text of every row; call it inside a transaction, as the rows come through a cursor of the server."""
+def _rows(connection: "Connection", table: Table) -> Iterator[tuple[str, list[str | None], bool]]:
+    """Yield every row's place, its values as text, and whether it has a vector; the rows come through a cursor of the server.
+
+    Call it inside a transaction.
+    """
     from psycopg import sql
 
     columns = sql.SQL(", ").join(sql.SQL("{}::text").format(sql.Identifier(name)) for name in table.columns)
-    query = sql.SQL("SELECT ctid::text, {} FROM ONLY {}").format(columns, _named(table))
+    vectors = sql.SQL(", ").join(map(sql.Identifier, table.vectors))
+    has_vector = sql.SQL("num_nonnulls({}) > 0").format(vectors) if table.vectors else sql.SQL("true")
+    query = sql.SQL("SELECT ctid::text, {}, {} FROM ONLY {}").format(has_vector, columns, _named(table))
     with connection.cursor(name="rows") as rows:
         rows.itersize = ROWS
         rows.execute(query)
-        for place, *values in rows:
-            yield place, b"\x00".join(str(value).encode() for value in values if value is not None)
+        for place, vector, *values in rows:
+            yield place, values, vector
+
+
+def _joined(values: Sequence[str | None]) -> bytes:
+    return b"\x00".join(str(value).encode() for value in values if value is not None)
 
 
 def _named(table: Table) -> Any:
@@ -276,7 +302,7 @@ def _delete(connection: "Connection", table: Table, search: ContentSearch) -> No
 
     # Nobody writes from here on, so a row stays at its place.
     connection.execute(sql.SQL("LOCK TABLE {} IN SHARE ROW EXCLUSIVE MODE").format(_named(table)))
-    places = [place for place, text in _rows(connection, table) if search.holds(text)]
+    places = [place for place, values, _ in _rows(connection, table) if search.holds(_joined(values))]
     # A literal, no parameter: with parameters, a per cent sign in the table's name would count as one.
     query = sql.SQL("DELETE FROM ONLY {} WHERE ctid = ANY({}::tid[])").format(_named(table), sql.Literal(places))
     if connection.execute(query).rowcount != len(places):
