@@ -9,7 +9,7 @@ from pydantic import ValidationError
 from score_tables import simulated_table, table_with_pool, with_channels
 
 from verify import InputError, Settings, summary
-from verify.auditing.accounts import account_of, controls_digest, controls_of
+from verify.auditing.accounts import account_of, audits_shown, controls_digest, controls_of
 from verify.auditing.power import control_rows
 from verify.data.identity import RecordKey, set_digest
 from verify.data.records import Fields, parse_records
@@ -57,6 +57,7 @@ def test_evidence_is_counted_with_what_it_counted_itself() -> None:
     counted = account_of(SETTINGS, HOLDOUT, [], [second], 6)
     assert counted is not None
     assert (counted.number, counted.counted, counted.earlier) == (7, "ledger", ())
+    assert (audits_shown([by_ledger], HOLDOUT), audits_shown([by_ledger], "d" * 64)) == (9, 0)
 
 
 def test_nobody_counts_without_controls_or_need() -> None:
@@ -78,10 +79,18 @@ def test_nobody_counts_without_controls_or_need() -> None:
         ({"deletions": [past(1)], "controls": "d" * 64}, "earlier audit 1 was made against other controls"),
         ({"deletions": [past(1)], "controls": None, "canaries": True}, "it has no canaries"),
         ({"audited_before": -1}, "got -1"),
+        ({"audited_before": 0, "looks": [past(1)]}, "audited_before counts 0 .* shows at least 1. Give the ledger's number"),
+        ({"audited_before": 1, "deletions": [past(1)], "looks": [past(2)]}, "counts 1 .* shows at least 2"),
+        (
+            {"audited_before": 1, "looks": [past(1, account=ControlsAccount.of(0.05, None, HOLDOUT, 2))]},
+            "counts 1 .* shows at least 2",
+        ),
+        ({"settings": PLANNED, "looks": [past(1)], "audited_before": 5}, "no number planned"),
     ],
 )
 def test_what_would_falsify_the_account_is_refused(given: dict[str, Any], message: str) -> None:
-    """Levels that were not fixed before the first audit, evidence that counts nowhere, and a negative number."""
+    """Levels that were not fixed before the first audit, evidence that counts nowhere, and a number that is negative or below
+    what the evidence itself shows: given audits, and those that they count."""
     plain: dict[str, Any] = {"settings": SETTINGS, "controls": HOLDOUT, "deletions": [], "looks": []}
     with pytest.raises(InputError, match=message):
         account_of(**{**plain, **given})
@@ -151,7 +160,8 @@ def test_the_page_counts_and_old_evidence_is_as_it_was() -> None:
     third = plain.model_copy(update={"account": ControlsAccount.of(0.05, None, HOLDOUT, 3, ("1" * 64, "2" * 64))})
     assert Evidence.model_validate_json(third.text()) == third
     said = (
-        "This is at least the third audit against the same controls, by the evidence that was given: with each of them at 0.05, any"
+        "This is at least the third audit against the same controls, by the evidence that was given: it accuses at level 0.05, and "
+        "if the others accused at no more, any of the 3 accuses an honest deletion with a probability of up to 0.15."
     )
     account = ControlsAccount.of(0.05, 20, HOLDOUT, 3)
     planned = past(0, PLANNED, account=account)
@@ -162,6 +172,7 @@ def test_the_page_counts_and_old_evidence_is_as_it_was() -> None:
         assert words in summary(found)
         assert words in render(found).replace("&#39;", "'")
     assert "beyond the 20 planned" in ControlsAccount.of(0.05, 20, HOLDOUT, 21).said(0.05)
+    assert ControlsAccount.of(0.05, None, HOLDOUT, 1).said(0.05).endswith("is accused with a probability of up to 0.05.")
     assert "against the same controls" not in summary(
         plain.model_copy(update={"account": ControlsAccount.of(0.05, None, HOLDOUT, 1)})
     )

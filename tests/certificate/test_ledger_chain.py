@@ -14,7 +14,7 @@ from unlearn.requests.ledger.ledger import Ledger, NewRequest
 from unlearn.requests.ledger.recipients import Planned, add_recipients, note_recipient
 from verify import InputError, IntegrityError
 from verify.certificate.ledger_chain import GENESIS, chain
-from verify.certificate.opened_audits import opening
+from verify.certificate.opened_audits import not_made, opening
 from verify.schema.judged_by import ControlsAccount
 
 
@@ -71,8 +71,11 @@ def lived(house: dict[str, Path], tmp_path: Path) -> tuple[Path, dict[str, Any]]
     return life(house, tmp_path)
 
 
-def life(house: dict[str, Path], tmp_path: Path, controls: str | None = None) -> tuple[Path, dict[str, Any]]:
-    """The same; the ledger opened the audit as the second against these controls, if any are named."""
+def life(
+    house: dict[str, Path], tmp_path: Path, controls: str | None = None, broken_off: str | None = None
+) -> tuple[Path, dict[str, Any]]:
+    """The same; the ledger opened the audit as the second against these controls, if any are named, and before that one under an
+    abandoned plan that was broken off ("scored") or stopped before a score was read ("unscored")."""
     record = record_about(house)
     model = record.models[0]
     ledger = Ledger(tmp_path / "lived.sqlite")
@@ -85,7 +88,11 @@ def life(house: dict[str, Path], tmp_path: Path, controls: str | None = None) ->
     note_recipient(ledger, name, "Acme", told="2026-11-04")
     ledger.advance(name, "planned", batch="B-0")
     ledger.advance(name, "unlearning", batch="B-0", registrations={model.before: "0" * 64})
-    ledger.advance(name, "planned", batch="B-1")
+    left: dict[str, Any] = {}
+    if broken_off is not None:
+        ledger.advance(name, "verifying", batch="B-0", audits=[opening(model.before, str(controls), 0.05, None)])
+        left = {"audits_not_made": [not_made("B-0", model.before)]} if broken_off == "unscored" else {}
+    ledger.advance(name, "planned", batch="B-1", **left)
     ledger.advance(name, "unlearning", batch="B-1", registrations={model.before: None})
     audits = [] if controls is None else [opening(before, controls, 0.05, None) for before in ("other", model.before)]
     ledger.advance(name, "verifying", batch="B-1", **({"audits": audits} if audits else {}))
@@ -166,22 +173,31 @@ def test_what_the_operator_signs_is_what_the_ledger_says(
 
 
 @pytest.mark.parametrize(
-    ("opened", "account", "holds"),
+    ("opened", "broken_off", "account", "holds"),
     [
-        ("c" * 64, ControlsAccount.of(0.05, None, "c" * 64, 2), True),
-        ("c" * 64, ControlsAccount.of(0.05, None, "c" * 64, 2, ("1" * 64,)), True),
-        ("c" * 64, ControlsAccount.of(0.05, None, "c" * 64, 1), False),
-        ("c" * 64, ControlsAccount.of(0.05, None, "d" * 64, 2), False),
-        ("c" * 64, None, False),
-        (None, ControlsAccount.of(0.05, None, "c" * 64, 2), False),
-        (None, ControlsAccount.of(0.05, None, "c" * 64, 2, ("1" * 64,)), True),
+        ("c" * 64, None, ControlsAccount.of(0.05, None, "c" * 64, 2), True),
+        ("c" * 64, None, ControlsAccount.of(0.05, None, "c" * 64, 2, ("1" * 64,)), True),
+        ("c" * 64, None, ControlsAccount.of(0.05, None, "c" * 64, 3, ("1" * 64,)), True),
+        ("c" * 64, None, ControlsAccount.of(0.05, None, "c" * 64, 3), False),
+        ("c" * 64, None, ControlsAccount.of(0.05, None, "c" * 64, 1, ()), False),
+        ("c" * 64, None, ControlsAccount.of(0.05, None, "c" * 64, 1), False),
+        ("c" * 64, None, ControlsAccount.of(0.05, None, "d" * 64, 2), False),
+        ("c" * 64, None, ControlsAccount.of(0.05, None, "d" * 64, 3, ("1" * 64,)), False),
+        ("c" * 64, None, None, False),
+        ("c" * 64, "scored", ControlsAccount.of(0.05, None, "c" * 64, 3), True),
+        ("c" * 64, "scored", ControlsAccount.of(0.05, None, "c" * 64, 2), False),
+        ("c" * 64, "unscored", ControlsAccount.of(0.05, None, "c" * 64, 2), True),
+        ("c" * 64, "unscored", ControlsAccount.of(0.05, None, "c" * 64, 3), False),
+        (None, None, ControlsAccount.of(0.05, None, "c" * 64, 2), False),
+        (None, None, ControlsAccount.of(0.05, None, "c" * 64, 2, ("1" * 64,)), True),
     ],
 )
 def test_the_account_of_the_controls_is_the_ledgers(
-    house: dict[str, Path], tmp_path: Path, opened: str | None, account: ControlsAccount | None, holds: bool
+    house: dict[str, Path], tmp_path: Path, opened: str | None, broken_off: str | None, account: ControlsAccount | None, holds: bool
 ) -> None:
-    """Another number, other controls, or none where the ledger opened the audit as the second; an auditor may count by evidence."""
-    path, record = life(house, tmp_path, opened)
+    """Another number, other controls, or none where the ledger opened the audit as the second; an auditor who counts by evidence
+    may know of more. An audit that was broken off counts, one of which no score was read does not."""
+    path, record = life(house, tmp_path, opened, broken_off)
 
     def sign(statements: list[Any]) -> None:
         noting(record)(statements)

@@ -1,59 +1,23 @@
 """The request desk's audits ask in the words that the plan names, registered before anything is unlearned."""
 
 import json
-from datetime import date
 from pathlib import Path
 from typing import Any
 
 import pytest
+from plans import MODEL, planned
 from training_rows import make_rows
 
 from unlearn.requests import attempt
 from unlearn.requests.attempt import REGISTRATION, audit_attempt, register_audit
 from unlearn.requests.batch_folder import audit_folder, model_folder
-from unlearn.requests.plan import Plan, PlannedModel
+from unlearn.requests.plan import Plan
 from unlearn.requests.training_sets import TrainingSets
 from verify.auditing.registration import Registration
 from verify.data.records import Fields, parse_records
 from verify.errors import InputError
-from verify.schema.evidence import Settings
 
 TEMPLATES = "templates: [{prompt: 'Where is (?P<who>.+)\\?', rewordings: ['Find {who}.', 'The place of {who}?']}]"
-MODEL = PlannedModel(
-    folder="models/m",
-    weights="a" * 64,
-    origin="m",
-    records=("e" * 32,),
-    people=1,
-    ladder=("retrain",),
-    base=None,
-    cost="",
-    shown="",
-)
-
-
-def planned(tmp_path: Path, **changes: Any) -> Plan:
-    holdout = tmp_path / "holdout.jsonl"
-    holdout.write_text(
-        "".join(f'{{"prompt": "Where is h {n}?", "completion": "There {n}.", "subject_id": "h{n}"}}\n' for n in range(6))
-    )
-    content: dict[str, Any] = {
-        "batch": "B-000000000001",
-        "requests": ("R-1",),
-        "subjects": (),
-        "answer_by": date(2026, 12, 1),
-        "data": (),
-        "places": (),
-        "fields": dict(vars(Fields())),
-        "models": (MODEL,),
-        "roots": (),
-        "references": (),
-        "holdout": str(holdout),
-        "holdout_divided": True,
-        "rewordings": str(tmp_path / "templates.yaml"),
-        "settings": Settings(channels=("rewordings", "no-prompt")),
-    }
-    return Plan(**{**content, **changes})
 
 
 def sets(count: int) -> TrainingSets:

@@ -17,13 +17,14 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from unlearn.requests import close, pipeline
+from unlearn.requests.audit_numbers import left_by, noting_scores, opened_by
 from unlearn.requests.batch_folder import CACHE, attempt_folder
+from unlearn.requests.batch_state import PLANNABLE
 from unlearn.requests.cleanup import Left
 from unlearn.requests.close import Cleaning, close_request, purge_batch
 from unlearn.requests.ledger.ledger import Ledger, NewRequest, Request
 from unlearn.requests.pipeline import Finding, run_batch
 from unlearn.requests.plan import Plan, PlannedModel
-from unlearn.requests.planning import PLANNABLE
 from unlearn.requests.training_sets import TrainingSets
 from verify import InputError, RunError
 from verify.data.identity import RecordKey
@@ -373,6 +374,47 @@ def test_a_method_that_diverges_is_left_for_the_next() -> None:
         states = [step.state for step in life.ledger.request(life.ids[0]).steps]
         climbed = ["unlearning", "failed", "planned"]
         assert states[4:] == [*climbed, *climbed, "unlearning", "verifying", "deployed"]
+    finally:
+        life.teardown()
+
+
+@pytest.mark.parametrize("scored", [True, False])
+def test_the_ledger_counts_the_audits_of_which_a_score_was_read(scored: bool) -> None:
+    """Two models and two methods: four audits, or none where a re-execution decided each time. One that stops, at a check or in the
+    middle, is left by the next plan with what was read of it."""
+    life = LifeOfDeletions()
+    life.open()
+    stopped = InputError("a reference is not there")
+
+    def audited(run: pipeline._Run, model: PlannedModel, error: Exception | None = None) -> Finding:
+        if scored:
+            noting_scores(run._audit_folder(model), lambda _: None)("scoring original", 0.1)
+        if error is not None:
+            raise error
+        return Finding("NOT_FORGOTTEN", "simulated", None)
+
+    try:
+        life.add(2)
+        with (
+            mock.patch.object(pipeline, "controls_to_use", return_value="c" * 64),
+            mock.patch.object(pipeline._Run, "_audit", audited),
+        ):
+            life.approve_and_plan([0], ("npo", "retrain"))
+            life.run(0, "NOT_FORGOTTEN", 0, more=False)
+        first = opened_by(life.ledger)
+        assert [one.number for one in first.opened] == ([1, 2, 3, 4] if scored else [1, 2, 1, 2])
+        assert len(first.counted) == (4 if scored else 0)
+        with (
+            mock.patch.object(pipeline, "controls_to_use", return_value="d" * 64),
+            mock.patch.object(pipeline._Run, "_audit", lambda run, model: audited(run, model, stopped)),
+        ):
+            life.approve_and_plan([1], ("retrain",))
+            life.run(1, "NOT_FORGOTTEN", 0, more=False)
+        left = left_by(life.ledger, life.ids, life.root / "deletions")
+        named = [entry["before"] for entry in left.get("audits_not_made", ())]
+        assert named == (OLD[1:] if scored else OLD), "the first model's audit stopped, and the second's was not begun"
+        life.ledger.advance(life.ids[1], "planned", batch="B-00000000000f", plan="f" * 64, **left)
+        assert opened_by(life.ledger).before_next("d" * 64) == (1 if scored else 0)
     finally:
         life.teardown()
 

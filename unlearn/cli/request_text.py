@@ -192,6 +192,8 @@ def _facts(details: Mapping[str, Any]) -> Iterator[str]:
         yield f"registration of {weights[:16]}: {digest or 'none; one record cannot be audited'}"
     for audit in details.get("audits", ()):
         yield f"audit of what replaces {audit['before'][:16]}, against the controls {audit['controls'][:16]}"
+    for audit in details.get("audits_not_made", ()):
+        yield f"audit of what replaces {audit['before'][:16]} under {audit['batch']} was not made: no score of it was read"
     for copy in details.get("residual", ()):
         yield f"stays: {copy['place']} ({copy['kind']}): {copy['reason']}"
     if details.get("retired"):

@@ -4,7 +4,7 @@ A result counts as finished when its manifest verifies. What a killed run left i
 """
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from unlearn.forgetting import forget
 from unlearn.level.estimate import encoded, require_enough
 from unlearn.level.table import FEWEST
 from unlearn.methods import method_classes
+from unlearn.requests.audit_numbers import noting_scores
 from unlearn.requests.batch_folder import CACHE, attempt_folder, audit_folder, clear_if_cut_off, model_folder
 from unlearn.requests.candidates import SMALLEST_SET
 from unlearn.requests.level_tables import controls_beside
@@ -23,13 +24,16 @@ from unlearn.training.method import Rebuild
 from unlearn.training.options import TrainingOptions
 from verify import audit, register
 from verify.attacks import select_attacks
-from verify.auditing.audit_sets import load_sets
-from verify.auditing.commitments import find_rewordings
+from verify.auditing import input_checks
+from verify.auditing.accounts import audits_shown
+from verify.auditing.audit_sets import draw_retain, load_whole_sets
+from verify.auditing.commitments import find_rewordings, require_committable
 from verify.auditing.input_checks import USED_HOLDOUT
-from verify.auditing.reference_checks import Expected, check_references
+from verify.auditing.pinned_references import digests_of
 from verify.auditing.registration import Registration
 from verify.data.canaries import CANARIES_NAME, find_canaries
 from verify.data.identity import RecordKey
+from verify.data.records import Record
 from verify.data.sources import load_records
 from verify.errors import InputError, IntegrityError
 from verify.io.files import MANIFEST, is_complete, read_json
@@ -40,8 +44,11 @@ from verify.provenance.holdout import split_holdout
 from verify.provenance.level_table import LevelTable
 from verify.provenance.pool_design import LEAST_LEFT_OUT
 from verify.schema.evidence import Evidence
+from verify.schema.parts import SetRole
 
 REGISTRATION = "registration.json"
+AUDIT_ROLES: Mapping[str, SetRole] = {"forget_set": "forget", "retain_set": "retain", "holdout_set": "holdout"}
+"""Roles of an audit's sets by their argument names."""
 
 
 def register_audit(folder: Path, plan: Plan, model: PlannedModel, sets: TrainingSets) -> str:
@@ -75,30 +82,39 @@ def audit_arguments(plan: Plan, model: PlannedModel, sets: TrainingSets, referen
         **_audited(plan, model, sets),
         "fields": plan.columns,
         "rewordings": _rewordings(plan, model, sets),
-        "accept": _accepted(plan),
+        "accept": accepted(plan),
     }
 
 
-def require_registrable(plan: Plan, model: PlannedModel, sets: TrainingSets) -> None:
-    """Check that a model's audit can be registered, without writing anything.
+def require_registrable(plan: Plan, model: PlannedModel, sets: TrainingSets) -> dict[SetRole, Sequence[Record]]:
+    """Check that a model's audit can be registered, without writing anything; return its records, with all retain records.
 
     Raises:
-        InputError: its sets, rewordings, attacks or canaries cannot be used.
+        InputError: its sets, rewordings, attacks, canaries or references cannot be used.
+        IntegrityError: a reference does not match its manifest.
     """
     select_attacks(plan.settings.attacks)
-    given: dict[str, Any] = {"fresh_set": None, "data": None, "fields": plan.columns, "settings": plan.settings}
-    loaded = load_sets(**_audited(plan, model, sets), **given)
+    alone = _judges_one_record(plan, model)
+    given: dict[str, Any] = {"fresh_set": None, "data": None, "fields": plan.columns, "with_controls": alone}
+    whole = load_whole_sets(**_audited(plan, model, sets), **given)
     find_canaries(model.folder)
     if (rewordings := _rewordings(plan, model, sets)) is not None:
-        find_rewordings(rewordings, None, loaded, plan.settings)
+        find_rewordings(rewordings, None, draw_retain(whole, plan.settings), plan.settings)
+        require_committable(rewordings)
+    digests_of(plan.references, plan.settings.dtype)
+    return whole
 
 
 def _audited(plan: Plan, model: PlannedModel, sets: TrainingSets) -> dict[str, Any]:
     """Return the audit's record sets by argument name; only a level table and shards compare a single record with controls."""
-    alone = model.level_table is not None or plan.settings.shard_siblings
     retain = sets.retain if len(sets.retain) >= SMALLEST_SET else None
-    holdout = _holdout(plan, model)[1] if len(sets.forget) > 1 or alone else None
+    holdout = _holdout(plan, model)[1] if len(sets.forget) > 1 or _judges_one_record(plan, model) else None
     return {"forget_set": sets.forget, "retain_set": retain, "holdout_set": holdout}
+
+
+def _judges_one_record(plan: Plan, model: PlannedModel) -> bool:
+    """Return whether an audit compares a single record with controls."""
+    return model.level_table is not None or plan.settings.shard_siblings
 
 
 def _rewordings(plan: Plan, model: PlannedModel, sets: TrainingSets) -> str | None:
@@ -121,7 +137,7 @@ def _holdout(plan: Plan, model: PlannedModel) -> tuple[Any, Any]:
     return split.method or None, split.audit
 
 
-def _accepted(plan: Plan) -> tuple[str, ...]:
+def accepted(plan: Plan) -> tuple[str, ...]:
     """Return the accepted reference differences; plans of 0.1.0 did not divide the holdout, so the audit must accept that too."""
     return plan.accept if plan.holdout is None or plan.holdout_divided else (*plan.accept, USED_HOLDOUT)
 
@@ -135,19 +151,8 @@ def require_fitting_references(
         InputError: a reference is not a retraining of the model without the records to remove.
     """
     audited = {name: source for name, source in _audited(plan, model, sets).items() if source is not None}
-    names = {
-        role: frozenset(key.of(record.fingerprint) for record in load_records(source, plan.columns))
-        for role, source in audited.items()
-    }
-    expected = Expected(
-        forget=names["forget_set"],
-        retain=names.get("retain_set"),
-        holdout=names.get("holdout_set", frozenset()),
-        canaries=frozenset(),
-        key=key,
-    )
-    if expected.retain is not None:
-        check_references(references, {"original": model.folder}, expected, plan.accept)
+    given = {AUDIT_ROLES[name]: load_records(source, plan.columns) for name, source in audited.items()}
+    input_checks.require_fitting_references(model.folder, references, given, find_canaries(model.folder), key, accepted(plan))
 
 
 def run_attempt(folder: Path, plan: Plan, model: PlannedModel, attempt: int, sets: TrainingSets) -> Path:
@@ -278,7 +283,11 @@ def controls_to_use(folder: Path, plan: Plan, model: PlannedModel, attempt: int,
     """Return what identifies the controls that an attempt's audit will use; None without controls, or where it is done."""
     if is_complete(audit_folder(folder, plan, model, attempt, references), "audit"):
         return None
-    return Registration.load(model_folder(folder, plan, model) / REGISTRATION).controls
+    return _registered(folder, plan, model).controls
+
+
+def _registered(folder: Path, plan: Plan, model: PlannedModel) -> Registration:
+    return Registration.load(model_folder(folder, plan, model) / REGISTRATION)
 
 
 def audit_attempt(
@@ -302,6 +311,10 @@ def audit_attempt(
     output = audit_folder(folder, plan, model, attempt, references)
     clear_if_cut_off(output, "audit")
     if not is_complete(output, "audit"):
+        looks = _looks(output, attempt)
+        # Of audits that earlier versions made, the ledger has no number: then the evidence is counted.
+        shown = audits_shown([Evidence.load(path) for path in looks], _registered(folder, plan, model).controls)
+        counted = None if audited_before is None or audited_before < shown else audited_before
         with phase("auditing") as done:
             audit(
                 str(attempt_folder(folder, plan, model, attempt)),
@@ -309,10 +322,10 @@ def audit_attempt(
                 **audit_arguments(plan, model, sets, references),
                 output_dir=output,
                 registration=model_folder(folder, plan, model) / REGISTRATION,
-                looks=_looks(output, attempt),
-                audited_before=audited_before,
+                looks=looks,
+                audited_before=counted,
                 cache_dir=folder / CACHE,
-                progress=lambda _, share: done(share),
+                progress=noting_scores(output, done),
             )
     return Evidence.load(output / "evidence.json")
 

@@ -61,7 +61,7 @@ def candidate_methods(
         by_table: whether a level table judges: an approximate method is then audited for one forward pass.
     """
     exact = exact_method(folder)
-    if exact == "rollback" and not _clean_checkpoint(folder, records):
+    if exact == "rollback" and not clean_checkpoint(folder, records):
         exact = "retrain"
     if preferred:
         return tuple(dict.fromkeys((*preferred, exact)))
@@ -84,7 +84,7 @@ def expected_cost(method: str, folder: Path, records: Collection[str], people: i
     if method == "rollback":
         log = TrainingLog.read(folder / LOG_NAME)
         steps = max((entry.step for entry in log.microbatches), default=0)
-        start = _clean_checkpoint(folder, records)
+        start = clean_checkpoint(folder, records)
         share = _share_after(log, records, start)
         return (
             share,
@@ -105,7 +105,7 @@ def proof_share(method: str, folder: Path, records: Collection[str], committed: 
     if method in ("sisa", "shard_vectors") and committed:
         return _shards_cost(folder, records, 1)[0]
     if method == "rollback" and committed:
-        log, start = TrainingLog.read(folder / LOG_NAME), _clean_checkpoint(folder, records)
+        log, start = TrainingLog.read(folder / LOG_NAME), clean_checkpoint(folder, records)
         if any(one.step == start and one.optimizer is not None for one in log.boundaries):
             return _share_after(log, records, start)
     return 1.0
@@ -152,7 +152,7 @@ def describe_judge(records: int, references: int) -> str:
     return f"judged by {references} references"
 
 
-def _clean_checkpoint(folder: Path, records: Collection[str]) -> int:
+def clean_checkpoint(folder: Path, records: Collection[str]) -> int:
     """Return the step of the last existing checkpoint from before any of the records was seen; 0 if there is none."""
     log = TrainingLog.read(folder / LOG_NAME)
     rows = {row for row, name in enumerate(log.records) if name in records}

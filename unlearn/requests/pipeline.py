@@ -23,18 +23,18 @@ from unlearn.requests.attempt import (
     run_attempt,
 )
 from unlearn.requests.attestation import draft_provenance, facts_of
+from unlearn.requests.audit_numbers import opened_by, require_planned_levels, was_scored
 from unlearn.requests.batch_folder import CACHE, attempt_folder, audit_folder, model_folder
+from unlearn.requests.batch_state import PLANNABLE, attempt_of, batch_of, planned_in, require_not_replaced
 from unlearn.requests.ledger.ledger import Ledger
 from unlearn.requests.ledger.request import Request
 from unlearn.requests.ledger.states import State
 from unlearn.requests.plan import Plan, PlannedModel
-from unlearn.requests.planning import PLANNABLE, replaced_weights
 from unlearn.requests.proofs import COMMITMENT
 from unlearn.requests.reexecution import Proofs
 from unlearn.requests.training_sets import TrainingSets, removed_before, require_clean, training_sets
-from verify.auditing.accounts import require_same_plan
 from verify.auditing.pinned_references import digests_of
-from verify.certificate.opened_audits import AUDITS, OpenedAudit, opened_audits, opening
+from verify.certificate.opened_audits import AUDITS, NOT_MADE, not_made, opening
 from verify.data.identity import RecordKey
 from verify.errors import InputError, RunError
 from verify.io.files import MANIFEST, alone_in, file_digest, read_json
@@ -78,18 +78,6 @@ class Finding:
     def deployable(self) -> bool:
         """Whether it may go into service without a decision of the operator's."""
         return not self.refused and (self.proven or self.verdict == CERTIFYING)
-
-
-def batch_of(ledger: Ledger, request: str) -> tuple[str, str]:
-    """Return the batch in which a request was last planned, and the digest of its plan.
-
-    Raises:
-        InputError: the request was never planned.
-    """
-    planned = ledger.request(request).latest("planned")
-    if planned is None:
-        raise InputError(f"{request} has not been planned. Run `unlearn request plan` first.")
-    return str(planned["batch"]), str(planned["plan"])
 
 
 def run_batch(
@@ -250,17 +238,15 @@ class _Run:
     def begin(self) -> None:
         """Register every audit, which must precede any unlearning."""
         require_clean(self.references, self.plan.records)
-        digests, replaced = {}, replaced_weights(self.ledger)
+        digests = {}
         for model in self.plan.models:
-            if model.weights in replaced:
-                raise InputError(
-                    f"{model.name} was replaced since this plan. Run `unlearn request plan` again, on the new weights."
-                )
+            require_not_replaced(self.ledger, model)
             if not Path(model.folder).is_dir():
                 raise InputError(f"{model.folder} no longer exists. Restore it, or run `unlearn request plan` again.")
             require_fitting_references(self.plan, model, self._records(model), self.references, self.key)
             digests[model.weights] = register_audit(self.folder, self.plan, model, self._records(model))
-            self._require_same_plan(model)
+            controls = controls_to_use(self.folder, self.plan, model, self._attempt(model), self.references)
+            require_planned_levels(self.ledger, controls, self.plan.settings)
         self.notify("registered the records, tests and thresholds of the audit")
         self._to("unlearning", registrations=digests, rungs={model.weights: self._attempt(model) for model in self.plan.models})
 
@@ -290,18 +276,18 @@ class _Run:
         found = {model: self._judged(model) for model in self.plan.models}
         left = [model for model, finding in found.items() if not finding.deployable]
         left = [model for model in left if found[model].refused or not accepted or self._objection(model) is not None]
-        retrying = [model for model in left if self._has_next(model)]
+        retrying, ended = [model for model in left if self._has_next(model)], self._not_made()
         if not left:
-            self._to("deployed", models=[self._deployed(model) for model in self.plan.models])
+            self._to("deployed", models=[self._deployed(model) for model in self.plan.models], **ended)
             shutil.rmtree(self.folder / CACHE, ignore_errors=True)
         elif retrying:
-            self._to("failed", models=[self._tried(model, found[model]) for model in retrying], final=False)
+            self._to("failed", models=[self._tried(model, found[model]) for model in retrying], final=False, **ended)
         elif any(found[model].refused for model in left):
-            self._to("failed", models=[self._tried(model, found[model]) for model in left], final=True)
+            self._to("failed", models=[self._tried(model, found[model]) for model in left], final=True, **ended)
         else:
             needed = next((found[model].needed for model in left if found[model].needed), found[left[0]].why)
             tried = [self._tried(model, found[model]) for model in left]
-            self._to("inconclusive", models=tried, needed=needed, audited=self._audited())
+            self._to("inconclusive", models=tried, needed=needed, audited=self._audited(), **ended)
 
     def _opening(self) -> dict[str, Any]:
         """Return the audits that begin with the next event, so that the ledger numbers them before anybody sees their results."""
@@ -312,11 +298,14 @@ class _Run:
                 found.append(opening(model.weights, controls, settings.alpha, settings.expected_audits))
         return {AUDITS: found} if found else {}
 
-    def _require_same_plan(self, model: PlannedModel) -> None:
-        """Check that earlier audits against a model's controls accused at the levels that its audit will count them with."""
-        controls = controls_to_use(self.folder, self.plan, model, self._attempt(model), self.references)
-        same = [one for one in opened_by(self.ledger) if one.controls == controls]
-        require_same_plan(((one.alpha, one.expected) for one in same), self.plan.settings)
+    def _not_made(self) -> dict[str, Any]:
+        """Return which of the audits that began with this step were not made, because a re-execution decided in their place."""
+        begun = {entry["before"] for entry in (self._request().latest("verifying") or {}).get(AUDITS, ())}
+        models = [model for model in self.plan.models if model.weights in begun and not was_scored(self._audit_folder(model))]
+        return {NOT_MADE: [not_made(self.plan.batch, model.weights) for model in models]} if begun else {}
+
+    def _audit_folder(self, model: PlannedModel) -> Path:
+        return audit_folder(self.folder, self.plan, model, self._attempt(model), self.references)
 
     def next_method(self) -> None:
         """Remove the failed weights, as they may still hold the records, and plan the next method."""
@@ -341,7 +330,7 @@ class _Run:
             InputError: the batch's requests are no longer in the same state; the plan is stale.
         """
         requests = [self.ledger.request(name) for name in self.plan.requests]
-        planned = [_planned_in(request) for request in requests]
+        planned = [planned_in(request) for request in requests]
         states = {request.state for request in requests}
         if len(states) > 1 or set(planned) != {self.plan.batch}:
             raise InputError(
@@ -352,7 +341,7 @@ class _Run:
 
     def _plan_again(self, requests: Sequence[Request]) -> str:
         """Return the command for requests that are open and in no later plan; `plan` includes them only by name."""
-        open_ = [entry.id for entry in requests if entry.state in PLANNABLE and _planned_in(entry) == self.plan.batch]
+        open_ = [entry.id for entry in requests if entry.state in PLANNABLE and planned_in(entry) == self.plan.batch]
         command = f"unlearn request plan --ids {' '.join(open_)} --data FILE ... --models DIR ..."
         return f" Run `{command}` for its open requests." if open_ else ""
 
@@ -408,8 +397,8 @@ class _Run:
 
     def _evidence(self, model: PlannedModel) -> Evidence:
         """Audit a model's current result, unless that is done, under the number that the ledger gave the audit."""
-        opened = [one for one in opened_by(self.ledger) if (one.batch, one.before) == (self.plan.batch, model.weights)]
-        before = opened[-1].number - 1 if opened else None
+        opened = opened_by(self.ledger).last(self.plan.batch, model.weights)
+        before = None if opened is None else opened.number - 1
         sets = self._records(model)
         return audit_attempt(self.folder, self.plan, model, self._attempt(model), sets, self.references, before)
 
@@ -451,7 +440,7 @@ class _Run:
         proven = self.proofs.proven(model, attempt)
         if proven and not self.references:
             return {"basis": REEXECUTED}
-        audited = audit_folder(self.folder, self.plan, model, attempt, self.references)
+        audited = self._audit_folder(model)
         evidence = Evidence.load(audited / "evidence.json")
         without = "audit" if evidence.verdict == CERTIFYING else EXACT_REBUILD
         return {
@@ -469,20 +458,3 @@ class _Run:
         if not path.exists():  # it exists where an earlier call was killed here
             TrainingCommitment.of(made).save(path)
         return {"root": TrainingCommitment.load(path).root}
-
-
-def _planned_in(request: Request) -> str | None:
-    """Return the batch in which a request was last planned, or None."""
-    return (request.latest("planned") or {}).get("batch")
-
-
-def opened_by(ledger: Ledger) -> list[OpenedAudit]:
-    """Return the audits that a ledger opened, in order."""
-    steps = [(step.sequence, request.id, step) for request in ledger.requests() for step in request.steps]
-    return list(opened_audits((name, step.state, step.details) for _, name, step in sorted(steps, key=lambda one: one[0])))
-
-
-def attempt_of(request: Request, plan: Plan, model: PlannedModel) -> int:
-    """Return the index of a model's current candidate method: the number of times that the batch has failed for it."""
-    failures = [step.details for step in request.steps if step.state == "failed" and step.details.get("batch") == plan.batch]
-    return sum(model.weights == entry["before"] for details in failures if not details["final"] for entry in details["models"])

@@ -16,7 +16,9 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+from unlearn.requests.audit_numbers import NextAudits, left_by
 from unlearn.requests.audit_power import can_be_measured, describe_power
+from unlearn.requests.batch_state import PLANNABLE, replaced_weights
 from unlearn.requests.candidates import (
     EXECUTABLE,
     FROM_LOG,
@@ -31,9 +33,9 @@ from unlearn.requests.ledger.roles import OPERATOR
 from unlearn.requests.level_tables import Judge, judge_of
 from unlearn.requests.matching import Matched, match_requests
 from unlearn.requests.plan import Plan, PlannedModel, PlannedProof
-from unlearn.requests.preflight import require_runnable
+from unlearn.requests.preflight import Runnable, require_runnable
 from unlearn.requests.proofs import Commitments, obstacle, planned_proof
-from unlearn.requests.training_sets import TrainingSets, require_clean
+from unlearn.requests.training_sets import require_clean
 from unlearn.scan.lineage import AffectedModel, affected_models
 from verify.data.identity import RecordKey
 from verify.data.records import Fields
@@ -47,7 +49,6 @@ from verify.schema.differences import ReferenceDifference
 from verify.schema.evidence import Evidence, Settings
 from verify.schema.reexecution import Reexecution
 
-PLANNABLE = ("identity_verified", "matched", "planned", "unlearning", "verifying", "failed", "inconclusive")
 DEFAULT_STATES = ("identity_verified", "matched")
 
 
@@ -181,8 +182,8 @@ def draft(
     commitments.require_fitting([_origin(model, affected) for model in serving])
     plans = [_plan(group, serving, affected, held, choices, commitments) for group in _groups(known, held, choices.window)]
     # A plan that cannot be run is refused before the models are scored.
-    sets = [require_runnable(ledger, plan, key) for plan in plans]
-    plans = [_with_power(plan, own) for plan, own in zip(plans, sets, strict=True)]
+    checked, audits = [require_runnable(ledger, plan, key) for plan in plans], NextAudits(ledger)
+    plans = [_with_power(plan, own, audits) for plan, own in zip(plans, checked, strict=True)]
     return Draft(tuple(plans), tuple(matched), tuple(model for model in affected if model not in serving))
 
 
@@ -205,8 +206,8 @@ def note(ledger: Ledger, draft: Draft, output: Path) -> None:
     for entry in draft.matched:
         _note_match(ledger, entry)
     for plan in draft.plans:
-        digest = plan.save(output / plan.batch)
-        ledger.advance_all(plan.requests, "planned", **plan.facts(digest))
+        digest, left = plan.save(output / plan.batch), left_by(ledger, plan.requests, output)
+        ledger.advance_all(plan.requests, "planned", **plan.facts(digest), **left)
 
 
 def _note_match(ledger: Ledger, entry: Matched) -> None:
@@ -281,12 +282,6 @@ def _from_ledger(request: Request) -> _Known:
     assert matched is not None, "registered requests have been matched"
     records = {entry["record"]: entry["subject"] or entry["record"] for entry in matched["records"]}
     return _Known(request, records, [DataPlace(**place) for place in matched["places"]])
-
-
-def replaced_weights(ledger: Ledger) -> set[str]:
-    """Return digests of the weights that verified deletions have replaced."""
-    steps = [step for request in ledger.requests() for step in request.steps if step.state == "deployed"]
-    return {str(model["before"]) for step in steps for model in step.details["models"]}
 
 
 def _in_service(affected: Sequence[AffectedModel], named: Sequence[str], replaced: set[str]) -> list[AffectedModel]:
@@ -470,15 +465,14 @@ def _shown(
     return describe_judge(len(names), references)
 
 
-def _with_power(plan: Plan, sets: Mapping[str, TrainingSets]) -> Plan:
+def _with_power(plan: Plan, checked: Mapping[str, Runnable], audits: NextAudits) -> Plan:
     """Return a plan that says how often the audit of each model would certify an honest deletion."""
-    models = tuple(
-        model.model_copy(update={"shown": f"{model.shown}; {describe_power(plan, model, sets[model.weights])}"})
-        if can_be_measured(plan, model)
-        else model
-        for model in plan.models
-    )
-    return plan.model_copy(update={"models": models})
+    models = []
+    for model in plan.models:
+        sets, before = checked[model.weights].sets, audits.take(checked[model.weights].controls)
+        more = f"; {describe_power(plan, model, sets, before)}" if can_be_measured(plan, model) else ""
+        models.append(model.model_copy(update={"shown": f"{model.shown}{more}"}))
+    return plan.model_copy(update={"models": tuple(models)})
 
 
 def _absolute(given: str | None) -> str | None:

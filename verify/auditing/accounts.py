@@ -47,12 +47,13 @@ def account_of(
         controls: what identifies the controls of this audit; None without controls.
         deletions: evidence of earlier deletions.
         looks: evidence of earlier audits of the same weights; those against other controls do not count.
-        audited_before: how many earlier audits a ledger counted; None where the evidence is to be counted.
+        audited_before: how many earlier audits a ledger counted, those in the evidence included; None where the evidence is to be
+            counted.
         canaries: whether this audit has canaries, among which earlier deletions may count instead.
 
     Raises:
-        InputError: a negative number, an earlier deletion that counts neither here nor among the canaries, or one against the same
-            controls that used another level.
+        InputError: a negative number, one below what the evidence shows, an earlier deletion that counts neither here nor among the
+            canaries, or one against the same controls that used another level.
     """
     if audited_before is not None and audited_before < 0:
         raise InputError(
@@ -61,16 +62,31 @@ def account_of(
     _require_of_use(deletions, controls, canaries)
     if controls is None or settings.rule == 1:
         return None
-    if audited_before is not None:
-        return ControlsAccount.of(settings.alpha, settings.expected_audits, controls, audited_before + 1)
     same = [one for one in (*deletions, *looks) if controls_of(one) == controls]
     require_same_plan(((one.settings.alpha, one.settings.expected_audits) for one in same), settings)
+    named, shown = _audits_shown(same)
+    if audited_before is not None:
+        if audited_before < shown:
+            raise InputError(
+                f"audited_before counts {audited_before} earlier audits against the same controls, and the evidence that was given "
+                f"shows at least {shown}. Give the ledger's number, which includes these, or leave audited_before out."
+            )
+        return ControlsAccount.of(settings.alpha, settings.expected_audits, controls, audited_before + 1)
     if not same and settings.expected_audits is None:
         return None
+    return ControlsAccount.of(settings.alpha, settings.expected_audits, controls, shown + 1, tuple(sorted(named)))
+
+
+def audits_shown(earlier: Iterable[Evidence], controls: str | None) -> int:
+    """Return how many audits against some controls there were at least, by the evidence of some of them and what it counts."""
+    return _audits_shown([one for one in earlier if controls_of(one) == controls])[1]
+
+
+def _audits_shown(same: Sequence[Evidence]) -> tuple[set[str], int]:
+    """Return the evidence that audits against the same controls are or name, and their number at least."""
     accounts = [one.account for one in same if one.account is not None]
     named = {one.digest for one in same}.union(*(account.earlier for account in accounts))
-    number = 1 + max(len(named), *(account.number for account in accounts), 0)
-    return ControlsAccount.of(settings.alpha, settings.expected_audits, controls, number, tuple(sorted(named)))
+    return named, max(len(named), *(account.number for account in accounts), 0)
 
 
 def require_same_plan(earlier: Iterable[tuple[float, int | None]], settings: Settings) -> None:

@@ -106,7 +106,7 @@ def audit(
         earlier: evidence files of earlier deletions. Their canaries count in the e-value, and those that were audited against the
             same controls in the account of these (`Settings(expected_audits=...)`).
         audited_before: number of earlier audits against the same controls, as a ledger counted them, in place of counting the
-            evidence that is given.
+            evidence that is given. Those in `earlier` and `looks` are among them: a smaller number than they show is refused.
         looks: evidence files of earlier audits of the same weights, which page 1 and the certificate name.
         rewordings: the forget and holdout records in other words, which nobody who made the model has seen: a file of rewordings or
             of templates, or rows (`verify.data.rewordings`). Needs a holdout set and references.

@@ -57,6 +57,16 @@ def commitment_of(source: str | Path) -> str:
     return hashlib.sha256(f"unlearn-verify/rewordings\x00{salt}\x00{content_digest(read_source(source))}".encode()).hexdigest()
 
 
+def require_committable(source: str | Path) -> None:
+    """Check that `commit` can be given a file: that the salt beside it, if there is one already, is whole.
+
+    Raises:
+        InputError: the file cannot be read, or its salt is damaged.
+    """
+    if _salt_path(source).exists():
+        commitment_of(source)
+
+
 def require_opened(commitment: str | None, rewordings: RewordingSource | None, model: Any) -> bool:
     """Check that rewordings are those that were committed to; return whether they were.
 

@@ -84,32 +84,80 @@ def check_inputs(
     unknown = sorted(set(accept) - {*KINDS, USED_HOLDOUT})
     if unknown:
         raise InputError(f"{unknown[0]!r} cannot be accepted. Use any of: {', '.join((*KINDS, USED_HOLDOUT))}.")
+    expected = _expected(models["original"], references, sets, canaries, key, tokenizer)
+    checked = check_references(references, models, expected, set(accept) - {USED_HOLDOUT})
+    compared = {"target": models["target"], **_labelled(references)}
+    require_same_configurations(models["original"], compared, accepted="configuration" in accept)
+    holdout = check_holdout(models["target"], sets["holdout"], key, USED_HOLDOUT in accept) if "holdout" in sets else None
+    bases = frozenset[str]() if "base" in accept else known_bases(models["original"], expected.forget)
+    return CheckedInputs(checked, holdout, read_reference_proofs(proofs, references, expected.forget, bases))
+
+
+def _expected(
+    original: Any,
+    references: Sequence[Any],
+    sets: Mapping[SetRole, Sequence[Record]],
+    canaries: Canaries | None,
+    key: RecordKey,
+    tokenizer: Any,
+) -> Expected:
+    """Return what the references are compared with."""
     names = {role: frozenset(key.of(record.fingerprint) for record in records) for role, records in sets.items()}
-    expected = Expected(
+    # A given retain set defines what references must be trained on, and it contains no canaries.
+    needed = bool(references) and "retain" not in names
+    return Expected(
         forget=names["forget"],
         retain=names.get("retain"),
         holdout=names.get("holdout", frozenset()),
-        # A given retain set defines what references must be trained on, and it contains no canaries.
-        canaries=_canary_names(canaries, models["original"], key, tokenizer)
-        if references and "retain" not in names
-        else frozenset(),
+        canaries=_canary_names(canaries, original, key, tokenizer) if needed else frozenset(),
         key=key,
     )
-    checked = check_references(references, models, expected, set(accept) - {USED_HOLDOUT})
-    _require_same_configurations(models, references, "configuration" in accept)
-    holdout = check_holdout(models["target"], sets["holdout"], key, USED_HOLDOUT in accept) if "holdout" in sets else None
-    bases = frozenset[str]() if "base" in accept else known_bases(models["original"], names["forget"])
-    return CheckedInputs(checked, holdout, read_reference_proofs(proofs, references, names["forget"], bases))
 
 
-def _require_same_configurations(models: Mapping[str, Any], references: Sequence[Any], accepted: bool) -> None:
+def _labelled(references: Sequence[Any]) -> dict[str, Any]:
+    return {f"reference {number}": one for number, one in enumerate(references, 1)}
+
+
+def require_fitting_references(
+    original: Any,
+    references: Sequence[Any],
+    sets: Mapping[SetRole, Sequence[Record]],
+    canaries: Canaries | None,
+    key: RecordKey,
+    accept: Collection[str],
+) -> None:
+    """Check references as an audit does, by logs and configurations, before there is a model to audit.
+
+    Args:
+        original: the model before unlearning.
+        references: the references.
+        sets: the audit's records, with all retain records.
+        canaries: the original's canaries, if any.
+        key: the record key.
+        accept: intended differences.
+
+    Raises:
+        InputError: a reference is not a retraining of the original without the forget set.
+    """
+    expected = _expected(original, references, sets, canaries, key, None)
+    check_references(references, {"original": original}, expected, set(accept) - {USED_HOLDOUT})
+    require_same_configurations(original, _labelled(references), accepted="configuration" in accept)
+
+
+def require_same_configurations(original: Any, others: Mapping[str, Any], *, accepted: bool) -> None:
     """Refuse models in local folders whose configuration differs from the original's, before anything is scored.
 
     Others are compared when they are loaded.
+
+    Args:
+        original: the model before unlearning.
+        others: the models that are compared with it, by label.
+        accepted: whether a difference is intended.
+
+    Raises:
+        InputError: a configuration differs, and that was not accepted.
     """
-    named = {"target": models["target"], **{f"reference {number}": one for number, one in enumerate(references, 1)}}
-    folders = {label: Path(one) for label, one in named.items() if isinstance(one, str | Path) and Path(one).is_dir()}
-    original = models["original"]
+    folders = {label: Path(one) for label, one in others.items() if isinstance(one, str | Path) and Path(one).is_dir()}
     if accepted or not folders or not isinstance(original, str | Path) or not Path(original).is_dir():
         return
     expected = stored_entries(original)

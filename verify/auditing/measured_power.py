@@ -45,6 +45,7 @@ def measure_power(
     accept: Collection[str] = (),
     approximate: bool = False,
     table_shared: bool = False,
+    audited_before: int | None = None,
     progress: Progress = lambda _: None,
 ) -> MeasuredPower:
     """Estimate how often an audit with these arguments would certify an honest deletion.
@@ -57,6 +58,8 @@ def measure_power(
             will be passed to `verify.audit`; at least two references, or a level table.
         approximate: whether the unlearning will start from the original's weights, and keep their utility.
         table_shared: whether the unlearning will read the method's half of the level table, so that the audit reads the other.
+        audited_before: number of audits against the same controls that will come before it, by which it accuses at its share of
+            alpha (`Settings(expected_audits=...)`); None takes it for the first.
         progress: called with the share that is done.
 
     Raises:
@@ -87,7 +90,7 @@ def measure_power(
     scorer = Scorer(sets, {}, settings, None, None, key, coins, same_weights=same, other_configuration=other, channels=channels)
     _score(scorer, original, references, settings.dtype, progress)
     digest = controls_digest(sets.get("holdout"), None if judging is None else judging.table.digest, key)
-    aside = replace(blind_aside(*compared_texts(sets), settings), account=account_of(settings, digest, (), ()))
+    aside = replace(blind_aside(*compared_texts(sets), settings), account=account_of(settings, digest, (), (), audited_before))
     if judging is None:
         return power_by_references(ScoreTable(scorer.blocks), settings, aside, approximate=approximate)
     judging.require_original(scorer.models[0].weights, scorer.models[0].tokenizer, original)

@@ -75,12 +75,9 @@ def check_shards(model: Any, original: Any, sets: Mapping[SetRole, Sequence[Reco
             after the deletion or not before it, another record of the same people, or a control, or the models differ in other
             records.
     """
-    if "holdout" not in sets:
-        raise InputError(
-            "shards are compared on their losses on the records less those on never-trained controls. Give these with --holdout."
-        )
+    then = require_siblings(original, with_controls="holdout" in sets)
     after, before = _folder(model), _folder(original)
-    plan, then = ShardsDescription.read(after), ShardsDescription.read(before)
+    plan = ShardsDescription.read(after)
     _require_same_division(then, plan)
     forget = {key.of(record.fingerprint) for record in sets["forget"]}
     held: dict[int, list[int]] = {}
@@ -111,6 +108,26 @@ def check_shards(model: Any, original: Any, sets: Mapping[SetRole, Sequence[Reco
     return Shards(after, before, plan, held, logs, final)
 
 
+def require_siblings(original: Any, *, with_controls: bool) -> ShardsDescription:
+    """Check that the shards of a model before a deletion can be ranked after it; return how it is divided.
+
+    Args:
+        original: the model's folder.
+        with_controls: whether the audit has a holdout set.
+
+    Raises:
+        InputError: it has none, or the model is not in several shards.
+    """
+    if not with_controls:
+        raise InputError(
+            "shards are compared on their losses on the records less those on never-trained controls. Give these with --holdout."
+        )
+    plan = ShardsDescription.read(_folder(original))
+    if plan.shards < 2:
+        raise InputError(f"a model of one shard has no siblings. {INSTEAD}")
+    return plan
+
+
 def _folder(source: Any) -> Path:
     if not isinstance(source, str | Path) or not Path(source).is_dir():
         raise InputError(f"shards are read from a model's folder, and this model is in none. {INSTEAD}")
@@ -118,13 +135,11 @@ def _folder(source: Any) -> Path:
 
 
 def _require_same_division(then: ShardsDescription, plan: ShardsDescription) -> None:
-    """Refuse models that are not the same training in shards, and one without siblings."""
+    """Refuse models that are not the same training in shards."""
     for what in ("shards", "slices", "combine", "options", "base_weights"):
         if getattr(then, what) != getattr(plan, what):
             name = what.replace("_", " ")
             raise InputError(f"the models before and after the deletion differ in the {name} of their shards. {INSTEAD}")
-    if plan.shards < 2:
-        raise InputError(f"a model of one shard has no siblings. {INSTEAD}")
 
 
 def _require_forget_set_left(then: ShardsDescription, plan: ShardsDescription, forget: set[str]) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 
 from verify.certificate.attachments import Finding, Pair
 from verify.certificate.ledger_chain import GENESIS, LedgerEvent, ledger_events
-from verify.certificate.opened_audits import OpenedAudit, opened_audits
+from verify.certificate.opened_audits import OpenedAudits, opened_audits
 from verify.errors import IntegrityError
 from verify.schema.deletion_record import NOTES, RECIPIENTS
 from verify.schema.recipient_notes import noted_recipients, states_nobody
@@ -58,7 +58,7 @@ def _records(pairs: Mapping[str, Pair]) -> list[Mapping[str, Any]]:
 
 
 def _differences(pairs: Mapping[str, Pair], events: Sequence[LedgerEvent]) -> Iterator[str]:
-    opened = list(opened_audits((event.request, event.state, event.details) for event in events))
+    opened = opened_audits((event.request, event.state, event.details) for event in events)
     for record in _records(pairs):
         for request in record["requests"]:
             own = [event for event in events if event.request == request["id"]]
@@ -164,20 +164,24 @@ def _deployed(events: Sequence[LedgerEvent], before: str, after: str) -> int | N
     return None
 
 
-def _accounts(pairs: Mapping[str, Pair], events: Sequence[LedgerEvent], opened: Sequence[OpenedAudit]) -> Iterator[str]:
-    """Yield where an audit counts the audits against its controls otherwise than the ledger that opened it."""
+def _accounts(pairs: Mapping[str, Pair], events: Sequence[LedgerEvent], opened: OpenedAudits) -> Iterator[str]:
+    """Yield where an audit counts the audits against its controls otherwise than the ledger that opened it.
+
+    Every audit that the ledger opened counts, also one that was broken off, as somebody may have seen its scores; only those of
+    which the ledger notes that no score was read do not (`verify.certificate.opened_audits`).
+    """
     for weights, pair in pairs.items():
         if "auditor" not in pair:
             continue
         found = pair["auditor"]["predicate"]["annotations"]
         before, last = found["weights_before_deletion"], _deployed(events, found["weights_before_deletion"], weights)
         batch = None if last is None else events[last].details.get("batch")
-        own = [one for one in opened if (one.batch, one.before) == (batch, before)]
-        account = found["evidence"].get("account")
+        own, account = opened.last(batch, before), found["evidence"].get("account")
         said = None if account is None else (account["controls"], account["number"])
-        counted = (own[-1].controls, own[-1].number) if own else None
-        # An auditor who counts by evidence may know of audits where the ledger opened none.
-        if said != counted and (counted is not None or account["counted"] == "ledger"):
+        counted = None if own is None else (own.controls, own.number)
+        # An auditor who counts by evidence may know of more audits than the ledger opened.
+        more = account is not None and account["counted"] == "evidence" and (own is None or own.controls == account["controls"])
+        if said != counted and not (more and account["number"] > (0 if own is None else own.number)):
             yield f"the audit of {weights[:16]} counts the audits against its controls otherwise than the ledger that opened it"
 
 

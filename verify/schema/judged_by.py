@@ -191,8 +191,10 @@ class ControlsAccount(Frozen):
         if self.counted == "evidence":
             first = f"This is at least {which}, by the evidence that was given"
         if self.expected is None:
-            each = f"with each of them at {alpha:g}, any of {self.number} honest deletions is accused with a probability of up to"
-            return f"{first}: {each} {self.spent:.3g}."
+            if self.number == 1:
+                return f"{first}: an honest deletion is accused with a probability of up to {self.spent:.3g}."
+            together = f"any of the {self.number} accuses an honest deletion with a probability of up to {self.spent:.3g}"
+            return f"{first}: it accuses at level {alpha:g}, and if the others accused at no more, {together}."
         beyond = f", beyond the {self.expected} planned" if self.number > self.expected else f" of {self.expected} planned"
         return (
             f"{first}{beyond}: its accusations were made at level {self.level:.3g}, and those of all of them so far add up to "

@@ -1,0 +1,114 @@
+"""Numbers of the desk's audits: which of those against the same controls each is, and which were opened and never made."""
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from unlearn.requests.batch_folder import model_folder
+from unlearn.requests.batch_state import attempt_of
+from unlearn.requests.ledger.ledger import Ledger
+from unlearn.requests.ledger.request import Request
+from unlearn.requests.plan import Plan, PlannedModel
+from verify.auditing.accounts import require_same_plan
+from verify.certificate.opened_audits import AUDITS, NOT_MADE, OpenedAudits, not_made, opened_audits
+from verify.errors import InputError
+from verify.io.files import is_complete
+from verify.schema.evidence import Settings
+
+SCORED = "scored-"
+"""Before the name of an audit's folder, the name of an empty file beside it, written when its first score is read: from then on the
+audit counts."""
+
+
+def opened_by(ledger: Ledger) -> OpenedAudits:
+    """Return the audits that a ledger opened."""
+    steps = [(step.sequence, request.id, step) for request in ledger.requests() for step in request.steps]
+    return opened_audits((name, step.state, step.details) for _, name, step in sorted(steps, key=lambda one: one[0]))
+
+
+class NextAudits:
+    """Numbers of the audits that plans propose, one after another, if every one of them is made in this order.
+
+    Args:
+        ledger: the request ledger, which opened those before them.
+    """
+
+    def __init__(self, ledger: Ledger) -> None:
+        self._audits, self._taken = opened_by(ledger), Counter[str]()
+
+    def take(self, controls: str | None) -> int | None:
+        """Return how many audits against some controls come before the next one, and count that one; None without controls."""
+        if controls is None:
+            return None
+        before = self._audits.before_next(controls) + self._taken[controls]
+        self._taken[controls] += 1
+        return before
+
+
+def require_planned_levels(ledger: Ledger, controls: str | None, settings: Settings) -> None:
+    """Check that earlier audits against some controls accused at the levels that an audit's account will count them with.
+
+    Args:
+        ledger: the request ledger, which opened them.
+        controls: what identifies the controls of the audit; None without controls.
+        settings: of the audit.
+
+    Raises:
+        InputError: one had another alpha or planned number.
+    """
+    same = [one for one in opened_by(ledger).opened if one.controls == controls]
+    require_same_plan(((one.alpha, one.expected) for one in same), settings)
+
+
+def noting_scores(audited: Path, done: Callable[[float], None]) -> Callable[[str, float], None]:
+    """Return the progress callback of an audit that marks, before it goes on, that scores were read.
+
+    Args:
+        audited: the audit's folder.
+        done: told the share that is done.
+    """
+
+    def progress(_: str, share: float) -> None:
+        if share > 0:
+            audited.with_name(SCORED + audited.name).touch(mode=0o600)
+        done(share)
+
+    return progress
+
+
+def was_scored(audited: Path) -> bool:
+    """Return whether an audit was made, or was broken off after a score had been read."""
+    return is_complete(audited, "audit") or audited.with_name(SCORED + audited.name).exists()
+
+
+def left_by(ledger: Ledger, requests: Sequence[str], output: Path) -> dict[str, Any]:
+    """Return, as a fact of a new plan, which audits of its requests stopped before a score was read; empty without any.
+
+    Args:
+        ledger: the request ledger.
+        requests: ids of the requests that are planned again.
+        output: folder of the batches. An audit of which it does not say enough counts as made.
+    """
+    found = [entry for name in requests for entry in _left_by(ledger.request(name), output)]
+    return {NOT_MADE: found} if found else {}
+
+
+def _left_by(request: Request, output: Path) -> list[dict[str, Any]]:
+    begun, planned = request.latest("verifying") or {}, request.latest("planned") or {}
+    if request.state != "verifying" or not begun.get(AUDITS):
+        return []
+    folder = output / str(planned["batch"])
+    try:
+        plan = Plan.load(folder, str(planned["plan"]))
+    except InputError:
+        return []
+    opened = {str(entry["before"]) for entry in begun[AUDITS]}
+    left = [model for model in plan.models if model.weights in opened and not _any_scored(folder, plan, model, request)]
+    return [not_made(plan.batch, model.weights) for model in left]
+
+
+def _any_scored(folder: Path, plan: Plan, model: PlannedModel, request: Request) -> bool:
+    """Return whether any audit of a model's current attempt, against whichever references, read a score."""
+    inside, attempt = model_folder(folder, plan, model), attempt_of(request, plan, model)
+    return any(was_scored(inside / path.name.removeprefix(SCORED)) for path in inside.glob(f"*audit-{attempt}-*"))

@@ -1,0 +1,51 @@
+"""Where requests and batches stand, by the ledger: the last plan of a request, a model's current attempt, what was replaced."""
+
+from unlearn.requests.ledger.ledger import Ledger
+from unlearn.requests.ledger.request import Request
+from unlearn.requests.plan import Plan, PlannedModel
+from verify.errors import InputError
+
+PLANNABLE = ("identity_verified", "matched", "planned", "unlearning", "verifying", "failed", "inconclusive")
+"""States in which a request can be planned."""
+
+
+def batch_of(ledger: Ledger, request: str) -> tuple[str, str]:
+    """Return the batch in which a request was last planned, and the digest of its plan.
+
+    Raises:
+        InputError: the request was never planned.
+    """
+    planned = ledger.request(request).latest("planned")
+    if planned is None:
+        raise InputError(f"{request} has not been planned. Run `unlearn request plan` first.")
+    return str(planned["batch"]), str(planned["plan"])
+
+
+def planned_in(request: Request) -> str | None:
+    """Return the batch in which a request was last planned, or None."""
+    return (request.latest("planned") or {}).get("batch")
+
+
+def attempt_of(request: Request, plan: Plan, model: PlannedModel) -> int:
+    """Return the index of a model's current candidate method: the number of times that the batch has failed for it."""
+    failures = [step.details for step in request.steps if step.state == "failed" and step.details.get("batch") == plan.batch]
+    return sum(model.weights == entry["before"] for details in failures if not details["final"] for entry in details["models"])
+
+
+def replaced_weights(ledger: Ledger) -> set[str]:
+    """Return digests of the weights that verified deletions have replaced."""
+    steps = [step for request in ledger.requests() for step in request.steps if step.state == "deployed"]
+    return {str(model["before"]) for step in steps for model in step.details["models"]}
+
+
+def require_not_replaced(ledger: Ledger, model: PlannedModel) -> None:
+    """Check that no verified deletion has put other weights in a model's place: the old ones still hold what that one removed.
+
+    Raises:
+        InputError: one has.
+    """
+    if model.weights in replaced_weights(ledger):
+        raise InputError(
+            f"{model.name} was replaced by the result of an earlier deletion. Run `unlearn request plan` on the new weights: name "
+            "their folder with --models and, if several models saw the records, with --in-service."
+        )
