@@ -14,9 +14,11 @@ from verify.cli.main import main
 from verify.errors import InputError
 from verify.io.escaping import visible
 from verify.judging.protocol import Aside
+from verify.report.channel_words import channels_in_a_cell
 from verify.report.html import render, render_comparison
-from verify.report.rendering import in_plain_words
+from verify.report.rendering import in_plain_words, said_by
 from verify.report.text import comparison, summary
+from verify.schema.channels import ChannelResult
 from verify.schema.evidence import Evidence, Settings
 from verify.schema.parts import Registered
 from verify.scores.table import ScoreTable
@@ -153,11 +155,36 @@ def test_comparison(audits: dict[str, Evidence]) -> None:
     assert "0.50 x" in text
     unexamined = "Whether the model still works was not examined: no retain set was given (--retain FILE)."
     assert f"method_3: {unexamined}" in page, "what only some do not show names them"
+    assert "Executed again" not in page
+    assert "method_2 <code>NOT_REBUILT</code>." in render_comparison(entries, {"method_2": "NOT_REBUILT"})
     with pytest.raises(InputError, match="audit 2 has other retrained references"):
         render_comparison([("one", alike[0], None), ("other", audits["INCONCLUSIVE"], None)])
     moved = alike[1].sets[0].model_copy(update={"digest": "d" * 64})
     with pytest.raises(InputError, match="audit 2 has other forget records"):
         render_comparison([("one", alike[0], None), ("other", alike[1].model_copy(update={"sets": (moved,)}), None)])
+
+
+def test_channels_in_a_cell_count_what_could_speak() -> None:
+    """Accusing ones of those that can accuse, else certified ones of those that can certify; never "0/0 within"."""
+
+    def counted(*channels: str) -> str:
+        states = [
+            dict(zip(("valid", "certifiable", "accused", "certified"), map("x".__eq__, one), strict=True)) for one in channels
+        ]
+        return channels_in_a_cell(Evidence.model_construct(channels=tuple(ChannelResult.model_construct(**one) for one in states)))
+
+    assert counted("xxx-", "xx-x", "x---", "----") == "1/3 beyond"
+    assert counted("xx-x", "xx--", "x---", "----") == "1/2 within"
+    assert counted("x---", "x---", "----") == "0/2 beyond"
+    assert counted() == "-"
+
+
+def test_sentences_about_several_models_are_said_once() -> None:
+    """What holds for all stands alone, what holds for some behind all their names; a model without an audit shares nothing."""
+    said = [("a", ["all", "two"]), ("b", ["two", "all", "two"]), ("c", ["all", "own"])]
+    assert list(said_by(said)) == ["all", "a, b: two", "c: own"]
+    assert list(said_by([*said, ("d", [])])) == ["a, b, c: all", "a, b: two", "c: own"]
+    assert not said_by([])
 
 
 def test_audits_in_folders_of_one_name_are_told_apart(audits: dict[str, Evidence], tmp_path: Path) -> None:

@@ -80,7 +80,7 @@ class LlmDemo:
         sizes = Sizes(people=self.people, epochs=self.epochs, references=self.references)
         with progress_bar("inventing people") as progress:
             entries, proved, answers = run_llm_demo(self.output, model, self.seed, progress, sizes)
-        write_text(self.output / "report.html", render_comparison(entries))
+        write_text(self.output / "report.html", render_comparison(entries, {one.method: one.outcome for one in proved}))
         verdicts = {name: evidence.verdict for name, evidence, _ in entries}
         write_manifest(self.output, "demo", {"seed": self.seed, "verdicts": verdicts})
         print(comparison(entries))  # noqa: T201

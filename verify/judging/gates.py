@@ -122,7 +122,8 @@ def planted_subject_gate(rule: "SecondRule", settings: Settings) -> Gate:
         chosen = numbers == rng.integers(numbers.max() + 1)
         hits += rule.judge(np.where(chosen, rule.original, independent[draw % count]), settings).accused
     rate = clopper_pearson(hits, settings.planted_draws, settings.confidence)
-    return planted_subject_by(rate, f"planted into a reference was found, among {numbers.max() + 1}")
+    subjects = int(numbers.max()) + 1
+    return planted_subject_by(rate, f"planted into a reference was found, among {subjects} subject{'s' * (subjects > 1)}")
 
 
 def planted_subject_by(rate: Estimate, found: str) -> Gate:

@@ -18,14 +18,18 @@ def channels_in_a_sentence(evidence: Evidence) -> str:
 
 
 def channels_in_a_cell(evidence: Evidence) -> str:
-    """Count for a table of methods: "3/12 beyond" of those that can accuse, else "9/9 within" of those that can certify."""
+    """Count for a table of methods: "3/12 beyond" of those that can accuse, else "9/9 within" of those that can certify.
+
+    Where none can certify, "0/12 beyond" says what was seen: "0/0 within" would read as a failure.
+    """
     channels = evidence.channels
     if not channels:
         return "-"
     beyond, within = sum(channel.accused for channel in channels), sum(channel.certified for channel in channels)
-    if beyond:
+    certifiable = sum(channel.certifiable for channel in channels)
+    if beyond or not certifiable:
         return f"{beyond}/{sum(channel.valid for channel in channels)} beyond"
-    return f"{within}/{sum(channel.certifiable for channel in channels)} within"
+    return f"{within}/{certifiable} within"
 
 
 def outcome_of(channel: ChannelResult) -> str:

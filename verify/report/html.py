@@ -1,6 +1,6 @@
 """The audit report: one self-contained HTML page without scripts, for whoever signs it and whoever checks it."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -54,11 +54,12 @@ def render(evidence: Evidence) -> str:
     )
 
 
-def render_comparison(entries: Sequence[Entry]) -> str:
+def render_comparison(entries: Sequence[Entry], executed: Mapping[str, str] | None = None) -> str:
     """Render one page that compares the audits of several methods.
 
     Args:
         entries: (method, its audit, its cost as a fraction of a retraining's time or None).
+        executed: method -> what its re-execution found, such as REBUILT_WITHOUT(all of 2), of those that were executed again.
 
     Raises:
         InputError: the audits are about different records, or compare with different references.
@@ -75,6 +76,7 @@ def render_comparison(entries: Sequence[Entry]) -> str:
             ],
             first=entries[0][1],
             not_shown=not_shown_by([(name, evidence) for name, evidence, _ in entries]),
+            executed=executed or {},
             trade=draw_trade(entries),
             attacks=attack_rows(entries),
         )

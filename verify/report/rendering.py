@@ -115,10 +115,13 @@ def assured_by(audits: Audits) -> dict[str, None]:
 
 
 def said_by(said: Sequence[tuple[str, Sequence[str]]]) -> dict[str, None]:
-    """Merge sentences about several models, each once; one that does not hold for all is preceded by a name."""
-    common = set.intersection(*(set(sentences) for _, sentences in said)) if said else set()
+    """Merge sentences about several models, each once; one that does not hold for all follows the names of those it is about."""
+    named: dict[str, list[str]] = {}
+    for name, sentences in said:
+        for sentence in dict.fromkeys(sentences):
+            named.setdefault(sentence, []).append(name)
     return dict.fromkeys(
-        sentence if sentence in common else f"{name}: {sentence}" for name, sentences in said for sentence in sentences
+        sentence if len(names) == len(said) else f"{', '.join(names)}: {sentence}" for sentence, names in named.items()
     )
 
 
