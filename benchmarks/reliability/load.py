@@ -114,7 +114,7 @@ def scan(output: Path, before: Mapping[str, Any], last: float) -> dict[str, Any]
         path, sought = output / f"rows-{number}.jsonl", output / "sought.txt"
         _write_records(path, RECORDS // FILES, number)
         sought.write_text("".join(f"person-{number * RECORDS + who}\n" for who in range(SOUGHT)))
-        words = ["scan", str(path), "--subjects", str(sought)]
+        words = ["scan", "--data", str(path), "--subjects", str(sought)]
         seconds, usage = _run("unlearn", words, max(60.0, last - time.monotonic()))
         runs.append({"seconds": seconds, "peak": usage.ru_maxrss / 1024, "bytes": path.stat().st_size})
         path.unlink()
