@@ -9,9 +9,11 @@ import hashlib
 import re
 import secrets
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from verify.data.identity import RecordKey
 from verify.data.records import Record
 from verify.data.rewordings import USUAL, Rewordings, RewordingSource, content_digest, load_rewordings, read_source
 from verify.errors import InputError
@@ -19,11 +21,35 @@ from verify.io.files import write_text
 from verify.models.loading import LoadedModel, load_model
 from verify.models.paraphrases import reword_by_model
 from verify.schema.evidence import Settings
-from verify.schema.parts import SetRole
+from verify.schema.parts import RewordingsUsed, SetRole
+from verify.scores.table import ScoreTable
 
 SALT = ".salt"
 """Ending of the file with the salt, beside the file of rewordings."""
 _HEX = re.compile(r"[0-9a-f]{64}")
+
+
+@dataclass(frozen=True, repr=False)
+class Wording:
+    """The other words that an audit asks in.
+
+    Attributes:
+        rewordings: of its records; None where there are none.
+        committed: whether they were registered before unlearning.
+        within: the channels that a level table has numbers on; None where references judge.
+    """
+
+    rewordings: Rewordings | None
+    committed: bool
+    within: frozenset[str] | None
+
+    def used(self, table: ScoreTable, key: RecordKey) -> RewordingsUsed | None:
+        """Return what the evidence says about the rewordings; None where no model was asked in other words."""
+        words = self.rewordings
+        if words is None or "rewording 1" not in table.channels():
+            return None
+        digest = key.of(words.digest, "rewordings")
+        return RewordingsUsed(source=words.source, count=words.count, digest=digest, committed=self.committed, model=words.model)
 
 
 def commit(source: str | Path) -> str:
