@@ -8,9 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
-import numpy as np
 import torch
-from torch import nn
 
 from unlearn.finetuning import RECIPE, Recipe, recipe_of
 from unlearn.methods import method_name
@@ -18,37 +16,24 @@ from unlearn.methods.requirements import require_inputs, require_method, require
 from unlearn.training import distributed
 from unlearn.training.checkpoints import WORK, claim_output
 from unlearn.training.gradients import require_divisible
-from unlearn.training.inputs import environment, inputs_of, made_from, place_of
-from unlearn.training.log import LOG_NAME, TrainingLog
-from unlearn.training.lora import merged, require_adapter
-from unlearn.training.method import Context, InsideLayers, Method, Objective, Outcome, Rebuild, Verbs, WeightEdit
+from unlearn.training.inputs import environment
+from unlearn.training.lora import require_adapter
+from unlearn.training.method import Context, InsideLayers, Method, Objective, Outcome, Rebuild, Verbs
+from unlearn.training.method_run import run_method
 from unlearn.training.options import GradientOptions, Selection, TrainingOptions, TrainingResult
+from unlearn.training.origins import Start
 from unlearn.training.roles import Roles, Sources, load_roles
-from unlearn.training.run import Run, arithmetic_of, run_objective, save_model, trained_parameters
-from unlearn.training.weights import edited_parameters, mean_loss, sample
+from unlearn.training.run import save_model
 from verify.data.canaries import find_canaries
-from verify.data.identity import RecordKey
 from verify.data.reading import fields_for, require_reading
-from verify.data.records import Fields, Record, RecordSource
+from verify.data.records import Fields, RecordSource
 from verify.io.arguments import checked, dtype_name
-from verify.io.files import MANIFEST, read_json
-from verify.models.adapter_types import is_adapter
-from verify.models.loading import LoadedModel, load_model
+from verify.models.loading import LoadedModel
 from verify.models.memory import is_adapter_folder, require_memory_for_training
 from verify.models.quantized import is_quantized, quantization_of
-from verify.provenance.descent import BASE, MADE_FROM, NamedBase, named_base_of, trained_records, write_remaining
-from verify.provenance.holdout import used_before
-from verify.provenance.training_history import HOLDOUT_USED, UNLEARNED_FROM
-from verify.training.precision import float32_copies, rounding_facts
 
-UTILITY_RECORDS = 100
-"""Retain records, drawn with the seed, on which the result's utility is measured."""
 GRADIENTS = "gradients"
 """Entry of a manifest that says how gradients were joined, where they were not just added."""
-ROUNDING_RECORDS = 100
-"""Forget records, drawn with the seed, on which the effect of rounding the result to half precision is measured."""
-BROKEN = 0.5
-"""Share of the initial token probability below which a result counts as collapsed."""
 
 
 @dataclass(frozen=True)
@@ -123,123 +108,73 @@ def forget(
         InputError: records, models or options cannot be used; the message says what to type next.
         RunError: training became non-finite, or the disk is full.
     """
-    started = time.monotonic()
+    started, given = time.monotonic(), options or TrainingOptions()
     require_method(method)
-    dtype = dtype_name(dtype)
-    folder = Path(model) if isinstance(model, (str, Path)) and Path(model).is_dir() else None
-    _require_fitting(method, model, folder, options, quantize)
-    fields = fields_for(fields, (model,), (forget_set, retain_set, holdout_set, data))
-    require_reading(fields, (model,))
-    _require_memory(model, method, options or TrainingOptions(), dtype, quantize, base)
+    start = Start(model, base, tokenizer, dtype_name(dtype), quantize)
+    _require_fitting(method, start, given)
+    sources = _read_as_trained(Sources(forget_set, retain_set, holdout_set, data, fields), model)
+    _require_memory(method, start, given)
     output = claim_output(output_dir)
-    loaded = load_model(model, tokenizer=tokenizer, dtype=dtype, quantize=quantize)
-    if (bits := quantization_of(loaded.model)) is not None:
+    loaded = start.load()
+    if quantization_of(loaded.model) is not None:
         require_quantizable(method)
-    log, recipe = _training_log(model), recipe_of(folder)
+    log, recipe = start.training_log(), recipe_of(start.folder)
     require_repeatable(method, log)
-    sources = Sources(forget_set, retain_set, holdout_set, data, fields)
     roles = load_roles(sources, log, model)
     _add_canaries(roles, model, loaded)
     require_inputs(method, roles.retain, base)
-    require_divisible(gradients, options or TrainingOptions(), pairs=method.trains_in_steps and method.needs_retain)
-    base_model = None if base is None else load_model(base, tokenizer=loaded.tokenizer, dtype=dtype)
-    options = fill_in(options or TrainingOptions(), method, recipe)
+    require_divisible(gradients, given, pairs=method.trains_in_steps and method.needs_retain)
     context = Context(
-        loaded,
-        roles.forget,
-        roles.retain,
-        roles.holdout,
-        base_model,
-        options,
-        folder,
-        output / WORK,
-        output,
-        dtype,
-        Verbs(forget, _audit),
-        gradients,
+        loaded=loaded,
+        forget=roles.forget,
+        retain=roles.retain,
+        holdout=roles.holdout,
+        base=start.load_base(loaded.tokenizer),
+        options=fill_in(given, method, recipe),
+        model_dir=start.folder,
+        work_dir=output / WORK,
+        output_dir=output,
+        dtype=start.dtype,
+        verbs=Verbs(forget, _audit),
+        gradients=gradients,
     )
-    context.work_dir.mkdir(parents=True, exist_ok=True)  # marks the output folder as that of a run that can be resumed
-    outcome = _run(method, context, selection, callbacks)
-    facts = dict(outcome.facts)
-    if bits is not None:
-        facts["quantized"] = _note_quantized(bits, whole=not is_quantized(outcome.model))
+    outcome, name = _run(method, context, selection, callbacks), method_name(method)
     distributed.wait()
-    origins = {
-        MADE_FROM: made_from({"model": model, "base": base}),
-        HOLDOUT_USED: [*_holdout_used_before(folder), *roles.holdout.described(method_name(method), RecordKey.load())],
-        "inputs": inputs_of({"model": model, "base": base}, sources.named(), fields, dtype, quantize),
-    }
-    about = _about(method, context, selection, recipe, outcome.training, facts, origins)
-    if (named := _base_of(folder, base, base_model)) is not None:
-        about[BASE] = named.described()
-    _list_remaining(output, folder, roles.forget)
+    about = _about(method, context, selection, recipe, outcome, start.origins(roles, name), start.inputs(sources))
+    about |= start.named_base(context.base)
+    start.list_remaining(output, roles.forget)
     after = save_model(outcome.model, loaded.tokenizer, output, about)
-    return ForgetResult(output, method_name(method), loaded.digest, after, outcome.training, facts, time.monotonic() - started)
+    facts, seconds = dict(outcome.facts), time.monotonic() - started
+    return ForgetResult(output, name, loaded.digest, after, outcome.training, facts, seconds)
 
 
-def _require_fitting(
-    method: Method, model: Any, folder: Path | None, options: TrainingOptions | None, quantize: str | None
-) -> None:
+def _require_fitting(method: Method, start: Start, options: TrainingOptions) -> None:
     """Refuse a method that does not suit the model, or cannot work on quantized weights."""
-    require_suited(method, folder)
-    if quantize is not None:
+    require_suited(method, start.folder)
+    if start.quantize is not None:
         require_quantizable(method)
-        if not (options and options.lora):
-            require_adapter(model, quantize)
+        if not options.lora:
+            require_adapter(start.model, start.quantize)
 
 
-def _about(
-    method: Method,
-    context: Context,
-    selection: Selection | None,
-    recipe: Recipe | None,
-    training: TrainingResult | None,
-    facts: Mapping[str, Any],
-    origins: Mapping[str, Any],
-) -> dict[str, Any]:
-    """Return what the manifest says of a result; `origins` are its entries on models, records and files that it was made from."""
-    gradients = context.gradients
-    return {
-        "method": method_name(method),
-        "parameters": dataclasses.asdict(cast(Any, method)),
-        "options": dataclasses.asdict(context.options),
-        "defense": facts.get("defense"),
-        RECIPE: None if recipe is None else recipe.described(),
-        "selection": dataclasses.asdict(selection) if selection is not None and isinstance(method, Objective) else None,
-        **({GRADIENTS: dataclasses.asdict(gradients)} if gradients is not None and gradients.divide else {}),
-        "weights_before": context.loaded.digest,
-        **_made_from_before(context.model_dir),
-        MADE_FROM: origins[MADE_FROM],
-        HOLDOUT_USED: origins[HOLDOUT_USED],
-        "training": None if training is None else dataclasses.asdict(training),
-        "facts": facts,
-        "environment": environment(),
-        "inputs": origins["inputs"],
-    }
+def _read_as_trained(sources: Sources, model: Any) -> Sources:
+    """Return the sources with the columns that the model was trained on, unless others are given.
+
+    Raises:
+        InputError: the model was trained with another reading of special tokens.
+    """
+    fields = fields_for(sources.fields, (model,), sources.named().values())
+    require_reading(fields, (model,))
+    return dataclasses.replace(sources, fields=fields)
 
 
-def _base_of(folder: Path | None, base: Any, loaded: LoadedModel | None) -> NamedBase | None:
-    """Return the base of a result, which the next deletion may start from: the one given, else the one that the model names."""
-    if loaded is not None:
-        return NamedBase(place_of(base), loaded.digest)
-    return None if folder is None else named_base_of(folder)
-
-
-def _list_remaining(output: Path, folder: Path | None, forgotten: Sequence[Record]) -> None:
-    """List the records that a result without a training log rests on: those of the model before, without the forgotten."""
-    before = frozenset() if folder is None else trained_records(folder)
-    if before and distributed.is_main() and not trained_records(output):
-        key = RecordKey.load()
-        write_remaining(output, key.check, before - {key.of(record.fingerprint) for record in forgotten})
-
-
-def _require_memory(model: Any, method: Method, options: TrainingOptions, dtype: str, quantize: str | None, base: Any) -> None:
+def _require_memory(method: Method, start: Start, options: TrainingOptions) -> None:
     """Refuse an unlearning for which there is too little memory: both models and, if all weights are trained, their moments."""
     if distributed.count() > 1:  # several processes may share what one would need
         return
     whole = isinstance(method, Objective) and not isinstance(method, InsideLayers) and not options.lora
-    adapter = not whole or is_adapter_folder(model)
-    require_memory_for_training(model, adapter=adapter, dtype=dtype, quantize=quantize, base=base)
+    adapter = not whole or is_adapter_folder(start.model)
+    require_memory_for_training(start.model, adapter=adapter, dtype=start.dtype, quantize=start.quantize, base=start.base)
 
 
 def _add_canaries(roles: Roles, model: Any, loaded: LoadedModel) -> None:
@@ -260,102 +195,15 @@ def _audit(*arguments: Any, **named: Any) -> Any:
     return audit(*arguments, **named)
 
 
-def _holdout_used_before(folder: Path | None) -> list[Any]:
-    """Return the holdout records that earlier unlearnings of this model read, by its manifest: its weights still depend on them."""
-    if folder is None or not (folder / MANIFEST).is_file():
-        return []
-    return used_before(read_json(folder / MANIFEST).get("about", {}))
-
-
-def _made_from_before(folder: Path | None) -> dict[str, Any]:
-    """Return digests of the models that earlier unlearnings started from, by the model's manifest; nothing if it was trained."""
-    about = {} if folder is None or not (folder / MANIFEST).is_file() else read_json(folder / MANIFEST).get("about", {})
-    if "method" not in about:
-        return {}
-    return {UNLEARNED_FROM: [about["weights_before"], *about.get(UNLEARNED_FROM, [])]}
-
-
 def _run(method: Method, context: Context, selection: Selection | None, callbacks: Sequence[Any]) -> Outcome:
-    """Run a method, and report for a rebuild what its exactness covers, for any other method the remaining utility."""
-    if isinstance(method, Rebuild):
-        rebuilt = method.rebuild(context)
-        return dataclasses.replace(rebuilt, facts={**rebuilt.facts, "exactness": method.exactness})
-    kept = sample(context.retain, UTILITY_RECORDS, context.options.seed)
-    before = _loss(context.loaded, kept, context.options) if kept else None
-    assert isinstance(method, WeightEdit | Objective), "there are three kinds"
-    outcome = _run_in_float32(method, context, selection, callbacks)
-    if before is None:
+    """Run the method; what it makes of a quantized model is noted in its facts."""
+    context.work_dir.mkdir(parents=True, exist_ok=True)  # marks the output folder as that of a run that can be resumed
+    bits = quantization_of(context.loaded.model)  # before the run, which may dequantize the weights
+    outcome = run_method(method, context, selection, callbacks)
+    if bits is None:
         return outcome
-    after = _loss(dataclasses.replace(context.loaded, model=outcome.model.eval()), kept, context.options)
-    return dataclasses.replace(outcome, facts={**outcome.facts, **_utility(float(np.exp(before - after)))})
-
-
-def _loss(loaded: LoadedModel, records: Sequence[Record], options: TrainingOptions) -> float:
-    """Compute the mean loss of records, nats per token, in the arithmetic of a run with these options."""
-    with torch.no_grad(), arithmetic_of(loaded.model, options).of(loaded.model):
-        return mean_loss(loaded, records)
-
-
-def _run_in_float32(
-    method: WeightEdit | Objective, context: Context, selection: Selection | None, callbacks: Sequence[Any]
-) -> Outcome:
-    """Run a method on float32 copies of half-precision weights, round the result once, and report what the rounding changed."""
-    model, seed = context.loaded.model, context.options.seed
-    base = model if context.base is None else context.base.model
-    own, of_base = _edited(method, context)
-    with float32_copies(model, own, seed) as copies, float32_copies(base, of_base, seed):
-        watched = sample(context.forget, ROUNDING_RECORDS, seed) if copies.types else []
-        before = mean_loss(context.loaded, watched) if watched else 0.0
-        outcome = method.edit(context) if isinstance(method, WeightEdit) else _run_objective(method, context, selection, callbacks)
-        result = dataclasses.replace(context.loaded, model=outcome.model.eval())
-        after = mean_loss(result, watched) if watched else 0.0
-    if not watched:
-        return outcome
-    facts = rounding_facts(set(copies.types.values()), before, after, mean_loss(result, watched))
-    return dataclasses.replace(outcome, facts={**outcome.facts, **_with_warning(facts)})
-
-
-def _edited(method: WeightEdit | Objective, context: Context) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
-    """Return the parameters that a method trains or edits, and those of the base that it computes with."""
-    model, options = context.loaded.model, context.options
-    if method.trains_in_steps and options.lora:
-        return [], []  # an adapter is trained in float32 anyway, and folded in by `merged`
-    if isinstance(method, Objective):
-        return trained_parameters(model, options, method), []
-    with edited_parameters(model) as edited:
-        own = list(edited.values())
-    if context.base is None or is_adapter(context.base.model):
-        return own, []
-    return own, list(context.base.model.parameters())
-
-
-def _with_warning(facts: dict[str, Any]) -> dict[str, Any]:
-    """Return the facts, after printing the warning about rounding if they have one."""
-    if "rounding_warning" in facts and distributed.is_main():
-        print(f"WARNING: {facts['rounding_warning']}", file=sys.stderr)  # noqa: T201
-    return facts
-
-
-def _run_objective(method: Objective, context: Context, selection: Selection | None, callbacks: Sequence[Any]) -> Outcome:
-    """Minimise an objective, merge an adapter made for it, and report how its step was selected."""
-    run = Run(
-        context.forget,
-        context.options,
-        context.work_dir,
-        callbacks=callbacks,
-        retain=context.retain if method.needs_retain else None,
-        holdout=context.holdout or None,
-        selection=selection,
-        gradients=context.gradients,
-        utility=context.retain,
-    )
-    trained = run_objective(context.loaded, method, run)
-    facts = {} if trained.selection is None else {"selection": dict(trained.selection)}
-    if "warning" in facts.get("selection", {}) and distributed.is_main():
-        print(f"WARNING: {facts['selection']['warning']}", file=sys.stderr)  # noqa: T201
-    # An adapter made for unlearning is merged: if it could be switched off, the old model would still be there.
-    fresh = context.options.lora and not is_adapter(context.loaded.model)
-    return Outcome(merged(trained.model, context.options.seed) if fresh else trained.model, trained.result, facts)
+    note = _note_quantized(bits, whole=not is_quantized(outcome.model))
+    return dataclasses.replace(outcome, facts={**outcome.facts, "quantized": note})
 
 
 def _note_quantized(bits: str, whole: bool) -> str:
@@ -371,23 +219,32 @@ def _note_quantized(bits: str, whole: bool) -> str:
     return note
 
 
-def _utility(ratio: float) -> dict[str, Any]:
-    """Report the retain-set utility ratio, and print a warning if the model has collapsed."""
-    if ratio >= BROKEN:
-        return {"utility_ratio": ratio}
-    warning = (
-        f"the model has only {ratio:.0%} of its token probability left on the records to keep: it has collapsed rather than "
-        "forgotten. Use fewer epochs, a lower --learning-rate, or a method with a retain term."
-    )
-    print(f"WARNING: {warning}", file=sys.stderr)  # noqa: T201
-    return {"utility_ratio": ratio, "warning": warning}
-
-
-def _training_log(model: Any) -> TrainingLog | None:
-    """Read the training log in the model's folder, or return None if there is none."""
-    if isinstance(model, (str, Path)) and (Path(model) / LOG_NAME).is_file():
-        return TrainingLog.read(Path(model) / LOG_NAME)
-    return None
+def _about(
+    method: Method,
+    context: Context,
+    selection: Selection | None,
+    recipe: Recipe | None,
+    outcome: Outcome,
+    origins: Mapping[str, Any],
+    inputs: Mapping[str, Any] | None,
+) -> dict[str, Any]:
+    """Return what the manifest says of a result; `origins` are its entries on the models and holdout records that it rests on."""
+    gradients, facts = context.gradients, dict(outcome.facts)
+    return {
+        "method": method_name(method),
+        "parameters": dataclasses.asdict(cast(Any, method)),
+        "options": dataclasses.asdict(context.options),
+        "defense": facts.get("defense"),
+        RECIPE: None if recipe is None else recipe.described(),
+        "selection": dataclasses.asdict(selection) if selection is not None and isinstance(method, Objective) else None,
+        **({GRADIENTS: dataclasses.asdict(gradients)} if gradients is not None and gradients.divide else {}),
+        "weights_before": context.loaded.digest,
+        **origins,
+        "training": None if outcome.training is None else dataclasses.asdict(outcome.training),
+        "facts": facts,
+        "environment": environment(),
+        "inputs": inputs,
+    }
 
 
 def fill_in(options: TrainingOptions, method: Method, recipe: Recipe | None) -> TrainingOptions:
