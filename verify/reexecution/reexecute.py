@@ -10,7 +10,6 @@ what it leaves out, is in docs/research/reexecution.md.
 
 import hashlib
 import json
-import secrets
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -23,20 +22,17 @@ from verify.data.reading import fields_for
 from verify.data.records import Fields, RecordSource
 from verify.errors import InputError
 from verify.io.arguments import checked
-from verify.models.configuration import entries_of
-from verify.models.loading import load_model
 from verify.models.memory import is_adapter_folder, require_memory_for_training
 from verify.provenance.commitment import committed_logs, joint_root
-from verify.provenance.segment_sampling import detection_probability, drawn_segments, fewest_found, sample_size
 from verify.provenance.shard_plan import SHARDS
-from verify.reexecution.environment import about_software, environment_on
+from verify.reexecution.derivation import Derivation, derive
+from verify.reexecution.draw import draw_segments
+from verify.reexecution.environment import environment_on
 from verify.reexecution.execution import Executor, RunAll
 from verify.reexecution.plans import Plan, Trust
 from verify.reexecution.request import Request
-from verify.reexecution.served import Served
-from verify.reexecution.tolerance import about_states
 from verify.reexecution.workers import one_by_one, side_by_side
-from verify.schema.reexecution import Draw, Finding, Likeness, Reexecution, Segment, tolerated_by, word_of
+from verify.schema.reexecution import Draw, Finding, Reexecution, Segment, tolerated_by, word_of
 
 Progress = Callable[[str, float], None]
 """Progress callback `(message, fraction_done)`."""
@@ -120,56 +116,10 @@ def reexecute(
         tolerance=tolerance,
     )
     run = one_by_one if workers == 1 and engine is None else side_by_side(request, key, workers, engine)
-    shown, before = request.shown(key), request.committed()
-    progress("loading", 0.0)
-    target = load_model(model, tokenizer=tokenizer)
-    served = Served(target.digest, target.tokenizer_digest, entries_of(target.model))
-    del target
-    start, device = request.load_base(), request.device()
-    base_digest, tokenizer_name = start.digest, start.tokenizer_digest
-    findings = list(served.findings(start))
-    plan = request.plan(shown, start)
-    del start  # every run of segments loads the base again: one model is in memory
-    findings += [*plan.findings, *shown.findings(plan.used)]
-    near = () if findings else shown.near(plan.used)
-    findings += _about_near(near, accept_near_duplicates)
-    if plan.final is not None and plan.final != served.weights:
-        findings.append(Finding(kind="weights", what="The model's weights are not those that its training ends with."))
-    findings += about_states(plan.courses) if tolerance else about_software(plan.courses, device)
-    if not findings and not plan.segments():
-        findings.append(Finding(kind="records", what="Nothing was trained, so there is nothing to execute."))
-    draw, chosen = _drawn(plan, segments, nonce)
-    executed: list[Segment] = []
-    if not findings:
-        executed, more = _execute(plan, chosen, (served.weights, request.model), run, work_dir, progress)
-        findings += [*more, *_about_tolerance(executed, len(plan.segments()))]
-    proof = Reexecution(
-        created=datetime.now(UTC).isoformat(timespec="seconds"),
-        word=word_of(tuple(findings)),
-        kind=plan.kind,
-        model=served.weights,
-        base=base_digest,
-        tokenizer=tokenizer_name,
-        root=plan.root,
-        committed=None if before is None else before.created,
-        requested=None if before is None or request.trust.requested is None else request.trust.requested.isoformat(),
-        forget=len(shown.forget),
-        forget_digest=set_digest(shown.forget_names),
-        records=len(shown.training),
-        near=near,
-        near_accepted=accept_near_duplicates,
-        unchanged=plan.unchanged,
-        committed_steps=plan.skip,
-        segments=len(plan.segments()),
-        executed=tuple(executed),
-        draw=draw,
-        findings=tuple(findings),
-        tokens=sum(one.tokens for one in executed),
-        training_tokens=plan.training_tokens,
-        seconds=time.monotonic() - began,
-        environment=environment_on(device) | _threads(plan),
-        trained_with=_trained_with(plan) if tolerance else {},
-    )
+    derived = derive(request, key, accept_near_duplicates, progress)
+    draw, chosen = draw_segments(derived.plan, segments, nonce)
+    executed, found = ([], []) if derived.findings else _execute(derived, request.model, chosen, run, work_dir, progress)
+    proof = _proof(request, derived, draw, executed, (*derived.findings, *found), began, near_accepted=accept_near_duplicates)
     if output is not None:
         proof.save(output)
     return proof
@@ -186,72 +136,6 @@ def _time(requested: str | None) -> datetime | None:
     return found if found.tzinfo is not None else found.replace(tzinfo=UTC)
 
 
-def _threads(plan: Plan) -> dict[str, str]:
-    """Return the numbers of threads that computed the recorded states, and that executed them again."""
-    found = {one.threads for course in plan.courses for one in course.log.boundaries if one.threads is not None}
-    return {"threads": ", ".join(map(str, sorted(found)))} if found else {}
-
-
-def _about_near(near: Sequence[Likeness], accepted: bool) -> list[Finding]:
-    if not near or accepted:
-        return []
-    return [
-        Finding(
-            kind="near-duplicate",
-            what=(
-                f"{len(near)} training records are nearly a forget record (similarity up to {near[0].similarity:.2f}). Remove "
-                "them, or have a person look at each and accept them with --accept-near-duplicates."
-            ),
-        )
-    ]
-
-
-def _about_tolerance(executed: Sequence[Segment], segments: int) -> list[Finding]:
-    """Say that bits differ, and check that less than one forget record in one microbatch can hide in all segments together."""
-    apart = sum(not one.equal for one in executed)
-    if not apart or not all(one.passes for one in executed):
-        return []
-    if (hidden := tolerated_by(executed, segments)) >= 1:
-        what = f"The tolerance of all segments together could hide {hidden:.2g} microbatches with a forget record."
-        return [Finding(kind="tolerance", what=f"{what} Execute it on the same software and kind of processor.")]
-    return [Finding(kind="noise", what=f"{apart} of {len(executed)} executed segments end on other bits, within numerical noise.")]
-
-
-def _trained_with(plan: Plan) -> dict[str, str]:
-    """Return software and processor of the logged trainings."""
-    found: dict[str, set[str]] = {}
-    for course in plan.courses:
-        for name, value in course.log.execution.items():
-            found.setdefault(name, set()).add(value)
-    return {name: ", ".join(sorted(values)) for name, values in sorted(found.items())}
-
-
-def _drawn(plan: Plan, wanted: int | Literal["all"] | None, nonce: str | None) -> tuple[Draw, list[int]]:
-    """Choose the segments to execute, as indices into the plan's."""
-    count, held = len(plan.segments()), plan.forget_segments
-    size = count
-    if isinstance(wanted, int):
-        if not 1 <= wanted <= count:
-            raise InputError(f"--segments {wanted} cannot be: there are {count}. Give a number from 1 to {count}, or all.")
-        size = wanted
-    elif wanted is None and plan.kind == "own schedule" and count:
-        size = sample_size(count, min(count, held or 1), 0.99)
-    sampled = size < count
-    drawn = (nonce or secrets.token_hex(16)) if sampled else None
-    chosen = list(range(count)) if drawn is None else list(drawn_segments(count, size, drawn, plan.root or plan.final or ""))
-    found = None if held is None or not count else detection_probability(count, min(held, count), size)
-    limits = [fewest_found(count, size, level) if count else None for level in (0.95, 0.99)]
-    draw = Draw(
-        nonce=drawn,
-        given=sampled and nonce is not None,
-        false_found_95=limits[0],
-        false_found_99=limits[1],
-        forget_segments=held,
-        found=found,
-    )
-    return draw, chosen
-
-
 @dataclass
 class _Bar:
     """Progress by tokens."""
@@ -266,19 +150,20 @@ class _Bar:
 
 
 def _execute(
-    plan: Plan,
+    derived: Derivation,
+    folder: Path,
     chosen: Sequence[int],
-    model: tuple[str, Path],
     run: RunAll,
     work_dir: str | Path | None,
     progress: Progress,
 ) -> tuple[list[Segment], list[Finding]]:
-    """Execute the chosen segments; `model` is the digest of the model's weights, and its folder."""
-    listed, (weights, folder), tolerated = plan.segments(), model, [course.tolerance for course in plan.courses]
+    """Execute the chosen segments; `folder` is the deleted model's."""
+    plan = derived.plan
+    listed, tolerated = plan.segments(), [course.tolerance for course in plan.courses]
     # With the deletion's own logs: segments that were executed of one do not count for another that ends on the same weights.
     logs = joint_root(committed_logs(folder))
-    asked = hashlib.sha256(json.dumps([weights, logs, plan.root, plan.final, list(chosen), tolerated]).encode()).hexdigest()
-    executor = Executor(None if work_dir is None else Path(work_dir), asked)
+    asked = json.dumps([derived.served.weights, logs, plan.root, plan.final, list(chosen), tolerated])
+    executor = Executor(None if work_dir is None else Path(work_dir), hashlib.sha256(asked.encode()).hexdigest())
     wanted = [listed[index] for index in chosen]
     bar = _Bar(sum(course.tokens(start, end) for course, start, end in wanted), progress)
     numbers = {(course.place, end): index for index, (course, _, end) in enumerate(listed)}
@@ -287,4 +172,71 @@ def _execute(
     ]
     if not executor.findings:
         executor.close()
-    return executed, executor.findings
+    return executed, [*executor.findings, *_about_tolerance(executed, len(listed))]
+
+
+def _about_tolerance(executed: Sequence[Segment], segments: int) -> list[Finding]:
+    """Say that bits differ, and check that less than one forget record in one microbatch can hide in all segments together."""
+    apart = sum(not one.equal for one in executed)
+    if not apart or not all(one.passes for one in executed):
+        return []
+    if (hidden := tolerated_by(executed, segments)) >= 1:
+        what = f"The tolerance of all segments together could hide {hidden:.2g} microbatches with a forget record."
+        return [Finding(kind="tolerance", what=f"{what} Execute it on the same software and kind of processor.")]
+    return [Finding(kind="noise", what=f"{apart} of {len(executed)} executed segments end on other bits, within numerical noise.")]
+
+
+def _proof(
+    request: Request,
+    derived: Derivation,
+    draw: Draw,
+    executed: Sequence[Segment],
+    findings: tuple[Finding, ...],
+    began: float,
+    *,
+    near_accepted: bool,
+) -> Reexecution:
+    """Put the proof together; `began` is the start on the monotonic clock, in seconds."""
+    plan, shown, commitment, requested = derived.plan, derived.shown, derived.commitment, request.trust.requested
+    return Reexecution(
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        word=word_of(findings),
+        kind=plan.kind,
+        model=derived.served.weights,
+        base=derived.base,
+        tokenizer=derived.tokenizer,
+        root=plan.root,
+        committed=None if commitment is None else commitment.created,
+        requested=None if commitment is None or requested is None else requested.isoformat(),
+        forget=len(shown.forget),
+        forget_digest=set_digest(shown.forget_names),
+        records=len(shown.training),
+        near=derived.near,
+        near_accepted=near_accepted,
+        unchanged=plan.unchanged,
+        committed_steps=plan.skip,
+        segments=len(plan.segments()),
+        executed=tuple(executed),
+        draw=draw,
+        findings=findings,
+        tokens=sum(one.tokens for one in executed),
+        training_tokens=plan.training_tokens,
+        seconds=time.monotonic() - began,
+        environment=environment_on(derived.device) | _threads(plan),
+        trained_with=_trained_with(plan) if request.tolerance else {},
+    )
+
+
+def _threads(plan: Plan) -> dict[str, str]:
+    """Return the numbers of threads that computed the recorded states, and that executed them again."""
+    found = {one.threads for course in plan.courses for one in course.log.boundaries if one.threads is not None}
+    return {"threads": ", ".join(map(str, sorted(found)))} if found else {}
+
+
+def _trained_with(plan: Plan) -> dict[str, str]:
+    """Return software and processor of the logged trainings."""
+    found: dict[str, set[str]] = {}
+    for course in plan.courses:
+        for name, value in course.log.execution.items():
+            found.setdefault(name, set()).add(value)
+    return {name: ", ".join(sorted(values)) for name, values in sorted(found.items())}
