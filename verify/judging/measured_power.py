@@ -13,9 +13,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from verify.judging.alpha_shares import Shares
 from verify.judging.attack_results import utility_ratio
 from verify.judging.gates import MIN_REFERENCES, utility_gate
-from verify.judging.protocol import Aside, sharing_claims, spent_share
+from verify.judging.protocol import Aside
 from verify.judging.record_claim import RecordClaim, ReferenceTests, record_claim
 from verify.judging.table_gates import unseen_controls_gate
 from verify.judging.tier_level_table import TableInput, table_claim
@@ -92,8 +93,8 @@ def power_by_references(table: ScoreTable, settings: Settings, aside: Aside, *, 
         raise ValueError(f"one reference shows no spread; expected at least 2, got {len(references)}")
     drawn, rng = _ReferenceDraws.of(table, references, approximate), np.random.default_rng(settings.seed)
     first = drawn.table(1, rng)
-    spends = spent_share(settings, aside)
-    shared = _shared(first, settings, len(references), spends)
+    shares = Shares.of(first, settings, len(references), aside.account)
+    shared, spends = shares.of_a_claim, shares.spends
     obstacles = _obstacles(record_claim(first, references, shared, aside.blind, spends), utility_of(first, references, shared))
     tests = _tests(first, references, spends)
     found = _rates([_outcome(drawn.table(1, rng), references, tests, shared) for _ in range(DRAWS)], obstacles)
@@ -118,13 +119,13 @@ def power_by_table(table: ScoreTable, settings: Settings, aside: Aside) -> Measu
     if aside.level_table is None:
         raise ValueError("an audit by rule 3 needs the facts about its level table")
     rng, start = np.random.default_rng(settings.seed), _with_target(table, {})
-    spends = spent_share(settings, aside)
+    shares = Shares.of(start, settings, 0, aside.account)
+    shared, spends = shares.of_a_claim, shares.spends
     asked = TableInput.of(start, aside.level_table.seed, spends)
     sides = asked.subjects, asked.controls
     spreads = table_spreads(asked.losses, *sides, asked.seed)
     if EXACT_TEXT not in spreads:
         raise ValueError("the level table has too few controls to be calibrated")
-    shared = _shared(start, settings, 0, spends)
 
     def draw() -> TableInput:
         return replace(asked, losses=honest_table_target(asked.losses, spreads, *sides, rng))
@@ -186,12 +187,6 @@ def _obstacles(claim: RecordClaim, utility: Gate) -> tuple[Gate, ...]:
     missing = () if utility.passed is not None else (utility,)
     failed = [gate for gate in claim.gates if not gate.passed and gate.blocks != "nothing" and gate.name not in OF_THE_TARGET]
     return (*failed, *missing)
-
-
-def _shared(table: ScoreTable, settings: Settings, references: int, spends: float) -> Settings:
-    """Return the settings with the record claim's share of alpha."""
-    sharing = sharing_claims(table, settings, references, spends)
-    return settings.model_copy(update={"alpha": settings.alpha / max(1, len(sharing))})
 
 
 def _needed(drawn: "_ReferenceDraws", there: int, settings: Settings, spends: float) -> int | None:

@@ -12,42 +12,26 @@ from typing import Any
 
 from verify.judging import first_rule_text
 from verify.judging.adapter_off import judge_without_adapter
+from verify.judging.alpha_shares import Shares
 from verify.judging.attack_results import attack_results, utility_of_models
 from verify.judging.blind_baseline import NothingSharedError, blind_auc, blind_permutation_p
 from verify.judging.figure_data import figures
 from verify.judging.gates import all_of_alpha_gate, blind_baseline_gate, controls_gate, unasked_gates, utility_gate
 from verify.judging.record_claim import RecordClaim, record_claim
+from verify.judging.ruling import RECORD_TIERS, OtherClaim, OtherClaims, Ruling, rule
 from verify.judging.subject_findings import accused_subjects
 from verify.judging.tier_canaries import judge_process
 from verify.judging.tier_controls import judge_controls
 from verify.judging.tier_level_table import described_table_tests, table_claim
 from verify.judging.tier_references import accused_records, described_tests
-from verify.judging.tier_siblings import can_accuse, judge_siblings
-from verify.judging.user_level import enough_people, judge_people
+from verify.judging.tier_siblings import judge_siblings
+from verify.judging.user_level import judge_people
 from verify.judging.verdict_text import Facts, explain, next_step, not_shown, scope, seen_by_attacks
 from verify.schema.evidence import Judgement, Settings
 from verify.schema.judged_by import TABLE_RULE, ControlsAccount, LevelTableUsed
-from verify.schema.parts import (
-    AttackResult,
-    ChannelNotRun,
-    CoinBatch,
-    Gate,
-    People,
-    Process,
-    Registered,
-    SetRole,
-    Test,
-    Tier,
-    Twins,
-    Value,
-    VerdictWord,
-)
+from verify.schema.parts import AttackResult, ChannelNotRun, CoinBatch, Gate, Registered, SetRole, Test, Tier, Value
 from verify.schema.representation import Representation
-from verify.schema.siblings import Siblings
 from verify.scores.table import ScoreTable
-
-RECORD_TIERS: tuple[Tier, ...] = ("retrained references", "level table")
-"""What the record claim can be compared with; the gate that asks for it has the same name."""
 
 
 @dataclass(frozen=True)
@@ -90,82 +74,41 @@ def judge(table: ScoreTable, settings: Settings, aside: Aside) -> Judgement:
         aside: the few inputs that need texts or a secret; everything else follows from the table.
     """
     references = [model for model in table.models() if model.startswith("reference")]
-    spends = spent_share(settings, aside)
-    sharing = sharing_claims(table, settings, len(references), spends)
-    shared = settings.model_copy(update={"alpha": settings.alpha / max(1, len(sharing))})
+    shares = Shares.of(table, settings, len(references), aside.account)
     utility = utility_of_models(table, references, settings)
     ratio = next((entry.ratio for entry in utility if entry.model == "target"), None)
     holdout = table.block("target", "holdout")
     controls = 0 if holdout is None else len(holdout.records)
-    if settings.rule == TABLE_RULE:
-        claim = table_claim(table, shared, aside.level_table, aside.registered, aside.blind_p, spends)
-    else:
-        claim = record_claim(table, references, shared, aside.blind, spends)
-    gates = (
-        *claim.gates,
-        *unasked_gates(aside.not_run),
-        utility_gate(ratio, "the retrained references", settings, settings.utility_ceiling)
-        if references
-        else utility_gate(ratio, "the model before unlearning", settings),
-        blind_baseline_gate(aside.blind, controls, settings.rule),
-        controls_gate(controls, settings.fpr),
-    )
-    process = None if aside.commitment is None else judge_process(table, settings, shared.alpha, aside.commitment, aside.earlier)
-    twins = None if aside.blind_p is None else judge_controls(table, settings, spends * shared.alpha, aside.blind_p)
-    # Ranks that have no share of alpha are held against the one that they would need, so that they cannot accuse.
-    sharers = len({*sharing, "shard siblings"})
-    siblings = judge_siblings(table, settings, spends * settings.alpha / sharers) if settings.shard_siblings else None
-    people = judge_people(table, settings, spends * shared.alpha, aside.people_blind_p)
-    others: dict[Tier, Siblings | Twins | People | Process | None] = {
-        "shard siblings": siblings,
-        "exchangeable twins": twins,
-        "fresh texts": people,
-        "canaries": process,
-    }
-    claims = {tier: other for tier, other in others.items() if other is not None}
-    record = claim.word(gates)
-    verdict = _verdict(gates, record, [other.verdict for other in claims.values()])
-    if verdict in ("EQUIVALENT_WITHIN", "INCONCLUSIVE") and spends < 1:  # judged twice only where it decides
+    claim = _record_claim(table, references, shares, aside)
+    gates = _gates(claim, settings, aside, ratio, controls, len(references))
+    others = _other_claims(table, shares, aside)
+    ruling = rule(claim, others.made(), gates)
+    if ruling.verdict in ("EQUIVALENT_WITHIN", "INCONCLUSIVE") and shares.spends < 1:  # judged twice only where it decides
         whole = judge(table, settings, replace(aside, account=None)).verdict
-        if verdict == "EQUIVALENT_WITHIN" or whole == "NOT_FORGOTTEN":
-            gates = (*gates, all_of_alpha_gate(whole))
-            record = claim.word(gates)
-            verdict = _verdict(gates, record, [other.verdict for other in claims.values()])
-    accusing: tuple[Tier, ...] = claim.accused_by if record == "NOT_FORGOTTEN" else ()
-    accusing += tuple(tier for tier, other in claims.items() if other.verdict == "NOT_FORGOTTEN")
-    facts = Facts(
-        verdict=verdict,
-        settings=settings,
-        tiers=(*claim.tiers, *(tier for tier in sharing if tier not in RECORD_TIERS)),
-        accused_by=accusing if verdict == "NOT_FORGOTTEN" else (),
-        gates=gates,
-        claim=claim,
-        records=len(table.blocks["target", "forget"].records),
-        references=len(references),
-        level_table=aside.level_table,
-        account=aside.account,
-    )
+        if ruling.verdict == "EQUIVALENT_WITHIN" or whole == "NOT_FORGOTTEN":
+            ruling = rule(claim, others.made(), (*gates, all_of_alpha_gate(whole)))
+    facts = _facts(claim, ruling, table, shares, aside, len(references))
     attacks = attack_results(table, settings)
-    said = _said_by_rule_1 if settings.rule == 1 else _said
-    sentences, target = said(facts, attacks, claims, controls, ratio), claim.target
-    alone = judge_without_adapter(table, references, shared)
+    sentences = (_said_by_rule_1 if settings.rule == 1 else _said)(facts, attacks, others.made(), controls, ratio)
+    alone = judge_without_adapter(table, references, shares.of_a_claim)
     if alone is not None:
         sentences["explanation"] = (*sentences["explanation"], alone.reason)
+    target = claim.target
     return Judgement(
-        verdict=verdict,
+        verdict=ruling.verdict,
         **sentences,
         tiers=tuple(facts.tiers),
-        accused_by=tuple(facts.accused_by),
-        gates=gates,
+        accused_by=ruling.accused_by,
+        gates=ruling.gates,
         residual=None if target is None or target.rho is None else Value.of(target.rho),
         tests=_tests(claim),
         accused=accused_records(table, target),
         blind=aside.blind,
         blind_p=aside.blind_p,
-        process=process,
-        twins=twins,
-        people=people,
-        siblings=siblings,
+        process=others.process,
+        twins=others.twins,
+        people=others.people,
+        siblings=others.siblings,
         channels=claim.channels,
         subjects=accused_subjects(table, target),
         noise_ratio=None if target is None or target.noise is None else target.noise.ratio,
@@ -179,6 +122,69 @@ def judge(table: ScoreTable, settings: Settings, aside: Aside) -> Judgement:
     )
 
 
+def _record_claim(table: ScoreTable, references: Sequence[str], shares: Shares, aside: Aside) -> RecordClaim:
+    """Judge the records by the level table or by retrained references, whichever the rule names."""
+    shared = shares.of_a_claim
+    if shared.rule == TABLE_RULE:
+        return table_claim(table, shared, aside.level_table, aside.registered, aside.blind_p, shares.spends)
+    return record_claim(table, references, shared, aside.blind, shares.spends)
+
+
+def _other_claims(table: ScoreTable, shares: Shares, aside: Aside) -> OtherClaims:
+    """Judge every claim beside the record claim for which the audit has what it needs."""
+    settings, level = shares.settings, shares.accusing
+    process = None
+    if aside.commitment is not None:
+        process = judge_process(table, settings, shares.of_a_claim.alpha, aside.commitment, aside.earlier)
+    return OtherClaims(
+        siblings=judge_siblings(table, settings, shares.of_siblings) if settings.shard_siblings else None,
+        twins=None if aside.blind_p is None else judge_controls(table, settings, level, aside.blind_p),
+        people=judge_people(table, settings, level, aside.people_blind_p),
+        process=process,
+    )
+
+
+def _gates(
+    claim: RecordClaim, settings: Settings, aside: Aside, ratio: Value | None, controls: int, references: int
+) -> tuple[Gate, ...]:
+    """Return all validity checks: those of the record claim, and those of the audit.
+
+    Args:
+        claim: the record claim.
+        settings, aside: the other inputs of the verdict.
+        ratio: the target's utility, of the references' or the original's.
+        controls, references: how many there are.
+    """
+    utility = (
+        utility_gate(ratio, "the retrained references", settings, settings.utility_ceiling)
+        if references
+        else utility_gate(ratio, "the model before unlearning", settings)
+    )
+    return (
+        *claim.gates,
+        *unasked_gates(aside.not_run),
+        utility,
+        blind_baseline_gate(aside.blind, controls, settings.rule),
+        controls_gate(controls, settings.fpr),
+    )
+
+
+def _facts(claim: RecordClaim, ruling: Ruling, table: ScoreTable, shares: Shares, aside: Aside, references: int) -> Facts:
+    """Return what the sentences of a judgement are about."""
+    return Facts(
+        verdict=ruling.verdict,
+        settings=shares.settings,
+        tiers=(*claim.tiers, *(tier for tier in shares.sharing if tier not in RECORD_TIERS)),
+        accused_by=ruling.accused_by,
+        gates=ruling.gates,
+        claim=claim,
+        records=len(table.blocks["target", "forget"].records),
+        references=references,
+        level_table=aside.level_table,
+        account=aside.account,
+    )
+
+
 def _tests(claim: RecordClaim) -> tuple[Test, ...]:
     """Describe the tests of the record claim; empty where none was made."""
     if claim.levels is not None:
@@ -189,7 +195,7 @@ def _tests(claim: RecordClaim) -> tuple[Test, ...]:
 def _said(
     facts: Facts,
     attacks: Sequence[AttackResult],
-    claims: Mapping[Tier, Siblings | Twins | People | Process],
+    claims: Mapping[Tier, OtherClaim],
     controls: int,
     ratio: Value | None,
 ) -> dict[str, Any]:
@@ -206,7 +212,7 @@ def _said(
 def _said_by_rule_1(
     facts: Facts,
     attacks: Sequence[AttackResult],
-    claims: Mapping[Tier, Siblings | Twins | People | Process],
+    claims: Mapping[Tier, OtherClaim],
     controls: int,
     ratio: Value | None,
 ) -> dict[str, Any]:
@@ -258,36 +264,3 @@ def blind_aside(texts: Mapping[SetRole, Sequence[str]], subjects: Mapping[SetRol
         with suppress(NothingSharedError):
             fresh = blind_permutation_p(*sides("fresh"), seed=settings.seed)
     return Aside(blind, p, fresh)
-
-
-def spent_share(settings: Settings, aside: Aside) -> float:
-    """Return the share of alpha that accusations use: all of it, unless other audits use the same controls."""
-    return 1.0 if aside.account is None else aside.account.level / settings.alpha
-
-
-def sharing_claims(table: ScoreTable, settings: Settings, references: int, spends: float) -> tuple[Tier, ...]:
-    """Return the claims that can accuse and share alpha, strongest first; the record claim divides its share by itself.
-
-    The ranks of shards get a share only where there are enough shards to accuse with it.
-    """
-    holdout = table.block("target", "holdout") is not None
-    present: dict[Tier, bool] = {
-        "retrained references": references >= 2 and settings.rule != TABLE_RULE,
-        "level table": settings.rule == TABLE_RULE,
-        "exchangeable twins": settings.twins and holdout,
-        "canaries": table.block("target", "canary") is not None,
-        "fresh texts": settings.twins and enough_people(table),
-    }
-    least = spends * settings.alpha / (sum(present.values()) + 1)
-    present["shard siblings"] = settings.shard_siblings and can_accuse(table, least)
-    return tuple(tier for tier, there in present.items() if there)
-
-
-def _verdict(gates: Sequence[Gate], record: VerdictWord, others: Sequence[VerdictWord]) -> VerdictWord:
-    """Combine the claims by precedence: each has passed its own gates, and any accusation stands."""
-    if any(gate.name == "utility" and gate.passed is False and gate.blocks == "NOT_TESTABLE" for gate in gates):
-        return "NOT_TESTABLE"
-    if "NOT_FORGOTTEN" in (record, *others):
-        return "NOT_FORGOTTEN"
-    unexamined = any(gate.name in RECORD_TIERS and not gate.passed and gate.blocks == "NOT_TESTABLE" for gate in gates)
-    return "INCONCLUSIVE" if record == "NOT_TESTABLE" and unexamined and "INCONCLUSIVE" in others else record
