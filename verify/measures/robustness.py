@@ -111,28 +111,54 @@ def probe(
     sets = load_sets(forget_set, retain_set, holdout_set, None, data, fields, settings, original)
     if "retain" not in sets:
         raise InputError("probes need retain records. Give them with --retain FILE, or the training file with --data FILE.")
-    held = [original] if base is None else [original, base]  # in memory throughout
-    for source in (model, *references):
-        require_memory_for_loading(source, settings.dtype, beside=held)
+    _require_memory([model, *references], held=[original] if base is None else [original, base], dtype=settings.dtype)
     old = load_model(original, tokenizer=tokenizer, dtype=settings.dtype)
     before = None if base is None else load_model(base, tokenizer=tokenizer, dtype=settings.dtype)
     material = Material(sets["forget"], sets["retain"], old, settings.seed, learning_rate_of(original), before)
     sources = {"original": old, "target": model} | {f"reference {number}": one for number, one in enumerate(references, 1)}
+    models, not_run = _measure_all(sources, material, chosen, sets.get("holdout"), settings, tokenizer, progress)
+    found = _judged(models, not_run, [key.of(record.fingerprint) for record in sets["forget"]], settings)
+    if output is not None:
+        found.save(output)
+    return found
+
+
+def _require_memory(sources: Sequence[Any], held: Sequence[Any], dtype: str) -> None:
+    """Require that each model fits into memory beside those that are held throughout."""
+    for source in sources:
+        require_memory_for_loading(source, dtype, beside=held)
+
+
+def _measure_all(
+    sources: Mapping[str, Any],
+    material: Material,
+    chosen: Mapping[str, Any],
+    holdout: Sequence[Record] | None,
+    settings: Settings,
+    tokenizer: Any,
+    progress: Callable[[str, float], None],
+) -> tuple[dict[str, _Measured], dict[str, str]]:
+    """Load and measure one model after another; return what was measured by label, and why probes were not run, by name."""
     models, not_run = dict[str, _Measured](), dict[str, str]()
     for done, (label, source) in enumerate(sources.items()):
         progress(f"probing {label}", done / len(sources))
         loaded = load_model(source, tokenizer=tokenizer, dtype=settings.dtype)
-        require_same_tokenizer([old, loaded])
-        models[label] = _measure(loaded, material, chosen, sets.get("holdout"), settings)
+        require_same_tokenizer([material.old, loaded])
+        models[label] = _measure(loaded, material, chosen, holdout, settings)
         # A probe that cannot treat every model alike compares nothing, so it is not tried on the models that follow.
         not_run |= models[label].not_run
         chosen = {name: one for name, one in chosen.items() if name not in not_run}
+    return models, not_run
+
+
+def _judged(models: Mapping[str, _Measured], not_run: Mapping[str, str], forget: Sequence[str], settings: Settings) -> Robustness:
+    """Judge every treatment that all models had; `forget` are the keyed hashes of the forget records."""
     losses = {label: {key: values for key, values in one.losses.items() if key[0] not in not_run} for label, one in models.items()}
     recovered = recoveries(losses)
-    found = Robustness(
+    return Robustness(
         weights=models["target"].digest,
-        forget=len(sets["forget"]),
-        forget_digest=set_digest([key.of(record.fingerprint) for record in sets["forget"]]),
+        forget=len(forget),
+        forget_digest=set_digest(forget),
         margin=settings.margin,
         alpha=settings.alpha,
         treated=tuple(judge_treatment(losses, treatment, settings) for treatment in losses["target"]),
@@ -142,9 +168,6 @@ def probe(
         other_recoveries=tuple(one for one in recovered if one.arm != OTHER_RECORDS),
         not_run=tuple(NotRun(attack=name, reason=reason) for name, reason in not_run.items()),
     )
-    if output is not None:
-        found.save(output)
-    return found
 
 
 def _measure(

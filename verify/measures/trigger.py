@@ -109,25 +109,38 @@ def backdoor(
     after_model = load_model(model, tokenizer=tokenizer)
     require_same_tokenizer([first, after_model])
     after = {name: trigger_successes(after_model, records) for name, records in sets.items()}
-    never = []
-    for source in references:
-        loaded = load_model(source, tokenizer=tokenizer)
-        require_same_tokenizer([first, loaded])
-        never.append(trigger_successes(loaded, sets["triggers"]))
+    never = _successes_untrained(references, first, sets["triggers"], tokenizer)
 
     def rate(found: Any) -> Estimate:
         return clopper_pearson(int(np.sum(found)), int(np.size(found)), confidence)
 
     known, unknown, uses = rate(before["triggers"]), rate(never), after["triggers"]
+    _require_informative(known, unknown)
+    # The conservative ends of both intervals: the highest rate of chance successes, the lowest of real ones.
+    test = trigger_test(int(uses.sum()), len(uses), unknown.high, known.low, alpha, confidence)
+    rates = [rate(side[name]) if name in side else None for name in ("other triggers", "clean") for side in (before, after)]
+    return BackdoorFinding(known, unknown, test, *rates)
+
+
+def _successes_untrained(
+    references: Sequence[Any], first: LoadedModel, triggers: Sequence[Record], tokenizer: Any
+) -> list[np.ndarray[Any, np.dtype[np.bool_]]]:
+    """Return the successes of the triggers on each model that never saw them, loaded one after another."""
+    never = []
+    for source in references:
+        loaded = load_model(source, tokenizer=tokenizer)
+        require_same_tokenizer([first, loaded])
+        never.append(trigger_successes(loaded, triggers))
+    return never
+
+
+def _require_informative(known: Estimate, unknown: Estimate) -> None:
+    """Require a trigger that worked before deletion more often than on models that never saw it."""
     if known.low <= unknown.high:
         raise InputError(
             f"the trigger worked {known.value:.0%} of the time before deletion and {unknown.value:.0%} on models that never saw it:"
             " it is not informative. Give more uses of it, or a trigger that was learned."
         )
-    # The conservative ends of both intervals: the highest rate of chance successes, the lowest of real ones.
-    test = trigger_test(int(uses.sum()), len(uses), unknown.high, known.low, alpha, confidence)
-    rates = [rate(side[name]) if name in side else None for name in ("other triggers", "clean") for side in (before, after)]
-    return BackdoorFinding(known, unknown, test, *rates)
 
 
 def trigger_successes(loaded: LoadedModel, records: Sequence[Record]) -> np.ndarray[Any, np.dtype[np.bool_]]:
