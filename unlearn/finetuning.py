@@ -100,17 +100,9 @@ def finetune(
         RunError: training became non-finite, or the disk is full.
     """
     options, fields, dtype = options or TrainingOptions(), fields or Fields(), dtype_name(dtype)
-    require_reporter(options)
-    if quantize is not None and not options.lora:
-        require_adapter(model, quantize)
-    if distributed.count() == 1:  # several processes may share what one would need
-        adapter = options.lora or is_adapter_folder(model)
-        require_memory_for_training(model, adapter=adapter, dtype=dtype, quantize=quantize)
+    _require_possible(model, options, dtype, quantize)
     output = claim_output(output_dir)
-    records = load_records(data, fields)
-    if holdout_share is not None:
-        with distributed.main_first():
-            records = hold_out(data, records, holdout_share, options.seed, RecordKey.load(), output)
+    records = _load_training(data, fields, holdout_share, options.seed, output)
     loaded = load_start(model, tokenizer, dtype, options.seed, quantize)
     with distributed.main_first():
         records += _trained_canaries(output, canaries, loaded.tokenizer)
@@ -131,6 +123,25 @@ def finetune(
     }
     digest = save_model(done.trained.model, loaded.tokenizer, output, about)
     return FinetuneResult(output, output / LOG_NAME, digest, done.trained.result, protection)
+
+
+def _require_possible(model: Any, options: TrainingOptions, dtype: str, quantize: str | None) -> None:
+    """Refuse options that cannot be used, and a training for which there is too little memory."""
+    require_reporter(options)
+    if quantize is not None and not options.lora:
+        require_adapter(model, quantize)
+    if distributed.count() == 1:  # several processes may share what one would need
+        adapter = options.lora or is_adapter_folder(model)
+        require_memory_for_training(model, adapter=adapter, dtype=dtype, quantize=quantize)
+
+
+def _load_training(data: RecordSource, fields: Fields, holdout_share: float | None, seed: int, output: Path) -> list[Record]:
+    """Load the training records, without those that are held out as controls and written into the output folder."""
+    records = load_records(data, fields)
+    if holdout_share is None:
+        return records
+    with distributed.main_first():
+        return hold_out(data, records, holdout_share, seed, RecordKey.load(), output)
 
 
 def train_with_log(task: TrainingTask, defense: Defense | None, callbacks: Sequence[Any] = ()) -> Defended:
