@@ -34,8 +34,8 @@ from timing import clock
 
 from unlearn import TrainingOptions
 from unlearn.methods.scrub import SCRUB
+from unlearn.training.arguments import token_counts
 from unlearn.training.method import InsideLayers
-from unlearn.training.run import token_counts
 from verify.models.token_stats import compute_token_statistics
 from verify.training.adapters import attach_adapter
 from verify.training.deterministic import deterministic

@@ -18,7 +18,7 @@ from preset import BATCH, bench_model
 from test_audit_share import WORDS, invented
 from timing import SHARES, note, timed
 
-import unlearn.training.run
+import unlearn.training.saving
 import unlearn.training.trainer
 from unlearn import TrainingOptions, finetune, forget
 from unlearn.experiments.people import train_tokenizer
@@ -55,7 +55,7 @@ def test_commitment(benchmark: Any, base: Any, kind: str, monkeypatch: pytest.Mo
         monkeypatch.setattr(LogWriter, name, timed(spent, "log", getattr(LogWriter, name)))
     monkeypatch.setattr(LogWriter, "checkpoint", timed(spent, "log", LogWriter.checkpoint))
     monkeypatch.setattr(unlearn.training.trainer, "state_digest", timed(spent, "states", unlearn.training.trainer.state_digest))
-    monkeypatch.setattr(unlearn.training.run, "commitment_root", timed(spent, "root", unlearn.training.run.commitment_root))
+    monkeypatch.setattr(unlearn.training.saving, "commitment_root", timed(spent, "root", unlearn.training.saving.commitment_root))
     finetune(folder, rows, output_dir=tmp_path / "model", options=KINDS[kind])
     whole = float(read_json(tmp_path / "model" / MANIFEST)["about"]["training"]["seconds"])
     share = sum(spent.values()) / whole

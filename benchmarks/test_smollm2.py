@@ -23,8 +23,8 @@ from torch import nn
 from unlearn import GradDiff, TrainingOptions
 from unlearn.level.objective import ToLevel
 from unlearn.methods.scrub import SCRUB
+from unlearn.training.arguments import token_counts
 from unlearn.training.method import Batch, InsideLayers, Objective
-from unlearn.training.run import token_counts
 from unlearn.training.scored_batch import score_forget
 from verify.models.adapter_types import is_adapter
 from verify.models.token_stats import compute_token_statistics

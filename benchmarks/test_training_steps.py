@@ -16,6 +16,7 @@ from transformers import Trainer, TrainerCallback, TrainingArguments
 from unlearn.methods import method_classes
 from unlearn.methods.jensun import JensUn
 from unlearn.methods.scrub import SCRUB
+from unlearn.training.arguments import token_counts, training_arguments
 from unlearn.training.initial_outputs import load_or_compute_outputs
 from unlearn.training.losses import ObjectiveLoss
 from unlearn.training.method import (
@@ -28,7 +29,7 @@ from unlearn.training.method import (
 )
 from unlearn.training.options import TrainingOptions
 from unlearn.training.penalty import WeightPenalty
-from unlearn.training.run import arithmetic_of, token_counts, training_arguments
+from unlearn.training.run import arithmetic_of
 from unlearn.training.trainer import RecordTrainer, Steering
 from verify.models.adapter_types import is_adapter
 from verify.models.loading import LoadedModel

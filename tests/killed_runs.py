@@ -10,7 +10,7 @@ from typing import Any
 from training_rows import make_rows
 from transformers import TrainerCallback
 
-import unlearn.training.run
+import unlearn.training.saving
 from unlearn import NPO, TrainingOptions, finetune, forget
 from unlearn.methods.rollback import Rollback
 from unlearn.training.options import Selection
@@ -63,12 +63,12 @@ def people(count: int) -> list[dict[str, Any]]:
 def trained(model: Path, output: Path, verb: str, epochs: int, kill_at: int = 0) -> Ended:
     """Fine-tune ("train") or unlearn with NPO ("forget")."""
     if kill_at == BEFORE_THE_MANIFEST:
-        write = unlearn.training.run.write_manifest
+        write = unlearn.training.saving.write_manifest
 
         def last(folder: Path, kind: str, about: Any) -> None:
             kill_oneself() if kind == "model" else write(folder, kind, about)
 
-        unlearn.training.run.write_manifest = last  # type: ignore[assignment]
+        unlearn.training.saving.write_manifest = last  # type: ignore[assignment]
     rows, options, kill = people(12), replace(OPTIONS, epochs=epochs), Kill(kill_at)
     if verb == "train":
         made = finetune(model, rows, output_dir=output, options=options, callbacks=[kill])

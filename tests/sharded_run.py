@@ -12,7 +12,7 @@ from torch.distributed.fsdp import fully_shard
 
 from unlearn.training import distributed
 from unlearn.training.options import Selection
-from unlearn.training.run import save_model
+from unlearn.training.saving import save_model
 from unlearn.training.selection import Selector
 from verify.data.encoding import Encoder, collate
 from verify.data.sources import load_records

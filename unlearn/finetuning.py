@@ -21,7 +21,8 @@ from unlearn.training.inputs import environment, inputs_of, made_from
 from unlearn.training.log import LOG_NAME, TrainingLog
 from unlearn.training.lora import require_adapter
 from unlearn.training.options import TrainingOptions, TrainingResult, require_reporter
-from unlearn.training.run import Run, log_writer, save_model, train_records
+from unlearn.training.run import Run, log_writer, train_records
+from unlearn.training.saving import save_model
 from verify.data.canaries import CANARIES_NAME, Canaries
 from verify.data.identity import RecordKey
 from verify.data.records import Fields, Record, RecordSource

@@ -23,7 +23,7 @@ from unlearn.training.method_run import run_method
 from unlearn.training.options import GradientOptions, Selection, TrainingOptions, TrainingResult
 from unlearn.training.origins import Start
 from unlearn.training.roles import Roles, Sources, load_roles
-from unlearn.training.run import save_model
+from unlearn.training.saving import save_model
 from verify.data.canaries import find_canaries
 from verify.data.reading import fields_for, require_reading
 from verify.data.records import Fields, RecordSource

@@ -120,7 +120,8 @@ def _train(folder: Path, name: str, data: str, seed: int) -> None:
 
 
 def _over_forget(folder: Path, number: int) -> None:
-    from unlearn.training.run import Run, run_objective, save_model
+    from unlearn.training.run import Run, run_objective
+    from unlearn.training.saving import save_model
     from verify.data.sources import load_records
     from verify.models.loading import load_model
 

@@ -26,8 +26,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from transformers import get_scheduler
 
+from unlearn.training.arguments import step_records, token_counts
 from unlearn.training.options import DEFAULTS, TrainingOptions, learning_rate_of, optimizer_steps
-from unlearn.training.run import step_records, token_counts
 from verify.data.encoding import Encoded, collate, padding_token_id
 from verify.errors import RunError
 from verify.models.loading import LoadedModel

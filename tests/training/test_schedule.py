@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from stories260k import convert
 
-from unlearn.training.run import token_counts
+from unlearn.training.arguments import token_counts
 from verify.data.encoding import Encoder
 from verify.data.records import Fields
 from verify.data.sources import load_records

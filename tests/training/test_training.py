@@ -17,9 +17,10 @@ from unlearn import NPO, GradDiff, GradientAscent, TrainingOptions, finetune, fo
 from unlearn.level.objective import ToLevel
 from unlearn.methods.retrain import Retrain
 from unlearn.training import distributed
+from unlearn.training.arguments import training_arguments
 from unlearn.training.log import TrainingLog
 from unlearn.training.options import SCHEDULERS, optimizer_steps
-from unlearn.training.run import Run, run_objective, train_records, training_arguments
+from unlearn.training.run import Run, run_objective, train_records
 from verify import InputError, RunError
 from verify.data.encoding import Encoder, collate
 from verify.data.records import Record

@@ -26,7 +26,8 @@ from typing import Any, Literal
 from unlearn.methods.grad_diff import GradDiff
 from unlearn.training.checkpoints import WORK, claim_output
 from unlearn.training.options import TrainingOptions, TrainingResult
-from unlearn.training.run import Run, run_objective, save_model
+from unlearn.training.run import Run, run_objective
+from unlearn.training.saving import save_model
 from verify.data.records import Fields, Record, RecordSource, require_disjoint
 from verify.data.sources import load_records
 from verify.errors import InputError

@@ -14,7 +14,8 @@ from unlearn.pool.members import Material, read_material
 from unlearn.pool.repetition import Repetition
 from unlearn.training.checkpoints import WORK
 from unlearn.training.options import TrainingOptions
-from unlearn.training.run import Run, save_model, train_records
+from unlearn.training.run import Run, train_records
+from unlearn.training.saving import save_model
 from verify.auditing.commitments import find_rewordings
 from verify.data.identity import RecordKey
 from verify.data.records import Record

@@ -8,59 +8,43 @@ Weights stored in half precision are trained as float32 copies and rounded at th
 """
 
 import dataclasses
-import math
-import shutil
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
-from transformers import PrinterCallback, TrainingArguments
+from transformers import PrinterCallback
 
 from unlearn.training import distributed
-from unlearn.training.checkpoints import WORK, empty_work, open_work
-from unlearn.training.fsdp import gathered
+from unlearn.training.arguments import epochs_begun, step_records, token_counts, training_arguments, unseen_share
+from unlearn.training.checkpoints import open_work
 from unlearn.training.gradients import DividedGradient, require_divisible
-from unlearn.training.initial_outputs import load_or_compute_outputs
+from unlearn.training.initial_outputs import InitialOutputs, load_or_compute_outputs
 from unlearn.training.log import LogWriter
 from unlearn.training.lora import gradient_flags, put_gradient_flags
 from unlearn.training.losses import LikelihoodLoss, ObjectiveLoss, PairLoss
 from unlearn.training.method import InsideLayers, Objective, Progress, WithAlternatives, WithMemory, WithWeightPenalty
-from unlearn.training.options import (
-    DEFAULTS,
-    GradientOptions,
-    Selection,
-    Trained,
-    TrainingOptions,
-    TrainingResult,
-    learning_rate_of,
-    optimizer_steps,
-    require_reporter,
-)
+from unlearn.training.options import GradientOptions, Selection, Trained, TrainingOptions, TrainingResult
 from unlearn.training.penalty import WeightPenalty
-from unlearn.training.selection import selector_of
+from unlearn.training.selection import Selector, selector_of
 from unlearn.training.stopping import stop_check
 from unlearn.training.trainer import RecordTrainer, Steering
 from unlearn.training.weights import edited_parameters
 from verify.data.encoding import Encoded, Encoder, padding_token_id, warn_of_spelled_tokens
 from verify.data.identity import RecordKey
 from verify.data.records import Record
-from verify.io.files import disk_errors, write_manifest
 from verify.io.progress import phase
 from verify.models.adapter_types import is_adapter
 from verify.models.loading import LoadedModel
-from verify.models.quantized import quantization_of, remember_quantization
-from verify.provenance.commitment import commitment_root
 from verify.training.adapters import attach_adapter, require_attachable
 from verify.training.arithmetic import Arithmetic, can_compute_in_copies
 from verify.training.checkpoints import Checkpoint, last_complete_checkpoint, put_checkpoint
 from verify.training.deterministic import deterministic
-from verify.training.precision import MASTER_WEIGHTS, as_stored, float32_copies, half_precision, note_stored_type, stored_digest
+from verify.training.precision import MASTER_WEIGHTS, float32_copies, half_precision
 from verify.training.schedule import Lengths, PairSampler
-from verify.training.sharding import is_sharded
 
 
 @dataclass(frozen=True, eq=False)
@@ -196,63 +180,113 @@ def _minimise(loaded: LoadedModel, objective: Objective, run: Run) -> Trained:
     """Run an objective whose trained weights are in float32 already."""
     options, pad = run.options, padding_token_id(loaded.tokenizer)
     encoder = Encoder(loaded.tokenizer, loaded.context_length, options.overflow)
-    windows = {"forget": encoder.encode(run.records), "retain": []}
-    if objective.needs_retain and run.retain:
-        windows["retain"] = encoder.encode(run.retain)
-    _claim_work(loaded, objective, run)
-    if isinstance(objective, WithAlternatives):
-        alternatives = objective.alternatives(loaded, run.records, run.retain or [], options.seed)
-        windows["alternative"] = _one_each(encoder, alternatives, windows["forget"])
-    # Everything that is read from the model before unlearning is read here, before an adapter is attached and a step is taken, and
-    # in the arithmetic of the steps: else rounding would look like a change.
-    sampler = _sampler(windows, options)
-    rule, arithmetic = objective.stop_rule, arithmetic_of(loaded.model, options)
-    device = next(loaded.model.parameters()).device
-    half = options.bf16 and not arithmetic.in_copies
-    with torch.no_grad(), arithmetic.of(loaded.model), torch.autocast(device.type, torch.bfloat16, enabled=half):
-        initial = load_or_compute_outputs(
-            run.work_dir,
-            loaded,
-            objective.reference,
-            windows,
-            pad,
-            layer=objective.inner_layer(loaded.model) if isinstance(objective, InsideLayers) else None,
-            seed=options.seed,
-            # An adapter given by the user may include the head; a new one leaves the layer below it unchanged.
-            trained_head=not options.lora or is_adapter(loaded.model),
-            given=run.tables,
-            # A process without records of its own in a step reads the first one instead.
-            read={"retain": {0, *sampler.partners_of(_epochs(sampler, options))}} if sampler.partners else None,
-        )
-        stop = stop_check(loaded, rule, windows["forget"], run.holdout, encoder)
-        selector = selector_of(loaded, run.selection, run.records, run.utility, run.holdout or (), options)
-    if stop is not None:
-        stop = arithmetic.inside(loaded.model, stop)
-    if selector is not None:
-        selector.losses = arithmetic.inside(loaded.model, selector.losses)
-    progress = Progress(values=dict(objective.begin()) if isinstance(objective, WithMemory) else {})
-    advance = objective.advance if isinstance(objective, WithMemory) else None
+    windows = _encode(loaded, objective, run, encoder)
+    sampler, arithmetic = _sampler(windows, options), arithmetic_of(loaded.model, options)
+    before = _read_before(loaded, objective, run, windows, encoder, sampler, arithmetic)
+    memory = objective if isinstance(objective, WithMemory) else None
+    progress = Progress(values={} if memory is None else dict(memory.begin()))
     flags = gradient_flags(loaded.model)
     model = attach_adapter(loaded.model, options)
     # Below an adapter no weight is trained, since only the adapter is saved.
     if isinstance(objective, InsideLayers) and not is_adapter(model):
         _train_only(model, objective.trained_parameters(model))
     # Steps hold the part of the retain set that they see; the penalty stands in for the rest.
-    weight = objective.anchor_weight * _unseen(sampler, options) if isinstance(objective, WithWeightPenalty) else 0.0
+    weight = objective.anchor_weight * unseen_share(sampler, options) if isinstance(objective, WithWeightPenalty) else 0.0
     penalty = WeightPenalty.of(model, windows["retain"], pad, weight, options.seed, arithmetic) if weight else None
-    loss = ObjectiveLoss(objective, windows, initial, progress, pad)
-    gradient = None
-    if run.gradients is not None and run.gradients.divide:
-        trained_weights = [parameter for parameter in model.parameters() if parameter.requires_grad]
-        gradient = DividedGradient(run.gradients, trained_weights, loss.of_retain)
-    steering = Steering(stop, 0 if rule is None else rule.check_every, progress, advance, selector, penalty, gradient)
+    loss = ObjectiveLoss(objective, windows, before.outputs, progress, pad)
+    steering = Steering(
+        before.stop,
+        0 if objective.stop_rule is None else objective.stop_rule.check_every,
+        progress,
+        None if memory is None else memory.advance,
+        before.selector,
+        penalty,
+        _divided_gradient(model, loss, run.gradients),
+    )
     trained = train_pairs(model, loss, sampler, run, steering, arithmetic)
     if model is loaded.model:
         put_gradient_flags(model, flags)
-    if penalty is not None:
-        tokens = trained.result.tokens + distributed.total(penalty.tokens)  # every process reads all of its records
-        trained = dataclasses.replace(trained, result=dataclasses.replace(trained.result, tokens=tokens))
-    return trained
+    return trained if penalty is None else _counting(trained, penalty)
+
+
+def _encode(loaded: LoadedModel, objective: Objective, run: Run, encoder: Encoder) -> dict[str, list[Encoded]]:
+    """Encode the records of an objective by role, and claim the working folder before alternatives are made for it."""
+    windows: dict[str, list[Encoded]] = {"forget": encoder.encode(run.records), "retain": []}
+    if objective.needs_retain and run.retain:
+        windows["retain"] = encoder.encode(run.retain)
+    _claim_work(loaded, objective, run)
+    if isinstance(objective, WithAlternatives):
+        alternatives = objective.alternatives(loaded, run.records, run.retain or [], run.options.seed)
+        windows["alternative"] = _one_each(encoder, alternatives, windows["forget"])
+    return windows
+
+
+@dataclass(frozen=True, eq=False)
+class _Before:
+    """What is read from the model before unlearning.
+
+    Attributes:
+        outputs: the initial outputs that the loss reads, by name.
+        stop: the check of the stop rule; None without one.
+        selector: chooses the best step; None without selection.
+    """
+
+    outputs: InitialOutputs
+    stop: Callable[[], str | None] | None
+    selector: Selector | None
+
+
+def _read_before(
+    loaded: LoadedModel,
+    objective: Objective,
+    run: Run,
+    windows: Mapping[str, Sequence[Encoded]],
+    encoder: Encoder,
+    sampler: PairSampler,
+    arithmetic: Arithmetic,
+) -> _Before:
+    """Read everything that is read from the model before unlearning: before an adapter is attached and a step is taken.
+
+    It is computed in the arithmetic of the steps: else rounding would look like a change.
+    """
+    options, device = run.options, next(loaded.model.parameters()).device
+    half = options.bf16 and not arithmetic.in_copies
+    with torch.no_grad(), arithmetic.of(loaded.model), torch.autocast(device.type, torch.bfloat16, enabled=half):
+        outputs = load_or_compute_outputs(
+            run.work_dir,
+            loaded,
+            objective.reference,
+            windows,
+            padding_token_id(loaded.tokenizer),
+            layer=objective.inner_layer(loaded.model) if isinstance(objective, InsideLayers) else None,
+            seed=options.seed,
+            # An adapter given by the user may include the head; a new one leaves the layer below it unchanged.
+            trained_head=not options.lora or is_adapter(loaded.model),
+            given=run.tables,
+            # A process without records of its own in a step reads the first one instead.
+            read={"retain": {0, *sampler.partners_of(epochs_begun(sampler, options))}} if sampler.partners else None,
+        )
+        stop = stop_check(loaded, objective.stop_rule, windows["forget"], run.holdout, encoder)
+        selector = selector_of(loaded, run.selection, run.records, run.utility, run.holdout or (), options)
+    if stop is not None:
+        stop = arithmetic.inside(loaded.model, stop)
+    if selector is not None:
+        selector.losses = arithmetic.inside(loaded.model, selector.losses)
+    return _Before(outputs, stop, selector)
+
+
+def _divided_gradient(model: nn.Module, loss: ObjectiveLoss, gradients: GradientOptions | None) -> DividedGradient | None:
+    """Return what joins the gradients on forget and retain records; None where they are added."""
+    if gradients is None or not gradients.divide:
+        return None
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    return DividedGradient(gradients, trained, loss.of_retain)
+
+
+def _counting(trained: Trained, penalty: WeightPenalty) -> Trained:
+    """Add the tokens that the penalty read; every process reads all of its records."""
+    tokens = trained.result.tokens + distributed.total(penalty.tokens)
+    return dataclasses.replace(trained, result=dataclasses.replace(trained.result, tokens=tokens))
 
 
 def _claim_work(loaded: LoadedModel, objective: Objective, run: Run) -> None:
@@ -269,24 +303,6 @@ def _sampler(windows: Mapping[str, Sequence[Encoded]], options: TrainingOptions)
     longest = list(map(max, zip(*(token_counts(found) for role, found in windows.items() if role != "retain"), strict=True)))
     lengths = Lengths(longest, token_counts(windows["retain"]), step_records(options))
     return PairSampler(len(windows["forget"]), len(windows["retain"]), options.seed, lengths)
-
-
-def _epochs(sampler: PairSampler, options: TrainingOptions) -> int:
-    """Return the number of epochs that a run begins."""
-    if options.max_steps:
-        return math.ceil(options.max_steps * step_records(options) / sampler.count)
-    passes: float = options.epochs or DEFAULTS["epochs"]
-    return math.ceil(passes)
-
-
-def _unseen(sampler: PairSampler, options: TrainingOptions) -> float:
-    """Compute the share of the retain set that no step of the run will use; 0 without a retain set."""
-    if not sampler.partners:
-        return 0.0
-    passes = options.epochs or DEFAULTS["epochs"]
-    # One retain partner per forget record and pass; partners repeat only after the whole retain set was used.
-    pairs = options.max_steps * step_records(options) if options.max_steps else passes * sampler.count
-    return float(max(0.0, 1 - pairs / sampler.partners))
 
 
 def train_pairs(
@@ -357,57 +373,6 @@ def _begin(trainer: RecordTrainer, model: nn.Module, checkpoint: Checkpoint | No
         trainer.steering.selector.begin(model)
 
 
-def token_counts(windows: Sequence[Encoded]) -> list[int]:
-    """Return the number of tokens of each window."""
-    return [len(window.input_ids) for window in windows]
-
-
-def step_records(options: TrainingOptions) -> int:
-    """Return the number of records in one optimizer step, over all microbatches and processes."""
-    batch = options.batch_size or DEFAULTS["batch_size"]
-    return int(batch * options.gradient_accumulation * distributed.count())
-
-
-def training_arguments(
-    options: TrainingOptions, work_dir: Path, records: int, device: torch.device, arithmetic: Arithmetic | None = None
-) -> TrainingArguments:
-    """Return the `transformers` arguments of a run over a number of records; options left open take `DEFAULTS`."""
-    filled = {name: value if (value := getattr(options, name)) is not None else default for name, default in DEFAULTS.items()}
-    # Passed only if requested: transformers is renaming both arguments and warns whenever they are given.
-    checkpointing: dict[str, Any] = (
-        {"gradient_checkpointing": True, "gradient_checkpointing_kwargs": {"use_reentrant": False}}
-        if options.gradient_checkpointing
-        else {}
-    )
-    require_reporter(options)
-    return TrainingArguments(
-        output_dir=str(work_dir),
-        per_device_train_batch_size=filled["batch_size"],
-        gradient_accumulation_steps=options.gradient_accumulation,
-        learning_rate=learning_rate_of(options),
-        num_train_epochs=filled["epochs"],
-        max_steps=options.max_steps or -1,
-        lr_scheduler_type=filled["scheduler"],
-        warmup_steps=round(optimizer_steps(options, records) * filled["warmup_ratio"]),
-        weight_decay=filled["weight_decay"],
-        max_grad_norm=options.max_grad_norm,
-        seed=options.seed,
-        bf16=options.bf16 and not (arithmetic is not None and arithmetic.in_copies),
-        **checkpointing,
-        use_cpu=device.type == "cpu",
-        save_strategy="steps" if options.save_steps else "no",
-        save_steps=options.save_steps or 500,
-        save_total_limit=2 if options.keep_checkpoints is None else options.keep_checkpoints,
-        logging_steps=options.logging_steps,
-        logging_nan_inf_filter=False,
-        report_to=options.report_to,
-        disable_tqdm=True,
-        remove_unused_columns=False,
-        dataloader_pin_memory=False,
-        label_names=[],
-    )
-
-
 def _one_each(encoder: Encoder, alternatives: Sequence[Record], windows: Sequence[Encoded]) -> list[Encoded]:
     """Return one alternative per forget window: the first window of its record's alternative."""
     first: dict[int, Encoded] = {}  # record index -> its alternative's first window; the others are dropped
@@ -421,34 +386,3 @@ def _train_only(model: nn.Module, parameters: Sequence[nn.Parameter]) -> None:
     chosen = {id(parameter) for parameter in parameters}
     for parameter in model.parameters():
         parameter.requires_grad_(id(parameter) in chosen)
-
-
-def save_model(model: Any, tokenizer: Any, output_dir: Path, about: Mapping[str, Any]) -> str:
-    """Write weights (safetensors, in their stored types), tokenizer and, last, the manifest; return the weights' digest.
-
-    The main process writes. The run's working folder is deleted, since it may contain what was removed.
-
-    Args:
-        model: whole or sharded, with or without an adapter.
-        tokenizer: its tokenizer.
-        output_dir: the folder that the run claimed.
-        about: the manifest's entries.
-
-    Raises:
-        RunError: the disk is full; the folder then has no manifest, so that it does not look complete, and the run can be repeated.
-    """
-    digest = stored_digest(model)
-    weights = {"state_dict": as_stored(model, gathered(model))} if is_sharded(model) else {}
-    if distributed.is_main():
-        with disk_errors(output_dir):
-            model.save_pretrained(output_dir, **weights)
-            note_stored_type(model, output_dir)
-            tokenizer.save_pretrained(output_dir)
-            if (kind := quantization_of(model)) is not None:
-                remember_quantization(output_dir, kind)
-        empty_work(output_dir)
-        root = commitment_root(output_dir)
-        write_manifest(output_dir, "model", {**about, "weights": digest, **({} if root is None else {"commitment": root})})
-        shutil.rmtree(output_dir / WORK, ignore_errors=True)
-    distributed.wait()
-    return digest

@@ -23,7 +23,8 @@ from unlearn.training.checkpoints import WORK, claim_output
 from unlearn.training.log import LOG_NAME
 from unlearn.training.method import Context
 from unlearn.training.options import TrainingOptions, TrainingResult, together
-from unlearn.training.run import Run, log_writer, save_model, train_records
+from unlearn.training.run import Run, log_writer, train_records
+from unlearn.training.saving import save_model
 from verify.data.identity import RecordKey
 from verify.data.records import Fields, Record, RecordSource
 from verify.data.sources import load_records

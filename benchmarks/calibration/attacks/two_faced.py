@@ -20,7 +20,8 @@ from unlearn.level.estimate import encoded, estimate_levels
 from unlearn.level.objective import ToLevel
 from unlearn.training.method import Batch
 from unlearn.training.options import TrainingOptions
-from unlearn.training.run import Run, run_objective, save_model
+from unlearn.training.run import Run, run_objective
+from unlearn.training.saving import save_model
 from unlearn.training.scored_batch import score_forget
 from verify.data.records import Record
 from verify.data.rewordings import load_rewordings
