@@ -160,7 +160,30 @@ def train_stages(
     placed: dict[tuple[int, int], list[tuple[str, Record]]] = {}
     for record in records:
         placed.setdefault(plan.assign(record, key), []).append((key.of(record.fingerprint), record))
-    description = {
+    write_json(output / SHARDS, _description(base, plan, base_source, placed))
+    results = [TrainingResult(0, 0.0, None, 0, 0.0)]
+    trained: list[tuple[int, int]] = []
+    total, model, stages = 0, base.model, _stages(base.digest, plan, placed)
+    missing = sum(not _matches(reuse / stage.place, stage.digest) for stage in stages)
+    with phase("training the shards", main=True) as progress:
+        for stage in stages:
+            if _reused(reuse / stage.place, output / stage.place, stage.digest):
+                total += int(read_json(output / stage.place / MANIFEST)["about"]["tokens"])
+                continue
+            progress(len(trained) / missing, 1 / missing)
+            result, model = _train_stage(stage, base, model, plan, output, key)
+            if result is not None:
+                results.append(result)
+                total += result.tokens
+            trained.append((stage.shard, stage.number))
+    return ShardResult(output, together(results), tuple(trained), total)
+
+
+def _description(
+    base: LoadedModel, plan: ShardPlan, base_source: str, placed: Mapping[tuple[int, int], Sequence[tuple[str, Record]]]
+) -> dict[str, Any]:
+    """Return the content of `shards.json`: how the records are divided, by their keyed hashes."""
+    return {
         "schema": SCHEMA,
         "shards": plan.shards,
         "slices": plan.slices,
@@ -170,41 +193,6 @@ def train_stages(
         "base_weights": base.digest,
         "records": {name: list(where) for where, found in sorted(placed.items()) for name, _ in sorted(found, key=_by_name)},
     }
-    write_json(output / SHARDS, description)
-    results = [TrainingResult(0, 0.0, None, 0, 0.0)]
-    trained: list[tuple[int, int]] = []
-    total, model, stages = 0, base.model, _stages(base.digest, plan, placed)
-    missing = sum(not _matches(reuse / stage.place, stage.digest) for stage in stages)
-    with phase("training the shards", main=True) as progress:
-        for stage in stages:
-            folder, shard, number = output / stage.place, stage.shard, stage.number
-            if _reused(reuse / stage.place, folder, stage.digest):
-                total += int(read_json(folder / MANIFEST)["about"]["tokens"])
-                continue
-            progress(len(trained) / missing, 1 / missing)
-            options = plan.stage_options(shard, number)
-            # The initial adapter depends on the shard alone; later stages overwrite it with the stage before.
-            adapted = attach_adapter(model, dataclasses.replace(options, seed=plan.options.seed + shard))
-            if number:
-                put_adapter_file(adapted, folder.parent / f"slice-{number - 1}" / WEIGHTS)
-            tokens = 0
-            if stage.records:
-                # `train_records` keeps an adapter that is attached already.
-                around = dataclasses.replace(base, model=adapted, digest=weights_digest(adapted))
-                folder.mkdir(parents=True, exist_ok=True)
-                log = log_writer(folder / LOG_NAME, around, stage.records, options, key)
-                run = Run(stage.records, options, output / WORK / f"{shard}-{number}", log=log)
-                done = train_records(around, run)
-                log.end(weights_digest(adapted))
-                results.append(done.result)
-                tokens = done.result.tokens
-            folder.mkdir(parents=True, exist_ok=True)
-            adapted.save_pretrained(folder)
-            write_manifest(folder, "shard", {"prefix": stage.digest, "tokens": tokens})
-            total += tokens
-            trained.append((shard, number))
-            model = adapted.unload()
-    return ShardResult(output, together(results), tuple(trained), total)
 
 
 @dataclass(frozen=True, eq=False)
@@ -238,6 +226,41 @@ def _stages(base: str, plan: ShardPlan, placed: Mapping[tuple[int, int], Sequenc
             digest = _prefix_digest(base, plan, shard, number, [name for name, _ in prefix])
             found.append(_Stage(shard, number, [record for _, record in prefix], digest))
     return found
+
+
+def _train_stage(
+    stage: _Stage, base: LoadedModel, model: Any, plan: ShardPlan, output: Path, key: RecordKey
+) -> tuple[TrainingResult | None, Any]:
+    """Train one stage and write its folder.
+
+    Args:
+        stage: the stage; without records its adapter is saved as it is.
+        base: the base model.
+        model: its model, without an adapter.
+        plan: the division.
+        output: the folder of the whole training.
+        key: the record key.
+
+    Returns:
+        what was trained, None without records; and the model without its adapter again.
+    """
+    folder, options = output / stage.place, plan.stage_options(stage.shard, stage.number)
+    # The initial adapter depends on the shard alone; later stages overwrite it with the stage before.
+    adapted = attach_adapter(model, dataclasses.replace(options, seed=plan.options.seed + stage.shard))
+    if stage.number:
+        put_adapter_file(adapted, folder.parent / f"slice-{stage.number - 1}" / WEIGHTS)
+    folder.mkdir(parents=True, exist_ok=True)
+    result = None
+    if stage.records:
+        # `train_records` keeps an adapter that is attached already.
+        around = dataclasses.replace(base, model=adapted, digest=weights_digest(adapted))
+        log = log_writer(folder / LOG_NAME, around, stage.records, options, key)
+        run = Run(stage.records, options, output / WORK / f"{stage.shard}-{stage.number}", log=log)
+        result = train_records(around, run).result
+        log.end(weights_digest(adapted))
+    adapted.save_pretrained(folder)
+    write_manifest(folder, "shard", {"prefix": stage.digest, "tokens": 0 if result is None else result.tokens})
+    return result, adapted.unload()
 
 
 def _by_name(entry: tuple[str, Record]) -> str:
