@@ -72,6 +72,40 @@ def cost_line(cost: str, own: Collection[str], *, trains: bool) -> str:
     return f"{steps}; each evaluation of --select is a forward pass over --look-records of each set" if trains else steps
 
 
+def _run(self: Any) -> int:
+    """Run the command that `forget_command` builds."""
+    from unlearn.forgetting import forget
+
+    given: ForgetArguments = self.arguments
+    require_reporter(self.training)
+    with progress_bar("loading"):
+        result = forget(
+            given.model,
+            self.parameters,
+            forget_set=given.forget,
+            retain_set=given.retain,
+            holdout_set=given.holdout,
+            data=given.data,
+            base=given.base,
+            output_dir=given.output,
+            fields=self.columns.fields(given.model),
+            options=self.training,
+            selection=getattr(self, "selection", None),
+            gradients=getattr(self, "gradients", None),
+            dtype=given.dtype,
+            quantize=given.quantize,
+        )
+    if not distributed.is_main():
+        return 0
+    print(f"model:   {result.model_dir}\nweights: {result.digest_after}\nseconds: {result.seconds:.1f}")  # noqa: T201
+    if result.training is not None and result.training.stopped:
+        print(f"stopped: {result.training.stopped}")  # noqa: T201
+    if "selection" in result.facts:
+        print(f"kept:    {result.facts['selection']['why']}")  # noqa: T201
+    print(f"\nNot audited yet. Next: verify-unlearning audit --model {result.model_dir} --original {given.model} ...")  # noqa: T201
+    return 0
+
+
 def forget_command(kind: type[Any], cost: str, *, trains: bool, steps: bool) -> type[Any]:
     """Build the command of one method: its own parameters besides the common arguments.
 
@@ -81,38 +115,6 @@ def forget_command(kind: type[Any], cost: str, *, trains: bool, steps: bool) -> 
         trains: whether it is an objective, whose best step can be selected.
         steps: whether it takes steps on forget and retain records, whose gradients can be joined in more than one way.
     """
-
-    def run(self: Any) -> int:
-        from unlearn.forgetting import forget
-
-        given: ForgetArguments = self.arguments
-        require_reporter(self.training)
-        with progress_bar("loading"):
-            result = forget(
-                given.model,
-                self.parameters,
-                forget_set=given.forget,
-                retain_set=given.retain,
-                holdout_set=given.holdout,
-                data=given.data,
-                base=given.base,
-                output_dir=given.output,
-                fields=self.columns.fields(given.model),
-                options=self.training,
-                selection=getattr(self, "selection", None),
-                gradients=getattr(self, "gradients", None),
-                dtype=given.dtype,
-                quantize=given.quantize,
-            )
-        if not distributed.is_main():
-            return 0
-        print(f"model:   {result.model_dir}\nweights: {result.digest_after}\nseconds: {result.seconds:.1f}")  # noqa: T201
-        if result.training is not None and result.training.stopped:
-            print(f"stopped: {result.training.stopped}")  # noqa: T201
-        if "selection" in result.facts:
-            print(f"kept:    {result.facts['selection']['why']}")  # noqa: T201
-        print(f"\nNot audited yet. Next: verify-unlearning audit --model {result.model_dir} --original {given.model} ...")  # noqa: T201
-        return 0
 
     selection = [("selection", Selection, dataclasses.field(default_factory=Selection))] if trains else []
     gradients = [("gradients", GradientOptions, dataclasses.field(default_factory=GradientOptions))] if steps else []
@@ -130,7 +132,7 @@ def forget_command(kind: type[Any], cost: str, *, trains: bool, steps: bool) -> 
             *gradients,
         ],
         namespace={
-            "run": run,
+            "run": _run,
             "__doc__": described,
             "ESSENTIAL": ESSENTIAL | own,
         },
