@@ -161,12 +161,7 @@ def _replay(
     AcceleratorState._reset_state(reset_partial_state=True)
     accelerator = Accelerator(cpu=device.type == "cpu", mixed_precision="bf16" if autocast else "no")
     optimizer = optimizer_of(model, options)
-    # A checkpoint of this replay, if it was interrupted, is further than the one to start from.
-    own = last_complete_checkpoint(work_dir) if work_dir.exists() else None
-    begin = own or start
-    if begin is not None:
-        put_checkpoint(model, begin.folder)
-        optimizer.load_state_dict(torch.load(begin.folder / OPTIMIZER, map_location="cpu", weights_only=True))
+    begin = _begin(model, optimizer, work_dir, start)
 
     def stated(step: int) -> StateDigest:
         state = state_digest(model, optimizer)
@@ -201,6 +196,17 @@ def _replay(
     model.eval()
     accelerator.free_memory()
     return Replayed(steps, skipped, tokens, time.monotonic() - began)
+
+
+def _begin(model: nn.Module, optimizer: torch.optim.Optimizer, work_dir: Path, start: Checkpoint | None) -> Checkpoint | None:
+    """Put the weights and the optimizer into the state to go on from, and return it; None to begin with the weights as they are."""
+    # A checkpoint of this replay, if it was interrupted, is further than the one to start from.
+    own = last_complete_checkpoint(work_dir) if work_dir.exists() else None
+    begin = own or start
+    if begin is not None:
+        put_checkpoint(model, begin.folder)
+        optimizer.load_state_dict(torch.load(begin.folder / OPTIMIZER, map_location="cpu", weights_only=True))
+    return begin
 
 
 def _step(
