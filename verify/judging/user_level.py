@@ -14,6 +14,7 @@ from verify.judging.conformal import BLIND_LEVEL, Array, calibrated, conformal_f
 from verify.schema.evidence import Settings
 from verify.schema.parts import People, SetRole, Value, VerdictWord
 from verify.scores.table import ScoreBlock, ScoreTable
+from verify.statistics.estimate import Estimate
 from verify.statistics.lira import user_level
 from verify.statistics.roc import membership_auc
 
@@ -46,32 +47,10 @@ def judge_people(table: ScoreTable, settings: Settings, alpha: float, blind_p: f
     p_value, p_before = (_rank_sum_p(*sides) for sides in ((target, controls), (before, controls_before)))
     accused = conformal_findings(names, target, controls, alpha / 2)
     verdict: VerdictWord
-    if not settings.twins:
-        verdict, reason = (
-            "NOT_TESTABLE",
-            "The holdout's people were not drawn at random (--twins), so they are no controls.",
-        )
-    elif blind_p is None or blind_p < BLIND_LEVEL:
-        verdict = "NOT_TESTABLE"
-        seen = "could not be compared" if blind_p is None else f"are distinguishable by words alone (permutation p = {blind_p:.3f})"
-        reason = f"Fresh texts and controls {seen}: any model may find one kind of text easier than another."
-    elif p_before > alpha / 2:
-        verdict = "NOT_TESTABLE"
-        reason = (
-            f"The model before unlearning does not recognise these people from their fresh texts (AUC {original.value:.3f}, "
-            f"rank-sum p = {p_before:.3g}), so forgetting them cannot be tested this way."
-        )
-    elif accused or p_value <= alpha / 2:
-        verdict = "NOT_FORGOTTEN"
-        reason = (
-            f"Fresh texts of {len(names)} subjects have AUC {auc.value:.3f} [{auc.low:.3f}, {auc.high:.3f}] against "
-            f"{len(others)} never-trained people (rank-sum p = {p_value:.3g}); {len(accused)} subjects stand out by themselves."
-        )
+    if (obstacle := _obstacle(settings, blind_p, original, p_before, alpha)) is not None:
+        verdict, reason = "NOT_TESTABLE", obstacle
     else:
-        verdict = "INCONCLUSIVE"
-        reason = (
-            f"Fresh texts of {len(names)} subjects look like those of {len(others)} never-trained people (AUC {auc.value:.3f})."
-        )
+        verdict, reason = _judged(len(names), len(others), auc, p_value, len(accused), alpha)
     return People(
         subjects=len(names),
         controls=len(others),
@@ -85,6 +64,39 @@ def judge_people(table: ScoreTable, settings: Settings, alpha: float, blind_p: f
         accused=accused,
         verdict=verdict,
         reason=reason,
+    )
+
+
+def _obstacle(settings: Settings, blind_p: float | None, original: Estimate, p_before: float, alpha: float) -> str | None:
+    """Say why these people cannot be tested; None where they can.
+
+    Args:
+        settings, blind_p, alpha: as for `judge_people`.
+        original: AUC of the model before unlearning.
+        p_before: its rank-sum p-value.
+    """
+    if not settings.twins:
+        return "The holdout's people were not drawn at random (--twins), so they are no controls."
+    if blind_p is None or blind_p < BLIND_LEVEL:
+        seen = "could not be compared" if blind_p is None else f"are distinguishable by words alone (permutation p = {blind_p:.3f})"
+        return f"Fresh texts and controls {seen}: any model may find one kind of text easier than another."
+    if p_before > alpha / 2:
+        return (
+            f"The model before unlearning does not recognise these people from their fresh texts (AUC {original.value:.3f}, "
+            f"rank-sum p = {p_before:.3g}), so forgetting them cannot be tested this way."
+        )
+    return None
+
+
+def _judged(subjects: int, controls: int, auc: Estimate, p_value: float, accused: int, alpha: float) -> tuple[VerdictWord, str]:
+    """Judge people who can be tested: the set by its rank-sum p-value, single people by how many stand out."""
+    if accused or p_value <= alpha / 2:
+        return "NOT_FORGOTTEN", (
+            f"Fresh texts of {subjects} subjects have AUC {auc.value:.3f} [{auc.low:.3f}, {auc.high:.3f}] against "
+            f"{controls} never-trained people (rank-sum p = {p_value:.3g}); {accused} subjects stand out by themselves."
+        )
+    return "INCONCLUSIVE", (
+        f"Fresh texts of {subjects} subjects look like those of {controls} never-trained people (AUC {auc.value:.3f})."
     )
 
 

@@ -107,6 +107,29 @@ class Scorer:
             require_same_tokenizer([self._first, loaded])
         self._require_new_reference(plan, loaded)
         self.configurations.add(plan.label, plan.role, loaded)
+        self._list(plan, loaded)
+        if self.canaries is not None and "canary" not in self.sets:
+            # The canaries' texts depend on the tokenizer, which is known only now.
+            self.sets["canary"] = self.canaries.records(loaded.tokenizer)
+        # A set counts once for its pass and once for its attacks, a channel for the passes that it takes.
+        count = len(self.sets)
+        total = 2 * count + (0 if self.channels is None else self.channels.units)
+        observations = self._measure(loaded, lambda done: progress(done / total))
+        cache = ScoreCache(self.cache_dir, loaded, self.key)
+        for done, (role, observation) in enumerate(observations.items(), 1):
+            self.blocks[plan.label, role] = self._block(plan, observation, role, cache)
+            progress((count + done) / total)
+        if self.states is not None and plan.role != "base":
+            self.states.measure(loaded, plan.label)
+        self._measure_channels(loaded, plan.label, lambda done: progress((2 * count + done) / total))
+        if plan.role == "target":
+            self._score_without_adapter(loaded)
+        self._keep(plan, observations)
+        # Only names and digests: the weights must be freed before the next model is loaded.
+        self._first = self._first or replace(loaded, model=None, tokenizer=None)
+
+    def _list(self, plan: Plan, loaded: LoadedModel) -> None:
+        """Describe a model for the evidence."""
         parameter = next(loaded.model.parameters())
         self.device = str(parameter.device)
         self.models.append(
@@ -121,34 +144,22 @@ class Scorer:
                 configuration=loaded.configuration,
             )
         )
-        if self.canaries is not None and "canary" not in self.sets:
-            # The canaries' texts depend on the tokenizer, which is known only now.
-            self.sets["canary"] = self.canaries.records(loaded.tokenizer)
-        # A set counts once for its pass and once for its attacks, a channel for the passes that it takes.
-        count = len(self.sets)
-        total = 2 * count + (0 if self.channels is None else self.channels.units)
-        observations = self._measure(loaded, lambda done: progress(done / total))
-        cache = ScoreCache(self.cache_dir, loaded, self.key)
-        for done, (role, observation) in enumerate(observations.items(), 1):
-            self.blocks[plan.label, role] = self._block(plan, observation, role, cache)
-            progress((count + done) / total)
-        if self.states is not None and plan.role != "base":
-            self.states.measure(loaded, plan.label)
-        if self.channels is not None:
-            asked = self.channels.measure(loaded, plan.label, lambda done: progress((2 * count + done) / total))
-            for role, losses in asked.items():
-                if losses:
-                    self.blocks[plan.label, role] = replace(self.blocks[plan.label, role], channels=losses)
-        if plan.role == "target":
-            self._score_without_adapter(loaded)
+
+    def _measure_channels(self, loaded: LoadedModel, label: str, done: Callable[[int], None]) -> None:
+        """Add the losses of a model that is asked in other ways to its blocks."""
+        asked = {} if self.channels is None else self.channels.measure(loaded, label, done)
+        for role, losses in asked.items():
+            if losses:
+                self.blocks[label, role] = replace(self.blocks[label, role], channels=losses)
+
+    def _keep(self, plan: Plan, observations: Mapping[SetRole, Observation]) -> None:
+        """Keep what attacks that compare models read of this one."""
         compared: Need = "reference model" if plan.role == "base" else "retrained references"
         kept = _linked({role: self._reduced(observations[role], compared) for role in ATTACKED if role in observations})
         if plan.role == "base":
             self.base = kept
         else:
             self.kept[plan.label] = kept
-        # Only names and digests: the weights must be freed before the next model is loaded.
-        self._first = self._first or replace(loaded, model=None, tokenizer=None)
 
     def _score_without_adapter(self, target: LoadedModel) -> None:
         """Score forget set and controls with the target's adapter switched off, which is what deleting its file leaves."""
