@@ -10,7 +10,8 @@ from verify.judging.gates import SecondRule, trained_alike_gate
 from verify.judging.innocence import MOST_WEAK, WEAK_GAP
 from verify.schema.evidence import Settings
 from verify.statistics import membership_auc, residual_verdict
-from verify.statistics.channels import CHANNEL_SHARE, judge_channels
+from verify.statistics.channels import judge_channels
+from verify.statistics.contrasts import CHANNEL_SHARE
 from verify.statistics.subjects import subject_means, subject_numbers
 
 SIGNIFICANCE = 0.05

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from verify.statistics.channels import MIN_GAP
+from verify.statistics.contrasts import MIN_GAP
 
 LAYERS = "valid layers"
 CHANNELS = ("exact text", "rewording 1", "instruction", "few-shot", "no prompt", LAYERS, "int8", "int4", "relearned")

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from verify.statistics.channels import ChannelLosses, ChannelsVerdict, judge_channels
+from verify.statistics.channels import ChannelLosses, judge_channels
+from verify.statistics.contrasts import ChannelsVerdict
 
 Array = np.ndarray
 

@@ -21,7 +21,7 @@ from verify.schema.channels import EXACT, OTHERWISE, ChannelResult
 from verify.schema.evidence import Settings
 from verify.schema.parts import Gate, Tier, Value, VerdictWord
 from verify.scores.table import ScoreTable
-from verify.statistics.channels import CHANNEL_SHARE, ChannelsVerdict
+from verify.statistics.contrasts import CHANNEL_SHARE, ChannelsVerdict
 from verify.statistics.level_table import TableVerdict
 from verify.statistics.panel import reference_panel
 from verify.statistics.residual import ResidualVerdict, residual_verdict

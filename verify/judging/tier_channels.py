@@ -16,7 +16,8 @@ from verify.schema.channels import EXACT, ChannelResult
 from verify.schema.evidence import Settings
 from verify.schema.parts import Gate, SetRole, Value
 from verify.scores.table import ScoreTable
-from verify.statistics.channels import CHANNEL_SHARE, ChannelLosses, ChannelsVerdict, ChannelTest, judge_channels
+from verify.statistics.channels import ChannelLosses, judge_channels
+from verify.statistics.contrasts import CHANNEL_SHARE, ChannelsVerdict, ChannelTest
 
 SIDES: tuple[SetRole, ...] = ("forget", "holdout")
 

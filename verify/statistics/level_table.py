@@ -39,7 +39,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-from verify.statistics.channels import CHANNEL_SHARE, EXACT_TEXT, ChannelsVerdict, ChannelTest, judge_contrasts
+from verify.statistics.channels import EXACT_TEXT
+from verify.statistics.contrasts import CHANNEL_SHARE, ChannelsVerdict, ChannelTest, judge_contrasts
 from verify.statistics.controls import ExcessSpread, NoiseRatio
 from verify.statistics.estimate import Estimate
 from verify.statistics.level_fit import MIN_CONTROL_SUBJECTS, Calibration, control_side, forget_side, model_effects
