@@ -18,6 +18,7 @@ from verify.errors import InputError
 from verify.report.attack_pages import AttackPage, attack_pages, headline, references_of, worst_attack
 from verify.report.channel_pages import ChannelPage, channel_page
 from verify.report.channel_words import channels_in_a_cell
+from verify.report.deletion_attachments import audit_of, proof_of
 from verify.report.html import figures_of
 from verify.report.reexecuted import cost_of, in_plain_words_of, not_shown_by_execution, rows_of
 from verify.report.rendering import assured_by, environment, in_plain_words, not_shown_by, said_by
@@ -204,7 +205,7 @@ def _match(
         )
     found = []
     for model in record.models:
-        evidence, proof = _audit_of(model, audits.get(model.after)), _proof_of(model, executed.get(model.after))
+        evidence, proof = audit_of(model, audits.get(model.after)), proof_of(model, executed.get(model.after))
         probe = probed.get(model.after)
         if probe is not None:
             if evidence is None:
@@ -213,41 +214,6 @@ def _match(
         alike = sum(other.name == model.name for other in record.models)
         found.append(_Replaced(model.name if alike == 1 else f"{model.name} ({model.after[:8]})", model, evidence, proof, probe))
     return found
-
-
-def _audit_of(model: ReplacedModel, evidence: Evidence | None) -> Evidence | None:
-    """Return a model's audit, which must be the one that the record names; None where it names none."""
-    if evidence is None:
-        if model.verdict is not None:
-            raise InputError(f"the replaced model {model.after[:16]} has no audit here. Give its folder with --audits.")
-        return None
-    if evidence.verdict != model.verdict:
-        raise InputError(
-            f"the deletion record says {model.verdict or 'nothing'} of {model.after[:16]}, its audit {evidence.verdict}. "
-            "Make the record again from this audit."
-        )
-    if evidence.digest != model.audit_digest:
-        raise InputError(
-            f"the audit of {model.after[:16]} is not the one that the deletion record names ({str(model.audit_digest)[:16]}): its "
-            "evidence.json was made again or edited. Give the folder as the audit left it."
-        )
-    return evidence
-
-
-def _proof_of(model: ReplacedModel, proof: Reexecution | None) -> Reexecution | None:
-    """Return the proof of a model's re-execution, which must be the one that the record names; None where it names none."""
-    named = model.reexecution
-    if proof is None:
-        if named is not None:
-            raise InputError(f"the re-execution of {model.after[:16]} has no proof here. Give its file with --reexecutions.")
-        return None
-    if named is None or (proof.phrase, proof.digest) != (named.phrase, named.proof):
-        said = "none" if named is None else f"{named.phrase} ({named.proof[:16]})"
-        raise InputError(
-            f"the deletion record names {said} as the re-execution of {model.after[:16]}; this proof is {proof.phrase} "
-            f"({proof.digest[:16]}). Give the proof that the record names."
-        )
-    return proof
 
 
 def _frames(replaced: Sequence[_Replaced]) -> list[_Frame]:
