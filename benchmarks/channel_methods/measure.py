@@ -8,7 +8,7 @@ import numpy as np
 from benchmarks.channel_methods.world import Place
 from unlearn.training.weights import mean_loss, sample
 from verify.data.identity import RecordKey
-from verify.data.rewordings import load_rewordings
+from verify.data.rewording_files import load_rewordings
 from verify.data.sources import stream_rows
 from verify.data.subjects import subject_groups
 from verify.io.files import read_json, write_json

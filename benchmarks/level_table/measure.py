@@ -26,7 +26,7 @@ from unlearn.pool.table import make_level_table
 from unlearn.training.options import TrainingOptions
 from verify.data.encoding import Encoder, padding_token_id
 from verify.data.records import Record
-from verify.data.rewordings import load_rewordings
+from verify.data.rewording_files import load_rewordings
 from verify.data.sources import load_records
 from verify.io.files import atomic_file, is_complete
 from verify.models.loading import LoadedModel, load_model

@@ -17,7 +17,7 @@ from benchmarks.matrix.rows import Place
 from benchmarks.matrix.run import attempt, run
 from benchmarks.matrix.settings import SMOLLM2_CI
 from unlearn.experiments.llm_demo import CHANNELS
-from verify.data.rewordings import load_rewordings
+from verify.data.rewording_files import load_rewordings
 from verify.data.sources import load_records
 from verify.errors import InputError, RunError
 from verify.io.files import MANIFEST

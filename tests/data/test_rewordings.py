@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from verify.data.records import Record
-from verify.data.rewordings import Rewordings, load_rewordings, question
+from verify.data.rewording_files import load_rewordings
+from verify.data.rewordings import Rewordings, question
 from verify.errors import InputError
 
 FORGET = [Record(f"f{n}", prompt=f"When was Ann {n} born?", completion=f"She was born on May {n}.") for n in range(1, 4)]

@@ -24,7 +24,7 @@ from verify import Settings, audit
 from verify.auditing.recompute import recompute
 from verify.data.identity import RecordKey
 from verify.data.records import Fields, parse_records
-from verify.data.rewordings import content_digest, read_source
+from verify.data.rewording_files import content_digest, read_source
 from verify.data.sources import load_records
 from verify.errors import InputError, IntegrityError
 from verify.io.envelopes import make_key

@@ -14,7 +14,8 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from verify.data.encoding import Encoder, collate
 from verify.data.identity import RecordKey
 from verify.data.records import Record
-from verify.data.rewordings import Rewordings, load_rewordings
+from verify.data.rewording_files import load_rewordings
+from verify.data.rewordings import Rewordings
 from verify.models.digests import weights_digest
 from verify.models.loading import LoadedModel, load_model
 from verify.probes.base import Material, mean_losses

@@ -237,7 +237,7 @@ def other_wordings(subjects: int = 240, records_per_subject: int = 4, seed: int 
     """Word the records of `generate_people` with the same arguments in the two other ways that their kinds have.
 
     Returns:
-        rows of a file of rewordings (`verify.data.rewordings`), one for each record, in the same order.
+        rows of a file of rewordings (`verify.data.rewording_files`), one for each record, in the same order.
     """
     return [told.rewordings() for told in _people(subjects, records_per_subject, seed)]
 

@@ -19,7 +19,7 @@ from unlearn.training.saving import save_model
 from verify.auditing.commitments import find_rewordings
 from verify.data.identity import RecordKey
 from verify.data.records import Record
-from verify.data.rewordings import content_digest, read_source
+from verify.data.rewording_files import content_digest, read_source
 from verify.errors import InputError, IntegrityError, RunError
 from verify.io.files import read_json, write_json
 from verify.models.digests import weights_digest

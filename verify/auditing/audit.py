@@ -27,7 +27,7 @@ from verify.data.canaries import Canaries, find_canaries
 from verify.data.identity import RecordKey
 from verify.data.reading import agreed_reading
 from verify.data.records import Fields, Record, RecordSource
-from verify.data.rewordings import RewordingSource
+from verify.data.rewording_files import RewordingSource
 from verify.errors import InputError
 from verify.io.arguments import checked
 from verify.io.files import new_output, write_manifest
@@ -96,7 +96,7 @@ def audit(
             evidence that is given. Those in `earlier` and `looks` are among them: a smaller number than they show is refused.
         looks: evidence files of earlier audits of the same weights, which page 1 and the certificate name.
         rewordings: the forget and holdout records in other words, which nobody who made the model has seen: a file of rewordings or
-            of templates, or rows (`verify.data.rewordings`). Needs a holdout set and references.
+            of templates, or rows (`verify.data.rewording_files`). Needs a holdout set and references.
         rewording_model: an instruction model that words them instead: a folder, a Hub name or a `LoadedModel`.
         cache_dir: folder in which token statistics are kept between audits; None keeps none.
         accept: intended differences between a reference and a retraining of the original without the forget set, by their names

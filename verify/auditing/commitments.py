@@ -15,7 +15,8 @@ from typing import Any
 
 from verify.data.identity import RecordKey
 from verify.data.records import Record
-from verify.data.rewordings import USUAL, Rewordings, RewordingSource, content_digest, load_rewordings, read_source
+from verify.data.rewording_files import RewordingSource, content_digest, load_rewordings, read_source
+from verify.data.rewordings import USUAL, Rewordings
 from verify.errors import InputError
 from verify.io.files import write_text
 from verify.models.loading import LoadedModel, load_model

@@ -9,7 +9,7 @@ import numpy as np
 
 from verify.data.identity import RecordKey
 from verify.data.records import Record
-from verify.data.rewordings import RewordingSource, content_digest, read_source
+from verify.data.rewording_files import RewordingSource, content_digest, read_source
 from verify.errors import InputError
 from verify.judging.protocol import Aside
 from verify.provenance.level_table import LevelTable, ancestors_by_deletion

@@ -13,7 +13,7 @@ from verify.data.canaries import find_canaries
 from verify.data.identity import RecordKey
 from verify.data.reading import agreed_reading
 from verify.data.records import Fields, RecordSource
-from verify.data.rewordings import RewordingSource
+from verify.data.rewording_files import RewordingSource
 from verify.errors import InputError
 from verify.io.arguments import checked
 from verify.judging.measured_power import MeasuredPower, power_by_references, power_by_table

@@ -10,7 +10,7 @@ from verify.auditing.commitments import find_rewordings
 from verify.data.identity import RecordKey
 from verify.data.reading import agreed_reading, fields_for
 from verify.data.records import Fields, RecordSource
-from verify.data.rewordings import RewordingSource
+from verify.data.rewording_files import RewordingSource
 from verify.io.arguments import checked
 from verify.provenance.training_history import learning_rate_of
 from verify.schema.evidence import Settings

@@ -24,7 +24,7 @@ from unlearn.training.run import Run, run_objective
 from unlearn.training.saving import save_model
 from unlearn.training.scored_batch import score_forget
 from verify.data.records import Record
-from verify.data.rewordings import load_rewordings
+from verify.data.rewording_files import load_rewordings
 from verify.data.sources import load_records, stream_rows
 from verify.io.files import is_complete
 from verify.models.loading import LoadedModel, load_model
