@@ -74,7 +74,7 @@ class Terms:
         require_unread_controls(table, accept)
         return replace(self, settings=by_table(self.settings, table))
 
-    def with_attacks(self) -> tuple["Terms", dict[str, Attack]]:
+    def with_attacks(self) -> tuple["Terms", Mapping[str, Attack]]:
         """Return the terms with every attack by its name, and the attacks.
 
         Raises:

@@ -63,7 +63,7 @@ def _c1(target: ResidualVerdict, shared: tuple[Quantity, ...]) -> Test:
 
 def _c2(target: ResidualVerdict) -> Test:
     spread = target.spread_test
-    beyond = ()
+    beyond: tuple[Quantity, ...] = ()
     if spread.beyond_noise is not None:
         beyond = _quantities(
             E_excess=spread.beyond_noise.excess,
