@@ -108,13 +108,17 @@ def test_every_letter_is_whole_in_every_language(evidence: Evidence, outcome: An
 
 def test_a_letter_counts_the_persons_own_records(evidence: Evidence) -> None:
     """In a batch the number is the person's; without it (an older record) none is given, as the record's is everybody's."""
-    for records, said in ((1, "one record about you"), (8, "8 records about you"), (None, "We found records about you")):
+    for records, said in (
+        (1, "data about you: one record."),
+        (8, "data about you: 8 records."),
+        (None, "we found data about you. We"),
+    ):
         pair = (request_of("deleted", records=records), request_of("deleted", 1, records=72))
         text = written(pair[0], record_of(evidence, requests=pair))
         assert said in text
         assert "80" not in text
     alone = request_of("deleted")
-    assert "We found 80 records about you" in written(alone, record_of(evidence, requests=(alone,)))
+    assert "we found data about you: 80 records" in written(alone, record_of(evidence, requests=(alone,)))
 
 
 def test_rows_that_stay_in_a_training_file_are_not_called_deleted(evidence: Evidence) -> None:
@@ -123,9 +127,9 @@ def test_rows_that_stay_in_a_training_file_are_not_called_deleted(evidence: Evid
     left = (ResidualCopy(place="old.jsonl", kind="training file, 3 rows", reason="kept by order of a court"),)
     text = written(request, record_of(evidence, requests=(request,), residual=left))
     assert "The deletion there is not complete yet" in text
-    assert "deleted them there" not in text
+    assert "deleted these data there" not in text
     assert "Files with training data: kept by order of a court." in text
-    assert "deleted them there" in written(request, record_of(evidence, requests=(request,), residual=()))
+    assert "deleted these data there" in written(request, record_of(evidence, requests=(request,), residual=()))
 
 
 def test_rows_of_one_person_that_stay_are_not_said_of_another(evidence: Evidence) -> None:
@@ -144,7 +148,10 @@ def test_rows_of_one_person_that_stay_are_not_said_of_another(evidence: Evidence
     for language in LANGUAGES:
         words = load_words(language)
         mine, theirs = (written(request, record, language) for request in (first, second))
-        partly, whole = words.say("erased.partly", day=words.day(date(2026, 11, 27))), words.say("erased.one", day="").split(".")[0]
+        partly, whole = (
+            words.say("erased.partly", day=words.day(date(2026, 11, 27))),
+            words.say("erased.whole", day="").split(".")[0],
+        )
         assert (partly.replace("\N{NO-BREAK SPACE}", " ") in mine, whole in theirs) == (True, True), language
         assert "kept by order of a court" in mine
         assert "kept by order of a court" not in theirs
@@ -181,11 +188,18 @@ def told(kind: Any, **facts: Any) -> Recipient:
         (None, "[Say here to whom these data had been passed on"),
         ((), "We had not passed these data on to anybody."),
         ((told("processor", told=SENT),), "one recipient. We have told this recipient that the data must be deleted (Article 19"),
-        ((told("processor", told=SENT), told("recipient")), "2 recipients. So far we have told 1 of 2"),
-        ((told("processor", told=SENT, confirmed=SENT), told("fine-tune", told=SENT)), "So far, 1 of 2 have confirmed"),
+        (
+            (told("processor", told=SENT), told("recipient")),
+            "2 recipients. So far we have told 1 of them that the data must be deleted (Article 19 of the General Data",
+        ),
+        (
+            (told("processor", told=SENT, confirmed=SENT), told("fine-tune", told=SENT)),
+            "So far, the deletion has been confirmed to us by 1 of them.",
+        ),
         ((told("processor", told=SENT, confirmed=SENT),), "This recipient has confirmed the deletion to us."),
         ((told("processor", confirmed=SENT), told("recipient", confirmed=SENT)), "All of those that we have told have confirmed"),
-        ((told("recipient", unreachable=True),), "One recipient could not be told"),
+        ((told("recipient", unreachable=True),), "one recipient. This recipient could not be told"),
+        ((told("processor"), told("recipient", unreachable=True)), "One recipient could not be told"),
         ((told("processor"),), "one recipient. We have not yet given notice that the data must be deleted (Article 19"),
         (
             (told("processor", told=SENT), told("recipient", unreachable=True)),
@@ -197,6 +211,7 @@ def told(kind: Any, **facts: Any) -> Recipient:
             (told("vector-store", confirmed=SENT), told("prompt-log")),
             "2 other systems of ours, such as search indexes or logs. So far, the de",
         ),
+        ((told("vector-store"),), "such as a search index or a log. The deletion there has not been confirmed yet."),
         ((told("vector-store", confirmed=SENT),), "such as a search index or a log. The deletion there has been confirmed."),
     ],
 )

@@ -143,7 +143,7 @@ def _erased(request: RequestFacts, record: DeletionRecord, copies: Sequence[Resi
     found = words.say("found.unknown") if not count else words.counted("found", count)
     left = [copy for copy in copies if copy.kind.startswith(IN_TRAINING_FILE)]
     own = any(copy.requests is not None or not others for copy in left)
-    form = "partly" if own else "perhaps" if left else "one" if count == 1 else "many"
+    form = "partly" if own else "perhaps" if left else "whole"
     late = f" {words.say('late', due=words.day(request.due))}" if day > request.due else ""
     return f"{found} {words.say(f'erased.{form}', day=words.day(day))}{late}"
 
@@ -204,7 +204,8 @@ def _others(request: RequestFacts, words: Words) -> list[_Part]:
     said = [" ".join(_parties(request, words))] if parties else [words.say(nobody)]
     if places:
         confirmed = sum(one.confirmed is not None for one in places)
-        some = words.say("others.cleaned", confirmed=confirmed, count=len(places))
+        alone = words.say("others.not_cleaned")
+        some = alone if len(places) == 1 else words.say("others.cleaned", confirmed=confirmed, count=len(places))
         cleaned = words.counted("others.all_cleaned", len(places)) if confirmed == len(places) else some
         said.append(f"{words.counted('others.places', len(places))} {cleaned}")
     return [_Part(words.say("heading.others"), tuple(said))]
@@ -223,12 +224,13 @@ def _parties(request: RequestFacts, words: Words) -> list[str]:
     elif count and told == count:
         said.append(words.counted("others.told", count, law=law))
     elif count:
-        said.append(words.say("others.told.some", told=told, count=count, law=law))
+        said.append(words.say("others.told.some", told=told, rest=count - told, law=law))
     if confirmed := sum(one.confirmed is not None for one in reachable):
-        some = words.say("others.confirmed", confirmed=confirmed, count=count)
+        some = words.say("others.confirmed", confirmed=confirmed)
         said.append(words.counted("others.all_confirmed", count) if confirmed == count else some)
     if count < len(parties):
-        said.append(words.counted("others.exempt", len(parties) - count))
+        alone = words.say("others.exempt.only")
+        said.append(alone if len(parties) == 1 else words.counted("others.exempt", len(parties) - count))
     return [*said, words.say("others.names")]
 
 
