@@ -11,6 +11,7 @@ from killed_runs import rolled_back
 from new_processes import in_new_process
 from peft import PeftModel
 
+import verify.training.replay
 from unlearn import TrainingOptions, finetune, forget
 from unlearn.methods.rollback import Rollback
 from unlearn.training.log import LOG_NAME, TrainingLog
@@ -22,9 +23,11 @@ from verify.io.files import MANIFEST
 from verify.models.digests import weights_digest
 from verify.models.loading import load_model
 from verify.models.log_probabilities import scored_log_probabilities
+from verify.provenance.training_log import Stretch
 from verify.training.adapters import attach_adapter
 from verify.training.optimizers import UNDECAYED
 from verify.training.replay import OPTIMIZER
+from verify.training.software import software
 
 ROWS = [{"example_id": f"r{n}", "prompt": f"Who is {n}?", "completion": f"Nobody but {n * 3}."} for n in range(14)]
 OPTIONS = TrainingOptions(
@@ -187,6 +190,32 @@ def test_killed_in_the_middle(dropout_dir: Path, tmp_path: Path) -> None:
     assert resumed is not None
     assert resumed.digest == whole.digest
     assert 0 < len(resumed.steps) < len(whole.steps)
+
+
+def test_the_log_says_what_computed_which_steps(dropout_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Up to the state it starts from what the training's log says, then the replay: of one resumed elsewhere each part its own."""
+    model = finetune(dropout_dir, ROWS, output_dir=tmp_path / "model", options=OPTIONS).model_dir
+    path, taken = model / LOG_NAME, verify.training.replay._step
+    path.write_text(path.read_text().replace(f'"torch": "{torch.__version__}"', '"torch": "training"'))
+    (model / MANIFEST).unlink()
+
+    def delete(output: str) -> tuple[Stretch, ...]:
+        forget(model, Rollback(), forget_set=last_seen(model, ROWS, 6), data=ROWS, output_dir=tmp_path / output)
+        return TrainingLog.read(tmp_path / output / LOG_NAME).stretches
+
+    def interrupted(*given: Any) -> int:
+        if given[3][0].step == 4:
+            raise KeyboardInterrupt
+        return taken(*given)
+
+    here, before = software(torch.device("cpu")), {**software(torch.device("cpu")), "torch": "training"}
+    assert delete("whole") == (Stretch(0, before), Stretch(2, here))
+    with monkeypatch.context() as elsewhere:
+        elsewhere.setattr(verify.training.replay, "software", lambda _: {"torch": "elsewhere"})
+        elsewhere.setattr(verify.training.replay, "_step", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            delete("resumed")
+    assert delete("resumed") == (Stretch(0, before), Stretch(2, {"torch": "elsewhere"}), Stretch(3, here))
 
 
 def test_what_rollback_cannot_do(dropout_dir: Path, tmp_path: Path) -> None:

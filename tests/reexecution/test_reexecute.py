@@ -7,10 +7,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any
 
 import pytest
+import torch
 from tampering import edit_log, flip, flip_moment, microbatches, reseal, reseal_checkpoint
 
 from unlearn import TrainingOptions, finetune, finetune_shards, forget
@@ -28,8 +28,9 @@ from verify.errors import InputError
 from verify.io.files import MANIFEST, file_digest, read_json, write_manifest
 from verify.models.ensembles import FILES
 from verify.provenance.commitment import TrainingCommitment
-from verify.provenance.training_log import GPU, LOG_NAME, TrainingLog
+from verify.provenance.training_log import GPU, LOG_NAME, Microbatch, Stretch, TrainingLog
 from verify.reexecution.environment import about_software, environment_on
+from verify.reexecution.execution import Course
 from verify.reexecution.reexecute import reexecute
 from verify.schema.reexecution import Reexecution
 
@@ -341,6 +342,24 @@ def test_a_near_duplicate_is_left_to_a_person(model_dir: Path, tmp_path: Path) -
     assert "judged by a person" in accepted.claim
 
 
+def test_a_rollback_on_other_software_than_the_training(world: World, tmp_path: Path) -> None:
+    """The log names both: proved where the training's states are taken as committed, not testable where all is executed."""
+    before = tmp_path / "before"
+    shutil.copytree(world.before, before)
+    edit_log(before, lambda entries: entries[0]["execution"].update(torch="1.0"))
+    reseal(before)
+    TrainingCommitment.of(before).save(tmp_path / "commitment.json")
+    forget(before, Rollback(), forget_set=world.gone, data=ROWS, base=world.base, output_dir=tmp_path / "after")
+    log = TrainingLog.read(tmp_path / "after" / LOG_NAME)
+    assert [(one.after, one.execution["torch"]) for one in log.stretches] == [(0, "1.0"), (4, torch.__version__)]
+    elsewhere = replace(world, before=before, after=tmp_path / "after", commitment=tmp_path / "commitment.json")
+    proof = elsewhere.judge()
+    assert proof.phrase == "REBUILT_WITHOUT(all of 2)", proof.findings
+    proof = elsewhere.judge(from_base=True)
+    assert proof.word == "NOT_TESTABLE"
+    assert "Steps 1 to 4 of . were trained with torch 1.0 (here" in proof.claim
+
+
 def test_other_software_is_said(copied: World) -> None:
     """A log of another version of torch is not testable here, and the versions are named."""
     edit_log(copied.after, lambda entries: entries[0]["execution"].update(torch="1.0"))
@@ -350,13 +369,30 @@ def test_other_software_is_said(copied: World) -> None:
     assert "torch 1.0 (here" in proof.claim
 
 
-def test_processor_and_gpu_are_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+def course_of(folder: Path, *stretches: tuple[int, dict[str, str]]) -> Course:
+    """A log of six steps, computed with this software, that has a state after the fourth."""
+    (_, first), *resumed = stretches
+    log = TrainingLog(
+        options={},
+        records=(),
+        subjects=(),
+        start_weights="",
+        tokenizer="",
+        microbatches=tuple(Microbatch(number, number + 1, (), 0, 0.1) for number in range(6)),
+        checkpoints=((4, "checkpoint-4"),),
+        final_weights=None,
+        execution=first,
+        resumed=tuple(Stretch(*one) for one in resumed),
+    )
+    return Course(".", log, {}, start_model=lambda: None, tokenizer=None, folder=folder)
+
+
+def test_processor_and_gpu_are_told_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A log is executed on what it was made on, or not at all; a proof names the GPU only where the execution was on it."""
     machine = {"torch": "2.0", GPU: "a GPU"}
     monkeypatch.setattr("verify.reexecution.environment.environment", lambda: machine)
     processor, gpu, unknown = (
-        cast(Any, SimpleNamespace(place=".", log=SimpleNamespace(execution=execution)))
-        for execution in ({"torch": "2.0"}, machine, {})
+        (course_of(tmp_path, (0, execution)), 0, 6) for execution in ({"torch": "2.0"}, machine, dict[str, str]())
     )
     assert not about_software([processor, unknown], "cpu")
     assert not about_software([gpu, unknown], None)
@@ -364,6 +400,22 @@ def test_processor_and_gpu_are_told_apart(monkeypatch: pytest.MonkeyPatch) -> No
     # A shard that was rebuilt on a processor, of a model whose other shards name a GPU.
     assert "gpu none (here a GPU)" in about_software([gpu, processor], None)[0].what
     assert (environment_on("cpu"), environment_on(None)) == ({"torch": "2.0"}, machine)
+
+
+def test_the_software_of_the_executed_steps_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a run that was resumed on other software, the steps that it computed are named; those not executed do not count."""
+    monkeypatch.setattr("verify.reexecution.environment.environment", lambda: {"torch": "2.0"})
+    course = course_of(tmp_path, (0, {"torch": "1.0"}), (4, {"torch": "2.0"}))
+    everything, tail = [(course, 0, 4), (course, 4, 6)], [(course, 4, 6)]
+    said = "Steps 1 to 4 of . were trained with torch 1.0 (here 2.0)"
+    assert said in about_software(everything, "cpu")[0].what
+    assert said in about_software(tail, "cpu")[0].what, "no state is kept at step 4, so that its end is executed from the base on"
+    (tmp_path / "checkpoint-4").mkdir()
+    assert said in about_software(everything, "cpu")[0].what
+    assert not about_software(tail, "cpu")
+    other = course_of(tmp_path, (0, {"torch": "2.0"}), (5, {"torch": "1.0"}))
+    assert "Steps 6 to 6 of" in about_software([(other, 4, 6)], "cpu")[0].what
+    assert not about_software([(other, 0, 4)], "cpu")
 
 
 def test_a_missing_state_costs_more_and_proves_the_same(copied: World, tmp_path: Path) -> None:

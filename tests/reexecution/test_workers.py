@@ -10,6 +10,7 @@ import pytest
 
 from verify.data.identity import RecordKey
 from verify.errors import InputError
+from verify.provenance.training_log import LOG_NAME, TrainingLog
 from verify.reexecution.execution import Group
 from verify.reexecution.plans import Trust
 from verify.reexecution.reexecute import reexecute
@@ -71,6 +72,15 @@ def test_a_worker_with_other_software(rolled_back: dict[str, Any], monkeypatch: 
     assert not segments
     assert [finding.kind for finding in findings] == ["software"]
     assert "here 1.0" in findings[0].what
+
+
+def test_the_device_is_read_once(rolled_back: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every run of segments loads the base, and none of them reads the log for its device again."""
+    request, reads, read = asked(rolled_back), list[Any](), TrainingLog.read
+    monkeypatch.setattr(TrainingLog, "read", lambda path: reads.append(path) or read(path))
+    for _ in range(3):
+        request.load_base()
+    assert reads == [rolled_back["model"] / LOG_NAME]
 
 
 def test_workers_read_files_only(rolled_back: dict[str, Any]) -> None:

@@ -11,10 +11,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from unlearn import TrainingOptions, finetune
-from unlearn.training.log import LOG_NAME, TrainingLog, require_in_log
+from unlearn.training.log import LOG_NAME, SCHEMA, LogWriter, TrainingLog, require_in_log
 from verify import InputError
 from verify.data.identity import RecordKey
 from verify.data.sources import load_records
+from verify.provenance.training_log import Stretch
 
 
 @pytest.fixture(scope="module")
@@ -95,7 +96,45 @@ def test_damaged_logs(tmp_path: Path, content: bytes) -> None:
         TrainingLog.read(path)
 
 
-COLUMNS = st.sampled_from(["microbatch", "step", "records", "seed", "rate", "checkpoint"])
+def test_a_resumed_run_says_what_made_which_steps(tmp_path: Path) -> None:
+    """The header keeps the software of the first steps; what was resumed with other software has an entry of its own, once."""
+
+    def writer(**software: str) -> LogWriter:
+        return LogWriter(tmp_path / LOG_NAME, {**header, **({"execution": software} if software else {})})
+
+    def steps(log: LogWriter, after: int, until: int) -> None:
+        log.begin(after)
+        for number in range(after, until):
+            log.microbatch(number, number + 1, [0], 0, 0.1)
+            log.step()
+            log.checkpoint(number + 1, f"checkpoint-{number + 1}", number + 1, None)
+
+    options = {"schema": SCHEMA, "options": {}, "records": ["0" * 32], "subjects": [None]}
+    header: dict[str, Any] = {**options, "tokenizer": "0" * 64, "start_weights": "0" * 64}
+    steps(writer(torch="1"), 0, 3)
+    steps(writer(torch="1"), 2, 4)
+    assert TrainingLog.read(tmp_path / LOG_NAME).stretches == (Stretch(0, {"torch": "1"}),), "the same software needs no entry"
+    writer(torch="2").begin(3)  # killed before its first step
+    steps(writer(torch="3"), 3, 6)
+    steps(writer(torch="3"), 5, 6)
+    steps(writer(torch="1"), 4, 6)
+    log = TrainingLog.read(tmp_path / LOG_NAME)
+    assert log.stretches == (Stretch(0, {"torch": "1"}), Stretch(3, {"torch": "3"}), Stretch(4, {"torch": "1"}))
+    assert [entry.number for entry in log.microbatches] == list(range(6))
+    assert [step for step, _ in log.checkpoints] == [1, 2, 3, 4, 5, 6]
+    steps(writer(torch="2"), 0, 1)
+    assert TrainingLog.read(tmp_path / LOG_NAME).stretches == (Stretch(0, {"torch": "2"}),), "begun again, nothing is left of it"
+    steps(LogWriter(tmp_path / LOG_NAME, {**header, "execution": {}}), 0, 2)
+    steps(writer(torch="2"), 2, 3)
+    assert TrainingLog.read(tmp_path / LOG_NAME).stretches == (Stretch(0, {}), Stretch(2, {"torch": "2"})), "unknown stays unknown"
+    text = (tmp_path / LOG_NAME).read_text()
+    for wrong in (text.replace('"resumed": 2', '"resumed": 1'), text.replace('"resumed": 2', '"resumed": 3')):
+        (tmp_path / LOG_NAME).write_text(wrong)
+        with pytest.raises(InputError, match="not a training log"):
+            TrainingLog.read(tmp_path / LOG_NAME)
+
+
+COLUMNS = st.sampled_from(["microbatch", "step", "records", "seed", "rate", "checkpoint", "resumed", "execution"])
 ENTRIES = st.lists(st.dictionaries(COLUMNS, st.none() | st.integers() | st.lists(st.integers())))
 
 

@@ -19,10 +19,11 @@ from verify.io.files import MANIFEST, read_json, verify_manifest
 from verify.models.adapter_types import is_adapter
 from verify.models.digests import weights_digest
 from verify.models.loading import LoadedModel
-from verify.provenance.training_log import Boundary
+from verify.provenance.training_log import Boundary, Stretch
 from verify.training.adapters import attach_adapter
 from verify.training.checkpoints import Checkpoint
 from verify.training.replay import Replayed, entries_of, first_step_with, replay, windows_of_log
+from verify.training.software import software
 
 
 @checked
@@ -77,9 +78,10 @@ class Rollback(Rebuild):
         done = replay(model, tokenizer, log, kept, context.work_dir / "replay", start=start)
         digest = weights_digest(model)
         states = _states(context.work_dir / "replay", log, start)
+        made, *resumed = _stretches(context.work_dir / "replay", log, start, software(next(model.parameters()).device))
         checkpoints = _keep_checkpoints(context, folder, log, start)
-        lines = filtered_lines(log, removed, next(model.parameters()).device)
-        write_log(lines, checkpoints, digest, context.output_dir / LOG_NAME, states)
+        lines = filtered_lines(log, removed, made.execution)
+        write_log(lines, checkpoints, digest, context.output_dir / LOG_NAME, states, resumed)
         # Counted from the schedule: an interrupted replay did a part of it in another process.
         again = _tokens(log, kept, 0 if start is None else start.step)
         training = TrainingResult(done.steps, done.steps / max(1, _steps(log)), None, again, done.seconds)
@@ -170,6 +172,26 @@ def _states(work_dir: Path, log: TrainingLog, start: Checkpoint | None) -> dict[
         if isinstance(about.get("state"), dict):  # absent where a replay of an earlier version is resumed
             found[int(about["step"])] = Boundary(int(about["step"]), **about["state"])
     return found
+
+
+def _stretches(work_dir: Path, log: TrainingLog, start: Checkpoint | None, now: Mapping[str, str]) -> list[Stretch]:
+    """Say what computed the new log's steps: up to the start what the old log says, then the replay, which was perhaps resumed.
+
+    Args:
+        work_dir: the replay's, with its checkpoints.
+        log: the old log.
+        start: where the replay began.
+        now: software and device of this process.
+    """
+    begin = 0 if start is None else start.step
+    found = [one for one in log.stretches if one.after < begin]
+    kept = (verify_manifest(folder, "checkpoint")["about"] for folder in work_dir.glob("checkpoint-*"))
+    for about in sorted(kept, key=lambda about: int(about["step"])):
+        # A replay that is resumed begins at a checkpoint; one of an earlier version does not say what made it.
+        found.append(Stretch(begin, about.get("execution") or {}))
+        begin = int(about["step"])
+    found.append(Stretch(begin, now))
+    return [one for number, one in enumerate(found) if number == 0 or one.execution != found[number - 1].execution]
 
 
 def _keep_checkpoints(context: Context, folder: Path, log: TrainingLog, start: Checkpoint | None) -> list[tuple[int, str]]:

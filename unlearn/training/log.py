@@ -5,10 +5,8 @@ Format and reader are in `verify.provenance.training_log`: an auditor reads a lo
 
 import json
 import os
-import platform
 from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import asdict
-from importlib import metadata
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
@@ -16,8 +14,9 @@ from unlearn.training.options import TrainingOptions
 from verify.data.identity import RecordKey
 from verify.data.records import Record
 from verify.errors import InputError
+from verify.io.files import write_text
 from verify.io.strict_json import parse_json
-from verify.provenance.training_log import GPU, LOG_NAME, SCHEMA, Boundary, Microbatch, TrainingLog
+from verify.provenance.training_log import LOG_NAME, SCHEMA, Boundary, Microbatch, Stretch, TrainingLog
 
 if TYPE_CHECKING:
     import torch
@@ -27,13 +26,13 @@ if TYPE_CHECKING:
 __all__ = ["LOG_NAME", "SCHEMA", "LogWriter", "Microbatch", "TrainingLog", "filtered_lines", "require_in_log", "write_log"]
 
 
-def filtered_lines(log: "TrainingLog", removed: Set[int], device: "torch.device") -> list[dict[str, Any]]:
+def filtered_lines(log: "TrainingLog", removed: Set[int], execution: Mapping[str, str]) -> list[dict[str, Any]]:
     """Return header and microbatches of a log as if some of its records had never been there, the others renumbered.
 
     Args:
         log: the log.
         removed: indices of the records.
-        device: of the replay, whose software and hardware the header states.
+        execution: software and device of the first steps; empty where unknown.
     """
     kept = [index for index in range(len(log.records)) if index not in removed]
     number = {old: new for new, old in enumerate(kept)}
@@ -47,7 +46,7 @@ def filtered_lines(log: "TrainingLog", removed: Set[int], device: "torch.device"
         **({} if log.key_check is None else {"key": log.key_check}),
         **({} if log.master_weights is None else {"master_weights": log.master_weights}),
         **({} if log.arithmetic is None else {"arithmetic": log.arithmetic}),
-        "execution": software(device),
+        **({"execution": dict(execution)} if execution else {}),
     }
     return [
         header,
@@ -77,23 +76,9 @@ def require_in_log(records: Sequence[Record], log: TrainingLog, key: RecordKey) 
         )
 
 
-def software(device: "torch.device") -> dict[str, str]:
-    """Return the software and hardware that the bits of a run on a device depend on, besides the number of threads."""
-    import torch  # here, so that readers of logs start without it
-
-    gpu = {GPU: torch.cuda.get_device_name(device)} if device.type == "cuda" else {}
-    return {
-        **gpu,
-        "torch": torch.__version__,
-        "transformers": metadata.version("transformers"),
-        "capability": torch.backends.cpu.get_cpu_capability(),
-        "machine": platform.machine(),
-    }
-
-
 def checkpoint_line(step: int, folder: str, microbatch: int, state: "StateDigest | None") -> dict[str, Any]:
     """Return the log entry of a checkpoint."""
-    import torch
+    import torch  # here, so that readers of logs start without it
 
     digests = {} if state is None else {"weights": state.weights, "optimizer": state.optimizer}
     return {"checkpoint": step, "folder": folder, "before": microbatch, **digests, "threads": torch.get_num_threads()}
@@ -106,12 +91,18 @@ def final_line(weights: str) -> dict[str, Any]:
     return {"final_weights": weights, "threads": torch.get_num_threads()}
 
 
+def resumed_line(stretch: Stretch) -> dict[str, Any]:
+    """Return the log entry from which on the steps were computed with other software or on another device."""
+    return {"resumed": stretch.after, "execution": dict(stretch.execution)}
+
+
 def write_log(
     lines: Sequence[Mapping[str, Any]],
     checkpoints: Sequence[tuple[int, str]],
     final_weights: str,
     path: Path,
     states: Mapping[int, Boundary],
+    resumed: Sequence[Stretch] = (),
 ) -> None:
     """Write a log: header and microbatches, each checkpoint after its last microbatch, the final weights.
 
@@ -121,6 +112,7 @@ def write_log(
         final_weights: digest of the trained weights.
         path: the log to write.
         states: digests of the state at the steps of the checkpoints.
+        resumed: the steps, in order, that were computed otherwise than the header says.
     """
 
     def line(step: int, folder: str, before: int) -> dict[str, Any]:
@@ -137,10 +129,12 @@ def write_log(
             **threads,
         }
 
-    written, left = [dict(lines[0])], sorted(checkpoints)
+    written, left, changes = [dict(lines[0])], sorted(checkpoints), list(resumed)
     for entry in lines[1:]:
         while left and int(entry["step"]) > left[0][0]:
             written.append(line(*left.pop(0), entry["microbatch"]))
+        while changes and int(entry["step"]) > changes[0].after:
+            written.append(resumed_line(changes.pop(0)))
         written.append(dict(entry))
     written += [line(step, folder, len(lines) - 1) for step, folder in left]
     written.append(final_line(final_weights))
@@ -171,6 +165,8 @@ class LogWriter:
         device: "torch.device",
     ) -> "LogWriter":
         """Create a writer whose header describes a run on a device; `records` has one entry per training window."""
+        from verify.training.software import software  # here, so that readers of logs start without torch
+
         listed = list(records)
         header = {
             "schema": SCHEMA,
@@ -188,20 +184,35 @@ class LogWriter:
         return cls(path, header)
 
     def begin(self, microbatches: int) -> None:
-        """Open the log, keeping the entries of the first `microbatches` microbatches."""
-        kept = [json.dumps(self.header)]
-        if microbatches:
-            for line in self.path.read_text(encoding="utf-8").splitlines()[1:]:
-                try:
-                    entry = parse_json(line)
-                except ValueError:
-                    break  # a line cut short when the run was killed
-                if entry.get("microbatch", -1) >= microbatches:
-                    break
-                kept.append(line)
-        self.stream = self.path.open("wb")
-        self.stream.write(("\n".join(kept) + "\n").encode())
-        self._flush(sync=True)
+        """Open the log, keeping the entries of the first `microbatches` microbatches, and what they were computed with."""
+        kept = self._resumed(microbatches) if microbatches else [json.dumps(self.header)]
+        write_text(self.path, "\n".join(kept) + "\n")  # at once: a kill here would leave the checkpoints without their log
+        self.stream = self.path.open("ab")
+
+    def _resumed(self, microbatches: int) -> list[str]:
+        """Return the lines of a resumed run: the header says what computed the first steps, and further entries the later ones."""
+        first, *lines = self.path.read_text(encoding="utf-8").splitlines()
+        made = made_first = parse_json(first).get("execution") or {}
+        kept, change, done = list[str](), "", 0
+        for line in lines:
+            try:
+                entry = parse_json(line)
+            except ValueError:
+                break  # a line cut short when the run was killed
+            if entry.get("microbatch", -1) >= microbatches:
+                break
+            if "resumed" in entry:
+                change = line  # counts once a step that it computed is kept
+                continue
+            if "microbatch" in entry:
+                made = parse_json(change)["execution"] if change else made
+                kept += [change] if change else []
+                change, done = "", entry["step"]
+            kept.append(line)
+        if made != (now := self.header["execution"]):
+            kept.append(json.dumps(resumed_line(Stretch(done, now))))
+        header = {name: value for name, value in self.header.items() if name != "execution"}
+        return [json.dumps(header | ({"execution": made_first} if made_first else {})), *kept]
 
     def microbatch(self, number: int, step: int, records: list[int], seed: int, rate: float) -> None:
         """Buffer the entry of a microbatch; it is written when its optimizer step is taken."""

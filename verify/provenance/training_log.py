@@ -2,8 +2,9 @@
 
 One JSON object per line. The first is the header: the run's settings and, for every training record, its keyed hash. Then one line
 per microbatch (its records in order, its random seed, the learning rate of its step) and one per checkpoint, with digests of its
-state and the number of threads. The last line names the final weights. Without the key nothing in it identifies a record or a
-person. `verify.provenance.commitment` chains the lines to one digest.
+state and the number of threads. The header names the software and device of the first steps; where a run was resumed on others, a
+line before the first step that they computed names these. The last line names the final weights. Without the key nothing in it
+identifies a record or a person. `verify.provenance.commitment` chains the lines to one digest.
 
 `unlearn.training.log` writes it. An auditor reads it here without trusting, or installing, the code that wrote it.
 """
@@ -76,6 +77,19 @@ class Boundary:
 
 
 @dataclass(frozen=True)
+class Stretch:
+    """Successive steps of a run that were computed with one software on one device.
+
+    Attributes:
+        after: optimizer steps done before them.
+        execution: software and device, by name; empty where unknown.
+    """
+
+    after: int
+    execution: Mapping[str, str]
+
+
+@dataclass(frozen=True)
 class TrainingLog:
     """Content of a training log.
 
@@ -95,7 +109,9 @@ class TrainingLog:
             hidden states between layers were in float32; None where all was in float32, under autocast, or in a version that knew
             nothing else.
         key_check: check value of the record key of the hashes; None in logs of versions that did not write it.
-        execution: software and device of the run, by name; empty in logs of versions that did not write it.
+        execution: software and device of the first steps, by name; empty in logs of versions that did not write it.
+        resumed: the later steps that were computed with other software or on another device; empty in logs of versions that did not
+            write it, whose `execution` is that of the last time the run was resumed.
         boundaries: the states at its checkpoints, whether or not these were kept, and at its end.
     """
 
@@ -113,6 +129,7 @@ class TrainingLog:
     key_check: str | None = None
     execution: Mapping[str, str] = field(default_factory=dict)
     boundaries: tuple[Boundary, ...] = ()
+    resumed: tuple[Stretch, ...] = ()
 
     @classmethod
     def read(cls, path: str | Path) -> "TrainingLog":
@@ -175,9 +192,15 @@ class TrainingLog:
             master_weights=None if header.get("master_weights") is None else str(header["master_weights"]),
             arithmetic=arithmetic,
             key_check=None if header.get("key") is None else str(header["key"]),
-            execution={str(name): str(value) for name, value in dict(header.get("execution") or {}).items()},
+            execution=_execution(header),
             boundaries=tuple(_boundaries(entries)),
+            resumed=tuple(_resumed(entries)),
         )
+
+    @property
+    def stretches(self) -> tuple[Stretch, ...]:
+        """All steps, divided by the software and device that computed them."""
+        return (Stretch(0, self.execution), *self.resumed)
 
     @property
     def finished(self) -> bool:
@@ -209,6 +232,24 @@ def _boundaries(entries: Sequence[dict[str, Any]]) -> Iterator[Boundary]:
         elif "final_weights" in entry:
             last = max((int(other["step"]) for other in entries if "microbatch" in other), default=0)
             yield Boundary(last, str(entry["final_weights"]), None, threads)
+
+
+def _execution(entry: Mapping[str, Any]) -> dict[str, str]:
+    """Read software and device."""
+    return {str(name): str(value) for name, value in dict(entry.get("execution") or {}).items()}
+
+
+def _resumed(entries: Sequence[dict[str, Any]]) -> Iterator[Stretch]:
+    """Yield where the software or device changed; each entry must stand behind the last step before the change."""
+    done = before = 0
+    for entry in entries:
+        if "microbatch" in entry:
+            done = int(entry["step"])
+        elif "resumed" in entry:
+            if not before < int(entry["resumed"]) == done:
+                raise ValueError
+            before = done
+            yield Stretch(done, _execution(entry))
 
 
 def resolved(options: Mapping[str, Any]) -> dict[str, Any]:

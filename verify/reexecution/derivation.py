@@ -63,7 +63,7 @@ def derive(request: Request, key: RecordKey, accept_near: bool, progress: Callab
     shown, commitment = request.shown(key), request.committed()
     progress("loading", 0.0)
     served = _served(request)
-    start, device = request.load_base(), request.device()
+    start, device = request.load_base(), request.device
     base, tokenizer = start.digest, start.tokenizer_digest
     findings = list(served.findings(start))
     plan = request.plan(shown, start)
@@ -72,7 +72,7 @@ def derive(request: Request, key: RecordKey, accept_near: bool, progress: Callab
     near = () if findings else shown.near(plan.used)
     findings += _about_near(near, accept_near)
     findings += _about_end(plan, served)
-    findings += about_states(plan.courses) if request.tolerance else about_software(plan.courses, device)
+    findings += about_states(plan.courses) if request.tolerance else about_software(plan.segments(), device)
     if not findings and not plan.segments():
         findings.append(Finding(kind="records", what="Nothing was trained, so there is nothing to execute."))
     return Derivation(plan, shown, commitment, served, base, tokenizer, device, near, tuple(findings))

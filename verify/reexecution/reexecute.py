@@ -237,6 +237,7 @@ def _trained_with(plan: Plan) -> dict[str, str]:
     """Return software and processor of the logged trainings."""
     found: dict[str, set[str]] = {}
     for course in plan.courses:
-        for name, value in course.log.execution.items():
-            found.setdefault(name, set()).add(value)
+        for stretch in course.log.stretches:
+            for name, value in stretch.execution.items():
+                found.setdefault(name, set()).add(value)
     return {name: ", ".join(sorted(values)) for name, values in sorted(found.items())}

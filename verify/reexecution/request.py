@@ -1,6 +1,7 @@
 """What a re-execution is given, and the plan that follows from it: the same in every process that executes a part of it."""
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -57,12 +58,17 @@ class Request:
 
     def load_base(self) -> LoadedModel:
         """Load the model that training started from."""
-        return load_model(self.base, tokenizer=self.tokenizer, dtype=self.dtype, device=self.device())
+        return load_model(self.base, tokenizer=self.tokenizer, dtype=self.dtype, device=self.device)
 
+    @cached_property
     def device(self) -> str | None:
-        """Return the device that its logs were made on: "cpu", or None for a GPU, where there is one."""
+        """The device that its logs end on: "cpu", or None for a GPU, where there is one.
+
+        Read once: every run of segments loads the base, and a log can be long.
+        """
         logs = [self.model / LOG_NAME, *self.model.glob(f"shard-*/slice-*/{LOG_NAME}")]
-        on_gpu = any(GPU in TrainingLog.read(log).execution for log in logs if log.is_file())
+        # What a rollback computed itself is at the end; before it are steps of the training, perhaps of another machine.
+        on_gpu = any(GPU in TrainingLog.read(log).stretches[-1].execution for log in logs if log.is_file())
         return None if on_gpu else "cpu"
 
     def committed(self) -> TrainingCommitment | None:

@@ -83,5 +83,6 @@ def execute_group(request: Request, group: Group, key_check: str) -> Outcome:
         plan = request.plan(request.shown(key), request.load_base())
         course = next(course for course in plan.courses if course.place == group.place)
         # A worker of another kind would reach other bits and accuse an honest deletion.
-        other = [] if request.tolerance else about_software([course], request.device())
+        segments = [(course, start, end) for start, end in group.segments]
+        other = [] if request.tolerance else about_software(segments, request.device)
         return ([], other) if other else execute(course, group, course.start_model())

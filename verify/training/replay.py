@@ -33,6 +33,7 @@ from verify.training.deterministic import deterministic
 from verify.training.optimizers import optimizer_of
 from verify.training.precision import float32_copies
 from verify.training.schedule import seed_generator
+from verify.training.software import software
 from verify.training.state import StateDigest, state_digest
 
 OPTIMIZER = "optimizer.pt"
@@ -254,4 +255,5 @@ def _save(model: Any, optimizer: torch.optim.Optimizer, folder: Path, step: int,
         model.save_pretrained(folder)
         torch.save(optimizer.state_dict(), folder / OPTIMIZER)
     # In the manifest too, so that a replay that is resumed later need not read the state again.
-    write_manifest(folder, "checkpoint", {"step": step, "state": {**asdict(state), "threads": torch.get_num_threads()}})
+    about = {"step": step, "state": {**asdict(state), "threads": torch.get_num_threads()}}
+    write_manifest(folder, "checkpoint", {**about, "execution": software(next(model.parameters()).device)})
