@@ -119,8 +119,11 @@ def loss_of(
     )
     chosen = reference.of(dict.fromkeys(windows, order), device)
     parts = {"forget": batch.forget, "retain": batch.retain, "alternative": batch.alternative}
-    with held(*(parts[role] for role in hold if parts[role] is not None)):
-        return method.loss(model, batch, chosen)
+    with held(model, *(parts[role] for role in hold if parts[role] is not None)) as now:
+        loss: torch.Tensor = method.loss(model, batch, chosen)
+    assert now.used
+    assert not now.elsewhere
+    return loss
 
 
 @pytest.mark.parametrize("name", OBJECTIVES)
@@ -153,20 +156,25 @@ def test_gradients_reach_the_weights(model_dir: Path, tmp_path: Path, name: str,
 
 @pytest.mark.parametrize("name", OBJECTIVES)
 def test_the_gradient_can_be_divided(model_dir: Path, tmp_path: Path, name: str, tokenizer: Any) -> None:
-    """The gradients to the outputs on forget and on retain records add up to the whole one, and the loss stays the same."""
+    """The gradients to the outputs on forget and on retain records add up to the whole one, and the loss stays the same; each of
+    them is the mean of its microbatches'."""
     model, method, windows, reference = prepared(model_dir, name, tmp_path)
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(0.05 * torch.randn(parameter.shape))
-    losses, slopes = [], []
-    for hold in ((), ("forget", "alternative"), ("retain",)):
-        loss = loss_of(model, method, windows, reference, [0, 1, 2, 3], tokenizer.pad_token_id, hold=hold)
-        losses.append(float(loss.detach()))
+
+    def slope(hold: tuple[str, ...], order: list[int]) -> tuple[float, torch.Tensor]:
+        loss = loss_of(model, method, windows, reference, order, tokenizer.pad_token_id, hold=hold)
         zeros = [torch.zeros_like(parameter) for parameter in model.parameters()]
         found = torch.autograd.grad(loss, list(model.parameters()), allow_unused=True) if loss.requires_grad else zeros
-        slopes.append(torch.cat([(zero if one is None else one).reshape(-1) for one, zero in zip(found, zeros, strict=True)]))
+        parts = [(zero if one is None else one).reshape(-1) for one, zero in zip(found, zeros, strict=True)]
+        return float(loss.detach()), torch.cat(parts)
+
+    losses, slopes = zip(*(slope(hold, [0, 1, 2, 3]) for hold in ((), ("forget", "alternative"), ("retain",))), strict=True)
     whole, retain, forget = slopes
-    assert losses[1:] == pytest.approx(losses[:1] * 2, rel=1e-5, abs=1e-5)
+    halves = [slope(("forget", "alternative"), order)[1] for order in ([0, 1], [2, 3])]
+    torch.testing.assert_close(sum(halves) / 2, retain, rtol=1e-3, atol=1e-4 * float(whole.abs().max()))
+    assert list(losses[1:]) == pytest.approx([losses[0]] * 2, rel=1e-5, abs=1e-5)
     torch.testing.assert_close(forget + retain, whole, rtol=1e-3, atol=1e-4 * float(whole.abs().max()))
     assert forget.abs().max() > 0
     assert bool(retain.abs().max() > 0) == (method.needs_retain and name != "scrub")  # whose first step reads forget records alone

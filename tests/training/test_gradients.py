@@ -14,11 +14,13 @@ from unlearn import FLAT, NPO, SCRUB, GradDiff, GradientOptions, Level, Retrain,
 from unlearn.training.gradients import DividedGradient, SeparateMoments, projected
 from unlearn.training.method import Objective
 from unlearn.training.run import Run, run_objective
+from unlearn.training.scored_batch import score
 from verify.data.records import Fields, parse_records
 from verify.errors import InputError
 from verify.io.files import MANIFEST
 from verify.models.digests import weights_digest
 from verify.models.loading import load_model
+from verify.models.log_probabilities import scored_log_probabilities
 
 FORGET, RETAIN = make_rows("gone", 6), make_rows("kept", 6)
 OPTIONS = TrainingOptions(learning_rate=1e-3, epochs=2, batch_size=2)
@@ -196,17 +198,34 @@ def test_refused(model_dir: Path, tmp_path: Path, method: Any, options: Training
 
 
 class _ByItself(Objective):
-    """An objective that calls the model itself."""
+    """An objective that calls the model itself, on some of its records, with or without a gradient."""
 
     idea = paper = "an objective that calls the model itself"
 
+    def __init__(self, itself: str, gradient: bool = True) -> None:
+        self.itself, self.gradient = itself, gradient
+
+    def __repr__(self) -> str:
+        return self.itself
+
     def loss(self, model: Any, batch: Any, reference: Any) -> torch.Tensor:
-        rows = batch.require_retain()
-        logits = model(input_ids=rows["input_ids"], attention_mask=rows["attention_mask"]).logits
-        return logits.square().mean()
+        parts = {"forget": batch.forget, "retain": batch.require_retain()}
+        with torch.set_grad_enabled(self.gradient):
+            own = [-scored_log_probabilities(model, parts.pop(role))[0].mean() for role in self.itself.split()]
+        return sum((scores.loss.mean() for scores in (score(model, *parts.values()) if parts else ())), sum(own))
 
 
-def test_outputs_from_elsewhere_are_refused(model_dir: Path, tmp_path: Path) -> None:
-    """An objective whose outputs cannot be held constant is not divided wrongly, but refused."""
+@pytest.mark.parametrize("itself", ["forget", "retain", "forget retain"])
+def test_outputs_from_elsewhere_are_refused(model_dir: Path, tmp_path: Path, itself: str) -> None:
+    """An objective some of whose outputs cannot be held constant is not divided wrongly, but refused."""
     with pytest.raises(InputError, match="scored_batch"):
-        run(model_dir, tmp_path, _ByItself(), BOTH)
+        run(model_dir, tmp_path, _ByItself(itself), BOTH)
+
+
+def test_outputs_without_a_gradient_may_come_from_anywhere(model_dir: Path, tmp_path: Path) -> None:
+    """What has no gradient is part of neither: it is divided as the rest is."""
+    one, other = (
+        run(model_dir, tmp_path / str(n), _ByItself("forget", gradient=False), given) for n, given in enumerate((BOTH, None))
+    )
+    for mine, theirs in zip(one.parameters(), other.parameters(), strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=1e-3, atol=1e-4)

@@ -5,8 +5,8 @@ An objective is one loss over outputs on forget and on retain records. By the ch
     g = g_f + g_r,    g_f = (d outputs on D_f / d theta)^T dL / d(outputs on D_f),    g_r likewise on D_r
 
 and g_r is the gradient of the same loss with the outputs on forget records held constant (`scored_batch.held`), g_f the rest. So
-any objective can be divided whose outputs come from `unlearn.training.scored_batch`. g_r takes a forward pass over the batch and a
-backward pass over its retain rows, in addition to the pass for g; memory grows by two gradients.
+any objective can be divided all of whose outputs come from `unlearn.training.scored_batch`; another one is refused. g_r takes a
+forward pass over the batch and a backward pass over its retain rows, in addition to the pass for g; memory grows by two gradients.
 """
 
 from collections.abc import Callable, Iterable, Sequence

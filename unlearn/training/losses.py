@@ -91,9 +91,10 @@ class ObjectiveLoss:
             InputError: the objective computes its outputs by other means than `unlearn.training.scored_batch`.
         """
         batch = self._parts(pairs, device)
-        with held(*(part for part in (batch.forget, batch.alternative) if part is not None)) as now:
+        with held(model, *(part for part in (batch.forget, batch.alternative) if part is not None)) as now:
             loss = self.objective.loss(model, batch, self._initial(pairs, device))
-        if not now.used:
+        # A step may read retain records alone, or forget records alone; but one pass from elsewhere may be over any of them.
+        if now.elsewhere or not now.used:
             raise InputError(
                 f"{type(self.objective).__name__} computes its outputs by itself, so that its gradient cannot be divided. Take "
                 "them from unlearn.training.scored_batch, or leave out --project-gradients and --separate-moments."

@@ -6,7 +6,7 @@ Shapes: B rows of a batch, L length, N scored tokens of a batch in row-major ord
 import contextlib
 from collections.abc import Iterator, Sequence
 from contextvars import ContextVar
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -29,32 +29,49 @@ from verify.training.rounding import HALF
 
 @dataclass(eq=False)
 class Held:
-    """Rows whose outputs are constants within a `with held(...)` block, and whether any outputs were computed there.
+    """Rows whose outputs are constants within a `with held(...)` block, and what computed outputs there.
 
     Attributes:
         parts: the sets of rows, by identity.
         used: whether a function of this file has run.
+        elsewhere: whether anything else ran the model with a gradient; on which rows, nobody knows.
     """
 
     parts: Sequence[Rows] = ()
-    used: bool = field(default=False)
+    used: bool = False
+    elsewhere: bool = False
+    _reading: bool = False
 
     def has(self, part: Rows) -> bool:
         """Return whether these rows are held."""
         return any(part is one for one in self.parts)
+
+    @contextlib.contextmanager
+    def reading(self) -> Iterator[None]:
+        """Mark passes of this file within a `with` block."""
+        self.used = self._reading = True
+        try:
+            yield
+        finally:
+            self._reading = False
+
+    def notice(self, *_: Any) -> None:
+        """Take note of a pass; called wherever the model embeds tokens, which every pass does, also one through a part of it."""
+        self.elsewhere |= torch.is_grad_enabled() and not self._reading
 
 
 _HELD: ContextVar[Held | None] = ContextVar("held", default=None)
 
 
 @contextlib.contextmanager
-def held(*parts: Rows) -> Iterator[Held]:
-    """Treat the model's outputs on these rows as constants within a `with` block: they have no gradient."""
+def held(model: Any, *parts: Rows) -> Iterator[Held]:
+    """Treat a model's outputs on these rows as constants within a `with` block: they have no gradient."""
     now = Held(parts)
-    token = _HELD.set(now)
+    token, watch = _HELD.set(now), model.get_input_embeddings().register_forward_hook(now.notice)
     try:
         yield now
     finally:
+        watch.remove()
         _HELD.reset(token)
 
 
@@ -215,10 +232,14 @@ def one_pass(model: nn.Module, parts: Sequence[Rows], read: Any) -> tuple[Tensor
         values [N] or [N, V], token ids [N], and the rows of the stacked batch [N], of all parts one after another.
     """
     now = _HELD.get()
-    if now is not None:
-        now.used = True
-        if any(now.has(part) for part in parts):
-            return _in_turn(model, parts, read, now)
+    if now is None:
+        return _stacked(model, parts, read)
+    with now.reading():
+        return _in_turn(model, parts, read, now) if any(now.has(part) for part in parts) else _stacked(model, parts, read)
+
+
+def _stacked(model: nn.Module, parts: Sequence[Rows], read: Any) -> tuple[Tensor, Tensor, Tensor]:
+    """Apply `read` to all parts as one padded batch; see `one_pass`."""
     length = max(part["input_ids"].shape[1] for part in parts)
     # [sum of the parts' B, length]; padding on the right changes no position, and its attention mask is 0.
     stacked = {name: torch.cat([F.pad(part[name], (0, length - part[name].shape[1])) for part in parts]) for name in parts[0]}
