@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from peft import LoraConfig, get_peft_model
 from tiny_models import make_llama
 from training_rows import make_rows
 from transformers import AutoConfig, AutoModelForCausalLM, TrainerCallback
@@ -90,6 +91,34 @@ def test_every_architecture_with_sums_in_float32(kind: str, dtype: torch.dtype) 
     if dtype == torch.float32:
         found.mean().backward()
         assert all(weight.grad is not None and torch.isfinite(weight.grad).all() for weight in model.parameters())
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("kind", ["llama", "olmo2"])
+def test_adapters_are_rounded_once_in_every_architecture(kind: str) -> None:
+    """A layer with an adapter is one function with one rounding, whether a norm or the hidden states themselves come before it."""
+    sizes = {"vocab_size": 64, "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4}
+    torch.manual_seed(0)
+    model, batch = AutoModelForCausalLM.from_config(AutoConfig.for_model(kind, **sizes)), batch_of(64)
+    model = get_peft_model(model, LoraConfig(r=4, target_modules="all-linear", task_type="CAUSAL_LM"))
+    for name, parameter in model.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter, std=1e-3)  # below half a unit of what the frozen layer gives
+    layer = model.base_model.model.model.layers[0].mlp.up_proj
+    seen: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = []
+
+    def compare(module: Any, given: tuple[torch.Tensor], output: torch.Tensor) -> None:
+        base, down, up = (part.weight.double() for part in (module.base_layer, module.lora_A.default, module.lora_B.default))
+        values = given[0].to(torch.bfloat16).double()
+        seen.append((output.double(), values @ base.T, module.scaling["default"] * (values @ down.T) @ up.T))
+
+    with Arithmetic.in_copies_of(model).of(model):
+        watch = layer.register_forward_hook(compare)
+        scored_log_probabilities(model, batch)
+        watch.remove()
+    output, frozen, part = (torch.cat([one[which].flatten() for one in seen]) for which in range(3))
+    error = output - frozen - part
+    assert float(error.norm()) < 1.05 * float((frozen + part - (frozen + part).bfloat16().double()).norm())
 
 
 def test_sums_in_float32_keep_the_digits_of_deep_models() -> None:

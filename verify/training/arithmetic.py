@@ -113,7 +113,7 @@ class Arithmetic:
             yield module.register_forward_hook(_in_float32 if self.wide else _in_bfloat16)
         elif self.wide and any(part in type(module).__name__ for part in TO_BFLOAT16):
             yield module.register_forward_hook(_in_bfloat16)
-        elif self.wide and isinstance(module, nn.Linear) and module.weight.dtype == torch.bfloat16:
+        elif self.wide and _is_product(module):
             # Some architectures have their norms behind the products, which then read the hidden states themselves.
             yield module.register_forward_pre_hook(_from_float32)
 
@@ -191,6 +191,12 @@ def _converted_weights(model: nn.Module, wide: bool) -> Iterator[tuple[nn.Module
         for name, parameter in list(module._parameters.items()):
             if isinstance(parameter, nn.Parameter) and parameter.dtype == torch.float32 and name not in kept:
                 yield module, name, parameter
+
+
+def _is_product(module: Any) -> bool:
+    """Return whether a module is a product with a bfloat16 weight, also one with an adapter: both parts read what it is given."""
+    product = module.base_layer if hasattr(module, "lora_A") else module
+    return isinstance(product, nn.Linear) and product.weight.dtype == torch.bfloat16
 
 
 def _in_bfloat16(_: nn.Module, __: Any, output: Any) -> Any:
