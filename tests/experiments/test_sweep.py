@@ -1,20 +1,24 @@
 """Sweeps run every combination once, go on where they were cut off, and run on a cluster as on one machine."""
 
 import json
+import multiprocessing
+import multiprocessing.resource_tracker
 import os
 import shutil
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from tqdm.std import TqdmDefaultWriteLock, tqdm
 
 import unlearn.cli.main
 from unlearn import TrainingOptions, finetune
 from unlearn.experiments.sweep import Sweep, run_one
 from verify.data.identity import KEY_VARIABLE
 from verify.errors import InputError, RunError
-from verify.io.jobs import Job, run_jobs
+from verify.io.jobs import Job, _run_numbered, run_jobs
 
 ROWS = [{"example_id": f"r{n}", "prompt": f"Who is {n}?", "completion": f"Nobody but {n * 3}."} for n in range(16)]
 OPTIONS = TrainingOptions(learning_rate=5e-3, epochs=4, batch_size=4)
@@ -160,6 +164,27 @@ def test_a_local_worker_that_dies_is_replaced(tmp_path: Path) -> None:
     assert (tmp_path / "died-1").exists()
     with pytest.raises(RunError, match="3 times in a row"):
         list(run_jobs([Job(str(n), 1.0, os._exit, {"status": 1}) for n in range(2)]))
+
+
+def test_a_worker_leaves_no_semaphore(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A progress bar within a job registers none in the system, where one outside of it does."""
+    registered: list[str] = []
+    monkeypatch.setattr(multiprocessing.resource_tracker, "register", lambda name, kind: registered.append(kind))
+    monkeypatch.setattr(
+        multiprocessing, "RLock", multiprocessing.get_context("spawn").RLock
+    )  # as in a worker, which was not forked
+
+    def fresh(run: Callable[[], Any]) -> list[str]:
+        registered.clear()
+        monkeypatch.delattr(tqdm, "_lock", raising=False)
+        monkeypatch.delattr(TqdmDefaultWriteLock, "mp_lock", raising=False)
+        run()
+        return list(registered)
+
+    assert fresh(lambda: list(tqdm(range(2), disable=True))) == ["semaphore"]
+    assert fresh(lambda: _run_numbered(0, list, {}, None)) == []
+    assert _run_numbered(0, lambda: list(tqdm(range(2), disable=True)), {}, None) == (0, [0, 1])
+    assert registered == []
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """Parallel execution of independent jobs, each in a process of its own with its share of the cores, here or on a cluster."""
 
 import os
+import threading
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures.process import BrokenProcessPool
@@ -141,8 +142,12 @@ def _run_on_ray(jobs: Sequence[Job], address: str) -> Iterator[tuple[int, Any]]:
 def _run_numbered(number: int, run: Callable[..., Any], arguments: dict[str, Any], threads: int | None) -> tuple[int, Any]:
     """Run one job with a limited number of threads, or as many as the process has, and return its number with its result."""
     import torch
+    from tqdm import tqdm
 
     quiet_libraries()
+    # The libraries' bars, though disabled, share a lock between processes: a semaphore that is left in the system where a worker
+    # ends otherwise than by itself. No other process shares the bars of a worker.
+    tqdm.set_lock(threading.RLock())
     if threads is not None:
         torch.set_num_threads(threads)
     return number, run(**arguments)
