@@ -4,7 +4,7 @@
 
 Trains the models of a world that is not the contest's, tries every variant, and writes what was found into DIR/results.json, with
 an honest retraining and the untouched model beside it. In the world smollm2 a pretrained model is taught the people by an adapter.
-An interrupted run resumes; after S seconds no further trial is begun.
+An interrupted run resumes, with the same sizes, seed and model; after S seconds no further trial is begun.
 """
 
 import argparse
@@ -18,6 +18,7 @@ from benchmarks.channel_methods.measure import judge, line, measure_trained
 from benchmarks.channel_methods.variants import PRETRAINED, VARIANTS, try_variant
 from benchmarks.channel_methods.world import CONTEST_SEEDS, Place, Sizes, prepare, train
 from unlearn.experiments.smollm2 import default_folder
+from verify.cli.console import run_command
 from verify.io.files import read_json, write_json
 from verify.io.jobs import Job, run_jobs
 from verify.io.libraries import quiet_libraries
@@ -26,7 +27,7 @@ TAUGHT = Sizes(trained=40, forgotten=2, held_out=24)
 """People that a pretrained model is taught, each with twelve texts."""
 
 
-def main() -> None:
+def main() -> int:
     """Run what is missing and print one line for each result."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, required=True)
@@ -52,6 +53,7 @@ def main() -> None:
     chosen = {name: getattr(given, name) for name in names if getattr(given, name) is not None}
     sizes = dataclasses.replace(Sizes() if model is None else TAUGHT, **chosen)
     run(Place(given.output, given.seed, sizes, model), variants, given.workers, given.seconds)
+    return 0
 
 
 def run(place: Place, variants: list[str], workers: int, seconds: float) -> None:
@@ -91,4 +93,4 @@ def within(place: Place, name: str, deadline: float) -> dict[str, object] | None
 
 
 if __name__ == "__main__":
-    main()
+    raise SystemExit(run_command(main))

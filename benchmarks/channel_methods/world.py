@@ -4,8 +4,9 @@ Either a small model is trained from nothing, or a pretrained one is taught the 
 contest's, which have the seeds 0 to 2.
 """
 
+import json
 import time
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from unlearn.experiments.demo import BASE_OPTIONS, BASE_RECORDS, FINETUNE_OPTIONS, write_data
@@ -14,11 +15,13 @@ from unlearn.experiments.llm_demo import Sizes as DemoSizes
 from unlearn.training.options import TrainingOptions
 from verify.data.records import Record
 from verify.data.sources import load_records
+from verify.errors import InputError
 from verify.io.files import is_complete, read_json, write_json
 from verify.models.loading import LoadedModel, load_model
 from verify.provenance.holdout import split_holdout_file
 
 CONTEST_SEEDS = (0, 1, 2)
+ABOUT = "world.json"
 TAUGHT = replace(ADAPTER, batch_size=8, learning_rate=2e-3, epochs=8, bf16=False)
 """How an adapter learns the people here: fewer and larger steps than in the demo, since a GPU is bound by their number."""
 
@@ -82,10 +85,15 @@ class Place:
 
 
 def prepare(place: Place) -> None:
-    """Write the data and train the base model, unless that is done."""
+    """Write the data and train the base model, unless that is done.
+
+    Raises:
+        InputError: the folder holds another world.
+    """
     from unlearn.finetuning import finetune
 
     sizes, seed = place.sizes, place.seed
+    _bind(place)
     if not place.data("holdout-audit").exists():
         if place.model is None:
             people = {"trained": sizes.trained, "forgotten": sizes.forgotten, "held_out": sizes.held_out}
@@ -102,6 +110,27 @@ def prepare(place: Place) -> None:
             tokenizer=str(place.folder / "tokenizer"),
             options=replace(BASE_OPTIONS, seed=seed),
         )
+
+
+def _bind(place: Place) -> None:
+    """Bind the folder to this world, so that results of other people or trainings never stand beside each other.
+
+    Raises:
+        InputError: it was begun with another one.
+    """
+    about = {"seed": place.seed, "sizes": asdict(place.sizes), "options": asdict(place.options)}
+    if place.model is not None:
+        about["base"] = load_model(place.model, device="cpu").digest
+    path = place.folder / ABOUT
+    if path.exists() or (place.folder / "data").exists():
+        found = read_json(path) if path.exists() else {}
+        differing = [name for name in {**about, **found} if found.get(name) != json.loads(json.dumps(about)).get(name)]
+        if differing:
+            raise InputError(
+                f"{place.folder} was begun with another world ({', '.join(differing)}). Give the same sizes, seed and model, or a "
+                "new --output."
+            )
+    write_json(path, about)
 
 
 def train(place: Place, name: str) -> None:

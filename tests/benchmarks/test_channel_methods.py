@@ -11,10 +11,11 @@ from benchmarks.channel_methods import __main__ as command
 from benchmarks.channel_methods.contexts import CONTEXTS, put
 from benchmarks.channel_methods.levels import OUTPUT, Readings, level_of, read, states_at_level
 from benchmarks.channel_methods.variants import Variant, Weights
-from benchmarks.channel_methods.world import Place, Sizes
+from benchmarks.channel_methods.world import Place, Sizes, prepare
 from unlearn.level.estimate import encoded, log_probabilities
 from verify.data.records import Record
 from verify.data.rewordings import question
+from verify.errors import InputError
 from verify.io.files import read_json
 from verify.models.loading import LoadedModel
 from verify.probes.logit_lens import layer_losses
@@ -89,6 +90,18 @@ def test_trials_run_and_resume(talker: Path, tmp_path: Path, monkeypatch: pytest
     files = {path: path.stat().st_mtime_ns for path in (tmp_path / "results").glob("*.json") if path.stem in TRIED}
     command.run(place, list(TRIED), workers=1, seconds=600)
     assert files == {path: path.stat().st_mtime_ns for path in files}
+    for other in (Place(tmp_path, 9, replace(SMALL, forgotten=1), talker), Place(tmp_path, 8, SMALL, talker)):
+        with pytest.raises(InputError, match=r"another world \((sizes|seed)\)"):
+            command.run(other, list(TRIED), workers=1, seconds=600)
+    assert read_json(tmp_path / "results.json") == results
+
+
+def test_a_folder_of_an_earlier_version_is_refused(tmp_path: Path) -> None:
+    """What it was made with is not on record, so that nothing may be added to it."""
+    (tmp_path / "data").mkdir()
+    with pytest.raises(InputError, match=r"another world \(seed, sizes, options\)"):
+        prepare(Place(tmp_path, 9, SMALL))
+    assert not list((tmp_path / "data").iterdir())
 
 
 def test_the_contest_is_left_alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
