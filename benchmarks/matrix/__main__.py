@@ -5,25 +5,27 @@
     python -m benchmarks.matrix --render FILE.json ... --output DIR         tables and figure alone, without models
 
 Writes `matrix_WORLD_TUNING.md`, `.json` and `.svg` into DIR, with `--publish` into benchmarks/results and docs/matrix.md as well.
-Resumable: what is complete is kept, also where `--seconds` ended a run, whose table then has the rows that are complete. The exit
-status is 1 if a check or a part of the run fails. `smollm2` takes the model that `make model` writes, and like `large` a GPU.
+Resumable: what is complete is kept, also where `--seconds` ended a run, whose table then has the rows that are complete, and names
+the others with the reason. The exit status is 1 if a check or a part of the run fails. `smollm2` takes the model that `make model`
+writes, and like `large` a GPU.
 """
 
 import argparse
 import os
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import get_args
 
 import torch
 
-from benchmarks.matrix.publish import Results, results_of, update_page
+from benchmarks.matrix.publish import Results, marks_of, results_of, update_page
 from benchmarks.matrix.rows import Place, rows_of
-from benchmarks.matrix.run import finished, left_out, run
+from benchmarks.matrix.run import PartsFailedError, chosen_rows, finished, left_out, run, unfinished
 from benchmarks.matrix.settings import SETTINGS, World, setting_for
 from unlearn.experiments.smollm2 import default_folder
 from verify.cli.console import FAILURE, progress_bar, run_command
-from verify.errors import InputError, RunError
+from verify.errors import InputError
 from verify.io.libraries import quiet_libraries
 
 ROOT = Path(__file__).parents[2]
@@ -57,7 +59,7 @@ def main() -> int:
     given = parser().parse_args()
     if given.device != "auto":
         _require_device(given.device)
-    failed: RunError | None = None
+    failed: PartsFailedError | None = None
     if given.render:
         results = Results.read(given.render)
     elif given.world is None:
@@ -67,7 +69,13 @@ def main() -> int:
     print(results.write(given.output).read_text())
     if given.publish:
         results.write(ROOT / "benchmarks" / "results")
-        update_page(ROOT / "docs" / "matrix.md", results)
+        if not update_page(ROOT / "docs" / "matrix.md", results):
+            begin, end = marks_of(results)
+            print(
+                f"docs/matrix.md has no place for this table, which is in benchmarks/results/{results.name}.md alone. To have it "
+                f"on the page, too, put the lines {begin} and {end} there, and publish it again with --render.",
+                file=sys.stderr,
+            )
     if failed is not None:
         raise failed
     return FAILURE if any(check.passed is False for check in results.checks) else 0
@@ -81,7 +89,7 @@ def _require_device(device: str) -> None:
         raise InputError("--device cuda needs a GPU that PyTorch sees, and there is none. Use --device cpu, or leave it out.")
 
 
-def _run(given: argparse.Namespace) -> tuple[Results, RunError | None]:
+def _run(given: argparse.Namespace) -> tuple[Results, PartsFailedError | None]:
     """Run what is missing; return what there is, and what failed.
 
     Raises:
@@ -97,7 +105,7 @@ def _run(given: argparse.Namespace) -> tuple[Results, RunError | None]:
     tuning = given.tuning or ("lora" if pretrained else "full")
     place = Place(given.output, setting, tuning, _base_folder() if pretrained else None)
     seeds: list[int] = given.seeds or list(range(setting.seeds))
-    failed: RunError | None = None
+    failed: PartsFailedError | None = None
     with progress_bar("the matrix") as progress:
         try:
             run(
@@ -111,13 +119,14 @@ def _run(given: argparse.Namespace) -> tuple[Results, RunError | None]:
                 seconds=given.seconds,
                 discard=given.discard,
             )
-        except RunError as error:
+        except PartsFailedError as error:
             failed = error
     cells = finished(place, list(rows_of(setting, tuning).values()), seeds)
     if not cells:
         raise failed or InputError("the time was up before the first untouched model was measured. The same command goes on.")
     missing = {} if given.rows else left_out(rows_of(setting, tuning))
-    return results_of(place, given.world, cells, workers=given.workers, missing=missing), failed
+    lacking = unfinished(place, chosen_rows(place, given.rows), seeds, {} if failed is None else failed.reasons)
+    return results_of(place, given.world, cells, workers=given.workers, missing=missing, lacking=lacking), failed
 
 
 def _base_folder() -> str:

@@ -88,7 +88,16 @@ class Results:
         about = {**contents[0]["about"], "seeds": sorted({cell.seed for cell in cells.values()})}
         lacking = {row: why for content in contents for row, why in (content["about"].get("missing") or {}).items()}
         about["missing"] = {row: why for row, why in lacking.items() if not any(cell.row == row for cell in cells.values())}
-        return cls({name: value for name, value in about.items() if value or name != "missing"}, list(cells.values()))
+        unmade = [
+            (row, seed, why)
+            for content in contents
+            for row, seeds in (content["about"].get("unfinished") or {}).items()
+            for seed, why in seeds.items()
+            if (row, int(seed)) not in cells
+        ]
+        about["unfinished"] = {row: {seed: why for name, seed, why in unmade if name == row} for row, _, _ in unmade}
+        named = {name: value for name, value in about.items() if value or name not in ("missing", "unfinished")}
+        return cls(named, list(cells.values()))
 
     @property
     def name(self) -> str:
@@ -112,15 +121,27 @@ class Results:
         Args:
             figures: where the figure is, seen from the text.
         """
-        missing: Mapping[str, str] = self.about.get("missing") or {}
+        not_run = self._not_run()
         return [
             table(self.cells, self.rows).rstrip(),
             sentences(self.cells, self.rows).rstrip(),
-            *([f"Not run: {'; '.join(f'{self.rows[row].label} ({why})' for row, why in missing.items())}."] if missing else []),
+            *([f"Not run: {'; '.join(not_run)}."] if not_run else []),
             f"![An adversary's success against utility]({figures}{self.name}.svg)",
             "Checks:",
             checks_as_list(self.checks).rstrip(),
         ]
+
+    def _not_run(self) -> list[str]:
+        """Name the rows, or seeds of rows, that have no cell, each with the reason."""
+        missing: Mapping[str, str] = self.about.get("missing") or {}
+        unfinished: Mapping[str, Mapping[str, str]] = self.about.get("unfinished") or {}
+        found = [f"{self.rows[row].label} ({why})" for row, why in missing.items()]
+        for row, reasons in unfinished.items():
+            whole = "everything" if row == "none" else self.rows[row].label  # no row is compared without an untouched model
+            for why in dict.fromkeys(reasons.values()):
+                seeds = [seed for seed, reason in reasons.items() if reason == why]
+                found.append(f"{whole}, {'seed' if len(seeds) == 1 else 'seeds'} {', '.join(seeds)} ({why})")
+        return found
 
     def write(self, folder: Path) -> Path:
         """Write `matrix_WORLD_TUNING.json`, `.md` and `.svg`; return the Markdown file."""
@@ -146,7 +167,13 @@ class Results:
 
 
 def results_of(
-    place: Place, world: World, cells: Sequence[Cell], *, workers: int = 1, missing: Mapping[str, str] | None = None
+    place: Place,
+    world: World,
+    cells: Sequence[Cell],
+    *,
+    workers: int = 1,
+    missing: Mapping[str, str] | None = None,
+    lacking: Mapping[str, Mapping[str, str]] | None = None,
 ) -> Results:
     """Return the results of a run on this machine.
 
@@ -155,6 +182,7 @@ def results_of(
         cells: its cells, those of `none` among them.
         workers: models that were made in parallel, which their seconds depend on.
         missing: rows that this installation could not run, each with its reason.
+        lacking: cells that failed or were not made in time: row -> seed -> reason.
     """
     about = environment() | {
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -166,21 +194,23 @@ def results_of(
         "seeds": sorted({cell.seed for cell in cells}),
         "workers": workers,
         **({"missing": dict(missing)} if missing else {}),
+        **({"unfinished": {row: dict(seeds) for row, seeds in lacking.items()}} if lacking else {}),
     }
     return Results(about, cells)
 
 
-def update_page(page: Path, results: Results) -> None:
-    """Write table, sentences and checks between the page's marks for this world and tuning.
-
-    Raises:
-        InputError: the page has no such marks.
-    """
+def marks_of(results: Results) -> tuple[str, str]:
+    """Return the lines between which a page has the table of this world and tuning."""
     mark = f"matrix {results.about['data']} {results.about['tuning']}"
-    begin, end = f"<!-- {mark} -->", f"<!-- end of {mark} -->"
+    return f"<!-- {mark} -->", f"<!-- end of {mark} -->"
+
+
+def update_page(page: Path, results: Results) -> bool:
+    """Write table, sentences and checks between the page's marks for this world and tuning; return whether it has them."""
+    begin, end = marks_of(results)
     text = page.read_text(encoding="utf-8")
     if begin not in text or end not in text:
-        raise InputError(f"{page} has no lines {begin} and {end}. Put them where the table should be.")
+        return False
     seeds = len(results.about["seeds"])
     where = f", on {results.about['gpu']}" if "gpu" in results.about else ""
     parts = [
@@ -189,3 +219,4 @@ def update_page(page: Path, results: Results) -> None:
     ]
     filled = "\n\n".join([begin, *parts, end])
     write_text(page, re.sub(f"{re.escape(begin)}.*?{re.escape(end)}", lambda _: filled, text, flags=re.DOTALL))
+    return True

@@ -37,6 +37,22 @@ LATER = ("further", "shards", "channels")
 Progress = Callable[[str, float], None]
 
 
+TIME_UP = "the time was up"
+
+
+class PartsFailedError(RunError):
+    """Parts of a matrix that failed, while the others were run.
+
+    Attributes:
+        reasons: why, by the part's label.
+    """
+
+    def __init__(self, reasons: Mapping[str, str]) -> None:
+        parts = "; ".join(f"{label}: {reason}" for label, reason in reasons.items())
+        super().__init__(f"{len(reasons)} parts of the matrix failed, the others are done. {parts}")
+        self.reasons = dict(reasons)
+
+
 class _TimeUp(BaseException):
     """The time that a run was given is over; like an interrupt, it passes through whatever handles errors."""
 
@@ -68,7 +84,7 @@ def run(
 
     Raises:
         InputError: the folder holds another matrix, a row is unknown, or data or base model are missing.
-        RunError: some parts failed; all others have been run.
+        PartsFailedError: some parts failed; all others have been run.
     """
     chosen, failures = chosen_rows(place, only), dict[str, str]()
     seeds = range(place.setting.seeds) if seeds is None else seeds
@@ -85,8 +101,7 @@ def run(
     except _TimeUp:
         progress("the time is up; the same command goes on", 1.0)
     if failures:
-        parts = "; ".join(f"{label}: {reason}" for label, reason in failures.items())
-        raise RunError(f"{len(failures)} parts of the matrix failed, the others are done. {parts}")
+        raise PartsFailedError(failures)
     return finished(place, chosen, seeds)
 
 
@@ -96,6 +111,36 @@ def finished(place: Place, rows: Sequence[Row], seeds: Sequence[int]) -> list[Ce
     return [
         load_cell(place.cell(row.name, seed)) for row in rows for seed in begun if is_complete(place.cell(row.name, seed), CELL)
     ]
+
+
+def unfinished(place: Place, chosen: Sequence[Row], seeds: Sequence[int], reasons: Mapping[str, str]) -> dict[str, dict[str, str]]:
+    """Return the cells that a run did not make: row -> seed -> reason. A seed without an untouched model has that row alone.
+
+    Args:
+        place: of the matrix.
+        chosen: the rows that were to be run.
+        seeds: the seeds that were to be run.
+        reasons: of the parts that failed, by label; what is missing without one was not begun, or ended, when the time was up.
+    """
+    rows, found = {row.name: row for row in chosen}, dict[str, dict[str, str]]()
+    for seed in seeds:
+        begun = is_complete(place.cell("none", seed), CELL)
+        for row in chosen if begun else [rows["none"]]:
+            if not is_complete(place.cell(row.name, seed), CELL):
+                found.setdefault(row.name, {})[str(seed)] = _cause(row, seed, rows, reasons)
+    return found
+
+
+def _cause(row: Row, seed: int, rows: Mapping[str, Row], reasons: Mapping[str, str]) -> str:
+    """Say why a cell is missing: a model that all need, or that it starts from, comes before its own failure."""
+    shared = [label for label in reasons if label.startswith(("reference ", "scoring reference ", "scoring the base"))]
+    needed = [f"{rows[name].label}, seed {seed}" for name in ("none", row.start)]
+    own = [f"{what}{row.label}, seed {seed}" for what in ("", "scoring ", "auditing ")]
+    for label in (*shared, *needed, *own):
+        if label in reasons:
+            reason = " ".join(reasons[label].split())
+            return reason if label in own else f"{label}: {reason}"
+    return TIME_UP
 
 
 def chosen_rows(place: Place, only: Sequence[str]) -> list[Row]:

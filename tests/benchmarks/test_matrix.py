@@ -6,16 +6,18 @@ import numpy as np
 import pytest
 from matrix_cells import counts, make_cell, value
 
+from benchmarks.matrix import __main__ as command
 from benchmarks.matrix.checks import control_detected, exact_passes, privacy_bound, untouched_detected
 from benchmarks.matrix.figure import draw
 from benchmarks.matrix.measure import held_out_counts
 from benchmarks.matrix.publish import Results, results_of, update_page
 from benchmarks.matrix.results import Cell, load_cell, save_cell, span
 from benchmarks.matrix.rows import Place, rows_of
+from benchmarks.matrix.run import CELL, TIME_UP, unfinished
 from benchmarks.matrix.settings import CI, PRETRAINED, SETTINGS, SMOLLM2, setting_for
 from benchmarks.matrix.table import left_of, sentences, table
 from verify.errors import InputError
-from verify.io.files import read_json, write_json
+from verify.io.files import read_json, write_json, write_manifest
 from verify.scores.table import ScoreBlock, ScoreTable
 
 
@@ -138,14 +140,33 @@ def test_results_and_page(tmp_path: Path) -> None:
     page = tmp_path / "page.md"
     page.write_text("before\n<!-- matrix people full -->\nformer table\n<!-- end of matrix people full -->\nafter\n")
     for _ in range(2):
-        update_page(page, results)
+        assert update_page(page, results)
     filled = page.read_text()
     assert filled.startswith("before\n")
     assert filled.endswith("after\n")
     assert filled.count("| DP, epsilon 8 |") == 1
     assert "former table" not in filled
-    with pytest.raises(InputError, match="has no lines"):
-        update_page(page, results_of(Place(tmp_path, CI, "lora"), "people", cells()))
+    assert not update_page(page, results_of(Place(tmp_path, CI, "lora"), "people", cells())), "no place for it"
+    assert page.read_text() == filled
+
+
+def test_a_table_that_the_page_has_no_place_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It is published as a results page alone, and the command says what is missing; the page stays as it is."""
+    page = tmp_path / "docs" / "matrix.md"
+    page.parent.mkdir()
+    page.write_text("nothing\n")
+    results_of(Place(tmp_path, SMOLLM2, "lora"), "smollm2", [make_cell("none")]).write(tmp_path)
+    monkeypatch.setattr(command, "ROOT", tmp_path)
+    given = ["--render", str(tmp_path / "matrix_smollm2_lora.json"), "--output", str(tmp_path / "again"), "--publish"]
+    monkeypatch.setattr("sys.argv", ["matrix", *given])
+    assert command.main() == 0
+    said = capsys.readouterr().err
+    assert "benchmarks/results/matrix_smollm2_lora.md alone" in said
+    assert "<!-- matrix smollm2 lora -->" in said
+    assert page.read_text() == "nothing\n"
+    assert (tmp_path / "benchmarks" / "results" / "matrix_smollm2_lora.md").exists()
 
 
 def test_page_has_a_place_for_every_matrix() -> None:
@@ -218,6 +239,36 @@ def test_results_are_rendered_from_their_files_alone(tmp_path: Path) -> None:
         (two / "broken.json").write_text(broken)
         with pytest.raises(InputError, match="no results of the matrix"):
             Results.read([two / "broken.json"])
+
+
+def test_what_was_not_made_is_named_with_its_reason(tmp_path: Path) -> None:
+    """A row that failed, one whose start failed, one without time, and a seed that was not begun; what another file has goes."""
+    place, rows = Place(tmp_path, CI, "full"), rows_of(CI, "full")
+    chosen = [rows[name] for name in ("none", "dp-8", "federated", "client-deleted", "exact")]
+    for row, seed in (("none", 0), ("none", 1), ("dp-8", 0), ("exact", 1)):
+        place.cell(row, seed).mkdir(parents=True)
+        write_manifest(place.cell(row, seed), CELL, {})
+    reasons = {
+        "auditing DP, epsilon 8, seed 1": "OSError in io.py, line 3:\n no space",
+        f"{rows['federated'].label}, seed 1": "KeyError",
+    }
+    lacking = unfinished(place, chosen, [0, 1, 2], reasons)
+    assert lacking == {
+        "federated": {"0": TIME_UP, "1": "KeyError"},
+        "client-deleted": {"0": TIME_UP, "1": f"{rows['federated'].label}, seed 1: KeyError"},
+        "exact": {"0": TIME_UP},
+        "dp-8": {"1": "OSError in io.py, line 3: no space"},
+        "none": {"2": TIME_UP},
+    }
+    made = [make_cell("none"), make_cell("none", 1), make_cell("dp-8"), make_cell("exact", 1)]
+    path = results_of(place, "people", made, lacking=lacking).write(tmp_path / "one")
+    assert f"{rows['federated'].label}, seed 0 ({TIME_UP}); {rows['federated'].label}, seed 1 (KeyError); " in path.read_text()
+    assert f"everything, seed 2 ({TIME_UP})." in path.read_text()
+    blamed = "scoring reference 1: KeyError"
+    assert unfinished(place, chosen, [2], {"scoring reference 1": "KeyError"}) == {"none": {"2": blamed}}
+    results_of(place, "people", [make_cell("none", 2), make_cell("exact")]).write(tmp_path / "two")
+    merged = Results.read([tmp_path / name / "matrix_people_full.json" for name in ("one", "two")])
+    assert merged.about["unfinished"] == {name: lacking[name] for name in ("federated", "client-deleted", "dp-8")}
 
 
 def test_committed_results_are_still_read() -> None:

@@ -14,12 +14,12 @@ from benchmarks.matrix.general import COUNT, SOURCES, general_passages, kept_of_
 from benchmarks.matrix.publish import Results, results_of
 from benchmarks.matrix.results import Cell
 from benchmarks.matrix.rows import Place
-from benchmarks.matrix.run import attempt, run
+from benchmarks.matrix.run import PartsFailedError, attempt, chosen_rows, run, unfinished
 from benchmarks.matrix.settings import SMOLLM2_CI
 from unlearn.experiments.llm_demo import CHANNELS
 from verify.data.rewording_files import load_rewordings
 from verify.data.sources import load_records
-from verify.errors import InputError, RunError
+from verify.errors import InputError
 from verify.io.files import MANIFEST
 from verify.schema.evidence import Evidence
 
@@ -128,8 +128,13 @@ def test_every_stage(talker: Path, library: Path, tmp_path: Path, monkeypatch: p
     begun = times(f"models/*/{MANIFEST}")
     with monkeypatch.context() as patched:
         patched.setattr(matrix_run, "measure", before_it_ends(matrix_run.measure))
-        with pytest.raises(RunError, match=r"1 parts of the matrix failed.*auditing unlearning: npo.*no space left"):
+        with pytest.raises(
+            PartsFailedError, match=r"1 parts of the matrix failed.*auditing unlearning: npo.*no space left"
+        ) as raised:
             go_on()
+    lacking = unfinished(place, chosen_rows(place, ROWS), [0], raised.value.reasons)
+    assert lacking.keys() == {"npo"}
+    assert "no space left" in lacking["npo"]["0"]
     assert begun.items() <= times(f"models/*/{MANIFEST}").items()
     made = times(f"cells/*/{MANIFEST}") | times(f"cells/*/model/{MANIFEST}")
     assert len(made) == 2 * len(MADE) - 1
