@@ -168,11 +168,12 @@ def test_a_local_worker_that_dies_is_replaced(tmp_path: Path) -> None:
 
 def test_a_worker_leaves_no_semaphore(monkeypatch: pytest.MonkeyPatch) -> None:
     """A progress bar within a job registers none in the system, where one outside of it does."""
-    registered: list[str] = []
-    monkeypatch.setattr(multiprocessing.resource_tracker, "register", lambda name, kind: registered.append(kind))
+    registered, register = list[str](), multiprocessing.resource_tracker.register
     monkeypatch.setattr(
-        multiprocessing, "RLock", multiprocessing.get_context("spawn").RLock
-    )  # as in a worker, which was not forked
+        multiprocessing.resource_tracker, "register", lambda name, kind: registered.append(kind) or register(name, kind)
+    )
+    # As in a worker, which was not forked.
+    monkeypatch.setattr(multiprocessing, "RLock", multiprocessing.get_context("spawn").RLock)
 
     def fresh(run: Callable[[], Any]) -> list[str]:
         registered.clear()
