@@ -155,7 +155,7 @@ def test_no_reader_beside_the_strict_one() -> None:
         "verify/scores/cache.py",
         "unlearn/experiments/comparison.py",
         "unlearn/requests/ledger/ledger.py",
-        "unlearn/requests/planning.py",
+        "unlearn/requests/noting.py",
     }
     root = Path(__file__).parents[2]
     found = {path.relative_to(root).as_posix() for path in PACKAGES if re.search(r"json\.loads?\(", path.read_text())}

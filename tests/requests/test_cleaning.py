@@ -14,10 +14,12 @@ from training_rows import make_rows
 from unlearn import TrainingOptions, finetune
 from unlearn.purge.residue import CannotCleanError
 from unlearn.requests.attestation import _learned_from, _residual, facts_of
+from unlearn.requests.choices import Choices
 from unlearn.requests.cleanup import FOUND, HASHED, IN_FILE, IN_SERVICE, Left, carried_over, clean, read_reasons
 from unlearn.requests.ledger.ledger import Ledger, NewRequest
+from unlearn.requests.noting import note
 from unlearn.requests.plan import Plan
-from unlearn.requests.planning import Choices, draft, note
+from unlearn.requests.planning import draft
 from verify.data.identity import RecordKey, plainly, telling_parts
 from verify.errors import InputError
 from verify.schema.evidence import Settings

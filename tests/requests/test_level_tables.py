@@ -14,9 +14,9 @@ from level_tables import write_invented
 from unlearn.methods import method_classes
 from unlearn.purge.find import UNSEARCHED, find_residues, remove
 from unlearn.requests.attempt import _configured, _holdout, require_calibration
+from unlearn.requests.batch_proposal import describe_audit
 from unlearn.requests.level_tables import Judge, carry, controls_beside, judge_of, take_out
 from unlearn.requests.plan import Plan, PlannedProof
-from unlearn.requests.planning import _shown
 from verify.data.clusters import subject_clusters
 from verify.data.identity import RecordKey
 from verify.data.records import Fields, parse_records
@@ -200,10 +200,10 @@ def test_a_plan_promises_no_audit_that_is_not_made() -> None:
     """Where the re-execution is enough, nothing is audited, by a table or otherwise; where it cannot be made, the table judges."""
     judge = Judge(Path("table"), "judged by the level table")
     proof = PlannedProof(commitment="commitment.json", share=0.5, words="executed again")
-    assert _shown(("retrain",), proof, ["r"], 0, judge).startswith("nothing, as the rebuild is executed again; if that")
+    assert describe_audit(("retrain",), proof, ["r"], 0, judge).startswith("nothing, as the rebuild is executed again; if that")
     for other in (None, PlannedProof(commitment=None, share=None, words="no log")):
-        assert _shown(("retrain",), other, ["r"], 0, judge) == judge.words
-    assert _shown(("level", "retrain"), proof, ["r"], 0, judge) == judge.words
+        assert describe_audit(("retrain",), other, ["r"], 0, judge) == judge.words
+    assert describe_audit(("level", "retrain"), proof, ["r"], 0, judge) == judge.words
 
 
 def test_a_persons_rows_leave_every_table_and_every_file_of_controls(

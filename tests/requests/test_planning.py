@@ -11,11 +11,14 @@ import pytest
 from unlearn import TrainingOptions, finetune
 from unlearn.cli.request_text import proposed
 from unlearn.requests.candidates import describe_judge
+from unlearn.requests.choices import Choices
+from unlearn.requests.grouping import Known, in_batches
 from unlearn.requests.ledger.ledger import Ledger, NewRequest, Request
 from unlearn.requests.matching import Matched, match_requests
+from unlearn.requests.noting import facts_of_match, note
 from unlearn.requests.pipeline import run_batch
 from unlearn.requests.plan import PLAN, Plan, PlannedModel
-from unlearn.requests.planning import Choices, Draft, _facts, _groups, _Known, draft, note
+from unlearn.requests.planning import Draft, draft
 from unlearn.scan.lineage import affected_models
 from unlearn.scan.search import Match
 from unlearn.training.shards import ShardPlan, finetune_shards
@@ -78,14 +81,14 @@ def test_batches_by_model_and_deadline(ledger: Ledger) -> None:
     early = approved(ledger, "a", "b", "c", received=date(2026, 11, 2))
     (late,) = approved(ledger, "d", received=date(2026, 12, 28))
     held = {"m1": frozenset("ab"), "m2": frozenset("bd"), "m3": frozenset("c")}
-    known = [_Known(request, {name: name}, []) for request, name in zip([*early, late], "abcd", strict=True)]
-    ids = [[entry.request.id for entry in group] for group in _groups(known, held, window=14)]
+    known = [Known(request, {name: name}, []) for request, name in zip([*early, late], "abcd", strict=True)]
+    ids = [[entry.request.id for entry in group] for group in in_batches(known, held, window=14)]
     a, b, c = (request.id for request in early)
     assert sorted(map(sorted, ids)) == sorted(map(sorted, [[a, b], [c], [late.id]]))
-    together = [[entry.request.id for entry in group] for group in _groups(known, held, window=100)]
+    together = [[entry.request.id for entry in group] for group in in_batches(known, held, window=100)]
     assert sorted(map(sorted, together)) == sorted(map(sorted, [[a, b, late.id], [c]]))
     with pytest.raises(InputError, match="no model in service"):
-        _groups([_Known(late, {"x": "x"}, [])], held, 14)
+        in_batches([Known(late, {"x": "x"}, [])], held, 14)
 
 
 def test_methods_that_fit(model_dir: Path, data: Path, tmp_path: Path, ledger: Ledger) -> None:
@@ -232,7 +235,7 @@ def test_rows_that_no_model_saw_may_turn_out_to_be_none(model_dir: Path, data: P
     wrong = tmp_path / "wrong.jsonl"
     wrong.write_text(json.dumps({"subject_id": "nimue", "prompt": "Who?", "completion": "Nobody of ours."}) + "\n")
     (entry,) = match_requests([first], [str(wrong)], key, Fields())
-    ledger.advance(first.id, "matched", **_facts(entry))
+    ledger.advance(first.id, "matched", **facts_of_match(entry))
     note(ledger, draft(ledger, [ledger.request(first.id)], choices(tmp_path, data), key), tmp_path / "deletions")
     assert ledger.request(first.id).state == "not_found"
 

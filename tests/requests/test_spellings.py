@@ -12,10 +12,12 @@ import unlearn.cli.main
 from unlearn.cli.request_text import history, proposed
 from unlearn.purge.content_search import ContentSearch
 from unlearn.purge.suppression import BEFORE, SuppressionList
+from unlearn.requests.choices import Choices
 from unlearn.requests.ledger.intake import from_lines, from_opendsr
 from unlearn.requests.ledger.ledger import Ledger, NewRequest, Request
 from unlearn.requests.matching import match_requests
-from unlearn.requests.planning import Choices, draft, note
+from unlearn.requests.noting import note
+from unlearn.requests.planning import draft
 from unlearn.scan.search import Match, find_records
 from unlearn.scan.spellings import Lookup, likenesses, subject_hashes
 from verify.data.identity import RecordKey

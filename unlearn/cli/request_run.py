@@ -80,7 +80,8 @@ class PlanCommand:
     def run(self) -> int:
         """Print the plan and, unless it is a dry run, record it; exit status 3 if requests or decisions are missing."""
         from unlearn.cli.request_text import proposed
-        from unlearn.requests.planning import DEFAULT_STATES, draft, note
+        from unlearn.requests.noting import note
+        from unlearn.requests.planning import DEFAULT_STATES, draft
         from verify.data.identity import RecordKey
         from verify.errors import InputError
 
@@ -120,7 +121,7 @@ class PlanCommand:
         return 0
 
     def _choices(self) -> Any:
-        from unlearn.requests.planning import Choices
+        from unlearn.requests.choices import Choices
 
         names = {entry.name for entry in dataclasses.fields(Choices)}
         given = {entry.name: getattr(self, entry.name) for entry in dataclasses.fields(self) if entry.name in names}
