@@ -16,7 +16,7 @@ from pathlib import Path
 
 from deletion_world import ASKING, MARGIN, rows
 
-from unlearn.requests import attempt
+from unlearn.requests import attempt, auditing
 from unlearn.requests.attestation import CERTIFICATE
 from unlearn.requests.choices import Choices
 from unlearn.requests.cleanup import Left
@@ -146,8 +146,8 @@ def _counting(world: Path) -> None:
 
         return run
 
-    for name in ("forget", "audit"):
-        setattr(attempt, name, counted(name, getattr(attempt, name)))
+    for place, name in ((attempt, "forget"), (auditing, "audit")):
+        setattr(place, name, counted(name, getattr(place, name)))
 
 
 @dataclass(frozen=True)

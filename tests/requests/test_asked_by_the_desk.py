@@ -8,10 +8,11 @@ import pytest
 from plans import MODEL, planned
 from training_rows import make_rows
 
-from unlearn.requests import attempt
-from unlearn.requests.attempt import REGISTRATION, audit_attempt, register_audit
+from unlearn.requests import auditing
+from unlearn.requests.auditing import audit_attempt
 from unlearn.requests.batch_folder import audit_folder, model_folder
 from unlearn.requests.plan import Plan
+from unlearn.requests.registering import REGISTRATION, register_audit
 from unlearn.requests.training_sets import TrainingSets
 from verify.auditing.registration import Registration
 from verify.data.records import Fields, parse_records
@@ -40,7 +41,7 @@ def test_the_plans_templates_are_committed_to_and_asked(tmp_path: Path, monkeypa
         given.append(named)
         raise InputError("no model is here")
 
-    monkeypatch.setattr(attempt, "audit", audited)
+    monkeypatch.setattr(auditing, "audit", audited)
     with pytest.raises(InputError, match="no model"):
         audit_attempt(folder, plan, MODEL, 0, sets(4), [])
     assert given[0]["rewordings"] == plan.rewordings

@@ -13,7 +13,8 @@ from level_tables import write_invented
 
 from unlearn.methods import method_classes
 from unlearn.purge.find import UNSEARCHED, find_residues, remove
-from unlearn.requests.attempt import _configured, _holdout, require_calibration
+from unlearn.requests.attempt import _configured, require_calibration
+from unlearn.requests.audit_inputs import holdout_of
 from unlearn.requests.batch_proposal import describe_audit
 from unlearn.requests.level_tables import Judge, carry, controls_beside, judge_of, take_out
 from unlearn.requests.plan import Plan, PlannedProof
@@ -149,7 +150,7 @@ def test_level_reads_the_table_only_while_controls_of_the_method_are_left(
     plan: Any = SimpleNamespace(holdout=str(tmp_path / "held.jsonl"), columns=Fields())
     model: Any = SimpleNamespace(level_table=str(tmp_path / FOLDER), base="base")
     assert _configured(method_classes()["level"], plan, model, "level").sources == sources
-    assert len(_holdout(plan, model)[0] or ()) == (left if left > 1 else 0), "one control calibrates nothing"
+    assert len(holdout_of(plan, model)[0] or ()) == (left if left > 1 else 0), "one control calibrates nothing"
 
 
 def test_too_few_tokens_to_calibrate_on_are_refused_at_the_plan(

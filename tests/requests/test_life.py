@@ -16,14 +16,15 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from unlearn.requests import close, pipeline
+from unlearn.requests import close, judging, pipeline
 from unlearn.requests.audit_numbers import left_by, noting_scores, opened_by
 from unlearn.requests.batch_folder import CACHE, attempt_folder
 from unlearn.requests.batch_state import PLANNABLE
 from unlearn.requests.cleanup import Left
 from unlearn.requests.close import Cleaning, close_request, purge_batch
+from unlearn.requests.judging import Finding
 from unlearn.requests.ledger.ledger import Ledger, NewRequest, Request
-from unlearn.requests.pipeline import Finding, run_batch
+from unlearn.requests.pipeline import run_batch
 from unlearn.requests.plan import Plan, PlannedModel
 from unlearn.requests.training_sets import TrainingSets
 from verify import InputError, RunError
@@ -66,11 +67,11 @@ class LifeOfDeletions(RuleBasedStateMachine):
             (pipeline, "register_audit", self.register_audit),
             (pipeline, "run_attempt", self.run_attempt),
             (pipeline, "controls_to_use", lambda *_: None),  # of the registration, which is simulated, too
-            (run, "_records", lambda *_: TrainingSets([], [])),
-            (run, "_audit", lambda *_: Finding(self.verdict, "simulated", "more references")),
+            (run, "records", lambda *_: TrainingSets([], [])),
+            (judging, "audit", lambda *_: Finding(self.verdict, "simulated", "more references")),
             (
-                run,
-                "_deployed",
+                pipeline,
+                "deployed",
                 lambda _, model: {"name": model.name, "before": model.weights, "after": "c" * 64, "verdict": self.verdict},
             ),
             (close, "suppress", lambda *_: 0),
@@ -328,7 +329,7 @@ def test_a_stuck_batch_is_left(stuck: str) -> None:
     The statistics of single records that the batch that was left had kept go with the cleaning."""
     life = LifeOfDeletions()
     life.open()
-    place = (pipeline, "run_attempt") if stuck == "unlearning" else (pipeline._Run, "_audit")
+    place = (pipeline, "run_attempt") if stuck == "unlearning" else (judging, "audit")
     try:
         life.add(2)
         life.approve_and_plan([0, 1], ("retrain",))
@@ -388,7 +389,7 @@ def test_the_ledger_counts_the_audits_of_which_a_score_was_read(scored: bool) ->
 
     def audited(run: pipeline._Run, model: PlannedModel, error: Exception | None = None) -> Finding:
         if scored:
-            noting_scores(run._audit_folder(model), lambda _: None)("scoring original", 0.1)
+            noting_scores(run.audit_folder(model), lambda _: None)("scoring original", 0.1)
         if error is not None:
             raise error
         return Finding("NOT_FORGOTTEN", "simulated", None)
@@ -397,7 +398,7 @@ def test_the_ledger_counts_the_audits_of_which_a_score_was_read(scored: bool) ->
         life.add(2)
         with (
             mock.patch.object(pipeline, "controls_to_use", return_value="c" * 64),
-            mock.patch.object(pipeline._Run, "_audit", audited),
+            mock.patch.object(judging, "audit", audited),
         ):
             life.approve_and_plan([0], ("npo", "retrain"))
             life.run(0, "NOT_FORGOTTEN", 0, more=False)
@@ -406,7 +407,7 @@ def test_the_ledger_counts_the_audits_of_which_a_score_was_read(scored: bool) ->
         assert len(first.counted) == (4 if scored else 0)
         with (
             mock.patch.object(pipeline, "controls_to_use", return_value="d" * 64),
-            mock.patch.object(pipeline._Run, "_audit", lambda run, model: audited(run, model, stopped)),
+            mock.patch.object(judging, "audit", lambda run, model: audited(run, model, stopped)),
         ):
             life.approve_and_plan([1], ("retrain",))
             life.run(1, "NOT_FORGOTTEN", 0, more=False)

@@ -12,12 +12,10 @@ from bad_requests import good_request
 from deletion_world import ASKING, MARGIN, PEOPLE, rows
 from report_reading import Page
 
-import unlearn.cli.main
-import unlearn.requests.attempt
 import verify.cli.main
 from unlearn.cli.ledger import default_ledger
 from unlearn.purge.suppression import SuppressionList
-from unlearn.requests import pipeline
+from unlearn.requests import acceptance, attempt, auditing, judging, pipeline, registering
 from unlearn.requests.attempt import exact_by
 from unlearn.requests.http.tokens import Tokens, new_token
 from unlearn.requests.ledger.ledger import Ledger
@@ -289,22 +287,22 @@ def test_one_record(world: Path, shell: Shell, tmp_path: Path, monkeypatch: pyte
     assert [[one.kind for one in check.accepted] for check in evidence.references_checked or ()] == [["retain"]]
     broken = tuple(gate.model_copy(update={"passed": False}) if gate.name == "utility" else gate for gate in evidence.gates)
     with monkeypatch.context() as patch:
-        patch.setattr(pipeline, "audit_attempt", lambda *_: evidence.model_copy(update={"gates": broken}))
+        patch.setattr(judging, "audit_attempt", lambda *_: evidence.model_copy(update={"gates": broken}))
         status, said = shell("run", name, "--accept-exact-rebuild")
         assert (status, "cannot be accepted" in said) == (2, True)
         shared = evidence.model_copy(update={"gates": (*evidence.gates, all_of_alpha_gate("NOT_FORGOTTEN"))})
-        patch.setattr(pipeline, "audit_attempt", lambda *_: shared)
+        patch.setattr(judging, "audit_attempt", lambda *_: shared)
         assert "Judged at all of alpha" in shell("run", name, "--accept-exact-rebuild")[1]
-        patch.setattr(pipeline, "audit_attempt", lambda *_: evidence.model_copy(update={"verdict": "NOT_FORGOTTEN"}))
+        patch.setattr(judging, "audit_attempt", lambda *_: evidence.model_copy(update={"verdict": "NOT_FORGOTTEN"}))
         assert "NOT_FORGOTTEN" in shell("run", name, "--accept-exact-rebuild")[1]
         accusing = evidence.model_copy(update={"accused": (RecordFinding.model_construct(direction="remembered"),)})
-        patch.setattr(pipeline, "audit_attempt", lambda *_: accusing)
+        patch.setattr(judging, "audit_attempt", lambda *_: accusing)
         assert "1 of its records" in shell("run", name, "--accept-exact-rebuild")[1]
-        patch.setattr(pipeline, "audit_attempt", lambda *_: evidence)
-        patch.setattr(pipeline, "exact_by", lambda _: None)
+        patch.setattr(judging, "audit_attempt", lambda *_: evidence)
+        patch.setattr(acceptance, "exact_by", lambda _: None)
         assert "made by retrain" in shell("run", name, "--accept-exact-rebuild")[1]
     with monkeypatch.context() as patch:
-        real = pipeline._Run._request
+        real = pipeline._Run.request
 
         def with_an_earlier_accusation(run: Any) -> Any:
             request = real(run)
@@ -312,7 +310,7 @@ def test_one_record(world: Path, shell: Shell, tmp_path: Path, monkeypatch: pyte
             earlier = {"batch": "B-earlier", "final": True, "models": [said]}
             return replace(request, steps=(replace(request.steps[0], state="failed", details=earlier), *request.steps))
 
-        patch.setattr(pipeline._Run, "_request", with_an_earlier_accusation)
+        patch.setattr(pipeline._Run, "request", with_an_earlier_accusation)
         assert "earlier plan said NOT_FORGOTTEN" in shell("run", name, "--accept-exact-rebuild")[1]
     other = ["--references", *references(2)]
     assert shell("run", name, *other)[0] == 11
@@ -323,7 +321,7 @@ def test_one_record(world: Path, shell: Shell, tmp_path: Path, monkeypatch: pyte
     # The later audit must not be passed over by an older one.
     assert "used other references" in shell("run", name, "--accept-exact-rebuild")[1]
     with monkeypatch.context() as patch:
-        patch.setattr(pipeline._Run, "_deployed", killed)
+        patch.setattr(pipeline, "deployed", killed)
         with pytest.raises(Killed):
             shell("run", name, *other, "--accept-exact-rebuild")
     # Cut off after the decision and before the model went into service: the same request goes on by that decision.
@@ -363,8 +361,8 @@ def test_a_kill_between_any_two_steps(world: Path, shell: Shell, monkeypatch: py
     is made twice, and the events are those of an undisturbed run."""
     name = planned(shell)
     made: list[str] = []
-    for stage in ("register", "forget", "audit"):
-        monkeypatch.setattr(unlearn.requests.attempt, stage, noted(made, stage, getattr(unlearn.requests.attempt, stage)))
+    for place, stage in ((registering, "register"), (attempt, "forget"), (auditing, "audit")):
+        monkeypatch.setattr(place, stage, noted(made, stage, getattr(place, stage)))
     real_advance, crashes = Ledger.advance_all, {"left": 0}
 
     def advance(self: Ledger, *given: Any, **details: Any) -> Any:

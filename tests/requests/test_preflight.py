@@ -14,13 +14,13 @@ from plans import MODEL, planned
 
 from unlearn import TrainingOptions, finetune
 from unlearn.requests import audit_power
-from unlearn.requests.attempt import require_registrable
 from unlearn.requests.audit_numbers import NextAudits, noting_scores, require_planned_levels, was_scored
 from unlearn.requests.choices import Choices
 from unlearn.requests.ledger.ledger import Ledger, NewRequest
 from unlearn.requests.noting import note
 from unlearn.requests.planning import Draft, draft
 from unlearn.requests.preflight import _require_base, _require_methods
+from unlearn.requests.registering import require_registrable
 from unlearn.requests.training_sets import TrainingSets
 from verify.auditing import measured_power
 from verify.certificate.opened_audits import opening

@@ -11,12 +11,12 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, cast
 
-from unlearn.requests.attempt import REGISTRATION
 from unlearn.requests.batch_folder import model_folder
 from unlearn.requests.ledger.ledger import Ledger
 from unlearn.requests.ledger.recipients import recipients_of, states_nobody
 from unlearn.requests.ledger.request import Request, Step
 from unlearn.requests.plan import Plan, PlannedModel
+from unlearn.requests.registering import REGISTRATION
 from unlearn.requests.robustness_check import stored_for
 from verify.auditing.registration import Registration
 from verify.certificate.signing import Statement, load_signer, sign

@@ -1,7 +1,8 @@
 """What the audit of a planned deletion will be able to show: how often it would certify an honest one, by what will judge it."""
 
 from unlearn.methods import method_classes
-from unlearn.requests.attempt import audit_arguments, reads_level_table
+from unlearn.requests.attempt import reads_level_table
+from unlearn.requests.audit_inputs import audit_arguments
 from unlearn.requests.candidates import ONE_RECORD, SMALLEST_SET
 from unlearn.requests.plan import Plan, PlannedModel
 from unlearn.requests.training_sets import TrainingSets

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from unlearn.requests.attestation import CERTIFICATE, RECORD, certify, deletion_record, proof_of
+from unlearn.requests.batch import Notify
 from unlearn.requests.batch_folder import CACHE
 from unlearn.requests.batch_state import batch_of
 from unlearn.requests.cleanup import Left, carried_over, clean, reasons_of, suppress
@@ -20,7 +21,6 @@ from unlearn.requests.ledger.request import Request
 from unlearn.requests.ledger.states import NEXT, REFUSALS
 from unlearn.requests.letters import require_templates, write_letters, write_report
 from unlearn.requests.level_tables import carry, take_out
-from unlearn.requests.pipeline import Notify
 from unlearn.requests.plan import Plan
 from unlearn.requests.robustness_check import match_to_models, store
 from verify.certificate.statements import load_signer

@@ -16,9 +16,7 @@ from unlearn.requests.audit_numbers import NextAudits
 from unlearn.requests.audit_power import can_be_measured, describe_power
 from unlearn.requests.batch_proposal import propose
 from unlearn.requests.batch_state import PLANNABLE, replaced_weights
-from unlearn.requests.candidates import (
-    require_methods,
-)
+from unlearn.requests.candidates import require_methods
 from unlearn.requests.choices import Choices
 from unlearn.requests.grouping import Known, in_batches, known_from_ledger
 from unlearn.requests.ledger.ledger import Ledger

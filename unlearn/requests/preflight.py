@@ -11,19 +11,15 @@ from pathlib import Path
 from unlearn.methods import method_classes
 from unlearn.methods.auto import exact_method
 from unlearn.methods.requirements import require_inputs, require_quantizable, require_repeatable, require_suited
-from unlearn.requests.attempt import (
-    accepted,
-    load_base,
-    require_calibration,
-    require_fitting_references,
-    require_registrable,
-)
+from unlearn.requests.attempt import load_base, require_calibration
+from unlearn.requests.audit_inputs import accepted_differences
 from unlearn.requests.audit_numbers import require_planned_levels
 from unlearn.requests.audit_power import can_be_measured
 from unlearn.requests.batch_state import require_not_replaced
 from unlearn.requests.candidates import SMALLEST_SET, clean_checkpoint
 from unlearn.requests.ledger.ledger import Ledger
 from unlearn.requests.plan import Plan, PlannedModel
+from unlearn.requests.registering import require_fitting_references, require_registrable
 from unlearn.requests.training_sets import TrainingSets, removed_before, training_sets
 from unlearn.training.log import LOG_NAME, TrainingLog
 from verify.auditing.accounts import controls_digest
@@ -165,7 +161,7 @@ def _require_auditable(plan: Plan, model: PlannedModel, audited: Mapping[SetRole
     """
     agreed_reading(plan.columns, plan.settings, (model.folder, *plan.references))
     if "holdout" in audited:
-        check_holdout(model.folder, audited["holdout"], key, USED_HOLDOUT in accepted(plan))
+        check_holdout(model.folder, audited["holdout"], key, USED_HOLDOUT in accepted_differences(plan))
     if plan.settings.shard_siblings:
         require_siblings(model.folder, with_controls="holdout" in audited)
     if plan.settings.twins and not can_be_measured(plan, model):  # measuring the power checks it, too
