@@ -153,6 +153,47 @@ def test_two_in_a_row(desk: Path, shell: Shell, capsys: pytest.CaptureFixture[st
     assert not [path for path in kept if any(text in path.read_bytes() for text in texts)]
 
 
+def test_two_people_at_once(desk: Path, shell: Shell, capsys: pytest.CaptureFixture[str]) -> None:
+    """Each letter of a batch is about its own person: who has a row left in a second file, and whose log was removed, is told so,
+    and the other is not; the certificate holds."""
+    (desk / "old.jsonl").write_text(json.dumps(row("ada")) + "\n")
+    (desk / "sharded" / "run.log").write_text(row("ben")["completion"] + "\n")
+    first = shell("add", stdin="ada@example.com\n")[1].strip()
+    assert shell("approve", first)[0] == 0
+    second = shell("add", stdin="ben@example.com\n")[1].strip()
+    assert shell("approve", second)[0] == 0
+    data = ["--data", "people.jsonl", "old.jsonl", "--models", "sharded", "--commitments", "sharded.json"]
+    assert shell("plan", *data)[0] == 0
+    status, said = shell("run", first, "--remove")
+    assert status == 0, said
+    left = [
+        line
+        for line in (desk / "people.jsonl").read_text().splitlines()
+        if not {"ada-1", "ben-1"} & {json.loads(line)["example_id"]}
+    ]
+    (desk / "people.jsonl").write_text("".join(line + "\n" for line in left))
+    (desk / "reasons.json").write_text(json.dumps({"old.jsonl": "ordered to be kept by a court"}))
+    words = ["--retired", "sharded/m", "--remove", "--no-pdf", "--reasons", "reasons.json"]
+    status, said = shell("close", first, *words, "--operator-key", "../operator", "--auditor-key", "../auditor")
+    assert status == 0, said
+    batch = batch_of(first)
+    record = DeletionRecord.load(batch / "deletion.json")
+    facts = {request.id: request for request in record.requests}
+    assert (facts[first].records, facts[second].records) == (2, 1)
+    assert (facts[first].removed, facts[second].removed) == ({"model": 1}, {"log": 1, "model": 1})
+    assert [set(model.requests or ()) for model in record.models] == [{first, second}]
+    assert [copy.requests for copy in record.residual] == [(first,)]
+    mine, theirs = (" ".join((batch / "letters" / f"{name}.txt").read_text().split()) for name in (first, second))
+    assert "The deletion there is not complete yet" in mine
+    assert "Files with training data: ordered to be kept by a court." in mine
+    assert "data about you: one record. We deleted these data there." in theirs
+    assert "could not delete".upper() not in theirs
+    assert ("log files (1)" in mine, "log files (1)" in theirs) == (False, True)
+    assert "together with another one" in mine
+    status, said = checked(batch, "rung-0-sisa", capsys)
+    assert (status, "FAILS" in said) == (0, False), said
+
+
 def flip(path: Path) -> None:
     """Flip one bit of an adapter."""
     tensors = load_file(path)
