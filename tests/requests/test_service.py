@@ -29,7 +29,7 @@ from fastapi.testclient import TestClient
 import unlearn.cli.main
 from unlearn.requests.http import status_page
 from unlearn.requests.http.guard import RateLimit
-from unlearn.requests.http.heads import LARGEST_HEAD, HeadCheck
+from unlearn.requests.http.heads import LARGEST_HEAD, MOST_LINES, HeadCheck
 from unlearn.requests.http.openapi import RESOURCE
 from unlearn.requests.http.service import RESOURCES, PromptProtocol, Service, make_app
 from unlearn.requests.http.tokens import Tokens, new_token
@@ -464,6 +464,54 @@ def test_connections_that_say_nothing_are_closed(world: World, begun: bytes, mon
 
 
 @pytest.mark.parametrize("world", ["sqlite"], indirect=True)
+def test_without_a_token_no_body_is_waited_for(world: World) -> None:
+    """As many callers without a token as there may be connections begin a body at a public address and never end it: each is
+    refused at once, whatever way its length is told, and others are served."""
+    begun = [HEAD + b"Content-Length: 10\r\n\r\n1", HEAD + b"Transfer-Encoding: chunked\r\n\r\na\r\n1"]
+    with Server(world.client.app) as server, ExitStack() as stack:
+        for number in range(25):
+            connection = stack.enter_context(socket.create_connection(("127.0.0.1", server.port), timeout=5))
+            connection.sendall(begun[number % 2])
+            assert connection.recv(1 << 16).startswith(b"HTTP/1.1 413")
+        assert server.send(HEAD + b"Content-Length: 0\r\nConnection: close\r\n\r\n").startswith(b"HTTP/1.1 200")
+
+
+@pytest.mark.parametrize("world", ["sqlite"], indirect=True)
+def test_countless_chunks_are_not_read(world: World) -> None:
+    """A body in chunks of one byte is cut off, as each costs as much as one of a thousand; in a thousand chunks it is read."""
+    content = json.dumps(good_request()).encode()
+    head = POST + f"Authorization: Bearer {world.tokens['shop']}\r\nTransfer-Encoding: chunked\r\n\r\n".encode()
+    with Server(world.client.app) as server:
+        answer = server.send(head + b"1\r\n \r\n" * 1000 + f"{len(content):x}\r\n".encode() + content + b"\r\n0\r\n\r\n")
+        assert answer.startswith(b"HTTP/1.1 201")
+        assert server.send(head + b"1\r\n \r\n" * (1 << 18)) == b""
+        assert server.send(HEAD + b"Connection: close\r\n\r\n").startswith(b"HTTP/1.1 200")
+    check, plain = HeadCheck(), HeadCheck()
+    assert check.admits(head + b"\n" * MOST_LINES)
+    assert not check.admits(b"\n")
+    assert plain.admits(HEAD + b"Content-Length: 20000\r\n\r\n" + b"\n" * 20000 + SECOND), "lines of other bodies cost nothing"
+
+
+@pytest.mark.parametrize("world", ["sqlite"], indirect=True)
+def test_other_protocols_are_not_spoken(world: World, caplog: pytest.LogCaptureFixture) -> None:
+    """Whoever asks for one, as some programs do each time, is answered in HTTP/1.1; nothing is logged for it."""
+    with Server(world.client.app) as server:
+        for protocol in (b"h2c", b"websocket", b"x"):
+            answer = server.send(HEAD + b"Connection: close, upgrade\r\nUpgrade: " + protocol + b"\r\n\r\n")
+            assert answer.startswith(b"HTTP/1.1 200"), protocol
+    assert "pgrade" not in caplog.text
+
+
+@pytest.mark.parametrize("world", ["sqlite"], indirect=True)
+def test_json_is_utf8(world: World) -> None:
+    """As its standard says: other encodings are no JSON; a byte order mark is passed over."""
+    headers = {**world.headers(), "Content-Type": "application/json"}
+    for encoding, status in (("utf-16", 400), ("utf-16-le", 400), ("utf-32", 400), ("utf-8-sig", 201), ("utf-8", 201)):
+        content = json.dumps(good_request()).encode(encoding)
+        assert world.client.post(REQUESTS, content=content, headers=headers).status_code == status, encoding
+
+
+@pytest.mark.parametrize("world", ["sqlite"], indirect=True)
 def test_a_slow_answer_is_no_silence(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """The clock is that of the head alone: what takes longer here, or is asked one after the other, is answered."""
     monkeypatch.setattr("unlearn.requests.http.service.HEAD_SECONDS", 0.3)
@@ -561,8 +609,9 @@ def test_the_database_lets_go_of_its_connections(world: World) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("world", ["sqlite"], indirect=True)
 def test_three_thousand_bad_requests(world: World, caplog: pytest.LogCaptureFixture) -> None:
-    """The same, three times as many and otherwise drawn."""
+    """The same, three times as many and otherwise drawn; none reaches a database."""
     with caplog.at_level(logging.INFO):
         counts, every, _ = bombard(world, 3_000)
     assert {status for _, status in counts} - {0} <= set(range(400, 500)), counts

@@ -1,8 +1,8 @@
 """Guard of the HTTP service: authentication, rate and size limits, response headers, access log.
 
 Before the application runs, it checks the caller's token, the rate limit and the size of the body, in this order; a body is never
-read beyond its limit. Afterwards every response gets security headers and one line in the access log. Neither a response nor a log
-line repeats anything that was sent: no path, query or body, and addresses only as keyed hashes.
+read beyond its limit, and none without a token. Afterwards every response gets security headers and one line in the access log.
+Neither a response nor a log line repeats anything that was sent: no path, query or body, and addresses only as keyed hashes.
 """
 
 import asyncio
@@ -100,6 +100,8 @@ class Guard:
         scope["caller"] = None
         try:
             scope["caller"] = self._admit(scope)
+            if scope["caller"] is None and _has_body(scope):
+                raise RefusedError(413, "a body is read only from a caller with a token.")
             body = await asyncio.wait_for(_read(scope, receive), BODY_SECONDS)
             await self.app(scope, _replay(body), answer)
         except RefusedError as refused:
@@ -185,6 +187,12 @@ def _token(scope: Scope) -> str:
         except (binascii.Error, ValueError):
             return ""
     return ""
+
+
+def _has_body(scope: Scope) -> bool:
+    return any(
+        name == b"transfer-encoding" or (name == b"content-length" and value.strip(b"0")) for name, value in scope["headers"]
+    )
 
 
 async def _read(scope: Scope, receive: Receive) -> bytes:

@@ -11,12 +11,17 @@ LARGEST_HEAD = 16 << 10
 LONGEST_LENGTH = 18
 """Largest number of digits of a Content-Length."""
 
+MOST_LINES = 10_000
+"""Largest number of line ends in a chunked body: each chunk has two, and takes the parser as long if it holds one byte as if it
+holds a thousand."""
+
 
 class HeadCheck:
     """State of one connection: how much of a head or a body has been read.
 
     Attributes:
-        final: no further request may follow on this connection, as the end of a chunked body is for the parser to find.
+        final: no further request may follow on this connection, as the end of a chunked body is for the parser to find; only its
+            lines are counted here.
     """
 
     def __init__(self) -> None:
@@ -27,7 +32,7 @@ class HeadCheck:
         self._chunked = False
 
     def admits(self, data: bytes) -> bool:
-        """Read further bytes of the connection; return whether every head in them is unambiguous so far."""
+        """Read further bytes; return whether every head in them is unambiguous so far, and no body is cut into countless chunks."""
         place = 0
         while place < len(data) and not self.final:
             if self._body:
@@ -41,7 +46,8 @@ class HeadCheck:
                 return False
             if self._line.endswith(b"\n") and not self._take():
                 return False
-        return True
+        self._lines += data.count(b"\n", place)  # of a chunked body: elsewhere nothing is left
+        return not self.final or self._lines <= MOST_LINES
 
     def _take(self) -> bool:
         """Take the line that was read; return whether it is unambiguous."""

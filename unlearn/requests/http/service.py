@@ -246,7 +246,10 @@ class PromptProtocol(H11Protocol):
     def data_received(self, data: bytes) -> None:
         """Start the timeout of the next request head, as any byte ends uvicorn's own keep-alive timeout."""
         if not self._heads.admits(data):
-            self._refuse()
+            if self._heads.final:  # its body, which nobody need wait for, is cut into countless chunks
+                self.transport.abort()
+            else:
+                self._refuse()
             return
         super().data_received(data)
         if self.conn.their_state is not h11.IDLE:
@@ -258,6 +261,10 @@ class PromptProtocol(H11Protocol):
         """Cancel the timeout."""
         self._stop()
         super().connection_lost(exc)
+
+    def _should_upgrade(self) -> bool:
+        """Speak HTTP/1.1 alone, as RFC 9110 allows: another protocol would pass the limits by, and uvicorn logs each attempt."""
+        return False
 
     def _refuse(self) -> None:
         """Answer 400 and close; where an earlier request is still being answered, close after that."""

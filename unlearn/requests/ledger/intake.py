@@ -124,7 +124,7 @@ def from_opendsr(
     if len(body) > LARGEST_BODY:
         raise InputError(f"the request has {len(body)} bytes; at most {LARGEST_BODY} are accepted.")
     try:
-        content = parse_json(body)
+        content = parse_json(body.decode("utf-8-sig") if isinstance(body, bytes) else body)  # UTF-8 alone (RFC 8259, 8.1)
     except NotStrictError as error:
         raise InputError(f"the request is ambiguous JSON: {error.reason}. Send each name once.") from None
     except (ValueError, RecursionError):
