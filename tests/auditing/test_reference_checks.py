@@ -17,7 +17,7 @@ from verify.errors import InputError
 from verify.io.files import MANIFEST, read_json, write_json
 from verify.models.loading import load_model
 from verify.provenance.training_log import LOG_NAME
-from verify.schema.parts import ReferenceCheck
+from verify.schema.inputs import ReferenceCheck
 
 Rows = list[dict[str, str]]
 

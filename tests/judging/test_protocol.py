@@ -10,8 +10,9 @@ from score_tables import simulated_table
 from verify.judging.gates import blind_baseline_gate, controls_gate, references_gate, resolvable_rates
 from verify.judging.protocol import Aside, judge
 from verify.judging.verdict_text import seen_by_attacks
+from verify.schema.attack_results import AttackResult
 from verify.schema.evidence import Settings
-from verify.schema.parts import AttackResult, Value
+from verify.schema.parts import Value
 from verify.scores.table import ScoreBlock, ScoreTable
 
 SETTINGS = Settings(planted_draws=40)

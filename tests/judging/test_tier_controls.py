@@ -5,8 +5,8 @@ import pytest
 from score_tables import simulated_table
 
 from verify.judging.tier_controls import judge_controls
+from verify.schema.claims import Twins
 from verify.schema.evidence import Settings
-from verify.schema.parts import Twins
 
 SETTINGS = Settings(twins=True)
 

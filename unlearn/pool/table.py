@@ -26,8 +26,8 @@ from verify.io.progress import phase
 from verify.provenance.level_rows import LevelRows, merkle_root
 from verify.provenance.level_table import DESIGN, FOLDER, HEADER, KIND, LevelTable, finish_table, sign_table, write_table
 from verify.provenance.pool_design import SHARES, assignment_digest, data_digest, left_out_models, require_design, trained_models
+from verify.schema.attack_results import ChannelNotRun
 from verify.schema.level_table import LARGEST_SEED, LevelTableHeader, PoolDesign, PoolModel
-from verify.schema.parts import ChannelNotRun
 
 
 @checked

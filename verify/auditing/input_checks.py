@@ -13,7 +13,8 @@ from verify.data.records import Record
 from verify.errors import InputError
 from verify.models.loading import load_tokenizer
 from verify.provenance.holdout import check_holdout
-from verify.schema.parts import AcceptedDifference, AuditedModel, HoldoutCheck, ReferenceCheck, SetRole
+from verify.schema.inputs import AcceptedDifference, AuditedModel, HoldoutCheck, ReferenceCheck
+from verify.schema.parts import SetRole
 from verify.scores.configurations import require_same_configuration, stored_entries
 
 USED_HOLDOUT = "used_holdout"

@@ -9,9 +9,9 @@ from verify.auditing.audited_models import Models
 from verify.auditing.looks import read_looks
 from verify.data.canaries import Canaries, find_canaries
 from verify.errors import InputError
+from verify.schema.claims import CoinBatch
 from verify.schema.evidence import Evidence, Settings
 from verify.schema.judged_by import ControlsAccount
-from verify.schema.parts import CoinBatch
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from typing import Any
 from verify.errors import InputError
 from verify.io.files import MANIFEST, verify_manifest
 from verify.models.loading import LoadedModel, load_model
-from verify.schema.parts import AuditedModel
+from verify.schema.inputs import AuditedModel
 
 
 def digests_of(references: Sequence[Any], dtype: str) -> tuple[str, ...]:

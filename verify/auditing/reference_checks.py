@@ -16,7 +16,7 @@ from verify.errors import InputError
 from verify.provenance.training_history import History, Stage, history_of
 from verify.provenance.training_log import TrainingLog, resolved
 from verify.schema.differences import ReferenceDifference
-from verify.schema.parts import AcceptedDifference, ReferenceCheck
+from verify.schema.inputs import AcceptedDifference, ReferenceCheck
 
 IGNORED_OPTIONS = frozenset({"seed", "save_steps", "keep_checkpoints", "logging_steps", "report_to", "gradient_checkpointing"})
 """Options that do not change what is learned; the seed is compared separately, since it must differ."""

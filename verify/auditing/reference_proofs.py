@@ -13,7 +13,7 @@ from verify.certificate.reexecution import contradictions, read_proof
 from verify.data.identity import set_digest
 from verify.errors import InputError
 from verify.io.files import MANIFEST, read_json
-from verify.schema.parts import ReferenceCheck, ReferenceExecution
+from verify.schema.inputs import ReferenceCheck, ReferenceExecution
 from verify.schema.reexecution import PASSING
 
 

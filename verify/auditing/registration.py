@@ -21,8 +21,9 @@ from verify.io.documents import Frozen, invalid_field
 from verify.io.files import write_text
 from verify.io.strict_json import NotStrictError, parse_json
 from verify.schema.evidence import Settings
+from verify.schema.inputs import Registered
 from verify.schema.judged_by import TABLE_RULE
-from verify.schema.parts import Digest, RecordHash, Registered, SetRole
+from verify.schema.parts import Digest, RecordHash, SetRole
 
 
 class RegisteredSet(Frozen):

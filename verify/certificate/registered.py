@@ -12,7 +12,7 @@ from datetime import datetime
 from typing import Any
 
 from verify.certificate.attachments import Finding, Pair
-from verify.schema.parts import Registered
+from verify.schema.inputs import Registered
 
 WHAT = "registration"
 HEAD = re.compile("[0-9a-f]{64}")

@@ -5,7 +5,8 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from verify.schema.parts import SetRole, TwinFinding
+from verify.schema.claims import TwinFinding
+from verify.schema.parts import SetRole
 from verify.scores.table import ScoreTable
 from verify.statistics.multiplicity import benjamini_hochberg, conformal_p_values
 

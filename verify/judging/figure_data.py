@@ -3,7 +3,7 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from verify.schema.parts import Figures, Histogram, Residuals, RocCurve
+from verify.schema.figures import Figures, Histogram, Residuals, RocCurve
 from verify.scores.table import ScoreTable
 from verify.statistics.residual import ResidualVerdict
 from verify.statistics.roc import roc_curve

@@ -6,8 +6,9 @@ All numbers come from the judgement; nothing is decided here.
 from collections.abc import Sequence
 
 from verify.judging.verdict_text import beyond_references
+from verify.schema.attack_results import AttackResult
 from verify.schema.evidence import Settings
-from verify.schema.parts import AttackResult, Gate, Tier, Value, VerdictWord
+from verify.schema.parts import Gate, Tier, Value, VerdictWord
 from verify.statistics.residual import ResidualVerdict
 
 LOSS = "how familiar the exact text of each record, exactly as it was trained, is to the model (mean loss per token)"

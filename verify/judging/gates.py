@@ -11,9 +11,10 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
+from verify.schema.attack_results import ChannelNotRun
 from verify.schema.evidence import Settings
 from verify.schema.judged_by import TABLE_RULE
-from verify.schema.parts import ChannelNotRun, Gate, Value, VerdictWord
+from verify.schema.parts import Gate, Value, VerdictWord
 from verify.statistics.controls import NOISE_LIMIT, Controls, NoiseRatio
 from verify.statistics.estimate import Estimate
 from verify.statistics.intervals import clopper_pearson

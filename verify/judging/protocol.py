@@ -27,9 +27,12 @@ from verify.judging.tier_references import accused_records, described_tests
 from verify.judging.tier_siblings import judge_siblings
 from verify.judging.user_level import judge_people
 from verify.judging.verdict_text import Facts, explain, next_step, not_shown, scope, seen_by_attacks
+from verify.schema.attack_results import AttackResult, ChannelNotRun
+from verify.schema.claims import CoinBatch
 from verify.schema.evidence import Judgement, Settings
+from verify.schema.inputs import Registered
 from verify.schema.judged_by import TABLE_RULE, ControlsAccount, LevelTableUsed
-from verify.schema.parts import AttackResult, ChannelNotRun, CoinBatch, Gate, Registered, SetRole, Test, Tier, Value
+from verify.schema.parts import Gate, SetRole, Test, Tier, Value
 from verify.schema.representation import Representation
 from verify.scores.table import ScoreTable
 

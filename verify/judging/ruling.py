@@ -8,7 +8,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from verify.judging.record_claim import RecordClaim
-from verify.schema.parts import Gate, People, Process, Tier, Twins, VerdictWord
+from verify.schema.claims import People, Process, Twins
+from verify.schema.parts import Gate, Tier, VerdictWord
 from verify.schema.siblings import Siblings
 
 RECORD_TIERS: tuple[Tier, ...] = ("retrained references", "level table")

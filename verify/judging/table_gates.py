@@ -4,8 +4,9 @@ from collections.abc import Sequence
 from datetime import datetime
 
 from verify.judging.conformal import BLIND_LEVEL
+from verify.schema.inputs import Registered
 from verify.schema.judged_by import LevelTableUsed
-from verify.schema.parts import Claim, Gate, Registered
+from verify.schema.parts import Claim, Gate
 from verify.scores.table import POOL
 from verify.statistics.controls import NOISE_LIMIT, NoiseRatio
 from verify.statistics.level_checks import ControlsCheck, PoolModelCheck

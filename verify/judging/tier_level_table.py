@@ -28,8 +28,9 @@ from verify.judging.tier_references import described_tests
 from verify.judging.user_level import named_subjects, units
 from verify.schema.channels import EXACT
 from verify.schema.evidence import Settings
+from verify.schema.inputs import Registered
 from verify.schema.judged_by import LevelTableUsed
-from verify.schema.parts import Gate, Quantity, Registered, SetRole, Test
+from verify.schema.parts import Gate, Quantity, SetRole, Test
 from verify.scores.table import ScoreTable
 from verify.statistics.level_checks import (
     PoolModelCheck,

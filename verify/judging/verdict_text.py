@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from typing import Literal
 
 from verify.judging.record_claim import RecordClaim
+from verify.schema.attack_results import AttackResult
 from verify.schema.channels import EXACT, ChannelResult, channels_asked
 from verify.schema.evidence import Settings
 from verify.schema.judged_by import ControlsAccount, LevelTableUsed
-from verify.schema.parts import AttackResult, Gate, Tier, Value, VerdictWord
+from verify.schema.parts import Gate, Tier, Value, VerdictWord
 from verify.statistics.estimate import Estimate
 
 SHOWN_BY: dict[Tier, str] = {

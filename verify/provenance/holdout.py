@@ -19,7 +19,7 @@ from verify.errors import InputError
 from verify.io.arguments import checked
 from verify.io.files import write_text
 from verify.provenance.training_history import HOLDOUT_USED, history_of, holdout_used
-from verify.schema.parts import HoldoutCheck
+from verify.schema.inputs import HoldoutCheck
 
 SMALLEST_HALF = 2
 """Smallest usable half: an audit needs at least this many holdout records."""

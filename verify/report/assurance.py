@@ -5,9 +5,9 @@ from dataclasses import dataclass
 
 from verify.schema.differences import ReferenceDifference
 from verify.schema.evidence import Evidence
+from verify.schema.inputs import ReferenceCheck
 from verify.schema.judged_by import LevelTableUsed, looks_in_words
 from verify.schema.near_duplicates import left_in_words
-from verify.schema.parts import ReferenceCheck
 
 ASKED: dict[ReferenceDifference, str] = {
     "forget": "no forget record was trained on",

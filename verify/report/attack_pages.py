@@ -7,8 +7,9 @@ from markupsafe import Markup
 
 from verify.report.charts import Mark, draw_curves, draw_intervals
 from verify.report.svg import NAMES, ORDER, role_of
+from verify.schema.attack_results import AttackResult
 from verify.schema.evidence import Evidence
-from verify.schema.parts import AttackResult, Value
+from verify.schema.parts import Value
 from verify.schema.threat_model import ThreatModel
 
 GUESSING = 0.5

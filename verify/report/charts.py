@@ -11,7 +11,8 @@ from markupsafe import Markup, escape
 
 from verify.io.escaping import visible
 from verify.report.svg import NAMES, ORDER, STYLES, role_of
-from verify.schema.parts import RocCurve, Value
+from verify.schema.figures import RocCurve
+from verify.schema.parts import Value
 
 WIDTH, LEFT, RIGHT, ROW, AXIS = 640, 140, 16, 22, 36
 FONT = 'font-family="system-ui, sans-serif" font-size="12" fill="#333"'

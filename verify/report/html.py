@@ -17,7 +17,8 @@ from verify.report.rendering import environment, in_plain_words, not_shown_by, n
 from verify.report.svg import called, draw_losses, draw_residuals, draw_roc
 from verify.report.text import comparison_row, yardstick
 from verify.schema.evidence import Entry, Evidence
-from verify.schema.parts import Histogram, RocCurve, Test
+from verify.schema.figures import Histogram, RocCurve
+from verify.schema.parts import Test
 
 RECORDS_SHOWN = 50
 ROC_ROWS = 12

@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 
-from verify.schema.parts import Histogram, Residuals, RocCurve
+from verify.schema.figures import Histogram, Residuals, RocCurve
 
 # After Okabe and Ito's palette: distinguishable by colour-blind readers; line styles differ for greyscale.
 STYLES: dict[str, Any] = {

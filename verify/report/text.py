@@ -4,9 +4,10 @@ from collections.abc import Sequence
 
 from verify.report.assurance import assurances, margin_note
 from verify.report.channel_words import channels_in_a_cell, outcome_of
+from verify.schema.attack_results import AttackResult
 from verify.schema.channels import ChannelResult
 from verify.schema.evidence import Entry, Evidence
-from verify.schema.parts import AttackResult, Value
+from verify.schema.parts import Value
 
 
 def summary(evidence: Evidence) -> str:

@@ -21,6 +21,7 @@ from verify.errors import InputError
 from verify.io.arguments import checked
 from verify.io.documents import Frozen, invalid_field
 from verify.io.files import read_json, write_text
+from verify.schema.attack_results import AttackResult, ChannelNotRun, NotRun, Utility
 from verify.schema.channels import (
     OTHERWISE,
     ChannelResult,
@@ -30,35 +31,20 @@ from verify.schema.channels import (
     contradiction,
     verdict_phrase,
 )
-from verify.schema.judged_by import TABLE_RULE, ControlsAccount, LevelTableUsed, Look
-from verify.schema.near_duplicates import NearDuplicatesLeft
-from verify.schema.parts import (
-    AttackResult,
+from verify.schema.claims import People, Process, Twins, WithoutAdapter
+from verify.schema.figures import Figures
+from verify.schema.inputs import (
     AuditedModel,
     AuditedSet,
-    ChannelNotRun,
     ConfigurationDifference,
-    Figures,
-    Gate,
     HoldoutCheck,
-    NotRun,
-    People,
-    Process,
-    RecordFinding,
-    RecordHash,
     ReferenceCheck,
     Registered,
     RewordingsUsed,
-    SetRole,
-    Share,
-    Test,
-    Tier,
-    Twins,
-    Utility,
-    Value,
-    VerdictWord,
-    WithoutAdapter,
 )
+from verify.schema.judged_by import TABLE_RULE, ControlsAccount, LevelTableUsed, Look
+from verify.schema.near_duplicates import NearDuplicatesLeft
+from verify.schema.parts import Gate, RecordFinding, RecordHash, SetRole, Share, Test, Tier, Value, VerdictWord
 from verify.schema.representation import Representation
 from verify.schema.siblings import ShardChecked, Siblings
 from verify.schema.threat_model import ThreatModel

@@ -9,7 +9,8 @@ from typing import Any, ClassVar, Literal, Self
 from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from verify.io.documents import Document, Frozen
-from verify.schema.parts import ChannelNotRun, Digest, RecordHash
+from verify.schema.attack_results import ChannelNotRun
+from verify.schema.parts import Digest, RecordHash
 
 Half = Literal["method", "audit"]
 """Whose never-trained controls, or whose models of the pool: the unlearning method's or the auditor's."""

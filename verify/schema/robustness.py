@@ -6,8 +6,9 @@ from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
 
 from verify.errors import InputError
 from verify.io.documents import Document, Frozen
+from verify.schema.attack_results import NotRun
 from verify.schema.evidence import Evidence
-from verify.schema.parts import Digest, NotRun, Value
+from verify.schema.parts import Digest, Value
 
 
 class Treated(Frozen):

@@ -6,7 +6,8 @@ from typing import Any
 from verify.errors import InputError
 from verify.models.configuration import WHOLE, Entries, differing, entries_of, named_base, relevant
 from verify.models.loading import LoadedModel
-from verify.schema.parts import ConfigurationDifference, ModelRole
+from verify.schema.inputs import ConfigurationDifference
+from verify.schema.parts import ModelRole
 
 SHOWN = 4
 COMPARED: tuple[ModelRole, ...] = ("target", "reference")

@@ -13,8 +13,10 @@ from verify.data.records import Record
 from verify.data.subjects import subject_groups
 from verify.errors import InputError
 from verify.models.loading import LoadedModel, load_model, require_same_tokenizer
+from verify.schema.attack_results import NotRun
 from verify.schema.evidence import Settings
-from verify.schema.parts import AuditedModel, ModelRole, NotRun, SetRole
+from verify.schema.inputs import AuditedModel
+from verify.schema.parts import ModelRole, SetRole
 from verify.scores.adapter_off import without_adapter
 from verify.scores.cache import ScoreCache
 from verify.scores.channels import Channels

@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 from verify.data.identity import set_digest
 from verify.errors import InputError
 from verify.io.files import atomic_file
-from verify.schema.parts import AuditedSet, SetRole
+from verify.schema.inputs import AuditedSet
+from verify.schema.parts import SetRole
 
 WITHOUT_CHANNELS, WITH_CHANNELS, WITH_POOL, WITH_SHARDS = (f"unlearn-verify/scores/{number}" for number in (1, 2, 3, 4))
 """Schemas: a table without channels, a level table's pool or shards is written as earlier versions wrote it."""
