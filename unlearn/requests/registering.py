@@ -85,4 +85,5 @@ def controls_to_use(folder: Path, plan: Plan, model: PlannedModel, attempt: int,
 
 
 def registered(folder: Path, plan: Plan, model: PlannedModel) -> Registration:
+    """Return the registration of a model's audit, as it was written before the unlearning."""
     return Registration.load(model_folder(folder, plan, model) / REGISTRATION)

@@ -61,7 +61,7 @@ class Terms:
             key: the record key.
             canaries: commitment to the canary assignments, if there are any.
             references: the references.
-            accept: differences that `verify.audit` was told to accept.
+            accept: differences that the caller of `verify.audit` accepts.
 
         Raises:
             InputError: records, canaries, references or the table are not the registered ones, the unlearning read the controls
