@@ -171,6 +171,33 @@ def test_rows_of_one_person_that_stay_are_not_said_of_another(evidence: Evidence
         assert "order of a court" not in text
 
 
+def test_near_duplicates_that_stay_are_told_to_whom_they_concern(evidence: Evidence) -> None:
+    """Rows that were left although they are nearly one person's record are counted in that person's letter alone; why, the sender
+    says."""
+    for count, form in ((1, "One other record that is worded nearly like"), (3, "3 other records that are worded nearly like")):
+        pair = (request_of("deleted", near_left=count), request_of("deleted", 1, near_left=0))
+        record = record_of(evidence, requests=pair)
+        assert DeletionRecord.model_validate_json(record.model_dump_json(by_alias=True)) == record
+        mine, theirs = (written(request, record) for request in pair)
+        assert f"{form} one of yours stayed in the data from which our language models learn: [say here why]." in mine
+        assert "one of yours" not in theirs
+        for language in LANGUAGES:
+            said = load_words(language).counted("near_left", count, reason=load_words(language).say("blank.reason"))
+            assert " ".join(said.replace("\N{NO-BREAK SPACE}", " ").split()) in written(pair[0], record, language)
+
+
+def test_a_late_refusal_is_called_late(evidence: Evidence) -> None:
+    """An answer after the deadline says so, whatever it is; a withdrawal needs none."""
+    for outcome in OUTCOMES:
+        if outcome == "open":
+            continue
+        late = request_of(outcome, answer_by=date(2026, 11, 4), extended_to=None)
+        record = record_of(evidence, requests=(late,))
+        assert ("We apologise for the delay." in written(late, record)) is (outcome != "withdrawn"), outcome
+        due = request_of(outcome)
+        assert "apologise" not in written(due, record_of(evidence, requests=(due,))), outcome
+
+
 def test_old_models_are_called_out_of_use_only_where_they_are(evidence: Evidence) -> None:
     """The operator states which weights are out of service."""
     request = request_of("deleted")

@@ -340,3 +340,9 @@ def test_near_duplicates_that_stay_are_said(evidence: Evidence, tmp_path: Path) 
     record = recorded(proof, tmp_path, evidence)
     assert "1 training record that is nearly one of these records stayed" in first_page(render(record, [], proofs=[proof]))
     assert "worded nearly like one of the records concerned, stayed in the training" in letter(record, signed(proof, record))
+    pair = (request_of("deleted", near_left=1), request_of("deleted", 1, near_left=0))
+    known = record.model_copy(update={"requests": pair})
+    for request, own in zip(pair, (True, False), strict=True):
+        text = " ".join(write_letter(request, known, sent=SENT, certificate=signed(proof, known)).text.split())
+        assert ("One other record that is worded nearly like one of yours" in text) is own
+        assert "one of the records concerned" not in text, "whose record it is near to is known"

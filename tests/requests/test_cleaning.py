@@ -252,11 +252,14 @@ def test_the_record_tells_persons_apart(ledger: Ledger) -> None:
     ]
     for name, record in ((one, "1" * 32), (other, "2" * 32)):
         ledger.advance(name, "identity_verified")
-        ledger.advance(name, "matched", records=[{"record": record}], places=[{"records": 1}])
+        ledger.advance(
+            name, "matched", records=[{"record": record}], places=[{"records": 1}], near_duplicates_left=int(name == one)
+        )
     for state, details in steps:
         ledger.advance_all([one, other], state, **details)  # type: ignore[arg-type]
     both = [ledger.request(name) for name in (one, other)]
     assert [facts_of(request).removed for request in both] == [{"log": 3}, {"log": 1}]
+    assert [facts_of(request).near_left for request in both] == [1, 0]
     held = SimpleNamespace(models=[SimpleNamespace(weights="a" * 64, records=("2" * 32,))])
     assert _learned_from(both, held, "a" * 64) == (other,)  # type: ignore[arg-type]
     copy = {"place": "a", "kind": "log", "reason": "b"}

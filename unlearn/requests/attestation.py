@@ -95,6 +95,7 @@ def facts_of(request: Request) -> RequestFacts:
         recipients=recipients,
         nobody=True if recipients and states_nobody(request) else None,
         removed=_removed_for(request) if outcome == "deleted" else None,
+        near_left=(request.latest("matched") or {}).get("near_duplicates_left") if outcome == "deleted" else None,
     )
 
 

@@ -102,10 +102,11 @@ def _answer(request: RequestFacts, record: DeletionRecord | None, certificate: C
             return _deleted(request, record, certificate, words)
         case "denied" | "exempt":
             reason = words.say(f"decided.{request.outcome}_reason", reason=_sentence(request.reason, words))
-            return [_Part(words.say("heading.decided"), (words.say(f"decided.{request.outcome}"), reason))]
+            return [_Part(words.say("heading.decided"), (words.say(f"decided.{request.outcome}"), reason, *_late(request, words)))]
         case "not_found":
             searched = words.counted("not_found", request.identifiers)
-            return [_Part(words.say("heading.found"), (words.say("scope"), searched, words.say("not_found.again")))]
+            said = (words.say("scope"), searched, words.say("not_found.again"), *_late(request, words))
+            return [_Part(words.say("heading.found"), said)]
         case "withdrawn":
             return [_Part(words.say("heading.withdrawn"), (words.say("withdrawn.done"), words.say("withdrawn.again")))]
         case "open":
@@ -116,7 +117,8 @@ def _deleted(request: RequestFacts, record: DeletionRecord, certificate: Claimed
     """Say what was deleted, what became of the models, and what stays."""
     others = sum(one.outcome == "deleted" for one in record.requests) - 1
     copies = [copy for copy in record.residual if copy.requests is None or request.id in copy.requests]
-    done = [words.say("scope"), _erased(request, record, copies, others, words), *_removed(request, record, others, words)]
+    near = [words.counted("near_left", request.near_left, reason=words.say("blank.reason"))] if request.near_left else []
+    done = [words.say("scope"), _erased(request, record, copies, others, words), *near, *_removed(request, record, others, words)]
     parts = [_Part(words.say("heading.done"), tuple(done))]
     if models := models_of(request, record):
         parts.append(_Part(words.say("heading.model"), about_models(models, record, certificate, words)))
@@ -146,6 +148,11 @@ def _erased(request: RequestFacts, record: DeletionRecord, copies: Sequence[Resi
     form = "partly" if own else "perhaps" if left else "whole"
     late = f" {words.say('late', due=words.day(request.due))}" if day > request.due else ""
     return f"{found} {words.say(f'erased.{form}', day=words.day(day))}{late}"
+
+
+def _late(request: RequestFacts, words: Words) -> list[str]:
+    """Apologise for an answer other than a deletion that comes after the deadline."""
+    return [words.say("late_answer", due=words.day(request.due))] if _closed(request) > request.due else []
 
 
 def _removed(request: RequestFacts, record: DeletionRecord, others: int, words: Words) -> list[str]:

@@ -36,13 +36,13 @@ def about_models(
         certificate: what the deletion's certificate says.
         words: the sentences of the letter's language.
     """
-    repeated = _repeated(models, _about(models, record, certificate), words)
+    repeated = _repeated(models, _about(models, record, certificate), _near_left(models, record), words)
     rebuilt = all(model.basis != "audit" for model in models) and repeated in ([], [words.say("not_repeated")])
     said = [words.say("rebuilt")] if rebuilt else []
     found = [_found(model, model.verdict, words) for model in models if model.verdict is not None]
     tested = _of_several(found, len(models), words)
     limit = [words.say("limit")] if said or tested else []
-    others = _sharing(models, record) - 1
+    others = len(_sharing(models, record)) - 1
     together = [words.counted("together", others)] if others else []
     return tuple(dict.fromkeys([*together, _replaced(models, record, words), *said, *repeated, *tested, *limit]))
 
@@ -56,10 +56,15 @@ def _about(models: Sequence[ReplacedModel], record: DeletionRecord, certificate:
     return replace(certificate, reexecutions=claims)
 
 
-def _sharing(models: Sequence[ReplacedModel], record: DeletionRecord) -> int:
-    """Return for how many deletion requests some models were replaced."""
-    everybody = [one.id for one in record.requests if one.outcome == "deleted"]
-    return len({name for model in models for name in (everybody if model.requests is None else model.requests)})
+def _sharing(models: Sequence[ReplacedModel], record: DeletionRecord) -> list[RequestFacts]:
+    """Return the requests for which some models were replaced."""
+    known = None if any(model.requests is None for model in models) else {name for model in models for name in model.requests or ()}
+    return [one for one in record.requests if one.outcome == "deleted" and (known is None or one.id in known)]
+
+
+def _near_left(models: Sequence[ReplacedModel], record: DeletionRecord) -> int:
+    """Return how many near-duplicates each of these persons' letters counts as left in the training data, together."""
+    return sum(one.near_left or 0 for one in _sharing(models, record))
 
 
 def _replaced(models: Sequence[ReplacedModel], record: DeletionRecord, words: Words) -> str:
@@ -70,8 +75,11 @@ def _replaced(models: Sequence[ReplacedModel], record: DeletionRecord, words: Wo
     return said
 
 
-def _repeated(models: Sequence[ReplacedModel], certificate: Claimed | None, words: Words) -> list[str]:
-    """Say of which models the computation was repeated, with what outcome, and what that leaves open."""
+def _repeated(models: Sequence[ReplacedModel], certificate: Claimed | None, near_left: int, words: Words) -> list[str]:
+    """Say of which models the computation was repeated, with what outcome, and what that leaves open.
+
+    Near-duplicates that the persons' letters count are not said again; of others nobody knows whose record they are near to.
+    """
     named = {model.after: model.reexecution for model in models if model.reexecution is not None}
     signed = {} if certificate is None else dict(certificate.reexecutions)
     if "NOT_REBUILT" in {*(one.word for one in named.values()), *(claim.word for claim in signed.values())}:
@@ -82,7 +90,7 @@ def _repeated(models: Sequence[ReplacedModel], certificate: Claimed | None, word
         return [words.say("not_repeated")] if claims else []
     by = "countersigned" if _two_keys(certificate) else "own"
     said = [f"{words.say(f'retrained.{RETRAINED[claim.kind]}')} {_checked(claim, by, words)}" for claim in rebuilt]
-    near = [words.say("near")] if any(claim.near for claim in rebuilt) else []
+    near = [words.say("near")] if any(claim.near > near_left for claim in rebuilt) else []
     return [*_of_several(said, len(models), words), *near, words.say("repeated_limit")]
 
 

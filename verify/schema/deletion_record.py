@@ -109,6 +109,8 @@ class RequestFacts(Frozen):
             None in other cases and in records of earlier versions.
         removed: number of copies that the cleanup removed and that held data of this person, by kind; noted only where several
             requests were answered together, and for copies of which it is known whose data they held.
+        near_left: number of rows that are nearly one of this person's records and were left in the training data by decision; None
+            in records of earlier versions and where nothing was deleted.
     """
 
     id: str
@@ -127,12 +129,13 @@ class RequestFacts(Frozen):
     recipients: tuple[Recipient, ...] | None = None
     nobody: bool | None = None
     removed: dict[str, int] | None = None
+    near_left: int | None = Field(default=None, ge=0)
 
     @model_serializer(mode="wrap")
     def _as_written(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """Leave out what was not noted: records of earlier versions are written as they were read."""
         content: dict[str, Any] = handler(self)
-        later = ("language", "records", "recipients", "nobody", "removed")
+        later = ("language", "records", "recipients", "nobody", "removed", "near_left")
         return {name: value for name, value in content.items() if name not in later or value is not None}
 
     @property
