@@ -19,8 +19,8 @@ from deletion_world import ASKING, MARGIN, rows
 from unlearn.requests import attempt, auditing
 from unlearn.requests.attestation import CERTIFICATE
 from unlearn.requests.choices import Choices
-from unlearn.requests.cleanup import Left
 from unlearn.requests.close import Cleaning, ClosingDocuments, close_request, purge_batch
+from unlearn.requests.copies_left import Left
 from unlearn.requests.ledger.ledger import Ledger, NewRequest
 from unlearn.requests.letters import LETTERS, REPORT
 from unlearn.requests.noting import note

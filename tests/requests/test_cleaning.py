@@ -15,7 +15,9 @@ from unlearn import TrainingOptions, finetune
 from unlearn.purge.residue import CannotCleanError
 from unlearn.requests.attestation import _learned_from, _residual, facts_of
 from unlearn.requests.choices import Choices
-from unlearn.requests.cleanup import FOUND, HASHED, IN_FILE, IN_SERVICE, Left, carried_over, clean, read_reasons
+from unlearn.requests.cleanup import clean
+from unlearn.requests.copies_left import HASHED, IN_FILE, IN_SERVICE, Left, carried_over, read_reasons
+from unlearn.requests.earlier_finds import FOUND
 from unlearn.requests.ledger.ledger import Ledger, NewRequest
 from unlearn.requests.noting import note
 from unlearn.requests.plan import Plan

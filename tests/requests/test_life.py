@@ -20,8 +20,8 @@ from unlearn.requests import close, judging, pipeline
 from unlearn.requests.audit_numbers import left_by, noting_scores, opened_by
 from unlearn.requests.batch_folder import CACHE, attempt_folder
 from unlearn.requests.batch_state import PLANNABLE
-from unlearn.requests.cleanup import Left
 from unlearn.requests.close import Cleaning, close_request, purge_batch
+from unlearn.requests.copies_left import Left
 from unlearn.requests.judging import Finding
 from unlearn.requests.ledger.ledger import Ledger, NewRequest, Request
 from unlearn.requests.pipeline import run_batch

@@ -143,8 +143,8 @@ class Cleanup:
 
     def how(self) -> Any:
         """Return the flags as options of the cleanup."""
-        from unlearn.requests.cleanup import read_reasons
         from unlearn.requests.close import Cleaning
+        from unlearn.requests.copies_left import read_reasons
         from verify.io.files import read_json
 
         return Cleaning(self.remove, self.rewrite_data, None if self.reasons is None else read_reasons(read_json(self.reasons)))

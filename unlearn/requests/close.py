@@ -15,7 +15,9 @@ from unlearn.requests.attestation import CERTIFICATE, RECORD, certify, deletion_
 from unlearn.requests.batch import Notify
 from unlearn.requests.batch_folder import CACHE
 from unlearn.requests.batch_state import batch_of
-from unlearn.requests.cleanup import Left, carried_over, clean, reasons_of, suppress
+from unlearn.requests.cleanup import clean
+from unlearn.requests.copies_left import Left, carried_over, reasons_of
+from unlearn.requests.deleted_rows import suppress
 from unlearn.requests.ledger.ledger import Ledger
 from unlearn.requests.ledger.request import Request
 from unlearn.requests.ledger.states import NEXT, REFUSALS

@@ -8,6 +8,7 @@ from others.
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from unlearn.purge import sqlite
 from unlearn.purge.content_search import ContentSearch, NotingSearch
@@ -130,3 +131,8 @@ def counted_by_request(kinds: Mapping[str, str], owners: Mapping[str, Sequence[s
         for request in owners.get(place, ()):
             found.setdefault(request, Counter())[kind] += 1
     return {request: dict(counts) for request, counts in found.items()}
+
+
+def noted_owners(owners: Owners) -> dict[str, Any]:
+    """Return the entry that names the requests whose data a copy holds; nothing where that is not known."""
+    return {} if owners is None else {"requests": list(owners)}
