@@ -22,7 +22,9 @@ from unlearn.requests.ledger.ledger import Ledger, NewRequest
 from unlearn.requests.noting import note
 from unlearn.requests.plan import Plan
 from unlearn.requests.planning import draft
+from unlearn.scan.lineage import affected_models
 from verify.data.identity import RecordKey, plainly, telling_parts
+from verify.data.sources import load_records
 from verify.errors import InputError
 from verify.schema.evidence import Settings
 
@@ -198,7 +200,8 @@ def test_a_batch_tells_persons_apart(ledger: Ledger, model_dir: Path, tmp_path: 
     data, models, key = tmp_path / "train.jsonl", tmp_path / "models", RecordKey.load()
     models.mkdir()
     data.write_text("".join(json.dumps(row) + "\n" for row in ROWS))
-    finetune(str(model_dir), str(data), output_dir=models / "served", options=TrainingOptions(epochs=1))
+    options = TrainingOptions(epochs=1, batch_size=2, save_steps=1, lora=True)
+    finetune(str(model_dir), str(data), output_dir=models / "served", options=options)
     asked = [ledger.add(NewRequest((key.of(ROWS[n]["subject_id"], "subject"),), "gdpr", date(2026, 11, 2))) for n in (0, 1)]
     approved = [ledger.advance(name, "identity_verified") for name in asked]
     chosen = Choices((str(data),), (str(models),), output=tmp_path / "deletions", settings=Settings(attacks=("loss",)))
@@ -221,14 +224,19 @@ def test_a_batch_tells_persons_apart(ledger: Ledger, model_dir: Path, tmp_path: 
     }
     how: dict[str, Any] = {"retired": [plan.models[0].weights], "remove": True, "closing": True, "rewrite_data": True}
     how["reasons"] = {"note.md": "a court asked for it", "sealed.age": "its key is lost"}
+    read = [affected_models([models], [key.of(record.fingerprint)])[0].first_step or 0 for record in load_records(ROWS[:2])]
+    steps = [int(path.name.partition("-")[2]) for path in (models / "served").glob("checkpoint-*")]
+    before, (mine, theirs) = min(read), [sum(step >= one for step in steps) for one in read]
+    assert mine != theirs, "one of them was read in a later step"
     with mock.patch("unlearn.purge.find.remove", side_effect=KeyboardInterrupt), pytest.raises(KeyboardInterrupt):
         clean(ledger, folder, plan, key, **how)
     (models / "of-one.log").unlink()  # it was removed, and the process died before it could say so
     done = clean(ledger, folder, plan, key, **how)
-    assert dict(done.removed) == {"log": 2, "model": 1, "training file": 1}
+    whole = {"adapter": 1, "training file": 1}
+    assert dict(done.removed) == {"log": 2, "checkpoint": sum(step >= before for step in steps), **whole}
     assert done.removed_for == {
-        first: {"log": 2, "model": 1, "training file": 1},
-        second: {"log": 1, "model": 1, "training file": 1},
+        first: {"log": 2, "checkpoint": mine, **whole},
+        second: {"log": 1, "checkpoint": theirs, **whole},
     }
     blind = carried_over(done.residual, clean(ledger, folder, plan, key, **how), [str(models)])
     assert {blind.shown.get(copy["place"], copy["place"]): copy.get("requests") for copy in blind.residual} == {

@@ -1,12 +1,11 @@
 """Whose data the copies hold that a cleanup finds, so that each letter speaks of its own person's copies alone.
 
 A batch of several requests is cleaned as one. Which of its records a copy holds is read again from the copy, or from the log of the
-model that it is or was made from. Of the rest nobody knows whose data it holds: what was not searched, checkpoints, caches made
-from others.
+model that it is or was made from. Of the rest nobody knows whose data it holds: what was not searched, and caches made from others.
 """
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +21,7 @@ from verify.data.identity import RecordKey
 from verify.data.records import Record
 from verify.errors import InputError
 from verify.provenance.level_table import LevelTable
+from verify.provenance.training_log import LOG_NAME, TrainingLog
 
 LEVEL_TABLE, CHECKPOINT = "level table", "checkpoint"
 
@@ -82,13 +82,13 @@ class Ownership:
     def _found(self, residue: Residue) -> Owners:
         if residue.how == BY_CONTENT:
             return self._by_text(residue.place)
-        if residue.kind == CHECKPOINT:  # it may be of a step before the records of some of them
-            return None
-        if residue.kind == LEVEL_TABLE:
-            try:
+        try:
+            if residue.kind == CHECKPOINT:
+                return self.of_records(_seen_until(residue.place))
+            if residue.kind == LEVEL_TABLE:
                 return self.of_records(LevelTable.open(residue.place).rows.records)
-            except InputError:
-                return None
+        except (InputError, ValueError):  # damaged, or named in another way
+            return None
         models = [model for model in self._affected if residue.weights == model.weights or _inside(residue.place, model.folder)]
         return self.of_records(name for model in models for name in model.names)
 
@@ -109,6 +109,14 @@ class Ownership:
         except (UnreadableError, OSError):
             return None
         return self.of_records(self._names[number] for number in self._noting.found)
+
+
+def _seen_until(checkpoint: Path) -> Iterator[str]:
+    """Yield the records that a training had read when it wrote a checkpoint, which is named by its step."""
+    log, step = TrainingLog.read(checkpoint.parent / LOG_NAME), int(checkpoint.name.rpartition("-")[2])
+    for batch in log.microbatches:
+        if batch.step <= step:
+            yield from (log.records[row] for row in batch.records)
 
 
 def _regular(paths: Iterable[Path]) -> list[Path]:
