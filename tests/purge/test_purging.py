@@ -1,5 +1,6 @@
 """What is left of deleted records is found wherever it lies, and removed or explained; nothing else is touched."""
 
+import base64
 import gzip
 import hashlib
 import json
@@ -14,7 +15,7 @@ import planted_residues as planted
 import pyarrow.parquet as pq
 import pytest
 
-from unlearn.purge.content_search import ContentSearch
+from unlearn.purge.content_search import ContentSearch, NotingSearch
 from unlearn.purge.find import Residue, find_residues, remove
 from unlearn.purge.unpack import UnreadableError, holds
 from verify.data.identity import RecordKey
@@ -202,6 +203,19 @@ def test_short_records_are_counted(tmp_path: Path) -> None:
         ContentSearch(DELETED, [*KEPT, Record("b", completion=planted.CANARIES[0] + planted.FORGET[0]["prompt"])]).unsearched == 1
     )
     assert not ContentSearch([Record("a", completion="-" * 80)]).holds("-" * 500)
+
+
+def test_whose_texts_a_stream_holds() -> None:
+    """Each record of which text is in it, in whatever encoding and at any cut of the stream; the first match ends nothing."""
+    both = planted.CANARIES[1].encode() + b" and " + base64.b64encode(planted.CANARIES[0].encode()) + b" and nobody else"
+    noting = NotingSearch(SEARCH)
+    for cut in range(0, len(both), 5):
+        noting.found.clear()
+        assert not noting.found_in([both[:cut], both[cut:]])
+        assert noting.found == {0, 1}, cut
+    for content, whose in ((planted.CANARIES[0], {0}), (planted.CANARIES[1], {1}), (KEPT[0].completion, set())):
+        noting.found.clear()
+        assert (noting.holds(content), noting.found) == (False, whose)
 
 
 @pytest.mark.parametrize("size", [1, 7, 64, 1000])

@@ -18,6 +18,7 @@ import unicodedata
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import chain, islice
 from urllib.parse import quote, quote_plus
 
@@ -171,10 +172,15 @@ class NotingSearch(ContentSearch):
         vars(self).update(vars(search))
         self.found: set[int] = set()
         """Places in that search's `records` of those of which text was found."""
-        self._owners: dict[bytes, set[int]] = {}
+
+    @cached_property
+    def _owners(self) -> dict[bytes, set[int]]:
+        """Places of the records by the byte patterns of their texts; as large as the search, so made when something is found."""
+        owners: dict[bytes, set[int]] = {}
         for number, own in enumerate(self._windows):
             for form in {form for window in own for form in spellings(window)}:
-                self._owners.setdefault(form, set()).add(number)
+                owners.setdefault(form, set()).add(number)
+        return owners
 
     def holds(self, content: bytes | str) -> bool:
         """Note the records of which a piece of content holds text; return False."""
