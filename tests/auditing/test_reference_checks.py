@@ -105,6 +105,7 @@ def test_honest_references_pass(check: Callable[..., tuple[ReferenceCheck, ...]]
         assert found.accepted == found.not_compared == ()
         assert set(found.compared) >= {"forget", "holdout", "base", "stages", "recipe", "seed", "weights", "retain", "unfinished"}
         assert found.log is not None
+    assert all("holdout" not in found.compared for found in check(holdout=frozenset())), "page 1 would name what nobody gave"
 
 
 def test_a_forget_record_is_refused(check: Any, model_dir: Path, tmp_path: Path) -> None:

@@ -204,7 +204,8 @@ class _Comparison:
             )
             return
         seen = frozenset().union(*(log.names for log in logs))
-        self.compared |= {"forget", "holdout"} if self.history.last.log is not None else set()
+        if self.history.last.log is not None:
+            self.compared |= {"forget", "holdout"} if self.expected.holdout else {"forget"}
         if count := len(seen & self.expected.forget):
             yield "forget", f"it was trained on {count} of the {len(self.expected.forget)} forget records"
         if count := len(seen & self.expected.holdout):
