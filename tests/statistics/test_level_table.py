@@ -157,6 +157,14 @@ def test_what_was_kept_is_found(truth: Truth) -> None:
     assert rates.certified.value == 0
 
 
+def test_one_kept_record_of_a_person_is_found_where_hard_records_are_noisy() -> None:
+    """Noise that grows by 1.35 a nat: one record of four kept is found in at least 90 % of 40 audits, honest ones rarely."""
+    world = TableWorld(subjects=1, control_subjects=40, growth=1.35)
+    kept, honest = (table_rates(world, truth, audits=40) for truth in ("20 % of the records", "honest"))
+    assert kept.accused.value >= 0.9
+    assert honest.accused.low <= 0.05
+
+
 def test_at_the_margin_few_are_certified() -> None:
     """With exactly rho* of every gap left a certificate is false: given in at most alpha of 40 audits, chance aside."""
     rates = table_rates(TableWorld(subjects=20, control_subjects=40), "the margin", audits=40)

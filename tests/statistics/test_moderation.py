@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from scipy import special, stats
 
 from verify.statistics import moderated_variances
-from verify.statistics.moderation import inverse_trigamma
+from verify.statistics.moderation import inverse_trigamma, moderated_along
 from verify.statistics.tails import fit_scaled_t
 
 pytestmark = pytest.mark.filterwarnings("error")
@@ -116,3 +116,40 @@ def test_the_written_out_likelihood_is_scipys() -> None:
     best = stats.t.logpdf(x, found.degrees, scale=found.scale).sum()
     for degrees, scale in ((1.02, 1.0), (0.98, 1.0), (1.0, 1.01), (1.0, 0.99), (1.02, 1.01), (0.98, 0.99)):
         assert stats.t.logpdf(x, found.degrees * degrees, scale=found.scale * scale).sum() < best
+
+
+def test_a_prior_that_follows_a_covariate() -> None:
+    """Variances exp(2 x) are exp(2 x) times what equal ones become; a covariate without spread changes nothing."""
+    x = np.tile([0.0, 0.5, 1.0], 20)
+    found, equal = moderated_along(np.exp(2 * x), 3, x), moderated_variances(np.ones(60), 3)
+    np.testing.assert_allclose(found.variances, equal.variances * np.exp(2 * x))
+    assert found.prior_variance == pytest.approx(equal.prior_variance * np.exp(2 * 0.5))
+    sample = np.array([0.001, 0.01, 0.1, 1.0, 10.0])
+    one, other = moderated_along(sample, 3, np.full(5, 7.0)), moderated_variances(sample, 3)
+    np.testing.assert_array_equal(one.variances, other.variances)
+    ends = moderated_along(np.exp(2 * x), 3, np.where(np.arange(60) < 1, 90.0, x)).variances
+    assert np.isfinite(ends).all()
+    assert ends.max() < 30, "one covariate far from the others is taken at their end"
+
+
+def test_a_prior_that_follows_a_covariate_is_calibrated_at_both_ends() -> None:
+    """Noise that grows with x: 1 % nominal is 1 % for the quiet and the noisy half; one prior accuses the noisy too often."""
+    rng, count = np.random.default_rng(2), 40_000
+    x = rng.normal(size=count)
+    true = 8.0 / rng.chisquare(8.0, count) * np.exp(1.5 * x)
+    sample = true * rng.chisquare(3, count) / 3
+    z = abs(rng.normal(size=count) * np.sqrt(true))
+    middle = abs(x) < 1.6  # beyond, x is taken at the end
+    rates = {}
+    for name, found in (("follows", moderated_along(sample, 3, x)), ("one", moderated_variances(sample, 3))):
+        beyond = 2 * stats.t.sf(z / np.sqrt(found.variances), found.degrees) < 0.01
+        rates[name] = [float(beyond[middle & side].mean()) for side in (x < 0, x > 0)]
+    assert rates["follows"] == pytest.approx([0.01, 0.01], abs=0.003)
+    assert rates["one"][1] > 2 * rates["one"][0]
+
+
+@pytest.mark.parametrize("covariate", [[1.0, 2.0], [1.0, np.nan, 2.0]])
+def test_impossible_covariates(covariate: list[float]) -> None:
+    """A covariate of another length, or one that is not a number, raises."""
+    with pytest.raises(ValueError, match="one value for each variance"):
+        moderated_along([1.0, 2.0, 3.0], 3, covariate)

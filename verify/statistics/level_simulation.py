@@ -39,6 +39,7 @@ class TableWorld:
         errors: distribution of e; "t4" has heavy tails (scaled to the same standard deviation).
         target_noise, control_noise: factors on the target's e, and on the controls' under every model.
         harder: how much harder forget records are than controls, nats per token.
+        growth: factor on a record's e per nat of its difficulty; 1 where hard records are no noisier than easy ones.
         duplicates: share of the forget subjects of which other people's records, in the retain set, repeat a part: whoever was
             trained on these knows `DUPLICATE_SHARE` of the gap.
     """
@@ -61,6 +62,7 @@ class TableWorld:
     target_noise: float = 1.0
     control_noise: float = 1.0
     harder: float = 0.0
+    growth: float = 1.0
     duplicates: float = 0.0
 
 
@@ -88,6 +90,7 @@ def simulate_table(world: TableWorld, truth: Truth, rng: np.random.Generator) ->
     difficulty[:count] += world.harder
     spread = world.record_spread * rng.uniform(0.5, 1.5, total)
     spread[count:] *= world.control_noise
+    spread *= world.growth ** (difficulty - MEAN_DIFFICULTY)
     gaps = world.gap * rng.gamma(9.0, 1 / 9, count)
 
     def models(number: int) -> Array:

@@ -10,7 +10,7 @@ from scipy import stats
 
 from verify.statistics.controls import NoiseRatio
 from verify.statistics.level_fit import Calibration, Lines, Side, lines, moments
-from verify.statistics.moderation import ModeratedVariances, moderated_variances
+from verify.statistics.moderation import ModeratedVariances, moderated_along
 from verify.statistics.multiplicity import Rejections, benjamini_hochberg, holm
 from verify.statistics.panel import ReferencePanel, distinct_rows
 from verify.statistics.record_test import RecordTest, record_test
@@ -76,7 +76,9 @@ def unit_tests(
         by_subject=subject_means(found.control_residual**2, control),
     )
     both = np.concatenate([found.forget.variances[distinct], found.control.variances])
-    moderated = moderated_variances(both, len(found.forget.unseen) - 1)
+    # What is harder to guess is guessed less alike: of SmolLM2 the logarithm of the variance correlates at 0.5 with the level.
+    levels = np.concatenate([found.forget.levels[distinct], found.control.levels])
+    moderated = moderated_along(both, len(found.forget.unseen) - 1, levels)
     own = replace(moderated, variances=moderated.variances[: len(distinct)][standing_for])
     rest = moderated.variances[len(distinct) :]
     half = level / 2 if several else level
