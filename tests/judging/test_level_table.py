@@ -26,6 +26,7 @@ from verify.schema.reexecution import Likeness
 from verify.scores.table import ScoreTable
 from verify.statistics.controls import NoiseRatio
 from verify.statistics.level_checks import ControlsCheck
+from verify.statistics.level_shape import ShapeCheck
 
 SETTINGS, ASIDE, USED, REGISTERED = BY_TABLE, TABLE_ASIDE, LEVEL_TABLE, REGISTRATION
 
@@ -170,12 +171,21 @@ def test_what_leaves_an_audit_open(name: str, world: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("difference", "ratio", "said"), [(0.1, 1.1, None), (0.4, 1.1, "trained on the controls"), (-0.9, 3.0, "made noisy")]
+    ("difference", "ratio", "p_value", "said"),
+    [
+        (0.1, 1.1, 0.3, None),
+        (0.4, 1.1, 0.3, "trained on the controls"),
+        (-0.9, 3.0, 0.3, "made noisy"),
+        (0.1, 1.1, 0.001, "hard controls otherwise than on easy ones"),
+    ],
 )
-def test_a_target_that_was_changed_on_the_controls_is_not_certified(difference: float, ratio: float, said: str | None) -> None:
-    """A target that fits the controls better than the original, or is three times as noisy on them, leaves the audit open."""
+def test_a_target_that_was_changed_on_the_controls_is_not_certified(
+    difference: float, ratio: float, p_value: float, said: str | None
+) -> None:
+    """One that fits the controls better than the original, is noisier on them, or other by level, leaves the audit open."""
     check = ControlsCheck(difference, 0.05, 0.2)
-    found = unseen_controls_gate(check, NoiseRatio(ratio, ratio / 1.5, ratio, 80, 20))
+    shapes = (ShapeCheck("exact text", 0.1, 0.2, 0.001, 0.005), ShapeCheck("int8", 0.3, 0.2, p_value, 0.005))
+    found = unseen_controls_gate(check, NoiseRatio(ratio, ratio / 1.5, ratio, 80, 20), shapes)
     assert found.passed is (said is None)
     assert found.blocks == "INCONCLUSIVE"
     assert said is None or said in found.reason

@@ -18,8 +18,7 @@ from verify.judging.attack_results import utility_ratio
 from verify.judging.gates import MIN_REFERENCES, utility_gate
 from verify.judging.protocol import Aside
 from verify.judging.record_claim import RecordClaim, ReferenceTests, record_claim
-from verify.judging.table_gates import unseen_controls_gate
-from verify.judging.tier_level_table import TableInput, table_claim
+from verify.judging.tier_level_table import TableInput, controls_gate, table_claim
 from verify.judging.user_level import whose
 from verify.schema.evidence import Settings
 from verify.schema.parts import Gate, SetRole
@@ -27,7 +26,6 @@ from verify.scores.table import EXACT_TEXT, ScoreBlock, ScoreTable
 from verify.statistics.estimate import Estimate
 from verify.statistics.honest_targets import Losses, Spread, honest_models, honest_table_target, table_spreads
 from verify.statistics.intervals import clopper_pearson
-from verify.statistics.level_checks import controls_unseen
 from verify.statistics.level_table import TableLosses
 from verify.statistics.subjects import subject_numbers
 
@@ -162,9 +160,7 @@ def _outcome_by_table(asked: TableInput, settings: Settings) -> str:
     words = []
     for share in dict.fromkeys((asked.spends, 1.0)):
         found = replace(asked, spends=share).judge(settings)
-        exact = asked.losses[EXACT_TEXT]
-        unseen = controls_unseen(exact, asked.controls, found.residual.mean_gap, settings.margin)
-        claim = RecordClaim(found.residual, found.channels, (unseen_controls_gate(unseen, found.fit.noise),), levels=found)
+        claim = RecordClaim(found.residual, found.channels, (controls_gate(asked, found, settings.margin),), levels=found)
         words.append(claim.word(claim.gates))
     return _at_all_of_alpha(words)
 

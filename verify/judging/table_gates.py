@@ -11,6 +11,7 @@ from verify.scores.table import POOL
 from verify.statistics.controls import NOISE_LIMIT, NoiseRatio
 from verify.statistics.level_checks import ControlsCheck, PoolModelCheck
 from verify.statistics.level_fit import MIN_CONTROL_SUBJECTS
+from verify.statistics.level_shape import ShapeCheck
 
 RECORD: tuple[Claim, ...] = ("record",)
 FEWEST_MODELS = 2
@@ -105,23 +106,35 @@ def pool_gate(checks: Sequence[PoolModelCheck], labels: Sequence[str]) -> Gate:
     return Gate(name=name, claims=RECORD, passed=not accused, blocks="NOT_TESTABLE", reason=reason)
 
 
-def unseen_controls_gate(check: ControlsCheck, noise: NoiseRatio) -> Gate:
-    """Check that the target fits the controls no better than the original, and is no noisier on them: every test is a contrast.
+def unseen_controls_gate(check: ControlsCheck, noise: NoiseRatio, shapes: Sequence[ShapeCheck]) -> Gate:
+    """Check that the target treats the controls as the original does: in the mean, in its noise, and by level.
+
+    Every test is a contrast with the controls.
 
     Args:
         check: the target's mean loss on controls against the original's.
         noise: the same of the variances of their residuals.
+        shapes: the same by level, on every channel.
     """
-    passed = check.held and noise.trained_alike
+    turned = [shape for shape in shapes if not shape.held]
+    passed = check.held and noise.trained_alike and not turned
     reason = (
         f"On the controls the target loses {-check.difference:+.3f} nats per token against the model before unlearning (at most "
         f"{check.limit:.3f} less is allowed), and the variance of its noise is {noise.ratio:.2f} times as large (at most "
         f"{NOISE_LIMIT:g}, chance aside)."
     )
+    if shapes:
+        worst = min(shapes, key=lambda shape: (shape.held, shape.p_value))
+        reason += (
+            f" By level, its difference from that model moves the records by {worst.moved:.3f} nats per token ({worst.channel}, "
+            f"p = {worst.p_value:.2g}; {worst.allowed:.3f} are allowed whatever p, and any within chance)."
+        )
     if not check.held:
         reason += " Was it trained on the controls? What it kept of the records would not show beside them."
     if not noise.trained_alike:
         reason += " Was it trained by other options, or made noisy on the controls? That widens every error."
+    if turned:
+        reason += " Was it trained on hard controls otherwise than on easy ones? What it kept of the like would not show."
     return Gate(name="controls unseen", claims=("record",), passed=passed, blocks="INCONCLUSIVE", reason=reason)
 
 

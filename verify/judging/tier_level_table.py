@@ -40,6 +40,7 @@ from verify.statistics.level_checks import (
     support,
     with_original,
 )
+from verify.statistics.level_shape import control_shapes
 from verify.statistics.level_table import TableLosses, TableVerdict, judge_table
 from verify.statistics.lira import user_level
 from verify.statistics.smallest_margin import smallest_margin
@@ -156,9 +157,7 @@ def table_claim(
         made_before_gate(used, registered),
         exchangeable_gate(blind_p),
         like_the_records_gate(table, found, asked),
-        unseen_controls_gate(
-            controls_unseen(asked.losses[EXACT], asked.controls, found.residual.mean_gap, settings.margin), found.fit.noise
-        ),
+        controls_gate(asked, found, settings.margin),
         table_positive_control(asked.judge_original(settings)),
         planted_gate_of_table(asked, settings),
         pool_gate(asked.judge_pool(settings), table.pool()),
@@ -179,6 +178,13 @@ def table_claim(
         by="level table",
         levels=found,
     )
+
+
+def controls_gate(asked: TableInput, found: TableVerdict, margin: float) -> Gate:
+    """Check that the target treats the controls as the original does, which saw none of them either."""
+    unseen = controls_unseen(asked.losses[EXACT], asked.controls, found.residual.mean_gap, margin)
+    shapes = control_shapes(asked.losses, asked.subjects, asked.controls, margin, asked.seed)
+    return unseen_controls_gate(unseen, found.fit.noise, shapes)
 
 
 def table_positive_control(original: TableVerdict) -> Gate:
