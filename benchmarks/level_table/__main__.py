@@ -22,6 +22,7 @@ from benchmarks.level_table.measure import missing_of
 from benchmarks.level_table.packing import pack, unpack
 from benchmarks.level_table.page import page
 from benchmarks.level_table.tables import Measured, common_pools, left_out, regressions_of, rows_of
+from benchmarks.level_table.tilts import measured_audits, section, tilts
 from benchmarks.level_table.trainings import models_of
 from benchmarks.level_table.workers import train
 from benchmarks.level_table.worlds import DESIGN, Name, measured_world
@@ -100,7 +101,10 @@ def made(worlds: Sequence[Measured], machine: str) -> str:
         audits += audits_of(measured, {name: measured.pools()[name] for name in usable}, world.requests)
     for name in usable:
         costs += costs_of(worlds[0], name, worlds[0].pools()[name], world.requests)
-    return page(list(rows_of(worlds)), regressed, {world.name: audits}, costs, machine, missing_said(worlds))
+    text = page(list(rows_of(worlds)), regressed, {world.name: audits}, costs, machine, missing_said(worlds))
+    halves = [name for name in usable if name.startswith("half")]
+    moved = [tilt for name in halves if worlds[0].of("full") for tilt in tilts(name, measured_audits(worlds, name))]
+    return "\n".join([text, *section(moved), ""]) if moved else text
 
 
 if __name__ == "__main__":

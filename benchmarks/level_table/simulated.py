@@ -10,10 +10,12 @@ import textwrap
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import product
 from pathlib import Path
 
 import numpy as np
 
+from benchmarks.level_table.tilts import Tilt, section, simulated_audits, tilts
 from verify.cli.console import progress_bar
 from verify.io.files import write_text
 from verify.statistics import clopper_pearson
@@ -39,8 +41,14 @@ CONDITIONS: dict[str, dict[str, float | str]] = {
     "six control subjects": {"control_subjects": 6},
     "50 control subjects": {"control_subjects": 50},
     "gap of 0.6 nats, sd 0.15": {"gap": 0.6, "record_spread": 0.15},
+    "noise grows by 1.35 a nat of difficulty": {"growth": 1.35},
+    "noise falls by 0.75 a nat": {"growth": 0.75},
+    "noise grows, forget records harder": {"growth": 1.35, "harder": 1.0},
+    "noise grows, t4 errors": {"growth": 1.35, "errors": "t4"},
 }
 """Honest targets under conditions other than the usual: changes of the world."""
+KEPT_UNDER = ("noise grows by 1.35 a nat of difficulty", "noise falls by 0.75 a nat")
+"""Conditions under which targets that kept a fifth of the records are drawn as well."""
 DUPLICATES = {"near-duplicates of 30 % of the subjects in the retain set": {"duplicates": 0.3}}
 
 INTRODUCTION = """
@@ -86,6 +94,8 @@ def cells() -> Iterator[tuple[str, TableWorld, Truth]]:
     for name, changes in CONDITIONS.items():
         for subjects in SIZES:
             yield name, replace(TableWorld(subjects=subjects), **changes), "honest"  # type: ignore[arg-type]
+    for name, subjects in product(KEPT_UNDER, SIZES):
+        yield name, replace(TableWorld(subjects=subjects), **CONDITIONS[name]), "20 % of the records"  # type: ignore[arg-type]
     for name, changes in DUPLICATES.items():
         for design in ("half, M 8", "quarter, M 16"):
             models, left_out = DESIGNS[design]
@@ -133,16 +143,20 @@ def _kept(world: TableWorld, truth: Truth) -> float:
     return shares[truth]
 
 
-def page(found: Sequence[Cell], seconds: float) -> str:
+def page(found: Sequence[Cell], moved: Sequence[Tilt], seconds: float) -> str:
     """Return the page."""
-    total = sum(cell.audits for cell in found)
+    total = sum(cell.audits for cell in found) + sum(tilt.audits for tilt in moved)
     introduction = INTRODUCTION.format(audits=found[0].audits, total=total, seconds=seconds)
     lines = ["# Level table: simulated audits", "", textwrap.fill(" ".join(introduction.split()), 100), "", *_summary(found)]
     for truth in TRUTHS:
         chosen = [cell for cell in found if cell.truth == truth and cell.name in DESIGNS]
         lines += ["", f"## By design: {_title(truth)}", "", *_table(chosen)]
     lines += ["", "## Honest deletions under other conditions (half, M 8 unless said)", ""]
-    lines += _table([cell for cell in found if cell.name not in DESIGNS])
+    others = [cell for cell in found if cell.name not in DESIGNS]
+    lines += _table([cell for cell in others if cell.truth == "honest"])
+    lines += ["", "## 20 % of the records wholly kept, under other conditions (half, M 8)", ""]
+    lines += _table([cell for cell in others if cell.truth != "honest"])
+    lines += ["", *section(moved)]
     return "\n".join(lines) + "\n"
 
 
@@ -163,7 +177,7 @@ def _summary(found: Sequence[Cell]) -> list[str]:
     usual = [cell for cell in honest if cell.name in DESIGNS]
     worst = max(honest, key=lambda cell: cell.accused / cell.audits)
     margin = [cell for cell in found if cell.truth == "the margin" and cell.subjects > 1]
-    kept = [cell for cell in found if cell.truth == "20 % of the records"]
+    kept = [cell for cell in found if cell.truth == "20 % of the records" and cell.name in DESIGNS]
     sentences = (
         f"Honest deletions, all designs and sizes: {_pooled(usual, 'accused')} % accused; under all conditions "
         f"{_pooled(honest, 'accused')} %, at most {_rate(worst.accused, worst.audits)} % ({worst.name}, n = {worst.subjects}).",
@@ -206,7 +220,13 @@ def main() -> None:
         for number, (name, world, truth) in enumerate(every):
             progress(f"{name}, {truth}", number / len(every))
             found.append(simulate(name, world, truth, given.audits, [20, number]))
-    write_text(RESULTS / "level_table_simulated.md", page(found, time.monotonic() - started))
+        moved = list[Tilt]()
+        for name in ("half, M 8", "half, M 16"):
+            progress(f"{name}, controls that were moved", 0.99)
+            models, left_out = DESIGNS[name]
+            drawn = simulated_audits(TableWorld(models=models, left_out=left_out), given.audits // 2, [21, models])
+            moved += tilts(name, drawn)
+    write_text(RESULTS / "level_table_simulated.md", page(found, moved, time.monotonic() - started))
 
 
 if __name__ == "__main__":
