@@ -8,7 +8,8 @@
 Every approximate method of the catalogue is tuned over some settings on one half of the forget set and judged on the other against
 retrained references: by the verdict on every channel, and by the probes. `smollm2` teaches TOFU's authors to SmolLM2-135M-Instruct
 (from `make model`, or the folder in UNLEARN_SMOLLM2) by an adapter, `smollm2_all` in all weights; `rollback` can be named there,
-too, and `sisa` with the adapter. Models stay in the working folder until their entry is judged. Writes `contest_WORLD.md`, `.json`
+too, and `sisa` with the adapter. On small models "level, table" can be named: `level` with the aim of a level table, whose pool of
+eight models is trained first. Models stay in the working folder until their entry is judged. Writes `contest_WORLD.md`, `.json`
 and `.svg` into the output, with `--publish` into benchmarks/results as well. An interrupted run resumes.
 """
 
@@ -22,7 +23,7 @@ from typing import get_args
 from benchmarks.contest.data import LLM_OPTIONS, World
 from benchmarks.contest.place import Place
 from benchmarks.contest.run import entries, run_contest
-from benchmarks.contest.settings import EXACT, approximate_methods
+from benchmarks.contest.settings import BY_TABLE, EXACT, approximate_methods
 from benchmarks.contest.table import merged, summary, write_results
 from verify.io.libraries import quiet_libraries
 
@@ -40,7 +41,7 @@ def main() -> None:
     if given.merge:
         world, runs = merged(given.merge)
         for folder in folders:
-            tables = write_results(folder, world, runs)
+            tables = write_results(folder, world, runs, given.suffix)
         print(tables)
     elif given.world is None:
         print(summary(RESULTS if given.publish else given.output))
@@ -57,7 +58,7 @@ def _run(given: argparse.Namespace, folders: Sequence[Path]) -> str:
 
     def write() -> str:
         runs = {place.seed: entries(place, given.methods) for place in places}
-        return [write_results(folder, given.world, runs) for folder in folders][-1]
+        return [write_results(folder, given.world, runs, given.suffix) for folder in folders][-1]
 
     def progress(what: str, share: float) -> None:
         nonlocal written
@@ -77,10 +78,11 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--work", type=Path, help="folder of data and models; the default is the output")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--references", type=int, help="8 on small models, 4 on a pretrained one")
-    parser.add_argument("--methods", nargs="+", default=approximate_methods(), choices=[*approximate_methods(), *EXACT])
+    parser.add_argument("--methods", nargs="+", default=approximate_methods(), choices=[*approximate_methods(), BY_TABLE, *EXACT])
     parser.add_argument("--workers", type=int, default=1, help="processes side by side, on one device")
     parser.add_argument("--seconds", type=float, help="begin nothing that would end later")
     parser.add_argument("--merge", type=Path, nargs="+", help="result files to write tables from, without running anything")
+    parser.add_argument("--suffix", default="", help="of the names of the result files, contest_WORLD_SUFFIX.md")
     parser.add_argument("--publish", action="store_true", help="write into benchmarks/results as well")
     shared = Path(os.environ.get("UNLEARN_SHARED_DATA", ROOT.parent / "shared" / "data"))
     parser.add_argument("--shared-data", type=Path, default=shared)

@@ -19,9 +19,10 @@ from unlearn.experiments.demo import BASE_OPTIONS, BASE_RECORDS, FINETUNE_OPTION
 from unlearn.experiments.llm_demo import ADAPTER
 from unlearn.experiments.people import base_corpus, generate_people, record_texts, split_people, train_tokenizer
 from unlearn.finetuning import finetune
+from unlearn.training.log import LOG_NAME
 from unlearn.training.options import TrainingOptions
 from verify.errors import InputError
-from verify.io.files import write_json, write_text
+from verify.io.files import write_json, write_manifest, write_text
 from verify.provenance.holdout import split_holdout_file
 
 World = Literal["people", "tofu01", "tofu05", "tofu10", "knowundo", "smollm2", "smollm2_all"]
@@ -169,3 +170,10 @@ def train_base(world: World, folder: Path, seed: int) -> None:
         tokenizer=str(folder / "tokenizer"),
         options=options,
     )
+    as_released(folder / "models" / "base")
+
+
+def as_released(base: Path) -> None:
+    """Make a base that was trained here one from elsewhere: without a log, from which a pool would train it again."""
+    (base / LOG_NAME).unlink(missing_ok=True)
+    write_manifest(base, "model")

@@ -30,9 +30,12 @@ def judged(place: Place, entry: str, target: Path) -> dict[str, Any]:
     for name in (ORIGINAL, *place.reference_names()):
         score_model(place, name)
     references = [str(place.model(name)) for name in place.reference_names()]
-    evidence = audit(str(target), str(place.model(ORIGINAL)), references=references, **_common(place))
+    common, original = _common(place), str(place.model(ORIGINAL))
+    evidence = audit(str(target), original, references=references, **common)
     evidence.save(place.folder / "audits" / f"{entry}.json")
-    return numbers(evidence)
+    first = settings_for(place).model_copy(update={"rule": 1})  # the same scores, from the cache
+    alone = audit(str(target), original, references=references, **{**common, "rewordings": None, "settings": first})
+    return {**numbers(evidence), "alone": alone.verdict}
 
 
 def settings_for(place: Place) -> Settings:

@@ -21,7 +21,7 @@ from benchmarks.contest.deadline import Deadline
 from benchmarks.contest.judge import judged, score_model
 from benchmarks.contest.place import Place
 from benchmarks.contest.probing import REFERENCES, probe_model, probed
-from benchmarks.contest.settings import MAIN, RETRAIN, UNTOUCHED, UNTUNED, entries_of, method_of, settings_of
+from benchmarks.contest.settings import BY_TABLE, MAIN, RETRAIN, UNTOUCHED, UNTUNED, entries_of, method_of, settings_of
 from benchmarks.contest.trials import ORIGINAL, SHARDED, chosen, cost, is_trained, train_model, try_setting
 from verify.data.identity import RecordKey
 from verify.errors import InputError
@@ -133,7 +133,7 @@ def try_and_advance(place: Place, deadline: Deadline, entry: str, number: int) -
 
 def is_important(entry: str) -> bool:
     """Return whether an entry is probed as soon as it is judged; the others are probed when all are judged."""
-    return entry in FIXED or entry in UNTUNED or entry in MAIN
+    return entry in FIXED or entry in UNTUNED or entry in (*MAIN, BY_TABLE)
 
 
 def advance(place: Place, deadline: Deadline, entry: str, *, last: bool, wait: bool = False) -> str | None:

@@ -19,6 +19,9 @@ UNTOUCHED, RETRAIN = "untouched", "retrain"
 UNTUNED: Mapping[str, Mapping[str, Any]] = {"level, untuned": {}, "level, longer source": {"share": 1 / 12}}
 """`level` needs no references for its defaults, so it also runs untuned, as a user would run it, and with a source that is trained
 twice as long (small models only)."""
+BY_TABLE = "level, table"
+"""`level` untuned, its aim from the method's half of a level table of the original, which is made once. It can be named on small
+models."""
 EXACT = ("sisa", "rollback")
 """Exact rebuilds that can be named beside the approximate methods; they have no settings."""
 MAIN = ("level", "npo", "simnpo", "grad_diff", "rmu", "wga", *EXACT)
@@ -70,7 +73,7 @@ def entries_of(world: World, methods: list[str]) -> list[str]:
 
 def method_of(entry: str) -> str:
     """Return the method of an entry."""
-    return "level" if entry in UNTUNED else entry
+    return "level" if entry in UNTUNED or entry == BY_TABLE else entry
 
 
 def settings_of(entry: str, world: World = "people") -> list[Setting]:
@@ -79,6 +82,8 @@ def settings_of(entry: str, world: World = "people") -> list[Setting]:
         return []
     if entry in UNTUNED:
         return [Setting(UNTUNED[entry])]
+    if entry == BY_TABLE:
+        return [Setting({"sources": ("table",)})]
     if entry in EXACT:
         return [Setting()]
     if not method_classes()[entry].defaults.get("epochs"):

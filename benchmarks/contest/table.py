@@ -19,11 +19,12 @@ from verify.report.svg import as_svg
 Runs = Mapping[int, Sequence[Mapping[str, Any]]]
 WORDS = ("EQUIVALENT_WITHIN", "NOT_FORGOTTEN", "INCONCLUSIVE", "NOT_TESTABLE", "diverged", "refused")
 HEADER = (
-    *("method", "verdicts", "residual", "records under / over", "channels beyond", "attacks", "utility", "relearning"),
-    *("probes beyond", "cost"),
+    *("method", "verdicts", "exact text alone", "residual", "records under / over", "channels beyond", "attacks", "utility"),
+    *("relearning", "probes beyond", "cost"),
 )
 LEGEND = (
-    "Means over the seeds, lowest to highest in brackets. Residual: of the exact texts; 1 untouched, 0 retrained. Records: share "
+    "Means over the seeds, lowest to highest in brackets. Exact text alone: verdicts on the same scores by rule 1, as contests "
+    "before the channels have them. Residual: of the exact texts; 1 untouched, 0 retrained. Records: share "
     "that the audit accuses as remembered / as over-forgotten. Channels: ways of asking that accuse, of those that are valid, the "
     "exact text included. Attacks: number of quick attacks that distinguish it from every reference, in either direction and "
     "beyond both intervals. Utility: token probability on the retain set relative to the references. Relearning: area of excess "
@@ -45,8 +46,8 @@ CROWDED = 0.85
 COLOURS = {"level": "#00694b", "retrain": "#1c1c1a", "untouched": "#9c3d00"}
 
 
-def write_results(folder: Path, world: str, runs: Runs) -> str:
-    """Write tables, JSON and figure of a world; return the tables."""
+def write_results(folder: Path, world: str, runs: Runs, suffix: str = "") -> str:
+    """Write tables, JSON and figure of a world, with a suffix to its name in the files' names; return the tables."""
     by_method: dict[str, list[Mapping[str, Any]]] = {}
     for entries in runs.values():
         for entry in entries:
@@ -65,9 +66,10 @@ def write_results(folder: Path, world: str, runs: Runs) -> str:
         CHANNEL_LEGEND,
     ]
     text = "\n\n".join(parts) + "\n"
-    write_text(folder / f"contest_{world}.md", text)
-    write_text(folder / f"contest_{world}.json", _compact(runs))
-    write_text(folder / f"contest_{world}.svg", _figure(by_method))
+    name = f"contest_{world}_{suffix}" if suffix else f"contest_{world}"
+    write_text(folder / f"{name}.md", text)
+    write_text(folder / f"{name}.json", _compact(runs))
+    write_text(folder / f"{name}.svg", _figure(by_method))
     return text
 
 
@@ -96,7 +98,16 @@ def _about(world: str, runs: Runs, judged: Sequence[Mapping[str, Any]]) -> str:
         ", ".join(sorted({str(entry[name]) for entry in judged})) or "none" for name in ("machine", "references", "records")
     )
     seeds = ", ".join(map(str, runs))
-    return f"{machines}; seeds {seeds}; {references} references; {records} records judged, as many others used for tuning{split}."
+    pools = [tried["pool"] for entry in judged for tried in entry.get("tried", ()) if "pool" in tried]
+    pool = ""
+    if pools:
+        cost = np.mean([one["retrainings"] for one in pools])
+        pool = (
+            f" The pool of the level table: {pools[0]['models']} models, {cost:.1f} retrainings by tokens, spent once and before "
+            "any request; no row's cost counts it."
+        )
+    run = f"{machines}; seeds {seeds}; {references} references; {records} records judged"
+    return f"{run}, as many others used for tuning{split}.{pool}"
 
 
 def _without_verdict(world: str, by_method: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[str]:
@@ -190,6 +201,7 @@ def _row(name: str, found: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
     judged = [entry for entry in found if entry.get("residual")]
     if not judged:
         return (name, verdicts, *("-",) * (len(HEADER) - 2))
+    alone = [{"verdict": entry["alone"]} for entry in found if "alone" in entry]
     under = [_share(entry, "remembered") for entry in judged]
     over = [sum(entry["accused"].values()) / entry["records"] - _share(entry, "remembered") for entry in judged]
     valid = [[one for one in entry["channels"] if one["valid"]] for entry in judged]
@@ -197,6 +209,7 @@ def _row(name: str, found: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
     return (
         name,
         verdicts,
+        _verdicts(alone, {}) or "-",
         _spread([entry["residual"][0] for entry in judged]),
         f"{np.mean(under):.2f} / {np.mean(over):.2f}",
         _of([sum(one["accused"] for one in channels) for channels in valid], [len(channels) for channels in valid]),

@@ -13,22 +13,26 @@ import numpy as np
 
 from benchmarks.contest.data import fine_tuning, train_base
 from benchmarks.contest.place import Place
-from benchmarks.contest.settings import RETRAIN, UNTOUCHED, Setting, method_of
+from benchmarks.contest.settings import BY_TABLE, RETRAIN, UNTOUCHED, Setting, method_of
 from unlearn.finetuning import finetune
 from unlearn.forgetting import forget
 from unlearn.methods import method_classes
+from unlearn.pool.table import make_level_table
 from unlearn.training.shards import ShardPlan, finetune_shards
 from unlearn.training.weights import mean_loss, sample
 from verify.data.sources import load_records
 from verify.errors import InputError, RunError
-from verify.io.files import MANIFEST, read_json, write_json
+from verify.io.files import MANIFEST, is_complete, read_json, write_json, write_manifest
 from verify.models.loading import LoadedModel, load_model
+from verify.provenance.holdout import CONTROLS, KIND, split_holdout_file
 
 FLOOR = 0.9
 """Least utility, relative to the references, of a setting that may be chosen."""
 RETAIN_SAMPLE = 200
 SHARDS = 2
 """Adapters of the model that `sisa` unlearns from."""
+POOL = 8
+"""Models behind the level table, each without half of the people; `level` reads the first half of them."""
 ORIGINAL, SHARDED = "original", "sharded"
 
 
@@ -64,6 +68,8 @@ def try_setting(place: Place, entry: str, number: int, setting: Setting) -> None
     shutil.rmtree(folder, ignore_errors=True)
     found: dict[str, Any] = {"setting": setting.described, "utility": None, "gap": None, "share": None}
     name = method_of(entry)
+    if entry == BY_TABLE:
+        found["pool"] = _made_table(place)
     options = replace(setting.options, seed=place.seed, overflow="split", bf16=fine_tuning(place.world).bf16)
     try:
         result = forget(
@@ -85,6 +91,17 @@ def try_setting(place: Place, entry: str, number: int, setting: Setting) -> None
         tokens = 0 if result.training is None else result.training.tokens
         found |= {"utility": utility, "gap": gap, "share": tokens / _retraining_tokens(place)}
     write_json(path, found)
+
+
+def _made_table(place: Place) -> dict[str, float]:
+    """Make the level table of the original; return how many models its pool had, and their training tokens in retrainings."""
+    original = place.model(ORIGINAL)
+    with place.locked("table"):
+        if not is_complete(original / CONTROLS, KIND):  # the contest's halves, so that the audit's controls are no method's
+            split_holdout_file(place.data("holdout"), original / CONTROLS, seed=place.seed)
+            write_manifest(original / CONTROLS, KIND)
+        table = make_level_table(original, models=POOL, data=place.data("train"), base=place.base, seed=place.seed)
+    return {"models": table.models, "retrainings": sum(one.tokens for one in table.header.pool) / _retraining_tokens(place)}
 
 
 def chosen(tried: Sequence[Mapping[str, Any]]) -> int | None:

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.calibration.real import train_base as train_people_base
-from benchmarks.contest.data import fine_tuning, roles_of, write_world
+from benchmarks.contest.data import as_released, fine_tuning, roles_of, write_world
 from benchmarks.contest.data import train_base as train_tofu_base
 from benchmarks.preset import require_smollm2
 from unlearn.experiments.demo import FINETUNE_OPTIONS
@@ -186,6 +186,7 @@ def open_world(name: Name, folder: Path, shared: Path, seed: int = 0) -> World:
 
 def _people(folder: Path, _: Path, seed: int) -> World:
     train_people_base(folder, seed)
+    as_released(folder / "models" / "base")
     data = folder / "data"
     halves = split_holdout_file(data / "holdout.jsonl", data, seed=seed)
     return World(

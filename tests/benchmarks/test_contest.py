@@ -164,6 +164,17 @@ def test_the_table_says_what_is_missing(tmp_path: Path) -> None:
     assert "| level | 0.02 ± 0.20 (0/1) | - | - | - | - | -0.15 [-0.60, 0.30] (1/2) | - | *0.50 ± 0.20* | - |" in table
 
 
+def test_the_table_as_the_source_of_the_aim(tmp_path: Path) -> None:
+    """Named beside the methods it is `level` untuned with its aim from a table; its pool is named, and no cost counts it."""
+    assert entries_of("people", ["level, table"])[-1] == "level, table"
+    assert [setting.parameters for setting in settings_of("level, table")] == [{"sources": ("table",)}]
+    tried = [{"pool": {"models": 8, "retrainings": 4.24}}]
+    table = write_results(tmp_path, "people", {0: [entry("level, table", 0.01, alone="INCONCLUSIVE", tried=tried)]}, "sources")
+    assert "The pool of the level table: 8 models, 4.2 retrainings by tokens, spent once and before any request" in table
+    assert "| level, table | 1 NOT_FORGOTTEN | 1 INCONCLUSIVE | 0.01 |" in table
+    assert {path.name for path in tmp_path.iterdir()} == {f"contest_people_sources.{ending}" for ending in ("md", "json", "svg")}
+
+
 def test_all_worlds_side_by_side(tmp_path: Path) -> None:
     """Verdicts in letters, the rule marked, mean residual and utility; a dash: not run; an empty folder says what to type."""
     write_results(tmp_path, "people", {0: [entry("level", 0.02)], 1: [entry("level", 0.06, verdict="EQUIVALENT_WITHIN")]})
