@@ -1,12 +1,11 @@
 """Every public name is the function or class it says, whatever was imported before it."""
 
 import json
-import subprocess
-import sys
 from types import ModuleType
 from typing import Any
 
 import pytest
+from new_processes import printed_by
 
 IMPORT_ALL = """
 import importlib, json, pkgutil, sys
@@ -29,10 +28,8 @@ print(json.dumps([found, shadowed]))
 
 
 def in_a_fresh_process(program: str, *arguments: str) -> Any:
-    """What a program prints as JSON, in a process that has imported nothing yet."""
-    done = subprocess.run([sys.executable, "-c", program, *arguments], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout.splitlines()[-1])
+    """What a program prints as JSON, in a process that has imported nothing of the packages yet."""
+    return json.loads(printed_by(program, *arguments).splitlines()[-1])
 
 
 @pytest.mark.parametrize("order", ["names first", pytest.param("modules first", marks=pytest.mark.slow)])

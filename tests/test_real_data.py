@@ -98,6 +98,7 @@ def test_tofu_on_a_pretrained_model_end_to_end(stories: Path, shared_data: Path,
         "retain_set": paths["retain"],
         "holdout_set": paths["holdout"],
         "fields": QUESTIONS,
+        "cache_dir": tmp_path / "cache",  # the second audit scores its own model alone
         "settings": Settings(overflow="split", planted_draws=40, channels=("instruction",)),  # one other way, for speed
     }
     untouched = audit(original.model_dir, **common, output_dir=tmp_path / "audit0")

@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from jobs_here import run_jobs_here
 from tiny_models import make_llama
 
-from unlearn.experiments import llm_demo
+from unlearn.experiments import comparison, llm_demo, one_person
 from unlearn.experiments.comparison import UNTOUCHED
 from unlearn.experiments.llm_demo import ANSWERS, METHODS, Sizes, answers_of, run_llm_demo, write_people
 from unlearn.experiments.people import MOST_RECORDS, interviews
@@ -55,6 +56,8 @@ def test_every_wording_states_the_same_facts() -> None:
 @pytest.mark.slow
 def test_the_demo_runs_and_resumes(talker: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every method is audited, each stage reports its time and memory, and a second run repeats only what is missing."""
+    for module in (llm_demo, comparison, one_person):
+        monkeypatch.setattr(module, "run_jobs", run_jobs_here)
     done: list[tuple[str, float]] = []
     entries, proved, answers = run_llm_demo(tmp_path / "demo", talker, 0, lambda *said: done.append(said), SMALL, TWO)
     assert [(one.method, one.outcome.partition("(")[0]) for one in proved] == [("sisa", "REBUILT_WITHOUT")]
