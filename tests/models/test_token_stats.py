@@ -15,10 +15,13 @@ from tiny_models import make_llama, make_tokenizer
 from verify.data.encoding import Encoded, Encoder
 from verify.data.records import Record
 from verify.errors import RunError
-from verify.models import token_stats
+from verify.models import shared_prefix, token_stats
+from verify.models.ensembles import combined
 from verify.models.log_probabilities import head_sees, output_head, scored_log_probabilities, step_after_head, vocabulary_size
+from verify.models.shared_prefix import ARCHITECTURES, WORTH, common_length
 from verify.models.token_stats import compute_token_statistics, length_sorted_batches
 from verify.models.token_table import ARRAYS, TokenStatistics
+from verify.training.arithmetic import Arithmetic
 
 TOKENIZER = make_tokenizer()
 PAD = TOKENIZER.pad_token_id
@@ -274,3 +277,88 @@ def test_the_head_hook_goes_even_after_an_error() -> None:
 def test_every_array_is_declared() -> None:
     """The cache and the joining of windows know every field there is."""
     assert tuple(entry.name for entry in dataclasses.fields(TokenStatistics)) == ARRAYS
+
+
+COMMON = 20
+
+
+def beginning_alike(lengths: Sequence[int] = (5, 12, 3, 30, 7, 7)) -> list[Encoded]:
+    """Texts of random tokens with the same first `COMMON`, followed by so many own ones, of which all but the first are scored."""
+    random = np.random.default_rng(0)
+    start, made = random.integers(3, 64, COMMON), []
+    for row, length in enumerate(lengths):
+        ids = np.concatenate([start, [3 + row], random.integers(3, 64, length - 1)]).astype(np.int32)
+        scored = np.arange(len(ids)) > COMMON
+        made.append(Encoded(ids, scored, scored, row))
+    return made
+
+
+def tiny(kind: str) -> Any:
+    sizes = {"vocab_size": 64, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
+    torch.manual_seed(0)
+    config = transformers.AutoConfig.for_model(
+        kind, **sizes, num_key_value_heads=2, head_dim=8, pad_token_id=0, initializer_range=0.2
+    )
+    return transformers.AutoModelForCausalLM.from_config(config).eval()
+
+
+@pytest.mark.parametrize("kind", ARCHITECTURES)
+def test_what_all_texts_begin_with_is_read_once(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every statistic equals its definition, while the common tokens go through the layers once, in batches of any size."""
+    model, windows = tiny(kind), beginning_alike()
+    read: list[int] = []
+    slow = [slow_statistics(model, window) for window in windows]
+    model.get_input_embeddings().register_forward_hook(lambda _, given, __: read.append(given[0].numel()))
+    for budget in (1024, 40):
+        monkeypatch.setattr(token_stats, "BATCH_TOKENS", budget)
+        read.clear()
+        assert_agree(compute_token_statistics(model, windows, 0), slow)
+        assert read[0] == COMMON
+        assert sum(read[1:]) >= sum(len(window.input_ids) - COMMON for window in windows)
+        assert max(read[1:]) <= (6 * 30 if budget == 1024 else 40)
+
+
+@pytest.mark.parametrize("combine", ["average", "route"])
+def test_an_ensemble_reads_the_common_beginning_once(combine: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every adapter has keys and values of its own; in chunks of any size the statistics are those of the definition.
+
+    Also where the first token of a batch is left to the last adapter, whose head alone would then seem to give the logits.
+    """
+    from peft import LoraConfig, get_peft_model
+
+    torch.manual_seed(0)
+    config = LoraConfig(r=2, target_modules=["q_proj", "v_proj"], init_lora_weights=False)
+    adapted = get_peft_model(tiny("llama"), config, adapter_name="one")
+    adapted.add_adapter("two", config)
+    model, windows = combined(adapted, ["one", "two"], combine).eval(), beginning_alike()
+    slow = [slow_statistics(model, window) for window in windows]
+    for rows in (1000, 2):
+        monkeypatch.setattr(token_stats, "CHUNK_BYTES", rows * 4 * 64)
+        assert_agree(compute_token_statistics(model, windows, 0), slow)
+
+
+def test_a_common_beginning_is_read_in_bfloat16_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On bfloat16 copies of the weights it changes a loss by rounding alone."""
+    model, windows, read = tiny("llama"), beginning_alike(), list[int]()
+    model.get_input_embeddings().register_forward_hook(lambda _, given, __: read.append(given[0].numel()))
+    with torch.no_grad(), Arithmetic.in_copies_of(model).of(model):
+        shared = compute_token_statistics(model, windows, 0)
+        monkeypatch.setattr(shared_prefix, "ARCHITECTURES", ())
+        whole = compute_token_statistics(model, windows, 0)
+    assert read[0] == COMMON
+    assert sum(read[:2]) < read[2]
+    np.testing.assert_allclose(shared.means, whole.means, rtol=0.01)
+
+
+def test_common_beginnings_are_counted() -> None:
+    """Up to the first token that differs, or that predicts a scored one; a text that is the beginning of another keeps a token."""
+    windows = beginning_alike()
+    assert common_length(windows) == COMMON
+    assert common_length(windows[:1]) == COMMON
+    early = dataclasses.replace(windows[0], scored=np.arange(len(windows[0].input_ids)) > 9)
+    assert common_length([*windows, early]) == 9
+    short = dataclasses.replace(windows[0], input_ids=windows[0].input_ids[:8], scored=np.zeros(8, dtype=bool))
+    assert common_length([*windows, short]) == 7
+    other = dataclasses.replace(windows[0], input_ids=windows[0].input_ids[::-1].copy())
+    assert common_length([*windows, other]) == 0
+    assert WORTH < COMMON

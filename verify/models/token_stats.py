@@ -8,7 +8,8 @@ For the token x_t and the model's distribution p over the vocabulary V at its po
     rank             number of other tokens that are at least as probable as x_t
     greedy           whether greedy decoding picks x_t
 
-The head's output is reduced in chunks of positions, so that no [T, V] array is ever kept: 18 bytes per token remain.
+The head's output is reduced in chunks of positions, so that no [T, V] array is ever kept: 18 bytes per token remain. Tokens that
+all texts begin with go through the layers once (`verify.models.shared_prefix`).
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -22,6 +23,7 @@ from verify.errors import RunError
 from verify.io.progress import phase
 from verify.models.head_values import in_cache
 from verify.models.log_probabilities import head_sees, output_head, predicting_positions, step_after_head, vocabulary_size
+from verify.models.shared_prefix import SharedPrefix, read_shared_prefix
 from verify.models.token_table import TokenStatistics, TokenTable
 
 CHUNK_BYTES = 32 << 20
@@ -32,6 +34,9 @@ CACHE_BYTES = 2 << 20
 
 BATCH_TOKENS = 1024
 """Largest number of tokens per batch, padding included, unless one window is longer."""
+
+WHOLE_CALLS = 4
+"""Factor of chunks for models whose logits are no function of one head's output, as an ensemble's: each chunk is a forward call."""
 
 ON_GPU = 16
 """Factor of chunks and batches on a GPU, where every launch costs as much as work on many tokens."""
@@ -63,10 +68,13 @@ def compute_token_statistics(
     model.eval()
     try:
         with torch.inference_mode(), phase("scoring records") as share:
-            done = 0
-            for indices in length_sorted_batches([len(window.input_ids) for window in windows], batch_tokens(device)):
+            done, prefix = 0, read_shared_prefix(model, windows)
+            lengths = [len(window.input_ids) for window in windows]
+            if prefix is not None:
+                lengths = [prefix.counted(length - prefix.length) for length in lengths]
+            for indices in length_sorted_batches(lengths, batch_tokens(device)):
                 batch = [windows[index] for index in indices]
-                for index, statistics in zip(indices, _score_batch(model, batch, pad_token_id, device), strict=True):
+                for index, statistics in zip(indices, _score_batch(model, batch, pad_token_id, device, prefix), strict=True):
                     for name, column in table.columns.items():
                         column[starts[index] : starts[index] + len(statistics)] = getattr(statistics, name)
                 done += len(indices)
@@ -93,12 +101,14 @@ def length_sorted_batches(lengths: Sequence[int], budget: int) -> Iterator[list[
 
 
 def _score_batch(
-    model: nn.Module, windows: Sequence[Encoded], pad_token_id: int, device: torch.device
+    model: nn.Module, windows: Sequence[Encoded], pad_token_id: int, device: torch.device, prefix: SharedPrefix | None
 ) -> Iterator[TokenStatistics]:
     """Yield the statistics of each window of one batch, checked for finite values."""
+    if prefix is not None:
+        windows = [prefix.without(window) for window in windows]
     batch = {name: tensor.to(device) for name, tensor in collate(windows, pad_token_id).items()}
     scored = batch["scored"]
-    columns = _reduce_in_chunks(model, batch, batch["input_ids"][scored])
+    columns = _reduce_in_chunks(model, batch, batch["input_ids"][scored], prefix)
     # Columns [N] are in row-major order, so that consecutive stretches of `counts` tokens belong to the windows.
     counts = [int(window.scored.sum()) for window in windows]
     split = {name: np.split(column.cpu().numpy(), np.cumsum(counts)[:-1]) for name, column in columns.items()}
@@ -112,7 +122,9 @@ def _score_batch(
         yield statistics
 
 
-def _reduce_in_chunks(model: nn.Module, batch: dict[str, Tensor], targets: Tensor) -> dict[str, Tensor]:
+def _reduce_in_chunks(
+    model: nn.Module, batch: dict[str, Tensor], targets: Tensor, prefix: SharedPrefix | None
+) -> dict[str, Tensor]:
     """Compute the statistics of all N scored tokens from one pass through the layers.
 
     The model's own forward call applies the head to the first chunk only, while a hook keeps the hidden states of all; the other
@@ -120,6 +132,7 @@ def _reduce_in_chunks(model: nn.Module, batch: dict[str, Tensor], targets: Tenso
     """
     positions = predicting_positions(batch["scored"])  # [B, L]
     size = CHUNK_BYTES if positions.device.type == "cpu" else ON_GPU * CHUNK_BYTES
+    size *= 1 if getattr(model, "ensemble_combine", None) is None else WHOLE_CALLS
     rows = max(1, size // (4 * vocabulary_size(model)))  # 4 bytes per float32 logit
     kept: list[Tensor] = []
 
@@ -128,15 +141,18 @@ def _reduce_in_chunks(model: nn.Module, batch: dict[str, Tensor], targets: Tenso
         return kept[-1][:rows]
 
     def call(select: Callable[[Tensor], Tensor]) -> Tensor:
+        mask = batch["attention_mask"]
+        read = {"attention_mask": mask, "use_cache": False} if prefix is None else prefix.before(mask)
         with head_sees(model, select):
-            logits: Tensor = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], use_cache=False).logits
+            logits: Tensor = model(input_ids=batch["input_ids"], **read).logits
         return logits
 
     logits = call(first_chunk)  # [rows, V]
     hidden, head = kept[-1], output_head(model)  # [N, D]
     parts = [_reduce(logits, targets[:rows])]
     if len(hidden) > rows:
-        after = step_after_head(model, head(hidden[:1]), logits[:1])
+        # An ensemble applies its head once per adapter, and its logits may be those of the last one by chance.
+        after = step_after_head(model, head(hidden[:1]), logits[:1]) if len(kept) == 1 else None
         for start in range(rows, len(hidden), rows):
             chunk = slice(start, start + rows)
             # Where an unknown operation follows the head, every chunk takes a whole forward call of the model.
