@@ -200,7 +200,7 @@ def test_attacks_are_chosen_by_name() -> None:
     assert list(select_attacks(["zlib", "loss", "zlib"])) == ["zlib", "loss"]
     assert tuple(select_attacks(["full"])) == NAMES
     quick, standard = list(select_attacks(["quick"])), list(select_attacks())
-    assert all(not MODEL_ITSELF & attack_classes()[name].needs or name == "dc_pdd" for name in quick)
+    assert all(not MODEL_ITSELF & attack_classes()[name].needs or name in ("dc_pdd", "verbatim") for name in quick)
     assert set(quick) < set(standard) < set(NAMES)
     assert list(select_attacks(["standard"])) == standard
     assert list(select_attacks(["recall", "quick"])) == ["recall", *quick]

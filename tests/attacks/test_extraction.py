@@ -15,10 +15,11 @@ from verify.attacks.extraction.extraction_probability import (
     log10_queries_to_extract,
     probability_within,
 )
-from verify.attacks.extraction.verbatim import Verbatim, common_prefix
+from verify.attacks.extraction.verbatim import Verbatim
 from verify.data.encoding import Encoder, collate
 from verify.data.identity import RecordKey
 from verify.data.records import Record
+from verify.models.generation import greedy_continuations
 from verify.models.loading import LoadedModel, load_model
 from verify.models.log_probabilities import scored_log_probabilities
 from verify.models.token_table import TokenStatistics
@@ -98,12 +99,6 @@ def test_probability_within_known_answers() -> None:
         probability_within(-1.0, 0)
 
 
-@given(made=st.lists(st.integers(0, 2), max_size=8), truth=st.lists(st.integers(0, 2), max_size=8))
-def test_common_prefix_is_its_definition(made: list[int], truth: list[int]) -> None:
-    """The largest n for which the first n tokens are equal."""
-    assert common_prefix(made, truth) == max(n for n in range(9) if n <= min(len(made), len(truth)) and made[:n] == truth[:n])
-
-
 RECORDS = [
     Record("0", prompt="who", completion="the quick brown fox"),
     Record("1", completion="lazy dogs jump over other animals every day"),
@@ -127,32 +122,37 @@ def train(tokenizer: Any, records: list[Record], steps: int, context: int = 64) 
     return load_model(model, tokenizer=tokenizer)
 
 
-def teacher_forced(observation: Observation) -> list[float]:
-    """What the shared pass says of greedy decoding: per stretch of scored tokens, the hits before the first miss."""
+def generated(observation: Observation) -> list[float]:
+    """The slow twin decodes: per stretch of scored tokens, how many come out before the first that is another."""
+    loaded = observation.loaded
+    assert loaded is not None
     expected = []
-    for index, entry in enumerate(observation.statistics):
-        (window,) = [window for window in observation.windows if window.record == index]
-        record, places = observation.records[index], np.flatnonzero(window.scored)
-        hits = dict(zip(places.tolist(), entry.greedy.tolist(), strict=True))
-        runs = np.split(places, np.flatnonzero(np.diff(places) > 1) + 1)
-        if not record.prompt and not record.messages:
-            runs[0] = runs[0][len(runs[0]) // 2 :]
-        if record.messages:  # what the template writes after </s> is not generated
-            runs = [run[:-1] for run in runs]
-        right = [next((n for n, place in enumerate(run) if not hits[place]), len(run)) for run in runs]
-        expected.append(sum(right) / sum(map(len, runs)))
+    for index, record in enumerate(observation.records):
+        found, wanted = 0, 0
+        for number, window in enumerate(window for window in observation.windows if window.record == index):
+            places = np.flatnonzero(window.scored)
+            runs = np.split(places, np.flatnonzero(np.diff(places) > 1) + 1)
+            if not record.prompt and not record.messages and number == 0:
+                runs[0] = runs[0][len(runs[0]) // 2 :]
+            if record.messages:  # what the template writes after </s> is not generated
+                runs = [run[:-1] for run in runs]
+            made = greedy_continuations(loaded, [window.input_ids[: run[0]] for run in runs], [len(run) for run in runs])
+            for run, tokens in zip(runs, made, strict=True):
+                alike = [one == other for one, other in zip(tokens, window.input_ids[run].tolist(), strict=False)]
+                found, wanted = found + (alike.index(False) if False in alike else len(alike)), wanted + len(run)
+        expected.append(found / wanted)
     return expected
 
 
 @pytest.mark.parametrize(("steps", "partial"), [(0, False), (6, True), (10, True), (14, True), (30, False)])
-def test_generation_agrees_with_the_teacher_forced_pass(steps: int, partial: bool) -> None:
+def test_the_shared_pass_agrees_with_real_decoding(steps: int, partial: bool) -> None:
     """Real decoding with padding and cache gives the tokens that the shared pass marks as greedy before the first miss.
 
     The steps lead from nothing remembered over parts to everything, so that the agreement is not about zeros and ones alone.
     """
     observation = measure(train(make_tokenizer(), RECORDS, steps), RECORDS, cache_dir=None, key=KEY)
     scores = Verbatim().score(observation, [])
-    assert scores.tolist() == pytest.approx(teacher_forced(observation))
+    assert scores.tolist() == pytest.approx(generated(observation))
     assert bool(((scores > 0) & (scores < 1)).any()) == partial
 
 
@@ -172,5 +172,4 @@ def test_split_records_are_generated_window_by_window() -> None:
     loaded.model.config.max_position_embeddings = 32
     observation = measure(loaded, long, cache_dir=None, key=KEY, overflow="split")
     assert len(observation.windows) > 2
-    (value,) = Verbatim().score(observation, [])
-    assert value == 1.0
+    assert Verbatim().score(observation, []).tolist() == generated(observation) == [1.0]
