@@ -18,12 +18,14 @@ from verify.data.encoding import Encoder, collate
 from verify.data.records import Record
 from verify.judging.adapter_off import judge_without_adapter
 from verify.models.digests import weights_digest
+from verify.models.ensembles import combined
 from verify.models.loading import LoadedModel, load_model
 from verify.models.log_probabilities import scored_log_probabilities
 from verify.probes.base import mean_losses
 from verify.report.assurance import assurances
 from verify.schema.evidence import Evidence
-from verify.scores.adapter_off import without_adapter
+from verify.scores import scorer
+from verify.scores.adapter_off import digest_below, without_adapter
 from verify.scores.table import WITHOUT_ADAPTER, ScoreBlock, ScoreTable
 
 FORGET = [Record(f"f{number}", prompt=f"who {number}", completion=f"the quick brown fox {number * 7}") for number in range(8)]
@@ -100,6 +102,43 @@ def test_an_adapter_over_the_original_restores_it(whole: dict[str, LoadedModel],
     table = ScoreTable.load(tmp_path / "out" / "scores.parquet")
     np.testing.assert_allclose(table.loss(WITHOUT_ADAPTER, "forget"), mean_losses(whole["original"], FORGET), rtol=1e-5)
     assert WITHOUT_ADAPTER not in table.models()
+
+
+def test_the_digest_below_an_adapter_is_that_of_the_base() -> None:
+    """Of one adapter and of an ensemble of two; with a weight of the base changed it is another."""
+    base, config = make_llama(make_tokenizer()), LoraConfig(r=2, target_modules=["q_proj", "down_proj"])
+    digest = weights_digest(base)
+    model = get_peft_model(base, config)
+    assert digest_below(model) == digest != weights_digest(model)
+    model.add_adapter("other", config)
+    ensemble = combined(model, ["default", "other"], "route")
+    assert digest_below(ensemble) == digest
+    with torch.no_grad():
+        ensemble.model.layers[0].mlp.down_proj.base_layer.weight[0, 0] += 1
+    assert digest_below(ensemble) != digest
+
+
+def test_a_base_that_was_scored_is_not_read_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its losses stand for the target without its adapter, and are those of a pass; with another base the pass is taken."""
+    models = {
+        "original": adapted(plain(), FORGET + RETAIN),
+        "reference 1": adapted(plain(), RETAIN),
+        "reference 2": adapted(plain(), RETAIN[:9]),
+    }
+    target, passes, score = adapted(plain(), RETAIN[:10]), [], scorer.measure
+    monkeypatch.setattr(
+        scorer, "measure", lambda loaded, *rest, **named: passes.append(loaded.digest) or score(loaded, *rest, **named)
+    )
+    found = run(models, target, base=plain(), settings=Settings(planted_draws=20, attacks=("loss",))).without_adapter
+    assert found is not None
+    assert found.loss == pytest.approx(mean_losses(plain(), FORGET).mean(), rel=1e-5)
+    assert len(passes) == 2 * 5  # forget and retain set of every model
+    passes.clear()
+    other = load_model(make_llama(make_tokenizer(), 1), tokenizer=make_tokenizer())
+    again = run(models, target, base=other, settings=Settings(planted_draws=20, attacks=("loss",))).without_adapter
+    assert again is not None
+    assert again.loss == pytest.approx(found.loss, rel=1e-6)
+    assert len(passes) == 2 * 5 + 1
 
 
 @pytest.mark.slow

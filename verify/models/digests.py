@@ -1,6 +1,7 @@
 """Digest of a model's weights and of the adapter state that affects its output."""
 
 import hashlib
+from collections.abc import Iterable, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -14,13 +15,18 @@ def weights_digest(model: nn.Module) -> str:
     It also covers the state of adapters: one that is disabled, merged, inactive beside others, or scaled in another way gives
     another digest. Without adapters, or with adapters as `--lora` trains them by default, only the tensors count.
     """
+    return digest_of_weights(model.state_dict(), answering_state(model))
+
+
+def digest_of_weights(weights: Mapping[str, Tensor], state: Iterable[str] = ()) -> str:
+    """Compute the digest of `weights_digest` from tensors by name and lines that describe the state of adapters."""
     digest = hashlib.sha256()
-    for key, tensor in sorted(model.state_dict().items()):
+    for key, tensor in sorted(weights.items()):
         value: Tensor = whole(tensor.detach()).cpu().contiguous()
         digest.update(f"{key}\x00{value.dtype}\x00{tuple(value.shape)}\x00".encode())
         # As bytes: numpy has no bfloat16.
         digest.update(memoryview(value.reshape(-1).view(torch.uint8).numpy()))  # type: ignore[arg-type]
-    for line in answering_state(model):
+    for line in state:
         digest.update(f"\x00state\x00{line}\x00".encode())
     return digest.hexdigest()
 

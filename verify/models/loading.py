@@ -243,7 +243,8 @@ def require_finite(model: nn.Module, name: str) -> None:
         InputError: one does; the message names the first tensor.
     """
     for key, tensor in model.state_dict().items():
-        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+        # A sum is finite only if all its terms are; it may overflow, so one that is not says nothing yet.
+        if tensor.is_floating_point() and not bool(torch.isfinite(tensor.sum())) and not bool(torch.isfinite(tensor).all()):
             raise InputError(
                 f"the weights of {name} are not finite ({key}): the model is damaged or its training diverged. "
                 "Give an earlier checkpoint."

@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 from verify.models.adapter_types import is_adapter
-from verify.models.digests import weights_digest
+from verify.models.digests import digest_of_weights, weights_digest
 from verify.models.loading import LoadedModel
 
 
@@ -23,6 +23,18 @@ def without_adapter(loaded: LoadedModel) -> AbstractContextManager[LoadedModel] 
     if any(getattr(layer, "merged_adapters", None) for layer in layers):
         return None
     return _switched_off(loaded, layers)
+
+
+def digest_below(model: Any) -> str:
+    """Compute the digest of the weights below a model's adapters: that of its base, where the two are named alike."""
+    inner = model.get_base_model() if is_adapter(model) else model
+    adapters = {name for layer in _layers(model) for name in getattr(layer, "adapter_layer_names", ())}
+    below = {
+        ".".join(part for part in key.split(".") if part != "base_layer"): value
+        for key, value in inner.state_dict().items()
+        if adapters.isdisjoint(key.split("."))
+    }
+    return digest_of_weights(below)
 
 
 @contextmanager

@@ -12,12 +12,13 @@ from verify.data.identity import RecordKey
 from verify.data.records import Record
 from verify.data.subjects import subject_groups
 from verify.errors import InputError
+from verify.models.configuration import entries_of
 from verify.models.loading import LoadedModel, load_model, require_same_tokenizer
 from verify.schema.attack_results import NotRun
 from verify.schema.evidence import Settings
 from verify.schema.inputs import AuditedModel
 from verify.schema.parts import ModelRole, SetRole
-from verify.scores.adapter_off import without_adapter
+from verify.scores.adapter_off import digest_below, without_adapter
 from verify.scores.cache import ScoreCache
 from verify.scores.channels import Channels
 from verify.scores.configurations import Configurations
@@ -91,6 +92,7 @@ class Scorer:
         self.configurations = Configurations(other_configuration)
         self.states = states
         self._first: LoadedModel | None = None
+        self._base_made: tuple[str, Any] | None = None  # digest of the base's weights, and its configuration
         self._named: dict[SetRole, tuple[tuple[str, ...], tuple[str | None, ...]]] = {}
 
     def score(self, plan: Plan, progress: Callable[[float], None]) -> None:
@@ -134,6 +136,8 @@ class Scorer:
         """Describe a model for the evidence."""
         parameter = next(loaded.model.parameters())
         self.device = str(parameter.device)
+        if plan.role == "base":
+            self._base_made = loaded.digest, _made(loaded)
         self.models.append(
             AuditedModel(
                 label=plan.label,
@@ -168,13 +172,17 @@ class Scorer:
         alone = without_adapter(target)
         if alone is None:
             return
-        with alone as base:
-            for role in ("forget", "holdout"):
+        known = self._base_made == (digest_below(target.model), _made(target))  # the base was scored as itself
+        with alone as off:
+            for role in ATTACKED:
                 if role in self.sets:
-                    records, overflow = self.sets[role], self.settings.overflow
-                    observation = measure(base, records, cache_dir=self.cache_dir, key=self.key, overflow=overflow)
+                    observation = self.base[role] if known else self._observed(off, self.sets[role])
                     block = self.blocks["target", role]
                     self.blocks[WITHOUT_ADAPTER, role] = replace(block, loss=-observation.table.means, scores={}, channels={})
+
+    def _observed(self, loaded: LoadedModel, records: Sequence[Record]) -> Observation:
+        """Run one pass over records, or read it from the cache."""
+        return measure(loaded, records, cache_dir=self.cache_dir, key=self.key, overflow=self.settings.overflow)
 
     def _require_new_reference(self, plan: Plan, loaded: LoadedModel) -> None:
         """Refuse a reference with another model's weights, which would make retrainings look more alike than they are.
@@ -197,7 +205,7 @@ class Scorer:
         """Run one pass over every set, and link forget set and controls, which attacks read together."""
         observations: dict[SetRole, Observation] = {}
         for number, (role, records) in enumerate(self.sets.items(), 1):
-            observations[role] = measure(loaded, records, cache_dir=self.cache_dir, key=self.key, overflow=self.settings.overflow)
+            observations[role] = self._observed(loaded, records)
             done(number)
         return _linked(observations)
 
@@ -283,3 +291,8 @@ def _linked(observations: dict[SetRole, Observation]) -> dict[SetRole, Observati
     observations["forget"] = replace(forget, controls=controls)
     observations["holdout"] = replace(controls, controls=controls, members=forget)
     return observations
+
+
+def _made(loaded: LoadedModel) -> tuple[Any, ...]:
+    """Return what the numbers of a model without its adapters depend on besides its weights and the records."""
+    return str(next(loaded.model.parameters()).dtype), loaded.tokenizer_digest, loaded.context_length, entries_of(loaded.model)
