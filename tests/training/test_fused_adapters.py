@@ -58,7 +58,7 @@ def test_an_adapter_below_half_a_unit_is_seen() -> None:
         return float((moved * part).sum() / part.square().sum())
 
     assert share() < 0.5
-    with fused_adapters(small):
+    with fused_adapters(small.modules()):
         assert share() == pytest.approx(1.0, abs=0.25)
 
 
@@ -76,7 +76,7 @@ def test_values_and_gradients(bias: bool, size: float) -> None:
         return [output.detach(), *torch.autograd.grad(output, [values, *trained], toward.to(dtype))]
 
     exact, stock = run(copy.deepcopy(model).double(), torch.float64), run(model, torch.bfloat16)
-    with fused_adapters(model):
+    with fused_adapters(model.modules()):
         ours = run(model, torch.bfloat16)
     assert len(ours) == 4
     for mine, theirs, true in zip(ours, stock, exact, strict=True):
@@ -109,7 +109,7 @@ def test_other_layers_are_left_to_peft(name: str, model: Any) -> None:
     values = given_values().to(next(model.parameters()).dtype)
     model.eval()
     found = []
-    for context in (nullcontext(), fused_adapters(model)):
+    for context in (nullcontext(), fused_adapters(model.modules())):
         with context:
             assert not any("forward" in vars(module) for module in model.modules())
             found.append(model(values))
@@ -122,9 +122,9 @@ def test_a_disabled_adapter_adds_nothing_and_the_model_is_left_as_it_was() -> No
     stock = model(values)
     with model.disable_adapter():
         frozen = model(values)
-    with fused_adapters(model), model.disable_adapter():
+    with fused_adapters(model.modules()), model.disable_adapter():
         assert torch.equal(model(values), frozen)
-    with pytest.raises(KeyError), fused_adapters(model):
+    with pytest.raises(KeyError), fused_adapters(model.modules()):
         raise KeyError
     assert torch.equal(model(values), stock)
 
@@ -136,7 +136,7 @@ def test_a_language_model(tokenizer: Any) -> None:
     calls: list[int] = []
     model.base_model.model.model.layers[0].mlp.up_proj.register_forward_hook(lambda *_: calls.append(1))
     ids = torch.arange(3, 13)[None]
-    with fused_adapters(model):
+    with fused_adapters(model.modules()):
         changed = [name for name, module in model.named_modules() if "forward" in vars(module)]
         ours = model(input_ids=ids).logits
     assert len(changed) == 7 * len(plain.model.layers)

@@ -17,7 +17,7 @@ layer that reads it, and its attention takes torch's slow half-precision gradien
 processes, `--bf16` is autocast.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
 from typing import Any, Self, TypeVar
@@ -35,6 +35,8 @@ Result = TypeVar("Result")
 
 WIDE = ("gemma", "gemma2", "granite", "llama", "mistral", "olmo2", "phi3", "qwen2", "qwen3", "smollm3")
 """Architectures whose hidden states between layers may be in float32 (each is tested): layers that begin or end with RMSNorm."""
+LISTED = ("_keep_in_fp32_modules", "_keep_in_fp32_modules_strict")
+"""Attributes in which an architecture names parts that stay in float32."""
 TO_BFLOAT16 = ("RMSNorm", "RotaryEmbedding")
 """Parts of the names of modules whose output a layer's products read."""
 
@@ -92,14 +94,15 @@ class Arithmetic:
         copies: dict[int, Tensor] = {}  # of tied weights one, so that their gradients are added before they are converted
         replaced: list[tuple[nn.Module, str, nn.Parameter]] = []
         hooks: list[Any] = []
+        modules = list(model.named_modules())  # in every step: walking through thousands takes as long as a layer
         try:
-            for module, name, parameter in _converted_weights(model, self.wide):
+            for module, name, parameter in _converted_weights(modules, self.wide):
                 if id(parameter) not in copies:
                     copies[id(parameter)] = self._copy(parameter)
                 replaced.append((module, name, parameter))
                 module._parameters[name] = copies[id(parameter)]  # type: ignore[assignment]
-            hooks = [hook for found in model.modules() for hook in self._borders(found)]
-            with short_attention(), fused_adapters(model), apart(False):
+            hooks = [hook for _, found in modules for hook in self._borders(found)]
+            with short_attention(), fused_adapters(found for _, found in modules), apart(False):
                 yield
         finally:
             for hook in hooks:
@@ -173,18 +176,21 @@ def _thresholds() -> Tensor:
     return torch.randint(0, 1 << 16, (262_147,), generator=torch.Generator().manual_seed(0), dtype=torch.int32)
 
 
-def _converted_weights(model: nn.Module, wide: bool) -> Iterator[tuple[nn.Module, str, nn.Parameter]]:
+def _converted_weights(modules: Sequence[tuple[str, nn.Module]], wide: bool) -> Iterator[tuple[nn.Module, str, nn.Parameter]]:
     """Yield module, name and parameter of every float32 weight, but embeddings and what the architecture keeps in float32.
 
     Args:
-        model: the model.
+        modules: of a model, with their paths.
         wide: whether norms read hidden states in float32, so that their weights stay in it.
     """
     kept: set[str] = set()
-    for module in model.modules():
-        for listed in ("_keep_in_fp32_modules", "_keep_in_fp32_modules_strict"):
-            kept.update(getattr(module, listed, None) or ())
-    for path, module in model.named_modules():
+    for _, module in modules:
+        if hasattr(type(module), LISTED[0]):  # a model of transformers
+            for listed in LISTED:
+                kept.update(getattr(module, listed, None) or ())
+    for path, module in modules:
+        if not module._parameters:
+            continue
         apart_from = isinstance(module, nn.Embedding) or (wide and TO_BFLOAT16[0] in type(module).__name__)
         if apart_from or not kept.isdisjoint(path.split(".")):
             continue

@@ -14,7 +14,7 @@ The gradients are computed in the same order, with as many matrix products as au
 Shapes: N positions, D width of the input, K of the output, r rank.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -26,9 +26,13 @@ from verify.training.rounding import HALF
 
 
 @contextmanager
-def fused_adapters(model: nn.Module) -> Iterator[None]:
-    """Within a `with` block, compute plain LoRA layers whose weights are all in half precision in one function each."""
-    changed = [module for module in model.modules() if hasattr(module, "lora_A") and _is_plain(module)]
+def fused_adapters(modules: Iterable[nn.Module]) -> Iterator[None]:
+    """Within a `with` block, compute plain LoRA layers whose weights are all in half precision in one function each.
+
+    Args:
+        modules: of a model; other layers among them stay as they are.
+    """
+    changed = [module for module in modules if "lora_A" in module._modules and _is_plain(module)]
     try:
         for module in changed:
             module.forward = partial(_forward, module)
