@@ -5,6 +5,7 @@ import multiprocessing
 import multiprocessing.resource_tracker
 import os
 import shutil
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -146,6 +147,35 @@ def work(folder: str, number: int, dies_first: bool = False) -> int:
         mark.touch()
         os._exit(1)
     return number * number
+
+
+def noted(folder: str, name: str, until: str = "") -> str:
+    """Note in a common file that a job begins and, once the file has a line, that it ends."""
+    log = Path(folder) / "log"
+    with log.open("a") as lines:
+        lines.write(f"{name} begins\n")
+    for _ in range(600):  # a minute, after which the test fails
+        if until in log.read_text():
+            break
+        time.sleep(0.1)
+    with log.open("a") as lines:
+        lines.write(f"{name} ends\n")
+    return name
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_job_begins_once_what_it_waits_for_is_done(workers: int, tmp_path: Path) -> None:
+    """Also where that comes later in the list; where a core is free, what waits for nothing that runs does not wait."""
+    about = {"late": {"long", "short"}, "long": set[str](), "short": set[str](), "next": {"short"}}
+    until = {"long": "next ends"} if workers == 2 else {}
+    jobs = [
+        Job(name, 1.0, noted, {"folder": str(tmp_path), "name": name, "until": until.get(name, "")}, frozenset(after))
+        for name, after in about.items()
+    ]
+    assert {job.label: found for job, found in run_jobs(jobs, workers)} == {name: name for name in about}
+    place = {line: number for number, line in enumerate((tmp_path / "log").read_text().splitlines())}
+    assert all(place[f"{one} ends"] < place[f"{name} begins"] for name, after in about.items() for one in after)
+    assert (place["next ends"] < place["long ends"]) == (workers == 2)
 
 
 @pytest.mark.slow

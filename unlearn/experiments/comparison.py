@@ -2,9 +2,9 @@
 
 From a base model: fine-tune on everything, retrain reference models without the forget set, unlearn by each method, audit each
 result and the untouched model against the same references. The never-trained records are split by subject: the methods calibrate
-and select on one half, the audits compare with the other. Everything is in one folder; the jobs of a stage run in parallel. An
-interrupted run resumes: a result that is complete by its manifest and was made with the same parameters, options and records is
-reused. Time and peak memory of every job are kept in `usage.json`.
+and select on one half, the audits compare with the other. Everything is in one folder; jobs run in parallel, each as soon as what
+it reads is there. An interrupted run resumes: a result that is complete by its manifest and was made with the same parameters,
+options and records is reused. Time and peak memory of every job are kept in `usage.json`.
 
 `sisa` needs a model that was trained in shards, so that one is trained beside the original. Its result is audited against the
 references of the original all the same: what counts is what a model shows that was never trained on the records.
@@ -75,30 +75,31 @@ class Experiment:
     shards: ShardPlan | None = None
     settings: Settings = field(default_factory=Settings)
 
-    def run(self, progress: Callable[[str, float], None], beside: Sequence[Job] = ()) -> list[Entry]:
-        """Run all stages and return their outcome.
+    def run(
+        self, progress: Callable[[str, float], None], beside: Sequence[Job] = (), found: dict[str, Any] | None = None
+    ) -> list[Entry]:
+        """Run all jobs and return their outcome.
 
         Args:
             progress: called with what is done and the share of the work.
-            beside: further jobs that need the methods' models, and not the audits; they run where the models are scored, so that
-                no core waits. A job returns False where its result was there.
+            beside: further jobs, which wait for jobs of the experiment; heavy ones begin before the models are scored, those
+                lighter than an audit at the end. A job returns False where its result was there.
+            found: takes the results of `beside`, by label.
 
         Returns:
             (method, evidence, cost relative to retraining), the untouched model first.
         """
         split_holdout_file(self.data / "holdout.jsonl", self.output / "holdout", self.fields, self.seed)
-        # The methods need only the models of the first stage; with the references among them, no core waits for the other.
+        audits = [self._audit(name) for name in (UNTOUCHED, *self.methods)]
+        # Of what can begin, the first does: long jobs, for which others wait, before short ones, so that no core waits at the end.
         first, later = self._fine_tunes()
-        stages = [
-            first,
-            sorted([*later, *self._unlearnings(), self._scoring(BASE)], key=lambda job: -job.weight),
-            [*beside, *(self._scoring(name) for name in self._models())],
-            [
-                Job(f"auditing {name}", self.weights[2] / 3, audit_result, {"experiment": replace(self, methods={}), "name": name})
-                for name in (UNTOUCHED, *self.methods)
-            ],
-        ]
-        used = self._run_stages(stages, progress)
+        trainings = [*first, *sorted([*later, *self._unlearnings(), self._scoring(BASE)], key=lambda job: -job.weight)]
+        heavy = [job for job in beside if job.weight >= audits[0].weight]
+        light = [job for job in beside if job not in heavy]
+        jobs = [*trainings, *heavy, *(self._scoring(name) for name in self._models()), *audits, *light]
+        made, used = self._run_jobs(jobs, progress)
+        if found is not None:
+            found |= {job.label: made[job.label] for job in beside}
         retraining = used.get("forgetting by retrain")
         return [
             (
@@ -109,37 +110,37 @@ class Experiment:
             for name in (UNTOUCHED, *self.methods)
         ]
 
-    def _run_stages(self, stages: Sequence[Sequence[Job]], progress: Callable[[str, float], None]) -> Mapping[str, Usage]:
-        """Run stage after stage, and return what each job took, by label; of one that is resumed, what it took at first."""
+    def _run_jobs(
+        self, jobs: Sequence[Job], progress: Callable[[str, float], None]
+    ) -> tuple[Mapping[str, Any], Mapping[str, Usage]]:
+        """Run jobs; return their results by label, and what each took; of one that is resumed, what it took at first."""
         usage = UsageFile(self.output)
-        total = sum(job.weight for stage in stages for job in stage)
+        total, results = sum(job.weight for job in jobs), dict[str, Any]()
         done = 0.0
         began, reused = time.monotonic(), 0.0
-        for stage in stages:
-            progress(stage[0].label, done / total)
-            wrapped = [replace(job, run=measured, arguments={"run": job.run, "arguments": job.arguments}) for job in stage]
-            for job, (made, used) in run_jobs(wrapped):
-                done += job.weight
-                reused += job.weight * (made is False or job.label in usage.stages)
-                if made is not False:  # else the time of looking would stand for that of a training
-                    usage.add(job.label, used)
-                worked = done - reused
-                left = (time.monotonic() - began) * (total - done) / worked if worked else None
-                progress(job.label if left is None else f"{job.label}, {_duration(left)} left", done / total)
-        return usage.stages
+        progress(jobs[0].label, 0.0)
+        wrapped = [replace(job, run=measured, arguments={"run": job.run, "arguments": job.arguments}) for job in jobs]
+        for job, (made, used) in run_jobs(wrapped):
+            done += job.weight
+            reused += job.weight * (made is False or job.label in usage.stages)
+            results[job.label] = made
+            if made is not False:  # else the time of looking would stand for that of a training
+                usage.add(job.label, used)
+            worked = done - reused
+            left = (time.monotonic() - began) * (total - done) / worked if worked else None
+            progress(job.label if left is None else f"{job.label}, {_duration(left)} left", done / total)
+        return results, usage.stages
 
     def _fine_tunes(self) -> tuple[list[Job], list[Job]]:
         """Return the fine-tunings that the methods need, and the others: of a pair of the first, each has a core."""
         runs = {"original": ("train", self.seed + 1)}
         runs |= {f"reference{number}": ("retain", self.seed + 10 + number) for number in range(1, self.references + 1)}
         jobs = [
-            Job(f"fine-tuning {name}", self.weights[0], _finetune, self._finetune_arguments(name, data, seed))
+            Job(making(name), self.weights[0], _finetune, self._finetune_arguments(name, data, seed))
             for name, (data, seed) in runs.items()
         ]
         if self.shards is not None:
-            jobs.insert(
-                1, Job("fine-tuning in shards", self.weights[0], _finetune_shards, {"experiment": replace(self, methods={})})
-            )
+            jobs.insert(1, Job(making(SHARDED), self.weights[0], _finetune_shards, {"experiment": replace(self, methods={})}))
         return jobs[:2], jobs[2:]
 
     def _finetune_arguments(self, name: str, data: str, seed: int) -> dict[str, Any]:
@@ -154,7 +155,7 @@ class Experiment:
     def _unlearnings(self) -> list[Job]:
         return [
             Job(
-                f"forgetting by {name}",
+                making(name),
                 self.weights[0 if name in ("retrain", "rollback") else 1],
                 _forget,
                 {
@@ -165,18 +166,31 @@ class Experiment:
                         options, seed=self.seed + 100, overflow=self.options.overflow, bf16=options.bf16 or self.options.bf16
                     ),
                 },
+                frozenset({making(SHARDED if name == "sisa" else "original")}),
             )
             for name, (parameters, options) in self.methods.items()
         ]
 
     def _models(self) -> list[str]:
         """Return the folders of the models that the audits score, those that take longest first: an ensemble runs every member."""
-        names = ["original", *(f"reference{number}" for number in range(1, self.references + 1)), *self.methods]
+        names = ["original", *self._references, *self.methods]
         return sorted(names, key=lambda name: name != "sisa")
 
+    @property
+    def _references(self) -> list[str]:
+        return [f"reference{number}" for number in range(1, self.references + 1)]
+
     def _scoring(self, name: str) -> Job:
-        """Return the job that scores one model; all audits then read its numbers from the cache."""
-        return Job(f"scoring {name}", self.weights[2], _score, {"experiment": replace(self, methods={}), "name": name})
+        """Return the job that scores one model; all audits then read its numbers from the cache, as the others do the base's."""
+        after = set() if name == BASE else {scoring(BASE), making("original"), making(name)}
+        about = {"experiment": replace(self, methods={}), "name": name}
+        return Job(scoring(name), self.weights[2], _score, about, frozenset(after))
+
+    def _audit(self, name: str) -> Job:
+        """Return the job that audits one model, once it and what it is compared with are scored."""
+        read = ["original", *self._references, *([] if name == UNTOUCHED else [name])]
+        about = {"experiment": replace(self, methods={}), "name": name}
+        return Job(f"auditing {name}", self.weights[2] / 3, audit_result, about, frozenset(map(scoring, read)))
 
     def holdout(self, name: str) -> Path | None:
         """Return one half of the never-trained records, or None for the methods' half where there are too few to split."""
@@ -186,6 +200,18 @@ class Experiment:
     def audit_dir(self, name: str) -> Path:
         """Return the folder of a method's audit."""
         return self.output / "audits" / ("untouched" if name == UNTOUCHED else name)
+
+
+def making(name: str) -> str:
+    """Return the label of the job that makes a model of an experiment's folder."""
+    if name == SHARDED:
+        return "fine-tuning in shards"
+    return f"fine-tuning {name}" if name == "original" or name.startswith("reference") else f"forgetting by {name}"
+
+
+def scoring(name: str) -> str:
+    """Return the label of the job that scores a model."""
+    return f"scoring {name}"
 
 
 def _finetune(model: Path, data: Path, output: Path, fields: Fields, options: TrainingOptions) -> bool:

@@ -15,16 +15,15 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from unlearn.experiments.comparison import SHARDED, Experiment, Methods, commitment_of
+from unlearn.experiments.comparison import SHARDED, Experiment, Methods, commitment_of, making
 from unlearn.experiments.one_person import ProvedDeletion
 from unlearn.experiments.people import MOST_RECORDS, WORDINGS, interviews, split_people
-from unlearn.experiments.usage import UsageFile, measured
 from unlearn.training.options import TrainingOptions, optimizer_steps
 from unlearn.training.shards import ShardPlan
 from verify.data.chat_templates import render_template
 from verify.errors import InputError
 from verify.io.files import new_output, read_json, verify_manifest, write_json, write_text
-from verify.io.jobs import Job, run_jobs
+from verify.io.jobs import Job
 from verify.models.generation import greedy_continuations
 from verify.models.loading import load_model
 from verify.reexecution.reexecute import reexecute
@@ -43,8 +42,9 @@ CHANNELS: tuple[ChannelGroup, ...] = ("exact", "rewordings", "instruction", "no-
 """Ways of asking in the audits: each is one pass. Left out are those that would take longer than the methods that they check:
 `layers` (the head over all words for each of 29 layers), `few-shot` (texts four times as long), `int8` and `int4`; and `relearned`,
 which needs two forgotten people."""
-ATTACKS = ("quick", "verbatim")
-"""Attacks of the audits: those on the pass that every record takes anyway, and whether the model says the records word for word."""
+ATTACKS = ("quick",)
+"""Attacks of the audits: those on the pass that every record takes anyway, whether the model says the records word for word
+included."""
 FACT = "home"
 """Kind of fact that the model is asked about."""
 COMMON_KNOWLEDGE = "What is the capital of France?"
@@ -145,15 +145,15 @@ def run_llm_demo(
         settings=Settings(channels=CHANNELS, attacks=ATTACKS),
     )
     exact = [name for name in PROVED if name in methods]
-    entries = experiment.run(lambda phase, share: progress(phase, 0.96 * share), beside=executions(experiment, exact))
+    asking, said = _asking(model, _models(methods), output / "models", questions), dict[str, Any]()
+    entries = experiment.run(progress, [*executions(experiment, exact), *asking.values()], said)
     proved = [proved_deletion(experiment, name) for name in exact]
-    return entries, proved, ask(output, {"before fine-tuning": model, **_models(output, methods)}, questions, progress)
+    return entries, proved, _written_answers(output, questions, {name: said[job.label] for name, job in asking.items()})
 
 
-def _models(output: Path, methods: Methods) -> dict[str, Path]:
-    """Return the models to ask, in the order of the table."""
-    models = output / "models"
-    return {"before forgetting": models / "original", **{f"after {name}": models / name for name in methods}}
+def _models(methods: Methods) -> dict[str, str]:
+    """Return the folders of the models to ask by what they are called, in the order of the table."""
+    return {"before forgetting": "original", **{f"after {name}": name for name in methods}}
 
 
 def _start(output: Path, about: Mapping[str, Any]) -> None:
@@ -206,7 +206,7 @@ def executions(experiment: Experiment, names: list[str]) -> list[Job]:
     about = {"experiment": replace(experiment, methods={})}
     weights = {"sisa": experiment.weights[1], "rollback": experiment.weights[0]}
     return [
-        Job(f"executing {name} again", weights[name], execute_again, {**about, "name": name})
+        Job(f"executing {name} again", weights[name], execute_again, {**about, "name": name}, frozenset({making(name)}))
         for name in sorted(names, key=lambda name: -weights[name])
     ]
 
@@ -246,32 +246,35 @@ def _proof_path(experiment: Experiment, name: str) -> Path:
     return experiment.output / PROOFS / f"{name}.json"
 
 
-def ask(output: Path, models: Mapping[str, Path], questions: list[str], progress: Callable[[str, float], None]) -> list[Answer]:
-    """Ask every model every question in its chat template, and write the answers to a file.
+def _asking(base: Path, models: Mapping[str, str], folder: Path, questions: list[str]) -> dict[str, Job]:
+    """Return the jobs that ask every model the questions, by what the model is called.
+
+    Args:
+        base: folder of the model before fine-tuning.
+        models: folders of the experiment's models by what they are called.
+        folder: where these are.
+        questions: asked one by one, without history.
+    """
+
+    def job(name: str, model: Path, after: frozenset[str]) -> Job:
+        return Job(f"asking the model {name}", 0.5, answers_of, {"model": model, "questions": questions}, after)
+
+    first = "before fine-tuning"
+    return {
+        first: job(first, base, frozenset()),
+        **{name: job(name, folder / made, frozenset({making(made)})) for name, made in models.items()},
+    }
+
+
+def _written_answers(output: Path, questions: list[str], said: Mapping[str, list[str]]) -> list[Answer]:
+    """Write the answers of all models to a file, and return them question by question.
 
     Args:
         output: folder of the experiment.
-        models: name -> folder.
-        questions: asked one by one, without history.
-        progress: called with a message and the share of the demo that is done.
-
-    Returns:
-        the answers, question by question.
+        questions: what the models were asked.
+        said: the answers to them by what the model is called.
     """
-    progress("asking every model", 0.96)
-    usage, found = UsageFile(output), dict[str, list[str]]()
-    jobs = [
-        Job(f"asking the model {name}", 1, measured, {"run": answers_of, "arguments": {"model": folder, "questions": questions}})
-        for name, folder in models.items()
-    ]
-    for job, (said, used) in run_jobs(jobs):
-        found[job.label] = said
-        usage.add(job.label, used)
-    given = [
-        Answer(question, name, found[f"asking the model {name}"][number])
-        for number, question in enumerate(questions)
-        for name in models
-    ]
+    given = [Answer(question, name, own[number]) for number, question in enumerate(questions) for name, own in said.items()]
     write_text(output / ANSWERS, json.dumps([asdict(answer) for answer in given], ensure_ascii=False, indent=1), mode=0o600)
     return given
 

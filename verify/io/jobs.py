@@ -1,9 +1,10 @@
-"""Parallel execution of independent jobs, each in a process of its own with its share of the cores, here or on a cluster."""
+"""Parallel execution of jobs, each in a process of its own with its share of the cores, here or on a cluster."""
 
 import os
 import threading
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,32 +17,36 @@ from verify.io.libraries import quiet_libraries
 
 WORKERS = 2
 """Processes on this machine, where no cluster is named."""
+THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
+"""Settings of a new worker that libraries read when they are loaded."""
 ATTEMPTS = 3
 """Times in a row that a local worker may die without any job getting done."""
 
 
 @dataclass(frozen=True)
 class Job:
-    """An independent run. Its arguments are paths and numbers, never records, since they are sent to another process.
+    """A run of its own. Its arguments are paths and numbers, never records, since they are sent to another process.
 
     Attributes:
         label: what it does, for the progress bar.
         weight: its expected share of the work, for the progress bar.
         run: a module-level function, so that another process can import it.
         arguments: its arguments by name.
+        after: labels of the jobs that must be done before it begins.
     """
 
     label: str
     weight: float
     run: Callable[..., Any]
     arguments: Mapping[str, Any]
+    after: frozenset[str] = frozenset()
 
 
 def run_jobs(jobs: Sequence[Job], workers: int = WORKERS, engine: str | None = None) -> Iterator[tuple[Job, Any]]:
     """Run jobs in parallel and yield each with its result as it finishes. A job whose worker dies is given to another.
 
     Args:
-        jobs: what to run.
+        jobs: what to run; of those that can begin, the first ones do.
         workers: processes on this machine, if no engine is named.
         engine: a cluster, "dask://HOST:PORT" or "ray://HOST:PORT"; its workers must see the same folders as this machine.
 
@@ -49,8 +54,10 @@ def run_jobs(jobs: Sequence[Job], workers: int = WORKERS, engine: str | None = N
         InputError: the engine's kind is unknown, its library is not installed, or it does not answer.
         RunError: workers on this machine or of Ray die again and again.
     """
+    labels = {job.label for job in jobs}
+    assert all(job.after <= labels for job in jobs), "a job waits for one that is not there"
     if engine is not None:
-        yield from _run_on_cluster(jobs, engine)
+        yield from _run_in_turns(jobs, engine)
         return
     missing, deaths = dict(enumerate(jobs)), 0
     while missing:
@@ -69,17 +76,64 @@ def run_jobs(jobs: Sequence[Job], workers: int = WORKERS, engine: str | None = N
 
 
 def _run_here(jobs: Mapping[int, Job], workers: int) -> Iterator[tuple[int, Any]]:
-    """Run numbered jobs in processes of this machine."""
+    """Run numbered jobs on this machine; what they wait for and is not among them is done."""
     at_once = min(workers, len(jobs))
-    parallel = Parallel(n_jobs=at_once, return_as="generator_unordered")
-    # A single one runs in this process, with the threads that its user gave it.
-    threads = None if at_once == 1 else max(1, (os.cpu_count() or 1) // workers)
-    tasks = (delayed(_run_numbered)(number, job.run, dict(job.arguments), threads) for number, job in list(jobs.items()))
+    waiting = dict(jobs)
+    if at_once == 1:  # in this process, with the threads that its user gave it
+        while waiting:
+            number = _ready(waiting)[0]
+            yield _run_numbered(number, waiting[number].run, dict(waiting[number].arguments), None)
+            del waiting[number]
+        return
+    with _workers(at_once, threads := max(1, (os.cpu_count() or 1) // workers)) as pool:
+        running: dict[Future[tuple[int, Any]], int] = {}
+        while waiting:
+            begun = set(running.values())
+            # No more than there are workers: what becomes ready later may come before those that wait.
+            for number in [one for one in _ready(waiting) if one not in begun][: at_once - len(running)]:
+                job = waiting[number]
+                running[pool.submit(_run_numbered, number, job.run, dict(job.arguments), threads)] = number
+            for future in wait(running, return_when=FIRST_COMPLETED).done:
+                del running[future]
+                found = future.result()
+                del waiting[found[0]]
+                yield found
+
+
+def _ready(waiting: Mapping[int, Job]) -> list[int]:
+    """Return the numbers of the jobs that wait for none of the others, in order."""
+    undone = {job.label for job in waiting.values()}
+    found = [number for number, job in waiting.items() if undone.isdisjoint(job.after)]
+    assert found, "no two jobs wait for each other"
+    return found
+
+
+@contextmanager
+def _workers(count: int, threads: int) -> Iterator[Any]:
+    """Start processes, or take those of an earlier call; after an error, what still runs there is ended."""
+    from joblib.externals.loky import get_reusable_executor
+
+    given = {name: str(threads) for name in THREAD_VARIABLES if name not in os.environ}
+    pool = get_reusable_executor(max_workers=count, timeout=300, env=given)
     with warnings.catch_warnings():
         # A worker that a language model has made larger is replaced between two jobs. Nothing is lost: one that dies during a job
         # raises `BrokenProcessPool`.
         warnings.filterwarnings("ignore", "A worker stopped while some jobs were given", UserWarning)
-        yield from parallel(tasks)
+        try:
+            yield pool
+        except BaseException:
+            pool.shutdown(wait=True, kill_workers=True)
+            raise
+
+
+def _run_in_turns(jobs: Sequence[Job], engine: str) -> Iterator[tuple[Job, Any]]:
+    """Run on a cluster all jobs that can begin, then all that waited for these, and so on."""
+    waiting = dict(enumerate(jobs))
+    while waiting:
+        turn = _ready(waiting)
+        yield from _run_on_cluster([waiting[number] for number in turn], engine)
+        for number in turn:
+            del waiting[number]
 
 
 def _run_on_cluster(jobs: Sequence[Job], engine: str) -> Iterator[tuple[Job, Any]]:
