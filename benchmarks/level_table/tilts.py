@@ -32,7 +32,7 @@ HEADER = (
     "| pool | moved by level | kept of the hardest fifth | audits | accused | certified | alike in mean and noise | and by level |"
 )
 LEGEND = (
-    "The tilting attack on sets of 20 people, exact text. Losses of honest targets are moved; kept: share of its gap that the "
+    "The tilting attack on whole forget sets, exact text. Losses of honest targets are moved; kept: share of its gap that the "
     "hardest fifth of the records keeps, in the mean; the controls are moved alike, their mean unchanged. In numbers of audits: "
     "accused and certified by the tests; of those certified, whose target is on the controls as the original in mean and noise; of "
     'these, by level too (`verify/statistics/level_shape.py`). The last two are the check "controls unseen" without and with its '

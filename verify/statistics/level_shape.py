@@ -63,7 +63,7 @@ def control_shapes(
     """Check every channel that can be calibrated and on which the original knows the forget set.
 
     One subject is never certified, and at one person's level chance moves much: of 20 audits of single people by one world's honest
-    retrainings 10 failed, of 45 of more people none. So one subject is not checked.
+    retrainings 10 failed, of 25 of several people none. So one subject is not checked.
 
     Args:
         losses, subjects, control_subjects, margin, seed: as `judge_table`.
