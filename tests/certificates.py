@@ -108,19 +108,29 @@ def rewritten(house: dict[str, Path], path: Path, change: Callable[[list[Any]], 
 
 
 def about(evidence: Evidence, change: Callable[[dict[str, Any]], None]) -> Callable[[list[Any]], None]:
-    """Let the auditor's statement be about this audit, changed, and the operator report what the auditor signs."""
+    """Let the auditor's statement be about this audit of the house's models, changed, and the operator report what the auditor
+    signs."""
 
     def rewrite(found: list[Any]) -> None:
+        request = found[0]["predicate"]["runDetails"]["metadata"]["request"]
+        weights = {"original": request["models"][0]["before"], "target": request["models"][0]["after"]}
+        own = {model.role: model.weights for model in evidence.models}
         kept = evidence.model_dump(mode="json", by_alias=True, exclude={"accused", "figures", "duration_seconds", "weak"})
+        for model in kept["models"]:
+            model["weights"] = weights.get(model["role"], model["weights"])
+        if evidence.level_table is not None and evidence.level_table.original == own["original"]:
+            kept["level_table"]["original"] = weights["original"]
         predicate = found[1]["predicate"]
         predicate["result"] = RESULTS[evidence.verdict]
         annotations = predicate["annotations"]
         annotations |= {"verdict": evidence.verdict, "records_accused": len(evidence.accused)}
         annotations |= {"asked": list(channels_asked(evidence.channels)), "evidence": kept | {"subjects": len(evidence.subjects)}}
-        request = found[0]["predicate"]["runDetails"]["metadata"]["request"]
+        request["records"] = evidence.set("forget").records
+        request["data"] = [request["data"][0] | {"records": request["records"]}]
         request["registration"] = None if evidence.registration is None else evidence.registration.digest
         model = request["models"][0]
         model |= {"verdict": evidence.verdict, "verdict_phrase": evidence.verdict_phrase, "basis": "audit"}
+        model["tested_by"] = list(evidence.tiers)
         change(annotations)
 
     return rewrite

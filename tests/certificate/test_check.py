@@ -27,6 +27,7 @@ from verify.certificate.statements import (
 )
 from verify.io.files import write_manifest
 from verify.models.folder_checks import changed_adapters, require_listed
+from verify.schema.judged_by import ControlsAccount
 
 
 def test_a_whole_certificate_holds(house: dict[str, Path]) -> None:
@@ -194,6 +195,8 @@ def put(*place: str | int, to: Any) -> Callable[[list[Any]], None]:
 
 EVIDENCE = (1, "predicate", "annotations", "evidence")
 RECORD = (0, "predicate", "runDetails", "metadata", "request")
+PROBED = {"weights": "3" * 64, "forget_digest": "3" * 64}
+ACCOUNT = ControlsAccount.of(0.05, None, "c" * 64, 1).model_dump(mode="json")
 SECOND_SUBJECT = [{"name": "a", "digest": {"sha256": "1" * 64}}, {"name": "b", "digest": {"sha256": "2" * 64}}]
 
 
@@ -208,6 +211,22 @@ SECOND_SUBJECT = [{"name": "a", "digest": {"sha256": "1" * 64}}, {"name": "b", "
         (put(0, "subject", 0, "digest", "sha256", to="weights"), "not about exactly one model"),
         (put(*RECORD, "ledger_head", to="none"), "head of the request ledger"),
         (put(*RECORD, "registration", to="1" * 64), "the operator reports 1111111111111111, the audits followed none"),
+        (put(*EVIDENCE, "models", 0, "weights", to="3" * 64), "before deletion, its evidence 3333333333333333"),
+        (put(*EVIDENCE, "models", 1, "weights", to="3" * 64), "after deletion, its evidence 3333333333333333"),
+        (put(1, "predicate", "annotations", "robustness", to=PROBED), "probes of other weights or records than its own"),
+        (put(*EVIDENCE, "account", to=ACCOUNT), "the controls cccccccccccccccc, but its own are None"),
+        (put(*RECORD, "models", to=[]), "it names no model with the weights"),
+        (put(*RECORD, "models", 0, "before", to="3" * 64), "replaced 3333333333333333, the provenance starts from"),
+        (put(*RECORD, "models", 0, "tested_by", to=["canaries"]), "other tests by which"),
+        (put(*RECORD, "models", 0, "subject", to="Zebedee"), "deletion record of this version"),
+        (put(*RECORD, "records", to=3), "3 records were removed, the audit of"),
+        (put(*RECORD, "records", to=81), "81 records were removed, and lists 80 rows that held them"),
+        (put(*RECORD, "retired", to=[]), "1 replaced models"),
+        (put(*RECORD, "requests", 0, "received", to="2026-11-04"), "it was received after it was recorded"),
+        (put(*RECORD, "requests", 0, "events", 3, "at", to="2026-12-24T09:30:00+00:00"), "not in the order of their dates"),
+        (put(*RECORD, "requests", 0, "events", 3, "at", to="soon"), "bears no date"),
+        (put(*RECORD, "requests", 0, "events", 6, "state", to="purged"), "its outcome is deleted, and no step of it says so"),
+        (put(*RECORD, "requests", 1, "events", 1, "state", to="exempt"), "its outcome is denied, and no step of it says so"),
     ],
 )
 def test_statements_that_contradict_each_other(

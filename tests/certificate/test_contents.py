@@ -124,6 +124,8 @@ def test_several_models_in_one_certificate(house: dict[str, Path], tmp_path: Pat
         for statement in more:
             statement["subject"][0]["digest"]["sha256"] = second
         says(more[1], "INCONCLUSIVE")
+        target = next(model for model in more[1]["predicate"]["annotations"]["evidence"]["models"] if model["role"] == "target")
+        target["weights"] = second
         request = found[0]["predicate"]["runDetails"]["metadata"]["request"]
         request["models"] += [request["models"][0] | {"after": second, "verdict": "INCONCLUSIVE", "verdict_phrase": "INCONCLUSIVE"}]
         more[0]["predicate"]["runDetails"]["metadata"]["request"] = request

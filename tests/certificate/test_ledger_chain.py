@@ -13,8 +13,10 @@ from unlearn.requests.attestation import facts_of
 from unlearn.requests.ledger.ledger import Ledger, NewRequest
 from unlearn.requests.ledger.recipients import Planned, add_recipients, note_recipient
 from verify import InputError, IntegrityError
+from verify.auditing.looks import look_at
 from verify.certificate.ledger_chain import GENESIS, chain
 from verify.certificate.opened_audits import not_made, opening
+from verify.schema.evidence import Evidence
 from verify.schema.judged_by import ControlsAccount
 
 
@@ -72,10 +74,15 @@ def lived(house: dict[str, Path], tmp_path: Path) -> tuple[Path, dict[str, Any]]
 
 
 def life(
-    house: dict[str, Path], tmp_path: Path, controls: str | None = None, broken_off: str | None = None
+    house: dict[str, Path],
+    tmp_path: Path,
+    controls: str | None = None,
+    broken_off: str | None = None,
+    inconclusive: tuple[str, ...] = (),
 ) -> tuple[Path, dict[str, Any]]:
     """The same; the ledger opened the audit as the second against these controls, if any are named, and before that one under an
-    abandoned plan that was broken off ("scored") or stopped before a score was read ("unscored")."""
+    abandoned plan that was broken off ("scored") or stopped before a score was read ("unscored"). `inconclusive` names audits that
+    left the model open; the one on which it went into service is "8"."""
     record = record_about(house)
     model = record.models[0]
     ledger = Ledger(tmp_path / "lived.sqlite")
@@ -83,7 +90,7 @@ def life(
     facts = {"before": model.before, "after": model.after, "method": model.method, "verdict": model.verdict}
     deployed = {**facts, "basis": model.basis, "evidence": model.audit_digest}
     ledger.advance(name, "identity_verified")
-    ledger.advance(name, "matched", places=[{"records": 3}, {"records": 1}], records=[])
+    ledger.advance(name, "matched", places=[place.model_dump() for place in record.data], records=[])
     add_recipients(ledger, name, [Planned("Acme", "processor"), Planned("Index", "vector-store")])
     note_recipient(ledger, name, "Acme", told="2026-11-04")
     ledger.advance(name, "planned", batch="B-0")
@@ -92,14 +99,23 @@ def life(
     if broken_off is not None:
         ledger.advance(name, "verifying", batch="B-0", audits=[opening(model.before, str(controls), 0.05, None)])
         left = {"audits_not_made": [not_made("B-0", model.before)]} if broken_off == "unscored" else {}
-    ledger.advance(name, "planned", batch="B-1", **left)
+    planned = [{"name": "m", "weights": model.before, "records": 80}]
+    ledger.advance(name, "planned", batch="B-1", plan="f" * 64, models=planned, **left)
     ledger.advance(name, "unlearning", batch="B-1", registrations={model.before: None})
     audits = [] if controls is None else [opening(before, controls, 0.05, None) for before in ("other", model.before)]
-    ledger.advance(name, "verifying", batch="B-1", **({"audits": audits} if audits else {}))
+    for audited in inconclusive:
+        ledger.advance(name, "verifying", batch="B-1", audited=audited)
+        left_open = [{"before": model.before, "verdict": "INCONCLUSIVE", "rung": 0}]
+        ledger.advance(name, "inconclusive", batch="B-1", audited=audited, models=left_open)
+    ledger.advance(name, "verifying", batch="B-1", audited="8", **({"audits": audits} if audits else {}))
     ledger.advance(name, "deployed", batch="B-1", models=[deployed])
     with ledger.writing() as connection:  # a later plan's registration, which the states would not let in
         ledger._append(connection, name, "unlearning", {"batch": "B-2", "registrations": {model.before: "2" * 64}})
-        ledger._append(connection, name, "purged", {"batch": "B-1", "residual": [], "removed": {}, "retired": [model.before]})
+        stays = [{"place": copy.place, "kind": copy.kind, "reason": copy.reason} for copy in record.residual]
+        first, second = {"checkpoint": 5, "Arrow cache": 3}, {"checkpoint": 7, "optimizer state": 12}
+        ledger._append(connection, name, "purged", {"batch": "B-1", "residual": [], "removed": first, "retired": []})
+        purged = {"batch": "B-1", "residual": stays, "removed": second, "retired": [model.before]}
+        ledger._append(connection, name, "purged", purged)
         ledger._append(connection, name, "closed", {"batch": "B-1"})
     head = ledger.head()
     ledger.add(NewRequest(("b" * 32,), "ccpa", date(2026, 11, 4)))
@@ -158,6 +174,14 @@ def test_a_certificate_is_held_against_the_ledger(
         (("models", 0, "audit_digest"), "7" * 64, "the audit of model"),
         (("models", 0, "basis"), "audit", "the basis of model"),
         (("models",), [], "it names 0 replaced models, the ledger 1"),
+        (("residual",), [], "the copies that stay are not those that the ledger recorded"),
+        (("residual", 0, "reason"), "handed to nobody", "the copies that stay are not those that the ledger recorded"),
+        (("removed", "checkpoint"), 13, "the numbers of removed copies are not those"),
+        (("retired",), [], "the retired models are not those"),
+        (("data", 0, "records"), 60, "the training files, or the rows in them, are not those"),
+        (("data", 1, "digest"), "9" * 64, "the training files, or the rows in them, are not those"),
+        (("data",), [], "the training files, or the rows in them, are not those"),
+        (("records",), 60, "the number of removed records is not that of the plan"),
     ],
 )
 def test_what_the_operator_signs_is_what_the_ledger_says(
@@ -201,12 +225,32 @@ def test_the_account_of_the_controls_is_the_ledgers(
 
     def sign(statements: list[Any]) -> None:
         noting(record)(statements)
-        stated = None if account is None else account.model_dump(mode="json")
-        statements[1]["predicate"]["annotations"]["evidence"]["account"] = stated
+        evidence = statements[1]["predicate"]["annotations"]["evidence"]
+        evidence["account"] = None if account is None else account.model_dump(mode="json")
+        if account is not None:  # which an audit has of its own controls
+            evidence["sets"].append({"role": "holdout", "records": 9, "scored_tokens": 99, "digest": account.controls})
 
     checked = check(house, rewritten(house, tmp_path / "c.json", sign), ledger=path)
     assert checked.holds == holds, broken(checked)
     assert ("counts the audits against its controls otherwise" in broken(checked)) == (not holds)
+
+
+@pytest.mark.parametrize(("audits", "looks", "holds"), [((), 0, True), (("4",), 0, False), (("4",), 1, True), (("8",), 0, True)])
+def test_earlier_audits_of_the_same_weights_are_named(
+    house: dict[str, Path], tmp_path: Path, audits: tuple[str, ...], looks: int, holds: bool
+) -> None:
+    """An inconclusive audit with other references that the ledger noted, and the certificate does not; the audit on which the model
+    went into service itself is no earlier one."""
+    path, record = life(house, tmp_path, inconclusive=audits)
+    evidence = Evidence.load(house["audit"] / "evidence.json")
+    look = look_at(evidence, evidence).model_dump(mode="json")
+
+    def sign(statements: list[Any]) -> None:
+        noting(record)(statements)
+        statements[1]["predicate"]["annotations"]["evidence"]["looks"] = [look] * looks
+
+    found = broken(check(house, rewritten(house, tmp_path / "c.json", sign), ledger=path))
+    assert found == "" if holds else "names 0 earlier audits of these weights, the ledger noted 1" in found
 
 
 @pytest.mark.parametrize("content", [b"", b"SQLite format 3\x00", b"hello", b"\x00" * 4096])

@@ -86,6 +86,18 @@ def other_model(found: dict[str, Any]) -> None:
     found["evidence"]["level_table"]["original"] = "9" * 64
 
 
+def destroyed_late(found: dict[str, Any]) -> None:
+    found["evidence"]["level_table"]["destroyed"] = "2026-10-02T09:00:00+00:00"
+
+
+def more_rows(found: dict[str, Any]) -> None:
+    found["evidence"]["level_table"]["rows"] = 913
+
+
+def more_judges(found: dict[str, Any]) -> None:
+    found["evidence"]["level_table"]["judging"] = 9
+
+
 def no_table(found: dict[str, Any]) -> None:
     del found["evidence"]["level_table"]
 
@@ -96,6 +108,9 @@ def no_table(found: dict[str, Any]) -> None:
         (made_late, "which is not before"),
         (undated, "bears no date"),
         (other_model, "belongs to the weights"),
+        (destroyed_late, "destroyed at 2026-10-02T09:00:00+00:00, after it was made"),
+        (more_rows, "more rows or controls than when it was signed"),
+        (more_judges, "9 of its 8 models judged"),
         (no_table, "names the level table"),
     ],
 )

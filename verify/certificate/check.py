@@ -17,6 +17,7 @@ from verify.certificate.claims import adapter_finding, claim_finding, claimed_ph
 from verify.certificate.ledger_facts import ledger_findings
 from verify.certificate.reexecution import ReexecutionClaim, claim_of
 from verify.certificate.registered import registration_findings
+from verify.certificate.said_twice import said_twice
 from verify.certificate.signing import PAYLOAD_TYPE, PROVENANCE, REEXECUTION, SCHEMA, STATEMENT_TYPE, TEST_RESULT, Statement
 from verify.certificate.timestamps import check_stamp
 from verify.certificate.transparency import check_bundle
@@ -196,7 +197,7 @@ def _consistency(pairs: Mapping[str, Pair], signers: Mapping[str, dict[str, str]
             findings += [claim_finding(pair["auditor"]["predicate"]), *([] if adapter is None else [adapter])]
             findings += judge_findings(pair["auditor"]["predicate"], requests_of(pair))
         findings += reexecution_findings(pair)
-    return [*findings, *record_findings(pairs), *registration_findings(pairs)]
+    return [*findings, *record_findings(pairs), *registration_findings(pairs), *said_twice(pairs)]
 
 
 def _checked(findings: Sequence[Finding], pairs: Mapping[str, Pair]) -> Checked:

@@ -132,12 +132,29 @@ def _not_this_table(used: LevelTableUsed, before: str, requests: Sequence[Reques
         made = datetime.fromisoformat(used.created)
     except ValueError:
         return "the level table bears no date"
+    if wrong := _impossible(used, made):
+        return f"the level table contradicts itself: {wrong}"
     counted = [one for one in requests if one.outcome in ("deleted", "open")]
     if late := sum(not one.is_after(made) for one in counted):
         return (
             f"the level table was made at {used.created}, which is not before {late} of {len(counted)} requests: a table made once "
             "it is known who asks can be made to fit the answer"
         )
+    return None
+
+
+def _impossible(used: LevelTableUsed, made: datetime) -> str | None:
+    """Return what no level table can be, or None."""
+    try:
+        destroyed = datetime.fromisoformat(used.destroyed)
+    except ValueError:
+        return "nothing says when its models were destroyed"
+    if (destroyed.tzinfo is None) != (made.tzinfo is None) or destroyed > made:
+        return f"its models were destroyed at {used.destroyed}, after it was made"
+    if used.judging > used.models or used.references > used.judging:
+        return f"{used.judging} of its {used.models} models judged, and {used.references} of those never saw a person"
+    if used.rows > used.rows_signed or used.controls > (used.controls_signed or used.controls):
+        return "it has more rows or controls than when it was signed"
     return None
 
 

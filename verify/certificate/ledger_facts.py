@@ -4,17 +4,19 @@ The head that a certificate names commits to the ledger's events; whether the de
 question, and this answers it from the ledger's file alone.
 """
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from itertools import zip_longest
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from verify.certificate.attachments import Finding, Pair
 from verify.certificate.ledger_chain import GENESIS, LedgerEvent, ledger_events
 from verify.certificate.opened_audits import OpenedAudits, opened_audits
 from verify.errors import IntegrityError
 from verify.schema.deletion_record import NOTES, RECIPIENTS
+from verify.schema.parts import VerdictWord
 from verify.schema.recipient_notes import noted_recipients, states_nobody
 
 REFUSALS = ("denied", "exempt", "not_found", "withdrawn")
@@ -65,8 +67,11 @@ def _differences(pairs: Mapping[str, Pair], events: Sequence[LedgerEvent]) -> It
             yield from (f"{request['id']}: {text}" for text in _request(request, own))
         own = [event for event in events if event.request == record["requests"][0]["id"]]
         yield from _models(record, own)
+        yield from _cleaning(record, own)
+        yield from _data(record, events)
         yield from _registrations(pairs, own)
         yield from _accounts(pairs, own, opened)
+        yield from _looks(pairs, own)
 
 
 def _request(facts: Mapping[str, Any], events: Sequence[LedgerEvent]) -> Iterator[str]:
@@ -130,6 +135,42 @@ def _models(record: Mapping[str, Any], events: Sequence[LedgerEvent]) -> Iterato
                 yield f"the {name} of model {weights[1][:16]} is not what the ledger recorded when it went into service"
 
 
+def _cleaning(record: Mapping[str, Any], events: Sequence[LedgerEvent]) -> Iterator[str]:
+    """Yield where the copies that were removed or stay, or the retired models, are not those that the ledger noted."""
+    residual = next((event.details["residual"] for event in reversed(events) if event.state == "purged"), ())
+    removed: Counter[str] = Counter()
+    for event in events:
+        removed.update(event.details.get("removed", {}))
+    retired = list(dict.fromkeys(digest for event in events for digest in event.details.get("retired", ())))
+    named = ("place", "kind", "reason")
+    if [[copy[name] for name in named] for copy in record["residual"]] != [[copy[name] for name in named] for copy in residual]:
+        yield "the copies that stay are not those that the ledger recorded, or for other reasons"
+    if record["removed"] != dict(removed):
+        yield "the numbers of removed copies are not those that the ledger recorded"
+    if record["retired"] != retired:
+        yield "the retired models are not those that the ledger recorded"
+
+
+def _data(record: Mapping[str, Any], events: Sequence[LedgerEvent]) -> Iterator[str]:
+    """Yield where training files, rows or records are not those that the ledger matched and planned."""
+    if not record["models"]:
+        return
+    rows: Counter[tuple[str, str]] = Counter()
+    for request in record["requests"]:
+        own = [event for event in events if event.request == request["id"]]
+        for place in next((event.details["places"] for event in reversed(own) if event.state == "matched"), ()):
+            rows[place["file"], place["digest"]] += place["records"]
+    if {(place["file"], place["digest"]): place["records"] for place in record["data"]} != dict(rows):
+        yield "the training files, or the rows in them, are not those that the ledger recorded"
+    first = [event for event in events if event.request == record["requests"][0]["id"] and event.state == "planned"]
+    planned = next(
+        (event.details["models"] for event in reversed(first) if "plan" in event.details and "models" in event.details), ()
+    )
+    counts = [model["records"] for model in planned if "records" in model]
+    if counts and not max(counts) <= record["records"] <= sum(counts):
+        yield "the number of removed records is not that of the plan"
+
+
 def _registrations(pairs: Mapping[str, Pair], events: Sequence[LedgerEvent]) -> Iterator[str]:
     """Yield where an audit followed another registration than the one that the ledger recorded before the unlearning."""
     for weights, pair in pairs.items():
@@ -183,6 +224,37 @@ def _accounts(pairs: Mapping[str, Pair], events: Sequence[LedgerEvent], opened: 
         more = account is not None and account["counted"] == "evidence" and (own is None or own.controls == account["controls"])
         if said != counted and not (more and account["number"] > (0 if own is None else own.number)):
             yield f"the audit of {weights[:16]} counts the audits against its controls otherwise than the ledger that opened it"
+
+
+def _looks(pairs: Mapping[str, Pair], events: Sequence[LedgerEvent]) -> Iterator[str]:
+    """Yield where an audit names fewer earlier audits of its weights than the ledger noted of them."""
+    for weights, pair in pairs.items():
+        if "auditor" not in pair:
+            continue
+        found = pair["auditor"]["predicate"]["annotations"]
+        last = _deployed(events, found["weights_before_deletion"], weights)
+        if last is None:
+            continue
+        named = _inconclusive(events[:last], events[last].details.get("batch"), found["weights_before_deletion"])
+        if (said := len(found["evidence"].get("looks") or ())) < len(named):
+            yield f"the audit of {weights[:16]} names {said} earlier audits of these weights, the ledger noted {len(named)}"
+
+
+def _inconclusive(events: Sequence[LedgerEvent], batch: Any, before: str) -> set[str]:
+    """Return the audits of a model's last attempt that left it open, but for the one on which it went into service."""
+    found: set[str] = set()
+    final = None
+    for event in events:
+        models = [one for one in event.details.get("models", ()) if one.get("before") == before]
+        if event.details.get("batch") != batch:
+            continue
+        if event.state == "failed" and models:
+            found = set()
+        elif event.state == "verifying":
+            final = event.details.get("audited")
+        elif event.state == "inconclusive" and any(one.get("verdict") in get_args(VerdictWord) for one in models):
+            found.add(str(event.details.get("audited")))
+    return found - {str(final)}
 
 
 def _moment(text: Any) -> datetime | None:

@@ -1,0 +1,126 @@
+"""Agreement of a certificate's statements within themselves: facts that one of them says in two places.
+
+Whoever holds the signing key can edit a statement and sign it again. What is said once only the evidence, the ledger or the models
+themselves can contradict; what is said twice has to be the same.
+"""
+
+import json
+from collections.abc import Iterator, Mapping
+from datetime import date, datetime
+from itertools import pairwise
+from typing import Any
+
+from verify.certificate.attachments import Finding, Pair
+from verify.errors import InputError
+from verify.schema.deletion_record import DeletionRecord
+
+RECORD = "deletion record"
+
+
+def said_twice(pairs: Mapping[str, Pair]) -> Iterator[Finding]:
+    """Yield what contradicts itself within the statements; nothing where all is consistent.
+
+    Args:
+        pairs: the valid statements, by the digest of the weights they are about.
+
+    Raises:
+        KeyError, TypeError, ValueError: a statement lacks what this version expects.
+    """
+    for weights, pair in pairs.items():
+        if "auditor" in pair:
+            for text in _audit(weights, pair["auditor"]["predicate"]["annotations"]):
+                yield Finding(f"audit of {weights[:16]}", False, text)
+        if "operator" in pair:
+            for text in _provenance(weights, pair):
+                yield Finding(RECORD, False, text)
+    records = [_record(pair) for pair in pairs.values() if "operator" in pair]
+    if records and records[0]:
+        yield from (Finding(RECORD, False, text) for text in _within(records[0]))
+
+
+def _record(pair: Pair) -> dict[str, Any]:
+    """Return the deletion record in the operator's statement; empty without one."""
+    return dict(pair["operator"]["predicate"]["runDetails"]["metadata"]["request"])
+
+
+def _audit(weights: str, found: Mapping[str, Any]) -> Iterator[str]:
+    """Yield where an audit's evidence is about other weights, records or controls than the statement says beside it."""
+    evidence = found["evidence"]
+    audited: dict[str, str] = {entry["role"]: entry["weights"] for entry in evidence["models"] if entry["role"] != "reference"}
+    sets = {entry["role"]: entry["digest"] for entry in evidence["sets"]}
+    for what, said, other in (
+        ("after", weights, audited["target"]),
+        ("before", found["weights_before_deletion"], audited["original"]),
+    ):
+        if said != other:
+            yield f"the statement names the weights {str(said)[:16]} {what} deletion, its evidence {other[:16]}"
+    probed = found.get("robustness")
+    if probed and (probed["weights"], probed["forget_digest"]) != (weights, sets["forget"]):
+        yield "it was signed with probes of other weights or records than its own"
+    account, table = evidence.get("account"), evidence.get("level_table")
+    controls = sets.get("holdout") if table is None else table["digest"]
+    if account and account["controls"] != controls:
+        yield f"it counts the audits against the controls {account['controls'][:16]}, but its own are {str(controls)[:16]}"
+
+
+def _provenance(weights: str, pair: Pair) -> Iterator[str]:
+    """Yield where the deletion record says something else about a model than the provenance and the audit beside it."""
+    record = _record(pair)
+    if not record:
+        return
+    entry = next((one for one in record["models"] if one["after"] == weights), None)
+    if entry is None:
+        yield f"it names no model with the weights {weights[:16]}, which the statement that holds it is about"
+        return
+    listed = pair["operator"]["predicate"]["buildDefinition"]["resolvedDependencies"]
+    start = next(str(one["digest"]["sha256"]) for one in listed if one["name"] == "weights before deletion")
+    if entry["before"] != start:
+        yield f"it says that {weights[:16]} replaced {entry['before'][:16]}, the provenance starts from {start[:16]}"
+    if "auditor" in pair:
+        evidence = pair["auditor"]["predicate"]["annotations"]["evidence"]
+        forget = next(one["records"] for one in evidence["sets"] if one["role"] == "forget")
+        if forget > record["records"]:
+            yield f"it says that {record['records']} records were removed, the audit of {weights[:16]} is about {forget}"
+        if sorted(entry.get("tested_by", ())) != sorted(evidence.get("tiers") or ()):
+            yield f"it names other tests by which {weights[:16]} could have been accused than the audit"
+
+
+def _within(record: Mapping[str, Any]) -> Iterator[str]:
+    """Yield where a deletion record is none, or contradicts itself: models, records, and the steps of its requests."""
+    try:
+        DeletionRecord.parse(json.dumps(record), "the deletion record in the operator's statement")
+    except InputError as error:
+        yield str(error)
+        return
+    rows = sum(place["records"] for place in record["data"])
+    if record["records"] > rows:
+        yield f"it says that {record['records']} records were removed, and lists {rows} rows that held them"
+    deleted = [one for one in record["requests"] if one["outcome"] == "deleted"]
+    if deleted and (there := {entry["before"] for entry in record["models"]} - set(record["retired"])):
+        yield f"{len(there)} replaced models ({', '.join(sorted(name[:16] for name in there))}) are not among the retired ones"
+    for facts in record["requests"]:
+        yield from (f"{facts['id']}: {text}" for text in _steps(facts))
+
+
+def _steps(facts: Mapping[str, Any]) -> Iterator[str]:
+    """Yield where a request's outcome, dates and steps contradict each other."""
+    states = [event["state"] for event in facts["events"]]
+    ended = {"deleted": "deployed"}.get(facts["outcome"], facts["outcome"])
+    if ended != "open" and ended not in states:
+        yield f"its outcome is {facts['outcome']}, and no step of it says so"
+    times = [moment for event in facts["events"] if (moment := _moment(event["at"])) is not None]
+    if len(times) < len(states):
+        yield "a step of it bears no date"
+    if any(later < earlier for earlier, later in pairwise(times)):
+        yield "its steps are not in the order of their dates"
+    if facts["events"] and date.fromisoformat(facts["received"]) > date.fromisoformat(facts["events"][0]["at"][:10]):
+        yield "it was received after it was recorded"
+
+
+def _moment(text: Any) -> datetime | None:
+    """Return a time with a time zone; None for anything else."""
+    try:
+        found = datetime.fromisoformat(str(text))
+    except ValueError:
+        return None
+    return found if found.tzinfo is not None else None
