@@ -90,7 +90,7 @@ def life(
     facts = {"before": model.before, "after": model.after, "method": model.method, "verdict": model.verdict}
     deployed = {**facts, "basis": model.basis, "evidence": model.audit_digest}
     ledger.advance(name, "identity_verified")
-    ledger.advance(name, "matched", places=[place.model_dump() for place in record.data], records=[])
+    ledger.advance(name, "matched", places=[place.model_dump() for place in record.data], records=[], near_duplicates_left=2)
     add_recipients(ledger, name, [Planned("Acme", "processor"), Planned("Index", "vector-store")])
     note_recipient(ledger, name, "Acme", told="2026-11-04")
     ledger.advance(name, "planned", batch="B-0")
@@ -173,6 +173,8 @@ def test_a_certificate_is_held_against_the_ledger(
         (("models", 0, "method"), "retrain", "the method of model"),
         (("models", 0, "audit_digest"), "7" * 64, "the audit of model"),
         (("models", 0, "basis"), "audit", "the basis of model"),
+        (("requests", 0, "near_left"), 0, "near_left is not the number that the ledger recorded"),
+        (("requests", 0, "removed"), {"checkpoint": 3}, "removed is not what the ledger recorded of this person's copies"),
         (("models",), [], "it names 0 replaced models, the ledger 1"),
         (("residual",), [], "the copies that stay are not those that the ledger recorded"),
         (("residual", 0, "reason"), "handed to nobody", "the copies that stay are not those that the ledger recorded"),

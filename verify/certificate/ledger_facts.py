@@ -97,13 +97,21 @@ def _request(facts: Mapping[str, Any], events: Sequence[LedgerEvent]) -> Iterato
 
 
 def _later_facts(facts: Mapping[str, Any], events: Sequence[LedgerEvent]) -> Iterator[str]:
-    """Yield where language, records or recipients are not those of the events; earlier versions state no records."""
+    """Yield where language, records, copies or recipients are not those of the events; earlier versions state not all of them."""
     if facts.get("language") != events[0].details.get("language"):
         yield "language is not what the ledger recorded"
     if facts.get("records") is not None:
         places = next((event.details["places"] for event in reversed(events) if event.state == "matched"), ())
         if facts["records"] != sum(place["records"] for place in places):
             yield "records is not the number that the ledger recorded"
+    near = next((event.details.get("near_duplicates_left") for event in reversed(events) if event.state == "matched"), None)
+    if facts.get("near_left") not in (None, near):
+        yield "near_left is not the number that the ledger recorded"
+    own: Counter[str] = Counter()
+    for event in events:
+        own.update(event.details.get("removed_for", {}).get(facts["id"], {}))
+    if facts.get("removed") not in (None, dict(own)):
+        yield "removed is not what the ledger recorded of this person's copies"
     notes = [event.details for event in events if event.state == RECIPIENTS]
     noted = noted_recipients(notes)
     if facts.get("recipients") != (None if noted is None else [one.model_dump(mode="json") for one in noted.values()]):

@@ -6,7 +6,7 @@ themselves can contradict; what is said twice has to be the same.
 
 import json
 from collections.abc import Iterator, Mapping
-from datetime import date, datetime
+from datetime import date, datetime, timedelta
 from itertools import pairwise
 from typing import Any
 
@@ -15,6 +15,10 @@ from verify.errors import InputError
 from verify.schema.deletion_record import DeletionRecord
 
 RECORD = "deletion record"
+HOLIDAYS = 14
+"""Days by which a deadline at most moves because it falls on weekends and public holidays."""
+LONGEST = {"gdpr": (31 + HOLIDAYS, 92 + HOLIDAYS), "ccpa": (45, 90), "drop": (45, 0)}
+"""Days from receipt to the last day to answer, at most, without and with an extension; DROP has none."""
 
 
 def said_twice(pairs: Mapping[str, Pair]) -> Iterator[Finding]:
@@ -113,8 +117,20 @@ def _steps(facts: Mapping[str, Any]) -> Iterator[str]:
         yield "a step of it bears no date"
     if any(later < earlier for earlier, later in pairwise(times)):
         yield "its steps are not in the order of their dates"
+    yield from _deadlines(facts)
     if facts["events"] and date.fromisoformat(facts["received"]) > date.fromisoformat(facts["events"][0]["at"][:10]):
         yield "it was received after it was recorded"
+
+
+def _deadlines(facts: Mapping[str, Any]) -> Iterator[str]:
+    """Yield where a request is said to have had more time than the law gives; which law is known by its regime."""
+    received, longest = date.fromisoformat(facts["received"]), LONGEST.get(facts["regime"])
+    if longest is None:
+        yield "its regime is none of gdpr, ccpa and drop"
+        return
+    for name, days in (("answer_by", longest[0]), ("extended_to", longest[1])):
+        if facts[name] is not None and date.fromisoformat(facts[name]) > received + timedelta(days=days):
+            yield f"{name} is later than {facts['regime']} allows for a request of that day"
 
 
 def _moment(text: Any) -> datetime | None:
