@@ -228,6 +228,7 @@ SECOND_SUBJECT = [{"name": "a", "digest": {"sha256": "1" * 64}}, {"name": "b", "
         (put(*RECORD, "requests", 0, "answer_by", to="2027-01-03"), "answer_by is later than gdpr allows"),
         (put(*RECORD, "requests", 0, "extended_to", to="2027-04-03"), "extended_to is later than gdpr allows"),
         (put(*RECORD, "requests", 0, "regime", to="drop"), "extended_to is later than drop allows"),
+        (put(*RECORD, "requests", 0, "received", to="9999-12-31"), "it was received after it was recorded"),
         (put(*RECORD, "requests", 0, "regime", to="hammurabi"), "its regime is none of gdpr, ccpa and drop"),
         (put(*RECORD, "requests", 0, "events", 6, "state", to="purged"), "its outcome is deleted, and no step of it says so"),
         (put(*RECORD, "requests", 1, "events", 1, "state", to="exempt"), "its outcome is denied, and no step of it says so"),

@@ -20,7 +20,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-from verify.statistics.channels import EXACT_TEXT, MIN_GAP
+from verify.statistics.channels import EXACT_TEXT
+from verify.statistics.contrasts import MIN_GAP
 from verify.statistics.level_fit import Calibration
 from verify.statistics.level_table import TableLosses, calibrate
 from verify.statistics.two_samples import TINY
