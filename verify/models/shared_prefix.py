@@ -41,8 +41,8 @@ class SharedPrefix:
 
     def without(self, window: Encoded) -> Encoded:
         """Return a text without its beginning; none of those tokens is scored."""
-        ids, scored, secret = (part[self.length :] for part in (window.input_ids, window.scored, window.secret))
-        return Encoded(ids, scored, secret, window.record)
+        own = slice(self.length, None)
+        return Encoded(window.input_ids[own], window.scored[own], window.secret[own], window.record)
 
     def counted(self, tokens: int) -> int:
         """Return what a text of so many own tokens counts in a batch's budget, its share of the cached ones included."""
