@@ -5,12 +5,12 @@ it. Of a row without a text of its own nothing is known. Where rows have only sh
 the vectors may be of those; a row whose text is a part of the one that it refers to is a passage of it, and its vector is of that.
 """
 
-import json
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from unlearn.purge.redact import strings_in
+from verify.io.strict_json import parse_json
 
 if TYPE_CHECKING:
     import psycopg
@@ -46,8 +46,11 @@ def longest_text(values: Iterable[str | None]) -> str:
 def _strings(value: str) -> Iterator[str]:
     if value[:1] in "{[":
         try:
-            yield from strings_in(json.loads(value))
-        except (ValueError, RecursionError):  # such as an array or a composite value of the database
+            yield from strings_in(parse_json(value, constants=True))
+        except (
+            ValueError,
+            RecursionError,
+        ):  # an array or a composite value of the database, or an object that gives one name twice
             pass
         else:
             return
