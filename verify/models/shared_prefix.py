@@ -45,7 +45,7 @@ class SharedPrefix:
         return Encoded(window.input_ids[own], window.scored[own], window.secret[own], window.record)
 
     def counted(self, tokens: int) -> int:
-        """Return the number of tokens that a text counts in a batch's budget: its own, or its share of the cached ones if that is more."""
+        """Return the number of tokens that a text counts in a batch's budget: its own, or its share of the cached ones."""
         return max(tokens, self.length // ROWS_OF_KEYS)
 
     def before(self, attention_mask: Tensor) -> dict[str, Any]:
