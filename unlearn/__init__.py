@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from unlearn.methods.altpo import AltPO
     from unlearn.methods.auto import Auto
     from unlearn.methods.bad_teacher import BadTeacher
+    from unlearn.methods.calibrated_distillation import CalibratedDistillation
     from unlearn.methods.ceu import CEU
     from unlearn.methods.client_retrain import ClientRetrain
     from unlearn.methods.dpo import DPO
@@ -52,6 +53,7 @@ _HOME = {
     "Auto": "unlearn.methods.auto",
     "BadTeacher": "unlearn.methods.bad_teacher",
     "CEU": "unlearn.methods.ceu",
+    "CalibratedDistillation": "unlearn.methods.calibrated_distillation",
     "ClientRetrain": "unlearn.methods.client_retrain",
     "DPO": "unlearn.methods.dpo",
     "DifferentialPrivacy": "unlearn.defenses.differential_privacy",
@@ -114,6 +116,7 @@ __all__ = [
     "AltPO",
     "Auto",
     "BadTeacher",
+    "CalibratedDistillation",
     "ClientRetrain",
     "DifferentialPrivacy",
     "FedEraser",

@@ -1,28 +1,20 @@
-"""What a model that never saw the records would show, reading by reading: at the output, decoded from earlier layers, and inside.
+"""Hidden states of a model that never saw the records, as a level for those inside: mapped to the original's by a fit on controls.
 
-A source that never saw them is read, and its readings are mapped to the original's by a fit on controls, as `unlearn.level` does
-for the output: scores by least squares on five features a token, hidden states by ridge regression.
-
-Shapes: T scored tokens, D width, F features.
+Shapes: T scored tokens, D width.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from unlearn.level.estimate import SUREST, Floats, fit
+from unlearn.level.readings import OUTPUT, TOKENS_AT_ONCE
 from verify.data.encoding import Encoded, collate, padding_token_id
 from verify.models.loading import LoadedModel
 from verify.models.log_probabilities import head_sees, output_head, predicting_positions
 from verify.models.token_stats import length_sorted_batches
 from verify.probes.logit_lens import final_norm
 
-OUTPUT = 0
-"""The reading at the output; other readings are the numbers of layers, from 1."""
-TOKENS_AT_ONCE = 2048
 RIDGE = 1e-3
 
 
@@ -42,67 +34,29 @@ def logits_of(model: torch.nn.Module, states: Tensor, layer: int) -> Tensor:
     return decoded.float()
 
 
-@dataclass(frozen=True, eq=False)
-class Readings:
-    """Readings of windows under one model, tokens in the windows' order.
-
-    Attributes:
-        features: by reading, [T, 5]: log-probability, negative entropy, deviation, log rank, whether it is the most probable.
-        states: by reading, [T, D].
-    """
-
-    features: Mapping[int, Floats]
-    states: Mapping[int, Tensor]
-
-
 @torch.no_grad()
-def read(loaded: LoadedModel, windows: Sequence[Encoded], layers: Sequence[int]) -> Readings:
-    """Read windows under a model at the output and at some layers."""
+def read_states(loaded: LoadedModel, windows: Sequence[Encoded], layers: Sequence[int]) -> dict[int, Tensor]:
+    """Read the hidden states of windows at the output and at some layers, by reading [T, D], tokens in the windows' order."""
     model, device = loaded.model.eval(), next(loaded.model.parameters()).device
-    features: dict[int, list[Floats]] = {layer: [np.empty((0, 5))] * len(windows) for layer in (OUTPUT, *layers)}
     states: dict[int, list[Tensor]] = {layer: [torch.empty(0)] * len(windows) for layer in (OUTPUT, *layers)}
     for rows in length_sorted_batches([len(window.input_ids) for window in windows], TOKENS_AT_ONCE):
         chosen = [windows[row] for row in rows]
         batch = {name: values.to(device) for name, values in collate(chosen, padding_token_id(loaded.tokenizer)).items()}
-        counts, targets = [int(window.scored.sum()) for window in chosen], batch["input_ids"][batch["scored"]]
+        counts = [int(window.scored.sum()) for window in chosen]
         for layer, hidden in states_of(model, batch, layers).items():
-            found = _features(logits_of(model, hidden, layer), targets).double().cpu().numpy()
-            for row, part, own in zip(
-                rows, np.split(found, np.cumsum(counts)[:-1]), torch.split(hidden.float().cpu(), counts), strict=True
-            ):
-                features[layer][row], states[layer][row] = part, own
-    return Readings(
-        {layer: np.concatenate(parts) for layer, parts in features.items()},
-        {layer: torch.cat(parts) for layer, parts in states.items()},
-    )
+            for row, own in zip(rows, torch.split(hidden.float().cpu(), counts), strict=True):
+                states[layer][row] = own
+    return {layer: torch.cat(parts) for layer, parts in states.items()}
 
 
-def _features(logits: Tensor, targets: Tensor) -> Tensor:
-    logs = logits.log_softmax(-1)
-    own = logs.gather(-1, targets[:, None])[:, 0]
-    weights = logs.exp()
-    mean = (weights * logs).sum(-1)
-    deviation = ((weights * logs.square()).sum(-1) - mean.square()).clamp_min(0).sqrt()
-    rank = (logs > own[:, None]).sum(-1)
-    return torch.stack([own, mean, deviation, rank.float().log1p(), (rank == 0).float()], dim=1)
-
-
-def level_of(source: Readings, controls: Readings, original: Readings, layer: int) -> Floats:
-    """Estimate the level of every token, nats [T].
+def states_at_level(source: Tensor, controls: Tensor, original: Tensor) -> tuple[Tensor, Tensor]:
+    """Estimate the hidden states of every token [T, D], and the square root of their inverse covariance on controls [D, D].
 
     Args:
-        source: of the forget windows under the source.
-        controls, original: of the controls' windows under the source and under the original.
-        layer: the reading.
+        source: of the forget windows under the source [T, D].
+        controls, original: of the controls' windows under the source and under the original, as many tokens each.
     """
-    weights = fit(controls.features[layer], original.features[layer][:, 0])
-    values = source.features[layer] @ weights[:-1] + weights[-1]
-    return np.minimum(values, SUREST)
-
-
-def states_at_level(source: Readings, controls: Readings, original: Readings, layer: int) -> tuple[Tensor, Tensor]:
-    """Estimate the hidden states of every token [T, D], and the square root of their inverse covariance on controls [D, D]."""
-    x, y = controls.states[layer].double(), original.states[layer].double()
+    x, y = controls.double(), original.double()
     mean, aim = x.mean(0), y.mean(0)
     x, y = x - mean, y - aim
     scale = RIDGE * len(x) * x.var(0).mean()
@@ -110,4 +64,4 @@ def states_at_level(source: Readings, controls: Readings, original: Readings, la
     covariance = y.T @ y / len(y)
     values, vectors = torch.linalg.eigh(covariance)
     whitening = vectors @ torch.diag((values + 0.01 * values.mean()).rsqrt()) @ vectors.T
-    return ((source.states[layer].double() - mean) @ weights + aim).float(), whitening.float()
+    return ((source.double() - mean) @ weights + aim).float(), whitening.float()

@@ -20,8 +20,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from benchmarks.channel_methods.levels import OUTPUT, logits_of, read, states_of
+from benchmarks.channel_methods.levels import logits_of, read_states, states_of
 from unlearn.level.objective import WITHIN
+from unlearn.level.readings import OUTPUT
 from unlearn.training.divergences import kl_to
 from unlearn.training.penalty import WeightPenalty
 from verify.data.encoding import Encoded, collate, padding_token_id
@@ -140,9 +141,9 @@ class Steps:
 
     def _keep(self, indices: Sequence[int]) -> None:
         """Read the original's states of the retain windows that will be partners."""
-        readings = read(self.original, [self.retain[index] for index in indices], self.layers if self.weights.hold else ())
+        states = read_states(self.original, [self.retain[index] for index in indices], self.layers if self.weights.hold else ())
         counts = [int(self.retain[index].scored.sum()) for index in indices]
-        parts = {layer: torch.split(values, counts) for layer, values in readings.states.items()}
+        parts = {layer: torch.split(values, counts) for layer, values in states.items()}
         self.kept = {index: {layer: parts[layer][place] for layer in parts} for place, index in enumerate(indices)}
 
     def _gradients(self, items: Sequence[Item], chosen: Sequence[Item], mates: Sequence[int]) -> None:

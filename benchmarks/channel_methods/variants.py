@@ -4,22 +4,23 @@ import copy
 import dataclasses
 import shutil
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import torch
 
-from benchmarks.channel_methods.contexts import put
-from benchmarks.channel_methods.levels import OUTPUT, level_of, read, states_at_level
+from benchmarks.channel_methods.levels import read_states, states_at_level
 from benchmarks.channel_methods.measure import judge, measure
 from benchmarks.channel_methods.steps import Item, Steps, Weights
 from benchmarks.channel_methods.world import Place, cost_of
-from unlearn import GradientOptions, Level, forget
-from unlearn.level.estimate import encoded, train_share, trained_options
+from unlearn import CalibratedDistillation, GradientOptions, Level, forget
+from unlearn.level.contexts import DRAWN, put
+from unlearn.level.estimate import calibrated, encoded, train_share, trained_options, window_of_tokens
 from unlearn.level.mixtures import mixed
-from unlearn.training.method import Context
+from unlearn.level.readings import OUTPUT, read_features
+from unlearn.training.method import Context, Method
 from unlearn.training.options import TrainingOptions, learning_rate_of
 from unlearn.training.run import Run, train_records
 from unlearn.training.weights import assign, copy_weights, saliency_mask, sample
@@ -51,7 +52,7 @@ class Variant:
             set, that is subtracted from the start.
         negate_at: as above.
         reset: share of the weights that start as in the base: those that matter most to the forget set against the retain set.
-        level: arguments of `Level`, to try the method itself instead; `gradients`: with these options.
+        method: a method of the package, to try it with its defaults instead; `gradients`: with these options.
     """
 
     steps: float = 11.0
@@ -65,13 +66,12 @@ class Variant:
     negate: float = 0.0
     negate_at: float = 0.5
     reset: float = 0.0
-    level: Mapping[str, Any] | None = None
+    method: Method | None = None
     gradients: GradientOptions | None = None
 
 
 ALL = ("none", "cut", "shuffled", "names", "preamble")
 QUARTERS = (0.25, 0.5, 0.75)
-WORDED = (*ALL, "tail", "scrambled", "scrambled")
 
 
 def try_variant(place: Place, name: str, variant: Variant, kept: str | None = None) -> dict[str, Any]:
@@ -102,8 +102,8 @@ def try_variant(place: Place, name: str, variant: Variant, kept: str | None = No
 def made(place: Place, name: str, variant: Variant) -> tuple[LoadedModel, int]:
     """Make a variant's model; return it with the tokens that went through a model with a gradient."""
     torch.manual_seed(place.seed)
-    if variant.level is not None:
-        return _by_level(place, name, variant)
+    if variant.method is not None:
+        return _by_method(place, name, variant.method, variant.gradients)
     context = _context(place, name)
     tokens = 0
     original, base = context.loaded, context.base
@@ -174,20 +174,20 @@ def _context(place: Place, name: str) -> Context:
     )
 
 
-def _by_level(place: Place, name: str, variant: Variant) -> tuple[LoadedModel, int]:
-    """Run `level` itself."""
+def _by_method(place: Place, name: str, method: Method, gradients: GradientOptions | None) -> tuple[LoadedModel, int]:
+    """Run a method of the package as a user does."""
     folder = place.folder / "work" / name
     shutil.rmtree(folder, ignore_errors=True)
     done = forget(
         str(place.path("original")),
-        Level(**(variant.level or {})),
+        method,
         forget_set=str(place.data("forget")),
         retain_set=str(place.data("retain")),
         holdout_set=str(place.data("holdout-method")),
         base=str(place.path("base")),
         output_dir=folder,
         options=TrainingOptions(seed=place.seed),
-        gradients=variant.gradients,
+        gradients=gradients,
     )
     from verify.models.loading import load_model
 
@@ -215,12 +215,18 @@ def _items(
             encoded(context.loaded, records, "split") for records in ([drawn[index][0] for index in indices], controls)
         )
         assert len(windows) == len(indices), "records of the trials fit the context"
-        own, theirs, truth = read(source, windows, layers), read(source, known, layers), read(context.loaded, known, layers)
+        pairs = ((source, windows), (source, known), (context.loaded, known))
+        own, theirs, truth = (read_features(model, texts, layers) for model, texts in pairs)
+        of_own, of_known = window_of_tokens(windows), window_of_tokens(known)
         counts = [int(window.scored.sum()) for window in windows]
-        levels = {layer: _split(level_of(own, theirs, truth, layer), counts) for layer in (OUTPUT, *layers)}
+        levels = {
+            layer: _split(calibrated(own[layer], of_own, theirs[layer], truth[layer][:, 0], of_known).tokens, counts)
+            for layer in (OUTPUT, *layers)
+        }
         states: dict[int, Sequence[torch.Tensor]] = {}
-        for layer in layers if variant.weights.hidden else ():
-            aim, white = states_at_level(own, theirs, truth, layer)
+        inside = [read_states(model, texts, layers) for model, texts in pairs] if variant.weights.hidden else []
+        for layer in layers if inside else ():
+            aim, white = states_at_level(*(found[layer] for found in inside))
             states[layer] = torch.split(aim, counts)
             whitening.setdefault(layer, white)
         for place_in, index in enumerate(indices):
@@ -247,16 +253,17 @@ def _split(values: np.ndarray, counts: Sequence[int]) -> list[torch.Tensor]:
 
 HELD = Weights(towards="original")
 BOTH = Variant(steps=20, contexts=ALL, depths=QUARTERS)
-ANSWERS = Variant(steps=20, contexts=WORDED, exact=0.3, depths=QUARTERS)
+ANSWERS = Variant(steps=20, contexts=DRAWN, exact=0.3, depths=QUARTERS)
 BACK = dataclasses.replace(ANSWERS, steps=16, restart=0.85, source=0.03, weights=HELD)
 FAST = dataclasses.replace(BACK, steps=22, negate=1.0, weights=dataclasses.replace(HELD, rate=0.25))
 DUAL = dataclasses.replace(FAST, restart=0.9, weights=dataclasses.replace(HELD, rate=0.25, dual=1.0))
 
 VARIANTS: dict[str, Variant] = {
-    "level": Variant(level={}),
-    "level-conflict": Variant(level={}, gradients=GradientOptions(project_gradients="conflict")),
-    "level-always": Variant(level={}, gradients=GradientOptions(project_gradients="always")),
-    "level-moments": Variant(level={}, gradients=GradientOptions(separate_moments=True)),
+    "level": Variant(method=Level()),
+    "calibrated_distillation": Variant(method=CalibratedDistillation()),
+    "level-conflict": Variant(method=Level(), gradients=GradientOptions(project_gradients="conflict")),
+    "level-always": Variant(method=Level(), gradients=GradientOptions(project_gradients="always")),
+    "level-moments": Variant(method=Level(), gradients=GradientOptions(separate_moments=True)),
     # Levels of more readings and contexts, from the original.
     "plain": Variant(),
     "contexts": dataclasses.replace(BOTH, depths=()),
@@ -300,6 +307,7 @@ VARIANTS: dict[str, Variant] = {
 }
 PRETRAINED = (
     "level",
+    "calibrated_distillation",
     "plain",
     "both",
     "fast-85",

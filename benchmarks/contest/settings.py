@@ -43,7 +43,13 @@ LLM_WITH_RETAIN = ((0.2, 1.0), (0.6, 5.0), (2.0, 5.0))
 LLM_WITHOUT_RETAIN = (0.05, 0.2, 0.6)
 """Rates of any other method: on the small models these were best at the lowest rate, or find their scale by themselves."""
 LLM_LEVEL = ((1 / 16, 1.0), (1 / 4, 1.0), (1 / 4, 0.2))
-"""Settings of `level` around its default rate, an eighth, with its own number of passes; `level, untuned` has the default."""
+"""Settings of `AIMED` methods around the default rate of `level`, an eighth, with their own number of passes."""
+
+
+AIMED = ("level", "calibrated_distillation")
+"""Methods that estimate where to go, and hold the retain set by a weight of their own."""
+OWN_STEPS = ("calibrated_distillation",)
+"""Methods that keep their own number of passes and batch size: these passes are divided among views of each record."""
 
 
 @dataclass(frozen=True)
@@ -96,10 +102,11 @@ def _on_small(name: str) -> Iterator[Setting]:
     if weight is None:
         choices: list[tuple[dict[str, Any], float]] = [({}, epochs) for epochs in LENGTHS]
     else:
-        factors = (0.2, 1.0) if name == "level" else RETAIN_FACTORS
+        factors = (0.2, 1.0) if name in AIMED else RETAIN_FACTORS
         choices = [({"alpha": factor * weight}, EPOCHS) for factor in factors]
     for (parameters, epochs), rate in itertools.product(choices, RATES):
-        yield Setting(parameters, TrainingOptions(learning_rate=rate, epochs=epochs, batch_size=BATCH))
+        options = TrainingOptions(learning_rate=rate, epochs=epochs, batch_size=BATCH)
+        yield Setting(parameters, TrainingOptions(learning_rate=rate) if name in OWN_STEPS else options)
 
 
 def _on_pretrained(name: str, world: World) -> Iterator[Setting]:
@@ -108,9 +115,9 @@ def _on_pretrained(name: str, world: World) -> Iterator[Setting]:
         for share in LLM_WITHOUT_RETAIN:
             yield Setting({}, TrainingOptions(learning_rate=share * whole, epochs=LLM_EPOCHS, batch_size=BATCH))
         return
-    epochs = None if name == "level" else LLM_EPOCHS
-    for share, factor in LLM_LEVEL if name == "level" else LLM_WITH_RETAIN:
-        options = TrainingOptions(learning_rate=share * whole, epochs=epochs, batch_size=BATCH)
+    epochs = None if name in AIMED else LLM_EPOCHS
+    for share, factor in LLM_LEVEL if name in AIMED else LLM_WITH_RETAIN:
+        options = TrainingOptions(learning_rate=share * whole, epochs=epochs, batch_size=None if name in OWN_STEPS else BATCH)
         yield Setting({"alpha": factor * weight}, options)
 
 

@@ -55,7 +55,7 @@ def test_form(name: str) -> None:
         assert field.default is not dataclasses.MISSING or field.default_factory is not dataclasses.MISSING
     assert kind.idea
     assert kind.paper
-    assert kind.trains_in_steps == (isinstance(method, Objective) or name == "level")
+    assert kind.trains_in_steps == (isinstance(method, Objective) or name in ("level", "calibrated_distillation"))
     assert 0.0 <= method.upfront_cost < 1.0
     known = {field.name for field in dataclasses.fields(Options)}
     assert set(kind.defaults) <= known

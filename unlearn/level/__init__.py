@@ -11,4 +11,6 @@
 
 `mixtures` builds the mixture and combines the two views, `estimate` calibrates any source on held-out controls token by token,
 `objective` is the loss that moves the forget set there; `unlearn.methods.level` is the method that runs all three.
+`unlearn.methods.calibrated_distillation` estimates levels for records in many `contexts` and by several `readings`, begins at the
+weights that `negation` computes, and minimises the loss of `distillation`.
 """

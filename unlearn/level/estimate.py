@@ -113,8 +113,24 @@ def estimate_levels(
             raise InputError("several sources of a level are weighted on never-trained records. Give some with --holdout FILE.")
         return Levels(np.minimum(features[:, 0], SUREST), windows, False, None)  # feature 0 is the log-probability
     control_features, control_windows = _features(sources, controls, options), window_of_tokens(controls)
-    require_enough(len(control_features), len(sources))
     truth = log_probabilities(original, controls, options) if truth is None else truth
+    return calibrated(features, windows, control_features, truth, control_windows)
+
+
+def calibrated(
+    features: Floats, windows: NDArray[np.int64], control_features: Floats, truth: Floats, control_windows: NDArray[np.int64]
+) -> Levels:
+    """Map a source's features to levels by the regression on controls.
+
+    Args:
+        features: of every scored token of the forget windows [T, F]; `windows` has the window of each [T].
+        control_features: of the controls' tokens, as many as one source has features or a multiple; `control_windows` as above.
+        truth: log-probability of every token of the controls under the model before unlearning.
+
+    Raises:
+        InputError: too few controls for the number of features.
+    """
+    require_enough(len(control_features), control_features.shape[1] // FEATURES)
     # The fit sees all controls; its error and correlation are cross-validated, so that they hold for records it did not see.
     held_out = _cross_predicted(control_features, truth, control_windows)
     predicted, true = per_window(held_out, control_windows), per_window(truth, control_windows)

@@ -6,8 +6,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
-import numpy as np
-
 from unlearn.level.estimate import (
     Levels,
     controls_as_level,
@@ -16,11 +14,10 @@ from unlearn.level.estimate import (
     learning_rate_for,
     log_probabilities,
     per_window,
-    retraining_passes,
     short_retraining,
-    trained_options,
     window_of_tokens,
 )
+from unlearn.level.facts import cost_facts, level_facts
 from unlearn.level.mixtures import mixture_level
 from unlearn.level.objective import ToLevel
 from unlearn.level.table import table_level
@@ -166,8 +163,8 @@ class Level(WeightEdit):
             {
                 "sources": list(sources),
                 **facts,
-                **_facts(levels, -per_window(reached, window_of_tokens(forget))),
-                **_cost(context, trained, options.learning_rate),
+                **level_facts(levels, -per_window(reached, window_of_tokens(forget))),
+                **cost_facts(context, trained, options.learning_rate),
             },
         )
 
@@ -249,32 +246,3 @@ def _proxy(folder: str, original: LoadedModel) -> LoadedModel:
             f"{folder} has another tokenizer than the model. A proxy must read the same tokens; train one with this tokenizer."
         )
     return proxy
-
-
-def _facts(levels: Levels, reached: Any) -> dict[str, Any]:
-    """Describe the level and how close the result came, from the losses that it reached [K]."""
-    aim = levels.losses()
-    found: dict[str, Any] = {
-        "level": float(aim.mean()),
-        "level_spread": float(aim.std()),
-        "reached": float(reached.mean()),
-        "distance": float(np.sqrt(np.mean((reached - aim) ** 2))),
-        "calibrated": levels.calibrated,
-        "control_correlation": levels.control_correlation,
-    }
-    if not levels.calibrated:
-        found["warning"] = (
-            "there was no holdout set to calibrate the level on, so it is that of a model trained for a shorter time, and probably "
-            "too low: expect the audit to find a residual. Give never-trained records with --holdout FILE."
-        )
-    return found
-
-
-def _cost(context: Context, trained: Sequence[TrainingResult], rate: float | None) -> dict[str, Any]:
-    """Compute the cost in retrainings, by tokens."""
-    options, windows = trained_options(context), encoded(context.loaded, context.retain, "split")
-    whole = retraining_passes(options, len(windows)) * sum(len(window.input_ids) for window in windows)
-    return {
-        "learning_rate": rate,
-        "share_of_retraining_tokens": sum(result.tokens for result in trained) / whole if whole else None,
-    }

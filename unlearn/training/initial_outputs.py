@@ -36,11 +36,13 @@ KINDS = ("log_probability", "logits", "hidden", "random_logits")
 """Quantities per role: summed log-probability [B]; logits [n, V]; hidden states of the objective's layer [n, D] at the positions
 that predict scored tokens; logits [n, V] of an untrained model."""
 
-GIVEN = "forget_level"
-"""Log-probability of every scored forget token under a model that never saw it [T]. The model before unlearning cannot provide it,
-so a run that reads it passes it in."""
+GIVEN = ("forget_level", "forget_context")
+"""Quantities that the model before unlearning cannot provide, so that a run which reads them passes them in: the log-probability of
+every scored forget token under a model that never saw it, by one or several readings [T] or [T, R]; and the number of the context
+that each forget window is in [N]."""
+PER_WINDOW = ("log_probability", "context")
 
-KNOWN = (*(f"{role}_{kind}" for role in ROLES for kind in KINDS), GIVEN)
+KNOWN = (*(f"{role}_{kind}" for role in ROLES for kind in KINDS), *GIVEN)
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,7 +61,7 @@ class InitialOutputs:
 
     @torch.no_grad()
     def of(self, rows: Mapping[str, Sequence[int]], device: torch.device) -> dict[str, Tensor]:
-        """Return the quantities of a batch: [B], [n], [n, D] or [n, V], tokens in row-major order.
+        """Return the quantities of a batch: [B], [n], [n, D], [n, R] or [n, V], tokens in row-major order.
 
         Beside "ROLE_logits" stand the hidden states that they come from, as "ROLE_states" [n, D].
 
@@ -70,7 +72,7 @@ class InitialOutputs:
         found = {}
         for name, table in self.tables.items():
             role, kind = name.split("_", 1)
-            if kind == "log_probability":
+            if kind in PER_WINDOW:
                 found[name] = table[list(rows[role])].to(device)  # [B]
                 continue
             begins = self.offsets[role]

@@ -176,7 +176,7 @@ class WithWeightPenalty(Protocol):
 
     @property
     def anchor_weight(self) -> float:
-        """The penalty's weight, scaled by the share of the retain set that the run does not see; 0 turns it off."""
+        """The penalty's weight; 0 turns it off. A run without a start scales it by the share of the retain set it does not see."""
         ...
 
 

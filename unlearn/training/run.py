@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from transformers import PrinterCallback
 
 from unlearn.training import distributed
@@ -63,6 +63,8 @@ class Run:
         gradients: how the forget and the retain part of an objective's gradient are joined; None adds them.
         utility: records to keep, on which the selection measures utility; without any there is no selection.
         tables: initial outputs that were computed elsewhere, by name (`unlearn.training.initial_outputs.GIVEN`).
+        start: weights by name that an objective's steps start from; empty for the model's own. Initial outputs and the weight
+            penalty remain those of the model as it was given.
     """
 
     records: Sequence[Record]
@@ -76,6 +78,7 @@ class Run:
     gradients: GradientOptions | None = None
     utility: Sequence[Record] = ()
     tables: Mapping[str, Any] = field(default_factory=dict)
+    start: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 def train_records(loaded: LoadedModel, run: Run) -> Trained:
@@ -185,14 +188,18 @@ def _minimise(loaded: LoadedModel, objective: Objective, run: Run) -> Trained:
     before = _read_before(loaded, objective, run, windows, encoder, sampler, arithmetic)
     memory = objective if isinstance(objective, WithMemory) else None
     progress = Progress(values={} if memory is None else dict(memory.begin()))
-    flags = gradient_flags(loaded.model)
+    flags, given = gradient_flags(loaded.model), dict(loaded.model.named_parameters())
     model = attach_adapter(loaded.model, options)
     # Below an adapter no weight is trained, since only the adapter is saved.
     if isinstance(objective, InsideLayers) and not is_adapter(model):
         _train_only(model, objective.trained_parameters(model))
-    # Steps hold the part of the retain set that they see; the penalty stands in for the rest.
-    weight = objective.anchor_weight * unseen_share(sampler, options) if isinstance(objective, WithWeightPenalty) else 0.0
+    # Steps hold the part of the retain set that they see, and the penalty stands in for the rest. From a start it also leads back.
+    share = 1.0 if run.start else unseen_share(sampler, options)
+    weight = objective.anchor_weight * share if isinstance(objective, WithWeightPenalty) else 0.0
     penalty = WeightPenalty.of(model, windows["retain"], pad, weight, options.seed, arithmetic) if weight else None
+    with torch.no_grad():
+        for name, value in run.start.items():
+            given[name].copy_(value)
     loss = ObjectiveLoss(objective, windows, before.outputs, progress, pad)
     steering = Steering(
         before.stop,

@@ -1,11 +1,12 @@
-"""Rules that put a record into other contexts, for a method to train on.
+"""Contexts of a forget record: prompt and answer changed by rules, as training data for a method.
 
-All are made from the record's own question, by rules that know nothing of the audit's wordings: an audit's rewordings, its
-instruction and its examples are texts that no rule here gives.
+A model that was brought to a level on the exact text alone still knows the record behind another prompt. The rules use the record's
+own words; an audit's rewordings, instruction and solved examples are texts that no rule here gives.
 """
 
 import re
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -13,9 +14,11 @@ from verify.data.records import Record
 from verify.data.rewordings import asked_as, question
 
 CONTEXTS = ("exact", "none", "cut", "shuffled", "names", "preamble", "tail", "scrambled")
-"""exact: as it is. none: the completion alone. cut: without its first words. shuffled: its words in another order. names: what is
-capitalised or a number. preamble: behind a sentence. tail, scrambled: the same with the answer without its first words, or with its
-words in another order."""
+"""exact: as it is. none: the completion alone. cut: the prompt without its first words. shuffled: its words in another order.
+names: the prompt's capitalised words and numbers. preamble: a sentence in front. tail, scrambled: one of these, with the
+answer without its first words, or with its words in another order."""
+DRAWN = ("none", "cut", "shuffled", "names", "preamble", "tail", "scrambled", "scrambled")
+"""Contexts that views are drawn from, beside the exact text."""
 PREAMBLES = (
     "Question:",
     "I would like to know something.",
@@ -24,6 +27,29 @@ PREAMBLES = (
     "The following came by post:",
     "Note for the file.",
 )
+
+
+@dataclass(frozen=True, eq=False)
+class View:
+    """A record in a context. Views of the exact text share the record itself.
+
+    Attributes:
+        record: prompt and answer as they are trained on.
+        context: one of `CONTEXTS`.
+    """
+
+    record: Record
+    context: str
+
+
+def draw_views(records: Sequence[Record], count: int, rng: np.random.Generator) -> list[View]:
+    """Draw `count` views of every record: half of them, rounded up, the exact text, the others in random contexts."""
+    found = []
+    for number in range(count):
+        for record in records:
+            context = "exact" if number % 2 == 0 else str(rng.choice(DRAWN))
+            found.append(View(put(record, context, rng), context))
+    return found
 
 
 def put(record: Record, context: str, rng: np.random.Generator) -> Record:
