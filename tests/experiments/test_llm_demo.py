@@ -56,7 +56,7 @@ def test_every_wording_states_the_same_facts() -> None:
 @pytest.mark.slow
 def test_the_demo_runs_and_resumes(talker: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every method is audited, each stage reports its time and memory, and a second run repeats only what is missing."""
-    for module in (llm_demo, comparison, one_person):
+    for module in (comparison, one_person):
         monkeypatch.setattr(module, "run_jobs", run_jobs_here)
     done: list[tuple[str, float]] = []
     entries, proved, answers = run_llm_demo(tmp_path / "demo", talker, 0, lambda *said: done.append(said), SMALL, TWO)
