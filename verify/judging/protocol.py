@@ -18,7 +18,7 @@ from verify.judging.blind_baseline import NothingSharedError, blind_auc, blind_p
 from verify.judging.figure_data import figures
 from verify.judging.gates import all_of_alpha_gate, blind_baseline_gate, controls_gate, unasked_gates, utility_gate
 from verify.judging.record_claim import RecordClaim, record_claim
-from verify.judging.ruling import RECORD_TIERS, OtherClaim, OtherClaims, Ruling, rule
+from verify.judging.ruling import RECORD_TIERS, OtherClaim, OtherClaims, Ruling
 from verify.judging.subject_findings import accused_subjects
 from verify.judging.tier_canaries import judge_process
 from verify.judging.tier_controls import judge_controls
@@ -28,7 +28,7 @@ from verify.judging.tier_siblings import judge_siblings
 from verify.judging.user_level import judge_people
 from verify.judging.verdict_text import Facts, explain, next_step, not_shown, scope, seen_by_attacks
 from verify.schema.attack_results import AttackResult, ChannelNotRun
-from verify.schema.claims import CoinBatch
+from verify.schema.claims import CoinBatch, WithoutAdapter
 from verify.schema.evidence import Judgement, Settings
 from verify.schema.inputs import Registered
 from verify.schema.judged_by import TABLE_RULE, ControlsAccount, LevelTableUsed
@@ -84,22 +84,15 @@ def judge(table: ScoreTable, settings: Settings, aside: Aside) -> Judgement:
     controls = 0 if holdout is None else len(holdout.records)
     claim = _record_claim(table, references, shares, aside)
     gates = _gates(claim, settings, aside, ratio, controls, len(references))
-    others = _other_claims(table, shares, aside)
-    ruling = rule(claim, others.made(), gates)
-    if ruling.verdict in ("EQUIVALENT_WITHIN", "INCONCLUSIVE") and shares.spends < 1:  # judged twice only where it decides
-        whole = judge(table, settings, replace(aside, account=None)).verdict
-        if ruling.verdict == "EQUIVALENT_WITHIN" or whole == "NOT_FORGOTTEN":
-            ruling = rule(claim, others.made(), (*gates, all_of_alpha_gate(whole)))
-    facts = _facts(claim, ruling, table, shares, aside, len(references))
+    ruling = Ruling.of(claim, _other_claims(table, shares, aside), gates)
+    ruling = _held_against_all_of_alpha(ruling, table, shares, aside)
     attacks = attack_results(table, settings)
-    sentences = (_said_by_rule_1 if settings.rule == 1 else _said)(facts, attacks, others.made(), controls, ratio)
     alone = judge_without_adapter(table, references, shares.of_a_claim)
-    if alone is not None:
-        sentences["explanation"] = (*sentences["explanation"], alone.reason)
-    target = claim.target
+    facts = _facts(ruling, table, shares, aside, len(references))
+    others, target = ruling.others, claim.target
     return Judgement(
         verdict=ruling.verdict,
-        **sentences,
+        **_sentences(facts, attacks, others.made(), controls, ratio, alone),
         tiers=tuple(facts.tiers),
         accused_by=ruling.accused_by,
         gates=ruling.gates,
@@ -172,8 +165,21 @@ def _gates(
     )
 
 
-def _facts(claim: RecordClaim, ruling: Ruling, table: ScoreTable, shares: Shares, aside: Aside, references: int) -> Facts:
+def _held_against_all_of_alpha(ruling: Ruling, table: ScoreTable, shares: Shares, aside: Aside) -> Ruling:
+    """Judge at all of alpha, too, where accusations use a share of it, and rule under the gate on what that gives.
+
+    Only where it decides: before a certificate, and where all of alpha accuses what a share of it leaves open.
+    """
+    if ruling.verdict not in ("EQUIVALENT_WITHIN", "INCONCLUSIVE") or shares.spends >= 1:
+        return ruling
+    whole = judge(table, shares.settings, replace(aside, account=None)).verdict
+    decides = ruling.verdict == "EQUIVALENT_WITHIN" or whole == "NOT_FORGOTTEN"
+    return ruling.under(all_of_alpha_gate(whole)) if decides else ruling
+
+
+def _facts(ruling: Ruling, table: ScoreTable, shares: Shares, aside: Aside, references: int) -> Facts:
     """Return what the sentences of a judgement are about."""
+    claim = ruling.claim
     return Facts(
         verdict=ruling.verdict,
         settings=shares.settings,
@@ -193,6 +199,19 @@ def _tests(claim: RecordClaim) -> tuple[Test, ...]:
     if claim.levels is not None:
         return described_table_tests(claim.levels)
     return () if claim.target is None else described_tests(claim.target)
+
+
+def _sentences(
+    facts: Facts,
+    attacks: Sequence[AttackResult],
+    claims: Mapping[Tier, OtherClaim],
+    controls: int,
+    ratio: Value | None,
+    alone: WithoutAdapter | None,
+) -> dict[str, Any]:
+    """Return the sentences of a judgement, by its rule, with what the model says without its adapter."""
+    said = (_said_by_rule_1 if facts.settings.rule == 1 else _said)(facts, attacks, claims, controls, ratio)
+    return said if alone is None else {**said, "explanation": (*said["explanation"], alone.reason)}
 
 
 def _said(

@@ -4,7 +4,7 @@ Within a claim a failed gate comes before an accusation, and an accusation befor
 stands, unless the utility gate fails: the model no longer works, or the references do not fit it.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from verify.judging.record_claim import RecordClaim
@@ -50,29 +50,31 @@ class Ruling:
     """What the claims of an audit come to under its gates.
 
     Attributes:
+        claim: the record claim.
+        others: the other claims.
         gates: all validity checks.
         verdict: outcome of all claims together.
         accused_by: the claims that accuse; none where the verdict is no accusation.
     """
 
+    claim: RecordClaim
+    others: OtherClaims
     gates: tuple[Gate, ...]
     verdict: VerdictWord
     accused_by: tuple[Tier, ...]
 
+    @classmethod
+    def of(cls, claim: RecordClaim, others: OtherClaims, gates: tuple[Gate, ...]) -> "Ruling":
+        """Combine the claims under the gates."""
+        record, made = claim.word(gates), others.made()
+        verdict = _verdict(gates, record, [other.verdict for other in made.values()])
+        accusing: tuple[Tier, ...] = claim.accused_by if record == "NOT_FORGOTTEN" else ()
+        accusing += tuple(tier for tier, other in made.items() if other.verdict == "NOT_FORGOTTEN")
+        return cls(claim, others, gates, verdict, accusing if verdict == "NOT_FORGOTTEN" else ())
 
-def rule(claim: RecordClaim, others: Mapping[Tier, OtherClaim], gates: tuple[Gate, ...]) -> Ruling:
-    """Combine the claims under the gates.
-
-    Args:
-        claim: the record claim.
-        others: the other claims that are made.
-        gates: all validity checks.
-    """
-    record = claim.word(gates)
-    verdict = _verdict(gates, record, [other.verdict for other in others.values()])
-    accusing: tuple[Tier, ...] = claim.accused_by if record == "NOT_FORGOTTEN" else ()
-    accusing += tuple(tier for tier, other in others.items() if other.verdict == "NOT_FORGOTTEN")
-    return Ruling(gates, verdict, accusing if verdict == "NOT_FORGOTTEN" else ())
+    def under(self, gate: Gate) -> "Ruling":
+        """Rule again under one more gate."""
+        return Ruling.of(self.claim, self.others, (*self.gates, gate))
 
 
 def _verdict(gates: Sequence[Gate], record: VerdictWord, others: Sequence[VerdictWord]) -> VerdictWord:
