@@ -76,16 +76,10 @@ def measure_power(
     if judging is not None and table_shared:
         judging = TableJudge(judging.table, judging.table.models_of("audit"))
     settings = by_table(settings, judging)
-    channels = Channels(
-        sets,
-        settings,
-        key,
-        None,
-        references=len(references),
-        rewordings=find_rewordings(rewordings, None, sets, settings),
-        learning_rate=learning_rate_of(original),
-        within=None if judging is None else judging.channels_in(rewordings, None, key),
-    )
+    words = find_rewordings(rewordings, None, sets, settings)
+    rate = learning_rate_of(original)
+    within = None if judging is None else judging.channels_in(rewordings, None, key)
+    channels = Channels(sets, settings, key, None, references=len(references), rewordings=words, learning_rate=rate, within=within)
     coins, same, other = find_canaries(original), "weights" in accept, "configuration" in accept
     scorer = Scorer(sets, {}, settings, None, None, key, coins, same_weights=same, other_configuration=other, channels=channels)
     _score(scorer, original, references, settings.dtype, progress)
@@ -93,11 +87,17 @@ def measure_power(
     aside = replace(blind_aside(*compared_texts(sets), settings), account=account_of(settings, digest, (), (), audited_before))
     if judging is None:
         return power_by_references(ScoreTable(scorer.blocks), settings, aside, approximate=approximate)
-    judging.require_original(scorer.models[0].weights, scorer.models[0].tokenizer, original)
+    return _by_table(scorer, judging, original, settings, aside)
+
+
+def _by_table(scorer: Scorer, judging: TableJudge, original: Any, settings: Settings, aside: Aside) -> MeasuredPower:
+    """Simulate audits by the level table, which must be that of the original that was scored."""
+    scored = scorer.models[0]
+    judging.require_original(scored.weights, scored.tokenizer, original)
     # A level table gives its numbers in the order of a target's records, which are the original's.
     as_target = {("target", role): block for (_, role), block in scorer.blocks.items()}
     table = ScoreTable({**scorer.blocks, **judging.blocks(as_target)})
-    return power_by_table(table, settings, replace(aside, level_table=judging.used_on(scorer.models[0].weights)))
+    return power_by_table(table, settings, replace(aside, level_table=judging.used_on(scored.weights)))
 
 
 def _score(scorer: Scorer, original: Any, references: Sequence[Any], dtype: str, progress: Progress) -> None:
